@@ -1,5 +1,6 @@
-//! The loops of a training step, one by one, at the widths of a model of 135 million parameters (SmolLM2: 576 wide, 9 heads of 64 on 3 key
-//! heads, 49,152 tokens) and 256 tokens: forward, and forward with backward where there is one.
+//! The loops of a training step, one by one, at the widths of a model of 135 million parameters
+//! (SmolLM2: 576 wide, 9 heads of 64 on 3 key heads, 49,152 tokens) and 256 tokens: forward, and
+//! forward with backward where there is one.
 //!
 //!     cargo bench --bench ops
 //!     cargo bench --bench ops -- attention
@@ -36,7 +37,9 @@ fn device() -> Device {
 /// Numbers in ±1/16 that follow from the shape.
 fn drawn<const D: usize>(shape: [usize; D]) -> Tensor<D> {
     let count = shape.iter().product::<usize>();
-    let numbers: Vec<f32> = (0..count as u64).map(|index| (unit(mix(index)) as f32 - 0.5) / 8.0).collect();
+    let numbers: Vec<f32> = (0..count as u64)
+        .map(|index| (unit(mix(index)) as f32 - 0.5) / 8.0)
+        .collect();
     Tensor::from_data(TensorData::new(numbers, shape), &device())
 }
 
@@ -45,9 +48,15 @@ fn computed<const D: usize>(tensor: Tensor<D>) {
     black_box(tensor.into_data());
 }
 
-fn group<'a>(criterion: &'a mut Criterion, name: &str, elements: usize) -> BenchmarkGroup<'a, WallTime> {
+fn group<'a>(
+    criterion: &'a mut Criterion,
+    name: &str,
+    elements: usize,
+) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group(name);
-    group.throughput(Throughput::Elements(elements as u64)).sample_size(20);
+    group
+        .throughput(Throughput::Elements(elements as u64))
+        .sample_size(20);
     group
 }
 
@@ -57,7 +66,9 @@ fn forward_and_backward<const D: usize>(
     x: Tensor<D>,
     forward: impl Fn(Tensor<D>) -> Tensor<D>,
 ) {
-    group.bench_function("forward", |bencher| bencher.iter(|| computed(forward(x.clone()))));
+    group.bench_function("forward", |bencher| {
+        bencher.iter(|| computed(forward(x.clone())))
+    });
     group.bench_function("forward and backward", |bencher| {
         bencher.iter(|| {
             let leaf = x.clone().autodiff().require_grad();
@@ -76,7 +87,9 @@ fn product(criterion: &mut Criterion) {
     ] {
         let mut group = group(criterion, name, 2 * rows * inner * columns);
         let (left, right) = (drawn([rows, inner]), drawn([inner, columns]));
-        group.bench_function("forward", |bencher| bencher.iter(|| computed(matmul(left.clone(), right.clone()))));
+        group.bench_function("forward", |bencher| {
+            bencher.iter(|| computed(matmul(left.clone(), right.clone())))
+        });
         group.finish();
     }
 }
@@ -87,20 +100,36 @@ fn attention(criterion: &mut Criterion) {
         let mut group = group(criterion, &format!("attention/{tokens}"), tokens);
         let first: Arc<[u32]> = Span::Full.first_keys(0..tokens, 0).collect();
         let [key, value] = [0; 2].map(|_| drawn([1, tokens, KV_HEADS, HEAD_WIDTH]));
-        let (query, score) = (drawn([1, tokens, HEADS, HEAD_WIDTH]), Score { scale: 0.125, softcap: None });
-        forward_and_backward(&mut group, query, |query| attend(query, key.clone(), value.clone(), &first, score));
+        let (query, score) = (
+            drawn([1, tokens, HEADS, HEAD_WIDTH]),
+            Score {
+                scale: 0.125,
+                softcap: None,
+            },
+        );
+        forward_and_backward(&mut group, query, |query| {
+            attend(query, key.clone(), value.clone(), &first, score)
+        });
         group.finish();
     }
 }
 
 /// Numbers a second.
 fn pointwise(criterion: &mut Criterion) {
-    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0, trains: false };
+    let norm = Norm {
+        weight: drawn([WIDTH]),
+        bias: None,
+        epsilon: 1e-5,
+        offset: 0.0,
+        trains: false,
+    };
     let mut of_norm = group(criterion, "norm", TOKENS * WIDTH);
     forward_and_backward(&mut of_norm, drawn([1, TOKENS, WIDTH]), |x| norm.forward(x));
     of_norm.finish();
     let mut of_unit = group(criterion, "swiglu", TOKENS * INNER);
-    forward_and_backward(&mut of_unit, drawn([TOKENS, 2 * INNER]), |gate_up| gated(gate_up, Activation::Silu));
+    forward_and_backward(&mut of_unit, drawn([TOKENS, 2 * INNER]), |gate_up| {
+        gated(gate_up, Activation::Silu)
+    });
     of_unit.finish();
 }
 
@@ -122,20 +151,41 @@ fn projection(criterion: &mut Criterion) {
         lora: Some(lora),
     };
     let mut group = group(criterion, "projection", TOKENS);
-    forward_and_backward(&mut group, drawn([1, TOKENS, WIDTH]), |x| projection.forward(x, None));
+    forward_and_backward(&mut group, drawn([1, TOKENS, WIDTH]), |x| {
+        projection.forward(x, None)
+    });
     group.finish();
 }
 
 /// Labeled rows a second: losses alone, and with the gradient of the input.
 fn head(criterion: &mut Criterion) {
-    let norm = Norm { weight: drawn([WIDTH]), bias: None, epsilon: 1e-5, offset: 0.0, trains: false };
-    let head = Head { norm, table: EmbeddingTable::from(drawn([VOCABULARY, WIDTH])), scale: 1.0, softcap: None };
+    let norm = Norm {
+        weight: drawn([WIDTH]),
+        bias: None,
+        epsilon: 1e-5,
+        offset: 0.0,
+        trains: false,
+    };
+    let head = Head {
+        norm,
+        table: EmbeddingTable::from(drawn([VOCABULARY, WIDTH])),
+        scale: 1.0,
+        softcap: None,
+    };
     let hidden = drawn([TOKENS, WIDTH]);
-    let targets: Vec<i32> = (0..TOKENS as u64).map(|row| (mix(row) % VOCABULARY as u64) as i32).collect();
+    let targets: Vec<i32> = (0..TOKENS as u64)
+        .map(|row| (mix(row) % VOCABULARY as u64) as i32)
+        .collect();
     let mut group = group(criterion, "head", TOKENS);
     group.sample_size(10);
-    let pass = HeadPass { chunk_rows: rankine::train::head_chunk_rows(VOCABULARY), scale: 1.0, mask: None };
-    group.bench_function("losses", |bencher| bencher.iter(|| black_box(head.read(&hidden, &targets, pass))));
+    let pass = HeadPass {
+        chunk_rows: rankine::train::head_chunk_rows(VOCABULARY),
+        scale: 1.0,
+        mask: None,
+    };
+    group.bench_function("losses", |bencher| {
+        bencher.iter(|| black_box(head.read(&hidden, &targets, pass)))
+    });
     group.bench_function("losses and gradient", |bencher| {
         bencher.iter(|| {
             let (readings, gradients) = head.backward(&hidden, &targets, &Slopes::Same(-1.0), pass);

@@ -1,7 +1,8 @@
-//! What the fuzzer feeds with bytes that came from outside, one function a target. None may panic; where a reader takes the bytes, what
-//! it makes of them holds together.
+//! What the fuzzer feeds with bytes that came from outside, one function a target. None may panic;
+//! where a reader takes the bytes, what it makes of them holds together.
 //!
-//! The targets of `cargo fuzz` call these, and so does `tests/fuzz.rs` with every input that was kept, on stable Rust.
+//! The targets of `cargo fuzz` call these, and so does `tests/fuzz.rs` with every input that was
+//! kept, on stable Rust.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -13,7 +14,7 @@ use parquet::arrow::ArrowWriter;
 use rankine::adapter::{LoraConfig, TableTarget, peft};
 use rankine::data::template::{ChatTemplate, Conversation, Rendered};
 use rankine::data::tokenize::{SpecialTokens, Tokenizer};
-use rankine::data::{Corpus, Divided, Encoder, Limits, DataSource, duplicates, split};
+use rankine::data::{Corpus, DataSource, Divided, Encoder, Limits, duplicates, split};
 use rankine::export::consumers::{Consumer, Features, ShippedForm, findings, portability};
 use rankine::fault::{Exit, Explain, Fault};
 use rankine::files::safetensors::Archive;
@@ -34,15 +35,26 @@ const SEQUENCE_LEN: usize = 64;
 /// A model's folder of the golden files, from this package and from Rankine's own.
 static BASE: LazyLock<PathBuf> = LazyLock::new(|| {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let folders = ["tests/golden/archs/llama/model", "../tests/golden/archs/llama/model"].map(|folder| package.join(folder));
-    folders.into_iter().find(|folder| folder.exists()).expect("the golden files lie in the checkout")
+    let folders = [
+        "tests/golden/archs/llama/model",
+        "../tests/golden/archs/llama/model",
+    ]
+    .map(|folder| package.join(folder));
+    folders.into_iter().find(|folder| folder.exists()).expect(
+        "the golden files lie in the \
+    checkout",
+    )
 });
 
 static ENCODER: LazyLock<Encoder> = LazyLock::new(|| {
     let tokenizer = Tokenizer::open(&BASE).expect("a golden tokenizer");
-    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor %}";
+    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token \
+    }}\n{% endfor %}";
     let template = template(source, tokenizer.special()).expect("a template");
-    Encoder { tokenizer, template: Some(template) }
+    Encoder {
+        tokenizer,
+        template: Some(template),
+    }
 });
 
 fn folder() -> TempDir {
@@ -72,21 +84,40 @@ pub fn recipe(bytes: &[u8]) {
     let path = folder.path().join("recipe.yaml");
     write(&path, bytes);
     let text = String::from_utf8_lossy(bytes);
-    let overrides: Vec<String> = text.lines().filter_map(|line| line.strip_prefix(OVERRIDE)).map(str::to_owned).collect();
+    let overrides: Vec<String> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix(OVERRIDE))
+        .map(str::to_owned)
+        .collect();
     let recipe = recipe::read(&path, &overrides).expect("the file is there");
     // YAML ends a line at a lone carriage return too.
-    let lines = text.split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}']).count();
+    let lines = text
+        .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
+        .count();
     let file = format!("{}:", path.display());
     for fault in &recipe.faults {
         check_fault(fault);
-        let place = fault.place.as_ref().expect("a fault of a recipe has a place");
-        let line = place.strip_prefix(&file).and_then(|place| place.split(':').next()?.parse::<usize>().ok());
-        assert!(line.map_or(place.starts_with("override `"), |line| (1..=lines).contains(&line)), "{place} of {lines} lines");
+        let place = fault
+            .place
+            .as_ref()
+            .expect("a fault of a recipe has a place");
+        let line = place
+            .strip_prefix(&file)
+            .and_then(|place| place.split(':').next()?.parse::<usize>().ok());
+        assert!(
+            line.map_or(place.starts_with("override `"), |line| (1..=lines)
+                .contains(&line)),
+            "{place} of {lines} lines"
+        );
     }
-    recipe::read_locked(&path, &text, folder.path()).faults.iter().for_each(check_fault);
+    recipe::read_locked(&path, &text, folder.path())
+        .faults
+        .iter()
+        .for_each(check_fault);
 }
 
-/// A safetensors file, or the JSON of a model's folder: every tensor that the header has can be read.
+/// A safetensors file, or the JSON of a model's folder: every tensor that the header has can be
+/// read.
 pub fn safetensors(bytes: &[u8]) {
     let folder = folder();
     let path = |name: &str| folder.path().join(name);
@@ -96,14 +127,22 @@ pub fn safetensors(bytes: &[u8]) {
         fs::copy(BASE.join("model.safetensors"), path("a.safetensors")).expect("copied");
         match shard_paths(folder.path()) {
             Ok(shards) => {
-                assert!(shards.iter().all(|shard| shard.parent() == Some(folder.path()) && shard.exists()), "{shards:?}");
+                assert!(
+                    shards
+                        .iter()
+                        .all(|shard| shard.parent() == Some(folder.path()) && shard.exists()),
+                    "{shards:?}"
+                );
             }
             Err(error) => check_error(&error),
         }
     } else {
         write(&path("model.safetensors"), bytes);
         fs::copy(BASE.join("config.json"), path("config.json")).expect("copied");
-        Archive::open(&path("model.safetensors")).map_or_else(|error| check_error(&error), |archive| check_archive(&archive));
+        Archive::open(&path("model.safetensors")).map_or_else(
+            |error| check_error(&error),
+            |archive| check_archive(&archive),
+        );
     }
     if let Err(error) = Folder::open(folder.path()).and_then(|folder| folder.check_weights()) {
         check_error(&error);
@@ -114,8 +153,15 @@ fn check_archive(archive: &Archive) {
     let unreadable = archive.unreadable();
     for (name, shape) in archive.shapes() {
         match archive.read_f32(&name) {
-            Ok(numbers) => assert_eq!(numbers.map(|numbers| numbers.len()), Some(shape.iter().product()), "{name}"),
-            Err(error) => assert!(unreadable.iter().any(|(other, _)| *other == name), "{error}"),
+            Ok(numbers) => assert_eq!(
+                numbers.map(|numbers| numbers.len()),
+                Some(shape.iter().product()),
+                "{name}"
+            ),
+            Err(error) => assert!(
+                unreadable.iter().any(|(other, _)| *other == name),
+                "{error}"
+            ),
         }
         if let [rows, _, ..] = shape[..] {
             let _ = archive.read_rows_f32(&name, rows / 2..rows);
@@ -127,7 +173,10 @@ fn check_archive(archive: &Archive) {
 pub fn adapter_config(bytes: &[u8]) {
     let folder = folder();
     write(&folder.path().join("adapter_config.json"), bytes);
-    write(&folder.path().join("adapter_model.safetensors"), b"\x02\0\0\0\0\0\0\0{}");
+    write(
+        &folder.path().join("adapter_model.safetensors"),
+        b"\x02\0\0\0\0\0\0\0{}",
+    );
     if let Ok(facts) = Features::read(folder.path(), None) {
         let _ = Consumer::ALL.map(|consumer| findings(consumer, &facts, Some(ShippedForm::Peft)));
     }
@@ -140,23 +189,54 @@ pub fn adapter_config(bytes: &[u8]) {
 fn check_adapter(config: &LoraConfig) {
     assert!(config.rank > 0 && config.alpha > 0.0, "{config:?}");
     portability(&Features::of(config, None));
-    let module = |name: String, role| LinearSpec { name, inputs: 8, outputs: 16, bias: false, kind: LinearKind::Module, role };
+    let module = |name: String, role| LinearSpec {
+        name,
+        inputs: 8,
+        outputs: 16,
+        bias: false,
+        kind: LinearKind::Module,
+        role,
+    };
     let parts = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"];
-    let in_layers = |layer| parts.map(|part| module(format!("model.layers.{layer}.{part}"), Role::Projection));
-    let tables = [("model.embed_tokens", Role::Embedding), ("lm_head", Role::TiedHead)];
+    let in_layers =
+        |layer| parts.map(|part| module(format!("model.layers.{layer}.{part}"), Role::Projection));
+    let tables = [
+        ("model.embed_tokens", Role::Embedding),
+        ("lm_head", Role::TiedHead),
+    ];
     let tables = tables.map(|(name, role)| module(name.to_owned(), role));
     let projections: Vec<_> = (0..2).flat_map(in_layers).chain(tables).collect();
-    let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+    let names: Vec<String> = projections
+        .iter()
+        .map(|linear| linear.name.clone())
+        .collect();
     match config.resolve(&names) {
         Ok(targets) => {
             assert!(!targets.is_empty());
-            let is_sound = |module: &String, rank, scale: f64| names.contains(module) && rank > 0 && scale.is_finite();
-            assert!(targets.iter().all(|target| is_sound(&target.module, target.rank, target.scale)), "{targets:?}");
+            let is_sound = |module: &String, rank, scale: f64| {
+                names.contains(module) && rank > 0 && scale.is_finite()
+            };
+            assert!(
+                targets
+                    .iter()
+                    .all(|target| is_sound(&target.module, target.rank, target.scale)),
+                "{targets:?}"
+            );
             match config.table_targets(&projections) {
                 Ok(tables) => {
-                    let parameters = config.parameters(&projections).expect("its targets were resolved");
-                    let of_tables = tables.iter().filter_map(TableTarget::shape).map(|[rows, width]| rows.checked_mul(width));
-                    let wanted = targets.iter().map(|target| target.rank.checked_mul(8 + 16)).chain(of_tables).sum();
+                    let parameters = config.parameters(&projections).expect(
+                        "its targets were \
+                    resolved",
+                    );
+                    let of_tables = tables
+                        .iter()
+                        .filter_map(TableTarget::shape)
+                        .map(|[rows, width]| rows.checked_mul(width));
+                    let wanted = targets
+                        .iter()
+                        .map(|target| target.rank.checked_mul(8 + 16))
+                        .chain(of_tables)
+                        .sum();
                     assert_eq!(Some(parameters), wanted, "{targets:?}, {tables:?}");
                 }
                 Err(error) => check_error(&error),
@@ -171,7 +251,12 @@ fn check_adapter(config: &LoraConfig) {
 
 /// A chat template: spans lie in the text that is rendered without them.
 pub fn chat_template(bytes: &[u8]) {
-    let Some(source) = str::from_utf8(bytes).ok().filter(|source| !multiplies(source)) else { return };
+    let Some(source) = str::from_utf8(bytes)
+        .ok()
+        .filter(|source| !multiplies(source))
+    else {
+        return;
+    };
     let template = match template(source, ENCODER.tokenizer.special()) {
         Ok(template) => template,
         Err(error) => return check_error(&error),
@@ -191,21 +276,32 @@ pub fn chat_template(bytes: &[u8]) {
     }
 }
 
-/// Whether there is a number that makes texts or loops large, a year apart. What one step of a template allocates is bounded by the
-/// process in which the command line tries it, as `tests/hostile.rs` shows, and by nothing here.
+/// Whether there is a number that makes texts or loops large, a year apart. What one step of a
+/// template allocates is bounded by the process in which the command line tries it, as
+/// `tests/hostile.rs` shows, and by nothing here.
 fn multiplies(source: &str) -> bool {
     let words = source.split(|c: char| !c.is_ascii_digit() && c != '_');
     let mut numbers = words.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
-    numbers.any(|digits| digits.len() > MOST_DIGITS && !(digits.len() == 4 && digits.starts_with("20")))
+    numbers.any(|digits| {
+        digits.len() > MOST_DIGITS && !(digits.len() == 4 && digits.starts_with("20"))
+    })
 }
 
-fn template(source: &str, special: &SpecialTokens) -> Result<ChatTemplate, rankine::data::template::TemplateError> {
-    ChatTemplate::new(source, special, "2025-01-01T00:00:00Z".parse().expect("a time"))
+fn template(
+    source: &str,
+    special: &SpecialTokens,
+) -> Result<ChatTemplate, rankine::data::template::TemplateError> {
+    ChatTemplate::new(
+        source,
+        special,
+        "2025-01-01T00:00:00Z".parse().expect("a time"),
+    )
 }
 
 fn conversations() -> impl Iterator<Item = Conversation> {
     let call = json!([{"id": "1", "type": "function", "function": {"name": "look", "arguments": {"at": "tort"}}}]);
-    let tool = json!({"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}});
+    let tool =
+        json!({"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}});
     let plain = json!([
         {"role": "system", "content": "short"}, {"role": "user", "content": "Grüße 🙂"},
         {"role": "assistant", "content": "<think>\nso\n</think>\n\né🙂"}, {"role": "user", "content": "é🙂"},
@@ -215,7 +311,13 @@ fn conversations() -> impl Iterator<Item = Conversation> {
         {"role": "user", "content": "a tort?"}, {"role": "assistant", "content": "", "reasoning": "hm", "tool_calls": call},
         {"role": "tool", "name": "look", "content": "a wrong"}, {"role": "assistant", "content": "a wrong"},
     ]);
-    [(plain, None), (calling, Some(vec![tool])), (json!([]), None)].into_iter().map(|(messages, tools)| Conversation {
+    [
+        (plain, None),
+        (calling, Some(vec![tool])),
+        (json!([]), None),
+    ]
+    .into_iter()
+    .map(|(messages, tools)| Conversation {
         messages: messages.as_array().cloned().unwrap_or_default(),
         tools,
         ..Conversation::default()
@@ -226,14 +328,20 @@ fn check_spans(rendered: &Rendered, text: &str) {
     assert_eq!(rendered.text, text);
     let mut end = 0;
     for span in &rendered.assistant {
-        assert!(span.start >= end && text.get(span.clone()).is_some_and(|said| !said.is_empty()), "{span:?} of {text:?}");
+        assert!(
+            span.start >= end && text.get(span.clone()).is_some_and(|said| !said.is_empty()),
+            "{span:?} of {text:?}"
+        );
         end = span.end;
     }
 }
 
-/// A checkpoint whose state, or whose manifest, is these bytes: whatever they are, the one before it is still there to go on from.
+/// A checkpoint whose state, or whose manifest, is these bytes: whatever they are, the one before
+/// it is still there to go on from.
 pub fn checkpoint_state(bytes: &[u8]) {
-    let state = str::from_utf8(bytes).ok().and_then(|text| State::parse(text).ok());
+    let state = str::from_utf8(bytes)
+        .ok()
+        .and_then(|text| State::parse(text).ok());
     if let Some(state) = &state {
         assert_eq!(State::parse(&print(state)).as_ref(), Ok(state));
     }
@@ -258,20 +366,28 @@ fn print(state: &State) -> String {
 
 /// A checkpoint that holds nothing but a state.
 fn checkpoint(run: &Path, step: u64, state: &[u8]) -> PathBuf {
-    let path = run.join(RunFolder::CHECKPOINTS).join(format!("step-{step}"));
+    let path = run
+        .join(RunFolder::CHECKPOINTS)
+        .join(format!("step-{step}"));
     write(&path.join("state.json"), state);
     write_manifest(&path).expect("written");
     path
 }
 
 fn check_latest(run: &Path, step: u64) {
-    let latest = Checkpoint::latest(run, &|_| {}).expect("all can be read").expect("that of step 0 is whole");
+    let latest = Checkpoint::latest(run, &|_| {})
+        .expect("all can be read")
+        .expect(
+            "that of step 0 \
+    is whole",
+        );
     assert_eq!(latest.state.step, step);
     verify_manifest(latest.path()).expect("the latest one is whole");
 }
 
-/// A Parquet file, or rows to be written as one: a line with the format and what to train on, then a line a row, its cells apart by
-/// tabs. Every row has one fate, and those that are kept fit the model.
+/// A Parquet file, or rows to be written as one: a line with the format and what to train on, then
+/// a line a row, its cells apart by tabs. Every row has one fate, and those that are kept fit the
+/// model.
 pub fn parquet_rows(bytes: &[u8]) {
     let folder = folder();
     let path = folder.path().join("rows.parquet");
@@ -282,25 +398,44 @@ pub fn parquet_rows(bytes: &[u8]) {
         }
         return;
     }
-    let (head, rows) = bytes.split_at(bytes.iter().position(|byte| *byte == b'\n').unwrap_or(bytes.len()));
+    let (head, rows) = bytes.split_at(
+        bytes
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .unwrap_or(bytes.len()),
+    );
     let head = String::from_utf8_lossy(head);
     let mut words = head.split(' ');
     let format = words.next().and_then(Format::parse).unwrap_or(Format::Text);
     let rows: Vec<&[u8]> = rows.split(|byte| *byte == b'\n').skip(1).collect();
     write_rows(&path, format, &rows);
-    if let Some(read) = open_rows(&path, format, words.next().and_then(TrainOn::parse).unwrap_or(TrainOn::Assistant)) {
+    if let Some(read) = open_rows(
+        &path,
+        format,
+        words
+            .next()
+            .and_then(TrainOn::parse)
+            .unwrap_or(TrainOn::Assistant),
+    ) {
         assert_eq!(read, rows.len() as u64);
     }
 }
 
 fn write_rows(path: &Path, format: Format, rows: &[&[u8]]) {
     let column = |(index, name): (usize, &&'static str)| {
-        let cells = rows.iter().map(|row| row.split(|byte| *byte == b'\t').nth(index));
-        (*name, Arc::new(cells.collect::<BinaryArray>()) as ArrayRef, true)
+        let cells = rows
+            .iter()
+            .map(|row| row.split(|byte| *byte == b'\t').nth(index));
+        (
+            *name,
+            Arc::new(cells.collect::<BinaryArray>()) as ArrayRef,
+            true,
+        )
     };
     let columns = format.columns().iter().enumerate().map(column);
     let batch = RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length");
-    let mut writer = ArrowWriter::try_new(File::create(path).expect("made"), batch.schema(), None).expect("a schema");
+    let mut writer = ArrowWriter::try_new(File::create(path).expect("made"), batch.schema(), None)
+        .expect("a schema");
     writer.write(&batch).expect("written");
     writer.close().expect("written");
 }
@@ -316,7 +451,10 @@ fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
         train_on,
         system: None,
     }];
-    let limits = Limits { sequence_len: SEQUENCE_LEN, truncation: Truncation::Truncate };
+    let limits = Limits {
+        sequence_len: SEQUENCE_LEN,
+        truncation: Truncation::Truncate,
+    };
     let cache = path.with_file_name("cache");
     let open = || Corpus::open(&sources, &ENCODER, &limits, &cache, &|_| {});
     let corpus = open().inspect_err(|error| check_error(error)).ok()?;
@@ -331,15 +469,28 @@ fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
         corpus,
     };
     let total = divided.ledger(sources.len()).total();
-    assert_eq!((total.rows, total.kept() + total.dropped()), (read, read), "{total:?}");
+    assert_eq!(
+        (total.rows, total.kept() + total.dropped()),
+        (read, read),
+        "{total:?}"
+    );
     Some(read)
 }
 
 fn check_rows(corpus: &Corpus) {
     for row in (0..corpus.len()).map(|index| corpus.row(index)) {
         let (ids, trained) = (row.ids(), row.trained());
-        assert!(ids.len() == trained.len() && ids.len() <= SEQUENCE_LEN, "{} ids, {} labels", ids.len(), trained.len());
+        assert!(
+            ids.len() == trained.len() && ids.len() <= SEQUENCE_LEN,
+            "{} ids, {} labels",
+            ids.len(),
+            trained.len()
+        );
         assert!(!trained[0] && trained.contains(&true), "{trained:?}");
-        assert!(ids.iter().all(|id| (*id as usize) < ENCODER.tokenizer.vocab_size()), "{ids:?}");
+        assert!(
+            ids.iter()
+                .all(|id| (*id as usize) < ENCODER.tokenizer.vocab_size()),
+            "{ids:?}"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What a person is told when something is wrong: where, what, the next step, and the exit code of the process.
+//! What a person is told when something is wrong: where, what, the next step, and the exit code of
+//! the process.
 
 mod quoted;
 
@@ -33,7 +34,8 @@ pub enum Exit {
     Signal = 130,
 }
 
-/// One thing that is wrong, where, and what to do next. No final period, a value after a colon, backticks round literals.
+/// One thing that is wrong, where, and what to do next. No final period, a value after a colon,
+/// backticks round literals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// `file:line:column`, a path or an override as it was typed.
@@ -47,7 +49,11 @@ pub struct Fault {
 impl Fault {
     /// A fault without a place or a hint.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { place: None, message: message.into(), hint: None }
+        Self {
+            place: None,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// Says where.
@@ -74,7 +80,8 @@ impl fmt::Display for Fault {
     }
 }
 
-/// An error that knows its exit code and explains itself; every module's error implements it, and the command line prints it.
+/// An error that knows its exit code and explains itself; every module's error implements it, and
+/// the command line prints it.
 pub trait Explain: std::error::Error {
     /// The exit code of a process that ends with this error.
     fn exit(&self) -> Exit;
@@ -86,36 +93,54 @@ pub trait Explain: std::error::Error {
 
     /// All faults that this error stands for, in the order in which they are printed.
     fn faults(&self) -> Vec<Fault> {
-        vec![Fault { place: None, message: self.to_string(), hint: self.hint() }]
+        vec![Fault {
+            place: None,
+            message: self.to_string(),
+            hint: self.hint(),
+        }]
     }
 }
 
 /// A word as a shell takes it, for commands in hints.
 pub fn shell_word(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 /// Characters of a message that are shown.
 const MAX_SHOWN: usize = 4000;
 
-/// A text as a terminal may have it: names and values from another's folder command no terminal and fill no screen, and what is quoted of
-/// the data is shown only where that was asked for.
+/// A text as a terminal may have it: names and values from another's folder command no terminal and
+/// fill no screen, and what is quoted of the data is shown only where that was asked for.
 pub fn printable(text: &str) -> String {
-    let is_command =
-        |c: char| (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let is_command = |c: char| {
+        (c.is_control() && c != '\n' && c != '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     let text = shown(text);
     let first = text.chars().take(MAX_SHOWN);
-    let mut printable: String =
-        first.map(|c| if is_command(c) { c.escape_default().to_string() } else { c.to_string() }).collect();
+    let mut printable: String = first
+        .map(|c| {
+            if is_command(c) {
+                c.escape_default().to_string()
+            } else {
+                c.to_string()
+            }
+        })
+        .collect();
     if text.chars().nth(MAX_SHOWN).is_some() {
         printable.push_str("...");
     }
     printable
 }
 
-/// The word that was probably meant: the nearest of which at most a third of the letters differ, and not all of them;
-/// else the one that stands after a prefix, as `r` does in the `lora_r` of other trainers.
+/// The word that was probably meant: the nearest of which at most a third of the letters differ,
+/// and not all of them; else the one that stands after a prefix, as `r` does in the `lora_r` of
+/// other trainers.
 pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     const LONGEST_TYPED: usize = 64;
     if word.len() > LONGEST_TYPED {
@@ -123,9 +148,22 @@ pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> 
     }
     let typed = word.to_lowercase();
     let distance = |candidate: &&str| strsim::osa_distance(&typed, &candidate.to_lowercase());
-    let near = |candidate: &&str| distance(candidate) <= (candidate.len() / 3).max(1).min(candidate.len().saturating_sub(1));
-    let prefixed = |candidate: &&str| typed.strip_suffix(*candidate).is_some_and(|prefix| prefix.ends_with('_'));
-    words.clone().filter(near).min_by_key(distance).or_else(|| words.filter(prefixed).max_by_key(|candidate| candidate.len()))
+    let near = |candidate: &&str| {
+        distance(candidate)
+            <= (candidate.len() / 3)
+                .max(1)
+                .min(candidate.len().saturating_sub(1))
+    };
+    let prefixed = |candidate: &&str| {
+        typed
+            .strip_suffix(*candidate)
+            .is_some_and(|prefix| prefix.ends_with('_'))
+    };
+    words.clone().filter(near).min_by_key(distance).or_else(|| {
+        words
+            .filter(prefixed)
+            .max_by_key(|candidate| candidate.len())
+    })
 }
 
 #[cfg(test)]
@@ -147,7 +185,10 @@ mod tests {
     fn a_message_commands_no_terminal() {
         let fault = Fault::new(format!("\u{1b}[2J\u{202e}\u{7}é\nb{}", "x".repeat(5000)));
         let shown = fault.to_string();
-        assert!(shown.starts_with("\\u{1b}[2J\\u{202e}\\u{7}é\nbxxx") && shown.ends_with("xx..."), "{shown}");
+        assert!(
+            shown.starts_with("\\u{1b}[2J\\u{202e}\\u{7}é\nbxxx") && shown.ends_with("xx..."),
+            "{shown}"
+        );
         assert_eq!(printable("a\tb `c`"), "a\tb `c`");
     }
 }

@@ -1,10 +1,11 @@
-//! Random numbers that are functions of their keys: no stream, no order of drawing, nothing to save for a resume.
+//! Random numbers that are functions of their keys: no stream, no order of drawing, nothing to save
+//! for a resume.
 
 /// What SplitMix64 adds to its state for each draw.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The draw of SplitMix64 whose state is `key`, Steele et al. 2014, <https://doi.org/10.1145/2660193.2660195>: a bijection of 64 bits
-/// with good avalanche.
+/// The draw of SplitMix64 whose state is `key`, Steele et al. 2014,
+/// <https://doi.org/10.1145/2660193.2660195>: a bijection of 64 bits with good avalanche.
 pub fn mix(key: u64) -> u64 {
     let z = key.wrapping_add(GOLDEN);
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -23,7 +24,11 @@ mod tests {
 
     #[test]
     fn the_draws_are_those_of_splitmix64() {
-        // Outputs for state 0 of the reference implementation, https://prng.di.unimi.it/splitmix64.c
-        assert_eq!([0, GOLDEN].map(mix), [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]);
+        // Outputs for state 0 of the reference implementation,
+        // https://prng.di.unimi.it/splitmix64.c
+        assert_eq!(
+            [0, GOLDEN].map(mix),
+            [0xe220_a839_7b1d_cdaf, 0x6e78_9e6a_a1b9_65f4]
+        );
     }
 }

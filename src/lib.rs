@@ -1,5 +1,5 @@
-//! Rankine fine-tunes open-weight language models with low-rank adapters: one YAML recipe names a base, Parquet data and
-//! hyperparameters, one binary trains and writes an adapter that PEFT reads.
+//! Rankine fine-tunes open-weight language models with low-rank adapters: one YAML recipe names a
+//! base, Parquet data and hyperparameters, one binary trains and writes an adapter that PEFT reads.
 //!
 //! The path of the data is the plan of the house:
 //!
@@ -7,7 +7,8 @@
 //! recipe.yaml -> Recipe -> Plan -> (Tokenizer, Rows, Decoder) -> Batches -> Decoder + adapters -> train::run -> checkpoint -> adapter
 //! ```
 //!
-//! The training loop is [`train::run`]; `cli/train.rs` leads to it. Imports go only downward, which `tests/layers.rs` holds:
+//! The training loop is [`train::run`]; `cli/train.rs` leads to it. Imports go only downward, which
+//! `tests/layers.rs` holds:
 //!
 //! | level | modules |
 //! |---|---|
@@ -24,12 +25,12 @@ pub mod adapter;
 pub mod cli;
 pub mod data;
 pub mod device;
-pub mod keyed_random;
 pub mod export;
 pub mod fault;
 pub mod files;
 pub mod hub;
 pub mod infer;
+pub mod keyed_random;
 pub mod model;
 pub mod nn;
 pub mod objective;

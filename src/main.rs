@@ -21,16 +21,34 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     };
     // What a person ended is no error.
-    let label = if matches!(failure.exit, Exit::Signal | Exit::Interrupted) { "" } else { "error: " };
+    let label = if matches!(failure.exit, Exit::Signal | Exit::Interrupted) {
+        ""
+    } else {
+        "error: \
+    "
+    };
     for fault in failure.faults.iter().take(MOST_FAULTS) {
-        let hint = fault.hint.iter().map(|hint| format!("\n  hint: {}", printable(hint))).collect::<String>();
+        let hint = fault
+            .hint
+            .iter()
+            .map(|hint| format!("\n  hint: {}", printable(hint)))
+            .collect::<String>();
         // Where nobody can read it the exit code still tells.
         let _ = writeln!(std::io::stderr(), "{label}{fault}{hint}");
     }
-    if let Some(rest) = failure.faults.len().checked_sub(MOST_FAULTS).filter(|rest| *rest > 0) {
+    if let Some(rest) = failure
+        .faults
+        .len()
+        .checked_sub(MOST_FAULTS)
+        .filter(|rest| *rest > 0)
+    {
         let _ = writeln!(std::io::stderr(), "error: and {rest} more faults");
     }
-    for line in panics::whole_words().filter(|_| is_verbose).iter().flat_map(|words| words.lines()) {
+    for line in panics::whole_words()
+        .filter(|_| is_verbose)
+        .iter()
+        .flat_map(|words| words.lines())
+    {
         let _ = writeln!(std::io::stderr(), "panic: {}", printable(line));
     }
     ExitCode::from(failure.exit as u8)

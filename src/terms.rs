@@ -1,4 +1,5 @@
-//! The field's terms: the words that a recipe may use for a value, each with the type that the rest of the house acts on.
+//! The field's terms: the words that a recipe may use for a value, each with the type that the rest
+//! of the house acts on.
 
 mod readings;
 
@@ -6,17 +7,24 @@ pub use readings::{Readings, Slopes, Unit};
 
 /// A choice with a fixed set of words.
 pub trait Term: Sized + Copy + PartialEq + 'static {
-    /// Every word with its meaning, in the order in which they are listed to a person; of several words for one meaning the first is.
+    /// Every word with its meaning, in the order in which they are listed to a person; of several
+    /// words for one meaning the first is.
     const WORDS: &'static [(&'static str, Self)];
 
     /// The meaning of a word.
     fn parse(word: &str) -> Option<Self> {
-        Self::WORDS.iter().find(|(name, _)| *name == word).map(|(_, value)| *value)
+        Self::WORDS
+            .iter()
+            .find(|(name, _)| *name == word)
+            .map(|(_, value)| *value)
     }
 
     /// The word for this meaning.
     fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("?", |(name, _)| name)
+        Self::WORDS
+            .iter()
+            .find(|(_, value)| *value == self)
+            .map_or("?", |(name, _)| name)
     }
 }
 
@@ -59,14 +67,28 @@ impl Format {
             Self::Text => &["text"],
             Self::Completion => &["prompt", "completion", "tools", "chat_template_kwargs"],
             Self::Instruction => &["instruction", "input", "output", "system", "history"],
-            Self::Chat => &["messages", "tools", "prompt", "completion", "system", "chat_template_kwargs"],
+            Self::Chat => &[
+                "messages",
+                "tools",
+                "prompt",
+                "completion",
+                "system",
+                "chat_template_kwargs",
+            ],
         }
     }
 }
 
-/// What no variable of a chat template may be called: a conversation has these itself, or they say how it is rendered.
-pub const NOT_VARIABLES: [&str; 6] =
-    ["messages", "tools", "documents", "add_generation_prompt", "continue_final_message", "chat_template"];
+/// What no variable of a chat template may be called: a conversation has these itself, or they say
+/// how it is rendered.
+pub const NOT_VARIABLES: [&str; 6] = [
+    "messages",
+    "tools",
+    "documents",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+];
 
 term! {
     /// Where the tokens of a run's data are kept.
@@ -167,8 +189,14 @@ term! {
 impl Scheduler {
     /// Keys of a recipe that only some have, with those that do.
     pub const KEYS: [(&'static str, &'static [Self]); 12] = [
-        ("min_lr_rate", &[Self::CosineWithMinLr, Self::CosineWarmupWithMinLr]),
-        ("min_lr", &[Self::CosineWithMinLr, Self::CosineWarmupWithMinLr]),
+        (
+            "min_lr_rate",
+            &[Self::CosineWithMinLr, Self::CosineWarmupWithMinLr],
+        ),
+        (
+            "min_lr",
+            &[Self::CosineWithMinLr, Self::CosineWarmupWithMinLr],
+        ),
         ("warmup_lr_rate", &[Self::CosineWarmupWithMinLr]),
         (
             "num_cycles",
@@ -206,7 +234,8 @@ term! {
 term! {
     /// How Muon's learning rate follows from the shape of a matrix, as torch has it.
     AdjustLr {
-        /// Times what makes an update as large as one of `AdamW` mostly is, so that one learning rate does for both: arXiv:2502.16982.
+        /// Times what makes an update as large as one of `AdamW` mostly is, so that one learning
+        /// rate does for both: arXiv:2502.16982.
         MatchRmsAdamW = "match_rms_adamw",
         /// Times the root of rows over columns, 1 at least.
         Original = "original",
@@ -252,7 +281,8 @@ pub enum Initial {
     Zero,
     /// B is drawn as A is: `false`.
     Drawn,
-    /// A and B are the principal part of the weight, `PiSSA`, Meng et al. 2024, arXiv:2404.02948: `pissa`.
+    /// A and B are the principal part of the weight, `PiSSA`, Meng et al. 2024, arXiv:2404.02948:
+    /// `pissa`.
     Principal,
 }
 
@@ -352,9 +382,32 @@ impl Optimizer {
 
     /// Keys of a recipe that only some have, with those that do, by their resident names.
     pub const KEYS: [(&'static str, &'static [Self]); 12] = [
-        ("adam_beta1", &[Self::AdamW, Self::AdamW8bit, Self::Lion, Self::Lion8bit, Self::Muon, Self::ScheduleFree]),
-        ("adam_beta2", &[Self::AdamW, Self::AdamW8bit, Self::Lion, Self::Lion8bit, Self::Muon, Self::ScheduleFree]),
-        ("adam_epsilon", &[Self::AdamW, Self::AdamW8bit, Self::Muon, Self::ScheduleFree]),
+        (
+            "adam_beta1",
+            &[
+                Self::AdamW,
+                Self::AdamW8bit,
+                Self::Lion,
+                Self::Lion8bit,
+                Self::Muon,
+                Self::ScheduleFree,
+            ],
+        ),
+        (
+            "adam_beta2",
+            &[
+                Self::AdamW,
+                Self::AdamW8bit,
+                Self::Lion,
+                Self::Lion8bit,
+                Self::Muon,
+                Self::ScheduleFree,
+            ],
+        ),
+        (
+            "adam_epsilon",
+            &[Self::AdamW, Self::AdamW8bit, Self::Muon, Self::ScheduleFree],
+        ),
         ("min_8bit_size", &[Self::AdamW8bit, Self::Lion8bit]),
         ("beta1", &[Self::Adafactor]),
         ("decay_rate", &[Self::Adafactor]),
@@ -368,17 +421,20 @@ impl Optimizer {
 }
 
 term! {
-    /// The numbers that the matrices of a frozen base are kept in, and on a GPU those that go from layer to layer. Adapters, their gradients,
-    /// the optimizer, statistics of norms and the loss are 32-bit floats; so is everything that the CPU computes.
+    /// The numbers that the matrices of a frozen base are kept in, and on a GPU those that go from
+    /// layer to layer. Adapters, their gradients, the optimizer, statistics of norms and the loss
+    /// are 32-bit floats; so is everything that the CPU computes.
     ModelDtype {
-        /// On the CPU as the checkpoint has them where that is bfloat16, so that no number changes. On a GPU what it computes with in 16 bits,
-        /// bfloat16 rather than float16, where the checkpoint has no wider numbers. 32-bit floats elsewhere.
+        /// On the CPU as the checkpoint has them where that is bfloat16, so that no number changes.
+        /// On a GPU what it computes with in 16 bits, bfloat16 rather than float16, where the
+        /// checkpoint has no wider numbers. 32-bit floats elsewhere.
         Auto = "auto",
         /// 32-bit floats.
         Float32 = "float32",
         /// The upper half of 32-bit floats, rounded.
         Bfloat16 = "bfloat16",
-        /// IEEE 754 in 16 bits: nothing above 65504, and gradients are scaled. For GPUs without bfloat16.
+        /// IEEE 754 in 16 bits: nothing above 65504, and gradients are scaled. For GPUs without
+        /// bfloat16.
         Float16 = "float16",
     }
 }
@@ -396,7 +452,8 @@ pub enum Checkpointing {
     Lowest(usize),
 }
 
-/// The largest rank of an adapter. It is wider than any model, and its matrices are still counted without overflow.
+/// The largest rank of an adapter. It is wider than any model, and its matrices are still counted
+/// without overflow.
 pub const MAX_RANK: u64 = 65_536;
 
 /// Where tensors live and are computed.
@@ -413,10 +470,13 @@ pub enum Device {
 }
 
 impl Device {
-    /// The meaning of `auto`, `cpu`, `wgpu`, `wgpu:1`, `cuda` or `cuda:0`; a GPU without an index is the first.
+    /// The meaning of `auto`, `cpu`, `wgpu`, `wgpu:1`, `cuda` or `cuda:0`; a GPU without an index
+    /// is the first.
     pub fn parse(word: &str) -> Option<Self> {
         let (kind, index) = match word.split_once(':') {
-            Some((kind, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => (kind, Some(digits.parse().ok()?)),
+            Some((kind, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+                (kind, Some(digits.parse().ok()?))
+            }
             Some(_) => return None,
             None => (word, None),
         };
@@ -483,10 +543,17 @@ mod tests {
 
     #[test]
     fn of_several_words_the_first_is_told() {
-        assert_eq!(Optimizer::parse("adamw_bnb_8bit"), Some(Optimizer::AdamW8bit));
+        assert_eq!(
+            Optimizer::parse("adamw_bnb_8bit"),
+            Some(Optimizer::AdamW8bit)
+        );
         assert_eq!(Optimizer::AdamW8bit.to_string(), "adamw_8bit");
         for (word, optimizer) in Optimizer::WORDS {
-            assert_eq!(Optimizer::parse(optimizer.word()), Some(*optimizer), "{word}");
+            assert_eq!(
+                Optimizer::parse(optimizer.word()),
+                Some(*optimizer),
+                "{word}"
+            );
             assert_eq!(optimizer.resident().resident(), optimizer.resident());
         }
     }
@@ -497,7 +564,9 @@ mod tests {
             assert_eq!(Device::parse(&device.to_string()), Some(device));
         }
         assert_eq!(Device::parse("cuda"), Some(Device::Cuda(0)));
-        for word in ["", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:x", "cuda:-1", "cuda:0:1", "CUDA"] {
+        for word in [
+            "", "gpu", "cpu:0", "auto:1", "cuda:", "cuda:x", "cuda:-1", "cuda:0:1", "CUDA",
+        ] {
             assert_eq!(Device::parse(word), None, "{word}");
         }
     }

@@ -1,4 +1,5 @@
-//! Cards: what is passed on says what it is, whose license it is under and how it is loaded, and nothing of the machine it was made on.
+//! Cards: what is passed on says what it is, whose license it is under and how it is loaded, and
+//! nothing of the machine it was made on.
 
 mod support;
 
@@ -6,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use rankine::adapter::LoraConfig;
-use rankine::export::card::{Artefact, Base, Card, HubPlace, TrainedPart, Trained, card};
+use rankine::export::card::{Artefact, Base, Card, HubPlace, Trained, TrainedPart, card};
 use rankine::files::hash_bytes;
 use rankine::files::license::License;
 use serde_json::{Map, Value, json};
@@ -24,7 +25,9 @@ fn adapter(rank: usize) -> LoraConfig {
 
 /// A run on a file of a folder and on one of the Hub's cache.
 fn run() -> Trained {
-    let cached = format!("/home/alice/.cache/huggingface/hub/datasets--law--cases/snapshots/{COMMIT}/data/a.parquet");
+    let cached = format!(
+        "/home/alice/.cache/huggingface/hub/datasets--law--cases/snapshots/{COMMIT}/data/a.parquet"
+    );
     let lock = json!({
         "rankine": "0.1.0", "working_directory": "/home/alice/work", "recipe_file": "/home/alice/r.yaml", "device": "cpu", "threads": 2,
         "recipe": {
@@ -46,13 +49,19 @@ fn run() -> Trained {
         "blake3": {"base": {"/home/alice/base/model.safetensors": "b0"}, "datasets": {"/home/alice/rows.parquet": "d0"}},
     });
     let result = json!({"run": "/home/alice/run", "steps": 1200, "tokens": 345_678, "loss": 1.5, "eval_loss_first": 2.5, "eval_loss_best": 1.25, "best_step": 1100});
-    Trained { lock: object(lock), result: Some(object(result)) }
+    Trained {
+        lock: object(lock),
+        result: Some(object(result)),
+    }
 }
 
 fn base() -> Base {
     Base {
         name: "law/base-1b".to_owned(),
-        hub: Some(HubPlace { id: "law/base-1b".to_owned(), commit: COMMIT.to_owned() }),
+        hub: Some(HubPlace {
+            id: "law/base-1b".to_owned(),
+            commit: COMMIT.to_owned(),
+        }),
         model: Some("2 layers of width 32".to_owned()),
         license: Some(License {
             id: "other".to_owned(),
@@ -64,14 +73,31 @@ fn base() -> Base {
 }
 
 fn of(artefact: Artefact) -> Card {
-    let part = TrainedPart { config: Some(adapter(32)), run: Some(run()), ..TrainedPart::default() };
-    let hashes = vec![("adapter_model.safetensors".to_owned(), hash_bytes(b"weights"))];
-    Card { artefact, base: base(), about: Vec::new(), parts: vec![part], hashes }
+    let part = TrainedPart {
+        config: Some(adapter(32)),
+        run: Some(run()),
+        ..TrainedPart::default()
+    };
+    let hashes = vec![(
+        "adapter_model.safetensors".to_owned(),
+        hash_bytes(b"weights"),
+    )];
+    Card {
+        artefact,
+        base: base(),
+        about: Vec::new(),
+        parts: vec![part],
+        hashes,
+    }
 }
 
 /// The values between the fences.
 fn head(card: &str) -> Map<String, Value> {
-    let (head, _) = card.strip_prefix("---\n").unwrap().split_once("\n---\n").unwrap();
+    let (head, _) = card
+        .strip_prefix("---\n")
+        .unwrap()
+        .split_once("\n---\n")
+        .unwrap();
     serde_yaml::from_str(head).unwrap_or_else(|error| panic!("{error}: {head}"))
 }
 
@@ -92,14 +118,23 @@ fn each_artefact_has_its_own_commands() {
     let file = || "model.gguf".to_owned();
     let artefacts = [
         Artefact::Model,
-        Artefact::Gguf { file: file(), is_quantized: true },
-        Artefact::GgufAdapter { file: "adapter.gguf".to_owned() },
+        Artefact::Gguf {
+            file: file(),
+            is_quantized: true,
+        },
+        Artefact::GgufAdapter {
+            file: "adapter.gguf".to_owned(),
+        },
         Artefact::Mlx,
         Artefact::Ollama { file: file() },
     ];
     let text = artefacts.map(|artefact| {
         let text = card(&of(artefact));
-        format!("{}\n{}", text.lines().find(|line| line.starts_with("# ")).unwrap(), usage(&text))
+        format!(
+            "{}\n{}",
+            text.lines().find(|line| line.starts_with("# ")).unwrap(),
+            usage(&text)
+        )
     });
     insta::assert_snapshot!(text.join("\n"));
 }
@@ -107,7 +142,12 @@ fn each_artefact_has_its_own_commands() {
 #[test]
 fn the_head_says_what_the_hub_understands() {
     let of_head = |artefact| Value::Object(head(&card(&of(artefact))));
-    let gguf = |is_quantized| of(Artefact::Gguf { file: "m.gguf".to_owned(), is_quantized });
+    let gguf = |is_quantized| {
+        of(Artefact::Gguf {
+            file: "m.gguf".to_owned(),
+            is_quantized,
+        })
+    };
     let adapter = of_head(Artefact::Adapter);
     assert_eq!(
         adapter,
@@ -118,19 +158,44 @@ fn the_head_says_what_the_hub_understands() {
         })
     );
     assert_eq!(
-        (&of_head(Artefact::Model)["base_model_relation"], &of_head(Artefact::Model)["library_name"]),
+        (
+            &of_head(Artefact::Model)["base_model_relation"],
+            &of_head(Artefact::Model)["library_name"]
+        ),
         (&json!("finetune"), &json!("transformers"))
     );
     let relation = |of: Card| head(&card(&of)).get("base_model_relation").cloned();
-    let untrained = |of: Card| Card { parts: Vec::new(), ..of };
-    assert_eq!([gguf(true), gguf(false)].map(relation), [Some(json!("finetune")), Some(json!("finetune"))]);
-    assert_eq!([gguf(true), gguf(false)].map(untrained).map(relation), [Some(json!("quantized")), None]);
+    let untrained = |of: Card| Card {
+        parts: Vec::new(),
+        ..of
+    };
+    assert_eq!(
+        [gguf(true), gguf(false)].map(relation),
+        [Some(json!("finetune")), Some(json!("finetune"))]
+    );
+    assert_eq!(
+        [gguf(true), gguf(false)].map(untrained).map(relation),
+        [Some(json!("quantized")), None]
+    );
     // A folder is no repository of the Hub, whatever it is called.
     let mut local = of(Artefact::Adapter);
-    local.base =
-        Base { license: Some(License { id: "apache-2.0".to_owned(), name: None, link: None }), ..Base::named("law/base-1b") };
+    local.base = Base {
+        license: Some(License {
+            id: "apache-2.0".to_owned(),
+            name: None,
+            link: None,
+        }),
+        ..Base::named("law/base-1b")
+    };
     let head = head(&card(&local));
-    assert_eq!((head.get("base_model"), &head["license"], head.get("license_name")), (None, &json!("apache-2.0"), None));
+    assert_eq!(
+        (
+            head.get("base_model"),
+            &head["license"],
+            head.get("license_name")
+        ),
+        (None, &json!("apache-2.0"), None)
+    );
 }
 
 #[test]
@@ -139,21 +204,44 @@ fn ranks_that_vllm_does_not_take_by_itself_are_said() {
         let mut of = of(Artefact::Adapter);
         of.parts[0].config = Some(adapter(rank));
         let text = card(&of);
-        text.lines().find(|line| line.contains("--max-lora-rank ") && line.starts_with("vllm")).map(str::to_owned)
+        text.lines()
+            .find(|line| line.contains("--max-lora-rank ") && line.starts_with("vllm"))
+            .map(str::to_owned)
     };
-    for (rank, said) in [(4, " 16 "), (16, " 16 "), (17, " 32 "), (200, " 256 "), (512, " 512 ")] {
-        assert!(command(rank).unwrap().contains(&format!("--max-lora-rank{said}")), "{rank}: {:?}", command(rank));
+    for (rank, said) in [
+        (4, " 16 "),
+        (16, " 16 "),
+        (17, " 32 "),
+        (200, " 256 "),
+        (512, " 512 "),
+    ] {
+        assert!(
+            command(rank)
+                .unwrap()
+                .contains(&format!("--max-lora-rank{said}")),
+            "{rank}: \
+        {:?}",
+            command(rank)
+        );
     }
     assert_eq!(command(513), None);
 }
 
 #[test]
 fn names_from_outside_are_shown_and_not_obeyed() {
-    let evil = "x`\n# Buy <script>alert(1)</script> [y](http://z) | \u{202e}\u{1b}[2J ---\nlicense: mit";
-    let mut of = of(Artefact::Gguf { file: format!("{evil}.gguf"), is_quantized: false });
+    let evil = "x`\n# Buy <script>alert(1)</script> [y](http://z) | \u{202e}\u{1b}[2J \
+    ---\nlicense: mit";
+    let mut of = of(Artefact::Gguf {
+        file: format!("{evil}.gguf"),
+        is_quantized: false,
+    });
     of.base = Base {
         name: evil.to_owned(),
-        license: Some(License { id: evil.to_owned(), name: Some(evil.to_owned()), link: Some(evil.to_owned()) }),
+        license: Some(License {
+            id: evil.to_owned(),
+            name: Some(evil.to_owned()),
+            link: Some(evil.to_owned()),
+        }),
         notices: vec![evil.to_owned()],
         ..Base::default()
     };
@@ -170,7 +258,11 @@ fn names_from_outside_are_shown_and_not_obeyed() {
     of.hashes.push((evil.to_owned(), hash_bytes(b"")));
     let text = card(&of);
     assert!(!text.contains(['\u{202e}', '\u{1b}']), "{text}");
-    assert!(text.lines().all(|line| !line.starts_with("# Buy") && line != "license: mit"), "{text}");
+    assert!(
+        text.lines()
+            .all(|line| !line.starts_with("# Buy") && line != "license: mit"),
+        "{text}"
+    );
     assert_eq!(head(&text)["license"], "other");
     let tables = text.lines().filter(|line| line.starts_with("| "));
     for line in tables {
@@ -178,8 +270,10 @@ fn names_from_outside_are_shown_and_not_obeyed() {
     }
     // Outside code, which is between fences of the same length, there is none of it.
     for line in text.lines().filter(|line| line.contains("<script>")) {
-        let is_code =
-            line.contains("`` x`␊") || line.starts_with("license") || line.contains("./x`␊") || line.contains("gguf_file=");
+        let is_code = line.contains("`` x`␊")
+            || line.starts_with("license")
+            || line.contains("./x`␊")
+            || line.contains("gguf_file=");
         assert!(is_code, "{line}");
     }
     insta::assert_snapshot!(text);
@@ -187,10 +281,15 @@ fn names_from_outside_are_shown_and_not_obeyed() {
 
 #[test]
 fn a_lock_of_another_shape_is_no_fault() {
-    for lock in
-        [json!({}), json!({"data": 1, "recipe": [], "blake3": "x", "set_by": 2}), json!({"data": [1, {"files": [2, {}]}]})]
-    {
-        let run = Trained { lock: object(lock), result: Some(object(json!({"loss": "x"}))) };
+    for lock in [
+        json!({}),
+        json!({"data": 1, "recipe": [], "blake3": "x", "set_by": 2}),
+        json!({"data": [1, {"files": [2, {}]}]}),
+    ] {
+        let run = Trained {
+            lock: object(lock),
+            result: Some(object(json!({"loss": "x"}))),
+        };
         let mut of = of(Artefact::Adapter);
         of.parts[0].run = Some(run);
         assert!(card(&of).contains("## Data"));
@@ -200,7 +299,10 @@ fn a_lock_of_another_shape_is_no_fault() {
 /// A desk whose base and data say what they may be used for.
 fn licensed() -> Desk {
     let desk = Desk::new();
-    desk.write("base/README.md", "---\nlicense: apache-2.0\n---\n# A base\n");
+    desk.write(
+        "base/README.md",
+        "---\nlicense: apache-2.0\n---\n# A base\n",
+    );
     desk.write("base/LICENSE", "the base's license");
     fs::create_dir(desk.path("rows")).unwrap();
     fs::rename(desk.path("rows.parquet"), desk.path("rows/rows.parquet")).unwrap();
@@ -214,15 +316,31 @@ fn licensed() -> Desk {
 fn tells_no_place(desk: &Desk, text: &str) {
     let place = desk.path("").canonicalize().unwrap();
     let own = place.file_name().unwrap().to_str().unwrap();
-    assert!(!text.contains(own) && !text.contains(env!("CARGO_MANIFEST_DIR")) && !text.contains("/tmp/"), "{text}");
+    assert!(
+        !text.contains(own)
+            && !text.contains(env!("CARGO_MANIFEST_DIR"))
+            && !text.contains("/tmp/"),
+        "{text}"
+    );
 }
 
 #[test]
 fn a_run_its_merge_and_its_exports_have_cards_and_licenses() {
     let desk = licensed();
     let absolute = |key: &str, name: &str| format!("{key}={}", desk.path(name).display());
-    let overrides = [absolute("base_model", "base"), absolute("datasets.0.path", "rows"), absolute("output_dir", "run")];
-    let train = ["train", "recipe.yaml", "evaluation.val_set_size=3", &overrides[0], &overrides[1], &overrides[2]];
+    let overrides = [
+        absolute("base_model", "base"),
+        absolute("datasets.0.path", "rows"),
+        absolute("output_dir", "run"),
+    ];
+    let train = [
+        "train",
+        "recipe.yaml",
+        "evaluation.val_set_size=3",
+        &overrides[0],
+        &overrides[1],
+        &overrides[2],
+    ];
     desk.run(&train).says("train", 0, &[]);
     let run = desk.read_text("run/README.md");
     for said in [
@@ -240,22 +358,54 @@ fn a_run_its_merge_and_its_exports_have_cards_and_licenses() {
         let hash = hash_bytes(&desk.read(&format!("run/adapter/{name}"))).to_string();
         assert!(run.contains(&format!("- `{name}`: `{hash}`")), "{name}");
     }
-    let export = |from: &str, to: &str, out: &str| desk.run(&["export", from, "--to", to, "--out", out, "--json"]);
-    desk.run(&["merge", "--adapter", "run/adapter", "--base", "base", "--out", "merged"]).says("merge", 0, &[]);
+    let export = |from: &str, to: &str, out: &str| {
+        desk.run(&["export", from, "--to", to, "--out", out, "--json"])
+    };
+    desk.run(&[
+        "merge",
+        "--adapter",
+        "run/adapter",
+        "--base",
+        "base",
+        "--out",
+        "merged",
+    ])
+    .says("merge", 0, &[]);
     export("merged", "gguf", "model/").says("gguf", 0, &[]);
-    desk.run(&["export", "run/adapter", "--base", "base", "--to", "gguf-adapter", "--out", "lora/"]).says("adapter", 0, &[]);
+    desk.run(&[
+        "export",
+        "run/adapter",
+        "--base",
+        "base",
+        "--to",
+        "gguf-adapter",
+        "--out",
+        "lora/",
+    ])
+    .says("adapter", 0, &[]);
     for folder in ["run", "merged", "model", "lora"] {
         let text = desk.read_text(&format!("{folder}/README.md"));
         tells_no_place(&desk, &text);
         assert_eq!(head(&text)["license"], "apache-2.0", "{folder}: {text}");
-        assert_eq!(desk.read_text(&format!("{folder}/LICENSE")), "the base's license", "{folder}");
+        assert_eq!(
+            desk.read_text(&format!("{folder}/LICENSE")),
+            "the base's license",
+            "{folder}"
+        );
         assert!(text.contains("## How to load it"), "{folder}");
     }
     for folder in ["merged", "lora"] {
         let text = desk.read_text(&format!("{folder}/README.md"));
-        assert!(text.contains("license `cc-by-4.0`") && text.contains("perplexity "), "{folder}: {text}");
+        assert!(
+            text.contains("license `cc-by-4.0`") && text.contains("perplexity "),
+            "{folder}: \
+        {text}"
+        );
     }
-    assert_eq!(desk.read("model/MODEL_CARD.md"), desk.read("merged/README.md"));
+    assert_eq!(
+        desk.read("model/MODEL_CARD.md"),
+        desk.read("merged/README.md")
+    );
     assert!(desk.path("lora/adapter.gguf").is_file() && desk.path("model/model.gguf").is_file());
     export("merged", "gguf", "model/").says("again", 73, &["`model/` exists"]);
     export("merged", "gguf", "alone.gguf").says("a file", 0, &[]);
@@ -266,10 +416,23 @@ fn a_run_its_merge_and_its_exports_have_cards_and_licenses() {
 fn a_merged_model_keeps_the_license_when_it_is_a_base_again() {
     let desk = Desk::new();
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
-    desk.run(&["merge", "--adapter", "run/adapter", "--out", "merged"]).says("merge", 0, &[]);
-    assert_eq!(head(&desk.read_text("merged/README.md"))["license_name"], "not-stated");
-    desk.run(&["train", "recipe.yaml", "base_model=merged", "output_dir=second"]).says("train", 0, &[]);
-    assert!(desk.read_text("second/README.md").contains("not stated in the base's folder"));
+    desk.run(&["merge", "--adapter", "run/adapter", "--out", "merged"])
+        .says("merge", 0, &[]);
+    assert_eq!(
+        head(&desk.read_text("merged/README.md"))["license_name"],
+        "not-stated"
+    );
+    desk.run(&[
+        "train",
+        "recipe.yaml",
+        "base_model=merged",
+        "output_dir=second",
+    ])
+    .says("train", 0, &[]);
+    assert!(
+        desk.read_text("second/README.md")
+            .contains("not stated in the base's folder")
+    );
 }
 
 #[test]
@@ -277,28 +440,51 @@ fn licenses_of_a_run_go_with_it_and_those_of_others_stay() {
     let desk = licensed();
     fs::create_dir(desk.path("run")).unwrap();
     desk.write("run/LICENSE", "mine");
-    let refused = ["`run/LICENSE` is there and is not the license of the base", "choose another `output_dir`"];
-    desk.run(&["train", "recipe.yaml"]).says("another license", 73, &refused);
+    let refused = [
+        "`run/LICENSE` is there and is not the license of the base",
+        "choose another \
+    `output_dir`",
+    ];
+    desk.run(&["train", "recipe.yaml"])
+        .says("another license", 73, &refused);
     assert_eq!(desk.read_text("run/LICENSE"), "mine");
     desk.remove("run/LICENSE");
     desk.write("run/NOTICE", "mine");
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
     // Another base without that license.
     desk.remove("base/LICENSE");
-    desk.run(&["train", "recipe.yaml", "--overwrite"]).says("train", 0, &[]);
-    assert!(!desk.path("run/LICENSE").exists(), "the license of the older run's base");
+    desk.run(&["train", "recipe.yaml", "--overwrite"])
+        .says("train", 0, &[]);
+    assert!(
+        !desk.path("run/LICENSE").exists(),
+        "the license of the older run's base"
+    );
     assert_eq!(desk.read_text("run/NOTICE"), "mine");
 
     fs::write(desk.path("base/LICENSE"), vec![b'x'; 5 << 20]).unwrap();
-    desk.run(&["train", "recipe.yaml", "--overwrite"]).says("too large", 74, &["larger than 4 MiB is not taken along"]);
-    assert!(desk.path("run/adapter").exists(), "the older run is still there");
+    desk.run(&["train", "recipe.yaml", "--overwrite"]).says(
+        "too large",
+        74,
+        &["larger than 4 MiB \
+    is not taken along"],
+    );
+    assert!(
+        desk.path("run/adapter").exists(),
+        "the older run is still there"
+    );
 }
 
 #[test]
 fn a_card_is_the_same_each_time() {
     let desk = licensed();
     for run in ["a", "b"] {
-        let words = ["train", "recipe.yaml", "evaluation.val_set_size=3", "output.save_steps=1", &format!("output_dir={run}")];
+        let words = [
+            "train",
+            "recipe.yaml",
+            "evaluation.val_set_size=3",
+            "output.save_steps=1",
+            &format!("output_dir={run}"),
+        ];
         desk.run(&words).says(run, 0, &[]);
     }
     let card = desk.read("a/README.md");
@@ -306,6 +492,10 @@ fn a_card_is_the_same_each_time() {
     // Resumed from its last checkpoint, with the lock's lines in place of the recipe's.
     desk.remove("b/README.md");
     desk.run(&["resume", "b"]).says("resume", 0, &[]);
-    assert!(card == desk.read("b/README.md"), "{}", desk.read_text("b/README.md"));
+    assert!(
+        card == desk.read("b/README.md"),
+        "{}",
+        desk.read_text("b/README.md")
+    );
     assert!(Path::new(&desk.path("b/LICENSE")).is_file());
 }

@@ -1,5 +1,5 @@
-//! Rows as people have them become Parquet: every row comes through or is named, a converted file trains as one that was made by hand,
-//! and what is hostile is refused in words.
+//! Rows as people have them become Parquet: every row comes through or is named, a converted file
+//! trains as one that was made by hand, and what is hostile is refused in words.
 
 mod support;
 
@@ -17,14 +17,24 @@ use support::*;
 
 /// Every row of a Parquet file as JSON; nulls are left out.
 fn rows_of(path: &Path) -> Vec<Value> {
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap()).unwrap().build().unwrap();
+    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).unwrap())
+        .unwrap()
+        .build()
+        .unwrap();
     let mut rows = Vec::new();
     for batch in reader.map(Result::unwrap) {
         let schema = batch.schema();
         for row in 0..batch.num_rows() {
-            let cells =
-                schema.fields().iter().zip(batch.columns()).map(|(field, column)| (field.name().clone(), cell(column, row)));
-            rows.push(Value::Object(cells.filter(|(_, value)| !value.is_null()).collect::<Map<_, _>>()));
+            let cells = schema
+                .fields()
+                .iter()
+                .zip(batch.columns())
+                .map(|(field, column)| (field.name().clone(), cell(column, row)));
+            rows.push(Value::Object(
+                cells
+                    .filter(|(_, value)| !value.is_null())
+                    .collect::<Map<_, _>>(),
+            ));
         }
     }
     rows
@@ -43,12 +53,19 @@ fn cell(column: &ArrayRef, row: usize) -> Value {
         DataType::Float64 => column.as_primitive::<Float64Type>().value(row).into(),
         DataType::Null => Value::Null,
         DataType::List(_) => {
-            let items = column.as_any().downcast_ref::<ListArray>().unwrap().value(row);
+            let items = column
+                .as_any()
+                .downcast_ref::<ListArray>()
+                .unwrap()
+                .value(row);
             (0..items.len()).map(|item| cell(&items, item)).collect()
         }
         DataType::Struct(fields) => {
             let object = column.as_any().downcast_ref::<StructArray>().unwrap();
-            let cells = fields.iter().zip(object.columns()).map(|(field, values)| (field.name().clone(), cell(values, row)));
+            let cells = fields
+                .iter()
+                .zip(object.columns())
+                .map(|(field, values)| (field.name().clone(), cell(values, row)));
             Value::Object(cells.filter(|(_, value)| !value.is_null()).collect())
         }
         other => panic!("{other}"),
@@ -58,8 +75,16 @@ fn cell(column: &ArrayRef, row: usize) -> Value {
 /// What is written beside the rows.
 fn metadata(path: &Path) -> Vec<(String, String)> {
     let reader = SerializedFileReader::new(File::open(path).unwrap()).unwrap();
-    let pairs = reader.metadata().file_metadata().key_value_metadata().cloned().unwrap_or_default();
-    pairs.into_iter().map(|pair| (pair.key, pair.value.unwrap_or_default())).collect()
+    let pairs = reader
+        .metadata()
+        .file_metadata()
+        .key_value_metadata()
+        .cloned()
+        .unwrap_or_default();
+    pairs
+        .into_iter()
+        .map(|pair| (pair.key, pair.value.unwrap_or_default()))
+        .collect()
 }
 
 fn lines(rows: &[Value]) -> String {
@@ -82,7 +107,8 @@ fn converted(desk: &Desk, arguments: &[&str]) -> Value {
 
 fn alpaca() -> Vec<Value> {
     vec![
-        json!({"instruction": "Define `tort`.", "input": "", "output": "A wrong that a court makes good."}),
+        json!({"instruction": "Define `tort`.", "input": "", "output": "A wrong that a court makes \
+        good."}),
         json!({"instruction": "Translate.", "input": "Höhe 🩺", "output": "height"}),
         json!({"instruction": "Say it twice.\nOn two lines.", "input": "\"yes\"", "output": "yes\r\nyes\t\\"}),
         json!({"instruction": "Nothing", "input": null, "output": "x"}),
@@ -112,7 +138,12 @@ fn preferences() -> Vec<Value> {
 
 fn without_nulls(row: &Value) -> Value {
     Value::Object(
-        row.as_object().unwrap().iter().filter(|(_, value)| !value.is_null()).map(|(k, v)| (k.clone(), v.clone())).collect(),
+        row.as_object()
+            .unwrap()
+            .iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect(),
     )
 }
 
@@ -124,9 +155,15 @@ fn alpaca_comes_through_as_array_lines_and_packed() {
     let forms: [(&str, Vec<u8>); 6] = [
         ("a.json", pretty.clone().into_bytes()),
         ("b.json", json!(rows).to_string().into_bytes()),
-        ("c.jsonl", format!("\u{feff}{}", lines(&rows).replace('\n', "\r\n\r\n")).into_bytes()),
+        (
+            "c.jsonl",
+            format!("\u{feff}{}", lines(&rows).replace('\n', "\r\n\r\n")).into_bytes(),
+        ),
         ("d.jsonl.gz", gzip(lines(&rows).as_bytes())),
-        ("e.jsonl.zst", zstd::encode_all(lines(&rows).as_bytes(), 1).unwrap()),
+        (
+            "e.jsonl.zst",
+            zstd::encode_all(lines(&rows).as_bytes(), 1).unwrap(),
+        ),
         ("f.json.gz", gzip(pretty.as_bytes())),
     ];
     let mut first = None;
@@ -134,12 +171,27 @@ fn alpaca_comes_through_as_array_lines_and_packed() {
         desk.write(name, &content);
         let out = format!("{name}.parquet");
         let told = converted(&desk, &[name, "--out", &out]);
-        assert_eq!((&told["rows"], &told["format"]), (&json!(5), &json!("instruction")), "{name}: {told}");
-        assert_eq!((&told["columns"][1]["nulls"], &told["columns"][1]["missing"]), (&json!(1), &json!(1)), "{told}");
+        assert_eq!(
+            (&told["rows"], &told["format"]),
+            (&json!(5), &json!("instruction")),
+            "{name}: \
+        {told}"
+        );
+        assert_eq!(
+            (&told["columns"][1]["nulls"], &told["columns"][1]["missing"]),
+            (&json!(1), &json!(1)),
+            "{told}"
+        );
         let expected: Vec<Value> = rows.iter().map(without_nulls).collect();
         assert_eq!(rows_of(&desk.path(&out)), expected, "{name}");
         let said = metadata(&desk.path(&out));
-        assert_eq!(said, [("source_blake3".to_owned(), blake3::hash(&content).to_hex().to_string())]);
+        assert_eq!(
+            said,
+            [(
+                "source_blake3".to_owned(),
+                blake3::hash(&content).to_hex().to_string()
+            )]
+        );
         assert_eq!(told["source_blake3"], said[0].1);
         first.get_or_insert_with(|| desk.read(&out));
     }
@@ -153,24 +205,48 @@ fn sharegpt_with_tools_is_read_as_it_was_written() {
     let desk = Desk::new();
     desk.write("s.jsonl", lines(&sharegpt()));
     let told = converted(&desk, &["s.jsonl", "--out", "s.parquet"]);
-    assert_eq!((&told["rows"], &told["format"]), (&json!(5), &json!("chat")));
+    assert_eq!(
+        (&told["rows"], &told["format"]),
+        (&json!(5), &json!("chat"))
+    );
     let rows = rows_of(&desk.path("s.parquet"));
     for (row, source) in rows.iter().zip(sharegpt()) {
-        let parsed = |cell: &Value| cell.as_str().map_or_else(|| cell.clone(), |text| serde_json::from_str(text).unwrap());
+        let parsed = |cell: &Value| {
+            cell.as_str()
+                .map_or_else(|| cell.clone(), |text| serde_json::from_str(text).unwrap())
+        };
         // Whole numbers and others in one place have no type in Parquet together.
         assert!(row["messages"].is_string(), "{row}");
-        assert_eq!(parsed(&row["messages"]).to_string(), source["conversations"].to_string());
-        assert_eq!(row.get("tools").map_or(Value::Null, parsed), source.get("tools").cloned().unwrap_or_default());
+        assert_eq!(
+            parsed(&row["messages"]).to_string(),
+            source["conversations"].to_string()
+        );
+        assert_eq!(
+            row.get("tools").map_or(Value::Null, parsed),
+            source.get("tools").cloned().unwrap_or_default()
+        );
         assert_eq!(row["id"], source["id"]);
     }
-    assert!(metadata(&desk.path("s.parquet")).contains(&("json_columns".into(), "[\"messages\"]".into())));
-    assert!(told["notes"][0].as_str().unwrap().starts_with("column `messages` is kept as JSON text"), "{told}");
+    assert!(
+        metadata(&desk.path("s.parquet"))
+            .contains(&("json_columns".into(), "[\"messages\"]".into()))
+    );
+    assert!(
+        told["notes"][0].as_str().unwrap().starts_with(
+            "column `messages` is kept as JSON \
+    text"
+        ),
+        "{told}"
+    );
     // Without that they have one.
     desk.write("t.jsonl", lines(&sharegpt()[..4]));
     converted(&desk, &["t.jsonl", "--out", "t.parquet"]);
     let rows = rows_of(&desk.path("t.parquet"));
     for (row, source) in rows.iter().zip(sharegpt()) {
-        assert_eq!(row["messages"].to_string(), source["conversations"].to_string());
+        assert_eq!(
+            row["messages"].to_string(),
+            source["conversations"].to_string()
+        );
     }
 }
 
@@ -181,29 +257,67 @@ fn preferences_go_through_and_are_no_format_yet() {
     let told = converted(&desk, &["dpo.jsonl", "--out", "dpo.parquet"]);
     assert_eq!((&told["rows"], &told["format"]), (&json!(5), &Value::Null));
     assert_eq!(rows_of(&desk.path("dpo.parquet")), preferences());
-    let told = converted(&desk, &["dpo.jsonl", "--out", "sft.parquet", "--columns", "messages=chosen"]);
+    let told = converted(
+        &desk,
+        &[
+            "dpo.jsonl",
+            "--out",
+            "sft.parquet",
+            "--columns",
+            "messages=chosen",
+        ],
+    );
     assert_eq!(told["format"], "chat");
-    assert_eq!(rows_of(&desk.path("sft.parquet"))[2]["messages"], preferences()[2]["chosen"]);
+    assert_eq!(
+        rows_of(&desk.path("sft.parquet"))[2]["messages"],
+        preferences()[2]["chosen"]
+    );
 }
 
 #[test]
 fn tables_keep_quotes_line_breaks_and_zeros() {
     let desk = Desk::new();
-    let table =
-        [["id", "Frage", "Antwort"], ["007", "Was, bitte?", "Das \"hier\""], ["1e5", "Zwei\nZeilen", ""], ["", "a;b", "TRUE"]];
+    let table = [
+        ["id", "Frage", "Antwort"],
+        ["007", "Was, bitte?", "Das \"hier\""],
+        ["1e5", "Zwei\nZeilen", ""],
+        ["", "a;b", "TRUE"],
+    ];
     let written = |separator: &str, end: &str| {
         let quoted = |cell: &&str| format!("\"{}\"", cell.replace('"', "\"\""));
-        table.iter().map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(separator) + end).collect::<String>()
+        table
+            .iter()
+            .map(|row| row.iter().map(quoted).collect::<Vec<_>>().join(separator) + end)
+            .collect::<String>()
     };
-    let expected: Vec<Value> =
-        table[1..].iter().map(|row| json!({"id": row[0], "prompt": row[1], "completion": row[2]})).collect();
-    let forms =
-        [("a.csv", ",", "\n"), ("b.csv", ";", "\r\n"), ("c.tsv", "\t", "\n"), ("d.csv", "\t", "\r\n"), ("e.tab", "\t", "\n")];
+    let expected: Vec<Value> = table[1..]
+        .iter()
+        .map(|row| json!({"id": row[0], "prompt": row[1], "completion": row[2]}))
+        .collect();
+    let forms = [
+        ("a.csv", ",", "\n"),
+        ("b.csv", ";", "\r\n"),
+        ("c.tsv", "\t", "\n"),
+        ("d.csv", "\t", "\r\n"),
+        ("e.tab", "\t", "\n"),
+    ];
     for (name, separator, end) in forms {
         desk.write(name, written(separator, end));
         let out = format!("{name}.parquet");
-        let told = converted(&desk, &[name, "--out", &out, "--columns", "prompt=Frage,completion=Antwort"]);
-        assert_eq!((&told["rows"], &told["format"]), (&json!(3), &json!("completion")));
+        let told = converted(
+            &desk,
+            &[
+                name,
+                "--out",
+                &out,
+                "--columns",
+                "prompt=Frage,completion=Antwort",
+            ],
+        );
+        assert_eq!(
+            (&told["rows"], &told["format"]),
+            (&json!(3), &json!("completion"))
+        );
         assert_eq!(rows_of(&desk.path(&out)), expected, "{name}");
     }
 }
@@ -212,48 +326,114 @@ fn tables_keep_quotes_line_breaks_and_zeros() {
 fn a_folder_of_texts_is_a_row_a_file() {
     let desk = Desk::new();
     fs::create_dir_all(desk.path("texts/deep")).unwrap();
-    for (name, text) in
-        [("b.txt", "two\n"), ("a.md", "# one"), ("deep/c.txt", "three 🩺"), ("deep/photo.png", "no text"), (".hidden.txt", "x")]
-    {
+    for (name, text) in [
+        ("b.txt", "two\n"),
+        ("a.md", "# one"),
+        ("deep/c.txt", "three 🩺"),
+        (
+            "deep/photo.png",
+            "no \
+        text",
+        ),
+        (".hidden.txt", "x"),
+    ] {
         desk.write(&format!("texts/{name}"), text);
     }
     desk.write("texts/README.md", "---\nlicense: cc-by-4.0\n---\n");
     let told = converted(&desk, &["texts", "--out", "texts.parquet"]);
-    assert_eq!((&told["rows"], &told["format"], &told["license"]), (&json!(4), &json!("text"), &json!("cc-by-4.0")));
-    assert!(told["notes"][0].as_str().unwrap().contains("photo.png"), "{told}");
+    assert_eq!(
+        (&told["rows"], &told["format"], &told["license"]),
+        (&json!(4), &json!("text"), &json!("cc-by-4.0"))
+    );
+    assert!(
+        told["notes"][0].as_str().unwrap().contains("photo.png"),
+        "{told}"
+    );
     let rows = rows_of(&desk.path("texts.parquet"));
     assert_eq!(rows[1], json!({"text": "# one", "path": "a.md"}));
     assert_eq!(rows[3], json!({"text": "three 🩺", "path": "deep/c.txt"}));
-    assert!(metadata(&desk.path("texts.parquet")).contains(&("license".into(), "cc-by-4.0".into())));
+    assert!(
+        metadata(&desk.path("texts.parquet")).contains(&("license".into(), "cc-by-4.0".into()))
+    );
     // Several inputs are rows one after the other, and their hash is that of `b3sum`'s lines.
     desk.write("x.jsonl", "{\"text\": \"x\"}\n");
     desk.write("y.csv", "text\ny\n");
-    let told = converted(&desk, &["x.jsonl", "y.csv", "--out", "xy.parquet", "--license", "CC0-1.0"]);
-    assert_eq!(rows_of(&desk.path("xy.parquet")), [json!({"text": "x"}), json!({"text": "y"})]);
+    let told = converted(
+        &desk,
+        &[
+            "x.jsonl",
+            "y.csv",
+            "--out",
+            "xy.parquet",
+            "--license",
+            "CC0-1.0",
+        ],
+    );
+    assert_eq!(
+        rows_of(&desk.path("xy.parquet")),
+        [json!({"text": "x"}), json!({"text": "y"})]
+    );
     let hash = |name: &str| blake3::hash(&desk.read(name)).to_hex().to_string();
     let sums = format!("{}  x.jsonl\n{}  y.csv\n", hash("x.jsonl"), hash("y.csv"));
-    assert_eq!(told["source_blake3"], blake3::hash(sums.as_bytes()).to_hex().to_string());
+    assert_eq!(
+        told["source_blake3"],
+        blake3::hash(sums.as_bytes()).to_hex().to_string()
+    );
 }
 
 #[test]
 fn parquet_of_another_shape_gets_the_names_of_a_format() {
     let desk = Desk::new();
     let numbers: ArrayRef = Arc::new(arrow::array::Int32Array::from(vec![1, 2]));
-    desk.write_rows("qa.parquet", vec![("n", numbers), ("question", texts(["a", "b"])), ("answer", texts(["c", ""]))]);
+    desk.write_rows(
+        "qa.parquet",
+        vec![
+            ("n", numbers),
+            ("question", texts(["a", "b"])),
+            ("answer", texts(["c", ""])),
+        ],
+    );
     converted(&desk, &["qa.parquet", "--out", "named.parquet"]);
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(desk.path("named.parquet")).unwrap()).unwrap();
-    let names: Vec<String> =
-        reader.schema().fields().iter().map(|field| format!("{} {}", field.name(), field.data_type())).collect();
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(desk.path("named.parquet")).unwrap())
+            .unwrap();
+    let names: Vec<String> = reader
+        .schema()
+        .fields()
+        .iter()
+        .map(|field| format!("{} {}", field.name(), field.data_type()))
+        .collect();
     assert_eq!(names, ["n Int32", "prompt Utf8", "completion Utf8"]);
-    converted(&desk, &["qa.parquet", "--out", "chat.parquet", "--format", "chat"]);
-    let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(desk.path("chat.parquet")).unwrap()).unwrap();
+    converted(
+        &desk,
+        &["qa.parquet", "--out", "chat.parquet", "--format", "chat"],
+    );
+    let reader =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(desk.path("chat.parquet")).unwrap())
+            .unwrap();
     let batch = reader.build().unwrap().next().unwrap().unwrap();
     let messages = batch.column_by_name("messages").unwrap();
-    assert_eq!(cell(messages, 0), json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}]));
+    assert_eq!(
+        cell(messages, 0),
+        json!([{"role": "user", "content": "a"}, {"role": "assistant", "content": "c"}])
+    );
     assert_eq!(cell(messages, 1), Value::Null, "there is nothing to learn");
-    desk.run(&["convert", "qa.parquet", "chat.parquet", "--out", "x.parquet"]).says("schemas", 65, &["has other columns than"]);
+    desk.run(&[
+        "convert",
+        "qa.parquet",
+        "chat.parquet",
+        "--out",
+        "x.parquet",
+    ])
+    .says("schemas", 65, &["has other columns than"]);
     desk.write("cut.parquet", &desk.read("qa.parquet")[..200]);
-    desk.run(&["convert", "cut.parquet", "--out", "x.parquet"]).says("cut", 65, &["is not a whole Parquet file"]);
+    desk.run(&["convert", "cut.parquet", "--out", "x.parquet"])
+        .says(
+            "cut",
+            65,
+            &["is not a whole \
+    Parquet file"],
+        );
     assert!(!desk.path("x.parquet").exists());
 }
 
@@ -263,7 +443,10 @@ fn trained(desk: &Desk, dataset: &str, run: &str) -> Vec<u8> {
     let recipe = RECIPE
         .replace("  - path: rows.parquet\n    format: text\n", dataset)
         .replace("output_dir: run", &format!("output_dir: {run}"));
-    desk.write(&format!("{run}.yaml"), recipe.replace("sequence_len: 64", "sequence_len: 256"));
+    desk.write(
+        &format!("{run}.yaml"),
+        recipe.replace("sequence_len: 64", "sequence_len: 256"),
+    );
     let ran = desk.run(&["train", &format!("{run}.yaml")]);
     assert_eq!(ran.exit, 0, "{ran:?}");
     desk.read(&format!("{run}/adapter/adapter_model.safetensors"))
@@ -273,7 +456,10 @@ fn trained(desk: &Desk, dataset: &str, run: &str) -> Vec<u8> {
 fn chat_desk() -> Desk {
     let desk = Desk::new();
     fs::remove_dir_all(desk.path("base")).unwrap();
-    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny"), &desk.path("base"));
+    copy_folder(
+        &Path::new(env!("CARGO_MANIFEST_DIR")).join("checkpoints/rankine-tiny"),
+        &desk.path("base"),
+    );
     desk
 }
 
@@ -281,20 +467,49 @@ fn chat_desk() -> Desk {
 fn a_converted_file_trains_as_one_made_by_hand() {
     let desk = Desk::new();
     let rows: Vec<Value> = (0..6).map(|row| json!({"id": row, "instruction": format!("say {row}"), "input": if row % 2 == 0 { "so" } else { "" }, "output": format!("{row} so")})).collect();
-    let column = |name: &str| texts(rows.iter().map(|row| row[name].as_str().unwrap().to_owned()));
-    desk.write_rows("hand.parquet", ["instruction", "input", "output"].map(|name| (name, column(name))).to_vec());
+    let column = |name: &str| {
+        texts(
+            rows.iter()
+                .map(|row| row[name].as_str().unwrap().to_owned()),
+        )
+    };
+    desk.write_rows(
+        "hand.parquet",
+        ["instruction", "input", "output"]
+            .map(|name| (name, column(name)))
+            .to_vec(),
+    );
     desk.write("rows.json", json!(rows).to_string());
     converted(&desk, &["rows.json", "--out", "made.parquet"]);
-    let hand = trained(&desk, "  - path: hand.parquet\n    format: instruction\n", "hand");
-    assert_eq!(trained(&desk, "  - path: made.parquet\n    format: instruction\n", "made"), hand);
+    let hand = trained(
+        &desk,
+        "  - path: hand.parquet\n    format: instruction\n",
+        "hand",
+    );
+    assert_eq!(
+        trained(
+            &desk,
+            "  - path: made.parquet\n    format: instruction\n",
+            "made"
+        ),
+        hand
+    );
 }
 
 /// The rows of the desk's recipe as a person may have them.
 fn in_other_forms() -> Vec<(&'static str, Vec<u8>)> {
-    let rows: Vec<Value> = (0..6).map(|row| json!({"id": row, "text": format!("the term, \"{row}\"\nso")})).collect();
+    let rows: Vec<Value> = (0..6)
+        .map(|row| {
+            json!({"id": row, "text": format!("the \
+    term, \"{row}\"\nso")})
+        })
+        .collect();
     let cell = |row: &Value| format!("\"{}\"", row["text"].as_str().unwrap().replace('"', "\"\""));
     let table = |separator: char| {
-        let lines: String = rows.iter().map(|row| format!("{}{separator}{}\n", row["id"], cell(row))).collect();
+        let lines: String = rows
+            .iter()
+            .map(|row| format!("{}{separator}{}\n", row["id"], cell(row)))
+            .collect();
         format!("id{separator}text\n{lines}").into_bytes()
     };
     vec![
@@ -302,7 +517,10 @@ fn in_other_forms() -> Vec<(&'static str, Vec<u8>)> {
         ("rows.ndjson", format!("{}\n", lines(&rows)).into_bytes()),
         ("rows.json", json!(rows).to_string().into_bytes()),
         ("rows.jsonl.gz", gzip(lines(&rows).as_bytes())),
-        ("rows.json.zst", zstd::encode_all(json!(rows).to_string().as_bytes(), 1).unwrap()),
+        (
+            "rows.json.zst",
+            zstd::encode_all(json!(rows).to_string().as_bytes(), 1).unwrap(),
+        ),
         ("rows.csv", table(',')),
         ("semicolons.csv", table(';')),
         ("rows.tsv", table('\t')),
@@ -312,37 +530,88 @@ fn in_other_forms() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn a_recipe_reads_rows_in_other_forms_as_those_of_a_hand_made_file() {
     let desk = Desk::new();
-    desk.write_rows("hand.parquet", vec![("text", texts((0..6).map(|row| format!("the term, \"{row}\"\nso"))))]);
+    desk.write_rows(
+        "hand.parquet",
+        vec![(
+            "text",
+            texts((0..6).map(|row| {
+                format!(
+                    "the \
+    term, \"{row}\"\nso"
+                )
+            })),
+        )],
+    );
     let hand = trained(&desk, "  - path: hand.parquet\n    format: text\n", "hand");
     for (name, content) in in_other_forms() {
         desk.write(name, content);
-        let recipe = RECIPE.replace("rows.parquet", name).replace("sequence_len: 64", "sequence_len: 256");
-        desk.write("recipe.yaml", recipe.replace("output_dir: run", &format!("output_dir: {name}.run")));
+        let recipe = RECIPE
+            .replace("rows.parquet", name)
+            .replace("sequence_len: 64", "sequence_len: 256");
+        desk.write(
+            "recipe.yaml",
+            recipe.replace(
+                "output_dir: run",
+                &format!(
+                    "output_dir: \
+        {name}.run"
+                ),
+            ),
+        );
         let said = format!("note: `{name}`: 6 rows converted to Parquet");
-        desk.run(&["check", "recipe.yaml"]).says(name, 0, &[&said, "the cache keeps it"]);
+        desk.run(&["check", "recipe.yaml"])
+            .says(name, 0, &[&said, "the cache keeps it"]);
         let ran = desk.run(&["train", "recipe.yaml"]);
         ran.says(name, 0, &[]);
         assert!(!ran.stderr.contains("converted"), "once: {ran:?}");
-        assert_eq!(desk.read(&format!("{name}.run/adapter/adapter_model.safetensors")), hand, "{name}");
-        let lock: Value = serde_yaml::from_str(&desk.read_text(&format!("{name}.run/recipe.lock.yaml"))).unwrap();
+        assert_eq!(
+            desk.read(&format!("{name}.run/adapter/adapter_model.safetensors")),
+            hand,
+            "{name}"
+        );
+        let lock: Value =
+            serde_yaml::from_str(&desk.read_text(&format!("{name}.run/recipe.lock.yaml"))).unwrap();
         let source = blake3::hash(&desk.read(name)).to_hex().to_string();
         assert_eq!(lock["blake3"]["datasets"][name], source);
-        let entry = entries_of(&desk).into_iter().find(|entry| entry.starts_with(&source)).unwrap();
-        let made = blake3::hash(&desk.read(&format!("cache/rows/{entry}"))).to_hex().to_string();
+        let entry = entries_of(&desk)
+            .into_iter()
+            .find(|entry| entry.starts_with(&source))
+            .unwrap();
+        let made = blake3::hash(&desk.read(&format!("cache/rows/{entry}")))
+            .to_hex()
+            .to_string();
         assert_eq!(lock["blake3"]["converted"][name], made);
-        assert!(lock["cache"]["entries"].as_array().unwrap().contains(&entry.into()));
-        desk.run(&["resume", &format!("{name}.run")]).says(name, 0, &[]);
+        assert!(
+            lock["cache"]["entries"]
+                .as_array()
+                .unwrap()
+                .contains(&entry.into())
+        );
+        desk.run(&["resume", &format!("{name}.run")])
+            .says(name, 0, &[]);
     }
     let listed = desk.run(&["cache", "list", "--data", "rows.jsonl"]);
-    assert!(listed.exit == 0 && listed.stdout.contains("parquet") && listed.stdout.contains("rows.jsonl"), "{listed:?}");
-    desk.run(&["cache", "purge", "--data", "rows.jsonl"]).says("purge", 0, &[]);
+    assert!(
+        listed.exit == 0
+            && listed.stdout.contains("parquet")
+            && listed.stdout.contains("rows.jsonl"),
+        "{listed:?}"
+    );
+    desk.run(&["cache", "purge", "--data", "rows.jsonl"])
+        .says("purge", 0, &[]);
     let source = blake3::hash(&desk.read("rows.jsonl")).to_hex().to_string();
-    assert!(!entries_of(&desk).iter().any(|entry| entry.starts_with(&source)));
+    assert!(
+        !entries_of(&desk)
+            .iter()
+            .any(|entry| entry.starts_with(&source))
+    );
 }
 
 /// Parquet files of the cache.
 fn entries_of(desk: &Desk) -> Vec<String> {
-    let Ok(files) = fs::read_dir(desk.path("cache/rows")) else { return Vec::new() };
+    let Ok(files) = fs::read_dir(desk.path("cache/rows")) else {
+        return Vec::new();
+    };
     let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
     names.filter(|name| name.ends_with(".parquet")).collect()
 }
@@ -350,21 +619,58 @@ fn entries_of(desk: &Desk) -> Vec<String> {
 #[test]
 fn what_a_recipe_converts_is_named_as_the_person_named_it() {
     let desk = Desk::new();
-    let check =
-        |path: &str, more: &[&str]| desk.run(&[&["check", "recipe.yaml", &format!("datasets.0.path={path}")], more].concat());
+    let check = |path: &str, more: &[&str]| {
+        desk.run(
+            &[
+                &["check", "recipe.yaml", &format!("datasets.0.path={path}")],
+                more,
+            ]
+            .concat(),
+        )
+    };
     desk.write("cut.jsonl", "{\"text\": \"a\"}\n{\"text\": \n");
-    check("cut.jsonl", &[]).says("no JSON", 65, &["cut.jsonl:2", "1 row cannot be converted", "--max-dropped 1"]);
+    check("cut.jsonl", &[]).says(
+        "no JSON",
+        65,
+        &[
+            "cut.jsonl:2",
+            "1 row cannot be converted",
+            "--max-dropped 1",
+        ],
+    );
     desk.write("wrong.jsonl", "{\"text\": \"a\"}\n\n{\"text\": 5}\n");
-    check("wrong.jsonl", &[]).says("no text", 65, &["wrong.jsonl:3", "`text` holds", "expected text"]);
+    check("wrong.jsonl", &[]).says(
+        "no text",
+        65,
+        &[
+            "wrong.jsonl:3",
+            "`text` holds",
+            "expected \
+    text",
+        ],
+    );
     assert!(entries_of(&desk).is_empty(), "nothing is kept of it");
     desk.write("empty.jsonl", "");
     check("empty.jsonl", &[]).says("empty", 65, &["`empty.jsonl` is empty"]);
     desk.write("cut.jsonl.gz", &gzip(b"{\"text\": \"a\"}\n")[..12]);
     check("cut.jsonl.gz", &[]).says("cut", 65, &["cut.jsonl.gz"]);
     desk.write("page.json", "<!DOCTYPE html><html></html>");
-    check("page.json", &[]).says("a page", 65, &["`page.json` is a page of HTML", "download it again"]);
+    check("page.json", &[]).says(
+        "a page",
+        65,
+        &[
+            "`page.json` is a page of HTML",
+            "download it \
+    again",
+        ],
+    );
     desk.write("other.csv", "word,meaning\na,b\n");
-    check("other.csv", &[]).says("columns", 65, &["`other.csv` has no column `text`, it has: word, meaning"]);
+    check("other.csv", &[]).says(
+        "columns",
+        65,
+        &["`other.csv` has no column `text`, it has: word, \
+    meaning"],
+    );
 
     // A folder without Parquet files is read by its other files, and a glob by what it matches.
     fs::create_dir_all(desk.path("raw/deep")).unwrap();
@@ -372,7 +678,12 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
     desk.write("raw/deep/a.csv", "text\na\n");
     desk.write("raw/README.md", "no data");
     for (path, rows) in [("raw", 2), ("raw/*.jsonl", 1), ("raw/**/*.csv", 1)] {
-        let ran = desk.run(&["plan", "recipe.yaml", &format!("datasets.0.path={path}"), "--json"]);
+        let ran = desk.run(&[
+            "plan",
+            "recipe.yaml",
+            &format!("datasets.0.path={path}"),
+            "--json",
+        ]);
         ran.says(path, 0, &[]);
         let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
         assert_eq!(shown["training_rows"], rows, "{path}: {shown}");
@@ -382,40 +693,91 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
 
     // With the run's own cache nothing is left elsewhere, and without a cache nothing is copied.
     fs::remove_dir_all(desk.path("cache")).unwrap();
-    desk.write("rows.jsonl", "{\"text\": \"a word so\"}\n{\"text\": \"another word so\"}\n");
+    desk.write(
+        "rows.jsonl",
+        "{\"text\": \"a word so\"}\n{\"text\": \"another word so\"}\n",
+    );
     check("rows.jsonl", &["cache=none"]).says(
         "no cache",
         65,
-        &["`rows.jsonl` is no Parquet file", "`cache: none`", "`rankine convert rows.jsonl --out rows.parquet`"],
+        &[
+            "`rows.jsonl` is no Parquet file",
+            "`cache: none`",
+            "`rankine convert rows.jsonl --out \
+        rows.parquet`",
+        ],
     );
-    check("rows.jsonl", &["cache=run"]).says("of the run", 0, &["2 rows converted", "removed at the end"]);
-    let train = |more: &[&str]| desk.run(&[&["train", "recipe.yaml", "datasets.0.path=rows.jsonl", "cache=run"], more].concat());
+    check("rows.jsonl", &["cache=run"]).says(
+        "of the run",
+        0,
+        &[
+            "2 rows converted",
+            "removed at \
+    the end",
+        ],
+    );
+    let train = |more: &[&str]| {
+        desk.run(
+            &[
+                &[
+                    "train",
+                    "recipe.yaml",
+                    "datasets.0.path=rows.jsonl",
+                    "cache=run",
+                ],
+                more,
+            ]
+            .concat(),
+        )
+    };
     train(&[]).says("train", 0, &[]);
     assert!(entries_of(&desk).is_empty());
 
-    desk.run(&["inspect", "rows.jsonl"]).says("inspect", 0, &["2 rows converted"]);
-    desk.run(&["eval", "run", "--data", "rows.jsonl"]).says("eval", 0, &["rows.jsonl"]);
+    desk.run(&["inspect", "rows.jsonl"])
+        .says("inspect", 0, &["2 rows converted"]);
+    desk.run(&["eval", "run", "--data", "rows.jsonl"])
+        .says("eval", 0, &["rows.jsonl"]);
 }
 
 #[test]
 fn a_table_trains_as_the_chat_that_it_is() {
     let desk = chat_desk();
-    let rows = [("q 1", "a 1", "be kind"), ("q 2", "a, 2", ""), ("q\n3", "a \"3\"", "be brief")];
+    let rows = [
+        ("q 1", "a 1", "be kind"),
+        ("q 2", "a, 2", ""),
+        ("q\n3", "a \"3\"", "be brief"),
+    ];
     let chat = |default: Option<&str>| {
         texts(rows.map(|(prompt, completion, system)| {
             let system = Some(system).filter(|system| !system.is_empty()).or(default);
             let turn = |role: &str, content: &str| json!({"role": role, "content": content});
             let turns = system.map(|system| turn("system", system)).into_iter();
-            turns.chain([turn("user", prompt), turn("assistant", completion)]).collect::<Value>().to_string()
+            turns
+                .chain([turn("user", prompt), turn("assistant", completion)])
+                .collect::<Value>()
+                .to_string()
         }))
     };
     desk.write_rows("plain.parquet", vec![("messages", chat(None))]);
-    desk.write_rows("default.parquet", vec![("messages", chat(Some("be exact")))]);
-    let columns = [rows.map(|row| row.0), rows.map(|row| row.1), rows.map(|row| row.2)];
-    let named = ["question", "answer", "sys"].into_iter().zip(columns).map(|(name, column)| (name, texts(column)));
+    desk.write_rows(
+        "default.parquet",
+        vec![("messages", chat(Some("be exact")))],
+    );
+    let columns = [
+        rows.map(|row| row.0),
+        rows.map(|row| row.1),
+        rows.map(|row| row.2),
+    ];
+    let named = ["question", "answer", "sys"]
+        .into_iter()
+        .zip(columns)
+        .map(|(name, column)| (name, texts(column)));
     desk.write_rows("qa.parquet", named.collect());
     let quoted = |cell: &str| format!("\"{}\"", cell.replace('"', "\"\""));
-    let table: String = rows.iter().map(|(q, a, s)| format!("{},{},{}\n", quoted(q), quoted(a), quoted(s))).collect();
+    let table: String = rows
+        .iter()
+        .map(|(q, a, s)| format!("{},{},{}\n", quoted(q), quoted(a), quoted(s)))
+        .collect();
     desk.write("qa.csv", format!("question,answer,sys\n{table}"));
     let of = |path: &str, rest: &str| format!("  - path: {path}\n    format: chat\n{rest}");
     let mapped = "    columns: {prompt: question, completion: answer, system: sys}\n";
@@ -423,9 +785,34 @@ fn a_table_trains_as_the_chat_that_it_is() {
     assert_eq!(trained(&desk, &of("qa.parquet", mapped), "table"), plain);
     let default = trained(&desk, &of("default.parquet", ""), "default");
     assert_ne!(default, plain);
-    assert_eq!(trained(&desk, &of("qa.parquet", &format!("{mapped}    system: be exact\n")), "both"), default);
-    assert_eq!(trained(&desk, &of("plain.parquet", "    system: be exact\n"), "text"), default);
-    converted(&desk, &["qa.csv", "--out", "chat.parquet", "--format", "chat", "--columns", "system=sys"]);
+    assert_eq!(
+        trained(
+            &desk,
+            &of("qa.parquet", &format!("{mapped}    system: be exact\n")),
+            "both"
+        ),
+        default
+    );
+    assert_eq!(
+        trained(
+            &desk,
+            &of("plain.parquet", "    system: be exact\n"),
+            "text"
+        ),
+        default
+    );
+    converted(
+        &desk,
+        &[
+            "qa.csv",
+            "--out",
+            "chat.parquet",
+            "--format",
+            "chat",
+            "--columns",
+            "system=sys",
+        ],
+    );
     assert_eq!(trained(&desk, &of("chat.parquet", ""), "converted"), plain);
 }
 
@@ -434,23 +821,43 @@ fn check_says_what_it_sees() {
     let desk = chat_desk();
     desk.write("s.jsonl", lines(&sharegpt()));
     desk.write("qa.csv", "Question,Answer\nq,a\n");
-    desk.write_rows("qa.parquet", vec![("Question", texts(["q"])), ("Answer", texts(["a"]))]);
+    desk.write_rows(
+        "qa.parquet",
+        vec![("Question", texts(["q"])), ("Answer", texts(["a"]))],
+    );
     desk.write_rows("plain.parquet", vec![("text", texts(["a"]))]);
     let check = |dataset: &str| {
-        desk.write("recipe.yaml", RECIPE.replace("  - path: rows.parquet\n    format: text\n", dataset));
+        desk.write(
+            "recipe.yaml",
+            RECIPE.replace("  - path: rows.parquet\n    format: text\n", dataset),
+        );
         desk.run(&["check", "recipe.yaml"])
     };
-    let hints = ["missing key `format`", "`format: completion` with `columns: {prompt: Question, completion: Answer}`"];
-    check("  - path: qa.parquet\n").says("no format", 65, &hints);
-    check("  - path: plain.parquet\n").says("no format", 65, &["missing key `format`", "`format: text`"]);
     let hints = [
         "missing key `format`",
-        "the columns of `s.jsonl` look like those of `format: chat` with `columns: {messages: conversations}`",
+        "`format: completion` with `columns: \
+    {prompt: Question, completion: Answer}`",
+    ];
+    check("  - path: qa.parquet\n").says("no format", 65, &hints);
+    check("  - path: plain.parquet\n").says(
+        "no format",
+        65,
+        &[
+            "missing key `format`",
+            "`format: \
+    text`",
+        ],
+    );
+    let hints = [
+        "missing key `format`",
+        "the columns of `s.jsonl` look like those of `format: chat` with `columns: \
+        {messages: conversations}`",
     ];
     check("  - path: s.jsonl\n").says("no format of JSONL", 65, &hints);
     let hints = [
         "missing key `format`",
-        "`qa.csv` look like those of `format: completion` with `columns: {prompt: Question, completion: Answer}`",
+        "`qa.csv` look like those of `format: completion` with `columns: \
+        {prompt: Question, completion: Answer}`",
     ];
     check("  - path: qa.csv\n").says("no format of CSV", 65, &hints);
     check("  - path: qa.parquet\n    format: chat\n    columns: {prompt: Question}\n").says(
@@ -458,31 +865,53 @@ fn check_says_what_it_sees() {
         65,
         &["needs `completion` as well"],
     );
-    check("  - path: qa.parquet\n    format: chat\n    columns: {messages: Question, completion: Answer}\n").says(
+    check(
+        "  - path: qa.parquet\n    format: chat\n    columns: \
+    {messages: Question, completion: Answer}\n",
+    )
+    .says(
         "both",
         65,
         &["from `messages`, or from `prompt` and `completion`"],
     );
-    check("  - path: qa.parquet\n    format: completion\n    columns: {prompt: Question, completion: Answer}\n    system: x\n")
-        .says("system", 65, &["format `completion` has no system message"]);
-    check("  - path: qa.parquet\n    format: chat\n    columns: {prompt: Question, completion: Answer}\n    system: x\n").says(
-        "right",
-        0,
-        &[],
-    );
+    check(
+        "  - path: qa.parquet\n    format: completion\n    columns: \
+    {prompt: Question, completion: Answer}\n    system: x\n",
+    )
+    .says("system", 65, &["format `completion` has no system message"]);
+    check(
+        "  - path: qa.parquet\n    format: chat\n    columns: \
+    {prompt: Question, completion: Answer}\n    system: x\n",
+    )
+    .says("right", 0, &[]);
 }
 
 #[test]
 fn what_a_hint_says_makes_a_file_that_the_recipe_reads() {
     let desk = chat_desk();
     let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
-    let (twice, table) =
-        (lines(&[row.clone(), row.clone()]), "word,definition\nAbactor,One who steals\nAbalienate,To transfer\n");
+    let (twice, table) = (
+        lines(&[row.clone(), row.clone()]),
+        "word,definition\nAbactor,One who \
+        steals\nAbalienate,To transfer\n",
+    );
     let cases: [(&str, Vec<u8>, &str); 4] = [
         ("law", twice.clone().into_bytes(), "law.parquet"),
-        ("named.parquet", twice.clone().into_bytes(), "named.converted.parquet"),
-        ("table.parquet", table.as_bytes().to_vec(), "table.converted.parquet"),
-        ("law.txt", b"a line of a text\nand another one\n".to_vec(), "law.parquet"),
+        (
+            "named.parquet",
+            twice.clone().into_bytes(),
+            "named.converted.parquet",
+        ),
+        (
+            "table.parquet",
+            table.as_bytes().to_vec(),
+            "table.converted.parquet",
+        ),
+        (
+            "law.txt",
+            b"a line of a text\nand another one\n".to_vec(),
+            "law.parquet",
+        ),
     ];
     for (name, content, out) in cases {
         desk.write(name, content);
@@ -494,9 +923,18 @@ fn what_a_hint_says_makes_a_file_that_the_recipe_reads() {
         let said = format!("`rankine convert {name} --out {out}`");
         refused.says(name, 65, &[&said]);
         let typed: Vec<&str> = said.trim_matches('`').split(' ').skip(1).collect();
-        let chat = ["--format", "chat", "--columns", "prompt=word,completion=definition"];
+        let chat = [
+            "--format",
+            "chat",
+            "--columns",
+            "prompt=word,completion=definition",
+        ];
         if refused.stderr.contains("COLUMN") {
-            refused.says(name, 65, &["`--format chat --columns prompt=COLUMN,completion=COLUMN`"]);
+            refused.says(
+                name,
+                65,
+                &["`--format chat --columns prompt=COLUMN,completion=COLUMN`"],
+            );
             desk.run(&[&typed[..], &chat].concat()).says(name, 0, &[]);
             assert_eq!(rows_of(&desk.path(out)).len(), 2, "{name}");
         } else {
@@ -514,23 +952,44 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
     let desk = Desk::new();
     let good = "{\"prompt\": \"q\", \"response\": \"a\"}\n";
     let deep = format!("{{\"prompt\": {}{}}}\n", "[".repeat(5000), "]".repeat(5000));
-    let long = format!("{{\"prompt\": \"{}\", \"response\": \"a\"}}\n", "x".repeat(10 << 20));
+    let long = format!(
+        "{{\"prompt\": \"{}\", \"response\": \"a\"}}\n",
+        "x".repeat(10 << 20)
+    );
     let longer = format!("{{\"prompt\": \"{}\"}}\n", "x".repeat(17 << 20));
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("cut", b"{\"prompt\": \"q\", \"resp\n".to_vec(), ":2:"),
-        ("bytes", b"{\"prompt\": \"\xff\xfe\", \"response\": \"a\"}\n".to_vec(), ":2:13: it is not UTF-8"),
-        ("NaN", b"{\"prompt\": NaN, \"response\": \"a\"}\n".to_vec(), "found `[text of the data"),
+        (
+            "bytes",
+            b"{\"prompt\": \"\xff\xfe\", \"response\": \"a\"}\n".to_vec(),
+            ":2:13: it is not \
+        UTF-8",
+        ),
+        (
+            "NaN",
+            b"{\"prompt\": NaN, \"response\": \"a\"}\n".to_vec(),
+            "found `[text of the data",
+        ),
         (
             "twice",
             b"{\"prompt\": \"q\", \"prompt\": \"r\", \"response\": \"a\"}\n".to_vec(),
             "the key `[text of the data: -v shows it]` is there twice",
         ),
-        ("a list", b"[\"q\", \"a\"]\n".to_vec(), "it is a list, expected an object"),
-        ("a word", b"\"q\"\n".to_vec(), "it is a text, expected an object"),
+        (
+            "a list",
+            b"[\"q\", \"a\"]\n".to_vec(),
+            "it is a list, expected an object",
+        ),
+        (
+            "a word",
+            b"\"q\"\n".to_vec(),
+            "it is a text, expected an object",
+        ),
         ("deep", deep.into_bytes(), "recursion limit exceeded"),
         (
             "large",
-            b"{\"prompt\": \"q\", \"response\": \"a\", \"id\": 123456789012345678901234567890}\n".to_vec(),
+            b"{\"prompt\": \"q\", \"response\": \"a\", \"id\": 123456789012345678901234567890}\n"
+                .to_vec(),
             "more than 64 bits",
         ),
         (
@@ -538,31 +997,95 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
             b"{\"prompt\": 5, \"response\": \"a\"}\n".to_vec(),
             "column `prompt` holds a number, `[text of the data: -v shows it]`, expected text",
         ),
-        ("object", b"{\"prompt\": {\"a\": 1}, \"response\": \"a\"}\n".to_vec(), "column `prompt` holds an object"),
+        (
+            "object",
+            b"{\"prompt\": {\"a\": 1}, \"response\": \"a\"}\n".to_vec(),
+            "column `prompt` \
+        holds an object",
+        ),
         ("NUL", b"\0\0\0\0\0\n".to_vec(), ":2:1: expected value"),
-        ("control", b"{\"prompt\": \"a\0b\", \"response\": \"a\"}\n".to_vec(), "control character"),
+        (
+            "control",
+            b"{\"prompt\": \"a\0b\", \"response\": \"a\"}\n".to_vec(),
+            "control character",
+        ),
         ("longer", longer.into_bytes(), "a line of"),
-        ("two values", b"{\"prompt\": \"q\"} {\"prompt\": \"q\"}\n".to_vec(), "trailing characters"),
-        ("Python", b"{'prompt': 'q', 'response': None}\n".to_vec(), "key must be a string"),
+        (
+            "two values",
+            b"{\"prompt\": \"q\"} {\"prompt\": \"q\"}\n".to_vec(),
+            "trailing \
+        characters",
+        ),
+        (
+            "Python",
+            b"{'prompt': 'q', 'response': None}\n".to_vec(),
+            "key must be a string",
+        ),
     ];
     for (what, bad, part) in cases {
-        desk.write("rows.jsonl", [good.as_bytes(), &bad, good.as_bytes()].concat());
-        desk.run(&["convert", "rows.jsonl", "--out", "x.parquet"]).says(what, 65, &["rows.jsonl:2", part, "--max-dropped 1"]);
+        desk.write(
+            "rows.jsonl",
+            [good.as_bytes(), &bad, good.as_bytes()].concat(),
+        );
+        desk.run(&["convert", "rows.jsonl", "--out", "x.parquet"])
+            .says(what, 65, &["rows.jsonl:2", part, "--max-dropped 1"]);
         assert!(!desk.path("x.parquet").exists(), "{what}");
-        let told = converted(&desk, &["rows.jsonl", "--out", "x.parquet", "--max-dropped", "1"]);
-        assert_eq!((&told["rows"], &told["dropped"]), (&json!(2), &json!(1)), "{what}");
-        assert!(told["notes"][0].as_str().unwrap().starts_with("left out: rows.jsonl:2"), "{told}");
+        let told = converted(
+            &desk,
+            &["rows.jsonl", "--out", "x.parquet", "--max-dropped", "1"],
+        );
+        assert_eq!(
+            (&told["rows"], &told["dropped"]),
+            (&json!(2), &json!(1)),
+            "{what}"
+        );
+        assert!(
+            told["notes"][0]
+                .as_str()
+                .unwrap()
+                .starts_with("left out: rows.jsonl:2"),
+            "{told}"
+        );
         desk.remove("x.parquet");
     }
     desk.write("rows.jsonl", [good, &long, good].concat());
-    assert_eq!(converted(&desk, &["rows.jsonl", "--out", "x.parquet"])["rows"], 3);
+    assert_eq!(
+        converted(&desk, &["rows.jsonl", "--out", "x.parquet"])["rows"],
+        3
+    );
     desk.remove("x.parquet");
-    let many: String = (0..40).map(|row| if row % 2 == 0 { "{\n".to_owned() } else { good.to_owned() }).collect();
+    let many: String = (0..40)
+        .map(|row| {
+            if row % 2 == 0 {
+                "{\n".to_owned()
+            } else {
+                good.to_owned()
+            }
+        })
+        .collect();
     desk.write("rows.jsonl", many);
-    let ran = desk.run(&["convert", "rows.jsonl", "--out", "x.parquet", "--max-dropped", "19"]);
-    ran.says("many", 65, &["rows.jsonl:19:", "20 rows cannot be converted, at most 19 may be left out"]);
+    let ran = desk.run(&[
+        "convert",
+        "rows.jsonl",
+        "--out",
+        "x.parquet",
+        "--max-dropped",
+        "19",
+    ]);
+    ran.says(
+        "many",
+        65,
+        &[
+            "rows.jsonl:19:",
+            "20 rows cannot be converted, at most 19 may be left \
+    out",
+        ],
+    );
     assert!(!ran.stderr.contains("rows.jsonl:21:"), "ten are told");
-    let told = converted(&desk, &["rows.jsonl", "--out", "x.parquet", "--max-dropped", "20"]);
+    let told = converted(
+        &desk,
+        &["rows.jsonl", "--out", "x.parquet", "--max-dropped", "20"],
+    );
     assert_eq!((&told["rows"], &told["dropped"]), (&json!(20), &json!(20)));
 }
 
@@ -577,42 +1100,142 @@ fn hostile_files_are_refused_in_words() {
         ("empty.jsonl", Vec::new(), "is empty"),
         ("blank.jsonl", b"\n \n\r\n".to_vec(), "has no rows"),
         ("none.json", b"[]".to_vec(), "has no rows"),
-        ("cut.jsonl.gz", packed[..packed.len() / 2].to_vec(), "cut off or damaged"),
-        ("cut.jsonl.zst", frame[..frame.len() / 2].to_vec(), "cut off or damaged"),
-        ("tail.jsonl.gz", [&packed[..], b"tail"].concat(), "cut off or damaged"),
-        ("cut.json", b"[{\"text\": \"a\"}, {\"te".to_vec(), "ends within its array, in the row that starts in line 1"),
-        ("one.json", b"{\n  \"data\": [\n {\"a\": 1}\n]}".to_vec(), "begins with an object that does not end in its line"),
-        ("line.json", b"{\"version\": \"1\", \"data\": [{\"a\": 1}]}".to_vec(), "is one object with lists or objects in it"),
-        ("columns.json", b"{\"a\": [\"x\"], \"b\": {\"0\": \"y\"}}".to_vec(), "is one object with lists or objects in it"),
-        ("behind.json", b"[{\"text\": \"a\"}] x".to_vec(), "goes on behind the end of its array"),
+        (
+            "cut.jsonl.gz",
+            packed[..packed.len() / 2].to_vec(),
+            "cut off or damaged",
+        ),
+        (
+            "cut.jsonl.zst",
+            frame[..frame.len() / 2].to_vec(),
+            "cut off or damaged",
+        ),
+        (
+            "tail.jsonl.gz",
+            [&packed[..], b"tail"].concat(),
+            "cut off or damaged",
+        ),
+        (
+            "cut.json",
+            b"[{\"text\": \"a\"}, {\"te".to_vec(),
+            "ends within its array, in the row \
+        that starts in line 1",
+        ),
+        (
+            "one.json",
+            b"{\n  \"data\": [\n {\"a\": 1}\n]}".to_vec(),
+            "begins with an object that \
+        does not end in its line",
+        ),
+        (
+            "line.json",
+            b"{\"version\": \"1\", \"data\": [{\"a\": 1}]}".to_vec(),
+            "is one object \
+        with lists or objects in it",
+        ),
+        (
+            "columns.json",
+            b"{\"a\": [\"x\"], \"b\": {\"0\": \"y\"}}".to_vec(),
+            "is one object with \
+        lists or objects in it",
+        ),
+        (
+            "behind.json",
+            b"[{\"text\": \"a\"}] x".to_vec(),
+            "goes on behind the end of its array",
+        ),
         ("utf16.csv", b"\xff\xfet\0e\0x\0t\0".to_vec(), "is UTF-16"),
-        ("twice.csv", b"text,text\na,b\n".to_vec(), "has the column `text` twice"),
+        (
+            "twice.csv",
+            b"text,text\na,b\n".to_vec(),
+            "has the column `text` twice",
+        ),
         ("head.csv", b"text,other\n".to_vec(), "has no rows"),
-        ("ragged.csv", b"text,other\na\nb,c\n".to_vec(), "ragged.csv:2: 1 cell, the header has 2"),
-        ("open.csv", b"text,other\na,b\n\"c,d\ne,f\n".to_vec(), "open.csv:3: a quote that is opened in this row is not closed"),
-        ("latin.csv", b"text\nH\xf6he\n".to_vec(), "latin.csv:2: column `text` is not UTF-8"),
-        ("nul.csv", b"text\na\0b\n".to_vec(), "nul.csv:2: column `text` has a NUL byte"),
-        ("wide.jsonl", Value::Object(wide).to_string().into_bytes(), "more than 256 different columns"),
-        ("photo.bin", b"\x89PNG".to_vec(), "has a name that does not say what it is"),
+        (
+            "ragged.csv",
+            b"text,other\na\nb,c\n".to_vec(),
+            "ragged.csv:2: 1 cell, the header has 2",
+        ),
+        (
+            "open.csv",
+            b"text,other\na,b\n\"c,d\ne,f\n".to_vec(),
+            "open.csv:3: a quote that is \
+        opened in this row is not closed",
+        ),
+        (
+            "latin.csv",
+            b"text\nH\xf6he\n".to_vec(),
+            "latin.csv:2: column `text` is not UTF-8",
+        ),
+        (
+            "nul.csv",
+            b"text\na\0b\n".to_vec(),
+            "nul.csv:2: column `text` has a NUL byte",
+        ),
+        (
+            "wide.jsonl",
+            Value::Object(wide).to_string().into_bytes(),
+            "more than 256 different \
+        columns",
+        ),
+        (
+            "photo.bin",
+            b"\x89PNG".to_vec(),
+            "has a name that does not say what it is",
+        ),
         ("nul.txt", b"a\0b".to_vec(), "has a NUL byte"),
-        ("numbers.parquet", b"[1, 2]".to_vec(), "numbers.parquet:1: it is a number, expected an object"),
-        ("cut.parquet", b"PAR1\0\0".to_vec(), "is not a whole Parquet file"),
-        ("list.json", b"[1, 2]".to_vec(), "list.json:1: it is a number, expected an object"),
-        ("comma.json", b"[{\"text\": \"a\"},]".to_vec(), "comma.json:1"),
+        (
+            "numbers.parquet",
+            b"[1, 2]".to_vec(),
+            "numbers.parquet:1: it is a number, expected an \
+        object",
+        ),
+        (
+            "cut.parquet",
+            b"PAR1\0\0".to_vec(),
+            "is not a whole Parquet file",
+        ),
+        (
+            "list.json",
+            b"[1, 2]".to_vec(),
+            "list.json:1: it is a number, expected an object",
+        ),
+        (
+            "comma.json",
+            b"[{\"text\": \"a\"},]".to_vec(),
+            "comma.json:1",
+        ),
         ("quotes.csv", b"\"".to_vec(), "is empty"),
     ];
     for (name, content, part) in cases {
         desk.write(name, content);
-        desk.run(&["convert", name, "--out", "x.parquet"]).says(name, 65, &[part]);
+        desk.run(&["convert", name, "--out", "x.parquet"])
+            .says(name, 65, &[part]);
         assert!(!desk.path("x.parquet").exists(), "{name}");
     }
     fs::create_dir(desk.path("photos")).unwrap();
     desk.write("photos/a.png", "x");
-    desk.run(&["convert", "photos", "--out", "x.parquet"]).says("no texts", 65, &["has no file that can be converted"]);
-    desk.run(&["convert", "gone.json", "--out", "x.parquet"]).says("not there", 66, &["`gone.json` does not exist"]);
-    let temporary = fs::read_dir(desk.path(""))
-        .unwrap()
-        .filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with(".rankine"));
+    desk.run(&["convert", "photos", "--out", "x.parquet"]).says(
+        "no texts",
+        65,
+        &["has no file \
+    that can be converted"],
+    );
+    desk.run(&["convert", "gone.json", "--out", "x.parquet"])
+        .says(
+            "not there",
+            66,
+            &["`gone.json` \
+    does not exist"],
+        );
+    let temporary = fs::read_dir(desk.path("")).unwrap().filter(|entry| {
+        entry
+            .as_ref()
+            .unwrap()
+            .file_name()
+            .to_string_lossy()
+            .starts_with(".rankine")
+    });
     assert_eq!(temporary.count(), 0, "nothing half is left");
 }
 
@@ -649,11 +1272,20 @@ fn an_output_that_is_there_stays() {
     let convert = |arguments: &[&str]| desk.run(&[&["convert", "rows.jsonl"], arguments].concat());
     convert(&["--out", "x.parquet"]).says("there", 73, &["`x.parquet` exists", "--overwrite"]);
     convert(&["--out", "base"]).says("a folder", 73, &["`base` exists"]);
-    convert(&["--out", "rows.jsonl", "--overwrite"]).says("itself", 2, &["is both a source and the output"]);
+    convert(&["--out", "rows.jsonl", "--overwrite"]).says(
+        "itself",
+        2,
+        &["is both a source and the \
+    output"],
+    );
     assert_eq!(desk.read("x.parquet"), b"mine");
     desk.write("rows.jsonl", "{\"text\": \"a\"}\n{");
     convert(&["--out", "x.parquet", "--overwrite"]).says("wrong", 65, &["rows.jsonl:2"]);
-    assert_eq!(desk.read("x.parquet"), b"mine", "what fails replaces nothing");
+    assert_eq!(
+        desk.read("x.parquet"),
+        b"mine",
+        "what fails replaces nothing"
+    );
     desk.write("rows.jsonl", "{\"text\": \"a\"}\n");
     convert(&["--out", "x.parquet", "--overwrite"]).says("overwritten", 0, &[]);
     assert_eq!(rows_of(&desk.path("x.parquet")), [json!({"text": "a"})]);
@@ -665,8 +1297,18 @@ fn an_output_that_is_there_stays() {
         65,
         &["the rows have no `foo`; they have `text`"],
     );
-    convert(&["--out", "y.parquet", "--columns", "text"]).says("no pair", 2, &["expected NAME=COLUMN, found `text`"]);
-    convert(&["--out", "y.parquet", "--format", "chat"]).says("no chat", 65, &["needs `messages`, or `prompt` and `completion`"]);
+    convert(&["--out", "y.parquet", "--columns", "text"]).says(
+        "no pair",
+        2,
+        &["expected \
+    NAME=COLUMN, found `text`"],
+    );
+    convert(&["--out", "y.parquet", "--format", "chat"]).says(
+        "no chat",
+        65,
+        &["needs `messages`, \
+    or `prompt` and `completion`"],
+    );
 }
 
 #[cfg(unix)]
@@ -678,15 +1320,23 @@ fn a_signal_leaves_nothing() {
     let row = format!("{}\n", json!({"text": "so ".repeat(300)}));
     desk.write("rows.jsonl", row.repeat(60_000));
     fs::create_dir(desk.path("out")).unwrap();
-    let child =
-        desk.command(&["convert", "rows.jsonl", "--out", "out/x.parquet"]).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let child = desk
+        .command(&["convert", "rows.jsonl", "--out", "out/x.parquet"])
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     // The second pass has begun when there is a file.
     while fs::read_dir(desk.path("out")).unwrap().count() == 0 {
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
     kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT).unwrap();
     let ended = child.wait_with_output().unwrap();
-    assert_eq!(ended.status.code(), Some(130), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(
+        ended.status.code(),
+        Some(130),
+        "{}",
+        String::from_utf8_lossy(&ended.stderr)
+    );
     assert_eq!(fs::read_dir(desk.path("out")).unwrap().count(), 0);
 }
 
@@ -696,7 +1346,9 @@ fn memory_does_not_grow_with_the_file() {
     let peak = |rows: usize| {
         let mut file = File::create(desk.path("rows.jsonl")).unwrap();
         for row in 0..rows {
-            let text: String = (0..60).map(|word| format!("{} ", (row * 7919 + word * 104_729) % 100_003)).collect();
+            let text: String = (0..60)
+                .map(|word| format!("{} ", (row * 7919 + word * 104_729) % 100_003))
+                .collect();
             writeln!(
                 file,
                 "{}",
@@ -705,9 +1357,14 @@ fn memory_does_not_grow_with_the_file() {
             .unwrap();
         }
         drop(file);
-        converted(&desk, &["rows.jsonl", "--out", "x.parquet", "--overwrite"])["peak_memory_bytes"].as_u64().unwrap()
+        converted(&desk, &["rows.jsonl", "--out", "x.parquet", "--overwrite"])["peak_memory_bytes"]
+            .as_u64()
+            .unwrap()
     };
     let (small, large) = (peak(30_000), peak(90_000));
     println!("{small} bytes for 25 MB, {large} for 75 MB");
-    assert!(large < small + (24 << 20), "{small} bytes at first, {large} for three times the file");
+    assert!(
+        large < small + (24 << 20),
+        "{small} bytes at first, {large} for three times the file"
+    );
 }

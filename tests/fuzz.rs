@@ -1,4 +1,5 @@
-//! Replays what the fuzzer kept, its own seeds and what it found, so that no crash comes back unseen where there is no fuzzer.
+//! Replays what the fuzzer kept, its own seeds and what it found, so that no crash comes back
+//! unseen where there is no fuzzer.
 
 use std::fs;
 use std::path::Path;
@@ -7,8 +8,11 @@ use std::path::Path;
 mod bodies;
 
 fn replay(target: &str, body: fn(&[u8])) {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
-    let inputs = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(target);
+    let inputs =
+        fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     let mut inputs: Vec<_> = inputs.map(|input| input.unwrap().path()).collect();
     inputs.sort();
     assert!(!inputs.is_empty(), "{} is empty", folder.display());

@@ -1,5 +1,5 @@
-//! What a person is told who brings words, files and folders of another house: the column, the key, the verb or the folder that was meant. And
-//! what is told of validation rows that were trained on.
+//! What a person is told who brings words, files and folders of another house: the column, the key,
+//! the verb or the folder that was meant. And what is told of validation rows that were trained on.
 
 #![allow(clippy::too_many_lines, reason = "tables of cases")]
 
@@ -17,23 +17,44 @@ use support::{Desk, Ran, texts};
 
 /// The base of the first steps, which has a chat template.
 fn base_with_template() -> String {
-    format!("base_model={}/checkpoints/rankine-tiny", env!("CARGO_MANIFEST_DIR"))
+    format!(
+        "base_model={}/checkpoints/rankine-tiny",
+        env!("CARGO_MANIFEST_DIR")
+    )
 }
 
 /// One conversation, as a list of objects with these two keys.
 fn conversation(who: &str, what: &str, turns: &[(&str, &str)]) -> ArrayRef {
     let column = |of: fn(&(&str, &str)) -> String| -> ArrayRef {
-        Arc::new(turns.iter().map(|turn| Some(of(turn))).collect::<StringArray>())
+        Arc::new(
+            turns
+                .iter()
+                .map(|turn| Some(of(turn)))
+                .collect::<StringArray>(),
+        )
     };
     let field = |name: &str| Arc::new(Field::new(name, DataType::Utf8, true));
-    let columns = vec![(field(who), column(|turn| turn.0.to_owned())), (field(what), column(|turn| turn.1.to_owned()))];
+    let columns = vec![
+        (field(who), column(|turn| turn.0.to_owned())),
+        (field(what), column(|turn| turn.1.to_owned())),
+    ];
     let turns_of_all = StructArray::from(columns);
     let item = Arc::new(Field::new("element", turns_of_all_type(who, what), true));
-    Arc::new(ListArray::new(item, OffsetBuffer::from_lengths([turns.len()]), Arc::new(turns_of_all), None))
+    Arc::new(ListArray::new(
+        item,
+        OffsetBuffer::from_lengths([turns.len()]),
+        Arc::new(turns_of_all),
+        None,
+    ))
 }
 
 fn turns_of_all_type(who: &str, what: &str) -> DataType {
-    DataType::Struct([who, what].map(|name| Field::new(name, DataType::Utf8, true)).to_vec().into())
+    DataType::Struct(
+        [who, what]
+            .map(|name| Field::new(name, DataType::Utf8, true))
+            .to_vec()
+            .into(),
+    )
 }
 
 fn json_of(ran: &Ran) -> Value {
@@ -50,49 +71,158 @@ fn a_folder_that_a_glob_matches_is_read() {
     let desk = Desk::new();
     fs::create_dir_all(desk.path("out/terms.parquet/_temporary/0")).unwrap();
     let turns = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
-    desk.write_rows("out/terms.parquet/part-00000-1.c000.snappy.parquet", vec![("messages", texts([turns]))]);
+    desk.write_rows(
+        "out/terms.parquet/part-00000-1.c000.snappy.parquet",
+        vec![("messages", texts([turns]))],
+    );
     desk.write("out/terms.parquet/_SUCCESS", "");
     desk.write("out/terms.parquet/._SUCCESS.crc", "crc");
-    desk.write("out/terms.parquet/.part-00000-1.c000.snappy.parquet.crc", "crc");
-    desk.write("out/terms.parquet/_temporary/0/part-9.parquet", "half a part");
-    for path in ["out/*.parquet", "out", "out/terms.parquet", "out/terms.parquet/", "out/**/*.parquet", "*/terms.parquet"] {
+    desk.write(
+        "out/terms.parquet/.part-00000-1.c000.snappy.parquet.crc",
+        "crc",
+    );
+    desk.write(
+        "out/terms.parquet/_temporary/0/part-9.parquet",
+        "half a part",
+    );
+    for path in [
+        "out/*.parquet",
+        "out",
+        "out/terms.parquet",
+        "out/terms.parquet/",
+        "out/**/*.parquet",
+        "*/terms.parquet",
+    ] {
         let dataset = format!("datasets: [{{path: \"{path}\", format: chat, train_on: all}}]\n");
         desk.write(
             "spark.yaml",
-            format!("base_model: base\n{dataset}adapter: {{r: 2}}\ntraining: {{max_steps: 1, max_dropped: 1.0}}\n"),
+            format!(
+                "base_model: base\n{dataset}adapter: {{r: 2}}\ntraining: {{max_steps: 1, \
+            max_dropped: 1.0}}\n"
+            ),
         );
         let ran = desk.run(&["plan", "spark.yaml", &base_with_template(), "--json"]);
         ran.says(path, 0, &[]);
-        assert_eq!(json_of(&ran)["training_rows"], 1, "{path}: a row is counted once");
-        desk.run(&["check", "spark.yaml", &base_with_template()]).says(path, 0, &[]);
+        assert_eq!(
+            json_of(&ran)["training_rows"],
+            1,
+            "{path}: a row is counted once"
+        );
+        desk.run(&["check", "spark.yaml", &base_with_template()])
+            .says(path, 0, &[]);
     }
     let ran = desk.run(&["inspect", "out/*.parquet", "--json"]);
     ran.says("inspect", 0, &[]);
-    assert_eq!((json_of(&ran)["rows"].as_u64(), json_of(&ran)["format"].as_str()), (Some(1), Some("chat")));
+    assert_eq!(
+        (
+            json_of(&ran)["rows"].as_u64(),
+            json_of(&ran)["format"].as_str()
+        ),
+        (Some(1), Some("chat"))
+    );
 }
 
 #[test]
 fn the_column_that_was_meant_is_named() {
     let desk = Desk::new();
-    let glossary = vec![("term", texts(["tort"])), ("definition", texts(["a wrong, at some length"])), ("field", texts(["law"]))];
+    let glossary = vec![
+        ("term", texts(["tort"])),
+        (
+            "definition",
+            texts(["a wrong, at some \
+    length"]),
+        ),
+        ("field", texts(["law"])),
+    ];
     desk.write_rows("terms.parquet", glossary);
-    desk.write_rows("qa.parquet", vec![("question", texts(["q"])), ("answer", texts(["a"])), ("section", texts(["law"]))]);
+    desk.write_rows(
+        "qa.parquet",
+        vec![
+            ("question", texts(["q"])),
+            ("answer", texts(["a"])),
+            ("section", texts(["law"])),
+        ],
+    );
     let cases = [
-        ("terms", "instruction", "{instruction: terms, output: definition}", "hint: did you mean `term`?"),
-        ("terms", "instruction", "{instruction: Term, output: definition}", "hint: did you mean `term`?"),
-        ("terms", "instruction", "{instruction: term, output: defintion}", "hint: did you mean `definition`?"),
-        ("terms", "instruction", "{instruction: word, output: definition}", "`columns: {instruction: .., output: definition}`"),
-        ("terms", "completion", "{prompt: term, completion: meaning}", "`columns: {prompt: term, completion: ..}`"),
-        ("qa", "completion", "{}", "`columns: {prompt: question, completion: answer}`"),
-        ("qa", "completion", "{completion: answer}", "`columns: {prompt: question, completion: answer}`"),
-        ("qa", "instruction", "{}", "`columns: {instruction: question, output: answer}`"),
-        ("qa", "chat", "{}", "`format: completion` with `columns: {prompt: question, completion: answer}`"),
+        (
+            "terms",
+            "instruction",
+            "{instruction: terms, output: definition}",
+            "hint: did you mean \
+        `term`?",
+        ),
+        (
+            "terms",
+            "instruction",
+            "{instruction: Term, output: definition}",
+            "hint: did you mean \
+        `term`?",
+        ),
+        (
+            "terms",
+            "instruction",
+            "{instruction: term, output: defintion}",
+            "hint: did you mean \
+        `definition`?",
+        ),
+        (
+            "terms",
+            "instruction",
+            "{instruction: word, output: definition}",
+            "`columns: \
+        {instruction: .., output: definition}`",
+        ),
+        (
+            "terms",
+            "completion",
+            "{prompt: term, completion: meaning}",
+            "`columns: \
+        {prompt: term, completion: ..}`",
+        ),
+        (
+            "qa",
+            "completion",
+            "{}",
+            "`columns: {prompt: question, completion: answer}`",
+        ),
+        (
+            "qa",
+            "completion",
+            "{completion: answer}",
+            "`columns: \
+        {prompt: question, completion: answer}`",
+        ),
+        (
+            "qa",
+            "instruction",
+            "{}",
+            "`columns: {instruction: question, output: answer}`",
+        ),
+        (
+            "qa",
+            "chat",
+            "{}",
+            "`format: completion` with `columns: \
+        {prompt: question, completion: answer}`",
+        ),
     ];
     for (file, format, columns, hint) in cases {
-        let dataset = format!("datasets: [{{path: {file}.parquet, format: {format}, columns: {columns}}}]\n");
+        let dataset = format!(
+            "datasets: [{{path: {file}.parquet, format: {format}, columns: \
+        {columns}}}]\n"
+        );
         desk.write("columns.yaml", format!("base_model: base\n{dataset}"));
         let what = format!("{format}, {columns}");
-        desk.run(&["check", "columns.yaml", &base_with_template()]).says(&what, 65, &["has no column `", hint]);
+        desk.run(&["check", "columns.yaml", &base_with_template()])
+            .says(
+                &what,
+                65,
+                &[
+                    "has no \
+        column `",
+                    hint,
+                ],
+            );
     }
 }
 
@@ -100,17 +230,57 @@ fn the_column_that_was_meant_is_named() {
 fn a_dataset_is_known_by_its_shape_and_takes_names_of_columns() {
     let desk = Desk::new();
     let base = format!("{}/checkpoints/rankine-tiny", env!("CARGO_MANIFEST_DIR"));
-    let turns = [("human", "What is a tort?"), ("gpt", "A wrong that is not a breach of contract.")];
-    desk.write_rows("sharegpt.parquet", vec![("conversations", conversation("from", "value", &turns))]);
-    desk.write_rows("dialogue.parquet", vec![("talk", conversation("role", "content", &[("user", "q"), ("assistant", "a")]))]);
+    let turns = [
+        ("human", "What is a tort?"),
+        (
+            "gpt",
+            "A wrong that is not a breach of \
+    contract.",
+        ),
+    ];
+    desk.write_rows(
+        "sharegpt.parquet",
+        vec![("conversations", conversation("from", "value", &turns))],
+    );
+    desk.write_rows(
+        "dialogue.parquet",
+        vec![(
+            "talk",
+            conversation("role", "content", &[("user", "q"), ("assistant", "a")]),
+        )],
+    );
     let text = r#"[{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]"#;
-    desk.write_rows("text.parquet", vec![("id", texts(["1"])), ("log", texts([text]))]);
-    desk.write_rows("qa.parquet", vec![("question", texts(["q", "r"])), ("answer", texts(["a", "b"]))]);
-    desk.write_rows("odd.parquet", vec![("this", texts(["q"])), ("that", texts(["a"]))]);
+    desk.write_rows(
+        "text.parquet",
+        vec![("id", texts(["1"])), ("log", texts([text]))],
+    );
+    desk.write_rows(
+        "qa.parquet",
+        vec![
+            ("question", texts(["q", "r"])),
+            ("answer", texts(["a", "b"])),
+        ],
+    );
+    desk.write_rows(
+        "odd.parquet",
+        vec![("this", texts(["q"])), ("that", texts(["a"]))],
+    );
     for (file, line, columns) in [
-        ("sharegpt.parquet", "chat, with `columns: {messages: conversations}`", json!({"messages": "conversations"})),
-        ("dialogue.parquet", "chat, with `columns: {messages: talk}`", json!({"messages": "talk"})),
-        ("text.parquet", "chat, with `columns: {messages: log}`", json!({"messages": "log"})),
+        (
+            "sharegpt.parquet",
+            "chat, with `columns: {messages: conversations}`",
+            json!({"messages": "conversations"}),
+        ),
+        (
+            "dialogue.parquet",
+            "chat, with `columns: {messages: talk}`",
+            json!({"messages": "talk"}),
+        ),
+        (
+            "text.parquet",
+            "chat, with `columns: {messages: log}`",
+            json!({"messages": "log"}),
+        ),
         (
             "qa.parquet",
             "completion, with `columns: {prompt: question, completion: answer}`",
@@ -122,23 +292,70 @@ fn a_dataset_is_known_by_its_shape_and_takes_names_of_columns() {
         assert!(ran.stdout.contains(line), "no `{line}` in\n{}", ran.stdout);
         let ran = desk.run(&["inspect", file, "--base", &base, "--json"]);
         assert_eq!(json_of(&ran)["format_columns"], columns);
-        assert!(json_of(&ran)["token_lengths"]["tokens"].as_u64().is_some_and(|tokens| tokens > 0), "{ran:?}");
+        assert!(
+            json_of(&ran)["token_lengths"]["tokens"]
+                .as_u64()
+                .is_some_and(|tokens| tokens > 0),
+            "{ran:?}"
+        );
     }
-    let asked = ["inspect", "qa.parquet", "--format", "completion", "--base", &base];
+    let asked = [
+        "inspect",
+        "qa.parquet",
+        "--format",
+        "completion",
+        "--base",
+        &base,
+    ];
     let ran = desk.run(&asked);
-    ran.says("no columns", 65, &["has no column `prompt`", "`--columns prompt=question,completion=answer`"]);
-    assert!(!ran.stderr.contains("columns: {"), "a recipe's line is of no use here: {}", ran.stderr);
+    ran.says(
+        "no columns",
+        65,
+        &[
+            "has no column `prompt`",
+            "`--columns \
+    prompt=question,completion=answer`",
+        ],
+    );
+    assert!(
+        !ran.stderr.contains("columns: {"),
+        "a recipe's line is of no use here: {}",
+        ran.stderr
+    );
     let with = |columns: &'static str| [&asked[..], &["--columns", columns]].concat();
     let ran = desk.run(&[&with("prompt=question,completion=answer")[..], &["--json"]].concat());
     ran.says("columns", 0, &[]);
     assert_eq!(json_of(&ran)["token_lengths"]["rows"], 2);
-    desk.run(&with("prompt=questions")).says("a typo", 65, &["did you mean `question`?", "--columns prompt=question"]);
-    desk.run(&with("text=question")).says("of another format", 2, &["format `completion` has no column `text`"]);
-    desk.run(&with("question")).says("no pair", 2, &["such as `prompt=question`"]);
-    desk.run(&["inspect", "qa.parquet", "--columns", "instruction=question,output=answer"]).says("named", 0, &[]);
+    desk.run(&with("prompt=questions")).says(
+        "a typo",
+        65,
+        &["did you mean `question`?", "--columns prompt=question"],
+    );
+    desk.run(&with("text=question")).says(
+        "of another format",
+        2,
+        &["format `completion` has no \
+    column `text`"],
+    );
+    desk.run(&with("question"))
+        .says("no pair", 2, &["such as `prompt=question`"]);
+    desk.run(&[
+        "inspect",
+        "qa.parquet",
+        "--columns",
+        "instruction=question,output=answer",
+    ])
+    .says("named", 0, &[]);
     let ran = desk.run(&["inspect", "odd.parquet"]);
     ran.says("odd", 0, &[]);
-    assert!(ran.stdout.contains("none that its columns look like: give `--format` and `--columns`"), "{}", ran.stdout);
+    assert!(
+        ran.stdout.contains(
+            "none that its columns look like: give `--format` and \
+    `--columns`"
+        ),
+        "{}",
+        ran.stdout
+    );
 }
 
 #[test]
@@ -147,13 +364,21 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
     let line = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
     desk.write("law.jsonl", format!("{line}\n{line}\n"));
     desk.write("law.json", format!("[{line}]"));
-    desk.write("law.csv", "word,field,definition\nAbactor,law,One who steals\n");
+    desk.write(
+        "law.csv",
+        "word,field,definition\nAbactor,law,One who steals\n",
+    );
     desk.write("law.tsv", "word\tfield\nAbactor\tlaw\n");
     desk.write("named.parquet", format!("{line}\n{line}\n"));
     desk.write("law.txt", "a line of a text\nand another one\n");
     desk.write("law.feather", b"ARROW1\0\0rest");
     for (file, kind, hint) in [
-        ("named.parquet", "JSON Lines", "`rankine convert named.parquet --out named.converted.parquet`"),
+        (
+            "named.parquet",
+            "JSON Lines",
+            "`rankine convert named.parquet --out \
+        named.converted.parquet`",
+        ),
         ("law.feather", "an Arrow (Feather) file", "Parquet"),
     ] {
         let said = format!("`{file}` is {kind}, expected a Parquet file");
@@ -162,7 +387,8 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
             ran.says(&format!("{verb} {file}"), 65, &[&said, hint]);
             assert!(!ran.stderr.contains("Corrupt footer"), "{}", ran.stderr);
         }
-        desk.run(&["inspect", file]).says(&format!("inspect {file}"), 65, &[&said, hint]);
+        desk.run(&["inspect", file])
+            .says(&format!("inspect {file}"), 65, &[&said, hint]);
     }
     for (file, hint) in [
         ("law.jsonl", "its columns are those of `format: chat`"),
@@ -172,12 +398,25 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
     ] {
         for verb in ["check", "plan", "train"] {
             let ran = desk.run(&[verb, "recipe.yaml", &format!("datasets.0.path={file}")]);
-            ran.says(&format!("{verb} {file}"), 65, &[&format!("`{file}`"), "`text`", hint]);
+            ran.says(
+                &format!("{verb} {file}"),
+                65,
+                &[&format!("`{file}`"), "`text`", hint],
+            );
         }
-        desk.run(&["inspect", file]).says(&format!("inspect {file}"), 0, &["converted to Parquet"]);
+        desk.run(&["inspect", file])
+            .says(&format!("inspect {file}"), 0, &["converted to Parquet"]);
     }
     let ran = desk.run(&["check", "recipe.yaml", "datasets.0.path=law.txt"]);
-    ran.says("a text", 65, &["`law.txt` is text, expected a Parquet file", "rankine convert law.txt --out law.parquet"]);
+    ran.says(
+        "a text",
+        65,
+        &[
+            "`law.txt` is text, expected a Parquet file",
+            "rankine convert \
+    law.txt --out law.parquet",
+        ],
+    );
     // A folder that holds no other files.
     fs::create_dir(desk.path("raw")).unwrap();
     desk.write("raw/law.csv", "word,field\nAbactor,law\n");
@@ -187,11 +426,20 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
     }
     // What begins as a Parquet file and does not end as one is broken, whatever its name.
     fs::rename(desk.path("rows.parquet"), desk.path("rows.jsonl")).unwrap();
-    desk.run(&["check", "recipe.yaml", "datasets.0.path=rows.jsonl"]).says("another name", 0, &[]);
-    desk.run(&["inspect", "rows.jsonl"]).says("another name", 0, &[]);
+    desk.run(&["check", "recipe.yaml", "datasets.0.path=rows.jsonl"])
+        .says("another name", 0, &[]);
+    desk.run(&["inspect", "rows.jsonl"])
+        .says("another name", 0, &[]);
     desk.cut("rows.jsonl", 0.5);
     let ran = desk.run(&["check", "recipe.yaml", "datasets.0.path=rows.jsonl"]);
-    ran.says("cut", 65, &["is not a whole Parquet file", "hint: download or copy it again"]);
+    ran.says(
+        "cut",
+        65,
+        &[
+            "is not a whole Parquet file",
+            "hint: download or copy it again",
+        ],
+    );
     assert!(!ran.stderr.contains("convert"), "{}", ran.stderr);
 }
 
@@ -228,20 +476,46 @@ output_dir: ./out
     // Each fault with the hint below it.
     let hint = |fault: &str| {
         let mut lines = ran.stderr.lines().skip_while(|line| !line.contains(fault));
-        lines.next().unwrap_or_else(|| panic!("no `{fault}` in\n{}", ran.stderr));
-        lines.next().filter(|line| line.contains("hint: ")).unwrap_or_else(|| panic!("no hint for `{fault}`\n{}", ran.stderr))
+        lines
+            .next()
+            .unwrap_or_else(|| panic!("no `{fault}` in\n{}", ran.stderr));
+        lines
+            .next()
+            .filter(|line| line.contains("hint: "))
+            .unwrap_or_else(|| {
+                panic!(
+                    "no hint for \
+        `{fault}`\n{}",
+                    ran.stderr
+                )
+            })
     };
     for (fault, expected) in [
-        ("adapter: expected keys with values, found `lora`", "`adapter: {method: lora}`"),
+        (
+            "adapter: expected keys with values, found `lora`",
+            "`adapter: {method: lora}`",
+        ),
         ("unknown key `lora_r`", "`r`? It belongs in `adapter`"),
-        ("unknown key `lora_alpha`", "`alpha`? It belongs in `adapter`"),
-        ("unknown key `lora_dropout`", "`dropout`? It belongs in `adapter`"),
-        ("unknown key `lora_target_linear`", "`adapter.target_modules: all-linear`"),
+        (
+            "unknown key `lora_alpha`",
+            "`alpha`? It belongs in `adapter`",
+        ),
+        (
+            "unknown key `lora_dropout`",
+            "`dropout`? It belongs in `adapter`",
+        ),
+        (
+            "unknown key `lora_target_linear`",
+            "`adapter.target_modules: all-linear`",
+        ),
         ("unknown key `load_in_4bit`", "`adapter.method: qlora`"),
         ("unknown key `sequence_len`", "belongs in `training`"),
         ("unknown key `val_set_size`", "belongs in `evaluation`"),
         ("unknown key `type` in `datasets.0`", "`format`"),
-        ("unknown key `field_messages` in `datasets.0`", "`columns: {messages: messages}`"),
+        (
+            "unknown key `field_messages` in `datasets.0`",
+            "`columns: {messages: messages}`",
+        ),
         ("unknown key `wandb_project`", "remove it"),
         ("unknown key `bf16`", "remove it"),
         ("missing key `format`", "`format: chat`"),
@@ -253,7 +527,10 @@ output_dir: ./out
         ("adapter.lora_rank=8", "did you mean `r`?"),
         ("training.lr=1e-4", "did you mean `learning_rate`?"),
         ("training.batch_size=4", "did you mean `micro_batch_size`?"),
-        ("training.per_device_train_batch_size=4", "did you mean `micro_batch_size`?"),
+        (
+            "training.per_device_train_batch_size=4",
+            "did you mean `micro_batch_size`?",
+        ),
         ("training.epochs=4", "did you mean `num_epochs`?"),
         ("training.num_train_epochs=4", "did you mean `num_epochs`?"),
         ("training.iters=4", "did you mean `max_steps`?"),
@@ -262,63 +539,166 @@ output_dir: ./out
         ("training.block_size=64", "did you mean `sequence_len`?"),
         ("training.clip_grad_norm=1", "did you mean `max_grad_norm`?"),
         ("training.optim=adamw_torch", "did you mean `optimizer`?"),
-        ("training.lr_scheduler_type=cosine", "did you mean `lr_scheduler`?"),
+        (
+            "training.lr_scheduler_type=cosine",
+            "did you mean `lr_scheduler`?",
+        ),
         ("training.fp16=true", "`training.model_dtype: float16`"),
         ("training.packing=true", "did you mean `sample_packing`?"),
-        ("finetuning_type=lora", "did you mean `method`? It belongs in `adapter`"),
+        (
+            "finetuning_type=lora",
+            "did you mean `method`? It belongs in `adapter`",
+        ),
         ("lora_parameters.rank=8", "did you mean `adapter`?"),
-        ("lora_target=all", "did you mean `target_modules`? It belongs in `adapter`"),
+        (
+            "lora_target=all",
+            "did you mean `target_modules`? It belongs in `adapter`",
+        ),
         ("load_in_8bit=true", "`adapter.quantization: int8`"),
         ("load_in_4bit=false", "remove it"),
         ("quantization_bit=8", "`adapter.quantization: int8`"),
         ("flash_attention=true", "remove it"),
-        ("save_strategy=steps", "`output.save_steps: STEPS`, with 0 for the ends of epochs"),
+        (
+            "save_strategy=steps",
+            "`output.save_steps: STEPS`, with 0 for the ends of epochs",
+        ),
         ("saves_per_epoch=4", "`output.save_steps: STEPS`"),
-        ("num_layers=16", "`adapter.layers_to_transform: LIST`, the numbers of the layers"),
-        ("lora_scale=20.0", "`adapter.alpha: ALPHA`, which is the scale times r"),
-        ("global_batch_size=32", "`training.micro_batch_size: ROWS`, and beside it `gradient_accumulation_steps`"),
+        (
+            "num_layers=16",
+            "`adapter.layers_to_transform: LIST`, the numbers of the layers",
+        ),
+        (
+            "lora_scale=20.0",
+            "`adapter.alpha: ALPHA`, which is the scale times r",
+        ),
+        (
+            "global_batch_size=32",
+            "`training.micro_batch_size: ROWS`, and beside it \
+        `gradient_accumulation_steps`",
+        ),
         ("stage=dpo", "`dpo` is not built"),
         ("stage=sft", "remove it"),
         ("template=llama3", "the base's own chat template is used"),
         ("model_name_or_path=x", "did you mean `base_model`?"),
-        ("eval_strategy=steps", "`evaluation.eval_steps: STEPS`, with 0"),
+        (
+            "eval_strategy=steps",
+            "`evaluation.eval_steps: STEPS`, with 0",
+        ),
         ("mask_prompt=true", "`train_on: assistant`"),
         ("train_on_inputs=true", "`train_on: all`"),
         ("datasets.0.format=alpaca", "`format: instruction`"),
         ("datasets.0.format=sharegpt", "`format: chat`"),
         ("datasets.0.format=chat_template.argilla", "`format: chat`"),
-        ("datasets.0.columns={query: text}", "the format's name comes first: `text: query`"),
+        (
+            "datasets.0.columns={query: text}",
+            "the format's name comes first: `text: query`",
+        ),
         ("training.model_dtype=bf16", "`model_dtype: bfloat16`"),
         ("training.optimizer=adamw_hf", "`optimizer: adamw`"),
         ("adapter.method=dora", "`use_dora: true`"),
         ("adapter.quantization=4bit", "`quantization: nf4`"),
         ("adapter.target_modules=all", "`target_modules: all-linear`"),
-        ("adapter.target_modules='q_proj,v_proj'", "`[q_proj, v_proj]`"),
+        (
+            "adapter.target_modules='q_proj,v_proj'",
+            "`[q_proj, v_proj]`",
+        ),
         ("device=mps", "`device: wgpu`"),
     ] {
-        desk.run(&["check", "recipe.yaml", over]).says(over, 65, &[expected]);
+        desk.run(&["check", "recipe.yaml", over])
+            .says(over, 65, &[expected]);
     }
 }
 
 /// A desk with a run.
 fn trained() -> Desk {
     let desk = Desk::new();
-    desk.run(&["train", "recipe.yaml", "output.save_steps=1"]).says("train", 0, &[]);
+    desk.run(&["train", "recipe.yaml", "output.save_steps=1"])
+        .says("train", 0, &[]);
     desk
 }
 
 /// Every verb that takes an adapter, with the exit code of one that is taken.
 fn verbs(adapter: &str) -> Vec<(Vec<String>, i32)> {
     let out = format!("out-{}", adapter.replace(['/', '.'], "-"));
-    let of = |arguments: &[&str]| arguments.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+    let of = |arguments: &[&str]| {
+        arguments
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
     vec![
-        (of(&["generate", "--adapter", adapter, "--base", "base", "--prompt", "x", "--max-tokens", "2"]), 0),
-        (of(&["merge", "--adapter", adapter, "--base", "base", "--out", &format!("{out}-merged")]), 0),
-        (of(&["export", adapter, "--to", "peft", "--out", &format!("{out}-peft")]), 0),
-        (of(&["export", "--adapter", adapter, "--to", "mlx", "--base", "base", "--out", &format!("{out}-mlx")]), 0),
-        (of(&["eval", "recipe.yaml", "--adapter", adapter, "--data", "rows.parquet"]), 0),
+        (
+            of(&[
+                "generate",
+                "--adapter",
+                adapter,
+                "--base",
+                "base",
+                "--prompt",
+                "x",
+                "--max-tokens",
+                "2",
+            ]),
+            0,
+        ),
+        (
+            of(&[
+                "merge",
+                "--adapter",
+                adapter,
+                "--base",
+                "base",
+                "--out",
+                &format!("{out}-merged"),
+            ]),
+            0,
+        ),
+        (
+            of(&[
+                "export",
+                adapter,
+                "--to",
+                "peft",
+                "--out",
+                &format!("{out}-peft"),
+            ]),
+            0,
+        ),
+        (
+            of(&[
+                "export",
+                "--adapter",
+                adapter,
+                "--to",
+                "mlx",
+                "--base",
+                "base",
+                "--out",
+                &format!("{out}-mlx"),
+            ]),
+            0,
+        ),
+        (
+            of(&[
+                "eval",
+                "recipe.yaml",
+                "--adapter",
+                adapter,
+                "--data",
+                "rows.parquet",
+            ]),
+            0,
+        ),
         (of(&["inspect", adapter]), 0),
-        (of(&["check", "recipe.yaml", "adapter.r=", &format!("adapter.init_from={adapter}")]), 0),
+        (
+            of(&[
+                "check",
+                "recipe.yaml",
+                "adapter.r=",
+                &format!("adapter.init_from={adapter}"),
+            ]),
+            0,
+        ),
         // There is no network: what is to be pushed is looked at before.
         (of(&["push", adapter, "me/name"]), 69),
     ]
@@ -344,20 +724,35 @@ fn a_run_and_a_checkpoint_are_adapters_in_every_verb() {
 #[test]
 fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
     let desk = trained();
-    desk.run(&["export", "run", "--to", "mlx", "--out", "mlx"]).says("mlx", 0, &[]);
+    desk.run(&["export", "run", "--to", "mlx", "--out", "mlx"])
+        .says("mlx", 0, &[]);
     #[cfg(unix)]
     link(&desk, "gone/run", "dangling");
     let cases: &[(&str, &[&str])] = &[
-        ("mlx", &["`mlx` is an adapter of mlx-lm, expected one in PEFT's format", "hint: name the run or the PEFT folder"]),
+        (
+            "mlx",
+            &[
+                "`mlx` is an adapter of mlx-lm, expected one in PEFT's format",
+                "hint: name the \
+        run or the PEFT folder",
+            ],
+        ),
         ("base", &["`base` holds no adapter: it is a model"]),
-        ("run/adapter/adapter_model.safetensors", &["is a file", "name the folder", "`run/adapter`"]),
+        (
+            "run/adapter/adapter_model.safetensors",
+            &["is a file", "name the folder", "`run/adapter`"],
+        ),
         #[cfg(unix)]
-        ("dangling", &["`dangling` is a link to `gone/run`, which does not exist"]),
+        (
+            "dangling",
+            &["`dangling` is a link to `gone/run`, which does not exist"],
+        ),
     ];
     for (adapter, parts) in cases {
         for (arguments, _) in verbs(adapter) {
             // A model is exported and looked at as what it is.
-            let is_model = *adapter == "base" && ["export", "inspect"].contains(&arguments[0].as_str());
+            let is_model =
+                *adapter == "base" && ["export", "inspect"].contains(&arguments[0].as_str());
             if is_model {
                 continue;
             }
@@ -370,19 +765,51 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
     let models: &[(&str, &[&str])] = &[
         (
             "run/adapter",
-            &["the folder holds an adapter, expected a model", "hint: name the adapter with `--adapter run/adapter`"],
+            &[
+                "the folder holds an adapter, expected a model",
+                "hint: name the adapter with \
+            `--adapter run/adapter`",
+            ],
         ),
-        ("run", &["the folder holds a run, expected a model", "hint: name the run with `--adapter run`"]),
-        ("mlx", &["the folder holds an adapter of mlx-lm, expected a model"]),
-        ("base/config.json", &["is a file", "hint: name the folder that it is in, `base`"]),
+        (
+            "run",
+            &[
+                "the folder holds a run, expected a model",
+                "hint: name the run with `--adapter \
+        run`",
+            ],
+        ),
+        (
+            "mlx",
+            &["the folder holds an adapter of mlx-lm, expected a model"],
+        ),
+        (
+            "base/config.json",
+            &["is a file", "hint: name the folder that it is in, `base`"],
+        ),
         #[cfg(unix)]
-        ("dangling", &["`dangling` is a link to `gone/run`, which does not exist", "hint: restore what the link leads to"]),
+        (
+            "dangling",
+            &[
+                "`dangling` is a link to `gone/run`, which does not exist",
+                "hint: restore \
+        what the link leads to",
+            ],
+        ),
     ];
     for (base, parts) in models {
         for arguments in [
             vec!["generate", "--base", base, "--prompt", "x"],
             vec!["quantize", base, "--out", "packed"],
-            vec!["merge", "--adapter", "run", "--base", base, "--out", "merged"],
+            vec![
+                "merge",
+                "--adapter",
+                "run",
+                "--base",
+                base,
+                "--out",
+                "merged",
+            ],
             vec!["check", "recipe.yaml", &format!("base_model={base}")],
         ] {
             let (ran, what) = (desk.run(&arguments), arguments.join(" "));
@@ -391,18 +818,34 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
         }
     }
     for verb in ["resume", "report"] {
-        desk.run(&[verb, "recipe.yaml"]).says(verb, 65, &["`recipe.yaml` is a file, expected the folder of a run"]);
+        desk.run(&[verb, "recipe.yaml"]).says(
+            verb,
+            65,
+            &["`recipe.yaml` is a file, expected the \
+        folder of a run"],
+        );
         #[cfg(unix)]
-        desk.run(&[verb, "dangling"]).says(verb, 66, &["run `dangling` is a link to `gone/run`, which does not exist"]);
+        desk.run(&[verb, "dangling"]).says(
+            verb,
+            66,
+            &["run `dangling` is a link to `gone/run`, \
+        which does not exist"],
+        );
     }
-    // A file of an adapter that is a link which leads nowhere, as in a cache of the Hub that lost a blob.
+    // A file of an adapter that is a link which leads nowhere, as in a cache of the Hub that lost a
+    // blob.
     #[cfg(unix)]
     {
         fs::create_dir(desk.path("lost")).unwrap();
         link(&desk, "../blobs/1", "lost/adapter_config.json");
         for (arguments, _) in verbs("lost") {
             let (ran, what) = (run(&desk, &arguments), arguments.join(" "));
-            ran.says(&what, ran.exit, &["lost/adapter_config.json`: it is a link to `../blobs/1`, which does not exist"]);
+            ran.says(
+                &what,
+                ran.exit,
+                &["lost/adapter_config.json`: it is a link to `../blobs/1`, \
+            which does not exist"],
+            );
             assert_ne!(ran.exit, 0, "{what}");
         }
     }
@@ -412,7 +855,12 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
         link(&desk, "gone.parquet", "link.parquet");
         for path in ["link.parquet", "'*.parquet'", "."] {
             let ran = desk.run(&["check", "recipe.yaml", &format!("datasets.0.path={path}")]);
-            ran.says(path, 65, &["link.parquet` is a link to `gone.parquet`, which does not exist"]);
+            ran.says(
+                path,
+                65,
+                &["link.parquet` is a link to `gone.parquet`, which does not \
+            exist"],
+            );
         }
     }
 }
@@ -422,14 +870,33 @@ fn validation_rows_that_are_trained_on_are_counted() {
     let desk = Desk::new();
     let row = |row: usize| format!("the term {row} means {}", "so ".repeat(row));
     // Rows 2, 5 and 5 again are trained on; of 90 and 91 nobody has heard.
-    desk.write_rows("val.parquet", vec![("text", texts([row(2), "term 90".into(), row(5), "term 91".into(), row(5)]))]);
+    desk.write_rows(
+        "val.parquet",
+        vec![(
+            "text",
+            texts([
+                row(2),
+                "term 90".into(),
+                row(5),
+                "term \
+    91"
+                .into(),
+                row(5),
+            ]),
+        )],
+    );
     desk.write_rows("new.parquet", vec![("text", texts(["term 90", "term 91"]))]);
     let with = "evaluation.datasets=[{path: val.parquet, format: text}]";
     let note = "note: evaluation.datasets.0: 3 of 5 rows of `val.parquet` are trained on too";
     for verb in ["check", "plan", "preview", "train"] {
         let ran = desk.run(&[verb, "recipe.yaml", with]);
         ran.says(verb, 0, &[note]);
-        assert_eq!(ran.stderr.matches("trained on too").count(), 1, "{}", ran.stderr);
+        assert_eq!(
+            ran.stderr.matches("trained on too").count(),
+            1,
+            "{}",
+            ran.stderr
+        );
     }
     let ran = desk.run(&["plan", "recipe.yaml", with, "--json"]);
     assert_eq!(json_of(&ran)["validation_rows_trained_on"], 3);
@@ -441,17 +908,31 @@ fn validation_rows_that_are_trained_on_are_counted() {
     }
     // Where rows are held out, they are not trained on, and what is equal goes together.
     let ran = desk.run(&["plan", "recipe.yaml", "evaluation.val_set_size=4", "--json"]);
-    assert_eq!((&json_of(&ran)["validation_rows_trained_on"], &json_of(&ran)["validation_rows"]), (&json!(0), &json!(4)));
+    assert_eq!(
+        (
+            &json_of(&ran)["validation_rows_trained_on"],
+            &json_of(&ran)["validation_rows"]
+        ),
+        (&json!(0), &json!(4))
+    );
 
     let ran = desk.run(&["eval", "run", "--json"]);
     ran.says("eval", 0, &[note]);
     assert_eq!(json_of(&ran)["sets"][0]["rows_trained_on"], 3);
-    for (data, trained, rows) in [("rows.parquet", 12, 12), ("val.parquet", 3, 5), ("new.parquet", 0, 2)] {
+    for (data, trained, rows) in [
+        ("rows.parquet", 12, 12),
+        ("val.parquet", 3, 5),
+        ("new.parquet", 0, 2),
+    ] {
         let ran = desk.run(&["eval", "run", "--data", data, "--json"]);
         ran.says(data, 0, &[]);
         let (set, total) = (&json_of(&ran)["sets"][0], &json_of(&ran)["total"]);
         assert_eq!(
-            (&set["rows_trained_on"], &set["rows"], &total["rows_trained_on"]),
+            (
+                &set["rows_trained_on"],
+                &set["rows"],
+                &total["rows_trained_on"]
+            ),
             (&json!(trained), &json!(rows), &json!(trained))
         );
         let said = format!("--data: {trained} of {rows} rows of `{data}` are trained on too");

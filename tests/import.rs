@@ -1,4 +1,5 @@
-//! Configs of other trainers, the recipe's schema, completions, and the first recipe that `init` writes: by the binary, as a person uses them.
+//! Configs of other trainers, the recipe's schema, completions, and the first recipe that `init`
+//! writes: by the binary, as a person uses them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,28 +15,42 @@ fn root() -> &'static Path {
 fn run(arguments: &[&str]) -> Output {
     let cache = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_rankine"));
-    command.current_dir(root()).env("RANKINE_CACHE", cache.path()).env("HF_HOME", cache.path());
-    command.env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE").stdin(std::process::Stdio::null());
+    command
+        .current_dir(root())
+        .env("RANKINE_CACHE", cache.path())
+        .env("HF_HOME", cache.path());
+    command
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HUGGINGFACE_HUB_CACHE")
+        .stdin(std::process::Stdio::null());
     command.args(arguments).output().unwrap()
 }
 
 fn stdout(arguments: &[&str]) -> String {
     let output = run(arguments);
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
 /// Exit code and stderr.
 fn refused(arguments: &[&str]) -> (i32, String) {
     let output = run(arguments);
-    (output.status.code().unwrap(), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code().unwrap(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 fn text(path: PathBuf) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-/// Configs that use the keys of each tool's published examples: mapped, dropped, replaced and refused.
+/// Configs that use the keys of each tool's published examples: mapped, dropped, replaced and
+/// refused.
 const SAMPLES: [(&str, &str, [u64; 4]); 5] = [
     ("axolotl.yaml", "axolotl", [27, 33, 9, 0]),
     ("llama-factory.yaml", "llama-factory", [18, 16, 5, 0]),
@@ -50,14 +65,21 @@ fn every_sample_comes_to_a_recipe_that_check_reads() {
     for (name, tool, counts) in SAMPLES {
         let out = text(folder.path().join(format!("{tool}.yaml")));
         let config = format!("tests/import/{name}");
-        let report: Value = serde_json::from_str(&stdout(&["import", &config, "--out", &out, "--json"])).unwrap();
+        let report: Value =
+            serde_json::from_str(&stdout(&["import", &config, "--out", &out, "--json"])).unwrap();
         assert_eq!(report["tool"], tool);
-        let found = ["mapped", "dropped", "replaced", "refused"].map(|fate| report[fate].as_u64().unwrap());
+        let found =
+            ["mapped", "dropped", "replaced", "refused"].map(|fate| report[fate].as_u64().unwrap());
         assert_eq!(found, counts, "{name}");
-        // What is left for `check` to say is that data and base are not here, never that the recipe has a fault of form.
+        // What is left for `check` to say is that data and base are not here, never that the recipe
+        // has a fault of form.
         let (_, said) = refused(&["check", &out]);
         for line in said.lines().filter(|line| line.starts_with("error: ")) {
-            assert!(line.contains("does not exist") || line.contains("no data file at"), "{name}: {line}");
+            assert!(
+                line.contains("does not exist") || line.contains("no data file at"),
+                "{name}: \
+            {line}"
+            );
         }
     }
 }
@@ -72,15 +94,23 @@ fn a_refused_key_writes_nothing_and_partial_writes_the_rest() {
     let (code, said) = refused(&["import", &config, "--out", &out]);
     assert_eq!(code, 65, "{said}");
     assert!(!Path::new(&out).exists());
-    for part in
-        ["rl: `dpo`: preference data", "unheard_of: `3`: Axolotl has no such key", "2 keys are refused", "--partial", ":85:1: "]
-    {
+    for part in [
+        "rl: `dpo`: preference data",
+        "unheard_of: `3`: Axolotl has no such key",
+        "2 keys are \
+        refused",
+        "--partial",
+        ":85:1: ",
+    ] {
         assert!(said.contains(part), "{part}: {said}");
     }
     let report = stdout(&["import", &config, "--out", &out, "--partial"]);
     assert!(report.contains("2 refused"), "{report}");
     let recipe = fs::read_to_string(&out).unwrap();
-    assert!(recipe.contains("# - rl: dpo: ") && recipe.contains("# - unheard_of: 3: "), "{recipe}");
+    assert!(
+        recipe.contains("# - rl: dpo: ") && recipe.contains("# - unheard_of: 3: "),
+        "{recipe}"
+    );
     let (code, said) = refused(&["import", &config, "--out", &out, "--partial"]);
     assert!(code == 73 && said.contains("exists"), "{code} {said}");
     assert_eq!(fs::read_to_string(&out).unwrap(), recipe);
@@ -95,33 +125,63 @@ fn a_config_that_is_none_is_told_apart() {
         text(path)
     };
     let cases = [
-        (write("a.yaml", "foo: 1\n"), 65, "name the tool with `--from`"),
+        (
+            write("a.yaml", "foo: 1\n"),
+            65,
+            "name the tool with `--from`",
+        ),
         (write("b.yaml", "- a\n"), 65, "expected keys with values"),
-        (write("c.yaml", "base_model: &x y\nadapter: *x\n"), 65, "anchor `&x` is not read"),
+        (
+            write("c.yaml", "base_model: &x y\nadapter: *x\n"),
+            65,
+            "anchor `&x` is not read",
+        ),
         (write("d.yaml", "base_model: [\n"), 65, "not YAML"),
         (write("e.yaml", ""), 65, "found nothing"),
         (text(folder.path().join("none.yaml")), 66, "does not exist"),
-        (text(folder.path().to_owned()), 65, "has no adapter_config.json"),
-        (text(root().join("recipes/quickstart.yaml")), 65, "a recipe of Rankine already"),
+        (
+            text(folder.path().to_owned()),
+            65,
+            "has no adapter_config.json",
+        ),
+        (
+            text(root().join("recipes/quickstart.yaml")),
+            65,
+            "a recipe of Rankine already",
+        ),
     ];
     for (path, code, part) in cases {
         let (found, said) = refused(&["import", &path]);
-        assert!(found == code && said.contains(part), "{path}: {found} {said}");
+        assert!(
+            found == code && said.contains(part),
+            "{path}: {found} {said}"
+        );
     }
     let (code, said) = refused(&["import", "x.yaml", "--from", "trl"]);
-    assert!(code == 2 && said.contains("axolotl, llama-factory"), "{code} {said}");
+    assert!(
+        code == 2 && said.contains("axolotl, llama-factory"),
+        "{code} {said}"
+    );
 }
 
-/// The file that recipes point their editors to. After a key was added: `rankine schema > schema/recipe.json`.
+/// The file that recipes point their editors to. After a key was added:
+/// `rankine schema > schema/recipe.json`.
 #[test]
 fn the_schema_is_the_file_that_recipes_name() {
     let printed = stdout(&["schema"]);
     let file = fs::read_to_string(root().join("schema/recipe.json")).unwrap();
-    assert!(printed == file, "write it anew: `rankine schema > schema/recipe.json`");
+    assert!(
+        printed == file,
+        "write it anew: `rankine schema > schema/recipe.json`"
+    );
     for recipe in fs::read_dir(root().join("recipes")).unwrap() {
         let path = recipe.unwrap().path();
         let recipe = fs::read_to_string(&path).unwrap();
-        assert!(recipe.contains("# yaml-language-server: $schema=../schema/recipe.json"), "{}", path.display());
+        assert!(
+            recipe.contains("# yaml-language-server: $schema=../schema/recipe.json"),
+            "{}",
+            path.display()
+        );
     }
 }
 
@@ -141,7 +201,12 @@ fn defaults(schema: &Value, prefix: &str, found: &mut Vec<(String, Value)>) {
 fn defaults_are_those_of_a_plan() {
     let folder = tempfile::tempdir().unwrap();
     let path = text(folder.path().join("x.yaml"));
-    fs::write(&path, "base_model: checkpoints/rankine-tiny\ndatasets: [{path: datasets/medical-glossary.parquet, format: chat}]\ndevice: cpu\n").unwrap();
+    fs::write(
+        &path,
+        "base_model: checkpoints/rankine-tiny\ndatasets: \
+    [{path: datasets/medical-glossary.parquet, format: chat}]\ndevice: cpu\n",
+    )
+    .unwrap();
     let plan: Value = serde_json::from_str(&stdout(&["plan", &path, "--json"])).unwrap();
     let settings = plan["settings"].as_array().unwrap();
     let schema: Value = serde_json::from_str(&stdout(&["schema"])).unwrap();
@@ -149,13 +214,21 @@ fn defaults_are_those_of_a_plan() {
     defaults(&schema, "", &mut promised);
     let mut compared = 0;
     for (key, default) in promised {
-        let Some(setting) = settings.iter().find(|setting| setting["key"] == key.as_str() && setting["origin"] == "default")
+        let Some(setting) = settings
+            .iter()
+            .find(|setting| setting["key"] == key.as_str() && setting["origin"] == "default")
         else {
             continue;
         };
         let (found, default) = (&setting["value"], &default);
-        let is_equal = found == default || found.as_f64().is_some_and(|found| Some(found) == default.as_f64());
-        assert!(is_equal, "{key}: the schema says {default}, the plan {found}");
+        let is_equal = found == default
+            || found
+                .as_f64()
+                .is_some_and(|found| Some(found) == default.as_f64());
+        assert!(
+            is_equal,
+            "{key}: the schema says {default}, the plan {found}"
+        );
         compared += 1;
     }
     assert!(compared >= 35, "{compared} defaults are compared");
@@ -171,14 +244,25 @@ fn every_shell_has_its_completions_and_every_verb_its_page() {
         ("elvish", "edit:completion"),
     ] {
         let script = stdout(&["completions", shell]);
-        assert!(script.contains(part) && script.contains("gradcheck"), "{shell}");
+        assert!(
+            script.contains(part) && script.contains("gradcheck"),
+            "{shell}"
+        );
     }
     let folder = tempfile::tempdir().unwrap();
     let pages = text(folder.path().join("man"));
     stdout(&["completions", "man", "--out", &pages]);
     for verb in ["", "-train", "-import", "-init", "-doctor"] {
         let page = fs::read_to_string(format!("{pages}/rankine{verb}.1")).unwrap();
-        assert!(page.starts_with(".ie") && page.contains(".SH NAME") && page.contains(".SH SYNOPSIS"), "{verb}: {page}");
+        assert!(
+            page.starts_with(".ie")
+                && page.contains(".SH NAME")
+                && page.contains(
+                    ".SH \
+        SYNOPSIS"
+                ),
+            "{verb}: {page}"
+        );
     }
     assert!(!Path::new(&format!("{pages}/rankine-bench.1")).exists());
     assert!(stdout(&["completions", "man"]).contains(".TH rankine 1"));
@@ -188,20 +272,57 @@ fn every_shell_has_its_completions_and_every_verb_its_page() {
 fn init_writes_a_recipe_that_passes_check_and_fits() {
     let folder = tempfile::tempdir().unwrap();
     for (data, format, goal) in [
-        ("datasets/medical-glossary.parquet", "format: chat", "method: lora"),
-        ("datasets/general-definitions.parquet", "format: text", "r: 32"),
+        (
+            "datasets/medical-glossary.parquet",
+            "format: chat",
+            "method: lora",
+        ),
+        (
+            "datasets/general-definitions.parquet",
+            "format: text",
+            "r: 32",
+        ),
     ] {
-        let out = text(folder.path().join(format!("{}.yaml", Path::new(data).file_stem().unwrap().display())));
-        let said = stdout(&["init", "--base", "checkpoints/rankine-tiny", "--data", data, "--device", "cpu", "--out", &out]);
+        let out = text(folder.path().join(format!(
+            "{}.yaml",
+            Path::new(data).file_stem().unwrap().display()
+        )));
+        let said = stdout(&[
+            "init",
+            "--base",
+            "checkpoints/rankine-tiny",
+            "--data",
+            data,
+            "--device",
+            "cpu",
+            "--out",
+            &out,
+        ]);
         assert!(said.contains(&out), "{said}");
         let recipe = fs::read_to_string(&out).unwrap();
-        for part in [format, goal, "device: cpu", "sequence_len: ", "    # ", "val_set_size: 0.05"] {
+        for part in [
+            format,
+            goal,
+            "device: cpu",
+            "sequence_len: ",
+            "    # ",
+            "val_set_size: \
+        0.05",
+        ] {
             assert!(recipe.contains(part), "{part}: {recipe}");
         }
         assert!(stdout(&["check", &out]).contains("no faults"));
         let plan: Value = serde_json::from_str(&stdout(&["plan", &out, "--json"])).unwrap();
         assert_eq!(plan["memory"]["fits"], true);
-        let (code, _) = refused(&["init", "--base", "checkpoints/rankine-tiny", "--data", data, "--out", &out]);
+        let (code, _) = refused(&[
+            "init",
+            "--base",
+            "checkpoints/rankine-tiny",
+            "--data",
+            data,
+            "--out",
+            &out,
+        ]);
         assert_eq!(code, 73);
     }
 }
@@ -212,9 +333,38 @@ fn init_says_what_it_misses() {
     let out = text(folder.path().join("x.yaml"));
     for (arguments, code, part) in [
         (vec!["init", "--out", &out], 2, "`--base` is missing"),
-        (vec!["init", "--base", "checkpoints/rankine-tiny", "--out", &out], 2, "`--data` is missing"),
-        (vec!["init", "--base", "checkpoints/rankine-tiny", "--data", "nowhere.parquet", "--out", &out], 65, "nowhere.parquet"),
-        (vec!["init", "--base", "nobody", "--data", "datasets/general-definitions.parquet", "--out", &out], 65, "nobody"),
+        (
+            vec!["init", "--base", "checkpoints/rankine-tiny", "--out", &out],
+            2,
+            "`--data` is \
+        missing",
+        ),
+        (
+            vec![
+                "init",
+                "--base",
+                "checkpoints/rankine-tiny",
+                "--data",
+                "nowhere.parquet",
+                "--out",
+                &out,
+            ],
+            65,
+            "nowhere.parquet",
+        ),
+        (
+            vec![
+                "init",
+                "--base",
+                "nobody",
+                "--data",
+                "datasets/general-definitions.parquet",
+                "--out",
+                &out,
+            ],
+            65,
+            "nobody",
+        ),
         (
             vec![
                 "init",
@@ -247,12 +397,19 @@ fn init_says_what_it_misses() {
         ),
     ] {
         let (found, said) = refused(&arguments);
-        assert!(found == code && said.contains(part), "{arguments:?}: {found} {said}");
+        assert!(
+            found == code && said.contains(part),
+            "{arguments:?}: {found} {said}"
+        );
         assert!(!Path::new(&out).exists());
     }
     // A base of the Hub that is not here: the recipe says so, and needs no network.
     let data = "datasets/general-definitions.parquet";
     let output = run(&["init", "--base", "some/base", "--data", data, "--out", &out]);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     assert!(String::from_utf8_lossy(&output.stderr).contains("not in the cache"));
 }

@@ -1,10 +1,13 @@
-//! Imports go only downward: a module may import any lower level and its own folder; siblings are imported on level 0 only.
+//! Imports go only downward: a module may import any lower level and its own folder; siblings are
+//! imported on level 0 only.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const LEVELS: [&[&str]; 8] = [
-    &["draws", "fault", "files", "device", "ops", "panics", "quant", "report", "terms"],
+    &[
+        "draws", "fault", "files", "device", "ops", "panics", "quant", "report", "terms",
+    ],
     &["nn", "recipe", "hub", "data"],
     &["model"],
     &["adapter", "objective"],
@@ -24,7 +27,10 @@ fn level(module: &str) -> usize {
 /// Every file below src, with the module it belongs to and its text.
 fn sources() -> Vec<(PathBuf, String, String)> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        for entry in fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+        {
             if entry.is_dir() {
                 walk(&entry, found);
             } else if entry.extension().is_some_and(|end| end == "rs") {
@@ -36,15 +42,39 @@ fn sources() -> Vec<(PathBuf, String, String)> {
     let mut found = Vec::new();
     walk(&root, &mut found);
     let module = |path: &Path| {
-        let first = path.strip_prefix(&root).unwrap().components().next().unwrap();
-        first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+        let first = path
+            .strip_prefix(&root)
+            .unwrap()
+            .components()
+            .next()
+            .unwrap();
+        first
+            .as_os_str()
+            .to_str()
+            .unwrap()
+            .trim_end_matches(".rs")
+            .to_owned()
     };
-    found.into_iter().map(|path| (path.clone(), module(&path), fs::read_to_string(&path).unwrap())).collect()
+    found
+        .into_iter()
+        .map(|path| {
+            (
+                path.clone(),
+                module(&path),
+                fs::read_to_string(&path).unwrap(),
+            )
+        })
+        .collect()
 }
 
 /// Modules named after `crate::`, those in braces included.
 fn imported(text: &str) -> Vec<String> {
-    let word = |text: &str| text.trim().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect::<String>();
+    let word = |text: &str| {
+        text.trim()
+            .chars()
+            .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
     let after = text.split("crate::").skip(1);
     let names = after.flat_map(|rest| match rest.strip_prefix('{') {
         Some(list) => outer_items(list).iter().map(|item| word(item)).collect(),
@@ -71,20 +101,31 @@ fn outer_items(list: &str) -> Vec<String> {
 
 #[test]
 fn imports_are_read_with_their_braces() {
-    let text =
-        "use crate::{data::{self, Rows}, plan::Plan, model};\nuse crate::fault::{Exit, Fault};\nfn f() -> crate::nn::Head {}";
+    let text = "use crate::{data::{self, Rows}, plan::Plan, model};\nuse \
+    crate::fault::{Exit, Fault};\nfn \
+        f() -> crate::nn::Head {}";
     assert_eq!(imported(text), ["data", "plan", "model", "fault", "nn"]);
 }
 
 #[test]
 fn imports_go_only_downward() {
     let mut wrong = Vec::new();
-    for (path, module, text) in sources().into_iter().filter(|(_, module, _)| !["lib", "main"].contains(&module.as_str())) {
-        for target in imported(&text).into_iter().filter(|target| *target != module) {
+    for (path, module, text) in sources()
+        .into_iter()
+        .filter(|(_, module, _)| !["lib", "main"].contains(&module.as_str()))
+    {
+        for target in imported(&text)
+            .into_iter()
+            .filter(|target| *target != module)
+        {
             let (from, to) = (level(&module), level(&target));
             let is_sibling = from == to && from != 0;
             if to > from || is_sibling {
-                wrong.push(format!("{}: `{module}` (level {from}) imports `{target}` (level {to})", path.display()));
+                wrong.push(format!(
+                    "{}: `{module}` (level {from}) imports `{target}` (level \
+                {to})",
+                    path.display()
+                ));
             }
         }
     }
@@ -94,17 +135,28 @@ fn imports_go_only_downward() {
 /// Where a word may stand.
 fn stands_only_in(word: &str, places: &[&str]) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let outside = |path: &Path| !places.iter().any(|place| path.starts_with(root.join(place)));
-    let wrong: Vec<_> =
-        sources().into_iter().filter(|(path, _, text)| text.contains(word) && outside(path)).map(|(path, ..)| path).collect();
-    assert!(wrong.is_empty(), "`{word}` stands in {wrong:?}, expected only in {places:?}");
+    let outside = |path: &Path| {
+        !places
+            .iter()
+            .any(|place| path.starts_with(root.join(place)))
+    };
+    let wrong: Vec<_> = sources()
+        .into_iter()
+        .filter(|(path, _, text)| text.contains(word) && outside(path))
+        .map(|(path, ..)| path)
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "`{word}` stands in {wrong:?}, expected only in {places:?}"
+    );
 }
 
 #[test]
 fn each_kind_of_line_has_its_room() {
     // The result goes to stdout from one place, progress to stderr from one sink.
     stands_only_in("stdout()", &["cli"]);
-    stands_only_in("println!(", &["ops/cube/tests.rs", "ops/cube/padding.rs"]); // A test that has no device says so.
+    // A test that has no device says so.
+    stands_only_in("println!(", &["ops/cube/tests.rs", "ops/cube/padding.rs"]);
     stands_only_in("stderr()", &["report/terminal.rs", "main.rs"]);
     // A backend is named where operations are made and where a device is opened.
     stands_only_in("burn::backend", &["ops", "device"]);
@@ -125,11 +177,13 @@ fn each_kind_of_line_has_its_room() {
         ],
     );
     // Kernels have a place of their own.
-    stands_only_in("cubecl", &["ops/cube", "device", "panics"]); // What its panics say is read in the last.
+    // What its panics say is read in the last.
+    stands_only_in("cubecl", &["ops/cube", "device", "panics"]);
     stands_only_in("unsafe {", &["files/mmap.rs", "ops/simd.rs", "ops/gemm"]);
 }
 
-/// The functions of a text that are compiled for a device: those behind an attribute `#[cube..]`, to their last brace.
+/// The functions of a text that are compiled for a device: those behind an attribute `#[cube..]`,
+/// to their last brace.
 fn kernels(text: &str) -> Vec<&str> {
     let each = text.match_indices("#[cube").filter_map(|(start, _)| {
         let from = &text[start..];
@@ -150,11 +204,16 @@ fn last_brace(text: &str) -> Option<usize> {
 
 #[test]
 fn kernels_are_found_whole() {
-    let text = "#[cube]\nfn a(x: &[u32]) { if true { x.len() } }\nfn b() { x.len() }\n#[cube(launch)]\n#[allow(x)]\nfn c() {}\n";
-    assert_eq!(kernels(text), ["fn a(x: &[u32]) { if true { x.len() } }", "fn c() {}"]);
+    let text = "#[cube]\nfn a(x: &[u32]) { if true { x.len() } }\nfn b() \
+    { x.len() }\n#[cube(launch)]\n#[allow(x)]\nfn c() {}\n";
+    assert_eq!(
+        kernels(text),
+        ["fn a(x: &[u32]) { if true { x.len() } }", "fn c() {}"]
+    );
 }
 
-/// On CUDA the length of a buffer is that of its allocation, padded; the real one is a scalar of the launch.
+/// On CUDA the length of a buffer is that of its allocation, padded; the real one is a scalar of
+/// the launch.
 #[test]
 fn no_kernel_asks_a_buffer_for_its_length() {
     const LENGTHS: [&str; 4] = [".len()", ".buffer_len()", ".shape(", ".is_empty()"];
@@ -164,24 +223,40 @@ fn no_kernel_asks_a_buffer_for_its_length() {
             count += 1;
             let asks = LENGTHS.iter().filter(|length| kernel.contains(**length));
             let name = kernel.split(['<', '(']).next().unwrap_or_default();
-            wrong.extend(asks.map(|length| format!("{}: `{name}` takes `{length}`", path.display())));
+            wrong.extend(
+                asks.map(|length| format!("{}: `{name}` takes `{length}`", path.display())),
+            );
         }
     }
     assert!(count > 30, "{count} kernels are found");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Sums whose order nobody fixes on CUDA: burn adds them atomically. What is told of a run must not hang on one of them.
-const UNORDERED: [&str; 7] = [".sum()", ".mean()", "float_sum(", "float_mean(", ".gather(", ".scatter(", "float_scatter("];
+/// Sums whose order nobody fixes on CUDA: burn adds them atomically. What is told of a run must not
+/// hang on one of them.
+const UNORDERED: [&str; 7] = [
+    ".sum()",
+    ".mean()",
+    "float_sum(",
+    "float_mean(",
+    ".gather(",
+    ".scatter(",
+    "float_scatter(",
+];
 
 /// Those that decide no bits, with why.
 const HARMLESS: [(&str, &str, &str); 5] = [
     (
         "train/walk.rs",
-        "let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * of_load).sum();",
+        "let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * \
+        of_load).sum();",
         "its gradient is taken, its value is never read",
     ),
-    ("train/walk.rs", "leaf.sum().backward();", "its value is never read"),
+    (
+        "train/walk.rs",
+        "leaf.sum().backward();",
+        "its value is never read",
+    ),
     (
         "nn/experts.rs",
         "let mut weights = scores.clone().gather(1, places);",
@@ -192,13 +267,22 @@ const HARMLESS: [(&str, &str, &str); 5] = [
         "let rest = (whole < count).then(|| squares(whole..count).sum());",
         "the tests' own form of what kernels compute",
     ),
-    ("ops/cross_entropy.rs", "let gradient = B::float_scatter(1, ", "the tests' own form of what kernels compute"),
+    (
+        "ops/cross_entropy.rs",
+        "let gradient = B::float_scatter(1, ",
+        "the tests' own form of what \
+    kernels compute",
+    ),
 ];
 
 /// Lines of a text, with chains of calls that go over several in one.
 fn joined_lines(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
-    for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+    for line in text
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.starts_with("//"))
+    {
         match lines.last_mut() {
             Some(last) if line.starts_with('.') => last.push_str(line),
             _ => lines.push(line.to_owned()),
@@ -209,56 +293,95 @@ fn joined_lines(text: &str) -> Vec<String> {
 
 /// Whether what is summed is an iterator's.
 fn is_of_iterator(line: &str) -> bool {
-    [".iter()", "_iter()", ".map(", ".take(", "columns()", "rows()"].iter().any(|word| line.contains(word))
+    [
+        ".iter()",
+        "_iter()",
+        ".map(",
+        ".take(",
+        "columns()",
+        "rows()",
+    ]
+    .iter()
+    .any(|word| line.contains(word))
 }
 
 #[test]
 fn no_number_that_counts_is_summed_atomically() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let has_tensors = |text: &str| ["burn::tensor", "burn::backend"].iter().any(|name| text.contains(name));
+    let has_tensors = |text: &str| {
+        ["burn::tensor", "burn::backend"]
+            .iter()
+            .any(|name| text.contains(name))
+    };
     let (mut wrong, mut used) = (Vec::new(), [false; HARMLESS.len()]);
-    for (path, _, text) in sources().into_iter().filter(|(path, _, text)| has_tensors(text) && !path.ends_with("tests.rs")) {
+    for (path, _, text) in sources()
+        .into_iter()
+        .filter(|(path, _, text)| has_tensors(text) && !path.ends_with("tests.rs"))
+    {
         for line in joined_lines(without_tests(&text)) {
             if !UNORDERED.iter().any(|sum| line.contains(sum)) || is_of_iterator(&line) {
                 continue;
             }
-            let is_harmless = |(file, start, _): &(&str, &str, &str)| path == root.join(file) && line.starts_with(start);
+            let is_harmless = |(file, start, _): &(&str, &str, &str)| {
+                path == root.join(file) && line.starts_with(start)
+            };
             match HARMLESS.iter().position(is_harmless) {
                 Some(index) => used[index] = true,
                 None => wrong.push(format!("{}: {line}", path.display())),
             }
         }
     }
-    let stale: Vec<_> = HARMLESS.iter().zip(used).filter(|(_, used)| !used).map(|(entry, _)| entry).collect();
-    assert!(wrong.is_empty(), "sum in a fixed order (`sum_dim`, `sum_of_squares`), or say here why not:\n{}", wrong.join("\n"));
+    let stale: Vec<_> = HARMLESS
+        .iter()
+        .zip(used)
+        .filter(|(_, used)| !used)
+        .map(|(entry, _)| entry)
+        .collect();
+    assert!(
+        wrong.is_empty(),
+        "sum in a fixed order (`sum_dim`, `sum_of_squares`), or say here why \
+    not:\n{}",
+        wrong.join("\n")
+    );
     assert!(stale.is_empty(), "{stale:?} are in no file any more");
 }
 
 /// A file without the module of its tests, which name the folders of what they are given.
 fn without_tests(text: &str) -> &str {
-    text.rsplit_once("#[cfg(test)]").map_or(text, |(code, _)| code)
+    text.rsplit_once("#[cfg(test)]")
+        .map_or(text, |(code, _)| code)
 }
 
-/// Families are told apart in one place, comments included. What consumers call architectures and templates is written where they are told
-/// of, and stock templates are files with names.
+/// Families are told apart in one place, comments included. What consumers call architectures and
+/// templates is written where they are told of, and stock templates are files with names.
 #[test]
 fn no_family_is_named_outside_of_its_file() {
     const FAMILIES: [&str; 14] = [
-        "llama", "gemma", "mistral", "mixtral", "qwen", "phi3", "phi-3", "olmo", "smollm", "granite", "deepseek", "falcon",
-        "gpt_oss", "gpt-oss",
+        "llama", "gemma", "mistral", "mixtral", "qwen", "phi3", "phi-3", "olmo", "smollm",
+        "granite", "deepseek", "falcon", "gpt_oss", "gpt-oss",
     ];
     const PROGRAMS: [&str; 4] = ["llama.cpp", "llamacpp", "ollama", "llama-factory"];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let elsewhere = |path: &Path| {
-        let rooms = ["model/families", "export", "data/template/twins.rs", "quant/tests.rs", "train/sweep.rs", "recipe/import"];
+        let rooms = [
+            "model/families",
+            "export",
+            "data/template/twins.rs",
+            "quant/tests.rs",
+            "train/sweep.rs",
+            "recipe/import",
+        ];
         !rooms.iter().any(|room| path.starts_with(root.join(room)))
     };
     let mut places = Vec::new();
     for (path, _, text) in sources().into_iter().filter(|(path, ..)| elsewhere(path)) {
         for (index, line) in without_tests(&text).lines().enumerate() {
-            let line = PROGRAMS.iter().fold(line.to_lowercase(), |line, program| line.replace(program, ""));
+            let line = PROGRAMS.iter().fold(line.to_lowercase(), |line, program| {
+                line.replace(program, "")
+            });
             let named = FAMILIES.iter().find(|family| line.contains(**family));
-            places.extend(named.map(|family| format!("{}:{}: {family}", path.display(), index + 1)));
+            places
+                .extend(named.map(|family| format!("{}:{}: {family}", path.display(), index + 1)));
         }
     }
     assert!(places.is_empty(), "{}", places.join("\n"));

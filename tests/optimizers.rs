@@ -1,7 +1,11 @@
-//! Optimizers and schedules: the ways of torch, transformers, bitsandbytes and schedulefree (tests/golden/optimizers), runs that are
-//! stopped and go on to the same bytes, what states take of memory, and keys of a recipe that go with another optimizer.
+//! Optimizers and schedules: the ways of torch, transformers, bitsandbytes and schedulefree
+//! (tests/golden/optimizers), runs that are stopped and go on to the same bytes, what states take
+//! of memory, and keys of a recipe that go with another optimizer.
 
-#![allow(clippy::float_cmp, reason = "what is computed twice in the same way is equal")]
+#![allow(
+    clippy::float_cmp,
+    reason = "what is computed twice in the same way is equal"
+)]
 
 mod common;
 mod support;
@@ -18,8 +22,8 @@ use rankine::nn::rope::{RopeScaling, RopeSpec};
 use rankine::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained};
 use rankine::terms::{AdjustLr, Curve, Method, ModelDtype};
 use rankine::train::{
-    Adafactor, AdamW, AdamWConfig, ByShape, Gradients, Memory, Muon, Optimizer, OptimizerConfig, RateCourse, Rule, Schedule,
-    StepConfig, WarmupStableDecay, forward_backward,
+    Adafactor, AdamW, AdamWConfig, ByShape, Gradients, Memory, Muon, Optimizer, OptimizerConfig,
+    RateCourse, Rule, Schedule, StepConfig, WarmupStableDecay, forward_backward,
 };
 use serde_json::Value;
 use support::*;
@@ -27,12 +31,17 @@ use support::*;
 /// The optimizers' part of the set of golden files.
 fn of_set(path: &str) -> PathBuf {
     let whole = golden(&format!("objectives/optimizers/{path}"));
-    if whole.exists() { whole } else { golden(&format!("optimizers/{path}")) }
+    if whole.exists() {
+        whole
+    } else {
+        golden(&format!("optimizers/{path}"))
+    }
 }
 
 /// Updates of a golden run.
 const UPDATES: usize = 20;
-/// Of the formulas in float64 against the golden numbers, with a margin; and where products are rounded to bfloat16.
+/// Of the formulas in float64 against the golden numbers, with a margin; and where products are
+/// rounded to bfloat16.
 const CLOSE: f32 = 5e-6;
 const CLOSE_TO_BFLOAT16: f32 = 2e-3;
 
@@ -60,11 +69,23 @@ impl Run {
         let info = json(&of_set(&format!("{name}/golden.json")));
         let golden = Archive::open(&of_set(&format!("{name}/golden.safetensors"))).unwrap();
         let inputs = Archive::open(&of_set("inputs.safetensors")).unwrap();
-        let names: Vec<String> = info["tensors"].as_array().unwrap().iter().map(|name| name.as_str().unwrap().into()).collect();
-        let read = |key: &str, name: &String| inputs.read_f32(&format!("{key}.{name}")).unwrap().unwrap();
-        let shapes = names.iter().map(|name| inputs.shape(&format!("param.{name}")).unwrap().to_vec()).collect();
+        let names: Vec<String> = info["tensors"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|name| name.as_str().unwrap().into())
+            .collect();
+        let read =
+            |key: &str, name: &String| inputs.read_f32(&format!("{key}.{name}")).unwrap().unwrap();
+        let shapes = names
+            .iter()
+            .map(|name| inputs.shape(&format!("param.{name}")).unwrap().to_vec())
+            .collect();
         let all: Vec<Vec<f32>> = names.iter().map(|name| read("grad", name)).collect();
-        let weights: Vec<Tensor<1>> = names.iter().map(|name| tensor(&read("param", name))).collect();
+        let weights: Vec<Tensor<1>> = names
+            .iter()
+            .map(|name| tensor(&read("param", name)))
+            .collect();
         let lengths: Vec<usize> = weights.iter().map(|weight| weight.dims()[0]).collect();
         let of_update = |update: usize| {
             let each = all.iter().zip(&lengths).map(|(all, length)| {
@@ -73,7 +94,14 @@ impl Run {
             });
             tensor(&each.collect::<Vec<_>>().concat())
         };
-        Self { golden, shapes, weights, gradients: (0..UPDATES).map(of_update).collect(), names, info }
+        Self {
+            golden,
+            shapes,
+            weights,
+            gradients: (0..UPDATES).map(of_update).collect(),
+            names,
+            info,
+        }
     }
 
     fn option(&self, key: &str) -> Option<f64> {
@@ -97,30 +125,57 @@ impl Run {
     }
 
     fn optimizer(&self, rule: Rule) -> ByShape {
-        ByShape::of_weights(self.config(rule), &self.shapes, &self.weights, &Device::flex())
+        ByShape::of_weights(
+            self.config(rule),
+            &self.shapes,
+            &self.weights,
+            &Device::flex(),
+        )
     }
 
     fn numbers(&self, key: &str) -> Option<Vec<f32>> {
         self.golden.read_f32(key).unwrap()
     }
 
-    /// Goes the whole way. The optimizer and the weights at its end, and how far off the golden numbers they were at most.
+    /// Goes the whole way. The optimizer and the weights at its end, and how far off the golden
+    /// numbers they were at most.
     fn go(&self, rule: Rule) -> (ByShape, Vec<Tensor<1>>, f32) {
-        let (mut optimizer, mut weights, mut furthest) = (self.optimizer(rule), self.weights.clone(), 0.0_f32);
+        let (mut optimizer, mut weights, mut furthest) =
+            (self.optimizer(rule), self.weights.clone(), 0.0_f32);
         let warmup_steps = self.option("warmup_steps").unwrap_or(0.0) as u64;
-        let course = if rule.averages() { RateCourse::ScheduleFree } else { RateCourse::Constant };
+        let course = if rule.averages() {
+            RateCourse::ScheduleFree
+        } else {
+            RateCourse::Constant
+        };
         let peak = self.option("lr").unwrap_or(0.0);
-        let schedule = Schedule { peak, course, warmup_steps, total_steps: UPDATES as u64 };
+        let schedule = Schedule {
+            peak,
+            course,
+            warmup_steps,
+            total_steps: UPDATES as u64,
+        };
         for (update, row) in self.gradients.iter().enumerate() {
             let rate = optimizer.learning_rate(schedule.lr_at(update as u64));
             // The scale stands for a mean and a clip: halves times two are the same to the bit.
-            assert!(optimizer.update_numbers(&mut weights, &row.clone().mul_scalar(0.5), 2.0, rate));
+            assert!(optimizer.update_numbers(
+                &mut weights,
+                &row.clone().mul_scalar(0.5),
+                2.0,
+                rate
+            ));
             for (name, weight) in self.names.iter().zip(&weights) {
                 let length = weight.dims()[0];
-                let path = self.numbers(&format!("path.{name}")).map(|path| path[update * length..][..length].to_vec());
+                let path = self
+                    .numbers(&format!("path.{name}"))
+                    .map(|path| path[update * length..][..length].to_vec());
                 if let Some(expected) = path.or_else(|| self.numbers(&format!("{name}.{update}"))) {
                     let off = difference(&values(weight), &expected);
-                    furthest = if off.is_nan() { f32::NAN } else { furthest.max(off) };
+                    furthest = if off.is_nan() {
+                        f32::NAN
+                    } else {
+                        furthest.max(off)
+                    };
                 }
             }
         }
@@ -130,13 +185,21 @@ impl Run {
     /// A tensor of the state at the end.
     fn state(&self, optimizer: &ByShape, name: &str) -> Vec<u8> {
         let saved = optimizer.saved(&self.names);
-        let found = saved.iter().find(|saved| saved.described.0 == name).unwrap_or_else(|| panic!("{name} in {saved:?}"));
+        let found = saved
+            .iter()
+            .find(|saved| saved.described.0 == name)
+            .unwrap_or_else(|| panic!("{name} in {saved:?}"));
         optimizer.bytes(found)
     }
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|number| f32::from_le_bytes(*number)).collect()
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|number| f32::from_le_bytes(*number))
+        .collect()
 }
 
 #[test]
@@ -160,39 +223,79 @@ fn states_of_8_bits_have_the_codes_of_bitsandbytes() {
         let run = Run::open(name);
         let min_8bit_size = run.option("min_8bit_size").unwrap() as usize;
         let (rule, states) = if name == "adamw_8bit" {
-            (Rule::AdamW8bit { min_8bit_size }, vec![("first_moment.", "m"), ("second_moment.", "v")])
+            (
+                Rule::AdamW8bit { min_8bit_size },
+                vec![("first_moment.", "m"), ("second_moment.", "v")],
+            )
         } else {
             (Rule::Lion8bit { min_8bit_size }, vec![("momentum.", "m")])
         };
         let (optimizer, _, furthest) = run.go(rule);
         let (mut others, mut count) = (0, 0);
         for (prefix, of_golden) in states {
-            let map = if of_golden == "m" { rankine::quant::DynamicMap::Signed } else { rankine::quant::DynamicMap::Unsigned };
-            assert_eq!(run.numbers(&format!("map.{of_golden}")).unwrap(), map.numbers(), "{name}: the map of {of_golden}");
+            let map = if of_golden == "m" {
+                rankine::quant::DynamicMap::Signed
+            } else {
+                rankine::quant::DynamicMap::Unsigned
+            };
+            assert_eq!(
+                run.numbers(&format!("map.{of_golden}")).unwrap(),
+                map.numbers(),
+                "{name}: \
+            the map of {of_golden}"
+            );
             let ours = run.state(&optimizer, &format!("{prefix}big"));
             let theirs = run.golden.bytes(&format!("big.{of_golden}.codes")).unwrap();
             assert_eq!(ours.len(), theirs.len());
-            let off: Vec<u8> = ours.iter().zip(theirs).map(|(ours, theirs)| ours.abs_diff(*theirs)).collect();
-            assert!(off.iter().all(|off| *off <= 1), "{name}: a code of {of_golden} is off by more than 1");
-            (others, count) = (others + off.iter().filter(|off| **off > 0).count(), count + off.len());
+            let off: Vec<u8> = ours
+                .iter()
+                .zip(theirs)
+                .map(|(ours, theirs)| ours.abs_diff(*theirs))
+                .collect();
+            assert!(
+                off.iter().all(|off| *off <= 1),
+                "{name}: a code of {of_golden} is off by more \
+            than 1"
+            );
+            (others, count) = (
+                others + off.iter().filter(|off| **off > 0).count(),
+                count + off.len(),
+            );
             let absmax = floats(&run.state(&optimizer, &format!("{prefix}absmax.big")));
             let expected = run.numbers(&format!("big.{of_golden}.absmax")).unwrap();
-            let relative = absmax.iter().zip(&expected).map(|(ours, theirs)| (ours / theirs - 1.0).abs());
-            assert!(relative.fold(0.0, f32::max) <= 1e-5, "{name}: {absmax:?}, expected {expected:?}");
+            let relative = absmax
+                .iter()
+                .zip(&expected)
+                .map(|(ours, theirs)| (ours / theirs - 1.0).abs());
+            assert!(
+                relative.fold(0.0, f32::max) <= 1e-5,
+                "{name}: {absmax:?}, expected \
+            {expected:?}"
+            );
         }
         println!("{name}: {others} of {count} codes are another by one, weights {furthest} off");
         assert!(1000 * others <= count, "{name}: {others} of {count} codes");
-        let bound = if others == 0 { CLOSE } else { run.option("lr").unwrap() as f32 };
+        let bound = if others == 0 {
+            CLOSE
+        } else {
+            run.option("lr").unwrap() as f32
+        };
         assert!(furthest <= bound, "{name}: {furthest}");
         // What is below the bound keeps 32 bits.
         let saved = optimizer.saved(&run.names);
-        assert!(saved.iter().all(|saved| saved.described.0.contains("big") || saved.described.1 == safetensors::Dtype::F32));
+        assert!(saved.iter().all(|saved| saved.described.0.contains("big")
+            || saved.described.1 == safetensors::Dtype::F32));
     }
 }
 
 #[test]
 fn adafactor_goes_the_ways_of_transformers() {
-    for name in ["adafactor", "adafactor_momentum", "adafactor_relative", "adafactor_warmup"] {
+    for name in [
+        "adafactor",
+        "adafactor_momentum",
+        "adafactor_relative",
+        "adafactor_warmup",
+    ] {
         let run = Run::open(name);
         let adafactor = Adafactor {
             beta1: run.option("beta1"),
@@ -213,8 +316,15 @@ fn muon_goes_the_way_of_torch() {
     for name in ["muon", "muon_rms"] {
         let run = Run::open(name);
         let matches_rms = run.info["options"]["adjust_lr_fn"].as_str() == Some("match_rms_adamw");
-        let adjust_lr = if matches_rms { AdjustLr::MatchRmsAdamW } else { AdjustLr::Original };
-        let (_, _, furthest) = run.go(Rule::Muon(Muon { momentum: run.option("momentum").unwrap(), adjust_lr }));
+        let adjust_lr = if matches_rms {
+            AdjustLr::MatchRmsAdamW
+        } else {
+            AdjustLr::Original
+        };
+        let (_, _, furthest) = run.go(Rule::Muon(Muon {
+            momentum: run.option("momentum").unwrap(),
+            adjust_lr,
+        }));
         println!("{name}: {furthest}");
         assert!(furthest <= CLOSE_TO_BFLOAT16, "{name}: {furthest}");
     }
@@ -227,11 +337,17 @@ fn schedule_free_goes_the_way_of_its_authors_and_averages_as_they_do() {
         let (optimizer, weights, furthest) = run.go(Rule::ScheduleFree);
         assert!(furthest <= CLOSE, "{name}: {furthest}");
         for (weight, average) in run.names.iter().zip(optimizer.averaged(&weights)) {
-            let off = difference(&values(&average), &run.numbers(&format!("x.{weight}")).unwrap());
+            let off = difference(
+                &values(&average),
+                &run.numbers(&format!("x.{weight}")).unwrap(),
+            );
             assert!(off <= CLOSE, "{name}: the average of {weight} is {off} off");
             let fast = floats(&run.state(&optimizer, &format!("fast_sequence.{weight}")));
             let off = difference(&fast, &run.numbers(&format!("z.{weight}")).unwrap());
-            assert!(off <= CLOSE, "{name}: the fast sequence of {weight} is {off} off");
+            assert!(
+                off <= CLOSE,
+                "{name}: the fast sequence of {weight} is {off} off"
+            );
         }
     }
 }
@@ -252,39 +368,83 @@ fn rules() -> Vec<(&'static str, Rule)> {
         ("lion", Rule::Lion),
         ("lion_8bit", Rule::Lion8bit { min_8bit_size: 64 }),
         ("adafactor", Rule::Adafactor(adafactor)),
-        ("muon", Rule::Muon(Muon { momentum: 0.95, adjust_lr: AdjustLr::MatchRmsAdamW })),
+        (
+            "muon",
+            Rule::Muon(Muon {
+                momentum: 0.95,
+                adjust_lr: AdjustLr::MatchRmsAdamW,
+            }),
+        ),
         ("schedule_free_adamw", Rule::ScheduleFree),
     ]
 }
 
-const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.99, epsilon: 1e-8, weight_decay: 0.1, loraplus_lr_ratio: 4.0 };
+const ADAMW: AdamWConfig = AdamWConfig {
+    beta1: 0.9,
+    beta2: 0.99,
+    epsilon: 1e-8,
+    weight_decay: 0.1,
+    loraplus_lr_ratio: 4.0,
+};
 
 #[test]
 fn one_gradient_that_is_not_finite_leaves_everything_as_it_was() {
     let shapes = [vec![6, 10], vec![17], vec![6, 10], vec![40, 3]];
-    let count: usize = shapes.iter().map(|shape| shape.iter().product::<usize>()).sum();
+    let count: usize = shapes
+        .iter()
+        .map(|shape| shape.iter().product::<usize>())
+        .sum();
     let names: Vec<String> = (0..shapes.len()).map(|index| format!("w{index}")).collect();
-    let drawn = |seed: usize, count: usize| (0..count).map(|index| ((seed + index) as f32 * 0.7).sin()).collect::<Vec<_>>();
+    let drawn = |seed: usize, count: usize| {
+        (0..count)
+            .map(|index| ((seed + index) as f32 * 0.7).sin())
+            .collect::<Vec<_>>()
+    };
     for (name, rule) in rules() {
-        let weights: Vec<Tensor<1>> = shapes.iter().map(|shape| tensor(&drawn(3, shape.iter().product()))).collect();
+        let weights: Vec<Tensor<1>> = shapes
+            .iter()
+            .map(|shape| tensor(&drawn(3, shape.iter().product())))
+            .collect();
         let config = OptimizerConfig { rule, adamw: ADAMW };
         let mut optimizer = ByShape::of_weights(config, &shapes, &weights, &Device::flex());
         let mut weights = weights;
-        assert!(optimizer.update_numbers(&mut weights, &tensor(&drawn(5, count)), 1.0, 1e-2), "{name}");
+        assert!(
+            optimizer.update_numbers(&mut weights, &tensor(&drawn(5, count)), 1.0, 1e-2),
+            "{name}"
+        );
         let state = |optimizer: &ByShape, weights: &[Tensor<1>]| {
-            let saved: Vec<Vec<u8>> = optimizer.saved(&names).iter().map(|saved| optimizer.bytes(saved)).collect();
-            (optimizer.updates(), optimizer.average(), saved, weights.iter().map(values).collect::<Vec<_>>())
+            let saved: Vec<Vec<u8>> = optimizer
+                .saved(&names)
+                .iter()
+                .map(|saved| optimizer.bytes(saved))
+                .collect();
+            (
+                optimizer.updates(),
+                optimizer.average(),
+                saved,
+                weights.iter().map(values).collect::<Vec<_>>(),
+            )
         };
         let before = state(&optimizer, &weights);
         for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             for place in [0, 65, count - 1] {
                 let mut gradients = drawn(5, count);
                 gradients[place] = wrong;
-                assert!(!optimizer.update_numbers(&mut weights, &tensor(&gradients), 1.0, 1e-2), "{name}: {wrong} at {place}");
-                assert_eq!(state(&optimizer, &weights), before, "{name}: {wrong} at {place}");
+                assert!(
+                    !optimizer.update_numbers(&mut weights, &tensor(&gradients), 1.0, 1e-2),
+                    "{name}: {wrong} at {place}"
+                );
+                assert_eq!(
+                    state(&optimizer, &weights),
+                    before,
+                    "{name}: {wrong} at {place}"
+                );
             }
         }
-        assert!(optimizer.update_numbers(&mut weights, &tensor(&drawn(7, count)), 1.0, 1e-2), "{name}");
+        assert!(
+            optimizer.update_numbers(&mut weights, &tensor(&drawn(7, count)), 1.0, 1e-2),
+            "{name}"
+        );
         assert_ne!(state(&optimizer, &weights).3, before.3, "{name}");
     }
 }
@@ -294,37 +454,76 @@ fn one_gradient_that_is_not_finite_leaves_everything_as_it_was() {
 fn a_gpu_goes_the_way_of_the_cpu() {
     let Some(found) = tested_gpu() else { return };
     let gpu = rankine::device::open(found.device).unwrap();
-    let shapes = [vec![6, 10], vec![17], vec![20, 72], vec![6, 10], vec![40, 3]];
-    let count: usize = shapes.iter().map(|shape| shape.iter().product::<usize>()).sum();
+    let shapes = [
+        vec![6, 10],
+        vec![17],
+        vec![20, 72],
+        vec![6, 10],
+        vec![40, 3],
+    ];
+    let count: usize = shapes
+        .iter()
+        .map(|shape| shape.iter().product::<usize>())
+        .sum();
     let names: Vec<String> = (0..shapes.len()).map(|index| format!("w{index}")).collect();
     let drawn = |seed: usize, count: usize| {
-        let draw = |index: usize| (1.0 + ((seed + 3 * index) as f32 * 0.7).sin()) * (0.3 * index as f32 + 0.1).cos();
+        let draw = |index: usize| {
+            (1.0 + ((seed + 3 * index) as f32 * 0.7).sin()) * (0.3 * index as f32 + 0.1).cos()
+        };
         (0..count).map(draw).collect::<Vec<f32>>()
     };
     for (name, rule) in rules() {
         let go = |device: &Device| {
-            let on = |numbers: &[f32]| Tensor::<1>::from_data(TensorData::from(numbers), (device, burn::tensor::DType::F32));
-            let mut weights: Vec<Tensor<1>> = shapes.iter().map(|shape| on(&drawn(3, shape.iter().product()))).collect();
+            let on = |numbers: &[f32]| {
+                Tensor::<1>::from_data(
+                    TensorData::from(numbers),
+                    (device, burn::tensor::DType::F32),
+                )
+            };
+            let mut weights: Vec<Tensor<1>> = shapes
+                .iter()
+                .map(|shape| on(&drawn(3, shape.iter().product())))
+                .collect();
             let config = OptimizerConfig { rule, adamw: ADAMW };
             let mut optimizer = ByShape::of_weights(config, &shapes, &weights, device);
             for update in 0..5 {
-                assert!(optimizer.update_numbers(&mut weights, &on(&drawn(5 + update, count)), 0.5, 1e-2), "{name}");
+                assert!(
+                    optimizer.update_numbers(
+                        &mut weights,
+                        &on(&drawn(5 + update, count)),
+                        0.5,
+                        1e-2
+                    ),
+                    "{name}"
+                );
             }
             let mut wrong = drawn(9, count);
             wrong[count / 2] = f32::NAN;
             let before: Vec<f32> = weights.iter().flat_map(values).collect();
-            assert!(!optimizer.update_numbers(&mut weights, &on(&wrong), 0.5, 1e-2), "{name}: not a number");
+            assert!(
+                !optimizer.update_numbers(&mut weights, &on(&wrong), 0.5, 1e-2),
+                "{name}: not \
+            a number"
+            );
             let after: Vec<f32> = weights.iter().flat_map(values).collect();
             assert_eq!(before, after, "{name}: not a number");
-            let average: Vec<f32> = optimizer.averaged(&weights).iter().flat_map(values).collect();
+            let average: Vec<f32> = optimizer
+                .averaged(&weights)
+                .iter()
+                .flat_map(values)
+                .collect();
             let saved = optimizer.saved(&names);
-            let state = saved.iter().map(|saved| (saved.described.clone(), optimizer.bytes(saved))).collect::<Vec<_>>();
+            let state = saved
+                .iter()
+                .map(|saved| (saved.described.clone(), optimizer.bytes(saved)))
+                .collect::<Vec<_>>();
             (after, average, state)
         };
         let (ours, exact) = (go(&gpu), go(&Device::flex()));
         let off = difference(&ours.0, &exact.0).max(difference(&ours.1, &exact.1));
         println!("{name}: {off}");
-        // Muon's numbers are rounded to 8 bits, and a sum in another order may fall on the other side.
+        // Muon's numbers are rounded to 8 bits, and a sum in another order may fall on the other
+        // side.
         let bound = if name == "muon" {
             CLOSE_TO_BFLOAT16
         } else if name.ends_with("8bit") {
@@ -335,10 +534,26 @@ fn a_gpu_goes_the_way_of_the_cpu() {
         assert!(off <= bound, "{name}: {off}");
         for ((described, ours), (_, exact)) in ours.2.iter().zip(&exact.2) {
             if described.1 == safetensors::Dtype::U8 {
-                let others = ours.iter().zip(exact).filter(|(ours, exact)| ours != exact).count();
-                let furthest = ours.iter().zip(exact).map(|(ours, exact)| ours.abs_diff(*exact)).max();
-                println!("{name}: {} has {others} of {} other codes", described.0, ours.len());
-                assert!(furthest <= Some(1) && 100 * others <= ours.len(), "{name}: {}: {others}", described.0);
+                let others = ours
+                    .iter()
+                    .zip(exact)
+                    .filter(|(ours, exact)| ours != exact)
+                    .count();
+                let furthest = ours
+                    .iter()
+                    .zip(exact)
+                    .map(|(ours, exact)| ours.abs_diff(*exact))
+                    .max();
+                println!(
+                    "{name}: {} has {others} of {} other codes",
+                    described.0,
+                    ours.len()
+                );
+                assert!(
+                    furthest <= Some(1) && 100 * others <= ours.len(),
+                    "{name}: {}: {others}",
+                    described.0
+                );
             }
         }
     }
@@ -359,19 +574,37 @@ fn adamw_by_shapes_is_adamw_of_a_model() {
             decoder
         };
         let config = |rule| OptimizerConfig { rule, adamw: ADAMW };
-        let by_shape = config(Rule::AdamW8bit { min_8bit_size: usize::MAX });
+        let by_shape = config(Rule::AdamW8bit {
+            min_8bit_size: usize::MAX,
+        });
         let [mut one, mut other] = [decoder(), decoder()];
         let mut flat = Optimizer::AdamW(AdamW::new(ADAMW, &one));
         let mut shaped = Optimizer::new(by_shape, &other);
-        let step = StepConfig { memory: Memory::KEEP, head_chunk_rows: 64, dropout: 0.0 };
+        let step = StepConfig {
+            memory: Memory::KEEP,
+            head_chunk_rows: 64,
+            dropout: 0.0,
+        };
         for taken in 0..3 {
             for (decoder, optimizer) in [(&mut one, &mut flat), (&mut other, &mut shaped)] {
                 let mut gradients = Gradients::default();
-                forward_backward(decoder, &batch(rows(&data, "train.", Some(taken))), step, [0, 0], &mut gradients);
+                forward_backward(
+                    decoder,
+                    &batch(rows(&data, "train.", Some(taken))),
+                    step,
+                    [0, 0],
+                    &mut gradients,
+                );
                 assert!(optimizer.update(decoder, gradients.scaled(0.01), 1e-3));
             }
         }
-        let all = |decoder: &rankine::model::Decoder| decoder.numbers().iter().flat_map(values).collect::<Vec<f32>>();
+        let all = |decoder: &rankine::model::Decoder| {
+            decoder
+                .numbers()
+                .iter()
+                .flat_map(values)
+                .collect::<Vec<f32>>()
+        };
         let off = difference(&all(&one), &all(&other));
         println!("{method}: {off}");
         assert!(off <= bound, "{method}: {off}");
@@ -381,30 +614,53 @@ fn adamw_by_shapes_is_adamw_of_a_model() {
 #[test]
 fn schedules_are_those_of_transformers() {
     let whole = golden("objectives/schedules.json");
-    let set = json(&if whole.exists() { whole } else { golden("optimizers/schedules.json") });
-    let (warmup_steps, total_steps) = (set["warmup_steps"].as_u64().unwrap(), set["total_steps"].as_u64().unwrap());
+    let set = json(&if whole.exists() {
+        whole
+    } else {
+        golden("optimizers/schedules.json")
+    });
+    let (warmup_steps, total_steps) = (
+        set["warmup_steps"].as_u64().unwrap(),
+        set["total_steps"].as_u64().unwrap(),
+    );
     let cases = set["schedules"].as_array().unwrap();
     assert!(cases.len() >= 18, "{}", cases.len());
     for case in cases {
         let number = |key: &str| case["args"][key].as_f64();
         let cycles = |usual| number("num_cycles").unwrap_or(usual);
         let steps = |key: &str| case["args"][key].as_u64();
-        let curve =
-            |key: &str, usual| case["args"][key].as_str().map_or(usual, |word| rankine::terms::Term::parse(word).unwrap());
+        let curve = |key: &str, usual| {
+            case["args"][key]
+                .as_str()
+                .map_or(usual, |word| rankine::terms::Term::parse(word).unwrap())
+        };
         let lowest = number("min_lr").or(number("min_lr_rate")).unwrap_or(0.0);
         let course = match case["name"].as_str().unwrap() {
             "linear" => RateCourse::Linear,
             "constant_with_warmup" => RateCourse::Constant,
-            "cosine" => RateCourse::Cosine { num_cycles: cycles(0.5), min: 0.0 },
-            "cosine_with_min_lr" => RateCourse::Cosine { num_cycles: cycles(0.5), min: lowest },
-            "cosine_warmup_with_min_lr" => {
-                RateCourse::CosineAhead { num_cycles: cycles(0.5), min: lowest, warmup_start: number("warmup_lr_rate") }
-            }
-            "cosine_with_restarts" => RateCourse::CosineWithRestarts { num_cycles: cycles(1.0) },
-            "polynomial" => {
-                RateCourse::Polynomial { power: number("power").unwrap_or(1.0), end: number("lr_end").unwrap_or(1e-7) }
-            }
-            "inverse_sqrt" => RateCourse::InverseSqrt { timescale: number("timescale") },
+            "cosine" => RateCourse::Cosine {
+                num_cycles: cycles(0.5),
+                min: 0.0,
+            },
+            "cosine_with_min_lr" => RateCourse::Cosine {
+                num_cycles: cycles(0.5),
+                min: lowest,
+            },
+            "cosine_warmup_with_min_lr" => RateCourse::CosineAhead {
+                num_cycles: cycles(0.5),
+                min: lowest,
+                warmup_start: number("warmup_lr_rate"),
+            },
+            "cosine_with_restarts" => RateCourse::CosineWithRestarts {
+                num_cycles: cycles(1.0),
+            },
+            "polynomial" => RateCourse::Polynomial {
+                power: number("power").unwrap_or(1.0),
+                end: number("lr_end").unwrap_or(1e-7),
+            },
+            "inverse_sqrt" => RateCourse::InverseSqrt {
+                timescale: number("timescale"),
+            },
             "warmup_stable_decay" => RateCourse::WarmupStableDecay(WarmupStableDecay {
                 num_decay_steps: steps("num_decay_steps"),
                 num_stable_steps: steps("num_stable_steps"),
@@ -415,10 +671,21 @@ fn schedules_are_those_of_transformers() {
             }),
             other => panic!("{other}"),
         };
-        let schedule = Schedule { peak: 1.0, course, warmup_steps, total_steps };
+        let schedule = Schedule {
+            peak: 1.0,
+            course,
+            warmup_steps,
+            total_steps,
+        };
         for (step, expected) in case["lr"].as_array().unwrap().iter().enumerate() {
             let (ours, theirs) = (schedule.lr_at(step as u64), expected.as_f64().unwrap());
-            assert!((ours - theirs).abs() < 1e-12, "{} {}, step {step}: {ours}, expected {theirs}", case["name"], case["args"]);
+            assert!(
+                (ours - theirs).abs() < 1e-12,
+                "{} {}, step {step}: {ours}, expected \
+            {theirs}",
+                case["name"],
+                case["args"]
+            );
         }
     }
 }
@@ -436,11 +703,20 @@ fn no_schedule_has_a_rate_that_is_none() {
             num_cycles: 0.5,
         })
     };
-    let ahead = |warmup_start| RateCourse::CosineAhead { num_cycles: 0.5, min: 0.1, warmup_start };
+    let ahead = |warmup_start| RateCourse::CosineAhead {
+        num_cycles: 0.5,
+        min: 0.1,
+        warmup_start,
+    };
     let courses = [
-        RateCourse::Polynomial { power: 0.5, end: 0.0 },
+        RateCourse::Polynomial {
+            power: 0.5,
+            end: 0.0,
+        },
         RateCourse::InverseSqrt { timescale: None },
-        RateCourse::InverseSqrt { timescale: Some(1.0) },
+        RateCourse::InverseSqrt {
+            timescale: Some(1.0),
+        },
         RateCourse::CosineWithRestarts { num_cycles: 2.5 },
         RateCourse::ScheduleFree,
         ahead(None),
@@ -452,18 +728,37 @@ fn no_schedule_has_a_rate_that_is_none() {
     ];
     for course in courses {
         for (warmup_steps, total_steps) in [(0, 1), (1, 1), (5, 5), (9, 4), (0, 40), (1, 40)] {
-            let schedule = Schedule { peak: 1e-3, course, warmup_steps, total_steps };
-            let rates: Vec<f64> = (0..total_steps + 2).map(|taken| schedule.lr_at(taken)).collect();
-            assert!(rates.iter().all(|rate| (0.0..=1.001e-3).contains(rate)), "{course:?}, {warmup_steps}: {rates:?}");
+            let schedule = Schedule {
+                peak: 1e-3,
+                course,
+                warmup_steps,
+                total_steps,
+            };
+            let rates: Vec<f64> = (0..total_steps + 2)
+                .map(|taken| schedule.lr_at(taken))
+                .collect();
+            assert!(
+                rates.iter().all(|rate| (0.0..=1.001e-3).contains(rate)),
+                "{course:?}, \
+            {warmup_steps}: {rates:?}"
+            );
         }
     }
 }
 
 /// `SmolLM2-135M` with an adapter of rank 16 on every projection.
 fn smollm2(rule: Rule) -> Load {
-    let rope = RopeSpec { head_dim: 64, theta: 1e5, scaling: RopeScaling::Default };
+    let rope = RopeSpec {
+        head_dim: 64,
+        theta: 1e5,
+        scaling: RopeScaling::Default,
+    };
     let layer = LayerSpec::new(GroupedSpec::new([9, 3, 64], rope), GatedSpec::new(1536));
-    let spec = DecoderSpec { tied_head: true, context: 8192, ..DecoderSpec::new(49152, 576, vec![layer; 30]) };
+    let spec = DecoderSpec {
+        tied_head: true,
+        context: 8192,
+        ..DecoderSpec::new(49152, 576, vec![layer; 30])
+    };
     Load {
         trained: Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec).unwrap(),
         spec,
@@ -484,16 +779,32 @@ fn states_of_8_bits_take_a_quarter_of_the_memory_and_a_little() {
     let whole = parts(Rule::AdamW).moments_bytes;
     assert_eq!(whole, 8 * 4_884_480);
     let share = |rule| parts(rule).moments_bytes as f64 / whole as f64;
-    let eight = share(Rule::AdamW8bit { min_8bit_size: 4096 });
+    let eight = share(Rule::AdamW8bit {
+        min_8bit_size: 4096,
+    });
     println!("8 bits: {eight}");
     // k_proj and v_proj have a B of 192 x 16 numbers, which are fewer than 4096 and keep 32 bits.
     assert!((0.28..=0.29).contains(&eight), "{eight}");
     assert!((share(Rule::Lion) - 0.5).abs() < 1e-9);
-    assert!(share(Rule::Lion8bit { min_8bit_size: 4096 }) < 0.15);
+    assert!(
+        share(Rule::Lion8bit {
+            min_8bit_size: 4096
+        }) < 0.15
+    );
     let (_, adafactor) = rules().remove(4);
-    let Rule::Adafactor(with_momentum) = adafactor else { panic!("{adafactor:?}") };
-    assert!(share(Rule::Adafactor(Adafactor { beta1: None, ..with_momentum })) < 0.05);
-    assert!((share(rules().remove(5).1) - 0.5).abs() < 1e-9, "Muon has one momentum");
+    let Rule::Adafactor(with_momentum) = adafactor else {
+        panic!("{adafactor:?}")
+    };
+    assert!(
+        share(Rule::Adafactor(Adafactor {
+            beta1: None,
+            ..with_momentum
+        })) < 0.05
+    );
+    assert!(
+        (share(rules().remove(5).1) - 0.5).abs() < 1e-9,
+        "Muon has one momentum"
+    );
     assert!((share(Rule::ScheduleFree) - 1.0).abs() < 1e-9);
 }
 
@@ -502,12 +813,36 @@ fn states_of_8_bits_take_a_quarter_of_the_memory_and_a_little() {
 fn states_that_are_saved_are_those_that_are_counted() {
     let shapes = [vec![64, 70], vec![17], vec![16, 72], vec![4096], vec![4095]];
     let names: Vec<String> = (0..shapes.len()).map(|index| format!("w{index}")).collect();
-    let weights: Vec<Tensor<1>> = shapes.iter().map(|shape| tensor(&vec![0.5; shape.iter().product()])).collect();
+    let weights: Vec<Tensor<1>> = shapes
+        .iter()
+        .map(|shape| tensor(&vec![0.5; shape.iter().product()]))
+        .collect();
     for (name, rule) in rules() {
-        for rule in [rule, if name.ends_with("8bit") { Rule::AdamW8bit { min_8bit_size: 4096 } } else { rule }] {
-            let optimizer = ByShape::of_weights(OptimizerConfig { rule, adamw: ADAMW }, &shapes, &weights, &Device::flex());
-            let bytes: usize = optimizer.saved(&names).iter().map(|saved| optimizer.bytes(saved).len()).sum();
-            let counted: u64 = shapes.iter().map(|shape| rule.state_bytes(shape, false)).sum();
+        for rule in [
+            rule,
+            if name.ends_with("8bit") {
+                Rule::AdamW8bit {
+                    min_8bit_size: 4096,
+                }
+            } else {
+                rule
+            },
+        ] {
+            let optimizer = ByShape::of_weights(
+                OptimizerConfig { rule, adamw: ADAMW },
+                &shapes,
+                &weights,
+                &Device::flex(),
+            );
+            let bytes: usize = optimizer
+                .saved(&names)
+                .iter()
+                .map(|saved| optimizer.bytes(saved).len())
+                .sum();
+            let counted: u64 = shapes
+                .iter()
+                .map(|shape| rule.state_bytes(shape, false))
+                .sum();
             assert_eq!(bytes as u64, counted, "{name}");
         }
     }
@@ -547,9 +882,19 @@ fn outcome(desk: &Desk, run: &str) -> (Vec<u8>, Vec<u8>, Vec<u8>, Vec<Value>) {
         }
         line
     });
-    let product = if desk.path(run).join("adapter").exists() { "adapter/adapter_model" } else { "model/model" };
-    let [best, last] = ["", "checkpoints/step-8/"].map(|folder| desk.read(&format!("{run}/{folder}{product}.safetensors")));
-    (best, last, desk.read(&format!("{run}/checkpoints/step-8/optimizer.safetensors")), metrics.collect())
+    let product = if desk.path(run).join("adapter").exists() {
+        "adapter/adapter_model"
+    } else {
+        "model/model"
+    };
+    let [best, last] = ["", "checkpoints/step-8/"]
+        .map(|folder| desk.read(&format!("{run}/{folder}{product}.safetensors")));
+    (
+        best,
+        last,
+        desk.read(&format!("{run}/checkpoints/step-8/optimizer.safetensors")),
+        metrics.collect(),
+    )
 }
 
 fn back_to(desk: &Desk, step: u64) {
@@ -564,16 +909,74 @@ fn back_to(desk: &Desk, step: u64) {
 /// Every optimizer with its own keys, and what else its state has to go through.
 const RUNS: [(&str, &[&str]); 11] = [
     ("adamw_8bit", &["training.min_8bit_size=64"]),
-    ("paged_adamw_8bit", &["training.min_8bit_size=64", "adapter.method=qlora", "adapter.use_dora=true"]),
-    ("lion", &["training.lr_scheduler=polynomial", "training.power=2", "training.learning_rate=1e-3"]),
-    ("lion_8bit", &["training.min_8bit_size=64", "training.lr_scheduler=inverse_sqrt"]),
-    ("adafactor", &["training.beta1=0.9", "training.scale_parameter=true", "adapter.lora_bias=true"]),
-    ("adafactor", &["training.relative_step=true", "training.learning_rate=", "training.warmup_steps="]),
-    ("muon", &["training.lr_scheduler=warmup_stable_decay", "adapter.modules_to_save=[embed_tokens]"]),
-    ("muon", &["adapter=", "adapter.method=full", "training.lr_scheduler=cosine_with_restarts", "training.num_cycles=2"]),
+    (
+        "paged_adamw_8bit",
+        &[
+            "training.min_8bit_size=64",
+            "adapter.method=qlora",
+            "adapter.use_dora=true",
+        ],
+    ),
+    (
+        "lion",
+        &[
+            "training.lr_scheduler=polynomial",
+            "training.power=2",
+            "training.learning_rate=1e-3",
+        ],
+    ),
+    (
+        "lion_8bit",
+        &[
+            "training.min_8bit_size=64",
+            "training.lr_scheduler=inverse_sqrt",
+        ],
+    ),
+    (
+        "adafactor",
+        &[
+            "training.beta1=0.9",
+            "training.scale_parameter=true",
+            "adapter.lora_bias=true",
+        ],
+    ),
+    (
+        "adafactor",
+        &[
+            "training.relative_step=true",
+            "training.learning_rate=",
+            "training.warmup_steps=",
+        ],
+    ),
+    (
+        "muon",
+        &[
+            "training.lr_scheduler=warmup_stable_decay",
+            "adapter.modules_to_save=[embed_tokens]",
+        ],
+    ),
+    (
+        "muon",
+        &[
+            "adapter=",
+            "adapter.method=full",
+            "training.lr_scheduler=cosine_with_restarts",
+            "training.num_cycles=2",
+        ],
+    ),
     ("schedule_free_adamw", &["adapter.init_lora_weights=pissa"]),
-    ("schedule_free_adamw", &["adapter=", "adapter.method=full", "training.warmup_steps=0"]),
-    ("schedule_free_adamw", &["training.loraplus_lr_ratio=8", "training.max_grad_norm=0.1", "training.on_nonfinite=skip"]),
+    (
+        "schedule_free_adamw",
+        &["adapter=", "adapter.method=full", "training.warmup_steps=0"],
+    ),
+    (
+        "schedule_free_adamw",
+        &[
+            "training.loraplus_lr_ratio=8",
+            "training.max_grad_norm=0.1",
+            "training.on_nonfinite=skip",
+        ],
+    ),
 ];
 
 #[test]
@@ -582,27 +985,61 @@ fn a_run_of_every_optimizer_goes_on_to_the_same_bytes() {
         let desk = Desk::new();
         desk.write("recipe.yaml", RUN);
         let word = format!("training.optimizer={optimizer}");
-        let train = [&["train", "recipe.yaml", "output_dir=alone", &word], overrides].concat();
+        let train = [
+            &["train", "recipe.yaml", "output_dir=alone", &word],
+            overrides,
+        ]
+        .concat();
         desk.run(&train).says(optimizer, 0, &[]);
         let alone = outcome(&desk, "alone");
-        let losses: Vec<f64> = alone.3.iter().filter_map(|line| line["eval_loss"].as_f64()).collect();
-        assert!(losses[losses.len() - 1] < losses[0], "{optimizer} learns: {losses:?}");
+        let losses: Vec<f64> = alone
+            .3
+            .iter()
+            .filter_map(|line| line["eval_loss"].as_f64())
+            .collect();
+        assert!(
+            losses[losses.len() - 1] < losses[0],
+            "{optimizer} learns: {losses:?}"
+        );
         for step in [1, 4, 7] {
             back_to(&desk, step);
-            desk.run(&["resume", "again"]).says(optimizer, 0, &[&format!("going on after step {step}")]);
-            assert!(outcome(&desk, "again") == alone, "{optimizer} {overrides:?}, from step {step}");
+            desk.run(&["resume", "again"]).says(
+                optimizer,
+                0,
+                &[&format!(
+                    "going on after step \
+            {step}"
+                )],
+            );
+            assert!(
+                outcome(&desk, "again") == alone,
+                "{optimizer} {overrides:?}, from step \
+            {step}"
+            );
         }
     }
 }
 
-/// What a checkpoint of a schedule-free run has, and that the score of a step is that of its average.
+/// What a checkpoint of a schedule-free run has, and that the score of a step is that of its
+/// average.
 #[test]
 fn a_schedule_free_run_scores_and_saves_its_average() {
     let desk = Desk::new();
     desk.write("recipe.yaml", RUN);
-    desk.run(&["train", "recipe.yaml", "output_dir=alone", "training.optimizer=schedule_free_adamw"]).says("a run", 0, &[]);
-    let open = |path: &str| Archive::open(&desk.path(&format!("alone/checkpoints/step-6/{path}"))).unwrap();
-    let (adapter, state) = (open("adapter/adapter_model.safetensors"), open("optimizer.safetensors"));
+    desk.run(&[
+        "train",
+        "recipe.yaml",
+        "output_dir=alone",
+        "training.optimizer=schedule_free_adamw",
+    ])
+    .says("a run", 0, &[]);
+    let open = |path: &str| {
+        Archive::open(&desk.path(&format!("alone/checkpoints/step-6/{path}"))).unwrap()
+    };
+    let (adapter, state) = (
+        open("adapter/adapter_model.safetensors"),
+        open("optimizer.safetensors"),
+    );
     let mut furthest = 0.0_f32;
     for name in adapter.shapes().keys() {
         let of_state = |prefix: &str| {
@@ -610,18 +1047,36 @@ fn a_schedule_free_run_scores_and_saves_its_average() {
                 let weight = name.strip_prefix("base_model.model.").unwrap();
                 key.starts_with(prefix) && key.ends_with(weight)
             });
-            state.read_f32(&found.unwrap_or_else(|| panic!("{prefix}{name}"))).unwrap().unwrap()
+            state
+                .read_f32(&found.unwrap_or_else(|| panic!("{prefix}{name}")))
+                .unwrap()
+                .unwrap()
         };
         let (point, fast) = (of_state("training_point."), of_state("fast_sequence."));
         let saved = adapter.read_f32(name).unwrap().unwrap();
-        let average: Vec<f32> = point.iter().zip(&fast).map(|(y, z)| y + (z - y) * (1.0 - 1.0 / 0.9_f32)).collect();
+        let average: Vec<f32> = point
+            .iter()
+            .zip(&fast)
+            .map(|(y, z)| y + (z - y) * (1.0 - 1.0 / 0.9_f32))
+            .collect();
         assert!(difference(&saved, &average) <= 1e-6, "{name}");
         furthest = furthest.max(difference(&saved, &point));
     }
-    assert!(furthest > 1e-4, "the average is not where gradients are taken: {furthest}");
+    assert!(
+        furthest > 1e-4,
+        "the average is not where gradients are taken: {furthest}"
+    );
     let lines = desk.read_text("alone/metrics.jsonl");
-    let scores: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    let of_step = |step: u64| scores.iter().find(|line| line["step"] == step && line["eval_loss"].is_f64()).unwrap();
+    let scores: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let of_step = |step: u64| {
+        scores
+            .iter()
+            .find(|line| line["step"] == step && line["eval_loss"].is_f64())
+            .unwrap()
+    };
     let best = (2..=8).step_by(2).min_by(|a, b| {
         let loss = |step: &u64| of_step(*step)["eval_loss"].as_f64().unwrap();
         loss(a).total_cmp(&loss(b))
@@ -629,9 +1084,18 @@ fn a_schedule_free_run_scores_and_saves_its_average() {
     let ran = desk.run(&["eval", "alone", "--json"]);
     ran.says("eval", 0, &[]);
     let evaluated: Value = serde_json::from_str(&ran.stdout).unwrap();
-    let (ours, expected) = (evaluated["total"]["adapter"]["loss"].as_f64(), of_step(best.unwrap())["eval_loss"].as_f64());
-    let (ours, expected) = (ours.unwrap_or_else(|| panic!("{evaluated}")), expected.unwrap());
-    assert!((ours - expected).abs() <= 1e-9, "{ours}, expected {expected}");
+    let (ours, expected) = (
+        evaluated["total"]["adapter"]["loss"].as_f64(),
+        of_step(best.unwrap())["eval_loss"].as_f64(),
+    );
+    let (ours, expected) = (
+        ours.unwrap_or_else(|| panic!("{evaluated}")),
+        expected.unwrap(),
+    );
+    assert!(
+        (ours - expected).abs() <= 1e-9,
+        "{ours}, expected {expected}"
+    );
 }
 
 /// Embedding and head, norms and biases are updated by `AdamW`, whatever Muon does with matrices.
@@ -639,8 +1103,15 @@ fn a_schedule_free_run_scores_and_saves_its_average() {
 fn muon_is_for_matrices_of_blocks() {
     let desk = Desk::new();
     desk.write("recipe.yaml", RUN);
-    let words = ["adapter=", "adapter.method=full", "training.optimizer=muon", "training.max_steps=1", "training.warmup_steps=0"];
-    desk.run(&[&["train", "recipe.yaml", "output_dir=run"], &words[..]].concat()).says("a run", 0, &[]);
+    let words = [
+        "adapter=",
+        "adapter.method=full",
+        "training.optimizer=muon",
+        "training.max_steps=1",
+        "training.warmup_steps=0",
+    ];
+    desk.run(&[&["train", "recipe.yaml", "output_dir=run"], &words[..]].concat())
+        .says("a run", 0, &[]);
     let state = Archive::open(&desk.path("run/checkpoints/step-1/optimizer.safetensors")).unwrap();
     for name in state.shapes().into_keys() {
         let is_matrix = name.ends_with("_proj.weight");
@@ -658,13 +1129,25 @@ fn a_plan_counts_states_and_says_what_is_not_paged() {
         ran.stdout + &ran.stderr
     };
     let said = plan("training.optimizer=paged_adamw_8bit");
-    assert!(said.contains("`training.optimizer: paged_adamw_8bit` is `adamw_8bit` here"), "{said}");
-    assert!(said.contains("optimizer state") && said.contains("with `adamw`"), "{said}");
+    assert!(
+        said.contains("`training.optimizer: paged_adamw_8bit` is `adamw_8bit` here"),
+        "{said}"
+    );
+    assert!(
+        said.contains("optimizer state") && said.contains("with `adamw`"),
+        "{said}"
+    );
     assert!(!plan("training.optimizer=adamw_8bit").contains("is `adamw_8bit` here"));
     let lines = plan("training.optimizer=adamw_bnb_8bit");
-    assert!(lines.contains("adamw_8bit") && lines.contains("min_8bit_size"), "{lines}");
+    assert!(
+        lines.contains("adamw_8bit") && lines.contains("min_8bit_size"),
+        "{lines}"
+    );
     let lines = plan("training.optimizer=lion");
-    assert!(lines.contains("0.99") && !lines.contains("adam_epsilon"), "{lines}");
+    assert!(
+        lines.contains("0.99") && !lines.contains("adam_epsilon"),
+        "{lines}"
+    );
 }
 
 /// Keys that would change nothing are faults, with what they go with.
@@ -672,31 +1155,99 @@ fn a_plan_counts_states_and_says_what_is_not_paged() {
 fn a_key_of_another_optimizer_or_schedule_is_refused() {
     let desk = Desk::new();
     let cases: [(&[&str], &[&str]); 16] = [
-        (&["training.momentum=0.9"], &["training.momentum goes with `optimizer: muon` only, found `adamw`"]),
+        (
+            &["training.momentum=0.9"],
+            &["training.momentum goes with `optimizer: muon` only, found \
+        `adamw`"],
+        ),
         (
             &["training.optimizer=lion", "training.adam_epsilon=1e-6"],
             &["training.adam_epsilon goes with `optimizer` `adamw`, `adamw_8bit`"],
         ),
-        (&["training.optimizer=adafactor", "training.adam_beta1=0.8"], &["training.adam_beta1 goes with", "found `adafactor`"]),
-        (&["training.optimizer=adamw", "training.min_8bit_size=1"], &["`adamw_8bit` or `lion_8bit` only"]),
+        (
+            &["training.optimizer=adafactor", "training.adam_beta1=0.8"],
+            &[
+                "training.adam_beta1 goes \
+        with",
+                "found `adafactor`",
+            ],
+        ),
+        (
+            &["training.optimizer=adamw", "training.min_8bit_size=1"],
+            &["`adamw_8bit` or `lion_8bit` \
+        only"],
+        ),
         (&["training.beta1=0.9"], &["`optimizer: adafactor` only"]),
-        (&["training.optimizer=muon", "training.clip_threshold=2"], &["`optimizer: adafactor` only, found `muon`"]),
-        (&["training.power=2"], &["training.power goes with `lr_scheduler: polynomial` only, found `cosine`"]),
-        (&["training.lr_scheduler=linear", "training.num_cycles=2"], &["training.num_cycles goes with", "found `linear`"]),
+        (
+            &["training.optimizer=muon", "training.clip_threshold=2"],
+            &["`optimizer: adafactor` \
+        only, found `muon`"],
+        ),
+        (
+            &["training.power=2"],
+            &[
+                "training.power goes with `lr_scheduler: polynomial` only, found \
+        `cosine`",
+            ],
+        ),
+        (
+            &["training.lr_scheduler=linear", "training.num_cycles=2"],
+            &[
+                "training.num_cycles goes \
+        with",
+                "found `linear`",
+            ],
+        ),
         (
             &["training.lr_scheduler=polynomial", "training.lr_end=1"],
             &["training.lr_end is 1, the learning rate begins at 0.0002"],
         ),
-        (&["training.lr_scheduler=cosine_with_min_lr", "training.min_lr=1e-3"], &["training.min_lr is 0.001"]),
         (
-            &["training.lr_scheduler=cosine_with_min_lr", "training.min_lr=1e-5", "training.min_lr_rate=0.1"],
+            &[
+                "training.lr_scheduler=cosine_with_min_lr",
+                "training.min_lr=1e-3",
+            ],
+            &["training.min_lr \
+        is 0.001"],
+        ),
+        (
+            &[
+                "training.lr_scheduler=cosine_with_min_lr",
+                "training.min_lr=1e-5",
+                "training.min_lr_rate=0.1",
+            ],
             &["training.min_lr_rate does not go with `min_lr`"],
         ),
-        (&["training.optimizer=schedule_free_adamw", "training.lr_scheduler=cosine"], &["averages in place of a schedule"]),
-        (&["training.optimizer=schedule_free_adamw", "training.adam_beta1=0"], &["needs a number above 0"]),
-        (&["training.optimizer=schedule_free_adamw", "training.num_cycles=2"], &["which has no schedule"]),
         (
-            &["training.optimizer=adafactor", "training.relative_step=true", "training.learning_rate=1e-3"],
+            &[
+                "training.optimizer=schedule_free_adamw",
+                "training.lr_scheduler=cosine",
+            ],
+            &["averages \
+        in place of a schedule"],
+        ),
+        (
+            &[
+                "training.optimizer=schedule_free_adamw",
+                "training.adam_beta1=0",
+            ],
+            &["needs a number \
+        above 0"],
+        ),
+        (
+            &[
+                "training.optimizer=schedule_free_adamw",
+                "training.num_cycles=2",
+            ],
+            &["which has no \
+        schedule"],
+        ),
+        (
+            &[
+                "training.optimizer=adafactor",
+                "training.relative_step=true",
+                "training.learning_rate=1e-3",
+            ],
             &["training.learning_rate does not go with `relative_step: true`"],
         ),
         (
@@ -710,15 +1261,48 @@ fn a_key_of_another_optimizer_or_schedule_is_refused() {
     }
     for (word, parts) in [
         ("adamw_8", &["did you mean `adamw_8bit`?"][..]),
-        ("sgd", &["`sgd` is not supported yet", "valid now: `adamw`, `adamw_8bit`"]),
+        (
+            "sgd",
+            &[
+                "`sgd` is not supported yet",
+                "valid now: `adamw`, `adamw_8bit`",
+            ],
+        ),
         ("Muon", &["did you mean `muon`?"]),
     ] {
-        desk.run(&["check", "recipe.yaml", &format!("training.optimizer={word}")]).says(word, 65, parts);
+        desk.run(&[
+            "check",
+            "recipe.yaml",
+            &format!("training.optimizer={word}"),
+        ])
+        .says(word, 65, parts);
     }
-    for word in ["adamw_torch", "adamw_torch_fused", "adamw_bnb_8bit", "paged_adamw_32bit", "paged_lion_8bit", "lion_32bit"] {
-        desk.run(&["check", "recipe.yaml", &format!("training.optimizer={word}")]).says(word, 0, &[]);
+    for word in [
+        "adamw_torch",
+        "adamw_torch_fused",
+        "adamw_bnb_8bit",
+        "paged_adamw_32bit",
+        "paged_lion_8bit",
+        "lion_32bit",
+    ] {
+        desk.run(&[
+            "check",
+            "recipe.yaml",
+            &format!("training.optimizer={word}"),
+        ])
+        .says(word, 0, &[]);
     }
-    desk.run(&["check", "recipe.yaml", "training.lr_scheduler=constant_with_warmup"]).says("a synonym", 0, &[]);
+    desk.run(&[
+        "check",
+        "recipe.yaml",
+        "training.lr_scheduler=constant_with_warmup",
+    ])
+    .says(
+        "a \
+    synonym",
+        0,
+        &[],
+    );
 }
 
 /// A checkpoint of one optimizer is none of another.
@@ -726,12 +1310,32 @@ fn a_key_of_another_optimizer_or_schedule_is_refused() {
 fn a_run_does_not_go_on_with_the_state_of_another_optimizer() {
     let desk = Desk::new();
     desk.write("recipe.yaml", RUN);
-    desk.run(&["train", "recipe.yaml", "output_dir=alone", "training.optimizer=lion"]).says("a run", 0, &[]);
+    desk.run(&[
+        "train",
+        "recipe.yaml",
+        "output_dir=alone",
+        "training.optimizer=lion",
+    ])
+    .says(
+        "a \
+    run",
+        0,
+        &[],
+    );
     back_to(&desk, 4);
     let lock = "again/recipe.lock.yaml";
     let text = desk.read_text(lock);
-    let edited: Vec<&str> = text.lines().filter(|line| !line.contains("adam_beta2")).collect();
-    desk.write(lock, edited.join("\n").replace("optimizer: lion", "optimizer: adafactor").replace("    adam_beta1: 0.9\n", ""));
+    let edited: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.contains("adam_beta2"))
+        .collect();
+    desk.write(
+        lock,
+        edited
+            .join("\n")
+            .replace("optimizer: lion", "optimizer: adafactor")
+            .replace("    adam_beta1: 0.9\n", ""),
+    );
     let ran = desk.run(&["resume", "again", "--force"]);
     assert_ne!(ran.exit, 0, "{ran:?}");
     assert!(!ran.stderr.contains("panicked"), "{ran:?}");
@@ -743,13 +1347,22 @@ fn a_run_does_not_go_on_with_the_state_of_another_optimizer() {
 fn what_a_schedule_free_run_averages_by_is_a_part_of_its_state() {
     let desk = Desk::new();
     desk.write("recipe.yaml", RUN);
-    desk.run(&["train", "recipe.yaml", "output_dir=alone", "training.optimizer=schedule_free_adamw"]).says("a run", 0, &[]);
+    desk.run(&[
+        "train",
+        "recipe.yaml",
+        "output_dir=alone",
+        "training.optimizer=schedule_free_adamw",
+    ])
+    .says("a run", 0, &[]);
     let alone = outcome(&desk, "alone");
     back_to(&desk, 4);
     let folder = desk.path("again/checkpoints/step-4");
     let state = desk.read_text("again/checkpoints/step-4/state.json");
     let mut state: Value = serde_json::from_str(&state).unwrap();
-    assert!(state["average"]["weight_sum"].as_f64().unwrap() > 0.0, "{state}");
+    assert!(
+        state["average"]["weight_sum"].as_f64().unwrap() > 0.0,
+        "{state}"
+    );
     state["average"] = Value::Null;
     desk.write("again/checkpoints/step-4/state.json", state.to_string());
     fs::remove_file(Path::new(&folder).join("manifest.json")).unwrap();

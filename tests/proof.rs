@@ -1,5 +1,5 @@
-//! The gradient proof on a GPU of this machine, where there is one, a software one included: of wgpu, or with `RANKINE_TEST_DEVICE=cuda`
-//! of CUDA.
+//! The gradient proof on a GPU of this machine, where there is one, a software one included: of
+//! wgpu, or with `RANKINE_TEST_DEVICE=cuda` of CUDA.
 #![cfg(any(feature = "wgpu", feature = "cuda"))]
 
 mod common;
@@ -16,7 +16,14 @@ use rankine::terms::{Method, ModelDtype};
 fn adapter() -> Option<Device> {
     let device = device::open(tested_gpu()?.device).unwrap();
     let ones = Tensor::<2>::ones([2, 2], &device);
-    assert_eq!(ones.clone().matmul(ones).into_data().iter::<f32>().collect::<Vec<_>>(), [2.0; 4]);
+    assert_eq!(
+        ones.clone()
+            .matmul(ones)
+            .into_data()
+            .iter::<f32>()
+            .collect::<Vec<_>>(),
+        [2.0; 4]
+    );
     Some(device)
 }
 
@@ -24,7 +31,11 @@ fn adapter() -> Option<Device> {
 fn training_on_an_adapter_is_that_on_the_cpu() {
     let Some(device) = adapter() else { return };
     for trained in [Method::Lora, Method::Full] {
-        let verdict = prove(&ProbeModel::of_all_mechanisms(ModelDtype::Auto, trained), &device).unwrap();
+        let verdict = prove(
+            &ProbeModel::of_all_mechanisms(ModelDtype::Auto, trained),
+            &device,
+        )
+        .unwrap();
         println!("all mechanisms, {trained}: {verdict}");
         assert!(verdict.is_proven(), "{trained}: {verdict}");
     }
@@ -35,8 +46,17 @@ fn training_on_an_adapter_is_that_on_the_cpu() {
 fn training_on_packed_bases_is_that_on_the_cpu() {
     let Some(device) = adapter() else { return };
     for form in [QuantFormat::QLORA, QuantFormat::Int8] {
-        let storage = Storage { form: Some(form), packs_head: true, offloads_embedding: true, ..ModelDtype::Auto.into() };
-        let verdict = prove(&ProbeModel::of_all_mechanisms(storage, Method::Lora), &device).unwrap();
+        let storage = Storage {
+            form: Some(form),
+            packs_head: true,
+            offloads_embedding: true,
+            ..ModelDtype::Auto.into()
+        };
+        let verdict = prove(
+            &ProbeModel::of_all_mechanisms(storage, Method::Lora),
+            &device,
+        )
+        .unwrap();
         println!("all mechanisms, {form}: {verdict}");
         assert!(verdict.is_proven(), "{form}: {verdict}");
     }
@@ -46,8 +66,13 @@ fn training_on_packed_bases_is_that_on_the_cpu() {
 fn every_family_is_proven_on_an_adapter() {
     let Some(device) = adapter() else { return };
     for family in tested_families() {
-        let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
-        let verdict = prove(&ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora), &device).unwrap();
+        let spec =
+            DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
+        let verdict = prove(
+            &ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora),
+            &device,
+        )
+        .unwrap();
         println!("{family}: {verdict}");
         assert!(verdict.is_proven(), "{family}: {verdict}");
     }
@@ -65,7 +90,8 @@ fn training_in_16_bits_is_that_on_the_cpu_but_for_rounding() {
     println!("all mechanisms, {half}: {verdict}");
     assert!(verdict.is_proven(), "{half}: {verdict}");
     for family in tested_families() {
-        let spec = DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
+        let spec =
+            DecoderSpec::read(&golden(&format!("archs/{family}/model/config.json"))).unwrap();
         let verdict = prove(&ProbeModel::of(&spec, half, Method::Lora), &device).unwrap();
         println!("{family}, {half}: {verdict}");
         assert!(verdict.is_proven(), "{family}: {verdict}");

@@ -11,20 +11,35 @@ const BASE: &str = "checkpoints/rankine-tiny";
 fn recipes() -> Vec<(String, String)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("recipes");
     let files = fs::read_dir(folder).unwrap().map(|file| file.unwrap());
-    let read = |file: fs::DirEntry| (format!("recipes/{}", file.file_name().display()), fs::read_to_string(file.path()).unwrap());
+    let read = |file: fs::DirEntry| {
+        (
+            format!("recipes/{}", file.file_name().display()),
+            fs::read_to_string(file.path()).unwrap(),
+        )
+    };
     let mut recipes: Vec<_> = files.map(read).collect();
     recipes.sort();
     recipes
 }
 
-/// What the binary prints, run in the package's folder with its token cache elsewhere. `check` and `plan` make no output folder.
+/// What the binary prints, run in the package's folder with its token cache elsewhere. `check` and
+/// `plan` make no output folder.
 fn rankine(arguments: &[&str]) -> String {
     let cache = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_rankine"));
-    command.current_dir(env!("CARGO_MANIFEST_DIR")).env("RANKINE_CACHE", cache.path());
-    command.env("HF_HOME", cache.path()).env_remove("HF_HUB_CACHE").env_remove("HUGGINGFACE_HUB_CACHE");
+    command
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .env("RANKINE_CACHE", cache.path());
+    command
+        .env("HF_HOME", cache.path())
+        .env_remove("HF_HUB_CACHE")
+        .env_remove("HUGGINGFACE_HUB_CACHE");
     let output = command.args(arguments).output().unwrap();
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     String::from_utf8(output.stdout).unwrap()
 }
 
@@ -67,12 +82,19 @@ fn every_recipe_passes_check() {
     }
 }
 
-/// With the shipped base in the place of a Hub id: formats, columns and targets are the recipe's own.
+/// With the shipped base in the place of a Hub id: formats, columns and targets are the recipe's
+/// own.
 #[test]
 fn every_recipe_comes_to_a_plan_and_leaves_no_row_without_a_trained_token() {
     for (path, _) in recipes() {
         let said = rankine(&["plan", &path, &format!("base_model={BASE}")]);
-        for fact in ["trainable parameters", ", 0 without a trained token", "rows to train on", "rows to validate on", "steps"] {
+        for fact in [
+            "trainable parameters",
+            ", 0 without a trained token",
+            "rows to train on",
+            "rows to validate on",
+            "steps",
+        ] {
             assert!(said.contains(fact), "{path}: no `{fact}` in\n{said}");
         }
     }
@@ -84,10 +106,16 @@ fn every_key_has_a_comment_directly_above_it() {
     for (path, text) in recipes() {
         let lines: Vec<&str> = text.lines().collect();
         for (above, line) in lines.iter().zip(&lines[1..]) {
-            let is_key = line.split('#').next().is_some_and(|line| line.contains(':'));
+            let is_key = line
+                .split('#')
+                .next()
+                .is_some_and(|line| line.contains(':'));
             let is_heading = line.ends_with(':') && !line.starts_with(' ');
             let is_explained = above.trim_start().starts_with('#');
-            assert!(!is_key || is_heading || is_explained, "{path}: no comment above `{line}`");
+            assert!(
+                !is_key || is_heading || is_explained,
+                "{path}: no comment above `{line}`"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! A run may end at any moment: what was killed or stopped goes on to the same adapter, metrics and samples, byte for byte, as the run
-//! that was left alone. The last tests take something out of a checkpoint and show that these comparisons would tell.
+//! A run may end at any moment: what was killed or stopped goes on to the same adapter, metrics and
+//! samples, byte for byte, as the run that was left alone. The last tests take something out of a
+//! checkpoint and show that these comparisons would tell.
 
 mod support;
 
@@ -10,14 +11,14 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use rankine::keyed_random::mix;
 use rankine::files::safetensors::{Archive, write_f32};
 use rankine::files::write_manifest;
+use rankine::keyed_random::mix;
 use serde_json::Value;
 use support::*;
 
-/// A run with everything that a resume could lose: dropout, an order for each epoch, accumulation, a warm-up, a best adapter that is not
-/// the last, and patience.
+/// A run with everything that a resume could lose: dropout, an order for each epoch, accumulation,
+/// a warm-up, a best adapter that is not the last, and patience.
 const RECIPE: &str = "\
 base_model: base
 datasets:
@@ -48,7 +49,9 @@ const MEASURED: [&str; 2] = ["tokens_per_second", "peak_memory_bytes"];
 
 fn desk(rows: usize) -> Desk {
     let desk = Desk::new();
-    let texts: Vec<String> = (1..=rows).map(|row| format!("term {row} means {}", "so ".repeat(row % 9 + 1))).collect();
+    let texts: Vec<String> = (1..=rows)
+        .map(|row| format!("term {row} means {}", "so ".repeat(row % 9 + 1)))
+        .collect();
     desk.write_rows("rows.parquet", vec![("text", support::texts(texts))]);
     desk.write("recipe.yaml", RECIPE);
     desk
@@ -72,32 +75,57 @@ fn outcome(desk: &Desk, run: &str) -> Outcome {
         }
         line
     });
-    let last = checkpoints(desk, run).pop().expect("a checkpoint at the end");
+    let last = checkpoints(desk, run)
+        .pop()
+        .expect("a checkpoint at the end");
     Outcome {
         adapter: desk.read(&format!("{run}/adapter/adapter_model.safetensors")),
         metrics: metrics.collect(),
         samples: desk.read_text(&format!("{run}/samples.jsonl")),
-        last: desk.read(&format!("{run}/checkpoints/step-{last}/adapter/adapter_model.safetensors")),
+        last: desk.read(&format!(
+            "{run}/checkpoints/step-{last}/adapter/adapter_model.safetensors"
+        )),
     }
 }
 
 /// Steps of the checkpoints, ascending.
 fn checkpoints(desk: &Desk, run: &str) -> Vec<u64> {
-    let entries = fs::read_dir(desk.path(run).join("checkpoints")).into_iter().flatten().map(Result::unwrap);
-    let mut steps: Vec<u64> =
-        entries.filter_map(|entry| entry.file_name().to_str()?.strip_prefix("step-")?.parse().ok()).collect();
+    let entries = fs::read_dir(desk.path(run).join("checkpoints"))
+        .into_iter()
+        .flatten()
+        .map(Result::unwrap);
+    let mut steps: Vec<u64> = entries
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()?
+                .strip_prefix("step-")?
+                .parse()
+                .ok()
+        })
+        .collect();
     steps.sort_unstable();
     steps
 }
 
 /// The run that is left alone.
 fn reference(desk: &Desk, overrides: &[&str]) -> Outcome {
-    desk.run(&[&["train", "recipe.yaml", "output_dir=alone"], overrides].concat()).says("the run left alone", 0, &[]);
+    desk.run(&[&["train", "recipe.yaml", "output_dir=alone"], overrides].concat())
+        .says(
+            "the run \
+    left alone",
+            0,
+            &[],
+        );
     outcome(desk, "alone")
 }
 
 fn start(desk: &Desk, arguments: &[&str]) -> Child {
-    desk.command(arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    desk.command(arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// When to end a run: as soon as its metrics have so many lines, and a little later.
@@ -106,16 +134,29 @@ struct Moment {
     later: Duration,
 }
 
-/// Ends a run with the signal again and again, each time at a moment, and lets it finish at last. The number of endings.
-fn interrupted(desk: &Desk, run: &str, overrides: &[&str], signal: Signal, moments: &[Moment]) -> usize {
+/// Ends a run with the signal again and again, each time at a moment, and lets it finish at last.
+/// The number of endings.
+fn interrupted(
+    desk: &Desk,
+    run: &str,
+    overrides: &[&str],
+    signal: Signal,
+    moments: &[Moment],
+) -> usize {
     let output = format!("output_dir={run}");
-    let lines =
-        || fs::read(desk.path(run).join("metrics.jsonl")).map_or(0, |metrics| metrics.split(|byte| *byte == b'\n').count());
+    let lines = || {
+        fs::read(desk.path(run).join("metrics.jsonl"))
+            .map_or(0, |metrics| metrics.split(|byte| *byte == b'\n').count())
+    };
     let mut endings = 0;
     for moment in moments.iter().map(Some).chain(std::iter::repeat(None)) {
         let is_begun = desk.path(run).join("recipe.lock.yaml").exists();
         let train = [&["train", "recipe.yaml", &output], overrides].concat();
-        let mut child = if is_begun { start(desk, &["resume", run]) } else { start(desk, &train) };
+        let mut child = if is_begun {
+            start(desk, &["resume", run])
+        } else {
+            start(desk, &train)
+        };
         let Some(moment) = moment else {
             let status = child.wait().unwrap();
             assert!(status.success(), "{status}");
@@ -127,7 +168,10 @@ fn interrupted(desk: &Desk, run: &str, overrides: &[&str], signal: Signal, momen
         std::thread::sleep(moment.later);
         let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         let status = child.wait().unwrap();
-        assert!(matches!(status.code(), None | Some(0 | 75 | 130)), "{status}");
+        assert!(
+            matches!(status.code(), None | Some(0 | 75 | 130)),
+            "{status}"
+        );
         endings += usize::from(status.code() != Some(0));
     }
     unreachable!("the last run is waited for");
@@ -143,9 +187,15 @@ fn moments(seed: u64, count: usize, lines: usize) -> Vec<Moment> {
     (0..count as u64).map(moment).collect()
 }
 
-/// How many runs are killed, here and in a thorough run: `RANKINE_KILLS=50 cargo test --release --test resume`.
+/// How many runs are killed, here and in a thorough run:
+/// `RANKINE_KILLS=50 cargo test --release --test resume`.
 fn runs(few: usize) -> usize {
-    std::env::var("RANKINE_KILLS").ok().map_or(few, |kills| kills.parse().expect("RANKINE_KILLS is a number"))
+    std::env::var("RANKINE_KILLS").ok().map_or(few, |kills| {
+        kills.parse().expect(
+            "RANKINE_KILLS is \
+    a number",
+        )
+    })
 }
 
 #[test]
@@ -155,7 +205,13 @@ fn killed_at_random_moments_it_comes_to_the_same_adapter() {
     let mut endings = 0;
     for index in 0..runs(4) {
         let run = format!("killed-{index}");
-        endings += interrupted(&desk, &run, &[], Signal::SIGKILL, &moments(index as u64, 3, alone.metrics.len()));
+        endings += interrupted(
+            &desk,
+            &run,
+            &[],
+            Signal::SIGKILL,
+            &moments(index as u64, 3, alone.metrics.len()),
+        );
         assert_eq!(outcome(&desk, &run), alone, "{run}");
     }
     println!("{endings} kills in {} runs", runs(4));
@@ -166,9 +222,17 @@ fn stopped_at_random_moments_it_comes_to_the_same_adapter() {
     let desk = desk(90);
     let alone = reference(&desk, &[]);
     let mut endings = 0;
-    for (index, signal) in (0..runs(2)).flat_map(|index| [(index, Signal::SIGTERM), (index, Signal::SIGINT)]) {
+    for (index, signal) in
+        (0..runs(2)).flat_map(|index| [(index, Signal::SIGTERM), (index, Signal::SIGINT)])
+    {
         let run = format!("stopped-{index}-{signal}");
-        endings += interrupted(&desk, &run, &[], signal, &moments(100 + index as u64, 3, alone.metrics.len()));
+        endings += interrupted(
+            &desk,
+            &run,
+            &[],
+            signal,
+            &moments(100 + index as u64, 3, alone.metrics.len()),
+        );
         assert_eq!(outcome(&desk, &run), alone, "{run}");
     }
     println!("{endings} signals in {} runs", 2 * runs(2));
@@ -178,7 +242,10 @@ fn stopped_at_random_moments_it_comes_to_the_same_adapter() {
 fn back_to(desk: &Desk, from: &str, to: &str, step: u64) {
     copy_folder(&desk.path(from), &desk.path(to));
     fs::remove_file(desk.path(to).join("README.md")).unwrap();
-    for later in checkpoints(desk, to).into_iter().filter(|later| *later > step) {
+    for later in checkpoints(desk, to)
+        .into_iter()
+        .filter(|later| *later > step)
+    {
         fs::remove_dir_all(desk.path(to).join(format!("checkpoints/step-{later}"))).unwrap();
     }
 }
@@ -188,55 +255,118 @@ fn every_step_can_be_gone_on_from() {
     let desk = desk(26);
     let alone = reference(&desk, &["output.save_steps=1"]);
     let steps = checkpoints(&desk, "alone");
-    assert_eq!(steps, (1..=30).collect::<Vec<_>>(), "5 steps an epoch, 6 epochs, the last of each with fewer rows");
+    assert_eq!(
+        steps,
+        (1..=30).collect::<Vec<_>>(),
+        "5 steps an epoch, 6 epochs, the last of each \
+    with fewer rows"
+    );
     for step in steps {
         back_to(&desk, "alone", "again", step);
-        desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
+        desk.run(&["resume", "again"]).says(
+            "a resume",
+            0,
+            &[&format!(
+                "going on after step \
+        {step}"
+            )],
+        );
         assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
         fs::remove_dir_all(desk.path("again")).unwrap();
     }
 }
 
-/// Packs differ from epoch to epoch, and so does their number: a place within an epoch has to lead to the same rows.
+/// Packs differ from epoch to epoch, and so does their number: a place within an epoch has to lead
+/// to the same rows.
 #[test]
 fn every_step_over_packs_can_be_gone_on_from() {
     let desk = desk(80);
-    let overrides = ["training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
+    let overrides = [
+        "training.sample_packing=true",
+        "training.num_epochs=4",
+        "output.save_steps=1",
+    ];
     let alone = reference(&desk, &overrides);
     let last = checkpoints(&desk, "alone").pop().unwrap();
     assert!(last > 16, "several steps an epoch: {last}");
     for step in (1..last).step_by(2) {
         back_to(&desk, "alone", "again", step);
-        desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
+        desk.run(&["resume", "again"]).says(
+            "a resume",
+            0,
+            &[&format!(
+                "going on after step \
+        {step}"
+            )],
+        );
         assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
         fs::remove_dir_all(desk.path("again")).unwrap();
     }
-    let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(11, 3, alone.metrics.len()));
+    let endings = interrupted(
+        &desk,
+        "killed",
+        &overrides,
+        Signal::SIGKILL,
+        &moments(11, 3, alone.metrics.len()),
+    );
     assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
 }
 
-/// What an epoch draws follows from the weights and from what the epochs before drew, which no checkpoint has.
+/// What an epoch draws follows from the weights and from what the epochs before drew, which no
+/// checkpoint has.
 #[test]
 fn every_step_over_a_mixture_can_be_gone_on_from() {
     let desk = desk(40);
-    let more: Vec<String> = (1..=9).map(|row| format!("rule {row} says {}", "no ".repeat(row % 5 + 1))).collect();
+    let more: Vec<String> = (1..=9)
+        .map(|row| format!("rule {row} says {}", "no ".repeat(row % 5 + 1)))
+        .collect();
     desk.write_rows("more.parquet", vec![("text", texts(more))]);
     desk.edit(
         "recipe.yaml",
         "    format: text\n",
-        "    format: text\n    weight: 1\n  - path: more.parquet\n    format: text\n    weight: 2.5\n",
+        "    format: text\n    weight: 1\n  - path: more.parquet\n    format: text\n    weight: \
+        2.5\n",
     );
-    for packing in ["training.sample_packing=false", "training.sample_packing=true"] {
+    for packing in [
+        "training.sample_packing=false",
+        "training.sample_packing=true",
+    ] {
         let overrides = [packing, "training.num_epochs=4", "output.save_steps=1"];
         let alone = reference(&desk, &overrides);
-        for step in checkpoints(&desk, "alone").into_iter().rev().skip(1).step_by(7) {
+        for step in checkpoints(&desk, "alone")
+            .into_iter()
+            .rev()
+            .skip(1)
+            .step_by(7)
+        {
             back_to(&desk, "alone", "again", step);
-            desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
-            assert_eq!(outcome(&desk, "again"), alone, "{packing}, from step {step}");
+            desk.run(&["resume", "again"]).says(
+                "a resume",
+                0,
+                &[&format!(
+                    "going on after step \
+            {step}"
+                )],
+            );
+            assert_eq!(
+                outcome(&desk, "again"),
+                alone,
+                "{packing}, from step {step}"
+            );
             fs::remove_dir_all(desk.path("again")).unwrap();
         }
-        let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(19, 3, alone.metrics.len()));
-        assert_eq!(outcome(&desk, "killed"), alone, "{packing}, {endings} kills");
+        let endings = interrupted(
+            &desk,
+            "killed",
+            &overrides,
+            Signal::SIGKILL,
+            &moments(19, 3, alone.metrics.len()),
+        );
+        assert_eq!(
+            outcome(&desk, "killed"),
+            alone,
+            "{packing}, {endings} kills"
+        );
         fs::remove_dir_all(desk.path("alone")).unwrap();
         fs::remove_dir_all(desk.path("killed")).unwrap();
     }
@@ -246,46 +376,126 @@ fn every_step_over_a_mixture_can_be_gone_on_from() {
 #[test]
 fn every_step_on_a_packed_base_can_be_gone_on_from() {
     let desk = desk(40);
-    let overrides = ["adapter.method=qlora", "training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
+    let overrides = [
+        "adapter.method=qlora",
+        "training.sample_packing=true",
+        "training.num_epochs=4",
+        "output.save_steps=1",
+    ];
     let alone = reference(&desk, &overrides);
-    for step in checkpoints(&desk, "alone").into_iter().rev().skip(1).step_by(2) {
+    for step in checkpoints(&desk, "alone")
+        .into_iter()
+        .rev()
+        .skip(1)
+        .step_by(2)
+    {
         back_to(&desk, "alone", "again", step);
-        desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
+        desk.run(&["resume", "again"]).says(
+            "a resume",
+            0,
+            &[&format!(
+                "going on after step \
+        {step}"
+            )],
+        );
         assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
         fs::remove_dir_all(desk.path("again")).unwrap();
     }
-    let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(13, 3, alone.metrics.len()));
+    let endings = interrupted(
+        &desk,
+        "killed",
+        &overrides,
+        Signal::SIGKILL,
+        &moments(13, 3, alone.metrics.len()),
+    );
     assert_eq!(outcome(&desk, "killed"), alone, "{endings} kills");
 }
 
-/// Vectors beside the matrices, and their moments, are a part of a checkpoint; and of an adapter that started as a part of the base what it
-/// started as, which is taken out of the base again.
+/// Vectors beside the matrices, and their moments, are a part of a checkpoint; and of an adapter
+/// that started as a part of the base what it started as, which is taken out of the base again.
 #[test]
 fn every_step_of_other_adapters_can_be_gone_on_from() {
-    let (dora, bias, pissa) = ("adapter.use_dora=true", "adapter.lora_bias=true", "adapter.init_lora_weights=pissa");
-    for (kind, method) in [(dora, "lora"), (dora, "qlora"), (bias, "qlora"), (pissa, "lora"), (pissa, "qlora")] {
+    let (dora, bias, pissa) = (
+        "adapter.use_dora=true",
+        "adapter.lora_bias=true",
+        "adapter.init_lora_weights=pissa",
+    );
+    for (kind, method) in [
+        (dora, "lora"),
+        (dora, "qlora"),
+        (bias, "qlora"),
+        (pissa, "lora"),
+        (pissa, "qlora"),
+    ] {
         let desk = desk(40);
         let method = format!("adapter.method={method}");
-        let overrides = [kind, &method, "training.sample_packing=true", "training.num_epochs=4", "output.save_steps=1"];
+        let overrides = [
+            kind,
+            &method,
+            "training.sample_packing=true",
+            "training.num_epochs=4",
+            "output.save_steps=1",
+        ];
         let alone = reference(&desk, &overrides);
-        for step in checkpoints(&desk, "alone").into_iter().rev().skip(1).step_by(3) {
+        for step in checkpoints(&desk, "alone")
+            .into_iter()
+            .rev()
+            .skip(1)
+            .step_by(3)
+        {
             back_to(&desk, "alone", "again", step);
-            desk.run(&["resume", "again"]).says("a resume", 0, &[&format!("going on after step {step}")]);
-            assert_eq!(outcome(&desk, "again"), alone, "{overrides:?}, from step {step}");
+            desk.run(&["resume", "again"]).says(
+                "a resume",
+                0,
+                &[&format!(
+                    "going on after step \
+            {step}"
+                )],
+            );
+            assert_eq!(
+                outcome(&desk, "again"),
+                alone,
+                "{overrides:?}, from step {step}"
+            );
             fs::remove_dir_all(desk.path("again")).unwrap();
         }
-        let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(17, 2, alone.metrics.len()));
-        assert_eq!(outcome(&desk, "killed"), alone, "{overrides:?}, {endings} kills");
+        let endings = interrupted(
+            &desk,
+            "killed",
+            &overrides,
+            Signal::SIGKILL,
+            &moments(17, 2, alone.metrics.len()),
+        );
+        assert_eq!(
+            outcome(&desk, "killed"),
+            alone,
+            "{overrides:?}, {endings} kills"
+        );
     }
 }
 
 #[test]
 fn an_adapter_of_millions_of_parameters_comes_to_the_same() {
     let desk = desk(30);
-    let overrides = ["adapter.r=6144", "training.max_steps=6", "training.num_epochs=", "output.save_steps=2"];
+    let overrides = [
+        "adapter.r=6144",
+        "training.max_steps=6",
+        "training.num_epochs=",
+        "output.save_steps=2",
+    ];
     let alone = reference(&desk, &overrides);
-    assert!(alone.adapter.len() > 4 * 5_000_000, "{} bytes", alone.adapter.len());
-    let endings = interrupted(&desk, "killed", &overrides, Signal::SIGKILL, &moments(7, 4, alone.metrics.len()));
+    assert!(
+        alone.adapter.len() > 4 * 5_000_000,
+        "{} bytes",
+        alone.adapter.len()
+    );
+    let endings = interrupted(
+        &desk,
+        "killed",
+        &overrides,
+        Signal::SIGKILL,
+        &moments(7, 4, alone.metrics.len()),
+    );
     assert_eq!(outcome(&desk, "killed"), alone);
     println!("{endings} kills of a run");
 }
@@ -311,21 +521,32 @@ fn set(checkpoint: &Path, values: &[(&str, Value)]) {
 fn whatever_is_left_out_of_a_checkpoint_is_missed() {
     let desk = desk(26);
     // The rate is far too high, so that the best adapter is an early one.
-    let overrides =
-        ["training.learning_rate=0.3", "training.lr_scheduler=constant", "output.save_steps=1", "evaluation.eval_steps=1"];
+    let overrides = [
+        "training.learning_rate=0.3",
+        "training.lr_scheduler=constant",
+        "output.save_steps=1",
+        "evaluation.eval_steps=1",
+    ];
     let overrides = [&overrides[..], &["evaluation.early_stopping_patience=2"]].concat();
     let alone = reference(&desk, &overrides);
     let state = |step: u64| -> Value {
-        serde_json::from_str(&desk.read_text(&format!("alone/checkpoints/step-{step}/state.json"))).unwrap()
+        serde_json::from_str(&desk.read_text(&format!("alone/checkpoints/step-{step}/state.json")))
+            .unwrap()
     };
     let last = checkpoints(&desk, "alone").pop().unwrap();
     assert!(last < 30, "patience ends it");
     let step = (last - 2).max(state(last)["best_step"].as_u64().unwrap() + 1);
-    assert!(step < last && state(step)["evaluations_without_improvement"].as_u64() > Some(0), "patience counts at step {step}");
+    assert!(
+        step < last && state(step)["evaluations_without_improvement"].as_u64() > Some(0),
+        "patience counts at step {step}"
+    );
 
     let resumed = |what: &str, change: &dyn Fn(&Path)| {
         back_to(&desk, "alone", "again", step);
-        tamper(&desk.path("again").join(format!("checkpoints/step-{step}")), change);
+        tamper(
+            &desk.path("again").join(format!("checkpoints/step-{step}")),
+            change,
+        );
         desk.run(&["resume", "again"]).says(what, 0, &[]);
         let outcome = outcome(&desk, "again");
         fs::remove_dir_all(desk.path("again")).unwrap();
@@ -335,7 +556,10 @@ fn whatever_is_left_out_of_a_checkpoint_is_missed() {
     let without_optimizer = resumed("the optimizer's moments", &|checkpoint| {
         let path = checkpoint.join("optimizer.safetensors");
         let archive = Archive::open(&path).unwrap();
-        let zeros = archive.shapes().into_iter().map(|(name, shape)| (name, shape.clone(), vec![0.0; shape.iter().product()]));
+        let zeros = archive
+            .shapes()
+            .into_iter()
+            .map(|(name, shape)| (name, shape.clone(), vec![0.0; shape.iter().product()]));
         write_f32(&path, &zeros.collect::<Vec<_>>(), &[]).unwrap();
     });
     assert_ne!(without_optimizer, alone, "the optimizer's moments");
@@ -343,11 +567,21 @@ fn whatever_is_left_out_of_a_checkpoint_is_missed() {
         ("the optimizer's updates", &[("updates", 0.into())]),
         ("the place in the epoch", &[("place", 0.into())]),
         ("the epoch", &[("epoch", 77.into())]),
-        ("the best loss", &[("eval_loss_best", Value::Null), ("best_step", Value::Null)]),
-        ("the patience", &[("evaluations_without_improvement", 0.into())]),
+        (
+            "the best loss",
+            &[("eval_loss_best", Value::Null), ("best_step", Value::Null)],
+        ),
+        (
+            "the patience",
+            &[("evaluations_without_improvement", 0.into())],
+        ),
     ];
     for (what, values) in without {
-        assert_ne!(resumed(what, &|checkpoint| set(checkpoint, values)), alone, "{what}");
+        assert_ne!(
+            resumed(what, &|checkpoint| set(checkpoint, values)),
+            alone,
+            "{what}"
+        );
     }
 }
 
@@ -356,24 +590,46 @@ fn the_newest_checkpoint_that_is_whole_counts() {
     let desk = desk(26);
     let alone = reference(&desk, &[]);
     back_to(&desk, "alone", "again", 16);
-    for (step, file) in [(16, "optimizer.safetensors"), (15, "adapter/adapter_model.safetensors"), (12, "manifest.json")] {
-        let path = desk.path("again").join(format!("checkpoints/step-{step}")).join(file);
+    for (step, file) in [
+        (16, "optimizer.safetensors"),
+        (15, "adapter/adapter_model.safetensors"),
+        (12, "manifest.json"),
+    ] {
+        let path = desk
+            .path("again")
+            .join(format!("checkpoints/step-{step}"))
+            .join(file);
         let mut content = fs::read(&path).unwrap();
         let middle = content.len() / 2;
         content[middle] ^= 1;
         fs::write(&path, content).unwrap();
     }
     desk.write("again/checkpoints/.rankine-tmp-dead", "half");
-    fs::write(desk.path("again/adapter/adapter_model.safetensors"), "damaged").unwrap();
+    fs::write(
+        desk.path("again/adapter/adapter_model.safetensors"),
+        "damaged",
+    )
+    .unwrap();
     let ran = desk.run(&["resume", "again"]);
     ran.says(
         "damaged checkpoints",
         0,
-        &["`again/checkpoints/step-16` is passed over: `optimizer.safetensors` is not what was written"],
+        &[
+            "`again/checkpoints/step-16` is passed over: `optimizer.safetensors` is not what was \
+        written",
+        ],
     );
-    assert!(ran.stderr.contains("going on after step 9"), "{}", ran.stderr);
+    assert!(
+        ran.stderr.contains("going on after step 9"),
+        "{}",
+        ran.stderr
+    );
     assert_eq!(outcome(&desk, "again"), alone);
-    assert!(!desk.path("again/checkpoints/.rankine-tmp-dead").exists(), "what a dead process left is collected");
+    assert!(
+        !desk.path("again/checkpoints/.rankine-tmp-dead").exists(),
+        "what a dead process left \
+    is collected"
+    );
 }
 
 #[test]
@@ -383,20 +639,33 @@ fn a_run_goes_on_from_its_lock_alone_and_from_anywhere() {
     // No checkpoint at all: from the start.
     back_to(&desk, "alone", "again", 0);
     desk.remove("recipe.yaml");
-    desk.run(&["resume", "again"]).says("without a checkpoint", 0, &["starting from step 0"]);
+    desk.run(&["resume", "again"])
+        .says("without a checkpoint", 0, &["starting from step 0"]);
     assert_eq!(outcome(&desk, "again"), alone);
-    // Moved, and from another working directory; where it was started another process has a run of that name.
+    // Moved, and from another working directory; where it was started another process has a run of
+    // that name.
     back_to(&desk, "alone", "moved/long", 8);
     desk.write("recipe.yaml", RECIPE);
     let (mut other, _) = long_run(&desk);
     let resume = |run: &str, folder: &str| {
-        let ran = desk.command(&["resume", run]).current_dir(desk.path(folder)).output().unwrap();
+        let ran = desk
+            .command(&["resume", run])
+            .current_dir(desk.path(folder))
+            .output()
+            .unwrap();
         (ran.status.success(), String::from_utf8(ran.stderr).unwrap())
     };
     let (is_done, stderr) = resume("long", "moved");
-    assert!(is_done && stderr.contains("going on after step 8"), "{stderr}");
+    assert!(
+        is_done && stderr.contains("going on after step 8"),
+        "{stderr}"
+    );
     assert_eq!(outcome(&desk, "moved/long"), alone);
-    assert!(other.try_wait().unwrap().is_none() && desk.path("long/.rankine-lock").exists(), "the other run is let be");
+    assert!(
+        other.try_wait().unwrap().is_none() && desk.path("long/.rankine-lock").exists(),
+        "the \
+    other run is let be"
+    );
     other.kill().unwrap();
     other.wait().unwrap();
     // A damaged lock: the checkpoint has a copy.
@@ -412,23 +681,47 @@ fn what_is_there_is_not_lost_to_a_mistake() {
     let desk = desk(26);
     let alone = reference(&desk, &[]);
     let step = desk.run(&["resume", "alone/checkpoints/step-8"]);
-    step.says("a checkpoint", 65, &["`alone/checkpoints/step-8` is a checkpoint, expected the folder of a run", "DESK/alone`"]);
-    desk.run(&["resume", "recipe.yaml"]).says("a file", 65, &["`recipe.yaml` is a file"]);
+    step.says(
+        "a checkpoint",
+        65,
+        &[
+            "`alone/checkpoints/step-8` is a checkpoint, expected the \
+    folder of a run",
+            "DESK/alone`",
+        ],
+    );
+    desk.run(&["resume", "recipe.yaml"])
+        .says("a file", 65, &["`recipe.yaml` is a file"]);
 
-    // What others leave in a folder makes it no worse; a checkpoint under another name is not that step.
+    // What others leave in a folder makes it no worse; a checkpoint under another name is not that
+    // step.
     back_to(&desk, "alone", "again", 16);
     for step in checkpoints(&desk, "again") {
         desk.write(&format!("again/checkpoints/step-{step}/.DS_Store"), "");
     }
-    copy_folder(&desk.path("again/checkpoints/step-8"), &desk.path("again/checkpoints/step-20"));
+    copy_folder(
+        &desk.path("again/checkpoints/step-8"),
+        &desk.path("again/checkpoints/step-20"),
+    );
     let ran = desk.run(&["resume", "again"]);
-    ran.says("files of others", 0, &["step-20` is passed over: its state.json is of step 8", "going on after step 16"]);
+    ran.says(
+        "files of others",
+        0,
+        &[
+            "step-20` is passed over: its state.json is of step 8",
+            "going on after step 16",
+        ],
+    );
     assert_eq!(outcome(&desk, "again"), alone);
 
     // A finished run without its checkpoints is finished.
     fs::remove_dir_all(desk.path("again/checkpoints")).unwrap();
-    desk.run(&["resume", "again"]).says("no checkpoints", 0, &[]);
-    assert_eq!(desk.read("again/adapter/adapter_model.safetensors"), alone.adapter);
+    desk.run(&["resume", "again"])
+        .says("no checkpoints", 0, &[]);
+    assert_eq!(
+        desk.read("again/adapter/adapter_model.safetensors"),
+        alone.adapter
+    );
 
     // Checkpoints of which none is whole are not the same as none.
     back_to(&desk, "alone", "broken", 4);
@@ -436,9 +729,18 @@ fn what_is_there_is_not_lost_to_a_mistake() {
         desk.remove(&format!("broken/checkpoints/step-{step}/state.json"));
     }
     let metrics = desk.read("broken/metrics.jsonl");
-    desk.run(&["resume", "broken"]).says("none whole", 65, &["none of 2 checkpoints of `broken` is whole", "--force"]);
+    desk.run(&["resume", "broken"]).says(
+        "none whole",
+        65,
+        &[
+            "none of 2 checkpoints of `broken` is \
+    whole",
+            "--force",
+        ],
+    );
     assert_eq!(desk.read("broken/metrics.jsonl"), metrics);
-    desk.run(&["resume", "broken", "--force"]).says("forced", 0, &["starting from step 0"]);
+    desk.run(&["resume", "broken", "--force"])
+        .says("forced", 0, &["starting from step 0"]);
     assert_eq!(outcome(&desk, "broken").adapter, alone.adapter);
 }
 
@@ -449,8 +751,10 @@ fn a_lock_that_was_edited_is_told_and_refused() {
     back_to(&desk, "alone", "again", 8);
     desk.edit("again/recipe.lock.yaml", "dropout: 0.1", "dropout: 0.9");
     let change = "recipe: `adapter.dropout` is 0.9, the run went on with 0.1 up to its checkpoint";
-    desk.run(&["resume", "again"]).says("an edited lock", 65, &[change]);
-    desk.run(&["resume", "again", "--force"]).says("forced", 0, &[change]);
+    desk.run(&["resume", "again"])
+        .says("an edited lock", 65, &[change]);
+    desk.run(&["resume", "again", "--force"])
+        .says("forced", 0, &[change]);
     let lock: Value = serde_yaml::from_str(&desk.read_text("again/recipe.lock.yaml")).unwrap();
     assert_eq!(lock["resumed"][0]["forced"][0], change);
 }
@@ -461,24 +765,53 @@ fn a_run_stopped_in_its_last_evaluation_has_the_same_result() {
     let alone = reference(&desk, &[]);
     back_to(&desk, "alone", "again", 30);
     tamper(&desk.path("again/checkpoints/step-30"), |checkpoint| {
-        let before: Value = serde_json::from_str(&desk.read_text("alone/checkpoints/step-27/state.json")).unwrap();
+        let before: Value =
+            serde_json::from_str(&desk.read_text("alone/checkpoints/step-27/state.json")).unwrap();
         let keys = ["eval_loss_best", "best_step"];
-        let kept: Vec<(&str, Value)> = keys.into_iter().map(|key| (key, before[key].clone())).collect();
+        let kept: Vec<(&str, Value)> = keys
+            .into_iter()
+            .map(|key| (key, before[key].clone()))
+            .collect();
         let lines = desk.read_text("alone/metrics.jsonl");
         let last = lines.trim_end().rsplit('\n').next().unwrap().len() + 1;
         let samples = desk.read_text("alone/samples.jsonl");
-        let answers: usize = samples.lines().rev().take(2).map(|line| line.len() + 1).sum();
-        set(checkpoint, &[("evaluation_due", true.into()), ("metrics_bytes", (lines.len() - last).into())]);
-        set(checkpoint, &[("samples_bytes", (samples.len() - answers).into())]);
+        let answers: usize = samples
+            .lines()
+            .rev()
+            .take(2)
+            .map(|line| line.len() + 1)
+            .sum();
+        set(
+            checkpoint,
+            &[
+                ("evaluation_due", true.into()),
+                ("metrics_bytes", (lines.len() - last).into()),
+            ],
+        );
+        set(
+            checkpoint,
+            &[("samples_bytes", (samples.len() - answers).into())],
+        );
         set(checkpoint, &kept);
     });
-    let result = |arguments: &[&str]| -> Value { serde_json::from_str(&desk.run(arguments).stdout).unwrap() };
+    let result = |arguments: &[&str]| -> Value {
+        serde_json::from_str(&desk.run(arguments).stdout).unwrap()
+    };
     let first = result(&["resume", "again", "--json"]);
-    assert_eq!((&first["steps"], &first["best_step"]), (&30.into(), &30.into()));
+    assert_eq!(
+        (&first["steps"], &first["best_step"]),
+        (&30.into(), &30.into())
+    );
     assert_eq!(result(&["resume", "again", "--json"]), first);
     assert_eq!(outcome(&desk, "again"), alone);
-    let state: Value = serde_json::from_str(&desk.read_text("again/checkpoints/step-30/state.json")).unwrap();
-    assert_eq!((&state["evaluation_due"], &state["best_step"]), (&false.into(), &30.into()), "it is saved again");
+    let state: Value =
+        serde_json::from_str(&desk.read_text("again/checkpoints/step-30/state.json")).unwrap();
+    assert_eq!(
+        (&state["evaluation_due"], &state["best_step"]),
+        (&false.into(), &30.into()),
+        "it \
+    is saved again"
+    );
 }
 
 #[test]
@@ -487,11 +820,19 @@ fn a_finished_run_says_so() {
     reference(&desk, &[]);
     let ran = desk.run(&["resume", "alone"]);
     ran.says("a finished run", 0, &[]);
-    assert!(ran.stdout.contains("`alone` is finished at step 30: there is nothing to go on with"), "{}", ran.stdout);
-    let object: Value = serde_json::from_str(&desk.run(&["resume", "alone", "--json"]).stdout).unwrap();
+    assert!(
+        ran.stdout
+            .contains("`alone` is finished at step 30: there is nothing to go on with"),
+        "{}",
+        ran.stdout
+    );
+    let object: Value =
+        serde_json::from_str(&desk.run(&["resume", "alone", "--json"]).stdout).unwrap();
     assert_eq!(object["steps"], 30);
-    desk.run(&["resume", "nowhere"]).says("no folder", 66, &["run `nowhere` does not exist"]);
-    desk.run(&["resume", "base"]).says("no run", 65, &["`base` holds no run"]);
+    desk.run(&["resume", "nowhere"])
+        .says("no folder", 66, &["run `nowhere` does not exist"]);
+    desk.run(&["resume", "base"])
+        .says("no run", 65, &["`base` holds no run"]);
 }
 
 #[test]
@@ -499,9 +840,11 @@ fn changed_inputs_are_named_refused_and_written_down() {
     let desk = desk(26);
     reference(&desk, &[]);
     let rows: Vec<String> = (0..40).map(|row| format!("another row {row}")).collect();
-    for (file, kind) in
-        [("rows.parquet", "data"), ("base/tokenizer_config.json", "tokenizer or config"), ("base/model.safetensors", "base")]
-    {
+    for (file, kind) in [
+        ("rows.parquet", "data"),
+        ("base/tokenizer_config.json", "tokenizer or config"),
+        ("base/model.safetensors", "base"),
+    ] {
         let before = desk.read(file);
         match kind {
             "data" => desk.write_rows(file, vec![("text", support::texts(rows.clone()))]),
@@ -510,16 +853,30 @@ fn changed_inputs_are_named_refused_and_written_down() {
         }
         back_to(&desk, "alone", "again", 8);
         let said = format!("{kind}: `DESK/{file}` has changed since the run started");
-        let expected =
-            format!("{kind}: `{}` has changed since the run started", desk.path(file).canonicalize().unwrap().display());
-        desk.run(&["resume", "again"]).says(file, 65, &[&said, "--force"]);
-        desk.run(&["resume", "again", "--force"]).says(file, 0, &[&said]);
+        let expected = format!(
+            "{kind}: `{}` has changed since the run started",
+            desk.path(file).canonicalize().unwrap().display()
+        );
+        desk.run(&["resume", "again"])
+            .says(file, 65, &[&said, "--force"]);
+        desk.run(&["resume", "again", "--force"])
+            .says(file, 0, &[&said]);
         let lock: Value = serde_yaml::from_str(&desk.read_text("again/recipe.lock.yaml")).unwrap();
-        assert_eq!((&lock["resumed"][0]["step"], &lock["resumed"][0]["forced"][0]), (&8.into(), &Value::from(expected)));
+        assert_eq!(
+            (
+                &lock["resumed"][0]["step"],
+                &lock["resumed"][0]["forced"][0]
+            ),
+            (&8.into(), &Value::from(expected))
+        );
         fs::remove_dir_all(desk.path("again")).unwrap();
         desk.write(file, before);
     }
-    desk.edit("alone/recipe.lock.yaml", "rankine: \"0.1.0\"", "rankine: \"0.0.9\"");
+    desk.edit(
+        "alone/recipe.lock.yaml",
+        "rankine: \"0.1.0\"",
+        "rankine: \"0.0.9\"",
+    );
     back_to(&desk, "alone", "again", 8);
     desk.run(&["resume", "again"]).says(
         "another version",
@@ -536,8 +893,23 @@ fn flip_last_byte(desk: &Desk, file: &str) {
 
 /// A run that lasts until it is told to stop.
 fn long_run(desk: &Desk) -> (Child, PathBuf) {
-    let endless = ["training.num_epochs=100000", "evaluation.early_stopping_patience=0"];
-    let child = start(desk, &[&["train", "recipe.yaml", "output_dir=long", "output.save_total_limit=2"], &endless[..]].concat());
+    let endless = [
+        "training.num_epochs=100000",
+        "evaluation.early_stopping_patience=0",
+    ];
+    let child = start(
+        desk,
+        &[
+            &[
+                "train",
+                "recipe.yaml",
+                "output_dir=long",
+                "output.save_total_limit=2",
+            ],
+            &endless[..],
+        ]
+        .concat(),
+    );
     let checkpoints = desk.path("long/checkpoints");
     while !checkpoints.join("step-4").exists() {
         std::thread::sleep(Duration::from_millis(5));
@@ -550,24 +922,58 @@ fn one_process_a_run_folder() {
     let desk = desk(26);
     let (mut child, _) = long_run(&desk);
     let held = format!("`long` is in use by process {}", child.id());
-    desk.run(&["resume", "long"]).says("a second process", 73, &[&held]);
-    desk.run(&["train", "recipe.yaml", "output_dir=long", "--overwrite"]).says("a second process", 73, &[&held]);
+    desk.run(&["resume", "long"])
+        .says("a second process", 73, &[&held]);
+    desk.run(&["train", "recipe.yaml", "output_dir=long", "--overwrite"])
+        .says("a second process", 73, &[&held]);
     desk.remove("long/.rankine-lock");
-    desk.run(&["resume", "long"]).says("its file was removed by hand", 73, &["`long` is in use by another process"]);
+    desk.run(&["resume", "long"]).says(
+        "its file was removed by hand",
+        73,
+        &["`long` is in use by \
+    another process"],
+    );
     assert!(child.try_wait().unwrap().is_none(), "the first goes on");
     child.kill().unwrap();
     child.wait().unwrap();
-    desk.run(&["train", "recipe.yaml", "output_dir=long"]).says("a dead process holds nothing", 73, &["`long` holds a run"]);
+    desk.run(&["train", "recipe.yaml", "output_dir=long"]).says(
+        "a dead process holds nothing",
+        73,
+        &["`long` holds a run"],
+    );
 }
 
 #[test]
 fn a_signal_saves_the_step_and_tells_how_to_go_on() {
     let desk = desk(26);
-    for (signal, times) in [(Signal::SIGTERM, 1), (Signal::SIGINT, 1), (Signal::SIGINT, 2)] {
-        let endless = ["training.num_epochs=100000", "evaluation.early_stopping_patience=0"];
-        let arguments = [&["train", "recipe.yaml", "output_dir=long", "output.save_steps=1000000"], &endless[..]].concat();
-        let child = desk.command(&arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        while !desk.path("long/metrics.jsonl").exists() || desk.read_text("long/metrics.jsonl").lines().count() < 5 {
+    for (signal, times) in [
+        (Signal::SIGTERM, 1),
+        (Signal::SIGINT, 1),
+        (Signal::SIGINT, 2),
+    ] {
+        let endless = [
+            "training.num_epochs=100000",
+            "evaluation.early_stopping_patience=0",
+        ];
+        let arguments = [
+            &[
+                "train",
+                "recipe.yaml",
+                "output_dir=long",
+                "output.save_steps=1000000",
+            ],
+            &endless[..],
+        ]
+        .concat();
+        let child = desk
+            .command(&arguments)
+            .stderr(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        while !desk.path("long/metrics.jsonl").exists()
+            || desk.read_text("long/metrics.jsonl").lines().count() < 5
+        {
             std::thread::sleep(Duration::from_millis(5));
         }
         for _ in 0..times {
@@ -590,8 +996,12 @@ fn a_signal_saves_the_step_and_tells_how_to_go_on() {
 #[test]
 fn a_signal_before_the_first_step_ends_at_once() {
     let desk = desk(26);
-    let mut child =
-        desk.command(&["train", "recipe.yaml", "output_dir=early"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let mut child = desk
+        .command(&["train", "recipe.yaml", "output_dir=early"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
     while !desk.path("early").exists() {
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -13,7 +13,12 @@ fn modules(value: &Value) -> Option<Modules> {
     match value {
         Value::String(word) if word == "all-linear" => Some(Modules::AllLinear),
         Value::String(pattern) => Some(Modules::Regex(pattern.clone())),
-        Value::Array(names) => Some(Modules::Names(names.iter().map(|name| name.as_str().unwrap().to_owned()).collect())),
+        Value::Array(names) => Some(Modules::Names(
+            names
+                .iter()
+                .map(|name| name.as_str().unwrap().to_owned())
+                .collect(),
+        )),
         _ => None,
     }
 }
@@ -21,10 +26,16 @@ fn modules(value: &Value) -> Option<Modules> {
 #[test]
 fn targets_are_those_that_peft_selects() {
     let mut compared = 0;
-    for case in json(&golden("archs/llama/variants/target_selection.json")).as_array().unwrap() {
+    for case in json(&golden("archs/llama/variants/target_selection.json"))
+        .as_array()
+        .unwrap()
+    {
         let (family, spec) = (case["arch"].as_str().unwrap(), &case["spec"]);
         // `target_modules: null` is PEFT's own table of defaults; a recipe always has a value.
-        let Some(chosen) = modules(&spec["target_modules"]).filter(|_| FAMILIES.contains(&family)) else { continue };
+        let Some(chosen) = modules(&spec["target_modules"]).filter(|_| FAMILIES.contains(&family))
+        else {
+            continue;
+        };
         let layers = &spec["layers_to_transform"];
         let targets = Targets {
             modules: chosen,
@@ -32,26 +43,46 @@ fn targets_are_those_that_peft_selects() {
             layers: layers
                 .as_u64()
                 .map(|layer| vec![layer as usize])
-                .or(layers.as_array().map(|layers| layers.iter().map(|layer| layer.as_u64().unwrap() as usize).collect())),
-            layers_pattern: spec["layers_pattern"].as_str().map(str::to_owned).into_iter().collect(),
+                .or(layers.as_array().map(|layers| {
+                    layers
+                        .iter()
+                        .map(|layer| layer.as_u64().unwrap() as usize)
+                        .collect()
+                })),
+            layers_pattern: spec["layers_pattern"]
+                .as_str()
+                .map(str::to_owned)
+                .into_iter()
+                .collect(),
         };
-        let config = LoraConfig { targets, ..lora(1, 1.0) };
-        let projections = Folder::open(&golden(&format!("archs/{family}/model"))).unwrap().spec.projections();
+        let config = LoraConfig {
+            targets,
+            ..lora(1, 1.0)
+        };
+        let projections = Folder::open(&golden(&format!("archs/{family}/model")))
+            .unwrap()
+            .spec
+            .projections();
         let names: Vec<String> = projections.into_iter().map(|linear| linear.name).collect();
         // PEFT goes by the order in which a family's code makes its modules.
         let theirs = case["modules"].as_array().into_iter().flatten();
         let mut theirs: Vec<&str> = theirs.map(|module| module.as_str().unwrap()).collect();
-        // Names that a family has not are an error to us, and to PEFT where it finds nothing at all.
+        // Names that a family has not are an error to us, and to PEFT where it finds nothing at
+        // all.
         let Ok(ours) = config.resolve(&names) else {
             assert!(theirs.is_empty(), "{family}: {spec}: {theirs:?}");
             continue;
         };
-        // PEFT wraps the parameters of all experts; we name the modules of each. Since transformers 5 its `all-linear` means all experts and
-        // the router, and leaves dense and shared feed-forwards out; here experts train where they are named, and the router is frozen.
-        if names.iter().any(|name| name.contains(".experts.")) && spec["target_modules"] == "all-linear" {
+        // PEFT wraps the parameters of all experts; we name the modules of each. Since transformers
+        // 5 its `all-linear` means all experts and the router, and leaves dense and shared
+        // feed-forwards out; here experts train where they are named, and the router is frozen.
+        if names.iter().any(|name| name.contains(".experts."))
+            && spec["target_modules"] == "all-linear"
+        {
             assert!(
                 ours.iter()
-                    .all(|target| !target.module.contains(".experts.") && target.module.rsplit('.').next() != Some("gate")),
+                    .all(|target| !target.module.contains(".experts.")
+                        && target.module.rsplit('.').next() != Some("gate")),
                 "{family}"
             );
             continue;
@@ -60,7 +91,10 @@ fn targets_are_those_that_peft_selects() {
             Some((before, _)) => format!("{}.mlp.experts", before.rsplit_once('.').unwrap().0),
             None => name,
         };
-        let ours: std::collections::BTreeSet<String> = ours.into_iter().map(|target| module(target.module)).collect();
+        let ours: std::collections::BTreeSet<String> = ours
+            .into_iter()
+            .map(|target| module(target.module))
+            .collect();
         let ours: Vec<String> = ours.into_iter().collect();
         theirs.sort_unstable();
         assert_eq!(ours, theirs, "{family}: {spec}");
@@ -72,15 +106,30 @@ fn targets_are_those_that_peft_selects() {
 
 #[test]
 fn names_and_patterns_that_match_nothing_are_named() {
-    let names = ["model.layers.0.self_attn.q_proj".to_owned(), "model.layers.0.mlp.down_proj".to_owned()];
+    let names = [
+        "model.layers.0.self_attn.q_proj".to_owned(),
+        "model.layers.0.mlp.down_proj".to_owned(),
+    ];
     let base = lora(4, 8.0);
-    let with = |modules| LoraConfig { targets: Targets { modules, ..Targets::all_linear() }, ..base.clone() };
+    let with = |modules| LoraConfig {
+        targets: Targets {
+            modules,
+            ..Targets::all_linear()
+        },
+        ..base.clone()
+    };
     let cases = [
         with(Modules::Names(vec!["q_proj".into(), "w_pack".into()])),
         with(Modules::Regex("q_proj".into())),
         with(Modules::Regex("(".into())),
-        LoraConfig { rank_pattern: vec![("o_proj".into(), 2)], ..base.clone() },
-        LoraConfig { alpha_pattern: vec![("layers.1.mlp.down_proj".into(), 2.0)], ..base.clone() },
+        LoraConfig {
+            rank_pattern: vec![("o_proj".into(), 2)],
+            ..base.clone()
+        },
+        LoraConfig {
+            alpha_pattern: vec![("layers.1.mlp.down_proj".into(), 2.0)],
+            ..base.clone()
+        },
     ];
     let said: Vec<String> = cases
         .iter()
@@ -103,7 +152,10 @@ fn names_and_patterns_that_match_nothing_are_named() {
 fn schedules_are_those_of_transformers() {
     let golden = json(&golden("schedules.json"));
     let total_steps = golden["total_steps"].as_u64().unwrap();
-    let cosine = |min| RateCourse::Cosine { num_cycles: 0.5, min };
+    let cosine = |min| RateCourse::Cosine {
+        num_cycles: 0.5,
+        min,
+    };
     let cases = [
         ("constant", RateCourse::Constant, 0),
         ("constant_with_warmup", RateCourse::Constant, 5),
@@ -112,10 +164,24 @@ fn schedules_are_those_of_transformers() {
         ("cosine_with_min_lr", cosine(0.1), 5),
     ];
     for (name, course, warmup_steps) in cases {
-        let schedule = Schedule { peak: 1.0, course, warmup_steps, total_steps };
-        for (step, expected) in golden["schedules"][name]["lr"].as_array().unwrap().iter().enumerate() {
+        let schedule = Schedule {
+            peak: 1.0,
+            course,
+            warmup_steps,
+            total_steps,
+        };
+        for (step, expected) in golden["schedules"][name]["lr"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .enumerate()
+        {
             let (ours, theirs) = (schedule.lr_at(step as u64), expected.as_f64().unwrap());
-            assert!((ours - theirs).abs() < 1e-12, "{name}, step {step}: {ours}, expected {theirs}");
+            assert!(
+                (ours - theirs).abs() < 1e-12,
+                "{name}, step {step}: {ours}, expected \
+            {theirs}"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! Event files: read as TensorBoard reads them they give the numbers of metrics.jsonl and the answers of samples.jsonl, of a run that was
-//! stopped too; and where they cannot be written the run does not mind.
+//! Event files: read as TensorBoard reads them they give the numbers of metrics.jsonl and the
+//! answers of samples.jsonl, of a run that was stopped too; and where they cannot be written the
+//! run does not mind.
 #![cfg(feature = "tensorboard")]
 
 mod support;
@@ -43,13 +44,18 @@ impl Point {
 /// CRC-32C bit by bit, RFC 3720, masked as in TensorFlow's records.
 fn checksum(bytes: &[u8]) -> u32 {
     let bit = |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & 0u32.wrapping_sub(crc & 1));
-    let crc = !bytes.iter().fold(!0, |crc: u32, byte| (0..8).fold(crc ^ u32::from(*byte), bit));
+    let crc = !bytes.iter().fold(!0, |crc: u32, byte| {
+        (0..8).fold(crc ^ u32::from(*byte), bit)
+    });
     crc.rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
 #[test]
 fn the_checksum_is_that_of_the_standard() {
-    assert_eq!(checksum(b"123456789"), 0xe306_9283_u32.rotate_right(15).wrapping_add(0xa282_ead8));
+    assert_eq!(
+        checksum(b"123456789"),
+        0xe306_9283_u32.rotate_right(15).wrapping_add(0xa282_ead8)
+    );
 }
 
 /// The event files in the order in which TensorBoard reads them.
@@ -57,7 +63,15 @@ fn event_files(desk: &Desk, run: &str) -> Vec<PathBuf> {
     let entries = fs::read_dir(desk.path(run).join("tensorboard")).unwrap();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
     files.sort();
-    assert!(files.iter().all(|file| file.file_name().unwrap().to_str().unwrap().contains("tfevents")), "{files:?}");
+    assert!(
+        files.iter().all(|file| file
+            .file_name()
+            .unwrap()
+            .to_str()
+            .unwrap()
+            .contains("tfevents")),
+        "{files:?}"
+    );
     files
 }
 
@@ -87,19 +101,36 @@ fn points(record: &Event) -> Vec<Point> {
             return Point::Number(tag, step, value.get_simple_value());
         }
         let tensor = value.get_tensor();
-        assert_eq!(value.get_metadata().get_plugin_data().get_plugin_name(), "text");
-        assert_eq!((tensor.get_dtype(), tensor.get_tensor_shape().get_dim()[0].get_size()), (DataType::DT_STRING, 1));
-        Point::Text(tag, step, String::from_utf8(tensor.get_string_val()[0].clone()).unwrap())
+        assert_eq!(
+            value.get_metadata().get_plugin_data().get_plugin_name(),
+            "text"
+        );
+        assert_eq!(
+            (
+                tensor.get_dtype(),
+                tensor.get_tensor_shape().get_dim()[0].get_size()
+            ),
+            (DataType::DT_STRING, 1)
+        );
+        Point::Text(
+            tag,
+            step,
+            String::from_utf8(tensor.get_string_val()[0].clone()).unwrap(),
+        )
     };
     values.map(point).collect()
 }
 
-/// What TensorBoard shows: at the start of a session what is already there of its step and later ones goes.
+/// What TensorBoard shows: at the start of a session what is already there of its step and later
+/// ones goes.
 fn shown(desk: &Desk, run: &str) -> Vec<Point> {
     let mut shown: Vec<Point> = Vec::new();
     for file in event_files(desk, run) {
         let records = records(&file);
-        assert_eq!(records[1].get_session_log().get_status(), SessionLog_SessionStatus::START);
+        assert_eq!(
+            records[1].get_session_log().get_status(),
+            SessionLog_SessionStatus::START
+        );
         for record in records {
             if record.has_session_log() {
                 shown.retain(|point| point.step() < record.get_step() as u64);
@@ -113,20 +144,40 @@ fn shown(desk: &Desk, run: &str) -> Vec<Point> {
 /// What metrics.jsonl and samples.jsonl say. Answers come behind the evaluation of their step.
 fn expected(desk: &Desk, run: &str) -> Vec<Point> {
     let lines = |file: &str| -> Vec<Value> {
-        desk.read_text(&format!("{run}/{file}")).lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        desk.read_text(&format!("{run}/{file}"))
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
     };
     let samples = lines("samples.jsonl");
     let mut expected = Vec::new();
     for line in lines("metrics.jsonl") {
         let step = line["step"].as_u64().unwrap();
-        for (key, value) in line.as_object().unwrap().iter().filter(|(key, _)| *key != "step") {
-            let tag = if let Some(key) = key.strip_prefix("eval_") { format!("eval/{key}") } else { format!("train/{key}") };
+        for (key, value) in line
+            .as_object()
+            .unwrap()
+            .iter()
+            .filter(|(key, _)| *key != "step")
+        {
+            let tag = if let Some(key) = key.strip_prefix("eval_") {
+                format!("eval/{key}")
+            } else {
+                format!("train/{key}")
+            };
             expected.push(Point::Number(tag, step, value.as_f64().unwrap() as f32));
         }
         if line.get("eval_loss").is_some() {
-            for (place, sample) in samples.iter().filter(|sample| sample["step"] == step).enumerate() {
+            for (place, sample) in samples
+                .iter()
+                .filter(|sample| sample["step"] == step)
+                .enumerate()
+            {
                 let [prompt, text] = ["prompt", "text"].map(|key| sample[key].as_str().unwrap());
-                let indented = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
+                let indented = |text: &str| {
+                    text.lines()
+                        .map(|line| format!("    {line}\n"))
+                        .collect::<String>()
+                };
                 expected.push(Point::Text(
                     format!("samples/{place}"),
                     step,
@@ -164,13 +215,33 @@ fn a_run_is_shown_as_its_metrics_have_it() {
     assert!(!ran.stderr.contains(WARNING), "{}", ran.stderr);
     let shown = shown(&desk, "run");
     assert_eq!(shown, expected(&desk, "run"));
-    let tags = |wanted: &str| shown.iter().filter(|point| matches!(point, Point::Number(tag, ..) if tag == wanted)).count();
-    assert_eq!((tags("train/loss"), tags("train/learning_rate"), tags("eval/loss"), tags("eval/perplexity")), (12, 12, 5, 5));
-    let texts = shown.iter().filter(|point| matches!(point, Point::Text(..))).count();
+    let tags = |wanted: &str| {
+        shown
+            .iter()
+            .filter(|point| matches!(point, Point::Number(tag, ..) if tag == wanted))
+            .count()
+    };
+    assert_eq!(
+        (
+            tags("train/loss"),
+            tags("train/learning_rate"),
+            tags("eval/loss"),
+            tags("eval/perplexity")
+        ),
+        (12, 12, 5, 5)
+    );
+    let texts = shown
+        .iter()
+        .filter(|point| matches!(point, Point::Text(..)))
+        .count();
     assert_eq!(texts, 10, "2 prompts at 5 evaluations");
 
     train(&desk, "run", &["training.max_steps=6", "--overwrite"]);
-    assert_eq!(event_files(&desk, "run").len(), 1, "those of the older run went with it");
+    assert_eq!(
+        event_files(&desk, "run").len(),
+        1,
+        "those of the older run went with it"
+    );
     assert_eq!(self::shown(&desk, "run"), expected(&desk, "run"));
 }
 
@@ -179,20 +250,40 @@ fn a_run_that_was_stopped_is_shown_as_one() {
     let desk = Desk::new();
     train(&desk, "run", &["output.save_steps=1"]);
     for (files, step) in [(2, 8), (3, 6), (4, 0)] {
-        let older: Vec<(PathBuf, Vec<u8>)> =
-            event_files(&desk, "run").into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect();
+        let older: Vec<(PathBuf, Vec<u8>)> = event_files(&desk, "run")
+            .into_iter()
+            .map(|file| (file.clone(), fs::read(file).unwrap()))
+            .collect();
         back_to(&desk, "run", step);
         desk.run(&["resume", "run"]).says("a resume", 0, &[]);
         assert_eq!(event_files(&desk, "run").len(), files);
-        assert!(older.iter().all(|(file, content)| fs::read(file).unwrap() == *content), "no older file is touched");
-        assert_eq!(shown(&desk, "run"), expected(&desk, "run"), "from step {step}");
+        assert!(
+            older
+                .iter()
+                .all(|(file, content)| fs::read(file).unwrap() == *content),
+            "no older \
+        file is touched"
+        );
+        assert_eq!(
+            shown(&desk, "run"),
+            expected(&desk, "run"),
+            "from step {step}"
+        );
     }
-    let all: Vec<Point> =
-        event_files(&desk, "run").iter().flat_map(|file| records(file)).flat_map(|record| points(&record)).collect();
-    assert_ne!(all, expected(&desk, "run"), "without the purge there is more");
+    let all: Vec<Point> = event_files(&desk, "run")
+        .iter()
+        .flat_map(|file| records(file))
+        .flat_map(|record| points(&record))
+        .collect();
+    assert_ne!(
+        all,
+        expected(&desk, "run"),
+        "without the purge there is more"
+    );
 }
 
-/// An evaluation that was made, and then was due again because nothing was saved behind it, is there once.
+/// An evaluation that was made, and then was due again because nothing was saved behind it, is
+/// there once.
 #[test]
 fn a_run_that_was_stopped_in_an_evaluation_is_shown_as_one() {
     let desk = Desk::new();
@@ -202,11 +293,16 @@ fn a_run_that_was_stopped_in_an_evaluation_is_shown_as_one() {
         let text = desk.read_text(&format!("run/{file}"));
         let is_before = |line: &&str| {
             let line: Value = serde_json::from_str(line).unwrap();
-            line["step"].as_u64().unwrap() < step || line.get("loss").is_some() && line["step"] == step
+            line["step"].as_u64().unwrap() < step
+                || line.get("loss").is_some() && line["step"] == step
         };
-        text.lines().take_while(is_before).map(|line| line.len() + 1).sum()
+        text.lines()
+            .take_while(is_before)
+            .map(|line| line.len() + 1)
+            .sum()
     };
-    let mut state: Value = serde_json::from_str(&desk.read_text(&format!("{checkpoint}/state.json"))).unwrap();
+    let mut state: Value =
+        serde_json::from_str(&desk.read_text(&format!("{checkpoint}/state.json"))).unwrap();
     state["evaluation_due"] = true.into();
     state["metrics_bytes"] = bytes("metrics.jsonl").into();
     state["samples_bytes"] = bytes("samples.jsonl").into();
@@ -217,7 +313,8 @@ fn a_run_that_was_stopped_in_an_evaluation_is_shown_as_one() {
     for _ in 0..2 {
         back_to(&desk, "run", step);
         // The best step's own adapter is not what this is about.
-        desk.run(&["resume", "run"]).says("a resume", 0, &["going on after step 6"]);
+        desk.run(&["resume", "run"])
+            .says("a resume", 0, &["going on after step 6"]);
         assert_eq!(shown(&desk, "run"), expected(&desk, "run"));
         assert_eq!(expected(&desk, "run").len(), metrics);
         desk.write(&format!("{checkpoint}/state.json"), state.to_string());
@@ -229,16 +326,30 @@ fn a_run_that_was_stopped_in_an_evaluation_is_shown_as_one() {
 #[test]
 fn a_run_that_was_killed_is_shown_as_one() {
     let desk = Desk::new();
-    let arguments = [&["train", "recipe.yaml"][..], &LONG, &["training.max_steps=60", "output.save_steps=2"]].concat();
-    let mut child = desk.command(&arguments).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let arguments = [
+        &["train", "recipe.yaml"][..],
+        &LONG,
+        &["training.max_steps=60", "output.save_steps=2"],
+    ]
+    .concat();
+    let mut child = desk
+        .command(&arguments)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     while child.try_wait().unwrap().is_none() && !desk.path("run/checkpoints/step-4").exists() {
         std::thread::sleep(Duration::from_millis(2));
     }
     std::thread::sleep(Duration::from_millis(50));
     child.kill().unwrap();
     child.wait().unwrap();
-    desk.run(&["resume", "run"]).says("a resume", 0, &["going on after step "]);
-    assert_eq!((event_files(&desk, "run").len(), shown(&desk, "run")), (2, expected(&desk, "run")));
+    desk.run(&["resume", "run"])
+        .says("a resume", 0, &["going on after step "]);
+    assert_eq!(
+        (event_files(&desk, "run").len(), shown(&desk, "run")),
+        (2, expected(&desk, "run"))
+    );
 }
 
 #[test]
@@ -252,7 +363,11 @@ fn a_folder_that_takes_no_events_costs_one_warning() {
     let ran = desk.run(&["resume", "run"]);
     ran.says("a file in the folder's place", 0, &["`run/tensorboard`"]);
     assert_eq!(ran.stderr.matches(WARNING).count(), 1, "{}", ran.stderr);
-    assert!(adapter(&desk, "run") == adapter(&desk, "alone"), "the run went on to the same adapter");
+    assert!(
+        adapter(&desk, "run") == adapter(&desk, "alone"),
+        "the run went on to the same \
+    adapter"
+    );
     assert_eq!(desk.read("run/tensorboard"), b"a file of others");
 }
 
@@ -262,6 +377,10 @@ fn what_is_not_of_a_run_is_not_overwritten() {
     fs::create_dir_all(desk.path("run/tensorboard")).unwrap();
     desk.write("run/tensorboard/precious", "");
     let ran = desk.run(&["train", "recipe.yaml", "--overwrite"]);
-    ran.says("a folder of others", 73, &["`run/tensorboard` is there and is not of a run"]);
+    ran.says(
+        "a folder of others",
+        73,
+        &["`run/tensorboard` is there and is not of a run"],
+    );
     assert!(desk.path("run/tensorboard/precious").exists());
 }

@@ -15,17 +15,25 @@ use crate::nn::trainable_table::TrainableTable;
 use crate::ops::Base;
 use crate::terms::AdapterVector;
 
-/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of rows of it, or of a vector, the first alone. Those that an
-/// adapter started as, where their product was taken out of the weight, stand under `MODULE.initial`.
+/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of
+/// rows of it, or of a vector, the first alone. Those that an adapter started as, where their
+/// product was taken out of the weight, stand under `MODULE.initial`.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
-/// Attaches an adapter to every module that the config chooses: with the numbers given, or with PEFT's initial distribution (A from draws
-/// keyed by `seed`, B zero unless the config says otherwise; of the embedding A is zero). Nothing else trains. Whatever was attached before is taken
-/// off, except that a table which trained whole keeps its numbers.
+/// Attaches an adapter to every module that the config chooses: with the numbers given, or with
+/// PEFT's initial distribution (A from draws keyed by `seed`, B zero unless the config says
+/// otherwise; of the embedding A is zero). Nothing else trains. Whatever was attached before is
+/// taken off, except that a table which trained whole keeps its numbers.
 ///
 /// # Errors
-/// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or a table is kept in a way in which it cannot train.
-pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Option<&Numbers>) -> Result<(), AdapterError> {
+/// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or
+/// a table is kept in a way in which it cannot train.
+pub fn attach(
+    decoder: &mut Decoder,
+    config: &LoraConfig,
+    seed: u64,
+    numbers: Option<&Numbers>,
+) -> Result<(), AdapterError> {
     let (modules, device) = (decoder.spec.modules(), decoder.device());
     let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     let targets = config.resolve(&names)?;
@@ -33,36 +41,63 @@ pub fn attach(decoder: &mut Decoder, config: &LoraConfig, seed: u64, numbers: Op
     decoder.freeze();
     let lora = |linear: &LinearSpec| {
         let target = targets.iter().find(|target| target.module == linear.name)?;
-        Some(match numbers.and_then(|numbers| numbers.get(&target.module)) {
-            Some(numbers) => stored(target, linear, numbers, &device),
-            None => fresh(target, linear, config.init_lora_weights, seed, &device),
-        })
+        Some(
+            match numbers.and_then(|numbers| numbers.get(&target.module)) {
+                Some(numbers) => stored(target, linear, numbers, &device),
+                None => fresh(target, linear, config.init_lora_weights, seed, &device),
+            },
+        )
     };
     let projections = modules.iter().filter(|linear| !linear.is_table());
     for (projection, linear) in decoder.projections_mut().zip(projections) {
         debug_assert_eq!(projection.name, linear.name);
         projection.lora = lora(linear).map(|plain| {
-            let vector = vector(config, seed, numbers, (linear, &projection.weight), &plain).map(Box::new);
-            let initial = numbers.and_then(|numbers| numbers.get(&format!("{}.{INITIAL}", linear.name)));
+            let vector =
+                vector(config, seed, numbers, (linear, &projection.weight), &plain).map(Box::new);
+            let initial =
+                numbers.and_then(|numbers| numbers.get(&format!("{}.{INITIAL}", linear.name)));
             let initial = initial.map(|[a, b]| {
                 let [rank, outputs] = plain.b.dims();
-                Box::new([turned(a, rank, linear.inputs, &device), turned(b, outputs, rank, &device)])
+                Box::new([
+                    turned(a, rank, linear.inputs, &device),
+                    turned(b, outputs, rank, &device),
+                ])
             });
-            Lora { vector, initial, ..plain }
+            Lora {
+                vector,
+                initial,
+                ..plain
+            }
         });
     }
     // Maps of one parameter share an A.
-    decoder.blocks.iter_mut().for_each(|block| block.visit(&mut |_, _| {}));
-    numbers.map_or(Ok(()), |numbers| tables::put_bases(decoder, &modules, numbers))?;
+    decoder
+        .blocks
+        .iter_mut()
+        .for_each(|block| block.visit(&mut |_, _| {}));
+    numbers.map_or(Ok(()), |numbers| {
+        tables::put_bases(decoder, &modules, numbers)
+    })?;
     for linear in modules.iter().filter(|linear| linear.is_table()) {
-        let table = if linear.role == Role::Embedding { &mut decoder.embedding } else { &mut decoder.head.table };
+        let table = if linear.role == Role::Embedding {
+            &mut decoder.embedding
+        } else {
+            &mut decoder.head.table
+        };
         table.own = lora(linear).map(TrainableTable::Lora);
     }
     tables::attach(decoder, &config.table_targets(&modules)?, numbers)
 }
 
-/// A drawn; B zero, or drawn too. An embedding has the two the other way round, from the normal distribution.
-fn fresh(target: &Target, linear: &LinearSpec, leaves_base: bool, seed: u64, device: &Device) -> Lora {
+/// A drawn; B zero, or drawn too. An embedding has the two the other way round, from the normal
+/// distribution.
+fn fresh(
+    target: &Target,
+    linear: &LinearSpec,
+    leaves_base: bool,
+    seed: u64,
+    device: &Device,
+) -> Lora {
     let (inputs, outputs, rank) = (linear.inputs, linear.outputs, target.rank);
     let is_embedding = linear.role == Role::Embedding;
     let matrix = |part: &str, shape: [usize; 2], is_zero: bool| {
@@ -76,10 +111,18 @@ fn fresh(target: &Target, linear: &LinearSpec, leaves_base: bool, seed: u64, dev
     };
     let a = matrix("lora_A", [inputs, rank], is_embedding && leaves_base);
     let b = matrix("lora_B", [rank, outputs], !is_embedding && leaves_base);
-    Lora { a, b, scale: target.scale, portion: target.portion, vector: None, initial: None }
+    Lora {
+        a,
+        b,
+        scale: target.scale,
+        portion: target.portion,
+        vector: None,
+        initial: None,
+    }
 }
 
-/// What an adapter has beside its matrices: given, or such that nothing changes, or a bias that is drawn as B is.
+/// What an adapter has beside its matrices: given, or such that nothing changes, or a bias that is
+/// drawn as B is.
 fn vector(
     config: &LoraConfig,
     seed: u64,
@@ -89,13 +132,23 @@ fn vector(
 ) -> Option<Vector> {
     let (kind, [rank, outputs]) = (config.vector?, plain.b.dims());
     let name = format!("{}.{}", linear.name, kind.name());
-    let tensor = |values: &[f32]| Tensor::<1>::from_data(TensorData::from(values), (&plain.a.device(), DType::F32));
-    let given = numbers.and_then(|numbers| numbers.get(&name)).map(|[values, _]| tensor(values));
+    let tensor = |values: &[f32]| {
+        Tensor::<1>::from_data(TensorData::from(values), (&plain.a.device(), DType::F32))
+    };
+    let given = numbers
+        .and_then(|numbers| numbers.get(&name))
+        .map(|[values, _]| tensor(values));
     Some(match (kind, given) {
-        (AdapterVector::Magnitude, given) => Vector::Magnitude(Magnitude::new(weight, plain.adapter(), given)),
+        (AdapterVector::Magnitude, given) => {
+            Vector::Magnitude(Magnitude::new(weight, plain.adapter(), given))
+        }
         (AdapterVector::Bias, Some(given)) => Vector::Bias(given),
-        (AdapterVector::Bias, None) if config.init_lora_weights => Vector::Bias(tensor(&vec![0.0; outputs])),
-        (AdapterVector::Bias, None) => Vector::Bias(tensor(&initial(seed, &name, rank, outputs)[..outputs])),
+        (AdapterVector::Bias, None) if config.init_lora_weights => {
+            Vector::Bias(tensor(&vec![0.0; outputs]))
+        }
+        (AdapterVector::Bias, None) => {
+            Vector::Bias(tensor(&initial(seed, &name, rank, outputs)[..outputs]))
+        }
     })
 }
 
@@ -114,19 +167,29 @@ fn stored(target: &Target, linear: &LinearSpec, [a, b]: &[Vec<f32>; 2], device: 
 
 /// The transpose of [rows, columns].
 fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tensor<2> {
-    let turned: Vec<f32> = (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect();
-    Tensor::from_data(TensorData::new(turned, [columns, rows]), (device, DType::F32))
+    let turned: Vec<f32> = (0..columns)
+        .flat_map(|column| (0..rows).map(move |row| values[row * columns + column]))
+        .collect();
+    Tensor::from_data(
+        TensorData::new(turned, [columns, rows]),
+        (device, DType::F32),
+    )
 }
 
-/// Rows of numbers, one for each weight that trains and in the decoder's order, as PEFT's tensors, by name:
-/// `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r], their vectors [out], and those of embedding and head.
+/// Rows of numbers, one for each weight that trains and in the decoder's order, as PEFT's tensors,
+/// by name: `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r], their
+/// vectors [out], and those of embedding and head.
 pub fn tensors(decoder: &Decoder, numbers: &[Tensor<1>]) -> Vec<Named> {
     let named = decoder.named(numbers).into_iter();
-    let stacked: BTreeSet<&str> =
-        decoder.adapters().filter(|(_, lora)| lora.portion != Portion::Whole).map(|(module, _)| module).collect();
+    let stacked: BTreeSet<&str> = decoder
+        .adapters()
+        .filter(|(_, lora)| lora.portion != Portion::Whole)
+        .map(|(module, _)| module)
+        .collect();
     let named = joined(named.collect(), |module| stacked.contains(module)).into_iter();
-    let mut tensors: Vec<Named> =
-        named.map(|(name, shape, values)| (format!("base_model.model.{name}"), shape, values)).collect();
+    let mut tensors: Vec<Named> = named
+        .map(|(name, shape, values)| (format!("base_model.model.{name}"), shape, values))
+        .collect();
     tensors.sort_by(|left, right| left.0.cmp(&right.0));
     tensors
 }

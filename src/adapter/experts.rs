@@ -1,5 +1,7 @@
-//! Adapters of routed experts as PEFT has them: of each expert's modules, or of the stacked parameters of a layer (`target_parameters`,
-//! `ParamWrapper` of <https://github.com/huggingface/peft>, `tuners/lora/layer.py`), whose A and B are one matrix each for all experts.
+//! Adapters of routed experts as PEFT has them: of each expert's modules, or of the stacked
+//! parameters of a layer (`target_parameters`, `ParamWrapper` of
+//! <https://github.com/huggingface/peft>, `tuners/lora/layer.py`), whose A and B are one matrix
+//! each for all experts.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,7 +25,8 @@ const DOWN: &str = "down_proj";
 /// A linear map of a routed expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Routed {
-    /// The parameter of all experts in which it is, such as `model.layers.0.mlp.experts.gate_up_proj`.
+    /// The parameter of all experts in which it is, such as
+    /// `model.layers.0.mlp.experts.gate_up_proj`.
     pub parameter: String,
     /// Which expert.
     pub expert: usize,
@@ -42,23 +45,39 @@ impl Routed {
         let (first, second) = behind.split_once('.')?;
         if let Ok(expert) = first.parse() {
             let (_, last, place) = MODULES.into_iter().find(|(module, ..)| *module == second)?;
-            return Some(Self { parameter: parameter(last), expert, place, is_module: true });
+            return Some(Self {
+                parameter: parameter(last),
+                expert,
+                place,
+                is_module: true,
+            });
         }
         let expert = second.parse().ok()?;
-        Some(Self { parameter: parameter(first), expert, place: 0, is_module: false })
+        Some(Self {
+            parameter: parameter(first),
+            expert,
+            place: 0,
+            is_module: false,
+        })
     }
 
     /// Whether one of `target_parameters` means its parameter.
     pub fn is_of(&self, parameters: &[String]) -> bool {
         let matches = |wanted: &String| {
-            self.parameter.strip_suffix(wanted.as_str()).is_some_and(|before| before.is_empty() || before.ends_with('.'))
+            self.parameter
+                .strip_suffix(wanted.as_str())
+                .is_some_and(|before| before.is_empty() || before.ends_with('.'))
         };
         parameters.iter().any(matches)
     }
 
     /// What an adapter of the parameter is to this map.
     pub fn portion(&self) -> Portion {
-        if self.place == 0 { Portion::Parameter } else { Portion::Behind }
+        if self.place == 0 {
+            Portion::Parameter
+        } else {
+            Portion::Behind
+        }
     }
 }
 
@@ -74,10 +93,14 @@ pub(super) struct Stack {
 }
 
 /// The parameters with adapters, by name, among targets and their linear maps.
-pub(super) fn stacks<'a>(targets: impl Iterator<Item = (&'a Target, &'a LinearSpec)>) -> BTreeMap<String, Stack> {
+pub(super) fn stacks<'a>(
+    targets: impl Iterator<Item = (&'a Target, &'a LinearSpec)>,
+) -> BTreeMap<String, Stack> {
     let mut stacks: BTreeMap<String, Stack> = BTreeMap::new();
     for (target, linear) in targets.filter(|(target, _)| target.portion != Portion::Whole) {
-        let Some(routed) = Routed::of(&target.module) else { continue };
+        let Some(routed) = Routed::of(&target.module) else {
+            continue;
+        };
         let stack = stacks.entry(routed.parameter.clone()).or_default();
         stack.count = stack.count.max(routed.expert + 1);
         if routed.expert == 0 {
@@ -91,42 +114,84 @@ pub(super) fn stacks<'a>(targets: impl Iterator<Item = (&'a Target, &'a LinearSp
     stacks
 }
 
-/// The module that PEFT has for each parameter: that of the experts, and inside it for gate and up where down has one too.
+/// The module that PEFT has for each parameter: that of the experts, and inside it for gate and up
+/// where down has one too.
 fn keys(parameters: &BTreeSet<String>) -> BTreeMap<String, String> {
     let key = |parameter: &String| {
         let (module, last) = parameter.rsplit_once('.').unwrap_or(("", parameter));
         let is_inside = last == GATE_UP && parameters.contains(&format!("{module}.{DOWN}"));
-        (parameter.clone(), if is_inside { format!("{module}.base_layer") } else { module.to_owned() })
+        (
+            parameter.clone(),
+            if is_inside {
+                format!("{module}.base_layer")
+            } else {
+                module.to_owned()
+            },
+        )
     };
     parameters.iter().map(key).collect()
 }
 
-/// One expert's B [out, r] of that of all, [out of all maps, r · count]: the number of rank k and expert e is in column k · count + e.
-pub(super) fn b_of(all: &[f32], stack: &Stack, rank: usize, expert: usize, place: usize) -> Vec<f32> {
-    let (first, width) = (stack.outputs[..place].iter().sum::<usize>(), rank * stack.count);
-    let rows = all.chunks_exact(width).skip(first).take(stack.outputs[place]);
-    rows.flat_map(|row| (0..rank).map(|k| row[k * stack.count + expert])).collect()
+/// One expert's B [out, r] of that of all, [out of all maps, r · count]: the number of rank k and
+/// expert e is in column k · count + e.
+pub(super) fn b_of(
+    all: &[f32],
+    stack: &Stack,
+    rank: usize,
+    expert: usize,
+    place: usize,
+) -> Vec<f32> {
+    let (first, width) = (
+        stack.outputs[..place].iter().sum::<usize>(),
+        rank * stack.count,
+    );
+    let rows = all
+        .chunks_exact(width)
+        .skip(first)
+        .take(stack.outputs[place]);
+    rows.flat_map(|row| (0..rank).map(|k| row[k * stack.count + expert]))
+        .collect()
 }
 
-/// Tensors of the maps of experts, named by `<module>.lora_A.weight` and `.lora_B.weight`, as those of their parameters where `is_stacked`
-/// says that the adapter is of one.
+/// Tensors of the maps of experts, named by `<module>.lora_A.weight` and `.lora_B.weight`, as those
+/// of their parameters where `is_stacked` says that the adapter is of one.
 pub(super) fn joined(tensors: Vec<Named>, is_stacked: impl Fn(&str) -> bool) -> Vec<Named> {
     let mut stacked: BTreeMap<_, Vec<(Routed, Named)>> = BTreeMap::new();
     let mut rest = Vec::new();
     for tensor in tensors {
-        let split =
-            ["lora_A", "lora_B"].into_iter().find_map(|part| Some((tensor.0.strip_suffix(&format!(".{part}.weight"))?, part)));
-        match split.filter(|(module, _)| is_stacked(module)).and_then(|(module, part)| Some((Routed::of(module)?, part))) {
-            Some((routed, part)) => stacked.entry((routed.parameter.clone(), part)).or_default().push((routed, tensor)),
+        let split = ["lora_A", "lora_B"]
+            .into_iter()
+            .find_map(|part| Some((tensor.0.strip_suffix(&format!(".{part}.weight"))?, part)));
+        match split
+            .filter(|(module, _)| is_stacked(module))
+            .and_then(|(module, part)| Some((Routed::of(module)?, part)))
+        {
+            Some((routed, part)) => stacked
+                .entry((routed.parameter.clone(), part))
+                .or_default()
+                .push((routed, tensor)),
             None => rest.push(tensor),
         }
     }
-    let keys = keys(&stacked.keys().map(|(parameter, _)| parameter.clone()).collect());
+    let keys = keys(
+        &stacked
+            .keys()
+            .map(|(parameter, _)| parameter.clone())
+            .collect(),
+    );
     for ((parameter, part), mut tensors) in stacked {
         tensors.sort_by_key(|(routed, _)| (routed.expert, routed.place));
         let count = tensors.last().map_or(0, |(routed, _)| routed.expert + 1);
-        let (shape, numbers) = if part == "lora_A" { joined_a(tensors) } else { joined_b(&tensors, count) };
-        rest.push((format!("{}.{part}.weight", keys[&parameter]), shape, numbers));
+        let (shape, numbers) = if part == "lora_A" {
+            joined_a(tensors)
+        } else {
+            joined_b(&tensors, count)
+        };
+        rest.push((
+            format!("{}.{part}.weight", keys[&parameter]),
+            shape,
+            numbers,
+        ));
     }
     rest
 }
@@ -134,15 +199,21 @@ pub(super) fn joined(tensors: Vec<Named>, is_stacked: impl Fn(&str) -> bool) -> 
 /// A [r, in] of each expert, one below the other.
 fn joined_a(tensors: Vec<(Routed, Named)>) -> (Vec<usize>, Vec<f32>) {
     let inputs = tensors[0].1.1[1];
-    let numbers: Vec<f32> = tensors.into_iter().flat_map(|(_, (_, _, numbers))| numbers).collect();
+    let numbers: Vec<f32> = tensors
+        .into_iter()
+        .flat_map(|(_, (_, _, numbers))| numbers)
+        .collect();
     (vec![numbers.len() / inputs, inputs], numbers)
 }
 
 /// The inverse of [`b_of`].
 fn joined_b(tensors: &[(Routed, Named)], count: usize) -> (Vec<usize>, Vec<f32>) {
     let rank = tensors[0].1.1[1];
-    let of_first: Vec<usize> =
-        tensors.iter().filter(|(routed, _)| routed.expert == 0).map(|(_, (_, shape, _))| shape[0]).collect();
+    let of_first: Vec<usize> = tensors
+        .iter()
+        .filter(|(routed, _)| routed.expert == 0)
+        .map(|(_, (_, shape, _))| shape[0])
+        .collect();
     let width = rank * count;
     let mut all = vec![0.0; of_first.iter().sum::<usize>() * width];
     for (Routed { expert, place, .. }, (_, _, numbers)) in tensors {
@@ -161,22 +232,47 @@ mod tests {
     use super::*;
 
     fn routed(name: &str) -> Option<(String, usize, usize, bool)> {
-        Routed::of(name).map(|routed| (routed.parameter, routed.expert, routed.place, routed.is_module))
+        Routed::of(name).map(|routed| {
+            (
+                routed.parameter,
+                routed.expert,
+                routed.place,
+                routed.is_module,
+            )
+        })
     }
 
     #[test]
     fn names_of_experts_are_told_from_others() {
         let parameter = |last: &str| format!("model.layers.3.mlp.experts.{last}");
-        assert_eq!(routed("model.layers.3.block_sparse_moe.experts.11.w3"), Some((parameter("gate_up_proj"), 11, 1, true)));
-        assert_eq!(routed("model.layers.3.mlp.experts.0.down_proj"), Some((parameter("down_proj"), 0, 0, true)));
-        assert_eq!(routed("model.layers.3.mlp.experts.gate_up_proj.2"), Some((parameter("gate_up_proj"), 2, 0, false)));
-        for other in
-            ["model.layers.3.mlp.shared_experts.down_proj", "model.layers.3.mlp.down_proj", "model.layers.3.self_attn.q_proj"]
-        {
+        assert_eq!(
+            routed("model.layers.3.block_sparse_moe.experts.11.w3"),
+            Some((parameter("gate_up_proj"), 11, 1, true))
+        );
+        assert_eq!(
+            routed("model.layers.3.mlp.experts.0.down_proj"),
+            Some((parameter("down_proj"), 0, 0, true))
+        );
+        assert_eq!(
+            routed("model.layers.3.mlp.experts.gate_up_proj.2"),
+            Some((parameter("gate_up_proj"), 2, 0, false))
+        );
+        for other in [
+            "model.layers.3.mlp.shared_experts.down_proj",
+            "model.layers.3.mlp.down_proj",
+            "model.layers.3.self_attn.q_proj",
+        ] {
             assert_eq!(routed(other), None, "{other}");
         }
         let one = Routed::of("model.layers.3.mlp.experts.0.up_proj").expect("an expert's");
-        let wanted = |names: &[&str]| one.is_of(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let wanted = |names: &[&str]| {
+            one.is_of(
+                &names
+                    .iter()
+                    .map(|name| (*name).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
         assert!(wanted(&["mlp.experts.gate_up_proj"]) && wanted(&["x", "gate_up_proj"]));
         assert!(!wanted(&["down_proj"]) && !wanted(&["up_proj"]) && !wanted(&[]));
     }
@@ -195,20 +291,46 @@ mod tests {
                 .collect::<Vec<f32>>()
         };
         for expert in 0..count {
-            let name = |part: &str, end: &str| format!("model.layers.0.mlp.experts.{expert}.{part}.{end}.weight");
-            tensors.push((name("gate_proj", "lora_A"), vec![rank, inputs], numbers(rank * inputs)));
+            let name = |part: &str, end: &str| {
+                format!("model.layers.0.mlp.experts.{expert}.{part}.{end}.weight")
+            };
+            tensors.push((
+                name("gate_proj", "lora_A"),
+                vec![rank, inputs],
+                numbers(rank * inputs),
+            ));
             for (part, outputs) in ["gate_proj", "up_proj"].into_iter().zip(outputs) {
-                tensors.push((name(part, "lora_B"), vec![outputs, rank], numbers(outputs * rank)));
+                tensors.push((
+                    name(part, "lora_B"),
+                    vec![outputs, rank],
+                    numbers(outputs * rank),
+                ));
             }
         }
         let joined = joined(tensors.clone(), |_| true);
-        let shapes: Vec<_> = joined.iter().map(|(name, shape, _)| (name.as_str(), shape.clone())).collect();
+        let shapes: Vec<_> = joined
+            .iter()
+            .map(|(name, shape, _)| (name.as_str(), shape.clone()))
+            .collect();
         let key = "model.layers.0.mlp.experts";
         let [a, b] = ["lora_A", "lora_B"].map(|part| format!("{key}.{part}.weight"));
-        assert_eq!(shapes, [(a.as_str(), vec![rank * count, inputs]), (b.as_str(), vec![10, rank * count])]);
-        let stack = Stack { count, outputs: outputs.to_vec(), key: key.to_owned() };
+        assert_eq!(
+            shapes,
+            [
+                (a.as_str(), vec![rank * count, inputs]),
+                (b.as_str(), vec![10, rank * count])
+            ]
+        );
+        let stack = Stack {
+            count,
+            outputs: outputs.to_vec(),
+            key: key.to_owned(),
+        };
         for (name, _, numbers) in &tensors {
-            let routed = Routed::of(name.rsplit_once(".lora").expect("a matrix").0).expect("an expert's");
+            let routed = Routed::of(name.rsplit_once(".lora").expect("a matrix").0).expect(
+                "an \
+            expert's",
+            );
             let own = if name.contains("lora_B") {
                 b_of(&joined[1].2, &stack, rank, routed.expert, routed.place)
             } else {

@@ -1,11 +1,12 @@
-//! What adapters add to a frozen weight, row by row in the checkpoint's orientation: W + Σ wᵢ sᵢ Bᵢ Aᵢ, with s = alpha / r or
-//! alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685; and what a vector beside the matrices makes of that, or adds to a bias. Tables that
-//! were trained whole, and rows of them, take the places of the base's.
+//! What adapters add to a frozen weight, row by row in the checkpoint's orientation: W + Σ wᵢ sᵢ Bᵢ
+//! Aᵢ, with s = alpha / r or alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685; and what a vector
+//! beside the matrices makes of that, or adds to a bias. Tables that were trained whole, and rows
+//! of them, take the places of the base's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::peft::{self, Contents, LastB, AdapterTensors, StoredTable};
+use super::peft::{self, AdapterTensors, Contents, LastB, StoredTable};
 use super::{AdapterError, TablePart};
 use crate::files::safetensors::Archive;
 use crate::model::{LinearSpec, Role};
@@ -37,33 +38,76 @@ impl MergeSource {
     /// The folder is not whole, asks for what is not built, or was made for another model.
     pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, AdapterError> {
         let (config, archive) = (peft::read_config_on(folder, modules)?, peft::open(folder)?);
-        let Contents { pairs, tables, bases } = peft::contents_in(&archive, &config, modules)?;
-        let pairs: BTreeMap<_, _> = pairs.into_iter().map(|stored| (stored.target.module.clone(), stored)).collect();
+        let Contents {
+            pairs,
+            tables,
+            bases,
+        } = peft::contents_in(&archive, &config, modules)?;
+        let pairs: BTreeMap<_, _> = pairs
+            .into_iter()
+            .map(|stored| (stored.target.module.clone(), stored))
+            .collect();
         let lacks_bias = |linear: &&LinearSpec| !linear.bias && pairs.contains_key(&linear.name);
         if config.has(AdapterVector::Bias)
             && let Some(linear) = modules.iter().find(lacks_bias)
         {
-            let reason = format!("it has a bias for `{}`, where the base has none to add it to", linear.name);
-            return Err(AdapterError::Unmergeable { folder: folder.display().to_string(), reason });
+            let reason = format!(
+                "it has a bias for `{}`, where the base has none to add it to",
+                linear.name
+            );
+            return Err(AdapterError::Unmergeable {
+                folder: folder.display().to_string(),
+                reason,
+            });
         }
-        let shares_rows = config.table_targets(modules)?.iter().any(|target| matches!(target.part, TablePart::Shared(_)));
+        let shares_rows = config
+            .table_targets(modules)?
+            .iter()
+            .any(|target| matches!(target.part, TablePart::Shared(_)));
         let (vector, unties) = (config.vector, config.unties(modules));
         let bases = bases.into_iter().collect();
-        let embedding = modules.iter().find(|linear| linear.role == Role::Embedding).map(|linear| linear.name.clone());
-        Ok(Self { weight, vector, archive, last: LastB::default(), pairs, tables, bases, embedding, shares_rows, unties })
+        let embedding = modules
+            .iter()
+            .find(|linear| linear.role == Role::Embedding)
+            .map(|linear| linear.name.clone());
+        Ok(Self {
+            weight,
+            vector,
+            archive,
+            last: LastB::default(),
+            pairs,
+            tables,
+            bases,
+            embedding,
+            shares_rows,
+            unties,
+        })
     }
 
-    /// Refuses adapters that cannot be added up: magnitudes scale the sum that they were trained on, and no other.
+    /// Refuses adapters that cannot be added up: magnitudes scale the sum that they were trained
+    /// on, and no other.
     ///
     /// # Errors
     /// One has magnitudes, and there is another one or a weight that is not 1.
     pub fn check_sum(sources: &[Self]) -> Result<(), AdapterError> {
-        let is_alone = |source: &Self| sources.len() == 1 && source.weight.to_bits() == 1_f64.to_bits();
-        match sources.iter().find(|source| source.vector == Some(AdapterVector::Magnitude) && !is_alone(source)) {
+        let is_alone =
+            |source: &Self| sources.len() == 1 && source.weight.to_bits() == 1_f64.to_bits();
+        match sources
+            .iter()
+            .find(|source| source.vector == Some(AdapterVector::Magnitude) && !is_alone(source))
+        {
             None => Ok(()),
             Some(source) => {
-                let folder = source.archive.path().parent().unwrap_or(source.archive.path()).display().to_string();
-                let reason = "it is DoRA, whose magnitudes go with the base and itself alone, and with weight 1".to_owned();
+                let folder = source
+                    .archive
+                    .path()
+                    .parent()
+                    .unwrap_or(source.archive.path())
+                    .display()
+                    .to_string();
+                let reason = "it is DoRA, whose magnitudes go with the base and itself alone, and \
+                with weight 1"
+                    .to_owned();
                 Err(AdapterError::Unmergeable { folder, reason })
             }
         }
@@ -71,26 +115,49 @@ impl MergeSource {
 
     /// The vector of a module, where it has one.
     fn vector(&self, module: &str) -> Result<Option<Vec<f32>>, AdapterError> {
-        self.pairs.get(module).map_or(Ok(None), |stored| stored.read_vector(&self.archive))
+        self.pairs
+            .get(module)
+            .map_or(Ok(None), |stored| stored.read_vector(&self.archive))
     }
 
-    /// A [r, columns] and B [rows, r] of a weight [rows, columns], with everything that scales the adapter in B.
+    /// A [r, columns] and B [rows, r] of a weight [rows, columns], with everything that scales the
+    /// adapter in B.
     fn scaled(&self, linear: &LinearSpec) -> Option<Result<[Vec<f32>; 2], AdapterError>> {
         let stored = self.pairs.get(&linear.name)?;
         let scale = self.weight * stored.target.scale;
         // Of some the weight is the transpose of B A.
         let in_order = |[a, b]: [Vec<f32>; 2]| {
-            if linear.is_turned() { [turned(&b, stored.target.rank), turned(&a, linear.inputs)] } else { [a, b] }
+            if linear.is_turned() {
+                [turned(&b, stored.target.rank), turned(&a, linear.inputs)]
+            } else {
+                [a, b]
+            }
         };
-        let scaled = |[a, b]: [Vec<f32>; 2]| [a, b.into_iter().map(|b| (f64::from(b) * scale) as f32).collect()];
-        Some(stored.read(&self.archive, &self.last).map(|pair| scaled(in_order(pair))))
+        let scaled = |[a, b]: [Vec<f32>; 2]| {
+            [
+                a,
+                b.into_iter()
+                    .map(|b| (f64::from(b) * scale) as f32)
+                    .collect(),
+            ]
+        };
+        Some(
+            stored
+                .read(&self.archive, &self.last)
+                .map(|pair| scaled(in_order(pair))),
+        )
     }
 
     /// What takes the place of a table or of some of its rows.
     fn replaced(&self, linear: &LinearSpec) -> Result<Option<Replacement>, AdapterError> {
         let rows = self.rows(linear)?;
-        let Some(key) = self.base_key(linear) else { return Ok(rows) };
-        let (mut numbers, [_, width]) = (self.archive.read_f32(key)?.unwrap_or_default(), linear.weight_shape());
+        let Some(key) = self.base_key(linear) else {
+            return Ok(rows);
+        };
+        let (mut numbers, [_, width]) = (
+            self.archive.read_f32(key)?.unwrap_or_default(),
+            linear.weight_shape(),
+        );
         if let Some(rows) = rows {
             for (row, numbers) in numbers.chunks_mut(width).enumerate() {
                 if let Some(own) = rows.row(row) {
@@ -101,7 +168,12 @@ impl MergeSource {
         if let Some(pair) = self.scaled(linear) {
             add_product(&mut numbers, &pair?, width);
         }
-        Ok(Some(Replacement { width, weight: self.weight, tokens: None, numbers }))
+        Ok(Some(Replacement {
+            width,
+            weight: self.weight,
+            tokens: None,
+            numbers,
+        }))
     }
 
     /// The table that trained, or its rows.
@@ -111,27 +183,47 @@ impl MergeSource {
             let module = &stored.target.module;
             module.name == linear.name || (shares && module.role == Role::Embedding)
         };
-        let Some(stored) = self.tables.iter().find(is_it) else { return Ok(None) };
+        let Some(stored) = self.tables.iter().find(is_it) else {
+            return Ok(None);
+        };
         let tokens = match &stored.target.part {
             TablePart::Whole => None,
-            TablePart::Rows(tokens) | TablePart::Shared(tokens) => {
-                Some(tokens.iter().enumerate().map(|(place, token)| (*token as usize, place)).collect())
-            }
+            TablePart::Rows(tokens) | TablePart::Shared(tokens) => Some(
+                tokens
+                    .iter()
+                    .enumerate()
+                    .map(|(place, token)| (*token as usize, place))
+                    .collect(),
+            ),
         };
         let [_, width] = linear.weight_shape();
         let numbers = self.archive.read_f32(&stored.key)?.unwrap_or_default();
-        Ok(Some(Replacement { width, weight: self.weight, tokens, numbers }))
+        Ok(Some(Replacement {
+            width,
+            weight: self.weight,
+            tokens,
+            numbers,
+        }))
     }
 
-    /// The key of the table of the base that came for a module; of a head that is the embedding, the embedding's.
+    /// The key of the table of the base that came for a module; of a head that is the embedding,
+    /// the embedding's.
     fn base_key(&self, linear: &LinearSpec) -> Option<&String> {
-        let of_embedding = || self.embedding.as_ref().filter(|_| linear.role == Role::TiedHead && !self.unties_own(linear));
-        self.bases.get(&linear.name).or_else(|| self.bases.get(of_embedding()?))
+        let of_embedding = || {
+            self.embedding
+                .as_ref()
+                .filter(|_| linear.role == Role::TiedHead && !self.unties_own(linear))
+        };
+        self.bases
+            .get(&linear.name)
+            .or_else(|| self.bases.get(of_embedding()?))
     }
 
     /// Whether a head that was the embedding trained whole by itself.
     fn unties_own(&self, linear: &LinearSpec) -> bool {
-        self.tables.iter().any(|stored| stored.target.module.name == linear.name && stored.target.part == TablePart::Whole)
+        self.tables.iter().any(|stored| {
+            stored.target.module.name == linear.name && stored.target.part == TablePart::Whole
+        })
     }
 
     /// Whether tables of the base came with it.
@@ -139,8 +231,8 @@ impl MergeSource {
         !self.bases.is_empty()
     }
 
-    /// Compares the tables of the base that came with the adapter with those of the base, and keeps those that differ, which are told;
-    /// `stored` is what the base's files call a tensor.
+    /// Compares the tables of the base that came with the adapter with those of the base, and keeps
+    /// those that differ, which are told; `stored` is what the base's files call a tensor.
     ///
     /// # Errors
     /// One differs, and other adapters or another weight than 1 go with it.
@@ -155,9 +247,10 @@ impl MergeSource {
             let weight = |module: &str| stored(&format!("{module}.weight"));
             let names = [Some(weight(&module)), self.embedding.as_deref().map(weight)];
             // Of a head that is the embedding the base may have no tensor.
-            let Some(ours) =
-                names.iter().flatten().find_map(|name| base.iter().find_map(|shard| shard.read_f32(name).transpose()))
-            else {
+            let Some(ours) = names.iter().flatten().find_map(|name| {
+                base.iter()
+                    .find_map(|shard| shard.read_f32(name).transpose())
+            }) else {
                 continue;
             };
             if Some(ours?) != self.archive.read_f32(&key)? {
@@ -166,12 +259,18 @@ impl MergeSource {
         }
         match differing.keys().next() {
             Some(module) if !is_alone || self.weight.to_bits() != 1_f64.to_bits() => {
-                Err(AdapterError::OtherTable { module: module.clone() })
+                Err(AdapterError::OtherTable {
+                    module: module.clone(),
+                })
             }
             _ => {
                 self.bases = differing;
-                let told =
-                    |module| format!("the table `{module}` of the adapter takes the place of the base's, from which it differs");
+                let told = |module| {
+                    format!(
+                        "the table `{module}` of the adapter takes the place of the \
+                    base's, from which it differs"
+                    )
+                };
                 Ok(self.bases.keys().map(told).collect())
             }
         }
@@ -183,7 +282,9 @@ fn add_product(numbers: &mut [f32], [a, b]: &[Vec<f32>; 2], columns: usize) {
     let rank = a.len() / columns;
     for (row, of_b) in numbers.chunks_mut(columns).zip(b.chunks(rank)) {
         for (of_b, of_a) in of_b.iter().zip(a.chunks(columns)) {
-            row.iter_mut().zip(of_a).for_each(|(number, a)| *number += of_b * a);
+            row.iter_mut()
+                .zip(of_a)
+                .for_each(|(number, a)| *number += of_b * a);
         }
     }
 }
@@ -207,33 +308,47 @@ impl Replacement {
     pub fn of(sources: &[MergeSource], linear: &LinearSpec) -> Result<Option<Self>, AdapterError> {
         let mut found = None;
         for (index, source) in sources.iter().enumerate() {
-            let Some(replaced) = source.replaced(linear)? else { continue };
+            let Some(replaced) = source.replaced(linear)? else {
+                continue;
+            };
             if found.is_some() {
-                return Err(AdapterError::TwoTables { module: linear.name.clone() });
+                return Err(AdapterError::TwoTables {
+                    module: linear.name.clone(),
+                });
             }
             found = Some((index, replaced));
         }
-        let Some((found, replacement)) = found else { return Ok(None) };
+        let Some((found, replacement)) = found else {
+            return Ok(None);
+        };
         // Matrices over a table of the base that came with them are in it.
         let changes = |(index, source): (usize, &MergeSource)| {
-            source.pairs.contains_key(&linear.name) && (index != found || source.base_key(linear).is_none())
+            source.pairs.contains_key(&linear.name)
+                && (index != found || source.base_key(linear).is_none())
         };
         if sources.iter().enumerate().any(changes) {
-            return Err(AdapterError::TwoTables { module: linear.name.clone() });
+            return Err(AdapterError::TwoTables {
+                module: linear.name.clone(),
+            });
         }
         Ok(Some(replacement))
     }
 
     /// What takes the place of a row.
     pub fn row(&self, row: usize) -> Option<&[f32]> {
-        let place = self.tokens.as_ref().map_or(Some(row), |tokens| tokens.get(&row).copied())?;
+        let place = self
+            .tokens
+            .as_ref()
+            .map_or(Some(row), |tokens| tokens.get(&row).copied())?;
         Some(&self.numbers[place * self.width..(place + 1) * self.width])
     }
 }
 
 /// The transpose of a matrix of so many columns.
 fn turned(matrix: &[f32], columns: usize) -> Vec<f32> {
-    (0..columns).flat_map(|column| matrix.iter().skip(column).step_by(columns).copied()).collect()
+    (0..columns)
+        .flat_map(|column| matrix.iter().skip(column).step_by(columns).copied())
+        .collect()
 }
 
 /// What adapters add to one weight [rows, columns].
@@ -253,24 +368,49 @@ impl Delta {
     /// # Errors
     /// Numbers cannot be read.
     pub fn of(sources: &[MergeSource], linear: &LinearSpec) -> Result<Option<Self>, AdapterError> {
-        let pairs = sources.iter().filter_map(|source| source.scaled(linear)).collect::<Result<Vec<_>, _>>()?;
+        let pairs = sources
+            .iter()
+            .filter_map(|source| source.scaled(linear))
+            .collect::<Result<Vec<_>, _>>()?;
         let has_some = |source: &&MergeSource| source.vector == Some(AdapterVector::Magnitude);
-        let magnitudes = sources.iter().find(has_some).map(|source| source.vector(&linear.name)).transpose()?.flatten();
-        Ok((!pairs.is_empty()).then_some(Self { inputs: linear.weight_shape()[1], pairs, magnitudes }))
+        let magnitudes = sources
+            .iter()
+            .find(has_some)
+            .map(|source| source.vector(&linear.name))
+            .transpose()?
+            .flatten();
+        Ok((!pairs.is_empty()).then_some(Self {
+            inputs: linear.weight_shape()[1],
+            pairs,
+            magnitudes,
+        }))
     }
 
-    /// What they add to the bias of a projection: one row, as the product of a bias [1, out] and its scale [1, 1].
+    /// What they add to the bias of a projection: one row, as the product of a bias [1, out] and
+    /// its scale [1, 1].
     ///
     /// # Errors
     /// Numbers cannot be read.
-    pub fn of_bias(sources: &[MergeSource], linear: &LinearSpec) -> Result<Option<Self>, AdapterError> {
+    pub fn of_bias(
+        sources: &[MergeSource],
+        linear: &LinearSpec,
+    ) -> Result<Option<Self>, AdapterError> {
         let mut pairs = Vec::new();
-        for source in sources.iter().filter(|source| source.vector == Some(AdapterVector::Bias)) {
-            if let (Some(stored), Some(bias)) = (source.pairs.get(&linear.name), source.vector(&linear.name)?) {
+        for source in sources
+            .iter()
+            .filter(|source| source.vector == Some(AdapterVector::Bias))
+        {
+            if let (Some(stored), Some(bias)) =
+                (source.pairs.get(&linear.name), source.vector(&linear.name)?)
+            {
                 pairs.push([bias, vec![(source.weight * stored.target.scale) as f32]]);
             }
         }
-        Ok((!pairs.is_empty()).then_some(Self { inputs: linear.outputs, pairs, magnitudes: None }))
+        Ok((!pairs.is_empty()).then_some(Self {
+            inputs: linear.outputs,
+            pairs,
+            magnitudes: None,
+        }))
     }
 
     /// Whether rows of the sum are scaled.
@@ -282,11 +422,15 @@ impl Delta {
     pub fn factor(&self, row: usize, norm: impl FnOnce() -> f64) -> Option<f32> {
         let magnitude = f64::from(self.magnitudes.as_ref()?[row]);
         let norm = norm();
-        Some(if norm > 0.0 { (magnitude / norm) as f32 } else { 1.0 })
+        Some(if norm > 0.0 {
+            (magnitude / norm) as f32
+        } else {
+            1.0
+        })
     }
 
-    /// Puts parts of the row `row` and of the next, where there is one, of Σ w s B A into `sums`: as many columns as they have room
-    /// for, from the column `first` on.
+    /// Puts parts of the row `row` and of the next, where there is one, of Σ w s B A into `sums`:
+    /// as many columns as they have room for, from the column `first` on.
     pub fn pair(&self, row: usize, first: usize, sums: [&mut [f32]; 2]) {
         let [upper, lower] = sums;
         let columns = upper.len();
@@ -295,14 +439,23 @@ impl Delta {
         for [a, b] in &self.pairs {
             let rank = a.len() / self.inputs;
             let of_row = |row: usize| b[row * rank..(row + 1) * rank].as_chunks::<4>();
-            let ((upper_fours, upper_rest), (lower_fours, lower_rest)) = (of_row(row), of_row((row + 1).min(b.len() / rank - 1)));
+            let ((upper_fours, upper_rest), (lower_fours, lower_rest)) =
+                (of_row(row), of_row((row + 1).min(b.len() / rank - 1)));
             let of_a = |row: usize| &a[row * self.inputs + first..][..columns];
             // Four rows of A at a time: the sums are read and written a quarter as often.
             for (four, (up, low)) in upper_fours.iter().zip(lower_fours).enumerate() {
-                add_four([upper, lower], [up, low], [0, 1, 2, 3].map(|row| of_a(4 * four + row)));
+                add_four(
+                    [upper, lower],
+                    [up, low],
+                    [0, 1, 2, 3].map(|row| of_a(4 * four + row)),
+                );
             }
             for (index, (up, low)) in upper_rest.iter().zip(lower_rest).enumerate() {
-                for ((upper, lower), a) in upper.iter_mut().zip(&mut *lower).zip(of_a(4 * upper_fours.len() + index)) {
+                for ((upper, lower), a) in upper
+                    .iter_mut()
+                    .zip(&mut *lower)
+                    .zip(of_a(4 * upper_fours.len() + index))
+                {
                     *upper += up * a;
                     *lower += low * a;
                 }
@@ -311,7 +464,8 @@ impl Delta {
     }
 }
 
-/// sum + b A of four rows of A, for two rows of B. Products and sums are rounded one by one, so that every processor comes to the same.
+/// sum + b A of four rows of A, for two rows of B. Products and sums are rounded one by one, so
+/// that every processor comes to the same.
 fn add_four([upper, lower]: [&mut [f32]; 2], [up, low]: [&[f32; 4]; 2], a: [&[f32]; 4]) {
     let columns = a[0].iter().zip(a[1]).zip(a[2]).zip(a[3]);
     for ((upper, lower), (((a0, a1), a2), a3)) in upper.iter_mut().zip(lower).zip(columns) {
@@ -327,8 +481,15 @@ mod tests {
     #[test]
     fn a_row_is_that_of_the_products_added_up() {
         let first = [vec![1.0, 2.0, 3.0], vec![1.0, -1.0]]; // r 1, in 3, out 2
-        let second = [vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0], vec![10.0, 20.0, 30.0, 40.0]]; // r 2
-        let delta = Delta { inputs: 3, pairs: vec![first, second], magnitudes: None };
+        let second = [
+            vec![1.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+            vec![10.0, 20.0, 30.0, 40.0],
+        ]; // r 2
+        let delta = Delta {
+            inputs: 3,
+            pairs: vec![first, second],
+            magnitudes: None,
+        };
         let pair = |row: usize, first: usize| {
             let [mut upper, mut lower] = [vec![f32::NAN; 3 - first], vec![f32::NAN; 3 - first]];
             delta.pair(row, first, [&mut upper, &mut lower]);
@@ -344,9 +505,16 @@ mod tests {
         for rank in 1..=9 {
             let a: Vec<f32> = (0..rank * 5).map(|index| index as f32).collect();
             let b: Vec<f32> = (0..rank).map(|index| 1.0 - index as f32).collect();
-            let expected = (0..5).map(|column| (0..rank).map(|k| b[k] * a[k * 5 + column]).sum::<f32>()).collect::<Vec<_>>();
+            let expected = (0..5)
+                .map(|column| (0..rank).map(|k| b[k] * a[k * 5 + column]).sum::<f32>())
+                .collect::<Vec<_>>();
             let (mut sum, mut other) = (vec![0.0; 5], vec![0.0; 5]);
-            Delta { inputs: 5, pairs: vec![[a, b]], magnitudes: None }.pair(0, 0, [&mut sum, &mut other]);
+            Delta {
+                inputs: 5,
+                pairs: vec![[a, b]],
+                magnitudes: None,
+            }
+            .pair(0, 0, [&mut sum, &mut other]);
             assert_eq!(sum, expected, "rank {rank}");
         }
     }

@@ -42,7 +42,8 @@ pub struct LoraConfig {
     pub alpha_pattern: Vec<(String, f64)>,
     /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
     pub init_lora_weights: bool,
-    /// Whether a fresh adapter is the principal part of its weight, which is taken out of it: `PiSSA`, arXiv:2404.02948.
+    /// Whether a fresh adapter is the principal part of its weight, which is taken out of it:
+    /// `PiSSA`, arXiv:2404.02948.
     pub is_principal: bool,
     /// What each adapter has beside A and B.
     pub vector: Option<AdapterVector>,
@@ -74,22 +75,35 @@ impl LoraConfig {
         self.vector == Some(vector)
     }
 
-    /// Refuses vectors where they are not built: at embedding and head, and at experts that a router chooses, where PEFT has none either.
+    /// Refuses vectors where they are not built: at embedding and head, and at experts that a
+    /// router chooses, where PEFT has none either.
     ///
     /// # Errors
     /// There is such a module. And see [`LoraConfig::resolve`].
     pub fn check_vector(&self, modules: &[LinearSpec]) -> Result<(), AdapterError> {
-        let Some(vector) = self.vector else { return Ok(()) };
+        let Some(vector) = self.vector else {
+            return Ok(());
+        };
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
-        let is_table = |module: &str| modules.iter().any(|linear| linear.name == module && linear.is_table());
-        let is_one = |target: &&Target| is_table(&target.module) || experts::Routed::of(&target.module).is_some();
+        let is_table = |module: &str| {
+            modules
+                .iter()
+                .any(|linear| linear.name == module && linear.is_table())
+        };
+        let is_one = |target: &&Target| {
+            is_table(&target.module) || experts::Routed::of(&target.module).is_some()
+        };
         match self.resolve(&names)?.iter().find(is_one) {
             None => Ok(()),
-            Some(target) => Err(AdapterError::Vector { vector, module: target.module.clone() }),
+            Some(target) => Err(AdapterError::Vector {
+                vector,
+                module: target.module.clone(),
+            }),
         }
     }
 
-    /// Refuses to start as the principal part of what is no single matrix of a layer, or has fewer singular values.
+    /// Refuses to start as the principal part of what is no single matrix of a layer, or has fewer
+    /// singular values.
     ///
     /// # Errors
     /// There is such a module. And see [`LoraConfig::resolve`].
@@ -99,13 +113,24 @@ impl LoraConfig {
         }
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         for target in self.resolve(&names)? {
-            let Some(linear) = modules.iter().find(|linear| linear.name == target.module) else { continue };
+            let Some(linear) = modules.iter().find(|linear| linear.name == target.module) else {
+                continue;
+            };
             let (module, values) = (&target.module, linear.inputs.min(linear.outputs));
             if linear.is_table() || !linear.is_whole() || experts::Routed::of(module).is_some() {
-                return Err(AdapterError::Principal { message: format!("`pissa` does not go with an adapter of `{module}` yet") });
+                return Err(AdapterError::Principal {
+                    message: format!(
+                        "`pissa` does not go with an \
+                adapter of `{module}` yet"
+                    ),
+                });
             }
             if target.rank > values {
-                let message = format!("`pissa` of rank {}, and `{module}` has {values} singular values", target.rank);
+                let message = format!(
+                    "`pissa` of rank {}, and `{module}` has {values} singular \
+                values",
+                    target.rank
+                );
                 return Err(AdapterError::Principal { message });
             }
         }
@@ -114,7 +139,12 @@ impl LoraConfig {
 
     /// The highest rank of any projection.
     pub fn largest_rank(&self) -> usize {
-        self.rank_pattern.iter().map(|(_, rank)| *rank).chain([self.rank]).max().unwrap_or(self.rank)
+        self.rank_pattern
+            .iter()
+            .map(|(_, rank)| *rank)
+            .chain([self.rank])
+            .max()
+            .unwrap_or(self.rank)
     }
 }
 
@@ -234,7 +264,8 @@ pub enum AdapterError {
         reason: String,
     },
     /// The tensors are not those of the adapter that the config describes.
-    #[error("the tensors of `{place}` are not those that its adapter_config.json describes for this model: {} faults", faults.len())]
+    #[error("the tensors of `{place}` are not those that its adapter_config.json describes for \
+    this model: {} faults", faults.len())]
     Tensors {
         /// The file.
         place: String,
@@ -262,19 +293,23 @@ impl Explain for AdapterError {
                 Some("a pattern matches a whole module name or what follows a dot in it".into())
             }
             Self::NoMatch { what: "target_parameters", .. } => {
-                Some("parameters of routed experts are `mlp.experts.gate_up_proj` and `mlp.experts.down_proj`".into())
+                Some("parameters of routed experts are `mlp.experts.gate_up_proj` and \
+                `mlp.experts.down_proj`".into())
             }
             Self::NoMatch { .. } => {
-                Some("use `all-linear`, names from that list, or a regular expression that matches whole module names".into())
+                Some("use `all-linear`, names from that list, or a regular expression that matches \
+                whole module names".into())
             }
             Self::Table { hint, .. } => Some((*hint).to_owned()),
             Self::TwoTables { .. } => Some("merge them one after the other".into()),
             Self::OtherTable { .. } => Some(
-                "merge this adapter alone into the base with `rankine merge`, which puts the table there, and go on from the merged model"
+                "merge this adapter alone into the base with `rankine merge`, which puts the table \
+                there, and go on from the merged model"
                     .into(),
             ),
             Self::Vector { vector, .. } => Some(format!("leave the module out, or remove `{}`", vector.key())),
-            Self::Principal { .. } => Some("leave the module out, lower `r`, or set `init_lora_weights: true`".into()),
+            Self::Principal { .. } => Some("leave the module out, lower `r`, or set \
+            `init_lora_weights: true`".into()),
             Self::NoPlace { vector: AdapterVector::Magnitude, .. } => {
                 Some("merge the adapter with `rankine merge`, and export the merged model".into())
             }
@@ -284,7 +319,8 @@ impl Explain for AdapterError {
             Self::Tensors { hint, .. } | Self::Mixed { hint, .. } => Some(hint.clone()),
             Self::Unsupported { hint, .. } => hint.clone(),
             Self::OfMlx { .. } => Some(
-                "name the run or the PEFT folder that it was exported from: mlx-lm's format is written, with `rankine export --to mlx`, and not read"
+                "name the run or the PEFT folder that it was exported from: mlx-lm's format is \
+                written, with `rankine export --to mlx`, and not read"
                     .into(),
             ),
             _ => None,
@@ -292,9 +328,17 @@ impl Explain for AdapterError {
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let head = Fault { place: None, message: self.to_string(), hint: self.hint() };
+        let head = Fault {
+            place: None,
+            message: self.to_string(),
+            hint: self.hint(),
+        };
         match self {
-            Self::Tensors { faults, .. } => files::listed(faults).into_iter().map(Fault::new).chain([head]).collect(),
+            Self::Tensors { faults, .. } => files::listed(faults)
+                .into_iter()
+                .map(Fault::new)
+                .chain([head])
+                .collect(),
             _ => vec![head],
         }
     }

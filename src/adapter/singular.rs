@@ -1,7 +1,9 @@
-//! The largest singular values of a matrix and their vectors, by subspace iteration (Halko, Martinsson and Tropp 2011, arXiv:0909.4061,
-//! algorithm 4.4) with a wide subspace, each time turned to its own principal directions (Rayleigh and Ritz).
+//! The largest singular values of a matrix and their vectors, by subspace iteration (Halko,
+//! Martinsson and Tropp 2011, arXiv:0909.4061, algorithm 4.4) with a wide subspace, each time
+//! turned to its own principal directions (Rayleigh and Ritz).
 //!
-//! Where the subspace is the whole space, as in small matrices, one round is exact. It always starts from the same draws.
+//! Where the subspace is the whole space, as in small matrices, one round is exact. It always
+//! starts from the same draws.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use rayon::prelude::*;
@@ -12,9 +14,11 @@ use crate::ops::matmul;
 
 /// Directions of a space that is small enough to be taken whole.
 const SMALL: usize = 128;
-/// Directions beside twice those that are wanted: what lies just behind them converges slowly, and costs little here.
+/// Directions beside twice those that are wanted: what lies just behind them converges slowly, and
+/// costs little here.
 const BESIDE: usize = 16;
-/// Rounds at most. What rounds add to Σ σ² falls fast; where singular values lie close together, their vectors are any of their span.
+/// Rounds at most. What rounds add to Σ σ² falls fast; where singular values lie close together,
+/// their vectors are any of their span.
 const ROUNDS: usize = 24;
 /// Of the longest direction, the share below which a direction is none.
 const NOTHING: f64 = 1e-6;
@@ -34,10 +38,18 @@ pub(super) struct Principal {
 /// Those of a matrix [rows, columns], row by row, which has as many.
 pub(super) fn principal(matrix: &[f32], [rows, columns]: [usize; 2], rank: usize) -> Principal {
     let whole = rows.min(columns);
-    let width = if whole <= SMALL { whole } else { whole.min(2 * rank + BESIDE) };
+    let width = if whole <= SMALL {
+        whole
+    } else {
+        whole.min(2 * rank + BESIDE)
+    };
     let matrix = tensor(matrix.to_vec(), [rows, columns]);
     let transposed = matrix.clone().transpose();
-    let draw = |column: usize| (0..columns).map(|row| unit(mix((column * columns + row) as u64)) - 0.5).collect();
+    let draw = |column: usize| {
+        (0..columns)
+            .map(|row| unit(mix((column * columns + row) as u64)) - 0.5)
+            .collect()
+    };
     let mut right: Vec<Vec<f64>> = (0..width).map(draw).collect();
     let mut captured = 0.0;
     for round in 1.. {
@@ -47,44 +59,78 @@ pub(super) fn principal(matrix: &[f32], [rows, columns]: [usize; 2], rank: usize
         let (values, vectors) = directions(&right);
         let sum: f64 = values.iter().take(rank).sum();
         // A second round where one is enough: draws are turned to what they lie in.
-        let is_done = round > 1 && (width == whole || round == ROUNDS || sum - captured <= GAIN * sum);
+        let is_done =
+            round > 1 && (width == whole || round == ROUNDS || sum - captured <= GAIN * sum);
         captured = sum;
         if is_done {
             let (right, values) = turned(&right, rank.min(width));
-            let left = (0..values.len()).map(|index| combined(&left, &vectors[index], 1.0)).collect();
-            return Principal { values, left, right };
+            let left = (0..values.len())
+                .map(|index| combined(&left, &vectors[index], 1.0))
+                .collect();
+            return Principal {
+                values,
+                left,
+                right,
+            };
         }
     }
     unreachable!("a round is the last")
 }
 
-/// Columns turned to the principal directions of their span, at most so many, and their lengths before they were made 1; of what has no length,
-/// zeros.
+/// Columns turned to the principal directions of their span, at most so many, and their lengths
+/// before they were made 1; of what has no length, zeros.
 fn turned(columns: &[Vec<f64>], most: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
     let (values, vectors) = directions(columns);
-    let lengths: Vec<f64> = values.iter().take(most).map(|value| value.max(0.0).sqrt()).collect();
+    let lengths: Vec<f64> = values
+        .iter()
+        .take(most)
+        .map(|value| value.max(0.0).sqrt())
+        .collect();
     let nothing = NOTHING * lengths.first().copied().unwrap_or(0.0);
-    let of = |(vector, length): (&Vec<f64>, &f64)| combined(columns, vector, if *length > nothing { 1.0 / length } else { 0.0 });
+    let of = |(vector, length): (&Vec<f64>, &f64)| {
+        combined(
+            columns,
+            vector,
+            if *length > nothing { 1.0 / length } else { 0.0 },
+        )
+    };
     (vectors.par_iter().zip(&lengths).map(of).collect(), lengths)
 }
 
-/// Squares of the lengths of principal directions, falling, and how each is put together of the columns.
+/// Squares of the lengths of principal directions, falling, and how each is put together of the
+/// columns.
 fn directions(columns: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
     let width = columns.len();
-    let gram: Vec<f64> =
-        columns.par_iter().flat_map_iter(|one| columns.iter().map(|other| dot(one, other)).collect::<Vec<_>>()).collect();
+    let gram: Vec<f64> = columns
+        .par_iter()
+        .flat_map_iter(|one| {
+            columns
+                .iter()
+                .map(|other| dot(one, other))
+                .collect::<Vec<_>>()
+        })
+        .collect();
     let (values, vectors) = eigen(gram, width);
     let mut order: Vec<usize> = (0..width).collect();
     order.sort_by(|one, other| values[*other].total_cmp(&values[*one]));
-    let vector = |index: &usize| (0..width).map(|place| vectors[place * width + index]).collect();
-    (order.iter().map(|index| values[*index]).collect(), order.iter().map(vector).collect())
+    let vector = |index: &usize| {
+        (0..width)
+            .map(|place| vectors[place * width + index])
+            .collect()
+    };
+    (
+        order.iter().map(|index| values[*index]).collect(),
+        order.iter().map(vector).collect(),
+    )
 }
 
 /// Σ of columns times the numbers of a vector and what scales it.
 fn combined(columns: &[Vec<f64>], vector: &[f64], scale: f64) -> Vec<f64> {
     let mut sum = vec![0.0; columns[0].len()];
     for (column, factor) in columns.iter().zip(vector) {
-        sum.iter_mut().zip(column).for_each(|(sum, number)| *sum += scale * factor * number);
+        sum.iter_mut()
+            .zip(column)
+            .for_each(|(sum, number)| *sum += scale * factor * number);
     }
     sum
 }
@@ -92,14 +138,26 @@ fn combined(columns: &[Vec<f64>], vector: &[f64], scale: f64) -> Vec<f64> {
 /// A matrix [rows, columns] times columns, which are given and come out one by one.
 fn times(matrix: &Tensor<2>, columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let [rows, inner] = matrix.dims();
-    let numbers: Vec<f32> = (0..inner).flat_map(|row| columns.iter().map(move |column| column[row] as f32)).collect();
-    let product: Vec<f32> = matmul(matrix.clone(), tensor(numbers, [inner, columns.len()])).into_data().iter().collect();
-    let column = |index: usize| (0..rows).map(|row| f64::from(product[row * columns.len() + index])).collect();
+    let numbers: Vec<f32> = (0..inner)
+        .flat_map(|row| columns.iter().map(move |column| column[row] as f32))
+        .collect();
+    let product: Vec<f32> = matmul(matrix.clone(), tensor(numbers, [inner, columns.len()]))
+        .into_data()
+        .iter()
+        .collect();
+    let column = |index: usize| {
+        (0..rows)
+            .map(|row| f64::from(product[row * columns.len() + index]))
+            .collect()
+    };
     (0..columns.len()).map(column).collect()
 }
 
 fn tensor(numbers: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
-    Tensor::from_data(TensorData::new(numbers, shape), (&Device::flex(), DType::F32))
+    Tensor::from_data(
+        TensorData::new(numbers, shape),
+        (&Device::flex(), DType::F32),
+    )
 }
 
 /// In lanes, so that a processor adds several at once.
@@ -121,15 +179,25 @@ mod tests {
 
     /// Orthonormal vectors of this length: those of the discrete cosine transform.
     fn cosine(index: usize, length: usize) -> Vec<f64> {
-        let scale = if index == 0 { 1.0 / length as f64 } else { 2.0 / length as f64 }.sqrt();
-        let angle = |place: usize| std::f64::consts::PI * (place as f64 + 0.5) * index as f64 / length as f64;
-        (0..length).map(|place| scale * angle(place).cos()).collect()
+        let scale = if index == 0 {
+            1.0 / length as f64
+        } else {
+            2.0 / length as f64
+        }
+        .sqrt();
+        let angle = |place: usize| {
+            std::f64::consts::PI * (place as f64 + 0.5) * index as f64 / length as f64
+        };
+        (0..length)
+            .map(|place| scale * angle(place).cos())
+            .collect()
     }
 
     /// Singular values, a shape and a rank.
     type Known<'a> = (&'a dyn Fn(usize) -> f64, [usize; 2], usize);
 
-    /// Singular values that are known: small and large matrices, wide and tall ones, values that fall slowly, and fewer than are wanted.
+    /// Singular values that are known: small and large matrices, wide and tall ones, values that
+    /// fall slowly, and fewer than are wanted.
     #[test]
     fn parts_of_known_matrices_are_found() {
         let slow = |index: usize| 10.0 / (1.0 + 0.05 * index as f64);
@@ -166,7 +234,11 @@ mod tests {
                 );
             }
             let number = |row: usize, column: usize| -> f64 {
-                (0..rank).map(|index| found.values[index] * found.left[index][row] * found.right[index][column]).sum()
+                (0..rank)
+                    .map(|index| {
+                        found.values[index] * found.left[index][row] * found.right[index][column]
+                    })
+                    .sum()
             };
             let at = |at: usize| (number(at / columns, at % columns) - expected[at]).powi(2);
             let distance = (0..rows * columns).map(at).sum::<f64>().sqrt();
@@ -176,8 +248,13 @@ mod tests {
 
     #[test]
     fn it_is_the_same_every_time() {
-        let matrix: Vec<f32> = (0..90 * 70_u64).map(|index| unit(mix(index)) as f32 - 0.5).collect();
+        let matrix: Vec<f32> = (0..90 * 70_u64)
+            .map(|index| unit(mix(index)) as f32 - 0.5)
+            .collect();
         let [one, other] = [0, 1].map(|_| principal(&matrix, [90, 70], 8));
-        assert_eq!((one.values, one.left, one.right), (other.values, other.left, other.right));
+        assert_eq!(
+            (one.values, one.left, one.right),
+            (other.values, other.left, other.right)
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Which projections get an adapter, and its rank and alpha there, as PEFT resolves them (`check_target_module_exists` and
-//! `get_pattern_key` of <https://github.com/huggingface/peft>).
+//! Which projections get an adapter, and its rank and alpha there, as PEFT resolves them
+//! (`check_target_module_exists` and `get_pattern_key` of <https://github.com/huggingface/peft>).
 
 use std::collections::BTreeSet;
 
@@ -41,7 +41,9 @@ pub struct Target {
 impl Target {
     /// What numbers of one of its matrices are drawn by: maps of one parameter share an A.
     pub(super) fn drawn_by(&self, matrix: &str) -> String {
-        match Routed::of(&self.module).filter(|_| self.portion != Portion::Whole && matrix == "lora_A") {
+        match Routed::of(&self.module)
+            .filter(|_| self.portion != Portion::Whole && matrix == "lora_A")
+        {
             Some(routed) => format!("{}.{}", routed.parameter, routed.expert),
             None => self.module.clone(),
         }
@@ -54,15 +56,22 @@ impl LoraConfig {
     /// # Errors
     /// A pattern is not a regular expression, or nothing is chosen.
     pub fn resolve(&self, projections: &[String]) -> Result<Vec<Target>, AdapterError> {
-        let of_parameters = |module: &String| Routed::of(module).filter(|routed| routed.is_of(&self.target_parameters));
-        let has_parameters =
-            !self.target_parameters.is_empty() && projections.iter().any(|module| of_parameters(module).is_some());
+        let of_parameters = |module: &String| {
+            Routed::of(module).filter(|routed| routed.is_of(&self.target_parameters))
+        };
+        let has_parameters = !self.target_parameters.is_empty()
+            && projections
+                .iter()
+                .any(|module| of_parameters(module).is_some());
         let chosen = match self.targets.choose(projections) {
             // Parameters alone are enough.
             Err(AdapterError::NoMatch { .. }) if has_parameters => BTreeSet::new(),
             chosen => chosen?.into_iter().collect(),
         };
-        let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
+        let (ranks, alphas) = (
+            Patterns::new(&self.rank_pattern)?,
+            Patterns::new(&self.alpha_pattern)?,
+        );
         let target = |module: &String| {
             let parameter = of_parameters(module);
             let (named, portion) = match &parameter {
@@ -72,8 +81,17 @@ impl LoraConfig {
             };
             let rank = ranks.find(named).unwrap_or(self.rank);
             let alpha = alphas.find(named).unwrap_or(self.alpha);
-            let divisor = if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 };
-            Some(Target { module: module.clone(), rank, scale: alpha / divisor, portion })
+            let divisor = if self.use_rslora {
+                (rank as f64).sqrt()
+            } else {
+                rank as f64
+            };
+            Some(Target {
+                module: module.clone(),
+                rank,
+                scale: alpha / divisor,
+                portion,
+            })
         };
         Ok(projections.iter().filter_map(target).collect())
     }
@@ -83,8 +101,14 @@ impl LoraConfig {
     /// # Errors
     /// A pattern is not a regular expression.
     pub(super) fn rank_and_alpha(&self, module: &str) -> Result<(usize, f64), AdapterError> {
-        let (ranks, alphas) = (Patterns::new(&self.rank_pattern)?, Patterns::new(&self.alpha_pattern)?);
-        Ok((ranks.find(module).unwrap_or(self.rank), alphas.find(module).unwrap_or(self.alpha)))
+        let (ranks, alphas) = (
+            Patterns::new(&self.rank_pattern)?,
+            Patterns::new(&self.alpha_pattern)?,
+        );
+        Ok((
+            ranks.find(module).unwrap_or(self.rank),
+            alphas.find(module).unwrap_or(self.alpha),
+        ))
     }
 
     /// Numbers that train for a model with these modules.
@@ -92,19 +116,32 @@ impl LoraConfig {
     /// # Errors
     /// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`].
     pub fn parameters(&self, projections: &[LinearSpec]) -> Result<usize, AdapterError> {
-        let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+        let names: Vec<String> = projections
+            .iter()
+            .map(|linear| linear.name.clone())
+            .collect();
         let targets = self.resolve(&names)?;
         let of = |target: &Target| {
-            let linear = projections.iter().find(|linear| linear.name == target.module)?;
-            let of_a = if target.portion == Portion::Behind { 0 } else { linear.inputs };
+            let linear = projections
+                .iter()
+                .find(|linear| linear.name == target.module)?;
+            let of_a = if target.portion == Portion::Behind {
+                0
+            } else {
+                linear.inputs
+            };
             Some(target.rank * (of_a + linear.outputs) + self.vector.map_or(0, |_| linear.outputs))
         };
         let tables = self.table_targets(projections)?;
-        let of_tables = tables.iter().filter_map(TableTarget::shape).map(|[rows, width]| rows * width);
+        let of_tables = tables
+            .iter()
+            .filter_map(TableTarget::shape)
+            .map(|[rows, width]| rows * width);
         Ok(targets.iter().filter_map(of).chain(of_tables).sum())
     }
 
-    /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT passes over them.
+    /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT
+    /// passes over them.
     ///
     /// # Errors
     /// The first key that has one.
@@ -114,13 +151,27 @@ impl LoraConfig {
             none_idle("target_modules", names.iter().filter(idle), projections)?;
         }
         let ranks = Patterns::new(&self.rank_pattern)?.idle(projections);
-        none_idle("rank_pattern", ranks.iter().map(|index| &self.rank_pattern[*index].0), projections)?;
+        none_idle(
+            "rank_pattern",
+            ranks.iter().map(|index| &self.rank_pattern[*index].0),
+            projections,
+        )?;
         let parameter = |name: &&String| {
-            !projections.iter().any(|module| Routed::of(module).is_some_and(|routed| routed.is_of(std::slice::from_ref(*name))))
+            !projections.iter().any(|module| {
+                Routed::of(module).is_some_and(|routed| routed.is_of(std::slice::from_ref(*name)))
+            })
         };
-        none_idle("target_parameters", self.target_parameters.iter().filter(parameter), projections)?;
+        none_idle(
+            "target_parameters",
+            self.target_parameters.iter().filter(parameter),
+            projections,
+        )?;
         let alphas = Patterns::new(&self.alpha_pattern)?.idle(projections);
-        none_idle("alpha_pattern", alphas.iter().map(|index| &self.alpha_pattern[*index].0), projections)
+        none_idle(
+            "alpha_pattern",
+            alphas.iter().map(|index| &self.alpha_pattern[*index].0),
+            projections,
+        )
     }
 }
 
@@ -132,17 +183,25 @@ impl Targets {
 
     /// Those chosen, in all layers.
     pub fn of(modules: Modules) -> Self {
-        Self { modules, exclude: None, layers: None, layers_pattern: Vec::new() }
+        Self {
+            modules,
+            exclude: None,
+            layers: None,
+            layers_pattern: Vec::new(),
+        }
     }
 
-    /// The same without modules that are saved whole, which PEFT gives no matrices whatever chooses them.
+    /// The same without modules that are saved whole, which PEFT gives no matrices whatever chooses
+    /// them.
     #[must_use]
     pub(super) fn without(mut self, saved: &[String]) -> Self {
         if saved.is_empty() {
             return self;
         }
         match (&mut self.modules, &mut self.exclude) {
-            (Modules::Names(names), _) => names.retain(|name| !saved.iter().any(|saved| named(name, saved))),
+            (Modules::Names(names), _) => {
+                names.retain(|name| !saved.iter().any(|saved| named(name, saved)))
+            }
             (Modules::Regex(_), None) => self.exclude = Some(Modules::Names(saved.to_vec())),
             (Modules::Regex(_), Some(Modules::Names(names))) => names.extend_from_slice(saved),
             (Modules::AllLinear | Modules::Regex(_), _) => {}
@@ -155,18 +214,30 @@ impl Targets {
         let excluded = self.exclude.as_ref().map(Matcher::new).transpose()?;
         let layers = self.layer_filter()?;
         let is_named_in_full = |module: &String| matches!(&self.modules, Modules::Names(names) if names.contains(module));
-        let in_layers = |module: &String| layers.as_ref().is_none_or(|layers| layers.matches(module)) || is_named_in_full(module);
+        let in_layers = |module: &String| {
+            layers.as_ref().is_none_or(|layers| layers.matches(module)) || is_named_in_full(module)
+        };
         let chosen: Vec<String> = projections
             .iter()
-            .filter(|module| excluded.as_ref().is_none_or(|excluded| !excluded.matches(module)))
-            .filter(|module| included.matches(module) && in_layers(module) && self.reaches(module, projections))
+            .filter(|module| {
+                excluded
+                    .as_ref()
+                    .is_none_or(|excluded| !excluded.matches(module))
+            })
+            .filter(|module| {
+                included.matches(module) && in_layers(module) && self.reaches(module, projections)
+            })
             .cloned()
             .collect();
-        if chosen.is_empty() { Err(no_match("target_modules", &[self.describe()], projections)) } else { Ok(chosen) }
+        if chosen.is_empty() {
+            Err(no_match("target_modules", &[self.describe()], projections))
+        } else {
+            Ok(chosen)
+        }
     }
 
-    /// Of routed experts only what is named is meant. And as in PEFT, a name that an expert's modules have means theirs, not those of a dense
-    /// or shared feed-forward with the same name.
+    /// Of routed experts only what is named is meant. And as in PEFT, a name that an expert's
+    /// modules have means theirs, not those of a dense or shared feed-forward with the same name.
     fn reaches(&self, module: &str, projections: &[String]) -> bool {
         let routed = Routed::of(module);
         match &self.modules {
@@ -175,7 +246,10 @@ impl Targets {
             Modules::Names(names) => {
                 let is_of_experts = |name: &String| {
                     let is_leaf = !name.contains('.');
-                    is_leaf && projections.iter().any(|other| named(other, name) && Routed::of(other).is_some())
+                    is_leaf
+                        && projections
+                            .iter()
+                            .any(|other| named(other, name) && Routed::of(other).is_some())
                 };
                 let by = names.iter().find(|name| named(module, name));
                 routed.map_or_else(|| !by.is_some_and(is_of_experts), |routed| routed.is_module)
@@ -183,19 +257,30 @@ impl Targets {
         }
     }
 
-    /// PEFT looks at `layers_to_transform` only where the end of a name chooses, not a whole name or a regular expression.
+    /// PEFT looks at `layers_to_transform` only where the end of a name chooses, not a whole name
+    /// or a regular expression.
     fn layer_filter(&self) -> Result<Option<LayerFilter>, AdapterError> {
-        let Some(layers) = self.layers.as_ref().filter(|layers| !layers.is_empty()) else { return Ok(None) };
+        let Some(layers) = self.layers.as_ref().filter(|layers| !layers.is_empty()) else {
+            return Ok(None);
+        };
         if matches!(self.modules, Modules::Regex(_)) {
             return Ok(None);
         }
         let patterns = if self.layers_pattern.is_empty() {
             vec![compiled("", r"^.*?\.[^.]*\.(\d+)\.")?]
         } else {
-            let of = |pattern: &String| compiled(pattern, &format!(r"^(?:.*?\.)?(?:{pattern})\.(\d+)\."));
-            self.layers_pattern.iter().map(of).collect::<Result<_, _>>()?
+            let of = |pattern: &String| {
+                compiled(pattern, &format!(r"^(?:.*?\.)?(?:{pattern})\.(\d+)\."))
+            };
+            self.layers_pattern
+                .iter()
+                .map(of)
+                .collect::<Result<_, _>>()?
         };
-        Ok(Some(LayerFilter { patterns, layers: layers.clone() }))
+        Ok(Some(LayerFilter {
+            patterns,
+            layers: layers.clone(),
+        }))
     }
 
     fn describe(&self) -> String {
@@ -243,7 +328,11 @@ struct LayerFilter {
 
 impl LayerFilter {
     fn matches(&self, module: &str) -> bool {
-        let index = self.patterns.iter().find_map(|pattern| pattern.captures(module)).and_then(|found| found[1].parse().ok());
+        let index = self
+            .patterns
+            .iter()
+            .find_map(|pattern| pattern.captures(module))
+            .and_then(|found| found[1].parse().ok());
         index.is_some_and(|index: usize| self.layers.contains(&index))
     }
 }
@@ -253,41 +342,86 @@ struct Patterns<T>(Vec<(Regex, T)>);
 
 impl<T: Copy> Patterns<T> {
     fn new(patterns: &[(String, T)]) -> Result<Self, AdapterError> {
-        let compile = |(key, value): &(String, T)| Ok((compiled(key, &format!(r"^(?:.*\.)?(?:{key})$"))?, *value));
-        Ok(Self(patterns.iter().map(compile).collect::<Result<_, AdapterError>>()?))
+        let compile = |(key, value): &(String, T)| {
+            Ok((compiled(key, &format!(r"^(?:.*\.)?(?:{key})$"))?, *value))
+        };
+        Ok(Self(
+            patterns
+                .iter()
+                .map(compile)
+                .collect::<Result<_, AdapterError>>()?,
+        ))
     }
 
     /// Indexes of the patterns that match nothing.
     fn idle(&self, projections: &[String]) -> Vec<usize> {
         let matches = |regex: &Regex| projections.iter().any(|module| regex.is_match(module));
-        self.0.iter().enumerate().filter(|(_, (regex, _))| !matches(regex)).map(|(index, _)| index).collect()
+        self.0
+            .iter()
+            .enumerate()
+            .filter(|(_, (regex, _))| !matches(regex))
+            .map(|(index, _)| index)
+            .collect()
     }
 
     fn find(&self, module: &str) -> Option<T> {
-        self.0.iter().find(|(regex, _)| regex.is_match(module)).map(|(_, value)| *value)
+        self.0
+            .iter()
+            .find(|(regex, _)| regex.is_match(module))
+            .map(|(_, value)| *value)
     }
 }
 
 /// Whether a name is a module's, or what follows a dot in it.
 pub(super) fn named(module: &str, name: &str) -> bool {
-    module == name || module.strip_suffix(name).is_some_and(|head| head.ends_with('.'))
+    module == name
+        || module
+            .strip_suffix(name)
+            .is_some_and(|head| head.ends_with('.'))
 }
 
 /// The anchored form of a pattern; an error shows it as it was written.
 fn compiled(pattern: &str, anchored: &str) -> Result<Regex, AdapterError> {
-    let reason =
-        |error: regex::Error| error.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-    Regex::new(anchored).map_err(|error| AdapterError::Pattern { pattern: pattern.to_owned(), reason: reason(error) })
+    let reason = |error: regex::Error| {
+        error
+            .to_string()
+            .lines()
+            .last()
+            .unwrap_or_default()
+            .trim_start_matches("error: ")
+            .to_owned()
+    };
+    Regex::new(anchored).map_err(|error| AdapterError::Pattern {
+        pattern: pattern.to_owned(),
+        reason: reason(error),
+    })
 }
 
-fn none_idle<'a>(what: &'static str, idle: impl Iterator<Item = &'a String>, projections: &[String]) -> Result<(), AdapterError> {
+fn none_idle<'a>(
+    what: &'static str,
+    idle: impl Iterator<Item = &'a String>,
+    projections: &[String],
+) -> Result<(), AdapterError> {
     let idle: Vec<String> = idle.cloned().collect();
-    if idle.is_empty() { Ok(()) } else { Err(no_match(what, &idle, projections)) }
+    if idle.is_empty() {
+        Ok(())
+    } else {
+        Err(no_match(what, &idle, projections))
+    }
 }
 
 fn no_match(what: &'static str, idle: &[String], projections: &[String]) -> AdapterError {
-    let quoted = |names: &mut dyn Iterator<Item = &str>| names.map(|name| format!("`{name}`")).collect::<Vec<_>>();
-    let leaves: BTreeSet<&str> = projections.iter().filter_map(|module| module.rsplit('.').next()).collect();
+    let quoted = |names: &mut dyn Iterator<Item = &str>| {
+        names.map(|name| format!("`{name}`")).collect::<Vec<_>>()
+    };
+    let leaves: BTreeSet<&str> = projections
+        .iter()
+        .filter_map(|module| module.rsplit('.').next())
+        .collect();
     let unmatched = quoted(&mut idle.iter().map(String::as_str));
-    AdapterError::NoMatch { what, unmatched, known: quoted(&mut leaves.into_iter()).join(", ") }
+    AdapterError::NoMatch {
+        what,
+        unmatched,
+        known: quoted(&mut leaves.into_iter()).join(", "),
+    }
 }

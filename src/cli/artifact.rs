@@ -1,4 +1,5 @@
-//! What `export` is given: a model's folder, or an adapter, alone or in a run or checkpoint, which is merged where a model is wanted.
+//! What `export` is given: a model's folder, or an adapter, alone or in a run or checkpoint, which
+//! is merged where a model is wanted.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -7,7 +8,8 @@ use tempfile::TempDir;
 
 use super::Failure;
 use super::base::{
-    base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, own_tokenizer, template_sources, trained_formats,
+    base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, own_tokenizer,
+    template_sources, trained_formats,
 };
 use super::card::run_of;
 use super::merge::{addend_of, packed_lock};
@@ -17,7 +19,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
 use crate::export::card::{Artefact, Base, Card, TrainedPart, code};
 use crate::export::gguf::GgmlType;
-use crate::export::merge::{Onto, MergeRequest, OtherBase, Tally, merge};
+use crate::export::merge::{MergeRequest, Onto, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
 use crate::infer::{Frame, listed_formats};
@@ -50,14 +52,20 @@ impl Shipped {
             return Ok(Self::Adapter(adapter));
         }
         match () {
-            () if !folder.is_dir() && folder.to_str().is_some_and(|name| hub_id(name).is_some()) => {
+            () if !folder.is_dir()
+                && folder.to_str().is_some_and(|name| hub_id(name).is_some()) =>
+            {
                 Self::find(&find_base(Some(folder), None)?)
             }
             () if !folder.is_dir() => {
-                let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled";
+                let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a \
+                Hub id that was pulled";
                 Err(no_folder("", folder, "a folder or a Hub id", hint))
             }
-            () if peft::is_of_mlx(folder) => Err(adapter::AdapterError::OfMlx { folder: folder.display().to_string() }.into()),
+            () if peft::is_of_mlx(folder) => Err(adapter::AdapterError::OfMlx {
+                folder: folder.display().to_string(),
+            }
+            .into()),
             () if model_of_run.is_dir() => Ok(Self::Model(model_of_run)),
             () => Ok(Self::Model(folder.to_owned())),
         }
@@ -79,18 +87,21 @@ impl Shipped {
         }
     }
 
-    /// What a person should know who serves it, where its rows were not trained in the chat template that goes along.
+    /// What a person should know who serves it, where its rows were not trained in the chat
+    /// template that goes along.
     pub fn elsewhere_trained(&self) -> Option<String> {
         let (Self::Model(folder) | Self::Adapter(folder)) = self;
         let formats = trained_formats(folder);
         Frame::Chat.mismatch(&formats)?;
         let formats = listed_formats(&formats);
         Some(format!(
-            "the chat template goes along, in which programs ask; what is in here was trained on {formats}: put the frame of those rows around what you ask"
+            "the chat template goes along, in which programs ask; what is in here was trained on \
+            {formats}: put the frame of those rows around what you ask"
         ))
     }
 
-    /// What renders the conversations that it was trained on, where that is not what the base does by itself.
+    /// What renders the conversations that it was trained on, where that is not what the base does
+    /// by itself.
     pub fn template(&self, base: &Path, named: Option<&Path>) -> Result<Option<Sources>, Failure> {
         let adapter = match self {
             Self::Adapter(adapter) => Some(adapter.as_path()),
@@ -102,42 +113,94 @@ impl Shipped {
 
     /// The tokenizer with which it was trained.
     pub fn tokenizer(&self, base: &Path) -> Result<Tokenizer, Failure> {
-        let adapter = if let Self::Adapter(adapter) = self { Some(adapter.as_path()) } else { None };
+        let adapter = if let Self::Adapter(adapter) = self {
+            Some(adapter.as_path())
+        } else {
+            None
+        };
         Ok(Tokenizer::open_with(base, adapter)?)
     }
 
     /// The files of the tokenizer that an adapter brings.
     pub fn own_tokenizer(&self, base: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
-        let Self::Adapter(adapter) = self else { return Ok(Vec::new()) };
-        Ok(TokenizerFiles::beside(adapter, base)?.map(|files| files.contents()).unwrap_or_default())
+        let Self::Adapter(adapter) = self else {
+            return Ok(Vec::new());
+        };
+        Ok(TokenizerFiles::beside(adapter, base)?
+            .map(|files| files.contents())
+            .unwrap_or_default())
     }
 
-    /// What the card of a folder says of it; with a proof also how its template was held against the model's own.
-    pub fn card(&self, base: &Path, artefact: Artefact, proof: Option<&Proof>) -> Result<Card, Failure> {
-        let run = |lock: Option<PathBuf>| lock.map(|path| run_of(&path, &Lock::read(&path)?)).transpose();
+    /// What the card of a folder says of it; with a proof also how its template was held against
+    /// the model's own.
+    pub fn card(
+        &self,
+        base: &Path,
+        artefact: Artefact,
+        proof: Option<&Proof>,
+    ) -> Result<Card, Failure> {
+        let run = |lock: Option<PathBuf>| {
+            lock.map(|path| run_of(&path, &Lock::read(&path)?))
+                .transpose()
+        };
         let (parts, base) = match self {
             Self::Adapter(adapter) => {
                 let (config, run) = (Some(peft::read_config(adapter)?), run(lock_above(adapter))?);
                 let tokenizer = own_tokenizer(base, adapter)?;
-                (vec![TrainedPart { config, run, tokenizer, ..TrainedPart::default() }], base.to_owned())
+                (
+                    vec![TrainedPart {
+                        config,
+                        run,
+                        tokenizer,
+                        ..TrainedPart::default()
+                    }],
+                    base.to_owned(),
+                )
             }
             Self::Model(model) => match run(lock_of_model(model))? {
                 Some(run) => {
-                    let part = TrainedPart { run: Some(run), ..TrainedPart::default() };
-                    (vec![part], base_of_run(model).unwrap_or_else(|| base.to_owned()))
+                    let part = TrainedPart {
+                        run: Some(run),
+                        ..TrainedPart::default()
+                    };
+                    (
+                        vec![part],
+                        base_of_run(model).unwrap_or_else(|| base.to_owned()),
+                    )
                 }
                 None => (Vec::new(), base.to_owned()),
             },
         };
-        let proven = proof.map(|Proof { name, conversations, stops, .. }| {
-            let stops = stops.iter().map(|stop| code(stop)).collect::<Vec<_>>().join(", ");
-            format!("The template of the Modelfile ({name}) renders {conversations} conversations as the chat template does, byte for byte; an answer ends at {stops}.")
-        });
-        Ok(Card { artefact, base: Base::of(&base), about: proven.into_iter().collect(), parts, hashes: Vec::new() })
+        let proven = proof.map(
+            |Proof {
+                 name,
+                 conversations,
+                 stops,
+                 ..
+             }| {
+                let stops = stops
+                    .iter()
+                    .map(|stop| code(stop))
+                    .collect::<Vec<_>>()
+                    .join(", ");
+                format!(
+                    "The template of the Modelfile ({name}) renders {conversations} conversations \
+            as the chat template does, byte for byte; an answer ends at {stops}."
+                )
+            },
+        );
+        Ok(Card {
+            artefact,
+            base: Base::of(&base),
+            about: proven.into_iter().collect(),
+            parts,
+            hashes: Vec::new(),
+        })
     }
 
-    /// The model for a file of this type, with this chat template if there is one. An adapter is merged into a folder beside `out` that goes
-    /// with what is returned, in 32 bits, so that only the file's type rounds.
+    /// The model for a file of this type, with this chat template if there is one. An adapter is
+    /// merged into a folder beside `out` that goes with what is returned, in 32 bits, so that only
+    /// the file's type rounds.
     pub fn model(
         &self,
         base: &Path,
@@ -146,10 +209,26 @@ impl Shipped {
         interrupt: &AtomicBool,
         terminal: &Terminal,
     ) -> Result<Made, Failure> {
-        let Self::Adapter(adapter) = self else { return Ok(Made { folder: base.to_owned(), tally: None, _temporary: None }) };
-        let above = out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let Self::Adapter(adapter) = self else {
+            return Ok(Made {
+                folder: base.to_owned(),
+                tally: None,
+                _temporary: None,
+            });
+        };
+        let above = out
+            .parent()
+            .filter(|above| !above.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         files::create_folder(above)?;
-        let temporary = temporary_folder_in(above).map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
+        let temporary = temporary_folder_in(above).map_err(|cause| {
+            files::FileError::new(
+                "create a \
+        folder in",
+                above,
+                cause,
+            )
+        })?;
         let folder = temporary.path().join("model");
         let order = MergeRequest {
             base: base.to_owned(),
@@ -161,7 +240,10 @@ impl Shipped {
             counts_q8_0: kind == GgmlType::Q8_0,
         };
         if packed_lock(&order.adapters[0]).is_some() {
-            terminal.say("note: the adapter was trained on a packed base; `rankine merge` compares merges with what was trained, this one is not compared");
+            terminal.say(
+                "note: the adapter was trained on a packed base; `rankine merge` compares \
+            merges with what was trained, this one is not compared",
+            );
         }
         let merged = merge(&order, interrupt, &|event| terminal.take(&event));
         terminal.stop();
@@ -174,6 +256,10 @@ impl Shipped {
         if let Some(template) = template {
             write_atomic(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
         }
-        Ok(Made { folder, tally: Some(tally), _temporary: Some(temporary) })
+        Ok(Made {
+            folder,
+            tally: Some(tally),
+            _temporary: Some(temporary),
+        })
     }
 }

@@ -26,24 +26,52 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
     }
     let Some(adapter) = adapter else {
         let fault = Fault::new("there is no base: neither `--base` nor `--adapter` is given");
-        return Err(Failure::new(Exit::Usage, fault.hint("give the folder of a base with `--base`")));
+        return Err(Failure::new(
+            Exit::Usage,
+            fault.hint("give the folder of a base with `--base`"),
+        ));
     };
-    let refused = |message| Err(Failure::new(Exit::Input, Fault::new(message).hint("give the folder of the base with `--base`")));
-    let (name, of_run, id) = (peft::read_base(adapter)?, base_of_run(adapter), peft::read_hub_base(adapter)?);
+    let refused = |message| {
+        Err(Failure::new(
+            Exit::Input,
+            Fault::new(message).hint(
+                "give the \
+    folder of the base with `--base`",
+            ),
+        ))
+    };
+    let (name, of_run, id) = (
+        peft::read_base(adapter)?,
+        base_of_run(adapter),
+        peft::read_hub_base(adapter)?,
+    );
     if let Some(id) = id.as_ref().filter(|id| id.pinned().is_some()) {
-        // Where the cache has it not, the run may know another place, or there is a copy under its name.
-        let elsewhere = || of_run.into_iter().chain(name.map(PathBuf::from)).find(|folder| shard_paths(folder).is_ok());
-        return hub::cached(id).map(|snapshot| snapshot.folder).or_else(|missing| elsewhere().ok_or_else(|| missing.into()));
+        // Where the cache has it not, the run may know another place, or there is a copy under its
+        // name.
+        let elsewhere = || {
+            of_run
+                .into_iter()
+                .chain(name.map(PathBuf::from))
+                .find(|folder| shard_paths(folder).is_ok())
+        };
+        return hub::cached(id)
+            .map(|snapshot| snapshot.folder)
+            .or_else(|missing| elsewhere().ok_or_else(|| missing.into()));
     }
     // What the run knows is where it lies; the name is a path from wherever it was trained.
     match (name, of_run, id) {
         (_, Some(base), _) => Ok(base),
         (Some(base), ..) if Path::new(&base).is_dir() => Ok(base.into()),
         (_, None, Some(id)) if id.owner_and_name().is_some() => Ok(hub::cached(&id)?.folder),
-        (Some(base), None, _) => {
-            refused(format!("the adapter in `{}` was trained on `{base}`, which is no folder here", adapter.display()))
-        }
-        (None, None, _) => refused(format!("the adapter in `{}` names no base", adapter.display())),
+        (Some(base), None, _) => refused(format!(
+            "the adapter in `{}` was trained on `{base}`, which is no folder \
+            here",
+            adapter.display()
+        )),
+        (None, None, _) => refused(format!(
+            "the adapter in `{}` names no base",
+            adapter.display()
+        )),
     }
 }
 
@@ -51,7 +79,8 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
 pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     if base.is_dir() {
         // A run that trained all weights has its model in a folder of its own.
-        let model = Some(base.join(RunFolder::MODEL)).filter(|model| !base.join("config.json").exists() && model.is_dir());
+        let model = Some(base.join(RunFolder::MODEL))
+            .filter(|model| !base.join("config.json").exists() && model.is_dir());
         return Ok(model.unwrap_or_else(|| base.to_owned()));
     }
     let name = base.to_str().unwrap_or_default();
@@ -59,22 +88,35 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
         return Ok(hub::cached(&id)?.folder);
     }
     // The oldest models have no owner; any word looks like one of them.
-    if let Some(snapshot) =
-        RepoId::parse(name).ok().filter(|id| id.owner_and_name().is_none()).and_then(|id| hub::cached(&id).ok())
+    if let Some(snapshot) = RepoId::parse(name)
+        .ok()
+        .filter(|id| id.owner_and_name().is_none())
+        .and_then(|id| hub::cached(&id).ok())
     {
         return Ok(snapshot.folder);
     }
-    let hint =
-        "name the folder of a Hugging Face model (config.json, *.safetensors, tokenizer.json), or a Hub id that was pulled";
+    let hint = "name the folder of a Hugging Face model (config.json, *.safetensors, \
+    tokenizer.json), or \
+        a Hub id that was pulled";
     Err(no_folder("base ", base, "a folder or a Hub id", hint))
 }
 
 /// A path that leads to no folder, where one is expected; `hint` is for one that leads nowhere.
 pub(super) fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> Failure {
     let why = NotFolder::of(path).unwrap_or(NotFolder::Other);
-    let exit = if why.is_there() { Exit::Input } else { Exit::NoInput };
-    let fault = Fault::new(format!("{what}`{}` {why}, expected {expected}", path.display()));
-    Failure::new(exit, fault.hint(why.hint().unwrap_or_else(|| hint.to_owned())))
+    let exit = if why.is_there() {
+        Exit::Input
+    } else {
+        Exit::NoInput
+    };
+    let fault = Fault::new(format!(
+        "{what}`{}` {why}, expected {expected}",
+        path.display()
+    ));
+    Failure::new(
+        exit,
+        fault.hint(why.hint().unwrap_or_else(|| hint.to_owned())),
+    )
 }
 
 /// The lock of the run or checkpoint in which an adapter lies.
@@ -83,37 +125,53 @@ pub(super) fn lock_above(adapter: &Path) -> Option<PathBuf> {
     Some(adapter.canonicalize().ok()?.parent()?.join(RunFolder::LOCK)).filter(|lock| lock.exists())
 }
 
-/// The folder of the run to which a lock belongs: its own, or that of the checkpoint in which it lies.
+/// The folder of the run to which a lock belongs: its own, or that of the checkpoint in which it
+/// lies.
 pub(super) fn run_folder(lock: &Path) -> PathBuf {
     let folder = lock.parent().expect("a file lies in a folder");
-    let above = folder.parent().filter(|above| above.ends_with(RunFolder::CHECKPOINTS)).and_then(Path::parent);
+    let above = folder
+        .parent()
+        .filter(|above| above.ends_with(RunFolder::CHECKPOINTS))
+        .and_then(Path::parent);
     above.unwrap_or(folder).to_owned()
 }
 
-/// The base of the run above an adapter or a model, where that run lies now; the adapter's own file has not its whole place.
+/// The base of the run above an adapter or a model, where that run lies now; the adapter's own file
+/// has not its whole place.
 pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
-    Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?).filter(|folder| folder.is_dir())
+    Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?)
+        .filter(|folder| folder.is_dir())
 }
 
 /// The lock of the run or checkpoint whose model this is, where all weights were trained.
 pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
-    let path = lock_above(model).filter(|_| model.canonicalize().is_ok_and(|path| path.ends_with(RunFolder::MODEL)))?;
+    let path = lock_above(model).filter(|_| {
+        model
+            .canonicalize()
+            .is_ok_and(|path| path.ends_with(RunFolder::MODEL))
+    })?;
     let lock = Lock::read(&path).ok()?;
     (lock.values()["recipe"]["adapter"]["method"] == Technique::Full.word()).then_some(path)
 }
 
-/// Formats of the rows on which an adapter, or a model whose run trained all weights, was trained, where a lock says.
+/// Formats of the rows on which an adapter, or a model whose run trained all weights, was trained,
+/// where a lock says.
 pub(super) fn trained_formats(product: &Path) -> Vec<Format> {
     let is_model = product.join("config.json").exists();
-    let above = if is_model { lock_of_model(product) } else { lock_above(product) };
+    let above = if is_model {
+        lock_of_model(product)
+    } else {
+        lock_above(product)
+    };
     let lock = above.unwrap_or_else(|| product.join(super::push::LOCK));
     Lock::read(&lock).map_or_else(|_| Vec::new(), |lock| formats_of(lock.values()))
 }
 
-/// What renders conversations of a base: the template that was named, else the one that the adapter's run was trained with, else the
-/// base's own; in each case with the variables of that run. The second value says whether that is more than the base does by itself.
+/// What renders conversations of a base: the template that was named, else the one that the
+/// adapter's run was trained with, else the base's own; in each case with the variables of that
+/// run. The second value says whether that is more than the base does by itself.
 pub(super) fn template_sources(
     named: Option<&Path>,
     adapter: Option<&Path>,
@@ -125,14 +183,25 @@ pub(super) fn template_sources(
     match Sources::choose(chosen, tokenizer) {
         Err(sources::TemplateSourceError::Unknown { name, .. }) => {
             let fault = Fault::new(format!("chat template `{name}` does not exist"));
-            let hint = format!("give a template with `--chat-template FILE`; stock templates are {}", sources::stock_names());
+            let hint = format!(
+                "give a template with `--chat-template FILE`; stock templates are \
+            {}",
+                sources::stock_names()
+            );
             Err(Failure::new(Exit::NoInput, fault.hint(hint)))
         }
-        chosen => Ok((chosen?.map(|sources| Sources { variables, ..sources }), is_own)),
+        chosen => Ok((
+            chosen?.map(|sources| Sources {
+                variables,
+                ..sources
+            }),
+            is_own,
+        )),
     }
 }
 
-/// The template that the adapter's run was trained with in place of the base's, a file or a name, and the variables of both.
+/// The template that the adapter's run was trained with in place of the base's, a file or a name,
+/// and the variables of both.
 fn template_of_run(adapter: &Path) -> Option<(Option<PathBuf>, Map<String, Value>)> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
@@ -142,17 +211,30 @@ fn template_of_run(adapter: &Path) -> Option<(Option<PathBuf>, Map<String, Value
         if lock.locked("chat_template").is_empty() {
             return template;
         }
-        Places::look_up(&lock, &run, &template).unwrap_or_else(|| Places::home_of(&lock, &run).join(template))
+        Places::look_up(&lock, &run, &template)
+            .unwrap_or_else(|| Places::home_of(&lock, &run).join(template))
     };
-    let variables = recipe.chat_template_kwargs.into_iter().map(|(name, said)| (name, said.value)).collect();
-    Some((recipe.chat_template.map(|said| found(said.value)), variables))
+    let variables = recipe
+        .chat_template_kwargs
+        .into_iter()
+        .map(|(name, said)| (name, said.value))
+        .collect();
+    Some((
+        recipe.chat_template.map(|said| found(said.value)),
+        variables,
+    ))
 }
 
 /// How the adapter's run kept its base: it answers as it was trained only on the same numbers.
 pub(super) fn storage_of_run(adapter: &Path) -> Storage {
     let packing = lock_above(adapter).and_then(|path| Lock::read(&path).ok()?.packing());
-    let (form, packs_head) = packing.map_or((None, false), |(form, packs_head)| (Some(form), packs_head));
-    Storage { form, packs_head, ..ModelDtype::Auto.into() }
+    let (form, packs_head) =
+        packing.map_or((None, false), |(form, packs_head)| (Some(form), packs_head));
+    Storage {
+        form,
+        packs_head,
+        ..ModelDtype::Auto.into()
+    }
 }
 
 /// The base in a folder, with the rows of tokens that an adapter adds.
@@ -168,11 +250,18 @@ pub(super) fn own_tokenizer(base: &Path, adapter: &Path) -> Result<Option<OwnTok
         return Ok(None);
     }
     let folder = base_with(base, Some(adapter))?;
-    Ok(Some(OwnTokenizer { rows: Some(folder.spec.vocabulary).filter(|_| folder.is_resized()) }))
+    Ok(Some(OwnTokenizer {
+        rows: Some(folder.spec.vocabulary).filter(|_| folder.is_resized()),
+    }))
 }
 
-/// The adapter in a folder, for a model with these modules; what of it is read otherwise than it is written is said.
-pub(super) fn read_adapter(folder: &Path, modules: &[LinearSpec], terminal: &Terminal) -> Result<(LoraConfig, Numbers), Failure> {
+/// The adapter in a folder, for a model with these modules; what of it is read otherwise than it is
+/// written is said.
+pub(super) fn read_adapter(
+    folder: &Path,
+    modules: &[LinearSpec],
+    terminal: &Terminal,
+) -> Result<(LoraConfig, Numbers), Failure> {
     let config = peft::read_config_on(folder, modules)?;
     let numbers = peft::read_numbers(folder, &config, modules)?;
     say_notes(folder, modules, terminal)?;
@@ -180,14 +269,19 @@ pub(super) fn read_adapter(folder: &Path, modules: &[LinearSpec], terminal: &Ter
 }
 
 /// Says what of an adapter is read otherwise than it is written.
-pub(super) fn say_notes(folder: &Path, modules: &[LinearSpec], terminal: &Terminal) -> Result<(), Failure> {
+pub(super) fn say_notes(
+    folder: &Path,
+    modules: &[LinearSpec],
+    terminal: &Terminal,
+) -> Result<(), Failure> {
     for note in peft::notes(folder, Some(modules))? {
         terminal.say(&format!("note: adapter `{}`: {note}", folder.display()));
     }
     Ok(())
 }
 
-/// The folder of an adapter that was named: it, that of a run or a checkpoint, or a Hub id that is in the cache.
+/// The folder of an adapter that was named: it, that of a run or a checkpoint, or a Hub id that is
+/// in the cache.
 pub(super) fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
     if let Some(folder) = RunFolder::adapter_in(named) {
         return Ok(folder);
@@ -206,27 +300,56 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
         return None;
     }
     if !folder.is_dir() {
-        let hint = "give the folder of a run, of a checkpoint, or of an adapter in PEFT's format, or a Hub id that was pulled";
+        let hint = "give the folder of a run, of a checkpoint, or of an adapter in PEFT's format, \
+        or a Hub id that was pulled";
         return Some(no_folder("adapter ", folder, "a folder or a Hub id", hint));
     }
     if peft::is_of_mlx(folder) {
-        return Some(adapter::AdapterError::OfMlx { folder: shown.to_string() }.into());
+        return Some(
+            adapter::AdapterError::OfMlx {
+                folder: shown.to_string(),
+            }
+            .into(),
+        );
     }
     let fault = if folder.join("config.json").exists() {
-        let fault =
-            Fault::new(format!("`{shown}` holds no adapter: it is a model, it has `config.json` and no `adapter_config.json`"));
-        fault.hint("name a model with `--base`, and here a run, a checkpoint or a folder in PEFT's format")
+        let fault = Fault::new(format!(
+            "`{shown}` holds no adapter: it is a model, it has `config.json` \
+            and no `adapter_config.json`"
+        ));
+        fault.hint(
+            "name a model with `--base`, and here a run, a checkpoint or a folder in PEFT's \
+        format",
+        )
     } else if folder.join(RunFolder::LOCK).exists() && !model.exists() {
-        let fault = Fault::new(format!("`{shown}` holds no adapter: it is a run that has not come to one"));
+        let fault = Fault::new(format!(
+            "`{shown}` holds no adapter: it is a run that has not come \
+        to one"
+        ));
         match Checkpoint::newest_path(folder) {
-            Some(newest) => fault.hint(format!("name its newest checkpoint, `{}`", newest.display())),
-            None => fault.hint(format!("go on with it: `rankine resume {}`", shell_word(&shown.to_string()))),
+            Some(newest) => fault.hint(format!(
+                "name its newest checkpoint, `{}`",
+                newest.display()
+            )),
+            None => fault.hint(format!(
+                "go on with it: `rankine resume {}`",
+                shell_word(&shown.to_string())
+            )),
         }
     } else if model.join("config.json").exists() {
-        let fault = Fault::new(format!("`{shown}` holds a run of all weights, expected an adapter"));
-        fault.hint(format!("its model needs none: it is a base itself, `{}`", model.display()))
+        let fault = Fault::new(format!(
+            "`{shown}` holds a run of all weights, expected an \
+        adapter"
+        ));
+        fault.hint(format!(
+            "its model needs none: it is a base itself, `{}`",
+            model.display()
+        ))
     } else {
-        let fault = Fault::new(format!("`{shown}` holds no adapter: it has no `adapter_config.json`"));
+        let fault = Fault::new(format!(
+            "`{shown}` holds no adapter: it has no \
+        `adapter_config.json`"
+        ));
         fault.hint("give a folder in PEFT's format, such as the `adapter` of a run")
     };
     Some(Failure::new(Exit::Input, fault))

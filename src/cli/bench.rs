@@ -1,5 +1,5 @@
-//! `rankine bench`: speed and memory of training steps over dense rows, on drawn weights or on a base, with every loss, so that a peer can
-//! be run beside it.
+//! `rankine bench`: speed and memory of training steps over dense rows, on drawn weights or on a
+//! base, with every loss, so that a peer can be run beside it.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -13,26 +13,43 @@ use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
 use crate::device;
-use crate::keyed_random::mix;
 use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
+use crate::keyed_random::mix;
 use crate::model::{Decoder, DecoderSpec, Folder, Storage};
 use crate::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained};
 use crate::quant::{BlockSize, QuantFormat};
 use crate::report::peak_memory_bytes;
 use crate::terms;
-use crate::train::{AdamW, AdamWConfig, Gradients, LossScale, Memory, Rule, StepConfig, forward_backward, head_chunk_rows};
+use crate::train::{
+    AdamW, AdamWConfig, Gradients, LossScale, Memory, Rule, StepConfig, forward_backward,
+    head_chunk_rows,
+};
 
 /// The optimizer's constants are those of the peer's script.
-const ADAMW: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 0.01, loraplus_lr_ratio: 1.0 };
+const ADAMW: AdamWConfig = AdamWConfig {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    weight_decay: 0.01,
+    loraplus_lr_ratio: 1.0,
+};
 const LEARNING_RATE: f64 = 2e-4;
 const MAX_GRAD_NORM: f64 = 1.0;
 const SEED: u64 = 42;
 #[derive(Debug, Args)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a switch of the command line")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a switch of the command line"
+)]
 pub(super) struct BenchArgs {
     /// A model's config.json; the weights are drawn
-    #[arg(long, value_name = "CONFIG.json", conflicts_with = "model", required_unless_present = "model")]
+    #[arg(
+        long,
+        value_name = "CONFIG.json",
+        conflicts_with = "model",
+        required_unless_present = "model"
+    )]
     config: Option<PathBuf>,
     /// The folder of a model
     #[arg(long, value_name = "DIR")]
@@ -40,7 +57,8 @@ pub(super) struct BenchArgs {
     /// The folder of an adapter to start from, in place of a fresh one
     #[arg(long, value_name = "DIR", requires = "model")]
     init_from: Option<PathBuf>,
-    /// A safetensors file whose `input_ids` [batch, seq], 64-bit integers, are the tokens of every step
+    /// A safetensors file whose `input_ids` [batch, seq], 64-bit integers, are the tokens of every
+    /// step
     #[arg(long, value_name = "FILE", conflicts_with_all = ["batch", "seq"])]
     tokens: Option<PathBuf>,
     /// Rows of a step
@@ -102,26 +120,50 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let threads = device::set_threads(args.threads);
     let chosen = device::choose(args.device, &is_proven).device;
     if args.kernels && chosen == terms::Device::Cpu {
-        let fault = Fault::new("--kernels: device `cpu` launches no kernels, expected a GPU".to_owned());
-        return Err(Failure::new(Exit::Usage, fault.hint("give a GPU with `--device`, or leave `--kernels` out")));
+        let fault =
+            Fault::new("--kernels: device `cpu` launches no kernels, expected a GPU".to_owned());
+        return Err(Failure::new(
+            Exit::Usage,
+            fault.hint(
+                "give a GPU with `--device`, or leave \
+        `--kernels` out",
+            ),
+        ));
     }
     let storage = storage(args, chosen)?;
     let mut decoder = decoder(args, chosen, storage)?;
     let batch = batch(args, &decoder.spec)?;
-    let memory = if args.recompute { Memory::RECOMPUTE } else { Memory::KEEP };
-    let config = StepConfig { memory, head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary), dropout: 0.0 };
+    let memory = if args.recompute {
+        Memory::RECOMPUTE
+    } else {
+        Memory::KEEP
+    };
+    let config = StepConfig {
+        memory,
+        head_chunk_rows: head_chunk_rows(decoder.spec.vocabulary),
+        dropout: 0.0,
+    };
     let (mut optimizer, mut measured) = (AdamW::new(ADAMW, &decoder), Measured::default());
     for _ in 0..args.warmup + args.steps {
         let began = Instant::now();
         let loss = step(&mut decoder, &mut optimizer, &batch, config);
         measured.seconds.push(began.elapsed().as_secs_f64());
         measured.losses.push(loss);
-        measured.first_step_seconds.get_or_insert(started.elapsed().as_secs_f64());
+        measured
+            .first_step_seconds
+            .get_or_insert(started.elapsed().as_secs_f64());
     }
     measured.seconds.drain(..args.warmup as usize);
     measured.seconds.sort_by(f64::total_cmp);
     let peak_memory_bytes = peak_memory_bytes();
-    let planned = planned(args, storage, &decoder.spec, RowShape::of(&batch), MemoryPlace::of(chosen, threads))?.parts(memory);
+    let planned = planned(
+        args,
+        storage,
+        &decoder.spec,
+        RowShape::of(&batch),
+        MemoryPlace::of(chosen, threads),
+    )?
+    .parts(memory);
     let seconds = measured.seconds[measured.seconds.len() / 2];
     let flops = flops_a_token(&decoder.spec, batch.lengths[0]) * batch.tokens() as f64;
     let kernels = args.kernels.then(|| {
@@ -150,7 +192,11 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     if let Some(kernels) = kernels {
         result["kernels"] = json!(kernels);
     }
-    if args.json { print(result) } else { print_lines(&result) }
+    if args.json {
+        print(result)
+    } else {
+        print_lines(&result)
+    }
 }
 
 #[derive(Debug, Default)]
@@ -168,23 +214,40 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
     let gradients = gradients.scaled(mean);
     let norm = gradients.norm();
     // Weights that are not finite are left out; the loss tells.
-    let _ = optimizer.update(decoder, gradients.clipped(norm, MAX_GRAD_NORM), LEARNING_RATE);
+    let _ = optimizer.update(
+        decoder,
+        gradients.clipped(norm, MAX_GRAD_NORM),
+        LEARNING_RATE,
+    );
     loss.sum * mean
 }
 
 fn parse_quantization(word: &str) -> Result<terms::Quantization, String> {
-    <terms::Quantization as terms::Term>::parse(word).ok_or_else(|| "expected `none`, `nf4`, `fp4` or `int8`".to_owned())
+    <terms::Quantization as terms::Term>::parse(word).ok_or_else(|| {
+        "expected `none`, `nf4`, `fp4` \
+    or `int8`"
+            .to_owned()
+    })
 }
 
 /// How the base is kept there.
 fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> {
     if let Some(refusal) = device::find(chosen).and_then(|found| found.refusal(args.model_dtype)) {
         let fault = Fault::new(format!("--model-dtype: {refusal}"));
-        return Err(Failure::new(Exit::Input, fault.hint("leave it out, or choose another device")));
+        return Err(Failure::new(
+            Exit::Input,
+            fault.hint("leave it out, or choose another device"),
+        ));
     }
     let form = QuantFormat::of(args.quantization, BlockSize::DEFAULT, args.double_quant);
     let (packs_head, offloads_embedding) = (args.quantize_head, args.offload_embedding);
-    let asked = Storage { dtype: args.model_dtype, form, left_dense: 0, packs_head, offloads_embedding };
+    let asked = Storage {
+        dtype: args.model_dtype,
+        form,
+        left_dense: 0,
+        packs_head,
+        offloads_embedding,
+    };
     let kept_in = |folder: &PathBuf| Folder::open(folder)?.kept_in(asked, device::halves(chosen));
     Ok(args.model.as_ref().map_or(Ok(asked), kept_in)?)
 }
@@ -211,12 +274,31 @@ fn fresh(rank: u64) -> LoraConfig {
 }
 
 /// What the memory of these steps follows from.
-fn planned(args: &BenchArgs, storage: Storage, spec: &DecoderSpec, rows: RowShape, place: MemoryPlace) -> Result<Load, Failure> {
-    let config =
-        args.init_from.as_ref().map_or_else(|| Ok(fresh(args.rank)), |folder| peft::read_config_on(folder, &spec.modules()))?;
+fn planned(
+    args: &BenchArgs,
+    storage: Storage,
+    spec: &DecoderSpec,
+    rows: RowShape,
+    place: MemoryPlace,
+) -> Result<Load, Failure> {
+    let config = args.init_from.as_ref().map_or_else(
+        || Ok(fresh(args.rank)),
+        |folder| peft::read_config_on(folder, &spec.modules()),
+    )?;
     let (spec, trained) = (spec.clone(), Trained::adapter(&config, spec)?);
     let purpose = Purpose::Bench;
-    Ok(Load { spec, storage, trained, rule: Rule::AdamW, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place })
+    Ok(Load {
+        spec,
+        storage,
+        trained,
+        rule: Rule::AdamW,
+        dropout: 0.0,
+        rows,
+        accumulated: 1,
+        evaluation: None,
+        purpose,
+        place,
+    })
 }
 
 /// Dense rows in which every token but the first is trained.
@@ -225,53 +307,100 @@ fn batch(args: &BenchArgs, spec: &DecoderSpec) -> Result<Batch, Failure> {
         read_tokens(path, spec.vocabulary)?
     } else {
         let token = |index: u64| (mix(SEED ^ index) % spec.vocabulary as u64) as u32;
-        let row = |row: u32| (0..args.seq).map(|place| token(u64::from(row) << 32 | u64::from(place))).collect();
+        let row = |row: u32| {
+            (0..args.seq)
+                .map(|place| token(u64::from(row) << 32 | u64::from(place)))
+                .collect()
+        };
         (0..args.batch).map(row).collect::<Vec<Vec<u32>>>()
     };
-    let row = |(index, ids): (usize, Vec<u32>)| (index as u64, TokenRow { trained: vec![true; ids.len()], ids });
+    let row = |(index, ids): (usize, Vec<u32>)| {
+        (
+            index as u64,
+            TokenRow {
+                trained: vec![true; ids.len()],
+                ids,
+            },
+        )
+    };
     Ok(Batch::new(rows.into_iter().enumerate().map(row)))
 }
 
 fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure> {
     let refused = |message: String| {
         let fault = Fault::new(format!("`{}`: {message}", path.display()));
-        Failure::new(Exit::Input, fault.hint("give a safetensors file with `input_ids` [batch, seq] of 64-bit integers"))
+        Failure::new(
+            Exit::Input,
+            fault.hint(
+                "give a safetensors file with `input_ids` [batch, \
+        seq] of 64-bit integers",
+            ),
+        )
     };
     let archive = Archive::open(path)?;
-    let (bytes, shape) = (archive.bytes("input_ids").unwrap_or_default(), archive.shape("input_ids").unwrap_or_default());
+    let (bytes, shape) = (
+        archive.bytes("input_ids").unwrap_or_default(),
+        archive.shape("input_ids").unwrap_or_default(),
+    );
     let (rows, length) = match shape {
         [rows, length] if *rows > 0 && *length > 1 => (rows, length),
-        _ => return Err(refused(format!("`input_ids` has shape {shape:?}, expected rows of two tokens or more"))),
+        _ => {
+            return Err(refused(format!(
+                "`input_ids` has shape {shape:?}, expected rows of two \
+        tokens or more"
+            )));
+        }
     };
     let (numbers, _) = bytes.as_chunks();
     if numbers.len() != rows * length {
-        return Err(refused(format!("`input_ids` has {} bytes for {rows} rows of {length}", bytes.len())));
+        return Err(refused(format!(
+            "`input_ids` has {} bytes for {rows} rows of {length}",
+            bytes.len()
+        )));
     }
     let id = |bytes: &[u8; 8]| {
         let id = i64::from_le_bytes(*bytes);
         let known = usize::try_from(id).is_ok_and(|id| id < vocabulary);
-        if known { Ok(id as u32) } else { Err(refused(format!("token {id}, the vocabulary has {vocabulary}"))) }
+        if known {
+            Ok(id as u32)
+        } else {
+            Err(refused(format!(
+                "token {id}, the vocabulary has \
+        {vocabulary}"
+            )))
+        }
     };
     let ids = numbers.iter().map(id).collect::<Result<Vec<u32>, _>>()?;
     Ok(ids.chunks(*length).map(<[u32]>::to_vec).collect())
 }
 
-/// What a token costs with a frozen base: 4 a parameter that it meets, and attention over the half of all pairs that is causal, forward
-/// and backward.
+/// What a token costs with a frozen base: 4 a parameter that it meets, and attention over the half
+/// of all pairs that is causal, forward and backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
-    let heads: usize = spec.layers.iter().map(|layer| layer.mixer.query_width()).sum();
-    4.0 * (spec.computed_parameters() + spec.vocabulary * spec.width) as f64 + 6.0 * (heads * length) as f64
+    let heads: usize = spec
+        .layers
+        .iter()
+        .map(|layer| layer.mixer.query_width())
+        .sum();
+    4.0 * (spec.computed_parameters() + spec.vocabulary * spec.width) as f64
+        + 6.0 * (heads * length) as f64
 }
 
 fn print_lines(result: &Value) -> Result<(), Failure> {
     let number = |key: &str| result[key].as_f64().unwrap_or(f64::NAN);
-    print(format_args!("tokens a second        {:.1}", number("tokens_per_second")))?;
+    print(format_args!(
+        "tokens a second        {:.1}",
+        number("tokens_per_second")
+    ))?;
     print(format_args!(
         "step                   {:.4} s (median), {:.4} s (least)",
         number("step_seconds_median"),
         number("step_seconds_min")
     ))?;
-    let (reached, peak) = (number("flops_per_second"), number("matmul_peak_flops_per_second"));
+    let (reached, peak) = (
+        number("flops_per_second"),
+        number("matmul_peak_flops_per_second"),
+    );
     let share = 100.0 * reached / peak;
     print(format_args!(
         "speed                  {:.1} GFLOP/s, {share:.0} % of the {:.1} of a product",
@@ -284,11 +413,20 @@ fn print_lines(result: &Value) -> Result<(), Failure> {
         bytes("peak_memory_bytes"),
         bytes("planned_peak_memory_bytes")
     ))?;
-    print(format_args!("start to first step    {:.2} s", number("process_start_to_first_step_seconds")))?;
+    print(format_args!(
+        "start to first step    {:.2} s",
+        number("process_start_to_first_step_seconds")
+    ))?;
     print(format_args!("losses                 {}", result["losses"]))?;
     for kernel in result["kernels"].as_array().into_iter().flatten() {
-        let (seconds, launches) = (kernel["seconds"].as_f64().unwrap_or(f64::NAN), &kernel["launches"]);
-        print(format_args!("kernel                 {seconds:.6} s, {launches} launches, {}", kernel["kernel"]))?;
+        let (seconds, launches) = (
+            kernel["seconds"].as_f64().unwrap_or(f64::NAN),
+            &kernel["launches"],
+        );
+        print(format_args!(
+            "kernel                 {seconds:.6} s, {launches} launches, {}",
+            kernel["kernel"]
+        ))?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! `rankine bench-products`: cubek's routines side by side on the products of a model, to choose one for a card.
+//! `rankine bench-products`: cubek's routines side by side on the products of a model, to choose
+//! one for a card.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -8,7 +9,8 @@ use super::doctor::parse_device;
 use super::{Failure, print};
 use crate::terms;
 
-/// Products of a model of 8 billion parameters at 2048 tokens: attention, both ways of the MLP, and the narrow ones of an adapter of rank 16.
+/// Products of a model of 8 billion parameters at 2048 tokens: attention, both ways of the MLP, and
+/// the narrow ones of an adapter of rank 16.
 const SHAPES: &str = "2048x4096x4096,2048x4096x14336,2048x14336x4096,2048x4096x16,2048x16x4096";
 
 #[derive(Debug, Args)]
@@ -31,8 +33,16 @@ pub(super) struct BenchProductsArgs {
 }
 
 fn parse_shape(word: &str) -> Result<[usize; 3], String> {
-    let numbers: Vec<usize> = word.split('x').map_while(|number| number.parse().ok()).filter(|number| *number > 0).collect();
-    numbers.try_into().map_err(|_| "expected rows, inner width and columns, such as 2048x4096x4096".to_owned())
+    let numbers: Vec<usize> = word
+        .split('x')
+        .map_while(|number| number.parse().ok())
+        .filter(|number| *number > 0)
+        .collect();
+    numbers.try_into().map_err(|_| {
+        "expected rows, inner width and columns, such as \
+    2048x4096x4096"
+            .to_owned()
+    })
 }
 
 pub(super) fn bench_products(args: &BenchProductsArgs) -> Result<(), Failure> {
@@ -51,13 +61,23 @@ fn products(args: &BenchProductsArgs) -> Result<Vec<Value>, Failure> {
     use crate::fault::{Exit, Fault};
     use crate::ops::product_routines;
 
-    let unsupported = |message: String, hint: &str| Failure::new(Exit::Input, Fault::new(message).hint(hint));
+    let unsupported =
+        |message: String, hint: &str| Failure::new(Exit::Input, Fault::new(message).hint(hint));
     if matches!(args.device, terms::Device::Auto | terms::Device::Cpu) {
-        let message = format!("--device: `{}` has no product routines to compare, expected a GPU", args.device);
+        let message = format!(
+            "--device: `{}` has no product routines to compare, expected a GPU",
+            args.device
+        );
         return Err(unsupported(message, "`rankine doctor` lists the GPUs"));
     }
-    if let Some(refusal) = device::find(args.device).and_then(|found| found.refusal(args.model_dtype)) {
-        return Err(unsupported(format!("--model-dtype: {refusal}"), "choose another type or device"));
+    if let Some(refusal) =
+        device::find(args.device).and_then(|found| found.refusal(args.model_dtype))
+    {
+        return Err(unsupported(
+            format!("--model-dtype: {refusal}"),
+            "choose another type or \
+        device",
+        ));
     }
     let opened = device::open(args.device)?;
     let dtype = match args.model_dtype {
@@ -66,7 +86,11 @@ fn products(args: &BenchProductsArgs) -> Result<Vec<Value>, Failure> {
         terms::ModelDtype::Float16 => DType::F16,
     };
     let drawn = |rows: usize, columns: usize, seed: u64| {
-        let number = |index: u64| (2.0 * crate::keyed_random::unit(crate::keyed_random::mix(seed ^ crate::keyed_random::mix(index))) - 1.0) as f32;
+        let number = |index: u64| {
+            (2.0 * crate::keyed_random::unit(crate::keyed_random::mix(
+                seed ^ crate::keyed_random::mix(index),
+            )) - 1.0) as f32
+        };
         let numbers: Vec<f32> = (0..(rows * columns) as u64).map(number).collect();
         let data = burn::tensor::TensorData::new(numbers, [rows, columns]);
         Tensor::<2>::from_data(data, &opened).cast(dtype)
@@ -97,16 +121,31 @@ fn products(args: &BenchProductsArgs) -> Result<Vec<Value>, Failure> {
 }
 
 fn print_product(product: &Value) -> Result<(), Failure> {
-    print(format_args!("{} of {}", product["shape"], product["dtype"].as_str().unwrap_or_default()))?;
-    product["routines"].as_array().into_iter().flatten().try_for_each(|routine| {
-        let name = routine["routine"].as_str().unwrap_or_default();
-        match (routine["flops_per_second"].as_f64(), routine["difference"].as_f64()) {
-            (Some(rate), Some(difference)) => {
-                print(format_args!("  {name:<22} {:9.1} GFLOP/s, {difference:.1e} apart", rate / 1e9))
+    print(format_args!(
+        "{} of {}",
+        product["shape"],
+        product["dtype"].as_str().unwrap_or_default()
+    ))?;
+    product["routines"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .try_for_each(|routine| {
+            let name = routine["routine"].as_str().unwrap_or_default();
+            match (
+                routine["flops_per_second"].as_f64(),
+                routine["difference"].as_f64(),
+            ) {
+                (Some(rate), Some(difference)) => print(format_args!(
+                    "  {name:<22} {:9.1} GFLOP/s, {difference:.1e} apart",
+                    rate / 1e9
+                )),
+                _ => print(format_args!(
+                    "  {name:<22} refused: {}",
+                    routine["refused"].as_str().unwrap_or_default()
+                )),
             }
-            _ => print(format_args!("  {name:<22} refused: {}", routine["refused"].as_str().unwrap_or_default())),
-        }
-    })
+        })
 }
 
 #[cfg(test)]

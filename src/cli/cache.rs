@@ -10,14 +10,24 @@ use serde_json::{Value, json};
 use super::{Failure, print, resume};
 use crate::data::find_files;
 use crate::fault::{Exit, Fault};
-use crate::files::{self, CacheEntry, RowCache, cache_folder, cache_limit, entries, entry_count, hash_file, leftovers};
+use crate::files::{
+    self, CacheEntry, RowCache, cache_folder, cache_limit, entries, entry_count, hash_file,
+    leftovers,
+};
 use crate::hub::DatasetPath;
 use crate::plan::{Lock, cached_files};
 use crate::report::Terminal;
 use crate::train::RunFolder;
 
 /// Rooms of the cache folder that hold nothing of the data, with what they hold.
-const OTHERS: [(&str, &str); 2] = [("kernels", "compiled GPU kernels"), ("proofs", "results of GPU self-checks")];
+const OTHERS: [(&str, &str); 2] = [
+    ("kernels", "compiled GPU kernels"),
+    (
+        "proofs",
+        "results of GPU \
+self-checks",
+    ),
+];
 /// Digits of a hash that are shown, and the fewest that are taken for one.
 const SHORT_HASH: usize = 16;
 const LEAST_HASH: usize = 8;
@@ -31,18 +41,21 @@ pub(super) struct CacheArgs {
 
 #[derive(Debug, Subcommand)]
 enum CacheVerb {
-    /// List the entries: kind, size, age, last use, and the hash of the data file that each was made from
+    /// List the entries: kind, size, age, last use, and the hash of the data file that each was
+    /// made from
     List(ListArgs),
     /// Remove entries: all of them, or those that fit every option
     ///
-    /// Compiled GPU kernels and results of GPU self-checks hold nothing of the data and are never removed. An entry that a running
-    /// process uses is left, and the command then ends with exit code 73.
+    /// Compiled GPU kernels and results of GPU self-checks hold nothing of the data and are never
+    /// removed. An entry that a running process uses is left, and the command then ends with exit
+    /// code 73.
     Purge(PurgeArgs),
 }
 
 #[derive(Debug, Args)]
 struct ListArgs {
-    /// Name the entries made from this data file (a file, a glob or a folder): entries themselves know only its hash
+    /// Name the entries made from this data file (a file, a glob or a folder): entries themselves
+    /// know only its hash
     #[arg(long, value_name = "FILE")]
     data: Vec<String>,
     /// Print one JSON object
@@ -52,8 +65,8 @@ struct ListArgs {
 
 #[derive(Debug, Args)]
 struct PurgeArgs {
-    /// Only entries made from this data file, known by its content wherever it lies now. If the file is gone, give its hash, which
-    /// `rankine cache list` and the run's lock have
+    /// Only entries made from this data file, known by its content wherever it lies now. If the
+    /// file is gone, give its hash, which `rankine cache list` and the run's lock have
     #[arg(long, value_name = "FILE|HASH")]
     data: Vec<String>,
     /// Only entries that this run used, in the shared cache and in the run's folder
@@ -85,7 +98,9 @@ struct DataFile {
 
 impl DataFile {
     fn is_source_of(&self, entry: &CacheEntry) -> bool {
-        entry.source.is_some_and(|hash| hash.to_string().starts_with(&self.hash))
+        entry
+            .source
+            .is_some_and(|hash| hash.to_string().starts_with(&self.hash))
     }
 }
 
@@ -97,16 +112,29 @@ fn data_files(typed: &[String]) -> Result<Vec<DataFile>, Failure> {
             _ if DatasetPath::is_one(text) => cached_files(text)?,
             _ => find_files(text).unwrap_or_default(),
         };
-        let is_hash = text.len() >= LEAST_HASH && text.len() <= 64 && text.chars().all(|c| c.is_ascii_hexdigit());
+        let is_hash = text.len() >= LEAST_HASH
+            && text.len() <= 64
+            && text.chars().all(|c| c.is_ascii_hexdigit());
         if found.is_empty() && is_hash {
-            files.push(DataFile { hash: text.to_ascii_lowercase(), name: None });
+            files.push(DataFile {
+                hash: text.to_ascii_lowercase(),
+                name: None,
+            });
         } else if found.is_empty() {
-            let fault = Fault::new(format!("--data: `{text}` is no file, so the hash of its content is not known"));
-            let hint = "name the file where it lies now, whatever it is called; if it is gone, give its hash with `--data HASH`: `rankine cache list` and `recipe.lock.yaml` of the run (under `blake3`) have it";
+            let fault = Fault::new(format!(
+                "--data: `{text}` is no file, so the hash of its \
+            content is not known"
+            ));
+            let hint = "name the file where it lies now, whatever it is called; if it is gone, \
+            give its hash with `--data HASH`: `rankine cache list` and `recipe.lock.yaml` of the \
+            run (under `blake3`) have it";
             return Err(Failure::new(Exit::NoInput, fault.hint(hint)));
         }
         for path in found {
-            files.push(DataFile { hash: hash_file(&path)?.to_string(), name: Some(path.display().to_string()) });
+            files.push(DataFile {
+                hash: hash_file(&path)?.to_string(),
+                name: Some(path.display().to_string()),
+            });
         }
     }
     Ok(files)
@@ -116,24 +144,45 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     let (folder, data) = (cache_folder(), data_files(&args.data)?);
     check_readable(&RowCache::from(&folder))?;
     let all = entries(&RowCache::from(&folder));
-    let name_of = |entry: &CacheEntry| data.iter().find(|file| file.is_source_of(entry)).and_then(|file| file.name.clone());
+    let name_of = |entry: &CacheEntry| {
+        data.iter()
+            .find(|file| file.is_source_of(entry))
+            .and_then(|file| file.name.clone())
+    };
     let limit = cache_limit().map_err(|found| {
-        let fault = Fault::new(format!("{} is `{found}`, expected a number of bytes, such as `5GB`", files::LIMIT));
+        let fault = Fault::new(format!(
+            "{} is `{found}`, expected a number of bytes, such as \
+        `5GB`",
+            files::LIMIT
+        ));
         Failure::new(Exit::Input, fault)
     })?;
     let total: u64 = all.iter().map(|entry| entry.bytes).sum();
     if args.json {
-        let entries: Vec<Value> = all.iter().map(|entry| object(entry, name_of(entry))).collect();
+        let entries: Vec<Value> = all
+            .iter()
+            .map(|entry| object(entry, name_of(entry)))
+            .collect();
         let others = OTHERS.map(|(room, _)| (room.to_owned(), size(&folder.join(room))));
-        let others: Value =
-            others.into_iter().map(|(room, (files, bytes))| (room, json!({"files": files, "bytes": bytes}))).collect();
+        let others: Value = others
+            .into_iter()
+            .map(|(room, (files, bytes))| (room, json!({"files": files, "bytes": bytes})))
+            .collect();
         let folder = folder.display().to_string();
-        return print(json!({"cache": folder, "bytes": total, "limit_bytes": limit, "entries": entries, "without_data": others}));
+        return print(
+            json!({"cache": folder, "bytes": total, "limit_bytes": limit, "entries": entries, "without_data": others}),
+        );
     }
     print(format_args!("cache    {}", folder.display()))?;
     for entry in &all {
-        let hash = entry.source.map_or_else(|| "not known".to_owned(), |hash| hash.to_string()[..SHORT_HASH].to_owned());
-        let age = entry.made.map_or_else(|| "unknown".to_owned(), |made| format!("{}", HumanDuration(since(made))));
+        let hash = entry.source.map_or_else(
+            || "not known".to_owned(),
+            |hash| hash.to_string()[..SHORT_HASH].to_owned(),
+        );
+        let age = entry.made.map_or_else(
+            || "unknown".to_owned(),
+            |made| format!("{}", HumanDuration(since(made))),
+        );
         let (kind, size) = (entry.kind.word(), DecimalBytes(entry.bytes).to_string());
         let used = HumanDuration(since(entry.used));
         let name = name_of(entry).map_or_else(String::new, |name| format!(" ({name})"));
@@ -142,14 +191,24 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             None if entry.is_outdated => ", of an older version".to_owned(),
             None => String::new(),
         };
-        print(format_args!("{kind:<8} {size:>10}  made {age} ago, used {used} ago{state}, from data {hash}{name}"))?;
+        print(format_args!(
+            "{kind:<8} {size:>10}  made {age} ago, used {used} ago{state}, from \
+        data {hash}{name}"
+        ))?;
     }
     let (count, total) = (entry_count(all.len()), DecimalBytes(total));
-    print(format_args!("total    {total} in {count}, limit {} ({})", DecimalBytes(limit), files::LIMIT))?;
+    print(format_args!(
+        "total    {total} in {count}, limit {} ({})",
+        DecimalBytes(limit),
+        files::LIMIT
+    ))?;
     for (room, what) in OTHERS {
         let (count, bytes) = size(&folder.join(room));
         if count > 0 {
-            print(format_args!("{room:<8} {:>10}  {what}, nothing of the data", DecimalBytes(bytes).to_string()))?;
+            print(format_args!(
+                "{room:<8} {:>10}  {what}, nothing of the data",
+                DecimalBytes(bytes).to_string()
+            ))?;
         }
     }
     Ok(())
@@ -174,11 +233,16 @@ fn since(time: SystemTime) -> Duration {
     time.elapsed().unwrap_or_default()
 }
 
-/// Refuses a folder of entries that is there and cannot be read: no entries would be taken for none.
+/// Refuses a folder of entries that is there and cannot be read: no entries would be taken for
+/// none.
 fn check_readable(cache: &RowCache) -> Result<(), Failure> {
-    let Some(folder) = cache.folder() else { return Ok(()) };
+    let Some(folder) = cache.folder() else {
+        return Ok(());
+    };
     match std::fs::read_dir(&folder) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(files::FileError::new("read", &folder, cause).into()),
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(files::FileError::new("read", &folder, cause).into())
+        }
         _ => Ok(()),
     }
 }
@@ -190,8 +254,14 @@ fn size(folder: &Path) -> (u64, u64) {
         Ok(metadata) if metadata.is_file() => (1, metadata.len()),
         _ => (0, 0),
     };
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten().map(below);
-    entries.fold((0, 0), |(files, bytes), (more, more_bytes)| (files + more, bytes + more_bytes))
+    let entries = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(below);
+    entries.fold((0, 0), |(files, bytes), (more, more_bytes)| {
+        (files + more, bytes + more_bytes)
+    })
 }
 
 /// The key of `eval.jsonl` for the names of entries.
@@ -206,9 +276,17 @@ enum Used {
 
 impl Used {
     fn of(lock: &Lock, run: &Path) -> Self {
-        let by_data = || lock.data_hashes().into_iter().map(|hash| DataFile { hash, name: None }).collect();
+        let by_data = || {
+            lock.data_hashes()
+                .into_iter()
+                .map(|hash| DataFile { hash, name: None })
+                .collect()
+        };
         let and_scored = |names: Vec<String>| names.into_iter().chain(scored(run)).collect();
-        lock.cache_entries().map_or_else(|| Self::Data(by_data()), |names| Self::Names(and_scored(names)))
+        lock.cache_entries().map_or_else(
+            || Self::Data(by_data()),
+            |names| Self::Names(and_scored(names)),
+        )
     }
 
     fn has(&self, entry: &CacheEntry) -> bool {
@@ -222,16 +300,29 @@ impl Used {
 /// Entries that were made or read when the run was scored; a line that is torn tells of none.
 fn scored(run: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(run.join(RunFolder::EVALUATIONS)).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let names = |line: Value| serde_json::from_value::<Vec<String>>(line[CACHE_ENTRIES].clone()).unwrap_or_default();
+    let lines = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let names = |line: Value| {
+        serde_json::from_value::<Vec<String>>(line[CACHE_ENTRIES].clone()).unwrap_or_default()
+    };
     lines.flat_map(names).collect()
 }
 
 fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     let shared = RowCache::from(&cache_folder());
-    let (data, run) = (data_files(&args.data)?, args.run.as_deref().map(resume::find).transpose()?);
-    let lock = run.as_ref().map(|run| Lock::read(&run.join(RunFolder::LOCK))).transpose()?;
-    let used = lock.as_ref().zip(run.as_ref()).map(|(lock, run)| Used::of(lock, run));
+    let (data, run) = (
+        data_files(&args.data)?,
+        args.run.as_deref().map(resume::find).transpose()?,
+    );
+    let lock = run
+        .as_ref()
+        .map(|run| Lock::read(&run.join(RunFolder::LOCK)))
+        .transpose()?;
+    let used = lock
+        .as_ref()
+        .zip(run.as_ref())
+        .map(|(lock, run)| Used::of(lock, run));
     check_readable(&shared)?;
     let all = entries(&shared);
     if let (Some(lock), Some(used)) = (&lock, &used) {
@@ -240,52 +331,99 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     let of_run = run.map(|run| RowCache::OfRun(run.join(RunFolder::CACHE)));
     // All that is in the run's folder is the run's.
     let own: Vec<CacheEntry> = of_run.iter().flat_map(entries).collect();
-    let is_old = |entry: &CacheEntry| args.older.is_none_or(|days| since(entry.used) >= DAY * days);
-    let is_named = |entry: &CacheEntry| data.is_empty() || data.iter().any(|file| file.is_source_of(entry));
-    let fits = |entry: &&CacheEntry| is_old(entry) && is_named(entry) && used.as_ref().is_none_or(|used| used.has(entry));
+    let is_old = |entry: &CacheEntry| {
+        args.older
+            .is_none_or(|days| since(entry.used) >= DAY * days)
+    };
+    let is_named =
+        |entry: &CacheEntry| data.is_empty() || data.iter().any(|file| file.is_source_of(entry));
+    let fits = |entry: &&CacheEntry| {
+        is_old(entry) && is_named(entry) && used.as_ref().is_none_or(|used| used.has(entry))
+    };
     let own_fits = |entry: &&CacheEntry| is_old(entry) && is_named(entry);
-    let chosen: Vec<&CacheEntry> = all.iter().filter(fits).chain(own.iter().filter(own_fits)).collect();
-    let unknown = all.iter().chain(&own).filter(|entry| entry.source.is_none()).count();
+    let chosen: Vec<&CacheEntry> = all
+        .iter()
+        .filter(fits)
+        .chain(own.iter().filter(own_fits))
+        .collect();
+    let unknown = all
+        .iter()
+        .chain(&own)
+        .filter(|entry| entry.source.is_none())
+        .count();
     if unknown > 0 && !data.is_empty() {
         terminal.say(&format!(
-            "note: {} of another version of Rankine, or damaged, without the hash of its data: `rankine cache purge` without `--data` removes it",
+            "note: {} of another version of Rankine, or damaged, without the hash of its data: \
+            `rankine cache purge` without `--data` removes it",
             entry_count(unknown)
         ));
     }
-    let (in_use, free): (Vec<&CacheEntry>, Vec<&CacheEntry>) = chosen.into_iter().partition(|entry| entry.user.is_some());
+    let (in_use, free): (Vec<&CacheEntry>, Vec<&CacheEntry>) =
+        chosen.into_iter().partition(|entry| entry.user.is_some());
     let has_filter = used.is_some() || !data.is_empty() || args.older.is_some();
-    let rests = if has_filter { Vec::new() } else { leftovers(&shared) };
+    let rests = if has_filter {
+        Vec::new()
+    } else {
+        leftovers(&shared)
+    };
     if !args.dry_run {
         free.iter().try_for_each(|entry| files::remove(entry))?;
         for (path, _) in &rests {
-            std::fs::remove_file(path).map_err(|cause| files::FileError::new("remove", path, cause))?;
+            std::fs::remove_file(path)
+                .map_err(|cause| files::FileError::new("remove", path, cause))?;
         }
     }
     report(args, &free, &rests, &in_use)?;
-    if in_use.is_empty() || args.dry_run { Ok(()) } else { Err(left(&in_use)) }
+    if in_use.is_empty() || args.dry_run {
+        Ok(())
+    } else {
+        Err(left(&in_use))
+    }
 }
 
 /// What a run has used and is not there, and what is there of its data and is not the run's.
 fn tell(lock: &Lock, used: &Used, all: &[CacheEntry], terminal: &Terminal) {
     let folder = cache_folder();
     if let Used::Data(_) = used {
-        terminal.say("note: the run was made by a version that did not record its cache entries, so all entries made from its data are chosen");
+        terminal.say(
+            "note: the run was made by a version that did not record its cache entries, \
+        so all entries made from its data are chosen",
+        );
     }
-    let data: Vec<DataFile> = lock.data_hashes().into_iter().map(|hash| DataFile { hash, name: None }).collect();
-    let others = all.iter().filter(|entry| !used.has(entry) && data.iter().any(|file| file.is_source_of(entry))).count();
+    let data: Vec<DataFile> = lock
+        .data_hashes()
+        .into_iter()
+        .map(|hash| DataFile { hash, name: None })
+        .collect();
+    let others = all
+        .iter()
+        .filter(|entry| !used.has(entry) && data.iter().any(|file| file.is_source_of(entry)))
+        .count();
     if others > 0 {
         terminal.say(&format!(
-            "note: {} more in `{}`, made from the same data for another tokenizer, template or format: `--data FILE` removes them too",
+            "note: {} more in `{}`, made from the same data for another tokenizer, template or \
+            format: `--data FILE` removes them too",
             entry_count(others),
             folder.display()
         ));
     }
 }
 
-fn report(args: &PurgeArgs, free: &[&CacheEntry], rests: &[(PathBuf, u64)], in_use: &[&CacheEntry]) -> Result<(), Failure> {
-    let bytes = free.iter().map(|entry| entry.bytes).sum::<u64>() + rests.iter().map(|(_, bytes)| bytes).sum::<u64>();
+fn report(
+    args: &PurgeArgs,
+    free: &[&CacheEntry],
+    rests: &[(PathBuf, u64)],
+    in_use: &[&CacheEntry],
+) -> Result<(), Failure> {
+    let bytes = free.iter().map(|entry| entry.bytes).sum::<u64>()
+        + rests.iter().map(|(_, bytes)| bytes).sum::<u64>();
     if args.json {
-        let objects = |entries: &[&CacheEntry]| entries.iter().map(|entry| object(entry, None)).collect::<Vec<_>>();
+        let objects = |entries: &[&CacheEntry]| {
+            entries
+                .iter()
+                .map(|entry| object(entry, None))
+                .collect::<Vec<_>>()
+        };
         return print(json!({
             "removed": objects(free),
             "removed_temporary_files": rests.len(),
@@ -294,21 +432,44 @@ fn report(args: &PurgeArgs, free: &[&CacheEntry], rests: &[(PathBuf, u64)], in_u
             "dry_run": args.dry_run,
         }));
     }
-    let done = if args.dry_run { "would remove" } else { "removed" };
+    let done = if args.dry_run {
+        "would remove"
+    } else {
+        "removed"
+    };
     for entry in free {
-        let hash = entry.source.map_or_else(|| "not known".to_owned(), |hash| hash.to_string()[..SHORT_HASH].to_owned());
-        print(format_args!("{done} {} {}, {}, from data {hash}", entry.kind.word(), entry.name, DecimalBytes(entry.bytes)))?;
+        let hash = entry.source.map_or_else(
+            || "not known".to_owned(),
+            |hash| hash.to_string()[..SHORT_HASH].to_owned(),
+        );
+        print(format_args!(
+            "{done} {} {}, {}, from data {hash}",
+            entry.kind.word(),
+            entry.name,
+            DecimalBytes(entry.bytes)
+        ))?;
     }
     for (path, bytes) in rests {
-        print(format_args!("{done} temporary file {}, {}", path.display(), DecimalBytes(*bytes)))?;
+        print(format_args!(
+            "{done} temporary file {}, {}",
+            path.display(),
+            DecimalBytes(*bytes)
+        ))?;
     }
     let folder = cache_folder();
     let count = free.len() + rests.len();
-    print(format_args!("{done} {count} file{}, {} ({bytes} bytes)", if count == 1 { "" } else { "s" }, DecimalBytes(bytes)))?;
+    print(format_args!(
+        "{done} {count} file{}, {} ({bytes} bytes)",
+        if count == 1 { "" } else { "s" },
+        DecimalBytes(bytes)
+    ))?;
     for (room, what) in OTHERS {
         let (files, bytes) = size(&folder.join(room));
         if files > 0 {
-            print(format_args!("kept: {what}, {}, which hold nothing of the data", DecimalBytes(bytes)))?;
+            print(format_args!(
+                "kept: {what}, {}, which hold nothing of the data",
+                DecimalBytes(bytes)
+            ))?;
         }
     }
     Ok(())
@@ -322,6 +483,12 @@ fn left(in_use: &[&CacheEntry]) -> Failure {
     let processes: Vec<String> = processes.iter().map(ToString::to_string).collect();
     let bytes: u64 = in_use.iter().map(|entry| entry.bytes).sum();
     let (count, processes) = (entry_count(in_use.len()), processes.join(", "));
-    let fault = Fault::new(format!("{count}, {}, not removed: in use by process {processes}", DecimalBytes(bytes)));
-    Failure::new(Exit::Exists, fault.hint("run the command again when it has ended"))
+    let fault = Fault::new(format!(
+        "{count}, {}, not removed: in use by process {processes}",
+        DecimalBytes(bytes)
+    ));
+    Failure::new(
+        Exit::Exists,
+        fault.hint("run the command again when it has ended"),
+    )
 }

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::Failure;
 use super::generate::note;
 use super::interrupt::Interrupt;
-use super::loaded_model::{ModelArgs, SamplingArgs, LoadedModel, end_line, show};
+use super::loaded_model::{LoadedModel, ModelArgs, SamplingArgs, end_line, show};
 use super::typed::{Lines, Typed};
 use crate::data::template::Conversation;
 use crate::fault::Exit;
@@ -46,7 +46,11 @@ pub(super) fn chat(args: &ChatArgs, terminal: &Terminal) -> Result<(), Failure> 
     let mut lines = Lines::open()?;
     terminal.say(&format!("answers: {}", speaker.rule()));
     terminal.say("`/reset` begins anew, `/exit` or the end of input leaves, Ctrl-C ends an answer");
-    let mut talk = Talk { cache: Cache::new(&speaker.decoder), speaker, messages: opening.clone() };
+    let mut talk = Talk {
+        cache: Cache::new(&speaker.decoder),
+        speaker,
+        messages: opening.clone(),
+    };
     loop {
         let line = match lines.next(&interrupt, terminal)? {
             Typed::Line(line) => line,
@@ -58,7 +62,10 @@ pub(super) fn chat(args: &ChatArgs, terminal: &Terminal) -> Result<(), Failure> 
             Line::Say(text) => talk.say(text, &interrupt, terminal)?,
             Line::Reset => talk.messages.clone_from(&opening),
             Line::Exit => return Ok(()),
-            Line::Unknown(word) => terminal.say(&format!("`{word}` is not known: there are `/reset` and `/exit`")),
+            Line::Unknown(word) => terminal.say(&format!(
+                "`{word}` is not known: there are \
+            `/reset` and `/exit`"
+            )),
         }
     }
 }
@@ -73,16 +80,40 @@ fn parse(line: &str) -> Line<'_> {
     }
 }
 
-/// The messages before the first question. A template that drops or refuses a system message is reported before the first question.
-fn opening(system: Option<&str>, speaker: &LoadedModel, terminal: &Terminal) -> Result<Vec<Value>, Failure> {
-    let Some(system) = system else { return Ok(Vec::new()) };
+/// The messages before the first question. A template that drops or refuses a system message is
+/// reported before the first question.
+fn opening(
+    system: Option<&str>,
+    speaker: &LoadedModel,
+    terminal: &Terminal,
+) -> Result<Vec<Value>, Failure> {
+    let Some(system) = system else {
+        return Ok(Vec::new());
+    };
     let messages = vec![json!({"role": "system", "content": system})];
-    let template = speaker.template.as_ref().ok_or(infer::InferError::NoTemplate)?;
-    let asked = messages.iter().cloned().chain([json!({"role": "user", "content": "a"})]).collect();
-    let rendered =
-        template.render(&Conversation { messages: asked, ..Conversation::default() }, true).map_err(infer::InferError::from)?;
+    let template = speaker
+        .template
+        .as_ref()
+        .ok_or(infer::InferError::NoTemplate)?;
+    let asked = messages
+        .iter()
+        .cloned()
+        .chain([json!({"role": "user", "content": "a"})])
+        .collect();
+    let rendered = template
+        .render(
+            &Conversation {
+                messages: asked,
+                ..Conversation::default()
+            },
+            true,
+        )
+        .map_err(infer::InferError::from)?;
     if !rendered.contains(system.trim()) {
-        terminal.say("note: the chat template leaves the message of `--system` out: the model does not see it");
+        terminal.say(
+            "note: the chat template leaves the message of `--system` out: the model does \
+        not see it",
+        );
     }
     Ok(messages)
 }
@@ -96,16 +127,32 @@ struct Talk {
 
 impl Talk {
     /// Answers. What cannot be answered is taken back and said.
-    fn say(&mut self, text: &str, interrupt: &Interrupt, terminal: &Terminal) -> Result<(), Failure> {
+    fn say(
+        &mut self,
+        text: &str,
+        interrupt: &Interrupt,
+        terminal: &Terminal,
+    ) -> Result<(), Failure> {
         interrupt.set(false);
         self.messages.push(json!({"role": "user", "content": text}));
-        let prompt = Prompt::Chat(Conversation { messages: self.messages.clone(), ..Conversation::default() });
+        let prompt = Prompt::Chat(Conversation {
+            messages: self.messages.clone(),
+            ..Conversation::default()
+        });
         let speaker = &self.speaker;
         let tokens = prompt.tokens(&speaker.tokenizer, speaker.template.as_ref())?;
-        if let Some(context) = speaker.decoder.spec.longest().filter(|context| tokens.len() >= *context) {
+        if let Some(context) = speaker
+            .decoder
+            .spec
+            .longest()
+            .filter(|context| tokens.len() >= *context)
+        {
             self.messages.pop();
             let tokens = tokens.len();
-            terminal.say(&format!("with this the conversation has {tokens} tokens, the base was made for {context}: it is taken back, `/reset` begins anew"));
+            terminal.say(&format!(
+                "with this the conversation has {tokens} tokens, the base was \
+            made for {context}: it is taken back, `/reset` begins anew"
+            ));
             return Ok(());
         }
         let answer = speaker.answer(&mut self.cache, &tokens, &[], interrupt, show)?;
@@ -113,7 +160,8 @@ impl Talk {
         if let Some(note) = note(answer.generated.stop, speaker) {
             terminal.say(&note);
         }
-        self.messages.push(json!({"role": "assistant", "content": answer.text}));
+        self.messages
+            .push(json!({"role": "assistant", "content": answer.text}));
         Ok(())
     }
 }

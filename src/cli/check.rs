@@ -16,7 +16,12 @@ pub(super) struct CheckArgs {
     consumers: ConsumerArgs,
 }
 
-pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result<(), Failure> {
+pub(super) fn check(
+    CheckArgs {
+        recipe: args,
+        consumers,
+    }: &CheckArgs,
+) -> Result<(), Failure> {
     let recipe = args.recipe.display();
     let terminal = Terminal::default();
     match args.resolve()? {
@@ -32,14 +37,36 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
             print(format_args!("{recipe}: no faults"))?;
         }
         Resolved::Hub { base, datasets, .. } => {
-            let unchecked = if consumers.is_empty() { "" } else { ", and so is what `--for` asks" };
+            let unchecked = if consumers.is_empty() {
+                ""
+            } else {
+                ", and so is what `--for` asks"
+            };
             let base = base.map(|(id, missing)| hub::not_cached(&id, missing));
-            let of_base =
-                base.map(|error| (error, "is a Hub id and not in the cache, so targets and chat template are unchecked"));
-            let of_data = datasets.into_iter().map(|error| (error, "is not in the cache, so its columns and rows are unchecked"));
-            let absent: Vec<_> = of_base.into_iter().chain(of_data).filter_map(|(error, what)| absence(error, what)).collect();
+            let of_base = base.map(|error| {
+                (
+                    error,
+                    "is a Hub id and not in the cache, so targets and chat \
+                template are unchecked",
+                )
+            });
+            let of_data = datasets.into_iter().map(|error| {
+                (
+                    error,
+                    "is not in the cache, so its \
+            columns and rows are unchecked",
+                )
+            });
+            let absent: Vec<_> = of_base
+                .into_iter()
+                .chain(of_data)
+                .filter_map(|(error, what)| absence(error, what))
+                .collect();
             let what: Vec<&str> = absent.iter().map(|(what, _)| what.as_str()).collect();
-            print(format_args!("{recipe}: no faults; {}{unchecked}", what.join("; ")))?;
+            print(format_args!(
+                "{recipe}: no faults; {}{unchecked}",
+                what.join("; ")
+            ))?;
             for (_, note) in &absent {
                 terminal.say(note);
             }
@@ -50,19 +77,25 @@ pub(super) fn check(CheckArgs { recipe: args, consumers }: &CheckArgs) -> Result
 
 /// What is not in the cache, and how it is fetched.
 fn absence(error: HubError, what: &str) -> Option<(String, String)> {
-    let HubError::NotCached { id, pull, .. } = error else { return None };
-    Some((format!("`{id}` {what}"), format!("note: `rankine pull {pull}` fetches it")))
+    let HubError::NotCached { id, pull, .. } = error else {
+        return None;
+    };
+    Some((
+        format!("`{id}` {what}"),
+        format!("note: `rankine pull {pull}` fetches it"),
+    ))
 }
 
-/// Rows are not read here, so that only bounds are known: what no row is short enough for is refused, what rows of full length have no room
-/// for is noted.
+/// Rows are not read here, so that only bounds are known: what no row is short enough for is
+/// refused, what rows of full length have no room for is noted.
 fn judge_memory(plan: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     plan.least_memory().check()?;
     let full = plan.memory_of_full_rows();
     if let Err(error) = full.check() {
         let length = plan.limits.sequence_len;
         terminal.say(&format!(
-            "note: with rows of {length} tokens (`training.sequence_len`) {error}; `rankine plan` reads how long they are"
+            "note: with rows of {length} tokens (`training.sequence_len`) {error}; `rankine plan` \
+            reads how long they are"
         ));
     }
     Ok(())

@@ -52,12 +52,17 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
         }
         (Some(_), Some(_)) => {
             let fault = Fault::new("`--out` goes with `man`, which writes several files");
-            Err(Failure::new(Exit::Usage, fault.hint("redirect the script into a file")))
+            Err(Failure::new(
+                Exit::Usage,
+                fault.hint("redirect the script into a file"),
+            ))
         }
         (None, None) => print(page(command).trim_end()),
         (None, Some(folder)) => {
             command.build();
-            let verbs = command.get_subcommands().filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
+            let verbs = command
+                .get_subcommands()
+                .filter(|verb| !verb.is_hide_set() && verb.get_name() != "help");
             let mut pages: Vec<(String, clap::Command)> = verbs
                 .map(|verb| {
                     let name = format!("rankine-{}", verb.get_name());

@@ -10,7 +10,8 @@ use crate::report::Terminal;
 
 #[derive(Debug, Args)]
 pub(super) struct ConsumerArgs {
-    /// Who is to serve the result: what it rejects is an error, what it takes with a change is noted; may be given several times
+    /// Who is to serve the result: what it rejects is an error, what it takes with a change is
+    /// noted; may be given several times
     #[arg(long = "for", value_name = "CONSUMER", value_enum)]
     consumers: Vec<Word>,
 }
@@ -47,21 +48,38 @@ impl ConsumerArgs {
     }
 
     /// Notes what they take with a change, and fails with all that they reject.
-    pub fn judge(&self, terminal: &Terminal, findings: impl Fn(Consumer) -> Vec<Finding>) -> Result<(), Failure> {
+    pub fn judge(
+        &self,
+        terminal: &Terminal,
+        findings: impl Fn(Consumer) -> Vec<Finding>,
+    ) -> Result<(), Failure> {
         let (mut faults, mut said) = (Vec::new(), Vec::new());
-        for finding in self.consumers.iter().flat_map(|word| findings(word.consumer())) {
+        for finding in self
+            .consumers
+            .iter()
+            .flat_map(|word| findings(word.consumer()))
+        {
             let line = finding.line();
             if said.contains(&line) {
                 continue;
             }
             match finding.severity {
                 Severity::Changes => terminal.say(&format!("note: {line}")),
-                Severity::Rejects if finding.next.is_empty() => faults.push(Fault::new(finding.words)),
+                Severity::Rejects if finding.next.is_empty() => {
+                    faults.push(Fault::new(finding.words))
+                }
                 Severity::Rejects => faults.push(Fault::new(finding.words).hint(finding.next)),
             }
             said.push(line);
         }
-        if faults.is_empty() { Ok(()) } else { Err(Failure { exit: Exit::Input, faults }) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(Failure {
+                exit: Exit::Input,
+                faults,
+            })
+        }
     }
 
     /// The same of an adapter that is to be trained. What a plan notes anyway is not said again.
@@ -70,8 +88,14 @@ impl ConsumerArgs {
         self.judge(terminal, |consumer| {
             let mut found = findings(consumer, &facts, None);
             let tokenizer = plan.vocabulary.is_some().then_some(&plan.encoder.tokenizer);
-            found.extend(model_findings(consumer, &plan.base_folder, (tokenizer, plan.own_template().as_deref())));
-            found.retain(|finding| finding.severity == Severity::Rejects || !notes.contains(&finding.line()));
+            found.extend(model_findings(
+                consumer,
+                &plan.base_folder,
+                (tokenizer, plan.own_template().as_deref()),
+            ));
+            found.retain(|finding| {
+                finding.severity == Severity::Rejects || !notes.contains(&finding.line())
+            });
             found
         })
     }

@@ -1,4 +1,5 @@
-//! A device that failed: the driver's words, what of the run is saved, and the command that continues it.
+//! A device that failed: the driver's words, what of the run is saved, and the command that
+//! continues it.
 
 use std::any::Any;
 use std::path::Path;
@@ -10,7 +11,8 @@ use crate::plan::Plan;
 use crate::train::{Checkpoint, TrainError};
 
 impl Failure {
-    /// How a command ends that panicked: a device ran out of memory, it failed, or the bug is Rankine's.
+    /// How a command ends that panicked: a device ran out of memory, it failed, or the bug is
+    /// Rankine's.
     pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
         match Cause::of(panic) {
             Cause::OutOfMemory(said) => Self::ran_out(&said),
@@ -19,8 +21,12 @@ impl Failure {
                 Self::new(Exit::Unavailable, Fault::new(message).hint(fault.advice()))
             }
             Cause::Internal(said) => {
-                let hint = "please report it to the project's issues, with the recipe and with what `-v` prints";
-                Self::new(Exit::Internal, Fault::new(format!("internal error: {}", without_values(&said))).hint(hint))
+                let hint = "please report it to the project's issues, with the recipe and with \
+                what `-v` prints";
+                Self::new(
+                    Exit::Internal,
+                    Fault::new(format!("internal error: {}", without_values(&said))).hint(hint),
+                )
             }
         }
     }
@@ -28,8 +34,12 @@ impl Failure {
 
 /// The words of a panic, with the value marked that they quote: it may be a text of the data.
 fn without_values(said: &str) -> String {
-    let starts = [" of `", " value: "].into_iter().filter_map(|before| said.find(before).map(|at| at + before.len()));
-    let Some(start) = starts.min() else { return said.to_owned() };
+    let starts = [" of `", " value: "]
+        .into_iter()
+        .filter_map(|before| said.find(before).map(|at| at + before.len()));
+    let Some(start) = starts.min() else {
+        return said.to_owned();
+    };
     format!("{}{}", &said[..start], quoted(&said[start..]))
 }
 
@@ -49,17 +59,39 @@ impl GoingOn<'_> {
     /// The failure of a run whose device failed.
     pub fn after(&self, fault: &DeviceFault) -> Failure {
         let hint = format!("{}; {}", self.next(), fault.advice());
-        Failure::new(Exit::Unavailable, Fault::new(format!("`{}` failed: {fault}", self.plan.device)).hint(hint))
+        Failure::new(
+            Exit::Unavailable,
+            Fault::new(format!("`{}` failed: {fault}", self.plan.device)).hint(hint),
+        )
     }
 
-    /// What is saved, and the command that continues from there. Files only are looked at: a device that failed answers nothing.
+    /// What is saved, and the command that continues from there. Files only are looked at: a device
+    /// that failed answers nothing.
     pub fn next(&self) -> String {
-        let resume = format!("`rankine resume {}{}`", shell_word(&self.plan.output_dir.display().to_string()), self.options);
-        let saved = if self.has_begun { Checkpoint::latest(&self.plan.output_dir, &|_| {}) } else { Ok(None) };
+        let resume = format!(
+            "`rankine resume {}{}`",
+            shell_word(&self.plan.output_dir.display().to_string()),
+            self.options
+        );
+        let saved = if self.has_begun {
+            Checkpoint::latest(&self.plan.output_dir, &|_| {})
+        } else {
+            Ok(None)
+        };
         match saved {
-            Ok(saved) => continuation(saved.as_ref().map(|from| (from.path(), from.state.step)), &resume, self.start),
-            Err(TrainError::NoneWhole { checkpoints, .. }) => format!("none of the {checkpoints} checkpoints is whole"),
-            Err(error) => format!("the checkpoints cannot be read ({error}); once they can, {resume} continues"),
+            Ok(saved) => continuation(
+                saved.as_ref().map(|from| (from.path(), from.state.step)),
+                &resume,
+                self.start,
+            ),
+            Err(TrainError::NoneWhole { checkpoints, .. }) => format!(
+                "none of the {checkpoints} \
+            checkpoints is whole"
+            ),
+            Err(error) => format!(
+                "the checkpoints cannot be read ({error}); once they can, \
+            {resume} continues"
+            ),
         }
     }
 }
@@ -68,7 +100,10 @@ impl GoingOn<'_> {
 fn continuation(saved: Option<(&Path, u64)>, resume: &str, start: Option<&str>) -> String {
     match (saved, start) {
         (Some((path, step)), _) => {
-            format!("the run is saved up to step {step} in `{}`; {resume} continues from there", path.display())
+            format!(
+                "the run is saved up to step {step} in `{}`; {resume} continues from there",
+                path.display()
+            )
         }
         (None, Some(start)) => format!("nothing is saved yet; start again with `{start}`"),
         (None, None) => format!("nothing is saved yet; start again with {resume}"),
@@ -81,33 +116,82 @@ mod tests {
 
     #[test]
     fn the_command_that_continues_is_told() {
-        let (resume, start) = ("`rankine resume run --skip-proof`", "rankine train recipe.yaml --skip-proof");
+        let (resume, start) = (
+            "`rankine resume run --skip-proof`",
+            "rankine train recipe.yaml \
+        --skip-proof",
+        );
         let path = Path::new("run/checkpoints/step-7");
         assert_eq!(
             continuation(Some((path, 7)), resume, Some(start)),
-            "the run is saved up to step 7 in `run/checkpoints/step-7`; `rankine resume run --skip-proof` continues from there"
+            "the run is saved up to step 7 in `run/checkpoints/step-7`; `rankine resume run \
+            --skip-proof` continues from there"
         );
         let [again, resumed] = [Some(start), None].map(|start| continuation(None, resume, start));
-        assert_eq!(again, "nothing is saved yet; start again with `rankine train recipe.yaml --skip-proof`");
-        assert_eq!(resumed, "nothing is saved yet; start again with `rankine resume run --skip-proof`");
+        assert_eq!(
+            again,
+            "nothing is saved yet; start again with `rankine train recipe.yaml \
+        --skip-proof`"
+        );
+        assert_eq!(
+            resumed,
+            "nothing is saved yet; start again with `rankine resume run \
+        --skip-proof`"
+        );
     }
 
     #[test]
     fn a_panic_of_a_device_is_no_internal_error() {
         let failure = |words: &str| Failure::of_panic(&words.to_owned());
-        let faulty = failure("The device is poisoned\nCaused by:\n  cuEventSynchronize failed with status 214\nBacktrace:\nnone");
-        let [fault] = &faulty.faults[..] else { panic!("one fault: {faulty:?}") };
+        let faulty = failure(
+            "The device is poisoned\nCaused by:\n  cuEventSynchronize failed with \
+        status 214\nBacktrace:\nnone",
+        );
+        let [fault] = &faulty.faults[..] else {
+            panic!("one fault: {faulty:?}")
+        };
         assert_eq!(faulty.exit, Exit::Unavailable);
         assert!(
-            fault.message.starts_with("the device failed: CUDA_ERROR_ECC_UNCORRECTABLE (214), the card's memory is faulty"),
+            fault.message.starts_with(
+                "the device failed: CUDA_ERROR_ECC_UNCORRECTABLE (214), the \
+            card's memory is faulty"
+            ),
             "{fault}"
         );
-        assert!(fault.message.ends_with("cuEventSynchronize failed with status 214"), "{fault}");
-        assert!(fault.hint.as_ref().is_some_and(|hint| hint.contains("nvidia-smi")), "{fault:?}");
-        assert_eq!(failure("out of device memory allocating 4096 bytes\nnone").exit, Exit::Memory);
-        let slice = failure("byte index 1 is not a char boundary; it is inside 'é' (bytes 0..2) of `élan Smith`");
-        assert!(!slice.faults[0].to_string().contains("Smith") && slice.faults[0].to_string().contains("of `"), "{slice:?}");
+        assert!(
+            fault
+                .message
+                .ends_with("cuEventSynchronize failed with status 214"),
+            "{fault}"
+        );
+        assert!(
+            fault
+                .hint
+                .as_ref()
+                .is_some_and(|hint| hint.contains("nvidia-smi")),
+            "{fault:?}"
+        );
+        assert_eq!(
+            failure("out of device memory allocating 4096 bytes\nnone").exit,
+            Exit::Memory
+        );
+        let slice = failure(
+            "byte index 1 is not a char boundary; it is inside 'é' (bytes 0..2) of \
+        `élan Smith`",
+        );
+        assert!(
+            !slice.faults[0].to_string().contains("Smith")
+                && slice.faults[0].to_string().contains("of `"),
+            "{slice:?}"
+        );
         let bug = failure("index out of bounds");
-        assert_eq!((bug.exit, bug.faults[0].message.as_str()), (Exit::Internal, "internal error: index out of bounds"));
+        assert_eq!(
+            (bug.exit, bug.faults[0].message.as_str()),
+            (
+                Exit::Internal,
+                "internal error: \
+        index out of bounds"
+            )
+        );
     }
 }

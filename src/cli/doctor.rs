@@ -1,4 +1,5 @@
-//! `rankine doctor`: what there is to compute on, which of it `auto` takes, what is missing and what to do about it.
+//! `rankine doctor`: what there is to compute on, which of it `auto` takes, what is missing and
+//! what to do about it.
 
 use std::path::PathBuf;
 
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use super::bench::parse_dtype;
 use super::gradcheck::{Asked, gradcheck, is_proven};
 use super::{Failure, print};
-use crate::device::{self, Choice, FoundDevice, DeviceClass};
+use crate::device::{self, Choice, DeviceClass, FoundDevice};
 use crate::report::mebibytes;
 use crate::terms::{self, ModelDtype};
 
@@ -17,16 +18,20 @@ pub(super) struct DoctorArgs {
     /// Ask for this device: exit code 69 if it cannot be used, with the reason
     #[arg(long, value_parser = parse_device)]
     device: Option<terms::Device>,
-    /// Prove training on the device: two steps of a small model there and on the CPU, compared site by site
+    /// Prove training on the device: two steps of a small model there and on the CPU, compared site
+    /// by site
     #[arg(long, requires = "device")]
     gradcheck: bool,
-    /// With --gradcheck: the folder of a model whose mechanisms are proven, in place of those of all families
+    /// With --gradcheck: the folder of a model whose mechanisms are proven, in place of those of
+    /// all families
     #[arg(long, value_name = "DIR", requires = "gradcheck")]
     model: Option<PathBuf>,
-    /// With --gradcheck: how the weights of the base are kept, `float32`, `bfloat16` or `float16`; `auto`: as a run does
+    /// With --gradcheck: how the weights of the base are kept, `float32`, `bfloat16` or `float16`;
+    /// `auto`: as a run does
     #[arg(long, default_value = "float32", value_parser = parse_dtype)]
     model_dtype: ModelDtype,
-    /// With --gradcheck: prove training with products in TF32 as well, as `training.allow_tf32` of a recipe has them
+    /// With --gradcheck: prove training with products in TF32 as well, as `training.allow_tf32` of
+    /// a recipe has them
     #[arg(long, requires = "gradcheck")]
     allow_tf32: bool,
     /// Print the result as one JSON object
@@ -36,18 +41,31 @@ pub(super) struct DoctorArgs {
 
 /// A device as a recipe names it.
 pub(super) fn parse_device(word: &str) -> Result<terms::Device, String> {
-    terms::Device::parse(word).ok_or_else(|| "expected `auto`, `cpu`, `wgpu`, `wgpu:N`, `cuda` or `cuda:N`".to_owned())
+    terms::Device::parse(word).ok_or_else(|| {
+        "expected `auto`, `cpu`, `wgpu`, `wgpu:N`, `cuda` or \
+    `cuda:N`"
+            .to_owned()
+    })
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
     if let (true, Some(device)) = (args.gradcheck, args.device) {
         device::set_threads(0);
-        let asked = Asked { device, model: args.model.as_deref(), dtype: args.model_dtype, with_tf32: args.allow_tf32 };
+        let asked = Asked {
+            device,
+            model: args.model.as_deref(),
+            dtype: args.model_dtype,
+            with_tf32: args.allow_tf32,
+        };
         return gradcheck(asked, args.json);
     }
     let devices = device::usable();
     let choice = device::choose(terms::Device::Auto, &is_proven);
-    if args.json { print(object(&devices, &choice)) } else { print_lines(&devices, &choice) }?;
+    if args.json {
+        print(object(&devices, &choice))
+    } else {
+        print_lines(&devices, &choice)
+    }?;
     Ok(args.device.map_or(Ok(()), device::check)?)
 }
 
@@ -75,11 +93,18 @@ fn print_lines(devices: &[FoundDevice], choice: &Choice) -> Result<(), Failure> 
             name.clear();
         }
     }
-    let reason = choice.reason.as_ref().map_or_else(String::new, |reason| format!(", because {reason}"));
+    let reason = choice.reason.as_ref().map_or_else(String::new, |reason| {
+        format!(
+            ", because \
+    {reason}"
+        )
+    });
     print(format_args!("auto      {}{reason}", choice.device))?;
     let parts = device::parts();
     if parts.iter().all(|part| part.path.is_none()) && !parts.is_empty() {
-        print(format_args!("CUDA      no GPU, driver or toolkit of NVIDIA found"))?;
+        print(format_args!(
+            "CUDA      no GPU, driver or toolkit of NVIDIA found"
+        ))?;
     } else {
         for part in parts {
             print(format_args!("CUDA      {}: {}", part.name, place(&part)))?;
@@ -105,18 +130,38 @@ fn place(part: &device::ToolkitPart) -> String {
 /// A device in a few lines: its name, what it has, what its kernels may have.
 fn lines(found: &FoundDevice) -> Vec<String> {
     let identity = found.identity();
-    let proven = if is_proven(found) { "proven" } else { "not proven" };
+    let proven = if is_proven(found) {
+        "proven"
+    } else {
+        "not proven"
+    };
     let first = match found.kind {
         DeviceClass::Processor => format!("{}, {}", found.name, device::cpu_features().join(" ")),
-        DeviceClass::Software => format!("{}, computes on the CPU, {}", found.name, identity.driver),
+        DeviceClass::Software => {
+            format!("{}, computes on the CPU, {}", found.name, identity.driver)
+        }
         _ => format!("{}, {}", found.name, identity.driver),
     };
-    let free = found.free_memory_bytes.map_or_else(String::new, |bytes| format!(", {} free", mebibytes(bytes)));
-    let memory =
-        found.memory_bytes.map_or_else(|| "memory not told".to_owned(), |bytes| format!("memory {}{free}", mebibytes(bytes)));
-    let capability =
-        found.capability.map_or_else(String::new, |number| format!("compute capability {}.{}; ", number / 10, number % 10));
-    let second = format!("{memory}; {capability}{}; training is {proven}", found.dtypes.join(" "));
+    let free = found
+        .free_memory_bytes
+        .map_or_else(String::new, |bytes| format!(", {} free", mebibytes(bytes)));
+    let memory = found.memory_bytes.map_or_else(
+        || "memory not told".to_owned(),
+        |bytes| {
+            format!(
+                "memory \
+        {}{free}",
+                mebibytes(bytes)
+            )
+        },
+    );
+    let capability = found.capability.map_or_else(String::new, |number| {
+        format!("compute capability {}.{}; ", number / 10, number % 10)
+    });
+    let second = format!(
+        "{memory}; {capability}{}; training is {proven}",
+        found.dtypes.join(" ")
+    );
     let third = found.limits.map(|limits| {
         format!(
             "tensors up to {}, {} a kernel; {} workgroups, of {} threads and {} bytes",

@@ -1,4 +1,5 @@
-//! `rankine eval`: loss and perplexity of the base before and after training, set by set, and what was forgotten on other text.
+//! `rankine eval`: loss and perplexity of the base before and after training, set by set, and what
+//! was forgotten on other text.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -18,7 +19,9 @@ use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::files::hash_file;
 use crate::model::Decoder;
-use crate::plan::{Inputs, Lock, Named, Places, Plan, Reading, Sheet, Trains, entries_without_places};
+use crate::plan::{
+    Inputs, Lock, Named, Places, Plan, Reading, Sheet, Trains, entries_without_places,
+};
 use crate::report::{Event, Terminal, peak_memory_bytes};
 use crate::terms::{Device, ModelDtype};
 use crate::train::{Checkpoint, RunFolder};
@@ -36,15 +39,16 @@ pub(super) struct EvalArgs {
     /// Values to change in a recipe
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// An adapter: its folder, that of a run or a checkpoint, or a Hub id that was pulled; without it that of the run, or of the recipe's
-    /// `adapter.init_from`
+    /// An adapter: its folder, that of a run or a checkpoint, or a Hub id that was pulled; without
+    /// it that of the run, or of the recipe's `adapter.init_from`
     #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
-    /// Of a run: the folder of its base, or a Hub id that was pulled, where it is not beside the run
+    /// Of a run: the folder of its base, or a Hub id that was pulled, where it is not beside the
+    /// run
     #[arg(long, value_name = "DIR")]
     base: Option<PathBuf>,
-    /// Score on this file, in the form of the recipe's first dataset, in place of the validation rows. Of a run, a folder that holds its own
-    /// data, by their hashes: they are read there
+    /// Score on this file, in the form of the recipe's first dataset, in place of the validation
+    /// rows. Of a run, a folder that holds its own data, by their hashes: they are read there
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
     /// Score on general text too, rows of a column `text`
@@ -60,32 +64,81 @@ pub(super) struct EvalArgs {
 
 pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
-    let Subject { plan, trained, data, forgetting, run } = Subject::find(args, terminal)?;
-    let opened: Option<Opened> = trained.as_ref().map(|trained| trained.open(&plan.model.spec, terminal)).transpose()?;
+    let Subject {
+        plan,
+        trained,
+        data,
+        forgetting,
+        run,
+    } = Subject::find(args, terminal)?;
+    let opened: Option<Opened> = trained
+        .as_ref()
+        .map(|trained| trained.open(&plan.model.spec, terminal))
+        .transpose()?;
     device::set_threads(plan.threads);
     let report = |event: Event| terminal.take(&event);
     let sheets = sheets(&plan, data.as_deref(), forgetting.is_some(), terminal)?;
-    let general = forgetting
-        .map(|path| plan.other_sheet("--forgetting", &path.to_string_lossy(), Reading::Text { rows: GENERAL_ROWS }, &report));
+    let general = forgetting.map(|path| {
+        plan.other_sheet(
+            "--forgetting",
+            &path.to_string_lossy(),
+            Reading::Text { rows: GENERAL_ROWS },
+            &report,
+        )
+    });
     let general = general.transpose()?;
 
-    let base = plan.model.load(plan.storage_of_product(), &device::open(plan.device)?, &report)?;
+    let base = plan.model.load(
+        plan.storage_of_product(),
+        &device::open(plan.device)?,
+        &report,
+    )?;
     let all = || sheets.iter().chain(&general);
-    let score = |decoder: &Decoder, what: &str| all().flat_map(|sheet| sheet.score(decoder, what, &report)).collect::<Vec<_>>();
+    let score = |decoder: &Decoder, what: &str| {
+        all()
+            .flat_map(|sheet| sheet.score(decoder, what, &report))
+            .collect::<Vec<_>>()
+    };
     let of_base = score(&base, "the base");
     let name = trained.as_ref().map_or("adapter", Trained::name);
-    // The CPU computes in the same numbers whatever is kept, so that none of a model's own needs to change.
-    let dtype = if plan.device == Device::Cpu { ModelDtype::Auto } else { plan.storage.dtype };
-    let of_trained = match opened.map(|opened| opened.on(base, dtype, &report)).transpose()? {
-        Some(decoder) => score(&decoder, &format!("the {name}")).into_iter().map(Some).collect(),
+    // The CPU computes in the same numbers whatever is kept, so that none of a model's own needs to
+    // change.
+    let dtype = if plan.device == Device::Cpu {
+        ModelDtype::Auto
+    } else {
+        plan.storage.dtype
+    };
+    let of_trained = match opened
+        .map(|opened| opened.on(base, dtype, &report))
+        .transpose()?
+    {
+        Some(decoder) => score(&decoder, &format!("the {name}"))
+            .into_iter()
+            .map(Some)
+            .collect(),
         None => vec![None; of_base.len()],
     };
     terminal.stop();
     let sets = all().flat_map(|sheet| &sheet.sets);
-    let rows = sets.zip(of_base).zip(of_trained).map(|((set, base), trained)| ScoreRow { set: set.clone(), base, trained });
+    let rows = sets
+        .zip(of_base)
+        .zip(of_trained)
+        .map(|((set, base), trained)| ScoreRow {
+            set: set.clone(),
+            base,
+            trained,
+        });
     let mut rows: Vec<ScoreRow> = rows.filter(|row| row.set.rows > 0).collect();
     let forgotten = if general.is_some() { rows.pop() } else { None };
-    let whole = || whole(&plan, trained.as_ref(), &rows, forgotten.as_ref(), started.elapsed());
+    let whole = || {
+        whole(
+            &plan,
+            trained.as_ref(),
+            &rows,
+            forgotten.as_ref(),
+            started.elapsed(),
+        )
+    };
     if let Some(run) = &run {
         let entries: Vec<&str> = all().flat_map(Sheet::cache_entries).collect();
         keep_scores(run, &whole(), &entries, trained.as_ref(), terminal);
@@ -108,31 +161,65 @@ struct Subject {
 
 impl Subject {
     fn find(args: &EvalArgs, terminal: &Terminal) -> Result<Self, Failure> {
-        if args.subject.is_dir() { Self::of_run(args, terminal) } else { Self::of_recipe(args) }
+        if args.subject.is_dir() {
+            Self::of_run(args, terminal)
+        } else {
+            Self::of_recipe(args)
+        }
     }
 
     fn of_recipe(args: &EvalArgs) -> Result<Self, Failure> {
         if args.base.is_some() {
             let fault = Fault::new("--base: a recipe names its base itself");
-            return Err(Failure::new(Exit::Usage, fault.hint("write `base_model=DIR` after the recipe")));
+            return Err(Failure::new(
+                Exit::Usage,
+                fault.hint(
+                    "write `base_model=DIR` after the \
+            recipe",
+                ),
+            ));
         }
         let (recipe, overrides) = (args.subject.clone(), args.overrides.clone());
-        let plan = RecipeArgs { recipe, overrides, force: args.force }.plan()?;
-        let adapter = args.adapter.as_deref().map(find_adapter).transpose()?.or_else(|| plan.init_from.clone());
+        let plan = RecipeArgs {
+            recipe,
+            overrides,
+            force: args.force,
+        }
+        .plan()?;
+        let adapter = args
+            .adapter
+            .as_deref()
+            .map(find_adapter)
+            .transpose()?
+            .or_else(|| plan.init_from.clone());
         let (data, forgetting) = (args.data.clone(), args.forgetting.clone());
-        Ok(Self { plan, trained: adapter.map(Trained::Adapter), data, forgetting, run: None })
+        Ok(Self {
+            plan,
+            trained: adapter.map(Trained::Adapter),
+            data,
+            forgetting,
+            run: None,
+        })
     }
 
     /// The plan of a run is that of its lock, with the files that belong to the run now.
     fn of_run(args: &EvalArgs, terminal: &Terminal) -> Result<Self, Failure> {
         if let Some(word) = args.overrides.first() {
             let fault = Fault::new(format!("`{word}`: values of a run cannot be changed"));
-            return Err(Failure::new(Exit::Usage, fault.hint("evaluate the recipe, and name the adapter with `--adapter`")));
+            return Err(Failure::new(
+                Exit::Usage,
+                fault.hint(
+                    "evaluate the recipe, and name the \
+            adapter with `--adapter`",
+                ),
+            ));
         }
         let adapter = args.adapter.as_deref().map(find_adapter).transpose()?;
         let here = std::env::current_dir().unwrap_or_default();
         let within = within(&args.subject);
-        let run = resume::steady(resume::find(within.as_ref().map_or(&args.subject, |(run, _)| run))?);
+        let run = resume::steady(resume::find(
+            within.as_ref().map_or(&args.subject, |(run, _)| run),
+        )?);
         let (path, before) = resume::read_lock(&run, None, terminal)?;
         let base = args.base.as_deref().map(find_named).transpose()?;
         let (places, data) = places(&before, &run, base, args.data.as_ref())?;
@@ -144,38 +231,75 @@ impl Subject {
         }
         // What was typed is seen from where it was typed.
         let has_moved = std::env::current_dir().is_ok_and(|now| now != here);
-        let typed = |path: &PathBuf| if has_moved { here.join(path) } else { path.clone() };
-        let general = |path: &PathBuf| if path == Path::new(GENERAL) { path.clone() } else { typed(path) };
+        let typed = |path: &PathBuf| {
+            if has_moved {
+                here.join(path)
+            } else {
+                path.clone()
+            }
+        };
+        let general = |path: &PathBuf| {
+            if path == Path::new(GENERAL) {
+                path.clone()
+            } else {
+                typed(path)
+            }
+        };
         let product = within.map(|(_, product)| product);
         let trained = match (adapter.as_ref(), &plan.trains) {
             (Some(adapter), _) => Trained::Adapter(typed(adapter)),
-            (None, Trains::Adapter(_)) if product.is_some() => Trained::Adapter(product.unwrap_or_default()),
-            (None, Trains::Everything) if product.is_some() => Trained::Model(product.unwrap_or_default()),
+            (None, Trains::Adapter(_)) if product.is_some() => {
+                Trained::Adapter(product.unwrap_or_default())
+            }
+            (None, Trains::Everything) if product.is_some() => {
+                Trained::Model(product.unwrap_or_default())
+            }
             (None, Trains::Adapter(_)) => Trained::Adapter(run.join(RunFolder::ADAPTER)),
             (None, Trains::Everything) => Trained::Model(run.join(RunFolder::MODEL)),
         };
         let (data, forgetting) = (data.map(typed), args.forgetting.as_ref().map(general));
-        Ok(Self { plan, trained: Some(trained), data, forgetting, run: Some(run) })
+        Ok(Self {
+            plan,
+            trained: Some(trained),
+            data,
+            forgetting,
+            run: Some(run),
+        })
     }
 }
 
-/// The run of a checkpoint, or of a run's adapter, that was named in place of the run, and what of it is to be scored.
+/// The run of a checkpoint, or of a run's adapter, that was named in place of the run, and what of
+/// it is to be scored.
 fn within(subject: &Path) -> Option<(PathBuf, PathBuf)> {
     let of_checkpoint = || RunFolder::product_in(subject).filter(|_| Checkpoint::is_one(subject));
-    let product = RunFolder::adapter_in(subject).filter(|adapter| adapter == subject).or_else(of_checkpoint)?;
+    let product = RunFolder::adapter_in(subject)
+        .filter(|adapter| adapter == subject)
+        .or_else(of_checkpoint)?;
     let product = product.canonicalize().ok()?;
     Some((run_folder(&lock_above(&product)?), product))
 }
 
-/// Adds the scores to those that the run's folder keeps, without places of this machine, and with the entries of the cache that they took. A folder that takes nothing loses them only.
-fn keep_scores(run: &Path, scores: &Value, entries: &[&str], trained: Option<&Trained>, terminal: &Terminal) {
+/// Adds the scores to those that the run's folder keeps, without places of this machine, and with
+/// the entries of the cache that they took. A folder that takes nothing loses them only.
+fn keep_scores(
+    run: &Path,
+    scores: &Value,
+    entries: &[&str],
+    trained: Option<&Trained>,
+    terminal: &Terminal,
+) {
     let path = run.join(RunFolder::EVALUATIONS);
     let mut kept = scores.as_object().cloned().unwrap_or_default();
     if let Some(trained) = trained {
         let whole = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let (of_run, product) = (whole(run), whole(trained.path()));
-        let shown = product.strip_prefix(&of_run).map_or_else(|_| trained.path().to_owned(), Path::to_owned);
-        kept.insert(trained.name().to_owned(), json!(shown.display().to_string()));
+        let shown = product
+            .strip_prefix(&of_run)
+            .map_or_else(|_| trained.path().to_owned(), Path::to_owned);
+        kept.insert(
+            trained.name().to_owned(),
+            json!(shown.display().to_string()),
+        );
         let hash = hash_file(&peft::files(&product)[1]).map(|hash| hash.to_string());
         kept.insert("adapter_blake3".to_owned(), json!(hash.ok()));
     }
@@ -186,7 +310,10 @@ fn keep_scores(run: &Path, scores: &Value, entries: &[&str], trained: Option<&Tr
     let line = Value::Object(line).to_string() + "\n";
     let file = OpenOptions::new().create(true).append(true).open(&path);
     if let Err(cause) = file.and_then(|mut file| file.write_all(line.as_bytes())) {
-        terminal.say(&format!("note: the scores are not kept: cannot write `{}`: {cause}", path.display()));
+        terminal.say(&format!(
+            "note: the scores are not kept: cannot write `{}`: {cause}",
+            path.display()
+        ));
     }
 }
 
@@ -197,8 +324,17 @@ pub(super) fn places<'a>(
     base: Option<PathBuf>,
     data: Option<&'a PathBuf>,
 ) -> Result<(Places, Option<&'a PathBuf>), Failure> {
-    let folder = data.filter(|path| path.is_dir()).and_then(|path| std::path::absolute(path).ok());
-    let found = Places::find(lock, run, &Named { base: base.clone(), data: folder.clone() })?;
+    let folder = data
+        .filter(|path| path.is_dir())
+        .and_then(|path| std::path::absolute(path).ok());
+    let found = Places::find(
+        lock,
+        run,
+        &Named {
+            base: base.clone(),
+            data: folder.clone(),
+        },
+    )?;
     Ok(match folder {
         Some(folder) if found.has_data_in(&folder) => (found, None),
         Some(_) => (Places::find(lock, run, &Named { base, data: None })?, data),
@@ -207,22 +343,49 @@ pub(super) fn places<'a>(
 }
 
 /// The rows to score on, but for general text.
-pub(super) fn sheets(plan: &Plan, data: Option<&Path>, has_other: bool, terminal: &Terminal) -> Result<Vec<Sheet>, Failure> {
+pub(super) fn sheets(
+    plan: &Plan,
+    data: Option<&Path>,
+    has_other: bool,
+    terminal: &Terminal,
+) -> Result<Vec<Sheet>, Failure> {
     let report = |event: Event| terminal.take(&event);
     if let Some(path) = data {
-        plan.notes_of_base().into_iter().for_each(|note| report(Event::Note(note)));
-        return Ok(vec![plan.other_sheet("--data", &path.to_string_lossy(), Reading::FirstDataset, &report)?]);
+        plan.notes_of_base()
+            .into_iter()
+            .for_each(|note| report(Event::Note(note)));
+        return Ok(vec![plan.other_sheet(
+            "--data",
+            &path.to_string_lossy(),
+            Reading::FirstDataset,
+            &report,
+        )?]);
     }
     let sheets = plan.validation_sheets(plan.read_data(&report)?);
     if sheets.is_empty() && !has_other {
-        let fault = Fault::new("there are no validation rows: `evaluation.val_set_size` is 0 and `evaluation.datasets` is empty");
-        return Err(Failure::new(Exit::Input, fault.hint("name rows that were not trained on with `--data FILE`")));
+        let fault = Fault::new(
+            "there are no validation rows: `evaluation.val_set_size` is 0 and \
+        `evaluation.datasets` is empty",
+        );
+        return Err(Failure::new(
+            Exit::Input,
+            fault.hint(
+                "name rows that were not trained on with \
+        `--data FILE`",
+            ),
+        ));
     }
     Ok(sheets)
 }
 
 /// The object of `--json`.
-fn whole(plan: &Plan, trained: Option<&Trained>, rows: &[ScoreRow], forgotten: Option<&ScoreRow>, elapsed: Duration) -> Value {
+fn whole(
+    plan: &Plan,
+    trained: Option<&Trained>,
+    rows: &[ScoreRow],
+    forgotten: Option<&ScoreRow>,
+    elapsed: Duration,
+) -> Value {
     let name = trained.map_or("adapter", Trained::name);
     let object = |row: &ScoreRow| object(row, name);
     json!({

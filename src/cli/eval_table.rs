@@ -21,21 +21,39 @@ impl ScoreRow {
         let and = |left: Self, right: Self| Self {
             set: Examined {
                 rows: left.set.rows + right.set.rows,
-                trained_rows: left.set.trained_rows.zip(right.set.trained_rows).map(|(left, right)| left + right),
+                trained_rows: left
+                    .set
+                    .trained_rows
+                    .zip(right.set.trained_rows)
+                    .map(|(left, right)| left + right),
                 ..left.set
             },
             base: left.base.and(right.base),
-            trained: left.trained.zip(right.trained).map(|(left, right)| left.and(right)),
+            trained: left
+                .trained
+                .zip(right.trained)
+                .map(|(left, right)| left.and(right)),
         };
         let total = rows.iter().cloned().reduce(and)?;
-        Some(Self { set: Examined { name: "total".to_owned(), path: String::new(), ..total.set }, ..total })
+        Some(Self {
+            set: Examined {
+                name: "total".to_owned(),
+                path: String::new(),
+                ..total.set
+            },
+            ..total
+        })
     }
 
     fn cells(&self) -> [String; 8] {
         let loss = |score: Option<Score>| score.and_then(|score| score.loss());
         let (base, trained) = (loss(Some(self.base)), loss(self.trained));
-        let shown = |value: Option<f64>, digits: usize| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"));
-        let change = base.zip(trained).map(|(base, trained)| format!("{:+.1} %", 100.0 * (trained / base - 1.0)));
+        let shown = |value: Option<f64>, digits: usize| {
+            value.map_or_else(|| "-".to_owned(), |value| format!("{value:.digits$}"))
+        };
+        let change = base
+            .zip(trained)
+            .map(|(base, trained)| format!("{:+.1} %", 100.0 * (trained / base - 1.0)));
         [
             self.set.name.clone(),
             grouped(self.set.rows),
@@ -72,16 +90,48 @@ pub(super) fn object(row: &ScoreRow, name: &str) -> Value {
 }
 
 /// One line a set, one for all where there are several, and one for what may have been forgotten.
-pub(super) fn print_table(rows: &[ScoreRow], forgotten: Option<&ScoreRow>, name: &str) -> Result<(), Failure> {
+pub(super) fn print_table(
+    rows: &[ScoreRow],
+    forgotten: Option<&ScoreRow>,
+    name: &str,
+) -> Result<(), Failure> {
     let trained = format!("with {name}");
-    let heads = ["", "rows", "tokens", "base loss", "perplexity", &trained, "perplexity", "change"].map(str::to_owned);
-    let total = if rows.len() > 1 { ScoreRow::total(rows) } else { None };
+    let heads = [
+        "",
+        "rows",
+        "tokens",
+        "base loss",
+        "perplexity",
+        &trained,
+        "perplexity",
+        "change",
+    ]
+    .map(str::to_owned);
+    let total = if rows.len() > 1 {
+        ScoreRow::total(rows)
+    } else {
+        None
+    };
     let shown: Vec<&ScoreRow> = rows.iter().chain(&total).chain(forgotten).collect();
-    let lines: Vec<[String; 8]> = std::iter::once(heads).chain(shown.iter().map(|row| row.cells())).collect();
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let lines: Vec<[String; 8]> = std::iter::once(heads)
+        .chain(shown.iter().map(|row| row.cells()))
+        .collect();
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     for line in &lines {
-        let cells = (1..line.len()).map(|column| format!("  {:>width$}", line[column], width = width(column)));
-        print(format_args!("{:<width$}{}", line[0], cells.collect::<String>(), width = width(0)))?;
+        let cells = (1..line.len())
+            .map(|column| format!("  {:>width$}", line[column], width = width(column)));
+        print(format_args!(
+            "{:<width$}{}",
+            line[0],
+            cells.collect::<String>(),
+            width = width(0)
+        ))?;
     }
     for row in shown.iter().filter(|row| !row.set.path.is_empty()) {
         print(format_args!("{}: {}", row.set.name, visible(&row.set.path)))?;

@@ -7,16 +7,18 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
+use super::artifact::Shipped;
 use super::base::{base_with, say_notes};
 use super::consumers::ConsumerArgs;
 use super::merge::{LEFTOVER, interrupt};
-use super::artifact::Shipped;
 use super::{Failure, print};
 use crate::adapter::peft;
 use crate::data::template::Sources;
 use crate::export::card::Artefact;
 use crate::export::consumers::{self, Features, findings, model_findings};
-use crate::export::gguf::{self, GgmlType, Written, architecture_name, write_gguf_adapter, write_gguf_model};
+use crate::export::gguf::{
+    self, GgmlType, Written, architecture_name, write_gguf_adapter, write_gguf_model,
+};
 use crate::export::merge::{Tally, check_tables};
 use crate::export::ollama::{self, Proof, prove_with, write_ollama};
 use crate::export::{write_folder, write_mlx, write_peft};
@@ -28,7 +30,11 @@ use crate::report::Terminal;
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
     /// The folder of a model, a run, a checkpoint or an adapter, or a Hub id that was pulled
-    #[arg(value_name = "DIR", required_unless_present = "adapter", conflicts_with = "adapter")]
+    #[arg(
+        value_name = "DIR",
+        required_unless_present = "adapter",
+        conflicts_with = "adapter"
+    )]
     from: Option<PathBuf>,
     /// The same, by name
     #[arg(long, value_name = "DIR")]
@@ -36,8 +42,8 @@ pub(super) struct ExportArgs {
     /// What to write
     #[arg(long, value_enum)]
     to: ExportForm,
-    /// The file or folder, which may not exist yet; a GGUF file with a `/` at the end of this is laid into a folder, with a card and the
-    /// base's licenses
+    /// The file or folder, which may not exist yet; a GGUF file with a `/` at the end of this is
+    /// laid into a folder, with a card and the base's licenses
     #[arg(long, value_name = "PATH|FOLDER/")]
     out: PathBuf,
     /// The type of a model's matrices (f16); an adapter's stay in f32
@@ -49,7 +55,8 @@ pub(super) struct ExportArgs {
     /// The chat template that it was trained with; without it the run's, or the base's
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
-    /// A Go template for Ollama, in place of those that are known; it is compared with the chat template
+    /// A Go template for Ollama, in place of those that are known; it is compared with the chat
+    /// template
     #[arg(long, value_name = "FILE")]
     template: Option<PathBuf>,
     #[command(flatten)]
@@ -110,35 +117,84 @@ const MODEL_FILE: &str = "model.gguf";
 const ADAPTER_FILE: &str = "adapter.gguf";
 
 pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let from = args.from.as_ref().or(args.adapter.as_ref()).expect("one of the two is required");
+    let from = args
+        .from
+        .as_ref()
+        .or(args.adapter.as_ref())
+        .expect("one of the two is required");
     check_options(args)?;
     let shipped = Shipped::find(from)?;
     check_model_options(args, &shipped)?;
     judge(args, &shipped, terminal)?;
-    remove_leftovers(&[args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."))], LEFTOVER)?;
-    let (base, report) = (shipped.base(args.base.as_deref())?, |event| terminal.take(&event));
+    remove_leftovers(
+        &[args
+            .out
+            .parent()
+            .filter(|above| !above.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))],
+        LEFTOVER,
+    )?;
+    let (base, report) = (shipped.base(args.base.as_deref())?, |event| {
+        terminal.take(&event)
+    });
     if let Shipped::Adapter(adapter) = &shipped {
-        say_notes(adapter, &base_with(&base, Some(adapter))?.spec.modules(), terminal)?;
+        say_notes(
+            adapter,
+            &base_with(&base, Some(adapter))?.spec.modules(),
+            terminal,
+        )?;
         // Of these files only matrices are a part, so what else the adapter changes would be lost.
         if matches!(args.to, ExportForm::GgufAdapter | ExportForm::Mlx) {
             check_tables(&base, adapter)?;
         }
     }
     // A model without an adapter has its templates in its folder.
-    let has_template = args.to.is_model() || (args.to == ExportForm::Peft && matches!(shipped, Shipped::Adapter(_)));
-    let sources = if has_template { shipped.template(&base, args.chat_template.as_deref())? } else { None };
+    let has_template = args.to.is_model()
+        || (args.to == ExportForm::Peft && matches!(shipped, Shipped::Adapter(_)));
+    let sources = if has_template {
+        shipped.template(&base, args.chat_template.as_deref())?
+    } else {
+        None
+    };
     let template = sources.as_ref().map(Sources::default_with_variables);
     let is_ollama = args.to == ExportForm::Ollama;
     let tokenizer = is_ollama.then(|| shipped.tokenizer(&base)).transpose()?;
-    let proof =
-        tokenizer.map(|tokenizer| prove_with(&tokenizer, (&base, template.as_deref()), args.template.as_deref())).transpose()?;
-    proof.iter().flat_map(|proof| &proof.notes).for_each(|note| terminal.say(&format!("note: {note}")));
-    if let Some(note) = args.to.is_model().then(|| shipped.elsewhere_trained()).flatten() {
+    let proof = tokenizer
+        .map(|tokenizer| {
+            prove_with(
+                &tokenizer,
+                (&base, template.as_deref()),
+                args.template.as_deref(),
+            )
+        })
+        .transpose()?;
+    proof
+        .iter()
+        .flat_map(|proof| &proof.notes)
+        .for_each(|note| {
+            terminal.say(&format!(
+                "note: \
+    {note}"
+            ))
+        });
+    if let Some(note) = args
+        .to
+        .is_model()
+        .then(|| shipped.elsewhere_trained())
+        .flatten()
+    {
         terminal.say(&format!("note: {note}"));
     }
     let interrupt = interrupt(&args.out)?;
-    let made =
-        args.to.is_model().then(|| shipped.model(&base, template.as_deref(), (&args.out, args.kind()), &interrupt, terminal));
+    let made = args.to.is_model().then(|| {
+        shipped.model(
+            &base,
+            template.as_deref(),
+            (&args.out, args.kind()),
+            &interrupt,
+            terminal,
+        )
+    });
     let made = made.transpose()?;
     let model = || &made.as_ref().expect("made where a model is wanted").folder;
     let fill = |folder: &Path| match args.to {
@@ -151,26 +207,63 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
             }
             write_adapter(args, shipped.adapter()?, &base, folder)
         }
-        ExportForm::GgufAdapter => Ok(write_gguf_adapter(shipped.adapter()?, &base, &folder.join(ADAPTER_FILE), &interrupt, &report)?),
-        ExportForm::Gguf => Ok(write_gguf_model(model(), &folder.join(MODEL_FILE), args.kind(), &interrupt, &report)?),
+        ExportForm::GgufAdapter => Ok(write_gguf_adapter(
+            shipped.adapter()?,
+            &base,
+            &folder.join(ADAPTER_FILE),
+            &interrupt,
+            &report,
+        )?),
+        ExportForm::Gguf => Ok(write_gguf_model(
+            model(),
+            &folder.join(MODEL_FILE),
+            args.kind(),
+            &interrupt,
+            &report,
+        )?),
         ExportForm::Ollama => {
             let proof = proof.as_ref().expect("proven for this form");
-            Ok::<_, Failure>(write_ollama(model(), proof, folder, args.kind(), &interrupt, &report)?)
+            Ok::<_, Failure>(write_ollama(
+                model(),
+                proof,
+                folder,
+                args.kind(),
+                &interrupt,
+                &report,
+            )?)
         }
     };
     let is_folder = args.out.as_os_str().as_encoded_bytes().ends_with(b"/");
     let written = match args.to {
-        ExportForm::Gguf if !is_folder => write_gguf_model(model(), &args.out, args.kind(), &interrupt, &report).map_err(Failure::from),
-        ExportForm::GgufAdapter if !is_folder => {
-            write_gguf_adapter(shipped.adapter()?, &base, &args.out, &interrupt, &report).map_err(Failure::from)
+        ExportForm::Gguf if !is_folder => {
+            write_gguf_model(model(), &args.out, args.kind(), &interrupt, &report)
+                .map_err(Failure::from)
         }
-        _ => write_folder(&args.out, &base, shipped.card(&base, args.artefact(), proof.as_ref())?, |folder| {
-            let written = fill(folder)?;
-            if interrupt.load(Relaxed) { Err(gguf::GgufError::Stopped.into()) } else { Ok(written) }
-        }),
+        ExportForm::GgufAdapter if !is_folder => {
+            write_gguf_adapter(shipped.adapter()?, &base, &args.out, &interrupt, &report)
+                .map_err(Failure::from)
+        }
+        _ => write_folder(
+            &args.out,
+            &base,
+            shipped.card(&base, args.artefact(), proof.as_ref())?,
+            |folder| {
+                let written = fill(folder)?;
+                if interrupt.load(Relaxed) {
+                    Err(gguf::GgufError::Stopped.into())
+                } else {
+                    Ok(written)
+                }
+            },
+        ),
     };
     terminal.stop();
-    print_result(args, written?, proof.as_ref(), made.and_then(|made| made.tally).as_ref())
+    print_result(
+        args,
+        written?,
+        proof.as_ref(),
+        made.and_then(|made| made.tally).as_ref(),
+    )
 }
 
 impl ExportForm {
@@ -190,9 +283,16 @@ impl ExportArgs {
         match self.to {
             ExportForm::Peft => Artefact::Adapter,
             ExportForm::Mlx => Artefact::Mlx,
-            ExportForm::Gguf => Artefact::Gguf { file: MODEL_FILE.to_owned(), is_quantized: self.dtype == Some(Dtype::Q8_0) },
-            ExportForm::GgufAdapter => Artefact::GgufAdapter { file: ADAPTER_FILE.to_owned() },
-            ExportForm::Ollama => Artefact::Ollama { file: ollama::WEIGHTS.to_owned() },
+            ExportForm::Gguf => Artefact::Gguf {
+                file: MODEL_FILE.to_owned(),
+                is_quantized: self.dtype == Some(Dtype::Q8_0),
+            },
+            ExportForm::GgufAdapter => Artefact::GgufAdapter {
+                file: ADAPTER_FILE.to_owned(),
+            },
+            ExportForm::Ollama => Artefact::Ollama {
+                file: ollama::WEIGHTS.to_owned(),
+            },
         }
     }
 }
@@ -201,34 +301,72 @@ impl ExportArgs {
 fn check_options(args: &ExportArgs) -> Result<(), Failure> {
     if args.template.is_some() && args.to != ExportForm::Ollama {
         let fault = Fault::new("--template: only `--to ollama` has a Go template");
-        return Err(Failure::new(Exit::Usage, fault.hint("name the model's own template with `--chat-template`")));
+        return Err(Failure::new(
+            Exit::Usage,
+            fault.hint(
+                "name the model's own template with \
+        `--chat-template`",
+            ),
+        ));
     }
-    let refused = |message: &str, hint: &str| Err(Failure::new(Exit::Usage, Fault::new(message).hint(hint)));
+    let refused =
+        |message: &str, hint: &str| Err(Failure::new(Exit::Usage, Fault::new(message).hint(hint)));
     if args.dtype.is_some() && !args.to.is_model() {
-        return refused("--dtype: an adapter's matrices stay as they are", "leave it out, or export a model: `--to gguf`");
+        return refused(
+            "--dtype: an adapter's matrices stay as they are",
+            "leave it out, or export \
+        a model: `--to gguf`",
+        );
     }
     if args.chat_template.is_some() && !args.to.is_model() {
-        return refused("--chat-template: an adapter's files have none", "leave it out, or export a model: `--to gguf`");
+        return refused(
+            "--chat-template: an adapter's files have none",
+            "leave it out, or export a \
+        model: `--to gguf`",
+        );
     }
     // A file or a link that leads nowhere is there too, with a `/` at its end as well.
-    if args.out.components().collect::<PathBuf>().symlink_metadata().is_ok() {
+    if args
+        .out
+        .components()
+        .collect::<PathBuf>()
+        .symlink_metadata()
+        .is_ok()
+    {
         let fault = Fault::new(format!("`{}` exists", args.out.display()));
-        return Err(Failure::new(Exit::Exists, fault.hint("choose another `--out`, or remove it first")));
+        return Err(Failure::new(
+            Exit::Exists,
+            fault.hint(
+                "choose another `--out`, or remove it \
+        first",
+            ),
+        ));
     }
     Ok(())
 }
 
 /// Refuses what only an adapter is told: a model has its base and its template in its folder.
 fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failure> {
-    let Shipped::Model(folder) = shipped else { return Ok(()) };
+    let Shipped::Model(folder) = shipped else {
+        return Ok(());
+    };
     let folder = folder.display();
     let (message, hint) = match (&args.base, &args.chat_template) {
-        (Some(_), _) => {
-            (format!("--base: `{folder}` is a model, which has no base"), "leave it out, or name an adapter".to_owned())
-        }
+        (Some(_), _) => (
+            format!("--base: `{folder}` is a model, which has no base"),
+            "leave it out, or name \
+            an adapter"
+                .to_owned(),
+        ),
         (None, Some(_)) => {
-            let hint = "lay the template as `chat_template.jinja` into a copy of that folder, and export the copy";
-            (format!("--chat-template: `{folder}` is a model, whose template lies in its folder"), hint.to_owned())
+            let hint = "lay the template as `chat_template.jinja` into a copy of that folder, and \
+            export the copy";
+            (
+                format!(
+                    "--chat-template: `{folder}` is a model, whose template lies in its folder"
+                ),
+                hint.to_owned(),
+            )
         }
         (None, None) => return Ok(()),
     };
@@ -241,7 +379,10 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
         return Ok(());
     }
     let base = shipped.base(args.base.as_deref()).ok();
-    let spec = base.as_deref().and_then(|base| Folder::open(base).ok()).map(|folder| folder.spec);
+    let spec = base
+        .as_deref()
+        .and_then(|base| Folder::open(base).ok())
+        .map(|folder| folder.spec);
     let architecture = spec.and_then(|spec| architecture_name(&spec).ok());
     let facts = match shipped {
         Shipped::Adapter(adapter) => Features::read(adapter, architecture)?,
@@ -258,33 +399,53 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
 }
 
 /// An adapter in the format of PEFT or mlx-lm.
-fn write_adapter(args: &ExportArgs, adapter: &Path, base: &Path, folder: &Path) -> Result<Written, Failure> {
+fn write_adapter(
+    args: &ExportArgs,
+    adapter: &Path,
+    base: &Path,
+    folder: &Path,
+) -> Result<Written, Failure> {
     let modules = base_with(base, Some(adapter))?.spec.modules();
     let named = peft::read_base(adapter)?.map_or_else(|| base.to_owned(), PathBuf::from);
-    let pinned = peft::read_hub_base(adapter)?.filter(|id| args.to == ExportForm::Peft && id.pinned().is_some());
+    let pinned = peft::read_hub_base(adapter)?
+        .filter(|id| args.to == ExportForm::Peft && id.pinned().is_some());
     let name = match pinned {
         Some(id) => id.to_string(),
         None if named.is_absolute() => name_of(&named),
         None => named.display().to_string(),
     };
-    let write = if args.to == ExportForm::Mlx { write_mlx } else { write_peft };
+    let write = if args.to == ExportForm::Mlx {
+        write_mlx
+    } else {
+        write_peft
+    };
     Ok(write(adapter, &name, &modules, folder)?)
 }
 
 /// A chat template, so that whoever loads the adapter renders conversations as its training did.
 fn write_template(path: &Path, source: &str) -> Result<(), Failure> {
     let folder = path.parent().expect("a file in a folder");
-    std::fs::create_dir_all(folder).map_err(|cause| files::FileError::new("create", folder, cause))?;
+    std::fs::create_dir_all(folder)
+        .map_err(|cause| files::FileError::new("create", folder, cause))?;
     Ok(write_atomic(path, source.as_bytes())?)
 }
 
 /// The last part of a path, wherever it leads from here.
 fn name_of(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    whole.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    whole
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
-fn print_result(args: &ExportArgs, written: Written, proof: Option<&Proof>, tally: Option<&Tally>) -> Result<(), Failure> {
+fn print_result(
+    args: &ExportArgs,
+    written: Written,
+    proof: Option<&Proof>,
+    tally: Option<&Tally>,
+) -> Result<(), Failure> {
     let shown = args.out.display().to_string();
     if args.json {
         let mut object = json!({"out": shown, "tensors": written.tensors, "bytes": written.bytes});
@@ -298,11 +459,21 @@ fn print_result(args: &ExportArgs, written: Written, proof: Option<&Proof>, tall
         }
         return print(object);
     }
-    print(format_args!("{shown}  {} tensors, {}", written.tensors, HumanBytes(written.bytes)))?;
+    print(format_args!(
+        "{shown}  {} tensors, {}",
+        written.tensors,
+        HumanBytes(written.bytes)
+    ))?;
     match proof {
         None => Ok(()),
-        Some(Proof { name, conversations, stops, .. }) => print(format_args!(
-            "template  {name}, equal to the chat template in {conversations} conversations\nstops     {}",
+        Some(Proof {
+            name,
+            conversations,
+            stops,
+            ..
+        }) => print(format_args!(
+            "template  {name}, equal to the chat template in {conversations} \
+            conversations\nstops     {}",
             stops.join("  ")
         )),
     }

@@ -1,4 +1,5 @@
-//! `rankine generate`: a model goes on from a text or answers in a conversation, on stdout as it comes.
+//! `rankine generate`: a model goes on from a text or answers in a conversation, on stdout as it
+//! comes.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::interrupt::Interrupt;
-use super::loaded_model::{Answer, ModelArgs, SamplingArgs, LoadedModel, end_line, show};
+use super::loaded_model::{Answer, LoadedModel, ModelArgs, SamplingArgs, end_line, show};
 use super::{Failure, print};
 use crate::fault::{Exit, Fault};
 use crate::infer::{Frame, Prompt, Stop, read_messages};
@@ -43,7 +44,8 @@ struct PromptArgs {
     /// An instruction, asked in Alpaca's frame, in which rows of `instruction` are trained
     #[arg(long, value_name = "TEXT")]
     instruction: Option<String>,
-    /// A conversation to be answered: a JSON list of messages, or an object with `messages` and `tools`
+    /// A conversation to be answered: a JSON list of messages, or an object with `messages` and
+    /// `tools`
     #[arg(long, value_name = "FILE.json")]
     messages: Option<PathBuf>,
 }
@@ -56,10 +58,26 @@ pub(super) fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<(), F
         speaker.note_mismatch(args.prompt.frame(), terminal);
     }
     // An answer is a text of its own.
-    let context = if matches!(prompt, Prompt::Text(_)) { tokens.as_slice() } else { &[] };
+    let context = if matches!(prompt, Prompt::Text(_)) {
+        tokens.as_slice()
+    } else {
+        &[]
+    };
     let (interrupt, started) = (Interrupt::listen()?, Instant::now());
-    let shown = |text: &str| if args.json { Ok(ControlFlow::Continue(())) } else { show(text) };
-    let answer = speaker.answer(&mut Cache::new(&speaker.decoder), &tokens, context, &interrupt, shown)?;
+    let shown = |text: &str| {
+        if args.json {
+            Ok(ControlFlow::Continue(()))
+        } else {
+            show(text)
+        }
+    };
+    let answer = speaker.answer(
+        &mut Cache::new(&speaker.decoder),
+        &tokens,
+        context,
+        &interrupt,
+        shown,
+    )?;
     if args.json {
         print(object(&answer, tokens.len(), started.elapsed()))?;
     } else {
@@ -85,10 +103,18 @@ impl PromptArgs {
         }
     }
 
-    /// Whether a bare text has a frame in it already: Alpaca's, or the special tokens of a template behind its first.
+    /// Whether a bare text has a frame in it already: Alpaca's, or the special tokens of a template
+    /// behind its first.
     fn is_framed_by_hand(&self, speaker: &LoadedModel, tokens: &[u32]) -> bool {
-        let has_tokens = || tokens.iter().skip(1).any(|id| speaker.tokenizer.is_added(*id));
-        self.prompt.as_ref().is_some_and(|text| text.contains("### Instruction:") || has_tokens())
+        let has_tokens = || {
+            tokens
+                .iter()
+                .skip(1)
+                .any(|id| speaker.tokenizer.is_added(*id))
+        };
+        self.prompt
+            .as_ref()
+            .is_some_and(|text| text.contains("### Instruction:") || has_tokens())
     }
 
     fn read(&self, input: Option<&str>) -> Result<Prompt, Failure> {
@@ -99,7 +125,11 @@ impl PromptArgs {
             (Some(text), ..) => Prompt::Text(text.clone()),
             (_, Some(text), _) => Prompt::said(text),
             (.., Some(path)) if !path.is_file() => {
-                let fault = Fault::new(format!("--messages: `{}` does not exist, expected a JSON file", path.display()));
+                let fault = Fault::new(format!(
+                    "--messages: `{}` does not exist, expected a JSON \
+                file",
+                    path.display()
+                ));
                 return Err(Failure::new(Exit::NoInput, fault));
             }
             (.., Some(path)) => Prompt::Chat(read_messages(path)?),
@@ -112,10 +142,14 @@ impl PromptArgs {
 pub(super) fn note(stop: Stop, speaker: &LoadedModel) -> Option<String> {
     match stop {
         Stop::End(_) | Stop::Interrupted => None,
-        Stop::MaxTokens => Some(format!("note: answer cut at {} tokens; more with `--max-tokens`", speaker.max_tokens())),
-        Stop::Context => {
-            Some(format!("note: answer cut at {} tokens, for which the base was made", speaker.decoder.spec.context))
-        }
+        Stop::MaxTokens => Some(format!(
+            "note: answer cut at {} tokens; more with `--max-tokens`",
+            speaker.max_tokens()
+        )),
+        Stop::Context => Some(format!(
+            "note: answer cut at {} tokens, for which the base was made",
+            speaker.decoder.spec.context
+        )),
     }
 }
 

@@ -18,8 +18,14 @@ pub(super) fn fetch(id: &RepoId, terminal: &Terminal) -> Result<Snapshot, HubErr
     fetched
 }
 
-/// The base of a run that goes on: the commit of its lock, called as its recipe calls it, from the folder that was named for it or fetched.
-pub(super) fn locked(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>, terminal: &Terminal) -> Result<Snapshot, HubError> {
+/// The base of a run that goes on: the commit of its lock, called as its recipe calls it, from the
+/// folder that was named for it or fetched.
+pub(super) fn locked(
+    pinned: &RepoId,
+    recipe: &Recipe,
+    named: Option<&Path>,
+    terminal: &Terminal,
+) -> Result<Snapshot, HubError> {
     match in_folder(pinned, named) {
         Some(snapshot) => Ok(called(snapshot, pinned, recipe)),
         None => Ok(called(fetch(pinned, terminal)?, pinned, recipe)),
@@ -27,34 +33,53 @@ pub(super) fn locked(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>, ter
 }
 
 /// [`locked`] without network.
-pub(super) fn pinned(pinned: &RepoId, recipe: &Recipe, named: Option<&Path>) -> Result<Snapshot, HubError> {
-    in_folder(pinned, named).map_or_else(|| cached(pinned), |snapshot| Ok(called(snapshot, pinned, recipe)))
+pub(super) fn pinned(
+    pinned: &RepoId,
+    recipe: &Recipe,
+    named: Option<&Path>,
+) -> Result<Snapshot, HubError> {
+    in_folder(pinned, named).map_or_else(
+        || cached(pinned),
+        |snapshot| Ok(called(snapshot, pinned, recipe)),
+    )
 }
 
 /// A commit whose files are in a folder of their own.
 fn in_folder(pinned: &RepoId, folder: Option<&Path>) -> Option<Snapshot> {
-    Some(Snapshot { id: pinned.clone(), commit: pinned.pinned()?, folder: folder?.to_owned() })
+    Some(Snapshot {
+        id: pinned.clone(),
+        commit: pinned.pinned()?,
+        folder: folder?.to_owned(),
+    })
 }
 
 fn called(snapshot: Snapshot, pinned: &RepoId, recipe: &Recipe) -> Snapshot {
-    let said = recipe.base_model.as_ref().and_then(|said| RepoId::parse(&said.value).ok());
+    let said = recipe
+        .base_model
+        .as_ref()
+        .and_then(|said| RepoId::parse(&said.value).ok());
     let said = said.filter(|said| said.repository() == pinned.repository());
-    Snapshot { id: said.unwrap_or(snapshot.id), ..snapshot }
+    Snapshot {
+        id: said.unwrap_or(snapshot.id),
+        ..snapshot
+    }
 }
 
 /// The data sets of a recipe that are of the Hub, fetched if need be.
 pub(super) fn fetch_datasets(recipe: &Recipe, terminal: &Terminal) -> Result<Snapshots, HubError> {
     let environment = Environment::read();
     let fetch = |(key, request)| {
-        let fetched = crate::hub::fetch_dataset(&environment, &request, &|event| terminal.take(&event));
+        let fetched =
+            crate::hub::fetch_dataset(&environment, &request, &|event| terminal.take(&event));
         terminal.stop();
         Ok((key, fetched?))
     };
     requests(recipe).into_iter().map(fetch).collect()
 }
 
-/// The data sets of the Hub that a run has read, at the commits of its lock: where `places` has found them by their content, else in the
-/// cache, else fetched; without a terminal nothing is fetched.
+/// The data sets of the Hub that a run has read, at the commits of its lock: where `places` has
+/// found them by their content, else in the cache, else fetched; without a terminal nothing is
+/// fetched.
 pub(super) fn locked_datasets(
     lock: &Lock,
     recipe: &mut Recipe,
@@ -64,11 +89,19 @@ pub(super) fn locked_datasets(
     let (environment, mut found) = (Environment::read(), Snapshots::new());
     let asked = requests(recipe);
     for (key, snapshot) in lock.hub_data() {
-        // A recipe that was edited in its lock may name other rows, which are looked up as those of any other.
-        if !asked.get(&key).is_some_and(|request| snapshot.answers(request)) {
+        // A recipe that was edited in its lock may name other rows, which are looked up as those of
+        // any other.
+        if !asked
+            .get(&key)
+            .is_some_and(|request| snapshot.answers(request))
+        {
             continue;
         }
-        let moved: Option<Vec<PathBuf>> = snapshot.paths().iter().map(|path| places.found_by_content(lock, path)).collect();
+        let moved: Option<Vec<PathBuf>> = snapshot
+            .paths()
+            .iter()
+            .map(|path| places.found_by_content(lock, path))
+            .collect();
         let snapshot = match (moved, terminal) {
             (Some(files), _) => {
                 if let Some(dataset) = recipe.dataset_mut(&key) {
@@ -77,7 +110,9 @@ pub(super) fn locked_datasets(
                 snapshot
             }
             (None, Some(terminal)) => {
-                let fetched = crate::hub::fetch_locked(&environment, snapshot, &|event| terminal.take(&event));
+                let fetched = crate::hub::fetch_locked(&environment, snapshot, &|event| {
+                    terminal.take(&event)
+                });
                 terminal.stop();
                 fetched?
             }
@@ -90,7 +125,9 @@ pub(super) fn locked_datasets(
 
 /// A base that is in the cache, without network.
 pub(super) fn cached(id: &RepoId) -> Result<Snapshot, HubError> {
-    Cache::at(&Environment::read().cache).find(id).map_err(|missing| not_cached(id, missing))
+    Cache::at(&Environment::read().cache)
+        .find(id)
+        .map_err(|missing| not_cached(id, missing))
 }
 
 /// Why a verb that uses no network has no base.
@@ -98,8 +135,8 @@ pub(super) fn not_cached(id: &RepoId, missing: Missing) -> HubError {
     Environment::read().not_cached(id, shell_word(&id.to_string()), missing)
 }
 
-/// While it lives SIGINT and SIGTERM end the process with 130 and a word about what stays. After it nobody hears them, so who goes on
-/// listens before.
+/// While it lives SIGINT and SIGTERM end the process with 130 and a word about what stays. After it
+/// nobody hears them, so who goes on listens before.
 pub(super) struct Leaving {
     #[cfg(unix)]
     handle: signal_hook::iterator::Handle,
@@ -110,12 +147,17 @@ impl Leaving {
     #[cfg(unix)]
     pub fn listen() -> Result<Self, Failure> {
         use signal_hook::consts::{SIGINT, SIGTERM};
-        let failed = |cause| files::FileError::new("listen for", std::path::Path::new("SIGINT"), cause);
-        let mut arriving = signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
+        let failed =
+            |cause| files::FileError::new("listen for", std::path::Path::new("SIGINT"), cause);
+        let mut arriving =
+            signal_hook::iterator::Signals::new([SIGINT, SIGTERM]).map_err(failed)?;
         let handle = arriving.handle();
         std::thread::spawn(move || {
             if arriving.forever().next().is_some() {
-                say_now("stopped: what was downloaded stays, and the same command goes on from there");
+                say_now(
+                    "stopped: what was downloaded stays, and the same command goes on from \
+                there",
+                );
                 std::process::exit(Exit::Signal as i32);
             }
         });

@@ -1,4 +1,5 @@
-//! `rankine import`: another trainer's config as a recipe, with a report in which every key has one of four fates.
+//! `rankine import`: another trainer's config as a recipe, with a report in which every key has one
+//! of four fates.
 
 use std::path::PathBuf;
 
@@ -16,7 +17,8 @@ use crate::terms::Term;
 pub(super) struct ImportArgs {
     /// A config, or the folder of a finished run of PEFT
     config: PathBuf,
-    /// Whose config it is: axolotl, llama-factory, torchtune, mlx-lm or peft-run; its keys tell it otherwise
+    /// Whose config it is: axolotl, llama-factory, torchtune, mlx-lm or peft-run; its keys tell it
+    /// otherwise
     #[arg(long, value_name = "TOOL", value_parser = tool)]
     from: Option<Tool>,
     /// Where the recipe goes, a new file; otherwise it is printed
@@ -39,18 +41,35 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
     let imported = read(&args.config, args.from)?;
     let mut refused = imported.refused();
     if !refused.is_empty() && !args.partial {
-        let count = if refused.len() == 1 { "1 key is".to_owned() } else { format!("{} keys are", refused.len()) };
-        let fault = Fault::new(format!("{count} refused, and no recipe is written")).at(args.config.display());
-        refused.push(fault.hint("`--partial` writes the rest, with a comment for each refused key"));
+        let count = if refused.len() == 1 {
+            "1 key is".to_owned()
+        } else {
+            format!("{} keys are", refused.len())
+        };
+        let fault = Fault::new(format!("{count} refused, and no recipe is written"))
+            .at(args.config.display());
+        refused.push(fault.hint(
+            "`--partial` writes the rest, with a comment for each refused \
+        key",
+        ));
         if args.json {
             print(object(&imported, true))?;
         }
-        return Err(Failure { exit: Exit::Input, faults: refused });
+        return Err(Failure {
+            exit: Exit::Input,
+            faults: refused,
+        });
     }
     if let Some(out) = &args.out {
         if out.exists() {
             let fault = Fault::new(format!("`{}` exists", out.display()));
-            return Err(Failure::new(Exit::Exists, fault.hint("choose another `--out`, or remove it")));
+            return Err(Failure::new(
+                Exit::Exists,
+                fault.hint(
+                    "choose another `--out`, or remove \
+            it",
+                ),
+            ));
         }
         write_atomic(out, imported.recipe.as_bytes())?;
     }
@@ -74,22 +93,51 @@ fn tell(args: &ImportArgs, imported: &Imported) -> Result<(), Failure> {
         print(line)?;
     }
     print(format_args!("recipe      {}", out.display()))?;
-    terminal.say(&format!("next: read the comments in it, then `rankine check {}`", shell_word(&out.display().to_string())));
+    terminal.say(&format!(
+        "next: read the comments in it, then `rankine check {}`",
+        shell_word(&out.display().to_string())
+    ));
     Ok(())
 }
 
 fn report(imported: &Imported) -> Vec<String> {
-    let wide = imported.keys.iter().map(|key| key.key.chars().count()).max().unwrap_or(0).min(48);
-    let key = |key: &crate::recipe::import::KeyFate| format!("{:<8}  {:<wide$}  {}", key.fate.word(), key.key, key.fate.words());
-    let added = imported.added.iter().map(|(key, value, why)| format!("{:<8}  {:<wide$}  {value} ({why})", "added", key));
+    let wide = imported
+        .keys
+        .iter()
+        .map(|key| key.key.chars().count())
+        .max()
+        .unwrap_or(0)
+        .min(48);
+    let key = |key: &crate::recipe::import::KeyFate| {
+        format!(
+            "{:<8}  {:<wide$}  {}",
+            key.fate.word(),
+            key.key,
+            key.fate.words()
+        )
+    };
+    let added = imported.added.iter().map(|(key, value, why)| {
+        format!(
+            "{:<8}  {:<wide$}  {value} \
+    ({why})",
+            "added", key
+        )
+    });
     let [mapped, dropped, replaced, refused] = imported.counts();
     let counts = format!(
-        "{}: {} keys: {mapped} mapped, {dropped} dropped, {replaced} replaced, {refused} refused; {} added",
+        "{}: {} keys: {mapped} mapped, {dropped} dropped, {replaced} replaced, {refused} refused; \
+        {} added",
         imported.tool.name(),
         imported.keys.len(),
         imported.added.len()
     );
-    imported.keys.iter().map(key).chain(added).chain([counts]).collect()
+    imported
+        .keys
+        .iter()
+        .map(key)
+        .chain(added)
+        .chain([counts])
+        .collect()
 }
 
 fn object(imported: &Imported, with_recipe: bool) -> Value {

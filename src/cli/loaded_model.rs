@@ -1,4 +1,5 @@
-//! What `generate` and `chat` share: the model with its adapter, the options of sampling, and text on stdout as it comes.
+//! What `generate` and `chat` share: the model with its adapter, the options of sampling, and text
+//! on stdout as it comes.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -6,7 +7,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::base::{base_with, find_adapter, find_base, read_adapter, storage_of_run, template_sources, trained_formats};
+use super::base::{
+    base_with, find_adapter, find_base, read_adapter, storage_of_run, template_sources,
+    trained_formats,
+};
 use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
 use super::{Failure, print};
@@ -14,7 +18,7 @@ use crate::adapter::attach;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Fault, printable};
-use crate::infer::{GenerateConfig, Frame, Generated, Sampling, TextStream, generate, stops};
+use crate::infer::{Frame, GenerateConfig, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder};
 use crate::plan::leftover_note;
 use crate::report::Terminal;
@@ -23,13 +27,16 @@ use crate::{device, files, terms};
 
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
-    /// The folder of the base, or a Hub id that was pulled; without it the one that the adapter was trained on
+    /// The folder of the base, or a Hub id that was pulled; without it the one that the adapter was
+    /// trained on
     #[arg(long, value_name = "DIR", required_unless_present = "adapter")]
     base: Option<PathBuf>,
-    /// An adapter in PEFT's format: its folder, that of a run or a checkpoint, or a Hub id that was pulled
+    /// An adapter in PEFT's format: its folder, that of a run or a checkpoint, or a Hub id that was
+    /// pulled
     #[arg(long, value_name = "DIR|ID")]
     adapter: Option<PathBuf>,
-    /// A chat template: a file, or the name of one of the base's or of a stock template; without it the one that the adapter's run was trained with, or the base's
+    /// A chat template: a file, or the name of one of the base's or of a stock template; without it
+    /// the one that the adapter's run was trained with, or the base's
     #[arg(long, value_name = "FILE")]
     chat_template: Option<PathBuf>,
 }
@@ -57,7 +64,10 @@ pub(super) struct SamplingArgs {
 }
 
 fn number(text: &str, is_valid: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
-    text.parse().ok().filter(|number: &f64| number.is_finite() && is_valid(*number)).ok_or_else(|| format!("expected {expected}"))
+    text.parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite() && is_valid(*number))
+        .ok_or_else(|| format!("expected {expected}"))
 }
 
 fn from_zero(text: &str) -> Result<f64, String> {
@@ -69,16 +79,36 @@ fn above_zero(text: &str) -> Result<f64, String> {
 }
 
 fn share(text: &str) -> Result<f64, String> {
-    number(text, |number| number > 0.0 && number <= 1.0, "a number above 0, at most 1")
+    number(
+        text,
+        |number| number > 0.0 && number <= 1.0,
+        "a number above 0, at most 1",
+    )
 }
 
 impl SamplingArgs {
     /// The rule; an option that it would pass over is refused.
     fn sampling(&self) -> Result<Sampling, Failure> {
-        let of_draws = [("--top-p", self.top_p.is_some()), ("--top-k", self.top_k.is_some()), ("--seed", self.seed.is_some())];
-        if let Some((name, _)) = of_draws.into_iter().find(|(_, is_said)| *is_said && self.temperature == 0.0) {
-            let fault = Fault::new(format!("{name}: nothing is drawn, because `--temperature` is 0"));
-            return Err(Failure::new(Exit::Usage, fault.hint("give a `--temperature` above 0, such as 0.7")));
+        let of_draws = [
+            ("--top-p", self.top_p.is_some()),
+            ("--top-k", self.top_k.is_some()),
+            ("--seed", self.seed.is_some()),
+        ];
+        if let Some((name, _)) = of_draws
+            .into_iter()
+            .find(|(_, is_said)| *is_said && self.temperature == 0.0)
+        {
+            let fault = Fault::new(format!(
+                "{name}: nothing is drawn, because `--temperature` is \
+            0"
+            ));
+            return Err(Failure::new(
+                Exit::Usage,
+                fault.hint(
+                    "give a `--temperature` above 0, such \
+            as 0.7",
+                ),
+            ));
         }
         Ok(Sampling {
             temperature: self.temperature,
@@ -110,35 +140,65 @@ pub(super) struct Answer {
 
 impl LoadedModel {
     /// Loads the base and attaches the adapter; everything else is looked at before.
-    pub fn open(model: &ModelArgs, sampling: &SamplingArgs, terminal: &Terminal) -> Result<Self, Failure> {
+    pub fn open(
+        model: &ModelArgs,
+        sampling: &SamplingArgs,
+        terminal: &Terminal,
+    ) -> Result<Self, Failure> {
         let sampling_rule = sampling.sampling()?;
         let adapter = model.adapter.as_deref().map(find_adapter).transpose()?;
         let base = find_base(model.base.as_deref(), adapter.as_deref())?;
         let folder = base_with(&base, adapter.as_deref())?;
         let tokenizer = Tokenizer::open_with(&base, adapter.as_deref())?;
         let leftover = folder.leftover_quantization.as_deref().map(leftover_note);
-        let notes = leftover.into_iter().chain(tokenizer.notes(folder.spec.vocabulary));
+        let notes = leftover
+            .into_iter()
+            .chain(tokenizer.notes(folder.spec.vocabulary));
         notes.for_each(|note| terminal.say(&format!("note: {note}")));
         let trained = trained_formats(adapter.as_deref().unwrap_or(&base));
-        let (sources, _) = template_sources(model.chat_template.as_deref(), adapter.as_deref(), &tokenizer)?;
+        let (sources, _) = template_sources(
+            model.chat_template.as_deref(),
+            adapter.as_deref(),
+            &tokenizer,
+        )?;
         let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
-        let template = sources.map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started)).transpose()?;
-        let storage = adapter.as_deref().map_or(terms::ModelDtype::Auto.into(), storage_of_run);
-        let adapter = adapter.map(|adapter| read_adapter(&adapter, &folder.spec.modules(), terminal)).transpose()?;
+        let template = sources
+            .map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started))
+            .transpose()?;
+        let storage = adapter
+            .as_deref()
+            .map_or(terms::ModelDtype::Auto.into(), storage_of_run);
+        let adapter = adapter
+            .map(|adapter| read_adapter(&adapter, &folder.spec.modules(), terminal))
+            .transpose()?;
         device::set_threads(0);
         let chosen = device::choose(terms::Device::Auto, &is_proven).device;
-        let (device, storage) = (device::open(chosen)?, folder.kept_in(storage, device::halves(chosen))?);
+        let (device, storage) = (
+            device::open(chosen)?,
+            folder.kept_in(storage, device::halves(chosen))?,
+        );
         let mut decoder = folder.load(storage, &device, &|event| terminal.take(&event))?;
         if let Some((config, numbers)) = adapter {
             attach(&mut decoder, &config, 0, Some(&numbers))?;
         }
         terminal.stop();
         let stops = stops(&tokenizer, template.as_ref());
-        let config = GenerateConfig { max_tokens: sampling.max_tokens as usize, sampling: sampling_rule, stops };
-        Ok(Self { decoder, tokenizer, template, trained, config })
+        let config = GenerateConfig {
+            max_tokens: sampling.max_tokens as usize,
+            sampling: sampling_rule,
+            stops,
+        };
+        Ok(Self {
+            decoder,
+            tokenizer,
+            template,
+            trained,
+            config,
+        })
     }
 
-    /// Goes on from `prompt`; `show` takes the text as it comes, which follows on the text of `context`.
+    /// Goes on from `prompt`; `show` takes the text as it comes, which follows on the text of
+    /// `context`.
     pub fn answer(
         &self,
         cache: &mut Cache,
@@ -147,16 +207,25 @@ impl LoadedModel {
         interrupt: &Interrupt,
         mut show: impl FnMut(&str) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<Answer, Failure> {
-        let (mut stream, mut text, mut failed) = (TextStream::after(&self.tokenizer, context), String::new(), None);
+        let (mut stream, mut text, mut failed) = (
+            TextStream::after(&self.tokenizer, context),
+            String::new(),
+            None,
+        );
         let mut take = |new: String| {
             let shown = show(&new);
             text.push_str(&new);
             shown
         };
         let mut each = |token| {
-            let shown = stream.push(token).map_err(Failure::from).and_then(&mut take);
+            let shown = stream
+                .push(token)
+                .map_err(Failure::from)
+                .and_then(&mut take);
             match shown {
-                Ok(ControlFlow::Continue(())) if !interrupt.is_raised() => ControlFlow::Continue(()),
+                Ok(ControlFlow::Continue(())) if !interrupt.is_raised() => {
+                    ControlFlow::Continue(())
+                }
                 Ok(_) => ControlFlow::Break(()),
                 Err(failure) => {
                     failed = Some(failure);
@@ -181,15 +250,35 @@ impl LoadedModel {
 
     /// The rule by which it answers, in words.
     pub fn rule(&self) -> String {
-        let Sampling { temperature, top_k, top_p, repetition_penalty, seed } = self.config.sampling;
+        let Sampling {
+            temperature,
+            top_k,
+            top_p,
+            repetition_penalty,
+            seed,
+        } = self.config.sampling;
         let is_drawn = temperature > 0.0;
         let words = [
-            Some(if is_drawn { format!("temperature {temperature}") } else { "greedy (temperature 0)".to_owned() }),
+            Some(if is_drawn {
+                format!("temperature {temperature}")
+            } else {
+                "greedy (temperature \
+            0)"
+                .to_owned()
+            }),
             (is_drawn && top_p < 1.0).then(|| format!("top-p {top_p}")),
             (is_drawn && top_k > 0).then(|| format!("top-k {top_k}")),
-            (repetition_penalty.to_bits() != 1_f64.to_bits()).then(|| format!("repetition penalty {repetition_penalty}")),
+            (repetition_penalty.to_bits() != 1_f64.to_bits()).then(|| {
+                format!(
+                    "repetition penalty \
+            {repetition_penalty}"
+                )
+            }),
             is_drawn.then(|| format!("seed {seed}")),
-            Some(format!("at most {} tokens an answer", self.config.max_tokens)),
+            Some(format!(
+                "at most {} tokens an answer",
+                self.config.max_tokens
+            )),
         ];
         words.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
@@ -200,11 +289,19 @@ impl LoadedModel {
     }
 }
 
-/// Text on stdout at once; on a terminal without what would command it. A reader that has closed the pipe has seen enough.
+/// Text on stdout at once; on a terminal without what would command it. A reader that has closed
+/// the pipe has seen enough.
 pub(super) fn show(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut stdout = std::io::stdout();
-    let text = if stdout.is_terminal() { printable(text) } else { text.to_owned() };
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    let text = if stdout.is_terminal() {
+        printable(text)
+    } else {
+        text.to_owned()
+    };
+    match stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+    {
         Ok(()) => Ok(ControlFlow::Continue(())),
         Err(cause) if cause.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
         Err(cause) => Err(files::FileError::new("write", Path::new("stdout"), cause).into()),
@@ -213,5 +310,9 @@ pub(super) fn show(text: &str) -> Result<ControlFlow<()>, Failure> {
 
 /// Ends the line of an answer.
 pub(super) fn end_line(text: &str) -> Result<(), Failure> {
-    if text.ends_with('\n') { Ok(()) } else { print("") }
+    if text.ends_with('\n') {
+        Ok(())
+    } else {
+        print("")
+    }
 }

@@ -1,4 +1,5 @@
-//! `rankine plan --fits`: the longest rows with which the model of a config.json can be trained, in memories of usual sizes.
+//! `rankine plan --fits`: the longest rows with which the model of a config.json can be trained, in
+//! memories of usual sizes.
 
 use std::path::{Path, PathBuf};
 
@@ -16,16 +17,30 @@ use crate::train::Rule;
 const GIBIBYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
 /// Bytes of a GiB.
 const GIB: f64 = (1_u64 << 30) as f64;
-/// Forms of the frozen base and where they are, with their headings: the memory is the machine's, or a GPU's own.
+/// Forms of the frozen base and where they are, with their headings: the memory is the machine's,
+/// or a GPU's own.
 const BASES: [(&str, ModelDtype, Option<QuantFormat>, MemoryPlace); 5] = [
     ("float32", ModelDtype::Float32, None, PROCESSOR),
     ("bfloat16", ModelDtype::Bfloat16, None, PROCESSOR),
-    ("qlora", ModelDtype::Bfloat16, Some(QuantFormat::QLORA), PROCESSOR),
+    (
+        "qlora",
+        ModelDtype::Bfloat16,
+        Some(QuantFormat::QLORA),
+        PROCESSOR,
+    ),
     ("GPU, bfloat16", ModelDtype::Bfloat16, None, GPU),
-    ("GPU, qlora", ModelDtype::Bfloat16, Some(QuantFormat::QLORA), GPU),
+    (
+        "GPU, qlora",
+        ModelDtype::Bfloat16,
+        Some(QuantFormat::QLORA),
+        GPU,
+    ),
 ];
 const PROCESSOR: MemoryPlace = MemoryPlace::Processor { threads: THREADS };
-const GPU: MemoryPlace = MemoryPlace::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
+const GPU: MemoryPlace = MemoryPlace::Gpu {
+    half: Some(ModelDtype::Bfloat16),
+    is_shared: false,
+};
 /// The shortest rows that are worth an adapter, tokens.
 const SHORTEST: usize = 128;
 /// Tokens of the row of which models' needs are told.
@@ -39,7 +54,16 @@ const THREADS: usize = 8;
 
 pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     let spec = DecoderSpec::read(config)?;
-    let loads = BASES.map(|(_, dtype, form, place)| load(&spec, Storage { form, ..dtype.into() }, place));
+    let loads = BASES.map(|(_, dtype, form, place)| {
+        load(
+            &spec,
+            Storage {
+                form,
+                ..dtype.into()
+            },
+            place,
+        )
+    });
     let loads = loads.into_iter().collect::<Result<Vec<Load>, Failure>>()?;
     let longest = |gibibytes: u64| {
         let of = |load: &Load| longest_that_fits(load, gibibytes << 30, SHORTEST);
@@ -49,56 +73,98 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     if json {
         let names = BASES.map(|(name, ..)| name);
         let row = |(gibibytes, longest): &(u64, Vec<Option<usize>>)| {
-            let longest: Map<String, Value> =
-                names.iter().zip(longest).map(|(name, of)| ((*name).to_owned(), json!(of))).collect();
+            let longest: Map<String, Value> = names
+                .iter()
+                .zip(longest)
+                .map(|(name, of)| ((*name).to_owned(), json!(of)))
+                .collect();
             json!({"memory_gib": gibibytes, "sequence_len": longest})
         };
-        return print(json!({"rank": RANK, "micro_batch_size": 1, "fits": rows.iter().map(row).collect::<Vec<_>>()}));
+        return print(
+            json!({"rank": RANK, "micro_batch_size": 1, "fits": rows.iter().map(row).collect::<Vec<_>>()}),
+        );
     }
-    print(format_args!("{}, {} parameters", spec.describe(), grouped(spec.parameters() as u64)))?;
     print(format_args!(
-        "longest rows, tokens: rank {RANK} on every projection, one row at a time, every block recomputed, up to {} tokens{}",
+        "{}, {} parameters",
+        spec.describe(),
+        grouped(spec.parameters() as u64)
+    ))?;
+    print(format_args!(
+        "longest rows, tokens: rank {RANK} on every projection, one row at a time, every block \
+        recomputed, up to {} tokens{}",
         grouped(spec.context as u64),
-        if loads.iter().any(|load| load.storage.offloads_embedding) { OFFLOADED } else { "" }
+        if loads.iter().any(|load| load.storage.offloads_embedding) {
+            OFFLOADED
+        } else {
+            ""
+        }
     ))?;
     print("")?;
     let line = |first: &str, cells: Vec<String>| {
-        let cells: String = cells.into_iter().map(|cell| format!("  {cell:>13}")).collect();
+        let cells: String = cells
+            .into_iter()
+            .map(|cell| format!("  {cell:>13}"))
+            .collect();
         print(format_args!("{first:>8}{cells}"))
     };
     line("memory", BASES.map(|(name, ..)| name.to_owned()).to_vec())?;
     for (gibibytes, longest) in rows {
-        let cell = |longest: Option<usize>| longest.map_or_else(|| "-".to_owned(), |tokens| grouped(tokens as u64));
-        line(&format!("{gibibytes} GiB"), longest.into_iter().map(cell).collect())?;
+        let cell = |longest: Option<usize>| {
+            longest.map_or_else(|| "-".to_owned(), |tokens| grouped(tokens as u64))
+        };
+        line(
+            &format!("{gibibytes} GiB"),
+            longest.into_iter().map(cell).collect(),
+        )?;
     }
     Ok(())
 }
 
 /// What models need at the peak, one a line.
 pub(super) fn print_needs(configs: &[PathBuf], json: bool) -> Result<(), Failure> {
-    let needs = configs.iter().map(|config| Need::of(config)).collect::<Result<Vec<_>, _>>()?;
+    let needs = configs
+        .iter()
+        .map(|config| Need::of(config))
+        .collect::<Result<Vec<_>, _>>()?;
     if json {
         let object = |need: &Need| {
-            let bytes: Map<String, Value> =
-                BASES.iter().zip(&need.bytes).map(|((name, ..), bytes)| ((*name).to_owned(), json!(bytes))).collect();
+            let bytes: Map<String, Value> = BASES
+                .iter()
+                .zip(&need.bytes)
+                .map(|((name, ..), bytes)| ((*name).to_owned(), json!(bytes)))
+                .collect();
             json!({"config": need.name, "parameters": need.parameters, "peak_bytes": bytes})
         };
         let models: Vec<Value> = needs.iter().map(object).collect();
-        return print(json!({"rank": RANK, "micro_batch_size": 1, "sequence_len": LENGTH, "models": models}));
+        return print(
+            json!({"rank": RANK, "micro_batch_size": 1, "sequence_len": LENGTH, "models": models}),
+        );
     }
     print(format_args!(
-        "peak memory, GiB: rank {RANK} on every projection, one row of {} tokens, every block recomputed{OFFLOADED}",
+        "peak memory, GiB: rank {RANK} on every projection, one row of {} tokens, every block \
+        recomputed{OFFLOADED}",
         grouped(LENGTH as u64)
     ))?;
     print("")?;
     let width = needs.iter().map(|need| need.name.len()).max().unwrap_or(0);
     let line = |name: &str, parameters: &str, cells: Vec<String>| {
-        let cells: String = cells.into_iter().map(|cell| format!("  {cell:>13}")).collect();
+        let cells: String = cells
+            .into_iter()
+            .map(|cell| format!("  {cell:>13}"))
+            .collect();
         print(format_args!("{name:<width$}  {parameters:>14}{cells}"))
     };
-    line("", "parameters", BASES.map(|(name, ..)| name.to_owned()).to_vec())?;
+    line(
+        "",
+        "parameters",
+        BASES.map(|(name, ..)| name.to_owned()).to_vec(),
+    )?;
     for need in &needs {
-        let cells = need.bytes.iter().map(|bytes| format!("{:.1}", *bytes as f64 / GIB)).collect();
+        let cells = need
+            .bytes
+            .iter()
+            .map(|bytes| format!("{:.1}", *bytes as f64 / GIB))
+            .collect();
         line(&need.name, &grouped(need.parameters), cells)?;
     }
     Ok(())
@@ -114,19 +180,43 @@ struct Need {
 impl Need {
     fn of(config: &Path) -> Result<Self, Failure> {
         let spec = DecoderSpec::read(config)?;
-        let bytes = |(_, dtype, form, place): (&str, ModelDtype, Option<QuantFormat>, MemoryPlace)| {
-            let load = load(&spec, Storage { form, ..dtype.into() }, place)?;
-            Ok(load.with_rows(RowShape::dense(1, LENGTH.min(spec.context))).least_peak_bytes())
-        };
-        let bytes = BASES.into_iter().map(bytes).collect::<Result<_, Failure>>()?;
-        let name = config.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Self { name, parameters: spec.parameters() as u64, bytes })
+        let bytes =
+            |(_, dtype, form, place): (&str, ModelDtype, Option<QuantFormat>, MemoryPlace)| {
+                let load = load(
+                    &spec,
+                    Storage {
+                        form,
+                        ..dtype.into()
+                    },
+                    place,
+                )?;
+                Ok(load
+                    .with_rows(RowShape::dense(1, LENGTH.min(spec.context)))
+                    .least_peak_bytes())
+            };
+        let bytes = BASES
+            .into_iter()
+            .map(bytes)
+            .collect::<Result<_, Failure>>()?;
+        let name = config
+            .file_stem()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        Ok(Self {
+            name,
+            parameters: spec.parameters() as u64,
+            bytes,
+        })
     }
 }
 
 fn load(spec: &DecoderSpec, storage: Storage, place: MemoryPlace) -> Result<Load, Failure> {
     let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
-    let (trained, rows) = (Trained::adapter(&config, spec)?, RowShape::dense(1, SHORTEST));
+    let (trained, rows) = (
+        Trained::adapter(&config, spec)?,
+        RowShape::dense(1, SHORTEST),
+    );
     let spec = spec.clone();
     let load = Load {
         spec,
@@ -141,5 +231,9 @@ fn load(spec: &DecoderSpec, storage: Storage, place: MemoryPlace) -> Result<Load
         place,
     };
     // As a run does that has no room for it.
-    Ok(if load.may_offload() { load.offloaded() } else { load })
+    Ok(if load.may_offload() {
+        load.offloaded()
+    } else {
+        load
+    })
 }

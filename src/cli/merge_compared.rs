@@ -1,5 +1,6 @@
-//! Merges of an adapter that was trained on a packed base, held against what was trained: the adapter fits the numbers that packing left, so
-//! that the weights of the base may be the wrong ones to add it to.
+//! Merges of an adapter that was trained on a packed base, held against what was trained: the
+//! adapter fits the numbers that packing left, so that the weights of the base may be the wrong
+//! ones to add it to.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -12,10 +13,11 @@ use super::eval::sheets;
 use super::{Failure, print};
 use crate::adapter::attach;
 use crate::device;
-use crate::export::merge::{MergeError, Onto, MergeRequest, Tally, merge};
+use crate::export::merge::{MergeError, MergeRequest, Onto, Tally, merge};
 use crate::fault::{Exit, Fault};
 use crate::files::{
-    self, Float, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic, write_folder_atomic,
+    self, Float, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic,
+    write_folder_atomic,
 };
 use crate::model::{Decoder, Folder};
 use crate::plan::{Comparison, Plan, Sheet};
@@ -49,54 +51,110 @@ pub(super) struct Outcome {
 
 impl Gate {
     /// The model as it was trained, and the rows on which merges are compared with it.
-    pub fn open(plan: Plan, adapter: &Path, data: Option<&Path>, max_kl: f64, terminal: &Terminal) -> Result<Self, Failure> {
+    pub fn open(
+        plan: Plan,
+        adapter: &Path,
+        data: Option<&Path>,
+        max_kl: f64,
+        terminal: &Terminal,
+    ) -> Result<Self, Failure> {
         device::set_threads(plan.threads);
         let (config, numbers) = read_adapter(adapter, &plan.model.spec.modules(), terminal)?;
         let sheets = sheets(&plan, data, false, terminal)?;
-        let mut trained = plan.model.load(plan.storage, &device::open(plan.device)?, &|event| terminal.take(&event))?;
+        let mut trained = plan
+            .model
+            .load(plan.storage, &device::open(plan.device)?, &|event| {
+                terminal.take(&event)
+            })?;
         attach(&mut trained, &config, 0, Some(&numbers))?;
-        Ok(Self { plan, sheets, trained, max_kl })
+        Ok(Self {
+            plan,
+            sheets,
+            trained,
+            max_kl,
+        })
     }
 
-    /// Merges into the base's own numbers and into those that packing leaves of them, and moves the closest to the trained model to its place
-    /// with a report. Where that is not close enough, only the report goes there.
-    pub fn merge(&self, order: &MergeRequest, interrupt: &AtomicBool, terminal: &Terminal) -> Result<Outcome, Failure> {
+    /// Merges into the base's own numbers and into those that packing leaves of them, and moves the
+    /// closest to the trained model to its place with a report. Where that is not close enough,
+    /// only the report goes there.
+    pub fn merge(
+        &self,
+        order: &MergeRequest,
+        interrupt: &AtomicBool,
+        terminal: &Terminal,
+    ) -> Result<Outcome, Failure> {
         let report = |event: Event| terminal.take(&event);
         let above = order.out.parent().expect("the path is absolute");
         create_folder(above)?;
-        let temporary = temporary_folder_in(above).map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
+        let temporary = temporary_folder_in(above).map_err(|cause| {
+            files::FileError::new(
+                "create a \
+        folder in",
+                above,
+                cause,
+            )
+        })?;
         let storage = self.plan.storage;
-        let unpacked = storage.form.map(|form| (UNPACKED, Onto::Unpacked { form, packs_head: storage.packs_head }));
+        let unpacked = storage.form.map(|form| {
+            (
+                UNPACKED,
+                Onto::Unpacked {
+                    form,
+                    packs_head: storage.packs_head,
+                },
+            )
+        });
         let folder = Folder::open(&order.base)?;
         let ways: Vec<(&str, Onto)> = match folder.stored_form()? {
             // There are no other numbers.
             Some(_) => vec![(UNPACKED, Onto::Stored)],
-            None => [("base", Onto::Stored)].into_iter().chain(unpacked).collect(),
+            None => [("base", Onto::Stored)]
+                .into_iter()
+                .chain(unpacked)
+                .collect(),
         };
         self.check_memory(&folder, order.float)?;
         let mut candidates = Vec::new();
         for (into, onto) in ways {
-            let order = MergeRequest { out: temporary.path().join(into), onto, ..order.clone() };
+            let order = MergeRequest {
+                out: temporary.path().join(into),
+                onto,
+                ..order.clone()
+            };
             let tally = merge(&order, interrupt, &report)?;
             let comparison = self.compare(&order.out, into, interrupt, &report)?;
-            candidates.push(Candidate { into, folder: order.out, tally, comparison });
+            candidates.push(Candidate {
+                into,
+                folder: order.out,
+                tally,
+                comparison,
+            });
         }
         terminal.stop();
-        let closest =
-            |one: &&Candidate, other: &&Candidate| one.comparison.divergence().total_cmp(&other.comparison.divergence());
+        let closest = |one: &&Candidate, other: &&Candidate| {
+            one.comparison
+                .divergence()
+                .total_cmp(&other.comparison.divergence())
+        };
         let chosen = candidates.iter().min_by(closest).expect("there is one");
         let divergence = chosen.comparison.divergence();
         let is_close = divergence <= self.max_kl;
         let report = self.report(&candidates, chosen, is_close);
-        let text = serde_json::to_string_pretty(&report).expect("numbers and words are JSON") + "\n";
+        let text =
+            serde_json::to_string_pretty(&report).expect("numbers and words are JSON") + "\n";
         if !is_close {
-            write_folder_atomic(&order.out, |new| write_atomic(&new.join(REPORT), text.as_bytes()))?;
+            write_folder_atomic(&order.out, |new| {
+                write_atomic(&new.join(REPORT), text.as_bytes())
+            })?;
             let message = format!(
-                "the closest merge, into the {}, is {divergence:.4} nats from the trained model, `--max-kl` is {}",
+                "the closest merge, into the {}, is {divergence:.4} nats from the trained model, \
+                `--max-kl` is {}",
                 chosen.into, self.max_kl
             );
             let hint = format!(
-                "serve the adapter on its packed base, or take the merge with a higher `--max-kl`; `{}` has the numbers",
+                "serve the adapter on its packed base, or take the merge with a higher `--max-kl`; \
+                `{}` has the numbers",
                 order.out.join(REPORT).display()
             );
             return Err(Failure::new(Exit::Diverged, Fault::new(message).hint(hint)));
@@ -107,13 +165,18 @@ impl Gate {
             remove_folder(&order.out)?;
         }
         move_folder(&chosen.folder, &order.out)?;
-        Ok(Outcome { tally: chosen.tally.clone(), report })
+        Ok(Outcome {
+            tally: chosen.tally.clone(),
+            report,
+        })
     }
 
     /// A merged model has to be beside the trained one.
     fn check_memory(&self, base: &Folder, float: Option<Float>) -> Result<(), Failure> {
         let is_cpu = self.plan.device == Device::Cpu;
-        let kept = base.kept_in(self.dtype(), device::halves(self.plan.device))?.dtype;
+        let kept = base
+            .kept_in(self.dtype(), device::halves(self.plan.device))?
+            .dtype;
         let dtype = match float {
             Some(Float::F32) => ModelDtype::Float32,
             Some(Float::F16) => ModelDtype::Float16,
@@ -127,29 +190,49 @@ impl Gate {
             _ => 4,
         };
         let needed = base.spec.parameters() as u64 * number_bytes;
-        let Some(free) = device::free_memory_bytes(self.plan.device).filter(|free| *free < needed) else { return Ok(()) };
+        let Some(free) = device::free_memory_bytes(self.plan.device).filter(|free| *free < needed)
+        else {
+            return Ok(());
+        };
         let message = format!(
-            "to compare, a merged model of {} has to be in memory beside the trained one, and {} are free",
+            "to compare, a merged model of {} has to be in memory beside the trained one, and {} \
+            are free",
             mebibytes(needed),
             mebibytes(free)
         );
-        let hint = "`--uncompared` merges into the base as it is, without the comparison; `--dtype bf16` takes half of `f32`";
+        let hint = "`--uncompared` merges into the base as it is, without the comparison; `--dtype \
+        bf16` takes half of `f32`";
         Err(Failure::new(Exit::Memory, Fault::new(message).hint(hint)))
     }
 
     /// The CPU computes in the same numbers whatever is kept.
     fn dtype(&self) -> ModelDtype {
-        if self.plan.device == Device::Cpu { ModelDtype::Auto } else { self.plan.storage.dtype }
+        if self.plan.device == Device::Cpu {
+            ModelDtype::Auto
+        } else {
+            self.plan.storage.dtype
+        }
     }
 
-    fn compare(&self, folder: &Path, into: &str, interrupt: &AtomicBool, report: Reporter) -> Result<Comparison, Failure> {
+    fn compare(
+        &self,
+        folder: &Path,
+        into: &str,
+        interrupt: &AtomicBool,
+        report: Reporter,
+    ) -> Result<Comparison, Failure> {
         if interrupt.load(Relaxed) {
             return Err(MergeError::Interrupted.into());
         }
         let merged = Folder::open(folder)?.load(self.dtype(), &self.trained.device(), report)?;
         let what = format!("the merge into the {into}");
-        let each = self.sheets.iter().map(|sheet| sheet.compare([&self.trained, &merged], &what, interrupt, report));
-        let all = each.collect::<Option<Vec<Comparison>>>().ok_or_else(|| Failure::from(MergeError::Interrupted))?;
+        let each = self
+            .sheets
+            .iter()
+            .map(|sheet| sheet.compare([&self.trained, &merged], &what, interrupt, report));
+        let all = each
+            .collect::<Option<Vec<Comparison>>>()
+            .ok_or_else(|| Failure::from(MergeError::Interrupted))?;
         Ok(all.into_iter().fold(Comparison::default(), Comparison::and))
     }
 
@@ -183,7 +266,11 @@ const UNPACKED: &str = "dequantized base";
 
 /// The report as lines.
 pub(super) fn print_report(report: &Value) -> Result<(), Failure> {
-    let loss = |value: &Value| value["loss"].as_f64().map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+    let loss = |value: &Value| {
+        value["loss"]
+            .as_f64()
+            .map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"))
+    };
     print(format_args!(
         "as trained    loss {}, on the base in {}",
         loss(&report["trained"]),
@@ -191,7 +278,11 @@ pub(super) fn print_report(report: &Value) -> Result<(), Failure> {
     ))?;
     for merge in report["merges"].as_array().into_iter().flatten() {
         let number = |key: &str| merge[key].as_f64().unwrap_or(f64::NAN);
-        let chosen = if merge["into"] == report["chosen"] { ", chosen" } else { "" };
+        let chosen = if merge["into"] == report["chosen"] {
+            ", chosen"
+        } else {
+            ""
+        };
         print(format_args!(
             "merged        loss {}, KL {:.6} nats, top-1 {:.2} %, into the {}{chosen}",
             loss(merge),

@@ -1,5 +1,6 @@
 //! The command line: one file a verb. The only place that writes to stdout.
 
+mod artifact;
 mod base;
 mod bench;
 mod bench_products;
@@ -13,8 +14,8 @@ mod convert;
 mod device_fault;
 mod doctor;
 mod eval;
+mod eval_table;
 mod export;
-mod memory_table;
 mod generate;
 mod gradcheck;
 mod hub;
@@ -22,26 +23,25 @@ mod import;
 mod init;
 mod inspect;
 mod interrupt;
+mod loaded_model;
+mod memory_table;
 mod merge;
 mod merge_compared;
 mod next;
+mod out_of_memory;
 mod plan;
 mod preview;
 mod pull;
 mod push;
 mod quantize;
-mod out_of_memory;
 mod report;
 mod result;
 mod resume;
-mod run_folder;
 mod row_text;
+mod run_folder;
 mod schema;
-mod eval_table;
 mod session;
-mod artifact;
 mod signals;
-mod loaded_model;
 mod train;
 mod trained;
 mod try_template;
@@ -74,9 +74,11 @@ pub struct Command {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Finds every fault of a recipe and of what it names, without reading weights, or rows where there is no validation file
+    /// Finds every fault of a recipe and of what it names, without reading weights, or rows where
+    /// there is no validation file
     Check(check::CheckArgs),
-    /// Shows what a recipe will do: every value and its origin, rows, tokens, steps, memory; or what of a model fits where
+    /// Shows what a recipe will do: every value and its origin, rows, tokens, steps, memory; or
+    /// what of a model fits where
     Plan(plan::PlanArgs),
     /// Shows rows as tokens, what of them is trained, and what becomes of every row
     Preview(preview::PreviewArgs),
@@ -100,21 +102,25 @@ enum Verb {
     Inspect(inspect::InspectArgs),
     /// Goes on from a text or answers in a conversation, with or without an adapter
     Generate(generate::GenerateArgs),
-    /// Fetches a model or a data set from the Hub into the cache that Python uses too, and prints its folder
+    /// Fetches a model or a data set from the Hub into the cache that Python uses too, and prints
+    /// its folder
     Pull(pull::PullArgs),
     /// Uploads an adapter with its card to the Hub
     Push(push::PushArgs),
     /// Writes a model or an adapter for PEFT, llama.cpp, Ollama or mlx-lm
     Export(export::ExportArgs),
-    /// Lists the devices of this machine with their drivers, memory and limits, what is missing, and what to do about it
+    /// Lists the devices of this machine with their drivers, memory and limits, what is missing,
+    /// and what to do about it
     Doctor(doctor::DoctorArgs),
     /// Lists what is kept of data files outside of run folders, or removes it
     Cache(cache::CacheArgs),
-    /// Takes a step of a recipe ahead of its run, so that caches are filled and the run begins at once
+    /// Takes a step of a recipe ahead of its run, so that caches are filled and the run begins at
+    /// once
     Warmup(warmup::WarmupArgs),
     /// Write a first recipe for a base and data, one that fits into memory
     Init(init::InitArgs),
-    /// Turn a config of Axolotl, LLaMA-Factory, torchtune or mlx-lm, or a finished run of PEFT, into a recipe
+    /// Turn a config of Axolotl, LLaMA-Factory, torchtune or mlx-lm, or a finished run of PEFT,
+    /// into a recipe
     Import(import::ImportArgs),
     /// Print the recipe's JSON Schema, with which an editor completes and checks recipes
     Schema,
@@ -152,8 +158,12 @@ impl RecipeArgs {
     /// The plan on what was fetched.
     fn resolve_on(&self, fetched: Fetched) -> Result<Resolved, Failure> {
         let terminal = Terminal::default();
-        let resolved =
-            crate::plan::resolve_on(recipe::read(&self.recipe, &self.overrides)?, None, fetched, &|event| terminal.take(&event))?;
+        let resolved = crate::plan::resolve_on(
+            recipe::read(&self.recipe, &self.overrides)?,
+            None,
+            fetched,
+            &|event| terminal.take(&event),
+        )?;
         terminal.stop();
         let chosen = match &resolved {
             Resolved::Plan(plan) => plan.device,
@@ -163,10 +173,14 @@ impl RecipeArgs {
         Ok(resolved)
     }
 
-    /// Fetches the base and the data sets that are of the Hub. Nothing is fetched for a recipe with faults.
+    /// Fetches the base and the data sets that are of the Hub. Nothing is fetched for a recipe with
+    /// faults.
     fn fetch(&self, terminal: &Terminal) -> Result<(Fetched, Option<Leaving>), Failure> {
         let recipe = recipe::read(&self.recipe, &self.overrides)?;
-        let id = recipe.base_model.as_ref().and_then(|said| crate::plan::hub_id(&said.value));
+        let id = recipe
+            .base_model
+            .as_ref()
+            .and_then(|said| crate::plan::hub_id(&said.value));
         if id.is_none() && crate::plan::requests(&recipe).is_empty() {
             return Ok((Fetched::default(), None));
         }
@@ -189,8 +203,15 @@ fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
         Resolved::Plan(plan) => Ok(*plan),
         Resolved::Hub { base, datasets, .. } => {
             let base = base.map(|(id, missing)| hub::not_cached(&id, missing));
-            let faults = base.iter().chain(&datasets).flat_map(Explain::faults).collect();
-            Err(Failure { exit: Exit::Unavailable, faults })
+            let faults = base
+                .iter()
+                .chain(&datasets)
+                .flat_map(Explain::faults)
+                .collect();
+            Err(Failure {
+                exit: Exit::Unavailable,
+                faults,
+            })
         }
     }
 }
@@ -206,17 +227,26 @@ pub struct Failure {
 
 impl Failure {
     fn new(exit: Exit, fault: Fault) -> Self {
-        Self { exit, faults: vec![fault] }
+        Self {
+            exit,
+            faults: vec![fault],
+        }
     }
 
     fn quiet(exit: Exit) -> Self {
-        Self { exit, faults: Vec::new() }
+        Self {
+            exit,
+            faults: Vec::new(),
+        }
     }
 }
 
 impl<E: Explain> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { exit: error.exit(), faults: error.faults() }
+        Self {
+            exit: error.exit(),
+            faults: error.faults(),
+        }
     }
 }
 
@@ -232,8 +262,13 @@ impl Command {
     /// Everything that can go wrong, with its exit code.
     pub fn run(self) -> Result<(), Failure> {
         let started = Instant::now();
-        // Elsewhere a program that was replaced while it runs is not found, and a template that is not tried is refused.
-        let program = if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() };
+        // Elsewhere a program that was replaced while it runs is not found, and a template that is
+        // not tried is refused.
+        let program = if cfg!(target_os = "linux") {
+            Ok("/proc/self/exe".into())
+        } else {
+            std::env::current_exe()
+        };
         sandbox::try_in(program.unwrap_or_default());
         show_data(self.is_verbose());
         let terminal = Terminal::new(self.verbose > 0);

@@ -9,31 +9,67 @@ use crate::plan::{Origin, Plan, Trains};
 use crate::terms::Format;
 use crate::train::RunFolder;
 
-/// What to do with the result: ask it, look at how it went, pass it on; and after a recipe, how to train on with an adapter.
+/// What to do with the result: ask it, look at how it went, pass it on; and after a recipe, how to
+/// train on with an adapter.
 pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure> {
     let at = |name: &str| shell_word(&plan.output_dir.join(name).display().to_string());
-    let (run, is_whole) = (shell_word(&plan.output_dir.display().to_string()), plan.trains == Trains::Everything);
-    let subject = if is_whole { format!("--base {}", at(RunFolder::MODEL)) } else { format!("--adapter {run}") };
-    let mut lines: Vec<String> = asked(plan).into_iter().map(|verb| verb.replacen("MODEL", &subject, 1)).collect();
-    let (form, end) = if has_template(plan) { ("ollama", "-ollama") } else { ("gguf", ".gguf") };
+    let (run, is_whole) = (
+        shell_word(&plan.output_dir.display().to_string()),
+        plan.trains == Trains::Everything,
+    );
+    let subject = if is_whole {
+        format!("--base {}", at(RunFolder::MODEL))
+    } else {
+        format!("--adapter {run}")
+    };
+    let mut lines: Vec<String> = asked(plan)
+        .into_iter()
+        .map(|verb| verb.replacen("MODEL", &subject, 1))
+        .collect();
+    let (form, end) = if has_template(plan) {
+        ("ollama", "-ollama")
+    } else {
+        ("gguf", ".gguf")
+    };
     let out = shell_word(&beside(plan, end).display().to_string());
-    lines.extend([format!("rankine report {run}"), format!("rankine export {run} --to {form} --out {out}")]);
+    lines.extend([
+        format!("rankine report {run}"),
+        format!(
+            "rankine export {run} --to {form} --out \
+    {out}"
+        ),
+    ]);
     for (index, line) in lines.iter().enumerate() {
-        print(format_args!("{}{line}", if index == 0 { "next: " } else { "      " }))?;
+        print(format_args!(
+            "{}{line}",
+            if index == 0 { "next: " } else { "      " }
+        ))?;
     }
-    let Some(again) = again.filter(|_| !is_whole) else { return Ok(()) };
+    let Some(again) = again.filter(|_| !is_whole) else {
+        return Ok(());
+    };
     print("another round from this adapter:")?;
-    let init_from = shell_word(&format!("adapter.init_from={}", plan.output_dir.join(RunFolder::ADAPTER).display()));
+    let init_from = shell_word(&format!(
+        "adapter.init_from={}",
+        plan.output_dir.join(RunFolder::ADAPTER).display()
+    ));
     let output_dir = shell_word(&format!("output_dir={}", beside(plan, "-2").display()));
-    print(format_args!("      {again}{} {init_from} {output_dir}", without_shape(plan)))
+    print(format_args!(
+        "      {again}{} {init_from} {output_dir}",
+        without_shape(plan)
+    ))
 }
 
-/// The verbs that ask in the frame of the run's rows; whoever trained on plain text with a base that chats wants to chat all the same.
+/// The verbs that ask in the frame of the run's rows; whoever trained on plain text with a base
+/// that chats wants to chat all the same.
 fn asked(plan: &Plan) -> Vec<&'static str> {
     let formats = plan.trained_formats();
     match () {
         () if formats.contains(&Format::Chat) => vec!["rankine chat MODEL"],
-        () if formats.contains(&Format::Instruction) => vec!["rankine generate MODEL --instruction TEXT"],
+        () if formats.contains(&Format::Instruction) => vec![
+            "rankine generate MODEL --instruction \
+        TEXT",
+        ],
         () if has_template(plan) && !formats.contains(&Format::Completion) => {
             vec!["rankine generate MODEL --prompt TEXT", "rankine chat MODEL"]
         }
@@ -54,8 +90,17 @@ fn beside(plan: &Plan, end: &str) -> PathBuf {
 
 /// Overrides that leave to `init_from` what the recipe says of the adapter's shape.
 fn without_shape(plan: &Plan) -> String {
-    let is_kept = |key: &str| ["adapter.method", "adapter.dropout", "adapter.init_from"].contains(&key);
-    let said = plan.settings.iter().filter(|setting| matches!(setting.origin, Origin::Said(_)) && !is_kept(&setting.key));
-    let of_adapter = said.filter_map(|setting| setting.key.strip_prefix("adapter.")?.split('.').next());
-    of_adapter.collect::<BTreeSet<_>>().into_iter().map(|key| format!(" adapter.{key}=")).collect()
+    let is_kept =
+        |key: &str| ["adapter.method", "adapter.dropout", "adapter.init_from"].contains(&key);
+    let said = plan
+        .settings
+        .iter()
+        .filter(|setting| matches!(setting.origin, Origin::Said(_)) && !is_kept(&setting.key));
+    let of_adapter =
+        said.filter_map(|setting| setting.key.strip_prefix("adapter.")?.split('.').next());
+    of_adapter
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .map(|key| format!(" adapter.{key}="))
+        .collect()
 }

@@ -1,4 +1,5 @@
-//! A device that ran out of memory during a run: what is saved, and what change of the recipe would need less.
+//! A device that ran out of memory during a run: what is saved, and what change of the recipe would
+//! need less.
 
 use super::Failure;
 use super::device_fault::GoingOn;
@@ -10,17 +11,36 @@ use crate::plan::MemoryPlan;
 impl Failure {
     /// A device ran out of memory and nothing more is known.
     pub(super) fn ran_out(said: &str) -> Self {
-        let hint = "choose a smaller base or shorter rows, free memory of the device, or use `device: cpu`";
-        Self::new(Exit::Memory, Fault::new(format!("the device ran out of memory: {said}")).hint(hint))
+        let hint = "choose a smaller base or shorter rows, free memory of the device, or use \
+        `device: cpu`";
+        Self::new(
+            Exit::Memory,
+            Fault::new(format!("the device ran out of memory: {said}")).hint(hint),
+        )
     }
 }
 
 /// The failure of a run whose device ran out of memory while `planned` was carried out.
 pub(super) fn during(run: &GoingOn, planned: Option<&MemoryPlan>, said: &str) -> Failure {
-    let Some(planned) = planned else { return Failure::ran_out(said) };
+    let Some(planned) = planned else {
+        return Failure::ran_out(said);
+    };
     let device = run.plan.device;
     // What is left of the device may not answer any more.
-    let held = guarded(|| device::open(device).ok().and_then(|device| device::peak_memory_bytes(&device))).ok().flatten();
-    let hint = format!("{}; where no more memory is free, {}", run.next(), planned.smaller(held));
-    Failure::new(Exit::Memory, Fault::new(format!("`{device}` ran out of memory: {said}")).hint(hint))
+    let held = guarded(|| {
+        device::open(device)
+            .ok()
+            .and_then(|device| device::peak_memory_bytes(&device))
+    })
+    .ok()
+    .flatten();
+    let hint = format!(
+        "{}; where no more memory is free, {}",
+        run.next(),
+        planned.smaller(held)
+    );
+    Failure::new(
+        Exit::Memory,
+        Fault::new(format!("`{device}` ran out of memory: {said}")).hint(hint),
+    )
 }

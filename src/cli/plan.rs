@@ -1,4 +1,5 @@
-//! `rankine plan`: every value with its origin, the model in words, rows, tokens and steps, and the memory and the time that it takes.
+//! `rankine plan`: every value with its origin, the model in words, rows, tokens and steps, and the
+//! memory and the time that it takes.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use indicatif::HumanDuration;
 use serde_json::{Value, json};
 
 use super::consumers::ConsumerArgs;
-use super::{Failure, RecipeArgs, memory_table, grouped, print};
+use super::{Failure, RecipeArgs, grouped, memory_table, print};
 use crate::data::{Packing, RowCounts};
 use crate::device;
 use crate::fault::{Exit, Fault};
@@ -25,7 +26,8 @@ pub(super) struct PlanArgs {
     /// Take one step on the base's weights to tell how long the run takes; nothing is kept of it
     #[arg(long, conflicts_with = "fits")]
     trial: bool,
-    /// Without a recipe: what fits into memories of usual sizes, for the model of a config.json; of several, what each needs
+    /// Without a recipe: what fits into memories of usual sizes, for the model of a config.json; of
+    /// several, what each needs
     #[arg(long, value_name = "CONFIG.json", num_args = 1.., conflicts_with = "recipe")]
     fits: Vec<PathBuf>,
     /// Print the result as one JSON object
@@ -49,7 +51,9 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let (config, memory) = plan.prepare(&data);
     let trial = if args.trial {
         memory.check()?;
-        Some(trial(&plan, &data, (&config, &memory), &|event| terminal.take(&event))?)
+        Some(trial(&plan, &data, (&config, &memory), &|event| {
+            terminal.take(&event)
+        })?)
     } else {
         None
     };
@@ -59,17 +63,30 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     } else {
         print_settings(&plan)?;
         print("")?;
-        for (what, value) in facts(&plan, &data, (&config, &memory)).into_iter().chain(memory.lines()) {
+        for (what, value) in facts(&plan, &data, (&config, &memory))
+            .into_iter()
+            .chain(memory.lines())
+        {
             print(format_args!("{what:<22} {value}"))?;
         }
         if let Some(step) = &trial {
-            let (speed, time) = (step.tokens_per_second, duration(seconds(step, &data, &config)));
-            print(format_args!("{:<22} {speed:.1} tokens a second, {time} for all steps", "trial step"))?;
+            let (speed, time) = (
+                step.tokens_per_second,
+                duration(seconds(step, &data, &config)),
+            );
+            print(format_args!(
+                "{:<22} {speed:.1} tokens a second, {time} for all steps",
+                "trial \
+            step"
+            ))?;
         }
     }
     args.consumers.judge_plan(&terminal, &plan)?;
     if !memory.fits() {
-        terminal.say("note: `rankine train` refuses this recipe, because it needs more memory than it may have");
+        terminal.say(
+            "note: `rankine train` refuses this recipe, because it needs more memory than \
+        it may have",
+        );
     }
     Ok(())
 }
@@ -81,21 +98,32 @@ fn trial(
     (config, memory): (&train::TrainConfig, &MemoryPlan),
     report: Reporter,
 ) -> Result<Step, Failure> {
-    let mut decoder = plan.load_model(memory.storage(), &device::open(plan.device)?, None, report)?;
+    let mut decoder =
+        plan.load_model(memory.storage(), &device::open(plan.device)?, None, report)?;
     Ok(train::first_step(&mut decoder, &data.rows(), config))
 }
 
 /// Seconds of a run whose every step is as fast.
 fn seconds(step: &Step, data: &RunData, config: &train::TrainConfig) -> f64 {
-    let epochs = config.schedule.total_steps as f64 / StepSampler::new(config, &data.training()).steps_of(0) as f64;
+    let epochs = config.schedule.total_steps as f64
+        / StepSampler::new(config, &data.training()).steps_of(0) as f64;
     epochs * data.training_tokens().0 as f64 / step.tokens_per_second
 }
 
 fn duration(seconds: f64) -> String {
-    format!("about {}", HumanDuration(Duration::from_secs_f64(seconds.clamp(1.0, 1e12))))
+    format!(
+        "about {}",
+        HumanDuration(Duration::from_secs_f64(seconds.clamp(1.0, 1e12)))
+    )
 }
 
-fn object(plan: &Plan, data: &RunData, config: &train::TrainConfig, memory: &MemoryPlan, trial: Option<&Step>) -> Value {
+fn object(
+    plan: &Plan,
+    data: &RunData,
+    config: &train::TrainConfig,
+    memory: &MemoryPlan,
+    trial: Option<&Step>,
+) -> Value {
     let setting = |setting: &crate::plan::Setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin.to_string()});
     let ((tokens, trained), total) = (data.training_tokens(), data.ledger().total());
     json!({
@@ -137,16 +165,31 @@ fn object(plan: &Plan, data: &RunData, config: &train::TrainConfig, memory: &Mem
 }
 
 fn print_settings(plan: &Plan) -> Result<(), Failure> {
-    let width = plan.settings.iter().map(|setting| setting.key.len()).max().unwrap_or(0);
+    let width = plan
+        .settings
+        .iter()
+        .map(|setting| setting.key.len())
+        .max()
+        .unwrap_or(0);
     for setting in &plan.settings {
-        let value = setting.value.as_str().map_or_else(|| setting.value.to_string(), str::to_owned);
-        print(format_args!("{:<width$}  {value}  ({})", setting.key, setting.origin))?;
+        let value = setting
+            .value
+            .as_str()
+            .map_or_else(|| setting.value.to_string(), str::to_owned);
+        print(format_args!(
+            "{:<width$}  {value}  ({})",
+            setting.key, setting.origin
+        ))?;
     }
     Ok(())
 }
 
 /// What follows from the values and the data.
-pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::TrainConfig, &MemoryPlan)) -> Vec<(&'static str, String)> {
+pub(super) fn facts(
+    plan: &Plan,
+    data: &RunData,
+    (config, memory): (&train::TrainConfig, &MemoryPlan),
+) -> Vec<(&'static str, String)> {
     let (total, spec) = (data.ledger().total(), &plan.model.spec);
     let (tokens, trained) = data.training_tokens();
     let parameters = spec.parameters() as u64;
@@ -154,18 +197,32 @@ pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::Trai
     let share = 100.0 * trainable as f64 / parameters as f64;
     let rows = data.training();
     let course = StepSampler::new(config, &rows);
-    let of_epoch = if config.packing == Packing::Off { "an epoch" } else { "in the first epoch" };
+    let of_epoch = if config.packing == Packing::Off {
+        "an epoch"
+    } else {
+        "in the first epoch"
+    };
     let before = [
-        ("model", format!("{}, {} parameters", spec.describe(), grouped(parameters))),
+        (
+            "model",
+            format!("{}, {} parameters", spec.describe(), grouped(parameters)),
+        ),
         ("base kept in", memory.storage().to_string()),
-        ("trainable parameters", format!("{} ({share:.2} % of the base)", grouped(trainable))),
+        (
+            "trainable parameters",
+            format!("{} ({share:.2} % of the base)", grouped(trainable)),
+        ),
         ("device", plan.device_words()),
         (
             "rows read",
             format!(
                 "{}, {}{} too long, {} cut, {} without a trained token, {} broken, {} duplicates{}",
                 grouped(total.rows),
-                if total.not_selected > 0 { format!("{} not selected, ", grouped(total.not_selected)) } else { String::new() },
+                if total.not_selected > 0 {
+                    format!("{} not selected, ", grouped(total.not_selected))
+                } else {
+                    String::new()
+                },
                 total.too_long,
                 total.truncated,
                 total.untrained,
@@ -175,15 +232,36 @@ pub(super) fn facts(plan: &Plan, data: &RunData, (config, memory): (&train::Trai
             ),
         ),
         ("rows to train on", grouped(data.training_rows() as u64)),
-        ("rows to validate on", grouped(data.validation_rows() as u64)),
-        ("tokens an epoch", format!("{}, {} trained", grouped(tokens), grouped(trained))),
+        (
+            "rows to validate on",
+            grouped(data.validation_rows() as u64),
+        ),
+        (
+            "tokens an epoch",
+            format!("{}, {} trained", grouped(tokens), grouped(trained)),
+        ),
     ];
-    let mixed = data.shares().into_iter().map(|share| ("mixed", share.describe()));
+    let mixed = data
+        .shares()
+        .into_iter()
+        .map(|share| ("mixed", share.describe()));
     let after = [
-        ("steps", format!("{} ({} {of_epoch})", grouped(config.schedule.total_steps), grouped(course.steps_of(0)))),
+        (
+            "steps",
+            format!(
+                "{} ({} {of_epoch})",
+                grouped(config.schedule.total_steps),
+                grouped(course.steps_of(0))
+            ),
+        ),
         ("output", plan.output_dir.display().to_string()),
     ];
-    before.into_iter().chain(mixed).chain(packed(config, &course, tokens)).chain(after).collect()
+    before
+        .into_iter()
+        .chain(mixed)
+        .chain(packed(config, &course, tokens))
+        .chain(after)
+        .collect()
 }
 
 /// What is left out for being like another row, where anything is.
@@ -191,15 +269,35 @@ fn alike(total: &RowCounts) -> String {
     if total.alike() == 0 {
         return String::new();
     }
-    let RowCounts { exact_duplicates, near_duplicates, near_held_out, .. } = total;
-    format!("; left out: {exact_duplicates} equal, {near_duplicates} nearly equal, {near_held_out} nearly a scored row")
+    let RowCounts {
+        exact_duplicates,
+        near_duplicates,
+        near_held_out,
+        ..
+    } = total;
+    format!(
+        "; left out: {exact_duplicates} equal, {near_duplicates} nearly equal, {near_held_out} \
+    nearly a scored row"
+    )
 }
 
 /// What packing comes to, where there is any.
-fn packed(config: &train::TrainConfig, course: &StepSampler, tokens: u64) -> Option<(&'static str, String)> {
-    let Packing::BestFit { tokens: room } = config.packing else { return None };
+fn packed(
+    config: &train::TrainConfig,
+    course: &StepSampler,
+    tokens: u64,
+) -> Option<(&'static str, String)> {
+    let Packing::BestFit { tokens: room } = config.packing else {
+        return None;
+    };
     let packs = course.packs(0).len();
     let empty = 100.0 * (1.0 - tokens as f64 / (packs * room) as f64);
     let (packs, a_step) = (grouped(packs as u64), course.packs_per_step());
-    Some(("packed rows", format!("{packs} of {room} tokens in the first epoch, {a_step} a step, {empty:.1} % empty")))
+    Some((
+        "packed rows",
+        format!(
+            "{packs} of {room} tokens in the first epoch, {a_step} a step, \
+    {empty:.1} % empty"
+        ),
+    ))
 }

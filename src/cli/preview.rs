@@ -1,11 +1,12 @@
-//! `rankine preview`: rows as the model will see them, what of them is trained, and what becomes of every row.
+//! `rankine preview`: rows as the model will see them, what of them is trained, and what becomes of
+//! every row.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::{Failure, RecipeArgs, grouped, print, row_text};
-use crate::data::{RowStatus, RowRecord, RowCounts, visible};
+use crate::data::{RowCounts, RowRecord, RowStatus, visible};
 use crate::export::{Line, write_ledger};
 use crate::fault::{Exit, Fault, revealed};
 use crate::plan::{Plan, RunData};
@@ -50,16 +51,29 @@ fn refuse_existing(path: &Path) -> Result<(), Failure> {
         return Ok(());
     }
     let fault = Fault::new(format!("--ledger: `{}` exists", path.display()));
-    Err(Failure::new(Exit::Exists, fault.hint("name another file, or remove that one")))
+    Err(Failure::new(
+        Exit::Exists,
+        fault.hint("name another file, or remove that one"),
+    ))
 }
 
 fn chosen(args: &PreviewArgs, data: &RunData) -> Result<Vec<u64>, Failure> {
-    let (Some(row), rows) = (args.row, data.rows_read()) else { return Ok(data.sample(args.rows)) };
+    let (Some(row), rows) = (args.row, data.rows_read()) else {
+        return Ok(data.sample(args.rows));
+    };
     if row < rows {
         return Ok(vec![row]);
     }
-    let last = rows.checked_sub(1).map_or_else(String::new, |last| format!(", expected a number from 0 to {last}"));
-    Err(Failure::new(Exit::Usage, Fault::new(format!("--row {row}: there are {rows} rows{last}"))))
+    let last = rows.checked_sub(1).map_or_else(String::new, |last| {
+        format!(
+            ", expected a number \
+    from 0 to {last}"
+        )
+    });
+    Err(Failure::new(
+        Exit::Usage,
+        Fault::new(format!("--row {row}: there are {rows} rows{last}")),
+    ))
 }
 
 fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failure> {
@@ -71,8 +85,14 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
     for number in numbers {
         let record = data.record(*number);
         let file = visible(&record.file.display().to_string());
-        print(format_args!("\nrow {number} (row {} of `{file}`): {}", record.row, describe(plan, data, &record)))?;
-        let Some(tokens) = record.tokens.filter(|tokens| !tokens.is_empty()) else { continue };
+        print(format_args!(
+            "\nrow {number} (row {} of `{file}`): {}",
+            record.row,
+            describe(plan, data, &record)
+        ))?;
+        let Some(tokens) = record.tokens.filter(|tokens| !tokens.is_empty()) else {
+            continue;
+        };
         let pieces = crate::data::pieces(&plan.encoder.tokenizer, &tokens.ids(), &tokens.trained());
         print(row_text::rendered(&pieces?, &palette))?;
     }
@@ -86,27 +106,56 @@ fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
         (RowStatus::Train, _) => "trained on".to_owned(),
         (RowStatus::Validation, _) => "held out for validation".to_owned(),
         (RowStatus::NotSelected, _) => return "not selected by `split` or `max_rows`".to_owned(),
-        (RowStatus::TooLong, _) => format!("left out, longer than `training.sequence_len`, {limit}"),
-        (RowStatus::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to learn".to_owned(),
+        (RowStatus::TooLong, _) => format!(
+            "left out, longer than `training.sequence_len`, \
+        {limit}"
+        ),
+        (RowStatus::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to \
+        learn"
+            .to_owned(),
         (RowStatus::NoTrainedToken, _) => "left out, no trained token".to_owned(),
         (RowStatus::Duplicate, _) => format!("left out, the same as {}", other(data, record)),
-        (RowStatus::NearDuplicate, _) => format!("left out, nearly the same as {}", other(data, record)),
-        (RowStatus::NearHeldOut, _) => format!("left out, nearly the same as {}, which is only scored", other(data, record)),
-        (RowStatus::Broken, reason) => format!("left out, broken: {}", revealed(reason.unwrap_or_default())),
+        (RowStatus::NearDuplicate, _) => {
+            format!("left out, nearly the same as {}", other(data, record))
+        }
+        (RowStatus::NearHeldOut, _) => format!(
+            "left out, nearly the same as {}, which is only \
+        scored",
+            other(data, record)
+        ),
+        (RowStatus::Broken, reason) => {
+            format!("left out, broken: {}", revealed(reason.unwrap_or_default()))
+        }
     };
     let cut = match record.len() {
-        tokens if tokens < record.whole_tokens => format!(", cut from {} tokens", record.whole_tokens),
+        tokens if tokens < record.whole_tokens => {
+            format!(", cut from {} tokens", record.whole_tokens)
+        }
         _ => String::new(),
     };
-    let duplicate = if record.is_duplicate { ", like an earlier row" } else { "" };
-    format!("{fate}; {} tokens, {} trained{cut}{duplicate}", record.len(), record.trained_tokens())
+    let duplicate = if record.is_duplicate {
+        ", like an earlier row"
+    } else {
+        ""
+    };
+    format!(
+        "{fate}; {} tokens, {} trained{cut}{duplicate}",
+        record.len(),
+        record.trained_tokens()
+    )
 }
 
 /// The row that one is left out for.
 fn other(data: &RunData, record: &RowRecord) -> String {
-    let Some(number) = record.duplicate_of else { return "another row".to_owned() };
+    let Some(number) = record.duplicate_of else {
+        return "another row".to_owned();
+    };
     let other = data.record(number);
-    format!("row {number} (row {} of `{}`)", other.row, visible(&other.file.display().to_string()))
+    format!(
+        "row {number} (row {} of `{}`)",
+        other.row,
+        visible(&other.file.display().to_string())
+    )
 }
 
 /// A line of the ledger.
@@ -130,51 +179,94 @@ const COUNTS: [Count; 13] = [
 
 /// Behind `broken`, where the recipe leaves rows out for being like another one.
 const ALIKE: [Count; 3] = [
-    ("    equal to an earlier row", |tally| tally.exact_duplicates),
+    ("    equal to an earlier row", |tally| {
+        tally.exact_duplicates
+    }),
     ("    nearly an earlier row", |tally| tally.near_duplicates),
-    ("    nearly a row that is only scored", |tally| tally.near_held_out),
+    ("    nearly a row that is only scored", |tally| {
+        tally.near_held_out
+    }),
 ];
 
 fn counts(plan: &Plan) -> Vec<Count> {
-    let (of_rows, of_kept) = COUNTS.split_at(COUNTS.iter().position(|(what, _)| what.starts_with("of the kept")).unwrap_or(0));
-    let alike = if plan.alike.leaves_out() { &ALIKE[..] } else { &[] };
+    let (of_rows, of_kept) = COUNTS.split_at(
+        COUNTS
+            .iter()
+            .position(|(what, _)| what.starts_with("of the kept"))
+            .unwrap_or(0),
+    );
+    let alike = if plan.alike.leaves_out() {
+        &ALIKE[..]
+    } else {
+        &[]
+    };
     [of_rows, alike, of_kept].concat()
 }
 
 /// One column a source and one for all of them.
 fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
-    let tallies: Vec<RowCounts> = data.ledger().sources.iter().cloned().chain([data.ledger().total()]).collect();
-    let names: Vec<(String, String)> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source)).collect();
+    let tallies: Vec<RowCounts> = data
+        .ledger()
+        .sources
+        .iter()
+        .cloned()
+        .chain([data.ledger().total()])
+        .collect();
+    let names: Vec<(String, String)> = (0..data.ledger().sources.len())
+        .map(|source| plan.source_name(source))
+        .collect();
     let heads = names.iter().map(|(key, _)| key.as_str()).chain(["total"]);
     let counts = counts(plan);
     let first = counts.iter().map(|(what, _)| what.len()).max().unwrap_or(0);
-    let widths: Vec<usize> =
-        heads.clone().zip(&tallies).map(|(head, tally)| head.len().max(grouped(tally.tokens).len()) + 2).collect();
+    let widths: Vec<usize> = heads
+        .clone()
+        .zip(&tallies)
+        .map(|(head, tally)| head.len().max(grouped(tally.tokens).len()) + 2)
+        .collect();
     let line = |what: &str, cells: Vec<String>| {
-        let cells = cells.iter().zip(&widths).map(|(cell, width)| format!("{cell:>width$}")).collect::<String>();
+        let cells = cells
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:>width$}"))
+            .collect::<String>();
         print(format_args!("{what:<first$}{cells}"))
     };
     line("", heads.map(str::to_owned).collect())?;
     for (what, count) in counts {
-        line(what, tallies.iter().map(|tally| grouped(count(tally))).collect())?;
+        line(
+            what,
+            tallies.iter().map(|tally| grouped(count(tally))).collect(),
+        )?;
     }
     for (key, path) in &names {
         print(format_args!("{key}: {}", visible(path)))?;
     }
-    data.shares().iter().try_for_each(|share| print(share.describe()))
+    data.shares()
+        .iter()
+        .try_for_each(|share| print(share.describe()))
 }
 
 /// A run that is refused trains nothing.
 fn write(path: &Path, plan: &Plan, data: &RunData, is_accepted: bool) -> Result<(), Failure> {
-    let names: Vec<String> = (0..data.ledger().sources.len()).map(|source| plan.source_name(source).0).collect();
-    let times = if is_accepted { data.times_trained(&plan.prepare(data).0) } else { Vec::new() };
+    let names: Vec<String> = (0..data.ledger().sources.len())
+        .map(|source| plan.source_name(source).0)
+        .collect();
+    let times = if is_accepted {
+        data.times_trained(&plan.prepare(data).0)
+    } else {
+        Vec::new()
+    };
     let times_trained = |record: &RowRecord| match (record.fate, record.index) {
         (RowStatus::Train, Some(index)) => times.get(index as usize).copied().unwrap_or(0),
         _ => 0,
     };
     let lines = data.records().map(|record| {
         let times_trained = times_trained(&record);
-        Line { dataset: &names[record.source], record, times_trained }
+        Line {
+            dataset: &names[record.source],
+            record,
+            times_trained,
+        }
     });
     write_ledger(path, lines)?;
     print(format_args!("ledger  {}", path.display()))

@@ -21,7 +21,8 @@ use crate::report::Terminal;
 A data set is fetched as Parquet: its own Parquet files, or else those of the copy that the Hub makes of public sets (`refs/convert/parquet`). In a \
                   recipe it is `path: hf://datasets/owner/name`.")]
 pub(super) struct PullArgs {
-    /// owner/name, or owner/name@revision; the revision is a branch, a tag or a commit. Of a data set, /GLOB behind it names files
+    /// owner/name, or owner/name@revision; the revision is a branch, a tag or a commit. Of a data
+    /// set, /GLOB behind it names files
     id: String,
     /// Fetch a data set; `hf://datasets/owner/name` is one without this option
     #[arg(long)]
@@ -43,7 +44,10 @@ pub(super) fn pull(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> 
         return pull_dataset(args, terminal);
     }
     if args.config.is_some() || !args.split.is_empty() {
-        let fault = Fault::new("--config and --split are of data sets, and no data set is asked for");
+        let fault = Fault::new(
+            "--config and --split are of data sets, and no data set is asked \
+        for",
+        );
         return Err(Failure::new(Exit::Usage, fault.hint("add `--dataset`")));
     }
     let started = Instant::now();
@@ -63,16 +67,32 @@ pub(super) fn pull(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> 
 
 fn pull_dataset(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> {
     let started = Instant::now();
-    let path = if DatasetPath::is_one(&args.id) { DatasetPath::parse(&args.id) } else { DatasetPath::parse_id(&args.id) };
+    let path = if DatasetPath::is_one(&args.id) {
+        DatasetPath::parse(&args.id)
+    } else {
+        DatasetPath::parse_id(&args.id)
+    };
     let path = path.map_err(crate::hub::HubError::from)?;
     if let (Some(files), true) = (&path.files, args.config.is_some() || !args.split.is_empty()) {
-        let fault = Fault::new(format!("--config and --split do not go with `{files}`, which names files"));
-        return Err(Failure::new(Exit::Usage, fault.hint("leave out the one or the other")));
+        let fault = Fault::new(format!(
+            "--config and --split do not go with `{files}`, which names \
+        files"
+        ));
+        return Err(Failure::new(
+            Exit::Usage,
+            fault.hint("leave out the one or the other"),
+        ));
     }
     let splits = Some(args.split.clone()).filter(|splits| !splits.is_empty());
-    let request = DatasetRequest { path, config: args.config.clone(), splits };
+    let request = DatasetRequest {
+        path,
+        config: args.config.clone(),
+        splits,
+    };
     let leaving = Leaving::listen()?;
-    let pulled = crate::hub::pull_dataset(&Environment::read(), &request, &|event| terminal.take(&event));
+    let pulled = crate::hub::pull_dataset(&Environment::read(), &request, &|event| {
+        terminal.take(&event)
+    });
     terminal.stop();
     let pulled = pulled?;
     drop(leaving);
@@ -85,10 +105,24 @@ fn pull_dataset(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> {
         return print(object);
     }
     print_files(&pulled.files)?;
-    let (snapshot, files, whole) = (&pulled.snapshot, pulled.files.len(), pulled.files.iter().map(|(_, bytes)| bytes).sum());
+    let (snapshot, files, whole) = (
+        &pulled.snapshot,
+        pulled.files.len(),
+        pulled.files.iter().map(|(_, bytes)| bytes).sum(),
+    );
     let (whole, new) = (HumanBytes(whole), HumanBytes(pulled.downloaded_bytes));
-    let config = snapshot.config.as_ref().map_or_else(String::new, |config| format!("configuration `{}`, ", printable(config)));
-    let splits: Vec<&str> = snapshot.splits.iter().map(|split| split.name.as_str()).collect();
+    let config = snapshot.config.as_ref().map_or_else(String::new, |config| {
+        format!(
+            "configuration \
+    `{}`, ",
+            printable(config)
+        )
+    });
+    let splits: Vec<&str> = snapshot
+        .splits
+        .iter()
+        .map(|split| split.name.as_str())
+        .collect();
     let commit = snapshot.pinned();
     print(format_args!(
         "{files} files, {whole}, {new} downloaded; {config}{}; commit {}",
@@ -108,11 +142,19 @@ fn dataset_object(pulled: &PulledDataset) -> Value {
 }
 
 fn listed(files: &[(String, u64)]) -> Value {
-    files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect()
+    files
+        .iter()
+        .map(|(name, bytes)| json!({"name": name, "bytes": bytes}))
+        .collect()
 }
 
 fn object(pulled: &Pulled) -> Value {
-    let Pulled { snapshot, files, downloaded_bytes, skipped } = pulled;
+    let Pulled {
+        snapshot,
+        files,
+        downloaded_bytes,
+        skipped,
+    } = pulled;
     json!({
         "id": snapshot.id.repository(),
         "revision": snapshot.id.revision(),
@@ -126,15 +168,35 @@ fn object(pulled: &Pulled) -> Value {
 }
 
 fn print_files(files: &[(String, u64)]) -> Result<(), Failure> {
-    let width = files.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
-    files.iter().try_for_each(|(name, bytes)| print(format_args!("{:<width$}  {}", printable(name), HumanBytes(*bytes))))
+    let width = files
+        .iter()
+        .map(|(name, _)| name.chars().count())
+        .max()
+        .unwrap_or(0);
+    files.iter().try_for_each(|(name, bytes)| {
+        print(format_args!(
+            "{:<width$}  {}",
+            printable(name),
+            HumanBytes(*bytes)
+        ))
+    })
 }
 
 fn print_lines(pulled: &Pulled) -> Result<(), Failure> {
     print_files(&pulled.files)?;
-    let (files, bytes) = (pulled.files.len(), pulled.files.iter().map(|(_, bytes)| bytes).sum());
-    let skipped = if pulled.skipped > 0 { format!(", {} of no use here left there", pulled.skipped) } else { String::new() };
+    let (files, bytes) = (
+        pulled.files.len(),
+        pulled.files.iter().map(|(_, bytes)| bytes).sum(),
+    );
+    let skipped = if pulled.skipped > 0 {
+        format!(", {} of no use here left there", pulled.skipped)
+    } else {
+        String::new()
+    };
     let (whole, new) = (HumanBytes(bytes), HumanBytes(pulled.downloaded_bytes));
-    print(format_args!("{files} files, {whole}, {new} downloaded{skipped}; commit {}", pulled.snapshot.commit))?;
+    print(format_args!(
+        "{files} files, {whole}, {new} downloaded{skipped}; commit {}",
+        pulled.snapshot.commit
+    ))?;
     print(pulled.snapshot.folder.display())
 }

@@ -1,5 +1,5 @@
-//! `rankine push`: an adapter with its card to a repository of the Hub, in one commit. Nothing that tells where this machine has its files
-//! goes along.
+//! `rankine push`: an adapter with its card to a repository of the Hub, in one commit. Nothing that
+//! tells where this machine has its files goes along.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -27,7 +27,8 @@ use crate::train::{Checkpoint, RunFolder};
 pub(super) const LOCK: &str = "rankine.lock";
 /// An absolute path of two parts or more in a text, on any system.
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
-    let path = r"(?:^|[\s`'\x22(=,\[{<>])((?:~?/|[A-Za-z]:[\\/]|\\\\)[\w.+-]+[/\\][^\s`'\x22)\]>]+)";
+    let path =
+        r"(?:^|[\s`'\x22(=,\[{<>])((?:~?/|[A-Za-z]:[\\/]|\\\\)[\w.+-]+[/\\][^\s`'\x22)\]>]+)";
     Regex::new(path).expect("the pattern is valid")
 });
 
@@ -58,19 +59,43 @@ pub(super) fn push(args: &PushArgs, terminal: &Terminal) -> Result<(), Failure> 
     for note in parts.notes() {
         terminal.say(&format!("note: {note}"));
     }
-    let visibility = if args.private { Visibility::Private } else { Visibility::AsOwner };
-    let shipment = Shipment { id, files: parts.files()?, message: args.message.clone(), visibility };
-    let pushed = crate::hub::push(&Environment::read(), &shipment, &|event| terminal.take(&event));
+    let visibility = if args.private {
+        Visibility::Private
+    } else {
+        Visibility::AsOwner
+    };
+    let shipment = Shipment {
+        id,
+        files: parts.files()?,
+        message: args.message.clone(),
+        visibility,
+    };
+    let pushed = crate::hub::push(&Environment::read(), &shipment, &|event| {
+        terminal.take(&event)
+    });
     terminal.stop();
     let pushed = pushed?;
-    if args.json { print(object(&pushed)) } else { print_lines(&pushed) }
+    if args.json {
+        print(object(&pushed))
+    } else {
+        print_lines(&pushed)
+    }
 }
 
 fn id(args: &PushArgs) -> Result<RepoId, Failure> {
     let id = RepoId::parse(&args.id).map_err(HubError::from)?;
     if id.owner_and_name().is_none() || args.id.contains('@') {
-        let fault = Fault::new(format!("`{}` is no repository to push to, expected `owner/name`", args.id));
-        return Err(Failure::new(Exit::Usage, fault.hint("name your account before the `/`, and a branch with `--revision`")));
+        let fault = Fault::new(format!(
+            "`{}` is no repository to push to, expected `owner/name`",
+            args.id
+        ));
+        return Err(Failure::new(
+            Exit::Usage,
+            fault.hint(
+                "name your account before the `/`, and a \
+        branch with `--revision`",
+            ),
+        ));
     }
     Ok(id.at(&args.revision).map_err(HubError::from)?)
 }
@@ -92,24 +117,54 @@ impl UploadParts {
         let card = is_there(subject.join(RunFolder::CARD));
         if is_run {
             let lock = is_there(subject.join(RunFolder::LOCK));
-            return Ok(Self { adapter: of_run, run: Some(subject.to_owned()), card, lock });
+            return Ok(Self {
+                adapter: of_run,
+                run: Some(subject.to_owned()),
+                card,
+                lock,
+            });
         }
         let adapter = find_adapter(subject)?;
         let lock = lock_above(&adapter);
         let card = card.or_else(|| is_there(adapter.join(RunFolder::CARD)));
-        Ok(Self { adapter, run: None, card, lock })
+        Ok(Self {
+            adapter,
+            run: None,
+            card,
+            lock,
+        })
     }
 
     fn notes(&self) -> Vec<String> {
         let checkpoint = self.run.as_ref().filter(|run| Checkpoint::is_one(run));
-        let checkpoint =
-            checkpoint.map(|path| format!("`{}` is a checkpoint: its adapter is uploaded as it was then", path.display()));
-        let unfinished = self.run.as_ref().filter(|run| !is_finished(run) && !Checkpoint::is_one(run));
-        let unfinished =
-            unfinished.map(|run| format!("run `{}` is not finished: its best adapter so far is uploaded", run.display()));
+        let checkpoint = checkpoint.map(|path| {
+            format!(
+                "`{}` is a checkpoint: its adapter is uploaded as it was \
+            then",
+                path.display()
+            )
+        });
+        let unfinished = self
+            .run
+            .as_ref()
+            .filter(|run| !is_finished(run) && !Checkpoint::is_one(run));
+        let unfinished = unfinished.map(|run| {
+            format!(
+                "run `{}` is not finished: its best adapter so far is \
+            uploaded",
+                run.display()
+            )
+        });
         let beside = self.run.as_ref().unwrap_or(&self.adapter).display();
-        let card = format!("`{beside}` has no {}: the repository gets no card", RunFolder::CARD);
-        checkpoint.into_iter().chain(unfinished).chain(self.card.is_none().then_some(card)).collect()
+        let card = format!(
+            "`{beside}` has no {}: the repository gets no card",
+            RunFolder::CARD
+        );
+        checkpoint
+            .into_iter()
+            .chain(unfinished)
+            .chain(self.card.is_none().then_some(card))
+            .collect()
     }
 
     /// Reads and checks everything small, and opens the weights.
@@ -122,11 +177,18 @@ impl UploadParts {
             files.push(small(card)?);
         }
         if let Some(lock) = &self.lock {
-            files.push((LOCK.to_owned(), Content::Bytes(Lock::read(lock)?.portable_text().into_bytes())));
+            files.push((
+                LOCK.to_owned(),
+                Content::Bytes(Lock::read(lock)?.portable_text().into_bytes()),
+            ));
         }
         files.extend(tokenizer_files(&self.adapter)?);
         let beside = self.card.iter().filter_map(|card| card.parent());
-        files.extend(beside.flat_map(notice_paths).map(|path| (name(&path), Content::File(path))));
+        files.extend(
+            beside
+                .flat_map(notice_paths)
+                .map(|path| (name(&path), Content::File(path))),
+        );
         files.push((name(&weights), Content::File(weights)));
         Ok(files)
     }
@@ -138,10 +200,20 @@ fn tokenizer_files(adapter: &Path) -> Result<Vec<(String, Content)>, Failure> {
     if !tokenizer.is_file() {
         return Ok(Vec::new());
     }
-    let configs = NAMES[1..].iter().map(|name| adapter.join(name)).filter(|path| path.is_file());
-    let mut files = configs.map(|path| small(&path)).collect::<Result<Vec<_>, _>>()?;
+    let configs = NAMES[1..]
+        .iter()
+        .map(|name| adapter.join(name))
+        .filter(|path| path.is_file());
+    let mut files = configs
+        .map(|path| small(&path))
+        .collect::<Result<Vec<_>, _>>()?;
     let template = Some(adapter.join(CHAT_TEMPLATE)).filter(|path| path.is_file());
-    files.extend([tokenizer].into_iter().chain(template).map(|path| (name(&path), Content::File(path))));
+    files.extend(
+        [tokenizer]
+            .into_iter()
+            .chain(template)
+            .map(|path| (name(&path), Content::File(path))),
+    );
     for path in named_template_files(adapter)? {
         let folder = path.parent().map(name).unwrap_or_default();
         files.push((format!("{folder}/{}", name(&path)), Content::File(path)));
@@ -153,8 +225,15 @@ fn tokenizer_files(adapter: &Path) -> Result<Vec<(String, Content)>, Failure> {
 fn small(path: &Path) -> Result<(String, Content), Failure> {
     let text = read_text_up_to(path, JSON_BYTES)?;
     if let Some(place) = place_in(&text) {
-        let fault = Fault::new(format!("`{}` names `{place}`, a place on this machine", path.display()));
-        let hint = format!("edit it, or train with relative paths; `grep -n {} {}` finds it", shell_word(place), path.display());
+        let fault = Fault::new(format!(
+            "`{}` names `{place}`, a place on this machine",
+            path.display()
+        ));
+        let hint = format!(
+            "edit it, or train with relative paths; `grep -n {} {}` finds it",
+            shell_word(place),
+            path.display()
+        );
         return Err(Failure::new(Exit::Input, fault.hint(hint)));
     }
     Ok((name(path), Content::Bytes(text.into_bytes())))
@@ -165,7 +244,10 @@ fn place_in(text: &str) -> Option<&str> {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 fn object(pushed: &Pushed) -> Value {
@@ -178,12 +260,20 @@ fn object(pushed: &Pushed) -> Value {
 }
 
 fn print_lines(pushed: &Pushed) -> Result<(), Failure> {
-    let width = pushed.files.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    let width = pushed
+        .files
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or(0);
     for (name, bytes) in &pushed.files {
         print(format_args!("{name:<width$}  {}", HumanBytes(*bytes)))?;
     }
     match &pushed.commit {
-        Some(commit) => print(format_args!("commit {commit}, {} of large files sent", HumanBytes(pushed.uploaded_bytes)))?,
+        Some(commit) => print(format_args!(
+            "commit {commit}, {} of large files sent",
+            HumanBytes(pushed.uploaded_bytes)
+        ))?,
         None => print("nothing to do: every file is there as it is")?,
     }
     print(&pushed.url)
@@ -204,9 +294,16 @@ mod tests {
         ] {
             assert_eq!(place_in(text), Some(place), "{text}");
         }
-        for text in
-            ["https://huggingface.co/owner/name", "data/rows.parquet", "and/or", "alpha / r and q/k", "owner/name", "1/2", "</a>"]
-        {
+        for text in [
+            "https://huggingface.co/owner/name",
+            "data/rows.parquet",
+            "and/or",
+            "alpha / r and \
+            q/k",
+            "owner/name",
+            "1/2",
+            "</a>",
+        ] {
             assert_eq!(place_in(text), None, "{text}");
         }
     }

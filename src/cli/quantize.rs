@@ -1,4 +1,5 @@
-//! `rankine quantize`: a model packed as bitsandbytes packs weights, in a folder that transformers and our recipes take as a base.
+//! `rankine quantize`: a model packed as bitsandbytes packs weights, in a folder that transformers
+//! and our recipes take as a base.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -53,7 +54,13 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
     let form = args.form()?;
     if args.out.symlink_metadata().is_ok() {
         let fault = Fault::new(format!("`{}` exists", args.out.display()));
-        return Err(Failure::new(Exit::Exists, fault.hint("choose another `--out`, or remove it first")));
+        return Err(Failure::new(
+            Exit::Exists,
+            fault.hint(
+                "choose another `--out`, or remove it \
+        first",
+            ),
+        ));
     }
     let from = find_base(Some(&args.model), None)?;
     let folder = Folder::open(&from)?;
@@ -61,23 +68,53 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
         return Err(RepackError::Packed { folder: from }.into());
     }
     if args.quantize_head && folder.spec.tied_head {
-        let fault = Fault::new("--quantize-head: the model has one table for its embedding and its head, which stays as it is");
+        let fault = Fault::new(
+            "--quantize-head: the model has one table for its embedding and its \
+        head, which stays as it is",
+        );
         return Err(Failure::new(Exit::Input, fault.hint("leave it out")));
     }
-    let target = Target::Packed { form, packs_head: args.quantize_head };
-    let above = args.out.parent().filter(|above| !above.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let target = Target::Packed {
+        form,
+        packs_head: args.quantize_head,
+    };
+    let above = args
+        .out
+        .parent()
+        .filter(|above| !above.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     create_folder(above)?;
     remove_leftovers(&[above], LEFTOVER)?;
     check_space(above, repacked_bytes(&from, target)?)?;
-    let about = format!("Its projections{} are packed as bitsandbytes packs them, {form}; all else is as it was.", args.head());
-    let artefact = Artefact::Packed { form: form.to_string() };
-    let card = Card { artefact, base: Base::of(&from), about: vec![about], parts: Vec::new(), hashes: Vec::new() };
+    let about = format!(
+        "Its projections{} are packed as bitsandbytes packs them, {form}; all else \
+    is as it was.",
+        args.head()
+    );
+    let artefact = Artefact::Packed {
+        form: form.to_string(),
+    };
+    let card = Card {
+        artefact,
+        base: Base::of(&from),
+        about: vec![about],
+        parts: Vec::new(),
+        hashes: Vec::new(),
+    };
     let interrupt = interrupt(&args.out)?;
-    let fill = |new: &Path| repack(&from, target, new, &interrupt, &|event| terminal.take(&event));
+    let fill = |new: &Path| {
+        repack(&from, target, new, &interrupt, &|event| {
+            terminal.take(&event)
+        })
+    };
     let written = write_folder(&args.out, &from, card, |new| {
         let written = fill(new)?;
         // Before it takes its name.
-        if interrupt.load(Relaxed) { Err(RepackError::Stopped) } else { Ok(written) }
+        if interrupt.load(Relaxed) {
+            Err(RepackError::Stopped)
+        } else {
+            Ok(written)
+        }
     });
     terminal.stop();
     let written = written?;
@@ -92,23 +129,50 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
         });
         return print(object);
     }
-    print(format_args!("packed model  {shown} ({}, before {})", HumanBytes(written.bytes), HumanBytes(written.before)))?;
+    print(format_args!(
+        "packed model  {shown} ({}, before {})",
+        HumanBytes(written.bytes),
+        HumanBytes(written.before)
+    ))?;
     print(format_args!("form          {form}{}", args.head()))
 }
 
 impl QuantizeArgs {
     fn form(&self) -> Result<QuantFormat, Failure> {
-        if self.quantization == Quantization::Int8 && (self.double_quant.is_some() || self.block_size.is_some()) {
-            let fault = Fault::new("--double-quant and --block-size are of 4-bit blocks, and `int8` has rows");
-            return Err(Failure::new(Exit::Usage, fault.hint("leave them out, or choose `nf4` or `fp4`")));
+        if self.quantization == Quantization::Int8
+            && (self.double_quant.is_some() || self.block_size.is_some())
+        {
+            let fault = Fault::new(
+                "--double-quant and --block-size are of 4-bit blocks, and \
+            `int8` has rows",
+            );
+            return Err(Failure::new(
+                Exit::Usage,
+                fault.hint(
+                    "leave them out, or choose `nf4` or \
+            `fp4`",
+                ),
+            ));
         }
-        let block_size = self.block_size.map_or(Ok(BlockSize::DEFAULT), BlockSize::new);
-        let block_size = block_size.map_err(|error| Failure::new(Exit::Usage, Fault::new(format!("--block-size: {error}"))))?;
-        let form = QuantFormat::of(self.quantization, block_size, self.double_quant.unwrap_or(true));
+        let block_size = self
+            .block_size
+            .map_or(Ok(BlockSize::DEFAULT), BlockSize::new);
+        let block_size = block_size.map_err(|error| {
+            Failure::new(Exit::Usage, Fault::new(format!("--block-size: {error}")))
+        })?;
+        let form = QuantFormat::of(
+            self.quantization,
+            block_size,
+            self.double_quant.unwrap_or(true),
+        );
         Ok(form.expect("`none` is not one of the words"))
     }
 
     fn head(&self) -> &'static str {
-        if self.quantize_head { " and the head" } else { "" }
+        if self.quantize_head {
+            " and the head"
+        } else {
+            ""
+        }
     }
 }

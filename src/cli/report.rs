@@ -31,7 +31,11 @@ pub(super) struct ReportArgs {
 
 pub(super) fn report(args: &ReportArgs, terminal: &Terminal) -> Result<(), Failure> {
     let out = out(args)?;
-    let mut runs = args.runs.iter().map(|run| read(run, terminal)).collect::<Result<Vec<_>, _>>()?;
+    let mut runs = args
+        .runs
+        .iter()
+        .map(|run| read(run, terminal))
+        .collect::<Result<Vec<_>, _>>()?;
     tell_apart(&mut runs, &args.runs);
     refuse_foreign(&out)?;
     write_atomic(&out, page(&runs).as_bytes())?;
@@ -43,8 +47,15 @@ fn out(args: &ReportArgs) -> Result<PathBuf, Failure> {
         (Some(out), _) => Ok(out.clone()),
         (None, [run]) => Ok(run.join(RunFolder::PAGE)),
         (None, runs) => {
-            let fault = Fault::new(format!("a page about {} runs is in the folder of none of them", runs.len()));
-            Err(Failure::new(Exit::Usage, fault.hint("say where it goes: `--out FILE.html`")))
+            let fault = Fault::new(format!(
+                "a page about {} runs is in the folder of none of \
+            them",
+                runs.len()
+            ));
+            Err(Failure::new(
+                Exit::Usage,
+                fault.hint("say where it goes: `--out FILE.html`"),
+            ))
         }
     }
 }
@@ -54,8 +65,14 @@ fn refuse_foreign(out: &Path) -> Result<(), Failure> {
     if !out.exists() || is_page(out).unwrap_or(false) {
         return Ok(());
     }
-    let fault = Fault::new(format!("`{}` is there and is no page of `rankine report`", out.display()));
-    Err(Failure::new(Exit::Exists, fault.hint("choose another `--out`, or remove it")))
+    let fault = Fault::new(format!(
+        "`{}` is there and is no page of `rankine report`",
+        out.display()
+    ));
+    Err(Failure::new(
+        Exit::Exists,
+        fault.hint("choose another `--out`, or remove it"),
+    ))
 }
 
 fn is_page(path: &Path) -> Result<bool, files::FileError> {
@@ -110,7 +127,10 @@ fn progress(run: &Path) -> Progress {
 }
 
 /// What a file of lines holds; nothing if it is not there.
-fn lines<T: Default>(path: &Path, read: impl FnOnce(BufReader<io::Take<File>>) -> io::Result<T>) -> Result<T, Failure> {
+fn lines<T: Default>(
+    path: &Path,
+    read: impl FnOnce(BufReader<io::Take<File>>) -> io::Result<T>,
+) -> Result<T, Failure> {
     if !path.exists() {
         return Ok(T::default());
     }
@@ -120,12 +140,25 @@ fn lines<T: Default>(path: &Path, read: impl FnOnce(BufReader<io::Take<File>>) -
 
 /// The run's files with the hash of each.
 fn written(run: &Path) -> Result<Vec<(String, String)>, Failure> {
-    let beside =
-        [RunFolder::METRICS, RunFolder::SAMPLES, RunFolder::EVALUATIONS, RunFolder::LOCK, RunFolder::RESULT, RunFolder::CARD];
+    let beside = [
+        RunFolder::METRICS,
+        RunFolder::SAMPLES,
+        RunFolder::EVALUATIONS,
+        RunFolder::LOCK,
+        RunFolder::RESULT,
+        RunFolder::CARD,
+    ];
     let beside = beside.map(|name| run.join(name));
-    let paths = RunFolder::product_files(run)?.into_iter().chain(beside).filter(|path| path.is_file());
+    let paths = RunFolder::product_files(run)?
+        .into_iter()
+        .chain(beside)
+        .filter(|path| path.is_file());
     let hashed = |path: PathBuf| {
-        let name = path.strip_prefix(run).unwrap_or(&path).display().to_string();
+        let name = path
+            .strip_prefix(run)
+            .unwrap_or(&path)
+            .display()
+            .to_string();
         Ok((name, hash_file(&path)?.to_string()))
     };
     paths.map(hashed).collect()
@@ -134,20 +167,33 @@ fn written(run: &Path) -> Result<Vec<(String, String)>, Failure> {
 /// The last part of a folder's path.
 fn name(run: &Path) -> String {
     let whole = run.canonicalize().unwrap_or_else(|_| run.to_owned());
-    whole.file_name().map_or_else(|| run.display().to_string(), |name| name.to_string_lossy().into_owned())
+    whole.file_name().map_or_else(
+        || run.display().to_string(),
+        |name| name.to_string_lossy().into_owned(),
+    )
 }
 
 /// Runs of the same name are called by as much of their folders as tells them apart.
 fn tell_apart(runs: &mut [RunRecord], folders: &[PathBuf]) {
-    let whole: Vec<PathBuf> = folders.iter().map(|run| run.canonicalize().unwrap_or_else(|_| run.clone())).collect();
+    let whole: Vec<PathBuf> = folders
+        .iter()
+        .map(|run| run.canonicalize().unwrap_or_else(|_| run.clone()))
+        .collect();
     let end = |path: &Path, parts: usize| {
-        let names: Vec<_> = path.components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+        let names: Vec<_> = path
+            .components()
+            .map(|part| part.as_os_str().to_string_lossy().into_owned())
+            .collect();
         names[names.len().saturating_sub(parts)..].join("/")
     };
     for (run, folder) in runs.iter_mut().zip(&whole) {
         let is_alone = |parts: &usize| {
             let name = end(folder, *parts);
-            whole.iter().filter(|other| end(other, *parts) == name).count() < 2
+            whole
+                .iter()
+                .filter(|other| end(other, *parts) == name)
+                .count()
+                < 2
         };
         // A folder that was named twice stays itself.
         let parts = (1..=folder.components().count().saturating_sub(2).max(1)).find(is_alone);

@@ -1,5 +1,5 @@
-//! What a run came to, as one JSON object or as lines. The object is the last but one thing that a run writes, and what is printed of a
-//! finished run is read from there.
+//! What a run came to, as one JSON object or as lines. The object is the last but one thing that a
+//! run writes, and what is printed of a finished run is read from there.
 
 use std::path::Path;
 
@@ -41,14 +41,25 @@ pub(super) fn object(run: &Path, state: &State, data: &RunData) -> Value {
 
 /// Writes the object into the run's folder.
 pub(super) fn write(run: &Path, result: &Value) -> Result<(), Failure> {
-    Ok(write_atomic(&run.join(RunFolder::RESULT), format!("{result:#}\n").as_bytes())?)
+    Ok(write_atomic(
+        &run.join(RunFolder::RESULT),
+        format!("{result:#}\n").as_bytes(),
+    )?)
 }
 
 /// Reads the object of a finished run, which names the folder as it is called now.
 pub(super) fn read(run: &Path) -> Result<Value, Failure> {
     let path = run.join(RunFolder::RESULT);
-    let mut result: Value = serde_json::from_str(&read_text(&path)?)
-        .map_err(|error| Failure::new(Exit::Input, Fault::new(format!("`{}` is not valid: {error}", path.display()))))?;
+    let mut result: Value = serde_json::from_str(&read_text(&path)?).map_err(|error| {
+        Failure::new(
+            Exit::Input,
+            Fault::new(format!(
+                "`{}` is not valid: \
+        {error}",
+                path.display()
+            )),
+        )
+    })?;
     result["run"] = json!(run.display().to_string());
     Ok(result)
 }
@@ -56,12 +67,23 @@ pub(super) fn read(run: &Path) -> Result<Value, Failure> {
 /// The lines for a person.
 pub(super) fn print_lines(run: &Path, result: &Value) -> Result<(), Failure> {
     let number = |key: &str| result[key].as_f64();
-    if let (Some(first), Some(best), Some(step)) = (number("eval_loss_first"), number("eval_loss_best"), number("best_step")) {
-        print(format_args!("validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)", 100.0 * (best / first - 1.0)))?;
+    if let (Some(first), Some(best), Some(step)) = (
+        number("eval_loss_first"),
+        number("eval_loss_best"),
+        number("best_step"),
+    ) {
+        print(format_args!(
+            "validation loss {first:.4} -> {best:.4} at step {step} ({:+.1} %)",
+            100.0 * (best / first - 1.0)
+        ))?;
     }
     let at = |name: &str| run.join(name).display().to_string();
     if let Some(product) = RunFolder::product_in(run) {
-        let name = product.file_name().unwrap_or_default().display().to_string();
+        let name = product
+            .file_name()
+            .unwrap_or_default()
+            .display()
+            .to_string();
         print(format_args!("{name:<11} {}", product.display()))?;
     }
     print(format_args!("metrics     {}", at(RunFolder::METRICS)))?;

@@ -1,5 +1,6 @@
-//! A row of tokens as text: brackets and a color around what is trained, a bar between tokens, and a sign for every character that
-//! cannot be seen, so that nothing of the data acts on the terminal.
+//! A row of tokens as text: brackets and a color around what is trained, a bar between tokens, and
+//! a sign for every character that cannot be seen, so that nothing of the data acts on the
+//! terminal.
 
 use anstyle::{AnsiColor, Style};
 
@@ -21,9 +22,12 @@ pub(super) struct Palette {
 impl Palette {
     /// Colors where stdout is a terminal and nobody asked for none.
     pub fn of_stdout() -> Self {
-        let is_plain = anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never;
+        let is_plain =
+            anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never;
         let green = Style::new().fg_color(Some(AnsiColor::Green.into()));
-        Self { trained: if is_plain { Style::new() } else { green } }
+        Self {
+            trained: if is_plain { Style::new() } else { green },
+        }
     }
 }
 
@@ -31,33 +35,58 @@ impl Palette {
 pub(super) fn legend(tokenizer: &Tokenizer, end_ids: &[u32]) -> String {
     let special = tokenizer.special();
     let mut tokens: Vec<(String, Vec<&str>)> = Vec::new();
-    let mut add = |token: String, role: &'static str| match tokens.iter_mut().find(|(other, _)| *other == token) {
+    let mut add = |token: String, role: &'static str| match tokens
+        .iter_mut()
+        .find(|(other, _)| *other == token)
+    {
         Some((_, roles)) if roles.contains(&"eos") && role == "end" => {}
         Some((_, roles)) => roles.push(role),
         None => tokens.push((token, vec![role])),
     };
-    for (token, role) in [(&special.bos, "bos"), (&special.eos, "eos"), (&special.pad, "pad"), (&special.unk, "unk")] {
+    for (token, role) in [
+        (&special.bos, "bos"),
+        (&special.eos, "eos"),
+        (&special.pad, "pad"),
+        (&special.unk, "unk"),
+    ] {
         if let Some(token) = token {
             add(token.clone(), role);
         }
     }
-    end_ids.iter().filter_map(|id| tokenizer.decode(&[*id], false).ok()).for_each(|token| add(token, "end"));
-    let tokens: Vec<String> =
-        tokens.into_iter().map(|(token, roles)| format!("{} {}", shown(&token), roles.join(", "))).collect();
+    end_ids
+        .iter()
+        .filter_map(|id| tokenizer.decode(&[*id], false).ok())
+        .for_each(|token| add(token, "end"));
+    let tokens: Vec<String> = tokens
+        .into_iter()
+        .map(|(token, roles)| format!("{} {}", shown(&token), roles.join(", ")))
+        .collect();
     let signs = format!(
-        "{OPEN}trained{CLOSE}, {BAR} between tokens, {BREAK} a line break, ␛ or \\u{{1b}} and the like: characters that cannot be seen"
+        "{OPEN}trained{CLOSE}, {BAR} between tokens, {BREAK} a line break, ␛ or \\u{{1b}} and the \
+        like: characters that cannot be seen"
     );
-    format!("{signs}\nspecial tokens (end: ends a turn or a text): {}", tokens.join("; "))
+    format!(
+        "{signs}\nspecial tokens (end: ends a turn or a text): {}",
+        tokens.join("; ")
+    )
 }
 
 /// The pieces of a row as indented lines.
 pub(super) fn rendered(pieces: &[TokenText], palette: &Palette) -> String {
     let mut text = INDENT[1..].to_owned();
     for run in pieces.chunk_by(|left, right| left.trained == right.trained) {
-        let joined = run.iter().map(|piece| shown(&piece.text)).collect::<Vec<_>>().join(&BAR.to_string());
+        let joined = run
+            .iter()
+            .map(|piece| shown(&piece.text))
+            .collect::<Vec<_>>()
+            .join(&BAR.to_string());
         let lines = broken_into_lines(&joined);
         let style = palette.trained;
-        let run = if run[0].trained { format!("{style}{OPEN}{lines}{CLOSE}{style:#}") } else { lines };
+        let run = if run[0].trained {
+            format!("{style}{OPEN}{lines}{CLOSE}{style:#}")
+        } else {
+            lines
+        };
         text += &run;
         if joined.ends_with(BREAK) {
             text += INDENT;
@@ -66,7 +95,8 @@ pub(super) fn rendered(pieces: &[TokenText], palette: &Palette) -> String {
     text.trim_end().to_owned()
 }
 
-/// Breaks the line behind each sign for that, and behind the bar that follows it; not at the end, where a bracket may follow.
+/// Breaks the line behind each sign for that, and behind the bar that follows it; not at the end,
+/// where a bracket may follow.
 fn broken_into_lines(joined: &str) -> String {
     let (mut lines, mut previous, mut signs) = (String::new(), None, joined.chars().peekable());
     while let Some(sign) = signs.next() {
@@ -84,10 +114,18 @@ fn broken_into_lines(joined: &str) -> String {
     lines
 }
 
-/// The text with signs for what cannot be seen, and with what would be taken for one of our signs written out.
+/// The text with signs for what cannot be seen, and with what would be taken for one of our signs
+/// written out.
 fn shown(text: &str) -> String {
-    let is_sign = |c: char| [OPEN, CLOSE, BAR].contains(&c) || ('\u{2400}'..='\u{2421}').contains(&c);
-    let each = text.chars().map(|c| if is_sign(c) { c.escape_unicode().to_string() } else { visible(&c.to_string()) });
+    let is_sign =
+        |c: char| [OPEN, CLOSE, BAR].contains(&c) || ('\u{2400}'..='\u{2421}').contains(&c);
+    let each = text.chars().map(|c| {
+        if is_sign(c) {
+            c.escape_unicode().to_string()
+        } else {
+            visible(&c.to_string())
+        }
+    });
     each.collect()
 }
 
@@ -95,29 +133,49 @@ fn shown(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const PLAIN: Palette = Palette { trained: Style::new() };
+    const PLAIN: Palette = Palette {
+        trained: Style::new(),
+    };
 
     fn piece(text: &str, trained: bool) -> TokenText {
-        TokenText { text: text.to_owned(), trained }
+        TokenText {
+            text: text.to_owned(),
+            trained,
+        }
     }
 
     #[test]
     fn what_is_trained_is_marked_to_the_character() {
-        let pieces = [piece("<s>", false), piece("Q", false), piece(" a", true), piece("\n", true), piece("b", true)];
+        let pieces = [
+            piece("<s>", false),
+            piece("Q", false),
+            piece(" a", true),
+            piece("\n", true),
+            piece("b", true),
+        ];
         assert_eq!(rendered(&pieces, &PLAIN), "  <s>¦Q⟦ a¦␊¦\n  b⟧");
-        let green = Palette { trained: Style::new().fg_color(Some(AnsiColor::Green.into())) };
+        let green = Palette {
+            trained: Style::new().fg_color(Some(AnsiColor::Green.into())),
+        };
         assert_eq!(rendered(&pieces[1..3], &green), "  Q\x1b[32m⟦ a⟧\x1b[0m");
     }
 
     #[test]
     fn a_mark_is_closed_before_the_line_ends() {
-        let pieces = [piece("a\n", true), piece("b\n", false), piece("c\nd\n", true)];
+        let pieces = [
+            piece("a\n", true),
+            piece("b\n", false),
+            piece("c\nd\n", true),
+        ];
         assert_eq!(rendered(&pieces, &PLAIN), "  ⟦a␊⟧\n  b␊\n  ⟦c␊\n  d␊⟧");
     }
 
     #[test]
     fn data_cannot_act_as_a_mark_or_on_the_terminal() {
         let hostile = [piece("\x1b[2J⟧¦␊\u{9b}31m\r", true)];
-        assert_eq!(rendered(&hostile, &PLAIN), r"  ⟦␛[2J\u{27e7}\u{a6}\u{240a}\u{9b}31m␍⟧");
+        assert_eq!(
+            rendered(&hostile, &PLAIN),
+            r"  ⟦␛[2J\u{27e7}\u{a6}\u{240a}\u{9b}31m␍⟧"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Room for a run in its folder: one process at a time, nothing is lost that was not asked for, and an older run goes only when the new
-//! one is about to start.
+//! Room for a run in its folder: one process at a time, nothing is lost that was not asked for, and
+//! an older run goes only when the new one is about to start.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -12,7 +12,8 @@ use super::Failure;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::license::{Notices, notice_paths};
 use crate::files::{
-    self, Claim, JSON_BYTES, Refused, RowCache, check_space, create_folder, hash_file, read_text_up_to, remove_leftovers,
+    self, Claim, JSON_BYTES, Refused, RowCache, check_space, create_folder, hash_file,
+    read_text_up_to, remove_leftovers,
 };
 use crate::plan::Plan;
 use crate::train::RunFolder;
@@ -54,7 +55,11 @@ impl Traces {
     /// Removes it. What cannot be removed stays: it is in nobody's way.
     pub fn remove(&self) {
         for path in &self.files {
-            let _ = if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) };
+            let _ = if path.is_dir() {
+                std::fs::remove_dir_all(path)
+            } else {
+                std::fs::remove_file(path)
+            };
         }
         for folder in &self.folders {
             let _ = std::fs::remove_dir(folder);
@@ -70,39 +75,73 @@ impl Drop for ClaimedRunFolder {
 }
 
 impl ClaimedRunFolder {
-    /// Room for a new run. Refuses a folder that another process has, that holds a run unless it is to be overwritten, or files of
-    /// others where the run would write, that cannot be written, or whose disk has no room for a checkpoint. `command` is what started
-    /// this run.
+    /// Room for a new run. Refuses a folder that another process has, that holds a run unless it is
+    /// to be overwritten, or files of others where the run would write, that cannot be written, or
+    /// whose disk has no room for a checkpoint. `command` is what started this run.
     pub fn find(plan: &Plan, overwrite: bool, command: &str) -> Result<Self, Failure> {
         let folder = &plan.output_dir;
         // Better now than after an hour of tokenizing.
         check_names(folder)?;
-        let made = folder.ancestors().take_while(|above| !above.as_os_str().is_empty() && !above.exists());
+        let made = folder
+            .ancestors()
+            .take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let made = made.map(Path::to_owned).collect();
         create_folder(folder)?;
-        let room =
-            Self { folder: folder.clone(), made, _claim: claim(folder, "wait until it ends, or choose another `output_dir`")? };
+        let room = Self {
+            folder: folder.clone(),
+            made,
+            _claim: claim(
+                folder,
+                "wait until it ends, or \
+            choose another `output_dir`",
+            )?,
+        };
         let (parts, shown, lock) = (room.parts(), folder.display(), RunFolder::LOCK);
         if let (Some(part), false) = (parts.first(), folder.join(lock).exists()) {
-            let message = format!("output_dir: `{}` is there and is not of a run: `{shown}` has no `{lock}`", part.display());
+            let message = format!(
+                "output_dir: `{}` is there and is not of a run: `{shown}` has no \
+            `{lock}`",
+                part.display()
+            );
             return Err(exists(message, "choose another `output_dir`"));
         }
         if !overwrite && holds_run(folder) {
             let run = shell_word(&shown.to_string());
-            let hint = format!("go on with `rankine resume {run}`, or start over with `{command} --overwrite`");
+            let hint = format!(
+                "go on with `rankine resume {run}`, or start over with `{command} \
+            --overwrite`"
+            );
             return Err(exists(format!("`{shown}` holds a run"), &hint));
         }
-        if folder.canonicalize().is_ok_and(|folder| plan.base_folder.canonicalize().is_ok_and(|base| base == folder)) {
-            let message =
-                format!("output_dir: `{shown}` is the folder of the base, whose files those of the run would stand among");
+        if folder.canonicalize().is_ok_and(|folder| {
+            plan.base_folder
+                .canonicalize()
+                .is_ok_and(|base| base == folder)
+        }) {
+            let message = format!(
+                "output_dir: `{shown}` is the folder of the base, whose files those of the \
+                run would stand among"
+            );
             return Err(exists(message, "choose another `output_dir`"));
         }
-        if let Some(path) = Notices::read(&plan.base_folder)?.first_other(folder).filter(|path| !parts.contains(path)) {
-            let message = format!("output_dir: `{}` is there and is not the license of the base", path.display());
+        if let Some(path) = Notices::read(&plan.base_folder)?
+            .first_other(folder)
+            .filter(|path| !parts.contains(path))
+        {
+            let message = format!(
+                "output_dir: `{}` is there and is not the license of the base",
+                path.display()
+            );
             return Err(exists(message, "choose another `output_dir`"));
         }
-        if let Some((key, path)) = inputs(plan).into_iter().find(|(_, path)| parts.iter().any(|part| lies_in(path, part))) {
-            let message = format!("{key}: `{}` lies in `{shown}`, which this run would empty", path.display());
+        if let Some((key, path)) = inputs(plan)
+            .into_iter()
+            .find(|(_, path)| parts.iter().any(|part| lies_in(path, part)))
+        {
+            let message = format!(
+                "{key}: `{}` lies in `{shown}`, which this run would empty",
+                path.display()
+            );
             return Err(exists(message, "choose another `output_dir`"));
         }
         check_space(folder, plan.needed_bytes()?)?;
@@ -111,29 +150,56 @@ impl ClaimedRunFolder {
 
     /// The room of a run that goes on. What dead processes left half written goes.
     pub fn reopen(run: &Path) -> Result<Self, Failure> {
-        let room = Self { folder: run.to_owned(), made: Vec::new(), _claim: claim(run, "wait until it ends")? };
+        let room = Self {
+            folder: run.to_owned(),
+            made: Vec::new(),
+            _claim: claim(
+                run,
+                "wait until \
+        it ends",
+            )?,
+        };
         room.sweep()?;
         Ok(room)
     }
 
-    /// What a new run has made by now: folders, and once `has_begun` all that a run leaves, since an older run is gone then.
+    /// What a new run has made by now: folders, and once `has_begun` all that a run leaves, since
+    /// an older run is gone then.
     pub fn traces(&self, has_begun: bool) -> Traces {
-        let of_run = if has_begun { PARTS.iter().map(|part| self.folder.join(part)).collect() } else { Vec::new() };
-        let files = of_run.into_iter().chain([self.folder.join(Claim::PID_FILE)]).collect();
-        Traces { files, folders: self.made.clone() }
+        let of_run = if has_begun {
+            PARTS.iter().map(|part| self.folder.join(part)).collect()
+        } else {
+            Vec::new()
+        };
+        let files = of_run
+            .into_iter()
+            .chain([self.folder.join(Claim::PID_FILE)])
+            .collect();
+        Traces {
+            files,
+            folders: self.made.clone(),
+        }
     }
 
-    /// Removes what an older run left. Files of others stay, and so do the `entries` of the cache that the new one uses.
+    /// Removes what an older run left. Files of others stay, and so do the `entries` of the cache
+    /// that the new one uses.
     pub fn clear(&self, entries: &[String]) -> Result<(), Failure> {
         let cache = self.folder.join(RunFolder::CACHE);
-        for entry in files::entries(&RowCache::OfRun(cache.clone())).iter().filter(|entry| !entries.contains(&entry.name)) {
+        for entry in files::entries(&RowCache::OfRun(cache.clone()))
+            .iter()
+            .filter(|entry| !entries.contains(&entry.name))
+        {
             files::remove(entry)?;
         }
         // Where it holds anything it stays.
         let _ = std::fs::remove_dir(&cache);
         let page = Some(self.folder.join(RunFolder::PAGE)).filter(|page| page.exists());
         for part in self.parts().into_iter().chain(page) {
-            let removed = if part.is_dir() { std::fs::remove_dir_all(&part) } else { std::fs::remove_file(&part) };
+            let removed = if part.is_dir() {
+                std::fs::remove_dir_all(&part)
+            } else {
+                std::fs::remove_file(&part)
+            };
             removed.map_err(|cause| files::FileError::new("remove", &part, cause))?;
         }
         self.sweep()
@@ -141,38 +207,71 @@ impl ClaimedRunFolder {
 
     fn sweep(&self) -> Result<(), Failure> {
         // Nobody else writes here.
-        Ok(remove_leftovers(&[&self.folder, &self.folder.join(RunFolder::CHECKPOINTS)], Duration::ZERO)?)
+        Ok(remove_leftovers(
+            &[&self.folder, &self.folder.join(RunFolder::CHECKPOINTS)],
+            Duration::ZERO,
+        )?)
     }
 
     fn parts(&self) -> Vec<PathBuf> {
-        PARTS.iter().map(|part| self.folder.join(part)).filter(|part| part.exists()).chain(self.notices()).collect()
+        PARTS
+            .iter()
+            .map(|part| self.folder.join(part))
+            .filter(|part| part.exists())
+            .chain(self.notices())
+            .collect()
     }
 
     /// The licenses that an older run laid beside its card: those whose hashes the card has.
     fn notices(&self) -> Vec<PathBuf> {
-        let card = read_text_up_to(&self.folder.join(RunFolder::CARD), JSON_BYTES).unwrap_or_default();
-        let is_named = |path: &PathBuf| hash_file(path).is_ok_and(|hash| card.contains(&hash.to_string()));
-        notice_paths(&self.folder).into_iter().filter(is_named).collect()
+        let card =
+            read_text_up_to(&self.folder.join(RunFolder::CARD), JSON_BYTES).unwrap_or_default();
+        let is_named =
+            |path: &PathBuf| hash_file(path).is_ok_and(|hash| card.contains(&hash.to_string()));
+        notice_paths(&self.folder)
+            .into_iter()
+            .filter(is_named)
+            .collect()
     }
 }
 
-/// Whether a folder holds something of a run that would be lost. Metrics of a run that took no step are nothing, however it ended.
+/// Whether a folder holds something of a run that would be lost. Metrics of a run that took no step
+/// are nothing, however it ended.
 fn holds_run(folder: &Path) -> bool {
-    let has_step = || File::open(folder.join(RunFolder::METRICS)).is_ok_and(|file| has_step(BufReader::new(file)));
+    let has_step = || {
+        File::open(folder.join(RunFolder::METRICS)).is_ok_and(|file| has_step(BufReader::new(file)))
+    };
     RUN.iter().any(|part| folder.join(part).exists()) || has_step()
 }
 
 /// Whether a line tells of a step; what cannot be read is taken for one.
 fn has_step(metrics: impl BufRead) -> bool {
-    let is_evaluation = |line: &str| serde_json::from_str::<Value>(line).is_ok_and(|line| line.get("eval_loss").is_some());
-    metrics.lines().any(|line| line.map_or(true, |line| !line.trim().is_empty() && !is_evaluation(&line)))
+    let is_evaluation = |line: &str| {
+        serde_json::from_str::<Value>(line).is_ok_and(|line| line.get("eval_loss").is_some())
+    };
+    metrics.lines().any(|line| {
+        line.map_or(true, |line| {
+            !line.trim().is_empty() && !is_evaluation(&line)
+        })
+    })
 }
 
 fn claim(folder: &Path, hint: &str) -> Result<Claim, Failure> {
     Claim::take(folder).map_err(|refused| match refused {
         Refused::Held { pid } => {
-            let process = pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}"));
-            exists(format!("`{}` is in use by {process}", folder.display()), hint)
+            let process = pid.map_or_else(
+                || "another process".to_owned(),
+                |pid| {
+                    format!(
+                        "process \
+            {pid}"
+                    )
+                },
+            );
+            exists(
+                format!("`{}` is in use by {process}", folder.display()),
+                hint,
+            )
         }
         Refused::File(error) => error.into(),
     })
@@ -181,9 +280,24 @@ fn claim(folder: &Path, hint: &str) -> Result<Claim, Failure> {
 /// The lock is text, and a run must be found by what it says.
 fn check_names(folder: &Path) -> Result<(), Failure> {
     let here = std::env::current_dir().unwrap_or_default();
-    let Some(path) = [folder, &here].into_iter().find(|path| path.to_str().is_none()) else { return Ok(()) };
-    let fault = Fault::new(format!("`{}` is not UTF-8, so that the run could not be resumed from its lock", path.display()));
-    Err(Failure::new(Exit::Input, fault.hint("choose an `output_dir` and a working directory with other names")))
+    let Some(path) = [folder, &here]
+        .into_iter()
+        .find(|path| path.to_str().is_none())
+    else {
+        return Ok(());
+    };
+    let fault = Fault::new(format!(
+        "`{}` is not UTF-8, so that the run could not be resumed from \
+    its lock",
+        path.display()
+    ));
+    Err(Failure::new(
+        Exit::Input,
+        fault.hint(
+            "choose an `output_dir` and a working directory with \
+    other names",
+        ),
+    ))
 }
 
 fn exists(message: String, hint: &str) -> Failure {
@@ -193,8 +307,14 @@ fn exists(message: String, hint: &str) -> Failure {
 /// Everything that the run reads, with the key that names it.
 fn inputs(plan: &Plan) -> Vec<(&'static str, &Path)> {
     let base = [("base_model", plan.base_folder.as_path())].into_iter();
-    let template = plan.chat_template.iter().map(|path| ("chat_template", path.as_path()));
-    let adapter = plan.init_from.iter().map(|path| ("adapter.init_from", path.as_path()));
+    let template = plan
+        .chat_template
+        .iter()
+        .map(|path| ("chat_template", path.as_path()));
+    let adapter = plan
+        .init_from
+        .iter()
+        .map(|path| ("adapter.init_from", path.as_path()));
     let data = plan
         .sources
         .iter()
@@ -205,5 +325,7 @@ fn inputs(plan: &Plan) -> Vec<(&'static str, &Path)> {
 }
 
 fn lies_in(path: &Path, folder: &Path) -> bool {
-    path.canonicalize().and_then(|path| Ok(path.starts_with(folder.canonicalize()?))).unwrap_or(false)
+    path.canonicalize()
+        .and_then(|path| Ok(path.starts_with(folder.canonicalize()?)))
+        .unwrap_or(false)
 }

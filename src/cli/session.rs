@@ -14,7 +14,7 @@ use super::gradcheck;
 use super::next::print_next;
 use super::run_folder::ClaimedRunFolder;
 use super::signals::Signals;
-use super::{Failure, plan::facts, print, out_of_memory, result};
+use super::{Failure, out_of_memory, plan::facts, print, result};
 use crate::device;
 use crate::export::card::Base;
 use crate::fault::{Exit, Fault, shell_word};
@@ -62,15 +62,26 @@ struct Seen {
 impl Session<'_> {
     /// Trains, and prints the result. `lock` is called when all is read, and may wait for hashes.
     pub fn run(self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
-        let (plan, terminal, start, options) = (self.plan, self.terminal, self.command, self.options());
-        let seen = Seen { planned: OnceCell::new(), has_begun: Cell::new(start.is_none()) };
+        let (plan, terminal, start, options) =
+            (self.plan, self.terminal, self.command, self.options());
+        let seen = Seen {
+            planned: OnceCell::new(),
+            has_begun: Cell::new(start.is_none()),
+        };
         // burn has no other word for a device that fails or gives no more memory.
         let ended = catch_unwind(AssertUnwindSafe(|| self.carry_out(lock, &seen)));
         ended.unwrap_or_else(|panic| {
             terminal.stop();
-            let run = GoingOn { plan, start, has_begun: seen.has_begun.get(), options };
+            let run = GoingOn {
+                plan,
+                start,
+                has_begun: seen.has_begun.get(),
+                options,
+            };
             match Cause::of(&*panic) {
-                Cause::OutOfMemory(said) => Err(out_of_memory::during(&run, seen.planned.get(), &said)),
+                Cause::OutOfMemory(said) => {
+                    Err(out_of_memory::during(&run, seen.planned.get(), &said))
+                }
                 Cause::Device(fault) => Err(run.after(&fault)),
                 Cause::Internal(_) => resume_unwind(panic),
             }
@@ -87,11 +98,20 @@ impl Session<'_> {
         }
     }
 
-    fn carry_out(mut self, lock: impl FnOnce() -> Result<Lock, Failure>, seen: &Seen) -> Result<(), Failure> {
+    fn carry_out(
+        mut self,
+        lock: impl FnOnce() -> Result<Lock, Failure>,
+        seen: &Seen,
+    ) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
-        // What goes along with the weights and cannot be read is better told now than after training; the base may be gone then.
-        let (notices, base, product) = (Notices::read(&plan.base_folder)?, Base::of(&plan.base_folder), plan.product()?);
+        // What goes along with the weights and cannot be read is better told now than after
+        // training; the base may be gone then.
+        let (notices, base, product) = (
+            Notices::read(&plan.base_folder)?,
+            Base::of(&plan.base_folder),
+            plan.product()?,
+        );
         let device = device::open(plan.device)?;
         let data = plan.read_data(&report)?;
         let (mut config, memory) = plan.prepare(&data);
@@ -103,17 +123,33 @@ impl Session<'_> {
             gradcheck::before_training(plan, memory.storage(), &device, self.force, &report)?;
         }
         let done = self.checkpoint.as_ref().map_or(0, |from| from.state.step);
-        let flops_per_second = device::product_flops_per_second(&device, PRODUCT_WIDTH, plan.storage.dtype);
-        announce(terminal, plan, &data, (&config, memory), done, flops_per_second);
-        let mut decoder = plan.load_model(memory.storage(), &device, self.checkpoint.as_ref(), &report)?;
+        let flops_per_second =
+            device::product_flops_per_second(&device, PRODUCT_WIDTH, plan.storage.dtype);
+        announce(
+            terminal,
+            plan,
+            &data,
+            (&config, memory),
+            done,
+            flops_per_second,
+        );
+        let mut decoder =
+            plan.load_model(memory.storage(), &device, self.checkpoint.as_ref(), &report)?;
 
         let mut lock = lock()?;
         lock.describe(plan, &data, locked, memory);
         if let Some(path) = self.inputs.changed() {
             let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
-            return Err(Failure::new(Exit::Input, fault.hint("start the command again when nobody writes to it")));
+            return Err(Failure::new(
+                Exit::Input,
+                fault.hint(
+                    "start the command again when nobody \
+            writes to it",
+                ),
+            ));
         }
-        // From here on the loop answers a signal: it is soon reached, and removes what a run leaves that took no step.
+        // From here on the loop answers a signal: it is soon reached, and removes what a run leaves
+        // that took no step.
         self.signals.looping.store(true, Relaxed);
         if self.command.is_some() {
             self.room.clear(&data.cache_entries())?;
@@ -154,21 +190,35 @@ impl Session<'_> {
 
     /// A person ended the run: what there is of it, and how it goes on.
     fn stopped(&self, step: u64) -> Failure {
-        let resume = format!("rankine resume {}{}", shell_word(&self.plan.output_dir.display().to_string()), self.options());
+        let resume = format!(
+            "rankine resume {}{}",
+            shell_word(&self.plan.output_dir.display().to_string()),
+            self.options()
+        );
         let (said, exit) = match step {
             0 if self.command.is_some() => {
                 self.signals.remove_traces();
-                ("stopped before the first step: nothing is left of the run".to_owned(), Exit::Signal)
+                (
+                    "stopped before the first step: nothing is left of the run".to_owned(),
+                    Exit::Signal,
+                )
             }
-            0 => (format!("stopped before the first step. Continue with `{resume}`"), Exit::Signal),
-            step => (format!("stopped at step {step}, saved. Continue with `{resume}`"), Exit::Interrupted),
+            0 => (
+                format!("stopped before the first step. Continue with `{resume}`"),
+                Exit::Signal,
+            ),
+            step => (
+                format!("stopped at step {step}, saved. Continue with `{resume}`"),
+                Exit::Interrupted,
+            ),
         };
         self.terminal.say(&said);
         Failure::quiet(exit)
     }
 
-    /// Refuses a run that would need more memory than it may have. One that goes on may find less than it started with: then more of its
-    /// blocks recompute, to the same bits; the rest of its recipe is settled and no way out.
+    /// Refuses a run that would need more memory than it may have. One that goes on may find less
+    /// than it started with: then more of its blocks recompute, to the same bits; the rest of its
+    /// recipe is settled and no way out.
     fn check_memory(&self, memory: MemoryPlan) -> Result<MemoryPlan, Failure> {
         if self.command.is_some() {
             return Ok(memory.check().map(|()| memory)?);
@@ -176,8 +226,11 @@ impl Session<'_> {
         let (before, memory) = (memory.chosen, memory.relieved());
         if memory.chosen != before {
             let now = memory.chosen.recomputed;
-            self.terminal
-                .say(&format!("note: {now} blocks recompute, up to here {} did: less memory is free", before.recomputed));
+            self.terminal.say(&format!(
+                "note: {now} blocks recompute, up to here {} did: less memory is \
+                free",
+                before.recomputed
+            ));
         }
         let checked = memory.check().map(|()| memory);
         checked.map_err(|error| {
@@ -200,7 +253,11 @@ impl Session<'_> {
     ) -> Result<State, train::TrainError> {
         let (plan, terminal, interrupt) = (self.plan, self.terminal, &self.signals.interrupt);
         let answerer = Answerer::new(&plan.encoder);
-        let texts: Vec<String> = plan.prompts.iter().map(|question| question.text.clone()).collect();
+        let texts: Vec<String> = plan
+            .prompts
+            .iter()
+            .map(|question| question.text.clone())
+            .collect();
         let answer = |decoder: &Decoder, place: usize| {
             let said = answerer.answer(decoder, &plan.prompts[place], || interrupt.load(Relaxed));
             match said {
@@ -209,36 +266,65 @@ impl Session<'_> {
                 Err(error) => Answer::Failed(error.to_string()),
             }
         };
-        let data = train::Data { prompts: Some(Prompts { texts: &texts, answer: &answer }), ..data.rows() };
+        let data = train::Data {
+            prompts: Some(Prompts {
+                texts: &texts,
+                answer: &answer,
+            }),
+            ..data.rows()
+        };
         let board = show_on_board(plan, &start.state);
         terminal.start(start.state.step, config.schedule.total_steps);
         let outcome = train::run(decoder, &data, config, folder, start, interrupt, &|event| {
-            self.signals.stepped.fetch_or(matches!(event, Event::Step(_)), Relaxed);
-            self.signals.saved.fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
+            self.signals
+                .stepped
+                .fetch_or(matches!(event, Event::Step(_)), Relaxed);
+            self.signals
+                .saved
+                .fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
             terminal.take(&event);
-            board.take(&event).into_iter().for_each(|warning| terminal.take(&Event::Note(warning)));
+            board
+                .take(&event)
+                .into_iter()
+                .for_each(|warning| terminal.take(&Event::Note(warning)));
         });
-        board.finish().into_iter().for_each(|warning| terminal.take(&Event::Note(warning)));
+        board
+            .finish()
+            .into_iter()
+            .for_each(|warning| terminal.take(&Event::Note(warning)));
         terminal.stop();
         outcome
     }
 }
 
 /// The run's folder, with its lines cut back to what the state has seen.
-fn open_folder(plan: &Plan, product: Product, lock: &Lock, state: &State, report: Reporter) -> Result<RunFolder, Failure> {
+fn open_folder(
+    plan: &Plan,
+    product: Product,
+    lock: &Lock,
+    state: &State,
+    report: Reporter,
+) -> Result<RunFolder, Failure> {
     let lines = |name, bytes| JsonLines::open(&plan.output_dir.join(name), bytes, report);
     Ok(RunFolder {
         path: plan.output_dir.clone(),
         product,
         lock: lock.text(),
         metrics: lines(RunFolder::METRICS, state.metrics_bytes)?,
-        samples: (!plan.prompts.is_empty()).then(|| lines(RunFolder::SAMPLES, state.samples_bytes)).transpose()?,
+        samples: (!plan.prompts.is_empty())
+            .then(|| lines(RunFolder::SAMPLES, state.samples_bytes))
+            .transpose()?,
     })
 }
 
-/// Event files for TensorBoard from the state on. An evaluation that is still due belongs to the step that was taken.
+/// Event files for TensorBoard from the state on. An evaluation that is still due belongs to the
+/// step that was taken.
 fn show_on_board(plan: &Plan, state: &State) -> TensorBoard {
-    let first = if state.evaluation_due { state.step } else { state.step + 1 };
+    let first = if state.evaluation_due {
+        state.step
+    } else {
+        state.step + 1
+    };
     let at = |name: &str| plan.output_dir.join(name);
     TensorBoard::start(&at(RunFolder::TENSORBOARD), first, &at(RunFolder::METRICS))
 }
@@ -248,25 +334,54 @@ fn going_on(error: train::TrainError, run: &Path) -> Failure {
     let mut failure = Failure::from(error);
     if let (Exit::Io, Some(last)) = (failure.exit, failure.faults.last_mut()) {
         let mend = last.hint.take().unwrap_or_else(|| "mend that".to_owned());
-        last.hint = Some(format!("{mend}, then go on with `rankine resume {}`", shell_word(&run.display().to_string())));
+        last.hint = Some(format!(
+            "{mend}, then go on with `rankine resume {}`",
+            shell_word(&run.display().to_string())
+        ));
     }
     failure
 }
 
 fn changed_meanwhile(path: &Path) -> String {
-    format!("`{}` changed during the run: what was trained goes with what it was, whose hash is in the lock", path.display())
+    format!(
+        "`{}` changed during the run: what was trained goes with what it was, whose hash is in \
+    the lock",
+        path.display()
+    )
 }
 
 /// What a person should know of how the run went.
 fn remarks(state: &State, config: &train::TrainConfig) -> Vec<String> {
     let (skipped, last) = (state.step - state.updates, config.schedule.total_steps);
     let without = state.evaluations_without_improvement;
-    let early = || format!("stopped at step {} of {last}: {without} evaluations without a lower loss", state.step);
-    let worse = |(first, best)| format!("the base scores {first:.4}, what was trained on it {best:.4}, which is no better");
-    let scores = state.eval_loss_first.zip(state.eval_loss_best).filter(|(first, best)| best >= first);
-    let skips =
-        (skipped > 0).then(|| format!("{skipped} of {} steps were skipped: their loss or gradients were not finite", state.step));
-    [(state.step < last).then(early), scores.map(worse), skips].into_iter().flatten().collect()
+    let early = || {
+        format!(
+            "stopped at step {} of {last}: {without} evaluations without a lower \
+    loss",
+            state.step
+        )
+    };
+    let worse = |(first, best)| {
+        format!(
+            "the base scores {first:.4}, what was trained on it \
+    {best:.4}, which is no better"
+        )
+    };
+    let scores = state
+        .eval_loss_first
+        .zip(state.eval_loss_best)
+        .filter(|(first, best)| best >= first);
+    let skips = (skipped > 0).then(|| {
+        format!(
+            "{skipped} of {} steps were skipped: their loss or gradients \
+        were not finite",
+            state.step
+        )
+    });
+    [(state.step < last).then(early), scores.map(worse), skips]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// Says what will happen and about how long.
@@ -280,7 +395,10 @@ fn announce(
 ) {
     // Of the memory its peak and how many blocks recompute; `plan` has the parts.
     let of_memory = memory.lines().into_iter().take(2);
-    for (what, value) in facts(plan, data, (config, memory)).into_iter().chain(of_memory) {
+    for (what, value) in facts(plan, data, (config, memory))
+        .into_iter()
+        .chain(of_memory)
+    {
         terminal.say(&format!("{what:<22} {value}"));
     }
     if let Some(reason) = memory.offload_reason() {
@@ -288,9 +406,16 @@ fn announce(
     }
     if config.schedule.warmup_steps >= config.schedule.total_steps {
         let (warmup, total) = (config.schedule.warmup_steps, config.schedule.total_steps);
-        terminal.say(&format!("note: the warm-up takes {warmup} of {total} steps, so the learning rate never reaches its peak"));
+        terminal.say(&format!(
+            "note: the warm-up takes {warmup} of {total} steps, so the learning \
+        rate never reaches its peak"
+        ));
     }
     let left = 1.0 - done as f64 / config.schedule.total_steps as f64;
     let seconds = left * plan.training_flops(data, config) / (flops_per_second * EFFICIENCY);
-    terminal.say(&format!("{:<22} about {}", "time", HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))));
+    terminal.say(&format!(
+        "{:<22} about {}",
+        "time",
+        HumanDuration(Duration::from_secs_f64(seconds.max(1.0)))
+    ));
 }

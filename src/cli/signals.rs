@@ -1,4 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP (a terminal that is gone): the first lets the step end and the run be saved, a second SIGINT leaves at once.
+//! SIGINT, SIGTERM and SIGHUP (a terminal that is gone): the first lets the step end and the run be
+//! saved, a second SIGINT leaves at once.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -33,9 +34,17 @@ impl Signals {
     pub fn listen(run: &Path) -> Result<Arc<Self>, FileError> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
         let signals = Arc::new(Self::default());
-        let heard = [SIGINT, SIGTERM].into_iter().chain((!is_hangup_ignored()).then_some(SIGHUP));
-        let mut arriving =
-            signal_hook::iterator::Signals::new(heard).map_err(|cause| FileError::new("listen for signals of", run, cause))?;
+        let heard = [SIGINT, SIGTERM]
+            .into_iter()
+            .chain((!is_hangup_ignored()).then_some(SIGHUP));
+        let mut arriving = signal_hook::iterator::Signals::new(heard).map_err(|cause| {
+            FileError::new(
+                "listen for \
+            signals of",
+                run,
+                cause,
+            )
+        })?;
         let (shared, run) = (Arc::clone(&signals), run.display().to_string());
         std::thread::spawn(move || {
             for signal in arriving.forever() {
@@ -44,7 +53,10 @@ impl Signals {
                     shared.leave(&run);
                 }
                 if is_first && shared.stepped.load(Relaxed) {
-                    say_now("stopping: the step is finished and saved first; Ctrl-C again leaves at once");
+                    say_now(
+                        "stopping: the step is finished and saved first; Ctrl-C again leaves \
+                    at once",
+                    );
                 } else if is_first {
                     say_now("stopping: no step is taken yet; Ctrl-C again leaves at once");
                 }
@@ -53,7 +65,8 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Listens to nothing: on this system Ctrl-C ends the process, and the run goes on from its last checkpoint.
+    /// Listens to nothing: on this system Ctrl-C ends the process, and the run goes on from its
+    /// last checkpoint.
     ///
     /// # Errors
     /// None.
@@ -70,7 +83,12 @@ impl Signals {
 
     /// Removes what a run has made that took no step.
     pub fn remove_traces(&self) {
-        if let Some(traces) = self.traces.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        if let Some(traces) = self
+            .traces
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
+        {
             traces.remove();
         }
     }
@@ -78,7 +96,11 @@ impl Signals {
     #[cfg(unix)]
     fn leave(&self, run: &str) -> ! {
         let exit = if self.saved.load(Relaxed) {
-            say_now(&format!("stopped. Continue from the last checkpoint with `rankine resume {}`", shell_word(run)));
+            say_now(&format!(
+                "stopped. Continue from the last checkpoint with `rankine resume \
+            {}`",
+                shell_word(run)
+            ));
             Exit::Interrupted
         } else {
             if !self.stepped.load(Relaxed) {
@@ -91,10 +113,13 @@ impl Signals {
     }
 }
 
-/// Whether the process was started under `nohup`, which wants it to live on. Where the system does not tell, it is taken to be so.
+/// Whether the process was started under `nohup`, which wants it to live on. Where the system does
+/// not tell, it is taken to be so.
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_none_or(|mask| mask & 1 != 0)
+    ignored
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_none_or(|mask| mask & 1 != 0)
 }

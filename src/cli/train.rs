@@ -61,10 +61,24 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
 
 /// The command that was given, to be pasted, without overrides of these keys.
 fn command(args: &TrainArgs, without: &[&str]) -> String {
-    let RecipeArgs { recipe, overrides, force } = &args.recipe;
+    let RecipeArgs {
+        recipe,
+        overrides,
+        force,
+    } = &args.recipe;
     let force = if *force { " --force" } else { "" };
     let skip_proof = if args.skip_proof { " --skip-proof" } else { "" };
-    let is_kept = |word: &&String| word.split_once('=').is_none_or(|(key, _)| !without.contains(&key.trim()));
-    let overrides: String = overrides.iter().filter(is_kept).map(|word| format!(" {}", shell_word(word))).collect();
-    format!("rankine train {}{overrides}{force}{skip_proof}", shell_word(&recipe.display().to_string()))
+    let is_kept = |word: &&String| {
+        word.split_once('=')
+            .is_none_or(|(key, _)| !without.contains(&key.trim()))
+    };
+    let overrides: String = overrides
+        .iter()
+        .filter(is_kept)
+        .map(|word| format!(" {}", shell_word(word)))
+        .collect();
+    format!(
+        "rankine train {}{overrides}{force}{skip_proof}",
+        shell_word(&recipe.display().to_string())
+    )
 }

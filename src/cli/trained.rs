@@ -44,18 +44,33 @@ impl Trained {
     /// Opens it beside a base.
     pub fn open(&self, base: &DecoderSpec, terminal: &Terminal) -> Result<Opened, Failure> {
         match self {
-            Self::Adapter(path) => Ok(Opened::Adapter(Box::new(read_adapter(&find_adapter(path)?, &base.modules(), terminal)?))),
-            Self::Model(path) if !path.is_dir() => {
-                Err(no_folder("model ", path, "a folder", "the run has not come so far, or its model was moved"))
-            }
+            Self::Adapter(path) => Ok(Opened::Adapter(Box::new(read_adapter(
+                &find_adapter(path)?,
+                &base.modules(),
+                terminal,
+            )?))),
+            Self::Model(path) if !path.is_dir() => Err(no_folder(
+                "model ",
+                path,
+                "a folder",
+                "the run has not come so far, or its \
+                model was moved",
+            )),
             Self::Model(path) => {
                 let folder = Folder::open(path)?;
                 folder.check_weights()?;
-                match folder.spec.mismatch(&format!("`{}`", path.display()), base, "its base") {
+                match folder
+                    .spec
+                    .mismatch(&format!("`{}`", path.display()), base, "its base")
+                {
                     None => Ok(Opened::Model(Box::new(folder))),
-                    Some(message) => {
-                        Err(Failure::new(Exit::Input, Fault::new(message).hint("the run was trained on another base")))
-                    }
+                    Some(message) => Err(Failure::new(
+                        Exit::Input,
+                        Fault::new(message).hint(
+                            "the run was \
+                        trained on another base",
+                        ),
+                    )),
                 }
             }
         }
@@ -64,7 +79,12 @@ impl Trained {
 
 impl Opened {
     /// The trained model, made of its base where it is an adapter, else in these numbers.
-    pub fn on(self, mut base: Decoder, dtype: ModelDtype, report: Reporter) -> Result<Decoder, Failure> {
+    pub fn on(
+        self,
+        mut base: Decoder,
+        dtype: ModelDtype,
+        report: Reporter,
+    ) -> Result<Decoder, Failure> {
         match self {
             Self::Adapter(adapter) => attach(&mut base, &adapter.0, 0, Some(&adapter.1))?,
             Self::Model(folder) => {

@@ -1,5 +1,6 @@
-//! `rankine try-template`, not shown: compiles and renders a template that comes on stdin, as a process that may take little memory
-//! and time and writes no file. What becomes of the process is the answer.
+//! `rankine try-template`, not shown: compiles and renders a template that comes on stdin, as a
+//! process that may take little memory and time and writes no file. What becomes of the process is
+//! the answer.
 
 use std::io::Read;
 use std::path::Path;
@@ -11,12 +12,15 @@ use crate::files;
 pub(super) fn try_template() -> Result<(), Failure> {
     let failed = |cause| files::FileError::new("read", Path::new("stdin"), cause);
     let mut request = String::new();
-    std::io::stdin().read_to_string(&mut request).map_err(failed)?;
+    std::io::stdin()
+        .read_to_string(&mut request)
+        .map_err(failed)?;
     confine(sandbox::memory_bytes(&request)).map_err(failed)?;
     Ok(sandbox::carry_out(&request).map_err(failed)?)
 }
 
-/// Limits this process. At its limit of processor time it gets SIGXCPU, which tells who waits for it, and a second later SIGKILL.
+/// Limits this process. At its limit of processor time it gets SIGXCPU, which tells who waits for
+/// it, and a second later SIGKILL.
 #[cfg(unix)]
 fn confine(memory_bytes: u64) -> std::io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
@@ -33,11 +37,19 @@ fn confine(memory_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What the process has already: mostly the program, which is larger the more GPUs it knows. Source: proc(5), `VmSize`.
+/// What the process has already: mostly the program, which is larger the more GPUs it knows.
+/// Source: proc(5), `VmSize`.
 #[cfg(unix)]
 fn address_space_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let kib = status.lines().find_map(|line| line.strip_prefix("VmSize:")?.trim().strip_suffix("kB")?.trim().parse::<u64>().ok());
+    let kib = status.lines().find_map(|line| {
+        line.strip_prefix("VmSize:")?
+            .trim()
+            .strip_suffix("kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()
+    });
     kib.unwrap_or(0) << 10
 }
 

@@ -1,5 +1,5 @@
-//! Lines that a person types: edited and remembered on a terminal, plain elsewhere. What was typed may be confidential, so the history lives
-//! and dies with the process.
+//! Lines that a person types: edited and remembered on a terminal, plain elsewhere. What was typed
+//! may be confidential, so the history lives and dies with the process.
 
 use std::cell::Cell;
 use std::io::{BufRead, IsTerminal, Write};
@@ -70,7 +70,11 @@ impl Lines {
             return Ok(Self::Plain);
         }
         // Answers that go into a file leave the keys to the terminal itself.
-        let behavior = if std::io::stdout().is_terminal() { Behavior::Stdio } else { Behavior::PreferTerm };
+        let behavior = if std::io::stdout().is_terminal() {
+            Behavior::Stdio
+        } else {
+            Behavior::PreferTerm
+        };
         let config = Config::builder().behavior(behavior).build();
         let mut editor = Editor::with_history(config, MemHistory::new()).map_err(failed)?;
         editor.set_helper(Some(Watch::default()));
@@ -126,12 +130,19 @@ fn plain(interrupt: &Interrupt) -> Result<Typed, Failure> {
     }
     interrupt.set(true);
     let mut line = String::new();
-    let read = std::io::stdin().lock().read_line(&mut line).map_err(failed)?;
+    let read = std::io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(failed)?;
     interrupt.set(false);
     if read == 0 && is_terminal {
         print("")?;
     }
-    Ok(if read > 0 { Typed::Line(line) } else { Typed::End })
+    Ok(if read > 0 {
+        Typed::Line(line)
+    } else {
+        Typed::End
+    })
 }
 
 fn failed(error: ReadlineError) -> Failure {

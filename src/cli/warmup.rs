@@ -1,5 +1,6 @@
-//! `rankine warmup`: one step of a recipe ahead of its run, so that what a first start makes is there: the tokens of its rows in the token
-//! cache, the base in the system's page cache, and the kernels of a GPU in its driver's cache.
+//! `rankine warmup`: one step of a recipe ahead of its run, so that what a first start makes is
+//! there: the tokens of its rows in the token cache, the base in the system's page cache, and the
+//! kernels of a GPU in its driver's cache.
 
 use std::time::Instant;
 
@@ -27,7 +28,9 @@ pub(super) fn warmup(args: &WarmupArgs, terminal: &Terminal) -> Result<(), Failu
     let (config, memory) = plan.prepare(&data);
     memory.check()?;
     let device = device::open(plan.device)?;
-    let mut decoder = plan.load_model(memory.storage(), &device, None, &|event| terminal.take(&event))?;
+    let mut decoder = plan.load_model(memory.storage(), &device, None, &|event| {
+        terminal.take(&event)
+    })?;
     terminal.stop();
     let mut seconds = [0.0; 2];
     for seconds in &mut seconds {
@@ -43,5 +46,8 @@ pub(super) fn warmup(args: &WarmupArgs, terminal: &Terminal) -> Result<(), Failu
             "second_step_seconds": second,
         }));
     }
-    print(format_args!("{}: the first step took {first:.2} s, the second {second:.2} s", plan.device_words()))
+    print(format_args!(
+        "{}: the first step took {first:.2} s, the second {second:.2} s",
+        plan.device_words()
+    ))
 }

@@ -1,10 +1,13 @@
-//! Tokens that only the files beside tokenizer.json name. transformers adds them as it opens a folder, so that a model which was trained
-//! through it knows them as tokens of their own; without them each marker of a conversation would be cut into pieces.
+//! Tokens that only the files beside tokenizer.json name. transformers adds them as it opens a
+//! folder, so that a model which was trained through it knows them as tokens of their own; without
+//! them each marker of a conversation would be cut into pieces.
 //!
-//! What counts before what is as in transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained`, `TokenizersBackend.__init__`):
-//! `added_tokens_decoder` of `tokenizer_config.json` hides `special_tokens_map.json` and `added_tokens.json`; else the map counts before the
-//! config, and tokenizer.json's own tokens before `added_tokens.json`. Added are the tokens with ids in the order of those, then single special
-//! tokens in the order of [`NAMES`], then the list of further ones. Ids follow on those that are there, whatever a file says.
+//! What counts before what is as in transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained`,
+//! `TokenizersBackend.__init__`): `added_tokens_decoder` of `tokenizer_config.json` hides
+//! `special_tokens_map.json` and `added_tokens.json`; else the map counts before the config, and
+//! tokenizer.json's own tokens before `added_tokens.json`. Added are the tokens with ids in the
+//! order of those, then single special tokens in the order of [`NAMES`], then the list of further
+//! ones. Ids follow on those that are there, whatever a file says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -17,7 +20,15 @@ use super::tokenize::TokenizeError;
 use super::tokenizer_files::{ADDED, Config, MAP, TokenizerFiles};
 
 /// Keys of single special tokens, in the order in which they are added.
-const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const NAMES: [&str; 7] = [
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+];
 /// Key of further special tokens: a list, or an object of named ones.
 const EXTRA: &str = "extra_special_tokens";
 /// Its name in transformers 4.
@@ -60,31 +71,78 @@ struct Token {
 
 impl Token {
     fn special(content: &str) -> Self {
-        Self { special: true, ..Self::plain(content) }
+        Self {
+            special: true,
+            ..Self::plain(content)
+        }
     }
 
     fn plain(content: &str) -> Self {
         let content = content.to_owned();
-        Self { content, single_word: false, lstrip: false, rstrip: false, normalized: None, special: false }
+        Self {
+            content,
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: None,
+            special: false,
+        }
     }
 
     /// A text is a special token, an object says what it is.
     fn read(value: &Value) -> Option<Self> {
-        let Some(content) = value["content"].as_str() else { return value.as_str().map(Self::special) };
+        let Some(content) = value["content"].as_str() else {
+            return value.as_str().map(Self::special);
+        };
         let flag = |key: &str| value[key].as_bool();
         let is = |key: &str| flag(key).unwrap_or(false);
         let (single_word, lstrip, rstrip) = (is("single_word"), is("lstrip"), is("rstrip"));
-        Some(Self { single_word, lstrip, rstrip, normalized: flag("normalized"), special: is("special"), ..Self::plain(content) })
+        Some(Self {
+            single_word,
+            lstrip,
+            rstrip,
+            normalized: flag("normalized"),
+            special: is("special"),
+            ..Self::plain(content)
+        })
     }
 
     fn known(token: &AddedToken) -> Self {
-        let AddedToken { single_word, lstrip, rstrip, normalized, special, ref content } = *token;
-        Self { content: content.clone(), single_word, lstrip, rstrip, normalized: Some(normalized), special }
+        let AddedToken {
+            single_word,
+            lstrip,
+            rstrip,
+            normalized,
+            special,
+            ref content,
+        } = *token;
+        Self {
+            content: content.clone(),
+            single_word,
+            lstrip,
+            rstrip,
+            normalized: Some(normalized),
+            special,
+        }
     }
 
     fn into_added(self) -> AddedToken {
-        let Self { content, single_word, lstrip, rstrip, special, normalized } = self;
-        AddedToken { content, single_word, lstrip, rstrip, special, normalized: normalized.unwrap_or(!special) }
+        let Self {
+            content,
+            single_word,
+            lstrip,
+            rstrip,
+            special,
+            normalized,
+        } = self;
+        AddedToken {
+            content,
+            single_word,
+            lstrip,
+            rstrip,
+            special,
+            normalized: normalized.unwrap_or(!special),
+        }
     }
 }
 
@@ -101,7 +159,11 @@ struct Named {
 impl Files {
     /// Those among a tokenizer's files; `config` is its `tokenizer_config.json`.
     pub fn of(files: &TokenizerFiles, config: Config) -> Result<Self, TokenizeError> {
-        Ok(Self { config, map: files.json(MAP)?, added: files.json(ADDED)? })
+        Ok(Self {
+            config,
+            map: files.json(MAP)?,
+            added: files.json(ADDED)?,
+        })
     }
 
     /// The file that gives tokens their ids, and what it says.
@@ -109,28 +171,56 @@ impl Files {
         let Some(decoder) = self.decoder()? else {
             let said = |(token, id): (&String, &Value)| {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                id.map(|id| (id, Token::plain(token)))
-                    .ok_or_else(|| self.added.wrong(token, &self.added.values[token], "a token id"))
+                id.map(|id| (id, Token::plain(token))).ok_or_else(|| {
+                    self.added
+                        .wrong(token, &self.added.values[token], "a token id")
+                })
             };
-            return Ok((&self.added.path, self.added.values.iter().map(said).collect::<Result<_, _>>()?));
+            return Ok((
+                &self.added.path,
+                self.added
+                    .values
+                    .iter()
+                    .map(said)
+                    .collect::<Result<_, _>>()?,
+            ));
         };
         let said = |(id, token): (&String, &Value)| {
-            let read = id.parse().ok().zip(Token::read(token).filter(|_| token.is_object()));
-            read.ok_or_else(|| self.config.wrong(&format!("{DECODER}.{id}"), token, "a token"))
+            let read = id
+                .parse()
+                .ok()
+                .zip(Token::read(token).filter(|_| token.is_object()));
+            read.ok_or_else(|| {
+                self.config
+                    .wrong(&format!("{DECODER}.{id}"), token, "a token")
+            })
         };
-        Ok((&self.config.path, decoder.iter().map(said).collect::<Result<_, _>>()?))
+        Ok((
+            &self.config.path,
+            decoder.iter().map(said).collect::<Result<_, _>>()?,
+        ))
     }
 
     fn decoder(&self) -> Result<Option<&Map<String, Value>>, TokenizeError> {
         match self.config.values.get(DECODER) {
             None => Ok(None),
             Some(Value::Object(decoder)) => Ok(Some(decoder)),
-            Some(other) => Err(self.config.wrong(DECODER, other, "an object of tokens by their ids")),
+            Some(other) => Err(self.config.wrong(
+                DECODER,
+                other,
+                "an object of tokens by their \
+            ids",
+            )),
         }
     }
 
-    /// Everything that is named; `own` are tokenizer.json's own tokens, `padding` is what it pads with.
-    fn named(&self, own: &BTreeMap<u32, Token>, padding: Option<&str>) -> Result<Named, TokenizeError> {
+    /// Everything that is named; `own` are tokenizer.json's own tokens, `padding` is what it pads
+    /// with.
+    fn named(
+        &self,
+        own: &BTreeMap<u32, Token>,
+        padding: Option<&str>,
+    ) -> Result<Named, TokenizeError> {
         let (mut values, hides) = (self.config.values.clone(), self.decoder()?.is_some());
         if values.contains_key(OLD_EXTRA) && is_nothing(values.get(EXTRA)) {
             let old = values.shift_remove(OLD_EXTRA).unwrap_or_default();
@@ -161,22 +251,48 @@ impl Files {
         let late = take_models_own(&mut values, |value| Token::read(value).is_some())
             .into_iter()
             .filter(|(key, _)| of_model.iter().all(|(known, _)| known != key));
-        let of_model: Vec<_> = late.collect::<Vec<_>>().into_iter().chain(of_model).collect();
-        let named = NAMES.iter().filter_map(|key| Some(((*key).to_owned(), values.get(*key)?.clone())));
+        let of_model: Vec<_> = late
+            .collect::<Vec<_>>()
+            .into_iter()
+            .chain(of_model)
+            .collect();
+        let named = NAMES
+            .iter()
+            .filter_map(|key| Some(((*key).to_owned(), values.get(*key)?.clone())));
         let single = named.chain(of_model).filter(|(_, value)| !value.is_null());
-        let single = single.map(|(key, value)| Ok((self.token(&key, &value)?, key))).collect::<Result<Vec<_>, TokenizeError>>()?;
-        let as_in_table = |token: Token| by_id.values().find(|known| known.content == token.content).cloned().unwrap_or(token);
-        let single = single.into_iter().map(|(token, key)| (key, as_in_table(token))).collect();
+        let single = single
+            .map(|(key, value)| Ok((self.token(&key, &value)?, key)))
+            .collect::<Result<Vec<_>, TokenizeError>>()?;
+        let as_in_table = |token: Token| {
+            by_id
+                .values()
+                .find(|known| known.content == token.content)
+                .cloned()
+                .unwrap_or(token)
+        };
+        let single = single
+            .into_iter()
+            .map(|(token, key)| (key, as_in_table(token)))
+            .collect();
         let extra = self.list(values.get(EXTRA))?;
-        Ok(Named { single, extra, by_id })
+        Ok(Named {
+            single,
+            extra,
+            by_id,
+        })
     }
 
-    /// `special_tokens_map.json`'s values in the places of the config's; of lists under the newer name both.
+    /// `special_tokens_map.json`'s values in the places of the config's; of lists under the newer
+    /// name both.
     fn merge_map(&self, values: &mut Map<String, Value>) {
         for (key, value) in &self.map.values {
             let value = match (key.as_str(), value) {
                 (EXTRA, Value::Array(items)) => {
-                    let mut all = values.get(EXTRA).and_then(Value::as_array).cloned().unwrap_or_default();
+                    let mut all = values
+                        .get(EXTRA)
+                        .and_then(Value::as_array)
+                        .cloned()
+                        .unwrap_or_default();
                     let items = items.iter().map(as_special);
                     items.for_each(|item| {
                         if !all.contains(&item) {
@@ -193,9 +309,17 @@ impl Files {
     }
 
     /// Contents of the tokens that are special by what is said so far.
-    fn special_words(&self, values: &Map<String, Value>) -> Result<BTreeSet<String>, TokenizeError> {
-        let single = NAMES.iter().filter_map(|key| Token::read(values.get(*key)?));
-        Ok(single.chain(self.list(values.get(EXTRA))?).map(|token| token.content).collect())
+    fn special_words(
+        &self,
+        values: &Map<String, Value>,
+    ) -> Result<BTreeSet<String>, TokenizeError> {
+        let single = NAMES
+            .iter()
+            .filter_map(|key| Token::read(values.get(*key)?));
+        Ok(single
+            .chain(self.list(values.get(EXTRA))?)
+            .map(|token| token.content)
+            .collect())
     }
 
     fn token(&self, key: &str, value: &Value) -> Result<Token, TokenizeError> {
@@ -206,27 +330,46 @@ impl Files {
         match value {
             None | Some(Value::Null) => Ok(Vec::new()),
             Some(Value::Array(items)) => items.iter().map(|item| self.token(EXTRA, item)).collect(),
-            Some(other) => Err(self.file_of(EXTRA).wrong(EXTRA, other, "a list of tokens, or an object of named ones")),
+            Some(other) => Err(self.file_of(EXTRA).wrong(
+                EXTRA,
+                other,
+                "a list of tokens, or an \
+            object of named ones",
+            )),
         }
     }
 
     /// The file that is to blame for a value.
     fn file_of(&self, key: &str) -> &Config {
-        if self.map.values.contains_key(key) { &self.map } else { &self.config }
+        if self.map.values.contains_key(key) {
+            &self.map
+        } else {
+            &self.config
+        }
     }
 
     /// Adds to a tokenizer what it lacks.
     ///
     /// # Errors
     /// A value has another type, or a file gives a token the id of another one.
-    pub fn add_to(&self, tokenizer: &mut tokenizers::Tokenizer, padding: Option<&str>) -> Result<Added, TokenizeError> {
-        let own: BTreeMap<_, _> =
-            tokenizer.get_added_tokens_decoder().into_iter().map(|(id, token)| (id, Token::known(&token))).collect();
+    pub fn add_to(
+        &self,
+        tokenizer: &mut tokenizers::Tokenizer,
+        padding: Option<&str>,
+    ) -> Result<Added, TokenizeError> {
+        let own: BTreeMap<_, _> = tokenizer
+            .get_added_tokens_decoder()
+            .into_iter()
+            .map(|(id, token)| (id, Token::known(&token)))
+            .collect();
         self.check_ids(tokenizer)?;
         let named = self.named(&own, padding)?;
         let all = named.tokens(&own);
-        let identity =
-            all.iter().filter(|token| own.values().all(|known| known != *token)).map(|token| format!("{token:?}")).collect();
+        let identity = all
+            .iter()
+            .filter(|token| own.values().all(|known| known != *token))
+            .map(|token| format!("{token:?}"))
+            .collect();
         let contents: Vec<String> = all.iter().map(|token| token.content.clone()).collect();
         // The crate fails only at a normalizer that does.
         let failed = |error: tokenizers::Error| TokenizeError::Broken {
@@ -234,27 +377,53 @@ impl Files {
             expected: "a list of tokens that can be added",
             cause: error.to_string(),
         };
-        tokenizer.add_tokens(all.into_iter().map(Token::into_added)).map_err(failed)?;
+        tokenizer
+            .add_tokens(all.into_iter().map(Token::into_added))
+            .map_err(failed)?;
         let is_new = |content: &String| own.values().all(|known| known.content != *content);
         let mut seen = BTreeSet::new();
-        let new = contents.into_iter().filter(|content| is_new(content) && seen.insert(content.clone()));
-        let new = new.filter_map(|content| Some((tokenizer.token_to_id(&content)?, content))).map(|(id, content)| (content, id));
+        let new = contents
+            .into_iter()
+            .filter(|content| is_new(content) && seen.insert(content.clone()));
+        let new = new
+            .filter_map(|content| Some((tokenizer.token_to_id(&content)?, content)))
+            .map(|(id, content)| (content, id));
         let (path, said) = self.ids()?;
-        let renumbered = said.into_iter().filter_map(|(said, Token { content, .. })| {
-            let id = tokenizer.token_to_id(&content);
-            (id != Some(said)).then(|| RenumberedToken { file: name_of(path), token: content, said, id })
-        });
-        let of_key = |(key, token): (String, Token)| (!token.content.is_empty()).then(|| (key, token.content.into()));
+        let renumbered = said
+            .into_iter()
+            .filter_map(|(said, Token { content, .. })| {
+                let id = tokenizer.token_to_id(&content);
+                (id != Some(said)).then(|| RenumberedToken {
+                    file: name_of(path),
+                    token: content,
+                    said,
+                    id,
+                })
+            });
+        let of_key = |(key, token): (String, Token)| {
+            (!token.content.is_empty()).then(|| (key, token.content.into()))
+        };
         let (new, renumbered) = (new.collect(), renumbered.collect());
-        Ok(Added { named: named.single.into_iter().filter_map(of_key).collect(), new, renumbered, identity })
+        Ok(Added {
+            named: named.single.into_iter().filter_map(of_key).collect(),
+            new,
+            renumbered,
+            identity,
+        })
     }
 
-    /// An id that is another token's would be passed over without a word: the model may have been trained with either.
+    /// An id that is another token's would be passed over without a word: the model may have been
+    /// trained with either.
     fn check_ids(&self, tokenizer: &tokenizers::Tokenizer) -> Result<(), TokenizeError> {
         let (path, said) = self.ids()?;
         for (id, Token { content, .. }) in said {
             if let Some(other) = tokenizer.id_to_token(id).filter(|other| *other != content) {
-                return Err(TokenizeError::Collision { path: path.clone(), token: content, id, other });
+                return Err(TokenizeError::Collision {
+                    path: path.clone(),
+                    token: content,
+                    id,
+                    other,
+                });
             }
         }
         Ok(())
@@ -265,14 +434,26 @@ impl Named {
     /// What is handed to the tokenizer, in this order; `own` are the tokens that it has.
     fn tokens(&self, own: &BTreeMap<u32, Token>) -> Vec<Token> {
         let mut all: Vec<Token> = self.by_id.values().cloned().collect();
-        let known: BTreeSet<&String> = own.values().chain(self.by_id.values()).map(|token| &token.content).collect();
-        for token in self.single.iter().map(|(_, token)| token).chain(&self.extra) {
+        let known: BTreeSet<&String> = own
+            .values()
+            .chain(self.by_id.values())
+            .map(|token| &token.content)
+            .collect();
+        for token in self
+            .single
+            .iter()
+            .map(|(_, token)| token)
+            .chain(&self.extra)
+        {
             if !known.contains(&token.content) && !all.contains(token) {
                 all.push(token.clone());
             }
         }
         for token in &mut all {
-            token.special |= self.single.iter().any(|(_, named)| named.content == token.content);
+            token.special |= self
+                .single
+                .iter()
+                .any(|(_, named)| named.content == token.content);
         }
         all
     }
@@ -289,11 +470,23 @@ fn is_nothing(value: Option<&Value>) -> bool {
     }
 }
 
-/// Tokens under names of a model's own, taken out: `image_token`, and those of an object under [`EXTRA`].
-fn take_models_own(values: &mut Map<String, Value>, is_token: impl Fn(&Value) -> bool) -> Vec<(String, Value)> {
-    let is_own = |key: &str, value: &Value| key.ends_with("_token") && !NAMES.contains(&key) && is_token(value);
-    let keys: Vec<String> = values.iter().filter(|(key, value)| is_own(key, value)).map(|(key, _)| key.clone()).collect();
-    let single = keys.into_iter().filter_map(|key| values.shift_remove(&key).map(|value| (key, value)));
+/// Tokens under names of a model's own, taken out: `image_token`, and those of an object under
+/// [`EXTRA`].
+fn take_models_own(
+    values: &mut Map<String, Value>,
+    is_token: impl Fn(&Value) -> bool,
+) -> Vec<(String, Value)> {
+    let is_own = |key: &str, value: &Value| {
+        key.ends_with("_token") && !NAMES.contains(&key) && is_token(value)
+    };
+    let keys: Vec<String> = values
+        .iter()
+        .filter(|(key, value)| is_own(key, value))
+        .map(|(key, _)| key.clone())
+        .collect();
+    let single = keys
+        .into_iter()
+        .filter_map(|key| values.shift_remove(&key).map(|value| (key, value)));
     let mut found: Vec<_> = single.collect();
     found.extend(take_object(values));
     found
@@ -318,5 +511,8 @@ fn as_special(value: &Value) -> Value {
 }
 
 fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }

@@ -21,7 +21,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Lays rows end to end; each comes with what identifies it. The first token of a row is never a target: nothing predicts it.
+    /// Lays rows end to end; each comes with what identifies it. The first token of a row is never
+    /// a target: nothing predicts it.
     pub fn new(rows: impl IntoIterator<Item = (u64, TokenRow)>) -> Self {
         let mut batch = Self::default();
         for (key, row) in rows {
@@ -30,10 +31,14 @@ impl Batch {
                 batch.positions.push(as_index(start + place - 1));
                 batch.targets.push(as_index(row.ids[place] as usize));
             }
-            batch.ids.extend(row.ids.iter().map(|id| as_index(*id as usize)));
+            batch
+                .ids
+                .extend(row.ids.iter().map(|id| as_index(*id as usize)));
             batch.lengths.push(row.ids.len());
             batch.rows.push(key);
-            batch.units.push(Unit { targets: first_target..batch.targets.len() });
+            batch.units.push(Unit {
+                targets: first_target..batch.targets.len(),
+            });
         }
         batch
     }
@@ -43,7 +48,9 @@ impl Batch {
     /// # Panics
     /// There is no such target.
     pub fn row_of(&self, target: usize) -> u64 {
-        self.rows[self.units.partition_point(|unit| unit.targets.end <= target)]
+        self.rows[self
+            .units
+            .partition_point(|unit| unit.targets.end <= target)]
     }
 
     /// Tokens of all rows.
@@ -58,7 +65,10 @@ impl Batch {
 }
 
 fn as_index(value: usize) -> i32 {
-    i32::try_from(value).expect("a batch has fewer than 2^31 tokens and a vocabulary fewer than 2^31 entries")
+    i32::try_from(value).expect(
+        "a batch has fewer than 2^31 tokens and a vocabulary fewer than \
+    2^31 entries",
+    )
 }
 
 #[cfg(test)]
@@ -67,21 +77,57 @@ mod tests {
 
     #[test]
     fn targets_are_the_trained_tokens_and_no_row_predicts_the_next() {
-        let row = |ids: &[u32], trained: &[bool]| TokenRow { ids: ids.to_vec(), trained: trained.to_vec() };
-        let batch = Batch::new([(7, row(&[5, 6, 7], &[true, false, true])), (9, row(&[8, 9], &[true, true]))]);
-        assert_eq!((batch.ids.as_slice(), batch.lengths.as_slice()), ([5, 6, 7, 8, 9].as_slice(), [3, 2].as_slice()));
-        assert_eq!((batch.positions.as_slice(), batch.targets.as_slice()), ([1, 3].as_slice(), [7, 9].as_slice()));
-        assert_eq!((batch.tokens(), batch.trained_tokens(), batch.rows.as_slice()), (5, 2, [7, 9].as_slice()));
+        let row = |ids: &[u32], trained: &[bool]| TokenRow {
+            ids: ids.to_vec(),
+            trained: trained.to_vec(),
+        };
+        let batch = Batch::new([
+            (7, row(&[5, 6, 7], &[true, false, true])),
+            (9, row(&[8, 9], &[true, true])),
+        ]);
+        assert_eq!(
+            (batch.ids.as_slice(), batch.lengths.as_slice()),
+            ([5, 6, 7, 8, 9].as_slice(), [3, 2].as_slice())
+        );
+        assert_eq!(
+            (batch.positions.as_slice(), batch.targets.as_slice()),
+            ([1, 3].as_slice(), [7, 9].as_slice())
+        );
+        assert_eq!(
+            (
+                batch.tokens(),
+                batch.trained_tokens(),
+                batch.rows.as_slice()
+            ),
+            (5, 2, [7, 9].as_slice())
+        );
         assert_eq!([batch.row_of(0), batch.row_of(1)], [7, 9]);
-        assert_eq!(batch.units, [Unit { targets: 0..1 }, Unit { targets: 1..2 }]);
+        assert_eq!(
+            batch.units,
+            [Unit { targets: 0..1 }, Unit { targets: 1..2 }]
+        );
     }
 
     #[test]
     fn a_row_without_a_trained_token_is_an_empty_unit() {
-        let row = |trained: [bool; 2]| TokenRow { ids: vec![1, 2], trained: trained.to_vec() };
-        let batch =
-            Batch::new([(4, row([true, false])), (5, row([false, true])), (6, row([true, false])), (7, row([true, true]))]);
-        assert_eq!(batch.units.iter().map(|unit| unit.targets.clone()).collect::<Vec<_>>(), [0..0, 0..1, 1..1, 1..2]);
+        let row = |trained: [bool; 2]| TokenRow {
+            ids: vec![1, 2],
+            trained: trained.to_vec(),
+        };
+        let batch = Batch::new([
+            (4, row([true, false])),
+            (5, row([false, true])),
+            (6, row([true, false])),
+            (7, row([true, true])),
+        ]);
+        assert_eq!(
+            batch
+                .units
+                .iter()
+                .map(|unit| unit.targets.clone())
+                .collect::<Vec<_>>(),
+            [0..0, 0..1, 1..1, 1..2]
+        );
         assert_eq!([batch.row_of(0), batch.row_of(1)], [5, 7]);
     }
 }

@@ -1,5 +1,5 @@
-//! Fills the token cache of a data file: its rows are encoded in parallel, a batch at a time. A row that makes no example is kept as
-//! its reason; what is wrong with more than the row stops at once.
+//! Fills the token cache of a data file: its rows are encoded in parallel, a batch at a time. A row
+//! that makes no example is kept as its reason; what is wrong with more than the row stops at once.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,13 +9,13 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use indicatif::DecimalBytes;
 use rayon::prelude::*;
 
-use super::token_cache::{Cache, Writer};
 use super::corpus::CorpusError;
 use super::data_file::DataFile;
 use super::encode::{Encoder, TokenRow};
 use super::format::{self, Read};
-use super::parquet::{self, Batch, RowLocation, ParquetTable};
+use super::parquet::{self, Batch, ParquetTable, RowLocation};
 use super::source::DataSource;
+use super::token_cache::{Cache, Writer};
 use super::told::{self, Told};
 use super::unread::{Counts, Unread};
 use super::visible::visible;
@@ -49,7 +49,8 @@ pub struct Opened {
     pub is_new: bool,
 }
 
-/// The tokens of the rows of one data file that are taken, all if none are chosen; from the cache if they are there and whole.
+/// The tokens of the rows of one data file that are taken, all if none are chosen; from the cache
+/// if they are there and whole.
 ///
 /// # Errors
 /// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
@@ -63,11 +64,18 @@ pub fn open(
 ) -> Result<Opened, CorpusError> {
     let table = ParquetTable::open(file, &format::wanted(source.format, &source.columns))?;
     let rows = table.rows();
-    let taken = taken.map(|taken| taken.start.min(rows)..taken.end.min(rows)).filter(|taken| *taken != (0..rows));
+    let taken = taken
+        .map(|taken| taken.start.min(rows)..taken.end.min(rows))
+        .filter(|taken| *taken != (0..rows));
     let stamp = stamp(file, source, taken.as_ref(), encoder)?;
     let taken = taken.unwrap_or(0..rows);
     let (cache, is_new) = from_cache(file, source, &taken, encoder, (cache, stamp), report)?;
-    Ok(Opened { cache, taken_from: taken.start, rows, is_new })
+    Ok(Opened {
+        cache,
+        taken_from: taken.start,
+        rows,
+        is_new,
+    })
 }
 
 fn from_cache(
@@ -79,14 +87,20 @@ fn from_cache(
     report: Reporter,
 ) -> Result<(Cache, bool), CorpusError> {
     let tokenize = |writer: &mut Writer| tokenize(file, source, taken, encoder, writer, report);
-    let Some(folder) = cache.folder() else { return Ok((make_nameless(cache, stamp, tokenize)?, false)) };
+    let Some(folder) = cache.folder() else {
+        return Ok((make_nameless(cache, stamp, tokenize)?, false));
+    };
     let (name, path) = (stamp.name(), folder.join(stamp.name()));
     if path.exists() {
         // Said before it is opened, so that nobody removes it between.
         let lease = files::hold(&folder, &name);
         match Cache::open(&path, &stamp) {
             Ok(cache) => return Ok((cache.named(name, lease), false)),
-            Err(reason) => report(Event::Note(format!("the token cache `{}` is made again: {reason}", path.display()))),
+            Err(reason) => report(Event::Note(format!(
+                "the token cache `{}` is made again: \
+            {reason}",
+                path.display()
+            ))),
         }
     }
     let failed = |cause| CorpusError::Cache { cause };
@@ -94,14 +108,17 @@ fn from_cache(
     let mut writer = Writer::create(&folders[0], stamp).map_err(failed)?;
     tokenize(&mut writer)?;
     let mut made = writer.finish().map_err(failed)?;
-    files::give_name(&mut made, &path).map_err(|cause| failed(files::FileError::new("write", &path, cause)))?;
+    files::give_name(&mut made, &path)
+        .map_err(|cause| failed(files::FileError::new("write", &path, cause)))?;
     let lease = files::hold(&folder, &name);
-    let opened = Cache::of(&made, &path, &stamp).map_err(|reason| failed(unreadable(&path, reason)))?.named(name, lease);
+    let opened = Cache::of(&made, &path, &stamp)
+        .map_err(|reason| failed(unreadable(&path, reason)))?
+        .named(name, lease);
     Ok((opened, true))
 }
 
-/// Removes what nobody reads any more and what is above the limit, after entries were written. Who has a thousand files looks through the
-/// folder once.
+/// Removes what nobody reads any more and what is above the limit, after entries were written. Who
+/// has a thousand files looks through the folder once.
 pub fn tidy(cache: &RowCache, report: Reporter) {
     tell_outdated(files::remove_outdated(cache), report);
     if let (RowCache::Shared(_), Ok(limit)) = (cache, files::cache_limit()) {
@@ -117,7 +134,10 @@ fn make_nameless(
 ) -> Result<Cache, CorpusError> {
     let failed = |cause| CorpusError::Cache { cause };
     let folders = cache.prepare().map_err(failed)?;
-    let folder = folders.iter().find(|folder| tempfile::tempfile_in(folder).is_ok()).or(folders.last());
+    let folder = folders
+        .iter()
+        .find(|folder| tempfile::tempfile_in(folder).is_ok())
+        .or(folders.last());
     let folder = folder.expect("a cache without names has a folder for them");
     let mut writer = Writer::create(folder, stamp).map_err(failed)?;
     tokenize(&mut writer)?;
@@ -128,7 +148,10 @@ fn make_nameless(
 fn tell_outdated(taken: Taken, report: Reporter) {
     if taken.entries > 0 {
         let (entries, bytes) = (files::entry_count(taken.entries), DecimalBytes(taken.bytes));
-        report(Event::Note(format!("token cache: {entries} of an older version of Rankine removed, {bytes}")));
+        report(Event::Note(format!(
+            "token cache: {entries} of an older version of Rankine removed, \
+        {bytes}"
+        )));
     }
 }
 
@@ -137,39 +160,63 @@ fn tell_limit((left, taken): (u64, Taken), limit: u64, report: Reporter) {
     if taken.entries > 0 {
         let (entries, bytes) = (files::entry_count(taken.entries), DecimalBytes(taken.bytes));
         report(Event::Note(format!(
-            "token cache: above its limit of {limit} ({}), so {entries}, {bytes}, removed, the least recently used first; {left_bytes} left",
+            "token cache: above its limit of {limit} ({}), so {entries}, {bytes}, removed, the \
+            least recently used first; {left_bytes} left",
             files::LIMIT
         )));
     }
 }
 
 fn unreadable(path: &Path, reason: String) -> files::FileError {
-    files::FileError { action: "read back", path: path.to_owned(), cause: std::io::Error::other(reason) }
+    files::FileError {
+        action: "read back",
+        path: path.to_owned(),
+        cause: std::io::Error::other(reason),
+    }
 }
 
-/// The identity of the tokens of a file: all that decides them. The data file is hashed each time, because its date is no proof of
-/// its content.
-fn stamp(file: &DataFile, source: &DataSource, taken: Option<&Range<u64>>, encoder: &Encoder) -> Result<Stamp, CorpusError> {
+/// The identity of the tokens of a file: all that decides them. The data file is hashed each time,
+/// because its date is no proof of its content.
+fn stamp(
+    file: &DataFile,
+    source: &DataSource,
+    taken: Option<&Range<u64>>,
+    encoder: &Encoder,
+) -> Result<Stamp, CorpusError> {
     let columns = format::wanted(source.format, &source.columns);
     let is_rendered = format::is_rendered(source.format, &ParquetTable::open(file, &columns)?);
-    let template = encoder.template.as_ref().filter(|_| is_rendered).map(|template| template.identity().to_string());
+    let template = encoder
+        .template
+        .as_ref()
+        .filter(|_| is_rendered)
+        .map(|template| template.identity().to_string());
     let hash = files::hash_file_in_parallel(file.parquet()).map_err(parquet::TableError::File)?;
     // Of a file that was converted the cache can be asked by both.
-    let source_hash =
-        if file.is_converted() { files::hash_file_in_parallel(file.path()).map_err(parquet::TableError::File)? } else { hash };
+    let source_hash = if file.is_converted() {
+        files::hash_file_in_parallel(file.path()).map_err(parquet::TableError::File)?
+    } else {
+        hash
+    };
     let parts = (
         hash.to_string(),
         encoder.tokenizer.hash().to_string(),
         template,
         source.format.word(),
-        columns.into_iter().map(|column| (column.canonical, column.name)).collect::<Vec<_>>(),
+        columns
+            .into_iter()
+            .map(|column| (column.canonical, column.name))
+            .collect::<Vec<_>>(),
         source.train_on.word(),
         &source.roles,
         &source.system,
     );
     // Entries of whole files keep the names that they have.
     let taken = taken.map_or_else(String::new, |taken| format!("{taken:?}"));
-    Ok(Stamp { kind: EntryKind::Tokens, key: files::hash_bytes(format!("{parts:?}{taken}").as_bytes()), source: source_hash })
+    Ok(Stamp {
+        kind: EntryKind::Tokens,
+        key: files::hash_bytes(format!("{parts:?}{taken}").as_bytes()),
+        source: source_hash,
+    })
 }
 
 fn tokenize(
@@ -181,7 +228,13 @@ fn tokenize(
     report: Reporter,
 ) -> Result<(), CorpusError> {
     let table = ParquetTable::open(file, &format::wanted(source.format, &source.columns))?;
-    let what = format!("tokenizing {}", file.path().file_name().unwrap_or_default().to_string_lossy());
+    let what = format!(
+        "tokenizing {}",
+        file.path()
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+    );
     let (mut done, mut unread) = (0, Counts::default());
     let total = taken.end - taken.start;
     for (row_group, end) in table.row_groups_until() {
@@ -207,15 +260,19 @@ fn tokenize(
                 pushed.map_err(|cause| CorpusError::Cache { cause })?;
             }
             done += count as u64;
-            report(Event::Progress { what: what.clone(), done, total });
+            report(Event::Progress {
+                what: what.clone(),
+                done,
+                total,
+            });
         }
     }
     writer.remark(unread.to_text());
     Ok(())
 }
 
-/// The rows of a batch, or the fault of the first row that has one; a panic is one. Rows behind a fault are not begun: a template
-/// without end takes its time for each.
+/// The rows of a batch, or the fault of the first row that has one; a panic is one. Rows behind a
+/// fault are not begun: a template without end takes its time for each.
 fn encode_rows(
     rows: usize,
     place: impl Fn(usize) -> RowLocation + Sync,
@@ -228,31 +285,54 @@ fn encode_rows(
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(row)));
         // The words of a panic may hold the text that it was about.
-        let panicked = |said: &str| CorpusError::Panicked { place: place(row), said: quoted(visible(said)) };
-        encoded.unwrap_or_else(|panic| Err(panicked(panic_words(&*panic)))).inspect_err(|_| {
-            failed.fetch_min(row, Relaxed);
-        })
+        let panicked = |said: &str| CorpusError::Panicked {
+            place: place(row),
+            said: quoted(visible(said)),
+        };
+        encoded
+            .unwrap_or_else(|panic| Err(panicked(panic_words(&*panic))))
+            .inspect_err(|_| {
+                failed.fetch_min(row, Relaxed);
+            })
     };
     let rows: Vec<_> = (0..rows).into_par_iter().map(guarded).collect();
     // Looked through in their order, so that it is always the same fault that is told.
     rows.into_iter().collect()
 }
 
-fn encode_row(source: &DataSource, encoder: &Encoder, batch: &Batch, row: usize) -> Result<Encoded, CorpusError> {
+fn encode_row(
+    source: &DataSource,
+    encoder: &Encoder,
+    batch: &Batch,
+    row: usize,
+) -> Result<Encoded, CorpusError> {
     let column = || format::main_column(source.format, &source.columns);
     let told = |cause: &dyn Told| told::words(cause, encoder, source.format, batch, row);
     let broken = |column: &str, cause: &dyn Told| {
         let RowLocation { row_group, row, .. } = batch.place(row);
-        let reason = format!("row group {row_group}, row {row}, column `{column}`: {}", told(cause));
-        Ok(Encoded::Broken(visible(&reason).chars().take(MAX_REASON).collect()))
+        let reason = format!(
+            "row group {row_group}, row {row}, column `{column}`: {}",
+            told(cause)
+        );
+        Ok(Encoded::Broken(
+            visible(&reason).chars().take(MAX_REASON).collect(),
+        ))
     };
-    let Read { example, mut unread } = match format::read(source.format, &source.roles, batch, row) {
+    let Read {
+        example,
+        mut unread,
+    } = match format::read(source.format, &source.roles, batch, row) {
         Ok(Some(read)) => read.with_system(source.system.as_deref()),
         Ok(None) => return Ok(Encoded::Row(TokenRow::default(), Vec::new())),
-        Err(format::FormatError::Cell(parquet::TableError::Cell { column, reason, .. })) => return broken(&column, &reason),
+        Err(format::FormatError::Cell(parquet::TableError::Cell { column, reason, .. })) => {
+            return broken(&column, &reason);
+        }
         Err(format::FormatError::Cell(error)) => return Err(error.into()),
         Err(format::FormatError::Content { column, cause }) => {
-            return broken(&format::column_name(column, &source.columns), cause.as_ref());
+            return broken(
+                &format::column_name(column, &source.columns),
+                cause.as_ref(),
+            );
         }
     };
     match encoder.encode(&example, source.train_on) {
@@ -263,7 +343,12 @@ fn encode_row(source: &DataSource, encoder: &Encoder, batch: &Batch, row: usize)
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
         Err(cause) => {
             let said = told(&cause);
-            Err(CorpusError::Encode { place: batch.place(row), column: column(), said, cause: cause.into() })
+            Err(CorpusError::Encode {
+                place: batch.place(row),
+                column: column(),
+                said,
+                cause: cause.into(),
+            })
         }
     }
 }
@@ -275,7 +360,11 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_worker_names_the_first_row_that_has_one() {
-        let place = |row: usize| RowLocation { path: "x.parquet".into(), row_group: 1, row: 40 + row as u64 };
+        let place = |row: usize| RowLocation {
+            path: "x.parquet".into(),
+            row_group: 1,
+            row: 40 + row as u64,
+        };
         let encode = |row: usize| match row {
             7 | 30 => panic!("slice index {row} \x1b[31m\nsecond line"),
             _ => Ok(Encoded::Row(TokenRow::default(), Vec::new())),
@@ -283,8 +372,15 @@ mod tests {
         for _ in 0..20 {
             let error = encode_rows(64, place, encode).expect_err("a panic");
             let said = error.to_string();
-            assert_eq!(revealed(&said), "`x.parquet`, row group 1, row 47: internal error: slice index 7 ␛[31m");
-            assert!(!without_data(&said).contains("slice"), "a panic may quote the row: {said}");
+            assert_eq!(
+                revealed(&said),
+                "`x.parquet`, row group 1, row 47: internal error: slice \
+            index 7 ␛[31m"
+            );
+            assert!(
+                !without_data(&said).contains("slice"),
+                "a panic may quote the row: {said}"
+            );
             assert_eq!(error.exit(), Exit::Internal);
         }
         assert_eq!(encode_rows(7, place, encode).expect("no panic").len(), 7);

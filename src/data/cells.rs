@@ -1,11 +1,12 @@
-//! One cell of a Parquet column as a JSON value, whatever the nesting: the formats read values and know nothing of Arrow.
+//! One cell of a Parquet column as a JSON value, whatever the nesting: the formats read values and
+//! know nothing of Arrow.
 
 use std::str::Utf8Error;
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{
-    DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, UInt8Type, UInt16Type,
-    UInt32Type, UInt64Type,
+    DataType, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
 use serde_json::{Map, Value};
 
@@ -33,7 +34,10 @@ pub enum CellError {
         items: usize,
     },
     /// A value that is neither text nor number nor time.
-    #[error("a value that is neither text, number, time, list nor object, such as bytes of a fixed length")]
+    #[error(
+        "a value that is neither text, number, time, list nor object, such as bytes of a fixed \
+    length"
+    )]
     NoForm,
 }
 
@@ -60,14 +64,17 @@ impl ColumnKind {
             DataType::List(item) => match self {
                 Self::Text | Self::Object => false,
                 Self::Turns | Self::TextOrTurns => {
-                    matches!(item.data_type(), DataType::Struct(_) | DataType::Map(..) | DataType::Binary | DataType::Null)
+                    matches!(
+                        item.data_type(),
+                        DataType::Struct(_) | DataType::Map(..) | DataType::Binary | DataType::Null
+                    )
                 }
                 Self::List => true,
             },
             // An object with a list for each key.
-            DataType::Struct(fields) if matches!(self, Self::Turns | Self::TextOrTurns) => {
-                fields.iter().all(|field| matches!(field.data_type(), DataType::List(_) | DataType::Null))
-            }
+            DataType::Struct(fields) if matches!(self, Self::Turns | Self::TextOrTurns) => fields
+                .iter()
+                .all(|field| matches!(field.data_type(), DataType::List(_) | DataType::Null)),
             DataType::Struct(_) | DataType::Map(..) => matches!(self, Self::List | Self::Object),
             _ => false,
         }
@@ -92,7 +99,9 @@ const WHAT: [&str; 3] = ["content", "value", "tool_calls"];
 /// Whether objects of this type are turns of a conversation.
 pub fn is_turn(data_type: &DataType) -> bool {
     let has = |keys: &[&str]| match data_type {
-        DataType::Struct(fields) => fields.iter().any(|field| keys.contains(&field.name().as_str())),
+        DataType::Struct(fields) => fields
+            .iter()
+            .any(|field| keys.contains(&field.name().as_str())),
         _ => false,
     };
     has(&WHO) && has(&WHAT)
@@ -102,7 +111,9 @@ pub fn is_turn(data_type: &DataType) -> bool {
 pub fn are_turns(value: &Value) -> bool {
     let has = |turn: &Value, keys: &[&str]| keys.iter().any(|key| turn.get(key).is_some());
     let is_turn = |turn: &Value| has(turn, &WHO) && has(turn, &WHAT);
-    value.as_array().is_some_and(|turns| !turns.is_empty() && turns.iter().all(is_turn))
+    value
+        .as_array()
+        .is_some_and(|turns| !turns.is_empty() && turns.iter().all(is_turn))
 }
 
 /// A column's type in words.
@@ -119,12 +130,14 @@ pub fn describe(data_type: &DataType) -> String {
     }
 }
 
-/// The cell in a row of a column. Texts are checked to be UTF-8 here, so that a fault has a row. In an object, keys that are null
-/// are left out: Parquet gives every object the keys of all of them. A map has keys of its own and keeps them. Dates, times and
-/// decimals, for which JSON has no word, become the text that Python's `str` gives.
+/// The cell in a row of a column. Texts are checked to be UTF-8 here, so that a fault has a row. In
+/// an object, keys that are null are left out: Parquet gives every object the keys of all of them.
+/// A map has keys of its own and keeps them. Dates, times and decimals, for which JSON has no word,
+/// become the text that Python's `str` gives.
 ///
 /// # Errors
-/// A text is not UTF-8, a text or list is longer than any row that could be trained, or a value has no form as text.
+/// A text is not UTF-8, a text or list is longer than any row that could be trained, or a value has
+/// no form as text.
 pub fn cell(column: &dyn Array, row: usize) -> Result<Value, CellError> {
     if column.is_null(row) {
         return Ok(Value::Null);
@@ -138,10 +151,16 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, CellError> {
             if items.len() > MAX_ITEMS {
                 return Err(CellError::LongList { items: items.len() });
             }
-            (0..items.len()).map(|item| cell(&items, item)).collect::<Result<_, _>>()?
+            (0..items.len())
+                .map(|item| cell(&items, item))
+                .collect::<Result<_, _>>()?
         }
         DataType::Struct(fields) => {
-            let values = column.as_struct().columns().iter().map(|values| cell(values, row));
+            let values = column
+                .as_struct()
+                .columns()
+                .iter()
+                .map(|values| cell(values, row));
             let mut entries = object(fields.iter().map(|field| field.name().clone()).zip(values))?;
             entries.retain(|_, value| !value.is_null());
             entries.into()
@@ -149,8 +168,15 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, CellError> {
         DataType::Map(..) => {
             let entries = column.as_map().value(row);
             let (keys, values) = (entries.column(0), entries.column(1));
-            let names = (0..entries.len()).map(|entry| Ok(name(&cell(keys, entry)?))).collect::<Result<Vec<_>, CellError>>()?;
-            object(names.into_iter().zip((0..entries.len()).map(|entry| cell(values, entry))))?.into()
+            let names = (0..entries.len())
+                .map(|entry| Ok(name(&cell(keys, entry)?)))
+                .collect::<Result<Vec<_>, CellError>>()?;
+            object(
+                names
+                    .into_iter()
+                    .zip((0..entries.len()).map(|entry| cell(values, entry))),
+            )?
+            .into()
         }
         other if other.is_integer() || other.is_floating() => number(column, row),
         _ => Value::from(super::times::text(column, row).ok_or(CellError::NoForm)?),
@@ -158,10 +184,16 @@ pub fn cell(column: &dyn Array, row: usize) -> Result<Value, CellError> {
 }
 
 fn text(bytes: &[u8]) -> Result<&str, CellError> {
-    if bytes.len() > MAX_TEXT_BYTES { Err(CellError::LongText { bytes: bytes.len() }) } else { Ok(str::from_utf8(bytes)?) }
+    if bytes.len() > MAX_TEXT_BYTES {
+        Err(CellError::LongText { bytes: bytes.len() })
+    } else {
+        Ok(str::from_utf8(bytes)?)
+    }
 }
 
-fn object(entries: impl Iterator<Item = (String, Result<Value, CellError>)>) -> Result<Map<String, Value>, CellError> {
+fn object(
+    entries: impl Iterator<Item = (String, Result<Value, CellError>)>,
+) -> Result<Map<String, Value>, CellError> {
     entries.map(|(name, value)| Ok((name, value?))).collect()
 }
 
@@ -191,8 +223,9 @@ mod tests {
     use std::sync::Arc;
 
     use arrow::array::{
-        ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, LargeStringArray, ListArray, MapBuilder, NullArray,
-        StringArray, StringBuilder, StringViewArray, StructArray, TimestampMillisecondArray,
+        ArrayRef, BooleanArray, DictionaryArray, Float64Array, Int64Array, LargeStringArray,
+        ListArray, MapBuilder, NullArray, StringArray, StringBuilder, StringViewArray, StructArray,
+        TimestampMillisecondArray,
     };
     use arrow::buffer::OffsetBuffer;
     use arrow::compute::cast;
@@ -207,11 +240,21 @@ mod tests {
         let items = StructArray::from(
             columns
                 .into_iter()
-                .map(|(name, values)| (Arc::new(Field::new(name, values.data_type().clone(), true)), values))
+                .map(|(name, values)| {
+                    (
+                        Arc::new(Field::new(name, values.data_type().clone(), true)),
+                        values,
+                    )
+                })
                 .collect::<Vec<_>>(),
         );
         let item = Arc::new(Field::new("item", items.data_type().clone(), true));
-        Arc::new(ListArray::new(item, OffsetBuffer::from_lengths(lengths.iter().copied()), Arc::new(items), None))
+        Arc::new(ListArray::new(
+            item,
+            OffsetBuffer::from_lengths(lengths.iter().copied()),
+            Arc::new(items),
+            None,
+        ))
     }
 
     #[test]
@@ -221,10 +264,18 @@ mod tests {
             Arc::new(StringArray::from(words.clone())),
             Arc::new(LargeStringArray::from(words.clone())),
             Arc::new(StringViewArray::from(words.clone())),
-            Arc::new(words.iter().copied().collect::<DictionaryArray<Int32Type>>()),
+            Arc::new(
+                words
+                    .iter()
+                    .copied()
+                    .collect::<DictionaryArray<Int32Type>>(),
+            ),
         ];
         for column in columns {
-            assert_eq!(read_column(column, ColumnKind::Text), words.iter().map(|word| json!(word)).collect::<Vec<_>>());
+            assert_eq!(
+                read_column(column, ColumnKind::Text),
+                words.iter().map(|word| json!(word)).collect::<Vec<_>>()
+            );
         }
     }
 
@@ -248,7 +299,11 @@ mod tests {
             DataType::ListView(item.clone()),
             DataType::LargeListView(item),
         ] {
-            assert_eq!(read_column(cast(&list, &kind).expect("cast"), ColumnKind::Turns), expected, "{kind}");
+            assert_eq!(
+                read_column(cast(&list, &kind).expect("cast"), ColumnKind::Turns),
+                expected,
+                "{kind}"
+            );
         }
     }
 
@@ -268,14 +323,26 @@ mod tests {
             ("at", Arc::new(TimestampMillisecondArray::from(vec![0]))),
             ("arguments", Arc::new(arguments.finish())),
         ];
-        let expected = json!([{"weight": 1, "score": 0.5, "train": true, "at": "1970-01-01 00:00:00", "arguments": {"city": "Bern", "unit": "C"}}]);
-        assert_eq!(read_column(objects(columns, &[1]), ColumnKind::Turns), [expected]);
+        let expected = json!([{"weight": 1, "score": 0.5, "train": true, "at": "1970-01-01 \
+        00:00:00", "arguments": {"city": "Bern", "unit": "C"}}]);
+        assert_eq!(
+            read_column(objects(columns, &[1]), ColumnKind::Turns),
+            [expected]
+        );
     }
 
     #[test]
     fn a_column_of_nulls_is_any_kind() {
-        for kind in [ColumnKind::Text, ColumnKind::Turns, ColumnKind::TextOrTurns, ColumnKind::List] {
-            assert_eq!(read_column(Arc::new(NullArray::new(2)), kind), [Value::Null, Value::Null]);
+        for kind in [
+            ColumnKind::Text,
+            ColumnKind::Turns,
+            ColumnKind::TextOrTurns,
+            ColumnKind::List,
+        ] {
+            assert_eq!(
+                read_column(Arc::new(NullArray::new(2)), kind),
+                [Value::Null, Value::Null]
+            );
         }
     }
 }

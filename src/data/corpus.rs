@@ -1,18 +1,19 @@
-//! The rows of all sources as tokens, by index: made from the data files or taken from the cache, and cut to the limits of the run.
+//! The rows of all sources as tokens, by index: made from the data files or taken from the cache,
+//! and cut to the limits of the run.
 
 use std::path::Path;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
 
-use super::token_cache::{Cache, CachedRow, TokenSlice};
-use super::row_set::RowSet;
+use super::build_cache::{self, Opened};
 use super::data_file::DataFile;
 use super::encode::{self, Encoder};
-use super::row_status::RowStatus;
-use super::build_cache::{self, Opened};
 use super::parquet::{self, RowLocation};
+use super::row_set::RowSet;
+use super::row_status::RowStatus;
 use super::source::DataSource;
+use super::token_cache::{Cache, CachedRow, TokenSlice};
 use super::unread::Counts;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, RowCache};
@@ -63,7 +64,10 @@ pub enum CorpusError {
         cause: files::FileError,
     },
     /// The variable for the size of the cache is no size.
-    #[error("{} is `{found}`, expected a number of bytes, such as `5GB` or `20 GiB`", files::LIMIT)]
+    #[error(
+        "{} is `{found}`, expected a number of bytes, such as `5GB` or `20 GiB`",
+        files::LIMIT
+    )]
     Limit {
         /// As it stands there.
         found: String,
@@ -88,11 +92,14 @@ impl Explain for CorpusError {
         match self {
             Self::Table(error) => error.hint(),
             Self::Encode { cause, .. } => cause.hint(),
-            Self::Panicked { .. } => {
-                Some("please report it with that row to the project's issues; without the row the run goes on".into())
-            }
+            Self::Panicked { .. } => Some(
+                "please report it with that row to the project's issues; without the row the \
+                run goes on"
+                    .into(),
+            ),
             Self::Cache { .. } => Some(
-                "set RANKINE_CACHE to a folder that can be written and has room, or `cache: run` in the recipe to keep the tokens in the run's folder"
+                "set RANKINE_CACHE to a folder that can be written and has room, or `cache: run` \
+                in the recipe to keep the tokens in the run's folder"
                     .into(),
             ),
             Self::Limit { .. } => Some("correct it, or unset it for 20 GB".into()),
@@ -101,8 +108,8 @@ impl Explain for CorpusError {
     }
 }
 
-/// The rows of a list of sources: all that were read, by number, and those that are kept, by index. Rows of the first source come
-/// first.
+/// The rows of a list of sources: all that were read, by number, and those that are kept, by index.
+/// Rows of the first source come first.
 #[derive(Debug)]
 pub struct Corpus {
     parts: Vec<CorpusFile>,
@@ -147,11 +154,13 @@ impl CorpusFile {
 }
 
 impl Corpus {
-    /// Opens the rows of all sources: files that `cache` does not hold as tokens yet are tokenized, in parallel, and their text dropped as
-    /// it goes. Then the limits are applied; what is not kept can be asked for by its number.
+    /// Opens the rows of all sources: files that `cache` does not hold as tokens yet are tokenized,
+    /// in parallel, and their text dropped as it goes. Then the limits are applied; what is not
+    /// kept can be asked for by its number.
     ///
     /// # Errors
-    /// A file cannot be read or a row not be encoded, with its place; or the cache folder cannot be written.
+    /// A file cannot be read or a row not be encoded, with its place; or the cache folder cannot be
+    /// written.
     pub fn open(
         sources: &[DataSource],
         encoder: &Encoder,
@@ -163,15 +172,27 @@ impl Corpus {
         if let (RowCache::Shared(_), Err(found)) = (&cache, files::cache_limit()) {
             return Err(CorpusError::Limit { found });
         }
-        let (mut corpus, mut has_new) = (Self { parts: Vec::new(), limits: *limits }, false);
+        let (mut corpus, mut has_new) = (
+            Self {
+                parts: Vec::new(),
+                limits: *limits,
+            },
+            false,
+        );
         for (source, of) in sources.iter().enumerate() {
             for (place, file) in of.files.iter().enumerate() {
-                let taken = of.selected.as_ref().and_then(|selected| selected.get(place).cloned());
+                let taken = of
+                    .selected
+                    .as_ref()
+                    .and_then(|selected| selected.get(place).cloned());
                 let opened = build_cache::open(file, of, taken, encoder, &cache, report)?;
                 has_new |= opened.is_new;
                 corpus.push(source, file.path().to_owned(), opened)?;
             }
-            corpus.notes(source, &of.files).into_iter().for_each(|note| report(Event::Note(note)));
+            corpus
+                .notes(source, &of.files)
+                .into_iter()
+                .for_each(|note| report(Event::Note(note)));
         }
         if has_new {
             build_cache::tidy(&cache, report);
@@ -182,20 +203,38 @@ impl Corpus {
     /// What of a source's rows is not used, in words.
     fn notes(&self, source: usize, files: &[DataFile]) -> Vec<String> {
         let parts = || self.parts.iter().filter(|part| part.source == source);
-        let unread = parts().map(|part| Counts::from_text(part.cache.remarks())).fold(Counts::default(), Counts::and);
+        let unread = parts()
+            .map(|part| Counts::from_text(part.cache.remarks()))
+            .fold(Counts::default(), Counts::and);
         unread.notes(files, parts().map(|part| part.cache.len() as u64).sum())
     }
 
     /// Keeps what the limits allow of a file.
     fn push(&mut self, source: usize, file: PathBuf, opened: Opened) -> Result<(), CorpusError> {
-        let Opened { cache, taken_from, rows, .. } = opened;
+        let Opened {
+            cache,
+            taken_from,
+            rows,
+            ..
+        } = opened;
         u32::try_from(rows).map_err(|_| CorpusError::TooMany)?;
         let (first, kept_before) = (self.rows_read(), self.len());
-        let mut part = CorpusFile { source, file, cache, taken_from, rows, first, kept: RowSet::default(), kept_before };
+        let mut part = CorpusFile {
+            source,
+            file,
+            cache,
+            taken_from,
+            rows,
+            first,
+            kept: RowSet::default(),
+            kept_before,
+        };
         let is_kept = |row: usize| matches!(part.entry(row), Some(CachedRow::Row(whole)) if self.admit(whole).is_ok());
         part.kept = RowSet::of(rows as usize, is_kept);
         self.parts.push(part);
-        u32::try_from(self.len()).map_err(|_| CorpusError::TooMany).map(drop)
+        u32::try_from(self.len())
+            .map_err(|_| CorpusError::TooMany)
+            .map(drop)
     }
 
     /// Names of the entries of the cache that hold the rows.
@@ -266,7 +305,10 @@ impl Corpus {
 
     /// A hash of ids and labels of each kept row; equal for equal rows.
     pub fn contents(&self) -> Vec<u64> {
-        (0..self.len()).into_par_iter().map(|index| self.row(index).content()).collect()
+        (0..self.len())
+            .into_par_iter()
+            .map(|index| self.row(index).content())
+            .collect()
     }
 
     /// Where a kept row is.
@@ -284,7 +326,9 @@ impl Corpus {
     /// The index of the row of a number, if it is kept.
     pub(super) fn index(&self, number: u64) -> Option<u32> {
         let (part, row) = self.locate(number);
-        part.kept.place(row).map(|place| (part.kept_before + place) as u32)
+        part.kept
+            .place(row)
+            .map(|place| (part.kept_before + place) as u32)
     }
 
     /// The row as it is used, or why it is left out.
@@ -311,15 +355,18 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::super::encode::tests::encoder;
-    use super::super::row_status::{Divided, duplicates};
-    use super::super::row_counts::RowCounts;
-    use super::super::shuffle::split;
     use super::super::parquet::tests::{texts, write_table};
+    use super::super::row_counts::RowCounts;
+    use super::super::row_status::{Divided, duplicates};
+    use super::super::shuffle::split;
     use super::*;
     use crate::fault::{revealed, without_data};
     use crate::terms::{Format, Holdout, TrainOn};
 
-    const LIMITS: Limits = Limits { sequence_len: 6, truncation: Truncation::Drop };
+    const LIMITS: Limits = Limits {
+        sequence_len: 6,
+        truncation: Truncation::Drop,
+    };
 
     struct Bench {
         folder: tempfile::TempDir,
@@ -331,12 +378,28 @@ mod tests {
         fn new() -> Self {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let encoder = encoder(folder.path());
-            Self { folder, encoder, events: RefCell::default() }
+            Self {
+                folder,
+                encoder,
+                events: RefCell::default(),
+            }
         }
 
-        fn source<const ROWS: usize>(&self, name: &str, format: Format, columns: &[(&str, [&str; ROWS])]) -> DataSource {
+        fn source<const ROWS: usize>(
+            &self,
+            name: &str,
+            format: Format,
+            columns: &[(&str, [&str; ROWS])],
+        ) -> DataSource {
             let path = self.folder.path().join(name);
-            write_table(&path, columns.iter().map(|(name, rows)| (*name, texts(*rows))).collect(), 2);
+            write_table(
+                &path,
+                columns
+                    .iter()
+                    .map(|(name, rows)| (*name, texts(*rows)))
+                    .collect(),
+                2,
+            );
             DataSource {
                 files: vec![path.into()],
                 selected: None,
@@ -351,13 +414,21 @@ mod tests {
         fn open(&self, sources: &[DataSource], limits: Limits) -> Result<Corpus, CorpusError> {
             self.events.borrow_mut().clear();
             let report = |event| self.events.borrow_mut().push(event);
-            Corpus::open(sources, &self.encoder, &limits, &self.folder.path().join("cache"), &report)
+            Corpus::open(
+                sources,
+                &self.encoder,
+                &limits,
+                &self.folder.path().join("cache"),
+                &report,
+            )
         }
 
         fn caches(&self) -> Vec<PathBuf> {
             let folder = std::fs::read_dir(self.folder.path().join("cache/rows")).expect("listed");
             let paths = folder.map(|entry| entry.expect("an entry").path());
-            paths.filter(|path| path.extension().is_some_and(|end| end == "tokens")).collect()
+            paths
+                .filter(|path| path.extension().is_some_and(|end| end == "tokens"))
+                .collect()
         }
     }
 
@@ -376,63 +447,157 @@ mod tests {
     fn every_row_is_kept_or_counted() {
         let bench = Bench::new();
         // With bos and eos: 5, 0, 8, 6 and 7 tokens.
-        let text = bench.source("text.parquet", Format::Text, &[("text", ["law", "", "longer", "tort", "ab ab"])]);
+        let text = bench.source(
+            "text.parquet",
+            Format::Text,
+            &[("text", ["law", "", "longer", "tort", "ab ab"])],
+        );
         let columns = [("prompt", ["abcdefgh", "a"]), ("completion", ["b", "b"])];
         let completion = bench.source("completion.parquet", Format::Completion, &columns);
         let sources = [text, completion];
 
         let dropped = bench.open(&sources, LIMITS).expect("opened");
         let tally = total(dropped, 2);
-        assert_eq!((tally.rows, tally.kept(), tally.too_long, tally.truncated, tally.untrained), (7, 3, 3, 0, 1));
+        assert_eq!(
+            (
+                tally.rows,
+                tally.kept(),
+                tally.too_long,
+                tally.truncated,
+                tally.untrained
+            ),
+            (7, 3, 3, 0, 1)
+        );
         assert_eq!((tally.tokens, tally.trained_tokens), (5 + 6 + 4, 4 + 5 + 2));
-        assert_eq!(tally.longest.as_ref().map(|longest| (longest.tokens, longest.row)), Some((11, 0)));
+        assert_eq!(
+            tally
+                .longest
+                .as_ref()
+                .map(|longest| (longest.tokens, longest.row)),
+            Some((11, 0))
+        );
         assert!((tally.unusable_share() - 4.0 / 7.0).abs() < 1e-12);
 
-        let limits = Limits { truncation: Truncation::Truncate, ..LIMITS };
+        let limits = Limits {
+            truncation: Truncation::Truncate,
+            ..LIMITS
+        };
         let truncated = bench.open(&sources, limits).expect("opened");
         assert_eq!(truncated.len(), 5);
-        assert!((0..5).all(|index| truncated.row(index).len() <= 6 && truncated.row(index).trained_tokens() > 0));
+        assert!(
+            (0..5).all(|index| truncated.row(index).len() <= 6
+                && truncated.row(index).trained_tokens() > 0)
+        );
         let tally = total(truncated, 2);
-        let counts = (tally.kept(), tally.too_long, tally.truncated, tally.untrained);
+        let counts = (
+            tally.kept(),
+            tally.too_long,
+            tally.truncated,
+            tally.untrained,
+        );
         assert_eq!(counts, (5, 0, 2, 2), "a prompt alone trains nothing");
-        assert!(bench.events.borrow().is_empty(), "other limits need no tokenizing");
+        assert!(
+            bench.events.borrow().is_empty(),
+            "other limits need no tokenizing"
+        );
     }
 
     #[test]
     fn rows_that_are_not_taken_are_counted_and_not_tokenized() {
         let bench = Bench::new();
-        let mut source = bench.source("x.parquet", Format::Text, &[("text", ["a", "b", "c", "d", "e"])]);
+        let mut source = bench.source(
+            "x.parquet",
+            Format::Text,
+            &[("text", ["a", "b", "c", "d", "e"])],
+        );
         let other = bench.source("y.parquet", Format::Text, &[("text", ["f", "", "h"])]);
         source.files.extend(other.files);
         source.selected = Some(vec![3..5, 0..2]);
-        let corpus = bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
-        let done = |event: &Event| if let Event::Progress { done, total, .. } = event { Some((*done, *total)) } else { None };
-        assert_eq!(bench.events.borrow().iter().filter_map(done).collect::<Vec<_>>(), [(1, 2), (2, 2), (2, 2)]);
+        let corpus = bench
+            .open(std::slice::from_ref(&source), LIMITS)
+            .expect("opened");
+        let done = |event: &Event| {
+            if let Event::Progress { done, total, .. } = event {
+                Some((*done, *total))
+            } else {
+                None
+            }
+        };
+        assert_eq!(
+            bench
+                .events
+                .borrow()
+                .iter()
+                .filter_map(done)
+                .collect::<Vec<_>>(),
+            [(1, 2), (2, 2), (2, 2)]
+        );
         assert_eq!((corpus.rows_read(), corpus.len()), (8, 3));
-        assert_eq!((0..3).map(|index| corpus.number(index)).collect::<Vec<_>>(), [3, 4, 5]);
+        assert_eq!(
+            (0..3).map(|index| corpus.number(index)).collect::<Vec<_>>(),
+            [3, 4, 5]
+        );
         let tally = total(corpus, 1);
-        assert_eq!((tally.rows, tally.selected(), tally.not_selected, tally.kept(), tally.untrained), (8, 4, 4, 3, 1));
-        assert!((tally.unusable_share() - 0.25).abs() < 1e-12, "a share of the rows that are taken");
+        assert_eq!(
+            (
+                tally.rows,
+                tally.selected(),
+                tally.not_selected,
+                tally.kept(),
+                tally.untrained
+            ),
+            (8, 4, 4, 3, 1)
+        );
+        assert!(
+            (tally.unusable_share() - 0.25).abs() < 1e-12,
+            "a share of the rows that are \
+        taken"
+        );
         source.selected = Some(vec![0..5, 3..3]);
-        let corpus = bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
-        assert_eq!((corpus.rows_read(), corpus.len()), (8, 5), "another choice is another entry of the cache");
+        let corpus = bench
+            .open(std::slice::from_ref(&source), LIMITS)
+            .expect("opened");
+        assert_eq!(
+            (corpus.rows_read(), corpus.len()),
+            (8, 5),
+            "another choice is another entry of \
+        the cache"
+        );
         source.selected = Some(vec![4..9, 0..3]);
-        assert_eq!(bench.open(&[source], LIMITS).expect("opened").len(), 3, "a file that is shorter now has no such rows");
+        assert_eq!(
+            bench.open(&[source], LIMITS).expect("opened").len(),
+            3,
+            "a file that is \
+        shorter now has no such rows"
+        );
     }
 
     #[test]
     fn the_second_run_tokenizes_nothing_and_other_options_do() {
         let bench = Bench::new();
-        let mut source =
-            bench.source("x.parquet", Format::Completion, &[("prompt", ["a", "b", "c"]), ("completion", ["x", "y", "z"])]);
-        bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
+        let mut source = bench.source(
+            "x.parquet",
+            Format::Completion,
+            &[("prompt", ["a", "b", "c"]), ("completion", ["x", "y", "z"])],
+        );
+        bench
+            .open(std::slice::from_ref(&source), LIMITS)
+            .expect("opened");
         let what = "tokenizing x.parquet".to_owned();
-        let progress = |done| Event::Progress { what: what.clone(), done, total: 3 };
+        let progress = |done| Event::Progress {
+            what: what.clone(),
+            done,
+            total: 3,
+        };
         assert_eq!(*bench.events.borrow(), [progress(2), progress(3)]);
-        bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
+        bench
+            .open(std::slice::from_ref(&source), LIMITS)
+            .expect("opened");
         assert!(bench.events.borrow().is_empty());
         source.train_on = TrainOn::All;
-        let all = bench.open(std::slice::from_ref(&source), LIMITS).expect("opened");
+        let all = bench
+            .open(std::slice::from_ref(&source), LIMITS)
+            .expect("opened");
         assert_eq!(all.row(0).trained(), [false, true, true, true]);
         assert_eq!(bench.caches().len(), 2);
     }
@@ -441,14 +606,20 @@ mod tests {
     fn a_damaged_cache_is_made_again_with_a_note() {
         let bench = Bench::new();
         let sources = [bench.source("x.parquet", Format::Text, &[("text", ["a", "b", "c"])])];
-        let rows = |corpus: &Corpus| (0..corpus.len()).map(|index| corpus.row(index).ids()).collect::<Vec<_>>();
+        let rows = |corpus: &Corpus| {
+            (0..corpus.len())
+                .map(|index| corpus.row(index).ids())
+                .collect::<Vec<_>>()
+        };
         let before = rows(&bench.open(&sources, LIMITS).expect("opened"));
         let path = bench.caches().remove(0);
         let mut bytes = std::fs::read(&path).expect("read");
         *bytes.last_mut().expect("not empty") ^= 1;
         std::fs::write(&path, bytes).expect("written");
         assert_eq!(rows(&bench.open(&sources, LIMITS).expect("opened")), before);
-        assert!(matches!(&bench.events.borrow()[0], Event::Note(note) if note.contains("checksum")));
+        assert!(
+            matches!(&bench.events.borrow()[0], Event::Note(note) if note.contains("checksum"))
+        );
     }
 
     #[test]
@@ -456,17 +627,37 @@ mod tests {
         let bench = Bench::new();
         let good = r#"[{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]"#;
         let bad = r#"[{"role": "narrator\u001b", "content": "q"}]"#;
-        let source = bench.source("x.parquet", Format::Chat, &[("messages", [good, good, good, bad, "also bad"])]);
-        let limits = Limits { sequence_len: 100, ..LIMITS };
+        let source = bench.source(
+            "x.parquet",
+            Format::Chat,
+            &[("messages", [good, good, good, bad, "also bad"])],
+        );
+        let limits = Limits {
+            sequence_len: 100,
+            ..LIMITS
+        };
         for run in ["made", "from the cache"] {
-            let tally = total(bench.open(std::slice::from_ref(&source), limits).expect("opened"), 1);
-            assert_eq!((tally.rows, tally.kept(), tally.broken, tally.duplicates), (5, 3, 2, 2), "{run}");
+            let tally = total(
+                bench
+                    .open(std::slice::from_ref(&source), limits)
+                    .expect("opened"),
+                1,
+            );
+            assert_eq!(
+                (tally.rows, tally.kept(), tally.broken, tally.duplicates),
+                (5, 3, 2, 2),
+                "{run}"
+            );
             let place = format!(
-                "`{}`, row group 1, row 3, column `messages`: message 0 has role \"narrator\\u001b\", expected",
+                "`{}`, row group 1, row 3, column `messages`: message 0 has \
+                role \"narrator\\u001b\", expected",
                 source.files[0].path().display()
             );
             let first = tally.first_broken.expect("one is broken");
-            assert!(revealed(&first).starts_with(&place) && !without_data(&first).contains("narrator"), "{run}: {first}");
+            assert!(
+                revealed(&first).starts_with(&place) && !without_data(&first).contains("narrator"),
+                "{run}: {first}"
+            );
         }
     }
 
@@ -474,9 +665,14 @@ mod tests {
     fn a_fault_that_other_rows_will_share_stops_at_once() {
         let bench = Bench::new();
         let source = bench.source("x.parquet", Format::Text, &[("text", ["a", "<s>b"])]);
-        let error = bench.open(std::slice::from_ref(&source), LIMITS).expect_err("two bos");
+        let error = bench
+            .open(std::slice::from_ref(&source), LIMITS)
+            .expect_err("two bos");
         assert!(
-            error.to_string().contains("row group 0, row 1, column `text`: the row begins with the bos token twice"),
+            error.to_string().contains(
+                "row group 0, row 1, column `text`: the row begins with the \
+            bos token twice"
+            ),
             "{error}"
         );
         assert!(bench.caches().is_empty(), "half a cache is no cache");
@@ -486,7 +682,11 @@ mod tests {
     fn shards_may_differ_in_extra_columns() {
         let bench = Bench::new();
         let mut source = bench.source("a.parquet", Format::Text, &[("text", ["a"])]);
-        let other = bench.source("b.parquet", Format::Text, &[("url", ["x"]), ("text", ["b"])]);
+        let other = bench.source(
+            "b.parquet",
+            Format::Text,
+            &[("url", ["x"]), ("text", ["b"])],
+        );
         source.files.extend(other.files);
         assert_eq!(bench.open(&[source], LIMITS).expect("opened").len(), 2);
     }
@@ -498,6 +698,10 @@ mod tests {
         std::fs::write(bench.folder.path().join("cache"), b"a file").expect("written");
         let error = bench.open(&sources, LIMITS).expect_err("no folder");
         assert_eq!(error.exit(), Exit::Io);
-        assert!(error.hint().is_some_and(|hint| hint.contains("RANKINE_CACHE")));
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("RANKINE_CACHE"))
+        );
     }
 }

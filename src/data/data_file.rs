@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use crate::files::Lease;
 
-/// A data file of a recipe. Messages and locks call it by its path; rows are read from its Parquet file.
+/// A data file of a recipe. Messages and locks call it by its path; rows are read from its Parquet
+/// file.
 #[derive(Debug, Clone)]
 pub struct DataFile {
     path: PathBuf,
@@ -34,7 +35,13 @@ pub(super) enum Keep {
 impl DataFile {
     /// A file of which the Parquet file at `parquet` was made.
     pub(super) fn converted(path: PathBuf, parquet: PathBuf, keep: Keep) -> Self {
-        Self { path, made: Some(Made { path: parquet, keep }) }
+        Self {
+            path,
+            made: Some(Made {
+                path: parquet,
+                keep,
+            }),
+        }
     }
 
     /// The file that the recipe leads to.
@@ -54,7 +61,10 @@ impl DataFile {
 
     /// The name of the cache entry that holds its rows as Parquet.
     pub fn cache_entry(&self) -> Option<&str> {
-        let made = self.made.as_ref().filter(|made| matches!(made.keep, Keep::Entry(_)))?;
+        let made = self
+            .made
+            .as_ref()
+            .filter(|made| matches!(made.keep, Keep::Entry(_)))?;
         made.path.file_name()?.to_str()
     }
 }

@@ -1,5 +1,6 @@
-//! An example becomes token ids and, for each, whether it is trained. Labels come from places in the text, never from token ids:
-//! where a model pads with its eos, the eos that ends a row is trained all the same.
+//! An example becomes token ids and, for each, whether it is trained. Labels come from places in
+//! the text, never from token ids: where a model pads with its eos, the eos that ends a row is
+//! trained all the same.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -49,7 +50,10 @@ pub enum EncodeError {
     #[error("the tokenizer has no eos token to end a row with")]
     NoEos,
     /// The last span may be a part of the last turn only.
-    #[error("the chat template marks {spans} spans in {turns} answers, so `train_on: last` does not tell what to train")]
+    #[error(
+        "the chat template marks {spans} spans in {turns} answers, so `train_on: last` does \
+    not tell what to train"
+    )]
     LastTurnUnclear {
         /// Spans that it marks.
         spans: usize,
@@ -58,7 +62,8 @@ pub enum EncodeError {
     },
     /// Some answers are not to be trained, and which of the spans they are is not known.
     #[error(
-        "the chat template marks {spans} spans in {turns} answers, so it does not tell which of them the data keeps from training"
+        "the chat template marks {spans} spans in {turns} answers, so it does not tell which of \
+        them the data keeps from training"
     )]
     AnswersUnclear {
         /// Spans that it marks.
@@ -73,13 +78,19 @@ pub enum EncodeError {
         bos: u32,
     },
     /// An answer is trained without its end.
-    #[error("an answer is followed by `{token}`, which is not trained: the model would not learn to stop")]
+    #[error(
+        "an answer is followed by `{token}`, which is not trained: the model would not learn \
+    to stop"
+    )]
     UntrainedEnd {
         /// The token that ends the turn.
         token: String,
     },
     /// An answer is trained up to what begins a turn.
-    #[error("an answer is trained up to `{token}`, which begins a turn: the model would not learn to stop")]
+    #[error(
+        "an answer is trained up to `{token}`, which begins a turn: the model would not learn \
+    to stop"
+    )]
     TrainedOpener {
         /// The token that begins a turn.
         token: String,
@@ -98,12 +109,14 @@ pub enum EncodeError {
 }
 
 impl EncodeError {
-    /// Whether it says something about this row alone, which can be left out and counted. The others will be true of other rows too.
+    /// Whether it says something about this row alone, which can be left out and counted. The
+    /// others will be true of other rows too.
     pub fn is_of_the_row(&self) -> bool {
         let is_told = matches!(
             self,
-            Self::Template(template::TemplateError::Raised { .. } | template::TemplateError::Render { .. })
-                | Self::Tokenizer(tokenize::TokenizeError::Encode { .. })
+            Self::Template(
+                template::TemplateError::Raised { .. } | template::TemplateError::Render { .. }
+            ) | Self::Tokenizer(tokenize::TokenizeError::Encode { .. })
         );
         is_told || self.is_of_marks()
     }
@@ -112,8 +125,9 @@ impl EncodeError {
     fn is_of_marks(&self) -> bool {
         matches!(
             self,
-            Self::Template(template::TemplateError::NoSpans { .. } | template::TemplateError::Nested)
-                | Self::LastTurnUnclear { .. }
+            Self::Template(
+                template::TemplateError::NoSpans { .. } | template::TemplateError::Nested
+            ) | Self::LastTurnUnclear { .. }
                 | Self::AnswersUnclear { .. }
                 | Self::UntrainedEnd { .. }
                 | Self::TrainedOpener { .. }
@@ -143,21 +157,26 @@ impl Explain for EncodeError {
         match self {
             Self::Template(error) => error.hint(),
             Self::Tokenizer(error) => error.hint(),
-            Self::NoTemplate => Some("give one with `chat_template: PATH`, or use an instruction-tuned base".into()),
+            Self::NoTemplate => Some("give one with `chat_template: PATH`, or use an \
+            instruction-tuned base".into()),
             Self::NoEos => Some("set `eos_token` in the base's tokenizer_config.json".into()),
             Self::LastTurnUnclear { .. } => {
                 Some("set `train_on: assistant`, or give a template that marks each answer once".into())
             }
             Self::AnswersUnclear { .. } => Some(
-                "give a template that marks each answer once, or take `weight`, `train` and `loss` out of the data".into(),
+                "give a template that marks each answer once, or take `weight`, `train` and `loss` \
+                out of the data".into(),
             ),
-            Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the data or the template".into()),
+            Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the \
+            data or the template".into()),
             Self::UntrainedEnd { .. } | Self::TrainedOpener { .. } | Self::NoEnd => Some(
-                "put the token that ends a turn before `{% endgeneration %}` in a copy of the template and name it in `chat_template`"
+                "put the token that ends a turn before `{% endgeneration %}` in a copy of the \
+                template and name it in `chat_template`"
                     .into(),
             ),
             Self::TrainedPadding { token, .. } => {
-                Some(format!("take `{token}` out of the data, or set another `pad_token` in the base's tokenizer_config.json"))
+                Some(format!("take `{token}` out of the data, or set another `pad_token` in the \
+                base's tokenizer_config.json"))
             }
         }
     }
@@ -167,13 +186,17 @@ impl Encoder {
     /// The tokens of an example and which of them are trained.
     ///
     /// # Errors
-    /// The template refuses the conversation or there is none, the row would begin with two bos or end with no eos, or its labels
-    /// would teach the model to pad or not to stop.
+    /// The template refuses the conversation or there is none, the row would begin with two bos or
+    /// end with no eos, or its labels would teach the model to pad or not to stop.
     pub fn encode(&self, example: &Example, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
         let mut row = match example {
             Example::Text(text) => self.plain(text, None)?,
-            Example::Completion { prompt, completion } => self.completion(prompt, completion, train_on)?,
-            Example::Instruction(task) => self.completion(&self.alpaca(task)?, &task.output, train_on)?,
+            Example::Completion { prompt, completion } => {
+                self.completion(prompt, completion, train_on)?
+            }
+            Example::Instruction(task) => {
+                self.completion(&self.alpaca(task)?, &task.output, train_on)?
+            }
             Example::Chat(chat) => self.chat(chat, train_on)?,
         };
         if let ([first, second, ..], Some(bos)) = (row.ids.as_slice(), self.tokenizer.bos_id())
@@ -188,22 +211,34 @@ impl Encoder {
         Ok(row)
     }
 
-    /// Prompt and completion as one string, so that its tokens are those that the model will meet; a token that straddles the
-    /// border belongs to the completion.
-    fn completion(&self, prompt: &str, completion: &str, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
+    /// Prompt and completion as one string, so that its tokens are those that the model will meet;
+    /// a token that straddles the border belongs to the completion.
+    fn completion(
+        &self,
+        prompt: &str,
+        completion: &str,
+        train_on: TrainOn,
+    ) -> Result<TokenRow, EncodeError> {
         let border = (train_on != TrainOn::All).then_some(prompt.len());
         self.plain(&format!("{prompt}{completion}"), border)
     }
 
-    /// A text with the special tokens that its tokenizer adds and an eos at its end, trained from a byte on or all of it.
+    /// A text with the special tokens that its tokenizer adds and an eos at its end, trained from a
+    /// byte on or all of it.
     fn plain(&self, text: &str, trained_from: Option<usize>) -> Result<TokenRow, EncodeError> {
         let mut row = if let Some(border) = trained_from {
             let encoding = self.tokenizer.encode(text, true)?;
             let is_trained = |&(_, end): &(usize, usize)| end > border;
-            TokenRow { trained: encoding.offsets.iter().map(is_trained).collect(), ids: encoding.ids }
+            TokenRow {
+                trained: encoding.offsets.iter().map(is_trained).collect(),
+                ids: encoding.ids,
+            }
         } else {
             let ids = self.tokenizer.ids(text, true)?;
-            TokenRow { trained: vec![true; ids.len()], ids }
+            TokenRow {
+                trained: vec![true; ids.len()],
+                ids,
+            }
         };
         let eos = self.tokenizer.eos_id().ok_or(EncodeError::NoEos)?;
         if row.ids.last() == Some(&eos) {
@@ -219,7 +254,12 @@ impl Encoder {
     fn chat(&self, chat: &Chat, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
         let template = self.template.as_ref().ok_or(EncodeError::NoTemplate)?;
         let conversation = template.fit(&chat.conversation);
-        let (text, spans) = spans(template, &conversation, &chat.trained_answers(train_on), train_on)?;
+        let (text, spans) = spans(
+            template,
+            &conversation,
+            &chat.trained_answers(train_on),
+            train_on,
+        )?;
         let (ids, trained) = self.tokenizer.encode_with_spans(&text, &spans)?;
         let row = TokenRow { ids, trained };
         if train_on != TrainOn::All {
@@ -230,60 +270,114 @@ impl Encoder {
 
     /// What of an example that makes a row changes nothing in it.
     pub fn unread(&self, example: &Example, train_on: TrainOn) -> Vec<Unread> {
-        let (Example::Chat(chat), Some(template)) = (example, &self.template) else { return Vec::new() };
-        let keys: BTreeSet<&String> =
-            chat.conversation.messages.iter().filter_map(Value::as_object).flat_map(|turn| turn.keys()).collect();
-        let keys: Vec<&str> = keys.into_iter().map(String::as_str).filter(|key| !["role", "content"].contains(key)).collect();
-        let mut unread: Vec<Unread> = chat.has_idle_weight(train_on).then_some(Unread::Weight).into_iter().collect();
+        let (Example::Chat(chat), Some(template)) = (example, &self.template) else {
+            return Vec::new();
+        };
+        let keys: BTreeSet<&String> = chat
+            .conversation
+            .messages
+            .iter()
+            .filter_map(Value::as_object)
+            .flat_map(|turn| turn.keys())
+            .collect();
+        let keys: Vec<&str> = keys
+            .into_iter()
+            .map(String::as_str)
+            .filter(|key| !["role", "content"].contains(key))
+            .collect();
+        let mut unread: Vec<Unread> = chat
+            .has_idle_weight(train_on)
+            .then_some(Unread::Weight)
+            .into_iter()
+            .collect();
         if keys.is_empty() && chat.conversation.tools.is_none() {
             return unread;
         }
         let conversation = template.fit(&chat.conversation);
-        let Ok(whole) = template.render(&conversation, false) else { return unread };
-        let is_same = |other: &Conversation| template.render(other, false).is_ok_and(|text| text == whole);
+        let Ok(whole) = template.render(&conversation, false) else {
+            return unread;
+        };
+        let is_same = |other: &Conversation| {
+            template
+                .render(other, false)
+                .is_ok_and(|text| text == whole)
+        };
         // None at all would be another template where there is one for tools.
-        let no_tools = || Conversation { tools: Some(Vec::new()), ..conversation.clone().into_owned() };
+        let no_tools = || Conversation {
+            tools: Some(Vec::new()),
+            ..conversation.clone().into_owned()
+        };
         if conversation.tools.is_some() && is_same(&no_tools()) {
             unread.push(Unread::Tools);
         }
         let without = |key: &str| {
             let mut other = conversation.clone().into_owned();
-            other.messages.iter_mut().filter_map(Value::as_object_mut).for_each(|turn| drop(turn.shift_remove(key)));
+            other
+                .messages
+                .iter_mut()
+                .filter_map(Value::as_object_mut)
+                .for_each(|turn| drop(turn.shift_remove(key)));
             other
         };
-        unread.extend(keys.into_iter().filter(|key| is_same(&without(key))).map(|key| Unread::Key(key.to_owned())));
+        unread.extend(
+            keys.into_iter()
+                .filter(|key| is_same(&without(key)))
+                .map(|key| Unread::Key(key.to_owned())),
+        );
         unread
     }
 
-    /// [`alpaca`] with a system prompt and earlier answers, as LLaMA-Factory's template of that name has them: the prompt in the place of
-    /// the first sentence, each answer with an eos.
+    /// [`alpaca`] with a system prompt and earlier answers, as LLaMA-Factory's template of that
+    /// name has them: the prompt in the place of the first sentence, each answer with an eos.
     fn alpaca(&self, task: &Instruction) -> Result<String, EncodeError> {
         let input = task.input.as_deref();
         let mut prompt = task.system.clone().unwrap_or_else(|| opening(input));
         for (said, answer) in &task.history {
-            let eos = self.tokenizer.special().eos.as_deref().ok_or(EncodeError::NoEos)?;
-            prompt.extend(["\n\n### Instruction:\n", said, "\n\n### Response:", answer, eos]);
+            let eos = self
+                .tokenizer
+                .special()
+                .eos
+                .as_deref()
+                .ok_or(EncodeError::NoEos)?;
+            prompt.extend([
+                "\n\n### Instruction:\n",
+                said,
+                "\n\n### Response:",
+                answer,
+                eos,
+            ]);
         }
         Ok(prompt + &asked(&task.instruction, input))
     }
 }
 
-/// Alpaca's two prompts, word for word: <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>
+/// Alpaca's two prompts, word for word:
+/// <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>
 pub fn alpaca(instruction: &str, input: Option<&str>) -> String {
     opening(input) + &asked(instruction, input)
 }
 
 fn opening(input: Option<&str>) -> String {
-    let setting = if input.is_some() { ", paired with an input that provides further context" } else { "" };
-    format!("Below is an instruction that describes a task{setting}. Write a response that appropriately completes the request.")
+    let setting = if input.is_some() {
+        ", paired with an input that provides further context"
+    } else {
+        ""
+    };
+    format!(
+        "Below is an instruction that describes a task{setting}. Write a response that \
+    appropriately completes the request."
+    )
 }
 
 fn asked(instruction: &str, input: Option<&str>) -> String {
-    let input = input.map(|input| format!("### Input:\n{input}\n\n")).unwrap_or_default();
+    let input = input
+        .map(|input| format!("### Input:\n{input}\n\n"))
+        .unwrap_or_default();
     format!("\n\n### Instruction:\n{instruction}\n\n{input}### Response:")
 }
 
-/// The rendered text and which parts of it are trained. `answers` says of each answer whether it may be.
+/// The rendered text and which parts of it are trained. `answers` says of each answer whether it
+/// may be.
 fn spans(
     template: &ChatTemplate,
     conversation: &Conversation,
@@ -293,23 +387,52 @@ fn spans(
     let all = !answers.contains(&false);
     if train_on == TrainOn::All && all || train_on != TrainOn::All && !answers.contains(&true) {
         let text = template.render(conversation, false)?;
-        let whole = if train_on == TrainOn::All { 0..text.len() } else { 0..0 };
-        return Ok((text, [whole].into_iter().filter(|span| !span.is_empty()).collect()));
+        let whole = if train_on == TrainOn::All {
+            0..text.len()
+        } else {
+            0..0
+        };
+        return Ok((
+            text,
+            [whole]
+                .into_iter()
+                .filter(|span| !span.is_empty())
+                .collect(),
+        ));
     }
     let rendered = template.render_with_spans(conversation, false)?;
     let (spans, turns) = (rendered.assistant, answers.len());
     if train_on == TrainOn::Last {
         if spans.len() > turns {
-            return Err(EncodeError::LastTurnUnclear { spans: spans.len(), turns });
+            return Err(EncodeError::LastTurnUnclear {
+                spans: spans.len(),
+                turns,
+            });
         }
         let is_trained = answers.last() == Some(&true);
-        return Ok((rendered.text, spans.into_iter().next_back().filter(|_| is_trained).into_iter().collect()));
+        return Ok((
+            rendered.text,
+            spans
+                .into_iter()
+                .next_back()
+                .filter(|_| is_trained)
+                .into_iter()
+                .collect(),
+        ));
     }
     if !all && spans.len() != turns {
-        return Err(EncodeError::AnswersUnclear { spans: spans.len(), turns });
+        return Err(EncodeError::AnswersUnclear {
+            spans: spans.len(),
+            turns,
+        });
     }
-    let chosen =
-        |wanted: bool| spans.iter().zip(answers).filter(move |(_, trained)| **trained == wanted).map(|(span, _)| span.clone());
+    let chosen = |wanted: bool| {
+        spans
+            .iter()
+            .zip(answers)
+            .filter(move |(_, trained)| **trained == wanted)
+            .map(|(span, _)| span.clone())
+    };
     let trained = match train_on {
         TrainOn::All => between(chosen(false), rendered.text.len()),
         _ if all => spans,
@@ -341,16 +464,24 @@ pub(super) mod tests {
 
     const BOS: u32 = 0;
     const EOS: u32 = 1;
-    const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' }}\
-        {% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}\
+    const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' \
+    }}\
+        {% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + \
+        '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}\
         {% else %}{{ message['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}";
 
     /// One token a character, but for `::`; bos in front of plain text; the eos pads too.
     pub(in super::super) fn encoder(folder: &Path) -> Encoder {
         let special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
-        let words = special.iter().map(|word| (*word).to_owned()).chain(('!'..='~').map(String::from));
+        let words = special
+            .iter()
+            .map(|word| (*word).to_owned())
+            .chain(('!'..='~').map(String::from));
         let words = words.chain(["Ġ", "Ċ", "::"].map(str::to_owned));
-        let vocab: Map<String, Value> = words.enumerate().map(|(id, word)| (word, id.into())).collect();
+        let vocab: Map<String, Value> = words
+            .enumerate()
+            .map(|(id, word)| (word, id.into()))
+            .collect();
         let added = |(id, word): (usize, &&str)| json!({"id": id, "content": word, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
         let tokenizer = json!({
             "version": "1.0",
@@ -369,21 +500,39 @@ pub(super) mod tests {
         std::fs::write(folder.join("tokenizer.json"), tokenizer.to_string()).expect("written");
         std::fs::write(folder.join("tokenizer_config.json"), config.to_string()).expect("written");
         let tokenizer = Tokenizer::open(folder).expect("a tokenizer");
-        let template = ChatTemplate::new(CHATML, tokenizer.special(), jiff::Timestamp::UNIX_EPOCH).expect("a template");
-        Encoder { tokenizer, template: Some(template) }
+        let template = ChatTemplate::new(CHATML, tokenizer.special(), jiff::Timestamp::UNIX_EPOCH)
+            .expect("a template");
+        Encoder {
+            tokenizer,
+            template: Some(template),
+        }
     }
 
     #[test]
     fn a_template_that_marks_an_answer_twice_does_not_go_with_the_last_turn() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut encoder = encoder(folder.path());
-        let twice = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %} {% generation %}</s>{% endgeneration %}{% endfor %}";
+        let twice = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %} \
+        {% generation %}</s>{% endgeneration %}{% endfor %}";
         let special = encoder.tokenizer.special().clone();
-        encoder.template = Some(ChatTemplate::new(twice, &special, jiff::Timestamp::UNIX_EPOCH).expect("a template"));
+        encoder.template = Some(
+            ChatTemplate::new(twice, &special, jiff::Timestamp::UNIX_EPOCH).expect("a template"),
+        );
         let messages = vec![json!({"role": "assistant", "content": "yes"})];
-        let example = Example::Chat(Conversation { messages, ..Conversation::default() }.into());
-        let refused = encoder.encode(&example, TrainOn::Last).expect_err("unclear");
-        assert!(matches!(refused, EncodeError::LastTurnUnclear { spans: 2, turns: 1 }), "{refused}");
+        let example = Example::Chat(
+            Conversation {
+                messages,
+                ..Conversation::default()
+            }
+            .into(),
+        );
+        let refused = encoder
+            .encode(&example, TrainOn::Last)
+            .expect_err("unclear");
+        assert!(
+            matches!(refused, EncodeError::LastTurnUnclear { spans: 2, turns: 1 }),
+            "{refused}"
+        );
         assert!(encoder.encode(&example, TrainOn::Assistant).is_ok());
     }
 
@@ -394,17 +543,36 @@ pub(super) mod tests {
         let row = encoder.encode(example, train_on).expect("encoded");
         assert_eq!(row.ids.len(), row.trained.len());
         assert!(!row.trained[0]);
-        let ids: Vec<u32> = row.ids.into_iter().zip(row.trained).filter(|(_, trained)| *trained).map(|(id, _)| id).collect();
+        let ids: Vec<u32> = row
+            .ids
+            .into_iter()
+            .zip(row.trained)
+            .filter(|(_, trained)| *trained)
+            .map(|(id, _)| id)
+            .collect();
         encoder.tokenizer.decode(&ids, false).expect("decoded")
     }
 
     fn completion(prompt: &str, completion: &str) -> Example {
-        Example::Completion { prompt: prompt.into(), completion: completion.into() }
+        Example::Completion {
+            prompt: prompt.into(),
+            completion: completion.into(),
+        }
     }
 
     fn conversation(turns: &[(&str, &str)]) -> Example {
-        let messages = turns.iter().map(|(role, content)| json!({"role": role, "content": content})).collect();
-        Example::Chat(Conversation { messages, tools: None, variables: Map::new() }.into())
+        let messages = turns
+            .iter()
+            .map(|(role, content)| json!({"role": role, "content": content}))
+            .collect();
+        Example::Chat(
+            Conversation {
+                messages,
+                tools: None,
+                variables: Map::new(),
+            }
+            .into(),
+        )
     }
 
     #[test]
@@ -412,7 +580,9 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let encoder = encoder(folder.path());
         for text in ["law", "law</s>"] {
-            let row = encoder.encode(&Example::Text(text.into()), TrainOn::Assistant).expect("encoded");
+            let row = encoder
+                .encode(&Example::Text(text.into()), TrainOn::Assistant)
+                .expect("encoded");
             assert_eq!((row.ids[0], row.ids[4], row.ids.len()), (BOS, EOS, 5));
             assert_eq!(row.trained, [false, true, true, true, true]);
         }
@@ -420,22 +590,34 @@ pub(super) mod tests {
 
     #[test]
     fn a_completion_is_trained_from_its_first_token_on() {
-        assert_eq!(trained(&completion("Q: x", " A: y"), TrainOn::Assistant), " A: y</s>");
-        assert_eq!(trained(&completion("Q: x", " A: y"), TrainOn::All), "Q: x A: y</s>");
+        assert_eq!(
+            trained(&completion("Q: x", " A: y"), TrainOn::Assistant),
+            " A: y</s>"
+        );
+        assert_eq!(
+            trained(&completion("Q: x", " A: y"), TrainOn::All),
+            "Q: x A: y</s>"
+        );
         assert_eq!(trained(&completion("", "y"), TrainOn::Assistant), "y</s>");
     }
 
     #[test]
     fn a_token_that_straddles_the_border_belongs_to_the_completion() {
-        assert_eq!(trained(&completion("Q:", ": A"), TrainOn::Assistant), ":: A</s>");
+        assert_eq!(
+            trained(&completion("Q:", ": A"), TrainOn::Assistant),
+            ":: A</s>"
+        );
     }
 
     #[test]
     fn instructions_are_alpacas() {
-        let no_input = "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n\
+        let no_input = "Below is an instruction that describes a task. Write a response that \
+        appropriately completes the request.\n\n\
             ### Instruction:\nDefine tort.\n\n### Response:";
-        let with_input = "Below is an instruction that describes a task, paired with an input that provides further context. Write a \
-            response that appropriately completes the request.\n\n### Instruction:\nDefine tort.\n\n### Input:\nUK\n\n### Response:";
+        let with_input = "Below is an instruction that describes a task, paired with an input that \
+        provides further context. Write a \
+            response that appropriately completes the request.\n\n### Instruction:\nDefine \
+            tort.\n\n### Input:\nUK\n\n### Response:";
         let task = |input: Option<&str>| Instruction {
             instruction: "Define tort.".into(),
             input: input.map(str::to_owned),
@@ -445,44 +627,92 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let encoder = encoder(folder.path());
         assert_eq!(encoder.alpaca(&task(None)).expect("a prompt"), no_input);
-        assert_eq!(encoder.alpaca(&task(Some("UK"))).expect("a prompt"), with_input);
-        let told = Instruction { system: Some("Be short.".into()), history: vec![("Hi".into(), "Yes?".into())], ..task(None) };
-        let expected =
-            "Be short.\n\n### Instruction:\nHi\n\n### Response:Yes?</s>\n\n### Instruction:\nDefine tort.\n\n### Response:";
+        assert_eq!(
+            encoder.alpaca(&task(Some("UK"))).expect("a prompt"),
+            with_input
+        );
+        let told = Instruction {
+            system: Some("Be short.".into()),
+            history: vec![("Hi".into(), "Yes?".into())],
+            ..task(None)
+        };
+        let expected = "Be short.\n\n### Instruction:\nHi\n\n### Response:Yes?</s>\n\n### \
+            Instruction:\nDefine tort.\n\n### Response:";
         assert_eq!(encoder.alpaca(&told).expect("a prompt"), expected);
-        assert_eq!(trained(&Example::Instruction(told), TrainOn::Assistant), "A wrong.</s>");
+        assert_eq!(
+            trained(&Example::Instruction(told), TrainOn::Assistant),
+            "A wrong.</s>"
+        );
     }
 
     #[test]
     fn answers_that_the_data_keeps_from_training_are_context() {
-        let turns = [("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")];
+        let turns = [
+            ("user", "q"),
+            ("assistant", "a"),
+            ("user", "r"),
+            ("assistant", "b"),
+        ];
         let marked = |trained: [Option<bool>; 4], prompt_turns: usize| match conversation(&turns) {
-            Example::Chat(chat) => Example::Chat(Chat { trained: trained.to_vec(), prompt_turns, ..chat }),
+            Example::Chat(chat) => Example::Chat(Chat {
+                trained: trained.to_vec(),
+                prompt_turns,
+                ..chat
+            }),
             other => other,
         };
         let first_off = [None, Some(false), None, None];
-        assert_eq!(trained(&marked(first_off, 0), TrainOn::Assistant), "b<|im_end|>");
+        assert_eq!(
+            trained(&marked(first_off, 0), TrainOn::Assistant),
+            "b<|im_end|>"
+        );
         assert_eq!(trained(&marked(first_off, 0), TrainOn::Last), "b<|im_end|>");
         let all = trained(&marked(first_off, 0), TrainOn::All);
-        assert!(all.contains("b<|im_end|>") && !all.contains("a<|im_end|>") && all.contains("q<|im_end|>"), "{all}");
-        assert_eq!(trained(&marked([None, None, None, Some(false)], 0), TrainOn::Last), "");
-        assert_eq!(trained(&marked([None; 4], 3), TrainOn::Assistant), "b<|im_end|>", "answers of a prompt are given");
+        assert!(
+            all.contains("b<|im_end|>")
+                && !all.contains("a<|im_end|>")
+                && all.contains("q<|im_end|>"),
+            "{all}"
+        );
+        assert_eq!(
+            trained(&marked([None, None, None, Some(false)], 0), TrainOn::Last),
+            ""
+        );
+        assert_eq!(
+            trained(&marked([None; 4], 3), TrainOn::Assistant),
+            "b<|im_end|>",
+            "answers of \
+        a prompt are given"
+        );
     }
 
     #[test]
     fn every_answer_or_the_last_or_all_is_trained_with_its_end_of_turn() {
-        let chat = conversation(&[("user", "q"), ("assistant", "a"), ("user", "r"), ("assistant", "b")]);
+        let chat = conversation(&[
+            ("user", "q"),
+            ("assistant", "a"),
+            ("user", "r"),
+            ("assistant", "b"),
+        ]);
         assert_eq!(trained(&chat, TrainOn::Assistant), "a<|im_end|>b<|im_end|>");
         assert_eq!(trained(&chat, TrainOn::Last), "b<|im_end|>");
-        assert!(trained(&chat, TrainOn::All).starts_with("user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>"));
+        assert!(
+            trained(&chat, TrainOn::All)
+                .starts_with("user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>")
+        );
         assert_eq!(trained(&conversation(&[("user", "q")]), TrainOn::Last), "");
     }
 
     #[test]
     fn a_doubled_bos_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let error = encoder(folder.path()).encode(&Example::Text("<s>law".into()), TrainOn::All).expect_err("two bos");
-        assert_eq!(error.to_string(), "the row begins with the bos token twice, id 0");
+        let error = encoder(folder.path())
+            .encode(&Example::Text("<s>law".into()), TrainOn::All)
+            .expect_err("two bos");
+        assert_eq!(
+            error.to_string(),
+            "the row begins with the bos token twice, id 0"
+        );
     }
 
     proptest! {

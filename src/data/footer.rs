@@ -1,8 +1,9 @@
 //! The footer of a Parquet file, read so that two things of its writer do not reach us.
 //!
-//! Arrow's own schema is left out: dictionaries, views and large offsets are how the writer held the data in memory, not what is in
-//! the file. And the mark that says a column is UTF-8 is taken off: Arrow checks whole pages and can only say that some row of many
-//! is wrong, while [`super::cells`] checks each text and knows its row.
+//! Arrow's own schema is left out: dictionaries, views and large offsets are how the writer held
+//! the data in memory, not what is in the file. And the mark that says a column is UTF-8 is taken
+//! off: Arrow checks whole pages and can only say that some row of many is wrong, while
+//! [`super::cells`] checks each text and knows its row.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -21,28 +22,48 @@ use crate::files;
 /// The file is not a whole Parquet file.
 pub fn read(file: &File) -> Result<ArrowReaderMetadata, ParquetError> {
     let footer = ParquetMetaDataReader::new().parse_and_finish(file)?;
-    let schema = SchemaDescriptor::new(without_utf8(&footer.file_metadata().schema_descr().root_schema_ptr())?);
+    let schema = SchemaDescriptor::new(without_utf8(
+        &footer.file_metadata().schema_descr().root_schema_ptr(),
+    )?);
     ArrowReaderMetadata::load(
         file,
-        ArrowReaderOptions::new().with_skip_arrow_metadata(true).with_parquet_schema(Arc::new(schema)),
+        ArrowReaderOptions::new()
+            .with_skip_arrow_metadata(true)
+            .with_parquet_schema(Arc::new(schema)),
     )
 }
 
 fn without_utf8(node: &TypePtr) -> Result<TypePtr, ParquetError> {
     let info = node.get_basic_info();
     if node.is_group() {
-        let fields = node.get_fields().iter().map(without_utf8).collect::<Result<_, _>>()?;
-        let group = Type::group_type_builder(node.name()).with_fields(fields).with_converted_type(info.converted_type());
+        let fields = node
+            .get_fields()
+            .iter()
+            .map(without_utf8)
+            .collect::<Result<_, _>>()?;
+        let group = Type::group_type_builder(node.name())
+            .with_fields(fields)
+            .with_converted_type(info.converted_type());
         let group = group.with_logical_type(info.logical_type_ref().cloned());
-        let group = if info.has_repetition() { group.with_repetition(info.repetition()) } else { group };
+        let group = if info.has_repetition() {
+            group.with_repetition(info.repetition())
+        } else {
+            group
+        };
         return Ok(Arc::new(group.build()?));
     }
-    let is_text = matches!(info.logical_type_ref(), Some(LogicalType::String | LogicalType::Json))
-        || matches!(info.converted_type(), ConvertedType::UTF8 | ConvertedType::JSON);
+    let is_text = matches!(
+        info.logical_type_ref(),
+        Some(LogicalType::String | LogicalType::Json)
+    ) || matches!(
+        info.converted_type(),
+        ConvertedType::UTF8 | ConvertedType::JSON
+    );
     if !is_text {
         return Ok(node.clone());
     }
-    let bytes = Type::primitive_type_builder(node.name(), node.get_physical_type()).with_repetition(info.repetition());
+    let bytes = Type::primitive_type_builder(node.name(), node.get_physical_type())
+        .with_repetition(info.repetition());
     Ok(Arc::new(bytes.build()?))
 }
 

@@ -56,7 +56,10 @@ pub struct Read {
 
 impl From<Example> for Read {
     fn from(example: Example) -> Self {
-        Self { example, unread: Vec::new() }
+        Self {
+            example,
+            unread: Vec::new(),
+        }
     }
 }
 
@@ -89,19 +92,33 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
     }
 }
 
-/// The columns that a format reads from a file. One that the recipe names must be there, optional or not.
+/// The columns that a format reads from a file. One that the recipe names must be there, optional
+/// or not.
 pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedColumn> {
     let wanted = |canonical: &&'static str| {
         let (kind, optional) = shape(format, canonical);
         let optional = optional && !names.contains_key(*canonical);
-        WantedColumn { canonical, name: column_name(canonical, names), kind, optional }
+        WantedColumn {
+            canonical,
+            name: column_name(canonical, names),
+            kind,
+            optional,
+        }
     };
-    format.columns().iter().filter(|canonical| is_read(format, names, canonical)).map(wanted).collect()
+    format
+        .columns()
+        .iter()
+        .filter(|canonical| is_read(format, names, canonical))
+        .map(wanted)
+        .collect()
 }
 
-/// Whether a conversation is made of a question and an answer: where the recipe names their columns.
+/// Whether a conversation is made of a question and an answer: where the recipe names their
+/// columns.
 fn is_table(names: &BTreeMap<String, String>) -> bool {
-    ["prompt", "completion"].iter().any(|canonical| names.contains_key(*canonical))
+    ["prompt", "completion"]
+        .iter()
+        .any(|canonical| names.contains_key(*canonical))
 }
 
 fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) -> bool {
@@ -114,7 +131,10 @@ fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) ->
 
 /// The file's name of a canonical column.
 pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String {
-    names.get(canonical).map_or(canonical, String::as_str).to_owned()
+    names
+        .get(canonical)
+        .map_or(canonical, String::as_str)
+        .to_owned()
 }
 
 /// The file's column with the answer: errors of a row name it unless they are about another column.
@@ -129,38 +149,66 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     column_name(canonical, names)
 }
 
-/// The rows of a file, from its footer, after a check that the format's columns are there and can be read.
+/// The rows of a file, from its footer, after a check that the format's columns are there and can
+/// be read.
 ///
 /// # Errors
 /// The file is not whole, or a column is missing or holds something else.
-pub fn inspect(file: &DataFile, format: Format, names: &BTreeMap<String, String>) -> Result<u64, parquet::TableError> {
+pub fn inspect(
+    file: &DataFile,
+    format: Format,
+    names: &BTreeMap<String, String>,
+) -> Result<u64, parquet::TableError> {
     Ok(ParquetTable::open(file, &wanted(format, names))?.rows())
 }
 
 /// Canonical column name to the name in the file.
 pub type ColumnNames = BTreeMap<String, String>;
 
-/// The format whose columns all of the files have, else the one that the first file's look like; with the file's names of columns that are not
-/// called as the format calls them.
+/// The format whose columns all of the files have, else the one that the first file's look like;
+/// with the file's names of columns that are not called as the format calls them.
 ///
 /// # Errors
 /// The first file cannot be opened.
 pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parquet::TableError> {
-    let fits = |format: Format, names: &ColumnNames| files.iter().all(|file| inspect(file, format, names).is_ok());
+    let fits = |format: Format, names: &ColumnNames| {
+        files
+            .iter()
+            .all(|file| inspect(file, format, names).is_ok())
+    };
     let plain = BTreeMap::new();
-    if let Some((_, format)) = Format::WORDS.iter().find(|(_, format)| fits(*format, &plain)) {
+    if let Some((_, format)) = Format::WORDS
+        .iter()
+        .find(|(_, format)| fits(*format, &plain))
+    {
         return Ok(Some((*format, plain)));
     }
-    let Some(first) = files.first() else { return Ok(None) };
-    let Some((format, names)) = detected(&parquet::candidates(first)?) else { return Ok(None) };
-    let names = names.into_iter().map(|(own, name)| (own.to_owned(), name)).collect();
+    let Some(first) = files.first() else {
+        return Ok(None);
+    };
+    let Some((format, names)) = detected(&parquet::candidates(first)?) else {
+        return Ok(None);
+    };
+    let names = names
+        .into_iter()
+        .map(|(own, name)| (own.to_owned(), name))
+        .collect();
     Ok(fits(format, &names).then_some((format, names)))
 }
 
-/// Columns of the files that the format does not read, each once. A file that cannot be opened has none.
-pub fn unread_columns(files: &[DataFile], format: Format, names: &BTreeMap<String, String>) -> Vec<String> {
+/// Columns of the files that the format does not read, each once. A file that cannot be opened has
+/// none.
+pub fn unread_columns(
+    files: &[DataFile],
+    format: Format,
+    names: &BTreeMap<String, String>,
+) -> Vec<String> {
     let wanted = wanted(format, names);
-    let of_file = |file: &DataFile| ParquetTable::open(file, &wanted).map(|table| table.unread_columns()).unwrap_or_default();
+    let of_file = |file: &DataFile| {
+        ParquetTable::open(file, &wanted)
+            .map(|table| table.unread_columns())
+            .unwrap_or_default()
+    };
     let mut columns: Vec<String> = Vec::new();
     for column in files.iter().flat_map(of_file) {
         if !columns.contains(&column) {
@@ -170,9 +218,13 @@ pub fn unread_columns(files: &[DataFile], format: Format, names: &BTreeMap<Strin
     columns
 }
 
-/// Whether a chat template renders rows of any of these files. Nothing is said here of one that cannot be opened.
+/// Whether a chat template renders rows of any of these files. Nothing is said here of one that
+/// cannot be opened.
 pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String, String>) -> bool {
-    let is_table = |file: &DataFile| ParquetTable::open(file, &wanted(format, names)).is_ok_and(|table| is_rendered(format, &table));
+    let is_table = |file: &DataFile| {
+        ParquetTable::open(file, &wanted(format, names))
+            .is_ok_and(|table| is_rendered(format, &table))
+    };
     format == Format::Chat || (format == Format::Completion && files.iter().any(is_table))
 }
 
@@ -185,17 +237,24 @@ pub fn is_rendered(format: Format, table: &ParquetTable) -> bool {
     }
 }
 
-/// The example in a row of a batch; `None` where there is nothing to learn: a needed cell is null, or the text, completion, output
-/// or conversation is empty. `roles` has further words for roles.
+/// The example in a row of a batch; `None` where there is nothing to learn: a needed cell is null,
+/// or the text, completion, output or conversation is empty. `roles` has further words for roles.
 ///
 /// # Errors
 /// A cell cannot be read, or a conversation is not one.
-pub fn read(format: Format, roles: &BTreeMap<String, String>, batch: &Batch, row: usize) -> Result<Option<Read>, FormatError> {
+pub fn read(
+    format: Format,
+    roles: &BTreeMap<String, String>,
+    batch: &Batch,
+    row: usize,
+) -> Result<Option<Read>, FormatError> {
     let cells = Cells { roles, batch, row };
     Ok(match format {
         Format::Text => cells.filled("text")?.map(|text| Example::Text(text).into()),
         Format::Completion => cells.completion()?,
-        Format::Instruction => cells.instruction()?.map(|task| Example::Instruction(task).into()),
+        Format::Instruction => cells
+            .instruction()?
+            .map(|task| Example::Instruction(task).into()),
         Format::Chat => cells.chat()?,
     })
 }
@@ -221,15 +280,28 @@ impl Cells<'_> {
     }
 
     /// What a cell holds, by one of the readers of conversations.
-    fn parsed<T>(&self, column: &'static str, read: impl Fn(Value) -> Result<T, turns::ConversationError>) -> Result<T, FormatError> {
-        read(self.cell(column)?).map_err(|cause| FormatError::Content { column, cause: cause.into() })
+    fn parsed<T>(
+        &self,
+        column: &'static str,
+        read: impl Fn(Value) -> Result<T, turns::ConversationError>,
+    ) -> Result<T, FormatError> {
+        read(self.cell(column)?).map_err(|cause| FormatError::Content {
+            column,
+            cause: cause.into(),
+        })
     }
 
     fn instruction(&self) -> Result<Option<Instruction>, FormatError> {
         let (instruction, output) = (self.text("instruction")?, self.filled("output")?);
         let (input, system) = (self.filled("input")?, self.filled("system")?);
         let history = self.parsed("history", history)?;
-        let task = |(instruction, output)| Instruction { system, history, instruction, input, output };
+        let task = |(instruction, output)| Instruction {
+            system,
+            history,
+            instruction,
+            input,
+            output,
+        };
         Ok(instruction.zip(output).map(task))
     }
 
@@ -241,27 +313,56 @@ impl Cells<'_> {
             (Value::Null, _) | (_, Value::Null) => Ok(None),
             (Value::String(prompt), Value::String(completion)) => {
                 let unread = tools.map(|_| Unread::Tools).into_iter().collect();
-                let example = Example::Completion { prompt, completion: completion.clone() };
+                let example = Example::Completion {
+                    prompt,
+                    completion: completion.clone(),
+                };
                 Ok(Some(Read { example, unread }).filter(|_| !completion.is_empty()))
             }
             (prompt, completion) if prompt.is_string() || completion.is_string() => {
-                let form = |value: &Value| if value.is_string() { "text" } else { "a list of messages" };
-                let cause = turns::ConversationError::Mixed { found: form(&completion), prompt: form(&prompt) };
-                Err(FormatError::Content { column: "completion", cause: cause.into() })
+                let form = |value: &Value| {
+                    if value.is_string() {
+                        "text"
+                    } else {
+                        "a list of \
+                messages"
+                    }
+                };
+                let cause = turns::ConversationError::Mixed {
+                    found: form(&completion),
+                    prompt: form(&prompt),
+                };
+                Err(FormatError::Content {
+                    column: "completion",
+                    cause: cause.into(),
+                })
             }
             _ => self.turns_of_both(tools),
         }
     }
 
     fn turns_of_both(&self, tools: Option<Vec<Value>>) -> Result<Option<Read>, FormatError> {
-        let Some(completion) = self.parsed("completion", turns::turns)? else { return Ok(None) };
-        let read = |column, turns| chat(turns, None, self.roles).map_err(|cause| FormatError::Content { column, cause: cause.into() });
-        let mut whole = read("prompt", self.parsed("prompt", turns::turns)?.unwrap_or_default())?;
+        let Some(completion) = self.parsed("completion", turns::turns)? else {
+            return Ok(None);
+        };
+        let read = |column, turns| {
+            chat(turns, None, self.roles).map_err(|cause| FormatError::Content {
+                column,
+                cause: cause.into(),
+            })
+        };
+        let mut whole = read(
+            "prompt",
+            self.parsed("prompt", turns::turns)?.unwrap_or_default(),
+        )?;
         let learned = read("completion", completion)?;
         whole.prompt_turns = whole.trained.len();
         whole.conversation.tools = tools;
         whole.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
-        whole.conversation.messages.extend(learned.conversation.messages);
+        whole
+            .conversation
+            .messages
+            .extend(learned.conversation.messages);
         whole.trained.extend(learned.trained);
         Ok(Some(Example::Chat(whole).into()))
     }
@@ -270,7 +371,9 @@ impl Cells<'_> {
     fn question(&self) -> Result<Option<Vec<Value>>, FormatError> {
         let (prompt, completion) = (self.text("prompt")?, self.filled("completion")?);
         let turn = |role: &str, content: String| json!({"role": role, "content": content});
-        Ok(prompt.zip(completion).map(|(prompt, completion)| vec![turn("user", prompt), turn("assistant", completion)]))
+        Ok(prompt
+            .zip(completion)
+            .map(|(prompt, completion)| vec![turn("user", prompt), turn("assistant", completion)]))
     }
 
     fn chat(&self) -> Result<Option<Read>, FormatError> {
@@ -281,7 +384,10 @@ impl Cells<'_> {
             ("messages", self.parsed("messages", turns::turns)?)
         };
         let Some(turns) = turns else { return Ok(None) };
-        let mut chat = chat(turns, tools, self.roles).map_err(|cause| FormatError::Content { column, cause: cause.into() })?;
+        let mut chat = chat(turns, tools, self.roles).map_err(|cause| FormatError::Content {
+            column,
+            cause: cause.into(),
+        })?;
         chat.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
         Ok(Some(match system {
             Some(system) => with_system(chat, &system),
@@ -297,12 +403,15 @@ fn has_system(chat: &Chat) -> bool {
 }
 
 fn put_in_front(chat: &mut Chat, system: &str) {
-    chat.conversation.messages.insert(0, json!({"role": "system", "content": system}));
+    chat.conversation
+        .messages
+        .insert(0, json!({"role": "system", "content": system}));
     chat.trained.insert(0, None);
 }
 
 impl Read {
-    /// The conversation with the data set's system message in front where it has none; any other row as it is.
+    /// The conversation with the data set's system message in front where it has none; any other
+    /// row as it is.
     #[must_use]
     pub fn with_system(mut self, system: Option<&str>) -> Self {
         if let (Example::Chat(chat), Some(system)) = (&mut self.example, system)
@@ -317,8 +426,15 @@ impl Read {
 /// The conversation with the system message of its column, if it has none of its own.
 fn with_system(mut chat: Chat, system: &str) -> Read {
     if has_system(&chat) {
-        let unread = if chat.conversation.messages[0]["content"] == system { Vec::new() } else { vec![Unread::System] };
-        return Read { example: Example::Chat(chat), unread };
+        let unread = if chat.conversation.messages[0]["content"] == system {
+            Vec::new()
+        } else {
+            vec![Unread::System]
+        };
+        return Read {
+            example: Example::Chat(chat),
+            unread,
+        };
     }
     put_in_front(&mut chat, system);
     Example::Chat(chat).into()
@@ -333,27 +449,48 @@ mod tests {
     use super::super::parquet::tests::{texts, write_table};
     use super::*;
 
-    fn read_all(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Read>>, FormatError> {
+    fn read_all(
+        format: Format,
+        columns: Vec<(&str, ArrayRef)>,
+    ) -> Result<Vec<Option<Read>>, FormatError> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, columns, 1000);
         let table = ParquetTable::open(&path.into(), &wanted(format, &BTreeMap::new()))?;
         let start = table.row_groups().next().expect("a row group");
         let batch = table.read(&start)?.next().expect("a batch")?;
-        (0..batch.rows()).map(|row| read(format, &BTreeMap::new(), &batch, row)).collect()
+        (0..batch.rows())
+            .map(|row| read(format, &BTreeMap::new(), &batch, row))
+            .collect()
     }
 
-    fn examples(format: Format, columns: Vec<(&str, ArrayRef)>) -> Result<Vec<Option<Example>>, FormatError> {
-        Ok(read_all(format, columns)?.into_iter().map(|read| read.map(|read| read.example)).collect())
+    fn examples(
+        format: Format,
+        columns: Vec<(&str, ArrayRef)>,
+    ) -> Result<Vec<Option<Example>>, FormatError> {
+        Ok(read_all(format, columns)?
+            .into_iter()
+            .map(|read| read.map(|read| read.example))
+            .collect())
     }
 
     #[test]
     fn empty_and_null_answers_have_nothing_to_learn() {
-        let column = |rows: [Option<&str>; 4]| Arc::new(StringArray::from(rows.to_vec())) as ArrayRef;
+        let column =
+            |rows: [Option<&str>; 4]| Arc::new(StringArray::from(rows.to_vec())) as ArrayRef;
         let given = column([Some("q"), Some(""), None, Some("q")]);
         let learned = column([Some("a"), Some("a"), Some("a"), Some("")]);
-        let completion = |prompt: &str| Some(Example::Completion { prompt: prompt.into(), completion: "a".into() });
-        let read = examples(Format::Completion, vec![("prompt", given), ("completion", learned.clone())]).expect("read");
+        let completion = |prompt: &str| {
+            Some(Example::Completion {
+                prompt: prompt.into(),
+                completion: "a".into(),
+            })
+        };
+        let read = examples(
+            Format::Completion,
+            vec![("prompt", given), ("completion", learned.clone())],
+        )
+        .expect("read");
         assert_eq!(read, [completion("q"), completion(""), None, None]);
         let read = examples(Format::Text, vec![("text", learned)]).expect("read");
         assert_eq!(read.iter().filter(|example| example.is_some()).count(), 3);
@@ -361,7 +498,11 @@ mod tests {
 
     #[test]
     fn an_empty_input_is_none_and_a_file_may_do_without_the_column() {
-        let columns = vec![("instruction", texts(["i", "i"])), ("output", texts(["o", "o"])), ("input", texts(["", "x"]))];
+        let columns = vec![
+            ("instruction", texts(["i", "i"])),
+            ("output", texts(["o", "o"])),
+            ("input", texts(["", "x"])),
+        ];
         let instruction = |input: Option<&str>| {
             let task = Instruction {
                 instruction: "i".into(),
@@ -371,11 +512,23 @@ mod tests {
             };
             Some(Example::Instruction(task))
         };
-        assert_eq!(examples(Format::Instruction, columns.clone()).expect("read"), [instruction(None), instruction(Some("x"))]);
-        assert_eq!(examples(Format::Instruction, columns[..2].to_vec()).expect("read"), [instruction(None), instruction(None)]);
+        assert_eq!(
+            examples(Format::Instruction, columns.clone()).expect("read"),
+            [instruction(None), instruction(Some("x"))]
+        );
+        assert_eq!(
+            examples(Format::Instruction, columns[..2].to_vec()).expect("read"),
+            [instruction(None), instruction(None)]
+        );
         let named = BTreeMap::from([("input".into(), "context".into())]);
-        let input = wanted(Format::Instruction, &named).into_iter().find(|column| column.canonical == "input").expect("wanted");
-        assert!(!input.optional && input.name == "context", "a column that is named must be there");
+        let input = wanted(Format::Instruction, &named)
+            .into_iter()
+            .find(|column| column.canonical == "input")
+            .expect("wanted");
+        assert!(
+            !input.optional && input.name == "context",
+            "a column that is named must be there"
+        );
     }
 
     #[test]
@@ -385,14 +538,25 @@ mod tests {
             r#"[{"role": "system", "content": "own"}]"#,
             r#"[{"role": "system", "content": "s"}]"#,
         ];
-        let read = read_all(Format::Chat, vec![("messages", texts(turns)), ("system", texts(["s", "s", "s"]))]).expect("read");
+        let read = read_all(
+            Format::Chat,
+            vec![
+                ("messages", texts(turns)),
+                ("system", texts(["s", "s", "s"])),
+            ],
+        )
+        .expect("read");
         let first = |row: usize| match &read[row].as_ref().expect("a row").example {
             Example::Chat(chat) => (chat.conversation.messages[0].clone(), chat.trained.len()),
             other => panic!("{other:?}"),
         };
         assert_eq!(first(0), (json!({"role": "system", "content": "s"}), 2));
         assert_eq!(first(1), (json!({"role": "system", "content": "own"}), 1));
-        let unread: Vec<_> = read.iter().flatten().map(|read| read.unread.clone()).collect();
+        let unread: Vec<_> = read
+            .iter()
+            .flatten()
+            .map(|read| read.unread.clone())
+            .collect();
         assert_eq!(unread, [vec![], vec![Unread::System], vec![]]);
     }
 
@@ -400,8 +564,14 @@ mod tests {
     fn a_fault_names_the_column_that_it_is_in() {
         let good = r#"[{"role": "user", "content": "q"}]"#;
         for (messages, tools, expected) in [(good, "5", "tools"), ("5", "[]", "messages")] {
-            let error = read_all(Format::Chat, vec![("messages", texts([messages])), ("tools", texts([tools]))]);
-            assert!(matches!(error, Err(FormatError::Content { column, .. }) if column == expected), "{error:?}");
+            let error = read_all(
+                Format::Chat,
+                vec![("messages", texts([messages])), ("tools", texts([tools]))],
+            );
+            assert!(
+                matches!(error, Err(FormatError::Content { column, .. }) if column == expected),
+                "{error:?}"
+            );
         }
     }
 }

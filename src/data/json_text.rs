@@ -27,9 +27,13 @@ pub fn parse(text: &str) -> Result<Value, JsonTextError> {
     if text.trim().is_empty() {
         return Ok(Value::Null);
     }
-    let value = serde_json::from_str(text).map_err(|error| JsonTextError::NotJson { reason: error.to_string() })?;
+    let value = serde_json::from_str(text).map_err(|error| JsonTextError::NotJson {
+        reason: error.to_string(),
+    })?;
     match long_number(text) {
-        Some(number) => Err(JsonTextError::LongNumber { number: number.to_owned() }),
+        Some(number) => Err(JsonTextError::LongNumber {
+            number: number.to_owned(),
+        }),
         None => Ok(value),
     }
 }
@@ -49,16 +53,21 @@ pub fn object(text: &str) -> Result<Option<Value>, JsonTextError> {
     }
 }
 
-/// The first whole number outside of strings that serde would read as a float. Python has whole numbers of any length.
+/// The first whole number outside of strings that serde would read as a float. Python has whole
+/// numbers of any length.
 fn long_number(json: &str) -> Option<&str> {
-    let is_of_number = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
+    let is_of_number =
+        |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
     let bytes = json.as_bytes();
     let mut place = 0;
     while place < bytes.len() {
         match bytes[place] {
             b'"' => place = end_of_string(bytes, place),
             b'-' | b'0'..=b'9' => {
-                let length = bytes[place..].iter().take_while(|byte| is_of_number(byte)).count();
+                let length = bytes[place..]
+                    .iter()
+                    .take_while(|byte| is_of_number(byte))
+                    .count();
                 let number = &json[place..place + length];
                 let is_whole = !number.contains(['.', 'e', 'E']);
                 if is_whole && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
@@ -91,22 +100,56 @@ mod tests {
 
     #[test]
     fn whole_numbers_keep_every_digit_or_are_refused() {
-        for json in ["9223372036854775807", "-9223372036854775808", "18446744073709551615", "[1, {\"a\": 2}]", "0.1", "1e30"] {
-            assert_eq!(parse(json).expect(json), serde_json::from_str::<Value>(json).expect(json));
+        for json in [
+            "9223372036854775807",
+            "-9223372036854775808",
+            "18446744073709551615",
+            "[1, \
+        {\"a\": 2}]",
+            "0.1",
+            "1e30",
+        ] {
+            assert_eq!(
+                parse(json).expect(json),
+                serde_json::from_str::<Value>(json).expect(json)
+            );
         }
-        for number in ["18446744073709551616", "-9223372036854775809", "123456789012345678901234567890"] {
-            let found = parse(&format!("{{\"id \\\" 99999999999999999999\": [1, {number}]}}")).expect_err(number);
-            assert_eq!(found, JsonTextError::LongNumber { number: number.to_owned() });
+        for number in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "123456789012345678901234567890",
+        ] {
+            let found = parse(&format!(
+                "{{\"id \\\" 99999999999999999999\": [1, {number}]}}"
+            ))
+            .expect_err(number);
+            assert_eq!(
+                found,
+                JsonTextError::LongNumber {
+                    number: number.to_owned()
+                }
+            );
         }
-        assert_eq!(parse("\"99999999999999999999\""), Ok(Value::from("99999999999999999999")), "text stays text");
+        assert_eq!(
+            parse("\"99999999999999999999\""),
+            Ok(Value::from("99999999999999999999")),
+            "text stays text"
+        );
     }
 
     #[test]
     fn blank_text_is_null_and_other_text_must_be_json() {
         assert_eq!(parse(" \n"), Ok(Value::Null));
-        assert_eq!(parse("hello").expect_err("no JSON").to_string(), "expected value at line 1 column 1");
+        assert_eq!(
+            parse("hello").expect_err("no JSON").to_string(),
+            "expected value at line 1 \
+        column 1"
+        );
         assert_eq!(object(" {\"a\": 1}"), Ok(Some(serde_json::json!({"a": 1}))));
-        assert_eq!((object("5"), object("{"), object("")), (Ok(None), Ok(None), Ok(None)));
+        assert_eq!(
+            (object("5"), object("{"), object("")),
+            (Ok(None), Ok(None), Ok(None))
+        );
         assert!(object(r#"{"a": 99999999999999999999}"#).is_err());
     }
 }

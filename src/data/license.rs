@@ -1,4 +1,5 @@
-//! What is said of a data file's license: by the file itself, by a README.md, and by licenses that lie beside it.
+//! What is said of a data file's license: by the file itself, by a README.md, and by licenses that
+//! lie beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -24,26 +25,62 @@ pub struct Terms {
     pub notices: Vec<String>,
 }
 
-/// Looks at the file, then in its folder and in those above it up to `top`; what is nearest counts. The file has been inspected.
+/// Looks at the file, then in its folder and in those above it up to `top`; what is nearest counts.
+/// The file has been inspected.
 pub fn terms(file: &Path, top: &Path) -> Terms {
-    let inside: Vec<&Path> = file.ancestors().skip(1).take_while(|folder| folder.starts_with(top)).collect();
+    let inside: Vec<&Path> = file
+        .ancestors()
+        .skip(1)
+        .take_while(|folder| folder.starts_with(top))
+        .collect();
     let beside = file.parent().into_iter().collect();
-    let folders: Vec<PathBuf> = if inside.is_empty() { beside } else { inside }.into_iter().map(named).collect();
-    let own = of_file(file).map(|id| (License { id, name: None, link: None }, last(file)));
-    let of_readme = || folders.iter().find_map(|folder| License::stated(&readme_head(&folder.join(README))));
+    let folders: Vec<PathBuf> = if inside.is_empty() { beside } else { inside }
+        .into_iter()
+        .map(named)
+        .collect();
+    let own = of_file(file).map(|id| {
+        (
+            License {
+                id,
+                name: None,
+                link: None,
+            },
+            last(file),
+        )
+    });
+    let of_readme = || {
+        folders
+            .iter()
+            .find_map(|folder| License::stated(&readme_head(&folder.join(README))))
+    };
     let stated = own.or_else(|| Some((of_readme()?, README.to_owned())));
     let (license, said_in) = stated.unzip();
-    let notices = folders.iter().map(|folder| notice_paths(folder)).find(|paths| !paths.is_empty()).unwrap_or_default();
-    Terms { license, said_in, notices: notices.iter().map(|path| last(path)).collect() }
+    let notices = folders
+        .iter()
+        .map(|folder| notice_paths(folder))
+        .find(|paths| !paths.is_empty())
+        .unwrap_or_default();
+    Terms {
+        license,
+        said_in,
+        notices: notices.iter().map(|path| last(path)).collect(),
+    }
 }
 
 /// A folder that can be opened: the one of a bare file name is here.
 fn named(folder: &Path) -> PathBuf {
-    if folder.as_os_str().is_empty() { PathBuf::from(".") } else { folder.to_owned() }
+    if folder.as_os_str().is_empty() {
+        PathBuf::from(".")
+    } else {
+        folder.to_owned()
+    }
 }
 
 fn last(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// What the file says itself.
@@ -51,8 +88,14 @@ fn of_file(path: &Path) -> Option<String> {
     let file = open_file(path).ok()?;
     let footer = attempt(|| ParquetMetaDataReader::new().parse_and_finish(&file)).ok()?;
     let pairs = footer.file_metadata().key_value_metadata()?;
-    let pair = pairs.iter().find(|pair| KEYS.contains(&pair.key.to_lowercase().as_str()))?;
-    pair.value.as_deref().map(str::trim).filter(|said| !said.is_empty()).map(str::to_owned)
+    let pair = pairs
+        .iter()
+        .find(|pair| KEYS.contains(&pair.key.to_lowercase().as_str()))?;
+    pair.value
+        .as_deref()
+        .map(str::trim)
+        .filter(|said| !said.is_empty())
+        .map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -75,8 +118,16 @@ mod tests {
         fs::write(top.join("LICENSE.txt"), "the license").expect("written");
         let of_set = terms(&file, &top);
         let id = of_set.license.as_ref().map(|license| license.id.as_str());
-        assert_eq!((id, &*of_set.notices), (Some("cc-by-4.0"), &["LICENSE.txt".to_owned()][..]));
-        assert_eq!(terms(&file, &file), Terms::default(), "a file that was named itself has only what is beside it");
+        assert_eq!(
+            (id, &*of_set.notices),
+            (Some("cc-by-4.0"), &["LICENSE.txt".to_owned()][..])
+        );
+        assert_eq!(
+            terms(&file, &file),
+            Terms::default(),
+            "a file that was named itself has only \
+        what is beside it"
+        );
     }
 
     #[test]
@@ -87,16 +138,25 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("a.parquet");
         let column = arrow::array::StringArray::from(vec!["x"]);
-        let batch = arrow::array::RecordBatch::try_from_iter([("text", std::sync::Arc::new(column) as _)]).expect("a column");
+        let batch =
+            arrow::array::RecordBatch::try_from_iter([("text", std::sync::Arc::new(column) as _)])
+                .expect("a column");
         let pairs = vec![KeyValue::new("License".to_owned(), " CC0-1.0 ".to_owned())];
-        let properties = WriterProperties::builder().set_key_value_metadata(Some(pairs)).build();
+        let properties = WriterProperties::builder()
+            .set_key_value_metadata(Some(pairs))
+            .build();
         let file = fs::File::create(&path).expect("made");
-        let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+        let mut writer =
+            parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(properties))
+                .expect("a writer");
         writer.write(&batch).expect("written");
         writer.close().expect("closed");
         fs::write(dir.path().join(README), "---\nlicense: mit\n---\n").expect("written");
         let said = terms(&path, &path);
-        assert_eq!(said.license.map(|license| license.id).as_deref(), Some("CC0-1.0"));
+        assert_eq!(
+            said.license.map(|license| license.id).as_deref(),
+            Some("CC0-1.0")
+        );
         assert_eq!(said.said_in.as_deref(), Some("a.parquet"));
     }
 }

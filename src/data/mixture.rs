@@ -1,8 +1,10 @@
-//! Datasets mixed by weight: how many rows of each an epoch draws, and which. All of it follows from weights, seed and epoch, so that a
-//! resumed run draws what the run that was never stopped would have drawn.
+//! Datasets mixed by weight: how many rows of each an epoch draws, and which. All of it follows
+//! from weights, seed and epoch, so that a resumed run draws what the run that was never stopped
+//! would have drawn.
 //!
-//! A dataset's rows stand in one order for the whole run, and an epoch takes up where the one before it ended: no row is drawn again
-//! before all others of its dataset were drawn, within an epoch and from one epoch to the next.
+//! A dataset's rows stand in one order for the whole run, and an epoch takes up where the one
+//! before it ended: no row is drawn again before all others of its dataset were drawn, within an
+//! epoch and from one epoch to the next.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -75,11 +77,15 @@ impl Part {
 }
 
 impl Mixture {
-    /// Of datasets by the places of their rows, which follow one another, each with its weight above 0. One without rows has no share.
+    /// Of datasets by the places of their rows, which follow one another, each with its weight
+    /// above 0. One without rows has no share.
     pub fn new(datasets: &[(Range<u32>, f64)], end: EpochEnd) -> Self {
         let part = |(places, weight): &(Range<u32>, f64)| {
             let units = (weight * WEIGHT_UNITS).round().max(1.0) as u128;
-            Part { places: places.clone(), weight: if places.is_empty() { 0 } else { units } }
+            Part {
+                places: places.clone(),
+                weight: if places.is_empty() { 0 } else { units },
+            }
         };
         let parts: Vec<Part> = datasets.iter().map(part).collect();
         let sum: u128 = parts.iter().map(|part| part.weight).sum();
@@ -91,7 +97,10 @@ impl Mixture {
             EpochEnd::FirstExhausted => each.min().unwrap_or(0),
             EpochEnd::AllExhausted => each.max().unwrap_or(0),
         };
-        Self { parts, draws: u64::try_from(draws).unwrap_or(u64::MAX) }
+        Self {
+            parts,
+            draws: u64::try_from(draws).unwrap_or(u64::MAX),
+        }
     }
 
     /// Rows that an epoch draws.
@@ -104,20 +113,42 @@ impl Mixture {
         self.draws > MOST_DRAWS
     }
 
-    /// What an epoch draws from each dataset: its share of the weights times the draws of an epoch, rounded down or up. Which are rounded up is
-    /// a schedule of slots, an epoch each, in which as many tasks run as shares are rounded up: by Pfair scheduling each task is within one slot
-    /// of its rate at all times, Baruah et al. 1996, doi:10.1007/BF01940883, so that sums over epochs keep to the weights within a row too.
+    /// What an epoch draws from each dataset: its share of the weights times the draws of an epoch,
+    /// rounded down or up. Which are rounded up is a schedule of slots, an epoch each, in which as
+    /// many tasks run as shares are rounded up: by Pfair scheduling each task is within one slot of
+    /// its rate at all times, Baruah et al. 1996, doi:10.1007/BF01940883, so that sums over epochs
+    /// keep to the weights within a row too.
     pub fn quotas(&self, epoch: u64) -> Vec<Quota> {
-        let (draws, sum) = (u128::from(self.draws), self.parts.iter().map(|part| part.weight).sum::<u128>().max(1));
-        let floors: Vec<u128> = self.parts.iter().map(|part| draws * part.weight / sum).collect();
-        let rests: Vec<u128> = self.parts.iter().map(|part| draws * part.weight % sum).collect();
+        let (draws, sum) = (
+            u128::from(self.draws),
+            self.parts
+                .iter()
+                .map(|part| part.weight)
+                .sum::<u128>()
+                .max(1),
+        );
+        let floors: Vec<u128> = self
+            .parts
+            .iter()
+            .map(|part| draws * part.weight / sum)
+            .collect();
+        let rests: Vec<u128> = self
+            .parts
+            .iter()
+            .map(|part| draws * part.weight % sum)
+            .collect();
         let rounded_up = (rests.iter().sum::<u128>() / sum) as usize;
         // One slot more; `ups` counts the slots that each has had.
         let next = |ups: &mut [u64], slot: u64| {
-            let is_due = |index: &usize| rests[*index] > 0 && u128::from(ups[*index]) * sum / rests[*index] <= u128::from(slot);
+            let is_due = |index: &usize| {
+                rests[*index] > 0
+                    && u128::from(ups[*index]) * sum / rests[*index] <= u128::from(slot)
+            };
             let mut due: Vec<usize> = (0..ups.len()).filter(is_due).collect();
             due.sort_by_key(|index| urgency(ups[*index], rests[*index], sum));
-            due.iter().take(rounded_up).for_each(|index| ups[*index] += 1);
+            due.iter()
+                .take(rounded_up)
+                .for_each(|index| ups[*index] += 1);
         };
         let of_epochs = |epochs: u64| {
             let mut ups = vec![0; self.parts.len()];
@@ -125,21 +156,31 @@ impl Mixture {
             ups
         };
         let (periods, rest) = (epoch / MEMORY, epoch % MEMORY);
-        let of_period = if periods > 0 { of_epochs(MEMORY) } else { vec![0; self.parts.len()] };
+        let of_period = if periods > 0 {
+            of_epochs(MEMORY)
+        } else {
+            vec![0; self.parts.len()]
+        };
         let before = of_epochs(rest);
         let mut after = before.clone();
         next(&mut after, rest);
         let quota = |(index, part): (usize, &Part)| {
             let floor = floors[index] as u64;
-            let ups = periods.wrapping_mul(of_period[index]).wrapping_add(before[index]);
+            let ups = periods
+                .wrapping_mul(of_period[index])
+                .wrapping_add(before[index]);
             let draws = floor + after[index] - before[index];
-            Quota { rows: part.rows(), before: epoch.wrapping_mul(floor).wrapping_add(ups), draws }
+            Quota {
+                rows: part.rows(),
+                before: epoch.wrapping_mul(floor).wrapping_add(ups),
+                draws,
+            }
         };
         self.parts.iter().enumerate().map(quota).collect()
     }
 
-    /// What an epoch draws. With a seed the draws of a dataset follow one another, to be shuffled; without one rows come in the order of
-    /// the data, and datasets take turns by their weights.
+    /// What an epoch draws. With a seed the draws of a dataset follow one another, to be shuffled;
+    /// without one rows come in the order of the data, and datasets take turns by their weights.
     ///
     /// # Panics
     /// [`Mixture::is_too_long`].
@@ -150,34 +191,60 @@ impl Mixture {
             let order = seed.map(|seed| shuffled(mix(seed), index as u64, part.rows() as usize));
             let draw = |nth: u64| {
                 let row = (quota.before.wrapping_add(nth) % part.rows()) as u32;
-                let place = part.places.start + order.as_ref().map_or(row, |order| order[row as usize]);
-                Draw { place, copy: (nth / part.rows()) as u32 }
+                let place =
+                    part.places.start + order.as_ref().map_or(row, |order| order[row as usize]);
+                Draw {
+                    place,
+                    copy: (nth / part.rows()) as u32,
+                }
             };
-            (0..quota.draws).into_par_iter().map(draw).collect::<Vec<_>>()
+            (0..quota.draws)
+                .into_par_iter()
+                .map(draw)
+                .collect::<Vec<_>>()
         };
-        let of_parts: Vec<Vec<Draw>> = self.parts.iter().zip(&quotas).enumerate().map(of_part).collect();
+        let of_parts: Vec<Vec<Draw>> = self
+            .parts
+            .iter()
+            .zip(&quotas)
+            .enumerate()
+            .map(of_part)
+            .collect();
         if seed.is_some() {
             return of_parts.concat();
         }
         // The draw `nth` of `draws` stands at (nth + 1/2) / draws of the epoch.
-        let mut turns: Vec<(u32, u32)> =
-            quotas.iter().zip(0..).flat_map(|(quota, part)| (0..quota.draws as u32).map(move |nth| (part, nth))).collect();
+        let mut turns: Vec<(u32, u32)> = quotas
+            .iter()
+            .zip(0..)
+            .flat_map(|(quota, part)| (0..quota.draws as u32).map(move |nth| (part, nth)))
+            .collect();
         let draws_of = |part: u32| u128::from(quotas[part as usize].draws);
         turns.par_sort_by(|(left, one), (right, other)| {
             let (left_at, right_at) = (2 * u128::from(*one) + 1, 2 * u128::from(*other) + 1);
-            (left_at * draws_of(*right)).cmp(&(right_at * draws_of(*left))).then(left.cmp(right))
+            (left_at * draws_of(*right))
+                .cmp(&(right_at * draws_of(*left)))
+                .then(left.cmp(right))
         });
-        turns.into_iter().map(|(part, nth)| of_parts[part as usize][nth as usize]).collect()
+        turns
+            .into_iter()
+            .map(|(part, nth)| of_parts[part as usize][nth as usize])
+            .collect()
     }
 }
 
-/// The order of PD², Anderson and Srinivasan 2004, "Mixed Pfair/ERfair scheduling", for a task with a rate of `rest` / `sum` that has had so
-/// many slots: the earlier deadline of the next one first, then the one whose next window overlaps, then the later end of a chain of them.
+/// The order of PD², Anderson and Srinivasan 2004, "Mixed Pfair/ERfair scheduling", for a task with
+/// a rate of `rest` / `sum` that has had so many slots: the earlier deadline of the next one first,
+/// then the one whose next window overlaps, then the later end of a chain of them.
 fn urgency(slots: u64, rest: u128, sum: u128) -> (u128, bool, Reverse<u128>) {
     let (next, spare) = (u128::from(slots + 1) * sum, sum - rest);
     let deadline = next.div_ceil(rest);
     let is_heavy = 2 * rest >= sum;
-    let chain = if is_heavy { ((deadline * spare).div_ceil(sum) * sum).div_ceil(spare) } else { 0 };
+    let chain = if is_heavy {
+        ((deadline * spare).div_ceil(sum) * sum).div_ceil(spare)
+    } else {
+        0
+    };
     (deadline, next.is_multiple_of(rest), Reverse(chain))
 }
 
@@ -205,19 +272,31 @@ mod tests {
         let sizes = [(7, 0.5), (4, 0.2), (12, 0.3)];
         let length = |end| mixture(&sizes, end).draws_per_epoch();
         assert_eq!(length(EpochEnd::AllRows), 23);
-        assert_eq!(length(EpochEnd::FirstExhausted), 14, "7 rows are half of 14");
+        assert_eq!(
+            length(EpochEnd::FirstExhausted),
+            14,
+            "7 rows are half of 14"
+        );
         assert_eq!(length(EpochEnd::AllExhausted), 40, "12 rows are 0.3 of 40");
         assert!(mixture(&[(4_000_000, 1e-4), (1, 1.0)], EpochEnd::AllExhausted).is_too_long());
-        assert_eq!(mixture(&[(0, 1.0), (5, 9.0)], EpochEnd::AllExhausted).draws_per_epoch(), 5, "nothing has no share");
+        assert_eq!(
+            mixture(&[(0, 1.0), (5, 9.0)], EpochEnd::AllExhausted).draws_per_epoch(),
+            5,
+            "nothing has no share"
+        );
     }
 
     /// Rows of `datasets.interleave_datasets`, as [dataset, row]: `tests/golden/mixing.json`.
     #[test]
     fn rows_are_drawn_as_hugging_face_interleaves_datasets() {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mixing.json");
-        let golden: Value = serde_json::from_slice(&std::fs::read(golden).expect("there")).expect("JSON");
+        let golden: Value =
+            serde_json::from_slice(&std::fs::read(golden).expect("there")).expect("JSON");
         let sizes: Vec<u32> = serde_json::from_value(golden["sizes"].clone()).expect("numbers");
-        let starts: Vec<u32> = sizes.iter().scan(0, |sum, size| Some(std::mem::replace(sum, *sum + size))).collect();
+        let starts: Vec<u32> = sizes
+            .iter()
+            .scan(0, |sum, size| Some(std::mem::replace(sum, *sum + size)))
+            .collect();
         for case in golden["cases"].as_array().expect("a list") {
             let rows: Vec<[u32; 2]> = serde_json::from_value(case["rows"].clone()).expect("pairs");
             let end = match case["stopping_strategy"].as_str() {
@@ -226,27 +305,48 @@ mod tests {
                 // Of each row once it is `AllRows` without weights, which is no mixture.
                 _ => continue,
             };
-            let said: Option<Vec<f64>> = serde_json::from_value(case["probabilities"].clone()).expect("numbers or null");
+            let said: Option<Vec<f64>> =
+                serde_json::from_value(case["probabilities"].clone()).expect("numbers or null");
             let weights = said.clone().unwrap_or_else(|| vec![1.0; sizes.len()]);
             let datasets: Vec<(u32, f64)> = sizes.iter().copied().zip(weights).collect();
             let mixture = mixture(&datasets, end);
             let drawn = mixture.draws(0, None);
             if said.is_none() {
                 // In turn, to the row.
-                let placed: Vec<u32> = rows.iter().map(|[source, row]| starts[*source as usize] + row).collect();
-                assert_eq!(drawn.iter().map(|draw| draw.place).collect::<Vec<_>>(), placed, "{case}");
+                let placed: Vec<u32> = rows
+                    .iter()
+                    .map(|[source, row]| starts[*source as usize] + row)
+                    .collect();
+                assert_eq!(
+                    drawn.iter().map(|draw| draw.place).collect::<Vec<_>>(),
+                    placed,
+                    "{case}"
+                );
                 continue;
             }
-            // There the datasets are drawn at random, so that given the draws the rows of each and the end are compared.
+            // There the datasets are drawn at random, so that given the draws the rows of each and
+            // the end are compared.
             for (source, size) in (0..).zip(&sizes) {
-                let theirs: Vec<u32> = rows.iter().filter(|[from, _]| *from == source).map(|[_, row]| *row).collect();
+                let theirs: Vec<u32> = rows
+                    .iter()
+                    .filter(|[from, _]| *from == source)
+                    .map(|[_, row]| *row)
+                    .collect();
                 let all = Mixture::new(&[(0..*size, 1.0)], EpochEnd::AllRows);
                 let epochs = (0..).flat_map(|epoch| all.draws(epoch, None));
                 let ours: Vec<u32> = epochs.map(|draw| draw.place).take(theirs.len()).collect();
                 assert_eq!(ours, theirs, "dataset {source} of {case}");
             }
-            let exhausted = mixture.quotas(0).iter().filter(|quota| quota.draws >= quota.rows).count();
-            let expected = if end == EpochEnd::FirstExhausted { 1 } else { sizes.len() };
+            let exhausted = mixture
+                .quotas(0)
+                .iter()
+                .filter(|quota| quota.draws >= quota.rows)
+                .count();
+            let expected = if end == EpochEnd::FirstExhausted {
+                1
+            } else {
+                sizes.len()
+            };
             assert_eq!(exhausted, expected, "{case}");
         }
     }
@@ -260,8 +360,13 @@ mod tests {
                 *times.entry(draw.place).or_insert(0_u32) += 1;
             }
             for dataset in [0..10, 10..40, 40..45] {
-                let counts: Vec<u32> = dataset.map(|place| times.get(&place).copied().unwrap_or(0)).collect();
-                let (least, most) = (counts.iter().min().expect("rows"), counts.iter().max().expect("rows"));
+                let counts: Vec<u32> = dataset
+                    .map(|place| times.get(&place).copied().unwrap_or(0))
+                    .collect();
+                let (least, most) = (
+                    counts.iter().min().expect("rows"),
+                    counts.iter().max().expect("rows"),
+                );
                 assert!(most - least <= 1, "after epoch {epoch}: {counts:?}");
             }
         }
@@ -279,7 +384,13 @@ mod tests {
 
     fn datasets() -> impl Strategy<Value = Vec<(u32, f64)>> {
         prop::collection::vec(
-            (1_u32..60, prop_oneof![(1_u32..1000).prop_map(|weight| f64::from(weight) / 1e3), (1_u32..9).prop_map(f64::from)]),
+            (
+                1_u32..60,
+                prop_oneof![
+                    (1_u32..1000).prop_map(|weight| f64::from(weight) / 1e3),
+                    (1_u32..9).prop_map(f64::from)
+                ],
+            ),
             1..12,
         )
     }
@@ -301,9 +412,11 @@ mod tests {
                     prop_assert_eq!(quota.before, totals[index]);
                     totals[index] += quota.draws;
                     let share = weight / sum * draws as f64;
-                    prop_assert!((quota.draws as f64 - share).abs() < 1.0 + 1e-6, "epoch {}: {:?}, a share of {}", epoch, quota, share);
+                    prop_assert!((quota.draws as f64 - share).abs() < 1.0 + 1e-6, "epoch {}: {:?}, \
+                    a share of {}", epoch, quota, share);
                     let together = share * (epoch + 1) as f64;
-                    prop_assert!((totals[index] as f64 - together).abs() < 1.0 + 1e-6, "to epoch {}: {} of {}", epoch, totals[index], together);
+                    prop_assert!((totals[index] as f64 - together).abs() < 1.0 + 1e-6, "to epoch \
+                    {}: {} of {}", epoch, totals[index], together);
                 }
             }
         }

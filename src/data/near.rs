@@ -1,15 +1,19 @@
 //! Rows that are nearly the same as an earlier one, found without comparing all pairs.
 //!
-//! A row is the set of its shingles, runs of [`SHINGLE`] tokens. Two rows are near-duplicates if their sets have a Jaccard similarity,
+//! A row is the set of its shingles, runs of [`SHINGLE`] tokens. Two rows are near-duplicates if
+//! their sets have a Jaccard similarity,
 //! |A ∩ B| / |A ∪ B|, of the threshold at least. What is compared are rows that `MinHash`, Broder 1997, doi:10.1109/SEQUEN.1997.666900, makes
-//! likely: they agree in one of [`BANDS`] bands of [`BAND_HASHES`] minima each, which of a pair with a similarity of s happens with a chance of
-//! 1 - (1 - s⁴)³², 0.988 at 0.6 and 0.9998 at 0.7. Each such pair is then computed exactly, so that no pair below the threshold is taken.
+//! likely: they agree in one of [`BANDS`] bands of [`BAND_HASHES`] minima each, which of a pair
+//! with a similarity of s happens with a chance of 1 - (1 - s⁴)³², 0.988 at 0.6 and 0.9998 at 0.7.
+//! Each such pair is then computed exactly, so that no pair below the threshold is taken.
 //!
-//! Shingles that more than one row in fifty has are the frame of a dataset, such as a system prompt or the wording of its questions. They
-//! are left out of the sets, so that rows are not alike for what all of them share.
+//! Shingles that more than one row in fifty has are the frame of a dataset, such as a system prompt
+//! or the wording of its questions. They are left out of the sets, so that rows are not alike for
+//! what all of them share.
 //!
-//! Rows are read from the token cache as they are needed. In memory there are 137 bytes a row, a link for each band and its
-//! place while a band is sorted, and the shingles of [`SAMPLE`] rows while frames are looked for.
+//! Rows are read from the token cache as they are needed. In memory there are 137 bytes a row, a
+//! link for each band and its place while a band is sorted, and the shingles of [`SAMPLE`] rows
+//! while frames are looked for.
 
 use std::collections::{HashMap, HashSet};
 
@@ -44,16 +48,31 @@ pub struct Pair {
     pub of: u32,
 }
 
-/// The rows of `count`, fewer than 2^32, that are near-duplicates of an earlier one that is none itself, ascending. `ids` gives the tokens of
-/// each by its place, `threshold` is above 0.
-pub fn near_duplicates(count: usize, ids: impl Fn(usize) -> Vec<u32> + Sync, threshold: f64, report: Reporter) -> Vec<Pair> {
-    let sets = Sets { frame: frame(count, &ids), ids };
-    let mut links: Vec<[u32; BANDS]> = (0..count).into_par_iter().map(|place| bands(&sets.of(place))).collect();
+/// The rows of `count`, fewer than 2^32, that are near-duplicates of an earlier one that is none
+/// itself, ascending. `ids` gives the tokens of each by its place, `threshold` is above 0.
+pub fn near_duplicates(
+    count: usize,
+    ids: impl Fn(usize) -> Vec<u32> + Sync,
+    threshold: f64,
+    report: Reporter,
+) -> Vec<Pair> {
+    let sets = Sets {
+        frame: frame(count, &ids),
+        ids,
+    };
+    let mut links: Vec<[u32; BANDS]> = (0..count)
+        .into_par_iter()
+        .map(|place| bands(&sets.of(place)))
+        .collect();
     link_earlier(&mut links);
     let (mut is_kept, mut found, mut likely) = (vec![false; count], Vec::new(), Vec::new());
     for place in 0..count {
         if place % REPORTED_ROWS == 0 || place + 1 == count {
-            report(Event::Progress { what: "near-duplicates".to_owned(), done: place as u64 + 1, total: count as u64 });
+            report(Event::Progress {
+                what: "near-duplicates".to_owned(),
+                done: place as u64 + 1,
+                total: count as u64,
+            });
         }
         likely.clear();
         for band in 0..BANDS {
@@ -63,22 +82,45 @@ pub fn near_duplicates(count: usize, ids: impl Fn(usize) -> Vec<u32> + Sync, thr
                 at = earlier(&mut links, &is_kept, at as usize, band);
             }
         }
-        let own = if likely.is_empty() { Vec::new() } else { sets.of(place) };
+        let own = if likely.is_empty() {
+            Vec::new()
+        } else {
+            sets.of(place)
+        };
         match sets.first_alike(&own, &mut likely, threshold) {
-            Some(of) => found.push(Pair { row: place as u32, of }),
+            Some(of) => found.push(Pair {
+                row: place as u32,
+                of,
+            }),
             None => is_kept[place] = true,
         }
     }
     found
 }
 
-/// The rows behind the first `first` of `count` that are near-duplicates of one of those, ascending; the rest as for [`near_duplicates`]. It
-/// takes 256 bytes for each of the first rows and none for the others.
-pub fn near_duplicates_of(first: usize, count: usize, ids: impl Fn(usize) -> Vec<u32> + Sync, threshold: f64) -> Vec<Pair> {
-    let sets = Sets { frame: frame(count, &ids), ids };
-    let of_first: Vec<[u32; BANDS]> = (0..first).into_par_iter().map(|place| bands(&sets.of(place))).collect();
+/// The rows behind the first `first` of `count` that are near-duplicates of one of those,
+/// ascending; the rest as for [`near_duplicates`]. It takes 256 bytes for each of the first rows
+/// and none for the others.
+pub fn near_duplicates_of(
+    first: usize,
+    count: usize,
+    ids: impl Fn(usize) -> Vec<u32> + Sync,
+    threshold: f64,
+) -> Vec<Pair> {
+    let sets = Sets {
+        frame: frame(count, &ids),
+        ids,
+    };
+    let of_first: Vec<[u32; BANDS]> = (0..first)
+        .into_par_iter()
+        .map(|place| bands(&sets.of(place)))
+        .collect();
     let in_band = |band: usize| {
-        let mut order: Vec<u64> = of_first.iter().zip(0..).map(|(hashes, place)| u64::from(hashes[band]) << 32 | place).collect();
+        let mut order: Vec<u64> = of_first
+            .iter()
+            .zip(0..)
+            .map(|(hashes, place)| u64::from(hashes[band]) << 32 | place)
+            .collect();
         order.sort_unstable();
         order
     };
@@ -88,14 +130,23 @@ pub fn near_duplicates_of(first: usize, count: usize, ids: impl Fn(usize) -> Vec
         let mut likely: Vec<u32> = Vec::new();
         for (hash, order) in bands(&own).into_iter().zip(&index) {
             let start = order.partition_point(|entry| entry >> 32 < u64::from(hash));
-            likely.extend(order[start..].iter().take_while(|entry| *entry >> 32 == u64::from(hash)).map(|entry| *entry as u32));
+            likely.extend(
+                order[start..]
+                    .iter()
+                    .take_while(|entry| *entry >> 32 == u64::from(hash))
+                    .map(|entry| *entry as u32),
+            );
         }
-        Some(Pair { row: place as u32, of: sets.first_alike(&own, &mut likely, threshold)? })
+        Some(Pair {
+            row: place as u32,
+            of: sets.first_alike(&own, &mut likely, threshold)?,
+        })
     };
     (first..count).into_par_iter().filter_map(pair).collect()
 }
 
-/// The next earlier row of the same band that is kept. Links past those that are not are shortened, so that each is passed once.
+/// The next earlier row of the same band that is kept. Links past those that are not are shortened,
+/// so that each is passed once.
 fn earlier(links: &mut [[u32; BANDS]], is_kept: &[bool], place: usize, band: usize) -> u32 {
     let mut at = links[place][band];
     while at != NONE && !is_kept[at as usize] {
@@ -113,7 +164,9 @@ fn link_earlier(links: &mut [[u32; BANDS]]) {
         order.par_sort_unstable();
         let mut before = None;
         for (hash, place) in order.into_iter().map(|entry| (entry >> 32, entry as u32)) {
-            links[place as usize][band] = before.filter(|(other, _)| *other == hash).map_or(NONE, |(_, earlier)| earlier);
+            links[place as usize][band] = before
+                .filter(|(other, _)| *other == hash)
+                .map_or(NONE, |(_, earlier)| earlier);
             before = Some((hash, place));
         }
     }
@@ -126,10 +179,15 @@ struct Sets<F> {
 }
 
 impl<F: Fn(usize) -> Vec<u32>> Sets<F> {
-    /// Hashes of a row's shingles without the frame, sorted. Of a row that is nothing but frame they are all of them.
+    /// Hashes of a row's shingles without the frame, sorted. Of a row that is nothing but frame
+    /// they are all of them.
     fn of(&self, place: usize) -> Vec<u64> {
         let all = shingles(&(self.ids)(place));
-        let own: Vec<u64> = all.iter().copied().filter(|shingle| !self.frame.contains(shingle)).collect();
+        let own: Vec<u64> = all
+            .iter()
+            .copied()
+            .filter(|shingle| !self.frame.contains(shingle))
+            .collect();
         if own.is_empty() { all } else { own }
     }
 
@@ -137,7 +195,10 @@ impl<F: Fn(usize) -> Vec<u32>> Sets<F> {
     fn first_alike(&self, own: &[u64], likely: &mut Vec<u32>, threshold: f64) -> Option<u32> {
         likely.sort_unstable();
         likely.dedup();
-        likely.iter().copied().find(|other| jaccard(own, &self.of(*other as usize)) >= threshold)
+        likely
+            .iter()
+            .copied()
+            .find(|other| jaccard(own, &self.of(*other as usize)) >= threshold)
     }
 }
 
@@ -151,13 +212,24 @@ fn frame(count: usize, ids: &impl Fn(usize) -> Vec<u32>) -> HashSet<u64> {
         }
     }
     let is_frame = |rows: usize| rows > FRAME_ROWS && rows * FRAME_SHARE > sampled;
-    rows.into_iter().filter(|(_, rows)| is_frame(*rows)).map(|(shingle, _)| shingle).collect()
+    rows.into_iter()
+        .filter(|(_, rows)| is_frame(*rows))
+        .map(|(shingle, _)| shingle)
+        .collect()
 }
 
-/// Hashes of the runs of [`SHINGLE`] tokens, sorted and each once; of a row that is shorter that of all of it.
+/// Hashes of the runs of [`SHINGLE`] tokens, sorted and each once; of a row that is shorter that of
+/// all of it.
 fn shingles(ids: &[u32]) -> Vec<u64> {
-    let hash = |tokens: &[u32]| tokens.iter().fold(0, |hash, token| mix(hash ^ u64::from(*token)));
-    let mut hashes: Vec<u64> = ids.windows(SHINGLE.min(ids.len()).max(1)).map(hash).collect();
+    let hash = |tokens: &[u32]| {
+        tokens
+            .iter()
+            .fold(0, |hash, token| mix(hash ^ u64::from(*token)))
+    };
+    let mut hashes: Vec<u64> = ids
+        .windows(SHINGLE.min(ids.len()).max(1))
+        .map(hash)
+        .collect();
     hashes.sort_unstable();
     hashes.dedup();
     hashes
@@ -169,7 +241,10 @@ fn bands(set: &[u64]) -> [u32; BANDS] {
         let minimum = |nth: usize| {
             let key = mix((band * BAND_HASHES + nth) as u64);
             // An odd factor permutes 64 bits.
-            set.iter().map(|shingle| (shingle ^ key).wrapping_mul(mix(key) | 1)).min().unwrap_or(0)
+            set.iter()
+                .map(|shingle| (shingle ^ key).wrapping_mul(mix(key) | 1))
+                .min()
+                .unwrap_or(0)
         };
         ((0..BAND_HASHES).fold(0, |hash, nth| mix(hash ^ minimum(nth))) >> 32) as u32
     })
@@ -180,7 +255,11 @@ fn jaccard(one: &[u64], other: &[u64]) -> f64 {
     let (mut left, mut right, mut shared) = (0, 0, 0);
     while left < one.len() && right < other.len() {
         let (a, b) = (one[left], other[right]);
-        (left, right, shared) = (left + usize::from(a <= b), right + usize::from(b <= a), shared + usize::from(a == b));
+        (left, right, shared) = (
+            left + usize::from(a <= b),
+            right + usize::from(b <= a),
+            shared + usize::from(a == b),
+        );
     }
     shared as f64 / (one.len() + other.len() - shared).max(1) as f64
 }
@@ -191,19 +270,34 @@ mod tests {
     use crate::keyed_random::unit;
 
     fn places(pairs: Vec<Pair>) -> Vec<(u32, u32)> {
-        pairs.into_iter().map(|Pair { row, of }| (row, of)).collect()
+        pairs
+            .into_iter()
+            .map(|Pair { row, of }| (row, of))
+            .collect()
     }
 
     fn found(rows: &[Vec<u32>], threshold: f64) -> Vec<(u32, u32)> {
-        places(near_duplicates(rows.len(), |place| rows[place].clone(), threshold, &|_| {}))
+        places(near_duplicates(
+            rows.len(),
+            |place| rows[place].clone(),
+            threshold,
+            &|_| {},
+        ))
     }
 
     fn of_first(rows: &[Vec<u32>], first: usize, threshold: f64) -> Vec<(u32, u32)> {
-        places(near_duplicates_of(first, rows.len(), |place| rows[place].clone(), threshold))
+        places(near_duplicates_of(
+            first,
+            rows.len(),
+            |place| rows[place].clone(),
+            threshold,
+        ))
     }
 
     fn sentence(seed: u64, tokens: u64) -> Vec<u32> {
-        (0..tokens).map(|token| (unit(seed << 32 | token) * 5e4) as u32).collect()
+        (0..tokens)
+            .map(|token| (unit(seed << 32 | token) * 5e4) as u32)
+            .collect()
     }
 
     fn with(mut ids: Vec<u32>, place: usize, token: u32) -> Vec<u32> {
@@ -214,9 +308,19 @@ mod tests {
     #[test]
     fn a_later_row_with_a_token_changed_is_found_and_the_first_stays() {
         let a = sentence(1, 60);
-        let rows = [a.clone(), sentence(2, 60), with(a.clone(), 30, 7), with(with(a.clone(), 30, 7), 10, 8), a];
+        let rows = [
+            a.clone(),
+            sentence(2, 60),
+            with(a.clone(), 30, 7),
+            with(with(a.clone(), 30, 7), 10, 8),
+            a,
+        ];
         assert_eq!(found(&rows, 0.6), [(2, 0), (3, 0), (4, 0)]);
-        assert_eq!(found(&rows, 0.9), [(2, 0), (4, 0)], "55 of 61 shingles, and 52 of 64");
+        assert_eq!(
+            found(&rows, 0.9),
+            [(2, 0), (4, 0)],
+            "55 of 61 shingles, and 52 of 64"
+        );
         assert_eq!(of_first(&rows, 2, 0.6), [(2, 0), (3, 0), (4, 0)]);
         assert_eq!(of_first(&rows[2..], 1, 0.99), [] as [(u32, u32); 0]);
         assert_eq!(found(&[], 0.6), []);
@@ -233,7 +337,10 @@ mod tests {
 
     #[test]
     fn short_rows_are_compared_whole() {
-        assert_eq!(found(&[vec![1, 2], vec![1, 3], vec![1, 2], vec![4]], 0.6), [(2, 0)]);
+        assert_eq!(
+            found(&[vec![1, 2], vec![1, 3], vec![1, 2], vec![4]], 0.6),
+            [(2, 0)]
+        );
     }
 
     #[test]
@@ -248,14 +355,25 @@ mod tests {
         let mut rows: Vec<Vec<u32>> = (1..=300).map(|row| sentence(row, 40)).collect();
         for row in 0..300_usize {
             let edits = row % 6;
-            rows.push((0..edits).fold(rows[row].clone(), |ids, edit| with(ids, (row + 7 * edit) % 40, edit as u32)));
+            rows.push((0..edits).fold(rows[row].clone(), |ids, edit| {
+                with(ids, (row + 7 * edit) % 40, edit as u32)
+            }));
         }
         let sets: Vec<Vec<u64>> = rows.iter().map(|ids| shingles(ids)).collect();
         let alike = |row: usize, of: usize| jaccard(&sets[row], &sets[of]) >= 0.6;
         let found = found(&rows, 0.6);
-        assert!(found.iter().all(|(row, of)| alike(*row as usize, *of as usize)));
-        let expected = (300..600).filter(|row| (0..300).any(|of| alike(*row, of))).count();
+        assert!(
+            found
+                .iter()
+                .all(|(row, of)| alike(*row as usize, *of as usize))
+        );
+        let expected = (300..600)
+            .filter(|row| (0..300).any(|of| alike(*row, of)))
+            .count();
         let missed = expected - found.len();
-        assert!(expected > 150 && missed * 50 <= expected, "{missed} of {expected} missed");
+        assert!(
+            expected > 150 && missed * 50 <= expected,
+            "{missed} of {expected} missed"
+        );
     }
 }

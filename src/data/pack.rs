@@ -1,9 +1,11 @@
-//! Packs short rows into rows of `sequence_len` tokens. Which rows share a pack is a function of their order and lengths alone, so a
-//! resumed run, or one on another machine, has the same packs.
+//! Packs short rows into rows of `sequence_len` tokens. Which rows share a pack is a function of
+//! their order and lengths alone, so a resumed run, or one on another machine, has the same packs.
 //!
-//! Best fit, Johnson et al. 1974, doi:10.1137/0203025, in the order of the epoch: each row joins the pack with the least room that still
-//! has enough for it, or opens one. Sorted by length first it would fill a little better (99.96 % instead of 99.25 % of 100,000 log-normal
-//! lengths with a mean of a fifth of a pack), but then the lengths alone would say who shares a pack, in every epoch the same ones.
+//! Best fit, Johnson et al. 1974, doi:10.1137/0203025, in the order of the epoch: each row joins
+//! the pack with the least room that still has enough for it, or opens one. Sorted by length first
+//! it would fill a little better (99.96 % instead of 99.25 % of 100,000 log-normal lengths with a
+//! mean of a fifth of a pack), but then the lengths alone would say who shares a pack, in every
+//! epoch the same ones.
 
 use std::collections::BTreeSet;
 
@@ -50,26 +52,42 @@ pub struct Packs {
 impl Packs {
     /// `count` rows, each by itself.
     pub fn single(count: usize, visit: Visit) -> Self {
-        Self { rows: visit.order(count), copies: None, ends: None }
+        Self {
+            rows: visit.order(count),
+            copies: None,
+            ends: None,
+        }
     }
 
-    /// Rows of these lengths in packs of so many tokens; a row that is longer has a pack of its own.
+    /// Rows of these lengths in packs of so many tokens; a row that is longer has a pack of its
+    /// own.
     ///
-    /// The packs that are begun last have the fewest rows to choose from: of the lengths above the first tenth of the packs is 0.2 % empty
-    /// and its rows have 439 tokens in the mean, the last tenth is 1.3 % empty and its rows have 474. Shuffled once more, the steps of an
-    /// epoch are alike.
+    /// The packs that are begun last have the fewest rows to choose from: of the lengths above the
+    /// first tenth of the packs is 0.2 % empty and its rows have 439 tokens in the mean, the last
+    /// tenth is 1.3 % empty and its rows have 474. Shuffled once more, the steps of an epoch are
+    /// alike.
     pub fn best_fit(lengths: &[u32], tokens: usize, visit: Visit) -> Self {
         let packs = best_fit(&visit.order(lengths.len()), lengths, tokens);
         let order = match visit {
             Visit::InOrder => Visit::InOrder,
-            Visit::Shuffled { seed, epoch } => Visit::Shuffled { seed: mix(seed), epoch },
+            Visit::Shuffled { seed, epoch } => Visit::Shuffled {
+                seed: mix(seed),
+                epoch,
+            },
         };
-        let (mut rows, mut ends) = (Vec::with_capacity(lengths.len()), Vec::with_capacity(packs.len()));
+        let (mut rows, mut ends) = (
+            Vec::with_capacity(lengths.len()),
+            Vec::with_capacity(packs.len()),
+        );
         for pack in order.order(packs.len()) {
             rows.extend(&packs[pack as usize]);
             ends.push(rows.len() as u32);
         }
-        Self { rows, copies: None, ends: Some(ends) }
+        Self {
+            rows,
+            copies: None,
+            ends: Some(ends),
+        }
     }
 
     /// The rows that were drawn, where the packs were made of their places among the draws.
@@ -77,7 +95,11 @@ impl Packs {
     pub fn of_draws(self, draws: &[Draw]) -> Self {
         let of_place = self.rows.iter().map(|place| draws[*place as usize]);
         let (rows, copies) = of_place.map(|Draw { place, copy }| (place, copy)).unzip();
-        Self { rows, copies: Some(copies), ends: self.ends }
+        Self {
+            rows,
+            copies: Some(copies),
+            ends: self.ends,
+        }
     }
 
     /// How many there are.
@@ -105,7 +127,12 @@ impl Packs {
     pub fn draws(&self, packs: std::ops::Range<usize>) -> Vec<Draw> {
         let places = self.begin(packs.start)..self.begin(packs.end);
         let copy = |place: usize| self.copies.as_ref().map_or(0, |copies| copies[place]);
-        places.map(|place| Draw { place: self.rows[place], copy: copy(place) }).collect()
+        places
+            .map(|place| Draw {
+                place: self.rows[place],
+                copy: copy(place),
+            })
+            .collect()
     }
 
     /// Place among the epoch's rows of the first row of a pack, or behind the last.
@@ -119,7 +146,9 @@ impl Packs {
 
     /// The first pack of which no row is among the first `place` rows of the epoch.
     pub fn after(&self, place: usize) -> usize {
-        self.ends.as_ref().map_or(place.min(self.len()), |ends| ends.partition_point(|end| *end as usize <= place))
+        self.ends.as_ref().map_or(place.min(self.len()), |ends| {
+            ends.partition_point(|end| *end as usize <= place)
+        })
     }
 }
 
@@ -134,7 +163,8 @@ impl Visit {
 
 /// Packs by their first rows; of packs with the same room the oldest is taken.
 fn best_fit(order: &[u32], lengths: &[u32], tokens: usize) -> Vec<Vec<u32>> {
-    let (mut packs, mut open): (Vec<Vec<u32>>, BTreeSet<(usize, usize)>) = (Vec::new(), BTreeSet::new());
+    let (mut packs, mut open): (Vec<Vec<u32>>, BTreeSet<(usize, usize)>) =
+        (Vec::new(), BTreeSet::new());
     for row in order {
         let length = lengths[*row as usize] as usize;
         let (room, pack) = if let Some(best) = open.range((length, 0)..).next().copied() {
@@ -162,15 +192,28 @@ mod tests {
     const VISIT: Visit = Visit::Shuffled { seed: 42, epoch: 0 };
 
     fn all(packs: &Packs) -> Vec<Vec<u32>> {
-        (0..packs.len()).map(|pack| packs.rows(pack..pack + 1).to_vec()).collect()
+        (0..packs.len())
+            .map(|pack| packs.rows(pack..pack + 1).to_vec())
+            .collect()
     }
 
     #[test]
     fn each_row_joins_the_fullest_pack_that_has_room() {
         let packs = Packs::best_fit(&[6, 5, 3, 4, 2, 10, 1, 12], 10, Visit::InOrder);
-        assert_eq!(all(&packs), [vec![0, 2, 6], vec![1, 3], vec![4], vec![5], vec![7]]);
+        assert_eq!(
+            all(&packs),
+            [vec![0, 2, 6], vec![1, 3], vec![4], vec![5], vec![7]]
+        );
         assert_eq!([packs.begin(0), packs.begin(1), packs.begin(5)], [0, 3, 8]);
-        assert_eq!([packs.after(0), packs.after(2), packs.after(3), packs.after(8)], [0, 0, 1, 5]);
+        assert_eq!(
+            [
+                packs.after(0),
+                packs.after(2),
+                packs.after(3),
+                packs.after(8)
+            ],
+            [0, 0, 1, 5]
+        );
         assert_eq!(packs.rows(1..3), [1, 3, 4]);
         assert!(Packs::best_fit(&[], 10, VISIT).is_empty());
     }
@@ -178,27 +221,45 @@ mod tests {
     #[test]
     fn without_packing_the_order_is_that_of_the_shuffle() {
         let packs = Packs::single(50, VISIT);
-        assert_eq!((packs.len(), packs.rows(0..50)), (50, shuffled(42, 0, 50).as_slice()));
+        assert_eq!(
+            (packs.len(), packs.rows(0..50)),
+            (50, shuffled(42, 0, 50).as_slice())
+        );
     }
 
     /// Log-normal lengths, as those of instructions are: a mean of about a fifth of a pack.
     fn lengths(rows: u64, tokens: u32) -> Vec<u32> {
-        let normal = |row| (-2.0 * unit(2 * row).max(1e-9).ln()).sqrt() * (std::f64::consts::TAU * unit(2 * row + 1)).cos();
+        let normal = |row| {
+            (-2.0 * unit(2 * row).max(1e-9).ln()).sqrt()
+                * (std::f64::consts::TAU * unit(2 * row + 1)).cos()
+        };
         let length = |row| f64::from(tokens) / 6.0 * (0.8 * normal(row)).exp();
-        (0..rows).map(|row| (length(row) as u32).clamp(2, tokens)).collect()
+        (0..rows)
+            .map(|row| (length(row) as u32).clamp(2, tokens))
+            .collect()
     }
 
     #[test]
     fn packs_are_full_and_alike_from_the_first_to_the_last() {
         let lengths = lengths(20_000, 2048);
         let packs = Packs::best_fit(&lengths, 2048, VISIT);
-        let tokens = |packs: &Packs, range| packs.rows(range).iter().map(|row| f64::from(lengths[*row as usize])).sum::<f64>();
+        let tokens = |packs: &Packs, range| {
+            packs
+                .rows(range)
+                .iter()
+                .map(|row| f64::from(lengths[*row as usize]))
+                .sum::<f64>()
+        };
         let full = tokens(&packs, 0..packs.len()) / (2048 * packs.len()) as f64;
         assert!(full > 0.985, "{full}");
-        let (half, mean) =
-            (packs.len() / 2, |range: std::ops::Range<usize>| tokens(&packs, range.clone()) / packs.rows(range).len() as f64);
+        let (half, mean) = (packs.len() / 2, |range: std::ops::Range<usize>| {
+            tokens(&packs, range.clone()) / packs.rows(range).len() as f64
+        });
         let (first, last) = (mean(0..half), mean(half..packs.len()));
-        assert!((first / last - 1.0).abs() < 0.02, "rows of {first} tokens, then of {last}");
+        assert!(
+            (first / last - 1.0).abs() < 0.02,
+            "rows of {first} tokens, then of {last}"
+        );
     }
 
     proptest! {
@@ -215,7 +276,8 @@ mod tests {
             let tokens = |pack: &Vec<u32>| pack.iter().map(|row| lengths[*row as usize]).sum::<u32>();
             let full: Vec<u32> = all(&packs).iter().map(tokens).collect();
             prop_assert!(full.iter().all(|tokens| (1..=64).contains(tokens)), "{:?}", full);
-            // Any two packs hold more than one of them could, or the rows of the later would have joined the earlier.
+            // Any two packs hold more than one of them could, or the rows of the later would have
+            // joined the earlier.
             let mut sorted = full;
             sorted.sort_unstable();
             prop_assert!(sorted.windows(2).take(1).all(|pair| pair[0] + pair[1] > 64), "{:?}", sorted);
@@ -227,7 +289,8 @@ mod tests {
             let packs = |epoch| Packs::best_fit(&lengths, 512, Visit::Shuffled { seed, epoch });
             let sets = |packs: &Packs| all(packs).into_iter().map(|mut pack| { pack.sort_unstable(); pack }).collect::<BTreeSet<_>>();
             let (one, next) = (sets(&packs(epoch)), sets(&packs(epoch + 1)));
-            prop_assert!(one.intersection(&next).count() * 4 < one.len(), "who shares a pack changes");
+            prop_assert!(one.intersection(&next).count() * 4 < one.len(), "who shares a pack \
+            changes");
         }
     }
 }

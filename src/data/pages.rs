@@ -1,7 +1,8 @@
-//! The pages of a Parquet column before they are unpacked: each says how large it will be, and the parquet crate believes it. A few
-//! kilobytes can so become gigabytes.
+//! The pages of a Parquet column before they are unpacked: each says how large it will be, and the
+//! parquet crate believes it. A few kilobytes can so become gigabytes.
 //!
-//! Page headers are Thrift structs in the compact protocol, <https://parquet.apache.org/docs/file-format/data-pages/>.
+//! Page headers are Thrift structs in the compact protocol,
+//! <https://parquet.apache.org/docs/file-format/data-pages/>.
 
 /// The largest pages of a column chunk, unpacked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -13,7 +14,8 @@ pub(super) struct Pages {
 }
 
 impl Pages {
-    /// Walks over the headers of a column chunk, which are between its pages; `None` where they are not headers.
+    /// Walks over the headers of a column chunk, which are between its pages; `None` where they are
+    /// not headers.
     pub fn of(chunk: &[u8]) -> Option<Self> {
         const DICTIONARY: u64 = 2;
         let (mut pages, mut rest) = (Self::default(), chunk);
@@ -58,7 +60,11 @@ impl PageReader<'_> {
         if head == 0 {
             return Some(None);
         }
-        *id = if head >> 4 == 0 { self.signed()? } else { id.checked_add(i64::from(head >> 4))? };
+        *id = if head >> 4 == 0 {
+            self.signed()?
+        } else {
+            id.checked_add(i64::from(head >> 4))?
+        };
         Some(Some(head & 0xf))
     }
 
@@ -111,7 +117,11 @@ impl PageReader<'_> {
 
     fn skip_list(&mut self, depth: usize) -> Option<()> {
         let head = self.byte()?;
-        let length = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
+        let length = if head >> 4 == 15 {
+            self.varint()?
+        } else {
+            u64::from(head >> 4)
+        };
         match head & 0xf {
             // In a list a truth value has a byte.
             1 | 2 => self.jump(length),
@@ -129,29 +139,67 @@ impl PageReader<'_> {
 mod tests {
     use super::*;
 
-    /// A page header with `sizes` in zigzag and a struct that holds a text, a number and a list of truth values; then the page.
+    /// A page header with `sizes` in zigzag and a struct that holds a text, a number and a list of
+    /// truth values; then the page.
     fn page(kind: u8, unpacked: &[u8], packed: u8) -> Vec<u8> {
         let mut bytes = vec![0x15, kind << 1, 0x15];
         bytes.extend(unpacked);
-        bytes.extend([0x15, packed << 1, 0x2c, 0x18, 2, b'a', b'b', 0x16, 0x81, 0x01, 0x19, 0x21, 1, 2, 0x11, 0, 0]);
+        bytes.extend([
+            0x15,
+            packed << 1,
+            0x2c,
+            0x18,
+            2,
+            b'a',
+            b'b',
+            0x16,
+            0x81,
+            0x01,
+            0x19,
+            0x21,
+            1,
+            2,
+            0x11,
+            0,
+            0,
+        ]);
         bytes.extend(vec![0xff; packed.into()]);
         bytes
     }
 
     #[test]
     fn pages_tell_their_size_before_they_are_unpacked() {
-        let (dictionary, data) = (page(2, &[20], 7), page(0, &[0xfe, 0xff, 0xff, 0xff, 0x0f], 3));
-        let expected = Pages { largest_bytes: i32::MAX as u64, dictionary_bytes: 10 };
-        assert_eq!(Pages::of(&[dictionary.clone(), data].concat()), Some(expected));
+        let (dictionary, data) = (
+            page(2, &[20], 7),
+            page(0, &[0xfe, 0xff, 0xff, 0xff, 0x0f], 3),
+        );
+        let expected = Pages {
+            largest_bytes: i32::MAX as u64,
+            dictionary_bytes: 10,
+        };
+        assert_eq!(
+            Pages::of(&[dictionary.clone(), data].concat()),
+            Some(expected)
+        );
         assert_eq!(Pages::of(&[]), Some(Pages::default()));
         for length in 1..dictionary.len() {
-            assert_eq!(Pages::of(&dictionary[..length]), None, "{length} of {} bytes", dictionary.len());
+            assert_eq!(
+                Pages::of(&dictionary[..length]),
+                None,
+                "{length} of {} bytes",
+                dictionary.len()
+            );
         }
     }
 
     #[test]
     fn a_list_without_end_and_a_negative_size_are_refused() {
-        assert_eq!(Pages::of(&[0x15, 0, 0x15, 2, 0x15, 2, 0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x7f, 0]), None);
+        assert_eq!(
+            Pages::of(&[
+                0x15, 0, 0x15, 2, 0x15, 2, 0x19, 0xf1, 0xff, 0xff, 0xff, 0xff, 0x7f, 0
+            ]),
+            None
+        );
         assert_eq!(Pages::of(&page(0, &[1], 0)), None);
         assert_eq!(Pages::of(&vec![0x1c; 1 << 20]), None);
     }

@@ -1,4 +1,5 @@
-//! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in the file.
+//! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in
+//! the file.
 
 use std::ops::Range;
 use std::path::PathBuf;
@@ -27,7 +28,8 @@ const BATCH_BYTES: u64 = 16 << 20;
 const WORST_BATCH_BYTES: u64 = 256 << 20;
 /// Bytes of the pages that are unpacked at a time, one of each wanted column.
 const MAX_PAGE_BYTES: u64 = 256 << 20;
-/// Rows that a byte of a file may stand for. Equal rows take next to nothing, and 64 thousand of them in a kilobyte are no data.
+/// Rows that a byte of a file may stand for. Equal rows take next to nothing, and 64 thousand of
+/// them in a kilobyte are no data.
 const MAX_ROWS_PER_BYTE: i128 = 64;
 
 /// A column that a format reads.
@@ -56,7 +58,13 @@ pub struct RowLocation {
 
 impl std::fmt::Display for RowLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "`{}`, row group {}, row {}", self.path.display(), self.row_group, self.row)
+        write!(
+            f,
+            "`{}`, row group {}, row {}",
+            self.path.display(),
+            self.row_group,
+            self.row
+        )
     }
 }
 
@@ -142,8 +150,19 @@ impl Explain for TableError {
             Self::Damaged { .. } => Some("download or copy it again".into()),
             Self::Other { path, content } => Some(content.hint(path)),
             Self::Missing { meant, .. } => Some(meant.hint()),
-            Self::Unreadable { .. } => Some("download or copy the file again and compare its size with the original".into()),
-            Self::Cell { reason: cells::CellError::NotUtf8(_), .. } => Some("write the column as UTF-8 text".into()),
+            Self::Unreadable { .. } => Some(
+                "download or copy the file again and compare its size \
+            with the original"
+                    .into(),
+            ),
+            Self::Cell {
+                reason: cells::CellError::NotUtf8(_),
+                ..
+            } => Some(
+                "write the column as \
+            UTF-8 text"
+                    .into(),
+            ),
             Self::Cell { .. } => Some("split what is that long into rows".into()),
             Self::Unusable { .. } => None,
         }
@@ -173,26 +192,51 @@ pub fn candidates(file: &DataFile) -> Result<Vec<Candidate>, TableError> {
 pub fn columns(file: &DataFile) -> Result<(Vec<(String, String)>, u64), TableError> {
     let table = ParquetTable::open(file, &[])?;
     let fields = table.metadata.schema().fields().iter();
-    Ok((fields.map(|field| (field.name().clone(), cells::describe(field.data_type()))).collect(), table.rows()))
+    Ok((
+        fields
+            .map(|field| (field.name().clone(), cells::describe(field.data_type())))
+            .collect(),
+        table.rows(),
+    ))
 }
 
 impl ParquetTable {
     /// Reads the footer, no data, and checks that every wanted column is there and can be read.
     ///
     /// # Errors
-    /// The file cannot be opened, is not a whole Parquet file, or a column is missing or holds something else.
+    /// The file cannot be opened, is not a whole Parquet file, or a column is missing or holds
+    /// something else.
     pub fn open(file: &DataFile, wanted: &[WantedColumn]) -> Result<Self, TableError> {
         let (path, opened) = (file.path(), files::open_file(file.parquet())?);
-        let metadata = footer::attempt(|| footer::read(&opened)).map_err(|reason| match Content::of(file.parquet()) {
-            Some(content) => TableError::Other { path: path.to_owned(), content },
-            None => TableError::Damaged { path: path.to_owned(), reason },
-        })?;
-        let mut table = Self { file: file.clone(), metadata, columns: Vec::new() };
-        table.check_rows(opened.metadata().map_err(|cause| files::FileError::new("read", path, cause))?.len())?;
+        let metadata =
+            footer::attempt(|| footer::read(&opened)).map_err(|reason| {
+                match Content::of(file.parquet()) {
+                    Some(content) => TableError::Other {
+                        path: path.to_owned(),
+                        content,
+                    },
+                    None => TableError::Damaged {
+                        path: path.to_owned(),
+                        reason,
+                    },
+                }
+            })?;
+        let mut table = Self {
+            file: file.clone(),
+            metadata,
+            columns: Vec::new(),
+        };
+        table.check_rows(
+            opened
+                .metadata()
+                .map_err(|cause| files::FileError::new("read", path, cause))?
+                .len(),
+        )?;
         for column in wanted {
             match table.type_of(&column.name) {
                 Some(found) if column.kind.accepts(found) => table.columns.push(column.clone()),
-                // A column that the recipe does not name and the format can do without may be of another matter altogether.
+                // A column that the recipe does not name and the format can do without may be of
+                // another matter altogether.
                 Some(_) | None if column.optional => {}
                 Some(found) => return Err(table.unusable(column, found)),
                 None => return Err(table.missing(column, wanted)),
@@ -208,14 +252,27 @@ impl ParquetTable {
 
     /// Columns of the file that were not asked for, or hold something else.
     pub fn unread_columns(&self) -> Vec<String> {
-        let fields = self.metadata.schema().fields().iter().map(|field| field.name());
-        fields.filter(|name| !self.columns.iter().any(|column| column.name == **name)).cloned().collect()
+        let fields = self
+            .metadata
+            .schema()
+            .fields()
+            .iter()
+            .map(|field| field.name());
+        fields
+            .filter(|name| !self.columns.iter().any(|column| column.name == **name))
+            .cloned()
+            .collect()
     }
 
     /// Whether a column, by its canonical name, is there and holds lists or objects.
     pub fn has_lists(&self, canonical: &str) -> bool {
-        let column = self.columns.iter().find(|column| column.canonical == canonical);
-        column.and_then(|column| self.type_of(&column.name)).is_some_and(DataType::is_nested)
+        let column = self
+            .columns
+            .iter()
+            .find(|column| column.canonical == canonical);
+        column
+            .and_then(|column| self.type_of(&column.name))
+            .is_some_and(DataType::is_nested)
     }
 
     /// The first row of each row group.
@@ -224,66 +281,100 @@ impl ParquetTable {
         self.group_rows().enumerate().map(move |(row_group, rows)| {
             let row = next;
             next += rows;
-            RowLocation { path: self.file.path().to_owned(), row_group, row }
+            RowLocation {
+                path: self.file.path().to_owned(),
+                row_group,
+                row,
+            }
         })
     }
 
     /// The first row of each row group, and the row behind its last one.
     pub fn row_groups_until(&self) -> impl Iterator<Item = (RowLocation, u64)> {
-        self.row_groups().zip(self.group_rows()).map(|(start, rows)| {
-            let end = start.row + rows;
-            (start, end)
-        })
+        self.row_groups()
+            .zip(self.group_rows())
+            .map(|(start, rows)| {
+                let end = start.row + rows;
+                (start, end)
+            })
     }
 
     /// The rows of the row group that starts at this place, a batch at a time.
     ///
     /// # Errors
     /// The file cannot be opened again; each batch may be unreadable.
-    pub fn read(&self, start: &RowLocation) -> Result<impl Iterator<Item = Result<Batch, TableError>>, TableError> {
-        let unreadable = |row: u64, reason: String| TableError::Unreadable { place: RowLocation { row, ..start.clone() }, reason };
-        let batch_rows = self.batch_rows(start.row_group).map_err(|reason| unreadable(start.row, reason))?;
-        let builder =
-            ParquetRecordBatchReaderBuilder::new_with_metadata(files::open_file(self.file.parquet())?, self.metadata.clone())
-                .with_row_groups(vec![start.row_group])
-                .with_projection(self.projection())
-                .with_batch_size(batch_rows);
-        let mut reader = footer::attempt(|| builder.build()).map_err(|reason| unreadable(start.row, reason))?;
+    pub fn read(
+        &self,
+        start: &RowLocation,
+    ) -> Result<impl Iterator<Item = Result<Batch, TableError>>, TableError> {
+        let unreadable = |row: u64, reason: String| TableError::Unreadable {
+            place: RowLocation {
+                row,
+                ..start.clone()
+            },
+            reason,
+        };
+        let batch_rows = self
+            .batch_rows(start.row_group)
+            .map_err(|reason| unreadable(start.row, reason))?;
+        let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            files::open_file(self.file.parquet())?,
+            self.metadata.clone(),
+        )
+        .with_row_groups(vec![start.row_group])
+        .with_projection(self.projection())
+        .with_batch_size(batch_rows);
+        let mut reader =
+            footer::attempt(|| builder.build()).map_err(|reason| unreadable(start.row, reason))?;
         let mut next = start.row;
         let batches = std::iter::from_fn(move || files::guarded(|| reader.next()).transpose());
         Ok(batches.map(move |batch| {
             let batch = batch.and_then(|batch| batch.map_err(|error| error.to_string()));
             let batch = batch.map_err(|reason| unreadable(next, reason))?;
-            let first = RowLocation { row: next, ..start.clone() };
+            let first = RowLocation {
+                row: next,
+                ..start.clone()
+            };
             next += batch.num_rows() as u64;
-            let columns = self.columns.iter().filter_map(|column| Some((column, batch.column_by_name(&column.name)?.clone())));
+            let columns = self
+                .columns
+                .iter()
+                .filter_map(|column| Some((column, batch.column_by_name(&column.name)?.clone())));
             Ok(Batch {
                 first,
                 rows: batch.num_rows(),
-                columns: columns.map(|(column, values)| (column.clone(), values)).collect(),
+                columns: columns
+                    .map(|(column, values)| (column.clone(), values))
+                    .collect(),
             })
         }))
     }
 
-    /// Rows of a batch: so few that their text fits in memory and in Arrow's 32-bit offsets, however long the documents are. What the
-    /// pages say that they unpack to is added up first.
+    /// Rows of a batch: so few that their text fits in memory and in Arrow's 32-bit offsets,
+    /// however long the documents are. What the pages say that they unpack to is added up first.
     fn batch_rows(&self, row_group: usize) -> Result<usize, String> {
         let group = self.metadata.metadata().row_group(row_group);
         let file = files::map(self.file.parquet()).map_err(|error| error.to_string())?;
         let (mut bytes, mut page_bytes, mut dictionary_bytes) = (0, 0, 0);
         for chunk in group.columns().iter().filter(|chunk| self.is_wanted(chunk)) {
             let (start, length) = footer::attempt(|| Ok(chunk.byte_range()))?;
-            let pages = file.get(start as usize..).and_then(|rest| Pages::of(rest.get(..length as usize)?));
+            let pages = file
+                .get(start as usize..)
+                .and_then(|rest| Pages::of(rest.get(..length as usize)?));
             let pages = pages.ok_or("its pages do not follow one another")?;
             bytes += chunk.uncompressed_size().unsigned_abs();
             page_bytes += pages.largest_bytes + pages.dictionary_bytes;
             dictionary_bytes += pages.dictionary_bytes;
         }
         if page_bytes > MAX_PAGE_BYTES {
-            return Err(format!("its pages unpack to {page_bytes} bytes at a time, expected at most {MAX_PAGE_BYTES}"));
+            return Err(format!(
+                "its pages unpack to {page_bytes} bytes at a time, expected at most \
+            {MAX_PAGE_BYTES}"
+            ));
         }
         let bytes_per_row = bytes / group.num_rows().unsigned_abs().max(1);
-        let rows = (BATCH_BYTES / bytes_per_row.max(1)).min(WORST_BATCH_BYTES / dictionary_bytes.max(1));
+        let rows =
+            (BATCH_BYTES / bytes_per_row.max(1)).min(WORST_BATCH_BYTES / dictionary_bytes.max(1));
         Ok(rows.clamp(1, BATCH_ROWS) as usize)
     }
 
@@ -294,22 +385,40 @@ impl ParquetTable {
 
     /// The footer's word on rows, against the size of the file.
     fn check_rows(&self, file_bytes: u64) -> Result<(), TableError> {
-        let groups = self.metadata.metadata().row_groups().iter().map(|group| i128::from(group.num_rows()));
-        let (fewest, rows) = groups.fold((0, 0), |(fewest, sum): (i128, i128), rows| (fewest.min(rows), sum + rows));
+        let groups = self
+            .metadata
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|group| i128::from(group.num_rows()));
+        let (fewest, rows) = groups.fold((0, 0), |(fewest, sum): (i128, i128), rows| {
+            (fewest.min(rows), sum + rows)
+        });
         if fewest == 0 && rows <= i128::from(file_bytes) * MAX_ROWS_PER_BYTE {
             return Ok(());
         }
         let claimed = if fewest < 0 { fewest } else { rows };
         let reason = format!("its footer claims {claimed} rows, the file has {file_bytes} bytes");
-        Err(TableError::Damaged { path: self.file.path().to_owned(), reason })
+        Err(TableError::Damaged {
+            path: self.file.path().to_owned(),
+            reason,
+        })
     }
 
     fn group_rows(&self) -> impl Iterator<Item = u64> {
-        self.metadata.metadata().row_groups().iter().map(|group| group.num_rows().unsigned_abs())
+        self.metadata
+            .metadata()
+            .row_groups()
+            .iter()
+            .map(|group| group.num_rows().unsigned_abs())
     }
 
     fn type_of(&self, column: &str) -> Option<&DataType> {
-        self.metadata.schema().field_with_name(column).ok().map(|field| field.data_type())
+        self.metadata
+            .schema()
+            .field_with_name(column)
+            .ok()
+            .map(|field| field.data_type())
     }
 
     fn missing(&self, column: &WantedColumn, wanted: &[WantedColumn]) -> TableError {
@@ -317,7 +426,13 @@ impl ParquetTable {
             path: self.file.path().to_owned(),
             canonical: column.canonical,
             name: column.name.clone(),
-            found: self.metadata.schema().fields().iter().map(|field| field.name().clone()).collect(),
+            found: self
+                .metadata
+                .schema()
+                .fields()
+                .iter()
+                .map(|field| field.name().clone())
+                .collect(),
             meant: Meant::find(column, wanted, &self.candidates()),
         }
     }
@@ -330,7 +445,9 @@ impl ParquetTable {
             kinds: self.kinds(name, data_type),
             bytes: self.size_bytes(name),
         };
-        fields.map(|field| candidate((field.name(), field.data_type()))).collect()
+        fields
+            .map(|field| candidate((field.name(), field.data_type())))
+            .collect()
     }
 
     /// A text that is JSON of a conversation is one.
@@ -346,13 +463,30 @@ impl ParquetTable {
 
     /// Whether the first text of a column is JSON of a list of turns.
     fn holds_turns(&self, name: &str) -> bool {
-        let wanted = WantedColumn { canonical: "messages", name: name.to_owned(), kind: ColumnKind::Turns, optional: false };
-        let table = Self { file: self.file.clone(), metadata: self.metadata.clone(), columns: vec![wanted] };
+        let wanted = WantedColumn {
+            canonical: "messages",
+            name: name.to_owned(),
+            kind: ColumnKind::Turns,
+            optional: false,
+        };
+        let table = Self {
+            file: self.file.clone(),
+            metadata: self.metadata.clone(),
+            columns: vec![wanted],
+        };
         let first = || {
             let batch = table.read(&table.row_groups().next()?).ok()?.next()?.ok()?;
-            (0..batch.rows()).find_map(|row| batch.cell("messages", row).ok()?.as_str().map(str::to_owned))
+            (0..batch.rows()).find_map(|row| {
+                batch
+                    .cell("messages", row)
+                    .ok()?
+                    .as_str()
+                    .map(str::to_owned)
+            })
         };
-        first().and_then(|text| serde_json::from_str(&text).ok()).is_some_and(|value: Value| cells::are_turns(&value))
+        first()
+            .and_then(|text| serde_json::from_str(&text).ok())
+            .is_some_and(|value: Value| cells::are_turns(&value))
     }
 
     fn unusable(&self, column: &WantedColumn, found: &DataType) -> TableError {
@@ -365,15 +499,28 @@ impl ParquetTable {
     }
 
     fn size_bytes(&self, column: &str) -> i64 {
-        let chunks = self.metadata.metadata().row_groups().iter().flat_map(|group| group.columns());
-        let own = chunks.filter(|chunk| chunk.column_path().parts().first().is_some_and(|root| root == column));
+        let chunks = self
+            .metadata
+            .metadata()
+            .row_groups()
+            .iter()
+            .flat_map(|group| group.columns());
+        let own = chunks.filter(|chunk| {
+            chunk
+                .column_path()
+                .parts()
+                .first()
+                .is_some_and(|root| root == column)
+        });
         own.map(|chunk| chunk.uncompressed_size()).sum()
     }
 
     fn projection(&self) -> ProjectionMask {
         let is_wanted = |name: &str| self.columns.iter().any(|column| column.name == name);
         let fields = self.metadata.schema().fields().iter().enumerate();
-        let roots = fields.filter(|(_, field)| is_wanted(field.name())).map(|(root, _)| root);
+        let roots = fields
+            .filter(|(_, field)| is_wanted(field.name()))
+            .map(|(root, _)| root);
         ProjectionMask::roots(self.metadata.parquet_schema(), roots)
     }
 }
@@ -394,7 +541,9 @@ impl Batch {
 
     /// Whether the file has a column, by its canonical name.
     pub fn has(&self, canonical: &str) -> bool {
-        self.columns.iter().any(|(column, _)| column.canonical == canonical)
+        self.columns
+            .iter()
+            .any(|(column, _)| column.canonical == canonical)
     }
 
     /// The rows of the batch that lie within a range of the file's rows.
@@ -405,7 +554,10 @@ impl Batch {
 
     /// Where a row of the batch is in the file.
     pub fn place(&self, row: usize) -> RowLocation {
-        RowLocation { row: self.first.row + row as u64, ..self.first.clone() }
+        RowLocation {
+            row: self.first.row + row as u64,
+            ..self.first.clone()
+        }
     }
 
     /// A cell by the column's canonical name; null if the file does without that column.
@@ -413,10 +565,18 @@ impl Batch {
     /// # Errors
     /// A text is not UTF-8, or too long.
     pub fn cell(&self, canonical: &str, row: usize) -> Result<Value, TableError> {
-        let Some((column, values)) = self.columns.iter().find(|(column, _)| column.canonical == canonical) else {
+        let Some((column, values)) = self
+            .columns
+            .iter()
+            .find(|(column, _)| column.canonical == canonical)
+        else {
             return Ok(Value::Null);
         };
-        cells::cell(values, row).map_err(|reason| TableError::Cell { place: self.place(row), column: column.name.clone(), reason })
+        cells::cell(values, row).map_err(|reason| TableError::Cell {
+            place: self.place(row),
+            column: column.name.clone(),
+            reason,
+        })
     }
 }
 
@@ -432,12 +592,25 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn write_table(path: &Path, columns: Vec<(&str, ArrayRef)>, group_rows: usize) {
-        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, values)| (name, values, true)));
-        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(group_rows)).build();
+    pub(in super::super) fn write_table(
+        path: &Path,
+        columns: Vec<(&str, ArrayRef)>,
+        group_rows: usize,
+    ) {
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns
+                .into_iter()
+                .map(|(name, values)| (name, values, true)),
+        );
+        let properties = WriterProperties::builder()
+            .set_max_row_group_row_count(Some(group_rows))
+            .build();
         let file = File::create(path).expect("created");
         let batch = batch.expect("columns of one length");
-        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect(
+            "a \
+        writer",
+        );
         writer.write(&batch).expect("written");
         writer.close().expect("closed");
     }
@@ -455,7 +628,12 @@ pub(super) mod tests {
     }
 
     fn wanted(name: &str, kind: ColumnKind, optional: bool) -> WantedColumn {
-        WantedColumn { canonical: "text", name: name.to_owned(), kind, optional }
+        WantedColumn {
+            canonical: "text",
+            name: name.to_owned(),
+            kind,
+            optional,
+        }
     }
 
     fn read(path: &Path, column: WantedColumn) -> Result<Vec<Value>, TableError> {
@@ -480,20 +658,35 @@ pub(super) mod tests {
         let path = folder.path().join("x.parquet");
         let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..5));
         for columns in [
-            vec![("id", ids.clone()), ("text", texts(["a", "b", "c", "d", "e"]))],
+            vec![
+                ("id", ids.clone()),
+                ("text", texts(["a", "b", "c", "d", "e"])),
+            ],
             vec![("text", texts(["a", "b", "c", "d", "e"])), ("id", ids)],
         ] {
             write_table(&path, columns, 2);
-            assert_eq!(read(&path, wanted("text", ColumnKind::Text, false)).expect("read"), ["a", "b", "c", "d", "e"]);
+            assert_eq!(
+                read(&path, wanted("text", ColumnKind::Text, false)).expect("read"),
+                ["a", "b", "c", "d", "e"]
+            );
         }
-        assert_eq!(read(&path, wanted("note", ColumnKind::Text, true)).expect("read"), vec![Value::Null; 5]);
+        assert_eq!(
+            read(&path, wanted("note", ColumnKind::Text, true)).expect("read"),
+            vec![Value::Null; 5]
+        );
     }
 
     #[test]
     fn more_rows_than_a_batch_keep_their_numbers() {
         let rows = BATCH_ROWS * 2 + 3;
         let numbers: Vec<String> = (0..rows).map(|row| row.to_string()).collect();
-        assert_eq!(read_column(Arc::new(StringArray::from(numbers.clone())), ColumnKind::Text), numbers);
+        assert_eq!(
+            read_column(
+                Arc::new(StringArray::from(numbers.clone())),
+                ColumnKind::Text
+            ),
+            numbers
+        );
     }
 
     #[test]
@@ -503,24 +696,61 @@ pub(super) mod tests {
         let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
         write_table(
             &path,
-            vec![("term", texts(["a", "b"])), ("definition", texts(["long text", "longer text"])), ("id", ids)],
+            vec![
+                ("term", texts(["a", "b"])),
+                ("definition", texts(["long text", "longer text"])),
+                ("id", ids),
+            ],
             10,
         );
-        let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("no such column");
-        assert_eq!(error.to_string(), format!("`{}` has no column `text`, it has: term, definition, id", path.display()));
-        assert_eq!(error.hint().as_deref(), Some("say which column holds it, such as `columns: {text: definition}`"));
-        let error = read(&path, wanted("messages", ColumnKind::Turns, false)).expect_err("no such column");
+        let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err(
+            "no such \
+        column",
+        );
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "`{}` has no column `text`, it has: term, \
+        definition, id",
+                path.display()
+            )
+        );
+        assert_eq!(
+            error.hint().as_deref(),
+            Some(
+                "say which column holds it, such as `columns: \
+        {text: definition}`"
+            )
+        );
+        let error = read(&path, wanted("messages", ColumnKind::Turns, false)).expect_err(
+            "no such \
+        column",
+        );
         let said = "say which column holds it, in `columns: {text: ..}`";
-        assert_eq!(error.hint().as_deref(), Some(said), "text may be JSON, and this is none");
+        assert_eq!(
+            error.hint().as_deref(),
+            Some(said),
+            "text may be JSON, and this is none"
+        );
         let error = read(&path, wanted("id", ColumnKind::Text, false)).expect_err("numbers");
-        assert_eq!(error.to_string(), format!("column `id` of `{}` holds numbers, expected text", path.display()));
+        assert_eq!(
+            error.to_string(),
+            format!(
+                "column `id` of `{}` holds numbers, expected text",
+                path.display()
+            )
+        );
     }
 
     #[test]
     fn bad_utf8_is_told_with_row_group_and_row() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
-        write_table(&path, vec![("text", texts(["a", "b", "c", "d", "broken", "f"]))], 3);
+        write_table(
+            &path,
+            vec![("text", texts(["a", "b", "c", "d", "broken", "f"]))],
+            3,
+        );
         let mut bytes = std::fs::read(&path).expect("read");
         for start in 0..bytes.len() - 6 {
             if bytes[start..].starts_with(b"broken") {
@@ -529,8 +759,12 @@ pub(super) mod tests {
         }
         std::fs::write(&path, bytes).expect("written");
         let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("not UTF-8");
-        let expected = "row group 1, row 4, column `text`: invalid utf-8 sequence of 1 bytes from index 2";
-        assert_eq!(error.to_string(), format!("`{}`, {expected}", path.display()));
+        let expected = "row group 1, row 4, column `text`: invalid utf-8 sequence of 1 bytes from \
+        index 2";
+        assert_eq!(
+            error.to_string(),
+            format!("`{}`, {expected}", path.display())
+        );
         assert_eq!(error.exit(), Exit::Input);
     }
 
@@ -543,7 +777,10 @@ pub(super) mod tests {
         for length in 0..whole.len() {
             std::fs::write(&path, &whole[..length]).expect("written");
             let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("cut off");
-            assert!(matches!(error, TableError::Damaged { .. }) && error.exit() == Exit::Input, "{length}: {error}");
+            assert!(
+                matches!(error, TableError::Damaged { .. }) && error.exit() == Exit::Input,
+                "{length}: {error}"
+            );
         }
     }
 
@@ -552,12 +789,20 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, vec![("text", texts(["a", "b", "c", "d"]))], 2);
-        let metadata = ParquetTable::open(&path.clone().into(), &[]).expect("opened").metadata;
+        let metadata = ParquetTable::open(&path.clone().into(), &[])
+            .expect("opened")
+            .metadata;
         let (start, length) = metadata.metadata().row_group(1).column(0).byte_range();
         let mut bytes = std::fs::read(&path).expect("read");
         bytes[start as usize..(start + length) as usize].fill(0xff);
         std::fs::write(&path, bytes).expect("written");
         let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("damaged");
-        assert!(error.to_string().contains("row group 1, row 2: the rows from here on cannot be read: "), "{error}");
+        assert!(
+            error.to_string().contains(
+                "row group 1, row 2: the rows from here on cannot be \
+        read: "
+            ),
+            "{error}"
+        );
     }
 }

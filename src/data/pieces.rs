@@ -1,4 +1,5 @@
-//! Token ids as pieces of text that a person can read, each with its label. A character that takes several tokens is one piece.
+//! Token ids as pieces of text that a person can read, each with its label. A character that takes
+//! several tokens is one piece.
 
 use super::tokenize::{TokenizeError, Tokenizer};
 
@@ -17,11 +18,16 @@ pub struct TokenText {
     pub trained: bool,
 }
 
-/// The pieces of a row. Each is decoded behind the piece before it, because decoders treat the start of a text in their own way.
+/// The pieces of a row. Each is decoded behind the piece before it, because decoders treat the
+/// start of a text in their own way.
 ///
 /// # Errors
 /// The tokenizer's decoder fails.
-pub fn pieces(tokenizer: &Tokenizer, ids: &[u32], trained: &[bool]) -> Result<Vec<TokenText>, TokenizeError> {
+pub fn pieces(
+    tokenizer: &Tokenizer,
+    ids: &[u32],
+    trained: &[bool],
+) -> Result<Vec<TokenText>, TokenizeError> {
     let (mut pieces, mut before, mut start) = (Vec::new(), 0, 0);
     for end in 1..=ids.len() {
         let text = behind(tokenizer, &ids[before..start], &ids[start..end])?;
@@ -29,7 +35,10 @@ pub fn pieces(tokenizer: &Tokenizer, ids: &[u32], trained: &[bool]) -> Result<Ve
         if text.ends_with(PART) && end - start < MAX_TOKENS && !is_last {
             continue;
         }
-        pieces.push(TokenText { text, trained: trained[start] });
+        pieces.push(TokenText {
+            text,
+            trained: trained[start],
+        });
         (before, start) = (start, end);
     }
     Ok(pieces)
@@ -37,7 +46,10 @@ pub fn pieces(tokenizer: &Tokenizer, ids: &[u32], trained: &[bool]) -> Result<Ve
 
 /// The text that `ids` add to that of `before`.
 fn behind(tokenizer: &Tokenizer, before: &[u32], ids: &[u32]) -> Result<String, TokenizeError> {
-    let (head, whole) = (tokenizer.decode(before, false)?, tokenizer.decode(&[before, ids].concat(), false)?);
+    let (head, whole) = (
+        tokenizer.decode(before, false)?,
+        tokenizer.decode(&[before, ids].concat(), false)?,
+    );
     match whole.strip_prefix(&head) {
         Some(text) => Ok(text.to_owned()),
         None => tokenizer.decode(ids, false),
@@ -53,17 +65,32 @@ mod tests {
     #[test]
     fn pieces_put_together_are_the_text_with_its_spaces_and_characters() {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let folders = ["archs/llama/model", "archs/mistral/model", "archs/qwen2/model", "archs/qwen3/model", "chat/tokenizer"];
+        let folders = [
+            "archs/llama/model",
+            "archs/mistral/model",
+            "archs/qwen2/model",
+            "archs/qwen3/model",
+            "chat/tokenizer",
+        ];
         for folder in folders {
             let tokenizer = Tokenizer::open(&golden.join(folder)).expect("a tokenizer");
-            for text in ["Fever:  high\n\ttemperature", "Grüße 🙂🩺 법 été", "\x1b[31m </s> <|im_end|> x"] {
+            for text in [
+                "Fever:  high\n\ttemperature",
+                "Grüße 🙂🩺 법 été",
+                "\x1b[31m </s> \
+            <|im_end|> x",
+            ] {
                 let ids = tokenizer.encode(text, true).expect("encoded").ids;
                 let joined: String = pieces(&tokenizer, &ids, &vec![true; ids.len()])
                     .expect("pieces")
                     .into_iter()
                     .map(|piece| piece.text)
                     .collect();
-                assert_eq!(joined, tokenizer.decode(&ids, false).expect("decoded"), "{folder}");
+                assert_eq!(
+                    joined,
+                    tokenizer.decode(&ids, false).expect("decoded"),
+                    "{folder}"
+                );
             }
         }
     }
@@ -75,9 +102,18 @@ mod tests {
         let ids = tokenizer.encode("🩺", false).expect("encoded").ids;
         assert!(ids.len() > 1, "{ids:?}");
         let mut trained = vec![true; ids.len()];
-        assert_eq!(pieces(&tokenizer, &ids, &trained).expect("pieces"), [TokenText { text: "🩺".into(), trained: true }]);
+        assert_eq!(
+            pieces(&tokenizer, &ids, &trained).expect("pieces"),
+            [TokenText {
+                text: "🩺".into(),
+                trained: true
+            }]
+        );
         trained[0] = false;
         let split = pieces(&tokenizer, &ids, &trained).expect("pieces");
-        assert!(split.len() > 1 && !split[0].trained && split[1].trained, "{split:?}");
+        assert!(
+            split.len() > 1 && !split[0].trained && split[1].trained,
+            "{split:?}"
+        );
     }
 }

@@ -1,10 +1,10 @@
-//! Added tokens whose ids are not those of their file: nothing is wrong by itself, and a model that was trained with the other ids answers
-//! nonsense.
+//! Added tokens whose ids are not those of their file: nothing is wrong by itself, and a model that
+//! was trained with the other ids answers nonsense.
 
 use std::fmt;
 
-/// An added token that has another id than its file says. The tokenizers crate, which transformers uses too, numbers added tokens one after
-/// the other.
+/// An added token that has another id than its file says. The tokenizers crate, which transformers
+/// uses too, numbers added tokens one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenumberedToken {
     /// The name of the file.
@@ -19,11 +19,17 @@ pub struct RenumberedToken {
 
 impl fmt::Display for RenumberedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { file, token, said, id } = self;
+        let Self {
+            file,
+            token,
+            said,
+            id,
+        } = self;
         let id = id.map_or_else(|| "none".to_owned(), |id| id.to_string());
         write!(
             f,
-            "{file} gives `{token}` the id {said}, it is read as {id}, as transformers does: its added tokens are not in the order of their ids"
+            "{file} gives `{token}` the id {said}, it is read as {id}, as transformers does: its \
+            added tokens are not in the order of their ids"
         )
     }
 }
@@ -40,11 +46,21 @@ pub(super) fn find(source: &str, inner: &tokenizers::Tokenizer) -> Vec<Renumbere
         id: u32,
         content: String,
     }
-    let added = serde_json::from_str::<File>(source).map(|file| file.added_tokens).unwrap_or_default();
+    let added = serde_json::from_str::<File>(source)
+        .map(|file| file.added_tokens)
+        .unwrap_or_default();
     let file = || "tokenizer.json".to_owned();
-    let read =
-        |Added { id, content }| RenumberedToken { file: file(), id: inner.token_to_id(&content), token: content, said: id };
-    added.into_iter().map(read).filter(|token| token.id != Some(token.said)).collect()
+    let read = |Added { id, content }| RenumberedToken {
+        file: file(),
+        id: inner.token_to_id(&content),
+        token: content,
+        said: id,
+    };
+    added
+        .into_iter()
+        .map(read)
+        .filter(|token| token.id != Some(token.said))
+        .collect()
 }
 
 #[cfg(test)]
@@ -58,14 +74,21 @@ mod tests {
         let added = |id: u32, content: &str| json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
         let renumbered = |tokens: [serde_json::Value; 2]| {
             let model = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
-            let source = json!({"version": "1.0", "added_tokens": tokens, "model": model}).to_string();
+            let source =
+                json!({"version": "1.0", "added_tokens": tokens, "model": model}).to_string();
             let inner = tokenizers::Tokenizer::from_bytes(&source).expect("a tokenizer");
-            find(&source, &inner).into_iter().map(|token| (token.token, token.said, token.id)).collect::<Vec<_>>()
+            find(&source, &inner)
+                .into_iter()
+                .map(|token| (token.token, token.said, token.id))
+                .collect::<Vec<_>>()
         };
         assert_eq!(renumbered([added(1, "<x>"), added(2, "<y>")]), []);
         assert_eq!(
             renumbered([added(2, "<y>"), added(1, "<x>")]),
-            [("<y>".to_owned(), 2, Some(1)), ("<x>".to_owned(), 1, Some(2))]
+            [
+                ("<y>".to_owned(), 2, Some(1)),
+                ("<x>".to_owned(), 1, Some(2))
+            ]
         );
     }
 }

@@ -1,5 +1,6 @@
-//! A tokenizer with other special tokens than its files name, and with tokens that they do not have: the files are changed as
-//! transformers would write them, and the tokenizer is then opened from what will be read later.
+//! A tokenizer with other special tokens than its files name, and with tokens that they do not
+//! have: the files are changed as transformers would write them, and the tokenizer is then opened
+//! from what will be read later.
 
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
@@ -60,35 +61,54 @@ impl Revision {
         self.roles.iter().map(|(_, token)| token).chain(&self.ends)
     }
 
-    /// What the vocabulary gets: new tokens, whose text counts as it is written, and those that become special.
+    /// What the vocabulary gets: new tokens, whose text counts as it is written, and those that
+    /// become special.
     fn tokens(&self, tokenizer: &Tokenizer) -> Vec<AddedToken> {
         let new = self.new.iter().map(|(token, special)| {
             let special = *special || self.named().any(|named| named == token);
-            AddedToken { special, ..as_written(token) }
+            AddedToken {
+                special,
+                ..as_written(token)
+            }
         });
         let is_new = |token: &&String| self.new.iter().any(|(new, _)| new == *token);
         let become_special = self.named().filter(|token| !is_new(token)).map(|token| {
-            let known = tokenizer.inner.get_added_tokens_decoder().into_values().find(|known| known.content == *token);
-            AddedToken { special: true, ..known.unwrap_or_else(|| as_written(token)) }
+            let known = tokenizer
+                .inner
+                .get_added_tokens_decoder()
+                .into_values()
+                .find(|known| known.content == *token);
+            AddedToken {
+                special: true,
+                ..known.unwrap_or_else(|| as_written(token))
+            }
         });
         new.chain(become_special).collect()
     }
 }
 
 impl TokenizerFiles {
-    /// Changes the files, of which `tokenizer` was opened: tokens are added behind those that are there, as transformers numbers them.
+    /// Changes the files, of which `tokenizer` was opened: tokens are added behind those that are
+    /// there, as transformers numbers them.
     ///
     /// # Errors
     /// A file is no JSON object, or a token cannot be added.
-    pub fn revise(&mut self, tokenizer: &Tokenizer, revision: &Revision) -> Result<Tokenizer, TokenizeError> {
+    pub fn revise(
+        &mut self,
+        tokenizer: &Tokenizer,
+        revision: &Revision,
+    ) -> Result<Tokenizer, TokenizeError> {
         let mut inner = tokenizer.inner.clone();
         let failed = |error: tokenizers::Error| TokenizeError::Broken {
             path: self.folder.join(TOKENIZER),
             expected: "a tokenizer that takes these tokens",
             cause: error.to_string(),
         };
-        inner.add_tokens(revision.tokens(tokenizer)).map_err(failed)?;
-        let mut added: Vec<(u32, AddedToken)> = inner.get_added_tokens_decoder().into_iter().collect();
+        inner
+            .add_tokens(revision.tokens(tokenizer))
+            .map_err(failed)?;
+        let mut added: Vec<(u32, AddedToken)> =
+            inner.get_added_tokens_decoder().into_iter().collect();
         added.sort_unstable_by_key(|(id, _)| *id);
         self.add(tokenizer, revision, &added)?;
         self.edit(CONFIG, |file| put_roles(file, revision))?;
@@ -100,9 +120,16 @@ impl TokenizerFiles {
     }
 
     /// Writes all added tokens where the files have such; `tokenizer` has them as they were before.
-    fn add(&mut self, tokenizer: &Tokenizer, revision: &Revision, added: &[(u32, AddedToken)]) -> Result<(), TokenizeError> {
+    fn add(
+        &mut self,
+        tokenizer: &Tokenizer,
+        revision: &Revision,
+        added: &[(u32, AddedToken)],
+    ) -> Result<(), TokenizeError> {
         let before = tokenizer.added_tokens();
-        let is_changed = |(id, token): &&(u32, AddedToken)| !before.contains(&(*id, token.content.clone(), token.special));
+        let is_changed = |(id, token): &&(u32, AddedToken)| {
+            !before.contains(&(*id, token.content.clone(), token.special))
+        };
         let changed: Vec<&(u32, AddedToken)> = added.iter().filter(is_changed).collect();
         if changed.is_empty() {
             return Ok(());
@@ -112,31 +139,57 @@ impl TokenizerFiles {
             Value::Object([id].into_iter().chain(flags(token)).collect())
         };
         self.edit(TOKENIZER, |file| {
-            file.insert("added_tokens".to_owned(), added.iter().map(with_id).collect());
+            file.insert(
+                "added_tokens".to_owned(),
+                added.iter().map(with_id).collect(),
+            );
         })?;
         self.edit(CONFIG, |file| {
             if let Some(Value::Object(decoder)) = file.get_mut(DECODER) {
-                decoder.extend(changed.iter().map(|(id, token)| (id.to_string(), Value::Object(flags(token)))));
+                decoder.extend(
+                    changed
+                        .iter()
+                        .map(|(id, token)| (id.to_string(), Value::Object(flags(token)))),
+                );
             }
         })?;
         if self.texts.contains_key(ADDED) {
-            let is_new = |(_, token): &&&(u32, AddedToken)| revision.new.iter().any(|(new, _)| *new == token.content);
-            let new = changed.iter().filter(is_new).map(|(id, token)| (token.content.clone(), json!(id)));
+            let is_new = |(_, token): &&&(u32, AddedToken)| {
+                revision.new.iter().any(|(new, _)| *new == token.content)
+            };
+            let new = changed
+                .iter()
+                .filter(is_new)
+                .map(|(id, token)| (token.content.clone(), json!(id)));
             self.edit(ADDED, |file| file.extend(new))?;
         }
         Ok(())
     }
 
-    /// Writes the ids of special tokens, and those at which generation stops: what ended an answer before still does.
-    fn stop_at(&mut self, tokenizer: &Tokenizer, revision: &Revision, id: impl Fn(&str) -> Option<u32>) -> Result<(), TokenizeError> {
-        let of_role = |role: TokenRole| revision.roles.iter().find(|(found, _)| *found == role).and_then(|(_, token)| id(token));
+    /// Writes the ids of special tokens, and those at which generation stops: what ended an answer
+    /// before still does.
+    fn stop_at(
+        &mut self,
+        tokenizer: &Tokenizer,
+        revision: &Revision,
+        id: impl Fn(&str) -> Option<u32>,
+    ) -> Result<(), TokenizeError> {
+        let of_role = |role: TokenRole| {
+            revision
+                .roles
+                .iter()
+                .find(|(found, _)| *found == role)
+                .and_then(|(_, token)| id(token))
+        };
         let (eos, known) = (of_role(TokenRole::Eos), tokenizer.eos_ids().iter().copied());
         let ends = revision.ends.iter().filter_map(|token| id(token));
         let ends: Vec<u32> = match eos {
             Some(eos) => [eos].into_iter().chain(ends).chain(known).collect(),
             None => known.chain(ends).collect(),
         };
-        let others = [TokenRole::Bos, TokenRole::Pad].into_iter().filter_map(|role| Some((role.id_key(), json!(of_role(role)?))));
+        let others = [TokenRole::Bos, TokenRole::Pad]
+            .into_iter()
+            .filter_map(|role| Some((role.id_key(), json!(of_role(role)?))));
         let others: Vec<(String, Value)> = others.collect();
         let changes_ends = eos.is_some() || !revision.ends.is_empty();
         if !changes_ends && others.is_empty() {
@@ -150,8 +203,13 @@ impl TokenizerFiles {
         })
     }
 
-    /// Changes one of the JSON files, which comes to be where it is not there. One that the change leaves as it is keeps its bytes.
-    fn edit(&mut self, name: &'static str, change: impl FnOnce(&mut Map<String, Value>)) -> Result<(), TokenizeError> {
+    /// Changes one of the JSON files, which comes to be where it is not there. One that the change
+    /// leaves as it is keeps its bytes.
+    fn edit(
+        &mut self,
+        name: &'static str,
+        change: impl FnOnce(&mut Map<String, Value>),
+    ) -> Result<(), TokenizeError> {
         let old = self.json(name)?.values;
         let mut new = old.clone();
         change(&mut new);
@@ -165,16 +223,35 @@ impl TokenizerFiles {
 
 /// A token that is found in a text as it is written, before anything is normalized.
 fn as_written(token: &str) -> AddedToken {
-    AddedToken { content: token.to_owned(), normalized: false, ..AddedToken::default() }
+    AddedToken {
+        content: token.to_owned(),
+        normalized: false,
+        ..AddedToken::default()
+    }
 }
 
 /// A token as `added_tokens` of tokenizer.json and `added_tokens_decoder` have it.
 fn flags(token: &AddedToken) -> Map<String, Value> {
-    let AddedToken { content, single_word, lstrip, rstrip, normalized, special } = token;
-    let flags =
-        [("single_word", single_word), ("lstrip", lstrip), ("rstrip", rstrip), ("normalized", normalized), ("special", special)];
+    let AddedToken {
+        content,
+        single_word,
+        lstrip,
+        rstrip,
+        normalized,
+        special,
+    } = token;
+    let flags = [
+        ("single_word", single_word),
+        ("lstrip", lstrip),
+        ("rstrip", rstrip),
+        ("normalized", normalized),
+        ("special", special),
+    ];
     let flags = flags.map(|(key, value)| (key.to_owned(), json!(value)));
-    [("content".to_owned(), json!(content))].into_iter().chain(flags).collect()
+    [("content".to_owned(), json!(content))]
+        .into_iter()
+        .chain(flags)
+        .collect()
 }
 
 fn put_roles(file: &mut Map<String, Value>, revision: &Revision) {
@@ -191,7 +268,11 @@ fn one_or_all(ids: &[u32]) -> Value {
             all.push(*id);
         }
     }
-    if let [only] = all[..] { json!(only) } else { json!(all) }
+    if let [only] = all[..] {
+        json!(only)
+    } else {
+        json!(all)
+    }
 }
 
 #[cfg(test)]
@@ -247,20 +328,40 @@ mod tests {
         };
         let (files, tokenizer) = revised(files, &revision);
         let ids = |token: &str| tokenizer.token_to_id(token);
-        assert_eq!([ids("<old>"), ids("<New>"), ids("<b>")], [Some(3), Some(4), Some(5)]);
+        assert_eq!(
+            [ids("<old>"), ids("<New>"), ids("<b>")],
+            [Some(3), Some(4), Some(5)]
+        );
         assert_eq!(
             tokenizer.ids("a <New> STOP<b>", false).expect("ids"),
             [1, 4, 2, 5],
             "as it is written, before anything is lowered"
         );
-        assert_eq!((tokenizer.is_special(4), tokenizer.is_special(5), tokenizer.is_special(2)), (true, false, true));
-        assert_eq!((tokenizer.eos_ids(), tokenizer.special().pad.as_deref()), (&[0, 2][..], Some("<New>")));
+        assert_eq!(
+            (
+                tokenizer.is_special(4),
+                tokenizer.is_special(5),
+                tokenizer.is_special(2)
+            ),
+            (true, false, true)
+        );
+        assert_eq!(
+            (tokenizer.eos_ids(), tokenizer.special().pad.as_deref()),
+            (&[0, 2][..], Some("<New>"))
+        );
         assert_eq!(files.json(ADDED).expect("JSON").values["<b>"], 5);
         assert_eq!(files.json(MAP).expect("JSON").values["pad_token"], "<New>");
-        assert_eq!(files.json(CONFIG).expect("JSON").values[DECODER]["5"]["content"], "<b>");
+        assert_eq!(
+            files.json(CONFIG).expect("JSON").values[DECODER]["5"]["content"],
+            "<b>"
+        );
         let generation = files.json(GENERATION).expect("JSON").values;
         assert_eq!(
-            (&generation["eos_token_id"], &generation["pad_token_id"], &generation["temperature"]),
+            (
+                &generation["eos_token_id"],
+                &generation["pad_token_id"],
+                &generation["temperature"]
+            ),
             (&json!([0, 2]), &json!(4), &json!(0.5))
         );
         assert_eq!(written(&files).hash(), tokenizer.hash());
@@ -271,12 +372,28 @@ mod tests {
         let (folder, files) = files(&[]);
         let (same, _) = revised(files.clone(), &Revision::default());
         assert_eq!(same.texts, files.texts);
-        let eos = Revision { roles: vec![(TokenRole::Eos, "stop".to_owned())], ..Revision::default() };
+        let eos = Revision {
+            roles: vec![(TokenRole::Eos, "stop".to_owned())],
+            ..Revision::default()
+        };
         let (changed, tokenizer) = revised(files, &eos);
-        assert_eq!((tokenizer.eos_ids(), tokenizer.special().eos.as_deref()), (&[2][..], Some("stop")));
-        assert_eq!(changed.json(GENERATION).expect("JSON").values["eos_token_id"], 2);
+        assert_eq!(
+            (tokenizer.eos_ids(), tokenizer.special().eos.as_deref()),
+            (&[2][..], Some("stop"))
+        );
+        assert_eq!(
+            changed.json(GENERATION).expect("JSON").values["eos_token_id"],
+            2
+        );
         let original = Tokenizer::open(folder.path()).expect("a tokenizer");
-        assert_eq!(tokenizer.ids_unlike(&original), [("eos_token_id".to_owned(), json!(2))]);
-        assert!(changed.folder == Path::new(folder.path()), "what is wrong is said of the base's folder");
+        assert_eq!(
+            tokenizer.ids_unlike(&original),
+            [("eos_token_id".to_owned(), json!(2))]
+        );
+        assert!(
+            changed.folder == Path::new(folder.path()),
+            "what is wrong is said of the base's \
+        folder"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::row_status::{RowStatus, RowRecord};
+use super::row_status::{RowRecord, RowStatus};
 use super::visible::visible;
 
 /// The rows of each source.
@@ -16,13 +16,22 @@ pub struct Ledger {
 impl Ledger {
     /// All sources together.
     pub fn total(&self) -> RowCounts {
-        self.sources.iter().fold(RowCounts::default(), RowCounts::and)
+        self.sources
+            .iter()
+            .fold(RowCounts::default(), RowCounts::and)
     }
 
     /// The rows of both, those of `other` being the later ones of the same sources.
     #[must_use]
     pub(super) fn and(self, other: &Self) -> Self {
-        Self { sources: self.sources.into_iter().zip(&other.sources).map(|(tally, later)| tally.and(later)).collect() }
+        Self {
+            sources: self
+                .sources
+                .into_iter()
+                .zip(&other.sources)
+                .map(|(tally, later)| tally.and(later))
+                .collect(),
+        }
     }
 }
 
@@ -39,7 +48,8 @@ pub struct RowCounts {
     pub not_selected: u64,
     /// Rows that are left out because they are longer than the limit.
     pub too_long: u64,
-    /// Rows that are left out because no token of them is trained: empty ones, and those whose answer was cut off.
+    /// Rows that are left out because no token of them is trained: empty ones, and those whose
+    /// answer was cut off.
     pub untrained: u64,
     /// Rows that are left out because they make no example.
     pub broken: u64,
@@ -76,7 +86,13 @@ pub struct Longest {
 
 impl fmt::Display for Longest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "row {} of `{}` with {} tokens", self.row, visible(&self.file.display().to_string()), self.tokens)
+        write!(
+            f,
+            "row {} of `{}` with {} tokens",
+            self.row,
+            visible(&self.file.display().to_string()),
+            self.tokens
+        )
     }
 }
 
@@ -106,9 +122,14 @@ impl RowCounts {
         self.exact_duplicates + self.near_duplicates + self.near_held_out
     }
 
-    /// Rows that are left out for what they are, as a share of those that are taken; 0 where there are none.
+    /// Rows that are left out for what they are, as a share of those that are taken; 0 where there
+    /// are none.
     pub fn unusable_share(&self) -> f64 {
-        if self.selected() == 0 { 0.0 } else { self.unusable() as f64 / self.selected() as f64 }
+        if self.selected() == 0 {
+            0.0
+        } else {
+            self.unusable() as f64 / self.selected() as f64
+        }
     }
 
     /// Counts a row.
@@ -133,16 +154,32 @@ impl RowCounts {
         }
         let tokens = record.whole_tokens;
         let is_read = record.fate != RowStatus::NotSelected;
-        if is_read && self.longest.as_ref().is_none_or(|longest| tokens > longest.tokens) {
-            self.longest = Some(Longest { tokens, file: record.file.to_owned(), row: record.row });
+        if is_read
+            && self
+                .longest
+                .as_ref()
+                .is_none_or(|longest| tokens > longest.tokens)
+        {
+            self.longest = Some(Longest {
+                tokens,
+                file: record.file.to_owned(),
+                row: record.row,
+            });
         }
         if let (Some(reason), None) = (record.reason, &self.first_broken) {
-            self.first_broken = Some(format!("`{}`, {reason}", visible(&record.file.display().to_string())));
+            self.first_broken = Some(format!(
+                "`{}`, {reason}",
+                visible(&record.file.display().to_string())
+            ));
         }
     }
 
     fn and(self, other: &Self) -> Self {
-        let longer = other.longest.clone().filter(|theirs| self.longest.as_ref().is_none_or(|ours| theirs.tokens > ours.tokens));
+        let longer = other.longest.clone().filter(|theirs| {
+            self.longest
+                .as_ref()
+                .is_none_or(|ours| theirs.tokens > ours.tokens)
+        });
         Self {
             rows: self.rows + other.rows,
             train: self.train + other.train,

@@ -1,4 +1,5 @@
-//! Some of many rows, in a bit each, so that what is kept of a data file takes next to no memory however many rows it has.
+//! Some of many rows, in a bit each, so that what is kept of a data file takes next to no memory
+//! however many rows it has.
 
 use rayon::prelude::*;
 
@@ -22,9 +23,14 @@ impl RowSet {
     pub fn of(rows: usize, is_chosen: impl Fn(usize) -> bool + Sync) -> Self {
         let word = |word: usize| {
             let rows = (word * WORD_ROWS..rows).take(WORD_ROWS);
-            rows.enumerate().fold(0, |bits, (bit, row)| bits | u64::from(is_chosen(row)) << bit)
+            rows.enumerate().fold(0, |bits, (bit, row)| {
+                bits | u64::from(is_chosen(row)) << bit
+            })
         };
-        let words: Vec<u64> = (0..rows.div_ceil(WORD_ROWS)).into_par_iter().map(word).collect();
+        let words: Vec<u64> = (0..rows.div_ceil(WORD_ROWS))
+            .into_par_iter()
+            .map(word)
+            .collect();
         let (mut before, mut len) = (Vec::with_capacity(words.len().div_ceil(BLOCK_WORDS)), 0);
         for block in words.chunks(BLOCK_WORDS) {
             before.push(len as u32);
@@ -54,7 +60,10 @@ impl RowSet {
     /// There is no such place.
     pub fn row(&self, place: usize) -> usize {
         assert!(place < self.len, "place {place} of {}", self.len);
-        let block = self.before.partition_point(|before| *before as usize <= place) - 1;
+        let block = self
+            .before
+            .partition_point(|before| *before as usize <= place)
+            - 1;
         let (mut left, mut word) = (place - self.before[block] as usize, block * BLOCK_WORDS);
         while count(&self.words[word..=word]) <= left {
             left -= count(&self.words[word..=word]);
@@ -77,7 +86,13 @@ mod tests {
 
     #[test]
     fn of_none_there_is_none() {
-        assert_eq!((RowSet::of(0, |_| true).len(), RowSet::of(1000, |_| false).len()), (0, 0));
+        assert_eq!(
+            (
+                RowSet::of(0, |_| true).len(),
+                RowSet::of(1000, |_| false).len()
+            ),
+            (0, 0)
+        );
         assert_eq!(RowSet::of(1000, |_| false).place(7), None);
     }
 

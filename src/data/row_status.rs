@@ -5,10 +5,10 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::token_cache::{CachedRow, TokenSlice};
 use super::corpus::Corpus;
 use super::row_counts::{Ledger, RowCounts};
 use super::shuffle::Split;
+use super::token_cache::{CachedRow, TokenSlice};
 
 /// Rows that one thread counts at a time.
 const PIECE_ROWS: u64 = 1 << 14;
@@ -73,7 +73,8 @@ pub struct RowRecord<'a> {
     pub row: u64,
     /// What becomes of it.
     pub fate: RowStatus,
-    /// Its tokens: as they are used where it is kept, as they were read where it is too long; none where it is broken.
+    /// Its tokens: as they are used where it is kept, as they were read where it is too long; none
+    /// where it is broken.
     pub tokens: Option<TokenSlice<'a>>,
     /// Tokens before anything was cut.
     pub whole_tokens: usize,
@@ -142,24 +143,63 @@ impl Divided {
             index: None,
         };
         let whole = match part.entry(row) {
-            None => return RowRecord { fate: RowStatus::NotSelected, ..blank },
-            Some(CachedRow::Broken(reason)) => return RowRecord { reason: Some(reason), ..blank },
+            None => {
+                return RowRecord {
+                    fate: RowStatus::NotSelected,
+                    ..blank
+                };
+            }
+            Some(CachedRow::Broken(reason)) => {
+                return RowRecord {
+                    reason: Some(reason),
+                    ..blank
+                };
+            }
             Some(CachedRow::Row(whole)) => whole,
         };
-        let read = RowRecord { whole_tokens: whole.len(), ..blank };
+        let read = RowRecord {
+            whole_tokens: whole.len(),
+            ..blank
+        };
         match self.corpus.admit(whole) {
             Err(fate) => {
-                let tokens = if fate == RowStatus::TooLong { whole } else { self.corpus.cut(whole) };
-                RowRecord { fate, tokens: Some(tokens), ..read }
+                let tokens = if fate == RowStatus::TooLong {
+                    whole
+                } else {
+                    self.corpus.cut(whole)
+                };
+                RowRecord {
+                    fate,
+                    tokens: Some(tokens),
+                    ..read
+                }
             }
             Ok(kept) => {
-                let index = self.corpus.index(number).expect("what is admitted was kept");
+                let index = self
+                    .corpus
+                    .index(number)
+                    .expect("what is admitted was kept");
                 if let Some(Duplicate { fate, of }) = self.left_out.get(&index).copied() {
-                    return RowRecord { fate, tokens: Some(kept), duplicate_of: Some(of), ..read };
+                    return RowRecord {
+                        fate,
+                        tokens: Some(kept),
+                        duplicate_of: Some(of),
+                        ..read
+                    };
                 }
                 let is_held_out = self.split.validation.binary_search(&index).is_ok();
-                let fate = if is_held_out { RowStatus::Validation } else { RowStatus::Train };
-                RowRecord { fate, tokens: Some(kept), is_duplicate: self.duplicates[index as usize], index: Some(index), ..read }
+                let fate = if is_held_out {
+                    RowStatus::Validation
+                } else {
+                    RowStatus::Train
+                };
+                RowRecord {
+                    fate,
+                    tokens: Some(kept),
+                    is_duplicate: self.duplicates[index as usize],
+                    index: Some(index),
+                    ..read
+                }
             }
         }
     }
@@ -171,7 +211,9 @@ impl Divided {
 
     /// The rows of each of so many sources, counted.
     pub fn ledger(&self, sources: usize) -> Ledger {
-        let none = || Ledger { sources: vec![RowCounts::default(); sources] };
+        let none = || Ledger {
+            sources: vec![RowCounts::default(); sources],
+        };
         let counted = |piece: u64| {
             let (mut ledger, first) = (none(), piece * PIECE_ROWS);
             for number in first..self.corpus.rows_read().min(first + PIECE_ROWS) {
@@ -180,7 +222,10 @@ impl Divided {
             }
             ledger
         };
-        let pieces: Vec<Ledger> = (0..self.corpus.rows_read().div_ceil(PIECE_ROWS)).into_par_iter().map(counted).collect();
+        let pieces: Vec<Ledger> = (0..self.corpus.rows_read().div_ceil(PIECE_ROWS))
+            .into_par_iter()
+            .map(counted)
+            .collect();
         pieces.iter().fold(none(), Ledger::and)
     }
 }
@@ -202,7 +247,10 @@ mod tests {
 
     #[test]
     fn the_first_of_equal_rows_is_no_duplicate() {
-        assert_eq!(duplicates(&[7, 3, 7, 7, 3, 1]), [false, false, true, true, true, false]);
+        assert_eq!(
+            duplicates(&[7, 3, 7, 7, 3, 1]),
+            [false, false, true, true, true, false]
+        );
         assert_eq!(duplicates(&[]), [false; 0]);
     }
 }

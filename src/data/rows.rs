@@ -19,13 +19,20 @@ pub struct Rows<'a> {
 impl<'a> Rows<'a> {
     /// The rows of `corpus` with these indexes.
     pub fn new(corpus: &'a Corpus, indexes: Vec<u32>) -> Self {
-        Self { corpus, indexes, mixture: None }
+        Self {
+            corpus,
+            indexes,
+            mixture: None,
+        }
     }
 
     /// The same rows, of which an epoch draws what a mixture says in place of each once.
     #[must_use]
     pub fn mixed(self, mixture: Mixture) -> Self {
-        Self { mixture: Some(mixture), ..self }
+        Self {
+            mixture: Some(mixture),
+            ..self
+        }
     }
 
     /// How they are mixed.
@@ -35,13 +42,18 @@ impl<'a> Rows<'a> {
 
     /// Rows that an epoch visits, those that it visits again included.
     pub fn per_epoch(&self) -> usize {
-        self.mixture.as_ref().map_or(self.len(), |mixture| usize::try_from(mixture.draws_per_epoch()).unwrap_or(usize::MAX))
+        self.mixture.as_ref().map_or(self.len(), |mixture| {
+            usize::try_from(mixture.draws_per_epoch()).unwrap_or(usize::MAX)
+        })
     }
 
-    /// The packs of an epoch from 0: of all rows, or of those that a mixture draws. Without a seed they are not shuffled.
+    /// The packs of an epoch from 0: of all rows, or of those that a mixture draws. Without a seed
+    /// they are not shuffled.
     pub fn epoch(&self, packing: Packing, seed: Option<u64>, epoch: u64) -> Packs {
         let visit = seed.map_or(Visit::InOrder, |seed| Visit::Shuffled { seed, epoch });
-        let Some(mixture) = &self.mixture else { return self.packs(packing, visit) };
+        let Some(mixture) = &self.mixture else {
+            return self.packs(packing, visit);
+        };
         let draws = mixture.draws(epoch, seed);
         let packs = match packing {
             Packing::Off => Packs::single(draws.len(), visit),
@@ -72,16 +84,20 @@ impl<'a> Rows<'a> {
         let length = |index: &u32| self.corpus.row(*index as usize).len() as u32;
         match packing {
             Packing::Off => Packs::single(self.len(), visit),
-            Packing::BestFit { tokens } => {
-                Packs::best_fit(&self.indexes.par_iter().map(length).collect::<Vec<_>>(), tokens, visit)
-            }
+            Packing::BestFit { tokens } => Packs::best_fit(
+                &self.indexes.par_iter().map(length).collect::<Vec<_>>(),
+                tokens,
+                visit,
+            ),
         }
     }
 
     /// All rows, in batches of so many packs.
     pub fn batches(&self, size: usize, packing: Packing) -> impl Iterator<Item = Batch> {
         let packs = self.packs(packing, Visit::InOrder);
-        (0..packs.len()).step_by(size).map(move |first| self.batch(packs.rows(first..packs.len().min(first + size))))
+        (0..packs.len())
+            .step_by(size)
+            .map(move |first| self.batch(packs.rows(first..packs.len().min(first + size))))
     }
 
     /// Tokens of the row at a place, and how many of them carry a loss.
@@ -90,14 +106,20 @@ impl<'a> Rows<'a> {
         (row.len(), row.trained_tokens())
     }
 
-    /// A batch of the rows at these places, or of draws; each is identified by its index in the corpus, and above 32 bits by how often its
-    /// epoch has drawn it before.
+    /// A batch of the rows at these places, or of draws; each is identified by its index in the
+    /// corpus, and above 32 bits by how often its epoch has drawn it before.
     pub fn batch<D: Into<Draw> + Copy>(&self, draws: &[D]) -> Batch {
         Batch::new(draws.iter().map(|draw| {
             let Draw { place, copy } = (*draw).into();
             let index = self.indexes[place as usize];
             let row = self.corpus.row(index as usize);
-            (u64::from(copy) << 32 | u64::from(index), TokenRow { ids: row.ids(), trained: row.trained() })
+            (
+                u64::from(copy) << 32 | u64::from(index),
+                TokenRow {
+                    ids: row.ids(),
+                    trained: row.trained(),
+                },
+            )
         }))
     }
 }

@@ -1,10 +1,11 @@
-//! Which rows train and which validate, and the order in which an epoch visits them. Both are functions of their arguments alone, so
-//! a resumed run, or one on another machine, sees the same rows in the same order.
+//! Which rows train and which validate, and the order in which an epoch visits them. Both are
+//! functions of their arguments alone, so a resumed run, or one on another machine, sees the same
+//! rows in the same order.
 
 use rayon::prelude::*;
 
-use crate::keyed_random::mix;
 use crate::fault::{Exit, Explain};
+use crate::keyed_random::mix;
 use crate::terms::Holdout;
 
 /// The two sides of a corpus: indices of rows, ascending.
@@ -37,8 +38,12 @@ impl Explain for SplitError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Empty => "see which rows were left out and why, and raise `training.sequence_len` if they are too long".into(),
-            Self::AllHeldOut { .. } => "lower `evaluation.val_set_size`; equal rows always go to the same side".into(),
+            Self::Empty => "see which rows were left out and why, and raise \
+            `training.sequence_len` if they are too long"
+                .into(),
+            Self::AllHeldOut { .. } => "lower `evaluation.val_set_size`; equal rows always go to \
+            the same side"
+                .into(),
         })
     }
 }
@@ -46,7 +51,10 @@ impl Explain for SplitError {
 impl Split {
     /// Every one of so many rows only scores.
     pub fn validation_only(rows: usize) -> Self {
-        Self { training: Vec::new(), validation: (0..).take(rows).collect() }
+        Self {
+            training: Vec::new(),
+            validation: (0..).take(rows).collect(),
+        }
     }
 
     /// Whether there is something to train on.
@@ -62,8 +70,9 @@ impl Split {
     }
 }
 
-/// Chooses the validation rows: those with the smallest contents, which are hashes. So the choice depends on no seed and on no order,
-/// little on which other rows there are, and equal rows never straddle the two sides; where they force it, a few more rows validate.
+/// Chooses the validation rows: those with the smallest contents, which are hashes. So the choice
+/// depends on no seed and on no order, little on which other rows there are, and equal rows never
+/// straddle the two sides; where they force it, a few more rows validate.
 pub fn split(contents: &[u64], holdout: Holdout) -> Split {
     let rows = contents.len();
     let wanted = match holdout {
@@ -71,18 +80,25 @@ pub fn split(contents: &[u64], holdout: Holdout) -> Split {
         Holdout::Share(_) => 0,
         Holdout::Rows(wanted) => wanted,
     };
-    let last = wanted.min(rows).checked_sub(1).map(|last| *contents.to_vec().select_nth_unstable(last).1);
+    let last = wanted
+        .min(rows)
+        .checked_sub(1)
+        .map(|last| *contents.to_vec().select_nth_unstable(last).1);
     let (validation, training): (Vec<u32>, Vec<u32>) =
         (0..rows as u32).partition(|&row| last.is_some_and(|last| contents[row as usize] <= last));
-    Split { training, validation }
+    Split {
+        training,
+        validation,
+    }
 }
 
-/// The order of `count` rows in an epoch: sorted by the draw whose key is made of seed, epoch and index. For one epoch the draws are a
-/// bijection of the index, so no two rows tie.
+/// The order of `count` rows in an epoch: sorted by the draw whose key is made of seed, epoch and
+/// index. For one epoch the draws are a bijection of the index, so no two rows tie.
 pub fn shuffled(seed: u64, epoch: u64, count: usize) -> Vec<u32> {
     let key = mix(mix(seed) ^ epoch);
     let mut order: Vec<u32> = (0..count as u32).collect();
-    // Drawing again at each comparison takes a few nanoseconds; the draws of all rows would take four times the order's memory.
+    // Drawing again at each comparison takes a few nanoseconds; the draws of all rows would take
+    // four times the order's memory.
     order.par_sort_unstable_by_key(|&row| mix(key ^ u64::from(row)));
     order
 }
@@ -98,16 +114,31 @@ mod tests {
         // Row 0 over 4000 epochs of 8 rows: each place 500 times, standard deviation 21.
         let mut places = [0; 8];
         for epoch in 0..4000 {
-            places[shuffled(42, epoch, 8).iter().position(|&row| row == 0).expect("a permutation")] += 1;
+            places[shuffled(42, epoch, 8)
+                .iter()
+                .position(|&row| row == 0)
+                .expect("a permutation")] += 1;
         }
-        assert!(places.iter().all(|times| (395..605).contains(times)), "{places:?}");
+        assert!(
+            places.iter().all(|times| (395..605).contains(times)),
+            "{places:?}"
+        );
     }
 
     #[test]
     fn nothing_left_to_train_on_is_an_error() {
-        assert!(matches!(split(&[], Holdout::Rows(0)).check(), Err(SplitError::Empty)));
-        assert!(matches!(split(&[1, 2], Holdout::Rows(2)).check(), Err(SplitError::AllHeldOut { rows: 2 })));
-        assert!(matches!(split(&[1, 1, 1], Holdout::Share(0.01)).check(), Err(SplitError::AllHeldOut { rows: 3 })));
+        assert!(matches!(
+            split(&[], Holdout::Rows(0)).check(),
+            Err(SplitError::Empty)
+        ));
+        assert!(matches!(
+            split(&[1, 2], Holdout::Rows(2)).check(),
+            Err(SplitError::AllHeldOut { rows: 2 })
+        ));
+        assert!(matches!(
+            split(&[1, 1, 1], Holdout::Share(0.01)).check(),
+            Err(SplitError::AllHeldOut { rows: 3 })
+        ));
     }
 
     #[test]
@@ -121,7 +152,11 @@ mod tests {
             (Holdout::Share(1e-9), 1),
         ] {
             let split = split(&contents, holdout);
-            assert_eq!((split.validation.len(), split.training.len()), (expected, 1000 - expected), "{holdout:?}");
+            assert_eq!(
+                (split.validation.len(), split.training.len()),
+                (expected, 1000 - expected),
+                "{holdout:?}"
+            );
         }
     }
 

@@ -76,26 +76,41 @@ impl Explain for SourceError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NotFound { nearby, other: Some((path, content)), .. } if nearby.is_empty() => {
-                Some(format!("there is `{}`, which is {}: {}", path.display(), content.describe(), content.hint(path)))
-            }
-            Self::NotFound { path, nearby, .. } if nearby.is_empty() && looks_like_an_id(path) => Some(format!(
-                "a data set of the Hub is written `hf://datasets/{path}`; a file, a glob or a folder needs its whole path"
+            Self::NotFound {
+                nearby,
+                other: Some((path, content)),
+                ..
+            } if nearby.is_empty() => Some(format!(
+                "there is `{}`, which is {}: {}",
+                path.display(),
+                content.describe(),
+                content.hint(path)
             )),
+            Self::NotFound { path, nearby, .. } if nearby.is_empty() && looks_like_an_id(path) => {
+                Some(format!(
+                    "a data set of the Hub is written `hf://datasets/{path}`; a file, a glob or a \
+                folder needs its whole path"
+                ))
+            }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())
             }
             Self::NotFound { nearby, .. } => Some(format!("there are: {}", nearby.join(", "))),
-            Self::Dangling { .. } => Some("restore the file that the link leads to, or remove the link".into()),
+            Self::Dangling { .. } => Some(
+                "restore the file that the link leads to, or remove the \
+            link"
+                    .into(),
+            ),
             Self::Pattern { .. } => None,
         }
     }
 }
 
-/// The files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet` in and below a folder; of a folder without one, its
-/// JSON, JSONL, CSV and TSV files. A folder that a glob
-/// matches is read as one that is named: Spark writes a table as a folder `x.parquet`. Names that begin with a dot are passed over, as a
-/// shell does, and in a folder those of folders that begin with `_`, in which Spark and Delta Lake keep what is no data.
+/// The files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet` in and
+/// below a folder; of a folder without one, its JSON, JSONL, CSV and TSV files. A folder that a
+/// glob matches is read as one that is named: Spark writes a table as a folder `x.parquet`. Names
+/// that begin with a dot are passed over, as a shell does, and in a folder those of folders that
+/// begin with `_`, in which Spark and Delta Lake keep what is no data.
 ///
 /// # Errors
 /// Nothing is there; the error names the folder in which it was looked. Or a link leads nowhere.
@@ -108,17 +123,24 @@ pub fn find_files(path: &str) -> Result<Vec<PathBuf>, SourceError> {
         () => expand(path)?,
     };
     match found.iter().find(|path| is_dangling(path)) {
-        Some(link) => Err(SourceError::Dangling { path: link.clone(), target: link.read_link().unwrap_or_default() }),
+        Some(link) => Err(SourceError::Dangling {
+            path: link.clone(),
+            target: link.read_link().unwrap_or_default(),
+        }),
         None if found.is_empty() => Err(not_found(path)),
         None => Ok(found),
     }
 }
 
-/// Files that a glob matches, and those of the folders that it matches; links that lead nowhere are among them.
+/// Files that a glob matches, and those of the folders that it matches; links that lead nowhere are
+/// among them.
 fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     // What is written out is meant, whatever it is called.
-    let written = pattern.find(['*', '?', '[']).map_or(pattern, |start| &pattern[..start]);
-    let written = written[..written.rfind('/').map_or(0, |slash| slash + 1)].trim_start_matches("./");
+    let written = pattern
+        .find(['*', '?', '['])
+        .map_or(pattern, |start| &pattern[..start]);
+    let written =
+        written[..written.rfind('/').map_or(0, |slash| slash + 1)].trim_start_matches("./");
     let is_data = |path: &PathBuf| !path.strip_prefix(written).is_ok_and(is_apart);
     let mut files = Vec::new();
     for path in matches(pattern)?.into_iter().filter(is_data) {
@@ -135,10 +157,15 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     Ok(files)
 }
 
-/// The data in and below a folder: Parquet files; where there are none, files that can be converted to them.
+/// The data in and below a folder: Parquet files; where there are none, files that can be converted
+/// to them.
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let escaped = Pattern::escape(&folder.to_string_lossy());
-    let escaped = if escaped.ends_with('/') { escaped } else { format!("{escaped}/") };
+    let escaped = if escaped.ends_with('/') {
+        escaped
+    } else {
+        format!("{escaped}/")
+    };
     let below = |pattern: &str| {
         let mut files = matches(&format!("{escaped}**/{pattern}"))?;
         files.retain(|path| !path.is_dir() && !is_apart(path.strip_prefix(folder).unwrap_or(path)));
@@ -155,11 +182,14 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(others)
 }
 
-/// Whether a file lies in a folder for what is no data, such as `_temporary` or `_delta_log`. A partition, such as `_year=2020`, is data.
+/// Whether a file lies in a folder for what is no data, such as `_temporary` or `_delta_log`. A
+/// partition, such as `_year=2020`, is data.
 fn is_apart(path: &Path) -> bool {
     let is_apart = |name: &str| name.starts_with('_') && !name.contains('=');
     let folders = path.parent().into_iter().flat_map(Path::components);
-    folders.into_iter().any(|part| part.as_os_str().to_str().is_some_and(is_apart))
+    folders
+        .into_iter()
+        .any(|part| part.as_os_str().to_str().is_some_and(is_apart))
 }
 
 fn is_dangling(path: &Path) -> bool {
@@ -167,9 +197,14 @@ fn is_dangling(path: &Path) -> bool {
 }
 
 fn matches(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
-    let options = MatchOptions { require_literal_leading_dot: true, ..MatchOptions::default() };
-    let paths = glob::glob_with(pattern, options)
-        .map_err(|error| SourceError::Pattern { path: pattern.to_owned(), reason: error.to_string() })?;
+    let options = MatchOptions {
+        require_literal_leading_dot: true,
+        ..MatchOptions::default()
+    };
+    let paths = glob::glob_with(pattern, options).map_err(|error| SourceError::Pattern {
+        path: pattern.to_owned(),
+        reason: error.to_string(),
+    })?;
     Ok(paths.flatten().collect())
 }
 
@@ -177,31 +212,77 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
 fn looks_like_an_id(path: &str) -> bool {
     let is_word = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && word
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    let is_file = Path::new(path).extension().is_some_and(|end| end == "parquet");
-    path.split_once('/').is_some_and(|(owner, name)| is_word(owner) && is_word(name)) && !is_file
+    let is_file = Path::new(path)
+        .extension()
+        .is_some_and(|end| end == "parquet");
+    path.split_once('/')
+        .is_some_and(|(owner, name)| is_word(owner) && is_word(name))
+        && !is_file
 }
 
 fn not_found(path: &str) -> SourceError {
-    let literal = path.find(['*', '?', '[']).map_or(path, |start| &path[..=start]);
-    let folder = if Path::new(path).is_dir() { Path::new(path) } else { Path::new(literal).parent().unwrap_or(Path::new("")) };
-    let folder = std::path::absolute(if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
-        .unwrap_or_else(|_| folder.to_owned());
+    let literal = path
+        .find(['*', '?', '['])
+        .map_or(path, |start| &path[..=start]);
+    let folder = if Path::new(path).is_dir() {
+        Path::new(path)
+    } else {
+        Path::new(literal).parent().unwrap_or(Path::new(""))
+    };
+    let folder = std::path::absolute(if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    })
+    .unwrap_or_else(|_| folder.to_owned());
     let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
-    let nearby = matches(&format!("{}/*.parquet", Pattern::escape(&folder.to_string_lossy()))).unwrap_or_default();
+    let nearby = matches(&format!(
+        "{}/*.parquet",
+        Pattern::escape(&folder.to_string_lossy())
+    ))
+    .unwrap_or_default();
     let nearby: Vec<String> = nearby.into_iter().filter_map(name).take(LISTED).collect();
-    let named = if Path::new(path).is_dir() { Path::new(path) } else { folder.as_path() };
-    let other = if nearby.is_empty() { first_with_rows(named) } else { None };
-    SourceError::NotFound { path: path.to_owned(), folder, nearby, other }
+    let named = if Path::new(path).is_dir() {
+        Path::new(path)
+    } else {
+        folder.as_path()
+    };
+    let other = if nearby.is_empty() {
+        first_with_rows(named)
+    } else {
+        None
+    };
+    SourceError::NotFound {
+        path: path.to_owned(),
+        folder,
+        nearby,
+        other,
+    }
 }
 
 /// The first file of a folder in whose text rows can be found.
 fn first_with_rows(folder: &Path) -> Option<(PathBuf, Content)> {
-    let mut paths: Vec<PathBuf> = folder.read_dir().ok()?.flatten().map(|entry| entry.path()).collect();
+    let mut paths: Vec<PathBuf> = folder
+        .read_dir()
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     paths.sort();
-    let mut files = paths.into_iter().filter(|path| path.is_file()).take(LOOKED_AT);
-    files.find_map(|path| Some((path.clone(), Content::of(&path).filter(|content| content.has_rows())?)))
+    let mut files = paths
+        .into_iter()
+        .filter(|path| path.is_file())
+        .take(LOOKED_AT);
+    files.find_map(|path| {
+        Some((
+            path.clone(),
+            Content::of(&path).filter(|content| content.has_rows())?,
+        ))
+    })
 }
 
 #[cfg(test)]
@@ -220,16 +301,42 @@ mod tests {
 
     fn names(folder: &Path, path: &str) -> Vec<String> {
         let found = find_files(&folder.join(path).to_string_lossy()).expect("found");
-        found.iter().map(|file| file.strip_prefix(folder).expect("inside").to_string_lossy().into_owned()).collect()
+        found
+            .iter()
+            .map(|file| {
+                file.strip_prefix(folder)
+                    .expect("inside")
+                    .to_string_lossy()
+                    .into_owned()
+            })
+            .collect()
     }
 
     #[test]
     fn a_file_a_glob_and_a_folder_give_sorted_files() {
-        let folder = folder_of(&["b.parquet", "a.parquet", "deep/er/c.parquet", "notes.txt", ".hidden.parquet", "[x]/d.parquet"]);
+        let folder = folder_of(&[
+            "b.parquet",
+            "a.parquet",
+            "deep/er/c.parquet",
+            "notes.txt",
+            ".hidden.parquet",
+            "[x]/d.parquet",
+        ]);
         assert_eq!(names(folder.path(), "b.parquet"), ["b.parquet"]);
-        assert_eq!(names(folder.path(), "*.parquet"), ["a.parquet", "b.parquet"]);
+        assert_eq!(
+            names(folder.path(), "*.parquet"),
+            ["a.parquet", "b.parquet"]
+        );
         assert_eq!(names(folder.path(), "[x]"), ["[x]/d.parquet"]);
-        assert_eq!(names(folder.path(), ""), ["[x]/d.parquet", "a.parquet", "b.parquet", "deep/er/c.parquet"]);
+        assert_eq!(
+            names(folder.path(), ""),
+            [
+                "[x]/d.parquet",
+                "a.parquet",
+                "b.parquet",
+                "deep/er/c.parquet"
+            ]
+        );
     }
 
     #[test]
@@ -244,17 +351,41 @@ mod tests {
             "out/terms.parquet/year=2020/part-2.parquet",
             "out/one.parquet",
         ]);
-        let table = |names: &[&str]| names.iter().map(|name| format!("out/terms.parquet/{name}")).collect::<Vec<_>>();
-        let parts = table(&["part-0.parquet", "part-1.parquet", "year=2020/part-2.parquet"]);
-        for path in ["out/terms.parquet", "out/terms.parquet/", "out/t*.parquet", "out/t*.parquet/"] {
+        let table = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| format!("out/terms.parquet/{name}"))
+                .collect::<Vec<_>>()
+        };
+        let parts = table(&[
+            "part-0.parquet",
+            "part-1.parquet",
+            "year=2020/part-2.parquet",
+        ]);
+        for path in [
+            "out/terms.parquet",
+            "out/terms.parquet/",
+            "out/t*.parquet",
+            "out/t*.parquet/",
+        ] {
             assert_eq!(names(folder.path(), path), parts, "{path}");
         }
-        let all: Vec<String> = ["out/one.parquet".to_owned()].into_iter().chain(parts).collect();
+        let all: Vec<String> = ["out/one.parquet".to_owned()]
+            .into_iter()
+            .chain(parts)
+            .collect();
         for path in ["out/*.parquet", "out", "*", "**/*.parquet"] {
             assert_eq!(names(folder.path(), path), all, "{path}");
         }
-        for path in ["out/terms.parquet/_temporary/0", "out/terms.parquet/_temporary/*/*.parquet"] {
-            assert_eq!(names(folder.path(), path).len(), 1, "who names it means it: {path}");
+        for path in [
+            "out/terms.parquet/_temporary/0",
+            "out/terms.parquet/_temporary/*/*.parquet",
+        ] {
+            assert_eq!(
+                names(folder.path(), path).len(),
+                1,
+                "who names it means it: {path}"
+            );
         }
     }
 
@@ -264,8 +395,17 @@ mod tests {
         let folder = folder_of(&["a.parquet"]);
         std::os::unix::fs::symlink("gone.parquet", folder.path().join("b.parquet")).expect("made");
         for path in ["b.parquet", "*.parquet", ""] {
-            let error = find_files(&folder.path().join(path).to_string_lossy()).expect_err("it leads nowhere");
-            assert!(error.to_string().ends_with("b.parquet` is a link to `gone.parquet`, which does not exist"), "{error}");
+            let error = find_files(&folder.path().join(path).to_string_lossy()).expect_err(
+                "it \
+            leads nowhere",
+            );
+            assert!(
+                error.to_string().ends_with(
+                    "b.parquet` is a link to `gone.parquet`, which \
+            does not exist"
+                ),
+                "{error}"
+            );
         }
     }
 
@@ -275,23 +415,47 @@ mod tests {
         for (path, looked_in, hint) in [
             ("medical.parquet", "", "there are: legal.parquet"),
             ("med*.parquet", "", "there are: legal.parquet"),
-            ("empty", "empty", "give a Parquet file, a glob or a folder that holds `*.parquet`"),
+            (
+                "empty",
+                "empty",
+                "give a Parquet file, a glob or a folder that holds `*.parquet`",
+            ),
         ] {
-            let error = find_files(&folder.path().join(path).to_string_lossy()).expect_err("nothing there");
-            assert!(matches!(&error, SourceError::NotFound { folder: in_, .. } if *in_ == folder.path().join(looked_in)), "{error}");
+            let error =
+                find_files(&folder.path().join(path).to_string_lossy()).expect_err("nothing there");
+            assert!(
+                matches!(&error, SourceError::NotFound { folder: in_, .. } if *in_ == folder.path().join(looked_in)),
+                "{error}"
+            );
             assert_eq!(error.hint().as_deref(), Some(hint));
         }
         for path in ["tatsu-lab/alpaca_none", "none/data.v2"] {
             let hint = find_files(path).expect_err("nothing there").hint();
-            assert!(hint.is_some_and(|hint| hint.contains(&format!("`hf://datasets/{path}`"))), "{path}");
+            assert!(
+                hint.is_some_and(|hint| hint.contains(&format!("`hf://datasets/{path}`"))),
+                "{path}"
+            );
         }
         for path in ["none/rows.parquet", "none/*", "none", "./none/x"] {
             let hint = find_files(path).expect_err("nothing there").hint();
             assert!(hint.is_none_or(|hint| !hint.contains("hf://")), "{path}");
         }
-        assert!(matches!(find_files("data/***"), Err(SourceError::Pattern { .. })));
-        for path in ["./datasets/*.parquet", "././datasets/*.parquet", "datasets/../datasets/*.parquet", "datasets//*.parquet"] {
-            assert!(!find_files(path).expect("datasets of the project").is_empty(), "{path}");
+        assert!(matches!(
+            find_files("data/***"),
+            Err(SourceError::Pattern { .. })
+        ));
+        for path in [
+            "./datasets/*.parquet",
+            "././datasets/*.parquet",
+            "datasets/../datasets/*.parquet",
+            "datasets//*.parquet",
+        ] {
+            assert!(
+                !find_files(path)
+                    .expect("datasets of the project")
+                    .is_empty(),
+                "{path}"
+            );
         }
     }
 }

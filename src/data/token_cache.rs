@@ -1,11 +1,14 @@
-//! The token cache: the rows of one data file as tokens, written once and mapped into memory by every later run.
+//! The token cache: the rows of one data file as tokens, written once and mapped into memory by
+//! every later run.
 //!
-//! Layout, little-endian: stamp (kind and version, key, hash of the data file), rows (u64), bytes of records (u64), checksum (32 bytes);
-//! then a record for each row: its ids (u32 each) and its label bits (first token in the lowest bit); then an index entry for each row: start of the record
-//! (u64), tokens (u32), trained tokens (u32), content hash (u64). A broken row's record is the reason in UTF-8; its entry has the
-//! bytes of that for the tokens and [`BROKEN`] for the trained ones. So has one more entry behind the last row, whose text is the
-//! remarks on the whole file. The checksum is blake3 of records, index and what stands before
-//! it. Length limits are not part of a cache, so changing them costs no tokenizing.
+//! Layout, little-endian: stamp (kind and version, key, hash of the data file), rows (u64), bytes
+//! of records (u64), checksum (32 bytes); then a record for each row: its ids (u32 each) and its
+//! label bits (first token in the lowest bit); then an index entry for each row: start of the
+//! record (u64), tokens (u32), trained tokens (u32), content hash (u64). A broken row's record is
+//! the reason in UTF-8; its entry has the bytes of that for the tokens and [`BROKEN`] for the
+//! trained ones. So has one more entry behind the last row, whose text is the remarks on the whole
+//! file. The checksum is blake3 of records, index and what stands before it. Length limits are not
+//! part of a cache, so changing them costs no tokenizing.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
@@ -77,7 +80,10 @@ impl TokenSlice<'_> {
     /// Whether a token is a target somewhere in the row.
     pub fn trains(&self, id: u32) -> bool {
         let id = id.to_le_bytes();
-        self.ids.iter().enumerate().any(|(token, other)| *other == id && bit(self.bits, token))
+        self.ids
+            .iter()
+            .enumerate()
+            .any(|(token, other)| *other == id && bit(self.bits, token))
     }
 
     /// Whether a token is somewhere in the row.
@@ -87,7 +93,8 @@ impl TokenSlice<'_> {
 
     /// A hash of ids and labels; equal for equal rows.
     pub fn content(&self) -> u64 {
-        self.content.unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
+        self.content
+            .unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
     }
 
     /// A hash of the ids alone; equal for rows of the same tokens, whatever of them is trained.
@@ -102,8 +109,16 @@ impl TokenSlice<'_> {
             return self;
         }
         let (ids, bits) = (&self.ids[..len], &self.bits[..len.div_ceil(8)]);
-        let trained_tokens = first_bits(bits, len).iter().map(|byte| byte.count_ones() as usize).sum();
-        Self { ids, bits, trained_tokens, content: None }
+        let trained_tokens = first_bits(bits, len)
+            .iter()
+            .map(|byte| byte.count_ones() as usize)
+            .sum();
+        Self {
+            ids,
+            bits,
+            trained_tokens,
+            content: None,
+        }
     }
 }
 
@@ -136,7 +151,9 @@ impl Cache {
     /// As for [`Cache::open`].
     pub fn of(file: &File, path: &Path, stamp: &Stamp) -> Result<Self, String> {
         let map = files::map_file(file, path).map_err(|error| error.to_string())?;
-        let header = map.first_chunk::<HEADER_BYTES>().ok_or("its header is cut off")?;
+        let header = map
+            .first_chunk::<HEADER_BYTES>()
+            .ok_or("its header is cut off")?;
         let (said, checksum) = header.split_at(CHECKSUM_START);
         let (rows, records) = (u64_at(said, STAMP_BYTES), u64_at(said, STAMP_BYTES + 8));
         if said[..STAMP_BYTES] != stamp.bytes() {
@@ -147,7 +164,10 @@ impl Cache {
             .and_then(|entries| entries.checked_mul(ENTRY_BYTES as u64))
             .and_then(|index| index.checked_add(records)?.checked_add(HEADER_BYTES as u64));
         if length != Some(map.len() as u64) {
-            return Err(format!("it has {} bytes, its header describes another length", map.len()));
+            return Err(format!(
+                "it has {} bytes, its header describes another length",
+                map.len()
+            ));
         }
         let mut hasher = blake3::Hasher::new();
         update_in_parallel(&mut hasher, &map, HEADER_BYTES);
@@ -155,13 +175,21 @@ impl Cache {
             return Err("its checksum does not fit its content".into());
         }
         // Both are below the length of the map, which is a usize.
-        Ok(Self { rows: rows as usize, index_start: HEADER_BYTES + records as usize, map, entry: None })
+        Ok(Self {
+            rows: rows as usize,
+            index_start: HEADER_BYTES + records as usize,
+            map,
+            entry: None,
+        })
     }
 
     /// The cache as an entry of this name, which `lease` keeps.
     #[must_use]
     pub fn named(self, name: String, lease: Option<Arc<Lease>>) -> Self {
-        Self { entry: Some((name, lease)), ..self }
+        Self {
+            entry: Some((name, lease)),
+            ..self
+        }
     }
 
     /// The name of its entry; `None` where it has none.
@@ -189,10 +217,20 @@ impl Cache {
     pub fn entry(&self, row: usize) -> CachedRow<'_> {
         let entry = self.index_start + row * ENTRY_BYTES;
         let entry = self.map.slice(entry..entry + ENTRY_BYTES);
-        let (start, length, trained_tokens) = (u64_at(entry, 0) as usize, u32_at(entry, 8) as usize, u32_at(entry, 12));
-        let record = |bytes: usize| self.map.slice(HEADER_BYTES + start..HEADER_BYTES + start + bytes);
+        let (start, length, trained_tokens) = (
+            u64_at(entry, 0) as usize,
+            u32_at(entry, 8) as usize,
+            u32_at(entry, 12),
+        );
+        let record = |bytes: usize| {
+            self.map
+                .slice(HEADER_BYTES + start..HEADER_BYTES + start + bytes)
+        };
         if trained_tokens == BROKEN {
-            return CachedRow::Broken(str::from_utf8(record(length)).expect("the checksum holds what was written from a text"));
+            return CachedRow::Broken(str::from_utf8(record(length)).expect(
+                "the checksum holds \
+            what was written from a text",
+            ));
         }
         let (ids, bits) = record(length * 4 + length.div_ceil(8)).split_at(length * 4);
         CachedRow::Row(TokenSlice {
@@ -204,8 +242,8 @@ impl Cache {
     }
 }
 
-/// A cache being written, row by row, into a file without a name: whatever ends the writer leaves nothing. The index goes to another such
-/// file until all records are there.
+/// A cache being written, row by row, into a file without a name: whatever ends the writer leaves
+/// nothing. The index goes to another such file until all records are there.
 pub struct Writer {
     path: PathBuf,
     stamp: Stamp,
@@ -223,9 +261,13 @@ impl Writer {
     /// # Errors
     /// The folder cannot be written.
     pub fn create(folder: &Path, stamp: Stamp) -> Result<Self, files::FileError> {
-        let nameless = || tempfile::tempfile_in(folder).map_err(|cause| files::FileError::new("write", folder, cause));
+        let nameless = || {
+            tempfile::tempfile_in(folder)
+                .map_err(|cause| files::FileError::new("write", folder, cause))
+        };
         let mut file = BufWriter::new(nameless()?);
-        file.write_all(&[0; HEADER_BYTES]).map_err(|cause| files::FileError::new("write", folder, cause))?;
+        file.write_all(&[0; HEADER_BYTES])
+            .map_err(|cause| files::FileError::new("write", folder, cause))?;
         let index = BufWriter::new(nameless()?);
         Ok(Self {
             path: folder.to_owned(),
@@ -246,8 +288,13 @@ impl Writer {
     pub fn push(&mut self, row: &TokenRow) -> Result<(), files::FileError> {
         let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let bits = pack(&row.trained);
-        self.push_entry(row.ids.len() as u32, count(&row.trained) as u32, content(&ids, &bits))?;
-        self.push_record(&ids).and_then(|()| self.push_record(&bits))
+        self.push_entry(
+            row.ids.len() as u32,
+            count(&row.trained) as u32,
+            content(&ids, &bits),
+        )?;
+        self.push_record(&ids)
+            .and_then(|()| self.push_record(&bits))
     }
 
     /// Appends a row that makes no tokens, with the reason.
@@ -264,14 +311,21 @@ impl Writer {
         self.remarks = remarks;
     }
 
-    fn push_entry(&mut self, length: u32, trained_tokens: u32, content: u64) -> Result<(), files::FileError> {
+    fn push_entry(
+        &mut self,
+        length: u32,
+        trained_tokens: u32,
+        content: u64,
+    ) -> Result<(), files::FileError> {
         let mut entry = [0; ENTRY_BYTES];
         entry[..8].copy_from_slice(&self.records.to_le_bytes());
         entry[8..12].copy_from_slice(&length.to_le_bytes());
         entry[12..16].copy_from_slice(&trained_tokens.to_le_bytes());
         entry[16..].copy_from_slice(&content.to_le_bytes());
         self.rows += 1;
-        self.index.write_all(&entry).map_err(|cause| files::FileError::new("write", &self.path, cause))
+        self.index
+            .write_all(&entry)
+            .map_err(|cause| files::FileError::new("write", &self.path, cause))
     }
 
     fn push_record(&mut self, bytes: &[u8]) -> Result<(), files::FileError> {
@@ -279,7 +333,8 @@ impl Writer {
         self.write(bytes)
     }
 
-    /// The whole cache, still without a name. It is not synced: one that a crash tears is found by its checksum and made again.
+    /// The whole cache, still without a name. It is not synced: one that a crash tears is found by
+    /// its checksum and made again.
     ///
     /// # Errors
     /// The disk is full or fails; no cache is left then.
@@ -295,8 +350,13 @@ impl Writer {
         let checksum = self.hasher.update(&header).finalize();
         header.extend(checksum.as_bytes());
         let failed = |cause| files::FileError::new("write", &self.path, cause);
-        let mut file = self.file.into_inner().map_err(|error| failed(error.into_error()))?;
-        file.rewind().and_then(|()| file.write_all(&header)).map_err(failed)?;
+        let mut file = self
+            .file
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        file.rewind()
+            .and_then(|()| file.write_all(&header))
+            .map_err(failed)?;
         Ok(file)
     }
 
@@ -315,12 +375,21 @@ impl Writer {
 
     fn write(&mut self, bytes: &[u8]) -> Result<(), files::FileError> {
         self.hasher.update(bytes);
-        self.file.write_all(bytes).map_err(|cause| files::FileError::new("write", &self.path, cause))
+        self.file
+            .write_all(bytes)
+            .map_err(|cause| files::FileError::new("write", &self.path, cause))
     }
 }
 
 fn content(ids: &[u8], bits: &[u8]) -> u64 {
-    u64_at(blake3::Hasher::new().update(ids).update(bits).finalize().as_bytes(), 0)
+    u64_at(
+        blake3::Hasher::new()
+            .update(ids)
+            .update(bits)
+            .finalize()
+            .as_bytes(),
+        0,
+    )
 }
 
 fn count(trained: &[bool]) -> usize {
@@ -328,7 +397,15 @@ fn count(trained: &[bool]) -> usize {
 }
 
 fn pack(trained: &[bool]) -> Vec<u8> {
-    trained.chunks(8).map(|eight| eight.iter().rev().fold(0, |byte, trained| byte << 1 | u8::from(*trained))).collect()
+    trained
+        .chunks(8)
+        .map(|eight| {
+            eight
+                .iter()
+                .rev()
+                .fold(0, |byte, trained| byte << 1 | u8::from(*trained))
+        })
+        .collect()
 }
 
 /// The label bits of the first `len` tokens, with none behind them.
@@ -345,11 +422,18 @@ fn bit(bits: &[u8], token: usize) -> bool {
 }
 
 fn u64_at(bytes: &[u8], start: usize) -> u64 {
-    u64::from_le_bytes(*bytes[start..].first_chunk().expect("headers and entries have a fixed length"))
+    u64::from_le_bytes(*bytes[start..].first_chunk().expect(
+        "headers and entries have a fixed \
+    length",
+    ))
 }
 
 fn u32_at(bytes: &[u8], start: usize) -> u32 {
-    u32::from_le_bytes(*bytes[start..].first_chunk().expect("entries have a fixed length"))
+    u32::from_le_bytes(
+        *bytes[start..]
+            .first_chunk()
+            .expect("entries have a fixed length"),
+    )
 }
 
 #[cfg(test)]
@@ -360,7 +444,11 @@ mod tests {
     use crate::files::{EntryKind, Hash};
 
     fn stamp(key: u8) -> Stamp {
-        Stamp { kind: EntryKind::Tokens, key: Hash([key; 32]), source: Hash([9; 32]) }
+        Stamp {
+            kind: EntryKind::Tokens,
+            key: Hash([key; 32]),
+            source: Hash([9; 32]),
+        }
     }
 
     fn write(path: &Path, rows: &[TokenRow], key: u8) {
@@ -418,13 +506,27 @@ mod tests {
     fn a_broken_row_keeps_its_reason_and_its_neighbors_their_tokens() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.tokens");
-        let row = TokenRow { ids: vec![5, 6], trained: vec![false, true] };
+        let row = TokenRow {
+            ids: vec![5, 6],
+            trained: vec![false, true],
+        };
         let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
-        writer.push(&row).and_then(|()| writer.push_broken("row 1: ü")).and_then(|()| writer.push(&row)).expect("pushed");
+        writer
+            .push(&row)
+            .and_then(|()| writer.push_broken("row 1: ü"))
+            .and_then(|()| writer.push(&row))
+            .expect("pushed");
         writer.remark("of all: ü".to_owned());
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
         let cache = Cache::open(&path, &stamp(3)).expect("opened");
-        assert_eq!((cache.len(), tokens(&cache, 0).ids(), tokens(&cache, 2).ids()), (3, vec![5, 6], vec![5, 6]));
+        assert_eq!(
+            (
+                cache.len(),
+                tokens(&cache, 0).ids(),
+                tokens(&cache, 2).ids()
+            ),
+            (3, vec![5, 6], vec![5, 6])
+        );
         assert!(matches!(cache.entry(1), CachedRow::Broken("row 1: ü")));
         assert_eq!(cache.remarks(), "of all: ü");
     }
@@ -433,21 +535,39 @@ mod tests {
     fn equal_rows_and_only_they_have_equal_content() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.tokens");
-        let row = |ids: [u32; 2], trained: [bool; 2]| TokenRow { ids: ids.into(), trained: trained.into() };
-        let rows =
-            [row([1, 2], [false, true]), row([1, 2], [false, true]), row([1, 2], [true, true]), row([1, 3], [false, true])];
+        let row = |ids: [u32; 2], trained: [bool; 2]| TokenRow {
+            ids: ids.into(),
+            trained: trained.into(),
+        };
+        let rows = [
+            row([1, 2], [false, true]),
+            row([1, 2], [false, true]),
+            row([1, 2], [true, true]),
+            row([1, 3], [false, true]),
+        ];
         write(&path, &rows, 0);
         let cache = Cache::open(&path, &stamp(0)).expect("opened");
-        let contents: Vec<u64> = (0..4).map(|index| tokens(&cache, index).content()).collect();
+        let contents: Vec<u64> = (0..4)
+            .map(|index| tokens(&cache, index).content())
+            .collect();
         assert_eq!(contents[0], contents[1]);
-        assert!(contents[0] != contents[2] && contents[0] != contents[3] && contents[2] != contents[3]);
+        assert!(
+            contents[0] != contents[2] && contents[0] != contents[3] && contents[2] != contents[3]
+        );
     }
 
     #[test]
     fn a_cache_with_any_byte_changed_or_missing_or_of_another_key_is_refused() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.tokens");
-        write(&path, &[TokenRow { ids: vec![5, 6, 7], trained: vec![false, true, true] }], 1);
+        write(
+            &path,
+            &[TokenRow {
+                ids: vec![5, 6, 7],
+                trained: vec![false, true, true],
+            }],
+            1,
+        );
         assert!(Cache::open(&path, &stamp(2)).is_err());
         let whole = std::fs::read(&path).expect("read");
         for index in 0..whole.len() {

@@ -1,4 +1,5 @@
-//! The base's tokenizer: text to token ids and back, with the special tokens and the chat template that come with it.
+//! The base's tokenizer: text to token ids and back, with the special tokens and the chat template
+//! that come with it.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -27,7 +28,8 @@ pub struct SpecialTokens {
     pub pad: Option<String>,
     /// Stands for what the vocabulary lacks.
     pub unk: Option<String>,
-    /// Every special token of the tokenizer, these and those of chat templates, in the order of their ids.
+    /// Every special token of the tokenizer, these and those of chat templates, in the order of
+    /// their ids.
     pub all: Vec<String>,
     /// Those at which generation stops, of `generation_config.json` too.
     pub ends: Vec<String>,
@@ -41,8 +43,8 @@ pub const ENDS_OF_TURNS: [&str; 4] = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>
 pub struct Encoding {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// For each token the bytes of the text that it stands for; `(0, 0)` for one that was added. Tokens that share a character
-    /// each have all its bytes.
+    /// For each token the bytes of the text that it stands for; `(0, 0)` for one that was added.
+    /// Tokens that share a character each have all its bytes.
     pub offsets: Vec<(usize, usize)>,
 }
 
@@ -136,9 +138,11 @@ pub enum TokenizeError {
 }
 
 impl Tokenizer {
-    /// Opens the tokenizer of a model folder: `tokenizer.json`, and where they are there `tokenizer_config.json`,
-    /// `special_tokens_map.json`, `added_tokens.json`, `chat_template.jinja` and `generation_config.json`. Tokens that only the others name
-    /// are added. What the file leaves to chance (BPE dropout, arXiv:1910.13267) is off: a text has one row of ids.
+    /// Opens the tokenizer of a model folder: `tokenizer.json`, and where they are there
+    /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+    /// `chat_template.jinja` and `generation_config.json`. Tokens that only the others name are
+    /// added. What the file leaves to chance (BPE dropout, arXiv:1910.13267) is off: a text has one
+    /// row of ids.
     ///
     /// # Errors
     /// The tokenizer is missing, or one of the files cannot be read or is broken.
@@ -151,7 +155,10 @@ impl Tokenizer {
     /// # Errors
     /// As of [`Tokenizer::open`].
     pub fn open_with(base: &Path, adapter: Option<&Path>) -> Result<Self, TokenizeError> {
-        let own = adapter.map(|adapter| TokenizerFiles::beside(adapter, base)).transpose()?.flatten();
+        let own = adapter
+            .map(|adapter| TokenizerFiles::beside(adapter, base))
+            .transpose()?
+            .flatten();
         own.map_or_else(|| Self::open(base), |own| Self::of(&own))
     }
 
@@ -160,8 +167,15 @@ impl Tokenizer {
     /// # Errors
     /// As of [`Tokenizer::open`].
     pub fn of(files: &TokenizerFiles) -> Result<Self, TokenizeError> {
-        let source = files.texts.get(TOKENIZER).ok_or_else(|| missing(&files.folder))?;
-        let Parsed { mut inner, padding, dropout } = parse(&files.folder.join(TOKENIZER), source)?;
+        let source = files
+            .texts
+            .get(TOKENIZER)
+            .ok_or_else(|| missing(&files.folder))?;
+        let Parsed {
+            mut inner,
+            padding,
+            dropout,
+        } = parse(&files.folder.join(TOKENIZER), source)?;
         let config = files.json(CONFIG)?;
         let splits_special = config.values.get("split_special_tokens") == Some(&Value::Bool(true));
         inner.set_encode_special_tokens(splits_special);
@@ -169,17 +183,33 @@ impl Tokenizer {
         let added = Files::of(files, config)?.add_to(&mut inner, padding.as_deref())?;
         let mut special = special_tokens(&inner, &added);
         let chat_templates = files.all_templates()?;
-        let mut eos_ids: Vec<u32> = special.eos.iter().filter_map(|token| inner.token_to_id(token)).collect();
+        let mut eos_ids: Vec<u32> = special
+            .eos
+            .iter()
+            .filter_map(|token| inner.token_to_id(token))
+            .collect();
         eos_ids.extend(files.json(GENERATION)?.eos_ids()?);
         let mut seen = std::collections::HashSet::new();
         eos_ids.retain(|id| seen.insert(*id));
-        special.ends = eos_ids.iter().filter_map(|id| inner.id_to_token(*id)).collect();
+        special.ends = eos_ids
+            .iter()
+            .filter_map(|id| inner.id_to_token(*id))
+            .collect();
         let mut changes = added.identity;
         changes.extend(splits_special.then(|| "split_special_tokens".to_owned()));
         changes.extend(dropout.map(|_| "dropout off".to_owned()));
         let hash = hash(source, &special, &eos_ids, &changes);
         renumbered.extend(added.renumbered);
-        Ok(Self { inner, special, eos_ids, chat_templates, new: added.new, renumbered, dropout, hash })
+        Ok(Self {
+            inner,
+            special,
+            eos_ids,
+            chat_templates,
+            new: added.new,
+            renumbered,
+            dropout,
+            hash,
+        })
     }
 
     /// The special tokens.
@@ -187,27 +217,39 @@ impl Tokenizer {
         &self.special
     }
 
-    /// The chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`, among several the one named `default`.
+    /// The chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`, among
+    /// several the one named `default`.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_templates.default_source()
     }
 
-    /// The chat templates by their names, as transformers reads them: the files `chat_template.jinja` and
-    /// `additional_chat_templates/*.jinja`, else those in `tokenizer_config.json`.
+    /// The chat templates by their names, as transformers reads them: the files
+    /// `chat_template.jinja` and `additional_chat_templates/*.jinja`, else those in
+    /// `tokenizer_config.json`.
     pub fn chat_templates(&self) -> &Templates {
         &self.chat_templates
     }
 
-    /// Tokenizes a text; `add_special_tokens` adds what the tokenizer puts around a sequence, such as BOS.
+    /// Tokenizes a text; `add_special_tokens` adds what the tokenizer puts around a sequence, such
+    /// as BOS.
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TokenizeError> {
         // A regular expression that backtracks too often makes its crate panic.
         let encoding = files::guarded(|| self.inner.encode(text, add_special_tokens));
-        let encoding = encoding.map_err(|cause| TokenizeError::Panicked { bytes: text.len(), cause })?;
-        let encoding = encoding.map_err(|error| TokenizeError::Encode { bytes: text.len(), cause: error.to_string() })?;
-        Ok(Encoding { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+        let encoding = encoding.map_err(|cause| TokenizeError::Panicked {
+            bytes: text.len(),
+            cause,
+        })?;
+        let encoding = encoding.map_err(|error| TokenizeError::Encode {
+            bytes: text.len(),
+            cause: error.to_string(),
+        })?;
+        Ok(Encoding {
+            ids: encoding.get_ids().to_vec(),
+            offsets: encoding.get_offsets().to_vec(),
+        })
     }
 
     /// The ids that [`Tokenizer::encode`] has, without the places in the text, in less time.
@@ -216,17 +258,27 @@ impl Tokenizer {
     /// The tokenizer has no tokens for the text.
     pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
         let encoding = files::guarded(|| self.inner.encode_fast(text, add_special_tokens));
-        let encoding = encoding.map_err(|cause| TokenizeError::Panicked { bytes: text.len(), cause })?;
-        let encoding = encoding.map_err(|error| TokenizeError::Encode { bytes: text.len(), cause: error.to_string() })?;
+        let encoding = encoding.map_err(|cause| TokenizeError::Panicked {
+            bytes: text.len(),
+            cause,
+        })?;
+        let encoding = encoding.map_err(|error| TokenizeError::Encode {
+            bytes: text.len(),
+            cause: error.to_string(),
+        })?;
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokenizes a rendered conversation: the ids, and for each token whether it lies in one of `spans` (bytes of `text`). Nothing
-    /// is added, for a chat template writes its own BOS.
+    /// Tokenizes a rendered conversation: the ids, and for each token whether it lies in one of
+    /// `spans` (bytes of `text`). Nothing is added, for a chat template writes its own BOS.
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
-    pub fn encode_with_spans(&self, text: &str, spans: &[Range<usize>]) -> Result<(Vec<u32>, Vec<bool>), TokenizeError> {
+    pub fn encode_with_spans(
+        &self,
+        text: &str,
+        spans: &[Range<usize>],
+    ) -> Result<(Vec<u32>, Vec<bool>), TokenizeError> {
         let Encoding { ids, offsets } = self.encode(text, false)?;
         let mut trained = vec![false; ids.len()];
         for span in spans {
@@ -240,8 +292,12 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TokenizeError> {
-        let failed = |cause: String| TokenizeError::Decode { tokens: ids.len(), cause };
-        let text = files::guarded(|| self.inner.decode(ids, skip_special_tokens)).map_err(failed)?;
+        let failed = |cause: String| TokenizeError::Decode {
+            tokens: ids.len(),
+            cause,
+        };
+        let text =
+            files::guarded(|| self.inner.decode(ids, skip_special_tokens)).map_err(failed)?;
         text.map_err(|error| failed(error.to_string()))
     }
 
@@ -275,26 +331,38 @@ impl Tokenizer {
         &self.eos_ids
     }
 
-    /// Every token that ends a document or a turn: the eos tokens, and the stock templates' ends of a turn where they are known.
+    /// Every token that ends a document or a turn: the eos tokens, and the stock templates' ends of
+    /// a turn where they are known.
     pub fn end_ids(&self) -> Vec<u32> {
-        let of_turns = ENDS_OF_TURNS.into_iter().filter_map(|token| self.token_to_id(token));
+        let of_turns = ENDS_OF_TURNS
+            .into_iter()
+            .filter_map(|token| self.token_to_id(token));
         self.eos_ids.iter().copied().chain(of_turns).collect()
     }
 
     /// Whether a token was added to the vocabulary, special or not.
     pub fn is_added(&self, id: u32) -> bool {
-        self.inner.get_added_vocabulary().get_added_tokens_decoder().contains_key(&id)
+        self.inner
+            .get_added_vocabulary()
+            .get_added_tokens_decoder()
+            .contains_key(&id)
     }
 
     /// Whether a token was added to the vocabulary as a special one.
     pub fn is_special(&self, id: u32) -> bool {
-        self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+        self.inner
+            .get_added_vocabulary()
+            .get_added_tokens_decoder()
+            .get(&id)
+            .is_some_and(|token| token.special)
     }
 
     /// Every added token with its id and whether it is special, by id.
     pub fn added_tokens(&self) -> Vec<(u32, String, bool)> {
         let added = self.inner.get_added_tokens_decoder().into_iter();
-        let mut added: Vec<_> = added.map(|(id, token)| (id, token.content, token.special)).collect();
+        let mut added: Vec<_> = added
+            .map(|(id, token)| (id, token.content, token.special))
+            .collect();
         added.sort_unstable();
         added
     }
@@ -302,52 +370,97 @@ impl Tokenizer {
     /// What a person should know of how the folder is read, where the embedding has so many rows.
     pub fn notes(&self, rows: usize) -> Vec<String> {
         let named = |(token, id): &(String, u32)| format!("`{token}` ({id})");
-        let list = |tokens: &mut dyn Iterator<Item = &(String, u32)>| listed(&tokens.map(named).collect::<Vec<_>>()).join(", ");
+        let list = |tokens: &mut dyn Iterator<Item = &(String, u32)>| {
+            listed(&tokens.map(named).collect::<Vec<_>>()).join(", ")
+        };
         let has_row = |(_, id): &&(String, u32)| (*id as usize) < rows;
         let added = list(&mut self.new.iter().filter(has_row));
         let beyond = list(&mut self.new.iter().filter(|token| !has_row(token)));
-        let added = (!added.is_empty())
-            .then(|| format!("tokens that only the files beside tokenizer.json name are added, as transformers does: {added}"));
+        let added = (!added.is_empty()).then(|| {
+            format!(
+                "tokens that only the files beside tokenizer.json name are added, as \
+            transformers does: {added}"
+            )
+        });
         let beyond = (!beyond.is_empty()).then(|| {
-            format!("tokens that only the files beside tokenizer.json name have no row in the embedding, which has {rows}: {beyond}; a text with one of them is refused")
+            format!(
+                "tokens that only the files beside tokenizer.json name have no row in the \
+            embedding, which has {rows}: {beyond}; a text with one of them is refused"
+            )
         });
         let dropout = self.dropout.map(|dropout| {
-            format!("tokenizer.json asks for a BPE dropout of {dropout}, which is off here: with it a text would have other tokens each time")
+            format!(
+                "tokenizer.json asks for a BPE dropout of {dropout}, which is off here: with \
+            it a text would have other tokens each time"
+            )
         });
         let renumbered = self.renumbered.first().map(ToString::to_string);
-        renumbered.into_iter().chain(added).chain(beyond).chain(dropout).collect()
+        renumbered
+            .into_iter()
+            .chain(added)
+            .chain(beyond)
+            .chain(dropout)
+            .collect()
     }
 
-    /// Ids of special tokens that are not those of another tokenizer, by the keys of a model's config.
+    /// Ids of special tokens that are not those of another tokenizer, by the keys of a model's
+    /// config.
     pub fn ids_unlike(&self, other: &Self) -> Vec<(String, Value)> {
-        let id = |of: &Self, token: Option<&str>| token.and_then(|token| of.token_to_id(token)).map(|id| json!(id));
+        let id = |of: &Self, token: Option<&str>| {
+            token
+                .and_then(|token| of.token_to_id(token))
+                .map(|id| json!(id))
+        };
         let ends = |of: &Self| match of.eos_ids() {
             [] => None,
             [only] => Some(json!(only)),
             all => Some(json!(all)),
         };
         let all = [
-            (TokenRole::Bos, id(self, self.special.bos.as_deref()), id(other, other.special.bos.as_deref())),
+            (
+                TokenRole::Bos,
+                id(self, self.special.bos.as_deref()),
+                id(other, other.special.bos.as_deref()),
+            ),
             (TokenRole::Eos, ends(self), ends(other)),
-            (TokenRole::Pad, id(self, self.special.pad.as_deref()), id(other, other.special.pad.as_deref())),
+            (
+                TokenRole::Pad,
+                id(self, self.special.pad.as_deref()),
+                id(other, other.special.pad.as_deref()),
+            ),
         ];
         let changed = all.into_iter().filter(|(_, own, of_other)| own != of_other);
-        changed.filter_map(|(role, own, _)| Some((role.id_key(), own?))).collect()
+        changed
+            .filter_map(|(role, own, _)| Some((role.id_key(), own?)))
+            .collect()
     }
 
-    /// The identity of the tokenizer: its file and its special tokens. The chat template is not part of it.
+    /// The identity of the tokenizer: its file and its special tokens. The chat template is not
+    /// part of it.
     pub fn hash(&self) -> files::Hash {
         self.hash
     }
 }
 
-/// The tokens of a span, by the rule of transformers: from the token of its first character to the token of its last. A character
-/// that no token holds (a space that the tokenizer drops) counts for the next one, at the end for the one before.
+/// The tokens of a span, by the rule of transformers: from the token of its first character to the
+/// token of its last. A character that no token holds (a space that the tokenizer drops) counts for
+/// the next one, at the end for the one before.
 fn tokens_of(span: &Range<usize>, offsets: &[(usize, usize)]) -> Range<usize> {
-    let holds = |byte: usize| offsets.iter().position(|(start, end)| (*start..*end).contains(&byte));
-    let first = holds(span.start).or_else(|| offsets.iter().position(|(start, end)| *start >= span.start && start < end));
-    let last =
-        holds(span.end.saturating_sub(1)).or_else(|| offsets.iter().rposition(|(start, end)| *end <= span.end && start < end));
+    let holds = |byte: usize| {
+        offsets
+            .iter()
+            .position(|(start, end)| (*start..*end).contains(&byte))
+    };
+    let first = holds(span.start).or_else(|| {
+        offsets
+            .iter()
+            .position(|(start, end)| *start >= span.start && start < end)
+    });
+    let last = holds(span.end.saturating_sub(1)).or_else(|| {
+        offsets
+            .iter()
+            .rposition(|(start, end)| *end <= span.end && start < end)
+    });
     match (first, last) {
         (Some(first), Some(last)) if first <= last => first..last + 1,
         _ => 0..0,
@@ -364,8 +477,12 @@ struct Parsed {
 }
 
 fn parse(path: &Path, source: &str) -> Result<Parsed, TokenizeError> {
-    let broken =
-        |error: tokenizers::Error| TokenizeError::Broken { path: path.to_owned(), expected: "a tokenizer", cause: error.to_string() };
+    let broken = |error: tokenizers::Error| TokenizeError::Broken {
+        path: path.to_owned(),
+        expected: "a \
+        tokenizer",
+        cause: error.to_string(),
+    };
     vet(source).map_err(|reason| broken(reason.into()))?;
     let parsed = files::guarded(|| {
         let mut inner = tokenizers::Tokenizer::from_bytes(source)?;
@@ -373,16 +490,23 @@ fn parse(path: &Path, source: &str) -> Result<Parsed, TokenizeError> {
         // Rows are cut and padded where that is counted.
         inner.with_truncation(None)?.with_padding(None);
         let dropout = take_dropout(&mut inner);
-        // A post-processor that names a special token which it does not describe fails at its first text only.
+        // A post-processor that names a special token which it does not describe fails at its first
+        // text only.
         inner.encode("", true)?;
-        Ok(Parsed { inner, padding, dropout })
+        Ok(Parsed {
+            inner,
+            padding,
+            dropout,
+        })
     });
     parsed.map_err(Into::into).flatten().map_err(broken)
 }
 
 /// Switches off what a BPE model leaves to chance.
 fn take_dropout(inner: &mut tokenizers::Tokenizer) -> Option<f32> {
-    let ModelWrapper::BPE(model) = inner.get_model() else { return None };
+    let ModelWrapper::BPE(model) = inner.get_model() else {
+        return None;
+    };
     let dropout = model.dropout.filter(|dropout| *dropout > 0.0)?;
     let mut model = model.clone();
     model.dropout = None;
@@ -391,24 +515,64 @@ fn take_dropout(inner: &mut tokenizers::Tokenizer) -> Option<f32> {
 }
 
 fn special_tokens(inner: &tokenizers::Tokenizer, added: &Added) -> SpecialTokens {
-    let token = |key: &str| added.named.get(key).and_then(Value::as_str).map(str::to_owned);
-    let (bos, eos, pad, unk) = (token("bos_token"), token("eos_token"), token("pad_token"), token("unk_token"));
-    let mut special: Vec<_> = inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).collect();
+    let token = |key: &str| {
+        added
+            .named
+            .get(key)
+            .and_then(Value::as_str)
+            .map(str::to_owned)
+    };
+    let (bos, eos, pad, unk) = (
+        token("bos_token"),
+        token("eos_token"),
+        token("pad_token"),
+        token("unk_token"),
+    );
+    let mut special: Vec<_> = inner
+        .get_added_tokens_decoder()
+        .into_iter()
+        .filter(|(_, token)| token.special)
+        .collect();
     special.sort_unstable_by_key(|(id, _)| *id);
-    let mut all: Vec<String> = special.into_iter().map(|(_, token)| token.content).collect();
+    let mut all: Vec<String> = special
+        .into_iter()
+        .map(|(_, token)| token.content)
+        .collect();
     for named in [&bos, &eos, &pad, &unk].into_iter().flatten() {
         if !all.contains(named) {
             all.push(named.clone());
         }
     }
-    SpecialTokens { bos, eos, pad, unk, all, ends: Vec::new() }
+    SpecialTokens {
+        bos,
+        eos,
+        pad,
+        unk,
+        all,
+        ends: Vec::new(),
+    }
 }
 
 /// `changes`: what is not as the file says.
 fn hash(source: &str, special: &SpecialTokens, eos_ids: &[u32], changes: &[String]) -> files::Hash {
-    let SpecialTokens { bos, eos, pad, unk, all, .. } = special;
+    let SpecialTokens {
+        bos,
+        eos,
+        pad,
+        unk,
+        all,
+        ..
+    } = special;
     let tokenizer = files::hash_bytes(source.as_bytes()).to_string();
-    let mut identity = vec![json!(tokenizer), json!(bos), json!(eos), json!(pad), json!(unk), json!(all), json!(eos_ids)];
+    let mut identity = vec![
+        json!(tokenizer),
+        json!(bos),
+        json!(eos),
+        json!(pad),
+        json!(unk),
+        json!(all),
+        json!(eos_ids),
+    ];
     identity.extend((!changes.is_empty()).then(|| json!(changes)));
     files::hash_bytes(Value::Array(identity).to_string().as_bytes())
 }
@@ -420,7 +584,10 @@ fn missing(folder: &Path) -> TokenizeError {
         () if has("vocab.json") && has("merges.txt") => ", only `vocab.json` and `merges.txt`",
         () => "",
     };
-    TokenizeError::Missing { folder: folder.to_owned(), instead }
+    TokenizeError::Missing {
+        folder: folder.to_owned(),
+        instead,
+    }
 }
 
 impl Explain for TokenizeError {
@@ -434,14 +601,23 @@ impl Explain for TokenizeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
-            Self::Missing { instead: "", .. } => Some("take the base's `tokenizer.json` along with its weights".to_owned()),
-            Self::Missing { .. } => Some(
-                "convert it once with transformers: `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`".to_owned(),
+            Self::Missing { instead: "", .. } => Some(
+                "take the base's `tokenizer.json` along with \
+            its weights"
+                    .to_owned(),
             ),
-            Self::Broken { .. } => Some("fetch the file again from where the base comes from".to_owned()),
+            Self::Missing { .. } => Some(
+                "convert it once with transformers: \
+                `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
+                    .to_owned(),
+            ),
+            Self::Broken { .. } => {
+                Some("fetch the file again from where the base comes from".to_owned())
+            }
             Self::Value { .. } => Some("correct the value, or fetch the file again".to_owned()),
             Self::Collision { .. } => Some(
-                "take tokenizer.json and the files beside it from one place, or remove the file that does not belong there"
+                "take tokenizer.json and the files beside it from one place, or remove the file \
+                that does not belong there"
                     .to_owned(),
             ),
             Self::Encode { .. } | Self::Panicked { .. } | Self::Decode { .. } => None,
@@ -464,7 +640,9 @@ mod tests {
             "model": {"type": "WordLevel", "vocab": {"<s>": 0, "</s>": 1, "a": 2, "ü": 3}, "unk_token": "a"},
         });
         for (name, content) in files.iter().chain(&[("tokenizer.json", tokenizer)]) {
-            let content = content.as_str().map_or_else(|| content.to_string(), str::to_owned);
+            let content = content
+                .as_str()
+                .map_or_else(|| content.to_string(), str::to_owned);
             std::fs::write(folder.path().join(name), content).unwrap();
         }
         folder
@@ -472,22 +650,52 @@ mod tests {
 
     fn message(folder: &tempfile::TempDir) -> String {
         let place = format!("{}/", folder.path().display());
-        Tokenizer::open(folder.path()).unwrap_err().to_string().replace(&place, "")
+        Tokenizer::open(folder.path())
+            .unwrap_err()
+            .to_string()
+            .replace(&place, "")
     }
 
     #[test]
     fn special_tokens_are_strings_or_objects_and_the_map_counts_first() {
         let folder = folder(&[
-            ("tokenizer_config.json", json!({"bos_token": {"content": "<s>"}, "eos_token": "a", "unk_token": null})),
-            ("special_tokens_map.json", json!({"eos_token": "</s>", "pad_token": "<pad>"})),
+            (
+                "tokenizer_config.json",
+                json!({"bos_token": {"content": "<s>"}, "eos_token": "a", "unk_token": null}),
+            ),
+            (
+                "special_tokens_map.json",
+                json!({"eos_token": "</s>", "pad_token": "<pad>"}),
+            ),
             ("generation_config.json", json!({"eos_token_id": [3, 1]})),
         ]);
         let tokenizer = Tokenizer::open(folder.path()).unwrap();
         let all = ["<s>", "</s>", "<pad>"].map(str::to_owned).to_vec();
-        let (bos, eos, pad) = (all.first().cloned(), all.get(1).cloned(), all.get(2).cloned());
+        let (bos, eos, pad) = (
+            all.first().cloned(),
+            all.get(1).cloned(),
+            all.get(2).cloned(),
+        );
         let ends = ["</s>", "ü"].map(str::to_owned).to_vec();
-        assert_eq!(*tokenizer.special(), SpecialTokens { bos, eos, pad, unk: None, all, ends });
-        assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.token_to_id("<pad>")), (Some(0), Some(1), Some(4)));
+        assert_eq!(
+            *tokenizer.special(),
+            SpecialTokens {
+                bos,
+                eos,
+                pad,
+                unk: None,
+                all,
+                ends
+            }
+        );
+        assert_eq!(
+            (
+                tokenizer.bos_id(),
+                tokenizer.eos_id(),
+                tokenizer.token_to_id("<pad>")
+            ),
+            (Some(0), Some(1), Some(4))
+        );
         assert_eq!(tokenizer.eos_ids(), [1, 3]);
         assert_eq!(tokenizer.vocab_size(), 5);
     }
@@ -495,9 +703,24 @@ mod tests {
     #[test]
     fn the_template_file_wins_over_the_config_and_a_list_gives_its_default() {
         let list = json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]});
-        let template = |files: &[_]| Tokenizer::open(folder(files).path()).unwrap().chat_template().map(str::to_owned);
-        assert_eq!(template(&[("tokenizer_config.json", list.clone())]).as_deref(), Some("d"));
-        assert_eq!(template(&[("tokenizer_config.json", list), ("chat_template.jinja", "f".into())]).as_deref(), Some("f"));
+        let template = |files: &[_]| {
+            Tokenizer::open(folder(files).path())
+                .unwrap()
+                .chat_template()
+                .map(str::to_owned)
+        };
+        assert_eq!(
+            template(&[("tokenizer_config.json", list.clone())]).as_deref(),
+            Some("d")
+        );
+        assert_eq!(
+            template(&[
+                ("tokenizer_config.json", list),
+                ("chat_template.jinja", "f".into())
+            ])
+            .as_deref(),
+            Some("f")
+        );
         assert_eq!(template(&[]), None);
     }
 
@@ -526,15 +749,27 @@ mod tests {
     fn what_is_not_a_tokenizer_is_refused_in_words() {
         let empty = tempfile::tempdir().unwrap();
         let error = Tokenizer::open(empty.path()).unwrap_err();
-        assert_eq!(error.to_string(), format!("`{}` holds no `tokenizer.json`", empty.path().display()));
+        assert_eq!(
+            error.to_string(),
+            format!("`{}` holds no `tokenizer.json`", empty.path().display())
+        );
         std::fs::write(empty.path().join("tokenizer.model"), "").unwrap();
         let error = Tokenizer::open(empty.path()).unwrap_err();
-        assert!(error.to_string().ends_with("`tokenizer.json`, only a sentencepiece model"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("`tokenizer.json`, only a sentencepiece model"),
+            "{error}"
+        );
         assert!(error.hint().unwrap().starts_with("convert it once"));
         let broken = folder(&[("tokenizer_config.json", "{".into())]);
         assert!(message(&broken).starts_with("`tokenizer_config.json` is not a JSON object: "));
         let wrong = folder(&[("tokenizer_config.json", json!({"bos_token": 7}))]);
-        assert_eq!(message(&wrong), "`bos_token` in `tokenizer_config.json` is `7`, expected a token");
+        assert_eq!(
+            message(&wrong),
+            "`bos_token` in `tokenizer_config.json` is `7`, expected a \
+        token"
+        );
         let wrong = folder(&[("generation_config.json", json!({"eos_token_id": "x"}))]);
         assert!(message(&wrong).ends_with("is `\"x\"`, expected a token id or a list of them"));
     }
@@ -543,6 +778,9 @@ mod tests {
     fn the_hash_follows_the_special_tokens() {
         let hash = |files: &[_]| Tokenizer::open(folder(files).path()).unwrap().hash();
         assert_eq!(hash(&[]), hash(&[("chat_template.jinja", "f".into())]));
-        assert_ne!(hash(&[]), hash(&[("tokenizer_config.json", json!({"eos_token": "</s>"}))]));
+        assert_ne!(
+            hash(&[]),
+            hash(&[("tokenizer_config.json", json!({"eos_token": "</s>"}))])
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The text files that a tokenizer is opened from: those of a model's folder, or those beside an adapter that has a tokenizer of its own.
+//! The text files that a tokenizer is opened from: those of a model's folder, or those beside an
+//! adapter that has a tokenizer of its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -41,14 +42,22 @@ impl TokenizerFiles {
     pub fn read(folder: &Path) -> Result<Self, TokenizeError> {
         let mut texts = BTreeMap::new();
         for name in NAMES {
-            let limit_bytes = if name == TOKENIZER { TOKENIZER_BYTES } else { files::JSON_BYTES };
+            let limit_bytes = if name == TOKENIZER {
+                TOKENIZER_BYTES
+            } else {
+                files::JSON_BYTES
+            };
             texts.extend(read_optional(&folder.join(name), limit_bytes)?.map(|text| (name, text)));
         }
-        Ok(Self { templates: template_files(folder)?, folder: folder.to_owned(), texts })
+        Ok(Self {
+            templates: template_files(folder)?,
+            folder: folder.to_owned(),
+            texts,
+        })
     }
 
-    /// Reads those that lie beside an adapter; of its base's what it does not bring: the generation config, and the templates where it has
-    /// none. `None` where the adapter has no tokenizer.
+    /// Reads those that lie beside an adapter; of its base's what it does not bring: the generation
+    /// config, and the templates where it has none. `None` where the adapter has no tokenizer.
     ///
     /// # Errors
     /// A file is there and cannot be read, or is no JSON object.
@@ -68,18 +77,35 @@ impl TokenizerFiles {
 
     /// One of the JSON files; empty where it is not there.
     pub(super) fn json(&self, name: &'static str) -> Result<Config, TokenizeError> {
-        Config::of(self.folder.join(name), self.texts.get(name).map(String::as_str))
+        Config::of(
+            self.folder.join(name),
+            self.texts.get(name).map(String::as_str),
+        )
     }
 
     /// The templates that are files, else those in `tokenizer_config.json`.
     pub(super) fn all_templates(&self) -> Result<Templates, TokenizeError> {
-        if self.templates == Templates::default() { self.json(CONFIG)?.chat_templates() } else { Ok(self.templates.clone()) }
+        if self.templates == Templates::default() {
+            self.json(CONFIG)?.chat_templates()
+        } else {
+            Ok(self.templates.clone())
+        }
     }
 
-    /// Every file by its name in a folder, with its content. Templates that `tokenizer_config.json` has stay there.
+    /// Every file by its name in a folder, with its content. Templates that `tokenizer_config.json`
+    /// has stay there.
     pub fn contents(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        let texts = self.texts.iter().map(|(name, text)| (PathBuf::from(name), text.clone().into_bytes()));
-        texts.chain(self.templates.files().map(|(path, source)| (path, source.into_bytes()))).collect()
+        let texts = self
+            .texts
+            .iter()
+            .map(|(name, text)| (PathBuf::from(name), text.clone().into_bytes()));
+        texts
+            .chain(
+                self.templates
+                    .files()
+                    .map(|(path, source)| (path, source.into_bytes())),
+            )
+            .collect()
     }
 }
 
@@ -87,11 +113,18 @@ impl TokenizerFiles {
 fn template_files(folder: &Path) -> Result<Templates, TokenizeError> {
     let mut found = Vec::new();
     for path in named_template_files(folder)? {
-        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        let name = path
+            .file_stem()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default()
+            .to_owned();
         found.extend(read_optional(&path, TEMPLATE_BYTES)?.map(|source| (name, source)));
     }
     let default = read_optional(&folder.join(FILE), TEMPLATE_BYTES)?;
-    Ok(found.into_iter().chain(default.map(|source| ("default".to_owned(), source))).collect())
+    Ok(found
+        .into_iter()
+        .chain(default.map(|source| ("default".to_owned(), source)))
+        .collect())
 }
 
 /// The files of a model's further templates, in the order of their names.
@@ -104,9 +137,14 @@ pub fn named_template_files(folder: &Path) -> Result<Vec<PathBuf>, files::FileEr
         return Ok(Vec::new());
     }
     let failed = |cause| files::FileError::new("read", &folder, cause);
-    let entries = std::fs::read_dir(&folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let entries = std::fs::read_dir(&folder)
+        .map_err(failed)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|end| end == "jinja") && path.to_str().is_some());
+    paths.retain(|path| {
+        path.extension().is_some_and(|end| end == "jinja") && path.to_str().is_some()
+    });
     paths.sort();
     Ok(paths)
 }
@@ -118,7 +156,11 @@ fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Tokeni
     match files::read_text_up_to(path, limit_bytes) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.cause.kind() == io::ErrorKind::InvalidData => {
-            Err(TokenizeError::Broken { path: path.to_owned(), expected: "UTF-8 text", cause: error.cause.to_string() })
+            Err(TokenizeError::Broken {
+                path: path.to_owned(),
+                expected: "UTF-8 text",
+                cause: error.cause.to_string(),
+            })
         }
         Err(error) => Err(error.into()),
     }
@@ -134,7 +176,11 @@ impl Config {
     fn of(path: PathBuf, source: Option<&str>) -> Result<Self, TokenizeError> {
         match serde_json::from_str(source.unwrap_or("{}")) {
             Ok(values) => Ok(Self { path, values }),
-            Err(error) => Err(TokenizeError::Broken { path, expected: "a JSON object", cause: error.to_string() }),
+            Err(error) => Err(TokenizeError::Broken {
+                path,
+                expected: "a JSON object",
+                cause: error.to_string(),
+            }),
         }
     }
 
@@ -146,8 +192,14 @@ impl Config {
         let named = match value {
             Value::Null => return Ok(Templates::default()),
             Value::String(template) => return Ok(Templates::one(template.clone())),
-            Value::Array(all) => all.iter().map(|it| Some((text(&it["name"])?, text(&it["template"])?))).collect(),
-            Value::Object(all) => all.iter().map(|(name, template)| Some((name.clone(), text(template)?))).collect(),
+            Value::Array(all) => all
+                .iter()
+                .map(|it| Some((text(&it["name"])?, text(&it["template"])?)))
+                .collect(),
+            Value::Object(all) => all
+                .iter()
+                .map(|(name, template)| Some((name.clone(), text(template)?)))
+                .collect(),
             _ => None,
         };
         named.ok_or_else(|| self.wrong(KEY, value, "a template or a list of named templates"))
@@ -162,10 +214,22 @@ impl Config {
             id => std::slice::from_ref(id),
         };
         let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-        ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| self.wrong(KEY, value, "a token id or a list of them"))
+        ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| {
+            self.wrong(
+                KEY,
+                value,
+                "a token id \
+        or a list of them",
+            )
+        })
     }
 
     pub fn wrong(&self, key: &str, value: &Value, expected: &'static str) -> TokenizeError {
-        TokenizeError::Value { path: self.path.clone(), key: key.to_owned(), found: format!("`{value}`"), expected }
+        TokenizeError::Value {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            found: format!("`{value}`"),
+            expected,
+        }
     }
 }

@@ -1,7 +1,8 @@
-//! What a `tokenizer.json` may ask for, looked at before the tokenizers crate builds it: a small file can make the crate fill the
-//! memory, at once or at the first text.
+//! What a `tokenizer.json` may ask for, looked at before the tokenizers crate builds it: a small
+//! file can make the crate fill the memory, at once or at the first text.
 //!
-//! Real ones stay far below each limit. The largest in use has two million values and takes half a GiB to build.
+//! Real ones stay far below each limit. The largest in use has two million values and takes half a
+//! GiB to build.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -12,7 +13,8 @@ const MAX_VALUES: usize = 3_500_000;
 const MAX_ADDED_BYTES: usize = 4 << 20;
 /// Regular expressions and replacements, in all.
 const MAX_STEP_BYTES: usize = 256 << 10;
-/// How many times as long as it was the steps may make a text. Compatibility forms of Unicode take 18.
+/// How many times as long as it was the steps may make a text. Compatibility forms of Unicode take
+/// 18.
 const MAX_GROWTH: f64 = 300.0;
 /// Pieces that are put around a text, and ids of each.
 const MAX_PIECES: usize = 64;
@@ -43,19 +45,45 @@ struct Added {
 pub(super) fn vet(source: &str) -> Result<(), String> {
     limit("values", count_values(source) as f64, MAX_VALUES as f64)?;
     let parts: VocabularyParts = serde_json::from_str(source).map_err(|error| error.to_string())?;
-    let added: usize = parts.added_tokens.iter().map(|token| token.content.len()).sum();
-    limit("bytes of added tokens", added as f64, MAX_ADDED_BYTES as f64)?;
-    let encoding = Value::Array(vec![parts.normalizer, parts.pre_tokenizer, parts.post_processor]);
+    let added: usize = parts
+        .added_tokens
+        .iter()
+        .map(|token| token.content.len())
+        .sum();
+    limit(
+        "bytes of added tokens",
+        added as f64,
+        MAX_ADDED_BYTES as f64,
+    )?;
+    let encoding = Value::Array(vec![
+        parts.normalizer,
+        parts.pre_tokenizer,
+        parts.post_processor,
+    ]);
     for steps in [encoding, parts.decoder] {
-        limit("bytes of patterns", text_bytes(&steps) as f64, MAX_STEP_BYTES as f64)?;
-        limit("pieces around a text", most_pieces(&steps) as f64, MAX_PIECES as f64)?;
+        limit(
+            "bytes of patterns",
+            text_bytes(&steps) as f64,
+            MAX_STEP_BYTES as f64,
+        )?;
+        limit(
+            "pieces around a text",
+            most_pieces(&steps) as f64,
+            MAX_PIECES as f64,
+        )?;
         limit("times the length of a text", growth(&steps), MAX_GROWTH)?;
     }
     Ok(())
 }
 
 fn limit(what: &str, found: f64, most: f64) -> Result<(), String> {
-    if found > most { Err(format!("it asks for {found} {what}, expected at most {most}")) } else { Ok(()) }
+    if found > most {
+        Err(format!(
+            "it asks for {found} {what}, expected at most {most}"
+        ))
+    } else {
+        Ok(())
+    }
 }
 
 /// Values and keys of a JSON text, by the signs outside of its strings.
@@ -92,7 +120,11 @@ fn text_bytes(value: &Value) -> usize {
 /// The longest list of pieces or ids that a post-processor puts around a text.
 fn most_pieces(value: &Value) -> usize {
     let length = |key: &str| value[key].as_array().map_or(0, Vec::len);
-    let own = ["single", "pair", "ids", "tokens"].map(length).into_iter().max().unwrap_or(0);
+    let own = ["single", "pair", "ids", "tokens"]
+        .map(length)
+        .into_iter()
+        .max()
+        .unwrap_or(0);
     inside(value).map(most_pieces).fold(own, usize::max)
 }
 
@@ -102,16 +134,25 @@ fn growth(value: &Value) -> f64 {
         // An expression may match nothing, and then puts its content between any two characters.
         (Some(content), pattern @ Value::Object(_)) => {
             let matched = pattern["String"].as_str().map_or(0, str::len);
-            if matched == 0 { content.len() as f64 + 1.0 } else { content.len() as f64 / matched as f64 }
+            if matched == 0 {
+                content.len() as f64 + 1.0
+            } else {
+                content.len() as f64 / matched as f64
+            }
         }
         _ => 1.0,
     };
-    let table = value["precompiled_charsmap"].as_str().map_or(1.0, table_growth);
-    let pieces = value["single"].as_array().map_or(0, |pieces| pieces.iter().filter(|it| !it["Sequence"].is_null()).count());
+    let table = value["precompiled_charsmap"]
+        .as_str()
+        .map_or(1.0, table_growth);
+    let pieces = value["single"].as_array().map_or(0, |pieces| {
+        pieces.iter().filter(|it| !it["Sequence"].is_null()).count()
+    });
     own.max(1.0) * table * (pieces as f64).max(1.0) * inside(value).map(growth).product::<f64>()
 }
 
-/// A sentencepiece table in base64: its replacements are ended by NUL, and the longest stands for a character at least.
+/// A sentencepiece table in base64: its replacements are ended by NUL, and the longest stands for a
+/// character at least.
 fn table_growth(base64: &str) -> f64 {
     let sextet = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
@@ -123,14 +164,23 @@ fn table_growth(base64: &str) -> f64 {
     };
     let sextets: Vec<u8> = base64.bytes().filter_map(sextet).collect();
     let whole = sextets.chunks(4).flat_map(|four| {
-        let bits = four.iter().fold(0u32, |bits, sextet| bits << 6 | u32::from(*sextet));
+        let bits = four
+            .iter()
+            .fold(0u32, |bits, sextet| bits << 6 | u32::from(*sextet));
         let bits = bits << (6 * (4 - four.len()));
         bits.to_be_bytes()[1..].to_vec()
     });
     let bytes: Vec<u8> = whole.collect();
-    let trie = bytes.first_chunk().map_or(0, |size| u32::from_le_bytes(*size) as usize);
-    let replacements = bytes.get(4 + trie..).unwrap_or_default().split(|byte| *byte == 0);
-    replacements.map(|text| text.len() as f64).fold(1.0, f64::max)
+    let trie = bytes
+        .first_chunk()
+        .map_or(0, |size| u32::from_le_bytes(*size) as usize);
+    let replacements = bytes
+        .get(4 + trie..)
+        .unwrap_or_default()
+        .split(|byte| *byte == 0);
+    replacements
+        .map(|text| text.len() as f64)
+        .fold(1.0, f64::max)
 }
 
 #[cfg(test)]
@@ -146,13 +196,22 @@ mod tests {
     #[test]
     fn a_text_grows_by_each_step_in_turn() {
         let step = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
-        let normalizer = |steps: Vec<Value>| json!({"normalizer": {"type": "Sequence", "normalizers": steps}});
-        assert_eq!(verdict(&normalizer(vec![step(" ", "▁"), step("``", "\""), step("▁", " ")])), "");
+        let normalizer =
+            |steps: Vec<Value>| json!({"normalizer": {"type": "Sequence", "normalizers": steps}});
+        assert_eq!(
+            verdict(&normalizer(vec![
+                step(" ", "▁"),
+                step("``", "\""),
+                step("▁", " ")
+            ])),
+            ""
+        );
         assert_eq!(
             verdict(&normalizer(vec![step("a", "aa"); 9])),
             "it asks for 512 times the length of a text, expected at most 300"
         );
-        let between = json!({"normalizer": {"pattern": {"Regex": "x*"}, "content": "y".repeat(300)}});
+        let between =
+            json!({"normalizer": {"pattern": {"Regex": "x*"}, "content": "y".repeat(300)}});
         assert!(verdict(&between).starts_with("it asks for 301 times the length"));
     }
 
@@ -170,7 +229,11 @@ mod tests {
     fn pieces_repeat_a_text_and_are_counted() {
         let pieces = |count| json!({"post_processor": {"single": vec![json!({"Sequence": {"id": "A", "type_id": 0}}); count]}});
         assert_eq!(verdict(&pieces(64)), "");
-        assert_eq!(verdict(&pieces(65)), "it asks for 65 pieces around a text, expected at most 64");
+        assert_eq!(
+            verdict(&pieces(65)),
+            "it asks for 65 pieces around a text, expected at most \
+        64"
+        );
         let twice = json!({"post_processor": {"processors": vec![pieces(18)["post_processor"].clone(); 2]}});
         assert!(verdict(&twice).starts_with("it asks for 324 times the length"));
     }
@@ -183,6 +246,10 @@ mod tests {
         let patterns = json!({"pre_tokenizer": {"pattern": {"Regex": "x".repeat(300 << 10)}}});
         assert!(verdict(&patterns).starts_with("it asks for 307200 bytes of patterns"));
         assert!(vet(&"[".repeat(4_000_000)).is_err());
-        assert!(vet("{\"normalizer\": null, \"normalizer\": null}").is_err(), "the last one would be vetted, the first be used");
+        assert!(
+            vet("{\"normalizer\": null, \"normalizer\": null}").is_err(),
+            "the last one would \
+        be vetted, the first be used"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! The words for a row that makes no tokens, with what they quote of the row marked: see [`crate::fault::quoted`].
+//! The words for a row that makes no tokens, with what they quote of the row marked: see
+//! [`crate::fault::quoted`].
 
 use std::collections::HashSet;
 use std::fmt::Display;
@@ -12,8 +13,8 @@ use super::{cells, encode, tokenize, turns};
 use crate::fault::{quoted, quoting, without_data};
 use crate::terms::Format;
 
-/// Characters of a row in a message that nobody marked, from which on the message is taken to quote the row. Shorter ones are words that
-/// messages and rows share.
+/// Characters of a row in a message that nobody marked, from which on the message is taken to quote
+/// the row. Shorter ones are words that messages and rows share.
 const WINDOW: usize = 16;
 
 /// What is wrong with a row.
@@ -46,22 +47,34 @@ impl Told for encode::EncodeError {
 
     fn quotes(&self, template: Option<&ChatTemplate>) -> Vec<String> {
         let quote = match self {
-            Self::Template(template::TemplateError::Raised { message }) => not_of_template(message, template),
-            // Behind the kind of fault stands what the engine says, often with the value that it is about.
+            Self::Template(template::TemplateError::Raised { message }) => {
+                not_of_template(message, template)
+            }
+            // Behind the kind of fault stands what the engine says, often with the value that it is
+            // about.
             Self::Template(template::TemplateError::Render { cause, .. }) => detail(cause),
             // The reason may be what became of a part of the conversation.
-            Self::Template(template::TemplateError::NoSpans { reason }) => match reason.split_once("refuses the conversation: ") {
-                Some((_, message)) => not_of_template(message, template),
-                None => reason
-                    .split_once("fails at line ")
-                    .and_then(|(_, rest)| rest.split_once(": "))
-                    .map_or("", |(_, cause)| detail(cause)),
-            },
+            Self::Template(template::TemplateError::NoSpans { reason }) => {
+                match reason.split_once("refuses the conversation: ") {
+                    Some((_, message)) => not_of_template(message, template),
+                    None => reason
+                        .split_once("fails at line ")
+                        .and_then(|(_, rest)| rest.split_once(": "))
+                        .map_or("", |(_, cause)| detail(cause)),
+                }
+            }
             Self::Template(template::TemplateError::Panicked { cause })
-            | Self::Tokenizer(tokenize::TokenizeError::Encode { cause, .. } | tokenize::TokenizeError::Panicked { cause, .. }) => cause,
+            | Self::Tokenizer(
+                tokenize::TokenizeError::Encode { cause, .. }
+                | tokenize::TokenizeError::Panicked { cause, .. },
+            ) => cause,
             _ => "",
         };
-        if quote.is_empty() { Vec::new() } else { vec![quote.to_owned()] }
+        if quote.is_empty() {
+            Vec::new()
+        } else {
+            vec![quote.to_owned()]
+        }
     }
 }
 
@@ -70,9 +83,12 @@ fn detail(cause: &str) -> &str {
     cause.split_once(": ").map_or("", |(_, detail)| detail)
 }
 
-/// The end of what a template says that does not stand in the template word for word: it comes from the row.
+/// The end of what a template says that does not stand in the template word for word: it comes from
+/// the row.
 fn not_of_template<'a>(message: &'a str, template: Option<&ChatTemplate>) -> &'a str {
-    let Some(source) = template.map(ChatTemplate::source) else { return message };
+    let Some(source) = template.map(ChatTemplate::source) else {
+        return message;
+    };
     if source.contains(message) {
         return "";
     }
@@ -82,35 +98,64 @@ fn not_of_template<'a>(message: &'a str, template: Option<&ChatTemplate>) -> &'a
         if middle <= known {
             break;
         }
-        if source.contains(&message[..middle]) { known = middle } else { unknown = middle }
+        if source.contains(&message[..middle]) {
+            known = middle
+        } else {
+            unknown = middle
+        }
     }
     &message[known..]
 }
 
 /// What is wrong with a row of a batch, in words whose quotes of the row are marked.
-pub fn words(cause: &dyn Told, encoder: &Encoder, format: Format, batch: &Batch, row: usize) -> String {
+pub fn words(
+    cause: &dyn Told,
+    encoder: &Encoder,
+    format: Format,
+    batch: &Batch,
+    row: usize,
+) -> String {
     let quotes = cause.quotes(encoder.template.as_ref());
-    let message = quotes.iter().fold(cause.message(), |message, quote| quoting(&message, quote));
-    // A message of tomorrow may quote a cell and not say so. Special tokens are the tokenizer's, though a row may have them too.
+    let message = quotes
+        .iter()
+        .fold(cause.message(), |message, quote| quoting(&message, quote));
+    // A message of tomorrow may quote a cell and not say so. Special tokens are the tokenizer's,
+    // though a row may have them too.
     let special = &encoder.tokenizer.special().all;
     let own = special
         .iter()
         .filter(|token| !token.is_empty())
-        .fold(without_data(&message).into_owned(), |own, token| own.replace(token.as_str(), "\0"));
-    if quotes_row(&own, batch, row, format) { quoted(cause.message()) } else { message }
+        .fold(without_data(&message).into_owned(), |own, token| {
+            own.replace(token.as_str(), "\0")
+        });
+    if quotes_row(&own, batch, row, format) {
+        quoted(cause.message())
+    } else {
+        message
+    }
 }
 
 fn quotes_row(message: &str, batch: &Batch, row: usize, format: Format) -> bool {
     let windows: HashSet<&str> = windows(message).collect();
     let is_quoted = |text: &str| self::windows(text).any(|window| windows.contains(window));
     !windows.is_empty()
-        && format.columns().iter().any(|column| batch.cell(column, row).is_ok_and(|cell| any_text(&cell, &is_quoted)))
+        && format.columns().iter().any(|column| {
+            batch
+                .cell(column, row)
+                .is_ok_and(|cell| any_text(&cell, &is_quoted))
+        })
 }
 
 /// Every piece of [`WINDOW`] characters.
 fn windows(text: &str) -> impl Iterator<Item = &str> {
-    let ends = text.char_indices().map(|(start, c)| start + c.len_utf8()).skip(WINDOW - 1);
-    text.char_indices().map(|(start, _)| start).zip(ends).map(|(start, end)| &text[start..end])
+    let ends = text
+        .char_indices()
+        .map(|(start, c)| start + c.len_utf8())
+        .skip(WINDOW - 1);
+    text.char_indices()
+        .map(|(start, _)| start)
+        .zip(ends)
+        .map(|(start, end)| &text[start..end])
 }
 
 fn any_text(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
@@ -130,10 +175,18 @@ mod tests {
     #[test]
     fn what_a_template_says_itself_is_no_text_of_the_row() {
         let source = "{{ raise_exception('roles must alternate, höre: ' ~ messages[0].content) }}";
-        let template = ChatTemplate::new(source, &SpecialTokens::default(), jiff::Timestamp::UNIX_EPOCH).expect("valid");
+        let template = ChatTemplate::new(
+            source,
+            &SpecialTokens::default(),
+            jiff::Timestamp::UNIX_EPOCH,
+        )
+        .expect("valid");
         let rest = |message| not_of_template(message, Some(&template));
         assert_eq!(rest("roles must alternate"), "");
-        assert_eq!(rest("roles must alternate, höre: Smith has gout"), "Smith has gout");
+        assert_eq!(
+            rest("roles must alternate, höre: Smith has gout"),
+            "Smith has gout"
+        );
         assert_eq!(rest("Smith has gout"), "Smith has gout");
         assert_eq!(rest("ä"), "ä");
         assert_eq!(rest(""), "");

@@ -1,4 +1,5 @@
-//! What is in the rows and changes nothing in what is trained: counted, kept with the tokens, and said with each run.
+//! What is in the rows and changes nothing in what is trained: counted, kept with the tokens, and
+//! said with each run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,7 +15,8 @@ pub enum Unread {
     Tools,
     /// The column `system` of a conversation that has a system message of its own.
     System,
-    /// `weight`, `train` or `loss` of a turn that is not the assistant's, against what `train_on` says.
+    /// `weight`, `train` or `loss` of a turn that is not the assistant's, against what `train_on`
+    /// says.
     Weight,
     /// A key of turns without which the text is the same.
     Key(String),
@@ -35,18 +37,29 @@ impl Counts {
     /// The counts of both.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        other.0.into_iter().for_each(|(unread, rows)| *self.0.entry(unread).or_default() += rows);
+        other
+            .0
+            .into_iter()
+            .for_each(|(unread, rows)| *self.0.entry(unread).or_default() += rows);
         self
     }
 
     /// The counts as text for a token cache.
     pub fn to_text(&self) -> String {
-        serde_json::to_string(&self.0.iter().collect::<Vec<_>>()).expect("words and numbers have a JSON form")
+        serde_json::to_string(&self.0.iter().collect::<Vec<_>>()).expect(
+            "words and numbers have a \
+        JSON form",
+        )
     }
 
     /// The counts of a token cache.
     pub fn from_text(text: &str) -> Self {
-        Self(serde_json::from_str::<Vec<_>>(text).unwrap_or_default().into_iter().collect())
+        Self(
+            serde_json::from_str::<Vec<_>>(text)
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+        )
     }
 
     /// Notes for a person, on the files of a source with so many rows.
@@ -54,10 +67,17 @@ impl Counts {
         let source = label(files);
         let of_kind = |(unread, count): (&Unread, &u64)| {
             let text = match unread {
-                Unread::Tools => "`tools` appear nowhere in their text: the chat template does not print them",
-                Unread::System => "column `system` is not used: the conversation has a system message of its own",
+                Unread::Tools => {
+                    "`tools` appear nowhere in their text: the chat template does not \
+                print them"
+                }
+                Unread::System => {
+                    "column `system` is not used: the conversation has a system \
+                message of its own"
+                }
                 Unread::Weight => {
-                    "`weight`, `train` or `loss` of a turn that is not the assistant's changes nothing: `train_on` decides"
+                    "`weight`, `train` or `loss` of a turn that is not the assistant's changes \
+                    nothing: `train_on` decides"
                 }
                 Unread::Key(_) => return None,
             };
@@ -70,7 +90,11 @@ impl Counts {
         let mut notes: Vec<String> = self.0.iter().filter_map(of_kind).collect();
         let keys: Vec<String> = self.0.iter().filter_map(key).collect();
         if !keys.is_empty() {
-            notes.push(format!("{source}: keys of turns that the chat template does not print: {}", keys.join(", ")));
+            notes.push(format!(
+                "{source}: keys of turns that the chat template does not print: \
+            {}",
+                keys.join(", ")
+            ));
         }
         notes
     }
@@ -78,7 +102,10 @@ impl Counts {
 
 /// Names the files of a source.
 fn label(files: &[impl AsRef<Path>]) -> String {
-    let first = files.first().map(|file| visible(&file.as_ref().display().to_string())).unwrap_or_default();
+    let first = files
+        .first()
+        .map(|file| visible(&file.as_ref().display().to_string()))
+        .unwrap_or_default();
     match files.len() {
         0 | 1 => format!("`{first}`"),
         count => format!("`{first}` and {} more", count - 1),
@@ -93,13 +120,24 @@ mod tests {
     fn counts_are_kept_as_text_and_added_up() {
         let mut counts = Counts::default();
         counts.add(vec![Unread::Tools, Unread::Key("name".into())]);
-        counts.add(vec![Unread::Key("name".into()), Unread::Key("id\u{1b}".into())]);
+        counts.add(vec![
+            Unread::Key("name".into()),
+            Unread::Key("id\u{1b}".into()),
+        ]);
         assert_eq!(Counts::from_text(&counts.to_text()), counts);
         let both = counts.clone().and(counts);
         let notes = both.notes(&["a.parquet", "b.parquet"], 8);
-        let keys = "keys of turns that the chat template does not print: `id␛` (2 of 8 rows), `name` (4 of 8 rows)";
+        let keys = "keys of turns that the chat template does not print: `id␛` (2 of 8 rows), \
+        `name` (4 of 8 rows)";
         assert_eq!(notes.len(), 2);
-        assert!(notes[0].starts_with("`a.parquet` and 1 more: in 2 of 8 rows `tools` appear nowhere"), "{}", notes[0]);
+        assert!(
+            notes[0].starts_with(
+                "`a.parquet` and 1 more: in 2 of 8 rows `tools` appear \
+        nowhere"
+            ),
+            "{}",
+            notes[0]
+        );
         assert_eq!(notes[1], format!("`a.parquet` and 1 more: {keys}"));
         assert!(Counts::default().notes(&["a.parquet"], 1).is_empty());
     }

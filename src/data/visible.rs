@@ -1,17 +1,21 @@
-//! Text from outside, made safe to look at: control characters, escape sequences and what turns the direction of writing become
-//! signs that do nothing.
+//! Text from outside, made safe to look at: control characters, escape sequences and what turns the
+//! direction of writing become signs that do nothing.
 
 /// The text with a sign for every character that cannot be seen; a line break is one of them.
 pub fn visible(text: &str) -> String {
-    text.chars().fold(String::with_capacity(text.len()), |mut seen, c| {
-        match c {
-            '\0'..' ' => seen.push(char::from_u32(0x2400 + u32::from(c)).expect("Unicode has a picture of each")),
-            '\u{7f}' => seen.push('\u{2421}'),
-            c if is_invisible(c) => seen.extend(c.escape_unicode()),
-            c => seen.push(c),
-        }
-        seen
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len()), |mut seen, c| {
+            match c {
+                '\0'..' ' => seen.push(char::from_u32(0x2400 + u32::from(c)).expect(
+                    "Unicode has a \
+            picture of each",
+                )),
+                '\u{7f}' => seen.push('\u{2421}'),
+                c if is_invisible(c) => seen.extend(c.escape_unicode()),
+                c => seen.push(c),
+            }
+            seen
+        })
 }
 
 /// Controls of C1, of direction and of joining, and characters without a width.
@@ -24,7 +28,10 @@ fn is_invisible(c: char) -> bool {
         ('\u{fff9}', '\u{fffb}'),
         ('\u{e0000}', '\u{e007f}'),
     ];
-    ['\u{ad}', '\u{61c}', '\u{feff}'].contains(&c) || ranges.iter().any(|(first, last)| (*first..=*last).contains(&c))
+    ['\u{ad}', '\u{61c}', '\u{feff}'].contains(&c)
+        || ranges
+            .iter()
+            .any(|(first, last)| (*first..=*last).contains(&c))
 }
 
 #[cfg(test)]
@@ -34,7 +41,10 @@ mod tests {
     #[test]
     fn what_a_terminal_would_obey_becomes_a_sign() {
         assert_eq!(visible("a\x1b[31mb\x07\r\n\tc\x7f"), "a␛[31mb␇␍␊␉c␡");
-        assert_eq!(visible("\u{9b}2J\u{202e}x\u{feff}"), r"\u{9b}2J\u{202e}x\u{feff}");
+        assert_eq!(
+            visible("\u{9b}2J\u{202e}x\u{feff}"),
+            r"\u{9b}2J\u{202e}x\u{feff}"
+        );
         assert_eq!(visible("höhe 🩺 법 ⟦x⟧"), "höhe 🩺 법 ⟦x⟧");
     }
 }

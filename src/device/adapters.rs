@@ -1,13 +1,16 @@
-//! The adapters of wgpu: listed by the very wgpu that burn uses, and opened through burn, so that what is listed is what is opened.
+//! The adapters of wgpu: listed by the very wgpu that burn uses, and opened through burn, so that
+//! what is listed is what is opened.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use burn::tensor::wgpu::wgpu::{AdapterInfo, Backend, DeviceType, Features, Instance, InstanceDescriptor};
+use burn::tensor::wgpu::wgpu::{
+    AdapterInfo, Backend, DeviceType, Features, Instance, InstanceDescriptor,
+};
 use burn::tensor::wgpu::{WgpuBackend, WgpuInitError, wgpu};
 use burn::tensor::{Device, DeviceKind};
 
-use super::list::{FoundDevice, DeviceClass, Limits};
+use super::list::{DeviceClass, FoundDevice, Limits};
 use crate::terms;
 
 /// The native interface of each system. OpenGL is left out: training through it was never tried.
@@ -17,25 +20,50 @@ const APIS: [(Backend, WgpuBackend, &str); 3] = [
     (Backend::Dx12, WgpuBackend::Dx12, "DirectX 12"),
 ];
 
-/// The adapters of the first interface that has a GPU, or of the first that has any; GPUs before others. Of adapters that burn cannot be
-/// told to open none is listed: those of no kind, and all software ones but the first.
+/// The adapters of the first interface that has a GPU, or of the first that has any; GPUs before
+/// others. Of adapters that burn cannot be told to open none is listed: those of no kind, and all
+/// software ones but the first.
 pub(super) fn list() -> Vec<FoundDevice> {
-    let each = APIS.iter().map(|(backend, _, api)| on(*backend, api)).filter(|found| !found.is_empty());
+    let each = APIS
+        .iter()
+        .map(|(backend, _, api)| on(*backend, api))
+        .filter(|found| !found.is_empty());
     let mut reached: Vec<Vec<FoundDevice>> = each.collect();
-    let has_gpu = |found: &Vec<FoundDevice>| found.iter().any(|found| found.kind != DeviceClass::Software);
+    let has_gpu = |found: &Vec<FoundDevice>| {
+        found
+            .iter()
+            .any(|found| found.kind != DeviceClass::Software)
+    };
     let best = reached.iter().position(has_gpu).unwrap_or(0);
-    let mut adapters = if reached.is_empty() { Vec::new() } else { reached.swap_remove(best) };
+    let mut adapters = if reached.is_empty() {
+        Vec::new()
+    } else {
+        reached.swap_remove(best)
+    };
     adapters.sort_by_key(|found| found.kind as u8);
-    let first_software = adapters.iter().position(|found| found.kind == DeviceClass::Software);
+    let first_software = adapters
+        .iter()
+        .position(|found| found.kind == DeviceClass::Software);
     adapters.truncate(first_software.map_or(adapters.len(), |first| first + 1));
     let numbered = adapters.into_iter().enumerate();
-    numbered.map(|(index, found)| FoundDevice { device: terms::Device::Wgpu(index), ..found }).collect()
+    numbered
+        .map(|(index, found)| FoundDevice {
+            device: terms::Device::Wgpu(index),
+            ..found
+        })
+        .collect()
 }
 
 fn on(backend: Backend, api: &'static str) -> Vec<FoundDevice> {
-    let described = InstanceDescriptor { backends: backend.into(), ..InstanceDescriptor::new_without_display_handle() };
+    let described = InstanceDescriptor {
+        backends: backend.into(),
+        ..InstanceDescriptor::new_without_display_handle()
+    };
     let instance = Instance::new(described);
-    let found = now(instance.enumerate_adapters(backend.into())).iter().filter_map(|adapter| describe(adapter, api)).collect();
+    let found = now(instance.enumerate_adapters(backend.into()))
+        .iter()
+        .filter_map(|adapter| describe(adapter, api))
+        .collect();
     // Loaders of drivers do not survive that instances come and go while others are made.
     std::mem::forget(instance);
     found
@@ -56,7 +84,9 @@ fn describe(adapter: &wgpu::Adapter, api: &'static str) -> Option<FoundDevice> {
         dtypes: ["float32"].into_iter().chain(half).collect(),
         capability: None,
         limits: Some(Limits {
-            max_buffer_bytes: limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            max_buffer_bytes: limits
+                .max_storage_buffer_binding_size
+                .min(limits.max_buffer_size),
             max_buffers: limits.max_storage_buffers_per_shader_stage,
             max_workgroups: limits.max_compute_workgroups_per_dimension,
             max_workgroup_threads: limits.max_compute_invocations_per_workgroup,
@@ -67,7 +97,11 @@ fn describe(adapter: &wgpu::Adapter, api: &'static str) -> Option<FoundDevice> {
 
 fn driver(info: &AdapterInfo) -> String {
     let parts = [&info.driver, &info.driver_info].map(|part| part.trim());
-    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+    parts
+        .into_iter()
+        .filter(|part| !part.is_empty())
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn kind(of: DeviceType) -> Option<DeviceClass> {
@@ -80,10 +114,12 @@ fn kind(of: DeviceType) -> Option<DeviceClass> {
     }
 }
 
-/// Opens an adapter of the list. burn counts each kind from 0 on the interface that it is told, in the order of this list; that it
-/// opened another one is an error.
+/// Opens an adapter of the list. burn counts each kind from 0 on the interface that it is told, in
+/// the order of this list; that it opened another one is an error.
 pub(super) fn open(list: &[FoundDevice], wanted: &FoundDevice) -> Result<Device, String> {
-    let before = list.iter().take_while(|found| found.device != wanted.device);
+    let before = list
+        .iter()
+        .take_while(|found| found.device != wanted.device);
     let place = before.filter(|found| found.kind == wanted.kind).count();
     let kind = match wanted.kind {
         DeviceClass::Discrete => DeviceKind::DiscreteGpu(place),
@@ -91,12 +127,21 @@ pub(super) fn open(list: &[FoundDevice], wanted: &FoundDevice) -> Result<Device,
         DeviceClass::Virtual => DeviceKind::VirtualGpu(place),
         DeviceClass::Software | DeviceClass::Processor => DeviceKind::Cpu,
     };
-    let api = APIS.iter().find(|(.., api)| *api == wanted.api).map_or(WgpuBackend::Auto, |(_, api, _)| *api);
-    let opened = Device::wgpu_options().device_kind(kind).graphics_api(api).init_with_setup();
+    let api = APIS
+        .iter()
+        .find(|(.., api)| *api == wanted.api)
+        .map_or(WgpuBackend::Auto, |(_, api, _)| *api);
+    let opened = Device::wgpu_options()
+        .device_kind(kind)
+        .graphics_api(api)
+        .init_with_setup();
     let (device, setup) = opened.map_err(|error: WgpuInitError| error.to_string())?;
     let info = setup.adapter.get_info();
     if (info.name.as_str(), driver(&info)) != (wanted.name.as_str(), wanted.driver.clone()) {
-        return Err(format!("it opened as `{}`, expected `{}`", info.name, wanted.name));
+        return Err(format!(
+            "it opened as `{}`, expected `{}`",
+            info.name, wanted.name
+        ));
     }
     Ok(device)
 }

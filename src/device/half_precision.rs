@@ -1,6 +1,6 @@
 //! Numbers of 16 bits, and what a device does with them.
 
-use super::list::{FoundDevice, DeviceClass};
+use super::list::{DeviceClass, FoundDevice};
 use crate::terms::{Device, ModelDtype, Term};
 
 /// What becomes of matrices that are kept in 16 bits.
@@ -15,7 +15,8 @@ pub enum HalfPrecision {
 /// The types in which a GPU may compute, the better first: bfloat16 has the range of 32 bits.
 const TYPES: [ModelDtype; 2] = [ModelDtype::Bfloat16, ModelDtype::Float16];
 
-/// What a device of this machine does, by its name in a recipe. A GPU that nobody lists is asked for 32 bits only.
+/// What a device of this machine does, by its name in a recipe. A GPU that nobody lists is asked
+/// for 32 bits only.
 pub fn halves(choice: Device) -> HalfPrecision {
     match (choice, super::find(choice)) {
         (Device::Auto | Device::Cpu, _) => HalfPrecision::Widened,
@@ -47,9 +48,17 @@ impl FoundDevice {
 
     /// Why not, with what it takes; nothing where it can.
     pub fn refusal(&self, dtype: ModelDtype) -> Option<String> {
-        let taken = ModelDtype::WORDS.iter().filter(|(_, dtype)| self.takes(*dtype)).map(|(word, _)| *word);
-        let refusal =
-            || format!("`{dtype}` is not for device `{}`, which takes {}", self.device, taken.collect::<Vec<_>>().join(", "));
+        let taken = ModelDtype::WORDS
+            .iter()
+            .filter(|(_, dtype)| self.takes(*dtype))
+            .map(|(word, _)| *word);
+        let refusal = || {
+            format!(
+                "`{dtype}` is not for device `{}`, which takes {}",
+                self.device,
+                taken.collect::<Vec<_>>().join(", ")
+            )
+        };
         (!self.takes(dtype)).then(refusal)
     }
 
@@ -64,18 +73,42 @@ mod tests {
     use super::*;
 
     fn gpu(dtypes: &[&'static str]) -> FoundDevice {
-        FoundDevice { device: Device::Cuda(0), kind: DeviceClass::Discrete, dtypes: dtypes.to_vec(), ..cpu() }
+        FoundDevice {
+            device: Device::Cuda(0),
+            kind: DeviceClass::Discrete,
+            dtypes: dtypes.to_vec(),
+            ..cpu()
+        }
     }
 
     #[test]
     fn a_gpu_takes_what_it_computes_in_and_the_cpu_what_it_widens() {
-        let [ampere, turing, old] = [&["float32", "float16", "bfloat16"][..], &["float32", "float16"], &["float32"]].map(gpu);
+        let [ampere, turing, old] = [
+            &["float32", "float16", "bfloat16"][..],
+            &["float32", "float16"],
+            &["float32"],
+        ]
+        .map(gpu);
         let best = [&ampere, &turing, &old].map(FoundDevice::halves);
-        assert_eq!(best, [Some(ModelDtype::Bfloat16), Some(ModelDtype::Float16), None].map(HalfPrecision::Computed));
+        assert_eq!(
+            best,
+            [Some(ModelDtype::Bfloat16), Some(ModelDtype::Float16), None]
+                .map(HalfPrecision::Computed)
+        );
         assert_eq!(cpu().halves(), HalfPrecision::Widened);
-        assert_eq!((turing.refusal(ModelDtype::Float16), old.refusal(ModelDtype::Auto)), (None, None));
+        assert_eq!(
+            (
+                turing.refusal(ModelDtype::Float16),
+                old.refusal(ModelDtype::Auto)
+            ),
+            (None, None)
+        );
         let said = turing.refusal(ModelDtype::Bfloat16).expect("refused");
-        assert_eq!(said, "`bfloat16` is not for device `cuda:0`, which takes auto, float32, float16");
+        assert_eq!(
+            said,
+            "`bfloat16` is not for device `cuda:0`, which takes auto, float32, \
+        float16"
+        );
         assert!(cpu().refusal(ModelDtype::Float16).is_some() && cpu().takes(ModelDtype::Bfloat16));
     }
 }

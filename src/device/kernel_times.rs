@@ -1,4 +1,5 @@
-//! Where a GPU's time goes: every kernel that a piece of work launches, with what the device's own clock says of it.
+//! Where a GPU's time goes: every kernel that a piece of work launches, with what the device's own
+//! clock says of it.
 
 use serde::Serialize;
 
@@ -13,8 +14,9 @@ pub struct KernelTime {
     pub seconds: f64,
 }
 
-/// The kernels that some work launches, the one that took longest first; none where it runs on the CPU. Events around each launch cost the
-/// launching thread time, so the work as a whole is slower than without; the kernels are not.
+/// The kernels that some work launches, the one that took longest first; none where it runs on the
+/// CPU. Events around each launch cost the launching thread time, so the work as a whole is slower
+/// than without; the kernels are not.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub fn kernel_times(work: impl FnOnce()) -> Vec<KernelTime> {
     let watcher = std::sync::Arc::new(watch::Watcher::default());
@@ -38,7 +40,8 @@ mod watch {
     use cubecl::logging::{Duration, LaunchObserver, ProfileDuration, TimingMethod, TimingRequest};
 
     enum Measured {
-        /// Two events in the stream, which are read when the work is over, so that kernels run back to back.
+        /// Two events in the stream, which are read when the work is over, so that kernels run back
+        /// to back.
         Later(ProfileDuration),
         Now(f64),
     }
@@ -49,19 +52,24 @@ mod watch {
 
     impl Watcher {
         fn add(&self, kernel: &'static str, measured: Measured) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).push((kernel, measured));
+            self.0
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push((kernel, measured));
         }
 
-        /// Kernels and seconds, launch by launch, read from the device. What a device could not measure is left out.
+        /// Kernels and seconds, launch by launch, read from the device. What a device could not
+        /// measure is left out.
         pub(super) fn times(&self) -> Vec<(&'static str, f64)> {
             let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
             let read = |measured| match measured {
                 Measured::Now(seconds) => Some(seconds),
-                Measured::Later(profile) => {
-                    cubecl::future::block_on(profile.resolve()).map(|ticks| ticks.duration().as_secs_f64())
-                }
+                Measured::Later(profile) => cubecl::future::block_on(profile.resolve())
+                    .map(|ticks| ticks.duration().as_secs_f64()),
             };
-            all.into_iter().filter_map(|(kernel, measured)| Some((kernel, read(measured)?))).collect()
+            all.into_iter()
+                .filter_map(|(kernel, measured)| Some((kernel, read(measured)?)))
+                .collect()
         }
     }
 
@@ -90,8 +98,14 @@ fn summed(times: Vec<(&str, f64)>) -> Vec<KernelTime> {
         *launches += 1;
         *sum += seconds;
     }
-    let mut kernels: Vec<KernelTime> =
-        kernels.into_iter().map(|(kernel, (launches, seconds))| KernelTime { kernel, launches, seconds }).collect();
+    let mut kernels: Vec<KernelTime> = kernels
+        .into_iter()
+        .map(|(kernel, (launches, seconds))| KernelTime {
+            kernel,
+            launches,
+            seconds,
+        })
+        .collect();
     kernels.sort_by(|left, right| right.seconds.total_cmp(&left.seconds));
     kernels
 }
@@ -111,17 +125,33 @@ mod tests {
     #[test]
     fn launches_of_a_kernel_are_summed_and_the_longest_comes_first() {
         let of = "rankine::ops::cube::gated::output_of::OutputOf<f32>";
-        let times = summed(vec![(of, 1.0), ("a::b::c::d", 4.0), (of, 2.0), ("alone", 0.5)]);
+        let times = summed(vec![
+            (of, 1.0),
+            ("a::b::c::d", 4.0),
+            (of, 2.0),
+            ("alone", 0.5),
+        ]);
         let words = |time: &KernelTime| (time.kernel.clone(), time.launches, time.seconds);
-        let expected = [("b::c::d", 1, 4.0), ("gated::output_of::OutputOf", 2, 3.0), ("alone", 1, 0.5)];
-        assert_eq!(times.iter().map(words).collect::<Vec<_>>(), expected.map(|(name, n, s)| (name.to_owned(), n, s)));
+        let expected = [
+            ("b::c::d", 1, 4.0),
+            ("gated::output_of::OutputOf", 2, 3.0),
+            ("alone", 1, 0.5),
+        ];
+        assert_eq!(
+            times.iter().map(words).collect::<Vec<_>>(),
+            expected.map(|(name, n, s)| (name.to_owned(), n, s))
+        );
     }
 
     #[test]
     fn work_of_the_cpu_launches_nothing() {
         let device = burn::tensor::Device::flex();
         let mut sum = 0.0;
-        let times = kernel_times(|| sum = burn::tensor::Tensor::<1>::ones([3], &device).sum().into_scalar::<f32>());
+        let times = kernel_times(|| {
+            sum = burn::tensor::Tensor::<1>::ones([3], &device)
+                .sum()
+                .into_scalar::<f32>()
+        });
         assert!(times.is_empty() && (sum - 3.0).abs() < 1e-6, "{times:?}");
     }
 }

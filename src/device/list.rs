@@ -1,4 +1,5 @@
-//! What there is to compute on: the processor, NVIDIA's GPUs and the adapters of Vulkan, Metal or DirectX 12.
+//! What there is to compute on: the processor, NVIDIA's GPUs and the adapters of Vulkan, Metal or
+//! DirectX 12.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -91,17 +92,32 @@ impl FoundDevice {
             terms::Device::Cuda(_) => "cuda",
         };
         let driver = format!("{} {}", self.api, self.driver).trim().to_owned();
-        Identity { backend, name: self.name.clone(), driver, version: env!("CARGO_PKG_VERSION") }
+        Identity {
+            backend,
+            name: self.name.clone(),
+            driver,
+            version: env!("CARGO_PKG_VERSION"),
+        }
     }
 
     /// `wgpu:0` with the name of what that is.
     pub fn describe(&self) -> String {
         let (device, Identity { name, driver, .. }) = (self.device, self.identity());
-        if self.kind == DeviceClass::Processor { device.to_string() } else { format!("{device} ({name}, {driver})") }
+        if self.kind == DeviceClass::Processor {
+            device.to_string()
+        } else {
+            format!(
+                "{device} \
+        ({name}, {driver})"
+            )
+        }
     }
 }
 
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde asks for a reference")]
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks for a reference"
+)]
 fn as_word<S: Serializer>(device: &terms::Device, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(device)
 }
@@ -133,7 +149,12 @@ pub fn cuda_gpus() -> &'static [FoundDevice] {
 #[cfg(feature = "wgpu")]
 pub fn wgpu_adapters() -> &'static [FoundDevice] {
     static FOUND: OnceLock<Vec<FoundDevice>> = OnceLock::new();
-    FOUND.get_or_init(|| super::adapters::list().into_iter().map(with_memory).collect())
+    FOUND.get_or_init(|| {
+        super::adapters::list()
+            .into_iter()
+            .map(with_memory)
+            .collect()
+    })
 }
 
 /// This build has no wgpu.
@@ -142,45 +163,87 @@ pub fn wgpu_adapters() -> &'static [FoundDevice] {
     &[]
 }
 
-/// The devices that a run of this build could use, in the order in which `auto` looks at them, and the CPU.
+/// The devices that a run of this build could use, in the order in which `auto` looks at them, and
+/// the CPU.
 pub fn usable() -> Vec<FoundDevice> {
-    let cuda = if cfg!(feature = "cuda") { cuda_gpus() } else { &[] };
-    [cuda, wgpu_adapters()].concat().into_iter().chain([cpu()]).collect()
+    let cuda = if cfg!(feature = "cuda") {
+        cuda_gpus()
+    } else {
+        &[]
+    };
+    [cuda, wgpu_adapters()]
+        .concat()
+        .into_iter()
+        .chain([cpu()])
+        .collect()
 }
 
-/// Whether a GPU may be there at all. Where the kernel shows none, no driver is loaded to be asked for one.
+/// Whether a GPU may be there at all. Where the kernel shows none, no driver is loaded to be asked
+/// for one.
 pub(super) fn may_have_gpu() -> bool {
     if !cfg!(target_os = "linux") {
         return true;
     }
     // /dev/dxg is the GPU of the Windows machine that WSL runs on.
-    ["/dev/dri", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"].iter().any(|node| Path::new(node).exists())
+    ["/dev/dri", "/dev/nvidiactl", "/dev/dxg", "/dev/kfd"]
+        .iter()
+        .any(|node| Path::new(node).exists())
 }
 
-/// wgpu does not tell an adapter's memory; CUDA or the kernel may know the same card, and what computes in the processor's memory has that.
+/// wgpu does not tell an adapter's memory; CUDA or the kernel may know the same card, and what
+/// computes in the processor's memory has that.
 #[cfg(feature = "wgpu")]
 fn with_memory(found: FoundDevice) -> FoundDevice {
     if [DeviceClass::Integrated, DeviceClass::Software].contains(&found.kind) {
-        return FoundDevice { memory_bytes: total_memory_bytes(), free_memory_bytes: free_memory_bytes(), ..found };
+        return FoundDevice {
+            memory_bytes: total_memory_bytes(),
+            free_memory_bytes: free_memory_bytes(),
+            ..found
+        };
     }
-    let Some(bus) = found.bus.clone() else { return found };
+    let Some(bus) = found.bus.clone() else {
+        return found;
+    };
     // The domain has eight digits in one, four in the other.
-    let is_same = |other: &&FoundDevice| other.bus.as_deref().is_some_and(|other| other.ends_with(&bus));
-    let of_cuda = if Path::new("/dev/nvidiactl").exists() { cuda_gpus().iter().find(is_same) } else { None };
+    let is_same = |other: &&FoundDevice| {
+        other
+            .bus
+            .as_deref()
+            .is_some_and(|other| other.ends_with(&bus))
+    };
+    let of_cuda = if Path::new("/dev/nvidiactl").exists() {
+        cuda_gpus().iter().find(is_same)
+    } else {
+        None
+    };
     let told = |name: &str| {
         let path = Path::new("/sys/bus/pci/devices").join(&bus).join(name);
-        std::fs::read_to_string(path).ok()?.trim().parse::<u64>().ok()
+        std::fs::read_to_string(path)
+            .ok()?
+            .trim()
+            .parse::<u64>()
+            .ok()
     };
     let (total, used) = (told("mem_info_vram_total"), told("mem_info_vram_used"));
     FoundDevice {
         memory_bytes: total.or_else(|| of_cuda?.memory_bytes),
-        free_memory_bytes: total.zip(used).map(|(total, used)| total.saturating_sub(used)).or_else(|| of_cuda?.free_memory_bytes),
+        free_memory_bytes: total
+            .zip(used)
+            .map(|(total, used)| total.saturating_sub(used))
+            .or_else(|| of_cuda?.free_memory_bytes),
         ..found
     }
 }
 
 fn total_memory_bytes() -> Option<u64> {
     let told = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = told.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+    let line = told
+        .lines()
+        .find_map(|line| line.strip_prefix("MemTotal:"))?;
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
 }

@@ -17,8 +17,9 @@ pub fn free_memory_bytes(choice: terms::Device) -> Option<u64> {
     }
 }
 
-/// The most memory that the allocator of the device was seen to hold, bytes; `None` on the CPU. It gives little back while a run goes on,
-/// so that what it holds after a step is about what the step needed.
+/// The most memory that the allocator of the device was seen to hold, bytes; `None` on the CPU. It
+/// gives little back while a run goes on, so that what it holds after a step is about what the step
+/// needed.
 pub fn peak_memory_bytes(device: &Device) -> Option<u64> {
     static PEAK: AtomicU64 = AtomicU64::new(0);
     let held = device.memory_pool_usage()?.bytes_reserved;
@@ -28,7 +29,9 @@ pub fn peak_memory_bytes(device: &Device) -> Option<u64> {
 /// The largest tensor that a device takes, bytes; `None` on the CPU.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub fn largest_tensor_bytes(device: &Device) -> Option<u64> {
-    let tensor = burn::tensor::Tensor::<1>::empty([1], device).try_into_primitive::<burn::backend::Cube>().ok()?;
+    let tensor = burn::tensor::Tensor::<1>::empty([1], device)
+        .try_into_primitive::<burn::backend::Cube>()
+        .ok()?;
     Some(tensor.client.properties().memory.max_page_size)
 }
 

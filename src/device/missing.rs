@@ -18,7 +18,10 @@ pub struct Missing {
 
 impl Missing {
     fn new(what: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { what: what.into(), advice: advice.into() }
+        Self {
+            what: what.into(),
+            advice: advice.into(),
+        }
     }
 }
 
@@ -29,37 +32,65 @@ pub fn missing() -> Vec<Missing> {
 
 fn of_wgpu() -> Option<Missing> {
     if !cfg!(feature = "wgpu") {
-        return Some(Missing::new("`wgpu` is not in this build", "build with `--features wgpu`"));
+        return Some(Missing::new(
+            "`wgpu` is not in this build",
+            "build with `--features wgpu`",
+        ));
     }
-    let gpus = list::wgpu_adapters().iter().filter(|found| found.kind != DeviceClass::Software).count();
+    let gpus = list::wgpu_adapters()
+        .iter()
+        .filter(|found| found.kind != DeviceClass::Software)
+        .count();
     if gpus > 0 {
         return None;
     }
     let is_linux = cfg!(target_os = "linux");
     if is_linux && libraries::find("libvulkan.so").is_none() {
-        let advice =
-            "install it, on Debian and Ubuntu `apt install libvulkan1 mesa-vulkan-drivers`; NVIDIA's comes with its driver";
-        return Some(Missing::new("the Vulkan loader (libvulkan), through which GPUs are reached", advice));
+        let advice = "install it, on Debian and Ubuntu `apt install libvulkan1 \
+        mesa-vulkan-drivers`; \
+            NVIDIA's comes with its driver";
+        return Some(Missing::new(
+            "the Vulkan loader (libvulkan), through which GPUs are reached",
+            advice,
+        ));
     }
     if let Some(node) = closed_node().filter(|_| is_linux) {
-        let advice = "add yourself to its group, usually `sudo usermod -aG render $USER`, and log in again";
+        let advice = "add yourself to its group, usually `sudo usermod -aG render $USER`, and log \
+        in again";
         return Some(Missing::new(format!("the right to open `{node}`"), advice));
     }
     if is_linux && !list::may_have_gpu() {
-        let advice = "nothing, if there is none; in a container or virtual machine, hand the GPU in";
+        let advice = "nothing, if there is none; in a container or virtual machine, hand the GPU \
+        in";
         return Some(Missing::new("a GPU: the kernel shows none", advice));
     }
-    let advice =
-        "install the driver of the GPU's maker; for AMD and Intel on Debian and Ubuntu `apt install mesa-vulkan-drivers`";
-    Some(Missing::new("a driver of Vulkan, Metal or DirectX 12 that shows a GPU", advice))
+    let advice = "install the driver of the GPU's maker; for AMD and Intel on Debian and Ubuntu \
+    `apt \
+        install mesa-vulkan-drivers`";
+    Some(Missing::new(
+        "a driver of Vulkan, Metal or DirectX 12 that shows a GPU",
+        advice,
+    ))
 }
 
 /// A GPU that is there and that this user may not open.
 fn closed_node() -> Option<String> {
-    let nodes = Path::new("/dev/dri").read_dir().ok()?.flatten().map(|entry| entry.path());
+    let nodes = Path::new("/dev/dri")
+        .read_dir()
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
     let mut renders = nodes.filter(|path| path.to_string_lossy().contains("renderD"));
-    let is_closed = |path: &Path| std::fs::File::options().read(true).write(true).open(path).is_err();
-    renders.find(|path| is_closed(path)).map(|path| path.display().to_string())
+    let is_closed = |path: &Path| {
+        std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open(path)
+            .is_err()
+    };
+    renders
+        .find(|path| is_closed(path))
+        .map(|path| path.display().to_string())
 }
 
 /// Where no card of NVIDIA's is, nothing of CUDA is missing.
@@ -69,8 +100,17 @@ fn of_cuda() -> Vec<Missing> {
     }
     if !cfg!(feature = "cuda") {
         let what = "`cuda` is not in this build, and there is a GPU of NVIDIA";
-        return vec![Missing::new(what, "use a build with the default features, or build with `--features cuda`")];
+        return vec![Missing::new(
+            what,
+            "use a build with the default features, or build with \
+        `--features cuda`",
+        )];
     }
-    let faults = toolkit::parts().into_iter().filter_map(|part| part.fault).chain(toolkit::unknown_cards());
-    faults.map(|fault| Missing::new(fault.problem, fault.advice)).collect()
+    let faults = toolkit::parts()
+        .into_iter()
+        .filter_map(|part| part.fault)
+        .chain(toolkit::unknown_cards());
+    faults
+        .map(|fault| Missing::new(fault.problem, fault.advice))
+        .collect()
 }

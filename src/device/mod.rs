@@ -1,4 +1,5 @@
-//! Where a run computes: what there is, which of it `auto` takes, and how it is opened. Selection of backends lives here.
+//! Where a run computes: what there is, which of it `auto` takes, and how it is opened. Selection
+//! of backends lives here.
 
 #[cfg(feature = "wgpu")]
 mod adapters;
@@ -19,7 +20,7 @@ mod toolkit;
 pub use auto::{Choice, choose};
 pub use half_precision::{HalfPrecision, halves, is_cpu};
 pub use kernel_times::{KernelTime, kernel_times};
-pub use list::{FoundDevice, Identity, DeviceClass, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
+pub use list::{DeviceClass, FoundDevice, Identity, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
 pub use memory::{free_memory_bytes, largest_tensor_bytes, peak_memory_bytes};
 pub use missing::{Missing, missing};
 pub use processor::{cpu_features, product_flops_per_second, set_threads};
@@ -88,12 +89,22 @@ impl Explain for DeviceError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NotBuilt { asked, .. } => {
-                let feature = if matches!(asked, terms::Device::Cuda(_)) { "cuda" } else { "wgpu" };
+                let feature = if matches!(asked, terms::Device::Cuda(_)) {
+                    "cuda"
+                } else {
+                    "wgpu"
+                };
                 format!("use `device: cpu`, or build with `--features {feature}`")
             }
-            Self::NotThere { .. } => "use one of these; `rankine doctor` tells what is missing for others".into(),
+            Self::NotThere { .. } => {
+                "use one of these; `rankine doctor` tells what is missing for \
+            others"
+                    .into()
+            }
             Self::Toolkit { fault, .. } => fault.advice.clone(),
-            Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: cpu`".into(),
+            Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: \
+            cpu`"
+                .into(),
         })
     }
 }
@@ -119,24 +130,38 @@ pub fn check(choice: terms::Device) -> Result<(), DeviceError> {
         terms::Device::Cuda(_) => cfg!(feature = "cuda"),
     };
     if !is_built {
-        return Err(DeviceError::NotBuilt { asked: choice, usable: usable() });
+        return Err(DeviceError::NotBuilt {
+            asked: choice,
+            usable: usable(),
+        });
     }
     #[cfg(feature = "cuda")]
     if let terms::Device::Cuda(index) = choice {
-        check_toolkit(index).map_err(|fault| DeviceError::Toolkit { asked: choice, fault })?;
+        check_toolkit(index).map_err(|fault| DeviceError::Toolkit {
+            asked: choice,
+            fault,
+        })?;
         if cuda_gpus().is_empty() {
             // Nobody lists them; opening one tells.
             return Ok(());
         }
     }
-    find(choice).map(|_| ()).ok_or_else(|| DeviceError::NotThere { asked: choice, usable: usable() })
+    find(choice)
+        .map(|_| ())
+        .ok_or_else(|| DeviceError::NotThere {
+            asked: choice,
+            usable: usable(),
+        })
 }
 
 /// Checks that kernels can be compiled for a GPU of NVIDIA's.
 #[cfg(feature = "cuda")]
 fn check_toolkit(index: usize) -> Result<(), ToolkitFault> {
     let found = toolkit::Toolkit::find()?;
-    match cuda_gpus().get(index).and_then(|card| card.capability.map(|capability| (card, capability))) {
+    match cuda_gpus()
+        .get(index)
+        .and_then(|card| card.capability.map(|capability| (card, capability)))
+    {
         Some((card, capability)) => found.check(capability, &card.name),
         None => Ok(()),
     }
@@ -157,9 +182,15 @@ pub fn open(choice: terms::Device) -> Result<Device, DeviceError> {
     kernels::configure();
     #[cfg(feature = "cuda")]
     if matches!(choice, terms::Device::Cuda(_)) {
-        kernels::configure_cuda().map_err(|fault| DeviceError::Toolkit { asked: choice, fault })?;
+        kernels::configure_cuda().map_err(|fault| DeviceError::Toolkit {
+            asked: choice,
+            fault,
+        })?;
     }
-    let device = open_anew(choice).map_err(|reason| DeviceError::NotOpened { asked: choice, reason })?;
+    let device = open_anew(choice).map_err(|reason| DeviceError::NotOpened {
+        asked: choice,
+        reason,
+    })?;
     opened.push((choice, device.clone()));
     Ok(device)
 }
@@ -185,7 +216,9 @@ fn open_cuda(index: usize) -> Result<Device, String> {
     std::panic::catch_unwind(touch).map_err(|panic| {
         let said = match Cause::of(&*panic) {
             // The thread that waited knows only that burn's is gone.
-            Cause::Internal(own) => panics::whole_words().map_or(own, |words| panics::last_cause(&words).to_owned()),
+            Cause::Internal(own) => {
+                panics::whole_words().map_or(own, |words| panics::last_cause(&words).to_owned())
+            }
             cause => cause.to_string(),
         };
         panics::forget();
@@ -203,7 +236,9 @@ mod tests {
         let refused = check(beyond).expect_err("there is none");
         assert_eq!(refused.exit(), Exit::Unavailable);
         assert!(refused.to_string().contains("`cpu`"), "{refused}");
-        let there = [terms::Device::Cpu, terms::Device::Auto].into_iter().chain(wgpu_adapters().iter().map(|found| found.device));
+        let there = [terms::Device::Cpu, terms::Device::Auto]
+            .into_iter()
+            .chain(wgpu_adapters().iter().map(|found| found.device));
         assert!(there.map(check).all(|checked| checked.is_ok()));
     }
 }

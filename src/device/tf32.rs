@@ -1,5 +1,6 @@
-//! TF32: what tensor cores of NVIDIA's GPUs make of operands in float32 from compute capability 8.0 on, numbers with the exponent of
-//! float32 and 10 of its 23 bits of mantissa. Products are several times as fast, and no longer those of float32.
+//! TF32: what tensor cores of NVIDIA's GPUs make of operands in float32 from compute capability 8.0
+//! on, numbers with the exponent of float32 and 10 of its 23 bits of mantissa. Products are several
+//! times as fast, and no longer those of float32.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,7 +9,8 @@ use super::list::FoundDevice;
 /// Of the process, because the kernels of a device are chosen by what it is opened with.
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 
-/// Allows TF32 in products of float32 operands on CUDA, or not; to be called before a device is opened.
+/// Allows TF32 in products of float32 operands on CUDA, or not; to be called before a device is
+/// opened.
 pub fn allow_tf32(is_allowed: bool) {
     ALLOWED.store(is_allowed, Ordering::Relaxed);
 }
@@ -26,8 +28,13 @@ impl FoundDevice {
 
     /// Why TF32 cannot be used there; nothing where it can.
     pub fn tf32_refusal(&self) -> Option<String> {
-        let refusal =
-            || format!("device `{}` has no TF32, which NVIDIA GPUs of compute capability 8.0 or later have", self.device);
+        let refusal = || {
+            format!(
+                "device `{}` has no TF32, which NVIDIA GPUs of compute capability 8.0 or \
+            later have",
+                self.device
+            )
+        };
         (!self.has_tf32()).then(refusal)
     }
 }
@@ -40,11 +47,24 @@ mod tests {
 
     #[test]
     fn only_newer_cards_of_nvidia_have_it() {
-        let gpu = |device, capability| FoundDevice { device, kind: DeviceClass::Discrete, capability, ..cpu() };
-        let [ampere, turing, silent] = [Some(80), Some(75), None].map(|capability| gpu(Device::Cuda(0), capability));
+        let gpu = |device, capability| FoundDevice {
+            device,
+            kind: DeviceClass::Discrete,
+            capability,
+            ..cpu()
+        };
+        let [ampere, turing, silent] =
+            [Some(80), Some(75), None].map(|capability| gpu(Device::Cuda(0), capability));
         let adapter = gpu(Device::Wgpu(0), None);
-        assert_eq!([&ampere, &turing, &silent, &adapter, &cpu()].map(FoundDevice::has_tf32), [true, false, false, false, false]);
-        let said = "device `wgpu:0` has no TF32, which NVIDIA GPUs of compute capability 8.0 or later have";
-        assert_eq!((ampere.tf32_refusal(), adapter.tf32_refusal().as_deref()), (None, Some(said)));
+        assert_eq!(
+            [&ampere, &turing, &silent, &adapter, &cpu()].map(FoundDevice::has_tf32),
+            [true, false, false, false, false]
+        );
+        let said = "device `wgpu:0` has no TF32, which NVIDIA GPUs of compute capability 8.0 or \
+        later have";
+        assert_eq!(
+            (ampere.tf32_refusal(), adapter.tf32_refusal().as_deref()),
+            (None, Some(said))
+        );
     }
 }

@@ -1,6 +1,7 @@
-//! What CUDA needs at run time: NVIDIA's driver, NVRTC, which compiles the kernels, and the headers that kernels include. Each is looked for
-//! before burn is asked, which would panic on a thread of its own, and the versions are compared: a driver takes no machine code of a newer
-//! major version, and an older NVRTC does not know a newer card.
+//! What CUDA needs at run time: NVIDIA's driver, NVRTC, which compiles the kernels, and the headers
+//! that kernels include. Each is looked for before burn is asked, which would panic on a thread of
+//! its own, and the versions are compared: a driver takes no machine code of a newer major version,
+//! and an older NVRTC does not know a newer card.
 
 use std::path::{Path, PathBuf};
 #[cfg(feature = "cuda")]
@@ -37,15 +38,31 @@ pub struct ToolkitFault {
 
 impl ToolkitFault {
     fn new(problem: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self { problem: problem.into(), advice: advice.into() }
+        Self {
+            problem: problem.into(),
+            advice: advice.into(),
+        }
     }
 }
 
 impl ToolkitPart {
-    fn new(name: &'static str, found: Result<(PathBuf, Option<String>), (Option<PathBuf>, ToolkitFault)>) -> Self {
+    fn new(
+        name: &'static str,
+        found: Result<(PathBuf, Option<String>), (Option<PathBuf>, ToolkitFault)>,
+    ) -> Self {
         match found {
-            Ok((path, version)) => Self { name, path: Some(path), version, fault: None },
-            Err((path, fault)) => Self { name, path, version: None, fault: Some(fault) },
+            Ok((path, version)) => Self {
+                name,
+                path: Some(path),
+                version,
+                fault: None,
+            },
+            Err((path, fault)) => Self {
+                name,
+                path,
+                version: None,
+                fault: Some(fault),
+            },
         }
     }
 }
@@ -54,23 +71,30 @@ impl ToolkitPart {
 const HEADERS: [(&str, &str); 3] = [
     (
         "cuda_fp16.h",
-        "the package of the CUDA runtime's headers (apt `cuda-cudart-dev-12-8`, conda `cuda-cudart-dev`, pip `nvidia-cuda-runtime-cu12`)",
+        "the package of the CUDA runtime's headers (apt `cuda-cudart-dev-12-8`, conda \
+        `cuda-cudart-dev`, pip `nvidia-cuda-runtime-cu12`)",
     ),
     (
         "mma.h",
-        "the package of the CUDA runtime's headers (apt `cuda-cudart-dev-12-8`, conda `cuda-cudart-dev`, pip `nvidia-cuda-runtime-cu12`)",
+        "the package of the CUDA runtime's headers (apt `cuda-cudart-dev-12-8`, conda \
+        `cuda-cudart-dev`, pip `nvidia-cuda-runtime-cu12`)",
     ),
     (
         "crt/mma.h",
-        "the package of CUDA's compiler headers (apt `cuda-crt-12-8`, conda `cuda-crt-dev_linux-64`, pip `nvidia-cuda-nvcc-cu12`)",
+        "the package of CUDA's compiler headers (apt `cuda-crt-12-8`, conda \
+        `cuda-crt-dev_linux-64`, pip `nvidia-cuda-nvcc-cu12`)",
     ),
 ];
 
 const ENTIRE: &str = "install the CUDA toolkit, or set CUDA_PATH to it";
 
-/// The folders of toolkits, in the order in which they are looked through: what the environment names, then where installers put them.
+/// The folders of toolkits, in the order in which they are looked through: what the environment
+/// names, then where installers put them.
 fn roots() -> Vec<PathBuf> {
-    let named = ["CUDA_PATH", "CUDA_HOME"].into_iter().filter_map(std::env::var_os).filter(|value| !value.is_empty());
+    let named = ["CUDA_PATH", "CUDA_HOME"]
+        .into_iter()
+        .filter_map(std::env::var_os)
+        .filter(|value| !value.is_empty());
     let mut roots: Vec<PathBuf> = named.map(PathBuf::from).collect();
     if roots.is_empty() {
         roots.extend(["/usr/local/cuda", "/opt/cuda", "/usr"].map(PathBuf::from));
@@ -78,29 +102,58 @@ fn roots() -> Vec<PathBuf> {
     roots
 }
 
-/// The folders of headers of a toolkit: of one in a folder, of conda's, and of pip's, which lie beside each other.
+/// The folders of headers of a toolkit: of one in a folder, of conda's, and of pip's, which lie
+/// beside each other.
 fn include_folders(root: &Path) -> Vec<PathBuf> {
     let target = format!("targets/{}-linux/include", std::env::consts::ARCH);
     let own = ["include", &target, "include/cccl"].map(|folder| root.join(folder));
     let pip = ["cuda_nvcc", "cuda_cccl"].map(|part| root.join("..").join(part).join("include"));
-    let folders = own.into_iter().chain(pip.into_iter().filter(|_| root.ends_with("cuda_runtime")));
+    let folders = own
+        .into_iter()
+        .chain(pip.into_iter().filter(|_| root.ends_with("cuda_runtime")));
     folders.filter(|folder| folder.is_dir()).collect()
 }
 
 /// The folders in which all headers are found, of the first toolkit that has any.
 fn headers(roots: &[PathBuf]) -> Result<Vec<PathBuf>, ToolkitFault> {
-    let has = |folders: &[PathBuf], header: &str| folders.iter().any(|folder| folder.join(header).exists());
+    let has = |folders: &[PathBuf], header: &str| {
+        folders.iter().any(|folder| folder.join(header).exists())
+    };
     let each = roots.iter().map(|root| include_folders(root));
     let Some(folders) = each.into_iter().find(|folders| has(folders, HEADERS[0].0)) else {
-        let places: Vec<String> = roots.iter().map(|root| format!("`{}`", root.join("include").display())).collect();
-        return Err(ToolkitFault::new(format!("the CUDA headers (cuda_fp16.h) are not found in {}", places.join(", ")), ENTIRE));
+        let places: Vec<String> = roots
+            .iter()
+            .map(|root| format!("`{}`", root.join("include").display()))
+            .collect();
+        return Err(ToolkitFault::new(
+            format!(
+                "the CUDA headers (cuda_fp16.h) are not found in {}",
+                places.join(", ")
+            ),
+            ENTIRE,
+        ));
     };
-    match HEADERS.into_iter().find(|(header, _)| !has(&folders, header)) {
+    match HEADERS
+        .into_iter()
+        .find(|(header, _)| !has(&folders, header))
+    {
         None => Ok(folders),
         Some((header, package)) => {
-            let places: Vec<String> = folders.iter().map(|folder| format!("`{}`", folder.display())).collect();
-            let problem = format!("the CUDA header {header} is not found in {}", places.join(", "));
-            Err(ToolkitFault::new(problem, format!("install {package}, or set CUDA_PATH to a whole toolkit")))
+            let places: Vec<String> = folders
+                .iter()
+                .map(|folder| format!("`{}`", folder.display()))
+                .collect();
+            let problem = format!(
+                "the CUDA header {header} is not found in {}",
+                places.join(", ")
+            );
+            Err(ToolkitFault::new(
+                problem,
+                format!(
+                    "install {package}, or set CUDA_PATH to a whole \
+            toolkit"
+                ),
+            ))
         }
     }
 }
@@ -108,9 +161,15 @@ fn headers(roots: &[PathBuf]) -> Result<Vec<PathBuf>, ToolkitFault> {
 /// Where NVRTC lies, the one of a named toolkit first.
 #[cfg(feature = "cuda")]
 fn compilers(roots: &[PathBuf]) -> Vec<PathBuf> {
-    let beginning = if cfg!(windows) { "nvrtc64" } else { "libnvrtc.so" };
+    let beginning = if cfg!(windows) {
+        "nvrtc64"
+    } else {
+        "libnvrtc.so"
+    };
     let target = format!("targets/{}-linux/lib", std::env::consts::ARCH);
-    let of_root = |root: &PathBuf| ["lib64", "lib", "bin", &target, "../cuda_nvrtc/lib"].map(|folder| root.join(folder));
+    let of_root = |root: &PathBuf| {
+        ["lib64", "lib", "bin", &target, "../cuda_nvrtc/lib"].map(|folder| root.join(folder))
+    };
     let mut found = libraries::find_all(roots.iter().flat_map(of_root), beginning);
     found.extend(libraries::find(beginning));
     found
@@ -136,7 +195,10 @@ impl Toolkit {
             let roots = roots();
             let (_, driver) = driver()?;
             let nvrtc = nvrtc(&roots, driver).map_err(|(_, fault)| fault)?;
-            Ok(Self { nvrtc, include: headers(&roots)? })
+            Ok(Self {
+                nvrtc,
+                include: headers(&roots)?,
+            })
         };
         FOUND.get_or_init(look).as_ref().map_err(Clone::clone)
     }
@@ -151,7 +213,12 @@ impl Toolkit {
             return Ok(());
         }
         let as_version = |capability: u32| format!("{}.{}", capability / 10, capability % 10);
-        let ends = [known.iter().min(), known.iter().max()].map(|end| as_version(*end.expect("not empty")));
+        let ends = [known.iter().min(), known.iter().max()].map(|end| {
+            as_version(*end.expect(
+                "not \
+        empty",
+            ))
+        });
         let problem = format!(
             "NVRTC {} (`{}`) compiles for compute capabilities {} to {}, and {card} has {}",
             self.nvrtc.version(),
@@ -162,8 +229,14 @@ impl Toolkit {
         );
         let advice = match capability {
             100.. => "install NVRTC of CUDA 12.8 or later, and set CUDA_PATH to its toolkit",
-            _ if known.iter().all(|known| *known < capability) => "install a newer CUDA toolkit, and set CUDA_PATH to it",
-            _ => "install the CUDA toolkit of an older version, such as 12.8, and set CUDA_PATH to it",
+            _ if known.iter().all(|known| *known < capability) => {
+                "install a newer CUDA toolkit, \
+            and set CUDA_PATH to it"
+            }
+            _ => {
+                "install the CUDA toolkit of an older version, such as 12.8, and set CUDA_PATH to \
+            it"
+            }
         };
         Err(ToolkitFault::new(problem, advice))
     }
@@ -171,14 +244,27 @@ impl Toolkit {
 
 #[cfg(feature = "cuda")]
 fn driver() -> Result<(PathBuf, Version), ToolkitFault> {
-    let beginning = if cfg!(windows) { "nvcuda.dll" } else { "libcuda.so" };
-    let advice = "install NVIDIA's driver; in a container start it with the GPU, such as `docker run --gpus all`";
-    let path = libraries::find(beginning).ok_or_else(|| ToolkitFault::new("the NVIDIA driver (libcuda) is not found", advice))?;
+    let beginning = if cfg!(windows) {
+        "nvcuda.dll"
+    } else {
+        "libcuda.so"
+    };
+    let advice = "install NVIDIA's driver; in a container start it with the GPU, such as `docker \
+    run --gpus all`";
+    let path = libraries::find(beginning).ok_or_else(|| {
+        ToolkitFault::new(
+            "the NVIDIA driver \
+    (libcuda) is not found",
+            advice,
+        )
+    })?;
     match cubecl_llvm::driver_version(&path) {
         Ok(version) => Ok((path, version)),
-        Err(error) => {
-            Err(ToolkitFault::new(format!("the NVIDIA driver: {error}"), "reinstall NVIDIA's driver; `nvidia-smi` should work first"))
-        }
+        Err(error) => Err(ToolkitFault::new(
+            format!("the NVIDIA driver: {error}"),
+            "reinstall NVIDIA's \
+            driver; `nvidia-smi` should work first",
+        )),
     }
 }
 
@@ -187,28 +273,56 @@ fn driver() -> Result<(PathBuf, Version), ToolkitFault> {
 fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, ToolkitFault)> {
     let mut first = None;
     for path in compilers(roots) {
-        let loaded = Nvrtc::load(&path).map_err(|error| ToolkitFault::new(format!("NVRTC: {error}"), ENTIRE));
+        let loaded = Nvrtc::load(&path).map_err(|error| {
+            ToolkitFault::new(
+                format!(
+                    "NVRTC: \
+        {error}"
+                ),
+                ENTIRE,
+            )
+        });
         match loaded.and_then(|nvrtc| fits(nvrtc.version(), &path, driver).map(|()| nvrtc)) {
             Ok(nvrtc) => return Ok(nvrtc),
             Err(fault) => first = first.or(Some((Some(path), fault))),
         }
     }
-    let advice = "install the CUDA toolkit, or set CUDA_PATH or LD_LIBRARY_PATH to the folder of libnvrtc";
-    Err(first.unwrap_or_else(|| (None, ToolkitFault::new("NVRTC (libnvrtc) is not found", advice))))
+    let advice = "install the CUDA toolkit, or set CUDA_PATH or LD_LIBRARY_PATH to the folder of \
+    libnvrtc";
+    Err(first.unwrap_or_else(|| {
+        (
+            None,
+            ToolkitFault::new("NVRTC (libnvrtc) is not found", advice),
+        )
+    }))
 }
 
-/// Machine code runs on a driver of the same major version or a later one; PTX, which an NVRTC before 11.1 makes, on none older than itself.
-/// Source: <https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html>.
+/// Machine code runs on a driver of the same major version or a later one; PTX, which an NVRTC
+/// before 11.1 makes, on none older than itself. Source:
+/// <https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html>.
 #[cfg(feature = "cuda")]
 fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), ToolkitFault> {
-    let makes_machine_code = nvrtc >= Version { major: 11, minor: 1 };
-    let is_fit = if makes_machine_code { nvrtc.major <= driver.major } else { nvrtc <= driver };
+    let makes_machine_code = nvrtc
+        >= Version {
+            major: 11,
+            minor: 1,
+        };
+    let is_fit = if makes_machine_code {
+        nvrtc.major <= driver.major
+    } else {
+        nvrtc <= driver
+    };
     if is_fit {
         return Ok(());
     }
-    let problem = format!("NVRTC {nvrtc} (`{}`) is too new for the driver, which supports CUDA {driver}", path.display());
+    let problem = format!(
+        "NVRTC {nvrtc} (`{}`) is too new for the driver, which supports CUDA \
+    {driver}",
+        path.display()
+    );
     let advice = format!(
-        "update the driver to one of CUDA {}, or install NVRTC of CUDA {} and set CUDA_PATH to its toolkit",
+        "update the driver to one of CUDA {}, or install NVRTC of CUDA {} and set CUDA_PATH to its \
+        toolkit",
         nvrtc.major, driver.major
     );
     Err(ToolkitFault::new(problem, advice))
@@ -220,9 +334,15 @@ pub(super) fn unknown_cards() -> Vec<ToolkitFault> {
     return Vec::new();
     #[cfg(feature = "cuda")]
     {
-        let Ok(toolkit) = Toolkit::find() else { return Vec::new() };
-        let cards = super::list::cuda_gpus().iter().filter_map(|card| Some((card.capability?, card)));
-        cards.filter_map(|(capability, card)| toolkit.check(capability, &card.name).err()).collect()
+        let Ok(toolkit) = Toolkit::find() else {
+            return Vec::new();
+        };
+        let cards = super::list::cuda_gpus()
+            .iter()
+            .filter_map(|card| Some((card.capability?, card)));
+        cards
+            .filter_map(|(capability, card)| toolkit.check(capability, &card.name).err())
+            .collect()
     }
 }
 
@@ -234,14 +354,27 @@ pub fn parts() -> Vec<ToolkitPart> {
     {
         let roots = roots();
         let driver = driver();
-        let version = driver.as_ref().map_or(Version { major: u32::MAX, minor: 0 }, |(_, version)| *version);
-        let compiler = nvrtc(&roots, version).map(|nvrtc| (nvrtc.path().to_owned(), Some(nvrtc.version().to_string())));
+        let version = driver.as_ref().map_or(
+            Version {
+                major: u32::MAX,
+                minor: 0,
+            },
+            |(_, version)| *version,
+        );
+        let compiler = nvrtc(&roots, version)
+            .map(|nvrtc| (nvrtc.path().to_owned(), Some(nvrtc.version().to_string())));
         let with_version = |(path, version): (PathBuf, Version)| (path, Some(version.to_string()));
         let first = |folders: Vec<PathBuf>| (folders[0].clone(), None);
         vec![
-            ToolkitPart::new("the NVIDIA driver (libcuda)", driver.map(with_version).map_err(|fault| (None, fault))),
+            ToolkitPart::new(
+                "the NVIDIA driver (libcuda)",
+                driver.map(with_version).map_err(|fault| (None, fault)),
+            ),
             ToolkitPart::new("NVRTC (libnvrtc)", compiler),
-            ToolkitPart::new("the CUDA headers", headers(&roots).map(first).map_err(|fault| (None, fault))),
+            ToolkitPart::new(
+                "the CUDA headers",
+                headers(&roots).map(first).map_err(|fault| (None, fault)),
+            ),
         ]
     }
 }
@@ -263,33 +396,80 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let roots = |name: &str| vec![folder.path().join(name)];
         let refused = headers(&roots("nothing")).expect_err("nothing is there");
-        assert!(refused.problem.contains("cuda_fp16.h") && refused.advice.contains("CUDA_PATH"), "{refused:?}");
-        touch(folder.path(), &["whole/include/cuda_fp16.h", "whole/include/mma.h", "whole/include/crt/mma.h"]);
-        assert_eq!(headers(&roots("whole")).expect("whole"), [folder.path().join("whole/include")]);
+        assert!(
+            refused.problem.contains("cuda_fp16.h") && refused.advice.contains("CUDA_PATH"),
+            "{refused:?}"
+        );
+        touch(
+            folder.path(),
+            &[
+                "whole/include/cuda_fp16.h",
+                "whole/include/mma.h",
+                "whole/include/crt/mma.h",
+            ],
+        );
+        assert_eq!(
+            headers(&roots("whole")).expect("whole"),
+            [folder.path().join("whole/include")]
+        );
         // As pip has them: the headers of the compiler are a package of their own.
-        touch(folder.path(), &["nvidia/cuda_runtime/include/cuda_fp16.h", "nvidia/cuda_runtime/include/mma.h"]);
+        touch(
+            folder.path(),
+            &[
+                "nvidia/cuda_runtime/include/cuda_fp16.h",
+                "nvidia/cuda_runtime/include/mma.h",
+            ],
+        );
         let refused = headers(&roots("nvidia/cuda_runtime")).expect_err("crt/mma.h is missing");
-        assert!(refused.problem.contains("crt/mma.h") && refused.advice.contains("nvidia-cuda-nvcc-cu12"), "{refused:?}");
+        assert!(
+            refused.problem.contains("crt/mma.h")
+                && refused.advice.contains("nvidia-cuda-nvcc-cu12"),
+            "{refused:?}"
+        );
         touch(folder.path(), &["nvidia/cuda_nvcc/include/crt/mma.h"]);
-        assert_eq!(headers(&roots("nvidia/cuda_runtime")).expect("side by side").len(), 2);
+        assert_eq!(
+            headers(&roots("nvidia/cuda_runtime"))
+                .expect("side by side")
+                .len(),
+            2
+        );
         // A folder without headers does not hide one that has them.
         let both = vec![folder.path().join("nothing"), folder.path().join("whole")];
-        assert_eq!(headers(&both).expect("whole"), [folder.path().join("whole/include")]);
+        assert_eq!(
+            headers(&both).expect("whole"),
+            [folder.path().join("whole/include")]
+        );
     }
 
     #[cfg(feature = "cuda")]
     #[test]
     fn a_compiler_that_is_too_new_for_the_driver_is_refused_with_both_versions() {
         let version = |major, minor| Version { major, minor };
-        let fit = |nvrtc: Version, driver: Version| fits(nvrtc, Path::new("/n/libnvrtc.so.12"), driver);
-        for (nvrtc, driver) in
-            [((12, 9), (12, 4)), ((12, 0), (12, 4)), ((11, 8), (12, 4)), ((11, 0), (11, 0)), ((11, 1), (11, 0))]
-        {
-            assert_eq!(fit(version(nvrtc.0, nvrtc.1), version(driver.0, driver.1)), Ok(()), "{nvrtc:?} on {driver:?}");
+        let fit =
+            |nvrtc: Version, driver: Version| fits(nvrtc, Path::new("/n/libnvrtc.so.12"), driver);
+        for (nvrtc, driver) in [
+            ((12, 9), (12, 4)),
+            ((12, 0), (12, 4)),
+            ((11, 8), (12, 4)),
+            ((11, 0), (11, 0)),
+            ((11, 1), (11, 0)),
+        ] {
+            assert_eq!(
+                fit(version(nvrtc.0, nvrtc.1), version(driver.0, driver.1)),
+                Ok(()),
+                "{nvrtc:?} on {driver:?}"
+            );
         }
         let refused = fit(version(13, 0), version(12, 8)).expect_err("of the next major version");
-        assert_eq!(refused.problem, "NVRTC 13.0 (`/n/libnvrtc.so.12`) is too new for the driver, which supports CUDA 12.8");
-        assert!(refused.advice.contains("CUDA 13") && refused.advice.contains("CUDA 12 "), "{refused:?}");
+        assert_eq!(
+            refused.problem,
+            "NVRTC 13.0 (`/n/libnvrtc.so.12`) is too new for the driver, \
+        which supports CUDA 12.8"
+        );
+        assert!(
+            refused.advice.contains("CUDA 13") && refused.advice.contains("CUDA 12 "),
+            "{refused:?}"
+        );
         fit(version(11, 0), version(10, 2)).expect_err("PTX of a newer toolkit");
     }
 }

@@ -1,16 +1,20 @@
-//! What is made of a model or an adapter in a folder of its own, with its card and the licenses of its base, to be passed on as a whole.
+//! What is made of a model or an adapter in a folder of its own, with its card and the licenses of
+//! its base, to be passed on as a whole.
 
 use std::path::Path;
 
 use super::card::{CARD, Card, card};
 use crate::files::license::Notices;
-use crate::files::{FileError, JSON_BYTES, files_in, hash_file, read_text_up_to, write_atomic, write_folder_atomic};
+use crate::files::{
+    FileError, JSON_BYTES, files_in, hash_file, read_text_up_to, write_atomic, write_folder_atomic,
+};
 
 /// The name under which the card of the folder that was converted lies beside the new one.
 const SOURCE_CARD: &str = "MODEL_CARD.md";
 
-/// Writes the folder `out`, whole or not at all: what `fill` writes into it, and `about` with the hash of each file of that. What `from`,
-/// the folder of the base or model, has of licenses goes along, and its own card where the new one tells of no training.
+/// Writes the folder `out`, whole or not at all: what `fill` writes into it, and `about` with the
+/// hash of each file of that. What `from`, the folder of the base or model, has of licenses goes
+/// along, and its own card where the new one tells of no training.
 ///
 /// # Errors
 /// `fill` fails, a license or the card of `from` cannot be read, or a file cannot be written.
@@ -22,16 +26,27 @@ pub fn write_folder<T, E: From<FileError>>(
 ) -> Result<T, E> {
     let notices = Notices::read(from)?;
     let source = Some(from.join(CARD)).filter(|path| about.parts.is_empty() && path.is_file());
-    let source = source.map(|path| read_text_up_to(&path, JSON_BYTES)).transpose()?;
+    let source = source
+        .map(|path| read_text_up_to(&path, JSON_BYTES))
+        .transpose()?;
     let mut written = None;
     write_folder_atomic::<E>(out, |new| {
         written = Some(fill(new)?);
         for path in files_in(new)? {
-            about.hashes.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), hash_file(&path)?));
+            about.hashes.push((
+                path.file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                hash_file(&path)?,
+            ));
         }
         about.hashes.extend(notices.hashes());
         if let Some(source) = &source {
-            about.about.push(format!("The card of what it was made from lies beside this one: `{SOURCE_CARD}`."));
+            about.about.push(format!(
+                "The card of what it was made from lies beside this one: \
+            `{SOURCE_CARD}`."
+            ));
             write_atomic(&new.join(SOURCE_CARD), source.as_bytes())?;
         }
         notices.write(new)?;

@@ -1,4 +1,5 @@
-//! A ledger as a Parquet file: one line a row that was read, to be counted and searched by other programs.
+//! A ledger as a Parquet file: one line a row that was read, to be counted and searched by other
+//! programs.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -30,10 +31,16 @@ pub struct Line<'a> {
 ///
 /// # Errors
 /// The file cannot be written; one that was there stays as it is.
-pub fn write_ledger<'a>(path: &Path, lines: impl Iterator<Item = Line<'a>>) -> Result<(), files::FileError> {
+pub fn write_ledger<'a>(
+    path: &Path,
+    lines: impl Iterator<Item = Line<'a>>,
+) -> Result<(), files::FileError> {
     let failed = |cause| files::FileError::new("write", path, std::io::Error::other(cause));
-    let properties = WriterProperties::builder().set_compression(Compression::ZSTD(ZstdLevel::default())).build();
-    let mut writer = ArrowWriter::try_new(Vec::new(), batch(&[]).schema(), Some(properties)).map_err(failed)?;
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(ZstdLevel::default()))
+        .build();
+    let mut writer =
+        ArrowWriter::try_new(Vec::new(), batch(&[]).schema(), Some(properties)).map_err(failed)?;
     let mut lines = lines.peekable();
     while lines.peek().is_some() {
         let some: Vec<Line> = lines.by_ref().take(BATCH_LINES).collect();
@@ -44,25 +51,79 @@ pub fn write_ledger<'a>(path: &Path, lines: impl Iterator<Item = Line<'a>>) -> R
 
 fn batch(lines: &[Line]) -> RecordBatch {
     let number = |of: fn(&Line) -> u64| -> ArrayRef {
-        Arc::new(lines.iter().map(|line| i64::try_from(of(line)).ok()).collect::<Int64Array>())
+        Arc::new(
+            lines
+                .iter()
+                .map(|line| i64::try_from(of(line)).ok())
+                .collect::<Int64Array>(),
+        )
     };
     let flag = |of: fn(&RowRecord) -> bool| -> ArrayRef {
-        Arc::new(lines.iter().map(|line| Some(of(&line.record))).collect::<BooleanArray>())
+        Arc::new(
+            lines
+                .iter()
+                .map(|line| Some(of(&line.record)))
+                .collect::<BooleanArray>(),
+        )
     };
-    let files = lines.iter().map(|line| Some(line.record.file.to_string_lossy()));
-    let of = lines.iter().map(|line| line.record.duplicate_of.and_then(|number| i64::try_from(number).ok()));
+    let files = lines
+        .iter()
+        .map(|line| Some(line.record.file.to_string_lossy()));
+    let of = lines.iter().map(|line| {
+        line.record
+            .duplicate_of
+            .and_then(|number| i64::try_from(number).ok())
+    });
     let columns: [(&str, ArrayRef, bool); 11] = [
-        ("dataset", Arc::new(lines.iter().map(|line| Some(line.dataset)).collect::<StringArray>()), false),
+        (
+            "dataset",
+            Arc::new(
+                lines
+                    .iter()
+                    .map(|line| Some(line.dataset))
+                    .collect::<StringArray>(),
+            ),
+            false,
+        ),
         ("file", Arc::new(files.collect::<StringArray>()), false),
         ("row", number(|line| line.record.row), false),
-        ("fate", Arc::new(lines.iter().map(|line| Some(line.record.fate.word())).collect::<StringArray>()), false),
+        (
+            "fate",
+            Arc::new(
+                lines
+                    .iter()
+                    .map(|line| Some(line.record.fate.word()))
+                    .collect::<StringArray>(),
+            ),
+            false,
+        ),
         ("tokens", number(|line| line.record.len() as u64), false),
-        ("trained_tokens", number(|line| line.record.trained_tokens() as u64), false),
-        ("times_trained", number(|line| line.times_trained.into()), false),
+        (
+            "trained_tokens",
+            number(|line| line.record.trained_tokens() as u64),
+            false,
+        ),
+        (
+            "times_trained",
+            number(|line| line.times_trained.into()),
+            false,
+        ),
         ("truncated", flag(|record| record.is_truncated()), false),
         ("duplicate", flag(|record| record.is_duplicate), false),
         ("duplicate_of", Arc::new(of.collect::<Int64Array>()), true),
-        ("reason", Arc::new(lines.iter().map(|line| line.record.reason.map(shown)).collect::<StringArray>()), true),
+        (
+            "reason",
+            Arc::new(
+                lines
+                    .iter()
+                    .map(|line| line.record.reason.map(shown))
+                    .collect::<StringArray>(),
+            ),
+            true,
+        ),
     ];
-    RecordBatch::try_from_iter_with_nullable(columns).expect("columns of one length, without nulls where there may be none")
+    RecordBatch::try_from_iter_with_nullable(columns).expect(
+        "columns of one length, without nulls \
+    where there may be none",
+    )
 }

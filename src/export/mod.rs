@@ -16,6 +16,8 @@ pub use card::{Card, card};
 pub use folder::write_folder;
 pub use ledger::{Line, write_ledger};
 pub use mlx::write_mlx;
-pub use page::{EvaluationLine, Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, ScoredRun, StepLine, page};
+pub use page::{
+    EvaluationLine, Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, ScoredRun, StepLine, page,
+};
 pub use peft::write_peft;
 pub use repack::{RepackError, Repacked, repack, repacked_bytes};

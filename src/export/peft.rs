@@ -1,5 +1,6 @@
-//! An adapter, of a run, a checkpoint or from elsewhere, as a folder that everybody who reads PEFT's format takes: whole numbers without a
-//! point, targets written out, no path of this machine. Its tensors stay as they are to the byte.
+//! An adapter, of a run, a checkpoint or from elsewhere, as a folder that everybody who reads
+//! PEFT's format takes: whole numbers without a point, targets written out, no path of this
+//! machine. Its tensors stay as they are to the byte.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -11,37 +12,81 @@ use crate::files::safetensors::{self, Archive, write_lazily};
 use crate::files::{self, copy, write_atomic};
 use crate::model::LinearSpec;
 
-/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are the base's modules.
+/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are
+/// the base's modules.
 ///
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
-pub fn write_peft(adapter: &Path, base: &str, projections: &[LinearSpec], folder: &Path) -> Result<Written, AdapterError> {
-    let (config, archive) = (peft::read_config_on(adapter, projections)?, peft::open(adapter)?);
+pub fn write_peft(
+    adapter: &Path,
+    base: &str,
+    projections: &[LinearSpec],
+    folder: &Path,
+) -> Result<Written, AdapterError> {
+    let (config, archive) = (
+        peft::read_config_on(adapter, projections)?,
+        peft::open(adapter)?,
+    );
     let stored = peft::contents_in(&archive, &config, projections)?.pairs;
-    let modules: Vec<&str> = stored.iter().map(|stored| stored.target.module.as_str()).collect();
+    let modules: Vec<&str> = stored
+        .iter()
+        .map(|stored| stored.target.module.as_str())
+        .collect();
     let [config_name, weights_name] = peft::files(Path::new(""));
     let weights = folder.join(&weights_name);
-    let renamed: BTreeMap<String, String> =
-        peft::renamed_in(&archive, projections).into_iter().map(|(key, name)| (name, key)).collect();
+    let renamed: BTreeMap<String, String> = peft::renamed_in(&archive, projections)
+        .into_iter()
+        .map(|(key, name)| (name, key))
+        .collect();
     if renamed.is_empty() {
         copy(archive.path(), &weights)?;
     } else {
         write_renamed(&archive, &renamed, &weights)?;
     }
-    write_atomic(&folder.join(&config_name), peft::config_text(&config, &modules, base).as_bytes())?;
-    let bytes = weights.metadata().map_err(|cause| files::FileError::new("read", &weights, cause))?.len();
-    Ok(Written { tensors: archive.tensors(), bytes })
+    write_atomic(
+        &folder.join(&config_name),
+        peft::config_text(&config, &modules, base).as_bytes(),
+    )?;
+    let bytes = weights
+        .metadata()
+        .map_err(|cause| files::FileError::new("read", &weights, cause))?
+        .len();
+    Ok(Written {
+        tensors: archive.tensors(),
+        bytes,
+    })
 }
 
 /// The same tensors by the names that PEFT gives them; `keys` are the file's by those that differ.
-fn write_renamed(archive: &Archive, keys: &BTreeMap<String, String>, path: &Path) -> Result<(), AdapterError> {
-    let names: BTreeMap<&str, &str> = keys.iter().map(|(name, key)| (key.as_str(), name.as_str())).collect();
+fn write_renamed(
+    archive: &Archive,
+    keys: &BTreeMap<String, String>,
+    path: &Path,
+) -> Result<(), AdapterError> {
+    let names: BTreeMap<&str, &str> = keys
+        .iter()
+        .map(|(name, key)| (key.as_str(), name.as_str()))
+        .collect();
     let stored = archive.described().into_iter();
-    let described =
-        stored.map(|(key, dtype, shape)| (names.get(key.as_str()).map_or(key.clone(), |name| (*name).to_owned()), dtype, shape));
-    write_lazily(path, described.collect(), &[("format", "pt".to_owned())], |name| {
-        let key = keys.get(name).map_or(name, String::as_str);
-        Ok::<_, safetensors::SafetensorsError>(Cow::Borrowed(archive.bytes(key).unwrap_or_default()))
-    })?;
+    let described = stored.map(|(key, dtype, shape)| {
+        (
+            names
+                .get(key.as_str())
+                .map_or(key.clone(), |name| (*name).to_owned()),
+            dtype,
+            shape,
+        )
+    });
+    write_lazily(
+        path,
+        described.collect(),
+        &[("format", "pt".to_owned())],
+        |name| {
+            let key = keys.get(name).map_or(name, String::as_str);
+            Ok::<_, safetensors::SafetensorsError>(Cow::Borrowed(
+                archive.bytes(key).unwrap_or_default(),
+            ))
+        },
+    )?;
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! A model's folder in another form: packed as bitsandbytes packs weights, so that the next start reads a quarter of the bytes, or, of what is
-//! packed, in numbers again.
+//! A model's folder in another form: packed as bitsandbytes packs weights, so that the next start
+//! reads a quarter of the bytes, or, of what is packed, in numbers again.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -24,19 +24,38 @@ pub struct Repacked {
     pub tensors: usize,
 }
 
-/// Writes the files of weights of the model `from` in another form into the folder `to`, with what goes beside them. Of the weights one is in
-/// memory at a time.
+/// Writes the files of weights of the model `from` in another form into the folder `to`, with what
+/// goes beside them. Of the weights one is in memory at a time.
 ///
 /// # Errors
-/// The model is damaged or unknown, a weight cannot be packed, a file cannot be written, or `interrupt` was raised.
-pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, report: Reporter) -> Result<Repacked, RepackError> {
+/// The model is damaged or unknown, a weight cannot be packed, a file cannot be written, or
+/// `interrupt` was raised.
+pub fn repack(
+    from: &Path,
+    target: Target,
+    to: &Path,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Repacked, RepackError> {
     let repacking = Repacking::open(&Folder::open(from)?, target)?;
     let (all, metadata) = (bytes_of(&repacking), [("format", "pt".to_owned())]);
-    let mut done = Repacked { before: 0, bytes: 0, tensors: 0 };
+    let mut done = Repacked {
+        before: 0,
+        bytes: 0,
+        tensors: 0,
+    };
     let (mut read, mut weight_map) = (0, Map::new());
     for (path, tensors) in repacking.files() {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        weight_map.extend(tensors.iter().map(|(tensor, ..)| (tensor.clone(), json!(name))));
+        let name = path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        weight_map.extend(
+            tensors
+                .iter()
+                .map(|(tensor, ..)| (tensor.clone(), json!(name))),
+        );
         done.tensors += tensors.len();
         done.before += path.metadata().map_or(0, |file| file.len());
         done.bytes += write_lazily(&to.join(&name), tensors.clone(), &metadata, |tensor| {
@@ -45,7 +64,11 @@ pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, re
             }
             let bytes = repacking.bytes(tensor)?;
             read += bytes.len() as u64;
-            report(Event::Progress { what: "writing (MiB)".to_owned(), done: read >> 20, total: all >> 20 });
+            report(Event::Progress {
+                what: "writing (MiB)".to_owned(),
+                done: read >> 20,
+                total: all >> 20,
+            });
             Ok::<_, RepackError>(bytes)
         })?;
     }
@@ -65,12 +88,15 @@ pub fn repack(from: &Path, target: Target, to: &Path, interrupt: &AtomicBool, re
 /// # Errors
 /// As of [`repack`].
 pub fn repacked_bytes(from: &Path, target: Target) -> Result<u64, RepackError> {
-    Ok(bytes_of(&Repacking::open(&Folder::open(from)?, target)?) + CompanionFiles::of(from)?.bytes())
+    Ok(bytes_of(&Repacking::open(&Folder::open(from)?, target)?)
+        + CompanionFiles::of(from)?.bytes())
 }
 
 fn bytes_of(repacking: &Repacking) -> u64 {
     let tensors = repacking.files().iter().flat_map(|(_, tensors)| tensors);
-    tensors.map(|(_, dtype, shape)| data_bytes(*dtype, shape) as u64).sum()
+    tensors
+        .map(|(_, dtype, shape)| data_bytes(*dtype, shape) as u64)
+        .sum()
 }
 
 /// config.json's key for how weights are packed.
@@ -126,7 +152,13 @@ impl Explain for RepackError {
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        let own = || {
+            vec![Fault {
+                place: None,
+                message: self.to_string(),
+                hint: self.hint(),
+            }]
+        };
         self.inner().map_or_else(own, Explain::faults)
     }
 }

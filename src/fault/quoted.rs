@@ -1,11 +1,13 @@
-//! Text of the data within messages. It is marked where a message is made, and whether a person sees it is decided where messages are
-//! shown: logs and errors are passed on, and quote no cell of confidential data unless `-v` asks for it.
+//! Text of the data within messages. It is marked where a message is made, and whether a person
+//! sees it is decided where messages are shown: logs and errors are passed on, and quote no cell of
+//! confidential data unless `-v` asks for it.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Marks around text of the data. Unicode leaves both to private use, and text of the data loses its own.
+/// Marks around text of the data. Unicode leaves both to private use, and text of the data loses
+/// its own.
 const OPEN: char = '\u{f7b00}';
 const CLOSE: char = '\u{f7b01}';
 /// What stands for it where it is not shown.
@@ -13,14 +15,18 @@ pub const HIDDEN: &str = "[text of the data: -v shows it]";
 
 static SHOWS_DATA: AtomicBool = AtomicBool::new(false);
 
-/// Whether messages of this process show the text of data that they quote; they do not until this says so.
+/// Whether messages of this process show the text of data that they quote; they do not until this
+/// says so.
 pub fn show_data(shows: bool) {
     SHOWS_DATA.store(shows, Relaxed);
 }
 
 /// Text of the data, marked as such for a message.
 pub fn quoted(data: impl fmt::Display) -> String {
-    format!("{OPEN}{}{CLOSE}", data.to_string().replace([OPEN, CLOSE], "\u{fffd}"))
+    format!(
+        "{OPEN}{}{CLOSE}",
+        data.to_string().replace([OPEN, CLOSE], "\u{fffd}")
+    )
 }
 
 /// The message with the last place in which it says `data` marked.
@@ -36,15 +42,24 @@ pub fn quoting(message: &str, data: &str) -> String {
 
 /// A message as a person may see it: with the data that it quotes, or without.
 pub fn shown(message: &str) -> Cow<'_, str> {
-    if SHOWS_DATA.load(Relaxed) { revealed(message) } else { without_data(message) }
+    if SHOWS_DATA.load(Relaxed) {
+        revealed(message)
+    } else {
+        without_data(message)
+    }
 }
 
 /// The message with all that it quotes.
 pub fn revealed(message: &str) -> Cow<'_, str> {
-    if message.contains([OPEN, CLOSE]) { message.replace([OPEN, CLOSE], "").into() } else { message.into() }
+    if message.contains([OPEN, CLOSE]) {
+        message.replace([OPEN, CLOSE], "").into()
+    } else {
+        message.into()
+    }
 }
 
-/// The message without what it quotes. Where the end of it was cut off, all up to the end is taken for data.
+/// The message without what it quotes. Where the end of it was cut off, all up to the end is taken
+/// for data.
 pub fn without_data(message: &str) -> Cow<'_, str> {
     if !message.contains([OPEN, CLOSE]) {
         return message.into();
@@ -68,15 +83,28 @@ mod tests {
     #[test]
     fn data_is_hidden_and_shown_where_it_is_marked() {
         let message = format!("role {}, expected {} or user", quoted("Smith"), quoted("x"));
-        assert_eq!(without_data(&message), format!("role {HIDDEN}, expected {HIDDEN} or user"));
+        assert_eq!(
+            without_data(&message),
+            format!("role {HIDDEN}, expected {HIDDEN} or user")
+        );
         assert_eq!(revealed(&message), "role Smith, expected x or user");
-        assert_eq!(shown(&message), without_data(&message), "it is hidden until somebody asks");
+        assert_eq!(
+            shown(&message),
+            without_data(&message),
+            "it is hidden until somebody asks"
+        );
         let cut: String = message.chars().take(8).collect();
         assert_eq!(without_data(&cut), format!("role {HIDDEN}"));
         let hostile = quoted(format!("a{CLOSE}b{OPEN}c"));
         assert_eq!(without_data(&hostile), HIDDEN, "data closes no mark");
         assert_eq!(without_data("plain"), "plain");
-        assert_eq!(without_data(&quoting("it is `Smith`: Smith", "Smith")), format!("it is `Smith`: {HIDDEN}"));
+        assert_eq!(
+            without_data(&quoting("it is `Smith`: Smith", "Smith")),
+            format!(
+                "it is \
+        `Smith`: {HIDDEN}"
+            )
+        );
         assert_eq!(quoting("plain", "Smith"), "plain");
     }
 }

@@ -1,5 +1,5 @@
-//! The operations that change a disk. Each is a point at which a test can look at what a dead process would leave, or let the disk
-//! fail.
+//! The operations that change a disk. Each is a point at which a test can look at what a dead
+//! process would leave, or let the disk fail.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -22,7 +22,11 @@ pub(crate) enum Operation {
 
 pub(super) fn write(file: &mut File, path: &Path, content: &[u8]) -> io::Result<()> {
     reach(Operation::Write, path)?;
-    let (first, second) = if cfg!(test) { content.split_at(content.len() / 2) } else { (content, &[][..]) };
+    let (first, second) = if cfg!(test) {
+        content.split_at(content.len() / 2)
+    } else {
+        (content, &[][..])
+    };
     file.write_all(first)?;
     reach(Operation::Write, path)?;
     file.write_all(second)
@@ -53,7 +57,13 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
 pub(super) fn exchange(left: &Path, right: &Path) -> io::Result<()> {
     use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
     reach(Operation::Rename, right)?;
-    Ok(renameat2(AT_FDCWD, left, AT_FDCWD, right, RenameFlags::RENAME_EXCHANGE)?)
+    Ok(renameat2(
+        AT_FDCWD,
+        left,
+        AT_FDCWD,
+        right,
+        RenameFlags::RENAME_EXCHANGE,
+    )?)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -83,8 +93,12 @@ pub(crate) mod trial {
         static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
     }
 
-    /// Runs `work` and calls `hook` before every operation; an error of the hook is an error of the disk.
-    pub(crate) fn with<T>(hook: impl FnMut(Operation, &Path) -> io::Result<()> + 'static, work: impl FnOnce() -> T) -> T {
+    /// Runs `work` and calls `hook` before every operation; an error of the hook is an error of the
+    /// disk.
+    pub(crate) fn with<T>(
+        hook: impl FnMut(Operation, &Path) -> io::Result<()> + 'static,
+        work: impl FnOnce() -> T,
+    ) -> T {
         HOOK.set(Some(Box::new(hook)));
         let done = work();
         HOOK.set(None);

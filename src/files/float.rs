@@ -1,5 +1,5 @@
-//! Floating-point numbers as files store them, little end first. Computation is in f32; what does not fit is rounded to the nearest,
-//! ties to even.
+//! Floating-point numbers as files store them, little end first. Computation is in f32; what does
+//! not fit is rounded to the nearest, ties to even.
 
 use std::fmt;
 
@@ -64,7 +64,8 @@ impl Float {
     }
 }
 
-/// A [`Float`] that is known before the program runs, for loops that a processor can make many numbers at once.
+/// A [`Float`] that is known before the program runs, for loops that a processor can make many
+/// numbers at once.
 pub trait Number {
     /// A number as it is stored.
     type Bytes: Copy + Default;
@@ -133,13 +134,22 @@ impl Number for F16 {
     #[inline]
     fn nearest(number: f32) -> f32 {
         const LEAST_NORMAL: f32 = 6.103_515_6e-5; // 2^-14
-        const SPACED: f32 = 0.75; // numbers from 0.5 to 1 are 2^-24 apart, as those below 2^-14 in 16 bits
+        // numbers from 0.5 to 1 are 2^-24 apart, as those below 2^-14 in 16 bits
+        const SPACED: f32 = 0.75;
         const ENDS: f32 = 65520.0;
         let (magnitude, bits) = (number.abs(), number.to_bits());
         let rounded = f32::from_bits(bits.wrapping_add(0xfff + ((bits >> 13) & 1)) & !0x1fff);
         let small = (magnitude + SPACED) - SPACED;
-        let inside = if magnitude < LEAST_NORMAL { small.copysign(number) } else { rounded };
-        let beyond = if number.is_nan() { number } else { f32::INFINITY.copysign(number) };
+        let inside = if magnitude < LEAST_NORMAL {
+            small.copysign(number)
+        } else {
+            rounded
+        };
+        let beyond = if number.is_nan() {
+            number
+        } else {
+            f32::INFINITY.copysign(number)
+        };
         if magnitude < ENDS { inside } else { beyond }
     }
 }
@@ -156,7 +166,12 @@ impl Number for Bf16 {
         const QUIET: u32 = 0x40_0000;
         let bits = number.to_bits();
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-        (((if number.is_nan() { bits | QUIET } else { rounded }) >> 16) as u16).to_le_bytes()
+        (((if number.is_nan() {
+            bits | QUIET
+        } else {
+            rounded
+        }) >> 16) as u16)
+            .to_le_bytes()
     }
     #[inline]
     fn nearest(number: f32) -> f32 {
@@ -204,15 +219,25 @@ mod tests {
         for low in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
             for high in 0..=u16::MAX {
                 let number = f32::from_bits(u32::from(high) << 16 | low);
-                assert_eq!(Bf16::put(number), bf16::from_f32(number).to_le_bytes(), "{number} ({:08x})", number.to_bits());
+                assert_eq!(
+                    Bf16::put(number),
+                    bf16::from_f32(number).to_le_bytes(),
+                    "{number} \
+                ({:08x})",
+                    number.to_bits()
+                );
             }
         }
     }
 
     #[test]
     fn the_nearest_number_is_the_one_that_is_stored() {
-        let same = |one: f32, other: f32| one.to_bits() == other.to_bits() || (one.is_nan() && other.is_nan());
-        for low in [0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x3000, 0x7fff, 0x8000, 0xffff] {
+        let same = |one: f32, other: f32| {
+            one.to_bits() == other.to_bits() || (one.is_nan() && other.is_nan())
+        };
+        for low in [
+            0, 1, 0xfff, 0x1000, 0x1001, 0x1fff, 0x3000, 0x7fff, 0x8000, 0xffff,
+        ] {
             for high in 0..=u16::MAX {
                 let number = f32::from_bits(u32::from(high) << 16 | low);
                 assert!(
@@ -220,7 +245,11 @@ mod tests {
                     "{number:e} in f16 is {:e}",
                     F16::nearest(number)
                 );
-                assert!(same(Bf16::nearest(number), Bf16::get(Bf16::put(number))), "{number:e} in bf16");
+                assert!(
+                    same(Bf16::nearest(number), Bf16::get(Bf16::put(number))),
+                    "{number:e} in \
+                bf16"
+                );
             }
         }
     }
@@ -229,12 +258,24 @@ mod tests {
     fn halves_are_rounded_to_even() {
         let at = |unit: f32, steps: f32| 1.0 + unit * steps;
         for (float, unit) in [(Float::Bf16, 2f32.powi(-7)), (Float::F16, 2f32.powi(-10))] {
-            for (number, expected) in [(0.5, 0.0), (1.5, 2.0), (2.5, 2.0), (0.5001, 1.0), (1.4999, 1.0)] {
-                assert!((stored(float, at(unit, number)) - at(unit, expected)).abs() < 1e-9, "{float}, {number} units");
+            for (number, expected) in [
+                (0.5, 0.0),
+                (1.5, 2.0),
+                (2.5, 2.0),
+                (0.5001, 1.0),
+                (1.4999, 1.0),
+            ] {
+                assert!(
+                    (stored(float, at(unit, number)) - at(unit, expected)).abs() < 1e-9,
+                    "{float}, {number} units"
+                );
             }
             assert!(stored(float, f32::NAN).is_nan());
         }
-        assert!(stored(Float::F16, 65520.0).is_infinite(), "f16 ends at 65504");
+        assert!(
+            stored(Float::F16, 65520.0).is_infinite(),
+            "f16 ends at 65504"
+        );
         assert!((stored(Float::F32, 0.1) - 0.1).abs() == 0.0);
     }
 }

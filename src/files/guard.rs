@@ -1,4 +1,5 @@
-//! Readers of other crates over damaged files: where one panics, that is a fault of the file and not of Rankine.
+//! Readers of other crates over damaged files: where one panics, that is a fault of the file and
+//! not of Rankine.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +11,8 @@ use crate::panics::{last_cause, words_of};
 /// # Errors
 /// The reader panicked; its words. What it was reading with is not to be used again.
 pub fn guarded<T>(read: impl FnOnce() -> T) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(read)).map_err(|panic| format!("its reader gives up: {}", panic_words(&*panic)))
+    catch_unwind(AssertUnwindSafe(read))
+        .map_err(|panic| format!("its reader gives up: {}", panic_words(&*panic)))
 }
 
 /// What a panic says: its last cause, where it tells a chain of them, else its first line.
@@ -25,6 +27,11 @@ mod tests {
     #[test]
     fn a_panic_becomes_its_words() {
         assert_eq!(guarded(|| 2), Ok(2));
-        assert_eq!(guarded(|| -> u8 { panic!("no {}\nsecond line", "entry") }), Err("its reader gives up: no entry".into()));
+        assert_eq!(
+            guarded(|| -> u8 { panic!("no {}\nsecond line", "entry") }),
+            Err("its reader \
+        gives up: no entry"
+                .into())
+        );
     }
 }

@@ -21,7 +21,10 @@ impl fmt::Display for Hash {
 impl Hash {
     /// A digest from its 64 lower-case hexadecimal digits.
     pub fn parse(digits: &str) -> Option<Self> {
-        let is_hash = digits.len() == 64 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+        let is_hash = digits.len() == 64
+            && digits
+                .bytes()
+                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
         let byte = |place: usize| u8::from_str_radix(&digits[2 * place..2 * place + 2], 16).ok();
         is_hash.then_some(())?;
         let bytes: Vec<u8> = (0..32).map_while(byte).collect();
@@ -44,7 +47,8 @@ pub fn hash_file(path: &Path) -> Result<Hash, FileError> {
     Ok(Hash(*hasher.finalize().as_bytes()))
 }
 
-/// The hash of a file's content, by all threads. Makes their pool, so that it is for where the plan's number of threads is set.
+/// The hash of a file's content, by all threads. Makes their pool, so that it is for where the
+/// plan's number of threads is set.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -60,7 +64,9 @@ pub fn update_in_parallel(hasher: &mut blake3::Hasher, map: &Map, start: usize) 
 }
 
 fn pieces(map: &Map, start: usize) -> impl Iterator<Item = &[u8]> {
-    (start..map.len()).step_by(PIECE_BYTES).map(|start| map.slice(start..map.len().min(start + PIECE_BYTES)))
+    (start..map.len())
+        .step_by(PIECE_BYTES)
+        .map(|start| map.slice(start..map.len().min(start + PIECE_BYTES)))
 }
 
 #[cfg(test)]
@@ -76,7 +82,11 @@ mod tests {
             std::fs::write(&path, &content).expect("written");
             let expected = hash_bytes(&content);
             assert_eq!(hash_file(&path).expect("read"), expected, "{length} bytes");
-            assert_eq!(hash_file_in_parallel(&path).expect("read"), expected, "{length} bytes");
+            assert_eq!(
+                hash_file_in_parallel(&path).expect("read"),
+                expected,
+                "{length} bytes"
+            );
         }
         assert!(hash_file(dir.path()).is_err(), "a folder has no content");
     }

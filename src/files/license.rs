@@ -1,4 +1,5 @@
-//! Licenses as folders state them: in the head of a README.md, and in files whose names say what they are.
+//! Licenses as folders state them: in the head of a README.md, and in files whose names say what
+//! they are.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,8 @@ const MAX_NOTICES: usize = 32;
 /// The most of a README.md that is looked at: its head stands first.
 const HEAD_BYTES: u64 = 64 << 10;
 
-/// A license as the head of a README.md states it (<https://huggingface.co/docs/hub/repositories-licenses>).
+/// A license as the head of a README.md states it
+/// (<https://huggingface.co/docs/hub/repositories-licenses>).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct License {
     /// Its identifier, such as `apache-2.0`, or several with commas.
@@ -31,24 +33,46 @@ pub struct License {
 impl License {
     /// The license that the head of a README.md states, if it does.
     pub fn stated(head: &Map<String, Value>) -> Option<Self> {
-        let word = |value: &Value| value.as_str().map(str::trim).filter(|word| !word.is_empty()).map(str::to_owned);
+        let word = |value: &Value| {
+            value
+                .as_str()
+                .map(str::trim)
+                .filter(|word| !word.is_empty())
+                .map(str::to_owned)
+        };
         let of = |key: &str| head.get(key).and_then(word);
         let id = match head.get("license")? {
-            Value::Array(items) => Some(items.iter().filter_map(word).collect::<Vec<_>>().join(", ")),
+            Value::Array(items) => Some(items.iter().filter_map(word).collect::<Vec<_>>().join(
+                ", \
+            ",
+            )),
             value => word(value),
         };
-        Some(Self { id: id.filter(|id| !id.is_empty())?, name: of("license_name"), link: of("license_link") })
+        Some(Self {
+            id: id.filter(|id| !id.is_empty())?,
+            name: of("license_name"),
+            link: of("license_link"),
+        })
     }
 }
 
-/// The values at the head of a README.md, between two lines of three hyphens; nothing where there is none that can be read.
+/// The values at the head of a README.md, between two lines of three hyphens; nothing where there
+/// is none that can be read.
 pub fn readme_head(path: &Path) -> Map<String, Value> {
     let mut bytes = Vec::new();
     let read = open_file(path).map(|file| file.take(HEAD_BYTES).read_to_end(&mut bytes).is_ok());
     let text = String::from_utf8_lossy(&bytes).replace("\r\n", "\n");
-    let head = text.trim_start_matches('\u{feff}').strip_prefix("---\n").and_then(|rest| Some(rest.split_once("\n---")?.0));
-    let parsed = head.filter(|_| read.unwrap_or(false)).map(|head| guarded(|| serde_yaml::from_str(head)));
-    parsed.and_then(Result::ok).and_then(Result::ok).unwrap_or_default()
+    let head = text
+        .trim_start_matches('\u{feff}')
+        .strip_prefix("---\n")
+        .and_then(|rest| Some(rest.split_once("\n---")?.0));
+    let parsed = head
+        .filter(|_| read.unwrap_or(false))
+        .map(|head| guarded(|| serde_yaml::from_str(head)));
+    parsed
+        .and_then(Result::ok)
+        .and_then(Result::ok)
+        .unwrap_or_default()
 }
 
 /// Whether a file of this name is a license, or goes with one.
@@ -59,7 +83,12 @@ pub fn is_notice(name: &str) -> bool {
 /// Paths of the licenses in a folder, sorted; none where it cannot be listed.
 pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let is_one = |path: &PathBuf| path.file_name().and_then(|name| name.to_str()).is_some_and(is_notice) && path.is_file();
+    let is_one = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(is_notice)
+            && path.is_file()
+    };
     let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(is_one).collect();
     paths.sort();
     paths
@@ -84,32 +113,69 @@ impl Notices {
     pub fn read(folder: &Path) -> Result<Self, FileError> {
         dead_links(folder)?;
         let paths = notice_paths(folder);
-        let failed = |path: &Path, said: String| FileError::new("read", path, std::io::Error::other(said));
+        let failed =
+            |path: &Path, said: String| FileError::new("read", path, std::io::Error::other(said));
         if paths.len() > MAX_NOTICES {
-            return Err(failed(folder, format!("it has {} license files, at most {MAX_NOTICES} are taken along", paths.len())));
+            return Err(failed(
+                folder,
+                format!(
+                    "it has {} license files, at most {MAX_NOTICES} are \
+            taken along",
+                    paths.len()
+                ),
+            ));
         }
         let read = |path: PathBuf| {
             let mut bytes = Vec::new();
-            let taken = open_file(&path)?.take(NOTICE_BYTES + 1).read_to_end(&mut bytes);
+            let taken = open_file(&path)?
+                .take(NOTICE_BYTES + 1)
+                .read_to_end(&mut bytes);
             taken.map_err(|cause| FileError::new("read", &path, cause))?;
             if bytes.len() as u64 > NOTICE_BYTES {
-                return Err(failed(&path, format!("a license file larger than {} MiB is not taken along", NOTICE_BYTES >> 20)));
+                return Err(failed(
+                    &path,
+                    format!(
+                        "a license file larger than {} MiB is not taken \
+                along",
+                        NOTICE_BYTES >> 20
+                    ),
+                ));
             }
-            Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes))
+            Ok((
+                path.file_name()
+                    .unwrap_or_default()
+                    .to_string_lossy()
+                    .into_owned(),
+                bytes,
+            ))
         };
-        paths.into_iter().map(read).collect::<Result<_, _>>().map(Self)
+        paths
+            .into_iter()
+            .map(read)
+            .collect::<Result<_, _>>()
+            .map(Self)
     }
 
     /// Their names with the hash of each.
     pub fn hashes(&self) -> Vec<(String, Hash)> {
-        self.0.iter().map(|(name, bytes)| (name.clone(), hash_bytes(bytes))).collect()
+        self.0
+            .iter()
+            .map(|(name, bytes)| (name.clone(), hash_bytes(bytes)))
+            .collect()
     }
 
     /// The first of them whose place in `folder` has a file with another content.
     pub fn first_other(&self, folder: &Path) -> Option<PathBuf> {
-        let differs = |path: &PathBuf, bytes: &[u8]| path.exists() && std::fs::read(path).ok().as_deref() != Some(bytes);
-        let mut places = self.0.iter().map(|(name, bytes)| (folder.join(name), bytes));
-        places.find(|(path, bytes)| differs(path, bytes)).map(|(path, _)| path)
+        let differs = |path: &PathBuf, bytes: &[u8]| {
+            path.exists() && std::fs::read(path).ok().as_deref() != Some(bytes)
+        };
+        let mut places = self
+            .0
+            .iter()
+            .map(|(name, bytes)| (folder.join(name), bytes));
+        places
+            .find(|(path, bytes)| differs(path, bytes))
+            .map(|(path, _)| path)
     }
 
     /// Writes them into another folder, under their names.
@@ -117,7 +183,9 @@ impl Notices {
     /// # Errors
     /// One cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), FileError> {
-        self.0.iter().try_for_each(|(name, bytes)| write_atomic(&folder.join(name), bytes))
+        self.0
+            .iter()
+            .try_for_each(|(name, bytes)| write_atomic(&folder.join(name), bytes))
     }
 }
 
@@ -134,14 +202,41 @@ mod tests {
 
     #[test]
     fn a_license_is_read_from_the_head_alone() {
-        let plain = |id: &str| Some(License { id: id.to_owned(), name: None, link: None });
-        assert_eq!(stated("---\nlicense: apache-2.0\ntags: [a]\n---\n# license: mit\n"), plain("apache-2.0"));
-        assert_eq!(stated("\u{feff}---\r\nlicense:\r\n- mit\r\n- cc0-1.0\r\n---\r\n"), plain("mit, cc0-1.0"));
-        let other = stated("---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\n---").expect("stated");
-        assert_eq!((other.name.as_deref(), other.link.as_deref()), (Some("llama3"), Some("LICENSE")));
-        for nothing in
-            ["", "# x\nlicense: mit\n", "---\nlicense: mit\n", "---\nlicense: {a: 1}\n---", "---\n[\n---", "---\nlicense:\n---"]
-        {
+        let plain = |id: &str| {
+            Some(License {
+                id: id.to_owned(),
+                name: None,
+                link: None,
+            })
+        };
+        assert_eq!(
+            stated("---\nlicense: apache-2.0\ntags: [a]\n---\n# license: mit\n"),
+            plain("apache-2.0")
+        );
+        assert_eq!(
+            stated("\u{feff}---\r\nlicense:\r\n- mit\r\n- cc0-1.0\r\n---\r\n"),
+            plain(
+                "mit, \
+        cc0-1.0"
+            )
+        );
+        let other = stated(
+            "---\nlicense: other\nlicense_name: llama3\nlicense_link: \
+        LICENSE\n---",
+        )
+        .expect("stated");
+        assert_eq!(
+            (other.name.as_deref(), other.link.as_deref()),
+            (Some("llama3"), Some("LICENSE"))
+        );
+        for nothing in [
+            "",
+            "# x\nlicense: mit\n",
+            "---\nlicense: mit\n",
+            "---\nlicense: {a: 1}\n---",
+            "---\n[\n---",
+            "---\nlicense:\n---",
+        ] {
             assert_eq!(stated(nothing), None, "{nothing:?}");
         }
         assert_eq!(readme_head(Path::new("none")), Map::new());
@@ -157,12 +252,37 @@ mod tests {
             std::fs::write(from.join(name), b"\xffold").expect("written");
         }
         let notices = Notices::read(&from).expect("read");
-        assert_eq!(notices.hashes().iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["LICENSE.txt", "NOTICE"]);
+        assert_eq!(
+            notices
+                .hashes()
+                .iter()
+                .map(|(name, _)| name.as_str())
+                .collect::<Vec<_>>(),
+            ["LICENSE.txt", "NOTICE"]
+        );
         notices.write(&to).expect("written");
-        assert_eq!((std::fs::read(to.join("NOTICE")).expect("there"), notices.first_other(&to)), (b"\xffold".to_vec(), None));
+        assert_eq!(
+            (
+                std::fs::read(to.join("NOTICE")).expect("there"),
+                notices.first_other(&to)
+            ),
+            (b"\xffold".to_vec(), None)
+        );
         std::fs::write(to.join("NOTICE"), "mine").expect("written");
         assert_eq!(notices.first_other(&to), Some(to.join("NOTICE")));
-        std::fs::write(from.join("COPYING"), vec![b'x'; (NOTICE_BYTES + 1) as usize]).expect("written");
-        assert!(Notices::read(&from).expect_err("too large").to_string().ends_with("larger than 4 MiB is not taken along"));
+        std::fs::write(
+            from.join("COPYING"),
+            vec![b'x'; (NOTICE_BYTES + 1) as usize],
+        )
+        .expect("written");
+        assert!(
+            Notices::read(&from)
+                .expect_err("too large")
+                .to_string()
+                .ends_with(
+                    "larger than 4 \
+        MiB is not taken along"
+                )
+        );
     }
 }

@@ -1,5 +1,6 @@
-//! Small files of a folder that came from outside: a size that memory can take, and nothing that is not a file. A pipe in a
-//! model's folder would block its reader for ever, `/dev/zero` would fill the memory.
+//! Small files of a folder that came from outside: a size that memory can take, and nothing that is
+//! not a file. A pipe in a model's folder would block its reader for ever, `/dev/zero` would fill
+//! the memory.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read};
@@ -12,21 +13,25 @@ pub const JSON_BYTES: u64 = 16 << 20;
 /// Items of a list that a message names.
 const LISTED: usize = 30;
 
-/// The items of a list that another's folder may make as long as it likes: the first ones, and how many there are beside.
+/// The items of a list that another's folder may make as long as it likes: the first ones, and how
+/// many there are beside.
 pub fn listed(items: &[String]) -> Vec<String> {
     let rest = items.len().saturating_sub(LISTED);
     let more = (rest > 0).then(|| format!("and {rest} more"));
     items.iter().take(LISTED).cloned().chain(more).collect()
 }
 
-/// Whether there is something at a path. A link that leads nowhere is an error: what it names was meant to be there.
+/// Whether there is something at a path. A link that leads nowhere is an error: what it names was
+/// meant to be there.
 ///
 /// # Errors
 /// It cannot be looked up, or is such a link.
 pub fn is_there(path: &Path) -> Result<bool, FileError> {
     let failed = |cause| FileError::new("read", path, told(path, cause));
     match path.symlink_metadata() {
-        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(false),
+        Err(cause) if matches!(cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            Ok(false)
+        }
         Err(cause) => Err(failed(cause)),
         Ok(_) => path.metadata().map(|_| true).map_err(failed),
     }
@@ -35,9 +40,14 @@ pub fn is_there(path: &Path) -> Result<bool, FileError> {
 /// What the system said, and of a link that leads nowhere where it was to lead.
 fn told(path: &Path, cause: io::Error) -> io::Error {
     match path.read_link() {
-        Ok(target) if cause.kind() == ErrorKind::NotFound => {
-            io::Error::new(ErrorKind::NotFound, format!("it is a link to `{}`, which does not exist", target.display()))
-        }
+        Ok(target) if cause.kind() == ErrorKind::NotFound => io::Error::new(
+            ErrorKind::NotFound,
+            format!(
+                "it is a link to `{}`, which does not \
+            exist",
+                target.display()
+            ),
+        ),
         _ => cause,
     }
 }
@@ -49,7 +59,10 @@ fn told(path: &Path, cause: io::Error) -> io::Error {
 pub fn open_file(path: &Path) -> Result<File, FileError> {
     let failed = |cause| FileError::new("open", path, told(path, cause));
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(failed(io::Error::new(ErrorKind::InvalidInput, "it is not a file")));
+        return Err(failed(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a file",
+        )));
     }
     File::open(path).map_err(failed)
 }
@@ -60,7 +73,15 @@ pub fn open_file(path: &Path) -> Result<File, FileError> {
 /// It cannot be read, is not a file, is larger, or is not UTF-8.
 pub fn read_text_up_to(path: &Path, limit_bytes: u64) -> Result<String, FileError> {
     let failed = |cause| FileError::new("read", path, cause);
-    let not_text = |error| failed(io::Error::new(ErrorKind::InvalidData, format!("not UTF-8: {error}")));
+    let not_text = |error| {
+        failed(io::Error::new(
+            ErrorKind::InvalidData,
+            format!(
+                "not UTF-8: \
+    {error}"
+            ),
+        ))
+    };
     String::from_utf8(read_up_to(path, limit_bytes)?).map_err(not_text)
 }
 
@@ -73,14 +94,21 @@ pub fn read_up_to(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, FileError> {
     let (mut bytes, mut file) = (Vec::new(), open_file(path)?.take(limit_bytes + 1));
     file.read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > limit_bytes {
-        let said = format!("it is larger than {}, the most that is read of such a file", size(limit_bytes));
+        let said = format!(
+            "it is larger than {}, the most that is read of such a file",
+            size(limit_bytes)
+        );
         return Err(failed(io::Error::new(ErrorKind::FileTooLarge, said)));
     }
     Ok(bytes)
 }
 
 fn size(bytes: u64) -> String {
-    if bytes < 1 << 20 { format!("{} KiB", bytes >> 10) } else { format!("{} MiB", bytes >> 20) }
+    if bytes < 1 << 20 {
+        format!("{} KiB", bytes >> 10)
+    } else {
+        format!("{} MiB", bytes >> 20)
+    }
 }
 
 #[cfg(test)]
@@ -91,7 +119,10 @@ mod tests {
     fn a_long_list_says_how_long_it_is() {
         let names: Vec<String> = (0..32).map(|name| name.to_string()).collect();
         assert_eq!(listed(&names[..30]).len(), 30);
-        assert_eq!(listed(&names).last().map(String::as_str), Some("and 2 more"));
+        assert_eq!(
+            listed(&names).last().map(String::as_str),
+            Some("and 2 more")
+        );
     }
 
     #[test]
@@ -101,11 +132,33 @@ mod tests {
         std::fs::write(&path, "x".repeat(2048)).expect("written");
         assert_eq!(read_text_up_to(&path, 2048).expect("read").len(), 2048);
         let error = read_text_up_to(&path, 2047).expect_err("too large");
-        assert!(error.to_string().ends_with("it is larger than 1 KiB, the most that is read of such a file"), "{error}");
+        assert!(
+            error.to_string().ends_with(
+                "it is larger than 1 KiB, the most that is read of \
+        such a file"
+            ),
+            "{error}"
+        );
         std::fs::write(&path, b"\xff").expect("written");
-        assert_eq!(read_text_up_to(&path, 1).expect_err("no text").cause.kind(), ErrorKind::InvalidData);
-        assert_eq!(open_file(dir.path()).expect_err("a folder").cause.to_string(), "it is not a file");
-        assert_eq!(open_file(&dir.path().join("b")).expect_err("nothing").cause.kind(), ErrorKind::NotFound);
+        assert_eq!(
+            read_text_up_to(&path, 1).expect_err("no text").cause.kind(),
+            ErrorKind::InvalidData
+        );
+        assert_eq!(
+            open_file(dir.path())
+                .expect_err("a folder")
+                .cause
+                .to_string(),
+            "it is not a \
+        file"
+        );
+        assert_eq!(
+            open_file(&dir.path().join("b"))
+                .expect_err("nothing")
+                .cause
+                .kind(),
+            ErrorKind::NotFound
+        );
     }
 
     #[cfg(unix)]
@@ -119,11 +172,28 @@ mod tests {
         std::os::unix::fs::symlink("ring", &ring).expect("made");
         std::fs::write(&file, "x").expect("written");
         assert!(is_there(&file).expect("a file") && is_there(dir.path()).expect("a folder"));
-        assert!(!is_there(&dir.path().join("none")).expect("nothing") && !is_there(&file.join("below")).expect("nothing"));
-        for error in [is_there(&link).expect_err("a link"), open_file(&link).expect_err("a link")] {
-            assert!(error.to_string().ends_with("/link`: it is a link to `gone`, which does not exist"), "{error}");
+        assert!(
+            !is_there(&dir.path().join("none")).expect("nothing")
+                && !is_there(&file.join("below")).expect("nothing")
+        );
+        for error in [
+            is_there(&link).expect_err("a link"),
+            open_file(&link).expect_err("a link"),
+        ] {
+            assert!(
+                error.to_string().ends_with(
+                    "/link`: it is a link to `gone`, which does not \
+            exist"
+                ),
+                "{error}"
+            );
             assert!(error.hint().expect("a hint").contains("rankine pull"));
         }
-        assert!(is_there(&ring).expect_err("a ring of links").to_string().contains("/ring`: "));
+        assert!(
+            is_there(&ring)
+                .expect_err("a ring of links")
+                .to_string()
+                .contains("/ring`: ")
+        );
     }
 }

@@ -7,7 +7,9 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileError, copy, create_folder, hash_file, read_text, write_atomic, write_folder_atomic};
+use super::{
+    FileError, copy, create_folder, hash_file, read_text, write_atomic, write_folder_atomic,
+};
 
 /// The file that lists the others.
 pub const MANIFEST: &str = "manifest.json";
@@ -40,37 +42,58 @@ pub enum Unproven {
     File(#[from] FileError),
 }
 
-/// Checks that a folder holds what its list says. Other files in it, such as those that file managers leave, do not count.
+/// Checks that a folder holds what its list says. Other files in it, such as those that file
+/// managers leave, do not count.
 ///
 /// # Errors
 /// It does not, or it cannot be read.
 pub fn verify_manifest(folder: &Path) -> Result<(), Unproven> {
     let text = read_text(&folder.join(MANIFEST)).map_err(unproven)?;
-    let said: BTreeMap<String, ManifestEntry> =
-        serde_json::from_str(&text).map_err(|error| Unproven::Differs(format!("its {MANIFEST} is not valid: {error}")))?;
+    let said: BTreeMap<String, ManifestEntry> = serde_json::from_str(&text).map_err(|error| {
+        Unproven::Differs(format!(
+            "its {MANIFEST} is \
+        not valid: {error}"
+        ))
+    })?;
     for (name, said) in said {
-        let is_below = Path::new(&name).components().all(|part| matches!(part, Component::Normal(_)));
+        let is_below = Path::new(&name)
+            .components()
+            .all(|part| matches!(part, Component::Normal(_)));
         if name.is_empty() || !is_below {
-            return Err(Unproven::Differs(format!("its {MANIFEST} names `{name}`, expected a file in the folder")));
+            return Err(Unproven::Differs(format!(
+                "its {MANIFEST} names `{name}`, expected a file \
+            in the folder"
+            )));
         }
         let path = folder.join(&name);
         let found = entry(&path).map_err(unproven)?;
         if said.bytes != found.bytes {
-            return Err(Unproven::Differs(format!("`{name}` has {} bytes, expected {}", found.bytes, said.bytes)));
+            return Err(Unproven::Differs(format!(
+                "`{name}` has {} bytes, expected {}",
+                found.bytes, said.bytes
+            )));
         }
         if said != found {
-            return Err(Unproven::Differs(format!("`{name}` is not what was written: its blake3 differs")));
+            return Err(Unproven::Differs(format!(
+                "`{name}` is not what was written: its blake3 \
+            differs"
+            )));
         }
     }
     Ok(())
 }
 
-/// What an error of reading a file that should be there tells of it: that it is not, or nothing, where the disk fails.
+/// What an error of reading a file that should be there tells of it: that it is not, or nothing,
+/// where the disk fails.
 pub fn unproven(error: FileError) -> Unproven {
-    use ErrorKind::{InvalidData, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound};
+    use ErrorKind::{
+        InvalidData, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound,
+    };
     match error.cause.kind() {
         NotFound => Unproven::Differs(format!("`{}` is missing", error.path.display())),
-        InvalidData | InvalidFilename | InvalidInput | IsADirectory | NotADirectory => Unproven::Differs(error.to_string()),
+        InvalidData | InvalidFilename | InvalidInput | IsADirectory | NotADirectory => {
+            Unproven::Differs(error.to_string())
+        }
         _ => Unproven::File(error),
     }
 }
@@ -81,7 +104,10 @@ pub fn unproven(error: FileError) -> Unproven {
 /// The other one cannot be read, or this one not be written.
 pub fn mirror(from: &Path, to: &Path) -> Result<(), FileError> {
     let entries = entries(from)?;
-    if entries.iter().all(|(name, entry)| self::entry(&to.join(name)).is_ok_and(|found| found == *entry)) {
+    if entries
+        .iter()
+        .all(|(name, entry)| self::entry(&to.join(name)).is_ok_and(|found| found == *entry))
+    {
         return Ok(());
     }
     write_folder_atomic(to, |new| {
@@ -94,8 +120,14 @@ pub fn mirror(from: &Path, to: &Path) -> Result<(), FileError> {
 }
 
 fn entry(path: &Path) -> Result<ManifestEntry, FileError> {
-    let bytes = path.metadata().map_err(|cause| FileError::new("read", path, cause))?.len();
-    Ok(ManifestEntry { bytes, blake3: hash_file(path)?.to_string() })
+    let bytes = path
+        .metadata()
+        .map_err(|cause| FileError::new("read", path, cause))?
+        .len();
+    Ok(ManifestEntry {
+        bytes,
+        blake3: hash_file(path)?.to_string(),
+    })
 }
 
 /// Every file below the folder but the list itself, by its name with `/` in it.
@@ -105,11 +137,18 @@ fn entries(folder: &Path) -> Result<BTreeMap<String, ManifestEntry>, FileError> 
     Ok(entries)
 }
 
-fn collect(folder: &Path, prefix: &str, entries: &mut BTreeMap<String, ManifestEntry>) -> Result<(), FileError> {
+fn collect(
+    folder: &Path,
+    prefix: &str,
+    entries: &mut BTreeMap<String, ManifestEntry>,
+) -> Result<(), FileError> {
     let failed = |cause| FileError::new("read", folder, cause);
     for entry in fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let (path, name) = (entry.path(), format!("{prefix}{}", entry.file_name().to_string_lossy()));
+        let (path, name) = (
+            entry.path(),
+            format!("{prefix}{}", entry.file_name().to_string_lossy()),
+        );
         if path.is_dir() {
             collect(&path, &format!("{name}/"), entries)?;
         } else if name != MANIFEST {
@@ -146,12 +185,27 @@ mod tests {
             }
             verdict.err().unwrap_or_default()
         };
-        assert_eq!(verdict("adapter/a", Some(b"1234")), "`adapter/a` has 4 bytes, expected 5");
-        assert_eq!(verdict("adapter/a", Some(b"12346")), "`adapter/a` is not what was written: its blake3 differs");
+        assert_eq!(
+            verdict("adapter/a", Some(b"1234")),
+            "`adapter/a` has 4 bytes, expected 5"
+        );
+        assert_eq!(
+            verdict("adapter/a", Some(b"12346")),
+            "`adapter/a` is not what was written: its \
+        blake3 differs"
+        );
         assert!(verdict("b", None).ends_with("b` is missing"));
-        assert_eq!(verdict(".DS_Store", Some(b"")), "", "what others leave there does not count");
+        assert_eq!(
+            verdict(".DS_Store", Some(b"")),
+            "",
+            "what others leave there does not count"
+        );
         let climbs = br#"{"../b": {"bytes": 0, "blake3": ""}}"#;
-        assert_eq!(verdict(MANIFEST, Some(climbs)), "its manifest.json names `../b`, expected a file in the folder");
+        assert_eq!(
+            verdict(MANIFEST, Some(climbs)),
+            "its manifest.json names `../b`, expected a \
+        file in the folder"
+        );
         assert!(verdict(MANIFEST, Some(b"{")).starts_with("its manifest.json is not valid"));
         verify_manifest(dir.path()).expect("as it was written");
     }

@@ -1,6 +1,9 @@
-//! Memory maps of read-only files, of which little stays in this process's memory: the system counts every page that was looked at,
-//! and around one that is missing it maps sixteen.
-#![allow(unsafe_code, reason = "a memory map is only sound while nobody truncates the file")]
+//! Memory maps of read-only files, of which little stays in this process's memory: the system
+//! counts every page that was looked at, and around one that is missing it maps sixteen.
+#![allow(
+    unsafe_code,
+    reason = "a memory map is only sound while nobody truncates the file"
+)]
 
 use std::fs::File;
 use std::ops::{Deref, Range};
@@ -13,16 +16,19 @@ use super::{FileError, open_file};
 
 /// What Linux maps at a fault (`fault_around_bytes`).
 const WINDOW_BYTES: usize = 64 << 10;
-/// Windows that were looked at, of all maps, after which one that has its share of them gives back its own.
+/// Windows that were looked at, of all maps, after which one that has its share of them gives back
+/// its own.
 const RESIDENT_WINDOWS: usize = 256;
 
-/// Windows that were looked at and not given back, of all maps: a data set may have a thousand files.
+/// Windows that were looked at and not given back, of all maps: a data set may have a thousand
+/// files.
 static WINDOWS_SEEN: AtomicUsize = AtomicUsize::new(0);
 /// How many maps there are.
 static MAPS: AtomicUsize = AtomicUsize::new(0);
 
-/// A file in memory. What is read through [`Map::slice`] stays resident up to 32 MiB, of all maps together, and with what was asked
-/// for last; what is read in another way is not counted, and goes with the rest.
+/// A file in memory. What is read through [`Map::slice`] stays resident up to 32 MiB, of all maps
+/// together, and with what was asked for last; what is read in another way is not counted, and goes
+/// with the rest.
 #[derive(Debug)]
 pub struct Map {
     map: Mmap,
@@ -44,12 +50,17 @@ pub fn map(path: &Path) -> Result<Map, FileError> {
 /// # Errors
 /// It cannot be mapped.
 pub fn map_file(file: &File, path: &Path) -> Result<Map, FileError> {
-    // SAFETY: the map is read-only. Base models, data sets and cache files are replaced by rename, never written in place
-    // by us; another program that truncates one under a run ends the run with SIGBUS, which no reader can prevent.
+    // SAFETY: the map is read-only. Base models, data sets and cache files are replaced by rename,
+    // never written in place by us; another program that truncates one under a run ends the run
+    // with SIGBUS, which no reader can prevent.
     let map = unsafe { Mmap::map(file) }.map_err(|cause| FileError::new("map", path, cause))?;
     MAPS.fetch_add(1, Relaxed);
     let words = map.len().div_ceil(WINDOW_BYTES).div_ceil(64);
-    Ok(Map { map, seen: (0..words).map(|_| AtomicU64::new(0)).collect(), windows_seen: AtomicUsize::new(0) })
+    Ok(Map {
+        map,
+        seen: (0..words).map(|_| AtomicU64::new(0)).collect(),
+        windows_seen: AtomicUsize::new(0),
+    })
 }
 
 impl Map {
@@ -66,13 +77,17 @@ impl Map {
         bytes
     }
 
-    /// Gives back the memory of all that was looked at. It is read again from the file, which the system keeps, when it is asked for.
+    /// Gives back the memory of all that was looked at. It is read again from the file, which the
+    /// system keeps, when it is asked for.
     pub fn release(&self) {
         self.forget();
         #[cfg(unix)]
-        // SAFETY: the map is of a file and read-only, so a page that is given back comes again with what the file holds. It is
-        // advice: where the system does not take it, the pages stay.
-        let _ = unsafe { self.map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) };
+        // SAFETY: the map is of a file and read-only, so a page that is given back comes again with
+        // what the file holds. It is advice: where the system does not take it, the pages stay.
+        let _ = unsafe {
+            self.map
+                .unchecked_advise(memmap2::UncheckedAdvice::DontNeed)
+        };
     }
 
     fn forget(&self) {
@@ -81,8 +96,8 @@ impl Map {
         WINDOWS_SEEN.fetch_sub(self.windows_seen.swap(0, Relaxed), Relaxed);
     }
 
-    /// Marks the windows of a range, and tells whether there are too many now. Of `n` maps none gives back less than an `n`-th of what
-    /// all may have, so that giving back stays rare.
+    /// Marks the windows of a range, and tells whether there are too many now. Of `n` maps none
+    /// gives back less than an `n`-th of what all may have, so that giving back stays rare.
     fn look_at(&self, range: &Range<usize>) -> bool {
         let mut new = 0;
         for window in range.start / WINDOW_BYTES..range.end.div_ceil(WINDOW_BYTES) {
@@ -125,8 +140,18 @@ mod tests {
         let smaps = std::fs::read_to_string("/proc/self/smaps").expect("read");
         let start = format!("{:x}-", map.as_ptr().addr());
         let of_map = smaps.lines().skip_while(|line| !line.starts_with(&start));
-        let rss = of_map.into_iter().find_map(|line| line.strip_prefix("Rss:")).expect("it is mapped");
-        rss.trim().trim_end_matches(" kB").parse::<usize>().expect("a number") << 10
+        let rss = of_map
+            .into_iter()
+            .find_map(|line| line.strip_prefix("Rss:"))
+            .expect(
+                "it is \
+        mapped",
+            );
+        rss.trim()
+            .trim_end_matches(" kB")
+            .parse::<usize>()
+            .expect("a number")
+            << 10
     }
 
     #[test]
@@ -140,11 +165,21 @@ mod tests {
         let map = map(&path).expect("mapped");
         for start in (0..BYTES).step_by(5000) {
             let end = BYTES.min(start + 5000);
-            assert!(map.slice(start..end) == &content[start..end], "byte {start}");
+            assert!(
+                map.slice(start..end) == &content[start..end],
+                "byte {start}"
+            );
         }
         let bounded = resident_bytes(&map);
-        assert!(bounded <= (RESIDENT_WINDOWS + 2) * WINDOW_BYTES, "{bounded}");
-        assert!(map.iter().zip(&content).all(|(read, written)| read == written));
+        assert!(
+            bounded <= (RESIDENT_WINDOWS + 2) * WINDOW_BYTES,
+            "{bounded}"
+        );
+        assert!(
+            map.iter()
+                .zip(&content)
+                .all(|(read, written)| read == written)
+        );
         assert!(resident_bytes(&map) > bounded, "what is not counted stays");
         map.release();
         assert_eq!(resident_bytes(&map), 0);
@@ -155,6 +190,11 @@ mod tests {
     fn an_empty_file_has_no_bytes() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("a"), b"").expect("written");
-        assert!(map(&dir.path().join("a")).expect("mapped").slice(0..0).is_empty());
+        assert!(
+            map(&dir.path().join("a"))
+                .expect("mapped")
+                .slice(0..0)
+                .is_empty()
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! Files that are whole or absent: atomic writes, folders that prove themselves, content hashes, claims, memory maps and the safetensors
-//! container.
+//! Files that are whole or absent: atomic writes, folders that prove themselves, content hashes,
+//! claims, memory maps and the safetensors container.
 
 mod atomic;
 mod cache;
@@ -19,12 +19,14 @@ mod size;
 mod space;
 
 pub use atomic::{
-    create_folder, link_atomic, move_folder, remove_folder, remove_leftovers, settle, temporary_folder_in, temporary_in,
-    write_all, write_atomic, write_folder_atomic, write_pieces_atomic,
+    create_folder, link_atomic, move_folder, remove_folder, remove_leftovers, settle,
+    temporary_folder_in, temporary_in, write_all, write_atomic, write_folder_atomic,
+    write_pieces_atomic,
 };
 pub use cache::{
-    CacheEntry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder, cache_limit, entries, entry_count,
-    give_name, hold, home_folder, leftovers, mark_used, private_cache_folder, remove, remove_outdated, trim,
+    CacheEntry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder,
+    cache_limit, entries, entry_count, give_name, hold, home_folder, leftovers, mark_used,
+    private_cache_folder, remove, remove_outdated, trim,
 };
 pub use claim::{Claim, Refused};
 pub use float::Float;
@@ -58,13 +60,23 @@ pub struct FileError {
 impl FileError {
     /// An error of doing `action` on `path`.
     pub fn new(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
-        Self { action, path: path.to_owned(), cause }
+        Self {
+            action,
+            path: path.to_owned(),
+            cause,
+        }
     }
 
     /// An error of writing so many bytes to `path`; of a full disk it says how many that are.
     pub fn writing(path: &Path, bytes: u64, cause: std::io::Error) -> Self {
         let cause = match cause.kind() {
-            std::io::ErrorKind::StorageFull => std::io::Error::new(cause.kind(), format!("{cause}; {bytes} bytes are needed")),
+            std::io::ErrorKind::StorageFull => std::io::Error::new(
+                cause.kind(),
+                format!(
+                    "{cause}; \
+            {bytes} bytes are needed"
+                ),
+            ),
             _ => cause,
         };
         Self::new("write", path, cause)
@@ -79,9 +91,14 @@ impl Explain for FileError {
     fn hint(&self) -> Option<String> {
         match self.cause.kind() {
             std::io::ErrorKind::StorageFull => Some("free some space on that disk".into()),
-            std::io::ErrorKind::PermissionDenied => Some("give this user the right to that path, or choose another".into()),
+            std::io::ErrorKind::PermissionDenied => Some(
+                "give this user the right to that path, \
+            or choose another"
+                    .into(),
+            ),
             std::io::ErrorKind::NotFound if self.path.is_symlink() => Some(
-                "restore the file that the link leads to, or remove the link; `rankine pull ID` completes a model of the Hub's cache"
+                "restore the file that the link leads to, or remove the link; `rankine pull ID` \
+                completes a model of the Hub's cache"
                     .into(),
             ),
             _ => None,
@@ -95,8 +112,15 @@ impl Explain for FileError {
 /// The folder cannot be read.
 pub fn files_in(folder: &Path) -> Result<Vec<PathBuf>, FileError> {
     let failed = |cause| FileError::new("read", folder, cause);
-    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
-    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).filter(|path| path.is_file()).collect();
+    let entries = std::fs::read_dir(folder)
+        .map_err(failed)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
+    let mut paths: Vec<PathBuf> = entries
+        .into_iter()
+        .map(|entry| entry.path())
+        .filter(|path| path.is_file())
+        .collect();
     paths.sort();
     Ok(paths)
 }

@@ -29,10 +29,15 @@ impl NotFolder {
             Ok(found) if found.is_dir() => None,
             Ok(found) if found.is_file() => {
                 let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-                Some(Self::File { folder: above.unwrap_or(Path::new(".")).to_owned() })
+                Some(Self::File {
+                    folder: above.unwrap_or(Path::new(".")).to_owned(),
+                })
             }
             Ok(_) => Some(Self::Other),
-            Err(_) => Some(path.read_link().map_or(Self::Missing, |target| Self::Dangling { target })),
+            Err(_) => Some(
+                path.read_link()
+                    .map_or(Self::Missing, |target| Self::Dangling { target }),
+            ),
         }
     }
 
@@ -43,12 +48,28 @@ impl NotFolder {
 
     /// The next step, where more can be told than that the path is wrong.
     pub fn hint(&self) -> Option<String> {
-        let is_named = |folder: &Path| ["config.json", "adapter_config.json"].iter().any(|name| folder.join(name).exists());
+        let is_named = |folder: &Path| {
+            ["config.json", "adapter_config.json"]
+                .iter()
+                .any(|name| folder.join(name).exists())
+        };
         match self {
             Self::Missing | Self::Other => None,
-            Self::Dangling { .. } => Some("restore what the link leads to, or name the folder itself".to_owned()),
-            Self::File { folder } if is_named(folder) => Some(format!("name the folder that it is in, `{}`", folder.display())),
-            Self::File { .. } => Some("name a folder: a file alone has neither config nor tokenizer".to_owned()),
+            Self::Dangling { .. } => Some(
+                "restore what the link leads to, or name the folder \
+            itself"
+                    .to_owned(),
+            ),
+            Self::File { folder } if is_named(folder) => Some(format!(
+                "name the folder that it is \
+            in, `{}`",
+                folder.display()
+            )),
+            Self::File { .. } => Some(
+                "name a folder: a file alone has neither config nor \
+            tokenizer"
+                    .to_owned(),
+            ),
         }
     }
 }
@@ -57,7 +78,11 @@ impl fmt::Display for NotFolder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("does not exist"),
-            Self::Dangling { target } => write!(f, "is a link to `{}`, which does not exist", target.display()),
+            Self::Dangling { target } => write!(
+                f,
+                "is a link to `{}`, which does not exist",
+                target.display()
+            ),
             Self::File { .. } => f.write_str("is a file"),
             Self::Other => f.write_str("is neither a folder nor a file"),
         }

@@ -1,4 +1,5 @@
-//! Large files read and written piece by piece. A new one is for a folder that takes its name only when it is whole.
+//! Large files read and written piece by piece. A new one is for a folder that takes its name only
+//! when it is whole.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -24,7 +25,8 @@ pub struct NewFile {
     flusher: Option<Flusher>,
 }
 
-/// A thread that forces a file to the disk whenever it is asked. At the end of a file there is then little left to wait for.
+/// A thread that forces a file to the disk whenever it is asked. At the end of a file there is then
+/// little left to wait for.
 #[derive(Debug)]
 struct Flusher {
     ask: SyncSender<()>,
@@ -35,7 +37,10 @@ impl Flusher {
     fn start(file: File) -> Self {
         let (ask, asked) = sync_channel(1);
         let flush = move || asked.iter().try_for_each(|()| file.sync_data());
-        Self { ask, thread: std::thread::spawn(flush) }
+        Self {
+            ask,
+            thread: std::thread::spawn(flush),
+        }
     }
 
     /// What went wrong on the way: a file tells of a lost write only once.
@@ -57,7 +62,12 @@ impl NewFile {
 
     /// An open file that will have the name `path`.
     pub(super) fn over(file: File, path: &Path) -> Self {
-        Self { file, path: path.to_owned(), waiting_bytes: 0, flusher: None }
+        Self {
+            file,
+            path: path.to_owned(),
+            waiting_bytes: 0,
+            flusher: None,
+        }
     }
 
     /// Appends.
@@ -73,7 +83,10 @@ impl NewFile {
                 self.flusher = Some(Flusher::start(self.file.try_clone().map_err(failed)?));
             }
             // One that is still at it, or that failed, is not waited for here.
-            let asked = self.flusher.as_ref().is_some_and(|flusher| flusher.ask.try_send(()).is_ok());
+            let asked = self
+                .flusher
+                .as_ref()
+                .is_some_and(|flusher| flusher.ask.try_send(()).is_ok());
             self.waiting_bytes = if asked { 0 } else { self.waiting_bytes };
         }
         Ok(())
@@ -84,12 +97,16 @@ impl NewFile {
     /// # Errors
     /// The disk is full, or fails.
     pub fn finish(self) -> Result<(), FileError> {
-        self.flusher.map_or(Ok(()), Flusher::finish).map_err(|cause| FileError::new("write", &self.path, cause))?;
-        disk::sync(&self.file, &self.path).map_err(|cause| FileError::new("write", &self.path, cause))
+        self.flusher
+            .map_or(Ok(()), Flusher::finish)
+            .map_err(|cause| FileError::new("write", &self.path, cause))?;
+        disk::sync(&self.file, &self.path)
+            .map_err(|cause| FileError::new("write", &self.path, cause))
     }
 }
 
-/// A file that is read once from its beginning, and hashed on the way. A memory map of it would count as memory of this process.
+/// A file that is read once from its beginning, and hashed on the way. A memory map of it would
+/// count as memory of this process.
 #[derive(Debug)]
 pub struct OldFile {
     file: File,
@@ -103,7 +120,11 @@ impl OldFile {
     /// # Errors
     /// It cannot be opened.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        Ok(Self { file: open_file(path)?, path: path.to_owned(), hasher: blake3::Hasher::new() })
+        Ok(Self {
+            file: open_file(path)?,
+            path: path.to_owned(),
+            hasher: blake3::Hasher::new(),
+        })
     }
 
     /// The next bytes, as many as `piece` has room for.
@@ -111,7 +132,9 @@ impl OldFile {
     /// # Errors
     /// The file ends before them, or cannot be read.
     pub fn fill(&mut self, piece: &mut [u8]) -> Result<(), FileError> {
-        self.file.read_exact(piece).map_err(|cause| FileError::new("read", &self.path, cause))?;
+        self.file
+            .read_exact(piece)
+            .map_err(|cause| FileError::new("read", &self.path, cause))?;
         self.hasher.update(piece);
         Ok(())
     }
@@ -130,7 +153,10 @@ pub fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
     let (mut source, mut copy) = (open_file(from)?, NewFile::create(to)?);
     let mut piece = vec![0; PIECE_BYTES];
     loop {
-        match source.read(&mut piece).map_err(|cause| FileError::new("read", from, cause))? {
+        match source
+            .read(&mut piece)
+            .map_err(|cause| FileError::new("read", from, cause))?
+        {
             0 => return copy.finish(),
             bytes => copy.write(&piece[..bytes])?,
         }
@@ -177,7 +203,10 @@ mod tests {
             let content: Vec<u8> = (0..length).map(|index| (index % 251) as u8).collect();
             std::fs::write(&from, &content).expect("written");
             copy(&from, &to).expect("copied");
-            assert!(std::fs::read(&to).expect("read") == content, "{length} bytes");
+            assert!(
+                std::fs::read(&to).expect("read") == content,
+                "{length} bytes"
+            );
         }
         assert!(copy(dir.path(), &to).is_err(), "a folder is no file");
     }

@@ -1,4 +1,5 @@
-//! The safetensors container: a header parsed once, tensors read from the map when they are asked for.
+//! The safetensors container: a header parsed once, tensors read from the map when they are asked
+//! for.
 //!
 //! Format: <https://huggingface.co/docs/safetensors>
 
@@ -19,12 +20,19 @@ use crate::fault::{Exit, Explain};
 pub use layout::TensorEntry;
 pub use write::{Described, Named, data_bytes, write_f32, write_f32_lazily, write_lazily};
 
-/// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and parsing takes fifty times its size.
+/// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and
+/// parsing takes fifty times its size.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
 /// Bytes that one thread decodes at a time.
 const PIECE_BYTES: usize = 1 << 20;
 /// How `torch.save` begins a file: a zip archive, or a pickle of protocols 2 to 5.
-const PICKLES: [&[u8]; 5] = [b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"];
+const PICKLES: [&[u8]; 5] = [
+    b"PK\x03\x04",
+    b"\x80\x02",
+    b"\x80\x03",
+    b"\x80\x04",
+    b"\x80\x05",
+];
 
 /// A safetensors file that could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -69,10 +77,16 @@ impl Explain for SafetensorsError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
-            Self::Damaged { .. } => Some("download or copy the file again and compare its size with the original".into()),
-            Self::Pickle { .. } => {
-                Some("convert the weights to safetensors; pickle files can run code and are never opened".into())
-            }
+            Self::Damaged { .. } => Some(
+                "download or copy the file again and compare its size \
+            with the original"
+                    .into(),
+            ),
+            Self::Pickle { .. } => Some(
+                "convert the weights to safetensors; pickle files can run code and are never \
+                opened"
+                    .into(),
+            ),
             Self::Dtype { .. } => None,
         }
     }
@@ -94,18 +108,35 @@ impl Archive {
     /// The file cannot be read, is truncated or has a header that is not valid.
     pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
         let map = map(path)?;
-        let damaged = |reason: String| SafetensorsError::Damaged { path: path.to_owned(), reason };
+        let damaged = |reason: String| SafetensorsError::Damaged {
+            path: path.to_owned(),
+            reason,
+        };
         check_start(&map).map_err(|start| match start {
-            Start::Pickle => SafetensorsError::Pickle { path: path.to_owned() },
-            Start::Header(bytes) => damaged(format!("its header claims {bytes} bytes, at most {MAX_HEADER_BYTES} are read")),
+            Start::Pickle => SafetensorsError::Pickle {
+                path: path.to_owned(),
+            },
+            Start::Header(bytes) => damaged(format!(
+                "its header claims {bytes} bytes, at most \
+            {MAX_HEADER_BYTES} are read"
+            )),
         })?;
-        let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|error| damaged(error.to_string()))?;
+        let (header_bytes, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|error| damaged(error.to_string()))?;
         let data_start = header_bytes + size_of::<u64>();
         let (expected, found) = (metadata.data_len(), map.len() - data_start);
         if expected != found {
-            return Err(damaged(format!("its header describes {expected} bytes of data, the file has {found}")));
+            return Err(damaged(format!(
+                "its header describes {expected} bytes of data, the file \
+            has {found}"
+            )));
         }
-        Ok(Self { path: path.to_owned(), map, metadata, data_start })
+        Ok(Self {
+            path: path.to_owned(),
+            map,
+            metadata,
+            data_start,
+        })
     }
 
     /// The file.
@@ -120,27 +151,44 @@ impl Archive {
 
     /// Names of the tensors whose numbers [`Archive::read_f32`] does not read, with their types.
     pub fn unreadable(&self) -> Vec<(String, Dtype)> {
-        let tensors = self.metadata.tensors().into_iter().map(|(name, info)| (name, info.dtype));
-        tensors.filter(|(_, dtype)| Float::of(*dtype).is_none()).collect()
+        let tensors = self
+            .metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.dtype));
+        tensors
+            .filter(|(_, dtype)| Float::of(*dtype).is_none())
+            .collect()
     }
 
     /// Names, types and shapes of all tensors, sorted.
     pub fn described(&self) -> Vec<Described> {
-        let mut described: Vec<Described> =
-            self.metadata.tensors().into_iter().map(|(name, info)| (name, info.dtype, info.shape.clone())).collect();
+        let mut described: Vec<Described> = self
+            .metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.dtype, info.shape.clone()))
+            .collect();
         described.sort_by(|left, right| left.0.cmp(&right.0));
         described
     }
 
     /// Names of all tensors with their shapes, sorted.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
-        self.metadata.tensors().into_iter().map(|(name, info)| (name, info.shape.clone())).collect()
+        self.metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.shape.clone()))
+            .collect()
     }
 
     /// A tensor as it is stored; `None` if there is no such tensor.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (start, end) = self.metadata.info(name)?.data_offsets;
-        Some(self.map.slice(self.data_start + start..self.data_start + end))
+        Some(
+            self.map
+                .slice(self.data_start + start..self.data_start + end),
+        )
     }
 
     /// A tensor with the type of its numbers; `None` if there is no such tensor.
@@ -148,11 +196,21 @@ impl Archive {
     /// # Errors
     /// The tensor is not of f32, f16 or bf16.
     pub fn stored(&self, name: &str) -> Result<Option<TensorBytes<'_>>, SafetensorsError> {
-        let Some(info) = self.metadata.info(name) else { return Ok(None) };
-        let unread = || SafetensorsError::Dtype { path: self.path.clone(), name: name.to_owned(), dtype: info.dtype };
+        let Some(info) = self.metadata.info(name) else {
+            return Ok(None);
+        };
+        let unread = || SafetensorsError::Dtype {
+            path: self.path.clone(),
+            name: name.to_owned(),
+            dtype: info.dtype,
+        };
         let (start, end) = info.data_offsets;
         let bytes = self.data_start + start..self.data_start + end;
-        Ok(Some(TensorBytes { float: Float::of(info.dtype).ok_or_else(unread)?, map: &self.map, bytes }))
+        Ok(Some(TensorBytes {
+            float: Float::of(info.dtype).ok_or_else(unread)?,
+            map: &self.map,
+            bytes,
+        }))
     }
 
     /// A tensor's numbers in f32, row by row; `None` if there is no such tensor.
@@ -160,7 +218,9 @@ impl Archive {
     /// # Errors
     /// The tensor is not of f32, f16 or bf16.
     pub fn read_f32(&self, name: &str) -> Result<Option<Vec<f32>>, SafetensorsError> {
-        Ok(self.stored(name)?.map(|stored| stored.to_f32(0..stored.len())))
+        Ok(self
+            .stored(name)?
+            .map(|stored| stored.to_f32(0..stored.len())))
     }
 
     /// The numbers of some rows of a matrix in f32; `None` if there is no such tensor.
@@ -170,8 +230,14 @@ impl Archive {
     ///
     /// # Panics
     /// There are no such rows.
-    pub fn read_rows_f32(&self, name: &str, rows: Range<usize>) -> Result<Option<Vec<f32>>, SafetensorsError> {
-        let Some((stored, [count, ..])) = self.stored(name)?.zip(self.shape(name)) else { return Ok(None) };
+    pub fn read_rows_f32(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+    ) -> Result<Option<Vec<f32>>, SafetensorsError> {
+        let Some((stored, [count, ..])) = self.stored(name)?.zip(self.shape(name)) else {
+            return Ok(None);
+        };
         let width = stored.len() / (*count).max(1);
         Ok(Some(stored.to_f32(rows.start * width..rows.end * width)))
     }
@@ -202,14 +268,20 @@ impl<'a> TensorBytes<'a> {
         self.len() == 0
     }
 
-    /// The bytes of some of its numbers. Reading a tensor a piece after the other holds little of the file in memory.
+    /// The bytes of some of its numbers. Reading a tensor a piece after the other holds little of
+    /// the file in memory.
     ///
     /// # Panics
     /// There are no such numbers.
     pub fn bytes(&self, numbers: Range<usize>) -> &'a [u8] {
-        assert!(numbers.end <= self.len(), "numbers {numbers:?} of {}", self.len());
+        assert!(
+            numbers.end <= self.len(),
+            "numbers {numbers:?} of {}",
+            self.len()
+        );
         let size = self.float.bytes();
-        self.map.slice(self.bytes.start + numbers.start * size..self.bytes.start + numbers.end * size)
+        self.map
+            .slice(self.bytes.start + numbers.start * size..self.bytes.start + numbers.end * size)
     }
 
     /// Some of its numbers in f32.
@@ -217,14 +289,19 @@ impl<'a> TensorBytes<'a> {
         let piece = PIECE_BYTES / self.float.bytes();
         let mut numbers = vec![0.0; range.len()];
         if range.len() <= piece {
-            // Not worth a thread, and who reads so little may not have said yet how many there are to be.
+            // Not worth a thread, and who reads so little may not have said yet how many there are
+            // to be.
             self.float.decode(self.bytes(range), &mut numbers);
             return numbers;
         }
-        numbers.par_chunks_mut(piece).enumerate().for_each(|(index, numbers)| {
-            let start = range.start + index * piece;
-            self.float.decode(self.bytes(start..start + numbers.len()), numbers);
-        });
+        numbers
+            .par_chunks_mut(piece)
+            .enumerate()
+            .for_each(|(index, numbers)| {
+                let start = range.start + index * piece;
+                self.float
+                    .decode(self.bytes(start..start + numbers.len()), numbers);
+            });
         numbers
     }
 }
@@ -235,9 +312,12 @@ enum Start {
     Header(u64),
 }
 
-/// Looks at the length of the header and the brace behind it before either is taken for what it claims to be.
+/// Looks at the length of the header and the brace behind it before either is taken for what it
+/// claims to be.
 fn check_start(file: &[u8]) -> Result<(), Start> {
-    let Some((length, rest)) = file.split_first_chunk() else { return Ok(()) };
+    let Some((length, rest)) = file.split_first_chunk() else {
+        return Ok(());
+    };
     let length = u64::from_le_bytes(*length);
     match rest.first() {
         // A header of 640 bytes begins as a pickle does.
@@ -256,17 +336,36 @@ mod tests {
     fn what_is_written_is_read_back() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("x.safetensors");
-        let tensors =
-            [("b".to_owned(), vec![2, 2], vec![1.0, -2.5, 3.0, f32::MIN_POSITIVE]), ("a".to_owned(), vec![1], vec![7.0])];
+        let tensors = [
+            (
+                "b".to_owned(),
+                vec![2, 2],
+                vec![1.0, -2.5, 3.0, f32::MIN_POSITIVE],
+            ),
+            ("a".to_owned(), vec![1], vec![7.0]),
+        ];
         write_f32(&path, &tensors, &[("format", "pt".into())]).expect("written");
         let archive = Archive::open(&path).expect("opened");
         for (name, shape, values) in &tensors {
             assert_eq!(archive.shape(name), Some(shape.as_slice()));
             assert_eq!(archive.read_f32(name).expect("f32").as_ref(), Some(values));
         }
-        assert_eq!(archive.read_rows_f32("b", 1..2).expect("f32"), Some(vec![3.0, f32::MIN_POSITIVE]));
-        assert_eq!(archive.read_rows_f32("c", 0..1).expect("nothing to read"), None);
-        assert_eq!(archive.metadata.metadata().as_ref().map(|pairs| pairs["format"].as_str()), Some("pt"));
+        assert_eq!(
+            archive.read_rows_f32("b", 1..2).expect("f32"),
+            Some(vec![3.0, f32::MIN_POSITIVE])
+        );
+        assert_eq!(
+            archive.read_rows_f32("c", 0..1).expect("nothing to read"),
+            None
+        );
+        assert_eq!(
+            archive
+                .metadata
+                .metadata()
+                .as_ref()
+                .map(|pairs| pairs["format"].as_str()),
+            Some("pt")
+        );
     }
 
     #[test]
@@ -277,7 +376,11 @@ mod tests {
         let whole = std::fs::read(&path).expect("read");
         for length in 1..whole.len() {
             std::fs::write(&path, &whole[..length]).expect("written");
-            assert!(Archive::open(&path).is_err(), "{length} of {} bytes", whole.len());
+            assert!(
+                Archive::open(&path).is_err(),
+                "{length} of {} bytes",
+                whole.len()
+            );
         }
     }
 }

@@ -10,7 +10,9 @@ use super::FileError;
 /// It has not, with both numbers. Where the system does not tell, there is none.
 #[cfg(unix)]
 pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), FileError> {
-    let Ok(disk) = nix::sys::statvfs::statvfs(folder) else { return Ok(()) };
+    let Ok(disk) = nix::sys::statvfs::statvfs(folder) else {
+        return Ok(());
+    };
     // The types differ from system to system.
     #[allow(clippy::unnecessary_cast, clippy::useless_conversion)]
     let free_bytes = (disk.blocks_available() as u64).saturating_mul(disk.fragment_size() as u64);
@@ -18,7 +20,11 @@ pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), FileError> {
         return Ok(());
     }
     let numbers = format!("{needed_bytes} bytes are needed, the disk has {free_bytes} free");
-    Err(FileError::new("write in", folder, std::io::Error::new(std::io::ErrorKind::StorageFull, numbers)))
+    Err(FileError::new(
+        "write in",
+        folder,
+        std::io::Error::new(std::io::ErrorKind::StorageFull, numbers),
+    ))
 }
 
 /// Checks nothing: this system does not tell.
@@ -39,8 +45,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         check_space(dir.path(), 1).expect("one byte");
         if cfg!(unix) {
-            let error = check_space(dir.path(), u64::MAX).expect_err("no disk is so large").to_string();
-            assert!(error.contains(&format!("{} bytes are needed, the disk has ", u64::MAX)), "{error}");
+            let error = check_space(dir.path(), u64::MAX)
+                .expect_err("no disk is so large")
+                .to_string();
+            assert!(
+                error.contains(&format!("{} bytes are needed, the disk has ", u64::MAX)),
+                "{error}"
+            );
         }
     }
 }

@@ -1,5 +1,6 @@
-//! The cache that Python's `huggingface_hub` keeps too: `models--owner--name/` or `datasets--owner--name/` with `blobs/` (content by its hash), `snapshots/COMMIT/`
-//! (links to it by name) and `refs/` (which commit a branch was)
+//! The cache that Python's `huggingface_hub` keeps too: `models--owner--name/` or
+//! `datasets--owner--name/` with `blobs/` (content by its hash), `snapshots/COMMIT/` (links to it
+//! by name) and `refs/` (which commit a branch was)
 //! (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>). Looking needs no network.
 
 use std::path::{Path, PathBuf};
@@ -46,14 +47,20 @@ impl Cache {
     /// # Errors
     /// What is missing.
     pub fn find(&self, id: &RepoId) -> Result<Snapshot, Missing> {
-        let commit = id.pinned().or_else(|| self.commit_of(id)).ok_or(Missing::Everything)?;
+        let commit = id
+            .pinned()
+            .or_else(|| self.commit_of(id))
+            .ok_or(Missing::Everything)?;
         let snapshot = self.snapshot(id, commit);
         if !snapshot.folder.is_dir() {
             return Err(Missing::Everything);
         }
         match missing_files(&snapshot.folder) {
             missing if missing.is_empty() => Ok(snapshot),
-            missing => Err(Missing::Files { commit: snapshot.commit, names: listed(&missing) }),
+            missing => Err(Missing::Files {
+                commit: snapshot.commit,
+                names: listed(&missing),
+            }),
         }
     }
 
@@ -66,7 +73,11 @@ impl Cache {
     /// Where the files of a commit are, or would be.
     pub(super) fn snapshot(&self, id: &RepoId, commit: Commit) -> Snapshot {
         let folder = self.repository(id).join("snapshots").join(commit.as_str());
-        Snapshot { id: id.clone(), commit, folder }
+        Snapshot {
+            id: id.clone(),
+            commit,
+            folder,
+        }
     }
 
     fn repository(&self, id: &RepoId) -> PathBuf {
@@ -77,9 +88,12 @@ impl Cache {
         self.repository(id).join("refs").join(id.revision())
     }
 
-    /// The names of all files of a commit, as a JSON list. Python's client knows no such file and leaves it alone.
+    /// The names of all files of a commit, as a JSON list. Python's client knows no such file and
+    /// leaves it alone.
     fn names_file(&self, id: &RepoId, commit: &Commit) -> PathBuf {
-        self.repository(id).join(".rankine").join(format!("{commit}.json"))
+        self.repository(id)
+            .join(".rankine")
+            .join(format!("{commit}.json"))
     }
 
     /// The names of all files of a commit, where a pull of ours wrote them down.
@@ -98,15 +112,27 @@ impl Cache {
 
     /// The file that Python's client locks while it writes a content.
     pub(super) fn lock(&self, id: &RepoId, hash: &str) -> PathBuf {
-        self.0.join(".locks").join(folder_name(id)).join(format!("{hash}.lock"))
+        self.0
+            .join(".locks")
+            .join(folder_name(id))
+            .join(format!("{hash}.lock"))
     }
 
-    /// Writes down the names of all files of a commit, so that without network it is known which of them are missing.
-    pub(super) fn remember_names(&self, id: &RepoId, commit: &Commit, names: &[String]) -> Result<(), files::FileError> {
+    /// Writes down the names of all files of a commit, so that without network it is known which of
+    /// them are missing.
+    pub(super) fn remember_names(
+        &self,
+        id: &RepoId,
+        commit: &Commit,
+        names: &[String],
+    ) -> Result<(), files::FileError> {
         if self.names(id, commit).as_deref() == Some(names) {
             return Ok(());
         }
-        files::write_atomic(&self.names_file(id, commit), serde_json::json!(names).to_string().as_bytes())
+        files::write_atomic(
+            &self.names_file(id, commit),
+            serde_json::json!(names).to_string().as_bytes(),
+        )
     }
 
     /// Writes down which commit a branch or tag is.
@@ -129,7 +155,13 @@ fn folder_name(id: &RepoId) -> String {
 /// What a base needs and this folder has not; an adapter's folder needs its two files.
 fn missing_files(folder: &Path) -> Vec<String> {
     let is_there = |name: &str| folder.join(name).is_file();
-    let missing = |names: &[&str]| names.iter().filter(|name| !is_there(name)).map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let missing = |names: &[&str]| {
+        names
+            .iter()
+            .filter(|name| !is_there(name))
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>()
+    };
     if !is_there(CONFIG) && is_there("adapter_config.json") {
         return missing(&["adapter_model.safetensors"]);
     }
@@ -149,7 +181,11 @@ fn missing_files(folder: &Path) -> Vec<String> {
 fn shards(index: &Path) -> Result<Vec<String>, files::FileError> {
     let text = read_text_up_to(index, JSON_BYTES)?;
     let index: Value = serde_json::from_str(&text).unwrap_or_default();
-    let names = index["weight_map"].as_object().into_iter().flatten().filter_map(|(_, name)| name.as_str());
+    let names = index["weight_map"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter_map(|(_, name)| name.as_str());
     let names: std::collections::BTreeSet<&str> = names.collect();
     Ok(names.into_iter().map(str::to_owned).collect())
 }
@@ -176,7 +212,10 @@ mod tests {
         fs::write(snapshot.join(CONFIG), "{}").expect("written");
         let missing = |names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
-            Err(Missing::Files { commit: Commit::parse(COMMIT).expect("a commit"), names })
+            Err(Missing::Files {
+                commit: Commit::parse(COMMIT).expect("a commit"),
+                names,
+            })
         };
         assert_eq!(cache.find(&id), missing(&[TOKENIZER, WEIGHTS]));
         fs::write(snapshot.join(TOKENIZER), "{}").expect("written");
@@ -194,6 +233,11 @@ mod tests {
         let branch = RepoId::parse("owner/name@dev").expect("an id");
         assert_eq!(cache.find(&branch), Err(Missing::Everything));
         fs::write(repository.join("refs/main"), "../../../etc").expect("written");
-        assert_eq!(cache.find(&id), Err(Missing::Everything), "a ref that is no commit leads nowhere");
+        assert_eq!(
+            cache.find(&id),
+            Err(Missing::Everything),
+            "a ref that is no commit leads \
+        nowhere"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Requests to the Hub: which of them carry the token, which redirects are followed, and what is tried again.
+//! Requests to the Hub: which of them carry the token, which redirects are followed, and what is
+//! tried again.
 
 use std::io::Read;
 use std::time::Duration;
@@ -36,15 +37,27 @@ impl Client {
     ///
     /// # Errors
     /// The network is switched off, the Hub's address is none, or the token cannot be read.
-    pub fn new(environment: &Environment, patience: Patience, doing: &str) -> Result<Self, HubError> {
+    pub fn new(
+        environment: &Environment,
+        patience: Patience,
+        doing: &str,
+    ) -> Result<Self, HubError> {
         if let Network::Off(variable) = environment.network {
-            return Err(HubError::Offline { doing: doing.to_owned(), variable });
+            return Err(HubError::Offline {
+                doing: doing.to_owned(),
+                variable,
+            });
         }
         let endpoint = environment.endpoint.clone();
-        let server =
-            Location::parse(&endpoint).map_err(|reason| HubError::Endpoint { endpoint: shown_endpoint(&endpoint), reason })?;
-        // The roots of the system, so that a mirror inside the building can have a certificate of its own.
-        let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+        let server = Location::parse(&endpoint).map_err(|reason| HubError::Endpoint {
+            endpoint: shown_endpoint(&endpoint),
+            reason,
+        })?;
+        // The roots of the system, so that a mirror inside the building can have a certificate of
+        // its own.
+        let tls = TlsConfig::builder()
+            .root_certs(RootCerts::PlatformVerifier)
+            .build();
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -56,8 +69,18 @@ impl Client {
             .timeout_per_write(Some(patience.stall))
             .tls_config(tls);
         // What stays on this machine goes through no proxy.
-        let config = if server.is_loopback() { config.proxy(None) } else { config };
-        Ok(Self { agent: config.build().new_agent(), endpoint, server, token: environment.token()?, patience })
+        let config = if server.is_loopback() {
+            config.proxy(None)
+        } else {
+            config
+        };
+        Ok(Self {
+            agent: config.build().new_agent(),
+            endpoint,
+            server,
+            token: environment.token()?,
+            patience,
+        })
     }
 
     /// The Hub's address.
@@ -67,12 +90,15 @@ impl Client {
 
     /// The address of a path of the Hub.
     pub(super) fn address(&self, path: &str) -> Result<Location, HubError> {
-        let failed = |reason| HubError::Endpoint { endpoint: self.endpoint.clone(), reason };
+        let failed = |reason| HubError::Endpoint {
+            endpoint: self.endpoint.clone(),
+            reason,
+        };
         Location::parse(&format!("{}/{path}", self.endpoint)).map_err(failed)
     }
 
-    /// Whether a request to this address carries the token: only the Hub's own server gets it, and never over plain http to another
-    /// machine.
+    /// Whether a request to this address carries the token: only the Hub's own server gets it, and
+    /// never over plain http to another machine.
     pub(super) fn token_use(&self, to: &Location) -> TokenUse {
         match &self.token {
             None => TokenUse::None,
@@ -88,7 +114,12 @@ impl Client {
     }
 
     /// Gets what is at an address, and follows where it leads.
-    pub(super) fn get(&self, id: &RepoId, from: Location, range: Option<u64>) -> Result<Response<Body>, Failed> {
+    pub(super) fn get(
+        &self,
+        id: &RepoId,
+        from: Location,
+        range: Option<u64>,
+    ) -> Result<Response<Body>, Failed> {
         let mut from = from;
         for _ in 0..=MOST_REDIRECTS {
             let mut request = Request::get(from.uri());
@@ -96,27 +127,42 @@ impl Client {
                 request = request.header("Range", format!("bytes={start}-"));
             }
             let response = self.send(request, &from, ())?;
-            let Some(next) = header(response.headers(), "location").filter(|_| response.status().is_redirection()) else {
+            let Some(next) = header(response.headers(), "location")
+                .filter(|_| response.status().is_redirection())
+            else {
                 return self.checked(id, &from, Access::Read, response);
             };
-            let refused = |reason: &str| HubError::Redirect { place: from.shown(), reason: format!("redirects to {reason}") };
+            let refused = |reason: &str| HubError::Redirect {
+                place: from.shown(),
+                reason: format!("redirects to {reason}"),
+            };
             if self.says_token(next.as_bytes()) {
                 return Err(refused("an address with the token in it").into());
             }
             from = from.follow(&next).map_err(refused)?;
         }
         let reason = format!("redirects more than {MOST_REDIRECTS} times");
-        Err(HubError::Redirect { place: from.shown(), reason }.into())
+        Err(HubError::Redirect {
+            place: from.shown(),
+            reason,
+        }
+        .into())
     }
 
     /// Gets a small answer whole.
-    pub(super) fn get_small(&self, id: &RepoId, from: Location, most_bytes: u64) -> Result<Vec<u8>, Failed> {
+    pub(super) fn get_small(
+        &self,
+        id: &RepoId,
+        from: Location,
+        most_bytes: u64,
+    ) -> Result<Vec<u8>, Failed> {
         let place = from.shown();
         let response = self.get(id, from, None)?;
         self.read_small(&place, id, response, most_bytes)
     }
 
-    /// Sends a small body and gets a small answer whole. Redirects are not followed: a body goes where it was meant to.
+    /// Sends a small body and gets a small answer whole. Redirects are not followed: a body goes
+    /// where it was meant to.
     pub(super) fn post(
         &self,
         id: &RepoId,
@@ -125,7 +171,11 @@ impl Client {
         body: &[u8],
         most_bytes: u64,
     ) -> Result<Vec<u8>, Failed> {
-        let request = headers.iter().fold(Request::post(to.uri()), |request, (name, value)| request.header(*name, *value));
+        let request = headers
+            .iter()
+            .fold(Request::post(to.uri()), |request, (name, value)| {
+                request.header(*name, *value)
+            });
         let response = self.send(request, to, body)?;
         let response = self.checked(id, to, Access::Write, response)?;
         self.read_small(&to.shown(), id, response, most_bytes)
@@ -154,8 +204,13 @@ impl Client {
         to: &Location,
         body: impl AsSendBody,
     ) -> Result<Response<Body>, Failed> {
-        let request = request.body(body).map_err(|_| HubError::Connection { place: to.shown(), cause: BAD_HEADER.to_owned() })?;
-        self.agent.run(request).map_err(|error| failed_request(to, &error))
+        let request = request.body(body).map_err(|_| HubError::Connection {
+            place: to.shown(),
+            cause: BAD_HEADER.to_owned(),
+        })?;
+        self.agent
+            .run(request)
+            .map_err(|error| failed_request(to, &error))
     }
 
     /// The response, if it is one of success.
@@ -172,15 +227,38 @@ impl Client {
         }
         let (headers, is_hub) = (response.headers(), self.server.is_same_server(from));
         let code = header(headers, "x-error-code").unwrap_or_default();
-        let (endpoint, repository, revision) = (self.endpoint.clone(), id.page(), id.revision().to_owned());
-        let wait = header(headers, "retry-after").and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs);
+        let (endpoint, repository, revision) =
+            (self.endpoint.clone(), id.page(), id.revision().to_owned());
+        let wait = header(headers, "retry-after")
+            .and_then(|seconds| seconds.trim().parse().ok())
+            .map(Duration::from_secs);
         let error = match status {
-            401 | 403 if is_hub => HubError::Denied { id: id.to_string(), endpoint, status, token: self.token_use(from), access },
-            404 if is_hub && code == "RevisionNotFound" => HubError::NoRevision { repository, revision, endpoint },
-            404 | 410 if is_hub && code != "EntryNotFound" => HubError::NoRepository { repository, revision, endpoint, status },
-            _ => HubError::Status { place: from.shown(), status, said: self.words_of(response) },
+            401 | 403 if is_hub => HubError::Denied {
+                id: id.to_string(),
+                endpoint,
+                status,
+                token: self.token_use(from),
+                access,
+            },
+            404 if is_hub && code == "RevisionNotFound" => HubError::NoRevision {
+                repository,
+                revision,
+                endpoint,
+            },
+            404 | 410 if is_hub && code != "EntryNotFound" => HubError::NoRepository {
+                repository,
+                revision,
+                endpoint,
+                status,
+            },
+            _ => HubError::Status {
+                place: from.shown(),
+                status,
+                said: self.words_of(response),
+            },
         };
-        // The address of a file at another server is signed for a while only: another try has a new one.
+        // The address of a file at another server is signed for a while only: another try has a new
+        // one.
         let is_stale = !is_hub && matches!(status, 401 | 403);
         match status {
             408 | 429 | 500 | 502 | 503 | 504 => Err(Failed::new(error, Next::Again { wait })),
@@ -193,21 +271,44 @@ impl Client {
     fn words_of(&self, response: Response<Body>) -> String {
         let said = header(response.headers(), "x-error-message").unwrap_or_else(|| {
             let mut body = Vec::new();
-            let _ = response.into_body().into_reader().take(SAID_BYTES).read_to_end(&mut body);
+            let _ = response
+                .into_body()
+                .into_reader()
+                .take(SAID_BYTES)
+                .read_to_end(&mut body);
             let object: serde_json::Value = serde_json::from_slice(&body).unwrap_or_default();
             object["error"].as_str().unwrap_or_default().to_owned()
         });
         let secret = self.token.as_ref().map_or("", Token::reveal);
-        let said = if secret.is_empty() { said } else { said.replace(secret, "(the token)") };
+        let said = if secret.is_empty() {
+            said
+        } else {
+            said.replace(secret, "(the token)")
+        };
         let said: String = printable(&said).chars().take(SAID_SHOWN).collect();
-        if said.is_empty() { said } else { format!(": {said}") }
+        if said.is_empty() {
+            said
+        } else {
+            format!(": {said}")
+        }
     }
 
     /// A small answer whole. What is read of it may be shown, so the token may not be in it.
-    fn read_small(&self, place: &str, id: &RepoId, response: Response<Body>, most_bytes: u64) -> Result<Vec<u8>, Failed> {
+    fn read_small(
+        &self,
+        place: &str,
+        id: &RepoId,
+        response: Response<Body>,
+        most_bytes: u64,
+    ) -> Result<Vec<u8>, Failed> {
         let (mut bytes, started) = (Vec::new(), std::time::Instant::now());
         let mut body = response.into_body().into_reader().take(most_bytes + 1);
-        let broken = |cause: String| Failed::again(HubError::Connection { place: place.to_owned(), cause });
+        let broken = |cause: String| {
+            Failed::again(HubError::Connection {
+                place: place.to_owned(),
+                cause,
+            })
+        };
         let mut piece = [0; 16 << 10];
         loop {
             match body.read(&mut piece) {
@@ -221,10 +322,18 @@ impl Client {
         }
         if bytes.len() as u64 > most_bytes {
             let reason = format!("it is longer than {} MiB", most_bytes >> 20);
-            return Err(HubError::Refused { id: id.to_string(), reason }.into());
+            return Err(HubError::Refused {
+                id: id.to_string(),
+                reason,
+            }
+            .into());
         }
         if self.says_token(&bytes) {
-            return Err(HubError::Refused { id: id.to_string(), reason: "it says the token back".to_owned() }.into());
+            return Err(HubError::Refused {
+                id: id.to_string(),
+                reason: "it says the token back".to_owned(),
+            }
+            .into());
         }
         Ok(bytes)
     }
@@ -235,11 +344,14 @@ impl Client {
     }
 }
 
-const BAD_HEADER: &str = "the request cannot be written: a token or header has characters that none may have";
+const BAD_HEADER: &str = "the request cannot be written: a token or header has characters that \
+none may have";
 
 /// A name or password in an address is not repeated.
 fn shown_endpoint(endpoint: &str) -> String {
-    endpoint.rsplit_once('@').map_or_else(|| endpoint.to_owned(), |(_, host)| format!("..@{host}"))
+    endpoint
+        .rsplit_once('@')
+        .map_or_else(|| endpoint.to_owned(), |(_, host)| format!("..@{host}"))
 }
 
 pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -248,15 +360,20 @@ pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
 
 /// What is wrong with a certificate or an address stays wrong.
 fn failed_request(to: &Location, error: &ureq::Error) -> Failed {
-    let connection = |cause: String| HubError::Connection { place: to.shown(), cause };
+    let connection = |cause: String| HubError::Connection {
+        place: to.shown(),
+        cause,
+    };
     match error {
-        ureq::Error::Io(cause) if cause.kind() == std::io::ErrorKind::InvalidData => connection(cause.to_string()).into(),
+        ureq::Error::Io(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+            connection(cause.to_string()).into()
+        }
         ureq::Error::Io(cause) => Failed::again(connection(cause.to_string())),
         ureq::Error::HostNotFound => Failed::again(connection("this host is not known".to_owned())),
         ureq::Error::Timeout(_) => Failed::again(connection("no answer in time".to_owned())),
-        ureq::Error::Protocol(_) | ureq::Error::ConnectionFailed | ureq::Error::ConnectProxyFailed(_) => {
-            Failed::again(connection(error.to_string()))
-        }
+        ureq::Error::Protocol(_)
+        | ureq::Error::ConnectionFailed
+        | ureq::Error::ConnectProxyFailed(_) => Failed::again(connection(error.to_string())),
         _ => connection(error.to_string()).into(),
     }
 }

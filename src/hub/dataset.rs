@@ -1,4 +1,5 @@
-//! A data set of the Hub: from a path, a configuration and splits to Parquet files of one commit. Looking into the cache needs no network.
+//! A data set of the Hub: from a path, a configuration and splits to Parquet files of one commit.
+//! Looking into the cache needs no network.
 //!
 //! ```text
 //! path -> names of the files and README.md -> configurations and splits -> Parquet files of the repository, else of refs/convert/parquet
@@ -46,7 +47,8 @@ pub struct DatasetSnapshot {
     pub splits: Vec<DatasetSplit>,
     /// Where the files are.
     pub folder: PathBuf,
-    /// Whether the cache does not tell what else the repository holds, because another program filled it.
+    /// Whether the cache does not tell what else the repository holds, because another program
+    /// filled it.
     pub is_unlisted: bool,
 }
 
@@ -55,8 +57,18 @@ impl DatasetRequest {
     pub fn pull_words(&self) -> String {
         let path = self.path.to_string();
         let id = path.strip_prefix("hf://datasets/").unwrap_or(&path);
-        let config = self.config.as_ref().map_or_else(String::new, |config| format!(" --config {}", shell_word(config)));
-        let splits = self.splits.iter().flatten().map(|split| format!(" --split {}", shell_word(split)));
+        let config = self.config.as_ref().map_or_else(String::new, |config| {
+            format!(
+                " --config \
+        {}",
+                shell_word(config)
+            )
+        });
+        let splits = self
+            .splits
+            .iter()
+            .flatten()
+            .map(|split| format!(" --split {}", shell_word(split)));
         let splits: String = splits.filter(|_| self.path.files.is_none()).collect();
         format!("--dataset {}{config}{splits}", shell_word(id))
     }
@@ -73,7 +85,8 @@ impl DatasetSnapshot {
         self.files().map(|name| self.folder.join(name)).collect()
     }
 
-    /// Where the README and the licenses of the data set are: beside the rows, or in the commit that was converted.
+    /// Where the README and the licenses of the data set are: beside the rows, or in the commit
+    /// that was converted.
     pub fn card_folder(&self) -> PathBuf {
         self.folder.with_file_name(self.commit.as_str())
     }
@@ -87,21 +100,35 @@ impl DatasetSnapshot {
     /// What a person should know: where the rows come from, and that some may be missing.
     pub fn notes(&self) -> Vec<String> {
         let converted = self.converted.as_ref().map(|commit| {
-            format!("`{}` has no Parquet files of its own: its rows are read from the copy that the Hub made (`{CONVERTED}`, commit {commit})", self.id)
-        });
-        let partial = self.splits.iter().filter(|split| split.is_partial).map(|split| {
             format!(
-                "split `{}` of `{}` is not whole: the Hub has converted its first 5 GB only (`partial-{}`)",
-                split.name, self.id, split.name
+                "`{}` has no Parquet files of its own: its rows are read from the copy that \
+            the Hub made (`{CONVERTED}`, commit {commit})",
+                self.id
             )
         });
+        let partial = self
+            .splits
+            .iter()
+            .filter(|split| split.is_partial)
+            .map(|split| {
+                format!(
+                    "split `{}` of `{}` is not whole: the Hub has converted its first 5 GB only \
+                (`partial-{}`)",
+                    split.name, self.id, split.name
+                )
+            });
         let unlisted = self.is_unlisted.then(|| {
             format!(
-                "the cache does not say what else `{}` holds at commit {}: the files that are there are taken for all",
+                "the cache does not say what else `{}` holds at commit {}: the files that are \
+                there are taken for all",
                 self.id, self.commit
             )
         });
-        converted.into_iter().chain(partial).chain(unlisted).collect()
+        converted
+            .into_iter()
+            .chain(partial)
+            .chain(unlisted)
+            .collect()
     }
 
     /// What a lock writes down.
@@ -121,23 +148,47 @@ impl DatasetSnapshot {
     pub fn of_value(value: &Value, cache: &Cache) -> Option<Self> {
         let commit = |key: &str| Commit::parse(value[key].as_str()?);
         let split = |split: &Value| {
-            let files: Option<Vec<String>> =
-                split["files"].as_array()?.iter().map(|file| Some(file.as_str()?.to_owned())).collect();
-            let (name, is_partial) = (split["name"].as_str()?.to_owned(), split["partial"].as_bool()?);
+            let files: Option<Vec<String>> = split["files"]
+                .as_array()?
+                .iter()
+                .map(|file| Some(file.as_str()?.to_owned()))
+                .collect();
+            let (name, is_partial) = (
+                split["name"].as_str()?.to_owned(),
+                split["partial"].as_bool()?,
+            );
             // A lock that was edited leads nowhere else.
-            let files = files
-                .filter(|files| files.iter().all(|file| !file.split(['/', '\\']).any(|part| matches!(part, "" | "." | ".."))))?;
-            Some(DatasetSplit { name, files, is_partial })
+            let files = files.filter(|files| {
+                files.iter().all(|file| {
+                    !file
+                        .split(['/', '\\'])
+                        .any(|part| matches!(part, "" | "." | ".."))
+                })
+            })?;
+            Some(DatasetSplit {
+                name,
+                files,
+                is_partial,
+            })
         };
-        let id = RepoId::parse_dataset(value["id"].as_str()?).ok()?.at(value["revision"].as_str()?).ok()?;
+        let id = RepoId::parse_dataset(value["id"].as_str()?)
+            .ok()?
+            .at(value["revision"].as_str()?)
+            .ok()?;
         let (of, converted) = (commit("commit")?, commit("converted_commit"));
         Some(Self {
-            folder: cache.snapshot(&id, converted.clone().unwrap_or_else(|| of.clone())).folder,
+            folder: cache
+                .snapshot(&id, converted.clone().unwrap_or_else(|| of.clone()))
+                .folder,
             id,
             commit: of,
             converted,
             config: value["config"].as_str().map(str::to_owned),
-            splits: value["splits"].as_array()?.iter().map(split).collect::<Option<_>>()?,
+            splits: value["splits"]
+                .as_array()?
+                .iter()
+                .map(split)
+                .collect::<Option<_>>()?,
             is_unlisted: false,
         })
     }
@@ -145,16 +196,23 @@ impl DatasetSnapshot {
     /// Whether it holds what a request asks for, whatever its revision has come to be.
     pub fn answers(&self, request: &DatasetRequest) -> bool {
         let splits: Vec<&String> = self.splits.iter().map(|split| &split.name).collect();
-        let has_splits = request.splits.as_ref().is_none_or(|wanted| wanted.iter().eq(splits.iter().copied()));
+        let has_splits = request
+            .splits
+            .as_ref()
+            .is_none_or(|wanted| wanted.iter().eq(splits.iter().copied()));
         let has_config = request.config.is_none() || request.config == self.config;
         let id = &request.path.id;
-        let is_same = id.repository() == self.id.repository() && id.revision() == self.id.revision();
+        let is_same =
+            id.repository() == self.id.repository() && id.revision() == self.id.revision();
         is_same && has_splits && has_config && request.path.files.is_some() == self.config.is_none()
     }
 
     /// Names of files that the cache has not.
     pub fn missing(&self) -> Vec<String> {
-        self.files().filter(|name| !self.folder.join(name).is_file()).cloned().collect()
+        self.files()
+            .filter(|name| !self.folder.join(name).is_file())
+            .cloned()
+            .collect()
     }
 
     /// The snapshot, if all its files are there.
@@ -163,16 +221,39 @@ impl DatasetSnapshot {
         if names.is_empty() {
             return Ok(self);
         }
-        let commit = self.converted.clone().unwrap_or_else(|| self.commit.clone());
-        Err(environment.not_cached(&self.id, pull, Missing::Files { commit, names: listed(&names) }))
+        let commit = self
+            .converted
+            .clone()
+            .unwrap_or_else(|| self.commit.clone());
+        Err(environment.not_cached(
+            &self.id,
+            pull,
+            Missing::Files {
+                commit,
+                names: listed(&names),
+            },
+        ))
     }
 
     /// A request for the files of this snapshot alone, as far as one path can name them.
     fn request(&self) -> DatasetRequest {
         let first = self.files().next().map_or("", String::as_str);
-        let folder = first.rsplit_once('/').map_or_else(String::new, |(folder, _)| format!("{folder}/"));
-        let files = if self.files().count() == 1 { first.to_owned() } else { format!("{folder}*.parquet") };
-        DatasetRequest { path: DatasetPath { id: self.pinned(), files: Some(files) }, config: None, splits: None }
+        let folder = first
+            .rsplit_once('/')
+            .map_or_else(String::new, |(folder, _)| format!("{folder}/"));
+        let files = if self.files().count() == 1 {
+            first.to_owned()
+        } else {
+            format!("{folder}*.parquet")
+        };
+        DatasetRequest {
+            path: DatasetPath {
+                id: self.pinned(),
+                files: Some(files),
+            },
+            config: None,
+            splits: None,
+        }
     }
 
     /// The files that a lock names, from the cache.
@@ -188,8 +269,18 @@ impl DatasetSnapshot {
 impl Environment {
     /// The error of what the cache has not; `pull` is what `rankine pull` is told to fetch it.
     pub fn not_cached(&self, id: &RepoId, pull: String, missing: Missing) -> HubError {
-        let offline = if let Network::Off(variable) = self.network { Some(variable) } else { None };
-        HubError::NotCached { id: id.to_string(), pull, cache: self.cache.clone(), missing: Box::new(missing), offline }
+        let offline = if let Network::Off(variable) = self.network {
+            Some(variable)
+        } else {
+            None
+        };
+        HubError::NotCached {
+            id: id.to_string(),
+            pull,
+            cache: self.cache.clone(),
+            missing: Box::new(missing),
+            offline,
+        }
     }
 
     /// The files of a request that are in the cache, without network.
@@ -201,7 +292,10 @@ impl Environment {
         let pull = || request.pull_words();
         let missing = |id: &RepoId| self.not_cached(id, pull(), Missing::Everything);
         let found = select(request, &mut |id| {
-            let commit = id.pinned().or_else(|| cache.commit_of(id)).ok_or_else(|| missing(id))?;
+            let commit = id
+                .pinned()
+                .or_else(|| cache.commit_of(id))
+                .ok_or_else(|| missing(id))?;
             cache.contents(id, commit).ok_or_else(|| missing(id))
         })?;
         // Of a cache that another program filled, that there is nothing is no proof.
@@ -218,12 +312,19 @@ impl Cache {
         let folder = self.snapshot(id, commit.clone()).folder;
         let listed = self.names(id, &commit);
         let is_unlisted = listed.is_none();
-        let names = listed.or_else(|| Some(names_below(&folder)).filter(|names| !names.is_empty()))?;
+        let names =
+            listed.or_else(|| Some(names_below(&folder)).filter(|names| !names.is_empty()))?;
         let readme = read_text_up_to(&folder.join(README), JSON_BYTES).ok();
         if readme.is_none() && names.iter().any(|name| name == README) {
             return None;
         }
-        Some(Contents { commit, names, readme, folder, is_unlisted })
+        Some(Contents {
+            commit,
+            names,
+            readme,
+            folder,
+            is_unlisted,
+        })
     }
 }
 
@@ -231,9 +332,15 @@ impl Cache {
 fn names_below(folder: &std::path::Path) -> Vec<String> {
     let mut names = Vec::new();
     for entry in folder.read_dir().into_iter().flatten().flatten() {
-        let Ok(name) = entry.file_name().into_string() else { continue };
+        let Ok(name) = entry.file_name().into_string() else {
+            continue;
+        };
         if entry.path().is_dir() {
-            names.extend(names_below(&entry.path()).into_iter().map(|below| format!("{name}/{below}")));
+            names.extend(
+                names_below(&entry.path())
+                    .into_iter()
+                    .map(|below| format!("{name}/{below}")),
+            );
         } else {
             names.push(name);
         }
@@ -249,11 +356,27 @@ mod tests {
     #[test]
     fn pull_is_told_what_a_recipe_says() {
         let words = |path: &str, config: Option<&str>, splits: &[&str]| {
-            let splits = (!splits.is_empty()).then(|| splits.iter().map(|split| (*split).to_owned()).collect());
-            DatasetRequest { path: DatasetPath::parse(path).expect(path), config: config.map(str::to_owned), splits }.pull_words()
+            let splits = (!splits.is_empty())
+                .then(|| splits.iter().map(|split| (*split).to_owned()).collect());
+            DatasetRequest {
+                path: DatasetPath::parse(path).expect(path),
+                config: config.map(str::to_owned),
+                splits,
+            }
+            .pull_words()
         };
-        assert_eq!(words("hf://datasets/o/n", None, &["train"]), "--dataset o/n --split train");
-        assert_eq!(words("hf://datasets/o/n@v1", Some("a b"), &[]), "--dataset o/n@v1 --config 'a b'");
-        assert_eq!(words("hf://datasets/o/n/data/*", None, &["train"]), "--dataset 'o/n/data/*'");
+        assert_eq!(
+            words("hf://datasets/o/n", None, &["train"]),
+            "--dataset o/n --split train"
+        );
+        assert_eq!(
+            words("hf://datasets/o/n@v1", Some("a b"), &[]),
+            "--dataset o/n@v1 --config 'a \
+        b'"
+        );
+        assert_eq!(
+            words("hf://datasets/o/n/data/*", None, &["train"]),
+            "--dataset 'o/n/data/*'"
+        );
     }
 }

@@ -7,7 +7,8 @@ use regex::Regex;
 use serde_json::{Map, Value};
 
 /// What a split may be called.
-pub(super) static SPLIT_NAME: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\w+(\.\w+)*$").expect("the pattern is valid"));
+pub(super) static SPLIT_NAME: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^\w+(\.\w+)*$").expect("the pattern is valid"));
 
 /// The elements of `configs` in the YAML at the head of a README.md.
 pub(super) fn configs_of(readme: &str) -> Result<Vec<Map<String, Value>>, String> {
@@ -18,33 +19,59 @@ pub(super) fn configs_of(readme: &str) -> Result<Vec<Map<String, Value>>, String
     let head: Vec<&str> = lines.by_ref().take_while(|line| *line != "---").collect();
     let first_line = |error: String| error.lines().next().unwrap_or_default().to_owned();
     let head = serde_yaml::from_str::<Value>(&head.join("\n"));
-    let head = head.map_err(|error| format!("the YAML of README.md cannot be read: {}", first_line(error.to_string())))?;
+    let head = head.map_err(|error| {
+        format!(
+            "the YAML of README.md cannot be read: {}",
+            first_line(error.to_string())
+        )
+    })?;
     match head.get("configs") {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(configs)) => {
-            let of =
-                |config: &Value| config.as_object().cloned().ok_or("`configs` in README.md holds something else than tables");
+            let of = |config: &Value| {
+                config.as_object().cloned().ok_or(
+                    "`configs` in README.md holds \
+                something else than tables",
+                )
+            };
             Ok(configs.iter().map(of).collect::<Result<_, _>>()?)
         }
         Some(_) => Err("`configs` in README.md is no list".to_owned()),
     }
 }
 
-/// The globs of each split, as `data_files` says them: a text, a list, a table by split, or a list of tables with `split` and `path`.
-pub(super) fn patterns_of(config: &str, said: &Value) -> Result<Vec<(String, Vec<String>)>, String> {
+/// The globs of each split, as `data_files` says them: a text, a list, a table by split, or a list
+/// of tables with `split` and `path`.
+pub(super) fn patterns_of(
+    config: &str,
+    said: &Value,
+) -> Result<Vec<(String, Vec<String>)>, String> {
     let wrong = || {
-        format!("`data_files` of configuration `{config}` in README.md is no path, list of paths, or list of `split` and `path`")
+        format!(
+            "`data_files` of configuration `{config}` in README.md is no path, list of paths, \
+        or list of `split` and `path`"
+        )
     };
     let paths = |value: &Value| match value {
         Value::String(path) => Ok(vec![path.clone()]),
-        Value::Array(paths) => paths.iter().map(|path| path.as_str().map(str::to_owned).ok_or_else(wrong)).collect(),
+        Value::Array(paths) => paths
+            .iter()
+            .map(|path| path.as_str().map(str::to_owned).ok_or_else(wrong))
+            .collect(),
         _ => Err(wrong()),
     };
     match said {
-        Value::Object(splits) => splits.iter().map(|(split, path)| Ok((split.clone(), paths(path)?))).collect(),
+        Value::Object(splits) => splits
+            .iter()
+            .map(|(split, path)| Ok((split.clone(), paths(path)?)))
+            .collect(),
         Value::Array(elements) if elements.iter().any(Value::is_object) => {
             let of = |element: &Value| {
-                let split = element.get("split").and_then(word).filter(|split| SPLIT_NAME.is_match(split)).ok_or_else(wrong)?;
+                let split = element
+                    .get("split")
+                    .and_then(word)
+                    .filter(|split| SPLIT_NAME.is_match(split))
+                    .ok_or_else(wrong)?;
                 Ok((split, paths(element.get("path").ok_or_else(wrong)?)?))
             };
             elements.iter().map(of).collect()

@@ -1,6 +1,7 @@
-//! Which files of a data set belong to which configuration and split, by the rules of Python's `datasets`
-//! (<https://github.com/huggingface/datasets/blob/main/src/datasets/data_files.py> and `utils/metadata.py`): what README.md says under
-//! `configs`, else names of folders and files. And how the Hub lays out the Parquet copies that it makes.
+//! Which files of a data set belong to which configuration and split, by the rules of Python's
+//! `datasets` (<https://github.com/huggingface/datasets/blob/main/src/datasets/data_files.py> and
+//! `utils/metadata.py`): what README.md says under `configs`, else names of folders and files. And
+//! how the Hub lays out the Parquet copies that it makes.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -22,15 +23,27 @@ const BESIDE: &str = "[-._ 0-9]";
 /// The name of the only configuration, where nothing names one.
 const DEFAULT: &str = "default";
 /// Files that hold no rows.
-const NO_DATA: [&str; 6] =
-    ["README.md", "config.json", "dataset_info.json", "dataset_infos.json", "dummy_data.zip", "dataset_dict.json"];
+const NO_DATA: [&str; 6] = [
+    "README.md",
+    "config.json",
+    "dataset_info.json",
+    "dataset_infos.json",
+    "dummy_data.zip",
+    "dataset_dict.json",
+];
 /// Ends of the names of files with rows; the most frequent one of a configuration is its form.
-const DATA: [&str; 12] = ["parquet", "json", "jsonl", "ndjson", "csv", "tsv", "txt", "arrow", "xml", "tar", "zip", "hdf5"];
+const DATA: [&str; 12] = [
+    "parquet", "json", "jsonl", "ndjson", "csv", "tsv", "txt", "arrow", "xml", "tar", "zip", "hdf5",
+];
 const PARQUET: &str = "parquet";
 const PARTIAL: &str = "partial-";
 /// `data/SPLIT-00000-of-00001-HASH.parquet`.
-static SHARD: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"^data/([^/]+)-[0-9]{5}-of-[0-9]{5}[^/]*\.[^/]*$").expect("the pattern is valid"));
+static SHARD: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^data/([^/]+)-[0-9]{5}-of-[0-9]{5}[^/]*\.[^/]*$").expect(
+        "the \
+    pattern is valid",
+    )
+});
 
 /// A split and its Parquet files, in the order in which their rows are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,46 +77,96 @@ impl Config {
 /// # Errors
 /// What README.md says under `configs` cannot be read, in words.
 pub(super) fn of_repository(names: &[String], readme: Option<&str>) -> Result<Vec<Config>, String> {
-    let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| is_data(name)).collect();
+    let names: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| is_data(name))
+        .collect();
     let said = readme.map(configs_of).transpose()?.unwrap_or_default();
     if said.is_empty() {
         let splits = as_parquet(by_names(&names)?);
-        return Ok(vec![Config { name: DEFAULT.to_owned(), is_usual: false, splits }]);
+        return Ok(vec![Config {
+            name: DEFAULT.to_owned(),
+            is_usual: false,
+            splits,
+        }]);
     }
     let config = |said: &Map<String, Value>| {
-        let name = said.get("config_name").and_then(word).ok_or("an element of `configs` in README.md has no `config_name`")?;
-        let folder = said.get("data_dir").and_then(Value::as_str).unwrap_or_default().trim_matches('/');
+        let name = said.get("config_name").and_then(word).ok_or(
+            "an element of `configs` in \
+        README.md has no `config_name`",
+        )?;
+        let folder = said
+            .get("data_dir")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .trim_matches('/');
         let (inside, prefix) = match folder.trim_start_matches("./") {
             "" => (names.clone(), String::new()),
-            folder => {
-                (names.iter().filter_map(|name| name.strip_prefix(folder)?.strip_prefix('/')).collect(), format!("{folder}/"))
-            }
+            folder => (
+                names
+                    .iter()
+                    .filter_map(|name| name.strip_prefix(folder)?.strip_prefix('/'))
+                    .collect(),
+                format!("{folder}/"),
+            ),
         };
         let splits = match said.get("data_files") {
             None | Some(Value::Null) => by_names(&inside)?,
             Some(files) => by_patterns(&patterns_of(&name, files)?, &inside)?,
         };
-        let whole = |(split, files): (String, Vec<String>)| (split, files.iter().map(|file| format!("{prefix}{file}")).collect());
-        let is_usual = name == DEFAULT || said.get("default").and_then(Value::as_bool) == Some(true);
-        Ok(Config { name, is_usual, splits: as_parquet(splits.into_iter().map(whole).collect()) })
+        let whole = |(split, files): (String, Vec<String>)| {
+            (
+                split,
+                files.iter().map(|file| format!("{prefix}{file}")).collect(),
+            )
+        };
+        let is_usual =
+            name == DEFAULT || said.get("default").and_then(Value::as_bool) == Some(true);
+        Ok(Config {
+            name,
+            is_usual,
+            splits: as_parquet(splits.into_iter().map(whole).collect()),
+        })
     };
     said.iter().map(config).collect()
 }
 
-/// The configurations of the branch to which the Hub converts: `CONFIG/SPLIT/0000.parquet`, and of a set that is too large
-/// `CONFIG/partial-SPLIT/0000.parquet` (<https://huggingface.co/docs/dataset-viewer/parquet>).
+/// The configurations of the branch to which the Hub converts: `CONFIG/SPLIT/0000.parquet`, and of
+/// a set that is too large `CONFIG/partial-SPLIT/0000.parquet`
+/// (<https://huggingface.co/docs/dataset-viewer/parquet>).
 pub(super) fn of_conversion(names: &[String]) -> Vec<Config> {
     let mut configs: BTreeMap<&str, BTreeMap<&str, DatasetSplit>> = BTreeMap::new();
-    let mut names: Vec<&String> = names.iter().filter(|name| name.ends_with(".parquet")).collect();
+    let mut names: Vec<&String> = names
+        .iter()
+        .filter(|name| name.ends_with(".parquet"))
+        .collect();
     names.sort();
     for name in names {
-        let [config, folder, _] = name.split('/').collect::<Vec<_>>()[..] else { continue };
-        let (split, is_partial) = folder.strip_prefix(PARTIAL).map_or((folder, false), |split| (split, true));
-        let new = || DatasetSplit { name: split.to_owned(), files: Vec::new(), is_partial };
-        let of = configs.entry(config).or_default().entry(split).or_insert_with(new);
+        let [config, folder, _] = name.split('/').collect::<Vec<_>>()[..] else {
+            continue;
+        };
+        let (split, is_partial) = folder
+            .strip_prefix(PARTIAL)
+            .map_or((folder, false), |split| (split, true));
+        let new = || DatasetSplit {
+            name: split.to_owned(),
+            files: Vec::new(),
+            is_partial,
+        };
+        let of = configs
+            .entry(config)
+            .or_default()
+            .entry(split)
+            .or_insert_with(new);
         // Where both are there, the whole split counts.
         match (of.is_partial, is_partial) {
-            (true, false) => *of = DatasetSplit { files: vec![name.clone()], ..new() },
+            (true, false) => {
+                *of = DatasetSplit {
+                    files: vec![name.clone()],
+                    ..new()
+                }
+            }
             (false, true) => {}
             _ => of.files.push(name.clone()),
         }
@@ -119,11 +182,20 @@ pub(super) fn of_conversion(names: &[String]) -> Vec<Config> {
 /// Whether all Parquet files lie as the Hub lays out what it converts.
 pub(super) fn is_conversion(names: &[String]) -> bool {
     let lies_so = |name: &&String| {
-        let stem = name.strip_suffix(".parquet").and_then(|stem| stem.rsplit_once('/'));
-        stem.is_some_and(|(folder, stem)| folder.matches('/').count() == 1 && stem.len() == 4 && stem.parse::<u32>().is_ok())
+        let stem = name
+            .strip_suffix(".parquet")
+            .and_then(|stem| stem.rsplit_once('/'));
+        stem.is_some_and(|(folder, stem)| {
+            folder.matches('/').count() == 1 && stem.len() == 4 && stem.parse::<u32>().is_ok()
+        })
     };
-    let mut parquet = names.iter().filter(|name| name.ends_with(".parquet")).peekable();
-    parquet.peek().is_some() && parquet.all(|name| lies_so(&name)) && !names.iter().any(|name| name == "README.md")
+    let mut parquet = names
+        .iter()
+        .filter(|name| name.ends_with(".parquet"))
+        .peekable();
+    parquet.peek().is_some()
+        && parquet.all(|name| lies_so(&name))
+        && !names.iter().any(|name| name == "README.md")
 }
 
 /// Parquet files that a glob matches, sorted.
@@ -131,7 +203,11 @@ pub(super) fn is_conversion(names: &[String]) -> bool {
 /// # Errors
 /// The glob is none, in words.
 pub(super) fn of_glob(names: &[String], glob: &str) -> Result<Vec<String>, String> {
-    let names: Vec<&str> = names.iter().map(String::as_str).filter(|name| name.ends_with(".parquet")).collect();
+    let names: Vec<&str> = names
+        .iter()
+        .map(String::as_str)
+        .filter(|name| name.ends_with(".parquet"))
+        .collect();
     matching(glob, &names)
 }
 
@@ -143,10 +219,16 @@ fn by_patterns(splits: &[(String, Vec<String>)], names: &[&str]) -> Result<Files
         let mut files: Vec<String> = Vec::new();
         for pattern in patterns {
             if pattern.contains("://") {
-                return Err(format!("README.md names `{pattern}`, which is not in the repository"));
+                return Err(format!(
+                    "README.md names `{pattern}`, which is not in the repository"
+                ));
             }
             let new = matching(pattern.trim_start_matches("./"), names)?;
-            files.extend(new.into_iter().filter(|name| !files.contains(name)).collect::<Vec<_>>());
+            files.extend(
+                new.into_iter()
+                    .filter(|name| !files.contains(name))
+                    .collect::<Vec<_>>(),
+            );
         }
         Ok((split.clone(), files))
     };
@@ -167,9 +249,19 @@ fn by_names(names: &[&str]) -> Result<Files, String> {
             format!("**/*{BESIDE}{word}{BESIDE}*/**"),
         ]
     };
-    let of_files = |word: &str| vec![format!("**/{word}{BESIDE}*"), format!("**/*{BESIDE}{word}{BESIDE}*")];
+    let of_files = |word: &str| {
+        vec![
+            format!("**/{word}{BESIDE}*"),
+            format!("**/*{BESIDE}{word}{BESIDE}*"),
+        ]
+    };
     let patterns = |of: &dyn Fn(&str) -> Vec<String>| {
-        let split = |(split, words): &(&str, &[&str])| ((*split).to_owned(), words.iter().flat_map(|word| of(word)).collect());
+        let split = |(split, words): &(&str, &[&str])| {
+            (
+                (*split).to_owned(),
+                words.iter().flat_map(|word| of(word)).collect(),
+            )
+        };
         KEYWORDS.iter().map(split).collect::<Vec<_>>()
     };
     for patterns in [patterns(&of_folders), patterns(&of_files)] {
@@ -186,9 +278,19 @@ fn by_names(names: &[&str]) -> Result<Files, String> {
 fn shards(names: &[&str]) -> Files {
     let mut splits: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
     for name in names {
-        if let Some(split) = SHARD.captures(name).map(|found| found[1].to_owned()).filter(|split| SPLIT_NAME.is_match(split)) {
-            let rank = KEYWORDS.iter().position(|(usual, _)| *usual == split).unwrap_or(KEYWORDS.len());
-            splits.entry((rank, split)).or_default().push((*name).to_owned());
+        if let Some(split) = SHARD
+            .captures(name)
+            .map(|found| found[1].to_owned())
+            .filter(|split| SPLIT_NAME.is_match(split))
+        {
+            let rank = KEYWORDS
+                .iter()
+                .position(|(usual, _)| *usual == split)
+                .unwrap_or(KEYWORDS.len());
+            splits
+                .entry((rank, split))
+                .or_default()
+                .push((*name).to_owned());
         }
     }
     let sorted = |((_, split), mut files): ((usize, String), Vec<String>)| {
@@ -198,16 +300,34 @@ fn shards(names: &[&str]) -> Files {
     splits.into_iter().map(sorted).collect()
 }
 
-/// Names that a glob matches, sorted. Files in folders that begin with `.` or `__` are matched only by a glob that says so.
+/// Names that a glob matches, sorted. Files in folders that begin with `.` or `__` are matched only
+/// by a glob that says so.
 fn matching(pattern: &str, names: &[&str]) -> Result<Vec<String>, String> {
-    let options = MatchOptions { require_literal_separator: true, ..MatchOptions::default() };
-    let glob = Pattern::new(pattern).map_err(|error| format!("`{pattern}` is not a glob: {error}"))?;
-    let hidden = |path: &str| path.split('/').filter(|part| part.starts_with('.') && part.chars().any(|c| c != '.')).count();
-    let apart = |path: &str| {
-        path.rsplit_once('/').map_or(0, |(folders, _)| folders.split('/').filter(|part| part.starts_with("__")).count())
+    let options = MatchOptions {
+        require_literal_separator: true,
+        ..MatchOptions::default()
     };
-    let is_asked_for = |name: &&&str| hidden(name) == hidden(pattern) && apart(name) == apart(pattern);
-    let found = names.iter().filter(|name| glob.matches_with(name, options)).filter(is_asked_for);
+    let glob =
+        Pattern::new(pattern).map_err(|error| format!("`{pattern}` is not a glob: {error}"))?;
+    let hidden = |path: &str| {
+        path.split('/')
+            .filter(|part| part.starts_with('.') && part.chars().any(|c| c != '.'))
+            .count()
+    };
+    let apart = |path: &str| {
+        path.rsplit_once('/').map_or(0, |(folders, _)| {
+            folders
+                .split('/')
+                .filter(|part| part.starts_with("__"))
+                .count()
+        })
+    };
+    let is_asked_for =
+        |name: &&&str| hidden(name) == hidden(pattern) && apart(name) == apart(pattern);
+    let found = names
+        .iter()
+        .filter(|name| glob.matches_with(name, options))
+        .filter(is_asked_for);
     let mut found: Vec<String> = found.map(|name| (*name).to_owned()).collect();
     found.sort();
     Ok(found)
@@ -220,10 +340,12 @@ fn is_data(name: &str) -> bool {
 /// What a file holds, by its name.
 fn form(name: &str) -> Option<&'static str> {
     let ends = name.rsplit('/').next().unwrap_or(name).split('.').skip(1);
-    ends.filter_map(|end| DATA.into_iter().find(|form| end.eq_ignore_ascii_case(form))).last()
+    ends.filter_map(|end| DATA.into_iter().find(|form| end.eq_ignore_ascii_case(form)))
+        .last()
 }
 
-/// The splits with their Parquet files, or without any where the most of the files have another form.
+/// The splits with their Parquet files, or without any where the most of the files have another
+/// form.
 fn as_parquet(splits: Files) -> Vec<DatasetSplit> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for name in splits.iter().flat_map(|(_, files)| files) {
@@ -233,7 +355,11 @@ fn as_parquet(splits: Files) -> Vec<DatasetSplit> {
     let is_parquet = parquet > 0 && counts.values().all(|count| *count <= parquet);
     let split = |(name, mut files): (String, Vec<String>)| {
         files.retain(|file| is_parquet && file.ends_with(".parquet"));
-        DatasetSplit { name, files, is_partial: false }
+        DatasetSplit {
+            name,
+            files,
+            is_partial: false,
+        }
     };
     splits.into_iter().map(split).collect()
 }
@@ -250,16 +376,31 @@ mod tests {
     fn shown(configs: &[Config]) -> Vec<String> {
         let split = |config: &Config, split: &DatasetSplit| {
             let part = if split.is_partial { ".." } else { "" };
-            format!("{}/{}: {}{part}", config.name, split.name, split.files.join(" "))
+            format!(
+                "{}/{}: {}{part}",
+                config.name,
+                split.name,
+                split.files.join(" ")
+            )
         };
-        configs.iter().flat_map(|config| config.splits.iter().map(|of| split(config, of)).collect::<Vec<_>>()).collect()
+        configs
+            .iter()
+            .flat_map(|config| {
+                config
+                    .splits
+                    .iter()
+                    .map(|of| split(config, of))
+                    .collect::<Vec<_>>()
+            })
+            .collect()
     }
 
     fn of(files: &[&str], readme: Option<&str>) -> Vec<String> {
         shown(&of_repository(&names(files), readme).expect("a layout"))
     }
 
-    /// As `get_data_patterns` of `datasets` 5.2.0 gives them for folders with these files, except where not all files are Parquet.
+    /// As `get_data_patterns` of `datasets` 5.2.0 gives them for folders with these files, except
+    /// where not all files are Parquet.
     #[test]
     fn names_tell_the_splits_as_in_datasets() {
         for (files, expected) in [
@@ -272,29 +413,74 @@ mod tests {
                     "other/train.parquet",
                 ][..],
                 &[
-                    "default/train: data/train-00000-of-00002.parquet data/train-00001-of-00002.parquet",
+                    "default/train: data/train-00000-of-00002.parquet \
+                    data/train-00001-of-00002.parquet",
                     "default/test: data/test-00000-of-00001.parquet",
                     "default/extra: data/extra-00000-of-00001-abc.parquet",
                 ][..],
             ),
             (
                 &["train.parquet", "valid.parquet", "my_test_1.parquet"],
-                &["default/train: train.parquet", "default/validation: valid.parquet", "default/test: my_test_1.parquet"],
+                &[
+                    "default/train: train.parquet",
+                    "default/validation: valid.parquet",
+                    "default/test: my_test_1.parquet",
+                ],
             ),
             (
-                &["train/0.parquet", "dev/0.parquet", "sub/eval/x.parquet", "test.parquet"],
-                &["default/train: train/0.parquet", "default/validation: dev/0.parquet", "default/test: sub/eval/x.parquet"],
+                &[
+                    "train/0.parquet",
+                    "dev/0.parquet",
+                    "sub/eval/x.parquet",
+                    "test.parquet",
+                ],
+                &[
+                    "default/train: train/0.parquet",
+                    "default/validation: dev/0.parquet",
+                    "default/test: sub/eval/x.parquet",
+                ],
             ),
             (
-                &["en/train-00000-of-00001.parquet", "fr/train-00000-of-00001.parquet"],
+                &[
+                    "en/train-00000-of-00001.parquet",
+                    "fr/train-00000-of-00001.parquet",
+                ],
                 &["default/train: en/train-00000-of-00001.parquet fr/train-00000-of-00001.parquet"],
             ),
-            (&["b.parquet", "a.parquet", "README.md", "dataset_infos.json"], &["default/train: a.parquet b.parquet"]),
-            (&["trained.parquet", ".cache/train.parquet", "__x/train.parquet"], &["default/train: trained.parquet"]),
-            (&["trainer/x.parquet", "testing_1/y.parquet", "a-val.parquet"], &["default/test: testing_1/y.parquet"]),
-            (&["train2/x.parquet", "x.train.parquet"], &["default/train: train2/x.parquet"]),
-            (&["sub/train.parquet", "eval_set.parquet"], &["default/train: sub/train.parquet", "default/test: eval_set.parquet"]),
-            (&["train.jsonl", "test.jsonl", "x.parquet"], &["default/train: ", "default/test: "]),
+            (
+                &["b.parquet", "a.parquet", "README.md", "dataset_infos.json"],
+                &["default/train: \
+            a.parquet b.parquet"],
+            ),
+            (
+                &[
+                    "trained.parquet",
+                    ".cache/train.parquet",
+                    "__x/train.parquet",
+                ],
+                &["default/train: \
+            trained.parquet"],
+            ),
+            (
+                &["trainer/x.parquet", "testing_1/y.parquet", "a-val.parquet"],
+                &["default/test: \
+            testing_1/y.parquet"],
+            ),
+            (
+                &["train2/x.parquet", "x.train.parquet"],
+                &["default/train: train2/x.parquet"],
+            ),
+            (
+                &["sub/train.parquet", "eval_set.parquet"],
+                &[
+                    "default/train: sub/train.parquet",
+                    "default/test: eval_set.parquet",
+                ],
+            ),
+            (
+                &["train.jsonl", "test.jsonl", "x.parquet"],
+                &["default/train: ", "default/test: "],
+            ),
             (&["train.jsonl.gz"], &["default/train: "]),
             (&[], &["default/train: "]),
         ] {
@@ -304,8 +490,18 @@ mod tests {
 
     #[test]
     fn readme_tells_configurations_and_splits() {
-        let files = ["en/a.parquet", "en/b.parquet", "en/test/c.parquet", "fr/train.parquet", "fr/test.parquet", "raw/x.csv"];
-        let readme = "---\nlicense: mit\nconfigs:\n- config_name: en\n  data_files:\n  - split: train\n    path: en/*.parquet\n  - split: test\n    path: [en/test/c.parquet]\n- config_name: fr\n  data_dir: fr\n  default: true\n- config_name: 2024\n  data_files: raw/*\n- config_name: list\n  data_files: [fr/train.parquet, en/a*, fr/t*]\n---\n# A set\n";
+        let files = [
+            "en/a.parquet",
+            "en/b.parquet",
+            "en/test/c.parquet",
+            "fr/train.parquet",
+            "fr/test.parquet",
+            "raw/x.csv",
+        ];
+        let readme = "---\nlicense: mit\nconfigs:\n- config_name: en\n  data_files:\n  - split: \
+        train\n    path: en/*.parquet\n  - split: test\n    path: [en/test/c.parquet]\n- \
+        config_name: fr\n  data_dir: fr\n  default: true\n- config_name: 2024\n  data_files: \
+        raw/*\n- config_name: list\n  data_files: [fr/train.parquet, en/a*, fr/t*]\n---\n# A set\n";
         let expected = [
             "en/train: en/a.parquet en/b.parquet",
             "en/test: en/test/c.parquet",
@@ -316,10 +512,24 @@ mod tests {
         ];
         assert_eq!(of(&files, Some(readme)), expected);
         let configs = of_repository(&names(&files), Some(readme)).expect("a layout");
-        let usual: Vec<_> = configs.iter().map(|config| (config.is_usual, config.has_parquet())).collect();
-        assert_eq!(usual, [(false, true), (true, true), (false, false), (false, true)]);
-        for readme in ["# no head", "---\nlicense: mit\n---\n", "---\nconfigs: []\n---"] {
-            assert_eq!(of(&["train.parquet"], Some(readme)), ["default/train: train.parquet"], "{readme}");
+        let usual: Vec<_> = configs
+            .iter()
+            .map(|config| (config.is_usual, config.has_parquet()))
+            .collect();
+        assert_eq!(
+            usual,
+            [(false, true), (true, true), (false, false), (false, true)]
+        );
+        for readme in [
+            "# no head",
+            "---\nlicense: mit\n---\n",
+            "---\nconfigs: []\n---",
+        ] {
+            assert_eq!(
+                of(&["train.parquet"], Some(readme)),
+                ["default/train: train.parquet"],
+                "{readme}"
+            );
         }
     }
 
@@ -329,13 +539,31 @@ mod tests {
             ("configs: 3", "`configs` in README.md is no list"),
             ("configs: [x]", "holds something else than tables"),
             ("configs: [{data_files: x}]", "has no `config_name`"),
-            ("configs: [{config_name: a, data_files: 3}]", "`data_files` of configuration `a` in README.md is no path"),
-            ("configs: [{config_name: a, data_files: [{split: a-b, path: x}]}]", "is no path"),
-            ("configs: [{config_name: a, data_files: 'https://x/y.parquet'}]", "which is not in the repository"),
-            ("configs: [{config_name: a, data_files: 'x**'}]", "`x**` is not a glob"),
+            (
+                "configs: [{config_name: a, data_files: 3}]",
+                "`data_files` of configuration `a` in \
+            README.md is no path",
+            ),
+            (
+                "configs: [{config_name: a, data_files: [{split: a-b, path: x}]}]",
+                "is no path",
+            ),
+            (
+                "configs: [{config_name: a, data_files: 'https://x/y.parquet'}]",
+                "which is not in \
+            the repository",
+            ),
+            (
+                "configs: [{config_name: a, data_files: 'x**'}]",
+                "`x**` is not a glob",
+            ),
             ("configs: [", "the YAML of README.md cannot be read"),
         ] {
-            let error = of_repository(&names(&["a.parquet"]), Some(&format!("---\n{configs}\n---\n"))).expect_err(configs);
+            let error = of_repository(
+                &names(&["a.parquet"]),
+                Some(&format!("---\n{configs}\n---\n")),
+            )
+            .expect_err(configs);
             assert!(error.contains(part), "{configs}: {error}");
         }
     }
@@ -356,14 +584,29 @@ mod tests {
             "small/train: small/train/0000.parquet",
         ];
         assert_eq!(shown(&of_conversion(&files)), expected);
-        assert!(is_conversion(&files) && !is_conversion(&names(&["train.parquet"])) && !is_conversion(&[]));
+        assert!(
+            is_conversion(&files)
+                && !is_conversion(&names(&["train.parquet"]))
+                && !is_conversion(&[])
+        );
     }
 
     #[test]
     fn a_glob_finds_parquet_files_alone() {
-        let files = names(&["data/b.parquet", "data/a.parquet", "data/a.jsonl", "x/data/c.parquet"]);
-        assert_eq!(of_glob(&files, "data/*").expect("a glob"), ["data/a.parquet", "data/b.parquet"]);
-        assert_eq!(of_glob(&files, "**/c.parquet").expect("a glob"), ["x/data/c.parquet"]);
+        let files = names(&[
+            "data/b.parquet",
+            "data/a.parquet",
+            "data/a.jsonl",
+            "x/data/c.parquet",
+        ]);
+        assert_eq!(
+            of_glob(&files, "data/*").expect("a glob"),
+            ["data/a.parquet", "data/b.parquet"]
+        );
+        assert_eq!(
+            of_glob(&files, "**/c.parquet").expect("a glob"),
+            ["x/data/c.parquet"]
+        );
         assert!(of_glob(&files, "***").is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! What the Hub says that a data set holds: all names, and of the files that may be read their sizes and hashes.
+//! What the Hub says that a data set holds: all names, and of the files that may be read their
+//! sizes and hashes.
 
 use std::collections::BTreeMap;
 
@@ -19,12 +20,16 @@ pub(super) struct DatasetListing {
 }
 
 impl DatasetListing {
-    /// Reads what `GET /api/datasets/ID/revision/REVISION?blobs=true` answers, which has the form of a model's.
+    /// Reads what `GET /api/datasets/ID/revision/REVISION?blobs=true` answers, which has the form
+    /// of a model's.
     ///
     /// # Errors
     /// A name leads elsewhere, a commit or hash is none, or sizes or hashes are missing.
     pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, HubError> {
-        let refused = |reason: String| HubError::Refused { id: id.to_string(), reason: printable(&reason) };
+        let refused = |reason: String| HubError::Refused {
+            id: id.to_string(),
+            reason: printable(&reason),
+        };
         let (commit, siblings) = commit_and_siblings(id, json).map_err(refused)?;
         let (mut names, mut files, mut lower) = (Vec::new(), BTreeMap::new(), BTreeMap::new());
         for sibling in &siblings {
@@ -37,26 +42,43 @@ impl DatasetListing {
                 continue;
             }
             if !is_portable_path(name) {
-                return Err(refused(format!("it names a file `{name}`, which is no name that every system has room for")));
+                return Err(refused(format!(
+                    "it names a file `{name}`, which is no name that every \
+                system has room for"
+                )));
             }
             // On some systems `A` and `a` are one file.
             if let Some(twin) = lower.insert(name.to_lowercase(), name) {
                 return Err(refused(format!("it names both `{twin}` and `{name}`")));
             }
-            files.insert(name.to_owned(), remote_file(name, sibling).map_err(refused)?);
+            files.insert(
+                name.to_owned(),
+                remote_file(name, sibling).map_err(refused)?,
+            );
         }
         names.sort();
-        Ok(Self { commit, names, files })
+        Ok(Self {
+            commit,
+            names,
+            files,
+        })
     }
 
     /// The card and the licenses.
     pub fn cards(&self) -> Vec<RemoteFile> {
-        self.files.values().filter(|file| is_card(&file.name)).cloned().collect()
+        self.files
+            .values()
+            .filter(|file| is_card(&file.name))
+            .cloned()
+            .collect()
     }
 
     /// Files by their names; what is not listed is left out.
     pub fn files<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Vec<RemoteFile> {
-        names.into_iter().filter_map(|name| self.files.get(name).cloned()).collect()
+        names
+            .into_iter()
+            .filter_map(|name| self.files.get(name).cloned())
+            .collect()
     }
 }
 
@@ -71,7 +93,14 @@ mod tests {
     #[test]
     fn names_are_all_listed_and_files_of_use_have_sizes_and_hashes() {
         let id = RepoId::parse_dataset("owner/name").expect("an id");
-        let read = |siblings| DatasetListing::read(&id, json!({"sha": SHA, "siblings": siblings}).to_string().as_bytes());
+        let read = |siblings| {
+            DatasetListing::read(
+                &id,
+                json!({"sha": SHA, "siblings": siblings})
+                    .to_string()
+                    .as_bytes(),
+            )
+        };
         let listing = read(json!([
             {"rfilename": "data/b.parquet", "size": 5, "blobId": SHA, "lfs": {"sha256": "a".repeat(64), "size": 5}},
             {"rfilename": "README.md", "size": 3, "blobId": SHA},
@@ -79,17 +108,44 @@ mod tests {
         ]))
         .expect("read");
         assert_eq!(listing.names, ["README.md", "data/b.parquet", "raw.jsonl"]);
-        assert_eq!(listing.cards().iter().map(|file| &*file.name).collect::<Vec<_>>(), ["README.md"]);
+        assert_eq!(
+            listing
+                .cards()
+                .iter()
+                .map(|file| &*file.name)
+                .collect::<Vec<_>>(),
+            ["README.md"]
+        );
         assert_eq!(listing.files(&listing.names).len(), 2);
         for (sibling, part) in [
-            (json!({"rfilename": "../x.parquet", "size": 1, "blobId": SHA}), "which leads out of its folder"),
-            (json!({"rfilename": "a/../../x.jsonl"}), "which leads out of its folder"),
-            (json!({"rfilename": "con.parquet", "size": 1, "blobId": SHA}), "no name that every system has room for"),
-            (json!({"rfilename": "x.parquet", "blobId": SHA}), "`x.parquet` has no size"),
-            (json!({"rfilename": "x.parquet", "size": 1}), "`x.parquet` has no hash"),
+            (
+                json!({"rfilename": "../x.parquet", "size": 1, "blobId": SHA}),
+                "which leads out of \
+            its folder",
+            ),
+            (
+                json!({"rfilename": "a/../../x.jsonl"}),
+                "which leads out of its folder",
+            ),
+            (
+                json!({"rfilename": "con.parquet", "size": 1, "blobId": SHA}),
+                "no name that every \
+            system has room for",
+            ),
+            (
+                json!({"rfilename": "x.parquet", "blobId": SHA}),
+                "`x.parquet` has no size",
+            ),
+            (
+                json!({"rfilename": "x.parquet", "size": 1}),
+                "`x.parquet` has no hash",
+            ),
         ] {
             let error = read(json!([sibling])).expect_err(part);
-            assert!(matches!(error, HubError::Refused { .. }) && error.to_string().contains(part), "{error}");
+            assert!(
+                matches!(error, HubError::Refused { .. }) && error.to_string().contains(part),
+                "{error}"
+            );
         }
     }
 }

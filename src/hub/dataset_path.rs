@@ -1,4 +1,5 @@
-//! What a data set of the Hub is called in a recipe: `hf://datasets/owner/name[@revision][/GLOB]`, as in Python's `HfFileSystem`
+//! What a data set of the Hub is called in a recipe: `hf://datasets/owner/name[@revision][/GLOB]`,
+//! as in Python's `HfFileSystem`
 //! (<https://huggingface.co/docs/huggingface_hub/guides/hf_file_system>).
 
 use std::fmt;
@@ -31,9 +32,20 @@ impl DatasetPath {
     /// # Errors
     /// It is none; the reason.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        let failed = |reason| IdError { text: text.to_owned(), reason };
-        let rest = text.strip_prefix(SCHEME).ok_or_else(|| failed("expected `hf://datasets/owner/name`"))?;
-        Self::parse_id(rest).map_err(|error| IdError { text: text.to_owned(), ..error })
+        let failed = |reason| IdError {
+            text: text.to_owned(),
+            reason,
+        };
+        let rest = text.strip_prefix(SCHEME).ok_or_else(|| {
+            failed(
+                "expected \
+        `hf://datasets/owner/name`",
+            )
+        })?;
+        Self::parse_id(rest).map_err(|error| IdError {
+            text: text.to_owned(),
+            ..error
+        })
     }
 
     /// Reads a path with its scheme or without: `owner/name[@revision][/GLOB]`.
@@ -43,22 +55,40 @@ impl DatasetPath {
     pub fn parse_id(text: &str) -> Result<Self, IdError> {
         let rest = text.strip_prefix(SCHEME).unwrap_or(text);
         let mut parts = rest.splitn(3, '/');
-        let (owner, second, third) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default(), parts.next());
+        let (owner, second, third) = (
+            parts.next().unwrap_or_default(),
+            parts.next().unwrap_or_default(),
+            parts.next(),
+        );
         let Some((name, revision)) = second.split_once('@') else {
             let id = RepoId::parse_dataset(&format!("{owner}/{second}"))?;
-            return Ok(Self { id, files: third.and_then(pattern) });
+            return Ok(Self {
+                id,
+                files: third.and_then(pattern),
+            });
         };
-        let behind = third.map_or_else(|| revision.to_owned(), |third| format!("{revision}/{third}"));
+        let behind = third.map_or_else(
+            || revision.to_owned(),
+            |third| format!("{revision}/{third}"),
+        );
         let (revision, files) = split_revision(&behind);
-        let id = RepoId::parse_dataset(&format!("{owner}/{name}@{}", revision.replace("%2F", "/").replace("%2f", "/")))?;
-        Ok(Self { id, files: files.and_then(pattern) })
+        let id = RepoId::parse_dataset(&format!(
+            "{owner}/{name}@{}",
+            revision.replace("%2F", "/").replace("%2f", "/")
+        ))?;
+        Ok(Self {
+            id,
+            files: files.and_then(pattern),
+        })
     }
 }
 
 impl fmt::Display for DatasetPath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "hf://{}", self.id)?;
-        self.files.iter().try_for_each(|files| write!(f, "/{files}"))
+        self.files
+            .iter()
+            .try_for_each(|files| write!(f, "/{files}"))
     }
 }
 
@@ -67,9 +97,13 @@ fn pattern(files: &str) -> Option<String> {
     Some(files.trim_end_matches('/').to_owned()).filter(|files| !files.is_empty())
 }
 
-/// A revision and what follows its slash. Of revisions that have slashes themselves, those that the Hub makes are known.
+/// A revision and what follows its slash. Of revisions that have slashes themselves, those that the
+/// Hub makes are known.
 fn split_revision(text: &str) -> (&str, Option<&str>) {
-    let start = [CONVERTED, PULL_REQUEST].into_iter().find(|start| text.starts_with(start)).map_or(0, str::len);
+    let start = [CONVERTED, PULL_REQUEST]
+        .into_iter()
+        .find(|start| text.starts_with(start))
+        .map_or(0, str::len);
     match text[start..].find('/') {
         Some(slash) => (&text[..start + slash], Some(&text[start + slash + 1..])),
         None => (text, None),
@@ -85,23 +119,58 @@ mod tests {
         for (text, repository, revision, files) in [
             ("hf://datasets/owner/name", "owner/name", "main", None),
             ("hf://datasets/owner/name/", "owner/name", "main", None),
-            ("hf://datasets/owner/name/data/*.parquet", "owner/name", "main", Some("data/*.parquet")),
+            (
+                "hf://datasets/owner/name/data/*.parquet",
+                "owner/name",
+                "main",
+                Some("data/*.parquet"),
+            ),
             ("hf://datasets/owner/name@v1.2", "owner/name", "v1.2", None),
-            ("hf://datasets/owner/name@v1.2/a/b.parquet", "owner/name", "v1.2", Some("a/b.parquet")),
-            ("hf://datasets/owner/name@refs/convert/parquet", "owner/name", "refs/convert/parquet", None),
-            ("hf://datasets/owner/name@refs/convert/parquet/x/*", "owner/name", "refs/convert/parquet", Some("x/*")),
-            ("hf://datasets/owner/name@refs%2Fpr%2F1/x", "owner/name", "refs/pr/1", Some("x")),
+            (
+                "hf://datasets/owner/name@v1.2/a/b.parquet",
+                "owner/name",
+                "v1.2",
+                Some("a/b.parquet"),
+            ),
+            (
+                "hf://datasets/owner/name@refs/convert/parquet",
+                "owner/name",
+                "refs/convert/parquet",
+                None,
+            ),
+            (
+                "hf://datasets/owner/name@refs/convert/parquet/x/*",
+                "owner/name",
+                "refs/convert/parquet",
+                Some("x/*"),
+            ),
+            (
+                "hf://datasets/owner/name@refs%2Fpr%2F1/x",
+                "owner/name",
+                "refs/pr/1",
+                Some("x"),
+            ),
         ] {
             let path = DatasetPath::parse(text).expect(text);
             assert_eq!(
-                (path.id.repository(), path.id.revision(), path.files.as_deref()),
+                (
+                    path.id.repository(),
+                    path.id.revision(),
+                    path.files.as_deref()
+                ),
                 (repository, revision, files),
                 "{text}"
             );
             assert_eq!(DatasetPath::parse(&path.to_string()).expect(text), path);
         }
         let path = DatasetPath::parse_id("owner/name@main").expect("an id");
-        assert_eq!((path.to_string(), path.id.page()), ("hf://datasets/owner/name@main".into(), "datasets/owner/name".into()));
+        assert_eq!(
+            (path.to_string(), path.id.page()),
+            (
+                "hf://datasets/owner/name@main".into(),
+                "datasets/owner/name".into()
+            )
+        );
     }
 
     #[test]
@@ -115,7 +184,10 @@ mod tests {
         ] {
             let error = DatasetPath::parse(text).expect_err(text);
             assert!(
-                error.to_string().starts_with(&format!("`{text}` is no id of the Hub")) && error.reason.contains(part),
+                error
+                    .to_string()
+                    .starts_with(&format!("`{text}` is no id of the Hub"))
+                    && error.reason.contains(part),
                 "{error}"
             );
         }

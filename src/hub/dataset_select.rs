@@ -1,9 +1,12 @@
-//! Which files of a repository a request for a data set means: its own Parquet files, else those of the branch to which the Hub converts.
+//! Which files of a repository a request for a data set means: its own Parquet files, else those of
+//! the branch to which the Hub converts.
 
 use std::path::PathBuf;
 
 use super::dataset::{DatasetRequest, DatasetSnapshot};
-use super::dataset_layout::{Config, DatasetSplit, is_conversion, of_conversion, of_glob, of_repository};
+use super::dataset_layout::{
+    Config, DatasetSplit, is_conversion, of_conversion, of_glob, of_repository,
+};
 use super::error::HubError;
 use super::id::{Commit, RepoId};
 use crate::fault::printable;
@@ -24,7 +27,8 @@ pub(super) struct Contents {
     pub is_unlisted: bool,
 }
 
-/// Which files are asked for. `contents` looks at a revision, and is asked for the converted one only if the repository has no Parquet.
+/// Which files are asked for. `contents` looks at a revision, and is asked for the converted one
+/// only if the repository has no Parquet.
 pub(super) fn select(
     request: &DatasetRequest,
     contents: &mut dyn FnMut(&RepoId) -> Result<Contents, HubError>,
@@ -34,7 +38,10 @@ pub(super) fn select(
     if let Some(glob) = &request.path.files {
         return of_files(request, glob, here);
     }
-    let layout = |reason| HubError::DatasetLayout { id: id.to_string(), reason };
+    let layout = |reason| HubError::DatasetLayout {
+        id: id.to_string(),
+        reason,
+    };
     let is_converted = id.revision() == CONVERTED || is_conversion(&here.names);
     let configs = if is_converted {
         of_conversion(&here.names)
@@ -62,17 +69,43 @@ pub(super) fn select(
 }
 
 /// Files that were named are one split, as `data_files` are to `datasets`.
-fn of_files(request: &DatasetRequest, glob: &str, here: Contents) -> Result<DatasetSnapshot, HubError> {
+fn of_files(
+    request: &DatasetRequest,
+    glob: &str,
+    here: Contents,
+) -> Result<DatasetSnapshot, HubError> {
     let id = &request.path.id;
-    let files = of_glob(&here.names, glob).map_err(|reason| HubError::DatasetLayout { id: id.to_string(), reason })?;
+    let files = of_glob(&here.names, glob).map_err(|reason| HubError::DatasetLayout {
+        id: id.to_string(),
+        reason,
+    })?;
     if files.is_empty() && !here.is_unlisted {
-        let parquet: Vec<String> = here.names.iter().filter(|name| name.ends_with(".parquet")).cloned().collect();
-        return Err(HubError::NoFiles { id: id.to_string(), glob: glob.to_owned(), found: shortened(&parquet) });
+        let parquet: Vec<String> = here
+            .names
+            .iter()
+            .filter(|name| name.ends_with(".parquet"))
+            .cloned()
+            .collect();
+        return Err(HubError::NoFiles {
+            id: id.to_string(),
+            glob: glob.to_owned(),
+            found: shortened(&parquet),
+        });
     }
-    let split =
-        DatasetSplit { name: "train".to_owned(), files, is_partial: glob.split('/').any(|part| part.starts_with("partial-")) };
-    let all = Config { name: String::new(), is_usual: false, splits: vec![split] };
-    picked(request, &all, here, None).map(|snapshot| DatasetSnapshot { config: None, ..snapshot })
+    let split = DatasetSplit {
+        name: "train".to_owned(),
+        files,
+        is_partial: glob.split('/').any(|part| part.starts_with("partial-")),
+    };
+    let all = Config {
+        name: String::new(),
+        is_usual: false,
+        splits: vec![split],
+    };
+    picked(request, &all, here, None).map(|snapshot| DatasetSnapshot {
+        config: None,
+        ..snapshot
+    })
 }
 
 fn choose<'a>(request: &DatasetRequest, configs: &'a [Config]) -> Result<&'a Config, HubError> {
@@ -84,20 +117,45 @@ fn choose<'a>(request: &DatasetRequest, configs: &'a [Config]) -> Result<&'a Con
     found.ok_or_else(|| HubError::DatasetConfig {
         id: request.path.id.to_string(),
         wanted: request.config.clone(),
-        configs: shortened(&configs.iter().map(|config| config.name.clone()).collect::<Vec<_>>()),
-        usual: configs.iter().find(|config| config.is_usual).map(|config| config.name.clone()),
+        configs: shortened(
+            &configs
+                .iter()
+                .map(|config| config.name.clone())
+                .collect::<Vec<_>>(),
+        ),
+        usual: configs
+            .iter()
+            .find(|config| config.is_usual)
+            .map(|config| config.name.clone()),
     })
 }
 
-/// The wanted splits of a configuration; `asked` is the commit of the revision that was asked for, where the files are from another one.
-fn picked(request: &DatasetRequest, config: &Config, from: Contents, asked: Option<Commit>) -> Result<DatasetSnapshot, HubError> {
+/// The wanted splits of a configuration; `asked` is the commit of the revision that was asked for,
+/// where the files are from another one.
+fn picked(
+    request: &DatasetRequest,
+    config: &Config,
+    from: Contents,
+    asked: Option<Commit>,
+) -> Result<DatasetSnapshot, HubError> {
     let of = |wanted: &String| {
-        config.splits.iter().find(|split| split.name == *wanted).cloned().ok_or_else(|| HubError::DatasetSplit {
-            id: request.path.to_string(),
-            config: Some(config.name.clone()).filter(|name| !name.is_empty()),
-            wanted: wanted.clone(),
-            splits: shortened(&config.splits.iter().map(|split| split.name.clone()).collect::<Vec<_>>()),
-        })
+        config
+            .splits
+            .iter()
+            .find(|split| split.name == *wanted)
+            .cloned()
+            .ok_or_else(|| HubError::DatasetSplit {
+                id: request.path.to_string(),
+                config: Some(config.name.clone()).filter(|name| !name.is_empty()),
+                wanted: wanted.clone(),
+                splits: shortened(
+                    &config
+                        .splits
+                        .iter()
+                        .map(|split| split.name.clone())
+                        .collect::<Vec<_>>(),
+                ),
+            })
     };
     let splits = match &request.splits {
         None => config.splits.clone(),
@@ -117,15 +175,28 @@ fn picked(request: &DatasetRequest, config: &Config, from: Contents, asked: Opti
 
 /// `revision` is the one that was asked for, where the Hub converts no such one.
 fn no_parquet(id: &RepoId, names: &[String], revision: Option<&str>) -> HubError {
-    let others: Vec<String> = names.iter().filter(|name| !name.starts_with('.') && *name != "README.md").cloned().collect();
-    HubError::NoParquet { id: id.to_string(), revision: revision.map(str::to_owned), found: shortened(&others) }
+    let others: Vec<String> = names
+        .iter()
+        .filter(|name| !name.starts_with('.') && *name != "README.md")
+        .cloned()
+        .collect();
+    HubError::NoParquet {
+        id: id.to_string(),
+        revision: revision.map(str::to_owned),
+        found: shortened(&others),
+    }
 }
 
 /// The first names, and how many more there are.
 fn shortened(names: &[String]) -> Vec<String> {
     let more = names.len().saturating_sub(LISTED);
-    let first = names.iter().take(LISTED).map(|name| format!("`{}`", printable(name)));
-    first.chain((more > 0).then(|| format!("and {more} more"))).collect()
+    let first = names
+        .iter()
+        .take(LISTED)
+        .map(|name| format!("`{}`", printable(name)));
+    first
+        .chain((more > 0).then(|| format!("and {more} more")))
+        .collect()
 }
 
 #[cfg(test)]
@@ -142,23 +213,38 @@ mod tests {
         DatasetRequest {
             path: DatasetPath::parse(path).expect(path),
             config: config.map(str::to_owned),
-            splits: (!splits.is_empty()).then(|| splits.iter().map(|split| (*split).to_owned()).collect()),
+            splits: (!splits.is_empty())
+                .then(|| splits.iter().map(|split| (*split).to_owned()).collect()),
         }
     }
 
-    fn select_of(request: &DatasetRequest, main: &[&str], converted: Option<&[&str]>) -> Result<DatasetSnapshot, HubError> {
+    fn select_of(
+        request: &DatasetRequest,
+        main: &[&str],
+        converted: Option<&[&str]>,
+    ) -> Result<DatasetSnapshot, HubError> {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
         select(request, &mut |id| {
             let (commit, names) = match (id.revision(), converted) {
                 ("refs/convert/parquet", Some(converted)) => ("f".repeat(40), names(converted)),
                 ("refs/convert/parquet", None) => {
                     let (repository, revision) = (id.page(), id.revision().to_owned());
-                    return Err(HubError::NoRevision { repository, revision, endpoint: String::new() });
+                    return Err(HubError::NoRevision {
+                        repository,
+                        revision,
+                        endpoint: String::new(),
+                    });
                 }
                 _ => (COMMIT.to_owned(), names(main)),
             };
             let commit = Commit::parse(&commit).expect("a commit");
-            Ok(Contents { commit, names, readme: None, folder: "snapshot".into(), is_unlisted: false })
+            Ok(Contents {
+                commit,
+                names,
+                readme: None,
+                folder: "snapshot".into(),
+                is_unlisted: false,
+            })
         })
     }
 
@@ -166,18 +252,44 @@ mod tests {
     fn parquet_of_the_repository_comes_before_the_converted_copy() {
         let path = "hf://datasets/o/n";
         let converted = &["a/train/0000.parquet", "b/partial-train/0000.parquet"][..];
-        let own = select_of(&request(path, None, &["train"]), &["train.parquet", "test.parquet"], Some(converted)).expect("own");
-        assert!(own.files().eq(["train.parquet"]) && own.converted.is_none() && own.splits.len() == 1, "{own:?}");
-        let copy = select_of(&request(path, Some("b"), &["train"]), &["train.jsonl"], Some(converted)).expect("converted");
-        assert_eq!((copy.commit.as_str(), copy.converted.as_ref().map(Commit::as_str)), (COMMIT, Some(&*"f".repeat(40))));
+        let own = select_of(
+            &request(path, None, &["train"]),
+            &["train.parquet", "test.parquet"],
+            Some(converted),
+        )
+        .expect("own");
+        assert!(
+            own.files().eq(["train.parquet"]) && own.converted.is_none() && own.splits.len() == 1,
+            "{own:?}"
+        );
+        let copy = select_of(
+            &request(path, Some("b"), &["train"]),
+            &["train.jsonl"],
+            Some(converted),
+        )
+        .expect("converted");
+        assert_eq!(
+            (
+                copy.commit.as_str(),
+                copy.converted.as_ref().map(Commit::as_str)
+            ),
+            (COMMIT, Some(&*"f".repeat(40)))
+        );
         let notes = copy.notes();
         assert!(
-            notes[0].contains("refs/convert/parquet") && notes[1].contains("split `train` of `datasets/o/n` is not whole"),
+            notes[0].contains("refs/convert/parquet")
+                && notes[1].contains(
+                    "split `train` of \
+            `datasets/o/n` is not whole"
+                ),
             "{notes:?}"
         );
         let cache = Cache::at(std::path::Path::new("/cache"));
         let again = DatasetSnapshot::of_value(&copy.to_value(), &cache).expect("read back");
-        assert_eq!((again.pinned(), &again.splits), (copy.pinned(), &copy.splits));
+        assert_eq!(
+            (again.pinned(), &again.splits),
+            (copy.pinned(), &copy.splits)
+        );
         let mut edited = copy.to_value();
         edited["splits"][0]["files"][0] = json!("../../x.parquet");
         assert_eq!(DatasetSnapshot::of_value(&edited, &cache), None);
@@ -188,19 +300,61 @@ mod tests {
         let path = "hf://datasets/o/n";
         let converted = &["a/train/0000.parquet", "b/train/0000.parquet"][..];
         let error = |request: &DatasetRequest, main: &[&str], converted| {
-            select_of(request, main, converted).expect_err("refused").to_string()
+            select_of(request, main, converted)
+                .expect_err("refused")
+                .to_string()
         };
         let both = "`datasets/o/n` has several configurations: `a`, `b`";
-        assert_eq!(error(&request(path, None, &["train"]), &["x.json"], Some(converted)), both);
+        assert_eq!(
+            error(
+                &request(path, None, &["train"]),
+                &["x.json"],
+                Some(converted)
+            ),
+            both
+        );
         let other = "`datasets/o/n` has no configuration `c`, it has: `a`, `b`";
-        assert_eq!(error(&request(path, Some("c"), &["train"]), &["x.json"], Some(converted)), other);
+        assert_eq!(
+            error(
+                &request(path, Some("c"), &["train"]),
+                &["x.json"],
+                Some(converted)
+            ),
+            other
+        );
         let split = "`hf://datasets/o/n` has no split `dev` in configuration `a`, it has: `train`";
-        assert_eq!(error(&request(path, Some("a"), &["dev"]), &["x.json"], Some(converted)), split);
-        let none = "`datasets/o/n` has no Parquet files and no branch `refs/convert/parquet`, it has: `x.json`";
-        assert_eq!(error(&request(path, None, &["train"]), &["x.json"], None), none);
-        let tag = "`datasets/o/n@v1` has no Parquet files, it has: `x.json`; the Hub converts `main` only, not `v1`";
-        assert_eq!(error(&request("hf://datasets/o/n@v1", None, &["train"]), &["x.json"], None), tag);
+        assert_eq!(
+            error(
+                &request(path, Some("a"), &["dev"]),
+                &["x.json"],
+                Some(converted)
+            ),
+            split
+        );
+        let none = "`datasets/o/n` has no Parquet files and no branch `refs/convert/parquet`, it \
+        has: `x.json`";
+        assert_eq!(
+            error(&request(path, None, &["train"]), &["x.json"], None),
+            none
+        );
+        let tag = "`datasets/o/n@v1` has no Parquet files, it has: `x.json`; the Hub converts \
+        `main` only, not `v1`";
+        assert_eq!(
+            error(
+                &request("hf://datasets/o/n@v1", None, &["train"]),
+                &["x.json"],
+                None
+            ),
+            tag
+        );
         let glob = "no Parquet file of `datasets/o/n` matches `data/*`, it has: `x.parquet`";
-        assert_eq!(error(&request("hf://datasets/o/n/data/*", None, &["train"]), &["x.parquet"], None), glob);
+        assert_eq!(
+            error(
+                &request("hf://datasets/o/n/data/*", None, &["train"]),
+                &["x.parquet"],
+                None
+            ),
+            glob
+        );
     }
 }

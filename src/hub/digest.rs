@@ -1,4 +1,5 @@
-//! The hashes by which the Hub knows contents: SHA-256 of large files, git's own of small ones. Both are names of files in the cache.
+//! The hashes by which the Hub knows contents: SHA-256 of large files, git's own of small ones.
+//! Both are names of files in the cache.
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
@@ -8,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 pub(super) enum Digest {
     /// SHA-256 of the bytes, 64 digits.
     Sha256(String),
-    /// SHA-1 of `blob LENGTH\0` and the bytes, 40 digits (<https://git-scm.com/book/en/v2/Git-Internals-Git-Objects>).
+    /// SHA-1 of `blob LENGTH\0` and the bytes, 40 digits
+    /// (<https://git-scm.com/book/en/v2/Git-Internals-Git-Objects>).
     GitBlob(String),
 }
 
@@ -81,6 +83,9 @@ mod tests {
         };
         let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
         assert_eq!(of(Digest::Sha256(String::new())), sha256);
-        assert_eq!(of(Digest::GitBlob(String::new())), "ce013625030ba8dba906f756967f9e9ca394464a");
+        assert_eq!(
+            of(Digest::GitBlob(String::new())),
+            "ce013625030ba8dba906f756967f9e9ca394464a"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! One file of a repository: what is there of it stays, the rest is asked for, every byte is hashed, and only then it has its name.
+//! One file of a repository: what is there of it stays, the rest is asked for, every byte is
+//! hashed, and only then it has its name.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -41,14 +42,20 @@ struct Growing<'a> {
 }
 
 impl WantedFile<'_> {
-    /// Whether it is whole. Nothing has the name of its hash that was not hashed, so its size is enough.
+    /// Whether it is whole. Nothing has the name of its hash that was not hashed, so its size is
+    /// enough.
     pub fn is_there(&self) -> bool {
-        self.blob.metadata().is_ok_and(|found| found.is_file() && found.len() == self.file.bytes)
+        self.blob
+            .metadata()
+            .is_ok_and(|found| found.is_file() && found.len() == self.file.bytes)
     }
 
     /// Bytes of it that an earlier download left.
     pub fn begun_bytes(&self) -> u64 {
-        self.begun().metadata().map_or(0, |found| found.len()).min(self.file.bytes)
+        self.begun()
+            .metadata()
+            .map_or(0, |found| found.len())
+            .min(self.file.bytes)
     }
 
     fn begun(&self) -> PathBuf {
@@ -59,13 +66,18 @@ impl WantedFile<'_> {
 
     /// Fetches it, unless somebody else does so meanwhile.
     pub fn download(&self, client: &Client, progress: &mut Progress) -> Result<(), HubError> {
-        [&self.blob, &self.lock].into_iter().filter_map(|path| path.parent()).try_for_each(create_folder)?;
+        [&self.blob, &self.lock]
+            .into_iter()
+            .filter_map(|path| path.parent())
+            .try_for_each(create_folder)?;
         let _locked = hold(&self.lock, &self.file.name, progress.reporter())?;
         if self.is_there() {
             return Ok(());
         }
         let mut growing = Growing::open(self)?;
-        let done = client.insist(client.patience.attempts, progress.reporter(), || growing.fetch(client, progress));
+        let done = client.insist(client.patience.attempts, progress.reporter(), || {
+            growing.fetch(client, progress)
+        });
         done.map_err(|error| growing.kept(error))?;
         growing.finish()
     }
@@ -74,10 +86,22 @@ impl WantedFile<'_> {
 impl<'a> Growing<'a> {
     fn open(wanted: &'a WantedFile<'a>) -> Result<Self, HubError> {
         let path = wanted.begun();
-        let options = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path);
+        let options = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path);
         let file = options.map_err(|cause| files::FileError::new("write", &path, cause))?;
         let hasher = wanted.file.digest.hasher(wanted.file.bytes);
-        let mut growing = Self { wanted, path, file, bytes: 0, hasher, has_restarted: false };
+        let mut growing = Self {
+            wanted,
+            path,
+            file,
+            bytes: 0,
+            hasher,
+            has_restarted: false,
+        };
         growing.go_on()?;
         Ok(growing)
     }
@@ -100,7 +124,10 @@ impl<'a> Growing<'a> {
     }
 
     fn start_over(&mut self) -> Result<(), HubError> {
-        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        let emptied = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
         emptied.map_err(|cause| files::FileError::new("write", &self.path, cause))?;
         self.hasher = self.wanted.file.digest.hasher(self.wanted.file.bytes);
         self.bytes = 0;
@@ -113,10 +140,17 @@ impl<'a> Growing<'a> {
         if self.bytes == file.bytes {
             return Ok(());
         }
-        let path = format!("{}/resolve/{}/{}", id.page(), self.wanted.commit, escaped_name(&file.name));
+        let path = format!(
+            "{}/resolve/{}/{}",
+            id.page(),
+            self.wanted.commit,
+            escaped_name(&file.name)
+        );
         let range = (self.bytes > 0).then_some(self.bytes);
         let response = match client.get(id, client.address(&path)?, range) {
-            Err(failed) if range.is_some() && failed.is_status(416) => return self.again(client, progress),
+            Err(failed) if range.is_some() && failed.is_status(416) => {
+                return self.again(client, progress);
+            }
             response => response?,
         };
         match (range, response.status().as_u16()) {
@@ -127,9 +161,17 @@ impl<'a> Growing<'a> {
                 self.start_over()?;
             }
             (Some(_), 206) => return self.again(client, progress),
-            (_, status) => return Err(HubError::Status { place: path, status, said: String::new() }.into()),
+            (_, status) => {
+                return Err(HubError::Status {
+                    place: path,
+                    status,
+                    said: String::new(),
+                }
+                .into());
+            }
         }
-        let said = header(response.headers(), "content-length").and_then(|length| length.parse::<u64>().ok());
+        let said = header(response.headers(), "content-length")
+            .and_then(|length| length.parse::<u64>().ok());
         if let Some(length) = said.filter(|length| *length != file.bytes - self.bytes) {
             return Err(self.wrong_size((self.bytes + length).to_string()).into());
         }
@@ -139,8 +181,15 @@ impl<'a> Growing<'a> {
     /// Once, from the first byte.
     fn again(&mut self, client: &Client, progress: &mut Progress) -> Result<(), Failed> {
         if self.has_restarted {
-            let reason = format!("of `{}` it sends another part than the one that is missing", self.wanted.file.name);
-            return Err(HubError::Refused { id: self.wanted.id.to_string(), reason }.into());
+            let reason = format!(
+                "of `{}` it sends another part than the one that is missing",
+                self.wanted.file.name
+            );
+            return Err(HubError::Refused {
+                id: self.wanted.id.to_string(),
+                reason,
+            }
+            .into());
         }
         self.has_restarted = true;
         progress.lost(self.bytes);
@@ -153,7 +202,11 @@ impl<'a> Growing<'a> {
         let broken = |bytes: u64, cause: String| {
             let place = format!("{} of `{}`", file.name, self.wanted.id);
             let cause = format!("broke off after {bytes} of {} bytes: {cause}", file.bytes);
-            let next = if bytes - before >= PROGRESS_BYTES { Next::GoOn } else { Next::Again { wait: None } };
+            let next = if bytes - before >= PROGRESS_BYTES {
+                Next::GoOn
+            } else {
+                Next::Again { wait: None }
+            };
             Failed::new(HubError::Connection { place, cause }, next)
         };
         loop {
@@ -167,7 +220,8 @@ impl<'a> Growing<'a> {
             if self.bytes + length as u64 > file.bytes {
                 return Err(self.wrong_size(format!("more than {}", file.bytes)).into());
             }
-            let failed = |cause| files::FileError::writing(&self.path, file.bytes - self.bytes, cause);
+            let failed =
+                |cause| files::FileError::writing(&self.path, file.bytes - self.bytes, cause);
             self.file.write_all(&piece[..length]).map_err(failed)?;
             self.hasher.update(&piece[..length]);
             self.bytes += length as u64;
@@ -176,7 +230,11 @@ impl<'a> Growing<'a> {
     }
 
     fn wrong_size(&self, found: String) -> HubError {
-        HubError::Size { file: self.wanted.file.name.clone(), expected: self.wanted.file.bytes, found }
+        HubError::Size {
+            file: self.wanted.file.name.clone(),
+            expected: self.wanted.file.bytes,
+            found,
+        }
     }
 
     /// Gives it its name if it is what the listing says, and removes it if not.
@@ -185,16 +243,31 @@ impl<'a> Growing<'a> {
         if found == file.digest.text() {
             return Ok(settle(&self.file, &self.path, &self.wanted.blob)?);
         }
-        std::fs::remove_file(&self.path).map_err(|cause| files::FileError::new("remove", &self.path, cause))?;
+        std::fs::remove_file(&self.path)
+            .map_err(|cause| files::FileError::new("remove", &self.path, cause))?;
         let expected = file.digest.text().to_owned();
-        Err(HubError::Hash { file: file.name.clone(), kind: file.digest.kind(), expected, found })
+        Err(HubError::Hash {
+            file: file.name.clone(),
+            kind: file.digest.kind(),
+            expected,
+            found,
+        })
     }
 
     /// The error, and what there is to go on from.
     fn kept(&self, error: HubError) -> HubError {
-        let kept = format!("; {} of {} bytes of `{}` are kept", self.bytes, self.wanted.file.bytes, self.wanted.file.name);
+        let kept = format!(
+            "; {} of {} bytes of `{}` are kept",
+            self.bytes, self.wanted.file.bytes, self.wanted.file.name
+        );
         match error {
-            HubError::GaveUp { error, attempts, .. } => HubError::GaveUp { error, attempts, kept },
+            HubError::GaveUp {
+                error, attempts, ..
+            } => HubError::GaveUp {
+                error,
+                attempts,
+                kept,
+            },
             other => other,
         }
     }
@@ -203,22 +276,38 @@ impl<'a> Growing<'a> {
 /// Whether a part is the one that was asked for: `bytes START-END/TOTAL` (RFC 9110, section 14.4).
 fn continues(response: &Response<ureq::Body>, start: u64, total: u64) -> bool {
     let said = header(response.headers(), "content-range").unwrap_or_default();
-    let Some((range, whole)) = said.strip_prefix("bytes ").and_then(|rest| rest.split_once('/')) else { return false };
-    let first = range.split_once('-').and_then(|(first, _)| first.trim().parse::<u64>().ok());
+    let Some((range, whole)) = said
+        .strip_prefix("bytes ")
+        .and_then(|rest| rest.split_once('/'))
+    else {
+        return false;
+    };
+    let first = range
+        .split_once('-')
+        .and_then(|(first, _)| first.trim().parse::<u64>().ok());
     first == Some(start) && (whole == "*" || whole.parse() == Ok(total))
 }
 
-/// The lock that Python's client takes too; given back when the file is closed. Where the file system knows no locks nothing is held:
-/// what is written is hashed all the same.
+/// The lock that Python's client takes too; given back when the file is closed. Where the file
+/// system knows no locks nothing is held: what is written is hashed all the same.
 fn hold(path: &Path, name: &str, report: Reporter) -> Result<File, HubError> {
     let failed = |cause| files::FileError::new("lock", path, cause);
-    let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path)
+        .map_err(failed)?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
-            report(Event::Note(format!("another process downloads `{name}`; waiting for it")));
+            report(Event::Note(format!(
+                "another process downloads `{name}`; waiting for it"
+            )));
             file.lock().map_err(failed)?;
         }
-        Err(TryLockError::Error(cause)) if cause.kind() != ErrorKind::Unsupported => return Err(failed(cause).into()),
+        Err(TryLockError::Error(cause)) if cause.kind() != ErrorKind::Unsupported => {
+            return Err(failed(cause).into());
+        }
         _ => {}
     }
     Ok(file)

@@ -1,6 +1,7 @@
 //! What the environment says about the Hub, as Python's `huggingface_hub` reads it
-//! (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/constants.py>), so that both share one cache, one
-//! token and one switch. A variable that is set to nothing counts as not set.
+//! (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/constants.py>),
+//! so that both share one cache, one token and one switch. A variable that is set to nothing counts
+//! as not set.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -60,8 +61,15 @@ impl fmt::Debug for Token {
 impl Environment {
     /// Reads the process's environment.
     pub fn read() -> Self {
-        let home = || files::home_folder().and_then(|home| home.into_os_string().into_string().ok());
-        Self::of(&|name| if name == "HOME" { home() } else { std::env::var(name).ok() })
+        let home =
+            || files::home_folder().and_then(|home| home.into_os_string().into_string().ok());
+        Self::of(&|name| {
+            if name == "HOME" {
+                home()
+            } else {
+                std::env::var(name).ok()
+            }
+        })
     }
 
     /// Reads variables from elsewhere.
@@ -73,17 +81,23 @@ impl Environment {
             format!("{cache}/huggingface")
         });
         let home = path(home);
-        let cache = said("HF_HUB_CACHE").or_else(|| said("HUGGINGFACE_HUB_CACHE")).map_or_else(|| home.join("hub"), path);
+        let cache = said("HF_HUB_CACHE")
+            .or_else(|| said("HUGGINGFACE_HUB_CACHE"))
+            .map_or_else(|| home.join("hub"), path);
         let cache = std::path::absolute(&cache).unwrap_or(cache);
         let endpoint = said("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
         // The second counts only where the first says nothing at all.
-        let switch = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].into_iter().find_map(|name| Some((name, said(name)?)));
+        let switch = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
+            .into_iter()
+            .find_map(|name| Some((name, said(name)?)));
         let network = switch.filter(|(_, value)| TRUE.contains(&&*value.to_uppercase()));
         Self {
             cache,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             network: network.map_or(Network::Allowed, |(name, _)| Network::Off(name)),
-            token: said("HF_TOKEN").or_else(|| said("HUGGING_FACE_HUB_TOKEN")).and_then(|text| Token::clean(&text)),
+            token: said("HF_TOKEN")
+                .or_else(|| said("HUGGING_FACE_HUB_TOKEN"))
+                .and_then(|text| Token::clean(&text)),
             token_file: said("HF_TOKEN_PATH").map_or_else(|| home.join("token"), path),
         }
     }
@@ -98,23 +112,40 @@ impl Environment {
         }
         match files::read_text_up_to(&self.token_file, 64 << 10) {
             Ok(text) => Ok(Token::clean(&text)),
-            Err(error) if matches!(error.cause.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(error)
+                if matches!(
+                    error.cause.kind(),
+                    ErrorKind::NotFound | ErrorKind::NotADirectory
+                ) =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error.into()),
         }
     }
 }
 
-/// A path with `~` at its beginning and `$NAME` or `${NAME}` anywhere filled in; what is not set stays as it is.
+/// A path with `~` at its beginning and `$NAME` or `${NAME}` anywhere filled in; what is not set
+/// stays as it is.
 fn expanded(text: &str, said: &dyn Fn(&str) -> Option<String>) -> PathBuf {
-    let text = match text.strip_prefix('~').filter(|rest| rest.is_empty() || rest.starts_with('/')) {
-        Some(rest) => said("HOME").map_or_else(|| text.to_owned(), |home| format!("{}{rest}", home.trim_end_matches('/'))),
+    let text = match text
+        .strip_prefix('~')
+        .filter(|rest| rest.is_empty() || rest.starts_with('/'))
+    {
+        Some(rest) => said("HOME").map_or_else(
+            || text.to_owned(),
+            |home| format!("{}{rest}", home.trim_end_matches('/')),
+        ),
         None => text.to_owned(),
     };
     let (mut filled, mut rest) = (String::new(), text.as_str());
     while let Some(start) = rest.find('$') {
         let (before, after) = rest.split_at(start);
         filled.push_str(before);
-        let braced = after.strip_prefix("${").and_then(|inner| inner.split_once('}')).map(|(name, _)| (name, name.len() + 3));
+        let braced = after
+            .strip_prefix("${")
+            .and_then(|inner| inner.split_once('}'))
+            .map(|(name, _)| (name, name.len() + 3));
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '_';
         let word = after[1..].split(|c| !is_word(c)).next().unwrap_or_default();
         let (name, length) = braced.unwrap_or((word, word.len() + 1));
@@ -129,8 +160,16 @@ mod tests {
     use super::*;
 
     fn of(pairs: &[(&str, &str)]) -> Environment {
-        let pairs: Vec<(String, String)> = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Environment::of(&|name| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone()))
+        let pairs: Vec<(String, String)> = pairs
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        Environment::of(&|name| {
+            pairs
+                .iter()
+                .find(|(key, _)| key == name)
+                .map(|(_, value)| value.clone())
+        })
     }
 
     #[test]
@@ -138,27 +177,74 @@ mod tests {
         let cache = |pairs: &[(&str, &str)]| of(pairs).cache;
         let home = ("HOME", "/home/x");
         assert_eq!(cache(&[home]), Path::new("/home/x/.cache/huggingface/hub"));
-        assert_eq!(cache(&[home, ("XDG_CACHE_HOME", "/c")]), Path::new("/c/huggingface/hub"));
-        assert_eq!(cache(&[home, ("HF_HOME", "~/hf"), ("XDG_CACHE_HOME", "/c")]), Path::new("/home/x/hf/hub"));
-        assert_eq!(cache(&[home, ("HF_HOME", "$DISK/${WHERE}"), ("DISK", "/d"), ("WHERE", "e")]), Path::new("/d/e/hub"));
-        assert_eq!(cache(&[("HF_HOME", "/$NONE/x$")]), Path::new("/$NONE/x$/hub"));
-        assert_eq!(cache(&[("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/old")]), Path::new("/old"));
-        assert_eq!(cache(&[("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/old"), ("HF_HUB_CACHE", "/new")]), Path::new("/new"));
-        assert_eq!(cache(&[home, ("HF_HOME", ""), ("HF_HUB_CACHE", "")]), Path::new("/home/x/.cache/huggingface/hub"));
+        assert_eq!(
+            cache(&[home, ("XDG_CACHE_HOME", "/c")]),
+            Path::new("/c/huggingface/hub")
+        );
+        assert_eq!(
+            cache(&[home, ("HF_HOME", "~/hf"), ("XDG_CACHE_HOME", "/c")]),
+            Path::new("/home/x/hf/hub")
+        );
+        assert_eq!(
+            cache(&[
+                home,
+                ("HF_HOME", "$DISK/${WHERE}"),
+                ("DISK", "/d"),
+                ("WHERE", "e")
+            ]),
+            Path::new("/d/e/hub")
+        );
+        assert_eq!(
+            cache(&[("HF_HOME", "/$NONE/x$")]),
+            Path::new("/$NONE/x$/hub")
+        );
+        assert_eq!(
+            cache(&[("HF_HOME", "/h"), ("HUGGINGFACE_HUB_CACHE", "/old")]),
+            Path::new("/old")
+        );
+        assert_eq!(
+            cache(&[
+                ("HF_HOME", "/h"),
+                ("HUGGINGFACE_HUB_CACHE", "/old"),
+                ("HF_HUB_CACHE", "/new")
+            ]),
+            Path::new("/new")
+        );
+        assert_eq!(
+            cache(&[home, ("HF_HOME", ""), ("HF_HUB_CACHE", "")]),
+            Path::new("/home/x/.cache/huggingface/hub")
+        );
     }
 
     #[test]
     fn the_switch_is_read_as_python_reads_it() {
         let network = |pairs: &[(&str, &str)]| of(pairs).network;
         for word in ["1", "on", "ON", "Yes", "true"] {
-            assert_eq!(network(&[("HF_HUB_OFFLINE", word)]), Network::Off("HF_HUB_OFFLINE"), "{word}");
+            assert_eq!(
+                network(&[("HF_HUB_OFFLINE", word)]),
+                Network::Off("HF_HUB_OFFLINE"),
+                "{word}"
+            );
         }
         for word in ["", "0", "no", "off", "false", "2"] {
-            assert_eq!(network(&[("HF_HUB_OFFLINE", word)]), Network::Allowed, "{word}");
+            assert_eq!(
+                network(&[("HF_HUB_OFFLINE", word)]),
+                Network::Allowed,
+                "{word}"
+            );
         }
-        assert_eq!(network(&[("TRANSFORMERS_OFFLINE", "1")]), Network::Off("TRANSFORMERS_OFFLINE"));
-        assert_eq!(network(&[("TRANSFORMERS_OFFLINE", "1"), ("HF_HUB_OFFLINE", "")]), Network::Off("TRANSFORMERS_OFFLINE"));
-        assert_eq!(network(&[("TRANSFORMERS_OFFLINE", "1"), ("HF_HUB_OFFLINE", "0")]), Network::Allowed);
+        assert_eq!(
+            network(&[("TRANSFORMERS_OFFLINE", "1")]),
+            Network::Off("TRANSFORMERS_OFFLINE")
+        );
+        assert_eq!(
+            network(&[("TRANSFORMERS_OFFLINE", "1"), ("HF_HUB_OFFLINE", "")]),
+            Network::Off("TRANSFORMERS_OFFLINE")
+        );
+        assert_eq!(
+            network(&[("TRANSFORMERS_OFFLINE", "1"), ("HF_HUB_OFFLINE", "0")]),
+            Network::Allowed
+        );
     }
 
     #[test]
@@ -168,14 +254,38 @@ mod tests {
         std::fs::write(path("token"), " hf_of_home\n").expect("written");
         std::fs::write(path("other"), "hf_of_path\r\n").expect("written");
         let home = path("");
-        let token = |pairs: &[(&str, &str)]| of(pairs).token().expect("read").map(|token| token.reveal().to_owned());
+        let token = |pairs: &[(&str, &str)]| {
+            of(pairs)
+                .token()
+                .expect("read")
+                .map(|token| token.reveal().to_owned())
+        };
         assert_eq!(token(&[("HF_HOME", &home)]).as_deref(), Some("hf_of_home"));
-        assert_eq!(token(&[("HF_HOME", &home), ("HF_TOKEN_PATH", &path("other"))]).as_deref(), Some("hf_of_path"));
-        assert_eq!(token(&[("HF_HOME", &home), ("HUGGING_FACE_HUB_TOKEN", "hf_old")]).as_deref(), Some("hf_old"));
-        assert_eq!(token(&[("HUGGING_FACE_HUB_TOKEN", "hf_old"), ("HF_TOKEN", "hf_new\n")]).as_deref(), Some("hf_new"));
+        assert_eq!(
+            token(&[("HF_HOME", &home), ("HF_TOKEN_PATH", &path("other"))]).as_deref(),
+            Some("hf_of_path")
+        );
+        assert_eq!(
+            token(&[("HF_HOME", &home), ("HUGGING_FACE_HUB_TOKEN", "hf_old")]).as_deref(),
+            Some("hf_old")
+        );
+        assert_eq!(
+            token(&[
+                ("HUGGING_FACE_HUB_TOKEN", "hf_old"),
+                ("HF_TOKEN", "hf_new\n")
+            ])
+            .as_deref(),
+            Some("hf_new")
+        );
         assert_eq!(token(&[("HF_HOME", &path("none"))]), None);
-        assert!(of(&[("HF_TOKEN_PATH", &home)]).token().is_err(), "a folder is no token");
+        assert!(
+            of(&[("HF_TOKEN_PATH", &home)]).token().is_err(),
+            "a folder is no token"
+        );
         assert!(!format!("{:?}", of(&[("HF_TOKEN", "hf_new")])).contains("hf_new"));
-        assert_eq!(of(&[("HF_ENDPOINT", "http://mirror/")]).endpoint, "http://mirror");
+        assert_eq!(
+            of(&[("HF_ENDPOINT", "http://mirror/")]).endpoint,
+            "http://mirror"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! What can go wrong between here and the Hub, and what to do then. No text here has a token or the query of an address in it.
+//! What can go wrong between here and the Hub, and what to do then. No text here has a token or the
+//! query of an address in it.
 
 use std::path::PathBuf;
 
@@ -24,7 +25,12 @@ impl std::fmt::Display for Missing {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Everything => write!(f, "that revision was never fetched"),
-            Self::Files { commit, names } => write!(f, "of commit {commit} these files are missing: {}", names.join(", ")),
+            Self::Files { commit, names } => write!(
+                f,
+                "of commit {commit} these files are \
+            missing: {}",
+                names.join(", ")
+            ),
         }
     }
 }
@@ -92,7 +98,10 @@ pub enum HubError {
     #[error("there is no token of the Hub, which a push needs")]
     NoToken,
     /// A token must not go over plain http to another machine.
-    #[error("`{endpoint}` is plain http to another machine, over which no token is sent; a push needs one")]
+    #[error(
+        "`{endpoint}` is plain http to another machine, over which no token is sent; a push \
+    needs one"
+    )]
     PlainHttp {
         /// The Hub's address.
         endpoint: String,
@@ -130,7 +139,10 @@ pub enum HubError {
         access: Access,
     },
     /// There is no such repository.
-    #[error("`{repository}` (revision `{revision}`) is not on the hub `{endpoint}`, which answered {status}: no such repository")]
+    #[error(
+        "`{repository}` (revision `{revision}`) is not on the hub `{endpoint}`, which answered \
+    {status}: no such repository"
+    )]
     NoRepository {
         /// `owner/name`.
         repository: String,
@@ -228,7 +240,10 @@ pub enum HubError {
         found: Vec<String>,
     },
     /// A glob that no file matches.
-    #[error("no Parquet file of `{id}` matches `{glob}`, it has: {}", or_none(found))]
+    #[error(
+        "no Parquet file of `{id}` matches `{glob}`, it has: {}",
+        or_none(found)
+    )]
     NoFiles {
         /// Repository and revision.
         id: String,
@@ -248,7 +263,10 @@ pub enum HubError {
         found: String,
     },
     /// A file of another content than the listing says.
-    #[error("`{file}` has the {kind} {found}, the listing says {expected}; what was downloaded of it is removed")]
+    #[error(
+        "`{file}` has the {kind} {found}, the listing says {expected}; what was downloaded of \
+    it is removed"
+    )]
     Hash {
         /// The file.
         file: String,
@@ -260,7 +278,10 @@ pub enum HubError {
         found: String,
     },
     /// A repository that others can see, where none was to.
-    #[error("`{id}` is a repository that others can see, and `--private` was asked for; nothing was uploaded")]
+    #[error(
+        "`{id}` is a repository that others can see, and `--private` was asked for; nothing \
+    was uploaded"
+    )]
     Public {
         /// `owner/name`.
         id: String,
@@ -271,7 +292,9 @@ pub enum HubError {
 }
 
 fn switched_off(offline: Option<&str>) -> String {
-    offline.map_or_else(String::new, |variable| format!("; {variable} switches the network off"))
+    offline.map_or_else(String::new, |variable| {
+        format!("; {variable} switches the network off")
+    })
 }
 
 fn token_words(token: TokenUse) -> &'static str {
@@ -283,7 +306,11 @@ fn token_words(token: TokenUse) -> &'static str {
 }
 
 fn only(pickles: &[String]) -> String {
-    if pickles.is_empty() { String::new() } else { format!(", only {}", pickles.join(", ")) }
+    if pickles.is_empty() {
+        String::new()
+    } else {
+        format!(", only {}", pickles.join(", "))
+    }
 }
 
 fn no_config(id: &str, wanted: Option<&str>, configs: &[String]) -> String {
@@ -295,19 +322,28 @@ fn no_config(id: &str, wanted: Option<&str>, configs: &[String]) -> String {
 }
 
 fn in_config(config: Option<&str>) -> String {
-    config.map_or_else(String::new, |config| format!(" in configuration `{config}`"))
+    config.map_or_else(String::new, |config| {
+        format!(" in configuration `{config}`")
+    })
 }
 
 fn without_copy(revision: Option<&str>, found: &[String]) -> String {
     let found = or_none(found);
     match revision {
-        Some(revision) => format!(", it has: {found}; the Hub converts `main` only, not `{revision}`"),
+        Some(revision) => format!(
+            ", it has: {found}; the Hub converts `main` only, not \
+        `{revision}`"
+        ),
         None => format!(" and no branch `refs/convert/parquet`, it has: {found}"),
     }
 }
 
 fn or_none(names: &[String]) -> String {
-    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
 }
 
 impl HubError {
@@ -340,45 +376,101 @@ impl Explain for HubError {
     fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Id(_) => "write `owner/name` or `owner/name@revision`, as on its page".to_owned(),
-            Self::NotBuilt => "name the folder of a model that is here, or build with `--features hub`".to_owned(),
+            Self::NotBuilt => "name the folder of a model that is here, or build with `--features \
+            hub`"
+                .to_owned(),
             Self::Offline { variable, .. } => format!("unset {variable}"),
-            Self::NotCached { pull, offline: None, .. } => format!("fetch it with `rankine pull {pull}`"),
-            Self::NotCached { pull, offline: Some(variable), .. } => {
-                format!("fetch it with `rankine pull {pull}` where there is a network, without {variable}")
+            Self::NotCached {
+                pull,
+                offline: None,
+                ..
+            } => format!(
+                "fetch it with `rankine pull \
+            {pull}`"
+            ),
+            Self::NotCached {
+                pull,
+                offline: Some(variable),
+                ..
+            } => {
+                format!(
+                    "fetch it with `rankine pull {pull}` where there is a network, without \
+                {variable}"
+                )
             }
-            Self::Endpoint { .. } => "set it to an address such as `https://huggingface.co`, or unset it".to_owned(),
-            Self::NoToken => "make one with write access in the settings of your account, and set HF_TOKEN".to_owned(),
-            Self::PlainHttp { .. } | Self::Denied { token: TokenUse::Withheld, .. } => {
-                "set HF_ENDPOINT to an https address".to_owned()
+            Self::Endpoint { .. } => "set it to an address such as `https://huggingface.co`, or \
+            unset it"
+                .to_owned(),
+            Self::NoToken => "make one with write access in the settings of your account, and set \
+            HF_TOKEN"
+                .to_owned(),
+            Self::PlainHttp { .. }
+            | Self::Denied {
+                token: TokenUse::Withheld,
+                ..
+            } => "set HF_ENDPOINT to an https address".to_owned(),
+            Self::GaveUp { error, .. } => {
+                error.hint().unwrap_or_else(|| "try again later".to_owned())
             }
-            Self::GaveUp { error, .. } => error.hint().unwrap_or_else(|| "try again later".to_owned()),
-            Self::Connection { .. } => "check the network, HF_ENDPOINT and the proxy, then try again".to_owned(),
-            Self::Denied { access: Access::Write, .. } => "set HF_TOKEN to a token that may write there".to_owned(),
-            Self::Denied { id, endpoint, token, .. } => denied(id, endpoint, *token),
+            Self::Connection { .. } => "check the network, HF_ENDPOINT and the proxy, then try \
+            again"
+                .to_owned(),
+            Self::Denied {
+                access: Access::Write,
+                ..
+            } => "set HF_TOKEN to a token that may write \
+            there"
+                .to_owned(),
+            Self::Denied {
+                id,
+                endpoint,
+                token,
+                ..
+            } => denied(id, endpoint, *token),
             Self::NoRepository { .. } => {
-                "correct the id; of a private repository HF_TOKEN must have the token of somebody who may read it".to_owned()
+                "correct the id; of a private repository HF_TOKEN must have the token of somebody \
+                who may read it"
+                    .to_owned()
             }
-            Self::NoRevision { .. } => "name a branch, tag or commit of the repository after `@`".to_owned(),
+            Self::NoRevision { .. } => {
+                "name a branch, tag or commit of the repository after `@`".to_owned()
+            }
             Self::Refused { .. } | Self::Redirect { .. } => {
-                "nothing of it was kept; check HF_ENDPOINT, and that the repository is the one that you mean".to_owned()
+                "nothing of it was kept; check HF_ENDPOINT, and that the repository is the one \
+                that you mean"
+                    .to_owned()
             }
             Self::NoWeights { .. } => {
-                "choose a repository with safetensors; pickle files can run code and are refused".to_owned()
+                "choose a repository with safetensors; pickle files can run code and are refused"
+                    .to_owned()
             }
             Self::DatasetLayout { .. } => {
                 "name its Parquet files in the path: `hf://datasets/OWNER/NAME/GLOB`".to_owned()
             }
-            Self::DatasetConfig { usual: Some(usual), .. } => {
-                format!("name one with `config`; `config: {usual}` is the default of the repository")
+            Self::DatasetConfig {
+                usual: Some(usual), ..
+            } => {
+                format!(
+                    "name one with `config`; `config: {usual}` is the default of the \
+                repository"
+                )
             }
             Self::DatasetConfig { .. } => "name one with `config`".to_owned(),
             Self::DatasetSplit { .. } => "name one with `split`".to_owned(),
             Self::NoParquet { .. } => {
-                "download its files, make Parquet of them with `rankine convert FILES --out FILE.parquet`, and name that in `path`".to_owned()
+                "download its files, make Parquet of them with `rankine convert FILES --out \
+                FILE.parquet`, and name that in `path`"
+                    .to_owned()
             }
-            Self::NoFiles { .. } => "correct the glob; `*` stands for a part of a name, `**` for any folders".to_owned(),
-            Self::Size { .. } | Self::Hash { .. } => "try again; if it stays, the server or a proxy changes files".to_owned(),
-            Self::Public { .. } => "choose another id, or make the repository private in its settings".to_owned(),
+            Self::NoFiles { .. } => "correct the glob; `*` stands for a part of a name, `**` for \
+            any folders"
+                .to_owned(),
+            Self::Size { .. } | Self::Hash { .. } => "try again; if it stays, the server or a \
+            proxy changes files"
+                .to_owned(),
+            Self::Public { .. } => "choose another id, or make the repository private in its \
+            settings"
+                .to_owned(),
             Self::Status { .. } => return None,
             Self::File(error) => return error.hint(),
         };
@@ -390,8 +482,14 @@ fn denied(id: &str, endpoint: &str, token: TokenUse) -> String {
     let page = format!("{endpoint}/{}", id.split('@').next().unwrap_or(id));
     match token {
         TokenUse::Sent => {
-            format!("accept the license at {page} if it is gated, with the account of this token; otherwise correct the id")
+            format!(
+                "accept the license at {page} if it is gated, with the account of this token; \
+            otherwise correct the id"
+            )
         }
-        _ => format!("correct the id; if it is gated accept the license at {page}, then set HF_TOKEN to a token of that account"),
+        _ => format!(
+            "correct the id; if it is gated accept the license at {page}, then set \
+        HF_TOKEN to a token of that account"
+        ),
     }
 }

@@ -1,4 +1,5 @@
-//! What a repository is called on the Hub: `owner/name`, `owner/name@revision`, and for the oldest models `name` alone.
+//! What a repository is called on the Hub: `owner/name`, `owner/name@revision`, and for the oldest
+//! models `name` alone.
 
 use std::fmt;
 
@@ -17,7 +18,8 @@ pub enum RepoKind {
     Dataset,
 }
 
-/// A repository of the Hub and the revision that is wanted of it. Neither leads anywhere when it is joined to a path.
+/// A repository of the Hub and the revision that is wanted of it. Neither leads anywhere when it is
+/// joined to a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoId {
     kind: RepoKind,
@@ -42,7 +44,10 @@ impl RepoId {
     /// # Errors
     /// It is none; the reason.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        let failed = |reason| IdError { text: text.to_owned(), reason };
+        let failed = |reason| IdError {
+            text: text.to_owned(),
+            reason,
+        };
         let (repository, revision) = match text.split_once('@') {
             Some((repository, revision)) => (repository, Some(revision)),
             None => (text, None),
@@ -53,7 +58,11 @@ impl RepoId {
         }
         words.into_iter().try_for_each(check_word).map_err(failed)?;
         revision.map_or(Ok(()), check_revision).map_err(failed)?;
-        Ok(Self { kind: RepoKind::Model, repository: repository.to_owned(), revision: revision.map(str::to_owned) })
+        Ok(Self {
+            kind: RepoKind::Model,
+            repository: repository.to_owned(),
+            revision: revision.map(str::to_owned),
+        })
     }
 
     /// Reads the id of a data set, under the same rules.
@@ -61,7 +70,10 @@ impl RepoId {
     /// # Errors
     /// It is none; the reason.
     pub fn parse_dataset(text: &str) -> Result<Self, IdError> {
-        Ok(Self { kind: RepoKind::Dataset, ..Self::parse(text)? })
+        Ok(Self {
+            kind: RepoKind::Dataset,
+            ..Self::parse(text)?
+        })
     }
 
     /// What the repository holds.
@@ -102,15 +114,23 @@ impl RepoId {
     /// # Errors
     /// The revision is none.
     pub fn at(&self, revision: &str) -> Result<Self, IdError> {
-        check_revision(revision).map_err(|reason| IdError { text: revision.to_owned(), reason })?;
-        Ok(Self { revision: Some(revision.to_owned()), ..self.clone() })
+        check_revision(revision).map_err(|reason| IdError {
+            text: revision.to_owned(),
+            reason,
+        })?;
+        Ok(Self {
+            revision: Some(revision.to_owned()),
+            ..self.clone()
+        })
     }
 }
 
 impl fmt::Display for RepoId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.page())?;
-        self.revision.iter().try_for_each(|revision| write!(f, "@{revision}"))
+        self.revision
+            .iter()
+            .try_for_each(|revision| write!(f, "@{revision}"))
     }
 }
 
@@ -133,13 +153,19 @@ fn check_word(word: &str) -> Result<(), &'static str> {
 /// A branch or tag may have several parts, as in `refs/pr/1`.
 fn check_revision(revision: &str) -> Result<(), &'static str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
-    let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.ends_with('.') && part.chars().all(is_plain);
+    let is_part = |part: &str| {
+        !part.is_empty()
+            && !part.starts_with('.')
+            && !part.ends_with('.')
+            && part.chars().all(is_plain)
+    };
     match revision {
         "" => Err("its revision is empty"),
         _ if revision.len() > LONGEST_REVISION => Err("its revision is longer than 200 characters"),
-        _ if !revision.split('/').all(is_part) || revision.contains("..") => {
-            Err("its revision is no branch, tag or commit, expected letters, digits, `-`, `_`, `.`, `+` and `/`")
-        }
+        _ if !revision.split('/').all(is_part) || revision.contains("..") => Err(
+            "its revision is no branch, tag or commit, expected letters, digits, `-`, `_`, \
+            `.`, `+` and `/`",
+        ),
         _ => Ok(()),
     }
 }
@@ -168,7 +194,10 @@ impl fmt::Display for Commit {
 
 /// So many hexadecimal digits in lower case and nothing else.
 pub(super) fn is_hex(text: &str, digits: usize) -> bool {
-    text.len() == digits && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    text.len() == digits
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
 }
 
 #[cfg(test)]
@@ -180,14 +209,33 @@ mod tests {
         let id = RepoId::parse("Qwen/Qwen2.5-0.5B@refs/pr/1").expect("an id");
         assert_eq!(
             (id.repository(), id.revision(), id.owner_and_name()),
-            ("Qwen/Qwen2.5-0.5B", "refs/pr/1", Some(("Qwen", "Qwen2.5-0.5B")))
+            (
+                "Qwen/Qwen2.5-0.5B",
+                "refs/pr/1",
+                Some(("Qwen", "Qwen2.5-0.5B"))
+            )
         );
         assert_eq!(id.to_string(), "Qwen/Qwen2.5-0.5B@refs/pr/1");
         let id = RepoId::parse("gpt2").expect("an old id");
-        assert_eq!((id.revision(), id.owner_and_name(), id.pinned()), ("main", None, None));
+        assert_eq!(
+            (id.revision(), id.owner_and_name(), id.pinned()),
+            ("main", None, None)
+        );
         let commit = "0123456789abcdef0123456789abcdef01234567";
-        assert_eq!(id.at(commit).expect("a revision").pinned().expect("a commit").as_str(), commit);
-        assert_eq!(RepoId::parse(&format!("a/b@{}", commit.to_uppercase())).expect("a branch").pinned(), None);
+        assert_eq!(
+            id.at(commit)
+                .expect("a revision")
+                .pinned()
+                .expect("a commit")
+                .as_str(),
+            commit
+        );
+        assert_eq!(
+            RepoId::parse(&format!("a/b@{}", commit.to_uppercase()))
+                .expect("a branch")
+                .pinned(),
+            None
+        );
     }
 
     #[test]

@@ -6,7 +6,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::http::Uri;
 
 /// What stays as it is in a part of a path (RFC 3986, section 2.3).
-const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'~');
 
 /// An http or https address.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +25,8 @@ impl Location {
         let uri: Uri = text.parse().map_err(|_| "no address")?;
         let authority = uri.authority().ok_or("no address with a host")?;
         match uri.scheme_str() {
-            Some("http" | "https") if authority.as_str().contains('@') => Err("an address with a name or password in it"),
+            Some("http" | "https") if authority.as_str().contains('@') => Err("an address with a \
+            name or password in it"),
             Some("http" | "https") if authority.host().is_empty() => Err("no address with a host"),
             Some("http" | "https") => Ok(Self(uri)),
             _ => Err("no http or https address"),
@@ -37,14 +42,22 @@ impl Location {
     /// # Errors
     /// What is wrong with it.
     pub fn follow(&self, location: &str) -> Result<Self, &'static str> {
-        let (scheme, host) =
-            (self.0.scheme_str().unwrap_or_default(), self.0.authority().map_or("", |authority| authority.as_str()));
+        let (scheme, host) = (
+            self.0.scheme_str().unwrap_or_default(),
+            self.0
+                .authority()
+                .map_or("", |authority| authority.as_str()),
+        );
         let next = match location {
             _ if location.starts_with("//") => Self::parse(&format!("{scheme}:{location}")),
             _ if location.starts_with('/') => Self::parse(&format!("{scheme}://{host}{location}")),
             _ => Self::parse(location),
         }?;
-        if self.is_https() && !next.is_https() { Err("plain http") } else { Ok(next) }
+        if self.is_https() && !next.is_https() {
+            Err("plain http")
+        } else {
+            Ok(next)
+        }
     }
 
     /// Whether both belong to one server.
@@ -60,14 +73,24 @@ impl Location {
     /// Whether it never leaves this machine.
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
-        let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+        let address = host
+            .trim_start_matches('[')
+            .trim_end_matches(']')
+            .parse::<IpAddr>();
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
     /// Scheme, host and path: a query may be signed, and is nobody's business.
     pub fn shown(&self) -> String {
-        let authority = self.0.authority().map_or("", |authority| authority.as_str());
-        format!("{}://{authority}{}", self.0.scheme_str().unwrap_or_default(), self.0.path())
+        let authority = self
+            .0
+            .authority()
+            .map_or("", |authority| authority.as_str());
+        format!(
+            "{}://{authority}{}",
+            self.0.scheme_str().unwrap_or_default(),
+            self.0.path()
+        )
     }
 
     fn host(&self) -> String {
@@ -75,7 +98,9 @@ impl Location {
     }
 
     fn port(&self) -> u16 {
-        self.0.port_u16().unwrap_or(if self.is_https() { 443 } else { 80 })
+        self.0
+            .port_u16()
+            .unwrap_or(if self.is_https() { 443 } else { 80 })
     }
 }
 
@@ -101,12 +126,24 @@ mod tests {
     fn a_server_is_scheme_host_and_port() {
         let hub = location("https://Hub.example/a");
         assert!(hub.is_same_server(&location("https://hub.example:443/b?c")));
-        for other in
-            ["http://hub.example", "https://hub.example:8443", "https://hub.example.evil.example", "https://evil.example"]
-        {
+        for other in [
+            "http://hub.example",
+            "https://hub.example:8443",
+            "https://hub.example.evil.example",
+            "https://evil.example",
+        ] {
             assert!(!hub.is_same_server(&location(other)), "{other}");
         }
-        for text in ["", "x", "/a", "ftp://a", "file:///etc/passwd", "https://user:secret@a", "https://", "http://a b"] {
+        for text in [
+            "",
+            "x",
+            "/a",
+            "ftp://a",
+            "file:///etc/passwd",
+            "https://user:secret@a",
+            "https://",
+            "http://a b",
+        ] {
             assert!(Location::parse(text).is_err(), "{text}");
         }
     }
@@ -114,21 +151,49 @@ mod tests {
     #[test]
     fn a_redirect_leads_to_http_addresses_and_never_down() {
         let hub = location("https://hub.example/a/b");
-        assert_eq!(hub.follow("/c?d").expect("here").0, "https://hub.example/c?d");
-        assert_eq!(hub.follow("//cdn.example/c").expect("there").0, "https://cdn.example/c");
-        assert_eq!(hub.follow("https://cdn.example/c").expect("there").0, "https://cdn.example/c");
-        for wrong in ["http://hub.example/c", "file:///etc/passwd", "c", "", "javascript:x"] {
+        assert_eq!(
+            hub.follow("/c?d").expect("here").0,
+            "https://hub.example/c?d"
+        );
+        assert_eq!(
+            hub.follow("//cdn.example/c").expect("there").0,
+            "https://cdn.example/c"
+        );
+        assert_eq!(
+            hub.follow("https://cdn.example/c").expect("there").0,
+            "https://cdn.example/c"
+        );
+        for wrong in [
+            "http://hub.example/c",
+            "file:///etc/passwd",
+            "c",
+            "",
+            "javascript:x",
+        ] {
             assert!(hub.follow(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(hub.follow("/c?X-Signature=secret").expect("here").shown(), "https://hub.example/c");
+        assert_eq!(
+            hub.follow("/c?X-Signature=secret").expect("here").shown(),
+            "https://hub.example/c"
+        );
     }
 
     #[test]
     fn what_stays_on_this_machine_is_known() {
-        for here in ["http://localhost:1", "http://127.0.0.1", "http://127.9.9.9:80", "http://[::1]:5"] {
+        for here in [
+            "http://localhost:1",
+            "http://127.0.0.1",
+            "http://127.9.9.9:80",
+            "http://[::1]:5",
+        ] {
             assert!(location(here).is_loopback(), "{here}");
         }
-        for there in ["http://127.0.0.1.evil.example", "http://localhost.evil.example", "http://10.0.0.1", "http://[::2]"] {
+        for there in [
+            "http://127.0.0.1.evil.example",
+            "http://localhost.evil.example",
+            "http://10.0.0.1",
+            "http://[::2]",
+        ] {
             assert!(!location(there).is_loopback(), "{there}");
         }
         assert_eq!(escaped("refs/pr/1 ä"), "refs%2Fpr%2F1%20%C3%A4");

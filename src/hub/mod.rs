@@ -1,9 +1,10 @@
-//! Models and data sets on the Hub: an id to a folder in the cache that Python's `huggingface_hub` uses too, and an adapter to a
-//! repository.
+//! Models and data sets on the Hub: an id to a folder in the cache that Python's `huggingface_hub`
+//! uses too, and an adapter to a repository.
 //!
-//! The only module that knows the network. What a server says is material: names pass an allow-list, commits and hashes their form, and
-//! every byte its hash, before anything of it is found under a name. Looking into the cache needs no network; under `HF_HUB_OFFLINE` a
-//! [`Client`] cannot be made at all.
+//! The only module that knows the network. What a server says is material: names pass an
+//! allow-list, commits and hashes their form, and every byte its hash, before anything of it is
+//! found under a name. Looking into the cache needs no network; under `HF_HUB_OFFLINE` a [`Client`]
+//! cannot be made at all.
 
 mod cache;
 #[cfg(feature = "hub")]
@@ -96,11 +97,20 @@ impl PulledDataset {
     fn cached(snapshot: DatasetSnapshot) -> Result<Self, HubError> {
         let size = |name: &String| {
             let path = snapshot.folder.join(name);
-            let found = path.metadata().map_err(|cause| files::FileError::new("read", &path, cause))?;
+            let found = path
+                .metadata()
+                .map_err(|cause| files::FileError::new("read", &path, cause))?;
             Ok((name.clone(), found.len()))
         };
-        let files = snapshot.files().map(size).collect::<Result<_, HubError>>()?;
-        Ok(Self { snapshot, files, downloaded_bytes: 0 })
+        let files = snapshot
+            .files()
+            .map(size)
+            .collect::<Result<_, HubError>>()?;
+        Ok(Self {
+            snapshot,
+            files,
+            downloaded_bytes: 0,
+        })
     }
 }
 

@@ -1,5 +1,6 @@
-//! Which files of a model are fetched, and which names of files are refused. Names come from a server: one that could lead out of its folder is refused with the whole
-//! repository, and of the others only what Rankine reads, or what tells of the license, is taken.
+//! Which files of a model are fetched, and which names of files are refused. Names come from a
+//! server: one that could lead out of its folder is refused with the whole repository, and of the
+//! others only what Rankine reads, or what tells of the license, is taken.
 
 use std::path::Path;
 
@@ -50,7 +51,10 @@ pub(super) fn fate(name: &str) -> FileStatus {
     if let Some(reason) = leads_out(name) {
         return FileStatus::Hostile(reason);
     }
-    match (is_wanted(name), is_portable(name.strip_prefix(TEMPLATES).unwrap_or(name))) {
+    match (
+        is_wanted(name),
+        is_portable(name.strip_prefix(TEMPLATES).unwrap_or(name)),
+    ) {
         (false, _) => FileStatus::Skipped,
         (true, true) => FileStatus::Wanted,
         (true, false) => FileStatus::Hostile("is no name that every system has room for"),
@@ -85,9 +89,13 @@ pub(super) fn leads_out(name: &str) -> Option<&'static str> {
 /// Only files of the repository's own folder are, and its further chat templates.
 fn is_wanted(name: &str) -> bool {
     if let Some(template) = name.strip_prefix(TEMPLATES) {
-        return !template.contains('/') && Path::new(template).extension().is_some_and(|extension| extension == "jinja");
+        return !template.contains('/')
+            && Path::new(template)
+                .extension()
+                .is_some_and(|extension| extension == "jinja");
     }
-    !name.contains('/') && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_license(name))
+    !name.contains('/')
+        && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_license(name))
 }
 
 /// Whether a file tells of a repository, or of what one may do with it.
@@ -99,21 +107,33 @@ fn is_license(name: &str) -> bool {
     !name.contains('/') && LICENCES.iter().any(|license| name.starts_with(license))
 }
 
-/// Whether every system has room for the name of a data file: folders are called as people like, such as `lang=de`.
+/// Whether every system has room for the name of a data file: folders are called as people like,
+/// such as `lang=de`.
 pub(super) fn is_portable_path(name: &str) -> bool {
     let is_plain = |c: char| !c.is_control() && !"<>:\"|?*\\".contains(c);
-    name.split('/').all(|part| part.chars().all(is_plain) && !part.ends_with(['.', ' ']) && !is_device(part))
+    name.split('/')
+        .all(|part| part.chars().all(is_plain) && !part.ends_with(['.', ' ']) && !is_device(part))
 }
 
 fn is_portable(name: &str) -> bool {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+ ()".contains(c);
-    name.chars().all(is_plain) && !name.starts_with('.') && !name.ends_with(['.', ' ']) && !is_device(name)
+    name.chars().all(is_plain)
+        && !name.starts_with('.')
+        && !name.ends_with(['.', ' '])
+        && !is_device(name)
 }
 
 fn is_device(name: &str) -> bool {
-    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_lowercase();
+    let stem = name
+        .split('.')
+        .next()
+        .unwrap_or_default()
+        .trim_end()
+        .to_ascii_lowercase();
     let is_numbered = ["com", "lpt"].iter().any(|device| {
-        stem.strip_prefix(device).is_some_and(|number| number.len() == 1 && number.bytes().all(|digit| digit.is_ascii_digit()))
+        stem.strip_prefix(device).is_some_and(|number| {
+            number.len() == 1 && number.bytes().all(|digit| digit.is_ascii_digit())
+        })
     });
     is_numbered || DEVICES.contains(&&*stem)
 }
@@ -158,13 +178,31 @@ mod tests {
 
     #[test]
     fn folders_of_data_may_have_names_that_a_model_has_not() {
-        for name in ["data/train-00000-of-00001.parquet", "lang=de/x.parquet", "größe/a b,c.parquet", "_x/.y.parquet"] {
+        for name in [
+            "data/train-00000-of-00001.parquet",
+            "lang=de/x.parquet",
+            "größe/a \
+        b,c.parquet",
+            "_x/.y.parquet",
+        ] {
             assert!(is_portable_path(name), "{name}");
         }
-        for name in ["a:b.parquet", "a?.parquet", "con/x.parquet", "x/aux.parquet", "dir./x.parquet", "a\u{7}.parquet"] {
+        for name in [
+            "a:b.parquet",
+            "a?.parquet",
+            "con/x.parquet",
+            "x/aux.parquet",
+            "dir./x.parquet",
+            "a\u{7}.parquet",
+        ] {
             assert!(!is_portable_path(name), "{name}");
         }
-        assert!(is_card("README.md") && is_card("LICENSE.txt") && !is_card("sub/LICENSE") && !is_card("data.json"));
+        assert!(
+            is_card("README.md")
+                && is_card("LICENSE.txt")
+                && !is_card("sub/LICENSE")
+                && !is_card("data.json")
+        );
     }
 
     #[test]
@@ -200,7 +238,11 @@ mod tests {
             &long,
         ];
         for name in hostile {
-            assert!(matches!(fate(name), FileStatus::Hostile(_)), "{name:?}: {:?}", fate(name));
+            assert!(
+                matches!(fate(name), FileStatus::Hostile(_)),
+                "{name:?}: {:?}",
+                fate(name)
+            );
         }
     }
 }

@@ -1,7 +1,9 @@
-//! A build without the feature `hub`: bases of the cache are found, and everything else is refused in one sentence.
+//! A build without the feature `hub`: bases of the cache are found, and everything else is refused
+//! in one sentence.
 
 use super::{
-    Cache, DatasetRequest, DatasetSnapshot, Environment, HubError, Pulled, PulledDataset, Pushed, RepoId, Shipment, Snapshot,
+    Cache, DatasetRequest, DatasetSnapshot, Environment, HubError, Pulled, PulledDataset, Pushed,
+    RepoId, Shipment, Snapshot,
 };
 use crate::report::Reporter;
 
@@ -9,15 +11,25 @@ use crate::report::Reporter;
 ///
 /// # Errors
 /// It is not there.
-pub fn fetch(environment: &Environment, id: &RepoId, _report: Reporter) -> Result<Snapshot, HubError> {
-    Cache::at(&environment.cache).find(id).map_err(|_| HubError::NotBuilt)
+pub fn fetch(
+    environment: &Environment,
+    id: &RepoId,
+    _report: Reporter,
+) -> Result<Snapshot, HubError> {
+    Cache::at(&environment.cache)
+        .find(id)
+        .map_err(|_| HubError::NotBuilt)
 }
 
 /// Nothing.
 ///
 /// # Errors
 /// Always.
-pub fn pull(_environment: &Environment, _id: &RepoId, _report: Reporter) -> Result<Pulled, HubError> {
+pub fn pull(
+    _environment: &Environment,
+    _id: &RepoId,
+    _report: Reporter,
+) -> Result<Pulled, HubError> {
     Err(HubError::NotBuilt)
 }
 
@@ -25,7 +37,11 @@ pub fn pull(_environment: &Environment, _id: &RepoId, _report: Reporter) -> Resu
 ///
 /// # Errors
 /// Always.
-pub fn push(_environment: &Environment, _shipment: &Shipment, _report: Reporter) -> Result<Pushed, HubError> {
+pub fn push(
+    _environment: &Environment,
+    _shipment: &Shipment,
+    _report: Reporter,
+) -> Result<Pushed, HubError> {
     Err(HubError::NotBuilt)
 }
 
@@ -33,7 +49,11 @@ pub fn push(_environment: &Environment, _shipment: &Shipment, _report: Reporter)
 ///
 /// # Errors
 /// It is not there.
-pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, _report: Reporter) -> Result<DatasetSnapshot, HubError> {
+pub fn fetch_dataset(
+    environment: &Environment,
+    request: &DatasetRequest,
+    _report: Reporter,
+) -> Result<DatasetSnapshot, HubError> {
     environment.cached_dataset(request)
 }
 
@@ -41,7 +61,11 @@ pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, _repor
 ///
 /// # Errors
 /// They are not there.
-pub fn fetch_locked(environment: &Environment, locked: DatasetSnapshot, _report: Reporter) -> Result<DatasetSnapshot, HubError> {
+pub fn fetch_locked(
+    environment: &Environment,
+    locked: DatasetSnapshot,
+    _report: Reporter,
+) -> Result<DatasetSnapshot, HubError> {
     locked.in_cache(environment)
 }
 
@@ -49,6 +73,10 @@ pub fn fetch_locked(environment: &Environment, locked: DatasetSnapshot, _report:
 ///
 /// # Errors
 /// It is not there.
-pub fn pull_dataset(environment: &Environment, request: &DatasetRequest, _report: Reporter) -> Result<PulledDataset, HubError> {
+pub fn pull_dataset(
+    environment: &Environment,
+    request: &DatasetRequest,
+    _report: Reporter,
+) -> Result<PulledDataset, HubError> {
     PulledDataset::cached(environment.cached_dataset(request)?)
 }

@@ -21,14 +21,23 @@ pub(super) struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     pub fn new(report: Reporter<'a>, total_bytes: u64, done_bytes: u64) -> Self {
-        Self { report, total_bytes, done_bytes, moved_bytes: 0, started: Instant::now(), last: None }
+        Self {
+            report,
+            total_bytes,
+            done_bytes,
+            moved_bytes: 0,
+            started: Instant::now(),
+            last: None,
+        }
     }
 
     /// Bytes of this file have come.
     pub fn moved(&mut self, file: &str, bytes: u64) {
         self.done_bytes += bytes;
         self.moved_bytes += bytes;
-        if self.done_bytes < self.total_bytes && self.last.is_some_and(|last| last.elapsed() < EVERY) {
+        if self.done_bytes < self.total_bytes
+            && self.last.is_some_and(|last| last.elapsed() < EVERY)
+        {
             return;
         }
         self.last = Some(Instant::now());

@@ -1,5 +1,5 @@
-//! A repository to a snapshot in the cache: the listing, room on the disk, the files that are missing, links by name, and at last the
-//! branch's commit.
+//! A repository to a snapshot in the cache: the listing, room on the disk, the files that are
+//! missing, links by name, and at last the branch's commit.
 
 use std::path::Path;
 
@@ -18,12 +18,17 @@ use crate::fault::shell_word;
 use crate::files::{self, JSON_BYTES, check_space, create_folder, link_atomic};
 use crate::report::{Event, Reporter};
 
-/// A base for a run. A commit that is in the cache needs no network; of a branch or tag the Hub is asked which commit it is now, and
-/// if nobody answers, the commit that it was is good enough and told.
+/// A base for a run. A commit that is in the cache needs no network; of a branch or tag the Hub is
+/// asked which commit it is now, and if nobody answers, the commit that it was is good enough and
+/// told.
 ///
 /// # Errors
 /// It is not in the cache and cannot be fetched.
-pub fn fetch(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Snapshot, HubError> {
+pub fn fetch(
+    environment: &Environment,
+    id: &RepoId,
+    report: Reporter,
+) -> Result<Snapshot, HubError> {
     let cache = Cache::at(&environment.cache);
     let found = cache.find(id);
     match (found, environment.network) {
@@ -34,13 +39,18 @@ pub fn fetch(environment: &Environment, id: &RepoId, report: Reporter) -> Result
             let client = Client::new(environment, Patience::default(), "a pull")?;
             match client.listing(id, 1, report) {
                 Err(error) if error.is_network_away() => {
-                    report(Event::Note(format!("{error}; going on with commit {} of the cache", snapshot.commit)));
+                    report(Event::Note(format!(
+                        "{error}; going on with commit {} of the cache",
+                        snapshot.commit
+                    )));
                     Ok(snapshot)
                 }
                 listing => Ok(client.download(&cache, id, &listing?, report)?.snapshot),
             }
         }
-        (Err(missing), Network::Off(_)) => Err(environment.not_cached(id, shell_word(&id.to_string()), missing)),
+        (Err(missing), Network::Off(_)) => {
+            Err(environment.not_cached(id, shell_word(&id.to_string()), missing))
+        }
         (Err(_), Network::Allowed) => Ok(pull(environment, id, report)?.snapshot),
     }
 }
@@ -57,7 +67,12 @@ pub fn pull(environment: &Environment, id: &RepoId, report: Reporter) -> Result<
 ///
 /// # Errors
 /// As for [`pull`].
-pub fn pull_with(environment: &Environment, patience: Patience, id: &RepoId, report: Reporter) -> Result<Pulled, HubError> {
+pub fn pull_with(
+    environment: &Environment,
+    patience: Patience,
+    id: &RepoId,
+    report: Reporter,
+) -> Result<Pulled, HubError> {
     let cache = Cache::at(&environment.cache);
     if let Network::Off(_) = environment.network {
         let failed = |missing| environment.not_cached(id, shell_word(&id.to_string()), missing);
@@ -75,29 +90,62 @@ fn cached(snapshot: Snapshot) -> Result<Pulled, HubError> {
     for entry in snapshot.folder.read_dir().map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let bytes = path.metadata().map_err(failed)?.len();
-        files.push((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), bytes));
+        files.push((
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            bytes,
+        ));
     }
     files.sort();
-    Ok(Pulled { snapshot, files, downloaded_bytes: 0, skipped: 0 })
+    Ok(Pulled {
+        snapshot,
+        files,
+        downloaded_bytes: 0,
+        skipped: 0,
+    })
 }
 
 impl Client {
     fn listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<Listing, HubError> {
-        let path = format!("api/models/{}/revision/{}?blobs=true", id.repository(), escaped(id.revision()));
+        let path = format!(
+            "api/models/{}/revision/{}?blobs=true",
+            id.repository(),
+            escaped(id.revision())
+        );
         let address = self.address(&path)?;
-        let json = self.insist(attempts, report, || self.get_small(id, address.clone(), JSON_BYTES))?;
+        let json = self.insist(attempts, report, || {
+            self.get_small(id, address.clone(), JSON_BYTES)
+        })?;
         Listing::read(id, &json)
     }
 
-    fn download(&self, cache: &Cache, id: &RepoId, listing: &Listing, report: Reporter) -> Result<Pulled, HubError> {
+    fn download(
+        &self,
+        cache: &Cache,
+        id: &RepoId,
+        listing: &Listing,
+        report: Reporter,
+    ) -> Result<Pulled, HubError> {
         let downloaded_bytes = self.files(cache, id, &listing.commit, &listing.files, report)?;
         cache.remember(id, &listing.commit)?;
-        let files = listing.files.iter().map(|file| (file.name.clone(), file.bytes)).collect();
+        let files = listing
+            .files
+            .iter()
+            .map(|file| (file.name.clone(), file.bytes))
+            .collect();
         let snapshot = cache.snapshot(id, listing.commit.clone());
-        Ok(Pulled { snapshot, files, downloaded_bytes, skipped: listing.skipped })
+        Ok(Pulled {
+            snapshot,
+            files,
+            downloaded_bytes,
+            skipped: listing.skipped,
+        })
     }
 
-    /// Fetches what is missing of these files of a commit, and links them into its snapshot. Returns the bytes that came.
+    /// Fetches what is missing of these files of a commit, and links them into its snapshot.
+    /// Returns the bytes that came.
     pub(super) fn files(
         &self,
         cache: &Cache,
@@ -111,12 +159,28 @@ impl Client {
             .iter()
             .map(|file| {
                 let hash = file.digest.text();
-                WantedFile { id, commit, file, blob: cache.blob(id, hash), lock: cache.lock(id, hash) }
+                WantedFile {
+                    id,
+                    commit,
+                    file,
+                    blob: cache.blob(id, hash),
+                    lock: cache.lock(id, hash),
+                }
             })
             .collect();
-        let total = files.iter().fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
-        let have = |wanted: &WantedFile| if wanted.is_there() { wanted.file.bytes } else { wanted.begun_bytes() };
-        let done = wanted.iter().fold(0_u64, |sum, wanted| sum.saturating_add(have(wanted)));
+        let total = files
+            .iter()
+            .fold(0_u64, |sum, file| sum.saturating_add(file.bytes));
+        let have = |wanted: &WantedFile| {
+            if wanted.is_there() {
+                wanted.file.bytes
+            } else {
+                wanted.begun_bytes()
+            }
+        };
+        let done = wanted
+            .iter()
+            .fold(0_u64, |sum, wanted| sum.saturating_add(have(wanted)));
         create_folder(&folder)?;
         check_space(&folder, total.saturating_sub(done))?;
         let mut progress = Progress::new(report, total, done);
@@ -130,10 +194,13 @@ impl Client {
     }
 }
 
-/// Puts a name of the snapshot onto its content: `../../blobs/HASH`, from a folder in it `../../../blobs/HASH`.
+/// Puts a name of the snapshot onto its content: `../../blobs/HASH`, from a folder in it
+/// `../../../blobs/HASH`.
 fn link(blob: &Path, snapshot: &Path, name: &str) -> Result<(), HubError> {
     let up = "../".repeat(name.matches('/').count());
-    let target = Path::new(&up).join("../../blobs").join(blob.file_name().unwrap_or_default());
+    let target = Path::new(&up)
+        .join("../../blobs")
+        .join(blob.file_name().unwrap_or_default());
     let name = &snapshot.join(name);
     name.parent().map_or(Ok(()), create_folder)?;
     if name.read_link().is_ok_and(|found| found == target) {

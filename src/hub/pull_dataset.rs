@@ -1,4 +1,5 @@
-//! A data set to a snapshot in the cache: the listing, the card and the licenses, then the Parquet files that are asked for.
+//! A data set to a snapshot in the cache: the listing, the card and the licenses, then the Parquet
+//! files that are asked for.
 
 use std::collections::BTreeMap;
 
@@ -19,23 +20,34 @@ use crate::report::{Event, Reporter};
 const README: &str = "README.md";
 const DOING: &str = "a pull";
 
-/// A data set for a run. A commit that is in the cache needs no network; of a branch or tag the Hub is asked which commit it is now, and
-/// if nobody answers, the commit that it was is good enough and told.
+/// A data set for a run. A commit that is in the cache needs no network; of a branch or tag the Hub
+/// is asked which commit it is now, and if nobody answers, the commit that it was is good enough
+/// and told.
 ///
 /// # Errors
-/// It is not in the cache and cannot be fetched, or the request does not go with what the repository holds.
-pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, report: Reporter) -> Result<DatasetSnapshot, HubError> {
+/// It is not in the cache and cannot be fetched, or the request does not go with what the
+/// repository holds.
+pub fn fetch_dataset(
+    environment: &Environment,
+    request: &DatasetRequest,
+    report: Reporter,
+) -> Result<DatasetSnapshot, HubError> {
     let found = environment.cached_dataset(request);
     match (found, environment.network) {
         (found, Network::Off(_)) => found,
         (Ok(snapshot), _) if request.path.id.pinned().is_some() => Ok(snapshot),
-        (Ok(snapshot), _) => match pull_with(environment, Patience::default(), request, 1, report) {
-            Err(error) if error.is_network_away() => {
-                report(Event::Note(format!("{error}; going on with commit {} of the cache", snapshot.pinned().revision())));
-                Ok(snapshot)
+        (Ok(snapshot), _) => {
+            match pull_with(environment, Patience::default(), request, 1, report) {
+                Err(error) if error.is_network_away() => {
+                    report(Event::Note(format!(
+                        "{error}; going on with commit {} of the cache",
+                        snapshot.pinned().revision()
+                    )));
+                    Ok(snapshot)
+                }
+                pulled => Ok(pulled?.snapshot),
             }
-            pulled => Ok(pulled?.snapshot),
-        },
+        }
         (Err(_), Network::Allowed) => Ok(pull_dataset(environment, request, report)?.snapshot),
     }
 }
@@ -43,8 +55,13 @@ pub fn fetch_dataset(environment: &Environment, request: &DatasetRequest, report
 /// Fetches what is missing of a data set.
 ///
 /// # Errors
-/// It is not there, not allowed, refused, damaged on its way, has no Parquet, or there is no room for it.
-pub fn pull_dataset(environment: &Environment, request: &DatasetRequest, report: Reporter) -> Result<PulledDataset, HubError> {
+/// It is not there, not allowed, refused, damaged on its way, has no Parquet, or there is no room
+/// for it.
+pub fn pull_dataset(
+    environment: &Environment,
+    request: &DatasetRequest,
+    report: Reporter,
+) -> Result<PulledDataset, HubError> {
     if let Network::Off(_) = environment.network {
         return PulledDataset::cached(environment.cached_dataset(request)?);
     }
@@ -56,15 +73,29 @@ pub fn pull_dataset(environment: &Environment, request: &DatasetRequest, report:
 ///
 /// # Errors
 /// As for [`pull_dataset`].
-pub fn fetch_locked(environment: &Environment, locked: DatasetSnapshot, report: Reporter) -> Result<DatasetSnapshot, HubError> {
+pub fn fetch_locked(
+    environment: &Environment,
+    locked: DatasetSnapshot,
+    report: Reporter,
+) -> Result<DatasetSnapshot, HubError> {
     if locked.missing().is_empty() || matches!(environment.network, Network::Off(_)) {
         return locked.in_cache(environment);
     }
     let patience = Patience::default();
-    let (client, cache, id) = (Client::new(environment, patience, DOING)?, Cache::at(&environment.cache), locked.pinned());
+    let (client, cache, id) = (
+        Client::new(environment, patience, DOING)?,
+        Cache::at(&environment.cache),
+        locked.pinned(),
+    );
     let listing = client.dataset_listing(&id, patience.attempts, report)?;
     client.files(&cache, &id, &listing.commit, &listing.cards(), report)?;
-    client.files(&cache, &id, &listing.commit, &listing.files(locked.files()), report)?;
+    client.files(
+        &cache,
+        &id,
+        &listing.commit,
+        &listing.files(locked.files()),
+        report,
+    )?;
     locked.in_cache(environment)
 }
 
@@ -75,7 +106,10 @@ fn pull_with(
     attempts: u32,
     report: Reporter,
 ) -> Result<PulledDataset, HubError> {
-    let (client, cache) = (Client::new(environment, patience, DOING)?, Cache::at(&environment.cache));
+    let (client, cache) = (
+        Client::new(environment, patience, DOING)?,
+        Cache::at(&environment.cache),
+    );
     let mut listings: BTreeMap<String, (RepoId, DatasetListing)> = BTreeMap::new();
     let mut moved_bytes = 0;
     let snapshot = select(request, &mut |id| {
@@ -85,9 +119,16 @@ fn pull_with(
         moved_bytes += client.files(&cache, id, &listing.commit, &listing.cards(), report)?;
         cache.remember_names(id, &listing.commit, &listing.names)?;
         let has_readme = listing.names.iter().any(|name| name == README);
-        let readme = has_readme.then(|| read_text_up_to(&folder.join(README), JSON_BYTES)).transpose()?;
-        let contents =
-            Contents { commit: listing.commit.clone(), names: listing.names.clone(), readme, folder, is_unlisted: false };
+        let readme = has_readme
+            .then(|| read_text_up_to(&folder.join(README), JSON_BYTES))
+            .transpose()?;
+        let contents = Contents {
+            commit: listing.commit.clone(),
+            names: listing.names.clone(),
+            readme,
+            folder,
+            is_unlisted: false,
+        };
         listings.insert(listing.commit.to_string(), (id.clone(), listing));
         Ok(contents)
     })?;
@@ -97,15 +138,33 @@ fn pull_with(
     for (id, listing) in listings.values() {
         cache.remember(id, &listing.commit)?;
     }
-    let files = files.into_iter().map(|file| (file.name, file.bytes)).collect();
-    Ok(PulledDataset { snapshot, files, downloaded_bytes: moved_bytes })
+    let files = files
+        .into_iter()
+        .map(|file| (file.name, file.bytes))
+        .collect();
+    Ok(PulledDataset {
+        snapshot,
+        files,
+        downloaded_bytes: moved_bytes,
+    })
 }
 
 impl Client {
-    fn dataset_listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<DatasetListing, HubError> {
-        let path = format!("api/datasets/{}/revision/{}?blobs=true", id.repository(), escaped(id.revision()));
+    fn dataset_listing(
+        &self,
+        id: &RepoId,
+        attempts: u32,
+        report: Reporter,
+    ) -> Result<DatasetListing, HubError> {
+        let path = format!(
+            "api/datasets/{}/revision/{}?blobs=true",
+            id.repository(),
+            escaped(id.revision())
+        );
         let address = self.address(&path)?;
-        let json = self.insist(attempts, report, || self.get_small(id, address.clone(), JSON_BYTES))?;
+        let json = self.insist(attempts, report, || {
+            self.get_small(id, address.clone(), JSON_BYTES)
+        })?;
         DatasetListing::read(id, &json)
     }
 }

@@ -53,7 +53,10 @@ pub(super) enum Next {
 
 impl Failed {
     pub fn new(error: HubError, next: Next) -> Self {
-        Self { error: Box::new(error), next }
+        Self {
+            error: Box::new(error),
+            next,
+        }
     }
 
     pub fn again(error: HubError) -> Self {
@@ -85,17 +88,33 @@ impl Client {
                 Ok(done) => return Ok(done),
                 Err(failed) => failed,
             };
-            tried = if failed.next == Next::GoOn { 1 } else { tried + 1 };
+            tried = if failed.next == Next::GoOn {
+                1
+            } else {
+                tried + 1
+            };
             if failed.next == Next::GiveUp || attempts == 1 {
                 return Err(*failed.error);
             }
             if tried >= attempts {
-                return Err(HubError::GaveUp { error: failed.error, attempts, kept: String::new() });
+                return Err(HubError::GaveUp {
+                    error: failed.error,
+                    attempts,
+                    kept: String::new(),
+                });
             }
             let grown = self.patience.first_wait * 2_u32.saturating_pow(tried - 1);
-            let asked = if let Next::Again { wait } = failed.next { wait } else { None };
+            let asked = if let Next::Again { wait } = failed.next {
+                wait
+            } else {
+                None
+            };
             let wait = asked.unwrap_or(grown).min(self.patience.longest_wait);
-            report(Event::Note(format!("{}; trying again in {} s", failed.error, wait.as_secs_f32().ceil())));
+            report(Event::Note(format!(
+                "{}; trying again in {} s",
+                failed.error,
+                wait.as_secs_f32().ceil()
+            )));
             std::thread::sleep(wait);
         }
     }

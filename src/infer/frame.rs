@@ -40,20 +40,30 @@ impl Frame {
         }
     }
 
-    /// Both sides, where a model that was trained on rows of these formats has not learned to answer in this frame. Where nothing is known
-    /// of its training there is nothing to say.
+    /// Both sides, where a model that was trained on rows of these formats has not learned to
+    /// answer in this frame. Where nothing is known of its training there is nothing to say.
     pub fn mismatch(self, trained: &[Format]) -> Option<String> {
-        let first = trained.first().filter(|_| trained.iter().all(|format| Self::of(*format) != self))?;
+        let first = trained
+            .first()
+            .filter(|_| trained.iter().all(|format| Self::of(*format) != self))?;
         let option = Self::of(*first).option();
         let (formats, asked) = (listed(trained), self.words());
-        Some(format!("trained on {formats}, asked {asked}; ask as it was trained with `rankine generate {option} TEXT`"))
+        Some(format!(
+            "trained on {formats}, asked {asked}; ask as it was trained with `rankine \
+        generate {option} TEXT`"
+        ))
     }
 }
 
 /// Formats as the recipe has them, each once.
 pub fn listed(formats: &[Format]) -> String {
-    let words = Format::WORDS.iter().filter(|(_, format)| formats.contains(format));
-    words.map(|(word, _)| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+    let words = Format::WORDS
+        .iter()
+        .filter(|(_, format)| formats.contains(format));
+    words
+        .map(|(word, _)| format!("`{word}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -64,11 +74,27 @@ mod tests {
     fn a_frame_that_was_not_trained_is_told_with_the_one_that_was() {
         use Format::{Chat, Completion, Instruction, Text};
         let chat = |trained: &[Format]| Frame::Chat.mismatch(trained);
-        let expected = "trained on `instruction`, asked in a chat template; ask as it was trained with `rankine generate --instruction TEXT`";
+        let expected = "trained on `instruction`, asked in a chat template; ask as it was trained \
+        with `rankine generate --instruction TEXT`";
         assert_eq!(chat(&[Instruction, Instruction]).as_deref(), Some(expected));
-        assert!(chat(&[Completion, Text]).is_some_and(|said| said.starts_with("trained on `text`, `completion`, asked in")));
-        assert_eq!([chat(&[]), chat(&[Chat]), chat(&[Instruction, Chat])], [None, None, None]);
-        assert!(Frame::Instruction.mismatch(&[Chat]).is_some_and(|said| said.contains("asked in Alpaca's frame")));
+        assert!(
+            chat(&[Completion, Text]).is_some_and(|said| said.starts_with(
+                "trained on `text`, \
+        `completion`, asked in"
+            ))
+        );
+        assert_eq!(
+            [chat(&[]), chat(&[Chat]), chat(&[Instruction, Chat])],
+            [None, None, None]
+        );
+        assert!(
+            Frame::Instruction
+                .mismatch(&[Chat])
+                .is_some_and(|said| said.contains(
+                    "asked in \
+        Alpaca's frame"
+                ))
+        );
         assert_eq!(Frame::Text.mismatch(&[Completion]), None);
     }
 }

@@ -38,11 +38,12 @@ pub struct Generated {
     pub stop: Stop,
 }
 
-/// Goes on from a prompt. `cache` is of the same decoder: what the prompt begins with and the cache holds is not read again. `each` takes
-/// every token as it comes, and may break off.
+/// Goes on from a prompt. `cache` is of the same decoder: what the prompt begins with and the cache
+/// holds is not read again. `each` takes every token as it comes, and may break off.
 ///
 /// # Errors
-/// The prompt is empty, too long, or has tokens that the model does not know; or its logits are not finite.
+/// The prompt is empty, too long, or has tokens that the model does not know; or its logits are not
+/// finite.
 pub fn generate(
     decoder: &Decoder,
     cache: &mut Cache,
@@ -52,7 +53,10 @@ pub fn generate(
 ) -> Result<Generated, InferError> {
     check(&decoder.spec, prompt)?;
     let decoder = &decoder.settled();
-    let room = decoder.spec.longest().map_or(usize::MAX, |longest| longest - prompt.len());
+    let room = decoder
+        .spec
+        .longest()
+        .map_or(usize::MAX, |longest| longest - prompt.len());
     // The last token is read even if it was read before: its logits were not kept.
     let read = cache.rewind(&prompt[..prompt.len() - 1]);
     let (mut text, mut tokens) = (prompt.to_vec(), Vec::new());
@@ -95,7 +99,10 @@ pub(super) fn check(spec: &DecoderSpec, prompt: &[u32]) -> Result<(), InferError
 
 fn finite<'a>(logits: &'a [f32], text: &[u32]) -> Result<&'a [f32], InferError> {
     match logits.iter().find(|logit| !logit.is_finite()) {
-        Some(found) => Err(InferError::NotFinite { tokens: text.len(), found: *found }),
+        Some(found) => Err(InferError::NotFinite {
+            tokens: text.len(),
+            found: *found,
+        }),
         None => Ok(logits),
     }
 }

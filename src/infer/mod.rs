@@ -1,20 +1,20 @@
 //! A model that speaks: prompts to tokens, tokens one after the other, and their text as it comes.
 
-mod sampling;
 mod frame;
 mod generate;
 mod prompt;
 mod sample_prompt;
+mod sampling;
 mod stop_tokens;
 mod stream;
 
 use std::path::PathBuf;
 
-pub use sampling::Sampling;
 pub use frame::{Frame, listed as listed_formats};
 pub use generate::{GenerateConfig, Generated, Stop, generate};
 pub use prompt::{Prompt, read_messages};
 pub use sample_prompt::{Answerer, SamplePrompt};
+pub use sampling::Sampling;
 pub use stop_tokens::stops;
 pub use stream::TextStream;
 
@@ -35,7 +35,8 @@ pub enum InferError {
     #[error(transparent)]
     Tokenizer(#[from] tokenize::TokenizeError),
     /// A file of messages holds something else.
-    #[error("`{path}` holds {found}, expected a list of messages or an object with `messages` and, if there are any, `tools`", path = path.display())]
+    #[error("`{path}` holds {found}, expected a list of messages or an object with `messages` and, \
+    if there are any, `tools`", path = path.display())]
     NotMessages {
         /// The file.
         path: PathBuf,
@@ -77,7 +78,10 @@ pub enum InferError {
         vocabulary: usize,
     },
     /// No room for an answer.
-    #[error("the prompt has {tokens} tokens, expected fewer than {context}, for which the base was made")]
+    #[error(
+        "the prompt has {tokens} tokens, expected fewer than {context}, for which the base was \
+    made"
+    )]
     TooLong {
         /// Tokens of the prompt.
         tokens: usize,
@@ -112,15 +116,35 @@ impl Explain for InferError {
             Self::NotMessages { .. } | Self::Message { .. } => {
                 Some(r#"such as `[{"role": "user", "content": "What is a tort?"}]`"#.into())
             }
-            Self::Answered { .. } => Some("take the last message away, or add one of the user".into()),
-            Self::NoTemplate => Some("give one with `--chat-template FILE`, or ask with `--instruction` or `--prompt`".into()),
-            Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the prompt".into()),
-            Self::Empty => Some("give a text with at least one character".into()),
-            Self::UnknownToken { .. } => {
-                Some("use the tokenizer that came with the base, or a base whose embedding was resized for it".into())
+            Self::Answered { .. } => {
+                Some("take the last message away, or add one of the user".into())
             }
-            Self::TooLong { .. } => Some("shorten the prompt, or use a base with a longer context".into()),
-            Self::NotFinite { .. } => Some("the base or the adapter is damaged, or its training diverged".into()),
+            Self::NoTemplate => Some(
+                "give one with `--chat-template FILE`, or ask with \
+            `--instruction` or `--prompt`"
+                    .into(),
+            ),
+            Self::DoubledBos { .. } => Some(
+                "the tokenizer adds one: take the other out of the \
+            prompt"
+                    .into(),
+            ),
+            Self::Empty => Some("give a text with at least one character".into()),
+            Self::UnknownToken { .. } => Some(
+                "use the tokenizer that came with the base, or a base whose embedding was \
+                resized for it"
+                    .into(),
+            ),
+            Self::TooLong { .. } => Some(
+                "shorten the prompt, or use a base with a longer \
+            context"
+                    .into(),
+            ),
+            Self::NotFinite { .. } => Some(
+                "the base or the adapter is damaged, or its training \
+            diverged"
+                    .into(),
+            ),
         }
     }
 }

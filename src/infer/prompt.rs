@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{InferError, Frame};
+use super::{Frame, InferError};
 use crate::data::template::{ChatTemplate, Conversation};
 use crate::data::tokenize::Tokenizer;
 use crate::data::{alpaca, conversation};
@@ -24,10 +24,14 @@ impl Prompt {
     /// What a user says, and nothing before it.
     pub fn said(text: &str) -> Self {
         let messages = vec![json!({"role": "user", "content": text})];
-        Self::Chat(Conversation { messages, ..Conversation::default() })
+        Self::Chat(Conversation {
+            messages,
+            ..Conversation::default()
+        })
     }
 
-    /// An instruction in Alpaca's frame, as rows of `instruction` are trained; an empty input is none, as in a row.
+    /// An instruction in Alpaca's frame, as rows of `instruction` are trained; an empty input is
+    /// none, as in a row.
     pub fn instruction(instruction: &str, input: Option<&str>) -> Self {
         Self::Text(alpaca(instruction, input.filter(|input| !input.is_empty())))
     }
@@ -41,11 +45,17 @@ impl Prompt {
         }
     }
 
-    /// Its tokens: a text with the special tokens that its tokenizer puts before it, a conversation as the template renders it.
+    /// Its tokens: a text with the special tokens that its tokenizer puts before it, a conversation
+    /// as the template renders it.
     ///
     /// # Errors
-    /// There is no template, or it does not render the conversation; or the text would begin with two bos tokens.
-    pub fn tokens(&self, tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Result<Vec<u32>, InferError> {
+    /// There is no template, or it does not render the conversation; or the text would begin with
+    /// two bos tokens.
+    pub fn tokens(
+        &self,
+        tokenizer: &Tokenizer,
+        template: Option<&ChatTemplate>,
+    ) -> Result<Vec<u32>, InferError> {
         let tokens = match self {
             Self::Text(text) => plain(tokenizer, text)?,
             Self::Chat(conversation) => {
@@ -57,7 +67,9 @@ impl Prompt {
             }
         };
         match (tokens.as_slice(), tokenizer.bos_id()) {
-            ([first, second, ..], Some(bos)) if [*first, *second] == [bos, bos] => Err(InferError::DoubledBos { bos }),
+            ([first, second, ..], Some(bos)) if [*first, *second] == [bos, bos] => {
+                Err(InferError::DoubledBos { bos })
+            }
             _ => Ok(tokens),
         }
     }
@@ -74,15 +86,19 @@ fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, InferError> {
     Ok(ids)
 }
 
-/// Reads a conversation from a JSON file: a list of messages, or an object with `messages` and perhaps `tools` and
-/// `chat_template_kwargs`, variables of the template.
+/// Reads a conversation from a JSON file: a list of messages, or an object with `messages` and
+/// perhaps `tools` and `chat_template_kwargs`, variables of the template.
 ///
 /// # Errors
 /// The file cannot be read, holds something else, or ends with what the assistant says.
 pub fn read_messages(path: &Path) -> Result<Conversation, InferError> {
     let text = read_text_up_to(path, JSON_BYTES)?;
-    let refused = |found: &str| InferError::NotMessages { path: path.to_owned(), found: found.to_owned() };
-    let value = serde_json::from_str(&text).map_err(|error| refused(&format!("no JSON ({error})")))?;
+    let refused = |found: &str| InferError::NotMessages {
+        path: path.to_owned(),
+        found: found.to_owned(),
+    };
+    let value =
+        serde_json::from_str(&text).map_err(|error| refused(&format!("no JSON ({error})")))?;
     let mut variables = Map::new();
     let (messages, tools) = match value {
         Value::Array(messages) => (messages, None),
@@ -93,7 +109,10 @@ pub fn read_messages(path: &Path) -> Result<Conversation, InferError> {
                 Value::Object(said) => variables = said,
                 _ => return Err(refused("`chat_template_kwargs` that are no object")),
             }
-            if let Some(name) = variables.keys().find(|name| NOT_VARIABLES.contains(&name.as_str())) {
+            if let Some(name) = variables
+                .keys()
+                .find(|name| NOT_VARIABLES.contains(&name.as_str()))
+            {
                 return Err(refused(&format!("`{name}` among `chat_template_kwargs`")));
             }
             if let Some(key) = object.keys().next() {
@@ -108,12 +127,19 @@ pub fn read_messages(path: &Path) -> Result<Conversation, InferError> {
         }
         other => return Err(refused(&format!("`{other}`"))),
     };
-    let conversation =
-        conversation(messages, tools).map_err(|cause| InferError::Message { path: path.to_owned(), cause: Box::new(cause) })?;
-    let conversation = Conversation { variables, ..conversation };
+    let conversation = conversation(messages, tools).map_err(|cause| InferError::Message {
+        path: path.to_owned(),
+        cause: Box::new(cause),
+    })?;
+    let conversation = Conversation {
+        variables,
+        ..conversation
+    };
     match conversation.messages.last() {
         None => Err(refused("no message")),
-        Some(last) if last["role"] == "assistant" => Err(InferError::Answered { path: path.to_owned() }),
+        Some(last) if last["role"] == "assistant" => Err(InferError::Answered {
+            path: path.to_owned(),
+        }),
         Some(_) => Ok(conversation),
     }
 }

@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 
 use super::generate::check;
-use super::{GenerateConfig, InferError, Frame, Prompt, Sampling, Stop, TextStream, generate, stops};
+use super::{
+    Frame, GenerateConfig, InferError, Prompt, Sampling, Stop, TextStream, generate, stops,
+};
 use crate::data::Encoder;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
@@ -18,11 +20,13 @@ pub struct SamplePrompt {
     /// As it was written.
     pub text: String,
     tokens: Vec<u32>,
-    /// What is around it. In a conversation the answer is a text of its own; elsewhere it follows on the prompt.
+    /// What is around it. In a conversation the answer is a text of its own; elsewhere it follows
+    /// on the prompt.
     pub frame: Frame,
 }
 
-/// The rule of every answer: the likeliest token always, up to the end of a turn, of a document or of 64 tokens.
+/// The rule of every answer: the likeliest token always, up to the end of a turn, of a document or
+/// of 64 tokens.
 #[derive(Debug)]
 pub struct Answerer<'a> {
     encoder: &'a Encoder,
@@ -33,7 +37,8 @@ impl SamplePrompt {
     /// A prompt in the frame in which the run's rows are trained.
     ///
     /// # Errors
-    /// The template or the tokenizer does not take it, or it has no token, too many for the base, or some that the base does not know.
+    /// The template or the tokenizer does not take it, or it has no token, too many for the base,
+    /// or some that the base does not know.
     pub fn new(
         text: &str,
         frame: Frame,
@@ -43,7 +48,11 @@ impl SamplePrompt {
     ) -> Result<Self, InferError> {
         let tokens = Prompt::framed(text, frame).tokens(tokenizer, template)?;
         check(spec, &tokens)?;
-        Ok(Self { text: text.to_owned(), tokens, frame })
+        Ok(Self {
+            text: text.to_owned(),
+            tokens,
+            frame,
+        })
     }
 }
 
@@ -51,21 +60,52 @@ impl<'a> Answerer<'a> {
     /// Answers with the tokenizer and the template with which a run trains.
     pub fn new(encoder: &'a Encoder) -> Self {
         let stops = stops(&encoder.tokenizer, encoder.template.as_ref());
-        Self { encoder, config: GenerateConfig { max_tokens: ANSWER_TOKENS, sampling: Sampling::GREEDY, stops } }
+        Self {
+            encoder,
+            config: GenerateConfig {
+                max_tokens: ANSWER_TOKENS,
+                sampling: Sampling::GREEDY,
+                stops,
+            },
+        }
     }
 
     /// The answer's text; `None` if `is_stopped` became true.
     ///
     /// # Errors
     /// A logit is not finite, or the tokenizer's decoder fails.
-    pub fn answer(&self, decoder: &Decoder, question: &SamplePrompt, is_stopped: impl Fn() -> bool) -> Result<Option<String>, InferError> {
-        let mut each = |_| if is_stopped() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) };
-        let generated = generate(decoder, &mut Cache::new(decoder), &question.tokens, &self.config, &mut each)?;
+    pub fn answer(
+        &self,
+        decoder: &Decoder,
+        question: &SamplePrompt,
+        is_stopped: impl Fn() -> bool,
+    ) -> Result<Option<String>, InferError> {
+        let mut each = |_| {
+            if is_stopped() {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        };
+        let generated = generate(
+            decoder,
+            &mut Cache::new(decoder),
+            &question.tokens,
+            &self.config,
+            &mut each,
+        )?;
         if generated.stop == Stop::Interrupted {
             return Ok(None);
         }
-        let before = if question.frame == Frame::Chat { &[] } else { question.tokens.as_slice() };
-        let (mut stream, mut text) = (TextStream::after(&self.encoder.tokenizer, before), String::new());
+        let before = if question.frame == Frame::Chat {
+            &[]
+        } else {
+            question.tokens.as_slice()
+        };
+        let (mut stream, mut text) = (
+            TextStream::after(&self.encoder.tokenizer, before),
+            String::new(),
+        );
         for token in generated.tokens {
             text += &stream.push(token)?;
         }

@@ -1,4 +1,5 @@
-//! The next token from its logits, by the rules of transformers' `generate`, in its order: repetition penalty, temperature, top k, top p.
+//! The next token from its logits, by the rules of transformers' `generate`, in its order:
+//! repetition penalty, temperature, top k, top p.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -12,10 +13,11 @@ pub struct Sampling {
     pub temperature: f64,
     /// Only so many of the likeliest tokens are drawn from; 0: all.
     pub top_k: usize,
-    /// Only the likeliest tokens that together have this probability are drawn from; 1: all, Holtzman et al. 2019, arXiv:1904.09751.
+    /// Only the likeliest tokens that together have this probability are drawn from; 1: all,
+    /// Holtzman et al. 2019, arXiv:1904.09751.
     pub top_p: f64,
-    /// Logits of tokens that are there already are divided by it, negative ones multiplied, Keskar et al. 2019, arXiv:1909.05858; 1:
-    /// not at all.
+    /// Logits of tokens that are there already are divided by it, negative ones multiplied, Keskar
+    /// et al. 2019, arXiv:1909.05858; 1: not at all.
     pub repetition_penalty: f64,
     /// Seed of the draws.
     pub seed: u64,
@@ -23,21 +25,41 @@ pub struct Sampling {
 
 impl Sampling {
     /// The likeliest token always.
-    pub const GREEDY: Self = Self { temperature: 0.0, top_k: 0, top_p: 1.0, repetition_penalty: 1.0, seed: 0 };
+    pub const GREEDY: Self = Self {
+        temperature: 0.0,
+        top_k: 0,
+        top_p: 1.0,
+        repetition_penalty: 1.0,
+        seed: 0,
+    };
 
-    /// The token that follows on `text`, given the logits of all tokens. The draw depends on the seed and on the length of the text
-    /// alone. Of equally likely tokens the one with the lower id comes first.
+    /// The token that follows on `text`, given the logits of all tokens. The draw depends on the
+    /// seed and on the length of the text alone. Of equally likely tokens the one with the lower id
+    /// comes first.
     pub fn choose(&self, logits: &[f32], text: &[u32]) -> u32 {
-        let mut candidates: Vec<(u32, f64)> = (0..).zip(logits.iter().map(|logit| f64::from(*logit))).collect();
+        let mut candidates: Vec<(u32, f64)> = (0..)
+            .zip(logits.iter().map(|logit| f64::from(*logit)))
+            .collect();
         self.penalise(&mut candidates, text);
-        let likelier = |left: &(u32, f64), right: &(u32, f64)| right.1.total_cmp(&left.1).then(left.0.cmp(&right.0));
+        let likelier = |left: &(u32, f64), right: &(u32, f64)| {
+            right.1.total_cmp(&left.1).then(left.0.cmp(&right.0))
+        };
         if self.temperature == 0.0 {
-            return candidates.into_iter().min_by(likelier).map_or(0, |(id, _)| id);
+            return candidates
+                .into_iter()
+                .min_by(likelier)
+                .map_or(0, |(id, _)| id);
         }
-        let kept = if self.top_k == 0 { candidates.len() } else { self.top_k };
+        let kept = if self.top_k == 0 {
+            candidates.len()
+        } else {
+            self.top_k
+        };
         keep_likeliest(&mut candidates, kept, likelier);
         let likeliest = candidates[0].1;
-        let weights = candidates.iter().map(|(id, logit)| (*id, ((logit - likeliest) / self.temperature).exp()));
+        let weights = candidates
+            .iter()
+            .map(|(id, logit)| (*id, ((logit - likeliest) / self.temperature).exp()));
         let weights: Vec<(u32, f64)> = weights.collect();
         let key = mix(mix(self.seed) ^ text.len() as u64);
         draw(&weights[..nucleus(&weights, self.top_p)], unit(key))
@@ -46,13 +68,21 @@ impl Sampling {
     fn penalise(&self, candidates: &mut [(u32, f64)], text: &[u32]) {
         let seen: BTreeSet<u32> = text.iter().copied().collect();
         for (_, logit) in candidates.iter_mut().filter(|(id, _)| seen.contains(id)) {
-            *logit = if *logit < 0.0 { *logit * self.repetition_penalty } else { *logit / self.repetition_penalty };
+            *logit = if *logit < 0.0 {
+                *logit * self.repetition_penalty
+            } else {
+                *logit / self.repetition_penalty
+            };
         }
     }
 }
 
 /// The likeliest first, and no more than `kept` of them.
-fn keep_likeliest(candidates: &mut Vec<(u32, f64)>, kept: usize, likelier: impl Fn(&(u32, f64), &(u32, f64)) -> Ordering) {
+fn keep_likeliest(
+    candidates: &mut Vec<(u32, f64)>,
+    kept: usize,
+    likelier: impl Fn(&(u32, f64), &(u32, f64)) -> Ordering,
+) {
     if kept < candidates.len() {
         candidates.select_nth_unstable_by(kept, &likelier);
         candidates.truncate(kept);
@@ -93,7 +123,10 @@ mod tests {
     use super::*;
 
     const LOGITS: [f32; 4] = [1.0, 3.0, -1.0, 3.0];
-    const PLAIN: Sampling = Sampling { temperature: 1.0, ..Sampling::GREEDY };
+    const PLAIN: Sampling = Sampling {
+        temperature: 1.0,
+        ..Sampling::GREEDY
+    };
 
     /// How often each token is drawn, over many seeds.
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
@@ -106,7 +139,13 @@ mod tests {
 
     fn is_near(found: &[f64], expected: &[f64]) {
         assert_eq!(found.len(), expected.len());
-        assert!(found.iter().zip(expected).all(|(found, expected)| (found - expected).abs() < 0.015), "{found:?} {expected:?}");
+        assert!(
+            found
+                .iter()
+                .zip(expected)
+                .all(|(found, expected)| (found - expected).abs() < 0.015),
+            "{found:?} {expected:?}"
+        );
     }
 
     #[test]
@@ -116,10 +155,17 @@ mod tests {
 
     #[test]
     fn tokens_that_are_there_become_less_likely_once() {
-        let sampling = Sampling { repetition_penalty: 2.0, ..Sampling::GREEDY };
+        let sampling = Sampling {
+            repetition_penalty: 2.0,
+            ..Sampling::GREEDY
+        };
         assert_eq!(sampling.choose(&LOGITS, &[1, 1]), 3);
         assert_eq!(sampling.choose(&[-1.0, -1.5], &[0]), 1);
-        assert_eq!(sampling.choose(&[-1.0, -2.5], &[0, 0]), 0, "twice would be -4");
+        assert_eq!(
+            sampling.choose(&[-1.0, -2.5], &[0, 0]),
+            0,
+            "twice would be -4"
+        );
     }
 
     #[test]
@@ -127,11 +173,51 @@ mod tests {
         let logits = [0.1_f32, 0.2, 0.3, 0.4].map(f32::ln);
         is_near(&shares(PLAIN, &logits), &[0.1, 0.2, 0.3, 0.4]);
         let squares = [0.01, 0.04, 0.09, 0.16].map(|square| square / 0.3);
-        is_near(&shares(Sampling { temperature: 0.5, ..PLAIN }, &logits), &squares);
-        is_near(&shares(Sampling { top_k: 2, ..PLAIN }, &logits), &[0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0]);
-        is_near(&shares(Sampling { top_p: 0.75, ..PLAIN }, &logits), &[0.0, 2.0 / 9.0, 3.0 / 9.0, 4.0 / 9.0]);
-        is_near(&shares(Sampling { top_p: 1e-9, ..PLAIN }, &logits), &[0.0, 0.0, 0.0, 1.0]);
-        is_near(&shares(Sampling { temperature: 0.5, top_p: 0.5, ..PLAIN }, &logits), &[0.0, 0.0, 0.0, 1.0]);
+        is_near(
+            &shares(
+                Sampling {
+                    temperature: 0.5,
+                    ..PLAIN
+                },
+                &logits,
+            ),
+            &squares,
+        );
+        is_near(
+            &shares(Sampling { top_k: 2, ..PLAIN }, &logits),
+            &[0.0, 0.0, 3.0 / 7.0, 4.0 / 7.0],
+        );
+        is_near(
+            &shares(
+                Sampling {
+                    top_p: 0.75,
+                    ..PLAIN
+                },
+                &logits,
+            ),
+            &[0.0, 2.0 / 9.0, 3.0 / 9.0, 4.0 / 9.0],
+        );
+        is_near(
+            &shares(
+                Sampling {
+                    top_p: 1e-9,
+                    ..PLAIN
+                },
+                &logits,
+            ),
+            &[0.0, 0.0, 0.0, 1.0],
+        );
+        is_near(
+            &shares(
+                Sampling {
+                    temperature: 0.5,
+                    top_p: 0.5,
+                    ..PLAIN
+                },
+                &logits,
+            ),
+            &[0.0, 0.0, 0.0, 1.0],
+        );
     }
 
     #[test]

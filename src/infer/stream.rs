@@ -2,13 +2,14 @@
 
 use crate::data::tokenize::{TokenizeError, Tokenizer};
 
-/// Tokens that are held back at most for one character, which has four bytes: a model that says no characters at all is not waited for.
+/// Tokens that are held back at most for one character, which has four bytes: a model that says no
+/// characters at all is not waited for.
 const HELD_TOKENS: usize = 16;
 
 /// The text of tokens that come one by one. Special tokens have none.
 ///
-/// Text of a new token is what the decoder writes for it behind the tokens before: pieces of tokens that make one character come when
-/// the last of them is there.
+/// Text of a new token is what the decoder writes for it behind the tokens before: pieces of tokens
+/// that make one character come when the last of them is there.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
@@ -18,10 +19,14 @@ pub struct TextStream<'a> {
 }
 
 impl<'a> TextStream<'a> {
-    /// A text that follows on that of these tokens, which may be none: a decoder that writes a space before a word leaves it out where a
-    /// text begins.
+    /// A text that follows on that of these tokens, which may be none: a decoder that writes a
+    /// space before a word leaves it out where a text begins.
     pub fn after(tokenizer: &'a Tokenizer, context: &[u32]) -> Self {
-        Self { tokenizer, tokens: context.to_vec(), out: context.len() }
+        Self {
+            tokenizer,
+            tokens: context.to_vec(),
+            out: context.len(),
+        }
     }
 
     /// Takes a token; returns the text that is whole now.
@@ -55,7 +60,10 @@ impl<'a> TextStream<'a> {
         let before = self.tokenizer.decode(&self.tokens[..self.out], true)?;
         let text = self.tokenizer.decode(&self.tokens, true)?;
         // A decoder that cleans up may change what was out; that stays as it is.
-        let alike = before.char_indices().zip(text.chars()).find(|((_, left), right)| left != right);
+        let alike = before
+            .char_indices()
+            .zip(text.chars())
+            .find(|((_, left), right)| left != right);
         let out = alike.map_or(before.len().min(text.len()), |((place, _), _)| place);
         Ok(text[out..].to_owned())
     }

@@ -1,4 +1,5 @@
-//! Numbers by name to a [`Decoder`]. Linear weights turn from [out, in], as files have them, to [in, out].
+//! Numbers by name to a [`Decoder`]. Linear weights turn from [out, in], as files have them, to
+//! [in, out].
 
 use std::ops::Range;
 
@@ -11,7 +12,8 @@ use super::layout::{CORRECTION, LinearKind, LinearSpec, Names, Slice};
 use super::mixer::{Grouped, Latent, Mixer, Query};
 use super::mlp::Mlp;
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
+    DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
+    Modules, NormKind,
 };
 use super::{ModelError, Storage};
 use crate::device;
@@ -25,7 +27,8 @@ use crate::quant::{QuantFormat, Quantized};
 use crate::report::{Event, Reporter};
 use crate::terms::ModelDtype;
 
-/// What a piece of a packed head may take on a GPU as numbers: no more than a projection of a large model.
+/// What a piece of a packed head may take on a GPU as numbers: no more than a projection of a large
+/// model.
 pub const PIECE_BYTES: u64 = 128 << 20;
 
 /// What the numbers of a matrix are; f32 where nothing is said.
@@ -42,15 +45,37 @@ pub(super) trait WeightSource {
     /// Those of a vector.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError>;
     /// Those of some rows of a matrix in the order of a checkpoint, f32, bf16 or f16.
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError>;
-    /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16 or f16.
-    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError>;
+    fn rows(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        columns: usize,
+        dtype: DType,
+    ) -> Result<TensorData, ModelError>;
+    /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16
+    /// or f16.
+    fn transposed(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError>;
     /// One matrix [in, out] of a stack, f32, bf16 or f16.
-    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError>;
+    fn slice(
+        &self,
+        slice: &Slice,
+        shape: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError>;
     /// Whether a matrix stays as numbers where others are packed.
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool;
     /// A matrix [rows, columns], packed.
-    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError>;
+    fn packed(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        form: QuantFormat,
+    ) -> Result<Quantized, ModelError>;
 }
 
 /// Makes the decoder. Its matrices are kept as this says, but that the CPU keeps f16 as f32.
@@ -62,29 +87,73 @@ pub(super) fn assemble(
     report: Reporter,
 ) -> Result<Decoder, ModelError> {
     let (is_cpu, dtype) = (device::is_cpu(device), numbers_of(storage.dtype));
-    let kept = if is_cpu && dtype == DType::F16 { DType::F32 } else { dtype };
+    let kept = if is_cpu && dtype == DType::F16 {
+        DType::F32
+    } else {
+        dtype
+    };
     let computed = if is_cpu { DType::F32 } else { dtype };
-    let assembly = Assembly { source, spec: &spec, form: storage.form, dtype, kept, device };
+    let assembly = Assembly {
+        source,
+        spec: &spec,
+        form: storage.form,
+        dtype,
+        kept,
+        device,
+    };
     let (mut ropes, mut spans) = (Vec::new(), Vec::new());
     let mut blocks = Vec::with_capacity(spec.layers.len());
     for (index, layer) in spec.layers.iter().enumerate() {
         let rope = layer.mixer.rope().map(|rope| position(&mut ropes, rope));
         let span = position(&mut spans, &layer.mixer.span());
-        blocks.push(assembly.block(layer, BlockPlace { layer: index, rope, span })?);
+        blocks.push(assembly.block(
+            layer,
+            BlockPlace {
+                layer: index,
+                rope,
+                span,
+            },
+        )?);
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
-        report(Event::Progress { what: "loading the base model".to_owned(), done, total });
+        report(Event::Progress {
+            what: "loading the base model".to_owned(),
+            done,
+            total,
+        });
     }
     let host = Device::flex();
-    let home = if storage.offloads_embedding && !spec.tied_head { &host } else { device };
+    let home = if storage.offloads_embedding && !spec.tied_head {
+        &host
+    } else {
+        device
+    };
     let embedding = assembly.table(&spec.names.embedding(), home)?;
     let table = match storage.form.filter(|_| storage.packs_head) {
         _ if spec.tied_head => embedding.clone(),
         Some(form) => assembly.packed_table(Names::HEAD, form)?,
         None => assembly.table(Names::HEAD, device)?,
     };
-    let (norm, scale, softcap) = (assembly.norm(&spec.names.final_norm(), spec.width)?, spec.logit_scale, spec.final_softcap);
-    let head = Head { norm, table, scale, softcap };
-    Ok(Decoder { padding: spec.padding, computed, embedding, blocks, head, ropes, spans, spec })
+    let (norm, scale, softcap) = (
+        assembly.norm(&spec.names.final_norm(), spec.width)?,
+        spec.logit_scale,
+        spec.final_softcap,
+    );
+    let head = Head {
+        norm,
+        table,
+        scale,
+        softcap,
+    };
+    Ok(Decoder {
+        padding: spec.padding,
+        computed,
+        embedding,
+        blocks,
+        head,
+        ropes,
+        spans,
+        spec,
+    })
 }
 
 struct Assembly<'a> {
@@ -101,7 +170,10 @@ struct Assembly<'a> {
 
 impl Assembly<'_> {
     fn vector(&self, name: &str, length: usize) -> Result<Tensor<1>, ModelError> {
-        Ok(Tensor::from_data(TensorData::new(self.source.vector(name, length)?, [length]), self.device))
+        Ok(Tensor::from_data(
+            TensorData::new(self.source.vector(name, length)?, [length]),
+            self.device,
+        ))
     }
 
     /// A matrix [vocabulary, width], in as few pieces as the device takes.
@@ -111,15 +183,28 @@ impl Assembly<'_> {
             Ok(Base::Dense(Tensor::from_data(rows, (device, self.kept))))
         };
         let most = device::largest_tensor_bytes(device).unwrap_or(u64::MAX);
-        Ok(EmbeddingTable::of(self.pieces(most).map(piece).collect::<Result<_, _>>()?))
+        Ok(EmbeddingTable::of(
+            self.pieces(most).map(piece).collect::<Result<_, _>>()?,
+        ))
     }
 
-    /// The same packed. On a GPU a piece becomes numbers at a time, which take no more than [`PIECE_BYTES`].
+    /// The same packed. On a GPU a piece becomes numbers at a time, which take no more than
+    /// [`PIECE_BYTES`].
     fn packed_table(&self, name: &str, form: QuantFormat) -> Result<EmbeddingTable, ModelError> {
-        let whole = self.source.packed(name, [self.spec.vocabulary, self.spec.width], form)?;
+        let whole = self
+            .source
+            .packed(name, [self.spec.vocabulary, self.spec.width], form)?;
         let whole = Packed::new(whole, self.device);
-        let most = if device::is_cpu(self.device) { u64::MAX } else { PIECE_BYTES };
-        Ok(EmbeddingTable::of(self.pieces(most).map(|rows| Base::Packed(whole.rows(rows))).collect()))
+        let most = if device::is_cpu(self.device) {
+            u64::MAX
+        } else {
+            PIECE_BYTES
+        };
+        Ok(EmbeddingTable::of(
+            self.pieces(most)
+                .map(|rows| Base::Packed(whole.rows(rows)))
+                .collect(),
+        ))
     }
 
     /// The rows of a table in pieces of so many bytes at most, but for the last of as many rows.
@@ -128,69 +213,136 @@ impl Assembly<'_> {
         let most = most_bytes / (width * self.kept.size()) as u64;
         let pieces = (vocabulary as u64).div_ceil(most.max(1)) as usize;
         let rows = vocabulary.div_ceil(pieces);
-        (0..vocabulary).step_by(rows).map(move |first| first..vocabulary.min(first + rows))
+        (0..vocabulary)
+            .step_by(rows)
+            .map(move |first| first..vocabulary.min(first + rows))
     }
 
     /// A norm of the stream.
     fn norm(&self, module: &str, width: usize) -> Result<Norm, ModelError> {
         let bias = self.spec.norm == NormKind::Layer;
-        let bias = bias.then(|| self.vector(&format!("{module}.bias"), width)).transpose()?;
-        Ok(Norm { bias, ..self.inner_norm(module, width, self.spec.norm_epsilon)? })
+        let bias = bias
+            .then(|| self.vector(&format!("{module}.bias"), width))
+            .transpose()?;
+        Ok(Norm {
+            bias,
+            ..self.inner_norm(module, width, self.spec.norm_epsilon)?
+        })
     }
 
     /// A norm by the mean square.
     fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, ModelError> {
         let weight = self.vector(&format!("{module}.weight"), width)?;
-        Ok(Norm { weight, bias: None, epsilon, offset: self.spec.norm_offset, trains: false })
+        Ok(Norm {
+            weight,
+            bias: None,
+            epsilon,
+            offset: self.spec.norm_offset,
+            trains: false,
+        })
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, ModelError> {
-        let LinearSpec { name, inputs, outputs, bias, kind, .. } = linear;
+        let LinearSpec {
+            name,
+            inputs,
+            outputs,
+            bias,
+            kind,
+            ..
+        } = linear;
         let (key, shape) = (linear.weight(), [*outputs, *inputs]);
-        let dense = |data: TensorData| Base::Dense(Tensor::from_data(data, (self.device, self.kept)));
-        let packed = |weight: Quantized| Base::Packed(Packed::new(weight, self.device).transposed());
+        let dense =
+            |data: TensorData| Base::Dense(Tensor::from_data(data, (self.device, self.kept)));
+        let packed =
+            |weight: Quantized| Base::Packed(Packed::new(weight, self.device).transposed());
         // Stacks are no modules, so bitsandbytes has nothing of them to pack: they are packed here.
-        let form = self.form.filter(|_| !linear.is_whole() || !self.source.stays_dense(&key, shape));
+        let form = self
+            .form
+            .filter(|_| !linear.is_whole() || !self.source.stays_dense(&key, shape));
         let weight = match (kind, form) {
-            (LinearKind::Stacked(slice), None) => dense(self.source.slice(slice, [*inputs, *outputs], self.dtype)?),
-            (LinearKind::Stacked(slice), Some(form)) => packed(self.packed_slice(slice, shape, form)?),
+            (LinearKind::Stacked(slice), None) => {
+                dense(self.source.slice(slice, [*inputs, *outputs], self.dtype)?)
+            }
+            (LinearKind::Stacked(slice), Some(form)) => {
+                packed(self.packed_slice(slice, shape, form)?)
+            }
             (_, Some(form)) => packed(self.source.packed(&key, shape, form)?),
             (_, None) => dense(self.source.transposed(&key, shape, self.dtype)?),
         };
         // Those of a stack are one tensor.
         let has_own = *bias && linear.is_whole();
-        let bias = has_own.then(|| self.vector(&format!("{name}.bias"), *outputs)).transpose()?;
-        Ok(Projection { name: name.clone(), weight, bias, trains: false, lora: None })
+        let bias = has_own
+            .then(|| self.vector(&format!("{name}.bias"), *outputs))
+            .transpose()?;
+        Ok(Projection {
+            name: name.clone(),
+            weight,
+            bias,
+            trains: false,
+            lora: None,
+        })
     }
 
     /// One matrix of a stack as [out, in], packed.
-    fn packed_slice(&self, slice: &Slice, [outputs, inputs]: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
-        let numbers: Vec<f32> = self.source.slice(slice, [inputs, outputs], DType::F32)?.iter().collect();
+    fn packed_slice(
+        &self,
+        slice: &Slice,
+        [outputs, inputs]: [usize; 2],
+        form: QuantFormat,
+    ) -> Result<Quantized, ModelError> {
+        let numbers: Vec<f32> = self
+            .source
+            .slice(slice, [inputs, outputs], DType::F32)?
+            .iter()
+            .collect();
         let turned: Vec<f32> = (0..outputs)
             .flat_map(|row| (0..inputs).map(move |column| (row, column)))
             .map(|(row, column)| numbers[column * outputs + row])
             .collect();
-        form.pack([outputs, inputs], &turned).map_err(|cause| ModelError::Packing { name: slice.tensor.clone(), cause })
+        form.pack([outputs, inputs], &turned)
+            .map_err(|cause| ModelError::Packing {
+                name: slice.tensor.clone(),
+                cause,
+            })
     }
 
     fn block(&self, layer: &LayerSpec, place: BlockPlace) -> Result<Block, ModelError> {
         let (names, index) = (&self.spec.names, place.layer);
         let [before_attention, after_attention, before_mlp, after_mlp] =
-            layer.norms.names().map(|name| name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width)).transpose());
+            layer.norms.names().map(|name| {
+                name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width))
+                    .transpose()
+            });
         let linears = self.spec.layer_projections(index);
-        let projections = linears.iter().map(|linear| self.projection(linear)).collect::<Result<Vec<_>, _>>()?;
+        let projections = linears
+            .iter()
+            .map(|linear| self.projection(linear))
+            .collect::<Result<Vec<_>, _>>()?;
         let mut projections = projections.into_iter();
         let mixer = match &layer.mixer {
-            MixerSpec::Grouped(spec) => Mixer::Grouped(self.grouped(index, spec, &mut projections)?),
-            MixerSpec::Latent(spec) => Mixer::Latent(Box::new(self.latent(index, spec, &mut projections)?)),
+            MixerSpec::Grouped(spec) => {
+                Mixer::Grouped(self.grouped(index, spec, &mut projections)?)
+            }
+            MixerSpec::Latent(spec) => {
+                Mixer::Latent(Box::new(self.latent(index, spec, &mut projections)?))
+            }
         };
         let mlp = match &layer.mlp {
             MlpSpec::Gated(spec) => {
                 let down = next_back(&mut projections);
-                Mlp::Gated { spec: spec.clone(), gate_up: projections.collect(), down }
+                Mlp::Gated {
+                    spec: spec.clone(),
+                    gate_up: projections.collect(),
+                    down,
+                }
             }
-            MlpSpec::Plain(_) => Mlp::Plain(Box::new([next(&mut projections), next(&mut projections)])),
-            MlpSpec::Experts(spec) => Mlp::Experts(Box::new(self.experts(index, spec, &mut projections)?)),
+            MlpSpec::Plain(_) => {
+                Mlp::Plain(Box::new([next(&mut projections), next(&mut projections)]))
+            }
+            MlpSpec::Experts(spec) => {
+                Mlp::Experts(Box::new(self.experts(index, spec, &mut projections)?))
+            }
         };
         Ok(Block {
             spec: layer.clone(),
@@ -202,43 +354,98 @@ impl Assembly<'_> {
         })
     }
 
-    fn grouped(&self, index: usize, spec: &GroupedSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Grouped, ModelError> {
+    fn grouped(
+        &self,
+        index: usize,
+        spec: &GroupedSpec,
+        from: &mut impl Iterator<Item = Projection>,
+    ) -> Result<Grouped, ModelError> {
         let [query, key] = self.spec.names.query_key_norms(index);
         let epsilon = self.spec.norm_epsilon;
         let of_heads = |[of_query, of_key]: [usize; 2]| {
-            Ok::<_, ModelError>([self.inner_norm(&query, of_query, epsilon)?, self.inner_norm(&key, of_key, epsilon)?])
+            Ok::<_, ModelError>([
+                self.inner_norm(&query, of_query, epsilon)?,
+                self.inner_norm(&key, of_key, epsilon)?,
+            ])
         };
-        let sinks = spec.sinks.then(|| self.source.vector(&self.spec.names.sinks(index), spec.heads)).transpose()?;
+        let sinks = spec
+            .sinks
+            .then(|| {
+                self.source
+                    .vector(&self.spec.names.sinks(index), spec.heads)
+            })
+            .transpose()?;
         Ok(Grouped {
             norms: spec.norm_widths().map(of_heads).transpose()?,
             sinks: sinks.map(Into::into),
-            qkv: from.by_ref().take(if spec.qkv == Modules::Separate { 3 } else { 1 }).collect(),
+            qkv: from
+                .by_ref()
+                .take(if spec.qkv == Modules::Separate { 3 } else { 1 })
+                .collect(),
             output: next(from),
             spec: spec.clone(),
         })
     }
 
-    fn latent(&self, index: usize, spec: &LatentSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Latent, ModelError> {
+    fn latent(
+        &self,
+        index: usize,
+        spec: &LatentSpec,
+        from: &mut impl Iterator<Item = Projection>,
+    ) -> Result<Latent, ModelError> {
         let [of_query, of_key] = self.spec.names.latent_norms(index);
         let query = match spec.query_rank {
             None => Query::Straight(next(from)),
             Some(rank) => {
                 let norm = self.inner_norm(&of_query, rank, spec.norm_epsilon)?;
-                Query::Narrow { a: next(from), norm, b: next(from) }
+                Query::Narrow {
+                    a: next(from),
+                    norm,
+                    b: next(from),
+                }
             }
         };
         let kv_norm = self.inner_norm(&of_key, spec.kv_rank, spec.norm_epsilon)?;
-        Ok(Latent { query, kv_a: next(from), kv_norm, kv_b: next(from), output: next(from), spec: spec.clone() })
+        Ok(Latent {
+            query,
+            kv_a: next(from),
+            kv_norm,
+            kv_b: next(from),
+            output: next(from),
+            spec: spec.clone(),
+        })
     }
 
-    fn experts(&self, index: usize, spec: &ExpertsSpec, from: &mut impl Iterator<Item = Projection>) -> Result<Experts, ModelError> {
-        let (count, name) = (spec.router.experts, self.spec.names.in_layer(index, &spec.router_name()));
-        let rows = self.source.rows(&format!("{name}.weight"), 0..count, self.spec.width, DType::F32)?;
+    fn experts(
+        &self,
+        index: usize,
+        spec: &ExpertsSpec,
+        from: &mut impl Iterator<Item = Projection>,
+    ) -> Result<Experts, ModelError> {
+        let (count, name) = (
+            spec.router.experts,
+            self.spec.names.in_layer(index, &spec.router_name()),
+        );
+        let rows = self.source.rows(
+            &format!("{name}.weight"),
+            0..count,
+            self.spec.width,
+            DType::F32,
+        )?;
         let vector = |end: &str, is_there: bool| {
-            is_there.then(|| self.source.vector(&format!("{name}.{end}"), count)).transpose().map(Option::unwrap_or_default)
+            is_there
+                .then(|| self.source.vector(&format!("{name}.{end}"), count))
+                .transpose()
+                .map(Option::unwrap_or_default)
         };
-        let (bias, correction) = (vector("bias", spec.router.bias)?, vector(CORRECTION, spec.router.is_corrected())?);
-        let bias = spec.router.bias.then(|| Tensor::from_data(TensorData::new(bias, [count]), self.device));
+        let (bias, correction) = (
+            vector("bias", spec.router.bias)?,
+            vector(CORRECTION, spec.router.is_corrected())?,
+        );
+        let bias = spec
+            .router
+            .bias
+            .then(|| Tensor::from_data(TensorData::new(bias, [count]), self.device));
         let router = Router {
             weight: Tensor::from_data(rows, (self.device, DType::F32)),
             name,
@@ -247,22 +454,42 @@ impl Assembly<'_> {
             spec: spec.router.clone(),
             trains: false,
         };
-        let each =
-            (0..count).map(|_| Expert { gate_up: from.by_ref().take(spec.maps() - 1).collect(), down: next(from) }).collect();
+        let each = (0..count)
+            .map(|_| Expert {
+                gate_up: from.by_ref().take(spec.maps() - 1).collect(),
+                down: next(from),
+            })
+            .collect();
         let unit = match spec.form {
             ExpertForm::Apart { .. } => Unit::SideBySide(spec.expert.activation),
             ExpertForm::Stacked { alpha, limit } => Unit::InTurns { alpha, limit },
         };
         let of_stack = |part: usize, outputs: usize| -> Result<Tensor<2>, ModelError> {
-            let stack = self.spec.layer_projections(index).into_iter().filter(|linear| !linear.is_whole()).nth(part);
+            let stack = self
+                .spec
+                .layer_projections(index)
+                .into_iter()
+                .filter(|linear| !linear.is_whole())
+                .nth(part);
             let name = format!("{}_bias", stack.expect("experts are stacked").weight());
             let rows = self.source.rows(&name, 0..count, outputs, DType::F32)?;
             Ok(Tensor::from_data(rows, (self.device, DType::F32)))
         };
         let is_biased = matches!(spec.form, ExpertForm::Stacked { .. }) && spec.expert.bias;
-        let biases = is_biased.then(|| Ok::<_, ModelError>([of_stack(0, 2 * spec.expert.inner)?, of_stack(1, self.spec.width)?]));
+        let biases = is_biased.then(|| {
+            Ok::<_, ModelError>([
+                of_stack(0, 2 * spec.expert.inner)?,
+                of_stack(1, self.spec.width)?,
+            ])
+        });
         let shared = spec.shared.map(|_| [next(from), next(from), next(from)]);
-        Ok(Experts { router, each, biases: biases.transpose()?, unit, shared })
+        Ok(Experts {
+            router,
+            each,
+            biases: biases.transpose()?,
+            unit,
+            shared,
+        })
     }
 }
 
@@ -279,8 +506,11 @@ fn next_back(projections: &mut impl DoubleEndedIterator<Item = Projection>) -> P
 
 /// Index of `item` in `items`, appended if it is new.
 fn position<T: PartialEq + Clone>(items: &mut Vec<T>, item: &T) -> usize {
-    items.iter().position(|other| other == item).unwrap_or_else(|| {
-        items.push(item.clone());
-        items.len() - 1
-    })
+    items
+        .iter()
+        .position(|other| other == item)
+        .unwrap_or_else(|| {
+            items.push(item.clone());
+            items.len() - 1
+        })
 }

@@ -14,8 +14,8 @@ use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
 use crate::nn::weight::Weight;
 
-/// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms, and most an s of 1. Where both are
-/// parallel, the feed-forward does not see what attention added.
+/// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms,
+/// and most an s of 1. Where both are parallel, the feed-forward does not see what attention added.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(super) spec: LayerSpec,
@@ -29,7 +29,8 @@ pub struct Block {
 
 impl Block {
     /// # Shapes
-    /// `x` [1, tokens, width], result the same; of the last block with the rows that the frame wants of it.
+    /// `x` [1, tokens, width], result the same; of the last block with the rows that the frame
+    /// wants of it.
     pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         self.advance(x, frame, None).0
     }
@@ -40,17 +41,33 @@ impl Block {
     }
 
     /// The same where the tokens of `x` follow on those in `past`, which takes them in.
-    pub(super) fn advance(&self, x: Tensor<3>, frame: &Frame, past: Option<&mut Past>) -> (Tensor<3>, Option<Load>) {
-        let [before_attention, after_attention, before_mlp, after_mlp] = self.norms.each_ref().map(Option::as_ref);
+    pub(super) fn advance(
+        &self,
+        x: Tensor<3>,
+        frame: &Frame,
+        past: Option<&mut Past>,
+    ) -> (Tensor<3>, Option<Load>) {
+        let [before_attention, after_attention, before_mlp, after_mlp] =
+            self.norms.each_ref().map(Option::as_ref);
         let is_parallel = self.spec.norms.is_parallel();
         let seen = normed(before_attention, x.clone());
         let mut mixed = self.mixer.mix(seen.clone(), self.place, frame, past);
         // What the feed-forward sees where it does not wait for attention.
-        let mut beside = is_parallel.then(|| if before_mlp.is_some() { x.clone() } else { seen });
+        let mut beside = is_parallel.then(|| {
+            if before_mlp.is_some() {
+                x.clone()
+            } else {
+                seen
+            }
+        });
         let (mut x, wanted) = (x, frame.last_rows_of(self.place.layer));
         let at = |of: Tensor<3>, rows: &LastRows| of.select(1, rows.places.clone());
         if let Some(rows) = wanted.filter(|rows| !rows.at_end) {
-            (x, mixed, beside) = (at(x, rows), at(mixed, rows), beside.map(|beside| at(beside, rows)));
+            (x, mixed, beside) = (
+                at(x, rows),
+                at(mixed, rows),
+                beside.map(|beside| at(beside, rows)),
+            );
         }
         let mask = |site| frame.mask(self.place.layer, site);
         let of_output = mask(Site::AttentionOutput);
@@ -67,11 +84,20 @@ impl Block {
         let (x, _) = x;
         let inner = normed(before_mlp, beside.unwrap_or_else(|| x.clone()));
         let masks = [mask(Site::MlpInput), mask(Site::MlpOutput)];
-        let (x, load) = self.add(x, after_mlp, |onto| self.mlp.forward(inner, onto, masks.each_ref().map(Option::as_ref)));
-        (wanted.filter(|rows| rows.at_end).map_or_else(|| x.clone(), |rows| at(x.clone(), rows)), load)
+        let (x, load) = self.add(x, after_mlp, |onto| {
+            self.mlp
+                .forward(inner, onto, masks.each_ref().map(Option::as_ref))
+        });
+        (
+            wanted
+                .filter(|rows| rows.at_end)
+                .map_or_else(|| x.clone(), |rows| at(x.clone(), rows)),
+            load,
+        )
     }
 
-    /// What attention or feed-forward gives, normalized and scaled where the family does so, onto the residual stream.
+    /// What attention or feed-forward gives, normalized and scaled where the family does so, onto
+    /// the residual stream.
     fn add(
         &self,
         onto: Tensor<3>,
@@ -88,7 +114,8 @@ impl Block {
         (onto + if is_plain { y } else { y.mul_scalar(scale) }, load)
     }
 
-    /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay constants.
+    /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay
+    /// constants.
     #[must_use]
     pub fn tracked(&self) -> Self {
         let mut block = self.clone();
@@ -98,53 +125,89 @@ impl Block {
 
     /// Visits the weights that train, with their names.
     pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
-        self.mixer.projections_mut().into_iter().for_each(|projection| projection.visit(visit));
+        self.mixer
+            .projections_mut()
+            .into_iter()
+            .for_each(|projection| projection.visit(visit));
         self.mlp.visit(visit);
-        self.norms_mut().for_each(|(name, norm)| norm.visit(&name, visit));
+        self.norms_mut()
+            .for_each(|(name, norm)| norm.visit(&name, visit));
     }
 
     /// Whether some weight of it trains.
     pub fn trains(&self) -> bool {
-        self.projections().any(|projection| projection.trains || projection.lora.is_some())
+        self.projections()
+            .any(|projection| projection.trains || projection.lora.is_some())
     }
 
     /// Marks whether its own weights train.
     pub(super) fn set_trains(&mut self, trains: bool) {
-        self.mixer.projections_mut().into_iter().for_each(|projection| projection.trains = trains);
+        self.mixer
+            .projections_mut()
+            .into_iter()
+            .for_each(|projection| projection.trains = trains);
         self.mlp.set_trains(trains);
         self.norms_mut().for_each(|(_, norm)| norm.trains = trains);
     }
 
     fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut Norm)> {
         let (layer, names) = (self.place.layer, &self.names);
-        let of_stream = self.spec.norms.names().map(|name| name.map(|name| names.in_layer(layer, name)));
+        let of_stream = self
+            .spec
+            .norms
+            .names()
+            .map(|name| name.map(|name| names.in_layer(layer, name)));
         let of_heads = match &self.spec.mixer {
             MixerSpec::Grouped(_) => names.query_key_norms(layer),
             MixerSpec::Latent(_) => names.latent_norms(layer),
         };
-        let of_stream = of_stream.into_iter().zip(self.norms.iter_mut().map(Option::as_mut));
+        let of_stream = of_stream
+            .into_iter()
+            .zip(self.norms.iter_mut().map(Option::as_mut));
         let of_heads = of_heads.into_iter().map(Some).zip(self.mixer.norms_mut());
-        of_stream.chain(of_heads).filter_map(|(name, norm)| Some((name?, norm?)))
+        of_stream
+            .chain(of_heads)
+            .filter_map(|(name, norm)| Some((name?, norm?)))
     }
 
     /// Its projections in checkpoint order.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.mixer.projections().into_iter().chain(self.mlp.projections())
+        self.mixer
+            .projections()
+            .into_iter()
+            .chain(self.mlp.projections())
     }
 
     /// Its projections in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
-        self.mixer.projections_mut().into_iter().chain(self.mlp.projections_mut())
+        self.mixer
+            .projections_mut()
+            .into_iter()
+            .chain(self.mlp.projections_mut())
     }
 }
 
 impl LayerSpec {
-    /// Bytes that a block's tape holds for its backward beside its input, which the first norm keeps. Sums onto the stream keep nothing.
+    /// Bytes that a block's tape holds for its backward beside its input, which the first norm
+    /// keeps. Sums onto the stream keep nothing.
     pub fn saved_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let groups = self.groups(width, rows, maps);
-        let [of_mixer, _] = groups.map(|groups| groups.map(|group| group.saved_bytes(rows)).into_iter().sum::<u64>());
-        let after_norms = if matches!(self.norms, NormPlacement::PreAndPost | NormPlacement::Post) { 2 } else { 0 };
-        let scaled: u64 = groups.as_flattened().iter().map(|group| group.scaled_bytes(rows)).sum();
+        let [of_mixer, _] = groups.map(|groups| {
+            groups
+                .map(|group| group.saved_bytes(rows))
+                .into_iter()
+                .sum::<u64>()
+        });
+        let after_norms = if matches!(self.norms, NormPlacement::PreAndPost | NormPlacement::Post) {
+            2
+        } else {
+            0
+        };
+        let scaled: u64 = groups
+            .as_flattened()
+            .iter()
+            .map(|group| group.scaled_bytes(rows))
+            .sum();
         of_mixer
             + self.mixer.saved_bytes(rows)
             + rows.bytes(after_norms * width as u64)
@@ -152,26 +215,39 @@ impl LayerSpec {
             + self.mlp_saved_bytes(width, rows, groups[1])
     }
 
-    /// The most bytes that a forward without a tape computes with beside the input: a norm of it, and attention or the feed-forward. What is
-    /// scaled is there twice.
+    /// The most bytes that a forward without a tape computes with beside the input: a norm of it,
+    /// and attention or the feed-forward. What is scaled is there twice.
     pub fn forward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let width = width as u64;
-        let most = self.mlp.computed_bytes(width, rows).max(self.mixer.computed_bytes(rows));
+        let most = self
+            .mlp
+            .computed_bytes(width, rows)
+            .max(self.mixer.computed_bytes(rows));
         rows.bytes(width) + most + self.most_scaled_bytes(width as usize, rows, maps)
     }
 
-    /// The most bytes that backward computes with beside the tape. When the tape is whole there are the block's output, what was added to it,
-    /// its gradient, and the mixture's tiles, which the allocator has not given back. The gradient of the gated unit takes the place of its
-    /// result, except for what is dropped of it. When it comes to attention, the feed-forward is gone from the tape, and there are the
-    /// gradients of x and of the mixture, those of queries, keys and values in tiles, and one of them as a whole.
+    /// The most bytes that backward computes with beside the tape. When the tape is whole there are
+    /// the block's output, what was added to it, its gradient, and the mixture's tiles, which the
+    /// allocator has not given back. The gradient of the gated unit takes the place of its result,
+    /// except for what is dropped of it. When it comes to attention, the feed-forward is gone from
+    /// the tape, and there are the gradients of x and of the mixture, those of queries, keys and
+    /// values in tiles, and one of them as a whole.
     pub fn backward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let (stream, [_, of_mlp]) = (rows.bytes(width as u64), self.groups(width, rows, maps));
-        let whole = 3 * stream + self.mixer.query_bytes(rows) + self.mlp.beside_bytes(width as u64, rows);
-        let dropped = if rows.drops { stream + self.mlp.gate_up_bytes(rows) } else { 0 };
-        // Of what is scaled: its gradient, that of what it was before, and both sides' product, which becomes that of the magnitudes.
+        let whole =
+            3 * stream + self.mixer.query_bytes(rows) + self.mlp.beside_bytes(width as u64, rows);
+        let dropped = if rows.drops {
+            stream + self.mlp.gate_up_bytes(rows)
+        } else {
+            0
+        };
+        // Of what is scaled: its gradient, that of what it was before, and both sides' product,
+        // which becomes that of the magnitudes.
         let scaled = 3 * self.most_scaled_bytes(width, rows, maps);
         let attention = stream + self.mixer.computed_bytes(rows);
-        whole.max(dropped + scaled).max(attention.saturating_sub(self.mlp_saved_bytes(width, rows, of_mlp)))
+        whole
+            .max(dropped + scaled)
+            .max(attention.saturating_sub(self.mlp_saved_bytes(width, rows, of_mlp)))
     }
 
     /// Bytes of the widest of its tensors.
@@ -179,7 +255,8 @@ impl LayerSpec {
         self.mlp.gate_up_bytes(rows)
     }
 
-    /// x after attention, which the second norm keeps, and what the feed-forward and its projections keep.
+    /// x after attention, which the second norm keeps, and what the feed-forward and its
+    /// projections keep.
     fn mlp_saved_bytes(&self, width: usize, rows: RowShape, groups: [ProjectionGroup; 2]) -> u64 {
         let of_projections: u64 = groups.iter().map(|group| group.saved_bytes(rows)).sum();
         rows.bytes(width as u64) + of_projections + self.mlp.saved_bytes(width as u64, rows)
@@ -188,13 +265,21 @@ impl LayerSpec {
     /// The most that magnitudes scale at once.
     fn most_scaled_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let groups = self.groups(width, rows, maps);
-        groups.as_flattened().iter().map(|group| group.scaled_bytes(rows)).max().unwrap_or(0)
+        groups
+            .as_flattened()
+            .iter()
+            .map(|group| group.scaled_bytes(rows))
+            .max()
+            .unwrap_or(0)
     }
 
     /// Projections of attention and of the feed-forward, by their inputs.
     fn groups(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> [[ProjectionGroup; 2]; 2] {
         let [of_mixer, of_mlp] = maps.split_at(self.mixer_maps());
-        [self.mixer.groups(width as u64, rows, of_mixer), self.mlp.groups(width as u64, of_mlp)]
+        [
+            self.mixer.groups(width as u64, rows, of_mixer),
+            self.mlp.groups(width as u64, of_mlp),
+        ]
     }
 }
 

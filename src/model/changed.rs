@@ -7,7 +7,7 @@ use burn::tensor::{DType, TensorData};
 use half::{bf16, f16};
 
 use super::assemble::WeightSource;
-use super::{ModelError, LinearSpec, Slice};
+use super::{LinearSpec, ModelError, Slice};
 use crate::quant::{QuantFormat, Quantized};
 
 /// What changes weights of projections.
@@ -28,11 +28,21 @@ pub(super) struct Changed<'a> {
 
 impl Changed<'_> {
     /// A weight [out, in] as it is changed; `None` where it stays.
-    fn changed(&self, name: &str, [rows, columns]: [usize; 2]) -> Result<Option<Vec<f32>>, ModelError> {
+    fn changed(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+    ) -> Result<Option<Vec<f32>>, ModelError> {
         let mut change = self.change.borrow_mut();
         let is_it = |linear: &&LinearSpec| linear.weight() == name && change.changes(linear);
-        let Some(linear) = self.linears.iter().find(is_it) else { return Ok(None) };
-        let mut weight: Vec<f32> = self.source.rows(name, 0..rows, columns, DType::F32)?.iter().collect();
+        let Some(linear) = self.linears.iter().find(is_it) else {
+            return Ok(None);
+        };
+        let mut weight: Vec<f32> = self
+            .source
+            .rows(name, 0..rows, columns, DType::F32)?
+            .iter()
+            .collect();
         change.change(linear, &mut weight);
         Ok(Some(weight))
     }
@@ -43,22 +53,46 @@ impl WeightSource for Changed<'_> {
         self.source.vector(name, length)
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
+    fn rows(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        columns: usize,
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         self.source.rows(name, rows, columns, dtype)
     }
 
-    fn transposed(&self, name: &str, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
-        let Some(weight) = self.changed(name, shape)? else { return self.source.transposed(name, shape, dtype) };
+    fn transposed(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
+        let Some(weight) = self.changed(name, shape)? else {
+            return self.source.transposed(name, shape, dtype);
+        };
         let [rows, columns] = shape;
         let turned = (0..columns).flat_map(|column| weight.iter().skip(column).step_by(columns));
         Ok(match dtype {
-            DType::BF16 => TensorData::new(turned.map(|number| bf16::from_f32(*number)).collect(), [columns, rows]),
-            DType::F16 => TensorData::new(turned.map(|number| f16::from_f32(*number)).collect(), [columns, rows]),
+            DType::BF16 => TensorData::new(
+                turned.map(|number| bf16::from_f32(*number)).collect(),
+                [columns, rows],
+            ),
+            DType::F16 => TensorData::new(
+                turned.map(|number| f16::from_f32(*number)).collect(),
+                [columns, rows],
+            ),
             _ => TensorData::new(turned.copied().collect::<Vec<f32>>(), [columns, rows]),
         })
     }
 
-    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
+    fn slice(
+        &self,
+        slice: &Slice,
+        shape: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         self.source.slice(slice, shape, dtype)
     }
 
@@ -66,13 +100,29 @@ impl WeightSource for Changed<'_> {
         self.source.stays_dense(name, shape)
     }
 
-    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
-        let Some(weight) = self.changed(name, shape)? else { return self.source.packed(name, shape, form) };
+    fn packed(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        form: QuantFormat,
+    ) -> Result<Quantized, ModelError> {
+        let Some(weight) = self.changed(name, shape)? else {
+            return self.source.packed(name, shape, form);
+        };
         let packed = match form {
             // As bitsandbytes does.
-            QuantFormat::Int8 => form.pack(shape, &weight.iter().map(|number| f16::from_f32(*number)).collect::<Vec<_>>()),
+            QuantFormat::Int8 => form.pack(
+                shape,
+                &weight
+                    .iter()
+                    .map(|number| f16::from_f32(*number))
+                    .collect::<Vec<_>>(),
+            ),
             QuantFormat::FourBit { .. } => form.pack(shape, &weight),
         };
-        packed.map_err(|cause| ModelError::Packing { name: name.to_owned(), cause })
+        packed.map_err(|cause| ModelError::Packing {
+            name: name.to_owned(),
+            cause,
+        })
     }
 }

@@ -1,5 +1,6 @@
-//! What goes with a model's weights: config, tokenizer, templates and licenses, byte for byte. Only what is known by its name: a base's
-//! card, code and weights in other formats are not those of the merged model.
+//! What goes with a model's weights: config, tokenizer, templates and licenses, byte for byte. Only
+//! what is known by its name: a base's card, code and weights in other formats are not those of the
+//! merged model.
 
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,10 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::files::license::is_notice;
-use crate::files::{self, FileError, Float, JSON_BYTES, is_there, open_file, read_text_up_to, read_up_to, write_all, write_atomic};
+use crate::files::{
+    self, FileError, Float, JSON_BYTES, is_there, open_file, read_text_up_to, read_up_to,
+    write_all, write_atomic,
+};
 
 /// config.json's names for the type of the weights: that of transformers 5, and that of 4.
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
@@ -35,7 +39,8 @@ const NAMES: [&str; 13] = [
     CHAT_TEMPLATE,
 ];
 
-/// config.json's key for how weights are quantized. What this program writes as numbers is not, whatever an earlier tool left there.
+/// config.json's key for how weights are quantized. What this program writes as numbers is not,
+/// whatever an earlier tool left there.
 const QUANTIZATION: &str = "quantization_config";
 /// config.json's name for whether embedding and head are one table.
 const TIED: &str = "tie_word_embeddings";
@@ -49,11 +54,16 @@ pub struct OwnHead {
 
 impl OwnHead {
     fn list(&self, index: &mut Map<String, Value>) {
-        let Some((tensor, file, numbers)) = &self.added else { return };
+        let Some((tensor, file, numbers)) = &self.added else {
+            return;
+        };
         if let Some(Value::Object(map)) = index.get_mut("weight_map") {
             map.insert(tensor.clone(), json!(file));
         }
-        if let Some(parameters) = index.get_mut("metadata").and_then(|metadata| metadata.get_mut("total_parameters")) {
+        if let Some(parameters) = index
+            .get_mut("metadata")
+            .and_then(|metadata| metadata.get_mut("total_parameters"))
+        {
             *parameters = json!(parameters.as_u64().unwrap_or(0) + numbers);
         }
     }
@@ -74,7 +84,8 @@ pub struct OwnVocabulary {
 }
 
 impl OwnVocabulary {
-    /// Changes config.json; a model that does more than text has the vocabulary of the part that is text, and may name it twice.
+    /// Changes config.json; a model that does more than text has the vocabulary of the part that is
+    /// text, and may name it twice.
     fn tell(&self, config: &mut Map<String, Value>) {
         let has_text = config.get("text_config").is_some_and(Value::is_object);
         let put = |config: &mut Map<String, Value>, is_home: bool| {
@@ -107,15 +118,20 @@ impl<'a> CompanionFiles<'a> {
     /// Looks the folder through.
     ///
     /// # Errors
-    /// It cannot be read, or one of the files cannot: a model without its tokenizer or template would pass for a whole one.
+    /// It cannot be read, or one of the files cannot: a model without its tokenizer or template
+    /// would pass for a whole one.
     pub fn of(base: &'a Path) -> Result<Self, FileError> {
-        // Beside a single file of weights an index is not read, and would lead to files that are not written.
+        // Beside a single file of weights an index is not read, and would lead to files that are
+        // not written.
         let has_index = !is_there(&base.join("model.safetensors"))?;
-        let goes = |name: &str| NAMES.contains(&name) || is_notice(name) || (has_index && name == INDEX);
+        let goes =
+            |name: &str| NAMES.contains(&name) || is_notice(name) || (has_index && name == INDEX);
         let mut paths = list(base, "", goes)?;
         if is_there(&base.join(TEMPLATES))? && base.join(TEMPLATES).is_dir() {
             paths.extend(list(&base.join(TEMPLATES), TEMPLATES, |name| {
-                Path::new(name).extension().is_some_and(|end| end == "jinja")
+                Path::new(name)
+                    .extension()
+                    .is_some_and(|end| end == "jinja")
             })?);
         }
         paths.sort();
@@ -134,11 +150,15 @@ impl<'a> CompanionFiles<'a> {
 
     /// Their bytes together.
     pub fn bytes(&self) -> u64 {
-        self.paths.iter().filter_map(|path| Some(self.base.join(path).metadata().ok()?.len())).sum()
+        self.paths
+            .iter()
+            .filter_map(|path| Some(self.base.join(path).metadata().ok()?.len()))
+            .sum()
     }
 
-    /// Copies them beside weights that are plain numbers. Only a leftover of quantization, another type of numbers, a head that was none
-    /// of its own, or another vocabulary changes config.json and the index, in the entries that tell it; the last brings its own tokenizer.
+    /// Copies them beside weights that are plain numbers. Only a leftover of quantization, another
+    /// type of numbers, a head that was none of its own, or another vocabulary changes config.json
+    /// and the index, in the entries that tell it; the last brings its own tokenizer.
     ///
     /// # Errors
     /// One cannot be read or its copy not be written.
@@ -160,7 +180,10 @@ impl<'a> CompanionFiles<'a> {
             if head.is_some() {
                 config.insert(TIED.to_owned(), json!(false));
                 // A wrapper may be told by the decoder that it holds, too.
-                if let Some(Value::Object(text)) = config.get_mut("text_config").filter(|text| text.get(TIED).is_some()) {
+                if let Some(Value::Object(text)) = config
+                    .get_mut("text_config")
+                    .filter(|text| text.get(TIED).is_some())
+                {
                     text.insert(TIED.to_owned(), json!(false));
                 }
             }
@@ -176,7 +199,15 @@ impl<'a> CompanionFiles<'a> {
         let files = vocabulary.map_or(&[][..], |vocabulary| &vocabulary.files);
         write_all(to, files)?;
         let is_own = |path: &PathBuf| vocabulary.is_some_and(|vocabulary| vocabulary.has(path));
-        let rest = Self { base: self.base, paths: self.paths.iter().filter(|path| !is_own(path)).cloned().collect() };
+        let rest = Self {
+            base: self.base,
+            paths: self
+                .paths
+                .iter()
+                .filter(|path| !is_own(path))
+                .cloned()
+                .collect(),
+        };
         rest.copy_with(to, config, index)
     }
 
@@ -197,7 +228,8 @@ impl<'a> CompanionFiles<'a> {
                 Some(INDEX) => write_atomic(&to, edited(&from, &index)?.as_bytes())?,
                 _ => {
                     let folder = to.parent().expect("a file in a folder");
-                    std::fs::create_dir_all(folder).map_err(|cause| FileError::new("create", folder, cause))?;
+                    std::fs::create_dir_all(folder)
+                        .map_err(|cause| FileError::new("create", folder, cause))?;
                     files::copy(&from, &to)?;
                 }
             }
@@ -205,11 +237,16 @@ impl<'a> CompanionFiles<'a> {
         Ok(())
     }
 
-    /// What goes with one file of plain numbers of type `float` and, where it has another, with its vocabulary: paths, relative to the folder, and contents.
+    /// What goes with one file of plain numbers of type `float` and, where it has another, with its
+    /// vocabulary: paths, relative to the folder, and contents.
     ///
     /// # Errors
     /// One cannot be read, or is larger than any model has.
-    pub fn read(&self, float: Float, vocabulary: Option<&OwnVocabulary>) -> Result<Vec<(PathBuf, Vec<u8>)>, FileError> {
+    pub fn read(
+        &self,
+        float: Float,
+        vocabulary: Option<&OwnVocabulary>,
+    ) -> Result<Vec<(PathBuf, Vec<u8>)>, FileError> {
         let content = |path: &PathBuf| {
             let from = self.base.join(path);
             match path.to_str() {
@@ -227,23 +264,42 @@ impl<'a> CompanionFiles<'a> {
             }
         };
         let is_own = |path: &PathBuf| vocabulary.is_some_and(|vocabulary| vocabulary.has(path));
-        let go = self.paths.iter().filter(|path| path.to_str() != Some(INDEX) && !is_own(path));
-        let own = vocabulary.into_iter().flat_map(|vocabulary| vocabulary.files.iter().cloned()).map(Ok);
-        go.map(|path| Ok((path.clone(), content(path)?))).chain(own).collect()
+        let go = self
+            .paths
+            .iter()
+            .filter(|path| path.to_str() != Some(INDEX) && !is_own(path));
+        let own = vocabulary
+            .into_iter()
+            .flat_map(|vocabulary| vocabulary.files.iter().cloned())
+            .map(Ok);
+        go.map(|path| Ok((path.clone(), content(path)?)))
+            .chain(own)
+            .collect()
     }
 }
 
-fn list(folder: &Path, prefix: &str, goes: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>, FileError> {
+fn list(
+    folder: &Path,
+    prefix: &str,
+    goes: impl Fn(&str) -> bool,
+) -> Result<Vec<PathBuf>, FileError> {
     let failed = |cause| FileError::new("read", folder, cause);
     let path = |entry: DirEntry| {
-        let name = entry.file_name().into_string().ok().filter(|name| goes(name))?;
+        let name = entry
+            .file_name()
+            .into_string()
+            .ok()
+            .filter(|name| goes(name))?;
         // A folder of licenses is no license.
         if is_notice(&name) && entry.path().is_dir() {
             return None;
         }
         Some(open_file(&entry.path()).map(|_| Path::new(prefix).join(name)))
     };
-    let entries = std::fs::read_dir(folder).map_err(failed)?.collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let entries = std::fs::read_dir(folder)
+        .map_err(failed)?
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(failed)?;
     entries.into_iter().filter_map(path).collect()
 }
 
@@ -254,7 +310,11 @@ fn edited(from: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<S
     let old: Map<String, Value> = serde_json::from_str(&text).map_err(invalid)?;
     let mut new = old.clone();
     change(&mut new);
-    Ok(if new == old { text } else { serde_json::to_string_pretty(&new).map_err(invalid)? + "\n" })
+    Ok(if new == old {
+        text
+    } else {
+        serde_json::to_string_pretty(&new).map_err(invalid)? + "\n"
+    })
 }
 
 /// A model that does more than text may have it for the part that is text.
@@ -274,7 +334,10 @@ fn set_dtype(config: &mut Map<String, Value>, float: Float) {
 }
 
 fn set_size(index: &mut Map<String, Value>, tensor_bytes: u64) {
-    if let Some(size) = index.get_mut("metadata").and_then(|metadata| metadata.get_mut("total_size")) {
+    if let Some(size) = index
+        .get_mut("metadata")
+        .and_then(|metadata| metadata.get_mut("total_size"))
+    {
         *size = json!(tensor_bytes);
     }
 }
@@ -285,16 +348,31 @@ mod tests {
 
     #[test]
     fn the_vocabulary_is_told_of_the_part_that_is_text() {
-        let vocabulary = OwnVocabulary { rows: 9, ids: vec![("eos_token_id".to_owned(), json!([1, 8]))], files: Vec::new() };
+        let vocabulary = OwnVocabulary {
+            rows: 9,
+            ids: vec![("eos_token_id".to_owned(), json!([1, 8]))],
+            files: Vec::new(),
+        };
         let told = |config: Value| {
             let mut config = config.as_object().cloned().unwrap_or_default();
             vocabulary.tell(&mut config);
             Value::Object(config)
         };
-        assert_eq!(told(json!({})), json!({"eos_token_id": [1, 8], "vocab_size": 9}));
-        assert_eq!(told(json!({"vocab_size": 7, "a": 1})), json!({"vocab_size": 9, "a": 1, "eos_token_id": [1, 8]}));
+        assert_eq!(
+            told(json!({})),
+            json!({"eos_token_id": [1, 8], "vocab_size": 9})
+        );
+        assert_eq!(
+            told(json!({"vocab_size": 7, "a": 1})),
+            json!({"vocab_size": 9, "a": 1, "eos_token_id": [1, 8]})
+        );
         let text = json!({"text_config": {"vocab_size": 9, "eos_token_id": [1, 8]}});
-        assert_eq!(told(json!({"text_config": {"vocab_size": 7}})), text, "nothing is put beside it that was not there");
+        assert_eq!(
+            told(json!({"text_config": {"vocab_size": 7}})),
+            text,
+            "nothing is put beside \
+        it that was not there"
+        );
         let both = json!({"eos_token_id": 1, "vocab_size": 7, "text_config": {"vocab_size": 7}});
         let said = json!({"eos_token_id": [1, 8], "vocab_size": 9, "text_config": {"vocab_size": 9, "eos_token_id": [1, 8]}});
         assert_eq!(told(both), said);

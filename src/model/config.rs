@@ -1,5 +1,6 @@
-//! config.json, read key by key with errors that name the file, the key and both sides. A key that the file does not name has the value that
-//! transformers takes for it, which differs from family to family; what is filled so can be told.
+//! config.json, read key by key with errors that name the file, the key and both sides. A key that
+//! the file does not name has the value that transformers takes for it, which differs from family
+//! to family; what is filled so can be told.
 
 use std::path::{Path, PathBuf};
 
@@ -24,24 +25,43 @@ pub(super) struct ConfigJson {
 /// What a folder without config.json is, and the next step.
 fn instead_of_a_model(folder: &Path) -> (String, String) {
     let (holds, shown) = (|name: &str| folder.join(name).exists(), folder.display());
-    let message = |what: &str| format!("there is no such file: the folder holds {what}, expected a model");
+    let message = |what: &str| {
+        format!(
+            "there is no such file: the folder holds {what}, expected a \
+    model"
+        )
+    };
     match () {
         () if holds("adapters.safetensors") => (
             message("an adapter of mlx-lm"),
-            "name the folder of the model that it was trained on; the adapter is not read".to_owned(),
+            "name the folder of the model that it was trained on; the adapter is not read"
+                .to_owned(),
         ),
         () if holds("adapter_config.json") => (
             message("an adapter"),
-            format!("name the adapter with `--adapter {shown}`, or in a recipe with `adapter.init_from`, and here its base"),
+            format!(
+                "name the adapter with `--adapter {shown}`, or in a recipe with \
+            `adapter.init_from`, and here its base"
+            ),
         ),
-        () if holds("model/config.json") => (message("a run of all weights"), format!("name its model, `{shown}/model`")),
+        () if holds("model/config.json") => (
+            message("a run of all weights"),
+            format!(
+                "name its \
+        model, `{shown}/model`"
+            ),
+        ),
         () if holds("adapter/adapter_config.json") => (
             message("a run"),
-            format!("name the run with `--adapter {shown}`, or in a recipe with `adapter.init_from`, and here its base"),
+            format!(
+                "name the run with `--adapter {shown}`, or in a recipe with \
+            `adapter.init_from`, and here its base"
+            ),
         ),
         () => (
             "there is no such file".to_owned(),
-            "name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json".to_owned(),
+            "name the folder of a Hugging Face model: config.json, *.safetensors, tokenizer.json"
+                .to_owned(),
         ),
     }
 }
@@ -52,16 +72,30 @@ impl ConfigJson {
         let path = folder.join("config.json");
         if !is_there(&path)? {
             let (message, hint) = instead_of_a_model(folder);
-            return Err(ModelError::Config { path, message, hint: Some(hint) });
+            return Err(ModelError::Config {
+                path,
+                message,
+                hint: Some(hint),
+            });
         }
         Self::read(&path)
     }
 
     /// Reads a file of that kind, whatever its name.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
-        let fault = |message| Err(ModelError::Config { path: path.to_owned(), message, hint: None });
+        let fault = |message| {
+            Err(ModelError::Config {
+                path: path.to_owned(),
+                message,
+                hint: None,
+            })
+        };
         match serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?) {
-            Ok(Value::Object(values)) => Ok(Self { path: path.to_owned(), values, class: None }),
+            Ok(Value::Object(values)) => Ok(Self {
+                path: path.to_owned(),
+                values,
+                class: None,
+            }),
             Ok(_) => fault("expected a JSON object".to_owned()),
             Err(error) => fault(format!("not valid JSON: {error}")),
         }
@@ -69,37 +103,59 @@ impl ConfigJson {
 
     /// An error about this file.
     pub fn fault(&self, message: impl Into<String>) -> ModelError {
-        ModelError::Config { path: self.path.clone(), message: message.into(), hint: None }
+        ModelError::Config {
+            path: self.path.clone(),
+            message: message.into(),
+            hint: None,
+        }
     }
 
     /// An object inside the file as a config of its own; `None` where it is absent or null.
     pub fn section(&self, key: &str) -> Result<Option<Self>, ModelError> {
         match self.get(key) {
             None => Ok(None),
-            Some(Value::Object(values)) => Ok(Some(Self { path: self.path.clone(), values: values.clone(), class: None })),
+            Some(Value::Object(values)) => Ok(Some(Self {
+                path: self.path.clone(),
+                values: values.clone(),
+                class: None,
+            })),
             Some(other) => Err(self.wrong(key, "an object", other)),
         }
     }
 
-    /// The same as a config of a class: an absent key has the class's value. Null is refused where the class has no use for it.
+    /// The same as a config of a class: an absent key has the class's value. Null is refused where
+    /// the class has no use for it.
     ///
     /// # Errors
     /// The first such null.
     pub fn of_class(self, class: &'static Class) -> Result<Self, ModelError> {
-        let idle =
-            self.values.iter().filter(|(_, value)| value.is_null()).find_map(|(key, _)| Some((key, class.refuses_null(key)?)));
+        let idle = self
+            .values
+            .iter()
+            .filter(|(_, value)| value.is_null())
+            .find_map(|(key, _)| Some((key, class.refuses_null(key)?)));
         if let Some((key, default)) = idle {
             let hint = Some(format!("remove `{key}` for the default, `{default}`"));
             let message = format!("`{key}` is `null`, expected {}", kind_of(default));
-            return Err(ModelError::Config { path: self.path.clone(), message, hint });
+            return Err(ModelError::Config {
+                path: self.path.clone(),
+                message,
+                hint,
+            });
         }
-        Ok(Self { class: Some(class), ..self })
+        Ok(Self {
+            class: Some(class),
+            ..self
+        })
     }
 
     /// A value that is not null: of the file, or where that does not name the key, of the class.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let filled = || self.class.and_then(|class| class.default(key));
-        self.values.get(key).or_else(filled).filter(|value| !value.is_null())
+        self.values
+            .get(key)
+            .or_else(filled)
+            .filter(|value| !value.is_null())
     }
 
     /// Keys that the file names.
@@ -116,24 +172,38 @@ impl ConfigJson {
     pub fn filled(&self) -> Vec<(String, Value)> {
         let defaults = self.class.into_iter().flat_map(Class::defaults);
         let absent = defaults.filter(|(key, value)| !value.is_null() && !self.names(key));
-        absent.map(|(key, value)| (key.to_owned(), value.clone())).collect()
+        absent
+            .map(|(key, value)| (key.to_owned(), value.clone()))
+            .collect()
     }
 
     /// The first of these keys that the file names with a value.
     pub fn first_named<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
-        keys.iter().copied().find(|key| self.values.get(*key).is_some_and(|value| !value.is_null()))
+        keys.iter()
+            .copied()
+            .find(|key| self.values.get(*key).is_some_and(|value| !value.is_null()))
     }
 
     /// A whole number that must be there.
     pub fn size(&self, key: &str) -> Result<usize, ModelError> {
-        self.size_or_none(key)?.ok_or_else(|| self.fault(format!("`{key}` is missing, expected a whole number from 1")))
+        self.size_or_none(key)?.ok_or_else(|| {
+            self.fault(format!(
+                "`{key}` is missing, expected a \
+        whole number from 1"
+            ))
+        })
     }
 
     /// A whole number, if there.
     pub fn size_or_none(&self, key: &str) -> Result<Option<usize>, ModelError> {
         let convert = |value: &Value| {
-            let size = value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| (1..=LARGEST).contains(size));
-            size.ok_or_else(|| self.wrong(key, &format!("a whole number from 1 to {LARGEST}"), value))
+            let size = value
+                .as_u64()
+                .and_then(|size| usize::try_from(size).ok())
+                .filter(|size| (1..=LARGEST).contains(size));
+            size.ok_or_else(|| {
+                self.wrong(key, &format!("a whole number from 1 to {LARGEST}"), value)
+            })
         };
         self.get(key).map(convert).transpose()
     }
@@ -145,13 +215,20 @@ impl ConfigJson {
 
     /// A whole number from 0 on, with a default.
     pub fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
-        if self.get(key).and_then(Value::as_u64) == Some(0) { Ok(0) } else { self.size_or(key, default) }
+        if self.get(key).and_then(Value::as_u64) == Some(0) {
+            Ok(0)
+        } else {
+            self.size_or(key, default)
+        }
     }
 
     /// The number of a token, if there; below 0 it counts from the end of the vocabulary.
     pub fn token(&self, key: &str) -> Result<Option<isize>, ModelError> {
         let convert = |value: &Value| {
-            let id = value.as_i64().and_then(|id| isize::try_from(id).ok()).filter(|id| id.unsigned_abs() <= LARGEST);
+            let id = value
+                .as_i64()
+                .and_then(|id| isize::try_from(id).ok())
+                .filter(|id| id.unsigned_abs() <= LARGEST);
             id.ok_or_else(|| self.wrong(key, "the number of a token", value))
         };
         self.get(key).map(convert).transpose()
@@ -159,15 +236,23 @@ impl ConfigJson {
 
     /// A list of layers, empty where there is none.
     pub fn layers(&self, key: &str) -> Result<Vec<usize>, ModelError> {
-        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let Some(value) = self.get(key) else {
+            return Ok(Vec::new());
+        };
         let layer = |value: &Value| value.as_u64().and_then(|layer| usize::try_from(layer).ok());
-        let layers = value.as_array().and_then(|layers| layers.iter().map(layer).collect());
+        let layers = value
+            .as_array()
+            .and_then(|layers| layers.iter().map(layer).collect());
         layers.ok_or_else(|| self.wrong(key, "a list of layers", value))
     }
 
     /// A config of this file with other values.
     pub fn replaced(&self, values: Map<String, Value>) -> Self {
-        Self { path: self.path.clone(), values, class: None }
+        Self {
+            path: self.path.clone(),
+            values,
+            class: None,
+        }
     }
 
     /// The same with the values of another config, which win.
@@ -209,13 +294,19 @@ impl ConfigJson {
 
     /// A number from 0 on, if there.
     pub fn number_or_zero(&self, key: &str) -> Result<Option<f64>, ModelError> {
-        if self.get(key).and_then(Value::as_f64) == Some(0.0) { Ok(Some(0.0)) } else { self.number_or_none(key) }
+        if self.get(key).and_then(Value::as_f64) == Some(0.0) {
+            Ok(Some(0.0))
+        } else {
+            self.number_or_none(key)
+        }
     }
 
     /// A positive number, if there.
     pub fn number_or_none(&self, key: &str) -> Result<Option<f64>, ModelError> {
         let convert = |value: &Value| {
-            let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+            let number = value
+                .as_f64()
+                .filter(|number| number.is_finite() && *number > 0.0);
             number.ok_or_else(|| self.wrong(key, "a number above 0", value))
         };
         self.get(key).map(convert).transpose()
@@ -223,12 +314,26 @@ impl ConfigJson {
 
     /// A positive number that must be there.
     pub fn number(&self, key: &str) -> Result<f64, ModelError> {
-        self.number_or_none(key)?.ok_or_else(|| self.fault(format!("`{key}` is missing, expected a number above 0")))
+        self.number_or_none(key)?.ok_or_else(|| {
+            self.fault(format!(
+                "`{key}` is missing, expected a \
+        number above 0"
+            ))
+        })
     }
 
     /// True or false, with a default.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
-        let convert = |value: &Value| value.as_bool().ok_or_else(|| self.wrong(key, "true or false", value));
+        let convert = |value: &Value| {
+            value.as_bool().ok_or_else(|| {
+                self.wrong(
+                    key,
+                    "true or \
+        false",
+                    value,
+                )
+            })
+        };
         self.get(key).map_or(Ok(default), convert)
     }
 
@@ -245,7 +350,9 @@ impl ConfigJson {
             .and_then(Value::as_array)
             .ok_or_else(|| self.fault(format!("`{key}` is missing, expected a list of numbers")))?;
         let convert = |value: &Value| {
-            let number = value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+            let number = value
+                .as_f64()
+                .filter(|number| number.is_finite() && *number > 0.0);
             number.ok_or_else(|| self.wrong(key, "a list of numbers above 0", value))
         };
         values.iter().map(convert).collect()
@@ -254,7 +361,11 @@ impl ConfigJson {
     /// Refuses a value that would change the mathematics and is not one of `known`.
     pub fn only(&self, key: &str, known: &[&str]) -> Result<(), ModelError> {
         match self.text(key)? {
-            Some(value) if !known.contains(&value) => Err(self.fault(format!("`{key}` is `{value}`, known are {}", list(known)))),
+            Some(value) if !known.contains(&value) => Err(self.fault(format!(
+                "`{key}` is \
+            `{value}`, known are {}",
+                list(known)
+            ))),
             _ => Ok(()),
         }
     }
@@ -276,5 +387,9 @@ fn kind_of(value: &Value) -> &'static str {
 
 /// Words as a person lists them.
 pub(super) fn list(words: &[&str]) -> String {
-    words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ")
+    words
+        .iter()
+        .map(|word| format!("`{word}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

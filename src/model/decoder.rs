@@ -13,10 +13,10 @@ use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
 use crate::nn::lora::Lora;
-use crate::nn::trainable_table::{TrainableTable, Use};
 use crate::nn::projection::Projection;
 use crate::nn::rope::{RopeSpec, RopeTables};
 use crate::nn::table::EmbeddingTable;
+use crate::nn::trainable_table::{TrainableTable, Use};
 use crate::nn::weight::Weight;
 
 /// A causal language model and, where attached, its adapters. All tensors are untracked.
@@ -24,7 +24,8 @@ use crate::nn::weight::Weight;
 pub struct Decoder {
     /// What it is.
     pub spec: DecoderSpec,
-    /// The token whose embedding, when it is looked up, gives what trains of the embedding no gradient.
+    /// The token whose embedding, when it is looked up, gives what trains of the embedding no
+    /// gradient.
     pub(super) padding: Option<u32>,
     /// What goes from layer to layer: f32 on the CPU, as the matrices are on a GPU.
     pub computed: DType,
@@ -60,8 +61,9 @@ impl Decoder {
         self.embedding.whole().is_some() && self.head.table.whole().is_some()
     }
 
-    /// What all blocks share for documents of these lengths, laid end to end in one row; `dropout` has one key a token. A token sees its
-    /// own document only, and its place in that is its position.
+    /// What all blocks share for documents of these lengths, laid end to end in one row; `dropout`
+    /// has one key a token. A token sees its own document only, and its place in that is its
+    /// position.
     pub fn frame(&self, documents: &[usize], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let (mut places, mut firsts) = (Vec::new(), vec![Vec::new(); self.spans.len()]);
         for length in documents {
@@ -80,35 +82,69 @@ impl Decoder {
         }
     }
 
-    /// [`Decoder::frame`] where of the last block the tokens at these places are wanted, ascending and at least one: the others cost their
-    /// keys and values there.
-    pub fn frame_for(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
-        let keys = dropout.iter().flat_map(|(_, keys)| places.iter().map(|place| keys[*place as usize])).collect();
+    /// [`Decoder::frame`] where of the last block the tokens at these places are wanted, ascending
+    /// and at least one: the others cost their keys and values there.
+    pub fn frame_for(
+        &self,
+        documents: &[usize],
+        places: &[i32],
+        dropout: Option<(f64, Arc<[u64]>)>,
+    ) -> Frame {
+        let keys = dropout
+            .iter()
+            .flat_map(|(_, keys)| places.iter().map(|place| keys[*place as usize]))
+            .collect();
         let places = Tensor::from_data(TensorData::from(places), &self.device());
-        let last_rows = self.blocks.len().checked_sub(1).map(|block| LastRows { block, places, keys, at_end: false });
-        Frame { last_rows, ..self.frame(documents, dropout) }
+        let last_rows = self.blocks.len().checked_sub(1).map(|block| LastRows {
+            block,
+            places,
+            keys,
+            at_end: false,
+        });
+        Frame {
+            last_rows,
+            ..self.frame(documents, dropout)
+        }
     }
 
     /// [`Decoder::frame_for`] where the last block tells what came to its experts: of all tokens.
-    pub fn frame_with_load(&self, documents: &[usize], places: &[i32], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
+    pub fn frame_with_load(
+        &self,
+        documents: &[usize],
+        places: &[i32],
+        dropout: Option<(f64, Arc<[u64]>)>,
+    ) -> Frame {
         let frame = self.frame_for(documents, places, dropout);
-        Frame { last_rows: frame.last_rows.map(|rows| LastRows { at_end: true, ..rows }), ..frame }
+        Frame {
+            last_rows: frame.last_rows.map(|rows| LastRows {
+                at_end: true,
+                ..rows
+            }),
+            ..frame
+        }
     }
 
-    /// What all blocks share for the tokens at some positions of a document of `length` tokens, whose keys are those from the first that
-    /// one of them sees.
+    /// What all blocks share for the tokens at some positions of a document of `length` tokens,
+    /// whose keys are those from the first that one of them sees.
     pub(super) fn frame_of(&self, positions: Range<usize>, length: usize) -> Frame {
         Frame {
             ropes: self.rope_tables(positions.clone(), length),
             positions: (0..positions.len() as u32).collect(),
-            first: self.spans.iter().map(|span| span.first_keys(positions.clone(), 0).collect()).collect(),
+            first: self
+                .spans
+                .iter()
+                .map(|span| span.first_keys(positions.clone(), 0).collect())
+                .collect(),
             dropout: None,
             last_rows: None,
         }
     }
 
     fn rope_tables(&self, positions: Range<usize>, length: usize) -> Vec<RopeTables> {
-        self.ropes.iter().map(|rope| rope.tables_of(positions.clone(), length, &self.device())).collect()
+        self.ropes
+            .iter()
+            .map(|rope| rope.tables_of(positions.clone(), length, &self.device()))
+            .collect()
     }
 
     /// # Shapes
@@ -117,16 +153,24 @@ impl Decoder {
         let [batch, sequence] = ids.dims();
         let rows = self.embedding.select(ids.reshape([batch * sequence])); // [tokens, width]
         let (rows, scale) = (rows.cast(self.computed), self.spec.embed_scale);
-        let rows = if scale.to_bits() == 1_f64.to_bits() { rows } else { rows.mul_scalar(scale) };
+        let rows = if scale.to_bits() == 1_f64.to_bits() {
+            rows
+        } else {
+            rows.mul_scalar(scale)
+        };
         rows.reshape([batch, sequence, self.spec.width])
     }
 
-    /// The hidden rows before the final norm that the frame wants, without a tape, [batch, rows, width].
+    /// The hidden rows before the final norm that the frame wants, without a tape, [batch, rows,
+    /// width].
     pub fn hidden(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
-        self.blocks.iter().fold(self.embed(ids), |x, block| block.forward(x, frame))
+        self.blocks
+            .iter()
+            .fold(self.embed(ids), |x, block| block.forward(x, frame))
     }
 
-    /// Logits of every token of documents of these lengths, [tokens, vocabulary]. For tests and short inputs: they are large.
+    /// Logits of every token of documents of these lengths, [tokens, vocabulary]. For tests and
+    /// short inputs: they are large.
     pub fn logits(&self, ids: Tensor<2, Int>, documents: &[usize]) -> Tensor<2> {
         let hidden = self.hidden(ids, &self.frame(documents, None)); // [1, tokens, width]
         self.head.logits(hidden.squeeze_dim(0))
@@ -137,12 +181,21 @@ impl Decoder {
     /// # Panics
     /// The embedding is in pieces or packed.
     pub fn train_everything(&mut self) {
-        assert!(self.embedding.whole().is_some(), "a table that trains is whole");
+        assert!(
+            self.embedding.whole().is_some(),
+            "a table that trains is whole"
+        );
         self.set_trains(true);
         // The token of padding is as any other: it may be the one that ends a turn.
         self.padding = None;
         self.embedding.own = Some(TrainableTable::Whole);
-        self.head.table.own = self.head.table.whole().map(|_| if self.spec.tied_head { TrainableTable::Tied } else { TrainableTable::Whole });
+        self.head.table.own = self.head.table.whole().map(|_| {
+            if self.spec.tied_head {
+                TrainableTable::Tied
+            } else {
+                TrainableTable::Whole
+            }
+        });
     }
 
     /// Marks every weight of the base as one that does not train.
@@ -153,22 +206,31 @@ impl Decoder {
     }
 
     fn set_trains(&mut self, trains: bool) {
-        self.blocks.iter_mut().for_each(|block| block.set_trains(trains));
+        self.blocks
+            .iter_mut()
+            .for_each(|block| block.set_trains(trains));
         self.head.norm.trains = trains;
     }
 
-    /// Visits the weights that train, with their places and names, in an order that never changes: that of [`Place`], and of the readout the
-    /// final norm first.
+    /// Visits the weights that train, with their places and names, in an order that never changes:
+    /// that of [`Place`], and of the readout the final norm first.
     pub fn visit(&mut self, visit: &mut dyn FnMut(Place, &str, Weight)) {
         let (embedding, final_norm) = (self.spec.names.embedding(), self.spec.names.final_norm());
         let module = module_of(&embedding);
-        self.embedding.visit(module, Use::Embedding, &mut |name, weight| visit(Place::Embedding, name, weight));
+        self.embedding
+            .visit(module, Use::Embedding, &mut |name, weight| {
+                visit(Place::Embedding, name, weight)
+            });
         for (index, block) in self.blocks.iter_mut().enumerate() {
             block.visit(&mut |name, weight| visit(Place::Segment(index), name, weight));
         }
-        self.head.norm.visit(&final_norm, &mut |name, weight| visit(Place::Readout, name, weight));
+        self.head.norm.visit(&final_norm, &mut |name, weight| {
+            visit(Place::Readout, name, weight)
+        });
         match (&mut self.head.table.own, &self.embedding.own) {
-            (Some(TrainableTable::Shared(of_head)), Some(TrainableTable::Rows(rows))) => of_head.clone_from(rows),
+            (Some(TrainableTable::Shared(of_head)), Some(TrainableTable::Rows(rows))) => {
+                of_head.clone_from(rows)
+            }
             (Some(TrainableTable::Tied), _) => {
                 self.head.table = self.embedding.clone();
                 self.head.table.own = Some(TrainableTable::Tied);
@@ -176,7 +238,11 @@ impl Decoder {
             _ => {}
         }
         let module = module_of(Names::HEAD);
-        self.head.table.visit(module, Use::Head, &mut |name, weight| visit(Place::Readout, name, weight));
+        self.head
+            .table
+            .visit(module, Use::Head, &mut |name, weight| {
+                visit(Place::Readout, name, weight)
+            });
     }
 
     /// Whether something of the embedding trains, so that gradients go through all blocks.
@@ -186,36 +252,56 @@ impl Decoder {
 
     /// Whether what trains of the head is what trains of the embedding.
     pub fn shares_tables(&self) -> bool {
-        matches!(self.head.table.own, Some(TrainableTable::Tied | TrainableTable::Shared(_)))
+        matches!(
+            self.head.table.own,
+            Some(TrainableTable::Tied | TrainableTable::Shared(_))
+        )
     }
 
-    /// Gradients of what trains of the embedding, each in memory order, given that of the embedded tokens.
+    /// Gradients of what trains of the embedding, each in memory order, given that of the embedded
+    /// tokens.
     ///
     /// # Shapes
     /// `ids` [batch, sequence], `of_tokens` [batch, sequence, width].
     pub fn embedding_gradients(&self, ids: Tensor<2, Int>, of_tokens: Tensor<3>) -> Vec<Tensor<1>> {
         let [batch, sequence, width] = of_tokens.dims();
         let tokens = batch * sequence;
-        let of_rows = of_tokens.reshape([tokens, width]).cast(DType::F32).mul_scalar(self.spec.embed_scale);
-        let gradients = self.embedding.of_rows(ids.reshape([tokens]), of_rows, self.padding);
-        gradients.into_iter().map(|gradient| gradient.reshape([-1])).collect()
+        let of_rows = of_tokens
+            .reshape([tokens, width])
+            .cast(DType::F32)
+            .mul_scalar(self.spec.embed_scale);
+        let gradients = self
+            .embedding
+            .of_rows(ids.reshape([tokens]), of_rows, self.padding);
+        gradients
+            .into_iter()
+            .map(|gradient| gradient.reshape([-1]))
+            .collect()
     }
 
     /// What `of` makes of each weight that trains, in the order of [`Decoder::visit`].
     pub fn weights<T>(&self, mut of: impl FnMut(&str, Weight) -> T) -> Vec<T> {
         let mut all = Vec::new();
         // Tensors are handles, and the copy is thrown away.
-        self.clone().visit(&mut |_, name, weight| all.push(of(name, weight)));
+        self.clone()
+            .visit(&mut |_, name, weight| all.push(of(name, weight)));
         all
     }
 
-    /// Rows of numbers, one for each weight that trains, as tensors of a file: with the weight's name and in its order.
+    /// Rows of numbers, one for each weight that trains, as tensors of a file: with the weight's
+    /// name and in its order.
     pub fn named(&self, numbers: &[Tensor<1>]) -> Vec<Named> {
-        self.named_lazily(numbers).into_iter().map(|(name, shape, numbers)| (name, shape, numbers())).collect()
+        self.named_lazily(numbers)
+            .into_iter()
+            .map(|(name, shape, numbers)| (name, shape, numbers()))
+            .collect()
     }
 
     /// The same with numbers that are put into the order of the file when they are asked for.
-    pub fn named_lazily(&self, numbers: &[Tensor<1>]) -> Vec<Named<impl FnOnce() -> Vec<f32> + use<>>> {
+    pub fn named_lazily(
+        &self,
+        numbers: &[Tensor<1>],
+    ) -> Vec<Named<impl FnOnce() -> Vec<f32> + use<>>> {
         let mut numbers = numbers.iter();
         self.weights(|name, weight| {
             let numbers = numbers.next().expect("one a weight").clone();
@@ -228,7 +314,8 @@ impl Decoder {
         self.weights(|_, weight| weight.numbers())
     }
 
-    /// Takes the numbers of the weights that train out of their places, so that nothing else holds them; [`Decoder::put`] is to follow.
+    /// Takes the numbers of the weights that train out of their places, so that nothing else holds
+    /// them; [`Decoder::put`] is to follow.
     pub fn take(&mut self) -> Vec<Tensor<1>> {
         let mut all = Vec::new();
         self.visit(&mut |_, _, weight| all.push(weight.take()));
@@ -243,20 +330,30 @@ impl Decoder {
 
     /// Parameters that train.
     pub fn trainable_parameters(&self) -> usize {
-        self.weights(|_, weight| weight.shape().into_iter().product::<usize>()).into_iter().sum()
+        self.weights(|_, weight| weight.shape().into_iter().product::<usize>())
+            .into_iter()
+            .sum()
     }
 
     /// Numbers of what adapters started as, where that is kept.
     pub fn initial_numbers(&self) -> usize {
-        let initial = self.adapters().filter_map(|(_, lora)| lora.initial.as_ref());
-        initial.flat_map(|initial| initial.iter()).map(|matrix| matrix.shape().num_elements()).sum()
+        let initial = self
+            .adapters()
+            .filter_map(|(_, lora)| lora.initial.as_ref());
+        initial
+            .flat_map(|initial| initial.iter())
+            .map(|matrix| matrix.shape().num_elements())
+            .sum()
     }
 
-    /// The same for as long as nothing trains: what follows from adapters alone is computed once, not with every batch or token.
+    /// The same for as long as nothing trains: what follows from adapters alone is computed once,
+    /// not with every batch or token.
     #[must_use]
     pub fn settled(&self) -> Self {
         let mut settled = self.clone();
-        settled.projections_mut().for_each(|projection| projection.settle(self.computed));
+        settled
+            .projections_mut()
+            .for_each(|projection| projection.settle(self.computed));
         settled
     }
 
@@ -272,11 +369,13 @@ impl Decoder {
 
     /// The attached adapters with their modules' names, in checkpoint order.
     pub fn adapters(&self) -> impl Iterator<Item = (&str, &Lora)> {
-        self.projections().filter_map(|projection| Some((projection.name.as_str(), projection.lora.as_ref()?)))
+        self.projections()
+            .filter_map(|projection| Some((projection.name.as_str(), projection.lora.as_ref()?)))
     }
 
     /// The attached adapters, in the order of [`Decoder::adapters`].
     pub fn adapters_mut(&mut self) -> impl Iterator<Item = &mut Lora> {
-        self.projections_mut().filter_map(|projection| projection.lora.as_mut())
+        self.projections_mut()
+            .filter_map(|projection| projection.lora.as_mut())
     }
 }

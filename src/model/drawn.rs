@@ -26,18 +26,30 @@ struct Drawn {
 impl Drawn {
     /// The numbers of a matrix by their places, uniform.
     fn numbers(&self, name: &str) -> impl Fn(usize) -> f32 + Send + Sync {
-        let key = name.bytes().fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
+        let key = name
+            .bytes()
+            .fold(mix(self.seed), |key, byte| mix(key ^ u64::from(byte)));
         let bound = DEVIATION * 3f64.sqrt();
         move |place| ((2.0 * unit(key.wrapping_add(place as u64)) - 1.0) * bound) as f32
     }
 }
 
 /// As many numbers as the shape has, each made in its place: nothing is beside them in memory.
-fn made(shape: [usize; 2], dtype: DType, number: impl Fn(usize) -> f32 + Send + Sync) -> TensorData {
+fn made(
+    shape: [usize; 2],
+    dtype: DType,
+    number: impl Fn(usize) -> f32 + Send + Sync,
+) -> TensorData {
     let places = (0..shape[0] * shape[1]).into_par_iter();
     match dtype {
-        DType::BF16 => TensorData::new(places.map(|place| bf16::from_f32(number(place))).collect(), shape),
-        DType::F16 => TensorData::new(places.map(|place| f16::from_f32(number(place))).collect(), shape),
+        DType::BF16 => TensorData::new(
+            places.map(|place| bf16::from_f32(number(place))).collect(),
+            shape,
+        ),
+        DType::F16 => TensorData::new(
+            places.map(|place| f16::from_f32(number(place))).collect(),
+            shape,
+        ),
         _ => TensorData::new(places.map(number).collect::<Vec<f32>>(), shape),
     }
 }
@@ -46,31 +58,70 @@ impl WeightSource for Drawn {
     /// Norms scale nothing.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
         let is_norm = name.ends_with(".weight");
-        Ok(if is_norm { vec![self.norm; length] } else { (0..length).map(self.numbers(name)).collect() })
+        Ok(if is_norm {
+            vec![self.norm; length]
+        } else {
+            (0..length).map(self.numbers(name)).collect()
+        })
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
+    fn rows(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        columns: usize,
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         let number = self.numbers(name);
-        Ok(made([rows.len(), columns], dtype, |place| number(rows.start * columns + place)))
+        Ok(made([rows.len(), columns], dtype, |place| {
+            number(rows.start * columns + place)
+        }))
     }
 
-    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
+    fn transposed(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         let number = self.numbers(name);
-        Ok(made([columns, rows], dtype, |place| number(place % rows * columns + place / rows)))
+        Ok(made([columns, rows], dtype, |place| {
+            number(place % rows * columns + place / rows)
+        }))
     }
 
-    fn slice(&self, slice: &Slice, [inputs, outputs]: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
+    fn slice(
+        &self,
+        slice: &Slice,
+        [inputs, outputs]: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         let (number, before) = (self.numbers(&slice.tensor), slice.index * inputs * outputs);
-        Ok(made([inputs, outputs], dtype, |place| number(before + place)))
+        Ok(made([inputs, outputs], dtype, |place| {
+            number(before + place)
+        }))
     }
 
     fn stays_dense(&self, _name: &str, _shape: [usize; 2]) -> bool {
         false
     }
 
-    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
-        let numbers: Vec<f16> = (0..shape[0] * shape[1]).into_par_iter().map(self.numbers(name)).map(f16::from_f32).collect();
-        form.pack(shape, &numbers).map_err(|cause| ModelError::Packing { name: name.to_owned(), cause })
+    fn packed(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        form: QuantFormat,
+    ) -> Result<Quantized, ModelError> {
+        let numbers: Vec<f16> = (0..shape[0] * shape[1])
+            .into_par_iter()
+            .map(self.numbers(name))
+            .map(f16::from_f32)
+            .collect();
+        form.pack(shape, &numbers)
+            .map_err(|cause| ModelError::Packing {
+                name: name.to_owned(),
+                cause,
+            })
     }
 }
 
@@ -87,8 +138,19 @@ impl DecoderSpec {
     ///
     /// # Errors
     /// None; numbers from files could be missing.
-    pub fn draw(&self, seed: u64, storage: impl Into<Storage>, device: &Device) -> Result<Decoder, ModelError> {
+    pub fn draw(
+        &self,
+        seed: u64,
+        storage: impl Into<Storage>,
+        device: &Device,
+    ) -> Result<Decoder, ModelError> {
         let norm = (1.0 - self.norm_offset) as f32;
-        assemble(&Drawn { seed, norm }, self.clone(), storage.into(), device, &|_| {})
+        assemble(
+            &Drawn { seed, norm },
+            self.clone(),
+            storage.into(),
+            device,
+            &|_| {},
+        )
     }
 }

@@ -1,4 +1,5 @@
-//! Rows of the embedding that training seems to have passed by, read from the base's files without loading the model.
+//! Rows of the embedding that training seems to have passed by, read from the base's files without
+//! loading the model.
 
 use rayon::prelude::*;
 
@@ -36,7 +37,10 @@ impl Untrained {
     pub fn describe(self, token: impl Fn(u32) -> String) -> String {
         match self {
             Self::Zero => "it is all zeros".to_owned(),
-            Self::Small { norm, median } => format!("its norm is {norm:.1e}, the median is {median:.1e}"),
+            Self::Small { norm, median } => format!(
+                "its norm is {norm:.1e}, the median is \
+            {median:.1e}"
+            ),
             Self::Shared { with } => format!("it equals that of `{}`, id {with}", token(with)),
         }
     }
@@ -49,13 +53,20 @@ impl Folder {
     /// A file of the weights cannot be read.
     pub fn untrained_embeddings(&self, ids: &[u32]) -> Result<Vec<(u32, Untrained)>, ModelError> {
         let name = self.spec.names.embedding();
-        let paths = if ids.is_empty() { Vec::new() } else { shard_paths(&self.path)? };
+        let paths = if ids.is_empty() {
+            Vec::new()
+        } else {
+            shard_paths(&self.path)?
+        };
         for path in paths {
             let shard = Archive::open(&path)?;
             if let Some(bytes) = shard.bytes(&name) {
                 let norms = norms(&shard, &name, self.stored_rows)?;
                 let rows: Vec<&[u8]> = bytes.chunks(bytes.len() / self.stored_rows).collect();
-                return Ok(ids.iter().filter_map(|id| Some((*id, judge(*id, &norms, &rows)?))).collect());
+                return Ok(ids
+                    .iter()
+                    .filter_map(|id| Some((*id, judge(*id, &norms, &rows)?)))
+                    .collect());
             }
         }
         Ok(Vec::new())
@@ -66,9 +77,14 @@ fn norms(shard: &Archive, name: &str, rows: usize) -> Result<Vec<f32>, ModelErro
     let chunks: Vec<usize> = (0..rows).step_by(CHUNK_ROWS).collect();
     let norms = chunks.into_par_iter().map(|start| {
         let count = CHUNK_ROWS.min(rows - start);
-        let values = shard.read_rows_f32(name, start..start + count)?.unwrap_or_default();
+        let values = shard
+            .read_rows_f32(name, start..start + count)?
+            .unwrap_or_default();
         let norm = |row: &[f32]| row.iter().map(|value| value * value).sum::<f32>().sqrt();
-        Ok(values.chunks((values.len() / count).max(1)).map(norm).collect::<Vec<_>>())
+        Ok(values
+            .chunks((values.len() / count).max(1))
+            .map(norm)
+            .collect::<Vec<_>>())
     });
     Ok(norms.collect::<Result<Vec<_>, ModelError>>()?.concat())
 }
@@ -76,8 +92,14 @@ fn norms(shard: &Archive, name: &str, rows: usize) -> Result<Vec<f32>, ModelErro
 fn judge(id: u32, norms: &[f32], rows: &[&[u8]]) -> Option<Untrained> {
     let (row, norm) = (id as usize, *norms.get(id as usize)?);
     let mut sorted = norms.to_vec();
-    let median = *sorted.select_nth_unstable_by(norms.len() / 2, f32::total_cmp).1;
-    let other = || rows.iter().enumerate().position(|(other, bytes)| other != row && *bytes == rows[row]);
+    let median = *sorted
+        .select_nth_unstable_by(norms.len() / 2, f32::total_cmp)
+        .1;
+    let other = || {
+        rows.iter()
+            .enumerate()
+            .position(|(other, bytes)| other != row && *bytes == rows[row])
+    };
     match norm {
         0.0 => Some(Untrained::Zero),
         norm if norm < median * SMALLEST_SHARE => Some(Untrained::Small { norm, median }),
@@ -95,9 +117,29 @@ mod tests {
         let rows: Vec<&[u8]> = rows.iter().map(|row| row.as_slice()).collect();
         let norms = [1.0, 2.0, 0.0, 1e-5, 2.0, 1.5];
         let judged: Vec<_> = (0..6).map(|id| judge(id, &norms, &rows)).collect();
-        let small = Untrained::Small { norm: 1e-5, median: 1.5 };
-        let [zero, first, second] = [Untrained::Zero, Untrained::Shared { with: 4 }, Untrained::Shared { with: 1 }];
-        assert_eq!(judged, [None, Some(first), Some(zero), Some(small), Some(second), None]);
-        assert_eq!(small.describe(|_| String::new()), "its norm is 1.0e-5, the median is 1.5e0");
+        let small = Untrained::Small {
+            norm: 1e-5,
+            median: 1.5,
+        };
+        let [zero, first, second] = [
+            Untrained::Zero,
+            Untrained::Shared { with: 4 },
+            Untrained::Shared { with: 1 },
+        ];
+        assert_eq!(
+            judged,
+            [
+                None,
+                Some(first),
+                Some(zero),
+                Some(small),
+                Some(second),
+                None
+            ]
+        );
+        assert_eq!(
+            small.describe(|_| String::new()),
+            "its norm is 1.0e-5, the median is 1.5e0"
+        );
     }
 }

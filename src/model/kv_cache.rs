@@ -1,4 +1,5 @@
-//! Keys and values of the tokens that a model has read, so that the next one costs the work of one token.
+//! Keys and values of the tokens that a model has read, so that the next one costs the work of one
+//! token.
 
 use std::ops::Range;
 
@@ -23,7 +24,11 @@ pub struct Cache {
 impl Cache {
     /// A text of which nothing was read.
     pub fn new(decoder: &Decoder) -> Self {
-        Self { tokens: Vec::new(), rotated_for: 0, pasts: vec![Past::default(); decoder.blocks.len()] }
+        Self {
+            tokens: Vec::new(),
+            rotated_for: 0,
+            pasts: vec![Past::default(); decoder.blocks.len()],
+        }
     }
 
     /// The tokens that were read.
@@ -31,15 +36,24 @@ impl Cache {
         &self.tokens
     }
 
-    /// Goes back to what this text and another begin with, or to the start where a window has let go of what it needs; returns how
-    /// many tokens are left.
+    /// Goes back to what this text and another begin with, or to the start where a window has let
+    /// go of what it needs; returns how many tokens are left.
     pub fn rewind(&mut self, other: &[u32]) -> usize {
-        let (read, alike) = (self.tokens.len(), self.tokens.iter().zip(other).take_while(|(left, right)| left == right).count());
+        let (read, alike) = (
+            self.tokens.len(),
+            self.tokens
+                .iter()
+                .zip(other)
+                .take_while(|(left, right)| left == right)
+                .count(),
+        );
         let is_whole = self.pasts.iter().all(|past| past.tokens() == read);
         let left = if alike == read || is_whole { alike } else { 0 };
         self.tokens.truncate(left);
         if left < read {
-            self.pasts.iter_mut().for_each(|past| past.keep(0..left.min(past.tokens())));
+            self.pasts
+                .iter_mut()
+                .for_each(|past| past.keep(0..left.min(past.tokens())));
         }
         left
     }
@@ -50,13 +64,17 @@ impl Cache {
 }
 
 impl Decoder {
-    /// Reads on: the logits of the token that follows on the cache's tokens and these, at least one. Up to rounding they are those of
-    /// [`Decoder::logits`] for the whole text.
+    /// Reads on: the logits of the token that follows on the cache's tokens and these, at least
+    /// one. Up to rounding they are those of [`Decoder::logits`] for the whole text.
     pub fn read_on(&self, cache: &mut Cache, tokens: &[u32]) -> Vec<f32> {
         let mut start = cache.tokens.len();
         cache.tokens.extend(tokens);
         let length = cache.tokens.len();
-        if self.ropes.iter().any(|rope| rope.differs(cache.rotated_for, length)) {
+        if self
+            .ropes
+            .iter()
+            .any(|rope| rope.differs(cache.rotated_for, length))
+        {
             // A longer text turns all of its keys otherwise.
             cache.forget();
             start = 0;
@@ -75,15 +93,23 @@ impl Decoder {
     /// The hidden row of the last of these tokens, [1, width].
     fn read_chunk(&self, cache: &mut Cache, positions: Range<usize>) -> Tensor<2> {
         let frame = self.frame_of(positions.clone(), cache.tokens.len());
-        let ids: Vec<i32> = cache.tokens[positions.clone()].iter().map(|id| id.cast_signed()).collect();
-        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, positions.len()]), &self.device());
+        let ids: Vec<i32> = cache.tokens[positions.clone()]
+            .iter()
+            .map(|id| id.cast_signed())
+            .collect();
+        let ids =
+            Tensor::<2, Int>::from_data(TensorData::new(ids, [1, positions.len()]), &self.device());
         let mut x = self.embed(ids); // [1, tokens, width]
         for (block, past) in self.blocks.iter().zip(&mut cache.pasts) {
             x = block.advance(x, &frame, Some(past)).0;
             // What no later token sees goes.
-            let (held, seen) = (past.tokens(), positions.end - self.spans[block.place.span].first_seen(positions.end));
+            let (held, seen) = (
+                past.tokens(),
+                positions.end - self.spans[block.place.span].first_seen(positions.end),
+            );
             past.keep(held - seen..held);
         }
-        x.narrow(1, positions.len() - 1, 1).reshape([1, self.spec.width])
+        x.narrow(1, positions.len() - 1, 1)
+            .reshape([1, self.spec.width])
     }
 }

@@ -37,8 +37,8 @@ pub struct Folder {
     pub filled: Vec<(String, Value)>,
     /// Shares and noises above 0 that act in training only, by their keys in config.json.
     pub in_training: Vec<(String, f64)>,
-    /// The method of config.json's `quantization_config` where the weights are plain numbers, as after a merge by a tool that left it there.
-    /// transformers and vLLM would take it at its word.
+    /// The method of config.json's `quantization_config` where the weights are plain numbers, as
+    /// after a merge by a tool that left it there. transformers and vLLM would take it at its word.
     pub leftover_quantization: Option<String>,
 }
 
@@ -63,11 +63,18 @@ impl Folder {
         let config = ConfigJson::open(path)?;
         let leftover_quantization = leftover_quantization(&config, path)?;
         // What is said of weights that are not there is no reason to refuse those that are.
-        let config = if leftover_quantization.is_some() { config.without(QUANTIZATION) } else { config };
+        let config = if leftover_quantization.is_some() {
+            config.without(QUANTIZATION)
+        } else {
+            config
+        };
         let described = families::describe(config)?;
-        let tied_head =
-            described.spec.tied_head && !(described.is_tied_by_default() && has_own_head(path, &described.spec.names));
-        let spec = DecoderSpec { tied_head, ..described.spec };
+        let tied_head = described.spec.tied_head
+            && !(described.is_tied_by_default() && has_own_head(path, &described.spec.names));
+        let spec = DecoderSpec {
+            tied_head,
+            ..described.spec
+        };
         Ok(Self {
             path: path.to_owned(),
             stored_rows: spec.vocabulary,
@@ -79,7 +86,8 @@ impl Folder {
         })
     }
 
-    /// The weights; where they do not fit, what was filled for keys that config.json does not name may be why.
+    /// The weights; where they do not fit, what was filled for keys that config.json does not name
+    /// may be why.
     fn weights(&self) -> Result<Weights, ModelError> {
         Weights::open(&self.path, &self.stored_spec()).map_err(|error| match error {
             ModelError::Tensors { folder, mut faults } => {
@@ -92,7 +100,10 @@ impl Folder {
 
     /// What the files hold.
     pub(super) fn stored_spec(&self) -> DecoderSpec {
-        DecoderSpec { vocabulary: self.stored_rows, ..self.spec.clone() }
+        DecoderSpec {
+            vocabulary: self.stored_rows,
+            ..self.spec.clone()
+        }
     }
 
     /// Whether embedding and head have more rows than the files.
@@ -108,31 +119,53 @@ impl Folder {
 
     /// Sizes that config.json does not name, in words.
     fn filled_sizes(&self) -> Option<String> {
-        let sizes = self.filled.iter().filter(|(key, _)| SIZES.contains(&key.as_str()));
-        let sizes: Vec<_> = sizes.map(|(key, value)| format!("`{key}` (default {value})")).collect();
-        (!sizes.is_empty())
-            .then(|| format!("config.json does not set {}: the defaults of transformers are used", sizes.join(", ")))
+        let sizes = self
+            .filled
+            .iter()
+            .filter(|(key, _)| SIZES.contains(&key.as_str()));
+        let sizes: Vec<_> = sizes
+            .map(|(key, value)| format!("`{key}` (default {value})"))
+            .collect();
+        (!sizes.is_empty()).then(|| {
+            format!(
+                "config.json does not set {}: the defaults of transformers are used",
+                sizes.join(", ")
+            )
+        })
     }
 
     /// Checks names, shapes and sizes of the weights by the headers of their files.
     ///
     /// # Errors
-    /// Tensors are missing, left over or of another shape (all of them are listed), or a file is damaged.
+    /// Tensors are missing, left over or of another shape (all of them are listed), or a file is
+    /// damaged.
     pub fn check_weights(&self) -> Result<(), ModelError> {
         self.weights().map(drop)
     }
 
-    /// Loads the weights, kept as asked for, where `auto` changes no number: on a GPU it is f32, and [`Folder::kept_in`] tells what a run
-    /// takes there. What the folder has packed stays packed.
+    /// Loads the weights, kept as asked for, where `auto` changes no number: on a GPU it is f32,
+    /// and [`Folder::kept_in`] tells what a run takes there. What the folder has packed stays
+    /// packed.
     ///
     /// # Errors
-    /// Tensors are missing, left over or of another shape (all of them are listed), a number does not fit into the dtype, or a file is
-    /// damaged.
-    pub fn load(&self, storage: impl Into<Storage>, device: &Device, report: Reporter) -> Result<Decoder, ModelError> {
+    /// Tensors are missing, left over or of another shape (all of them are listed), a number does
+    /// not fit into the dtype, or a file is damaged.
+    pub fn load(
+        &self,
+        storage: impl Into<Storage>,
+        device: &Device,
+        report: Reporter,
+    ) -> Result<Decoder, ModelError> {
         let weights = self.weights()?;
-        let halves = if device::is_cpu(device) { HalfPrecision::Widened } else { HalfPrecision::Computed(None) };
+        let halves = if device::is_cpu(device) {
+            HalfPrecision::Widened
+        } else {
+            HalfPrecision::Computed(None)
+        };
         let storage = weights.kept_in(storage.into(), &self.stored_spec(), halves)?;
-        self.with_rows(&weights, storage, |source| assemble(source, self.spec.clone(), storage, device, report))
+        self.with_rows(&weights, storage, |source| {
+            assemble(source, self.spec.clone(), storage, device, report)
+        })
     }
 
     /// The weights as they are, or with rows of the tables that they do not have.
@@ -142,17 +175,27 @@ impl Folder {
         storage: Storage,
         make: impl FnOnce(&dyn WeightSource) -> Result<Decoder, ModelError>,
     ) -> Result<Decoder, ModelError> {
-        let Some(rows) = &self.new_rows else { return make(weights) };
+        let Some(rows) = &self.new_rows else {
+            return make(weights);
+        };
         if storage.packs_head {
-            let message = "the head is packed, and a packed table takes no rows of new tokens".to_owned();
-            let hint = Some("use a base whose head is not packed, and leave out `quantize_head`".to_owned());
-            return Err(ModelError::Config { path: self.path.clone(), message, hint });
+            let message =
+                "the head is packed, and a packed table takes no rows of new tokens".to_owned();
+            let hint = Some(
+                "use a base whose head is not packed, and leave out `quantize_head`".to_owned(),
+            );
+            return Err(ModelError::Config {
+                path: self.path.clone(),
+                message,
+                hint,
+            });
         }
         let tables = [self.spec.names.embedding(), Names::HEAD.to_owned()];
         make(&Resized::new(weights, rows, self.stored_rows, tables))
     }
 
-    /// [`Folder::load`] with projections that are changed before they are kept or packed; those that the folder has packed are not.
+    /// [`Folder::load`] with projections that are changed before they are kept or packed; those
+    /// that the folder has packed are not.
     ///
     /// # Errors
     /// As of [`Folder::load`].
@@ -164,10 +207,18 @@ impl Folder {
         report: Reporter,
     ) -> Result<Decoder, ModelError> {
         let weights = self.weights()?;
-        let halves = if device::is_cpu(device) { HalfPrecision::Widened } else { HalfPrecision::Computed(None) };
+        let halves = if device::is_cpu(device) {
+            HalfPrecision::Widened
+        } else {
+            HalfPrecision::Computed(None)
+        };
         let storage = weights.kept_in(storage.into(), &self.stored_spec(), halves)?;
         self.with_rows(&weights, storage, |source| {
-            let changed = Changed { source, linears: self.spec.projections(), change: RefCell::new(change) };
+            let changed = Changed {
+                source,
+                linears: self.spec.projections(),
+                change: RefCell::new(change),
+            };
             assemble(&changed, self.spec.clone(), storage, device, report)
         })
     }
@@ -186,51 +237,118 @@ impl Folder {
     /// As of [`Folder::check_weights`].
     pub fn is_packed(&self) -> Result<bool, ModelError> {
         let weights = self.weights()?;
-        Ok(weights.form(&self.spec).is_some() || self.spec.tensors().iter().any(|(name, _)| weights.is_mxfp4(name)))
+        Ok(weights.form(&self.spec).is_some()
+            || self
+                .spec
+                .tensors()
+                .iter()
+                .any(|(name, _)| weights.is_mxfp4(name)))
     }
 
-    /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and packed where the folder has them so.
+    /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and
+    /// packed where the folder has them so.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
-    pub fn kept_in(&self, storage: impl Into<Storage>, halves: HalfPrecision) -> Result<Storage, ModelError> {
-        self.weights()?.kept_in(storage.into(), &self.stored_spec(), halves)
+    pub fn kept_in(
+        &self,
+        storage: impl Into<Storage>,
+        halves: HalfPrecision,
+    ) -> Result<Storage, ModelError> {
+        self.weights()?
+            .kept_in(storage.into(), &self.stored_spec(), halves)
     }
 }
 
-/// See [`Folder::leftover_quantization`]. Without a method, bitsandbytes is known by its keys, as in transformers.
+/// See [`Folder::leftover_quantization`]. Without a method, bitsandbytes is known by its keys, as
+/// in transformers.
 fn leftover_quantization(config: &ConfigJson, path: &Path) -> Result<Option<String>, ModelError> {
-    let of_text = || Ok::<_, ModelError>(config.section("text_config")?.map(|text| text.section(QUANTIZATION)).transpose()?.flatten());
-    let Some(stored) = config.section(QUANTIZATION)?.map_or_else(of_text, |stored| Ok(Some(stored)))? else { return Ok(None) };
+    let of_text = || {
+        Ok::<_, ModelError>(
+            config
+                .section("text_config")?
+                .map(|text| text.section(QUANTIZATION))
+                .transpose()?
+                .flatten(),
+        )
+    };
+    let Some(stored) = config
+        .section(QUANTIZATION)?
+        .map_or_else(of_text, |stored| Ok(Some(stored)))?
+    else {
+        return Ok(None);
+    };
     if !holds_numbers(path) {
         return Ok(None);
     }
     let is_bitsandbytes = stored.names("load_in_4bit") || stored.names("load_in_8bit");
-    let unnamed = if is_bitsandbytes { "bitsandbytes" } else { "without a `quant_method`" };
-    Ok(Some(stored.text("quant_method")?.unwrap_or(unnamed).to_owned()))
+    let unnamed = if is_bitsandbytes {
+        "bitsandbytes"
+    } else {
+        "without a `quant_method`"
+    };
+    Ok(Some(
+        stored.text("quant_method")?.unwrap_or(unnamed).to_owned(),
+    ))
 }
 
-/// Parts of tensors that are packed, by the ends of their names: GPTQ and AWQ, compressed-tensors, FP8, bitsandbytes, MXFP4.
-const PACKED_PARTS: [&str; 9] =
-    [".qweight", ".qzeros", ".g_idx", ".weight_packed", ".weight_scale", ".weight_scale_inv", ".absmax", ".SCB", "_blocks"];
+/// Parts of tensors that are packed, by the ends of their names: GPTQ and AWQ, compressed-tensors,
+/// FP8, bitsandbytes, MXFP4.
+const PACKED_PARTS: [&str; 9] = [
+    ".qweight",
+    ".qzeros",
+    ".g_idx",
+    ".weight_packed",
+    ".weight_scale",
+    ".weight_scale_inv",
+    ".absmax",
+    ".SCB",
+    "_blocks",
+];
 
 /// Whether the files can be read and no tensor of them is a part of a packed one.
 fn holds_numbers(path: &Path) -> bool {
-    let names = |path: &PathBuf| Ok(Archive::open(path)?.shapes().into_keys().collect::<Vec<_>>());
-    let names = shard_paths(path).and_then(|paths| paths.iter().map(names).collect::<Result<Vec<_>, ModelError>>());
+    let names = |path: &PathBuf| {
+        Ok(Archive::open(path)?
+            .shapes()
+            .into_keys()
+            .collect::<Vec<_>>())
+    };
+    let names = shard_paths(path).and_then(|paths| {
+        paths
+            .iter()
+            .map(names)
+            .collect::<Result<Vec<_>, ModelError>>()
+    });
     let names = names.unwrap_or_default().concat();
-    !names.is_empty() && !names.iter().any(|name| PACKED_PARTS.iter().any(|part| name.ends_with(part)))
+    !names.is_empty()
+        && !names
+            .iter()
+            .any(|name| PACKED_PARTS.iter().any(|part| name.ends_with(part)))
 }
 
-/// Whether the files have a head that differs from the embedding: where config.json does not say that they are one, they are then two, as in
-/// transformers. Of files that cannot be read, the weights tell when they are opened.
+/// Whether the files have a head that differs from the embedding: where config.json does not say
+/// that they are one, they are then two, as in transformers. Of files that cannot be read, the
+/// weights tell when they are opened.
 fn has_own_head(path: &Path, names: &Names) -> bool {
-    let shards =
-        shard_paths(path).and_then(|paths| paths.iter().map(|path| Ok(Archive::open(path)?)).collect::<Result<Vec<_>, ModelError>>());
+    let shards = shard_paths(path).and_then(|paths| {
+        paths
+            .iter()
+            .map(|path| Ok(Archive::open(path)?))
+            .collect::<Result<Vec<_>, ModelError>>()
+    });
     let shards = shards.unwrap_or_default();
     let bytes = |name: &str| {
-        let stored = |archive: &Archive| archive.shapes().into_keys().find(|stored| names.canonical(stored) == name);
-        shards.iter().find_map(|archive| archive.bytes(&stored(archive)?))
+        let stored = |archive: &Archive| {
+            archive
+                .shapes()
+                .into_keys()
+                .find(|stored| names.canonical(stored) == name)
+        };
+        shards
+            .iter()
+            .find_map(|archive| archive.bytes(&stored(archive)?))
     };
-    bytes(Names::HEAD).is_some_and(|head| bytes(&names.embedding()).is_some_and(|embedding| head != embedding))
+    bytes(Names::HEAD)
+        .is_some_and(|head| bytes(&names.embedding()).is_some_and(|embedding| head != embedding))
 }

@@ -1,4 +1,5 @@
-//! How the tokens of a block see each other: heads with keys and values of their own, or of one narrow row a token.
+//! How the tokens of a block see each other: heads with keys and values of their own, or of one
+//! narrow row a token.
 
 use std::sync::Arc;
 
@@ -14,7 +15,11 @@ use crate::ops::{Mask, Score, attention_with_sinks};
 
 /// The attention of a block.
 #[derive(Debug, Clone)]
-#[allow(clippy::large_enum_variant, reason = "one a block, and the largest is what most blocks have")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one a block, and the largest is what most blocks \
+have"
+)]
 pub(super) enum Mixer {
     Grouped(Grouped),
     Latent(Box<Latent>),
@@ -22,7 +27,13 @@ pub(super) enum Mixer {
 
 impl Mixer {
     /// What the heads see, before it is projected back, [batch, tokens, heads · width of values].
-    pub(super) fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    pub(super) fn mix(
+        &self,
+        x: Tensor<3>,
+        place: BlockPlace,
+        frame: &Frame,
+        past: Option<&mut Past>,
+    ) -> Tensor<3> {
         match self {
             Self::Grouped(grouped) => grouped.mix(x, place, frame, past),
             Self::Latent(latent) => latent.mix(x, place, frame, past),
@@ -56,9 +67,16 @@ impl Mixer {
     /// Its norms: of queries, and of keys.
     pub(super) fn norms_mut(&mut self) -> [Option<&mut Norm>; 2] {
         match self {
-            Self::Grouped(grouped) => grouped.norms.as_mut().map_or([None, None], |norms| norms.each_mut().map(Some)),
+            Self::Grouped(grouped) => grouped
+                .norms
+                .as_mut()
+                .map_or([None, None], |norms| norms.each_mut().map(Some)),
             Self::Latent(latent) => {
-                let of_query = if let Query::Narrow { norm, .. } = &mut latent.query { Some(norm) } else { None };
+                let of_query = if let Query::Narrow { norm, .. } = &mut latent.query {
+                    Some(norm)
+                } else {
+                    None
+                };
                 [of_query, Some(&mut latent.kv_norm)]
             }
         }
@@ -66,23 +84,34 @@ impl Mixer {
 }
 
 impl MixerSpec {
-    /// What projects the stream, and what projects back to it. The result of attention is kept once, except for what dropout leaves of it
-    /// where magnitudes scale.
-    pub(super) fn groups(&self, width: u64, rows: RowShape, maps: TrainedMaps) -> [ProjectionGroup; 2] {
+    /// What projects the stream, and what projects back to it. The result of attention is kept
+    /// once, except for what dropout leaves of it where magnitudes scale.
+    pub(super) fn groups(
+        &self,
+        width: u64,
+        rows: RowShape,
+        maps: TrainedMaps,
+    ) -> [ProjectionGroup; 2] {
         let [input, output] = maps.split_last();
         let [queries, _] = self.head_widths();
-        let dropped = if rows.drops && output.group(0).scaled > 0 { queries } else { 0 };
+        let dropped = if rows.drops && output.group(0).scaled > 0 {
+            queries
+        } else {
+            0
+        };
         [input.group(width), output.group(dropped)]
     }
 
-    /// Bytes that [`Mixer::mix`] keeps for its backward beside the input: what queries and keys are made of, queries, keys and values after
-    /// the rotation, the result, and the logarithm of each query's sum. The rotation keeps nothing.
+    /// Bytes that [`Mixer::mix`] keeps for its backward beside the input: what queries and keys are
+    /// made of, queries, keys and values after the rotation, the result, and the logarithm of each
+    /// query's sum. The rotation keeps nothing.
     pub(super) fn saved_bytes(&self, rows: RowShape) -> u64 {
         let ([queries, keys], [heads, ..]) = (self.head_widths(), self.heads());
         rows.bytes(self.way() + 2 * queries + 2 * keys + heads as u64)
     }
 
-    /// Bytes that it computes with: queries, keys and values, and their mixture in tiles and as a whole; backward as many for their gradients.
+    /// Bytes that it computes with: queries, keys and values, and their mixture in tiles and as a
+    /// whole; backward as many for their gradients.
     pub(super) fn computed_bytes(&self, rows: RowShape) -> u64 {
         let [queries, keys] = self.head_widths();
         rows.bytes(3 * queries + 2 * keys + self.way())
@@ -103,18 +132,37 @@ impl MixerSpec {
         [heads, kv_heads].map(|heads| (heads * head_dim) as u64)
     }
 
-    /// Numbers that a token keeps on its way to queries, keys and values: before norms of heads; or narrow rows before and behind their
-    /// norms, and what is put together of pieces.
+    /// Numbers that a token keeps on its way to queries, keys and values: before norms of heads; or
+    /// narrow rows before and behind their norms, and what is put together of pieces.
     fn way(&self) -> u64 {
         let numbers = match self {
-            Self::Grouped(GroupedSpec { heads, kv_heads, head_dim, qk_norm, qkv, .. }) => {
-                let before_norms = if *qk_norm == QueryKeyNorm::None { 0 } else { (heads + kv_heads) * head_dim };
+            Self::Grouped(GroupedSpec {
+                heads,
+                kv_heads,
+                head_dim,
+                qk_norm,
+                qkv,
+                ..
+            }) => {
+                let before_norms = if *qk_norm == QueryKeyNorm::None {
+                    0
+                } else {
+                    (heads + kv_heads) * head_dim
+                };
                 // Groups are put in order.
-                before_norms + if *qkv == Modules::FusedByGroup { (heads + 2 * kv_heads) * head_dim } else { 0 }
+                before_norms
+                    + if *qkv == Modules::FusedByGroup {
+                        (heads + 2 * kv_heads) * head_dim
+                    } else {
+                        0
+                    }
             }
-            Self::Latent(LatentSpec { query_rank, kv_rank, rope_dim, .. }) => {
-                2 * query_rank.unwrap_or(0) + 2 * (kv_rank + rope_dim)
-            }
+            Self::Latent(LatentSpec {
+                query_rank,
+                kv_rank,
+                rope_dim,
+                ..
+            }) => 2 * query_rank.unwrap_or(0) + 2 * (kv_rank + rope_dim),
         };
         numbers as u64
     }
@@ -134,9 +182,23 @@ pub(super) struct Grouped {
 }
 
 impl Grouped {
-    fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    fn mix(
+        &self,
+        x: Tensor<3>,
+        place: BlockPlace,
+        frame: &Frame,
+        past: Option<&mut Past>,
+    ) -> Tensor<3> {
         let [batch, length, _] = x.dims();
-        let GroupedSpec { heads, kv_heads, head_dim, qk_norm, score_scale, softcap, .. } = self.spec;
+        let GroupedSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            qk_norm,
+            score_scale,
+            softcap,
+            ..
+        } = self.spec;
         let mask = frame.mask(place.layer, Site::AttentionInput);
         let [mut query, mut key, value] = self.project(x, mask.as_ref());
         let norms = |of: QueryKeyNorm| self.norms.as_ref().filter(|_| qk_norm == of);
@@ -144,40 +206,65 @@ impl Grouped {
             (query, key) = (of_query.forward(query), of_key.forward(key));
         }
         let split = |of: Tensor<3>, heads| of.reshape([batch, length, heads, head_dim]);
-        let (mut query, mut key, value) = (split(query, heads), split(key, kv_heads), split(value, kv_heads)); // [batch, length, heads, d]
+        let (mut query, mut key, value) = (
+            split(query, heads),
+            split(key, kv_heads),
+            split(value, kv_heads),
+        ); // [batch, length, heads, d]
         if let Some([of_query, of_key]) = norms(QueryKeyNorm::Heads) {
             (query, key) = (of_query.forward(query), of_key.forward(key));
         }
         if let Some(rope) = place.rope.map(|rope| &frame.ropes[rope]) {
-            (query, key) = (rope.rotate(query, frame.positions.clone()), rope.rotate(key, frame.positions.clone()));
+            (query, key) = (
+                rope.rotate(query, frame.positions.clone()),
+                rope.rotate(key, frame.positions.clone()),
+            );
         }
         let [key, value] = match past {
             Some(past) => past.extend([key, value]),
             None => [key, value],
         };
-        let score = Score { scale: score_scale as f32, softcap: softcap.map(|cap| cap as f32) };
-        attention_with_sinks(query, key, value, &frame.first[place.span], score, self.sinks.as_ref()).reshape([
-            batch,
-            length,
-            heads * head_dim,
-        ])
+        let score = Score {
+            scale: score_scale as f32,
+            softcap: softcap.map(|cap| cap as f32),
+        };
+        attention_with_sinks(
+            query,
+            key,
+            value,
+            &frame.first[place.span],
+            score,
+            self.sinks.as_ref(),
+        )
+        .reshape([batch, length, heads * head_dim])
     }
 
     /// Queries, keys and values, [batch, sequence, heads · d] each.
     fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
-        let GroupedSpec { heads, kv_heads, head_dim, qkv, .. } = self.spec;
+        let GroupedSpec {
+            heads,
+            kv_heads,
+            head_dim,
+            qkv,
+            ..
+        } = self.spec;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
         if let [q, k, v] = &self.qkv[..] {
             return [q, k, v].map(|projection| projection.forward(x.clone(), mask));
         }
         let all = side_by_side(&self.qkv, x, None, mask);
         if qkv == Modules::Fused {
-            return [(0, q), (q, kv), (q + kv, kv)].map(|(start, width)| all.clone().narrow(2, start, width));
+            return [(0, q), (q, kv), (q + kv, kv)]
+                .map(|(start, width)| all.clone().narrow(2, start, width));
         }
         let ([batch, length, _], group) = (all.dims(), heads / kv_heads);
         let groups = all.reshape([batch * length, kv_heads, group + 2, head_dim]);
-        [(0, group, q), (group, 1, kv), (group + 1, 1, kv)]
-            .map(|(start, count, width)| groups.clone().narrow(2, start, count).reshape([batch, length, width]))
+        [(0, group, q), (group, 1, kv), (group + 1, 1, kv)].map(|(start, count, width)| {
+            groups
+                .clone()
+                .narrow(2, start, count)
+                .reshape([batch, length, width])
+        })
     }
 }
 
@@ -198,12 +285,22 @@ pub(super) struct Latent {
 #[allow(clippy::large_enum_variant, reason = "one a block")]
 pub(super) enum Query {
     Straight(Projection),
-    Narrow { a: Projection, norm: Norm, b: Projection },
+    Narrow {
+        a: Projection,
+        norm: Norm,
+        b: Projection,
+    },
 }
 
 impl Latent {
     fn projections(&self) -> Vec<&Projection> {
-        let Self { query, kv_a, kv_b, output, .. } = self;
+        let Self {
+            query,
+            kv_a,
+            kv_b,
+            output,
+            ..
+        } = self;
         match query {
             Query::Straight(query) => vec![query, kv_a, kv_b, output],
             Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
@@ -211,16 +308,36 @@ impl Latent {
     }
 
     fn projections_mut(&mut self) -> Vec<&mut Projection> {
-        let Self { query, kv_a, kv_b, output, .. } = self;
+        let Self {
+            query,
+            kv_a,
+            kv_b,
+            output,
+            ..
+        } = self;
         match query {
             Query::Straight(query) => vec![query, kv_a, kv_b, output],
             Query::Narrow { a, b, .. } => vec![a, b, kv_a, kv_b, output],
         }
     }
 
-    fn mix(&self, x: Tensor<3>, place: BlockPlace, frame: &Frame, past: Option<&mut Past>) -> Tensor<3> {
+    fn mix(
+        &self,
+        x: Tensor<3>,
+        place: BlockPlace,
+        frame: &Frame,
+        past: Option<&mut Past>,
+    ) -> Tensor<3> {
         let [batch, length, _] = x.dims();
-        let LatentSpec { heads, kv_rank, plain_dim, rope_dim, value_dim, score_scale, .. } = self.spec;
+        let LatentSpec {
+            heads,
+            kv_rank,
+            plain_dim,
+            rope_dim,
+            value_dim,
+            score_scale,
+            ..
+        } = self.spec;
         let head_dim = self.spec.head_dim();
         let mask = |site| frame.mask(place.layer, site);
         let of_stream = mask(Site::AttentionInput);
@@ -233,7 +350,10 @@ impl Latent {
         };
         let query = query.reshape([batch, length, heads, head_dim]);
         let narrow = self.kv_a.forward(x, of_stream.as_ref()); // [batch, length, kv rank + rotated]
-        let shared = narrow.clone().narrow(2, kv_rank, rope_dim).reshape([batch, length, 1, rope_dim]);
+        let shared = narrow
+            .clone()
+            .narrow(2, kv_rank, rope_dim)
+            .reshape([batch, length, 1, rope_dim]);
         let narrow = self.kv_norm.forward(narrow.narrow(2, 0, kv_rank));
         let both = self.kv_b.forward(narrow, mask(Site::KeyValueRow).as_ref());
         let both = both.reshape([batch, length, heads, plain_dim + value_dim]);
@@ -251,18 +371,26 @@ impl Latent {
             Some(past) => past.extend([key, value]),
             None => [key, value],
         };
-        let score = Score { scale: score_scale as f32, softcap: None };
+        let score = Score {
+            scale: score_scale as f32,
+            softcap: None,
+        };
         let mixed = attention_with_sinks(query, key, value, &frame.first[place.span], score, None);
-        mixed.narrow(3, 0, value_dim).reshape([batch, length, heads * value_dim])
+        mixed
+            .narrow(3, 0, value_dim)
+            .reshape([batch, length, heads * value_dim])
     }
 
-    /// Features that turn together half a head apart, where they stand side by side: of queries and keys alike, so that products stay.
+    /// Features that turn together half a head apart, where they stand side by side: of queries and
+    /// keys alike, so that products stay.
     fn in_halves(&self, of: Tensor<4>) -> Tensor<4> {
         if !self.spec.interleaved {
             return of;
         }
         let [batch, length, heads, width] = of.dims();
-        of.reshape([batch * length, heads, width / 2, 2]).swap_dims(2, 3).reshape([batch, length, heads, width])
+        of.reshape([batch * length, heads, width / 2, 2])
+            .swap_dims(2, 3)
+            .reshape([batch, length, heads, width])
     }
 }
 
@@ -272,6 +400,9 @@ fn widened(of: Tensor<4>, width: usize) -> Tensor<4> {
     if own == width {
         return of;
     }
-    let zeros = Tensor::<4>::zeros([batch, length, heads, width - own], (&of.device(), of.dtype()));
+    let zeros = Tensor::<4>::zeros(
+        [batch, length, heads, width - own],
+        (&of.device(), of.dtype()),
+    );
     Tensor::cat(vec![of, zeros], 3)
 }

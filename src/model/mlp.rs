@@ -1,4 +1,5 @@
-//! What a block makes of each token by itself: with a gate, without one, or by a few of many experts.
+//! What a block makes of each token by itself: with a gate, without one, or by a few of many
+//! experts.
 
 use std::f64::consts::SQRT_2;
 
@@ -13,7 +14,11 @@ use crate::ops::{Mask, gated};
 
 /// The feed-forward of a block.
 #[derive(Debug, Clone)]
-#[allow(clippy::large_enum_variant, reason = "one a block, and the largest is what most blocks have")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one a block, and the largest is what most blocks \
+have"
+)]
 pub(super) enum Mlp {
     Gated {
         spec: GatedSpec,
@@ -38,13 +43,19 @@ impl Mlp {
         [of_input, of_output]: [Option<&Mask>; 2],
     ) -> (Tensor<3>, Option<Load>) {
         let [batch, length, width] = x.dims();
-        let projected =
-            |down: &Projection, inner: Tensor<3>, onto| side_by_side(std::slice::from_ref(down), inner, onto, of_output);
+        let projected = |down: &Projection, inner: Tensor<3>, onto| {
+            side_by_side(std::slice::from_ref(down), inner, onto, of_output)
+        };
         match self {
-            Self::Gated { spec, gate_up, down } => {
+            Self::Gated {
+                spec,
+                gate_up,
+                down,
+            } => {
                 let gate_up = side_by_side(gate_up, x, None, of_input);
                 let [.., inner] = gate_up.dims();
-                let inner = gated(gate_up.reshape([batch * length, inner]), spec.activation).reshape([batch, length, inner / 2]);
+                let inner = gated(gate_up.reshape([batch * length, inner]), spec.activation)
+                    .reshape([batch, length, inner / 2]);
                 (projected(down, inner, onto), None)
             }
             Self::Plain(maps) => {
@@ -52,9 +63,13 @@ impl Mlp {
                 (projected(down, gelu(up.forward(x, of_input)), onto), None)
             }
             Self::Experts(experts) => {
-                let (y, load) = experts.forward(x.reshape([batch * length, width]), [of_input, of_output]);
+                let (y, load) =
+                    experts.forward(x.reshape([batch * length, width]), [of_input, of_output]);
                 let y = y.reshape([batch, length, width]);
-                (onto.map_or_else(|| y.clone(), |onto| onto + y.clone()), Some(load))
+                (
+                    onto.map_or_else(|| y.clone(), |onto| onto + y.clone()),
+                    Some(load),
+                )
             }
         }
     }
@@ -79,7 +94,9 @@ impl Mlp {
 
     /// Marks whether its own weights train.
     pub(super) fn set_trains(&mut self, trains: bool) {
-        self.projections_mut().into_iter().for_each(|projection| projection.trains = trains);
+        self.projections_mut()
+            .into_iter()
+            .for_each(|projection| projection.trains = trains);
         if let Self::Experts(experts) = self {
             experts.router.trains = trains;
         }
@@ -89,14 +106,18 @@ impl Mlp {
     pub(super) fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
         match self {
             Self::Experts(experts) => experts.visit(visit),
-            other => other.projections_mut().into_iter().for_each(|projection| projection.visit(visit)),
+            other => other
+                .projections_mut()
+                .into_iter()
+                .for_each(|projection| projection.visit(visit)),
         }
     }
 }
 
 impl MlpSpec {
-    /// What projects the stream, and what projects back to it, a token. Adapters of routed experts are of the rows that are sent to them, and
-    /// all experts are alike; only the feed-forward that every token has beside them may have magnitudes.
+    /// What projects the stream, and what projects back to it, a token. Adapters of routed experts
+    /// are of the rows that are sent to them, and all experts are alike; only the feed-forward that
+    /// every token has beside them may have magnitudes.
     pub(super) fn groups(&self, width: u64, maps: TrainedMaps) -> [ProjectionGroup; 2] {
         let inner = self.rows_per_token() * self.inner() as u64;
         let Self::Experts(experts) = self else {
@@ -104,22 +125,32 @@ impl MlpSpec {
             return [input.group(width), output.group(inner)];
         };
         let chosen = experts.router.chosen as u64;
-        let ([of_expert, _], [_, of_shared]) =
-            (maps.split_at(experts.maps()), maps.split_at(maps.ranks.len() - experts.shared_maps()));
-        let ([input, output], [shared_input, shared_output]) = (of_expert.split_last(), of_shared.split_last());
-        [(input, shared_input, width), (output, shared_output, inner)].map(|(routed, shared, inputs)| {
-            let group = routed.group(inputs);
-            ProjectionGroup { ranks: group.ranks * chosen, scaled: shared.group(0).scaled, ..group }
-        })
+        let ([of_expert, _], [_, of_shared]) = (
+            maps.split_at(experts.maps()),
+            maps.split_at(maps.ranks.len() - experts.shared_maps()),
+        );
+        let ([input, output], [shared_input, shared_output]) =
+            (of_expert.split_last(), of_shared.split_last());
+        [(input, shared_input, width), (output, shared_output, inner)].map(
+            |(routed, shared, inputs)| {
+                let group = routed.group(inputs);
+                ProjectionGroup {
+                    ranks: group.ranks * chosen,
+                    scaled: shared.group(0).scaled,
+                    ..group
+                }
+            },
+        )
     }
 
-    /// Bytes that [`Mlp::forward`] keeps for its backward beside its input and what its projections keep: gate and up, which the gated unit
-    /// keeps, and what is beside them.
+    /// Bytes that [`Mlp::forward`] keeps for its backward beside its input and what its projections
+    /// keep: gate and up, which the gated unit keeps, and what is beside them.
     pub(super) fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
         self.gate_up_bytes(rows) + self.beside_bytes(width, rows)
     }
 
-    /// The most bytes that it computes with beside its input: gate and up with that input, or with the gated unit.
+    /// The most bytes that it computes with beside its input: gate and up with that input, or with
+    /// the gated unit.
     pub(super) fn computed_bytes(&self, width: u64, rows: RowShape) -> u64 {
         let unit = rows.bytes(self.rows_per_token() * self.inner() as u64);
         self.gate_up_bytes(rows) + unit.max(rows.bytes(width)) + self.beside_bytes(width, rows)
@@ -131,26 +162,34 @@ impl MlpSpec {
         rows.bytes(maps * self.rows_per_token() * self.inner() as u64)
     }
 
-    /// Bytes of what it keeps beside gate and up: what the error function is given, and what it makes of it; or rows of experts, and the
-    /// feed-forward that every token has beside them.
+    /// Bytes of what it keeps beside gate and up: what the error function is given, and what it
+    /// makes of it; or rows of experts, and the feed-forward that every token has beside them.
     pub(super) fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
         match self {
             Self::Gated(_) => 0,
             Self::Plain(plain) => rows.bytes(2 * plain.inner as u64),
             Self::Experts(experts) => {
-                experts.router.saved_bytes(width, rows) + rows.bytes(3 * experts.shared.unwrap_or(0) as u64)
+                experts.router.saved_bytes(width, rows)
+                    + rows.bytes(3 * experts.shared.unwrap_or(0) as u64)
             }
         }
     }
 
     /// Rows that it computes of a token: one, or one a chosen expert.
     fn rows_per_token(&self) -> u64 {
-        self.experts().map_or(1, |experts| experts.router.chosen as u64)
+        self.experts()
+            .map_or(1, |experts| experts.router.chosen as u64)
     }
 }
 
-/// x Φ(x), Hendrycks and Gimpel 2016, arXiv:1606.08415. burn's own gives the gradient of another function, its tanh form, on GPUs.
+/// x Φ(x), Hendrycks and Gimpel 2016, arXiv:1606.08415. burn's own gives the gradient of another
+/// function, its tanh form, on GPUs.
 fn gelu(x: Tensor<3>) -> Tensor<3> {
-    let cumulative = x.clone().div_scalar(SQRT_2).erf().add_scalar(1.0).mul_scalar(0.5);
+    let cumulative = x
+        .clone()
+        .div_scalar(SQRT_2)
+        .erf()
+        .add_scalar(1.0)
+        .mul_scalar(0.5);
     x * cumulative
 }

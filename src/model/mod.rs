@@ -1,16 +1,17 @@
-//! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load` fills a [`Decoder`].
+//! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load`
+//! fills a [`Decoder`].
 
 mod assemble;
-mod companion_files;
 mod block;
-mod kv_cache;
 mod changed;
+mod companion_files;
 mod config;
 mod decoder;
 mod drawn;
 mod embedding;
 mod families;
 mod frame;
+mod kv_cache;
 mod layout;
 mod load;
 mod mixer;
@@ -29,20 +30,20 @@ mod weights;
 use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
-pub use companion_files::{CompanionFiles, CHAT_TEMPLATE, OwnHead, OwnVocabulary};
 pub use block::Block;
-pub use kv_cache::Cache;
 pub use changed::Change;
+pub use companion_files::{CHAT_TEMPLATE, CompanionFiles, OwnHead, OwnVocabulary};
 pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
 pub use frame::Frame;
+pub use kv_cache::Cache;
 pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
 pub use load::Folder;
 pub use repack::{Repacking, Target};
 pub use resized::{NewRow, NewRows};
 pub use spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
-    NormPlacement, PlainSpec, QueryKeyNorm,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
+    MlpSpec, Modules, NormKind, NormPlacement, PlainSpec, QueryKeyNorm,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;
@@ -70,7 +71,8 @@ pub enum ModelError {
         hint: Option<String>,
     },
     /// Weights are missing, left over or of another shape.
-    #[error("the tensors in `{}` are not those of the model that its config.json describes: {} faults", folder.display(), faults.len())]
+    #[error("the tensors in `{}` are not those of the model that its config.json describes: {} \
+    faults", folder.display(), faults.len())]
     Tensors {
         /// The base's folder.
         folder: PathBuf,
@@ -115,25 +117,41 @@ impl Explain for ModelError {
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
             Self::Config { hint, .. } => hint.clone(),
-            Self::Tensors { .. } => {
-                Some("compare the folder with its origin: a shard may be missing or config.json be another model's".into())
-            }
-            Self::BeyondFloat16 { .. } => {
-                Some("keep the base in `float32`: `model_dtype` of a recipe, `--model-dtype` of a command".into())
-            }
-            Self::Packing { .. } => {
-                Some("its file is damaged, or its training diverged: compare the folder with its origin".into())
-            }
-            Self::NoWeights { .. } => {
-                Some("convert the weights to safetensors; pickle files can run code and are refused".into())
-            }
+            Self::Tensors { .. } => Some(
+                "compare the folder with its origin: a shard may be missing or config.json be \
+                another model's"
+                    .into(),
+            ),
+            Self::BeyondFloat16 { .. } => Some(
+                "keep the base in `float32`: `model_dtype` of a recipe, `--model-dtype` of a \
+                command"
+                    .into(),
+            ),
+            Self::Packing { .. } => Some(
+                "its file is damaged, or its training diverged: compare the folder with its \
+                origin"
+                    .into(),
+            ),
+            Self::NoWeights { .. } => Some(
+                "convert the weights to safetensors; pickle files can run code and are \
+                refused"
+                    .into(),
+            ),
         }
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let head = Fault { place: None, message: self.to_string(), hint: self.hint() };
+        let head = Fault {
+            place: None,
+            message: self.to_string(),
+            hint: self.hint(),
+        };
         match self {
-            Self::Tensors { faults, .. } => files::listed(faults).into_iter().map(Fault::new).chain([head]).collect(),
+            Self::Tensors { faults, .. } => files::listed(faults)
+                .into_iter()
+                .map(Fault::new)
+                .chain([head])
+                .collect(),
             _ => vec![head],
         }
     }

@@ -1,5 +1,5 @@
-//! Stacks of matrices in MXFP4, four bits a number and one power of two for every 32 of them, as `OpenAI`'s open-weight models are stored;
-//! they become numbers when they are loaded.
+//! Stacks of matrices in MXFP4, four bits a number and one power of two for every 32 of them, as
+//! `OpenAI`'s open-weight models are stored; they become numbers when they are loaded.
 //!
 //! Format: OCP Microscaling Formats (MX) v1.0; order of the parts: `convert_moe_packed_tensors` of
 //! <https://github.com/huggingface/transformers>, `integrations/mxfp4.py`.
@@ -13,7 +13,9 @@ const BLOCK_BYTES: usize = BLOCK / 2;
 /// What a scale of 0 stands for as a power of two.
 const BIAS: i32 = 127;
 /// Numbers by their code: E2M1 with the sign in the highest bit.
-const CODE: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
+const CODE: [f32; 16] = [
+    0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0,
+];
 
 /// The tensors of a stack `name`: codes [count, out, in / 32, 16] and scales [count, out, in / 32].
 pub(super) fn parts(name: &str) -> [String; 2] {
@@ -24,24 +26,38 @@ pub(super) fn parts(name: &str) -> [String; 2] {
 pub(super) fn shapes(shape: [usize; 3]) -> [Vec<usize>; 2] {
     let [count, inputs, outputs] = shape;
     let blocks = inputs.div_ceil(BLOCK);
-    [vec![count, outputs, blocks, BLOCK_BYTES], vec![count, outputs, blocks]]
+    [
+        vec![count, outputs, blocks, BLOCK_BYTES],
+        vec![count, outputs, blocks],
+    ]
 }
 
 /// One matrix [in, out] of a stack.
 ///
 /// # Panics
 /// The parts are not of that shape.
-pub(super) fn read([codes, scales]: [&[u8]; 2], index: usize, [inputs, outputs]: [usize; 2]) -> Vec<f32> {
+pub(super) fn read(
+    [codes, scales]: [&[u8]; 2],
+    index: usize,
+    [inputs, outputs]: [usize; 2],
+) -> Vec<f32> {
     let blocks = inputs.div_ceil(BLOCK);
     let own = |bytes: usize| index * outputs * bytes..(index + 1) * outputs * bytes;
     let (codes, scales) = (&codes[own(blocks * BLOCK_BYTES)], &scales[own(blocks)]);
     let number = |input: usize, output: usize| {
         let block = output * blocks + input / BLOCK;
         let byte = codes[block * BLOCK_BYTES + input % BLOCK / 2];
-        let code = if input.is_multiple_of(2) { byte & 0xf } else { byte >> 4 };
+        let code = if input.is_multiple_of(2) {
+            byte & 0xf
+        } else {
+            byte >> 4
+        };
         CODE[usize::from(code)] * 2_f32.powi(i32::from(scales[block]) - BIAS)
     };
-    (0..inputs * outputs).into_par_iter().map(|place| number(place / outputs, place % outputs)).collect()
+    (0..inputs * outputs)
+        .into_par_iter()
+        .map(|place| number(place / outputs, place % outputs))
+        .collect()
 }
 
 #[cfg(test)]
@@ -50,10 +66,15 @@ mod tests {
 
     #[test]
     fn codes_scales_and_the_order_of_a_stack_are_read() {
-        // Two matrices of 64 inputs and 3 outputs: codes count up, and each block has a scale of its own.
+        // Two matrices of 64 inputs and 3 outputs: codes count up, and each block has a scale of
+        // its own.
         let (inputs, outputs, blocks) = (64, 3, 2);
-        let codes: Vec<u8> = (0..2 * outputs * blocks * BLOCK_BYTES).map(|byte| (byte * 7 % 256) as u8).collect();
-        let scales: Vec<u8> = (0..2 * outputs * blocks).map(|block| (121 + block) as u8).collect();
+        let codes: Vec<u8> = (0..2 * outputs * blocks * BLOCK_BYTES)
+            .map(|byte| (byte * 7 % 256) as u8)
+            .collect();
+        let scales: Vec<u8> = (0..2 * outputs * blocks)
+            .map(|block| (121 + block) as u8)
+            .collect();
         for index in 0..2 {
             let numbers = read([&codes, &scales], index, [inputs, outputs]);
             for output in 0..outputs {
@@ -66,7 +87,8 @@ mod tests {
                         0 => mantissa / 2.0,
                         _ => (1.0 + mantissa / 2.0) * f64::from(1 << (exponent - 1)),
                     };
-                    let expected = if sign == 1 { -size } else { size } * 2_f64.powi(i32::from(scales[block]) - 127);
+                    let expected = if sign == 1 { -size } else { size }
+                        * 2_f64.powi(i32::from(scales[block]) - 127);
                     let off = f64::from(numbers[input * outputs + output]) - expected;
                     assert!(off == 0.0, "{index}, {output}, {input}: {off}");
                 }

@@ -15,7 +15,10 @@ impl Past {
             None => new,
             Some([keys, values]) => {
                 let [key, value] = new;
-                [Tensor::cat(vec![keys, key], 1), Tensor::cat(vec![values, value], 1)]
+                [
+                    Tensor::cat(vec![keys, key], 1),
+                    Tensor::cat(vec![values, value], 1),
+                ]
             }
         };
         self.0.insert(all).clone()

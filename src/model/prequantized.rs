@@ -1,16 +1,20 @@
-//! Weights that bitsandbytes had packed when they were saved, as transformers 4.36 and later writes them: beside `weight` stand
-//! `weight.absmax`, `weight.quant_map`, where the absmax are quantized too `weight.nested_absmax` and `weight.nested_quant_map`, and as
-//! JSON `weight.quant_state.bitsandbytes__nf4`; of int8 `SCB`, the absmax of the rows.
+//! Weights that bitsandbytes had packed when they were saved, as transformers 4.36 and later writes
+//! them: beside `weight` stand `weight.absmax`, `weight.quant_map`, where the absmax are quantized
+//! too `weight.nested_absmax` and `weight.nested_quant_map`, and as JSON
+//! `weight.quant_state.bitsandbytes__nf4`; of int8 `SCB`, the absmax of the rows.
 //!
 //! Source: `QuantState.as_dict` and `Linear8bitLt._save_to_state_dict` of
-//! <https://github.com/bitsandbytes-foundation/bitsandbytes>, `bitsandbytes/functional.py` and `bitsandbytes/nn/modules.py`.
+//! <https://github.com/bitsandbytes-foundation/bitsandbytes>, `bitsandbytes/functional.py` and
+//! `bitsandbytes/nn/modules.py`.
 
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::files::Float;
 use crate::files::safetensors::Described;
-use crate::quant::{Absmax, BlockSize, DYNAMIC_CODE, QuantFormat, Int8, FourBitType, Nested, Packed, Quantized};
+use crate::quant::{
+    Absmax, BlockSize, DYNAMIC_CODE, FourBitType, Int8, Nested, Packed, QuantFormat, Quantized,
+};
 
 /// How the name of the state of 4-bit weights ends, before the kind.
 const STATE: &str = "quant_state.bitsandbytes__";
@@ -22,41 +26,73 @@ const WEIGHT_FORMAT: &str = "weight_format";
 
 /// The parts of a packed weight, found by their names.
 pub(super) enum QuantizedParts<'a> {
-    FourBit { kind: FourBitType, block_size: BlockSize, codes: &'a [u8], absmax: AbsmaxPart<'a> },
-    Int8 { codes: &'a [u8], absmax: &'a [u8] },
+    FourBit {
+        kind: FourBitType,
+        block_size: BlockSize,
+        codes: &'a [u8],
+        absmax: AbsmaxPart<'a>,
+    },
+    Int8 {
+        codes: &'a [u8],
+        absmax: &'a [u8],
+    },
 }
 
 /// The absmax of blocks.
 pub(super) enum AbsmaxPart<'a> {
     Plain(&'a [u8]),
-    Nested { codes: &'a [u8], absmax: &'a [u8], offset: f32 },
+    Nested {
+        codes: &'a [u8],
+        absmax: &'a [u8],
+        offset: f32,
+    },
 }
 
-/// Bytes that a state takes in a file, the blanks behind it included: its length must be known before the weight is packed.
+/// Bytes that a state takes in a file, the blanks behind it included: its length must be known
+/// before the weight is packed.
 const STATE_BYTES: usize = 256;
 
 impl<'a> QuantizedParts<'a> {
     /// The parts of the weight `name` [out, in]; `None` where it is not packed.
-    pub fn find(bytes: impl Fn(&str) -> Option<&'a [u8]>, name: &str, shape: [usize; 2]) -> Option<Result<Self, String>> {
+    pub fn find(
+        bytes: impl Fn(&str) -> Option<&'a [u8]>,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Option<Result<Self, String>> {
         let numbers = || {
-            let numbers = shape[0].checked_mul(shape[1]).filter(|numbers| *numbers > 0);
+            let numbers = shape[0]
+                .checked_mul(shape[1])
+                .filter(|numbers| *numbers > 0);
             numbers.ok_or_else(|| format!("config.json gives it the shape {shape:?}"))
         };
-        let state = |kind: &FourBitType| bytes(&format!("{name}.{STATE}{}", kind.name())).map(|state| (*kind, state));
+        let state = |kind: &FourBitType| {
+            bytes(&format!("{name}.{STATE}{}", kind.name())).map(|state| (*kind, state))
+        };
         if let Some((kind, state)) = KINDS.iter().find_map(state) {
-            return Some(numbers().and_then(|numbers| Self::four_bit(&bytes, name, (shape, numbers), kind, state)));
+            return Some(
+                numbers().and_then(|numbers| {
+                    Self::four_bit(&bytes, name, (shape, numbers), kind, state)
+                }),
+            );
         }
         let module = name.strip_suffix(".weight")?;
         let absmax = bytes(&format!("{module}.{SCB}"))?;
-        let is_in_rows = bytes(&format!("{module}.{WEIGHT_FORMAT}")).is_none_or(|format| format.iter().all(|byte| *byte == 0));
+        let is_in_rows = bytes(&format!("{module}.{WEIGHT_FORMAT}"))
+            .is_none_or(|format| format.iter().all(|byte| *byte == 0));
         let (codes, numbers) = match (bytes(name)?, numbers()) {
             (codes, Ok(numbers)) => (codes, numbers),
             (_, Err(fault)) => return Some(Err(fault)),
         };
         Some(if !is_in_rows {
-            Err(format!("`{module}.{WEIGHT_FORMAT}` is not that of rows, which is 0"))
+            Err(format!(
+                "`{module}.{WEIGHT_FORMAT}` is not that of rows, which is 0"
+            ))
         } else if codes.len() != numbers || absmax.len() != shape[0] * size_of::<f32>() {
-            Err(format!("it has {} codes and {} bytes of {SCB}, expected those of {shape:?}", codes.len(), absmax.len()))
+            Err(format!(
+                "it has {} codes and {} bytes of {SCB}, expected those of {shape:?}",
+                codes.len(),
+                absmax.len()
+            ))
         } else {
             Ok(Self::Int8 { codes, absmax })
         })
@@ -69,14 +105,32 @@ impl<'a> QuantizedParts<'a> {
         kind: FourBitType,
         state: &[u8],
     ) -> Result<Self, String> {
-        let part = |end: &str| bytes(&format!("{name}.{end}")).ok_or_else(|| format!("`{name}.{end}` is missing"));
-        let state: Value = serde_json::from_slice(state).map_err(|error| format!("its state is not JSON: {error}"))?;
+        let part = |end: &str| {
+            bytes(&format!("{name}.{end}")).ok_or_else(|| format!("`{name}.{end}` is missing"))
+        };
+        let state: Value = serde_json::from_slice(state).map_err(|error| {
+            format!(
+                "its state is not \
+        JSON: {error}"
+            )
+        })?;
         let expect = |key: &str, expected: Value| {
-            if state[key] == expected { Ok(()) } else { Err(format!("its `{key}` is `{}`, expected `{expected}`", state[key])) }
+            if state[key] == expected {
+                Ok(())
+            } else {
+                Err(format!(
+                    "its `{key}` is `{}`, expected \
+            `{expected}`",
+                    state[key]
+                ))
+            }
         };
         expect("quant_type", json!(kind.name()))?;
         expect("shape", json!(shape))?;
-        let block_size = state["blocksize"].as_u64().and_then(|size| usize::try_from(size).ok()).unwrap_or(0);
+        let block_size = state["blocksize"]
+            .as_u64()
+            .and_then(|size| usize::try_from(size).ok())
+            .unwrap_or(0);
         let block_size = BlockSize::new(block_size).map_err(|error| error.to_string())?;
         same_code(part("quant_map")?, kind.code(), "quant_map")?;
         let codes = bytes(name).unwrap_or_default();
@@ -86,28 +140,63 @@ impl<'a> QuantizedParts<'a> {
             Some(nested) => {
                 expect("nested_blocksize", json!(Nested::BLOCK))?;
                 same_code(part("nested_quant_map")?, &DYNAMIC_CODE, "nested_quant_map")?;
-                let offset = state["nested_offset"].as_f64().ok_or("it has no `nested_offset`")? as f32;
-                AbsmaxPart::Nested { codes: part("absmax")?, absmax: nested, offset }
+                let offset = state["nested_offset"]
+                    .as_f64()
+                    .ok_or("it has no `nested_offset`")? as f32;
+                AbsmaxPart::Nested {
+                    codes: part("absmax")?,
+                    absmax: nested,
+                    offset,
+                }
             }
         };
         let (found, expected) = match &absmax {
-            AbsmaxPart::Plain(absmax) => ([codes.len(), absmax.len(), 0], [numbers.div_ceil(2), 4 * blocks, 0]),
-            AbsmaxPart::Nested { codes: of_blocks, absmax, .. } => {
-                ([codes.len(), of_blocks.len(), absmax.len()], [numbers.div_ceil(2), blocks, 4 * blocks.div_ceil(Nested::BLOCK)])
-            }
+            AbsmaxPart::Plain(absmax) => (
+                [codes.len(), absmax.len(), 0],
+                [numbers.div_ceil(2), 4 * blocks, 0],
+            ),
+            AbsmaxPart::Nested {
+                codes: of_blocks,
+                absmax,
+                ..
+            } => (
+                [codes.len(), of_blocks.len(), absmax.len()],
+                [
+                    numbers.div_ceil(2),
+                    blocks,
+                    4 * blocks.div_ceil(Nested::BLOCK),
+                ],
+            ),
         };
         if found != expected {
-            return Err(format!("its codes, absmax and nested absmax have {found:?} bytes, expected {expected:?}"));
+            return Err(format!(
+                "its codes, absmax and nested absmax have {found:?} bytes, expected \
+            {expected:?}"
+            ));
         }
-        Ok(Self::FourBit { kind, block_size, codes, absmax })
+        Ok(Self::FourBit {
+            kind,
+            block_size,
+            codes,
+            absmax,
+        })
     }
 
     /// How it is packed.
     pub fn form(&self) -> QuantFormat {
         match self {
-            Self::FourBit { kind, block_size, absmax, .. } => {
+            Self::FourBit {
+                kind,
+                block_size,
+                absmax,
+                ..
+            } => {
                 let double_quant = matches!(absmax, AbsmaxPart::Nested { .. });
-                QuantFormat::FourBit { kind: *kind, block_size: *block_size, double_quant }
+                QuantFormat::FourBit {
+                    kind: *kind,
+                    block_size: *block_size,
+                    double_quant,
+                }
             }
             Self::Int8 { .. } => QuantFormat::Int8,
         }
@@ -117,14 +206,25 @@ impl<'a> QuantizedParts<'a> {
     pub fn read(&self, shape: [usize; 2]) -> Quantized {
         const FITS: &str = "the parts were measured";
         match self {
-            Self::FourBit { kind, block_size, codes, absmax } => {
+            Self::FourBit {
+                kind,
+                block_size,
+                codes,
+                absmax,
+            } => {
                 let absmax = match absmax {
                     AbsmaxPart::Plain(absmax) => Absmax::Plain(floats(absmax)),
-                    AbsmaxPart::Nested { codes, absmax, offset } => {
-                        Absmax::Nested(Nested::new(codes.to_vec(), floats(absmax), *offset).expect(FITS))
-                    }
+                    AbsmaxPart::Nested {
+                        codes,
+                        absmax,
+                        offset,
+                    } => Absmax::Nested(
+                        Nested::new(codes.to_vec(), floats(absmax), *offset).expect(FITS),
+                    ),
                 };
-                Quantized::FourBit(Packed::new(*kind, *block_size, shape, codes.to_vec(), absmax).expect(FITS))
+                Quantized::FourBit(
+                    Packed::new(*kind, *block_size, shape, codes.to_vec(), absmax).expect(FITS),
+                )
             }
             Self::Int8 { codes, absmax } => {
                 let codes = codes.iter().map(|code| code.cast_signed()).collect();
@@ -139,26 +239,53 @@ pub(super) fn is_part(name: &str) -> bool {
     let of_weight = name.rsplit_once(".weight.").map(|(_, part)| part);
     let four_bit = |part: &str| {
         ["absmax", "quant_map", "nested_absmax", "nested_quant_map"].contains(&part)
-            || part.strip_prefix(STATE).is_some_and(|kind| KINDS.iter().any(|known| known.name() == kind))
+            || part
+                .strip_prefix(STATE)
+                .is_some_and(|kind| KINDS.iter().any(|known| known.name() == kind))
     };
-    of_weight.is_some_and(four_bit) || [SCB, WEIGHT_FORMAT].iter().any(|part| name.rsplit('.').next() == Some(part))
+    of_weight.is_some_and(four_bit)
+        || [SCB, WEIGHT_FORMAT]
+            .iter()
+            .any(|part| name.rsplit('.').next() == Some(part))
 }
 
 /// The parts of a weight `name` [out, in] that is packed in this form, as a file has them.
 pub(super) fn described(name: &str, shape: [usize; 2], form: QuantFormat) -> Vec<Described> {
-    let (numbers, part) = (shape.into_iter().product::<usize>(), |end: &str| format!("{name}.{end}"));
+    let (numbers, part) = (shape.into_iter().product::<usize>(), |end: &str| {
+        format!("{name}.{end}")
+    });
     match form {
-        QuantFormat::FourBit { kind, block_size, double_quant } => {
+        QuantFormat::FourBit {
+            kind,
+            block_size,
+            double_quant,
+        } => {
             let blocks = numbers.div_ceil(block_size.numbers());
             let mut parts = vec![
                 (name.to_owned(), Dtype::U8, vec![numbers.div_ceil(2), 1]),
-                (part("absmax"), if double_quant { Dtype::U8 } else { Dtype::F32 }, vec![blocks]),
+                (
+                    part("absmax"),
+                    if double_quant { Dtype::U8 } else { Dtype::F32 },
+                    vec![blocks],
+                ),
                 (part("quant_map"), Dtype::F32, vec![kind.code().len()]),
-                (part(&format!("{STATE}{}", kind.name())), Dtype::U8, vec![STATE_BYTES]),
+                (
+                    part(&format!("{STATE}{}", kind.name())),
+                    Dtype::U8,
+                    vec![STATE_BYTES],
+                ),
             ];
             if double_quant {
-                parts.push((part("nested_absmax"), Dtype::F32, vec![blocks.div_ceil(Nested::BLOCK)]));
-                parts.push((part("nested_quant_map"), Dtype::F32, vec![DYNAMIC_CODE.len()]));
+                parts.push((
+                    part("nested_absmax"),
+                    Dtype::F32,
+                    vec![blocks.div_ceil(Nested::BLOCK)],
+                ));
+                parts.push((
+                    part("nested_quant_map"),
+                    Dtype::F32,
+                    vec![DYNAMIC_CODE.len()],
+                ));
             }
             parts
         }
@@ -175,7 +302,12 @@ pub(super) fn described(name: &str, shape: [usize; 2], form: QuantFormat) -> Vec
 
 /// The bytes of a part that is the same for every weight of its form; `None` for the others.
 pub(super) fn constant(part: &str, form: QuantFormat) -> Option<Vec<u8>> {
-    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let bytes = |numbers: &[f32]| {
+        numbers
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect()
+    };
     match (form, part.rsplit('.').next()?) {
         (QuantFormat::FourBit { kind, .. }, "quant_map") => Some(bytes(kind.code())),
         (QuantFormat::FourBit { .. }, "nested_quant_map") => Some(bytes(&DYNAMIC_CODE)),
@@ -186,18 +318,29 @@ pub(super) fn constant(part: &str, form: QuantFormat) -> Option<Vec<u8>> {
 
 /// The bytes of one of the other parts of a weight `name`, whose numbers had this type.
 pub(super) fn bytes(part: &str, name: &str, weight: &Quantized, float: Float) -> Vec<u8> {
-    let bytes = |numbers: &[f32]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+    let bytes = |numbers: &[f32]| {
+        numbers
+            .iter()
+            .flat_map(|number| number.to_le_bytes())
+            .collect()
+    };
     match weight {
-        Quantized::FourBit(packed) => match (part.strip_prefix(name).unwrap_or(part), packed.absmax()) {
-            ("", _) => packed.codes().to_vec(),
-            (".absmax", Absmax::Plain(absmax)) => bytes(absmax),
-            (".absmax", Absmax::Nested(nested)) => nested.codes().to_vec(),
-            (".nested_absmax", Absmax::Nested(nested)) => bytes(nested.absmax()),
-            _ => state(packed, float),
-        },
+        Quantized::FourBit(packed) => {
+            match (part.strip_prefix(name).unwrap_or(part), packed.absmax()) {
+                ("", _) => packed.codes().to_vec(),
+                (".absmax", Absmax::Plain(absmax)) => bytes(absmax),
+                (".absmax", Absmax::Nested(nested)) => nested.codes().to_vec(),
+                (".nested_absmax", Absmax::Nested(nested)) => bytes(nested.absmax()),
+                _ => state(packed, float),
+            }
+        }
         Quantized::Int8(packed) => match part.strip_prefix(module_of(name)).unwrap_or(part) {
             ".SCB" => bytes(packed.absmax()),
-            _ => packed.codes().iter().map(|code| code.cast_unsigned()).collect(),
+            _ => packed
+                .codes()
+                .iter()
+                .map(|code| code.cast_unsigned())
+                .collect(),
         },
     }
 }
@@ -220,8 +363,9 @@ fn state(packed: &Packed, float: Float) -> Vec<u8> {
     state
 }
 
-/// What config.json says of weights that are packed in this form: transformers' `BitsAndBytesConfig`. `computed` is the type in which it is to
-/// compute; a head is packed only where nothing is to be left as it is.
+/// What config.json says of weights that are packed in this form: transformers'
+/// `BitsAndBytesConfig`. `computed` is the type in which it is to compute; a head is packed only
+/// where nothing is to be left as it is.
 pub(super) fn config(form: QuantFormat, packs_head: bool, computed: Float) -> Value {
     let skipped = if packs_head { json!([]) } else { Value::Null };
     let is_int8 = form == QuantFormat::Int8;
@@ -240,7 +384,10 @@ pub(super) fn config(form: QuantFormat, packs_head: bool, computed: Float) -> Va
         "load_in_8bit": is_int8,
         "quant_method": "bitsandbytes",
     });
-    if let QuantFormat::FourBit { kind, double_quant, .. } = form {
+    if let QuantFormat::FourBit {
+        kind, double_quant, ..
+    } = form
+    {
         config["bnb_4bit_quant_type"] = json!(kind.name());
         config["bnb_4bit_use_double_quant"] = json!(double_quant);
     }
@@ -252,11 +399,28 @@ fn module_of(name: &str) -> &str {
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
-    bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+    bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect()
 }
 
 /// Both zeros of FP4 are one.
 fn same_code(bytes: &[u8], code: &[f32], part: &str) -> Result<(), String> {
-    let bits = |numbers: &[f32]| numbers.iter().map(|number| (number + 0.0).to_bits()).collect::<Vec<_>>();
-    if bits(&floats(bytes)) == bits(code) { Ok(()) } else { Err(format!("its `{part}` is not the code that is known")) }
+    let bits = |numbers: &[f32]| {
+        numbers
+            .iter()
+            .map(|number| (number + 0.0).to_bits())
+            .collect::<Vec<_>>()
+    };
+    if bits(&floats(bytes)) == bits(code) {
+        Ok(())
+    } else {
+        Err(format!(
+            "its `{part}` is not the \
+    code that is known"
+        ))
+    }
 }

@@ -1,5 +1,5 @@
-//! A base's files of weights in another form: packed as bitsandbytes packs them, or of what is packed the numbers again. Names, shards and
-//! all other tensors stay.
+//! A base's files of weights in another form: packed as bitsandbytes packs them, or of what is
+//! packed the numbers again. Names, shards and all other tensors stay.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -47,8 +47,8 @@ pub struct Repacking {
     made: BTreeMap<String, (String, [usize; 2])>,
     /// Stacks [count, in, out] that are made of their parts.
     stacks: BTreeMap<String, [usize; 3]>,
-    /// The weight that was made last. A file has the wide parts of all weights before the others, so that each is made twice, and no more than
-    /// one is in memory.
+    /// The weight that was made last. A file has the wide parts of all weights before the others,
+    /// so that each is made twice, and no more than one is in memory.
     last: Mutex<Option<(String, Quantized)>>,
 }
 
@@ -64,34 +64,61 @@ impl Repacking {
             Target::Dense(Some(float)) => float,
             _ => weights.stored(&spec.names.embedding())?.float,
         };
-        let mut files: Vec<_> = weights.shards().iter().map(|shard| (shard.path().to_owned(), Vec::new())).collect();
+        let mut files: Vec<_> = weights
+            .shards()
+            .iter()
+            .map(|shard| (shard.path().to_owned(), Vec::new()))
+            .collect();
         let (mut made, mut stacks) = (BTreeMap::new(), BTreeMap::new());
         for (name, shape) in spec.tensors() {
             if weights.is_mxfp4(&name) {
                 let [codes, _] = mxfp4::parts(&name);
-                files[weights.place(&codes)].1.push((name.clone(), dtype(float), shape.clone()));
+                files[weights.place(&codes)]
+                    .1
+                    .push((name.clone(), dtype(float), shape.clone()));
                 stacks.insert(name, shape.try_into().expect("what is in parts is a stack"));
                 continue;
             }
             let tensors = &mut files[weights.place(&name)].1;
             let Some(matrix) = changes(&weights, spec, target, &name, &shape) else {
-                tensors.push((weights.stored_name(&name).to_owned(), dtype(weights.stored(&name)?.float), shape));
+                tensors.push((
+                    weights.stored_name(&name).to_owned(),
+                    dtype(weights.stored(&name)?.float),
+                    shape,
+                ));
                 continue;
             };
             let parts = match target {
                 Target::Packed { form, .. } => prequantized::described(&name, matrix, form),
                 Target::Dense(_) => vec![(name.clone(), dtype(float), shape)],
             };
-            made.extend(parts.iter().map(|(part, ..)| (part.clone(), (name.clone(), matrix))));
+            made.extend(
+                parts
+                    .iter()
+                    .map(|(part, ..)| (part.clone(), (name.clone(), matrix))),
+            );
             tensors.extend(parts);
         }
-        Ok(Self { weights, target, is_tied: spec.tied_head, float, files, made, stacks, last: Mutex::default() })
+        Ok(Self {
+            weights,
+            target,
+            is_tied: spec.tied_head,
+            float,
+            files,
+            made,
+            stacks,
+            last: Mutex::default(),
+        })
     }
 
     /// What config.json is to say of packed weights.
     pub fn config(&self) -> Option<Value> {
         match self.target {
-            Target::Packed { form, packs_head } => Some(prequantized::config(form, packs_head && !self.is_tied, self.float)),
+            Target::Packed { form, packs_head } => Some(prequantized::config(
+                form,
+                packs_head && !self.is_tied,
+                self.float,
+            )),
             Target::Dense(_) => None,
         }
     }
@@ -113,7 +140,10 @@ impl Repacking {
             return Ok(Cow::Owned(self.stack(tensor, *shape)?));
         }
         let Some((name, shape)) = self.made.get(tensor) else {
-            return Ok(Cow::Borrowed(self.weights.stored_bytes(tensor).expect("its name was taken from the files")));
+            return Ok(Cow::Borrowed(self.weights.stored_bytes(tensor).expect(
+                "its name was taken \
+            from the files",
+            )));
         };
         if let Target::Packed { form, .. } = self.target
             && let Some(constant) = prequantized::constant(tensor, form)
@@ -140,12 +170,24 @@ impl Repacking {
 
 impl Repacking {
     /// The numbers of a stack, one matrix after the other.
-    fn stack(&self, tensor: &str, [count, inputs, outputs]: [usize; 3]) -> Result<Vec<u8>, ModelError> {
+    fn stack(
+        &self,
+        tensor: &str,
+        [count, inputs, outputs]: [usize; 3],
+    ) -> Result<Vec<u8>, ModelError> {
         let matrix_bytes = inputs * outputs * self.float.bytes();
         let mut bytes = vec![0; count * matrix_bytes];
         for (index, bytes) in bytes.chunks_mut(matrix_bytes.max(1)).enumerate() {
-            let slice = Slice { tensor: tensor.to_owned(), index, count };
-            let numbers: Vec<f32> = self.weights.slice(&slice, [inputs, outputs], DType::F32)?.iter().collect();
+            let slice = Slice {
+                tensor: tensor.to_owned(),
+                index,
+                count,
+            };
+            let numbers: Vec<f32> = self
+                .weights
+                .slice(&slice, [inputs, outputs], DType::F32)?
+                .iter()
+                .collect();
             self.float.encode(&numbers, bytes);
         }
         Ok(bytes)
@@ -156,22 +198,38 @@ impl Repacking {
     /// # Errors
     /// It has numbers that cannot be packed.
     pub fn weight(&self, name: &str) -> Result<Option<Quantized>, ModelError> {
-        self.made.get(name).map(|(_, shape)| self.packed(name, *shape)).transpose()
+        self.made
+            .get(name)
+            .map(|(_, shape)| self.packed(name, *shape))
+            .transpose()
     }
 
     /// What the files have packed is as they have it.
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Quantized, ModelError> {
-        let form = if let Target::Packed { form, .. } = self.target { form } else { QuantFormat::QLORA };
+        let form = if let Target::Packed { form, .. } = self.target {
+            form
+        } else {
+            QuantFormat::QLORA
+        };
         self.weights.packed(name, shape, form)
     }
 }
 
 /// The shape of a matrix that changes its form.
-fn changes(weights: &Weights, spec: &DecoderSpec, target: Target, name: &str, shape: &[usize]) -> Option<[usize; 2]> {
+fn changes(
+    weights: &Weights,
+    spec: &DecoderSpec,
+    target: Target,
+    name: &str,
+    shape: &[usize],
+) -> Option<[usize; 2]> {
     let shape: [usize; 2] = shape.try_into().ok()?;
     let changes = match target {
         Target::Packed { packs_head, .. } => {
-            let is_linear = spec.projections().iter().any(|linear| linear.is_whole() && linear.weight() == name);
+            let is_linear = spec
+                .projections()
+                .iter()
+                .any(|linear| linear.is_whole() && linear.weight() == name);
             is_linear || (name == Names::HEAD && packs_head)
         }
         Target::Dense(_) => weights.parts(name, shape).is_some(),

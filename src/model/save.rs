@@ -10,7 +10,8 @@ use crate::files::{create_folder, write_all};
 const WEIGHTS: &str = "model.safetensors";
 
 impl Decoder {
-    /// Writes all weights, which train, in f32 with what goes beside them: see [`super::CompanionFiles::read`].
+    /// Writes all weights, which train, in f32 with what goes beside them: see
+    /// [`super::CompanionFiles::read`].
     ///
     /// # Errors
     /// A file cannot be written.
@@ -18,6 +19,10 @@ impl Decoder {
         create_folder(folder)?;
         write_all(folder, beside)?;
         let tensors = self.named_lazily(&self.numbers());
-        Ok(write_f32_lazily(&folder.join(WEIGHTS), tensors, &[("format", "pt".to_owned())])?)
+        Ok(write_f32_lazily(
+            &folder.join(WEIGHTS),
+            tensors,
+            &[("format", "pt".to_owned())],
+        )?)
     }
 }

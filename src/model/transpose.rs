@@ -1,5 +1,6 @@
-//! Linear weights from [out, in], as files have them, to [in, out], as products want them: through tiles that fit the cache, by all
-//! threads, converting on the way, so that a model loads at about the speed at which memory can be written.
+//! Linear weights from [out, in], as files have them, to [in, out], as products want them: through
+//! tiles that fit the cache, by all threads, converting on the way, so that a model loads at about
+//! the speed at which memory can be written.
 
 use std::ops::Range;
 
@@ -23,7 +24,8 @@ pub trait Element: burn::tensor::Element + Default {
     /// The nearest one.
     fn nearest(number: f32) -> Self;
 
-    /// Zeros that the system hands out as such: nobody writes them, so that the threads that fill them are the first to touch them.
+    /// Zeros that the system hands out as such: nobody writes them, so that the threads that fill
+    /// them are the first to touch them.
     fn zeros(count: usize) -> Vec<Self>;
 }
 
@@ -69,14 +71,25 @@ pub fn read_straight<T: Element>(stored: &TensorBytes, numbers: Range<usize>) ->
     }
 }
 
-fn straight<S: Number<Bytes: Sync>, T: Element>(stored: &TensorBytes, numbers: Range<usize>) -> Vec<T> {
+fn straight<S: Number<Bytes: Sync>, T: Element>(
+    stored: &TensorBytes,
+    numbers: Range<usize>,
+) -> Vec<T> {
     let (mut output, piece) = (T::zeros(numbers.len()), BAND_BYTES / stored.float.bytes());
-    output.chunks_mut(piece).enumerate().for_each(|(index, output)| {
-        let start = numbers.start + index * piece;
-        let source = S::chunks(stored.bytes(start..start + output.len()));
-        let convert = |(number, bytes): (&mut T, &S::Bytes)| *number = T::nearest(S::get(*bytes));
-        output.par_iter_mut().zip(source).with_min_len(PIECE).for_each(convert);
-    });
+    output
+        .chunks_mut(piece)
+        .enumerate()
+        .for_each(|(index, output)| {
+            let start = numbers.start + index * piece;
+            let source = S::chunks(stored.bytes(start..start + output.len()));
+            let convert =
+                |(number, bytes): (&mut T, &S::Bytes)| *number = T::nearest(S::get(*bytes));
+            output
+                .par_iter_mut()
+                .zip(source)
+                .with_min_len(PIECE)
+                .for_each(convert);
+        });
     output
 }
 
@@ -89,19 +102,25 @@ pub fn read_transposed<T: Element>(stored: &TensorBytes, rows: usize, columns: u
     }
 }
 
-fn read<S: Number<Bytes: Sync>, T: Element>(stored: &TensorBytes, rows: usize, columns: usize) -> Vec<T> {
+fn read<S: Number<Bytes: Sync>, T: Element>(
+    stored: &TensorBytes,
+    rows: usize,
+    columns: usize,
+) -> Vec<T> {
     let mut output = T::zeros(rows * columns);
     let band_rows = (BAND_BYTES / (columns * stored.float.bytes()).max(1)).next_multiple_of(TILE);
     for first in (0..rows).step_by(band_rows) {
         let band = first..rows.min(first + band_rows);
         let source = S::chunks(stored.bytes(band.start * columns..band.end * columns));
-        transpose_band(source, &mut output, rows, band, |bytes| T::nearest(S::get(bytes)));
+        transpose_band(source, &mut output, rows, band, |bytes| {
+            T::nearest(S::get(bytes))
+        });
     }
     output
 }
 
-/// Puts the rows `band` of a matrix, which are all of `source`, where they belong in `output` [columns, rows]. A thread has a strip of
-/// columns to itself.
+/// Puts the rows `band` of a matrix, which are all of `source`, where they belong in `output`
+/// [columns, rows]. A thread has a strip of columns to itself.
 fn transpose_band<S: Copy + Sync, T: Copy + Default + Send>(
     source: &[S],
     output: &mut [T],
@@ -111,28 +130,33 @@ fn transpose_band<S: Copy + Sync, T: Copy + Default + Send>(
 ) {
     let columns = output.len() / rows.max(1);
     let whole_rows = band.len() / TILE * TILE;
-    output.par_chunks_mut((rows * TILE).max(1)).enumerate().for_each(|(strip, output)| {
-        let (first, width) = (strip * TILE, output.len() / rows);
-        let line = |row: usize| &source[row * columns + first..][..width];
-        let tiled_rows = if width == TILE { whole_rows } else { 0 };
-        for row in (0..tiled_rows).step_by(TILE) {
-            let mut tile = [[T::default(); TILE]; TILE];
-            for (down, line) in (row..row + TILE).map(line).enumerate() {
-                let line = line.first_chunk::<TILE>().expect("the strip is as wide as a tile");
-                for (column, value) in tile.iter_mut().zip(line) {
-                    column[down] = convert(*value);
+    output
+        .par_chunks_mut((rows * TILE).max(1))
+        .enumerate()
+        .for_each(|(strip, output)| {
+            let (first, width) = (strip * TILE, output.len() / rows);
+            let line = |row: usize| &source[row * columns + first..][..width];
+            let tiled_rows = if width == TILE { whole_rows } else { 0 };
+            for row in (0..tiled_rows).step_by(TILE) {
+                let mut tile = [[T::default(); TILE]; TILE];
+                for (down, line) in (row..row + TILE).map(line).enumerate() {
+                    let line = line
+                        .first_chunk::<TILE>()
+                        .expect("the strip is as wide as a tile");
+                    for (column, value) in tile.iter_mut().zip(line) {
+                        column[down] = convert(*value);
+                    }
+                }
+                for (across, column) in tile.iter().enumerate() {
+                    output[across * rows + band.start + row..][..TILE].copy_from_slice(column);
                 }
             }
-            for (across, column) in tile.iter().enumerate() {
-                output[across * rows + band.start + row..][..TILE].copy_from_slice(column);
+            for row in tiled_rows..band.len() {
+                for (across, value) in line(row).iter().enumerate() {
+                    output[across * rows + band.start + row] = convert(*value);
+                }
             }
-        }
-        for row in tiled_rows..band.len() {
-            for (across, value) in line(row).iter().enumerate() {
-                output[across * rows + band.start + row] = convert(*value);
-            }
-        }
-    });
+        });
 }
 
 #[cfg(test)]
@@ -142,7 +166,9 @@ mod tests {
 
     /// The definition: element [row, column] is element [column, row].
     fn by_definition(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-        (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+        (0..columns)
+            .flat_map(|column| (0..rows).map(move |row| values[row * columns + column]))
+            .collect()
     }
 
     fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
@@ -156,7 +182,11 @@ mod tests {
         for rows in [1, 2, 15, 16, 17, 32, 50] {
             for columns in [1, 3, 15, 16, 17, 31, 64] {
                 let values: Vec<f32> = (0..rows * columns).map(|index| index as f32).collect();
-                assert_eq!(transposed(&values, rows, columns), by_definition(&values, rows, columns), "{rows} x {columns}");
+                assert_eq!(
+                    transposed(&values, rows, columns),
+                    by_definition(&values, rows, columns),
+                    "{rows} x {columns}"
+                );
             }
         }
         assert!(transposed(&[], 0, 3).is_empty() && transposed(&[], 3, 0).is_empty());
@@ -166,19 +196,35 @@ mod tests {
     fn a_matrix_of_several_bands_is_read_whole_and_in_either_type() {
         // Rows of 1.2 MB: bands of 16.
         let (rows, columns) = (40, 300_001);
-        let values: Vec<f32> = (0..rows * columns).map(|index| (index % 65_521) as f32 * 0.001).collect();
+        let values: Vec<f32> = (0..rows * columns)
+            .map(|index| (index % 65_521) as f32 * 0.001)
+            .collect();
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("x.safetensors");
-        write_f32(&path, &[("w".to_owned(), vec![rows, columns], values.clone())], &[]).expect("written");
+        write_f32(
+            &path,
+            &[("w".to_owned(), vec![rows, columns], values.clone())],
+            &[],
+        )
+        .expect("written");
         let archive = Archive::open(&path).expect("opened");
         let stored = archive.stored("w").expect("f32").expect("there");
         let expected = by_definition(&values, rows, columns);
         assert!(read_transposed::<f32>(&stored, rows, columns) == expected);
-        let rounded: Vec<bf16> = expected.iter().map(|number| bf16::from_f32(*number)).collect();
+        let rounded: Vec<bf16> = expected
+            .iter()
+            .map(|number| bf16::from_f32(*number))
+            .collect();
         assert!(read_transposed::<bf16>(&stored, rows, columns) == rounded);
-        let rounded: Vec<bf16> = values.iter().map(|number| bf16::from_f32(*number)).collect();
+        let rounded: Vec<bf16> = values
+            .iter()
+            .map(|number| bf16::from_f32(*number))
+            .collect();
         let whole = 0..rows * columns;
-        assert!(read_straight::<f32>(&stored, whole.clone()) == values && read_straight::<bf16>(&stored, whole) == rounded);
+        assert!(
+            read_straight::<f32>(&stored, whole.clone()) == values
+                && read_straight::<bf16>(&stored, whole) == rounded
+        );
         let rounded: Vec<f16> = values.iter().map(|number| f16::from_f32(*number)).collect();
         let some = 3 * columns..11 * columns;
         assert!(read_straight::<f16>(&stored, some.clone()) == rounded[some]);

@@ -30,7 +30,10 @@ const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
 /// # Errors
 /// There are none, the index is not valid, or a file that it names is missing.
 pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
-    let (single, index) = (folder.join("model.safetensors"), folder.join("model.safetensors.index.json"));
+    let (single, index) = (
+        folder.join("model.safetensors"),
+        folder.join("model.safetensors.index.json"),
+    );
     // Where both are there, transformers reads the single file.
     if is_there(&single)? {
         return Ok(vec![single]);
@@ -38,10 +41,22 @@ pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     if !is_there(&index)? {
         return Err(no_weights(folder));
     }
-    let fault = |message: String| ModelError::Config { path: index.clone(), message, hint: None };
+    let fault = |message: String| ModelError::Config {
+        path: index.clone(),
+        message,
+        hint: None,
+    };
     let content = read_text_up_to(&index, JSON_BYTES)?;
-    let content: Value = serde_json::from_str(&content).map_err(|error| fault(format!("not valid JSON: {error}")))?;
-    let map = content.get("weight_map").and_then(Value::as_object).ok_or_else(|| fault("`weight_map` is missing".to_owned()))?;
+    let content: Value = serde_json::from_str(&content).map_err(|error| {
+        fault(format!(
+            "not valid \
+    JSON: {error}"
+        ))
+    })?;
+    let map = content
+        .get("weight_map")
+        .and_then(Value::as_object)
+        .ok_or_else(|| fault("`weight_map` is missing".to_owned()))?;
     let names = shard_names(map).map_err(&fault)?;
     let mut missing = Vec::new();
     for name in &names {
@@ -53,28 +68,53 @@ pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
         Ok(names.iter().map(|name| folder.join(name)).collect())
     } else {
         let some = listed(&missing).join(", ");
-        Err(fault(format!("{} of {} shards are missing: {some}", missing.len(), names.len())))
+        Err(fault(format!(
+            "{} of {} shards are missing: {some}",
+            missing.len(),
+            names.len()
+        )))
     }
 }
 
-/// The files that an index names; a name that could lead anywhere but into the index's own folder is refused on every system.
+/// The files that an index names; a name that could lead anywhere but into the index's own folder
+/// is refused on every system.
 fn shard_names(map: &Map<String, Value>) -> Result<BTreeSet<&str>, String> {
-    let is_shard = |name: &&str| name.ends_with(".safetensors") && !name.contains(['/', '\\', ':', '\0']);
+    let is_shard =
+        |name: &&str| name.ends_with(".safetensors") && !name.contains(['/', '\\', ':', '\0']);
     let refused = |name: &Value| {
-        let name = name.as_str().map_or_else(|| name.to_string(), str::to_owned);
+        let name = name
+            .as_str()
+            .map_or_else(|| name.to_string(), str::to_owned);
         format!("`weight_map` names `{name}`, expected a safetensors file of this folder")
     };
-    map.values().map(|name| name.as_str().filter(is_shard).ok_or_else(|| refused(name))).collect()
+    map.values()
+        .map(|name| name.as_str().filter(is_shard).ok_or_else(|| refused(name)))
+        .collect()
 }
 
 fn no_weights(folder: &Path) -> ModelError {
-    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
+    let names = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.file_name());
     let pickles: Vec<_> = names
-        .filter(|name| Path::new(name).extension().is_some_and(|end| PICKLES.iter().any(|pickle| end == *pickle)))
+        .filter(|name| {
+            Path::new(name)
+                .extension()
+                .is_some_and(|end| PICKLES.iter().any(|pickle| end == *pickle))
+        })
         .map(|name| format!("`{}`", name.display()))
         .collect();
-    let found = if pickles.is_empty() { String::new() } else { format!(", only {}", listed(&pickles).join(", ")) };
-    ModelError::NoWeights { folder: folder.to_owned(), found }
+    let found = if pickles.is_empty() {
+        String::new()
+    } else {
+        format!(", only {}", listed(&pickles).join(", "))
+    };
+    ModelError::NoWeights {
+        folder: folder.to_owned(),
+        found,
+    }
 }
 
 /// Opens every shard; their headers together may describe no more than memory can take.
@@ -84,8 +124,15 @@ fn open_shards(folder: &Path) -> Result<Vec<Archive>, ModelError> {
         let shard = Archive::open(&path)?;
         tensors += shard.tensors();
         if tensors > MAX_TENSORS {
-            let message = format!("with this file the base has {tensors} tensors, expected at most {MAX_TENSORS}");
-            return Err(ModelError::Config { path, message, hint: None });
+            let message = format!(
+                "with this file the base has {tensors} tensors, expected at most \
+            {MAX_TENSORS}"
+            );
+            return Err(ModelError::Config {
+                path,
+                message,
+                hint: None,
+            });
         }
         shards.push(shard);
     }
@@ -110,78 +157,140 @@ impl Weights {
             for (stored, shape) in shard.shapes() {
                 let name = spec.names.canonical(&stored);
                 if let Some((first, _)) = place.insert(name.clone(), (index, stored.clone())) {
-                    let [first, second] = [first, index].map(|shard: usize| shards[shard].path().display());
-                    faults.push(format!("tensor `{stored}` stands in two shards, `{first}` and `{second}`"));
+                    let [first, second] =
+                        [first, index].map(|shard: usize| shards[shard].path().display());
+                    faults.push(format!(
+                        "tensor `{stored}` stands in two shards, `{first}` and \
+                    `{second}`"
+                    ));
                 }
                 found.insert(name, shape);
             }
         }
-        let mut weights = Self { shards, place, has_packed: false };
+        let mut weights = Self {
+            shards,
+            place,
+            has_packed: false,
+        };
         let mut packed = BTreeSet::new();
         for (name, shape) in spec.tensors() {
-            let parts = <[usize; 2]>::try_from(&shape[..]).ok().and_then(|shape| weights.parts(&name, shape));
+            let parts = <[usize; 2]>::try_from(&shape[..])
+                .ok()
+                .and_then(|shape| weights.parts(&name, shape));
             if let Some(parts) = &parts {
-                faults.extend(parts.as_ref().err().map(|fault| format!("tensor `{name}`, which bitsandbytes packed: {fault}")));
+                faults.extend(parts.as_ref().err().map(|fault| {
+                    format!(
+                        "tensor `{name}`, which \
+                bitsandbytes packed: {fault}"
+                    )
+                }));
                 packed.insert(name.clone());
             }
-            let of_stack = <[usize; 3]>::try_from(&shape[..]).ok().filter(|_| weights.is_mxfp4(&name));
+            let of_stack = <[usize; 3]>::try_from(&shape[..])
+                .ok()
+                .filter(|_| weights.is_mxfp4(&name));
             let expected = match of_stack {
-                Some(shape) => mxfp4::parts(&name).into_iter().zip(mxfp4::shapes(shape)).collect(),
+                Some(shape) => mxfp4::parts(&name)
+                    .into_iter()
+                    .zip(mxfp4::shapes(shape))
+                    .collect(),
                 None => vec![(name, shape)],
             };
             for (name, shape) in expected {
                 match found.remove(&name) {
-                    None => faults.push(format!("tensor `{name}` is missing, expected shape {shape:?}")),
+                    None => faults.push(format!(
+                        "tensor `{name}` is missing, expected shape \
+                    {shape:?}"
+                    )),
                     Some(_) if parts.is_some() => {}
                     Some(other) if other != shape => {
-                        faults.push(format!("tensor `{name}` has shape {other:?}, expected {shape:?}"));
+                        faults.push(format!(
+                            "tensor `{name}` has shape {other:?}, expected \
+                        {shape:?}"
+                        ));
                     }
                     Some(_) if of_stack.is_some() => drop(packed.insert(name)),
                     Some(_) => {}
                 }
             }
         }
-        // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied head may be stored twice. What is
-        // beside a text model in one that does more is not asked for.
+        // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied
+        // head may be stored twice. What is beside a text model in one that does more is not asked
+        // for.
         let harmless = |name: &str| {
             let is_stored_twice = spec.tied_head && name == Names::HEAD;
-            name.ends_with("rotary_emb.inv_freq") || is_stored_twice || prequantized::is_part(name) || spec.names.leaves_out(name)
+            name.ends_with("rotary_emb.inv_freq")
+                || is_stored_twice
+                || prequantized::is_part(name)
+                || spec.names.leaves_out(name)
         };
-        let unread =
-            weights.shards.iter().flat_map(Archive::unreadable).map(|(name, dtype)| (spec.names.canonical(&name), dtype));
+        let unread = weights
+            .shards
+            .iter()
+            .flat_map(Archive::unreadable)
+            .map(|(name, dtype)| (spec.names.canonical(&name), dtype));
         for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !harmless(name)) {
-            faults.push(format!("tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"));
+            faults.push(format!(
+                "tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"
+            ));
         }
         weights.has_packed = weights.form(spec).is_some();
         faults.extend(weights.half_packed_fault(spec, &packed));
         let extra = found.iter().filter(|(name, _)| !harmless(name));
-        faults.extend(extra.map(|(name, shape)| format!("tensor `{name}` of shape {shape:?} is not part of the model")));
+        faults.extend(extra.map(|(name, shape)| {
+            format!(
+                "tensor `{name}` of shape {shape:?} is not \
+        part of the model"
+            )
+        }));
         faults.extend(weights.tied_head_fault(spec));
-        if faults.is_empty() { Ok(weights) } else { Err(ModelError::Tensors { folder: folder.to_owned(), faults }) }
+        if faults.is_empty() {
+            Ok(weights)
+        } else {
+            Err(ModelError::Tensors {
+                folder: folder.to_owned(),
+                faults,
+            })
+        }
     }
 
-    /// Those projections that are packed are packed alike, and there may be others; so may be a head, and the embedding never is.
+    /// Those projections that are packed are packed alike, and there may be others; so may be a
+    /// head, and the embedding never is.
     fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
         let first = self.form(spec);
         let projections = spec.projections().into_iter().filter(LinearSpec::is_whole);
-        let projections = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
-        let head = packed.contains(Names::HEAD).then(|| (Names::HEAD.to_owned(), [spec.vocabulary, spec.width]));
+        let projections =
+            projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
+        let head = packed
+            .contains(Names::HEAD)
+            .then(|| (Names::HEAD.to_owned(), [spec.vocabulary, spec.width]));
         let differs = |(name, shape): &(String, [usize; 2])| match self.parts(name, *shape) {
-            // What bitsandbytes was told to leave (`llm_int8_skip_modules`) are numbers; of parts that do not fit more was said already.
+            // What bitsandbytes was told to leave (`llm_int8_skip_modules`) are numbers; of parts
+            // that do not fit more was said already.
             None | Some(Err(_)) => false,
             Some(Ok(parts)) => Some(parts.form()) != first,
         };
         let other = projections.chain(head).find(differs).map(|(name, _)| name);
         let embedding = Some(spec.names.embedding()).filter(|embedding| packed.contains(embedding));
         let first = first.map_or_else(|| "not packed".to_owned(), |first| format!("in {first}"));
-        other.or(embedding).map(|name| format!("tensor `{name}` is not as the first packed projection is, which is {first}"))
+        other.or(embedding).map(|name| {
+            format!(
+                "tensor `{name}` is not as the first packed \
+        projection is, which is {first}"
+            )
+        })
     }
 
     /// A stored copy of a tied head must be the embedding.
     fn tied_head_fault(&self, spec: &DecoderSpec) -> Option<String> {
         let (head, embedding) = (Names::HEAD, spec.names.embedding());
         let differ = spec.tied_head && self.bytes(head)? != self.bytes(&embedding)?;
-        differ.then(|| format!("tensor `{head}` differs from `{embedding}`, expected equal: config.json ties them"))
+        differ.then(|| {
+            format!(
+                "tensor `{head}` differs from `{embedding}`, expected equal: \
+        config.json ties them"
+            )
+        })
     }
 }
 
@@ -202,7 +311,9 @@ impl Weights {
 
     pub(super) fn stored(&self, name: &str) -> Result<TensorBytes<'_>, ModelError> {
         let (shard, stored) = &self.place[name];
-        Ok(self.shards[*shard].stored(stored)?.expect("names were taken from the shards"))
+        Ok(self.shards[*shard]
+            .stored(stored)?
+            .expect("names were taken from the shards"))
     }
 
     pub(super) fn bytes(&self, name: &str) -> Option<&[u8]> {
@@ -217,45 +328,79 @@ impl Weights {
 
     /// Whether a stack of matrices is in parts.
     pub(super) fn is_mxfp4(&self, name: &str) -> bool {
-        !self.place.contains_key(name) && mxfp4::parts(name).iter().any(|part| self.place.contains_key(part))
+        !self.place.contains_key(name)
+            && mxfp4::parts(name)
+                .iter()
+                .any(|part| self.place.contains_key(part))
     }
 
     /// One matrix of a stack, [in, out].
     fn slice_of<T: Element>(&self, slice: &Slice, shape: [usize; 2]) -> Result<Vec<T>, ModelError> {
         let Slice { tensor, index, .. } = slice;
         if self.is_mxfp4(tensor) {
-            let parts = mxfp4::parts(tensor).map(|part| self.bytes(&part).expect("it was checked when the files were opened"));
-            return Ok(mxfp4::read(parts, *index, shape).into_iter().map(T::nearest).collect());
+            let parts = mxfp4::parts(tensor).map(|part| {
+                self.bytes(&part).expect(
+                    "it was checked \
+            when the files were opened",
+                )
+            });
+            return Ok(mxfp4::read(parts, *index, shape)
+                .into_iter()
+                .map(T::nearest)
+                .collect());
         }
         let size = shape[0] * shape[1];
-        Ok(read_straight(&self.stored(tensor)?, index * size..(index + 1) * size))
+        Ok(read_straight(
+            &self.stored(tensor)?,
+            index * size..(index + 1) * size,
+        ))
     }
 
     /// The parts of a packed weight [out, in]; `None` where it is not packed.
-    pub(super) fn parts(&self, name: &str, shape: [usize; 2]) -> Option<Result<QuantizedParts<'_>, String>> {
+    pub(super) fn parts(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+    ) -> Option<Result<QuantizedParts<'_>, String>> {
         QuantizedParts::find(|name| self.bytes(name), name, shape)
     }
 
     fn form_of(&self, name: &str, linear: &LinearSpec) -> Option<QuantFormat> {
-        self.parts(name, [linear.outputs, linear.inputs])?.ok().map(|parts| parts.form())
+        self.parts(name, [linear.outputs, linear.inputs])?
+            .ok()
+            .map(|parts| parts.form())
     }
 
     /// How the projections are packed, where they are: as the first of them is.
     pub(super) fn form(&self, spec: &DecoderSpec) -> Option<QuantFormat> {
-        spec.projections().iter().find_map(|linear| self.form_of(&linear.weight(), linear))
+        spec.projections()
+            .iter()
+            .find_map(|linear| self.form_of(&linear.weight(), linear))
     }
 
     /// Numbers of projections that are not packed where others are.
     fn left_dense(&self, spec: &DecoderSpec) -> u64 {
-        let is_left =
-            |linear: &&LinearSpec| linear.is_whole() && self.stays_dense(&linear.weight(), [linear.outputs, linear.inputs]);
-        spec.projections().iter().filter(is_left).map(|linear| (linear.outputs * linear.inputs) as u64).sum()
+        let is_left = |linear: &&LinearSpec| {
+            linear.is_whole() && self.stays_dense(&linear.weight(), [linear.outputs, linear.inputs])
+        };
+        spec.projections()
+            .iter()
+            .filter(is_left)
+            .map(|linear| (linear.outputs * linear.inputs) as u64)
+            .sum()
     }
 
     /// How a model is kept.
-    pub(super) fn kept_in(&self, asked: Storage, spec: &DecoderSpec, halves: HalfPrecision) -> Result<Storage, ModelError> {
+    pub(super) fn kept_in(
+        &self,
+        asked: Storage,
+        spec: &DecoderSpec,
+        halves: HalfPrecision,
+    ) -> Result<Storage, ModelError> {
         let stored = self.form(spec);
-        let has_packed_head = self.parts(Names::HEAD, [spec.vocabulary, spec.width]).is_some();
+        let has_packed_head = self
+            .parts(Names::HEAD, [spec.vocabulary, spec.width])
+            .is_some();
         Ok(Storage {
             dtype: self.dtype(asked.dtype, spec, halves)?,
             form: stored.or(asked.form),
@@ -266,7 +411,12 @@ impl Weights {
     }
 
     /// The dtype of matrices that are not packed.
-    fn dtype(&self, asked: ModelDtype, spec: &DecoderSpec, halves: HalfPrecision) -> Result<ModelDtype, ModelError> {
+    fn dtype(
+        &self,
+        asked: ModelDtype,
+        spec: &DecoderSpec,
+        halves: HalfPrecision,
+    ) -> Result<ModelDtype, ModelError> {
         if asked != ModelDtype::Auto {
             return Ok(asked);
         }
@@ -276,9 +426,13 @@ impl Weights {
             _ => false,
         };
         let of_matrices = spec.tensors().into_iter().filter(is_numbers);
-        let floats = of_matrices.map(|(name, _)| Ok(self.stored(&name)?.float)).collect::<Result<Vec<_>, ModelError>>()?;
+        let floats = of_matrices
+            .map(|(name, _)| Ok(self.stored(&name)?.float))
+            .collect::<Result<Vec<_>, ModelError>>()?;
         Ok(match halves {
-            HalfPrecision::Widened if floats.iter().all(|float| *float == Float::Bf16) => ModelDtype::Bfloat16,
+            HalfPrecision::Widened if floats.iter().all(|float| *float == Float::Bf16) => {
+                ModelDtype::Bfloat16
+            }
             HalfPrecision::Computed(Some(half)) if !floats.contains(&Float::F32) => half,
             _ => ModelDtype::Float32,
         })
@@ -288,7 +442,9 @@ impl Weights {
 /// The numbers, of which none became infinite on its way into 16 bits.
 fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, ModelError> {
     if numbers.iter().any(|number| number.is_infinite()) {
-        Err(ModelError::BeyondFloat16 { name: name.to_owned() })
+        Err(ModelError::BeyondFloat16 {
+            name: name.to_owned(),
+        })
     } else {
         Ok(numbers)
     }
@@ -300,29 +456,59 @@ impl WeightSource for Weights {
         Ok(read_straight(&stored, 0..stored.len()))
     }
 
-    fn rows(&self, name: &str, rows: Range<usize>, columns: usize, dtype: DType) -> Result<TensorData, ModelError> {
+    fn rows(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        columns: usize,
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         let (stored, shape) = (self.stored(name)?, [rows.len(), columns]);
         let numbers = rows.start * columns..rows.end * columns;
         Ok(match dtype {
             DType::BF16 => TensorData::new(read_straight::<bf16>(&stored, numbers), shape),
-            DType::F16 => TensorData::new(finite(name, read_straight::<f16>(&stored, numbers))?, shape),
+            DType::F16 => {
+                TensorData::new(finite(name, read_straight::<f16>(&stored, numbers))?, shape)
+            }
             _ => TensorData::new(read_straight::<f32>(&stored, numbers), shape),
         })
     }
 
-    fn transposed(&self, name: &str, [rows, columns]: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
+    fn transposed(
+        &self,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         let stored = self.stored(name)?;
         Ok(match dtype {
-            DType::BF16 => TensorData::new(read_transposed::<bf16>(&stored, rows, columns), [columns, rows]),
-            DType::F16 => TensorData::new(finite(name, read_transposed::<f16>(&stored, rows, columns))?, [columns, rows]),
-            _ => TensorData::new(read_transposed::<f32>(&stored, rows, columns), [columns, rows]),
+            DType::BF16 => TensorData::new(
+                read_transposed::<bf16>(&stored, rows, columns),
+                [columns, rows],
+            ),
+            DType::F16 => TensorData::new(
+                finite(name, read_transposed::<f16>(&stored, rows, columns))?,
+                [columns, rows],
+            ),
+            _ => TensorData::new(
+                read_transposed::<f32>(&stored, rows, columns),
+                [columns, rows],
+            ),
         })
     }
 
-    fn slice(&self, slice: &Slice, shape: [usize; 2], dtype: DType) -> Result<TensorData, ModelError> {
+    fn slice(
+        &self,
+        slice: &Slice,
+        shape: [usize; 2],
+        dtype: DType,
+    ) -> Result<TensorData, ModelError> {
         Ok(match dtype {
             DType::BF16 => TensorData::new(self.slice_of::<bf16>(slice, shape)?, shape),
-            DType::F16 => TensorData::new(finite(&slice.tensor, self.slice_of::<f16>(slice, shape)?)?, shape),
+            DType::F16 => TensorData::new(
+                finite(&slice.tensor, self.slice_of::<f16>(slice, shape)?)?,
+                shape,
+            ),
             _ => TensorData::new(self.slice_of::<f32>(slice, shape)?, shape),
         })
     }
@@ -331,18 +517,31 @@ impl WeightSource for Weights {
         self.has_packed && self.parts(name, shape).is_none()
     }
 
-    /// From the numbers that the file has, whatever the others are kept in; int8 from float16, as bitsandbytes does.
-    fn packed(&self, name: &str, shape: [usize; 2], form: QuantFormat) -> Result<Quantized, ModelError> {
+    /// From the numbers that the file has, whatever the others are kept in; int8 from float16, as
+    /// bitsandbytes does.
+    fn packed(
+        &self,
+        name: &str,
+        shape: [usize; 2],
+        form: QuantFormat,
+    ) -> Result<Quantized, ModelError> {
         if let Some(parts) = self.parts(name, shape) {
-            return Ok(parts.expect("it was checked when the files were opened").read(shape));
+            return Ok(parts
+                .expect("it was checked when the files were opened")
+                .read(shape));
         }
         let (stored, whole) = (self.stored(name)?, 0..shape[0] * shape[1]);
         let packed = match (form, stored.float) {
-            (QuantFormat::Int8, _) => form.pack(shape, &finite(name, read_straight::<f16>(&stored, whole))?),
+            (QuantFormat::Int8, _) => {
+                form.pack(shape, &finite(name, read_straight::<f16>(&stored, whole))?)
+            }
             (_, Float::Bf16) => form.pack(shape, &read_straight::<bf16>(&stored, whole)),
             (_, Float::F16) => form.pack(shape, &read_straight::<f16>(&stored, whole)),
             (_, Float::F32) => form.pack(shape, &read_straight::<f32>(&stored, whole)),
         };
-        packed.map_err(|cause| ModelError::Packing { name: name.to_owned(), cause })
+        packed.map_err(|cause| ModelError::Packing {
+            name: name.to_owned(),
+            cause,
+        })
     }
 }

@@ -15,8 +15,8 @@ pub enum Span {
 }
 
 impl Span {
-    /// For queries at these places of a document, the index of the first key that each sees. The keys begin, at index `start`, with the
-    /// first that one of the queries sees.
+    /// For queries at these places of a document, the index of the first key that each sees. The
+    /// keys begin, at index `start`, with the first that one of the queries sees.
     pub fn first_keys(self, queries: Range<usize>, start: usize) -> impl Iterator<Item = u32> {
         let left_out = self.first_seen(queries.start);
         queries.map(move |query| (start + self.first_seen(query) - left_out) as u32)
@@ -55,7 +55,12 @@ mod tests {
 
     #[test]
     fn a_window_ends_where_the_document_begins() {
-        let first = |span: Span| [span.first_keys(0..3, 0), span.first_keys(0..4, 3)].into_iter().flatten().collect::<Vec<u32>>();
+        let first = |span: Span| {
+            [span.first_keys(0..3, 0), span.first_keys(0..4, 3)]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<u32>>()
+        };
         assert_eq!(first(Span::Full), [0, 0, 0, 3, 3, 3, 3]);
         assert_eq!(first(Span::Sliding { window: 2 }), [0, 0, 1, 3, 3, 4, 5]);
     }

@@ -1,5 +1,6 @@
-//! What memory is counted by, before anything is loaded: rows of a micro-batch, and projections of one input with what trains of them. What a
-//! mechanism keeps for its backward stands beside its forward, in functions named `saved_bytes`.
+//! What memory is counted by, before anything is loaded: rows of a micro-batch, and projections of
+//! one input with what trains of them. What a mechanism keeps for its backward stands beside its
+//! forward, in functions named `saved_bytes`.
 
 /// Bytes of a number in 32 bits.
 pub const F32: u64 = 4;
@@ -54,11 +55,24 @@ impl TrainedMaps<'_> {
     /// # Panics
     /// There are fewer.
     pub fn split_at(self, count: usize) -> [Self; 2] {
-        let ((ranks, other_ranks), (outputs, other_outputs)) = (self.ranks.split_at(count), self.outputs.split_at(count));
-        [Self { ranks, outputs, ..self }, Self { ranks: other_ranks, outputs: other_outputs, ..self }]
+        let ((ranks, other_ranks), (outputs, other_outputs)) =
+            (self.ranks.split_at(count), self.outputs.split_at(count));
+        [
+            Self {
+                ranks,
+                outputs,
+                ..self
+            },
+            Self {
+                ranks: other_ranks,
+                outputs: other_outputs,
+                ..self
+            },
+        ]
     }
 
-    /// All but the last, and the last: those that give a mechanism its input, and the one that takes its output.
+    /// All but the last, and the last: those that give a mechanism its input, and the one that
+    /// takes its output.
     pub fn split_last(self) -> [Self; 2] {
         self.split_at(self.ranks.len().saturating_sub(1))
     }
@@ -66,7 +80,16 @@ impl TrainedMaps<'_> {
     /// All of them on one input.
     pub fn group(self, inputs: u64) -> ProjectionGroup {
         let is_scaled = self.has_magnitudes && self.ranks.iter().any(|rank| *rank > 0);
-        let scaled = if is_scaled { self.outputs.iter().sum::<usize>() as u64 } else { 0 };
-        ProjectionGroup { inputs, ranks: self.ranks.iter().sum::<usize>() as u64, scaled, trains: self.trains }
+        let scaled = if is_scaled {
+            self.outputs.iter().sum::<usize>() as u64
+        } else {
+            0
+        };
+        ProjectionGroup {
+            inputs,
+            ranks: self.ranks.iter().sum::<usize>() as u64,
+            scaled,
+            trains: self.trains,
+        }
     }
 }

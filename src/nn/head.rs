@@ -1,5 +1,5 @@
-//! The readout of a language model: final norm, vocabulary projection and log p of the targets, in chunks of rows, with a backward of its
-//! own. The batch's logits never exist.
+//! The readout of a language model: final norm, vocabulary projection and log p of the targets, in
+//! chunks of rows, with a backward of its own. The batch's logits never exist.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -54,20 +54,29 @@ impl Head {
 
     /// What products of the table become.
     fn capped(&self, logits: Tensor<2>) -> Tensor<2> {
-        let logits = if is_one(self.scale) { logits } else { logits.mul_scalar(self.scale) };
+        let logits = if is_one(self.scale) {
+            logits
+        } else {
+            logits.mul_scalar(self.scale)
+        };
         match self.softcap {
             Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
             None => logits,
         }
     }
 
-    /// The gradient of what [`Head::capped`] is given, given its result and the gradient of that: the tangent of tanh is 1 - tanh².
+    /// The gradient of what [`Head::capped`] is given, given its result and the gradient of that:
+    /// the tangent of tanh is 1 - tanh².
     fn through_cap(&self, capped: Option<Tensor<2>>, gradient: Tensor<2>) -> Tensor<2> {
         let gradient = match (capped, self.softcap) {
             (Some(capped), Some(cap)) => gradient * (1.0 - capped.div_scalar(cap).powi_scalar(2)),
             _ => gradient,
         };
-        if is_one(self.scale) { gradient } else { gradient.mul_scalar(self.scale) }
+        if is_one(self.scale) {
+            gradient
+        } else {
+            gradient.mul_scalar(self.scale)
+        }
     }
 
     /// log p of the target of each row. Logits and softmax are f32.
@@ -76,32 +85,56 @@ impl Head {
     /// `hidden` [rows, width], untracked, one target a row.
     pub fn read(&self, hidden: &Tensor<2>, targets: &[i32], pass: HeadPass) -> Readings {
         let mut values = Vec::with_capacity(targets.len());
-        for Chunk { x, mask, targets, .. } in chunks(hidden, targets, pass) {
-            let logits = self.capped(self.table.logits(&self.norm.forward(x), mask.as_ref())); // [rows of the chunk, vocabulary]
+        for Chunk {
+            x, mask, targets, ..
+        } in chunks(hidden, targets, pass)
+        {
+            // [rows of the chunk, vocabulary]
+            let logits = self.capped(self.table.logits(&self.norm.forward(x), mask.as_ref()));
             extend(&mut values, cross_entropy_losses(logits, targets));
         }
         Readings { values }
     }
 
-    /// Gradients of the sum of all readings, each times its slope, and the readings too, for logits are computed anew: where slopes are known
-    /// ahead it is the only pass. For one reading and slope s the gradient of the input is s Norm'(x) (onehot - softmax(z)) W.
+    /// Gradients of the sum of all readings, each times its slope, and the readings too, for logits
+    /// are computed anew: where slopes are known ahead it is the only pass. For one reading and
+    /// slope s the gradient of the input is s Norm'(x) (onehot - softmax(z)) W.
     ///
     /// # Shapes
     /// `hidden` [rows, width], untracked, one target and slope a row.
-    pub fn backward(&self, hidden: &Tensor<2>, targets: &[i32], slopes: &Slopes, pass: HeadPass) -> (Readings, HeadGradients) {
-        let (mut values, mut of_inputs, mut of_norm, mut of_table) =
-            (Vec::with_capacity(targets.len()), Vec::new(), Vec::new(), Vec::new());
+    pub fn backward(
+        &self,
+        hidden: &Tensor<2>,
+        targets: &[i32],
+        slopes: &Slopes,
+        pass: HeadPass,
+    ) -> (Readings, HeadGradients) {
+        let (mut values, mut of_inputs, mut of_norm, mut of_table) = (
+            Vec::with_capacity(targets.len()),
+            Vec::new(),
+            Vec::new(),
+            Vec::new(),
+        );
         let computed = hidden.dtype();
-        for Chunk { rows, x, mask, targets } in chunks(hidden, targets, pass) {
+        for Chunk {
+            rows,
+            x,
+            mask,
+            targets,
+        } in chunks(hidden, targets, pass)
+        {
             let normed = self.norm.forward(x.clone());
-            let logits = self.capped(self.table.logits(&normed, mask.as_ref())); // [rows of the chunk, vocabulary]
+            // [rows of the chunk, vocabulary]
+            let logits = self.capped(self.table.logits(&normed, mask.as_ref()));
             // Without a cap the gradient takes the place of the logits.
             let capped = self.softcap.map(|_| logits.clone());
             let (losses, d_logits) = cross_entropy(logits, targets);
             extend(&mut values, losses);
             // Scaled before they are rounded.
-            let d_logits = sloped(self.through_cap(capped, d_logits), slopes, rows, pass.scale).cast(computed);
-            let (d_normed, of_chunk) = self.table.backward(&normed, d_logits, mask.as_ref()); // [rows of the chunk, width]
+            let d_logits =
+                sloped(self.through_cap(capped, d_logits), slopes, rows, pass.scale).cast(computed);
+            // [rows of the chunk, width]
+            let (d_normed, of_chunk) = self.table.backward(&normed, d_logits, mask.as_ref());
             of_table = added(of_table, of_chunk);
             of_inputs.push(if self.norm.trains {
                 let (of_input, of_chunk) = self.norm.gradients(x, d_normed);
@@ -111,7 +144,14 @@ impl Head {
                 self.norm.backward(x, d_normed)
             });
         }
-        (Readings { values }, HeadGradients { input: Tensor::cat(of_inputs, 0), norm: of_norm, table: of_table })
+        (
+            Readings { values },
+            HeadGradients {
+                input: Tensor::cat(of_inputs, 0),
+                norm: of_norm,
+                table: of_table,
+            },
+        )
     }
 }
 
@@ -124,16 +164,29 @@ struct Chunk {
     targets: Arc<[u32]>,
 }
 
-fn chunks<'a>(hidden: &'a Tensor<2>, targets: &'a [i32], pass: HeadPass<'a>) -> impl Iterator<Item = Chunk> + 'a {
-    targets.chunks(pass.chunk_rows).enumerate().map(move |(index, targets)| {
-        let rows = index * pass.chunk_rows..index * pass.chunk_rows + targets.len();
-        Chunk {
-            x: hidden.clone().slice(rows.clone()),
-            mask: pass.mask.map(|mask| Mask { tokens: mask.tokens[rows.clone()].into(), ..mask.clone() }),
-            targets: targets.iter().map(|target| target.cast_unsigned()).collect(),
-            rows,
-        }
-    })
+fn chunks<'a>(
+    hidden: &'a Tensor<2>,
+    targets: &'a [i32],
+    pass: HeadPass<'a>,
+) -> impl Iterator<Item = Chunk> + 'a {
+    targets
+        .chunks(pass.chunk_rows)
+        .enumerate()
+        .map(move |(index, targets)| {
+            let rows = index * pass.chunk_rows..index * pass.chunk_rows + targets.len();
+            Chunk {
+                x: hidden.clone().slice(rows.clone()),
+                mask: pass.mask.map(|mask| Mask {
+                    tokens: mask.tokens[rows.clone()].into(),
+                    ..mask.clone()
+                }),
+                targets: targets
+                    .iter()
+                    .map(|target| target.cast_unsigned())
+                    .collect(),
+                rows,
+            }
+        })
 }
 
 /// log p, given the losses.
@@ -141,16 +194,27 @@ fn extend(values: &mut Vec<f32>, losses: Tensor<1>) {
     values.extend(losses.into_data().iter::<f32>().map(|loss| -loss));
 }
 
-/// The gradient of losses as that of readings, -losses, each times its slope, and all times `scale`; [rows, vocabulary].
+/// The gradient of losses as that of readings, -losses, each times its slope, and all times
+/// `scale`; [rows, vocabulary].
 fn sloped(d_logits: Tensor<2>, slopes: &Slopes, rows: Range<usize>, scale: f64) -> Tensor<2> {
     match slopes {
         Slopes::Same(slope) => {
             let factor = -f64::from(*slope) * scale;
-            if is_one(factor) { d_logits } else { d_logits.mul_scalar(factor) }
+            if is_one(factor) {
+                d_logits
+            } else {
+                d_logits.mul_scalar(factor)
+            }
         }
         Slopes::Each(slopes) => {
-            let factors: Vec<f32> = slopes[rows].iter().map(|slope| (-f64::from(*slope) * scale) as f32).collect();
-            let factors = Tensor::<1>::from_data(TensorData::from(&factors[..]), (&d_logits.device(), DType::F32));
+            let factors: Vec<f32> = slopes[rows]
+                .iter()
+                .map(|slope| (-f64::from(*slope) * scale) as f32)
+                .collect();
+            let factors = Tensor::<1>::from_data(
+                TensorData::from(&factors[..]),
+                (&d_logits.device(), DType::F32),
+            );
             d_logits * factors.unsqueeze_dim::<2>(1)
         }
     }
@@ -158,7 +222,14 @@ fn sloped(d_logits: Tensor<2>, slopes: &Slopes, rows: Range<usize>, scale: f64) 
 
 /// The sums of a chunk and those before it, of which there may be none yet.
 fn added<const D: usize>(sums: Vec<Tensor<D>>, more: Vec<Tensor<D>>) -> Vec<Tensor<D>> {
-    if sums.is_empty() { more } else { sums.into_iter().zip(more).map(|(sum, more)| sum + more).collect() }
+    if sums.is_empty() {
+        more
+    } else {
+        sums.into_iter()
+            .zip(more)
+            .map(|(sum, more)| sum + more)
+            .collect()
+    }
 }
 
 fn is_one(factor: f64) -> bool {

@@ -7,8 +7,8 @@ use super::lora::{Lora, Vector};
 use super::weight::Weight;
 use crate::ops::{Adapter, Base, Linear, Linears, Mask, adapted, dropout};
 
-/// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b never change and never get a
-/// gradient.
+/// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b
+/// never change and never get a gradient.
 #[derive(Debug, Clone)]
 pub struct Projection {
     /// The module's name in the checkpoint, such as `model.layers.0.self_attn.q_proj`.
@@ -25,7 +25,8 @@ pub struct Projection {
 
 impl Projection {
     /// # Shapes
-    /// `x` [batch, sequence, in], result [batch, sequence, out]; the mask has batch · sequence tokens.
+    /// `x` [batch, sequence, in], result [batch, sequence, out]; the mask has batch · sequence
+    /// tokens.
     pub fn forward(&self, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
         side_by_side(std::slice::from_ref(self), x, None, mask)
     }
@@ -37,12 +38,21 @@ impl Projection {
 
     /// It without its bias as an operand of [`crate::ops::adapted`], which knows of no vectors.
     pub fn linear(&self) -> Linear {
-        Linear { weight: self.weight.clone(), adapter: self.adapter() }
+        Linear {
+            weight: self.weight.clone(),
+            adapter: self.adapter(),
+        }
     }
 
     /// Visits the weights that train, with their names.
     pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
-        let Self { name, weight, bias, trains, lora } = self;
+        let Self {
+            name,
+            weight,
+            bias,
+            trains,
+            lora,
+        } = self;
         if *trains {
             // What is packed never trains.
             if let Some(weight) = weight.dense_mut() {
@@ -89,14 +99,24 @@ impl Projection {
     }
 }
 
-/// Projections of one input as one product, what they give side by side and all of it onto what is given.
+/// Projections of one input as one product, what they give side by side and all of it onto what is
+/// given.
 ///
 /// # Shapes
-/// `x` [batch, sequence, in], `onto` and the result [batch, sequence, out of all]; the mask has batch · sequence tokens.
-pub fn side_by_side(projections: &[Projection], x: Tensor<3>, onto: Option<Tensor<3>>, mask: Option<&Mask>) -> Tensor<3> {
+/// `x` [batch, sequence, in], `onto` and the result [batch, sequence, out of all]; the mask has
+/// batch · sequence tokens.
+pub fn side_by_side(
+    projections: &[Projection],
+    x: Tensor<3>,
+    onto: Option<Tensor<3>>,
+    mask: Option<&Mask>,
+) -> Tensor<3> {
     let [batch, sequence, inputs] = x.dims();
     let outputs = projections.iter().map(Projection::outputs).sum();
-    let (x, onto) = (x.reshape([batch * sequence, inputs]), onto.map(|onto| onto.reshape([batch * sequence, outputs])));
+    let (x, onto) = (
+        x.reshape([batch * sequence, inputs]),
+        onto.map(|onto| onto.reshape([batch * sequence, outputs])),
+    );
     let mut y = match factors(projections, x.dtype()) {
         None => adapted(x, linears(projections, Projection::adapter, onto), mask),
         Some(factors) => {
@@ -115,7 +135,8 @@ pub fn side_by_side(projections: &[Projection], x: Tensor<3>, onto: Option<Tenso
 }
 
 impl ProjectionGroup {
-    /// Bytes that [`side_by_side`] keeps for its backward: the input where a gradient of weights is taken, and x A of each adapter.
+    /// Bytes that [`side_by_side`] keeps for its backward: the input where a gradient of weights is
+    /// taken, and x A of each adapter.
     pub fn saved_bytes(self, rows: RowShape) -> u64 {
         let takes_gradient = self.trains || self.ranks > 0;
         rows.bytes(self.ranks + if takes_gradient { self.inputs } else { 0 })
@@ -127,12 +148,18 @@ impl ProjectionGroup {
     }
 }
 
-/// `DoRA`'s c (x' W + s x' A B) + (x - x') W of each map, where x' is x as dropout leaves it and c the factor of each output: PEFT drops
-/// features of what the magnitude scales, not of what it is added to.
+/// `DoRA`'s c (x' W + s x' A B) + (x - x') W of each map, where x' is x as dropout leaves it and c
+/// the factor of each output: PEFT drops features of what the magnitude scales, not of what it is
+/// added to.
 ///
 /// # Shapes
 /// `x` [tokens, in], `factors` [out of all], result [tokens, out of all].
-fn decomposed(projections: &[Projection], x: Tensor<2>, factors: Tensor<1>, mask: Option<&Mask>) -> Tensor<2> {
+fn decomposed(
+    projections: &[Projection],
+    x: Tensor<2>,
+    factors: Tensor<1>,
+    mask: Option<&Mask>,
+) -> Tensor<2> {
     let given = x.dtype();
     // In f32: a factor is so close to 1 that 16 bits would make it one.
     let scaled = |x: Tensor<2>| {
@@ -143,7 +170,11 @@ fn decomposed(projections: &[Projection], x: Tensor<2>, factors: Tensor<1>, mask
         None => scaled(x),
         Some(mask) => {
             let kept = dropout(x.clone(), mask);
-            adapted(x - kept.clone(), linears(projections, |_| None, Some(scaled(kept))), None)
+            adapted(
+                x - kept.clone(),
+                linears(projections, |_| None, Some(scaled(kept))),
+                None,
+            )
         }
     }
 }
@@ -152,22 +183,44 @@ fn decomposed(projections: &[Projection], x: Tensor<2>, factors: Tensor<1>, mask
 fn factors(projections: &[Projection], computed: DType) -> Option<Tensor<1>> {
     let of = |projection: &Projection| {
         let lora = projection.lora.as_ref()?;
-        Some(lora.magnitude()?.factors(&projection.weight, lora.adapter(), computed))
+        Some(
+            lora.magnitude()?
+                .factors(&projection.weight, lora.adapter(), computed),
+        )
     };
     let factors: Vec<_> = projections.iter().map(of).collect();
-    factors.iter().any(Option::is_some).then(|| of_all(projections, factors, 1.0))
+    factors
+        .iter()
+        .any(Option::is_some)
+        .then(|| of_all(projections, factors, 1.0))
 }
 
 /// Vectors of all maps side by side, `missing` where a map has none.
 fn of_all(projections: &[Projection], vectors: Vec<Option<Tensor<1>>>, missing: f64) -> Tensor<1> {
-    let device = vectors.iter().flatten().next().expect("there is one").device();
+    let device = vectors
+        .iter()
+        .flatten()
+        .next()
+        .expect("there is one")
+        .device();
     let fill = |(projection, vector): (&Projection, Option<Tensor<1>>)| {
-        vector.unwrap_or_else(|| Tensor::full([projection.outputs()], missing, (&device, DType::F32)))
+        vector
+            .unwrap_or_else(|| Tensor::full([projection.outputs()], missing, (&device, DType::F32)))
     };
     Tensor::cat(projections.iter().zip(vectors).map(fill).collect(), 0)
 }
 
-fn linears(projections: &[Projection], adapter: fn(&Projection) -> Option<Adapter>, onto: Option<Tensor<2>>) -> Linears {
-    let map = |projection: &Projection| Linear { weight: projection.weight.clone(), adapter: adapter(projection) };
-    Linears { maps: projections.iter().map(map).collect(), onto }
+fn linears(
+    projections: &[Projection],
+    adapter: fn(&Projection) -> Option<Adapter>,
+    onto: Option<Tensor<2>>,
+) -> Linears {
+    let map = |projection: &Projection| Linear {
+        weight: projection.weight.clone(),
+        adapter: adapter(projection),
+    };
+    Linears {
+        maps: projections.iter().map(map).collect(),
+        onto,
+    }
 }

@@ -1,4 +1,5 @@
-//! Rotary position embedding, Su et al. 2021, arXiv:2104.09864, in the half-split form of Hugging Face models.
+//! Rotary position embedding, Su et al. 2021, arXiv:2104.09864, in the half-split form of Hugging
+//! Face models.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -18,10 +19,15 @@ pub struct RopeSpec {
     pub scaling: RopeScaling,
 }
 
-/// Ways to stretch a context, as `modeling_rope_utils.py` of transformers computes them. `trained_length` is the context, in tokens,
-/// that the model was first trained on; `factor` is how many times longer it becomes; `attention_factor` scales cosines and sines.
+/// Ways to stretch a context, as `modeling_rope_utils.py` of transformers computes them.
+/// `trained_length` is the context, in tokens, that the model was first trained on; `factor` is how
+/// many times longer it becomes; `attention_factor` scales cosines and sines.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(missing_docs, reason = "the fields are described on the type and carry the names of config.json")]
+#[allow(
+    missing_docs,
+    reason = "the fields are described on the type and carry the names of \
+config.json"
+)]
 pub enum RopeScaling {
     /// None.
     Default,
@@ -30,48 +36,103 @@ pub enum RopeScaling {
     /// The base grows with the batch's length once that passes `trained_length`.
     Dynamic { factor: f64, trained_length: usize },
     /// Low frequencies divided by `factor`, high ones kept, a ramp between.
-    Ramp { factor: f64, low_frequency_factor: f64, high_frequency_factor: f64, trained_length: usize },
+    Ramp {
+        factor: f64,
+        low_frequency_factor: f64,
+        high_frequency_factor: f64,
+        trained_length: usize,
+    },
     /// YaRN, Peng et al. 2023, arXiv:2309.00071.
-    Yarn { factor: f64, attention_factor: f64, beta_fast: f64, beta_slow: f64, truncate: bool, trained_length: usize },
-    /// LongRoPE, Ding et al. 2024, arXiv:2402.13753: one divisor a frequency, another set beyond `trained_length`.
-    LongRope { attention_factor: f64, short: Vec<f64>, long: Vec<f64>, trained_length: usize },
+    Yarn {
+        factor: f64,
+        attention_factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        truncate: bool,
+        trained_length: usize,
+    },
+    /// LongRoPE, Ding et al. 2024, arXiv:2402.13753: one divisor a frequency, another set beyond
+    /// `trained_length`.
+    LongRope {
+        attention_factor: f64,
+        short: Vec<f64>,
+        long: Vec<f64>,
+        trained_length: usize,
+    },
 }
 
 impl RopeSpec {
-    /// The length of the longest row of a batch beyond which the frequencies of all its rows change, tokens.
+    /// The length of the longest row of a batch beyond which the frequencies of all its rows
+    /// change, tokens.
     pub fn switches_at(&self) -> Option<usize> {
         match self.scaling {
-            RopeScaling::Dynamic { trained_length, .. } | RopeScaling::LongRope { trained_length, .. } => Some(trained_length),
+            RopeScaling::Dynamic { trained_length, .. }
+            | RopeScaling::LongRope { trained_length, .. } => Some(trained_length),
             _ => None,
         }
     }
 
-    /// Frequencies in radians a token, one for each pair of features, for a batch of `length` tokens. In f32, in the order of
-    /// operations of transformers: at a position of 100,000 another rounding turns a query by milliradians.
+    /// Frequencies in radians a token, one for each pair of features, for a batch of `length`
+    /// tokens. In f32, in the order of operations of transformers: at a position of 100,000 another
+    /// rounding turns a query by milliradians.
     fn frequencies(&self, length: usize) -> Vec<f32> {
         let width = self.head_dim as f64;
         let powers = |theta: f64| -> Vec<f32> {
-            (0..self.head_dim / 2).map(|pair| (theta as f32).powf((2 * pair) as f32 / width as f32)).collect()
+            (0..self.head_dim / 2)
+                .map(|pair| (theta as f32).powf((2 * pair) as f32 / width as f32))
+                .collect()
         };
         let plain = || powers(self.theta).into_iter().map(|power| 1.0 / power);
         match &self.scaling {
             RopeScaling::Default => plain().collect(),
-            RopeScaling::Linear { factor } => plain().map(|frequency| frequency / *factor as f32).collect(),
-            RopeScaling::Dynamic { factor, trained_length } => {
+            RopeScaling::Linear { factor } => plain()
+                .map(|frequency| frequency / *factor as f32)
+                .collect(),
+            RopeScaling::Dynamic {
+                factor,
+                trained_length,
+            } => {
                 let trained = *trained_length as f64;
-                let growth = factor * (length.max(*trained_length) as f64) / trained - (factor - 1.0);
-                powers(self.theta * growth.powf(width / (width - 2.0))).into_iter().map(|power| 1.0 / power).collect()
+                let growth =
+                    factor * (length.max(*trained_length) as f64) / trained - (factor - 1.0);
+                powers(self.theta * growth.powf(width / (width - 2.0)))
+                    .into_iter()
+                    .map(|power| 1.0 / power)
+                    .collect()
             }
-            RopeScaling::Ramp { factor, low_frequency_factor, high_frequency_factor, trained_length } => {
-                let (factor, low, high) = (*factor as f32, *low_frequency_factor as f32, *high_frequency_factor as f32);
-                plain().map(|frequency| ramp(frequency, factor, low, high, *trained_length as f32)).collect()
+            RopeScaling::Ramp {
+                factor,
+                low_frequency_factor,
+                high_frequency_factor,
+                trained_length,
+            } => {
+                let (factor, low, high) = (
+                    *factor as f32,
+                    *low_frequency_factor as f32,
+                    *high_frequency_factor as f32,
+                );
+                plain()
+                    .map(|frequency| ramp(frequency, factor, low, high, *trained_length as f32))
+                    .collect()
             }
-            RopeScaling::Yarn { factor, beta_fast, beta_slow, truncate, trained_length, .. } => {
+            RopeScaling::Yarn {
+                factor,
+                beta_fast,
+                beta_slow,
+                truncate,
+                trained_length,
+                ..
+            } => {
                 let bound = |rotations: f64| {
-                    width * (*trained_length as f64 / (rotations * std::f64::consts::TAU)).ln() / (2.0 * self.theta.ln())
+                    width * (*trained_length as f64 / (rotations * std::f64::consts::TAU)).ln()
+                        / (2.0 * self.theta.ln())
                 };
                 let (low, high) = (bound(*beta_fast), bound(*beta_slow));
-                let (low, high) = if *truncate { (low.floor(), high.ceil()) } else { (low, high) };
+                let (low, high) = if *truncate {
+                    (low.floor(), high.ceil())
+                } else {
+                    (low, high)
+                };
                 let (low, mut high) = (low.max(0.0), high.min(width - 1.0));
                 if (high - low).abs() < f64::EPSILON {
                     high += 0.001;
@@ -80,18 +141,40 @@ impl RopeSpec {
                     let ramp = ((pair as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
                     (1.0 / (*factor as f32 * power)) * ramp + (1.0 / power) * (1.0 - ramp)
                 };
-                powers(self.theta).into_iter().enumerate().map(blend).collect()
+                powers(self.theta)
+                    .into_iter()
+                    .enumerate()
+                    .map(blend)
+                    .collect()
             }
-            RopeScaling::LongRope { short, long, trained_length, .. } => {
-                let divisors = if length > *trained_length { long } else { short };
-                powers(self.theta).into_iter().zip(divisors).map(|(power, divisor)| 1.0 / (*divisor as f32 * power)).collect()
+            RopeScaling::LongRope {
+                short,
+                long,
+                trained_length,
+                ..
+            } => {
+                let divisors = if length > *trained_length {
+                    long
+                } else {
+                    short
+                };
+                powers(self.theta)
+                    .into_iter()
+                    .zip(divisors)
+                    .map(|(power, divisor)| 1.0 / (*divisor as f32 * power))
+                    .collect()
             }
         }
     }
 
     fn attention_factor(&self) -> f64 {
         match &self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => *attention_factor,
+            RopeScaling::Yarn {
+                attention_factor, ..
+            }
+            | RopeScaling::LongRope {
+                attention_factor, ..
+            } => *attention_factor,
             _ => 1.0,
         }
     }
@@ -99,26 +182,42 @@ impl RopeSpec {
     /// Whether a batch of one length turns its queries and keys otherwise than one of another.
     pub fn differs(&self, length: usize, other: usize) -> bool {
         match self.scaling {
-            RopeScaling::Dynamic { trained_length, .. } => length.max(trained_length) != other.max(trained_length),
-            RopeScaling::LongRope { trained_length, .. } => (length > trained_length) != (other > trained_length),
+            RopeScaling::Dynamic { trained_length, .. } => {
+                length.max(trained_length) != other.max(trained_length)
+            }
+            RopeScaling::LongRope { trained_length, .. } => {
+                (length > trained_length) != (other > trained_length)
+            }
             _ => false,
         }
     }
 
-    /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope` depend on the batch's length.
+    /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope`
+    /// depend on the batch's length.
     pub fn tables(&self, length: usize, device: &Device) -> RopeTables {
         self.tables_of(0..length, length, device)
     }
 
-    /// Cosines and sines of these positions, where the longest document of the batch has `length` tokens.
+    /// Cosines and sines of these positions, where the longest document of the batch has `length`
+    /// tokens.
     pub fn tables_of(&self, positions: Range<usize>, length: usize, device: &Device) -> RopeTables {
         let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
         let table = |function: fn(f32) -> f32| {
-            let row = |position: usize| frequencies.iter().map(move |frequency| function(position as f32 * frequency) * factor);
+            let row = |position: usize| {
+                frequencies
+                    .iter()
+                    .map(move |frequency| function(position as f32 * frequency) * factor)
+            };
             let values: Vec<f32> = positions.clone().flat_map(row).collect();
-            Tensor::<2>::from_data(TensorData::new(values, [positions.len(), frequencies.len()]), device)
+            Tensor::<2>::from_data(
+                TensorData::new(values, [positions.len(), frequencies.len()]),
+                device,
+            )
         };
-        RopeTables { cos: table(f32::cos), sin: table(f32::sin) }
+        RopeTables {
+            cos: table(f32::cos),
+            sin: table(f32::sin),
+        }
     }
 }
 
@@ -146,7 +245,8 @@ impl RopeTables {
     /// The queries or keys turned by the angles of their positions, see [`rope`].
     ///
     /// # Shapes
-    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are turned; `positions`, the tables' row for each token.
+    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are turned;
+    /// `positions`, the tables' row for each token.
     pub fn rotate(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
         let ([.., width], turned) = (x.dims(), 2 * self.cos.dims()[1]);
         let rotated = |x: Tensor<4>| rope(x, self.cos.clone(), self.sin.clone(), positions);
@@ -165,13 +265,27 @@ mod tests {
     #[test]
     fn features_behind_the_turned_ones_stay() {
         let device = Device::flex();
-        let numbers: Vec<f32> = (0..2 * 3 * 6).map(|place| (place as f32 * 0.7).sin()).collect();
+        let numbers: Vec<f32> = (0..2 * 3 * 6)
+            .map(|place| (place as f32 * 0.7).sin())
+            .collect();
         let x = Tensor::<4>::from_data(TensorData::new(numbers, [1, 2, 3, 6]), &device);
-        let tables = RopeSpec { head_dim: 4, theta: 1e4, scaling: RopeScaling::Default }.tables(2, &device);
+        let tables = RopeSpec {
+            head_dim: 4,
+            theta: 1e4,
+            scaling: RopeScaling::Default,
+        }
+        .tables(2, &device);
         let positions: Arc<[u32]> = Arc::from([0, 1]);
         let turned = tables.rotate(x.clone(), positions.clone());
         let first = tables.rotate(x.clone().narrow(3, 0, 4), positions);
-        turned.clone().narrow(3, 0, 4).into_data().assert_eq(&first.into_data(), true);
-        turned.narrow(3, 4, 2).into_data().assert_eq(&x.narrow(3, 4, 2).into_data(), true);
+        turned
+            .clone()
+            .narrow(3, 0, 4)
+            .into_data()
+            .assert_eq(&first.into_data(), true);
+        turned
+            .narrow(3, 4, 2)
+            .into_data()
+            .assert_eq(&x.narrow(3, 4, 2).into_data(), true);
     }
 }

@@ -1,5 +1,6 @@
-//! What trains of a table of the vocabulary: all of its numbers, low-rank matrices beside them, or some rows in place of them. As PEFT has it
-//! for `modules_to_save`, for adapters of the embedding and the head, and for `trainable_token_indices`.
+//! What trains of a table of the vocabulary: all of its numbers, low-rank matrices beside them, or
+//! some rows in place of them. As PEFT has it for `modules_to_save`, for adapters of the embedding
+//! and the head, and for `trainable_token_indices`.
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
@@ -14,7 +15,8 @@ pub enum TrainableTable {
     Whole,
     /// All numbers of the embedding, in a head that is the same table.
     Tied,
-    /// Low-rank matrices. Of an embedding A is [vocabulary, r] and B [r, width], of a head A is [width, r] and B [r, vocabulary].
+    /// Low-rank matrices. Of an embedding A is [vocabulary, r] and B [r, width], of a head A is
+    /// [width, r] and B [r, vocabulary].
     Lora(Lora),
     /// Some rows.
     Rows(TokenRows),
@@ -46,15 +48,30 @@ impl TrainableTable {
                 visit(&format!("{module}.weight"), Weight::Matrix(table));
             }
             (Self::Lora(lora), Use::Embedding) => {
-                visit(&format!("{module}.lora_embedding_A"), Weight::Turned(&mut lora.a));
-                visit(&format!("{module}.lora_embedding_B"), Weight::LoraB(&mut lora.b));
+                visit(
+                    &format!("{module}.lora_embedding_A"),
+                    Weight::Turned(&mut lora.a),
+                );
+                visit(
+                    &format!("{module}.lora_embedding_B"),
+                    Weight::LoraB(&mut lora.b),
+                );
             }
             (Self::Lora(lora), Use::Head) => {
-                visit(&format!("{module}.lora_A.weight"), Weight::Turned(&mut lora.a));
-                visit(&format!("{module}.lora_B.weight"), Weight::LoraB(&mut lora.b));
+                visit(
+                    &format!("{module}.lora_A.weight"),
+                    Weight::Turned(&mut lora.a),
+                );
+                visit(
+                    &format!("{module}.lora_B.weight"),
+                    Weight::LoraB(&mut lora.b),
+                );
             }
             (Self::Rows(own), _) => {
-                visit(&format!("{module}.token_adapter.trainable_tokens_delta"), Weight::Matrix(&mut own.rows));
+                visit(
+                    &format!("{module}.token_adapter.trainable_tokens_delta"),
+                    Weight::Matrix(&mut own.rows),
+                );
             }
             (Self::Tied | Self::Shared(_), _) => {}
         }
@@ -97,7 +114,11 @@ impl TokenRows {
     pub fn over_rows(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
         let (shape, last) = (rows.dims(), self.count() as u32 - 1);
         let place = self.places.clone().select(0, ids); // [n]
-        let is_own = place.clone().lower_equal_elem(last).unsqueeze_dim::<2>(1).expand(shape);
+        let is_own = place
+            .clone()
+            .lower_equal_elem(last)
+            .unsqueeze_dim::<2>(1)
+            .expand(shape);
         let own = self.rows.clone().select(0, place.clamp(0, last)); // [n, width]
         rows.cast(DType::F32).mask_where(is_own, own)
     }
@@ -107,27 +128,54 @@ impl TokenRows {
         let [count, width] = self.rows.dims();
         // What has no row goes where nobody looks.
         let zeros = Tensor::<2>::zeros([count + 1, width], (&of_rows.device(), DType::F32));
-        zeros.select_assign(0, self.places.clone().select(0, ids), of_rows, IndexingUpdateOp::Add).narrow(0, 0, count)
+        zeros
+            .select_assign(
+                0,
+                self.places.clone().select(0, ids),
+                of_rows,
+                IndexingUpdateOp::Add,
+            )
+            .narrow(0, 0, count)
     }
 
     /// Logits, [n, vocabulary], with those of these tokens in their columns.
     pub fn over_logits(&self, logits: Tensor<2>, hidden: Tensor<2>) -> Tensor<2> {
-        let own = times(hidden, Base::Dense(self.rows.clone().transpose()), DType::F32); // [n, tokens]
+        // [n, tokens]
+        let own = times(
+            hidden,
+            Base::Dense(self.rows.clone().transpose()),
+            DType::F32,
+        );
         let difference = own - logits.clone().select(1, self.tokens.clone());
         logits.select_assign(1, self.tokens.clone(), difference, IndexingUpdateOp::Add)
     }
 
-    /// The gradient of logits split up: of the base's columns, with 0 in those of these tokens, and of the latter, [n, tokens].
+    /// The gradient of logits split up: of the base's columns, with 0 in those of these tokens, and
+    /// of the latter, [n, tokens].
     pub fn split(&self, of_logits: Tensor<2>) -> [Tensor<2>; 2] {
         let own = of_logits.clone().select(1, self.tokens.clone());
-        [of_logits.select_assign(1, self.tokens.clone(), own.clone().neg(), IndexingUpdateOp::Add), own]
+        [
+            of_logits.select_assign(
+                1,
+                self.tokens.clone(),
+                own.clone().neg(),
+                IndexingUpdateOp::Add,
+            ),
+            own,
+        ]
     }
 }
 
 /// The gradient of looked up rows, [n, columns], with 0 in those of `padding`.
 pub(super) fn without(padding: Option<u32>, ids: &Tensor<1, Int>, of_rows: Tensor<2>) -> Tensor<2> {
-    let Some(padding) = padding else { return of_rows };
-    let is_padding = ids.clone().equal_elem(padding).unsqueeze_dim::<2>(1).expand(of_rows.dims());
+    let Some(padding) = padding else {
+        return of_rows;
+    };
+    let is_padding = ids
+        .clone()
+        .equal_elem(padding)
+        .unsqueeze_dim::<2>(1)
+        .expand(of_rows.dims());
     of_rows.mask_fill(is_padding, 0.0)
 }
 
@@ -137,23 +185,37 @@ pub(super) fn looked_up(lora: &Lora, ids: Tensor<1, Int>) -> Tensor<2> {
     times(narrow, Base::Dense(lora.b.clone()), DType::F32)
 }
 
-/// Gradients of A and B, given that of what [`looked_up`] gave, f32. Rows of `padding` are looked up in A, which gets none of them.
-pub(super) fn of_looked_up(lora: &Lora, ids: Tensor<1, Int>, of_rows: Tensor<2>, padding: Option<u32>) -> Vec<Tensor<2>> {
+/// Gradients of A and B, given that of what [`looked_up`] gave, f32. Rows of `padding` are looked
+/// up in A, which gets none of them.
+pub(super) fn of_looked_up(
+    lora: &Lora,
+    ids: Tensor<1, Int>,
+    of_rows: Tensor<2>,
+    padding: Option<u32>,
+) -> Vec<Tensor<2>> {
     let of_rows = of_rows.mul_scalar(lora.scale);
     let narrow = lora.a.clone().select(0, ids.clone()); // [n, r]
     let of_b = times(narrow.transpose(), Base::Dense(of_rows.clone()), DType::F32);
     let of_narrow = times(of_rows, Base::Dense(lora.b.clone().transpose()), DType::F32); // [n, r]
     let of_narrow = without(padding, &ids, of_narrow);
     let zeros = Tensor::<2>::zeros(lora.a.dims(), (&of_narrow.device(), DType::F32));
-    vec![zeros.select_assign(0, ids, of_narrow, IndexingUpdateOp::Add), of_b]
+    vec![
+        zeros.select_assign(0, ids, of_narrow, IndexingUpdateOp::Add),
+        of_b,
+    ]
 }
 
 /// scale · drop(h) A B of hidden rows, [n, outputs] in f32.
 pub(super) fn projected(lora: &Lora, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
-    times(narrowed(lora, hidden, mask), Base::Dense(lora.b.clone()), DType::F32)
+    times(
+        narrowed(lora, hidden, mask),
+        Base::Dense(lora.b.clone()),
+        DType::F32,
+    )
 }
 
-/// The gradient of the hidden rows and those of A and B, given that of what [`projected`] gave, in the numbers of the hidden rows.
+/// The gradient of the hidden rows and those of A and B, given that of what [`projected`] gave, in
+/// the numbers of the hidden rows.
 pub(super) fn of_projected(
     lora: &Lora,
     hidden: &Tensor<2>,
@@ -162,16 +224,34 @@ pub(super) fn of_projected(
 ) -> (Tensor<2>, Vec<Tensor<2>>) {
     let computed = hidden.dtype();
     let narrow = narrowed(lora, hidden, mask);
-    let of_b = times(narrow.transpose(), Base::Dense(of_result.clone()), DType::F32);
-    let of_narrow = times(of_result.clone(), Base::Dense(lora.b.clone().transpose()), computed).mul_scalar(lora.scale); // [n, r]
-    let of_a = times(dropped(hidden, mask).transpose(), Base::Dense(of_narrow.clone()), DType::F32);
+    let of_b = times(
+        narrow.transpose(),
+        Base::Dense(of_result.clone()),
+        DType::F32,
+    );
+    let of_narrow = times(
+        of_result.clone(),
+        Base::Dense(lora.b.clone().transpose()),
+        computed,
+    )
+    .mul_scalar(lora.scale); // [n, r]
+    let of_a = times(
+        dropped(hidden, mask).transpose(),
+        Base::Dense(of_narrow.clone()),
+        DType::F32,
+    );
     let of_hidden = times(of_narrow, Base::Dense(lora.a.clone().transpose()), computed);
     (dropped(&of_hidden, mask), vec![of_a, of_b])
 }
 
 /// scale · drop(h) A, [n, r].
 fn narrowed(lora: &Lora, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
-    times(dropped(hidden, mask), Base::Dense(lora.a.clone()), hidden.dtype()).mul_scalar(lora.scale)
+    times(
+        dropped(hidden, mask),
+        Base::Dense(lora.a.clone()),
+        hidden.dtype(),
+    )
+    .mul_scalar(lora.scale)
 }
 
 fn dropped(x: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {

@@ -35,15 +35,20 @@ impl Weight<'_> {
     pub fn numbers(&self) -> Tensor<1> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => (*vector).clone(),
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => (*matrix).clone().reshape([-1]),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
+                (*matrix).clone().reshape([-1])
+            }
         }
     }
 
-    /// Takes its numbers out of its place, in memory order, so that nothing else holds them. What is left has the shape and one number.
+    /// Takes its numbers out of its place, in memory order, so that nothing else holds them. What
+    /// is left has the shape and one number.
     pub fn take(self) -> Tensor<1> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => take(vector),
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => take(matrix).reshape([-1]),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
+                take(matrix).reshape([-1])
+            }
         }
     }
 
@@ -51,14 +56,18 @@ impl Weight<'_> {
     pub fn put(self, numbers: Tensor<1>) {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => *vector = numbers,
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => *matrix = numbers.reshape(matrix.dims()),
+            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
+                *matrix = numbers.reshape(matrix.dims())
+            }
         }
     }
 
     /// Makes it a leaf of a new tape.
     pub fn track(self) {
         match self {
-            Self::Vector(vector) | Self::LoraVector(vector) => *vector = vector.clone().autodiff().require_grad(),
+            Self::Vector(vector) | Self::LoraVector(vector) => {
+                *vector = vector.clone().autodiff().require_grad()
+            }
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
                 *matrix = matrix.clone().autodiff().require_grad();
             }
@@ -93,7 +102,8 @@ impl Weight<'_> {
         }
     }
 
-    /// Gives numbers in memory order, such as its own or those of its gradient, in the order of its file.
+    /// Gives numbers in memory order, such as its own or those of its gradient, in the order of its
+    /// file.
     pub fn to_file(&self, numbers: Tensor<1>) -> impl FnOnce() -> Vec<f32> + use<> {
         let turned = match self {
             Self::Vector(_) | Self::LoraVector(_) | Self::Matrix(_) => None,
@@ -110,13 +120,18 @@ impl Weight<'_> {
 
     /// The inverse of [`Weight::to_file`].
     pub fn from_file(&self, numbers: &[f32]) -> Tensor<1> {
-        let of = |device: Device| Tensor::<1>::from_data(TensorData::from(numbers), (&device, DType::F32));
+        let of = |device: Device| {
+            Tensor::<1>::from_data(TensorData::from(numbers), (&device, DType::F32))
+        };
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => of(vector.device()),
             Self::Matrix(matrix) => of(matrix.device()),
             Self::Turned(matrix) | Self::LoraB(matrix) => {
                 let [inputs, outputs] = matrix.dims();
-                of(matrix.device()).reshape([outputs, inputs]).transpose().reshape([-1])
+                of(matrix.device())
+                    .reshape([outputs, inputs])
+                    .transpose()
+                    .reshape([-1])
             }
         }
     }
@@ -138,15 +153,25 @@ mod tests {
         let mut matrix = Tensor::<2>::from_data([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], &device);
         let weight = Weight::Turned(&mut matrix);
         let stored = weight.to_file(weight.numbers())();
-        assert_eq!((weight.shape(), &stored[..]), (vec![3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0][..]));
+        assert_eq!(
+            (weight.shape(), &stored[..]),
+            (vec![3, 2], &[1.0, 4.0, 2.0, 5.0, 3.0, 6.0][..])
+        );
         let back = weight.from_file(&stored);
-        back.into_data().assert_eq(&TensorData::from([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]), true);
+        back.into_data()
+            .assert_eq(&TensorData::from([1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0]), true);
         let doubled = weight.numbers().mul_scalar(2.0);
         weight.put(doubled);
-        matrix.to_data().assert_eq(&TensorData::from([[2.0f32, 4.0, 6.0], [8.0, 10.0, 12.0]]), true);
+        matrix.to_data().assert_eq(
+            &TensorData::from([[2.0f32, 4.0, 6.0], [8.0, 10.0, 12.0]]),
+            true,
+        );
         let taken = Weight::Turned(&mut matrix).take();
         assert_eq!(Weight::Turned(&mut matrix).shape(), [3, 2]);
         Weight::Turned(&mut matrix).put(taken);
-        matrix.into_data().assert_eq(&TensorData::from([[2.0f32, 4.0, 6.0], [8.0, 10.0, 12.0]]), true);
+        matrix.into_data().assert_eq(
+            &TensorData::from([[2.0f32, 4.0, 6.0], [8.0, 10.0, 12.0]]),
+            true,
+        );
     }
 }

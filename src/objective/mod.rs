@@ -1,5 +1,6 @@
-//! What training minimizes. An objective takes the readings of a micro-batch and gives a loss and its derivative by each reading: numbers to
-//! numbers, without tensors, so that a test can hold it to a closed form.
+//! What training minimizes. An objective takes the readings of a micro-batch and gives a loss and
+//! its derivative by each reading: numbers to numbers, without tensors, so that a test can hold it
+//! to a closed form.
 
 mod next_token;
 
@@ -27,7 +28,8 @@ pub struct Judged {
 }
 
 impl Objective {
-    /// The slope of every reading where it does not depend on the readings: reading and backward may then be one pass.
+    /// The slope of every reading where it does not depend on the readings: reading and backward
+    /// may then be one pass.
     pub fn slope_ahead(&self) -> Option<f32> {
         match self {
             Self::NextToken => Some(next_token::SLOPE),
@@ -42,11 +44,22 @@ impl Objective {
             Self::NextToken => next_token::judge(readings, units),
             #[cfg(test)]
             Self::WeightedRows(weights) => {
-                let of_targets = units.iter().zip(weights).flat_map(|(unit, weight)| unit.targets.clone().map(|_| *weight));
+                let of_targets = units
+                    .iter()
+                    .zip(weights)
+                    .flat_map(|(unit, weight)| unit.targets.clone().map(|_| *weight));
                 let weights: Vec<f32> = of_targets.collect();
-                let losses = readings.values.iter().zip(&weights).map(|(log_p, weight)| f64::from(-log_p * weight));
+                let losses = readings
+                    .values
+                    .iter()
+                    .zip(&weights)
+                    .map(|(log_p, weight)| f64::from(-log_p * weight));
                 let slopes = Slopes::Each(weights.iter().map(|weight| -weight).collect());
-                Judged { loss_sum: losses.sum(), weight: weights.len() as f64, slopes }
+                Judged {
+                    loss_sum: losses.sum(),
+                    weight: weights.len() as f64,
+                    slopes,
+                }
             }
         }
     }

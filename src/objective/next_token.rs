@@ -10,7 +10,11 @@ pub(super) const SLOPE: f32 = -1.0;
 pub(super) fn judge(readings: &Readings, units: &[Unit]) -> Judged {
     let losses = readings.values.iter().map(|log_p| f64::from(-log_p));
     let trained_tokens: usize = units.iter().map(|unit| unit.targets.len()).sum();
-    Judged { loss_sum: losses.sum(), weight: trained_tokens as f64, slopes: Slopes::Same(SLOPE) }
+    Judged {
+        loss_sum: losses.sum(),
+        weight: trained_tokens as f64,
+        slopes: Slopes::Same(SLOPE),
+    }
 }
 
 #[cfg(test)]
@@ -19,10 +23,23 @@ mod tests {
 
     #[test]
     fn the_loss_is_the_sum_of_negative_logarithms() {
-        let readings = Readings { values: vec![0.5_f32.ln(), 0.25_f32.ln(), 0.0] };
-        let units = [Unit { targets: 0..2 }, Unit { targets: 2..2 }, Unit { targets: 2..3 }];
-        let Judged { loss_sum, weight, slopes } = judge(&readings, &units);
+        let readings = Readings {
+            values: vec![0.5_f32.ln(), 0.25_f32.ln(), 0.0],
+        };
+        let units = [
+            Unit { targets: 0..2 },
+            Unit { targets: 2..2 },
+            Unit { targets: 2..3 },
+        ];
+        let Judged {
+            loss_sum,
+            weight,
+            slopes,
+        } = judge(&readings, &units);
         assert!((loss_sum - 8f64.ln()).abs() < 1e-6, "{loss_sum}");
-        assert_eq!((weight.to_bits(), slopes), (3_f64.to_bits(), Slopes::Same(-1.0)));
+        assert_eq!(
+            (weight.to_bits(), slopes),
+            (3_f64.to_bits(), Slopes::Same(-1.0))
+        );
     }
 }

@@ -1,13 +1,18 @@
-//! One update of AdamW over flat rows of numbers: Loshchilov and Hutter 2019, arXiv:1711.05101, as torch has it.
+//! One update of AdamW over flat rows of numbers: Loshchilov and Hutter 2019, arXiv:1711.05101, as
+//! torch has it.
 //!
 //! ```text
 //! m ← β₁ m + (1 - β₁) g        v ← β₂ v + (1 - β₂) g²
 //! w ← (1 - η λ) w - η / (1 - β₁ᵗ) m / (√v / √(1 - β₂ᵗ) + ε)
 //! ```
 //!
-//! On the CPU it is two passes: one that only looks whether all that comes out is finite, and one that writes, in place. So an update
-//! needs no memory, and is made of every number or of none.
-#![allow(clippy::result_large_err, reason = "what is handed back is the state, not the story of an error")]
+//! On the CPU it is two passes: one that only looks whether all that comes out is finite, and one
+//! that writes, in place. So an update needs no memory, and is made of every number or of none.
+#![allow(
+    clippy::result_large_err,
+    reason = "what is handed back is the state, not the story of an \
+error"
+)]
 
 use std::ops::Range;
 
@@ -58,7 +63,8 @@ impl AdamWRule {
     /// The formula's constants for a segment, in the precision of the numbers.
     pub(super) fn constants(&self, segment: &Segment) -> Constants {
         let power = i32::try_from(self.update).unwrap_or(i32::MAX);
-        let (correction1, correction2) = (1.0 - self.beta1.powi(power), 1.0 - self.beta2.powi(power));
+        let (correction1, correction2) =
+            (1.0 - self.beta1.powi(power), 1.0 - self.beta2.powi(power));
         Constants {
             scale: self.gradient_scale as f32,
             beta1: self.beta1 as f32,
@@ -73,11 +79,17 @@ impl AdamWRule {
     }
 }
 
-/// The state after an update by gradients [n]. `segments` are in the order of the weights, and cover the flat rows.
+/// The state after an update by gradients [n]. `segments` are in the order of the weights, and
+/// cover the flat rows.
 ///
 /// # Errors
 /// The state as it was: a weight or a moment would not be finite.
-pub fn adamw(state: AdamWState, gradients: Tensor<1>, segments: &[Segment], rule: AdamWRule) -> Result<AdamWState, AdamWState> {
+pub fn adamw(
+    state: AdamWState,
+    gradients: Tensor<1>,
+    segments: &[Segment],
+    rule: AdamWRule,
+) -> Result<AdamWState, AdamWState> {
     match Host::of(gradients.clone()) {
         Some(gradients) => on_host(state, gradients.numbers(), segments, rule),
         #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -87,19 +99,36 @@ pub fn adamw(state: AdamWState, gradients: Tensor<1>, segments: &[Segment], rule
     }
 }
 
-fn on_host(state: AdamWState, gradients: &[f32], segments: &[Segment], rule: AdamWRule) -> Result<AdamWState, AdamWState> {
+fn on_host(
+    state: AdamWState,
+    gradients: &[f32],
+    segments: &[Segment],
+    rule: AdamWRule,
+) -> Result<AdamWState, AdamWState> {
     let host = |tensor| Host::of(tensor).expect("beside its gradients");
     let mut weights: Vec<Host> = state.weights.into_iter().map(host).collect();
     let [mut first, mut second] = [state.first, state.second].map(host);
-    let mut in_order: Vec<_> = segments.iter().zip(weights.iter_mut().map(Host::numbers_mut)).collect();
+    let mut in_order: Vec<_> = segments
+        .iter()
+        .zip(weights.iter_mut().map(Host::numbers_mut))
+        .collect();
     in_order.sort_by_key(|(segment, _)| segment.place.start);
-    let pieces = pieces(in_order, gradients, [first.numbers_mut(), second.numbers_mut()], rule);
+    let pieces = pieces(
+        in_order,
+        gradients,
+        [first.numbers_mut(), second.numbers_mut()],
+        rule,
+    );
     let is_finite = pieces.par_iter().all(RowPiece::stays_finite);
     if is_finite {
         pieces.into_par_iter().for_each(RowPiece::update);
     }
     let weights = weights.into_iter().map(Host::into_tensor).collect();
-    let state = AdamWState { weights, first: first.into_tensor(), second: second.into_tensor() };
+    let state = AdamWState {
+        weights,
+        first: first.into_tensor(),
+        second: second.into_tensor(),
+    };
     if is_finite { Ok(state) } else { Err(state) }
 }
 
@@ -113,11 +142,27 @@ fn pieces<'a>(
     let mut pieces = Vec::new();
     for (segment, weight) in weights {
         let (constants, length) = (rule.constants(segment), weight.len());
-        let gradients = gradients.split_off(..length).expect("a gradient for each number");
-        let [first, second] = [&mut first, &mut second].map(|row| row.split_off_mut(..length).expect("moments for each number"));
+        let gradients = gradients
+            .split_off(..length)
+            .expect("a gradient for each number");
+        let [first, second] = [&mut first, &mut second].map(|row| {
+            row.split_off_mut(..length)
+                .expect("moments for each number")
+        });
         let moments = first.chunks_mut(PIECE).zip(second.chunks_mut(PIECE));
-        let numbers = weight.chunks_mut(PIECE).zip(gradients.chunks(PIECE)).zip(moments);
-        pieces.extend(numbers.map(|((weight, gradient), (first, second))| RowPiece { constants, weight, gradient, first, second }));
+        let numbers = weight
+            .chunks_mut(PIECE)
+            .zip(gradients.chunks(PIECE))
+            .zip(moments);
+        pieces.extend(
+            numbers.map(|((weight, gradient), (first, second))| RowPiece {
+                constants,
+                weight,
+                gradient,
+                first,
+                second,
+            }),
+        );
     }
     pieces
 }
@@ -147,7 +192,11 @@ impl Constants {
         let first = first * self.beta1 + gradient * self.rest1;
         let second = second * self.beta2 + gradient * gradient * self.rest2;
         let denominator = second.sqrt() / self.root2 + self.epsilon;
-        [weight * self.keep - first * self.step / denominator, first, second]
+        [
+            weight * self.keep - first * self.step / denominator,
+            first,
+            second,
+        ]
     }
 }
 
@@ -163,54 +212,110 @@ struct RowPiece<'a> {
 impl RowPiece<'_> {
     /// Whether all that the update makes of it is finite.
     fn stays_finite(&self) -> bool {
-        let numbers = self.weight.iter().zip(self.gradient).zip(self.first.iter().zip(&*self.second));
+        let numbers = self
+            .weight
+            .iter()
+            .zip(self.gradient)
+            .zip(self.first.iter().zip(&*self.second));
         // Without a branch, so that several numbers are looked at in one instruction.
         let open = numbers.fold(0, |open, ((weight, gradient), (first, second))| {
             let updated = self.constants.updated(*weight, *gradient, *first, *second);
-            updated.iter().fold(open, |open, number| open | u32::from(!number.is_finite()))
+            updated
+                .iter()
+                .fold(open, |open, number| open | u32::from(!number.is_finite()))
         });
         open == 0
     }
 
     fn update(self) {
-        let numbers = self.weight.iter_mut().zip(self.gradient).zip(self.first.iter_mut().zip(self.second));
+        let numbers = self
+            .weight
+            .iter_mut()
+            .zip(self.gradient)
+            .zip(self.first.iter_mut().zip(self.second));
         for ((weight, gradient), (first, second)) in numbers {
-            [*weight, *first, *second] = self.constants.updated(*weight, *gradient, *first, *second);
+            [*weight, *first, *second] =
+                self.constants.updated(*weight, *gradient, *first, *second);
         }
     }
 }
 
 /// The same of a device's own operations, into new tensors.
 #[cfg(test)]
-fn on_device(state: AdamWState, gradients: Tensor<1>, segments: &[Segment], rule: AdamWRule) -> Result<AdamWState, AdamWState> {
+fn on_device(
+    state: AdamWState,
+    gradients: Tensor<1>,
+    segments: &[Segment],
+    rule: AdamWRule,
+) -> Result<AdamWState, AdamWState> {
     let mut in_order: Vec<_> = segments.iter().zip(&state.weights).collect();
     in_order.sort_by_key(|(segment, _)| segment.place.start);
-    let weights = Tensor::cat(in_order.iter().map(|(_, weight)| (*weight).clone()).collect(), 0);
+    let weights = Tensor::cat(
+        in_order
+            .iter()
+            .map(|(_, weight)| (*weight).clone())
+            .collect(),
+        0,
+    );
     let runs = in_order.chunk_by(|(left, _), (right, _)| left.goes_with(right));
     let updated = runs.map(|run| {
-        let (constants, place) = (rule.constants(run[0].0), run[0].0.place.start..run[run.len() - 1].0.place.end);
+        let (constants, place) = (
+            rule.constants(run[0].0),
+            run[0].0.place.start..run[run.len() - 1].0.place.end,
+        );
         let of_run = |row: &Tensor<1>| row.clone().slice([place.clone()]);
         let gradient = of_run(&gradients).mul_scalar(constants.scale);
-        let first = of_run(&state.first).mul_scalar(constants.beta1) + gradient.clone().mul_scalar(constants.rest1);
-        let second = of_run(&state.second).mul_scalar(constants.beta2) + gradient.square().mul_scalar(constants.rest2);
-        let denominator = second.clone().sqrt().div_scalar(constants.root2).add_scalar(constants.epsilon);
-        [of_run(&weights).mul_scalar(constants.keep) - first.clone().mul_scalar(constants.step) / denominator, first, second]
+        let first = of_run(&state.first).mul_scalar(constants.beta1)
+            + gradient.clone().mul_scalar(constants.rest1);
+        let second = of_run(&state.second).mul_scalar(constants.beta2)
+            + gradient.square().mul_scalar(constants.rest2);
+        let denominator = second
+            .clone()
+            .sqrt()
+            .div_scalar(constants.root2)
+            .add_scalar(constants.epsilon);
+        [
+            of_run(&weights).mul_scalar(constants.keep)
+                - first.clone().mul_scalar(constants.step) / denominator,
+            first,
+            second,
+        ]
     });
     let updated: Vec<[Tensor<1>; 3]> = updated.collect();
-    let [weights, first, second] = [0, 1, 2].map(|row| Tensor::cat(updated.iter().map(|run| run[row].clone()).collect(), 0));
-    let is_finite = |row: &Tensor<1>| row.clone().is_finite().all().into_data().iter::<bool>().all(|is_finite| is_finite);
+    let [weights, first, second] =
+        [0, 1, 2].map(|row| Tensor::cat(updated.iter().map(|run| run[row].clone()).collect(), 0));
+    let is_finite = |row: &Tensor<1>| {
+        row.clone()
+            .is_finite()
+            .all()
+            .into_data()
+            .iter::<bool>()
+            .all(|is_finite| is_finite)
+    };
     if ![&weights, &first, &second].into_iter().all(is_finite) {
         return Err(state);
     }
-    let weights = segments.iter().map(|segment| weights.clone().slice([segment.place.clone()])).collect();
-    Ok(AdamWState { weights, first, second })
+    let weights = segments
+        .iter()
+        .map(|segment| weights.clone().slice([segment.place.clone()]))
+        .collect();
+    Ok(AdamWState {
+        weights,
+        first,
+        second,
+    })
 }
 
 #[cfg(test)]
 impl Segment {
     /// Whether it has the rates of one next to it.
     fn goes_with(&self, other: &Self) -> bool {
-        let rates = |segment: &Self| [segment.learning_rate.to_bits(), segment.weight_decay.to_bits()];
+        let rates = |segment: &Self| {
+            [
+                segment.learning_rate.to_bits(),
+                segment.weight_decay.to_bits(),
+            ]
+        };
         rates(self) == rates(other)
     }
 }

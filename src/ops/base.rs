@@ -1,4 +1,5 @@
-//! The weight of a frozen map: numbers, or a few bits for each of them, which only ever become numbers a tile or a product at a time.
+//! The weight of a frozen map: numbers, or a few bits for each of them, which only ever become
+//! numbers a tile or a product at a time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -27,12 +28,20 @@ pub enum Base<T = Tensor<2>> {
 impl<T> Base<T> {
     /// Its numbers, where they are kept as such.
     pub fn dense(&self) -> Option<&T> {
-        if let Self::Dense(tensor) = self { Some(tensor) } else { None }
+        if let Self::Dense(tensor) = self {
+            Some(tensor)
+        } else {
+            None
+        }
     }
 
     /// Its numbers, to be changed, where they are kept as such.
     pub fn dense_mut(&mut self) -> Option<&mut T> {
-        if let Self::Dense(tensor) = self { Some(tensor) } else { None }
+        if let Self::Dense(tensor) = self {
+            Some(tensor)
+        } else {
+            None
+        }
     }
 
     /// The same of another tensor.
@@ -79,10 +88,15 @@ impl Base {
         self.transposed_by(|tensor| tensor.clone().transpose())
     }
 
-    /// The sum of the squares of each column, added up in order and in 64 bits on the host: the same on every device.
+    /// The sum of the squares of each column, added up in order and in 64 bits on the host: the
+    /// same on every device.
     pub fn column_squares(&self) -> Vec<f32> {
         let is_turned = matches!(self, Self::Packed(packed) if packed.turned);
-        let [rows, width] = if is_turned { self.clone().transposed().dims() } else { self.dims() };
+        let [rows, width] = if is_turned {
+            self.clone().transposed().dims()
+        } else {
+            self.dims()
+        };
         let mut sums = vec![0.0; self.dims()[1]];
         let square = |number: &f32| f64::from(*number) * f64::from(*number);
         let step = (TILE_NUMBERS / width).max(1);
@@ -93,7 +107,9 @@ impl Base {
                 of_rows.for_each(|(sum, row)| *sum = row.iter().map(square).sum());
             } else {
                 let add = |(sum, number): (&mut f64, &f32)| *sum += square(number);
-                numbers.chunks(width).for_each(|row| sums.iter_mut().zip(row).for_each(add));
+                numbers
+                    .chunks(width)
+                    .for_each(|row| sums.iter_mut().zip(row).for_each(add));
             }
         }
         sums.into_iter().map(|sum| sum as f32).collect()
@@ -118,7 +134,8 @@ impl From<Tensor<2>> for Base {
     }
 }
 
-/// A packed matrix, or some rows of it, as it lies or the other way round. A handle, as tensors are.
+/// A packed matrix, or some rows of it, as it lies or the other way round. A handle, as tensors
+/// are.
 #[derive(Debug, Clone)]
 pub struct Packed {
     kept: Placement,
@@ -148,20 +165,35 @@ impl Packed {
     /// [out, in] on a device: on the CPU as it is, on a GPU with its absmax as f32.
     pub fn new(weight: Quantized, device: &Device) -> Self {
         let rows = 0..weight.shape()[0];
-        let kept = if device::is_cpu(device) { Placement::Host(Arc::new(weight)) } else { on_gpu(&weight, device) };
-        Self { kept, rows, turned: false }
+        let kept = if device::is_cpu(device) {
+            Placement::Host(Arc::new(weight))
+        } else {
+            on_gpu(&weight, device)
+        };
+        Self {
+            kept,
+            rows,
+            turned: false,
+        }
     }
 
     /// Rows and columns.
     pub fn dims(&self) -> [usize; 2] {
         let [rows, columns] = [self.rows.len(), self.kept.shape()[1]];
-        if self.turned { [columns, rows] } else { [rows, columns] }
+        if self.turned {
+            [columns, rows]
+        } else {
+            [rows, columns]
+        }
     }
 
     /// The other way round.
     #[must_use]
     pub fn transposed(self) -> Self {
-        Self { turned: !self.turned, ..self }
+        Self {
+            turned: !self.turned,
+            ..self
+        }
     }
 
     /// Some of its rows, as it lies.
@@ -170,8 +202,15 @@ impl Packed {
     /// It has not so many.
     #[must_use]
     pub fn rows(&self, rows: Range<usize>) -> Self {
-        assert!(rows.end <= self.rows.len(), "rows {rows:?} of {}", self.rows.len());
-        Self { rows: self.rows.start + rows.start..self.rows.start + rows.end, ..self.clone() }
+        assert!(
+            rows.end <= self.rows.len(),
+            "rows {rows:?} of {}",
+            self.rows.len()
+        );
+        Self {
+            rows: self.rows.start + rows.start..self.rows.start + rows.end,
+            ..self.clone()
+        }
     }
 
     /// Its numbers on the host, as it lies.
@@ -224,9 +263,13 @@ mod tests {
     #[test]
     fn columns_have_the_squares_of_their_numbers_however_they_lie() {
         let (rows, columns) = (70, 96);
-        let numbers: Vec<f32> = (0..rows * columns).map(|index| ((index * 37) % 101) as f32 / 50.0 - 1.0).collect();
+        let numbers: Vec<f32> = (0..rows * columns)
+            .map(|index| ((index * 37) % 101) as f32 / 50.0 - 1.0)
+            .collect();
         let device = Device::flex();
-        let packed = QuantFormat::QLORA.pack([rows, columns], &numbers).expect("finite");
+        let packed = QuantFormat::QLORA
+            .pack([rows, columns], &numbers)
+            .expect("finite");
         let unpacked = packed.unpack();
         let lies = |numbers: &[f32]| {
             let data = burn::tensor::TensorData::new(numbers.to_vec(), [rows, columns]);
@@ -234,16 +277,32 @@ mod tests {
         };
         let packed = Base::Packed(Packed::new(packed, &device));
         for (base, numbers) in [(lies(&numbers), &numbers), (packed, &unpacked)] {
-            let of = |places: &dyn Fn(usize, usize) -> usize, [count, length]: [usize; 2]| -> Vec<f32> {
-                let sum = |index| (0..length).map(|place| f64::from(numbers[places(index, place)]).powi(2)).sum::<f64>() as f32;
-                (0..count).map(sum).collect()
-            };
+            let of =
+                |places: &dyn Fn(usize, usize) -> usize, [count, length]: [usize; 2]| -> Vec<f32> {
+                    let sum = |index| {
+                        (0..length)
+                            .map(|place| f64::from(numbers[places(index, place)]).powi(2))
+                            .sum::<f64>() as f32
+                    };
+                    (0..count).map(sum).collect()
+                };
             let close = |ours: Vec<f32>, theirs: Vec<f32>| {
                 assert_eq!(ours.len(), theirs.len());
-                assert!(ours.iter().zip(&theirs).all(|(one, other)| (one / other - 1.0).abs() < 1e-6), "{ours:?} {theirs:?}");
+                assert!(
+                    ours.iter()
+                        .zip(&theirs)
+                        .all(|(one, other)| (one / other - 1.0).abs() < 1e-6),
+                    "{ours:?} {theirs:?}"
+                );
             };
-            close(base.column_squares(), of(&|column, row| row * columns + column, [columns, rows]));
-            close(base.transposed().column_squares(), of(&|row, column| row * columns + column, [rows, columns]));
+            close(
+                base.column_squares(),
+                of(&|column, row| row * columns + column, [columns, rows]),
+            );
+            close(
+                base.transposed().column_squares(),
+                of(&|row, column| row * columns + column, [rows, columns]),
+            );
         }
     }
 }

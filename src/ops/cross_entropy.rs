@@ -1,5 +1,6 @@
-//! Losses of a chunk of logits and, in place of the logits, their gradient: the vocabulary is the widest thing in training, and
-//! log-softmax, exponential, gather and scatter would each be a tensor of it.
+//! Losses of a chunk of logits and, in place of the logits, their gradient: the vocabulary is the
+//! widest thing in training, and log-softmax, exponential, gather and scatter would each be a
+//! tensor of it.
 
 use std::sync::Arc;
 
@@ -16,25 +17,36 @@ use super::simd::{Arithmetic, vectorised};
 /// Numbers that are summed in f32 before they go into a sum in f64.
 const RUN: usize = 4096;
 
-/// -log softmax(z)\[target\] of every row, nats, and the gradient of their sum, softmax(z) - onehot(target).
+/// -log softmax(z)\[target\] of every row, nats, and the gradient of their sum, softmax(z) -
+/// onehot(target).
 ///
 /// # Shapes
 /// `logits` [rows, vocabulary], untracked, one target a row; results [rows] and [rows, vocabulary].
 pub fn cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>) -> (Tensor<1>, Tensor<2>) {
-    let (losses, gradient) = <Dispatch as CrossEntropy>::cross_entropy(logits.into_dispatch(), targets);
-    (Tensor::from_dispatch(losses), Tensor::from_dispatch(gradient))
+    let (losses, gradient) =
+        <Dispatch as CrossEntropy>::cross_entropy(logits.into_dispatch(), targets);
+    (
+        Tensor::from_dispatch(losses),
+        Tensor::from_dispatch(gradient),
+    )
 }
 
 /// The losses of [`cross_entropy`] alone.
 pub fn cross_entropy_losses(logits: Tensor<2>, targets: Arc<[u32]>) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as CrossEntropy>::cross_entropy_losses(logits.into_dispatch(), targets))
+    Tensor::from_dispatch(<Dispatch as CrossEntropy>::cross_entropy_losses(
+        logits.into_dispatch(),
+        targets,
+    ))
 }
 
 /// The loss and its gradient. No tape: the head differentiates itself.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")))]
 pub trait CrossEntropy: Backend {
     /// See [`cross_entropy`].
-    fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> (FloatTensor<Self>, FloatTensor<Self>);
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
     /// See [`cross_entropy_losses`].
     fn cross_entropy_losses(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self>;
@@ -110,41 +122,73 @@ fn sum_of_exponentials<A: Arithmetic>(run: &[f32], most: f32) -> f32 {
 }
 
 impl CrossEntropy for Flex {
-    fn cross_entropy(mut logits: FloatTensor<Self>, targets: Arc<[u32]>) -> (FloatTensor<Self>, FloatTensor<Self>) {
+    fn cross_entropy(
+        mut logits: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let vocabulary = logits.shape()[1];
-        let rows = write(&mut logits).par_chunks_exact_mut(vocabulary).zip(&*targets);
-        let losses: Vec<f32> = rows.map(|(row, target)| differentiate_row(row, *target as usize)).collect();
+        let rows = write(&mut logits)
+            .par_chunks_exact_mut(vocabulary)
+            .zip(&*targets);
+        let losses: Vec<f32> = rows
+            .map(|(row, target)| differentiate_row(row, *target as usize))
+            .collect();
         (tensor(losses, [targets.len()].into()), logits)
     }
 
     fn cross_entropy_losses(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
         let (vocabulary, logits) = (logits.shape()[1], row_major(logits));
         let rows = read(&logits).par_chunks_exact(vocabulary).zip(&*targets);
-        tensor(rows.map(|(row, target)| loss_of_row(row, *target as usize)).collect(), [targets.len()].into())
+        tensor(
+            rows.map(|(row, target)| loss_of_row(row, *target as usize))
+                .collect(),
+            [targets.len()].into(),
+        )
     }
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 impl CrossEntropy for burn::backend::Cube {
-    fn cross_entropy(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        super::cube::cross_entropy::cross_entropy(logits, &targets, super::cube::cross_entropy::Logits::Differentiated)
+    fn cross_entropy(
+        logits: FloatTensor<Self>,
+        targets: Arc<[u32]>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        super::cube::cross_entropy::cross_entropy(
+            logits,
+            &targets,
+            super::cube::cross_entropy::Logits::Differentiated,
+        )
     }
 
     fn cross_entropy_losses(logits: FloatTensor<Self>, targets: Arc<[u32]>) -> FloatTensor<Self> {
-        super::cube::cross_entropy::cross_entropy(logits, &targets, super::cube::cross_entropy::Logits::Kept).0
+        super::cube::cross_entropy::cross_entropy(
+            logits,
+            &targets,
+            super::cube::cross_entropy::Logits::Kept,
+        )
+        .0
     }
 }
 
 /// [`cross_entropy`] of a backend's own operations.
 #[cfg(test)]
-fn composed<B: Backend>(logits: FloatTensor<B>, targets: &[u32]) -> (FloatTensor<B>, FloatTensor<B>) {
+fn composed<B: Backend>(
+    logits: FloatTensor<B>,
+    targets: &[u32],
+) -> (FloatTensor<B>, FloatTensor<B>) {
     let (device, dtype, rows) = (logits.device(), logits.dtype(), targets.len());
     let log_p = B::log_softmax(logits, 1);
     let indices: Vec<i32> = targets.iter().map(|target| target.cast_signed()).collect();
     let indices = B::int_from_data(burn::tensor::TensorData::new(indices, [rows, 1]), &device);
     let losses = B::float_neg(B::float_gather(1, log_p.clone(), indices.clone()));
     let minus_one = B::float_neg(B::float_ones([rows, 1].into(), &device, dtype.into()));
-    let gradient = B::float_scatter(1, B::float_exp(log_p), indices, minus_one, burn::tensor::IndexingUpdateOp::Add);
+    let gradient = B::float_scatter(
+        1,
+        B::float_exp(log_p),
+        indices,
+        minus_one,
+        burn::tensor::IndexingUpdateOp::Add,
+    );
     (B::float_reshape(losses, [rows].into()), gradient)
 }
 
@@ -156,7 +200,9 @@ mod tests {
     use super::*;
 
     fn numbers(count: usize) -> Vec<f32> {
-        (0..count).map(|index| 12.0 * (0.37 * index as f32).sin()).collect()
+        (0..count)
+            .map(|index| 12.0 * (0.37 * index as f32).sin())
+            .collect()
     }
 
     /// The loss and its gradient in f64.
@@ -165,7 +211,10 @@ mod tests {
         let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let sum: f64 = row.iter().map(|z| (z - most).exp()).sum();
         let onehot = |at| f64::from(u8::from(at == target));
-        let gradient = row.iter().enumerate().map(|(at, z)| (z - most).exp() / sum - onehot(at));
+        let gradient = row
+            .iter()
+            .enumerate()
+            .map(|(at, z)| (z - most).exp() / sum - onehot(at));
         (sum.ln() + (most - row[target]), gradient.collect())
     }
 
@@ -176,11 +225,22 @@ mod tests {
             let (loss, gradient) = exact(&row, target);
             for (ours, alone, of_row) in at_every_level(|| {
                 let mut of_row = row.clone();
-                (differentiate_row(&mut of_row, target), loss_of_row(&row, target), of_row)
+                (
+                    differentiate_row(&mut of_row, target),
+                    loss_of_row(&row, target),
+                    of_row,
+                )
             }) {
-                assert!((f64::from(ours) - loss).abs() <= 1e-6 * (1.0 + loss), "{ours}, expected {loss}");
+                assert!(
+                    (f64::from(ours) - loss).abs() <= 1e-6 * (1.0 + loss),
+                    "{ours}, expected \
+                {loss}"
+                );
                 assert!((ours - alone).abs() <= 2.0 * f32::EPSILON * ours);
-                let worst = of_row.iter().zip(&gradient).map(|(ours, exact)| (f64::from(*ours) - exact).abs());
+                let worst = of_row
+                    .iter()
+                    .zip(&gradient)
+                    .map(|(ours, exact)| (f64::from(*ours) - exact).abs());
                 assert!(worst.fold(0.0, f64::max) < 1e-6);
             }
         }
@@ -188,19 +248,35 @@ mod tests {
 
     #[test]
     fn a_row_may_be_far_from_zero_and_a_token_impossible_but_a_nan_shows() {
-        for row in [[1e4f32, 1e4, 1e4 - 1.0], [-1e30, -1e30, -1e30 - 1.0], [3.0, f32::NEG_INFINITY, 2.0]] {
+        for row in [
+            [1e4f32, 1e4, 1e4 - 1.0],
+            [-1e30, -1e30, -1e30 - 1.0],
+            [3.0, f32::NEG_INFINITY, 2.0],
+        ] {
             let (loss, gradient) = exact(&row, 0);
             for (ours, of_row) in at_every_level(|| {
                 let mut of_row = row;
                 (differentiate_row(&mut of_row, 0), of_row)
             }) {
-                assert!((f64::from(ours) - loss).abs() < 1e-6, "{ours}, expected {loss}");
-                assert!(of_row.iter().zip(&gradient).all(|(ours, exact)| (f64::from(*ours) - exact).abs() < 1e-6));
+                assert!(
+                    (f64::from(ours) - loss).abs() < 1e-6,
+                    "{ours}, expected {loss}"
+                );
+                assert!(
+                    of_row
+                        .iter()
+                        .zip(&gradient)
+                        .all(|(ours, exact)| (f64::from(*ours) - exact).abs() < 1e-6)
+                );
             }
         }
         for row in [[1.0, f32::NAN, 2.0], [1.0, f32::INFINITY, 2.0]] {
-            let losses = at_every_level(|| [differentiate_row(&mut row.clone(), 0), loss_of_row(&row, 0)]);
-            assert!(losses.into_iter().flatten().all(|loss| !loss.is_finite()), "{row:?}");
+            let losses =
+                at_every_level(|| [differentiate_row(&mut row.clone(), 0), loss_of_row(&row, 0)]);
+            assert!(
+                losses.into_iter().flatten().all(|loss| !loss.is_finite()),
+                "{row:?}"
+            );
         }
     }
 
@@ -209,10 +285,16 @@ mod tests {
         let (rows, vocabulary) = (7, 1003);
         let targets: Arc<[u32]> = (0..7u32).map(|row| row * 100).collect();
         let all = numbers(rows * vocabulary);
-        let logits = Tensor::<2>::from_data(TensorData::new(all.clone(), [rows, vocabulary]), &Device::flex());
+        let logits = Tensor::<2>::from_data(
+            TensorData::new(all.clone(), [rows, vocabulary]),
+            &Device::flex(),
+        );
         let run = || {
             let (losses, gradient) = cross_entropy(logits.clone(), targets.clone());
-            (losses.into_data().try_to_vec::<f32>().expect("f32"), gradient.into_data().try_to_vec::<f32>().expect("f32"))
+            (
+                losses.into_data().try_to_vec::<f32>().expect("f32"),
+                gradient.into_data().try_to_vec::<f32>().expect("f32"),
+            )
         };
         let (losses, gradient) = run();
         assert_eq!((losses.clone(), gradient.clone()), run());
@@ -220,10 +302,24 @@ mod tests {
             let (loss, of_row) = exact(numbers, row * 100);
             assert!((f64::from(losses[row]) - loss).abs() < 1e-5);
             let ours = &gradient[row * vocabulary..][..vocabulary];
-            assert!(ours.iter().zip(of_row).all(|(ours, exact)| (f64::from(*ours) - exact).abs() < 1e-6));
+            assert!(
+                ours.iter()
+                    .zip(of_row)
+                    .all(|(ours, exact)| (f64::from(*ours) - exact).abs() < 1e-6)
+            );
         }
         let composed = composed::<Flex>(tensor(all, [rows, vocabulary].into()), &targets);
-        assert!(losses.iter().zip(read(&composed.0)).all(|(ours, theirs)| (ours - theirs).abs() < 1e-5));
-        assert!(gradient.iter().zip(read(&composed.1)).all(|(ours, theirs)| (ours - theirs).abs() < 1e-6));
+        assert!(
+            losses
+                .iter()
+                .zip(read(&composed.0))
+                .all(|(ours, theirs)| (ours - theirs).abs() < 1e-5)
+        );
+        assert!(
+            gradient
+                .iter()
+                .zip(read(&composed.1))
+                .all(|(ours, theirs)| (ours - theirs).abs() < 1e-6)
+        );
     }
 }

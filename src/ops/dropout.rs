@@ -1,7 +1,8 @@
 //! Dropout whose mask is a function of the data, not of a random stream.
 //!
-//! A mask is a counter hash of (seed, epoch, row, token in its document, layer, projection group, feature). It is made again
-//! in backward and never stored, so micro-batching, packing and recomputation change nothing.
+//! A mask is a counter hash of (seed, epoch, row, token in its document, layer, projection group,
+//! feature). It is made again in backward and never stored, so micro-batching, packing and
+//! recomputation change nothing.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -31,13 +32,23 @@ pub struct Mask {
 impl Mask {
     /// That of some of the tokens.
     pub(super) fn of(&self, tokens: Range<usize>) -> Self {
-        if tokens.len() == self.tokens.len() { self.clone() } else { Self { tokens: self.tokens[tokens].into(), ..*self } }
+        if tokens.len() == self.tokens.len() {
+            self.clone()
+        } else {
+            Self {
+                tokens: self.tokens[tokens].into(),
+                ..*self
+            }
+        }
     }
 
     /// That of rows of which each is one of the tokens, such as those that experts are sent.
     #[must_use]
     pub fn gathered(&self, tokens: impl Iterator<Item = usize>) -> Self {
-        Self { tokens: tokens.map(|token| self.tokens[token]).collect(), ..*self }
+        Self {
+            tokens: tokens.map(|token| self.tokens[token]).collect(),
+            ..*self
+        }
     }
 
     /// What is kept is multiplied by this.
@@ -54,13 +65,16 @@ impl Mask {
     fn values(&self, features: usize) -> Vec<f32> {
         let (kept, keys) = (self.kept(), self.keys().collect::<Vec<u64>>());
         let mut values = vec![0.0f32; self.tokens.len() * features];
-        values.par_chunks_mut(features.max(1)).zip(keys).for_each(|(row, key)| {
-            for (feature, value) in row.iter_mut().enumerate() {
-                if unit(key.wrapping_add(feature as u64)) >= self.probability {
-                    *value = kept;
+        values
+            .par_chunks_mut(features.max(1))
+            .zip(keys)
+            .for_each(|(row, key)| {
+                for (feature, value) in row.iter_mut().enumerate() {
+                    if unit(key.wrapping_add(feature as u64)) >= self.probability {
+                        *value = kept;
+                    }
                 }
-            }
-        });
+            });
         values
     }
 }
@@ -70,7 +84,10 @@ impl Mask {
 /// # Shapes
 /// `x` [tokens, features] with as many tokens as the mask has.
 pub fn dropout(x: Tensor<2>, mask: &Mask) -> Tensor<2> {
-    Tensor::from_dispatch(<Dispatch as KeyedDropout>::keyed_dropout(x.into_dispatch(), mask.clone()))
+    Tensor::from_dispatch(<Dispatch as KeyedDropout>::keyed_dropout(
+        x.into_dispatch(),
+        mask.clone(),
+    ))
 }
 
 /// Dropout by a keyed mask.
@@ -97,7 +114,11 @@ impl<B: Backend + KeyedDropout, C: CheckpointStrategy> KeyedDropout for Autodiff
     fn keyed_dropout(x: FloatTensor<Self>, mask: Mask) -> FloatTensor<Self> {
         let (x, node) = x.into_parts();
         let output = B::keyed_dropout(x, mask.clone());
-        match DropoutBackward.prepare::<C>([node]).compute_bound().stateful() {
+        match DropoutBackward
+            .prepare::<C>([node])
+            .compute_bound()
+            .stateful()
+        {
             OpsKind::Tracked(prep) => prep.finish(mask, output),
             OpsKind::UnTracked(prep) => prep.finish(output),
         }
@@ -111,8 +132,15 @@ struct DropoutBackward;
 impl<B: Backend + KeyedDropout> Backward<B, 1> for DropoutBackward {
     type State = Mask;
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        unary::<B, _>(ops.parents, ops.node, grads, |grad| B::keyed_dropout(grad, ops.state));
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        unary::<B, _>(ops.parents, ops.node, grads, |grad| {
+            B::keyed_dropout(grad, ops.state)
+        });
     }
 }
 
@@ -131,7 +159,11 @@ mod tests {
     use super::*;
 
     fn mask(tokens: &[u64]) -> Mask {
-        Mask { tokens: tokens.into(), site: 3, probability: 0.25 }
+        Mask {
+            tokens: tokens.into(),
+            site: 3,
+            probability: 0.25,
+        }
     }
 
     #[test]
@@ -146,15 +178,24 @@ mod tests {
         let values = mask(&(0..1000).collect::<Vec<_>>()).values(100);
         let dropped = values.iter().filter(|v| **v == 0.0).count();
         assert!((24_000..26_000).contains(&dropped), "{dropped} of 100000");
-        assert!(values.iter().all(|v| *v == 0.0 || (v - 4.0 / 3.0).abs() < 1e-6));
+        assert!(
+            values
+                .iter()
+                .all(|v| *v == 0.0 || (v - 4.0 / 3.0).abs() < 1e-6)
+        );
     }
 
     #[test]
     fn backward_uses_the_mask_of_forward() {
-        let x = Tensor::<2>::ones([2, 8], &Device::flex()).autodiff().require_grad();
+        let x = Tensor::<2>::ones([2, 8], &Device::flex())
+            .autodiff()
+            .require_grad();
         let y = dropout(x.clone(), &mask(&[1, 2]));
         let forward = y.clone().inner().into_data();
         let gradients = y.sum().backward();
-        x.grad(&gradients).expect("tracked").into_data().assert_eq(&forward, true);
+        x.grad(&gradients)
+            .expect("tracked")
+            .into_data()
+            .assert_eq(&forward, true);
     }
 }

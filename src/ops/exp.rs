@@ -1,10 +1,13 @@
-//! e^x in a form that a compiler turns into vector instructions, where the C library's is one call a number.
+//! e^x in a form that a compiler turns into vector instructions, where the C library's is one call
+//! a number.
 
 use super::simd::Arithmetic;
 
-/// e^x within two units in the last place; 0 below -87.3, and not beyond e^88 above it. NaN stays NaN.
+/// e^x within two units in the last place; 0 below -87.3, and not beyond e^88 above it. NaN stays
+/// NaN.
 ///
-/// e^x = 2^n e^r with n = round(x / ln 2), and a polynomial for e^r, |r| <= ln 2 / 2 (Cephes, `expf`: <https://www.netlib.org/cephes/>).
+/// e^x = 2^n e^r with n = round(x / ln 2), and a polynomial for e^r, |r| <= ln 2 / 2 (Cephes,
+/// `expf`: <https://www.netlib.org/cephes/>).
 #[inline(always)]
 pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
     /// Adding it leaves the nearest whole number in the lowest bits.
@@ -14,7 +17,13 @@ pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
     let shifted = A::multiply_add(clamped, std::f32::consts::LOG2_E, ROUND);
     let n = shifted - ROUND;
     let r = A::multiply_add(-n, LN2[1], A::multiply_add(-n, LN2[0], clamped));
-    let p = [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5];
+    let p = [
+        1.398_199_9e-3,
+        8.333_452e-3,
+        4.166_579_6e-2,
+        0.166_666_65,
+        0.5,
+    ];
     let mut tail = 1.987_569_1e-4;
     for p in p {
         tail = A::multiply_add(tail, r, p);

@@ -11,8 +11,14 @@ impl Host {
     /// The tensor if it is on the CPU.
     pub fn of(tensor: Tensor<1>) -> Option<Self> {
         let tensor = tensor.try_into_primitive::<Flex>().ok()?;
-        let is_whole = tensor.as_slice::<f32>().is_some_and(|numbers| numbers.len() == tensor.storage::<f32>().len());
-        Some(Self(if is_whole { tensor } else { FloatTensor::<Flex>::from_data(tensor.into_data()) }))
+        let is_whole = tensor
+            .as_slice::<f32>()
+            .is_some_and(|numbers| numbers.len() == tensor.storage::<f32>().len());
+        Some(Self(if is_whole {
+            tensor
+        } else {
+            FloatTensor::<Flex>::from_data(tensor.into_data())
+        }))
     }
 
     pub fn numbers(&self) -> &[f32] {

@@ -1,15 +1,17 @@
-//! Sums and maxima over a row in lanes: their order does not depend on the registers, and every level sums in the same one.
+//! Sums and maxima over a row in lanes: their order does not depend on the registers, and every
+//! level sums in the same one.
 //!
-//! Here, and in every loop that is compiled for a level, the body stands in the loop: a closure is inlined only where the compiler cares
-//! to, and one that is not is compiled for the build's target, with a call of the C library for each fused multiply-add.
+//! Here, and in every loop that is compiled for a level, the body stands in the loop: a closure is
+//! inlined only where the compiler cares to, and one that is not is compiled for the build's
+//! target, with a call of the C library for each fused multiply-add.
 
 use super::simd::Arithmetic;
 
 /// Numbers that are taken side by side.
 pub(super) const LANES: usize = 16;
 
-/// What is left of a row behind its last whole run of lanes. As lanes of its own it keeps the sums in registers: an index that is
-/// known at run time only would put them into memory.
+/// What is left of a row behind its last whole run of lanes. As lanes of its own it keeps the sums
+/// in registers: an index that is known at run time only would put them into memory.
 #[inline(always)]
 pub(super) fn padded(rest: &[f32], fill: f32) -> [f32; LANES] {
     let mut values = [fill; LANES];
@@ -82,12 +84,24 @@ mod tests {
     #[test]
     fn every_level_sums_what_f64_does() {
         for length in [0, 1, 15, 16, 17, 1000] {
-            let numbers = |step: f32| (0..length).map(|index| (index as f32 * step).sin()).collect::<Vec<f32>>();
+            let numbers = |step: f32| {
+                (0..length)
+                    .map(|index| (index as f32 * step).sin())
+                    .collect::<Vec<f32>>()
+            };
             let (x, y) = (numbers(0.37), numbers(0.73));
-            let exact: f64 = x.iter().zip(&y).map(|(x, y)| f64::from(*x) * f64::from(*y)).sum();
+            let exact: f64 = x
+                .iter()
+                .zip(&y)
+                .map(|(x, y)| f64::from(*x) * f64::from(*y))
+                .sum();
             let most = x.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             for (sum, largest) in at_every_level(|| both(&x, &y)) {
-                assert!((f64::from(sum) - exact).abs() < 1e-5, "{sum} of {length}, expected {exact}");
+                assert!(
+                    (f64::from(sum) - exact).abs() < 1e-5,
+                    "{sum} of {length}, expected \
+                {exact}"
+                );
                 assert!(largest.total_cmp(&most).is_eq());
             }
         }

@@ -1,5 +1,10 @@
-//! Custom operations with a backward of their own; with `device`, the only place that names a burn backend.
-#![allow(clippy::inline_always, reason = "a loop is compiled for a level only where it is inlined, see `simd`")]
+//! Custom operations with a backward of their own; with `device`, the only place that names a burn
+//! backend.
+#![allow(
+    clippy::inline_always,
+    reason = "a loop is compiled for a level only where it is inlined, \
+see `simd`"
+)]
 
 mod adamw;
 mod adapted;
@@ -48,8 +53,8 @@ pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
 pub use seed::backward_from;
 
-/// Hands the operands of an operation their gradients, those that are tracked, given what is kept of the operation and the gradient of
-/// its result.
+/// Hands the operands of an operation their gradients, those that are tracked, given what is kept
+/// of the operation and the gradient of its result.
 fn differentiate<B: Backend, S, const N: usize>(
     ops: Ops<S, N>,
     grads: &mut Gradients,

@@ -15,18 +15,27 @@ pub(super) fn piece_of_rows(width: usize) -> usize {
 
 /// The tensor in row-major order: itself, or a copy of a view that is in another.
 pub(super) fn row_major(tensor: FlexTensor) -> FlexTensor {
-    if tensor.as_slice::<f32>().is_some() { tensor } else { tensor.to_contiguous() }
+    if tensor.as_slice::<f32>().is_some() {
+        tensor
+    } else {
+        tensor.to_contiguous()
+    }
 }
 
 /// The numbers of a tensor that is [`row_major`].
 pub(super) fn read(tensor: &FlexTensor) -> &[f32] {
-    tensor.as_slice().expect("activations are f32 on the CPU, and in row-major order here")
+    tensor
+        .as_slice()
+        .expect("activations are f32 on the CPU, and in row-major order here")
 }
 
-/// The numbers of a tensor in row-major order, to be overwritten: in place where no other handle has them, else in a copy.
+/// The numbers of a tensor in row-major order, to be overwritten: in place where no other handle
+/// has them, else in a copy.
 pub(super) fn write(tensor: &mut FlexTensor) -> &mut [f32] {
     let count = tensor.shape().num_elements();
-    if tensor.layout().contiguous_offsets() != Some((0, count)) || tensor.storage::<f32>().len() != count {
+    if tensor.layout().contiguous_offsets() != Some((0, count))
+        || tensor.storage::<f32>().len() != count
+    {
         *tensor = tensor.to_contiguous();
     }
     tensor.storage_mut()
@@ -49,11 +58,17 @@ mod tests {
         let mut alone = tensor(vec![1.0, 2.0], [2].into());
         let place = read(&alone).as_ptr();
         write(&mut alone)[0] = 3.0;
-        assert_eq!((read(&alone), read(&alone).as_ptr()), (&[3.0, 2.0][..], place));
+        assert_eq!(
+            (read(&alone), read(&alone).as_ptr()),
+            (&[3.0, 2.0][..], place)
+        );
 
         let mut shared = alone.clone();
         write(&mut shared)[0] = 4.0;
-        assert_eq!((read(&alone), read(&shared)), (&[3.0, 2.0][..], &[4.0, 2.0][..]));
+        assert_eq!(
+            (read(&alone), read(&shared)),
+            (&[3.0, 2.0][..], &[4.0, 2.0][..])
+        );
     }
 
     #[test]

@@ -7,10 +7,11 @@ use crate::device::is_tf32_allowed;
 /// Whether products of float32 operands keep off tensor cores that would round them to TF32.
 static IS_EXACT: AtomicBool = AtomicBool::new(false);
 
-/// Runs an operation whose products of float32 operands are computed in float32, whether the process allows TF32 or not. It holds for the
-/// whole process: nothing else may compute meanwhile.
+/// Runs an operation whose products of float32 operands are computed in float32, whether the
+/// process allows TF32 or not. It holds for the whole process: nothing else may compute meanwhile.
 pub fn in_float32<T>(operation: impl FnOnce() -> T) -> T {
-    // Where nothing allows TF32 no device has it, and products are computed by the same kernels as in training.
+    // Where nothing allows TF32 no device has it, and products are computed by the same kernels as
+    // in training.
     with(is_tf32_allowed(), operation)
 }
 
@@ -38,7 +39,14 @@ mod tests {
     #[test]
     fn it_holds_for_the_operation_only_and_a_panic_ends_it_too() {
         assert!(!is_exact() && with(true, is_exact) && !is_exact());
-        let panicked = std::panic::catch_unwind(|| with(true, || -> () { panic!("a device is lost") }));
+        let panicked = std::panic::catch_unwind(|| {
+            with(true, || -> () {
+                panic!(
+                    "a device is \
+        lost"
+                )
+            })
+        });
         assert!(panicked.is_err() && !is_exact());
         assert!(!in_float32(is_exact), "nothing allows TF32 here");
     }

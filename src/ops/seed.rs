@@ -1,6 +1,7 @@
 //! Backward from a gradient that is known: the start of a block's tape.
 //!
-//! A tape starts at a number. The usual number, the sum of output ∘ gradient, is two passes over the output, and two more in backward.
+//! A tape starts at a number. The usual number, the sum of output ∘ gradient, is two passes over
+//! the output, and two more in backward.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -12,11 +13,15 @@ use burn::tensor::Tensor;
 
 use super::differentiate;
 
-/// The gradients of everything tracked that `output` was made of, given that of `output`, which is untracked.
+/// The gradients of everything tracked that `output` was made of, given that of `output`, which is
+/// untracked.
 ///
 /// # Shapes
 /// `output` and `gradient` are alike.
-pub fn backward_from<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> burn::tensor::Gradients {
+pub fn backward_from<const D: usize>(
+    output: Tensor<D>,
+    gradient: Tensor<D>,
+) -> burn::tensor::Gradients {
     let root = <Dispatch as Seed>::seed(output.into_dispatch(), gradient.into_dispatch());
     Tensor::<1>::from_dispatch(root).backward()
 }
@@ -24,7 +29,8 @@ pub fn backward_from<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> 
 /// The root of a tape.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait Seed: Backend {
-    /// A zero, [1], whose backward gives `gradient` to `output`, whatever its own is: for nothing but [`backward_from`].
+    /// A zero, [1], whose backward gives `gradient` to `output`, whatever its own is: for nothing
+    /// but [`backward_from`].
     fn seed(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 
@@ -61,7 +67,12 @@ struct SeedBackward;
 impl<B: Backend> Backward<B, 1> for SeedBackward {
     type State = FloatTensor<B>;
 
-    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, 1>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
         differentiate::<B, _, 1>(ops, grads, |gradient, _| [gradient]);
     }
 }
@@ -82,6 +93,9 @@ mod tests {
             let gradients = backward(leaf.clone() * leaf.clone() + leaf.clone(), gradient.clone());
             leaf.grad(&gradients).expect("tracked").into_data()
         };
-        of(backward_from).assert_eq(&of(|output, gradient| (output * gradient).sum().backward()), true);
+        of(backward_from).assert_eq(
+            &of(|output, gradient| (output * gradient).sum().backward()),
+            true,
+        );
     }
 }

@@ -1,8 +1,14 @@
-//! One loop, compiled for several instruction sets and chosen at run time: the release build itself targets plain x86-64.
+//! One loop, compiled for several instruction sets and chosen at run time: the release build itself
+//! targets plain x86-64.
 //!
-//! A loop is written once, over plain slices and without intrinsics; the compiler vectorises each copy with the registers that
-//! it may use. On aarch64 NEON is part of every build, so there the portable copy is the fast one.
-#![allow(unsafe_code, reason = "a function compiled for more than the build's target may run only where the processor has it")]
+//! A loop is written once, over plain slices and without intrinsics; the compiler vectorises each
+//! copy with the registers that it may use. On aarch64 NEON is part of every build, so there the
+//! portable copy is the fast one.
+#![allow(
+    unsafe_code,
+    reason = "a function compiled for more than the build's target may run only \
+where the processor has it"
+)]
 
 /// What a loop may be compiled for, best last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,7 +37,11 @@ fn best() -> Level {
     {
         let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
         let wide = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vl");
-        if avx2 && wide && is_x86_feature_detected!("avx512dq") && is_x86_feature_detected!("avx512bw") {
+        if avx2
+            && wide
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512bw")
+        {
             return Level::Avx512;
         }
         if avx2 {
@@ -43,7 +53,8 @@ fn best() -> Level {
 
 /// How a level computes a · b + c, and how many at once.
 pub(super) trait Arithmetic {
-    /// Floats that a register of the level holds: what a loop that keeps its sums in registers divides its work by.
+    /// Floats that a register of the level holds: what a loop that keeps its sums in registers
+    /// divides its work by.
     const REGISTER: usize;
 
     /// a · b + c, rounded once where the level has an instruction for it and twice elsewhere.
@@ -63,7 +74,10 @@ impl<const REGISTER: usize> Arithmetic for Fused<REGISTER> {
 }
 
 /// Two roundings: without the instruction, `mul_add` is a call of the C library a number.
-#[cfg_attr(target_arch = "aarch64", allow(dead_code, reason = "every aarch64 has the instruction"))]
+#[cfg_attr(
+    target_arch = "aarch64",
+    allow(dead_code, reason = "every aarch64 has the instruction")
+)]
 pub(super) struct Separate;
 
 impl Arithmetic for Separate {
@@ -80,7 +94,8 @@ pub(super) trait Kernel {
     /// What it gives.
     type Output;
 
-    /// To be `#[inline(always)]`, and so what it calls: only what is inlined is compiled for the level.
+    /// To be `#[inline(always)]`, and so what it calls: only what is inlined is compiled for the
+    /// level.
     fn run<A: Arithmetic>(self) -> Self::Output;
 }
 
@@ -102,7 +117,9 @@ pub(super) fn run<K: Kernel>(kernel: K) -> K::Output {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c")]
+#[target_feature(
+    enable = "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma,bmi1,bmi2,lzcnt,popcnt,f16c"
+)]
 fn avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run::<Fused<16>>()
 }
@@ -115,9 +132,10 @@ fn avx2<K: Kernel>(kernel: K) -> K::Output {
 
 /// Defines functions that run at the best level.
 ///
-/// The body is compiled once a level, with `A`, the level's [`Arithmetic`]; helpers that it calls are `#[inline(always)]`, and it has
-/// loops, not closures: one that is not inlined is compiled for the build's target, where each fused multiply-add is a call of the C
-/// library. It is for the inside of a thread's piece, not around rayon.
+/// The body is compiled once a level, with `A`, the level's [`Arithmetic`]; helpers that it calls
+/// are `#[inline(always)]`, and it has loops, not closures: one that is not inlined is compiled for
+/// the build's target, where each fused multiply-add is a call of the C library. It is for the
+/// inside of a thread's piece, not around rayon.
 ///
 /// ```ignore
 /// vectorised! {
@@ -142,9 +160,11 @@ macro_rules! vectorised {
 
                 #[inline(always)]
                 fn run<A: $crate::ops::simd::Arithmetic>(self) -> Self::Output {
-                    // Slices that are a function's own arguments are known not to overlap; fields are not.
+                    // Slices that are a function's own arguments are known not to overlap; fields
+                    // are not.
                     #[inline(always)]
-                    #[allow(clippy::extra_unused_type_parameters, reason = "not every loop multiplies and adds")]
+                    #[allow(clippy::extra_unused_type_parameters, reason = "not every loop \
+                    multiplies and adds")]
                     fn body<$($lifetime,)* $arithmetic: $crate::ops::simd::Arithmetic>($($argument: $type),*) $(-> $output)? $body
 
                     let Self($($argument),*) = self;
@@ -165,7 +185,8 @@ thread_local! {
     static FORCED: std::cell::Cell<Option<Level>> = const { std::cell::Cell::new(None) };
 }
 
-/// What `of` gives at every level that this processor has, the portable twin first. It is for what runs on the calling thread.
+/// What `of` gives at every level that this processor has, the portable twin first. It is for what
+/// runs on the calling thread.
 #[cfg(test)]
 pub(super) fn at_every_level<T>(of: impl Fn() -> T) -> Vec<T> {
     let levels = [
@@ -204,7 +225,9 @@ mod tests {
     #[test]
     fn every_level_gives_what_the_portable_twin_gives() {
         for length in [0, 1, 15, 16, 17, 1000] {
-            let x: Vec<f32> = (0..length).map(|index| (index as f32 * 0.37).sin()).collect();
+            let x: Vec<f32> = (0..length)
+                .map(|index| (index as f32 * 0.37).sin())
+                .collect();
             let results = at_every_level(|| {
                 let mut y = vec![0.25; length];
                 add_scaled(&mut y, &x, 0.1);
@@ -212,7 +235,11 @@ mod tests {
             });
             for (most, y) in &results {
                 assert_eq!(most.to_bits(), results[0].0.to_bits());
-                assert!(y.iter().zip(&results[0].1).all(|(ours, twin)| (ours - twin).abs() <= 2.0 * f32::EPSILON * twin.abs()));
+                assert!(
+                    y.iter()
+                        .zip(&results[0].1)
+                        .all(|(ours, twin)| (ours - twin).abs() <= 2.0 * f32::EPSILON * twin.abs())
+                );
             }
         }
     }
@@ -224,7 +251,11 @@ mod tests {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512 => assert!(features.contains(&"avx512f")),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2 => assert!(features.contains(&"avx2") && features.contains(&"fma") && !features.contains(&"avx512f")),
+            Level::Avx2 => assert!(
+                features.contains(&"avx2")
+                    && features.contains(&"fma")
+                    && !features.contains(&"avx512f")
+            ),
             Level::Portable => {}
         }
     }

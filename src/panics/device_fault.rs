@@ -8,25 +8,37 @@ use super::status::Status;
 /// A fault of a device or its driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceFault {
-    /// The status that the CUDA driver gave; `None` where it is not one of those that tell of a fault, or the device is not CUDA's.
+    /// The status that the CUDA driver gave; `None` where it is not one of those that tell of a
+    /// fault, or the device is not CUDA's.
     pub status: Option<&'static Status>,
     /// The line in which the driver says so.
     pub words: String,
 }
 
 impl DeviceFault {
-    /// The fault that the words of a panic tell of; `None` where they tell of none. Of several statuses the last one is the root: the
-    /// words go from what was noticed to what caused it.
+    /// The fault that the words of a panic tell of; `None` where they tell of none. Of several
+    /// statuses the last one is the root: the words go from what was noticed to what caused it.
     pub(super) fn read(words: &str) -> Option<Self> {
-        const LOST: [&str; 4] = ["device is poisoned", "device was poisoned", "device is lost", "device lost"];
+        const LOST: [&str; 4] = [
+            "device is poisoned",
+            "device was poisoned",
+            "device is lost",
+            "device lost",
+        ];
         // Some of burn's errors print the one that they hold with its line breaks escaped.
         let mut lines = words.lines().rev().flat_map(|line| line.rsplit("\\n"));
         let with_status = lines.find_map(|line| Some((Status::in_line(line)?, line)));
         if let Some((status, line)) = with_status {
-            return Some(Self { status: Some(status), words: shortened(line.trim()) });
+            return Some(Self {
+                status: Some(status),
+                words: shortened(line.trim()),
+            });
         }
         let lower = words.to_lowercase();
-        LOST.iter().any(|text| lower.contains(text)).then(|| Self { status: None, words: shortened(last_cause(words)) })
+        LOST.iter().any(|text| lower.contains(text)).then(|| Self {
+            status: None,
+            words: shortened(last_cause(words)),
+        })
     }
 
     pub(super) fn is_out_of_memory(&self) -> bool {
@@ -40,15 +52,29 @@ impl DeviceFault {
 }
 
 /// For a device that is lost without a status.
-const LOST_ADVICE: &str = "look into the system's log for a reset of the GPU's driver; lower `training.micro_batch_size` if the driver stops kernels that take long";
+const LOST_ADVICE: &str = "look into the system's log for a reset of the GPU's driver; lower \
+`training.micro_batch_size` if the driver stops kernels that take long";
 
 impl fmt::Display for DeviceFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.status {
-            Some(Status { number, name, meaning, .. }) => {
-                write!(f, "{name} ({number}), {meaning}; the driver's words: {}", self.words)
+            Some(Status {
+                number,
+                name,
+                meaning,
+                ..
+            }) => {
+                write!(
+                    f,
+                    "{name} ({number}), {meaning}; the driver's words: {}",
+                    self.words
+                )
             }
-            None => write!(f, "the GPU or its driver was lost; its words: {}", self.words),
+            None => write!(
+                f,
+                "the GPU or its driver was lost; its words: {}",
+                self.words
+            ),
         }
     }
 }

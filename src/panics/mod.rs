@@ -1,7 +1,9 @@
-//! What a panic says and what it means: the memory of a device ran out, a device failed, or the program has a bug.
+//! What a panic says and what it means: the memory of a device ran out, a device failed, or the
+//! program has a bug.
 //!
-//! burn reports a device that fails by a panic: of the thread that waits for the device, or of one of burn's own threads, of which the
-//! waiting thread hears nothing but that it is gone. So a hook reads every panic of the process and keeps the first cause.
+//! burn reports a device that fails by a panic: of the thread that waits for the device, or of one
+//! of burn's own threads, of which the waiting thread hears nothing but that it is gone. So a hook
+//! reads every panic of the process and keeps the first cause.
 
 mod chain;
 mod device_fault;
@@ -31,7 +33,8 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The cause of a panic that was caught: the first fault of a device that any thread reported, else what its payload says.
+    /// The cause of a panic that was caught: the first fault of a device that any thread reported,
+    /// else what its payload says.
     pub fn of(panic: &(dyn Any + Send)) -> Self {
         let recorded = record().device.clone();
         recorded.unwrap_or_else(|| Self::read(words_of(panic)))
@@ -46,7 +49,9 @@ impl Cause {
             fault => match (chain::line_of_memory(words), fault) {
                 (Some(line), _) => Self::OutOfMemory(chain::shortened(line.trim())),
                 (None, Some(fault)) => Self::Device(fault),
-                (None, None) => Self::Internal(chain::shortened(&last_cause(words).replace('\n', "; "))),
+                (None, None) => {
+                    Self::Internal(chain::shortened(&last_cause(words).replace('\n', "; ")))
+                }
             },
         }
     }
@@ -74,7 +79,10 @@ struct PanicRecord {
     words: Option<String>,
 }
 
-static RECORD: Mutex<PanicRecord> = Mutex::new(PanicRecord { device: None, words: None });
+static RECORD: Mutex<PanicRecord> = Mutex::new(PanicRecord {
+    device: None,
+    words: None,
+});
 
 fn record() -> MutexGuard<'static, PanicRecord> {
     RECORD.lock().unwrap_or_else(PoisonError::into_inner)
@@ -83,7 +91,13 @@ fn record() -> MutexGuard<'static, PanicRecord> {
 /// The hook of panics: keeps what they say and prints nothing.
 pub fn hear(panic: &PanicHookInfo) {
     let words = panic.payload_as_str().unwrap_or("no message");
-    let (cause, place) = (Cause::read(words), panic.location().map(|place| format!("{place}: ")).unwrap_or_default());
+    let (cause, place) = (
+        Cause::read(words),
+        panic
+            .location()
+            .map(|place| format!("{place}: "))
+            .unwrap_or_default(),
+    );
     let mut record = record();
     if record.device.is_some() {
         return;
@@ -96,19 +110,27 @@ pub fn hear(panic: &PanicHookInfo) {
     record.device = Some(cause).filter(|cause| !cause.is_internal());
 }
 
-/// Forgets the fault of a device that was caught and told, so that no later panic is taken for its consequence.
+/// Forgets the fault of a device that was caught and told, so that no later panic is taken for its
+/// consequence.
 pub fn forget() {
-    *record() = PanicRecord { device: None, words: None };
+    *record() = PanicRecord {
+        device: None,
+        words: None,
+    };
 }
 
-/// All that the panic said that is to blame, with the line of source that it came from, up to 16 KiB.
+/// All that the panic said that is to blame, with the line of source that it came from, up to 16
+/// KiB.
 pub fn whole_words() -> Option<String> {
     record().words.clone()
 }
 
 /// The words of a payload.
 pub fn words_of(panic: &(dyn Any + Send)) -> &str {
-    let said = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+    let said = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or(panic.downcast_ref::<&str>().copied());
     said.unwrap_or("no message")
 }
 

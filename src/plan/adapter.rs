@@ -47,11 +47,16 @@ impl Trains {
 
     /// Share of an adapter's input features that is dropped.
     pub(super) fn dropout(&self) -> f64 {
-        if let Self::Adapter(config) = self { config.dropout } else { 0.0 }
+        if let Self::Adapter(config) = self {
+            config.dropout
+        } else {
+            0.0
+        }
     }
 }
 
-/// What trains, unless it is faulty, and the adapter's folder to go on from, where the recipe names one.
+/// What trains, unless it is faulty, and the adapter's folder to go on from, where the recipe names
+/// one.
 pub(super) fn trains(
     recipe: &recipe::Adapter,
     (base, rows): (Option<&Base>, &BTreeSet<u32>),
@@ -73,7 +78,9 @@ fn adapter(
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
 ) -> (Option<LoraConfig>, Option<PathBuf>) {
-    let init_from = filled.optional("adapter.init_from", recipe.init_from.as_ref(), |path| json!(path.display().to_string()));
+    let init_from = filled.optional("adapter.init_from", recipe.init_from.as_ref(), |path| {
+        json!(path.display().to_string())
+    });
     let init_from = init_from.map(within);
     let config = match (&init_from, &recipe.init_from) {
         (Some(folder), Some(said)) if !folder.is_dir() => {
@@ -82,20 +89,39 @@ fn adapter(
         }
         (Some(folder), Some(said)) if !peft::is_in(folder) && !peft::is_of_mlx(folder) => {
             let is_model = folder.join("config.json").exists();
-            let what = if is_model { "it is a model, and there is no" } else { "there is no" };
-            let (shown, config) = (folder.display(), peft::files(folder)[0].display().to_string());
-            let fault = Fault::new(format!("adapter.init_from: `{shown}` holds no adapter: {what} `{config}`"));
-            faults.push(
-                fault.at(&said.place).hint("name the folder of a run, a checkpoint or an adapter in PEFT's format, or a Hub id"),
+            let what = if is_model {
+                "it is a model, and there is no"
+            } else {
+                "there is no"
+            };
+            let (shown, config) = (
+                folder.display(),
+                peft::files(folder)[0].display().to_string(),
             );
+            let fault = Fault::new(format!(
+                "adapter.init_from: `{shown}` holds no adapter: {what} \
+            `{config}`"
+            ));
+            faults.push(fault.at(&said.place).hint(
+                "name the folder of a run, a checkpoint or an adapter \
+                in PEFT's format, or a Hub id",
+            ));
             None
         }
         (Some(folder), Some(said)) => {
-            let config =
-                base.map_or_else(|| peft::read_config(folder), |base| peft::read_config_on(folder, &base.model.spec.modules()));
+            let config = base.map_or_else(
+                || peft::read_config(folder),
+                |base| peft::read_config_on(folder, &base.model.spec.modules()),
+            );
             noted(config, &said.place, faults)
         }
-        _ => with_rows(fresh_adapter(recipe, filled), recipe, (base, rows), filled, faults),
+        _ => with_rows(
+            fresh_adapter(recipe, filled),
+            recipe,
+            (base, rows),
+            filled,
+            faults,
+        ),
     };
     // Dropout belongs to the training, not to the adapter that one goes on from.
     let dropout = filled.plain("adapter.dropout", recipe.dropout.as_ref(), 0.0);
@@ -109,7 +135,8 @@ fn adapter(
     (config, init_from)
 }
 
-/// The folder of the adapter in what was named: an adapter, a run, a checkpoint, or a Hub id that is in the cache.
+/// The folder of the adapter in what was named: an adapter, a run, a checkpoint, or a Hub id that
+/// is in the cache.
 pub(super) fn within(named: PathBuf) -> PathBuf {
     let id = named.to_str().filter(|_| !named.is_dir()).and_then(hub_id);
     let snapshot = id.and_then(|id| Cache::at(&Environment::read().cache).find(&id).ok());
@@ -120,10 +147,22 @@ pub(super) fn within(named: PathBuf) -> PathBuf {
 fn no_adapter(folder: &Path, place: &Location) -> Fault {
     match folder.to_str().and_then(hub_id) {
         Some(id) => {
-            let fault = Fault::new(format!("adapter.init_from: `{id}` is neither a folder nor in the Hub's cache")).at(place);
-            fault.hint(format!("correct the path, or fetch the adapter with `rankine pull {id}`"))
+            let fault = Fault::new(format!(
+                "adapter.init_from: `{id}` is neither a folder nor in \
+            the Hub's cache"
+            ))
+            .at(place);
+            fault.hint(format!(
+                "correct the path, or fetch the adapter with `rankine pull {id}`"
+            ))
         }
-        None => missing("adapter.init_from", folder, "the folder of an adapter, a run or a checkpoint, or a Hub id", place),
+        None => missing(
+            "adapter.init_from",
+            folder,
+            "the folder of an adapter, a run or a \
+        checkpoint, or a Hub id",
+            place,
+        ),
     }
 }
 
@@ -131,30 +170,55 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
     let rank = filled.plain("adapter.r", recipe.r.as_ref(), 16);
     let alpha = filled.plain("adapter.alpha", recipe.alpha.as_ref(), 2.0 * rank as f64);
     let said = recipe.target_modules.as_ref();
-    let modules = filled.fill("adapter.target_modules", said, Modules::AllLinear, peft::modules_json);
+    let modules = filled.fill(
+        "adapter.target_modules",
+        said,
+        Modules::AllLinear,
+        peft::modules_json,
+    );
     let rank_pattern = in_order(&recipe.rank_pattern);
     let alpha_pattern = in_order(&recipe.alpha_pattern);
     for (pattern, said) in &rank_pattern {
         filled.plain(&format!("adapter.rank_pattern.{pattern}"), Some(*said), 0);
     }
     for (pattern, said) in &alpha_pattern {
-        filled.plain(&format!("adapter.alpha_pattern.{pattern}"), Some(*said), 0.0);
+        filled.plain(
+            &format!("adapter.alpha_pattern.{pattern}"),
+            Some(*said),
+            0.0,
+        );
     }
-    let parameters = filled.optional("adapter.target_parameters", recipe.target_parameters.as_ref(), |names| json!(names));
-    let initial =
-        filled.fill("adapter.init_lora_weights", recipe.init_lora_weights.as_ref(), Initial::Zero, |initial| match initial {
+    let parameters = filled.optional(
+        "adapter.target_parameters",
+        recipe.target_parameters.as_ref(),
+        |names| json!(names),
+    );
+    let initial = filled.fill(
+        "adapter.init_lora_weights",
+        recipe.init_lora_weights.as_ref(),
+        Initial::Zero,
+        |initial| match initial {
             Initial::Zero => json!(true),
             Initial::Drawn => json!(false),
             Initial::Principal => json!("pissa"),
-        });
+        },
+    );
     let has_bias = filled.plain("adapter.lora_bias", recipe.lora_bias.as_ref(), false);
     let has_magnitude = filled.plain("adapter.use_dora", recipe.use_dora.as_ref(), false);
-    let layers = filled.optional("adapter.layers_to_transform", recipe.layers_to_transform.as_ref(), |layers| json!(layers));
+    let layers = filled.optional(
+        "adapter.layers_to_transform",
+        recipe.layers_to_transform.as_ref(),
+        |layers| json!(layers),
+    );
     LoraConfig {
         rank,
         alpha,
         dropout: 0.0,
-        targets: Targets { modules, layers, ..Targets::all_linear() },
+        targets: Targets {
+            modules,
+            layers,
+            ..Targets::all_linear()
+        },
         target_parameters: parameters.unwrap_or_default(),
         init_lora_weights: initial != Initial::Drawn,
         is_principal: initial == Initial::Principal,
@@ -164,11 +228,21 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
             _ => None,
         },
         use_rslora: filled.plain("adapter.use_rslora", recipe.use_rslora.as_ref(), false),
-        rank_pattern: rank_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
-        alpha_pattern: alpha_pattern.iter().map(|(pattern, said)| ((*pattern).clone(), said.value)).collect(),
+        rank_pattern: rank_pattern
+            .iter()
+            .map(|(pattern, said)| ((*pattern).clone(), said.value))
+            .collect(),
+        alpha_pattern: alpha_pattern
+            .iter()
+            .map(|(pattern, said)| ((*pattern).clone(), said.value))
+            .collect(),
         tables: Tables {
             saved: filled
-                .optional("adapter.modules_to_save", recipe.modules_to_save.as_ref(), |names| json!(names))
+                .optional(
+                    "adapter.modules_to_save",
+                    recipe.modules_to_save.as_ref(),
+                    |names| json!(names),
+                )
                 .unwrap_or_default(),
             tokens: filled.optional(
                 "adapter.trainable_token_indices",
@@ -187,19 +261,32 @@ fn with_rows(
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
 ) -> Option<LoraConfig> {
-    let Some(base) = base.filter(|_| !rows.is_empty()) else { return Some(config) };
+    let Some(base) = base.filter(|_| !rows.is_empty()) else {
+        return Some(config);
+    };
     match config.add_token_rows(rows, &base.model.spec.modules()) {
         Ok(()) => {
             if let (Some(tokens), None) = (&config.tables.tokens, &recipe.trainable_token_indices) {
-                filled.put("adapter.trainable_token_indices", peft::tokens_json(tokens), Origin::Derived("from tokens"));
+                filled.put(
+                    "adapter.trainable_token_indices",
+                    peft::tokens_json(tokens),
+                    Origin::Derived("from tokens"),
+                );
             }
             Some(config)
         }
         Err(error) => {
-            let said =
-                [recipe.modules_to_save.as_ref().map(|said| &said.place), recipe.target_modules.as_ref().map(|said| &said.place)];
+            let said = [
+                recipe.modules_to_save.as_ref().map(|said| &said.place),
+                recipe.target_modules.as_ref().map(|said| &said.place),
+            ];
             let place = said.into_iter().flatten().next();
-            faults.extend(error.faults().into_iter().map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))));
+            faults.extend(
+                error
+                    .faults()
+                    .into_iter()
+                    .map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))),
+            );
             None
         }
     }
@@ -210,14 +297,22 @@ fn put_derived(config: &LoraConfig, filled: &mut Filled) {
     let values = [
         ("adapter.r", json!(config.rank)),
         ("adapter.alpha", json!(config.alpha)),
-        ("adapter.target_modules", peft::modules_json(&config.targets.modules)),
+        (
+            "adapter.target_modules",
+            peft::modules_json(&config.targets.modules),
+        ),
         ("adapter.use_rslora", json!(config.use_rslora)),
-        ("adapter.use_dora", json!(config.has(AdapterVector::Magnitude))),
+        (
+            "adapter.use_dora",
+            json!(config.has(AdapterVector::Magnitude)),
+        ),
         ("adapter.lora_bias", json!(config.has(AdapterVector::Bias))),
     ];
     let Tables { saved, tokens } = &config.tables;
     let saved = (!saved.is_empty()).then(|| ("adapter.modules_to_save", json!(saved)));
-    let tokens = tokens.as_ref().map(|tokens| ("adapter.trainable_token_indices", peft::tokens_json(tokens)));
+    let tokens = tokens
+        .as_ref()
+        .map(|tokens| ("adapter.trainable_token_indices", peft::tokens_json(tokens)));
     for (key, value) in values.into_iter().chain(saved).chain(tokens) {
         filled.put(key, value, Origin::Derived("from init_from"));
     }
@@ -231,46 +326,92 @@ fn in_order<T>(patterns: &BTreeMap<String, Said<T>>) -> Vec<(&String, &Said<T>)>
 }
 
 /// Targets, patterns, layers and tables against the base's modules.
-fn check_targets(recipe: &recipe::Adapter, init_from: Option<&Path>, config: &LoraConfig, base: &Base, faults: &mut Vec<Fault>) {
+fn check_targets(
+    recipe: &recipe::Adapter,
+    init_from: Option<&Path>,
+    config: &LoraConfig,
+    base: &Base,
+    faults: &mut Vec<Fault>,
+) {
     let spec = &base.model.spec;
     let modules = spec.modules();
     let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
     if let (Some(said), Some(folder)) = (&recipe.init_from, init_from) {
-        noted(peft::read_numbers(folder, config, &modules), &said.place, faults);
+        noted(
+            peft::read_numbers(folder, config, &modules),
+            &said.place,
+            faults,
+        );
         return;
     }
-    let idle_layers = recipe.layers_to_transform.iter().flat_map(|said| said.value.iter().map(|layer| (*layer, &said.place)));
-    let idle_layers = idle_layers.filter(|(layer, _)| *layer >= spec.layers.len()).map(|(layer, place)| {
-        let last = spec.layers.len() - 1;
-        Fault::new(format!("adapter.layers_to_transform: layer {layer} does not exist, the base has layers 0 to {last}"))
+    let idle_layers = recipe
+        .layers_to_transform
+        .iter()
+        .flat_map(|said| said.value.iter().map(|layer| (*layer, &said.place)));
+    let idle_layers = idle_layers
+        .filter(|(layer, _)| *layer >= spec.layers.len())
+        .map(|(layer, place)| {
+            let last = spec.layers.len() - 1;
+            Fault::new(format!(
+                "adapter.layers_to_transform: layer {layer} does not exist, the base \
+        has layers 0 to {last}"
+            ))
             .at(place)
-    });
+        });
     let before = faults.len();
     faults.extend(idle_layers);
     if faults.len() > before {
         return;
     }
-    let checked = config.check_names(&names).and_then(|()| config.resolve(&names).map(drop));
-    let checked = checked.and_then(|()| config.check_vector(&modules)).and_then(|()| config.check_principal(&modules));
+    let checked = config
+        .check_names(&names)
+        .and_then(|()| config.resolve(&names).map(drop));
+    let checked = checked
+        .and_then(|()| config.check_vector(&modules))
+        .and_then(|()| config.check_principal(&modules));
     if let Err(error) = checked.and_then(|()| config.table_targets(&modules).map(drop)) {
         let place = place_of(recipe, &error);
-        faults.extend(error.faults().into_iter().map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))));
+        faults.extend(
+            error
+                .faults()
+                .into_iter()
+                .map(|fault| place.iter().fold(fault, |fault, place| fault.at(place))),
+        );
     }
 }
 
-/// PEFT gives matrices of the embedding a rate of their own with `LoRA+`, 1e-6, which no key sets here.
-pub(super) fn check_rates(recipe: &recipe::Recipe, trains: Option<&Trains>, base: Option<&Base>, faults: &mut Vec<Fault>) {
-    let (Some(Trains::Adapter(config)), Some(base), Some(said)) = (trains, base, &recipe.training.loraplus_lr_ratio) else {
+/// PEFT gives matrices of the embedding a rate of their own with `LoRA+`, 1e-6, which no key sets
+/// here.
+pub(super) fn check_rates(
+    recipe: &recipe::Recipe,
+    trains: Option<&Trains>,
+    base: Option<&Base>,
+    faults: &mut Vec<Fault>,
+) {
+    let (Some(Trains::Adapter(config)), Some(base), Some(said)) =
+        (trains, base, &recipe.training.loraplus_lr_ratio)
+    else {
         return;
     };
     let modules = base.model.spec.modules();
-    let embedding = modules.iter().find(|linear| linear.role == Role::Embedding).map(|linear| linear.name.clone());
+    let embedding = modules
+        .iter()
+        .find(|linear| linear.role == Role::Embedding)
+        .map(|linear| linear.name.clone());
     // Where nothing is chosen of it alone, that is no fault.
-    if let Some(target) = config.resolve(embedding.as_slice()).unwrap_or_default().first() {
-        let message = format!("training.loraplus_lr_ratio does not go with an adapter of `{}`", target.module);
-        faults.push(
-            Fault::new(message).at(&said.place).hint("remove one of the two, or train its rows with `trainable_token_indices`"),
+    if let Some(target) = config
+        .resolve(embedding.as_slice())
+        .unwrap_or_default()
+        .first()
+    {
+        let message = format!(
+            "training.loraplus_lr_ratio does not go with an adapter of `{}`",
+            target.module
         );
+        faults.push(Fault::new(message).at(&said.place).hint(
+            "remove one of the two, or train its rows \
+            with `trainable_token_indices`",
+        ));
     }
 }
 
@@ -278,17 +419,44 @@ pub(super) fn check_rates(recipe: &recipe::Recipe, trains: Option<&Trains>, base
 fn place_of<'a>(recipe: &'a recipe::Adapter, error: &AdapterError) -> Option<&'a Location> {
     let targets = recipe.target_modules.as_ref().map(|said| &said.place);
     let (what, unmatched) = match error {
-        AdapterError::NoMatch { what, unmatched, .. } => (what, unmatched),
-        AdapterError::Table { key: "modules_to_save", .. } => return recipe.modules_to_save.as_ref().map(|said| &said.place),
-        AdapterError::Vector { vector: AdapterVector::Bias, .. } => return recipe.lora_bias.as_ref().map(|said| &said.place),
-        AdapterError::Principal { .. } => return recipe.init_lora_weights.as_ref().map(|said| &said.place),
+        AdapterError::NoMatch {
+            what, unmatched, ..
+        } => (what, unmatched),
+        AdapterError::Table {
+            key: "modules_to_save",
+            ..
+        } => return recipe.modules_to_save.as_ref().map(|said| &said.place),
+        AdapterError::Vector {
+            vector: AdapterVector::Bias,
+            ..
+        } => return recipe.lora_bias.as_ref().map(|said| &said.place),
+        AdapterError::Principal { .. } => {
+            return recipe.init_lora_weights.as_ref().map(|said| &said.place);
+        }
         AdapterError::Vector { .. } => return recipe.use_dora.as_ref().map(|said| &said.place),
-        AdapterError::Table { .. } => return recipe.trainable_token_indices.as_ref().map(|said| &said.place),
+        AdapterError::Table { .. } => {
+            return recipe
+                .trainable_token_indices
+                .as_ref()
+                .map(|said| &said.place);
+        }
         _ => return targets,
     };
     let is_unmatched = |pattern: &String| unmatched.contains(&format!("`{pattern}`"));
-    let rank = || recipe.rank_pattern.iter().find(|(pattern, _)| is_unmatched(pattern)).map(|(_, said)| &said.place);
-    let alpha = || recipe.alpha_pattern.iter().find(|(pattern, _)| is_unmatched(pattern)).map(|(_, said)| &said.place);
+    let rank = || {
+        recipe
+            .rank_pattern
+            .iter()
+            .find(|(pattern, _)| is_unmatched(pattern))
+            .map(|(_, said)| &said.place)
+    };
+    let alpha = || {
+        recipe
+            .alpha_pattern
+            .iter()
+            .find(|(pattern, _)| is_unmatched(pattern))
+            .map(|(_, said)| &said.place)
+    };
     match *what {
         "rank_pattern" => rank(),
         "alpha_pattern" => alpha(),

@@ -1,5 +1,6 @@
-//! Rows that are left out because another one is like them, and which rows score: within the limits, first equal and near rows go, each for
-//! the first of them, then some of the rest are held out, and last what is nearly the same as a row that scores goes from those that train.
+//! Rows that are left out because another one is like them, and which rows score: within the
+//! limits, first equal and near rows go, each for the first of them, then some of the rest are held
+//! out, and last what is nearly the same as a row that scores goes from those that train.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +9,15 @@ use super::filled::Filled;
 use super::overlap::TrainedRows;
 use super::resolve::Plan;
 use crate::data::{
-    Corpus, Divided, Duplicate, RowStatus, DataSource, Split, RowCounts, duplicates, near_duplicates, near_duplicates_of, split, visible,
+    Corpus, DataSource, Divided, Duplicate, RowCounts, RowStatus, Split, duplicates,
+    near_duplicates, near_duplicates_of, split, visible,
 };
 use crate::recipe::Recipe;
 use crate::report::Reporter;
 use crate::terms::{Deduplicate, NearDuplicates};
 
-/// The Jaccard similarity from which rows are near-duplicates: about one word in twelve is another one.
+/// The Jaccard similarity from which rows are near-duplicates: about one word in twelve is another
+/// one.
 const THRESHOLD: f64 = 0.6;
 
 /// What is left out for being alike.
@@ -31,16 +34,36 @@ pub struct Alike {
 /// Fills it.
 pub(super) fn alike(recipe: &Recipe, filled: &mut Filled) -> Alike {
     let (training, evaluation) = (&recipe.training, &recipe.evaluation);
-    let deduplicate = filled.word("training.deduplicate", training.deduplicate.as_ref(), Deduplicate::None);
+    let deduplicate = filled.word(
+        "training.deduplicate",
+        training.deduplicate.as_ref(),
+        Deduplicate::None,
+    );
     let said = evaluation.near_duplicates.as_ref();
-    let holds_out = evaluation.val_set_size.as_ref().is_some_and(|said| !said.value.is_none()) || !evaluation.datasets.is_empty();
+    let holds_out = evaluation
+        .val_set_size
+        .as_ref()
+        .is_some_and(|said| !said.value.is_none())
+        || !evaluation.datasets.is_empty();
     let drops = deduplicate == Deduplicate::Near && holds_out;
-    let default = if drops { NearDuplicates::Drop } else { NearDuplicates::Keep };
+    let default = if drops {
+        NearDuplicates::Drop
+    } else {
+        NearDuplicates::Keep
+    };
     let held_out = filled.word("evaluation.near_duplicates", said, default);
     let is_used = deduplicate == Deduplicate::Near || holds_out;
     let said = training.near_threshold.as_ref();
-    let threshold = if is_used { filled.plain("training.near_threshold", said, THRESHOLD) } else { THRESHOLD };
-    Alike { deduplicate, threshold, held_out }
+    let threshold = if is_used {
+        filled.plain("training.near_threshold", said, THRESHOLD)
+    } else {
+        THRESHOLD
+    };
+    Alike {
+        deduplicate,
+        threshold,
+        held_out,
+    }
 }
 
 impl Alike {
@@ -66,16 +89,37 @@ struct Compare<'a> {
 }
 
 impl Plan {
-    /// Divides the rows of `datasets` into those that train, those that score and those that are left out for being like another one.
-    /// `contents` are those of `corpus`.
-    pub(super) fn divide(&self, corpus: Corpus, contents: &[u64], evaluation: &Corpus, report: Reporter) -> Divided {
-        let Alike { deduplicate, threshold, held_out } = self.alike;
-        let compare = Compare { corpus: &corpus, evaluation, threshold };
-        let mut left_out = if deduplicate == Deduplicate::None { BTreeMap::new() } else { compare.equal(contents) };
+    /// Divides the rows of `datasets` into those that train, those that score and those that are
+    /// left out for being like another one. `contents` are those of `corpus`.
+    pub(super) fn divide(
+        &self,
+        corpus: Corpus,
+        contents: &[u64],
+        evaluation: &Corpus,
+        report: Reporter,
+    ) -> Divided {
+        let Alike {
+            deduplicate,
+            threshold,
+            held_out,
+        } = self.alike;
+        let compare = Compare {
+            corpus: &corpus,
+            evaluation,
+            threshold,
+        };
+        let mut left_out = if deduplicate == Deduplicate::None {
+            BTreeMap::new()
+        } else {
+            compare.equal(contents)
+        };
         if deduplicate == Deduplicate::Near {
             compare.near(&mut left_out, report);
         }
-        let rest: Vec<u32> = (0..).take(corpus.len()).filter(|row| !left_out.contains_key(row)).collect();
+        let rest: Vec<u32> = (0..)
+            .take(corpus.len())
+            .filter(|row| !left_out.contains_key(row))
+            .collect();
         let of_rest: Vec<u64> = rest.iter().map(|row| contents[*row as usize]).collect();
         let mut split = split(&of_rest, self.holdout);
         for row in split.training.iter_mut().chain(&mut split.validation) {
@@ -87,7 +131,12 @@ impl Plan {
             left_out.extend(found);
         }
         let duplicates = duplicates(contents);
-        Divided { corpus, split, duplicates, left_out }
+        Divided {
+            corpus,
+            split,
+            duplicates,
+            left_out,
+        }
     }
 
     /// Rows that train and are nearly the same as one that scores; none where those are left out.
@@ -95,11 +144,21 @@ impl Plan {
         if self.alike.held_out == NearDuplicates::Drop {
             return None;
         }
-        let compare = Compare { corpus: &data.corpus, evaluation, threshold: self.alike.threshold };
+        let compare = Compare {
+            corpus: &data.corpus,
+            evaluation,
+            threshold: self.alike.threshold,
+        };
         let found = compare.near_held_out(&data.split);
         let (row, of) = found.first_key_value()?;
-        let first = [compare.place(data.corpus.number(*row as usize)), compare.place(of.of)];
-        Some(Straddling { rows: found.len(), first })
+        let first = [
+            compare.place(data.corpus.number(*row as usize)),
+            compare.place(of.of),
+        ];
+        Some(Straddling {
+            rows: found.len(),
+            first,
+        })
     }
 
     /// The rows that train, without those that are held out.
@@ -107,33 +166,90 @@ impl Plan {
     /// # Errors
     /// They cannot be read.
     pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, PlanError> {
-        let open = |sources: &[DataSource]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
-        let compared = if self.alike.held_out == NearDuplicates::Drop { &self.validation_sources[..] } else { &[] };
+        let open = |sources: &[DataSource]| {
+            Corpus::open(
+                sources,
+                &self.encoder,
+                &self.limits,
+                self.row_cache(),
+                report,
+            )
+        };
+        let compared = if self.alike.held_out == NearDuplicates::Drop {
+            &self.validation_sources[..]
+        } else {
+            &[]
+        };
         let corpus = open(&self.sources)?;
         let contents = corpus.contents();
         let evaluation = open(compared)?;
-        Ok(TrainedRows::of(&self.divide(corpus, &contents, &evaluation, report)))
+        Ok(TrainedRows::of(&self.divide(
+            corpus,
+            &contents,
+            &evaluation,
+            report,
+        )))
     }
 
-    /// Tells of rows that train and are nearly the same as rows that score, or refuses them, as the recipe asks.
-    pub(super) fn check_straddling(&self, straddling: Option<&Straddling>) -> Result<Option<String>, PlanError> {
-        let Some(Straddling { rows, first: [row, of] }) = straddling else { return Ok(None) };
-        let are = if *rows == 1 { "row to train on is a near-duplicate" } else { "rows to train on are near-duplicates" };
-        let message = format!("{rows} {are} of rows that are only scored, the first: {row}, of {of}");
+    /// Tells of rows that train and are nearly the same as rows that score, or refuses them, as the
+    /// recipe asks.
+    pub(super) fn check_straddling(
+        &self,
+        straddling: Option<&Straddling>,
+    ) -> Result<Option<String>, PlanError> {
+        let Some(Straddling {
+            rows,
+            first: [row, of],
+        }) = straddling
+        else {
+            return Ok(None);
+        };
+        let are = if *rows == 1 {
+            "row to train on is a near-duplicate"
+        } else {
+            "rows to train on \
+        are near-duplicates"
+        };
+        let message = format!(
+            "{rows} {are} of rows that are only scored, the first: {row}, of \
+        {of}"
+        );
         if self.alike.held_out == NearDuplicates::Refuse {
-            let hint = "set `near_duplicates: drop` to leave them out of training, or take them out of the data".to_owned();
-            return Err(PlanError::Rows { message: format!("evaluation.near_duplicates: {message}"), hint });
+            let hint = "set `near_duplicates: drop` to leave them out of training, or take them \
+            out of the data"
+                .to_owned();
+            return Err(PlanError::Rows {
+                message: format!("evaluation.near_duplicates: {message}"),
+                hint,
+            });
         }
-        Ok(Some(format!("{message}; `evaluation.near_duplicates` can leave them out")))
+        Ok(Some(format!(
+            "{message}; `evaluation.near_duplicates` can leave them out"
+        )))
     }
 
     /// What a person should know of the rows that are left out for being alike.
     pub(super) fn notes_of_alike(&self, total: &RowCounts) -> Vec<String> {
         let (rows, threshold) = (total.rows, self.alike.threshold);
-        let note = |count: u64, how: String| (count > 0).then(|| format!("{count} of {rows} rows are left out: {how}"));
-        let near = |of: &str| format!("nearly the same as {of} (Jaccard similarity of at least {threshold})");
+        let note = |count: u64, how: String| {
+            (count > 0).then(|| {
+                format!(
+                    "{count} of {rows} rows \
+        are left out: {how}"
+                )
+            })
+        };
+        let near = |of: &str| {
+            format!(
+                "nearly the same as {of} (Jaccard similarity of at least \
+        {threshold})"
+            )
+        };
         [
-            note(total.exact_duplicates, "an earlier row has the same tokens".to_owned()),
+            note(
+                total.exact_duplicates,
+                "an earlier row has the same tokens".to_owned(),
+            ),
             note(total.near_duplicates, near("an earlier row")),
             note(total.near_held_out, near("a row that is only scored")),
         ]
@@ -148,33 +264,59 @@ impl Compare<'_> {
     fn equal(&self, contents: &[u64]) -> BTreeMap<u32, Duplicate> {
         let mut order: Vec<u32> = (0..).take(contents.len()).collect();
         order.sort_unstable_by_key(|row| (contents[*row as usize], *row));
-        let same = order.chunk_by(|one, other| contents[*one as usize] == contents[*other as usize]);
+        let same =
+            order.chunk_by(|one, other| contents[*one as usize] == contents[*other as usize]);
         let later = same.flat_map(|rows| {
             let of = self.corpus.number(rows[0] as usize);
-            rows[1..].iter().map(move |row| (*row, Duplicate { fate: RowStatus::Duplicate, of }))
+            rows[1..].iter().map(move |row| {
+                (
+                    *row,
+                    Duplicate {
+                        fate: RowStatus::Duplicate,
+                        of,
+                    },
+                )
+            })
         });
         later.collect()
     }
 
     /// Adds rows that are nearly the same as an earlier one that is not left out.
     fn near(&self, left_out: &mut BTreeMap<u32, Duplicate>, report: Reporter) {
-        let rest: Vec<u32> = (0..).take(self.corpus.len()).filter(|row| !left_out.contains_key(row)).collect();
+        let rest: Vec<u32> = (0..)
+            .take(self.corpus.len())
+            .filter(|row| !left_out.contains_key(row))
+            .collect();
         let ids = |place: usize| self.corpus.row(rest[place] as usize).ids();
         let pairs = near_duplicates(rest.len(), ids, self.threshold, report);
         let number = |place: u32| self.corpus.number(rest[place as usize] as usize);
-        left_out.extend(
-            pairs.into_iter().map(|pair| (rest[pair.row as usize], Duplicate { fate: RowStatus::NearDuplicate, of: number(pair.of) })),
-        );
+        left_out.extend(pairs.into_iter().map(|pair| {
+            (
+                rest[pair.row as usize],
+                Duplicate {
+                    fate: RowStatus::NearDuplicate,
+                    of: number(pair.of),
+                },
+            )
+        }));
     }
 
     /// Rows that train and are nearly the same as one that is held out or of a validation set.
-    fn near_held_out(&self, Split { training, validation }: &Split) -> BTreeMap<u32, Duplicate> {
+    fn near_held_out(
+        &self,
+        Split {
+            training,
+            validation,
+        }: &Split,
+    ) -> BTreeMap<u32, Duplicate> {
         let (held_out, scored) = (validation.len(), validation.len() + self.evaluation.len());
         if scored == 0 {
             return BTreeMap::new();
         }
         let ids = |place: usize| match place {
-            of_datasets if of_datasets < held_out => self.corpus.row(validation[of_datasets] as usize).ids(),
+            of_datasets if of_datasets < held_out => {
+                self.corpus.row(validation[of_datasets] as usize).ids()
+            }
             of_set if of_set < scored => self.evaluation.row(of_set - held_out).ids(),
             trained => self.corpus.row(training[trained - scored] as usize).ids(),
         };
@@ -183,8 +325,14 @@ impl Compare<'_> {
             None => self.corpus.number(validation[place] as usize),
             Some(of_set) => self.corpus.rows_read() + self.evaluation.number(of_set),
         };
-        let duplicate = |of: u32| Duplicate { fate: RowStatus::NearHeldOut, of: number(of as usize) };
-        pairs.into_iter().map(|pair| (training[pair.row as usize - scored], duplicate(pair.of))).collect()
+        let duplicate = |of: u32| Duplicate {
+            fate: RowStatus::NearHeldOut,
+            of: number(of as usize),
+        };
+        pairs
+            .into_iter()
+            .map(|pair| (training[pair.row as usize - scored], duplicate(pair.of)))
+            .collect()
     }
 
     /// A row in words, by its number among all.

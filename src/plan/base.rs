@@ -42,13 +42,26 @@ pub(super) enum BaseFound {
     Nothing,
 }
 
-/// Looks the base up, without network; what is wrong with it joins `faults`. A base of the Hub is `fetched`, or what the cache has.
-pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Filled, faults: &mut Vec<Fault>) -> BaseFound {
-    let Some(said) = &recipe.base_model else { return BaseFound::Nothing };
+/// Looks the base up, without network; what is wrong with it joins `faults`. A base of the Hub is
+/// `fetched`, or what the cache has.
+pub(super) fn find(
+    recipe: &Recipe,
+    fetched: Option<Snapshot>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> BaseFound {
+    let Some(said) = &recipe.base_model else {
+        return BaseFound::Nothing;
+    };
     let name = filled.plain("base_model", Some(said), String::new());
     // What was fetched for this name stays that, whatever folder has come to be called so since.
-    let fetched = fetched.filter(|fetched| RepoId::parse(&name).is_ok_and(|id| id.repository() == fetched.id.repository()));
-    let snapshot = match (fetched, hub_id(&name).filter(|_| recipe.base_folder.is_none())) {
+    let fetched = fetched.filter(|fetched| {
+        RepoId::parse(&name).is_ok_and(|id| id.repository() == fetched.id.repository())
+    });
+    let snapshot = match (
+        fetched,
+        hub_id(&name).filter(|_| recipe.base_folder.is_none()),
+    ) {
         (None, Some(id)) => match Cache::at(&Environment::read().cache).find(&id) {
             Ok(snapshot) => Some(snapshot),
             Err(missing) => return BaseFound::Hub(id, missing),
@@ -56,68 +69,133 @@ pub(super) fn find(recipe: &Recipe, fetched: Option<Snapshot>, filled: &mut Fill
         (fetched, _) => fetched,
     };
     let named = || recipe.base_folder.as_deref().unwrap_or(Path::new(&name));
-    let folder = snapshot.as_ref().map_or_else(named, |snapshot| &snapshot.folder);
+    let folder = snapshot
+        .as_ref()
+        .map_or_else(named, |snapshot| &snapshot.folder);
     if !folder.is_dir() {
         faults.push(no_base(&name, folder, &said.place));
         return BaseFound::Nothing;
     }
     let holds = |name: &str| folder.join(name).exists();
-    if !holds("config.json") && ["adapter_config.json", "adapter/adapter_config.json", "model/config.json"].into_iter().any(holds)
+    if !holds("config.json")
+        && [
+            "adapter_config.json",
+            "adapter/adapter_config.json",
+            "model/config.json",
+        ]
+        .into_iter()
+        .any(holds)
     {
         // It is something else: what it lacks to be a model is of no interest.
         noted(Folder::open(folder), &said.place, faults);
         return BaseFound::Nothing;
     }
     let before = faults.len();
-    let model = noted(Folder::open(folder), &said.place, faults).map(|model| fitted(recipe, model, filled, faults));
+    let model = noted(Folder::open(folder), &said.place, faults)
+        .map(|model| fitted(recipe, model, filled, faults));
     let tokenizer = noted(Tokenizer::open(folder), &said.place, faults);
-    let weights = model.as_ref().map_or_else(|| shard_paths(folder).map(drop), Folder::check_weights);
+    let weights = model
+        .as_ref()
+        .map_or_else(|| shard_paths(folder).map(drop), Folder::check_weights);
     noted(weights, &said.place, faults);
     match (model, tokenizer) {
         (Some(model), Some(tokenizer)) if faults.len() == before => {
             let folder = folder.to_owned();
-            BaseFound::Folder(Box::new(Base { name, snapshot, folder, model, tokenizer }))
+            BaseFound::Folder(Box::new(Base {
+                name,
+                snapshot,
+                folder,
+                model,
+                tokenizer,
+            }))
         }
         _ => BaseFound::Nothing,
     }
 }
 
-/// What the recipe says of a base's own mechanisms: how much the balance of its experts counts, and that all of it trains.
-fn fitted(recipe: &Recipe, mut model: Folder, filled: &mut Filled, faults: &mut Vec<Fault>) -> Folder {
-    let (said, spec) = (recipe.training.router_aux_loss_coef.as_ref(), &mut model.spec);
-    if spec.layers.iter().any(|layer| layer.mlp.experts().is_some()) {
-        spec.router_aux_loss_coef = filled.plain("training.router_aux_loss_coef", said, spec.router_aux_loss_coef);
+/// What the recipe says of a base's own mechanisms: how much the balance of its experts counts, and
+/// that all of it trains.
+fn fitted(
+    recipe: &Recipe,
+    mut model: Folder,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Folder {
+    let (said, spec) = (
+        recipe.training.router_aux_loss_coef.as_ref(),
+        &mut model.spec,
+    );
+    if spec
+        .layers
+        .iter()
+        .any(|layer| layer.mlp.experts().is_some())
+    {
+        spec.router_aux_loss_coef = filled.plain(
+            "training.router_aux_loss_coef",
+            said,
+            spec.router_aux_loss_coef,
+        );
     } else if let Some(said) = said.filter(|said| said.value > 0.0) {
-        let fault =
-            Fault::new(format!("training.router_aux_loss_coef: {} does not go with a base without routed experts", said.value));
+        let fault = Fault::new(format!(
+            "training.router_aux_loss_coef: {} does not go with a base without \
+            routed experts",
+            said.value
+        ));
         faults.push(fault.at(&said.place).hint("remove `router_aux_loss_coef`"));
     }
-    filled.optional("training.base_dropout", recipe.training.base_dropout.as_ref(), |share| json!(share));
-    let full = recipe.adapter.method.as_ref().filter(|method| method.value == Technique::Full);
+    filled.optional(
+        "training.base_dropout",
+        recipe.training.base_dropout.as_ref(),
+        |share| json!(share),
+    );
+    let full = recipe
+        .adapter
+        .method
+        .as_ref()
+        .filter(|method| method.value == Technique::Full);
     if let (Some(method), Some(reason)) = (full, spec.keeps_from_full_training()) {
-        let fault = Fault::new(format!("adapter.method: `full` does not go with this base: its {reason}"));
-        faults.push(fault.at(&method.place).hint("train an adapter with `method: lora`"));
+        let fault = Fault::new(format!(
+            "adapter.method: `full` does not go with this base: its \
+        {reason}"
+        ));
+        faults.push(
+            fault
+                .at(&method.place)
+                .hint("train an adapter with `method: lora`"),
+        );
     }
     model
 }
 
-/// Dropout and noise of the base itself, which act in training only: without a word in the recipe it is not trained without them.
+/// Dropout and noise of the base itself, which act in training only: without a word in the recipe
+/// it is not trained without them.
 pub(super) fn untrained(recipe: &Recipe, model: &Folder) -> Vec<Fault> {
-    let Some(said) = recipe.base_model.as_ref().filter(|_| recipe.training.base_dropout.is_none()) else { return Vec::new() };
+    let Some(said) = recipe
+        .base_model
+        .as_ref()
+        .filter(|_| recipe.training.base_dropout.is_none())
+    else {
+        return Vec::new();
+    };
     let fault = |(key, share): &(String, f64)| {
-        let message =
-            format!("base_model: its config.json has `{key}` {share}, which acts in training and is not built, known is 0");
-        Fault::new(message)
-            .at(&said.place)
-            .hint("set `training.base_dropout: 0` in the recipe: it is trained without, and lock and card say so")
+        let message = format!(
+            "base_model: its config.json has `{key}` {share}, which acts in training and \
+            is not built, known is 0"
+        );
+        Fault::new(message).at(&said.place).hint(
+            "set `training.base_dropout: 0` in the recipe: it is trained without, and lock \
+            and card say so",
+        )
     };
     model.in_training.iter().map(fault).collect()
 }
 
-/// The base of a recipe as a Hub id, if it is one: `owner/name`, with a revision or without, that is no folder. Where a folder `owner`
-/// is, a mistyped path is likelier.
+/// The base of a recipe as a Hub id, if it is one: `owner/name`, with a revision or without, that
+/// is no folder. Where a folder `owner` is, a mistyped path is likelier.
 pub fn hub_id(name: &str) -> Option<RepoId> {
-    let id = RepoId::parse(name).ok().filter(|_| !Path::new(name).is_dir())?;
+    let id = RepoId::parse(name)
+        .ok()
+        .filter(|_| !Path::new(name).is_dir())?;
     let (owner, _) = id.owner_and_name()?;
     (name.contains('@') || !Path::new(owner).exists()).then_some(id)
 }
@@ -125,15 +203,26 @@ pub fn hub_id(name: &str) -> Option<RepoId> {
 /// A base that is not there. Beside a folder of its owner's name an id needs its revision.
 fn no_base(name: &str, folder: &Path, place: &Location) -> Fault {
     let fault = missing("base_model", folder, "a folder or a Hub id", place);
-    match RepoId::parse(name).ok().as_ref().and_then(|id| Some((id, id.owner_and_name()?.0))) {
-        Some((id, owner)) if !name.contains('@') && NotFolder::of(folder) == Some(NotFolder::Missing) => {
-            fault.hint(format!("correct the path; a Hub id is written `{id}@{}` where a folder `{owner}` is", id.revision()))
+    match RepoId::parse(name)
+        .ok()
+        .as_ref()
+        .and_then(|id| Some((id, id.owner_and_name()?.0)))
+    {
+        Some((id, owner))
+            if !name.contains('@') && NotFolder::of(folder) == Some(NotFolder::Missing) =>
+        {
+            fault.hint(format!(
+                "correct the path; a Hub id is written `{id}@{}` where a folder \
+            `{owner}` is",
+                id.revision()
+            ))
         }
         _ => fault,
     }
 }
 
-/// What renders conversations: what the recipe names, or the base's own templates, with the recipe's variables.
+/// What renders conversations: what the recipe names, or the base's own templates, with the
+/// recipe's variables.
 pub(super) fn template(
     recipe: &Recipe,
     base: &Base,
@@ -146,30 +235,69 @@ pub(super) fn template(
     };
     let mut sources = match Sources::choose(named, &base.tokenizer) {
         Err(sources::TemplateSourceError::Unknown { names, .. }) => {
-            let of_base = names.iter().map(|name| format!("`{name}`")).chain([sources::stock_names()]);
-            let expected = format!("a file, or one of {}", of_base.collect::<Vec<_>>().join(", "));
-            faults.push(missing("chat_template", named.unwrap_or(Path::new("")), &expected, place));
+            let of_base = names
+                .iter()
+                .map(|name| format!("`{name}`"))
+                .chain([sources::stock_names()]);
+            let expected = format!(
+                "a file, or one of {}",
+                of_base.collect::<Vec<_>>().join(", ")
+            );
+            faults.push(missing(
+                "chat_template",
+                named.unwrap_or(Path::new("")),
+                &expected,
+                place,
+            ));
             return None;
         }
         chosen => noted(chosen, place, faults)??,
     };
-    sources.variables = recipe.chat_template_kwargs.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect();
-    let template = noted(ChatTemplate::of(&sources, base.tokenizer.special(), started), place, faults)?;
+    sources.variables = recipe
+        .chat_template_kwargs
+        .iter()
+        .map(|(name, said)| (name.clone(), said.value.clone()))
+        .collect();
+    let template = noted(
+        ChatTemplate::of(&sources, base.tokenizer.special(), started),
+        place,
+        faults,
+    )?;
     Some((sources, template))
 }
 
 /// The value, or its error among the faults, at the place that led to it.
-pub(super) fn noted<T, E: Explain>(result: Result<T, E>, place: &Location, faults: &mut Vec<Fault>) -> Option<T> {
-    result.map_err(|error| faults.extend(error.faults().into_iter().map(|fault| fault.at(place)))).ok()
+pub(super) fn noted<T, E: Explain>(
+    result: Result<T, E>,
+    place: &Location,
+    faults: &mut Vec<Fault>,
+) -> Option<T> {
+    result
+        .map_err(|error| faults.extend(error.faults().into_iter().map(|fault| fault.at(place))))
+        .ok()
 }
 
 /// A path that is not there, with the folder in which it was looked up.
 pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Location) -> Fault {
-    let looked = std::env::current_dir().map_or_else(|_| path.to_owned(), |folder| folder.join(path));
-    let folder = looked.parent().map_or_else(String::new, |folder| format!(", looked in `{}`", folder.display()));
+    let looked =
+        std::env::current_dir().map_or_else(|_| path.to_owned(), |folder| folder.join(path));
+    let folder = looked.parent().map_or_else(String::new, |folder| {
+        format!(", looked in `{}`", folder.display())
+    });
     let why = NotFolder::of(path).filter(|_| expected != A_FILE);
-    let (why, hint) = why.map_or(("does not exist".to_owned(), None), |why| (why.to_string(), why.hint()));
-    let message = format!("{key}: `{}` {why}, expected {expected}{folder}", path.display());
-    let relative = || "correct the path, or start the command from the folder that it is relative to".to_owned();
-    Fault::new(message).at(place).hint(hint.unwrap_or_else(relative))
+    let (why, hint) = why.map_or(("does not exist".to_owned(), None), |why| {
+        (why.to_string(), why.hint())
+    });
+    let message = format!(
+        "{key}: `{}` {why}, expected {expected}{folder}",
+        path.display()
+    );
+    let relative = || {
+        "correct the path, or start the command from the folder that it is relative \
+    to"
+        .to_owned()
+    };
+    Fault::new(message)
+        .at(place)
+        .hint(hint.unwrap_or_else(relative))
 }

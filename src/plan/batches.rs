@@ -1,4 +1,5 @@
-//! The largest micro-batches of a run. Its order of rows follows from the seed alone, so they are known before the first step.
+//! The largest micro-batches of a run. Its order of rows follows from the seed alone, so they are
+//! known before the first step.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,15 +9,19 @@ use super::rows::RunData;
 use crate::data::{self, Packing, Visit};
 use crate::train::{self, StepSampler};
 
-/// Rows that are looked at; a run that trains more of them is taken to have its longest rows beside those with most labels.
+/// Rows that are looked at; a run that trains more of them is taken to have its longest rows beside
+/// those with most labels.
 const MOST_LOOKED_AT: u64 = 1 << 20;
 
 impl RunData {
-    /// With as many tokens as the micro-batch that has most of those that a run trains, and as many labels as the one that has most.
+    /// With as many tokens as the micro-batch that has most of those that a run trains, and as many
+    /// labels as the one that has most.
     pub(super) fn largest_trained(&self, config: &train::TrainConfig) -> Option<RowShape> {
         let (rows, steps) = (self.training(), config.schedule.total_steps);
         let mut course = StepSampler::new(config, &rows);
-        if (steps as f64 / course.steps_of(0) as f64 * rows.per_epoch() as f64) > MOST_LOOKED_AT as f64 {
+        if (steps as f64 / course.steps_of(0) as f64 * rows.per_epoch() as f64)
+            > MOST_LOOKED_AT as f64
+        {
             return bound(&rows, config.micro_batch_size, config.packing);
         }
         let (mut largest, mut epoch, mut place) = (None, 0, 0);
@@ -36,8 +41,11 @@ impl RunData {
     pub(super) fn largest_scored(&self, size: usize, packing: Packing) -> Option<RowShape> {
         let of = |rows: &data::Rows| {
             let packs = rows.packs(packing, Visit::InOrder);
-            let ends = (0..packs.len()).step_by(size).map(|first| first..packs.len().min(first + size));
-            ends.map(|range| counted(rows, packs.rows(range), size, packing)).reduce(both)
+            let ends = (0..packs.len())
+                .step_by(size)
+                .map(|first| first..packs.len().min(first + size));
+            ends.map(|range| counted(rows, packs.rows(range), size, packing))
+                .reduce(both)
         };
         self.rows().validation.iter().filter_map(of).reduce(both)
     }
@@ -50,8 +58,17 @@ fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> 
         (length, tokens, labeled) = (length.max(of_row), tokens + of_row, labeled + labels);
     }
     // Rows that share a pack become shorter or fewer together.
-    let length = if let Packing::BestFit { tokens: room } = packing { room.min(tokens) } else { length };
-    RowShape { count: places.len().min(size), length, tokens, labeled }
+    let length = if let Packing::BestFit { tokens: room } = packing {
+        room.min(tokens)
+    } else {
+        length
+    };
+    RowShape {
+        count: places.len().min(size),
+        length,
+        tokens,
+        labeled,
+    }
 }
 
 /// What is as large as either in everything.
@@ -64,10 +81,16 @@ fn both(one: RowShape, other: RowShape) -> RowShape {
     }
 }
 
-/// The longest rows beside the rows with most labels, or full packs of nothing but labels: no order of rows makes a larger batch.
+/// The longest rows beside the rows with most labels, or full packs of nothing but labels: no order
+/// of rows makes a larger batch.
 fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
     if let Packing::BestFit { tokens: room } = packing {
-        return Some(RowShape { count: size, length: room, tokens: size * room, labeled: size * room });
+        return Some(RowShape {
+            count: size,
+            length: room,
+            tokens: size * room,
+            labeled: size * room,
+        });
     }
     let places = 0..u32::try_from(rows.len()).unwrap_or(u32::MAX);
     // The `size` largest of each.
@@ -85,7 +108,17 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
     let (length, labels) = (most(&lengths)?, most(&labeled)?);
     if rows.mixture().is_some() {
         // A row may stand in a batch several times.
-        return Some(RowShape { count: size, length, tokens: size * length, labeled: size * labels });
+        return Some(RowShape {
+            count: size,
+            length,
+            tokens: size * length,
+            labeled: size * labels,
+        });
     }
-    Some(RowShape { count: lengths.len(), length, tokens: sum(&lengths), labeled: sum(&labeled) })
+    Some(RowShape {
+        count: lengths.len(),
+        length,
+        tokens: sum(&lengths),
+        labeled: sum(&labeled),
+    })
 }

@@ -18,10 +18,11 @@ use crate::files::Float;
 use crate::model::{CompanionFiles, Decoder, Folder, LinearSpec, Role, Storage};
 use crate::objective::Objective;
 use crate::report::Reporter;
-use crate::train::{self, Checkpoint, StepSampler, Product, RunFolder, Schedule, StepConfig};
+use crate::train::{self, Checkpoint, Product, RunFolder, Schedule, StepConfig, StepSampler};
 
 impl Plan {
-    /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh; the base as [`MemoryPlan::storage`] has it.
+    /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh; the
+    /// base as [`MemoryPlan::storage`] has it.
     ///
     /// # Errors
     /// A weight, the checkpoint or the adapter to go on from does not fit.
@@ -33,14 +34,26 @@ impl Plan {
         report: Reporter,
     ) -> Result<Decoder, PlanError> {
         match &self.trains {
-            Trains::Adapter(config) => self.load_adapter(config, (storage, device), checkpoint, report),
+            Trains::Adapter(config) => {
+                self.load_adapter(config, (storage, device), checkpoint, report)
+            }
             Trains::Everything => {
                 let folder = checkpoint.map(|from| self.folder_of(from)).transpose()?;
-                let mut decoder = folder.as_ref().unwrap_or(&self.model).load(storage, device, report)?;
+                let mut decoder = folder
+                    .as_ref()
+                    .unwrap_or(&self.model)
+                    .load(storage, device, report)?;
                 if !decoder.has_whole_tables() {
                     let message =
-                        "the embedding is larger than a tensor of the device, and `method: full` trains it as one".to_owned();
-                    return Err(PlanError::Memory { message, hint: "train an adapter with `adapter.method: lora`".to_owned() });
+                        "the embedding is larger than a tensor of the device, and `method: full` \
+                        trains it as one"
+                            .to_owned();
+                    return Err(PlanError::Memory {
+                        message,
+                        hint: "train an adapter with \
+                    `adapter.method: lora`"
+                            .to_owned(),
+                    });
                 }
                 decoder.train_everything();
                 Ok(decoder)
@@ -52,9 +65,16 @@ impl Plan {
     fn folder_of(&self, checkpoint: &Checkpoint) -> Result<Folder, PlanError> {
         let mut folder = Folder::open(&checkpoint.model())?;
         let (path, base) = (checkpoint.path().display(), self.base_folder.display());
-        if let Some(message) = folder.spec.mismatch(&format!("`{path}`"), &self.model.spec, &format!("base `{base}`")) {
-            let hint = "put back the base that the run was started on, or start over with `--overwrite`";
-            return Err(PlanError::Faults { faults: vec![Fault::new(message).hint(hint)] });
+        if let Some(message) = folder.spec.mismatch(
+            &format!("`{path}`"),
+            &self.model.spec,
+            &format!("base `{base}`"),
+        ) {
+            let hint = "put back the base that the run was started on, or start over with \
+            `--overwrite`";
+            return Err(PlanError::Faults {
+                faults: vec![Fault::new(message).hint(hint)],
+            });
         }
         folder.spec.clone_from(&self.model.spec);
         Ok(folder)
@@ -75,13 +95,22 @@ impl Plan {
         };
         if config.is_principal {
             let mut extraction = Extraction::new(config, &modules, numbers)?;
-            let mut decoder = self.model.load_changed(storage, device, &mut extraction, report)?;
-            attach(&mut decoder, config, self.training.seed, Some(&extraction.into_numbers()))?;
+            let mut decoder = self
+                .model
+                .load_changed(storage, device, &mut extraction, report)?;
+            attach(
+                &mut decoder,
+                config,
+                self.training.seed,
+                Some(&extraction.into_numbers()),
+            )?;
             return Ok(decoder);
         }
         let mut decoder = self.model.load(storage, device, report)?;
         // What is saved has no table of the base.
-        numbers.as_ref().map_or(Ok(()), |numbers| check_bases(&decoder, numbers))?;
+        numbers
+            .as_ref()
+            .map_or(Ok(()), |numbers| check_bases(&decoder, numbers))?;
         attach(&mut decoder, config, self.training.seed, numbers.as_ref())?;
         Ok(decoder)
     }
@@ -91,9 +120,18 @@ impl Plan {
         matches!(&self.trains, Trains::Adapter(config) if config.is_principal)
     }
 
-    /// How the base is kept with which the saved product goes: of a base of which parts were taken out, only what remained was packed.
+    /// How the base is kept with which the saved product goes: of a base of which parts were taken
+    /// out, only what remained was packed.
     pub fn storage_of_product(&self) -> Storage {
-        if self.takes_parts_out() { Storage { form: None, packs_head: false, ..self.storage } } else { self.storage }
+        if self.takes_parts_out() {
+            Storage {
+                form: None,
+                packs_head: false,
+                ..self.storage
+            }
+        } else {
+            self.storage
+        }
     }
 
     /// What a run of this plan is for.
@@ -103,10 +141,19 @@ impl Plan {
     pub fn product(&self) -> Result<Product, PlanError> {
         Ok(match &self.trains {
             Trains::Adapter(config) => {
-                let beside = self.vocabulary.as_ref().map(|vocabulary| vocabulary.contents(self.own_templates()));
-                Product::Adapter { config: config.clone(), base: self.pinned_base_name(), beside: beside.unwrap_or_default() }
+                let beside = self
+                    .vocabulary
+                    .as_ref()
+                    .map(|vocabulary| vocabulary.contents(self.own_templates()));
+                Product::Adapter {
+                    config: config.clone(),
+                    base: self.pinned_base_name(),
+                    beside: beside.unwrap_or_default(),
+                }
             }
-            Trains::Everything => Product::Model { beside: self.beside()? },
+            Trains::Everything => Product::Model {
+                beside: self.beside()?,
+            },
         })
     }
 
@@ -121,19 +168,36 @@ impl Plan {
             Trains::Adapter(_) if self.takes_parts_out() => 4 * self.trainable_parameters as u64,
             Trains::Adapter(_) => 0,
         };
-        let averaged = if self.training.optimizer.rule.averages() { 4 * self.trainable_parameters as u64 } else { 0 };
+        let averaged = if self.training.optimizer.rule.averages() {
+            4 * self.trainable_parameters as u64
+        } else {
+            0
+        };
         let tokenizer = self.vocabulary.as_ref().map_or(0, Vocabulary::bytes);
-        Ok(RunFolder::needed_bytes(self.trainable_parameters) + averaged + 2 * (beside + tokenizer))
+        Ok(
+            RunFolder::needed_bytes(self.trainable_parameters)
+                + averaged
+                + 2 * (beside + tokenizer),
+        )
     }
 
-    /// What goes with the weights of the model that is trained; its chat template is the one that it is trained with.
+    /// What goes with the weights of the model that is trained; its chat template is the one that
+    /// it is trained with.
     fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, PlanError> {
         let rows = self.model.spec.vocabulary;
-        let own = self.vocabulary.as_ref().map(|vocabulary| vocabulary.of_model(rows, self.own_templates()));
+        let own = self
+            .vocabulary
+            .as_ref()
+            .map(|vocabulary| vocabulary.of_model(rows, self.own_templates()));
         let mut beside = CompanionFiles::of(&self.base_folder)?.read(Float::F32, own.as_ref())?;
         if let Some(sources) = &self.own_sources {
             beside.retain(|(name, _)| !CompanionFiles::is_template(name));
-            beside.extend(sources.files().into_iter().map(|(name, source)| (name, source.into_bytes())));
+            beside.extend(
+                sources
+                    .files()
+                    .into_iter()
+                    .map(|(name, source)| (name, source.into_bytes())),
+            );
         }
         Ok(beside)
     }
@@ -143,9 +207,12 @@ impl Plan {
         self.own_sources.as_ref().map(Sources::files)
     }
 
-    /// The chat template that the recipe names in place of the base's, or the base's with the variables that the recipe sets.
+    /// The chat template that the recipe names in place of the base's, or the base's with the
+    /// variables that the recipe sets.
     pub fn own_template(&self) -> Option<String> {
-        self.own_sources.as_ref().map(Sources::default_with_variables)
+        self.own_sources
+            .as_ref()
+            .map(Sources::default_with_variables)
     }
 
     /// Rows of logits that exist at a time.
@@ -168,7 +235,12 @@ impl Plan {
             micro_batch_size: of.micro_batch_size,
             packing: of.packing,
             gradient_accumulation_steps: of.gradient_accumulation_steps,
-            schedule: Schedule { peak: of.learning_rate, course: of.course, warmup_steps: 0, total_steps: 0 },
+            schedule: Schedule {
+                peak: of.learning_rate,
+                course: of.course,
+                warmup_steps: 0,
+                total_steps: 0,
+            },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
             objective: Objective::NextToken,
@@ -198,35 +270,47 @@ impl Plan {
         let is_head = |module: &LinearSpec| matches!(module.role, Role::Head | Role::TiedHead);
         match &self.trains {
             Trains::Adapter(config) => {
-                let targets = config.table_targets(&self.model.spec.modules()).unwrap_or_default();
-                targets.iter().any(|target| target.part == TablePart::Whole && is_head(&target.module))
+                let targets = config
+                    .table_targets(&self.model.spec.modules())
+                    .unwrap_or_default();
+                targets
+                    .iter()
+                    .any(|target| target.part == TablePart::Whole && is_head(&target.module))
             }
             Trains::Everything => true,
         }
     }
 
-    /// Floating-point operations of the whole run: 4 a frozen parameter and token, 6 one that trains, forward again where blocks
-    /// recompute, and the products of attention.
+    /// Floating-point operations of the whole run: 4 a frozen parameter and token, 6 one that
+    /// trains, forward again where blocks recompute, and the products of attention.
     pub fn training_flops(&self, data: &RunData, config: &train::TrainConfig) -> f64 {
         let spec = &self.model.spec;
         let (tokens, labeled) = data.training_tokens();
         let rows = data.training().per_epoch() as f64;
-        let epochs = config.schedule.total_steps as f64 / StepSampler::new(config, &data.training()).steps_of(0) as f64;
+        let epochs = config.schedule.total_steps as f64
+            / StepSampler::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
         // Half of all pairs are seen; backward makes the scores again, five products to two.
-        let layer = |layer: &crate::model::LayerSpec| 2.0 * layer.mixer.query_width() as f64 * mean_length;
+        let layer =
+            |layer: &crate::model::LayerSpec| 2.0 * layer.mixer.query_width() as f64 * mean_length;
         let attention: f64 = spec.layers.iter().map(layer).sum();
         let linear = spec.computed_parameters();
         let (beside, trained) = match &self.trains {
             Trains::Adapter(config) => {
                 // Where nothing is chosen but tables, there is nothing.
-                let matrices = LoraConfig { tables: Tables::NONE, ..config.clone() }.parameters(&spec.projections()).unwrap_or(0);
+                let matrices = LoraConfig {
+                    tables: Tables::NONE,
+                    ..config.clone()
+                }
+                .parameters(&spec.projections())
+                .unwrap_or(0);
                 (matrices, matrices)
             }
             Trains::Everything => (0, linear),
         };
         let forward = 2.0 * (linear + beside) as f64 + attention;
-        let again = forward * config.step.memory.recomputed.min(spec.layers.len()) as f64 / spec.layers.len() as f64;
+        let again = forward * config.step.memory.recomputed.min(spec.layers.len()) as f64
+            / spec.layers.len() as f64;
         let backward = 2.0 * (linear + beside + trained) as f64 + 2.5 * attention;
         let of_head = if self.trains_whole_head() { 6.0 } else { 4.0 };
         let head = of_head * (spec.vocabulary * spec.width) as f64;

@@ -1,4 +1,5 @@
-//! Whether a run may use its rows: what was left out is said, and what would train something else than was meant is refused.
+//! Whether a run may use its rows: what was left out is said, and what would train something else
+//! than was meant is refused.
 
 use std::collections::BTreeSet;
 
@@ -25,37 +26,59 @@ struct Sources<'a> {
 }
 
 impl Plan {
-    /// Says what was left out and what looks wrong, and refuses what would make the run another than the one that was meant.
+    /// Says what was left out and what looks wrong, and refuses what would make the run another
+    /// than the one that was meant.
     ///
     /// # Errors
-    /// Rows are too long and may not be, too many are left out, a source trains nothing, or nothing is left to train on.
+    /// Rows are too long and may not be, too many are left out, a source trains nothing, or nothing
+    /// is left to train on.
     pub fn judge(&self, data: &RunData, report: Reporter) -> Result<(), PlanError> {
         let (datasets, evaluation) = data.ledger().sources.split_at(self.sources.len());
         self.judge_sources(&Sources::new(0, datasets), report)?;
         data.datasets.split.check()?;
-        self.check_straddling(data.straddling.as_ref())?.into_iter().for_each(|note| report(Event::Note(note)));
+        self.check_straddling(data.straddling.as_ref())?
+            .into_iter()
+            .for_each(|note| report(Event::Note(note)));
         data.check_mixing()?;
         self.check_epochs(data.training().per_epoch())?;
         self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;
         let [held_out, of_files] = &data.overlaps;
-        let of_held_out = overlap::notes(held_out, |source| format!("{}, held out", self.source_name(source).0));
-        let of_files = overlap::notes(of_files, |source| self.source_name(self.sources.len() + source).0);
-        of_held_out.into_iter().chain(of_files).for_each(|note| report(Event::Note(note)));
+        let of_held_out = overlap::notes(held_out, |source| {
+            format!("{}, held out", self.source_name(source).0)
+        });
+        let of_files = overlap::notes(of_files, |source| {
+            self.source_name(self.sources.len() + source).0
+        });
+        of_held_out
+            .into_iter()
+            .chain(of_files)
+            .for_each(|note| report(Event::Note(note)));
         self.judge_tokens(data, report)
     }
 
     fn judge_sources(&self, sources: &Sources, report: Reporter) -> Result<(), PlanError> {
         let total = &sources.total;
-        let key = if sources.first > 0 { "evaluation.datasets: " } else { "" };
-        self.notes_of(total).into_iter().for_each(|note| report(Event::Note(format!("{key}{note}"))));
+        let key = if sources.first > 0 {
+            "evaluation.datasets: "
+        } else {
+            ""
+        };
+        self.notes_of(total)
+            .into_iter()
+            .for_each(|note| report(Event::Note(format!("{key}{note}"))));
         self.check_length(total)?;
         // Where no source has a row to keep, that they are left out says more.
         if total.kept() > 0 {
             self.check_each(sources)?;
         }
         self.check_share(total)?;
-        // Without any, validation would be left out in silence; without any to train on there are better words.
-        if sources.first > 0 { self.check_each(sources) } else { Ok(()) }
+        // Without any, validation would be left out in silence; without any to train on there are
+        // better words.
+        if sources.first > 0 {
+            self.check_each(sources)
+        } else {
+            Ok(())
+        }
     }
 
     fn notes_of(&self, total: &RowCounts) -> Vec<String> {
@@ -63,21 +86,40 @@ impl Plan {
         let long = total.longest.as_ref().filter(|longest| longest.tokens > limit).map(|longest| {
             let (count, fate) = if total.truncated > 0 { (total.truncated, "cut") } else { (total.too_long, "left out") };
             format!(
-                "{count} of {rows} rows are {fate}: they are longer than `training.sequence_len`, {limit}; the longest is {longest}"
+                "{count} of {rows} rows are {fate}: they are longer than `training.sequence_len`, \
+                {limit}; the longest is {longest}"
             )
         });
-        let untrained =
-            (total.untrained > 0).then(|| format!("{} of {rows} rows have no token to train and are left out", total.untrained));
-        let broken = total
-            .first_broken
-            .as_ref()
-            .map(|first| format!("{} of {rows} rows are broken and left out; the first: {first}", total.broken));
-        [long, untrained, broken].into_iter().flatten().chain(self.notes_of_alike(total)).collect()
+        let untrained = (total.untrained > 0).then(|| {
+            format!(
+                "{} of {rows} rows have no token to train and \
+            are left out",
+                total.untrained
+            )
+        });
+        let broken = total.first_broken.as_ref().map(|first| {
+            format!(
+                "{} of {rows} rows are broken and left out; the first: {first}",
+                total.broken
+            )
+        });
+        [long, untrained, broken]
+            .into_iter()
+            .flatten()
+            .chain(self.notes_of_alike(total))
+            .collect()
     }
 
-    /// The schedule needs the steps of every epoch, and rows that are shuffled are packed anew in each.
+    /// The schedule needs the steps of every epoch, and rows that are shuffled are packed anew in
+    /// each.
     fn check_epochs(&self, rows: usize) -> Result<(), PlanError> {
-        let Training { num_epochs, max_steps, packing, shuffle, .. } = &self.training;
+        let Training {
+            num_epochs,
+            max_steps,
+            packing,
+            shuffle,
+            ..
+        } = &self.training;
         if *packing == Packing::Off
             || !(*shuffle || self.mixing.is_some())
             || max_steps.is_some()
@@ -87,7 +129,8 @@ impl Plan {
         }
         Err(PlanError::Rows {
             message: format!(
-                "training.num_epochs: {num_epochs} epochs of {rows} rows, at most {MOST_PACKED} rows can be packed beforehand"
+                "training.num_epochs: {num_epochs} epochs of {rows} rows, at most {MOST_PACKED} \
+                rows can be packed beforehand"
             ),
             hint: "set `training.max_steps`, which needs no counting of steps".to_owned(),
         })
@@ -103,7 +146,8 @@ impl Plan {
                     self.limits.sequence_len
                 ),
                 hint: format!(
-                    "raise `training.sequence_len` to {}, or set `training.truncation` to `drop` or `truncate`",
+                    "raise `training.sequence_len` to {}, or set `training.truncation` to `drop` \
+                    or `truncate`",
                     longest.tokens
                 ),
             }),
@@ -112,12 +156,19 @@ impl Plan {
     }
 
     fn check_each(&self, sources: &Sources) -> Result<(), PlanError> {
-        let Some(index) = sources.tallies.iter().position(|tally| tally.kept() == 0) else { return Ok(()) };
+        let Some(index) = sources.tallies.iter().position(|tally| tally.kept() == 0) else {
+            return Ok(());
+        };
         let (key, path) = self.source_name(sources.first + index);
         let tally = &sources.tallies[index];
         Err(PlanError::Rows {
-            message: format!("{key}: `{path}` has no token to train in {} rows{}", tally.selected(), reasons(tally)),
-            hint: "see its rows with `rankine preview`, and correct its `format`, `columns` or `train_on`, or take it out"
+            message: format!(
+                "{key}: `{path}` has no token to train in {} rows{}",
+                tally.selected(),
+                reasons(tally)
+            ),
+            hint: "see its rows with `rankine preview`, and correct its `format`, `columns` or \
+            `train_on`, or take it out"
                 .to_owned(),
         })
     }
@@ -126,26 +177,55 @@ impl Plan {
         if total.unusable_share() <= self.max_dropped {
             return Ok(());
         }
-        let of_length = "raise `training.sequence_len`, set `training.truncation: truncate`, or raise `training.max_dropped`";
-        let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or raise `training.max_dropped`";
+        let of_length = "raise `training.sequence_len`, set `training.truncation: truncate`, or \
+        raise `training.max_dropped`";
+        let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or \
+        raise `training.max_dropped`";
         let (dropped, rows, limit) = (total.unusable(), total.selected(), self.max_dropped);
-        let first = total.first_broken.as_ref().map_or_else(String::new, |first| format!("; the first broken one: {first}"));
+        let first = total
+            .first_broken
+            .as_ref()
+            .map_or_else(String::new, |first| {
+                format!(
+                    "; the \
+        first broken one: {first}"
+                )
+            });
         Err(PlanError::Rows {
             message: format!(
-                "{dropped} of {rows} rows are left out{}, more than `training.max_dropped`, {limit}{first}",
+                "{dropped} of {rows} rows are left out{}, more than `training.max_dropped`, \
+                {limit}{first}",
                 reasons(total)
             ),
             hint: if total.broken > 0 { of_rows } else { of_length }.to_owned(),
         })
     }
 
-    /// What was left out of rows that are only scored is said; that none is left, or tokens that the base lacks, is refused.
-    pub(super) fn judge_scored(&self, name: &str, data: &Divided, report: Reporter) -> Result<(), PlanError> {
+    /// What was left out of rows that are only scored is said; that none is left, or tokens that
+    /// the base lacks, is refused.
+    pub(super) fn judge_scored(
+        &self,
+        name: &str,
+        data: &Divided,
+        report: Reporter,
+    ) -> Result<(), PlanError> {
         let total = data.ledger(1).total();
-        self.notes_of(&total).into_iter().for_each(|note| report(Event::Note(format!("{name}: {note}"))));
+        self.notes_of(&total).into_iter().for_each(|note| {
+            report(Event::Note(format!(
+                "{name}: \
+        {note}"
+            )))
+        });
         if total.kept() == 0 {
-            let message = format!("{name}: there is no token to score in {} rows{}", total.rows, reasons(&total));
-            return Err(PlanError::Rows { message, hint: "correct the rows, or name another file".to_owned() });
+            let message = format!(
+                "{name}: there is no token to score in {} rows{}",
+                total.rows,
+                reasons(&total)
+            );
+            return Err(PlanError::Rows {
+                message,
+                hint: "correct the rows, or name another file".to_owned(),
+            });
         }
         self.check_vocabulary(Census::of(&data.corpus, &[], &[]).highest)
     }
@@ -155,14 +235,19 @@ impl Plan {
         match highest.filter(|id| *id as usize >= vocabulary) {
             None => Ok(()),
             Some(id) => Err(PlanError::Rows {
-                message: format!("the tokenizer made token id {id}, the base's embedding has ids below {vocabulary}"),
-                hint: "use the tokenizer that came with the base, or a base whose embedding was resized for it".to_owned(),
+                message: format!(
+                    "the tokenizer made token id {id}, the base's embedding has ids \
+                below {vocabulary}"
+                ),
+                hint: "use the tokenizer that came with the base, or a base whose embedding was \
+                resized for it"
+                    .to_owned(),
             }),
         }
     }
 
-    /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a turn end while it is trained does
-    /// not end one afterwards.
+    /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a
+    /// turn end while it is trained does not end one afterwards.
     fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), PlanError> {
         let new: Vec<u32> = self.new_tokens().map(|(_, id)| *id).collect();
         let of_training = Census::of(&data.datasets.corpus, data.end_ids(), &new);
@@ -170,35 +255,65 @@ impl Plan {
         self.check_vocabulary(of_training.highest.max(of_evaluation.highest))?;
         let has_ends = |source: &usize| of_training.ends.iter().any(|(with, _)| with == source);
         for source in (0..self.sources.len()).filter(|source| !has_ends(source)) {
-            let (key, what) = (self.source_name(source).0, "no row trains a token that ends a turn or a document");
-            report(Event::Note(format!("{key}: {what}: the model will not learn to stop from it")));
+            let (key, what) = (
+                self.source_name(source).0,
+                "no row trains a token that ends a turn \
+            or a document",
+            );
+            report(Event::Note(format!(
+                "{key}: {what}: the model will not learn to stop from it"
+            )));
         }
-        let unused: Vec<String> =
-            self.new_tokens().filter(|(_, id)| !of_training.found.contains(id)).map(|(token, _)| format!("`{token}`")).collect();
+        let unused: Vec<String> = self
+            .new_tokens()
+            .filter(|(_, id)| !of_training.found.contains(id))
+            .map(|(token, _)| format!("`{token}`"))
+            .collect();
         if !unused.is_empty() {
             let names = listed(&unused).join(", ");
             report(Event::Note(format!(
-                "tokens.add: {names} do not occur in the rows: what their rows begin as is all that they learn as input"
+                "tokens.add: {names} do not occur in the rows: what their rows begin as is all \
+                that they learn as input"
             )));
         }
         let ends = of_training.ends.into_iter().map(|(_, id)| id).collect();
-        self.notes_of_embeddings(&ends)?.into_iter().for_each(|note| report(Event::Note(note)));
+        self.notes_of_embeddings(&ends)?
+            .into_iter()
+            .for_each(|note| report(Event::Note(note)));
         Ok(())
     }
 }
 
 impl<'a> Sources<'a> {
     fn new(first: usize, tallies: &'a [RowCounts]) -> Self {
-        let total = Ledger { sources: tallies.to_vec() }.total();
-        Self { first, tallies, total }
+        let total = Ledger {
+            sources: tallies.to_vec(),
+        }
+        .total();
+        Self {
+            first,
+            tallies,
+            total,
+        }
     }
 }
 
 /// Why rows are left out, in brackets.
 fn reasons(tally: &RowCounts) -> String {
-    let broken = if tally.broken > 0 { format!(", {} broken", tally.broken) } else { String::new() };
-    let alike = if tally.alike() > 0 { format!(", {} like others", tally.alike()) } else { String::new() };
-    format!(" ({} too long, {} without a trained token{broken}{alike})", tally.too_long, tally.untrained)
+    let broken = if tally.broken > 0 {
+        format!(", {} broken", tally.broken)
+    } else {
+        String::new()
+    };
+    let alike = if tally.alike() > 0 {
+        format!(", {} like others", tally.alike())
+    } else {
+        String::new()
+    };
+    format!(
+        " ({} too long, {} without a trained token{broken}{alike})",
+        tally.too_long, tally.untrained
+    )
 }
 
 /// What the kept rows hold.
@@ -229,12 +344,18 @@ impl Census {
             }
             census
         };
-        (0..corpus.len()).into_par_iter().fold(Self::default, count).reduce(Self::default, Self::and)
+        (0..corpus.len())
+            .into_par_iter()
+            .fold(Self::default, count)
+            .reduce(Self::default, Self::and)
     }
 
     fn and(mut self, other: Self) -> Self {
         self.ends.extend(other.ends);
         self.found.extend(other.found);
-        Self { highest: self.highest.max(other.highest), ..self }
+        Self {
+            highest: self.highest.max(other.highest),
+            ..self
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The data files that a recipe's datasets lead to. Of files that are no Parquet files the cache has one, made now where it is missing.
+//! The data files that a recipe's datasets lead to. Of files that are no Parquet files the cache
+//! has one, made now where it is missing.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ use crate::train::RunFolder;
 /// The files of a dataset, or what is wrong with its path or with them.
 pub(super) type Found = Result<Vec<DataFile>, Vec<Fault>>;
 
-/// Where the files that are converted for a run are kept; none where it is to keep no copy of the data.
+/// Where the files that are converted for a run are kept; none where it is to keep no copy of the
+/// data.
 pub(super) fn cache(mode: CacheMode, run: &Path) -> Option<RowCache> {
     match mode {
         CacheMode::User => Some(RowCache::from(&cache_folder())),
@@ -29,10 +31,17 @@ pub(super) fn cache(mode: CacheMode, run: &Path) -> Option<RowCache> {
 
 /// The files of a recipe's datasets, each list in the recipe's order.
 pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> Vec<Found> {
-    let mode = recipe.cache.as_ref().map_or(CacheMode::User, |said| said.value);
+    let mode = recipe
+        .cache
+        .as_ref()
+        .map_or(CacheMode::User, |said| said.value);
     let cache = cache(mode, &output_dir(recipe));
     let columns_of = |dataset: &Dataset| -> BTreeMap<String, String> {
-        dataset.columns.iter().map(|(name, said)| (name.clone(), said.value.clone())).collect()
+        dataset
+            .columns
+            .iter()
+            .map(|(name, said)| (name.clone(), said.value.clone()))
+            .collect()
     };
     let of_dataset = |dataset: &Dataset| {
         let paths = match (&dataset.files, &dataset.path) {
@@ -40,7 +49,10 @@ pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> V
             (None, Some(path)) => find_files(&path.value).map_err(|error| error.faults())?,
             (None, None) => return Err(Vec::new()),
         };
-        let (format, columns) = (dataset.format.as_ref().map(|said| said.value), columns_of(dataset));
+        let (format, columns) = (
+            dataset.format.as_ref().map(|said| said.value),
+            columns_of(dataset),
+        );
         readable(paths, format, &columns, cache.as_ref(), report)
     };
     datasets.iter().map(of_dataset).collect()
@@ -56,11 +68,19 @@ pub(super) fn readable(
 ) -> Found {
     match (cache, paths.iter().find(|path| is_convertible(path))) {
         (_, None) => Ok(paths.into_iter().map(DataFile::from).collect()),
-        (Some(cache), Some(_)) => data_files(paths, Reading { format, columns }, cache, report).map_err(|error| error.faults()),
+        (Some(cache), Some(_)) => data_files(paths, Reading { format, columns }, cache, report)
+            .map_err(|error| error.faults()),
         (None, Some(path)) => {
-            let message = format!("`{}` is no Parquet file, and `cache: none` lets no copy of it be made", path.display());
+            let message = format!(
+                "`{}` is no Parquet file, and `cache: none` lets no copy of it \
+            be made",
+                path.display()
+            );
             let hint = Content::of(path).map(|content| content.hint(path));
-            Err(vec![Fault { hint, ..Fault::new(message) }])
+            Err(vec![Fault {
+                hint,
+                ..Fault::new(message)
+            }])
         }
     }
 }

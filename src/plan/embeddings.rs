@@ -1,5 +1,5 @@
-//! Tokens that rows train or that pad, and that the base itself never learned: a model that meets one has no notion of it, and most
-//! adapters leave embeddings as they are.
+//! Tokens that rows train or that pad, and that the base itself never learned: a model that meets
+//! one has no notion of it, and most adapters leave embeddings as they are.
 
 use std::collections::BTreeSet;
 
@@ -10,29 +10,58 @@ use crate::adapter::TablePart;
 use crate::model::Role;
 
 impl Plan {
-    /// A note for each of these ends of a turn, and for the padding token, whose embedding looks untrained.
-    pub(super) fn notes_of_embeddings(&self, ends: &BTreeSet<u32>) -> Result<Vec<String>, PlanError> {
+    /// A note for each of these ends of a turn, and for the padding token, whose embedding looks
+    /// untrained.
+    pub(super) fn notes_of_embeddings(
+        &self,
+        ends: &BTreeSet<u32>,
+    ) -> Result<Vec<String>, PlanError> {
         let tokenizer = &self.encoder.tokenizer;
-        let pad = tokenizer.special().pad.as_deref().and_then(|pad| tokenizer.token_to_id(pad));
+        let pad = tokenizer
+            .special()
+            .pad
+            .as_deref()
+            .and_then(|pad| tokenizer.token_to_id(pad));
         let ids: BTreeSet<u32> = ends.iter().copied().chain(pad).collect();
-        let is_left = |id: &u32| (*id as usize) < self.model.spec.vocabulary && !self.trains_row(*id);
+        let is_left =
+            |id: &u32| (*id as usize) < self.model.spec.vocabulary && !self.trains_row(*id);
         let ids: Vec<u32> = ids.into_iter().filter(is_left).collect();
         let token = |id: u32| tokenizer.decode(&[id], false).unwrap_or_default();
         let note = |(id, why): (u32, crate::model::Untrained)| {
-            let role = if ends.contains(&id) { "ends turns or documents" } else { "pads" };
+            let role = if ends.contains(&id) {
+                "ends turns or documents"
+            } else {
+                "pads"
+            };
             let why = why.describe(token);
-            format!("token `{}`, id {id}, {role}, and its embedding looks untrained in the base: {why}", token(id))
+            format!(
+                "token `{}`, id {id}, {role}, and its embedding looks untrained in the base: \
+            {why}",
+                token(id)
+            )
         };
-        Ok(self.model.untrained_embeddings(&ids)?.into_iter().map(note).collect())
+        Ok(self
+            .model
+            .untrained_embeddings(&ids)?
+            .into_iter()
+            .map(note)
+            .collect())
     }
 
     /// Whether an adapter trains the embedding's row of a token.
     fn trains_row(&self, id: u32) -> bool {
-        let Trains::Adapter(config) = &self.trains else { return false };
-        let targets = config.table_targets(&self.model.spec.modules()).unwrap_or_default();
-        targets.iter().filter(|target| target.module.role == Role::Embedding).any(|target| match &target.part {
-            TablePart::Whole => true,
-            TablePart::Rows(tokens) | TablePart::Shared(tokens) => tokens.contains(&id),
-        })
+        let Trains::Adapter(config) = &self.trains else {
+            return false;
+        };
+        let targets = config
+            .table_targets(&self.model.spec.modules())
+            .unwrap_or_default();
+        targets
+            .iter()
+            .filter(|target| target.module.role == Role::Embedding)
+            .any(|target| match &target.part {
+                TablePart::Whole => true,
+                TablePart::Rows(tokens) | TablePart::Shared(tokens) => tokens.contains(&id),
+            })
     }
 }

@@ -1,4 +1,5 @@
-//! Rows that a model is scored on, set by set: those that a run holds out, its validation sets, or any other file.
+//! Rows that a model is scored on, set by set: those that a run holds out, its validation sets, or
+//! any other file.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -10,7 +11,7 @@ use super::hub_data::cached_files;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{Corpus, Divided, Packing, Rows, DataSource, Split, find_files, inspect};
+use crate::data::{Corpus, DataSource, Divided, Packing, Rows, Split, find_files, inspect};
 use crate::fault::{Explain, Fault};
 use crate::hub::DatasetPath;
 use crate::model::Decoder;
@@ -65,36 +66,76 @@ impl Sheet {
 impl Plan {
     /// The rows that a run of this plan scores on, in its order.
     pub fn validation_sheets(&self, data: RunData) -> Vec<Sheet> {
-        let held_out = |index| (format!("datasets.{index}, held out"), self.source_name(index).1);
+        let held_out = |index| {
+            (
+                format!("datasets.{index}, held out"),
+                self.source_name(index).1,
+            )
+        };
         let sets = |index| self.source_name(self.sources.len() + index);
         let [of_held_out, of_sets] = data.overlaps;
         let sheets = [
-            self.sheet(data.datasets, (0..self.sources.len()).map(held_out).collect(), Some(&of_held_out)),
-            self.sheet(data.evaluation, (0..self.validation_sources.len()).map(sets).collect(), Some(&of_sets)),
+            self.sheet(
+                data.datasets,
+                (0..self.sources.len()).map(held_out).collect(),
+                Some(&of_held_out),
+            ),
+            self.sheet(
+                data.evaluation,
+                (0..self.validation_sources.len()).map(sets).collect(),
+                Some(&of_sets),
+            ),
         ];
-        sheets.into_iter().filter(|sheet| sheet.rows() > 0).collect()
+        sheets
+            .into_iter()
+            .filter(|sheet| sheet.rows() > 0)
+            .collect()
     }
 
     /// The rows of another file, glob or folder, which `name` names.
     ///
     /// # Errors
     /// It is not there, cannot be read so, or has nothing to score.
-    pub fn other_sheet(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<Sheet, PlanError> {
+    pub fn other_sheet(
+        &self,
+        name: &str,
+        path: &str,
+        reading: Reading,
+        report: Reporter,
+    ) -> Result<Sheet, PlanError> {
         let source = self.other_source(name, path, reading, report)?;
-        let corpus = Corpus::open(&[source], &self.encoder, &self.limits, self.row_cache(), report)?;
+        let corpus = Corpus::open(
+            &[source],
+            &self.encoder,
+            &self.limits,
+            self.row_cache(),
+            report,
+        )?;
         let mut split = Split::validation_only(corpus.len());
         if let Reading::Text { rows } = reading {
             let (found, kept) = (corpus.len(), rows.min(corpus.len()));
-            split.validation = (0..kept).map(|index| (index * found / kept) as u32).collect();
+            split.validation = (0..kept)
+                .map(|index| (index * found / kept) as u32)
+                .collect();
         }
         let duplicates = vec![false; corpus.len()];
-        let data = Divided { corpus, split, duplicates, left_out: BTreeMap::new() };
+        let data = Divided {
+            corpus,
+            split,
+            duplicates,
+            left_out: BTreeMap::new(),
+        };
         self.judge_scored(name, &data, report)?;
         let overlaps = self.overlaps_of(name, &data, report);
-        Ok(self.sheet(data, vec![(name.to_owned(), path.to_owned())], overlaps.as_deref()))
+        Ok(self.sheet(
+            data,
+            vec![(name.to_owned(), path.to_owned())],
+            overlaps.as_deref(),
+        ))
     }
 
-    /// Counts the rows of another file that the run trains on, and reports them; reports too where the training rows cannot be read.
+    /// Counts the rows of another file that the run trains on, and reports them; reports too where
+    /// the training rows cannot be read.
     fn overlaps_of(&self, name: &str, data: &Divided, report: Reporter) -> Option<Vec<Overlap>> {
         match self.trained_rows(report) {
             Ok(trained) => {
@@ -105,13 +146,22 @@ impl Plan {
                 Some(found)
             }
             Err(error) => {
-                report(Event::Note(format!("{name}: whether its rows were trained on is not known: {error}")));
+                report(Event::Note(format!(
+                    "{name}: whether its rows were trained on is not known: \
+                {error}"
+                )));
                 None
             }
         }
     }
 
-    fn other_source(&self, name: &str, path: &str, reading: Reading, report: Reporter) -> Result<DataSource, PlanError> {
+    fn other_source(
+        &self,
+        name: &str,
+        path: &str,
+        reading: Reading,
+        report: Reporter,
+    ) -> Result<DataSource, PlanError> {
         let text = DataSource {
             files: Vec::new(),
             selected: None,
@@ -121,33 +171,73 @@ impl Plan {
             train_on: TrainOn::All,
             system: None,
         };
-        let of_recipe = self.sources.first().filter(|_| reading == Reading::FirstDataset).cloned();
+        let of_recipe = self
+            .sources
+            .first()
+            .filter(|_| reading == Reading::FirstDataset)
+            .cloned();
         let like = of_recipe.unwrap_or(text);
         let paths = match path {
-            _ if DatasetPath::is_one(path) => cached_files(path).map_err(|error| placed(name, error.faults()))?,
+            _ if DatasetPath::is_one(path) => {
+                cached_files(path).map_err(|error| placed(name, error.faults()))?
+            }
             _ => find_files(path).map_err(|error| placed(name, error.faults()))?,
         };
         let cache = data_files::cache(self.cache, &self.output_dir);
-        let files = data_files::readable(paths, Some(like.format), &like.columns, cache.as_ref(), report);
-        let source = DataSource { files: files.map_err(|faults| placed(name, faults))?, selected: None, ..like };
+        let files = data_files::readable(
+            paths,
+            Some(like.format),
+            &like.columns,
+            cache.as_ref(),
+            report,
+        );
+        let source = DataSource {
+            files: files.map_err(|faults| placed(name, faults))?,
+            selected: None,
+            ..like
+        };
         for file in &source.files {
-            inspect(file, source.format, &source.columns).map_err(|error| placed(name, error.faults()))?;
+            inspect(file, source.format, &source.columns)
+                .map_err(|error| placed(name, error.faults()))?;
         }
         Ok(source)
     }
 
-    fn sheet(&self, data: Divided, names: Vec<(String, String)>, overlaps: Option<&[Overlap]>) -> Sheet {
+    fn sheet(
+        &self,
+        data: Divided,
+        names: Vec<(String, String)>,
+        overlaps: Option<&[Overlap]>,
+    ) -> Sheet {
         let set = |(source, (name, path))| {
             let trained_rows = overlaps.map(|overlaps| overlap::of_source(overlaps, source));
-            Examined { name, path, rows: 0, trained_rows }
+            Examined {
+                name,
+                path,
+                rows: 0,
+                trained_rows,
+            }
         };
         let mut sets: Vec<Examined> = names.into_iter().enumerate().map(set).collect();
         for index in &data.split.validation {
             sets[data.corpus.source(*index as usize)].rows += 1;
         }
-        let end_ids = self.encoder.tokenizer.end_ids().into_iter().map(|id| id.cast_signed()).collect();
+        let end_ids = self
+            .encoder
+            .tokenizer
+            .end_ids()
+            .into_iter()
+            .map(|id| id.cast_signed())
+            .collect();
         let (training, head_chunk_rows) = (&self.training, self.head_chunk_rows());
-        Sheet { data, sets, end_ids, micro_batch_size: training.micro_batch_size, packing: training.packing, head_chunk_rows }
+        Sheet {
+            data,
+            sets,
+            end_ids,
+            micro_batch_size: training.micro_batch_size,
+            packing: training.packing,
+            head_chunk_rows,
+        }
     }
 }
 
@@ -156,7 +246,9 @@ fn placed(name: &str, faults: Vec<Fault>) -> PlanError {
         Some(place) => fault.at(format!("{name}: {place}")),
         None => fault.at(name),
     };
-    PlanError::Faults { faults: faults.into_iter().map(placed).collect() }
+    PlanError::Faults {
+        faults: faults.into_iter().map(placed).collect(),
+    }
 }
 
 impl Sheet {
@@ -170,29 +262,50 @@ impl Sheet {
         let rows = Rows::new(&self.data.corpus, self.data.split.validation.clone());
         let (mut scores, mut done) = (vec![Score::default(); self.sets.len()], 0);
         for batch in rows.batches(self.micro_batch_size, self.packing) {
-            for (index, loss) in score(decoder, &batch, self.head_chunk_rows).into_iter().enumerate() {
+            for (index, loss) in score(decoder, &batch, self.head_chunk_rows)
+                .into_iter()
+                .enumerate()
+            {
                 let set = self.data.corpus.source(batch.row_of(index) as usize);
                 scores[set].add(loss, self.end_ids.contains(&batch.targets[index]));
             }
             done += batch.rows.len() as u64;
-            report(Event::Progress { what: format!("scoring {what}"), done, total: self.rows() as u64 });
+            report(Event::Progress {
+                what: format!("scoring {what}"),
+                done,
+                total: self.rows() as u64,
+            });
         }
         scores
     }
 
-    /// How far another model is from one, over the rows of all sets. `None` where `interrupt` was raised. `what` tells a person which one.
-    pub fn compare(&self, models: [&Decoder; 2], what: &str, interrupt: &AtomicBool, report: Reporter) -> Option<Comparison> {
+    /// How far another model is from one, over the rows of all sets. `None` where `interrupt` was
+    /// raised. `what` tells a person which one.
+    pub fn compare(
+        &self,
+        models: [&Decoder; 2],
+        what: &str,
+        interrupt: &AtomicBool,
+        report: Reporter,
+    ) -> Option<Comparison> {
         let rows = Rows::new(&self.data.corpus, self.data.split.validation.clone());
         let (mut found, mut done) = (Comparison::default(), 0);
         for batch in rows.batches(self.micro_batch_size, self.packing) {
             if interrupt.load(Relaxed) {
                 return None;
             }
-            for (token, target) in compare(models[0], models[1], &batch, self.head_chunk_rows).into_iter().zip(&batch.targets) {
+            for (token, target) in compare(models[0], models[1], &batch, self.head_chunk_rows)
+                .into_iter()
+                .zip(&batch.targets)
+            {
                 found.add(token, self.end_ids.contains(target));
             }
             done += batch.rows.len() as u64;
-            report(Event::Progress { what: format!("comparing {what}"), done, total: self.rows() as u64 });
+            report(Event::Progress {
+                what: format!("comparing {what}"),
+                done,
+                total: self.rows() as u64,
+            });
         }
         Some(found)
     }
@@ -209,7 +322,10 @@ pub struct Comparison {
 
 impl Comparison {
     fn add(&mut self, token: Compared, is_end: bool) {
-        self.scores.iter_mut().zip(token.losses).for_each(|(score, loss)| score.add(loss, is_end));
+        self.scores
+            .iter_mut()
+            .zip(token.losses)
+            .for_each(|(score, loss)| score.add(loss, is_end));
         self.divergence += token.divergence;
         self.agreeing += u64::from(token.agree);
     }

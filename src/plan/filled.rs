@@ -1,4 +1,5 @@
-//! Defaults, and where every value comes from. The recipe's values are filled here and nowhere else.
+//! Defaults, and where every value comes from. The recipe's values are filled here and nowhere
+//! else.
 
 use serde_json::Value;
 
@@ -45,7 +46,13 @@ pub(super) struct Filled {
 
 impl Filled {
     /// What was said, or the default; `show` prints it as a recipe would have it.
-    pub fn fill<T: Clone>(&mut self, key: &str, said: Option<&Said<T>>, default: T, show: impl Fn(&T) -> Value) -> T {
+    pub fn fill<T: Clone>(
+        &mut self,
+        key: &str,
+        said: Option<&Said<T>>,
+        default: T,
+        show: impl Fn(&T) -> Value,
+    ) -> T {
         let (value, origin) = match said {
             Some(said) => (said.value.clone(), Origin::Said(said.place.clone())),
             None => (default, Origin::Default),
@@ -55,12 +62,22 @@ impl Filled {
     }
 
     /// A number, text or truth value.
-    pub fn plain<T: Clone + Into<Value>>(&mut self, key: &str, said: Option<&Said<T>>, default: T) -> T {
+    pub fn plain<T: Clone + Into<Value>>(
+        &mut self,
+        key: &str,
+        said: Option<&Said<T>>,
+        default: T,
+    ) -> T {
         self.fill(key, said, default, |value| value.clone().into())
     }
 
     /// A word.
-    pub fn word<T: crate::terms::Term>(&mut self, key: &str, said: Option<&Said<T>>, default: T) -> T {
+    pub fn word<T: crate::terms::Term>(
+        &mut self,
+        key: &str,
+        said: Option<&Said<T>>,
+        default: T,
+    ) -> T {
         self.fill(key, said, default, |value| match value.word() {
             "true" => true.into(),
             "false" => false.into(),
@@ -69,7 +86,12 @@ impl Filled {
     }
 
     /// A value that has no default and is listed only where it was said.
-    pub fn optional<T: Clone>(&mut self, key: &str, said: Option<&Said<T>>, show: impl Fn(&T) -> Value) -> Option<T> {
+    pub fn optional<T: Clone>(
+        &mut self,
+        key: &str,
+        said: Option<&Said<T>>,
+        show: impl Fn(&T) -> Value,
+    ) -> Option<T> {
         said.map(|said| self.fill(key, Some(said), said.value.clone(), show))
     }
 
@@ -88,7 +110,10 @@ impl Filled {
         ];
         let rank = |setting: &Setting| {
             let section = setting.key.split('.').next().unwrap_or_default();
-            SECTIONS.iter().position(|name| *name == section).unwrap_or(SECTIONS.len())
+            SECTIONS
+                .iter()
+                .position(|name| *name == section)
+                .unwrap_or(SECTIONS.len())
         };
         self.settings.sort_by_key(rank);
         self.settings
@@ -96,6 +121,10 @@ impl Filled {
 
     /// Any value.
     pub fn put(&mut self, key: &str, value: Value, origin: Origin) {
-        self.settings.push(Setting { key: key.to_owned(), value, origin });
+        self.settings.push(Setting {
+            key: key.to_owned(),
+            value,
+            origin,
+        });
     }
 }

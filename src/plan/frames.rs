@@ -1,4 +1,5 @@
-//! Frames that do not go together: those of the rows, the base's chat template, and that of the prompts.
+//! Frames that do not go together: those of the rows, the base's chat template, and that of the
+//! prompts.
 
 use super::resolve::Plan;
 use crate::data::{DataSource, any_rendered};
@@ -12,29 +13,46 @@ fn is_rendered(source: &DataSource) -> bool {
 impl Plan {
     /// Formats of the rows that are trained.
     pub fn trained_formats(&self) -> Vec<Format> {
-        let format = |source: &DataSource| if is_rendered(source) { Format::Chat } else { source.format };
+        let format = |source: &DataSource| {
+            if is_rendered(source) {
+                Format::Chat
+            } else {
+                source.format
+            }
+        };
         self.sources.iter().map(format).collect()
     }
 
-    /// Rows that are trained in another frame than that in which the base answers, and prompts that are asked in another than the rows.
+    /// Rows that are trained in another frame than that in which the base answers, and prompts that
+    /// are asked in another than the rows.
     pub(super) fn notes_of_frames(&self) -> Vec<String> {
-        let of_rows = [Format::Completion, Format::Instruction].into_iter().filter_map(|format| self.beside_template(format));
+        let of_rows = [Format::Completion, Format::Instruction]
+            .into_iter()
+            .filter_map(|format| self.beside_template(format));
         of_rows.chain(self.prompts_elsewhere()).collect()
     }
 
     fn beside_template(&self, format: Format) -> Option<String> {
-        let is_asked_in_template = self.encoder.tokenizer.chat_template().is_some() || self.chat_template.is_some();
-        let named = self
-            .sources
-            .iter()
-            .enumerate()
-            .filter(|(_, source)| is_asked_in_template && source.format == format && !is_rendered(source));
-        let named: Vec<String> = named.map(|(index, _)| format!("datasets.{index}")).collect();
-        let frame = if format == Format::Instruction { "in Alpaca's frame" } else { "without a frame" };
+        let is_asked_in_template =
+            self.encoder.tokenizer.chat_template().is_some() || self.chat_template.is_some();
+        let named = self.sources.iter().enumerate().filter(|(_, source)| {
+            is_asked_in_template && source.format == format && !is_rendered(source)
+        });
+        let named: Vec<String> = named
+            .map(|(index, _)| format!("datasets.{index}"))
+            .collect();
+        let frame = if format == Format::Instruction {
+            "in Alpaca's frame"
+        } else {
+            "without a \
+        frame"
+        };
         let (word, option) = (format.word(), Frame::of(format).option());
         let told = || {
             format!(
-                "{}: rows of `{word}` are trained {frame}, not in the base's chat template: ask for what they teach with `rankine generate {option}`, or train it as `format: chat`",
+                "{}: rows of `{word}` are trained {frame}, not in the base's chat template: ask \
+                for what they teach with `rankine generate {option}`, or train it as `format: \
+                chat`",
                 named.join(", ")
             )
         };
@@ -43,14 +61,22 @@ impl Plan {
 
     fn prompts_elsewhere(&self) -> Option<String> {
         let frame = self.prompts.first()?.frame;
-        let others: Vec<Format> = self.trained_formats().into_iter().filter(|format| Frame::of(*format) != frame).collect();
+        let others: Vec<Format> = self
+            .trained_formats()
+            .into_iter()
+            .filter(|format| Frame::of(*format) != frame)
+            .collect();
         let asked = match frame {
             Frame::Text => "as bare texts",
             Frame::Instruction => "in Alpaca's frame",
             Frame::Chat => "in the chat template",
         };
         let told = || {
-            format!("`evaluation.prompts` are asked {asked}, rows of {} are trained in another frame", listed_formats(&others))
+            format!(
+                "`evaluation.prompts` are asked {asked}, rows of {} are trained in another \
+            frame",
+                listed_formats(&others)
+            )
         };
         (!others.is_empty()).then(told)
     }

@@ -1,4 +1,5 @@
-//! Data sets of the Hub in a recipe: their files in the cache, without network, or what is missing of them.
+//! Data sets of the Hub in a recipe: their files in the cache, without network, or what is missing
+//! of them.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -29,10 +30,24 @@ pub(super) struct HubData {
 /// # Errors
 /// The path names nothing there.
 pub fn request(dataset: &Dataset) -> Option<Result<DatasetRequest, HubError>> {
-    let path = dataset.path.as_ref().map(|said| &said.value).filter(|path| DatasetPath::is_one(path))?;
+    let path = dataset
+        .path
+        .as_ref()
+        .map(|said| &said.value)
+        .filter(|path| DatasetPath::is_one(path))?;
     let request = DatasetPath::parse(path).map(|path| DatasetRequest {
-        config: dataset.config.as_ref().filter(|_| path.files.is_none()).map(|said| said.value.clone()),
-        splits: Some(split_of(dataset).parts.iter().map(|part| part.name().to_owned()).collect()),
+        config: dataset
+            .config
+            .as_ref()
+            .filter(|_| path.files.is_none())
+            .map(|said| said.value.clone()),
+        splits: Some(
+            split_of(dataset)
+                .parts
+                .iter()
+                .map(|part| part.name().to_owned())
+                .collect(),
+        ),
         path,
     });
     Some(request.map_err(HubError::Id))
@@ -40,45 +55,69 @@ pub fn request(dataset: &Dataset) -> Option<Result<DatasetRequest, HubError>> {
 
 /// Whether a dataset's path is one of the Hub.
 pub(super) fn is_of_hub(dataset: &Dataset) -> bool {
-    dataset.path.as_ref().is_some_and(|said| DatasetPath::is_one(&said.value))
+    dataset
+        .path
+        .as_ref()
+        .is_some_and(|said| DatasetPath::is_one(&said.value))
 }
 
 /// The requests of all datasets of a recipe, by their keys. Paths that name nothing are left out.
 pub fn requests(recipe: &Recipe) -> BTreeMap<String, DatasetRequest> {
-    keyed(recipe).filter_map(|(key, dataset)| Some((key, request(dataset)?.ok()?))).collect()
+    keyed(recipe)
+        .filter_map(|(key, dataset)| Some((key, request(dataset)?.ok()?)))
+        .collect()
 }
 
-/// The files of a path of the Hub that are in the cache: all that a glob matches, or the split `train`.
+/// The files of a path of the Hub that are in the cache: all that a glob matches, or the split
+/// `train`.
 ///
 /// # Errors
 /// The path names nothing there, or some of it is not in the cache.
 pub fn cached_files(path: &str) -> Result<Vec<PathBuf>, HubError> {
     let path = DatasetPath::parse(path)?;
-    let request = DatasetRequest { path, config: None, splits: Some(vec![Split::TRAIN.to_owned()]) };
+    let request = DatasetRequest {
+        path,
+        config: None,
+        splits: Some(vec![Split::TRAIN.to_owned()]),
+    };
     Ok(Environment::read().cached_dataset(&request)?.paths())
 }
 
 fn keyed(recipe: &Recipe) -> impl Iterator<Item = (String, &Dataset)> {
-    let sections = [("datasets", &recipe.datasets), ("evaluation.datasets", &recipe.evaluation.datasets)];
+    let sections = [
+        ("datasets", &recipe.datasets),
+        ("evaluation.datasets", &recipe.evaluation.datasets),
+    ];
     sections.into_iter().flat_map(|(section, datasets)| {
-        datasets.iter().enumerate().map(move |(index, dataset)| (format!("{section}.{index}"), dataset))
+        datasets
+            .iter()
+            .enumerate()
+            .map(move |(index, dataset)| (format!("{section}.{index}"), dataset))
     })
 }
 
 /// What a dataset says of its splits.
 pub(super) fn split_of(dataset: &Dataset) -> Split {
-    dataset.split.as_ref().map_or_else(|| Split::whole(Split::TRAIN), |said| said.value.clone())
+    dataset
+        .split
+        .as_ref()
+        .map_or_else(|| Split::whole(Split::TRAIN), |said| said.value.clone())
 }
 
-/// Looks up the data sets of the Hub, and puts their files into the recipe; of those that a run has pinned, or that were fetched, the
-/// files are known. What is wrong joins `faults`.
+/// Looks up the data sets of the Hub, and puts their files into the recipe; of those that a run has
+/// pinned, or that were fetched, the files are known. What is wrong joins `faults`.
 pub(super) fn place(recipe: &mut Recipe, known: &Snapshots, faults: &mut Vec<Fault>) -> HubData {
     let mut data = HubData::default();
     let environment = Environment::read();
-    let sections = [("datasets", &mut recipe.datasets), ("evaluation.datasets", &mut recipe.evaluation.datasets)];
+    let sections = [
+        ("datasets", &mut recipe.datasets),
+        ("evaluation.datasets", &mut recipe.evaluation.datasets),
+    ];
     for (section, datasets) in sections {
         for (index, dataset) in datasets.iter_mut().enumerate() {
-            let (key, Some(request)) = (format!("{section}.{index}"), request(dataset)) else { continue };
+            let (key, Some(request)) = (format!("{section}.{index}"), request(dataset)) else {
+                continue;
+            };
             let found = match known.get(&key) {
                 Some(snapshot) => Ok(snapshot.clone()),
                 None => request.and_then(|request| environment.cached_dataset(&request)),
@@ -93,7 +132,12 @@ pub(super) fn place(recipe: &mut Recipe, known: &Snapshots, faults: &mut Vec<Fau
                     data.found.insert(key, snapshot);
                 }
                 Err(error @ HubError::NotCached { .. }) => data.absent.push(error),
-                Err(error) => faults.extend(error.faults().into_iter().map(|fault| said_at(&key, dataset, &error, fault))),
+                Err(error) => faults.extend(
+                    error
+                        .faults()
+                        .into_iter()
+                        .map(|fault| said_at(&key, dataset, &error, fault)),
+                ),
             }
         }
     }
@@ -104,11 +148,20 @@ pub(super) fn place(recipe: &mut Recipe, known: &Snapshots, faults: &mut Vec<Fau
 fn said_at(key: &str, dataset: &Dataset, error: &HubError, fault: Fault) -> Fault {
     let path = dataset.path.as_ref().map(|said| &said.place);
     let (name, place): (&str, Option<&Location>) = match error {
-        HubError::DatasetConfig { .. } => ("config", dataset.config.as_ref().map(|said| &said.place).or(path)),
-        HubError::DatasetSplit { .. } => ("split", dataset.split.as_ref().map(|said| &said.place).or(path)),
+        HubError::DatasetConfig { .. } => (
+            "config",
+            dataset.config.as_ref().map(|said| &said.place).or(path),
+        ),
+        HubError::DatasetSplit { .. } => (
+            "split",
+            dataset.split.as_ref().map(|said| &said.place).or(path),
+        ),
         _ => ("path", path),
     };
-    let fault = Fault { message: format!("{key}.{name}: {}", fault.message), ..fault };
+    let fault = Fault {
+        message: format!("{key}.{name}: {}", fault.message),
+        ..fault
+    };
     fault.at(place.unwrap_or(&dataset.place))
 }
 
@@ -116,7 +169,10 @@ impl Lock {
     /// Writes down which commits and files the data sets of the Hub are.
     pub(super) fn record_hub_data(&mut self, found: &Snapshots) {
         if !found.is_empty() {
-            let entries: Map<_, _> = found.iter().map(|(key, snapshot)| (key.clone(), snapshot.to_value())).collect();
+            let entries: Map<_, _> = found
+                .iter()
+                .map(|(key, snapshot)| (key.clone(), snapshot.to_value()))
+                .collect();
             self.0.insert(LOCK.to_owned(), Value::Object(entries));
         }
     }
@@ -124,7 +180,16 @@ impl Lock {
     /// The data sets of the Hub that the run has read, in the cache as it lies now.
     pub fn hub_data(&self) -> Snapshots {
         let cache = Cache::at(&Environment::read().cache);
-        let entries = self.0.get(LOCK).and_then(Value::as_object).into_iter().flatten();
-        entries.filter_map(|(key, value)| Some((key.clone(), DatasetSnapshot::of_value(value, &cache)?))).collect()
+        let entries = self
+            .0
+            .get(LOCK)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        entries
+            .filter_map(|(key, value)| {
+                Some((key.clone(), DatasetSnapshot::of_value(value, &cache)?))
+            })
+            .collect()
     }
 }

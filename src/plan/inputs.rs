@@ -52,7 +52,10 @@ impl Inputs {
     /// # Errors
     /// The base's index cannot be read.
     pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, PlanError> {
-        let beside = BESIDE.into_iter().map(|name| plan.base_folder.join(name)).filter(|path| path.symlink_metadata().is_ok());
+        let beside = BESIDE
+            .into_iter()
+            .map(|name| plan.base_folder.join(name))
+            .filter(|path| path.symlink_metadata().is_ok());
         let mut beside: Vec<PathBuf> = beside.collect();
         beside.extend(named_template_files(&plan.base_folder)?);
         if plan.trains == Trains::Everything {
@@ -61,23 +64,53 @@ impl Inputs {
             beside.sort();
             beside.dedup();
         }
-        let as_they_are = |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::from).collect::<Vec<_>>();
-        let files = |sources: &[DataSource]| sources.iter().flat_map(|source| source.files.clone()).collect::<Vec<_>>();
-        let data = |sources| as_they_are(files(sources).iter().map(|file| file.path().to_owned()).collect());
-        let all = files(&plan.sources).into_iter().chain(files(&plan.validation_sources));
-        let init_from = plan.init_from.iter().flat_map(|folder| peft::files(folder).into_iter().chain(files_of(folder)));
+        let as_they_are =
+            |paths: Vec<PathBuf>| paths.into_iter().map(DataFile::from).collect::<Vec<_>>();
+        let files = |sources: &[DataSource]| {
+            sources
+                .iter()
+                .flat_map(|source| source.files.clone())
+                .collect::<Vec<_>>()
+        };
+        let data = |sources| {
+            as_they_are(
+                files(sources)
+                    .iter()
+                    .map(|file| file.path().to_owned())
+                    .collect(),
+            )
+        };
+        let all = files(&plan.sources)
+            .into_iter()
+            .chain(files(&plan.validation_sources));
+        let init_from = plan
+            .init_from
+            .iter()
+            .flat_map(|folder| peft::files(folder).into_iter().chain(files_of(folder)));
         let by_kind = vec![
             ("base", as_they_are(shard_paths(&plan.base_folder)?)),
             ("tokenizer_and_config", as_they_are(beside)),
-            ("chat_template", as_they_are(plan.chat_template.iter().cloned().collect())),
+            (
+                "chat_template",
+                as_they_are(plan.chat_template.iter().cloned().collect()),
+            ),
             ("init_from", as_they_are(init_from.collect())),
             ("datasets", data(&plan.sources)),
             ("evaluation_datasets", data(&plan.validation_sources)),
             (CONVERTED, all.filter(DataFile::is_converted).collect()),
         ];
-        let paths = by_kind.iter().filter(|(kind, _)| *kind != CONVERTED).flat_map(|(_, files)| files);
-        let seen = paths.map(|file| (file.path().to_owned(), look(file.path()))).collect();
-        Ok(Self { since, by_kind, seen })
+        let paths = by_kind
+            .iter()
+            .filter(|(kind, _)| *kind != CONVERTED)
+            .flat_map(|(_, files)| files);
+        let seen = paths
+            .map(|file| (file.path().to_owned(), look(file.path())))
+            .collect();
+        Ok(Self {
+            since,
+            by_kind,
+            seen,
+        })
     }
 
     /// Starts hashing.
@@ -89,8 +122,13 @@ impl Inputs {
     /// The first file that no longer looks as it did, or that was written after all began.
     pub fn changed(&self) -> Option<&Path> {
         let is_new = |(_, modified): &Look| modified.is_some_and(|modified| modified > self.since);
-        let has_changed = |path: &Path, seen: &Option<Look>| look(path) != *seen || seen.as_ref().is_some_and(is_new);
-        self.seen.iter().find(|(path, seen)| has_changed(path, seen)).map(|(path, _)| path.as_path())
+        let has_changed = |path: &Path, seen: &Option<Look>| {
+            look(path) != *seen || seen.as_ref().is_some_and(is_new)
+        };
+        self.seen
+            .iter()
+            .find(|(path, seen)| has_changed(path, seen))
+            .map(|(path, _)| path.as_path())
     }
 }
 
@@ -114,7 +152,10 @@ fn hashes(by_kind: &[(&str, Vec<DataFile>)]) -> Result<Value, files::FileError> 
     for (kind, files) in by_kind.iter().filter(|(_, files)| !files.is_empty()) {
         let mut of = Map::new();
         for file in files {
-            of.insert(file.path().display().to_string(), json!(hash_file(file.parquet())?.to_string()));
+            of.insert(
+                file.path().display().to_string(),
+                json!(hash_file(file.parquet())?.to_string()),
+            );
         }
         blake3.insert((*kind).to_owned(), Value::Object(of));
     }

@@ -1,4 +1,5 @@
-//! `recipe.lock.yaml`: the resolved recipe and everything else that a run depends on, so that it can be repeated, resumed and defended.
+//! `recipe.lock.yaml`: the resolved recipe and everything else that a run depends on, so that it
+//! can be repeated, resumed and defended.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -9,8 +10,8 @@ use super::PlanError;
 use super::filled::Origin;
 use super::inputs::CONVERTED;
 use super::places::Places;
-use super::redact;
 use super::provenance::set_by;
+use super::redact;
 use super::resolve::Plan;
 use crate::device::{self, cpu_features};
 use crate::fault::Fault;
@@ -49,7 +50,11 @@ impl Lock {
     pub fn new(plan: &Plan, command: &str, threads: usize, hashes: Value) -> Self {
         let mut recipe = Value::Object(Map::new());
         // What comes from elsewhere would contradict the key that brings it.
-        for setting in plan.settings.iter().filter(|setting| !matches!(setting.origin, Origin::Derived(_))) {
+        for setting in plan
+            .settings
+            .iter()
+            .filter(|setting| !matches!(setting.origin, Origin::Derived(_)))
+        {
             put(&mut recipe, &setting.key, setting.value.clone());
         }
         let lock = json!({
@@ -69,11 +74,17 @@ impl Lock {
         let mut lock = lock.as_object().cloned().unwrap_or_default();
         if plan.device != Device::Cpu {
             let gpu = device::find(plan.device).map(|found| found.identity());
-            lock.insert("gpu".to_owned(), json!(gpu.map(|gpu| format!("{}, {}", gpu.name, gpu.driver))));
+            lock.insert(
+                "gpu".to_owned(),
+                json!(gpu.map(|gpu| format!("{}, {}", gpu.name, gpu.driver))),
+            );
         }
         if let Some(snapshot) = &plan.snapshot {
             let (id, revision) = (snapshot.id.repository(), snapshot.id.revision());
-            lock.insert("hub".to_owned(), json!({"id": id, "revision": revision, "commit": snapshot.commit.as_str()}));
+            lock.insert(
+                "hub".to_owned(),
+                json!({"id": id, "revision": revision, "commit": snapshot.commit.as_str()}),
+            );
         }
         let mut lock = Self(lock);
         lock.record_hub_data(&plan.hub_data);
@@ -86,12 +97,30 @@ impl Lock {
     /// It cannot be read, or is not one.
     pub fn read(path: &Path) -> Result<Self, PlanError> {
         let text = read_text(path)?;
-        let map = serde_yaml::from_str::<Map<String, Value>>(&text).map_err(|error| error.to_string());
-        let is_lock = |map: &Map<String, Value>| map.contains_key("recipe") && map.contains_key("blake3");
-        let map = map.and_then(|map| if is_lock(&map) { Ok(map) } else { Err("it has no `recipe` and `blake3`".to_owned()) });
+        let map =
+            serde_yaml::from_str::<Map<String, Value>>(&text).map_err(|error| error.to_string());
+        let is_lock =
+            |map: &Map<String, Value>| map.contains_key("recipe") && map.contains_key("blake3");
+        let map = map.and_then(|map| {
+            if is_lock(&map) {
+                Ok(map)
+            } else {
+                Err("it has no `recipe` \
+        and `blake3`"
+                    .to_owned())
+            }
+        });
         let lines = |reason: String| reason.lines().next().unwrap_or_default().to_owned();
-        let fault = |reason| Fault::new(format!("`{}` is not the lock of a run: {}", path.display(), lines(reason)));
-        map.map(Self).map_err(|reason| PlanError::Faults { faults: vec![fault(reason)] })
+        let fault = |reason| {
+            Fault::new(format!(
+                "`{}` is not the lock of a run: {}",
+                path.display(),
+                lines(reason)
+            ))
+        };
+        map.map(Self).map_err(|reason| PlanError::Faults {
+            faults: vec![fault(reason)],
+        })
     }
 
     /// Writes the lock.
@@ -109,16 +138,21 @@ impl Lock {
 
     /// The lock as YAML.
     pub fn text(&self) -> String {
-        let text = serde_yaml::to_string(&Value::Object(self.0.clone())).expect("JSON values can be printed as YAML");
+        let text = serde_yaml::to_string(&Value::Object(self.0.clone())).expect(
+            "JSON values can \
+        be printed as YAML",
+        );
         format!("# Written by rankine: what this run depends on. Hashes are blake3.\n{text}")
     }
 
-    /// The lock for others: as [`Lock::text`], without the places that this machine has for its files.
+    /// The lock for others: as [`Lock::text`], without the places that this machine has for its
+    /// files.
     pub fn portable_text(&self) -> String {
         Self(redact::map(&self.0)).text()
     }
 
-    /// Its values for a page that others read: as [`Lock::portable_text`], and the command with the last parts of its paths.
+    /// Its values for a page that others read: as [`Lock::portable_text`], and the command with the
+    /// last parts of its paths.
     pub fn portable_values(&self) -> Map<String, Value> {
         let mut values = redact::map(&self.0);
         if let Some(command) = self.word("command") {
@@ -130,19 +164,28 @@ impl Lock {
     /// The base on the Hub, at the commit that the run is of; `None` where the base is a folder.
     pub fn pinned_base(&self) -> Option<RepoId> {
         let hub = self.0.get("hub")?;
-        RepoId::parse(hub["id"].as_str()?).ok()?.at(self.commit()?.as_str()).ok()
+        RepoId::parse(hub["id"].as_str()?)
+            .ok()?
+            .at(self.commit()?.as_str())
+            .ok()
     }
 
     fn commit(&self) -> Option<Commit> {
         Commit::parse(self.0.get("hub")?["commit"].as_str()?)
     }
 
-    /// A file of the Hub by its name alone, wherever the cache lies now: of the base without its commit, of a data set from its folder on.
+    /// A file of the Hub by its name alone, wherever the cache lies now: of the base without its
+    /// commit, of a data set from its folder on.
     pub(super) fn name_in_cache<'a>(&self, path: &'a str) -> &'a str {
         let folder = self.commit().map(|commit| format!("/snapshots/{commit}/"));
-        let of_base = folder.and_then(|folder| path.split_once(&folder)).map(|(_, name)| name);
-        let of_data =
-            || path.find("/datasets--").filter(|start| path[*start..].contains("/snapshots/")).map(|start| &path[start + 1..]);
+        let of_base = folder
+            .and_then(|folder| path.split_once(&folder))
+            .map(|(_, name)| name);
+        let of_data = || {
+            path.find("/datasets--")
+                .filter(|start| path[*start..].contains("/snapshots/"))
+                .map(|start| &path[start + 1..])
+        };
         of_base.or_else(of_data).unwrap_or(path)
     }
 
@@ -156,25 +199,51 @@ impl Lock {
 
     /// Writes down the entries of the cache that the run uses, beside those that it has used.
     pub(super) fn record_cache(&mut self, entries: Vec<String>) {
-        let all: BTreeSet<String> = self.cache_entries().unwrap_or_default().into_iter().chain(entries).collect();
+        let all: BTreeSet<String> = self
+            .cache_entries()
+            .unwrap_or_default()
+            .into_iter()
+            .chain(entries)
+            .collect();
         self.0.insert(CACHE.to_owned(), json!({"entries": all}));
     }
 
-    /// Names of the entries of the cache that the run has used; `None` of a run of a version that did not write them down.
+    /// Names of the entries of the cache that the run has used; `None` of a run of a version that
+    /// did not write them down.
     pub fn cache_entries(&self) -> Option<Vec<String>> {
         let entries = self.0.get(CACHE)?.get("entries")?.as_array()?;
-        Some(entries.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+        Some(
+            entries
+                .iter()
+                .filter_map(|name| name.as_str().map(str::to_owned))
+                .collect(),
+        )
     }
 
     /// Hashes of the data files that the run has read.
     pub fn data_hashes(&self) -> Vec<String> {
         let all = |hashes: &Value| {
-            let kinds = ["datasets", "evaluation_datasets"].into_iter().filter_map(|kind| hashes.get(kind)?.as_object());
-            kinds.flat_map(Map::values).filter_map(|hash| hash.as_str().map(str::to_owned)).collect::<Vec<_>>()
+            let kinds = ["datasets", "evaluation_datasets"]
+                .into_iter()
+                .filter_map(|kind| hashes.get(kind)?.as_object());
+            kinds
+                .flat_map(Map::values)
+                .filter_map(|hash| hash.as_str().map(str::to_owned))
+                .collect::<Vec<_>>()
         };
-        let resumed =
-            self.0.get("resumed").and_then(Value::as_array).into_iter().flatten().filter_map(|entry| entry.get("blake3"));
-        self.0.get("blake3").into_iter().chain(resumed).flat_map(all).collect()
+        let resumed = self
+            .0
+            .get("resumed")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|entry| entry.get("blake3"));
+        self.0
+            .get("blake3")
+            .into_iter()
+            .chain(resumed)
+            .flat_map(all)
+            .collect()
     }
 
     /// A value of the lock that is text.
@@ -189,23 +258,41 @@ impl Lock {
 
     /// The run's folder as its recipe has it, relative to [`Lock::working_directory`].
     pub(super) fn output_dir(&self) -> Option<PathBuf> {
-        Some(PathBuf::from(self.0.get("recipe")?.get("output_dir")?.as_str()?))
+        Some(PathBuf::from(
+            self.0.get("recipe")?.get("output_dir")?.as_str()?,
+        ))
     }
 
-    /// Files of a kind by the names that the run has for them, with their hashes, as they were last read.
+    /// Files of a kind by the names that the run has for them, with their hashes, as they were last
+    /// read.
     pub fn locked(&self, kind: &str) -> Vec<(String, String)> {
-        let files = self.last_hashes().get(kind).and_then(Value::as_object).into_iter().flatten();
-        files.filter_map(|(path, hash)| Some((path.clone(), hash.as_str()?.to_owned()))).collect()
+        let files = self
+            .last_hashes()
+            .get(kind)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        files
+            .filter_map(|(path, hash)| Some((path.clone(), hash.as_str()?.to_owned())))
+            .collect()
     }
 
     /// Names of all files.
     pub(super) fn all_locked(&self) -> Vec<String> {
-        KINDS.iter().flat_map(|(kind, _)| self.locked(kind)).map(|(name, _)| name).collect()
+        KINDS
+            .iter()
+            .flat_map(|(kind, _)| self.locked(kind))
+            .map(|(name, _)| name)
+            .collect()
     }
 
     /// The base's folder, as the run has it.
     pub fn base_folder(&self) -> Option<PathBuf> {
-        Some(Path::new(&self.locked("base").first()?.0).parent()?.to_owned())
+        Some(
+            Path::new(&self.locked("base").first()?.0)
+                .parent()?
+                .to_owned(),
+        )
     }
 
     /// When the run was started.
@@ -213,21 +300,33 @@ impl Lock {
         self.word("started")?.parse().ok()
     }
 
-    /// The base's files of weights and its config.json with their hashes, as the run last read them; paths are relative to
-    /// [`Lock::working_directory`].
+    /// The base's files of weights and its config.json with their hashes, as the run last read
+    /// them; paths are relative to [`Lock::working_directory`].
     pub fn base_files(&self) -> Vec<(PathBuf, String)> {
         let last = self.last_hashes();
-        let of_kind = |kind: &str| last.get(kind).and_then(Value::as_object).into_iter().flatten();
-        let config = of_kind("tokenizer_and_config").filter(|(path, _)| Path::new(path).ends_with("config.json"));
-        let file = |(path, hash): (&String, &Value)| Some((PathBuf::from(path), hash.as_str()?.to_owned()));
+        let of_kind = |kind: &str| {
+            last.get(kind)
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+        };
+        let config = of_kind("tokenizer_and_config")
+            .filter(|(path, _)| Path::new(path).ends_with("config.json"));
+        let file = |(path, hash): (&String, &Value)| {
+            Some((PathBuf::from(path), hash.as_str()?.to_owned()))
+        };
         of_kind("base").chain(config).filter_map(file).collect()
     }
 
-    /// The inputs that are not what they were, in words; `now` has them under this lock's names, `places` knows where they are.
+    /// The inputs that are not what they were, in words; `now` has them under this lock's names,
+    /// `places` knows where they are.
     pub fn changed_inputs(&self, now: &Self, places: &Places) -> Vec<String> {
         // Each with its whole name in the lock, by the name that stays where a cache has moved.
         let files = |lock: &Self, kind: &str| {
-            let named = lock.locked(kind).into_iter().map(|(key, hash)| (lock.name_in_cache(&key).to_owned(), (key, hash)));
+            let named = lock
+                .locked(kind)
+                .into_iter()
+                .map(|(key, hash)| (lock.name_in_cache(&key).to_owned(), (key, hash)));
             named.collect::<BTreeMap<_, _>>()
         };
         let of_kind = |(kind, words): (&str, &'static str)| {
@@ -235,11 +334,24 @@ impl Lock {
             let gone = before.iter().filter(|(name, _)| !now.contains_key(*name));
             let gone = gone.map(|(_, (key, _))| (key.clone(), "is not read any more"));
             let hash_before = |name: &String| before.get(name).map(|(_, hash)| hash);
-            let others = now.iter().filter(|(name, (_, hash))| hash_before(name) != Some(hash));
-            let how = |name: &String| if before.contains_key(name) { "has changed" } else { "is new" };
+            let others = now
+                .iter()
+                .filter(|(name, (_, hash))| hash_before(name) != Some(hash));
+            let how = |name: &String| {
+                if before.contains_key(name) {
+                    "has changed"
+                } else {
+                    "is \
+            new"
+                }
+            };
             let others = others.map(|(name, (key, _))| (key.clone(), how(name)));
-            let told =
-                |(key, how): (String, &str)| format!("{words}: `{}` {how} since the run started", places.shown(&key).display());
+            let told = |(key, how): (String, &str)| {
+                format!(
+                    "{words}: `{}` {how} since the run started",
+                    places.shown(&key).display()
+                )
+            };
             gone.chain(others).map(told).collect::<Vec<_>>()
         };
         KINDS.into_iter().flat_map(of_kind).collect()
@@ -247,20 +359,33 @@ impl Lock {
 
     /// Hashes of the inputs with which the run last went on.
     fn last_hashes(&self) -> &Value {
-        let resumed = self.0.get("resumed").and_then(Value::as_array).into_iter().flatten();
-        resumed.rev().find_map(|entry| entry.get("blake3")).unwrap_or_else(|| &self.0["blake3"])
+        let resumed = self
+            .0
+            .get("resumed")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        resumed
+            .rev()
+            .find_map(|entry| entry.get("blake3"))
+            .unwrap_or_else(|| &self.0["blake3"])
     }
 
     /// Values of the recipe that are not those of another lock of the same run, in words.
     pub fn changed_recipe(&self, edited: &Self) -> Vec<String> {
         let (before, now) = (flat(&self.0["recipe"]), flat(&edited.0["recipe"]));
         let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-        let differs = keys.into_iter().filter(|key| before.get(*key) != now.get(*key));
+        let differs = keys
+            .into_iter()
+            .filter(|key| before.get(*key) != now.get(*key));
         let word = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), shown);
         differs
             .map(|key| {
                 let (before, now) = (word(before.get(key)), word(now.get(key)));
-                format!("recipe: `{key}` is {now}, the run went on with {before} up to its checkpoint")
+                format!(
+                    "recipe: `{key}` is {now}, the run went on with {before} up to its \
+                checkpoint"
+                )
             })
             .collect()
     }
@@ -271,20 +396,28 @@ impl Lock {
             let [before, now] = [self, now].map(|lock| lock.0.get(key).unwrap_or(&Value::Null));
             let differs = || {
                 format!(
-                    "the {words} is {}, the run started with {}: its numbers may differ in their last bits",
+                    "the {words} is {}, the run started with {}: its numbers may differ in their \
+                    last bits",
                     shown(now),
                     shown(before)
                 )
             };
             (before != now).then(differs)
         };
-        SURROUNDINGS.into_iter().filter(|(key, _)| self.0.contains_key(*key)).filter_map(differs).collect()
+        SURROUNDINGS
+            .into_iter()
+            .filter(|(key, _)| self.0.contains_key(*key))
+            .filter_map(differs)
+            .collect()
     }
 
     /// Writes down that the run went on from a step, and with what that it did not start with.
     pub fn record(&mut self, now: &Self, step: u64, changes: &[String]) {
         let mut entry = json!({"step": step, "at": jiff::Timestamp::now().to_string()});
-        for (key, _) in SURROUNDINGS.iter().filter(|(key, _)| self.0.get(*key) != now.0.get(*key)) {
+        for (key, _) in SURROUNDINGS
+            .iter()
+            .filter(|(key, _)| self.0.get(*key) != now.0.get(*key))
+        {
             entry[*key] = now.0.get(*key).cloned().unwrap_or_default();
         }
         if !changes.is_empty() {
@@ -301,19 +434,36 @@ impl Lock {
 /// The values of a tree by their dotted keys.
 fn flat(tree: &Value) -> BTreeMap<String, Value> {
     let below = |key: &str, value: &Value| {
-        let joined =
-            |(inner, value): (String, Value)| (if inner.is_empty() { key.to_owned() } else { format!("{key}.{inner}") }, value);
+        let joined = |(inner, value): (String, Value)| {
+            (
+                if inner.is_empty() {
+                    key.to_owned()
+                } else {
+                    format!("{key}.{inner}")
+                },
+                value,
+            )
+        };
         flat(value).into_iter().map(joined).collect::<Vec<_>>()
     };
     match tree {
-        Value::Object(entries) => entries.iter().flat_map(|(key, value)| below(key, value)).collect(),
-        Value::Array(items) => items.iter().enumerate().flat_map(|(index, value)| below(&index.to_string(), value)).collect(),
+        Value::Object(entries) => entries
+            .iter()
+            .flat_map(|(key, value)| below(key, value))
+            .collect(),
+        Value::Array(items) => items
+            .iter()
+            .enumerate()
+            .flat_map(|(index, value)| below(&index.to_string(), value))
+            .collect(),
         leaf => BTreeMap::from([(String::new(), leaf.clone())]),
     }
 }
 
 fn shown(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Puts a value at a dotted key; `datasets.0.path` makes a list. A pattern's own dots stay one key.
@@ -361,8 +511,14 @@ mod tests {
             let lock = json!({"rankine": "0.1.0", "threads": threads, "device": "cpu", "cpu_features": [], "recipe": {}, "blake3": base});
             Lock(lock.as_object().cloned().expect("an object"))
         };
-        let mut before = lock(2, json!({"base": {"a": "1", "b": "2"}, "datasets": {"d": "3"}}));
-        let now = lock(4, json!({"base": {"a": "1", "b": "x"}, "datasets": {"e": "3"}}));
+        let mut before = lock(
+            2,
+            json!({"base": {"a": "1", "b": "2"}, "datasets": {"d": "3"}}),
+        );
+        let now = lock(
+            4,
+            json!({"base": {"a": "1", "b": "x"}, "datasets": {"e": "3"}}),
+        );
         let changes = before.changed_inputs(&now, &Places::default());
         let expected = [
             "base: `b` has changed since the run started",
@@ -371,17 +527,40 @@ mod tests {
         ];
         assert_eq!(changes, expected);
         let others = before.other_surroundings(&now);
-        assert_eq!(others, ["the number of threads is 4, the run started with 2: its numbers may differ in their last bits"]);
-        assert!(before.changed_inputs(&before.clone(), &Places::default()).is_empty());
+        assert_eq!(
+            others,
+            [
+                "the number of threads is 4, the run started with 2: its numbers may \
+        differ in their last bits"
+            ]
+        );
+        assert!(
+            before
+                .changed_inputs(&before.clone(), &Places::default())
+                .is_empty()
+        );
 
-        assert_eq!(before.base_files(), [("a".into(), "1".into()), ("b".into(), "2".into())]);
+        assert_eq!(
+            before.base_files(),
+            [("a".into(), "1".into()), ("b".into(), "2".into())]
+        );
         before.record(&now, 7, &changes);
-        assert_eq!(before.base_files(), [("a".into(), "1".into()), ("b".into(), "x".into())], "what was read last");
+        assert_eq!(
+            before.base_files(),
+            [("a".into(), "1".into()), ("b".into(), "x".into())],
+            "what was read last"
+        );
         let entry = &before.0["resumed"][0];
-        assert_eq!((&entry["step"], &entry["threads"], &entry["forced"][0]), (&json!(7), &json!(4), &json!(expected[0])));
+        assert_eq!(
+            (&entry["step"], &entry["threads"], &entry["forced"][0]),
+            (&json!(7), &json!(4), &json!(expected[0]))
+        );
         let text = before.text();
         let dir = tempfile::tempdir().expect("a temporary folder");
         std::fs::write(dir.path().join("lock"), &text).expect("written");
-        assert_eq!(Lock::read(&dir.path().join("lock")).expect("read").text(), text);
+        assert_eq!(
+            Lock::read(&dir.path().join("lock")).expect("read").text(),
+            text
+        );
     }
 }

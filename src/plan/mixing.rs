@@ -36,36 +36,69 @@ pub struct Share {
 impl Share {
     /// In words.
     pub fn describe(&self) -> String {
-        let Self { dataset, weight, rows, drawn, repeated } = self;
-        let repeated = if *repeated > 0 { format!(", {repeated} of them again") } else { String::new() };
+        let Self {
+            dataset,
+            weight,
+            rows,
+            drawn,
+            repeated,
+        } = self;
+        let repeated = if *repeated > 0 {
+            format!(", {repeated} of them again")
+        } else {
+            String::new()
+        };
         format!("{dataset}: weight {weight}, {drawn} draws an epoch from {rows} rows{repeated}")
     }
 
     /// As JSON.
     pub fn object(&self) -> Value {
-        let Self { dataset, weight, rows, drawn, repeated } = self;
+        let Self {
+            dataset,
+            weight,
+            rows,
+            drawn,
+            repeated,
+        } = self;
         json!({"dataset": dataset, "weight": weight, "rows": rows, "draws_per_epoch": drawn, "repeated_per_epoch": repeated})
     }
 }
 
 /// Fills the weights; without any, every row is seen once an epoch.
 pub(super) fn mixing(recipe: &Recipe, filled: &mut Filled) -> Option<Mixing> {
-    if recipe.datasets.iter().all(|dataset| dataset.weight.is_none()) {
+    if recipe
+        .datasets
+        .iter()
+        .all(|dataset| dataset.weight.is_none())
+    {
         return None;
     }
     let weight = |(index, dataset): (usize, &crate::recipe::Dataset)| {
-        filled.plain(&format!("datasets.{index}.weight"), dataset.weight.as_ref(), 1.0)
+        filled.plain(
+            &format!("datasets.{index}.weight"),
+            dataset.weight.as_ref(),
+            1.0,
+        )
     };
     let weights = recipe.datasets.iter().enumerate().map(weight).collect();
-    let end = filled.word("training.stopping_strategy", recipe.training.stopping_strategy.as_ref(), EpochEnd::AllRows);
+    let end = filled.word(
+        "training.stopping_strategy",
+        recipe.training.stopping_strategy.as_ref(),
+        EpochEnd::AllRows,
+    );
     Some(Mixing { weights, end })
 }
 
 impl RunData {
     /// What the first epoch draws from each dataset; nothing where no dataset has a weight.
     pub fn shares(&self) -> Vec<Share> {
-        let (Some(mixing), rows) = (&self.mixing, self.training()) else { return Vec::new() };
-        let quotas = rows.mixture().map(|mixture| mixture.quotas(0)).unwrap_or_default();
+        let (Some(mixing), rows) = (&self.mixing, self.training()) else {
+            return Vec::new();
+        };
+        let quotas = rows
+            .mixture()
+            .map(|mixture| mixture.quotas(0))
+            .unwrap_or_default();
         let share = |(index, (quota, weight)): (usize, (crate::data::Quota, &f64))| Share {
             dataset: format!("datasets.{index}"),
             weight: *weight,
@@ -73,7 +106,12 @@ impl RunData {
             drawn: quota.draws,
             repeated: quota.repeated(),
         };
-        quotas.into_iter().zip(&mixing.weights).enumerate().map(share).collect()
+        quotas
+            .into_iter()
+            .zip(&mixing.weights)
+            .enumerate()
+            .map(share)
+            .collect()
     }
 }
 
@@ -82,8 +120,12 @@ impl RunData {
     pub(super) fn check_mixing(&self) -> Result<(), PlanError> {
         if let Some(share) = self.shares().iter().find(|share| share.rows == 0) {
             return Err(PlanError::Rows {
-                message: format!("{}: it has a weight of {} and no row to train on", share.dataset, share.weight),
-                hint: "see with `rankine preview` what became of its rows, or take it out".to_owned(),
+                message: format!(
+                    "{}: it has a weight of {} and no row to train on",
+                    share.dataset, share.weight
+                ),
+                hint: "see with `rankine preview` what became of its rows, or take it out"
+                    .to_owned(),
             });
         }
         let rows = self.training();
@@ -91,18 +133,22 @@ impl RunData {
             None => Ok(()),
             Some(mixture) => Err(PlanError::Rows {
                 message: format!(
-                    "datasets: an epoch would have {} draws until each dataset was drawn whole, at most {} can be counted",
+                    "datasets: an epoch would have {} draws until each dataset was drawn whole, at \
+                    most {} can be counted",
                     mixture.draws_per_epoch(),
                     u32::MAX
                 ),
-                hint: "set weights that are closer together, or `training.stopping_strategy: all_rows`".to_owned(),
+                hint: "set weights that are closer together, or `training.stopping_strategy: \
+                all_rows`"
+                    .to_owned(),
             }),
         }
     }
 }
 
 impl Mixing {
-    /// The mixture of rows whose places are grouped by dataset; `count` tells how many rows each has.
+    /// The mixture of rows whose places are grouped by dataset; `count` tells how many rows each
+    /// has.
     pub(super) fn of_rows(&self, counts: impl Iterator<Item = u32>) -> Mixture {
         let mut end = 0;
         let parts: Vec<_> = counts

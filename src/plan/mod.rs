@@ -1,35 +1,37 @@
-//! What will be done: a recipe with every value filled, its origin known, and everything it names looked up.
+//! What will be done: a recipe with every value filled, its origin known, and everything it names
+//! looked up.
 //!
-//! [`resolve`] opens config.json, the tokenizer and Parquet footers, no weights; [`Plan::read_data`] and [`Plan::load_model`] make the
-//! parts; [`Lock`] writes down what a run depends on.
+//! [`resolve`] opens config.json, the tokenizer and Parquet footers, no weights;
+//! [`Plan::read_data`] and [`Plan::load_model`] make the parts; [`Lock`] writes down what a run
+//! depends on.
 
 mod adapter;
 mod alike;
 mod base;
 mod batches;
 mod build;
+mod data_checks;
 mod data_files;
 mod embeddings;
+mod eval_sets;
 mod filled;
 mod frames;
 mod hub_data;
 mod inputs;
-mod data_checks;
 mod lock;
 pub mod memory;
 mod mixing;
 mod overlap;
-mod quantization;
 mod peak;
 mod places;
-mod redact;
 mod prompts;
 mod provenance;
+mod quantization;
 mod rates;
+mod redact;
 mod resolve;
 mod rows;
 mod sample;
-mod eval_sets;
 mod selection;
 mod tokens;
 mod training;
@@ -37,6 +39,7 @@ mod training;
 pub use adapter::Trains;
 pub use alike::Alike;
 pub use base::hub_id;
+pub use eval_sets::{Comparison, Examined, Reading, Sheet};
 pub use filled::{Origin, Setting};
 pub use hub_data::{Snapshots, cached_files, requests};
 pub use inputs::{Hashing, Inputs};
@@ -47,7 +50,6 @@ pub use places::{Named, Places};
 pub use redact::{map as entries_without_places, text as without_places};
 pub use resolve::{Fetched, Plan, Resolved, leftover_note, now, resolve, resolve_on};
 pub use rows::RunData;
-pub use eval_sets::{Comparison, Examined, Reading, Sheet};
 pub use tokens::Vocabulary;
 
 use crate::fault::{Exit, Explain, Fault};
@@ -102,7 +104,11 @@ pub enum PlanError {
 }
 
 fn count(faults: usize) -> String {
-    if faults == 1 { "1 fault".to_owned() } else { format!("{faults} faults") }
+    if faults == 1 {
+        "1 fault".to_owned()
+    } else {
+        format!("{faults} faults")
+    }
 }
 
 impl PlanError {
@@ -139,7 +145,11 @@ impl Explain for PlanError {
         match (self, self.inner()) {
             (Self::Faults { faults }, _) => faults.clone(),
             (_, Some(inner)) => inner.faults(),
-            _ => vec![Fault { place: None, message: self.to_string(), hint: self.hint() }],
+            _ => vec![Fault {
+                place: None,
+                message: self.to_string(),
+                hint: self.hint(),
+            }],
         }
     }
 }

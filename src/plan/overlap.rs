@@ -1,7 +1,9 @@
-//! Rows that score and are trained on too: their loss says nothing of rows that the model has not seen.
+//! Rows that score and are trained on too: their loss says nothing of rows that the model has not
+//! seen.
 //!
-//! Rows are compared by a hash of their tokens, as they are used: 8 bytes a row that trains, whatever the length of the rows. Labels are not
-//! compared, because a row that is scored on more of its tokens than it was trained on has been seen all the same.
+//! Rows are compared by a hash of their tokens, as they are used: 8 bytes a row that trains,
+//! whatever the length of the rows. Labels are not compared, because a row that is scored on more
+//! of its tokens than it was trained on has been seen all the same.
 
 use std::path::PathBuf;
 
@@ -39,7 +41,10 @@ impl TrainedRows {
     }
 
     fn of_rows(corpus: &Corpus, rows: &[u32]) -> Self {
-        let mut hashes: Vec<u64> = rows.par_iter().map(|row| corpus.row(*row as usize).text()).collect();
+        let mut hashes: Vec<u64> = rows
+            .par_iter()
+            .map(|row| corpus.row(*row as usize).text())
+            .collect();
         hashes.par_sort_unstable();
         hashes.dedup();
         Self(hashes)
@@ -47,14 +52,26 @@ impl TrainedRows {
 
     /// The rows of a corpus that score, file by file.
     pub fn among(&self, corpus: &Corpus, rows: &[u32]) -> Vec<Overlap> {
-        let is_trained = |row: &u32| self.0.binary_search(&corpus.row(*row as usize).text()).is_ok();
+        let is_trained = |row: &u32| {
+            self.0
+                .binary_search(&corpus.row(*row as usize).text())
+                .is_ok()
+        };
         let trained: Vec<bool> = rows.par_iter().map(is_trained).collect();
         let mut found: Vec<Overlap> = Vec::new();
         for (row, is_trained) in rows.iter().zip(trained) {
             let (source, file) = (corpus.source(*row as usize), corpus.file(*row as usize));
             // Rows of a file stand together.
-            if found.last().is_none_or(|last| (last.source, &*last.file) != (source, file)) {
-                found.push(Overlap { source, file: file.to_owned(), rows: 0, trained: 0 });
+            if found
+                .last()
+                .is_none_or(|last| (last.source, &*last.file) != (source, file))
+            {
+                found.push(Overlap {
+                    source,
+                    file: file.to_owned(),
+                    rows: 0,
+                    trained: 0,
+                });
             }
             let last = found.last_mut().expect("there is one now");
             last.rows += 1;
@@ -66,30 +83,56 @@ impl TrainedRows {
 
 /// Rows of a source that are trained on too.
 pub(super) fn of_source(overlaps: &[Overlap], source: usize) -> u64 {
-    overlaps.iter().filter(|overlap| overlap.source == source).map(|overlap| overlap.trained).sum()
+    overlaps
+        .iter()
+        .filter(|overlap| overlap.source == source)
+        .map(|overlap| overlap.trained)
+        .sum()
 }
 
 /// What a person should know of them; `name` tells what a source is called.
 pub(super) fn notes(overlaps: &[Overlap], name: impl Fn(usize) -> String) -> Vec<String> {
-    let trained: Vec<&Overlap> = overlaps.iter().filter(|overlap| overlap.trained > 0).collect();
+    let trained: Vec<&Overlap> = overlaps
+        .iter()
+        .filter(|overlap| overlap.trained > 0)
+        .collect();
     let said = |overlap: &&Overlap| {
-        let Overlap { source, file, rows, trained } = overlap;
+        let Overlap {
+            source,
+            file,
+            rows,
+            trained,
+        } = overlap;
         let (name, file) = (name(*source), file.display().to_string());
         let are = if *trained == 1 { "is" } else { "are" };
-        let what = format!("{trained} of {rows} rows of `{}` {are} trained on too", visible(&file));
+        let what = format!(
+            "{trained} of {rows} rows of `{}` {are} trained on too",
+            visible(&file)
+        );
         format!("{name}: {what}: their loss says nothing of new rows")
     };
-    let rest = trained.iter().skip(NAMED).map(|overlap| overlap.trained).sum::<u64>();
-    let others = (rest > 0).then(|| format!("{} more files hold {rest} rows that are trained on too", trained.len() - NAMED));
+    let rest = trained
+        .iter()
+        .skip(NAMED)
+        .map(|overlap| overlap.trained)
+        .sum::<u64>();
+    let others = (rest > 0).then(|| {
+        format!(
+            "{} more files hold {rest} rows that are trained on \
+    too",
+            trained.len() - NAMED
+        )
+    });
     trained.iter().take(NAMED).map(said).chain(others).collect()
 }
 
 impl Plan {
-    /// How many rows of validation files are trained on too, and how many rows are left out for being like another one, for a person. Where
-    /// neither can be, nothing is read.
+    /// How many rows of validation files are trained on too, and how many rows are left out for
+    /// being like another one, for a person. Where neither can be, nothing is read.
     ///
     /// # Errors
-    /// Rows cannot be read, or the recipe refuses near-duplicates of what is only scored and there are some.
+    /// Rows cannot be read, or the recipe refuses near-duplicates of what is only scored and there
+    /// are some.
     pub fn notes_of_likeness(&self, report: Reporter) -> Result<Vec<String>, PlanError> {
         if self.validation_sources.is_empty() && !self.alike.leaves_out() {
             return Ok(Vec::new());
@@ -97,13 +140,20 @@ impl Plan {
         let data = self.open_rows(report)?;
         let straddling = self.check_straddling(data.straddling.as_ref())?;
         let [_, of_files] = &data.overlaps;
-        let of_files = notes(of_files, |source| self.source_name(self.sources.len() + source).0);
-        Ok(self.notes_of_alike(&data.ledger().total()).into_iter().chain(of_files).chain(straddling).collect())
+        let of_files = notes(of_files, |source| {
+            self.source_name(self.sources.len() + source).0
+        });
+        Ok(self
+            .notes_of_alike(&data.ledger().total())
+            .into_iter()
+            .chain(of_files)
+            .chain(straddling)
+            .collect())
     }
 }
 
-/// The rows of both lists that score and train: of those that are held out, where two sources read one row for other labels, and of
-/// validation sets.
+/// The rows of both lists that score and train: of those that are held out, where two sources read
+/// one row for other labels, and of validation sets.
 pub(super) fn find(datasets: &Divided, evaluation: &Divided) -> [Vec<Overlap>; 2] {
     if datasets.split.validation.is_empty() && evaluation.corpus.is_empty() {
         return [Vec::new(), Vec::new()];

@@ -1,8 +1,11 @@
-//! The memory of a plan: what its rows make of the closed form, how many blocks recompute, and the refusal of what does not fit.
+//! The memory of a plan: what its rows make of the closed form, how many blocks recompute, and the
+//! refusal of what does not fit.
 
 use super::PlanError;
 use super::adapter::Trains;
-use super::memory::{Largest, Load, MemoryParts, Phase, MemoryPlace, Purpose, RowShape, Trained, fewest_recomputed};
+use super::memory::{
+    Largest, Load, MemoryParts, MemoryPlace, Phase, Purpose, RowShape, Trained, fewest_recomputed,
+};
 use super::resolve::Plan;
 use super::rows::RunData;
 use crate::device;
@@ -11,7 +14,8 @@ use crate::report::mebibytes;
 use crate::terms::{Checkpointing, Device, Offload};
 use crate::train::{self, Memory, Rule};
 
-/// Share of what is free that a run takes without being told: the closed form may be a few percent off, and others want memory too.
+/// Share of what is free that a run takes without being told: the closed form may be a few percent
+/// off, and others want memory too.
 const SHARE_OF_FREE: f64 = 0.9;
 
 /// How much memory a run needs, and how much it may have.
@@ -23,7 +27,8 @@ pub struct MemoryPlan {
     pub chosen: Memory,
     /// What the run needs so.
     pub parts: MemoryParts,
-    /// The rank that a change of the recipe could lower; `None` where the recipe does not set it for all.
+    /// The rank that a change of the recipe could lower; `None` where the recipe does not set it
+    /// for all.
     rank: Option<usize>,
     /// What it may have; `None` where the system does not tell and the recipe does not say.
     pub allowed: Option<Allowed>,
@@ -47,35 +52,71 @@ pub struct Allowed {
 impl Allowed {
     /// What the recipe says, or most of what is free on the device, where that is known.
     pub(super) fn find(said_bytes: Option<u64>, device: Device) -> Option<Self> {
-        let said = said_bytes.map(|bytes| Self { bytes, is_said: true });
+        let said = said_bytes.map(|bytes| Self {
+            bytes,
+            is_said: true,
+        });
         let free = || device::free_memory_bytes(device);
-        said.or_else(|| free().map(|bytes| Self { bytes: (bytes as f64 * SHARE_OF_FREE) as u64, is_said: false }))
+        said.or_else(|| {
+            free().map(|bytes| Self {
+                bytes: (bytes as f64 * SHARE_OF_FREE) as u64,
+                is_said: false,
+            })
+        })
     }
 
     fn describe(self) -> String {
-        let from = if self.is_said { "training.max_memory".to_owned() } else { format!("{SHARE_OF_FREE} of what is free") };
+        let from = if self.is_said {
+            "training.max_memory".to_owned()
+        } else {
+            format!("{SHARE_OF_FREE} of what is free")
+        };
         format!("{} ({from})", mebibytes(self.bytes))
     }
 }
 
 impl MemoryPlan {
-    fn new(load: Load, checkpointing: Checkpointing, rank: Option<usize>, allowed: Option<Allowed>, device: Device) -> Self {
+    fn new(
+        load: Load,
+        checkpointing: Checkpointing,
+        rank: Option<usize>,
+        allowed: Option<Allowed>,
+        device: Device,
+    ) -> Self {
         let chosen = choose(&load, checkpointing, allowed);
         let limits = device::find(device).and_then(|found| found.limits);
         let largest_tensor_bytes = limits.map(|limits| limits.max_buffer_bytes);
         let parts = load.parts(chosen);
-        Self { parts, chosen, rank, allowed, device, largest_tensor_bytes, without_offload_bytes: None, load }
+        Self {
+            parts,
+            chosen,
+            rank,
+            allowed,
+            device,
+            largest_tensor_bytes,
+            without_offload_bytes: None,
+            load,
+        }
     }
 
-    /// The same with the embedding in the processor's memory where the run does not fit otherwise. It trains to the same bytes, a little
-    /// slower.
+    /// The same with the embedding in the processor's memory where the run does not fit otherwise.
+    /// It trains to the same bytes, a little slower.
     fn with_room(self, checkpointing: Checkpointing, offload: Offload) -> Self {
         if offload != Offload::Auto || self.fits() || !self.load.may_offload() {
             return self;
         }
         let without_offload_bytes = Some(self.parts.peak_bytes());
-        let offloaded = Self::new(self.load.offloaded(), checkpointing, self.rank, self.allowed, self.device);
-        Self { without_offload_bytes, ..offloaded }
+        let offloaded = Self::new(
+            self.load.offloaded(),
+            checkpointing,
+            self.rank,
+            self.allowed,
+            self.device,
+        );
+        Self {
+            without_offload_bytes,
+            ..offloaded
+        }
     }
 
     /// How the base is kept.
@@ -87,36 +128,58 @@ impl MemoryPlan {
     pub fn offload_reason(&self) -> Option<String> {
         let (bytes, allowed) = self.without_offload_bytes.zip(self.allowed)?;
         Some(format!(
-            "in the processor's memory (`adapter.offload_embedding: auto`), to the same result: with it on the GPU the run needs {}, {} are allowed",
+            "in the processor's memory (`adapter.offload_embedding: auto`), to the same result: \
+            with it on the GPU the run needs {}, {} are allowed",
             mebibytes(bytes),
             allowed.describe()
         ))
     }
 
-    /// The same with as few recomputed blocks as fit; unchanged where none do, or where what is chosen fits. Recomputed blocks have the
-    /// same bits, so a run may go on with another number of them than it started with.
+    /// The same with as few recomputed blocks as fit; unchanged where none do, or where what is
+    /// chosen fits. Recomputed blocks have the same bits, so a run may go on with another number of
+    /// them than it started with.
     #[must_use]
     pub fn relieved(self) -> Self {
-        let fewest = || self.allowed.and_then(|allowed| fewest_recomputed(&self.load, allowed.bytes));
+        let fewest = || {
+            self.allowed
+                .and_then(|allowed| fewest_recomputed(&self.load, allowed.bytes))
+        };
         match if self.fits() { None } else { fewest() } {
-            Some(recomputed) => Self::new(self.load, Checkpointing::Lowest(recomputed), self.rank, self.allowed, self.device),
+            Some(recomputed) => Self::new(
+                self.load,
+                Checkpointing::Lowest(recomputed),
+                self.rank,
+                self.allowed,
+                self.device,
+            ),
             None => self,
         }
     }
 
     /// Whether the run stays within what it may have.
     pub fn fits(&self) -> bool {
-        self.allowed.is_none_or(|allowed| self.parts.peak_bytes() <= allowed.bytes)
+        self.allowed
+            .is_none_or(|allowed| self.parts.peak_bytes() <= allowed.bytes)
     }
 
     /// The parts by name, in words: what is held all the time, then what each phase has on top.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let (parts, blocks) = (&self.parts, self.load.spec.layers.len());
-        let allowed = self.allowed.map_or_else(|| "an unknown amount".to_owned(), Allowed::describe);
+        let allowed = self
+            .allowed
+            .map_or_else(|| "an unknown amount".to_owned(), Allowed::describe);
         let step = parts.step;
         let working = step.recomputed_bytes + step.block_bytes + step.head_bytes;
         let held = [
-            (if matches!(self.load.place, MemoryPlace::Gpu { .. }) { "  pools" } else { "  process" }, parts.process_bytes),
+            (
+                if matches!(self.load.place, MemoryPlace::Gpu { .. }) {
+                    "  pools"
+                } else {
+                    "  \
+            process"
+                },
+                parts.process_bytes,
+            ),
             ("  frozen weights", parts.base_bytes),
             ("  trained weights", parts.trained_bytes),
         ];
@@ -135,17 +198,42 @@ impl MemoryPlan {
             Phase::Saving => ("  + saving", mebibytes(bytes)),
         };
         let summary = [
-            ("peak memory", format!("{} of {allowed}, while {}", mebibytes(parts.peak_bytes()), doing(parts.highest()))),
-            ("recomputed blocks", format!("{} of {blocks}", self.chosen.recomputed)),
+            (
+                "peak memory",
+                format!(
+                    "{} of {allowed}, while {}",
+                    mebibytes(parts.peak_bytes()),
+                    doing(parts.highest())
+                ),
+            ),
+            (
+                "recomputed blocks",
+                format!("{} of {blocks}", self.chosen.recomputed),
+            ),
         ];
         let state = mebibytes(parts.moments_bytes);
         let state = match self.load.rule {
             Rule::AdamW => state,
-            _ => format!("{state} (`training.optimizer`; {} with `adamw`)", mebibytes(self.load.adamw_bytes())),
+            _ => format!(
+                "{state} (`training.optimizer`; {} with `adamw`)",
+                mebibytes(self.load.adamw_bytes())
+            ),
         };
-        let held = held.map(|(name, bytes)| (name, mebibytes(bytes))).into_iter().chain([("  optimizer state", state)]);
+        let held = held
+            .map(|(name, bytes)| (name, mebibytes(bytes)))
+            .into_iter()
+            .chain([(
+                "  \
+        optimizer state",
+                state,
+            )]);
         let embedding = self.offload_reason().map(|reason| ("embedding", reason));
-        summary.into_iter().chain(embedding).chain(held).chain(parts.phases().map(phase)).collect()
+        summary
+            .into_iter()
+            .chain(embedding)
+            .chain(held)
+            .chain(parts.phases().map(phase))
+            .collect()
     }
 
     /// Refuses a run that would need more than it may have.
@@ -154,10 +242,13 @@ impl MemoryPlan {
     /// It would; with both sides and the smallest change of the recipe with which it would not.
     pub fn check(&self) -> Result<(), PlanError> {
         self.check_largest()?;
-        let Some(allowed) = self.allowed.filter(|_| !self.fits()) else { return Ok(()) };
+        let Some(allowed) = self.allowed.filter(|_| !self.fits()) else {
+            return Ok(());
+        };
         let parts = &self.parts;
         let message = format!(
-            "the run needs {} of memory at its peak, {} are allowed: {} frozen weights, {} trained weights and optimizer state, {} while {}, {} process",
+            "the run needs {} of memory at its peak, {} are allowed: {} frozen weights, {} trained \
+            weights and optimizer state, {} while {}, {} process",
             mebibytes(parts.peak_bytes()),
             allowed.describe(),
             mebibytes(parts.base_bytes),
@@ -167,38 +258,61 @@ impl MemoryPlan {
             mebibytes(parts.process_bytes),
         );
         let message = if self.without_offload_bytes.is_some() {
-            format!("{message}; the embedding is in the processor's memory already (`adapter.offload_embedding: auto`)")
+            format!(
+                "{message}; the embedding is in the processor's memory already \
+            (`adapter.offload_embedding: auto`)"
+            )
         } else {
             message
         };
-        Err(PlanError::Memory { message, hint: self.hint(allowed) })
+        Err(PlanError::Memory {
+            message,
+            hint: self.hint(allowed),
+        })
     }
 
     /// Refuses a run with a tensor that the device does not take.
     fn check_largest(&self) -> Result<(), PlanError> {
         let (bytes, of) = self.load.largest_tensor();
-        let Some(largest) = self.largest_tensor_bytes.filter(|largest| bytes > *largest) else { return Ok(()) };
-        let message =
-            format!("the run has a tensor of {}, `{}` takes tensors up to {}", mebibytes(bytes), self.device, mebibytes(largest));
+        let Some(largest) = self.largest_tensor_bytes.filter(|largest| bytes > *largest) else {
+            return Ok(());
+        };
+        let message = format!(
+            "the run has a tensor of {}, `{}` takes tensors up to {}",
+            mebibytes(bytes),
+            self.device,
+            mebibytes(largest)
+        );
         let hint = match (of, self.load.is_full()) {
             (Largest::Tokens, _) => {
-                "lower `training.micro_batch_size` and raise `gradient_accumulation_steps`, or lower `training.sequence_len`"
+                "lower `training.micro_batch_size` and raise `gradient_accumulation_steps`, or \
+                lower `training.sequence_len`"
             }
             (Largest::Trained, false) => "lower `adapter.r`, or train on another device",
-            (Largest::Trained, true) => "train an adapter with `adapter.method: lora`, or train on another device",
+            (Largest::Trained, true) => {
+                "train an adapter with `adapter.method: lora`, or train on \
+            another device"
+            }
             (Largest::Base, _) => "train on another device",
         };
-        Err(PlanError::Memory { message, hint: hint.to_owned() })
+        Err(PlanError::Memory {
+            message,
+            hint: hint.to_owned(),
+        })
     }
 
-    /// The smallest change of the recipe that needs less than what ran out, which is what the device held by then, where that is known.
+    /// The smallest change of the recipe that needs less than what ran out, which is what the
+    /// device held by then, where that is known.
     pub fn smaller(&self, held_bytes: Option<u64>) -> String {
         let less = self.parts.peak_bytes() - 1;
-        self.hint(Allowed { bytes: held_bytes.map_or(less, |held| held.min(less)), is_said: true })
+        self.hint(Allowed {
+            bytes: held_bytes.map_or(less, |held| held.min(less)),
+            is_said: true,
+        })
     }
 
-    /// The smallest change of the recipe, as overrides, with which the run stays within what it may have; `None` where it does already, or
-    /// no such change is known.
+    /// The smallest change of the recipe, as overrides, with which the run stays within what it may
+    /// have; `None` where it does already, or no such change is known.
     pub fn change(&self) -> Option<Vec<String>> {
         let allowed = self.allowed.filter(|_| !self.fits())?;
         let all = "training.gradient_checkpointing=true".to_owned();
@@ -207,26 +321,35 @@ impl MemoryPlan {
         }
         let recomputes = self.chosen.recomputed == self.load.spec.layers.len();
         let change = self.load.smallest_change(self.rank, allowed.bytes)?;
-        Some(if recomputes { None } else { Some(all) }.into_iter().chain(change.overrides).collect())
+        Some(
+            if recomputes { None } else { Some(all) }
+                .into_iter()
+                .chain(change.overrides)
+                .collect(),
+        )
     }
 
     fn hint(&self, allowed: Allowed) -> String {
-        let fits = |change: &str, peak_bytes: u64| format!("`{change}` needs {}", mebibytes(peak_bytes));
+        let fits =
+            |change: &str, peak_bytes: u64| format!("`{change}` needs {}", mebibytes(peak_bytes));
         let least_bytes = self.load.least_peak_bytes();
         if least_bytes <= allowed.bytes {
             return fits("training.gradient_checkpointing=true", least_bytes);
         }
         let change = self.changed_to(allowed, fits);
-        self.of_head().map_or_else(|| change.clone(), |of_head| format!("{change}; {of_head}"))
+        self.of_head()
+            .map_or_else(|| change.clone(), |of_head| format!("{change}; {of_head}"))
     }
 
-    /// What a quantized head would save. It changes the head's numbers, so nobody gets it without asking.
+    /// What a quantized head would save. It changes the head's numbers, so nobody gets it without
+    /// asking.
     fn of_head(&self) -> Option<String> {
         let quantized = self.load.with_quantized_head()?;
         let (before, after) = (self.load.least_peak_bytes(), quantized.least_peak_bytes());
         let saved = before.checked_sub(after).filter(|saved| *saved > 0)?;
         Some(format!(
-            "or `adapter.quantize_head=true`, which rounds the head's numbers too: it saves {} and needs {}",
+            "or `adapter.quantize_head=true`, which rounds the head's numbers too: it saves {} and \
+            needs {}",
             mebibytes(saved),
             mebibytes(after)
         ))
@@ -236,10 +359,23 @@ impl MemoryPlan {
         match self.load.smallest_change(self.rank, allowed.bytes) {
             Some(change) => {
                 let recomputes = self.chosen.recomputed == self.load.spec.layers.len();
-                let first = if recomputes { None } else { Some("training.gradient_checkpointing=true".to_owned()) };
-                fits(&first.into_iter().chain(change.overrides).collect::<Vec<_>>().join(" "), change.peak_bytes)
+                let first = if recomputes {
+                    None
+                } else {
+                    Some("training.gradient_checkpointing=true".to_owned())
+                };
+                fits(
+                    &first
+                        .into_iter()
+                        .chain(change.overrides)
+                        .collect::<Vec<_>>()
+                        .join(" "),
+                    change.peak_bytes,
+                )
             }
-            None => "choose a smaller base, free memory, or train where there is more of it".to_owned(),
+            None => {
+                "choose a smaller base, free memory, or train where there is more of it".to_owned()
+            }
         }
     }
 }
@@ -251,7 +387,9 @@ fn choose(load: &Load, checkpointing: Checkpointing, allowed: Option<Allowed>) -
         Checkpointing::All => blocks,
         Checkpointing::None => 0,
         Checkpointing::Lowest(lowest) => lowest.min(blocks),
-        Checkpointing::Auto => allowed.and_then(|allowed| fewest_recomputed(load, allowed.bytes)).unwrap_or(blocks),
+        Checkpointing::Auto => allowed
+            .and_then(|allowed| fewest_recomputed(load, allowed.bytes))
+            .unwrap_or(blocks),
     };
     Memory { recomputed }
 }
@@ -275,11 +413,16 @@ impl Plan {
 
     fn memory_of(&self, load: Load) -> MemoryPlan {
         let rank = match &self.trains {
-            Trains::Adapter(config) if self.init_from.is_none() && config.rank_pattern.is_empty() => Some(config.rank),
+            Trains::Adapter(config)
+                if self.init_from.is_none() && config.rank_pattern.is_empty() =>
+            {
+                Some(config.rank)
+            }
             _ => None,
         };
         let checkpointing = self.training.checkpointing;
-        MemoryPlan::new(load, checkpointing, rank, self.allowed, self.device).with_room(checkpointing, self.offload)
+        MemoryPlan::new(load, checkpointing, rank, self.allowed, self.device)
+            .with_room(checkpointing, self.offload)
     }
 
     /// The memory that a run needs at least, whatever its rows are.
@@ -289,26 +432,55 @@ impl Plan {
 
     /// The memory that a run needs where each row is as long as `training.sequence_len` allows.
     pub fn memory_of_full_rows(&self) -> MemoryPlan {
-        self.memory_of(self.load_of(RowShape::dense(self.training.micro_batch_size, self.limits.sequence_len), None))
+        self.memory_of(self.load_of(
+            RowShape::dense(self.training.micro_batch_size, self.limits.sequence_len),
+            None,
+        ))
     }
 
     fn load(&self, data: &RunData, config: &train::TrainConfig) -> Load {
-        let rows = data.largest_trained(config).unwrap_or(RowShape::dense(self.training.micro_batch_size, 2));
-        self.load_of(rows, data.largest_scored(config.micro_batch_size, config.packing))
+        let rows = data
+            .largest_trained(config)
+            .unwrap_or(RowShape::dense(self.training.micro_batch_size, 2));
+        self.load_of(
+            rows,
+            data.largest_scored(config.micro_batch_size, config.packing),
+        )
     }
 
     fn load_of(&self, rows: RowShape, evaluation: Option<RowShape>) -> Load {
         let spec = self.model.spec.clone();
         let trained = match &self.trains {
-            Trains::Adapter(config) => Trained::adapter(config, &spec).expect("the plan counted its parameters"),
+            Trains::Adapter(config) => Trained::adapter(config, &spec).expect(
+                "the plan counted \
+            its parameters",
+            ),
             Trains::Everything => Trained::everything(&spec),
         };
         let dropout = self.trains.dropout();
         let accumulated = self.training.gradient_accumulation_steps;
         let cores = || std::thread::available_parallelism().map_or(1, usize::from);
-        let place = MemoryPlace::of(self.device, if self.threads == 0 { cores() } else { self.threads });
+        let place = MemoryPlace::of(
+            self.device,
+            if self.threads == 0 {
+                cores()
+            } else {
+                self.threads
+            },
+        );
         let (rule, purpose) = (self.training.optimizer.rule, Purpose::Run);
-        Load { spec, storage: self.storage, trained, rule, dropout, rows, accumulated, evaluation, purpose, place }
+        Load {
+            spec,
+            storage: self.storage,
+            trained,
+            rule,
+            dropout,
+            rows,
+            accumulated,
+            evaluation,
+            purpose,
+            place,
+        }
     }
 }
 
@@ -325,14 +497,31 @@ mod tests {
     fn a_run_that_goes_on_with_less_memory_recomputes_more() {
         let load = super::super::memory::tests::load(4, 2, RowShape::dense(4, 64));
         let plan = |allowed| {
-            let allowed = Allowed { bytes: allowed, is_said: true };
-            MemoryPlan::new(load.clone(), Checkpointing::None, None, Some(allowed), Device::Cpu)
+            let allowed = Allowed {
+                bytes: allowed,
+                is_said: true,
+            };
+            MemoryPlan::new(
+                load.clone(),
+                Checkpointing::None,
+                None,
+                Some(allowed),
+                Device::Cpu,
+            )
         };
-        let [kept, least] = [Memory::KEEP, Memory::RECOMPUTE].map(|memory| load.parts(memory).peak_bytes());
+        let [kept, least] =
+            [Memory::KEEP, Memory::RECOMPUTE].map(|memory| load.parts(memory).peak_bytes());
         assert_eq!(plan(kept).relieved().chosen, Memory::KEEP);
         let relieved = plan(kept - 1).relieved();
-        assert!(relieved.fits() && relieved.chosen.recomputed > 0, "{relieved:?}");
-        assert_eq!(plan(least - 1).relieved().chosen, Memory::KEEP, "nothing helps");
+        assert!(
+            relieved.fits() && relieved.chosen.recomputed > 0,
+            "{relieved:?}"
+        );
+        assert_eq!(
+            plan(least - 1).relieved().chosen,
+            Memory::KEEP,
+            "nothing helps"
+        );
     }
 
     #[test]
@@ -352,28 +541,64 @@ mod tests {
             other => panic!("{other:?}"),
         };
         let refused = said(&load, gate_up - 1);
-        assert!(refused.contains("takes tensors up to 1.5 MiB; lower `training.micro_batch_size`"), "{refused}");
+        assert!(
+            refused.contains("takes tensors up to 1.5 MiB; lower `training.micro_batch_size`"),
+            "{refused}"
+        );
         let short = load.with_rows(RowShape::dense(1, 2));
         assert_eq!(short.largest_tensor(), (logits, Largest::Base));
         assert!(said(&short, logits - 1).ends_with("; train on another device"));
     }
 
-    /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, 14336 between, 128256 tokens, embedding and head apart.
+    /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, 14336 between, 128256 tokens, embedding
+    /// and head apart.
     fn eight_billion(rows: RowShape) -> Load {
-        let rope = RopeSpec { head_dim: 128, theta: 5e5, scaling: RopeScaling::Default };
+        let rope = RopeSpec {
+            head_dim: 128,
+            theta: 5e5,
+            scaling: RopeScaling::Default,
+        };
         let layer = LayerSpec::new(GroupedSpec::new([32, 8, 128], rope), GatedSpec::new(14_336));
-        let spec = DecoderSpec { tied_head: false, context: 8192, ..DecoderSpec::new(128_256, 4096, vec![layer; 32]) };
-        let trained = Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec).expect("all projections are chosen");
-        let place = MemoryPlace::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: false };
-        let storage = Storage { form: Some(QuantFormat::QLORA), ..ModelDtype::Bfloat16.into() };
+        let spec = DecoderSpec {
+            tied_head: false,
+            context: 8192,
+            ..DecoderSpec::new(128_256, 4096, vec![layer; 32])
+        };
+        let trained = Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec).expect(
+            "all \
+        projections are chosen",
+        );
+        let place = MemoryPlace::Gpu {
+            half: Some(ModelDtype::Bfloat16),
+            is_shared: false,
+        };
+        let storage = Storage {
+            form: Some(QuantFormat::QLORA),
+            ..ModelDtype::Bfloat16.into()
+        };
         let (rule, purpose) = (Rule::AdamW, Purpose::Run);
-        Load { spec, storage, trained, rule, dropout: 0.0, rows, accumulated: 1, evaluation: None, purpose, place }
+        Load {
+            spec,
+            storage,
+            trained,
+            rule,
+            dropout: 0.0,
+            rows,
+            accumulated: 1,
+            evaluation: None,
+            purpose,
+            place,
+        }
     }
 
     /// The plan on a GPU on which so many GB are allowed.
     fn on_gpu(load: Load, gigabytes: f64, offload: Offload) -> MemoryPlan {
-        let allowed = Some(Allowed { bytes: (gigabytes * 1e9) as u64, is_said: true });
-        MemoryPlan::new(load, Checkpointing::Auto, Some(16), allowed, Device::Cpu).with_room(Checkpointing::Auto, offload)
+        let allowed = Some(Allowed {
+            bytes: (gigabytes * 1e9) as u64,
+            is_said: true,
+        });
+        MemoryPlan::new(load, Checkpointing::Auto, Some(16), allowed, Device::Cpu)
+            .with_room(Checkpointing::Auto, offload)
     }
 
     fn gigabytes(bytes: u64) -> f64 {
@@ -393,7 +618,12 @@ mod tests {
         // 24 and 10 GB have room for all of it.
         for room in [24.0, 10.0] {
             let plan = on_gpu(load.clone(), room, Offload::Auto);
-            assert!(plan.fits() && !plan.storage().offloads_embedding && plan.offload_reason().is_none(), "{room}");
+            assert!(
+                plan.fits()
+                    && !plan.storage().offloads_embedding
+                    && plan.offload_reason().is_none(),
+                "{room}"
+            );
         }
         let all = on_gpu(load.clone(), 0.0, Offload::Never);
         assert!((gigabytes(all.parts.peak_bytes()) - 8.9).abs() < 1e-9);
@@ -403,13 +633,27 @@ mod tests {
         assert!((gigabytes(plan.load.least_peak_bytes()) - 7.7).abs() < 1e-9);
         let reason = plan.offload_reason().expect("it is told");
         let needed = mebibytes(all.parts.peak_bytes());
-        for said in ["`adapter.offload_embedding: auto`", needed.as_str(), "7629 MiB (training.max_memory)", "the same result"] {
+        for said in [
+            "`adapter.offload_embedding: auto`",
+            needed.as_str(),
+            "7629 MiB \
+        (training.max_memory)",
+            "the same result",
+        ] {
             assert!(reason.contains(said), "{reason}");
         }
-        assert!(plan.lines().iter().any(|(what, line)| *what == "embedding" && line.contains(&reason)));
+        assert!(
+            plan.lines()
+                .iter()
+                .any(|(what, line)| *what == "embedding" && line.contains(&reason))
+        );
         let never = on_gpu(load.clone(), 8.0, Offload::Never);
         assert!(!never.fits() && !never.storage().offloads_embedding);
-        assert!(refusal(&never).contains("`adapter.offload_embedding=true` needs 7331 MiB"), "{}", refusal(&never));
+        assert!(
+            refusal(&never).contains("`adapter.offload_embedding=true` needs 7331 MiB"),
+            "{}",
+            refusal(&never)
+        );
     }
 
     #[test]
@@ -429,9 +673,21 @@ mod tests {
         let mut load = plan.load.clone();
         load.storage.packs_head = true;
         assert!(on_gpu(load.clone(), 7.2, Offload::Auto).fits());
-        assert!(!refusal(&on_gpu(load.clone(), 5.0, Offload::Auto)).contains("quantize_head"), "it is quantized");
-        load.storage = Storage { form: None, packs_head: false, ..load.storage };
-        assert!(!refusal(&on_gpu(load, 5.0, Offload::Auto)).contains("quantize_head"), "nothing is quantized");
+        assert!(
+            !refusal(&on_gpu(load.clone(), 5.0, Offload::Auto)).contains("quantize_head"),
+            "it \
+        is quantized"
+        );
+        load.storage = Storage {
+            form: None,
+            packs_head: false,
+            ..load.storage
+        };
+        assert!(
+            !refusal(&on_gpu(load, 5.0, Offload::Auto)).contains("quantize_head"),
+            "nothing is \
+        quantized"
+        );
     }
 
     #[test]
@@ -441,14 +697,35 @@ mod tests {
         tied.spec.tied_head = true;
         let mut trained = load.clone();
         let config = LoraConfig {
-            tables: Tables { saved: vec!["embed_tokens".to_owned()], ..Tables::NONE },
+            tables: Tables {
+                saved: vec!["embed_tokens".to_owned()],
+                ..Tables::NONE
+            },
             ..LoraConfig::all_linear(16, 32.0)
         };
         trained.trained = Trained::adapter(&config, &load.spec).expect("both are chosen");
-        let processor = Load { place: MemoryPlace::Processor { threads: 2 }, ..load.clone() };
-        let shared = Load { place: MemoryPlace::Gpu { half: Some(ModelDtype::Bfloat16), is_shared: true }, ..load.clone() };
-        let full = Load { trained: Trained::everything(&load.spec), ..load };
-        for (what, load) in [("tied", tied), ("trained", trained), ("processor", processor), ("shared", shared), ("full", full)] {
+        let processor = Load {
+            place: MemoryPlace::Processor { threads: 2 },
+            ..load.clone()
+        };
+        let shared = Load {
+            place: MemoryPlace::Gpu {
+                half: Some(ModelDtype::Bfloat16),
+                is_shared: true,
+            },
+            ..load.clone()
+        };
+        let full = Load {
+            trained: Trained::everything(&load.spec),
+            ..load
+        };
+        for (what, load) in [
+            ("tied", tied),
+            ("trained", trained),
+            ("processor", processor),
+            ("shared", shared),
+            ("full", full),
+        ] {
             let plan = on_gpu(load, 4.0, Offload::Auto);
             assert!(!plan.fits() && !plan.storage().offloads_embedding, "{what}");
         }

@@ -1,5 +1,6 @@
-//! Where the inputs of a run lie now. A run belongs to where it lies: in a project that was copied or moved it reads the files beside it, not
-//! those of the folder where it was started. What is not beside it is looked for there, and in folders that are named, data by its content.
+//! Where the inputs of a run lie now. A run belongs to where it lies: in a project that was copied
+//! or moved it reads the files beside it, not those of the folder where it was started. What is not
+//! beside it is looked for there, and in folders that are named, data by its content.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -18,8 +19,12 @@ const DATA: [&str; 2] = ["datasets", "evaluation_datasets"];
 const TEMPLATE: &str = "chat_template";
 const INIT_FROM: &str = "init_from";
 /// Kinds of a lock's files that are looked up one by one, as a person calls them.
-const FILES: [(&str, &str); 4] =
-    [(DATA[0], "data"), (DATA[1], "validation data"), (TEMPLATE, "chat template"), (INIT_FROM, "adapter to go on from")];
+const FILES: [(&str, &str); 4] = [
+    (DATA[0], "data"),
+    (DATA[1], "validation data"),
+    (TEMPLATE, "chat template"),
+    (INIT_FROM, "adapter to go on from"),
+];
 /// The most files of a folder that are looked through for data.
 const MAX_FILES: usize = 100_000;
 
@@ -60,24 +65,46 @@ impl Places {
         let homes = homes(lock, run);
         let home = home_among(&homes, lock);
         let others = homes.into_iter().filter(|other| *other != home).collect();
-        let mut places = Self { home, others, started_in: lock.working_directory(), ..Self::default() };
-        if let Some(started_in) = places.started_in.clone().filter(|folder| *folder != places.home) {
+        let mut places = Self {
+            home,
+            others,
+            started_in: lock.working_directory(),
+            ..Self::default()
+        };
+        if let Some(started_in) = places
+            .started_in
+            .clone()
+            .filter(|folder| *folder != places.home)
+        {
             let shown = started_in.display();
             places.notes.push(if started_in.is_dir() {
                 format!(
-                    "the run was started in `{shown}` and lies elsewhere now: its files are read in `{}`",
+                    "the run was started in `{shown}` and lies elsewhere now: its files are read \
+                    in `{}`",
                     places.home.display()
                 )
             } else {
-                format!("`{shown}`, where the run was started, is gone: its files are read in `{}`", places.home.display())
+                format!(
+                    "`{shown}`, where the run was started, is gone: its files are read in \
+                `{}`",
+                    places.home.display()
+                )
             });
         }
         places.find_base(lock, named.base.as_deref());
-        let found = named.data.as_deref().map(|folder| by_content(folder, &wanted(lock))).transpose()?;
+        let found = named
+            .data
+            .as_deref()
+            .map(|folder| by_content(folder, &wanted(lock)))
+            .transpose()?;
         places.has_found = found.as_ref().is_some_and(|found| !found.is_empty());
         for (kind, words) in FILES {
             for (key, hash) in lock.locked(kind) {
-                match found.as_ref().and_then(|found| found.get(&hash)).filter(|_| !places.has_at_home(&key, &hash)) {
+                match found
+                    .as_ref()
+                    .and_then(|found| found.get(&hash))
+                    .filter(|_| !places.has_at_home(&key, &hash))
+                {
                     Some(path) => places.take(&key, path.clone(), words),
                     None => places.find_file(&key, words),
                 }
@@ -91,13 +118,15 @@ impl Places {
         home_among(&homes(lock, run), lock)
     }
 
-    /// Where a file or folder of the recipe of the run in `run` is, by its name there; `None` where it is nowhere.
+    /// Where a file or folder of the recipe of the run in `run` is, by its name there; `None` where
+    /// it is nowhere.
     pub fn look_up(lock: &Lock, run: &Path, name: &Path) -> Option<PathBuf> {
         let homes = homes(lock, run);
         let home = home_among(&homes, lock);
         let started_in = lock.working_directory();
         let all = [home].into_iter().chain(homes);
-        all.map(|home| in_home(&home, name, started_in.as_deref())).find(|path| path.exists())
+        all.map(|home| in_home(&home, name, started_in.as_deref()))
+            .find(|path| path.exists())
     }
 
     /// The folder that the recipe's relative paths are relative to.
@@ -120,7 +149,8 @@ impl Places {
         self.has_found
     }
 
-    /// Whether data are read in a folder that was named for them, and not where they would be anyway.
+    /// Whether data are read in a folder that was named for them, and not where they would be
+    /// anyway.
     pub fn has_data_in(&self, folder: &Path) -> bool {
         let folder = absolute(folder);
         self.moved.iter().any(|(_, path)| path.starts_with(&folder))
@@ -132,7 +162,9 @@ impl Places {
     }
 
     fn find_base(&mut self, lock: &Lock, named: Option<&Path>) {
-        let Some(folder) = lock.base_folder() else { return };
+        let Some(folder) = lock.base_folder() else {
+            return;
+        };
         let is_of_hub = lock.pinned_base().is_some();
         let found = match named {
             Some(named) => Some(absolute(named)),
@@ -143,9 +175,14 @@ impl Places {
         let Some(found) = found else { return };
         if named.is_none() {
             let gone = self.at_home(&folder);
-            self.notes.push(format!("base: `{}` is read, `{}` does not exist", found.display(), gone.display()));
+            self.notes.push(format!(
+                "base: `{}` is read, `{}` does not exist",
+                found.display(),
+                gone.display()
+            ));
         }
-        self.moved.push((folder.to_string_lossy().into_owned(), found.clone()));
+        self.moved
+            .push((folder.to_string_lossy().into_owned(), found.clone()));
         self.base = Some(found);
     }
 
@@ -164,7 +201,11 @@ impl Places {
     fn take(&mut self, key: &str, path: PathBuf, words: &str) {
         let at_home = self.at_home(Path::new(key));
         if path != at_home {
-            self.notes.push(format!("{words}: `{}` is read in place of `{}`", path.display(), at_home.display()));
+            self.notes.push(format!(
+                "{words}: `{}` is read in place of `{}`",
+                path.display(),
+                at_home.display()
+            ));
             self.moved.push((key.to_owned(), path));
         }
     }
@@ -179,8 +220,12 @@ impl Places {
         if self.at_home(path).exists() {
             return None;
         }
-        let all = self.others.iter().map(|other| in_home(other, path, self.started_in.as_deref()));
-        all.chain([absolute_in(&self.home, path)]).find(|path| path.exists())
+        let all = self
+            .others
+            .iter()
+            .map(|other| in_home(other, path, self.started_in.as_deref()));
+        all.chain([absolute_in(&self.home, path)])
+            .find(|path| path.exists())
     }
 
     /// Puts into a recipe where its inputs are.
@@ -189,13 +234,20 @@ impl Places {
     /// Files are nowhere: all of them are listed.
     pub fn apply(&self, lock: &Lock, recipe: &mut Recipe) -> Result<(), PlanError> {
         recipe.base_folder.clone_from(&self.base);
-        if let Some(base) = lock.base_folder().filter(|base| self.base.is_none() && base.is_absolute()) {
-            recipe.base_folder = Some(self.at_home(&base)).filter(|found| *found != base && found.is_dir());
+        if let Some(base) = lock
+            .base_folder()
+            .filter(|base| self.base.is_none() && base.is_absolute())
+        {
+            recipe.base_folder =
+                Some(self.at_home(&base)).filter(|found| *found != base && found.is_dir());
         }
         if let Some(said) = &mut recipe.chat_template {
             self.replace(said, lock, TEMPLATE);
         }
-        if let (Some(said), Some((key, _))) = (&mut recipe.adapter.init_from, lock.locked(INIT_FROM).first()) {
+        if let (Some(said), Some((key, _))) = (
+            &mut recipe.adapter.init_from,
+            lock.locked(INIT_FROM).first(),
+        ) {
             let folder = self.moved_to(key).and_then(Path::parent);
             if let Some(folder) = folder {
                 folder.clone_into(&mut said.value);
@@ -209,31 +261,81 @@ impl Places {
             }
         }
         let faults = self.missing(lock, recipe);
-        if faults.is_empty() { Ok(()) } else { Err(PlanError::Faults { faults }) }
+        if faults.is_empty() {
+            Ok(())
+        } else {
+            Err(PlanError::Faults { faults })
+        }
     }
 
     /// Faults for a base, a template and datasets of which there is nothing at all.
     fn missing(&self, lock: &Lock, recipe: &Recipe) -> Vec<Fault> {
-        let others: Vec<String> = self.others.iter().map(|folder| format!("`{}`", folder.display())).collect();
-        let elsewhere = if others.is_empty() { String::new() } else { format!(", and is not in {} either", others.join(" or ")) };
-        let base = lock.base_folder().filter(|_| lock.pinned_base().is_none()).map(|base| self.shown(&base.to_string_lossy()));
+        let others: Vec<String> = self
+            .others
+            .iter()
+            .map(|folder| format!("`{}`", folder.display()))
+            .collect();
+        let elsewhere = if others.is_empty() {
+            String::new()
+        } else {
+            format!(
+                ", and is not in {} \
+        either",
+                others.join(" or ")
+            )
+        };
+        let base = lock
+            .base_folder()
+            .filter(|_| lock.pinned_base().is_none())
+            .map(|base| self.shown(&base.to_string_lossy()));
         let base = base.filter(|base| !base.is_dir()).map(|base| {
-            let fault = Fault::new(format!("base: `{}` does not exist{elsewhere}", base.display()));
+            let fault = Fault::new(format!(
+                "base: `{}` does not exist{elsewhere}",
+                base.display()
+            ));
             fault.hint("name its folder with `--base DIR`")
         });
-        let template = recipe.chat_template.iter().flat_map(|_| lock.locked(TEMPLATE)).map(|(key, _)| (vec![key], FILES[2].1));
+        let template = recipe
+            .chat_template
+            .iter()
+            .flat_map(|_| lock.locked(TEMPLATE))
+            .map(|(key, _)| (vec![key], FILES[2].1));
         let of = |kind: usize, datasets: &[Dataset]| {
-            let keys: Vec<String> = lock.locked(FILES[kind].0).into_iter().map(|(key, _)| key).collect();
-            let own = |dataset: &Dataset| keys.iter().filter(|key| dataset.leads_to(key)).cloned().collect::<Vec<_>>();
-            datasets.iter().map(|dataset| (own(dataset), FILES[kind].1)).collect::<Vec<_>>()
+            let keys: Vec<String> = lock
+                .locked(FILES[kind].0)
+                .into_iter()
+                .map(|(key, _)| key)
+                .collect();
+            let own = |dataset: &Dataset| {
+                keys.iter()
+                    .filter(|key| dataset.leads_to(key))
+                    .cloned()
+                    .collect::<Vec<_>>()
+            };
+            datasets
+                .iter()
+                .map(|dataset| (own(dataset), FILES[kind].1))
+                .collect::<Vec<_>>()
         };
-        let data = of(0, &recipe.datasets).into_iter().chain(of(1, &recipe.evaluation.datasets));
-        let is_nowhere = |(keys, _): &(Vec<String>, &str)| !keys.is_empty() && !keys.iter().any(|key| self.shown(key).exists());
+        let data = of(0, &recipe.datasets)
+            .into_iter()
+            .chain(of(1, &recipe.evaluation.datasets));
+        let is_nowhere = |(keys, _): &(Vec<String>, &str)| {
+            !keys.is_empty() && !keys.iter().any(|key| self.shown(key).exists())
+        };
         let fault = |(keys, words): (Vec<String>, &str)| {
-            let fault = Fault::new(format!("{words}: `{}` does not exist{elsewhere}", self.shown(&keys[0]).display()));
-            fault.hint("name a folder that holds it with `--data DIR`: it is found there by its content, whatever its name")
+            let fault = Fault::new(format!(
+                "{words}: `{}` does not exist{elsewhere}",
+                self.shown(&keys[0]).display()
+            ));
+            fault.hint(
+                "name a folder that holds it with `--data DIR`: it is found there by its \
+            content, whatever its name",
+            )
         };
-        base.into_iter().chain(template.chain(data).filter(is_nowhere).map(fault)).collect()
+        base.into_iter()
+            .chain(template.chain(data).filter(is_nowhere).map(fault))
+            .collect()
     }
 
     fn replace(&self, said: &mut Said<PathBuf>, lock: &Lock, kind: &str) {
@@ -247,31 +349,52 @@ impl Places {
     fn place(&self, dataset: &mut Dataset, keys: &[String]) {
         let own: Vec<&String> = keys.iter().filter(|key| dataset.leads_to(key)).collect();
         if own.iter().any(|key| self.moved_to(key).is_some()) {
-            let there = |key: &String| self.moved_to(key).map_or_else(|| PathBuf::from(key), Path::to_owned);
+            let there = |key: &String| {
+                self.moved_to(key)
+                    .map_or_else(|| PathBuf::from(key), Path::to_owned)
+            };
             // One that is gone is told where hashes are compared.
-            dataset.files = Some(own.into_iter().map(there).filter(|file| absolute_in(&self.home, file).exists()).collect());
+            dataset.files = Some(
+                own.into_iter()
+                    .map(there)
+                    .filter(|file| absolute_in(&self.home, file).exists())
+                    .collect(),
+            );
         }
     }
 
-    /// Where a file of a data set of the Hub was found by its content, in a folder that was named for data.
+    /// Where a file of a data set of the Hub was found by its content, in a folder that was named
+    /// for data.
     pub fn found_by_content(&self, lock: &Lock, path: &Path) -> Option<PathBuf> {
         let path = path.to_string_lossy();
         let is_same = |key: &str| lock.name_in_cache(key) == lock.name_in_cache(&path);
-        self.moved.iter().find(|(key, _)| is_same(key)).map(|(_, found)| found.clone())
+        self.moved
+            .iter()
+            .find(|(key, _)| is_same(key))
+            .map(|(_, found)| found.clone())
     }
 
     fn moved_to(&self, key: &str) -> Option<&Path> {
-        self.moved.iter().find(|(moved, _)| moved == key).map(|(_, path)| path.as_path())
+        self.moved
+            .iter()
+            .find(|(moved, _)| moved == key)
+            .map(|(_, path)| path.as_path())
     }
 
     /// The hashes of the inputs as they are now, under the names that the lock has for them.
     pub fn renamed(&self, lock: &Lock, hashes: Value) -> Value {
-        let Value::Object(kinds) = hashes else { return hashes };
+        let Value::Object(kinds) = hashes else {
+            return hashes;
+        };
         let of_kind = |(kind, files): (String, Value)| {
             let known: Vec<String> = lock.locked(&kind).into_iter().map(|(key, _)| key).collect();
             let files = files.as_object().cloned().unwrap_or_default().into_iter();
             let named: Map<_, _> = files
-                .flat_map(|(path, hash)| self.names(&path, &known).into_iter().map(move |name| (name, hash.clone())))
+                .flat_map(|(path, hash)| {
+                    self.names(&path, &known)
+                        .into_iter()
+                        .map(move |name| (name, hash.clone()))
+                })
                 .collect();
             (kind, Value::Object(named))
         };
@@ -280,21 +403,42 @@ impl Places {
 
     /// What the lock calls a file: mostly one name, of copies with the same content several.
     fn names(&self, path: &str, known: &[String]) -> Vec<String> {
-        let of_file = |(key, to): &(String, PathBuf)| (to == Path::new(path) && known.contains(key)).then(|| key.clone());
+        let of_file = |(key, to): &(String, PathBuf)| {
+            (to == Path::new(path) && known.contains(key)).then(|| key.clone())
+        };
         let names: Vec<String> = self.moved.iter().filter_map(of_file).collect();
         if !names.is_empty() {
             return names;
         }
-        let in_folder = |(key, to): &(String, PathBuf)| Some(Path::new(key).join(Path::new(path).strip_prefix(to).ok()?));
-        let at_home = || {
-            Path::new(path).strip_prefix(&self.home).ok().map(|inside| match &self.started_in {
-                Some(started_in) if known.iter().any(|key| Path::new(key) == started_in.join(inside)) => started_in.join(inside),
-                _ => inside.to_owned(),
-            })
+        let in_folder = |(key, to): &(String, PathBuf)| {
+            Some(Path::new(key).join(Path::new(path).strip_prefix(to).ok()?))
         };
-        let name = self.moved.iter().find_map(in_folder).or_else(at_home).unwrap_or_else(|| path.into());
+        let at_home = || {
+            Path::new(path)
+                .strip_prefix(&self.home)
+                .ok()
+                .map(|inside| match &self.started_in {
+                    Some(started_in)
+                        if known
+                            .iter()
+                            .any(|key| Path::new(key) == started_in.join(inside)) =>
+                    {
+                        started_in.join(inside)
+                    }
+                    _ => inside.to_owned(),
+                })
+        };
+        let name = self
+            .moved
+            .iter()
+            .find_map(in_folder)
+            .or_else(at_home)
+            .unwrap_or_else(|| path.into());
         let same = known.iter().find(|key| tidy(Path::new(key)) == tidy(&name));
-        vec![same.cloned().unwrap_or_else(|| name.to_string_lossy().into_owned())]
+        vec![
+            same.cloned()
+                .unwrap_or_else(|| name.to_string_lossy().into_owned()),
+        ]
     }
 
     /// Where a file of the lock is or would be, in full.
@@ -302,21 +446,33 @@ impl Places {
         if let Some(path) = self.moved_to(key) {
             return path.to_owned();
         }
-        let in_folder = |(folder, to): &(String, PathBuf)| Some(to.join(Path::new(key).strip_prefix(folder).ok()?));
-        self.moved.iter().find_map(in_folder).unwrap_or_else(|| self.at_home(Path::new(key)))
+        let in_folder = |(folder, to): &(String, PathBuf)| {
+            Some(to.join(Path::new(key).strip_prefix(folder).ok()?))
+        };
+        self.moved
+            .iter()
+            .find_map(in_folder)
+            .unwrap_or_else(|| self.at_home(Path::new(key)))
     }
 }
 
-/// Where the run's inputs may be: in the folder that lies to the run as the one where it was started lay to it, in that one, and here.
+/// Where the run's inputs may be: in the folder that lies to the run as the one where it was
+/// started lay to it, in that one, and here.
 fn homes(lock: &Lock, run: &Path) -> Vec<PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();
     let mut homes = Vec::new();
     if let (Some(started_in), Some(output_dir)) = (lock.working_directory(), lock.output_dir()) {
         let was = absolute_in(&started_in, &output_dir);
-        let is_there = |path: &Path| path.canonicalize().is_ok_and(|path| was.canonicalize().is_ok_and(|was| was == path));
+        let is_there = |path: &Path| {
+            path.canonicalize()
+                .is_ok_and(|path| was.canonicalize().is_ok_and(|was| was == path))
+        };
         if !is_there(run) {
             let way = way(&was, &started_in);
-            homes.extend([absolute(run), run.canonicalize().unwrap_or_default()].map(|run| tidy(&run.join(&way))));
+            homes.extend(
+                [absolute(run), run.canonicalize().unwrap_or_default()]
+                    .map(|run| tidy(&run.join(&way))),
+            );
         }
         homes.push(started_in);
     }
@@ -331,15 +487,25 @@ fn home_among(homes: &[PathBuf], lock: &Lock) -> PathBuf {
     let (keys, started_in) = (lock.all_locked(), lock.working_directory());
     let is_own = |home: &PathBuf, key: &String| {
         let path = Path::new(key);
-        let inside = !path.is_absolute() || started_in.as_ref().is_some_and(|started_in| path.starts_with(started_in));
+        let inside = !path.is_absolute()
+            || started_in
+                .as_ref()
+                .is_some_and(|started_in| path.starts_with(started_in));
         inside && in_home(home, path, started_in.as_deref()).exists()
     };
     let holds = |home: &&PathBuf| keys.iter().any(|key| is_own(home, key));
     let started_in = || homes.iter().find(|home| Some(*home) == started_in.as_ref());
-    homes.iter().find(holds).or_else(started_in).or(homes.first()).cloned().unwrap_or_default()
+    homes
+        .iter()
+        .find(holds)
+        .or_else(started_in)
+        .or(homes.first())
+        .cloned()
+        .unwrap_or_default()
 }
 
-/// A path of the recipe in a home: a relative one from there; of the absolute ones those below the folder where the run was started.
+/// A path of the recipe in a home: a relative one from there; of the absolute ones those below the
+/// folder where the run was started.
 fn in_home(home: &Path, path: &Path, started_in: Option<&Path>) -> PathBuf {
     match started_in.and_then(|started_in| path.strip_prefix(started_in).ok()) {
         Some(inside) => absolute_in(home, inside),
@@ -350,7 +516,11 @@ fn in_home(home: &Path, path: &Path, started_in: Option<&Path>) -> PathBuf {
 /// How to come from one absolute folder to another.
 fn way(from: &Path, to: &Path) -> PathBuf {
     let (from, to) = (tidy(from), tidy(to));
-    let shared = from.components().zip(to.components()).take_while(|(one, other)| one == other).count();
+    let shared = from
+        .components()
+        .zip(to.components())
+        .take_while(|(one, other)| one == other)
+        .count();
     let up = from.components().skip(shared).map(|_| Component::ParentDir);
     up.chain(to.components().skip(shared)).collect()
 }
@@ -369,7 +539,11 @@ fn tidy(path: &Path) -> PathBuf {
     for component in path.components() {
         match component {
             Component::CurDir => {}
-            Component::ParentDir if matches!(tidy.components().next_back(), Some(Component::Normal(_))) => drop(tidy.pop()),
+            Component::ParentDir
+                if matches!(tidy.components().next_back(), Some(Component::Normal(_))) =>
+            {
+                drop(tidy.pop())
+            }
             Component::ParentDir if tidy.has_root() => {}
             other => tidy.push(other),
         }
@@ -380,28 +554,50 @@ fn tidy(path: &Path) -> PathBuf {
 impl Dataset {
     /// Whether its path leads to a file of the lock.
     fn leads_to(&self, key: &str) -> bool {
-        self.path.as_ref().is_some_and(|path| is_of(&path.value, key))
+        self.path
+            .as_ref()
+            .is_some_and(|path| is_of(&path.value, key))
     }
 }
 
 /// Whether a dataset's path, which may be a folder or a glob, leads to a file.
 fn is_of(path: &str, file: &str) -> bool {
     let (path, file) = (tidy(Path::new(path)), tidy(Path::new(file)));
-    let options = MatchOptions { require_literal_leading_dot: true, require_literal_separator: true, ..MatchOptions::default() };
-    let matches = || Pattern::new(&path.to_string_lossy()).is_ok_and(|glob| glob.matches_path_with(&file, options));
+    let options = MatchOptions {
+        require_literal_leading_dot: true,
+        require_literal_separator: true,
+        ..MatchOptions::default()
+    };
+    let matches = || {
+        Pattern::new(&path.to_string_lossy())
+            .is_ok_and(|glob| glob.matches_path_with(&file, options))
+    };
     file.starts_with(&path) || matches()
 }
 
 /// Hashes of all that may be found by content, with names that it may have.
 fn wanted(lock: &Lock) -> BTreeMap<String, String> {
-    FILES.into_iter().flat_map(|(kind, _)| lock.locked(kind)).map(|(key, hash)| (hash, name_of(Path::new(&key)))).collect()
+    FILES
+        .into_iter()
+        .flat_map(|(kind, _)| lock.locked(kind))
+        .map(|(key, hash)| (hash, name_of(Path::new(&key))))
+        .collect()
 }
 
-/// The files in and below a folder that have these contents. Those of the same names are looked at first, and no more than needed.
-fn by_content(folder: &Path, wanted: &BTreeMap<String, String>) -> Result<BTreeMap<String, PathBuf>, PlanError> {
+/// The files in and below a folder that have these contents. Those of the same names are looked at
+/// first, and no more than needed.
+fn by_content(
+    folder: &Path,
+    wanted: &BTreeMap<String, String>,
+) -> Result<BTreeMap<String, PathBuf>, PlanError> {
     let mut files = Vec::new();
     walk(&absolute(folder), &mut files);
-    files.sort_by_key(|path| (!wanted.values().any(|name| *name == name_of(path)), path.clone()));
+    files.sort_by_key(|path| {
+        (
+            !wanted.values().any(|name| *name == name_of(path)),
+            path.clone(),
+        )
+    });
     let mut found = BTreeMap::new();
     for path in files {
         if found.len() == wanted.len() {
@@ -416,13 +612,22 @@ fn by_content(folder: &Path, wanted: &BTreeMap<String, String>) -> Result<BTreeM
 }
 
 fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
-    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    let mut entries: Vec<PathBuf> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     entries.sort();
     for path in entries {
         match path.metadata() {
             _ if files.len() >= MAX_FILES => return,
             // A run's own folders hold no data.
-            Ok(found) if found.is_dir() && !path.is_symlink() && !path.join(RunFolder::LOCK).exists() => walk(&path, files),
+            Ok(found)
+                if found.is_dir() && !path.is_symlink() && !path.join(RunFolder::LOCK).exists() =>
+            {
+                walk(&path, files)
+            }
             Ok(found) if found.is_file() => files.push(path),
             _ => {}
         }
@@ -430,7 +635,10 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
 }
 
 fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
 }
 
 #[cfg(test)]
@@ -439,8 +647,9 @@ mod tests {
 
     #[test]
     fn the_way_back_leads_from_a_copy_as_from_the_original() {
-        let home =
-            |run: &str, started_in: &str, now: &str| tidy(&Path::new(now).join(way(Path::new(run), Path::new(started_in))));
+        let home = |run: &str, started_in: &str, now: &str| {
+            tidy(&Path::new(now).join(way(Path::new(run), Path::new(started_in))))
+        };
         let cases = [
             ("/p/run", "/p", "/q/run", "/q"),
             ("/p/checkpoints/a", "/p", "/q/checkpoints/b", "/q"),
@@ -450,7 +659,12 @@ mod tests {
             ("/p/run", "/p", "/run", "/"),
         ];
         for (run, started_in, now, expected) in cases {
-            assert_eq!(home(run, started_in, now), Path::new(expected), "{run} started in {started_in}, now {now}");
+            assert_eq!(
+                home(run, started_in, now),
+                Path::new(expected),
+                "{run} started in \
+            {started_in}, now {now}"
+            );
         }
     }
 

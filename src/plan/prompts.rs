@@ -20,20 +20,36 @@ pub(super) fn prompts(
 ) -> Vec<SamplePrompt> {
     let prompts = &recipe.evaluation.prompts;
     let texts: Vec<&str> = prompts.iter().map(|said| said.value.as_str()).collect();
-    let said = prompts.first().map(|first| Said { value: texts, place: first.place.clone() });
-    filled.fill("evaluation.prompts", said.as_ref(), Vec::new(), |texts| json!(texts));
+    let said = prompts.first().map(|first| Said {
+        value: texts,
+        place: first.place.clone(),
+    });
+    filled.fill("evaluation.prompts", said.as_ref(), Vec::new(), |texts| {
+        json!(texts)
+    });
     let Some(base) = base else { return Vec::new() };
     let frame = frame(recipe, template.is_some());
     let asked = |said: &Said<String>| {
-        let question = SamplePrompt::new(&said.value, frame, &base.tokenizer, template, &base.model.spec);
+        let question = SamplePrompt::new(
+            &said.value,
+            frame,
+            &base.tokenizer,
+            template,
+            &base.model.spec,
+        );
         noted(question, &said.place, faults)
     };
     prompts.iter().filter_map(asked).collect()
 }
 
-/// The frame of every row that is trained, where they share Alpaca's; else the template where there is one.
+/// The frame of every row that is trained, where they share Alpaca's; else the template where there
+/// is one.
 fn frame(recipe: &Recipe, has_template: bool) -> Frame {
-    let mut formats = recipe.datasets.iter().filter_map(|dataset| dataset.format.as_ref()).map(|said| said.value);
+    let mut formats = recipe
+        .datasets
+        .iter()
+        .filter_map(|dataset| dataset.format.as_ref())
+        .map(|said| said.value);
     let has_rows = !recipe.datasets.is_empty();
     match has_template {
         _ if has_rows && formats.all(|format| format == Format::Instruction) => Frame::Instruction,

@@ -1,5 +1,5 @@
-//! Where a run's rows come from, for its lock and for the cards that are made of it: counts of each data set, and what is said of the
-//! license of each file.
+//! Where a run's rows come from, for its lock and for the cards that are made of it: counts of each
+//! data set, and what is said of the license of each file.
 
 use std::path::Path;
 
@@ -15,12 +15,22 @@ use crate::terms::Term;
 use crate::train;
 
 impl Lock {
-    /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks recompute, the device and the numbers
-    /// of the base, with the form that its files have where they are packed, and where its embedding is; and what `memory` plans for its peak.
-    /// What is free, or proven, may be another when the run goes on.
-    pub fn describe(&mut self, plan: &Plan, data: &RunData, chosen: train::Memory, memory: &MemoryPlan) {
+    /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks
+    /// recompute, the device and the numbers of the base, with the form that its files have where
+    /// they are packed, and where its embedding is; and what `memory` plans for its peak. What is
+    /// free, or proven, may be another when the run goes on.
+    pub fn describe(
+        &mut self,
+        plan: &Plan,
+        data: &RunData,
+        chosen: train::Memory,
+        memory: &MemoryPlan,
+    ) {
         let storage = memory.storage();
-        self.0.insert("planned_memory_bytes".to_owned(), json!(memory.parts.peak_bytes()));
+        self.0.insert(
+            "planned_memory_bytes".to_owned(),
+            json!(memory.parts.peak_bytes()),
+        );
         self.0.insert("data".to_owned(), plan.provenance(data));
         self.record_cache(data.cache_entries());
         self.0["recipe"]["training"]["gradient_checkpointing"] = json!(chosen.recomputed);
@@ -79,16 +89,28 @@ impl Plan {
 }
 
 impl Plan {
-    /// The terms of a data file; of the Hub those of its repository, which a converted copy has not itself.
+    /// The terms of a data file; of the Hub those of its repository, which a converted copy has not
+    /// itself.
     fn terms(&self, key: &str, path: &Path, file: &Path) -> Terms {
-        let Some(snapshot) = self.hub_data.get(key) else { return data::terms(file, path) };
+        let Some(snapshot) = self.hub_data.get(key) else {
+            return data::terms(file, path);
+        };
         let (found, cards) = (data::terms(file, &snapshot.folder), snapshot.card_folder());
-        if found == Terms::default() { data::terms(&cards.join("README.md"), &cards) } else { found }
+        if found == Terms::default() {
+            data::terms(&cards.join("README.md"), &cards)
+        } else {
+            found
+        }
     }
 }
 
 /// The values that somebody said, with where; all others are defaults or follow from these.
 pub(super) fn set_by(settings: &[Setting]) -> Value {
-    let said = settings.iter().filter(|setting| matches!(setting.origin, Origin::Said(_)));
-    Value::Object(said.map(|setting| (setting.key.clone(), json!(setting.origin.to_string()))).collect::<Map<_, _>>())
+    let said = settings
+        .iter()
+        .filter(|setting| matches!(setting.origin, Origin::Said(_)));
+    Value::Object(
+        said.map(|setting| (setting.key.clone(), json!(setting.origin.to_string())))
+            .collect::<Map<_, _>>(),
+    )
 }

@@ -1,4 +1,5 @@
-//! How a frozen base is packed: what the section `adapter` says, held against the base, which may be packed already.
+//! How a frozen base is packed: what the section `adapter` says, held against the base, which may
+//! be packed already.
 
 use serde_json::{Value, json};
 
@@ -35,27 +36,55 @@ pub(super) fn packing(
     faults: &mut Vec<Fault>,
 ) -> Packing {
     // Of weights that cannot be read, loading tells.
-    let kept = base.and_then(|base| base.model.kept_in(ModelDtype::Auto, HalfPrecision::Widened).ok());
+    let kept = base.and_then(|base| {
+        base.model
+            .kept_in(ModelDtype::Auto, HalfPrecision::Widened)
+            .ok()
+    });
     let stored = kept.and_then(|kept| kept.form);
     if trains == Some(&Trains::Everything) {
         if let Some(stored) = stored {
-            let message = format!("adapter.method: `full` trains every weight, and those of the base are stored in {stored}");
-            let fault = recipe.method.iter().fold(Fault::new(message), |fault, said| fault.at(&said.place));
+            let message = format!(
+                "adapter.method: `full` trains every weight, and those of the \
+            base are stored in {stored}"
+            );
+            let fault = recipe
+                .method
+                .iter()
+                .fold(Fault::new(message), |fault, said| fault.at(&said.place));
             faults.push(fault.hint("name the base that it was made of, or train an adapter"));
         }
-        return Packing { form: None, packs_head: false, offload: Offload::Never };
+        return Packing {
+            form: None,
+            packs_head: false,
+            offload: Offload::Never,
+        };
     }
     let asked = asked(recipe, stored, filled, faults);
     let said = [
-        recipe.quantization.as_ref().map(|said| ("quantization", &said.place)),
-        recipe.double_quant.as_ref().map(|said| ("double_quant", &said.place)),
-        recipe.block_size.as_ref().map(|said| ("block_size", &said.place)),
+        recipe
+            .quantization
+            .as_ref()
+            .map(|said| ("quantization", &said.place)),
+        recipe
+            .double_quant
+            .as_ref()
+            .map(|said| ("double_quant", &said.place)),
+        recipe
+            .block_size
+            .as_ref()
+            .map(|said| ("block_size", &said.place)),
     ];
-    if let (Some(stored), Some((key, place))) =
-        (stored.filter(|stored| asked != Some(*stored)), said.into_iter().flatten().next())
-    {
+    if let (Some(stored), Some((key, place))) = (
+        stored.filter(|stored| asked != Some(*stored)),
+        said.into_iter().flatten().next(),
+    ) {
         let asked = asked.map_or_else(|| "none".to_owned(), |asked| asked.to_string());
-        let fault = Fault::new(format!("adapter.{key}: the base is stored in {stored}, the recipe asks for {asked}")).at(place);
+        let fault = Fault::new(format!(
+            "adapter.{key}: the base is stored in {stored}, the recipe \
+        asks for {asked}"
+        ))
+        .at(place);
         faults.push(fault.hint("remove the key, or name the base that it was made of"));
     }
     let form = stored.or(asked);
@@ -63,32 +92,66 @@ pub(super) fn packing(
     let packs_head = match form {
         None => refused_head(recipe.quantize_head.as_ref(), faults),
         Some(_) if has_packed_head => packed_head(recipe.quantize_head.as_ref(), filled, faults),
-        Some(_) => filled.plain("adapter.quantize_head", recipe.quantize_head.as_ref(), false),
+        Some(_) => filled.plain(
+            "adapter.quantize_head",
+            recipe.quantize_head.as_ref(),
+            false,
+        ),
     };
-    let offload = filled.word("adapter.offload_embedding", recipe.offload_embedding.as_ref(), Offload::Auto);
+    let offload = filled.word(
+        "adapter.offload_embedding",
+        recipe.offload_embedding.as_ref(),
+        Offload::Auto,
+    );
     let is_tied = base.is_some_and(|base| base.model.spec.tied_head);
     let of_tables = [
-        ("quantize_head", recipe.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
+        (
+            "quantize_head",
+            recipe
+                .quantize_head
+                .as_ref()
+                .filter(|said| said.value)
+                .map(|said| &said.place),
+        ),
         (
             "offload_embedding",
-            recipe.offload_embedding.as_ref().filter(|said| said.value == Offload::Always).map(|said| &said.place),
+            recipe
+                .offload_embedding
+                .as_ref()
+                .filter(|said| said.value == Offload::Always)
+                .map(|said| &said.place),
         ),
     ];
     for (key, place) in of_tables.into_iter().filter(|_| is_tied) {
         if let Some(place) = place {
-            let message = format!("adapter.{key}: the base has one table for its embedding and its head, which stays as it is");
-            faults.push(Fault::new(message).at(place).hint(format!("remove `{key}`")));
+            let message = format!(
+                "adapter.{key}: the base has one table for its embedding and its \
+            head, which stays as it is"
+            );
+            faults.push(
+                Fault::new(message)
+                    .at(place)
+                    .hint(format!("remove `{key}`")),
+            );
         }
     }
-    let principal = recipe.init_lora_weights.as_ref().filter(|said| said.value == Initial::Principal);
+    let principal = recipe
+        .init_lora_weights
+        .as_ref()
+        .filter(|said| said.value == Initial::Principal);
     if let (Some(said), Some(stored)) = (principal, stored) {
         let message = format!(
-            "adapter.init_lora_weights: `pissa` takes a part out of the base's weights, and those are stored in {stored}"
+            "adapter.init_lora_weights: `pissa` takes a part out of the base's weights, and those \
+            are stored in {stored}"
         );
         let hint = "name the base that it was made of, and pack what remains with `method: qlora`";
         faults.push(Fault::new(message).at(&said.place).hint(hint));
     }
-    let packing = Packing { form, packs_head, offload };
+    let packing = Packing {
+        form,
+        packs_head,
+        offload,
+    };
     if let (Some(Trains::Adapter(config)), Some(base)) = (trains, base) {
         check_tables(recipe, config, &base.model.spec, packing, faults);
     }
@@ -96,7 +159,13 @@ pub(super) fn packing(
 }
 
 /// What trains whole is kept in numbers, and where the gradients are.
-fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpec, packing: Packing, faults: &mut Vec<Fault>) {
+fn check_tables(
+    recipe: &recipe::Adapter,
+    config: &LoraConfig,
+    spec: &DecoderSpec,
+    packing: Packing,
+    faults: &mut Vec<Fault>,
+) {
     // What does not resolve is a fault already.
     for TableTarget { module, part } in config.table_targets(&spec.modules()).unwrap_or_default() {
         let (is_wrong, key, is_said) = match module.role {
@@ -105,55 +174,123 @@ fn check_tables(recipe: &recipe::Adapter, config: &LoraConfig, spec: &DecoderSpe
                 "offload_embedding",
                 recipe.offload_embedding.is_some(),
             ),
-            _ => (packing.packs_head && !spec.tied_head, "quantize_head", recipe.quantize_head.is_some()),
+            _ => (
+                packing.packs_head && !spec.tied_head,
+                "quantize_head",
+                recipe.quantize_head.is_some(),
+            ),
         };
         if !is_wrong {
             continue;
         }
         let (what, place) = match part {
-            TablePart::Whole => ("modules_to_save", recipe.modules_to_save.as_ref().map(|said| &said.place)),
-            _ => ("trainable_token_indices", recipe.trainable_token_indices.as_ref().map(|said| &said.place)),
+            TablePart::Whole => (
+                "modules_to_save",
+                recipe.modules_to_save.as_ref().map(|said| &said.place),
+            ),
+            _ => (
+                "trainable_token_indices",
+                recipe
+                    .trainable_token_indices
+                    .as_ref()
+                    .map(|said| &said.place),
+            ),
         };
-        let message =
-            format!("adapter.{what}: `{}` trains in numbers on the device, and with `{key}` it is kept otherwise", module.name);
+        let message = format!(
+            "adapter.{what}: `{}` trains in numbers on the device, and with `{key}` it is \
+            kept otherwise",
+            module.name
+        );
         let hint = if is_said {
             format!("remove `{key}`, or train it by low-rank matrices with `target_modules`")
         } else {
-            "train it by low-rank matrices with `target_modules`, or on the base that this one was made of".to_owned()
+            "train it by low-rank matrices with `target_modules`, or on the base that this one was \
+            made of"
+                .to_owned()
         };
-        faults.push(place.iter().fold(Fault::new(message).hint(hint), |fault, place| fault.at(place)));
+        faults.push(
+            place
+                .iter()
+                .fold(Fault::new(message).hint(hint), |fault, place| {
+                    fault.at(place)
+                }),
+        );
     }
 }
 
-/// The form that the recipe asks for; of a base that is packed already, what the recipe does not say is as there.
-fn asked(recipe: &recipe::Adapter, stored: Option<QuantFormat>, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<QuantFormat> {
+/// The form that the recipe asks for; of a base that is packed already, what the recipe does not
+/// say is as there.
+fn asked(
+    recipe: &recipe::Adapter,
+    stored: Option<QuantFormat>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Option<QuantFormat> {
     let word = stored.map(QuantFormat::word);
     let of_blocks = match stored {
-        Some(QuantFormat::FourBit { block_size, double_quant, .. }) => Some((block_size, double_quant)),
+        Some(QuantFormat::FourBit {
+            block_size,
+            double_quant,
+            ..
+        }) => Some((block_size, double_quant)),
         _ => None,
     };
-    let is_qlora = recipe.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
-    let default = if is_qlora { Quantization::Nf4 } else { Quantization::None };
+    let is_qlora = recipe
+        .method
+        .as_ref()
+        .is_some_and(|method| method.value == Technique::Qlora);
+    let default = if is_qlora {
+        Quantization::Nf4
+    } else {
+        Quantization::None
+    };
     let said = recipe.quantization.as_ref();
-    let word = or_stored(filled, "adapter.quantization", said, word, default, |word| json!(word.word()));
+    let word = or_stored(
+        filled,
+        "adapter.quantization",
+        said,
+        word,
+        default,
+        |word| json!(word.word()),
+    );
     if !matches!(word, Quantization::Nf4 | Quantization::Fp4) {
         refuse_blocks(recipe, word, faults);
         return QuantFormat::of(word, BlockSize::DEFAULT, false);
     }
     let (size, nested) = of_blocks.unzip();
     let said = recipe.double_quant.as_ref();
-    let double_quant = or_stored(filled, "adapter.double_quant", said, nested, is_qlora, |nested| json!(nested));
+    let double_quant = or_stored(
+        filled,
+        "adapter.double_quant",
+        said,
+        nested,
+        is_qlora,
+        |nested| json!(nested),
+    );
     let (said, default) = (recipe.block_size.as_ref(), BlockSize::DEFAULT);
-    let block_size = or_stored(filled, "adapter.block_size", said, size, default, |size| json!(size.numbers()));
+    let block_size = or_stored(filled, "adapter.block_size", said, size, default, |size| {
+        json!(size.numbers())
+    });
     QuantFormat::of(word, block_size, double_quant)
 }
 
 /// Blocks are of 4 bits.
 fn refuse_blocks(recipe: &recipe::Adapter, word: Quantization, faults: &mut Vec<Fault>) {
-    let double_quant = recipe.double_quant.as_ref().filter(|said| said.value).map(|said| ("double_quant", &said.place));
-    let block_size = recipe.block_size.as_ref().map(|said| ("block_size", &said.place));
+    let double_quant = recipe
+        .double_quant
+        .as_ref()
+        .filter(|said| said.value)
+        .map(|said| ("double_quant", &said.place));
+    let block_size = recipe
+        .block_size
+        .as_ref()
+        .map(|said| ("block_size", &said.place));
     for (key, place) in double_quant.into_iter().chain(block_size) {
-        let fault = Fault::new(format!("adapter.{key} goes with `quantization: nf4` and `fp4`, it is `{word}`")).at(place);
+        let fault = Fault::new(format!(
+            "adapter.{key} goes with `quantization: nf4` and `fp4`, it \
+        is `{word}`"
+        ))
+        .at(place);
         faults.push(fault.hint(format!("remove `{key}`, or write `method: qlora`")));
     }
 }
@@ -179,32 +316,56 @@ fn or_stored<T: Clone>(
 /// The head of a base that has it packed.
 fn packed_head(said: Option<&Said<bool>>, filled: &mut Filled, faults: &mut Vec<Fault>) -> bool {
     if let Some(Said { place, .. }) = said.filter(|said| !said.value) {
-        let fault =
-            Fault::new("adapter.quantize_head: the base is stored with its head packed, the recipe asks for one that is not");
-        faults.push(fault.at(place).hint("remove the key, or name the base that it was made of"));
+        let fault = Fault::new(
+            "adapter.quantize_head: the base is stored with its head packed, the recipe \
+            asks for one that is not",
+        );
+        faults.push(
+            fault
+                .at(place)
+                .hint("remove the key, or name the base that it was made of"),
+        );
     }
-    or_stored(filled, "adapter.quantize_head", said, Some(true), true, |packs| json!(packs))
+    or_stored(
+        filled,
+        "adapter.quantize_head",
+        said,
+        Some(true),
+        true,
+        |packs| json!(packs),
+    )
 }
 
 fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
     if let Some(Said { place, .. }) = said.filter(|said| said.value) {
-        let fault = Fault::new("adapter.quantize_head goes with a `quantization`, and there is none").at(place as &Location);
+        let fault = Fault::new(
+            "adapter.quantize_head goes with a `quantization`, and there is \
+        none",
+        )
+        .at(place as &Location);
         faults.push(fault.hint("remove `quantize_head`, or write `method: qlora`"));
     }
     false
 }
 
 impl Lock {
-    /// How the base is packed that the run's adapter is for, and whether with the head; `None` where it is not. What starts as a part of the
-    /// base is for its numbers: packed was what remained of them.
+    /// How the base is packed that the run's adapter is for, and whether with the head; `None`
+    /// where it is not. What starts as a part of the base is for its numbers: packed was what
+    /// remained of them.
     pub fn packing(&self) -> Option<(QuantFormat, bool)> {
         let said = &self.values()["recipe"]["adapter"];
         if said["init_lora_weights"] == "pissa" {
             return None;
         }
         let word = Quantization::parse(said["quantization"].as_str()?)?;
-        let block_size = said["block_size"].as_u64().and_then(|size| BlockSize::new(size as usize).ok());
-        let form = QuantFormat::of(word, block_size.unwrap_or(BlockSize::DEFAULT), said["double_quant"] == true)?;
+        let block_size = said["block_size"]
+            .as_u64()
+            .and_then(|size| BlockSize::new(size as usize).ok());
+        let form = QuantFormat::of(
+            word,
+            block_size.unwrap_or(BlockSize::DEFAULT),
+            said["double_quant"] == true,
+        )?;
         Some((form, said["quantize_head"] == true))
     }
 
@@ -212,7 +373,12 @@ impl Lock {
     pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
         let said = &mut self.0["recipe"]["adapter"];
         said["quantization"] = json!(form.word().word());
-        if let QuantFormat::FourBit { block_size, double_quant, .. } = form {
+        if let QuantFormat::FourBit {
+            block_size,
+            double_quant,
+            ..
+        } = form
+        {
             said["block_size"] = json!(block_size.numbers());
             said["double_quant"] = json!(double_quant);
         }
@@ -223,7 +389,17 @@ impl Lock {
 impl Packing {
     /// How the base is kept in numbers of this type.
     pub fn storage(self, dtype: ModelDtype) -> Storage {
-        let Self { form, packs_head, offload } = self;
-        Storage { dtype, form, left_dense: 0, packs_head, offloads_embedding: offload == Offload::Always }
+        let Self {
+            form,
+            packs_head,
+            offload,
+        } = self;
+        Storage {
+            dtype,
+            form,
+            left_dense: 0,
+            packs_head,
+            offloads_embedding: offload == Offload::Always,
+        }
     }
 }

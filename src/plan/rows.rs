@@ -1,4 +1,5 @@
-//! The rows of a plan: read, tokenized, divided into those that train and those that score, and counted.
+//! The rows of a plan: read, tokenized, divided into those that train and those that score, and
+//! counted.
 
 use std::collections::BTreeMap;
 
@@ -9,11 +10,13 @@ use super::alike::Straddling;
 use super::mixing::Mixing;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
-use crate::data::{Corpus, Divided, Ledger, Packing, RowRecord, Rows, DataSource, Split, duplicates};
+use crate::data::{
+    Corpus, DataSource, Divided, Ledger, Packing, RowRecord, Rows, Split, duplicates,
+};
 use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
 use crate::terms::CacheMode;
-use crate::train::{self, StepSampler, RunFolder};
+use crate::train::{self, RunFolder, StepSampler};
 
 /// The rows of a plan, as tokens.
 #[derive(Debug)]
@@ -36,7 +39,8 @@ pub struct RunData {
 }
 
 impl Plan {
-    /// Reads and tokenizes the data, or finds it in the cache, splits off the validation rows and judges what came of it.
+    /// Reads and tokenizes the data, or finds it in the cache, splits off the validation rows and
+    /// judges what came of it.
     ///
     /// # Errors
     /// A row cannot be read or rendered, too many are left out, or nothing is left to train on.
@@ -46,19 +50,29 @@ impl Plan {
         Ok(data)
     }
 
-    /// Reads and tokenizes the data, or finds it in the cache, and splits off the validation rows. Whether the run may use them
-    /// [`Plan::judge`] says.
+    /// Reads and tokenizes the data, or finds it in the cache, and splits off the validation rows.
+    /// Whether the run may use them [`Plan::judge`] says.
     ///
     /// # Errors
     /// A row cannot be read or rendered, for a reason that other rows will share.
     pub fn open_data(&self, report: Reporter) -> Result<RunData, PlanError> {
-        self.notes().into_iter().for_each(|note| report(Event::Note(note)));
+        self.notes()
+            .into_iter()
+            .for_each(|note| report(Event::Note(note)));
         self.open_rows(report)
     }
 
     /// The same without what is to be said of the plan.
     pub(super) fn open_rows(&self, report: Reporter) -> Result<RunData, PlanError> {
-        let open = |sources: &[DataSource]| Corpus::open(sources, &self.encoder, &self.limits, self.row_cache(), report);
+        let open = |sources: &[DataSource]| {
+            Corpus::open(
+                sources,
+                &self.encoder,
+                &self.limits,
+                self.row_cache(),
+                report,
+            )
+        };
         let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
         let mut contents = corpus.contents();
         let datasets = self.divide(corpus, &contents, &evaluation, report);
@@ -66,35 +80,71 @@ impl Plan {
         contents.extend(evaluation.contents());
         let of_evaluation = duplicates(&contents).split_off(datasets.corpus.len());
         let validation = Split::validation_only(evaluation.len());
-        let evaluation = Divided { corpus: evaluation, split: validation, duplicates: of_evaluation, left_out: BTreeMap::new() };
+        let evaluation = Divided {
+            corpus: evaluation,
+            split: validation,
+            duplicates: of_evaluation,
+            left_out: BTreeMap::new(),
+        };
         let mut ledger = datasets.ledger(self.sources.len());
-        ledger.sources.extend(evaluation.ledger(self.validation_sources.len()).sources);
-        let (overlaps, end_ids) = (overlap::find(&datasets, &evaluation), self.encoder.tokenizer.end_ids());
+        ledger
+            .sources
+            .extend(evaluation.ledger(self.validation_sources.len()).sources);
+        let (overlaps, end_ids) = (
+            overlap::find(&datasets, &evaluation),
+            self.encoder.tokenizer.end_ids(),
+        );
         let mixing = self.mixing.clone();
-        let files = self.sources.iter().chain(&self.validation_sources).flat_map(|source| &source.files);
-        let converted = files.filter_map(|file| file.cache_entry().map(str::to_owned)).collect();
+        let files = self
+            .sources
+            .iter()
+            .chain(&self.validation_sources)
+            .flat_map(|source| &source.files);
+        let converted = files
+            .filter_map(|file| file.cache_entry().map(str::to_owned))
+            .collect();
         let sources = self.sources.len();
-        Ok(RunData { datasets, evaluation, ledger, overlaps, straddling, mixing, sources, converted, end_ids })
+        Ok(RunData {
+            datasets,
+            evaluation,
+            ledger,
+            overlaps,
+            straddling,
+            mixing,
+            sources,
+            converted,
+            end_ids,
+        })
     }
 
-    /// Where rows are kept as tokens. What looks at a recipe that has no run yet leaves nothing behind, unless the cache of the user is
-    /// meant.
+    /// Where rows are kept as tokens. What looks at a recipe that has no run yet leaves nothing
+    /// behind, unless the cache of the user is meant.
     pub fn row_cache(&self) -> RowCache {
         let run = Some(&self.output_dir).filter(|run| run.is_dir());
         match (self.cache, run) {
             (CacheMode::User, _) => RowCache::from(&cache_folder()),
             (CacheMode::Run, Some(run)) => RowCache::OfRun(run.join(RunFolder::CACHE)),
-            _ => RowCache::Nameless(run.cloned().into_iter().chain([std::env::temp_dir()]).collect()),
+            _ => RowCache::Nameless(
+                run.cloned()
+                    .into_iter()
+                    .chain([std::env::temp_dir()])
+                    .collect(),
+            ),
         }
     }
 
-    /// A source's key in the recipe, and its path as the recipe has it. Those of the validation sets come last.
+    /// A source's key in the recipe, and its path as the recipe has it. Those of the validation
+    /// sets come last.
     pub fn source_name(&self, source: usize) -> (String, String) {
         let key = match source.checked_sub(self.sources.len()) {
             None => format!("datasets.{source}"),
             Some(index) => format!("evaluation.datasets.{index}"),
         };
-        let path = self.setting(&format!("{key}.path")).and_then(|path| path.as_str()).unwrap_or_default().to_owned();
+        let path = self
+            .setting(&format!("{key}.path"))
+            .and_then(|path| path.as_str())
+            .unwrap_or_default()
+            .to_owned();
         (key, path)
     }
 }
@@ -104,18 +154,29 @@ impl RunData {
     pub fn training(&self) -> Rows<'_> {
         let (corpus, training) = (&self.datasets.corpus, &self.datasets.split.training);
         let rows = Rows::new(corpus, training.clone());
-        let Some(mixing) = &self.mixing else { return rows };
+        let Some(mixing) = &self.mixing else {
+            return rows;
+        };
         // Rows of a source stand together.
-        let before = |source: usize| training.partition_point(|row| corpus.source(*row as usize) < source);
-        rows.mixed(mixing.of_rows((0..self.sources).map(|source| (before(source + 1) - before(source)) as u32)))
+        let before =
+            |source: usize| training.partition_point(|row| corpus.source(*row as usize) < source);
+        rows.mixed(
+            mixing.of_rows(
+                (0..self.sources).map(|source| (before(source + 1) - before(source)) as u32),
+            ),
+        )
     }
 
     /// The rows as the loop takes them, without prompts.
     pub fn rows(&self) -> train::Data<'_> {
-        let validation = [&self.datasets, &self.evaluation].map(|of| Rows::new(&of.corpus, of.split.validation.clone()));
+        let validation = [&self.datasets, &self.evaluation]
+            .map(|of| Rows::new(&of.corpus, of.split.validation.clone()));
         train::Data {
             training: self.training(),
-            validation: validation.into_iter().filter(|rows| !rows.is_empty()).collect(),
+            validation: validation
+                .into_iter()
+                .filter(|rows| !rows.is_empty())
+                .collect(),
             end_ids: self.end_ids.iter().map(|id| id.cast_signed()).collect(),
             prompts: None,
         }
@@ -144,18 +205,28 @@ impl RunData {
 
     /// Every row that was read, in order.
     pub fn records(&self) -> impl Iterator<Item = RowRecord<'_>> {
-        self.datasets.records().chain(self.evaluation.records().map(|record| self.behind(record)))
+        self.datasets
+            .records()
+            .chain(self.evaluation.records().map(|record| self.behind(record)))
     }
 
     /// A record of a validation set, whose source is counted behind the others.
     fn behind<'a>(&self, record: RowRecord<'a>) -> RowRecord<'a> {
-        RowRecord { source: record.source + self.sources, ..record }
+        RowRecord {
+            source: record.source + self.sources,
+            ..record
+        }
     }
 
-    /// Names of the entries of the cache that hold the rows, as tokens and as Parquet files that were made of data files.
+    /// Names of the entries of the cache that hold the rows, as tokens and as Parquet files that
+    /// were made of data files.
     pub fn cache_entries(&self) -> Vec<String> {
         let both = [&self.datasets.corpus, &self.evaluation.corpus];
-        both.into_iter().flat_map(Corpus::entries).map(str::to_owned).chain(self.converted.iter().cloned()).collect()
+        both.into_iter()
+            .flat_map(Corpus::entries)
+            .map(str::to_owned)
+            .chain(self.converted.iter().cloned())
+            .collect()
     }
 
     /// Tokens that end a turn or a document.
@@ -175,28 +246,45 @@ impl RunData {
 
     /// Rows to score on that are trained on too.
     pub fn trained_validation_rows(&self) -> u64 {
-        self.overlaps.iter().flatten().map(|overlap| overlap.trained).sum()
+        self.overlaps
+            .iter()
+            .flatten()
+            .map(|overlap| overlap.trained)
+            .sum()
     }
 
     /// Rows that train and are near-duplicates of rows to score on.
     pub fn near_validation_rows(&self) -> usize {
-        self.straddling.as_ref().map_or(0, |straddling| straddling.rows)
+        self.straddling
+            .as_ref()
+            .map_or(0, |straddling| straddling.rows)
     }
 
     /// Tokens of the rows that the first epoch trains, and how many of them carry a loss.
     pub fn training_tokens(&self) -> (u64, u64) {
         let rows = self.training();
         let packs = rows.epoch(Packing::Off, None, 0);
-        let counts = packs.rows(0..packs.len()).par_iter().map(|place| rows.counts(*place));
+        let counts = packs
+            .rows(0..packs.len())
+            .par_iter()
+            .map(|place| rows.counts(*place));
         let counts = counts.map(|(tokens, trained)| (tokens as u64, trained as u64));
-        counts.reduce(|| (0, 0), |(tokens, trained), (more, more_trained)| (tokens + more, trained + more_trained))
+        counts.reduce(
+            || (0, 0),
+            |(tokens, trained), (more, more_trained)| (tokens + more, trained + more_trained),
+        )
     }
 
-    /// How often a run trains each of its kept rows, by index: the same rows of the same steps as the loop takes.
+    /// How often a run trains each of its kept rows, by index: the same rows of the same steps as
+    /// the loop takes.
     pub fn times_trained(&self, config: &train::TrainConfig) -> Vec<u32> {
         let (training, rows) = (&self.datasets.split.training, self.training());
-        let (mut course, mut times, mut epoch, mut place) =
-            (StepSampler::new(config, &rows), vec![0; self.datasets.corpus.len()], 0, 0);
+        let (mut course, mut times, mut epoch, mut place) = (
+            StepSampler::new(config, &rows),
+            vec![0; self.datasets.corpus.len()],
+            0,
+            0,
+        );
         for _ in 0..config.schedule.total_steps {
             let of_step = course.after(epoch, place);
             (epoch, place) = (of_step.epoch, of_step.places.end as u64);

@@ -4,13 +4,24 @@ use super::rows::RunData;
 use crate::data::RowCounts;
 
 impl RunData {
-    /// Numbers of `count` rows, ascending: the same number of each source, at equal distances among the rows that it keeps or leaves out for
-    /// another one. A source without any shows its first row.
+    /// Numbers of `count` rows, ascending: the same number of each source, at equal distances among
+    /// the rows that it keeps or leaves out for another one. A source without any shows its first
+    /// row.
     pub fn sample(&self, count: usize) -> Vec<u64> {
         let shown = |kept: u64, rows: u64| if kept > 0 { kept } else { rows.min(1) };
-        let most: Vec<u64> = self.ledger().sources.iter().map(|tally| shown(within_limits(tally), tally.rows)).collect();
+        let most: Vec<u64> = self
+            .ledger()
+            .sources
+            .iter()
+            .map(|tally| shown(within_limits(tally), tally.rows))
+            .collect();
         let (mut numbers, mut rows, mut kept) = (Vec::new(), 0, 0);
-        for (tally, share) in self.ledger().sources.iter().zip(shares(count as u64, &most)) {
+        for (tally, share) in self
+            .ledger()
+            .sources
+            .iter()
+            .zip(shares(count as u64, &most))
+        {
             let within = within_limits(tally);
             if within == 0 {
                 numbers.extend((0..share).map(|_| rows));
@@ -27,7 +38,9 @@ impl RunData {
         let of_datasets = self.datasets.corpus.len() as u64;
         match index.checked_sub(of_datasets) {
             None => self.datasets.corpus.number(index as usize),
-            Some(index) => self.datasets.corpus.rows_read() + self.evaluation.corpus.number(index as usize),
+            Some(index) => {
+                self.datasets.corpus.rows_read() + self.evaluation.corpus.number(index as usize)
+            }
         }
     }
 }
@@ -37,12 +50,15 @@ fn within_limits(tally: &RowCounts) -> u64 {
     tally.kept() + tally.alike()
 }
 
-/// A share of `count` for each, as equal as `most` of each allows; the first ones get what does not divide.
+/// A share of `count` for each, as equal as `most` of each allows; the first ones get what does not
+/// divide.
 fn shares(count: u64, most: &[u64]) -> Vec<u64> {
     let mut shares = vec![0; most.len()];
     let mut left = count.min(most.iter().sum());
     while left > 0 {
-        let open: Vec<usize> = (0..most.len()).filter(|index| shares[*index] < most[*index]).collect();
+        let open: Vec<usize> = (0..most.len())
+            .filter(|index| shares[*index] < most[*index])
+            .collect();
         let each = (left / open.len() as u64).max(1);
         for index in open {
             let more = each.min(most[index] - shares[index]).min(left);

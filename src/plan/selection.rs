@@ -1,4 +1,5 @@
-//! Which rows of a dataset's files are taken: what `split` and `max_rows` say, against the rows that the footers count.
+//! Which rows of a dataset's files are taken: what `split` and `max_rows` say, against the rows
+//! that the footers count.
 
 use std::ops::Range;
 
@@ -8,18 +9,38 @@ use crate::hub::DatasetSnapshot;
 use crate::recipe::{Dataset, Split};
 
 /// Keys that go with data sets of the Hub only.
-pub(super) fn check_keys(section: &str, dataset: &Dataset, snapshot: Option<&DatasetSnapshot>, faults: &mut Vec<Fault>) {
+pub(super) fn check_keys(
+    section: &str,
+    dataset: &Dataset,
+    snapshot: Option<&DatasetSnapshot>,
+    faults: &mut Vec<Fault>,
+) {
     let path = dataset.path.as_ref().map_or("", |said| said.value.as_str());
     let names_files = snapshot.is_some_and(|snapshot| snapshot.config.is_none());
-    if let Some(config) = dataset.config.as_ref().filter(|_| snapshot.is_none() || names_files) {
-        let why = if names_files { "which names its files" } else { "which is no data set of the Hub" };
-        let fault = Fault::new(format!("{section}.config: `{}` does not go with `{path}`, {why}", config.value));
-        faults.push(fault.at(&config.place).hint("remove `config`, or write `path: hf://datasets/owner/name`"));
+    if let Some(config) = dataset
+        .config
+        .as_ref()
+        .filter(|_| snapshot.is_none() || names_files)
+    {
+        let why = if names_files {
+            "which names its files"
+        } else {
+            "which is no data set of the \
+        Hub"
+        };
+        let fault = Fault::new(format!(
+            "{section}.config: `{}` does not go with `{path}`, {why}",
+            config.value
+        ));
+        faults.push(fault.at(&config.place).hint(
+            "remove `config`, or write `path: \
+        hf://datasets/owner/name`",
+        ));
     }
 }
 
-/// The rows of each file that are taken; `None` where these are all. `rows` are those of the files, in their order, and `snapshot` tells
-/// which files are of which split.
+/// The rows of each file that are taken; `None` where these are all. `rows` are those of the files,
+/// in their order, and `snapshot` tells which files are of which split.
 ///
 /// Local files, sorted, are one split, `train`.
 pub(super) fn selected(
@@ -31,14 +52,28 @@ pub(super) fn selected(
 ) -> Option<Vec<Range<u64>>> {
     let split = split_of(dataset);
     let mut refuse = |reason: String, hint: &str| {
-        let place = dataset.split.as_ref().map_or(&dataset.place, |said| &said.place);
-        faults.push(Fault::new(format!("{section}.split: {reason}")).at(place).hint(hint));
+        let place = dataset
+            .split
+            .as_ref()
+            .map_or(&dataset.place, |said| &said.place);
+        faults.push(
+            Fault::new(format!("{section}.split: {reason}"))
+                .at(place)
+                .hint(hint),
+        );
     };
     let sizes: Vec<usize> = match snapshot {
-        Some(snapshot) => snapshot.splits.iter().map(|split| split.files.len()).collect(),
+        Some(snapshot) => snapshot
+            .splits
+            .iter()
+            .map(|split| split.files.len())
+            .collect(),
         None if split.parts.len() > 1 || split.parts[0].name() != Split::TRAIN => {
-            let reason =
-                format!("`{}` names splits, which local files have not, expected `train` or a slice of it", split.written);
+            let reason = format!(
+                "`{}` names splits, which local files have not, expected `train` or a \
+                slice of it",
+                split.written
+            );
             refuse(reason, "name the files of that split in `path`");
             return None;
         }
@@ -50,7 +85,11 @@ pub(super) fn selected(
         match part.rows(of_files.iter().sum()) {
             Ok(wanted) => taken.extend(by_file(&wanted, of_files)),
             Err(reason) => {
-                refuse(reason, "correct the slice; `max_rows` takes the first rows, or all where there are fewer");
+                refuse(
+                    reason,
+                    "correct the slice; `max_rows` takes the first rows, or all where \
+                there are fewer",
+                );
                 return None;
             }
         }
@@ -63,7 +102,10 @@ pub(super) fn selected(
             left -= range.end - range.start;
         }
     }
-    let is_whole = taken.iter().zip(rows).all(|(range, rows)| *range == (0..*rows));
+    let is_whole = taken
+        .iter()
+        .zip(rows)
+        .all(|(range, rows)| *range == (0..*rows));
     (!is_whole).then_some(taken)
 }
 

@@ -1,5 +1,5 @@
-//! The section `tokens`: names looked up in the base's vocabulary, new ones given ids, and rows of embedding and head where the base has none
-//! for them.
+//! The section `tokens`: names looked up in the base's vocabulary, new ones given ids, and rows of
+//! embedding and head where the base has none for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -39,34 +39,66 @@ pub struct Vocabulary {
 impl Vocabulary {
     /// How much the tokenizer's files take, about.
     pub(super) fn bytes(&self) -> u64 {
-        self.files.contents().iter().map(|(_, content)| content.len() as u64).sum()
+        self.files
+            .contents()
+            .iter()
+            .map(|(_, content)| content.len() as u64)
+            .sum()
     }
 
     /// What the folder of a whole model gets.
-    pub(super) fn of_model(&self, rows: usize, templates: Option<Vec<(PathBuf, String)>>) -> OwnVocabulary {
-        OwnVocabulary { rows, ids: self.ids.clone(), files: self.contents(templates) }
+    pub(super) fn of_model(
+        &self,
+        rows: usize,
+        templates: Option<Vec<(PathBuf, String)>>,
+    ) -> OwnVocabulary {
+        OwnVocabulary {
+            rows,
+            ids: self.ids.clone(),
+            files: self.contents(templates),
+        }
     }
 
     /// The tokenizer's files; templates that are not the base's stand in their place.
-    pub(super) fn contents(&self, templates: Option<Vec<(PathBuf, String)>>) -> Vec<(PathBuf, Vec<u8>)> {
+    pub(super) fn contents(
+        &self,
+        templates: Option<Vec<(PathBuf, String)>>,
+    ) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = self.files.contents();
         if let Some(templates) = templates {
             files.retain(|(path, _)| !CompanionFiles::is_template(path));
-            files.extend(templates.into_iter().map(|(path, source)| (path, source.into_bytes())));
+            files.extend(
+                templates
+                    .into_iter()
+                    .map(|(path, source)| (path, source.into_bytes())),
+            );
         }
         files
     }
 }
 
-/// Gives the base the tokens that the recipe, or the adapter to go on from, has for it; `None` where it stays as it is.
-pub(super) fn tokens(recipe: &Recipe, base: &mut Base, filled: &mut Filled, faults: &mut Vec<Fault>) -> Option<Vocabulary> {
+/// Gives the base the tokens that the recipe, or the adapter to go on from, has for it; `None`
+/// where it stays as it is.
+pub(super) fn tokens(
+    recipe: &Recipe,
+    base: &mut Base,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Option<Vocabulary> {
     fill(&recipe.tokens, filled);
     let said = recipe.adapter.init_from.as_ref();
     let adapter = said.map(|said| within(said.value.clone()));
     let own = adapter.as_deref().zip(said).and_then(|(adapter, said)| {
-        let own = noted(TokenizerFiles::beside(adapter, &base.folder), &said.place, faults)??;
+        let own = noted(
+            TokenizerFiles::beside(adapter, &base.folder),
+            &said.place,
+            faults,
+        )??;
         noted(peft::resize(&mut base.model, adapter), &said.place, faults)?;
-        let of_base = std::mem::replace(&mut base.tokenizer, noted(Tokenizer::of(&own), &said.place, faults)?);
+        let of_base = std::mem::replace(
+            &mut base.tokenizer,
+            noted(Tokenizer::of(&own), &said.place, faults)?,
+        );
         Some((own, of_base))
     });
     if own.is_none() && recipe.tokens.is_empty() {
@@ -75,7 +107,10 @@ pub(super) fn tokens(recipe: &Recipe, base: &mut Base, filled: &mut Filled, faul
     let place = &recipe.base_model.as_ref()?.place;
     let (files, original) = match own {
         Some((own, of_base)) => (own, Some(of_base)),
-        None => (noted(TokenizerFiles::read(&base.folder), place, faults)?, None),
+        None => (
+            noted(TokenizerFiles::read(&base.folder), place, faults)?,
+            None,
+        ),
     };
     let before = faults.len();
     let mut lookup = Lookup {
@@ -100,21 +135,37 @@ pub(super) fn tokens(recipe: &Recipe, base: &mut Base, filled: &mut Filled, faul
 /// What was said, for the lock.
 fn fill(tokens: &recipe::Tokens, filled: &mut Filled) {
     for (role, said) in roles(tokens) {
-        filled.optional(&format!("tokens.{}", role.name()), said, |token| json!(token));
+        filled.optional(&format!("tokens.{}", role.name()), said, |token| {
+            json!(token)
+        });
     }
-    filled.optional("tokens.end_of_turn", tokens.end_of_turn.as_ref(), |ends| json!(ends));
-    let shown = |AddedToken { token, from, special }: &AddedToken| {
+    filled.optional("tokens.end_of_turn", tokens.end_of_turn.as_ref(), |ends| {
+        json!(ends)
+    });
+    let shown = |AddedToken {
+                     token,
+                     from,
+                     special,
+                 }: &AddedToken| {
         if from.is_none() && !special {
             return json!(token);
         }
         let mut entry = serde_json::Map::from_iter([("token".to_owned(), json!(token))]);
-        entry.extend(from.as_ref().map(|from| ("from".to_owned(), json!(from.value))));
+        entry.extend(
+            from.as_ref()
+                .map(|from| ("from".to_owned(), json!(from.value))),
+        );
         entry.extend(special.then(|| ("special".to_owned(), json!(true))));
         Value::Object(entry)
     };
     let all: Vec<AddedToken> = tokens.add.iter().map(|said| said.value.clone()).collect();
-    let said = tokens.add.first().map(|first| Said { value: all, place: first.place.clone() });
-    filled.optional("tokens.add", said.as_ref(), |all| all.iter().map(shown).collect());
+    let said = tokens.add.first().map(|first| Said {
+        value: all,
+        place: first.place.clone(),
+    });
+    filled.optional("tokens.add", said.as_ref(), |all| {
+        all.iter().map(shown).collect()
+    });
 }
 
 fn roles(tokens: &recipe::Tokens) -> [(TokenRole, Option<&Said<String>>); 4] {
@@ -161,11 +212,17 @@ impl Lookup<'_> {
             }
         }
         for (role, said) in roles(tokens) {
-            if let Some(said) = said.filter(|said| self.is_known(&format!("tokens.{}", role.name()), &said.value, &said.place)) {
+            if let Some(said) = said.filter(|said| {
+                self.is_known(&format!("tokens.{}", role.name()), &said.value, &said.place)
+            }) {
                 revision.roles.push((role, said.value.clone()));
             }
         }
-        for (token, place) in tokens.end_of_turn.iter().flat_map(|said| said.value.iter().map(|token| (token, &said.place))) {
+        for (token, place) in tokens
+            .end_of_turn
+            .iter()
+            .flat_map(|said| said.value.iter().map(|token| (token, &said.place)))
+        {
             if self.is_known("tokens.end_of_turn", token, place) && !revision.ends.contains(token) {
                 revision.ends.push(token.clone());
             }
@@ -176,36 +233,69 @@ impl Lookup<'_> {
     /// Says of a token that is to be added and is there, unless it is named for something else too.
     fn note_known(&mut self, token: &AddedToken, id: u32, tokens: &recipe::Tokens) {
         let AddedToken { token, from, .. } = token;
-        let is_named = roles(tokens).into_iter().filter_map(|(_, said)| said).any(|said| said.value == *token)
-            || tokens.end_of_turn.iter().any(|said| said.value.contains(token));
+        let is_named = roles(tokens)
+            .into_iter()
+            .filter_map(|(_, said)| said)
+            .any(|said| said.value == *token)
+            || tokens
+                .end_of_turn
+                .iter()
+                .any(|said| said.value.contains(token));
         if is_named && from.is_none() {
             return;
         }
-        let passed_over = if from.is_some() { ", and `from` changes nothing" } else { "" };
+        let passed_over = if from.is_some() {
+            ", and `from` changes nothing"
+        } else {
+            ""
+        };
         self.notes.push(format!(
-            "tokens.add: `{token}` is in the base's vocabulary, id {id}, and is used as it is{passed_over}; its row trains with `adapter.trainable_token_indices: [{id}]`"
+            "tokens.add: `{token}` is in the base's vocabulary, id {id}, and is used as it \
+            is{passed_over}; its row trains with `adapter.trainable_token_indices: [{id}]`"
         ));
     }
 
     /// The id of a token whose row is to be copied.
     fn of_base(&mut self, said: &Said<String>) -> Option<u32> {
-        let id = self.tokenizer.token_to_id(&said.value).filter(|id| (*id as usize) < self.rows);
+        let id = self
+            .tokenizer
+            .token_to_id(&said.value)
+            .filter(|id| (*id as usize) < self.rows);
         if id.is_none() {
-            let message = format!("tokens.add: `from` is `{}`, which has no row in base `{}`", said.value, self.base);
-            let hint = self
-                .near(&said.value)
-                .unwrap_or_else(|| "name a token of the base, or leave `from` out for the mean of all rows".to_owned());
-            self.faults.push(Fault::new(message).at(&said.place).hint(hint));
+            let message = format!(
+                "tokens.add: `from` is `{}`, which has no row in base `{}`",
+                said.value, self.base
+            );
+            let hint = self.near(&said.value).unwrap_or_else(|| {
+                "name a token of the base, or leave `from` out for the mean of \
+                all rows"
+                    .to_owned()
+            });
+            self.faults
+                .push(Fault::new(message).at(&said.place).hint(hint));
         }
         id
     }
 
     fn is_known(&mut self, key: &str, token: &str, place: &Location) -> bool {
-        let is_known = self.tokenizer.token_to_id(token).is_some() || self.add.iter().any(|added| added.value.token == token);
+        let is_known = self.tokenizer.token_to_id(token).is_some()
+            || self.add.iter().any(|added| added.value.token == token);
         if !is_known {
-            let message = format!("{key}: `{token}` is neither in the vocabulary of base `{}` nor in `tokens.add`", self.base);
+            let message = format!(
+                "{key}: `{token}` is neither in the vocabulary of base `{}` nor \
+            in `tokens.add`",
+                self.base
+            );
             let add = format!("add it with `tokens: {{add: [{}]}}`", recipe::quoted(token));
-            let hint = self.near(token).map_or_else(|| add.clone(), |near| format!("{near} Otherwise {add}"));
+            let hint = self.near(token).map_or_else(
+                || add.clone(),
+                |near| {
+                    format!(
+                        "{near} \
+            Otherwise {add}"
+                    )
+                },
+            );
             self.faults.push(Fault::new(message).at(place).hint(hint));
         }
         is_known
@@ -214,11 +304,17 @@ impl Lookup<'_> {
     /// The base's special token that was probably meant.
     fn near(&self, token: &str) -> Option<String> {
         let special = &self.tokenizer.special().all;
-        nearest(token, special.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"))
+        nearest(token, special.iter().map(String::as_str)).map(|near| {
+            format!(
+                "did you mean \
+        `{near}`?"
+            )
+        })
     }
 }
 
-/// The base with the tokenizer as it is revised, and with rows for what needs some; and the tokenizer as it was.
+/// The base with the tokenizer as it is revised, and with rows for what needs some; and the
+/// tokenizer as it was.
 fn revised(
     recipe: &Recipe,
     base: &mut Base,
@@ -226,76 +322,151 @@ fn revised(
     (revision, from): (&Revision, &BTreeMap<String, u32>),
     faults: &mut Vec<Fault>,
 ) -> Option<(Vocabulary, Tokenizer)> {
-    let place = recipe.tokens.add.first().map_or(&recipe.base_model.as_ref()?.place, |first| &first.place);
+    let place = recipe
+        .tokens
+        .add
+        .first()
+        .map_or(&recipe.base_model.as_ref()?.place, |first| &first.place);
     let revised = noted(files.revise(&base.tokenizer, revision), place, faults)?;
     let before = std::mem::replace(&mut base.tokenizer, revised);
     let (tokenizer, stored) = (&base.tokenizer, base.model.spec.vocabulary);
     let id = |token: &String| tokenizer.token_to_id(token);
-    let mut new: Vec<(String, u32)> = revision.new.iter().filter_map(|(token, _)| Some((token.clone(), id(token)?))).collect();
+    let mut new: Vec<(String, u32)> = revision
+        .new
+        .iter()
+        .filter_map(|(token, _)| Some((token.clone(), id(token)?)))
+        .collect();
     new.sort_by_key(|(_, id)| *id);
     let added = recipe.tokens.add.iter().map(|said| &said.value.token);
-    let named = revision.roles.iter().map(|(_, token)| token).chain(&revision.ends).chain(added).filter_map(id);
+    let named = revision
+        .roles
+        .iter()
+        .map(|(_, token)| token)
+        .chain(&revision.ends)
+        .chain(added)
+        .filter_map(id);
     let without_row = named.filter(|id| *id as usize >= stored);
     let mut rows: BTreeSet<u32> = new.iter().map(|(_, id)| *id).chain(without_row).collect();
-    let vocabulary = rows.last().map_or(stored, |last| stored.max(*last as usize + 1));
+    let vocabulary = rows
+        .last()
+        .map_or(stored, |last| stored.max(*last as usize + 1));
     // Tokens before the last one that only the tokenizer knew.
     rows.extend(stored as u32..vocabulary as u32);
     if let (Some(said), Some(first)) = (&recipe.adapter.init_from, rows.first()) {
         let token = tokenizer.token_of(*first).unwrap_or_default();
-        let message = format!("adapter.init_from: the adapter has no row for `{token}`, id {first}, which `tokens` names");
-        let hint = "merge the adapter with `rankine merge` and add tokens to the merged model, or leave the token out";
+        let message = format!(
+            "adapter.init_from: the adapter has no row for `{token}`, id \
+        {first}, which `tokens` names"
+        );
+        let hint = "merge the adapter with `rankine merge` and add tokens to the merged model, or \
+        leave the token out";
         faults.push(Fault::new(message).at(&said.place).hint(hint));
         return None;
     }
-    let starts: BTreeMap<u32, u32> = from.iter().filter_map(|(token, from)| Some((id(token)?, *from))).collect();
-    let start = |id: &u32| starts.get(id).map_or(NewRow::Mean, |from| NewRow::Copy(*from));
+    let starts: BTreeMap<u32, u32> = from
+        .iter()
+        .filter_map(|(token, from)| Some((id(token)?, *from)))
+        .collect();
+    let start = |id: &u32| {
+        starts
+            .get(id)
+            .map_or(NewRow::Mean, |from| NewRow::Copy(*from))
+    };
     let mut notes = Vec::new();
     if !rows.is_empty() {
-        base.model.resize(NewRows { vocabulary, rows: rows.iter().map(|id| (*id, start(id))).collect() });
+        base.model.resize(NewRows {
+            vocabulary,
+            rows: rows.iter().map(|id| (*id, start(id))).collect(),
+        });
         notes.push(of_rows(&new, &rows, stored, vocabulary));
     }
     notes.extend(begins_otherwise(tokenizer, revision));
     let grown_to = Some(base.model.spec.vocabulary).filter(|_| base.model.is_resized());
-    Some((Vocabulary { files, ids: Vec::new(), grown_to, new, rows, notes }, before))
+    Some((
+        Vocabulary {
+            files,
+            ids: Vec::new(),
+            grown_to,
+            new,
+            rows,
+            notes,
+        },
+        before,
+    ))
 }
 
 impl Plan {
     /// Tokens that the recipe adds and the base does not have, with their ids.
     pub(super) fn new_tokens(&self) -> impl Iterator<Item = &(String, u32)> {
-        self.vocabulary.iter().flat_map(|vocabulary| &vocabulary.new)
+        self.vocabulary
+            .iter()
+            .flat_map(|vocabulary| &vocabulary.new)
     }
 }
 
 /// Which tokens are new, and where their rows are.
-fn of_rows(new: &[(String, u32)], rows: &BTreeSet<u32>, stored: usize, vocabulary: usize) -> String {
-    let names: Vec<String> = new.iter().map(|(token, id)| format!("`{token}` ({id})")).collect();
+fn of_rows(
+    new: &[(String, u32)],
+    rows: &BTreeSet<u32>,
+    stored: usize,
+    vocabulary: usize,
+) -> String {
+    let names: Vec<String> = new
+        .iter()
+        .map(|(token, id)| format!("`{token}` ({id})"))
+        .collect();
     let names = listed(&names).join(", ");
     let spare = rows.iter().filter(|id| (**id as usize) < stored).count();
     let behind = vocabulary - stored;
     let where_to = match (spare, behind) {
         (spare, 0) => {
-            format!("{spare} of the rows that no token of the base has become theirs, the embedding keeps its {stored} rows")
+            format!(
+                "{spare} of the rows that no token of the base has become theirs, the \
+            embedding keeps its {stored} rows"
+            )
         }
         (0, _) => format!("the embedding gets {behind} rows and has {vocabulary}"),
         (spare, _) => format!(
-            "{spare} rows that no token of the base has become theirs, and the embedding gets {behind} more and has {vocabulary}"
+            "{spare} rows that no token of the base has become theirs, and the embedding gets \
+            {behind} more and has {vocabulary}"
         ),
     };
-    if new.is_empty() { format!("tokens: {where_to}") } else { format!("tokens.add: new are {names}; {where_to}") }
+    if new.is_empty() {
+        format!("tokens: {where_to}")
+    } else {
+        format!(
+            "tokens.add: new are \
+    {names}; {where_to}"
+        )
+    }
 }
 
 /// A tokenizer that begins texts with a token of its own, whatever is called bos.
 fn begins_otherwise(tokenizer: &Tokenizer, revision: &Revision) -> Option<String> {
-    let (_, bos) = revision.roles.iter().find(|(role, _)| *role == TokenRole::Bos)?;
-    let first = tokenizer.ids("a", true).ok()?.first().copied().filter(|id| tokenizer.is_special(*id))?;
-    let first = tokenizer.decode(&[first], false).ok().filter(|first| first != bos)?;
+    let (_, bos) = revision
+        .roles
+        .iter()
+        .find(|(role, _)| *role == TokenRole::Bos)?;
+    let first = tokenizer
+        .ids("a", true)
+        .ok()?
+        .first()
+        .copied()
+        .filter(|id| tokenizer.is_special(*id))?;
+    let first = tokenizer
+        .decode(&[first], false)
+        .ok()
+        .filter(|first| first != bos)?;
     Some(format!(
-        "tokens.bos is `{bos}`, and tokenizer.json begins every text with `{first}` all the same; only chat templates use the new one"
+        "tokens.bos is `{bos}`, and tokenizer.json begins every text with `{first}` all the same; \
+        only chat templates use the new one"
     ))
 }
 
 /// Path of the tokenizer's files of the adapter that is gone on from, which the run reads.
 pub(super) fn files_of(adapter: &Path) -> Vec<PathBuf> {
     let paths = NAMES.into_iter().map(|name| adapter.join(name));
-    paths.filter(|path| path.symlink_metadata().is_ok()).collect()
+    paths
+        .filter(|path| path.symlink_metadata().is_ok())
+        .collect()
 }

@@ -49,34 +49,62 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
     let (said, evaluation, output) = (&recipe.training, &recipe.evaluation, &recipe.output);
     let limits = Limits {
         sequence_len: filled.plain("training.sequence_len", said.sequence_len.as_ref(), 512),
-        truncation: filled.word("training.truncation", said.truncation.as_ref(), Truncation::Drop),
+        truncation: filled.word(
+            "training.truncation",
+            said.truncation.as_ref(),
+            Truncation::Drop,
+        ),
     };
-    let is_packed = filled.plain("training.sample_packing", said.sample_packing.as_ref(), false);
+    let is_packed = filled.plain(
+        "training.sample_packing",
+        said.sample_packing.as_ref(),
+        false,
+    );
     let max_dropped = filled.plain("training.max_dropped", said.max_dropped.as_ref(), 0.05);
     let (optimizer_word, optimizer) = optimizer(said, filled);
-    let model_dtype = filled.word("training.model_dtype", said.model_dtype.as_ref(), ModelDtype::Auto);
+    let model_dtype = filled.word(
+        "training.model_dtype",
+        said.model_dtype.as_ref(),
+        ModelDtype::Auto,
+    );
     let allow_tf32 = filled.plain("training.allow_tf32", said.allow_tf32.as_ref(), false);
     let said_checkpointing = said.gradient_checkpointing.as_ref();
-    let checkpointing =
-        filled.fill("training.gradient_checkpointing", said_checkpointing, Checkpointing::Auto, |choice| match choice {
+    let checkpointing = filled.fill(
+        "training.gradient_checkpointing",
+        said_checkpointing,
+        Checkpointing::Auto,
+        |choice| match choice {
             Checkpointing::Auto => json!("auto"),
             Checkpointing::All => json!(true),
             Checkpointing::None => json!(false),
             Checkpointing::Lowest(blocks) => json!(blocks),
-        });
+        },
+    );
     let rates = course(said, optimizer.rule, filled);
     let training = Training {
         model_dtype,
         allow_tf32,
-        packing: if is_packed { Packing::BestFit { tokens: limits.sequence_len } } else { Packing::Off },
-        micro_batch_size: filled.plain("training.micro_batch_size", said.micro_batch_size.as_ref(), 1),
+        packing: if is_packed {
+            Packing::BestFit {
+                tokens: limits.sequence_len,
+            }
+        } else {
+            Packing::Off
+        },
+        micro_batch_size: filled.plain(
+            "training.micro_batch_size",
+            said.micro_batch_size.as_ref(),
+            1,
+        ),
         gradient_accumulation_steps: filled.plain(
             "training.gradient_accumulation_steps",
             said.gradient_accumulation_steps.as_ref(),
             1,
         ),
         num_epochs: filled.plain("training.num_epochs", said.num_epochs.as_ref(), 1),
-        max_steps: filled.optional("training.max_steps", said.max_steps.as_ref(), |steps| json!(steps)),
+        max_steps: filled.optional("training.max_steps", said.max_steps.as_ref(), |steps| {
+            json!(steps)
+        }),
         learning_rate: rates.peak,
         course: rates.course,
         warmup: rates.warmup,
@@ -84,8 +112,16 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
         optimizer,
         max_grad_norm: filled.plain("training.max_grad_norm", said.max_grad_norm.as_ref(), 1.0),
         checkpointing,
-        max_memory_bytes: filled.optional("training.max_memory", said.max_memory.as_ref(), |bytes| json!(bytes)),
-        on_nonfinite: filled.word("training.on_nonfinite", said.on_nonfinite.as_ref(), OnNonfinite::Abort),
+        max_memory_bytes: filled.optional(
+            "training.max_memory",
+            said.max_memory.as_ref(),
+            |bytes| json!(bytes),
+        ),
+        on_nonfinite: filled.word(
+            "training.on_nonfinite",
+            said.on_nonfinite.as_ref(),
+            OnNonfinite::Abort,
+        ),
         seed: filled.plain("training.seed", said.seed.as_ref(), 42),
         shuffle: filled.plain("training.shuffle", said.shuffle.as_ref(), true),
         eval_steps: filled.plain("evaluation.eval_steps", evaluation.eval_steps.as_ref(), 0),
@@ -95,7 +131,11 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
             0,
         ),
         save_steps: filled.plain("output.save_steps", output.save_steps.as_ref(), 0),
-        save_total_limit: filled.plain("output.save_total_limit", output.save_total_limit.as_ref(), 2),
+        save_total_limit: filled.plain(
+            "output.save_total_limit",
+            output.save_total_limit.as_ref(),
+            2,
+        ),
     };
     (limits, max_dropped, training)
 }

@@ -1,4 +1,5 @@
-//! What a device computed beside what the CPU did: site by site, with the norm of what differs and with its largest element.
+//! What a device computed beside what the CPU did: site by site, with the norm of what differs and
+//! with its largest element.
 //!
 //! The norm sees what is wrong everywhere a little, the largest element what is wrong in one place.
 
@@ -21,19 +22,34 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Where everything is computed in 32 bits. Over all families Mesa's software adapter is off by 2e-5 at the worst site: another order of
-    /// summing, made larger where attention takes the difference of what is nearly equal. 1e-3 lies far above that, and far below what a
-    /// wrong kernel is off by.
-    pub const FLOAT32: Self = Self { norm: 1e-3, largest: 1e-3 };
-    /// Where products of float32 operands are computed in TF32. A model of it on the CPU, with operands rounded to 10 bits of mantissa, is
-    /// off by 1.4e-2 of the norm and 2.0e-2 of the largest element at the worst site; this is 3.5 times that, and far below what a wrong
-    /// kernel is off by. That the kernels are right is proven in float32 first.
-    pub const TF32: Self = Self { norm: 5e-2, largest: 7e-2 };
-    /// Where layers hand on float16: a unit of rounding is 8192 times that of 32 bits. Mesa's adapter is off by 3.1e-2 and 3.0e-2.
-    pub const FLOAT16: Self = Self { norm: 8e-2, largest: 0.16 };
-    /// Where layers hand on bfloat16: a unit of rounding is eight times that of float16. It tells what is wrong altogether; that the same
-    /// kernels are right is proven in 32 bits first.
-    pub const BFLOAT16: Self = Self { norm: 0.5, largest: 0.7 };
+    /// Where everything is computed in 32 bits. Over all families Mesa's software adapter is off by
+    /// 2e-5 at the worst site: another order of summing, made larger where attention takes the
+    /// difference of what is nearly equal. 1e-3 lies far above that, and far below what a wrong
+    /// kernel is off by.
+    pub const FLOAT32: Self = Self {
+        norm: 1e-3,
+        largest: 1e-3,
+    };
+    /// Where products of float32 operands are computed in TF32. A model of it on the CPU, with
+    /// operands rounded to 10 bits of mantissa, is off by 1.4e-2 of the norm and 2.0e-2 of the
+    /// largest element at the worst site; this is 3.5 times that, and far below what a wrong kernel
+    /// is off by. That the kernels are right is proven in float32 first.
+    pub const TF32: Self = Self {
+        norm: 5e-2,
+        largest: 7e-2,
+    };
+    /// Where layers hand on float16: a unit of rounding is 8192 times that of 32 bits. Mesa's
+    /// adapter is off by 3.1e-2 and 3.0e-2.
+    pub const FLOAT16: Self = Self {
+        norm: 8e-2,
+        largest: 0.16,
+    };
+    /// Where layers hand on bfloat16: a unit of rounding is eight times that of float16. It tells
+    /// what is wrong altogether; that the same kernels are right is proven in 32 bits first.
+    pub const BFLOAT16: Self = Self {
+        norm: 0.5,
+        largest: 0.7,
+    };
 
     /// For a model that is kept so. The CPU computes with the same numbers, in 32 bits.
     pub fn of(dtype: ModelDtype, products: Products) -> Self {
@@ -49,7 +65,10 @@ impl Bound {
 impl fmt::Display for Bound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { norm, largest } = self;
-        write!(f, "{norm:.0e} of their norm and {largest:.0e} of their largest element")
+        write!(
+            f,
+            "{norm:.0e} of their norm and {largest:.0e} of their largest element"
+        )
     }
 }
 
@@ -84,13 +103,20 @@ pub enum Difference {
 
 impl Difference {
     fn between(found: Option<&[f32]>, expected: &[f32]) -> Self {
-        let Some(found) = found else { return Self::Missing };
+        let Some(found) = found else {
+            return Self::Missing;
+        };
         if found.len() != expected.len() {
-            return Self::Length { found: found.len(), expected: expected.len() };
+            return Self::Length {
+                found: found.len(),
+                expected: expected.len(),
+            };
         }
         let not_finite = found.iter().filter(|value| !value.is_finite()).count();
         if not_finite > 0 {
-            return Self::NotFinite { numbers: not_finite };
+            return Self::NotFinite {
+                numbers: not_finite,
+            };
         }
         let is_zero = |values: &[f32]| values.iter().all(|value| *value == 0.0);
         if is_zero(found) && !is_zero(expected) {
@@ -131,18 +157,30 @@ impl Size {
 
 /// More than a whole where there should be nothing.
 fn share(part: f64, whole: f64) -> f64 {
-    if part == 0.0 { 0.0 } else { part / whole.max(f64::from(f32::MIN_POSITIVE)) }
+    if part == 0.0 {
+        0.0
+    } else {
+        part / whole.max(f64::from(f32::MIN_POSITIVE))
+    }
 }
 
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("was not reached"),
-            Self::Length { found, expected } => write!(f, "has {found} numbers, expected {expected}"),
+            Self::Length { found, expected } => write!(
+                f,
+                "has {found} numbers, expected \
+            {expected}"
+            ),
             Self::NotFinite { numbers } => write!(f, "has {numbers} numbers that are not finite"),
             Self::Zero => f.write_str("is zero, that of the CPU is not"),
             Self::Error { norm, largest } => {
-                write!(f, "is off by {norm:.1e} of its norm, and at its worst element by {largest:.1e} of the largest")
+                write!(
+                    f,
+                    "is off by {norm:.1e} of its norm, and at its worst element by \
+                {largest:.1e} of the largest"
+                )
             }
         }
     }
@@ -172,7 +210,8 @@ pub struct Verdict {
     pub failures: usize,
     /// How far a site may be off.
     pub bound: Bound,
-    /// The first that is out of the bound in the order of computing: what comes after it may follow from it.
+    /// The first that is out of the bound in the order of computing: what comes after it may follow
+    /// from it.
     pub first: Option<Finding>,
     /// The one that is off the most.
     pub worst: Finding,
@@ -181,22 +220,36 @@ pub struct Verdict {
 impl Verdict {
     /// Holds what a device computed against what the CPU did.
     pub(super) fn of(device: &[Site], cpu: &[Site], bound: Bound) -> Self {
-        let found: HashMap<&str, &[f32]> = device.iter().map(|site| (&*site.name, &*site.values)).collect();
+        let found: HashMap<&str, &[f32]> = device
+            .iter()
+            .map(|site| (&*site.name, &*site.values))
+            .collect();
         let compared = cpu.iter().map(|Site { name, values }| {
             let difference = Difference::between(found.get(name.as_str()).copied(), values);
-            Finding { site: name.clone(), difference }
+            Finding {
+                site: name.clone(),
+                difference,
+            }
         });
         let findings: Vec<Finding> = compared.collect();
         let is_off = |finding: &&Finding| finding.difference.error(bound) > 1.0;
         // Of equals the first.
-        let worse =
-            |one: Finding, other: Finding| if other.difference.error(bound) > one.difference.error(bound) { other } else { one };
+        let worse = |one: Finding, other: Finding| {
+            if other.difference.error(bound) > one.difference.error(bound) {
+                other
+            } else {
+                one
+            }
+        };
         Self {
             sites: findings.len(),
             failures: findings.iter().filter(is_off).count(),
             bound,
             first: findings.iter().find(is_off).cloned(),
-            worst: findings.into_iter().reduce(worse).expect("two steps have sites"),
+            worst: findings
+                .into_iter()
+                .reduce(worse)
+                .expect("two steps have sites"),
         }
     }
 
@@ -208,12 +261,28 @@ impl Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { sites, failures, bound, first, worst } = self;
+        let Self {
+            sites,
+            failures,
+            bound,
+            first,
+            worst,
+        } = self;
         let Some(first) = first else {
-            return write!(f, "all {sites} sites are within {bound}; {worst}, which is the most");
+            return write!(
+                f,
+                "all {sites} sites are within {bound}; {worst}, which is the most"
+            );
         };
-        write!(f, "{failures} of {sites} sites are out of {bound}; first {first}")?;
-        if worst == first { Ok(()) } else { write!(f, "; {worst}, which is the most") }
+        write!(
+            f,
+            "{failures} of {sites} sites are out of {bound}; first {first}"
+        )?;
+        if worst == first {
+            Ok(())
+        } else {
+            write!(f, "; {worst}, which is the most")
+        }
     }
 }
 
@@ -222,24 +291,63 @@ mod tests {
     use super::*;
 
     fn site(name: &str, values: &[f32]) -> Site {
-        Site { name: name.to_owned(), values: values.to_vec() }
+        Site {
+            name: name.to_owned(),
+            values: values.to_vec(),
+        }
     }
 
-    const ONE: Bound = Bound { norm: 1.0, largest: 1.0 };
+    const ONE: Bound = Bound {
+        norm: 1.0,
+        largest: 1.0,
+    };
 
     fn difference(found: &[f32], expected: &[f32]) -> Difference {
-        Verdict::of(&[site("a", found)], &[site("a", expected)], ONE).worst.difference
+        Verdict::of(&[site("a", found)], &[site("a", expected)], ONE)
+            .worst
+            .difference
     }
 
     #[test]
     fn differences_are_of_the_norm_and_of_the_largest_element() {
-        assert_eq!(difference(&[3.0, 4.0], &[3.0, 4.0]), Difference::Error { norm: 0.0, largest: 0.0 });
-        assert_eq!(difference(&[3.0, 4.5], &[3.0, 4.0]), Difference::Error { norm: 0.1, largest: 0.125 });
-        assert_eq!(difference(&[f32::NAN, f32::INFINITY, 1.0], &[1.0; 3]), Difference::NotFinite { numbers: 2 });
+        assert_eq!(
+            difference(&[3.0, 4.0], &[3.0, 4.0]),
+            Difference::Error {
+                norm: 0.0,
+                largest: 0.0
+            }
+        );
+        assert_eq!(
+            difference(&[3.0, 4.5], &[3.0, 4.0]),
+            Difference::Error {
+                norm: 0.1,
+                largest: 0.125
+            }
+        );
+        assert_eq!(
+            difference(&[f32::NAN, f32::INFINITY, 1.0], &[1.0; 3]),
+            Difference::NotFinite { numbers: 2 }
+        );
         assert_eq!(difference(&[0.0; 2], &[1.0, 0.0]), Difference::Zero);
-        assert_eq!(difference(&[0.0; 2], &[0.0, 0.0]), Difference::Error { norm: 0.0, largest: 0.0 });
-        assert!(difference(&[1e-9, 0.0], &[0.0, 0.0]).error(ONE) > 1.0, "something where there is nothing");
-        assert_eq!(difference(&[1.0], &[1.0, 0.0]), Difference::Length { found: 1, expected: 2 });
+        assert_eq!(
+            difference(&[0.0; 2], &[0.0, 0.0]),
+            Difference::Error {
+                norm: 0.0,
+                largest: 0.0
+            }
+        );
+        assert!(
+            difference(&[1e-9, 0.0], &[0.0, 0.0]).error(ONE) > 1.0,
+            "something where there is \
+        nothing"
+        );
+        assert_eq!(
+            difference(&[1.0], &[1.0, 0.0]),
+            Difference::Length {
+                found: 1,
+                expected: 2
+            }
+        );
     }
 
     #[test]
@@ -247,21 +355,45 @@ mod tests {
         let right = vec![1.0; 1 << 20];
         let mut wrong = right.clone();
         wrong[77] = 1.01;
-        let Difference::Error { norm, largest } = difference(&wrong, &right) else { panic!("finite and of one length") };
+        let Difference::Error { norm, largest } = difference(&wrong, &right) else {
+            panic!(
+                "finite \
+        and of one length"
+            )
+        };
         assert!(norm < 1e-4 && largest > 9e-3, "{norm} {largest}");
     }
 
     #[test]
     fn the_first_and_the_worst_are_named() {
-        let cpu = [site("a", &[1.0]), site("b", &[1.0]), site("c", &[1.0]), site("d", &[1.0])];
+        let cpu = [
+            site("a", &[1.0]),
+            site("b", &[1.0]),
+            site("c", &[1.0]),
+            site("d", &[1.0]),
+        ];
         let device = [site("d", &[1.5]), site("b", &[1.1]), site("a", &[1.0])];
         let verdict = Verdict::of(&device, &cpu, Bound::FLOAT32);
-        assert_eq!((verdict.sites, verdict.failures, verdict.is_proven()), (4, 3, false));
+        assert_eq!(
+            (verdict.sites, verdict.failures, verdict.is_proven()),
+            (4, 3, false)
+        );
         let said = verdict.to_string();
-        let expected = "3 of 4 sites are out of 1e-3 of their norm and 1e-3 of their largest element; first b is off by 1.0e-1 of its norm, and at its worst element by 1.0e-1 of the \
+        let expected = "3 of 4 sites are out of 1e-3 of their norm and 1e-3 of their largest \
+        element; first b is off by 1.0e-1 of its norm, and at its worst element by 1.0e-1 of the \
                         largest; c was not reached, which is the most";
         assert_eq!(said, expected);
-        let same = Verdict::of(&cpu, &cpu, Bound { norm: f64::MIN_POSITIVE, largest: f64::MIN_POSITIVE });
-        assert!(same.is_proven() && same.worst.difference.error(ONE) == 0.0, "{same}");
+        let same = Verdict::of(
+            &cpu,
+            &cpu,
+            Bound {
+                norm: f64::MIN_POSITIVE,
+                largest: f64::MIN_POSITIVE,
+            },
+        );
+        assert!(
+            same.is_proven() && same.worst.difference.error(ONE) == 0.0,
+            "{same}"
+        );
     }
 }

@@ -1,13 +1,15 @@
 //! The small model that a device is proven on: every mechanism of a family, no size of it.
 //!
-//! What a kernel can get wrong hides in what it specializes on and in its edges. So the width of a head, the heads of a group and what is
-//! left of a size by a vector are the family's own, while every size leaves the last tile and the last workgroup partly empty.
+//! What a kernel can get wrong hides in what it specializes on and in its edges. So the width of a
+//! head, the heads of a group and what is left of a size by a vector are the family's own, while
+//! every size leaves the last tile and the last workgroup partly empty.
 
 use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::keyed_random::{mix, unit};
 use crate::model::{
-    Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, Storage,
+    Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
+    NormPlacement, QueryKeyNorm, Storage,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
@@ -17,7 +19,8 @@ use crate::terms::{Method, ModelDtype};
 use crate::train::LossScale;
 use burn::tensor::{DType, Device};
 
-/// The lowest block's input gets no gradient where adapters train, so two borders need three blocks.
+/// The lowest block's input gets no gradient where adapters train, so two borders need three
+/// blocks.
 const LAYERS: usize = 3;
 /// Numbers of a vector at most: a size that it divides is read by vectors, as the family's own is.
 const VECTOR: usize = 8;
@@ -36,8 +39,8 @@ const RANK: usize = 12;
 const EXPERTS: usize = 4;
 /// Narrow rows of latent attention at most, five vectors.
 const RANK_OF_ROWS: usize = 5 * VECTOR;
-/// Tokens of the documents of each micro-batch. The first is longer than a workgroup; the second is shorter, so that buffers of the first
-/// that are used again are longer than what is put into them.
+/// Tokens of the documents of each micro-batch. The first is longer than a workgroup; the second is
+/// shorter, so that buffers of the first that are used again are longer than what is put into them.
 const DOCUMENTS: [&[usize]; 2] = [&[37, 150, 113], &[61, 9, 70]];
 const SEED: u64 = 20;
 /// What brings drawn rows of the embedding near 1.
@@ -58,7 +61,11 @@ impl ProbeModel {
     /// The small model of a family; of matrices `auto` is f32.
     pub fn of(spec: &DecoderSpec, storage: impl Into<Storage>, trained: Method) -> Self {
         let asked: Storage = storage.into();
-        let dtype = if asked.dtype == ModelDtype::Auto { ModelDtype::Float32 } else { asked.dtype };
+        let dtype = if asked.dtype == ModelDtype::Auto {
+            ModelDtype::Float32
+        } else {
+            asked.dtype
+        };
         let storage = Storage { dtype, ..asked };
         let mut kinds: Vec<LayerSpec> = Vec::new();
         for layer in spec.layers.iter().map(tiny_layer) {
@@ -66,55 +73,119 @@ impl ProbeModel {
                 kinds.push(layer);
             }
         }
-        let layers = kinds.iter().cycle().take(kinds.len().max(LAYERS)).cloned().collect();
-        let (vocabulary, width) = (VOCABULARY + spec.vocabulary % VECTOR, WIDTH + spec.width % VECTOR);
-        // Where no norm stands before a layer, a trained stream is not as small as drawn numbers make it: float16 would not hold gradients.
-        let is_bare = spec.layers.iter().any(|layer| layer.norms == NormPlacement::Post);
-        let embed_scale = if is_bare { spec.embed_scale * BARE_STREAM } else { spec.embed_scale };
+        let layers = kinds
+            .iter()
+            .cycle()
+            .take(kinds.len().max(LAYERS))
+            .cloned()
+            .collect();
+        let (vocabulary, width) = (
+            VOCABULARY + spec.vocabulary % VECTOR,
+            WIDTH + spec.width % VECTOR,
+        );
+        // Where no norm stands before a layer, a trained stream is not as small as drawn numbers
+        // make it: float16 would not hold gradients.
+        let is_bare = spec
+            .layers
+            .iter()
+            .any(|layer| layer.norms == NormPlacement::Post);
+        let embed_scale = if is_bare {
+            spec.embed_scale * BARE_STREAM
+        } else {
+            spec.embed_scale
+        };
         let padding = spec.padding.and(Some(0));
-        Self { spec: DecoderSpec { vocabulary, width, layers, embed_scale, padding, ..spec.clone() }, storage, trained }
+        Self {
+            spec: DecoderSpec {
+                vocabulary,
+                width,
+                layers,
+                embed_scale,
+                padding,
+                ..spec.clone()
+            },
+            storage,
+            trained,
+        }
     }
 
     /// The mechanisms of all families together, for a proof that is not of one model.
     pub fn of_all_mechanisms(storage: impl Into<Storage>, trained: Method) -> Self {
-        let rope = RopeSpec { head_dim: 64, theta: 1e4, scaling: RopeScaling::Default };
+        let rope = RopeSpec {
+            head_dim: 64,
+            theta: 1e4,
+            scaling: RopeScaling::Default,
+        };
         let plain = GroupedSpec::new([6, 2, 64], rope);
-        let mixer = GroupedSpec { qkv_bias: true, ..plain.clone() };
-        let sliding = GroupedSpec { qk_norm: QueryKeyNorm::Heads, span: Span::Sliding { window: WINDOW }, ..plain };
-        let layers = [mixer, sliding].map(|mixer| LayerSpec::new(mixer, GatedSpec::new(INNER))).to_vec();
+        let mixer = GroupedSpec {
+            qkv_bias: true,
+            ..plain.clone()
+        };
+        let sliding = GroupedSpec {
+            qk_norm: QueryKeyNorm::Heads,
+            span: Span::Sliding { window: WINDOW },
+            ..plain
+        };
+        let layers = [mixer, sliding]
+            .map(|mixer| LayerSpec::new(mixer, GatedSpec::new(INNER)))
+            .to_vec();
         let spec = DecoderSpec::new(VOCABULARY, WIDTH, layers);
         Self::of(&spec, storage, trained)
     }
 
-    /// What gradients are multiplied by on the device and on the CPU: a fault that shows in float16 only must not hide.
+    /// What gradients are multiplied by on the device and on the CPU: a fault that shows in float16
+    /// only must not hide.
     pub(super) fn loss_scale(&self) -> f64 {
-        let computed = if self.storage.dtype == ModelDtype::Float16 { DType::F16 } else { DType::F32 };
+        let computed = if self.storage.dtype == ModelDtype::Float16 {
+            DType::F16
+        } else {
+            DType::F32
+        };
         LossScale::factor(LossScale::of(computed, None))
     }
 
-    /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter, and norms that are not all 1.
+    /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter,
+    /// and norms that are not all 1.
     pub(super) fn draw(&self, device: &Device) -> Decoder {
-        let mut decoder = self.spec.draw(SEED, self.storage, device).expect("numbers that are drawn are all there");
+        let mut decoder = self.spec.draw(SEED, self.storage, device).expect(
+            "numbers that are \
+        drawn are all there",
+        );
         decoder.train_everything();
         decoder.visit(&mut |_, name, weight| vary(name, weight, self.spec.norm_offset));
         if self.trained == Method::Lora {
-            let config = LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(RANK, 2.0 * RANK as f64) };
+            let config = LoraConfig {
+                init_lora_weights: false,
+                ..LoraConfig::all_linear(RANK, 2.0 * RANK as f64)
+            };
             attach(&mut decoder, &config, SEED, None).expect("every projection gets one");
         }
         decoder
     }
 
-    /// The micro-batches of a step, each step's of other tokens in the same places: a buffer of the step before has the right shape.
+    /// The micro-batches of a step, each step's of other tokens in the same places: a buffer of the
+    /// step before has the right shape.
     pub(super) fn batches(&self, step: u64) -> Vec<Batch> {
         let row = |key: u64, length: usize| {
             let draw = |place: usize| mix(mix(SEED ^ key) ^ place as u64);
-            let ids = (0..length).map(|place| (mix(draw(place) ^ step) % self.spec.vocabulary as u64) as u32).collect();
+            let ids = (0..length)
+                .map(|place| (mix(draw(place) ^ step) % self.spec.vocabulary as u64) as u32)
+                .collect();
             // Some tokens, as of an answer, in stretches and alone.
-            let trained = (0..length).map(|place| place > length / 3 && !draw(place).is_multiple_of(3)).collect();
+            let trained = (0..length)
+                .map(|place| place > length / 3 && !draw(place).is_multiple_of(3))
+                .collect();
             (key, TokenRow { ids, trained })
         };
         let mut keys = 0..;
-        let batch = |lengths: &&[usize]| Batch::new(lengths.iter().zip(&mut keys).map(|(length, key)| row(key, *length)));
+        let batch = |lengths: &&[usize]| {
+            Batch::new(
+                lengths
+                    .iter()
+                    .zip(&mut keys)
+                    .map(|(length, key)| row(key, *length)),
+            )
+        };
         DOCUMENTS.iter().map(batch).collect()
     }
 }
@@ -124,21 +195,33 @@ fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
     let inner = INNER + mlp.inner() % VECTOR;
     *mlp.inner_mut() = inner;
     if let MlpSpec::Experts(experts) = &mut mlp {
-        // Which experts are chosen is a matter of rounding where two are close, so that all are: the choice itself is made on the host.
+        // Which experts are chosen is a matter of rounding where two are close, so that all are:
+        // the choice itself is made on the host.
         let count = experts.router.experts.min(EXPERTS);
-        experts.router = RouterSpec { experts: count, chosen: count, groups: None, ..experts.router.clone() };
+        experts.router = RouterSpec {
+            experts: count,
+            chosen: count,
+            groups: None,
+            ..experts.router.clone()
+        };
         experts.shared = experts.shared.map(|shared| INNER + shared % VECTOR);
     }
     let mixer = match layer.mixer.clone() {
         MixerSpec::Grouped(grouped) => MixerSpec::Grouped(tiny_grouped(grouped)),
         MixerSpec::Latent(latent) => MixerSpec::Latent(LatentSpec {
             heads: latent.heads.min(2),
-            query_rank: latent.query_rank.map(|rank| rank.min(RANK_OF_ROWS) + rank % VECTOR),
+            query_rank: latent
+                .query_rank
+                .map(|rank| rank.min(RANK_OF_ROWS) + rank % VECTOR),
             kv_rank: latent.kv_rank.min(RANK_OF_ROWS) + latent.kv_rank % VECTOR,
             ..latent
         }),
     };
-    LayerSpec { mixer, mlp, ..layer.clone() }
+    LayerSpec {
+        mixer,
+        mlp,
+        ..layer.clone()
+    }
 }
 
 fn tiny_grouped(mixer: GroupedSpec) -> GroupedSpec {
@@ -146,20 +229,36 @@ fn tiny_grouped(mixer: GroupedSpec) -> GroupedSpec {
     let heads = kv_heads * (mixer.heads / mixer.kv_heads).min(GROUP);
     let span = match mixer.span {
         Span::Full => Span::Full,
-        Span::Sliding { window } => Span::Sliding { window: window.min(WINDOW) },
+        Span::Sliding { window } => Span::Sliding {
+            window: window.min(WINDOW),
+        },
     };
-    GroupedSpec { heads, kv_heads, span, ..mixer }
+    GroupedSpec {
+        heads,
+        kv_heads,
+        span,
+        ..mixer
+    }
 }
 
-/// Factors of norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small numbers a kernel that leaves them out comes close.
+/// Factors of norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small
+/// numbers a kernel that leaves them out comes close.
 fn vary(name: &str, weight: Weight, norm_offset: f64) {
     if weight.group() != Group::Vector {
         return;
     }
-    let key = name.bytes().fold(SEED, |key, byte| mix(key ^ u64::from(byte)));
-    let lowest = if name.ends_with(".weight") { 0.5 - norm_offset } else { -0.5 };
+    let key = name
+        .bytes()
+        .fold(SEED, |key, byte| mix(key ^ u64::from(byte)));
+    let lowest = if name.ends_with(".weight") {
+        0.5 - norm_offset
+    } else {
+        -0.5
+    };
     let length = weight.shape().into_iter().product::<usize>();
-    let values: Vec<f32> = (0..length).map(|place| (lowest + unit(key.wrapping_add(place as u64))) as f32).collect();
+    let values: Vec<f32> = (0..length)
+        .map(|place| (lowest + unit(key.wrapping_add(place as u64))) as f32)
+        .collect();
     let numbers = weight.from_file(&values);
     weight.put(numbers);
 }
@@ -173,7 +272,14 @@ mod tests {
     /// Those of tests/golden, by the name of their folder.
     fn families() -> Vec<(String, DecoderSpec)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs");
-        let folders = root.read_dir().expect("the golden files").map(|entry| entry.expect("an entry").path());
+        let folders = root.read_dir().expect("the golden files").map(|entry| {
+            entry
+                .expect(
+                    "an \
+        entry",
+                )
+                .path()
+        });
         let read = |folder: std::path::PathBuf| {
             let spec = DecoderSpec::read(&folder.join("model/config.json")).ok()?;
             Some((folder.display().to_string(), spec))
@@ -182,7 +288,11 @@ mod tests {
     }
 
     fn one() -> DecoderSpec {
-        families().into_iter().find(|(name, _)| name.ends_with("llama")).expect("it is there").1
+        families()
+            .into_iter()
+            .find(|(name, _)| name.ends_with("llama"))
+            .expect("it is there")
+            .1
     }
 
     #[test]
@@ -193,26 +303,54 @@ mod tests {
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");
             for layer in &spec.layers {
                 let kept = |other: &LayerSpec| {
-                    let ((Some(one), Some(of_other)), (Some(gate), Some(other_gate))) =
-                        ((layer.mixer.grouped(), other.mixer.grouped()), (layer.mlp.gated(), other.mlp.gated()))
-                    else {
+                    let ((Some(one), Some(of_other)), (Some(gate), Some(other_gate))) = (
+                        (layer.mixer.grouped(), other.mixer.grouped()),
+                        (layer.mlp.gated(), other.mlp.gated()),
+                    ) else {
                         // Of the others the kind, and what is no size.
                         let kinds = |layer: &LayerSpec| {
                             let experts = layer.mlp.experts();
-                            let router = experts.map(|experts| (experts.form, experts.router.score, experts.router.normalizes));
-                            (std::mem::discriminant(&layer.mixer), std::mem::discriminant(&layer.mlp), router, layer.norms)
+                            let router = experts.map(|experts| {
+                                (
+                                    experts.form,
+                                    experts.router.score,
+                                    experts.router.normalizes,
+                                )
+                            });
+                            (
+                                std::mem::discriminant(&layer.mixer),
+                                std::mem::discriminant(&layer.mlp),
+                                router,
+                                layer.norms,
+                            )
                         };
                         return kinds(layer) == kinds(other);
                     };
                     let groups = [one, of_other].map(|mixer| mixer.heads / mixer.kv_heads);
-                    let flags = [one, of_other]
-                        .map(|mixer| (mixer.qkv, mixer.qkv_bias, mixer.output_bias, mixer.qk_norm, mixer.head_dim));
-                    let around = [(layer, gate), (other, other_gate)]
-                        .map(|(layer, gate)| (layer.norms, layer.residual_scale, gate.activation, gate.gate_up));
+                    let flags = [one, of_other].map(|mixer| {
+                        (
+                            mixer.qkv,
+                            mixer.qkv_bias,
+                            mixer.output_bias,
+                            mixer.qk_norm,
+                            mixer.head_dim,
+                        )
+                    });
+                    let around = [(layer, gate), (other, other_gate)].map(|(layer, gate)| {
+                        (
+                            layer.norms,
+                            layer.residual_scale,
+                            gate.activation,
+                            gate.gate_up,
+                        )
+                    });
                     let other = of_other;
                     let scores = [one, other].map(|mixer| (mixer.score_scale, mixer.softcap));
                     let slides = [one, other].map(|mixer| mixer.span != Span::Full);
-                    let same = groups[0] == groups[1] && flags[0] == flags[1] && slides[0] == slides[1] && one.rope == other.rope;
+                    let same = groups[0] == groups[1]
+                        && flags[0] == flags[1]
+                        && slides[0] == slides[1]
+                        && one.rope == other.rope;
                     same && around[0] == around[1] && scores[0] == scores[1]
                 };
                 assert!(tiny.layers.iter().any(kept), "{name}: {layer:?}");
@@ -226,10 +364,22 @@ mod tests {
         let small = ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora);
         (spec.vocabulary, spec.width) = (spec.vocabulary + 16 * VECTOR, spec.width + 512 * VECTOR);
         spec.layers = spec.layers.iter().cycle().take(80).cloned().collect();
-        spec.layers.iter_mut().for_each(|layer| *layer.mlp.inner_mut() += 1024);
-        assert_eq!(ProbeModel::of(&spec, ModelDtype::Float32, Method::Lora), small, "no other proof is needed");
-        spec.layers.iter_mut().for_each(|layer| layer.mixer.grouped_mut().expect("grouped").softcap = Some(50.0));
-        assert_ne!(ProbeModel::of(&spec, ModelDtype::Float32, Method::Lora), small);
+        spec.layers
+            .iter_mut()
+            .for_each(|layer| *layer.mlp.inner_mut() += 1024);
+        assert_eq!(
+            ProbeModel::of(&spec, ModelDtype::Float32, Method::Lora),
+            small,
+            "no other \
+        proof is needed"
+        );
+        spec.layers
+            .iter_mut()
+            .for_each(|layer| layer.mixer.grouped_mut().expect("grouped").softcap = Some(50.0));
+        assert_ne!(
+            ProbeModel::of(&spec, ModelDtype::Float32, Method::Lora),
+            small
+        );
     }
 
     #[test]
@@ -237,9 +387,15 @@ mod tests {
         let tiny = ProbeModel::of(&one(), ModelDtype::Auto, Method::Lora);
         let [first, second] = [1, 2].map(|step| tiny.batches(step));
         for (one, other) in first.iter().zip(&second) {
-            assert_eq!((&one.lengths, &one.positions), (&other.lengths, &other.positions));
+            assert_eq!(
+                (&one.lengths, &one.positions),
+                (&other.lengths, &other.positions)
+            );
             assert_ne!(one.ids, other.ids);
-            assert!(one.trained_tokens() > one.tokens() / 4 && one.trained_tokens() < one.tokens() / 2, "{one:?}");
+            assert!(
+                one.trained_tokens() > one.tokens() / 4 && one.trained_tokens() < one.tokens() / 2,
+                "{one:?}"
+            );
         }
     }
 }

@@ -1,7 +1,8 @@
-//! What training computes on a device, number by number: two steps of the training loop itself, seen by an observer.
+//! What training computes on a device, number by number: two steps of the training loop itself,
+//! seen by an observer.
 //!
-//! A step in which every border is read waits there for the device, which hides what goes wrong between kernels that overlap or share
-//! a buffer. So one pass reads what a step leaves only.
+//! A step in which every border is read waits there for the device, which hides what goes wrong
+//! between kernels that overlap or share a buffer. So one pass reads what a step leaves only.
 
 use burn::tensor::{Device, Tensor};
 
@@ -10,7 +11,8 @@ use crate::data::Packing;
 use crate::objective::Objective;
 use crate::terms::OnNonfinite;
 use crate::train::{
-    AdamWConfig, At, Border, TrainConfig, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig, StepOutcome, accumulate,
+    AdamWConfig, At, Border, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig,
+    StepOutcome, TrainConfig, accumulate,
 };
 
 /// Stale buffers show in the second step only.
@@ -37,18 +39,49 @@ pub(super) struct Pass {
 }
 
 pub(super) const PASSES: [Pass; 3] = [
-    Pass { name: "kept tapes", memory: Memory::KEEP, dropout: 0.0, is_watched: true, optimizer: OPTIMIZER },
-    Pass { name: "recomputed blocks", memory: Memory::RECOMPUTE, dropout: 0.1, is_watched: true, optimizer: OPTIMIZER },
-    Pass { name: "undisturbed", memory: Memory { recomputed: 1 }, dropout: 0.1, is_watched: false, optimizer: OPTIMIZER },
+    Pass {
+        name: "kept tapes",
+        memory: Memory::KEEP,
+        dropout: 0.0,
+        is_watched: true,
+        optimizer: OPTIMIZER,
+    },
+    Pass {
+        name: "recomputed blocks",
+        memory: Memory::RECOMPUTE,
+        dropout: 0.1,
+        is_watched: true,
+        optimizer: OPTIMIZER,
+    },
+    Pass {
+        name: "undisturbed",
+        memory: Memory { recomputed: 1 },
+        dropout: 0.1,
+        is_watched: false,
+        optimizer: OPTIMIZER,
+    },
 ];
 
-/// A decay that is seen in weights, and updates that are well conditioned. Where ε is far below the gradients, the first one has the size of
-/// the learning rate whatever the gradient: the sign of one that is all rounding decides, and attention becomes so steep that 16 bits do not
-/// tell what the second step is.
-const OPTIMIZER: AdamWConfig = AdamWConfig { beta1: 0.9, beta2: 0.999, epsilon: 3e-2, weight_decay: 1.0, loraplus_lr_ratio: 2.0 };
+/// A decay that is seen in weights, and updates that are well conditioned. Where ε is far below the
+/// gradients, the first one has the size of the learning rate whatever the gradient: the sign of
+/// one that is all rounding decides, and attention becomes so steep that 16 bits do not tell what
+/// the second step is.
+const OPTIMIZER: AdamWConfig = AdamWConfig {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 3e-2,
+    weight_decay: 1.0,
+    loraplus_lr_ratio: 2.0,
+};
 
-/// Every site of some passes on a device, in the order of computing. What the steps hand on goes `through` an observer first.
-pub(super) fn trace(tiny: &ProbeModel, device: &Device, passes: &[Pass], through: &mut impl Observer) -> Vec<Site> {
+/// Every site of some passes on a device, in the order of computing. What the steps hand on goes
+/// `through` an observer first.
+pub(super) fn trace(
+    tiny: &ProbeModel,
+    device: &Device,
+    passes: &[Pass],
+    through: &mut impl Observer,
+) -> Vec<Site> {
     let mut sites = Vec::new();
     for pass in passes {
         let mut decoder = tiny.draw(device);
@@ -58,10 +91,25 @@ pub(super) fn trace(tiny: &ProbeModel, device: &Device, passes: &[Pass], through
         let mut optimizer = Optimizer::new(config.optimizer, &decoder);
         for step in 1..=STEPS {
             let name = format!("{}, step {step}", pass.name);
-            let watch = if pass.is_watched { Watch::All } else { Watch::Sums };
-            let mut recorder = Recorder { name, names: &names, micro_batch: 0, watch, sites: &mut sites, through };
+            let watch = if pass.is_watched {
+                Watch::All
+            } else {
+                Watch::Sums
+            };
+            let mut recorder = Recorder {
+                name,
+                names: &names,
+                micro_batch: 0,
+                watch,
+                sites: &mut sites,
+                through,
+            };
             let batches = tiny.batches(step).into_iter();
-            let at = At { step, epoch: 0, loss_scale };
+            let at = At {
+                step,
+                epoch: 0,
+                loss_scale,
+            };
             optimizer.go_on(&mut decoder);
             let sums = accumulate(&decoder, batches, &config, at, &mut recorder);
             recorder.record_all("gradient of all micro-batches of", sums.gradients.all());
@@ -78,12 +126,21 @@ fn config(pass: &Pass) -> TrainConfig {
         micro_batch_size: 1,
         packing: Packing::Off,
         gradient_accumulation_steps: 2,
-        schedule: Schedule { peak: 1e-2, course: RateCourse::Constant, warmup_steps: 0, total_steps: STEPS },
+        schedule: Schedule {
+            peak: 1e-2,
+            course: RateCourse::Constant,
+            warmup_steps: 0,
+            total_steps: STEPS,
+        },
         optimizer: pass.optimizer.into(),
         max_grad_norm: 0.5,
         objective: Objective::NextToken,
         // A few rows at a time, so that chunks of the head are joined.
-        step: StepConfig { memory: pass.memory, head_chunk_rows: 48, dropout: pass.dropout },
+        step: StepConfig {
+            memory: pass.memory,
+            head_chunk_rows: 48,
+            dropout: pass.dropout,
+        },
         on_nonfinite: OnNonfinite::Abort,
         seed: 1,
         shuffle: false,
@@ -112,12 +169,18 @@ struct Recorder<'a, O> {
 
 impl<O> Recorder<'_, O> {
     fn record(&mut self, what: String, values: Vec<f32>) {
-        self.sites.push(Site { name: format!("{}, {what}", self.name), values });
+        self.sites.push(Site {
+            name: format!("{}, {what}", self.name),
+            values,
+        });
     }
 
     fn record_all(&mut self, what: &str, weights: Vec<Tensor<1>>) {
         for (name, numbers) in self.names.iter().zip(weights) {
-            self.sites.push(Site { name: format!("{}, {what} `{name}`", self.name), values: read(numbers) });
+            self.sites.push(Site {
+                name: format!("{}, {what} `{name}`", self.name),
+                values: read(numbers),
+            });
         }
     }
 
@@ -136,7 +199,10 @@ impl<O: Observer> Observer for Recorder<'_, O> {
                 Border::Output(block) => format!("output of block {block}"),
                 Border::Gradient(block) => format!("gradient into block {block}"),
             };
-            self.record(format!("micro-batch {}, {what}", self.micro_batch), read(value.clone()));
+            self.record(
+                format!("micro-batch {}, {what}", self.micro_batch),
+                read(value.clone()),
+            );
         }
         value
     }
@@ -145,8 +211,14 @@ impl<O: Observer> Observer for Recorder<'_, O> {
         let gradients = self.through.weights(first, gradients);
         if self.watch == Watch::All {
             for (name, gradient) in self.names[first..].iter().zip(&gradients) {
-                let name = format!("{}, micro-batch {}, gradient of `{name}`", self.name, self.micro_batch);
-                self.sites.push(Site { name, values: read(gradient.clone()) });
+                let name = format!(
+                    "{}, micro-batch {}, gradient of `{name}`",
+                    self.name, self.micro_batch
+                );
+                self.sites.push(Site {
+                    name,
+                    values: read(gradient.clone()),
+                });
             }
         }
         gradients

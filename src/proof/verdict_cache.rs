@@ -1,5 +1,5 @@
-//! Verdicts that are kept: of one device under one driver, one version of Rankine and one set of mechanisms. A proof takes seconds, and
-//! longer where kernels are compiled for it.
+//! Verdicts that are kept: of one device under one driver, one version of Rankine and one set of
+//! mechanisms. A proof takes seconds, and longer where kernels are compiled for it.
 
 use std::path::{Path, PathBuf};
 
@@ -9,7 +9,9 @@ use super::Products;
 use super::compare::Verdict;
 use super::probe_model::ProbeModel;
 use crate::device::Identity;
-use crate::files::{self, JSON_BYTES, hash_bytes, private_cache_folder, read_text_up_to, write_atomic};
+use crate::files::{
+    self, JSON_BYTES, hash_bytes, private_cache_folder, read_text_up_to, write_atomic,
+};
 use crate::terms::{ModelDtype, Term};
 
 /// Where verdicts are in the cache folder.
@@ -45,12 +47,20 @@ struct CachedVerdict {
     verdict: Verdict,
 }
 
-/// All verdicts of a device in 32 bits that a cache folder keeps: bounds of 16 bits and of TF32 tell little of its kernels.
+/// All verdicts of a device in 32 bits that a cache folder keeps: bounds of 16 bits and of TF32
+/// tell little of its kernels.
 pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
-    let files = std::fs::read_dir(cache.join(FOLDER)).into_iter().flatten().flatten();
-    let kept = files.filter_map(|file| serde_json::from_str::<CachedVerdict>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok());
+    let files = std::fs::read_dir(cache.join(FOLDER))
+        .into_iter()
+        .flatten()
+        .flatten();
+    let kept = files.filter_map(|file| {
+        serde_json::from_str::<CachedVerdict>(&read_text_up_to(&file.path(), JSON_BYTES).ok()?).ok()
+    });
     let is_told = |key: &Key| key.is_of(identity) && key.is_in_float32();
-    kept.filter(|kept| is_told(&kept.key)).map(|kept| kept.verdict).collect()
+    kept.filter(|kept| is_told(&kept.key))
+        .map(|kept| kept.verdict)
+        .collect()
 }
 
 impl Key {
@@ -68,8 +78,19 @@ impl Key {
         }
     }
 
-    fn is_of(&self, Identity { backend, name, driver, version }: &Identity) -> bool {
-        self.rankine == *version && self.backend == *backend && self.device == *name && self.driver == *driver
+    fn is_of(
+        &self,
+        Identity {
+            backend,
+            name,
+            driver,
+            version,
+        }: &Identity,
+    ) -> bool {
+        self.rankine == *version
+            && self.backend == *backend
+            && self.device == *name
+            && self.driver == *driver
     }
 
     fn is_in_float32(&self) -> bool {
@@ -78,10 +99,26 @@ impl Key {
     }
 
     fn path(&self, cache: &Path) -> PathBuf {
-        let Self { rankine, backend, device, driver, storage, trained, products, mechanisms } = self;
-        // No separator is in a version, a word or a hash; names of devices stand in the middle, driver last.
-        let all = [rankine, backend, storage, trained, products, mechanisms, device, driver].map(String::as_str).join("\n");
-        cache.join(FOLDER).join(format!("{}.json", hash_bytes(all.as_bytes())))
+        let Self {
+            rankine,
+            backend,
+            device,
+            driver,
+            storage,
+            trained,
+            products,
+            mechanisms,
+        } = self;
+        // No separator is in a version, a word or a hash; names of devices stand in the middle,
+        // driver last.
+        let all = [
+            rankine, backend, storage, trained, products, mechanisms, device, driver,
+        ]
+        .map(String::as_str)
+        .join("\n");
+        cache
+            .join(FOLDER)
+            .join(format!("{}.json", hash_bytes(all.as_bytes())))
     }
 
     /// The verdict that is kept in a cache folder. One that cannot be read is none.
@@ -96,7 +133,10 @@ impl Key {
     /// # Errors
     /// It cannot be written.
     pub fn keep(&self, cache: &Path, verdict: &Verdict) -> Result<(), files::FileError> {
-        let kept = CachedVerdict { key: self.clone(), verdict: verdict.clone() };
+        let kept = CachedVerdict {
+            key: self.clone(),
+            verdict: verdict.clone(),
+        };
         let text = serde_json::to_string_pretty(&kept).expect("numbers and words are JSON");
         private_cache_folder(cache)?;
         write_atomic(&self.path(cache), text.as_bytes())
@@ -112,7 +152,12 @@ mod tests {
     use crate::terms::Method;
 
     fn identity(backend: &'static str, name: &str, driver: &str) -> Identity {
-        Identity { backend, name: name.to_owned(), driver: driver.to_owned(), version: "1.0.0" }
+        Identity {
+            backend,
+            name: name.to_owned(),
+            driver: driver.to_owned(),
+            version: "1.0.0",
+        }
     }
 
     fn of(backend: &'static str, name: &str, driver: &str, tiny: &ProbeModel) -> Key {
@@ -124,21 +169,56 @@ mod tests {
         let cache = tempfile::tempdir().expect("a temporary folder");
         let tiny = ProbeModel::of_all_mechanisms(ModelDtype::Auto, Method::Lora);
         let key = of("wgpu", "a GPU", "a driver 1.2", &tiny);
-        let finding = Finding { site: "loss".to_owned(), difference: Difference::Error { norm: 1.0 / 3.0, largest: 2e-9 } };
-        let zero = Finding { site: "output".to_owned(), difference: Difference::Zero };
+        let finding = Finding {
+            site: "loss".to_owned(),
+            difference: Difference::Error {
+                norm: 1.0 / 3.0,
+                largest: 2e-9,
+            },
+        };
+        let zero = Finding {
+            site: "output".to_owned(),
+            difference: Difference::Zero,
+        };
         let bound = Bound::FLOAT32;
-        let verdict = Verdict { sites: 3, failures: 2, bound, first: Some(zero), worst: finding };
+        let verdict = Verdict {
+            sites: 3,
+            failures: 2,
+            bound,
+            first: Some(zero),
+            worst: finding,
+        };
         assert_eq!(key.verdict(cache.path()), None);
         key.keep(cache.path(), &verdict).expect("kept");
-        assert_eq!(key.verdict(cache.path()), Some(verdict.clone()), "every digit");
+        assert_eq!(
+            key.verdict(cache.path()),
+            Some(verdict.clone()),
+            "every digit"
+        );
 
-        let full = ProbeModel { trained: Method::Full, ..tiny.clone() };
-        let narrow = ProbeModel { storage: ModelDtype::Bfloat16.into(), ..tiny.clone() };
-        let packed = Storage { form: Some(QuantFormat::QLORA), ..tiny.storage };
-        let packed = ProbeModel { storage: packed, ..tiny.clone() };
+        let full = ProbeModel {
+            trained: Method::Full,
+            ..tiny.clone()
+        };
+        let narrow = ProbeModel {
+            storage: ModelDtype::Bfloat16.into(),
+            ..tiny.clone()
+        };
+        let packed = Storage {
+            form: Some(QuantFormat::QLORA),
+            ..tiny.storage
+        };
+        let packed = ProbeModel {
+            storage: packed,
+            ..tiny.clone()
+        };
         let mut tied = tiny.clone();
         tied.spec.tied_head = true;
-        let tf32 = Key::of(&identity("wgpu", "a GPU", "a driver 1.2"), &tiny, Products::Tf32);
+        let tf32 = Key::of(
+            &identity("wgpu", "a GPU", "a driver 1.2"),
+            &tiny,
+            Products::Tf32,
+        );
         let others = [
             of("cuda", "a GPU", "a driver 1.2", &tiny),
             of("wgpu", "another GPU", "a driver 1.2", &tiny),
@@ -148,10 +228,20 @@ mod tests {
             of("wgpu", "a GPU", "a driver 1.2", &packed),
             of("wgpu", "a GPU", "a driver 1.2", &tied),
             tf32.clone(),
-            Key { rankine: "0.0.0".to_owned(), ..key.clone() },
+            Key {
+                rankine: "0.0.0".to_owned(),
+                ..key.clone()
+            },
         ];
-        assert!(others.iter().all(|other| other.verdict(cache.path()).is_none()));
-        assert_eq!(all_of(&identity("wgpu", "a GPU", "a driver 1.2"), cache.path()), std::slice::from_ref(&verdict));
+        assert!(
+            others
+                .iter()
+                .all(|other| other.verdict(cache.path()).is_none())
+        );
+        assert_eq!(
+            all_of(&identity("wgpu", "a GPU", "a driver 1.2"), cache.path()),
+            std::slice::from_ref(&verdict)
+        );
         assert!(all_of(&identity("wgpu", "a GPU", "a driver 1.3"), cache.path()).is_empty());
         tf32.keep(cache.path(), &verdict).expect("kept");
         assert_eq!(
@@ -161,9 +251,22 @@ mod tests {
         );
 
         std::fs::write(key.path(cache.path()), "{").expect("written");
-        assert_eq!(key.verdict(cache.path()), None, "a damaged file is no verdict");
-        std::fs::copy(written(&others[0], cache.path(), &verdict), key.path(cache.path())).expect("copied");
-        assert_eq!(key.verdict(cache.path()), None, "one of another device under this name is none");
+        assert_eq!(
+            key.verdict(cache.path()),
+            None,
+            "a damaged file is no verdict"
+        );
+        std::fs::copy(
+            written(&others[0], cache.path(), &verdict),
+            key.path(cache.path()),
+        )
+        .expect("copied");
+        assert_eq!(
+            key.verdict(cache.path()),
+            None,
+            "one of another device under this name is \
+        none"
+        );
     }
 
     fn written(key: &Key, cache: &Path, verdict: &Verdict) -> PathBuf {

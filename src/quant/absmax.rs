@@ -54,8 +54,8 @@ impl Absmax {
     }
 }
 
-/// absmax = `DYNAMIC_CODE`\[code\] · (absmax of the code's block of 256) + offset, the double quantization of Dettmers et al.
-/// 2023, arXiv:2305.14314, section 3.
+/// absmax = `DYNAMIC_CODE`\[code\] · (absmax of the code's block of 256) + offset, the double
+/// quantization of Dettmers et al. 2023, arXiv:2305.14314, section 3.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nested {
     codes: Vec<u8>,
@@ -69,8 +69,16 @@ impl Nested {
 
     /// What a checkpoint has: a code for each absmax, and an absmax for each 256 codes.
     pub fn new(codes: Vec<u8>, absmax: Vec<f32>, offset: f32) -> Result<Self, QuantError> {
-        check_length("nested absmax", absmax.len(), codes.len().div_ceil(Self::BLOCK))?;
-        Ok(Self { codes, absmax, offset })
+        check_length(
+            "nested absmax",
+            absmax.len(),
+            codes.len().div_ceil(Self::BLOCK),
+        )?;
+        Ok(Self {
+            codes,
+            absmax,
+            offset,
+        })
     }
 
     /// Quantizes the distances from the mean, which is the offset.
@@ -83,7 +91,11 @@ impl Nested {
     pub fn around(offset: f32, absmax: &[f32]) -> Self {
         let distances: Vec<f32> = absmax.iter().map(|absmax| absmax - offset).collect();
         let (codes, absmax) = dynamic::pack(&distances);
-        Self { codes, absmax, offset }
+        Self {
+            codes,
+            absmax,
+            offset,
+        }
     }
 
     /// One code for each absmax.
@@ -102,7 +114,8 @@ impl Nested {
     }
 
     fn at(&self, index: usize) -> f32 {
-        dynamic::DYNAMIC_CODE[usize::from(self.codes[index])] * self.absmax[index / Self::BLOCK] + self.offset
+        dynamic::DYNAMIC_CODE[usize::from(self.codes[index])] * self.absmax[index / Self::BLOCK]
+            + self.offset
     }
 
     /// The absmax that were quantized, as near as the codes have them.

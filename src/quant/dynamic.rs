@@ -1,5 +1,6 @@
-//! The dynamic 8-bit code, by which double quantization packs the absmax of blocks and 8-bit optimizers their states: the first bits of a
-//! magnitude say by which power of ten it is, those that are left its place between a tenth of that power and the power itself.
+//! The dynamic 8-bit code, by which double quantization packs the absmax of blocks and 8-bit
+//! optimizers their states: the first bits of a magnitude say by which power of ten it is, those
+//! that are left its place between a tenth of that power and the power itself.
 //!
 //! Dettmers 2016, arXiv:1511.04561; of optimizers Dettmers et al. 2021, arXiv:2110.02861.
 
@@ -52,8 +53,8 @@ impl DynamicMap {
         }
     }
 
-    /// Writes the nearest codes of a block and returns its absmax. Of two numbers that are equally near the lower one is taken; a block of
-    /// zeros has the code of 0.
+    /// Writes the nearest codes of a block and returns its absmax. Of two numbers that are equally
+    /// near the lower one is taken; a block of zeros has the code of 0.
     pub fn pack(self, numbers: &[f32], codes: &mut [u8]) -> f32 {
         let (absmax, midpoints) = (super::absmax_of(numbers), self.midpoints());
         let divisor = if absmax == 0.0 { 1.0 } else { absmax };
@@ -67,7 +68,10 @@ impl DynamicMap {
     /// The numbers of a block.
     pub fn unpack(self, codes: &[u8], absmax: f32, numbers: &mut [f32]) {
         let shares = self.numbers();
-        numbers.iter_mut().zip(codes).for_each(|(number, code)| *number = shares[usize::from(*code)] * absmax);
+        numbers
+            .iter_mut()
+            .zip(codes)
+            .for_each(|(number, code)| *number = shares[usize::from(*code)] * absmax);
     }
 }
 
@@ -78,7 +82,8 @@ const fn code() -> [f32; 256] {
     while power < 7 {
         let (mut item, items) = (0, 1 << power);
         while item < items {
-            let magnitude = POWERS[power as usize] * f32::midpoint(boundary(item, items), boundary(item + 1, items));
+            let magnitude = POWERS[power as usize]
+                * f32::midpoint(boundary(item, items), boundary(item + 1, items));
             (code[above], code[254 - above]) = (magnitude, -magnitude);
             (above, item) = (above + 1, item + 1);
         }
@@ -93,7 +98,8 @@ const fn unsigned_code() -> [f32; 256] {
     while power < 7 {
         let (mut item, items) = (0, 2 << power);
         while item < items {
-            code[place] = POWERS[power as usize] * f32::midpoint(boundary(item, items), boundary(item + 1, items));
+            code[place] = POWERS[power as usize]
+                * f32::midpoint(boundary(item, items), boundary(item + 1, items));
             (place, item) = (place + 1, item + 1);
         }
         power += 1;
@@ -125,12 +131,15 @@ const fn midpoints(code: &[f32; 256]) -> [f32; 255] {
 pub(super) fn pack(numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
     let absmax: Vec<f32> = numbers.chunks(BLOCK).map(super::absmax_of).collect();
     let blocks = numbers.chunks(BLOCK).zip(&absmax);
-    let codes = blocks.flat_map(|(block, absmax)| block.iter().map(|number| nearest(*number, *absmax))).collect();
+    let codes = blocks
+        .flat_map(|(block, absmax)| block.iter().map(|number| nearest(*number, *absmax)))
+        .collect();
     (codes, absmax)
 }
 
-/// The code of a number: not the nearest one, but the nearest to the closest of 65536 equal steps of [-1, 1]. A block of zeros
-/// has the code of the lowest number, and an absmax of 0 to go with it.
+/// The code of a number: not the nearest one, but the nearest to the closest of 65536 equal steps
+/// of [-1, 1]. A block of zeros has the code of the lowest number, and an absmax of 0 to go with
+/// it.
 fn nearest(number: f32, absmax: f32) -> u8 {
     if absmax == 0.0 {
         return 0;
@@ -143,6 +152,12 @@ fn nearest(number: f32, absmax: f32) -> u8 {
 
 /// Numbers from codes and the absmax of each [`BLOCK`].
 pub(super) fn unpack(codes: &[u8], absmax: &[f32]) -> Vec<f32> {
-    let scales = absmax.iter().flat_map(|absmax| iter::repeat_n(absmax, BLOCK));
-    codes.iter().zip(scales).map(|(code, scale)| DYNAMIC_CODE[usize::from(*code)] * scale).collect()
+    let scales = absmax
+        .iter()
+        .flat_map(|absmax| iter::repeat_n(absmax, BLOCK));
+    codes
+        .iter()
+        .zip(scales)
+        .map(|(code, scale)| DYNAMIC_CODE[usize::from(*code)] * scale)
+        .collect()
 }

@@ -4,11 +4,12 @@ use rayon::prelude::*;
 
 use super::{QuantError, absmax_of, check_finite, check_length, count};
 
-/// 1.5 · 2²³: a sum with it has no fraction, ties having gone to even, and ends in the bits of the other summand.
+/// 1.5 · 2²³: a sum with it has no fraction, ties having gone to even, and ends in the bits of the
+/// other summand.
 const WHOLE: f32 = 12_582_912.0;
 
-/// A weight [out, in] whose rows are scaled by their absmax: w = code · absmax / 127, the vector-wise quantization of LLM.int8,
-/// Dettmers et al. 2022, arXiv:2208.07339, section 3.1.
+/// A weight [out, in] whose rows are scaled by their absmax: w = code · absmax / 127, the
+/// vector-wise quantization of LLM.int8, Dettmers et al. 2022, arXiv:2208.07339, section 3.1.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Int8 {
     shape: [usize; 2],
@@ -24,19 +25,33 @@ impl Int8 {
     pub fn new(shape: [usize; 2], codes: Vec<i8>, absmax: Vec<f32>) -> Result<Self, QuantError> {
         check_length("8-bit codes", codes.len(), count(shape))?;
         check_length("absmax", absmax.len(), shape[0])?;
-        Ok(Self { shape, codes, absmax })
+        Ok(Self {
+            shape,
+            codes,
+            absmax,
+        })
     }
 
-    /// Quantizes numbers [out, in]. The layers of bitsandbytes round a weight to float16 before; who wants their bytes does as
-    /// well.
-    pub fn pack<T: Copy + Sync + Into<f32>>(shape: [usize; 2], numbers: &[T]) -> Result<Self, QuantError> {
+    /// Quantizes numbers [out, in]. The layers of bitsandbytes round a weight to float16 before;
+    /// who wants their bytes does as well.
+    pub fn pack<T: Copy + Sync + Into<f32>>(
+        shape: [usize; 2],
+        numbers: &[T],
+    ) -> Result<Self, QuantError> {
         check_length("numbers", numbers.len(), count(shape))?;
         let [rows, columns] = [shape[0], shape[1].max(1)];
         let (mut codes, mut absmax) = (vec![0; numbers.len()], vec![0.0; rows]);
-        let of_rows = numbers.par_chunks(columns).zip(codes.par_chunks_mut(columns)).zip(&mut absmax);
+        let of_rows = numbers
+            .par_chunks(columns)
+            .zip(codes.par_chunks_mut(columns))
+            .zip(&mut absmax);
         of_rows.for_each(|((numbers, codes), absmax)| *absmax = pack_row(numbers, codes));
         check_finite(numbers, &absmax, columns)?;
-        Ok(Self { shape, codes, absmax })
+        Ok(Self {
+            shape,
+            codes,
+            absmax,
+        })
     }
 
     /// [out, in].
@@ -57,12 +72,16 @@ impl Int8 {
     /// All numbers [out, in].
     pub fn unpack(&self) -> Vec<f32> {
         let mut numbers = vec![0.0; self.codes.len()];
-        let rows = numbers.par_chunks_mut(self.shape[1].max(1)).zip(self.codes.par_chunks(self.shape[1].max(1)));
-        rows.zip(&self.absmax).for_each(|((numbers, codes), absmax)| unpack_row(codes, *absmax, numbers));
+        let rows = numbers
+            .par_chunks_mut(self.shape[1].max(1))
+            .zip(self.codes.par_chunks(self.shape[1].max(1)));
+        rows.zip(&self.absmax)
+            .for_each(|((numbers, codes), absmax)| unpack_row(codes, *absmax, numbers));
         numbers
     }
 
-    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there are fewer, as a slice does.
+    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there
+    /// are fewer, as a slice does.
     pub fn unpack_range(&self, start: usize, mut numbers: &mut [f32]) {
         let mut codes = &self.codes[start..][..numbers.len()];
         let (columns, mut start) = (self.shape[1], start);
@@ -75,17 +94,24 @@ impl Int8 {
     }
 }
 
-/// Codes of a row and its absmax. A row with an absmax that has no inverse becomes zeros, be it 0 or below 4e-37.
+/// Codes of a row and its absmax. A row with an absmax that has no inverse becomes zeros, be it 0
+/// or below 4e-37.
 fn pack_row<T: Copy + Into<f32>>(numbers: &[T], codes: &mut [i8]) -> f32 {
     let absmax = absmax_of(numbers);
     let factor = (1.0 / absmax) * 127.0;
     if factor.is_finite() {
         let code = |number: &T| ((*number).into() * factor + WHOLE).to_bits() as i8;
-        codes.iter_mut().zip(numbers).for_each(|(to, number)| *to = code(number));
+        codes
+            .iter_mut()
+            .zip(numbers)
+            .for_each(|(to, number)| *to = code(number));
     }
     absmax
 }
 
 fn unpack_row(codes: &[i8], absmax: f32, numbers: &mut [f32]) {
-    numbers.iter_mut().zip(codes).for_each(|(number, code)| *number = f32::from(*code) * absmax * Int8::UNIT);
+    numbers
+        .iter_mut()
+        .zip(codes)
+        .for_each(|(number, code)| *number = f32::from(*code) * absmax * Int8::UNIT);
 }

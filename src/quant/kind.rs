@@ -38,7 +38,8 @@ pub(super) struct CodeTable {
     pub code: [f32; 16],
     /// The codes by their numbers, ascending.
     pub order: [u8; 16],
-    /// Halfway between a number and the next one, ascending. A number that lies there belongs to the lower one.
+    /// Halfway between a number and the next one, ascending. A number that lies there belongs to
+    /// the lower one.
     pub midpoints: [f32; 15],
 }
 
@@ -46,10 +47,15 @@ impl CodeTable {
     const fn new(code: [f32; 16], order: [u8; 16]) -> Self {
         let (mut midpoints, mut rank) = ([0.0; 15], 0);
         while rank < 15 {
-            midpoints[rank] = f32::midpoint(code[order[rank] as usize], code[order[rank + 1] as usize]);
+            midpoints[rank] =
+                f32::midpoint(code[order[rank] as usize], code[order[rank + 1] as usize]);
             rank += 1;
         }
-        Self { code, order, midpoints }
+        Self {
+            code,
+            order,
+            midpoints,
+        }
     }
 }
 
@@ -75,7 +81,8 @@ static NF4: CodeTable = CodeTable::new(
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
 );
 
-/// Both zeros are codes, and 0 lies halfway between them: it is 0, and what is a little above it is 8.
+/// Both zeros are codes, and 0 lies halfway between them: it is 0, and what is a little above it is
+/// 8.
 static FP4: CodeTable = CodeTable::new(
     [
         0.0,

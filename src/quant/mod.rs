@@ -1,11 +1,14 @@
-//! Weights in 4 or 8 bits, byte for byte as bitsandbytes 0.50 packs them on a CPU: NF4 and FP4 by blocks, their absmax quantized
-//! again where asked for, and the rows of LLM.int8. Pure functions of numbers; whoever reads a file or owns a device calls them.
+//! Weights in 4 or 8 bits, byte for byte as bitsandbytes 0.50 packs them on a CPU: NF4 and FP4 by
+//! blocks, their absmax quantized again where asked for, and the rows of LLM.int8. Pure functions
+//! of numbers; whoever reads a file or owns a device calls them.
 //!
-//! NF4, FP4 and double quantization: Dettmers et al. 2023, arXiv:2305.14314. The dynamic 8-bit code: Dettmers 2016,
-//! arXiv:1511.04561. Rows of int8: Dettmers et al. 2022, arXiv:2208.07339. Where a paper leaves a rounding open, the source of
-//! bitsandbytes decides: <https://github.com/bitsandbytes-foundation/bitsandbytes>, `bitsandbytes/backends/default/ops.py` and
-//! `csrc/cpu_ops.cpp`. One of its loops is not followed: where a processor has AVX-512, 0.50.2 unpacks rows of a multiple of 16
-//! numbers that is none of the block size by the absmax of other blocks.
+//! NF4, FP4 and double quantization: Dettmers et al. 2023, arXiv:2305.14314. The dynamic 8-bit
+//! code: Dettmers 2016, arXiv:1511.04561. Rows of int8: Dettmers et al. 2022, arXiv:2208.07339.
+//! Where a paper leaves a rounding open, the source of bitsandbytes decides:
+//! <https://github.com/bitsandbytes-foundation/bitsandbytes>,
+//! `bitsandbytes/backends/default/ops.py` and `csrc/cpu_ops.cpp`. One of its loops is not followed:
+//! where a processor has AVX-512, 0.50.2 unpacks rows of a multiple of 16 numbers that is none of
+//! the block size by the absmax of other blocks.
 
 mod absmax;
 mod dynamic;
@@ -53,7 +56,15 @@ pub enum QuantError {
 }
 
 fn check_length(part: &'static str, found: usize, expected: usize) -> Result<(), QuantError> {
-    if found == expected { Ok(()) } else { Err(QuantError::Length { part, found, expected }) }
+    if found == expected {
+        Ok(())
+    } else {
+        Err(QuantError::Length {
+            part,
+            found,
+            expected,
+        })
+    }
 }
 
 /// Numbers of a matrix; more than memory can hold if the product does not fit.
@@ -61,16 +72,29 @@ fn count([rows, columns]: [usize; 2]) -> usize {
     rows.saturating_mul(columns)
 }
 
-/// The largest magnitude; infinite or not a number if one of the numbers is, which no comparison of floats would keep.
+/// The largest magnitude; infinite or not a number if one of the numbers is, which no comparison of
+/// floats would keep.
 fn absmax_of<T: Copy + Into<f32>>(numbers: &[T]) -> f32 {
     let magnitude = |number: &T| (*number).into().abs().to_bits();
     f32::from_bits(numbers.iter().map(magnitude).fold(0, u32::max))
 }
 
 /// Refuses numbers of which some absmax is not finite. `group` is how many numbers an absmax is of.
-fn check_finite<T: Copy + Into<f32>>(numbers: &[T], absmax: &[f32], group: usize) -> Result<(), QuantError> {
-    let Some(first) = absmax.iter().position(|absmax| !absmax.is_finite()) else { return Ok(()) };
-    let numbers = numbers.iter().map(|number| (*number).into()).enumerate().skip(first * group);
+fn check_finite<T: Copy + Into<f32>>(
+    numbers: &[T],
+    absmax: &[f32],
+    group: usize,
+) -> Result<(), QuantError> {
+    let Some(first) = absmax.iter().position(|absmax| !absmax.is_finite()) else {
+        return Ok(());
+    };
+    let numbers = numbers
+        .iter()
+        .map(|number| (*number).into())
+        .enumerate()
+        .skip(first * group);
     let found = numbers.into_iter().find(|(_, number)| !number.is_finite());
-    found.map_or(Ok(()), |(index, number)| Err(QuantError::NotFinite { index, number }))
+    found.map_or(Ok(()), |(index, number)| {
+        Err(QuantError::NotFinite { index, number })
+    })
 }

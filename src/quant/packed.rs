@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::kind::CodeTable;
-use super::{Absmax, QuantError, FourBitType, absmax_of, check_finite, check_length, count};
+use super::{Absmax, FourBitType, QuantError, absmax_of, check_finite, check_length, count};
 
 /// Numbers that are compared at a time; a block has at least as many.
 const LANES: usize = 32;
@@ -23,7 +23,11 @@ impl BlockSize {
     /// A size, if bitsandbytes has it.
     pub fn new(numbers: usize) -> Result<Self, QuantError> {
         let known = numbers.is_power_of_two() && (32..=4096).contains(&numbers);
-        if known { Ok(Self(numbers)) } else { Err(QuantError::BlockSize { found: numbers }) }
+        if known {
+            Ok(Self(numbers))
+        } else {
+            Err(QuantError::BlockSize { found: numbers })
+        }
     }
 
     /// The numbers of a block.
@@ -32,8 +36,9 @@ impl BlockSize {
     }
 }
 
-/// A weight [out, in] in 4 bits: w = code\[c\] · absmax of its block. Blocks go along the rows and from one row into the next;
-/// the last one may be short. Two codes share a byte, the first in its upper half.
+/// A weight [out, in] in 4 bits: w = code\[c\] · absmax of its block. Blocks go along the rows and
+/// from one row into the next; the last one may be short. Two codes share a byte, the first in its
+/// upper half.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Packed {
     kind: FourBitType,
@@ -44,15 +49,42 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// What a checkpoint has: half a byte for each number of the shape, and an absmax for each block.
-    pub fn new(kind: FourBitType, block_size: BlockSize, shape: [usize; 2], codes: Vec<u8>, absmax: Absmax) -> Result<Self, QuantError> {
-        check_length("bytes of 4-bit codes", codes.len(), count(shape).div_ceil(2))?;
-        check_length("absmax", absmax.blocks(), count(shape).div_ceil(block_size.numbers()))?;
-        Ok(Self { kind, block_size, shape, codes, absmax })
+    /// What a checkpoint has: half a byte for each number of the shape, and an absmax for each
+    /// block.
+    pub fn new(
+        kind: FourBitType,
+        block_size: BlockSize,
+        shape: [usize; 2],
+        codes: Vec<u8>,
+        absmax: Absmax,
+    ) -> Result<Self, QuantError> {
+        check_length(
+            "bytes of 4-bit codes",
+            codes.len(),
+            count(shape).div_ceil(2),
+        )?;
+        check_length(
+            "absmax",
+            absmax.blocks(),
+            count(shape).div_ceil(block_size.numbers()),
+        )?;
+        Ok(Self {
+            kind,
+            block_size,
+            shape,
+            codes,
+            absmax,
+        })
     }
 
-    /// Quantizes f32, bf16 or f16 numbers [out, in]. The bytes are the same for any number of threads.
-    pub fn pack<T>(kind: FourBitType, block_size: BlockSize, shape: [usize; 2], numbers: &[T]) -> Result<Self, QuantError>
+    /// Quantizes f32, bf16 or f16 numbers [out, in]. The bytes are the same for any number of
+    /// threads.
+    pub fn pack<T>(
+        kind: FourBitType,
+        block_size: BlockSize,
+        shape: [usize; 2],
+        numbers: &[T],
+    ) -> Result<Self, QuantError>
     where
         T: Copy + Sync + Into<f32>,
     {
@@ -60,19 +92,31 @@ impl Packed {
         let size = block_size.numbers();
         let mut codes = vec![0; numbers.len().div_ceil(2)];
         let mut absmax = vec![0.0; numbers.len().div_ceil(size)];
-        let blocks = numbers.par_chunks(size).zip(codes.par_chunks_mut(size / 2)).zip(&mut absmax);
+        let blocks = numbers
+            .par_chunks(size)
+            .zip(codes.par_chunks_mut(size / 2))
+            .zip(&mut absmax);
         let pack = |((numbers, codes), absmax): ((&[T], &mut [u8]), &mut f32)| {
             *absmax = pack_block(kind.table(), size, numbers, codes);
         };
         blocks.with_min_len(PIECE / size).for_each(pack);
         check_finite(numbers, &absmax, size)?;
-        Ok(Self { kind, block_size, shape, codes, absmax: Absmax::Plain(absmax) })
+        Ok(Self {
+            kind,
+            block_size,
+            shape,
+            codes,
+            absmax: Absmax::Plain(absmax),
+        })
     }
 
     /// The same codes with the absmax quantized again.
     #[must_use]
     pub fn nested(self) -> Self {
-        Self { absmax: self.absmax.nested(), ..self }
+        Self {
+            absmax: self.absmax.nested(),
+            ..self
+        }
     }
 
     /// The data type of the codes.
@@ -108,10 +152,15 @@ impl Packed {
         numbers
     }
 
-    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there are fewer, as a slice does.
+    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there
+    /// are fewer, as a slice does.
     pub fn unpack_range(&self, start: usize, mut numbers: &mut [f32]) {
         let end = start.checked_add(numbers.len());
-        assert!(end.is_some_and(|end| end <= count(self.shape)), "the range ends behind the weight");
+        assert!(
+            end.is_some_and(|end| end <= count(self.shape)),
+            "the range ends behind the \
+        weight"
+        );
         let (size, mut start) = (self.block_size.numbers(), start);
         while !numbers.is_empty() {
             let room = (size - start % size).min(numbers.len());
@@ -125,7 +174,12 @@ impl Packed {
 }
 
 /// Codes of a block of `size` numbers, or fewer if it is the last one, and its absmax.
-fn pack_block<T: Copy + Into<f32>>(table: &CodeTable, size: usize, numbers: &[T], codes: &mut [u8]) -> f32 {
+fn pack_block<T: Copy + Into<f32>>(
+    table: &CodeTable,
+    size: usize,
+    numbers: &[T],
+    codes: &mut [u8],
+) -> f32 {
     let absmax = absmax_of(numbers);
     if !absmax.is_finite() {
         return absmax;
@@ -143,12 +197,23 @@ fn pack_block<T: Copy + Into<f32>>(table: &CodeTable, size: usize, numbers: &[T]
 }
 
 /// Codes of numbers that `scale` brings into [-1, 1]. An odd one shares its byte with a 0.
-fn pack_scaled<T: Copy + Into<f32>>(table: &CodeTable, numbers: &[T], codes: &mut [u8], scale: impl Fn(f32) -> f32) {
+fn pack_scaled<T: Copy + Into<f32>>(
+    table: &CodeTable,
+    numbers: &[T],
+    codes: &mut [u8],
+    scale: impl Fn(f32) -> f32,
+) {
     for (numbers, codes) in numbers.chunks(LANES).zip(codes.chunks_mut(LANES / 2)) {
         let mut scaled = [0.0; LANES];
-        scaled.iter_mut().zip(numbers).for_each(|(scaled, number)| *scaled = scale((*number).into()));
+        scaled
+            .iter_mut()
+            .zip(numbers)
+            .for_each(|(scaled, number)| *scaled = scale((*number).into()));
         let of_lanes = nearest(table, &scaled);
-        codes.iter_mut().zip(of_lanes.as_chunks().0).for_each(|(byte, [first, second])| *byte = first << 4 | second);
+        codes
+            .iter_mut()
+            .zip(of_lanes.as_chunks().0)
+            .for_each(|(byte, [first, second])| *byte = first << 4 | second);
     }
 }
 
@@ -156,19 +221,36 @@ fn pack_scaled<T: Copy + Into<f32>>(table: &CodeTable, numbers: &[T], codes: &mu
 fn nearest(table: &CodeTable, scaled: &[f32; LANES]) -> [u8; LANES] {
     let mut ranks = [0_u32; LANES];
     for midpoint in &table.midpoints {
-        ranks.iter_mut().zip(scaled).for_each(|(rank, number)| *rank += u32::from(number > midpoint));
+        ranks
+            .iter_mut()
+            .zip(scaled)
+            .for_each(|(rank, number)| *rank += u32::from(number > midpoint));
     }
     ranks.map(|rank| table.order[rank as usize])
 }
 
-/// Numbers of one block from the numbers that its codes stand for. `second` says that the first one is in a byte's lower half.
+/// Numbers of one block from the numbers that its codes stand for. `second` says that the first one
+/// is in a byte's lower half.
 fn unpack_block(scaled: &[f32; 16], codes: &[u8], second: bool, numbers: &mut [f32]) {
-    let halves = |byte: u8| [scaled[usize::from(byte >> 4)], scaled[usize::from(byte & 15)]];
+    let halves = |byte: u8| {
+        [
+            scaled[usize::from(byte >> 4)],
+            scaled[usize::from(byte & 15)],
+        ]
+    };
     let (first, numbers) = numbers.split_at_mut(usize::from(second));
     let (of_first, codes) = codes.split_at(usize::from(second));
     let (pairs, last) = numbers.as_chunks_mut();
     let (of_pairs, of_last) = codes.split_at(pairs.len());
-    first.iter_mut().zip(of_first).for_each(|(number, byte)| *number = halves(*byte)[1]);
-    pairs.iter_mut().zip(of_pairs).for_each(|(pair, byte)| *pair = halves(*byte));
-    last.iter_mut().zip(of_last).for_each(|(number, byte)| *number = halves(*byte)[0]);
+    first
+        .iter_mut()
+        .zip(of_first)
+        .for_each(|(number, byte)| *number = halves(*byte)[1]);
+    pairs
+        .iter_mut()
+        .zip(of_pairs)
+        .for_each(|(pair, byte)| *pair = halves(*byte));
+    last.iter_mut()
+        .zip(of_last)
+        .for_each(|(number, byte)| *number = halves(*byte)[0]);
 }

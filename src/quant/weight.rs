@@ -1,6 +1,6 @@
 //! A weight in whichever form, and how a weight is to be packed.
 
-use super::{BlockSize, QuantError, Int8, FourBitType, Packed};
+use super::{BlockSize, FourBitType, Int8, Packed, QuantError};
 use crate::terms::Quantization;
 
 /// How weights are packed.
@@ -21,14 +21,26 @@ pub enum QuantFormat {
 
 impl QuantFormat {
     /// The form of QLoRA: NF4 in blocks of 64 with double quantization, arXiv:2305.14314.
-    pub const QLORA: Self = Self::FourBit { kind: FourBitType::Nf4, block_size: BlockSize::DEFAULT, double_quant: true };
+    pub const QLORA: Self = Self::FourBit {
+        kind: FourBitType::Nf4,
+        block_size: BlockSize::DEFAULT,
+        double_quant: true,
+    };
 
     /// What a recipe's words come to; `None`: not packed.
     pub fn of(word: Quantization, block_size: BlockSize, double_quant: bool) -> Option<Self> {
         match word {
             Quantization::None => None,
-            Quantization::Nf4 => Some(Self::FourBit { kind: FourBitType::Nf4, block_size, double_quant }),
-            Quantization::Fp4 => Some(Self::FourBit { kind: FourBitType::Fp4, block_size, double_quant }),
+            Quantization::Nf4 => Some(Self::FourBit {
+                kind: FourBitType::Nf4,
+                block_size,
+                double_quant,
+            }),
+            Quantization::Fp4 => Some(Self::FourBit {
+                kind: FourBitType::Fp4,
+                block_size,
+                double_quant,
+            }),
             Quantization::Int8 => Some(Self::Int8),
         }
     }
@@ -36,8 +48,14 @@ impl QuantFormat {
     /// The recipe's word for it.
     pub fn word(self) -> Quantization {
         match self {
-            Self::FourBit { kind: FourBitType::Nf4, .. } => Quantization::Nf4,
-            Self::FourBit { kind: FourBitType::Fp4, .. } => Quantization::Fp4,
+            Self::FourBit {
+                kind: FourBitType::Nf4,
+                ..
+            } => Quantization::Nf4,
+            Self::FourBit {
+                kind: FourBitType::Fp4,
+                ..
+            } => Quantization::Fp4,
             Self::Int8 => Quantization::Int8,
         }
     }
@@ -46,11 +64,23 @@ impl QuantFormat {
     ///
     /// # Errors
     /// One of the numbers is not finite, or there are more or fewer than the shape says.
-    pub fn pack<T: Copy + Sync + Into<f32>>(self, shape: [usize; 2], numbers: &[T]) -> Result<Quantized, QuantError> {
+    pub fn pack<T: Copy + Sync + Into<f32>>(
+        self,
+        shape: [usize; 2],
+        numbers: &[T],
+    ) -> Result<Quantized, QuantError> {
         Ok(match self {
-            Self::FourBit { kind, block_size, double_quant } => {
+            Self::FourBit {
+                kind,
+                block_size,
+                double_quant,
+            } => {
                 let packed = Packed::pack(kind, block_size, shape, numbers)?;
-                Quantized::FourBit(if double_quant { packed.nested() } else { packed })
+                Quantized::FourBit(if double_quant {
+                    packed.nested()
+                } else {
+                    packed
+                })
             }
             Self::Int8 => Quantized::Int8(Int8::pack(shape, numbers)?),
         })
@@ -60,9 +90,18 @@ impl QuantFormat {
     pub fn bytes(self, [rows, columns]: [usize; 2]) -> u64 {
         let numbers = rows as u64 * columns as u64;
         match self {
-            Self::FourBit { block_size, double_quant, .. } => {
+            Self::FourBit {
+                block_size,
+                double_quant,
+                ..
+            } => {
                 let blocks = numbers.div_ceil(block_size.numbers() as u64);
-                numbers.div_ceil(2) + if double_quant { blocks + 4 * blocks.div_ceil(256) } else { 4 * blocks }
+                numbers.div_ceil(2)
+                    + if double_quant {
+                        blocks + 4 * blocks.div_ceil(256)
+                    } else {
+                        4 * blocks
+                    }
             }
             Self::Int8 => numbers + 4 * rows as u64,
         }
@@ -72,9 +111,22 @@ impl QuantFormat {
 impl std::fmt::Display for QuantFormat {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::FourBit { kind, block_size, double_quant } => {
-                let nested = if *double_quant { ", double quantization" } else { "" };
-                write!(f, "{} in blocks of {}{nested}", kind.name(), block_size.numbers())
+            Self::FourBit {
+                kind,
+                block_size,
+                double_quant,
+            } => {
+                let nested = if *double_quant {
+                    ", double quantization"
+                } else {
+                    ""
+                };
+                write!(
+                    f,
+                    "{} in blocks of {}{nested}",
+                    kind.name(),
+                    block_size.numbers()
+                )
             }
             Self::Int8 => f.write_str("int8 in rows"),
         }
@@ -102,14 +154,17 @@ impl Quantized {
     /// How it is packed.
     pub fn form(&self) -> QuantFormat {
         match self {
-            Self::FourBit(packed) => {
-                QuantFormat::FourBit { kind: packed.kind(), block_size: packed.block_size(), double_quant: packed.absmax().is_nested() }
-            }
+            Self::FourBit(packed) => QuantFormat::FourBit {
+                kind: packed.kind(),
+                block_size: packed.block_size(),
+                double_quant: packed.absmax().is_nested(),
+            },
             Self::Int8(_) => QuantFormat::Int8,
         }
     }
 
-    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there are fewer, as a slice does.
+    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there
+    /// are fewer, as a slice does.
     pub fn unpack_range(&self, start: usize, numbers: &mut [f32]) {
         match self {
             Self::FourBit(packed) => packed.unpack_range(start, numbers),

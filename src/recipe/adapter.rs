@@ -14,8 +14,10 @@ use crate::quant::BlockSize;
 use crate::terms::{Initial, MAX_RANK, Modules, Offload, Quantization, Technique, TokenIndices};
 
 const MAX_LAYER: u64 = 65_535;
-/// Initializations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at random, come on top.
-const LATER_INITIALIZATIONS: [&str; 6] = ["gaussian", "olora", "eva", "corda", "loftq", "orthogonal"];
+/// Initializations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at
+/// random, come on top.
+const LATER_INITIALIZATIONS: [&str; 6] =
+    ["gaussian", "olora", "eva", "corda", "loftq", "orthogonal"];
 
 /// The low-rank adapter, in PEFT's terms.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -71,46 +73,78 @@ impl Adapter {
             quantization: section.word("quantization", &[]),
             double_quant: section.flag("double_quant"),
             block_size: section
-                .shaped("block_size", Shape::Numbers(&[32, 64, 128, 256, 512, 1024, 2048, 4096]))
+                .shaped(
+                    "block_size",
+                    Shape::Numbers(&[32, 64, 128, 256, 512, 1024, 2048, 4096]),
+                )
                 .and_then(block_size),
             quantize_head: section.flag("quantize_head"),
             offload_embedding: section
-                .shaped("offload_embedding", Shape::OneOf(vec![Shape::Words(vec!["auto"]), Shape::Flag]))
+                .shaped(
+                    "offload_embedding",
+                    Shape::OneOf(vec![Shape::Words(vec!["auto"]), Shape::Flag]),
+                )
                 .and_then(offload),
             r: section.whole("r", 1..=MAX_RANK),
             alpha: section.number("alpha", ABOVE_ZERO),
             dropout: section.number("dropout", 0.0..1.0),
-            target_modules: section.shaped("target_modules", targets_shape()).and_then(targets),
-            target_parameters: section.shaped("target_parameters", Shape::list(Shape::Text)).and_then(names),
+            target_modules: section
+                .shaped("target_modules", targets_shape())
+                .and_then(targets),
+            target_parameters: section
+                .shaped("target_parameters", Shape::list(Shape::Text))
+                .and_then(names),
             use_rslora: section.flag("use_rslora"),
             use_dora: section.flag("use_dora"),
             lora_bias: section.flag("lora_bias"),
-            rank_pattern: section.table_of("rank_pattern", Shape::whole(&(1..=MAX_RANK)), |key, value| {
-                with_regex(value, key)?.whole(1..=MAX_RANK)
-            }),
-            alpha_pattern: section
-                .table_of("alpha_pattern", Shape::number(&ABOVE_ZERO), |key, value| with_regex(value, key)?.number(ABOVE_ZERO)),
-            layers_to_transform: section.shaped("layers_to_transform", layers_shape()).and_then(layers),
+            rank_pattern: section.table_of(
+                "rank_pattern",
+                Shape::whole(&(1..=MAX_RANK)),
+                |key, value| with_regex(value, key)?.whole(1..=MAX_RANK),
+            ),
+            alpha_pattern: section.table_of(
+                "alpha_pattern",
+                Shape::number(&ABOVE_ZERO),
+                |key, value| with_regex(value, key)?.number(ABOVE_ZERO),
+            ),
+            layers_to_transform: section
+                .shaped("layers_to_transform", layers_shape())
+                .and_then(layers),
             init_lora_weights: section
-                .shaped("init_lora_weights", Shape::OneOf(vec![Shape::Flag, Shape::Words(vec!["pissa"])]))
+                .shaped(
+                    "init_lora_weights",
+                    Shape::OneOf(vec![Shape::Flag, Shape::Words(vec!["pissa"])]),
+                )
                 .and_then(initialization),
             modules_to_save: section
-                .shaped("modules_to_save", Shape::OneOf(vec![Shape::list(Shape::Text), Shape::Off]))
+                .shaped(
+                    "modules_to_save",
+                    Shape::OneOf(vec![Shape::list(Shape::Text), Shape::Off]),
+                )
                 .filter(is_said)
                 .and_then(names),
-            trainable_token_indices: section.shaped("trainable_token_indices", tokens_shape()).filter(is_said).and_then(tokens),
+            trainable_token_indices: section
+                .shaped("trainable_token_indices", tokens_shape())
+                .filter(is_said)
+                .and_then(tokens),
             init_from: section.path("init_from"),
         }
     }
 
     /// Whether it says that every weight trains.
     pub(super) fn is_full(&self) -> bool {
-        self.method.as_ref().is_some_and(|method| method.value == Technique::Full)
+        self.method
+            .as_ref()
+            .is_some_and(|method| method.value == Technique::Full)
     }
 }
 
 fn targets_shape() -> Shape {
-    Shape::OneOf(vec![Shape::Words(vec!["all-linear"]), Shape::filled_list(Shape::Text), Shape::Text])
+    Shape::OneOf(vec![
+        Shape::Words(vec!["all-linear"]),
+        Shape::filled_list(Shape::Text),
+        Shape::Text,
+    ])
 }
 
 fn layers_shape() -> Shape {
@@ -130,11 +164,20 @@ fn targets(value: Value) -> Option<Said<Modules>> {
             let names = value.list()?.into_iter().filter_map(Value::text);
             Modules::Names(names.map(|name| name.value).collect())
         }
-        NodeValue::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => Modules::AllLinear,
+        NodeValue::Scalar { text, .. } if text.eq_ignore_ascii_case("all-linear") => {
+            Modules::AllLinear
+        }
         NodeValue::Scalar { text, .. } if !text.is_empty() => {
             if let Some(hint) = value.of_others().or_else(|| list_of(text)) {
                 let expected = "`all-linear`, a regular expression or a list of names";
-                value.refuse(Fault::new(format!("{}: expected {expected}, found {}", value.name, value.node.found())).hint(hint));
+                value.refuse(
+                    Fault::new(format!(
+                        "{}: expected {expected}, found {}",
+                        value.name,
+                        value.node.found()
+                    ))
+                    .hint(hint),
+                );
                 return None;
             }
             with_regex(value, text)?;
@@ -145,14 +188,28 @@ fn targets(value: Value) -> Option<Said<Modules>> {
             return None;
         }
     };
-    Some(Said { value: targets, place })
+    Some(Said {
+        value: targets,
+        place,
+    })
 }
 
 /// A list, where names have commas between them as `LLaMA-Factory` writes them.
 fn list_of(text: &str) -> Option<String> {
-    let is_name = |name: &str| !name.is_empty() && name.chars().all(|c| c.is_alphanumeric() || "_.".contains(c));
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name
+                .chars()
+                .all(|c| c.is_alphanumeric() || "_.".contains(c))
+    };
     let names: Vec<&str> = text.split(',').map(str::trim).collect();
-    (names.len() > 1 && names.iter().all(|name| is_name(name))).then(|| format!("write a list: `[{}]`", names.join(", ")))
+    (names.len() > 1 && names.iter().all(|name| is_name(name))).then(|| {
+        format!(
+            "write a list: \
+    `[{}]`",
+            names.join(", ")
+        )
+    })
 }
 
 /// Whether a value turns something on.
@@ -162,20 +219,34 @@ fn is_said(value: &Value) -> bool {
 
 fn names(value: Value) -> Option<Said<Vec<String>>> {
     let place = value.node.place.clone();
-    let names: Vec<String> = value.list()?.into_iter().filter_map(Value::text).map(|name| name.value).collect();
-    Some(Said { value: names, place })
+    let names: Vec<String> = value
+        .list()?
+        .into_iter()
+        .filter_map(Value::text)
+        .map(|name| name.value)
+        .collect();
+    Some(Said {
+        value: names,
+        place,
+    })
 }
 
 /// Ids of tokens, alone or by module.
 fn tokens(value: Value) -> Option<Said<TokenIndices>> {
     let place = value.node.place.clone();
     let ids = |value: Value| -> Option<Vec<u32>> {
-        let ids = value.list()?.into_iter().filter_map(|id| id.whole(0..=u64::from(u32::MAX)));
+        let ids = value
+            .list()?
+            .into_iter()
+            .filter_map(|id| id.whole(0..=u64::from(u32::MAX)));
         Some(ids.map(|id| id.value).collect())
     };
     let value = match &value.node.kind {
         NodeValue::Map(_) => {
-            let named = value.table()?.into_iter().filter_map(|(name, value)| Some((name.to_owned(), ids(value)?)));
+            let named = value
+                .table()?
+                .into_iter()
+                .filter_map(|(name, value)| Some((name.to_owned(), ids(value)?)));
             TokenIndices::Modules(named.collect())
         }
         _ => TokenIndices::Embedding(ids(value)?),
@@ -185,16 +256,29 @@ fn tokens(value: Value) -> Option<Said<TokenIndices>> {
 
 /// The value, if the pattern that belongs to it is a regular expression.
 fn with_regex<'a>(value: Value<'a>, pattern: &str) -> Option<Value<'a>> {
-    let Err(error) = Regex::new(pattern) else { return Some(value) };
+    let Err(error) = Regex::new(pattern) else {
+        return Some(value);
+    };
     let error = error.to_string();
-    let reason = error.lines().last().unwrap_or_default().trim_start_matches("error: ").trim_end_matches('.');
-    let message = format!("{}: `{}` is not a regular expression that is understood: {reason}", value.name, shorten(pattern));
+    let reason = error
+        .lines()
+        .last()
+        .unwrap_or_default()
+        .trim_start_matches("error: ")
+        .trim_end_matches('.');
+    let message = format!(
+        "{}: `{}` is not a regular expression that is understood: {reason}",
+        value.name,
+        shorten(pattern)
+    );
     value.refuse(Fault::new(message).hint("syntax: https://docs.rs/regex/latest/regex/#syntax"));
     None
 }
 
 fn block_size(value: Value) -> Option<Said<BlockSize>> {
-    value.read("a power of 2 from 32 to 4096", |node| BlockSize::new(usize::try_from(node.whole()?).ok()?).ok())
+    value.read("a power of 2 from 32 to 4096", |node| {
+        BlockSize::new(usize::try_from(node.whole()?).ok()?).ok()
+    })
 }
 
 fn offload(value: Value) -> Option<Said<Offload>> {
@@ -209,8 +293,14 @@ fn layers(value: Value) -> Option<Said<Vec<usize>>> {
     let place = value.node.place.clone();
     match &value.node.kind {
         NodeValue::List(nodes) if !nodes.is_empty() => {
-            let layers = value.list()?.into_iter().filter_map(|layer| layer.whole(0..=MAX_LAYER));
-            Some(Said { value: layers.map(|layer| layer.value).collect(), place })
+            let layers = value
+                .list()?
+                .into_iter()
+                .filter_map(|layer| layer.whole(0..=MAX_LAYER));
+            Some(Said {
+                value: layers.map(|layer| layer.value).collect(),
+                place,
+            })
         }
         _ => Some(value.whole(0..=MAX_LAYER)?.map(|layer| vec![layer])),
     }

@@ -1,6 +1,7 @@
 //! Values that are each valid and do not go together.
 //!
-//! A value that was refused proves nothing about what the user wanted, so nothing is concluded from it.
+//! A value that was refused proves nothing about what the user wanted, so nothing is concluded from
+//! it.
 
 use super::notes::{Notes, listed};
 use super::synonyms;
@@ -8,8 +9,8 @@ use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
-    Deduplicate, EpochEnd, Format, Initial, ModelDtype, Modules, NearDuplicates, Offload, Optimizer, Quantization, Scheduler,
-    Technique, Term, TrainOn,
+    Deduplicate, EpochEnd, Format, Initial, ModelDtype, Modules, NearDuplicates, Offload,
+    Optimizer, Quantization, Scheduler, Technique, Term, TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -30,25 +31,48 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
 
 /// A format has columns of its own, and `text` has no turns to choose from.
 fn in_dataset(dataset: &Dataset, notes: &Notes) {
-    let Some(format) = dataset.format.as_ref().map(|said| said.value) else { return };
+    let Some(format) = dataset.format.as_ref().map(|said| said.value) else {
+        return;
+    };
     let valid = format.columns();
-    for (name, column) in dataset.columns.iter().filter(|(name, _)| !valid.contains(&name.as_str())) {
-        let message = format!("columns: format `{format}` has no column `{}`, expected {}", shorten(name), listed(valid, "or"));
-        notes.say(&column.place, Fault::new(message).hint(of_column(dataset, valid, name, &column.value)));
+    for (name, column) in dataset
+        .columns
+        .iter()
+        .filter(|(name, _)| !valid.contains(&name.as_str()))
+    {
+        let message = format!(
+            "columns: format `{format}` has no column `{}`, expected {}",
+            shorten(name),
+            listed(valid, "or")
+        );
+        notes.say(
+            &column.place,
+            Fault::new(message).hint(of_column(dataset, valid, name, &column.value)),
+        );
     }
     if let Some(role) = dataset.roles.values().next()
         && matches!(format, Format::Text | Format::Instruction)
     {
         let fault = Fault::new(format!("roles: format `{format}` has no roles"));
-        notes.say(&role.place, fault.hint("remove `roles`; conversations are of format `chat`"));
+        notes.say(
+            &role.place,
+            fault.hint("remove `roles`; conversations are of format `chat`"),
+        );
     }
     in_chat(dataset, format, notes);
     if let Some(train_on) = &dataset.train_on
         && format == Format::Text
         && train_on.value != TrainOn::All
     {
-        let message = format!("train_on: `{}` does not go with format `text`, where every token is trained", train_on.value);
-        notes.say(&train_on.place, Fault::new(message).hint("remove `train_on`"));
+        let message = format!(
+            "train_on: `{}` does not go with format `text`, where every token is \
+        trained",
+            train_on.value
+        );
+        notes.say(
+            &train_on.place,
+            Fault::new(message).hint("remove `train_on`"),
+        );
     }
 }
 
@@ -56,149 +80,348 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
 fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
     if let Some(system) = dataset.system.as_ref().filter(|_| format != Format::Chat) {
         let message = format!("system: format `{format}` has no system message, `chat` has");
-        notes.say(&system.place, Fault::new(message).hint("remove `system`, or set `format: chat`"));
+        notes.say(
+            &system.place,
+            Fault::new(message).hint(
+                "remove `system`, or set `format: \
+        chat`",
+            ),
+        );
     }
     if format != Format::Chat {
         return;
     }
     let named = |name: &str| dataset.columns.get(name);
-    let hint = "name the two columns of a table, such as `columns: {prompt: question, completion: answer}`";
+    let hint = "name the two columns of a table, such as `columns: \
+    {prompt: question, completion: answer}`";
     match (named("messages"), named("prompt"), named("completion")) {
         (Some(_), Some(other), _) | (Some(_), None, Some(other)) => {
-            let fault =
-                Fault::new("columns: a chat is read from `messages`, or from `prompt` and `completion`, and not from both");
-            notes.say(&other.place, fault.hint("remove `messages`, or the other two"));
+            let fault = Fault::new(
+                "columns: a chat is read from `messages`, or from `prompt` and \
+                `completion`, and not from both",
+            );
+            notes.say(
+                &other.place,
+                fault.hint("remove `messages`, or the other two"),
+            );
         }
         (None, Some(only), None) => {
-            notes.say(&only.place, Fault::new("columns: a chat of `prompt` needs `completion` as well").hint(hint));
+            notes.say(
+                &only.place,
+                Fault::new(
+                    "columns: a chat of `prompt` needs `completion` as \
+            well",
+                )
+                .hint(hint),
+            );
         }
         (None, None, Some(only)) => {
-            notes.say(&only.place, Fault::new("columns: a chat of `completion` needs `prompt` as well").hint(hint));
+            notes.say(
+                &only.place,
+                Fault::new(
+                    "columns: a chat of `completion` needs `prompt` as \
+            well",
+                )
+                .hint(hint),
+            );
         }
         _ => {}
     }
 }
 
-/// The line that was meant: the other way round, the format's word for another trainer's, or a name that is not there yet.
+/// The line that was meant: the other way round, the format's word for another trainer's, or a name
+/// that is not there yet.
 fn of_column(dataset: &Dataset, valid: &[&str], name: &str, column: &str) -> String {
     let is_free = |own: &&&str| !dataset.columns.contains_key(**own);
     if valid.contains(&column) {
-        return format!("the format's name comes first: `{column}: {}`", shorten(name));
+        return format!(
+            "the format's name comes first: `{column}: {}`",
+            shorten(name)
+        );
     }
     if let Some(own) = synonyms::of_column(valid, name) {
         return format!("write `{own}: {}`", shorten(column));
     }
     let own = valid.iter().find(is_free).unwrap_or(&valid[0]);
-    format!("the format's name comes first: `{own}: {}`", shorten(column))
+    format!(
+        "the format's name comes first: `{own}: {}`",
+        shorten(column)
+    )
 }
 
 /// PEFT reads layers only where names choose.
 fn in_layers(adapter: &Adapter, notes: &Notes) {
-    if let (Some(layers), Some(Modules::Regex(pattern))) =
-        (&adapter.layers_to_transform, adapter.target_modules.as_ref().map(|said| &said.value))
-    {
-        let fault = Fault::new(format!("adapter.layers_to_transform does not go with the regular expression `{pattern}`"));
-        notes.say(&layers.place, fault.hint("put the layers into the expression, such as `.*layers\\.(0|1)\\..*q_proj`"));
+    if let (Some(layers), Some(Modules::Regex(pattern))) = (
+        &adapter.layers_to_transform,
+        adapter.target_modules.as_ref().map(|said| &said.value),
+    ) {
+        let fault = Fault::new(format!(
+            "adapter.layers_to_transform does not go with the regular \
+        expression `{pattern}`"
+        ));
+        notes.say(
+            &layers.place,
+            fault.hint(
+                "put the layers into the expression, such as \
+        `.*layers\\.(0|1)\\..*q_proj`",
+            ),
+        );
     }
 }
 
-/// PEFT adds what a parameter's adapter gives to the parameter, not to what an input makes of it, so that there is no input to drop from.
+/// PEFT adds what a parameter's adapter gives to the parameter, not to what an input makes of it,
+/// so that there is no input to drop from.
 fn in_parameters(adapter: &Adapter, notes: &Notes) {
     if let (Some(parameters), Some(dropout)) = (&adapter.target_parameters, &adapter.dropout)
         && !parameters.value.is_empty()
         && dropout.value > 0.0
     {
-        let message =
-            format!("adapter.dropout: {} does not go with `target_parameters`, whose adapters have none in PEFT", dropout.value);
+        let message = format!(
+            "adapter.dropout: {} does not go with `target_parameters`, whose adapters have \
+            none in PEFT",
+            dropout.value
+        );
         notes.say(
             &dropout.place,
-            Fault::new(message).hint("remove `dropout`, or name the modules of experts in `target_modules`"),
+            Fault::new(message).hint(
+                "remove `dropout`, or name the modules of experts in \
+            `target_modules`",
+            ),
         );
     }
 }
 
-/// An adapter to go on from brings its shape, its scale and its targets; where every weight trains there is no adapter.
+/// An adapter to go on from brings its shape, its scale and its targets; where every weight trains
+/// there is no adapter.
 fn in_adapter(adapter: &Adapter, notes: &Notes) {
     let of_training = [
         ("dropout", adapter.dropout.as_ref().map(|said| &said.place)),
-        ("init_from", adapter.init_from.as_ref().map(|said| &said.place)),
-    ];
-    let of_base = [
-        ("quantization", adapter.quantization.as_ref().filter(|said| said.value != Quantization::None).map(|said| &said.place)),
-        ("double_quant", adapter.double_quant.as_ref().filter(|said| said.value).map(|said| &said.place)),
-        ("block_size", adapter.block_size.as_ref().map(|said| &said.place)),
-        ("quantize_head", adapter.quantize_head.as_ref().filter(|said| said.value).map(|said| &said.place)),
         (
-            "offload_embedding",
-            adapter.offload_embedding.as_ref().filter(|said| said.value == Offload::Always).map(|said| &said.place),
+            "init_from",
+            adapter.init_from.as_ref().map(|said| &said.place),
         ),
     ];
-    let place_of_true = |said: &Option<Said<bool>>| said.as_ref().filter(|said| said.value).map(|said| said.place.clone());
-    let [dora, bias] = [place_of_true(&adapter.use_dora), place_of_true(&adapter.lora_bias)];
+    let of_base = [
+        (
+            "quantization",
+            adapter
+                .quantization
+                .as_ref()
+                .filter(|said| said.value != Quantization::None)
+                .map(|said| &said.place),
+        ),
+        (
+            "double_quant",
+            adapter
+                .double_quant
+                .as_ref()
+                .filter(|said| said.value)
+                .map(|said| &said.place),
+        ),
+        (
+            "block_size",
+            adapter.block_size.as_ref().map(|said| &said.place),
+        ),
+        (
+            "quantize_head",
+            adapter
+                .quantize_head
+                .as_ref()
+                .filter(|said| said.value)
+                .map(|said| &said.place),
+        ),
+        (
+            "offload_embedding",
+            adapter
+                .offload_embedding
+                .as_ref()
+                .filter(|said| said.value == Offload::Always)
+                .map(|said| &said.place),
+        ),
+    ];
+    let place_of_true = |said: &Option<Said<bool>>| {
+        said.as_ref()
+            .filter(|said| said.value)
+            .map(|said| said.place.clone())
+    };
+    let [dora, bias] = [
+        place_of_true(&adapter.use_dora),
+        place_of_true(&adapter.lora_bias),
+    ];
     let of_shape: [(&str, Option<&Location>); 13] = [
         ("r", adapter.r.as_ref().map(|said| &said.place)),
         ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
-        ("target_modules", adapter.target_modules.as_ref().map(|said| &said.place)),
-        ("target_parameters", adapter.target_parameters.as_ref().map(|said| &said.place)),
-        ("use_rslora", adapter.use_rslora.as_ref().map(|said| &said.place)),
+        (
+            "target_modules",
+            adapter.target_modules.as_ref().map(|said| &said.place),
+        ),
+        (
+            "target_parameters",
+            adapter.target_parameters.as_ref().map(|said| &said.place),
+        ),
+        (
+            "use_rslora",
+            adapter.use_rslora.as_ref().map(|said| &said.place),
+        ),
         ("use_dora", dora.as_ref()),
         ("lora_bias", bias.as_ref()),
-        ("rank_pattern", adapter.rank_pattern.values().next().map(|said| &said.place)),
-        ("alpha_pattern", adapter.alpha_pattern.values().next().map(|said| &said.place)),
-        ("layers_to_transform", adapter.layers_to_transform.as_ref().map(|said| &said.place)),
-        ("init_lora_weights", adapter.init_lora_weights.as_ref().map(|said| &said.place)),
-        ("modules_to_save", adapter.modules_to_save.as_ref().map(|said| &said.place)),
-        ("trainable_token_indices", adapter.trainable_token_indices.as_ref().map(|said| &said.place)),
+        (
+            "rank_pattern",
+            adapter.rank_pattern.values().next().map(|said| &said.place),
+        ),
+        (
+            "alpha_pattern",
+            adapter
+                .alpha_pattern
+                .values()
+                .next()
+                .map(|said| &said.place),
+        ),
+        (
+            "layers_to_transform",
+            adapter.layers_to_transform.as_ref().map(|said| &said.place),
+        ),
+        (
+            "init_lora_weights",
+            adapter.init_lora_weights.as_ref().map(|said| &said.place),
+        ),
+        (
+            "modules_to_save",
+            adapter.modules_to_save.as_ref().map(|said| &said.place),
+        ),
+        (
+            "trainable_token_indices",
+            adapter
+                .trainable_token_indices
+                .as_ref()
+                .map(|said| &said.place),
+        ),
     ];
     let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
-    let principal = adapter.init_lora_weights.as_ref().filter(|said| said.value == Initial::Principal);
-    if let (Some(said), Some(key)) = (principal, dora.as_ref().map(|_| "use_dora").or(bias.as_ref().map(|_| "lora_bias"))) {
-        let message = format!("adapter.init_lora_weights: `pissa` does not go with `{key}`: it is saved as a plain adapter");
-        notes.say(&said.place, Fault::new(message).hint("remove one of the two"));
+    let principal = adapter
+        .init_lora_weights
+        .as_ref()
+        .filter(|said| said.value == Initial::Principal);
+    if let (Some(said), Some(key)) = (
+        principal,
+        dora.as_ref()
+            .map(|_| "use_dora")
+            .or(bias.as_ref().map(|_| "lora_bias")),
+    ) {
+        let message = format!(
+            "adapter.init_lora_weights: `pissa` does not go with `{key}`: it is \
+        saved as a plain adapter"
+        );
+        notes.say(
+            &said.place,
+            Fault::new(message).hint("remove one of the two"),
+        );
     }
     if let (Some(_), Some(place)) = (&dora, &bias) {
-        let fault = Fault::new("adapter.lora_bias does not go with `use_dora`: as in PEFT an adapter has one of the two");
+        let fault = Fault::new(
+            "adapter.lora_bias does not go with `use_dora`: as in PEFT an \
+        adapter has one of the two",
+        );
         notes.say(place, fault.hint("remove one of the two"));
     }
     if adapter.is_full() {
-        for (key, place) in of_shape.into_iter().chain(of_training).chain(of_base).filter_map(said) {
-            let fault = Fault::new(format!("adapter.{key} does not go with `method: full`, which trains every weight"));
-            notes.say(place, fault.hint(format!("remove `{key}`, or train an adapter with `method: lora`")));
+        for (key, place) in of_shape
+            .into_iter()
+            .chain(of_training)
+            .chain(of_base)
+            .filter_map(said)
+        {
+            let fault = Fault::new(format!(
+                "adapter.{key} does not go with `method: full`, which \
+            trains every weight"
+            ));
+            notes.say(
+                place,
+                fault.hint(format!(
+                    "remove `{key}`, or train an adapter with `method: \
+            lora`"
+                )),
+            );
         }
     } else if adapter.init_from.is_some() {
         for (key, place) in of_shape.into_iter().filter_map(said) {
-            let fault = Fault::new(format!("adapter.{key} does not go with `init_from`, where it is set already"));
-            notes.say(place, fault.hint(format!("remove `{key}`, or remove `init_from` to start afresh")));
+            let fault = Fault::new(format!(
+                "adapter.{key} does not go with `init_from`, where it \
+            is set already"
+            ));
+            notes.say(
+                place,
+                fault.hint(format!(
+                    "remove `{key}`, or remove `init_from` to start \
+            afresh"
+                )),
+            );
         }
     }
 }
 
-/// Where every weight trains it needs all its bits, since an update is smaller than the last one of bfloat16; and there is no B to have a
-/// learning rate of its own.
+/// Where every weight trains it needs all its bits, since an update is smaller than the last one of
+/// bfloat16; and there is no B to have a learning rate of its own.
 fn in_full(recipe: &Recipe, notes: &Notes) {
     if !recipe.adapter.is_full() {
         return;
     }
     let training = &recipe.training;
     if let Some(ratio) = &training.loraplus_lr_ratio {
-        let fault = Fault::new("training.loraplus_lr_ratio does not go with `method: full`, which trains no adapter");
-        notes.say(&ratio.place, fault.hint("remove `loraplus_lr_ratio`, or train an adapter with `method: lora`"));
+        let fault = Fault::new(
+            "training.loraplus_lr_ratio does not go with `method: full`, which \
+        trains no adapter",
+        );
+        notes.say(
+            &ratio.place,
+            fault.hint(
+                "remove `loraplus_lr_ratio`, or train an adapter with \
+        `method: lora`",
+            ),
+        );
     }
-    let is_narrow = |said: &&Said<ModelDtype>| [ModelDtype::Bfloat16, ModelDtype::Float16].contains(&said.value);
+    let is_narrow = |said: &&Said<ModelDtype>| {
+        [ModelDtype::Bfloat16, ModelDtype::Float16].contains(&said.value)
+    };
     if let Some(dtype) = training.model_dtype.as_ref().filter(is_narrow) {
         let word = dtype.value;
-        let message = format!("training.model_dtype: `{word}` does not go with `method: full`, whose weights train in 32 bits");
+        let message = format!(
+            "training.model_dtype: `{word}` does not go with `method: full`, \
+        whose weights train in 32 bits"
+        );
         let fault = Fault::new(message);
-        notes.say(&dtype.place, fault.hint("remove `model_dtype`, or train an adapter with `method: lora`"));
+        notes.say(
+            &dtype.place,
+            fault.hint(
+                "remove `model_dtype`, or train an adapter with \
+        `method: lora`",
+            ),
+        );
     }
 }
 
 /// QLoRA has a base that is packed.
 fn in_packing(adapter: &Adapter, notes: &Notes) {
-    let is_qlora = adapter.method.as_ref().is_some_and(|method| method.value == Technique::Qlora);
-    if let Some(said) = adapter.quantization.as_ref().filter(|said| is_qlora && said.value == Quantization::None) {
-        let fault = Fault::new("adapter.quantization: `none` does not go with `method: qlora`, which trains on a packed base");
-        notes.say(&said.place, fault.hint("remove `quantization` for `nf4`, or write `method: lora`"));
+    let is_qlora = adapter
+        .method
+        .as_ref()
+        .is_some_and(|method| method.value == Technique::Qlora);
+    if let Some(said) = adapter
+        .quantization
+        .as_ref()
+        .filter(|said| is_qlora && said.value == Quantization::None)
+    {
+        let fault = Fault::new(
+            "adapter.quantization: `none` does not go with `method: qlora`, \
+        which trains on a packed base",
+        );
+        notes.say(
+            &said.place,
+            fault.hint(
+                "remove `quantization` for `nf4`, or write `method: \
+        lora`",
+            ),
+        );
     }
 }
 
@@ -207,114 +430,254 @@ fn in_batch(training: &Training, notes: &Notes) {
     if let (Some(rows), Some(tokens)) = (&training.micro_batch_size, &training.sequence_len)
         && rows.value.saturating_mul(tokens.value) >= 1 << 31
     {
-        let message = format!("training.micro_batch_size: {} rows of {} tokens are more than 2^31", rows.value, tokens.value);
-        notes.say(&rows.place, Fault::new(message).hint("lower it and raise `gradient_accumulation_steps`"));
+        let message = format!(
+            "training.micro_batch_size: {} rows of {} tokens are more than \
+        2^31",
+            rows.value, tokens.value
+        );
+        notes.say(
+            &rows.place,
+            Fault::new(message).hint(
+                "lower it and raise \
+        `gradient_accumulation_steps`",
+            ),
+        );
     }
 }
 
 /// One warm-up, and keys that go with the optimizer and the schedule.
 fn in_training(training: &Training, notes: &Notes) {
     if let (Some(ratio), Some(_)) = (&training.warmup_ratio, &training.warmup_steps) {
-        let fault = Fault::new("training.warmup_ratio does not go with `warmup_steps`: both set the length of the warm-up");
+        let fault = Fault::new(
+            "training.warmup_ratio does not go with `warmup_steps`: both set \
+        the length of the warm-up",
+        );
         notes.say(&ratio.place, fault.hint("remove one of the two"));
     }
     if let (Some(rate), Some(_)) = (&training.min_lr_rate, &training.min_lr) {
-        let fault = Fault::new("training.min_lr_rate does not go with `min_lr`: both set the lowest learning rate");
+        let fault = Fault::new(
+            "training.min_lr_rate does not go with `min_lr`: both set the \
+        lowest learning rate",
+        );
         notes.say(&rate.place, fault.hint("remove one of the two"));
     }
-    let optimizer = training.optimizer.as_ref().map_or(Optimizer::AdamW, |said| said.value).resident();
+    let optimizer = training
+        .optimizer
+        .as_ref()
+        .map_or(Optimizer::AdamW, |said| said.value)
+        .resident();
     if !notes.is_refused("training.optimizer") {
         in_keys("optimizer", &Optimizer::KEYS, optimizer, training, notes);
         in_optimizer(optimizer, training, notes);
     }
-    let scheduler = training.lr_scheduler.as_ref().map_or(Scheduler::Cosine, |said| said.value);
+    let scheduler = training
+        .lr_scheduler
+        .as_ref()
+        .map_or(Scheduler::Cosine, |said| said.value);
     if !notes.is_refused("training.lr_scheduler") && optimizer != Optimizer::ScheduleFree {
         in_keys("lr_scheduler", &Scheduler::KEYS, scheduler, training, notes);
     }
 }
 
 /// A key that the chosen one does not have would change nothing.
-fn in_keys<T: Term>(of: &str, keys: &[(&'static str, &'static [T])], chosen: T, training: &Training, notes: &Notes) {
+fn in_keys<T: Term>(
+    of: &str,
+    keys: &[(&'static str, &'static [T])],
+    chosen: T,
+    training: &Training,
+    notes: &Notes,
+) {
     for (key, owners) in keys.iter().filter(|(_, owners)| !owners.contains(&chosen)) {
-        let Some(place) = training.place_of(key) else { continue };
+        let Some(place) = training.place_of(key) else {
+            continue;
+        };
         let words: Vec<&str> = owners.iter().map(|owner| owner.word()).collect();
         let goes_with = match &words[..] {
             [word] => format!("`{of}: {word}` only"),
             words => format!("`{of}` {} only", listed(words, "or")),
         };
-        let message = format!("training.{key} goes with {goes_with}, found `{}`", chosen.word());
-        notes.say(place, Fault::new(message).hint(format!("set `{of}: {}`, or remove `{key}`", words[0])));
+        let message = format!(
+            "training.{key} goes with {goes_with}, found `{}`",
+            chosen.word()
+        );
+        notes.say(
+            place,
+            Fault::new(message).hint(format!("set `{of}: {}`, or remove `{key}`", words[0])),
+        );
     }
 }
 
 /// What an optimizer decides itself.
 fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
     let refuse = |keys: &[&str], why: &str| {
-        for (key, place) in keys.iter().filter_map(|key| Some((key, training.place_of(key)?))) {
+        for (key, place) in keys
+            .iter()
+            .filter_map(|key| Some((key, training.place_of(key)?)))
+        {
             let fault = Fault::new(format!("training.{key} does not go with {why}"));
             notes.say(place, fault.hint(format!("remove `{key}`")));
         }
     };
     let is_true = |said: &Option<Said<bool>>| said.as_ref().is_some_and(|said| said.value);
     if optimizer == Optimizer::Adafactor && is_true(&training.relative_step) {
-        let own = ["learning_rate", "lr_scheduler", "warmup_ratio", "warmup_steps"];
-        refuse(&own, "`relative_step: true`, where the learning rate follows from the number of updates");
+        let own = [
+            "learning_rate",
+            "lr_scheduler",
+            "warmup_ratio",
+            "warmup_steps",
+        ];
+        refuse(
+            &own,
+            "`relative_step: true`, where the learning rate follows from the number of \
+        updates",
+        );
     }
-    if let Some(said) = training.warmup_init.as_ref().filter(|said| said.value && !is_true(&training.relative_step)) {
+    if let Some(said) = training
+        .warmup_init
+        .as_ref()
+        .filter(|said| said.value && !is_true(&training.relative_step))
+    {
         let fault = Fault::new("training.warmup_init goes with `relative_step: true` only");
-        notes.say(&said.place, fault.hint("set `relative_step: true`, or remove `warmup_init`"));
+        notes.say(
+            &said.place,
+            fault.hint("set `relative_step: true`, or remove `warmup_init`"),
+        );
     }
     if optimizer != Optimizer::ScheduleFree {
         return;
     }
     let keys: Vec<&str> = Scheduler::KEYS.iter().map(|(key, _)| *key).collect();
-    refuse(&keys, "`optimizer: schedule_free_adamw`, which has no schedule");
-    if let Some(said) = training.lr_scheduler.as_ref().filter(|said| said.value != Scheduler::Constant) {
+    refuse(
+        &keys,
+        "`optimizer: schedule_free_adamw`, which has no schedule",
+    );
+    if let Some(said) = training
+        .lr_scheduler
+        .as_ref()
+        .filter(|said| said.value != Scheduler::Constant)
+    {
         let message = format!(
-            "training.lr_scheduler: `{}` does not go with `optimizer: schedule_free_adamw`, which averages in place of a schedule",
+            "training.lr_scheduler: `{}` does not go with `optimizer: schedule_free_adamw`, which \
+            averages in place of a schedule",
             said.value
         );
-        notes.say(&said.place, Fault::new(message).hint("remove `lr_scheduler`, or set it to `constant`"));
+        notes.say(
+            &said.place,
+            Fault::new(message).hint(
+                "remove `lr_scheduler`, or set it to \
+        `constant`",
+            ),
+        );
     }
-    if let Some(said) = training.adam_beta1.as_ref().filter(|said| said.value <= 0.0) {
-        let message = "training.adam_beta1: `optimizer: schedule_free_adamw` needs a number above 0, found 0";
-        notes.say(&said.place, Fault::new(message).hint("remove `adam_beta1` for 0.9"));
+    if let Some(said) = training
+        .adam_beta1
+        .as_ref()
+        .filter(|said| said.value <= 0.0)
+    {
+        let message = "training.adam_beta1: `optimizer: schedule_free_adamw` needs a number above \
+        0, found 0";
+        notes.say(
+            &said.place,
+            Fault::new(message).hint("remove `adam_beta1` for 0.9"),
+        );
     }
 }
 
 /// Keys that act on weights and on near-duplicates only.
 fn in_mixing(recipe: &Recipe, notes: &Notes) {
     let (training, evaluation) = (&recipe.training, &recipe.evaluation);
-    let is_unclear = (0..recipe.datasets.len()).any(|index| notes.is_refused(&format!("datasets.{index}.weight")));
-    let has_weight = is_unclear || recipe.datasets.iter().any(|dataset| dataset.weight.is_some());
-    if let Some(said) = training.stopping_strategy.as_ref().filter(|said| !has_weight && said.value != EpochEnd::AllRows) {
-        let message = format!("training.stopping_strategy: `{}` needs datasets with a `weight`, and none has one", said.value);
-        notes.say(&said.place, Fault::new(message).hint("give each dataset a `weight`, or remove `stopping_strategy`"));
+    let is_unclear = (0..recipe.datasets.len())
+        .any(|index| notes.is_refused(&format!("datasets.{index}.weight")));
+    let has_weight = is_unclear
+        || recipe
+            .datasets
+            .iter()
+            .any(|dataset| dataset.weight.is_some());
+    if let Some(said) = training
+        .stopping_strategy
+        .as_ref()
+        .filter(|said| !has_weight && said.value != EpochEnd::AllRows)
+    {
+        let message = format!(
+            "training.stopping_strategy: `{}` needs datasets with a `weight`, \
+        and none has one",
+            said.value
+        );
+        notes.say(
+            &said.place,
+            Fault::new(message).hint(
+                "give each dataset a `weight`, or remove \
+        `stopping_strategy`",
+            ),
+        );
     }
-    let held_out = evaluation.val_set_size.as_ref().is_some_and(|said| !said.value.is_none()) || !evaluation.datasets.is_empty();
-    let unclear = notes.is_refused("evaluation.val_set_size") || notes.is_refused("evaluation.datasets");
-    let is_near = training.deduplicate.as_ref().is_some_and(|said| said.value == Deduplicate::Near);
+    let held_out = evaluation
+        .val_set_size
+        .as_ref()
+        .is_some_and(|said| !said.value.is_none())
+        || !evaluation.datasets.is_empty();
+    let unclear =
+        notes.is_refused("evaluation.val_set_size") || notes.is_refused("evaluation.datasets");
+    let is_near = training
+        .deduplicate
+        .as_ref()
+        .is_some_and(|said| said.value == Deduplicate::Near);
     let is_compared = is_near || held_out || unclear || notes.is_refused("training.deduplicate");
     if let Some(said) = training.near_threshold.as_ref().filter(|_| !is_compared) {
-        let fault = Fault::new("training.near_threshold goes with `deduplicate: near` or with rows that are only scored");
-        notes.say(&said.place, fault.hint("set `deduplicate: near`, or remove `near_threshold`"));
+        let fault = Fault::new(
+            "training.near_threshold goes with `deduplicate: near` or with rows \
+        that are only scored",
+        );
+        notes.say(
+            &said.place,
+            fault.hint("set `deduplicate: near`, or remove `near_threshold`"),
+        );
     }
-    if let Some(said) = evaluation.near_duplicates.as_ref().filter(|said| said.value != NearDuplicates::Keep)
+    if let Some(said) = evaluation
+        .near_duplicates
+        .as_ref()
+        .filter(|said| said.value != NearDuplicates::Keep)
         && !(held_out || unclear)
     {
-        let message = format!("evaluation.near_duplicates: `{}` needs rows that are only scored, and there are none", said.value);
-        notes.say(&said.place, Fault::new(message).hint("add a line such as `val_set_size: 0.05` to `evaluation`, or remove it"));
+        let message = format!(
+            "evaluation.near_duplicates: `{}` needs rows that are only scored, \
+        and there are none",
+            said.value
+        );
+        notes.say(
+            &said.place,
+            Fault::new(message).hint(
+                "add a line such as `val_set_size: 0.05` \
+        to `evaluation`, or remove it",
+            ),
+        );
     }
 }
 
 /// Early stopping needs a validation loss.
 fn in_evaluation(evaluation: &Evaluation, notes: &Notes) {
-    let held_out = evaluation.val_set_size.as_ref().is_some_and(|said| !said.value.is_none());
-    let unclear = notes.is_refused("evaluation.val_set_size") || notes.is_refused("evaluation.datasets");
-    if let Some(patience) = evaluation.early_stopping_patience.as_ref().filter(|said| said.value > 0)
+    let held_out = evaluation
+        .val_set_size
+        .as_ref()
+        .is_some_and(|said| !said.value.is_none());
+    let unclear =
+        notes.is_refused("evaluation.val_set_size") || notes.is_refused("evaluation.datasets");
+    if let Some(patience) = evaluation
+        .early_stopping_patience
+        .as_ref()
+        .filter(|said| said.value > 0)
         && !(held_out || unclear || !evaluation.datasets.is_empty())
     {
-        let fault = Fault::new("evaluation.early_stopping_patience needs validation rows, and there are none");
-        notes.say(&patience.place, fault.hint("add a line such as `val_set_size: 0.05` to `evaluation`"));
+        let fault = Fault::new(
+            "evaluation.early_stopping_patience needs validation rows, and \
+        there are none",
+        );
+        notes.say(
+            &patience.place,
+            fault.hint(
+                "add a line such as `val_set_size: 0.05` to \
+        `evaluation`",
+            ),
+        );
     }
 }

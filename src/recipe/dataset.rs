@@ -1,4 +1,5 @@
-//! One element of `datasets` or `evaluation.datasets`: Parquet files, which of their rows are taken, and how these are read.
+//! One element of `datasets` or `evaluation.datasets`: Parquet files, which of their rows are
+//! taken, and how these are read.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -46,8 +47,14 @@ const MAX_WEIGHT: f64 = 1e6;
 impl Dataset {
     /// One that is trained on.
     pub(super) fn take(section: &mut Section) -> Self {
-        let weight = section.number("weight", (Bound::Excluded(0.0), Bound::Included(MAX_WEIGHT)));
-        Self { weight, ..Self::take_scored(section) }
+        let weight = section.number(
+            "weight",
+            (Bound::Excluded(0.0), Bound::Included(MAX_WEIGHT)),
+        );
+        Self {
+            weight,
+            ..Self::take_scored(section)
+        }
     }
 
     /// One that is only scored on, each row once.
@@ -58,7 +65,9 @@ impl Dataset {
             place: section.place().clone(),
             path: section.text("path"),
             config: section.text("config"),
-            split: section.shaped("split", Shape::Pattern(split::PATTERN)).and_then(split_of),
+            split: section
+                .shaped("split", Shape::Pattern(split::PATTERN))
+                .and_then(split_of),
             max_rows: section.whole("max_rows", 1..),
             files: None,
             format: section.word("format", &["preference"]),
@@ -78,7 +87,10 @@ fn split_of(value: Value) -> Option<Said<Split>> {
         return None;
     };
     match Split::parse(text) {
-        Ok(split) => Some(Said { value: split, place }),
+        Ok(split) => Some(Said {
+            value: split,
+            place,
+        }),
         Err(reason) => {
             value.refuse(Fault::new(format!("{name}: {reason}")));
             None

@@ -27,13 +27,18 @@ pub struct Evaluation {
 impl Evaluation {
     pub(super) fn take(section: &mut Section) -> Self {
         Self {
-            val_set_size: section.shaped("val_set_size", holdout_shape()).and_then(holdout),
+            val_set_size: section
+                .shaped("val_set_size", holdout_shape())
+                .and_then(holdout),
             datasets: section.sections("datasets", Dataset::take_scored),
             near_duplicates: section.word("near_duplicates", &[]),
             eval_steps: section.whole("eval_steps", 0..=MAX_COUNT),
             early_stopping_patience: section.whole("early_stopping_patience", 0..=MAX_COUNT),
             prompts: section
-                .shaped("prompts", Shape::OneOf(vec![Shape::list(Shape::Text), Shape::Off]))
+                .shaped(
+                    "prompts",
+                    Shape::OneOf(vec![Shape::list(Shape::Text), Shape::Off]),
+                )
                 .map(prompts)
                 .unwrap_or_default(),
         }
@@ -42,9 +47,17 @@ impl Evaluation {
 
 /// A list of texts; `false` and `none` are none.
 fn prompts(value: Value) -> Vec<Said<String>> {
-    let listed = if value.node.is_neutral() { None } else { value.list() };
+    let listed = if value.node.is_neutral() {
+        None
+    } else {
+        value.list()
+    };
     // A blank is no question.
-    let text = |value: Value| value.read("a text", |node| node.text().filter(|_| !node.is_blank()).map(str::to_owned));
+    let text = |value: Value| {
+        value.read("a text", |node| {
+            node.text().filter(|_| !node.is_blank()).map(str::to_owned)
+        })
+    };
     listed.into_iter().flatten().filter_map(text).collect()
 }
 
@@ -53,8 +66,14 @@ fn holdout_shape() -> Shape {
 }
 
 fn holdout(value: Value) -> Option<Said<Holdout>> {
-    value.read("a share below 1 or a whole number of rows", |node| match node.whole() {
-        Some(rows) => usize::try_from(rows).ok().map(Holdout::Rows),
-        None => node.number().filter(|share| (0.0..1.0).contains(share)).map(Holdout::Share),
-    })
+    value.read(
+        "a share below 1 or a whole number of rows",
+        |node| match node.whole() {
+            Some(rows) => usize::try_from(rows).ok().map(Holdout::Rows),
+            None => node
+                .number()
+                .filter(|share| (0.0..1.0).contains(share))
+                .map(Holdout::Share),
+        },
+    )
 }

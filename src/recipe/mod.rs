@@ -1,6 +1,8 @@
-//! What the user wrote: a located tree of YAML, its sections taken by name, and every fault at once.
+//! What the user wrote: a located tree of YAML, its sections taken by name, and every fault at
+//! once.
 //!
-//! Nothing is filled in here. A [`Recipe`] says what was written and where; `plan` decides what that means.
+//! Nothing is filled in here. A [`Recipe`] says what was written and where; `plan` decides what
+//! that means.
 //!
 //! ```text
 //! text -> tree -> overrides -> sections -> contradictions -> Recipe { .., faults }
@@ -67,9 +69,11 @@ pub struct Recipe {
     pub path: PathBuf,
     /// A folder, or a Hub id.
     pub base_model: Option<Said<String>>,
-    /// The base's folder, where that is not what `base_model` says: the base of a run that was moved.
+    /// The base's folder, where that is not what `base_model` says: the base of a run that was
+    /// moved.
     pub base_folder: Option<PathBuf>,
-    /// What renders conversations in place of the base's own template: a file, or the name of a template.
+    /// What renders conversations in place of the base's own template: a file, or the name of a
+    /// template.
     pub chat_template: Option<Said<PathBuf>>,
     /// Variables of the template, by their names.
     pub chat_template_kwargs: BTreeMap<String, Said<serde_json::Value>>,
@@ -121,7 +125,11 @@ impl Explain for RecipeError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Missing { .. } => Some("complete recipes lie in `recipes/`; `recipes/quickstart.yaml` is a first one".into()),
+            Self::Missing { .. } => Some(
+                "complete recipes lie in `recipes/`; \
+            `recipes/quickstart.yaml` is a first one"
+                    .into(),
+            ),
             Self::File(error) => error.hint(),
         }
     }
@@ -130,7 +138,8 @@ impl Explain for RecipeError {
 /// Reads a recipe and puts the overrides, each `key=value`, in the place of what it says.
 ///
 /// # Errors
-/// The file does not exist or cannot be read. Anything wrong in it is no error but one of the recipe's faults.
+/// The file does not exist or cannot be read. Anything wrong in it is no error but one of the
+/// recipe's faults.
 pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, RecipeError> {
     Ok(from_bytes(path, &source::read(path)?, overrides))
 }
@@ -145,14 +154,29 @@ pub fn description(key: &str) -> Option<&'static str> {
     keys::of(key).map(|words| words.description)
 }
 
-/// Reads the recipe in the lock of a run, which stands there under `recipe`; `run` is the folder of the run, wherever it lies now.
+/// Reads the recipe in the lock of a run, which stands there under `recipe`; `run` is the folder of
+/// the run, wherever it lies now.
 pub fn read_locked(path: &Path, lock: &str, run: &Path) -> Recipe {
     let notes = Notes::default();
-    let at = |mark: &Marker| Location::File { path: path.to_owned(), line: mark.line(), column: mark.col() + 1 };
+    let at = |mark: &Marker| Location::File {
+        path: path.to_owned(),
+        line: mark.line(),
+        column: mark.col() + 1,
+    };
     let root = tree::parse(lock, &at, &notes).and_then(|root| root.into_entry("recipe"));
-    let recipe = root.map(|root| read_tree(&root, &notes)).unwrap_or_default();
-    let output_dir = recipe.output_dir.clone().map(|said| said.map(|_| run.to_owned()));
-    Recipe { path: path.to_owned(), output_dir, faults: notes.into_faults(), ..recipe }
+    let recipe = root
+        .map(|root| read_tree(&root, &notes))
+        .unwrap_or_default();
+    let output_dir = recipe
+        .output_dir
+        .clone()
+        .map(|said| said.map(|_| run.to_owned()));
+    Recipe {
+        path: path.to_owned(),
+        output_dir,
+        faults: notes.into_faults(),
+        ..recipe
+    }
 }
 
 fn from_bytes(path: &Path, content: &[u8], overrides: &[String]) -> Recipe {
@@ -161,11 +185,21 @@ fn from_bytes(path: &Path, content: &[u8], overrides: &[String]) -> Recipe {
         overrides::apply(&mut root, overrides, &notes);
         read_tree(&root, &notes)
     });
-    Recipe { path: path.to_owned(), faults: notes.into_faults(), ..recipe.unwrap_or_default() }
+    Recipe {
+        path: path.to_owned(),
+        faults: notes.into_faults(),
+        ..recipe.unwrap_or_default()
+    }
 }
 
 fn read_tree(root: &Node, notes: &Notes) -> Recipe {
-    let recipe = Value { name: String::new(), node: root, notes }.section(Recipe::take).unwrap_or_default();
+    let recipe = Value {
+        name: String::new(),
+        node: root,
+        notes,
+    }
+    .section(Recipe::take)
+    .unwrap_or_default();
     contradictions::find(&recipe, notes);
     recipe
 }
@@ -174,19 +208,32 @@ impl Recipe {
     /// A dataset by its key, such as `evaluation.datasets.0`.
     pub fn dataset_mut(&mut self, key: &str) -> Option<&mut Dataset> {
         let (section, index) = key.rsplit_once('.')?;
-        let datasets = if section == "datasets" { &mut self.datasets } else { &mut self.evaluation.datasets };
+        let datasets = if section == "datasets" {
+            &mut self.datasets
+        } else {
+            &mut self.evaluation.datasets
+        };
         datasets.get_mut(index.parse::<usize>().ok()?)
     }
 
     fn take(section: &mut Section) -> Self {
         section.require("base_model", "base_model: checkpoints/rankine-tiny");
-        section.require("datasets", "datasets: [{path: datasets/medical-glossary.parquet, format: chat}]");
+        section.require(
+            "datasets",
+            "datasets: \
+        [{path: datasets/medical-glossary.parquet, format: chat}]",
+        );
         Self {
             base_model: section.text("base_model"),
             chat_template: section.path("chat_template"),
-            chat_template_kwargs: section.shaped("chat_template_kwargs", Shape::Variables).map(variables).unwrap_or_default(),
+            chat_template_kwargs: section
+                .shaped("chat_template_kwargs", Shape::Variables)
+                .map(variables)
+                .unwrap_or_default(),
             tokens: section.section("tokens", Tokens::take),
-            device: section.shaped("device", Shape::Pattern(DEVICES)).and_then(device),
+            device: section
+                .shaped("device", Shape::Pattern(DEVICES))
+                .and_then(device),
             threads: section.whole("threads", 0..=MAX_THREADS),
             cache: section.word("cache", &[]),
             output_dir: section.path("output_dir"),
@@ -202,21 +249,37 @@ impl Recipe {
 
 fn variables(value: Value) -> BTreeMap<String, Said<serde_json::Value>> {
     let entries = value.table().unwrap_or_default();
-    entries.into_iter().filter_map(|(name, value)| Some((name.to_owned(), variable(name, value)?))).collect()
+    entries
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.to_owned(), variable(name, value)?)))
+        .collect()
 }
 
-/// A variable of a chat template; its name is a name there, and none that a conversation has itself.
+/// A variable of a chat template; its name is a name there, and none that a conversation has
+/// itself.
 fn variable(name: &str, value: Value) -> Option<Said<serde_json::Value>> {
-    let is_name = name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric()) && !name.starts_with(|c: char| c.is_ascii_digit());
+    let is_name = name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+        && !name.starts_with(|c: char| c.is_ascii_digit());
     if !is_name || NOT_VARIABLES.contains(&name) {
-        let reason = if is_name { "is set for each conversation" } else { "is no name of a variable" };
+        let reason = if is_name {
+            "is set for each conversation"
+        } else {
+            "is no name of a \
+        variable"
+        };
         let fault = Fault::new(format!("chat_template_kwargs: `{name}` {reason}"));
-        value.refuse(fault.hint("name a variable that the chat template reads, such as `enable_thinking`"));
+        value.refuse(fault.hint(
+            "name a variable that the chat template reads, such as \
+        `enable_thinking`",
+        ));
         return None;
     }
     value.read("a value", Node::json)
 }
 
 fn device(value: Value) -> Option<Said<Device>> {
-    value.read("`auto`, `cpu`, `wgpu` or `cuda`, the last two with an index such as `cuda:0`", |node| Device::parse(node.text()?))
+    value.read(
+        "`auto`, `cpu`, `wgpu` or `cuda`, the last two with an index such as `cuda:0`",
+        |node| Device::parse(node.text()?),
+    )
 }

@@ -1,4 +1,5 @@
-//! Where faults are collected while a recipe is read, so that a person sees all of them at once, in the order of the file.
+//! Where faults are collected while a recipe is read, so that a person sees all of them at once, in
+//! the order of the file.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -35,7 +36,10 @@ struct Unknown {
 impl Notes {
     /// Notes of a reader that is asked for its keys and reads nothing.
     pub fn describing() -> Self {
-        Self { describing: Cell::new(true), ..Self::default() }
+        Self {
+            describing: Cell::new(true),
+            ..Self::default()
+        }
     }
 
     /// Whether the reader is asked for its keys.
@@ -43,11 +47,21 @@ impl Notes {
         self.describing.get()
     }
 
-    /// Takes down what a key may hold, if that is asked; of a key that is taken twice the first is kept.
+    /// Takes down what a key may hold, if that is asked; of a key that is taken twice the first is
+    /// kept.
     pub fn describe(&self, section: &str, key: &'static str, shape: Shape) {
         let mut described = self.described.borrow_mut();
-        if self.is_describing() && !described.iter().any(|known| known.section == section && known.name == key) {
-            described.push(Key { section: section.to_owned(), name: key, shape, required: false });
+        if self.is_describing()
+            && !described
+                .iter()
+                .any(|known| known.section == section && known.name == key)
+        {
+            described.push(Key {
+                section: section.to_owned(),
+                name: key,
+                shape,
+                required: false,
+            });
         }
     }
 
@@ -61,13 +75,22 @@ impl Notes {
     /// What was taken down.
     pub fn into_keys(self) -> Vec<Key> {
         let needed = self.needed.into_inner();
-        let required = |key: Key| Key { required: needed.contains(&(key.section.clone(), key.name)), ..key };
-        self.described.into_inner().into_iter().map(required).collect()
+        let required = |key: Key| Key {
+            required: needed.contains(&(key.section.clone(), key.name)),
+            ..key
+        };
+        self.described
+            .into_inner()
+            .into_iter()
+            .map(required)
+            .collect()
     }
 
     /// Adds a fault.
     pub fn say(&self, place: &Location, fault: Fault) {
-        self.faults.borrow_mut().push((place.clone(), fault.at(place)));
+        self.faults
+            .borrow_mut()
+            .push((place.clone(), fault.at(place)));
     }
 
     /// Adds a fault of a named value, such as `adapter.r`.
@@ -76,9 +99,13 @@ impl Notes {
         self.say(place, fault);
     }
 
-    /// Whether a value, or a part of it, was written and refused, so that nothing follows from its absence.
+    /// Whether a value, or a part of it, was written and refused, so that nothing follows from its
+    /// absence.
     pub fn is_refused(&self, name: &str) -> bool {
-        self.refused.borrow().iter().any(|refused| refused.starts_with(name))
+        self.refused
+            .borrow()
+            .iter()
+            .any(|refused| refused.starts_with(name))
     }
 
     /// Says that the schema knows a key in a section.
@@ -86,16 +113,30 @@ impl Notes {
         self.known.borrow_mut().insert((schema_name(section), key));
     }
 
-    /// Adds a key that the schema does not know. The nearest name is sought at the end, when every name is known.
+    /// Adds a key that the schema does not know. The nearest name is sought at the end, when every
+    /// name is known.
     pub fn unknown(&self, section: &str, key: &str, entry: &KeyValue) {
         let KeyValue { place, value } = entry.clone();
-        self.unknown.borrow_mut().push(Unknown { section: section.into(), key: key.into(), value, place });
+        self.unknown.borrow_mut().push(Unknown {
+            section: section.into(),
+            key: key.into(),
+            value,
+            place,
+        });
     }
 
     /// All faults, in the order of the file, overrides last.
     pub fn into_faults(self) -> Vec<Fault> {
         for unknown in self.unknown.take() {
-            let within = if unknown.section.is_empty() { String::new() } else { format!(" in `{}`", unknown.section) };
+            let within = if unknown.section.is_empty() {
+                String::new()
+            } else {
+                format!(
+                    " in \
+            `{}`",
+                    unknown.section
+                )
+            };
             let fault = Fault::new(format!("unknown key `{}`{within}", shorten(&unknown.key)));
             self.say(&unknown.place, fault.hint(self.hint_for(&unknown)));
         }
@@ -104,8 +145,8 @@ impl Notes {
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
 
-    /// The same name elsewhere, else what another trainer means by it, else the nearest name here, else the nearest elsewhere, else what
-    /// there is.
+    /// The same name elsewhere, else what another trainer means by it, else the nearest name here,
+    /// else the nearest elsewhere, else what there is.
     fn hint_for(&self, unknown: &Unknown) -> String {
         let known = self.known.borrow();
         let section = schema_name(&unknown.section);
@@ -120,11 +161,21 @@ impl Notes {
             return hint;
         }
         if let Some((outer, inner)) = unknown.key.split_once('.')
-            && known.iter().any(|(home, key)| *home == section && *key == outer)
+            && known
+                .iter()
+                .any(|(home, key)| *home == section && *key == outer)
         {
-            return format!("write `{outer}:` and in it `{}`; with a dot it is an override, after the recipe", shorten(inner));
+            return format!(
+                "write `{outer}:` and in it `{}`; with a dot it is an override, after \
+            the recipe",
+                shorten(inner)
+            );
         }
-        let here: Vec<&str> = known.iter().filter(|(home, _)| *home == section).map(|(_, key)| *key).collect();
+        let here: Vec<&str> = known
+            .iter()
+            .filter(|(home, _)| *home == section)
+            .map(|(_, key)| *key)
+            .collect();
         if let Some(key) = nearest(&unknown.key, here.iter().copied()) {
             return format!("did you mean `{key}`?");
         }
@@ -139,18 +190,32 @@ impl Notes {
 
 /// `datasets` for `datasets.0`: the elements of a list share their names.
 fn schema_name(section: &str) -> String {
-    section.split('.').filter(|part| part.parse::<usize>().is_err()).collect::<Vec<_>>().join(".")
+    section
+        .split('.')
+        .filter(|part| part.parse::<usize>().is_err())
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 fn place_in_words(section: &str) -> String {
-    if section.is_empty() { "at the top of the recipe".into() } else { format!("in `{section}`") }
+    if section.is_empty() {
+        "at the top of the recipe".into()
+    } else {
+        format!("in `{section}`")
+    }
 }
 
 /// Words for a person: `` `a`, `b` or `c` ``.
 pub(super) fn listed(words: &[&str], conjunction: &str) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!("{} {conjunction} {last}", rest.join(", ")),
+        Some((last, rest)) if !rest.is_empty() => format!(
+            "{} {conjunction} {last}",
+            rest.join(
+                ", \
+        "
+            )
+        ),
         _ => quoted.concat(),
     }
 }

@@ -7,7 +7,8 @@ use super::training::MAX_COUNT;
 /// Checkpoints.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
-    /// Optimizer steps from one checkpoint to the next; 0 for the ends of epochs and every five minutes.
+    /// Optimizer steps from one checkpoint to the next; 0 for the ends of epochs and every five
+    /// minutes.
     pub save_steps: Option<Said<usize>>,
     /// Checkpoints that are kept.
     pub save_total_limit: Option<Said<usize>>,

@@ -40,6 +40,9 @@ pub struct Said<T> {
 impl<T> Said<T> {
     /// The same place with another value.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Said<U> {
-        Said { value: change(self.value), place: self.place }
+        Said {
+            value: change(self.value),
+            place: self.place,
+        }
     }
 }

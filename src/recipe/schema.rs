@@ -1,8 +1,10 @@
-//! JSON Schema of the recipe, for editors: what the reader says of each key while it takes it, with the default and the words of [`keys`].
+//! JSON Schema of the recipe, for editors: what the reader says of each key while it takes it, with
+//! the default and the words of [`keys`].
 //!
-//! The schema knows types, words and ranges. That two values do not go together, that a pattern is a regular expression, what another trainer means by a word and that a file is there only
-//! `check` knows. What the schema accepts has no fault of form. The other way round the spellings of YAML 1.1 are left out: `yes` and `1_000` are read,
-//! and an editor marks them.
+//! The schema knows types, words and ranges. That two values do not go together, that a pattern is
+//! a regular expression, what another trainer means by a word and that a file is there only `check`
+//! knows. What the schema accepts has no fault of form. The other way round the spellings of YAML
+//! 1.1 are left out: `yes` and `1_000` are read, and an editor marks them.
 
 use serde_json::{Map, Value, json};
 
@@ -10,7 +12,7 @@ use super::keys;
 use super::notes::Notes;
 use super::section::Value as Read;
 use super::shape::Shape;
-use super::tree::{NodeValue, Node};
+use super::tree::{Node, NodeValue};
 use super::{Location, Recipe};
 
 /// A key of the recipe, as the reader takes it.
@@ -29,7 +31,11 @@ pub(super) struct Key {
 impl Key {
     /// `adapter.r`.
     pub fn path(&self) -> String {
-        if self.section.is_empty() { self.name.to_owned() } else { format!("{}.{}", self.section, self.name) }
+        if self.section.is_empty() {
+            self.name.to_owned()
+        } else {
+            format!("{}.{}", self.section, self.name)
+        }
     }
 }
 
@@ -37,8 +43,16 @@ impl Key {
 pub(super) fn known() -> Vec<Key> {
     let notes = Notes::describing();
     let kind = NodeValue::Map(std::collections::BTreeMap::new());
-    let root = Node { place: Location::Override(String::new()), kind };
-    Read { name: String::new(), node: &root, notes: &notes }.section(Recipe::take);
+    let root = Node {
+        place: Location::Override(String::new()),
+        kind,
+    };
+    Read {
+        name: String::new(),
+        node: &root,
+        notes: &notes,
+    }
+    .section(Recipe::take);
     notes.into_keys()
 }
 
@@ -53,7 +67,8 @@ pub fn schema() -> Value {
     let head = json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Rankine recipe",
-        "description": "What `rankine train` does: a base model, the data and how an adapter is trained.",
+        "description": "What `rankine train` does: a base model, the data and how an adapter is \
+        trained.",
     });
     let mut whole = head.as_object().cloned().unwrap_or_default();
     whole.append(&mut schema);
@@ -89,7 +104,11 @@ fn property(key: &Key, known: &[Key]) -> Value {
             Value::Object(inner)
         }
         Shape::Sections => {
-            let kind = if key.required { json!("array") } else { json!(["array", "null"]) };
+            let kind = if key.required {
+                json!("array")
+            } else {
+                json!(["array", "null"])
+            };
             json!({"type": kind, "items": section(&path, known), "minItems": u8::from(key.required)})
         }
         Shape::TextsOrSections => {
@@ -102,7 +121,10 @@ fn property(key: &Key, known: &[Key]) -> Value {
     if let (Value::Object(schema), Some(words)) = (&mut schema, keys::of(&path)) {
         schema.insert("description".into(), json!(words.description));
         if let Some(default) = words.default {
-            schema.insert("default".into(), serde_json::from_str(default).unwrap_or_else(|_| json!(default)));
+            schema.insert(
+                "default".into(),
+                serde_json::from_str(default).unwrap_or_else(|_| json!(default)),
+            );
         }
     }
     schema
@@ -117,10 +139,17 @@ mod tests {
     #[test]
     fn every_key_of_the_reader_is_described_and_no_other() {
         let read: BTreeSet<String> = known().iter().map(Key::path).collect();
-        let told: BTreeSet<String> = keys::KEYS.iter().map(|words| words.key.to_owned()).collect();
+        let told: BTreeSet<String> = keys::KEYS
+            .iter()
+            .map(|words| words.key.to_owned())
+            .collect();
         let missing: Vec<_> = read.difference(&told).collect();
         let stale: Vec<_> = told.difference(&read).collect();
-        assert!(missing.is_empty() && stale.is_empty(), "add to src/recipe/keys.rs: {missing:?}; remove there: {stale:?}");
+        assert!(
+            missing.is_empty() && stale.is_empty(),
+            "add to src/recipe/keys.rs: {missing:?}; \
+        remove there: {stale:?}"
+        );
         assert_eq!(keys::KEYS.len(), told.len(), "a key is told twice");
     }
 
@@ -128,9 +157,19 @@ mod tests {
     #[test]
     fn every_default_is_a_value() {
         for key in known() {
-            let Some(default) = keys::of(&key.path()).and_then(|words| words.default) else { continue };
-            assert!(!key.required, "{} has a default and is required", key.path());
-            assert!(serde_json::from_str::<Value>(default).is_ok(), "{}: `{default}` is no JSON", key.path());
+            let Some(default) = keys::of(&key.path()).and_then(|words| words.default) else {
+                continue;
+            };
+            assert!(
+                !key.required,
+                "{} has a default and is required",
+                key.path()
+            );
+            assert!(
+                serde_json::from_str::<Value>(default).is_ok(),
+                "{}: `{default}` is no JSON",
+                key.path()
+            );
         }
     }
 }

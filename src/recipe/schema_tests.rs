@@ -1,4 +1,5 @@
-//! The schema and the reader judge alike: the broken recipes of the tests, the recipes that are shipped, and values of many kinds for every key.
+//! The schema and the reader judge alike: the broken recipes of the tests, the recipes that are
+//! shipped, and values of many kinds for every key.
 
 use std::path::Path;
 
@@ -7,40 +8,76 @@ use serde_json::{Map, Value, json};
 
 use super::schema::{Key, known};
 use super::tests::{BROKEN, NEEDED};
-use super::tree::{NodeValue, Node};
+use super::tree::{Node, NodeValue};
 use super::*;
 
-/// What JSON Schema says of a value, for the words that the recipe's schema uses. Any other word fails the test that meets it.
+/// What JSON Schema says of a value, for the words that the recipe's schema uses. Any other word
+/// fails the test that meets it.
 fn is_valid(schema: &Value, value: &Value) -> bool {
-    let Value::Object(words) = schema else { return schema == &json!(true) };
+    let Value::Object(words) = schema else {
+        return schema == &json!(true);
+    };
     words.iter().all(|(word, says)| match word.as_str() {
         "$schema" | "$id" | "title" | "description" | "default" => true,
         "type" => has_type(says, value),
-        "enum" => says.as_array().is_some_and(|choices| choices.contains(value)),
-        "anyOf" => says.as_array().is_some_and(|choices| choices.iter().any(|choice| is_valid(choice, value))),
-        "minimum" => value.as_f64().is_none_or(|number| number >= says.as_f64().unwrap_or_default()),
-        "maximum" => value.as_f64().is_none_or(|number| number <= says.as_f64().unwrap_or_default()),
-        "exclusiveMinimum" => value.as_f64().is_none_or(|number| number > says.as_f64().unwrap_or_default()),
-        "exclusiveMaximum" => value.as_f64().is_none_or(|number| number < says.as_f64().unwrap_or_default()),
-        "minLength" => value.as_str().is_none_or(|text| text.chars().count() as u64 >= says.as_u64().unwrap_or_default()),
-        "minItems" => value.as_array().is_none_or(|items| items.len() as u64 >= says.as_u64().unwrap_or_default()),
+        "enum" => says
+            .as_array()
+            .is_some_and(|choices| choices.contains(value)),
+        "anyOf" => says
+            .as_array()
+            .is_some_and(|choices| choices.iter().any(|choice| is_valid(choice, value))),
+        "minimum" => value
+            .as_f64()
+            .is_none_or(|number| number >= says.as_f64().unwrap_or_default()),
+        "maximum" => value
+            .as_f64()
+            .is_none_or(|number| number <= says.as_f64().unwrap_or_default()),
+        "exclusiveMinimum" => value
+            .as_f64()
+            .is_none_or(|number| number > says.as_f64().unwrap_or_default()),
+        "exclusiveMaximum" => value
+            .as_f64()
+            .is_none_or(|number| number < says.as_f64().unwrap_or_default()),
+        "minLength" => value
+            .as_str()
+            .is_none_or(|text| text.chars().count() as u64 >= says.as_u64().unwrap_or_default()),
+        "minItems" => value
+            .as_array()
+            .is_none_or(|items| items.len() as u64 >= says.as_u64().unwrap_or_default()),
         "not" => !is_valid(says, value),
-        "propertyNames" => value.as_object().is_none_or(|object| object.keys().all(|key| is_valid(says, &json!(key)))),
+        "propertyNames" => value
+            .as_object()
+            .is_none_or(|object| object.keys().all(|key| is_valid(says, &json!(key)))),
         "pattern" => {
             let pattern = Regex::new(says.as_str().unwrap_or_default()).expect("a pattern");
             value.as_str().is_none_or(|text| pattern.is_match(text))
         }
-        "items" => value.as_array().is_none_or(|items| items.iter().all(|item| is_valid(says, item))),
+        "items" => value
+            .as_array()
+            .is_none_or(|items| items.iter().all(|item| is_valid(says, item))),
         "required" => value.as_object().is_none_or(|object| {
-            says.as_array().into_iter().flatten().all(|key| object.contains_key(key.as_str().unwrap_or_default()))
+            says.as_array()
+                .into_iter()
+                .flatten()
+                .all(|key| object.contains_key(key.as_str().unwrap_or_default()))
         }),
-        "properties" => value
-            .as_object()
-            .is_none_or(|object| object.iter().all(|(key, value)| says.get(key).is_none_or(|schema| is_valid(schema, value)))),
+        "properties" => value.as_object().is_none_or(|object| {
+            object
+                .iter()
+                .all(|(key, value)| says.get(key).is_none_or(|schema| is_valid(schema, value)))
+        }),
         "additionalProperties" => value.as_object().is_none_or(|object| {
             let named = words.get("properties").and_then(Value::as_object);
-            let others = object.iter().filter(|(key, _)| named.is_none_or(|named| !named.contains_key(*key)));
-            others.into_iter().all(|(_, value)| if says == &json!(false) { false } else { is_valid(says, value) })
+            let others = object
+                .iter()
+                .filter(|(key, _)| named.is_none_or(|named| !named.contains_key(*key)));
+            others.into_iter().all(|(_, value)| {
+                if says == &json!(false) {
+                    false
+                } else {
+                    is_valid(says, value)
+                }
+            })
         }),
         other => panic!("`{other}` is not known"),
     })
@@ -64,9 +101,14 @@ fn has_type(says: &Value, value: &Value) -> bool {
 
 /// A tree as YAML 1.2 reads it, which editors do.
 fn to_json(node: &Node) -> Value {
-    let is_number = Regex::new(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$").expect("a pattern");
+    let is_number = Regex::new(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$").expect(
+        "a \
+    pattern",
+    );
     match &node.kind {
-        NodeValue::Scalar { text, plain: true, .. } => match text.as_str() {
+        NodeValue::Scalar {
+            text, plain: true, ..
+        } => match text.as_str() {
             "" | "~" | "null" | "Null" | "NULL" => Value::Null,
             "true" | "True" | "TRUE" => json!(true),
             "false" | "False" | "FALSE" => json!(false),
@@ -79,9 +121,12 @@ fn to_json(node: &Node) -> Value {
         },
         NodeValue::Scalar { text, .. } => json!(text),
         NodeValue::List(nodes) => nodes.iter().map(to_json).collect(),
-        NodeValue::Map(entries) => {
-            Value::Object(entries.iter().map(|(key, entry)| (key.clone(), to_json(&entry.value))).collect::<Map<_, _>>())
-        }
+        NodeValue::Map(entries) => Value::Object(
+            entries
+                .iter()
+                .map(|(key, entry)| (key.clone(), to_json(&entry.value)))
+                .collect::<Map<_, _>>(),
+        ),
         NodeValue::Refused => Value::Null,
     }
 }
@@ -123,7 +168,9 @@ fn broken_recipes_are_invalid_where_the_fault_is_one_of_form() {
     let (mut invalid, mut valid) = (0, 0);
     for (lines, expected) in BROKEN {
         let message = expected.split(" | ").next().unwrap_or_default();
-        let Some(verdict) = judged(&format!("{NEEDED}{lines}\n")) else { continue };
+        let Some(verdict) = judged(&format!("{NEEDED}{lines}\n")) else {
+            continue;
+        };
         if is_written_otherwise(message) {
             continue;
         }
@@ -131,7 +178,10 @@ fn broken_recipes_are_invalid_where_the_fault_is_one_of_form() {
         invalid += usize::from(!verdict);
         valid += usize::from(verdict);
     }
-    assert!(invalid >= 45 && valid >= 15, "{invalid} are invalid, {valid} valid");
+    assert!(
+        invalid >= 45 && valid >= 15,
+        "{invalid} are invalid, {valid} valid"
+    );
 }
 
 #[test]
@@ -192,17 +242,28 @@ const VALUES: [&str; 40] = [
 fn with_value(key: &Key, value: &str) -> String {
     let needed = "base_model: m\ndatasets: [{path: d, format: chat}]\n";
     match (key.section.as_str(), key.name) {
-        ("", "base_model") => format!("base_model: {value}\ndatasets: [{{path: d, format: chat}}]\n"),
+        ("", "base_model") => format!(
+            "base_model: {value}\ndatasets: [{{path: d, format: \
+        chat}}]\n"
+        ),
         ("", "datasets") => format!("base_model: m\ndatasets: {value}\n"),
         ("", name) => format!("{needed}{name}: {value}\n"),
         ("datasets", name) => {
-            let rest = [("path", "d"), ("format", "chat")].into_iter().filter(|(known, _)| *known != name);
-            let rest: String = rest.map(|(key, value)| format!(", {key}: {value}")).collect();
+            let rest = [("path", "d"), ("format", "chat")]
+                .into_iter()
+                .filter(|(known, _)| *known != name);
+            let rest: String = rest
+                .map(|(key, value)| format!(", {key}: {value}"))
+                .collect();
             format!("base_model: m\ndatasets: [{{{name}: {value}{rest}}}]\n")
         }
         ("evaluation.datasets", name) => {
-            let rest = [("path", "d"), ("format", "chat")].into_iter().filter(|(known, _)| *known != name);
-            let rest: String = rest.map(|(key, value)| format!(", {key}: {value}")).collect();
+            let rest = [("path", "d"), ("format", "chat")]
+                .into_iter()
+                .filter(|(known, _)| *known != name);
+            let rest: String = rest
+                .map(|(key, value)| format!(", {key}: {value}"))
+                .collect();
             format!("{needed}evaluation: {{datasets: [{{{name}: {value}{rest}}}]}}\n")
         }
         ("tokens.add", name) => {
@@ -213,7 +274,8 @@ fn with_value(key: &Key, value: &str) -> String {
     }
 }
 
-/// Texts that YAML 1.2 reads as something else than a text: the reader takes them where a text is wanted, an editor wants quotes.
+/// Texts that YAML 1.2 reads as something else than a text: the reader takes them where a text is
+/// wanted, an editor wants quotes.
 fn reads_as_other(value: &str) -> bool {
     !matches!(value, "\"16\"" | "word") && !value.chars().all(|c| c.is_ascii_alphabetic())
         || matches!(value, "true" | "false" | "~")
@@ -230,7 +292,10 @@ fn every_key_takes_what_the_schema_says() {
             let valid = judged(&text).expect("a recipe");
             let tolerated = reads && !valid && reads_as_other(value);
             if reads != valid && !tolerated {
-                differing.push(format!("{}: {value}: read {reads}, valid {valid}", key.path()));
+                differing.push(format!(
+                    "{}: {value}: read {reads}, valid {valid}",
+                    key.path()
+                ));
             }
         }
     }
@@ -239,15 +304,32 @@ fn every_key_takes_what_the_schema_says() {
 
 #[test]
 fn variables_of_a_template_have_names_that_it_can_read() {
-    let valid = |variables: &str| judged(&format!("{NEEDED}chat_template_kwargs: {variables}\n")).expect("a recipe");
+    let valid = |variables: &str| {
+        judged(&format!("{NEEDED}chat_template_kwargs: {variables}\n")).expect("a recipe")
+    };
     let reads = |variables: &str| {
         let text = format!("{NEEDED}chat_template_kwargs: {variables}\n");
-        from_bytes(Path::new("x.yaml"), text.as_bytes(), &[]).faults.is_empty()
+        from_bytes(Path::new("x.yaml"), text.as_bytes(), &[])
+            .faults
+            .is_empty()
     };
-    for variables in ["{enable_thinking: false}", "{_a1: [1, {b: c}]}", "{a:}", "{A: 'x y'}"] {
+    for variables in [
+        "{enable_thinking: false}",
+        "{_a1: [1, {b: c}]}",
+        "{a:}",
+        "{A: 'x y'}",
+    ] {
         assert!(valid(variables) && reads(variables), "{variables}");
     }
-    for variables in ["{1a: 1}", "{a-b: 1}", "{messages: []}", "{add_generation_prompt: true}", "{ü: 1}", "[a]", "a"] {
+    for variables in [
+        "{1a: 1}",
+        "{a-b: 1}",
+        "{messages: []}",
+        "{add_generation_prompt: true}",
+        "{ü: 1}",
+        "[a]",
+        "a",
+    ] {
         assert!(!valid(variables) && !reads(variables), "{variables}");
     }
 }

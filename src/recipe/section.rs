@@ -1,4 +1,5 @@
-//! Takes the keys of a section by name and type. Whatever does not fit becomes a fault, and so does every key that is left over.
+//! Takes the keys of a section by name and type. Whatever does not fit becomes a fault, and so does
+//! every key that is left over.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
@@ -8,12 +9,13 @@ use super::notes::{Notes, listed};
 use super::place::{Location, Said};
 use super::shape::Shape;
 use super::synonyms;
-use super::tree::{KeyValue, NodeValue, Node, shorten};
+use super::tree::{KeyValue, Node, NodeValue, shorten};
 use crate::fault::{Fault, nearest};
 use crate::terms::Term;
 
 /// Every number above 0 that f32 arithmetic can bear.
-pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) = (Bound::Excluded(0.0), Bound::Included(1e30));
+pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) =
+    (Bound::Excluded(0.0), Bound::Included(1e30));
 
 /// The keys of one section that are not taken yet.
 pub(super) struct Section<'a> {
@@ -41,52 +43,97 @@ impl<'a> Section<'a> {
         self.notes.know(&self.name, key);
         self.notes.describe(&self.name, key, shape);
         let entry = self.entries.remove(key)?;
-        if entry.value.is_blank() { None } else { Some(self.named(key, &entry.value)) }
+        if entry.value.is_blank() {
+            None
+        } else {
+            Some(self.named(key, &entry.value))
+        }
     }
 
     /// Adds a fault if a key is left out or holds an empty list; `example` is a line that would do.
     pub fn require(&self, key: &'static str, example: &str) {
         self.notes.need(&self.name, key);
-        if self.entries.get(key).is_none_or(|entry| entry.value.is_empty()) {
-            let within = if self.name.is_empty() { String::new() } else { format!(" in `{}`", self.name) };
+        if self
+            .entries
+            .get(key)
+            .is_none_or(|entry| entry.value.is_empty())
+        {
+            let within = if self.name.is_empty() {
+                String::new()
+            } else {
+                format!(" in `{}`", self.name)
+            };
             let fault = Fault::new(format!("missing key `{key}`{within}"));
-            self.notes.say(self.place, fault.hint(format!("add a line such as `{example}`")));
+            self.notes.say(
+                self.place,
+                fault.hint(format!("add a line such as `{example}`")),
+            );
         }
     }
 
     /// Takes a section; one that is left out is read as an empty one.
     pub fn section<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> T {
-        let read = self.shaped(key, Shape::Section).and_then(|value| value.section(take));
+        let read = self
+            .shaped(key, Shape::Section)
+            .and_then(|value| value.section(take));
         read.unwrap_or_else(|| {
             let name = self.name_of(key);
-            take(&mut Section { name, place: self.place, entries: BTreeMap::new(), notes: self.notes })
+            take(&mut Section {
+                name,
+                place: self.place,
+                entries: BTreeMap::new(),
+                notes: self.notes,
+            })
         })
     }
 
     /// Takes a list of sections; an element that is no section is left out, with its fault.
     pub fn sections<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> Vec<T> {
-        let elements = self.shaped(key, Shape::Sections).and_then(Value::list).unwrap_or_default();
+        let elements = self
+            .shaped(key, Shape::Sections)
+            .and_then(Value::list)
+            .unwrap_or_default();
         if self.notes.is_describing() {
-            take(&mut Section { name: self.name_of(key), place: self.place, entries: BTreeMap::new(), notes: self.notes });
+            take(&mut Section {
+                name: self.name_of(key),
+                place: self.place,
+                entries: BTreeMap::new(),
+                notes: self.notes,
+            });
         }
-        elements.into_iter().filter_map(|element| element.section(take)).collect()
+        elements
+            .into_iter()
+            .filter_map(|element| element.section(take))
+            .collect()
     }
 
-    /// Takes a list of which each element is a text or a section; an element that is neither is left out, with its fault.
+    /// Takes a list of which each element is a text or a section; an element that is neither is
+    /// left out, with its fault.
     pub fn texts_or_sections<T>(
         &mut self,
         key: &'static str,
         of_text: fn(String) -> T,
         take: fn(&mut Section) -> T,
     ) -> Vec<Said<T>> {
-        let elements = self.shaped(key, Shape::TextsOrSections).and_then(Value::list).unwrap_or_default();
+        let elements = self
+            .shaped(key, Shape::TextsOrSections)
+            .and_then(Value::list)
+            .unwrap_or_default();
         if self.notes.is_describing() {
-            take(&mut Section { name: self.name_of(key), place: self.place, entries: BTreeMap::new(), notes: self.notes });
+            take(&mut Section {
+                name: self.name_of(key),
+                place: self.place,
+                entries: BTreeMap::new(),
+                notes: self.notes,
+            });
         }
         let element = |element: Value<'a>| {
             let place = element.node.place.clone();
             match element.node.kind {
-                NodeValue::Map(_) => Some(Said { value: element.section(take)?, place }),
+                NodeValue::Map(_) => Some(Said {
+                    value: element.section(take)?,
+                    place,
+                }),
                 _ => Some(element.text()?.map(of_text)),
             }
         };
@@ -100,8 +147,14 @@ impl<'a> Section<'a> {
         shape: Shape,
         read: impl Fn(&str, Value<'a>) -> Option<Said<T>>,
     ) -> BTreeMap<String, Said<T>> {
-        let entries = self.shaped(key, Shape::Table(Box::new(shape))).and_then(Value::table).unwrap_or_default();
-        entries.into_iter().filter_map(|(name, value)| Some((name.to_owned(), read(name, value)?))).collect()
+        let entries = self
+            .shaped(key, Shape::Table(Box::new(shape)))
+            .and_then(Value::table)
+            .unwrap_or_default();
+        entries
+            .into_iter()
+            .filter_map(|(name, value)| Some((name.to_owned(), read(name, value)?)))
+            .collect()
     }
 
     /// Takes a text.
@@ -120,7 +173,11 @@ impl<'a> Section<'a> {
     }
 
     /// Takes a whole number within a range.
-    pub fn whole<N: TryFrom<u64>>(&mut self, key: &'static str, range: impl RangeBounds<u64>) -> Option<Said<N>> {
+    pub fn whole<N: TryFrom<u64>>(
+        &mut self,
+        key: &'static str,
+        range: impl RangeBounds<u64>,
+    ) -> Option<Said<N>> {
         self.shaped(key, Shape::whole(&range))?.whole(range)
     }
 
@@ -129,18 +186,27 @@ impl<'a> Section<'a> {
         self.shaped(key, Shape::number(&range))?.number(range)
     }
 
-    /// Takes one of a fixed set of words; `later` are words that the field knows and that are not built yet.
+    /// Takes one of a fixed set of words; `later` are words that the field knows and that are not
+    /// built yet.
     pub fn word<T: Term>(&mut self, key: &'static str, later: &[&str]) -> Option<Said<T>> {
         let words = T::WORDS.iter().map(|(word, _)| *word).collect();
         self.shaped(key, Shape::Words(words))?.word(later)
     }
 
     fn named(&self, key: &str, node: &'a Node) -> Value<'a> {
-        Value { name: self.name_of(key), node, notes: self.notes }
+        Value {
+            name: self.name_of(key),
+            node,
+            notes: self.notes,
+        }
     }
 
     fn name_of(&self, key: &str) -> String {
-        if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
+        if self.name.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.name)
+        }
     }
 }
 
@@ -153,8 +219,16 @@ impl<'a> Value<'a> {
             self.refuse(fault);
             return None;
         };
-        let entries = entries.iter().map(|(key, entry)| (key.as_str(), entry)).collect();
-        let mut section = Section { name: self.name, place: &self.node.place, entries, notes: self.notes };
+        let entries = entries
+            .iter()
+            .map(|(key, entry)| (key.as_str(), entry))
+            .collect();
+        let mut section = Section {
+            name: self.name,
+            place: &self.node.place,
+            entries,
+            notes: self.notes,
+        };
         let taken = take(&mut section);
         for (key, entry) in section.entries {
             self.notes.unknown(&section.name, key, entry);
@@ -165,12 +239,18 @@ impl<'a> Value<'a> {
     /// The elements of a list.
     pub fn list(self) -> Option<Vec<Value<'a>>> {
         let NodeValue::List(nodes) = &self.node.kind else {
-            let hint =
-                self.of_a_dataset().map_or_else(|| "start each element with `- `".to_owned(), |one| format!("{one} in a list"));
+            let hint = self.of_a_dataset().map_or_else(
+                || "start each element with `- `".to_owned(),
+                |one| format!("{one} in a list"),
+            );
             self.refuse(self.unexpected("a list").hint(hint));
             return None;
         };
-        let named = |(index, node)| Value { name: format!("{}.{index}", self.name), node, notes: self.notes };
+        let named = |(index, node)| Value {
+            name: format!("{}.{index}", self.name),
+            node,
+            notes: self.notes,
+        };
         Some(nodes.iter().enumerate().map(named).collect())
     }
 
@@ -181,10 +261,20 @@ impl<'a> Value<'a> {
             return None;
         };
         let named = |(key, entry): (&'a String, &'a KeyValue)| {
-            let value = Value { name: format!("{}.{key}", self.name), node: &entry.value, notes: self.notes };
+            let value = Value {
+                name: format!("{}.{key}", self.name),
+                node: &entry.value,
+                notes: self.notes,
+            };
             (key.as_str(), value)
         };
-        Some(entries.iter().filter(|(_, entry)| !entry.value.is_blank()).map(named).collect())
+        Some(
+            entries
+                .iter()
+                .filter(|(_, entry)| !entry.value.is_blank())
+                .map(named)
+                .collect(),
+        )
     }
 
     /// A text that is not empty.
@@ -200,27 +290,45 @@ impl<'a> Value<'a> {
     /// A whole number within a range.
     pub fn whole<N: TryFrom<u64>>(self, range: impl RangeBounds<u64>) -> Option<Said<N>> {
         let expected = format!("a whole number {}", in_words(&range));
-        self.read(&expected, |node| N::try_from(node.whole().filter(|number| range.contains(number))?).ok())
+        self.read(&expected, |node| {
+            N::try_from(node.whole().filter(|number| range.contains(number))?).ok()
+        })
     }
 
     /// A finite number within a range.
     pub fn number(self, range: impl RangeBounds<f64>) -> Option<Said<f64>> {
         let expected = format!("a number {}", in_words(&range));
-        self.read(&expected, |node| node.number().filter(|number| range.contains(number)))
+        self.read(&expected, |node| {
+            node.number().filter(|number| range.contains(number))
+        })
     }
 
     /// One of a fixed set of words, or one that is refused for now.
     pub fn word<T: Term>(self, later: &[&str]) -> Option<Said<T>> {
-        let words: Vec<&str> = T::WORDS.iter().filter(|(word, meaning)| meaning.word() == *word).map(|(word, _)| *word).collect();
+        let words: Vec<&str> = T::WORDS
+            .iter()
+            .filter(|(word, meaning)| meaning.word() == *word)
+            .map(|(word, _)| *word)
+            .collect();
         let written = self.node.text().unwrap_or_default();
         if let Some(value) = T::parse(written) {
-            return Some(Said { value, place: self.node.place.clone() });
+            return Some(Said {
+                value,
+                place: self.node.place.clone(),
+            });
         }
         if later.contains(&written) {
             self.refuse_for_now(&format!("valid now: {}", listed(&words, "and")));
         } else {
             let mut fault = self.unexpected(&listed(&words, "or"));
-            let near = || nearest(written, words.iter().copied()).map(|word| format!("did you mean `{word}`?"));
+            let near = || {
+                nearest(written, words.iter().copied()).map(|word| {
+                    format!(
+                        "did you mean \
+            `{word}`?"
+                    )
+                })
+            };
             fault.hint = self.of_others().or_else(near);
             self.refuse(fault);
         }
@@ -230,10 +338,14 @@ impl<'a> Value<'a> {
     /// What `read` makes of the value, or a fault that says what was expected.
     pub fn read<T>(self, expected: &str, read: impl FnOnce(&Node) -> Option<T>) -> Option<Said<T>> {
         if let Some(value) = read(self.node) {
-            return Some(Said { value, place: self.node.place.clone() });
+            return Some(Said {
+                value,
+                place: self.node.place.clone(),
+            });
         }
         let fault = self.unexpected(expected);
-        let is_quoted = |text: &str, written: &str| !text.is_empty() && written.starts_with(['"', '\'']);
+        let is_quoted =
+            |text: &str, written: &str| !text.is_empty() && written.starts_with(['"', '\'']);
         let quoted = matches!(&self.node.kind, NodeValue::Scalar { text, written, .. } if is_quoted(text, written));
         self.refuse(match self.of_others() {
             Some(hint) => fault.hint(hint),
@@ -250,7 +362,11 @@ impl<'a> Value<'a> {
 
     /// A path where a dataset is wanted.
     fn of_a_dataset(&self) -> Option<String> {
-        let is_dataset = self.name.split('.').rfind(|part| part.parse::<usize>().is_err()) == Some("datasets");
+        let is_dataset = self
+            .name
+            .split('.')
+            .rfind(|part| part.parse::<usize>().is_err())
+            == Some("datasets");
         let path = self.node.text().filter(|_| is_dataset)?;
         Some(format!("write `{{path: {}, format: chat}}`", shorten(path)))
     }
@@ -264,7 +380,14 @@ impl<'a> Value<'a> {
 
     /// Adds the fault of a value that the field knows and Rankine does not act on yet.
     pub fn refuse_for_now(&self, hint: &str) {
-        self.refuse(Fault::new(format!("{}: `{}` is not supported yet", self.name, self.node.shown())).hint(hint));
+        self.refuse(
+            Fault::new(format!(
+                "{}: `{}` is not supported yet",
+                self.name,
+                self.node.shown()
+            ))
+            .hint(hint),
+        );
     }
 
     /// Adds the fault of a value of the wrong type.
@@ -273,7 +396,11 @@ impl<'a> Value<'a> {
     }
 
     fn unexpected(&self, expected: &str) -> Fault {
-        Fault::new(format!("{}: expected {expected}, found {}", self.name, self.node.found()))
+        Fault::new(format!(
+            "{}: expected {expected}, found {}",
+            self.name,
+            self.node.found()
+        ))
     }
 }
 
@@ -295,5 +422,9 @@ fn in_words<T: std::fmt::Display>(range: &impl RangeBounds<T>) -> String {
 fn without_zeros(digits: &str) -> String {
     let head = digits.trim_end_matches('0');
     let zeros = digits.len() - head.len();
-    if zeros > 9 { format!("{head}e{zeros}") } else { digits.to_owned() }
+    if zeros > 9 {
+        format!("{head}e{zeros}")
+    } else {
+        digits.to_owned()
+    }
 }

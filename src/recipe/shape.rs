@@ -1,4 +1,5 @@
-//! What a key of the recipe may hold, told by the reader while it takes the key, so that `rankine schema` cannot know another recipe than `check`.
+//! What a key of the recipe may hold, told by the reader while it takes the key, so that
+//! `rankine schema` cannot know another recipe than `check`.
 
 use std::ops::{Bound, RangeBounds};
 
@@ -16,7 +17,11 @@ pub(super) enum Shape {
     /// `true` or `false`.
     Flag,
     /// A number within bounds.
-    Number { whole: bool, low: Bound<f64>, high: Bound<f64> },
+    Number {
+        whole: bool,
+        low: Bound<f64>,
+        high: Bound<f64>,
+    },
     /// One of these numbers.
     Numbers(&'static [u64]),
     /// One of these words.
@@ -51,22 +56,36 @@ impl Shape {
             Bound::Unbounded => Bound::Included(u64::MAX as f64),
             high => high,
         };
-        Self::Number { whole: true, low: bound(range.start_bound()), high }
+        Self::Number {
+            whole: true,
+            low: bound(range.start_bound()),
+            high,
+        }
     }
 
     /// A number within a range.
     pub fn number(range: &impl RangeBounds<f64>) -> Self {
-        Self::Number { whole: false, low: range.start_bound().cloned(), high: range.end_bound().cloned() }
+        Self::Number {
+            whole: false,
+            low: range.start_bound().cloned(),
+            high: range.end_bound().cloned(),
+        }
     }
 
     /// A list of any length.
     pub fn list(of: Self) -> Self {
-        Self::List { of: Box::new(of), filled: false }
+        Self::List {
+            of: Box::new(of),
+            filled: false,
+        }
     }
 
     /// A list of one element at least.
     pub fn filled_list(of: Self) -> Self {
-        Self::List { of: Box::new(of), filled: true }
+        Self::List {
+            of: Box::new(of),
+            filled: true,
+        }
     }
 
     /// The shape in JSON Schema; sections are filled in by the schema.
@@ -79,13 +98,19 @@ impl Shape {
             Self::Number { whole, low, high } => number_schema(*whole, *low, *high),
             Self::Numbers(numbers) => json!({"enum": numbers}),
             Self::Words(words) => json!({"enum": words}),
-            Self::List { of, filled } => json!({"type": "array", "items": of.schema(), "minItems": u8::from(*filled)}),
-            Self::Table(of) => json!({"type": "object", "additionalProperties": of.schema_or_blank()}),
+            Self::List { of, filled } => {
+                json!({"type": "array", "items": of.schema(), "minItems": u8::from(*filled)})
+            }
+            Self::Table(of) => {
+                json!({"type": "object", "additionalProperties": of.schema_or_blank()})
+            }
             Self::Variables => json!({
                 "type": "object",
                 "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "not": {"enum": NOT_VARIABLES}},
             }),
-            Self::OneOf(shapes) => json!({"anyOf": shapes.iter().map(Self::schema).collect::<Vec<_>>()}),
+            Self::OneOf(shapes) => {
+                json!({"anyOf": shapes.iter().map(Self::schema).collect::<Vec<_>>()})
+            }
             Self::Off => json!({"enum": [false, "none"]}),
         }
     }
@@ -118,8 +143,14 @@ impl Shape {
 
 fn number_schema(whole: bool, low: Bound<f64>, high: Bound<f64>) -> Value {
     let mut schema = Map::new();
-    schema.insert("type".into(), json!(if whole { "integer" } else { "number" }));
-    let bounds = [(low, "minimum", "exclusiveMinimum"), (high, "maximum", "exclusiveMaximum")];
+    schema.insert(
+        "type".into(),
+        json!(if whole { "integer" } else { "number" }),
+    );
+    let bounds = [
+        (low, "minimum", "exclusiveMinimum"),
+        (high, "maximum", "exclusiveMaximum"),
+    ];
     for (bound, included, excluded) in bounds {
         match bound {
             Bound::Included(number) => schema.insert(included.into(), plain(number)),

@@ -1,12 +1,13 @@
-//! From a file to a tree: the limits on size and encoding, and the rule that a recipe is keys with values.
+//! From a file to a tree: the limits on size and encoding, and the rule that a recipe is keys with
+//! values.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use super::notes::Notes;
-use super::tree::{self, NodeValue, Node};
-use super::{RecipeError, Location};
+use super::tree::{self, Node, NodeValue};
+use super::{Location, RecipeError};
 use crate::fault::Fault;
 use crate::files;
 
@@ -17,36 +18,62 @@ const BEGINNING: &str = "begin with `base_model: checkpoints/rankine-tiny`, then
 /// The bytes of a recipe; of one that is too large no more than tells that it is.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, RecipeError> {
     let file = File::open(path).map_err(|cause| match cause.kind() {
-        ErrorKind::NotFound => RecipeError::Missing { path: path.to_owned() },
+        ErrorKind::NotFound => RecipeError::Missing {
+            path: path.to_owned(),
+        },
         _ => files::FileError::new("open", path, cause).into(),
     })?;
     let mut content = Vec::new();
     let mut limited = file.take(MAX_BYTES as u64 + 1);
-    limited.read_to_end(&mut content).map_err(|cause| files::FileError::new("read", path, cause))?;
+    limited
+        .read_to_end(&mut content)
+        .map_err(|cause| files::FileError::new("read", path, cause))?;
     Ok(content)
 }
 
 /// The tree of a recipe, whose root is a map; `None` with a fault where there is none.
 pub(super) fn tree(path: &Path, content: &[u8], notes: &Notes) -> Option<Node> {
-    let at = |line, column| Location::File { path: path.to_owned(), line, column };
-    let text = text(content).map_err(|((line, column), fault)| notes.say(&at(line, column), fault)).ok()?;
+    let at = |line, column| Location::File {
+        path: path.to_owned(),
+        line,
+        column,
+    };
+    let text = text(content)
+        .map_err(|((line, column), fault)| notes.say(&at(line, column), fault))
+        .ok()?;
     let root = tree::parse(text, &|mark| at(mark.line(), mark.col() + 1), notes)?;
     if matches!(root.kind, NodeValue::Map(_)) {
         return Some(root);
     }
-    notes.say(&root.place, Fault::new(format!("expected keys with values, found {}", root.found())).hint(BEGINNING));
+    notes.say(
+        &root.place,
+        Fault::new(format!("expected keys with values, found {}", root.found())).hint(BEGINNING),
+    );
     None
 }
 
 /// The content as text, or a fault with its line and column.
 fn text(content: &[u8]) -> Result<&str, ((usize, usize), Fault)> {
     if content.len() > MAX_BYTES {
-        return Err(((1, 1), Fault::new(format!("the recipe is larger than {} KiB", MAX_BYTES / 1024))));
+        return Err((
+            (1, 1),
+            Fault::new(format!(
+                "the recipe is larger than {} KiB",
+                MAX_BYTES / 1024
+            )),
+        ));
     }
     std::str::from_utf8(content).map_err(|error| {
         let (valid, rest) = content.split_at(error.valid_up_to());
-        let fault = Fault::new(format!("not UTF-8: byte {:#04x} at offset {}", rest[0], valid.len()));
-        (position_after(&String::from_utf8_lossy(valid)), fault.hint("save the file as UTF-8"))
+        let fault = Fault::new(format!(
+            "not UTF-8: byte {:#04x} at offset {}",
+            rest[0],
+            valid.len()
+        ));
+        (
+            position_after(&String::from_utf8_lossy(valid)),
+            fault.hint("save the file as UTF-8"),
+        )
     })
 }
 

@@ -1,5 +1,6 @@
-//! Words of other trainers, and what stands for each of them here: of Axolotl, PEFT, transformers' `TrainingArguments`, TRL, Unsloth,
-//! `LLaMA-Factory`, torchtune and mlx-lm. The one table of them; hints are made of it.
+//! Words of other trainers, and what stands for each of them here: of Axolotl, PEFT, transformers'
+//! `TrainingArguments`, TRL, Unsloth, `LLaMA-Factory`, torchtune and mlx-lm. The one table of them;
+//! hints are made of it.
 
 use super::tree::{Node, shorten};
 
@@ -19,7 +20,8 @@ use Here::{Key, Line, Nothing};
 const LOGS: &str = "a run writes its numbers to `metrics.jsonl` and TensorBoard's files by itself";
 const KERNELS: &str = "the fastest kernels of the device are taken by themselves";
 const MACHINES: &str = "a run is on one device";
-const TOKENIZER: &str = "the base's own tokenizer is used, with its special tokens and those of `tokens`";
+const TOKENIZER: &str = "the base's own tokenizer is used, with its special tokens and those of \
+`tokens`";
 const FAMILY: &str = "the base's config.json says what it is, and no code of a model is run";
 const WORKERS: &str = "all cores are used, or as many as `threads` says";
 const CACHES: &str = "tokens are kept in Rankine's own cache";
@@ -47,7 +49,10 @@ const KEYS: &[(Here, &[&str])] = &[
             "checkpointer",
         ],
     ),
-    (Line("chat_template: FILE"), &["chat_template_jinja", "chat_template_path"]),
+    (
+        Line("chat_template: FILE"),
+        &["chat_template_jinja", "chat_template_path"],
+    ),
     (
         Line("datasets: [{path: FILE.parquet, format: chat}]"),
         &[
@@ -69,13 +74,30 @@ const KEYS: &[(Here, &[&str])] = &[
             "dataset_id",
         ],
     ),
-    (Key("", "output_dir"), &["output", "output_path", "save_path", "save_dir", "adapter_path", "out", "out_dir"]),
-    (Line("tokens: {eos: NAME, pad: NAME, bos: NAME, unk: NAME, add: [NAME]}"), &["special_tokens"]),
+    (
+        Key("", "output_dir"),
+        &[
+            "output",
+            "output_path",
+            "save_path",
+            "save_dir",
+            "adapter_path",
+            "out",
+            "out_dir",
+        ],
+    ),
+    (
+        Line("tokens: {eos: NAME, pad: NAME, bos: NAME, unk: NAME, add: [NAME]}"),
+        &["special_tokens"],
+    ),
     (Key("tokens", "eos"), &["eos_token"]),
     (Key("tokens", "pad"), &["pad_token"]),
     (Key("tokens", "bos"), &["bos_token"]),
     (Key("tokens", "unk"), &["unk_token"]),
-    (Key("tokens", "end_of_turn"), &["eot_tokens", "eot_token", "stop_words"]),
+    (
+        Key("tokens", "end_of_turn"),
+        &["eot_tokens", "eot_token", "stop_words"],
+    ),
     (
         Key("tokens", "add"),
         &[
@@ -87,19 +109,48 @@ const KEYS: &[(Here, &[&str])] = &[
             "added_tokens_overrides",
         ],
     ),
-    (Key("", "device"), &["device_type", "accelerator", "use_cpu", "device_map"]),
+    (
+        Key("", "device"),
+        &["device_type", "accelerator", "use_cpu", "device_map"],
+    ),
     // Rows.
     (
         Key("datasets", "path"),
-        &["datasets.file", "datasets.file_name", "datasets.data_files", "datasets.source", "datasets.files"],
+        &[
+            "datasets.file",
+            "datasets.file_name",
+            "datasets.data_files",
+            "datasets.source",
+            "datasets.files",
+        ],
     ),
     (
         Key("datasets", "config"),
-        &["datasets.name", "datasets.subset", "datasets.config_name", "dataset_config", "dataset_config_name"],
+        &[
+            "datasets.name",
+            "datasets.subset",
+            "datasets.config_name",
+            "dataset_config",
+            "dataset_config_name",
+        ],
     ),
-    (Key("datasets", "split"), &["split", "dataset_split", "dataset_train_split", "train_split"]),
-    (Key("datasets", "max_rows"), &["max_samples", "num_samples", "max_train_samples"]),
-    (Nothing("it is a part of `path`: `hf://datasets/owner/name@REVISION`"), &["datasets.revision", "dataset_revision"]),
+    (
+        Key("datasets", "split"),
+        &[
+            "split",
+            "dataset_split",
+            "dataset_train_split",
+            "train_split",
+        ],
+    ),
+    (
+        Key("datasets", "max_rows"),
+        &["max_samples", "num_samples", "max_train_samples"],
+    ),
+    (
+        Nothing("it is a part of `path`: `hf://datasets/owner/name@REVISION`"),
+        &["datasets.revision", "dataset_revision"],
+    ),
     (
         Key("datasets", "format"),
         &[
@@ -113,11 +164,26 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (
         Line("columns: {messages: ..}"),
-        &["field_messages", "messages_column", "messages_field", "conversation_column", "chat_feature"],
+        &[
+            "field_messages",
+            "messages_column",
+            "messages_field",
+            "conversation_column",
+            "chat_feature",
+        ],
     ),
-    (Line("columns: {instruction: ..}"), &["field_instruction", "instruction_column"]),
-    (Line("columns: {input: ..}"), &["field_input", "input_column"]),
-    (Line("columns: {output: ..}"), &["field_output", "output_column"]),
+    (
+        Line("columns: {instruction: ..}"),
+        &["field_instruction", "instruction_column"],
+    ),
+    (
+        Line("columns: {input: ..}"),
+        &["field_input", "input_column"],
+    ),
+    (
+        Line("columns: {output: ..}"),
+        &["field_output", "output_column"],
+    ),
     (
         Line("columns: {text: ..}"),
         &[
@@ -130,9 +196,23 @@ const KEYS: &[(Here, &[&str])] = &[
             "datasets.text",
         ],
     ),
-    (Line("columns: {prompt: ..}"), &["prompt_feature", "prompt_column", "prompt_field"]),
-    (Line("columns: {completion: ..}"), &["completion_feature", "completion_column", "response_column", "answer_column"]),
-    (Line("columns: {tools: ..}"), &["field_tools", "tools_column"]),
+    (
+        Line("columns: {prompt: ..}"),
+        &["prompt_feature", "prompt_column", "prompt_field"],
+    ),
+    (
+        Line("columns: {completion: ..}"),
+        &[
+            "completion_feature",
+            "completion_column",
+            "response_column",
+            "answer_column",
+        ],
+    ),
+    (
+        Line("columns: {tools: ..}"),
+        &["field_tools", "tools_column"],
+    ),
     (
         Nothing(TURNS),
         &[
@@ -145,11 +225,31 @@ const KEYS: &[(Here, &[&str])] = &[
             "datasets.roles",
         ],
     ),
-    (Key("datasets", "weight"), &["sampling_weight", "probability", "proportion", "mixing_weight"]),
-    (Line("training.deduplicate: exact"), &["dataset_exact_deduplication", "dedup"]),
-    (Line("datasets: [{path: FILE.parquet, format: chat, weight: 1}]"), &["interleave_probs", "mix_strategy"]),
-    (Nothing("data are Parquet files"), &["ds_type", "file_format", "datasets.data_format"]),
-    (Nothing("every file is read; a glob in `path` or a slice in `split` takes some"), &["datasets.shards"]),
+    (
+        Key("datasets", "weight"),
+        &[
+            "sampling_weight",
+            "probability",
+            "proportion",
+            "mixing_weight",
+        ],
+    ),
+    (
+        Line("training.deduplicate: exact"),
+        &["dataset_exact_deduplication", "dedup"],
+    ),
+    (
+        Line("datasets: [{path: FILE.parquet, format: chat, weight: 1}]"),
+        &["interleave_probs", "mix_strategy"],
+    ),
+    (
+        Nothing("data are Parquet files"),
+        &["ds_type", "file_format", "datasets.data_format"],
+    ),
+    (
+        Nothing("every file is read; a glob in `path` or a slice in `split` takes some"),
+        &["datasets.shards"],
+    ),
     (
         Line("train_on: assistant"),
         &[
@@ -161,13 +261,27 @@ const KEYS: &[(Here, &[&str])] = &[
             "response_template",
         ],
     ),
-    (Line("train_on: all"), &["train_on_inputs", "train_on_input", "train_on_prompt", "train_on_source"]),
+    (
+        Line("train_on: all"),
+        &[
+            "train_on_inputs",
+            "train_on_input",
+            "train_on_prompt",
+            "train_on_source",
+        ],
+    ),
     (Line("train_on: last"), &["mask_history"]),
     (Nothing(ENDS), &["train_on_eos", "train_on_eot"]),
     // The adapter.
-    (Key("adapter", "r"), &["lora_r", "lora_rank", "rank", "lora_dim", "peft_lora_r"]),
+    (
+        Key("adapter", "r"),
+        &["lora_r", "lora_rank", "rank", "lora_dim", "peft_lora_r"],
+    ),
     (Key("adapter", "alpha"), &["lora_alpha", "peft_lora_alpha"]),
-    (Line("adapter.alpha: ALPHA, which is the scale times r"), &["scale", "lora_scale"]),
+    (
+        Line("adapter.alpha: ALPHA, which is the scale times r"),
+        &["scale", "lora_scale"],
+    ),
     (Key("adapter", "dropout"), &["lora_dropout"]),
     (
         Key("adapter", "target_modules"),
@@ -181,19 +295,54 @@ const KEYS: &[(Here, &[&str])] = &[
             "target_module",
         ],
     ),
-    (Line("adapter.target_modules: all-linear"), &["lora_target_linear", "apply_lora_to_mlp", "target_all_linear"]),
-    (Key("adapter", "modules_to_save"), &["lora_modules_to_save", "additional_target"]),
-    (Line("adapter.target_modules: LIST, with `lm_head` in it"), &["apply_lora_to_output"]),
+    (
+        Line("adapter.target_modules: all-linear"),
+        &[
+            "lora_target_linear",
+            "apply_lora_to_mlp",
+            "target_all_linear",
+        ],
+    ),
+    (
+        Key("adapter", "modules_to_save"),
+        &["lora_modules_to_save", "additional_target"],
+    ),
+    (
+        Line("adapter.target_modules: LIST, with `lm_head` in it"),
+        &["apply_lora_to_output"],
+    ),
     (Key("adapter", "use_rslora"), &["peft_use_rslora", "rslora"]),
-    (Key("adapter", "use_dora"), &["peft_use_dora", "dora", "lora_use_dora"]),
-    (Key("adapter", "layers_to_transform"), &["peft_layers_to_transform", "lora_layers"]),
-    (Key("adapter", "trainable_token_indices"), &["peft_trainable_token_indices"]),
-    (Key("adapter", "target_parameters"), &["lora_target_parameters"]),
-    (Key("adapter", "init_lora_weights"), &["peft_init_lora_weights"]),
+    (
+        Key("adapter", "use_dora"),
+        &["peft_use_dora", "dora", "lora_use_dora"],
+    ),
+    (
+        Key("adapter", "layers_to_transform"),
+        &["peft_layers_to_transform", "lora_layers"],
+    ),
+    (
+        Key("adapter", "trainable_token_indices"),
+        &["peft_trainable_token_indices"],
+    ),
+    (
+        Key("adapter", "target_parameters"),
+        &["lora_target_parameters"],
+    ),
+    (
+        Key("adapter", "init_lora_weights"),
+        &["peft_init_lora_weights"],
+    ),
     (Line("adapter.init_lora_weights: pissa"), &["pissa_init"]),
     (
         Key("adapter", "init_from"),
-        &["lora_model_dir", "adapter_name_or_path", "resume_adapter_file", "peft_model_id", "adapter_checkpoint", "load_adapter"],
+        &[
+            "lora_model_dir",
+            "adapter_name_or_path",
+            "resume_adapter_file",
+            "peft_model_id",
+            "adapter_checkpoint",
+            "load_adapter",
+        ],
     ),
     (
         Key("adapter", "method"),
@@ -209,9 +358,31 @@ const KEYS: &[(Here, &[&str])] = &[
             "tuner_type",
         ],
     ),
-    (Key("", "adapter"), &["lora_parameters", "lora_config", "peft_config", "lora", "peft", "lora_kwargs"]),
-    (Line("adapter.method: qlora"), &["load_in_4bit", "use_4bit", "quantize_base", "qlora", "quantization_bit"]),
-    (Line("adapter.quantization: int8"), &["load_in_8bit", "use_8bit"]),
+    (
+        Key("", "adapter"),
+        &[
+            "lora_parameters",
+            "lora_config",
+            "peft_config",
+            "lora",
+            "peft",
+            "lora_kwargs",
+        ],
+    ),
+    (
+        Line("adapter.method: qlora"),
+        &[
+            "load_in_4bit",
+            "use_4bit",
+            "quantize_base",
+            "qlora",
+            "quantization_bit",
+        ],
+    ),
+    (
+        Line("adapter.quantization: int8"),
+        &["load_in_8bit", "use_8bit"],
+    ),
     (
         Key("adapter", "quantization"),
         &[
@@ -226,9 +397,17 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (
         Key("adapter", "double_quant"),
-        &["bnb_4bit_use_double_quant", "double_quantization", "use_double_quant", "use_nested_quant"],
+        &[
+            "bnb_4bit_use_double_quant",
+            "double_quantization",
+            "use_double_quant",
+            "use_nested_quant",
+        ],
     ),
-    (Nothing("its weights are frozen, and the adapter has one bias, `adapter.lora_bias`"), &["adapter.bias", "lora_bias_type"]),
+    (
+        Nothing("its weights are frozen, and the adapter has one bias, `adapter.lora_bias`"),
+        &["adapter.bias", "lora_bias_type"],
+    ),
     // Steps.
     (
         Key("training", "micro_batch_size"),
@@ -246,8 +425,15 @@ const KEYS: &[(Here, &[&str])] = &[
         ],
     ),
     (
-        Line("training.micro_batch_size: ROWS, and beside it `gradient_accumulation_steps`; it is the product of the two"),
-        &["global_batch_size", "total_batch_size", "effective_batch_size"],
+        Line(
+            "training.micro_batch_size: ROWS, and beside it `gradient_accumulation_steps`; it is \
+        the product of the two",
+        ),
+        &[
+            "global_batch_size",
+            "total_batch_size",
+            "effective_batch_size",
+        ],
     ),
     (
         Key("training", "gradient_accumulation_steps"),
@@ -263,7 +449,15 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (
         Key("training", "num_epochs"),
-        &["num_train_epochs", "epochs", "epoch", "n_epochs", "num_epoch", "max_epochs", "train_epochs"],
+        &[
+            "num_train_epochs",
+            "epochs",
+            "epoch",
+            "n_epochs",
+            "num_epoch",
+            "max_epochs",
+            "train_epochs",
+        ],
     ),
     (
         Key("training", "max_steps"),
@@ -301,15 +495,45 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (
         Key("training", "sample_packing"),
-        &["packing", "packed", "pack", "multipack", "pack_sequences", "neat_packing", "pack_dataset"],
+        &[
+            "packing",
+            "packed",
+            "pack",
+            "multipack",
+            "pack_sequences",
+            "neat_packing",
+            "pack_dataset",
+        ],
     ),
     (
         Key("training", "truncation"),
-        &["truncation_mode", "excess_length_strategy", "truncation_strategy", "overlong_strategy", "truncate"],
+        &[
+            "truncation_mode",
+            "excess_length_strategy",
+            "truncation_strategy",
+            "overlong_strategy",
+            "truncate",
+        ],
     ),
-    (Key("training", "learning_rate"), &["lr", "learning_rate_init", "max_lr", "peak_lr", "base_lr", "optimizer.lr"]),
-    (Key("training", "loraplus_lr_ratio"), &["loraplus_ratio", "lora_plus_ratio", "lora_plus_lr_ratio"]),
-    (Key("training", "optimizer"), &["optim", "optimizer_type", "optimizer_name", "optim_type"]),
+    (
+        Key("training", "learning_rate"),
+        &[
+            "lr",
+            "learning_rate_init",
+            "max_lr",
+            "peak_lr",
+            "base_lr",
+            "optimizer.lr",
+        ],
+    ),
+    (
+        Key("training", "loraplus_lr_ratio"),
+        &["loraplus_ratio", "lora_plus_ratio", "lora_plus_lr_ratio"],
+    ),
+    (
+        Key("training", "optimizer"),
+        &["optim", "optimizer_type", "optimizer_name", "optim_type"],
+    ),
     (
         Key("training", "lr_scheduler"),
         &[
@@ -323,9 +547,28 @@ const KEYS: &[(Here, &[&str])] = &[
             "learning_rate_scheduler",
         ],
     ),
-    (Key("training", "min_lr_rate"), &["cosine_min_lr_ratio", "min_lr_ratio"]),
-    (Key("training", "warmup_steps"), &["warmup", "num_warmup_steps", "lr_warmup_steps", "warmup_iters"]),
-    (Key("training", "warmup_ratio"), &["warmup_proportion", "lr_warmup_ratio", "warmup_fraction", "lr_warmup_fraction"]),
+    (
+        Key("training", "min_lr_rate"),
+        &["cosine_min_lr_ratio", "min_lr_ratio"],
+    ),
+    (
+        Key("training", "warmup_steps"),
+        &[
+            "warmup",
+            "num_warmup_steps",
+            "lr_warmup_steps",
+            "warmup_iters",
+        ],
+    ),
+    (
+        Key("training", "warmup_ratio"),
+        &[
+            "warmup_proportion",
+            "lr_warmup_ratio",
+            "warmup_fraction",
+            "lr_warmup_fraction",
+        ],
+    ),
     (Key("training", "weight_decay"), &["wd", "decay", "lambda"]),
     (
         Key("training", "max_grad_norm"),
@@ -341,9 +584,15 @@ const KEYS: &[(Here, &[&str])] = &[
             "grad_norm_clip",
         ],
     ),
-    (Key("training", "adam_beta1"), &["beta1", "adam_beta_1", "betas", "adam_betas"]),
+    (
+        Key("training", "adam_beta1"),
+        &["beta1", "adam_beta_1", "betas", "adam_betas"],
+    ),
     (Key("training", "adam_beta2"), &["beta2", "adam_beta_2"]),
-    (Key("training", "adam_epsilon"), &["eps", "epsilon", "adam_eps"]),
+    (
+        Key("training", "adam_epsilon"),
+        &["eps", "epsilon", "adam_eps"],
+    ),
     (
         Key("training", "gradient_checkpointing"),
         &[
@@ -356,8 +605,14 @@ const KEYS: &[(Here, &[&str])] = &[
             "recompute",
         ],
     ),
-    (Line("training.model_dtype: bfloat16"), &["bf16", "pure_bf16", "bfloat16"]),
-    (Line("training.model_dtype: float16"), &["fp16", "float16", "half"]),
+    (
+        Line("training.model_dtype: bfloat16"),
+        &["bf16", "pure_bf16", "bfloat16"],
+    ),
+    (
+        Line("training.model_dtype: float16"),
+        &["fp16", "float16", "half"],
+    ),
     (
         Key("training", "model_dtype"),
         &[
@@ -372,7 +627,16 @@ const KEYS: &[(Here, &[&str])] = &[
         ],
     ),
     (Key("training", "allow_tf32"), &["tf32"]),
-    (Key("training", "seed"), &["data_seed", "random_state", "random_seed", "model_seed", "rng_seed"]),
+    (
+        Key("training", "seed"),
+        &[
+            "data_seed",
+            "random_state",
+            "random_seed",
+            "model_seed",
+            "rng_seed",
+        ],
+    ),
     // Evaluation and checkpoints.
     (
         Key("evaluation", "val_set_size"),
@@ -404,32 +668,93 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (
         Key("evaluation", "eval_steps"),
-        &["eval_every", "eval_interval", "eval_frequency", "steps_per_eval", "run_val_every_n_steps", "eval_freq"],
+        &[
+            "eval_every",
+            "eval_interval",
+            "eval_frequency",
+            "steps_per_eval",
+            "run_val_every_n_steps",
+            "eval_freq",
+        ],
     ),
-    (Key("evaluation", "early_stopping_patience"), &["early_stopping", "patience", "early_stop"]),
+    (
+        Key("evaluation", "early_stopping_patience"),
+        &["early_stopping", "patience", "early_stop"],
+    ),
     (
         Key("output", "save_steps"),
-        &["save_every", "save_interval", "checkpointing_steps", "save_frequency", "save_freq", "checkpoint_every"],
+        &[
+            "save_every",
+            "save_interval",
+            "checkpointing_steps",
+            "save_frequency",
+            "save_freq",
+            "checkpoint_every",
+        ],
     ),
-    (Key("output", "save_total_limit"), &["save_limit", "keep_last_n_checkpoints", "max_checkpoints", "keep_checkpoints"]),
+    (
+        Key("output", "save_total_limit"),
+        &[
+            "save_limit",
+            "keep_last_n_checkpoints",
+            "max_checkpoints",
+            "keep_checkpoints",
+        ],
+    ),
     (
         Nothing("`rankine resume RUN` goes on with a run that was stopped"),
-        &["resume_from_checkpoint", "auto_resume_from_checkpoints", "resume"],
+        &[
+            "resume_from_checkpoint",
+            "auto_resume_from_checkpoints",
+            "resume",
+        ],
     ),
-    (Nothing("`rankine train RECIPE --overwrite` removes the run that was there"), &["overwrite_output_dir", "overwrite"]),
+    (
+        Nothing("`rankine train RECIPE --overwrite` removes the run that was there"),
+        &["overwrite_output_dir", "overwrite"],
+    ),
     // The same in another form.
     (
-        Nothing("the base's own chat template is used; another one is a file, `chat_template: FILE`"),
+        Nothing(
+            "the base's own chat template is used; another one is a file, `chat_template: \
+        FILE`",
+        ),
         &["template", "prompt_template"],
     ),
-    (Line("adapter.layers_to_transform: LIST, the numbers of the layers, from 0"), &["num_layers", "num_lora_layers"]),
-    (Line("output.save_steps: STEPS, with 0 for the ends of epochs"), &["saves_per_epoch", "save_strategy"]),
+    (
+        Line("adapter.layers_to_transform: LIST, the numbers of the layers, from 0"),
+        &["num_layers", "num_lora_layers"],
+    ),
+    (
+        Line("output.save_steps: STEPS, with 0 for the ends of epochs"),
+        &["saves_per_epoch", "save_strategy"],
+    ),
     (
         Line("evaluation.eval_steps: STEPS, with 0 for the ends of epochs"),
-        &["evals_per_epoch", "eval_strategy", "evaluation_strategy", "do_eval"],
+        &[
+            "evals_per_epoch",
+            "eval_strategy",
+            "evaluation_strategy",
+            "do_eval",
+        ],
     ),
-    (Line("evaluation.val_set_size: SHARE, below 1"), &["validation_split_percentage"]),
-    (Nothing(TASK), &["rl", "stage", "do_train", "task_type", "train", "do_predict", "inference_mode", "task"]),
+    (
+        Line("evaluation.val_set_size: SHARE, below 1"),
+        &["validation_split_percentage"],
+    ),
+    (
+        Nothing(TASK),
+        &[
+            "rl",
+            "stage",
+            "do_train",
+            "task_type",
+            "train",
+            "do_predict",
+            "inference_mode",
+            "task",
+        ],
+    ),
     // What needs no word.
     (
         Nothing(LOGS),
@@ -531,7 +856,17 @@ const KEYS: &[(Here, &[&str])] = &[
             "padding_side",
         ],
     ),
-    (Nothing(FAMILY), &["model_type", "trust_remote_code", "strict", "model_class", "_component_", "fan_in_fan_out"]),
+    (
+        Nothing(FAMILY),
+        &[
+            "model_type",
+            "trust_remote_code",
+            "strict",
+            "model_class",
+            "_component_",
+            "fan_in_fan_out",
+        ],
+    ),
     (
         Nothing(WORKERS),
         &[
@@ -560,38 +895,112 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (
         Nothing("rows have no padding"),
-        &["pad_to_sequence_len", "pad_to_multiple_of", "group_by_length", "eval_sample_packing", "padding"],
+        &[
+            "pad_to_sequence_len",
+            "pad_to_multiple_of",
+            "group_by_length",
+            "eval_sample_packing",
+            "padding",
+        ],
     ),
-    (Nothing(HUB), &["push_to_hub", "hub_model_id", "hub_strategy", "hub_token", "hub_private_repo", "hf_use_auth_token"]),
+    (
+        Nothing(HUB),
+        &[
+            "push_to_hub",
+            "hub_model_id",
+            "hub_strategy",
+            "hub_token",
+            "hub_private_repo",
+            "hf_use_auth_token",
+        ],
+    ),
     (
         Nothing("validation computes as many rows at once as training"),
-        &["per_device_eval_batch_size", "eval_batch_size", "batch_size_val", "val_batches"],
+        &[
+            "per_device_eval_batch_size",
+            "eval_batch_size",
+            "batch_size_val",
+            "val_batches",
+        ],
     ),
 ];
 
 /// Values of other trainers, by the recipe's key, each with the hint that it gets.
 const VALUES: &[(&str, &[&str], &str)] = &[
-    ("adapter", &["lora", "peft"], "write `adapter: {method: lora}`"),
+    (
+        "adapter",
+        &["lora", "peft"],
+        "write `adapter: {method: lora}`",
+    ),
     ("adapter", &["qlora"], "write `adapter: {method: qlora}`"),
-    ("adapter", &["dora"], "write `adapter: {method: lora, use_dora: true}`"),
-    ("adapter", &["full", "fft", "full_finetune"], "write `adapter: {method: full}`"),
-    ("adapter.method", &["dora"], "set `method: lora` and `use_dora: true`"),
-    ("adapter.method", &["peft", "lora+", "rslora", "pissa"], "set `method: lora`; its variants have keys of their own"),
-    ("adapter.method", &["fft", "full_finetune", "full-finetune", "none"], "set `method: full`, which trains every weight"),
+    (
+        "adapter",
+        &["dora"],
+        "write `adapter: {method: lora, use_dora: true}`",
+    ),
+    (
+        "adapter",
+        &["full", "fft", "full_finetune"],
+        "write `adapter: {method: full}`",
+    ),
+    (
+        "adapter.method",
+        &["dora"],
+        "set `method: lora` and `use_dora: true`",
+    ),
+    (
+        "adapter.method",
+        &["peft", "lora+", "rslora", "pissa"],
+        "set `method: lora`; its variants \
+    have keys of their own",
+    ),
+    (
+        "adapter.method",
+        &["fft", "full_finetune", "full-finetune", "none"],
+        "set `method: full`, \
+    which trains every weight",
+    ),
     (
         "adapter.quantization",
-        &["4bit", "4-bit", "4", "int4", "bnb", "bitsandbytes", "bnb_4bit", "true"],
+        &[
+            "4bit",
+            "4-bit",
+            "4",
+            "int4",
+            "bnb",
+            "bitsandbytes",
+            "bnb_4bit",
+            "true",
+        ],
         "set `quantization: nf4`",
     ),
-    ("adapter.quantization", &["8bit", "8-bit", "8", "llm.int8"], "set `quantization: int8`"),
+    (
+        "adapter.quantization",
+        &["8bit", "8-bit", "8", "llm.int8"],
+        "set `quantization: int8`",
+    ),
     (
         "adapter.target_modules",
-        &["all", "all_linear", "all linear", "linear", "alllinear", "*"],
+        &[
+            "all",
+            "all_linear",
+            "all linear",
+            "linear",
+            "alllinear",
+            "*",
+        ],
         "write `target_modules: all-linear`",
     ),
     (
         "format",
-        &["alpaca", "instruct", "instructions", "alpaca_w_system", "oasst", "gpteacher"],
+        &[
+            "alpaca",
+            "instruct",
+            "instructions",
+            "alpaca_w_system",
+            "oasst",
+            "gpteacher",
+        ],
         "set `format: instruction`, which reads Alpaca's columns",
     ),
     (
@@ -624,21 +1033,55 @@ const VALUES: &[(&str, &[&str], &str)] = &[
             "completions",
             "alpaca_chat.load_qa",
         ],
-        "set `format: completion`, and name other columns such as `columns: {prompt: question, completion: answer}`",
+        "set `format: completion`, and name other columns such as `columns: \
+        {prompt: question, completion: answer}`",
     ),
-    ("format", &["pretrain", "pretraining", "raw", "plain", "plaintext", "txt", "corpus", "lm"], "set `format: text`"),
+    (
+        "format",
+        &[
+            "pretrain",
+            "pretraining",
+            "raw",
+            "plain",
+            "plaintext",
+            "txt",
+            "corpus",
+            "lm",
+        ],
+        "set `format: text`",
+    ),
     (
         "format",
         &["json", "jsonl", "csv", "tsv", "parquet", "arrow"],
-        "`format` is the shape of a row, such as `chat`; data are Parquet files, which `rankine convert FILE --out FILE.parquet` makes",
+        "`format` is the shape of a row, such as `chat`; data are Parquet files, which `rankine \
+        convert FILE --out FILE.parquet` makes",
     ),
-    ("train_on", &["true", "inputs", "everything", "full"], "set `train_on: all`"),
     (
         "train_on",
-        &["false", "completion", "completions", "response", "responses", "output", "outputs", "gpt", "assistants", "[assistant]"],
+        &["true", "inputs", "everything", "full"],
+        "set `train_on: all`",
+    ),
+    (
+        "train_on",
+        &[
+            "false",
+            "completion",
+            "completions",
+            "response",
+            "responses",
+            "output",
+            "outputs",
+            "gpt",
+            "assistants",
+            "[assistant]",
+        ],
         "set `train_on: assistant`",
     ),
-    ("train_on", &["last_turn", "last_assistant", "final"], "set `train_on: last`"),
+    (
+        "train_on",
+        &["last_turn", "last_assistant", "final"],
+        "set `train_on: last`",
+    ),
     (
         "training.optimizer",
         &[
@@ -654,29 +1097,75 @@ const VALUES: &[(&str, &[&str], &str)] = &[
         ],
         "set `optimizer: adamw`",
     ),
-    ("training.lr_scheduler", &["constant_with_warmup"], "set `lr_scheduler: constant`, and `warmup_ratio` or `warmup_steps`"),
+    (
+        "training.lr_scheduler",
+        &["constant_with_warmup"],
+        "set `lr_scheduler: constant`, and \
+    `warmup_ratio` or `warmup_steps`",
+    ),
     (
         "training.lr_scheduler",
         &["linear_with_warmup", "linear_schedule"],
         "set `lr_scheduler: linear`, and `warmup_ratio` or `warmup_steps`",
     ),
-    ("training.lr_scheduler", &["cosine_decay", "cosine_annealing", "cosine_with_warmup"], "set `lr_scheduler: cosine`"),
+    (
+        "training.lr_scheduler",
+        &["cosine_decay", "cosine_annealing", "cosine_with_warmup"],
+        "set \
+    `lr_scheduler: cosine`",
+    ),
     (
         "training.model_dtype",
-        &["bf16", "torch.bfloat16", "bf16-true", "bf16-mixed", "brainfloat16"],
+        &[
+            "bf16",
+            "torch.bfloat16",
+            "bf16-true",
+            "bf16-mixed",
+            "brainfloat16",
+        ],
         "set `model_dtype: bfloat16`",
     ),
-    ("training.model_dtype", &["fp16", "torch.float16", "half", "f16"], "set `model_dtype: float16`"),
-    ("training.model_dtype", &["fp32", "torch.float32", "float", "f32", "no"], "set `model_dtype: float32`"),
+    (
+        "training.model_dtype",
+        &["fp16", "torch.float16", "half", "f16"],
+        "set `model_dtype: \
+    float16`",
+    ),
+    (
+        "training.model_dtype",
+        &["fp32", "torch.float32", "float", "f32", "no"],
+        "set `model_dtype: \
+    float32`",
+    ),
     (
         "training.gradient_checkpointing",
         &["unsloth", "full", "selective"],
         "set `gradient_checkpointing: auto`, or `true` for every block",
     ),
-    ("training.truncation", &["true", "keep_start", "right", "longest_first", "cut"], "set `truncation: truncate`"),
-    ("training.truncation", &["false", "skip", "filter", "remove"], "set `truncation: drop`"),
-    ("device", &["gpu", "nvidia"], "set `device: cuda`, or `wgpu` for a GPU of another maker"),
-    ("device", &["mps", "metal", "vulkan", "rocm", "hip", "amd", "xpu", "directml", "dx12"], "set `device: wgpu`"),
+    (
+        "training.truncation",
+        &["true", "keep_start", "right", "longest_first", "cut"],
+        "set \
+    `truncation: truncate`",
+    ),
+    (
+        "training.truncation",
+        &["false", "skip", "filter", "remove"],
+        "set `truncation: drop`",
+    ),
+    (
+        "device",
+        &["gpu", "nvidia"],
+        "set `device: cuda`, or `wgpu` for a GPU of another maker",
+    ),
+    (
+        "device",
+        &[
+            "mps", "metal", "vulkan", "rocm", "hip", "amd", "xpu", "directml", "dx12",
+        ],
+        "set \
+    `device: wgpu`",
+    ),
 ];
 
 /// Where a word of another trainer is meant.
@@ -688,15 +1177,30 @@ pub(super) enum Scope {
     Anywhere,
 }
 
-/// The hint for a key that the schema does not know; `section` is where it stands, without the numbers of elements.
+/// The hint for a key that the schema does not know; `section` is where it stands, without the
+/// numbers of elements.
 pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Option<String> {
     let typed = key.to_lowercase().replace('-', "_");
-    let name = if section.is_empty() { typed.clone() } else { format!("{section}.{typed}") };
-    let is_meant = |theirs: &str| {
-        let is_within = || name == theirs || name.strip_suffix(theirs).is_some_and(|above| above.ends_with('.'));
-        if theirs.contains('.') { is_within() } else { typed == theirs }
+    let name = if section.is_empty() {
+        typed.clone()
+    } else {
+        format!("{section}.{typed}")
     };
-    let is_here = |theirs: &&str| theirs.contains('.') == (scope == Scope::Section) && is_meant(theirs);
+    let is_meant = |theirs: &str| {
+        let is_within = || {
+            name == theirs
+                || name
+                    .strip_suffix(theirs)
+                    .is_some_and(|above| above.ends_with('.'))
+        };
+        if theirs.contains('.') {
+            is_within()
+        } else {
+            typed == theirs
+        }
+    };
+    let is_here =
+        |theirs: &&str| theirs.contains('.') == (scope == Scope::Section) && is_meant(theirs);
     // Axolotl has one of these for each family.
     if typed.starts_with("is_") && typed.ends_with("_derived_model") {
         return Some(format!("remove it: {FAMILY}"));
@@ -704,52 +1208,101 @@ pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Op
     let (here, _) = KEYS.iter().find(|(_, theirs)| theirs.iter().any(is_here))?;
     Some(match *here {
         Key(..) | Line(_) if value.is_blank() => "remove it: it says nothing".to_owned(),
-        Line(_) if value.text() == Some("auto") => "remove it: the best is chosen without a word".to_owned(),
-        Line("train_on: assistant") if value.flag() == Some(false) => "write `train_on: all`".to_owned(),
-        Line("adapter.method: qlora") if value.whole() == Some(8) => "write `adapter.quantization: int8`".to_owned(),
+        Line(_) if value.text() == Some("auto") => {
+            "remove it: the best is chosen without a word".to_owned()
+        }
+        Line("train_on: assistant") if value.flag() == Some(false) => {
+            "write `train_on: all`".to_owned()
+        }
+        Line("adapter.method: qlora") if value.whole() == Some(8) => {
+            "write `adapter.quantization: \
+        int8`"
+                .to_owned()
+        }
         // What is off is off here as well.
-        Line(_) if value.is_neutral() => "remove it: nothing of the kind is done unless a recipe says so".to_owned(),
+        Line(_) if value.is_neutral() => "remove it: nothing of the kind is done unless a recipe \
+        says so"
+            .to_owned(),
         Key(home, key) if home == last(section) => format!("did you mean `{key}`?"),
         Key("", key) => format!("did you mean `{key}`? It belongs at the top of the recipe"),
         Key(home, key) => format!("did you mean `{key}`? It belongs in `{home}`"),
         Line(line) => in_words(&filled(line, value)),
         Nothing(TASK) if !value.is_neutral() && is_other_task(value) => {
-            format!("`{}` is not built: supervised training on a row's tokens is", shorten(value.text().unwrap_or_default()))
+            format!(
+                "`{}` is not built: supervised training on a row's tokens is",
+                shorten(value.text().unwrap_or_default())
+            )
         }
         Nothing(reason) => format!("remove it: {reason}"),
     })
 }
 
-/// The hint for a value that the schema does not know; `name` is its key in the recipe, such as `datasets.0.format`.
+/// The hint for a value that the schema does not know; `name` is its key in the recipe, such as
+/// `datasets.0.format`.
 pub(super) fn of_value(name: &str, written: &str) -> Option<String> {
     let typed = written.to_lowercase();
-    let is_of = |key: &str| name == key || name.strip_suffix(key).is_some_and(|above| above.ends_with('.') && !key.contains('.'));
+    let is_of = |key: &str| {
+        name == key
+            || name
+                .strip_suffix(key)
+                .is_some_and(|above| above.ends_with('.') && !key.contains('.'))
+    };
     // `format: chat_template.argilla` is a variant of the first.
     let is_meant = |theirs: &[&str]| {
-        theirs.contains(&typed.as_str()) || theirs.contains(&typed.split(['.', ':']).next().unwrap_or_default())
+        theirs.contains(&typed.as_str())
+            || theirs.contains(&typed.split(['.', ':']).next().unwrap_or_default())
     };
-    VALUES.iter().find(|(key, theirs, _)| is_of(key) && is_meant(theirs)).map(|(.., hint)| (*hint).to_owned())
+    VALUES
+        .iter()
+        .find(|(key, theirs, _)| is_of(key) && is_meant(theirs))
+        .map(|(.., hint)| (*hint).to_owned())
 }
 
 /// The format's name of a column that another trainer calls `theirs`.
 pub(super) fn of_column<'a>(columns: &[&'a str], theirs: &str) -> Option<&'a str> {
     const COLUMNS: [(&str, &[&str]); 8] = [
-        ("messages", &["conversations", "conversation", "field_messages", "chat", "turns"]),
+        (
+            "messages",
+            &[
+                "conversations",
+                "conversation",
+                "field_messages",
+                "chat",
+                "turns",
+            ],
+        ),
         ("tools", &["functions", "field_tools"]),
-        ("prompt", &["question", "query", "instruction", "input", "source"]),
-        ("completion", &["response", "answer", "output", "target", "chosen"]),
-        ("instruction", &["prompt", "question", "task", "field_instruction"]),
+        (
+            "prompt",
+            &["question", "query", "instruction", "input", "source"],
+        ),
+        (
+            "completion",
+            &["response", "answer", "output", "target", "chosen"],
+        ),
+        (
+            "instruction",
+            &["prompt", "question", "task", "field_instruction"],
+        ),
         ("input", &["query", "context", "field_input"]),
-        ("output", &["response", "answer", "completion", "target", "field_output"]),
+        (
+            "output",
+            &["response", "answer", "completion", "target", "field_output"],
+        ),
         ("text", &["content", "document", "body", "field", "prompt"]),
     ];
-    let (own, _) = COLUMNS.iter().find(|(own, others)| columns.contains(own) && others.contains(&theirs))?;
+    let (own, _) = COLUMNS
+        .iter()
+        .find(|(own, others)| columns.contains(own) && others.contains(&theirs))?;
     columns.iter().find(|column| *column == own).copied()
 }
 
 /// What follows a line after a comma is no part of it.
 fn in_words(line: &str) -> String {
-    match line.split_once(", ").filter(|(_, rest)| !rest.contains(['}', ']'])) {
+    match line
+        .split_once(", ")
+        .filter(|(_, rest)| !rest.contains(['}', ']']))
+    {
         Some((line, rest)) => format!("write `{line}`, {rest}"),
         None => format!("write `{line}`"),
     }
@@ -757,8 +1310,13 @@ fn in_words(line: &str) -> String {
 
 /// Whether a task is another one than to learn a row's tokens.
 fn is_other_task(value: &Node) -> bool {
-    const OTHERS: [&str; 12] = ["dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft", "ppo", "rm", "reward", "seq_cls"];
-    value.text().is_some_and(|text| OTHERS.contains(&text.to_lowercase().as_str()))
+    const OTHERS: [&str; 12] = [
+        "dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft", "ppo", "rm", "reward",
+        "seq_cls",
+    ];
+    value
+        .text()
+        .is_some_and(|text| OTHERS.contains(&text.to_lowercase().as_str()))
 }
 
 fn last(section: &str) -> &str {
@@ -767,7 +1325,10 @@ fn last(section: &str) -> &str {
 
 /// The line with what was written, where that is a name.
 fn filled(line: &str, value: &Node) -> String {
-    match value.text().filter(|text| text.chars().all(|c| c.is_alphanumeric() || "_-".contains(c))) {
+    match value.text().filter(|text| {
+        text.chars()
+            .all(|c| c.is_alphanumeric() || "_-".contains(c))
+    }) {
         Some(text) => line.replace("..", text),
         None => line.to_owned(),
     }
@@ -784,11 +1345,21 @@ mod tests {
         let mut seen = BTreeSet::new();
         for theirs in KEYS.iter().flat_map(|(_, theirs)| *theirs) {
             assert!(seen.insert(*theirs), "`{theirs}` is there twice");
-            assert_eq!(*theirs, theirs.to_lowercase(), "keys are compared in small letters");
+            assert_eq!(
+                *theirs,
+                theirs.to_lowercase(),
+                "keys are compared in small letters"
+            );
         }
         let mut seen = BTreeSet::new();
-        for (key, theirs) in VALUES.iter().flat_map(|(key, theirs, _)| theirs.iter().map(move |theirs| (*key, *theirs))) {
-            assert!(seen.insert((key, theirs)), "`{key}: {theirs}` is there twice");
+        for (key, theirs) in VALUES
+            .iter()
+            .flat_map(|(key, theirs, _)| theirs.iter().map(move |theirs| (*key, *theirs)))
+        {
+            assert!(
+                seen.insert((key, theirs)),
+                "`{key}: {theirs}` is there twice"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The section `tokens`: special tokens by name, and tokens that the base's vocabulary does not have.
+//! The section `tokens`: special tokens by name, and tokens that the base's vocabulary does not
+//! have.
 
 use super::place::Said;
 use super::section::{Section, Value};
@@ -39,7 +40,9 @@ impl Tokens {
             eos: section.text("eos"),
             pad: section.text("pad"),
             unk: section.text("unk"),
-            end_of_turn: section.shaped("end_of_turn", Shape::list(Shape::Text)).and_then(texts),
+            end_of_turn: section
+                .shaped("end_of_turn", Shape::list(Shape::Text))
+                .and_then(texts),
             add: section.texts_or_sections("add", AddedToken::named, AddedToken::take),
         }
     }
@@ -52,13 +55,19 @@ impl Tokens {
 
 impl AddedToken {
     fn named(token: String) -> Self {
-        Self { token, ..Self::default() }
+        Self {
+            token,
+            ..Self::default()
+        }
     }
 
     fn take(section: &mut Section) -> Self {
         section.require("token", "token: \"<|note|>\"");
         Self {
-            token: section.text("token").map(|said| said.value).unwrap_or_default(),
+            token: section
+                .text("token")
+                .map(|said| said.value)
+                .unwrap_or_default(),
             from: section.text("from"),
             special: section.flag("special").is_some_and(|said| said.value),
         }
@@ -67,6 +76,13 @@ impl AddedToken {
 
 fn texts(value: Value) -> Option<Said<Vec<String>>> {
     let place = value.node.place.clone();
-    let texts = value.list()?.into_iter().filter_map(Value::text).map(|text| text.value);
-    Some(Said { value: texts.collect(), place })
+    let texts = value
+        .list()?
+        .into_iter()
+        .filter_map(Value::text)
+        .map(|text| text.value);
+    Some(Said {
+        value: texts.collect(),
+        place,
+    })
 }

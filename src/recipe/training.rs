@@ -6,10 +6,12 @@ use super::place::{Location, Said};
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
 use crate::terms::{
-    AdjustLr, Checkpointing, Curve, Deduplicate, EpochEnd, ModelDtype, OnNonfinite, Optimizer, Scheduler, Truncation,
+    AdjustLr, Checkpointing, Curve, Deduplicate, EpochEnd, ModelDtype, OnNonfinite, Optimizer,
+    Scheduler, Truncation,
 };
 
-/// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays within 64 bits.
+/// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays
+/// within 64 bits.
 const MAX_TOKENS: u64 = 1 << 20;
 const MAX_ROWS: u64 = 1 << 16;
 /// The highest number of epochs or steps.
@@ -82,7 +84,8 @@ pub struct Training {
     pub max_steps: Option<Said<usize>>,
     /// The peak of the learning rate.
     pub learning_rate: Option<Said<f64>>,
-    /// The learning rate of B as a multiple of A's, Hayou et al. 2024, arXiv:2402.12354; of adapters only.
+    /// The learning rate of B as a multiple of A's, Hayou et al. 2024, arXiv:2402.12354; of
+    /// adapters only.
     pub loraplus_lr_ratio: Option<Said<f64>>,
     /// The update rule.
     pub optimizer: Option<Said<Optimizer>>,
@@ -146,7 +149,8 @@ pub struct Training {
     pub max_grad_norm: Option<Said<f64>>,
     /// What the load-balancing loss of routed experts counts; 0: nothing.
     pub router_aux_loss_coef: Option<Said<f64>>,
-    /// 0: dropout and noise of the base's own config.json, which act in training only and are not built, are left out.
+    /// 0: dropout and noise of the base's own config.json, which act in training only and are not
+    /// built, are left out.
     pub base_dropout: Option<Said<f64>>,
     /// Which blocks run again in backward.
     pub gradient_checkpointing: Option<Said<Checkpointing>>,
@@ -196,7 +200,10 @@ impl Training {
             min_lr_rate: section.number("min_lr_rate", 0.0..=1.0),
             min_lr: section.number("min_lr", 0.0..=1e30),
             warmup_lr_rate: section.number("warmup_lr_rate", 0.0..=1.0),
-            num_cycles: section.number("num_cycles", (Bound::Excluded(0.0), Bound::Included(MAX_SHAPE))),
+            num_cycles: section.number(
+                "num_cycles",
+                (Bound::Excluded(0.0), Bound::Included(MAX_SHAPE)),
+            ),
             power: section.number("power", (Bound::Excluded(0.0), Bound::Included(MAX_SHAPE))),
             lr_end: section.number("lr_end", 0.0..=1e30),
             timescale: section.whole("timescale", 1..=MAX_COUNT),
@@ -210,12 +217,20 @@ impl Training {
             weight_decay: section.number("weight_decay", 0.0..),
             max_grad_norm: section.number("max_grad_norm", 0.0..),
             router_aux_loss_coef: section.number("router_aux_loss_coef", 0.0..),
-            base_dropout: section.shaped("base_dropout", Shape::Numbers(&[0])).and_then(|value| {
-                value.read("0: the base's own dropout is left out", |node| node.number().filter(|share| *share == 0.0))
-            }),
-            gradient_checkpointing: section.shaped("gradient_checkpointing", blocks()).and_then(checkpointing),
+            base_dropout: section
+                .shaped("base_dropout", Shape::Numbers(&[0]))
+                .and_then(|value| {
+                    value.read("0: the base's own dropout is left out", |node| {
+                        node.number().filter(|share| *share == 0.0)
+                    })
+                }),
+            gradient_checkpointing: section
+                .shaped("gradient_checkpointing", blocks())
+                .and_then(checkpointing),
             max_memory: section.shaped("max_memory", bytes()).and_then(|value| {
-                value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| node.bytes().filter(|bytes| *bytes > 0))
+                value.read("a number of bytes, such as `12 GB` or `12GiB`", |node| {
+                    node.bytes().filter(|bytes| *bytes > 0)
+                })
             }),
             model_dtype: section.word("model_dtype", &[]),
             allow_tf32: section.flag("allow_tf32"),
@@ -226,11 +241,18 @@ impl Training {
 }
 
 fn blocks() -> Shape {
-    Shape::OneOf(vec![Shape::Words(vec!["auto"]), Shape::Flag, Shape::whole(&(0..))])
+    Shape::OneOf(vec![
+        Shape::Words(vec!["auto"]),
+        Shape::Flag,
+        Shape::whole(&(0..)),
+    ])
 }
 
 fn bytes() -> Shape {
-    Shape::OneOf(vec![Shape::whole(&(1..)), Shape::Pattern(r"^([1-9][0-9_]*|[0-9][0-9_]*(\.[0-9]+)? *([kKmMgGtT][iI]?)?[bB])$")])
+    Shape::OneOf(vec![
+        Shape::whole(&(1..)),
+        Shape::Pattern(r"^([1-9][0-9_]*|[0-9][0-9_]*(\.[0-9]+)? *([kKmMgGtT][iI]?)?[bB])$"),
+    ])
 }
 
 impl Training {
@@ -274,10 +296,13 @@ impl Training {
 }
 
 fn checkpointing(value: Value) -> Option<Said<Checkpointing>> {
-    value.read("`auto`, `true`, `false` or a whole number of blocks", |node| match (node.flag(), node.whole()) {
-        (Some(true), _) => Some(Checkpointing::All),
-        (Some(false), _) => Some(Checkpointing::None),
-        (None, Some(blocks)) => usize::try_from(blocks).ok().map(Checkpointing::Lowest),
-        (None, None) => (node.text() == Some("auto")).then_some(Checkpointing::Auto),
-    })
+    value.read(
+        "`auto`, `true`, `false` or a whole number of blocks",
+        |node| match (node.flag(), node.whole()) {
+            (Some(true), _) => Some(Checkpointing::All),
+            (Some(false), _) => Some(Checkpointing::None),
+            (None, Some(blocks)) => usize::try_from(blocks).ok().map(Checkpointing::Lowest),
+            (None, None) => (node.text() == Some("auto")).then_some(Checkpointing::Auto),
+        },
+    )
 }

@@ -1,11 +1,14 @@
-//! YAML as a tree of located nodes. Recipes use a small part of YAML: one document, no anchors, aliases or tags.
+//! YAML as a tree of located nodes. Recipes use a small part of YAML: one document, no anchors,
+//! aliases or tags.
 //!
 //! A serde derive would stop at the first fault and forget places; the parser's events keep both.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
 
-use serde_yaml::granit_parser::{Event, Marker, Options, Parser, ScalarStyle, Span, StrInput, options};
+use serde_yaml::granit_parser::{
+    Event, Marker, Options, Parser, ScalarStyle, Span, StrInput, options,
+};
 
 use super::notes::Notes;
 use super::place::Location;
@@ -34,7 +37,8 @@ pub(super) enum NodeValue {
     },
     List(Vec<Node>),
     Map(BTreeMap<String, KeyValue>),
-    /// Something that has its fault already; who reads it takes it as unset and adds no other fault.
+    /// Something that has its fault already; who reads it takes it as unset and adds no other
+    /// fault.
     Refused,
 }
 
@@ -48,27 +52,47 @@ pub(super) struct KeyValue {
 impl Node {
     /// A value that is not there.
     pub fn blank(place: Location) -> Self {
-        Self { place, kind: NodeValue::Scalar { text: String::new(), written: String::new(), plain: true } }
+        Self {
+            place,
+            kind: NodeValue::Scalar {
+                text: String::new(),
+                written: String::new(),
+                plain: true,
+            },
+        }
     }
 
     /// The value of a key; `None` where this is no map or has no such key.
     pub fn into_entry(self, key: &str) -> Option<Self> {
-        let NodeValue::Map(mut entries) = self.kind else { return None };
+        let NodeValue::Map(mut entries) = self.kind else {
+            return None;
+        };
         Some(entries.remove(key)?.value)
     }
 
     /// What a message says was found instead of something else.
     pub fn found(&self) -> String {
-        if self.is_blank() { "nothing".into() } else { format!("`{}`", self.shown()) }
+        if self.is_blank() {
+            "nothing".into()
+        } else {
+            format!("`{}`", self.shown())
+        }
     }
 
-    /// The value as it was written, collections in flow style, cut where a message would grow too long.
+    /// The value as it was written, collections in flow style, cut where a message would grow too
+    /// long.
     pub fn shown(&self) -> String {
         let whole = match &self.kind {
             NodeValue::Scalar { written, .. } => written.clone(),
-            NodeValue::List(nodes) => format!("[{}]", nodes.iter().map(Self::shown).collect::<Vec<_>>().join(", ")),
+            NodeValue::List(nodes) => format!(
+                "[{}]",
+                nodes.iter().map(Self::shown).collect::<Vec<_>>().join(", ")
+            ),
             NodeValue::Map(entries) => {
-                let pairs: Vec<_> = entries.iter().map(|(key, entry)| format!("{key}: {}", entry.value.shown())).collect();
+                let pairs: Vec<_> = entries
+                    .iter()
+                    .map(|(key, entry)| format!("{key}: {}", entry.value.shown()))
+                    .collect();
                 format!("{{{}}}", pairs.join(", "))
             }
             NodeValue::Refused => "...".into(),
@@ -81,22 +105,43 @@ impl Node {
 pub(super) fn shorten(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default().trim_end();
     let start: String = line.chars().take(MAX_SHOWN).collect();
-    if start.len() == text.trim_end().len() { start } else { format!("{start}...") }
+    if start.len() == text.trim_end().len() {
+        start
+    } else {
+        format!("{start}...")
+    }
 }
 
-/// Reads YAML into a tree; a text without a value is a blank node. `locate` turns the parser's marks into places.
+/// Reads YAML into a tree; a text without a value is a blank node. `locate` turns the parser's
+/// marks into places.
 ///
-/// `None` when the text has no tree, with the fault in `notes`. Other faults leave a tree to go on with.
-pub(super) fn parse(text: &str, locate: &dyn Fn(&Marker) -> Location, notes: &Notes) -> Option<Node> {
+/// `None` when the text has no tree, with the fault in `notes`. Other faults leave a tree to go on
+/// with.
+pub(super) fn parse(
+    text: &str,
+    locate: &dyn Fn(&Marker) -> Location,
+    notes: &Notes,
+) -> Option<Node> {
     let parser = Parser::new_from_str_with_options(text, strict());
-    let mut builder = Builder { text, parser, locate, notes };
+    let mut builder = Builder {
+        text,
+        parser,
+        locate,
+        notes,
+    };
     let mut root = None;
     loop {
         match builder.next()? {
             (Event::StreamEnd, _) => break,
             (Event::DocumentStart(..), span) if root.is_some() => {
                 let fault = Fault::new("a second document starts here, expected one");
-                notes.say(&locate(&span.start), fault.hint("keep one recipe in a file, without a `---` line"));
+                notes.say(
+                    &locate(&span.start),
+                    fault.hint(
+                        "keep one recipe in a file, without a \
+                `---` line",
+                    ),
+                );
                 break;
             }
             (Event::StreamStart | Event::DocumentStart(..) | Event::DocumentEnd, _) => {}
@@ -110,7 +155,8 @@ fn strict() -> Options {
     options! { emit_comments: false, emit_anchor_events: true, emit_unresolved_aliases: true }
 }
 
-/// Makes nodes of events. Its methods give `None` when reading cannot go on; the fault is then in `notes`.
+/// Makes nodes of events. Its methods give `None` when reading cannot go on; the fault is then in
+/// `notes`.
 struct Builder<'a> {
     text: &'a str,
     parser: Parser<'a, StrInput<'a>>,
@@ -124,12 +170,21 @@ impl<'a> Builder<'a> {
         loop {
             match self.parser.next()? {
                 Ok((Event::Anchor(_, name), span)) => {
-                    let fault = Fault::new(format!("anchor `&{}` is not allowed in a recipe", shorten(&name)));
-                    self.say(&span.start, fault.hint("write the value out where it is used"));
+                    let fault = Fault::new(format!(
+                        "anchor `&{}` is not allowed in a recipe",
+                        shorten(&name)
+                    ));
+                    self.say(
+                        &span.start,
+                        fault.hint("write the value out where it is used"),
+                    );
                 }
                 Ok(located) => return Some(located),
                 Err(error) => {
-                    self.say(error.marker(), Fault::new(format!("not YAML: {}", error.info())));
+                    self.say(
+                        error.marker(),
+                        Fault::new(format!("not YAML: {}", error.info())),
+                    );
                     return None;
                 }
             }
@@ -138,12 +193,24 @@ impl<'a> Builder<'a> {
 
     fn node(&mut self, event: Event<'a>, span: &Span, depth: usize) -> Option<Node> {
         if depth > MAX_DEPTH {
-            self.say(&span.start, Fault::new(format!("more than {MAX_DEPTH} collections within each other")));
+            self.say(
+                &span.start,
+                Fault::new(format!(
+                    "more than {MAX_DEPTH} collections within \
+            each other"
+                )),
+            );
             return None;
         }
         if let Some(tag) = span.tag_span() {
-            let fault = Fault::new(format!("tag `{}` is not allowed in a recipe", shorten(tag.slice(self.text).unwrap_or("!"))));
-            self.say(&tag.start, fault.hint("remove it; a text that starts with `!` needs quotes"));
+            let fault = Fault::new(format!(
+                "tag `{}` is not allowed in a recipe",
+                shorten(tag.slice(self.text).unwrap_or("!"))
+            ));
+            self.say(
+                &tag.start,
+                fault.hint("remove it; a text that starts with `!` needs quotes"),
+            );
         }
         let kind = match event {
             Event::Scalar(text, style, ..) => self.scalar(text.into_owned(), style, span),
@@ -151,19 +218,38 @@ impl<'a> Builder<'a> {
             Event::MappingStart(..) => self.map(depth)?,
             // Of the parser's nodes only aliases are left, known and unknown ones.
             _ => {
-                let fault =
-                    Fault::new(format!("alias `{}` is not allowed in a recipe", shorten(span.slice(self.text).unwrap_or("*"))));
-                self.say(&span.start, fault.hint("write the value out; a text that starts with `*` needs quotes"));
+                let fault = Fault::new(format!(
+                    "alias `{}` is not allowed in a recipe",
+                    shorten(span.slice(self.text).unwrap_or("*"))
+                ));
+                self.say(
+                    &span.start,
+                    fault.hint(
+                        "write the value out; a text that starts with `*` \
+                needs quotes",
+                    ),
+                );
                 NodeValue::Refused
             }
         };
-        Some(Node { place: (self.locate)(&span.start), kind })
+        Some(Node {
+            place: (self.locate)(&span.start),
+            kind,
+        })
     }
 
     fn scalar(&self, text: String, style: ScalarStyle, span: &Span) -> NodeValue {
         let plain = style == ScalarStyle::Plain;
-        let written = if plain { text.clone() } else { span.slice(self.text).unwrap_or(&text).to_owned() };
-        NodeValue::Scalar { text, written, plain }
+        let written = if plain {
+            text.clone()
+        } else {
+            span.slice(self.text).unwrap_or(&text).to_owned()
+        };
+        NodeValue::Scalar {
+            text,
+            written,
+            plain,
+        }
     }
 
     fn list(&mut self, depth: usize) -> Option<NodeValue> {
@@ -195,17 +281,28 @@ impl<'a> Builder<'a> {
             NodeValue::Scalar { text, .. } if !key.is_blank() => text.clone(),
             NodeValue::Refused => return,
             _ => {
-                let fault = Fault::new(format!("expected a name before the colon, found {}", key.found()));
+                let fault = Fault::new(format!(
+                    "expected a name before the colon, found {}",
+                    key.found()
+                ));
                 return self.notes.say(&key.place, fault);
             }
         };
         match entries.entry(name) {
             Slot::Vacant(slot) => {
-                slot.insert(KeyValue { place: key.place, value });
+                slot.insert(KeyValue {
+                    place: key.place,
+                    value,
+                });
             }
             Slot::Occupied(slot) => {
-                let fault = Fault::new(format!("double key `{}`, first at {}", shorten(slot.key()), slot.get().place));
-                self.notes.say(&key.place, fault.hint("keep one of the two"));
+                let fault = Fault::new(format!(
+                    "double key `{}`, first at {}",
+                    shorten(slot.key()),
+                    slot.get().place
+                ));
+                self.notes
+                    .say(&key.place, fault.hint("keep one of the two"));
             }
         }
     }

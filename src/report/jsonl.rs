@@ -1,5 +1,6 @@
-//! `metrics.jsonl`, one object a step and one an evaluation, and `samples.jsonl`, one an answer, in the order in which they happened. A
-//! resumed run cuts its files back to what its checkpoint had seen, so that no line is there twice.
+//! `metrics.jsonl`, one object a step and one an evaluation, and `samples.jsonl`, one an answer, in
+//! the order in which they happened. A resumed run cuts its files back to what its checkpoint had
+//! seen, so that no line is there twice.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
@@ -19,21 +20,37 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens the file and keeps the first `bytes` of it; 0 starts it anew. What is missing of them is told as a note.
+    /// Opens the file and keeps the first `bytes` of it; 0 starts it anew. What is missing of them
+    /// is told as a note.
     ///
     /// # Errors
     /// It cannot be made or cut.
     pub fn open(path: &Path, bytes: u64, report: Reporter) -> Result<Self, files::FileError> {
         let failed = |cause| files::FileError::new("write", path, cause);
-        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(path)
+            .map_err(failed)?;
         let found = file.metadata().map_err(failed)?.len();
         if found < bytes {
             let path = path.display();
-            report(Event::Note(format!("`{path}` has {found} bytes, the checkpoint knew {bytes}: lines before it are lost")));
+            report(Event::Note(format!(
+                "`{path}` has {found} bytes, the checkpoint knew {bytes}: \
+            lines before it are lost"
+            )));
         }
         let bytes = bytes.min(found);
-        file.set_len(bytes).and_then(|()| file.seek(std::io::SeekFrom::End(0))).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, bytes })
+        file.set_len(bytes)
+            .and_then(|()| file.seek(std::io::SeekFrom::End(0)))
+            .map_err(failed)?;
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            bytes,
+        })
     }
 
     /// Appends a line; one that does not fit on the disk leaves no part of itself.
@@ -55,7 +72,9 @@ impl JsonLines {
     /// # Errors
     /// The disk fails.
     pub fn sync(&self) -> Result<u64, files::FileError> {
-        self.file.sync_all().map_err(|cause| files::FileError::new("sync", &self.path, cause))?;
+        self.file
+            .sync_all()
+            .map_err(|cause| files::FileError::new("sync", &self.path, cause))?;
         Ok(self.bytes)
     }
 }
@@ -77,13 +96,21 @@ mod tests {
         let seen = metrics.sync().expect("synced");
         metrics.append(&2).expect("written");
         drop(metrics);
-        std::fs::OpenOptions::new().append(true).open(&path).expect("opened").write_all(b"{\"torn").expect("written");
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(&path)
+            .expect("opened")
+            .write_all(b"{\"torn")
+            .expect("written");
 
         let mut metrics = JsonLines::open(&path, seen, &report).expect("opened");
         metrics.append(&3).expect("written");
         assert_eq!(std::fs::read_to_string(&path).expect("read"), "1\n3\n");
         assert!(notes.borrow().is_empty());
         JsonLines::open(&path, 9, &report).expect("opened");
-        assert!(matches!(&notes.borrow()[..], [Event::Note(note)] if note.contains("has 4 bytes, the checkpoint knew 9")));
+        assert!(
+            matches!(&notes.borrow()[..], [Event::Note(note)] if note.contains("has 4 bytes, \
+        the checkpoint knew 9"))
+        );
     }
 }

@@ -9,7 +9,9 @@ pub fn peak_memory_bytes() -> Option<u64> {
     let usage = getrusage(UsageWho::RUSAGE_SELF).ok()?;
     // Linux counts in KiB, macOS in bytes.
     let unit = if cfg!(target_os = "macos") { 1 } else { 1024 };
-    u64::try_from(usage.max_rss()).ok().map(|units| units * unit)
+    u64::try_from(usage.max_rss())
+        .ok()
+        .map(|units| units * unit)
 }
 
 /// Highest resident memory of this process so far, bytes; `None` where the system does not tell.
@@ -18,7 +20,8 @@ pub fn peak_memory_bytes() -> Option<u64> {
     None
 }
 
-/// Bytes as people read them of memory, in the unit of `nvidia-smi`: MiB of 2^20, or GiB of 2^30 from ten of them on.
+/// Bytes as people read them of memory, in the unit of `nvidia-smi`: MiB of 2^20, or GiB of 2^30
+/// from ten of them on.
 pub fn mebibytes(bytes: u64) -> String {
     match bytes as f64 / f64::from(1 << 20) {
         mebibytes if mebibytes >= 10_239.5 => format!("{:.1} GiB", mebibytes / 1024.0),
@@ -27,23 +30,35 @@ pub fn mebibytes(bytes: u64) -> String {
     }
 }
 
-/// Bytes that a new process could have without taking them from another: what the system says is available, or less where this process's
-/// control group is limited. `None` where the system does not tell.
+/// Bytes that a new process could have without taking them from another: what the system says is
+/// available, or less where this process's control group is limited. `None` where the system does
+/// not tell.
 ///
-/// Sources: proc(5), `MemAvailable`; <https://docs.kernel.org/admin-guide/cgroup-v2.html>, `memory.max`;
-/// <https://docs.kernel.org/admin-guide/cgroup-v1/memory.html>, `memory.limit_in_bytes`.
+/// Sources: proc(5), `MemAvailable`; <https://docs.kernel.org/admin-guide/cgroup-v2.html>,
+/// `memory.max`; <https://docs.kernel.org/admin-guide/cgroup-v1/memory.html>,
+/// `memory.limit_in_bytes`.
 pub fn free_memory_bytes() -> Option<u64> {
-    let of_system = kib_of(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let of_system = kib_of(
+        &std::fs::read_to_string("/proc/meminfo").ok()?,
+        "MemAvailable:",
+    )?;
     let groups = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
     let of_version = |version: &Version| {
         let group = groups.lines().find_map(|line| version.group(line))?;
-        let limits = Path::new(group).ancestors().filter_map(|group| version.free_in(&Path::new(version.root).join(group)));
+        let limits = Path::new(group)
+            .ancestors()
+            .filter_map(|group| version.free_in(&Path::new(version.root).join(group)));
         limits.min()
     };
-    VERSIONS.iter().filter_map(of_version).chain([of_system]).min()
+    VERSIONS
+        .iter()
+        .filter_map(of_version)
+        .chain([of_system])
+        .min()
 }
 
-/// Where a version of control groups has a group's limit, what it takes, and how much of that is pages of files.
+/// Where a version of control groups has a group's limit, what it takes, and how much of that is
+/// pages of files.
 #[derive(Debug)]
 struct Version {
     root: &'static str,
@@ -72,27 +87,43 @@ const VERSIONS: [Version; 2] = [
 ];
 
 impl Version {
-    /// The group that a line `number:controllers:/group` names, where it is of this version's controller.
+    /// The group that a line `number:controllers:/group` names, where it is of this version's
+    /// controller.
     fn group<'a>(&self, line: &'a str) -> Option<&'a str> {
         let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
-        controllers.split(',').any(|controller| controller == self.controller).then_some(group)
+        controllers
+            .split(',')
+            .any(|controller| controller == self.controller)
+            .then_some(group)
     }
 
-    /// What a control group may still take; pages of files are given back when something else needs them.
+    /// What a control group may still take; pages of files are given back when something else needs
+    /// them.
     fn free_in(&self, folder: &Path) -> Option<u64> {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
         let (limit, used) = (number(self.limit)?, number(self.used)?);
         let stat = read("memory.stat").unwrap_or_default();
-        let of_line = |key: &str| stat.lines().find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok()).unwrap_or(0);
-        Some(limit.saturating_sub(used.saturating_sub(self.of_files.into_iter().map(of_line).sum())))
+        let of_line = |key: &str| {
+            stat.lines()
+                .find_map(|line| line.strip_prefix(key)?.trim().parse::<u64>().ok())
+                .unwrap_or(0)
+        };
+        Some(
+            limit.saturating_sub(used.saturating_sub(self.of_files.into_iter().map(of_line).sum())),
+        )
     }
 }
 
 /// The bytes of a line `key   123 kB`.
 fn kib_of(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok().map(|kib| kib << 10)
+    line.trim()
+        .strip_suffix("kB")?
+        .trim()
+        .parse::<u64>()
+        .ok()
+        .map(|kib| kib << 10)
 }
 
 #[cfg(test)]
@@ -104,7 +135,9 @@ mod tests {
         for version in &VERSIONS {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let free = || version.free_in(folder.path());
-            let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+            let write = |name: &str, text: &str| {
+                std::fs::write(folder.path().join(name), text).expect("written")
+            };
             assert_eq!(free(), None, "the root of all groups has no limit");
             write(version.used, "700\n");
             write(version.limit, "max\n");
@@ -112,7 +145,10 @@ mod tests {
             write(version.limit, "1000\n");
             assert_eq!(free(), Some(300));
             let [inactive, active] = version.of_files;
-            write("memory.stat", &format!("anon 500\n{inactive}150\n{active}50\n"));
+            write(
+                "memory.stat",
+                &format!("anon 500\n{inactive}150\n{active}50\n"),
+            );
             assert_eq!(free(), Some(500));
             write(version.limit, "400\n");
             assert_eq!(free(), Some(0));
@@ -124,20 +160,48 @@ mod tests {
         let [second, first] = &VERSIONS;
         assert_eq!(second.group("0::/user/shell"), Some("user/shell"));
         assert_eq!(first.group("4:cpuset,memory:/user"), Some("user"));
-        for (version, line) in [(second, "4:memory:/user"), (first, "0::/user"), (first, "3:cpu:/memory"), (first, "memory")] {
+        for (version, line) in [
+            (second, "4:memory:/user"),
+            (first, "0::/user"),
+            (first, "3:cpu:/memory"),
+            (first, "memory"),
+        ] {
             assert_eq!(version.group(line), None, "{line}");
         }
     }
 
     #[test]
     fn memory_has_one_unit_from_plan_to_report() {
-        let sizes = [0, 900 << 10, 10 << 20, 549 << 20, 10_239 << 20, 10 << 30, 80 << 30].map(mebibytes);
-        assert_eq!(sizes, ["0.0 MiB", "0.9 MiB", "10 MiB", "549 MiB", "10239 MiB", "10.0 GiB", "80.0 GiB"]);
+        let sizes = [
+            0,
+            900 << 10,
+            10 << 20,
+            549 << 20,
+            10_239 << 20,
+            10 << 30,
+            80 << 30,
+        ]
+        .map(mebibytes);
+        assert_eq!(
+            sizes,
+            [
+                "0.0 MiB",
+                "0.9 MiB",
+                "10 MiB",
+                "549 MiB",
+                "10239 MiB",
+                "10.0 GiB",
+                "80.0 GiB"
+            ]
+        );
     }
 
     #[test]
     fn what_is_free_is_told_on_linux() {
-        assert_eq!(kib_of("MemTotal:  9 kB\nMemAvailable:   24 kB\n", "MemAvailable:"), Some(24 << 10));
+        assert_eq!(
+            kib_of("MemTotal:  9 kB\nMemAvailable:   24 kB\n", "MemAvailable:"),
+            Some(24 << 10)
+        );
         assert_eq!(free_memory_bytes().is_some(), cfg!(target_os = "linux"));
     }
 }

@@ -1,8 +1,11 @@
-//! Event files for TensorBoard: the numbers of `metrics.jsonl` as scalars, the answers of `samples.jsonl` as text.
+//! Event files for TensorBoard: the numbers of `metrics.jsonl` as scalars, the answers of
+//! `samples.jsonl` as text.
 //!
-//! They are for looking on, so they never hold a run up or end it: a thread of its own writes them, and after its first failure there is
-//! one warning and nothing more. Of the crate only what reports its errors is used; its own writer panics in a thread of its own, and in
-//! `Drop`. The format: <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>
+//! They are for looking on, so they never hold a run up or end it: a thread of its own writes them,
+//! and after its first failure there is one warning and nothing more. Of the crate only what
+//! reports its errors is used; its own writer panics in a thread of its own, and in `Drop`. The
+//! format:
+//! <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>
 
 mod event;
 mod file;
@@ -31,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct TensorBoard(RefCell<Option<Writer>>);
 
-/// A thread that writes what it is sent, and says how that went when nothing more comes or at its first failure.
+/// A thread that writes what it is sent, and says how that went when nothing more comes or at its
+/// first failure.
 #[derive(Debug)]
 struct Writer {
     records: SyncSender<Record>,
@@ -39,14 +43,16 @@ struct Writer {
 }
 
 impl TensorBoard {
-    /// Starts a new file in `folder`, in front of which readers drop what older ones say of the step `first` and later ones. Lines of
-    /// those steps that are in `metrics` stay true, and are said again.
+    /// Starts a new file in `folder`, in front of which readers drop what older ones say of the
+    /// step `first` and later ones. Lines of those steps that are in `metrics` stay true, and are
+    /// said again.
     pub fn start(folder: &Path, first: u64, metrics: &Path) -> Self {
         let (records, received) = sync_channel(WAITING);
         let (done, outcome) = channel();
         let (folder, kept) = (folder.to_owned(), kept(metrics, first));
         std::thread::spawn(move || {
-            let written = catch_unwind(AssertUnwindSafe(|| write(&folder, first, &kept, &received)));
+            let written =
+                catch_unwind(AssertUnwindSafe(|| write(&folder, first, &kept, &received)));
             drop(received);
             // Nobody listens where the run did not wait.
             let _ = done.send(written.unwrap_or_else(|panic| Err(panic_words(&*panic).to_owned())));
@@ -54,7 +60,8 @@ impl TensorBoard {
         Self(RefCell::new(Some(Writer { records, outcome })))
     }
 
-    /// Takes an event; the first time that something went wrong it is told, and nothing is written any more.
+    /// Takes an event; the first time that something went wrong it is told, and nothing is written
+    /// any more.
     pub fn take(&self, event: &Event) -> Option<String> {
         let mut writer = self.0.borrow_mut();
         let failed = match writer.as_ref()?.records.try_send(event::record(event)?) {
@@ -66,7 +73,8 @@ impl TensorBoard {
         Some(warning(&failed))
     }
 
-    /// Waits a little until everything is written; says what went wrong if that was not told before.
+    /// Waits a little until everything is written; says what went wrong if that was not told
+    /// before.
     pub fn finish(self) -> Option<String> {
         self.0.into_inner()?.end().map(|failed| warning(&failed))
     }
@@ -84,20 +92,38 @@ impl Writer {
 }
 
 fn warning(failed: &str) -> String {
-    format!("nothing more is written for TensorBoard: {failed}; the run is not affected, and `metrics.jsonl` has the numbers")
+    format!(
+        "nothing more is written for TensorBoard: {failed}; the run is not affected, and \
+    `metrics.jsonl` has the numbers"
+    )
 }
 
-fn write(folder: &Path, first: u64, kept: &[Value], records: &Receiver<Record>) -> Result<(), String> {
+fn write(
+    folder: &Path,
+    first: u64,
+    kept: &[Value],
+    records: &Receiver<Record>,
+) -> Result<(), String> {
     let mut file = EventFile::create(folder).map_err(|error| error.to_string())?;
-    let begins = [event::version(), event::session_start(first)].into_iter().chain(kept.iter().filter_map(event::scalars));
-    begins.chain(records).try_for_each(|record| file.append(&record)).map_err(|error| error.to_string())
+    let begins = [event::version(), event::session_start(first)]
+        .into_iter()
+        .chain(kept.iter().filter_map(event::scalars));
+    begins
+        .chain(records)
+        .try_for_each(|record| file.append(&record))
+        .map_err(|error| error.to_string())
 }
 
-/// Lines of the step `first` and later ones. One that cannot be read is left out: readers of the file itself will miss it too.
+/// Lines of the step `first` and later ones. One that cannot be read is left out: readers of the
+/// file itself will miss it too.
 fn kept(metrics: &Path, first: u64) -> Vec<Value> {
-    let lines = File::open(metrics).into_iter().flat_map(|file| BufReader::new(file).lines().map_while(Result::ok));
+    let lines = File::open(metrics)
+        .into_iter()
+        .flat_map(|file| BufReader::new(file).lines().map_while(Result::ok));
     let values = lines.filter_map(|line| serde_json::from_str(&line).ok());
-    values.filter(|line: &Value| line["step"].as_u64().is_some_and(|step| step >= first)).collect()
+    values
+        .filter(|line: &Value| line["step"].as_u64().is_some_and(|step| step >= first))
+        .collect()
 }
 
 #[cfg(test)]
@@ -109,7 +135,12 @@ mod tests {
     fn a_failure_is_told_once_and_a_writer_that_hangs_is_not_waited_for() {
         let place = tempfile::NamedTempFile::new().expect("a temporary file");
         let board = TensorBoard::start(place.path(), 0, Path::new("no metrics"));
-        let event = Event::Sampled(Sample { step: 0, place: 0, prompt: String::new(), text: String::new() });
+        let event = Event::Sampled(Sample {
+            step: 0,
+            place: 0,
+            prompt: String::new(),
+            text: String::new(),
+        });
         let warning = (0..10_000).find_map(|_| {
             std::thread::sleep(Duration::from_millis(1));
             board.take(&event)
@@ -121,7 +152,11 @@ mod tests {
         let (_done, outcome) = channel();
         let board = TensorBoard(RefCell::new(Some(Writer { records, outcome })));
         assert_eq!(board.take(&event), None);
-        assert!(board.take(&event).is_some_and(|warning| warning.contains("does not keep up")));
+        assert!(
+            board
+                .take(&event)
+                .is_some_and(|warning| warning.contains("does not keep up"))
+        );
         assert_eq!(board.take(&event), None);
         drop(received);
     }
@@ -131,6 +166,10 @@ mod tests {
         let (records, _received) = sync_channel(1);
         let (_done, outcome) = channel();
         let board = TensorBoard(RefCell::new(Some(Writer { records, outcome })));
-        assert!(board.finish().is_some_and(|warning| warning.contains("does not answer")));
+        assert!(
+            board
+                .finish()
+                .is_some_and(|warning| warning.contains("does not answer"))
+        );
     }
 }

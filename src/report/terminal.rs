@@ -1,4 +1,5 @@
-//! Progress for a person: bars on a terminal, a plain line every few seconds elsewhere. Everything goes to stderr.
+//! Progress for a person: bars on a terminal, a plain line every few seconds elsewhere. Everything
+//! goes to stderr.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -11,7 +12,8 @@ use super::{Evaluation, Event, Sample, Step, Transfer, mebibytes};
 use crate::fault::{printable, shown};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
-/// Steps from which the time that is left is told: rows of other lengths and a busy machine show soon, and a single slow step does not.
+/// Steps from which the time that is left is told: rows of other lengths and a busy machine show
+/// soon, and a single slow step does not.
 const RECENT: usize = 32;
 
 /// What a person sees.
@@ -29,7 +31,8 @@ struct Training {
     /// Steps that were taken before.
     first: u64,
     steps: u64,
-    /// When the first of the recent steps started, and when each of them ended; evaluation before the first step does not count.
+    /// When the first of the recent steps started, and when each of them ended; evaluation before
+    /// the first step does not count.
     recent: VecDeque<Instant>,
 }
 
@@ -47,7 +50,11 @@ impl Training {
 
     /// How long the steps after this one take, if they go on like the recent ones.
     fn left(&self, step: u64) -> Duration {
-        let spent = self.recent.back().zip(self.recent.front()).map_or(Duration::ZERO, |(last, first)| *last - *first);
+        let spent = self
+            .recent
+            .back()
+            .zip(self.recent.front())
+            .map_or(Duration::ZERO, |(last, first)| *last - *first);
         let each = spent.as_secs_f64() / self.recent.len().saturating_sub(1).max(1) as f64;
         Duration::from_secs_f64(each * self.steps.saturating_sub(step) as f64)
     }
@@ -65,7 +72,8 @@ impl Terminal {
         self.is_terminal
     }
 
-    /// Shows to whoever reads stderr; with `is_verbose` every step and checkpoint is a line that stays.
+    /// Shows to whoever reads stderr; with `is_verbose` every step and checkpoint is a line that
+    /// stays.
     pub fn new(is_verbose: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         Self {
@@ -87,7 +95,11 @@ impl Terminal {
 
     /// The loop goes on after the step `first` and up to `steps`.
     pub fn start(&self, first: u64, steps: u64) {
-        *self.training.borrow_mut() = Some(Training { first, steps, recent: VecDeque::new() });
+        *self.training.borrow_mut() = Some(Training {
+            first,
+            steps,
+            recent: VecDeque::new(),
+        });
         self.replace_bar(steps, "{bar:24} {pos}/{len}  {msg}");
     }
 
@@ -108,7 +120,11 @@ impl Terminal {
             Event::Step(step) => self.step(step),
             Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),
             Event::Sampled(sample) => self.say(&sampled(sample)),
-            Event::Saved { path, step } if self.is_verbose => self.say(&format!("step {step} is saved in `{}`", path.display())),
+            Event::Saved { path, step } if self.is_verbose => self.say(&format!(
+                "step {step} is \
+            saved in `{}`",
+                path.display()
+            )),
             Event::Saved { .. } => {}
         }
     }
@@ -164,8 +180,13 @@ impl Terminal {
 
     fn step(&self, step: &Step) {
         let mut training = self.training.borrow_mut();
-        let Some(training) = training.as_mut() else { return };
-        training.take(Instant::now(), Duration::from_secs_f64(step.tokens as f64 / step.tokens_per_second));
+        let Some(training) = training.as_mut() else {
+            return;
+        };
+        training.take(
+            Instant::now(),
+            Duration::from_secs_f64(step.tokens as f64 / step.tokens_per_second),
+        );
         let line = describe(step, training.left(step.step));
         if self.is_verbose {
             self.say(&format!("step {}/{}  {line}", step.step, training.steps));
@@ -173,11 +194,16 @@ impl Terminal {
         if let Some(bar) = self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
             bar.set_position(step.step);
             bar.set_message(line);
-        } else if !self.is_verbose && (step.step == training.first + 1 || self.is_time() || step.step == training.steps) {
+        } else if !self.is_verbose
+            && (step.step == training.first + 1 || self.is_time() || step.step == training.steps)
+        {
             print_line(&format!("step {}/{}  {line}", step.step, training.steps));
         }
         if step.skipped {
-            self.say(&format!("note: step {} was skipped: its loss or gradients were not finite", step.step));
+            self.say(&format!(
+                "note: step {} was skipped: its loss or gradients were not finite",
+                step.step
+            ));
         }
     }
 
@@ -202,7 +228,8 @@ pub fn say_now(line: &str) {
     print_line(line);
 }
 
-/// A line on stderr. Where nobody reads it any more the run goes on, which `eprintln!` would end with a panic.
+/// A line on stderr. Where nobody reads it any more the run goes on, which `eprintln!` would end
+/// with a panic.
 fn print_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", shown(line));
 }
@@ -212,12 +239,22 @@ fn describe(step: &Step, left: Duration) -> String {
     let memory = step.device_peak_memory_bytes.or(step.peak_memory_bytes);
     let memory = memory.map_or_else(String::new, |bytes| format!("  {}", mebibytes(bytes)));
     let left = HumanDuration(left);
-    format!("loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left", step.loss, step.learning_rate, step.tokens_per_second)
+    format!(
+        "loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left",
+        step.loss, step.learning_rate, step.tokens_per_second
+    )
 }
 
 /// One line about an evaluation.
 fn evaluated(evaluation: &Evaluation) -> String {
-    let part = |name: &str, loss: Option<f64>| loss.map_or_else(String::new, |loss| format!(", {name} {loss:.4}"));
+    let part = |name: &str, loss: Option<f64>| {
+        loss.map_or_else(String::new, |loss| {
+            format!(
+                ", \
+    {name} {loss:.4}"
+            )
+        })
+    };
     format!(
         "evaluation at step {}: loss {:.4}, perplexity {:.2}{}{}",
         evaluation.step,
@@ -231,7 +268,12 @@ fn evaluated(evaluation: &Evaluation) -> String {
 /// A prompt and, below it, its answer, whose lines stay below it.
 fn sampled(sample: &Sample) -> String {
     let below = |text: &str| printable(text).replace('\n', "\n    ");
-    format!("answer at step {}: {}\n    {}", sample.step, below(&sample.prompt), below(&sample.text))
+    format!(
+        "answer at step {}: {}\n    {}",
+        sample.step,
+        below(&sample.prompt),
+        below(&sample.text)
+    )
 }
 
 #[cfg(test)]
@@ -241,11 +283,19 @@ mod tests {
     #[test]
     fn the_time_that_is_left_follows_recent_steps() {
         let started = Instant::now();
-        let mut training = Training { first: 0, steps: 1000, recent: VecDeque::new() };
+        let mut training = Training {
+            first: 0,
+            steps: 1000,
+            recent: VecDeque::new(),
+        };
         assert_eq!(training.left(0), Duration::ZERO);
         let second = Duration::from_secs(1);
         training.take(started + 10 * second, 10 * second);
-        assert_eq!(training.left(1), 9990 * second, "the first step is all that is known");
+        assert_eq!(
+            training.left(1),
+            9990 * second,
+            "the first step is all that is known"
+        );
         // An hour of slow steps, and then fast ones.
         (2..100).for_each(|step| training.take(started + 10 * step * second, 10 * second));
         assert_eq!(training.left(100), 9000 * second);

@@ -20,12 +20,20 @@ pub struct Transfer {
 impl Transfer {
     /// File, bytes, speed and time left.
     pub(super) fn line(&self) -> String {
-        let Self { file, done_bytes, total_bytes, bytes_per_second } = self;
+        let Self {
+            file,
+            done_bytes,
+            total_bytes,
+            bytes_per_second,
+        } = self;
         let left_bytes = total_bytes.saturating_sub(*done_bytes);
         // Where nothing moves there is no end in sight; a century stands for that.
         let seconds = (left_bytes as f64 / bytes_per_second.max(1e-9)).clamp(0.0, 3e9);
         let (done, total) = (HumanBytes(*done_bytes), HumanBytes(*total_bytes));
-        let (speed, left) = (HumanBytes(*bytes_per_second as u64), HumanDuration(Duration::from_secs_f64(seconds)));
+        let (speed, left) = (
+            HumanBytes(*bytes_per_second as u64),
+            HumanDuration(Duration::from_secs_f64(seconds)),
+        );
         format!("{file}: {done} of {total}  {speed}/s  {left} left")
     }
 }
@@ -42,8 +50,15 @@ mod tests {
             total_bytes: 3 << 20,
             bytes_per_second: f64::from(1 << 20),
         };
-        assert_eq!(transfer.line(), "model.safetensors: 1.00 MiB of 3.00 MiB  1.00 MiB/s  2 seconds left");
-        let stalled = Transfer { bytes_per_second: 0.0, ..transfer };
+        assert_eq!(
+            transfer.line(),
+            "model.safetensors: 1.00 MiB of 3.00 MiB  1.00 MiB/s  2 \
+        seconds left"
+        );
+        let stalled = Transfer {
+            bytes_per_second: 0.0,
+            ..transfer
+        };
         assert!(stalled.line().ends_with(" left"));
     }
 }

@@ -1,4 +1,5 @@
-//! What a run leaves on disk: its product, the best adapter or model, and checkpoints with everything that the next step depends on.
+//! What a run leaves on disk: its product, the best adapter or model, and checkpoints with
+//! everything that the next step depends on.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -8,7 +9,9 @@ use super::TrainError;
 use super::optimizer::Optimizer;
 use super::state::State;
 use crate::adapter::{LoraConfig, peft};
-use crate::files::{self, check_space, files_in, write_all, write_atomic, write_folder_atomic, write_manifest};
+use crate::files::{
+    self, check_space, files_in, write_all, write_atomic, write_folder_atomic, write_manifest,
+};
 use crate::model::Decoder;
 use crate::report::JsonLines;
 
@@ -57,7 +60,11 @@ impl Product {
 
     fn write(&self, folder: &Path, decoder: &Decoder) -> Result<(), TrainError> {
         match self {
-            Self::Adapter { config, base, beside } => {
+            Self::Adapter {
+                config,
+                base,
+                beside,
+            } => {
                 peft::write(folder, decoder, config, base)?;
                 Ok(write_all(folder, beside)?)
             }
@@ -110,7 +117,10 @@ impl RunFolder {
     /// The adapter in a folder: it is one itself, or that of a run or a checkpoint with one.
     pub fn adapter_in(folder: &Path) -> Option<PathBuf> {
         let of_run = folder.join(Self::ADAPTER);
-        [folder, &of_run].into_iter().find(|folder| peft::is_in(folder)).map(Path::to_owned)
+        [folder, &of_run]
+            .into_iter()
+            .find(|folder| peft::is_in(folder))
+            .map(Path::to_owned)
     }
 
     /// Bytes that a run needs at least: the product and one checkpoint.
@@ -120,7 +130,10 @@ impl RunFolder {
 
     /// What a run has come to, if anything.
     pub fn product_in(run: &Path) -> Option<PathBuf> {
-        [Self::ADAPTER, Self::MODEL].map(|folder| run.join(folder)).into_iter().find(|folder| folder.exists())
+        [Self::ADAPTER, Self::MODEL]
+            .map(|folder| run.join(folder))
+            .into_iter()
+            .find(|folder| folder.exists())
     }
 
     /// The files of what a run has come to, by name; none where it has come to nothing.
@@ -133,11 +146,17 @@ impl RunFolder {
 
     /// Writes the product: the best by validation loss, or the last without validation.
     pub(super) fn save_product(&self, decoder: &Decoder) -> Result<(), TrainError> {
-        check_space(&self.path, product_bytes(decoder.trainable_parameters()) + self.product.beside_bytes(decoder))?;
-        write_folder_atomic(&self.path.join(self.product.folder()), |folder| self.product.write(folder, decoder))
+        check_space(
+            &self.path,
+            product_bytes(decoder.trainable_parameters()) + self.product.beside_bytes(decoder),
+        )?;
+        write_folder_atomic(&self.path.join(self.product.folder()), |folder| {
+            self.product.write(folder, decoder)
+        })
     }
 
-    /// Writes `checkpoints/step-N/` with an optimizer that is at rest, and removes the oldest beyond `limit`; the newest and the best stay.
+    /// Writes `checkpoints/step-N/` with an optimizer that is at rest, and removes the oldest
+    /// beyond `limit`; the newest and the best stay.
     pub(super) fn save_checkpoint(
         &self,
         decoder: &Decoder,
@@ -148,13 +167,23 @@ impl RunFolder {
         let checkpoints = self.path.join(Self::CHECKPOINTS);
         let path = checkpoints.join(name(state.step));
         let parameters = decoder.trainable_parameters();
-        let training_point_bytes = if optimizer.average().is_some() { 4 * parameters as u64 } else { 0 };
-        check_space(&self.path, checkpoint_bytes(parameters) + training_point_bytes + self.product.beside_bytes(decoder))?;
+        let training_point_bytes = if optimizer.average().is_some() {
+            4 * parameters as u64
+        } else {
+            0
+        };
+        check_space(
+            &self.path,
+            checkpoint_bytes(parameters)
+                + training_point_bytes
+                + self.product.beside_bytes(decoder),
+        )?;
         let mut state = state.clone();
         state.metrics_bytes = self.metrics.sync()?;
         state.samples_bytes = self.samples.as_ref().map_or(Ok(0), JsonLines::sync)?;
         write_folder_atomic::<TrainError>(&path, |folder| {
-            self.product.write(&folder.join(self.product.folder()), decoder)?;
+            self.product
+                .write(&folder.join(self.product.folder()), decoder)?;
             optimizer.write(&folder.join(OPTIMIZER), decoder)?;
             let text = serde_json::to_string_pretty(&state).expect("a state can be printed");
             write_atomic(&folder.join(STATE), (text + "\n").as_bytes())?;
@@ -165,13 +194,25 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Leaves `limit` checkpoints, the newest and the best among them. Those of later steps were not whole when the run was resumed.
+    /// Leaves `limit` checkpoints, the newest and the best among them. Those of later steps were
+    /// not whole when the run was resumed.
     fn remove_oldest(&self, state: &State, limit: usize) -> Result<(), TrainError> {
-        let found: Vec<_> = checkpoints_of(&self.path)?.into_iter().filter(|(step, _)| *step <= state.step).collect();
+        let found: Vec<_> = checkpoints_of(&self.path)?
+            .into_iter()
+            .filter(|(step, _)| *step <= state.step)
+            .collect();
         let is_best = |step: u64| state.best_step == Some(step);
         let best_is_old = found.iter().skip(limit).any(|(step, _)| is_best(*step));
-        let newest = if best_is_old { limit.saturating_sub(1).max(1) } else { limit };
-        for (_, old) in found.iter().skip(newest).filter(|(step, _)| !is_best(*step)) {
+        let newest = if best_is_old {
+            limit.saturating_sub(1).max(1)
+        } else {
+            limit
+        };
+        for (_, old) in found
+            .iter()
+            .skip(newest)
+            .filter(|(step, _)| !is_best(*step))
+        {
             files::remove_folder(old)?;
         }
         Ok(())
@@ -182,14 +223,28 @@ impl RunFolder {
 pub(super) fn checkpoints_of(run: &Path) -> Result<Vec<(u64, PathBuf)>, files::FileError> {
     let folder = run.join(RunFolder::CHECKPOINTS);
     // A link that leads nowhere is a disk that is not there, not a run without checkpoints.
-    if folder.symlink_metadata().is_err_and(|cause| cause.kind() == ErrorKind::NotFound) {
+    if folder
+        .symlink_metadata()
+        .is_err_and(|cause| cause.kind() == ErrorKind::NotFound)
+    {
         return Ok(Vec::new());
     }
     let failed = |cause| files::FileError::new("read", &folder, cause);
-    let step = |path: &Path| path.file_name()?.to_str()?.strip_prefix("step-")?.parse::<u64>().ok();
-    let paths: Result<Vec<PathBuf>, _> = fs::read_dir(&folder).map_err(failed)?.map(|entry| Ok(entry?.path())).collect();
+    let step = |path: &Path| {
+        path.file_name()?
+            .to_str()?
+            .strip_prefix("step-")?
+            .parse::<u64>()
+            .ok()
+    };
+    let paths: Result<Vec<PathBuf>, _> = fs::read_dir(&folder)
+        .map_err(failed)?
+        .map(|entry| Ok(entry?.path()))
+        .collect();
     let paths = paths.map_err(failed)?.into_iter();
-    let mut found: Vec<(u64, PathBuf)> = paths.filter_map(|path| Some((step(&path)?, path))).collect();
+    let mut found: Vec<(u64, PathBuf)> = paths
+        .filter_map(|path| Some((step(&path)?, path)))
+        .collect();
     found.sort_by(|left, right| right.cmp(left));
     Ok(found)
 }

@@ -29,11 +29,18 @@ pub(super) fn evaluate(
             if interrupt.load(Relaxed) {
                 return Err(Stopped);
             }
-            for (loss, target) in score(decoder, &batch, config.step.head_chunk_rows).into_iter().zip(&batch.targets) {
+            for (loss, target) in score(decoder, &batch, config.step.head_chunk_rows)
+                .into_iter()
+                .zip(&batch.targets)
+            {
                 sum.add(loss, data.end_ids.contains(target));
             }
             done += batch.rows.len();
-            report(Event::Progress { what: "evaluating".to_owned(), done: done as u64, total: total as u64 });
+            report(Event::Progress {
+                what: "evaluating".to_owned(),
+                done: done as u64,
+                total: total as u64,
+            });
         }
     }
     Ok(sum.loss().map(|eval_loss| Evaluation {
@@ -55,13 +62,20 @@ pub struct Score {
 impl Score {
     /// Takes in a token's loss, nats.
     pub fn add(&mut self, loss: f32, is_end: bool) {
-        if is_end { self.ends.add(loss) } else { self.content.add(loss) }
+        if is_end {
+            self.ends.add(loss)
+        } else {
+            self.content.add(loss)
+        }
     }
 
     /// Two scores as one.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
-        Self { content: self.content.and(other.content), ends: self.ends.and(other.ends) }
+        Self {
+            content: self.content.and(other.content),
+            ends: self.ends.and(other.ends),
+        }
     }
 
     /// Mean loss per trained token; `None` where there was none.
@@ -99,7 +113,10 @@ impl Mean {
     }
 
     fn and(self, other: Self) -> Self {
-        Self { sum: self.sum + other.sum, count: self.count + other.count }
+        Self {
+            sum: self.sum + other.sum,
+            count: self.count + other.count,
+        }
     }
 
     fn value(self) -> Option<f64> {

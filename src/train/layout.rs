@@ -1,6 +1,7 @@
 //! Where the numbers of each weight that trains stand in a flat row: a gradient, a moment.
 //!
-//! Weights of one group stand side by side, so that whatever goes by groups goes over few long stretches.
+//! Weights of one group stand side by side, so that whatever goes by groups goes over few long
+//! stretches.
 
 use std::ops::Range;
 
@@ -9,7 +10,8 @@ use burn::tensor::{DType, Device, Tensor};
 use crate::model::{Decoder, Place};
 use crate::nn::weight::Group;
 
-/// Places in the network, groups and stretches of the row of all weights that train, in the decoder's order.
+/// Places in the network, groups and stretches of the row of all weights that train, in the
+/// decoder's order.
 #[derive(Debug, Clone)]
 pub(super) struct WeightGroups(Vec<(Place, Group, Range<usize>)>);
 
@@ -19,7 +21,11 @@ impl WeightGroups {
         let mut weights = Vec::new();
         // Tensors are handles, and the copy is thrown away.
         decoder.clone().visit(&mut |place, _, weight| {
-            weights.push((place, weight.group(), 0..weight.shape().into_iter().product::<usize>()));
+            weights.push((
+                place,
+                weight.group(),
+                0..weight.shape().into_iter().product::<usize>(),
+            ));
         });
         let mut order: Vec<usize> = (0..weights.len()).collect();
         order.sort_by_key(|index| weights[*index].1);
@@ -44,7 +50,9 @@ impl WeightGroups {
 
     /// Groups and places, in the decoder's order.
     pub fn places(&self) -> impl Iterator<Item = (Group, Range<usize>)> {
-        self.0.iter().map(|(_, group, stretch)| (*group, stretch.clone()))
+        self.0
+            .iter()
+            .map(|(_, group, stretch)| (*group, stretch.clone()))
     }
 
     /// A row of zeros.
@@ -55,13 +63,17 @@ impl WeightGroups {
 
     /// The numbers of each weight, in the decoder's order.
     pub fn split(&self, row: &Tensor<1>) -> Vec<Tensor<1>> {
-        self.places().map(|(_, place)| row.clone().slice([place])).collect()
+        self.places()
+            .map(|(_, place)| row.clone().slice([place]))
+            .collect()
     }
 
     /// The inverse of [`WeightGroups::split`].
     pub fn join(&self, numbers: Vec<Tensor<1>>, device: &Device) -> Tensor<1> {
         let placed = self.places().zip(numbers);
-        placed.fold(self.zeros(device), |row, ((_, place), numbers)| row.slice_assign([place], numbers))
+        placed.fold(self.zeros(device), |row, ((_, place), numbers)| {
+            row.slice_assign([place], numbers)
+        })
     }
 }
 
@@ -76,15 +88,25 @@ mod tests {
     fn places_cover_the_row_by_groups_and_numbers_come_back() {
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/qwen2/model");
         let device = Device::flex();
-        let mut decoder =
-            Folder::open(&base).expect("a base").load(crate::terms::ModelDtype::Auto, &device, &|_| {}).expect("loaded");
+        let mut decoder = Folder::open(&base)
+            .expect("a base")
+            .load(crate::terms::ModelDtype::Auto, &device, &|_| {})
+            .expect("loaded");
         decoder.train_everything();
         let layout = WeightGroups::of(&decoder);
         let mut places: Vec<_> = layout.places().collect();
         places.sort_by_key(|(_, place)| place.start);
         assert!(places.is_sorted_by_key(|(group, _)| *group), "{places:?}");
-        assert!(places.windows(2).all(|pair| pair[0].1.end == pair[1].1.start), "{places:?}");
-        assert_eq!((places[0].1.start, places[places.len() - 1].1.end), (0, decoder.trainable_parameters()));
+        assert!(
+            places
+                .windows(2)
+                .all(|pair| pair[0].1.end == pair[1].1.start),
+            "{places:?}"
+        );
+        assert_eq!(
+            (places[0].1.start, places[places.len() - 1].1.end),
+            (0, decoder.trainable_parameters())
+        );
 
         let numbers = decoder.numbers();
         let back = layout.split(&layout.join(numbers.clone(), &device));

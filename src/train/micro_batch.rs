@@ -1,4 +1,5 @@
-//! Loss and gradients of one micro-batch: forward through the network, read its targets, judge the readings, and back.
+//! Loss and gradients of one micro-batch: forward through the network, read its targets, judge the
+//! readings, and back.
 
 use std::ops::Add;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use crate::nn::head::{HeadGradients, HeadPass};
 use crate::objective::Objective;
 use crate::terms::{Readings, Slopes};
 
-/// How a micro-batch is computed. Except for dropout it changes cost and memory, never the result beyond rounding.
+/// How a micro-batch is computed. Except for dropout it changes cost and memory, never the result
+/// beyond rounding.
 #[derive(Debug, Clone, Copy)]
 pub struct StepConfig {
     /// What is held between forward and backward.
@@ -58,7 +60,8 @@ impl Add for Loss {
     }
 }
 
-/// Adds a micro-batch's gradients to `gradients` and returns its loss. A loss that is not finite adds nothing.
+/// Adds a micro-batch's gradients to `gradients` and returns its loss. A loss that is not finite
+/// adds nothing.
 ///
 /// `stream` is the seed and epoch of the dropout masks.
 pub fn forward_backward(
@@ -68,7 +71,15 @@ pub fn forward_backward(
     stream: [u64; 2],
     gradients: &mut Gradients,
 ) -> Loss {
-    observed(decoder, batch, &Objective::NextToken, config, stream, gradients, &mut ())
+    observed(
+        decoder,
+        batch,
+        &Objective::NextToken,
+        config,
+        stream,
+        gradients,
+        &mut (),
+    )
 }
 
 /// [`forward_backward`] of any objective while somebody looks on: forward, read, judge, backward.
@@ -90,14 +101,25 @@ pub(super) fn observed(
     let shape = hidden.shape(); // [1, labeled, width]
 
     let mask = walk.head_mask();
-    let pass = HeadPass { chunk_rows: config.head_chunk_rows, scale: gradients.loss_scale(), mask: mask.as_ref() };
+    let pass = HeadPass {
+        chunk_rows: config.head_chunk_rows,
+        scale: gradients.loss_scale(),
+        mask: mask.as_ref(),
+    };
     let (readings, read) = read(decoder, hidden.squeeze_dim(0), batch, objective, pass);
 
     let judged = objective.judge(&readings, &batch.units);
-    // What is judged is divided behind the last micro-batch, so that what experts add counts once a token.
-    let balance = walk.balance().map(|balance| balance.clone().scaled(judged.weight));
+    // What is judged is divided behind the last micro-batch, so that what experts add counts once a
+    // token.
+    let balance = walk
+        .balance()
+        .map(|balance| balance.clone().scaled(judged.weight));
     let of_experts = balance.as_ref().map_or(0.0, Balance::loss);
-    let loss = Loss { sum: judged.loss_sum + of_experts, weight: judged.weight, trained_tokens: batch.trained_tokens() };
+    let loss = Loss {
+        sum: judged.loss_sum + of_experts,
+        weight: judged.weight,
+        trained_tokens: batch.trained_tokens(),
+    };
     if !loss.sum.is_finite() {
         walk.abandon();
         gradients.push(None);
@@ -106,12 +128,22 @@ pub(super) fn observed(
 
     let of_readout = match read {
         Read::Gradients(gradients) => gradients,
-        Read::Hidden(hidden) => decoder.head.backward(&hidden, &batch.targets, &judged.slopes, pass).1,
+        Read::Hidden(hidden) => {
+            decoder
+                .head
+                .backward(&hidden, &batch.targets, &judged.slopes, pass)
+                .1
+        }
     };
     let of_load = balance.map(|balance| balance.gradient(gradients.loss_scale()));
     let mut sum = gradients.zeros(decoder);
     let of_hidden = sum.add_readout(decoder, of_readout, observer);
-    walk.backward(of_hidden.reshape(shape), of_load.as_deref(), &mut sum, observer);
+    walk.backward(
+        of_hidden.reshape(shape),
+        of_load.as_deref(),
+        &mut sum,
+        observer,
+    );
     gradients.push(Some(sum));
     loss
 }
@@ -125,36 +157,63 @@ enum Read {
 }
 
 /// Reads the targets of a batch; where slopes are known ahead, gradients come out of the same pass.
-fn read(decoder: &Decoder, hidden: Tensor<2>, batch: &Batch, objective: &Objective, pass: HeadPass) -> (Readings, Read) {
+fn read(
+    decoder: &Decoder,
+    hidden: Tensor<2>,
+    batch: &Batch,
+    objective: &Objective,
+    pass: HeadPass,
+) -> (Readings, Read) {
     match objective.slope_ahead() {
         Some(slope) => {
-            let (readings, gradients) = decoder.head.backward(&hidden, &batch.targets, &Slopes::Same(slope), pass);
+            let (readings, gradients) =
+                decoder
+                    .head
+                    .backward(&hidden, &batch.targets, &Slopes::Same(slope), pass);
             (readings, Read::Gradients(gradients))
         }
-        None => (decoder.head.read(&hidden, &batch.targets, pass), Read::Hidden(hidden)),
+        None => (
+            decoder.head.read(&hidden, &batch.targets, pass),
+            Read::Hidden(hidden),
+        ),
     }
 }
 
-/// Losses of a batch's trained tokens without a tape and without dropout, in the order of its targets.
+/// Losses of a batch's trained tokens without a tape and without dropout, in the order of its
+/// targets.
 pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f32> {
     if batch.targets.is_empty() {
         return Vec::new();
     }
-    let pass = HeadPass { chunk_rows: head_chunk_rows, scale: 1.0, mask: None };
-    let readings = decoder.head.read(&hidden_of(decoder, batch), &batch.targets, pass);
+    let pass = HeadPass {
+        chunk_rows: head_chunk_rows,
+        scale: 1.0,
+        mask: None,
+    };
+    let readings = decoder
+        .head
+        .read(&hidden_of(decoder, batch), &batch.targets, pass);
     readings.values.into_iter().map(|log_p| -log_p).collect()
 }
 
-/// The hidden rows from which a batch's trained tokens are foretold, before the final norm, [trained tokens, width].
+/// The hidden rows from which a batch's trained tokens are foretold, before the final norm,
+/// [trained tokens, width].
 pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
-    decoder.hidden(ids(decoder, batch), &decoder.frame_for(&batch.lengths, &batch.positions, None)).squeeze_dim(0)
+    decoder
+        .hidden(
+            ids(decoder, batch),
+            &decoder.frame_for(&batch.lengths, &batch.positions, None),
+        )
+        .squeeze_dim(0)
 }
 
-/// One key a token: a hash of seed, epoch, row and place in the row, wherever that stands in the batch.
+/// One key a token: a hash of seed, epoch, row and place in the row, wherever that stands in the
+/// batch.
 fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
     let key = |row: u64, place: usize| mix(mix(mix(mix(seed) ^ epoch) ^ row) ^ place as u64);
     let rows = batch.rows.iter().zip(&batch.lengths);
-    rows.flat_map(|(row, length)| (0..*length).map(move |place| key(*row, place))).collect()
+    rows.flat_map(|(row, length)| (0..*length).map(move |place| key(*row, place)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -174,61 +233,126 @@ mod tests {
     /// A family with an adapter whose B is not zero.
     fn adapted(family: &Path) -> Decoder {
         let folder = Folder::open(&family.join("model")).expect("a base");
-        let mut decoder = folder.load(ModelDtype::Auto, &Device::flex(), &|_| {}).expect("loaded");
-        let config = LoraConfig { init_lora_weights: false, ..LoraConfig::all_linear(3, 6.0) };
+        let mut decoder = folder
+            .load(ModelDtype::Auto, &Device::flex(), &|_| {})
+            .expect("loaded");
+        let config = LoraConfig {
+            init_lora_weights: false,
+            ..LoraConfig::all_linear(3, 6.0)
+        };
         attach(&mut decoder, &config, 7, None).expect("attached");
         decoder
     }
 
-    /// The loss of documents that end within, at the end of and behind a tile, and the gradients of every weight that trains.
-    fn step(decoder: &Decoder, objective: &Objective, tile: usize, head_chunk_rows: usize, memory: Memory) -> (f64, Vec<f32>) {
+    /// The loss of documents that end within, at the end of and behind a tile, and the gradients of
+    /// every weight that trains.
+    fn step(
+        decoder: &Decoder,
+        objective: &Objective,
+        tile: usize,
+        head_chunk_rows: usize,
+        memory: Memory,
+    ) -> (f64, Vec<f32>) {
         let vocabulary = decoder.spec.vocabulary as u64;
         let row = |length: u64| {
-            let ids = (0..length).map(|place| (mix(length << 32 | place) % vocabulary) as u32).collect();
-            (length, TokenRow { ids, trained: (0..length).map(|place| place % 3 > 0).collect() })
+            let ids = (0..length)
+                .map(|place| (mix(length << 32 | place) % vocabulary) as u32)
+                .collect();
+            (
+                length,
+                TokenRow {
+                    ids,
+                    trained: (0..length).map(|place| place % 3 > 0).collect(),
+                },
+            )
         };
         let batch = Batch::new([3, 4, 5, 17, 70, 2].map(row));
         let mut gradients = Gradients::default();
-        let config = StepConfig { memory, head_chunk_rows, dropout: 0.1 };
-        let loss = in_tiles(tile, || observed(decoder, &batch, objective, config, [1, 2], &mut gradients, &mut ()));
-        let numbers = gradients.all().into_iter().flat_map(|row| row.into_data().iter::<f32>().collect::<Vec<_>>());
+        let config = StepConfig {
+            memory,
+            head_chunk_rows,
+            dropout: 0.1,
+        };
+        let loss = in_tiles(tile, || {
+            observed(
+                decoder,
+                &batch,
+                objective,
+                config,
+                [1, 2],
+                &mut gradients,
+                &mut (),
+            )
+        });
+        let numbers = gradients
+            .all()
+            .into_iter()
+            .flat_map(|row| row.into_data().iter::<f32>().collect::<Vec<_>>());
         (loss.sum, numbers.collect())
     }
 
     fn furthest(left: &[f32], right: impl IntoIterator<Item = f32>) -> f32 {
-        left.iter().zip(right).fold(0.0, |most, (one, other)| most.max((one - other).abs()))
+        left.iter()
+            .zip(right)
+            .fold(0.0, |most, (one, other)| most.max((one - other).abs()))
     }
 
     #[test]
     fn whole_models_do_not_depend_on_tiles_and_chunks() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs");
-        let families: Vec<_> = root.read_dir().expect("the golden files").map(|entry| entry.expect("an entry").path()).collect();
+        let families: Vec<_> = root
+            .read_dir()
+            .expect("the golden files")
+            .map(|entry| entry.expect("an entry").path())
+            .collect();
         assert_eq!(families.len(), 19);
         for path in &families {
-            let (family, decoder, objective) = (path.display(), adapted(path), Objective::NextToken);
+            let (family, decoder, objective) =
+                (path.display(), adapted(path), Objective::NextToken);
             let (loss, gradients) = step(&decoder, &objective, 64, 1000, Memory::KEEP);
-            let largest = gradients.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
-            assert!(loss.is_finite() && largest > 1e-3, "{family}: {loss}, {largest}");
-            for (tile, chunk, memory) in
-                [(4, 3, Memory::KEEP), (4, 3, Memory::RECOMPUTE), (64, 3, Memory::KEEP), (16, 1000, Memory::KEEP)]
-            {
+            let largest = gradients
+                .iter()
+                .fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            assert!(
+                loss.is_finite() && largest > 1e-3,
+                "{family}: {loss}, {largest}"
+            );
+            for (tile, chunk, memory) in [
+                (4, 3, Memory::KEEP),
+                (4, 3, Memory::RECOMPUTE),
+                (64, 3, Memory::KEEP),
+                (16, 1000, Memory::KEEP),
+            ] {
                 let (other, others) = step(&decoder, &objective, tile, chunk, memory);
-                assert!((other / loss - 1.0).abs() < 1e-6, "{family}, tile {tile}, chunk {chunk}: loss {other}, not {loss}");
+                assert!(
+                    (other / loss - 1.0).abs() < 1e-6,
+                    "{family}, tile {tile}, chunk {chunk}: \
+                loss {other}, not {loss}"
+                );
                 let furthest = furthest(&gradients, others);
-                assert!(furthest < 2e-6 * largest, "{family}, tile {tile}, chunk {chunk}: {furthest} of {largest}");
+                assert!(
+                    furthest < 2e-6 * largest,
+                    "{family}, tile {tile}, chunk {chunk}: \
+                {furthest} of {largest}"
+                );
             }
         }
     }
 
-    /// Slopes that are known after reading only: logits are computed twice, and every row has a factor of its own. With every weight 1 it is
-    /// the fused pass; and a loss is linear in its weights.
+    /// Slopes that are known after reading only: logits are computed twice, and every row has a
+    /// factor of its own. With every weight 1 it is the fused pass; and a loss is linear in its
+    /// weights.
     #[test]
     fn slopes_of_each_row_are_those_of_the_fused_pass() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs");
         // With a cap of logits, with a scale of them, and with a head of its own.
-        for (family, trains_everything) in
-            [("gemma2", false), ("granite", false), ("llama", false), ("qwen2", true), ("gemma2", true)]
-        {
+        for (family, trains_everything) in [
+            ("gemma2", false),
+            ("granite", false),
+            ("llama", false),
+            ("qwen2", true),
+            ("gemma2", true),
+        ] {
             let mut decoder = adapted(&root.join(family));
             if trains_everything {
                 decoder.train_everything();
@@ -236,15 +360,26 @@ mod tests {
             let of = |objective: Objective| step(&decoder, &objective, 64, 5, Memory::KEEP);
             let weighted = |weights: [f32; 6]| of(Objective::WeightedRows(weights.to_vec()));
             let (loss, fused) = of(Objective::NextToken);
-            let largest = fused.iter().fold(0.0_f32, |largest, x| largest.max(x.abs()));
+            let largest = fused
+                .iter()
+                .fold(0.0_f32, |largest, x| largest.max(x.abs()));
             let (same_loss, same) = weighted([1.0; 6]);
             assert_eq!(same_loss.to_bits(), loss.to_bits(), "{family}");
             let off = furthest(&fused, same);
             assert!(off <= 1e-6 * largest, "{family}: {off} of {largest}");
-            let ((one_loss, one), (other_loss, other)) =
-                (weighted([0.25, 0.0, 1.0, -2.0, 0.5, 1.0]), weighted([0.75, 1.0, 0.0, 3.0, 0.5, 0.0]));
-            assert!(((one_loss + other_loss) / loss - 1.0).abs() < 1e-6, "{family}: {one_loss} and {other_loss}, not {loss}");
-            let off = furthest(&fused, one.iter().zip(other).map(|(one, other)| one + other));
+            let ((one_loss, one), (other_loss, other)) = (
+                weighted([0.25, 0.0, 1.0, -2.0, 0.5, 1.0]),
+                weighted([0.75, 1.0, 0.0, 3.0, 0.5, 0.0]),
+            );
+            assert!(
+                ((one_loss + other_loss) / loss - 1.0).abs() < 1e-6,
+                "{family}: {one_loss} and \
+            {other_loss}, not {loss}"
+            );
+            let off = furthest(
+                &fused,
+                one.iter().zip(other).map(|(one, other)| one + other),
+            );
             assert!(off <= 1e-5 * largest, "{family}: {off} of {largest}");
         }
     }

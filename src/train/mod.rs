@@ -4,7 +4,8 @@ mod balance;
 mod checkpoint;
 mod compare;
 mod config;
-mod sampler;
+#[cfg(test)]
+mod crash_points;
 mod evaluate;
 mod gradients;
 mod layout;
@@ -14,29 +15,29 @@ mod observe;
 mod optimizer;
 mod resume;
 mod run;
+mod sampler;
 mod samples;
 mod schedule;
 mod state;
 mod step;
-#[cfg(test)]
-mod crash_points;
 mod tree;
 mod walk;
 
 pub use checkpoint::{Product, RunFolder};
 pub use compare::{Compared, compare};
 pub use config::TrainConfig;
-pub use sampler::{StepSampler, StepRows};
 pub use evaluate::Score;
 pub use gradients::Gradients;
 pub use loss_scale::LossScale;
 pub use micro_batch::{Loss, StepConfig, forward_backward, head_chunk_rows, score};
 pub use observe::{Border, Observer};
 pub use optimizer::{
-    Adafactor, AdamW, AdamWConfig, AdjustLr, Average, ByShape, Muon, Optimizer, OptimizerConfig, Rule, STACK, Saved,
+    Adafactor, AdamW, AdamWConfig, AdjustLr, Average, ByShape, Muon, Optimizer, OptimizerConfig,
+    Rule, STACK, Saved,
 };
 pub use resume::{Checkpoint, Start};
 pub use run::{Data, first_step, run};
+pub use sampler::{StepRows, StepSampler};
 pub use samples::{Answer, Prompts};
 pub use schedule::{RateCourse, Schedule, WarmupStableDecay};
 pub use state::State;
@@ -50,22 +51,34 @@ use crate::{adapter, files, model};
 
 fn kept(checkpoint: Option<&Path>) -> String {
     let nothing = || "it changed no weights".to_owned();
-    checkpoint.map_or_else(nothing, |path| format!("the weights before it are in `{}`", path.display()))
+    checkpoint.map_or_else(nothing, |path| {
+        format!("the weights before it are in `{}`", path.display())
+    })
 }
 
 fn row_of(steps: u64) -> String {
-    if steps > 1 { format!(", and is the last of {steps} such steps in a row") } else { String::new() }
+    if steps > 1 {
+        format!(", and is the last of {steps} such steps in a row")
+    } else {
+        String::new()
+    }
 }
 
 fn into_block(block: Option<usize>) -> String {
-    block.map_or_else(String::new, |block| format!(", and what goes back into `model.layers.{block}` is not finite"))
+    block.map_or_else(String::new, |block| {
+        format!(
+            ", and what goes back into \
+    `model.layers.{block}` is not finite"
+        )
+    })
 }
 
 /// A run that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A loss, gradient or new weight was not finite; the weights are those of the step before.
-    #[error("step {step} has loss {loss} and gradient norm {grad_norm}{}, expected finite numbers and finite weights after it{}; {}", into_block(*block), row_of(*in_a_row), kept(checkpoint.as_deref()))]
+    #[error("step {step} has loss {loss} and gradient norm {grad_norm}{}, expected finite numbers \
+    and finite weights after it{}; {}", into_block(*block), row_of(*in_a_row), kept(checkpoint.as_deref()))]
     Diverged {
         /// From 1.
         step: u64,
@@ -75,13 +88,17 @@ pub enum TrainError {
         loss: f64,
         /// Global L2 norm.
         grad_norm: f64,
-        /// The block from which on its way back a gradient was not finite, where that was looked at.
+        /// The block from which on its way back a gradient was not finite, where that was looked
+        /// at.
         block: Option<usize>,
         /// The weights, if a step changed them.
         checkpoint: Option<PathBuf>,
     },
     /// Every step was skipped, or no validation loss after one was finite.
-    #[error("none of {steps} steps left anything to keep: their losses, gradients or validation losses were not finite")]
+    #[error(
+        "none of {steps} steps left anything to keep: their losses, gradients or validation \
+    losses were not finite"
+    )]
     NothingLearned {
         /// Steps that were taken.
         steps: u64,
@@ -144,20 +161,35 @@ impl Explain for TrainError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Diverged { in_a_row: 2.., .. } => {
-                Some("lower `training.learning_rate` or add `training.warmup_steps`, and start over".into())
-            }
-            Self::Diverged { .. } => {
-                Some("lower `training.learning_rate`, add `training.warmup_steps`, or set `training.on_nonfinite: skip`".into())
-            }
-            Self::NothingLearned { .. } => {
-                Some("lower `training.learning_rate` or add `training.warmup_steps`; if step 1 fails too, look at the base and the data".into())
-            }
-            Self::NoneWhole { .. } => {
-                Some("copy one back from where it is whole, or start from step 0 with `--force`, which loses what was trained".into())
-            }
-            Self::Moments { .. } => Some("the run was started on another base, or its files were mixed up".into()),
-            Self::Stopped { run, .. } => Some(format!("go on with `rankine resume {}`", shell_word(&run.display().to_string()))),
+            Self::Diverged { in_a_row: 2.., .. } => Some(
+                "lower `training.learning_rate` or add `training.warmup_steps`, and start \
+                over"
+                    .into(),
+            ),
+            Self::Diverged { .. } => Some(
+                "lower `training.learning_rate`, add `training.warmup_steps`, or set \
+                `training.on_nonfinite: skip`"
+                    .into(),
+            ),
+            Self::NothingLearned { .. } => Some(
+                "lower `training.learning_rate` or add `training.warmup_steps`; if step 1 \
+                fails too, look at the base and the data"
+                    .into(),
+            ),
+            Self::NoneWhole { .. } => Some(
+                "copy one back from where it is whole, or start from step 0 with `--force`, \
+                which loses what was trained"
+                    .into(),
+            ),
+            Self::Moments { .. } => Some(
+                "the run was started on another base, or its files were \
+            mixed up"
+                    .into(),
+            ),
+            Self::Stopped { run, .. } => Some(format!(
+                "go on with `rankine resume {}`",
+                shell_word(&run.display().to_string())
+            )),
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
             Self::Adapter(error) => error.hint(),

@@ -1,5 +1,6 @@
-//! Who looks on while a step is taken: what is seen is what trains, and no second step stands beside the real one. A step that nobody
-//! watches costs nothing more, because `()` looks on by doing nothing.
+//! Who looks on while a step is taken: what is seen is what trains, and no second step stands
+//! beside the real one. A step that nobody watches costs nothing more, because `()` looks on by
+//! doing nothing.
 
 use burn::tensor::{DType, Tensor};
 
@@ -19,8 +20,8 @@ pub trait Observer {
         value
     }
 
-    /// A micro-batch's gradients of the weights that follow on each other from the one at an index of the decoder's order, each in memory
-    /// order.
+    /// A micro-batch's gradients of the weights that follow on each other from the one at an index
+    /// of the decoder's order, each in memory order.
     fn weights(&mut self, _first: usize, gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
         gradients
     }
@@ -28,12 +29,14 @@ pub trait Observer {
 
 impl Observer for () {}
 
-/// Steps of a process in which it is looked at whether what goes back between blocks is finite. A kernel that is wrong is wrong from the
-/// start on; that of a later step shows in the norm of its gradients.
+/// Steps of a process in which it is looked at whether what goes back between blocks is finite. A
+/// kernel that is wrong is wrong from the start on; that of a later step shows in the norm of its
+/// gradients.
 const CHECKED_STEPS: u64 = 10;
 
-/// Checks that what goes back between blocks is finite. A sum is, if all its numbers are, and is all that is read: one number a block.
-/// It is taken along one dimension after the other: the sum of a whole tensor is one of atomic additions on CUDA, in any order.
+/// Checks that what goes back between blocks is finite. A sum is, if all its numbers are, and is
+/// all that is read: one number a block. It is taken along one dimension after the other: the sum
+/// of a whole tensor is one of atomic additions on CUDA, in any order.
 #[derive(Debug)]
 pub(super) struct FiniteBorders {
     is_checked: bool,
@@ -43,14 +46,20 @@ pub(super) struct FiniteBorders {
 impl FiniteBorders {
     /// For the step after so many steps of this process.
     pub fn after(taken: u64) -> Self {
-        Self { is_checked: taken < CHECKED_STEPS, sums: Vec::new() }
+        Self {
+            is_checked: taken < CHECKED_STEPS,
+            sums: Vec::new(),
+        }
     }
 
-    /// The first block on the way back into which something went that is not finite. Read when all is under way, so that a device does not
-    /// wait between blocks.
+    /// The first block on the way back into which something went that is not finite. Read when all
+    /// is under way, so that a device does not wait between blocks.
     pub fn first_not_finite(&self) -> Option<usize> {
         let is_finite = |sum: &Tensor<3>| sum.to_data().iter::<f32>().all(f32::is_finite);
-        self.sums.iter().find(|(_, sum)| !is_finite(sum)).map(|(block, _)| *block)
+        self.sums
+            .iter()
+            .find(|(_, sum)| !is_finite(sum))
+            .map(|(block, _)| *block)
     }
 }
 
@@ -58,7 +67,8 @@ impl Observer for FiniteBorders {
     fn border(&mut self, border: Border, value: Tensor<3>) -> Tensor<3> {
         if let (true, Border::Gradient(block)) = (self.is_checked, border) {
             // The sum of finite numbers of 16 bits may be none of them.
-            self.sums.push((block, value.clone().cast(DType::F32).sum_dim(2).sum_dim(1)));
+            self.sums
+                .push((block, value.clone().cast(DType::F32).sum_dim(2).sum_dim(1)));
         }
         value
     }
@@ -72,7 +82,7 @@ mod tests {
 
     use super::super::micro_batch::{StepConfig, observed};
     use super::super::walk::Memory;
-    use super::super::{TrainError, Gradients};
+    use super::super::{Gradients, TrainError};
     use super::*;
     use crate::adapter::{LoraConfig, attach};
     use crate::data::{Batch, TokenRow};
@@ -86,15 +96,27 @@ mod tests {
 
     #[test]
     fn the_first_block_into_which_no_number_went_is_named_in_the_first_steps() {
-        let wrong = [[1.0, f32::NAN, 2.0], [f32::INFINITY, f32::NEG_INFINITY, 0.0], [0.0, f32::INFINITY, f32::MIN]];
+        let wrong = [
+            [1.0, f32::NAN, 2.0],
+            [f32::INFINITY, f32::NEG_INFINITY, 0.0],
+            [0.0, f32::INFINITY, f32::MIN],
+        ];
         for wrong in wrong {
-            for (taken, expected) in [(0, Some(1)), (CHECKED_STEPS - 1, Some(1)), (CHECKED_STEPS, None)] {
+            for (taken, expected) in [
+                (0, Some(1)),
+                (CHECKED_STEPS - 1, Some(1)),
+                (CHECKED_STEPS, None),
+            ] {
                 let mut borders = FiniteBorders::after(taken);
                 for (block, values) in [(2, [1.0, -1.0, 3.0]), (1, wrong), (0, wrong)] {
                     borders.border(Border::Output(block), row(wrong));
                     borders.border(Border::Gradient(block), row(values));
                 }
-                assert_eq!(borders.first_not_finite(), expected, "{wrong:?} after {taken} steps");
+                assert_eq!(
+                    borders.first_not_finite(),
+                    expected,
+                    "{wrong:?} after {taken} steps"
+                );
             }
         }
     }
@@ -104,27 +126,71 @@ mod tests {
 
     impl Observer for Wrong {
         fn border(&mut self, border: Border, value: Tensor<3>) -> Tensor<3> {
-            let value = if border == Border::Gradient(0) { value.mul_scalar(f32::NAN) } else { value };
+            let value = if border == Border::Gradient(0) {
+                value.mul_scalar(f32::NAN)
+            } else {
+                value
+            };
             self.0.border(border, value)
         }
     }
 
     #[test]
     fn a_real_step_is_seen_and_the_error_names_the_block() {
-        let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model/config.json");
+        let config = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests/golden/archs/llama/model/config.json");
         let spec = DecoderSpec::read(&config).expect("a config");
-        let mut decoder = spec.draw(1, ModelDtype::Auto, &Device::flex()).expect("drawn");
+        let mut decoder = spec
+            .draw(1, ModelDtype::Auto, &Device::flex())
+            .expect("drawn");
         attach(&mut decoder, &LoraConfig::all_linear(2, 4.0), 1, None).expect("attached");
-        let batch = Batch::new([(0, TokenRow { ids: vec![1, 2, 3, 4], trained: vec![true; 4] })]);
-        let step = StepConfig { memory: Memory::KEEP, head_chunk_rows: 4, dropout: 0.0 };
+        let batch = Batch::new([(
+            0,
+            TokenRow {
+                ids: vec![1, 2, 3, 4],
+                trained: vec![true; 4],
+            },
+        )]);
+        let step = StepConfig {
+            memory: Memory::KEEP,
+            head_chunk_rows: 4,
+            dropout: 0.0,
+        };
         let (mut right, mut wrong) = (FiniteBorders::after(0), Wrong(FiniteBorders::after(0)));
-        observed(&decoder, &batch, &Objective::NextToken, step, [0, 0], &mut Gradients::default(), &mut right);
-        assert_eq!((right.sums.len(), right.first_not_finite()), (decoder.blocks.len(), None));
-        let loss = observed(&decoder, &batch, &Objective::NextToken, step, [0, 0], &mut Gradients::default(), &mut wrong);
+        observed(
+            &decoder,
+            &batch,
+            &Objective::NextToken,
+            step,
+            [0, 0],
+            &mut Gradients::default(),
+            &mut right,
+        );
+        assert_eq!(
+            (right.sums.len(), right.first_not_finite()),
+            (decoder.blocks.len(), None)
+        );
+        let loss = observed(
+            &decoder,
+            &batch,
+            &Objective::NextToken,
+            step,
+            [0, 0],
+            &mut Gradients::default(),
+            &mut wrong,
+        );
         let block = wrong.0.first_not_finite();
         assert_eq!(block, Some(0));
-        let error = TrainError::Diverged { step: 1, in_a_row: 1, loss: loss.sum, grad_norm: f64::NAN, block, checkpoint: None };
-        let said = "and gradient norm NaN, and what goes back into `model.layers.0` is not finite, expected finite numbers";
+        let error = TrainError::Diverged {
+            step: 1,
+            in_a_row: 1,
+            loss: loss.sum,
+            grad_norm: f64::NAN,
+            block,
+            checkpoint: None,
+        };
+        let said = "and gradient norm NaN, and what goes back into `model.layers.0` is not finite, \
+        expected finite numbers";
         assert!(error.to_string().contains(said), "{error}");
     }
 }

@@ -1,5 +1,5 @@
-//! Back from a checkpoint to where a run was. Which one is the latest is never written down: it is the highest step whose manifest
-//! holds.
+//! Back from a checkpoint to where a run was. Which one is the latest is never written down: it is
+//! the highest step whose manifest holds.
 
 use std::path::{Path, PathBuf};
 
@@ -31,20 +31,32 @@ pub struct Start {
 }
 
 impl Checkpoint {
-    /// The checkpoint with the highest step that holds what was written into it; newer ones that do not are told as notes.
+    /// The checkpoint with the highest step that holds what was written into it; newer ones that do
+    /// not are told as notes.
     ///
     /// # Errors
-    /// One cannot be read, so that it is not known whether it is whole; or there are some and none is whole.
+    /// One cannot be read, so that it is not known whether it is whole; or there are some and none
+    /// is whole.
     pub fn latest(run: &Path, report: Reporter) -> Result<Option<Self>, TrainError> {
         let found = checkpoints_of(run)?;
         for (step, path) in &found {
             match Self::open(path, *step) {
                 Ok(checkpoint) => return Ok(Some(checkpoint)),
                 Err(Unproven::File(error)) => return Err(error.into()),
-                Err(reason) => report(Event::Note(format!("`{}` is passed over: {reason}", path.display()))),
+                Err(reason) => report(Event::Note(format!(
+                    "`{}` is passed over: {reason}",
+                    path.display()
+                ))),
             }
         }
-        if found.is_empty() { Ok(None) } else { Err(TrainError::NoneWhole { run: run.to_owned(), checkpoints: found.len() }) }
+        if found.is_empty() {
+            Ok(None)
+        } else {
+            Err(TrainError::NoneWhole {
+                run: run.to_owned(),
+                checkpoints: found.len(),
+            })
+        }
     }
 
     /// The folder of the newest checkpoint of a run, whole or not.
@@ -59,11 +71,18 @@ impl Checkpoint {
 
     fn open(path: &Path, step: u64) -> Result<Self, Unproven> {
         verify_manifest(path)?;
-        let state = State::parse(&read_text(&path.join(STATE)).map_err(unproven)?).map_err(Unproven::Differs)?;
+        let state = State::parse(&read_text(&path.join(STATE)).map_err(unproven)?)
+            .map_err(Unproven::Differs)?;
         if state.step != step {
-            return Err(Unproven::Differs(format!("its state.json is of step {}", state.step)));
+            return Err(Unproven::Differs(format!(
+                "its state.json is of step {}",
+                state.step
+            )));
         }
-        Ok(Self { path: path.to_owned(), state })
+        Ok(Self {
+            path: path.to_owned(),
+            state,
+        })
     }
 
     /// The folder.
@@ -80,8 +99,16 @@ impl Checkpoint {
     ///
     /// # Errors
     /// They are not those of this adapter on this model.
-    pub fn numbers(&self, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, TrainError> {
-        Ok(peft::read_numbers(&self.path.join(RunFolder::ADAPTER), config, modules)?)
+    pub fn numbers(
+        &self,
+        config: &LoraConfig,
+        modules: &[LinearSpec],
+    ) -> Result<Numbers, TrainError> {
+        Ok(peft::read_numbers(
+            &self.path.join(RunFolder::ADAPTER),
+            config,
+            modules,
+        )?)
     }
 
     /// Where the loop goes on: `decoder` has the weights of this checkpoint.
@@ -91,21 +118,28 @@ impl Checkpoint {
     pub fn start(self, optimizer: OptimizerConfig, decoder: &Decoder) -> Result<Start, TrainError> {
         let archive = Archive::open(&self.path.join(OPTIMIZER))?;
         let optimizer = Optimizer::read(optimizer, decoder, &self.state, &archive)?;
-        Ok(Start { optimizer, state: self.state })
+        Ok(Start {
+            optimizer,
+            state: self.state,
+        })
     }
 
-    /// Makes the run's product that of the best step again, should it be missing, damaged or of a later step. Nothing is done where
-    /// the best step has no whole checkpoint.
+    /// Makes the run's product that of the best step again, should it be missing, damaged or of a
+    /// later step. Nothing is done where the best step has no whole checkpoint.
     ///
     /// # Errors
     /// It cannot be written.
     pub fn restore_product(&self, run: &Path) -> Result<(), TrainError> {
-        let Some(best) = self.state.best_step else { return Ok(()) };
+        let Some(best) = self.state.best_step else {
+            return Ok(());
+        };
         let folder = run.join(RunFolder::CHECKPOINTS).join(name(best));
         if verify_manifest(&folder).is_err() {
             return Ok(());
         }
-        let Some(product) = RunFolder::product_in(&folder) else { return Ok(()) };
+        let Some(product) = RunFolder::product_in(&folder) else {
+            return Ok(());
+        };
         let name = product.file_name().expect("a folder in a folder");
         Ok(mirror(&product, &run.join(name))?)
     }
@@ -114,6 +148,9 @@ impl Checkpoint {
 impl Start {
     /// The first step of a run.
     pub fn fresh(optimizer: OptimizerConfig, decoder: &Decoder) -> Self {
-        Self { state: State::start(), optimizer: Optimizer::new(optimizer, decoder) }
+        Self {
+            state: State::start(),
+            optimizer: Optimizer::new(optimizer, decoder),
+        }
     }
 }

@@ -4,12 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::RunFolder;
-use super::sampler::{StepSampler, StepRows};
 use super::evaluate::evaluate;
 use super::loss_scale::LossScale;
 use super::observe::FiniteBorders;
 use super::optimizer::Optimizer;
 use super::resume::Start;
+use super::sampler::{StepRows, StepSampler};
 use super::samples::{Prompts, samples};
 use super::state::State;
 use super::step::{At, StepOutcome, Update, accumulate};
@@ -36,12 +36,12 @@ pub struct Data<'a> {
     pub prompts: Option<Prompts<'a>>,
 }
 
-/// Trains the weights of `decoder` that are to train and leaves the run in its folder; returns its last state. A raised `interrupt` ends it
-/// after the step that is being taken.
+/// Trains the weights of `decoder` that are to train and leaves the run in its folder; returns its
+/// last state. A raised `interrupt` ends it after the step that is being taken.
 ///
 /// # Errors
-/// The run was stopped; a loss or gradient was not finite and the config says to abort; no step left an adapter to keep; or a file could
-/// not be written.
+/// The run was stopped; a loss or gradient was not finite and the config says to abort; no step
+/// left an adapter to keep; or a file could not be written.
 pub fn run(
     decoder: &mut Decoder,
     data: &Data,
@@ -51,10 +51,17 @@ pub fn run(
     interrupt: &AtomicBool,
     report: Reporter,
 ) -> Result<State, TrainError> {
-    let Start { mut state, mut optimizer } = start;
+    let Start {
+        mut state,
+        mut optimizer,
+    } = start;
     let (started, seconds_before, steps_before) = (Instant::now(), state.seconds, state.step);
     let (rows, last) = (data.training.per_epoch(), config.schedule.total_steps);
-    let (mut is_new, mut saved_at, mut course) = (false, Instant::now(), StepSampler::new(config, &data.training));
+    let (mut is_new, mut saved_at, mut course) = (
+        false,
+        Instant::now(),
+        StepSampler::new(config, &data.training),
+    );
     loop {
         // Evaluate.
         if state.evaluation_due {
@@ -72,13 +79,25 @@ pub fn run(
 
         // Save.
         state.seconds = seconds_before + started.elapsed().as_secs_f64();
-        let (is_done, is_stopped, ends_epoch) = (config.is_done(&state), interrupt.load(Relaxed), state.place == rows as u64);
+        let (is_done, is_stopped, ends_epoch) = (
+            config.is_done(&state),
+            interrupt.load(Relaxed),
+            state.place == rows as u64,
+        );
         let is_best = state.best_step == Some(state.step);
-        let save_is_due = is_due(state.step, config.save_steps, ends_epoch || saved_at.elapsed() >= SAVE_EVERY);
+        let save_is_due = is_due(
+            state.step,
+            config.save_steps,
+            ends_epoch || saved_at.elapsed() >= SAVE_EVERY,
+        );
         if is_new && (is_done || is_stopped || is_best || save_is_due) {
             optimizer.rest(decoder);
-            let path = folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?;
-            report(Event::Saved { path, step: state.step });
+            let path =
+                folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?;
+            report(Event::Saved {
+                path,
+                step: state.step,
+            });
             saved_at = Instant::now();
         }
 
@@ -86,7 +105,12 @@ pub fn run(
         match (is_done, is_stopped, state.best_step) {
             (true, _, None) => return Err(TrainError::NothingLearned { steps: state.step }),
             (true, ..) => return Ok(state),
-            (_, true, _) => return Err(TrainError::Stopped { step: state.step, run: folder.path.clone() }),
+            (_, true, _) => {
+                return Err(TrainError::Stopped {
+                    step: state.step,
+                    run: folder.path.clone(),
+                });
+            }
             _ => {}
         }
 
@@ -95,13 +119,19 @@ pub fn run(
         state.loss_scale = LossScale::of(decoder.computed, state.loss_scale);
         let mut scale = state.loss_scale;
         let outcome = loop {
-            let at = At { step: state.step + 1, epoch: step_rows.epoch, loss_scale: LossScale::factor(scale) };
+            let at = At {
+                step: state.step + 1,
+                epoch: step_rows.epoch,
+                loss_scale: LossScale::factor(scale),
+            };
             let mut borders = FiniteBorders::after(state.step - steps_before);
             optimizer.go_on(decoder);
             let sums = accumulate(decoder, batches(data, &step_rows), config, at, &mut borders);
             let outcome = sums.update(decoder, &mut optimizer, config, borders.first_not_finite());
             // Nothing of a skipped step is kept, so no row is left out when it is taken again.
-            let Some(half) = LossScale::to_retry(scale, &outcome) else { break outcome };
+            let Some(half) = LossScale::to_retry(scale, &outcome) else {
+                break outcome;
+            };
             report(Event::Note(half.note(at.step)));
             scale = Some(half);
         };
@@ -109,20 +139,37 @@ pub fn run(
             && config.gives_up(&state)
         {
             optimizer.rest(decoder);
-            let save = || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
+            let save =
+                || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
             let checkpoint = (state.step > 0).then(save).transpose()?;
-            let StepOutcome { step, loss, grad_norm, .. } = outcome;
-            return Err(TrainError::Diverged { step, in_a_row: state.skipped_in_a_row + 1, loss, grad_norm, block, checkpoint });
+            let StepOutcome {
+                step,
+                loss,
+                grad_norm,
+                ..
+            } = outcome;
+            return Err(TrainError::Diverged {
+                step,
+                in_a_row: state.skipped_in_a_row + 1,
+                loss,
+                grad_norm,
+                block,
+                checkpoint,
+            });
         }
 
         // Log.
-        let step = outcome.report(decoder, step_rows.epoch as f64 + step_rows.places.end as f64 / rows as f64);
+        let step = outcome.report(
+            decoder,
+            step_rows.epoch as f64 + step_rows.places.end as f64 / rows as f64,
+        );
         if !step.skipped {
             // The scale of a skipped step tells nothing.
             state.loss_scale = scale.map(LossScale::after_step);
         }
         (state, is_new) = (state.after(&step, &optimizer, &step_rows), true);
-        state.evaluation_due = state.step == last || is_due(state.step, config.eval_steps, step_rows.places.end == rows);
+        state.evaluation_due = state.step == last
+            || is_due(state.step, config.eval_steps, step_rows.places.end == rows);
         folder.metrics.append(&step)?;
         report(Event::Step(step));
     }
@@ -139,7 +186,10 @@ fn log_evaluation(
         report(Event::Evaluated(evaluation.clone()));
     }
     for sample in samples {
-        folder.samples.as_mut().map_or(Ok(()), |lines| lines.append(&sample))?;
+        folder
+            .samples
+            .as_mut()
+            .map_or(Ok(()), |lines| lines.append(&sample))?;
         report(Event::Sampled(sample));
     }
     Ok(())
@@ -149,7 +199,11 @@ fn log_evaluation(
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &TrainConfig) -> Step {
     let mut optimizer = Optimizer::new(config.optimizer, decoder);
     let rows = StepSampler::new(config, &data.training).after(0, 0);
-    let at = At { step: 1, epoch: 0, loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)) };
+    let at = At {
+        step: 1,
+        epoch: 0,
+        loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)),
+    };
     optimizer.go_on(decoder);
     let sums = accumulate(decoder, batches(data, &rows), config, at, &mut ());
     let outcome = sums.update(decoder, &mut optimizer, config, None);
@@ -158,11 +212,18 @@ pub fn first_step(decoder: &mut Decoder, data: &Data, config: &TrainConfig) -> S
 
 /// The micro-batches of a step, each made when it is its turn.
 fn batches<'a>(data: &'a Data, of_step: &'a StepRows) -> impl Iterator<Item = Batch> + 'a {
-    of_step.micro_batches.iter().map(|rows| data.training.batch(rows))
+    of_step
+        .micro_batches
+        .iter()
+        .map(|rows| data.training.batch(rows))
 }
 
 fn is_due(step: u64, every: u64, otherwise: bool) -> bool {
-    if every > 0 { step.is_multiple_of(every) } else { otherwise }
+    if every > 0 {
+        step.is_multiple_of(every)
+    } else {
+        otherwise
+    }
 }
 
 impl TrainConfig {
@@ -175,6 +236,7 @@ impl TrainConfig {
 
     /// Whether one more skipped step ends the run.
     fn gives_up(&self, state: &State) -> bool {
-        self.on_nonfinite == OnNonfinite::Abort || state.skipped_in_a_row + 1 >= MAX_SKIPPED_IN_A_ROW
+        self.on_nonfinite == OnNonfinite::Abort
+            || state.skipped_in_a_row + 1 >= MAX_SKIPPED_IN_A_ROW
     }
 }

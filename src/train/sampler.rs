@@ -1,4 +1,5 @@
-//! Which rows each step of a run sees: a function of config and rows alone, so that a run goes on from a place as if it had never stopped.
+//! Which rows each step of a run sees: a function of config and rows alone, so that a run goes on
+//! from a place as if it had never stopped.
 
 use std::ops::Range;
 
@@ -30,12 +31,21 @@ pub struct StepRows {
 impl<'a> StepSampler<'a> {
     /// The way through these rows.
     pub fn new(config: &'a TrainConfig, rows: &'a Rows<'a>) -> Self {
-        Self { config, rows, packs: None }
+        Self {
+            config,
+            rows,
+            packs: None,
+        }
     }
 
     /// The packs of an epoch; without packing each is a row.
     pub fn packs(&self, epoch: u64) -> Packs {
-        let TrainConfig { shuffle, seed, packing, .. } = *self.config;
+        let TrainConfig {
+            shuffle,
+            seed,
+            packing,
+            ..
+        } = *self.config;
         self.rows.epoch(packing, shuffle.then_some(seed), epoch)
     }
 
@@ -46,22 +56,37 @@ impl<'a> StepSampler<'a> {
 
     /// Optimizer steps of an epoch.
     pub fn steps_of(&self, epoch: u64) -> u64 {
-        let packs = if self.config.packing == Packing::Off { self.rows.per_epoch() } else { self.packs(epoch).len() };
+        let packs = if self.config.packing == Packing::Off {
+            self.rows.per_epoch()
+        } else {
+            self.packs(epoch).len()
+        };
         packs.div_ceil(self.packs_per_step()) as u64
     }
 
-    /// Optimizer steps of so many epochs. Rows that are shuffled or mixed make another number of packs in each.
+    /// Optimizer steps of so many epochs. Rows that are shuffled or mixed make another number of
+    /// packs in each.
     pub fn steps(&self, epochs: u64) -> u64 {
-        if self.config.packing == Packing::Off || !(self.config.shuffle || self.rows.mixture().is_some()) {
+        if self.config.packing == Packing::Off
+            || !(self.config.shuffle || self.rows.mixture().is_some())
+        {
             return self.steps_of(0) * epochs;
         }
-        (0..epochs).into_par_iter().map(|epoch| self.steps_of(epoch)).sum()
+        (0..epochs)
+            .into_par_iter()
+            .map(|epoch| self.steps_of(epoch))
+            .sum()
     }
 
-    /// The rows of the step after `place` rows of `epoch`. Behind the last row the next epoch begins.
+    /// The rows of the step after `place` rows of `epoch`. Behind the last row the next epoch
+    /// begins.
     pub fn after(&mut self, epoch: u64, place: u64) -> StepRows {
         let done = usize::try_from(place).unwrap_or(usize::MAX);
-        let (epoch, done) = if done >= self.rows.per_epoch() { (epoch + 1, 0) } else { (epoch, done) };
+        let (epoch, done) = if done >= self.rows.per_epoch() {
+            (epoch + 1, 0)
+        } else {
+            (epoch, done)
+        };
         if self.packs.as_ref().is_none_or(|(of, _)| *of != epoch) {
             self.packs = Some((epoch, self.packs(epoch)));
         }
@@ -69,7 +94,13 @@ impl<'a> StepSampler<'a> {
         let first = packs.after(done);
         let last = packs.len().min(first + self.packs_per_step());
         let size = self.config.micro_batch_size;
-        let micro_batches = (first..last).step_by(size).map(|first| packs.draws(first..last.min(first + size)));
-        StepRows { epoch, places: packs.begin(first)..packs.begin(last), micro_batches: micro_batches.collect() }
+        let micro_batches = (first..last)
+            .step_by(size)
+            .map(|first| packs.draws(first..last.min(first + size)));
+        StepRows {
+            epoch,
+            places: packs.begin(first)..packs.begin(last),
+            micro_batches: micro_batches.collect(),
+        }
     }
 }

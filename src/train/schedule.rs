@@ -17,7 +17,8 @@ pub struct Schedule {
     pub total_steps: u64,
 }
 
-/// How a learning rate goes; rates are shares of the peak. A warm-up goes from 0 to 1 in a line where nothing else is said.
+/// How a learning rate goes; rates are shares of the peak. A warm-up goes from 0 to 1 in a line
+/// where nothing else is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RateCourse {
     /// It stays.
@@ -59,7 +60,8 @@ pub enum RateCourse {
     },
     /// A warm-up, a plateau and a decay at the end.
     WarmupStableDecay(WarmupStableDecay),
-    /// It stays, and a warm-up gives its first step a rate: schedule-free optimizers average by the rate, and have no use for a step of 0.
+    /// It stays, and a warm-up gives its first step a rate: schedule-free optimizers average by the
+    /// rate, and have no use for a step of 0.
     ScheduleFree,
 }
 
@@ -89,10 +91,19 @@ struct Steps {
 }
 
 impl Schedule {
-    /// The learning rate of the step after `taken` steps, skipped ones included; the first one's is `lr_at(0)`, 0 after most warm-ups.
+    /// The learning rate of the step after `taken` steps, skipped ones included; the first one's is
+    /// `lr_at(0)`, 0 after most warm-ups.
     pub fn lr_at(&self, taken: u64) -> f64 {
-        let steps = Steps { taken: taken as f64, warmup: self.warmup_steps as f64, total: self.total_steps as f64 };
-        let rate = if taken < self.warmup_steps { self.course.warming(steps) } else { self.course.rate(steps) };
+        let steps = Steps {
+            taken: taken as f64,
+            warmup: self.warmup_steps as f64,
+            total: self.total_steps as f64,
+        };
+        let rate = if taken < self.warmup_steps {
+            self.course.warming(steps)
+        } else {
+            self.course.rate(steps)
+        };
         self.peak * rate.max(0.0)
     }
 }
@@ -127,9 +138,10 @@ impl RateCourse {
                 };
                 above(stages.min, rate)
             }
-            Self::CosineAhead { warmup_start: Some(first), .. } => {
-                first + (1.0 - first) * steps.taken / (steps.warmup - 1.0).max(1.0)
-            }
+            Self::CosineAhead {
+                warmup_start: Some(first),
+                ..
+            } => first + (1.0 - first) * steps.taken / (steps.warmup - 1.0).max(1.0),
             Self::ScheduleFree | Self::CosineAhead { .. } => (steps.taken + 1.0) / steps.warmup,
             _ => steps.taken / steps.warmup,
         }
@@ -142,16 +154,29 @@ impl RateCourse {
             Self::Constant | Self::ScheduleFree => 1.0,
             Self::Linear => 1.0 - progress,
             Self::Cosine { num_cycles, min } => above(min, wave(num_cycles * progress)),
-            Self::CosineAhead { num_cycles, min, .. } => {
-                let ahead = Steps { taken: steps.taken + 1.0, ..steps };
+            Self::CosineAhead {
+                num_cycles, min, ..
+            } => {
+                let ahead = Steps {
+                    taken: steps.taken + 1.0,
+                    ..steps
+                };
                 above(min, wave(num_cycles * ahead.progress()))
             }
             Self::CosineWithRestarts { .. } if progress >= 1.0 => 0.0,
             Self::CosineWithRestarts { num_cycles } => wave(0.5 * (num_cycles * progress).fract()),
-            Self::Polynomial { end, .. } if steps.taken > steps.total || steps.total <= steps.warmup => end,
+            Self::Polynomial { end, .. }
+                if steps.taken > steps.total || steps.total <= steps.warmup =>
+            {
+                end
+            }
             Self::Polynomial { power, end } => (1.0 - end) * (1.0 - progress).powf(power) + end,
             Self::InverseSqrt { timescale } => {
-                let timescale = timescale.unwrap_or(if steps.warmup > 0.0 { steps.warmup } else { 1e4 });
+                let timescale = timescale.unwrap_or(if steps.warmup > 0.0 {
+                    steps.warmup
+                } else {
+                    1e4
+                });
                 1.0 / ((steps.taken + timescale - steps.warmup) / timescale).sqrt()
             }
             Self::WarmupStableDecay(stages) => stages.rate(steps),
@@ -162,11 +187,16 @@ impl RateCourse {
 impl WarmupStableDecay {
     fn rate(self, steps: Steps) -> f64 {
         let after_warmup = (steps.total - steps.warmup).max(0.0);
-        let asked = self.num_decay_steps.map_or_else(|| (0.1 * steps.total).ceil(), |decay| decay as f64);
+        let asked = self
+            .num_decay_steps
+            .map_or_else(|| (0.1 * steps.total).ceil(), |decay| decay as f64);
         // A decay that is longer than what the warm-up leaves is all of that.
         let (stable, decay) = match self.num_stable_steps {
             Some(stable) => (stable as f64, asked),
-            None => (after_warmup - asked.min(after_warmup), asked.min(after_warmup)),
+            None => (
+                after_warmup - asked.min(after_warmup),
+                asked.min(after_warmup),
+            ),
         };
         let into_decay = steps.taken - steps.warmup - stable;
         if into_decay < 0.0 {

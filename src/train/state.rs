@@ -2,9 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::sampler::StepRows;
 use super::loss_scale::LossScale;
 use super::optimizer::{Average, Optimizer};
+use super::sampler::StepRows;
 use crate::report::{Evaluation, Step};
 
 /// The form of `state.json`.
@@ -36,7 +36,8 @@ pub struct State {
     pub eval_loss_first: Option<f64>,
     /// Lowest validation loss after a step.
     pub eval_loss_best: Option<f64>,
-    /// The step whose adapter the run keeps: the best by validation loss, or the last that was saved without validation.
+    /// The step whose adapter the run keeps: the best by validation loss, or the last that was
+    /// saved without validation.
     pub best_step: Option<u64>,
     /// Evaluations since then.
     pub evaluations_without_improvement: u64,
@@ -45,7 +46,8 @@ pub struct State {
     /// Length of samples.jsonl; a state that was written before there was one has none.
     #[serde(default)]
     pub samples_bytes: u64,
-    /// What gradients are multiplied by while they are computed; nothing where they are as they are.
+    /// What gradients are multiplied by while they are computed; nothing where they are as they
+    /// are.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
     /// What a schedule-free optimizer averages by.
@@ -85,11 +87,19 @@ impl State {
     /// # Errors
     /// It is not valid, or of another version, in words.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let state: Self = serde_json::from_str(text).map_err(|error| format!("its state.json is not valid: {error}"))?;
+        let state: Self = serde_json::from_str(text).map_err(|error| {
+            format!(
+                "its state.json is \
+        not valid: {error}"
+            )
+        })?;
         if state.version == VERSION {
             Ok(state)
         } else {
-            Err(format!("its state.json has version {}, expected {VERSION}", state.version))
+            Err(format!(
+                "its state.json has version {}, expected {VERSION}",
+                state.version
+            ))
         }
     }
 
@@ -102,7 +112,11 @@ impl State {
             place: rows.places.end as u64,
             updates: optimizer.updates(),
             average: optimizer.average(),
-            skipped_in_a_row: if taken.skipped { self.skipped_in_a_row + 1 } else { 0 },
+            skipped_in_a_row: if taken.skipped {
+                self.skipped_in_a_row + 1
+            } else {
+                0
+            },
             tokens: self.tokens + taken.tokens,
             loss: Some(taken.loss).filter(|loss| loss.is_finite()),
             ..self
@@ -117,7 +131,9 @@ impl State {
             return false;
         }
         let loss = evaluation.map(|evaluation| evaluation.eval_loss);
-        let better = loss.is_none_or(|loss| loss.is_finite() && self.eval_loss_best.is_none_or(|best| loss < best));
+        let better = loss.is_none_or(|loss| {
+            loss.is_finite() && self.eval_loss_best.is_none_or(|best| loss < best)
+        });
         if better && self.updates > 0 {
             (self.eval_loss_best, self.best_step) = (loss, Some(self.step));
             self.evaluations_without_improvement = 0;
@@ -134,13 +150,24 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_to_the_bit() {
-        let state =
-            State { eval_loss_best: Some(0.1 + 0.2), loss: Some(1.0 / 3.0), seconds: 5e-324, step: u64::MAX, ..State::start() };
-        let state = State { loss_scale: LossScale::of(burn::tensor::DType::F16, None), ..state };
+        let state = State {
+            eval_loss_best: Some(0.1 + 0.2),
+            loss: Some(1.0 / 3.0),
+            seconds: 5e-324,
+            step: u64::MAX,
+            ..State::start()
+        };
+        let state = State {
+            loss_scale: LossScale::of(burn::tensor::DType::F16, None),
+            ..state
+        };
         let text = serde_json::to_string(&state).expect("printed");
         assert_eq!(State::parse(&text), Ok(state));
         let other = text.replace("\"version\":2", "\"version\":3");
-        assert_eq!(State::parse(&other), Err("its state.json has version 3, expected 2".to_owned()));
+        assert_eq!(
+            State::parse(&other),
+            Err("its state.json has version 3, expected 2".to_owned())
+        );
         assert!(State::parse(&text.replace("\"place\"", "\"spot\"")).is_err());
         let before_samples = text.replace("\"samples_bytes\":0,", "");
         assert!(before_samples.len() < text.len() && State::parse(&before_samples).is_ok());

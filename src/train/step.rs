@@ -37,7 +37,8 @@ pub struct Accumulated {
     pub gradients: Gradients,
 }
 
-/// Runs the micro-batches of a step forward and backward. The optimizer must have its weights in the decoder, see [`Optimizer::go_on`].
+/// Runs the micro-batches of a step forward and backward. The optimizer must have its weights in
+/// the decoder, see [`Optimizer::go_on`].
 pub fn accumulate(
     decoder: &Decoder,
     batches: impl Iterator<Item = Batch>,
@@ -46,17 +47,33 @@ pub fn accumulate(
     observer: &mut impl Observer,
 ) -> Accumulated {
     let started = Instant::now();
-    let (mut gradients, mut losses, mut tokens) = (Gradients::of(at.loss_scale), TreeSum::new(Loss::add), 0);
+    let (mut gradients, mut losses, mut tokens) =
+        (Gradients::of(at.loss_scale), TreeSum::new(Loss::add), 0);
     for batch in batches {
         let stream = [config.seed, at.epoch];
-        losses.push(Some(observed(decoder, &batch, &config.objective, config.step, stream, &mut gradients, observer)));
+        losses.push(Some(observed(
+            decoder,
+            &batch,
+            &config.objective,
+            config.step,
+            stream,
+            &mut gradients,
+            observer,
+        )));
         tokens += batch.tokens();
     }
     let sum = losses.total().unwrap_or_default();
     // Once, by the weight of the whole step: micro-batches of any size give the same mean.
     let mean = 1.0 / sum.weight;
     let (loss, gradients) = (sum.sum * mean, gradients.scaled(mean));
-    Accumulated { step: at.step, started, loss, tokens, trained_tokens: sum.trained_tokens, gradients }
+    Accumulated {
+        step: at.step,
+        started,
+        loss,
+        tokens,
+        trained_tokens: sum.trained_tokens,
+        gradients,
+    }
 }
 
 /// Result of a step.
@@ -87,14 +104,15 @@ pub enum Update {
     Made,
     /// A loss, gradient or new weight was not finite: the weights are as they were.
     Skipped {
-        /// The first block on the way back that was handed a gradient that is not finite, where that was checked.
+        /// The first block on the way back that was handed a gradient that is not finite, where
+        /// that was checked.
         block: Option<usize>,
     },
 }
 
 impl Accumulated {
-    /// Clips the gradients and updates every weight, or none: if loss, gradients or new weights are not finite, or `not_finite` names a
-    /// block that was handed such a gradient.
+    /// Clips the gradients and updates every weight, or none: if loss, gradients or new weights are
+    /// not finite, or `not_finite` names a block that was handed such a gradient.
     pub fn update(
         self,
         decoder: &mut Decoder,
@@ -102,15 +120,39 @@ impl Accumulated {
         config: &TrainConfig,
         not_finite: Option<usize>,
     ) -> StepOutcome {
-        let Self { step, started, loss, tokens, trained_tokens, gradients } = self;
+        let Self {
+            step,
+            started,
+            loss,
+            tokens,
+            trained_tokens,
+            gradients,
+        } = self;
         let grad_norm = gradients.norm();
         let learning_rate = optimizer.learning_rate(config.schedule.lr_at(step - 1));
         let is_finite = not_finite.is_none() && loss.is_finite() && grad_norm.is_finite();
-        let clipped = if config.max_grad_norm > 0.0 { gradients.clipped(grad_norm, config.max_grad_norm) } else { gradients };
+        let clipped = if config.max_grad_norm > 0.0 {
+            gradients.clipped(grad_norm, config.max_grad_norm)
+        } else {
+            gradients
+        };
         let is_made = is_finite && optimizer.update(decoder, clipped, learning_rate);
-        let update = if is_made { Update::Made } else { Update::Skipped { block: not_finite } };
+        let update = if is_made {
+            Update::Made
+        } else {
+            Update::Skipped { block: not_finite }
+        };
         let seconds = started.elapsed().as_secs_f64();
-        StepOutcome { step, loss, grad_norm, learning_rate, tokens, trained_tokens, seconds, update }
+        StepOutcome {
+            step,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+            trained_tokens,
+            seconds,
+            update,
+        }
     }
 }
 

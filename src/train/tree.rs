@@ -1,9 +1,11 @@
 //! Sums in one order of addition, whoever adds.
 //!
-//! The micro-batches of a step are the leaves of a binary tree that their number fixes: 0+1, 2+3, .., then pairs of pairs. Neighboring leaves
-//! make whole subtrees, so that ranks, devices or threads that hold some of them each come to the same bits as one that holds all.
+//! The micro-batches of a step are the leaves of a binary tree that their number fixes: 0+1, 2+3,
+//! .., then pairs of pairs. Neighboring leaves make whole subtrees, so that ranks, devices or
+//! threads that hold some of them each come to the same bits as one that holds all.
 
-/// A binary counter of partial sums: two of equal height become one. Of n leaves at most log2(n) + 1 numbers are held at a time.
+/// A binary counter of partial sums: two of equal height become one. Of n leaves at most log2(n) +
+/// 1 numbers are held at a time.
 #[derive(Debug, Clone)]
 pub(super) struct TreeSum<T> {
     add: fn(T, T) -> T,
@@ -14,7 +16,10 @@ pub(super) struct TreeSum<T> {
 impl<T> TreeSum<T> {
     /// A sum without leaves; `add` is given the lower leaves first.
     pub fn new(add: fn(T, T) -> T) -> Self {
-        Self { add, partial: Vec::new() }
+        Self {
+            add,
+            partial: Vec::new(),
+        }
     }
 
     /// Adds the next leaf. An absent one has a place in the tree and adds nothing.
@@ -81,18 +86,33 @@ mod tests {
         for count in 1..=8_usize {
             let leaves: Vec<Option<f32>> = (0..count).map(|index| Some(leaf(index))).collect();
             let height = count.next_power_of_two().ilog2();
-            assert_eq!(total(&leaves).map(f32::to_bits), explicit(&leaves, 0, height).map(f32::to_bits), "{count}");
+            assert_eq!(
+                total(&leaves).map(f32::to_bits),
+                explicit(&leaves, 0, height).map(f32::to_bits),
+                "{count}"
+            );
         }
         let all: Vec<f32> = (0..8).map(leaf).collect();
         let in_turn = all.iter().copied().reduce(f32::add);
-        assert_ne!(total(&all.into_iter().map(Some).collect::<Vec<_>>()), in_turn, "the order counts");
+        assert_ne!(
+            total(&all.into_iter().map(Some).collect::<Vec<_>>()),
+            in_turn,
+            "the order \
+        counts"
+        );
     }
 
     #[test]
     fn absent_leaves_have_places_and_add_nothing() {
         for absent in 0..256_usize {
-            let leaves: Vec<Option<f32>> = (0..8).map(|index| (absent >> index & 1 == 0).then(|| leaf(index))).collect();
-            assert_eq!(total(&leaves).map(f32::to_bits), explicit(&leaves, 0, 3).map(f32::to_bits), "{absent:08b}");
+            let leaves: Vec<Option<f32>> = (0..8)
+                .map(|index| (absent >> index & 1 == 0).then(|| leaf(index)))
+                .collect();
+            assert_eq!(
+                total(&leaves).map(f32::to_bits),
+                explicit(&leaves, 0, 3).map(f32::to_bits),
+                "{absent:08b}"
+            );
         }
     }
 
@@ -102,7 +122,11 @@ mod tests {
         let leaves: Vec<Option<f32>> = (0..8).map(|index| Some(leaf(index))).collect();
         for holders in [1, 2, 4, 8] {
             let sums: Vec<Option<f32>> = leaves.chunks(8 / holders).map(total).collect();
-            assert_eq!(total(&sums).map(f32::to_bits), total(&leaves).map(f32::to_bits), "{holders}");
+            assert_eq!(
+                total(&sums).map(f32::to_bits),
+                total(&leaves).map(f32::to_bits),
+                "{holders}"
+            );
         }
     }
 

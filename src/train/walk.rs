@@ -1,5 +1,5 @@
-//! The way of a micro-batch through the blocks and back. Where the base is frozen a step needs the gradient of activations and of the
-//! adapters only.
+//! The way of a micro-batch through the blocks and back. Where the base is frozen a step needs the
+//! gradient of activations and of the adapters only.
 
 use std::sync::Arc;
 
@@ -13,11 +13,12 @@ use crate::model::{Block, Decoder, Frame, Place};
 use crate::nn::experts::Load;
 use crate::ops::{Mask, backward_from};
 
-/// What is held between forward and backward: of the lowest blocks their inputs, from which their forward is computed again in
-/// backward, and of all others their tapes.
+/// What is held between forward and backward: of the lowest blocks their inputs, from which their
+/// forward is computed again in backward, and of all others their tapes.
 ///
-/// The lowest, because backward comes to them last: a tape that is made again lives beside the tapes below it, so that above kept ones
-/// it would be held on top of the peak, and below them it takes the place of tapes that are gone by then.
+/// The lowest, because backward comes to them last: a tape that is made again lives beside the
+/// tapes below it, so that above kept ones it would be held on top of the peak, and below them it
+/// takes the place of tapes that are gone by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     /// Blocks that are computed again, counted from the bottom of the model.
@@ -28,7 +29,9 @@ impl Memory {
     /// Every block's tape.
     pub const KEEP: Self = Self { recomputed: 0 };
     /// Every block's input.
-    pub const RECOMPUTE: Self = Self { recomputed: usize::MAX };
+    pub const RECOMPUTE: Self = Self {
+        recomputed: usize::MAX,
+    };
 }
 
 /// What a forward leaves behind for its backward.
@@ -45,7 +48,8 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Runs a batch forward; returns the hidden rows from which its trained tokens are foretold, before the final norm, [1, labeled, width].
+    /// Runs a batch forward; returns the hidden rows from which its trained tokens are foretold,
+    /// before the final norm, [1, labeled, width].
     pub fn forward(
         decoder: &'a Decoder,
         batch: &Batch,
@@ -59,9 +63,25 @@ impl<'a> Walk<'a> {
             None => decoder.frame_for(&batch.lengths, &batch.positions, dropout),
         };
         let (ids, blocks) = (ids(decoder, batch), &decoder.blocks);
-        let lowest_block = || blocks.iter().position(Block::trains).unwrap_or(blocks.len());
-        let lowest = if decoder.trains_embedding() { 0 } else { lowest_block() };
-        let mut walk = Self { decoder, frame, ids, lowest, saved: Vec::with_capacity(blocks.len()), balance };
+        let lowest_block = || {
+            blocks
+                .iter()
+                .position(Block::trains)
+                .unwrap_or(blocks.len())
+        };
+        let lowest = if decoder.trains_embedding() {
+            0
+        } else {
+            lowest_block()
+        };
+        let mut walk = Self {
+            decoder,
+            frame,
+            ids,
+            lowest,
+            saved: Vec::with_capacity(blocks.len()),
+            balance,
+        };
         let mut x = decoder.embed(walk.ids.clone()); // [1, tokens, width]
         for (index, block) in blocks.iter().enumerate() {
             let (output, load) = walk.step(index, block, x, memory);
@@ -74,7 +94,13 @@ impl<'a> Walk<'a> {
     }
 
     /// Runs one block forward and keeps what its backward needs.
-    fn step(&mut self, index: usize, block: &Block, x: Tensor<3>, memory: Memory) -> (Tensor<3>, Option<Load>) {
+    fn step(
+        &mut self,
+        index: usize,
+        block: &Block,
+        x: Tensor<3>,
+        memory: Memory,
+    ) -> (Tensor<3>, Option<Load>) {
         if index < self.lowest {
             return block.forward_with_load(x, &self.frame);
         }
@@ -103,25 +129,46 @@ impl<'a> Walk<'a> {
         self.balance.as_ref()
     }
 
-    /// Goes back through the blocks, given the gradient of the hidden rows and of the probabilities of experts, and adds the gradients of
-    /// what trains of blocks and embedding.
-    pub fn backward(mut self, gradient: Tensor<3>, of_load: Option<&[f32]>, sum: &mut Sum, observer: &mut impl Observer) {
+    /// Goes back through the blocks, given the gradient of the hidden rows and of the probabilities
+    /// of experts, and adds the gradients of what trains of blocks and embedding.
+    pub fn backward(
+        mut self,
+        gradient: Tensor<3>,
+        of_load: Option<&[f32]>,
+        sum: &mut Sum,
+        observer: &mut impl Observer,
+    ) {
         let mut gradient = Some(gradient);
         while let Some(saved) = self.saved.pop() {
             let index = self.lowest + self.saved.len();
             let tape = match saved {
                 Saved::Tape(tape) => *tape,
-                Saved::Input(x) => Tape::record(&self.decoder.blocks[index], x, &self.frame, self.goes_on(index)),
+                Saved::Input(x) => Tape::record(
+                    &self.decoder.blocks[index],
+                    x,
+                    &self.frame,
+                    self.goes_on(index),
+                ),
             };
             // Handed over, so that backward may work in its place.
-            let of_output = observer.border(Border::Gradient(index), gradient.take().expect("the block above goes on"));
+            let of_output = observer.border(
+                Border::Gradient(index),
+                gradient.take().expect(
+                    "the \
+            block above goes on",
+                ),
+            );
             let (of_block, of_input) = tape.backward(of_output, of_load);
             sum.add(Place::Segment(index), of_block, observer);
             gradient = of_input;
         }
         if self.decoder.trains_embedding() {
             let of_input = gradient.expect("where the embedding trains, it goes on to there");
-            sum.add(Place::Embedding, self.decoder.embedding_gradients(self.ids, of_input), observer);
+            sum.add(
+                Place::Embedding,
+                self.decoder.embedding_gradients(self.ids, of_input),
+                observer,
+            );
         }
     }
 
@@ -134,7 +181,10 @@ impl<'a> Walk<'a> {
 }
 
 /// What a block left behind for its backward.
-#[allow(clippy::large_enum_variant, reason = "a tensor is a handle, and there is one a block")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a tensor is a handle, and there is one a block"
+)]
 enum Saved {
     Tape(Box<Tape>),
     Input(Tensor<3>),
@@ -153,23 +203,42 @@ impl Tape {
     /// The input stays a constant where the gradient ends.
     fn record(block: &Block, x: Tensor<3>, frame: &Frame, wants_input_gradient: bool) -> Self {
         let block = block.tracked();
-        let input = if wants_input_gradient { x.autodiff().require_grad() } else { x };
+        let input = if wants_input_gradient {
+            x.autodiff().require_grad()
+        } else {
+            x
+        };
         let (output, load) = block.forward_with_load(input.clone(), frame);
-        Self { input, block, output, load }
+        Self {
+            input,
+            block,
+            output,
+            load,
+        }
     }
 
-    /// Gradients of the block's weights that train and of its input, given that of its output, and of the probabilities of its experts.
-    fn backward(mut self, gradient: Tensor<3>, of_load: Option<&[f32]>) -> (Vec<Tensor<1>>, Option<Tensor<3>>) {
+    /// Gradients of the block's weights that train and of its input, given that of its output, and
+    /// of the probabilities of its experts.
+    fn backward(
+        mut self,
+        gradient: Tensor<3>,
+        of_load: Option<&[f32]>,
+    ) -> (Vec<Tensor<1>>, Option<Tensor<3>>) {
         let (mut gradients, mut of_weights) = match (self.load, of_load) {
             (Some(load), Some(of_load)) => {
-                let of_load = Tensor::from_data(TensorData::from(of_load), &load.probabilities.device());
-                let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * of_load).sum();
+                let of_load =
+                    Tensor::from_data(TensorData::from(of_load), &load.probabilities.device());
+                let surrogate = (self.output * gradient.autodiff()).sum()
+                    + (load.probabilities * of_load).sum();
                 (surrogate.backward(), Vec::new())
             }
             _ => (backward_from(self.output, gradient), Vec::new()),
         };
         self.block.visit(&mut |_, weight| {
-            of_weights.push(weight.gradient(&mut gradients).expect("what trains is a leaf of this tape"));
+            of_weights.push(weight.gradient(&mut gradients).expect(
+                "what trains is a leaf of this \
+            tape",
+            ));
         });
         (of_weights, self.input.grad_remove(&mut gradients))
     }
@@ -177,11 +246,16 @@ impl Tape {
 
 /// Tapes that were dropped are swept by the next backward only.
 fn sweep(decoder: &Decoder) {
-    let leaf = Tensor::<1>::zeros([1], &decoder.device()).autodiff().require_grad();
+    let leaf = Tensor::<1>::zeros([1], &decoder.device())
+        .autodiff()
+        .require_grad();
     leaf.sum().backward();
 }
 
 /// [1, tokens].
 pub(super) fn ids(decoder: &Decoder, batch: &Batch) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &decoder.device())
+    Tensor::from_data(
+        TensorData::new(batch.ids.clone(), [1, batch.ids.len()]),
+        &decoder.device(),
+    )
 }

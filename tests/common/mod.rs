@@ -32,21 +32,27 @@ pub const FAMILIES: [&str; 19] = [
     "falcon_new",
     "gpt_oss",
 ];
-/// The families that a test on a GPU goes through: all, or those that `RANKINE_TEST_FAMILIES` names with commas between them.
+/// The families that a test on a GPU goes through: all, or those that `RANKINE_TEST_FAMILIES` names
+/// with commas between them.
 pub fn tested_families() -> Vec<&'static str> {
     let named = std::env::var("RANKINE_TEST_FAMILIES").unwrap_or_default();
     let is_named = |family: &&str| named.is_empty() || named.split(',').any(|name| name == *family);
     let tested: Vec<&str> = FAMILIES.into_iter().filter(is_named).collect();
-    assert!(!tested.is_empty(), "RANKINE_TEST_FAMILIES names none of {FAMILIES:?}: {named}");
+    assert!(
+        !tested.is_empty(),
+        "RANKINE_TEST_FAMILIES names none of {FAMILIES:?}: {named}"
+    );
     tested
 }
 
-/// The backend whose first GPU is tested: `RANKINE_TEST_DEVICE`, `wgpu` or `cuda`; `wgpu` where it is not set.
+/// The backend whose first GPU is tested: `RANKINE_TEST_DEVICE`, `wgpu` or `cuda`; `wgpu` where it
+/// is not set.
 pub fn tested_backend() -> String {
     std::env::var("RANKINE_TEST_DEVICE").unwrap_or_else(|_| "wgpu".to_owned())
 }
 
-/// The GPU that is tested, a software one included. Without one a test says so and is skipped, but where `RANKINE_TEST_DEVICE` asks for it.
+/// The GPU that is tested, a software one included. Without one a test says so and is skipped, but
+/// where `RANKINE_TEST_DEVICE` asks for it.
 pub fn tested_gpu() -> Option<&'static FoundDevice> {
     let backend = tested_backend();
     let found = match backend.as_str() {
@@ -70,20 +76,34 @@ pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
 /// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.
 pub fn golden(path: &str) -> PathBuf {
     let set = std::env::var_os("RANKINE_GOLDEN").map(PathBuf::from);
-    set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden")).join(path)
+    set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"))
+        .join(path)
 }
 
-/// A file of tests/golden, whatever `RANKINE_GOLDEN` names: of what has values of these weights only.
+/// A file of tests/golden, whatever `RANKINE_GOLDEN` names: of what has values of these weights
+/// only.
 pub fn committed(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(path)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(path)
 }
 
 pub fn json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))).unwrap()
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|error| {
+        panic!(
+            "{}: \
+    {error}",
+            path.display()
+        )
+    }))
+    .unwrap()
 }
 
 pub fn load(folder: &Path) -> Decoder {
-    Folder::open(folder).unwrap().load(rankine::terms::ModelDtype::Auto, &Device::flex(), &|_| {}).unwrap()
+    Folder::open(folder)
+        .unwrap()
+        .load(rankine::terms::ModelDtype::Auto, &Device::flex(), &|_| {})
+        .unwrap()
 }
 
 /// A base with another config.json beside the same weights.
@@ -110,7 +130,8 @@ pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
     config
 }
 
-/// Adapters of stacked parameters of experts, and of single experts' modules: the family and the variant.
+/// Adapters of stacked parameters of experts, and of single experts' modules: the family and the
+/// variant.
 pub const OF_EXPERTS: [(&str, &str); 9] = [
     ("mixtral", "target_parameters"),
     ("qwen3_moe", "target_parameters"),
@@ -123,11 +144,19 @@ pub const OF_EXPERTS: [(&str, &str); 9] = [
     ("deepseek_v3", "per_expert"),
 ];
 
-/// The folders of a family and of some variants of it: all of them in tests/golden, of another set those that it has.
-pub fn variants<'a>(of: &'a [(&str, &str)]) -> impl Iterator<Item = (&'a str, &'a str, PathBuf, PathBuf)> {
+/// The folders of a family and of some variants of it: all of them in tests/golden, of another set
+/// those that it has.
+pub fn variants<'a>(
+    of: &'a [(&str, &str)],
+) -> impl Iterator<Item = (&'a str, &'a str, PathBuf, PathBuf)> {
     let folders = of.iter().map(|(family, variant)| {
         let folder = golden(&format!("archs/{family}"));
-        (*family, *variant, folder.clone(), folder.join("variants").join(variant))
+        (
+            *family,
+            *variant,
+            folder.clone(),
+            folder.join("variants").join(variant),
+        )
     });
     folders.filter(|(_, _, _, case)| case.exists() || std::env::var_os("RANKINE_GOLDEN").is_none())
 }
@@ -149,13 +178,22 @@ pub const TABLES: [(&str, &str); 11] = [
     ("gemma2", "trainable_tokens"),
 ];
 
-/// The rows of `input_ids`, `attention_mask` and `labels` under a prefix: [rows, length] each, or the slice `index` of them.
+/// The rows of `input_ids`, `attention_mask` and `labels` under a prefix: [rows, length] each, or
+/// the slice `index` of them.
 pub fn rows(archive: &Archive, prefix: &str, index: Option<usize>) -> Vec<TokenRow> {
     let read = |key: &str| {
         let bytes = archive.bytes(&format!("{prefix}{key}")).unwrap();
-        bytes.as_chunks().0.iter().map(|value| i64::from_le_bytes(*value)).collect::<Vec<_>>()
+        bytes
+            .as_chunks()
+            .0
+            .iter()
+            .map(|value| i64::from_le_bytes(*value))
+            .collect::<Vec<_>>()
     };
-    let shape = archive.shape(&format!("{prefix}input_ids")).unwrap().to_vec();
+    let shape = archive
+        .shape(&format!("{prefix}input_ids"))
+        .unwrap()
+        .to_vec();
     let (count, length) = (shape[shape.len() - 2], shape[shape.len() - 1]);
     let (ids, mask, labels) = (read("input_ids"), read("attention_mask"), read("labels"));
     let start = index.unwrap_or(0) * count * length;
@@ -163,7 +201,10 @@ pub fn rows(archive: &Archive, prefix: &str, index: Option<usize>) -> Vec<TokenR
         let range = start + row * length..start + (row + 1) * length;
         let places = range.filter(|place| mask[*place] == 1);
         TokenRow {
-            ids: places.clone().map(|place| u32::try_from(ids[place]).unwrap()).collect(),
+            ids: places
+                .clone()
+                .map(|place| u32::try_from(ids[place]).unwrap())
+                .collect(),
             trained: places.map(|place| labels[place] != -100).collect(),
         }
     };
@@ -171,35 +212,59 @@ pub fn rows(archive: &Archive, prefix: &str, index: Option<usize>) -> Vec<TokenR
 }
 
 pub fn batch(rows: Vec<TokenRow>) -> Batch {
-    Batch::new(rows.into_iter().enumerate().map(|(index, row)| (index as u64, row)))
+    Batch::new(
+        rows.into_iter()
+            .enumerate()
+            .map(|(index, row)| (index as u64, row)),
+    )
 }
 
 pub fn ids(batch: &Batch) -> Tensor<2, Int> {
-    Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &Device::flex())
+    Tensor::from_data(
+        TensorData::new(batch.ids.clone(), [1, batch.ids.len()]),
+        &Device::flex(),
+    )
 }
 
 /// Logits of every token of a batch, [tokens, vocabulary].
 pub fn logits(decoder: &Decoder, batch: &Batch) -> Vec<f32> {
-    let ids = Tensor::from_data(TensorData::new(batch.ids.clone(), [1, batch.ids.len()]), &decoder.device());
-    decoder.logits(ids, &batch.lengths).into_data().iter().collect()
+    let ids = Tensor::from_data(
+        TensorData::new(batch.ids.clone(), [1, batch.ids.len()]),
+        &decoder.device(),
+    );
+    decoder
+        .logits(ids, &batch.lengths)
+        .into_data()
+        .iter()
+        .collect()
 }
 
 /// Tokens of the two rows of [`loss_and_mark`].
 const ROWS: [usize; 2] = [24, 9];
 
-/// What `tests/golden/make_configs.py` records of a decoder: the mean loss of the next token over two rows, and the sum of all logits times
-/// cos(1 + 0.37 k), k their running number, by the number of tokens.
+/// What `tests/golden/make_configs.py` records of a decoder: the mean loss of the next token over
+/// two rows, and the sum of all logits times cos(1 + 0.37 k), k their running number, by the number
+/// of tokens.
 pub fn loss_and_mark(decoder: &Decoder) -> [f64; 2] {
     let vocabulary = decoder.spec.vocabulary;
     let (mut loss, mut mark, mut k) = (0.0, 0.0, 0.0);
     for (row, length) in ROWS.into_iter().enumerate() {
-        let ids: Vec<u32> = (0..length).map(|i| ((7 + 31 * i + 13 * i * i + row) % vocabulary) as u32).collect();
-        let logits = logits(decoder, &batch(vec![TokenRow { ids: ids.clone(), trained: vec![true; length] }]));
+        let ids: Vec<u32> = (0..length)
+            .map(|i| ((7 + 31 * i + 13 * i * i + row) % vocabulary) as u32)
+            .collect();
+        let logits = logits(
+            decoder,
+            &batch(vec![TokenRow {
+                ids: ids.clone(),
+                trained: vec![true; length],
+            }]),
+        );
         for (place, logits) in logits.chunks(vocabulary).enumerate() {
             let logits: Vec<f64> = logits.iter().map(|z| f64::from(*z)).collect();
             if let Some(next) = ids.get(place + 1) {
                 let top = logits.iter().fold(f64::NEG_INFINITY, |top, z| top.max(*z));
-                loss += top + logits.iter().map(|z| (z - top).exp()).sum::<f64>().ln() - logits[*next as usize];
+                loss += top + logits.iter().map(|z| (z - top).exp()).sum::<f64>().ln()
+                    - logits[*next as usize];
             }
             for z in logits {
                 mark += z * (0.37_f64.mul_add(k, 1.0)).cos();
@@ -211,24 +276,43 @@ pub fn loss_and_mark(decoder: &Decoder) -> [f64; 2] {
     [loss / (tokens - ROWS.len()) as f64, mark / tokens as f64]
 }
 
-/// Largest difference between logits and a golden tensor [rows, length, vocabulary], whose rows are padded on the right.
+/// Largest difference between logits and a golden tensor [rows, length, vocabulary], whose rows are
+/// padded on the right.
 pub fn logits_difference(decoder: &Decoder, rows: &[TokenRow], golden: &[f32]) -> f32 {
-    let (ours, theirs) = (logits(decoder, &batch(rows.to_vec())), real_tokens(rows, golden, decoder.spec.vocabulary));
+    let (ours, theirs) = (
+        logits(decoder, &batch(rows.to_vec())),
+        real_tokens(rows, golden, decoder.spec.vocabulary),
+    );
     difference(&ours, &theirs)
 }
 
-/// What a golden tensor [rows, length, width], whose rows are padded on the right, has for the tokens of the rows.
+/// What a golden tensor [rows, length, width], whose rows are padded on the right, has for the
+/// tokens of the rows.
 pub fn real_tokens(rows: &[TokenRow], golden: &[f32], width: usize) -> Vec<f32> {
     let padded = golden.chunks(golden.len() / rows.len());
-    rows.iter().zip(padded).flat_map(|(row, golden)| &golden[..row.ids.len() * width]).copied().collect()
+    rows.iter()
+        .zip(padded)
+        .flat_map(|(row, golden)| &golden[..row.ids.len() * width])
+        .copied()
+        .collect()
 }
 
 pub fn difference(left: &[f32], right: &[f32]) -> f32 {
     assert_eq!(left.len(), right.len());
-    largest(left.iter().zip(right).map(|(left, right)| (left - right).abs()))
+    largest(
+        left.iter()
+            .zip(right)
+            .map(|(left, right)| (left - right).abs()),
+    )
 }
 
 /// The largest value; NaN if one is, which no bound then holds for.
 pub fn largest(values: impl Iterator<Item = f32>) -> f32 {
-    values.fold(0.0, |largest: f32, value| if largest.is_nan() || value.is_nan() { f32::NAN } else { largest.max(value) })
+    values.fold(0.0, |largest: f32, value| {
+        if largest.is_nan() || value.is_nan() {
+            f32::NAN
+        } else {
+            largest.max(value)
+        }
+    })
 }

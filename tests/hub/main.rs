@@ -1,5 +1,5 @@
-//! The Hub, against a small server of the test's own on the loopback: what is fetched, what is refused, what is tried again, who gets the
-//! token, and what is uploaded.
+//! The Hub, against a small server of the test's own on the loopback: what is fetched, what is
+//! refused, what is tried again, who gets the token, and what is uploaded.
 #![cfg(feature = "hub")]
 
 mod access;

@@ -24,8 +24,14 @@ pub type Files = BTreeMap<String, Vec<u8>>;
 pub fn llama() -> Files {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
     let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
-    let mut files: Files =
-        entries.map(|entry| (entry.file_name().into_string().unwrap(), fs::read(entry.path()).unwrap())).collect();
+    let mut files: Files = entries
+        .map(|entry| {
+            (
+                entry.file_name().into_string().unwrap(),
+                fs::read(entry.path()).unwrap(),
+            )
+        })
+        .collect();
     files.insert("pytorch_model.bin".into(), b"a pickle".to_vec());
     files.insert("original/params.json".into(), b"{}".to_vec());
     files
@@ -40,7 +46,9 @@ pub fn sha256(content: &[u8]) -> String {
 }
 
 pub fn git_hash(content: &[u8]) -> String {
-    hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len())).chain_update(content).finalize())
+    hex(&Sha1::new_with_prefix(format!("blob {}\0", content.len()))
+        .chain_update(content)
+        .finalize())
 }
 
 /// Weights and rows are large files.
@@ -50,29 +58,43 @@ fn is_large(name: &str) -> bool {
 
 /// The name that the cache has for a file.
 pub fn hash(name: &str, content: &[u8]) -> String {
-    if is_large(name) { sha256(content) } else { git_hash(content) }
+    if is_large(name) {
+        sha256(content)
+    } else {
+        git_hash(content)
+    }
 }
 
 pub fn sibling(name: &str, content: &[u8]) -> Value {
-    let mut sibling = json!({"rfilename": name, "size": content.len(), "blobId": git_hash(content)});
+    let mut sibling =
+        json!({"rfilename": name, "size": content.len(), "blobId": git_hash(content)});
     if is_large(name) {
-        sibling["lfs"] = json!({"sha256": sha256(content), "size": content.len(), "pointerSize": 130});
+        sibling["lfs"] =
+            json!({"sha256": sha256(content), "size": content.len(), "pointerSize": 130});
     }
     sibling
 }
 
 pub fn listing(files: &Files) -> Value {
-    let siblings: Vec<Value> = files.iter().map(|(name, content)| sibling(name, content)).collect();
+    let siblings: Vec<Value> = files
+        .iter()
+        .map(|(name, content)| sibling(name, content))
+        .collect();
     json!({"id": ID, "sha": COMMIT, "siblings": siblings})
 }
 
 /// What a Hub that is well answers.
 pub fn answer(files: &Files, request: &Request) -> Answer {
     let path = request.path.split('?').next().unwrap();
-    if path == format!("/api/models/{ID}/revision/main") || path == format!("/api/models/{ID}/revision/{COMMIT}") {
+    if path == format!("/api/models/{ID}/revision/main")
+        || path == format!("/api/models/{ID}/revision/{COMMIT}")
+    {
         return Answer::ok(listing(files).to_string());
     }
-    match path.strip_prefix(&format!("/{ID}/resolve/{COMMIT}/")).and_then(|name| files.get(name)) {
+    match path
+        .strip_prefix(&format!("/{ID}/resolve/{COMMIT}/"))
+        .and_then(|name| files.get(name))
+    {
         Some(content) => Answer::content(request, content),
         None if path.contains("/revision/") && path.contains(ID) => {
             Answer::new(404, "").header("X-Error-Code", "RevisionNotFound")
@@ -88,7 +110,10 @@ pub fn hub(files: &Files) -> Server {
 }
 
 /// A Hub that does something else where `otherwise` says so.
-pub fn hub_but(files: &Files, otherwise: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static) -> Server {
+pub fn hub_but(
+    files: &Files,
+    otherwise: impl Fn(&Request) -> Option<Answer> + Send + Sync + 'static,
+) -> Server {
     let files = files.clone();
     Server::start(move |request| otherwise(request).unwrap_or_else(|| answer(&files, request)))
 }
@@ -100,7 +125,9 @@ pub struct Place {
 
 impl Place {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self {
+            folder: tempfile::tempdir().unwrap(),
+        }
     }
 
     pub fn cache(&self) -> PathBuf {
@@ -116,7 +143,9 @@ impl Place {
     }
 
     pub fn incomplete(&self, hash: &str) -> PathBuf {
-        self.repository().join("blobs").join(format!("{hash}.incomplete"))
+        self.repository()
+            .join("blobs")
+            .join(format!("{hash}.incomplete"))
     }
 
     pub fn environment(&self, endpoint: &str, more: &[(&str, &str)]) -> Environment {
@@ -124,7 +153,10 @@ impl Place {
         let of = |name: &str| match name {
             "HF_HOME" => Some(home.clone()),
             "HF_ENDPOINT" => Some(endpoint.to_owned()),
-            name => more.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()),
+            name => more
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned()),
         };
         Environment::of(&of)
     }
@@ -141,20 +173,37 @@ impl Place {
         self.pull_with(endpoint, id, PATIENCE)
     }
 
-    pub fn pull_with(&self, endpoint: &str, id: &str, patience: Patience) -> Result<Pulled, HubError> {
-        pull_with(&self.environment(endpoint, &[]), patience, &RepoId::parse(id).unwrap(), &|event| {
-            if let Event::Note(note) = event {
-                println!("note: {note}");
-            }
-        })
+    pub fn pull_with(
+        &self,
+        endpoint: &str,
+        id: &str,
+        patience: Patience,
+    ) -> Result<Pulled, HubError> {
+        pull_with(
+            &self.environment(endpoint, &[]),
+            patience,
+            &RepoId::parse(id).unwrap(),
+            &|event| {
+                if let Event::Note(note) = event {
+                    println!("note: {note}");
+                }
+            },
+        )
     }
 
     /// Every path below the folder of the test, relative to it.
     pub fn files(&self) -> Vec<String> {
         let mut found = Vec::new();
         walk(self.folder.path(), &mut found);
-        let mut names: Vec<String> =
-            found.iter().map(|path| path.strip_prefix(self.folder.path()).unwrap().display().to_string()).collect();
+        let mut names: Vec<String> = found
+            .iter()
+            .map(|path| {
+                path.strip_prefix(self.folder.path())
+                    .unwrap()
+                    .display()
+                    .to_string()
+            })
+            .collect();
         names.sort();
         names
     }
@@ -168,16 +217,33 @@ impl Place {
             assert_eq!(path.exists(), is_wanted, "{name}");
             if is_wanted {
                 assert!(fs::read(&path).unwrap() == *content, "{name}");
-                assert_eq!(path.read_link().unwrap(), Path::new("../../blobs").join(hash(name, content)), "{name}");
+                assert_eq!(
+                    path.read_link().unwrap(),
+                    Path::new("../../blobs").join(hash(name, content)),
+                    "{name}"
+                );
             }
         }
-        assert!(!self.files().iter().any(|name| name.ends_with(".incomplete")), "{:?}", self.files());
-        assert_eq!(fs::read_to_string(self.repository().join("refs/main")).unwrap(), COMMIT);
+        assert!(
+            !self
+                .files()
+                .iter()
+                .any(|name| name.ends_with(".incomplete")),
+            "{:?}",
+            self.files()
+        );
+        assert_eq!(
+            fs::read_to_string(self.repository().join("refs/main")).unwrap(),
+            COMMIT
+        );
     }
 }
 
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
-    for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+    for path in fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
         if path.is_dir() && !path.is_symlink() {
             walk(&path, found);
         } else {

@@ -1,4 +1,5 @@
-//! A Hub on the loopback, scripted by each test: what it answers to a path, and what it does wrong. It writes down every request.
+//! A Hub on the loopback, scripted by each test: what it answers to a path, and what it does wrong.
+//! It writes down every request.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::collections::HashMap;
@@ -26,7 +27,11 @@ impl Request {
 
     /// Where the `Range` begins.
     pub fn start(&self) -> Option<usize> {
-        self.header("range").strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+        self.header("range")
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse()
+            .ok()
     }
 
     pub fn json(&self) -> serde_json::Value {
@@ -50,7 +55,14 @@ pub struct Answer {
 
 impl Answer {
     pub fn new(status: u16, body: impl AsRef<[u8]>) -> Self {
-        Self { status, headers: Vec::new(), body: body.as_ref().to_vec(), cut: None, stall: None, length: None }
+        Self {
+            status,
+            headers: Vec::new(),
+            body: body.as_ref().to_vec(),
+            cut: None,
+            stall: None,
+            length: None,
+        }
     }
 
     pub fn ok(body: impl AsRef<[u8]>) -> Self {
@@ -63,7 +75,10 @@ impl Answer {
     }
 
     pub fn cut(self, bytes: usize) -> Self {
-        Self { cut: Some(bytes), ..self }
+        Self {
+            cut: Some(bytes),
+            ..self
+        }
     }
 
     pub fn redirect(to: &str) -> Self {
@@ -95,8 +110,16 @@ impl Server {
     pub fn start(script: impl Fn(&Request) -> Answer + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let (requests, closed, script) = (Arc::<Mutex<Vec<_>>>::default(), Arc::<AtomicBool>::default(), Arc::new(script));
-        let server = Self { address, requests: Arc::clone(&requests), closed: Arc::clone(&closed) };
+        let (requests, closed, script) = (
+            Arc::<Mutex<Vec<_>>>::default(),
+            Arc::<AtomicBool>::default(),
+            Arc::new(script),
+        );
+        let server = Self {
+            address,
+            requests: Arc::clone(&requests),
+            closed: Arc::clone(&closed),
+        };
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if closed.load(Relaxed) {
@@ -116,7 +139,16 @@ impl Server {
     /// The requests so far, as method and path without query; they are forgotten.
     pub fn take(&self) -> Vec<String> {
         let requests = std::mem::take(&mut *self.requests.lock().unwrap());
-        requests.iter().map(|request| format!("{} {}", request.method, request.path.split('?').next().unwrap())).collect()
+        requests
+            .iter()
+            .map(|request| {
+                format!(
+                    "{} {}",
+                    request.method,
+                    request.path.split('?').next().unwrap()
+                )
+            })
+            .collect()
     }
 }
 
@@ -132,12 +164,26 @@ fn serve(stream: &TcpStream, requests: &Mutex<Vec<Request>>, script: &Script) {
     let Some(request) = read(stream) else { return };
     requests.lock().unwrap().push(request.clone());
     let answer = script(&request);
-    let headers: String = answer.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let headers: String = answer
+        .headers
+        .iter()
+        .map(|(name, value)| format!("{name}: {value}\r\n"))
+        .collect();
     let length = answer.length.unwrap_or(answer.body.len() as u64);
-    let head = format!("HTTP/1.1 {} Any\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n", answer.status);
-    let sent = &answer.body[..answer.cut.unwrap_or(answer.body.len()).min(answer.body.len())];
+    let head = format!(
+        "HTTP/1.1 {} Any\r\nConnection: close\r\n{headers}Content-Length: \
+    {length}\r\n\r\n",
+        answer.status
+    );
+    let sent = &answer.body[..answer
+        .cut
+        .unwrap_or(answer.body.len())
+        .min(answer.body.len())];
     let mut stream = stream;
-    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(sent)).and_then(|()| stream.flush());
+    let _ = stream
+        .write_all(head.as_bytes())
+        .and_then(|()| stream.write_all(sent))
+        .and_then(|()| stream.flush());
     if let Some(stall) = answer.stall {
         std::thread::sleep(stall);
     }
@@ -152,11 +198,21 @@ fn read(stream: &TcpStream) -> Option<Request> {
     loop {
         let mut line = String::new();
         reader.read_line(&mut line).ok()?;
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
+        let Some((name, value)) = line.trim_end().split_once(':') else {
+            break;
+        };
         headers.insert(name.to_lowercase(), value.trim().to_owned());
     }
-    let length = headers.get("content-length").and_then(|length| length.parse().ok()).unwrap_or(0);
+    let length = headers
+        .get("content-length")
+        .and_then(|length| length.parse().ok())
+        .unwrap_or(0);
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    Some(Request { method, path, headers, body })
+    Some(Request {
+        method,
+        path,
+        headers,
+        body,
+    })
 }

@@ -1,5 +1,5 @@
-//! A desk for tests that run the binary: a temporary folder with a tiny base, a Parquet file and a recipe that trains, so that a
-//! test breaks one thing and runs it.
+//! A desk for tests that run the binary: a temporary folder with a tiny base, a Parquet file and a
+//! recipe that trains, so that a test breaks one thing and runs it.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
 use std::fs::{self, File};
@@ -50,14 +50,18 @@ pub struct Ran {
 
 impl Desk {
     pub fn new() -> Self {
-        let desk = Self { folder: tempfile::tempdir().unwrap() };
+        let desk = Self {
+            folder: tempfile::tempdir().unwrap(),
+        };
         let base = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/llama/model");
         fs::create_dir(desk.path("base")).unwrap();
         for file in fs::read_dir(base).unwrap().map(Result::unwrap) {
             fs::copy(file.path(), desk.path("base").join(file.file_name())).unwrap();
         }
         desk.write("recipe.yaml", RECIPE);
-        let rows: Vec<String> = (1..=12).map(|row| format!("the term {row} means {}", "so ".repeat(row))).collect();
+        let rows: Vec<String> = (1..=12)
+            .map(|row| format!("the term {row} means {}", "so ".repeat(row)))
+            .collect();
         desk.write_rows("rows.parquet", vec![("text", texts(rows))]);
         desk
     }
@@ -96,9 +100,15 @@ impl Desk {
     }
 
     pub fn write_rows(&self, name: &str, columns: Vec<(&str, ArrayRef)>) {
-        let batch = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, values)| (name, values, true)));
+        let batch = RecordBatch::try_from_iter_with_nullable(
+            columns
+                .into_iter()
+                .map(|(name, values)| (name, values, true)),
+        );
         let batch = batch.unwrap();
-        let mut writer = ArrowWriter::try_new(File::create(self.path(name)).unwrap(), batch.schema(), None).unwrap();
+        let mut writer =
+            ArrowWriter::try_new(File::create(self.path(name)).unwrap(), batch.schema(), None)
+                .unwrap();
         writer.write(&batch).unwrap();
         writer.close().unwrap();
     }
@@ -112,9 +122,13 @@ impl Desk {
     pub fn command(&self, arguments: &[&str]) -> std::process::Command {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_rankine"));
         command.current_dir(self.folder.path()).args(arguments);
-        command.env("RANKINE_CACHE", self.path("cache")).env_remove("SOURCE_DATE_EPOCH");
+        command
+            .env("RANKINE_CACHE", self.path("cache"))
+            .env_remove("SOURCE_DATE_EPOCH");
         // A Hub of the desk's own, which is nowhere: who tests it says where.
-        command.env("HF_HOME", self.path("hub-home")).env("HF_HUB_OFFLINE", "1");
+        command
+            .env("HF_HOME", self.path("hub-home"))
+            .env("HF_HUB_OFFLINE", "1");
         for name in OF_THE_HUB {
             command.env_remove(name);
         }
@@ -125,20 +139,41 @@ impl Desk {
     pub fn chat(&self, lines: &str, options: &[&str]) -> Ran {
         use std::io::Write;
         use std::process::Stdio;
-        let mut command = self.command(&[&["chat", "--base", "base", "--max-tokens", "5"], options].concat());
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+        let mut command =
+            self.command(&[&["chat", "--base", "base", "--max-tokens", "5"], options].concat());
+        let mut child = command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(lines.as_bytes())
+            .unwrap();
         let output = child.wait_with_output().unwrap();
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
-        Ran { exit: output.status.code().unwrap_or(-1), stdout: text(output.stdout), stderr: text(output.stderr) }
+        Ran {
+            exit: output.status.code().unwrap_or(-1),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
     }
 
     pub fn run_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
         let mut command = self.command(arguments);
         let output = command.envs(environment.iter().copied()).output().unwrap();
         let place = self.folder.path().canonicalize().unwrap();
-        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&*place.to_string_lossy(), "DESK");
-        Ran { exit: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+        let text = |bytes: &[u8]| {
+            String::from_utf8_lossy(bytes).replace(&*place.to_string_lossy(), "DESK")
+        };
+        Ran {
+            exit: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
     }
 }
 
@@ -148,16 +183,27 @@ impl Ran {
     pub fn says(&self, what: &str, exit: i32, parts: &[&str]) {
         println!("== {what}: exit {}\n{}", self.exit, self.stderr);
         assert_ne!(self.exit, 70, "{what}: {self:?}");
-        assert!(!self.stderr.contains("internal error") && !self.stderr.contains("panicked"), "{what}: {self:?}");
+        assert!(
+            !self.stderr.contains("internal error") && !self.stderr.contains("panicked"),
+            "{what}: {self:?}"
+        );
         assert_eq!(self.exit, exit, "{what}: {self:?}");
         for part in parts {
-            assert!(self.stderr.contains(part), "{what}: `{part}` is not in\n{}", self.stderr);
+            assert!(
+                self.stderr.contains(part),
+                "{what}: `{part}` is not in\n{}",
+                self.stderr
+            );
         }
     }
 }
 
 pub fn texts(rows: impl IntoIterator<Item = impl Into<String>>) -> ArrayRef {
-    Arc::new(rows.into_iter().map(|row| Some(row.into())).collect::<StringArray>())
+    Arc::new(
+        rows.into_iter()
+            .map(|row| Some(row.into()))
+            .collect::<StringArray>(),
+    )
 }
 
 /// Copies a folder with all that is in it.

@@ -17,10 +17,14 @@ const PEFT_VERSION: &str = "0.21.2";
 
 /// `adapter_config.json` as it is written; `modules` stand for `all-linear`.
 pub fn config_text(config: &LoraConfig, modules: &[&str], base: &str) -> String {
-    serde_json::to_string_pretty(&config_json(config, modules, base)).expect("JSON values can be printed") + "\n"
+    serde_json::to_string_pretty(&config_json(config, modules, base)).expect(
+        "JSON values can be \
+    printed",
+    ) + "\n"
 }
 
-/// Every key that PEFT writes. `all-linear` is written out as the model's projections, as PEFT does.
+/// Every key that PEFT writes. `all-linear` is written out as the model's projections, as PEFT
+/// does.
 fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
     let (base, revision) = match base.rsplit_once('@') {
         Some((base, commit)) if Commit::parse(commit).is_some() => (base, Some(commit)),
@@ -32,8 +36,16 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         Modules::Names(names) if names.is_empty() => (Value::Null, None),
         other => (modules_json(other), targets.layers.as_ref()),
     };
-    let alphas: Map<String, Value> = config.alpha_pattern.iter().map(|(key, alpha)| (key.clone(), number(*alpha))).collect();
-    let ranks: Map<String, Value> = config.rank_pattern.iter().map(|(key, rank)| (key.clone(), json!(rank))).collect();
+    let alphas: Map<String, Value> = config
+        .alpha_pattern
+        .iter()
+        .map(|(key, alpha)| (key.clone(), number(*alpha)))
+        .collect();
+    let ranks: Map<String, Value> = config
+        .rank_pattern
+        .iter()
+        .map(|(key, rank)| (key.clone(), json!(rank)))
+        .collect();
     json!({
         "alora_invocation_tokens": null,
         "alpha_pattern": alphas,
@@ -92,13 +104,22 @@ pub fn modules_json(modules: &Modules) -> Value {
 pub fn tokens_json(tokens: &TokenIndices) -> Value {
     match tokens {
         TokenIndices::Embedding(tokens) => json!(tokens),
-        TokenIndices::Modules(named) => Value::Object(named.iter().map(|(name, tokens)| (name.clone(), json!(tokens))).collect()),
+        TokenIndices::Modules(named) => Value::Object(
+            named
+                .iter()
+                .map(|(name, tokens)| (name.clone(), json!(tokens)))
+                .collect(),
+        ),
     }
 }
 
 /// Whole numbers without a point: Ollama wants an integer alpha.
 fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
+    if value.fract() == 0.0 && value.abs() < 1e15 {
+        json!(value as i64)
+    } else {
+        json!(value)
+    }
 }
 
 /// The base that `adapter_config.json` names, a folder or a Hub id; `None` where it names none.
@@ -106,18 +127,25 @@ fn number(value: f64) -> Value {
 /// # Errors
 /// The file is missing or not valid.
 pub fn read_base(folder: &Path) -> Result<Option<String>, AdapterError> {
-    let named = read_json(&folder.join(CONFIG))?["base_model_name_or_path"].as_str().map(str::to_owned);
+    let named = read_json(&folder.join(CONFIG))?["base_model_name_or_path"]
+        .as_str()
+        .map(str::to_owned);
     Ok(named.filter(|name| !name.is_empty()))
 }
 
-/// The base that `adapter_config.json` names as one on the Hub, at the revision that it names; `None` where it names none.
+/// The base that `adapter_config.json` names as one on the Hub, at the revision that it names;
+/// `None` where it names none.
 ///
 /// # Errors
 /// The file is missing or not valid.
 pub fn read_hub_base(folder: &Path) -> Result<Option<RepoId>, AdapterError> {
     let config = read_json(&folder.join(CONFIG))?;
-    let id = config["base_model_name_or_path"].as_str().and_then(|name| RepoId::parse(name).ok());
-    let revision = config["revision"].as_str().filter(|revision| !revision.is_empty());
+    let id = config["base_model_name_or_path"]
+        .as_str()
+        .and_then(|name| RepoId::parse(name).ok());
+    let revision = config["revision"]
+        .as_str()
+        .filter(|revision| !revision.is_empty());
     Ok(id.and_then(|id| revision.map_or(Some(id.clone()), |revision| id.at(revision).ok())))
 }
 
@@ -131,15 +159,27 @@ pub fn read_json_config(folder: &Path) -> Result<Value, AdapterError> {
 
 /// Whether a config is mlx-lm's, whose file has the same name.
 fn is_of_mlx(config: &Value) -> bool {
-    const KEYS: [&str; 4] = ["lora_parameters", "fine_tune_type", "num_layers", "adapter_path"];
-    config["peft_type"].is_null() && config["lora_alpha"].is_null() && KEYS.iter().any(|key| !config[*key].is_null())
+    const KEYS: [&str; 4] = [
+        "lora_parameters",
+        "fine_tune_type",
+        "num_layers",
+        "adapter_path",
+    ];
+    config["peft_type"].is_null()
+        && config["lora_alpha"].is_null()
+        && KEYS.iter().any(|key| !config[*key].is_null())
 }
 
 fn read_json(path: &Path) -> Result<Value, AdapterError> {
-    let fault = |error| AdapterError::Config { place: path.display().to_string(), message: format!("not valid JSON: {error}") };
+    let fault = |error| AdapterError::Config {
+        place: path.display().to_string(),
+        message: format!("not valid JSON: {error}"),
+    };
     let config = serde_json::from_str(&read_text_up_to(path, JSON_BYTES)?).map_err(fault)?;
     match path.parent().filter(|_| is_of_mlx(&config)) {
-        Some(folder) => Err(AdapterError::OfMlx { folder: folder.display().to_string() }),
+        Some(folder) => Err(AdapterError::OfMlx {
+            folder: folder.display().to_string(),
+        }),
         None => Ok(config),
     }
 }
@@ -150,14 +190,29 @@ fn read_json(path: &Path) -> Result<Value, AdapterError> {
 /// The file is missing or not valid, or asks for what is not built.
 pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
     let path = folder.join(CONFIG);
-    let fault = |message: String| AdapterError::Config { place: path.display().to_string(), message };
+    let fault = |message: String| AdapterError::Config {
+        place: path.display().to_string(),
+        message,
+    };
     let config = read_json(&path)?;
     judge(&config, &path.display().to_string(), &known())?;
-    let missing = |key: &str, expected: &str| fault(format!("`{key}` is `{}`, expected {expected}", config[key]));
+    let missing = |key: &str, expected: &str| {
+        fault(format!(
+            "`{key}` is `{}`, expected \
+    {expected}",
+            config[key]
+        ))
+    };
     let names = "names or a regular expression";
     let target_parameters = match &config["target_parameters"] {
         Value::Null => Vec::new(),
-        listed => strings(listed).ok_or_else(|| missing("target_parameters", "names of parameters"))?,
+        listed => strings(listed).ok_or_else(|| {
+            missing(
+                "target_parameters",
+                "names of \
+        parameters",
+            )
+        })?,
     };
     let saved = match &config["modules_to_save"] {
         Value::Null => Vec::new(),
@@ -170,10 +225,15 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
             Some(None) => Modules::Names(Vec::new()),
             None => return Err(missing("target_modules", names)),
         },
-        exclude: read_modules(&config["exclude_modules"]).ok_or_else(|| missing("exclude_modules", names))?,
-        layers: read_layers(&config["layers_to_transform"]).ok_or_else(|| missing("layers_to_transform", "whole numbers"))?,
+        exclude: read_modules(&config["exclude_modules"])
+            .ok_or_else(|| missing("exclude_modules", names))?,
+        layers: read_layers(&config["layers_to_transform"])
+            .ok_or_else(|| missing("layers_to_transform", "whole numbers"))?,
         layers_pattern: match &config["layers_pattern"] {
-            Value::String(pattern) => Some(pattern.clone()).filter(|pattern| !pattern.is_empty()).into_iter().collect(),
+            Value::String(pattern) => Some(pattern.clone())
+                .filter(|pattern| !pattern.is_empty())
+                .into_iter()
+                .collect(),
             Value::Null => Vec::new(),
             other => strings(other).ok_or_else(|| missing("layers_pattern", "names"))?,
         },
@@ -183,7 +243,11 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
     let is_true = |key: &str| config[key] == Value::Bool(true);
     let vector = match (is_true("lora_bias"), is_true("use_dora")) {
         (true, true) => {
-            return Err(fault("`lora_bias` and `use_dora` are both true, expected one of them as in PEFT".to_owned()));
+            return Err(fault(
+                "`lora_bias` and `use_dora` are both true, expected one of them as in \
+            PEFT"
+                    .to_owned(),
+            ));
         }
         (true, false) => Some(AdapterVector::Bias),
         (false, true) => Some(AdapterVector::Magnitude),
@@ -205,12 +269,19 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
         vector,
         rank_pattern: pattern(&config["rank_pattern"], read_rank)
             .ok_or_else(|| missing("rank_pattern", &format!("{whole} by pattern")))?,
-        alpha_pattern: pattern(&config["alpha_pattern"], |value| value.as_f64().filter(|alpha| *alpha > 0.0))
-            .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
+        alpha_pattern: pattern(&config["alpha_pattern"], |value| {
+            value.as_f64().filter(|alpha| *alpha > 0.0)
+        })
+        .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
         tables: Tables {
             saved,
-            tokens: read_tokens(&config["trainable_token_indices"])
-                .ok_or_else(|| missing("trainable_token_indices", "whole numbers, alone or by module"))?,
+            tokens: read_tokens(&config["trainable_token_indices"]).ok_or_else(|| {
+                missing(
+                    "trainable_token_indices",
+                    "whole numbers, alone or by \
+                module",
+                )
+            })?,
         },
     })
 }
@@ -229,43 +300,70 @@ fn known() -> Value {
     config_json(&LoraConfig::all_linear(1, 1.0), &[], "")
 }
 
-/// A choice of modules, none where the value is null or empty; `None` where it is neither names nor text.
-#[allow(clippy::option_option, reason = "not said and not readable are two things")]
+/// A choice of modules, none where the value is null or empty; `None` where it is neither names nor
+/// text.
+#[allow(
+    clippy::option_option,
+    reason = "not said and not readable are two things"
+)]
 fn read_modules(value: &Value) -> Option<Option<Modules>> {
     match value {
         Value::Null => Some(None),
-        Value::String(word) if word.eq_ignore_ascii_case("all-linear") => Some(Some(Modules::AllLinear)),
+        Value::String(word) if word.eq_ignore_ascii_case("all-linear") => {
+            Some(Some(Modules::AllLinear))
+        }
         Value::String(pattern) => Some(Some(Modules::Regex(pattern.clone()))),
         other => strings(other).map(|names| (!names.is_empty()).then_some(Modules::Names(names))),
     }
 }
 
 fn read_rank(value: &Value) -> Option<usize> {
-    value.as_u64().filter(|rank| (1..=MAX_RANK).contains(rank)).and_then(|rank| usize::try_from(rank).ok())
+    value
+        .as_u64()
+        .filter(|rank| (1..=MAX_RANK).contains(rank))
+        .and_then(|rank| usize::try_from(rank).ok())
 }
 
-/// Layers, none where the value is null; `None` where it is neither a whole number nor a list of them.
-#[allow(clippy::option_option, reason = "not said and not readable are two things")]
+/// Layers, none where the value is null; `None` where it is neither a whole number nor a list of
+/// them.
+#[allow(
+    clippy::option_option,
+    reason = "not said and not readable are two things"
+)]
 fn read_layers(value: &Value) -> Option<Option<Vec<usize>>> {
     let index = |value: &Value| value.as_u64().and_then(|index| usize::try_from(index).ok());
     match value {
         Value::Null => Some(None),
-        Value::Array(layers) => layers.iter().map(index).collect::<Option<Vec<_>>>().map(Some),
+        Value::Array(layers) => layers
+            .iter()
+            .map(index)
+            .collect::<Option<Vec<_>>>()
+            .map(Some),
         other => index(other).map(|layer| Some(vec![layer])),
     }
 }
 
-/// Tokens, none where the value is null; `None` where it is neither a list of whole numbers nor such lists by name.
-#[allow(clippy::option_option, reason = "not said and not readable are two things")]
+/// Tokens, none where the value is null; `None` where it is neither a list of whole numbers nor
+/// such lists by name.
+#[allow(
+    clippy::option_option,
+    reason = "not said and not readable are two things"
+)]
 fn read_tokens(value: &Value) -> Option<Option<TokenIndices>> {
     let tokens = |value: &Value| {
         let token = |value: &Value| value.as_u64().and_then(|token| u32::try_from(token).ok());
-        value.as_array()?.iter().map(token).collect::<Option<Vec<u32>>>()
+        value
+            .as_array()?
+            .iter()
+            .map(token)
+            .collect::<Option<Vec<u32>>>()
     };
     match value {
         Value::Null => Some(None),
         Value::Object(entries) => {
-            let named = entries.iter().map(|(name, value)| Some((name.clone(), tokens(value)?)));
+            let named = entries
+                .iter()
+                .map(|(name, value)| Some((name.clone(), tokens(value)?)));
             Some(Some(TokenIndices::Modules(named.collect::<Option<_>>()?)))
         }
         other => Some(Some(TokenIndices::Embedding(tokens(other)?))),
@@ -274,10 +372,16 @@ fn read_tokens(value: &Value) -> Option<Option<TokenIndices>> {
 
 /// A list of texts and of nothing else.
 fn strings(value: &Value) -> Option<Vec<String>> {
-    value.as_array()?.iter().map(|item| item.as_str().map(str::to_owned)).collect()
+    value
+        .as_array()?
+        .iter()
+        .map(|item| item.as_str().map(str::to_owned))
+        .collect()
 }
 
 fn pattern<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<Vec<(String, T)>> {
     let pairs = value.as_object().into_iter().flatten();
-    pairs.map(|(key, value)| Some((key.clone(), convert(value)?))).collect()
+    pairs
+        .map(|(key, value)| Some((key.clone(), convert(value)?)))
+        .collect()
 }

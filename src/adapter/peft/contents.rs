@@ -1,10 +1,11 @@
-//! What an adapter's file holds for a model: every tensor has its place, or is a fault that says what it is.
+//! What an adapter's file holds for a model: every tensor has its place, or is a fault that says
+//! what it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::keys::{Keys, PREFIX};
-use super::weights::{Contents, AdapterTensors, StoredTable};
+use super::weights::{AdapterTensors, Contents, StoredTable};
 use crate::adapter::experts::{Routed, Stack, stacks};
 use crate::adapter::tables::{TablePart, TableTarget};
 use crate::adapter::{AdapterError, LoraConfig, Target};
@@ -12,12 +13,25 @@ use crate::files::safetensors::Archive;
 use crate::model::{LinearSpec, Role};
 use crate::nn::lora::Portion;
 
-/// Where PEFT has the base's own table when it saves it: below matrices, below rows of tokens, beside a copy that trains, or bare.
-const BASES: [&str; 4] = ["base_layer.weight", "token_adapter.base_layer.weight", "original_module.weight", "weight"];
+/// Where PEFT has the base's own table when it saves it: below matrices, below rows of tokens,
+/// beside a copy that trains, or bare.
+const BASES: [&str; 4] = [
+    "base_layer.weight",
+    "token_adapter.base_layer.weight",
+    "original_module.weight",
+    "weight",
+];
 /// Where it has a copy that trains, by the way in which it was saved.
 const COPIES: [&str; 2] = ["weight", "modules_to_save.weight"];
 /// Words in the names of parts that see or hear.
-const SENSES: [&str; 6] = ["vision", "visual", "image", "audio", "multi_modal", "mm_projector"];
+const SENSES: [&str; 6] = [
+    "vision",
+    "visual",
+    "image",
+    "audio",
+    "multi_modal",
+    "mm_projector",
+];
 
 const OTHER_BASE: &str = "the adapter was trained on another base, or its files were mixed up";
 
@@ -25,34 +39,74 @@ const OTHER_BASE: &str = "the adapter was trained on another base, or its files 
 ///
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
-pub fn contents_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Contents, AdapterError> {
+pub fn contents_in(
+    archive: &Archive,
+    config: &LoraConfig,
+    modules: &[LinearSpec],
+) -> Result<Contents, AdapterError> {
     let shapes = archive.shapes();
     let keys = Keys::read(shapes.keys()).on(modules);
     let place = archive.path().display().to_string();
     check_whole(&keys, &shapes, &place)?;
     config.check_vector(modules)?;
     let mut finder = Finder::new(archive, &keys, &shapes);
-    let mut contents = Contents { pairs: finder.pairs(config, modules)?, ..Contents::default() };
+    let mut contents = Contents {
+        pairs: finder.pairs(config, modules)?,
+        ..Contents::default()
+    };
     for target in config.table_targets(modules)? {
         contents.tables.extend(finder.table(target));
     }
     for linear in modules.iter().filter(|linear| linear.is_table()) {
-        let trains = contents.tables.iter().any(|stored| stored.target.module == *linear && stored.target.part == TablePart::Whole);
+        let trains = contents.tables.iter().any(|stored| {
+            stored.target.module == *linear && stored.target.part == TablePart::Whole
+        });
         if let Some(key) = finder.base(linear).filter(|_| !trains) {
             contents.bases.push((linear.name.clone(), key));
         }
     }
     let (faults, hint) = finder.finish();
-    if faults.is_empty() { Ok(contents) } else { Err(AdapterError::Tensors { place, faults, hint }) }
+    if faults.is_empty() {
+        Ok(contents)
+    } else {
+        Err(AdapterError::Tensors {
+            place,
+            faults,
+            hint,
+        })
+    }
 }
 
-/// Refuses the file of several adapters, two tensors of one name, and tensors that were saved without their numbers.
-fn check_whole(keys: &Keys, shapes: &BTreeMap<String, Vec<usize>>, place: &str) -> Result<(), AdapterError> {
-    let refused = |message: String, hint: &str| Err(AdapterError::Mixed { place: place.to_owned(), message, hint: hint.to_owned() });
+/// Refuses the file of several adapters, two tensors of one name, and tensors that were saved
+/// without their numbers.
+fn check_whole(
+    keys: &Keys,
+    shapes: &BTreeMap<String, Vec<usize>>,
+    place: &str,
+) -> Result<(), AdapterError> {
+    let refused = |message: String, hint: &str| {
+        Err(AdapterError::Mixed {
+            place: place.to_owned(),
+            message,
+            hint: hint.to_owned(),
+        })
+    };
     if keys.adapters.len() > 1 {
-        let names: Vec<String> = keys.adapters.iter().map(|name| format!("`{name}`")).collect();
-        let message = format!("it holds the tensors of {} adapters, {}, expected one", names.len(), names.join(", "));
-        return refused(message, "save the one that is meant, with PEFT's `save_pretrained(.., selected_adapters=[..])`");
+        let names: Vec<String> = keys
+            .adapters
+            .iter()
+            .map(|name| format!("`{name}`"))
+            .collect();
+        let message = format!(
+            "it holds the tensors of {} adapters, {}, expected one",
+            names.len(),
+            names.join(", ")
+        );
+        return refused(
+            message,
+            "save the one that is meant, with PEFT's `save_pretrained(.., \
+        selected_adapters=[..])`",
+        );
     }
     if let Some([first, second]) = &keys.twice {
         return refused(
@@ -60,16 +114,22 @@ fn check_whole(keys: &Keys, shapes: &BTreeMap<String, Vec<usize>>, place: &str) 
             "save the adapter anew with PEFT's `save_pretrained`",
         );
     }
-    let empty: Vec<_> = shapes.iter().filter(|(key, shape)| key.contains(".lora_") && shape.contains(&0)).collect();
+    let empty: Vec<_> = shapes
+        .iter()
+        .filter(|(key, shape)| key.contains(".lora_") && shape.contains(&0))
+        .collect();
     if let Some((key, shape)) = empty.first() {
         let message = format!(
-            "{} of {} tensors are empty, such as `{key}` of shape {shape:?}: the file was saved under DeepSpeed ZeRO-3 without gathering the weights",
+            "{} of {} tensors are empty, such as `{key}` of shape {shape:?}: the file was saved \
+            under DeepSpeed ZeRO-3 without gathering the weights",
             empty.len(),
             shapes.len()
         );
         return refused(
             message,
-            "the numbers are not in this file: save it again with `stage3_gather_16bit_weights_on_model_save: true`, or make the weights of the checkpoint with DeepSpeed's `zero_to_fp32.py`",
+            "the numbers are not in this file: save it again with \
+            `stage3_gather_16bit_weights_on_model_save: true`, or make the weights of the \
+            checkpoint with DeepSpeed's `zero_to_fp32.py`",
         );
     }
     Ok(())
@@ -90,22 +150,41 @@ struct Finder<'a> {
 
 impl<'a> Finder<'a> {
     fn new(archive: &'a Archive, keys: &'a Keys, shapes: &'a BTreeMap<String, Vec<usize>>) -> Self {
-        let left = keys.names().filter_map(|name| Some((name.as_str(), shapes.get(keys.key(name)?)?.as_slice()))).collect();
-        Self { archive, keys, left, faults: Vec::new(), resized: None, is_layer_off: false }
+        let left = keys
+            .names()
+            .filter_map(|name| Some((name.as_str(), shapes.get(keys.key(name)?)?.as_slice())))
+            .collect();
+        Self {
+            archive,
+            keys,
+            left,
+            faults: Vec::new(),
+            resized: None,
+            is_layer_off: false,
+        }
     }
 
     /// The key of a tensor that is to be there.
     fn take(&mut self, name: &str, expected: &[usize]) -> String {
-        let key = self.keys.key(name).cloned().unwrap_or_else(|| format!("{PREFIX}{name}"));
+        let key = self
+            .keys
+            .key(name)
+            .cloned()
+            .unwrap_or_else(|| format!("{PREFIX}{name}"));
         match self.left.remove(name) {
             Some(shape) if shape == expected => {}
             Some(shape) => {
                 self.note_rows(shape, expected, name);
-                self.faults.push(format!("tensor `{key}` has shape {shape:?}, expected {expected:?}"));
+                self.faults.push(format!(
+                    "tensor `{key}` has shape {shape:?}, expected \
+                {expected:?}"
+                ));
             }
             None => {
                 self.is_layer_off |= is_of_layer(name);
-                self.faults.push(format!("tensor `{key}` is missing, expected shape {expected:?}"));
+                self.faults.push(format!(
+                    "tensor `{key}` is missing, expected shape {expected:?}"
+                ));
             }
         }
         key
@@ -126,16 +205,29 @@ impl<'a> Finder<'a> {
     }
 
     /// A and B of every module, and their vectors.
-    fn pairs(&mut self, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Vec<AdapterTensors>, AdapterError> {
+    fn pairs(
+        &mut self,
+        config: &LoraConfig,
+        modules: &[LinearSpec],
+    ) -> Result<Vec<AdapterTensors>, AdapterError> {
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         let targets = config.resolve(&names)?;
-        let linear_of: BTreeMap<&str, &LinearSpec> = modules.iter().map(|linear| (linear.name.as_str(), linear)).collect();
-        let linears = targets.iter().filter_map(|target| Some((target, *linear_of.get(target.module.as_str())?)));
-        let stacks: BTreeMap<String, Arc<Stack>> =
-            stacks(linears).into_iter().map(|(parameter, stack)| (parameter, Arc::new(stack))).collect();
+        let linear_of: BTreeMap<&str, &LinearSpec> = modules
+            .iter()
+            .map(|linear| (linear.name.as_str(), linear))
+            .collect();
+        let linears = targets
+            .iter()
+            .filter_map(|target| Some((target, *linear_of.get(target.module.as_str())?)));
+        let stacks: BTreeMap<String, Arc<Stack>> = stacks(linears)
+            .into_iter()
+            .map(|(parameter, stack)| (parameter, Arc::new(stack)))
+            .collect();
         let (mut pairs, mut of_stacks) = (Vec::new(), BTreeMap::new());
         for target in targets {
-            let Some(linear) = linear_of.get(target.module.as_str()) else { continue };
+            let Some(linear) = linear_of.get(target.module.as_str()) else {
+                continue;
+            };
             pairs.push(self.pair(config, target, linear, &stacks, &mut of_stacks));
         }
         Ok(pairs)
@@ -157,11 +249,17 @@ impl<'a> Finder<'a> {
         };
         let both = |finder: &mut Self| {
             let [a, b] = parts(linear.role).map(|part| format!("{module}.{part}"));
-            [finder.take(&a, &[target.rank * count, linear.inputs]), finder.take(&b, &[outputs, target.rank * count])]
+            [
+                finder.take(&a, &[target.rank * count, linear.inputs]),
+                finder.take(&b, &[outputs, target.rank * count]),
+            ]
         };
         // Of all experts it is one.
         let keys = match &slice {
-            Some((stack, _)) => of_stacks.entry(stack.key.clone()).or_insert_with(|| both(self)).clone(),
+            Some((stack, _)) => of_stacks
+                .entry(stack.key.clone())
+                .or_insert_with(|| both(self))
+                .clone(),
             None => both(self),
         };
         let vector = config.vector.map(|vector| {
@@ -169,27 +267,39 @@ impl<'a> Finder<'a> {
             let key = self.take(&name, &[outputs]);
             (name, key)
         });
-        AdapterTensors { target, keys, vector, slice }
+        AdapterTensors {
+            target,
+            keys,
+            vector,
+            slice,
+        }
     }
 
-    /// A table that trains whole, or rows of it. PEFT saves it by its module's name, and below `modules_to_save` too where all of an
-    /// embedding is saved.
+    /// A table that trains whole, or rows of it. PEFT saves it by its module's name, and below
+    /// `modules_to_save` too where all of an embedding is saved.
     fn table(&mut self, target: TableTarget) -> Option<StoredTable> {
         let shape = target.shape();
         let (module, name) = (target.module.name.clone(), target.tensor());
         let Some(shape) = shape else {
             // The rows are the embedding's, and stand here again where all of a head is saved.
             let end = &name[module.len()..];
-            let of_embedding = self.keys.names().find(|other| **other != name && other.ends_with(end));
-            if let Some(key) =
-                of_embedding.and_then(|other| self.keys.key(other)).filter(|_| self.left.contains_key(name.as_str()))
+            let of_embedding = self
+                .keys
+                .names()
+                .find(|other| **other != name && other.ends_with(end));
+            if let Some(key) = of_embedding
+                .and_then(|other| self.keys.key(other))
+                .filter(|_| self.left.contains_key(name.as_str()))
             {
                 self.same(&key.clone(), &name);
             }
             return None;
         };
         if target.part != TablePart::Whole {
-            return Some(StoredTable { key: self.take(&name, &shape), target });
+            return Some(StoredTable {
+                key: self.take(&name, &shape),
+                target,
+            });
         }
         let copies = COPIES.map(|end| format!("{module}.{end}"));
         let is_there = |finder: &Self, name: &String| finder.left.contains_key(name.as_str());
@@ -204,9 +314,13 @@ impl<'a> Finder<'a> {
     /// A tensor that stands in the file twice, and is to say the same.
     fn same(&mut self, key: &str, name: &str) {
         self.left.remove(name);
-        let Some(other) = self.keys.key(name) else { return };
+        let Some(other) = self.keys.key(name) else {
+            return;
+        };
         if self.archive.bytes(key) != self.archive.bytes(other) {
-            self.faults.push(format!("tensors `{key}` and `{other}` are to be one and differ"));
+            self.faults.push(format!(
+                "tensors `{key}` and `{other}` are to be one and differ"
+            ));
         }
     }
 
@@ -215,7 +329,9 @@ impl<'a> Finder<'a> {
         let mut found: Option<String> = None;
         for name in BASES.map(|end| format!("{}.{end}", linear.name)) {
             match &found {
-                None if self.left.contains_key(name.as_str()) => found = Some(self.take(&name, &linear.weight_shape())),
+                None if self.left.contains_key(name.as_str()) => {
+                    found = Some(self.take(&name, &linear.weight_shape()))
+                }
                 Some(key) if self.left.contains_key(name.as_str()) => {
                     let key = key.clone();
                     self.same(&key, &name);
@@ -238,17 +354,30 @@ impl<'a> Finder<'a> {
     }
 
     fn hint(&self) -> String {
-        let has = |words: &[&str]| self.left.keys().any(|name| words.iter().any(|word| name.contains(word)));
+        let has = |words: &[&str]| {
+            self.left
+                .keys()
+                .any(|name| words.iter().any(|word| name.contains(word)))
+        };
         if let Some([theirs, ours]) = self.resized.filter(|_| !self.is_layer_off) {
             return format!(
-                "the adapter was trained with a vocabulary of {theirs} rows, this base has {ours}: resize the base in the same way (`model.resize_token_embeddings({theirs})` and `save_pretrained` in transformers) and give it with `--base`"
+                "the adapter was trained with a vocabulary of {theirs} rows, this base has {ours}: \
+                resize the base in the same way (`model.resize_token_embeddings({theirs})` and \
+                `save_pretrained` in transformers) and give it with `--base`"
             );
         }
         if has(&SENSES) {
-            return "the adapter changes parts that see or hear too, and only the language model is built here: train it on the language model alone".to_owned();
+            return "the adapter changes parts that see or hear too, and only the language model is \
+            built here: train it on the language model alone".to_owned();
         }
-        if self.left.keys().any(|name| name.rsplit('.').next() == Some("bias")) {
-            return "it has biases of the base that were trained with it (`bias` in adapter_config.json), which is not supported yet".to_owned();
+        if self
+            .left
+            .keys()
+            .any(|name| name.rsplit('.').next() == Some("bias"))
+        {
+            return "it has biases of the base that were trained with it (`bias` in \
+            adapter_config.json), which is not supported yet"
+                .to_owned();
         }
         OTHER_BASE.to_owned()
     }

@@ -1,9 +1,11 @@
 //! Keys of an adapter's file, whoever wrote it, as PEFT writes them.
 //!
-//! A state dict that was saved without PEFT's own function has more in its keys: the name of the adapter (`lora_A.default.weight`), and
-//! what programs wrap a model in (`_orig_mod` of torch.compile, `module` of DDP, `_fsdp_wrapped_module`, `base_model.model` twice or not
-//! at all). What is around the module's name says nothing about the numbers, so it is taken off, and told. An adapter that was trained
-//! inside a larger model has that model's names in front of its layers; they become those of the base.
+//! A state dict that was saved without PEFT's own function has more in its keys: the name of the
+//! adapter (`lora_A.default.weight`), and what programs wrap a model in (`_orig_mod` of
+//! torch.compile, `module` of DDP, `_fsdp_wrapped_module`, `base_model.model` twice or not at all).
+//! What is around the module's name says nothing about the numbers, so it is taken off, and told.
+//! An adapter that was trained inside a larger model has that model's names in front of its layers;
+//! they become those of the base.
 //!
 //! Source: `_remove_adapter_name_from_state_dict_key` and `_remap_adapter_state_dict_for_load` of
 //! <https://github.com/huggingface/peft>, `tuners/tuners_utils.py`.
@@ -15,10 +17,15 @@ use crate::model::LinearSpec;
 /// What every key of PEFT's begins with.
 pub(super) const PREFIX: &str = "base_model.model.";
 /// Modules that a wrapper puts in anywhere.
-const WRAPPERS: [&str; 3] = ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"];
+const WRAPPERS: [&str; 3] = [
+    "_orig_mod",
+    "_fsdp_wrapped_module",
+    "_checkpoint_wrapped_module",
+];
 /// The module that a wrapper puts in front.
 const PARALLEL: &str = "module";
-/// What may stand in front of the layers of a language model inside a larger one, by version and kind of the wrapper.
+/// What may stand in front of the layers of a language model inside a larger one, by version and
+/// kind of the wrapper.
 const OUTER: [&str; 9] = [
     "",
     "model.",
@@ -59,7 +66,11 @@ impl Keys {
     pub fn read<'a>(keys: impl IntoIterator<Item = &'a String>) -> Self {
         let mut read = Self::default();
         for key in keys {
-            let Parsed { name, adapter, around } = parse(key);
+            let Parsed {
+                name,
+                adapter,
+                around,
+            } = parse(key);
             read.adapters.extend(adapter.map(str::to_owned));
             read.around.extend(around);
             if let Some(other) = read.by_name.insert(name, key.clone()) {
@@ -69,20 +80,38 @@ impl Keys {
         read
     }
 
-    /// The same where names begin as those of these modules do. Nothing is moved unless all names of layers begin alike, and as
-    /// those of a language model inside a larger one may.
+    /// The same where names begin as those of these modules do. Nothing is moved unless all names
+    /// of layers begin alike, and as those of a language model inside a larger one may.
     #[must_use]
     pub fn on(mut self, modules: &[LinearSpec]) -> Self {
-        let Some((ours, list)) = modules.iter().find_map(|linear| of_layers(&linear.name, None)) else { return self };
-        let starts: BTreeSet<&str> = self.by_name.keys().filter_map(|name| Some(of_layers(name, Some(list))?.0)).collect();
-        let [theirs] = starts.into_iter().collect::<Vec<_>>()[..] else { return self };
+        let Some((ours, list)) = modules
+            .iter()
+            .find_map(|linear| of_layers(&linear.name, None))
+        else {
+            return self;
+        };
+        let starts: BTreeSet<&str> = self
+            .by_name
+            .keys()
+            .filter_map(|name| Some(of_layers(name, Some(list))?.0))
+            .collect();
+        let [theirs] = starts.into_iter().collect::<Vec<_>>()[..] else {
+            return self;
+        };
         if theirs == ours || !OUTER.contains(&theirs) {
             return self;
         }
         let moved = [theirs.to_owned(), ours.to_owned()];
-        let tables: Vec<&str> = modules.iter().filter(|linear| linear.is_table()).map(|linear| linear.name.as_str()).collect();
-        let by_name: BTreeMap<_, _> =
-            self.by_name.iter().map(|(name, key)| (renamed(name, &moved, list, &tables), key.clone())).collect();
+        let tables: Vec<&str> = modules
+            .iter()
+            .filter(|linear| linear.is_table())
+            .map(|linear| linear.name.as_str())
+            .collect();
+        let by_name: BTreeMap<_, _> = self
+            .by_name
+            .iter()
+            .map(|(name, key)| (renamed(name, &moved, list, &tables), key.clone()))
+            .collect();
         if by_name.len() == self.by_name.len() {
             (self.by_name, self.moved, self.list) = (by_name, Some(moved), list.to_owned());
         }
@@ -102,32 +131,50 @@ impl Keys {
     /// Modules that have matrices.
     pub fn modules(&self) -> BTreeSet<&str> {
         let module = |name: &'_ String| -> Option<usize> {
-            [".lora_A.weight", ".lora_B.weight", ".lora_embedding_A", ".lora_embedding_B"]
-                .iter()
-                .find_map(|end| name.strip_suffix(end).map(str::len))
+            [
+                ".lora_A.weight",
+                ".lora_B.weight",
+                ".lora_embedding_A",
+                ".lora_embedding_B",
+            ]
+            .iter()
+            .find_map(|end| name.strip_suffix(end).map(str::len))
         };
-        self.by_name.keys().filter_map(|name| Some(&name[..module(name)?])).collect()
+        self.by_name
+            .keys()
+            .filter_map(|name| Some(&name[..module(name)?]))
+            .collect()
     }
 
     /// What was passed over, for a person.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(adapter) = self.adapters.first() {
-            notes.push(format!("its keys have the adapter's name `{adapter}` in them, as a state dict has that PEFT did not save; it is passed over"));
+            notes.push(format!(
+                "its keys have the adapter's name `{adapter}` in them, as a state \
+            dict has that PEFT did not save; it is passed over"
+            ));
         }
         if !self.around.is_empty() {
             let around: Vec<&str> = self.around.iter().copied().collect();
-            notes.push(format!("its keys have {}; they are read as PEFT would have written them", around.join(", ")));
+            notes.push(format!(
+                "its keys have {}; they are read as PEFT would have written them",
+                around.join(", ")
+            ));
         }
         if let Some([theirs, ours]) = &self.moved {
             let list = &self.list;
-            notes.push(format!("its layers are called `{theirs}{list}.0` and so on, the base's `{ours}{list}.0`; they are taken for the same ones"));
+            notes.push(format!(
+                "its layers are called `{theirs}{list}.0` and so on, the base's \
+            `{ours}{list}.0`; they are taken for the same ones"
+            ));
         }
         notes
     }
 }
 
-/// What stands before a numbered list of a name, and the list's name: `model.` and `layers` of `model.layers.3.x`.
+/// What stands before a numbered list of a name, and the list's name: `model.` and `layers` of
+/// `model.layers.3.x`.
 fn of_layers<'a>(name: &'a str, list: Option<&str>) -> Option<(&'a str, &'a str)> {
     let mut start = 0;
     let mut before: Option<(usize, &str)> = None;
@@ -194,7 +241,11 @@ fn parse(key: &str) -> Parsed<'_> {
         _ => drop(around.insert("`base_model.model.` more than once")),
     }
     let (name, adapter) = without_adapter(&segments[start..]);
-    Parsed { name, adapter, around }
+    Parsed {
+        name,
+        adapter,
+        around,
+    }
 }
 
 /// A name without the adapter's, and that.
@@ -210,7 +261,9 @@ fn without_adapter<'a>(segments: &[&'a str]) -> (String, Option<&'a str>) {
         "trainable_tokens_original",
     ];
     let whole = || (segments.join("."), None);
-    let Some(at) = segments.iter().rposition(|segment| OWN.contains(segment)) else { return whole() };
+    let Some(at) = segments.iter().rposition(|segment| OWN.contains(segment)) else {
+        return whole();
+    };
     let (head, rest) = (segments[..=at].join("."), &segments[at + 1..]);
     // A vector of magnitudes was a parameter once and is a layer's weight now.
     let is_module = matches!(segments[at], "lora_A" | "lora_B" | "modules_to_save");
@@ -234,25 +287,81 @@ mod tests {
     #[test]
     fn names_of_adapters_are_taken_out() {
         for (key, expected, adapter) in [
-            ("base_model.model.model.layers.0.q_proj.lora_A.weight", "model.layers.0.q_proj.lora_A.weight", None),
+            (
+                "base_model.model.model.layers.0.q_proj.lora_A.weight",
+                "model.layers.0.q_proj.lora_A.weight",
+                None,
+            ),
             (
                 "base_model.model.model.layers.0.q_proj.lora_A.default.weight",
                 "model.layers.0.q_proj.lora_A.weight",
                 Some("default"),
             ),
-            ("base_model.model.x.lora_B.sft.bias", "x.lora_B.bias", Some("sft")),
-            ("base_model.model.x.lora_embedding_A", "x.lora_embedding_A", None),
-            ("base_model.model.x.lora_embedding_B.default", "x.lora_embedding_B", Some("default")),
-            ("base_model.model.x.lora_magnitude_vector", "x.lora_magnitude_vector", None),
-            ("base_model.model.x.lora_magnitude_vector.weight", "x.lora_magnitude_vector", None),
-            ("base_model.model.x.lora_magnitude_vector.default", "x.lora_magnitude_vector", Some("default")),
-            ("base_model.model.x.lora_magnitude_vector.default.weight", "x.lora_magnitude_vector", Some("default")),
-            ("base_model.model.lm_head.modules_to_save.default.weight", "lm_head.modules_to_save.weight", Some("default")),
-            ("base_model.model.lm_head.modules_to_save.weight", "lm_head.modules_to_save.weight", None),
-            ("base_model.model.lm_head.original_module.weight", "lm_head.original_module.weight", None),
-            ("base_model.model.e.token_adapter.trainable_tokens_delta", "e.token_adapter.trainable_tokens_delta", None),
-            ("base_model.model.e.token_adapter.trainable_tokens_delta.a", "e.token_adapter.trainable_tokens_delta", Some("a")),
-            ("base_model.model.e.token_adapter.base_layer.weight", "e.token_adapter.base_layer.weight", None),
+            (
+                "base_model.model.x.lora_B.sft.bias",
+                "x.lora_B.bias",
+                Some("sft"),
+            ),
+            (
+                "base_model.model.x.lora_embedding_A",
+                "x.lora_embedding_A",
+                None,
+            ),
+            (
+                "base_model.model.x.lora_embedding_B.default",
+                "x.lora_embedding_B",
+                Some("default"),
+            ),
+            (
+                "base_model.model.x.lora_magnitude_vector",
+                "x.lora_magnitude_vector",
+                None,
+            ),
+            (
+                "base_model.model.x.lora_magnitude_vector.weight",
+                "x.lora_magnitude_vector",
+                None,
+            ),
+            (
+                "base_model.model.x.lora_magnitude_vector.default",
+                "x.lora_magnitude_vector",
+                Some("default"),
+            ),
+            (
+                "base_model.model.x.lora_magnitude_vector.default.weight",
+                "x.lora_magnitude_vector",
+                Some("default"),
+            ),
+            (
+                "base_model.model.lm_head.modules_to_save.default.weight",
+                "lm_head.modules_to_save.weight",
+                Some("default"),
+            ),
+            (
+                "base_model.model.lm_head.modules_to_save.weight",
+                "lm_head.modules_to_save.weight",
+                None,
+            ),
+            (
+                "base_model.model.lm_head.original_module.weight",
+                "lm_head.original_module.weight",
+                None,
+            ),
+            (
+                "base_model.model.e.token_adapter.trainable_tokens_delta",
+                "e.token_adapter.trainable_tokens_delta",
+                None,
+            ),
+            (
+                "base_model.model.e.token_adapter.trainable_tokens_delta.a",
+                "e.token_adapter.trainable_tokens_delta",
+                Some("a"),
+            ),
+            (
+                "base_model.model.e.token_adapter.base_layer.weight",
+                "e.token_adapter.base_layer.weight",
+                None,
+            ),
             // Both parameters of experts are wrapped one in the other.
             (
                 "base_model.model.m.experts.base_layer.lora_A.default.weight",
@@ -260,7 +369,11 @@ mod tests {
                 Some("default"),
             ),
         ] {
-            assert_eq!(name(key), (expected.to_owned(), adapter.map(str::to_owned)), "{key}");
+            assert_eq!(
+                name(key),
+                (expected.to_owned(), adapter.map(str::to_owned)),
+                "{key}"
+            );
         }
     }
 
@@ -286,12 +399,16 @@ mod tests {
         }
         let plain = Keys::read([&format!("{PREFIX}{expected}")]);
         assert!(plain.notes().is_empty());
-        assert_eq!(plain.modules().into_iter().collect::<Vec<_>>(), ["model.layers.0.q_proj"]);
+        assert_eq!(
+            plain.modules().into_iter().collect::<Vec<_>>(),
+            ["model.layers.0.q_proj"]
+        );
     }
 
     #[test]
     fn two_keys_of_one_name_are_seen() {
-        let [first, second] = ["a", "b"].map(|adapter| format!("{PREFIX}x.lora_A.{adapter}.weight"));
+        let [first, second] =
+            ["a", "b"].map(|adapter| format!("{PREFIX}x.lora_A.{adapter}.weight"));
         let keys = Keys::read([&first, &second]);
         assert_eq!(keys.adapters.len(), 2);
         assert_eq!(keys.twice, Some([first, second]));
@@ -299,18 +416,39 @@ mod tests {
 
     #[test]
     fn layers_of_a_larger_model_are_found() {
-        assert_eq!(of_layers("model.layers.3.mlp.experts.1.w1", None), Some(("model.", "layers")));
-        assert_eq!(of_layers("layers.3.x", Some("layers")), Some(("", "layers")));
-        assert_eq!(of_layers("transformer.h.3.x", None), Some(("transformer.", "h")));
-        assert_eq!(of_layers("model.experts.1.layers.2.x", Some("layers")), Some(("model.experts.1.", "layers")));
+        assert_eq!(
+            of_layers("model.layers.3.mlp.experts.1.w1", None),
+            Some(("model.", "layers"))
+        );
+        assert_eq!(
+            of_layers("layers.3.x", Some("layers")),
+            Some(("", "layers"))
+        );
+        assert_eq!(
+            of_layers("transformer.h.3.x", None),
+            Some(("transformer.", "h"))
+        );
+        assert_eq!(
+            of_layers("model.experts.1.layers.2.x", Some("layers")),
+            Some(("model.experts.1.", "layers"))
+        );
         assert_eq!(of_layers("lm_head", None), None);
         let moved = ["language_model.model.".to_owned(), "model.".to_owned()];
         let tables = ["model.embed_tokens", "lm_head"];
         for (name, expected) in [
-            ("language_model.model.layers.0.x.lora_A.weight", "model.layers.0.x.lora_A.weight"),
+            (
+                "language_model.model.layers.0.x.lora_A.weight",
+                "model.layers.0.x.lora_A.weight",
+            ),
             ("language_model.lm_head.weight", "lm_head.weight"),
-            ("language_model.model.embed_tokens.lora_embedding_A", "model.embed_tokens.lora_embedding_A"),
-            ("vision_tower.lm_headless.weight", "vision_tower.lm_headless.weight"),
+            (
+                "language_model.model.embed_tokens.lora_embedding_A",
+                "model.embed_tokens.lora_embedding_A",
+            ),
+            (
+                "vision_tower.lm_headless.weight",
+                "vision_tower.lm_headless.weight",
+            ),
         ] {
             assert_eq!(renamed(name, &moved, "layers", &tables), expected);
         }

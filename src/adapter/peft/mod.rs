@@ -1,4 +1,5 @@
-//! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written exactly.
+//! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written
+//! exactly.
 
 mod config;
 mod contents;
@@ -10,10 +11,12 @@ mod weights;
 
 use std::path::{Path, PathBuf};
 
-pub use config::{config_text, modules_json, read_base, read_config, read_hub_base, read_json_config, tokens_json};
+pub use config::{
+    config_text, modules_json, read_base, read_config, read_hub_base, read_json_config, tokens_json,
+};
 pub use contents::contents_in;
 pub use vocabulary::resize;
-pub use weights::{Contents, LastB, AdapterTensors, StoredTable, open, read_numbers, stored_in};
+pub use weights::{AdapterTensors, Contents, LastB, StoredTable, open, read_numbers, stored_in};
 
 use super::experts::Routed;
 use super::pissa::converted;
@@ -28,23 +31,42 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Writes the adapter that is attached to `decoder`, see [`LoraConfig::saved`].
 ///
-/// `base` is what a reader finds in `base_model_name_or_path`: a repository on the Hub, or a local folder without its place on this
-/// machine. A commit after `@` goes to `revision`, which is the base's.
+/// `base` is what a reader finds in `base_model_name_or_path`: a repository on the Hub, or a local
+/// folder without its place on this machine. A commit after `@` goes to `revision`, which is the
+/// base's.
 ///
 /// # Errors
 /// A file cannot be written.
-pub fn write(folder: &Path, decoder: &Decoder, config: &LoraConfig, base: &str) -> Result<(), AdapterError> {
-    let (config, all) = (&config.saved(), converted(decoder, tensors(decoder, &decoder.numbers())));
+pub fn write(
+    folder: &Path,
+    decoder: &Decoder,
+    config: &LoraConfig,
+    base: &str,
+) -> Result<(), AdapterError> {
+    let (config, all) = (
+        &config.saved(),
+        converted(decoder, tensors(decoder, &decoder.numbers())),
+    );
     write_f32(&folder.join(WEIGHTS), &all, &[("format", "pt".to_owned())])?;
-    // Full names choose whatever `layers_to_transform` says, so with it only those of its layers may be written.
+    // Full names choose whatever `layers_to_transform` says, so with it only those of its layers
+    // may be written.
     let modules: Vec<&str> = match config.targets.layers {
         None => {
-            let names = decoder.projections().map(|projection| projection.name.as_str());
+            let names = decoder
+                .projections()
+                .map(|projection| projection.name.as_str());
             names.filter(|name| Routed::of(name).is_none()).collect()
         }
-        Some(_) => decoder.adapters().filter(|(_, lora)| lora.portion == Portion::Whole).map(|(module, _)| module).collect(),
+        Some(_) => decoder
+            .adapters()
+            .filter(|(_, lora)| lora.portion == Portion::Whole)
+            .map(|(module, _)| module)
+            .collect(),
     };
-    Ok(write_atomic(&folder.join(CONFIG), config_text(config, &modules, base).as_bytes())?)
+    Ok(write_atomic(
+        &folder.join(CONFIG),
+        config_text(config, &modules, base).as_bytes(),
+    )?)
 }
 
 /// The files that an adapter folder is read from.
@@ -52,7 +74,8 @@ pub fn files(folder: &Path) -> [PathBuf; 2] {
     [folder.join(CONFIG), folder.join(WEIGHTS)]
 }
 
-/// Whether a folder has an adapter's config. A dangling link counts: the error comes when it is read.
+/// Whether a folder has an adapter's config. A dangling link counts: the error comes when it is
+/// read.
 pub fn is_in(folder: &Path) -> bool {
     folder.join(CONFIG).symlink_metadata().is_ok()
 }
@@ -66,29 +89,35 @@ pub fn is_of_mlx(folder: &Path) -> bool {
 pub fn pairs_in(archive: &Archive) -> Vec<(String, [String; 2])> {
     let keys = keys::Keys::read(archive.shapes().keys());
     let pair = |module: &str| {
-        let [a, b] = ["lora_A", "lora_B"].map(|part| keys.key(&format!("{module}.{part}.weight")).cloned());
+        let [a, b] =
+            ["lora_A", "lora_B"].map(|part| keys.key(&format!("{module}.{part}.weight")).cloned());
         Some((module.to_owned(), [a?, b?]))
     };
     keys.modules().into_iter().filter_map(pair).collect()
 }
 
-/// Keys of an open file that are not as PEFT writes them, each with the name that it would have; for a model with these modules.
+/// Keys of an open file that are not as PEFT writes them, each with the name that it would have;
+/// for a model with these modules.
 pub fn renamed_in(archive: &Archive, modules: &[LinearSpec]) -> Vec<(String, String)> {
     let keys = keys::Keys::read(archive.shapes().keys()).on(modules);
-    let renamed = keys.names().filter_map(|name| Some((keys.key(name)?.clone(), format!("{}{name}", keys::PREFIX))));
+    let renamed = keys
+        .names()
+        .filter_map(|name| Some((keys.key(name)?.clone(), format!("{}{name}", keys::PREFIX))));
     renamed.filter(|(key, name)| key != name).collect()
 }
 
-/// Reads `adapter_config.json` for a model with these modules: with its names for them, and with the tensors of the file as targets where
-/// the config's cannot be read.
+/// Reads `adapter_config.json` for a model with these modules: with its names for them, and with
+/// the tensors of the file as targets where the config's cannot be read.
 ///
 /// # Errors
-/// As of [`read_config`] and [`open`]; or neither the config nor a tensor names one of these modules.
+/// As of [`read_config`] and [`open`]; or neither the config nor a tensor names one of these
+/// modules.
 pub fn read_config_on(folder: &Path, modules: &[LinearSpec]) -> Result<LoraConfig, AdapterError> {
     Ok(fitted::fitted(read_config(folder)?, &open(folder)?, modules)?.config)
 }
 
-/// What of a folder is passed over or read otherwise than it is written, for a person; with modules, what is for a model with them.
+/// What of a folder is passed over or read otherwise than it is written, for a person; with
+/// modules, what is for a model with them.
 ///
 /// # Errors
 /// As of [`read_config`], [`read_config_on`] and [`open`].
@@ -101,10 +130,17 @@ pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String
             let bases = contents_in(&archive, &fitted.config, modules)?.bases;
             notes.extend(fitted.notes);
             if vocabulary::has_tokenizer(folder)? {
-                notes.push("it brings a tokenizer of its own, which is used in place of the base's".to_owned());
+                notes.push(
+                    "it brings a tokenizer of its own, which is used in place of the \
+                base's"
+                        .to_owned(),
+                );
             }
             notes.extend(bases.iter().map(|(module, key)| {
-                format!("`{key}` is the base's table `{module}`, which PEFT saves with a resized vocabulary; where it differs from this base's it takes its place")
+                format!(
+                    "`{key}` is the base's table `{module}`, which PEFT saves with a resized \
+                vocabulary; where it differs from this base's it takes its place"
+                )
             }));
         }
     }

@@ -1,11 +1,13 @@
-//! What the values of `adapter_config.json` mean for the numbers of an adapter: some change what is computed and are refused, some say
-//! only how training began, and some say nothing for a linear map.
+//! What the values of `adapter_config.json` mean for the numbers of an adapter: some change what is
+//! computed and are refused, some say only how training began, and some say nothing for a linear
+//! map.
 
 use serde_json::Value;
 
 use crate::adapter::AdapterError;
 
-/// Keys of PEFT's config that change what the adapter computes, with the only values that are built.
+/// Keys of PEFT's config that change what the adapter computes, with the only values that are
+/// built.
 const BUILT: [(&str, &[&str]); 17] = [
     ("alora_invocation_tokens", &["null"]),
     ("arrow_config", &["null"]),
@@ -30,8 +32,14 @@ const BUILT: [(&str, &[&str]); 17] = [
 ];
 
 /// Keys of releases before and after ours whose value changes no number of a trained adapter.
-const PASSED_OVER: [&str; 6] =
-    ["lora_ga_config", "merge_weights", "qalora_group_size", "runtime_config", "eva_config", "corda_config"];
+const PASSED_OVER: [&str; 6] = [
+    "lora_ga_config",
+    "merge_weights",
+    "qalora_group_size",
+    "runtime_config",
+    "eva_config",
+    "corda_config",
+];
 
 /// Ways in which matrices can begin, as words of `init_lora_weights`, that leave the base as it is.
 const PLAIN_STARTS: [&str; 5] = ["gaussian", "orthogonal", "eva", "mica", "default"];
@@ -43,7 +51,11 @@ const MOVING_STARTS: [&str; 4] = ["pissa", "olora", "corda", "lora_ga"];
 ///
 /// # Errors
 /// The first key with such a value.
-pub(super) fn judge(config: &Value, place: &str, known: &Value) -> Result<Vec<String>, AdapterError> {
+pub(super) fn judge(
+    config: &Value,
+    place: &str,
+    known: &Value,
+) -> Result<Vec<String>, AdapterError> {
     let refused = |key: &str, value: &Value, hint: Option<String>| AdapterError::Unsupported {
         place: place.to_owned(),
         key: key.to_owned(),
@@ -51,7 +63,10 @@ pub(super) fn judge(config: &Value, place: &str, known: &Value) -> Result<Vec<St
         hint,
     };
     for (key, built) in BUILT {
-        if let Some(value) = config.get(key).filter(|value| !built.contains(&value.to_string().as_str())) {
+        if let Some(value) = config
+            .get(key)
+            .filter(|value| !built.contains(&value.to_string().as_str()))
+        {
             return Err(refused(key, value, None));
         }
     }
@@ -59,15 +74,20 @@ pub(super) fn judge(config: &Value, place: &str, known: &Value) -> Result<Vec<St
     check_start(start).map_err(|hint| refused("init_lora_weights", start, Some(hint)))?;
     let mut notes: Vec<String> = notes_of_values(config);
     for (key, value) in config.as_object().into_iter().flatten() {
-        if known.get(key).is_some() || PASSED_OVER.contains(&key.as_str()) || BUILT.iter().any(|(built, _)| built == key) {
+        if known.get(key).is_some()
+            || PASSED_OVER.contains(&key.as_str())
+            || BUILT.iter().any(|(built, _)| built == key)
+        {
             continue;
         }
         if !is_neutral(value) {
-            let hint = "a newer PEFT wrote it, and what it changes is not known here; where it changes nothing for this adapter, remove it from adapter_config.json";
+            let hint = "a newer PEFT wrote it, and what it changes is not known here; where it \
+            changes nothing for this adapter, remove it from adapter_config.json";
             return Err(refused(key, value, Some(hint.to_owned())));
         }
         notes.push(format!(
-            "its config has `{key}`, which is not known here, as `{value}`, which says nothing; it is passed over"
+            "its config has `{key}`, which is not known here, as `{value}`, which says nothing; it \
+            is passed over"
         ));
     }
     Ok(notes)
@@ -77,19 +97,32 @@ pub(super) fn judge(config: &Value, place: &str, known: &Value) -> Result<Vec<St
 fn notes_of_values(config: &Value) -> Vec<String> {
     let mut notes = Vec::new();
     if config["fan_in_fan_out"] == Value::Bool(true) {
-        notes.push("its config has `fan_in_fan_out: true`, which is for Conv1D; the base has linear maps, for which it counts as false as in PEFT".to_owned());
+        notes.push(
+            "its config has `fan_in_fan_out: true`, which is for Conv1D; the base has \
+        linear maps, for which it counts as false as in PEFT"
+                .to_owned(),
+        );
     }
     let start = config["init_lora_weights"].as_str().unwrap_or_default();
-    for (key, word) in
-        [("loftq_config", "loftq"), ("eva_config", "eva"), ("corda_config", "corda"), ("lora_ga_config", "lora_ga")]
-    {
+    for (key, word) in [
+        ("loftq_config", "loftq"),
+        ("eva_config", "eva"),
+        ("corda_config", "corda"),
+        ("lora_ga_config", "lora_ga"),
+    ] {
         if !is_neutral(&config[key]) && !start.eq_ignore_ascii_case(word) {
-            notes.push(format!("its config has a `{key}` and does not begin as `{word}`; it is passed over as in PEFT"));
+            notes.push(format!(
+                "its config has a `{key}` and does not begin as `{word}`; it is \
+            passed over as in PEFT"
+            ));
         }
     }
     let bias = config["bias"].as_str().unwrap_or("none");
     if bias != "none" {
-        notes.push(format!("its config has `bias: {bias}` and its file no bias of the base; there is none to load"));
+        notes.push(format!(
+            "its config has `bias: {bias}` and its file no bias of the base; there \
+        is none to load"
+        ));
     }
     notes
 }
@@ -100,7 +133,10 @@ fn check_start(start: &Value) -> Result<(), String> {
         return if matches!(start, Value::Null | Value::Bool(_)) {
             Ok(())
         } else {
-            Err(format!("expected true, false or a word such as {}", PLAIN_STARTS[0]))
+            Err(format!(
+                "expected true, false or a word such as {}",
+                PLAIN_STARTS[0]
+            ))
         };
     };
     let word = word.to_lowercase();
@@ -109,13 +145,25 @@ fn check_start(start: &Value) -> Result<(), String> {
     }
     if MOVING_STARTS.iter().any(|start| word.starts_with(start)) {
         return Err(format!(
-            "`{word}` takes what A and B begin as out of the base's weights, so they do not go with the base as it is: save it from PEFT with `path_initial_model_for_weight_conversion`, which makes it a plain adapter; or, if `--base` is the changed base that was saved with it, set `init_lora_weights` to true in adapter_config.json"
+            "`{word}` takes what A and B begin as out of the base's weights, so they do not go \
+            with the base as it is: save it from PEFT with \
+            `path_initial_model_for_weight_conversion`, which makes it a plain adapter; or, if \
+            `--base` is the changed base that was saved with it, set `init_lora_weights` to true \
+            in adapter_config.json"
         ));
     }
     if word == "loftq" {
-        return Err("`loftq` puts quantized weights in the place of the base's, and A and B go with those: give that base with `--base`, as it was saved with the adapter, and set `init_lora_weights` to true in adapter_config.json".to_owned());
+        return Err(
+            "`loftq` puts quantized weights in the place of the base's, and A and B go with \
+        those: give that base with `--base`, as it was saved with the adapter, and set \
+        `init_lora_weights` to true in adapter_config.json"
+                .to_owned(),
+        );
     }
-    Err(format!("known are true, false, {}", PLAIN_STARTS.map(|start| format!("`{start}`")).join(", ")))
+    Err(format!(
+        "known are true, false, {}",
+        PLAIN_STARTS.map(|start| format!("`{start}`")).join(", ")
+    ))
 }
 
 /// Whether a value of a key that we do not know says nothing.
@@ -137,7 +185,10 @@ mod tests {
 
     fn judged(edit: Value) -> Result<Vec<String>, String> {
         let mut config = json!({"peft_type": "LORA", "r": 4});
-        config.as_object_mut().expect("an object").extend(edit.as_object().expect("an object").clone());
+        config
+            .as_object_mut()
+            .expect("an object")
+            .extend(edit.as_object().expect("an object").clone());
         judge(
             &config,
             "x",
@@ -158,22 +209,55 @@ mod tests {
             json!("eva"),
             json!("mica"),
         ] {
-            assert_eq!(judged(json!({"init_lora_weights": start})), Ok(vec![]), "{start}");
+            assert_eq!(
+                judged(json!({"init_lora_weights": start})),
+                Ok(vec![]),
+                "{start}"
+            );
         }
-        for start in ["pissa", "pissa_niter_16", "olora", "OLoRA", "corda", "lora_ga", "loftq", "unheard_of"] {
+        for start in [
+            "pissa",
+            "pissa_niter_16",
+            "olora",
+            "OLoRA",
+            "corda",
+            "lora_ga",
+            "loftq",
+            "unheard_of",
+        ] {
             let message = judged(json!({"init_lora_weights": start})).expect_err("refused");
-            assert!(message.contains(&format!("`init_lora_weights` is `\"{start}\"`")), "{message}");
+            assert!(
+                message.contains(&format!("`init_lora_weights` is `\"{start}\"`")),
+                "{message}"
+            );
         }
         assert!(judged(json!({"init_lora_weights": 3})).is_err());
     }
 
     #[test]
     fn keys_that_are_not_known_are_noted_or_refused() {
-        for value in [json!(null), json!(false), json!([]), json!({}), json!("none"), json!("")] {
+        for value in [
+            json!(null),
+            json!(false),
+            json!([]),
+            json!({}),
+            json!("none"),
+            json!(""),
+        ] {
             let notes = judged(json!({"later_key": value})).expect("neutral");
-            assert!(notes.len() == 1 && notes[0].contains("`later_key`"), "{notes:?}");
+            assert!(
+                notes.len() == 1 && notes[0].contains("`later_key`"),
+                "{notes:?}"
+            );
         }
-        for value in [json!(true), json!(3), json!(0.5), json!("on"), json!([1]), json!({"a": 1})] {
+        for value in [
+            json!(true),
+            json!(3),
+            json!(0.5),
+            json!("on"),
+            json!([1]),
+            json!({"a": 1}),
+        ] {
             let message = judged(json!({"later_key": value})).expect_err("refused");
             assert!(message.contains("`later_key`"), "{message}");
         }
@@ -194,8 +278,16 @@ mod tests {
             let notes = judged(json!({key: value, "init_lora_weights": true})).expect("inert");
             assert!(notes[0].contains(key), "{notes:?}");
         }
-        assert_eq!(judged(json!({"eva_config": {"rho": 2.0}, "init_lora_weights": "eva"})), Ok(vec![]));
-        assert_eq!(judged(json!({"fan_in_fan_out": true})).expect("noted").len(), 1);
+        assert_eq!(
+            judged(json!({"eva_config": {"rho": 2.0}, "init_lora_weights": "eva"})),
+            Ok(vec![])
+        );
+        assert_eq!(
+            judged(json!({"fan_in_fan_out": true}))
+                .expect("noted")
+                .len(),
+            1
+        );
         assert_eq!(judged(json!({"bias": "all"})).expect("noted").len(), 1);
         assert!(judged(json!({"bias": "some"})).is_err());
     }

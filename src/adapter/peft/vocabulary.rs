@@ -1,4 +1,5 @@
-//! Adapters that were trained with more tokens than their base has: their rows are in the adapter, and the base's tables get room for them.
+//! Adapters that were trained with more tokens than their base has: their rows are in the adapter,
+//! and the base's tables get room for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,8 +13,8 @@ use crate::terms::TokenIndices;
 /// What an adapter with new tokens has beside it.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Gives the tables of a base as many rows as an adapter was trained with that brings a tokenizer of its own. What the new rows are is in
-/// the adapter.
+/// Gives the tables of a base as many rows as an adapter was trained with that brings a tokenizer
+/// of its own. What the new rows are is in the adapter.
 ///
 /// # Errors
 /// The adapter cannot be read, or lacks one of the rows.
@@ -25,7 +26,10 @@ pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), AdapterError> {
     if rows <= stored {
         return Ok(());
     }
-    folder.resize(NewRows { vocabulary: rows, rows: BTreeMap::new() });
+    folder.resize(NewRows {
+        vocabulary: rows,
+        rows: BTreeMap::new(),
+    });
     let modules = folder.spec.modules();
     let targets = read_config_on(adapter, &modules)?.table_targets(&modules)?;
     for table in modules.iter().filter(|linear| linear.is_table()) {
@@ -41,11 +45,14 @@ pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), AdapterError> {
             return Err(AdapterError::Mixed {
                 place: adapter.join(CONFIG).display().to_string(),
                 message: format!(
-                    "it was trained with {rows} tokens, the base has {stored}, and `{}` has no row for token {row}",
+                    "it was trained with {rows} tokens, the base has {stored}, and `{}` has no row \
+                    for token {row}",
                     table.name
                 ),
                 hint: if is_tied {
-                    "embedding and head are one table in the base: name both in `modules_to_save`".to_owned()
+                    "embedding and head are one table in the base: name both in \
+                    `modules_to_save`"
+                        .to_owned()
                 } else {
                     "it was trained on another base, or its files were mixed up".to_owned()
                 },
@@ -60,16 +67,35 @@ pub(super) fn has_tokenizer(adapter: &Path) -> Result<bool, AdapterError> {
     Ok(is_there(&adapter.join(TOKENIZER))?)
 }
 
-/// How many rows an adapter needs of the tables: those up to its highest token, and as many as a table has that it brings whole.
+/// How many rows an adapter needs of the tables: those up to its highest token, and as many as a
+/// table has that it brings whole.
 fn rows(adapter: &Path) -> Result<usize, AdapterError> {
     let (config, archive) = (read_config(adapter)?, open(adapter)?);
     let tokens = match config.tables.tokens {
         None => Vec::new(),
         Some(TokenIndices::Embedding(tokens)) => tokens,
-        Some(TokenIndices::Modules(named)) => named.into_iter().flat_map(|(_, tokens)| tokens).collect(),
+        Some(TokenIndices::Modules(named)) => {
+            named.into_iter().flat_map(|(_, tokens)| tokens).collect()
+        }
     };
-    let of_tokens = tokens.into_iter().max().map_or(0, |token| token as usize + 1);
-    let is_whole = |key: &str| config.tables.saved.iter().any(|name| key.ends_with(&format!("{name}.weight")));
-    let whole = archive.shapes().into_iter().filter(|(key, shape)| shape.len() == 2 && is_whole(key));
-    Ok(whole.map(|(_, shape)| shape[0]).chain([of_tokens]).max().unwrap_or(0))
+    let of_tokens = tokens
+        .into_iter()
+        .max()
+        .map_or(0, |token| token as usize + 1);
+    let is_whole = |key: &str| {
+        config
+            .tables
+            .saved
+            .iter()
+            .any(|name| key.ends_with(&format!("{name}.weight")))
+    };
+    let whole = archive
+        .shapes()
+        .into_iter()
+        .filter(|(key, shape)| shape.len() == 2 && is_whole(key));
+    Ok(whole
+        .map(|(_, shape)| shape[0])
+        .chain([of_tokens])
+        .max()
+        .unwrap_or(0))
 }

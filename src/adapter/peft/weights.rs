@@ -14,21 +14,43 @@ use crate::model::LinearSpec;
 
 const PICKLE: &str = "adapter_model.bin";
 
-/// Reads `adapter_model.safetensors` for a model with these modules: of a table, or of rows of it, the first of the two alone. Where a table
-/// of the base came with them, it stands under `MODULE.base_layer`.
+/// Reads `adapter_model.safetensors` for a model with these modules: of a table, or of rows of it,
+/// the first of the two alone. Where a table of the base came with them, it stands under
+/// `MODULE.base_layer`.
 ///
 /// # Errors
-/// The file is damaged, or a tensor is missing, left over or of another shape; all of them are listed.
-pub fn read_numbers(folder: &Path, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Numbers, AdapterError> {
+/// The file is damaged, or a tensor is missing, left over or of another shape; all of them are
+/// listed.
+pub fn read_numbers(
+    folder: &Path,
+    config: &LoraConfig,
+    modules: &[LinearSpec],
+) -> Result<Numbers, AdapterError> {
     let archive = open(folder)?;
-    let Contents { pairs, tables, bases } = contents_in(&archive, config, modules)?;
-    let one = |key: &str| Ok::<_, AdapterError>([archive.read_f32(key)?.unwrap_or_default(), Vec::new()]);
+    let Contents {
+        pairs,
+        tables,
+        bases,
+    } = contents_in(&archive, config, modules)?;
+    let one =
+        |key: &str| Ok::<_, AdapterError>([archive.read_f32(key)?.unwrap_or_default(), Vec::new()]);
     let last = LastB::default();
-    let vector = |stored: &AdapterTensors| stored.vector.as_ref().map(|(name, key)| Ok((name.clone(), one(key)?)));
+    let vector = |stored: &AdapterTensors| {
+        stored
+            .vector
+            .as_ref()
+            .map(|(name, key)| Ok((name.clone(), one(key)?)))
+    };
     let vectors: Vec<_> = pairs.iter().filter_map(vector).collect();
-    let pairs = pairs.into_iter().map(|stored| Ok((stored.target.module.clone(), stored.read(&archive, &last)?)));
-    let tables = tables.into_iter().map(|stored| Ok((stored.target.module.name.clone(), one(&stored.key)?)));
-    let bases = bases.into_iter().map(|(module, key)| Ok((format!("{module}.base_layer"), one(&key)?)));
+    let pairs = pairs
+        .into_iter()
+        .map(|stored| Ok((stored.target.module.clone(), stored.read(&archive, &last)?)));
+    let tables = tables
+        .into_iter()
+        .map(|stored| Ok((stored.target.module.name.clone(), one(&stored.key)?)));
+    let bases = bases
+        .into_iter()
+        .map(|(module, key)| Ok((format!("{module}.base_layer"), one(&key)?)));
     pairs.chain(tables).chain(bases).chain(vectors).collect()
 }
 
@@ -39,11 +61,19 @@ pub fn read_numbers(folder: &Path, config: &LoraConfig, modules: &[LinearSpec]) 
 pub fn open(folder: &Path) -> Result<Archive, AdapterError> {
     let path = folder.join(WEIGHTS);
     if super::is_of_mlx(folder) {
-        return Err(AdapterError::OfMlx { folder: folder.display().to_string() });
+        return Err(AdapterError::OfMlx {
+            folder: folder.display().to_string(),
+        });
     }
     if !path.exists() && folder.join(PICKLE).exists() {
-        let message = format!("there is no such file, only `{PICKLE}`; pickle files can run code and are refused");
-        return Err(AdapterError::Config { place: path.display().to_string(), message });
+        let message = format!(
+            "there is no such file, only `{PICKLE}`; pickle files can run code \
+        and are refused"
+        );
+        return Err(AdapterError::Config {
+            place: path.display().to_string(),
+            message,
+        });
     }
     Ok(Archive::open(&path)?)
 }
@@ -68,7 +98,8 @@ pub struct StoredTable {
     pub key: String,
 }
 
-/// An adapter's A [r, in] and B [out, r] where they lie in an open file; names and shapes are right.
+/// An adapter's A [r, in] and B [out, r] where they lie in an open file; names and shapes are
+/// right.
 #[derive(Debug)]
 pub struct AdapterTensors {
     /// The adapter.
@@ -91,7 +122,9 @@ impl AdapterTensors {
     pub fn read(&self, archive: &Archive, last: &LastB) -> Result<[Vec<f32>; 2], AdapterError> {
         if let Some((stack, Routed { expert, place, .. })) = &self.slice {
             let ([of_a, of_b], rank) = (&self.keys, self.target.rank);
-            let a = archive.read_rows_f32(of_a, expert * rank..(expert + 1) * rank)?.unwrap_or_default();
+            let a = archive
+                .read_rows_f32(of_a, expert * rank..(expert + 1) * rank)?
+                .unwrap_or_default();
             let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
             if last.as_ref().is_none_or(|(key, _)| key != of_b) {
                 *last = Some((of_b.clone(), archive.read_f32(of_b)?.unwrap_or_default()));
@@ -108,7 +141,9 @@ impl AdapterTensors {
     /// # Errors
     /// They are not of f32, f16 or bf16.
     pub fn read_vector(&self, archive: &Archive) -> Result<Option<Vec<f32>>, AdapterError> {
-        let Some((_, key)) = &self.vector else { return Ok(None) };
+        let Some((_, key)) = &self.vector else {
+            return Ok(None);
+        };
         Ok(Some(archive.read_f32(key)?.unwrap_or_default()))
     }
 }
@@ -116,11 +151,26 @@ impl AdapterTensors {
 /// Finds the matrices of an open file, and reads none of them.
 ///
 /// # Errors
-/// A tensor is missing, left over or of another shape; all of them are listed. Or there is more than matrices.
-pub fn stored_in(archive: &Archive, config: &LoraConfig, modules: &[LinearSpec]) -> Result<Vec<AdapterTensors>, AdapterError> {
+/// A tensor is missing, left over or of another shape; all of them are listed. Or there is more
+/// than matrices.
+pub fn stored_in(
+    archive: &Archive,
+    config: &LoraConfig,
+    modules: &[LinearSpec],
+) -> Result<Vec<AdapterTensors>, AdapterError> {
     let contents = contents_in(archive, config, modules)?;
-    let Some(table) = contents.tables.first() else { return Ok(contents.pairs) };
-    let message = format!("tensor `{}` is no low-rank matrix, and nothing else can be written in this format", table.key);
+    let Some(table) = contents.tables.first() else {
+        return Ok(contents.pairs);
+    };
+    let message = format!(
+        "tensor `{}` is no low-rank matrix, and nothing else can be written in \
+    this format",
+        table.key
+    );
     let hint = "merge the adapter with `rankine merge`, and export the merged model".to_owned();
-    Err(AdapterError::Mixed { place: archive.path().display().to_string(), message, hint })
+    Err(AdapterError::Mixed {
+        place: archive.path().display().to_string(),
+        message,
+        hint,
+    })
 }

@@ -21,8 +21,11 @@ pub enum Goal {
 }
 
 impl Term for Goal {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("answers", Self::Answers), ("language", Self::Language), ("everything", Self::Everything)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("answers", Self::Answers),
+        ("language", Self::Language),
+        ("everything", Self::Everything),
+    ];
 }
 
 /// A goal's word.
@@ -44,42 +47,98 @@ impl Answers {
         let asks = std::io::stdin().is_terminal() && terminal.is_terminal();
         let needed = |flag: &str, question: &str| {
             if asks {
-                return ask(terminal, question, |answer| if answer.is_empty() { None } else { Some(answer.to_owned()) });
+                return ask(terminal, question, |answer| {
+                    if answer.is_empty() {
+                        None
+                    } else {
+                        Some(answer.to_owned())
+                    }
+                });
             }
-            let fault = Fault::new(format!("`--{flag}` is missing, and there is no terminal to ask at"));
-            Err(Failure::new(Exit::Usage, fault.hint("give `--base MODEL --data PATH`, and `--goal` and `--device` if you like")))
+            let fault = Fault::new(format!(
+                "`--{flag}` is missing, and there is no terminal to ask \
+            at"
+            ));
+            Err(Failure::new(
+                Exit::Usage,
+                fault.hint(
+                    "give `--base MODEL --data PATH`, and \
+            `--goal` and `--device` if you like",
+                ),
+            ))
         };
-        let base =
-            args.base.clone().map_or_else(|| needed("base", "Base model (a folder, or a Hub id such as owner/name)?"), Ok)?;
+        let base = args.base.clone().map_or_else(
+            || {
+                needed(
+                    "base",
+                    "Base model (a folder, or a Hub id \
+            such as owner/name)?",
+                )
+            },
+            Ok,
+        )?;
         let data = if args.data.is_empty() {
-            vec![needed("data", "Data (a Parquet file, a glob or a folder)?")?]
+            vec![needed(
+                "data",
+                "Data (a Parquet file, a glob or a folder)?",
+            )?]
         } else {
             args.data.clone()
         };
         let goal = match args.goal {
-            None if asks => ask(terminal, "Goal: answers, language or everything (empty: by the data)?", |answer| {
-                if answer.is_empty() { Some(None) } else { Goal::parse(answer).map(Some) }
-            })?,
+            None if asks => ask(
+                terminal,
+                "Goal: answers, language or everything (empty: by the \
+            data)?",
+                |answer| {
+                    if answer.is_empty() {
+                        Some(None)
+                    } else {
+                        Goal::parse(answer).map(Some)
+                    }
+                },
+            )?,
             goal => goal,
         };
         let device = match &args.device {
             Some(word) => Device::parse(word).ok_or_else(|| {
                 let fault = Fault::new(format!(
-                    "`--device {word}`: expected `auto`, `cpu`, `wgpu` or `cuda`, the last two with an index such as `cuda:0`"
+                    "`--device {word}`: expected `auto`, `cpu`, `wgpu` or `cuda`, the last two \
+                    with an index such as `cuda:0`"
                 ));
-                Failure::new(Exit::Usage, fault.hint("`rankine doctor` lists the devices"))
+                Failure::new(
+                    Exit::Usage,
+                    fault.hint("`rankine doctor` lists the devices"),
+                )
             })?,
-            None if asks => ask(terminal, "Device: auto, cpu, wgpu or cuda (empty: auto)?", |answer| {
-                if answer.is_empty() { Some(Device::Auto) } else { Device::parse(answer) }
-            })?,
+            None if asks => ask(
+                terminal,
+                "Device: auto, cpu, wgpu or cuda (empty: auto)?",
+                |answer| {
+                    if answer.is_empty() {
+                        Some(Device::Auto)
+                    } else {
+                        Device::parse(answer)
+                    }
+                },
+            )?,
             None => Device::Auto,
         };
-        Ok(Self { base, data, goal, device })
+        Ok(Self {
+            base,
+            data,
+            goal,
+            device,
+        })
     }
 }
 
 /// Asks until the answer is one; the end of input ends the command.
-fn ask<T>(terminal: &Terminal, question: &str, read: impl Fn(&str) -> Option<T>) -> Result<T, Failure> {
+fn ask<T>(
+    terminal: &Terminal,
+    question: &str,
+    read: impl Fn(&str) -> Option<T>,
+) -> Result<T, Failure> {
     loop {
         terminal.say(question);
         let mut line = String::new();
@@ -89,7 +148,10 @@ fn ask<T>(terminal: &Terminal, question: &str, read: impl Fn(&str) -> Option<T>)
         if bytes == 0 {
             return Err(Failure::new(
                 Exit::Usage,
-                Fault::new("the input ended before every question was answered").hint("answer with flags: `rankine init --help`"),
+                Fault::new("the input ended before every question was answered").hint(
+                    "answer with \
+                flags: `rankine init --help`",
+                ),
             ));
         }
         if let Some(answer) = read(line.trim()) {

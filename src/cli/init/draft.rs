@@ -20,12 +20,27 @@ pub(super) struct Draft<'a> {
 impl<'a> Draft<'a> {
     /// A start for a goal: adapters on every projection, a twentieth of the rows held out.
     pub fn new(answers: &'a Answers, sets: &'a [Set]) -> Self {
-        let by_data = if sets.iter().all(|set| set.format == Format::Text) { Goal::Language } else { Goal::Answers };
+        let by_data = if sets.iter().all(|set| set.format == Format::Text) {
+            Goal::Language
+        } else {
+            Goal::Answers
+        };
         let goal = answers.goal.unwrap_or(by_data);
         let of_goal: &[(&str, &str)] = match goal {
-            Goal::Answers => &[("adapter.method", "lora"), ("adapter.r", "16"), ("training.learning_rate", "2e-4")],
-            Goal::Language => &[("adapter.method", "lora"), ("adapter.r", "32"), ("training.learning_rate", "1e-4")],
-            Goal::Everything => &[("adapter.method", "full"), ("training.learning_rate", "1e-5")],
+            Goal::Answers => &[
+                ("adapter.method", "lora"),
+                ("adapter.r", "16"),
+                ("training.learning_rate", "2e-4"),
+            ],
+            Goal::Language => &[
+                ("adapter.method", "lora"),
+                ("adapter.r", "32"),
+                ("training.learning_rate", "1e-4"),
+            ],
+            Goal::Everything => &[
+                ("adapter.method", "full"),
+                ("training.learning_rate", "1e-5"),
+            ],
         };
         let rows: u64 = sets.iter().map(|set| set.rows).sum();
         // Rows held out have to be some, and a step should not be the whole epoch.
@@ -38,9 +53,18 @@ impl<'a> Draft<'a> {
         ];
         let held_out = [("evaluation.val_set_size", "0.05")];
         let held_out = held_out.iter().filter(|_| rows >= 40);
-        let values =
-            of_goal.iter().chain(&usual).chain(held_out).map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        Self { base: &answers.base, device: answers.device, sets, values }
+        let values = of_goal
+            .iter()
+            .chain(&usual)
+            .chain(held_out)
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect();
+        Self {
+            base: &answers.base,
+            device: answers.device,
+            sets,
+            values,
+        }
     }
 
     /// Gives a key a value.
@@ -54,26 +78,45 @@ impl<'a> Draft<'a> {
 
     /// The recipe's text.
     pub fn text(&self) -> String {
-        let mut text = String::from("# Written by `rankine init`. Every key and its default: `rankine schema`.\n\n");
-        line(&mut text, "", "base_model", "base_model", &quoted(self.base));
+        let mut text = String::from(
+            "# Written by `rankine init`. Every key and its default: \
+        `rankine schema`.\n\n",
+        );
+        line(
+            &mut text,
+            "",
+            "base_model",
+            "base_model",
+            &quoted(self.base),
+        );
         if self.device != Device::Auto {
             line(&mut text, "", "device", "device", &self.device.to_string());
         }
         text.push_str("\ndatasets:\n");
         for set in self.sets {
             let _ = writeln!(text, "  - path: {}", quoted(&set.path));
-            let _ = writeln!(text, "    # {}", description("datasets.format").unwrap_or_default());
+            let _ = writeln!(
+                text,
+                "    # {}",
+                description("datasets.format").unwrap_or_default()
+            );
             let _ = writeln!(text, "    format: {}", set.format);
             if !set.columns.is_empty() {
-                let columns: Vec<String> =
-                    set.columns.iter().map(|(ours, theirs)| format!("{ours}: {}", quoted(theirs))).collect();
+                let columns: Vec<String> = set
+                    .columns
+                    .iter()
+                    .map(|(ours, theirs)| format!("{ours}: {}", quoted(theirs)))
+                    .collect();
                 let _ = writeln!(text, "    columns: {{{}}}", columns.join(", "));
             }
         }
         for section in SECTIONS {
             let prefix = format!("{section}.");
-            let keys: Vec<_> =
-                self.values.iter().filter_map(|(key, value)| Some((key, key.strip_prefix(&prefix)?, value))).collect();
+            let keys: Vec<_> = self
+                .values
+                .iter()
+                .filter_map(|(key, value)| Some((key, key.strip_prefix(&prefix)?, value)))
+                .collect();
             if !keys.is_empty() {
                 let _ = writeln!(text, "\n{section}:");
             }

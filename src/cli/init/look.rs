@@ -24,17 +24,41 @@ pub(super) struct Set {
 /// Looks at the columns of a path's files.
 pub(super) fn look(path: &str, terminal: &Terminal) -> Result<Set, Failure> {
     let (none, cache) = (BTreeMap::new(), RowCache::from(&cache_folder()));
-    let reading = Reading { format: None, columns: &none };
-    let paths = if DatasetPath::is_one(path) { cached_files(path)? } else { find_files(path)? };
+    let reading = Reading {
+        format: None,
+        columns: &none,
+    };
+    let paths = if DatasetPath::is_one(path) {
+        cached_files(path)?
+    } else {
+        find_files(path)?
+    };
     let files = data_files(paths, reading, &cache, &|event| terminal.take(&event))?;
     terminal.stop();
     let Some((format, columns)) = guessed(&files)? else {
         let names = columns(&files[0])?.0;
-        let listed: Vec<String> = names.iter().take(20).map(|(name, _)| format!("`{name}`")).collect();
-        let fault = Fault::new(format!("`{path}` has the columns {}, which are of no format that is known", listed.join(", ")));
-        let hint = "expected `messages`; `instruction` and `output`; `prompt` and `completion`; or `text`";
+        let listed: Vec<String> = names
+            .iter()
+            .take(20)
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        let fault = Fault::new(format!(
+            "`{path}` has the columns {}, which are of no format that \
+        is known",
+            listed.join(", ")
+        ));
+        let hint = "expected `messages`; `instruction` and `output`; `prompt` and `completion`; or \
+        `text`";
         return Err(Failure::new(Exit::Input, fault.hint(hint)));
     };
-    let rows = files.iter().map(|file| inspect(file, format, &columns)).sum::<Result<u64, _>>()?;
-    Ok(Set { path: path.to_owned(), format, columns, rows })
+    let rows = files
+        .iter()
+        .map(|file| inspect(file, format, &columns))
+        .sum::<Result<u64, _>>()?;
+    Ok(Set {
+        path: path.to_owned(),
+        format,
+        columns,
+        rows,
+    })
 }

@@ -1,4 +1,5 @@
-//! `rankine inspect`: what a model, an adapter, a run or a dataset is, from its headers and configs; weights are not loaded.
+//! `rankine inspect`: what a model, an adapter, a run or a dataset is, from its headers and
+//! configs; weights are not loaded.
 
 mod adapter;
 mod dataset;
@@ -25,22 +26,26 @@ use crate::train::RunFolder;
 
 const EXPECTED: &str = "give the folder of a model, an adapter or a run, or data files";
 
-/// What `--json` prints is one object. `kind` is `model`, `adapter`, `run` or `dataset`, `path` is where it is; the other keys are those of
-/// the lines: of a model `parameters`, `tensors`, `projections`, `license`, `chat_template`; of an adapter `modules` with norm and effective
-/// rank of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows`, `format`, `format_columns` and `token_lengths`.
+/// What `--json` prints is one object. `kind` is `model`, `adapter`, `run` or `dataset`, `path` is
+/// where it is; the other keys are those of the lines: of a model `parameters`, `tensors`,
+/// `projections`, `license`, `chat_template`; of an adapter `modules` with norm and effective rank
+/// of each; of a run `recipe`, `state` and `result`; of a dataset `columns`, `rows`, `format`,
+/// `format_columns` and `token_lengths`.
 #[derive(Debug, Args)]
 pub(super) struct InspectArgs {
-    /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled; or a Parquet file, a glob or a folder of them, or `hf://datasets/owner/name` that was pulled
+    /// The folder of a model, of an adapter, of a run or of a checkpoint, a Hub id that was pulled;
+    /// or a Parquet file, a glob or a folder of them, or `hf://datasets/owner/name` that was pulled
     #[arg(value_name = "MODEL|ADAPTER|RUN|DATASET")]
     subject: PathBuf,
     /// Of a dataset: the model whose tokenizer and chat template count its tokens
     #[arg(long, value_name = "DIR|ID")]
     base: Option<PathBuf>,
-    /// Of a dataset: the shape of its rows, `text`, `completion`, `instruction` or `chat`; without it, the one whose columns are there
+    /// Of a dataset: the shape of its rows, `text`, `completion`, `instruction` or `chat`; without
+    /// it, the one whose columns are there
     #[arg(long, value_parser = parse_format)]
     format: Option<Format>,
-    /// Of a dataset: the file's names of the format's columns, such as `prompt=question,completion=answer`; without it, those that its columns
-    /// look like
+    /// Of a dataset: the file's names of the format's columns, such as
+    /// `prompt=question,completion=answer`; without it, those that its columns look like
     #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',', value_parser = parse_column)]
     columns: Vec<(String, String)>,
     /// Print one JSON object
@@ -49,12 +54,18 @@ pub(super) struct InspectArgs {
 }
 
 fn parse_format(word: &str) -> Result<Format, String> {
-    Format::parse(word).ok_or_else(|| "expected `text`, `completion`, `instruction` or `chat`".to_owned())
+    Format::parse(word)
+        .ok_or_else(|| "expected `text`, `completion`, `instruction` or `chat`".to_owned())
 }
 
 fn parse_column(word: &str) -> Result<(String, String), String> {
-    let pair = word.split_once('=').filter(|(name, column)| !name.is_empty() && !column.is_empty());
-    let (name, column) = pair.ok_or("expected the format's name of a column and the file's, such as `prompt=question`")?;
+    let pair = word
+        .split_once('=')
+        .filter(|(name, column)| !name.is_empty() && !column.is_empty());
+    let (name, column) = pair.ok_or(
+        "expected the format's name of a column and the file's, such \
+    as `prompt=question`",
+    )?;
     Ok((name.trim().to_owned(), column.to_owned()))
 }
 
@@ -67,8 +78,14 @@ struct Findings {
 
 impl Findings {
     fn new(kind: &str, path: &Path) -> Self {
-        let (shown, object) = (path.display().to_string(), json!({"kind": kind, "path": path.display().to_string()}));
-        Self { lines: vec![(kind.to_owned(), shown)], object }
+        let (shown, object) = (
+            path.display().to_string(),
+            json!({"kind": kind, "path": path.display().to_string()}),
+        );
+        Self {
+            lines: vec![(kind.to_owned(), shown)],
+            object,
+        }
     }
 
     /// A line, and its value under a key.
@@ -88,8 +105,16 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     if args.json {
         return print(found.object);
     }
-    let width = found.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
-    found.lines.iter().try_for_each(|(name, line)| print(format!("{name:<width$}  {line}").trim_end()))
+    let width = found
+        .lines
+        .iter()
+        .map(|(name, _)| name.len())
+        .max()
+        .unwrap_or(0);
+    found
+        .lines
+        .iter()
+        .try_for_each(|(name, line)| print(format!("{name:<width$}  {line}").trim_end()))
 }
 
 /// What the subject is follows from what is there.
@@ -115,8 +140,14 @@ fn look(args: &InspectArgs) -> Result<Findings, Failure> {
             let folder = find_base(Some(path), None)?;
             kind_of(&folder).unwrap_or(FolderKind::Model).look(&folder)
         }
-        Err(error) if written.contains(['*', '?', '[']) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
-        Err(error @ SourceError::Dangling { .. }) => Err(Failure { exit: Exit::NoInput, ..error.into() }),
+        Err(error) if written.contains(['*', '?', '[']) => Err(Failure {
+            exit: Exit::NoInput,
+            ..error.into()
+        }),
+        Err(error @ SourceError::Dangling { .. }) => Err(Failure {
+            exit: Exit::NoInput,
+            ..error.into()
+        }),
         Err(_) => {
             let fault = Fault::new(format!("`{written}` does not exist")).hint(EXPECTED);
             Err(Failure::new(Exit::NoInput, fault))
@@ -129,16 +160,29 @@ fn unlike(path: &Path) -> Option<Failure> {
     if !path.is_file() || is_convertible(path) {
         return None;
     }
-    let (is_called, content) = (path.extension().is_some_and(|end| end == "parquet"), Content::of(path));
-    let folder = NotFolder::of(path).and_then(|why| why.hint()).filter(|_| is_of_folder(path));
+    let (is_called, content) = (
+        path.extension().is_some_and(|end| end == "parquet"),
+        Content::of(path),
+    );
+    let folder = NotFolder::of(path)
+        .and_then(|why| why.hint())
+        .filter(|_| is_of_folder(path));
     match (folder, content) {
         (Some(hint), _) => {
-            let fault = Fault::new(format!("`{}` is a file of a model or an adapter, expected its folder", path.display()));
+            let fault = Fault::new(format!(
+                "`{}` is a file of a model or an adapter, expected its \
+            folder",
+                path.display()
+            ));
             Some(Failure::new(Exit::Input, fault.hint(hint)))
         }
-        (None, Some(content)) if is_called || content != Content::Text => {
-            Some(TableError::Other { path: path.to_owned(), content }.into())
-        }
+        (None, Some(content)) if is_called || content != Content::Text => Some(
+            TableError::Other {
+                path: path.to_owned(),
+                content,
+            }
+            .into(),
+        ),
         // What is called so and is none is broken, and so is what begins like one.
         (None, None) if is_called || begins_as_parquet(path) => None,
         _ => Some(unknown(path)),
@@ -149,12 +193,22 @@ fn unlike(path: &Path) -> Option<Failure> {
 fn is_of_folder(path: &Path) -> bool {
     let is_weights = path.extension().is_some_and(|end| end == "safetensors");
     let name = path.file_name().unwrap_or_default();
-    is_weights || ["config.json", "adapter_config.json", "tokenizer.json", "tokenizer_config.json"].iter().any(|of| name == *of)
+    is_weights
+        || [
+            "config.json",
+            "adapter_config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+        ]
+        .iter()
+        .any(|of| name == *of)
 }
 
 fn begins_as_parquet(path: &Path) -> bool {
     let mut head = [0; 4];
-    File::open(path).and_then(|mut file| file.read_exact(&mut head)).is_ok_and(|()| head == *b"PAR1")
+    File::open(path)
+        .and_then(|mut file| file.read_exact(&mut head))
+        .is_ok_and(|()| head == *b"PAR1")
 }
 
 enum FolderKind {
@@ -167,7 +221,9 @@ impl FolderKind {
     fn look(self, path: &Path) -> Result<Findings, Failure> {
         match self {
             Self::Run => run::look(path),
-            Self::Adapter => adapter::look(&RunFolder::adapter_in(path).unwrap_or_else(|| path.to_owned())),
+            Self::Adapter => {
+                adapter::look(&RunFolder::adapter_in(path).unwrap_or_else(|| path.to_owned()))
+            }
             Self::Model => model::look(path),
         }
     }
@@ -175,7 +231,12 @@ impl FolderKind {
 
 fn kind_of(folder: &Path) -> Option<FolderKind> {
     match folder {
-        folder if folder.join(RunFolder::LOCK).exists() && folder.join(RunFolder::METRICS).exists() => Some(FolderKind::Run),
+        folder
+            if folder.join(RunFolder::LOCK).exists()
+                && folder.join(RunFolder::METRICS).exists() =>
+        {
+            Some(FolderKind::Run)
+        }
         folder if run::is_running(folder) => Some(FolderKind::Run),
         folder if RunFolder::adapter_in(folder).is_some() => Some(FolderKind::Adapter),
         folder if folder.join("config.json").exists() => Some(FolderKind::Model),
@@ -185,7 +246,8 @@ fn kind_of(folder: &Path) -> Option<FolderKind> {
 
 fn unknown(path: &Path) -> Failure {
     let fault = Fault::new(format!(
-        "`{}` is nothing that is known: it holds no `config.json`, `adapter_config.json`, `{}` or Parquet file",
+        "`{}` is nothing that is known: it holds no `config.json`, `adapter_config.json`, `{}` or \
+        Parquet file",
         path.display(),
         RunFolder::LOCK
     ));
@@ -194,5 +256,9 @@ fn unknown(path: &Path) -> Failure {
 
 /// A share, whole numbers in groups.
 fn share(part: u64, of: u64) -> String {
-    format!("{} ({:.1} %)", super::grouped(part), 100.0 * part as f64 / of.max(1) as f64)
+    format!(
+        "{} ({:.1} %)",
+        super::grouped(part),
+        100.0 * part as f64 / of.max(1) as f64
+    )
 }

@@ -1,12 +1,12 @@
-//! CSV and TSV taken apart into cells. A row that starts a quote and never closes it would swallow the rest of the file in silence, so
-//! that the end is looked at.
+//! CSV and TSV taken apart into cells. A row that starts a quote and never closes it would swallow
+//! the rest of the file in silence, so that the end is looked at.
 
 use std::ops::Range;
 
 use csv_core::{ReadRecordResult, ReaderBuilder};
 
 use super::error::ConvertError;
-use super::piece::{Content, MAX_ROW_BYTES, RecordBlock, Record};
+use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock};
 use super::stream::Stream;
 
 /// More columns than any table has.
@@ -42,19 +42,52 @@ impl DelimitedReader {
             None => common_separator(stream.buffer()?),
         };
         let parser = ReaderBuilder::new().delimiter(separator).build();
-        let mut reader = Self { stream, parser, header: Vec::new(), separator, is_done: false };
+        let mut reader = Self {
+            stream,
+            parser,
+            header: Vec::new(),
+            separator,
+            is_done: false,
+        };
         let mut piece = RecordBlock::default();
         let cells = match reader.read(&mut piece)? {
             Read::Record { cells, .. } => cells,
-            Read::TooLong { .. } => return Err(reader.refused("has a header of more than 16 MiB", "give it a line of names")),
-            Read::End => return Err(reader.refused("is empty, expected a header and rows", "give a file with rows")),
+            Read::TooLong { .. } => {
+                return Err(reader.refused(
+                    "has a header of more than 16 MiB",
+                    "give it a line of names",
+                ));
+            }
+            Read::End => {
+                return Err(reader.refused(
+                    "is empty, expected a header and rows",
+                    "give a \
+            file with rows",
+                ));
+            }
         };
         for (index, cell) in cells.into_iter().enumerate() {
             let name = String::from_utf8(piece.bytes[cell].to_vec());
-            let name = name.map_err(|error| reader.refused(&format!("has a header that is not UTF-8: {error}"), RECODE))?;
-            let name = if name.is_empty() { format!("Unnamed: {index}") } else { name };
+            let name = name.map_err(|error| {
+                reader.refused(
+                    &format!(
+                        "has a header that is not \
+            UTF-8: {error}"
+                    ),
+                    RECODE,
+                )
+            })?;
+            let name = if name.is_empty() {
+                format!("Unnamed: {index}")
+            } else {
+                name
+            };
             if name.contains('\0') {
-                return Err(reader.refused("has a NUL byte in its header: it is no text", "give a table of text"));
+                return Err(reader.refused(
+                    "has a NUL byte in its header: it is no text",
+                    "give a \
+                table of text",
+                ));
             }
             if reader.header.contains(&name) {
                 let reason = format!("has the column `{name}` twice in its header");
@@ -94,12 +127,19 @@ impl DelimitedReader {
         let mut piece = RecordBlock::default();
         while !piece.is_full() {
             match self.read(&mut piece)? {
-                Read::Record { line, cells } => piece.records.push(Record { line, content: Content::Cells(cells) }),
+                Read::Record { line, cells } => piece.records.push(Record {
+                    line,
+                    content: Content::Cells(cells),
+                }),
                 Read::TooLong { line } => {
                     let reason = format!(
-                        "a row of more than {MAX_ROW_BYTES} bytes from here on: probably a quote is not closed, and the rest of the file is in it"
+                        "a row of more than {MAX_ROW_BYTES} bytes from here on: probably a quote \
+                        is not closed, and the rest of the file is in it"
                     );
-                    piece.records.push(Record { line, content: Content::Broken(reason) });
+                    piece.records.push(Record {
+                        line,
+                        content: Content::Broken(reason),
+                    });
                     self.is_done = true;
                 }
                 Read::End => break,
@@ -112,7 +152,8 @@ impl DelimitedReader {
         if self.is_done {
             return Ok(Read::End);
         }
-        let (start, mut output, mut ends, mut count) = (piece.bytes.len(), vec![0; 1024], vec![0; 16], 0);
+        let (start, mut output, mut ends, mut count) =
+            (piece.bytes.len(), vec![0; 1024], vec![0; 16], 0);
         let (mut written, mut has_begun, mut line) = (0, false, self.parser.line());
         loop {
             let buffer = self.stream.buffer()?;
@@ -120,9 +161,15 @@ impl DelimitedReader {
             // A line end closes a last row without one; within a quote it does not.
             let input = if is_end { &b"\n"[..] } else { buffer };
             if !has_begun {
-                line += input.iter().take_while(|byte| b"\r\n".contains(byte)).filter(|byte| **byte == b'\n').count() as u64;
+                line += input
+                    .iter()
+                    .take_while(|byte| b"\r\n".contains(byte))
+                    .filter(|byte| **byte == b'\n')
+                    .count() as u64;
             }
-            let (result, used, bytes, found) = self.parser.read_record(input, &mut output[written..], &mut ends[count..]);
+            let (result, used, bytes, found) =
+                self.parser
+                    .read_record(input, &mut output[written..], &mut ends[count..]);
             has_begun |= input[..used].iter().any(|byte| !b"\r\n".contains(byte));
             (written, count) = (written + bytes, count + found);
             if !is_end {
@@ -138,8 +185,13 @@ impl DelimitedReader {
                     if !has_begun {
                         return Ok(Read::End);
                     }
-                    let reason = "a quote that is opened in this row is not closed up to the end of the file".to_owned();
-                    piece.records.push(Record { line, content: Content::Broken(reason) });
+                    let reason = "a quote that is opened in this row is not closed up to the end \
+                    of the file"
+                        .to_owned();
+                    piece.records.push(Record {
+                        line,
+                        content: Content::Broken(reason),
+                    });
                     return Ok(Read::End);
                 }
             }
@@ -150,7 +202,10 @@ impl DelimitedReader {
         }
         piece.bytes.extend_from_slice(&output[..written]);
         let starts = std::iter::once(0).chain(ends.iter().copied());
-        let cells = starts.zip(&ends[..count]).map(|(from, to)| start + from..start + to).collect();
+        let cells = starts
+            .zip(&ends[..count])
+            .map(|(from, to)| start + from..start + to)
+            .collect();
         Ok(Read::Record { line, cells })
     }
 
@@ -159,7 +214,8 @@ impl DelimitedReader {
     }
 }
 
-pub(super) const RECODE: &str = "convert it first, such as `iconv -f WINDOWS-1252 -t UTF-8 IN > OUT`";
+pub(super) const RECODE: &str = "convert it first, such as `iconv -f WINDOWS-1252 -t UTF-8 IN > \
+OUT`";
 
 /// What separates most names of the header, the one that comes first where several do.
 fn common_separator(head: &[u8]) -> u8 {
@@ -170,11 +226,18 @@ fn common_separator(head: &[u8]) -> u8 {
             b'"' => in_quotes = !in_quotes,
             b'\n' | b'\r' if !in_quotes => break,
             _ if in_quotes => {}
-            byte => SEPARATORS.iter().zip(&mut counts).for_each(|(sign, count)| *count += usize::from(sign == byte)),
+            byte => SEPARATORS
+                .iter()
+                .zip(&mut counts)
+                .for_each(|(sign, count)| *count += usize::from(sign == byte)),
         }
     }
     let most = counts.iter().max().copied().unwrap_or_default();
-    SEPARATORS.into_iter().zip(counts).find(|(_, count)| *count == most).map_or(b',', |(sign, _)| sign)
+    SEPARATORS
+        .into_iter()
+        .zip(counts)
+        .find(|(_, count)| *count == most)
+        .map_or(b',', |(sign, _)| sign)
 }
 
 #[cfg(test)]
@@ -189,7 +252,9 @@ mod tests {
         let mut rows = vec![(0, reader.header().to_vec())];
         while let Some(piece) = reader.next_piece()? {
             for record in &piece.records {
-                let text = |range: &Range<usize>| String::from_utf8_lossy(&piece.bytes[range.clone()]).into_owned();
+                let text = |range: &Range<usize>| {
+                    String::from_utf8_lossy(&piece.bytes[range.clone()]).into_owned()
+                };
                 rows.push(match &record.content {
                     Content::Cells(cells) => (record.line, cells.iter().map(text).collect()),
                     Content::Broken(reason) => (record.line, vec![reason.clone()]),
@@ -202,21 +267,50 @@ mod tests {
 
     #[test]
     fn cells_with_quotes_commas_and_line_breaks_are_whole() {
-        let row = |line, cells: &[&str]| (line, cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>());
+        let row = |line, cells: &[&str]| {
+            (
+                line,
+                cells
+                    .iter()
+                    .map(|cell| (*cell).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
         for end in ["\n", "\r\n"] {
-            let text = "q,a\n\"one, \"\"two\"\"\",\"line 1\nline 2\"\n\nx,\ny,\"last\"".replace('\n', end);
+            let text =
+                "q,a\n\"one, \"\"two\"\"\",\"line 1\nline 2\"\n\nx,\ny,\"last\"".replace('\n', end);
             let broken = format!("line 1{end}line 2");
-            let expected =
-                vec![row(0, &["q", "a"]), row(2, &["one, \"two\"", &broken]), row(5, &["x", ""]), row(6, &["y", "last"])];
+            let expected = vec![
+                row(0, &["q", "a"]),
+                row(2, &["one, \"two\"", &broken]),
+                row(5, &["x", ""]),
+                row(6, &["y", "last"]),
+            ];
             assert_eq!(read(text.as_bytes()).expect("read"), expected);
         }
         let tabs = vec![row(0, &["q;1", "a"]), row(2, &["1,2,3", "4"])];
-        assert_eq!(read(b"q;1\ta\n1,2,3\t4\n").map_err(|error| error.to_string()).expect("read")[0].1.len(), 2);
+        assert_eq!(
+            read(b"q;1\ta\n1,2,3\t4\n")
+                .map_err(|error| error.to_string())
+                .expect("read")[0]
+                .1
+                .len(),
+            2
+        );
         assert_eq!(read(b"\"q;1\"\ta\n1,2,3\t4\n").expect("read"), tabs);
-        assert_eq!(read(b"Frage;Antwort\na, b;c\n").expect("read")[1], row(2, &["a, b", "c"]));
-        assert_eq!(read(b",q\n0,x\n").expect("read")[0], row(0, &["Unnamed: 0", "q"]));
+        assert_eq!(
+            read(b"Frage;Antwort\na, b;c\n").expect("read")[1],
+            row(2, &["a, b", "c"])
+        );
+        assert_eq!(
+            read(b",q\n0,x\n").expect("read")[0],
+            row(0, &["Unnamed: 0", "q"])
+        );
         let long = "x".repeat(300_000);
-        assert_eq!(read(format!("a,b\n{long},\"{long}\"\n1,2").as_bytes()).expect("read")[1].1, [long.clone(), long]);
+        assert_eq!(
+            read(format!("a,b\n{long},\"{long}\"\n1,2").as_bytes()).expect("read")[1].1,
+            [long.clone(), long]
+        );
     }
 
     #[test]
@@ -227,12 +321,28 @@ mod tests {
             let rows = read(open.as_bytes()).expect("read");
             assert_eq!(rows.len(), 3, "{rows:?}");
             assert_eq!(rows[2].0, 3);
-            assert!(rows[2].1[0].starts_with("a quote that is opened in this row is not closed"), "{rows:?}");
+            assert!(
+                rows[2].1[0].starts_with("a quote that is opened in this row is not closed"),
+                "{rows:?}"
+            );
         }
-        for (content, part) in [("", "is empty"), ("a,a\n1,2\n", "has the column `a` twice"), ("a\0\n", "NUL")] {
-            assert!(read(content.as_bytes()).expect_err(content).to_string().contains(part), "{content}");
+        for (content, part) in [
+            ("", "is empty"),
+            ("a,a\n1,2\n", "has the column `a` twice"),
+            ("a\0\n", "NUL"),
+        ] {
+            assert!(
+                read(content.as_bytes())
+                    .expect_err(content)
+                    .to_string()
+                    .contains(part),
+                "{content}"
+            );
         }
-        assert!(read(b"a\xff,b\n").expect_err("bytes").to_string().contains("has a header that is not UTF-8"));
+        assert!(read(b"a\xff,b\n").expect_err("bytes").to_string().contains(
+            "has a header that is \
+        not UTF-8"
+        ));
         assert_eq!(read(b"a,b\n").expect("read").len(), 1);
     }
 }

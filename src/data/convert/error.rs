@@ -54,11 +54,18 @@ pub enum ConvertError {
 
 impl ConvertError {
     pub(super) fn source(path: &Path, reason: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Source { path: path.to_owned(), reason: reason.into(), hint: hint.into() }
+        Self::Source {
+            path: path.to_owned(),
+            reason: reason.into(),
+            hint: hint.into(),
+        }
     }
 
     pub(super) fn columns(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Columns { message: message.into(), hint: hint.into() }
+        Self::Columns {
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 }
 
@@ -77,15 +84,20 @@ impl Explain for ConvertError {
             Self::File(error) => error.hint(),
             Self::Table(error) => error.hint(),
             Self::Source { hint, .. } | Self::Columns { hint, .. } => Some(hint.clone()),
-            Self::Rows { count, .. } => {
-                Some(format!("correct them, or leave them out: `rankine convert .. --max-dropped {count}`"))
-            }
+            Self::Rows { count, .. } => Some(format!(
+                "correct them, or leave them out: `rankine convert .. --max-dropped \
+                {count}`"
+            )),
             Self::Stopped => None,
         }
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let summary = Fault { place: None, message: self.to_string(), hint: self.hint() };
+        let summary = Fault {
+            place: None,
+            message: self.to_string(),
+            hint: self.hint(),
+        };
         match self {
             Self::Rows { faults, .. } => faults.iter().cloned().chain([summary]).collect(),
             Self::Table(error) => error.faults(),

@@ -6,7 +6,7 @@ use super::super::first_bytes;
 use super::delimited;
 use super::error::ConvertError;
 use super::lines;
-use super::piece::{Content, MAX_ROW_BYTES, RecordBlock, Record, counted};
+use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock, counted};
 use super::stream::Stream;
 use crate::files;
 
@@ -39,7 +39,11 @@ pub(super) enum FileForm {
 impl FileForm {
     /// What a name says.
     pub fn of_name(path: &Path) -> Option<Self> {
-        let end = |path: &Path| path.extension().map(|end| end.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let end = |path: &Path| {
+            path.extension()
+                .map(|end| end.to_string_lossy().to_lowercase())
+                .unwrap_or_default()
+        };
         let (mut name, mut ending) = (path.to_owned(), end(path));
         if PACKED.contains(&ending.as_str()) {
             name.set_extension("");
@@ -68,7 +72,11 @@ impl FileForm {
 
     fn of(path: &Path) -> Result<Self, ConvertError> {
         let named = Self::of_name(path);
-        if let Some(form) = named.filter(|form| *form != Self::Parquet).or_else(|| Self::of_content(path)).or(named) {
+        if let Some(form) = named
+            .filter(|form| *form != Self::Parquet)
+            .or_else(|| Self::of_content(path))
+            .or(named)
+        {
             return Ok(form);
         }
         let mut stream = Stream::open(path)?;
@@ -80,7 +88,8 @@ impl FileForm {
             _ => Err(ConvertError::source(
                 path,
                 "has a name that does not say what it is",
-                "give it the ending .json, .jsonl, .csv, .tsv, .txt or .parquet; any of them may be packed, such as .jsonl.gz",
+                "give it the ending .json, .jsonl, .csv, .tsv, .txt or .parquet; any of them may \
+                be packed, such as .jsonl.gz",
             )),
         }
     }
@@ -102,24 +111,53 @@ pub(super) struct Input {
 ///
 /// # Errors
 /// There is no such file, or a folder has none that is known.
-pub(super) fn find(sources: &[PathBuf], notes: &mut Vec<String>) -> Result<Vec<Input>, ConvertError> {
+pub(super) fn find(
+    sources: &[PathBuf],
+    notes: &mut Vec<String>,
+) -> Result<Vec<Input>, ConvertError> {
     let mut inputs = Vec::new();
     for source in sources {
         if source.is_dir() {
             inputs.extend(in_folder(source, notes)?);
         } else {
-            let bytes = files::open_file(source)?.metadata().map_err(|cause| files::FileError::new("read", source, cause))?.len();
+            let bytes = files::open_file(source)?
+                .metadata()
+                .map_err(|cause| files::FileError::new("read", source, cause))?
+                .len();
             if bytes == 0 {
-                return Err(ConvertError::source(source, "is empty, expected rows", "give a file with rows"));
+                return Err(ConvertError::source(
+                    source,
+                    "is empty, expected rows",
+                    "give a file \
+                with rows",
+                ));
             }
-            let name = source.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            inputs.push(Input { path: source.clone(), name, form: FileForm::of(source)?, bytes, top: source.clone() });
+            let name = source
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            inputs.push(Input {
+                path: source.clone(),
+                name,
+                form: FileForm::of(source)?,
+                bytes,
+                top: source.clone(),
+            });
         }
     }
     let has_tables = inputs.iter().any(|input| input.form == FileForm::Parquet);
-    if let Some(other) = inputs.iter().find(|input| has_tables && input.form != FileForm::Parquet) {
+    if let Some(other) = inputs
+        .iter()
+        .find(|input| has_tables && input.form != FileForm::Parquet)
+    {
         let hint = "convert the others first, then all Parquet files together";
-        return Err(ConvertError::source(&other.path, "is no Parquet file, and others of the command are", hint));
+        return Err(ConvertError::source(
+            &other.path,
+            "is no Parquet file, and others of the \
+        command are",
+            hint,
+        ));
     }
     Ok(inputs)
 }
@@ -130,22 +168,62 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Conve
     walk(folder, &mut found)?;
     found.sort();
     let form = |path: &PathBuf| FileForm::of_name(path);
-    let is_texts = !found.iter().filter_map(form).any(|form| form != FileForm::Text);
-    let is_taken = |path: &&PathBuf| form(path).is_some_and(|form| (form == FileForm::Text) == is_texts);
+    let is_texts = !found
+        .iter()
+        .filter_map(form)
+        .any(|form| form != FileForm::Text);
+    let is_taken =
+        |path: &&PathBuf| form(path).is_some_and(|form| (form == FileForm::Text) == is_texts);
     let input = |path: &PathBuf| {
-        let bytes = path.metadata().map_err(|cause| files::FileError::new("read", path, cause))?.len();
-        let name = path.strip_prefix(folder).unwrap_or(path).to_string_lossy().into_owned();
-        let form = if is_texts { FileForm::Text } else { FileForm::of(path)? };
-        Ok::<_, ConvertError>(Input { path: path.clone(), name, form, bytes, top: folder.to_owned() })
+        let bytes = path
+            .metadata()
+            .map_err(|cause| files::FileError::new("read", path, cause))?
+            .len();
+        let name = path
+            .strip_prefix(folder)
+            .unwrap_or(path)
+            .to_string_lossy()
+            .into_owned();
+        let form = if is_texts {
+            FileForm::Text
+        } else {
+            FileForm::of(path)?
+        };
+        Ok::<_, ConvertError>(Input {
+            path: path.clone(),
+            name,
+            form,
+            bytes,
+            top: folder.to_owned(),
+        })
     };
-    let inputs = found.iter().filter(is_taken).map(input).collect::<Result<Vec<_>, ConvertError>>()?;
+    let inputs = found
+        .iter()
+        .filter(is_taken)
+        .map(input)
+        .collect::<Result<Vec<_>, ConvertError>>()?;
     if inputs.is_empty() {
-        let reason = format!("has no file that can be converted among {}", counted(found.len(), "file"));
-        return Err(ConvertError::source(folder, reason, "put .jsonl, .json, .csv, .tsv, .parquet, .txt or .md files into it"));
+        let reason = format!(
+            "has no file that can be converted among {}",
+            counted(found.len(), "file")
+        );
+        return Err(ConvertError::source(
+            folder,
+            reason,
+            "put .jsonl, .json, .csv, .tsv, .parquet, \
+        .txt or .md files into it",
+        ));
     }
-    let others: Vec<String> = found.iter().filter(|path| !is_taken(path)).map(|path| format!("`{}`", path.display())).collect();
+    let others: Vec<String> = found
+        .iter()
+        .filter(|path| !is_taken(path))
+        .map(|path| format!("`{}`", path.display()))
+        .collect();
     if !others.is_empty() {
-        notes.push(format!("files that are not read: {}", files::listed(&others).join(", ")));
+        notes.push(format!(
+            "files that are not read: {}",
+            files::listed(&others).join(", ")
+        ));
     }
     Ok(inputs)
 }
@@ -154,7 +232,10 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ConvertError> {
     let failed = |cause| files::FileError::new("read", folder, cause);
     for entry in std::fs::read_dir(folder).map_err(failed)? {
         let entry = entry.map_err(failed)?;
-        let (path, is_hidden) = (entry.path(), entry.file_name().as_encoded_bytes().starts_with(b"."));
+        let (path, is_hidden) = (
+            entry.path(),
+            entry.file_name().as_encoded_bytes().starts_with(b"."),
+        );
         if is_hidden {
             continue;
         }
@@ -164,7 +245,12 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ConvertError> {
             found.push(path);
         }
         if found.len() > MAX_FILES {
-            return Err(ConvertError::source(folder, "has more than a million files", "convert parts of it"));
+            return Err(ConvertError::source(
+                folder,
+                "has more than a million files",
+                "convert \
+            parts of it",
+            ));
         }
     }
     Ok(())
@@ -174,7 +260,12 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ConvertError> {
 pub(super) enum InputReader {
     Lines(lines::JsonReader),
     Table(Box<delimited::DelimitedReader>),
-    Text { stream: Stream, name: String, header: Vec<String>, is_done: bool },
+    Text {
+        stream: Stream,
+        name: String,
+        header: Vec<String>,
+        is_done: bool,
+    },
 }
 
 impl InputReader {
@@ -188,10 +279,16 @@ impl InputReader {
             FileForm::Json => Self::Lines(lines::JsonReader::new(stream, false)),
             FileForm::JsonLines => Self::Lines(lines::JsonReader::new(stream, true)),
             FileForm::Csv => Self::Table(Box::new(delimited::DelimitedReader::new(stream, None)?)),
-            FileForm::Tsv => Self::Table(Box::new(delimited::DelimitedReader::new(stream, Some(b'\t'))?)),
-            FileForm::Text | FileForm::Parquet => {
-                Self::Text { stream, name: input.name.clone(), header: TEXT_COLUMNS.map(str::to_owned).to_vec(), is_done: false }
-            }
+            FileForm::Tsv => Self::Table(Box::new(delimited::DelimitedReader::new(
+                stream,
+                Some(b'\t'),
+            )?)),
+            FileForm::Text | FileForm::Parquet => Self::Text {
+                stream,
+                name: input.name.clone(),
+                header: TEXT_COLUMNS.map(str::to_owned).to_vec(),
+                is_done: false,
+            },
         })
     }
 
@@ -223,7 +320,9 @@ impl InputReader {
     /// What a person should know of how the file was read.
     pub fn note(&self, input: &Input) -> Option<String> {
         let said = match self {
-            Self::Lines(lines) if lines.blank > 0 => counted(lines.blank as usize, "blank line") + " passed over",
+            Self::Lines(lines) if lines.blank > 0 => {
+                counted(lines.blank as usize, "blank line") + " passed over"
+            }
             Self::Table(table) if input.form == FileForm::Csv => table.separator_note()?.to_owned(),
             _ => return None,
         };
@@ -239,7 +338,12 @@ impl InputReader {
             Self::Lines(lines) => lines.next_piece(),
             Self::Table(table) => table.next_piece(),
             Self::Text { is_done: true, .. } => Ok(None),
-            Self::Text { stream, name, is_done, .. } => {
+            Self::Text {
+                stream,
+                name,
+                is_done,
+                ..
+            } => {
                 *is_done = true;
                 text(stream, name).map(Some)
             }
@@ -259,14 +363,29 @@ fn text(stream: &mut Stream, name: &str) -> Result<RecordBlock, ConvertError> {
         bytes.extend_from_slice(buffer);
         stream.consume(count);
         if bytes.len() > MAX_ROW_BYTES {
-            let reason = format!("a text of more than {MAX_ROW_BYTES} bytes: split what is that long into rows");
-            return Ok(RecordBlock { bytes: Vec::new(), records: vec![Record { line: 1, content: Content::Broken(reason) }] });
+            let reason = format!(
+                "a text of more than {MAX_ROW_BYTES} bytes: split what is that \
+            long into rows"
+            );
+            return Ok(RecordBlock {
+                bytes: Vec::new(),
+                records: vec![Record {
+                    line: 1,
+                    content: Content::Broken(reason),
+                }],
+            });
         }
     }
     let end = bytes.len();
     bytes.extend_from_slice(name.as_bytes());
     let cells = vec![0..end, end..bytes.len()];
-    Ok(RecordBlock { bytes, records: vec![Record { line: 1, content: Content::Cells(cells) }] })
+    Ok(RecordBlock {
+        bytes,
+        records: vec![Record {
+            line: 1,
+            content: Content::Cells(cells),
+        }],
+    })
 }
 
 #[cfg(test)]

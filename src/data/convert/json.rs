@@ -1,4 +1,5 @@
-//! One row of JSON. What JSON readers pass over is a fault here: a key that is there twice, a number that does not fit.
+//! One row of JSON. What JSON readers pass over is a fault here: a key that is there twice, a
+//! number that does not fit.
 
 use std::cell::Cell;
 
@@ -18,11 +19,25 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 /// # Errors
 /// It is no JSON object, and where.
 pub(super) fn row(bytes: &[u8], line: u64) -> Result<Row, Wrong> {
-    let wrong = |column, reason: String| Wrong { line, column, reason };
-    let text = str::from_utf8(bytes).map_err(|error| wrong(Some(error.valid_up_to() + 1), "it is not UTF-8".into()))?;
+    let wrong = |column, reason: String| Wrong {
+        line,
+        column,
+        reason,
+    };
+    let text = str::from_utf8(bytes).map_err(|error| {
+        wrong(
+            Some(error.valid_up_to() + 1),
+            "it is \
+    not UTF-8"
+                .into(),
+        )
+    })?;
     match value(text) {
         Ok(Value::Object(row)) => Ok(row),
-        Ok(other) => Err(wrong(None, format!("it is {}, expected an object", kind(&other)))),
+        Ok(other) => Err(wrong(
+            None,
+            format!("it is {}, expected an object", kind(&other)),
+        )),
         Err(error) => Err(told(text, line, &error)),
     }
 }
@@ -60,14 +75,33 @@ pub(super) fn kind(value: &Value) -> &'static str {
 /// serde's word on a text that may have several lines, with what stands at its place.
 fn told(text: &str, line: u64, error: &serde_json::Error) -> Wrong {
     let said = error.to_string();
-    let reason = said.rsplit_once(" at line ").map_or(&*said, |(reason, _)| reason);
-    let here = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
-    let found = here.get(error.column().saturating_sub(1)..).unwrap_or_default();
-    let word: String = found.chars().take_while(|c| c.is_alphanumeric() || "'-_.".contains(*c)).take(MAX_WORD).collect();
+    let reason = said
+        .rsplit_once(" at line ")
+        .map_or(&*said, |(reason, _)| reason);
+    let here = text
+        .lines()
+        .nth(error.line().saturating_sub(1))
+        .unwrap_or_default();
+    let found = here
+        .get(error.column().saturating_sub(1)..)
+        .unwrap_or_default();
+    let word: String = found
+        .chars()
+        .take_while(|c| c.is_alphanumeric() || "'-_.".contains(*c))
+        .take(MAX_WORD)
+        .collect();
     let is_of_place = reason.starts_with("expected") && !word.is_empty();
-    let reason = if is_of_place { format!("{reason}, found `{}`", quoted(word)) } else { reason.to_owned() };
+    let reason = if is_of_place {
+        format!("{reason}, found `{}`", quoted(word))
+    } else {
+        reason.to_owned()
+    };
     let has_place = error.line() > 0;
-    Wrong { line: line + error.line().saturating_sub(1) as u64, column: has_place.then(|| error.column().max(1)), reason }
+    Wrong {
+        line: line + error.line().saturating_sub(1) as u64,
+        column: has_place.then(|| error.column().max(1)),
+        reason,
+    }
 }
 
 /// The first whole number of a text that 64 bits do not hold.
@@ -79,8 +113,14 @@ fn long_number(text: &str) -> Option<&str> {
             (None, true) => start = Some(at),
             (Some(from), false) => {
                 let number = &text[from..at];
-                let is_whole = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
-                if is_whole && number.len() > 18 && number.parse::<i64>().is_err() && number.parse::<u64>().is_err() {
+                let is_whole = number
+                    .bytes()
+                    .all(|byte| byte.is_ascii_digit() || byte == b'-');
+                if is_whole
+                    && number.len() > 18
+                    && number.parse::<i64>().is_err()
+                    && number.parse::<u64>().is_err()
+                {
                     return Some(number);
                 }
                 start = None;
@@ -160,7 +200,10 @@ impl<'de> Visitor<'de> for Strict<'_> {
         while let Some(key) = entries.next_key::<String>()? {
             let value = entries.next_value_seed(self)?;
             if object.contains_key(&key) {
-                return Err(A::Error::custom(format!("the key `{}` is there twice", quoted(key))));
+                return Err(A::Error::custom(format!(
+                    "the key `{}` is there twice",
+                    quoted(key)
+                )));
             }
             object.insert(key, value);
         }
@@ -177,8 +220,16 @@ mod tests {
     fn what_json_readers_pass_over_is_told_with_its_place() {
         let deep = format!("{{\"a\": {}1{}}}", "[".repeat(200), "]".repeat(200));
         for (text, column, reason) in [
-            (r#"{"a": 1, "a": 2}"#, Some(15), "the key `a` is there twice"),
-            (r#"{"a": {"b": 1, "b": 1}}"#, Some(21), "the key `b` is there twice"),
+            (
+                r#"{"a": 1, "a": 2}"#,
+                Some(15),
+                "the key `a` is there twice",
+            ),
+            (
+                r#"{"a": {"b": 1, "b": 1}}"#,
+                Some(21),
+                "the key `b` is there twice",
+            ),
             (r#"{"a": NaN}"#, Some(7), "expected value, found `NaN`"),
             (r#"{"a": -Infinity}"#, Some(8), "invalid number"),
             (r#"{"a": None}"#, Some(7), "expected value, found `None`"),
@@ -190,28 +241,66 @@ mod tests {
             (r#"{"a": 1e999}"#, Some(11), "number out of range"),
         ] {
             let wrong = row(text.as_bytes(), 7).expect_err(text);
-            assert_eq!((wrong.line, &*revealed(&wrong.reason)), (7, reason), "{text}: {wrong:?}");
-            assert_eq!(wrong.column.is_some(), column.is_some(), "{text}: {wrong:?}");
+            assert_eq!(
+                (wrong.line, &*revealed(&wrong.reason)),
+                (7, reason),
+                "{text}: {wrong:?}"
+            );
+            assert_eq!(
+                wrong.column.is_some(),
+                column.is_some(),
+                "{text}: {wrong:?}"
+            );
         }
-        assert_eq!(row(deep.as_bytes(), 1).expect_err("deep").reason, "recursion limit exceeded");
-        assert_eq!(row(b"{\"a\": \"\xff\"}", 3).expect_err("bytes").column, Some(8));
+        assert_eq!(
+            row(deep.as_bytes(), 1).expect_err("deep").reason,
+            "recursion limit exceeded"
+        );
+        assert_eq!(
+            row(b"{\"a\": \"\xff\"}", 3).expect_err("bytes").column,
+            Some(8)
+        );
         let over_lines = row(b"{\n\"a\": 1,\n\"b\": @\n}", 40).expect_err("lines");
         assert_eq!(over_lines.line, 42);
     }
 
     #[test]
     fn numbers_are_kept_or_refused_and_never_rounded() {
-        let read = |text: &str| row(format!("{{\"a\": {text}}}").as_bytes(), 1).map(|row| row["a"].to_string());
-        for exact in ["9223372036854775807", "-9223372036854775808", "18446744073709551615", "1e300", "0.1", "1e20", "[0, 1e19]"]
-        {
-            let read = read(exact).expect(exact).replace('+', "").replace(".0", "").replace(',', ", ");
+        let read = |text: &str| {
+            row(format!("{{\"a\": {text}}}").as_bytes(), 1).map(|row| row["a"].to_string())
+        };
+        for exact in [
+            "9223372036854775807",
+            "-9223372036854775808",
+            "18446744073709551615",
+            "1e300",
+            "0.1",
+            "1e20",
+            "[0, 1e19]",
+        ] {
+            let read = read(exact)
+                .expect(exact)
+                .replace('+', "")
+                .replace(".0", "")
+                .replace(',', ", ");
             assert_eq!(read.replace("100000000000000000000", "1e20"), exact);
         }
-        for long in ["18446744073709551616", "-9223372036854775809", "[\"1\", 123456789012345678901234567890]"] {
+        for long in [
+            "18446744073709551616",
+            "-9223372036854775809",
+            "[\"1\", \
+        123456789012345678901234567890]",
+        ] {
             let reason = read(long).expect_err(long).reason;
-            assert!(reason.contains("has more than 64 bits and would be rounded"), "{reason}");
+            assert!(
+                reason.contains("has more than 64 bits and would be rounded"),
+                "{reason}"
+            );
         }
-        assert!(read("\"123456789012345678901234567890\"").is_ok(), "a text is no number");
+        assert!(
+            read("\"123456789012345678901234567890\"").is_ok(),
+            "a text is no number"
+        );
         assert!(read("[\"123456789012345678901234567890\", 1e25]").is_ok());
     }
 }

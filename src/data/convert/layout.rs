@@ -1,4 +1,5 @@
-//! From the columns of a source to those of the Parquet file: their names, their types, and what each must hold.
+//! From the columns of a source to those of the Parquet file: their names, their types, and what
+//! each must hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,7 +76,9 @@ fn asked_kind(canonical: &str) -> ColumnKind {
 /// The type of turns with a role and a text.
 pub(super) fn turns_type() -> DataType {
     let field = |name| ArrowField::new(name, DataType::Utf8, true);
-    list_of(DataType::Struct(vec![field("role"), field("content")].into()))
+    list_of(DataType::Struct(
+        vec![field("role"), field("content")].into(),
+    ))
 }
 
 /// The names of the columns of a format, from what was said and what is there.
@@ -89,13 +92,29 @@ pub(super) fn proposal(
 ) -> Result<Option<Proposal>, ConvertError> {
     let there: Vec<String> = found.iter().map(|(name, _)| format!("`{name}`")).collect();
     let there = listed(&there).join(", ");
-    let known = |canonical: &String| Format::WORDS.iter().any(|(_, format)| format.columns().contains(&canonical.as_str()));
+    let known = |canonical: &String| {
+        Format::WORDS
+            .iter()
+            .any(|(_, format)| format.columns().contains(&canonical.as_str()))
+    };
     if let Some((canonical, name)) = said.iter().find(|(canonical, _)| !known(canonical)) {
         let hint = format!("the format's name comes first, such as `--columns prompt={name}`");
-        return Err(ConvertError::columns(format!("--columns: no format has a column `{canonical}`"), hint));
+        return Err(ConvertError::columns(
+            format!(
+                "--columns: no format has a column \
+        `{canonical}`"
+            ),
+            hint,
+        ));
     }
-    if let Some((canonical, name)) = said.iter().find(|(_, name)| !found.iter().any(|(other, _)| other == *name)) {
-        let message = format!("--columns: `{canonical}={name}`, the rows have no `{name}`; they have {there}");
+    if let Some((canonical, name)) = said
+        .iter()
+        .find(|(_, name)| !found.iter().any(|(other, _)| other == *name))
+    {
+        let message = format!(
+            "--columns: `{canonical}={name}`, the rows have no `{name}`; they \
+        have {there}"
+        );
         return Err(ConvertError::columns(message, "name one that they have"));
     }
     match (names::propose(found, format, said), format) {
@@ -103,11 +122,24 @@ pub(super) fn proposal(
         (None, None) if said.is_empty() => Ok(None),
         (None, format) => {
             let (asked, what) = match format {
-                Some(format) => (names::asked(format).join(", or "), format!("`--format {format}`")),
-                None => ("the other columns of its format".into(), "`--columns`".into()),
+                Some(format) => (
+                    names::asked(format).join(", or "),
+                    format!(
+                        "`--format \
+                {format}`"
+                    ),
+                ),
+                None => (
+                    "the other columns of its format".into(),
+                    "`--columns`".into(),
+                ),
             };
             let message = format!("{what} needs {asked} of text or turns; the rows have {there}");
-            Err(ConvertError::columns(message, "say which column holds what, such as `--columns prompt=question,completion=answer`"))
+            Err(ConvertError::columns(
+                message,
+                "say which column holds what, such as `--columns \
+            prompt=question,completion=answer`",
+            ))
         }
     }
 }
@@ -120,23 +152,52 @@ impl ColumnLayout {
     pub fn of(fields: &Fields, naming: &Naming) -> Result<Self, ConvertError> {
         if fields.is_crowded {
             let hint = "put what belongs together into one object, such as `{\"meta\": {..}}`";
-            return Err(ConvertError::columns("the rows have more than 256 different columns", hint));
+            return Err(ConvertError::columns(
+                "the rows have more than 256 different columns",
+                hint,
+            ));
         }
-        let found: Vec<_> = fields.fields.iter().map(|field| (field.name.clone(), field.holds())).collect();
+        let found: Vec<_> = fields
+            .fields
+            .iter()
+            .map(|field| (field.name.clone(), field.holds()))
+            .collect();
         if naming.keeps_names {
-            let columns = fields.fields.iter().map(|field| Column::as_read(field, fields.count, naming)).collect();
-            return Ok(Self { columns, chat: None, proposal: None });
+            let columns = fields
+                .fields
+                .iter()
+                .map(|field| Column::as_read(field, fields.count, naming))
+                .collect();
+            return Ok(Self {
+                columns,
+                chat: None,
+                proposal: None,
+            });
         }
         let proposal = proposal(&found, naming.format, &naming.columns)?;
         let names = proposal.as_ref().map(|proposal| &proposal.columns);
         let chat = proposal.as_ref().and_then(ChatOf::of);
-        let canonical = |name: &str| names?.iter().find(|(_, source)| *source == name).map(|(canonical, _)| canonical.clone());
-        let mut layout = Self { columns: Vec::new(), chat, proposal: proposal.clone() };
+        let canonical = |name: &str| {
+            names?
+                .iter()
+                .find(|(_, source)| *source == name)
+                .map(|(canonical, _)| canonical.clone())
+        };
+        let mut layout = Self {
+            columns: Vec::new(),
+            chat,
+            proposal: proposal.clone(),
+        };
         for field in &fields.fields {
             let column = Column::of(field, fields.count);
             let column = match canonical(&field.name) {
                 Some(_) if layout.chat.is_some() => continue,
-                Some(name) => Column { kind: Some(asked_kind(&name)), name, ..column }.settled(),
+                Some(name) => Column {
+                    kind: Some(asked_kind(&name)),
+                    name,
+                    ..column
+                }
+                .settled(),
                 None => column,
             };
             layout.columns.push(column);
@@ -149,14 +210,34 @@ impl ColumnLayout {
     }
 
     fn check_names(&self) -> Result<(), ConvertError> {
-        let is_twice = |column: &&Column| self.columns.iter().filter(|other| other.name == column.name).count() > 1;
+        let is_twice = |column: &&Column| {
+            self.columns
+                .iter()
+                .filter(|other| other.name == column.name)
+                .count()
+                > 1
+        };
         let renamed = |column: &&Column| column.name != column.source;
         match self.columns.iter().filter(is_twice).find(renamed) {
             None => Ok(()),
             Some(column) => {
-                let (name, source) = (&column.name, if column.source.is_empty() { "messages" } else { &column.source });
-                let message = format!("`{source}` would be the column `{name}`, and the rows have another `{name}`");
-                Err(ConvertError::columns(message, "rename that one in the source, or choose other columns with `--columns`"))
+                let (name, source) = (
+                    &column.name,
+                    if column.source.is_empty() {
+                        "messages"
+                    } else {
+                        &column.source
+                    },
+                );
+                let message = format!(
+                    "`{source}` would be the column `{name}`, and the rows have \
+                another `{name}`"
+                );
+                Err(ConvertError::columns(
+                    message,
+                    "rename that one in the source, or choose other \
+                columns with `--columns`",
+                ))
             }
         }
     }
@@ -164,7 +245,9 @@ impl ColumnLayout {
     /// The schema of the Parquet file.
     pub fn schema(&self) -> Arc<Schema> {
         let field = |column: &Column| ArrowField::new(&column.name, column.data_type.clone(), true);
-        Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()))
+        Arc::new(Schema::new(
+            self.columns.iter().map(field).collect::<Vec<_>>(),
+        ))
     }
 
     /// A row as the Parquet file has it.
@@ -199,29 +282,64 @@ impl Column {
         }
     }
 
-    /// A column under its own name. Of one that the format reads as text, values of another kind are wrong where there is text at all; what
-    /// does not fit the format otherwise is said of the recipe that names it.
+    /// A column under its own name. Of one that the format reads as text, values of another kind
+    /// are wrong where there is text at all; what does not fit the format otherwise is said of the
+    /// recipe that names it.
     fn as_read(field: &super::shape::Field, rows: u64, naming: &Naming) -> Self {
-        let name_of = |own: &str| naming.columns.get(own).map_or_else(|| own.to_owned(), Clone::clone);
-        let own = naming.format.and_then(|format| format.columns().iter().find(|own| name_of(own) == field.name));
+        let name_of = |own: &str| {
+            naming
+                .columns
+                .get(own)
+                .map_or_else(|| own.to_owned(), Clone::clone)
+        };
+        let own = naming.format.and_then(|format| {
+            format
+                .columns()
+                .iter()
+                .find(|own| name_of(own) == field.name)
+        });
         let kind = own.map(|own| asked_kind(own)).filter(|kind| match kind {
-            ColumnKind::Text => field.texts > 0 && matches!(field.shape, Shape::Text | Shape::Mixed),
+            ColumnKind::Text => {
+                field.texts > 0 && matches!(field.shape, Shape::Text | Shape::Mixed)
+            }
             ColumnKind::Turns => field.holds() == names::Holds::Turns,
             _ => false,
         });
-        Self { kind, ..Self::of(field, rows) }.settled()
+        Self {
+            kind,
+            ..Self::of(field, rows)
+        }
+        .settled()
     }
 
     fn of_chat() -> Self {
         let kind = Some(ColumnKind::Turns);
-        let (source, name, holds) = (String::new(), "messages".to_owned(), "a list of objects".to_owned());
-        Self { source, name, kind, data_type: turns_type(), is_json: false, holds, nulls: 0, missing: 0 }
+        let (source, name, holds) = (
+            String::new(),
+            "messages".to_owned(),
+            "a list of objects".to_owned(),
+        );
+        Self {
+            source,
+            name,
+            kind,
+            data_type: turns_type(),
+            is_json: false,
+            holds,
+            nulls: 0,
+            missing: 0,
+        }
     }
 
-    /// Text is text whatever there was. Turns that are texts of JSON in some rows stay what they are in each.
+    /// Text is text whatever there was. Turns that are texts of JSON in some rows stay what they
+    /// are in each.
     fn settled(self) -> Self {
         match self.kind {
-            Some(ColumnKind::Text) => Self { data_type: DataType::Utf8, is_json: false, ..self },
+            Some(ColumnKind::Text) => Self {
+                data_type: DataType::Utf8,
+                is_json: false,
+                ..self
+            },
             _ => self,
         }
     }
@@ -231,7 +349,13 @@ impl Column {
         if value.is_null() {
             return Ok(value);
         }
-        let wrong = |expected: &str| Err(format!("column `{}` holds {}, expected {expected}", self.source, quoted(&value)));
+        let wrong = |expected: &str| {
+            Err(format!(
+                "column `{}` holds {}, expected {expected}",
+                self.source,
+                quoted(&value)
+            ))
+        };
         match (self.kind, &value) {
             (None, _)
             | (Some(ColumnKind::Text), Value::String(_))
@@ -240,15 +364,25 @@ impl Column {
             (Some(ColumnKind::Text), _) => return wrong("text"),
             (Some(ColumnKind::Turns), Value::Array(turns)) => {
                 if let Some(other) = turns.iter().find(|turn| !turn.is_object()) {
-                    return Err(format!("column `{}` has {} among its turns, expected objects", self.source, quoted(other)));
+                    return Err(format!(
+                        "column `{}` has {} among its turns, expected objects",
+                        self.source,
+                        quoted(other)
+                    ));
                 }
             }
             (Some(ColumnKind::Object), Value::String(text)) if is_object(text) => return Ok(value),
             // A list as JSON text is read as well, and goes through as it is.
-            (Some(ColumnKind::Turns | ColumnKind::List), Value::String(text)) if is_list(text) => return Ok(value),
+            (Some(ColumnKind::Turns | ColumnKind::List), Value::String(text)) if is_list(text) => {
+                return Ok(value);
+            }
             (Some(kind), _) => return wrong(kind.describe()),
         }
-        Ok(if self.is_json { Value::String(value.to_string()) } else { value })
+        Ok(if self.is_json {
+            Value::String(value.to_string())
+        } else {
+            value
+        })
     }
 }
 
@@ -274,22 +408,43 @@ impl ChatOf {
         let name = |canonical: &str| proposal.columns.get(canonical).cloned();
         let is_table = proposal.format == Format::Chat && name("messages").is_none();
         is_table.then_some(())?;
-        Some(Self { prompt: name("prompt")?, completion: name("completion")?, system: name("system") })
+        Some(Self {
+            prompt: name("prompt")?,
+            completion: name("completion")?,
+            system: name("system"),
+        })
     }
 
-    /// The conversation of a row; null where there is no question or no answer, of which nothing could be learned.
+    /// The conversation of a row; null where there is no question or no answer, of which nothing
+    /// could be learned.
     pub fn messages(&self, row: &mut Row) -> Result<Value, String> {
         let mut text = |name: &String| match row.remove(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(format!("column `{name}` holds {}, expected text", quoted(&other))),
+            Some(other) => Err(format!(
+                "column `{name}` holds {}, expected text",
+                quoted(&other)
+            )),
         };
-        let (prompt, completion) = (text(&self.prompt)?, text(&self.completion)?.filter(|text| !text.is_empty()));
-        let system = self.system.as_ref().map(text).transpose()?.flatten().filter(|text| !text.is_empty());
-        let (Some(prompt), Some(completion)) = (prompt, completion) else { return Ok(Value::Null) };
+        let (prompt, completion) = (
+            text(&self.prompt)?,
+            text(&self.completion)?.filter(|text| !text.is_empty()),
+        );
+        let system = self
+            .system
+            .as_ref()
+            .map(text)
+            .transpose()?
+            .flatten()
+            .filter(|text| !text.is_empty());
+        let (Some(prompt), Some(completion)) = (prompt, completion) else {
+            return Ok(Value::Null);
+        };
         let turn = |role: &str, content: String| json!({"role": role, "content": content});
         let turns = system.map(|system| turn("system", system)).into_iter();
-        Ok(turns.chain([turn("user", prompt), turn("assistant", completion)]).collect())
+        Ok(turns
+            .chain([turn("user", prompt), turn("assistant", completion)])
+            .collect())
     }
 }
 
@@ -300,5 +455,9 @@ pub(super) fn is_mixed(column: &Column) -> bool {
 
 /// The shape of nothing that was seen, for files without rows.
 pub(super) fn is_empty(fields: &Fields) -> bool {
-    fields.count == 0 || fields.fields.iter().all(|field| field.shape == Shape::Nothing)
+    fields.count == 0
+        || fields
+            .fields
+            .iter()
+            .all(|field| field.shape == Shape::Nothing)
 }

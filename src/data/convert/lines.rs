@@ -1,10 +1,11 @@
-//! JSON taken apart into rows: one object a line, or one array of objects. Which of the two it is shows at the first sign.
+//! JSON taken apart into rows: one object a line, or one array of objects. Which of the two it is
+//! shows at the first sign.
 
 use serde_json::{Map, Value};
 
 use super::error::ConvertError;
 use super::names::is_turns;
-use super::piece::{Content, MAX_ROW_BYTES, RecordBlock, Record};
+use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock};
 use super::stream::Stream;
 
 /// Where the reader is.
@@ -34,7 +35,14 @@ pub(super) struct JsonReader {
 
 impl JsonReader {
     pub fn new(stream: Stream, by_lines: bool) -> Self {
-        Self { stream, place: ReaderState::Start, line: 1, blank: 0, by_lines, rows: 0 }
+        Self {
+            stream,
+            place: ReaderState::Start,
+            line: 1,
+            blank: 0,
+            by_lines,
+            rows: 0,
+        }
     }
 
     pub fn stream(&self) -> &Stream {
@@ -87,7 +95,10 @@ impl JsonReader {
             if buffer.is_empty() {
                 return Ok(None);
             }
-            let space = buffer.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let space = buffer
+                .iter()
+                .take_while(|byte| byte.is_ascii_whitespace())
+                .count();
             let lines = newlines(&buffer[..space]);
             let next = buffer.get(space).copied();
             self.line += lines;
@@ -122,13 +133,19 @@ impl JsonReader {
         if length > MAX_ROW_BYTES {
             piece.bytes.truncate(start);
             let reason = format!("a line of {length} bytes, expected at most {MAX_ROW_BYTES}");
-            piece.records.push(Record { line, content: Content::Broken(reason) });
+            piece.records.push(Record {
+                line,
+                content: Content::Broken(reason),
+            });
         } else if piece.bytes[start..].iter().all(u8::is_ascii_whitespace) {
             piece.bytes.truncate(start);
             self.blank += 1;
         } else {
             self.check_first(&piece.bytes[start..], line, piece.records.len())?;
-            piece.records.push(Record { line, content: Content::Json(start..piece.bytes.len()) });
+            piece.records.push(Record {
+                line,
+                content: Content::Json(start..piece.bytes.len()),
+            });
         }
         Ok(true)
     }
@@ -139,26 +156,44 @@ impl JsonReader {
             return Ok(());
         }
         match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
-            Err(error) if error.is_eof() => {
-                Err(self.one_object(&format!("begins with an object that does not end in its line, line {line}")))
-            }
+            Err(error) if error.is_eof() => Err(self.one_object(&format!(
+                "begins with an object that does not end in its line, \
+                line {line}"
+            ))),
             _ => Ok(()),
         }
     }
 
     /// A file of one object whose values are lists or objects has its rows in there.
     fn check_only(&mut self, piece: &RecordBlock) -> Result<(), ConvertError> {
-        let [Record { content: Content::Json(range), .. }] = &piece.records[..] else { return Ok(()) };
+        let [
+            Record {
+                content: Content::Json(range),
+                ..
+            },
+        ] = &piece.records[..]
+        else {
+            return Ok(());
+        };
         let may_be = !self.by_lines && self.rows == 0 && self.place == ReaderState::Lines;
         if !may_be || !self.stream.buffer()?.is_empty() {
             return Ok(());
         }
-        let object = serde_json::from_slice::<Map<String, Value>>(&piece.bytes[range.clone()]).unwrap_or_default();
+        let object = serde_json::from_slice::<Map<String, Value>>(&piece.bytes[range.clone()])
+            .unwrap_or_default();
         let holds_rows = |(key, value): (&String, &Value)| {
-            !is_turns(key) && value.as_array().is_some_and(|list| list.iter().any(Value::is_object))
+            !is_turns(key)
+                && value
+                    .as_array()
+                    .is_some_and(|list| list.iter().any(Value::is_object))
         };
-        let is_of_columns = !object.is_empty() && object.values().all(|value| value.is_array() || value.is_object());
-        if object.iter().any(holds_rows) || (is_of_columns && !object.keys().any(|key| is_turns(key))) {
+        let is_of_columns = !object.is_empty()
+            && object
+                .values()
+                .all(|value| value.is_array() || value.is_object());
+        if object.iter().any(holds_rows)
+            || (is_of_columns && !object.keys().any(|key| is_turns(key)))
+        {
             return Err(self.one_object("is one object with lists or objects in it"));
         }
         Ok(())
@@ -175,7 +210,9 @@ impl JsonReader {
 
     /// Takes an element of the array and the comma or bracket behind it.
     fn take_element(&mut self, piece: &mut RecordBlock) -> Result<bool, ConvertError> {
-        let Some(first) = self.skip_space()? else { return Err(self.cut_off(self.line)) };
+        let Some(first) = self.skip_space()? else {
+            return Err(self.cut_off(self.line));
+        };
         if first == b']' && self.rows == 0 && piece.records.is_empty() {
             self.stream.consume(1);
             self.place = ReaderState::Behind;
@@ -191,17 +228,35 @@ impl JsonReader {
             let end = buffer.iter().position(|byte| signs.ends_at(*byte));
             let part = &buffer[..end.unwrap_or(buffer.len())];
             piece.bytes.extend_from_slice(part);
-            let (lines, used, last) = (newlines(part), part.len() + usize::from(end.is_some()), end.map(|end| buffer[end]));
+            let (lines, used, last) = (
+                newlines(part),
+                part.len() + usize::from(end.is_some()),
+                end.map(|end| buffer[end]),
+            );
             self.line += lines;
             self.stream.consume(used);
             if piece.bytes.len() - start > MAX_ROW_BYTES {
-                let reason =
-                    format!("has a row of more than {MAX_ROW_BYTES} bytes from line {line} on, or one that does not end");
-                return Err(ConvertError::source(self.stream.path(), reason, "look for a quote or bracket that is not closed there"));
+                let reason = format!(
+                    "has a row of more than {MAX_ROW_BYTES} bytes from line {line} on, or \
+                    one that does not end"
+                );
+                return Err(ConvertError::source(
+                    self.stream.path(),
+                    reason,
+                    "look for a quote or \
+                bracket that is not closed there",
+                ));
             }
             if let Some(last) = last {
-                self.place = if last == b']' { ReaderState::Behind } else { ReaderState::Array };
-                piece.records.push(Record { line, content: Content::Json(start..piece.bytes.len()) });
+                self.place = if last == b']' {
+                    ReaderState::Behind
+                } else {
+                    ReaderState::Array
+                };
+                piece.records.push(Record {
+                    line,
+                    content: Content::Json(start..piece.bytes.len()),
+                });
                 return Ok(true);
             }
         }
@@ -209,7 +264,11 @@ impl JsonReader {
 
     fn cut_off(&self, line: u64) -> ConvertError {
         let reason = format!("ends within its array, in the row that starts in line {line}");
-        ConvertError::source(self.stream.path(), reason, "it is cut off: download or copy it again")
+        ConvertError::source(
+            self.stream.path(),
+            reason,
+            "it is cut off: download or copy it again",
+        )
     }
 
     fn check_end(&mut self) -> Result<bool, ConvertError> {
@@ -217,7 +276,12 @@ impl JsonReader {
             return Ok(false);
         }
         let reason = format!("goes on behind the end of its array, in line {}", self.line);
-        Err(ConvertError::source(self.stream.path(), reason, "give one array of objects, or an object a line"))
+        Err(ConvertError::source(
+            self.stream.path(),
+            reason,
+            "give one array of objects, or an \
+        object a line",
+        ))
     }
 }
 
@@ -271,7 +335,12 @@ mod tests {
         let mut rows = Vec::new();
         while let Some(piece) = reader.next_piece()? {
             let row = |record: &Record| match &record.content {
-                Content::Json(range) => (record.line, String::from_utf8_lossy(&piece.bytes[range.clone()]).trim().to_owned()),
+                Content::Json(range) => (
+                    record.line,
+                    String::from_utf8_lossy(&piece.bytes[range.clone()])
+                        .trim()
+                        .to_owned(),
+                ),
                 Content::Broken(reason) => (record.line, reason.clone()),
                 Content::Cells(_) => unreachable!("JSON has no cells"),
             };
@@ -285,31 +354,63 @@ mod tests {
         let rows = [r#"{"a": "[,]\"}"}"#, r#"{"b": [1, {"c": "\\"}]}"#, "7"];
         let found = |content: String, by_lines| {
             let rows = read(content.as_bytes(), by_lines).expect("read");
-            (rows.iter().map(|(line, _)| *line).collect::<Vec<_>>(), rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>())
+            (
+                rows.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
+                rows.into_iter().map(|(_, row)| row).collect::<Vec<_>>(),
+            )
         };
-        assert_eq!(found(rows.join("\n"), true), (vec![1, 2, 3], rows.map(str::to_owned).to_vec()));
-        assert_eq!(found(format!("\n{}\r\n\n\r\n", rows.join("\r\n")), false), (vec![2, 3, 4], rows.map(str::to_owned).to_vec()));
-        assert_eq!(found(format!("[{}]", rows.join(",")), false), (vec![1, 1, 1], rows.map(str::to_owned).to_vec()));
-        assert_eq!(found(format!("\n[\n{}\n]\n", rows.join(",\n")), true), (vec![3, 4, 5], rows.map(str::to_owned).to_vec()));
+        assert_eq!(
+            found(rows.join("\n"), true),
+            (vec![1, 2, 3], rows.map(str::to_owned).to_vec())
+        );
+        assert_eq!(
+            found(format!("\n{}\r\n\n\r\n", rows.join("\r\n")), false),
+            (vec![2, 3, 4], rows.map(str::to_owned).to_vec())
+        );
+        assert_eq!(
+            found(format!("[{}]", rows.join(",")), false),
+            (vec![1, 1, 1], rows.map(str::to_owned).to_vec())
+        );
+        assert_eq!(
+            found(format!("\n[\n{}\n]\n", rows.join(",\n")), true),
+            (vec![3, 4, 5], rows.map(str::to_owned).to_vec())
+        );
         for empty in ["", " \n", "[]", "[ ]\n"] {
             assert_eq!(found(empty.into(), false).1, [""; 0]);
         }
-        assert_eq!(read(b"[1,]", false).expect("read")[1].1, "", "what is not there is no JSON");
+        assert_eq!(
+            read(b"[1,]", false).expect("read")[1].1,
+            "",
+            "what is not there is no JSON"
+        );
     }
 
     #[test]
     fn what_is_no_array_of_rows_is_refused_as_a_whole() {
         for (content, part) in [
-            ("[", "ends within its array, in the row that starts in line 1"),
-            ("[{\"a\": 1},\n{\"a\": \"]", "ends within its array, in the row that starts in line 2"),
+            (
+                "[",
+                "ends within its array, in the row that starts in line 1",
+            ),
+            (
+                "[{\"a\": 1},\n{\"a\": \"]",
+                "ends within its array, in the row that starts in line \
+            2",
+            ),
             ("[1] [2]", "goes on behind the end of its array, in line 1"),
-            ("{\n\"data\": []}", "begins with an object that does not end in its line, line 1"),
+            (
+                "{\n\"data\": []}",
+                "begins with an object that does not end in its line, line 1",
+            ),
         ] {
             let error = read(content.as_bytes(), false).expect_err(content);
             assert!(error.to_string().contains(part), "{error}");
             assert_eq!(error.exit(), Exit::Input);
         }
-        assert_eq!(read(b"{\n\"data\": []}", true).expect("a line each").len(), 2);
+        assert_eq!(
+            read(b"{\n\"data\": []}", true).expect("a line each").len(),
+            2
+        );
     }
 
     #[test]
@@ -317,10 +418,19 @@ mod tests {
         let mut content = vec![b'x'; MAX_ROW_BYTES + 1];
         content.extend(b"\n{}\n");
         let rows = read(&content, true).expect("read");
-        assert_eq!(rows[0], (1, "a line of 16777217 bytes, expected at most 16777216".into()));
+        assert_eq!(
+            rows[0],
+            (
+                1,
+                "a line of 16777217 bytes, expected at most 16777216".into()
+            )
+        );
         assert_eq!(rows[1], (2, "{}".into()));
         content[0] = b'[';
         let error = read(&content, false).expect_err("no end").to_string();
-        assert!(error.contains("has a row of more than 16777216 bytes from line 1 on"), "{error}");
+        assert!(
+            error.contains("has a row of more than 16777216 bytes from line 1 on"),
+            "{error}"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! JSON, JSONL, CSV, TSV, texts and Parquet of another shape to a Parquet file that a recipe reads.
 //!
-//! Two passes, each with a few megabytes in memory: the first finds the columns and their types over all rows, the second writes.
-//! Every row is kept, or told with its line and the reason.
+//! Two passes, each with a few megabytes in memory: the first finds the columns and their types
+//! over all rows, the second writes. Every row is kept, or told with its line and the reason.
 
 mod delimited;
 mod error;
@@ -36,7 +36,7 @@ use crate::terms::Format;
 use inputs::{FileForm, Input};
 use layout::{Column, ColumnLayout, Naming};
 use output::ParquetOutput;
-use piece::{RecordBlock, Record, Row, Wrong, in_parallel};
+use piece::{Record, RecordBlock, Row, Wrong, in_parallel};
 use shape::Fields;
 use walk::{Dropped, Work};
 
@@ -102,13 +102,28 @@ pub struct ColumnFound {
 /// Converts, to a file that is whole or absent.
 ///
 /// # Errors
-/// A source cannot be read, too many rows are wrong, the columns do not make the format, or the disk is full.
-pub fn convert(order: &ConvertRequest, stop: &AtomicBool, report: Reporter) -> Result<Converted, ConvertError> {
+/// A source cannot be read, too many rows are wrong, the columns do not make the format, or the
+/// disk is full.
+pub fn convert(
+    order: &ConvertRequest,
+    stop: &AtomicBool,
+    report: Reporter,
+) -> Result<Converted, ConvertError> {
     let mut notes = Vec::new();
     let inputs = inputs::find(&order.sources, &mut notes)?;
     let license = order.license.clone().or_else(|| license_of(&inputs));
-    let naming = Naming { format: order.format, columns: order.columns.clone(), keeps_names: false };
-    let job = Job { inputs: &inputs, out: &order.out, naming: &naming, max_dropped: order.max_dropped, license };
+    let naming = Naming {
+        format: order.format,
+        columns: order.columns.clone(),
+        keeps_names: false,
+    };
+    let job = Job {
+        inputs: &inputs,
+        out: &order.out,
+        naming: &naming,
+        max_dropped: order.max_dropped,
+        license,
+    };
     let mut converted = if inputs.iter().any(|input| input.form == FileForm::Parquet) {
         reshape::reshape(&job, stop, report)?
     } else {
@@ -121,7 +136,12 @@ pub fn convert(order: &ConvertRequest, stop: &AtomicBool, report: Reporter) -> R
 
 fn internal(out: &Path, said: String) -> ConvertError {
     // What went wrong may hold the row that it was about.
-    files::FileError::new("write", out, std::io::Error::other(format!("internal error: {}", quoted(said)))).into()
+    files::FileError::new(
+        "write",
+        out,
+        std::io::Error::other(format!("internal error: {}", quoted(said))),
+    )
+    .into()
 }
 
 /// A conversion whose inputs are known.
@@ -153,7 +173,12 @@ impl Job<'_> {
         let survey = survey(&work, &mut dropped)?;
         dropped.check()?;
         if layout::is_empty(&survey.fields) {
-            return Err(ConvertError::source(&self.inputs[0].path, "has no rows", "give a file with rows"));
+            return Err(ConvertError::source(
+                &self.inputs[0].path,
+                "has no rows",
+                "give a file with \
+            rows",
+            ));
         }
         let layout = ColumnLayout::of(&survey.fields, self.naming)?;
         let (mut rows, schema) = (0, layout.schema());
@@ -162,34 +187,77 @@ impl Job<'_> {
         let mut dropped = Dropped::new(self.max_dropped);
         output::write(self.out, &schema, metadata, |table| {
             let (hash, _) = work.pass(|input, header, piece| {
-                rows += write_piece(&piece, header, (input, &layout, &schema), table, &mut dropped)?;
+                rows += write_piece(
+                    &piece,
+                    header,
+                    (input, &layout, &schema),
+                    table,
+                    &mut dropped,
+                )?;
                 Ok(())
             })?;
             dropped.check()?;
             if rows == 0 {
-                return Err(ConvertError::source(&self.inputs[0].path, "has no row that can be converted", "correct its rows"));
+                return Err(ConvertError::source(
+                    &self.inputs[0].path,
+                    "has no row that can be \
+                converted",
+                    "correct its rows",
+                ));
             }
             self.unchanged(hash == survey.hash)
         })?;
         let mut notes = survey.notes;
         notes.extend(told_dropped(&dropped));
-        notes.extend(layout.columns.iter().filter(|column| layout::is_mixed(column)).map(mixed_note));
-        let columns = layout.columns.iter().map(|column| column.found(&layout)).collect();
-        self.converted((rows, dropped.count), layout.proposal, columns, survey.hash, notes)
+        notes.extend(
+            layout
+                .columns
+                .iter()
+                .filter(|column| layout::is_mixed(column))
+                .map(mixed_note),
+        );
+        let columns = layout
+            .columns
+            .iter()
+            .map(|column| column.found(&layout))
+            .collect();
+        self.converted(
+            (rows, dropped.count),
+            layout.proposal,
+            columns,
+            survey.hash,
+            notes,
+        )
     }
 
     fn unchanged(&self, is_same: bool) -> Result<(), ConvertError> {
         if is_same {
             return Ok(());
         }
-        Err(ConvertError::source(&self.inputs[0].path, "or a file beside it was changed while it was converted", "convert it again"))
+        Err(ConvertError::source(
+            &self.inputs[0].path,
+            "or a file beside it was changed while it \
+        was converted",
+            "convert it again",
+        ))
     }
 
     fn metadata(&self, hash: &Hash, columns: &[Column]) -> Vec<(&'static str, String)> {
-        let json: Vec<&str> = columns.iter().filter(|column| column.is_json).map(|column| column.name.as_str()).collect();
-        let license = self.license.iter().map(|license| ("license", license.clone()));
+        let json: Vec<&str> = columns
+            .iter()
+            .filter(|column| column.is_json)
+            .map(|column| column.name.as_str())
+            .collect();
+        let license = self
+            .license
+            .iter()
+            .map(|license| ("license", license.clone()));
         let json = (!json.is_empty()).then(|| ("json_columns", Value::from(json).to_string()));
-        [("source_blake3", hash.to_string())].into_iter().chain(license).chain(json).collect()
+        [("source_blake3", hash.to_string())]
+            .into_iter()
+            .chain(license)
+            .chain(json)
+            .collect()
     }
 
     fn converted(
@@ -200,9 +268,23 @@ impl Job<'_> {
         source_hash: Hash,
         notes: Vec<String>,
     ) -> Result<Converted, ConvertError> {
-        let bytes = self.out.metadata().map_err(|cause| files::FileError::new("read", self.out, cause))?.len();
+        let bytes = self
+            .out
+            .metadata()
+            .map_err(|cause| files::FileError::new("read", self.out, cause))?
+            .len();
         let source_bytes = self.inputs.iter().map(|input| input.bytes).sum();
-        Ok(Converted { rows, dropped, proposal, columns, source_hash, license: self.license, source_bytes, bytes, notes })
+        Ok(Converted {
+            rows,
+            dropped,
+            proposal,
+            columns,
+            source_hash,
+            license: self.license,
+            source_bytes,
+            bytes,
+            notes,
+        })
     }
 }
 
@@ -228,7 +310,11 @@ fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, ConvertError> {
         }
         Ok(())
     })?;
-    Ok(Survey { fields, hash, notes })
+    Ok(Survey {
+        fields,
+        hash,
+        notes,
+    })
 }
 
 /// Writes the rows of a piece, and counts them.
@@ -241,7 +327,11 @@ fn write_piece(
 ) -> Result<u64, ConvertError> {
     let row = |record: &Record| -> Result<Row, Wrong> {
         let row = piece.row(record, header)?;
-        layout.apply(row).map_err(|reason| Wrong { line: record.line, column: None, reason })
+        layout.apply(row).map_err(|reason| Wrong {
+            line: record.line,
+            column: None,
+            reason,
+        })
     };
     let made = in_parallel(&piece.units(), |unit| {
         let (mut rows, mut wrong) = (Vec::new(), Vec::new());
@@ -271,11 +361,20 @@ fn write_piece(
 fn told_dropped(dropped: &Dropped) -> Vec<String> {
     let rest = dropped.count.saturating_sub(dropped.faults.len() as u64);
     let more = (rest > 0).then(|| format!("left out: {rest} more rows"));
-    dropped.faults.iter().map(|fault| format!("left out: {fault}")).chain(more).collect()
+    dropped
+        .faults
+        .iter()
+        .map(|fault| format!("left out: {fault}"))
+        .chain(more)
+        .collect()
 }
 
 fn mixed_note(column: &Column) -> String {
-    format!("column `{}` is kept as JSON text, because no type of Parquet would keep all of its values as they are", column.name)
+    format!(
+        "column `{}` is kept as JSON text, because no type of Parquet would keep all of its \
+    values as they are",
+        column.name
+    )
 }
 
 impl Column {
@@ -296,7 +395,9 @@ impl Column {
 fn license_of(inputs: &[Input]) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     for input in inputs.iter().take(1000) {
-        let stated = license::terms(&input.path, &input.top).license.map(|license| license.id);
+        let stated = license::terms(&input.path, &input.top)
+            .license
+            .map(|license| license.id);
         found.extend(stated.filter(|id| !found.contains(id)));
     }
     (!found.is_empty()).then(|| listed(&found).join(", "))
@@ -323,7 +424,8 @@ mod tests {
         leaf.prop_recursive(3, 12, 4, |inner| {
             prop_oneof![
                 prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-                prop::collection::vec(("[a-c]", inner), 0..4).prop_map(|entries| Value::Object(entries.into_iter().collect())),
+                prop::collection::vec(("[a-c]", inner), 0..4)
+                    .prop_map(|entries| Value::Object(entries.into_iter().collect())),
             ]
         })
     }
@@ -332,33 +434,56 @@ mod tests {
     fn rows() -> impl Strategy<Value = Vec<Row>> {
         let number = (-5_i64..5).prop_map(Value::from);
         let turns = prop::collection::vec(("[ab]{0,3}", "[cd]{0,3}"), 0..3);
-        let turns =
-            turns.prop_map(|turns| turns.into_iter().map(|(role, content)| json!({"role": role, "content": content})).collect());
-        let cell =
-            |plain: BoxedStrategy<Value>| prop_oneof![8 => plain.prop_map(Some), 1 => value().prop_map(Some), 1 => Just(None)];
-        let row =
-            (cell(".{0,5}".prop_map(Value::from).boxed()), cell(number.boxed()), cell(turns.boxed()), cell(value().boxed()));
+        let turns = turns.prop_map(|turns| {
+            turns
+                .into_iter()
+                .map(|(role, content)| json!({"role": role, "content": content}))
+                .collect()
+        });
+        let cell = |plain: BoxedStrategy<Value>| prop_oneof![8 => plain.prop_map(Some), 1 => value().prop_map(Some), 1 => Just(None)];
+        let row = (
+            cell(".{0,5}".prop_map(Value::from).boxed()),
+            cell(number.boxed()),
+            cell(turns.boxed()),
+            cell(value().boxed()),
+        );
         let row = row.prop_map(|(text, number, turns, any)| {
             let cells = [("t", text), ("n", number), ("m", turns), ("x", any)];
             // Rows with a pair of answers are of no format, so that every column keeps its name.
             let pair = ["chosen", "rejected"].map(|name| (name, Some(Value::from("x"))));
-            cells.into_iter().chain(pair).filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
+            cells
+                .into_iter()
+                .chain(pair)
+                .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+                .collect()
         });
         prop::collection::vec(row, 1..30)
     }
 
     fn read_back(path: &Path) -> Vec<Row> {
         let metadata = footer::read(&std::fs::File::open(path).expect("opened")).expect("a footer");
-        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(std::fs::File::open(path).expect("opened"), metadata);
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(
+            std::fs::File::open(path).expect("opened"),
+            metadata,
+        );
         let mut rows = Vec::new();
-        for batch in reader.build().expect("a reader").map(|batch| batch.expect("a batch")) {
+        for batch in reader
+            .build()
+            .expect("a reader")
+            .map(|batch| batch.expect("a batch"))
+        {
             let (schema, columns) = (batch.schema(), batch.columns());
             let cell = |row| {
                 schema
                     .fields()
                     .iter()
                     .zip(columns)
-                    .map(move |(field, column)| (field.name().clone(), cells::cell(column, row).expect("a cell")))
+                    .map(move |(field, column)| {
+                        (
+                            field.name().clone(),
+                            cells::cell(column, row).expect("a cell"),
+                        )
+                    })
             };
             rows.extend((0..batch.num_rows()).map(|row| cell(row).collect::<Row>()));
         }
@@ -385,7 +510,8 @@ mod tests {
                         (Value::String(text), _) if is_json(&name) => prop_assert_eq!(text, &expected.to_string()),
                         // A column of whole and other numbers is one of floats.
                         (Value::Number(found), Value::Number(expected)) => prop_assert_eq!(found.as_f64(), expected.as_f64()),
-                        _ => prop_assert_eq!(found.to_string(), expected.to_string(), "keys keep their order"),
+                        _ => prop_assert_eq!(found.to_string(), expected.to_string(), "keys keep \
+                        their order"),
                     }
                 }
             }

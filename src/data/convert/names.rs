@@ -1,4 +1,5 @@
-//! Columns that are known by name: which format rows of these columns are in, and which column holds what.
+//! Columns that are known by name: which format rows of these columns are in, and which column
+//! holds what.
 
 use std::collections::BTreeMap;
 
@@ -31,12 +32,23 @@ impl std::fmt::Display for Proposal {
     /// As a recipe has it, in one line.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "format: {}", self.format)?;
-        let named: Vec<_> = self.columns.iter().filter(|(canonical, name)| canonical != name).collect();
+        let named: Vec<_> = self
+            .columns
+            .iter()
+            .filter(|(canonical, name)| canonical != name)
+            .collect();
         if named.is_empty() && !self.needs_names() {
             return Ok(());
         }
-        let all = if self.needs_names() { self.columns.iter().collect() } else { named };
-        let listed: Vec<String> = all.iter().map(|(canonical, name)| format!("{canonical}: {}", yaml_word(name))).collect();
+        let all = if self.needs_names() {
+            self.columns.iter().collect()
+        } else {
+            named
+        };
+        let listed: Vec<String> = all
+            .iter()
+            .map(|(canonical, name)| format!("{canonical}: {}", yaml_word(name)))
+            .collect();
         write!(f, ", columns: {{{}}}", listed.join(", "))
     }
 }
@@ -50,14 +62,29 @@ impl Proposal {
 
 /// A name as a flow mapping of YAML takes it.
 pub(super) fn yaml_word(word: &str) -> String {
-    let is_plain = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "_-".contains(c)) && !word.starts_with('-');
-    if is_plain { word.to_owned() } else { format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\"")) }
+    let is_plain = !word.is_empty()
+        && word
+            .chars()
+            .all(|c| c.is_alphanumeric() || "_-".contains(c))
+        && !word.starts_with('-');
+    if is_plain {
+        word.to_owned()
+    } else {
+        format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+    }
 }
 
 /// Names that a column of a format has elsewhere, the usual ones first.
 fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
     match (format, canonical) {
-        (Format::Chat, "messages") => &["messages", "conversations", "conversation", "dialogue", "dialog", "turns"],
+        (Format::Chat, "messages") => &[
+            "messages",
+            "conversations",
+            "conversation",
+            "dialogue",
+            "dialog",
+            "turns",
+        ],
         (_, "tools") => &["tools"],
         (_, "history") => &["history"],
         (_, "chat_template_kwargs") => &["chat_template_kwargs"],
@@ -74,20 +101,36 @@ fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
 
 /// Whether a list of objects in a row is what people say to each other, or what they may call.
 pub(super) fn is_turns(name: &str) -> bool {
-    let known = aliases(Format::Chat, "messages").iter().chain(&["tools", "chosen", "rejected"]);
-    known.into_iter().any(|alias| name.eq_ignore_ascii_case(alias))
+    let known = aliases(Format::Chat, "messages")
+        .iter()
+        .chain(&["tools", "chosen", "rejected"]);
+    known
+        .into_iter()
+        .any(|alias| name.eq_ignore_ascii_case(alias))
 }
 
 /// What a file may do without.
 fn is_optional(canonical: &str) -> bool {
-    matches!(canonical, "input" | "tools" | "system" | "history" | "chat_template_kwargs")
+    matches!(
+        canonical,
+        "input" | "tools" | "system" | "history" | "chat_template_kwargs"
+    )
 }
 
 /// Formats in the order in which they are tried, each with the columns that make it.
 const SHAPES: [(Format, &[&str]); 5] = [
-    (Format::Chat, &["messages", "tools", "system", "chat_template_kwargs"]),
-    (Format::Instruction, &["instruction", "input", "output", "system", "history"]),
-    (Format::Completion, &["prompt", "completion", "tools", "chat_template_kwargs"]),
+    (
+        Format::Chat,
+        &["messages", "tools", "system", "chat_template_kwargs"],
+    ),
+    (
+        Format::Instruction,
+        &["instruction", "input", "output", "system", "history"],
+    ),
+    (
+        Format::Completion,
+        &["prompt", "completion", "tools", "chat_template_kwargs"],
+    ),
     (Format::Text, &["text"]),
     (Format::Chat, &["prompt", "completion", "system"]),
 ];
@@ -104,17 +147,28 @@ const ROLES: [(Format, &str); 4] = [
 pub(super) fn asked(format: Format) -> Vec<String> {
     let of_format = SHAPES.iter().filter(|(of, _)| *of == format);
     let required = |columns: &&[&str]| {
-        let names: Vec<String> = columns.iter().filter(|name| !is_optional(name)).map(|name| format!("`{name}`")).collect();
+        let names: Vec<String> = columns
+            .iter()
+            .filter(|name| !is_optional(name))
+            .map(|name| format!("`{name}`"))
+            .collect();
         names.join(" and ")
     };
     of_format.map(|(_, columns)| required(columns)).collect()
 }
 
 /// The format of columns, as it was asked for or as they suggest; `said` are names that are given.
-pub fn propose(columns: &[(String, Holds)], asked: Option<Format>, said: &BTreeMap<String, String>) -> Option<Proposal> {
-    let is_preference = ["chosen", "rejected"].iter().all(|name| columns.iter().any(|(column, _)| column == name));
+pub fn propose(
+    columns: &[(String, Holds)],
+    asked: Option<Format>,
+    said: &BTreeMap<String, String>,
+) -> Option<Proposal> {
+    let is_preference = ["chosen", "rejected"]
+        .iter()
+        .all(|name| columns.iter().any(|(column, _)| column == name));
     for (format, parts) in SHAPES {
-        let is_meant = asked.is_none_or(|asked| asked == format) && said.keys().all(|name| parts.contains(&name.as_str()));
+        let is_meant = asked.is_none_or(|asked| asked == format)
+            && said.keys().all(|name| parts.contains(&name.as_str()));
         // Neither answer of a pair is what a model is to say before somebody says so.
         let is_guess = asked.is_none() && said.is_empty();
         if !is_meant || (is_guess && is_preference) {
@@ -135,8 +189,13 @@ fn names(
 ) -> Option<BTreeMap<String, String>> {
     let mut found: BTreeMap<String, String> = said.clone();
     // A question without an answer that is text is no text to learn.
-    let is_role =
-        |name: &String| ROLES.iter().any(|(format, role)| aliases(*format, role).iter().any(|it| it.eq_ignore_ascii_case(name)));
+    let is_role = |name: &String| {
+        ROLES.iter().any(|(format, role)| {
+            aliases(*format, role)
+                .iter()
+                .any(|it| it.eq_ignore_ascii_case(name))
+        })
+    };
     let has_roles = columns.iter().any(|(name, _)| is_role(name));
     for part in parts.iter().filter(|part| !said.contains_key(**part)) {
         let is_free = |name: &String| !found.values().any(|taken| taken == name);
@@ -146,14 +205,19 @@ fn names(
             _ => holds == Holds::Text,
         };
         let of_name = |alias: &&str| {
-            let same = |(name, holds): &&(String, Holds)| name.eq_ignore_ascii_case(alias) && fits(*holds) && is_free(name);
+            let same = |(name, holds): &&(String, Holds)| {
+                name.eq_ignore_ascii_case(alias) && fits(*holds) && is_free(name)
+            };
             columns.iter().find(same).map(|(name, _)| name.clone())
         };
         let by_name = aliases(format, part).iter().find_map(of_name);
         // Of one that is alone in what it holds the name does not matter.
         let alone = |kind: Holds| {
             let mut of_kind = columns.iter().filter(|(_, holds)| *holds == kind);
-            of_kind.next().filter(|_| of_kind.next().is_none()).map(|(name, _)| name.clone())
+            of_kind
+                .next()
+                .filter(|_| of_kind.next().is_none())
+                .map(|(name, _)| name.clone())
         };
         let name = by_name.or_else(|| match *part {
             "messages" => alone(Holds::Turns),
@@ -173,10 +237,15 @@ fn names(
 const SPEAKERS: [&str; 2] = ["role", "from"];
 
 impl Field {
-    /// What a format can do with it. A few values of another kind are wrong rows, and not another kind of column.
+    /// What a format can do with it. A few values of another kind are wrong rows, and not another
+    /// kind of column.
     pub(super) fn holds(&self) -> Holds {
         let is_mostly = |count: u64| count * 2 > self.count - self.nulls;
-        let is_named = || aliases(Format::Chat, "messages").iter().any(|alias| self.name.eq_ignore_ascii_case(alias));
+        let is_named = || {
+            aliases(Format::Chat, "messages")
+                .iter()
+                .any(|alias| self.name.eq_ignore_ascii_case(alias))
+        };
         match &self.shape {
             Shape::Text => Holds::Text,
             Shape::Mixed if is_mostly(self.texts) => Holds::Text,
@@ -198,7 +267,13 @@ pub fn holds(data_type: &DataType) -> Holds {
         DataType::Binary | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Holds::Text,
         DataType::Dictionary(_, value) => holds(value),
         DataType::List(item) | DataType::LargeList(item) => match item.data_type() {
-            DataType::Struct(fields) if fields.iter().any(|field| SPEAKERS.contains(&field.name().as_str())) => Holds::Turns,
+            DataType::Struct(fields)
+                if fields
+                    .iter()
+                    .any(|field| SPEAKERS.contains(&field.name().as_str())) =>
+            {
+                Holds::Turns
+            }
             _ => Holds::Other,
         },
         _ => Holds::Other,
@@ -215,29 +290,49 @@ mod tests {
             "label" | "id" => Holds::Other,
             _ => Holds::Text,
         };
-        names.iter().map(|name| ((*name).to_owned(), holds(name))).collect()
+        names
+            .iter()
+            .map(|name| ((*name).to_owned(), holds(name)))
+            .collect()
     }
 
     #[test]
     fn tables_that_people_bring_are_known_by_name() {
         let told = |names: &[&str]| {
-            propose(&columns(names), None, &BTreeMap::new()).map_or_else(String::new, |proposal| proposal.to_string())
+            propose(&columns(names), None, &BTreeMap::new())
+                .map_or_else(String::new, |proposal| proposal.to_string())
         };
         for (names, expected) in [
-            (&["instruction", "input", "output"][..], "format: instruction"),
+            (
+                &["instruction", "input", "output"][..],
+                "format: instruction",
+            ),
             (
                 &["instruction", "context", "response", "category"],
                 "format: instruction, columns: {input: context, output: response}",
             ),
-            (&["prompt", "response"], "format: completion, columns: {completion: response}"),
+            (
+                &["prompt", "response"],
+                "format: completion, columns: {completion: response}",
+            ),
             (&["prompt", "completion", "label"], "format: completion"),
-            (&["id", "Question", "Answer"], "format: completion, columns: {completion: Answer, prompt: Question}"),
+            (
+                &["id", "Question", "Answer"],
+                "format: completion, columns: \
+            {completion: Answer, prompt: Question}",
+            ),
             (&["messages", "tools"], "format: chat"),
-            (&["id", "conversations"], "format: chat, columns: {messages: conversations}"),
+            (
+                &["id", "conversations"],
+                "format: chat, columns: {messages: conversations}",
+            ),
             (&["talk", "id"], "format: chat, columns: {messages: talk}"),
             (&["text", "messages"], "format: chat"),
             (&["text", "path"], "format: text"),
-            (&["the sentence"], "format: text, columns: {text: \"the sentence\"}"),
+            (
+                &["the sentence"],
+                "format: text, columns: {text: \"the sentence\"}",
+            ),
             (&["prompt", "chosen", "rejected"], ""),
             (&["id", "label"], ""),
             (&["question", "label"], ""),
@@ -249,19 +344,38 @@ mod tests {
 
     #[test]
     fn what_is_said_counts_before_what_is_guessed() {
-        let said = |pairs: &[(&str, &str)]| pairs.iter().map(|(to, from)| ((*to).into(), (*from).into())).collect();
+        let said = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(to, from)| ((*to).into(), (*from).into()))
+                .collect()
+        };
         let table = columns(&["question", "answer", "system", "text"]);
-        let told = |asked, pairs: &[(&str, &str)]| propose(&table, asked, &said(pairs)).map(|proposal| proposal.to_string());
+        let told = |asked, pairs: &[(&str, &str)]| {
+            propose(&table, asked, &said(pairs)).map(|proposal| proposal.to_string())
+        };
         assert_eq!(
             told(Some(Format::Chat), &[]).as_deref(),
             Some("format: chat, columns: {completion: answer, prompt: question, system: system}")
         );
-        assert_eq!(told(None, &[("text", "answer")]).as_deref(), Some("format: text, columns: {text: answer}"));
+        assert_eq!(
+            told(None, &[("text", "answer")]).as_deref(),
+            Some(
+                "format: text, columns: \
+        {text: answer}"
+            )
+        );
         assert_eq!(
             told(None, &[("prompt", "text")]).as_deref(),
             Some("format: completion, columns: {completion: answer, prompt: text}")
         );
         assert_eq!(told(Some(Format::Instruction), &[]), None);
-        assert_eq!(told(None, &[("messages", "text")]).as_deref(), Some("format: chat, columns: {messages: text}"));
+        assert_eq!(
+            told(None, &[("messages", "text")]).as_deref(),
+            Some(
+                "format: chat, columns: \
+        {messages: text}"
+            )
+        );
     }
 }

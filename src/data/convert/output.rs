@@ -1,4 +1,5 @@
-//! The Parquet file that is written: a row group whenever enough has come together, so that memory does not grow with the file.
+//! The Parquet file that is written: a row group whenever enough has come together, so that memory
+//! does not grow with the file.
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -76,7 +77,9 @@ impl ParquetOutput<'_> {
 
 fn failure(failed: &Mutex<Option<files::FileError>>, path: &Path, reason: String) -> ConvertError {
     let of_disk = failed.lock().ok().and_then(|mut failed| failed.take());
-    of_disk.unwrap_or_else(|| files::FileError::new("write", path, io::Error::other(reason))).into()
+    of_disk
+        .unwrap_or_else(|| files::FileError::new("write", path, io::Error::other(reason)))
+        .into()
 }
 
 /// Writes a Parquet file, whole or not at all.
@@ -89,19 +92,34 @@ pub(super) fn write(
     metadata: Vec<(&str, String)>,
     fill: impl FnOnce(&mut ParquetOutput) -> Result<(), ConvertError>,
 ) -> Result<(), ConvertError> {
-    let pairs = metadata.into_iter().map(|(key, value)| KeyValue::new(key.to_owned(), value)).collect();
+    let pairs = metadata
+        .into_iter()
+        .map(|(key, value)| KeyValue::new(key.to_owned(), value))
+        .collect();
     let properties = WriterProperties::builder()
         .set_compression(Compression::ZSTD(ZstdLevel::default()))
         .set_key_value_metadata(Some(pairs))
         .build();
     // What Arrow would add says how the rows were in this memory.
-    let options = ArrowWriterOptions::new().with_properties(properties).with_skip_arrow_metadata(true);
+    let options = ArrowWriterOptions::new()
+        .with_properties(properties)
+        .with_skip_arrow_metadata(true);
     let failed = Mutex::new(None);
     write_pieces_atomic(path, |file| {
-        let output = Output { file, failed: &failed };
-        let refused = |error: parquet::errors::ParquetError| failure(&failed, path, error.to_string());
-        let writer = ArrowWriter::try_new_with_options(output, schema.clone(), options).map_err(refused)?;
-        let mut table = ParquetOutput { writer, failed: &failed, path, bytes: 0 };
+        let output = Output {
+            file,
+            failed: &failed,
+        };
+        let refused =
+            |error: parquet::errors::ParquetError| failure(&failed, path, error.to_string());
+        let writer =
+            ArrowWriter::try_new_with_options(output, schema.clone(), options).map_err(refused)?;
+        let mut table = ParquetOutput {
+            writer,
+            failed: &failed,
+            path,
+            bytes: 0,
+        };
         fill(&mut table)?;
         table.writer.close().map(drop).map_err(refused)
     })
@@ -120,7 +138,10 @@ pub(super) fn batch(schema: &Arc<Schema>, rows: &[Row]) -> Result<Option<RecordB
         .with_strict_mode(true)
         .build_decoder()
         .map_err(|error| error.to_string())?;
-    decoder.serialize(rows).and_then(|()| decoder.flush()).map_err(|error| error.to_string())
+    decoder
+        .serialize(rows)
+        .and_then(|()| decoder.flush())
+        .map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -149,10 +170,17 @@ mod tests {
                 }
                 _ => Ok(()),
             };
-            let written = trial::with(full, || write(&path, &schema, Vec::new(), |table| table.write(&rows)));
+            let written = trial::with(full, || {
+                write(&path, &schema, Vec::new(), |table| table.write(&rows))
+            });
             let error = written.expect_err("a full disk");
             assert_eq!(error.exit(), Exit::Io, "{error}");
-            assert!(error.hint().is_some_and(|hint| hint.contains("free some space")), "{error}");
+            assert!(
+                error
+                    .hint()
+                    .is_some_and(|hint| hint.contains("free some space")),
+                "{error}"
+            );
             assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0);
         }
         write(&path, &schema, Vec::new(), |table| table.write(&rows)).expect("written");

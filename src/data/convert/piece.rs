@@ -60,7 +60,8 @@ impl RecordBlock {
         self.bytes.len() >= PIECE_BYTES
     }
 
-    /// Records that are worked on together. Where they end depends on the source alone, so that the result does too.
+    /// Records that are worked on together. Where they end depends on the source alone, so that the
+    /// result does too.
     pub fn units(&self) -> Vec<&[Record]> {
         let (mut units, mut start, mut bytes) = (Vec::new(), 0, 0);
         for (index, record) in self.records.iter().enumerate() {
@@ -79,19 +80,32 @@ impl RecordBlock {
     /// # Errors
     /// The record is none.
     pub fn row(&self, record: &Record, header: &[String]) -> Result<Row, Wrong> {
-        let wrong = |reason: String| Wrong { line: record.line, column: None, reason };
+        let wrong = |reason: String| Wrong {
+            line: record.line,
+            column: None,
+            reason,
+        };
         match &record.content {
             Content::Json(range) => json::row(&self.bytes[range.clone()], record.line),
             Content::Broken(reason) => Err(wrong(reason.clone())),
-            Content::Cells(cells) if cells.len() != header.len() => {
-                Err(wrong(format!("{}, the header has {}", counted(cells.len(), "cell"), header.len())))
-            }
+            Content::Cells(cells) if cells.len() != header.len() => Err(wrong(format!(
+                "{}, the header has {}",
+                counted(cells.len(), "cell"),
+                header.len()
+            ))),
             Content::Cells(cells) => {
                 let cell = |(range, name): (&Range<usize>, &String)| {
                     let text = str::from_utf8(&self.bytes[range.clone()]);
-                    let text = text.map_err(|error| wrong(format!("column `{name}` is not UTF-8: {error}")))?;
+                    let text = text.map_err(|error| {
+                        wrong(format!(
+                            "column `{name}` is not UTF-8: \
+                    {error}"
+                        ))
+                    })?;
                     if text.contains('\0') {
-                        return Err(wrong(format!("column `{name}` has a NUL byte: it is no text")));
+                        return Err(wrong(format!(
+                            "column `{name}` has a NUL byte: it is no text"
+                        )));
                     }
                     Ok((name.clone(), Value::from(text)))
                 };
@@ -116,11 +130,13 @@ pub(super) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Work on each of some units by all cores, results in their order. The pool of the run is not made yet: its threads are the recipe's
-/// to choose.
+/// Work on each of some units by all cores, results in their order. The pool of the run is not made
+/// yet: its threads are the recipe's to choose.
 pub(super) fn in_parallel<U: Sync, T: Send>(units: &[U], work: impl Fn(&U) -> T + Sync) -> Vec<T> {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get()).min(units.len());
+    let threads = std::thread::available_parallelism()
+        .map_or(1, |cores| cores.get())
+        .min(units.len());
     if threads < 2 {
         return units.iter().map(work).collect();
     }
@@ -129,13 +145,22 @@ pub(super) fn in_parallel<U: Sync, T: Send>(units: &[U], work: impl Fn(&U) -> T 
         let mut done = Vec::new();
         loop {
             let index = next.fetch_add(1, Relaxed);
-            let Some(unit) = units.get(index) else { return done };
+            let Some(unit) = units.get(index) else {
+                return done;
+            };
             done.push((index, work(unit)));
         }
     };
     let mut done: Vec<(usize, T)> = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..threads).map(|_| scope.spawn(take)).collect();
-        workers.into_iter().flat_map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        workers
+            .into_iter()
+            .flat_map(|worker| {
+                worker
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            })
+            .collect()
     });
     done.sort_unstable_by_key(|(index, _)| *index);
     done.into_iter().map(|(_, result)| result).collect()

@@ -1,5 +1,5 @@
-//! What the values of a column are, over all rows. A place that is always of one shape gets a type of its own; a column in which
-//! anything would be lost by that keeps the JSON text of its values.
+//! What the values of a column are, over all rows. A place that is always of one shape gets a type
+//! of its own; a column in which anything would be lost by that keeps the JSON text of its values.
 
 use std::sync::Arc;
 
@@ -30,7 +30,10 @@ pub(super) enum Shape {
 
 /// What numbers there were.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[allow(clippy::struct_excessive_bools, reason = "each is a finding of its own")]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a finding of its own"
+)]
 pub(super) struct Number {
     has_whole: bool,
     has_floats: bool,
@@ -71,7 +74,9 @@ impl Number {
     fn of(number: &serde_json::Number) -> Self {
         let (signed, unsigned) = (number.as_i64(), number.as_u64());
         let is_whole = signed.is_some() || unsigned.is_some();
-        let size = unsigned.or(signed.map(|number| number.unsigned_abs())).unwrap_or(0);
+        let size = unsigned
+            .or(signed.map(|number| number.unsigned_abs()))
+            .unwrap_or(0);
         Self {
             has_whole: is_whole,
             has_floats: !is_whole,
@@ -109,9 +114,11 @@ impl Shape {
             Value::Bool(_) => Self::Bool,
             Value::Number(number) => Self::Number(Number::of(number)),
             Value::String(_) => Self::Text,
-            Value::Array(items) => {
-                Self::List(Box::new(items.iter().fold(Self::Nothing, |shape, item| shape.merge(Self::of(item)))))
-            }
+            Value::Array(items) => Self::List(Box::new(
+                items
+                    .iter()
+                    .fold(Self::Nothing, |shape, item| shape.merge(Self::of(item))),
+            )),
             Value::Object(entries) => {
                 let mut fields = Fields::default();
                 fields.add(entries);
@@ -136,7 +143,8 @@ impl Shape {
         }
     }
 
-    /// The type of a column of this shape, from which every value comes back as it was; `None` where there is none.
+    /// The type of a column of this shape, from which every value comes back as it was; `None`
+    /// where there is none.
     pub fn data_type(&self) -> Option<DataType> {
         self.typed(0)
     }
@@ -181,7 +189,9 @@ impl Fields {
         self.count += 1;
         let mut at = 0;
         for (name, value) in object {
-            let Some(index) = self.place(name, at) else { continue };
+            let Some(index) = self.place(name, at) else {
+                continue;
+            };
             let field = &mut self.fields[index];
             field.count += 1;
             field.nulls += u64::from(value.is_null());
@@ -198,7 +208,9 @@ impl Fields {
         self.is_crowded |= other.is_crowded;
         let mut at = 0;
         for from in other.fields {
-            let Some(index) = self.place(&from.name, at) else { continue };
+            let Some(index) = self.place(&from.name, at) else {
+                continue;
+            };
             let field = &mut self.fields[index];
             field.count += from.count;
             field.nulls += from.nulls;
@@ -222,7 +234,17 @@ impl Fields {
             self.is_crowded = true;
             return None;
         }
-        self.fields.insert(at, Field { name: name.to_owned(), shape: Shape::Nothing, count: 0, nulls: 0, texts: 0, lists: 0 });
+        self.fields.insert(
+            at,
+            Field {
+                name: name.to_owned(),
+                shape: Shape::Nothing,
+                count: 0,
+                nulls: 0,
+                texts: 0,
+                lists: 0,
+            },
+        );
         Some(at)
     }
 
@@ -231,14 +253,27 @@ impl Fields {
         self.fields.iter().any(|field| field.name == name)
     }
 
-    /// A Parquet object has all keys of all objects in one order, and null for those that one of them has not.
+    /// A Parquet object has all keys of all objects in one order, and null for those that one of
+    /// them has not.
     fn typed(&self, depth: usize) -> Option<DataType> {
         let is_exact = !self.is_disordered && !self.is_crowded && !self.fields.is_empty();
         if !is_exact || self.fields.iter().any(|field| field.nulls > 0) {
             return None;
         }
-        let field = |field: &Field| Some(ArrowField::new(&field.name, field.shape.typed(depth)?, true));
-        Some(DataType::Struct(self.fields.iter().map(field).collect::<Option<Vec<_>>>()?.into()))
+        let field = |field: &Field| {
+            Some(ArrowField::new(
+                &field.name,
+                field.shape.typed(depth)?,
+                true,
+            ))
+        };
+        Some(DataType::Struct(
+            self.fields
+                .iter()
+                .map(field)
+                .collect::<Option<Vec<_>>>()?
+                .into(),
+        ))
     }
 }
 
@@ -249,16 +284,26 @@ mod tests {
     use super::*;
 
     fn of(values: &[Value]) -> Option<DataType> {
-        values.iter().fold(Shape::Nothing, |shape, value| shape.merge(Shape::of(value))).data_type()
+        values
+            .iter()
+            .fold(Shape::Nothing, |shape, value| shape.merge(Shape::of(value)))
+            .data_type()
     }
 
     #[test]
     fn a_type_is_given_only_where_nothing_is_lost() {
-        assert_eq!(of(&[json!(1), json!(null), json!(-3)]), Some(DataType::Int64));
+        assert_eq!(
+            of(&[json!(1), json!(null), json!(-3)]),
+            Some(DataType::Int64)
+        );
         assert_eq!(of(&[json!(1), json!(2.5)]), Some(DataType::Float64));
         assert_eq!(of(&[json!(u64::MAX), json!(1)]), Some(DataType::UInt64));
         assert_eq!(of(&[json!(null)]), Some(DataType::Null));
-        let typed = [json!({"a": "x", "b": [1]}), json!({"b": []}), json!({"a": "y"})];
+        let typed = [
+            json!({"a": "x", "b": [1]}),
+            json!({"b": []}),
+            json!({"a": "y"}),
+        ];
         assert!(matches!(of(&typed), Some(DataType::Struct(fields)) if fields.len() == 2));
         for mixed in [
             vec![json!(1), json!("1")],
@@ -279,12 +324,21 @@ mod tests {
 
     #[test]
     fn parts_that_are_merged_are_the_whole() {
-        let rows = [json!({"a": 1, "c": 2}), json!({"a": 1, "b": "x", "c": 3}), json!({"d": true}), json!({"b": "y", "e": 1})];
+        let rows = [
+            json!({"a": 1, "c": 2}),
+            json!({"a": 1, "b": "x", "c": 3}),
+            json!({"d": true}),
+            json!({"b": "y", "e": 1}),
+        ];
         let whole = rows.iter().fold(Fields::default(), |mut fields, row| {
             fields.add(row.as_object().expect("an object"));
             fields
         });
-        let names: Vec<&str> = whole.fields.iter().map(|field| field.name.as_str()).collect();
+        let names: Vec<&str> = whole
+            .fields
+            .iter()
+            .map(|field| field.name.as_str())
+            .collect();
         assert_eq!(names, ["d", "a", "b", "e", "c"]);
         assert!(!whole.is_disordered);
         for cut in 0..=rows.len() {

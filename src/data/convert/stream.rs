@@ -1,5 +1,5 @@
-//! The bytes of a source file: hashed as they lie on the disk, unpacked where they are gzip or zstd. How they are packed is read from
-//! their first bytes, because names lie.
+//! The bytes of a source file: hashed as they lie on the disk, unpacked where they are gzip or
+//! zstd. How they are packed is read from their first bytes, because names lie.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -62,19 +62,34 @@ impl Stream {
         let failed = |cause| files::FileError::new("read", path, cause);
         let mut file = open_file(path)?;
         let mut head = Vec::new();
-        (&mut file).take(ZSTD.len() as u64).read_to_end(&mut head).map_err(failed)?;
+        (&mut file)
+            .take(ZSTD.len() as u64)
+            .read_to_end(&mut head)
+            .map_err(failed)?;
         file.rewind().map_err(failed)?;
-        let raw = Shared(Rc::new(RefCell::new(Raw { file, hasher: blake3::Hasher::new(), bytes: 0, has_failed: false })));
+        let raw = Shared(Rc::new(RefCell::new(Raw {
+            file,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+            has_failed: false,
+        })));
         let packed = BufReader::with_capacity(BUFFER_BYTES, raw.clone());
         let input: Box<dyn BufRead> = if head.starts_with(&GZIP) {
-            Box::new(BufReader::with_capacity(BUFFER_BYTES, flate2::bufread::MultiGzDecoder::new(packed)))
+            Box::new(BufReader::with_capacity(
+                BUFFER_BYTES,
+                flate2::bufread::MultiGzDecoder::new(packed),
+            ))
         } else if head.starts_with(&ZSTD) {
             let unpacked = zstd::stream::read::Decoder::with_buffer(packed).map_err(failed)?;
             Box::new(BufReader::with_capacity(BUFFER_BYTES, unpacked))
         } else {
             Box::new(packed)
         };
-        let mut stream = Self { path: path.to_owned(), raw, input };
+        let mut stream = Self {
+            path: path.to_owned(),
+            raw,
+            input,
+        };
         stream.skip_mark()?;
         Ok(stream)
     }
@@ -124,7 +139,14 @@ impl Stream {
             return files::FileError::new("read", &self.path, cause).into();
         }
         let hint = "download or copy it again and compare its size with the original";
-        ConvertError::source(&self.path, format!("cannot be unpacked, it is cut off or damaged: {cause}"), hint)
+        ConvertError::source(
+            &self.path,
+            format!(
+                "cannot be unpacked, it is cut off or damaged: \
+        {cause}"
+            ),
+            hint,
+        )
     }
 
     /// Bytes of the file that were read.
@@ -138,7 +160,8 @@ impl Stream {
     /// What is left of it cannot be read.
     pub fn finish(self) -> Result<Hash, ConvertError> {
         let mut raw = self.raw;
-        io::copy(&mut raw, &mut io::sink()).map_err(|cause| files::FileError::new("read", &self.path, cause))?;
+        io::copy(&mut raw, &mut io::sink())
+            .map_err(|cause| files::FileError::new("read", &self.path, cause))?;
         let hash = raw.0.borrow().hasher.finalize();
         Ok(Hash(*hash.as_bytes()))
     }
@@ -188,7 +211,11 @@ mod tests {
             std::fs::write(&path, &packed).expect("written");
             let (read, hash) = read(&path).expect("read");
             assert!(read == content, "{} bytes", packed.len());
-            assert_eq!(hash, crate::files::hash_bytes(&packed), "the hash is that of the file");
+            assert_eq!(
+                hash,
+                crate::files::hash_bytes(&packed),
+                "the hash is that of the file"
+            );
         }
         std::fs::write(&path, [&UTF8_MARK[..], b"x"].concat()).expect("written");
         assert_eq!(read(&path).expect("read").0, b"x");
@@ -198,8 +225,13 @@ mod tests {
     fn a_packed_file_that_is_cut_is_a_fault_of_the_input() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("a");
-        let content: Vec<u8> = (0..9000_u32).flat_map(|number| mixed(number).to_le_bytes()).collect();
-        for packed in [gzip(&content), zstd::encode_all(&content[..], 1).expect("packed")] {
+        let content: Vec<u8> = (0..9000_u32)
+            .flat_map(|number| mixed(number).to_le_bytes())
+            .collect();
+        for packed in [
+            gzip(&content),
+            zstd::encode_all(&content[..], 1).expect("packed"),
+        ] {
             for length in [5, 20, packed.len() / 2, packed.len() - 1] {
                 std::fs::write(&path, &packed[..length]).expect("written");
                 let error = read(&path).expect_err("cut");
@@ -208,7 +240,10 @@ mod tests {
             }
         }
         std::fs::write(&path, b"\xff\xfea\0").expect("written");
-        assert!(read(&path).expect_err("UTF-16").to_string().ends_with("is UTF-16, expected UTF-8"));
+        assert!(read(&path).expect_err("UTF-16").to_string().ends_with(
+            "is UTF-16, expected \
+        UTF-8"
+        ));
     }
 
     fn mixed(number: u32) -> u32 {

@@ -25,9 +25,21 @@ pub(super) struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    pub fn new(inputs: &'a [Input], passes: u64, stop: &'a AtomicBool, report: Reporter<'a>) -> Self {
+    pub fn new(
+        inputs: &'a [Input],
+        passes: u64,
+        stop: &'a AtomicBool,
+        report: Reporter<'a>,
+    ) -> Self {
         let total_bytes = passes * inputs.iter().map(|input| input.bytes).sum::<u64>();
-        Self { inputs, stop, report, started: Instant::now(), done_bytes: Cell::new(0), total_bytes }
+        Self {
+            inputs,
+            stop,
+            report,
+            started: Instant::now(),
+            done_bytes: Cell::new(0),
+            total_bytes,
+        }
     }
 
     /// Says how far the work is, and ends it where a signal came.
@@ -41,12 +53,17 @@ impl<'a> Work<'a> {
         let done_bytes = (self.done_bytes.get() + bytes_of_file).min(self.total_bytes);
         let bytes_per_second = done_bytes as f64 / self.started.elapsed().as_secs_f64().max(1e-9);
         let file = format!("converting {name}");
-        (self.report)(Event::Transfer(Transfer { file, done_bytes, total_bytes: self.total_bytes, bytes_per_second }));
+        (self.report)(Event::Transfer(Transfer {
+            file,
+            done_bytes,
+            total_bytes: self.total_bytes,
+            bytes_per_second,
+        }));
         Ok(())
     }
 
-    /// Goes through all pieces of all inputs, and gives the hash of these: that of the file; of several, that of the lines which
-    /// `b3sum` would print for them.
+    /// Goes through all pieces of all inputs, and gives the hash of these: that of the file; of
+    /// several, that of the lines which `b3sum` would print for them.
     ///
     /// # Errors
     /// An input cannot be read, `take` fails, or a signal came.
@@ -75,7 +92,10 @@ pub(super) fn joined(hashes: &[(&str, Hash)]) -> Hash {
     if let [(_, hash)] = hashes {
         return *hash;
     }
-    let lines: String = hashes.iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect();
+    let lines: String = hashes
+        .iter()
+        .map(|(name, hash)| format!("{hash}  {name}\n"))
+        .collect();
     hash_bytes(lines.as_bytes())
 }
 
@@ -88,14 +108,24 @@ pub(super) struct Dropped {
 
 impl Dropped {
     pub fn new(allowed: u64) -> Self {
-        Self { allowed, count: 0, faults: Vec::new() }
+        Self {
+            allowed,
+            count: 0,
+            faults: Vec::new(),
+        }
     }
 
     pub fn push(&mut self, path: &Path, wrong: Wrong) {
         self.count += 1;
         if self.faults.len() < LISTED {
-            let column = wrong.column.map_or_else(String::new, |column| format!(":{column}"));
-            self.faults.push(Fault::new(wrong.reason).at(format!("{}:{}{column}", path.display(), wrong.line)));
+            let column = wrong
+                .column
+                .map_or_else(String::new, |column| format!(":{column}"));
+            self.faults.push(Fault::new(wrong.reason).at(format!(
+                "{}:{}{column}",
+                path.display(),
+                wrong.line
+            )));
         }
     }
 
@@ -105,6 +135,10 @@ impl Dropped {
         if self.count <= self.allowed {
             return Ok(());
         }
-        Err(ConvertError::Rows { faults: self.faults.clone(), count: self.count, allowed: self.allowed })
+        Err(ConvertError::Rows {
+            faults: self.faults.clone(),
+            count: self.count,
+            allowed: self.allowed,
+        })
     }
 }

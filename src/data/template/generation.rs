@@ -1,7 +1,8 @@
 //! The marks that carry what a `{% generation %}` block says through a rendering.
 //!
-//! minijinja knows no such tag, so each is rewritten to a `{% call %}` block, which is also what transformers makes of it: one tag
-//! for one tag, hence the same whitespace control, and the same scope for what is set inside.
+//! minijinja knows no such tag, so each is rewritten to a `{% call %}` block, which is also what
+//! transformers makes of it: one tag for one tag, hence the same whitespace control, and the same
+//! scope for what is set inside.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -18,10 +19,14 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Marks that no text can contain by chance or by intent: the nonce is of this process. It never reaches a result.
+    /// Marks that no text can contain by chance or by intent: the nonce is of this process. It
+    /// never reaches a result.
     pub(super) fn new() -> Self {
         let nonce = RandomState::new().build_hasher().finish();
-        Self { open: format!("\u{e000}{nonce:016x}\u{e001}"), close: format!("\u{e002}{nonce:016x}\u{e003}") }
+        Self {
+            open: format!("\u{e000}{nonce:016x}\u{e001}"),
+            close: format!("\u{e002}{nonce:016x}\u{e003}"),
+        }
     }
 
     /// The text between the marks.
@@ -31,11 +36,20 @@ impl Marks {
 
     /// Takes the marks out of a rendering; `None` where they are not in pairs.
     pub(super) fn cut(&self, marked: &str) -> Option<Rendered> {
-        let mut rendered = Rendered { text: String::with_capacity(marked.len()), assistant: Vec::new() };
+        let mut rendered = Rendered {
+            text: String::with_capacity(marked.len()),
+            assistant: Vec::new(),
+        };
         let mut pieces = marked.split(self.open.as_str());
-        rendered.text.push_str(pieces.next().filter(|before| !before.contains(&self.close))?);
+        rendered.text.push_str(
+            pieces
+                .next()
+                .filter(|before| !before.contains(&self.close))?,
+        );
         for piece in pieces {
-            let (inside, after) = piece.split_once(self.close.as_str()).filter(|(_, after)| !after.contains(&self.close))?;
+            let (inside, after) = piece
+                .split_once(self.close.as_str())
+                .filter(|(_, after)| !after.contains(&self.close))?;
             let start = rendered.text.len();
             rendered.text.push_str(inside);
             rendered.assistant.push(start..rendered.text.len());
@@ -58,7 +72,12 @@ mod tests {
     #[test]
     fn cutting_undoes_wrapping() {
         let marks = Marks::new();
-        let marked = format!("ü{}-{}{}.", marks.wrap("é🙂"), marks.wrap(""), marks.wrap("b"));
+        let marked = format!(
+            "ü{}-{}{}.",
+            marks.wrap("é🙂"),
+            marks.wrap(""),
+            marks.wrap("b")
+        );
         let rendered = marks.cut(&marked).unwrap();
         assert_eq!(rendered.text, "üé🙂-b.");
         assert_eq!(rendered.assistant, [2..8, 9..9, 9..10]);
@@ -68,9 +87,12 @@ mod tests {
     #[test]
     fn marks_that_are_not_in_pairs_are_refused() {
         let marks = Marks::new();
-        for broken in
-            [marks.open.clone(), marks.close.clone(), marks.wrap(&marks.wrap("a")), format!("{}{}", marks.wrap("a"), marks.close)]
-        {
+        for broken in [
+            marks.open.clone(),
+            marks.close.clone(),
+            marks.wrap(&marks.wrap("a")),
+            format!("{}{}", marks.wrap("a"), marks.close),
+        ] {
             assert_eq!(marks.cut(&broken), None);
         }
     }

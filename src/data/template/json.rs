@@ -1,5 +1,6 @@
-//! `tojson` as transformers has it: Python's `json.dumps` with `ensure_ascii=False`, so that a tool reads in training as it reads
-//! when the model is served. jinja2's own filter escapes HTML and is not used.
+//! `tojson` as transformers has it: Python's `json.dumps` with `ensure_ascii=False`, so that a tool
+//! reads in training as it reads when the model is served. jinja2's own filter escapes HTML and is
+//! not used.
 
 use std::fmt::Write;
 
@@ -22,17 +23,30 @@ struct Style {
 
 impl Style {
     fn new(arguments: &Kwargs) -> Result<Self, Error> {
-        let indent = indent(&arguments.get::<Option<Value>>("indent")?.unwrap_or(Value::from(())))?;
+        let indent = indent(
+            &arguments
+                .get::<Option<Value>>("indent")?
+                .unwrap_or(Value::from(())),
+        )?;
         let separators = arguments.get::<Option<Vec<String>>>("separators")?;
         let (item_separator, key_separator) = match separators.as_deref() {
             Some([item, key]) => (item.clone(), key.clone()),
-            Some(_) => return Err(invalid("`separators` of tojson holds two strings".to_owned())),
+            Some(_) => {
+                return Err(invalid(
+                    "`separators` of tojson holds two strings".to_owned(),
+                ));
+            }
             None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
             None => (", ".to_owned(), ": ".to_owned()),
         };
         let flag = |name| Ok::<_, Error>(arguments.get::<Option<bool>>(name)?.unwrap_or(false));
-        let style =
-            Self { ensure_ascii: flag("ensure_ascii")?, indent, item_separator, key_separator, sort_keys: flag("sort_keys")? };
+        let style = Self {
+            ensure_ascii: flag("ensure_ascii")?,
+            indent,
+            item_separator,
+            key_separator,
+            sort_keys: flag("sort_keys")?,
+        };
         arguments.assert_all_used()?;
         Ok(style)
     }
@@ -42,7 +56,11 @@ impl Style {
 ///
 /// # Errors
 /// The value, or something in it, has no JSON form, or an argument is off.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja hands keyword arguments over by value")]
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "minijinja hands keyword arguments over by \
+value"
+)]
 pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> {
     let mut text = String::new();
     write_value(&mut text, value, &Style::new(&arguments)?, 0)?;
@@ -52,9 +70,20 @@ pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> 
 /// A value as `json.dumps` writes it with `ensure_ascii=False`.
 pub(super) fn dumps(value: &serde_json::Value) -> String {
     let (item_separator, key_separator) = (", ".to_owned(), ": ".to_owned());
-    let style = Style { ensure_ascii: false, indent: None, item_separator, key_separator, sort_keys: false };
+    let style = Style {
+        ensure_ascii: false,
+        indent: None,
+        item_separator,
+        key_separator,
+        sort_keys: false,
+    };
     let mut text = String::new();
-    let written = write_value(&mut text, &Value::from(minijinja::value::Serde(value)), &style, 0);
+    let written = write_value(
+        &mut text,
+        &Value::from(minijinja::value::Serde(value)),
+        &style,
+        0,
+    );
     written.map_or_else(|_| value.to_string(), |()| text)
 }
 
@@ -67,13 +96,21 @@ fn indent(value: &Value) -> Result<Option<String>, Error> {
     }
     match value.as_usize() {
         Some(width) if width <= MAX_INDENT => Ok(Some(" ".repeat(width))),
-        _ => Err(invalid(format!("`indent` of tojson is {value}, expected a string or a number from 0 to {MAX_INDENT}"))),
+        _ => Err(invalid(format!(
+            "`indent` of tojson is {value}, expected a string or a number \
+        from 0 to {MAX_INDENT}"
+        ))),
     }
 }
 
 fn write_value(text: &mut String, value: &Value, style: &Style, depth: usize) -> Result<(), Error> {
     match value.kind() {
-        _ if depth > MAX_DEPTH => return Err(invalid(format!("a value for tojson is nested more than {MAX_DEPTH} deep"))),
+        _ if depth > MAX_DEPTH => {
+            return Err(invalid(format!(
+                "a value for tojson is nested more \
+        than {MAX_DEPTH} deep"
+            )));
+        }
         ValueKind::None => text.push_str("null"),
         ValueKind::Bool => text.push_str(if value.is_true() { "true" } else { "false" }),
         ValueKind::Number => write_number(text, value),
@@ -97,7 +134,12 @@ fn write_array(text: &mut String, value: &Value, style: &Style, depth: usize) ->
     Ok(())
 }
 
-fn write_object(text: &mut String, value: &Value, style: &Style, depth: usize) -> Result<(), Error> {
+fn write_object(
+    text: &mut String,
+    value: &Value,
+    style: &Style,
+    depth: usize,
+) -> Result<(), Error> {
     let mut keys: Vec<Value> = value.try_iter()?.collect();
     if style.sort_keys {
         keys.sort();
@@ -138,14 +180,19 @@ fn write_number(text: &mut String, value: &Value) {
     }
 }
 
-/// A float as Python's `json` writes it. Rust's `{:?}` has the same shortest digits and turns to exponents at the same places (1e16
-/// and 1e-4), but writes `1e-5` for Python's `1e-05`.
+/// A float as Python's `json` writes it. Rust's `{:?}` has the same shortest digits and turns to
+/// exponents at the same places (1e16 and 1e-4), but writes `1e-5` for Python's `1e-05`.
 pub(super) fn python_float(number: f64) -> String {
     if number.is_nan() {
         return "NaN".to_owned();
     }
     if number.is_infinite() {
-        return if number > 0.0 { "Infinity" } else { "-Infinity" }.to_owned();
+        return if number > 0.0 {
+            "Infinity"
+        } else {
+            "-Infinity"
+        }
+        .to_owned();
     }
     let text = format!("{number:?}");
     match text.split_once('e') {
@@ -190,13 +237,19 @@ fn invalid(message: String) -> Error {
 mod tests {
     use super::*;
 
-    /// What Python prints for `json.dumps(json.loads(json), ensure_ascii=False, ...)` was noted beside each case.
+    /// What Python prints for `json.dumps(json.loads(json), ensure_ascii=False, ...)` was noted
+    /// beside each case.
     fn dumps(json: &str, arguments: &str) -> String {
         let mut environment = minijinja::Environment::new();
         environment.add_filter("tojson", tojson);
         let value: serde_json::Value = serde_json::from_str(json).unwrap();
         let source = format!("{{{{ value|tojson({arguments}) }}}}");
-        environment.render_str(&source, minijinja::context! { value => Value::from(minijinja::value::Serde(value)) }).unwrap()
+        environment
+            .render_str(
+                &source,
+                minijinja::context! { value => Value::from(minijinja::value::Serde(value)) },
+            )
+            .unwrap()
     }
 
     #[test]
@@ -204,9 +257,21 @@ mod tests {
         let json = r#"{"b": [1, -2.5, 1e6, true, null], "a": {"c": "<é🙂 & 'x'>\n\u0001\u007f\\\""}, "e": [], "f": {}}"#;
         let line = "{\"b\": [1, -2.5, 1000000.0, true, null], \"a\": {\"c\": \"<é🙂 & 'x'>\\n\\u0001\u{7f}\\\\\\\"\"}, \"e\": [], \"f\": {}}";
         assert_eq!(dumps(json, ""), line);
-        assert_eq!(dumps(r#"{"b": [1, {"a": []}]}"#, "indent=2"), "{\n  \"b\": [\n    1,\n    {\n      \"a\": []\n    }\n  ]\n}");
-        assert_eq!(dumps(r#"{"b":1,"a":[1,2]}"#, "sort_keys=true, separators=(',', ':')"), r#"{"a":[1,2],"b":1}"#);
-        assert_eq!(dumps("\"é🙂\\u007f\"", "ensure_ascii=true"), "\"\\u00e9\\ud83d\\ude42\\u007f\"");
+        assert_eq!(
+            dumps(r#"{"b": [1, {"a": []}]}"#, "indent=2"),
+            "{\n  \"b\": [\n    1,\n    {\n      \"a\": []\n    }\n  ]\n}"
+        );
+        assert_eq!(
+            dumps(
+                r#"{"b":1,"a":[1,2]}"#,
+                "sort_keys=true, separators=(',', ':')"
+            ),
+            r#"{"a":[1,2],"b":1}"#
+        );
+        assert_eq!(
+            dumps("\"é🙂\\u007f\"", "ensure_ascii=true"),
+            "\"\\u00e9\\ud83d\\ude42\\u007f\""
+        );
     }
 
     #[test]
@@ -235,8 +300,18 @@ mod tests {
             environment.add_filter("tojson", tojson);
             environment
         };
-        for call in ["1|tojson(width=3)", "1|tojson(indent=1000000000)", "1|tojson(separators=[','])", "missing|tojson"] {
-            assert!(environment.render_str(&format!("{{{{ {call} }}}}"), ()).is_err(), "{call}");
+        for call in [
+            "1|tojson(width=3)",
+            "1|tojson(indent=1000000000)",
+            "1|tojson(separators=[','])",
+            "missing|tojson",
+        ] {
+            assert!(
+                environment
+                    .render_str(&format!("{{{{ {call} }}}}"), ())
+                    .is_err(),
+                "{call}"
+            );
         }
     }
 }

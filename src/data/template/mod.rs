@@ -1,8 +1,9 @@
-//! Chat templates: a conversation becomes the text that transformers renders from it, with the spans of that text that the
-//! assistant says and that are trained.
+//! Chat templates: a conversation becomes the text that transformers renders from it, with the
+//! spans of that text that the assistant says and that are trained.
 //!
-//! Few templates mark what the assistant says (`{% generation %}`), so the spans are found by the first of these that holds: the
-//! template's own marks, a marked twin of a stock template, sentinels around each answer, prefixes of the conversation.
+//! Few templates mark what the assistant says (`{% generation %}`), so the spans are found by the
+//! first of these that holds: the template's own marks, a marked twin of a stock template,
+//! sentinels around each answer, prefixes of the conversation.
 
 mod engine;
 mod fit;
@@ -55,8 +56,9 @@ pub struct Rendered {
     pub assistant: Vec<Range<usize>>,
 }
 
-/// A model's chat template, compiled once and rendered from many threads. Like transformers it takes the template named `tool_use`
-/// for a conversation that comes with tools, where the model has one.
+/// A model's chat template, compiled once and rendered from many threads. Like transformers it
+/// takes the template named `tool_use` for a conversation that comes with tools, where the model
+/// has one.
 #[derive(Debug)]
 pub struct ChatTemplate {
     default: Single,
@@ -130,12 +132,16 @@ pub enum TemplateError {
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `started` is the time that `strftime_now` tells, in UTC, so that a run can be repeated. One that is not a
-    /// stock template is tried first, see [`sandbox`].
+    /// Compiles a template. `started` is the time that `strftime_now` tells, in UTC, so that a run
+    /// can be repeated. One that is not a stock template is tried first, see [`sandbox`].
     ///
     /// # Errors
     /// The template is not valid, or goes past a limit.
-    pub fn new(source: &str, special: &SpecialTokens, started: Timestamp) -> Result<Self, TemplateError> {
+    pub fn new(
+        source: &str,
+        special: &SpecialTokens,
+        started: Timestamp,
+    ) -> Result<Self, TemplateError> {
         Self::of(&Sources::from(source), special, started)
     }
 
@@ -143,9 +149,16 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// A template is not valid, or goes past a limit.
-    pub fn of(sources: &Sources, special: &SpecialTokens, started: Timestamp) -> Result<Self, TemplateError> {
+    pub fn of(
+        sources: &Sources,
+        special: &SpecialTokens,
+        started: Timestamp,
+    ) -> Result<Self, TemplateError> {
         let single = |source: &str| Single::new(source, special, started, &sources.variables);
-        Ok(Self { default: single(&sources.default)?, tool_use: sources.tool_use.as_deref().map(single).transpose()? })
+        Ok(Self {
+            default: single(&sources.default)?,
+            tool_use: sources.tool_use.as_deref().map(single).transpose()?,
+        })
     }
 
     /// The template as it was given; the one of conversations without tools, where there are two.
@@ -153,10 +166,14 @@ impl ChatTemplate {
         self.default.source()
     }
 
-    /// Everything that a rendering depends on beside the conversation and the special tokens: the sources, the variables and, where a
-    /// source asks for the time, the day, or the moment if it may ask for more. Tokens of another identity must not be reused.
+    /// Everything that a rendering depends on beside the conversation and the special tokens: the
+    /// sources, the variables and, where a source asks for the time, the day, or the moment if it
+    /// may ask for more. Tokens of another identity must not be reused.
     pub fn identity(&self) -> Hash {
-        let tool_use = self.tool_use.as_ref().map_or_else(String::new, |single| format!("{}\n", single.identity()));
+        let tool_use = self
+            .tool_use
+            .as_ref()
+            .map_or_else(String::new, |single| format!("{}\n", single.identity()));
         hash_bytes(format!("{tool_use}{}", self.default.identity()).as_bytes())
     }
 
@@ -164,42 +181,70 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// The template raises, fails, or goes past a limit.
-    pub fn render(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<String, TemplateError> {
-        self.single(conversation).text(conversation, add_generation_prompt)
+    pub fn render(
+        &self,
+        conversation: &Conversation,
+        add_generation_prompt: bool,
+    ) -> Result<String, TemplateError> {
+        self.single(conversation)
+            .text(conversation, add_generation_prompt)
     }
 
-    /// Renders a conversation and says which parts of the text the assistant says, the tokens that end its turns included.
+    /// Renders a conversation and says which parts of the text the assistant says, the tokens that
+    /// end its turns included.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`]; [`TemplateError::NoSpans`] where the template marks nothing and no other way holds either.
-    pub fn render_with_spans(&self, conversation: &Conversation, add_generation_prompt: bool) -> Result<Rendered, TemplateError> {
-        self.single(conversation).text_with_spans(conversation, add_generation_prompt)
+    /// As [`ChatTemplate::render`]; [`TemplateError::NoSpans`] where the template marks nothing and
+    /// no other way holds either.
+    pub fn render_with_spans(
+        &self,
+        conversation: &Conversation,
+        add_generation_prompt: bool,
+    ) -> Result<Rendered, TemplateError> {
+        self.single(conversation)
+            .text_with_spans(conversation, add_generation_prompt)
     }
 
     /// The template of a conversation.
     fn single(&self, conversation: &Conversation) -> &Single {
-        self.tool_use.as_ref().filter(|_| conversation.tools.is_some()).unwrap_or(&self.default)
+        self.tool_use
+            .as_ref()
+            .filter(|_| conversation.tools.is_some())
+            .unwrap_or(&self.default)
     }
 }
 
 impl TemplateError {
     fn syntax(error: &minijinja::Error) -> Self {
-        Self::Syntax { line: error.line().unwrap_or(0), cause: cause(error) }
+        Self::Syntax {
+            line: error.line().unwrap_or(0),
+            cause: cause(error),
+        }
     }
 
     fn render(error: &minijinja::Error) -> Self {
         if let Some(message) = Raised::find(error) {
-            return Self::Raised { message: message.to_owned() };
+            return Self::Raised {
+                message: message.to_owned(),
+            };
         }
         match error.kind() {
-            ErrorKind::OutOfFuel => Self::Endless { limit_steps: engine::MAX_STEPS },
-            _ => Self::Render { line: error.line().unwrap_or(0), cause: cause(error) },
+            ErrorKind::OutOfFuel => Self::Endless {
+                limit_steps: engine::MAX_STEPS,
+            },
+            _ => Self::Render {
+                line: error.line().unwrap_or(0),
+                cause: cause(error),
+            },
         }
     }
 }
 
 fn cause(error: &minijinja::Error) -> String {
-    error.detail().map_or_else(|| error.kind().to_string(), |detail| format!("{}: {detail}", error.kind()))
+    error.detail().map_or_else(
+        || error.kind().to_string(),
+        |detail| format!("{}: {detail}", error.kind()),
+    )
 }
 
 impl Explain for TemplateError {
@@ -212,12 +257,17 @@ impl Explain for TemplateError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Raised { .. } => "bring the conversation into the shape that the template asks for".to_owned(),
+            Self::Raised { .. } => "bring the conversation into the shape that the template asks \
+            for"
+            .to_owned(),
             Self::NoSpans { .. } => {
-                "put `{% generation %}` and `{% endgeneration %}` around what the assistant says in a copy of the template and name it in `chat_template`"
+                "put `{% generation %}` and `{% endgeneration %}` around what the assistant says \
+                in a copy of the template and name it in `chat_template`"
                     .to_owned()
             }
-            Self::Untried { .. } => "see that this user may start another process, and run the command again".to_owned(),
+            Self::Untried { .. } => "see that this user may start another process, and run the \
+            command again"
+                .to_owned(),
             _ => "correct a copy of the template and name it in `chat_template`".to_owned(),
         })
     }
@@ -231,7 +281,9 @@ mod tests {
     fn a_template_that_prints_the_day_is_another_one_tomorrow() {
         let identity = |source: &str, seconds| {
             let started = Timestamp::from_second(seconds).expect("in range");
-            ChatTemplate::new(source, &SpecialTokens::default(), started).expect("valid").identity()
+            ChatTemplate::new(source, &SpecialTokens::default(), started)
+                .expect("valid")
+                .identity()
         };
         let (noon, later, tomorrow) = (43_200, 43_300, 129_600);
         let day = "{{ strftime_now('%d %b %Y') }}";
@@ -239,6 +291,9 @@ mod tests {
         assert_ne!(identity(day, noon), identity(day, tomorrow));
         let minute = "{{ strftime_now('%H:%M') }}";
         assert_ne!(identity(minute, noon), identity(minute, later));
-        assert_eq!(identity("{{ messages }}", noon), identity("{{ messages }}", tomorrow));
+        assert_eq!(
+            identity("{{ messages }}", noon),
+            identity("{{ messages }}", tomorrow)
+        );
     }
 }

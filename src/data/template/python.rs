@@ -1,7 +1,8 @@
-//! Methods of Python's texts, mappings and lists, as far as minijinja's own set of them lacks one or has another result.
+//! Methods of Python's texts, mappings and lists, as far as minijinja's own set of them lacks one
+//! or has another result.
 //!
-//! transformers renders in jinja2's immutable sandbox: a method that would change a list or a mapping is refused there, so it is
-//! refused here.
+//! transformers renders in jinja2's immutable sandbox: a method that would change a list or a
+//! mapping is refused there, so it is refused here.
 
 use std::sync::LazyLock;
 
@@ -14,32 +15,64 @@ use regex::Regex;
 use super::engine::MAX_BYTES;
 
 /// Methods that change what they are called on, in jinja2's `_mutable_spec`.
-const CHANGES: [&str; 11] =
-    ["append", "clear", "extend", "insert", "pop", "popitem", "remove", "reverse", "setdefault", "sort", "update"];
+const CHANGES: [&str; 11] = [
+    "append",
+    "clear",
+    "extend",
+    "insert",
+    "pop",
+    "popitem",
+    "remove",
+    "reverse",
+    "setdefault",
+    "sort",
+    "update",
+];
 
-static DECIMAL: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"^\d+$").expect("the pattern is valid and fixed"));
+static DECIMAL: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"^\d+$").expect(
+        "the pattern is \
+valid and fixed",
+    )
+});
 
 /// A method of a value, by Python's rules.
 ///
 /// # Errors
 /// There is none of this name, or it refuses its arguments.
-pub(super) fn method(state: &mut State, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
+pub(super) fn method(
+    state: &mut State,
+    value: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
     let found = match value.kind() {
         ValueKind::String => text_method(value.as_str().unwrap_or_default(), name, arguments)?,
         ValueKind::Seq | ValueKind::Map if CHANGES.contains(&name) => {
-            return Err(invalid(format!("`{name}` would change a value, which transformers lets no template do")));
+            return Err(invalid(format!(
+                "`{name}` would change a value, which transformers lets no \
+            template do"
+            )));
         }
         ValueKind::Seq => list_method(value, name, arguments)?,
         ValueKind::Map if name == "copy" => Some(no_arguments(arguments, value.clone())?),
         _ => None,
     };
-    found.map_or_else(|| unknown_method_callback(state, value, name, arguments), Ok)
+    found.map_or_else(
+        || unknown_method_callback(state, value, name, arguments),
+        Ok,
+    )
 }
 
-/// `'..' % arguments`: a tuple has one value for each place, a mapping serves named places, anything else is the one value.
+/// `'..' % arguments`: a tuple has one value for each place, a mapping serves named places,
+/// anything else is the one value.
 pub(super) fn percent(text: &str, arguments: &Value) -> Result<String, Error> {
     match arguments.downcast_object_ref::<Tuple>() {
-        Some(_) => format(FormatStyle::Printf, text, &arguments.try_iter()?.collect::<Vec<_>>()),
+        Some(_) => format(
+            FormatStyle::Printf,
+            text,
+            &arguments.try_iter()?.collect::<Vec<_>>(),
+        ),
         None => format(FormatStyle::Printf, text, std::slice::from_ref(arguments)),
     }
 }
@@ -50,44 +83,95 @@ pub(super) fn trim(value: &Value, characters: Option<&str>) -> String {
     strip(&text, characters, true, true).to_owned()
 }
 
-/// jinja2's `truncate`: at most `length` characters with `end`, `leeway` more where the whole text has no more.
-#[expect(clippy::needless_pass_by_value, reason = "minijinja hands arguments over by value")]
+/// jinja2's `truncate`: at most `length` characters with `end`, `leeway` more where the whole text
+/// has no more.
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "minijinja hands arguments over by value"
+)]
 pub(super) fn truncate(text: &str, arguments: Rest<Value>) -> Result<String, Error> {
-    type Arguments<'a> = (Option<usize>, Option<bool>, Option<&'a str>, Option<usize>, Kwargs);
+    type Arguments<'a> = (
+        Option<usize>,
+        Option<bool>,
+        Option<&'a str>,
+        Option<usize>,
+        Kwargs,
+    );
     let (length, killwords, end, leeway, named) = from_args::<Arguments>(&arguments)?;
-    let length = named.get::<Option<usize>>("length")?.or(length).unwrap_or(255);
-    let kills = named.get::<Option<bool>>("killwords")?.or(killwords).unwrap_or(false);
+    let length = named
+        .get::<Option<usize>>("length")?
+        .or(length)
+        .unwrap_or(255);
+    let kills = named
+        .get::<Option<bool>>("killwords")?
+        .or(killwords)
+        .unwrap_or(false);
     let end = named.get::<Option<&str>>("end")?.or(end).unwrap_or("...");
-    let leeway = named.get::<Option<usize>>("leeway")?.or(leeway).unwrap_or(5);
+    let leeway = named
+        .get::<Option<usize>>("leeway")?
+        .or(leeway)
+        .unwrap_or(5);
     named.assert_all_used()?;
     let kept = length.checked_sub(end.chars().count());
-    let kept = kept.ok_or_else(|| invalid(format!("`truncate` to {length} characters has no room for {end:?}")))?;
+    let kept = kept.ok_or_else(|| {
+        invalid(format!(
+            "`truncate` to {length} characters has no room \
+    for {end:?}"
+        ))
+    })?;
     if text.chars().count() <= length.saturating_add(leeway) {
         return Ok(text.to_owned());
     }
     let cut: String = text.chars().take(kept).collect();
-    let words = if kills { cut.as_str() } else { cut.rsplit_once(' ').map_or(cut.as_str(), |(words, _)| words) };
+    let words = if kills {
+        cut.as_str()
+    } else {
+        cut.rsplit_once(' ')
+            .map_or(cut.as_str(), |(words, _)| words)
+    };
     Ok(format!("{words}{end}"))
 }
 
-/// Every byte that has a meaning in an address as `%` and its number; `/` is left, as in Python's `quote`.
+/// Every byte that has a meaning in an address as `%` and its number; `/` is left, as in Python's
+/// `quote`.
 pub(super) fn url_encode(value: &Value) -> Result<String, Error> {
     let quote = |text: &str, leaves_slash: bool| -> String {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-~".contains(&byte) || (leaves_slash && byte == b'/');
-        let byte = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+        let plain = |byte: u8| {
+            byte.is_ascii_alphanumeric()
+                || b"_.-~".contains(&byte)
+                || (leaves_slash && byte == b'/')
+        };
+        let byte = |byte: u8| {
+            if plain(byte) {
+                char::from(byte).to_string()
+            } else {
+                format!("%{byte:02X}")
+            }
+        };
         text.bytes().map(byte).collect()
     };
     if value.kind() != ValueKind::Map {
         return Ok(quote(&value.to_string(), true));
     }
-    let pair =
-        |key: Value| Ok(format!("{}={}", quote(&key.to_string(), false), quote(&value.get_item(&key)?.to_string(), false)));
-    Ok(value.try_iter()?.map(pair).collect::<Result<Vec<_>, Error>>()?.join("&"))
+    let pair = |key: Value| {
+        Ok(format!(
+            "{}={}",
+            quote(&key.to_string(), false),
+            quote(&value.get_item(&key)?.to_string(), false)
+        ))
+    };
+    Ok(value
+        .try_iter()?
+        .map(pair)
+        .collect::<Result<Vec<_>, Error>>()?
+        .join("&"))
 }
 
 /// Runs of letters, digits and `_`.
 pub(super) fn count_words(text: &str) -> usize {
-    text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty()).count()
+    text.split(|c: char| !c.is_alphanumeric() && c != '_')
+        .filter(|word| !word.is_empty())
+        .count()
 }
 
 fn text_method(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
@@ -103,14 +187,21 @@ fn text_method(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Val
         "startswith" | "endswith" => affix(text, name == "startswith", arguments)?,
         "removeprefix" | "removesuffix" => {
             let (affix,) = from_args::<(&str,)>(arguments)?;
-            let rest = if name == "removeprefix" { text.strip_prefix(affix) } else { text.strip_suffix(affix) };
+            let rest = if name == "removeprefix" {
+                text.strip_prefix(affix)
+            } else {
+                text.strip_suffix(affix)
+            };
             Value::from(rest.unwrap_or(text))
         }
         "ljust" | "rjust" | "center" | "zfill" => padded(text, name, arguments)?,
         "expandtabs" => expand_tabs(text, arguments)?,
         "join" => join(text, arguments)?,
         "casefold" => no_arguments(arguments, casefold(text).into())?,
-        "swapcase" => no_arguments(arguments, text.chars().map(swapped).collect::<String>().into())?,
+        "swapcase" => no_arguments(
+            arguments,
+            text.chars().map(swapped).collect::<String>().into(),
+        )?,
         "title" => no_arguments(arguments, title(text).into())?,
         _ => return is(text, name, arguments),
     }))
@@ -119,12 +210,18 @@ fn text_method(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Val
 /// Properties of a text's characters, as Python's `str.is..` methods report them.
 fn is(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     let all = |holds: fn(char) -> bool| text.chars().all(holds);
-    let (is_empty, has_case) = (text.is_empty(), text.chars().any(|c| c.is_uppercase() || c.is_lowercase()));
+    let (is_empty, has_case) = (
+        text.is_empty(),
+        text.chars().any(|c| c.is_uppercase() || c.is_lowercase()),
+    );
     let answer = match name {
         "isspace" => !is_empty && all(is_space),
         "isdecimal" => DECIMAL.is_match(text),
         "isdigit" => !is_empty && all(is_digit),
-        "isidentifier" => text.starts_with(|c: char| c.is_alphabetic() || c == '_') && all(|c| c.is_alphanumeric() || c == '_'),
+        "isidentifier" => {
+            text.starts_with(|c: char| c.is_alphabetic() || c == '_')
+                && all(|c| c.is_alphanumeric() || c == '_')
+        }
         "isprintable" => all(|c| c == ' ' || !(c.is_control() || is_space(c))),
         "istitle" => has_case && title(text) == text,
         _ => return Ok(None),
@@ -138,9 +235,17 @@ fn list_method(list: &Value, name: &str, arguments: &[Value]) -> Result<Option<V
         "index" => {
             let (item, start, end) = from_args::<(&Value, Option<i64>, Option<i64>)>(arguments)?;
             let items: Vec<Value> = list.try_iter()?.collect();
-            let (start, end) = (place(start.unwrap_or(0), items.len()), place(end.unwrap_or(i64::MAX), items.len()));
+            let (start, end) = (
+                place(start.unwrap_or(0), items.len()),
+                place(end.unwrap_or(i64::MAX), items.len()),
+            );
             let found = (start..end).find(|place| items[*place] == *item);
-            found.map(|place| Some(Value::from(place))).ok_or_else(|| invalid(format!("{item:?} is not in the list")))
+            found.map(|place| Some(Value::from(place))).ok_or_else(|| {
+                invalid(format!(
+                    "{item:?} is \
+            not in the list"
+                ))
+            })
         }
         _ => Ok(None),
     }
@@ -163,12 +268,22 @@ fn is_digit(c: char) -> bool {
 }
 
 fn strip<'a>(text: &'a str, characters: Option<&str>, left: bool, right: bool) -> &'a str {
-    let goes = |c: char| characters.map_or_else(|| is_space(c), |characters| characters.contains(c));
-    let text = if left { text.trim_start_matches(goes) } else { text };
-    if right { text.trim_end_matches(goes) } else { text }
+    let goes =
+        |c: char| characters.map_or_else(|| is_space(c), |characters| characters.contains(c));
+    let text = if left {
+        text.trim_start_matches(goes)
+    } else {
+        text
+    };
+    if right {
+        text.trim_end_matches(goes)
+    } else {
+        text
+    }
 }
 
-/// `split` and `rsplit`: at a text, or at runs of white space; at most `maxsplit` times, from the end where `is_right`.
+/// `split` and `rsplit`: at a text, or at runs of white space; at most `maxsplit` times, from the
+/// end where `is_right`.
 fn split(text: &str, is_right: bool, arguments: &[Value]) -> Result<Value, Error> {
     let (separator, most, named) = from_args::<(Option<&str>, Option<i64>, Kwargs)>(arguments)?;
     let separator = named.get::<Option<&str>>("sep")?.or(separator);
@@ -193,14 +308,22 @@ fn words(text: &str, is_right: bool, pieces: usize) -> Vec<&str> {
     let trimmed = |text| strip(text, None, !is_right, is_right);
     let (mut parts, mut rest) = (Vec::new(), trimmed(text));
     while !rest.is_empty() {
-        let cut = if is_right { rest.rfind(is_space) } else { rest.find(is_space) };
+        let cut = if is_right {
+            rest.rfind(is_space)
+        } else {
+            rest.find(is_space)
+        };
         let Some(cut) = cut.filter(|_| parts.len() + 1 < pieces) else {
             parts.push(rest);
             break;
         };
         // The space itself goes as the rest is trimmed, whatever its bytes.
         let (left, right) = rest.split_at(cut);
-        let (word, after) = if is_right { (right.trim_start_matches(is_space), left) } else { (left, right) };
+        let (word, after) = if is_right {
+            (right.trim_start_matches(is_space), left)
+        } else {
+            (left, right)
+        };
         parts.push(word);
         rest = trimmed(after);
     }
@@ -209,10 +332,18 @@ fn words(text: &str, is_right: bool, pieces: usize) -> Vec<&str> {
 
 fn lines(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (keeps, named) = from_args::<(Option<bool>, Kwargs)>(arguments)?;
-    let keeps = named.get::<Option<bool>>("keepends")?.or(keeps).unwrap_or(false);
+    let keeps = named
+        .get::<Option<bool>>("keepends")?
+        .or(keeps)
+        .unwrap_or(false);
     named.assert_all_used()?;
-    let is_break =
-        |c: char| matches!(c, '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let is_break = |c: char| {
+        matches!(
+            c,
+            '\n' | '\r' | '\u{b}' | '\u{c}' | '\u{1c}'
+                ..='\u{1e}' | '\u{85}' | '\u{2028}' | '\u{2029}'
+        )
+    };
     let (mut lines, mut rest) = (Vec::new(), text);
     while !rest.is_empty() {
         let end = rest.find(is_break).unwrap_or(rest.len());
@@ -232,7 +363,11 @@ fn partition(text: &str, is_right: bool, arguments: &[Value]) -> Result<Value, E
     if separator.is_empty() {
         return Err(invalid("the separator of a partition is empty".to_owned()));
     }
-    let found = if is_right { text.rsplit_once(separator) } else { text.split_once(separator) };
+    let found = if is_right {
+        text.rsplit_once(separator)
+    } else {
+        text.split_once(separator)
+    };
     let parts = match (found, is_right) {
         (Some((before, after)), _) => [before, separator, after],
         (None, false) => [text, "", ""],
@@ -244,19 +379,32 @@ fn partition(text: &str, is_right: bool, arguments: &[Value]) -> Result<Value, E
 /// A place in a sequence of so many items; one below 0 counts from the end.
 fn place(at: i64, length: usize) -> usize {
     let length = i64::try_from(length).unwrap_or(i64::MAX);
-    let at = if at < 0 { (at + length).max(0) } else { at.min(length) };
+    let at = if at < 0 {
+        (at + length).max(0)
+    } else {
+        at.min(length)
+    };
     usize::try_from(at).unwrap_or(0)
 }
 
-/// The characters from `start` to before `end`, and how many stand before them; `None` where the two are past each other.
+/// The characters from `start` to before `end`, and how many stand before them; `None` where the
+/// two are past each other.
 fn window(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &str)> {
     if (start, end) == (None, None) {
         return Some((0, text));
     }
     let length = text.chars().count();
-    let is_past = start.is_some_and(|start| usize::try_from(start).is_ok_and(|start| start > length));
-    let (start, end) = (place(start.unwrap_or(0), length), place(end.unwrap_or(i64::MAX), length));
-    let byte = |at: usize| text.char_indices().nth(at).map_or(text.len(), |(byte, _)| byte);
+    let is_past =
+        start.is_some_and(|start| usize::try_from(start).is_ok_and(|start| start > length));
+    let (start, end) = (
+        place(start.unwrap_or(0), length),
+        place(end.unwrap_or(i64::MAX), length),
+    );
+    let byte = |at: usize| {
+        text.char_indices()
+            .nth(at)
+            .map_or(text.len(), |(byte, _)| byte)
+    };
     (!is_past && start <= end).then(|| (start, &text[byte(start)..byte(end)]))
 }
 
@@ -264,10 +412,16 @@ fn search(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (wanted, start, end) = from_args::<(&str, Option<i64>, Option<i64>)>(arguments)?;
     let window = window(text, start, end);
     if name == "count" {
-        return Ok(Value::from(window.map_or(0, |(_, text)| text.matches(wanted).count())));
+        return Ok(Value::from(
+            window.map_or(0, |(_, text)| text.matches(wanted).count()),
+        ));
     }
     let found = window.and_then(|(before, text)| {
-        let byte = if name.starts_with('r') { text.rfind(wanted) } else { text.find(wanted) };
+        let byte = if name.starts_with('r') {
+            text.rfind(wanted)
+        } else {
+            text.find(wanted)
+        };
         Some(before + text[..byte?].chars().count())
     });
     match found {
@@ -283,10 +437,21 @@ fn affix(text: &str, is_start: bool, arguments: &[Value]) -> Result<Value, Error
         Some(_) => affixes.try_iter()?.collect(),
         None => vec![affixes.clone()],
     };
-    let Some((_, text)) = window(text, start, end) else { return Ok(Value::from(false)) };
+    let Some((_, text)) = window(text, start, end) else {
+        return Ok(Value::from(false));
+    };
     for affix in &affixes {
-        let affix = affix.as_str().ok_or_else(|| invalid(format!("expected a text or a tuple of texts, found {affix:?}")))?;
-        if if is_start { text.starts_with(affix) } else { text.ends_with(affix) } {
+        let affix = affix.as_str().ok_or_else(|| {
+            invalid(format!(
+                "expected a text or a tuple of \
+        texts, found {affix:?}"
+            ))
+        })?;
+        if if is_start {
+            text.starts_with(affix)
+        } else {
+            text.ends_with(affix)
+        } {
             return Ok(Value::from(true));
         }
     }
@@ -298,7 +463,10 @@ fn padded(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let fill = fill.unwrap_or(if name == "zfill" { "0" } else { " " });
     let width = usize::try_from(width).unwrap_or(0);
     if width > MAX_BYTES || fill.chars().count() != 1 {
-        return Err(invalid(format!("a text is filled up to {MAX_BYTES} characters at most, with one character")));
+        return Err(invalid(format!(
+            "a text is filled up to {MAX_BYTES} characters at most, with \
+        one character"
+        )));
     }
     let length = text.chars().count();
     let missing = width.saturating_sub(length);
@@ -308,9 +476,17 @@ fn padded(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
         "center" => missing / 2 + (missing & width & 1),
         _ => missing,
     };
-    let sign = if name == "zfill" { text.len() - text.strip_prefix(['+', '-']).unwrap_or(text).len() } else { 0 };
+    let sign = if name == "zfill" {
+        text.len() - text.strip_prefix(['+', '-']).unwrap_or(text).len()
+    } else {
+        0
+    };
     let (sign, rest) = text.split_at(sign);
-    Ok(Value::from(format!("{sign}{}{rest}{}", fill.repeat(left), fill.repeat(missing - left))))
+    Ok(Value::from(format!(
+        "{sign}{}{rest}{}",
+        fill.repeat(left),
+        fill.repeat(missing - left)
+    )))
 }
 
 fn expand_tabs(text: &str, arguments: &[Value]) -> Result<Value, Error> {
@@ -322,13 +498,19 @@ fn expand_tabs(text: &str, arguments: &[Value]) -> Result<Value, Error> {
         if c == '\t' {
             let blanks = if size == 0 { 0 } else { size - column % size };
             if blanks > MAX_BYTES || expanded.len() > MAX_BYTES {
-                return Err(invalid(format!("a text grows to more than {MAX_BYTES} bytes")));
+                return Err(invalid(format!(
+                    "a text grows to more than {MAX_BYTES} bytes"
+                )));
             }
             expanded.push_str(&" ".repeat(blanks));
             column += blanks;
         } else {
             expanded.push(c);
-            column = if c == '\n' || c == '\r' { 0 } else { column + 1 };
+            column = if c == '\n' || c == '\r' {
+                0
+            } else {
+                column + 1
+            };
         }
     }
     Ok(Value::from(expanded))
@@ -339,8 +521,15 @@ fn join(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (items,) = from_args::<(&Value,)>(arguments)?;
     let mut joined = String::new();
     for (index, item) in items.try_iter()?.enumerate() {
-        let item =
-            item.as_str().ok_or_else(|| invalid(format!("item {index} of `join` is {item:?}, expected a text")))?.to_owned();
+        let item = item
+            .as_str()
+            .ok_or_else(|| {
+                invalid(format!(
+                    "item {index} of `join` is {item:?}, \
+            expected a text"
+                ))
+            })?
+            .to_owned();
         if index > 0 {
             joined.push_str(text);
         }
@@ -349,16 +538,25 @@ fn join(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(joined))
 }
 
-/// Lower case in which texts that differ in case only are equal; Unicode's few full foldings beside `ß` are left out.
+/// Lower case in which texts that differ in case only are equal; Unicode's few full foldings beside
+/// `ß` are left out.
 fn casefold(text: &str) -> String {
-    text.to_lowercase().replace('ß', "ss").replace('ſ', "s").replace('ς', "σ")
+    text.to_lowercase()
+        .replace('ß', "ss")
+        .replace('ſ', "s")
+        .replace('ς', "σ")
 }
 
 fn swapped(c: char) -> String {
-    if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
+    if c.is_uppercase() {
+        c.to_lowercase().collect()
+    } else {
+        c.to_uppercase().collect()
+    }
 }
 
-/// Every first letter large, also behind an apostrophe, as Python's method has it; the filter of this name is another.
+/// Every first letter large, also behind an apostrophe, as Python's method has it; the filter of
+/// this name is another.
 fn title(text: &str) -> String {
     let (mut title, mut is_inside) = (String::with_capacity(text.len()), false);
     for c in text.chars() {

@@ -1,5 +1,6 @@
-//! A template as jinja2 reads it, written for minijinja: line breaks, `{% generation %}`, what a closure takes in, and `%` behind a
-//! text. Lines stay where they are, so that messages name the right one.
+//! A template as jinja2 reads it, written for minijinja: line breaks, `{% generation %}`, what a
+//! closure takes in, and `%` behind a text. Lines stay where they are, so that messages name the
+//! right one.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -14,17 +15,30 @@ pub(super) const PERCENT: &str = "rankine_percent";
 /// The name under which a closure reads what it takes in.
 const TAKEN_IN: &str = "rankine_taken_in";
 
-static NAME: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+)?").expect("the pattern is valid and fixed"));
+static NAME: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+)?").expect(
+        "the pattern is valid \
+    and fixed",
+    )
+});
 /// A name of which a part is taken.
 static SLICED: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+|\[[^\[\]:]*\])*\s*\[[^\[\]]*:").expect("the pattern is valid and fixed")
+    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+|\[[^\[\]:]*\])*\s*\[[^\[\]]*:").expect(
+        "the pattern \
+    is valid and fixed",
+    )
 });
 /// Words that may stand before a list.
-const KEYWORDS: [&str; 10] = ["and", "else", "elif", "for", "if", "in", "is", "not", "or", "set"];
+const KEYWORDS: [&str; 10] = [
+    "and", "else", "elif", "for", "if", "in", "is", "not", "or", "set",
+];
 
-static END_OF_RAW: LazyLock<Regex> =
-    LazyLock::new(|| Regex::new(r"\{%[-+]?\s*endraw\s*[-+]?%\}").expect("the pattern is valid and fixed"));
+static END_OF_RAW: LazyLock<Regex> = LazyLock::new(|| {
+    Regex::new(r"\{%[-+]?\s*endraw\s*[-+]?%\}").expect(
+        "the pattern is valid and \
+    fixed",
+    )
+});
 
 /// A block tag, or with `is_block: false` an expression.
 #[derive(Debug, PartialEq, Eq)]
@@ -40,7 +54,9 @@ impl Tag<'_> {
     /// The first word of a block tag.
     fn keyword(&self) -> &str {
         let body = self.body.trim_start();
-        let end = body.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(body.len());
+        let end = body
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(body.len());
         if self.is_block { &body[..end] } else { "" }
     }
 
@@ -61,7 +77,10 @@ pub(super) fn is_marked(source: &str) -> bool {
 
 /// The template without its `generation` tags, as models are shipped with it.
 pub(super) fn without_marks(source: &str) -> String {
-    let marks = tags(source).into_iter().filter(Tag::is_generation).map(|tag| (tag.range, String::new()));
+    let marks = tags(source)
+        .into_iter()
+        .filter(Tag::is_generation)
+        .map(|tag| (tag.range, String::new()));
     edited(source, marks)
 }
 
@@ -100,7 +119,8 @@ fn edited(source: &str, edits: impl Iterator<Item = (Range<usize>, String)>) -> 
     text + &source[end..]
 }
 
-/// The tags of a template in their order, without what comments and raw blocks hold. A tag that has no end is left to the parser.
+/// The tags of a template in their order, without what comments and raw blocks hold. A tag that has
+/// no end is left to the parser.
 fn tags(source: &str) -> Vec<Tag<'_>> {
     let (mut tags, mut at) = (Vec::new(), 0);
     while let Some(open) = source[at..].find('{').map(|open| at + open) {
@@ -116,7 +136,9 @@ fn tags(source: &str) -> Vec<Tag<'_>> {
         if matches!(rest.as_bytes().get(1), Some(b'%' | b'{')) {
             let tag = tag(&rest[..end], open);
             if tag.is_block && tag.body.trim() == "raw" {
-                at = END_OF_RAW.find_at(source, at).map_or(source.len(), |end| end.end());
+                at = END_OF_RAW
+                    .find_at(source, at)
+                    .map_or(source.len(), |end| end.end());
             }
             tags.push(tag);
         }
@@ -130,7 +152,12 @@ fn tag(text: &str, start: usize) -> Tag<'_> {
     let left = usize::from(inside.starts_with(is_control));
     let right = inside.len() - usize::from(inside.len() > left && inside.ends_with(is_control));
     let controls = [&inside[..left], &inside[right..]];
-    Tag { range: start..start + text.len(), is_block: text.starts_with("{%"), controls, body: &inside[left..right] }
+    Tag {
+        range: start..start + text.len(),
+        is_block: text.starts_with("{%"),
+        controls,
+        body: &inside[left..right],
+    }
 }
 
 /// Where a tag ends: behind its `end`, which does not count in a text or in brackets.
@@ -143,7 +170,11 @@ fn end_of_tag(tag: &str, end: &str) -> Option<usize> {
             '"' | '\'' => at += end_of_text(rest)?,
             _ if depth == 0 && rest.starts_with(end) => return Some(at + 2),
             _ => {
-                depth = if next == '{' { depth + 1 } else { depth.saturating_sub(usize::from(next == '}')) };
+                depth = if next == '{' {
+                    depth + 1
+                } else {
+                    depth.saturating_sub(usize::from(next == '}'))
+                };
                 at += next.len_utf8();
             }
         }
@@ -161,8 +192,9 @@ fn end_of_text(rest: &str) -> Option<usize> {
     })
 }
 
-/// For each tag, the names that its closure has to take in: jinja2's closures see all that is outside, minijinja's have what they read,
-/// less what is assigned to before, of what a part is taken, and `loop` where a loop goes over what it tells.
+/// For each tag, the names that its closure has to take in: jinja2's closures see all that is
+/// outside, minijinja's have what they read, less what is assigned to before, of what a part is
+/// taken, and `loop` where a loop goes over what it tells.
 fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
     let mut names: Vec<BTreeSet<&'a str>> = vec![BTreeSet::new(); tags.len()];
     let mut open: Vec<usize> = Vec::new();
@@ -172,7 +204,10 @@ fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
                 names[*scope].insert(name);
             }
         };
-        SLICED.captures_iter(tag.body).filter_map(|found| found.get(1)).for_each(|name| take_in(name.as_str()));
+        SLICED
+            .captures_iter(tag.body)
+            .filter_map(|found| found.get(1))
+            .for_each(|name| take_in(name.as_str()));
         match tag.keyword() {
             "macro" | "call" => open.push(index),
             "generation" if tag.is_generation() => open.push(index),
@@ -180,13 +215,24 @@ fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
                 open.pop();
             }
             "for" => {
-                let words = NAME.captures_iter(tag.body).filter_map(|found| found.get(1));
-                words.map(|name| name.as_str()).filter(|name| *name == "loop").for_each(take_in);
+                let words = NAME
+                    .captures_iter(tag.body)
+                    .filter_map(|found| found.get(1));
+                words
+                    .map(|name| name.as_str())
+                    .filter(|name| *name == "loop")
+                    .for_each(take_in);
             }
             "set" => {
-                let target = tag.body.trim_start().strip_prefix("set").unwrap_or_default();
+                let target = tag
+                    .body
+                    .trim_start()
+                    .strip_prefix("set")
+                    .unwrap_or_default();
                 let target = target.split(['=', '|']).next().unwrap_or_default();
-                NAME.captures_iter(target).filter_map(|found| found.get(1)).for_each(|name| take_in(name.as_str()));
+                NAME.captures_iter(target)
+                    .filter_map(|found| found.get(1))
+                    .for_each(|name| take_in(name.as_str()));
             }
             _ => {}
         }
@@ -199,14 +245,19 @@ fn percent(body: &str) -> String {
     let (mut text, mut at) = (String::with_capacity(body.len()), 0);
     while let Some(next) = body[at..].chars().next() {
         let rest = &body[at..];
-        let Some(end) = (next == '"' || next == '\'').then(|| end_of_text(rest)).flatten() else {
+        let Some(end) = (next == '"' || next == '\'')
+            .then(|| end_of_text(rest))
+            .flatten()
+        else {
             text.push(next);
             at += next.len_utf8();
             continue;
         };
         text.push_str(&rest[..end]);
         at += end;
-        let Some(operand) = rest[end..].trim_start().strip_prefix('%') else { continue };
+        let Some(operand) = rest[end..].trim_start().strip_prefix('%') else {
+            continue;
+        };
         let end = end_of_operand(operand);
         text.extend(["|", PERCENT, "(", &percent(&operand[..end]), ")"]);
         at = body.len() - operand.len() + end;
@@ -214,10 +265,15 @@ fn percent(body: &str) -> String {
     text
 }
 
-/// Where the operand with which a text begins ends: a value with what is called, looked up and filtered of it.
+/// Where the operand with which a text begins ends: a value with what is called, looked up and
+/// filtered of it.
 fn end_of_operand(text: &str) -> usize {
     let blank = |at: usize| text.len() - text[at..].trim_start().len();
-    let word = |at: usize| at + text[at..].find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len() - at);
+    let word = |at: usize| {
+        at + text[at..]
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .unwrap_or(text.len() - at)
+    };
     let mut at = blank(0);
     at += usize::from(text[at..].starts_with(['-', '+']));
     at = match text[at..].chars().next() {
@@ -261,12 +317,17 @@ mod tests {
 
     #[test]
     fn tags_keep_their_whitespace_control_and_their_count() {
-        let source = "a {%- generation -%} b {% endgeneration %} {%+ generation %}{% endgeneration -%}";
-        let expected = "a {%- call rankine_generation() -%} b {% endcall %} {%+ call rankine_generation() %}{% endcall -%}";
+        let source = "a {%- generation -%} b {% endgeneration %} \
+        {%+ generation %}{% endgeneration -%}";
+        let expected = "a {%- call rankine_generation() -%} b {% endcall %} \
+        {%+ call rankine_generation() %}{% endcall -%}";
         assert_eq!(for_minijinja(source), expected);
         assert_eq!(without_marks(source), "a  b  ");
         assert!(is_marked(source) && !is_marked("{% if generation %}{% endif %}"));
-        assert!(!is_marked("{# {% generation %} #}") && !is_marked("{% raw %}{% generation %}{% endraw %}"));
+        assert!(
+            !is_marked("{# {% generation %} #}")
+                && !is_marked("{% raw %}{% generation %}{% endraw %}")
+        );
         assert!(!is_marked("{{ '{% generation %}' }}"));
     }
 
@@ -275,19 +336,30 @@ mod tests {
         let source = "{% generation -%}\n{% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endgeneration %}{% set d = 1 %}";
         let expected = "{% call rankine_generation() %}{% set rankine_taken_in = [b, ns] -%}\n{% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endcall %}{% set d = 1 %}";
         assert_eq!(for_minijinja(source), expected);
-        let sliced = "{% call f() %}{% for a in b.c[loop.index:] %}{% if a in [{'x': 1}] %}{{ d[0][1:] }}{% endif %}{% endfor %}{% endcall %}";
+        let sliced = "{% call f() %}{% for a in b.c[loop.index:] %}{% if a in [{'x': 1}] %}{{ \
+        d[0][1:] }}{% endif %}{% endfor %}{% endcall %}";
         let tag = "{% call f() %}{% set rankine_taken_in = [b, d, loop] %}";
         assert_eq!(for_minijinja(sliced), sliced.replace("{% call f() %}", tag));
-        let untouched = "{% macro f(x) %}{{ x == '%}' }}{% endmacro %}{% raw %}{% generation %}{% endraw %}{# {% x";
+        let untouched = "{% macro f(x) %}{{ x == '%}' }}{% endmacro %}{% raw %}{% generation %}{% \
+        endraw %}{# {% x";
         assert_eq!(for_minijinja(untouched), untouched);
     }
 
     #[test]
     fn a_text_with_percent_is_a_filter_and_numbers_are_left() {
         for (source, expected) in [
-            ("{{ '%s-%s' % (a, ')') ~ b }}", "{{ '%s-%s'|rankine_percent( (a, ')')) ~ b }}"),
-            ("{{- \"%d\" %m['x'].y(1)|upper + c -}}", "{{- \"%d\"|rankine_percent(m['x'].y(1)|upper) + c -}}"),
-            ("{% if 7 % 2 == 1 and '%' in x %}", "{% if 7 % 2 == 1 and '%' in x %}"),
+            (
+                "{{ '%s-%s' % (a, ')') ~ b }}",
+                "{{ '%s-%s'|rankine_percent( (a, ')')) ~ b }}",
+            ),
+            (
+                "{{- \"%d\" %m['x'].y(1)|upper + c -}}",
+                "{{- \"%d\"|rankine_percent(m['x'].y(1)|upper) + c -}}",
+            ),
+            (
+                "{% if 7 % 2 == 1 and '%' in x %}",
+                "{% if 7 % 2 == 1 and '%' in x %}",
+            ),
         ] {
             assert_eq!(for_minijinja(source), expected);
         }
@@ -295,14 +367,27 @@ mod tests {
 
     #[test]
     fn every_line_break_is_one_lf() {
-        assert_eq!(for_minijinja("a\r\nb\rc\n\r{{ 'd\\r' }}"), "a\nb\nc\n\n{{ 'd\\r' }}");
+        assert_eq!(
+            for_minijinja("a\r\nb\rc\n\r{{ 'd\\r' }}"),
+            "a\nb\nc\n\n{{ 'd\\r' }}"
+        );
     }
 
     #[test]
     fn what_has_no_end_is_left_to_the_parser() {
-        for source in
-            ["{%", "{{ 'a", "{% raw %}{% x", "{{ {'a': 1} ", "{", "ü{é", "{% set", "{{ '%s' % (", "{{ '%s' %", "{%-%}", "{{-"]
-        {
+        for source in [
+            "{%",
+            "{{ 'a",
+            "{% raw %}{% x",
+            "{{ {'a': 1} ",
+            "{",
+            "ü{é",
+            "{% set",
+            "{{ '%s' % (",
+            "{{ '%s' %",
+            "{%-%}",
+            "{{-",
+        ] {
             assert!(for_minijinja(source).len() >= source.len(), "{source}");
         }
     }

@@ -1,8 +1,9 @@
-//! Where a template from outside is tried: a process of its own, whose memory, stack and time are limited. Fuel bounds the steps of
-//! a template, and nothing bounds what one step allocates: strings double, and minijinja folds `'x' * 100000000` as it compiles.
+//! Where a template from outside is tried: a process of its own, whose memory, stack and time are
+//! limited. Fuel bounds the steps of a template, and nothing bounds what one step allocates:
+//! strings double, and minijinja folds `'x' * 100000000` as it compiles.
 //!
-//! The process is this program with a verb that is not shown. It says nothing: it comes to its end, whatever the template makes of
-//! the conversation, or it is ended by a limit.
+//! The process is this program with a verb that is not shown. It says nothing: it comes to its end,
+//! whatever the template makes of the conversation, or it is ended by a limit.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -20,23 +21,32 @@ use crate::data::tokenize::SpecialTokens;
 
 /// The verb of the program that carries a request out.
 pub const VERB: &str = "try-template";
-/// Processor time of a trial: a whole recipe's worth of rows renders faster. How busy the machine is has no part in it.
+/// Processor time of a trial: a whole recipe's worth of rows renders faster. How busy the machine
+/// is has no part in it.
 pub const TIME: Duration = Duration::from_secs(10);
-/// How long a trial may lie there, whatever is done meanwhile. Where processes have no limit of their own, it is that of their time.
-const PATIENCE: Duration = if cfg!(unix) { Duration::from_mins(10) } else { TIME };
-/// Address space of a trial beside the conversation and the program. A rendering of 64 MiB, the largest that is taken, fits.
+/// How long a trial may lie there, whatever is done meanwhile. Where processes have no limit of
+/// their own, it is that of their time.
+const PATIENCE: Duration = if cfg!(unix) {
+    Duration::from_mins(10)
+} else {
+    TIME
+};
+/// Address space of a trial beside the conversation and the program. A rendering of 64 MiB, the
+/// largest that is taken, fits.
 const MEMORY_MIB: u64 = 512;
 /// Half of what a worker's thread has.
 const STACK_MIB: usize = 1;
 /// How often the end of a trial is looked for.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Turns of the conversation that every template is tried with, and words of each: what grows with either shows.
+/// Turns of the conversation that every template is tried with, and words of each: what grows with
+/// either shows.
 const TURNS: usize = 64;
 const WORDS: usize = 200;
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Names the program that has [`VERB`]. Until then, as where the library is called from another program, templates are not tried.
+/// Names the program that has [`VERB`]. Until then, as where the library is called from another
+/// program, templates are not tried.
 pub fn try_in(program: PathBuf) {
     // The first one stands: there is one program.
     let _ = PROGRAM.set(program);
@@ -53,15 +63,26 @@ pub fn memory_bytes(request: &str) -> u64 {
 /// # Errors
 /// The text is not a request.
 pub fn carry_out(request: &str) -> io::Result<()> {
-    let Request { source, special, started, conversation } = Request::parse(request)?;
+    let Request {
+        source,
+        special,
+        started,
+        conversation,
+    } = Request::parse(request)?;
     let render = move || {
-        let Ok(template) = Single::compiled(&source, &special, started) else { return };
+        let Ok(template) = Single::compiled(&source, &special, started) else {
+            return;
+        };
         for prompt in [false, true] {
             let _ = template.text(&conversation, prompt);
         }
     };
-    let trial = thread::Builder::new().stack_size(STACK_MIB << 20).spawn(render)?;
-    trial.join().map_err(|_| io::Error::other("the trial panicked"))
+    let trial = thread::Builder::new()
+        .stack_size(STACK_MIB << 20)
+        .spawn(render)?;
+    trial
+        .join()
+        .map_err(|_| io::Error::other("the trial panicked"))
 }
 
 /// Tries a template with a conversation.
@@ -74,9 +95,19 @@ pub(super) fn attempt(
     started: Timestamp,
     conversation: Conversation,
 ) -> Result<(), TemplateError> {
-    let Some(program) = PROGRAM.get() else { return Ok(()) };
-    let request = Request { source: source.to_owned(), special: special.clone(), started, conversation }.text();
-    let failed = |cause: io::Error| TemplateError::Untried { cause: cause.to_string() };
+    let Some(program) = PROGRAM.get() else {
+        return Ok(());
+    };
+    let request = Request {
+        source: source.to_owned(),
+        special: special.clone(),
+        started,
+        conversation,
+    }
+    .text();
+    let failed = |cause: io::Error| TemplateError::Untried {
+        cause: cause.to_string(),
+    };
     let mut child = start(program, &request).map_err(failed)?;
     match wait(&mut child).map_err(failed)? {
         None if cfg!(unix) => Err(failed(io::Error::other(format!(
@@ -93,7 +124,11 @@ pub(super) fn attempt(
 
 fn start(program: &PathBuf, request: &str) -> io::Result<Child> {
     let mut command = Command::new(program);
-    let piped = command.arg(VERB).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let piped = command
+        .arg(VERB)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     let mut child = piped.spawn()?;
     let mut input = child.stdin.take().expect("it was asked for");
     // One that died says so by its status.
@@ -116,7 +151,9 @@ fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
 }
 
 fn out_of_time() -> TemplateError {
-    TemplateError::Unbounded { limit: format!("{} s of processor time", TIME.as_secs()) }
+    TemplateError::Unbounded {
+        limit: format!("{} s of processor time", TIME.as_secs()),
+    }
 }
 
 /// Whether the system ended a process at its limit of processor time, by SIGXCPU: signal(7).
@@ -141,19 +178,32 @@ fn reason(child: &mut Child, status: ExitStatus) -> TemplateError {
     } else if said.contains("memory allocation of") {
         format!("{MEMORY_MIB} MiB of memory")
     } else {
-        return TemplateError::Untried { cause: status.to_string() };
+        return TemplateError::Untried {
+            cause: status.to_string(),
+        };
     };
     TemplateError::Unbounded { limit }
 }
 
-/// A conversation longer than most: a template that grows with turns or text meets one sooner or later.
+/// A conversation longer than most: a template that grows with turns or text meets one sooner or
+/// later.
 pub(super) fn made_up() -> Conversation {
-    let role = |turn: usize| if turn.is_multiple_of(2) { "user" } else { "assistant" };
+    let role = |turn: usize| {
+        if turn.is_multiple_of(2) {
+            "user"
+        } else {
+            "assistant"
+        }
+    };
     let turn = |turn: usize| json!({"role": role(turn), "content": format!("{turn} {}", "word ".repeat(WORDS))});
-    Conversation { messages: (0..TURNS).map(turn).collect(), ..Conversation::default() }
+    Conversation {
+        messages: (0..TURNS).map(turn).collect(),
+        ..Conversation::default()
+    }
 }
 
-/// What is tried: JSON, a part a line. Parts that come from a row are not nested deeper here than they were there.
+/// What is tried: JSON, a part a line. Parts that come from a row are not nested deeper here than
+/// they were there.
 struct Request {
     source: String,
     special: SpecialTokens,
@@ -163,7 +213,11 @@ struct Request {
 
 impl Request {
     fn text(self) -> String {
-        let Conversation { messages, tools, variables } = self.conversation;
+        let Conversation {
+            messages,
+            tools,
+            variables,
+        } = self.conversation;
         let parts = [
             json!(self.source),
             json!(self.special),
@@ -186,7 +240,12 @@ impl Request {
             tools: serde_json::from_str(tools)?,
             variables: serde_json::from_str(variables)?,
         };
-        Ok(Self { source, special, started: started.parse().map_err(io::Error::other)?, conversation })
+        Ok(Self {
+            source,
+            special,
+            started: started.parse().map_err(io::Error::other)?,
+            conversation,
+        })
     }
 }
 
@@ -198,14 +257,40 @@ mod tests {
     fn a_request_is_read_as_it_was_written() {
         let deep = (0..120).fold(json!(1), |value, _| json!([value]));
         let variables = [("thinking".to_owned(), deep)].into_iter().collect();
-        let conversation = Conversation { tools: Some(vec![json!({"name": "a\nb"})]), variables, ..made_up() };
-        let special = SpecialTokens { bos: Some("<s>".to_owned()), all: vec!["<s>".to_owned()], ..SpecialTokens::default() };
+        let conversation = Conversation {
+            tools: Some(vec![json!({"name": "a\nb"})]),
+            variables,
+            ..made_up()
+        };
+        let special = SpecialTokens {
+            bos: Some("<s>".to_owned()),
+            all: vec!["<s>".to_owned()],
+            ..SpecialTokens::default()
+        };
         let started = "2025-01-01T00:00:00.5Z".parse().expect("a time");
-        let request = Request { source: "{{ a }}\n".to_owned(), special, started, conversation };
-        let Request { source, special, started, conversation } = &request;
-        let expected = (source.clone(), special.clone(), *started, conversation.clone());
+        let request = Request {
+            source: "{{ a }}\n".to_owned(),
+            special,
+            started,
+            conversation,
+        };
+        let Request {
+            source,
+            special,
+            started,
+            conversation,
+        } = &request;
+        let expected = (
+            source.clone(),
+            special.clone(),
+            *started,
+            conversation.clone(),
+        );
         let read = Request::parse(&request.text()).expect("a request");
-        assert_eq!((read.source, read.special, read.started, read.conversation), expected);
+        assert_eq!(
+            (read.source, read.special, read.started, read.conversation),
+            expected
+        );
         assert!(Request::parse("{}").is_err());
     }
 
@@ -213,7 +298,12 @@ mod tests {
     fn a_request_is_carried_out_whatever_comes_of_it() {
         for source in ["{{ messages }}", "{% if %}", "{{ raise_exception('no') }}"] {
             let (special, started) = (SpecialTokens::default(), Timestamp::UNIX_EPOCH);
-            let request = Request { source: source.to_owned(), special, started, conversation: made_up() };
+            let request = Request {
+                source: source.to_owned(),
+                special,
+                started,
+                conversation: made_up(),
+            };
             carry_out(&request.text()).expect("carried out");
         }
     }

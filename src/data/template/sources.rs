@@ -27,17 +27,26 @@ pub struct Sources {
 
 impl From<&str> for Sources {
     fn from(source: &str) -> Self {
-        Self { default: source.to_owned(), ..Self::default() }
+        Self {
+            default: source.to_owned(),
+            ..Self::default()
+        }
     }
 }
 
 impl Sources {
-    /// The files of a model's folder that make every program render as is done here: its own variables are set in them, unless
-    /// whoever renders sets them.
+    /// The files of a model's folder that make every program render as is done here: its own
+    /// variables are set in them, unless whoever renders sets them.
     pub fn files(&self) -> Vec<(PathBuf, String)> {
-        let tool_use = self.tool_use.as_deref().map(|source| (format!("{FOLDER}/{TOOL_USE}.jinja"), source));
-        let all = [(FILE.to_owned(), self.default.as_str())].into_iter().chain(tool_use);
-        all.map(|(name, source)| (name.into(), self.with_variables(source))).collect()
+        let tool_use = self
+            .tool_use
+            .as_deref()
+            .map(|source| (format!("{FOLDER}/{TOOL_USE}.jinja"), source));
+        let all = [(FILE.to_owned(), self.default.as_str())]
+            .into_iter()
+            .chain(tool_use);
+        all.map(|(name, source)| (name.into(), self.with_variables(source)))
+            .collect()
     }
 
     /// The template of conversations without tools, with its variables.
@@ -55,7 +64,10 @@ impl Sources {
     /// jinja2 takes the line break behind a block away, so the template itself begins as before.
     fn with_variables(&self, source: &str) -> String {
         let set = |(name, value): (&String, &Value)| {
-            format!("{{% if {name} is not defined %}}{{% set {name} = {} %}}{{% endif %}}\n", literal(value))
+            format!(
+                "{{% if {name} is not defined %}}{{% set {name} = {} %}}{{% endif %}}\n",
+                literal(value)
+            )
         };
         self.variables.iter().map(set).collect::<String>() + source
     }
@@ -65,10 +77,18 @@ impl Sources {
 fn literal(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
-        Value::Array(items) => format!("[{}]", items.iter().map(literal).collect::<Vec<_>>().join(", ")),
+        Value::Array(items) => format!(
+            "[{}]",
+            items.iter().map(literal).collect::<Vec<_>>().join(", ")
+        ),
         Value::Object(entries) => {
-            let entry = |(key, value): (&String, &Value)| format!("{}: {}", Value::from(key.as_str()), literal(value));
-            format!("{{{}}}", entries.iter().map(entry).collect::<Vec<_>>().join(", "))
+            let entry = |(key, value): (&String, &Value)| {
+                format!("{}: {}", Value::from(key.as_str()), literal(value))
+            };
+            format!(
+                "{{{}}}",
+                entries.iter().map(entry).collect::<Vec<_>>().join(", ")
+            )
         }
         other => other.to_string(),
     }
@@ -97,8 +117,16 @@ impl Templates {
 
     /// The files of a model's folder that hold them.
     pub fn files(&self) -> impl Iterator<Item = (PathBuf, String)> {
-        let path = |name: &str| if name == DEFAULT { FILE.to_owned() } else { format!("{FOLDER}/{name}.jinja") };
-        self.0.iter().map(move |(name, source)| (path(name).into(), source.clone()))
+        let path = |name: &str| {
+            if name == DEFAULT {
+                FILE.to_owned()
+            } else {
+                format!("{FOLDER}/{name}.jinja")
+            }
+        };
+        self.0
+            .iter()
+            .map(move |(name, source)| (path(name).into(), source.clone()))
     }
 
     /// The one of conversations without tools.
@@ -108,16 +136,26 @@ impl Templates {
 
     /// The names, those that are not `default`.
     pub fn names(&self) -> Vec<&str> {
-        self.0.keys().map(String::as_str).filter(|name| *name != DEFAULT).collect()
+        self.0
+            .keys()
+            .map(String::as_str)
+            .filter(|name| *name != DEFAULT)
+            .collect()
     }
 
-    /// What transformers renders with where nothing else is said; `None` where there is no template.
+    /// What transformers renders with where nothing else is said; `None` where there is no
+    /// template.
     fn sources(&self) -> Result<Option<Sources>, TemplateSourceError> {
         let tool_use = self.0.get(TOOL_USE).cloned();
         match self.default_source() {
-            Some(source) => Ok(Some(Sources { tool_use, ..Sources::from(source) })),
+            Some(source) => Ok(Some(Sources {
+                tool_use,
+                ..Sources::from(source)
+            })),
             None if self.0.is_empty() => Ok(None),
-            None => Err(TemplateSourceError::NoDefault { names: self.names().into_iter().map(str::to_owned).collect() }),
+            None => Err(TemplateSourceError::NoDefault {
+                names: self.names().into_iter().map(str::to_owned).collect(),
+            }),
         }
     }
 }
@@ -153,7 +191,11 @@ pub enum TemplateSourceError {
 }
 
 fn quoted(names: &[String]) -> String {
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 impl Explain for TemplateSourceError {
@@ -168,14 +210,21 @@ impl Explain for TemplateSourceError {
         match self {
             Self::NoDefault { names } => {
                 let name = names.first().map_or(TOOL_USE, String::as_str);
-                Some(format!("name the one to use for every conversation, such as `chat_template: {name}`, or a file"))
+                Some(format!(
+                    "name the one to use for every conversation, such as `chat_template: \
+                {name}`, or a file"
+                ))
             }
-            Self::Unknown { .. } => {
-                Some(format!("stock templates are {}; a path is relative to where the command is started", stock_names()))
-            }
-            Self::Foreign { .. } => {
-                Some("name a template that was written for this base, or give it the tokens with `tokens.add`".to_owned())
-            }
+            Self::Unknown { .. } => Some(format!(
+                "stock templates are {}; a path is relative to where the command is \
+                started",
+                stock_names()
+            )),
+            Self::Foreign { .. } => Some(
+                "name a template that was written for this base, or give it the tokens with \
+                `tokens.add`"
+                    .to_owned(),
+            ),
             Self::File(error) => error.hint(),
         }
     }
@@ -187,28 +236,52 @@ pub fn stock_names() -> String {
 }
 
 impl Sources {
-    /// What renders the conversations of a model: `named`, which is a file, else the name of one of the model's templates, else that
-    /// of a stock template; without it the model's own, as transformers takes them. `None` where it has none.
+    /// What renders the conversations of a model: `named`, which is a file, else the name of one of
+    /// the model's templates, else that of a stock template; without it the model's own, as
+    /// transformers takes them. `None` where it has none.
     ///
     /// # Errors
-    /// What was named is nothing of these, a stock template's tokens are not the model's, a file cannot be read, or the model's
-    /// templates have no default.
-    pub fn choose(named: Option<&Path>, tokenizer: &Tokenizer) -> Result<Option<Self>, TemplateSourceError> {
+    /// What was named is nothing of these, a stock template's tokens are not the model's, a file
+    /// cannot be read, or the model's templates have no default.
+    pub fn choose(
+        named: Option<&Path>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Self>, TemplateSourceError> {
         let templates = tokenizer.chat_templates();
-        let Some(path) = named else { return templates.sources() };
+        let Some(path) = named else {
+            return templates.sources();
+        };
         let name = path.to_str().unwrap_or_default();
         if path.is_file() {
-            return Ok(Some(Self::from(read_text_up_to(path, TEMPLATE_BYTES)?.as_str())));
+            return Ok(Some(Self::from(
+                read_text_up_to(path, TEMPLATE_BYTES)?.as_str(),
+            )));
         }
         if let Some(source) = templates.0.get(name) {
             return Ok(Some(Self::from(source.as_str())));
         }
         let of_model = || templates.names().into_iter().map(str::to_owned).collect();
-        let stock = twins::named(name).ok_or_else(|| TemplateSourceError::Unknown { name: path.display().to_string(), names: of_model() })?;
-        let is_foreign = |token: &&str| !tokenizer.token_to_id(token).is_some_and(|id| tokenizer.is_added(id));
-        let tokens: Vec<String> = stock.tokens.iter().copied().filter(is_foreign).map(str::to_owned).collect();
+        let stock = twins::named(name).ok_or_else(|| TemplateSourceError::Unknown {
+            name: path.display().to_string(),
+            names: of_model(),
+        })?;
+        let is_foreign = |token: &&str| {
+            !tokenizer
+                .token_to_id(token)
+                .is_some_and(|id| tokenizer.is_added(id))
+        };
+        let tokens: Vec<String> = stock
+            .tokens
+            .iter()
+            .copied()
+            .filter(is_foreign)
+            .map(str::to_owned)
+            .collect();
         if !tokens.is_empty() {
-            return Err(TemplateSourceError::Foreign { name: name.to_owned(), tokens });
+            return Err(TemplateSourceError::Foreign {
+                name: name.to_owned(),
+                tokens,
+            });
         }
         Ok(Some(Self::from(stock.source().as_str())))
     }
@@ -222,8 +295,14 @@ mod tests {
 
     #[test]
     fn variables_are_set_before_a_template_and_change_nothing_else_of_it() {
-        let variables = json!({"thinks": false, "words": ["a\"b", null, {"é": 1}]}).as_object().cloned().unwrap_or_default();
-        let sources = Sources { variables, ..Sources::from("  {% if thinks %}x{% endif %}\n") };
+        let variables = json!({"thinks": false, "words": ["a\"b", null, {"é": 1}]})
+            .as_object()
+            .cloned()
+            .unwrap_or_default();
+        let sources = Sources {
+            variables,
+            ..Sources::from("  {% if thinks %}x{% endif %}\n")
+        };
         let expected = "{% if thinks is not defined %}{% set thinks = false %}{% endif %}\n\
             {% if words is not defined %}{% set words = [\"a\\\"b\", none, {\"é\": 1}] %}{% endif %}\n  {% if thinks %}x{% endif %}\n";
         assert_eq!(sources.default_with_variables(), expected);
@@ -232,11 +311,21 @@ mod tests {
 
     #[test]
     fn a_model_with_named_templates_and_no_default_says_their_names() {
-        let templates = Templates::from_iter([("tool_use".to_owned(), "t".to_owned()), ("rag".to_owned(), "r".to_owned())]);
+        let templates = Templates::from_iter([
+            ("tool_use".to_owned(), "t".to_owned()),
+            ("rag".to_owned(), "r".to_owned()),
+        ]);
         let error = templates.sources().expect_err("no default");
-        assert_eq!(error.to_string(), "the base has chat templates named `rag`, `tool_use`, none named `default`");
+        assert_eq!(
+            error.to_string(),
+            "the base has chat templates named `rag`, `tool_use`, none \
+        named `default`"
+        );
         assert_eq!(Templates::default().sources().expect("none"), None);
-        let one = Templates::one("d".to_owned()).sources().expect("one").expect("a template");
+        let one = Templates::one("d".to_owned())
+            .sources()
+            .expect("one")
+            .expect("a template");
         assert_eq!(one, Sources::from("d"));
     }
 }

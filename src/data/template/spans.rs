@@ -1,31 +1,41 @@
-//! What the assistant says in a template that does not mark it, found from the outside: by sentinels around each answer, else by
-//! prefixes of the conversation. Both check themselves against the plain rendering and give up rather than guess.
+//! What the assistant says in a template that does not mark it, found from the outside: by
+//! sentinels around each answer, else by prefixes of the conversation. Both check themselves
+//! against the plain rendering and give up rather than guess.
 
 use std::ops::Range;
 
 use serde_json::Value;
 
 use super::single::Single;
-use super::{Conversation, TemplateError, REASONING, Rendered};
+use super::{Conversation, REASONING, Rendered, TemplateError};
 use crate::data::tokenize::ENDS_OF_TURNS;
 
 impl Single {
     /// The rendering with its spans, by the first way that holds.
-    pub(super) fn find_spans(&self, conversation: &Conversation, prompt: bool) -> Result<Rendered, TemplateError> {
+    pub(super) fn find_spans(
+        &self,
+        conversation: &Conversation,
+        prompt: bool,
+    ) -> Result<Rendered, TemplateError> {
         let text = self.text(conversation, prompt)?;
         // A template that trims answers takes sentinels around the words, not around the blanks.
         let by_sentinels = |trims| self.spans_by_sentinels(conversation, prompt, &text, trims);
         let assistant = by_sentinels(false).or_else(|whole| by_sentinels(true).map_err(|_| whole));
         let assistant = assistant.or_else(|sentinels| {
             let by_prefixes = self.spans_by_prefixes(conversation, &text);
-            by_prefixes.map_err(|prefixes| TemplateError::NoSpans { reason: format!("{sentinels}, and {prefixes}") })
+            by_prefixes.map_err(|prefixes| TemplateError::NoSpans {
+                reason: format!(
+                    "{sentinels}, \
+            and {prefixes}"
+                ),
+            })
         })?;
         Ok(Rendered { text, assistant })
     }
 
-    /// Wraps the content of each assistant turn in marks and renders the whole. A span goes from the end of the prompt to the
-    /// special token that follows the content, so that the end of the turn is trained. With `trims` the marks leave out the blanks
-    /// around the content.
+    /// Wraps the content of each assistant turn in marks and renders the whole. A span goes from
+    /// the end of the prompt to the special token that follows the content, so that the end of the
+    /// turn is trained. With `trims` the marks leave out the blanks around the content.
     fn spans_by_sentinels(
         &self,
         conversation: &Conversation,
@@ -35,29 +45,53 @@ impl Single {
     ) -> Result<Vec<Range<usize>>, String> {
         let mut marked = conversation.messages.clone();
         let mut turns = Vec::new();
-        for (turn, message) in marked.iter_mut().enumerate().filter(|(_, message)| is_assistant(message)) {
+        for (turn, message) in marked
+            .iter_mut()
+            .enumerate()
+            .filter(|(_, message)| is_assistant(message))
+        {
             let content = only_content(message)?;
-            let words = if trims { content.trim() } else { content.as_str() };
-            let start = if trims { content.len() - content.trim_start().len() } else { 0 };
+            let words = if trims {
+                content.trim()
+            } else {
+                content.as_str()
+            };
+            let start = if trims {
+                content.len() - content.trim_start().len()
+            } else {
+                0
+            };
             let (before, after) = (&content[..start], &content[start + words.len()..]);
             *content = format!("{before}{}{after}", self.engine.marks.wrap(words));
             turns.push(turn);
         }
-        let rendered = self.run(&self.engine, conversation, &marked, prompt).ok().filter(|rendered| rendered.text == text);
-        let spans = rendered.ok_or("an answer is changed by the template as it is rendered")?.assistant;
+        let rendered = self
+            .run(&self.engine, conversation, &marked, prompt)
+            .ok()
+            .filter(|rendered| rendered.text == text);
+        let spans = rendered
+            .ok_or("an answer is changed by the template as it is rendered")?
+            .assistant;
         if spans.len() != turns.len() {
-            return Err(format!("the template renders {} of {} answers", spans.len(), turns.len()));
+            return Err(format!(
+                "the template renders {} of {} answers",
+                spans.len(),
+                turns.len()
+            ));
         }
         let ends = self.ends_of_last(conversation, &marked, turns.last().copied(), (text, &spans));
         let widened = turns.into_iter().zip(spans).map(|(turn, span)| {
-            let start = self.end_of_prompt(conversation, turn, text).filter(|end| *end <= span.start);
+            let start = self
+                .end_of_prompt(conversation, turn, text)
+                .filter(|end| *end <= span.start);
             self.up_to_end_of_turn(text, start.unwrap_or(span.start)..span.end, &ends)
         });
         widened.collect()
     }
 
-    /// The special tokens with which the template ends the last answer where nothing follows on it, so that none of them begins a
-    /// turn: some templates end an answer and then its turn. `marked` are the messages with sentinels.
+    /// The special tokens with which the template ends the last answer where nothing follows on it,
+    /// so that none of them begins a turn: some templates end an answer and then its turn. `marked`
+    /// are the messages with sentinels.
     fn ends_of_last(
         &self,
         conversation: &Conversation,
@@ -65,17 +99,37 @@ impl Single {
         last: Option<usize>,
         (text, spans): (&str, &[Range<usize>]),
     ) -> Vec<String> {
-        let rendered = last.and_then(|last| self.run(&self.engine, conversation, &marked[..=last], false).ok());
-        let Some((rendered, span)) = rendered.as_ref().and_then(|rendered| Some((rendered, rendered.assistant.last()?))) else {
+        let rendered = last.and_then(|last| {
+            self.run(&self.engine, conversation, &marked[..=last], false)
+                .ok()
+        });
+        let Some((rendered, span)) = rendered
+            .as_ref()
+            .and_then(|rendered| Some((rendered, rendered.assistant.last()?)))
+        else {
             return Vec::new();
         };
         let mut ends = self.specials(&rendered.text[span.end..]);
-        let first = conversation.messages[0]["content"].as_str().and_then(|content| text.find(content)).unwrap_or(0);
-        let opener = self.specials(&text[..first]).into_iter().find(|token| self.special.bos.as_deref() != Some(*token));
+        let first = conversation.messages[0]["content"]
+            .as_str()
+            .and_then(|content| text.find(content))
+            .unwrap_or(0);
+        let opener = self
+            .specials(&text[..first])
+            .into_iter()
+            .find(|token| self.special.bos.as_deref() != Some(*token));
         // A template may write the prompt for an answer although nobody asked for one.
-        let prompts: Vec<&str> = spans.iter().filter_map(|span| self.last_special(&text[..span.start])).collect();
-        let begins = |token: &str, is_alone: bool| Some(token) == opener || (!is_alone && prompts.contains(&token));
-        while ends.last().is_some_and(|token| !self.is_end(token) && begins(token, ends.len() == 1)) {
+        let prompts: Vec<&str> = spans
+            .iter()
+            .filter_map(|span| self.last_special(&text[..span.start]))
+            .collect();
+        let begins = |token: &str, is_alone: bool| {
+            Some(token) == opener || (!is_alone && prompts.contains(&token))
+        };
+        while ends
+            .last()
+            .is_some_and(|token| !self.is_end(token) && begins(token, ends.len() == 1))
+        {
             ends.pop();
         }
         ends.into_iter().map(str::to_owned).collect()
@@ -84,8 +138,14 @@ impl Single {
     /// The special tokens with which a text begins, one after the other.
     fn specials<'a>(&self, text: &'a str) -> Vec<&'a str> {
         let (mut found, mut rest) = (Vec::new(), text);
-        let longest =
-            |rest: &str| self.special.all.iter().filter(|token| rest.starts_with(token.as_str())).map(String::len).max();
+        let longest = |rest: &str| {
+            self.special
+                .all
+                .iter()
+                .filter(|token| rest.starts_with(token.as_str()))
+                .map(String::len)
+                .max()
+        };
         while let Some(bytes) = longest(rest).filter(|bytes| *bytes > 0) {
             let (token, after) = rest.split_at(bytes);
             found.push(token);
@@ -97,42 +157,82 @@ impl Single {
     fn last_special(&self, text: &str) -> Option<&str> {
         let all = self.special.all.iter().filter(|token| !token.is_empty());
         let last = all.filter_map(|token| Some((text.rfind(token.as_str())?, token.as_str())));
-        last.max_by_key(|(at, token)| at + token.len()).map(|(_, token)| token)
+        last.max_by_key(|(at, token)| at + token.len())
+            .map(|(_, token)| token)
     }
 
     /// Whether a token ends a turn or a text, whatever the template makes of it.
     fn is_end(&self, token: &str) -> bool {
-        let of_model = || self.special.ends.iter().chain(&self.special.eos).any(|end| end == token);
+        let of_model = || {
+            self.special
+                .ends
+                .iter()
+                .chain(&self.special.eos)
+                .any(|end| end == token)
+        };
         ENDS_OF_TURNS.contains(&token) || of_model()
     }
 
-    /// Where the prompt for a turn ends, if the template has one. What a template writes between prompt and content, such as the
-    /// empty `<think>` block, the model has to write itself.
+    /// Where the prompt for a turn ends, if the template has one. What a template writes between
+    /// prompt and content, such as the empty `<think>` block, the model has to write itself.
     fn end_of_prompt(&self, conversation: &Conversation, turn: usize, text: &str) -> Option<usize> {
-        let before = |prompt| self.run(&self.engine, conversation, &conversation.messages[..turn], prompt).ok();
+        let before = |prompt| {
+            self.run(
+                &self.engine,
+                conversation,
+                &conversation.messages[..turn],
+                prompt,
+            )
+            .ok()
+        };
         let prompted = before(true)?.text;
         (text.starts_with(&prompted) && before(false)?.text != prompted).then_some(prompted.len())
     }
 
-    /// The span with the special tokens that end its answer: as many as also end the last one, or up to one that is always an end.
-    /// Whatever follows begins the next turn.
-    fn up_to_end_of_turn(&self, text: &str, span: Range<usize>, ends: &[String]) -> Result<Range<usize>, String> {
+    /// The span with the special tokens that end its answer: as many as also end the last one, or
+    /// up to one that is always an end. Whatever follows begins the next turn.
+    fn up_to_end_of_turn(
+        &self,
+        text: &str,
+        span: Range<usize>,
+        ends: &[String],
+    ) -> Result<Range<usize>, String> {
         let follow = self.specials(&text[span.end..]);
-        let as_last = follow.iter().zip(ends).take_while(|(token, end)| *token == end).count();
-        let always = follow.iter().rposition(|token| self.is_end(token)).map_or(0, |place| place + 1);
+        let as_last = follow
+            .iter()
+            .zip(ends)
+            .take_while(|(token, end)| *token == end)
+            .count();
+        let always = follow
+            .iter()
+            .rposition(|token| self.is_end(token))
+            .map_or(0, |place| place + 1);
         match (as_last.max(always), follow.first()) {
             (0, None) => Err("an answer is not followed by a special token".to_owned()),
-            (0, Some(token)) => {
-                Err(format!("an answer is followed by `{token}`, which ends no turn: the model would not learn to stop"))
-            }
-            (count, _) => Ok(span.start..span.end + follow[..count].iter().map(|token| token.len()).sum::<usize>()),
+            (0, Some(token)) => Err(format!(
+                "an answer is followed by `{token}`, which ends no turn: the model \
+                would not learn to stop"
+            )),
+            (count, _) => Ok(span.start
+                ..span.end
+                    + follow[..count]
+                        .iter()
+                        .map(|token| token.len())
+                        .sum::<usize>()),
         }
     }
 
-    /// Renders the conversation up to each assistant turn, with the prompt for it, and with the turn: both must begin the whole.
-    fn spans_by_prefixes(&self, conversation: &Conversation, text: &str) -> Result<Vec<Range<usize>>, String> {
+    /// Renders the conversation up to each assistant turn, with the prompt for it, and with the
+    /// turn: both must begin the whole.
+    fn spans_by_prefixes(
+        &self,
+        conversation: &Conversation,
+        text: &str,
+    ) -> Result<Vec<Range<usize>>, String> {
         let messages = &conversation.messages;
-        let prompt = self.prompt(conversation).filter(|prompt| !prompt.is_empty());
+        let prompt = self
+            .prompt(conversation)
+            .filter(|prompt| !prompt.is_empty());
         let turns = (0..messages.len()).filter(|turn| is_assistant(&messages[*turn]));
         turns
             .map(|turn| {
@@ -143,42 +243,81 @@ impl Single {
                 if !answer.contains(said(&messages[turn])) {
                     return Err("the template does not render an answer's words".to_owned());
                 }
-                // Some templates write a prompt behind a user's turn only, and what begins a turn is not the model's elsewhere either.
-                let header = prompt.as_ref().filter(|prompt| answer.starts_with(prompt.as_str())).map_or(0, String::len);
+                // Some templates write a prompt behind a user's turn only, and what begins a turn
+                // is not the model's elsewhere either.
+                let header = prompt
+                    .as_ref()
+                    .filter(|prompt| answer.starts_with(prompt.as_str()))
+                    .map_or(0, String::len);
                 let (start, answer) = (start + header, &answer[header..]);
                 Ok(start..start + self.without_break(answer).len())
             })
             .collect()
     }
 
-    /// What the template writes behind the first turns up to a user's where the assistant is to speak.
+    /// What the template writes behind the first turns up to a user's where the assistant is to
+    /// speak.
     fn prompt(&self, conversation: &Conversation) -> Option<String> {
         let messages = &conversation.messages;
-        let user = messages.iter().position(|message| message["role"] == "user")?;
-        let before = |prompt| self.run(&self.engine, conversation, &messages[..=user], prompt).ok().map(|rendered| rendered.text);
+        let user = messages
+            .iter()
+            .position(|message| message["role"] == "user")?;
+        let before = |prompt| {
+            self.run(&self.engine, conversation, &messages[..=user], prompt)
+                .ok()
+                .map(|rendered| rendered.text)
+        };
         Some(before(true)?.strip_prefix(&before(false)?)?.to_owned())
     }
 
-    fn prefix_bytes(&self, conversation: &Conversation, messages: &[Value], prompt: bool, text: &str) -> Result<usize, String> {
-        let prefix = self.run(&self.engine, conversation, messages, prompt).map_err(|error| error.to_string())?.text;
+    fn prefix_bytes(
+        &self,
+        conversation: &Conversation,
+        messages: &[Value],
+        prompt: bool,
+        text: &str,
+    ) -> Result<usize, String> {
+        let prefix = self
+            .run(&self.engine, conversation, messages, prompt)
+            .map_err(|error| error.to_string())?
+            .text;
         let turns = messages.len();
-        text.starts_with(&prefix).then_some(prefix.len()).ok_or(format!("the first {turns} turns alone render to another text"))
+        text.starts_with(&prefix)
+            .then_some(prefix.len())
+            .ok_or(format!(
+                "the first {turns} turns \
+        alone render to another text"
+            ))
     }
 
-    /// An answer without what follows the special token at its end: a model stops at the token and never writes the line break.
+    /// An answer without what follows the special token at its end: a model stops at the token and
+    /// never writes the line break.
     fn without_break<'a>(&self, answer: &'a str) -> &'a str {
         let trimmed = answer.trim_end();
-        if self.special.all.iter().any(|token| trimmed.ends_with(token.as_str())) { trimmed } else { answer }
+        if self
+            .special
+            .all
+            .iter()
+            .any(|token| trimmed.ends_with(token.as_str()))
+        {
+            trimmed
+        } else {
+            answer
+        }
     }
 }
 
-/// The words of a turn that every template keeps: thinking that came before them may be left out, and words beside a call.
+/// The words of a turn that every template keeps: thinking that came before them may be left out,
+/// and words beside a call.
 fn said(message: &Value) -> &str {
     if !is_nothing(&message["tool_calls"]) {
         return "";
     }
     let content = &message["content"];
-    let content = content.as_str().or_else(|| content[0]["text"].as_str()).unwrap_or_default();
+    let content = content
+        .as_str()
+        .or_else(|| content[0]["text"].as_str())
+        .unwrap_or_default();
     content.rsplit("</think>").next().unwrap_or(content).trim()
 }
 
@@ -186,9 +325,14 @@ fn is_assistant(message: &Value) -> bool {
     message["role"] == "assistant"
 }
 
-/// The content of a turn that has nothing else to say: calls and reasoning would be outside its sentinels.
+/// The content of a turn that has nothing else to say: calls and reasoning would be outside its
+/// sentinels.
 fn only_content(message: &mut Value) -> Result<&mut String, String> {
-    if let Some(beside) = REASONING.iter().chain(&["tool_calls"]).find(|name| !is_nothing(&message[**name])) {
+    if let Some(beside) = REASONING
+        .iter()
+        .chain(&["tool_calls"])
+        .find(|name| !is_nothing(&message[**name]))
+    {
         return Err(format!("an answer has `{beside}` beside its content"));
     }
     match message.get_mut("content") {
@@ -216,7 +360,12 @@ mod tests {
 
     fn special() -> SpecialTokens {
         let all = ["<s>", "</s>", "<|end|>"].map(str::to_owned).to_vec();
-        SpecialTokens { bos: Some("<s>".to_owned()), eos: Some("</s>".to_owned()), all, ..SpecialTokens::default() }
+        SpecialTokens {
+            bos: Some("<s>".to_owned()),
+            eos: Some("</s>".to_owned()),
+            all,
+            ..SpecialTokens::default()
+        }
     }
 
     fn template(source: &str) -> ChatTemplate {
@@ -224,18 +373,28 @@ mod tests {
     }
 
     fn conversation(messages: Value) -> Conversation {
-        Conversation { messages: serde_json::from_value(messages).unwrap(), ..Conversation::default() }
+        Conversation {
+            messages: serde_json::from_value(messages).unwrap(),
+            ..Conversation::default()
+        }
     }
 
     fn spans(source: &str, messages: Value) -> Result<Vec<String>, TemplateError> {
         let rendered = template(source).render_with_spans(&conversation(messages), false)?;
-        Ok(rendered.assistant.into_iter().map(|span| rendered.text[span].to_owned()).collect())
+        Ok(rendered
+            .assistant
+            .into_iter()
+            .map(|span| rendered.text[span].to_owned())
+            .collect())
     }
 
     #[test]
     fn a_template_that_leaves_the_answers_out_is_refused() {
         let roles = "{% for message in messages %}{{ message.role }}{% endfor %}";
-        assert!(matches!(spans(roles, dialogue()), Err(TemplateError::NoSpans { .. })));
+        assert!(matches!(
+            spans(roles, dialogue()),
+            Err(TemplateError::NoSpans { .. })
+        ));
     }
 
     fn dialogue() -> Value {
@@ -247,21 +406,30 @@ mod tests {
 
     #[test]
     fn sentinels_train_the_end_of_the_turn_and_nothing_after_it() {
-        let source = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content }}<|end|>\n{% endfor %}";
-        assert_eq!(spans(source, dialogue()).unwrap(), ["é🙂<|end|>", " bye\n<|end|>"]);
+        let source = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content \
+        }}<|end|>\n{% endfor %}";
+        assert_eq!(
+            spans(source, dialogue()).unwrap(),
+            ["é🙂<|end|>", " bye\n<|end|>"]
+        );
     }
 
     #[test]
     fn prefixes_serve_where_the_template_changes_an_answer() {
-        let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}<|end|>\n{% endfor %}";
+        let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim \
+        }}<|end|>\n{% endfor %}";
         let source = format!("{turns}{{% if add_generation_prompt %}}<assistant>{{% endif %}}");
-        assert_eq!(spans(&source, dialogue()).unwrap(), ["é🙂<|end|>", "bye<|end|>"]);
+        assert_eq!(
+            spans(&source, dialogue()).unwrap(),
+            ["é🙂<|end|>", "bye<|end|>"]
+        );
     }
 
     #[test]
     fn calls_are_trained_with_their_turn() {
-        let turns =
-            "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}</s>{% endfor %}";
+        let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls | tojson \
+        if \
+            m.tool_calls }}</s>{% endfor %}";
         let source = format!("{turns}{{% if add_generation_prompt %}}<assistant>{{% endif %}}");
         let call = serde_json::json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}]);
         assert_eq!(spans(&source, call).unwrap(), ["[{\"id\": 1}]</s>"]);
@@ -269,26 +437,37 @@ mod tests {
 
     #[test]
     fn a_template_that_hides_its_answers_is_refused_with_both_reasons() {
-        let source = "{% for m in messages %}{{ m.content | trim }}{% endfor %}{% if add_generation_prompt %}>{% endif %}";
-        let Err(TemplateError::NoSpans { reason }) = spans(source, dialogue()) else { panic!() };
+        let source = "{% for m in messages %}{{ m.content | trim \
+        }}{% endfor %}{% if add_generation_prompt %}>{% endif %}";
+        let Err(TemplateError::NoSpans { reason }) = spans(source, dialogue()) else {
+            panic!()
+        };
         assert_eq!(
             reason,
-            "an answer is changed by the template as it is rendered, and the first 1 turns alone render to another text"
+            "an answer is changed by the template as it is rendered, and the first 1 turns alone \
+            render to another text"
         );
     }
 
     #[test]
     fn a_conversation_without_an_answer_has_no_spans() {
         let source = "{% for m in messages %}{{ m.content }}{% endfor %}";
-        assert_eq!(spans(source, serde_json::json!([{"role": "user", "content": "?"}])), Ok(Vec::new()));
+        assert_eq!(
+            spans(
+                source,
+                serde_json::json!([{"role": "user", "content": "?"}])
+            ),
+            Ok(Vec::new())
+        );
     }
 
-    /// Templates whose twins train the line break after the end of a turn too, which no model has to write.
+    /// Templates whose twins train the line break after the end of a turn too, which no model has
+    /// to write.
     const TRAINS_BREAKS: [&str; 3] = ["gemma", "phi3", "qwen3"];
 
-    /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes do not hold where the template
-    /// looks ahead (phi3, qwen3). Mistral has no prompt: that the space before
-    /// an answer is the model's shows only where the space has a token to itself.
+    /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes do
+    /// not hold where the template looks ahead (phi3, qwen3). Mistral has no prompt: that the space
+    /// before an answer is the model's shows only where the space has a token to itself.
     const NEEDS_TWIN: [&str; 10] = [
         "mistral_v3 system_multi",
         "mistral_v3 newlines",
@@ -308,13 +487,29 @@ mod tests {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat");
         let tokenizer = Tokenizer::open(&folder.join("tokenizer")).unwrap();
         let mut different = Vec::new();
-        for name in ["chatml", "deepseek", "gemma", "llama3", "mistral_v3", "phi3", "qwen3"] {
-            let golden: Value =
-                serde_json::from_str(&std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap()).unwrap();
+        for name in [
+            "chatml",
+            "deepseek",
+            "gemma",
+            "llama3",
+            "mistral_v3",
+            "phi3",
+            "qwen3",
+        ] {
+            let golden: Value = serde_json::from_str(
+                &std::fs::read_to_string(folder.join(format!("{name}.json"))).unwrap(),
+            )
+            .unwrap();
             let token = |key: &str| golden[key].as_str().map(str::to_owned);
-            let special = SpecialTokens { bos: token("bos_token"), eos: token("eos_token"), ..tokenizer.special().clone() };
+            let special = SpecialTokens {
+                bos: token("bos_token"),
+                eos: token("eos_token"),
+                ..tokenizer.special().clone()
+            };
             let source = golden["template"].as_str().unwrap();
-            let template = ChatTemplate::new(source, &special, "2025-01-01T00:00:00Z".parse().unwrap()).unwrap();
+            let template =
+                ChatTemplate::new(source, &special, "2025-01-01T00:00:00Z".parse().unwrap())
+                    .unwrap();
             for case in golden["cases"].as_array().unwrap() {
                 let prompt = case["add_generation_prompt"] == true;
                 let conversation = Conversation {
@@ -322,13 +517,23 @@ mod tests {
                     tools: case["tools"].as_array().cloned(),
                     variables: case["extra"].as_object().unwrap().clone(),
                 };
-                let Ok(mut expected) = template.render_with_spans(&conversation, prompt) else { continue };
+                let Ok(mut expected) = template.render_with_spans(&conversation, prompt) else {
+                    continue;
+                };
                 if TRAINS_BREAKS.contains(&name) {
-                    let trim = |span: &mut Range<usize>| span.end = span.start + expected.text[span.clone()].trim_end().len();
+                    let trim = |span: &mut Range<usize>| {
+                        span.end = span.start + expected.text[span.clone()].trim_end().len()
+                    };
                     expected.assistant.iter_mut().for_each(trim);
                 }
-                let mask = |rendered: Rendered| tokenizer.encode_with_spans(&rendered.text, &rendered.assistant).unwrap();
-                if template.default.find_spans(&conversation, prompt).map(mask) != Ok(mask(expected)) {
+                let mask = |rendered: Rendered| {
+                    tokenizer
+                        .encode_with_spans(&rendered.text, &rendered.assistant)
+                        .unwrap()
+                };
+                if template.default.find_spans(&conversation, prompt).map(mask)
+                    != Ok(mask(expected))
+                {
                     different.push(format!("{name} {}", case["name"].as_str().unwrap()));
                 }
             }

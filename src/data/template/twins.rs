@@ -1,8 +1,8 @@
-//! Stock templates, marked: a model that ships one of them is trained with exact spans although its copy marks nothing, and a recipe
-//! may name one.
+//! Stock templates, marked: a model that ships one of them is trained with exact spans although its
+//! copy marks nothing, and a recipe may name one.
 //!
-//! Only the marked form is kept; the form that models ship is the same text without the tags. A twin is used where the two are
-//! equal to the last byte, so it cannot render anything else.
+//! Only the marked form is kept; the form that models ship is the same text without the tags. A
+//! twin is used where the two are equal to the last byte, so it cannot render anything else.
 
 use super::rewrite;
 
@@ -24,17 +24,41 @@ impl Stock {
 const CHATML: &[&str] = &["<|im_start|>", "<|im_end|>"];
 
 const STOCK: [Stock; 7] = [
-    Stock { name: "chatml", marked: include_str!("stock/chatml.jinja"), tokens: CHATML },
-    Stock { name: "deepseek", marked: include_str!("stock/deepseek.jinja"), tokens: &["<｜User｜>", "<｜Assistant｜>"] },
-    Stock { name: "gemma", marked: include_str!("stock/gemma.jinja"), tokens: &["<start_of_turn>", "<end_of_turn>"] },
+    Stock {
+        name: "chatml",
+        marked: include_str!("stock/chatml.jinja"),
+        tokens: CHATML,
+    },
+    Stock {
+        name: "deepseek",
+        marked: include_str!("stock/deepseek.jinja"),
+        tokens: &["<｜User｜>", "<｜Assistant｜>"],
+    },
+    Stock {
+        name: "gemma",
+        marked: include_str!("stock/gemma.jinja"),
+        tokens: &["<start_of_turn>", "<end_of_turn>"],
+    },
     Stock {
         name: "llama3",
         marked: include_str!("stock/llama3.jinja"),
         tokens: &["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"],
     },
-    Stock { name: "mistral_v3", marked: include_str!("stock/mistral_v3.jinja"), tokens: &["[INST]", "[/INST]"] },
-    Stock { name: "phi3", marked: include_str!("stock/phi3.jinja"), tokens: &["<|user|>", "<|assistant|>", "<|end|>"] },
-    Stock { name: "qwen3", marked: include_str!("stock/qwen3.jinja"), tokens: CHATML },
+    Stock {
+        name: "mistral_v3",
+        marked: include_str!("stock/mistral_v3.jinja"),
+        tokens: &["[INST]", "[/INST]"],
+    },
+    Stock {
+        name: "phi3",
+        marked: include_str!("stock/phi3.jinja"),
+        tokens: &["<|user|>", "<|assistant|>", "<|end|>"],
+    },
+    Stock {
+        name: "qwen3",
+        marked: include_str!("stock/qwen3.jinja"),
+        tokens: CHATML,
+    },
 ];
 
 /// The names of all.
@@ -47,9 +71,12 @@ pub(super) fn named(name: &str) -> Option<&'static Stock> {
     STOCK.iter().find(|stock| stock.name == name)
 }
 
-/// The marked form of a stock template. One line break at the end makes no difference: jinja2 drops it.
+/// The marked form of a stock template. One line break at the end makes no difference: jinja2 drops
+/// it.
 pub(super) fn marked(source: &str) -> Option<&'static str> {
-    let same = |marked: &&str| without_last_break(&rewrite::without_marks(marked)) == without_last_break(source);
+    let same = |marked: &&str| {
+        without_last_break(&rewrite::without_marks(marked)) == without_last_break(source)
+    };
     STOCK.iter().map(|stock| stock.marked).find(same)
 }
 
@@ -66,8 +93,18 @@ mod tests {
         for stock in &STOCK {
             assert!(rewrite::is_marked(stock.marked));
             assert_eq!(marked(&stock.source()), Some(stock.marked));
-            assert_eq!(marked(without_last_break(&stock.source())), Some(stock.marked));
-            assert!(stock.tokens.iter().all(|token| stock.marked.contains(token)), "{}", stock.name);
+            assert_eq!(
+                marked(without_last_break(&stock.source())),
+                Some(stock.marked)
+            );
+            assert!(
+                stock
+                    .tokens
+                    .iter()
+                    .all(|token| stock.marked.contains(token)),
+                "{}",
+                stock.name
+            );
         }
     }
 

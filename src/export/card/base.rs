@@ -1,4 +1,5 @@
-//! The base of what is passed on: its name without this machine's places, its license, and the license's files.
+//! The base of what is passed on: its name without this machine's places, its license, and the
+//! license's files.
 
 use std::path::Path;
 
@@ -39,11 +40,18 @@ impl Base {
     /// Looks a base's folder through.
     pub fn of(folder: &Path) -> Self {
         let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = |path: &Path| {
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned()
+        };
         Self {
             name: Self::name_of(folder),
             hub: HubPlace::of(&whole, "models--"),
-            model: Folder::open(folder).ok().map(|folder| folder.spec.describe()),
+            model: Folder::open(folder)
+                .ok()
+                .map(|folder| folder.spec.describe()),
             license: License::stated(&readme_head(&folder.join(super::CARD))).filter(is_stated),
             notices: notice_paths(folder).iter().map(|path| name(path)).collect(),
         }
@@ -52,12 +60,16 @@ impl Base {
     /// The id of a folder in the Hub's cache, of others their own name.
     pub fn name_of(folder: &Path) -> String {
         let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
-        HubPlace::of(&whole, "models--").map_or_else(|| last(&whole.display().to_string()), |hub| hub.id)
+        HubPlace::of(&whole, "models--")
+            .map_or_else(|| last(&whole.display().to_string()), |hub| hub.id)
     }
 
     /// A base of which only the name is known.
     pub fn named(name: &str) -> Self {
-        Self { name: last(name), ..Self::default() }
+        Self {
+            name: last(name),
+            ..Self::default()
+        }
     }
 
     /// What stands for the base in a command: its id, or a word to be replaced.
@@ -68,20 +80,45 @@ impl Base {
     /// The lines about it.
     pub(super) fn lines(&self) -> String {
         let place = match &self.hub {
-            Some(hub) => format!("{} of the Hugging Face Hub, commit {}", code(&hub.id), code(&hub.commit)),
+            Some(hub) => format!(
+                "{} of the Hugging Face Hub, commit {}",
+                code(&hub.id),
+                code(&hub.commit)
+            ),
             None => format!("folder {}", code(&self.name)),
         };
-        let model = self.model.as_ref().map_or_else(String::new, |model| format!("- Model: {model}\n"));
-        format!("- Base: {place}\n{model}- License: {}\n", self.license_words())
+        let model = self.model.as_ref().map_or_else(String::new, |model| {
+            format!(
+                "- Model: \
+        {model}\n"
+            )
+        });
+        format!(
+            "- Base: {place}\n{model}- License: {}\n",
+            self.license_words()
+        )
     }
 
     fn license_words(&self) -> String {
-        let files = self.notices.iter().map(|name| code(name)).collect::<Vec<_>>().join(", ");
-        let files = if files.is_empty() { files } else { format!("; its text, taken along: {files}") };
+        let files = self
+            .notices
+            .iter()
+            .map(|name| code(name))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let files = if files.is_empty() {
+            files
+        } else {
+            format!(
+                "; its text, taken along: \
+        {files}"
+            )
+        };
         match &self.license {
             Some(license) => format!("{}, as the base's README.md states{files}", named(license)),
             None if self.notices.is_empty() => {
-                "not stated in the base's folder. Find out what it is before you pass this on".to_owned()
+                "not stated in the base's folder. Find out what it is before you pass this on"
+                    .to_owned()
             }
             None => format!("no identifier is stated{files}"),
         }
@@ -89,15 +126,21 @@ impl Base {
 }
 
 impl HubPlace {
-    /// The repository in whose cache a path lies (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
+    /// The repository in whose cache a path lies
+    /// (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
     pub(super) fn of(path: &Path, kind: &str) -> Option<Self> {
         let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
-        let at = parts.windows(3).position(|three| three[0].starts_with(kind) && three[1] == "snapshots")?;
+        let at = parts
+            .windows(3)
+            .position(|three| three[0].starts_with(kind) && three[1] == "snapshots")?;
         let (repository, commit) = (parts[at].strip_prefix(kind)?, parts[at + 2]);
         let is_id = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
         let is_commit = commit.len() == COMMIT && commit.chars().all(|c| c.is_ascii_hexdigit());
         let is_known = is_commit && !repository.is_empty() && repository.chars().all(is_id);
-        is_known.then(|| Self { id: repository.replacen("--", "/", 1), commit: commit.to_owned() })
+        is_known.then(|| Self {
+            id: repository.replacen("--", "/", 1),
+            commit: commit.to_owned(),
+        })
     }
 }
 
@@ -108,9 +151,16 @@ fn is_stated(license: &License) -> bool {
 
 /// A license by its identifier and name; a link to a file of ours, or elsewhere, with it.
 pub(super) fn named(license: &License) -> String {
-    let name = license.name.as_ref().map_or_else(String::new, |name| format!(" ({})", code(name)));
+    let name = license
+        .name
+        .as_ref()
+        .map_or_else(String::new, |name| format!(" ({})", code(name)));
     let link = license.link.as_ref().filter(|link| !is_notice(link));
-    format!("{}{name}{}", code(&license.id), link.map_or_else(String::new, |link| format!(", {}", code(link))))
+    format!(
+        "{}{name}{}",
+        code(&license.id),
+        link.map_or_else(String::new, |link| format!(", {}", code(link)))
+    )
 }
 
 #[cfg(test)]
@@ -122,10 +172,16 @@ mod tests {
         let commit = "0123456789abcdef0123456789abcdef01234567";
         let of = |path: String| HubPlace::of(Path::new(&path), "models--").map(|hub| hub.id);
         assert_eq!(
-            of(format!("/home/x/hub/models--Qwen--Qwen2.5-0.5B/snapshots/{commit}")).as_deref(),
+            of(format!(
+                "/home/x/hub/models--Qwen--Qwen2.5-0.5B/snapshots/{commit}"
+            ))
+            .as_deref(),
             Some("Qwen/Qwen2.5-0.5B")
         );
-        assert_eq!(of(format!("hub/models--gpt2/snapshots/{commit}/a/b.parquet")).as_deref(), Some("gpt2"));
+        assert_eq!(
+            of(format!("hub/models--gpt2/snapshots/{commit}/a/b.parquet")).as_deref(),
+            Some("gpt2")
+        );
         assert_eq!(of("hub/models--a--b/snapshots/main".to_owned()), None);
         assert_eq!(of(format!("hub/models--a--b`<x>/snapshots/{commit}")), None);
         assert_eq!(of(format!("hub/datasets--a--b/snapshots/{commit}")), None);

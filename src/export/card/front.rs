@@ -1,4 +1,5 @@
-//! The head of a card, which the Hub reads: <https://huggingface.co/docs/hub/model-cards>. Values are JSON strings, which are YAML too.
+//! The head of a card, which the Hub reads: <https://huggingface.co/docs/hub/model-cards>. Values
+//! are JSON strings, which are YAML too.
 
 use serde_json::{Value, json};
 
@@ -8,28 +9,46 @@ use crate::data::visible;
 
 /// The head, its fences included.
 pub(super) fn front(card: &Card) -> String {
-    let entries = license(&card.base).into_iter().chain(lineage(card)).chain(kind(&card.artefact));
+    let entries = license(&card.base)
+        .into_iter()
+        .chain(lineage(card))
+        .chain(kind(&card.artefact));
     let datasets = card.datasets();
     let datasets = (!datasets.is_empty()).then(|| ("datasets", json!(datasets)));
-    let lines = entries.chain(datasets).map(|(key, value)| format!("{key}: {value}\n"));
+    let lines = entries
+        .chain(datasets)
+        .map(|(key, value)| format!("{key}: {value}\n"));
     format!("---\n{}---\n", lines.collect::<String>())
 }
 
 /// The base's license; `other` where the Hub could not know it.
 fn license(base: &Base) -> Vec<(&'static str, Value)> {
-    let is_id = |id: &str| !id.is_empty() && id.len() < 50 && id.chars().all(|c| c.is_ascii_alphanumeric() || "-.".contains(c));
+    let is_id = |id: &str| {
+        !id.is_empty()
+            && id.len() < 50
+            && id
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-.".contains(c))
+    };
     let stated = base.license.as_ref();
     let mut entries = match stated.filter(|license| is_id(&license.id)) {
         Some(license) => vec![("license", json!(license.id))],
         None => vec![("license", json!("other"))],
     };
     if entries[0].1 == "other" {
-        let name = stated.map_or(NOT_STATED, |license| license.name.as_deref().unwrap_or(&license.id));
-        entries.push(("license_name", json!(visible(if name == "other" { "as-the-base" } else { name }))));
+        let name = stated.map_or(NOT_STATED, |license| {
+            license.name.as_deref().unwrap_or(&license.id)
+        });
+        entries.push((
+            "license_name",
+            json!(visible(if name == "other" { "as-the-base" } else { name })),
+        ));
         let link = stated.and_then(|license| license.link.clone());
         let is_here = |link: &String| link.starts_with("https://") || base.notices.contains(link);
         entries.extend(
-            link.filter(is_here).or_else(|| base.notices.first().cloned()).map(|link| ("license_link", json!(visible(&link)))),
+            link.filter(is_here)
+                .or_else(|| base.notices.first().cloned())
+                .map(|link| ("license_link", json!(visible(&link)))),
         );
     }
     entries
@@ -37,17 +56,27 @@ fn license(base: &Base) -> Vec<(&'static str, Value)> {
 
 /// Only a base that is on the Hub is named: a folder's name could be another's repository there.
 fn lineage(card: &Card) -> Vec<(&'static str, Value)> {
-    let Some(hub) = &card.base.hub else { return Vec::new() };
+    let Some(hub) = &card.base.hub else {
+        return Vec::new();
+    };
     let relation = match &card.artefact {
         Artefact::Adapter | Artefact::GgufAdapter { .. } | Artefact::Mlx => Some("adapter"),
         Artefact::Model => Some("finetune"),
         // In whatever format: what was trained is no copy of the base.
-        Artefact::Gguf { .. } | Artefact::Ollama { .. } if !card.parts.is_empty() => Some("finetune"),
-        Artefact::Packed { .. } | Artefact::Gguf { is_quantized: true, .. } => Some("quantized"),
+        Artefact::Gguf { .. } | Artefact::Ollama { .. } if !card.parts.is_empty() => {
+            Some("finetune")
+        }
+        Artefact::Packed { .. }
+        | Artefact::Gguf {
+            is_quantized: true, ..
+        } => Some("quantized"),
         Artefact::Gguf { .. } | Artefact::Ollama { .. } => None,
     };
     let relation = relation.map(|relation| ("base_model_relation", json!(relation)));
-    [("base_model", json!(hub.id))].into_iter().chain(relation).collect()
+    [("base_model", json!(hub.id))]
+        .into_iter()
+        .chain(relation)
+        .collect()
 }
 
 fn kind(artefact: &Artefact) -> Vec<(&'static str, Value)> {
@@ -61,5 +90,11 @@ fn kind(artefact: &Artefact) -> Vec<(&'static str, Value)> {
     };
     let tags: Vec<&str> = tags.iter().copied().chain(["rankine"]).collect();
     let library = library.map(|library| ("library_name", json!(library)));
-    library.into_iter().chain([("pipeline_tag", json!("text-generation")), ("tags", json!(tags))]).collect()
+    library
+        .into_iter()
+        .chain([
+            ("pipeline_tag", json!("text-generation")),
+            ("tags", json!(tags)),
+        ])
+        .collect()
 }

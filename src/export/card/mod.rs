@@ -1,7 +1,8 @@
-//! The README.md of what is passed on, as the Hub shows it: what it is, its base and data with their licenses, how it was trained, what
-//! came of it, and how each program loads it.
+//! The README.md of what is passed on, as the Hub shows it: what it is, its base and data with
+//! their licenses, how it was trained, what came of it, and how each program loads it.
 //!
-//! Nothing in a card tells of this machine: of every path only the last part is said, and prompts are left out.
+//! Nothing in a card tells of this machine: of every path only the last part is said, and prompts
+//! are left out.
 
 mod base;
 mod front;
@@ -93,11 +94,21 @@ pub struct OwnTokenizer {
 
 /// The card as Markdown.
 pub fn card(card: &Card) -> String {
-    let about = card.about.iter().map(|paragraph| format!("{paragraph}\n\n")).collect::<String>();
+    let about = card
+        .about
+        .iter()
+        .map(|paragraph| format!("{paragraph}\n\n"))
+        .collect::<String>();
     let parts = card.parts.iter().map(TrainedPart::text).collect::<String>();
-    let hashes: String = card.all_hashes().iter().map(|(name, hash)| format!("- {}: {}\n", code(name), code(hash))).collect();
+    let hashes: String = card
+        .all_hashes()
+        .iter()
+        .map(|(name, hash)| format!("- {}: {}\n", code(name), code(hash)))
+        .collect();
     format!(
-        "{}\n# {}\n\nWritten by rankine {}.\n\n{about}## Base\n\n{}\nWhat the base's license asks of its copies it asks of this too.\n\n{parts}## How to load it\n\n{}## Hashes\n\nblake3 of the files.\n\n{hashes}",
+        "{}\n# {}\n\nWritten by rankine {}.\n\n{about}## Base\n\n{}\nWhat the base's license asks \
+        of its copies it asks of this too.\n\n{parts}## How to load it\n\n{}## Hashes\n\nblake3 of \
+        the files.\n\n{hashes}",
         front::front(card),
         card.title(),
         env!("CARGO_PKG_VERSION"),
@@ -123,8 +134,15 @@ impl Card {
 
     /// The card's own, and those of what each run read.
     fn all_hashes(&self) -> Vec<(String, String)> {
-        let own = self.hashes.iter().map(|(name, hash)| (name.clone(), hash.to_string()));
-        let read = self.parts.iter().filter_map(|part| part.run.as_ref()).flat_map(Trained::hashes_read);
+        let own = self
+            .hashes
+            .iter()
+            .map(|(name, hash)| (name.clone(), hash.to_string()));
+        let read = self
+            .parts
+            .iter()
+            .filter_map(|part| part.run.as_ref())
+            .flat_map(Trained::hashes_read);
         let mut hashes = Vec::new();
         for pair in own.chain(read) {
             if !hashes.contains(&pair) {
@@ -136,8 +154,12 @@ impl Card {
 
     /// Ids of the data sets that came from the Hub.
     fn datasets(&self) -> Vec<String> {
-        let mut ids: Vec<String> =
-            self.parts.iter().filter_map(|part| part.run.as_ref()).flat_map(Trained::hub_datasets).collect();
+        let mut ids: Vec<String> = self
+            .parts
+            .iter()
+            .filter_map(|part| part.run.as_ref())
+            .flat_map(Trained::hub_datasets)
+            .collect();
         ids.sort();
         ids.dedup();
         ids
@@ -146,38 +168,78 @@ impl Card {
     /// What programs will not take as it is.
     fn portability(&self) -> Vec<String> {
         let configs = self.parts.iter().filter_map(|part| part.config.as_ref());
-        configs.flat_map(|config| portability(&Features::of(config, None))).collect()
+        configs
+            .flat_map(|config| portability(&Features::of(config, None)))
+            .collect()
     }
 }
 
-/// What of embedding and head is trained beside low-rank matrices: where it is merged, it takes the place of the base's.
+/// What of embedding and head is trained beside low-rank matrices: where it is merged, it takes the
+/// place of the base's.
 fn tables(config: &LoraConfig) -> String {
-    let saved: String = config.tables.saved.iter().map(|name| format!(" {} is trained whole.", code(name))).collect();
-    let rows = |of: &str, tokens: &[u32]| format!(" Of {of} the rows of {} tokens are trained.", tokens.len());
+    let saved: String = config
+        .tables
+        .saved
+        .iter()
+        .map(|name| format!(" {} is trained whole.", code(name)))
+        .collect();
+    let rows = |of: &str, tokens: &[u32]| {
+        format!(" Of {of} the rows of {} tokens are trained.", tokens.len())
+    };
     let tokens = match &config.tables.tokens {
         None => String::new(),
         Some(TokenIndices::Embedding(tokens)) => rows("the embedding", tokens),
-        Some(TokenIndices::Modules(named)) => named.iter().map(|(name, tokens)| rows(&code(name), tokens)).collect(),
+        Some(TokenIndices::Modules(named)) => named
+            .iter()
+            .map(|(name, tokens)| rows(&code(name), tokens))
+            .collect(),
     };
     saved + &tokens
 }
 
 impl TrainedPart {
     fn text(&self) -> String {
-        let weight = self.weight.map_or_else(String::new, |weight| format!(", weight {weight}"));
-        let head = self.name.as_ref().map_or_else(String::new, |name| format!("## Adapter {}{weight}\n\n", code(name)));
+        let weight = self
+            .weight
+            .map_or_else(String::new, |weight| format!(", weight {weight}"));
+        let head = self.name.as_ref().map_or_else(String::new, |name| {
+            format!(
+                "## Adapter \
+        {}{weight}\n\n",
+                code(name)
+            )
+        });
         let config = self.config.as_ref().map_or_else(String::new, |config| {
-            let scale = if config.use_rslora { "alpha / sqrt(r)" } else { "alpha / r" };
+            let scale = if config.use_rslora {
+                "alpha / sqrt(r)"
+            } else {
+                "alpha / r"
+            };
             let (rank, alpha, tables) = (config.rank, config.alpha, tables(config));
             let vector = match config.vector {
-                Some(AdapterVector::Magnitude) => ", with the magnitudes of DoRA (arXiv:2402.09353)",
+                Some(AdapterVector::Magnitude) => {
+                    ", with the magnitudes of DoRA \
+                (arXiv:2402.09353)"
+                }
                 Some(AdapterVector::Bias) => ", with biases of B",
                 None => "",
             };
-            format!("Low-rank adapters (arXiv:2106.09685) of rank {rank}, alpha {alpha}, scaled by {scale}{vector}.{tables}\n\n")
+            format!(
+                "Low-rank adapters (arXiv:2106.09685) of rank {rank}, alpha {alpha}, scaled by \
+            {scale}{vector}.{tables}\n\n"
+            )
         });
         let level = if self.name.is_some() { "###" } else { "##" };
-        let unknown = || "No lock of a run lay above it: what it was trained on is not known here.\n\n".to_owned();
-        format!("{head}{config}{}", self.run.as_ref().map_or_else(unknown, |run| run.text(level)))
+        let unknown = || {
+            "No lock of a run lay above it: what it was trained on is not known \
+        here.\n\n"
+                .to_owned()
+        };
+        format!(
+            "{head}{config}{}",
+            self.run
+                .as_ref()
+                .map_or_else(unknown, |run| run.text(level))
+        )
     }
 }

@@ -1,4 +1,5 @@
-//! What a run's lock and result tell of it: data with their licenses, hyperparameters with their origin, results.
+//! What a run's lock and result tell of it: data with their licenses, hyperparameters with their
+//! origin, results.
 
 use std::path::Path;
 
@@ -37,29 +38,53 @@ pub struct Trained {
 
 /// Formats of the rows that the run of a lock trains, as far as it says.
 pub fn formats_of(lock: &Map<String, Value>) -> Vec<Format> {
-    let sets = lock.get("recipe").and_then(|recipe| recipe.get("datasets")).and_then(Value::as_array);
-    sets.into_iter().flatten().filter_map(|set| Format::parse(text(set, "format")?)).collect()
+    let sets = lock
+        .get("recipe")
+        .and_then(|recipe| recipe.get("datasets"))
+        .and_then(Value::as_array);
+    sets.into_iter()
+        .flatten()
+        .filter_map(|set| Format::parse(text(set, "format")?))
+        .collect()
 }
 
 impl Trained {
     /// The sections about it, each under a heading that begins with `level`.
     pub(super) fn text(&self, level: &str) -> String {
-        let results = self.results().unwrap_or_else(|| "The run was not over when this was taken from it.\n".to_owned());
+        let results = self.results().unwrap_or_else(|| {
+            "The run was not over when this was taken \
+        from it.\n"
+                .to_owned()
+        });
         let (data, values) = (self.data(), self.hyperparameters());
-        format!("{level} Data\n\n{data}\n{level} Hyperparameters\n\n{values}\n{level} Results\n\n{results}\n")
+        format!(
+            "{level} Data\n\n{data}\n{level} Hyperparameters\n\n{values}\n{level} \
+        Results\n\n{results}\n"
+        )
     }
 
     /// Ids of data sets that came from the Hub.
     pub(super) fn hub_datasets(&self) -> Vec<String> {
-        let paths = self.sets().flat_map(|set| files(set)).filter_map(|file| text(file, "path"));
-        paths.filter_map(|path| Some(HubPlace::of(Path::new(path), "datasets--")?.id)).collect()
+        let paths = self
+            .sets()
+            .flat_map(|set| files(set))
+            .filter_map(|file| text(file, "path"));
+        paths
+            .filter_map(|path| Some(HubPlace::of(Path::new(path), "datasets--")?.id))
+            .collect()
     }
 
     /// What the run read of its base, with the hash of each file.
     pub(super) fn hashes_read(&self) -> Vec<(String, String)> {
         let of_kind = |(kind, words): &(&str, &str)| {
-            let files = self.blake3().and_then(|hashes| hashes.get(kind)).and_then(Value::as_object);
-            let files = files.into_iter().flatten().map(|(path, hash)| (format!("{words}: {}", last(path)), said(hash)));
+            let files = self
+                .blake3()
+                .and_then(|hashes| hashes.get(kind))
+                .and_then(Value::as_object);
+            let files = files
+                .into_iter()
+                .flatten()
+                .map(|(path, hash)| (format!("{words}: {}", last(path)), said(hash)));
             files.collect::<Vec<_>>()
         };
         KINDS.iter().flat_map(of_kind).collect()
@@ -67,12 +92,24 @@ impl Trained {
 
     /// Hashes of what the run last went on with.
     fn blake3(&self) -> Option<&Value> {
-        let resumed = self.lock.get("resumed").and_then(Value::as_array).into_iter().flatten();
-        resumed.rev().find_map(|entry| entry.get("blake3")).or_else(|| self.lock.get("blake3"))
+        let resumed = self
+            .lock
+            .get("resumed")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten();
+        resumed
+            .rev()
+            .find_map(|entry| entry.get("blake3"))
+            .or_else(|| self.lock.get("blake3"))
     }
 
     fn sets(&self) -> impl Iterator<Item = &Value> {
-        self.lock.get("data").and_then(Value::as_array).into_iter().flatten()
+        self.lock
+            .get("data")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
     }
 
     fn data(&self) -> String {
@@ -85,10 +122,27 @@ impl Trained {
         let count = |key: &str| grouped(set.get(key).and_then(Value::as_u64).unwrap_or(0));
         let key = text(set, "dataset").unwrap_or("not recorded");
         // `datasets.0` is at /datasets/0 of the recipe.
-        let of_recipe = self.lock.get("recipe").and_then(|recipe| recipe.pointer(&format!("/{}", key.replace('.', "/"))));
-        let word = |key: &str| code(of_recipe.and_then(|recipe| text(recipe, key)).unwrap_or("not recorded"));
-        let not_selected = set.get("not_selected").and_then(Value::as_u64).filter(|rows| *rows > 0);
-        let not_selected = not_selected.map_or_else(String::new, |rows| format!("{} not selected, ", grouped(rows)));
+        let of_recipe = self
+            .lock
+            .get("recipe")
+            .and_then(|recipe| recipe.pointer(&format!("/{}", key.replace('.', "/"))));
+        let word = |key: &str| {
+            code(of_recipe.and_then(|recipe| text(recipe, key)).unwrap_or(
+                "not \
+        recorded",
+            ))
+        };
+        let not_selected = set
+            .get("not_selected")
+            .and_then(Value::as_u64)
+            .filter(|rows| *rows > 0);
+        let not_selected = not_selected.map_or_else(String::new, |rows| {
+            format!(
+                "{} not selected, \
+        ",
+                grouped(rows)
+            )
+        });
         let mut lines = format!(
             "- {} ({}, trains {}): {} rows read, {}{} trained on, {} held out, {} left out\n",
             code(key),
@@ -104,20 +158,34 @@ impl Trained {
         if let Some(weight) = set.get("weight").and_then(Value::as_f64) {
             let (draws, repeated) = (count("draws_per_epoch"), count("repeated_per_epoch"));
             let rows = count("trained");
-            let of_weight = format!("  - weight {weight}, {draws} draws an epoch from {rows} rows, {repeated} of them again\n");
+            let of_weight = format!(
+                "  - weight {weight}, {draws} draws an epoch from {rows} rows, \
+            {repeated} of them again\n"
+            );
             lines.push_str(&of_weight);
         }
         let of_set = files(set);
         lines.extend(of_set.iter().take(MOST_FILES).map(|file| self.file(file)));
         let more = of_set.len().saturating_sub(MOST_FILES);
-        lines.extend((more > 0).then(|| format!("  - and {more} more files, which the lock of the run lists\n")));
+        lines.extend((more > 0).then(|| {
+            format!(
+                "  - and {more} more files, which the lock of the \
+        run lists\n"
+            )
+        }));
         lines
     }
 
     /// Splits of a data set of the Hub that are not whole.
     fn parts(&self, key: &str) -> Vec<String> {
-        let splits = self.lock.get("hub_datasets").and_then(|sets| sets.get(key)?.get("splits")?.as_array());
-        let partial = splits.into_iter().flatten().filter(|split| split.get("partial").and_then(Value::as_bool) == Some(true));
+        let splits = self
+            .lock
+            .get("hub_datasets")
+            .and_then(|sets| sets.get(key)?.get("splits")?.as_array());
+        let partial = splits
+            .into_iter()
+            .flatten()
+            .filter(|split| split.get("partial").and_then(Value::as_bool) == Some(true));
         let line = |split: &Value| {
             format!(
                 "  - split {} is not whole: the Hub has converted its first 5 GB only\n",
@@ -129,12 +197,20 @@ impl Trained {
 
     fn file(&self, file: &Value) -> String {
         let path = text(file, "path").unwrap_or_default();
-        let hash = ["datasets", "evaluation_datasets"].iter().find_map(|kind| text(self.blake3()?.get(kind)?, path));
+        let hash = ["datasets", "evaluation_datasets"]
+            .iter()
+            .find_map(|kind| text(self.blake3()?.get(kind)?, path));
         let hash = hash.map_or_else(String::new, |hash| format!(", blake3 {}", code(hash)));
         let hub = HubPlace::of(Path::new(path), "datasets--");
-        let hub = hub.map_or_else(String::new, |hub| format!(" of {}, commit {}", code(&hub.id), code(&hub.commit)));
+        let hub = hub.map_or_else(String::new, |hub| {
+            format!(" of {}, commit {}", code(&hub.id), code(&hub.commit))
+        });
         let terms = serde_json::from_value(file.clone()).unwrap_or_default();
-        format!("  - {}{hub}: {}{hash}\n", code(&last(path)), license(&terms))
+        format!(
+            "  - {}{hub}: {}{hash}\n",
+            code(&last(path)),
+            license(&terms)
+        )
     }
 
     fn hyperparameters(&self) -> String {
@@ -142,26 +218,47 @@ impl Trained {
             Some(said) => text(said, key).unwrap_or("default"),
             None => "not recorded",
         };
-        let rows = self
-            .values()
-            .into_iter()
-            .map(|(key, value)| format!("| {} | {} | {} |\n", cell(&key), cell(&value), cell(origin(&key))));
+        let rows = self.values().into_iter().map(|(key, value)| {
+            format!(
+                "| {} | {} | {} |\n",
+                cell(&key),
+                cell(&value),
+                cell(origin(&key))
+            )
+        });
         let rows: String = rows.collect();
-        let surroundings = ["rankine", "device", "threads"].into_iter().filter_map(|key| Some((key, self.lock.get(key)?)));
-        let surroundings = surroundings.map(|(key, value)| format!("| {key} | {} | lock |\n", cell(&said(value))));
-        format!("| Key | Value | From |\n|---|---|---|\n{rows}{}", surroundings.collect::<String>())
+        let surroundings = ["rankine", "device", "threads"]
+            .into_iter()
+            .filter_map(|key| Some((key, self.lock.get(key)?)));
+        let surroundings =
+            surroundings.map(|(key, value)| format!("| {key} | {} | lock |\n", cell(&said(value))));
+        format!(
+            "| Key | Value | From |\n|---|---|---|\n{rows}{}",
+            surroundings.collect::<String>()
+        )
     }
 
     /// Values of the recipe that say how it was trained, without places of this machine.
     fn values(&self) -> Vec<(String, String)> {
         let mut values = Vec::new();
-        flatten("", self.lock.get("recipe").unwrap_or(&Value::Null), &mut values);
+        flatten(
+            "",
+            self.lock.get("recipe").unwrap_or(&Value::Null),
+            &mut values,
+        );
         let is_told = |key: &str| {
             let is_elsewhere = ELSEWHERE.iter().any(|start| key.starts_with(start));
-            PATHS.contains(&key) || (SECTIONS.iter().any(|section| key.starts_with(section)) && !is_elsewhere)
+            PATHS.contains(&key)
+                || (SECTIONS.iter().any(|section| key.starts_with(section)) && !is_elsewhere)
         };
         values.retain(|(key, _)| is_told(key));
-        let told = |(key, value): (String, String)| if PATHS.contains(&&*key) { (key, last(&value)) } else { (key, value) };
+        let told = |(key, value): (String, String)| {
+            if PATHS.contains(&&*key) {
+                (key, last(&value))
+            } else {
+                (key, value)
+            }
+        };
         values.into_iter().map(told).collect()
     }
 
@@ -169,17 +266,46 @@ impl Trained {
         let result = self.result.as_ref()?;
         let number = |key: &str| result.get(key).and_then(Value::as_f64);
         let whole = |key: &str| result.get(key).and_then(Value::as_u64);
-        let steps = whole("steps")
-            .map(|steps| format!("- {} optimizer steps, {} tokens\n", grouped(steps), grouped(whole("tokens").unwrap_or(0))));
-        let loss = number("loss").map(|loss| format!("- Training loss of the last step: {loss:.4} nats a trained token\n"));
+        let steps = whole("steps").map(|steps| {
+            format!(
+                "- {} optimizer steps, {} tokens\n",
+                grouped(steps),
+                grouped(whole("tokens").unwrap_or(0))
+            )
+        });
+        let loss = number("loss").map(|loss| {
+            format!(
+                "- Training loss of the last step: {loss:.4} \
+        nats a trained token\n"
+            )
+        });
         let score = |what: &str, key: &str| {
-            number(key).map(|loss| format!("- {what}: {loss:.4} nats a trained token, perplexity {:.2}\n", loss.exp()))
+            number(key).map(|loss| {
+                format!(
+                    "- {what}: {loss:.4} nats a trained token, perplexity \
+            {:.2}\n",
+                    loss.exp()
+                )
+            })
         };
-        let best = whole("best_step").map_or_else(String::new, |step| format!(" (step {})", grouped(step)));
+        let best = whole("best_step")
+            .map_or_else(String::new, |step| format!(" (step {})", grouped(step)));
         let first = score("Held-out rows before training", "eval_loss_first");
-        let kept = score(&format!("Held-out rows as it is here{best}"), "eval_loss_best");
-        let none = kept.is_none().then(|| "- No rows were held out: how well it generalises was not measured\n".to_owned());
-        Some([steps, loss, first, kept, none].into_iter().flatten().collect())
+        let kept = score(
+            &format!("Held-out rows as it is here{best}"),
+            "eval_loss_best",
+        );
+        let none = kept.is_none().then(|| {
+            "- No rows were held out: how well it generalises was \
+        not measured\n"
+                .to_owned()
+        });
+        Some(
+            [steps, loss, first, kept, none]
+                .into_iter()
+                .flatten()
+                .collect(),
+        )
     }
 }
 
@@ -188,20 +314,37 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
 }
 
 fn files(set: &Value) -> Vec<&Value> {
-    set.get("files").and_then(Value::as_array).into_iter().flatten().collect()
+    set.get("files")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 fn said(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// What is known of a data file's license.
 fn license(terms: &Terms) -> String {
     let stated = terms.license.as_ref().map(|license| {
-        let place = terms.said_in.as_ref().map_or_else(String::new, |place| format!(", as {} states", code(place)));
+        let place = terms.said_in.as_ref().map_or_else(String::new, |place| {
+            format!(
+                ", as {} \
+        states",
+                code(place)
+            )
+        });
         format!("license {}{place}", named(license))
     });
-    let notices = terms.notices.iter().map(|name| code(name)).collect::<Vec<_>>().join(", ");
+    let notices = terms
+        .notices
+        .iter()
+        .map(|name| code(name))
+        .collect::<Vec<_>>()
+        .join(", ");
     match (stated, notices.is_empty()) {
         (Some(stated), true) => stated,
         (Some(stated), false) => format!("{stated}; beside it {notices}"),

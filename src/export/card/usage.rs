@@ -1,7 +1,8 @@
 //! How each program loads what a card is about, and which do not.
 //!
-//! Sources: PEFT `PeftModel.from_pretrained`; vLLM <https://docs.vllm.ai/en/latest/features/lora.html>; llama.cpp `--lora` and
-//! `--model`; Ollama <https://docs.ollama.com/modelfile>; LM Studio `lms import`; mlx-lm `mlx_lm.generate`.
+//! Sources: PEFT `PeftModel.from_pretrained`; vLLM
+//! <https://docs.vllm.ai/en/latest/features/lora.html>; llama.cpp `--lora` and `--model`; Ollama
+//! <https://docs.ollama.com/modelfile>; LM Studio `lms import`; mlx-lm `mlx_lm.generate`.
 
 use serde_json::json;
 
@@ -34,20 +35,28 @@ fn frames(card: &Card) -> String {
     let of_instructions = || {
         let [alone, with_input] = [None, Some("INPUT")].map(|input| alpaca("INSTRUCTION", input));
         format!(
-            "Rows of `instruction` were trained in Alpaca's frame, not in a chat template. Put it around what you ask \
-             (`rankine generate --instruction INSTRUCTION` does):\n\n```text\n{alone}\n```\n\nWith an input \
+            "Rows of `instruction` were trained in Alpaca's frame, not in a chat template. Put it \
+            around what you ask \
+             (`rankine generate --instruction INSTRUCTION` does):\n\n```text\n{alone}\n```\n\nWith \
+             an input \
              (`--input INPUT`):\n\n```text\n{with_input}\n```\n\n"
         )
     };
-    let of_completions = "Rows of `completion` were trained without a chat template: give the prompt as it is, as `rankine generate --prompt PROMPT` does.\n\n";
+    let of_completions = "Rows of `completion` were trained without a chat template: give the \
+    prompt as it is, as `rankine generate --prompt PROMPT` does.\n\n";
     let instructions = formats.contains(&Format::Instruction).then(of_instructions);
-    let completions = formats.contains(&Format::Completion).then(|| of_completions.to_owned());
+    let completions = formats
+        .contains(&Format::Completion)
+        .then(|| of_completions.to_owned());
     instructions.into_iter().chain(completions).collect()
 }
 
 /// A program with its commands in `language`.
 fn block(program: &str, words: &str, language: &str, lines: &[String]) -> String {
-    format!("**{program}**{words}\n\n```{language}\n{}\n```\n\n", lines.join("\n"))
+    format!(
+        "**{program}**{words}\n\n```{language}\n{}\n```\n\n",
+        lines.join("\n")
+    )
 }
 
 fn no(programs: &str, why: &str) -> String {
@@ -64,27 +73,55 @@ fn legend(card: &Card) -> String {
 
 /// `from_pretrained` of the base, at the commit that it was.
 fn base_in_python(card: &Card) -> String {
-    let revision = card.base.hub.as_ref().map_or_else(String::new, |hub| format!(", revision={}", json!(hub.commit)));
+    let revision = card.base.hub.as_ref().map_or_else(String::new, |hub| {
+        format!(", revision={}", json!(hub.commit))
+    });
     format!("{}{revision}", json!(card.base.in_commands()))
 }
 
 fn adapter(card: &Card) -> String {
     let (base, python) = (card.base.in_commands(), base_in_python(card));
-    let rank = card.parts.iter().filter_map(|part| part.config.as_ref()).map(|config| config.largest_rank()).max().unwrap_or(16);
+    let rank = card
+        .parts
+        .iter()
+        .filter_map(|part| part.config.as_ref())
+        .map(|config| config.largest_rank())
+        .max()
+        .unwrap_or(16);
     let vllm = match VLLM_RANKS.iter().find(|most| **most >= rank) {
         Some(most) => block(
             "vLLM",
             ", which takes ranks up to 16 unless told otherwise:",
             "sh",
-            &[format!("vllm serve {base} --enable-lora --max-lora-rank {} --lora-modules tuned=ADAPTER", most.max(&16))],
+            &[format!(
+                "vllm serve {base} --enable-lora --max-lora-rank {} --lora-modules \
+            tuned=ADAPTER",
+                most.max(&16)
+            )],
         ),
-        None => no("vLLM", &format!("takes no adapter of rank {rank}; merge it first, as below.")),
+        None => no(
+            "vLLM",
+            &format!("takes no adapter of rank {rank}; merge it first, as below."),
+        ),
     };
-    let notes: String = card.portability().into_iter().map(|note| format!("- {note}\n")).collect();
-    let notes = if notes.is_empty() { notes } else { format!("Not every program takes this adapter as it is:\n\n{notes}\n") };
+    let notes: String = card
+        .portability()
+        .into_iter()
+        .map(|note| format!("- {note}\n"))
+        .collect();
+    let notes = if notes.is_empty() {
+        notes
+    } else {
+        format!(
+            "Not every program takes this adapter \
+    as it is:\n\n{notes}\n"
+        )
+    };
     [
         legend(card),
-        "`ADAPTER` stands for the folder with `adapter_config.json`: that of this card, or `adapter` beside it.\n\n".to_owned(),
+        "`ADAPTER` stands for the folder with `adapter_config.json`: that of this card, or \
+        `adapter` beside it.\n\n"
+            .to_owned(),
         notes,
         block("PEFT, transformers", ":", "python", &in_peft(card, &python)),
         vllm,
@@ -93,7 +130,8 @@ fn adapter(card: &Card) -> String {
             ", with a GGUF file of the same base:",
             "sh",
             &[
-                "rankine export ADAPTER --base BASE_FOLDER --to gguf-adapter --out adapter.gguf".to_owned(),
+                "rankine export ADAPTER --base BASE_FOLDER --to gguf-adapter --out adapter.gguf"
+                    .to_owned(),
                 "llama-server --model base.gguf --lora adapter.gguf".to_owned(),
             ],
         ),
@@ -121,14 +159,18 @@ fn adapter(card: &Card) -> String {
             "sh",
             &[
                 "rankine export ADAPTER --base BASE_FOLDER --to mlx --out mlx".to_owned(),
-                format!("mlx_lm.generate --model {} --adapter-path mlx --prompt \"...\"", card.base.in_commands()),
+                format!(
+                    "mlx_lm.generate --model {} --adapter-path mlx --prompt \"...\"",
+                    card.base.in_commands()
+                ),
             ],
         ),
     ]
     .concat()
 }
 
-/// An adapter that was trained with more tokens than its base has needs the room for them; what stands in the new rows is in the adapter.
+/// An adapter that was trained with more tokens than its base has needs the room for them; what
+/// stands in the new rows is in the adapter.
 fn in_peft(card: &Card, base: &str) -> Vec<String> {
     let own = card.parts.iter().find_map(|part| part.tokenizer);
     let tokenizer = if own.is_some() { "\"ADAPTER\"" } else { base };
@@ -140,10 +182,15 @@ fn in_peft(card: &Card, base: &str) -> Vec<String> {
     ];
     let loaded = format!("AutoModelForCausalLM.from_pretrained({base})");
     let rest = match own.and_then(|own| own.rows) {
-        None => vec![format!("model = PeftModel.from_pretrained({loaded}, \"ADAPTER\")")],
+        None => vec![format!(
+            "model = PeftModel.from_pretrained({loaded}, \"ADAPTER\")"
+        )],
         Some(rows) => vec![
             format!("base = {loaded}"),
-            format!("base.resize_token_embeddings({rows}, mean_resizing=False)  # the new rows are in the adapter"),
+            format!(
+                "base.resize_token_embeddings({rows}, mean_resizing=False)  # the new rows are \
+            in the adapter"
+            ),
             "model = PeftModel.from_pretrained(base, \"ADAPTER\")".to_owned(),
         ],
     };
@@ -152,7 +199,9 @@ fn in_peft(card: &Card, base: &str) -> Vec<String> {
 
 fn model() -> String {
     [
-        "`MODEL` stands for the folder with `config.json`: that of this card, or `model` beside it.\n\n".to_owned(),
+        "`MODEL` stands for the folder with `config.json`: that of this card, or `model` beside \
+        it.\n\n"
+            .to_owned(),
         block(
             "transformers",
             ":",
@@ -160,12 +209,18 @@ fn model() -> String {
             &[
                 "from transformers import AutoModelForCausalLM, AutoTokenizer".to_owned(),
                 String::new(),
-                "model, tokenizer = AutoModelForCausalLM.from_pretrained(\"MODEL\"), AutoTokenizer.from_pretrained(\"MODEL\")"
+                "model, tokenizer = AutoModelForCausalLM.from_pretrained(\"MODEL\"), \
+                AutoTokenizer.from_pretrained(\"MODEL\")"
                     .to_owned(),
             ],
         ),
         block("vLLM", ":", "sh", &["vllm serve MODEL".to_owned()]),
-        block("mlx-lm", ":", "sh", &["mlx_lm.generate --model MODEL --prompt \"...\"".to_owned()]),
+        block(
+            "mlx-lm",
+            ":",
+            "sh",
+            &["mlx_lm.generate --model MODEL --prompt \"...\"".to_owned()],
+        ),
         block(
             "llama.cpp, LM Studio",
             ", by way of a GGUF file:",
@@ -180,9 +235,17 @@ fn model() -> String {
             "Ollama",
             ":",
             "sh",
-            &["rankine export MODEL --to ollama --out tuned".to_owned(), "ollama create tuned -f tuned/Modelfile".to_owned()],
+            &[
+                "rankine export MODEL --to ollama --out tuned".to_owned(),
+                "ollama create tuned -f \
+            tuned/Modelfile"
+                    .to_owned(),
+            ],
         ),
-        no("PEFT", "there is nothing to load: what was learned is in the weights."),
+        no(
+            "PEFT",
+            "there is nothing to load: what was learned is in the weights.",
+        ),
     ]
     .concat()
 }
@@ -190,7 +253,12 @@ fn model() -> String {
 fn packed() -> String {
     [
         "`MODEL` stands for the folder of this card.\n\n".to_owned(),
-        block("rankine", ", as the base of a recipe:", "yaml", &["base_model: MODEL".to_owned()]),
+        block(
+            "rankine",
+            ", as the base of a recipe:",
+            "yaml",
+            &["base_model: MODEL".to_owned()],
+        ),
         block(
             "transformers, PEFT",
             ", with bitsandbytes installed:",
@@ -201,7 +269,11 @@ fn packed() -> String {
                 "model = AutoModelForCausalLM.from_pretrained(\"MODEL\")".to_owned(),
             ],
         ),
-        no("llama.cpp, Ollama, LM Studio, mlx-lm", "have forms of their own; convert the model that this was made of."),
+        no(
+            "llama.cpp, Ollama, LM Studio, mlx-lm",
+            "have forms of their own; convert the model \
+        that this was made of.",
+        ),
     ]
     .concat()
 }
@@ -215,16 +287,30 @@ fn gguf(card: &Card, file: &str) -> String {
     let path = in_shell(file);
     [
         legend(card),
-        "The chat template is in the file; Ollama knows the common ones and takes others as a `TEMPLATE` in Go's language.\n\n"
+        "The chat template is in the file; Ollama knows the common ones and takes others as a \
+        `TEMPLATE` in Go's language.\n\n"
             .to_owned(),
-        block("llama.cpp", ":", "sh", &[format!("llama-server --model {path}")]),
-        block("Ollama", ": a Modelfile, then `ollama create tuned -f Modelfile`:", "", &[format!("FROM ./{}", visible(file))]),
+        block(
+            "llama.cpp",
+            ":",
+            "sh",
+            &[format!("llama-server --model {path}")],
+        ),
+        block(
+            "Ollama",
+            ": a Modelfile, then `ollama create tuned -f Modelfile`:",
+            "",
+            &[format!("FROM ./{}", visible(file))],
+        ),
         block("LM Studio", ":", "sh", &[format!("lms import {path}")]),
         block(
             "vLLM",
             ", where reading GGUF is experimental:",
             "sh",
-            &[format!("vllm serve {path} --tokenizer {}", card.base.in_commands())],
+            &[format!(
+                "vllm serve {path} --tokenizer {}",
+                card.base.in_commands()
+            )],
         ),
         block(
             "transformers",
@@ -233,7 +319,10 @@ fn gguf(card: &Card, file: &str) -> String {
             &[
                 "from transformers import AutoModelForCausalLM".to_owned(),
                 String::new(),
-                format!("model = AutoModelForCausalLM.from_pretrained(\".\", gguf_file={})", json!(visible(file))),
+                format!(
+                    "model = AutoModelForCausalLM.from_pretrained(\".\", gguf_file={})",
+                    json!(visible(file))
+                ),
             ],
         ),
         no("PEFT, mlx-lm", "do not read GGUF; take the model's folder."),
@@ -245,35 +334,83 @@ fn gguf_adapter(card: &Card, file: &str) -> String {
     [
         legend(card),
         "`base.gguf` stands for a GGUF file of the same base.\n\n".to_owned(),
-        block("llama.cpp", ":", "sh", &[format!("llama-server --model base.gguf --lora {}", in_shell(file))]),
+        block(
+            "llama.cpp",
+            ":",
+            "sh",
+            &[format!(
+                "llama-server --model base.gguf --lora {}",
+                in_shell(file)
+            )],
+        ),
         block(
             "Ollama",
             ": a Modelfile, then `ollama create tuned -f Modelfile`:",
             "",
-            &["FROM ./base.gguf".to_owned(), format!("ADAPTER ./{}", visible(file))],
+            &[
+                "FROM ./base.gguf".to_owned(),
+                format!("ADAPTER ./{}", visible(file)),
+            ],
         ),
-        no("LM Studio", "takes no adapter; merge it into the base and export that."),
-        no("PEFT, transformers, vLLM, mlx-lm", "do not read an adapter in GGUF; take the folder in PEFT's format."),
+        no(
+            "LM Studio",
+            "takes no adapter; merge it into the base and export that.",
+        ),
+        no(
+            "PEFT, transformers, vLLM, mlx-lm",
+            "do not read an adapter in GGUF; take the folder in \
+        PEFT's format.",
+        ),
     ]
     .concat()
 }
 
 fn mlx(card: &Card) -> String {
-    let command = format!("mlx_lm.generate --model {} --adapter-path . --prompt \"...\"", card.base.in_commands());
+    let command = format!(
+        "mlx_lm.generate --model {} --adapter-path . --prompt \"...\"",
+        card.base.in_commands()
+    );
     [
         legend(card),
         block("mlx-lm", ":", "sh", &[command]),
-        no("PEFT, transformers, vLLM, llama.cpp, Ollama, LM Studio", "do not read mlx-lm's format; take the folder in PEFT's."),
+        no(
+            "PEFT, transformers, vLLM, llama.cpp, Ollama, LM Studio",
+            "do not read mlx-lm's format; \
+        take the folder in PEFT's.",
+        ),
     ]
     .concat()
 }
 
 fn ollama(file: &str) -> String {
     [
-        block("Ollama", ":", "sh", &["ollama create tuned -f Modelfile".to_owned(), "ollama run tuned".to_owned()]),
-        block("llama.cpp", ":", "sh", &[format!("llama-server --model {}", in_shell(file))]),
-        block("LM Studio", ":", "sh", &[format!("lms import {}", in_shell(file))]),
-        no("PEFT, transformers, vLLM, mlx-lm", "take the model's folder, not this one."),
+        block(
+            "Ollama",
+            ":",
+            "sh",
+            &[
+                "ollama create tuned -f Modelfile".to_owned(),
+                "ollama run \
+        tuned"
+                    .to_owned(),
+            ],
+        ),
+        block(
+            "llama.cpp",
+            ":",
+            "sh",
+            &[format!("llama-server --model {}", in_shell(file))],
+        ),
+        block(
+            "LM Studio",
+            ":",
+            "sh",
+            &[format!("lms import {}", in_shell(file))],
+        ),
+        no(
+            "PEFT, transformers, vLLM, mlx-lm",
+            "take the model's folder, not this one.",
+        ),
     ]
     .concat()
 }

@@ -11,7 +11,14 @@ const MAX_SHOWN: usize = 500;
 pub fn code(text: &str) -> String {
     let shown = shortened(&visible(text));
     let longest = shown.split(|c| c != '`').map(str::len).max().unwrap_or(0);
-    let (fence, room) = ("`".repeat(longest + 1), if longest > 0 || shown.is_empty() { " " } else { "" });
+    let (fence, room) = (
+        "`".repeat(longest + 1),
+        if longest > 0 || shown.is_empty() {
+            " "
+        } else {
+            ""
+        },
+    );
     format!("{fence}{room}{shown}{room}{fence}")
 }
 
@@ -27,8 +34,13 @@ fn shortened(text: &str) -> String {
 
 /// The last part of a path, which tells nothing of the machine on which it was.
 pub(super) fn last(path: &str) -> String {
-    let of_path = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned());
-    of_path(Path::new(path)).or_else(|| of_path(&Path::new(path).canonicalize().ok()?)).unwrap_or_default()
+    let of_path = |path: &Path| {
+        path.file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+    };
+    of_path(Path::new(path))
+        .or_else(|| of_path(&Path::new(path).canonicalize().ok()?))
+        .unwrap_or_default()
 }
 
 /// A number with its thousands apart.
@@ -55,6 +67,9 @@ mod tests {
         }
         assert_eq!(cell("a|b"), "`a\\|b`");
         assert!(code(&"é".repeat(600)).ends_with("é...`"));
-        assert_eq!((last("/home/x/b.parquet"), last("b"), last("/")), ("b.parquet".into(), "b".into(), String::new()));
+        assert_eq!(
+            (last("/home/x/b.parquet"), last("b"), last("/")),
+            ("b.parquet".into(), "b".into(), String::new())
+        );
     }
 }

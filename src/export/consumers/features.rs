@@ -1,5 +1,5 @@
-//! What consumers ask of an adapter: from a recipe before training, or from the files of any folder in PEFT's format, of which nothing else
-//! has to be understood.
+//! What consumers ask of an adapter: from a recipe before training, or from the files of any folder
+//! in PEFT's format, of which nothing else has to be understood.
 
 use std::path::Path;
 
@@ -67,7 +67,11 @@ pub struct Features {
 impl Features {
     /// Those of a whole model.
     pub fn of_model(architecture: Option<&'static str>) -> Self {
-        Self { subject: Subject::Model, architecture, ..Self::default() }
+        Self {
+            subject: Subject::Model,
+            architecture,
+            ..Self::default()
+        }
     }
 
     /// Whether it has something beside plain LoRA.
@@ -77,11 +81,21 @@ impl Features {
 
     /// Those of an adapter that is to be trained.
     pub fn of(config: &LoraConfig, architecture: Option<&'static str>) -> Self {
-        let ranks = config.rank_pattern.iter().map(|(_, rank)| *rank).chain([config.rank]);
-        let mut alphas = config.alpha_pattern.iter().map(|(_, alpha)| *alpha).chain([config.alpha]);
+        let ranks = config
+            .rank_pattern
+            .iter()
+            .map(|(_, rank)| *rank)
+            .chain([config.rank]);
+        let mut alphas = config
+            .alpha_pattern
+            .iter()
+            .map(|(_, alpha)| *alpha)
+            .chain([config.alpha]);
         let outside_layers = outside(config);
-        let of_embedding =
-            outside_layers.iter().find(|module| module.ends_with(OUTSIDE[1])).map(|module| format!("{module}.lora_embedding_A"));
+        let of_embedding = outside_layers
+            .iter()
+            .find(|module| module.ends_with(OUTSIDE[1]))
+            .map(|module| format!("{module}.lora_embedding_A"));
         let Tables { saved, tokens } = &config.tables;
         let of_saved = saved.first().map(|name| format!("{name}.weight"));
         Self {
@@ -89,7 +103,10 @@ impl Features {
             broken_alpha: alphas.find(|alpha| alpha.fract() != 0.0),
             features: those([
                 (Feature::RsLora, config.use_rslora),
-                (Feature::Patterns, !config.rank_pattern.is_empty() || !config.alpha_pattern.is_empty()),
+                (
+                    Feature::Patterns,
+                    !config.rank_pattern.is_empty() || !config.alpha_pattern.is_empty(),
+                ),
                 (Feature::Dora, config.has(AdapterVector::Magnitude)),
                 (Feature::Biases, config.has(AdapterVector::Bias)),
                 (Feature::TokenRows, tokens.is_some()),
@@ -108,9 +125,14 @@ impl Features {
     /// The same where the base's projections are known.
     #[must_use]
     pub fn on(mut self, config: &LoraConfig, projections: &[LinearSpec]) -> Self {
-        let names: Vec<String> = projections.iter().map(|linear| linear.name.clone()).collect();
+        let names: Vec<String> = projections
+            .iter()
+            .map(|linear| linear.name.clone())
+            .collect();
         let targets = config.resolve(&names).unwrap_or_default();
-        let is_lone = |linear: &LinearSpec| !linear.bias && targets.iter().any(|target| target.module == linear.name);
+        let is_lone = |linear: &LinearSpec| {
+            !linear.bias && targets.iter().any(|target| target.module == linear.name)
+        };
         if self.has(Feature::Biases) && projections.iter().any(is_lone) {
             self.features.push(Feature::LoneBiases);
         }
@@ -123,32 +145,66 @@ impl Features {
     /// A file is missing or damaged.
     pub fn read(folder: &Path, architecture: Option<&'static str>) -> Result<Self, AdapterError> {
         let (config, archive) = (peft::read_json_config(folder)?, peft::open(folder)?);
-        let (keys, is_true) = (archive.shapes(), |key: &str| config[key] == Value::Bool(true));
-        let module = |key: &str| key.rsplit_once(".lora_").map_or(key, |(module, _)| module).to_owned();
-        let is_pair = |key: &&String| key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight");
+        let (keys, is_true) = (archive.shapes(), |key: &str| {
+            config[key] == Value::Bool(true)
+        });
+        let module = |key: &str| {
+            key.rsplit_once(".lora_")
+                .map_or(key, |(module, _)| module)
+                .to_owned()
+        };
+        let is_pair =
+            |key: &&String| key.ends_with(".lora_A.weight") || key.ends_with(".lora_B.weight");
         let is_outside = |key: &&String| OUTSIDE.iter().any(|name| module(key).ends_with(name));
-        let mut outside_layers: Vec<String> =
-            keys.keys().filter(|key| key.contains(".lora_")).filter(is_outside).map(|key| module(key)).collect();
+        let mut outside_layers: Vec<String> = keys
+            .keys()
+            .filter(|key| key.contains(".lora_"))
+            .filter(is_outside)
+            .map(|key| module(key))
+            .collect();
         outside_layers.dedup();
-        let values =
-            |key: &str| config[key].as_object().map(|entries| entries.values().cloned().collect::<Vec<_>>()).unwrap_or_default();
+        let values = |key: &str| {
+            config[key]
+                .as_object()
+                .map(|entries| entries.values().cloned().collect::<Vec<_>>())
+                .unwrap_or_default()
+        };
         let alphas = [vec![config["lora_alpha"].clone()], values("alpha_pattern")].concat();
         let ranks = [vec![config["r"].clone()], values("rank_pattern")].concat();
-        let has_bias = is_true("lora_bias") || config["bias"].as_str().is_some_and(|bias| bias != "none");
+        let has_bias =
+            is_true("lora_bias") || config["bias"].as_str().is_some_and(|bias| bias != "none");
         Ok(Self {
             subject: Subject::Adapter,
-            rank: ranks.iter().filter_map(Value::as_u64).max().and_then(|rank| usize::try_from(rank).ok()).unwrap_or(0),
-            broken_alpha: alphas.iter().filter_map(Value::as_f64).find(|alpha| alpha.fract() != 0.0),
+            rank: ranks
+                .iter()
+                .filter_map(Value::as_u64)
+                .max()
+                .and_then(|rank| usize::try_from(rank).ok())
+                .unwrap_or(0),
+            broken_alpha: alphas
+                .iter()
+                .filter_map(Value::as_f64)
+                .find(|alpha| alpha.fract() != 0.0),
             features: those([
                 (Feature::RsLora, is_true("use_rslora")),
-                (Feature::Patterns, !values("rank_pattern").is_empty() || !values("alpha_pattern").is_empty()),
+                (
+                    Feature::Patterns,
+                    !values("rank_pattern").is_empty() || !values("alpha_pattern").is_empty(),
+                ),
                 (Feature::Dora, is_true("use_dora")),
                 (Feature::Biases, has_bias),
-                (Feature::TokenRows, keys.keys().any(|key| key.contains(".trainable_tokens"))),
+                (
+                    Feature::TokenRows,
+                    keys.keys().any(|key| key.contains(".trainable_tokens")),
+                ),
             ]),
             saved_modules: names(&config["modules_to_save"]),
             outside_layers,
-            misnamed: keys.keys().filter(is_pair).find(|key| !key.starts_with(PREFIX) && !is_outside(key)).cloned(),
+            misnamed: keys
+                .keys()
+                .filter(is_pair)
+                .find(|key| !key.starts_with(PREFIX) && !is_outside(key))
+                .cloned(),
             stray: keys.keys().find(|key| !is_pair(key)).cloned(),
             architecture,
         })
@@ -157,15 +213,29 @@ impl Features {
 
 /// The features that are there.
 fn those<const N: usize>(features: [(Feature, bool); N]) -> Vec<Feature> {
-    features.into_iter().filter(|(_, is_there)| *is_there).map(|(feature, _)| feature).collect()
+    features
+        .into_iter()
+        .filter(|(_, is_there)| *is_there)
+        .map(|(feature, _)| feature)
+        .collect()
 }
 
 /// Adapters of the head and the embedding that are to be.
 fn outside(config: &LoraConfig) -> Vec<String> {
     let chosen = |name: &str| config.resolve(&[name.to_owned()]).unwrap_or_default();
-    ["lm_head", "model.embed_tokens"].into_iter().flat_map(chosen).map(|target| target.module).collect()
+    ["lm_head", "model.embed_tokens"]
+        .into_iter()
+        .flat_map(chosen)
+        .map(|target| target.module)
+        .collect()
 }
 
 fn names(value: &Value) -> Vec<String> {
-    value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    value
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }

@@ -1,15 +1,19 @@
-//! What programs that serve a model take of it and what they reject, said before training and again of the files.
+//! What programs that serve a model take of it and what they reject, said before training and again
+//! of the files.
 //!
-//! Sources, read in November 2026: vLLM's `peft_helper.py` and `config/lora.py` (<https://github.com/vllm-project/vllm>), llama.cpp's
-//! `convert_lora_to_gguf.py` and `llama-adapter.cpp` (<https://github.com/ggml-org/llama.cpp>), Ollama's `convert/convert.go` and `parser/`
-//! (<https://github.com/ollama/ollama>), mlx-lm's `tuner/utils.py` (<https://github.com/ml-explore/mlx-lm>), PEFT's `save_and_load.py`
-//! (<https://github.com/huggingface/peft>; of rows of tokens in vLLM its issue 36501 and pull request 23540), LM Studio's documentation (<https://lmstudio.ai/docs>).
+//! Sources, read in November 2026: vLLM's `peft_helper.py` and `config/lora.py`
+//! (<https://github.com/vllm-project/vllm>), llama.cpp's `convert_lora_to_gguf.py` and
+//! `llama-adapter.cpp` (<https://github.com/ggml-org/llama.cpp>), Ollama's `convert/convert.go` and
+//! `parser/` (<https://github.com/ollama/ollama>), mlx-lm's `tuner/utils.py`
+//! (<https://github.com/ml-explore/mlx-lm>), PEFT's `save_and_load.py`
+//! (<https://github.com/huggingface/peft>; of rows of tokens in vLLM its issue 36501 and pull
+//! request 23540), LM Studio's documentation (<https://lmstudio.ai/docs>).
 
 mod features;
 mod model;
 mod rules;
 
-pub use features::{Features, Feature, Subject};
+pub use features::{Feature, Features, Subject};
 pub use model::model_findings;
 pub use rules::{findings, portability};
 
@@ -32,7 +36,14 @@ pub enum Consumer {
 
 impl Consumer {
     /// All of them.
-    pub const ALL: [Self; 6] = [Self::Vllm, Self::LlamaCpp, Self::Ollama, Self::LmStudio, Self::Peft, Self::Mlx];
+    pub const ALL: [Self; 6] = [
+        Self::Vllm,
+        Self::LlamaCpp,
+        Self::Ollama,
+        Self::LmStudio,
+        Self::Peft,
+        Self::Mlx,
+    ];
 
     /// As it calls itself.
     pub fn name(self) -> &'static str {
@@ -108,20 +119,35 @@ pub struct Finding {
 
 impl Finding {
     fn rejects(words: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { severity: Severity::Rejects, cause: Cause::Content, words: words.into(), next: next.into() }
+        Self {
+            severity: Severity::Rejects,
+            cause: Cause::Content,
+            words: words.into(),
+            next: next.into(),
+        }
     }
 
     fn changes(words: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { severity: Severity::Changes, ..Self::rejects(words, next) }
+        Self {
+            severity: Severity::Changes,
+            ..Self::rejects(words, next)
+        }
     }
 
     /// One that any adapter or model would have.
     fn of_form(self) -> Self {
-        Self { cause: Cause::Form, ..self }
+        Self {
+            cause: Cause::Form,
+            ..self
+        }
     }
 
     /// As one line.
     pub fn line(&self) -> String {
-        if self.next.is_empty() { self.words.clone() } else { format!("{}; {}", self.words, self.next) }
+        if self.next.is_empty() {
+            self.words.clone()
+        } else {
+            format!("{}; {}", self.words, self.next)
+        }
     }
 }

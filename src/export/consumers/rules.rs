@@ -1,6 +1,7 @@
-//! One function a consumer: what it does with an adapter that is yet to be trained (no form), or with what is given to it.
+//! One function a consumer: what it does with an adapter that is yet to be trained (no form), or
+//! with what is given to it.
 
-use super::{Cause, Consumer, Features, Feature, Finding, ShippedForm, Subject};
+use super::{Cause, Consumer, Feature, Features, Finding, ShippedForm, Subject};
 
 /// Values of vLLM's `--max-lora-rank`; 16 is its default.
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
@@ -9,21 +10,28 @@ const VLLM_DEFAULT_RANK: usize = 16;
 const OLLAMA_CONVERTS: [&str; 2] = ["llama", "gemma2"];
 
 const TO_PEFT: &str = "give it what `rankine export ADAPTER --to peft --out DIR` writes";
-const TO_GGUF: &str = "give it what `rankine export ADAPTER --to gguf --out FILE` writes, a merged model";
-const TO_GGUF_ADAPTER: &str = "`rankine export ADAPTER --to gguf-adapter --out FILE` scales it right";
+const TO_GGUF: &str = "give it what `rankine export ADAPTER --to gguf --out FILE` writes, a merged \
+model";
+const TO_GGUF_ADAPTER: &str = "`rankine export ADAPTER --to gguf-adapter --out FILE` scales it \
+right";
 const TO_OLLAMA: &str = "give it what `rankine export ADAPTER --to ollama --out DIR` writes";
 const TO_MLX: &str = "give it what `rankine export ADAPTER --to mlx --out DIR` writes";
 /// What adds a bias where the base has none can be given to nobody as a merged model.
-const LONE: &str = "takes no biases in an adapter, and this one cannot be merged: the base has no biases to add them to";
+const LONE: &str = "takes no biases in an adapter, and this one cannot be merged: the base has no \
+biases to add them to";
 const WITHOUT_BIAS: &str = "train without `lora_bias`";
 /// What programs of which an adapter can be no more than matrices are given in its place.
 const TO_MERGED: &str = "give it the model that `rankine merge` writes, which has the rows";
 const PLAIN: &str = "train a plain LoRA on attention and MLP projections";
 
-/// What a consumer does with an adapter of which these are the facts: before training where there is no form yet.
+/// What a consumer does with an adapter of which these are the facts: before training where there
+/// is no form yet.
 pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     if facts.subject == Subject::Model {
-        return of_model(consumer, form).into_iter().map(Finding::of_form).collect();
+        return of_model(consumer, form)
+            .into_iter()
+            .map(Finding::of_form)
+            .collect();
     }
     match consumer {
         Consumer::Vllm => vllm(facts, form),
@@ -39,22 +47,33 @@ pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>)
 fn of_model(consumer: Consumer, form: Option<ShippedForm>) -> Option<Finding> {
     let name = consumer.name();
     match (consumer, form) {
-        (Consumer::Peft, None) => {
-            Some(Finding::changes("PEFT has nothing to load of a whole model", "give its folder to transformers"))
-        }
+        (Consumer::Peft, None) => Some(Finding::changes(
+            "PEFT has nothing to load of a whole model",
+            "give its folder to \
+            transformers",
+        )),
         (Consumer::Vllm | Consumer::Mlx | Consumer::Peft, Some(form)) => {
             let words = format!("{name} does not read {}", form.words());
-            let next =
-                if consumer == Consumer::Peft { "give the model's folder to transformers" } else { "give it the model's folder" };
+            let next = if consumer == Consumer::Peft {
+                "give the model's folder to transformers"
+            } else {
+                "give it the model's folder"
+            };
             Some(Finding::rejects(words, next))
         }
         (Consumer::LlamaCpp | Consumer::LmStudio, None) => {
             let next = "write one with `rankine export --to gguf`";
-            Some(Finding::changes(format!("{name} reads models as GGUF files"), next))
+            Some(Finding::changes(
+                format!("{name} reads models as GGUF files"),
+                next,
+            ))
         }
         (Consumer::Ollama, None | Some(ShippedForm::Gguf)) => {
             let next = "write it with `rankine export --to ollama`";
-            Some(Finding::changes("Ollama needs a Modelfile with template and stops", next))
+            Some(Finding::changes(
+                "Ollama needs a Modelfile with template and stops",
+                next,
+            ))
         }
         _ => None,
     }
@@ -62,8 +81,12 @@ fn of_model(consumer: Consumer, form: Option<ShippedForm>) -> Option<Finding> {
 
 /// What of this adapter is not taken as it is by somebody, one line each.
 pub fn portability(facts: &Features) -> Vec<String> {
-    let all = Consumer::ALL.into_iter().flat_map(|consumer| findings(consumer, facts, None));
-    all.filter(|finding| finding.cause == Cause::Content).map(|finding| finding.line()).collect()
+    let all = Consumer::ALL
+        .into_iter()
+        .flat_map(|consumer| findings(consumer, facts, None));
+    all.filter(|finding| finding.cause == Cause::Content)
+        .map(|finding| finding.line())
+        .collect()
 }
 
 fn found(findings: impl IntoIterator<Item = Option<Finding>>) -> Vec<Finding> {
@@ -72,48 +95,115 @@ fn found(findings: impl IntoIterator<Item = Option<Finding>>) -> Vec<Finding> {
 
 /// A form that the consumer does not read.
 fn unread(consumer: Consumer, form: ShippedForm, reads: &str, next: &str) -> Vec<Finding> {
-    vec![Finding::rejects(format!("{} reads {reads}, not {}", consumer.name(), form.words()), next).of_form()]
+    vec![
+        Finding::rejects(
+            format!("{} reads {reads}, not {}", consumer.name(), form.words()),
+            next,
+        )
+        .of_form(),
+    ]
 }
 
 fn vllm(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
-    if let Some(form @ (ShippedForm::GgufAdapter | ShippedForm::Ollama | ShippedForm::Mlx | ShippedForm::Gguf)) = form {
-        let next = if form == ShippedForm::Gguf { "give it the folder that `rankine merge` writes" } else { TO_PEFT };
-        return unread(Consumer::Vllm, form, "adapters in PEFT's format and models in Hugging Face's", next);
+    if let Some(
+        form @ (ShippedForm::GgufAdapter
+        | ShippedForm::Ollama
+        | ShippedForm::Mlx
+        | ShippedForm::Gguf),
+    ) = form
+    {
+        let next = if form == ShippedForm::Gguf {
+            "give it the folder that `rankine merge` \
+        writes"
+        } else {
+            TO_PEFT
+        };
+        return unread(
+            Consumer::Vllm,
+            form,
+            "adapters in PEFT's format and models in Hugging \
+        Face's",
+            next,
+        );
     }
     let saved = (!facts.saved_modules.is_empty()).then(|| {
         Finding::rejects(
-            format!("vLLM takes no `modules_to_save`, this adapter has `{}`", facts.saved_modules.join("`, `")),
+            format!(
+                "vLLM takes no `modules_to_save`, this adapter has `{}`",
+                facts.saved_modules.join("`, `")
+            ),
             PLAIN,
         )
     });
-    let dora = facts.has(Feature::Dora).then(|| Finding::rejects("vLLM takes no DoRA", PLAIN));
-    let bias = facts.has(Feature::Biases).then(|| Finding::rejects("vLLM takes no biases in an adapter", PLAIN));
+    let dora = facts
+        .has(Feature::Dora)
+        .then(|| Finding::rejects("vLLM takes no DoRA", PLAIN));
+    let bias = facts.has(Feature::Biases).then(|| {
+        Finding::rejects(
+            "vLLM takes no biases in an \
+    adapter",
+            PLAIN,
+        )
+    });
     let outside = facts.outside_layers.first().map(|module| {
-        Finding::rejects(format!("vLLM takes no adapter of the head or the embedding, this one has `{module}`"), PLAIN)
+        Finding::rejects(
+            format!(
+                "vLLM takes no adapter of the head or the embedding, this one has \
+        `{module}`"
+            ),
+            PLAIN,
+        )
     });
     let misnamed = facts.misnamed.as_ref().map(|key| {
-        let words = format!("vLLM finds no module for tensor `{key}` and serves the base without a word");
+        let words = format!(
+            "vLLM finds no module for tensor `{key}` and serves the base without a \
+        word"
+        );
         Finding::rejects(words, "names begin with `base_model.model.model.layers.`")
     });
     let stray = facts
         .stray
         .as_ref()
         .filter(|_| facts.saved_modules.is_empty())
-        .filter(|_| ![Feature::Dora, Feature::Biases, Feature::TokenRows].into_iter().any(|feature| facts.has(feature)));
+        .filter(|_| {
+            ![Feature::Dora, Feature::Biases, Feature::TokenRows]
+                .into_iter()
+                .any(|feature| facts.has(feature))
+        });
     let rows = facts.has(Feature::TokenRows).then(|| {
         Finding::rejects(
-            "vLLM takes no rows of tokens in an adapter (`trainable_token_indices`), and no tokens that the base does not have",
+            "vLLM takes no rows of tokens in an adapter (`trainable_token_indices`), and no tokens \
+            that the base does not have",
             TO_MERGED,
         )
     });
-    let stray =
-        stray.map(|key| Finding::rejects(format!("vLLM takes matrices A and B only, this adapter has tensor `{key}`"), PLAIN));
+    let stray = stray.map(|key| {
+        Finding::rejects(
+            format!(
+                "vLLM takes matrices A and B only, this adapter \
+        has tensor `{key}`"
+            ),
+            PLAIN,
+        )
+    });
     let patterns = facts.has(Feature::Patterns).then(|| {
         let words =
-            "vLLM's older releases scale every module by the one `lora_alpha` and `r`, not by `rank_pattern` and `alpha_pattern`";
-        Finding::changes(words, "use a release whose `PEFTHelper` reads the patterns, or merge the adapter")
+            "vLLM's older releases scale every module by the one `lora_alpha` and `r`, not by \
+            `rank_pattern` and `alpha_pattern`";
+        Finding::changes(words, "use a release whose `PEFTHelper` reads the patterns, or merge the \
+        adapter")
     });
-    found([saved, dora, bias, outside, misnamed, rows, stray, vllm_rank(facts.rank), patterns])
+    found([
+        saved,
+        dora,
+        bias,
+        outside,
+        misnamed,
+        rows,
+        stray,
+        vllm_rank(facts.rank),
+        patterns,
+    ])
 }
 
 /// vLLM takes ranks up to an option's value, of which there are a few.
@@ -122,47 +212,81 @@ fn vllm_rank(rank: usize) -> Option<Finding> {
         return None;
     }
     Some(match VLLM_RANKS.into_iter().find(|value| *value >= rank) {
-        Some(value) => {
-            Finding::changes(format!("vLLM takes an adapter of rank {rank} only with `--max-lora-rank {value}` or more"), "")
-        }
-        None => {
-            Finding::rejects(format!("vLLM takes ranks up to 512, this adapter has {rank}"), "lower `r`, or merge the adapter")
-        }
+        Some(value) => Finding::changes(
+            format!(
+                "vLLM takes an adapter of rank {rank} only with \
+            `--max-lora-rank {value}` or more"
+            ),
+            "",
+        ),
+        None => Finding::rejects(
+            format!("vLLM takes ranks up to 512, this adapter has {rank}"),
+            "lower `r`, or merge the adapter",
+        ),
     })
 }
 
 fn llama_cpp(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     match form {
         Some(ShippedForm::Gguf | ShippedForm::GgufAdapter | ShippedForm::Ollama) => Vec::new(),
-        Some(ShippedForm::Mlx) => unread(Consumer::LlamaCpp, ShippedForm::Mlx, "GGUF files", TO_GGUF),
+        Some(ShippedForm::Mlx) => {
+            unread(Consumer::LlamaCpp, ShippedForm::Mlx, "GGUF files", TO_GGUF)
+        }
         Some(ShippedForm::Peft) => {
-            let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly";
-            let patterned = "llama.cpp's converter ignores `alpha_pattern` and scales the adapter wrongly where it applies";
-            let rslora = facts.has(Feature::RsLora).then(|| Finding::rejects(scaled, TO_GGUF_ADAPTER));
-            let patterns = facts.has(Feature::Patterns).then(|| Finding::rejects(patterned, TO_GGUF_ADAPTER));
+            let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter \
+            wrongly";
+            let patterned = "llama.cpp's converter ignores `alpha_pattern` and scales the adapter \
+            wrongly where it applies";
+            let rslora = facts
+                .has(Feature::RsLora)
+                .then(|| Finding::rejects(scaled, TO_GGUF_ADAPTER));
+            let patterns = facts
+                .has(Feature::Patterns)
+                .then(|| Finding::rejects(patterned, TO_GGUF_ADAPTER));
             let reads = Finding::changes(
                 "llama.cpp reads GGUF files, a folder in PEFT's format through its converter only",
                 TO_GGUF_ADAPTER,
             );
             let rows = rejected_rows("llama.cpp", facts, TO_GGUF);
-            found([rows, llama_cpp_stray(facts), rslora, patterns, Some(reads.of_form())])
+            found([
+                rows,
+                llama_cpp_stray(facts),
+                rslora,
+                patterns,
+                Some(reads.of_form()),
+            ])
         }
         None => {
-            let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter wrongly";
-            let rslora = facts.has(Feature::RsLora).then(|| Finding::changes(scaled, TO_GGUF_ADAPTER));
+            let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter \
+            wrongly";
+            let rslora = facts
+                .has(Feature::RsLora)
+                .then(|| Finding::changes(scaled, TO_GGUF_ADAPTER));
             let reads = Finding::changes(
                 "llama.cpp reads GGUF files, not PEFT's folder",
                 "write one with `rankine export --to gguf-adapter`",
             );
-            found([rejected_rows("llama.cpp", facts, TO_GGUF), llama_cpp_stray(facts), rslora, Some(reads.of_form())])
+            found([
+                rejected_rows("llama.cpp", facts, TO_GGUF),
+                llama_cpp_stray(facts),
+                rslora,
+                Some(reads.of_form()),
+            ])
         }
     }
 }
 
 /// An adapter whose rows of tokens only a merged model has.
 fn token_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
-    let words = || format!("{name} takes no rows of tokens in an adapter (`trainable_token_indices`)");
-    facts.has(Feature::TokenRows).then(|| Finding::changes(words(), next))
+    let words = || {
+        format!(
+            "{name} takes no rows of tokens in an adapter \
+    (`trainable_token_indices`)"
+        )
+    };
+    facts
+        .has(Feature::TokenRows)
+        .then(|| Finding::changes(words(), next))
 }
 
 /// The same where the consumer takes adapters, and not this one.
@@ -171,40 +295,95 @@ fn rejected_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
 }
 
 fn llama_cpp_stray(facts: &Features) -> Option<Finding> {
-    let key = facts.stray.as_ref().filter(|_| !facts.has(Feature::TokenRows))?;
-    Some(Finding::rejects(format!("llama.cpp's converter takes matrices A and B only, this adapter has tensor `{key}`"), PLAIN))
+    let key = facts
+        .stray
+        .as_ref()
+        .filter(|_| !facts.has(Feature::TokenRows))?;
+    Some(Finding::rejects(
+        format!(
+            "llama.cpp's converter takes matrices A and B only, this adapter \
+    has tensor `{key}`"
+        ),
+        PLAIN,
+    ))
 }
 
 fn ollama(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
-    let lone = facts.has(Feature::LoneBiases).then(|| Finding::rejects(format!("Ollama {LONE}"), WITHOUT_BIAS));
-    let alpha = facts.broken_alpha.map(|alpha| format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}"));
-    let family = facts.architecture.filter(|name| !OLLAMA_CONVERTS.contains(name)).map(|name| {
-        format!("Ollama converts safetensors adapters of the architectures `llama` and `gemma2` only, this base is `{name}`")
+    let lone = facts
+        .has(Feature::LoneBiases)
+        .then(|| Finding::rejects(format!("Ollama {LONE}"), WITHOUT_BIAS));
+    let alpha = facts.broken_alpha.map(|alpha| {
+        format!(
+            "Ollama takes whole numbers for alpha only, \
+    this adapter has {alpha}"
+        )
     });
+    let family = facts
+        .architecture
+        .filter(|name| !OLLAMA_CONVERTS.contains(name))
+        .map(|name| {
+            format!(
+                "Ollama converts safetensors adapters of the architectures `llama` and `gemma2` \
+        only, this base is `{name}`"
+            )
+        });
     match form {
         Some(ShippedForm::Ollama) => Vec::new(),
         Some(ShippedForm::Gguf | ShippedForm::GgufAdapter) => {
-            let words = "Ollama takes a GGUF file through a Modelfile, without whose template and stops an answer does not end";
+            let words = "Ollama takes a GGUF file through a Modelfile, without whose template and \
+            stops an answer does not end";
             vec![Finding::changes(words, TO_OLLAMA).of_form()]
         }
-        Some(ShippedForm::Mlx) => unread(Consumer::Ollama, ShippedForm::Mlx, "GGUF files and safetensors adapters in PEFT's format", TO_OLLAMA),
+        Some(ShippedForm::Mlx) => unread(
+            Consumer::Ollama,
+            ShippedForm::Mlx,
+            "GGUF files and \
+        safetensors adapters in PEFT's format",
+            TO_OLLAMA,
+        ),
         Some(ShippedForm::Peft) => {
-            let scaled = (facts.has(Feature::RsLora) || facts.has(Feature::Patterns))
-                .then(|| "Ollama scales every module by alpha / r, this adapter has `use_rslora` or patterns".to_owned());
-            let stray =
-                facts.stray.as_ref().map(|key| format!("Ollama takes matrices A and B only, this adapter has tensor `{key}`"));
-            let rejected = [alpha, family, scaled, stray].into_iter().flatten().map(|words| Finding::rejects(words, TO_OLLAMA));
-            let words = "Ollama takes an adapter through a Modelfile, without whose template and stops an answer does not end";
-            rejected.chain([Finding::changes(words, TO_OLLAMA).of_form()]).collect()
+            let scaled = (facts.has(Feature::RsLora) || facts.has(Feature::Patterns)).then(|| {
+                "Ollama scales every module by alpha / r, this adapter has `use_rslora` \
+                or patterns"
+                    .to_owned()
+            });
+            let stray = facts.stray.as_ref().map(|key| {
+                format!(
+                    "Ollama takes matrices A and B only, this \
+                adapter has tensor `{key}`"
+                )
+            });
+            let rejected = [alpha, family, scaled, stray]
+                .into_iter()
+                .flatten()
+                .map(|words| Finding::rejects(words, TO_OLLAMA));
+            let words = "Ollama takes an adapter through a Modelfile, without whose template and \
+            stops an answer does not end";
+            rejected
+                .chain([Finding::changes(words, TO_OLLAMA).of_form()])
+                .collect()
         }
         None => {
-            let alpha = alpha.map(|words| Finding::changes(words, "a merged or GGUF export has none"));
+            let alpha = alpha.map(|words| {
+                Finding::changes(
+                    words,
+                    "a merged or GGUF export has \
+            none",
+                )
+            });
             let reads = "Ollama needs a Modelfile with template and stops".to_owned();
             found([
                 lone,
                 token_rows("Ollama", facts, TO_OLLAMA),
                 alpha,
-                Some(Finding::changes(family.unwrap_or(reads), "write it with `rankine export --to ollama`").of_form()),
+                Some(
+                    Finding::changes(
+                        family.unwrap_or(reads),
+                        "write it with `rankine export --to \
+                ollama`",
+                    )
+                    .of_form(),
+                ),
             ])
         }
     }
@@ -213,11 +392,28 @@ fn ollama(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
 fn lm_studio(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     match form {
         Some(ShippedForm::Gguf | ShippedForm::Ollama) => Vec::new(),
-        Some(form) => unread(Consumer::LmStudio, form, "models as GGUF files and takes no adapter", TO_GGUF),
+        Some(form) => unread(
+            Consumer::LmStudio,
+            form,
+            "models as GGUF files and takes no \
+        adapter",
+            TO_GGUF,
+        ),
         None => {
             let next = "write a merged model with `rankine export --to gguf`";
-            let lone = facts.has(Feature::LoneBiases).then(|| Finding::rejects(format!("LM Studio {LONE}"), WITHOUT_BIAS));
-            let reads = Finding::changes("LM Studio takes no adapter, only models as GGUF files", next);
+            let lone = facts.has(Feature::LoneBiases).then(|| {
+                Finding::rejects(
+                    format!(
+                        "LM Studio \
+            {LONE}"
+                    ),
+                    WITHOUT_BIAS,
+                )
+            });
+            let reads = Finding::changes(
+                "LM Studio takes no adapter, only models as GGUF files",
+                next,
+            );
             found([lone, Some(reads.of_form())])
         }
     }
@@ -225,11 +421,25 @@ fn lm_studio(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
 
 /// PEFT only warns of keys that it does not find, and goes on with the base.
 fn peft(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
-    if let Some(form @ (ShippedForm::Gguf | ShippedForm::GgufAdapter | ShippedForm::Ollama | ShippedForm::Mlx)) = form {
-        return unread(Consumer::Peft, form, "adapter_config.json and adapter_model.safetensors", TO_PEFT);
+    if let Some(
+        form @ (ShippedForm::Gguf
+        | ShippedForm::GgufAdapter
+        | ShippedForm::Ollama
+        | ShippedForm::Mlx),
+    ) = form
+    {
+        return unread(
+            Consumer::Peft,
+            form,
+            "adapter_config.json and adapter_model.safetensors",
+            TO_PEFT,
+        );
     }
     let misnamed = facts.misnamed.as_ref().map(|key| {
-        let words = format!("PEFT finds no module for tensor `{key}`, warns and computes with the base");
+        let words = format!(
+            "PEFT finds no module for tensor `{key}`, warns and computes with the \
+        base"
+        );
         Finding::rejects(words, "names begin with `base_model.model.model.layers.`")
     });
     found([misnamed])
@@ -238,13 +448,29 @@ fn peft(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
 fn mlx(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     match form {
         Some(ShippedForm::Mlx) => Vec::new(),
-        Some(form) => unread(Consumer::Mlx, form, "adapters.safetensors and its own adapter_config.json", TO_MLX),
+        Some(form) => unread(
+            Consumer::Mlx,
+            form,
+            "adapters.safetensors and its own \
+        adapter_config.json",
+            TO_MLX,
+        ),
         None => {
             let rows = rejected_rows("mlx-lm", facts, TO_MERGED);
             let stray = facts.stray.as_ref().filter(|_| rows.is_none()).map(|key| {
-                Finding::rejects(format!("mlx-lm's format has matrices A and B only, this adapter has `{key}`"), PLAIN)
+                Finding::rejects(
+                    format!(
+                        "mlx-lm's format has matrices A and B only, this adapter \
+                has `{key}`"
+                    ),
+                    PLAIN,
+                )
             });
-            let reads = Finding::changes("mlx-lm does not read PEFT's files", "write its own with `rankine export --to mlx`");
+            let reads = Finding::changes(
+                "mlx-lm does not read PEFT's files",
+                "write its own with \
+            `rankine export --to mlx`",
+            );
             found([rows, stray, Some(reads.of_form())])
         }
     }
@@ -260,16 +486,38 @@ mod tests {
         let of = |rank| vllm_rank(rank).map(|finding| (finding.severity, finding.words));
         assert_eq!((of(1), of(16)), (None, None));
         let (severity, words) = of(33).expect("a finding");
-        assert!(severity == Severity::Changes && words.contains("`--max-lora-rank 64`"), "{words}");
+        assert!(
+            severity == Severity::Changes && words.contains("`--max-lora-rank 64`"),
+            "{words}"
+        );
         assert_eq!(of(513).expect("a finding").0, Severity::Rejects);
     }
 
     #[test]
     fn every_form_is_read_by_somebody_as_it_is() {
-        let plain = Features { rank: 8, architecture: Some("llama"), ..Features::default() };
-        for form in [ShippedForm::Peft, ShippedForm::GgufAdapter, ShippedForm::Gguf, ShippedForm::Ollama, ShippedForm::Mlx] {
-            assert!(Consumer::ALL.into_iter().any(|consumer| findings(consumer, &plain, Some(form)).is_empty()), "{form:?}");
+        let plain = Features {
+            rank: 8,
+            architecture: Some("llama"),
+            ..Features::default()
+        };
+        for form in [
+            ShippedForm::Peft,
+            ShippedForm::GgufAdapter,
+            ShippedForm::Gguf,
+            ShippedForm::Ollama,
+            ShippedForm::Mlx,
+        ] {
+            assert!(
+                Consumer::ALL
+                    .into_iter()
+                    .any(|consumer| findings(consumer, &plain, Some(form)).is_empty()),
+                "{form:?}"
+            );
         }
-        assert_eq!(portability(&plain), Vec::<String>::new(), "plain LoRA is portable");
+        assert_eq!(
+            portability(&plain),
+            Vec::<String>::new(),
+            "plain LoRA is portable"
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! An adapter alone as a GGUF file, as llama.cpp's `convert_lora_to_gguf.py` writes it, for `--lora` beside a model of the same base.
+//! An adapter alone as a GGUF file, as llama.cpp's `convert_lora_to_gguf.py` writes it, for
+//! `--lora` beside a model of the same base.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -7,9 +8,9 @@ use std::sync::atomic::AtomicBool;
 use super::architecture::Architecture;
 use super::container::{Info, Value};
 use super::names::{GgufModule, place};
-use super::{GgufError, GgmlType, Numbers, TensorPart, Written, write};
+use super::{GgmlType, GgufError, Numbers, TensorPart, Written, write};
 use crate::adapter::AdapterError;
-use crate::adapter::peft::{self, LastB, AdapterTensors};
+use crate::adapter::peft::{self, AdapterTensors, LastB};
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder};
 use crate::report::Reporter;
@@ -17,8 +18,8 @@ use crate::report::Reporter;
 /// Writes the adapter of a PEFT folder, made for the model in `base`, to the file `path`, in f32.
 ///
 /// # Errors
-/// The adapter is not whole or not one of this base, llama.cpp has nothing that computes as the base does, the file is there or
-/// cannot be written, or `interrupt` was raised.
+/// The adapter is not whole or not one of this base, llama.cpp has nothing that computes as the
+/// base does, the file is there or cannot be written, or `interrupt` was raised.
 pub fn write_gguf_adapter(
     adapter: &Path,
     base: &Path,
@@ -30,14 +31,27 @@ pub fn write_gguf_adapter(
     peft::resize(&mut folder, adapter)?;
     let spec = folder.spec;
     let architecture = Architecture::of(&spec)?;
-    let (config, archive) = (peft::read_config_on(adapter, &spec.modules())?, peft::open(adapter)?);
+    let (config, archive) = (
+        peft::read_config_on(adapter, &spec.modules())?,
+        peft::open(adapter)?,
+    );
     let stored = peft::stored_in(&archive, &config, &spec.modules())?;
     if let Some(vector) = config.vector {
-        return Err(AdapterError::NoPlace { format: "llama.cpp's", vector }.into());
+        return Err(AdapterError::NoPlace {
+            format: "llama.cpp's",
+            vector,
+        }
+        .into());
     }
-    // llama.cpp scales every module by alpha / r, so alpha is what makes that right for the first one, rsLoRA's too.
-    let alpha = stored.first().map_or(1.0, |first| first.target.scale * first.target.rank as f64);
-    let (mut parts, mut stacks) = (Vec::new(), BTreeMap::<String, Vec<(usize, Matrices)>>::new());
+    // llama.cpp scales every module by alpha / r, so alpha is what makes that right for the first
+    // one, rsLoRA's too.
+    let alpha = stored
+        .first()
+        .map_or(1.0, |first| first.target.scale * first.target.rank as f64);
+    let (mut parts, mut stacks) = (
+        Vec::new(),
+        BTreeMap::<String, Vec<(usize, Matrices)>>::new(),
+    );
     let last = LastB::default();
     for stored in &stored {
         let GgufModule { module, expert } = place_of(&stored.target.module, architecture, &spec)?;
@@ -61,10 +75,21 @@ pub fn write_gguf_adapter(
 }
 
 /// Where a module of a layer stands in the file.
-fn place_of(module: &str, architecture: &'static Architecture, spec: &DecoderSpec) -> Result<GgufModule, GgufError> {
-    // What llama.cpp does with matrices of embedding and head depends on whether they are one table.
-    let in_layer = spec.projections().iter().any(|linear| linear.name == module);
-    let unnamed = || GgufError::Unnamed { module: module.to_owned(), name: architecture.name };
+fn place_of(
+    module: &str,
+    architecture: &'static Architecture,
+    spec: &DecoderSpec,
+) -> Result<GgufModule, GgufError> {
+    // What llama.cpp does with matrices of embedding and head depends on whether they are one
+    // table.
+    let in_layer = spec
+        .projections()
+        .iter()
+        .any(|linear| linear.name == module);
+    let unnamed = || GgufError::Unnamed {
+        module: module.to_owned(),
+        name: architecture.name,
+    };
     place(module, spec).filter(|_| in_layer).ok_or_else(unnamed)
 }
 
@@ -76,7 +101,8 @@ struct Matrices {
 }
 
 impl Matrices {
-    /// Where alpha / r is not the module's scale, B makes up for it; what becomes of the base's rows becomes of B's too.
+    /// Where alpha / r is not the module's scale, B makes up for it; what becomes of the base's
+    /// rows becomes of B's too.
     fn read(
         stored: &AdapterTensors,
         (archive, last): (&Archive, &LastB),
@@ -87,20 +113,35 @@ impl Matrices {
         let (module, rank) = (&stored.target.module, stored.target.rank);
         let [a, b] = stored.read(archive, last)?;
         let missing = stored.target.scale * rank as f64 / alpha;
-        let b = b.into_iter().map(|number| (f64::from(number) * missing) as f32).collect();
+        let b = b
+            .into_iter()
+            .map(|number| (f64::from(number) * missing) as f32)
+            .collect();
         let b = architecture.change(module, spec).apply(b, rank);
-        if !a.iter().chain(&b).all(|number| GgmlType::F32.holds(*number)) {
-            return Err(GgufError::NotHeld { tensor: module.clone(), kind: GgmlType::F32 });
+        if !a
+            .iter()
+            .chain(&b)
+            .all(|number| GgmlType::F32.holds(*number))
+        {
+            return Err(GgufError::NotHeld {
+                tensor: module.clone(),
+                kind: GgmlType::F32,
+            });
         }
         Ok(Self { rank, a, b })
     }
 
     fn parts<'a>(self, module: &str) -> [TensorPart<'a>; 2] {
         let Self { rank, a, b } = self;
-        parts_of(module, [vec![rank, a.len() / rank], vec![b.len() / rank, rank]], [a, b])
+        parts_of(
+            module,
+            [vec![rank, a.len() / rank], vec![b.len() / rank, rank]],
+            [a, b],
+        )
     }
 
-    /// The same of a higher rank: rows and columns of zeros, and B so much larger as alpha / r is smaller.
+    /// The same of a higher rank: rows and columns of zeros, and B so much larger as alpha / r is
+    /// smaller.
     fn widened(self, rank: usize) -> Self {
         if rank == self.rank {
             return self;
@@ -108,34 +149,74 @@ impl Matrices {
         let (mut a, larger) = (self.a, rank as f64 / self.rank as f64);
         a.resize(a.len() / self.rank * rank, 0.0);
         let row = |row: &[f32]| {
-            let mut row: Vec<f32> = row.iter().map(|number| (f64::from(*number) * larger) as f32).collect();
+            let mut row: Vec<f32> = row
+                .iter()
+                .map(|number| (f64::from(*number) * larger) as f32)
+                .collect();
             row.resize(rank, 0.0);
             row
         };
-        Self { rank, a, b: self.b.chunks_exact(self.rank).flat_map(row).collect() }
+        Self {
+            rank,
+            a,
+            b: self.b.chunks_exact(self.rank).flat_map(row).collect(),
+        }
     }
 }
 
-/// A [experts, r, in] and B [experts, out, r] of one part of all experts of a layer, of which those that have none add nothing.
-fn stacked<'a>(module: &str, of_experts: Vec<(usize, Matrices)>, spec: &DecoderSpec) -> [TensorPart<'a>; 2] {
-    let experts = spec.layers.iter().find_map(|layer| layer.mlp.experts()).map_or(0, |experts| experts.router.experts);
-    let rank = of_experts.iter().map(|(_, matrices)| matrices.rank).max().unwrap_or(1);
-    let wide: BTreeMap<usize, Matrices> =
-        of_experts.into_iter().map(|(expert, matrices)| (expert, matrices.widened(rank))).collect();
-    let [of_a, of_b] = wide.values().next().map_or([0; 2], |first| [first.a.len(), first.b.len()]);
+/// A [experts, r, in] and B [experts, out, r] of one part of all experts of a layer, of which those
+/// that have none add nothing.
+fn stacked<'a>(
+    module: &str,
+    of_experts: Vec<(usize, Matrices)>,
+    spec: &DecoderSpec,
+) -> [TensorPart<'a>; 2] {
+    let experts = spec
+        .layers
+        .iter()
+        .find_map(|layer| layer.mlp.experts())
+        .map_or(0, |experts| experts.router.experts);
+    let rank = of_experts
+        .iter()
+        .map(|(_, matrices)| matrices.rank)
+        .max()
+        .unwrap_or(1);
+    let wide: BTreeMap<usize, Matrices> = of_experts
+        .into_iter()
+        .map(|(expert, matrices)| (expert, matrices.widened(rank)))
+        .collect();
+    let [of_a, of_b] = wide
+        .values()
+        .next()
+        .map_or([0; 2], |first| [first.a.len(), first.b.len()]);
     let (mut a, mut b) = (vec![0.0; experts * of_a], vec![0.0; experts * of_b]);
     for (expert, matrices) in wide {
         a[expert * of_a..][..of_a].copy_from_slice(&matrices.a);
         b[expert * of_b..][..of_b].copy_from_slice(&matrices.b);
     }
-    parts_of(module, [vec![experts, rank, of_a / rank], vec![experts, of_b / rank, rank]], [a, b])
+    parts_of(
+        module,
+        [
+            vec![experts, rank, of_a / rank],
+            vec![experts, of_b / rank, rank],
+        ],
+        [a, b],
+    )
 }
 
-fn parts_of<'a>(module: &str, shapes: [Vec<usize>; 2], numbers: [Vec<f32>; 2]) -> [TensorPart<'a>; 2] {
+fn parts_of<'a>(
+    module: &str,
+    shapes: [Vec<usize>; 2],
+    numbers: [Vec<f32>; 2],
+) -> [TensorPart<'a>; 2] {
     let [a, b] = numbers;
     let [of_a, of_b] = shapes;
     let part = |end: &str, shape, numbers| TensorPart {
-        info: Info { name: format!("{module}.weight.{end}"), shape, kind: GgmlType::F32 },
+        info: Info {
+            name: format!("{module}.weight.{end}"),
+            shape,
+            kind: GgmlType::F32,
+        },
         numbers: Numbers::Here(numbers),
     };
     [part("lora_a", of_a, a), part("lora_b", of_b, b)]
@@ -147,7 +228,19 @@ mod tests {
 
     #[test]
     fn a_higher_rank_adds_the_same() {
-        let matrices = Matrices { rank: 1, a: vec![1.0, 2.0, 3.0], b: vec![4.0, 5.0] }.widened(2);
-        assert_eq!((matrices.rank, matrices.a, matrices.b), (2, vec![1.0, 2.0, 3.0, 0.0, 0.0, 0.0], vec![8.0, 0.0, 10.0, 0.0]));
+        let matrices = Matrices {
+            rank: 1,
+            a: vec![1.0, 2.0, 3.0],
+            b: vec![4.0, 5.0],
+        }
+        .widened(2);
+        assert_eq!(
+            (matrices.rank, matrices.a, matrices.b),
+            (
+                2,
+                vec![1.0, 2.0, 3.0, 0.0, 0.0, 0.0],
+                vec![8.0, 0.0, 10.0, 0.0]
+            )
+        );
     }
 }

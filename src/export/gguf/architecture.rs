@@ -1,5 +1,6 @@
-//! A decoder as llama.cpp knows it: which of its architectures computes the same. What tells them apart is data, read in llama.cpp's
-//! `src/models/*.cpp`; a model that none of them computes is refused with what it has and what the nearest one takes.
+//! A decoder as llama.cpp knows it: which of its architectures computes the same. What tells them
+//! apart is data, read in llama.cpp's `src/models/*.cpp`; a model that none of them computes is
+//! refused with what it has and what the nearest one takes.
 
 use super::GgufError;
 use super::differences::Lack;
@@ -66,7 +67,8 @@ pub(super) enum Scores {
     Root,
     /// By a key.
     Key,
-    /// By no key: what is missing goes into q's rows. At `wide` layers the root is that of width / heads.
+    /// By no key: what is missing goes into q's rows. At `wide` layers the root is that of width /
+    /// heads.
     Queries {
         wide: usize,
     },
@@ -126,7 +128,8 @@ pub(super) enum Turned {
 pub(super) enum Experts {
     /// One, the same for every token.
     None,
-    /// A few of some in every layer, whose weights come to 1. With `of_their_own` their width has a key of its own.
+    /// A few of some in every layer, whose weights come to 1. With `of_their_own` their width has a
+    /// key of its own.
     Every { of_their_own: bool },
 }
 
@@ -159,7 +162,12 @@ const LLAMA: Architecture = Architecture {
     experts: Experts::None,
     head: Head::Either,
 };
-const HALVES: Architecture = Architecture { pairs: Pairs::Halves, biases: Biases::None, stretches: &[Stretch::Linear], ..LLAMA };
+const HALVES: Architecture = Architecture {
+    pairs: Pairs::Halves,
+    biases: Biases::None,
+    stretches: &[Stretch::Linear],
+    ..LLAMA
+};
 const GEMMA: Architecture = Architecture {
     name: "gemma",
     activation: Activation::GeluTanh,
@@ -172,13 +180,47 @@ const GEMMA: Architecture = Architecture {
 /// All that are known, the first that fits is taken.
 static ALL: [Architecture; 12] = [
     LLAMA,
-    Architecture { experts: Experts::Every { of_their_own: false }, ..LLAMA },
-    Architecture { name: "qwen2", biases: Biases::Inputs, ..HALVES },
-    Architecture { name: "qwen3", qk_norm: QueryKeyNorm::Heads, ..HALVES },
-    Architecture { name: "qwen3moe", qk_norm: QueryKeyNorm::Heads, experts: Experts::Every { of_their_own: true }, ..HALVES },
-    Architecture { name: "granite", scales: Scales::Keys, scores: Scores::Key, ..LLAMA },
-    Architecture { name: "smollm3", pairs: Pairs::Neighbors, resting: Some(4), ..HALVES },
-    Architecture { name: "olmo2", norms: NormPlacement::Post, qk_norm: QueryKeyNorm::Whole, head: Head::Own, ..HALVES },
+    Architecture {
+        experts: Experts::Every {
+            of_their_own: false,
+        },
+        ..LLAMA
+    },
+    Architecture {
+        name: "qwen2",
+        biases: Biases::Inputs,
+        ..HALVES
+    },
+    Architecture {
+        name: "qwen3",
+        qk_norm: QueryKeyNorm::Heads,
+        ..HALVES
+    },
+    Architecture {
+        name: "qwen3moe",
+        qk_norm: QueryKeyNorm::Heads,
+        experts: Experts::Every { of_their_own: true },
+        ..HALVES
+    },
+    Architecture {
+        name: "granite",
+        scales: Scales::Keys,
+        scores: Scores::Key,
+        ..LLAMA
+    },
+    Architecture {
+        name: "smollm3",
+        pairs: Pairs::Neighbors,
+        resting: Some(4),
+        ..HALVES
+    },
+    Architecture {
+        name: "olmo2",
+        norms: NormPlacement::Post,
+        qk_norm: QueryKeyNorm::Whole,
+        head: Head::Own,
+        ..HALVES
+    },
     Architecture {
         name: "phi3",
         modules: Modules::Fused,
@@ -192,7 +234,10 @@ static ALL: [Architecture; 12] = [
         norms: NormPlacement::PreAndPost,
         scores: Scores::Queries { wide: 46 },
         caps: Caps::Both,
-        windows: Windows::But { period: 2, rotations: Rotations::One },
+        windows: Windows::But {
+            period: 2,
+            rotations: Rotations::One,
+        },
         ..GEMMA
     },
     Architecture {
@@ -201,7 +246,10 @@ static ALL: [Architecture; 12] = [
         qk_norm: QueryKeyNorm::Heads,
         scores: Scores::QueryNorms { wide: 62 },
         caps: Caps::Logits,
-        windows: Windows::But { period: 6, rotations: Rotations::Two },
+        windows: Windows::But {
+            period: 6,
+            rotations: Rotations::Two,
+        },
         head: Head::Either,
         ..GEMMA
     },
@@ -215,21 +263,32 @@ impl Architecture {
         }
         let rests = spec.layers.iter().any(|layer| layer.mixer.rope().is_none());
         let judged = ALL.iter().map(|known| (known, known.lacks(spec)));
-        let nearest =
-            judged.min_by_key(|(known, lacks)| (known.strangeness(spec), lacks.len(), known.resting.is_some() != rests));
+        let nearest = judged.min_by_key(|(known, lacks)| {
+            (
+                known.strangeness(spec),
+                lacks.len(),
+                known.resting.is_some() != rests,
+            )
+        });
         let (architecture, lacks) = nearest.expect("there are some");
         if lacks.is_empty() {
             return Ok(architecture);
         }
         let both = |side: fn(&Lack) -> &str| lacks.iter().map(side).collect::<Vec<_>>().join(", ");
-        Err(GgufError::NotKnown { has: both(|lack| &lack.has), name: architecture.name, takes: both(|lack| &lack.takes) })
+        Err(GgufError::NotKnown {
+            has: both(|lack| &lack.has),
+            name: architecture.name,
+            takes: both(|lack| &lack.takes),
+        })
     }
 
     /// What llama.cpp multiplies scores by where no key says it.
     pub fn score_scale(&self, spec: &DecoderSpec) -> f64 {
         let [heads, _, head_dim] = spec.layers[0].mixer.heads();
         let width = match self.scores {
-            Scores::Queries { wide } | Scores::QueryNorms { wide } if spec.layers.len() == wide => spec.width / heads,
+            Scores::Queries { wide } | Scores::QueryNorms { wide } if spec.layers.len() == wide => {
+                spec.width / heads
+            }
             _ => head_dim,
         };
         1.0 / (width as f64).sqrt()

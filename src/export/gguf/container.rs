@@ -55,7 +55,13 @@ pub(super) fn header(pairs: &[(String, Value)], tensors: &[&Info]) -> Vec<u8> {
         text(&mut bytes, &tensor.name);
         bytes.extend((tensor.shape.len() as u32).to_le_bytes());
         // The dimension whose numbers lie side by side comes first.
-        bytes.extend(tensor.shape.iter().rev().flat_map(|size| (*size as u64).to_le_bytes()));
+        bytes.extend(
+            tensor
+                .shape
+                .iter()
+                .rev()
+                .flat_map(|size| (*size as u64).to_le_bytes()),
+        );
         bytes.extend(tensor.kind.id().to_le_bytes());
         bytes.extend((offset as u64).to_le_bytes());
         offset += tensor.bytes().next_multiple_of(ALIGNMENT);
@@ -85,9 +91,13 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
         Value::Bool(flag) => bytes.push(u8::from(*flag)),
         Value::Text(words) => text(bytes, words),
         Value::Texts(texts) => list(bytes, 8, texts, |bytes, words| text(bytes, words)),
-        Value::F32s(numbers) => list(bytes, 6, numbers, |bytes, number| bytes.extend(number.to_le_bytes())),
+        Value::F32s(numbers) => list(bytes, 6, numbers, |bytes, number| {
+            bytes.extend(number.to_le_bytes())
+        }),
         Value::Bools(flags) => list(bytes, 7, flags, |bytes, flag| bytes.push(u8::from(*flag))),
-        Value::I32s(numbers) => list(bytes, 5, numbers, |bytes, number| bytes.extend(number.to_le_bytes())),
+        Value::I32s(numbers) => list(bytes, 5, numbers, |bytes, number| {
+            bytes.extend(number.to_le_bytes())
+        }),
     }
 }
 
@@ -106,14 +116,20 @@ mod tests {
 
     #[test]
     fn a_header_is_as_the_format_says() {
-        let info = Info { name: "a".to_owned(), shape: vec![2, 3], kind: GgmlType::F16 };
+        let info = Info {
+            name: "a".to_owned(),
+            shape: vec![2, 3],
+            kind: GgmlType::F16,
+        };
         let bytes = header(&[("k".to_owned(), Value::U32(7))], &[&info]);
         let expected: &[&[u8]] = &[
             b"GGUF\x03\0\0\0",
             &[1, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0],
             &[1, 0, 0, 0, 0, 0, 0, 0, b'k', 4, 0, 0, 0, 7, 0, 0, 0],
             &[1, 0, 0, 0, 0, 0, 0, 0, b'a', 2, 0, 0, 0],
-            &[3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+            &[
+                3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,
+            ],
         ];
         let mut expected = expected.concat();
         expected.resize(expected.len().next_multiple_of(32), 0);

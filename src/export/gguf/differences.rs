@@ -1,8 +1,12 @@
-//! What an architecture of llama.cpp's would compute otherwise than a decoder does, in words for both sides.
+//! What an architecture of llama.cpp's would compute otherwise than a decoder does, in words for
+//! both sides.
 
-use super::architecture::{Architecture, Biases, Caps, Experts, Head, Rotations, Scales, Scores, Stretch, Turned, Windows};
+use super::architecture::{
+    Architecture, Biases, Caps, Experts, Head, Rotations, Scales, Scores, Stretch, Turned, Windows,
+};
 use crate::model::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, Modules, NormKind, NormPlacement, QueryKeyNorm,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, Modules, NormKind,
+    NormPlacement, QueryKeyNorm,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterScore, RouterSpec};
@@ -20,11 +24,18 @@ pub(super) struct Lack {
 
 /// Those whose condition holds.
 fn found<const N: usize>(judged: [(bool, &str, &str); N]) -> Vec<Lack> {
-    judged.into_iter().filter(|(lacks, ..)| *lacks).map(|(_, has, takes)| lack(has, takes)).collect()
+    judged
+        .into_iter()
+        .filter(|(lacks, ..)| *lacks)
+        .map(|(_, has, takes)| lack(has, takes))
+        .collect()
 }
 
 fn lack(has: impl Into<String>, takes: impl Into<String>) -> Lack {
-    Lack { has: has.into(), takes: takes.into() }
+    Lack {
+        has: has.into(),
+        takes: takes.into(),
+    }
 }
 
 /// Whether two factors are one in f32.
@@ -36,44 +47,120 @@ impl Architecture {
     /// Everything of a decoder, which has a layer, that this architecture does not compute.
     pub fn lacks(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let (layers, of_kinds) = (&spec.layers, self.lacks_of_kinds(spec));
-        let (Some(mixer), Some(mlp)) = (layers[0].mixer.grouped(), gated(&layers[0])) else { return of_kinds };
+        let (Some(mixer), Some(mlp)) = (layers[0].mixer.grouped(), gated(&layers[0])) else {
+            return of_kinds;
+        };
         let several = !layers.iter().all(|layer| alike(&layers[0], layer));
-        let of_layers = found([(several, "layers that differ in more than rotation and window", "layers of one kind")]);
+        let of_layers = found([(
+            several,
+            "layers that differ in more than rotation and window",
+            "layers of one kind",
+        )]);
         let of_caps = self.lacks_of_caps(mixer.softcap.is_some(), spec.final_softcap.is_some());
         let of_layer = self.lacks_of_layer(mixer, mlp, layers[0].norms);
-        [of_kinds, of_layers, of_layer, self.lacks_of_stream(spec, mixer), of_caps, self.lacks_of_places(spec)].concat()
+        [
+            of_kinds,
+            of_layers,
+            of_layer,
+            self.lacks_of_stream(spec, mixer),
+            of_caps,
+            self.lacks_of_places(spec),
+        ]
+        .concat()
     }
 
-    /// In how many ways a layer is another one, whatever its sizes and factors: of two that differ, the one that is of the same kind is nearer.
+    /// In how many ways a layer is another one, whatever its sizes and factors: of two that differ,
+    /// the one that is of the same kind is nearer.
     pub fn strangeness(&self, spec: &DecoderSpec) -> usize {
         let first = &spec.layers[0];
-        let (Some(mixer), Some(mlp)) = (first.mixer.grouped(), gated(first)) else { return 0 };
+        let (Some(mixer), Some(mlp)) = (first.mixer.grouped(), gated(first)) else {
+            return 0;
+        };
         let modules = mixer.qkv == self.modules && mlp.gate_up == self.modules;
-        let experts = spec.layers.iter().any(|layer| layer.mlp.experts().is_some()) == (self.experts != Experts::None);
+        let experts = spec
+            .layers
+            .iter()
+            .any(|layer| layer.mlp.experts().is_some())
+            == (self.experts != Experts::None);
         let (norms, activation) = (first.norms == self.norms, mlp.activation == self.activation);
-        let same = [norms, mixer.qk_norm == self.qk_norm, modules, activation, experts];
+        let same = [
+            norms,
+            mixer.qk_norm == self.qk_norm,
+            modules,
+            activation,
+            experts,
+        ];
         same.into_iter().filter(|is_same| !is_same).count()
     }
 
     /// What no or not every architecture here has at all.
     fn lacks_of_kinds(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let any = |holds: fn(&LayerSpec) -> bool| spec.layers.iter().any(holds);
-        let (routed, dense) = (any(|layer| layer.mlp.experts().is_some()), any(|layer| layer.mlp.experts().is_none()));
+        let (routed, dense) = (
+            any(|layer| layer.mlp.experts().is_some()),
+            any(|layer| layer.mlp.experts().is_none()),
+        );
         let takes = self.experts != Experts::None;
-        let usual = spec.layers.iter().filter_map(|layer| layer.mlp.experts()).all(is_usual);
+        let usual = spec
+            .layers
+            .iter()
+            .filter_map(|layer| layer.mlp.experts())
+            .all(is_usual);
         found([
-            (any(|layer| layer.mixer.grouped().is_none()), "latent attention", "heads with keys and values of their own"),
-            (any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.sinks)), "attention sinks", "none"),
-            (any(|layer| gated(layer).is_none()), "a feed-forward without a gate", "one with a gate"),
-            (spec.norm != NormKind::RootMeanSquare, "norms of layers", "norms of root mean squares"),
-            (routed && !takes, "experts", "one feed-forward for all tokens"),
-            (dense && takes && routed, "experts in some layers only", "experts in every layer"),
-            (!routed && takes, "one feed-forward for all tokens", "experts"),
-            (takes && !usual, "this router, or experts for every token", "a softmax over the chosen experts, and no others"),
+            (
+                any(|layer| layer.mixer.grouped().is_none()),
+                "latent attention",
+                "heads with keys \
+            and values of their own",
+            ),
+            (
+                any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.sinks)),
+                "attention \
+            sinks",
+                "none",
+            ),
+            (
+                any(|layer| gated(layer).is_none()),
+                "a feed-forward without a gate",
+                "one with a \
+            gate",
+            ),
+            (
+                spec.norm != NormKind::RootMeanSquare,
+                "norms of layers",
+                "norms of root mean \
+            squares",
+            ),
+            (
+                routed && !takes,
+                "experts",
+                "one feed-forward for all tokens",
+            ),
+            (
+                dense && takes && routed,
+                "experts in some layers only",
+                "experts in every layer",
+            ),
+            (
+                !routed && takes,
+                "one feed-forward for all tokens",
+                "experts",
+            ),
+            (
+                takes && !usual,
+                "this router, or experts for every token",
+                "a softmax over the \
+            chosen experts, and no others",
+            ),
         ])
     }
 
-    fn lacks_of_layer(&self, mixer: &GroupedSpec, mlp: &GatedSpec, norms: NormPlacement) -> Vec<Lack> {
+    fn lacks_of_layer(
+        &self,
+        mixer: &GroupedSpec,
+        mlp: &GatedSpec,
+        norms: NormPlacement,
+    ) -> Vec<Lack> {
         let biases = match self.biases {
             Biases::None => !mixer.qkv_bias && !mixer.output_bias,
             Biases::Inputs => mixer.qkv_bias && !mixer.output_bias,
@@ -81,25 +168,67 @@ impl Architecture {
         };
         found([
             (norms != self.norms, place(norms), place(self.norms)),
-            (mixer.qk_norm != self.qk_norm, normed(mixer.qk_norm), normed(self.qk_norm)),
+            (
+                mixer.qk_norm != self.qk_norm,
+                normed(mixer.qk_norm),
+                normed(self.qk_norm),
+            ),
             (!biases, biased(mixer), biases_taken(self.biases)),
             (mlp.bias, "biases in the feed-forward", "none there"),
-            (mixer.qkv != self.modules || mlp.gate_up != self.modules, fused(mixer.qkv), fused(self.modules)),
-            (mlp.activation != self.activation, activation(mlp.activation), activation(self.activation)),
+            (
+                mixer.qkv != self.modules || mlp.gate_up != self.modules,
+                fused(mixer.qkv),
+                fused(self.modules),
+            ),
+            (
+                mlp.activation != self.activation,
+                activation(mlp.activation),
+                activation(self.activation),
+            ),
         ])
     }
 
     fn lacks_of_stream(&self, spec: &DecoderSpec, mixer: &GroupedSpec) -> Vec<Lack> {
-        let embed = if self.scales == Scales::Root { (spec.width as f64).sqrt() } else { 1.0 };
-        let factors = [spec.embed_scale / embed, spec.logit_scale, spec.layers[0].residual_scale];
-        let scaled = self.scales != Scales::Keys && !factors.iter().all(|factor| are_one(*factor, 1.0));
-        let scored = self.scores == Scores::Root && !are_one(mixer.score_scale, self.score_scale(spec));
-        let head = (self.head == Head::Tied && !spec.tied_head) || (self.head == Head::Own && spec.tied_head);
-        let heads = |is_tied: bool| if is_tied { "the embedding as its head" } else { "a head of its own" };
-        let taken = if self.scales == Scales::Root { "an embedding by the root of its width" } else { "none" };
+        let embed = if self.scales == Scales::Root {
+            (spec.width as f64).sqrt()
+        } else {
+            1.0
+        };
+        let factors = [
+            spec.embed_scale / embed,
+            spec.logit_scale,
+            spec.layers[0].residual_scale,
+        ];
+        let scaled =
+            self.scales != Scales::Keys && !factors.iter().all(|factor| are_one(*factor, 1.0));
+        let scored =
+            self.scores == Scores::Root && !are_one(mixer.score_scale, self.score_scale(spec));
+        let head = (self.head == Head::Tied && !spec.tied_head)
+            || (self.head == Head::Own && spec.tied_head);
+        let heads = |is_tied: bool| {
+            if is_tied {
+                "the embedding as its head"
+            } else {
+                "a head of \
+        its own"
+            }
+        };
+        let taken = if self.scales == Scales::Root {
+            "an embedding by the root of its width"
+        } else {
+            "none"
+        };
         found([
-            (scaled, "these factors of embedding, stream or logits", taken),
-            (scored, "this factor of scores", "the root of a head's width"),
+            (
+                scaled,
+                "these factors of embedding, stream or logits",
+                taken,
+            ),
+            (
+                scored,
+                "this factor of scores",
+                "the root of a head's width",
+            ),
             (head, heads(spec.tied_head), heads(!spec.tied_head)),
         ])
     }
@@ -108,9 +237,17 @@ impl Architecture {
         let (always, never) = (self.caps == Caps::Both, self.caps == Caps::None);
         found([
             (of_scores && !always, "a cap of scores", "none"),
-            (!of_scores && always, "scores without a cap", "a cap of scores"),
+            (
+                !of_scores && always,
+                "scores without a cap",
+                "a cap of scores",
+            ),
             (of_logits && never, "a cap of logits", "none"),
-            (!of_logits && always, "logits without a cap", "a cap of logits"),
+            (
+                !of_logits && always,
+                "logits without a cap",
+                "a cap of logits",
+            ),
         ])
     }
 
@@ -119,45 +256,94 @@ impl Architecture {
         let mut lacks: Vec<Lack> = self.lacks_of_rests(spec).into_iter().collect();
         let turning = |slides: bool| {
             let of = move |layer: &&LayerSpec| !slides || layer.mixer.span() != Span::Full;
-            spec.layers.iter().filter(of).filter_map(|layer| layer.mixer.rope())
+            spec.layers
+                .iter()
+                .filter(of)
+                .filter_map(|layer| layer.mixer.rope())
         };
         let stretched = turning(false).find(|rope| !self.stretches(rope));
         lacks.extend(stretched.map(|rope| {
-            let kinds: Vec<_> = self.stretches.iter().map(|stretch| format!("`{}`", stretch.name())).collect();
-            lack(format!("a RoPE that is `{}`", kind(&rope.scaling)), format!("`default`, {}", kinds.join(", ")))
+            let kinds: Vec<_> = self
+                .stretches
+                .iter()
+                .map(|stretch| format!("`{}`", stretch.name()))
+                .collect();
+            lack(
+                format!("a RoPE that is `{}`", kind(&rope.scaling)),
+                format!("`default`, {}", kinds.join(", ")),
+            )
         }));
         let windows: Vec<usize> = spec.layers.iter().filter_map(window).collect();
         let one = |ropes: Vec<&RopeSpec>| ropes.windows(2).all(|pair| pair[0] == pair[1]);
-        let full = spec.layers.iter().filter(|layer| layer.mixer.span() == Span::Full).filter_map(|layer| layer.mixer.rope());
+        let full = spec
+            .layers
+            .iter()
+            .filter(|layer| layer.mixer.span() == Span::Full)
+            .filter_map(|layer| layer.mixer.rope());
         let (rotations, sizes) = match self.windows {
-            Windows::But { rotations: Rotations::Two, .. } => {
+            Windows::But {
+                rotations: Rotations::Two,
+                ..
+            } => {
                 let plain = turning(true).all(|rope| rope.scaling == RopeScaling::Default);
-                (one(turning(true).collect()) && one(full.collect()) && plain, windows.windows(2).all(|pair| pair[0] == pair[1]))
+                (
+                    one(turning(true).collect()) && one(full.collect()) && plain,
+                    windows.windows(2).all(|pair| pair[0] == pair[1]),
+                )
             }
-            Windows::But { .. } => (one(turning(false).collect()), windows.windows(2).all(|pair| pair[0] == pair[1])),
+            Windows::But { .. } => (
+                one(turning(false).collect()),
+                windows.windows(2).all(|pair| pair[0] == pair[1]),
+            ),
             Windows::Ignored => (one(turning(false).collect()), true),
         };
         let head_dim = spec.layers[0].mixer.heads()[2];
-        let partly = self.turned == Turned::All && turning(false).any(|rope| rope.head_dim != head_dim);
+        let partly =
+            self.turned == Turned::All && turning(false).any(|rope| rope.head_dim != head_dim);
         lacks.extend(found([
-            (partly, "a rotation of a part of each head", "one of all its features"),
-            (!rotations, "several rotations", "one, or one for layers with a window and one for the others"),
+            (
+                partly,
+                "a rotation of a part of each head",
+                "one of all its features",
+            ),
+            (
+                !rotations,
+                "several rotations",
+                "one, or one for layers with a window and one for \
+            the others",
+            ),
             (!sizes, "windows of several sizes", "one size"),
         ]));
         lacks
     }
 
     fn lacks_of_rests(&self, spec: &DecoderSpec) -> Option<Lack> {
-        let rests = |index: usize| self.resting.is_some_and(|period| (index + 1).is_multiple_of(period));
+        let rests = |index: usize| {
+            self.resting
+                .is_some_and(|period| (index + 1).is_multiple_of(period))
+        };
         let layers = || spec.layers.iter().enumerate();
-        let takes = || self.resting.map_or("a rotation in every layer".to_owned(), |n| format!("none in every {n}th layer"));
-        let (index, layer) = layers().find(|(index, layer)| layer.mixer.rope().is_some() == rests(*index))?;
-        let is = if layer.mixer.rope().is_some() { "a" } else { "no" };
+        let takes = || {
+            self.resting
+                .map_or("a rotation in every layer".to_owned(), |n| {
+                    format!("none in every {n}th layer")
+                })
+        };
+        let (index, layer) =
+            layers().find(|(index, layer)| layer.mixer.rope().is_some() == rests(*index))?;
+        let is = if layer.mixer.rope().is_some() {
+            "a"
+        } else {
+            "no"
+        };
         Some(lack(format!("{is} rotation in layer {index}"), takes()))
     }
 
     fn stretches(&self, rope: &RopeSpec) -> bool {
-        let known = self.stretches.iter().any(|stretch| stretch.name() == kind(&rope.scaling));
+        let known = self
+            .stretches
+            .iter()
+            .any(|stretch| stretch.name() == kind(&rope.scaling));
         rope.scaling == RopeScaling::Default || known
     }
 }
@@ -187,13 +373,21 @@ fn kind(scaling: &RopeScaling) -> &'static str {
 
 /// The feed-forward with a gate, or that of an expert.
 fn gated(layer: &LayerSpec) -> Option<&GatedSpec> {
-    layer.mlp.gated().or(layer.mlp.experts().map(|experts| &experts.expert))
+    layer
+        .mlp
+        .gated()
+        .or(layer.mlp.experts().map(|experts| &experts.expert))
 }
 
 /// Whether two layers are one but for rotation and window, and for whether there are experts.
 fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
-    let rotated =
-        |layer: &LayerSpec| layer.mixer.grouped().map(|mixer| GroupedSpec { rope: None, span: Span::Full, ..mixer.clone() });
+    let rotated = |layer: &LayerSpec| {
+        layer.mixer.grouped().map(|mixer| GroupedSpec {
+            rope: None,
+            span: Span::Full,
+            ..mixer.clone()
+        })
+    };
     let same_kind = left.mlp.experts().is_some() == right.mlp.experts().is_some();
     rotated(left) == rotated(right)
         && left.norms == right.norms
@@ -203,7 +397,14 @@ fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
 
 /// Whether experts are weighed by the softmax over those that are chosen, and nothing else.
 fn is_usual(experts: &ExpertsSpec) -> bool {
-    let RouterSpec { score, groups, normalizes, scale, bias, .. } = &experts.router;
+    let RouterSpec {
+        score,
+        groups,
+        normalizes,
+        scale,
+        bias,
+        ..
+    } = &experts.router;
     let score = match score {
         RouterScore::Softmax => *normalizes,
         RouterScore::SoftmaxOfChosen => true,
@@ -226,7 +427,10 @@ fn place(norms: NormPlacement) -> &'static str {
         NormPlacement::Pre => "norms of inputs",
         NormPlacement::PreAndPost => "norms of inputs and outputs",
         NormPlacement::Post => "norms of outputs",
-        NormPlacement::Parallel | NormPlacement::ParallelApart => "attention and feed-forward side by side",
+        NormPlacement::Parallel | NormPlacement::ParallelApart => {
+            "attention and feed-forward side \
+        by side"
+        }
     }
 }
 

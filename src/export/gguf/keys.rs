@@ -11,7 +11,10 @@ use crate::nn::rope::{RopeScaling, RopeSpec};
 type Pair = (&'static str, Value);
 
 /// The hyperparameters of a decoder of this architecture.
-pub(super) fn hyperparameters(architecture: &Architecture, spec: &DecoderSpec) -> Vec<(String, Value)> {
+pub(super) fn hyperparameters(
+    architecture: &Architecture,
+    spec: &DecoderSpec,
+) -> Vec<(String, Value)> {
     let (LayerSpec { mixer, mlp, .. }, rope) = (&spec.layers[0], rotation(spec, false));
     let [heads, kv_heads, head_dim] = mixer.heads();
     let size = |size: usize| Value::U32(size as u32);
@@ -24,21 +27,34 @@ pub(super) fn hyperparameters(architecture: &Architecture, spec: &DecoderSpec) -
         ("attention.head_count_kv", size(kv_heads)),
         ("attention.key_length", size(head_dim)),
         ("attention.value_length", size(head_dim)),
-        ("attention.layer_norm_rms_epsilon", number(spec.norm_epsilon)),
+        (
+            "attention.layer_norm_rms_epsilon",
+            number(spec.norm_epsilon),
+        ),
         ("rope.dimension_count", size(rope.head_dim)),
         ("rope.freq_base", number(rope.theta)),
         ("vocab_size", size(spec.vocabulary)),
     ];
-    pairs.extend(mlp.experts().into_iter().flat_map(|experts| routed(architecture, experts)));
+    pairs.extend(
+        mlp.experts()
+            .into_iter()
+            .flat_map(|experts| routed(architecture, experts)),
+    );
     pairs.extend(stretched(architecture, spec, rope));
     pairs.extend(scaled(architecture, spec));
     pairs.extend(windows(architecture, spec));
-    pairs.into_iter().map(|(key, value)| (format!("{}.{key}", architecture.name), value)).collect()
+    pairs
+        .into_iter()
+        .map(|(key, value)| (format!("{}.{key}", architecture.name), value))
+        .collect()
 }
 
 fn routed(architecture: &Architecture, experts: &ExpertsSpec) -> Vec<Pair> {
     let size = |size: usize| Value::U32(size as u32);
-    let mut pairs = vec![("expert_count", size(experts.router.experts)), ("expert_used_count", size(experts.router.chosen))];
+    let mut pairs = vec![
+        ("expert_count", size(experts.router.experts)),
+        ("expert_used_count", size(experts.router.chosen)),
+    ];
     if architecture.experts == (Experts::Every { of_their_own: true }) {
         pairs.push(("expert_feed_forward_length", size(experts.expert.inner)));
     }
@@ -49,12 +65,22 @@ fn number(number: f64) -> Value {
     Value::F32(number as f32)
 }
 
-/// The rotation of layers with a window or of those without; of any that rotates where there are no such.
+/// The rotation of layers with a window or of those without; of any that rotates where there are no
+/// such.
 fn rotation(spec: &DecoderSpec, slides: bool) -> &RopeSpec {
-    let of = |layer: &&LayerSpec| layer.mixer.rope().is_some() && (layer.mixer.span() != Span::Full) == slides;
-    let any = || spec.layers.iter().find(|layer| layer.mixer.rope().is_some());
+    let of = |layer: &&LayerSpec| {
+        layer.mixer.rope().is_some() && (layer.mixer.span() != Span::Full) == slides
+    };
+    let any = || {
+        spec.layers
+            .iter()
+            .find(|layer| layer.mixer.rope().is_some())
+    };
     let layer = spec.layers.iter().find(of).or_else(any);
-    layer.and_then(|layer| layer.mixer.rope()).expect("every known architecture rotates in a first layer")
+    layer.and_then(|layer| layer.mixer.rope()).expect(
+        "every known architecture rotates in a first \
+    layer",
+    )
 }
 
 fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -> Vec<Pair> {
@@ -65,17 +91,30 @@ fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -
     }
     if architecture.stretches.contains(&Stretch::LongRope) {
         let (trained, factor) = match rope.scaling {
-            RopeScaling::LongRope { trained_length, attention_factor, .. } => (trained_length, Some(attention_factor)),
+            RopeScaling::LongRope {
+                trained_length,
+                attention_factor,
+                ..
+            } => (trained_length, Some(attention_factor)),
             _ => (spec.context, None),
         };
-        pairs.push(("rope.scaling.original_context_length", Value::U32(trained as u32)));
+        pairs.push((
+            "rope.scaling.original_context_length",
+            Value::U32(trained as u32),
+        ));
         pairs.extend(factor.map(|factor| ("rope.scaling.attn_factor", number(factor))));
     }
     pairs
 }
 
 fn scaled(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
-    let (mut pairs, mixer) = (Vec::new(), spec.layers[0].mixer.grouped().expect("every known architecture has such heads"));
+    let (mut pairs, mixer) = (
+        Vec::new(),
+        spec.layers[0].mixer.grouped().expect(
+            "every known \
+    architecture has such heads",
+        ),
+    );
     if architecture.scores == Scores::Key {
         pairs.push(("attention.scale", number(mixer.score_scale)));
     }
@@ -85,25 +124,43 @@ fn scaled(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
         // llama.cpp divides by it.
         pairs.push(("logit_scale", number(1.0 / spec.logit_scale)));
     }
-    pairs.extend(mixer.softcap.map(|cap| ("attn_logit_softcapping", number(cap))));
-    pairs.extend(spec.final_softcap.map(|cap| ("final_logit_softcapping", number(cap))));
+    pairs.extend(
+        mixer
+            .softcap
+            .map(|cap| ("attn_logit_softcapping", number(cap))),
+    );
+    pairs.extend(
+        spec.final_softcap
+            .map(|cap| ("final_logit_softcapping", number(cap))),
+    );
     pairs
 }
 
 fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
-    let slides: Vec<bool> = spec.layers.iter().map(|layer| window(layer).is_some()).collect();
+    let slides: Vec<bool> = spec
+        .layers
+        .iter()
+        .map(|layer| window(layer).is_some())
+        .collect();
     let tokens = spec.layers.iter().find_map(window);
     let size = |tokens: usize| ("attention.sliding_window", Value::U32(tokens as u32));
     let Windows::But { period, rotations } = architecture.windows else {
         // Where modules are fused llama.cpp tells by a window of 0 that there is none.
         let fused = architecture.modules == Modules::Fused;
-        return if fused { vec![size(tokens.unwrap_or(0))] } else { Vec::new() };
+        return if fused {
+            vec![size(tokens.unwrap_or(0))]
+        } else {
+            Vec::new()
+        };
     };
     let mut pairs: Vec<Pair> = tokens.map(size).into_iter().collect();
     if tokens.is_some() && rotations == Rotations::Two {
         pairs.push(("rope.freq_base_swa", number(rotation(spec, true).theta)));
     }
-    let usual = slides.iter().enumerate().all(|(index, slides)| *slides != (index + 1).is_multiple_of(period));
+    let usual = slides
+        .iter()
+        .enumerate()
+        .all(|(index, slides)| *slides != (index + 1).is_multiple_of(period));
     // Without a window the one rotation's architecture would take its own.
     if !usual && (tokens.is_some() || rotations == Rotations::One) {
         pairs.push(("attention.sliding_window_pattern", Value::Bools(slides)));
@@ -118,7 +175,10 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
     match &rope.scaling {
         RopeScaling::Ramp { .. } => vec![("rope_freqs.weight", ramp(rope))],
         RopeScaling::LongRope { short, long, .. } => {
-            vec![("rope_factors_long.weight", rounded(long)), ("rope_factors_short.weight", rounded(short))]
+            vec![
+                ("rope_factors_long.weight", rounded(long)),
+                ("rope_factors_short.weight", rounded(short)),
+            ]
         }
         _ => Vec::new(),
     }
@@ -126,13 +186,22 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
 
 /// What a ramp divides each frequency by.
 fn ramp(rope: &RopeSpec) -> Vec<f32> {
-    let RopeScaling::Ramp { factor, low_frequency_factor, high_frequency_factor, trained_length } = &rope.scaling else {
+    let RopeScaling::Ramp {
+        factor,
+        low_frequency_factor,
+        high_frequency_factor,
+        trained_length,
+    } = &rope.scaling
+    else {
         return Vec::new();
     };
     let divisor = |pair: usize| {
-        let wavelength = std::f64::consts::TAU * rope.theta.powf((2 * pair) as f64 / rope.head_dim as f64);
+        let wavelength =
+            std::f64::consts::TAU * rope.theta.powf((2 * pair) as f64 / rope.head_dim as f64);
         let turns = *trained_length as f64 / wavelength;
-        let smooth = ((turns - low_frequency_factor) / (high_frequency_factor - low_frequency_factor)).clamp(0.0, 1.0);
+        let smooth = ((turns - low_frequency_factor)
+            / (high_frequency_factor - low_frequency_factor))
+            .clamp(0.0, 1.0);
         (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
     };
     (0..rope.head_dim / 2).map(divisor).collect()
@@ -143,7 +212,8 @@ pub(super) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Ve
     let ignored = architecture.windows == Windows::Ignored;
     let window = spec.layers.iter().find_map(window).filter(|_| ignored).map(|window| {
         format!(
-            "llama.cpp has no sliding window for this model: beyond {window} tokens its answers differ from those of the base"
+            "llama.cpp has no sliding window for this model: beyond {window} tokens its answers \
+            differ from those of the base"
         )
     });
     let trained = match rotation(spec, false).scaling {
@@ -152,7 +222,8 @@ pub(super) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Ve
     };
     let long = trained.map(|trained| {
         format!(
-            "llama.cpp turns by this model's long factors wherever its context has more than {trained} tokens, the base only where \
+            "llama.cpp turns by this model's long factors wherever its context has more than \
+            {trained} tokens, the base only where \
              the text has: serve short texts with `--ctx-size {trained}`"
         )
     });

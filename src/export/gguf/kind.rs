@@ -48,9 +48,18 @@ impl GgmlType {
             Self::F16 => Float::F16,
             Self::Bf16 => Float::Bf16,
             Self::Q8_0 if !numbers.len().is_multiple_of(BLOCK) => Float::F16,
-            Self::Q8_0 => return self.encode(numbers).chunks_exact(2 + BLOCK).flat_map(of_q8_0).collect(),
+            Self::Q8_0 => {
+                return self
+                    .encode(numbers)
+                    .chunks_exact(2 + BLOCK)
+                    .flat_map(of_q8_0)
+                    .collect();
+            }
         };
-        let (mut bytes, mut nearest) = (vec![0; numbers.len() * float.bytes()], vec![0.0; numbers.len()]);
+        let (mut bytes, mut nearest) = (
+            vec![0; numbers.len() * float.bytes()],
+            vec![0.0; numbers.len()],
+        );
         float.encode(numbers, &mut bytes);
         float.decode(&bytes, &mut nearest);
         nearest
@@ -76,8 +85,8 @@ impl GgmlType {
         }
     }
 
-    /// The type of a tensor in a file of this type, as llama.cpp's converter chooses it: vectors stay as they are computed with, and
-    /// rows that cannot be cut into blocks become f16.
+    /// The type of a tensor in a file of this type, as llama.cpp's converter chooses it: vectors
+    /// stay as they are computed with, and rows that cannot be cut into blocks become f16.
     pub(super) fn of_tensor(self, shape: &[usize]) -> Self {
         match (self, shape) {
             (_, [_]) => Self::F32,
@@ -113,16 +122,24 @@ impl GgmlType {
             Self::F16 => Float::F16.encode(numbers, &mut bytes),
             Self::Bf16 => Float::Bf16.encode(numbers, &mut bytes),
             Self::Q8_0 => {
-                numbers.as_chunks().0.iter().zip(bytes.chunks_exact_mut(2 + BLOCK)).for_each(|(block, bytes)| q8_0(block, bytes));
+                numbers
+                    .as_chunks()
+                    .0
+                    .iter()
+                    .zip(bytes.chunks_exact_mut(2 + BLOCK))
+                    .for_each(|(block, bytes)| q8_0(block, bytes));
             }
         }
         bytes
     }
 }
 
-/// One block as `quantize_row_q8_0_ref` of GGML has it: d = max |x| / 127 in f16, then x / d rounded, halves away from zero.
+/// One block as `quantize_row_q8_0_ref` of GGML has it: d = max |x| / 127 in f16, then x / d
+/// rounded, halves away from zero.
 fn q8_0(block: &[f32; BLOCK], bytes: &mut [u8]) {
-    let largest = block.iter().fold(0f32, |largest, number| largest.max(number.abs()));
+    let largest = block
+        .iter()
+        .fold(0f32, |largest, number| largest.max(number.abs()));
     let scale = largest / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
     bytes[..2].copy_from_slice(&f16::from_f32(scale).to_le_bytes());
@@ -134,7 +151,9 @@ fn q8_0(block: &[f32; BLOCK], bytes: &mut [u8]) {
 /// The numbers of one block.
 fn of_q8_0(bytes: &[u8]) -> impl Iterator<Item = f32> {
     let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
-    bytes[2..].iter().map(move |byte| scale * f32::from(byte.cast_signed()))
+    bytes[2..]
+        .iter()
+        .map(move |byte| scale * f32::from(byte.cast_signed()))
 }
 
 #[cfg(test)]
@@ -143,14 +162,19 @@ mod tests {
 
     #[test]
     fn q8_0_is_within_half_a_step() {
-        let numbers: Vec<f32> = (0..64).map(|index| (index as f32 * 0.7).sin() * if index < 32 { 3.0 } else { 0.01 }).collect();
+        let numbers: Vec<f32> = (0..64)
+            .map(|index| (index as f32 * 0.7).sin() * if index < 32 { 3.0 } else { 0.01 })
+            .collect();
         let bytes = GgmlType::Q8_0.encode(&numbers);
         assert_eq!(bytes.len(), 68);
         for (block, bytes) in numbers.chunks(32).zip(bytes.chunks(34)) {
             let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
             for (number, byte) in block.iter().zip(&bytes[2..]) {
                 let stored = scale * f32::from(byte.cast_signed());
-                assert!((stored - number).abs() <= 0.51 * scale, "{number} as {stored}");
+                assert!(
+                    (stored - number).abs() <= 0.51 * scale,
+                    "{number} as {stored}"
+                );
             }
         }
         assert_eq!(GgmlType::Q8_0.encode(&[0.0; 32]), [0; 34]);
@@ -162,8 +186,15 @@ mod tests {
     #[test]
     fn what_a_type_cannot_hold_is_known() {
         for kind in [GgmlType::F32, GgmlType::F16, GgmlType::Bf16, GgmlType::Q8_0] {
-            assert!(kind.holds(-65504.0) && !kind.holds(f32::NAN) && !kind.holds(f32::INFINITY), "{kind:?}");
+            assert!(
+                kind.holds(-65504.0) && !kind.holds(f32::NAN) && !kind.holds(f32::INFINITY),
+                "{kind:?}"
+            );
         }
-        assert!(!GgmlType::F16.holds(65520.0) && GgmlType::Q8_0.holds(65520.0) && !GgmlType::Q8_0.holds(-1e7));
+        assert!(
+            !GgmlType::F16.holds(65520.0)
+                && GgmlType::Q8_0.holds(65520.0)
+                && !GgmlType::Q8_0.holds(-1e7)
+        );
     }
 }

@@ -75,24 +75,43 @@ impl<'a> TensorPart<'a> {
     fn send(&self, mut take: impl FnMut(&[u8]) -> Result<(), GgufError>) -> Result<(), GgufError> {
         match &self.numbers {
             Numbers::Here(numbers) => take(&self.info.kind.encode(numbers)),
-            Numbers::Stored(tensors) => tensors.iter().try_for_each(|stored| stored.send(self.info.kind, &mut take)),
+            Numbers::Stored(tensors) => tensors
+                .iter()
+                .try_for_each(|stored| stored.send(self.info.kind, &mut take)),
         }
     }
 }
 
 impl StoredTensor<'_> {
-    fn send(&self, kind: GgmlType, mut take: impl FnMut(&[u8]) -> Result<(), GgufError>) -> Result<(), GgufError> {
-        let Self { archive, name, change } = self;
+    fn send(
+        &self,
+        kind: GgmlType,
+        mut take: impl FnMut(&[u8]) -> Result<(), GgufError>,
+    ) -> Result<(), GgufError> {
+        let Self {
+            archive,
+            name,
+            change,
+        } = self;
         let shape = archive.shape(name).unwrap_or_default();
         let (rows, width) = (shape[0], shape[1..].iter().product::<usize>().max(1));
         let head = change.heads.map(|heads| rows / heads);
-        let change = if head.is_some() { change.of_one_head() } else { *change };
+        let change = if head.is_some() {
+            change.of_one_head()
+        } else {
+            *change
+        };
         let step = head.unwrap_or((BLOCK_NUMBERS / width).max(1));
         for first in (0..rows).step_by(step) {
-            let numbers = archive.read_rows_f32(name, first..(first + step).min(rows))?.unwrap_or_default();
+            let numbers = archive
+                .read_rows_f32(name, first..(first + step).min(rows))?
+                .unwrap_or_default();
             let numbers = change.apply(numbers, width);
             if !numbers.iter().all(|number| kind.holds(*number)) {
-                return Err(GgufError::NotHeld { tensor: name.clone(), kind });
+                return Err(GgufError::NotHeld {
+                    tensor: name.clone(),
+                    kind,
+                });
             }
             take(&kind.encode(&numbers))?;
         }
@@ -109,23 +128,44 @@ fn write(
     report: Reporter,
 ) -> Result<Written, GgufError> {
     if path.exists() {
-        return Err(GgufError::Exists { path: path.to_owned() });
+        return Err(GgufError::Exists {
+            path: path.to_owned(),
+        });
     }
     let infos: Vec<&Info> = parts.iter().map(|part| &part.info).collect();
     let header = header(pairs, &infos);
     let padded = |info: &&Info| (info.bytes() + padding(info.bytes()).len()) as u64;
     let bytes = header.len() as u64 + infos.iter().map(padded).sum::<u64>();
-    check_space(path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new(".")), bytes)?;
+    check_space(
+        path.ancestors()
+            .skip(1)
+            .find(|folder| folder.is_dir())
+            .unwrap_or(Path::new(".")),
+        bytes,
+    )?;
     write_pieces_atomic(path, |file| {
         file.write(&header)?;
         for (index, part) in parts.iter().enumerate() {
-            part.send(|piece| if interrupt.load(Relaxed) { Err(GgufError::Stopped) } else { Ok(file.write(piece)?) })?;
+            part.send(|piece| {
+                if interrupt.load(Relaxed) {
+                    Err(GgufError::Stopped)
+                } else {
+                    Ok(file.write(piece)?)
+                }
+            })?;
             file.write(&padding(part.info.bytes()))?;
-            report(Event::Progress { what: "writing".to_owned(), done: index as u64 + 1, total: parts.len() as u64 });
+            report(Event::Progress {
+                what: "writing".to_owned(),
+                done: index as u64 + 1,
+                total: parts.len() as u64,
+            });
         }
         Ok::<_, GgufError>(())
     })?;
-    Ok(Written { tensors: parts.len(), bytes })
+    Ok(Written {
+        tensors: parts.len(),
+        bytes,
+    })
 }
 
 /// A GGUF file that cannot be written.
@@ -232,7 +272,13 @@ impl Explain for GgufError {
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        let own = || {
+            vec![Fault {
+                place: None,
+                message: self.to_string(),
+                hint: self.hint(),
+            }]
+        };
         self.inner().map_or_else(own, Explain::faults)
     }
 }

@@ -1,4 +1,5 @@
-//! A model's folder as one GGUF file, with the keys and names of llama.cpp's `convert_hf_to_gguf.py`.
+//! A model's folder as one GGUF file, with the keys and names of llama.cpp's
+//! `convert_hf_to_gguf.py`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,7 +10,7 @@ use super::container::{Info, Value};
 use super::keys::{differences, divisors, hyperparameters};
 use super::names::{ROUTER, place};
 use super::vocabulary::vocabulary;
-use super::{GgufError, GgmlType, Numbers, TensorPart, StoredTensor, Written, write};
+use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, Written, write};
 use crate::export::card::Base;
 use crate::files::safetensors::Archive;
 use crate::model::{DecoderSpec, Folder, shard_paths};
@@ -18,8 +19,8 @@ use crate::report::{Event, Reporter};
 /// Writes the model of a folder to the file `path`, its matrices in `kind`.
 ///
 /// # Errors
-/// The folder is not whole, llama.cpp has nothing that computes or tokenizes as it does, the file is there or cannot be written, or
-/// `interrupt` was raised.
+/// The folder is not whole, llama.cpp has nothing that computes or tokenizes as it does, the file
+/// is there or cannot be written, or `interrupt` was raised.
 pub fn write_gguf_model(
     folder: &Path,
     path: &Path,
@@ -29,17 +30,29 @@ pub fn write_gguf_model(
 ) -> Result<Written, GgufError> {
     let model = Folder::open(folder)?;
     if model.stored_form()?.is_some() {
-        return Err(GgufError::Packed { folder: folder.to_owned() });
+        return Err(GgufError::Packed {
+            folder: folder.to_owned(),
+        });
     }
     let (spec, architecture) = (&model.spec, Architecture::of(&model.spec)?);
-    let shards = shard_paths(folder)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let shards = shard_paths(folder)?
+        .iter()
+        .map(|path| Archive::open(path))
+        .collect::<Result<Vec<_>, _>>()?;
     let mut pairs = general(folder, architecture, kind);
     pairs.extend(hyperparameters(architecture, spec));
     pairs.extend(vocabulary(folder, spec.vocabulary)?);
     let mut parts = Vec::new();
     for (name, divisors) in divisors(spec) {
-        let info = Info { name: name.to_owned(), shape: vec![divisors.len()], kind: GgmlType::F32 };
-        parts.push(TensorPart { info, numbers: Numbers::Here(divisors) });
+        let info = Info {
+            name: name.to_owned(),
+            shape: vec![divisors.len()],
+            kind: GgmlType::F32,
+        };
+        parts.push(TensorPart {
+            info,
+            numbers: Numbers::Here(divisors),
+        });
     }
     parts.extend(stored(&shards, architecture, spec, kind)?);
     for difference in differences(architecture, spec) {
@@ -48,7 +61,8 @@ pub fn write_gguf_model(
     write(path, &pairs, &parts, interrupt, report)
 }
 
-/// Refuses a model's folder of which [`write_gguf_model`] would not write a file, by everything but the weights.
+/// Refuses a model's folder of which [`write_gguf_model`] would not write a file, by everything but
+/// the weights.
 ///
 /// # Errors
 /// llama.cpp has nothing that computes or tokenizes as it does.
@@ -87,27 +101,56 @@ fn stored<'a>(
     kind: GgmlType,
 ) -> Result<Vec<TensorPart<'a>>, GgufError> {
     let named = |archive: &'a Archive| {
-        archive.shapes().into_keys().map(move |name| (spec.names.canonical(&name), (archive, name))).collect::<Vec<_>>()
+        archive
+            .shapes()
+            .into_keys()
+            .map(move |name| (spec.names.canonical(&name), (archive, name)))
+            .collect::<Vec<_>>()
     };
     let places: BTreeMap<String, (&Archive, String)> = shards.iter().flat_map(named).collect();
     let (mut parts, mut stacks) = (Vec::<TensorPart>::new(), BTreeMap::<String, usize>::new());
     for (name, shape) in spec.tensors() {
-        let unnamed = || GgufError::Unnamed { module: name.clone(), name: architecture.name };
+        let unnamed = || GgufError::Unnamed {
+            module: name.clone(),
+            name: architecture.name,
+        };
         let (module, end) = name.rsplit_once('.').ok_or_else(unnamed)?;
         let place = place(module, spec).ok_or_else(unnamed)?;
-        let (archive, stored) = places.get(&name).cloned().expect("the weights were checked");
-        let stored = StoredTensor { archive, name: stored, change: architecture.change(module, spec) };
+        let (archive, stored) = places
+            .get(&name)
+            .cloned()
+            .expect("the weights were checked");
+        let stored = StoredTensor {
+            archive,
+            name: stored,
+            change: architecture.change(module, spec),
+        };
         let gguf = format!("{}.{end}", place.module);
         if let Some(index) = stacks.get(&gguf) {
             parts[*index].take(stored);
             continue;
         }
-        let shape = if place.expert.is_some() { [vec![0], shape].concat() } else { shape };
+        let shape = if place.expert.is_some() {
+            [vec![0], shape].concat()
+        } else {
+            shape
+        };
         if place.expert.is_some() {
             stacks.insert(gguf.clone(), parts.len());
         }
-        let kind = if place.module.ends_with(ROUTER) { GgmlType::F32 } else { kind.of_tensor(&shape) };
-        let mut part = TensorPart { info: Info { name: gguf, shape, kind }, numbers: Numbers::Stored(Vec::new()) };
+        let kind = if place.module.ends_with(ROUTER) {
+            GgmlType::F32
+        } else {
+            kind.of_tensor(&shape)
+        };
+        let mut part = TensorPart {
+            info: Info {
+                name: gguf,
+                shape,
+                kind,
+            },
+            numbers: Numbers::Stored(Vec::new()),
+        };
         part.take(stored);
         parts.push(part);
     }

@@ -18,7 +18,10 @@ const LAYER: [(&str, &str); 12] = [
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
 /// The norms before attention and feed-forward, one of which is named after what it follows.
-const PRE: [(&str, &str); 2] = [("input_layernorm", "attn_norm"), ("post_attention_layernorm", "ffn_norm")];
+const PRE: [(&str, &str); 2] = [
+    ("input_layernorm", "attn_norm"),
+    ("post_attention_layernorm", "ffn_norm"),
+];
 /// Those where attention's output has a norm too.
 const POST: [(&str, &str); 3] = [
     ("input_layernorm", "attn_norm"),
@@ -40,7 +43,12 @@ pub(super) struct GgufModule {
 
 /// GGUF's name of a module, such as `blk.0.attn_q` of `model.layers.0.self_attn.q_proj`.
 pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<GgufModule> {
-    let whole = |module: &str| Some(GgufModule { module: module.to_owned(), expert: None });
+    let whole = |module: &str| {
+        Some(GgufModule {
+            module: module.to_owned(),
+            expert: None,
+        })
+    };
     let names = &spec.names;
     if names.embedding().strip_suffix(".weight") == Some(module) {
         return whole("token_embd");
@@ -51,18 +59,42 @@ pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<GgufModule> {
     if module == "lm_head" {
         return whole("output");
     }
-    let (layer, rest) = module.strip_prefix(names.stem)?.strip_prefix(names.layers)?.strip_prefix('.')?.split_once('.')?;
+    let (layer, rest) = module
+        .strip_prefix(names.stem)?
+        .strip_prefix(names.layers)?
+        .strip_prefix('.')?
+        .split_once('.')?;
     let spec = spec.layers.get(layer.parse::<usize>().ok()?)?;
-    let found = |table: &[(&str, &'static str)]| table.iter().find(|(hf, _)| *hf == rest).map(|(_, gguf)| (*gguf, None));
-    let norm = || if spec.norms == NormPlacement::Pre { found(&PRE) } else { found(&POST) };
-    let expert = || spec.mlp.experts().and_then(|experts| of_experts(rest, experts));
+    let found = |table: &[(&str, &'static str)]| {
+        table
+            .iter()
+            .find(|(hf, _)| *hf == rest)
+            .map(|(_, gguf)| (*gguf, None))
+    };
+    let norm = || {
+        if spec.norms == NormPlacement::Pre {
+            found(&PRE)
+        } else {
+            found(&POST)
+        }
+    };
+    let expert = || {
+        spec.mlp
+            .experts()
+            .and_then(|experts| of_experts(rest, experts))
+    };
     let (gguf, expert) = found(&LAYER).or_else(norm).or_else(expert)?;
-    Some(GgufModule { module: format!("blk.{layer}.{gguf}"), expert })
+    Some(GgufModule {
+        module: format!("blk.{layer}.{gguf}"),
+        expert,
+    })
 }
 
 /// The router, or one expert's part.
 fn of_experts(rest: &str, experts: &ExpertsSpec) -> Option<(&'static str, Option<usize>)> {
-    let ExpertForm::Apart { module, parts } = experts.form else { return None };
+    let ExpertForm::Apart { module, parts } = experts.form else {
+        return None;
+    };
     let inside = rest.strip_prefix(module)?;
     if inside == ".gate" {
         return Some((ROUTER, None));
@@ -80,7 +112,14 @@ mod tests {
     use crate::nn::rope::{RopeScaling, RopeSpec};
 
     fn spec(norms: NormPlacement) -> DecoderSpec {
-        let mixer = GroupedSpec::new([2, 1, 4], RopeSpec { head_dim: 4, theta: 1e4, scaling: RopeScaling::Default });
+        let mixer = GroupedSpec::new(
+            [2, 1, 4],
+            RopeSpec {
+                head_dim: 4,
+                theta: 1e4,
+                scaling: RopeScaling::Default,
+            },
+        );
         let router = RouterSpec {
             experts: 2,
             chosen: 1,
@@ -90,10 +129,28 @@ mod tests {
             scale: 1.0,
             bias: false,
         };
-        let form = ExpertForm::Apart { module: "moe", parts: ["w1", "w3", "w2"] };
-        let experts = ExpertsSpec { router, expert: GatedSpec::new(8), form, shared: None };
-        let layers = vec![LayerSpec::new(mixer.clone(), GatedSpec::new(8)), LayerSpec::new(mixer, experts)];
-        DecoderSpec::new(16, 8, layers.into_iter().map(|layer| LayerSpec { norms, ..layer }).collect())
+        let form = ExpertForm::Apart {
+            module: "moe",
+            parts: ["w1", "w3", "w2"],
+        };
+        let experts = ExpertsSpec {
+            router,
+            expert: GatedSpec::new(8),
+            form,
+            shared: None,
+        };
+        let layers = vec![
+            LayerSpec::new(mixer.clone(), GatedSpec::new(8)),
+            LayerSpec::new(mixer, experts),
+        ];
+        DecoderSpec::new(
+            16,
+            8,
+            layers
+                .into_iter()
+                .map(|layer| LayerSpec { norms, ..layer })
+                .collect(),
+        )
     }
 
     fn name(module: &str, norms: NormPlacement) -> Option<(String, Option<usize>)> {
@@ -108,12 +165,28 @@ mod tests {
             ("lm_head", "output", None),
             ("model.layers.0.mlp.down_proj", "blk.0.ffn_down", None),
             ("model.layers.1.moe.gate", "blk.1.ffn_gate_inp", None),
-            ("model.layers.1.moe.experts.1.w2", "blk.1.ffn_down_exps", Some(1)),
-            ("model.layers.1.moe.experts.0.w3", "blk.1.ffn_up_exps", Some(0)),
+            (
+                "model.layers.1.moe.experts.1.w2",
+                "blk.1.ffn_down_exps",
+                Some(1),
+            ),
+            (
+                "model.layers.1.moe.experts.0.w3",
+                "blk.1.ffn_up_exps",
+                Some(0),
+            ),
         ] {
-            assert_eq!(name(module, NormPlacement::Pre), Some((gguf.to_owned(), expert)), "{module}");
+            assert_eq!(
+                name(module, NormPlacement::Pre),
+                Some((gguf.to_owned(), expert)),
+                "{module}"
+            );
         }
-        for module in ["model.layers.0.self_attn.rotary_emb", "model.layers.0.moe.gate", "model.layers.2.mlp.up_proj"] {
+        for module in [
+            "model.layers.0.self_attn.rotary_emb",
+            "model.layers.0.moe.gate",
+            "model.layers.2.mlp.up_proj",
+        ] {
             assert_eq!(name(module, NormPlacement::Pre), None, "{module}");
         }
     }
@@ -121,9 +194,15 @@ mod tests {
     #[test]
     fn a_norm_is_called_by_its_place() {
         let norm = "model.layers.1.post_attention_layernorm";
-        assert_eq!(name(norm, NormPlacement::Pre), Some(("blk.1.ffn_norm".to_owned(), None)));
+        assert_eq!(
+            name(norm, NormPlacement::Pre),
+            Some(("blk.1.ffn_norm".to_owned(), None))
+        );
         for norms in [NormPlacement::Post, NormPlacement::PreAndPost] {
-            assert_eq!(name(norm, norms), Some(("blk.1.post_attention_norm".to_owned(), None)));
+            assert_eq!(
+                name(norm, norms),
+                Some(("blk.1.post_attention_norm".to_owned(), None))
+            );
         }
     }
 }

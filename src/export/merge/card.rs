@@ -2,15 +2,23 @@
 
 use std::path::Path;
 
-use super::request::{Addend, Onto, MergeRequest};
+use super::request::{Addend, MergeRequest, Onto};
 use super::{MergeError, Tally, name_of};
 use crate::adapter::peft;
 use crate::export::card::{Artefact, Base, Card, TrainedPart, card as markdown, grouped};
 use crate::files::{Hash, hash_file};
 
 /// The card as Markdown; `weights` are the base's files of weights with their hashes.
-pub(super) fn card(order: &MergeRequest, origin: &Path, tally: &Tally, weights: &[(String, Hash)]) -> Result<String, MergeError> {
-    let mut hashes: Vec<_> = weights.iter().map(|(name, hash)| (format!("base: {name}"), *hash)).collect();
+pub(super) fn card(
+    order: &MergeRequest,
+    origin: &Path,
+    tally: &Tally,
+    weights: &[(String, Hash)],
+) -> Result<String, MergeError> {
+    let mut hashes: Vec<_> = weights
+        .iter()
+        .map(|(name, hash)| (format!("base: {name}"), *hash))
+        .collect();
     let mut parts = Vec::new();
     for addend in &order.adapters {
         let name = called(&addend.folder);
@@ -20,19 +28,40 @@ pub(super) fn card(order: &MergeRequest, origin: &Path, tally: &Tally, weights: 
         parts.push(part(addend, name)?);
     }
     let base = Base::of(origin);
-    Ok(markdown(&Card { artefact: Artefact::Model, base, about: vec![about(order, tally)], parts, hashes }))
+    Ok(markdown(&Card {
+        artefact: Artefact::Model,
+        base,
+        about: vec![about(order, tally)],
+        parts,
+        hashes,
+    }))
 }
 
 fn about(order: &MergeRequest, tally: &Tally) -> String {
-    let Tally { tensors, merged_tensors, changed, .. } = tally;
-    let float = order.float.map_or_else(String::new, |float| format!(", all numbers stored as {float}"));
+    let Tally {
+        tensors,
+        merged_tensors,
+        changed,
+        ..
+    } = tally;
+    let float = order.float.map_or_else(String::new, |float| {
+        format!(
+            ", all numbers stored as \
+    {float}"
+        )
+    });
     let rounding = tally.rounding().unwrap_or(0.0) * 100.0;
     let unpacked = match order.onto {
         Onto::Stored => String::new(),
-        Onto::Unpacked { form, .. } => format!(" W is what remains of it in {form}, on which the adapter was trained."),
+        Onto::Unpacked { form, .. } => format!(
+            " W is what remains of it in {form}, on which the \
+        adapter was trained."
+        ),
     };
     format!(
-        "Each weight W became W + Σ weight · scale · B A, computed in 32-bit floats{float}.{unpacked} Of {tensors} tensors {merged_tensors} were changed, in {} numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).",
+        "Each weight W became W + Σ weight · scale · B A, computed in 32-bit \
+        floats{float}.{unpacked} Of {tensors} tensors {merged_tensors} were changed, in {} \
+        numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).",
         grouped(*changed)
     )
 }
@@ -40,7 +69,13 @@ fn about(order: &MergeRequest, tally: &Tally) -> String {
 fn part(addend: &Addend, name: String) -> Result<TrainedPart, MergeError> {
     let config = Some(peft::read_config(&addend.folder)?);
     let run = addend.trained_on.as_ref().map(|known| known.run.clone());
-    Ok(TrainedPart { name: Some(name), weight: Some(addend.weight), config, run, tokenizer: None })
+    Ok(TrainedPart {
+        name: Some(name),
+        weight: Some(addend.weight),
+        config,
+        run,
+        tokenizer: None,
+    })
 }
 
 /// An adapter by its folder; that of a run, which every run calls alike, by the run's.

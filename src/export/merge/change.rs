@@ -1,5 +1,6 @@
-//! What is done to the numbers of a tensor. Some columns of two rows are computed at a time, so that they and the rows of A that they
-//! need stay in the fastest cache, and everything about a number is done while it is in a register.
+//! What is done to the numbers of a tensor. Some columns of two rows are computed at a time, so
+//! that they and the rows of A that they need stay in the fastest cache, and everything about a
+//! number is done while it is in a register.
 
 use rayon::prelude::*;
 
@@ -41,9 +42,14 @@ impl Change<'_> {
         new.resize(old.len() / self.from.bytes() * self.to.bytes(), 0);
         let rows = (SHARE_NUMBERS / self.width).max(1);
         let share = rows * self.width;
-        let shares = old.par_chunks(share * self.from.bytes()).zip(new.par_chunks_mut(share * self.to.bytes())).enumerate();
+        let shares = old
+            .par_chunks(share * self.from.bytes())
+            .zip(new.par_chunks_mut(share * self.to.bytes()))
+            .enumerate();
         // Collected first, so that they are added up in the same order every time.
-        let tallies: Vec<Tally> = shares.map(|(index, (old, new))| self.share(first + index * rows, old, new)).collect();
+        let tallies: Vec<Tally> = shares
+            .map(|(index, (old, new))| self.share(first + index * rows, old, new))
+            .collect();
         let mut total = Tally::default();
         for tally in &tallies {
             total.add(tally);
@@ -51,7 +57,10 @@ impl Change<'_> {
         if self.delta.is_some() || self.rows.is_some() {
             return total;
         }
-        Tally { not_finite: total.not_finite, ..Tally::default() }
+        Tally {
+            not_finite: total.not_finite,
+            ..Tally::default()
+        }
     }
 
     fn share(&self, first: usize, old: &[u8], new: &mut [u8]) -> Tally {
@@ -71,16 +80,27 @@ impl Change<'_> {
         }
     }
 
-    fn rows<From: Number, To: Number>(&self, first: usize, old: &[From::Bytes], new: &mut [To::Bytes]) -> Tally {
+    fn rows<From: Number, To: Number>(
+        &self,
+        first: usize,
+        old: &[From::Bytes],
+        new: &mut [To::Bytes],
+    ) -> Tally {
         let mut tally = Tally::default();
         let factors = self.factors::<From>(first, old);
         for column in (0..self.width).step_by(TILE) {
             let mut deltas = [[0.0; TILE]; 2];
-            let pairs = old.chunks(2 * self.width).zip(new.chunks_mut(2 * self.width));
+            let pairs = old
+                .chunks(2 * self.width)
+                .zip(new.chunks_mut(2 * self.width));
             for (index, (old, new)) in pairs.enumerate() {
                 let pair = first + 2 * index;
                 self.pair(pair, column, &mut deltas);
-                let rows = deltas.iter_mut().zip(old.chunks(self.width)).zip(new.chunks_mut(self.width)).enumerate();
+                let rows = deltas
+                    .iter_mut()
+                    .zip(old.chunks(self.width))
+                    .zip(new.chunks_mut(self.width))
+                    .enumerate();
                 for (row, ((delta, old), new)) in rows {
                     // Where no row matters, the last one may be shorter.
                     let (end, start) = (old.len().min(column + TILE), old.len().min(column));
@@ -88,9 +108,14 @@ impl Change<'_> {
                     if let Some(factors) = &factors {
                         scale::<From>(old, delta, factors[2 * index + row]);
                     }
-                    tally.add(&match self.rows.and_then(|rows| Some((rows.row(pair + row)?, rows.weight))) {
+                    tally.add(&match self
+                        .rows
+                        .and_then(|rows| Some((rows.row(pair + row)?, rows.weight)))
+                    {
                         Some((row, weight)) => {
-                            self.counted::<From, To>(old, &row[start..end], new, |old, row| between(old, row, weight))
+                            self.counted::<From, To>(old, &row[start..end], new, |old, row| {
+                                between(old, row, weight)
+                            })
                         }
                         None => self.counted::<From, To>(old, delta, new, plus),
                     });
@@ -113,11 +138,19 @@ impl Change<'_> {
             return tally;
         }
         let old: Vec<f32> = old.iter().map(|old| From::get(*old)).collect();
-        let sum: Vec<f32> = old.iter().zip(given).map(|(old, given)| together(*old, *given)).collect();
-        Tally { lost_in_q8_0: lost_in_q8_0(&old, &sum), ..tally }
+        let sum: Vec<f32> = old
+            .iter()
+            .zip(given)
+            .map(|(old, given)| together(*old, *given))
+            .collect();
+        Tally {
+            lost_in_q8_0: lost_in_q8_0(&old, &sum),
+            ..tally
+        }
     }
 
-    /// What each row of the sums is multiplied by, where rows are: its norm takes the row as a whole.
+    /// What each row of the sums is multiplied by, where rows are: its norm takes the row as a
+    /// whole.
     fn factors<From: Number>(&self, first: usize, old: &[From::Bytes]) -> Option<Vec<f32>> {
         let delta = self.delta.filter(|delta| delta.has_magnitudes())?;
         let rows = old.chunks(self.width).enumerate().map(|(index, old)| {
@@ -125,7 +158,10 @@ impl Change<'_> {
                 let (mut squares, mut deltas) = (0.0, [[0.0; TILE]; 2]);
                 for column in (0..self.width).step_by(TILE) {
                     self.pair(first + index, column, &mut deltas);
-                    let sums = old[column..].iter().zip(&deltas[0]).map(|(old, delta)| f64::from(From::get(*old) + delta));
+                    let sums = old[column..]
+                        .iter()
+                        .zip(&deltas[0])
+                        .map(|(old, delta)| f64::from(From::get(*old) + delta));
                     squares += sums.map(|sum| sum * sum).sum::<f64>();
                 }
                 squares.sqrt()
@@ -163,7 +199,11 @@ fn plus(old: f32, delta: f32) -> f32 {
 #[inline]
 #[allow(clippy::float_cmp, reason = "with the weight 1 not a bit is to differ")]
 fn between(old: f32, row: f32, weight: f64) -> f32 {
-    if weight == 1.0 { row } else { (f64::from(old) + weight * (f64::from(row) - f64::from(old))) as f32 }
+    if weight == 1.0 {
+        row
+    } else {
+        (f64::from(old) + weight * (f64::from(row) - f64::from(old))) as f32
+    }
 }
 
 /// new = old and what is given, put together and rounded, and what became of the numbers.
@@ -180,7 +220,11 @@ fn sums<From: Number, To: Number>(
         sum::<From, To>(old, given, new, &mut lanes, together);
     }
     // The rest with zeros behind it, of which nothing becomes anything else.
-    let (mut last, mut more, mut sums) = ([From::Bytes::default(); LANES], [0.0; LANES], [To::Bytes::default(); LANES]);
+    let (mut last, mut more, mut sums) = (
+        [From::Bytes::default(); LANES],
+        [0.0; LANES],
+        [To::Bytes::default(); LANES],
+    );
     last[..old.len()].copy_from_slice(old);
     more[..old.len()].copy_from_slice(given);
     sum::<From, To>(&last, &more, &mut sums, &mut lanes, together);
@@ -210,22 +254,56 @@ mod tests {
     fn rows_of_every_width_and_type_are_converted_alone_and_in_pairs() {
         let floats = [Float::F32, Float::F16, Float::Bf16];
         for (from, to) in floats.iter().flat_map(|from| floats.map(|to| (*from, to))) {
-            for (width, numbers) in [(1, 1), (7, 21), (8, 80), (300, 900), (600, 1200), (4096, 5000)] {
-                let values: Vec<f32> = (0..numbers).map(|number| number as f32 / 8.0 - 3.0).collect();
+            for (width, numbers) in [
+                (1, 1),
+                (7, 21),
+                (8, 80),
+                (300, 900),
+                (600, 1200),
+                (4096, 5000),
+            ] {
+                let values: Vec<f32> = (0..numbers)
+                    .map(|number| number as f32 / 8.0 - 3.0)
+                    .collect();
                 let encoded = |float: Float, values: &[f32]| {
                     let mut bytes = vec![0; values.len() * float.bytes()];
                     float.encode(values, &mut bytes);
                     bytes
                 };
                 let (old, mut new) = (encoded(from, &values), vec![9; 3]);
-                let tally = Change { delta: None, rows: None, width, from, to, counts_q8_0: false }.block(0, &old, &mut new);
+                let tally = Change {
+                    delta: None,
+                    rows: None,
+                    width,
+                    from,
+                    to,
+                    counts_q8_0: false,
+                }
+                .block(0, &old, &mut new);
                 let mut read = vec![0.0; numbers];
                 from.decode(&old, &mut read);
-                assert_eq!(new, encoded(to, &read), "{from} to {to}, {numbers} numbers in rows of {width}");
+                assert_eq!(
+                    new,
+                    encoded(to, &read),
+                    "{from} to {to}, {numbers} numbers in rows of \
+                {width}"
+                );
                 assert_eq!(tally, Tally::default());
             }
         }
-        let change = Change { delta: None, rows: None, width: 2, from: Float::F32, to: Float::F16, counts_q8_0: false };
-        assert_eq!(change.block(0, &[1e6f32.to_le_bytes(); 3].concat(), &mut Vec::new()).not_finite, 3);
+        let change = Change {
+            delta: None,
+            rows: None,
+            width: 2,
+            from: Float::F32,
+            to: Float::F16,
+            counts_q8_0: false,
+        };
+        assert_eq!(
+            change
+                .block(0, &[1e6f32.to_le_bytes(); 3].concat(), &mut Vec::new())
+                .not_finite,
+            3
+        );
     }
 }

@@ -1,4 +1,5 @@
-//! Adapters merged into their base: a new model folder with the files, shards and names of the old one.
+//! Adapters merged into their base: a new model folder with the files, shards and names of the old
+//! one.
 
 mod card;
 mod change;
@@ -11,7 +12,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-pub use request::{Addend, Onto, MergeRequest, OtherBase, TrainedOn};
+pub use request::{Addend, MergeRequest, Onto, OtherBase, TrainedOn};
 pub use tally::Tally;
 
 use shard::{Rewriting, Untied};
@@ -22,23 +23,34 @@ use crate::export::card::CARD;
 use crate::export::repack::{self, repack, repacked_bytes};
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
-use crate::files::{self, Float, Hash, check_space, hash_file, temporary_folder_in, write_atomic, write_folder_atomic};
-use crate::model::{self, CompanionFiles, Folder, LinearSpec, OwnHead, Repacking, Role, Target, shard_paths};
+use crate::files::{
+    self, Float, Hash, check_space, hash_file, temporary_folder_in, write_atomic,
+    write_folder_atomic,
+};
+use crate::model::{
+    self, CompanionFiles, Folder, LinearSpec, OwnHead, Repacking, Role, Target, shard_paths,
+};
 use crate::report::{Event, Reporter};
 use crate::{adapter, data, files::safetensors};
 
 /// For the card and the folders themselves.
 const SMALL_FILES_BYTES: u64 = 64 << 10;
 
-/// Writes the merged model to `order.out`, whole or not at all. No more of it is in memory than some rows and the adapters of one
-/// tensor.
+/// Writes the merged model to `order.out`, whole or not at all. No more of it is in memory than
+/// some rows and the adapters of one tensor.
 ///
 /// # Errors
-/// The base or an adapter is damaged or unknown, they do not belong together, a sum does not fit its type, the disk is full, or
-/// `interrupt` was raised; there is then nothing at `order.out`.
-pub fn merge(order: &MergeRequest, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, MergeError> {
+/// The base or an adapter is damaged or unknown, they do not belong together, a sum does not fit
+/// its type, the disk is full, or `interrupt` was raised; there is then nothing at `order.out`.
+pub fn merge(
+    order: &MergeRequest,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Tally, MergeError> {
     if order.out.exists() {
-        return Err(MergeError::Exists { path: order.out.clone() });
+        return Err(MergeError::Exists {
+            path: order.out.clone(),
+        });
     }
     let folder = resized(&order.base, &order.adapters)?;
     if folder.is_packed()? {
@@ -48,11 +60,21 @@ pub fn merge(order: &MergeRequest, interrupt: &AtomicBool, report: Reporter) -> 
 }
 
 /// The base is packed in its files: it is merged into a copy in numbers, which goes afterwards.
-fn merge_onto_unpacked(order: &MergeRequest, interrupt: &AtomicBool, report: Reporter) -> Result<Tally, MergeError> {
+fn merge_onto_unpacked(
+    order: &MergeRequest,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Tally, MergeError> {
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
     let shards = shard_paths(&order.base)?;
-    order.check_names(&shards.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?, report)?;
+    order.check_names(
+        &shards
+            .iter()
+            .map(|path| Archive::open(path))
+            .collect::<Result<Vec<_>, _>>()?,
+        report,
+    )?;
     let mut hashes = Vec::new();
     for path in &shards {
         let hash = hash_file(path)?;
@@ -63,21 +85,42 @@ fn merge_onto_unpacked(order: &MergeRequest, interrupt: &AtomicBool, report: Rep
     // Where the sums get a type of their own, nothing is rounded before that.
     let dense = Target::Dense(order.float.map(|_| Float::F32));
     check_space(above, 2 * repacked_bytes(&order.base, dense)?)?;
-    let temporary = temporary_folder_in(above).map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
+    let temporary = temporary_folder_in(above).map_err(|cause| {
+        files::FileError::new(
+            "create a \
+    folder in",
+            above,
+            cause,
+        )
+    })?;
     repack(&order.base, dense, temporary.path(), interrupt, report)?;
     let base = temporary.path().to_owned();
-    let unpacked = MergeRequest { base, other_base: OtherBase::Compared, onto: Onto::Stored, ..order.clone() };
-    merge_as(&unpacked, &resized(&unpacked.base, &order.adapters)?, Some((&order.base, hashes)), interrupt, report)
+    let unpacked = MergeRequest {
+        base,
+        other_base: OtherBase::Compared,
+        onto: Onto::Stored,
+        ..order.clone()
+    };
+    merge_as(
+        &unpacked,
+        &resized(&unpacked.base, &order.adapters)?,
+        Some((&order.base, hashes)),
+        interrupt,
+        report,
+    )
 }
 
 /// The base with the rows of tokens that adapters add.
 fn resized(base: &Path, adapters: &[Addend]) -> Result<Folder, MergeError> {
     let mut folder = Folder::open(base)?;
-    adapters.iter().try_for_each(|addend| peft::resize(&mut folder, &addend.folder))?;
+    adapters
+        .iter()
+        .try_for_each(|addend| peft::resize(&mut folder, &addend.folder))?;
     Ok(folder)
 }
 
-/// Where the base was unpacked for the time being, `origin` is what a person knows as the base, with the hashes of its files.
+/// Where the base was unpacked for the time being, `origin` is what a person knows as the base,
+/// with the hashes of its files.
 fn merge_as(
     order: &MergeRequest,
     folder: &Folder,
@@ -88,50 +131,105 @@ fn merge_as(
     folder.check_weights()?;
     let linears = folder.spec.modules();
     let open = |addend: &Addend| MergeSource::open(&addend.folder, addend.weight, &linears);
-    let mut adapters = order.adapters.iter().map(open).collect::<Result<Vec<_>, _>>()?;
+    let mut adapters = order
+        .adapters
+        .iter()
+        .map(open)
+        .collect::<Result<Vec<_>, _>>()?;
     MergeSource::check_sum(&adapters)?;
-    let old = shard_paths(&order.base)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let old = shard_paths(&order.base)?
+        .iter()
+        .map(|path| Archive::open(path))
+        .collect::<Result<Vec<_>, _>>()?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
     order.check_names(&old, report)?;
     let apart = adapters.iter().any(|adapter| adapter.unties);
-    let names: Vec<String> = old.iter().flat_map(|old| old.shapes().into_keys()).collect();
-    let stored = |name: &str| folder.spec.names.stored(name, names.iter().map(String::as_str));
+    let names: Vec<String> = old
+        .iter()
+        .flat_map(|old| old.shapes().into_keys())
+        .collect();
+    let stored = |name: &str| {
+        folder
+            .spec
+            .names
+            .stored(name, names.iter().map(String::as_str))
+    };
     let is_alone = adapters.len() == 1;
     for adapter in &mut adapters {
-        adapter.compare_bases(&old, is_alone, stored)?.into_iter().for_each(|note| report(Event::Note(note)));
+        adapter
+            .compare_bases(&old, is_alone, stored)?
+            .into_iter()
+            .for_each(|note| report(Event::Note(note)));
     }
-    let untied = if apart { untied(&linears, &old, stored) } else { None };
+    let untied = if apart {
+        untied(&linears, &old, stored)
+    } else {
+        None
+    };
 
     let packing = match order.onto {
         Onto::Stored => None,
-        Onto::Unpacked { form, packs_head } => Some(Repacking::open(folder, Target::Packed { form, packs_head })?),
+        Onto::Unpacked { form, packs_head } => Some(Repacking::open(
+            folder,
+            Target::Packed { form, packs_head },
+        )?),
     };
     let linears = by_weight(linears, stored);
     let (float, counts_q8_0) = (order.float, order.counts_q8_0);
-    let rewriting = Rewriting { adapters: &adapters, linears, untied, float, packing: packing.as_ref(), counts_q8_0, interrupt };
+    let rewriting = Rewriting {
+        adapters: &adapters,
+        linears,
+        untied,
+        float,
+        packing: packing.as_ref(),
+        counts_q8_0,
+        interrupt,
+    };
     let own_head = own_head(&rewriting, &old, apart)?;
     let beside = CompanionFiles::of(&order.base)?;
     let vocabulary = vocabulary::of(order, folder.spec.vocabulary)?;
     if let Some(method) = &folder.leftover_quantization {
         report(Event::Note(format!(
-            "config.json of the base has a `quantization_config` ({method}), and its weights are plain numbers: the merged model gets none"
+            "config.json of the base has a `quantization_config` ({method}), and its weights are \
+            plain numbers: the merged model gets none"
         )));
     }
-    let tensor_bytes = old.iter().map(|old| rewriting.tensor_bytes(old)).sum::<Result<u64, _>>()?;
-    let header_bytes = old.iter().map(|old| Ok(rewriting.header(old)?.len() as u64)).sum::<Result<u64, MergeError>>()?;
-    let mut tally = Tally { bytes: tensor_bytes + header_bytes, ..Tally::default() };
-    check_space(existing(&order.out), tally.bytes + beside.bytes() + SMALL_FILES_BYTES)?;
+    let tensor_bytes = old
+        .iter()
+        .map(|old| rewriting.tensor_bytes(old))
+        .sum::<Result<u64, _>>()?;
+    let header_bytes = old
+        .iter()
+        .map(|old| Ok(rewriting.header(old)?.len() as u64))
+        .sum::<Result<u64, MergeError>>()?;
+    let mut tally = Tally {
+        bytes: tensor_bytes + header_bytes,
+        ..Tally::default()
+    };
+    check_space(
+        existing(&order.out),
+        tally.bytes + beside.bytes() + SMALL_FILES_BYTES,
+    )?;
     write_folder_atomic(&order.out, |new| {
         let hashes = write_weights(order, &rewriting, &old, new, &mut tally, report)?;
-        beside.copy(new, order.float, tensor_bytes, (own_head.as_ref(), vocabulary.as_ref()))?;
+        beside.copy(
+            new,
+            order.float,
+            tensor_bytes,
+            (own_head.as_ref(), vocabulary.as_ref()),
+        )?;
         let (base, hashes) = origin.unwrap_or((&order.base, hashes));
-        Ok::<_, MergeError>(write_atomic(&new.join(CARD), card::card(order, base, &tally, &hashes)?.as_bytes())?)
+        Ok::<_, MergeError>(write_atomic(
+            &new.join(CARD),
+            card::card(order, base, &tally, &hashes)?.as_bytes(),
+        )?)
     })?;
     Ok(tally)
 }
 
-/// Refuses an adapter that comes with a table of the base that is not this base's, for a format of matrices alone.
+/// Refuses an adapter that comes with a table of the base that is not this base's, for a format of
+/// matrices alone.
 ///
 /// # Errors
 /// There is such a table, or a file cannot be read.
@@ -142,9 +240,20 @@ pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), MergeError> {
     if !source.has_bases() {
         return Ok(());
     }
-    let old = shard_paths(base)?.iter().map(|path| Archive::open(path)).collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<String> = old.iter().flat_map(|old| old.shapes().into_keys()).collect();
-    let stored = |name: &str| folder.spec.names.stored(name, names.iter().map(String::as_str));
+    let old = shard_paths(base)?
+        .iter()
+        .map(|path| Archive::open(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let names: Vec<String> = old
+        .iter()
+        .flat_map(|old| old.shapes().into_keys())
+        .collect();
+    let stored = |name: &str| {
+        folder
+            .spec
+            .names
+            .stored(name, names.iter().map(String::as_str))
+    };
     source.compare_bases(&old, false, stored)?;
     Ok(())
 }
@@ -164,7 +273,11 @@ fn write_weights(
         let name = name_of(old.path());
         let hash = rewriting.write(old, &new.join(&name), tally, |bytes| {
             done_bytes += bytes as u64;
-            report(Event::Progress { what: "merging (MiB)".to_owned(), done: done_bytes >> 20, total: total_bytes >> 20 });
+            report(Event::Progress {
+                what: "merging (MiB)".to_owned(),
+                done: done_bytes >> 20,
+                total: total_bytes >> 20,
+            });
         })?;
         order.check(old.path(), hash, report)?;
         hashes.push((name, hash));
@@ -173,8 +286,17 @@ fn write_weights(
 }
 
 /// Tensors of embedding and head, where a base has one for both, and one in its files.
-fn untied(linears: &[LinearSpec], old: &[Archive], stored: impl Fn(&str) -> String) -> Option<Untied> {
-    let of = |role: Role| linears.iter().find(|linear| linear.role == role).map(|linear| stored(&linear.weight()));
+fn untied(
+    linears: &[LinearSpec],
+    old: &[Archive],
+    stored: impl Fn(&str) -> String,
+) -> Option<Untied> {
+    let of = |role: Role| {
+        linears
+            .iter()
+            .find(|linear| linear.role == role)
+            .map(|linear| stored(&linear.weight()))
+    };
     let (embedding, head) = (of(Role::Embedding)?, of(Role::TiedHead)?);
     // It may be stored twice.
     let is_stored = old.iter().any(|old| old.shape(&head).is_some());
@@ -182,35 +304,57 @@ fn untied(linears: &[LinearSpec], old: &[Archive], stored: impl Fn(&str) -> Stri
 }
 
 /// What config and index are to say of a head that was none of its own.
-fn own_head(rewriting: &Rewriting, old: &[Archive], apart: bool) -> Result<Option<OwnHead>, MergeError> {
+fn own_head(
+    rewriting: &Rewriting,
+    old: &[Archive],
+    apart: bool,
+) -> Result<Option<OwnHead>, MergeError> {
     if !apart {
         return Ok(None);
     }
     for old in old {
         if let Some(head) = rewriting.head(old)? {
-            return Ok(Some(OwnHead { added: Some((head.name.clone(), name_of(old.path()), head.numbers() as u64)) }));
+            return Ok(Some(OwnHead {
+                added: Some((
+                    head.name.clone(),
+                    name_of(old.path()),
+                    head.numbers() as u64,
+                )),
+            }));
         }
     }
     Ok(Some(OwnHead { added: None }))
 }
 
-/// Maps by the names of the tensors of their weights in the files: one, or those of a stack in their order.
-fn by_weight(linears: Vec<LinearSpec>, stored: impl Fn(&str) -> String) -> BTreeMap<String, Vec<LinearSpec>> {
+/// Maps by the names of the tensors of their weights in the files: one, or those of a stack in
+/// their order.
+fn by_weight(
+    linears: Vec<LinearSpec>,
+    stored: impl Fn(&str) -> String,
+) -> BTreeMap<String, Vec<LinearSpec>> {
     let mut maps: BTreeMap<_, Vec<_>> = BTreeMap::new();
     for linear in linears {
-        maps.entry(stored(&linear.weight())).or_default().push(linear);
+        maps.entry(stored(&linear.weight()))
+            .or_default()
+            .push(linear);
     }
     maps
 }
 
 /// The last part of a path.
 fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+    path.file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy()
+        .into_owned()
 }
 
 /// The nearest folder above that is there.
 fn existing(path: &Path) -> &Path {
-    path.ancestors().skip(1).find(|folder| folder.is_dir()).unwrap_or(Path::new("."))
+    path.ancestors()
+        .skip(1)
+        .find(|folder| folder.is_dir())
+        .unwrap_or(Path::new("."))
 }
 
 /// A merge that cannot be made.
@@ -295,19 +439,33 @@ impl Explain for MergeError {
         match self {
             Self::Exists { .. } => Some("choose another `--out`, or remove it first".into()),
             Self::TwoTokenizers { .. } => Some("merge them one after the other".into()),
-            Self::OtherBase { .. } => {
-                Some("name the base that it was trained on with `--base`, or merge into this one with `--force`".into())
-            }
-            Self::NotFinite { float: Float::F16, .. } => {
-                Some("F16 ends at 65504: write another type with `--dtype bf16` or `--dtype f32`".into())
-            }
-            Self::NotFinite { .. } => Some("look for NaN or infinity in the base and in the adapters".into()),
+            Self::OtherBase { .. } => Some(
+                "name the base that it was trained on with `--base`, or merge into this one \
+                with `--force`"
+                    .into(),
+            ),
+            Self::NotFinite {
+                float: Float::F16, ..
+            } => Some(
+                "F16 ends at 65504: write another type with `--dtype bf16` or `--dtype f32`".into(),
+            ),
+            Self::NotFinite { .. } => Some(
+                "look for NaN or infinity in the base and in the \
+            adapters"
+                    .into(),
+            ),
             _ => self.inner()?.hint(),
         }
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        let own = || {
+            vec![Fault {
+                place: None,
+                message: self.to_string(),
+                hint: self.hint(),
+            }]
+        };
         self.inner().map_or_else(own, Explain::faults)
     }
 }
@@ -326,7 +484,11 @@ mod tests {
     fn a_disk_that_fails_at_any_point_leaves_nothing() {
         let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs/qwen2");
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let adapters = vec![Addend { folder: golden.join("adapter"), weight: 1.0, trained_on: None }];
+        let adapters = vec![Addend {
+            folder: golden.join("adapter"),
+            weight: 1.0,
+            trained_on: None,
+        }];
         let out = dir.path().join("merged");
         let order = MergeRequest {
             base: golden.join("model"),
@@ -352,11 +514,19 @@ mod tests {
             let mut reached = 0;
             let full = move |_, _: &Path| {
                 reached += 1;
-                if reached == failing + 1 { Err(ErrorKind::StorageFull.into()) } else { Ok(()) }
+                if reached == failing + 1 {
+                    Err(ErrorKind::StorageFull.into())
+                } else {
+                    Ok(())
+                }
             };
             let error = trial::with(full, run).expect_err("a full disk");
             assert_eq!(error.exit(), Exit::Io, "operation {failing}: {error}");
-            assert_eq!(fs::read_dir(dir.path()).expect("listed").count(), 0, "operation {failing}");
+            assert_eq!(
+                fs::read_dir(dir.path()).expect("listed").count(),
+                0,
+                "operation {failing}"
+            );
         }
     }
 }

@@ -25,7 +25,8 @@ pub struct MergeRequest {
     pub other_base: OtherBase,
     /// The numbers of the base that adapters are added to.
     pub onto: Onto,
-    /// Whether to count what rounding to `Q8_0` would take of the sums: [`Tally::rounding_in`](super::Tally::rounding_in).
+    /// Whether to count what rounding to `Q8_0` would take of the sums:
+    /// [`Tally::rounding_in`](super::Tally::rounding_in).
     pub counts_q8_0: bool,
 }
 
@@ -80,15 +81,25 @@ pub enum OtherBase {
 
 impl MergeRequest {
     /// Compares a file of the base with what each adapter was trained on.
-    pub(super) fn check(&self, file: &Path, hash: Hash, report: Reporter) -> Result<(), MergeError> {
+    pub(super) fn check(
+        &self,
+        file: &Path,
+        hash: Hash,
+        report: Reporter,
+    ) -> Result<(), MergeError> {
         let (name, found) = (name_of(file), hash.to_string());
         for (addend, trained_on) in self.known() {
-            let expected = if name == "config.json" { trained_on.config.as_ref() } else { trained_on.weights.get(&name) };
+            let expected = if name == "config.json" {
+                trained_on.config.as_ref()
+            } else {
+                trained_on.weights.get(&name)
+            };
             if let Some(expected) = expected.filter(|expected| **expected != found) {
                 let (file, lock) = (file.display(), trained_on.lock.display());
                 let adapter = addend.folder.display();
                 let message = format!(
-                    "`{file}` is not what adapter `{adapter}` was trained on: its blake3 is {found}, `{lock}` has {expected}"
+                    "`{file}` is not what adapter `{adapter}` was trained on: its blake3 is \
+                    {found}, `{lock}` has {expected}"
                 );
                 self.differs(message, report)?;
             }
@@ -97,11 +108,22 @@ impl MergeRequest {
     }
 
     /// Compares the names of the base's files with those that each adapter was trained on.
-    pub(super) fn check_names(&self, shards: &[Archive], report: Reporter) -> Result<(), MergeError> {
-        let quoted =
-            |names: &mut dyn Iterator<Item = &String>| names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    pub(super) fn check_names(
+        &self,
+        shards: &[Archive],
+        report: Reporter,
+    ) -> Result<(), MergeError> {
+        let quoted = |names: &mut dyn Iterator<Item = &String>| {
+            names
+                .map(|name| format!("`{name}`"))
+                .collect::<Vec<_>>()
+                .join(", ")
+        };
         let found: Vec<String> = shards.iter().map(|shard| name_of(shard.path())).collect();
-        for (addend, trained_on) in self.known().filter(|(_, known)| !known.weights.keys().eq(&found)) {
+        for (addend, trained_on) in self
+            .known()
+            .filter(|(_, known)| !known.weights.keys().eq(&found))
+        {
             let message = format!(
                 "the weights of `{}` are {}, adapter `{}` was trained on {} according to `{}`",
                 self.base.display(),
@@ -116,7 +138,9 @@ impl MergeRequest {
     }
 
     fn known(&self) -> impl Iterator<Item = (&Addend, &TrainedOn)> {
-        self.adapters.iter().filter_map(|addend| Some((addend, addend.trained_on.as_ref()?)))
+        self.adapters
+            .iter()
+            .filter_map(|addend| Some((addend, addend.trained_on.as_ref()?)))
     }
 
     fn differs(&self, message: String, report: Reporter) -> Result<(), MergeError> {
@@ -124,7 +148,9 @@ impl MergeRequest {
             OtherBase::Refuse => Err(MergeError::OtherBase { message }),
             OtherBase::Compared => Ok(()),
             OtherBase::Note => {
-                report(Event::Note(format!("{message}; going on because of `--force`")));
+                report(Event::Note(format!(
+                    "{message}; going on because of `--force`"
+                )));
                 Ok(())
             }
         }

@@ -1,5 +1,5 @@
-//! A file of weights written anew with what adapters add: tensor after tensor in the order of the old one, a few rows in memory at
-//! a time.
+//! A file of weights written anew with what adapters add: tensor after tensor in the order of the
+//! old one, a few rows in memory at a time.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +12,7 @@ use std::thread;
 use super::MergeError;
 use super::change::Change;
 use super::tally::Tally;
-use crate::adapter::merge::{Delta, Replacement, MergeSource};
+use crate::adapter::merge::{Delta, MergeSource, Replacement};
 use crate::files::safetensors::{Archive, TensorEntry};
 use crate::files::{Float, Hash, NewFile, OldFile};
 use crate::model::{LinearSpec, Repacking};
@@ -61,7 +61,11 @@ impl Rewriting<'_> {
 
     /// The old file's tensors as the new one has them: tables of the vocabulary may have more rows.
     fn entries(&self, old: &Archive) -> Result<Vec<TensorEntry>, MergeError> {
-        Ok(old.entries()?.into_iter().map(|entry| self.grown(entry)).collect())
+        Ok(old
+            .entries()?
+            .into_iter()
+            .map(|entry| self.grown(entry))
+            .collect())
     }
 
     fn grown(&self, mut entry: TensorEntry) -> TensorEntry {
@@ -73,21 +77,44 @@ impl Rewriting<'_> {
 
     /// Bytes of the new file's tensors.
     pub fn tensor_bytes(&self, old: &Archive) -> Result<u64, MergeError> {
-        let of = |entry: &TensorEntry| (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64;
-        Ok(self.entries(old)?.iter().chain(&self.head(old)?).map(of).sum())
+        let of = |entry: &TensorEntry| {
+            (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64
+        };
+        Ok(self
+            .entries(old)?
+            .iter()
+            .chain(&self.head(old)?)
+            .map(of)
+            .sum())
     }
 
     /// The head that comes behind the tensors of a file: behind those among which the embedding is.
     pub fn head(&self, old: &Archive) -> Result<Option<TensorEntry>, MergeError> {
-        let Some(untied) = &self.untied else { return Ok(None) };
-        let embedding = self.entries(old)?.into_iter().find(|entry| entry.name == untied.embedding);
-        Ok(embedding.map(|embedding| TensorEntry { name: untied.head.clone(), ..embedding }))
+        let Some(untied) = &self.untied else {
+            return Ok(None);
+        };
+        let embedding = self
+            .entries(old)?
+            .into_iter()
+            .find(|entry| entry.name == untied.embedding);
+        Ok(embedding.map(|embedding| TensorEntry {
+            name: untied.head.clone(),
+            ..embedding
+        }))
     }
 
-    /// Writes the new file; `written` is told of every piece's bytes. Returns the hash of the old one, as it was read.
-    pub fn write(&self, old: &Archive, path: &Path, tally: &mut Tally, mut written: impl FnMut(usize)) -> Result<Hash, MergeError> {
+    /// Writes the new file; `written` is told of every piece's bytes. Returns the hash of the old
+    /// one, as it was read.
+    pub fn write(
+        &self,
+        old: &Archive,
+        path: &Path,
+        tally: &mut Tally,
+        mut written: impl FnMut(usize),
+    ) -> Result<Hash, MergeError> {
         let mut to = NewFile::create(path)?;
-        // Reading and hashing, computing, and writing are threads of their own. What was written goes back to be read into.
+        // Reading and hashing, computing, and writing are threads of their own. What was written
+        // goes back to be read into.
         let (block_sender, blocks) = sync_channel(AHEAD);
         let (piece_sender, pieces) = sync_channel(AHEAD);
         let (spare_sender, spares) = channel();
@@ -108,8 +135,14 @@ impl Rewriting<'_> {
         Ok(hash)
     }
 
-    /// Sends the tensors of the old file, block by block, until nobody takes them. Returns the hash of what was read.
-    fn read(&self, old: &Archive, spares: Receiver<Vec<u8>>, blocks: SyncSender<Vec<u8>>) -> Result<Hash, MergeError> {
+    /// Sends the tensors of the old file, block by block, until nobody takes them. Returns the hash
+    /// of what was read.
+    fn read(
+        &self,
+        old: &Archive,
+        spares: Receiver<Vec<u8>>,
+        blocks: SyncSender<Vec<u8>>,
+    ) -> Result<Hash, MergeError> {
         let mut from = OldFile::open(old.path())?;
         from.fill(&mut vec![0; old.header().len()])?;
         for entry in old.entries()? {
@@ -126,28 +159,45 @@ impl Rewriting<'_> {
     }
 
     /// Sends the new file, piece by piece, as long as blocks come and pieces are taken.
-    fn compute(&self, old: &Archive, blocks: Receiver<Vec<u8>>, pieces: SyncSender<Vec<u8>>) -> Result<Tally, MergeError> {
+    fn compute(
+        &self,
+        old: &Archive,
+        blocks: Receiver<Vec<u8>>,
+        pieces: SyncSender<Vec<u8>>,
+    ) -> Result<Tally, MergeError> {
         let (mut tally, mut spare) = (Tally::default(), Vec::new());
         let mut is_taken = pieces.send(self.header(old)?).is_ok();
         for entry in old.entries()? {
             let next = |_| blocks.recv().ok();
             let stored = entry.numbers();
             let entry = self.grown(entry);
-            tally.add(&self.tensor((&entry, stored), next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
+            tally.add(&self.tensor((&entry, stored), next, &mut spare, |piece| {
+                is_taken &= pieces.send(piece).is_ok()
+            })?);
             if !is_taken {
                 return Ok(tally);
             }
         }
         if let (Some(head), Some(untied)) = (self.head(old)?, &self.untied) {
-            let (numbers, size) = (old.bytes(&untied.embedding).unwrap_or_default(), head.float.bytes());
-            let next = |of: Range<usize>| numbers.get(of.start * size..of.end * size).map(<[u8]>::to_vec);
+            let (numbers, size) = (
+                old.bytes(&untied.embedding).unwrap_or_default(),
+                head.float.bytes(),
+            );
+            let next = |of: Range<usize>| {
+                numbers
+                    .get(of.start * size..of.end * size)
+                    .map(<[u8]>::to_vec)
+            };
             let stored = numbers.len() / size;
-            tally.add(&self.tensor((&head, stored), next, &mut spare, |piece| is_taken &= pieces.send(piece).is_ok())?);
+            tally.add(&self.tensor((&head, stored), next, &mut spare, |piece| {
+                is_taken &= pieces.send(piece).is_ok()
+            })?);
         }
         Ok(tally)
     }
 
-    /// Sends a tensor of which `next` has the first `stored` numbers; behind them are rows that take the places of zeros.
+    /// Sends a tensor of which `next` has the first `stored` numbers; behind them are rows that
+    /// take the places of zeros.
     fn tensor(
         &self,
         (entry, stored): (&TensorEntry, usize),
@@ -155,13 +205,38 @@ impl Rewriting<'_> {
         spare: &mut Vec<u8>,
         mut send: impl FnMut(Vec<u8>),
     ) -> Result<Tally, MergeError> {
-        let (maps, width, to) = (self.maps(entry), self.width(entry), self.float.unwrap_or(entry.float));
-        let name = maps.first().map_or_else(|| entry.name.clone(), LinearSpec::weight);
-        let packed = self.packing.map(|packing| packing.weight(&name)).transpose()?.flatten();
-        let from = if packed.is_some() { Float::F32 } else { entry.float };
-        let (mut tally, mut is_merged) = (Tally { tensors: 1, ..Tally::default() }, false);
+        let (maps, width, to) = (
+            self.maps(entry),
+            self.width(entry),
+            self.float.unwrap_or(entry.float),
+        );
+        let name = maps
+            .first()
+            .map_or_else(|| entry.name.clone(), LinearSpec::weight);
+        let packed = self
+            .packing
+            .map(|packing| packing.weight(&name))
+            .transpose()?
+            .flatten();
+        let from = if packed.is_some() {
+            Float::F32
+        } else {
+            entry.float
+        };
+        let (mut tally, mut is_merged) = (
+            Tally {
+                tensors: 1,
+                ..Tally::default()
+            },
+            false,
+        );
         let (mut matrix, mut delta, mut rows) = (None, None, None);
-        for Block { matrix: index, row, numbers } in self.blocks(entry) {
+        for Block {
+            matrix: index,
+            row,
+            numbers,
+        } in self.blocks(entry)
+        {
             if self.interrupt.load(Relaxed) {
                 return Err(MergeError::Interrupted);
             }
@@ -172,19 +247,33 @@ impl Rewriting<'_> {
             }
             // Where none comes the reader has ended, and says why.
             let here = numbers.start.min(stored)..numbers.end.min(stored);
-            let piece = if here.is_empty() { Some(Vec::new()) } else { next(here) };
+            let piece = if here.is_empty() {
+                Some(Vec::new())
+            } else {
+                next(here)
+            };
             let Some(mut piece) = piece else { break };
             piece.resize(numbers.len() * entry.float.bytes(), 0);
             if let Some(packed) = &packed {
                 piece = unpacked(packed, numbers.clone());
             }
-            let change = Change { delta: delta.as_ref(), rows: rows.as_ref(), width, from, to, counts_q8_0: self.counts_q8_0 };
+            let change = Change {
+                delta: delta.as_ref(),
+                rows: rows.as_ref(),
+                width,
+                from,
+                to,
+                counts_q8_0: self.counts_q8_0,
+            };
             if !change.is_none() {
                 let old = std::mem::replace(&mut piece, std::mem::take(spare));
                 let block = change.block(row, &old, &mut piece);
                 *spare = old;
                 if block.not_finite > 0 {
-                    return Err(MergeError::NotFinite { tensor: entry.name.clone(), float: to });
+                    return Err(MergeError::NotFinite {
+                        tensor: entry.name.clone(),
+                        float: to,
+                    });
                 }
                 tally.add(&block);
             }
@@ -196,9 +285,16 @@ impl Rewriting<'_> {
     }
 
     /// What is added to a matrix of a tensor, or to a bias, and what takes the places of its rows.
-    fn added(&self, entry: &TensorEntry, linear: Option<&LinearSpec>) -> Result<(Option<Delta>, Option<Replacement>), MergeError> {
+    fn added(
+        &self,
+        entry: &TensorEntry,
+        linear: Option<&LinearSpec>,
+    ) -> Result<(Option<Delta>, Option<Replacement>), MergeError> {
         Ok(match (linear, self.biased(entry)) {
-            (Some(linear), _) => (Delta::of(self.adapters, linear)?, Replacement::of(self.adapters, linear)?),
+            (Some(linear), _) => (
+                Delta::of(self.adapters, linear)?,
+                Replacement::of(self.adapters, linear)?,
+            ),
             (None, Some(linear)) => (Delta::of_bias(self.adapters, linear)?, None),
             (None, None) => (None, None),
         })
@@ -211,22 +307,36 @@ impl Rewriting<'_> {
 
     /// Numbers of a row, where there are rows.
     fn width(&self, entry: &TensorEntry) -> usize {
-        let of_bias = || self.biased(entry).map_or(PIECE_NUMBERS, |linear| linear.outputs);
-        self.maps(entry).first().map_or_else(of_bias, |linear| linear.weight_shape()[1])
+        let of_bias = || {
+            self.biased(entry)
+                .map_or(PIECE_NUMBERS, |linear| linear.outputs)
+        };
+        self.maps(entry)
+            .first()
+            .map_or_else(of_bias, |linear| linear.weight_shape()[1])
     }
 
     /// The projection whose bias it is.
     fn biased(&self, entry: &TensorEntry) -> Option<&LinearSpec> {
-        self.linears.get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))?.first()
+        self.linears
+            .get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))?
+            .first()
     }
 
     fn blocks(&self, entry: &TensorEntry) -> impl Iterator<Item = Block> + use<> {
         let (width, matrices) = (self.width(entry), self.maps(entry).len().max(1));
-        let (step, size) = ((BLOCK_NUMBERS / width).max(1) * width, entry.numbers() / matrices);
+        let (step, size) = (
+            (BLOCK_NUMBERS / width).max(1) * width,
+            entry.numbers() / matrices,
+        );
         (0..matrices).flat_map(move |matrix| {
             let block = move |start: usize| {
                 let numbers = matrix * size + start..matrix * size + size.min(start + step);
-                Block { matrix, row: start / width, numbers }
+                Block {
+                    matrix,
+                    row: start / width,
+                    numbers,
+                }
             };
             (0..size).step_by(step).map(block)
         })

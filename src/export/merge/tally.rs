@@ -1,4 +1,5 @@
-//! What merging did to the numbers, so that a merge that changed nothing, or that rounding ate, does not pass unseen.
+//! What merging did to the numbers, so that a merge that changed nothing, or that rounding ate,
+//! does not pass unseen.
 
 use crate::export::gguf::GgmlType;
 use crate::files::Float;
@@ -18,7 +19,8 @@ pub struct Tally {
     pub numbers: u64,
     /// Of them, those that are not stored as they were.
     pub changed: u64,
-    /// Of the numbers in merged tensors, those that are stored as [`Float::F32`], [`Float::F16`] and [`Float::Bf16`].
+    /// Of the numbers in merged tensors, those that are stored as [`Float::F32`], [`Float::F16`]
+    /// and [`Float::Bf16`].
     pub(super) stored_in: [u64; 3],
     /// Bytes of the files of weights.
     pub bytes: u64,
@@ -26,7 +28,8 @@ pub struct Tally {
     pub(super) not_finite: u64,
     /// Sum of the squares of what the adapters add.
     pub(super) added: f64,
-    /// Sums of the squares of what rounding takes from it: to the stored type, and to those that it could have.
+    /// Sums of the squares of what rounding takes from it: to the stored type, and to those that it
+    /// could have.
     pub(super) lost: f64,
     pub(super) lost_in_f16: f64,
     pub(super) lost_in_bf16: f64,
@@ -41,7 +44,10 @@ impl Tally {
         self.merged_tensors += other.merged_tensors;
         self.numbers += other.numbers;
         self.changed += other.changed;
-        self.stored_in.iter_mut().zip(other.stored_in).for_each(|(count, other)| *count += other);
+        self.stored_in
+            .iter_mut()
+            .zip(other.stored_in)
+            .for_each(|(count, other)| *count += other);
         self.bytes += other.bytes;
         self.not_finite += other.not_finite;
         self.added += other.added;
@@ -56,7 +62,8 @@ impl Tally {
         self.share(self.lost)
     }
 
-    /// The same where the sums are rounded to another type, once; of [`Kind::Q8_0`] only where the merge was asked for it.
+    /// The same where the sums are rounded to another type, once; of [`Kind::Q8_0`] only where the
+    /// merge was asked for it.
     pub fn rounding_in(&self, kind: GgmlType) -> Option<f64> {
         self.share(match kind {
             GgmlType::F32 => 0.0,
@@ -82,11 +89,15 @@ impl Tally {
 
     /// [`Tally::rounding_note`] for the type in which most merged numbers are stored.
     pub fn stored_note(&self) -> Option<String> {
-        let most = [GgmlType::F32, GgmlType::F16, GgmlType::Bf16].into_iter().zip(self.stored_in).max_by_key(|(_, count)| *count);
+        let most = [GgmlType::F32, GgmlType::F16, GgmlType::Bf16]
+            .into_iter()
+            .zip(self.stored_in)
+            .max_by_key(|(_, count)| *count);
         self.note(self.rounding()?, most?.0)
     }
 
-    /// What a person is told of rounding to a type that takes a tenth of the change or more, with the types that keep it.
+    /// What a person is told of rounding to a type that takes a tenth of the change or more, with
+    /// the types that keep it.
     pub fn rounding_note(&self, kind: GgmlType) -> Option<String> {
         self.note(self.rounding_in(kind)?, kind)
     }
@@ -95,16 +106,25 @@ impl Tally {
         if share < MUCH {
             return None;
         }
-        let others = [GgmlType::F16, GgmlType::Bf16].into_iter().filter(|other| *other != kind);
+        let others = [GgmlType::F16, GgmlType::Bf16]
+            .into_iter()
+            .filter(|other| *other != kind);
         let shares = others.filter_map(|other| Some((self.rounding_in(other)?, other)));
-        let better = shares.filter(|(other, _)| *other < share).min_by(|(one, _), (other, _)| one.total_cmp(other));
-        let better = better.map_or_else(String::new, |(share, kind)| format!(" (or {}: {:.0} %)", kind.option(), 100.0 * share));
+        let better = shares
+            .filter(|(other, _)| *other < share)
+            .min_by(|(one, _), (other, _)| one.total_cmp(other));
+        let better = better.map_or_else(String::new, |(share, kind)| {
+            format!(" (or {}: {:.0} %)", kind.option(), 100.0 * share)
+        });
         let took = if share <= 1.0 {
             format!("removed {:.0} % of the adapter's change", 100.0 * share)
         } else {
             format!("changes the weights {share:.1} times as much as the adapter does")
         };
-        Some(format!("{} rounding {took}; use `--dtype f32`{better}", kind.name()))
+        Some(format!(
+            "{} rounding {took}; use `--dtype f32`{better}",
+            kind.name()
+        ))
     }
 }
 
@@ -123,11 +143,20 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Looks at some numbers: as they were, with what was added, and that as it is stored in `To`. What the type would have made of the old
-    /// number anyway is not taken from the change.
-    #[allow(clippy::float_cmp, reason = "a number that was stored as another one is what is counted")]
+    /// Looks at some numbers: as they were, with what was added, and that as it is stored in `To`.
+    /// What the type would have made of the old number anyway is not taken from the change.
+    #[allow(
+        clippy::float_cmp,
+        reason = "a number that was stored as another one is what is \
+    counted"
+    )]
     #[inline]
-    pub fn take<To: Number>(&mut self, old: &[f32; LANES], sum: &[f32; LANES], stored: &[f32; LANES]) {
+    pub fn take<To: Number>(
+        &mut self,
+        old: &[f32; LANES],
+        sum: &[f32; LANES],
+        stored: &[f32; LANES],
+    ) {
         // Loop by loop, since each becomes a few instructions for all lanes.
         for lane in 0..LANES {
             self.changed[lane] += u32::from(old[lane] != stored[lane]);
@@ -143,19 +172,31 @@ impl Lanes {
             self.lost[lane] += lost * lost;
         }
         for lane in 0..LANES {
-            let lost = lost(old[lane], sum[lane], F16::nearest(old[lane]), F16::nearest(sum[lane]));
+            let lost = lost(
+                old[lane],
+                sum[lane],
+                F16::nearest(old[lane]),
+                F16::nearest(sum[lane]),
+            );
             self.lost_in_f16[lane] += lost * lost;
         }
         for lane in 0..LANES {
-            let lost = lost(old[lane], sum[lane], Bf16::nearest(old[lane]), Bf16::nearest(sum[lane]));
+            let lost = lost(
+                old[lane],
+                sum[lane],
+                Bf16::nearest(old[lane]),
+                Bf16::nearest(sum[lane]),
+            );
             self.lost_in_bf16[lane] += lost * lost;
         }
     }
 
     /// All lanes together, of so many numbers.
     pub fn tally(&self, numbers: u64) -> Tally {
-        let (count, sum) =
-            (|lanes: &[u32]| lanes.iter().sum::<u32>().into(), |lanes: &[f32]| lanes.iter().copied().map(f64::from).sum());
+        let (count, sum) = (
+            |lanes: &[u32]| lanes.iter().sum::<u32>().into(),
+            |lanes: &[f32]| lanes.iter().copied().map(f64::from).sum(),
+        );
         let (changed, not_finite) = (count(&self.changed), count(&self.not_finite));
         Tally {
             numbers,
@@ -176,11 +217,18 @@ fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
     (sum - old) - (sum_rounded - old_rounded)
 }
 
-/// The square of what `Q8_0` takes from the changes of numbers in whole blocks, of others what f16 does.
+/// The square of what `Q8_0` takes from the changes of numbers in whole blocks, of others what f16
+/// does.
 pub(super) fn lost_in_q8_0(old: &[f32], sum: &[f32]) -> f64 {
     let (old_rounded, sum_rounded) = (GgmlType::Q8_0.nearest(old), GgmlType::Q8_0.nearest(sum));
-    let all = old.iter().zip(sum).zip(old_rounded.iter().zip(&sum_rounded));
-    all.map(|((old, sum), (old_rounded, sum_rounded))| f64::from(lost(*old, *sum, *old_rounded, *sum_rounded)).powi(2)).sum()
+    let all = old
+        .iter()
+        .zip(sum)
+        .zip(old_rounded.iter().zip(&sum_rounded));
+    all.map(|((old, sum), (old_rounded, sum_rounded))| {
+        f64::from(lost(*old, *sum, *old_rounded, *sum_rounded)).powi(2)
+    })
+    .sum()
 }
 
 #[cfg(test)]
@@ -198,35 +246,58 @@ mod tests {
     #[test]
     fn rounding_is_what_is_missing_of_the_change() {
         let mut total = tally(1.0, 1.25, 1.0);
-        assert_eq!((total.numbers, total.changed, total.rounding()), (8, 0, Some(1.0)));
+        assert_eq!(
+            (total.numbers, total.changed, total.rounding()),
+            (8, 0, Some(1.0))
+        );
         total.add(&tally(1.0, 4.0, 4.0));
         assert_eq!((total.numbers, total.changed, total.not_finite), (16, 1, 0));
         assert!(total.rounding().expect("something was added") < 0.1);
         assert_eq!(Tally::default().rounding(), None);
         assert_eq!(Tally::default().rounding_note(GgmlType::Bf16), None);
         assert_eq!(
-            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX].map(|stored| tally(1.0, 1.0, stored).not_finite),
+            [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, f32::MAX]
+                .map(|stored| tally(1.0, 1.0, stored).not_finite),
             [1, 1, 1, 0]
         );
     }
 
     #[test]
     fn a_note_names_the_type_that_keeps_the_change() {
-        // Steps of bfloat16 at 1 are 2^-7, of float16 2^-10: a change of 2^-9 is a quarter of the one and twice the other.
-        let note = |change: f32, kind: GgmlType| tally(1.0, 1.0 + change, 1.0 + change).rounding_note(kind);
+        // Steps of bfloat16 at 1 are 2^-7, of float16 2^-10: a change of 2^-9 is a quarter of the
+        // one and twice the other.
+        let note = |change: f32, kind: GgmlType| {
+            tally(1.0, 1.0 + change, 1.0 + change).rounding_note(kind)
+        };
         let quarter = 2f32.powi(-9);
         assert_eq!(note(quarter, GgmlType::F16), None);
-        let said = "bfloat16 rounding removed 100 % of the adapter's change; use `--dtype f32` (or f16: 0 %)";
+        let said = "bfloat16 rounding removed 100 % of the adapter's change; use `--dtype f32` (or \
+        f16: 0 %)";
         assert_eq!(note(quarter, GgmlType::Bf16).as_deref(), Some(said));
         assert_eq!(note(quarter, GgmlType::F32), None);
         let said = "float16 rounding removed 100 % of the adapter's change; use `--dtype f32`";
         assert_eq!(note(2f32.powi(-13), GgmlType::F16).as_deref(), Some(said));
-        assert_eq!(note(0.05, GgmlType::Bf16), None, "{:?}", tally(1.0, 1.05, 1.05).rounding_in(GgmlType::Bf16));
+        assert_eq!(
+            note(0.05, GgmlType::Bf16),
+            None,
+            "{:?}",
+            tally(1.0, 1.05, 1.05).rounding_in(GgmlType::Bf16)
+        );
         // What becomes of the old number too is no part of the change.
         let third = 1.0f32 / 3.0;
-        assert_eq!(tally(third, third + 0.25, third + 0.25).rounding_note(GgmlType::Bf16), None);
-        let half = Tally { added: 1.0, lost_in_q8_0: 4.0, lost_in_f16: 0.01, lost_in_bf16: 0.25, ..Tally::default() };
-        let said = "Q8_0 rounding changes the weights 2.0 times as much as the adapter does; use `--dtype f32` (or f16: 10 %)";
+        assert_eq!(
+            tally(third, third + 0.25, third + 0.25).rounding_note(GgmlType::Bf16),
+            None
+        );
+        let half = Tally {
+            added: 1.0,
+            lost_in_q8_0: 4.0,
+            lost_in_f16: 0.01,
+            lost_in_bf16: 0.25,
+            ..Tally::default()
+        };
+        let said = "Q8_0 rounding changes the weights 2.0 times as much as the adapter does; use \
+        `--dtype f32` (or f16: 10 %)";
         assert_eq!(half.rounding_note(GgmlType::Q8_0).as_deref(), Some(said));
     }
 }

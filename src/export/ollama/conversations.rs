@@ -1,5 +1,6 @@
-//! The conversations over which a template is compared with the base's: with a system message and without, one turn and several,
-//! and what escaping and trimming get wrong. Each ends where the assistant speaks next, as Ollama renders it.
+//! The conversations over which a template is compared with the base's: with a system message and
+//! without, one turn and several, and what escaping and trimming get wrong. Each ends where the
+//! assistant speaks next, as Ollama renders it.
 
 use serde_json::{Value, json};
 
@@ -24,22 +25,40 @@ pub(super) struct Golden(pub Vec<Turn>);
 
 impl Golden {
     fn new(turns: &[(&str, &str)]) -> Self {
-        Self(turns.iter().map(|(role, content)| Turn { role: (*role).to_owned(), content: (*content).to_owned() }).collect())
+        Self(
+            turns
+                .iter()
+                .map(|(role, content)| Turn {
+                    role: (*role).to_owned(),
+                    content: (*content).to_owned(),
+                })
+                .collect(),
+        )
     }
 
     /// As a chat template takes it.
     pub fn messages(&self) -> Vec<Value> {
-        self.0.iter().map(|turn| json!({"role": turn.role, "content": turn.content})).collect()
+        self.0
+            .iter()
+            .map(|turn| json!({"role": turn.role, "content": turn.content}))
+            .collect()
     }
 
     /// What the assistant says in it.
     pub fn answers(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().filter(|turn| turn.role == "assistant").map(|turn| turn.content.as_str())
+        self.0
+            .iter()
+            .filter(|turn| turn.role == "assistant")
+            .map(|turn| turn.content.as_str())
     }
 
     /// Its roles in words.
     pub fn roles(&self) -> String {
-        self.0.iter().map(|turn| turn.role.as_str()).collect::<Vec<_>>().join(", ")
+        self.0
+            .iter()
+            .map(|turn| turn.role.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }
 
@@ -50,11 +69,24 @@ pub(super) fn golden() -> Vec<Golden> {
     vec![
         Golden::new(&[(u, FIRST)]),
         Golden::new(&[(u, FIRST), (a, ANSWER), (u, SECOND)]),
-        Golden::new(&[(u, FIRST), (a, ANSWER), (u, SECOND), (a, FURTHER), (u, THIRD)]),
+        Golden::new(&[
+            (u, FIRST),
+            (a, ANSWER),
+            (u, SECOND),
+            (a, FURTHER),
+            (u, THIRD),
+        ]),
         Golden::new(&[(u, user), (a, answer), (u, next)]),
         Golden::new(&[(s, SYSTEM), (u, FIRST)]),
         Golden::new(&[(s, SYSTEM), (u, FIRST), (a, ANSWER), (u, SECOND)]),
-        Golden::new(&[(s, system), (u, user), (a, answer), (u, next), (a, FURTHER), (u, THIRD)]),
+        Golden::new(&[
+            (s, system),
+            (u, user),
+            (a, answer),
+            (u, next),
+            (a, FURTHER),
+            (u, THIRD),
+        ]),
     ]
 }
 

@@ -1,4 +1,5 @@
-//! A folder for `ollama create`: a GGUF model and a Modelfile, whose template is shown to render what the model was trained on.
+//! A folder for `ollama create`: a GGUF model and a Modelfile, whose template is shown to render
+//! what the model was trained on.
 
 mod conversations;
 mod go;
@@ -27,7 +28,8 @@ const MODELFILE: &str = "Modelfile";
 /// Writes the files for the model of the folder `model` into `folder`.
 ///
 /// # Errors
-/// llama.cpp has nothing like the model, the Modelfile would be read otherwise, a file cannot be written, or `interrupt` was raised.
+/// llama.cpp has nothing like the model, the Modelfile would be read otherwise, a file cannot be
+/// written, or `interrupt` was raised.
 pub fn write_ollama(
     model: &Path,
     proof: &Proof,
@@ -49,7 +51,8 @@ fn generation(model: &Path) -> Result<Map<String, Value>, OllamaError> {
         return Ok(Map::new());
     }
     let text = read_text_up_to(&path, JSON_BYTES)?;
-    Ok(serde_json::from_str(&text).map_err(|error| files::FileError::new("read", &path, error.into()))?)
+    Ok(serde_json::from_str(&text)
+        .map_err(|error| files::FileError::new("read", &path, error.into()))?)
 }
 
 /// A folder for Ollama that cannot be written.
@@ -68,7 +71,8 @@ pub enum OllamaError {
     #[error(transparent)]
     ChatTemplate(#[from] template::TemplateError),
     /// There is nothing to compare with.
-    #[error("`{}` has no chat template: without one Ollama does not know where an answer begins and ends", folder.display())]
+    #[error("`{}` has no chat template: without one Ollama does not know where an answer begins \
+    and ends", folder.display())]
     NoTemplate {
         /// The model's folder.
         folder: PathBuf,
@@ -83,14 +87,18 @@ pub enum OllamaError {
     #[error("the chat template prints the day, which Ollama's templates cannot")]
     TellsTheDay,
     /// The tokenizer puts a BOS before a text, and the chat template does not.
-    #[error("Ollama puts `{bos}` before a conversation as the tokenizer does before a text, the chat template writes none")]
+    #[error(
+        "Ollama puts `{bos}` before a conversation as the tokenizer does before a text, the \
+    chat template writes none"
+    )]
     AddedBos {
         /// The token.
         bos: String,
     },
     /// A Go template renders another text.
     #[error(
-        "Ollama's template `{name}` renders a conversation of {roles} otherwise than the chat template: `{found}`, expected `{expected}`"
+        "Ollama's template `{name}` renders a conversation of {roles} otherwise than the chat \
+        template: `{found}`, expected `{expected}`"
     )]
     Different {
         /// The format's name, or the file.
@@ -111,7 +119,10 @@ pub enum OllamaError {
         cause: TemplateError,
     },
     /// Nothing that Ollama could stop at follows on what the assistant says.
-    #[error("no special token ends what the assistant says, `{follows}` follows: the model would not stop")]
+    #[error(
+        "no special token ends what the assistant says, `{follows}` follows: the model would \
+    not stop"
+    )]
     NoEnd {
         /// What follows.
         follows: String,
@@ -148,24 +159,42 @@ impl Explain for OllamaError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::NoTemplate { .. } => "name the Jinja template that it was trained with: `--chat-template FILE`, in a recipe `chat_template`".to_owned(),
+            Self::NoTemplate { .. } => "name the Jinja template that it was trained with: \
+            `--chat-template FILE`, in a recipe `chat_template`"
+                .to_owned(),
             Self::TellsTheDay => {
-                "train with a copy of the chat template in which the day is written out, and name it with `chat_template` in the recipe".to_owned()
+                "train with a copy of the chat template in which the day is written out, and name \
+                it with `chat_template` in the recipe"
+                    .to_owned()
             }
             Self::AddedBos { .. } | Self::NoEnd { .. } | Self::RefusesAll { .. } => {
-                "train with a chat template that writes its own BOS and the special token that ends a turn".to_owned()
+                "train with a chat template that writes its own BOS and the special token that \
+                ends a turn"
+                    .to_owned()
             }
-            Self::Different { .. } => "write a Go template that renders the same and name it: `--template FILE`".to_owned(),
+            Self::Different { .. } => "write a Go template that renders the same and name it: \
+            `--template FILE`"
+                .to_owned(),
             Self::Template { .. } => {
-                "known are `.System`, `.Messages`, `.Role`, `.Content`, variables, `if`, `range`, eq, ne, and, or, not, len and slice".to_owned()
+                "known are `.System`, `.Messages`, `.Role`, `.Content`, variables, `if`, `range`, \
+                eq, ne, and, or, not, len and slice"
+                    .to_owned()
             }
-            Self::Modelfile { .. } => "write such a text as a Go string, as in {{ \"\\u200b\" }}, in a template of your own: `--template FILE`".to_owned(),
+            Self::Modelfile { .. } => "write such a text as a Go string, as in {{ \"\\u200b\" }}, \
+            in a template of your own: `--template FILE`"
+                .to_owned(),
             _ => return self.inner()?.hint(),
         })
     }
 
     fn faults(&self) -> Vec<Fault> {
-        let own = || vec![Fault { place: None, message: self.to_string(), hint: self.hint() }];
+        let own = || {
+            vec![Fault {
+                place: None,
+                message: self.to_string(),
+                hint: self.hint(),
+            }]
+        };
         self.inner().map_or_else(own, Explain::faults)
     }
 }

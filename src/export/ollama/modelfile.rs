@@ -1,6 +1,7 @@
 //! Ollama's Modelfile (<https://docs.ollama.com/modelfile>). Its reader
-//! (<https://github.com/ollama/ollama/blob/main/parser/parser.go>) knows no escapes, ends a value at three quotes before a line break and drops
-//! characters that Go does not print, without a word: what it would read otherwise is refused here.
+//! (<https://github.com/ollama/ollama/blob/main/parser/parser.go>) knows no escapes, ends a value
+//! at three quotes before a line break and drops characters that Go does not print, without a word:
+//! what it would read otherwise is refused here.
 
 use serde_json::{Map, Value};
 
@@ -14,19 +15,34 @@ const PRINTED: [char; 2] = ['▁', '｜'];
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
 
 /// The Modelfile of a GGUF model; `generation` is the model's `generation_config.json`.
-pub(super) fn modelfile(template: &str, stops: &[String], generation: &Map<String, Value>) -> Result<String, OllamaError> {
+pub(super) fn modelfile(
+    template: &str,
+    stops: &[String],
+    generation: &Map<String, Value>,
+) -> Result<String, OllamaError> {
     let version = env!("CARGO_PKG_VERSION");
     let mut lines = vec![
-        format!("# Written by rankine {version}; `ollama create NAME -f Modelfile` makes the model"),
+        format!(
+            "# Written by rankine {version}; `ollama create NAME -f Modelfile` makes the \
+        model"
+        ),
         format!("FROM ./{WEIGHTS}"),
         format!("TEMPLATE {}", quoted("template", template)?),
     ];
     for stop in stops {
         lines.push(format!("PARAMETER stop {}", quoted("stop", stop)?));
     }
-    let draws = generation.get("do_sample").and_then(Value::as_bool).unwrap_or(false);
-    let said = SAMPLING.iter().filter_map(|key| Some((key, generation.get(*key).filter(|value| value.is_number())?)));
-    lines.extend(said.filter(|_| draws).map(|(key, value)| format!("PARAMETER {key} {value}")));
+    let draws = generation
+        .get("do_sample")
+        .and_then(Value::as_bool)
+        .unwrap_or(false);
+    let said = SAMPLING
+        .iter()
+        .filter_map(|key| Some((key, generation.get(*key).filter(|value| value.is_number())?)));
+    lines.extend(
+        said.filter(|_| draws)
+            .map(|(key, value)| format!("PARAMETER {key} {value}")),
+    );
     Ok(lines.join("\n") + "\n")
 }
 
@@ -60,15 +76,31 @@ mod tests {
         assert!(refused("a\r\nb").contains("`\\u{d}`"));
         assert!(refused("a\u{a0}b").contains("`\\u{a0}`"));
         assert!(quoted("stop", "say \"no\"").is_err());
-        assert_eq!(quoted("template", "\"a\" \"\"\n").expect("two quotes"), "\"\"\"\"a\" \"\"\n\"\"\"");
-        assert_eq!(quoted("stop", "<｜end▁of▁sentence｜>").expect("a token"), "\"<｜end▁of▁sentence｜>\"");
+        assert_eq!(
+            quoted("template", "\"a\" \"\"\n").expect("two quotes"),
+            "\"\"\"\"a\" \"\"\n\"\"\""
+        );
+        assert_eq!(
+            quoted("stop", "<｜end▁of▁sentence｜>").expect("a token"),
+            "\"<｜end▁of▁sentence｜>\""
+        );
     }
 
     #[test]
     fn sampling_is_said_where_the_model_draws() {
-        let of = |text: &str| modelfile("t", &[], &serde_json::from_str(text).expect("JSON")).expect("a file");
-        let drawing = of(r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": null, "max_length": 9}"#);
-        assert!(drawing.ends_with("TEMPLATE \"\"\"t\"\"\"\nPARAMETER temperature 0.6\nPARAMETER top_p 0.9\n"), "{drawing}");
+        let of = |text: &str| {
+            modelfile("t", &[], &serde_json::from_str(text).expect("JSON")).expect("a file")
+        };
+        let drawing = of(
+            r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": null, "max_length": 9}"#,
+        );
+        assert!(
+            drawing.ends_with(
+                "TEMPLATE \"\"\"t\"\"\"\nPARAMETER temperature 0.6\nPARAMETER \
+        top_p 0.9\n"
+            ),
+            "{drawing}"
+        );
         assert!(!of(r#"{"temperature": 0.6}"#).contains("temperature"));
     }
 }

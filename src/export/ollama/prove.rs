@@ -1,4 +1,5 @@
-//! Shows that a Go template renders what the model was trained on: both render the golden conversations, and the texts must be equal.
+//! Shows that a Go template renders what the model was trained on: both render the golden
+//! conversations, and the texts must be equal.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -34,12 +35,17 @@ struct Expected {
     text: String,
 }
 
-/// Finds a Go template for the model of a folder, or checks the one in the file `named`. `source` is the chat template, where it is not the
-/// folder's own.
+/// Finds a Go template for the model of a folder, or checks the one in the file `named`. `source`
+/// is the chat template, where it is not the folder's own.
 ///
 /// # Errors
-/// There is no chat template, none of the Go templates renders as it does, or nothing ends an answer.
-pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Result<Proof, OllamaError> {
+/// There is no chat template, none of the Go templates renders as it does, or nothing ends an
+/// answer.
+pub fn prove(
+    folder: &Path,
+    source: Option<&str>,
+    named: Option<&Path>,
+) -> Result<Proof, OllamaError> {
     prove_with(&Tokenizer::open(folder)?, (folder, source), named)
 }
 
@@ -47,8 +53,16 @@ pub fn prove(folder: &Path, source: Option<&str>, named: Option<&Path>) -> Resul
 ///
 /// # Errors
 /// As of [`prove`].
-pub fn prove_with(tokenizer: &Tokenizer, (folder, source): (&Path, Option<&str>), named: Option<&Path>) -> Result<Proof, OllamaError> {
-    let source = source.or(tokenizer.chat_template()).ok_or_else(|| OllamaError::NoTemplate { folder: folder.to_owned() })?;
+pub fn prove_with(
+    tokenizer: &Tokenizer,
+    (folder, source): (&Path, Option<&str>),
+    named: Option<&Path>,
+) -> Result<Proof, OllamaError> {
+    let source = source
+        .or(tokenizer.chat_template())
+        .ok_or_else(|| OllamaError::NoTemplate {
+            folder: folder.to_owned(),
+        })?;
     let (expected, refused) = expected(source, tokenizer)?;
     let candidates = match named {
         Some(path) => own(path)?,
@@ -58,30 +72,60 @@ pub fn prove_with(tokenizer: &Tokenizer, (folder, source): (&Path, Option<&str>)
     let stops = stops(&expected, tokenizer)?;
     let mut notes = Vec::new();
     if refused > 0 {
-        notes.push(format!("the chat template refuses {refused} of {} conversations, those with a system message among them or others; Ollama refuses none", refused + expected.len()));
+        notes.push(format!(
+            "the chat template refuses {refused} of {} conversations, those with a \
+        system message among them or others; Ollama refuses none",
+            refused + expected.len()
+        ));
     }
     if trims(source, tokenizer)? {
-        notes.push("the chat template takes blanks around a message away, which Ollama's templates cannot".to_owned());
+        notes.push(
+            "the chat template takes blanks around a message away, which Ollama's templates \
+        cannot"
+                .to_owned(),
+        );
     }
-    Ok(Proof { name, template: template.source().to_owned(), stops, conversations: expected.len(), notes })
+    Ok(Proof {
+        name,
+        template: template.source().to_owned(),
+        stops,
+        conversations: expected.len(),
+        notes,
+    })
 }
 
-/// The user's template without the line break that editors put at the end of a file, and with it, because some formats end in one.
+/// The user's template without the line break that editors put at the end of a file, and with it,
+/// because some formats end in one.
 fn own(path: &Path) -> Result<Vec<(String, GoTemplate)>, OllamaError> {
     let text = read_text_up_to(path, TEMPLATE_BYTES)?;
-    let unbroken = text.strip_suffix("\r\n").or_else(|| text.strip_suffix('\n'));
-    let template = |text: &str| GoTemplate::new(text).map(|template| (path.display().to_string(), template));
-    let all = unbroken.into_iter().chain([text.as_str()]).map(template).collect::<Result<_, _>>();
-    all.map_err(|cause| OllamaError::Template { path: path.to_owned(), cause })
+    let unbroken = text
+        .strip_suffix("\r\n")
+        .or_else(|| text.strip_suffix('\n'));
+    let template =
+        |text: &str| GoTemplate::new(text).map(|template| (path.display().to_string(), template));
+    let all = unbroken
+        .into_iter()
+        .chain([text.as_str()])
+        .map(template)
+        .collect::<Result<_, _>>();
+    all.map_err(|cause| OllamaError::Template {
+        path: path.to_owned(),
+        cause,
+    })
 }
 
-/// Every known template as it is, then with the BOS before it, if all texts begin with one: a BOS that is also the start of a turn is
-/// written by the template itself.
+/// Every known template as it is, then with the BOS before it, if all texts begin with one: a BOS
+/// that is also the start of a turn is written by the template itself.
 fn known(expected: &[Expected], tokenizer: &Tokenizer) -> Vec<(String, GoTemplate)> {
     let without_system = &expected[0].text;
     let bos = Some(prefix(expected, tokenizer)).filter(|bos| !bos.is_empty());
-    let prefixed = bos.iter().flat_map(|bos| stock::candidates(without_system, bos));
-    stock::candidates(without_system, "").into_iter().chain(prefixed).collect()
+    let prefixed = bos
+        .iter()
+        .flat_map(|bos| stock::candidates(without_system, bos));
+    stock::candidates(without_system, "")
+        .into_iter()
+        .chain(prefixed)
+        .collect()
 }
 
 /// The texts to reach, and how many conversations the chat template refuses.
@@ -92,7 +136,10 @@ fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize
     let (today, later) = (today?, later?);
     let (mut expected, mut refused) = (Vec::new(), 0);
     for golden in golden() {
-        let conversation = Conversation { messages: golden.messages(), ..Conversation::default() };
+        let conversation = Conversation {
+            messages: golden.messages(),
+            ..Conversation::default()
+        };
         let text = match today.render(&conversation, true) {
             Err(template::TemplateError::Raised { .. }) => {
                 refused += 1;
@@ -103,50 +150,103 @@ fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize
         if later.render(&conversation, true)? != text {
             return Err(OllamaError::TellsTheDay);
         }
-        expected.push(Expected { text: without_bos(text, tokenizer)?, golden });
+        expected.push(Expected {
+            text: without_bos(text, tokenizer)?,
+            golden,
+        });
     }
-    if expected.is_empty() { Err(OllamaError::RefusesAll { conversations: refused }) } else { Ok((expected, refused)) }
+    if expected.is_empty() {
+        Err(OllamaError::RefusesAll {
+            conversations: refused,
+        })
+    } else {
+        Ok((expected, refused))
+    }
 }
 
-/// Ollama puts a BOS before a text where the GGUF file says so, which it does where the tokenizer does.
+/// Ollama puts a BOS before a text where the GGUF file says so, which it does where the tokenizer
+/// does.
 fn without_bos(text: String, tokenizer: &Tokenizer) -> Result<String, OllamaError> {
-    let Some(bos) = tokenizer.special().bos.as_deref().filter(|_| adds_bos(tokenizer)) else { return Ok(text) };
-    text.strip_prefix(bos).map(str::to_owned).ok_or_else(|| OllamaError::AddedBos { bos: bos.to_owned() })
+    let Some(bos) = tokenizer
+        .special()
+        .bos
+        .as_deref()
+        .filter(|_| adds_bos(tokenizer))
+    else {
+        return Ok(text);
+    };
+    text.strip_prefix(bos)
+        .map(str::to_owned)
+        .ok_or_else(|| OllamaError::AddedBos {
+            bos: bos.to_owned(),
+        })
 }
 
 fn adds_bos(tokenizer: &Tokenizer) -> bool {
-    let first = tokenizer.encode("a", true).ok().and_then(|encoding| encoding.ids.first().copied());
+    let first = tokenizer
+        .encode("a", true)
+        .ok()
+        .and_then(|encoding| encoding.ids.first().copied());
     tokenizer.bos_id().is_some() && first == tokenizer.bos_id()
 }
 
 /// The BOS with which every text begins; empty where one does not.
 fn prefix(expected: &[Expected], tokenizer: &Tokenizer) -> String {
     let bos = tokenizer.special().bos.clone().unwrap_or_default();
-    if expected.iter().all(|expected| expected.text.starts_with(&bos)) { bos } else { String::new() }
+    if expected
+        .iter()
+        .all(|expected| expected.text.starts_with(&bos))
+    {
+        bos
+    } else {
+        String::new()
+    }
 }
 
 /// The first candidate that renders every text; else how the nearest differs.
-fn first_equal(candidates: Vec<(String, GoTemplate)>, expected: &[Expected]) -> Result<(String, GoTemplate), OllamaError> {
+fn first_equal(
+    candidates: Vec<(String, GoTemplate)>,
+    expected: &[Expected],
+) -> Result<(String, GoTemplate), OllamaError> {
     let mut nearest: Option<(usize, OllamaError)> = None;
     for (name, template) in candidates {
         match difference(&name, &template, expected) {
             None => return Ok((name, template)),
-            Some((equal, error)) if nearest.as_ref().is_none_or(|(best, _)| equal > *best) => nearest = Some((equal, error)),
+            Some((equal, error)) if nearest.as_ref().is_none_or(|(best, _)| equal > *best) => {
+                nearest = Some((equal, error))
+            }
             Some(_) => {}
         }
     }
     Err(nearest.expect("there is a candidate").1)
 }
 
-/// How a template differs in the first conversation in which it does, and how many bytes are equal before that.
-fn difference(name: &str, template: &GoTemplate, expected: &[Expected]) -> Option<(usize, OllamaError)> {
+/// How a template differs in the first conversation in which it does, and how many bytes are equal
+/// before that.
+fn difference(
+    name: &str,
+    template: &GoTemplate,
+    expected: &[Expected],
+) -> Option<(usize, OllamaError)> {
     let mut equal = 0;
     for Expected { golden, text } in expected {
         let found = match template.render(&golden.0) {
             Ok(found) => found,
-            Err(cause) => return Some((equal, OllamaError::Template { path: name.into(), cause })),
+            Err(cause) => {
+                return Some((
+                    equal,
+                    OllamaError::Template {
+                        path: name.into(),
+                        cause,
+                    },
+                ));
+            }
         };
-        let same = found.bytes().zip(text.bytes()).take_while(|(left, right)| left == right).count();
+        let same = found
+            .bytes()
+            .zip(text.bytes())
+            .take_while(|(left, right)| left == right)
+            .count();
         equal += same;
         if found != *text {
             let error = OllamaError::Different {
@@ -163,31 +263,62 @@ fn difference(name: &str, template: &GoTemplate, expected: &[Expected]) -> Optio
 
 /// The text around a byte, on one line.
 fn around(text: &str, place: usize) -> String {
-    let (from, to) = (text.floor_char_boundary(place.saturating_sub(30)), text.floor_char_boundary((place + 60).min(text.len())));
-    format!("{}{}{}", if from > 0 { ".." } else { "" }, text[from..to].escape_debug(), if to < text.len() { ".." } else { "" })
+    let (from, to) = (
+        text.floor_char_boundary(place.saturating_sub(30)),
+        text.floor_char_boundary((place + 60).min(text.len())),
+    );
+    format!(
+        "{}{}{}",
+        if from > 0 { ".." } else { "" },
+        text[from..to].escape_debug(),
+        if to < text.len() { ".." } else { "" }
+    )
 }
 
-/// What ends an answer: the special tokens that follow on what the assistant says, and those that end a text.
+/// What ends an answer: the special tokens that follow on what the assistant says, and those that
+/// end a text.
 fn stops(expected: &[Expected], tokenizer: &Tokenizer) -> Result<Vec<String>, OllamaError> {
     let special = &tokenizer.special().all;
     let mut stops = Vec::new();
     for Expected { golden, text } in expected {
         for answer in golden.answers() {
-            let place = text.find(answer).ok_or_else(|| OllamaError::NoEnd { follows: around(text, text.len()) })?;
+            let place = text.find(answer).ok_or_else(|| OllamaError::NoEnd {
+                follows: around(text, text.len()),
+            })?;
             let after = &text[place + answer.len()..];
-            let token = special.iter().filter(|token| !token.is_empty() && after.trim_start().starts_with(token.as_str()));
+            let token = special.iter().filter(|token| {
+                !token.is_empty() && after.trim_start().starts_with(token.as_str())
+            });
             let token = token.max_by_key(|token| token.len());
-            stops.push(token.cloned().ok_or_else(|| OllamaError::NoEnd { follows: around(after, 0) })?);
+            stops.push(token.cloned().ok_or_else(|| OllamaError::NoEnd {
+                follows: around(after, 0),
+            })?);
         }
     }
-    let of_text = tokenizer.eos_ids().iter().filter_map(|id| tokenizer.decode(&[*id], false).ok());
+    let of_text = tokenizer
+        .eos_ids()
+        .iter()
+        .filter_map(|id| tokenizer.decode(&[*id], false).ok());
     let mut seen = BTreeSet::new();
-    Ok(stops.into_iter().chain(of_text).filter(|stop| !stop.trim().is_empty() && seen.insert(stop.clone())).collect())
+    Ok(stops
+        .into_iter()
+        .chain(of_text)
+        .filter(|stop| !stop.trim().is_empty() && seen.insert(stop.clone()))
+        .collect())
 }
 
 /// Whether the chat template changes the blanks around a message.
 fn trims(source: &str, tokenizer: &Tokenizer) -> Result<bool, OllamaError> {
-    let (golden, template) = (with_blanks(), ChatTemplate::new(source, tokenizer.special(), Timestamp::UNIX_EPOCH)?);
-    let text = template.render(&Conversation { messages: golden.messages(), ..Conversation::default() }, true)?;
+    let (golden, template) = (
+        with_blanks(),
+        ChatTemplate::new(source, tokenizer.special(), Timestamp::UNIX_EPOCH)?,
+    );
+    let text = template.render(
+        &Conversation {
+            messages: golden.messages(),
+            ..Conversation::default()
+        },
+        true,
+    )?;
     Ok(golden.0.iter().any(|turn| !text.contains(&turn.content)))
 }

@@ -14,28 +14,64 @@ struct Stock {
 }
 
 const STOCK: [Stock; 9] = [
-    Stock { name: "ChatML", template: include_str!("stock/chatml.gotmpl"), between: None },
+    Stock {
+        name: "ChatML",
+        template: include_str!("stock/chatml.gotmpl"),
+        between: None,
+    },
     Stock {
         name: "ChatML with a default system message",
         template: include_str!("stock/chatml_default_system.gotmpl"),
         between: Some(["<|im_start|>system\n", "<|im_end|>"]),
     },
-    Stock { name: "Llama 3", template: include_str!("stock/llama3.gotmpl"), between: None },
+    Stock {
+        name: "Llama 3",
+        template: include_str!("stock/llama3.gotmpl"),
+        between: None,
+    },
     Stock {
         name: "Llama 3.1",
         template: include_str!("stock/llama3_preface.gotmpl"),
-        between: Some(["<|start_header_id|>system<|end_header_id|>\n\n", "<|eot_id|>"]),
+        between: Some([
+            "<|start_header_id|>system<|end_header_id|>\n\n",
+            "<|eot_id|>",
+        ]),
     },
-    Stock { name: "Mistral v1", template: include_str!("stock/mistral_v1.gotmpl"), between: None },
-    Stock { name: "Mistral v1, spaced", template: include_str!("stock/mistral_v1_spaced.gotmpl"), between: None },
-    Stock { name: "Mistral v3", template: include_str!("stock/mistral_v3.gotmpl"), between: None },
-    Stock { name: "Mistral Tekken", template: include_str!("stock/mistral_tekken.gotmpl"), between: None },
-    Stock { name: "DeepSeek", template: include_str!("stock/deepseek.gotmpl"), between: None },
+    Stock {
+        name: "Mistral v1",
+        template: include_str!("stock/mistral_v1.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "Mistral v1, spaced",
+        template: include_str!("stock/mistral_v1_spaced.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "Mistral v3",
+        template: include_str!("stock/mistral_v3.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "Mistral Tekken",
+        template: include_str!("stock/mistral_tekken.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "DeepSeek",
+        template: include_str!("stock/deepseek.gotmpl"),
+        between: None,
+    },
 ];
 
-/// All formats, `prefix` before each. `without_system` is what a conversation without a system message has to become.
+/// All formats, `prefix` before each. `without_system` is what a conversation without a system
+/// message has to become.
 pub(super) fn candidates(without_system: &str, prefix: &str) -> Vec<(String, GoTemplate)> {
-    let prefix = if prefix.is_empty() { String::new() } else { literal(prefix) };
+    let prefix = if prefix.is_empty() {
+        String::new()
+    } else {
+        literal(prefix)
+    };
     let candidate = |stock: &Stock| {
         let template = stock.template.strip_suffix('\n').unwrap_or(stock.template);
         let template = match stock.between {
@@ -45,7 +81,10 @@ pub(super) fn candidates(without_system: &str, prefix: &str) -> Vec<(String, GoT
             }
             None => template.to_owned(),
         };
-        Some((stock.name.to_owned(), GoTemplate::new(&format!("{prefix}{template}")).ok()?))
+        Some((
+            stock.name.to_owned(),
+            GoTemplate::new(&format!("{prefix}{template}")).ok()?,
+        ))
     };
     STOCK.iter().filter_map(candidate).collect()
 }
@@ -59,7 +98,10 @@ fn literal(text: &str) -> String {
         c if c == ' ' || c.is_ascii_graphic() => c.to_string(),
         c => format!("\\U{:08x}", c as u32),
     };
-    format!("{{{{ \"{}\" }}}}", text.chars().map(escape).collect::<String>())
+    format!(
+        "{{{{ \"{}\" }}}}",
+        text.chars().map(escape).collect::<String>()
+    )
 }
 
 #[cfg(test)]
@@ -76,7 +118,19 @@ mod tests {
     #[test]
     fn a_literal_prints_its_text() {
         let text = "a\"b\\c\nd\te ü 漢 {{ .x }} \u{1f642}";
-        let template = GoTemplate::new(&format!("{}{{{{ if .Messages }}}}{{{{ end }}}}", literal(text))).expect("valid");
-        assert_eq!(template.render(&[Turn { role: "user".into(), content: String::new() }]).as_deref(), Ok(text));
+        let template = GoTemplate::new(&format!(
+            "{}{{{{ if .Messages }}}}{{{{ end }}}}",
+            literal(text)
+        ))
+        .expect("valid");
+        assert_eq!(
+            template
+                .render(&[Turn {
+                    role: "user".into(),
+                    content: String::new()
+                }])
+                .as_deref(),
+            Ok(text)
+        );
     }
 }

@@ -19,17 +19,30 @@ pub(super) struct Axis {
 }
 
 impl Axis {
-    /// An axis from the tick at or below `low` to the one at or above `high`, with about `wanted` ticks.
+    /// An axis from the tick at or below `low` to the one at or above `high`, with about `wanted`
+    /// ticks.
     pub fn around(low: f64, high: f64, wanted: usize) -> Self {
         let (low, high) = widened(low, high);
         let (multiple, decade) = step((high - low) / wanted as f64);
         let size = multiple * power(decade);
         let (first, last) = ((low / size + NARROW).floor(), (high / size - NARROW).ceil());
-        let ticks: Vec<f64> = (0..=(last - first) as usize).map(|index| (first + index as f64) * size).collect();
+        let ticks: Vec<f64> = (0..=(last - first) as usize)
+            .map(|index| (first + index as f64) * size)
+            .collect();
         let (low, high) = (ticks[0], ticks[ticks.len() - 1]);
         let largest = low.abs().max(high.abs());
-        let exponent = if PLAIN.contains(&largest) { 0 } else { largest.log10().floor() as i32 };
-        Self { low, high, ticks, decade, exponent }
+        let exponent = if PLAIN.contains(&largest) {
+            0
+        } else {
+            largest.log10().floor() as i32
+        };
+        Self {
+            low,
+            high,
+            ticks,
+            decade,
+            exponent,
+        }
     }
 
     /// An axis from 0 to the last step, with ticks at whole steps.
@@ -37,8 +50,16 @@ impl Axis {
         let last = last.max(1.0);
         let (multiple, decade) = step((last / wanted as f64).max(1.0));
         let size = multiple * power(decade);
-        let ticks = (0..=(last / size) as usize).map(|index| index as f64 * size).collect();
-        Self { low: 0.0, high: last, ticks, decade, exponent: 0 }
+        let ticks = (0..=(last / size) as usize)
+            .map(|index| index as f64 * size)
+            .collect();
+        Self {
+            low: 0.0,
+            high: last,
+            ticks,
+            decade,
+            exponent: 0,
+        }
     }
 
     /// Where a value lies: 0 at the low end, 1 at the high one.
@@ -58,9 +79,19 @@ impl Axis {
     pub fn factor(&self) -> Option<String> {
         let digit = |c: char| match c {
             '-' => '⁻',
-            c => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'][c.to_digit(10).unwrap_or(0) as usize],
+            c => ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹']
+                [c.to_digit(10).unwrap_or(0) as usize],
         };
-        (self.exponent != 0).then(|| format!("×10{}", self.exponent.to_string().chars().map(digit).collect::<String>()))
+        (self.exponent != 0).then(|| {
+            format!(
+                "×10{}",
+                self.exponent
+                    .to_string()
+                    .chars()
+                    .map(digit)
+                    .collect::<String>()
+            )
+        })
     }
 }
 
@@ -80,7 +111,10 @@ fn widened(low: f64, high: f64) -> (f64, f64) {
 fn step(size: f64) -> (f64, i32) {
     let decade = size.log10().floor() as i32;
     let round = |multiple: f64| size <= multiple * power(decade) * (1.0 + NARROW);
-    [1.0, 2.0, 5.0].into_iter().find(|multiple| round(*multiple)).map_or((1.0, decade + 1), |multiple| (multiple, decade))
+    [1.0, 2.0, 5.0]
+        .into_iter()
+        .find(|multiple| round(*multiple))
+        .map_or((1.0, decade + 1), |multiple| (multiple, decade))
 }
 
 fn power(decade: i32) -> f64 {
@@ -89,10 +123,20 @@ fn power(decade: i32) -> f64 {
 
 /// Whole digits in groups of three.
 pub(in crate::export) fn with_groups(number: &str) -> String {
-    let (sign, number) = number.strip_prefix('-').map_or(("", number), |rest| ("-", rest));
+    let (sign, number) = number
+        .strip_prefix('-')
+        .map_or(("", number), |rest| ("-", rest));
     let whole = number.split('.').next().unwrap_or_default().len();
-    let comma = |index: usize| if index > 0 && index < whole && (whole - index).is_multiple_of(3) { "," } else { "" };
-    let digits = number.char_indices().map(|(index, c)| format!("{}{c}", comma(index)));
+    let comma = |index: usize| {
+        if index > 0 && index < whole && (whole - index).is_multiple_of(3) {
+            ","
+        } else {
+            ""
+        }
+    };
+    let digits = number
+        .char_indices()
+        .map(|(index, c)| format!("{}{c}", comma(index)));
     sign.chars().map(String::from).chain(digits).collect()
 }
 
@@ -102,13 +146,22 @@ mod tests {
 
     fn labels(low: f64, high: f64) -> (Vec<String>, Option<String>) {
         let axis = Axis::around(low, high, 5);
-        (axis.ticks.iter().map(|tick| axis.label(*tick)).collect(), axis.factor())
+        (
+            axis.ticks.iter().map(|tick| axis.label(*tick)).collect(),
+            axis.factor(),
+        )
     }
 
     #[track_caller]
     fn holds(low: f64, high: f64, expected: &str, factor: &str) {
         let (found, said) = labels(low, high);
-        assert_eq!((found.join(" ").as_str(), said.as_deref().unwrap_or_default()), (expected, factor));
+        assert_eq!(
+            (
+                found.join(" ").as_str(),
+                said.as_deref().unwrap_or_default()
+            ),
+            (expected, factor)
+        );
     }
 
     #[test]
@@ -126,10 +179,24 @@ mod tests {
 
     #[test]
     fn no_finite_range_asks_for_many_ticks() {
-        for (low, high) in [(-1e300, 1e300), (0.0, 1e-290), (1e-299, 1e300), (1e15, 1e15 + 1e7), (0.0, f64::MIN_POSITIVE)] {
+        for (low, high) in [
+            (-1e300, 1e300),
+            (0.0, 1e-290),
+            (1e-299, 1e300),
+            (1e15, 1e15 + 1e7),
+            (0.0, f64::MIN_POSITIVE),
+        ] {
             let axis = Axis::around(low, high, 5);
-            assert!((2..=12).contains(&axis.ticks.len()), "{low} {high}: {axis:?}");
-            assert!(axis.ticks.iter().all(|tick| (0.0..=1.0).contains(&axis.share(*tick))), "{axis:?}");
+            assert!(
+                (2..=12).contains(&axis.ticks.len()),
+                "{low} {high}: {axis:?}"
+            );
+            assert!(
+                axis.ticks
+                    .iter()
+                    .all(|tick| (0.0..=1.0).contains(&axis.share(*tick))),
+                "{axis:?}"
+            );
         }
     }
 

@@ -22,7 +22,8 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
             section.words(
                 "p",
                 &[("class", "note")],
-                "A dotted upright line is where a run was resumed; its peak memory is counted anew from there.",
+                "A dotted upright line is where a run was resumed; its peak memory is counted anew \
+                from there.",
             );
         }
         draw(section, &loss(runs));
@@ -31,7 +32,9 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
         }
         let plain: [(_, _, Value); 3] = [
             ("Learning rate", "per update", |step| step.learning_rate),
-            ("Gradient norm before clipping", "global L2 norm", |step| step.grad_norm),
+            ("Gradient norm before clipping", "global L2 norm", |step| {
+                step.grad_norm
+            }),
             ("Speed", "tokens per second", |step| step.tokens_per_second),
         ];
         for (title, unit, value) in plain {
@@ -43,15 +46,29 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
 
 /// Loss of the training rows, and of the held-out ones with dots.
 fn loss(runs: &[RunRecord]) -> Chart {
-    let training = of_each(runs, 0, "training", Mark::Faint, |run| points(run, |step| step.loss));
-    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| scores(run, |evaluation| evaluation.loss));
-    Chart { title: "Loss", unit: NATS, floor: Floor::Lowest, lines: training.chain(validation).collect(), marks: marks(runs) }
+    let training = of_each(runs, 0, "training", Mark::Faint, |run| {
+        points(run, |step| step.loss)
+    });
+    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
+        scores(run, |evaluation| evaluation.loss)
+    });
+    Chart {
+        title: "Loss",
+        unit: NATS,
+        floor: Floor::Lowest,
+        lines: training.chain(validation).collect(),
+        marks: marks(runs),
+    }
 }
 
 /// A model that does not learn to stop shows in the loss of the tokens that end a turn.
 fn loss_by_kind(runs: &[RunRecord]) -> Chart {
-    let content = of_each(runs, 1, "content", Mark::Dots, |run| scores(run, |evaluation| evaluation.content));
-    let ends = of_each(runs, 2, "end of turn", Mark::Line, |run| scores(run, |evaluation| evaluation.end_of_turn));
+    let content = of_each(runs, 1, "content", Mark::Dots, |run| {
+        scores(run, |evaluation| evaluation.content)
+    });
+    let ends = of_each(runs, 2, "end of turn", Mark::Line, |run| {
+        scores(run, |evaluation| evaluation.end_of_turn)
+    });
     Chart {
         title: "Validation loss by kind of token",
         unit: NATS,
@@ -64,14 +81,23 @@ fn loss_by_kind(runs: &[RunRecord]) -> Chart {
 /// Where runs were resumed.
 fn marks(runs: &[RunRecord]) -> Vec<Resumed> {
     let of_run = |(color, run): (usize, &RunRecord)| {
-        let name = if runs.len() > 1 { format!("{}, ", run.name) } else { String::new() };
-        let mark = move |step: u64| Resumed { words: format!("{name}resumed after step {step}"), step: step as f64, color };
+        let name = if runs.len() > 1 {
+            format!("{}, ", run.name)
+        } else {
+            String::new()
+        };
+        let mark = move |step: u64| Resumed {
+            words: format!("{name}resumed after step {step}"),
+            step: step as f64,
+            color,
+        };
         resumed_after(run).into_iter().map(mark)
     };
     runs.iter().enumerate().flat_map(of_run).collect()
 }
 
-/// One of the lines that each run has. A run that is alone has a color a line, several have one a run.
+/// One of the lines that each run has. A run that is alone has a color a line, several have one a
+/// run.
 fn of_each(
     runs: &[RunRecord],
     color_alone: usize,
@@ -83,17 +109,42 @@ fn of_each(
     runs.iter()
         .enumerate()
         .map(move |(index, run)| {
-            let name = if is_alone { what.to_owned() } else { format!("{}, {what}", run.name) };
+            let name = if is_alone {
+                what.to_owned()
+            } else {
+                format!("{}, {what}", run.name)
+            };
             let color = if is_alone { color_alone } else { index };
-            Line { name, color, dash: index, mark, points: points(run) }
+            Line {
+                name,
+                color,
+                dash: index,
+                mark,
+                points: points(run),
+            }
         })
         .filter(|line| !line.points.is_empty())
 }
 
 fn memory(runs: &[RunRecord]) -> Chart {
-    let peak = runs.iter().filter_map(|run| run.metrics.steps.iter().filter_map(StepLine::memory_bytes).max()).max();
-    let (unit, size) = if peak.is_some_and(|peak| peak as f64 >= GIB) { ("GiB", GIB) } else { ("MiB", MIB) };
-    of_steps(runs, "Peak memory of the session", unit, |step| step.memory_bytes().map(|bytes| bytes as f64 / size))
+    let peak = runs
+        .iter()
+        .filter_map(|run| {
+            run.metrics
+                .steps
+                .iter()
+                .filter_map(StepLine::memory_bytes)
+                .max()
+        })
+        .max();
+    let (unit, size) = if peak.is_some_and(|peak| peak as f64 >= GIB) {
+        ("GiB", GIB)
+    } else {
+        ("MiB", MIB)
+    };
+    of_steps(runs, "Peak memory of the session", unit, |step| {
+        step.memory_bytes().map(|bytes| bytes as f64 / size)
+    })
 }
 
 fn of_steps(
@@ -104,15 +155,35 @@ fn of_steps(
 ) -> Chart {
     let line = |(index, run): (usize, &RunRecord)| {
         let points = points(run, value);
-        Line { name: run.name.clone(), color: index, dash: index, mark: Mark::Line, points }
+        Line {
+            name: run.name.clone(),
+            color: index,
+            dash: index,
+            mark: Mark::Line,
+            points,
+        }
     };
-    Chart { title, unit, floor: Floor::Zero, lines: runs.iter().enumerate().map(line).collect(), marks: marks(runs) }
+    Chart {
+        title,
+        unit,
+        floor: Floor::Zero,
+        lines: runs.iter().enumerate().map(line).collect(),
+        marks: marks(runs),
+    }
 }
 
 fn points(run: &RunRecord, value: impl Fn(&StepLine) -> Option<f64>) -> Vec<Point> {
-    run.metrics.steps.iter().map(|step| (step.step as f64, value(step))).collect()
+    run.metrics
+        .steps
+        .iter()
+        .map(|step| (step.step as f64, value(step)))
+        .collect()
 }
 
 fn scores(run: &RunRecord, value: impl Fn(&EvaluationLine) -> Option<f64>) -> Vec<Point> {
-    run.metrics.evaluations.iter().map(|evaluation| (evaluation.step as f64, value(evaluation))).collect()
+    run.metrics
+        .evaluations
+        .iter()
+        .map(|evaluation| (evaluation.step as f64, value(evaluation)))
+        .collect()
 }

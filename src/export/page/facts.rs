@@ -1,4 +1,5 @@
-//! What was trained on what, and what came of it: a sentence a run, and the figures of all runs side by side.
+//! What was trained on what, and what came of it: a sentence a run, and the figures of all runs
+//! side by side.
 
 use serde_json::Value;
 
@@ -11,8 +12,21 @@ use crate::report::mebibytes;
 /// Writes what each run is, and its result.
 pub(super) fn summaries(html: &mut Html, runs: &[RunRecord]) {
     for run in runs {
-        let name = if runs.len() > 1 { format!("{}: ", run.name) } else { String::new() };
-        html.words("p", &[("class", "what")], &format!("{name}{} on {}, trained on {}", adapter(run), base(run), data(run)));
+        let name = if runs.len() > 1 {
+            format!("{}: ", run.name)
+        } else {
+            String::new()
+        };
+        html.words(
+            "p",
+            &[("class", "what")],
+            &format!(
+                "{name}{} on {}, trained on {}",
+                adapter(run),
+                base(run),
+                data(run)
+            ),
+        );
         html.words("p", &[("class", "result")], &result(run));
     }
 }
@@ -49,53 +63,96 @@ fn named(method: &str) -> String {
 }
 
 fn base(run: &RunRecord) -> String {
-    run.lock.get("recipe").and_then(|recipe| recipe.get("base_model")).map_or_else(|| "an unnamed base".to_owned(), said)
+    run.lock
+        .get("recipe")
+        .and_then(|recipe| recipe.get("base_model"))
+        .map_or_else(
+            || {
+                "an unnamed \
+    base"
+                    .to_owned()
+            },
+            said,
+        )
 }
 
 fn data(run: &RunRecord) -> String {
-    let sets = run.lock.get("recipe").and_then(|recipe| recipe.get("datasets")).and_then(Value::as_array);
+    let sets = run
+        .lock
+        .get("recipe")
+        .and_then(|recipe| recipe.get("datasets"))
+        .and_then(Value::as_array);
     let set = |set: &Value| {
         let of = |key: &str| set.get(key).map(said);
         let format = of("format").map(|format| format!(" ({format})"));
         of("path").unwrap_or_default() + &format.unwrap_or_default()
     };
-    sets.map_or_else(|| "unnamed data".to_owned(), |sets| listed(sets.iter().map(set)))
+    sets.map_or_else(
+        || "unnamed data".to_owned(),
+        |sets| listed(sets.iter().map(set)),
+    )
 }
 
 fn result(run: &RunRecord) -> String {
     let losses = || run.metrics.steps.iter().filter_map(|step| step.loss);
-    match (run.metrics.first_loss(), run.metrics.best(), losses().next().zip(losses().next_back())) {
+    match (
+        run.metrics.first_loss(),
+        run.metrics.best(),
+        losses().next().zip(losses().next_back()),
+    ) {
         (Some(first), Some((step, best)), _) => {
-            format!("Validation loss {first:.4} → {best:.4} at step {} ({})", grouped(step), change(first, best))
+            format!(
+                "Validation loss {first:.4} → {best:.4} at step {} ({})",
+                grouped(step),
+                change(first, best)
+            )
         }
-        (None, Some((step, best)), _) => format!("Validation loss {best:.4} at step {}", grouped(step)),
-        (_, None, Some((first, last))) => format!("Training loss {first:.4} → {last:.4} ({})", change(first, last)),
+        (None, Some((step, best)), _) => {
+            format!("Validation loss {best:.4} at step {}", grouped(step))
+        }
+        (_, None, Some((first, last))) => format!(
+            "Training loss {first:.4} → {last:.4} ({})",
+            change(first, last)
+        ),
         (_, None, None) => "No step with a finite loss".to_owned(),
     }
 }
 
 fn of_run(run: &RunRecord) -> Vec<(String, String)> {
     let word = |key: &str| run.lock.get(key).map(said);
-    let known = [results(run), amounts(run), measured(run)].concat().into_iter();
+    let known = [results(run), amounts(run), measured(run)]
+        .concat()
+        .into_iter();
     let surroundings = [
         ("Started", word("started").map(|started| moment(&started))),
-        ("Device", word("device").map(|device| format!("{device}{}", threads(run)))),
+        (
+            "Device",
+            word("device").map(|device| format!("{device}{}", threads(run))),
+        ),
         ("Version of rankine", word("rankine")),
         ("Command", word("command")),
     ];
     known
         .chain(surroundings)
-        .filter_map(|(name, value)| Some((name.to_owned(), value.filter(|value| !value.is_empty())?)))
+        .filter_map(|(name, value)| {
+            Some((name.to_owned(), value.filter(|value| !value.is_empty())?))
+        })
         .collect()
 }
 
 type Fact = (&'static str, Option<String>);
 
 fn results(run: &RunRecord) -> Vec<Fact> {
-    let (metrics, losses) = (&run.metrics, || run.metrics.steps.iter().filter_map(|step| step.loss));
+    let (metrics, losses) = (&run.metrics, || {
+        run.metrics.steps.iter().filter_map(|step| step.loss)
+    });
     let perplexity = |loss: f64| format!("{loss:.4} (perplexity {})", perplexity(loss));
     let best = |(step, loss): (u64, f64)| format!("{} at step {}", perplexity(loss), grouped(step));
-    let last = metrics.evaluations.last().filter(|last| last.step > 0).and_then(|last| Some((last.step, last.loss?)));
+    let last = metrics
+        .evaluations
+        .last()
+        .filter(|last| last.step > 0)
+        .and_then(|last| Some((last.step, last.loss?)));
     let state = match run.progress {
         Progress::Finished => "finished",
         Progress::Running => "running",
@@ -103,35 +160,83 @@ fn results(run: &RunRecord) -> Vec<Fact> {
     };
     vec![
         ("State", Some(state.to_owned())),
-        ("Validation loss before training", metrics.first_loss().map(perplexity)),
+        (
+            "Validation loss before training",
+            metrics.first_loss().map(perplexity),
+        ),
         ("Validation loss at its best", metrics.best().map(best)),
         ("Validation loss at the end", last.map(best)),
         (
             "Training loss, first and last step",
-            losses().next().zip(losses().next_back()).map(|(first, last)| format!("{first:.4} → {last:.4}")),
+            losses()
+                .next()
+                .zip(losses().next_back())
+                .map(|(first, last)| {
+                    format!(
+                        "{first:.4} → \
+            {last:.4}"
+                    )
+                }),
         ),
     ]
 }
 
 fn amounts(run: &RunRecord) -> Vec<Fact> {
     let steps = &run.metrics.steps;
-    let sum = |of: fn(&StepLine) -> u64| steps.iter().fold(0_u64, |sum, step| sum.saturating_add(of(step)));
+    let sum = |of: fn(&StepLine) -> u64| {
+        steps
+            .iter()
+            .fold(0_u64, |sum, step| sum.saturating_add(of(step)))
+    };
     let skipped = steps.iter().filter(|step| step.skipped).count();
     let last = steps.last();
-    let skipped = if skipped > 0 { format!(", {} of them skipped", grouped(skipped as u64)) } else { String::new() };
+    let skipped = if skipped > 0 {
+        format!(", {} of them skipped", grouped(skipped as u64))
+    } else {
+        String::new()
+    };
     let (tokens, trained) = (sum(|step| step.tokens), sum(|step| step.trained_tokens));
     vec![
-        ("Optimizer steps", Some(format!("{}{skipped}", grouped(last.map_or(0, |last| last.step))))),
-        ("Passes over the data", last.and_then(|last| last.epoch).map(|epoch| format!("{epoch:.2}"))),
-        ("Tokens", Some(format!("{}, {} of them trained", grouped(tokens), grouped(trained)))),
+        (
+            "Optimizer steps",
+            Some(format!(
+                "{}{skipped}",
+                grouped(last.map_or(0, |last| last.step))
+            )),
+        ),
+        (
+            "Passes over the data",
+            last.and_then(|last| last.epoch)
+                .map(|epoch| format!("{epoch:.2}")),
+        ),
+        (
+            "Tokens",
+            Some(format!(
+                "{}, {} of them trained",
+                grouped(tokens),
+                grouped(trained)
+            )),
+        ),
     ]
 }
 
 fn measured(run: &RunRecord) -> Vec<Fact> {
-    let mut speeds: Vec<f64> = run.metrics.steps.iter().filter_map(|step| step.tokens_per_second).collect();
+    let mut speeds: Vec<f64> = run
+        .metrics
+        .steps
+        .iter()
+        .filter_map(|step| step.tokens_per_second)
+        .collect();
     speeds.sort_by(f64::total_cmp);
-    let median = speeds.get(speeds.len() / 2).map(|speed| format!("{} tokens per second", with_groups(&format!("{speed:.0}"))));
-    let peak = run.metrics.steps.iter().filter_map(StepLine::memory_bytes).max();
+    let median = speeds
+        .get(speeds.len() / 2)
+        .map(|speed| format!("{} tokens per second", with_groups(&format!("{speed:.0}"))));
+    let peak = run
+        .metrics
+        .steps
+        .iter()
+        .filter_map(StepLine::memory_bytes)
+        .max();
     let planned = run.lock.get("planned_memory_bytes").and_then(Value::as_u64);
     vec![
         ("Time of training", run.seconds.map(duration)),
@@ -142,20 +247,35 @@ fn measured(run: &RunRecord) -> Vec<Fact> {
 }
 
 fn threads(run: &RunRecord) -> String {
-    let threads = run.lock.get("threads").map(|threads| format!(", {} threads", said(threads)));
-    let features = run.lock.get("cpu_features").and_then(Value::as_array).filter(|features| !features.is_empty());
+    let threads = run
+        .lock
+        .get("threads")
+        .map(|threads| format!(", {} threads", said(threads)));
+    let features = run
+        .lock
+        .get("cpu_features")
+        .and_then(Value::as_array)
+        .filter(|features| !features.is_empty());
     let features = features.map(|features| format!(", {}", listed(features.iter().map(said))));
     [threads, features].into_iter().flatten().collect()
 }
 
 pub(super) fn change(first: f64, last: f64) -> String {
     let percent = 100.0 * (last / first - 1.0);
-    if percent.is_finite() { format!("{percent:+.1} %").replace('-', "−") } else { "from 0".to_owned() }
+    if percent.is_finite() {
+        format!("{percent:+.1} %").replace('-', "−")
+    } else {
+        "from 0".to_owned()
+    }
 }
 
 fn perplexity(loss: f64) -> String {
     let value = loss.exp();
-    if value < 1e6 { with_groups(&format!("{value:.2}")) } else { format!("{value:.1e}") }
+    if value < 1e6 {
+        with_groups(&format!("{value:.2}"))
+    } else {
+        format!("{value:.1e}")
+    }
 }
 
 fn grouped(number: u64) -> String {
@@ -164,7 +284,16 @@ fn grouped(number: u64) -> String {
 
 /// A moment to the second; one that cannot be read stays as it is.
 pub(super) fn moment(text: &str) -> String {
-    text.parse::<jiff::Timestamp>().map_or_else(|_| text.to_owned(), |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string())
+    text.parse::<jiff::Timestamp>().map_or_else(
+        |_| text.to_owned(),
+        |at| {
+            at.strftime(
+                "%Y-%m-%d \
+    %H:%M:%S UTC",
+            )
+            .to_string()
+        },
+    )
 }
 
 fn duration(seconds: f64) -> String {
@@ -182,13 +311,28 @@ mod tests {
 
     #[test]
     fn times_and_changes_are_said_as_people_say_them() {
-        assert_eq!([9.69, 125.0, 3660.0, 7_200_000.0].map(duration), ["9.7 s", "2 min 05 s", "1 h 01 min", "2,000 h 00 min"]);
+        assert_eq!(
+            [9.69, 125.0, 3660.0, 7_200_000.0].map(duration),
+            [
+                "9.7 s",
+                "2 min 05 s",
+                "1 h \
+        01 min",
+                "2,000 h 00 min"
+            ]
+        );
         assert_eq!(
             [(2.0, 1.0), (1.0, 1.5), (0.0, 1.0)].map(|(first, last)| change(first, last)),
             ["−50.0 %", "+50.0 %", "from 0"]
         );
-        assert_eq!([0.0, 7.5, 700.0].map(perplexity), ["1.00", "1,808.04", "1.0e304"]);
-        assert_eq!(moment("2026-11-21T10:58:08.943416618Z"), "2026-11-21 10:58:08 UTC");
+        assert_eq!(
+            [0.0, 7.5, 700.0].map(perplexity),
+            ["1.00", "1,808.04", "1.0e304"]
+        );
+        assert_eq!(
+            moment("2026-11-21T10:58:08.943416618Z"),
+            "2026-11-21 10:58:08 UTC"
+        );
         assert_eq!(moment("<b>"), "<b>");
     }
 }

@@ -1,4 +1,5 @@
-//! HTML by construction: a tag that is opened is closed, and what comes from a run is text, never markup.
+//! HTML by construction: a tag that is opened is closed, and what comes from a run is text, never
+//! markup.
 
 use crate::fault::printable;
 
@@ -11,7 +12,12 @@ pub(super) struct Html(String);
 
 impl Html {
     /// A tag with what `fill` puts into it.
-    pub fn element(&mut self, tag: &'static str, attributes: Attributes, fill: impl FnOnce(&mut Self)) {
+    pub fn element(
+        &mut self,
+        tag: &'static str,
+        attributes: Attributes,
+        fill: impl FnOnce(&mut Self),
+    ) {
         self.open(tag, attributes);
         self.0.push('>');
         fill(self);
@@ -67,7 +73,10 @@ impl Html {
 
 /// Tags after which a line may end without a gap in the text.
 fn is_block(tag: &str) -> bool {
-    !["a", "b", "code", "em", "mark", "span", "strong", "title", "td", "th"].contains(&tag)
+    ![
+        "a", "b", "code", "em", "mark", "span", "strong", "title", "td", "th",
+    ]
+    .contains(&tag)
 }
 
 fn escaped(text: &str) -> String {
@@ -94,7 +103,8 @@ mod tests {
         let mut html = Html::default();
         let hostile = "</b><script>alert('1')</script>\u{202e}\u{0}&amp;";
         html.element("b", &[("title", "\"><i>")], |b| b.text(hostile));
-        let expected = "<b title=\"&quot;&gt;&lt;i&gt;\">&lt;/b&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;\\u{202e}\\u{0}&amp;amp;</b>";
+        let expected = "<b \
+        title=\"&quot;&gt;&lt;i&gt;\">&lt;/b&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;\\u{202e}\\u{0}&amp;amp;</b>";
         assert_eq!(html.finish(), expected);
     }
 }

@@ -15,8 +15,14 @@ const COUNTS: [(&str, &str); 16] = [
     ("no_trained_token", "left out, without a trained token"),
     ("broken", "left out, broken"),
     ("exact_duplicates", "left out, equal to an earlier one"),
-    ("near_duplicates", "left out, nearly the same as an earlier one"),
-    ("near_held_out", "left out, nearly the same as one that is only scored"),
+    (
+        "near_duplicates",
+        "left out, nearly the same as an earlier one",
+    ),
+    (
+        "near_held_out",
+        "left out, nearly the same as one that is only scored",
+    ),
     ("draws_per_epoch", "drawn an epoch"),
     ("repeated_per_epoch", "drawn again within an epoch"),
     ("truncated", "kept, with the tail cut off"),
@@ -33,18 +39,37 @@ pub(super) fn ledger(html: &mut Html, runs: &[RunRecord]) {
     }
     html.element("section", &[], |section| {
         section.words("h2", &[], "Data");
-        section.words("p", &[("class", "note")], "What became of every row that was read.");
+        section.words(
+            "p",
+            &[("class", "note")],
+            "What became of every row that was read.",
+        );
         table::plain(section, runs, &rows);
     });
 }
 
 fn counts(run: &RunRecord) -> Vec<(String, String)> {
-    let sets = run.lock.get("data").and_then(Value::as_array).into_iter().flatten();
+    let sets = run
+        .lock
+        .get("data")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten();
     let of_set = |set: &Value| {
         let name = said(&set["dataset"]);
         let of = |(key, words): &(&str, &str)| Some((format!("{name}: {words}"), set.get(key)?));
-        let shown = |count: &Value| if count.is_u64() { with_groups(&count.to_string()) } else { said(count) };
-        COUNTS.iter().filter_map(of).map(|(name, count)| (name, shown(count))).collect::<Vec<_>>()
+        let shown = |count: &Value| {
+            if count.is_u64() {
+                with_groups(&count.to_string())
+            } else {
+                said(count)
+            }
+        };
+        COUNTS
+            .iter()
+            .filter_map(of)
+            .map(|(name, count)| (name, shown(count)))
+            .collect::<Vec<_>>()
     };
     sets.flat_map(of_set).collect()
 }

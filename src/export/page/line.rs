@@ -1,4 +1,5 @@
-//! A line of a plot: fewer points than the run had steps, without losing what stands out, and the path that draws them.
+//! A line of a plot: fewer points than the run had steps, without losing what stands out, and the
+//! path that draws them.
 
 use std::fmt::Write;
 
@@ -14,22 +15,33 @@ pub(super) fn thinned(points: &[Point], most: usize) -> Vec<Point> {
         return points.to_vec();
     }
     let length = points.len().div_ceil((most / OF_PART).max(1));
-    points.chunks(length).flat_map(|part| outstanding(part).into_iter().map(|index| part[index])).collect()
+    points
+        .chunks(length)
+        .flat_map(|part| outstanding(part).into_iter().map(|index| part[index]))
+        .collect()
 }
 
 /// Indices of the points that a part must keep, ascending.
 fn outstanding(part: &[Point]) -> Vec<usize> {
-    let known = || part.iter().enumerate().filter_map(|(index, (_, value))| Some((index, (*value)?)));
+    let known = || {
+        part.iter()
+            .enumerate()
+            .filter_map(|(index, (_, value))| Some((index, (*value)?)))
+    };
     let by_value = |left: &(usize, f64), right: &(usize, f64)| left.1.total_cmp(&right.1);
     let gap = part.iter().position(|(_, value)| value.is_none());
-    let extremes = [known().min_by(by_value), known().max_by(by_value)].into_iter().flatten().map(|(index, _)| index);
+    let extremes = [known().min_by(by_value), known().max_by(by_value)]
+        .into_iter()
+        .flatten()
+        .map(|(index, _)| index);
     let mut kept: Vec<usize> = extremes.chain(gap).chain([0, part.len() - 1]).collect();
     kept.sort_unstable();
     kept.dedup();
     kept
 }
 
-/// The path through points that `place` puts on the page; it is broken at gaps, and a point between two gaps is a dot.
+/// The path through points that `place` puts on the page; it is broken at gaps, and a point between
+/// two gaps is a dot.
 pub(super) fn path(points: &[Point], place: impl Fn(f64, f64) -> (f64, f64)) -> String {
     let (mut path, mut is_drawing) = (String::new(), false);
     for (index, (step, value)) in points.iter().enumerate() {
@@ -53,14 +65,19 @@ mod tests {
 
     #[test]
     fn extremes_and_gaps_outlive_thinning() {
-        let mut points: Vec<Point> = (0..100_000).map(|step| (f64::from(step), Some(f64::from(step % 7)))).collect();
+        let mut points: Vec<Point> = (0..100_000)
+            .map(|step| (f64::from(step), Some(f64::from(step % 7))))
+            .collect();
         (points[31_234].1, points[77_777].1, points[50_000].1) = (Some(1e6), Some(-1e6), None);
         let kept = thinned(&points, 1000);
         assert!(kept.len() <= 1000 && kept.len() > 300, "{}", kept.len());
         for index in [0, 31_234, 50_000, 77_777, 99_999] {
             assert!(kept.contains(&points[index]), "point {index}");
         }
-        assert!(kept.windows(2).all(|pair| pair[0].0 < pair[1].0), "each once and in order");
+        assert!(
+            kept.windows(2).all(|pair| pair[0].0 < pair[1].0),
+            "each once and in order"
+        );
         assert_eq!(thinned(&points[..1000], 1000), points[..1000]);
         assert!(thinned(&[], 1000).is_empty());
         assert_eq!(thinned(&vec![(0.0, None); 3000], 1000).len(), 400);
@@ -68,8 +85,18 @@ mod tests {
 
     #[test]
     fn a_path_is_broken_where_values_are_missing() {
-        let points = [(0.0, None), (1.0, Some(1.0)), (2.0, Some(2.5)), (3.0, None), (4.0, Some(3.0)), (5.0, None)];
-        assert_eq!(path(&points, |x, y| (x, -y)), "M1.0 -1.0L2.0 -2.5M4.0 -3.0h0");
+        let points = [
+            (0.0, None),
+            (1.0, Some(1.0)),
+            (2.0, Some(2.5)),
+            (3.0, None),
+            (4.0, Some(3.0)),
+            (5.0, None),
+        ];
+        assert_eq!(
+            path(&points, |x, y| (x, -y)),
+            "M1.0 -1.0L2.0 -2.5M4.0 -3.0h0"
+        );
         assert_eq!(path(&[(0.0, None)], |x, y| (x, y)), "");
     }
 }

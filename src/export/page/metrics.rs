@@ -1,4 +1,5 @@
-//! `metrics.jsonl` as a report reads it: leniently, because a run may be going on, or have ended in the middle of a line.
+//! `metrics.jsonl` as a report reads it: leniently, because a run may be going on, or have ended in
+//! the middle of a line.
 
 use std::io::{self, BufRead};
 
@@ -100,12 +101,19 @@ impl Metrics {
 
     /// The validation loss before the first step.
     pub fn first_loss(&self) -> Option<f64> {
-        self.evaluations.iter().find(|evaluation| evaluation.step == 0)?.loss
+        self.evaluations
+            .iter()
+            .find(|evaluation| evaluation.step == 0)?
+            .loss
     }
 
-    /// The step with the lowest validation loss, and that loss. Of equal ones the earlier is kept, as training does.
+    /// The step with the lowest validation loss, and that loss. Of equal ones the earlier is kept,
+    /// as training does.
     pub fn best(&self) -> Option<(u64, f64)> {
-        let trained = self.evaluations.iter().filter(|evaluation| evaluation.step > 0);
+        let trained = self
+            .evaluations
+            .iter()
+            .filter(|evaluation| evaluation.step > 0);
         let known = trained.filter_map(|evaluation| Some((evaluation.step, evaluation.loss?)));
         known.min_by(|left, right| left.1.total_cmp(&right.1))
     }
@@ -170,9 +178,26 @@ mod tests {
             b"{\"step\":0,\"eval_loss\":6.5}\n\n{\"step\":1,\"loss\":null,\"tokens\":9,\"skipped\":true}\n\xff\n[]\n\
             {\"step\":1,\"eval_loss\":6.0,\"more\":[1]}\n{\"step\":2,\"eval_loss\":null}\n{\"step\":3,\"eval_loss\":6.0}\n{\"step\":4,\"lo",
         );
-        assert_eq!((metrics.steps.len(), metrics.evaluations.len(), metrics.unreadable), (1, 4, 3));
-        assert_eq!((metrics.steps[0].loss, metrics.steps[0].tokens, metrics.steps[0].skipped), (None, 9, true));
-        assert_eq!((metrics.first_loss(), metrics.best()), (Some(6.5), Some((1, 6.0))));
+        assert_eq!(
+            (
+                metrics.steps.len(),
+                metrics.evaluations.len(),
+                metrics.unreadable
+            ),
+            (1, 4, 3)
+        );
+        assert_eq!(
+            (
+                metrics.steps[0].loss,
+                metrics.steps[0].tokens,
+                metrics.steps[0].skipped
+            ),
+            (None, 9, true)
+        );
+        assert_eq!(
+            (metrics.first_loss(), metrics.best()),
+            (Some(6.5), Some((1, 6.0)))
+        );
     }
 
     #[test]
@@ -184,6 +209,13 @@ mod tests {
     #[test]
     fn values_that_no_axis_takes_are_gaps() {
         let metrics = read(b"{\"step\":1,\"loss\":1.5e308,\"tokens\":1}\n{\"step\":2,\"loss\":1e999,\"tokens\":1}\n");
-        assert_eq!((metrics.steps.len(), metrics.steps[0].loss, metrics.unreadable), (1, None, 1));
+        assert_eq!(
+            (
+                metrics.steps.len(),
+                metrics.steps[0].loss,
+                metrics.unreadable
+            ),
+            (1, None, 1)
+        );
     }
 }

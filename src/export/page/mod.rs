@@ -1,4 +1,5 @@
-//! A run, or several side by side, as one page of HTML that needs nothing else: no script, no font, no picture from elsewhere.
+//! A run, or several side by side, as one page of HTML that needs nothing else: no script, no font,
+//! no picture from elsewhere.
 //!
 //! Plain data goes in, text comes out, the same for the same run.
 
@@ -91,8 +92,20 @@ fn title(runs: &[RunRecord]) -> String {
 
 fn head(head: &mut Html, title: &str) {
     head.empty("meta", &[("charset", "utf-8")]);
-    head.empty("meta", &[("http-equiv", "Content-Security-Policy"), ("content", POLICY)]);
-    head.empty("meta", &[("name", "viewport"), ("content", "width=device-width, initial-scale=1")]);
+    head.empty(
+        "meta",
+        &[
+            ("http-equiv", "Content-Security-Policy"),
+            ("content", POLICY),
+        ],
+    );
+    head.empty(
+        "meta",
+        &[
+            ("name", "viewport"),
+            ("content", "width=device-width, initial-scale=1"),
+        ],
+    );
     head.words("title", &[], &format!("{title}: report of training"));
     head.element("style", &[], |style| style.constant(STYLE));
 }
@@ -113,19 +126,34 @@ fn sections(main: &mut Html, runs: &[RunRecord]) {
     recipe::hashes(main, runs);
     let version = env!("CARGO_PKG_VERSION");
     main.element("footer", &[], |footer| {
-        footer.words("p", &[], &format!("Written by rankine {version} from what each run left in its folder."));
+        footer.words(
+            "p",
+            &[],
+            &format!(
+                "Written by rankine {version} from what each run left in \
+        its folder."
+            ),
+        );
     });
 }
 
 /// A value of a lock in words: text as it is, anything else as JSON.
 fn said(value: &Value) -> String {
-    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+    value
+        .as_str()
+        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Words in a list.
 fn listed(words: impl IntoIterator<Item = String>) -> String {
-    words.into_iter().enumerate().fold(String::new(), |mut list, (index, word)| {
-        write!(list, "{}{word}", if index > 0 { ", " } else { "" }).expect("a string takes every text");
-        list
-    })
+    words
+        .into_iter()
+        .enumerate()
+        .fold(String::new(), |mut list, (index, word)| {
+            write!(list, "{}{word}", if index > 0 { ", " } else { "" }).expect(
+                "a string takes every \
+        text",
+            );
+            list
+        })
 }

@@ -1,4 +1,5 @@
-//! What a run depends on: every value of its recipe, and the hash of every file that it read or left.
+//! What a run depends on: every value of its recipe, and the hash of every file that it read or
+//! left.
 
 use serde_json::Value;
 
@@ -19,7 +20,11 @@ const KINDS: [(&str, &str); 6] = [
 pub(super) fn recipe(html: &mut Html, runs: &[RunRecord]) {
     html.element("section", &[], |section| {
         section.words("h2", &[], "Recipe");
-        section.words("p", &[("class", "note")], "Every value as it was used, defaults included.");
+        section.words(
+            "p",
+            &[("class", "note")],
+            "Every value as it was used, defaults included.",
+        );
         table::compared(section, runs, &table::rows(runs, values));
     });
 }
@@ -28,10 +33,20 @@ pub(super) fn recipe(html: &mut Html, runs: &[RunRecord]) {
 pub(super) fn hashes(html: &mut Html, runs: &[RunRecord]) {
     html.element("section", &[("class", "hashes")], |section| {
         section.words("h2", &[], "Files");
-        section.words("p", &[("class", "note")], "What was read, by its blake3 when the run started.");
+        section.words(
+            "p",
+            &[("class", "note")],
+            "What was read, by its blake3 when the run \
+        started.",
+        );
         table::compared(section, runs, &table::rows(runs, read));
         if runs.iter().any(|run| !run.written.is_empty()) {
-            section.words("p", &[("class", "note")], "What the run left, by its blake3 when this page was written.");
+            section.words(
+                "p",
+                &[("class", "note")],
+                "What the run left, by its blake3 when this \
+            page was written.",
+            );
             table::compared(section, runs, &table::rows(runs, |run| run.written.clone()));
         }
     });
@@ -47,11 +62,22 @@ fn values(run: &RunRecord) -> Vec<(String, String)> {
 
 /// Leaves by their dotted keys; a list without sections in it is one value.
 pub(in crate::export) fn flatten(key: &str, value: &Value, values: &mut Vec<(String, String)>) {
-    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    let below = |name: &str| {
+        if key.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{key}.{name}")
+        }
+    };
     match value {
-        Value::Object(map) if !map.is_empty() => map.iter().for_each(|(name, value)| flatten(&below(name), value, values)),
+        Value::Object(map) if !map.is_empty() => map
+            .iter()
+            .for_each(|(name, value)| flatten(&below(name), value, values)),
         Value::Array(items) if items.iter().any(Value::is_object) => {
-            items.iter().enumerate().for_each(|(index, value)| flatten(&below(&index.to_string()), value, values));
+            items
+                .iter()
+                .enumerate()
+                .for_each(|(index, value)| flatten(&below(&index.to_string()), value, values));
         }
         value => values.push((key.to_owned(), said(value))),
     }
@@ -60,8 +86,14 @@ pub(in crate::export) fn flatten(key: &str, value: &Value, values: &mut Vec<(Str
 fn read(run: &RunRecord) -> Vec<(String, String)> {
     let hashes = run.lock.get("blake3");
     let of_kind = |(kind, words): (&str, &str)| {
-        let files = hashes.and_then(|hashes| hashes.get(kind)).and_then(Value::as_object).into_iter().flatten();
-        files.map(|(path, hash)| (format!("{words}: {path}"), said(hash))).collect::<Vec<_>>()
+        let files = hashes
+            .and_then(|hashes| hashes.get(kind))
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        files
+            .map(|(path, hash)| (format!("{words}: {path}"), said(hash)))
+            .collect::<Vec<_>>()
     };
     KINDS.into_iter().flat_map(of_kind).collect()
 }
@@ -77,7 +109,19 @@ mod tests {
         let recipe = json!({"a": {"b": [1, 2], "c": {}}, "datasets": [{"path": "x"}, {"path": "y"}], "n": 1e-8});
         let mut values = Vec::new();
         flatten("", &recipe, &mut values);
-        let said: Vec<String> = values.into_iter().map(|(key, value)| format!("{key}={value}")).collect();
-        assert_eq!(said, ["a.b=[1,2]", "a.c={}", "datasets.0.path=x", "datasets.1.path=y", "n=1e-8"]);
+        let said: Vec<String> = values
+            .into_iter()
+            .map(|(key, value)| format!("{key}={value}"))
+            .collect();
+        assert_eq!(
+            said,
+            [
+                "a.b=[1,2]",
+                "a.c={}",
+                "datasets.0.path=x",
+                "datasets.1.path=y",
+                "n=1e-8"
+            ]
+        );
     }
 }

@@ -23,7 +23,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// Reads `samples.jsonl`: one object a line with `step`, `prompt` and `text`. Other lines are left out.
+    /// Reads `samples.jsonl`: one object a line with `step`, `prompt` and `text`. Other lines are
+    /// left out.
     ///
     /// # Errors
     /// The reader fails.
@@ -34,7 +35,11 @@ impl Sample {
 
     fn of(line: &[u8]) -> Option<Self> {
         let line: Value = serde_json::from_slice(line).ok()?;
-        Some(Self { step: line.get("step")?.as_u64()?, prompt: said(line.get("prompt")?), text: said(line.get("text")?) })
+        Some(Self {
+            step: line.get("step")?.as_u64()?,
+            prompt: said(line.get("prompt")?),
+            text: said(line.get("text")?),
+        })
     }
 }
 
@@ -57,7 +62,9 @@ pub(super) fn samples(html: &mut Html, runs: &[RunRecord]) {
 fn of_run(html: &mut Html, samples: &[Sample]) {
     let mut pairs: Vec<(&Sample, &Sample)> = Vec::new();
     for sample in samples {
-        let known = pairs.iter().position(|(first, _)| first.prompt == sample.prompt);
+        let known = pairs
+            .iter()
+            .position(|(first, _)| first.prompt == sample.prompt);
         match known {
             Some(place) => pairs[place].1 = sample,
             None if pairs.len() < MOST_PROMPTS => pairs.push((sample, sample)),
@@ -102,7 +109,16 @@ mod tests {
         let mut html = Html::default();
         of_run(&mut html, &samples);
         let html = html.finish();
-        let shown = ["before training", "one", "after step 1,500", "three", "[&quot;b&quot;]"];
-        assert!(shown.iter().all(|part| html.contains(part)) && !html.contains("two"), "{html}");
+        let shown = [
+            "before training",
+            "one",
+            "after step 1,500",
+            "three",
+            "[&quot;b&quot;]",
+        ];
+        assert!(
+            shown.iter().all(|part| html.contains(part)) && !html.contains("two"),
+            "{html}"
+        );
     }
 }

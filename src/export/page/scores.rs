@@ -1,4 +1,5 @@
-//! What `rankine eval` said of a run, time by time: the base and what was trained on it, set by set.
+//! What `rankine eval` said of a run, time by time: the base and what was trained on it, set by
+//! set.
 
 use std::io::{self, BufRead};
 
@@ -39,30 +40,61 @@ impl ScoredRun {
     pub fn read(reader: impl BufRead) -> io::Result<Vec<Self>> {
         let mut runs = Vec::new();
         for line in reader.split(b'\n') {
-            runs.extend(serde_json::from_slice::<Value>(&line?).ok().and_then(|line| Self::of(&line)));
+            runs.extend(
+                serde_json::from_slice::<Value>(&line?)
+                    .ok()
+                    .and_then(|line| Self::of(&line)),
+            );
         }
         Ok(runs)
     }
 
     fn of(line: &Value) -> Option<Self> {
-        let (at, sets) = (line.get("at")?.as_str()?.to_owned(), line.get("sets")?.as_array()?);
+        let (at, sets) = (
+            line.get("at")?.as_str()?.to_owned(),
+            line.get("sets")?.as_array()?,
+        );
         let others = line.get("forgetting").filter(|other| other.is_object());
-        Some(Self { at, sets: sets.iter().chain(others).filter_map(ScoredSet::of).collect() })
+        Some(Self {
+            at,
+            sets: sets
+                .iter()
+                .chain(others)
+                .filter_map(ScoredSet::of)
+                .collect(),
+        })
     }
 }
 
 impl ScoredSet {
     fn of(set: &Value) -> Option<Self> {
-        let loss = |of: &str| set.get(of)?.get("loss")?.as_f64().filter(|loss| loss.abs() < 1e300);
-        let (name, rows) = (set.get("name")?.as_str()?.to_owned(), set.get("rows")?.as_u64()?);
-        Some(Self { name, rows, base: loss("base"), trained: loss("adapter").or_else(|| loss("model")) })
+        let loss = |of: &str| {
+            set.get(of)?
+                .get("loss")?
+                .as_f64()
+                .filter(|loss| loss.abs() < 1e300)
+        };
+        let (name, rows) = (
+            set.get("name")?.as_str()?.to_owned(),
+            set.get("rows")?.as_u64()?,
+        );
+        Some(Self {
+            name,
+            rows,
+            base: loss("base"),
+            trained: loss("adapter").or_else(|| loss("model")),
+        })
     }
 
     fn words(&self) -> String {
         let told = |loss: f64| format!("{loss:.4}");
         match (self.base, self.trained) {
-            (Some(base), Some(trained)) => format!("{base:.4} → {trained:.4} ({})", change(base, trained)),
-            (base, trained) => base.or(trained).map_or_else(|| "not finite".to_owned(), told),
+            (Some(base), Some(trained)) => {
+                format!("{base:.4} → {trained:.4} ({})", change(base, trained))
+            }
+            (base, trained) => base
+                .or(trained)
+                .map_or_else(|| "not finite".to_owned(), told),
         }
     }
 }
@@ -75,7 +107,8 @@ pub(super) fn scores(html: &mut Html, runs: &[RunRecord]) {
     }
     html.element("section", &[("class", "scores")], |section| {
         section.words("h2", &[], "Scores");
-        let words = "What `rankine eval` found, each time with the adapter or model as it was: loss of the base → after training, nats per trained token.";
+        let words = "What `rankine eval` found, each time with the adapter or model as it was: \
+        loss of the base → after training, nats per trained token.";
         section.words("p", &[("class", "note")], words);
         table::plain(section, runs, &rows);
     });
@@ -84,7 +117,16 @@ pub(super) fn scores(html: &mut Html, runs: &[RunRecord]) {
 fn of_run(run: &RunRecord) -> Vec<(String, String)> {
     let of_time = |scored: &ScoredRun| {
         let at = moment(&scored.at);
-        let set = |set: &ScoredSet| (format!("{} ({} rows), {at}", set.name, with_groups(&set.rows.to_string())), set.words());
+        let set = |set: &ScoredSet| {
+            (
+                format!(
+                    "{} ({} rows), {at}",
+                    set.name,
+                    with_groups(&set.rows.to_string())
+                ),
+                set.words(),
+            )
+        };
         scored.sets.iter().map(set).collect::<Vec<_>>()
     };
     run.evaluations.iter().flat_map(of_time).collect()
@@ -97,12 +139,21 @@ mod tests {
     #[test]
     fn lines_are_read_and_shown() {
         let line = r#"{"at":"2026-11-21T10:58:08Z","sets":[{"name":"x","rows":1200,"base":{"loss":4.0},"adapter":{"loss":3.0}}],"forgetting":{"name":"general","rows":2,"base":{"loss":1.0},"adapter":{"loss":null}}}"#;
-        let evaluations = ScoredRun::read(format!("{line}\n{{\"torn\n[]\n\n").as_bytes()).expect("memory can be read");
-        let run = RunRecord { evaluations, ..RunRecord::default() };
+        let evaluations = ScoredRun::read(format!("{line}\n{{\"torn\n[]\n\n").as_bytes())
+            .expect("memory can be read");
+        let run = RunRecord {
+            evaluations,
+            ..RunRecord::default()
+        };
         let mut html = Html::default();
         scores(&mut html, &[run]);
         let html = html.finish().replace("<wbr/>", "");
-        for part in ["x (1,200 rows), 2026-11-21 10:58:08 UTC", "4.0000 → 3.0000 (−25.0 %)", "general (2 rows)", ">1.0000<"] {
+        for part in [
+            "x (1,200 rows), 2026-11-21 10:58:08 UTC",
+            "4.0000 → 3.0000 (−25.0 %)",
+            "general (2 rows)",
+            ">1.0000<",
+        ] {
             assert!(html.contains(part), "{part} is not in {html}");
         }
         let mut none = Html::default();

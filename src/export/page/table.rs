@@ -1,4 +1,5 @@
-//! Runs side by side: a row a thing, a column a run. What differs comes first and is marked, what is equal is said once.
+//! Runs side by side: a row a thing, a column a run. What differs comes first and is marked, what
+//! is equal is said once.
 
 use std::collections::HashMap;
 
@@ -21,12 +22,18 @@ impl TableRow {
 }
 
 /// Rows of the things that any run has, in the order in which they first come.
-pub(super) fn rows(runs: &[RunRecord], of: impl Fn(&RunRecord) -> Vec<(String, String)>) -> Vec<TableRow> {
+pub(super) fn rows(
+    runs: &[RunRecord],
+    of: impl Fn(&RunRecord) -> Vec<(String, String)>,
+) -> Vec<TableRow> {
     let (mut rows, mut places) = (Vec::new(), HashMap::new());
     for (column, run) in runs.iter().enumerate() {
         for (name, value) in of(run) {
             let place = *places.entry(name.clone()).or_insert_with(|| {
-                rows.push(TableRow { name, values: vec![None; runs.len()] });
+                rows.push(TableRow {
+                    name,
+                    values: vec![None; runs.len()],
+                });
                 rows.len() - 1
             });
             rows[place].values[column] = Some(value);
@@ -46,19 +53,25 @@ pub(super) enum Setting {
 
 /// Writes the rows as they are, a column a run.
 pub(super) fn plain(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
-    framed(html, runs, |body| rows.iter().for_each(|row| cells(body, row, Setting::Words, "")));
+    framed(html, runs, |body| {
+        rows.iter()
+            .for_each(|row| cells(body, row, Setting::Words, ""))
+    });
 }
 
 /// Writes the rows that differ, and below them the others.
 pub(super) fn compared(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     framed(html, runs, |body| {
-        let (differ, same): (Vec<&TableRow>, Vec<&TableRow>) = rows.iter().partition(|row| row.differs());
+        let (differ, same): (Vec<&TableRow>, Vec<&TableRow>) =
+            rows.iter().partition(|row| row.differs());
         for row in differ {
             cells(body, row, Setting::Code, "differs");
         }
         if runs.len() > 1 && !same.is_empty() {
             let columns = (runs.len() + 1).to_string();
-            body.element("tr", &[("class", "between")], |row| row.words("th", &[("colspan", &columns)], "The same in all runs"));
+            body.element("tr", &[("class", "between")], |row| {
+                row.words("th", &[("colspan", &columns)], "The same in all runs")
+            });
         }
         for row in same {
             once(body, row);
@@ -66,12 +79,15 @@ pub(super) fn compared(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     });
 }
 
-/// A table that scrolls by itself where the page is narrow; names of runs are above it if there are several.
+/// A table that scrolls by itself where the page is narrow; names of runs are above it if there are
+/// several.
 fn framed(html: &mut Html, runs: &[RunRecord], fill: impl FnOnce(&mut Html)) {
     html.element("div", &[("class", "wide")], |frame| {
         frame.element("table", &[], |table| {
             if runs.len() > 1 {
-                table.element("thead", &[], |head| head.element("tr", &[], |row| heads(row, runs)));
+                table.element("thead", &[], |head| {
+                    head.element("tr", &[], |row| heads(row, runs))
+                });
             }
             table.element("tbody", &[], fill);
         });
@@ -88,7 +104,9 @@ fn heads(html: &mut Html, runs: &[RunRecord]) {
 fn cells(html: &mut Html, row: &TableRow, setting: Setting, class: &str) {
     html.element("tr", &[("class", class)], |html| {
         let sign = if class.is_empty() { "" } else { "≠ " };
-        html.element("th", &[("scope", "row")], |head| head.breakable(&format!("{sign}{}", row.name)));
+        html.element("th", &[("scope", "row")], |head| {
+            head.breakable(&format!("{sign}{}", row.name))
+        });
         for value in &row.values {
             html.element("td", &[], |cell| said(cell, value.as_deref(), setting));
         }
@@ -99,7 +117,9 @@ fn once(html: &mut Html, row: &TableRow) {
     let columns = row.values.len().to_string();
     html.element("tr", &[], |html| {
         html.element("th", &[("scope", "row")], |head| head.breakable(&row.name));
-        html.element("td", &[("colspan", &columns)], |cell| said(cell, row.values[0].as_deref(), Setting::Code));
+        html.element("td", &[("colspan", &columns)], |cell| {
+            said(cell, row.values[0].as_deref(), Setting::Code)
+        });
     });
 }
 
@@ -116,13 +136,24 @@ mod tests {
     use super::*;
 
     fn runs(count: usize) -> Vec<RunRecord> {
-        (0..count).map(|index| RunRecord { name: format!("run{index}"), ..RunRecord::default() }).collect()
+        (0..count)
+            .map(|index| RunRecord {
+                name: format!("run{index}"),
+                ..RunRecord::default()
+            })
+            .collect()
     }
 
     fn table(runs: &[RunRecord]) -> String {
         let things = |run: &RunRecord| {
             let of_first = (run.name == "run0").then(|| ("only".to_owned(), "x".to_owned()));
-            [("seed".to_owned(), "42".to_owned()), ("r".to_owned(), run.name.clone())].into_iter().chain(of_first).collect()
+            [
+                ("seed".to_owned(), "42".to_owned()),
+                ("r".to_owned(), run.name.clone()),
+            ]
+            .into_iter()
+            .chain(of_first)
+            .collect()
         };
         let mut html = Html::default();
         compared(&mut html, runs, &rows(runs, things));
@@ -132,7 +163,14 @@ mod tests {
     #[test]
     fn what_differs_comes_first_and_is_marked() {
         let table = table(&runs(2));
-        let place = |part: &str| table.find(part).unwrap_or_else(|| panic!("{part} is not in {table}"));
+        let place = |part: &str| {
+            table.find(part).unwrap_or_else(|| {
+                panic!(
+                    "{part} is not in \
+        {table}"
+                )
+            })
+        };
         let order = [
             "≠ r<",
             "<code>run0</code>",
@@ -150,6 +188,9 @@ mod tests {
     #[test]
     fn one_run_differs_from_nothing() {
         let table = table(&runs(1));
-        assert!(!table.contains('≠') && !table.contains("The same") && !table.contains("<thead"), "{table}");
+        assert!(
+            !table.contains('≠') && !table.contains("The same") && !table.contains("<thead"),
+            "{table}"
+        );
     }
 }

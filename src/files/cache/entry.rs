@@ -1,5 +1,6 @@
-//! Entries of the cache: what is made of the rows of a data file. Each says in its first bytes what it is and of which file it was made,
-//! by the hash of its content; names of data files stand nowhere.
+//! Entries of the cache: what is made of the rows of a data file. Each says in its first bytes what
+//! it is and of which file it was made, by the hash of its content; names of data files stand
+//! nowhere.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,7 +11,8 @@ use super::lease;
 use super::{ROWS, RowCache};
 use crate::files::{FileError, Hash};
 
-/// Bytes that every entry begins with: its kind and version (8), its key (32), the hash of the data file (32).
+/// Bytes that every entry begins with: its kind and version (8), its key (32), the hash of the data
+/// file (32).
 pub const STAMP_BYTES: usize = 8 + 32 + 32;
 /// A copy of an entry takes seconds: an older temporary file has no writer any more.
 const LEFTOVER: Duration = Duration::from_mins(10);
@@ -35,8 +37,8 @@ impl EntryKind {
         }
     }
 
-    /// The first bytes, and the version of the layout and of what is written into it; none where the entry is a file of a known format, whose
-    /// name is its stamp.
+    /// The first bytes, and the version of the layout and of what is written into it; none where
+    /// the entry is a file of a known format, whose name is its stamp.
     fn magic(self) -> Option<(&'static [u8; 7], u8)> {
         match self {
             Self::Tokens => Some((b"RKTOKEN", 3)),
@@ -68,7 +70,10 @@ impl Stamp {
     /// An entry of this kind has no such bytes.
     pub fn bytes(&self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];
-        let (magic, version) = self.kind.magic().expect("a kind whose entries begin with their stamp");
+        let (magic, version) = self.kind.magic().expect(
+            "a kind whose entries begin with their \
+        stamp",
+        );
         bytes[..7].copy_from_slice(magic);
         bytes[7] = version;
         bytes[8..40].copy_from_slice(&self.key.0);
@@ -86,8 +91,15 @@ impl Stamp {
 
     /// The stamp that is a name; none of a name that is no stamp.
     fn of_name(name: &str, kind: EntryKind) -> Option<Self> {
-        let (source, key) = name.strip_suffix(kind.word())?.strip_suffix('.')?.split_once('-')?;
-        Some(Self { kind, key: Hash::parse(key)?, source: Hash::parse(source)? })
+        let (source, key) = name
+            .strip_suffix(kind.word())?
+            .strip_suffix('.')?
+            .split_once('-')?;
+        Some(Self {
+            kind,
+            key: Hash::parse(key)?,
+            source: Hash::parse(source)?,
+        })
     }
 }
 
@@ -100,17 +112,29 @@ enum Said {
 }
 
 fn read_stamp(path: &Path, name: &str, kind: EntryKind) -> Said {
-    let Some((magic, version)) = kind.magic() else { return Stamp::of_name(name, kind).map_or(Said::Unknown, Said::Stamp) };
+    let Some((magic, version)) = kind.magic() else {
+        return Stamp::of_name(name, kind).map_or(Said::Unknown, Said::Stamp);
+    };
     let mut bytes = Vec::with_capacity(STAMP_BYTES);
-    let read = File::open(path).and_then(|file| file.take(STAMP_BYTES as u64).read_to_end(&mut bytes));
+    let read =
+        File::open(path).and_then(|file| file.take(STAMP_BYTES as u64).read_to_end(&mut bytes));
     if read.is_err() || bytes.len() < 8 || bytes[..7] != magic[..] {
         return Said::Unknown;
     }
     match bytes.first_chunk::<STAMP_BYTES>() {
         _ if bytes[7] < version => Said::Older,
         Some(bytes) if bytes[7] == version => {
-            let hash = |start: usize| Hash(*bytes[start..].first_chunk().expect("a stamp has two hashes"));
-            Said::Stamp(Stamp { kind, key: hash(8), source: hash(40) })
+            let hash = |start: usize| {
+                Hash(*bytes[start..].first_chunk().expect(
+                    "a stamp has two \
+            hashes",
+                ))
+            };
+            Said::Stamp(Stamp {
+                kind,
+                key: hash(8),
+                source: hash(40),
+            })
         }
         _ => Said::Unknown,
     }
@@ -139,15 +163,24 @@ pub struct CacheEntry {
     pub user: Option<u32>,
 }
 
-/// The entries of a cache, the one that was used last first. A shared cache holds those of older versions in its folder itself.
+/// The entries of a cache, the one that was used last first. A shared cache holds those of older
+/// versions in its folder itself.
 pub fn entries(cache: &RowCache) -> Vec<CacheEntry> {
     let folders = match cache {
         RowCache::Shared(root) => vec![root.join(ROWS), root.clone()],
         RowCache::OfRun(folder) => vec![folder.clone()],
         RowCache::Nameless(_) => Vec::new(),
     };
-    let mut entries: Vec<CacheEntry> = folders.iter().flat_map(|folder| in_folder(folder)).collect();
-    entries.sort_by(|left, right| right.used.cmp(&left.used).then_with(|| left.name.cmp(&right.name)));
+    let mut entries: Vec<CacheEntry> = folders
+        .iter()
+        .flat_map(|folder| in_folder(folder))
+        .collect();
+    entries.sort_by(|left, right| {
+        right
+            .used
+            .cmp(&left.used)
+            .then_with(|| left.name.cmp(&right.name))
+    });
     entries
 }
 
@@ -176,10 +209,21 @@ fn describe(file: &std::fs::DirEntry) -> Option<CacheEntry> {
         Said::Unknown => (None, false),
     };
     let used = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    Some(CacheEntry { path, name, kind, bytes: metadata.len(), made: metadata.created().ok(), used, source, is_outdated, user: None })
+    Some(CacheEntry {
+        path,
+        name,
+        kind,
+        bytes: metadata.len(),
+        made: metadata.created().ok(),
+        used,
+        source,
+        is_outdated,
+        user: None,
+    })
 }
 
-/// Dates an entry to now, as one that was used. Of a folder that is only read, the date of the last write has to do.
+/// Dates an entry to now, as one that was used. Of a folder that is only read, the date of the last
+/// write has to do.
 pub fn mark_used(path: &Path) {
     let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }
@@ -190,7 +234,9 @@ pub fn mark_used(path: &Path) {
 /// It cannot be removed. One that is gone is no error.
 pub fn remove(entry: &CacheEntry) -> Result<(), FileError> {
     match std::fs::remove_file(&entry.path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => Err(FileError::new("remove", &entry.path, cause)),
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(FileError::new("remove", &entry.path, cause))
+        }
         _ => Ok(()),
     }
 }
@@ -206,23 +252,34 @@ pub struct Taken {
 
 /// A number of entries in words.
 pub fn entry_count(entries: usize) -> String {
-    if entries == 1 { "1 entry".to_owned() } else { format!("{entries} entries") }
+    if entries == 1 {
+        "1 entry".to_owned()
+    } else {
+        format!("{entries} entries")
+    }
 }
 
 impl Taken {
     fn of<'a>(entries: impl Iterator<Item = &'a CacheEntry>) -> Self {
         let removed = entries.filter(|entry| remove(entry).is_ok());
-        removed.fold(Self::default(), |taken, entry| Self { entries: taken.entries + 1, bytes: taken.bytes + entry.bytes })
+        removed.fold(Self::default(), |taken, entry| Self {
+            entries: taken.entries + 1,
+            bytes: taken.bytes + entry.bytes,
+        })
     }
 }
 
 /// Removes what older versions left, which nobody reads any more.
 pub fn remove_outdated(cache: &RowCache) -> Taken {
-    Taken::of(entries(cache).iter().filter(|entry| entry.is_outdated && entry.user.is_none()))
+    Taken::of(
+        entries(cache)
+            .iter()
+            .filter(|entry| entry.is_outdated && entry.user.is_none()),
+    )
 }
 
-/// Removes the entries that were used longest ago until all of them take no more than `limit` bytes. One that is in use stays. What
-/// stays, and what was taken out.
+/// Removes the entries that were used longest ago until all of them take no more than `limit`
+/// bytes. One that is in use stays. What stays, and what was taken out.
 pub fn trim(cache: &RowCache, limit: u64) -> (u64, Taken) {
     let all = entries(cache);
     let mut total: u64 = all.iter().map(|entry| entry.bytes).sum();
@@ -240,11 +297,23 @@ pub fn trim(cache: &RowCache, limit: u64) -> (u64, Taken) {
 /// Temporary files of writers that are dead.
 pub fn leftovers(cache: &RowCache) -> Vec<(PathBuf, u64)> {
     let folder = cache.folder();
-    let files = folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten();
+    let files = folder
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .flatten();
     let old = files.filter_map(|file| {
-        let is_temporary = file.file_name().to_str().is_some_and(|name| name.starts_with(".rankine-tmp-"));
-        let metadata = file.metadata().ok().filter(|metadata| is_temporary && metadata.is_file())?;
-        let is_old = metadata.modified().is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > LEFTOVER));
+        let is_temporary = file
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(".rankine-tmp-"));
+        let metadata = file
+            .metadata()
+            .ok()
+            .filter(|metadata| is_temporary && metadata.is_file())?;
+        let is_old = metadata
+            .modified()
+            .is_ok_and(|at| at.elapsed().is_ok_and(|elapsed| elapsed > LEFTOVER));
         is_old.then(|| (file.path(), metadata.len()))
     });
     old.collect()
@@ -255,12 +324,22 @@ mod tests {
     use super::*;
 
     fn write(folder: &Path, name: &str, version: u8, age_hours: u64) {
-        let mut bytes = Stamp { kind: EntryKind::Tokens, key: Hash([1; 32]), source: Hash([2; 32]) }.bytes().to_vec();
+        let mut bytes = Stamp {
+            kind: EntryKind::Tokens,
+            key: Hash([1; 32]),
+            source: Hash([2; 32]),
+        }
+        .bytes()
+        .to_vec();
         bytes[7] = version;
         bytes.resize(1000, 0);
         std::fs::write(folder.join(name), bytes).expect("written");
-        let file = File::options().write(true).open(folder.join(name)).expect("opened");
-        file.set_modified(SystemTime::now() - Duration::from_hours(age_hours)).expect("dated");
+        let file = File::options()
+            .write(true)
+            .open(folder.join(name))
+            .expect("opened");
+        file.set_modified(SystemTime::now() - Duration::from_hours(age_hours))
+            .expect("dated");
     }
 
     fn names(cache: &RowCache) -> Vec<String> {
@@ -270,34 +349,90 @@ mod tests {
     #[test]
     fn a_parquet_file_is_an_entry_only_by_its_name() {
         let dir = tempfile::tempdir().expect("a temporary folder");
-        let stamp = Stamp { kind: EntryKind::Converted, key: Hash([1; 32]), source: Hash([0xab; 32]) };
-        for name in [stamp.name().as_str(), "terms.parquet", "a-b.parquet", ".parquet"] {
+        let stamp = Stamp {
+            kind: EntryKind::Converted,
+            key: Hash([1; 32]),
+            source: Hash([0xab; 32]),
+        };
+        for name in [
+            stamp.name().as_str(),
+            "terms.parquet",
+            "a-b.parquet",
+            ".parquet",
+        ] {
             std::fs::write(dir.path().join(name), "PAR1").expect("written");
         }
         let cache = RowCache::OfRun(dir.path().to_owned());
-        let found: Vec<_> = entries(&cache).into_iter().map(|entry| (entry.name, entry.source)).collect();
+        let found: Vec<_> = entries(&cache)
+            .into_iter()
+            .map(|entry| (entry.name, entry.source))
+            .collect();
         assert_eq!(found, [(stamp.name(), Some(stamp.source))]);
         trim(&cache, 0);
-        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 3, "what a person put there stays");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("listed").count(),
+            3,
+            "what a person put \
+        there stays"
+        );
     }
 
     #[test]
     fn the_oldest_go_first_and_none_that_is_in_use() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let cache = RowCache::OfRun(dir.path().to_owned());
-        for (name, age) in [("a.tokens", 5), ("b.tokens", 4), ("c.tokens", 3), ("d.tokens", 2)] {
+        for (name, age) in [
+            ("a.tokens", 5),
+            ("b.tokens", 4),
+            ("c.tokens", 3),
+            ("d.tokens", 2),
+        ] {
             write(dir.path(), name, 3, age);
         }
         std::fs::write(dir.path().join("notes.txt"), "not ours").expect("written");
-        assert_eq!(names(&cache), ["d.tokens", "c.tokens", "b.tokens", "a.tokens"]);
+        assert_eq!(
+            names(&cache),
+            ["d.tokens", "c.tokens", "b.tokens", "a.tokens"]
+        );
         assert_eq!(entries(&cache)[0].source, Some(Hash([2; 32])));
         let lease = lease::hold(dir.path(), "a.tokens").expect("held");
         assert_eq!(trim(&cache, 4000), (4000, Taken::default()));
-        assert_eq!(trim(&cache, 2500), (2000, Taken { entries: 2, bytes: 2000 }));
-        assert_eq!(names(&cache), ["d.tokens", "a.tokens"], "the oldest is in use");
-        assert_eq!(trim(&cache, 0), (1000, Taken { entries: 1, bytes: 1000 }));
+        assert_eq!(
+            trim(&cache, 2500),
+            (
+                2000,
+                Taken {
+                    entries: 2,
+                    bytes: 2000
+                }
+            )
+        );
+        assert_eq!(
+            names(&cache),
+            ["d.tokens", "a.tokens"],
+            "the oldest is in use"
+        );
+        assert_eq!(
+            trim(&cache, 0),
+            (
+                1000,
+                Taken {
+                    entries: 1,
+                    bytes: 1000
+                }
+            )
+        );
         drop(lease);
-        assert_eq!(trim(&cache, 0), (0, Taken { entries: 1, bytes: 1000 }));
+        assert_eq!(
+            trim(&cache, 0),
+            (
+                0,
+                Taken {
+                    entries: 1,
+                    bytes: 1000
+                }
+            )
+        );
         assert!(dir.path().join("notes.txt").exists());
     }
 
@@ -310,8 +445,19 @@ mod tests {
         write(&dir.path().join(ROWS), "x.tokens", 2, 1);
         write(&dir.path().join(ROWS), "y.tokens", 3, 1);
         write(&dir.path().join(ROWS), "z.tokens", 4, 2);
-        assert_eq!(remove_outdated(&cache), Taken { entries: 2, bytes: 2000 });
-        assert_eq!(names(&cache), ["y.tokens", "z.tokens"], "one of a newer version is read by that");
+        assert_eq!(
+            remove_outdated(&cache),
+            Taken {
+                entries: 2,
+                bytes: 2000
+            }
+        );
+        assert_eq!(
+            names(&cache),
+            ["y.tokens", "z.tokens"],
+            "one of a newer version is read by \
+        that"
+        );
         assert_eq!(entries(&cache)[1].source, None);
     }
 }

@@ -1,6 +1,7 @@
-//! Which entries of a folder a living process uses. Each process that uses some has one file in the folder, which lists them and is
-//! locked; the system gives the lock back when the process ends, however it ends. A lock on every entry would need a file to stay open
-//! for each, and a data set may have a thousand.
+//! Which entries of a folder a living process uses. Each process that uses some has one file in the
+//! folder, which lists them and is locked; the system gives the lock back when the process ends,
+//! however it ends. A lock on every entry would need a file to stay open for each, and a data set
+//! may have a thousand.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 /// How the names of these files begin.
 const PREFIX: &str = ".in-use-";
-/// Where the file system knows no locks, a process of which nothing was heard for so long is taken for dead.
+/// Where the file system knows no locks, a process of which nothing was heard for so long is taken
+/// for dead.
 const SILENCE: Duration = Duration::from_hours(24);
 
 /// The leases of this process.
@@ -25,12 +27,15 @@ pub struct Lease {
     file: Mutex<File>,
 }
 
-/// Says that this process uses the entry `name` of a folder, before it opens it. `None` where the folder cannot be written: then nobody
-/// removes anything from it either.
+/// Says that this process uses the entry `name` of a folder, before it opens it. `None` where the
+/// folder cannot be written: then nobody removes anything from it either.
 pub fn hold(folder: &Path, name: &str) -> Option<Arc<Lease>> {
     let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
     leases.retain(|lease| lease.strong_count() > 0);
-    let found = leases.iter().filter_map(Weak::upgrade).find(|lease| lease.folder == folder);
+    let found = leases
+        .iter()
+        .filter_map(Weak::upgrade)
+        .find(|lease| lease.folder == folder);
     let lease = if let Some(lease) = found {
         lease
     } else {
@@ -44,11 +49,18 @@ pub fn hold(folder: &Path, name: &str) -> Option<Arc<Lease>> {
 
 impl Lease {
     fn new(folder: &Path) -> Option<Self> {
-        let file = tempfile::Builder::new().prefix(PREFIX).tempfile_in(folder).ok()?;
+        let file = tempfile::Builder::new()
+            .prefix(PREFIX)
+            .tempfile_in(folder)
+            .ok()?;
         let (file, path) = file.keep().ok()?;
         // Where there are no locks its date counts.
         let _ = file.try_lock();
-        let lease = Self { folder: folder.to_owned(), path, file: Mutex::new(file) };
+        let lease = Self {
+            folder: folder.to_owned(),
+            path,
+            file: Mutex::new(file),
+        };
         lease.say(&std::process::id().to_string())?;
         Some(lease)
     }
@@ -65,15 +77,22 @@ impl Drop for Lease {
     }
 }
 
-/// The entries of a folder that living processes use, each with the number of one. What dead processes left is removed.
+/// The entries of a folder that living processes use, each with the number of one. What dead
+/// processes left is removed.
 pub(super) fn used(folder: &Path) -> BTreeMap<String, u32> {
     let mut used = BTreeMap::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        if !entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+        if !entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.starts_with(PREFIX))
+        {
             continue;
         }
         let path = entry.path();
-        let Ok(file) = File::open(&path) else { continue };
+        let Ok(file) = File::open(&path) else {
+            continue;
+        };
         let is_silent = || {
             let modified = file.metadata().and_then(|metadata| metadata.modified());
             modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > SILENCE))
@@ -104,15 +123,31 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let first = hold(dir.path(), "a").expect("held");
         let second = hold(dir.path(), "b").expect("held");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 1, "one file a process");
-        let expected = [("a".to_owned(), std::process::id()), ("b".to_owned(), std::process::id())];
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("listed").count(),
+            1,
+            "one file a process"
+        );
+        let expected = [
+            ("a".to_owned(), std::process::id()),
+            ("b".to_owned(), std::process::id()),
+        ];
         assert_eq!(used(dir.path()), BTreeMap::from(expected));
         drop(first);
         assert_eq!(used(dir.path()).len(), 2, "its other entry is in use");
         drop(second);
-        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0, "it leaves nothing");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("listed").count(),
+            0,
+            "it leaves nothing"
+        );
         std::fs::write(dir.path().join(".in-use-x"), "1\na\n").expect("written");
         assert!(used(dir.path()).is_empty(), "a dead process uses nothing");
-        assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0, "and its file is removed");
+        assert_eq!(
+            std::fs::read_dir(dir.path()).expect("listed").count(),
+            0,
+            "and its file is \
+        removed"
+        );
     }
 }

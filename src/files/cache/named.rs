@@ -1,4 +1,5 @@
-//! A file that is written without a name, so that nothing is left of it whatever ends the writer, and gets its name when it is whole.
+//! A file that is written without a name, so that nothing is left of it whatever ends the writer,
+//! and gets its name when it is whole.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -6,8 +7,8 @@ use std::path::Path;
 
 use crate::files::temporary_in;
 
-/// Gives a nameless file of the same disk the name `path`; what had the name is replaced in one step. Only this user can read it. Where
-/// the system has no way to name such a file it is copied.
+/// Gives a nameless file of the same disk the name `path`; what had the name is replaced in one
+/// step. Only this user can read it. Where the system has no way to name such a file it is copied.
 ///
 /// # Errors
 /// The disk is full or fails.
@@ -32,9 +33,19 @@ fn linked(file: &File, folder: &Path, path: &Path) -> io::Result<()> {
     use nix::fcntl::{AT_FDCWD, AtFlags};
 
     let open = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let link = |aside: &Path| Ok(nix::unistd::linkat(AT_FDCWD, open.as_str(), AT_FDCWD, aside, AtFlags::AT_SYMLINK_FOLLOW)?);
+    let link = |aside: &Path| {
+        Ok(nix::unistd::linkat(
+            AT_FDCWD,
+            open.as_str(),
+            AT_FDCWD,
+            aside,
+            AtFlags::AT_SYMLINK_FOLLOW,
+        )?)
+    };
     // A link cannot replace a file, a rename can.
-    let aside = tempfile::Builder::new().prefix(".rankine-tmp-").make_in(folder, link)?;
+    let aside = tempfile::Builder::new()
+        .prefix(".rankine-tmp-")
+        .make_in(folder, link)?;
     aside.persist(path).map(drop).map_err(|error| error.error)
 }
 
@@ -56,7 +67,11 @@ mod tests {
         for content in [&b"first"[..], b"second"] {
             let mut file = tempfile::tempfile_in(dir.path()).expect("a nameless file");
             file.write_all(content).expect("written");
-            assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), usize::from(path.exists()), "it has no name yet");
+            assert_eq!(
+                std::fs::read_dir(dir.path()).expect("listed").count(),
+                usize::from(path.exists()),
+                "it has no name yet"
+            );
             give_name(&mut file, &path).expect("named");
             assert_eq!(std::fs::read(&path).expect("read"), content);
         }
@@ -64,7 +79,10 @@ mod tests {
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;
-            assert_eq!(path.metadata().expect("there").permissions().mode() & 0o777, 0o600);
+            assert_eq!(
+                path.metadata().expect("there").permissions().mode() & 0o777,
+                0o600
+            );
         }
     }
 }

@@ -20,12 +20,19 @@ pub type Named<N = Vec<f32>> = (String, Vec<usize>, N);
 ///
 /// # Errors
 /// The file cannot be written.
-pub fn write_f32(path: &Path, tensors: &[Named], metadata: &[(&str, String)]) -> Result<(), SafetensorsError> {
-    let lazily = tensors.iter().map(|(name, shape, numbers)| (name.clone(), shape.clone(), move || numbers));
+pub fn write_f32(
+    path: &Path,
+    tensors: &[Named],
+    metadata: &[(&str, String)],
+) -> Result<(), SafetensorsError> {
+    let lazily = tensors
+        .iter()
+        .map(|(name, shape, numbers)| (name.clone(), shape.clone(), move || numbers));
     write_f32_lazily(path, lazily.collect(), metadata)
 }
 
-/// The same of numbers that are asked for when it is their turn, and dropped before those of the next tensor are.
+/// The same of numbers that are asked for when it is their turn, and dropped before those of the
+/// next tensor are.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -34,9 +41,14 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
     mut tensors: Vec<Named<impl FnOnce() -> N>>,
     metadata: &[(&str, String)],
 ) -> Result<(), SafetensorsError> {
-    let damaged = |reason: String| SafetensorsError::Damaged { path: path.to_owned(), reason };
+    let damaged = |reason: String| SafetensorsError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
     tensors.sort_by(|left, right| left.0.cmp(&right.0));
-    let described = tensors.iter().map(|(name, shape, _)| (name.clone(), Dtype::F32, shape.clone()));
+    let described = tensors
+        .iter()
+        .map(|(name, shape, _)| (name.clone(), Dtype::F32, shape.clone()));
     let header = header(described, metadata).map_err(damaged)?;
     write_pieces_atomic(path, |file| {
         file.write(&header)?;
@@ -44,7 +56,10 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
         for (name, shape, numbers) in tensors {
             let (numbers, expected) = (numbers(), shape.iter().product::<usize>());
             if numbers.as_ref().len() != expected {
-                return Err(damaged(format!("tensor `{name}` has {} numbers, expected {expected}", numbers.as_ref().len())));
+                return Err(damaged(format!(
+                    "tensor `{name}` has {} numbers, expected {expected}",
+                    numbers.as_ref().len()
+                )));
             }
             for piece in numbers.as_ref().chunks(PIECE) {
                 let bytes = &mut bytes[..piece.len() * Float::F32.bytes()];
@@ -59,8 +74,8 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
 /// A tensor of whatever type: name, type and shape.
 pub type Described = (String, Dtype, Vec<usize>);
 
-/// Writes tensors of whatever types, atomically and in the order that the library has them, the widest first. `bytes` is asked for each when
-/// it is its turn. Returns the bytes of the file.
+/// Writes tensors of whatever types, atomically and in the order that the library has them, the
+/// widest first. `bytes` is asked for each when it is its turn. Returns the bytes of the file.
 ///
 /// # Errors
 /// `bytes` fails or gives more or fewer than the shape says, or the file cannot be written.
@@ -70,7 +85,10 @@ pub fn write_lazily<'a, E: From<SafetensorsError> + From<FileError>>(
     metadata: &[(&str, String)],
     mut bytes: impl FnMut(&str) -> Result<Cow<'a, [u8]>, E>,
 ) -> Result<u64, E> {
-    let damaged = |reason: String| SafetensorsError::Damaged { path: path.to_owned(), reason };
+    let damaged = |reason: String| SafetensorsError::Damaged {
+        path: path.to_owned(),
+        reason,
+    };
     tensors.sort_by(|left, right| (Reverse(left.1), &left.0).cmp(&(Reverse(right.1), &right.0)));
     let header = header(tensors.iter().cloned(), metadata).map_err(damaged)?;
     let mut written = header.len() as u64;
@@ -79,9 +97,15 @@ pub fn write_lazily<'a, E: From<SafetensorsError> + From<FileError>>(
         for (name, dtype, shape) in &tensors {
             let (content, expected) = (bytes(name)?, data_bytes(*dtype, shape));
             if content.len() != expected {
-                return Err(damaged(format!("tensor `{name}` has {} bytes, expected {expected}", content.len())).into());
+                return Err(damaged(format!(
+                    "tensor `{name}` has {} bytes, expected {expected}",
+                    content.len()
+                ))
+                .into());
             }
-            content.chunks(PIECE).try_for_each(|piece| file.write(piece))?;
+            content
+                .chunks(PIECE)
+                .try_for_each(|piece| file.write(piece))?;
             written += expected as u64;
         }
         Ok::<_, E>(())
@@ -95,16 +119,26 @@ pub fn data_bytes(dtype: Dtype, shape: &[usize]) -> usize {
 }
 
 /// The library's header of the tensors in the order of their data, framed as the library does it.
-fn header(tensors: impl Iterator<Item = Described>, metadata: &[(&str, String)]) -> Result<Vec<u8>, String> {
+fn header(
+    tensors: impl Iterator<Item = Described>,
+    metadata: &[(&str, String)],
+) -> Result<Vec<u8>, String> {
     let mut start = 0;
     let described = tensors.map(|(name, dtype, shape)| {
         let end = start + data_bytes(dtype, &shape);
-        let info = TensorInfo { dtype, shape, data_offsets: (start, end) };
+        let info = TensorInfo {
+            dtype,
+            shape,
+            data_offsets: (start, end),
+        };
         start = end;
         (name, info)
     });
     let described = described.collect();
-    let metadata = metadata.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+    let metadata = metadata
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), value.clone()))
+        .collect();
     let metadata = Metadata::new(Some(metadata), described).map_err(|error| error.to_string())?;
     let mut text = serde_json::to_string(&metadata).map_err(|error| error.to_string())?;
     text.push_str(&" ".repeat(text.len().next_multiple_of(size_of::<u64>()) - text.len()));
@@ -121,46 +155,94 @@ mod tests {
     fn a_file_is_byte_for_byte_that_of_the_library() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("x.safetensors");
-        let tensors =
-            [("b", vec![2, 3], vec![1.5; 6]), ("a.weight", vec![PIECE + 1], vec![-0.0; PIECE + 1]), ("none", vec![0], vec![])];
-        let named = tensors.each_ref().map(|(name, shape, numbers)| ((*name).to_owned(), shape.clone(), numbers.clone()));
+        let tensors = [
+            ("b", vec![2, 3], vec![1.5; 6]),
+            ("a.weight", vec![PIECE + 1], vec![-0.0; PIECE + 1]),
+            ("none", vec![0], vec![]),
+        ];
+        let named = tensors
+            .each_ref()
+            .map(|(name, shape, numbers)| ((*name).to_owned(), shape.clone(), numbers.clone()));
         write_f32(&path, &named, &[("format", "pt".into())]).expect("written");
-        let bytes =
-            tensors.each_ref().map(|(_, _, numbers)| numbers.iter().flat_map(|x: &f32| x.to_le_bytes()).collect::<Vec<u8>>());
+        let bytes = tensors.each_ref().map(|(_, _, numbers)| {
+            numbers
+                .iter()
+                .flat_map(|x: &f32| x.to_le_bytes())
+                .collect::<Vec<u8>>()
+        });
         let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
-            (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as long as its shape"))
+            (
+                *name,
+                TensorView::new(Dtype::F32, shape.clone(), bytes).expect(
+                    "as long as its \
+            shape",
+                ),
+            )
         });
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
-        assert!(std::fs::read(&path).expect("read") == safetensors::serialize(views, Some(metadata)).expect("serialized"));
+        assert!(
+            std::fs::read(&path).expect("read")
+                == safetensors::serialize(views, Some(metadata)).expect("serialized")
+        );
     }
 
     #[test]
     fn tensors_of_several_types_lie_as_the_library_lays_them() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("x.safetensors");
-        let tensors =
-            [("c", Dtype::U8, vec![3]), ("b", Dtype::F32, vec![2]), ("a", Dtype::BF16, vec![1, 3]), ("d", Dtype::F32, vec![1])];
+        let tensors = [
+            ("c", Dtype::U8, vec![3]),
+            ("b", Dtype::F32, vec![2]),
+            ("a", Dtype::BF16, vec![1, 3]),
+            ("d", Dtype::F32, vec![1]),
+        ];
         let bytes = |dtype, shape: &[usize]| vec![7; data_bytes(dtype, shape)];
-        let described = tensors.iter().map(|(name, dtype, shape)| ((*name).to_owned(), *dtype, shape.clone())).collect();
+        let described = tensors
+            .iter()
+            .map(|(name, dtype, shape)| ((*name).to_owned(), *dtype, shape.clone()))
+            .collect();
         let of = |name: &str| {
-            let (_, dtype, shape) = tensors.iter().find(|(other, ..)| *other == name).expect("one of them");
+            let (_, dtype, shape) = tensors.iter().find(|(other, ..)| *other == name).expect(
+                "one \
+            of them",
+            );
             Ok::<_, SafetensorsError>(Cow::Owned(bytes(*dtype, shape)))
         };
-        let written = write_lazily(&path, described, &[("format", "pt".into())], of).expect("written");
-        let data: Vec<_> = tensors.iter().map(|(_, dtype, shape)| bytes(*dtype, shape)).collect();
-        let views = tensors.iter().zip(&data).map(|((name, dtype, shape), bytes)| {
-            (*name, TensorView::new(*dtype, shape.clone(), bytes).expect("as long as its shape"))
-        });
-        let expected = safetensors::serialize(views, Some([("format".to_owned(), "pt".to_owned())].into())).expect("serialized");
-        assert!(std::fs::read(&path).expect("read") == expected && written == expected.len() as u64);
+        let written =
+            write_lazily(&path, described, &[("format", "pt".into())], of).expect("written");
+        let data: Vec<_> = tensors
+            .iter()
+            .map(|(_, dtype, shape)| bytes(*dtype, shape))
+            .collect();
+        let views = tensors
+            .iter()
+            .zip(&data)
+            .map(|((name, dtype, shape), bytes)| {
+                (
+                    *name,
+                    TensorView::new(*dtype, shape.clone(), bytes).expect("as long as its shape"),
+                )
+            });
+        let expected =
+            safetensors::serialize(views, Some([("format".to_owned(), "pt".to_owned())].into()))
+                .expect("serialized");
+        assert!(
+            std::fs::read(&path).expect("read") == expected && written == expected.len() as u64
+        );
     }
 
     #[test]
     fn numbers_that_are_not_those_of_the_shape_leave_no_file() {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let path = dir.path().join("x.safetensors");
-        let error = write_f32(&path, &[("a".to_owned(), vec![3], vec![1.0; 2])], &[]).expect_err("two of three");
-        assert!(error.to_string().ends_with("tensor `a` has 2 numbers, expected 3"), "{error}");
+        let error = write_f32(&path, &[("a".to_owned(), vec![3], vec![1.0; 2])], &[])
+            .expect_err("two of three");
+        assert!(
+            error
+                .to_string()
+                .ends_with("tensor `a` has 2 numbers, expected 3"),
+            "{error}"
+        );
         assert_eq!(std::fs::read_dir(dir.path()).expect("listed").count(), 0);
     }
 }

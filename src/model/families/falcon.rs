@@ -1,7 +1,9 @@
-//! Falcon: attention and feed-forward side by side, one module of queries, keys and values, and norms of layers.
+//! Falcon: attention and feed-forward side by side, one module of queries, keys and values, and
+//! norms of layers.
 
 use super::{
-    ConfigJson, DecoderSpec, ModelError, GroupedSpec, LayerSpec, Modules, Names, NormKind, NormPlacement, PlainSpec, decoder, rope,
+    ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Modules, Names, NormKind,
+    NormPlacement, PlainSpec, decoder, rope,
 };
 
 const NAMES: Names = Names {
@@ -26,34 +28,65 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
             return Err(config.fault(format!("`{key}` is `{is_on}`, known is `{known}`")));
         }
     }
-    for (key, expected) in [("activation", "`gelu`"), ("attention_dropout", "a number"), ("hidden_dropout", "a number")] {
+    for (key, expected) in [
+        ("activation", "`gelu`"),
+        ("attention_dropout", "a number"),
+        ("hidden_dropout", "a number"),
+    ] {
         config.not_null(key, expected)?;
     }
     if config.names("head_dim") {
-        return Err(config.fault("`head_dim` is set, known is a Falcon without: it follows from `hidden_size`"));
+        return Err(config.fault(
+            "`head_dim` is set, known is a Falcon without: it follows from \
+        `hidden_size`",
+        ));
     }
     config.only("activation", &["gelu"])?;
     let mixer = mixer(config, is_new)?;
     let width = config.size("hidden_size")?;
-    let mlp = PlainSpec { inner: config.size_or("ffn_hidden_size", 4 * width)?, bias: mixer.output_bias };
+    let mlp = PlainSpec {
+        inner: config.size_or("ffn_hidden_size", 4 * width)?,
+        bias: mixer.output_bias,
+    };
     let norms = match (is_new, config.size_or_none("num_ln_in_parallel_attn")?) {
         (true, None | Some(2)) => NormPlacement::ParallelApart,
         (_, None | Some(1)) => NormPlacement::Parallel,
         (_, Some(norms)) => {
-            let known = if is_new { "1, 2" } else { "1 without `new_decoder_architecture`" };
-            return Err(config.fault(format!("`num_ln_in_parallel_attn` is {norms}, known are {known}")));
+            let known = if is_new {
+                "1, 2"
+            } else {
+                "1 without `new_decoder_architecture`"
+            };
+            return Err(config.fault(format!(
+                "`num_ln_in_parallel_attn` is {norms}, known are \
+            {known}"
+            )));
         }
     };
-    let layer = LayerSpec { norms, ..LayerSpec::new(mixer, mlp) };
+    let layer = LayerSpec {
+        norms,
+        ..LayerSpec::new(mixer, mlp)
+    };
     // Its embedding knows no token of padding.
-    Ok(DecoderSpec { names: NAMES, norm: NormKind::Layer, padding: None, ..decoder(config, |_| Ok(layer.clone()))? })
+    Ok(DecoderSpec {
+        names: NAMES,
+        norm: NormKind::Layer,
+        padding: None,
+        ..decoder(config, |_| Ok(layer.clone()))?
+    })
 }
 
 /// One key head for all, or some; where there is one, `num_kv_heads` is not looked at.
 fn mixer(config: &ConfigJson, is_new: bool) -> Result<GroupedSpec, ModelError> {
-    let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    let (width, heads) = (
+        config.size("hidden_size")?,
+        config.size("num_attention_heads")?,
+    );
     if config.size_or("n_embed", width)? != width {
-        return Err(config.fault(format!("`n_embed` is another width than `hidden_size`, {width}, known is one width")));
+        return Err(config.fault(format!(
+            "`n_embed` is another width than `hidden_size`, {width}, \
+        known is one width"
+        )));
     }
     let kv_heads = match (is_new, config.flag("multi_query", false)?) {
         (false, true) => 1,
@@ -61,11 +94,17 @@ fn mixer(config: &ConfigJson, is_new: bool) -> Result<GroupedSpec, ModelError> {
     };
     if !width.is_multiple_of(2 * heads) || !heads.is_multiple_of(kv_heads) {
         let message = format!(
-            "`num_attention_heads`, {heads}, is no even part of `hidden_size`, {width}, or no multiple of {kv_heads} key heads"
+            "`num_attention_heads`, {heads}, is no even part of `hidden_size`, {width}, or no \
+            multiple of {kv_heads} key heads"
         );
         return Err(config.fault(message));
     }
     let shape = [heads, kv_heads, width / heads];
     let (rope, bias) = (rope::spec(config, shape[2])?, config.flag("bias", false)?);
-    Ok(GroupedSpec { qkv: Modules::FusedByGroup, qkv_bias: bias, output_bias: bias, ..GroupedSpec::new(shape, rope) })
+    Ok(GroupedSpec {
+        qkv: Modules::FusedByGroup,
+        qkv_bias: bias,
+        output_bias: bias,
+        ..GroupedSpec::new(shape, rope)
+    })
 }

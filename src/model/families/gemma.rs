@@ -1,6 +1,8 @@
 //! Gemma: norms of 1 + w, an embedding that is scaled, and a gate of GELU.
 
-use super::{ConfigJson, DecoderSpec, ModelError, GatedSpec, GroupedSpec, LayerSpec, decoder, heads, rope};
+use super::{
+    ConfigJson, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, ModelError, decoder, heads, rope,
+};
 use crate::ops::Activation;
 
 /// Words for GELU by its tanh.
@@ -10,15 +12,25 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
-    let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, ..GroupedSpec::new(shape, rope) };
-    stream(config, decoder(config, |_| Ok(LayerSpec::new(mixer.clone(), gate(config)?)))?)
+    let mixer = GroupedSpec {
+        qkv_bias: bias,
+        output_bias: bias,
+        ..GroupedSpec::new(shape, rope)
+    };
+    stream(
+        config,
+        decoder(config, |_| Ok(LayerSpec::new(mixer.clone(), gate(config)?)))?,
+    )
 }
 
 /// Old files of Gemma say `gelu`; transformers has always computed its tanh form.
 pub(super) fn gate(config: &ConfigJson) -> Result<GatedSpec, ModelError> {
     config.only("hidden_act", &[&["gelu"][..], &BY_TANH[..]].concat())?;
     config.only("hidden_activation", &BY_TANH)?;
-    Ok(GatedSpec { activation: Activation::GeluTanh, ..GatedSpec::new(config.size("intermediate_size")?) })
+    Ok(GatedSpec {
+        activation: Activation::GeluTanh,
+        ..GatedSpec::new(config.size("intermediate_size")?)
+    })
 }
 
 /// What all Gemmas have around their layers.
@@ -27,5 +39,9 @@ pub(super) fn stream(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSp
         return Err(config.fault("`use_bidirectional_attention` is `true`, known is `false`"));
     }
     let embed_scale = (spec.width as f64).sqrt();
-    Ok(DecoderSpec { embed_scale, norm_offset: 1.0, ..spec })
+    Ok(DecoderSpec {
+        embed_scale,
+        norm_offset: 1.0,
+        ..spec
+    })
 }

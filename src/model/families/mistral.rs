@@ -1,7 +1,10 @@
-//! Mistral 7B and its kin: Llama with a sliding window in every layer where `sliding_window` is set; Ministral has a list of the layers that do.
+//! Mistral 7B and its kin: Llama with a sliding window in every layer where `sliding_window` is
+//! set; Ministral has a list of the layers that do.
 
 use super::span::span;
-use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, decoder, heads, kind_of_layer, plain, rope};
+use super::{
+    ConfigJson, DecoderSpec, GroupedSpec, ModelError, decoder, heads, kind_of_layer, plain, rope,
+};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     windowed(config, |_| Ok(None))
@@ -12,12 +15,26 @@ pub(super) fn by_layer(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
 }
 
 /// `slides` tells whether a layer has the window; `None`: every one, if there is a window.
-fn windowed(config: &ConfigJson, slides: impl Fn(usize) -> Result<Option<bool>, ModelError>) -> Result<DecoderSpec, ModelError> {
+fn windowed(
+    config: &ConfigJson,
+    slides: impl Fn(usize) -> Result<Option<bool>, ModelError>,
+) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let mixer = GroupedSpec::new(shape, rope::spec(config, shape[2])?);
     let window = config.size_or_none("sliding_window")?;
     decoder(config, |index| {
-        let span = span(config, index, slides(index)?.unwrap_or(window.is_some()), window)?;
-        plain(config, GroupedSpec { span, ..mixer.clone() })
+        let span = span(
+            config,
+            index,
+            slides(index)?.unwrap_or(window.is_some()),
+            window,
+        )?;
+        plain(
+            config,
+            GroupedSpec {
+                span,
+                ..mixer.clone()
+            },
+        )
     })
 }

@@ -1,4 +1,5 @@
-//! config.json to [`DecoderSpec`], one file a family; `model_type` is matched here and nowhere else.
+//! config.json to [`DecoderSpec`], one file a family; `model_type` is matched here and nowhere
+//! else.
 
 mod class;
 mod deepseek;
@@ -31,8 +32,8 @@ use super::ModelError;
 use super::config::{ConfigJson, list};
 use super::layout::Names;
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, Modules, NormKind, NormPlacement,
-    PlainSpec, QueryKeyNorm,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, Modules,
+    NormKind, NormPlacement, PlainSpec, QueryKeyNorm,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
@@ -61,13 +62,23 @@ const KNOWN: [(&str, Reader); 18] = [
     ("smollm3", smollm3::spec),
 ];
 /// Decoders that are found in wrappers only.
-const WRAPPED: [(&str, Reader); 2] = [("qwen2_5_vl_text", qwen2::in_wrapper), ("qwen2_vl_text", qwen2::in_wrapper)];
+const WRAPPED: [(&str, Reader); 2] = [
+    ("qwen2_5_vl_text", qwen2::in_wrapper),
+    ("qwen2_vl_text", qwen2::in_wrapper),
+];
 /// Who packed the weights of a base that is stored packed.
 const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
 /// More layers than any model has, and few enough to be described before the weights are looked at.
 const MAX_LAYERS: usize = 10_000;
-/// Shares and noises that act in training only: what such a base computes is that of one without, and how it trains is judged by the plan.
-const IN_TRAINING: [&str; 5] = ["attention_dropout", "resid_pdrop", "embd_pdrop", "hidden_dropout", "router_jitter_noise"];
+/// Shares and noises that act in training only: what such a base computes is that of one without,
+/// and how it trains is judged by the plan.
+const IN_TRAINING: [&str; 5] = [
+    "attention_dropout",
+    "resid_pdrop",
+    "embd_pdrop",
+    "hidden_dropout",
+    "router_jitter_noise",
+];
 
 /// What a config.json says.
 #[derive(Debug)]
@@ -83,7 +94,11 @@ pub(super) struct Described {
 impl Described {
     /// Whether the file leaves it open that the head is the embedding.
     pub fn is_tied_by_default(&self) -> bool {
-        self.spec.tied_head && self.filled.iter().any(|(key, _)| key == "tie_word_embeddings")
+        self.spec.tied_head
+            && self
+                .filled
+                .iter()
+                .any(|(key, _)| key == "tie_word_embeddings")
     }
 }
 
@@ -95,8 +110,14 @@ pub(super) fn describe(config: ConfigJson) -> Result<Described, ModelError> {
         return wrapped(&config, &family, wrapper);
     }
     // As transformers 5 does: with a list of layers a Mistral is a Ministral.
-    let family = if family == "mistral" && config.names("layer_types") { "ministral".to_owned() } else { family };
-    let Some((read, class)) = reader(&KNOWN, &family) else { return Err(unknown(&config, &family)) };
+    let family = if family == "mistral" && config.names("layer_types") {
+        "ministral".to_owned()
+    } else {
+        family
+    };
+    let Some((read, class)) = reader(&KNOWN, &family) else {
+        return Err(unknown(&config, &family));
+    };
     let config = config.of_class(class)?;
     described(&config, read)
 }
@@ -105,21 +126,34 @@ pub(super) fn describe(config: ConfigJson) -> Result<Described, ModelError> {
 fn wrapped(config: &ConfigJson, family: &str, wrapper: &Wrapper) -> Result<Described, ModelError> {
     let (text, inner) = wrapper.text(config)?;
     let Some((read, class)) = reader(&KNOWN, &inner).or_else(|| reader(&WRAPPED, &inner)) else {
-        let message = format!("`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {}", known());
+        let message = format!(
+            "`model_type` is `{family}`, and that of its `text_config` \
+        `{inner}`, known are {}",
+            known()
+        );
         return Err(config.fault(message));
     };
     if inner == "mistral" && text.names("layer_types") {
-        return Err(
-            config.fault("`layer_types` of `text_config` is set, known is a `mistral` without: transformers passes over it here")
-        );
+        return Err(config.fault(
+            "`layer_types` of `text_config` is set, known is a `mistral` without: \
+            transformers passes over it here",
+        ));
     }
     let text = text.of_class(class)?;
     let tied_head = wrapper.is_tied(config, &text)?;
     let mut described = described(&text, read)?;
-    described.spec = DecoderSpec { tied_head, names: Wrapper::names(family), ..described.spec };
-    described.filled.retain(|(key, _)| key != "tie_word_embeddings");
+    described.spec = DecoderSpec {
+        tied_head,
+        names: Wrapper::names(family),
+        ..described.spec
+    };
+    described
+        .filled
+        .retain(|(key, _)| key != "tie_word_embeddings");
     if !config.names("tie_word_embeddings") && !text.names("tie_word_embeddings") {
-        described.filled.push(("tie_word_embeddings".to_owned(), Value::Bool(tied_head)));
+        described
+            .filled
+            .push(("tie_word_embeddings".to_owned(), Value::Bool(tied_head)));
     }
     Ok(described)
 }
@@ -135,24 +169,46 @@ fn known() -> String {
 
 fn unknown(config: &ConfigJson, family: &str) -> ModelError {
     let message = format!("`model_type` is `{family}`, known are {}", known());
-    let of_wrapper = || format!("{message}; of models with a `text_config` {}", list(&Wrapper::known()));
-    config.fault(if config.names("text_config") { of_wrapper() } else { message })
+    let of_wrapper = || {
+        format!(
+            "{message}; of models with a `text_config` {}",
+            list(&Wrapper::known())
+        )
+    };
+    config.fault(if config.names("text_config") {
+        of_wrapper()
+    } else {
+        message
+    })
 }
 
 fn check_packer(config: &ConfigJson) -> Result<(), ModelError> {
-    let Some(stored) = config.section("quantization_config")? else { return Ok(()) };
+    let Some(stored) = config.section("quantization_config")? else {
+        return Ok(());
+    };
     let is_old = stored.flag("load_in_4bit", false)? || stored.flag("load_in_8bit", false)?;
-    let method = stored.text("quant_method")?.unwrap_or(if is_old { PACKERS[0] } else { "missing" });
+    let method =
+        stored
+            .text("quant_method")?
+            .unwrap_or(if is_old { PACKERS[0] } else { "missing" });
     if PACKERS.contains(&method) {
         return Ok(());
     }
-    Err(config.fault(format!("`quant_method` of `quantization_config` is `{method}`, known are {}", list(&PACKERS))))
+    Err(config.fault(format!(
+        "`quant_method` of `quantization_config` is `{method}`, known are \
+    {}",
+        list(&PACKERS)
+    )))
 }
 
 fn described(config: &ConfigJson, read: Reader) -> Result<Described, ModelError> {
     check_every(config)?;
     let (spec, in_training) = (read(config)?, in_training(config)?);
-    Ok(Described { filled: filled(config, &spec), spec, in_training })
+    Ok(Described {
+        filled: filled(config, &spec),
+        spec,
+        in_training,
+    })
 }
 
 /// Keys that any config may have and that change what every decoder computes.
@@ -162,9 +218,10 @@ fn check_every(config: &ConfigJson) -> Result<(), ModelError> {
         return Err(config.fault("`is_causal` is `false`, known is `true`"));
     }
     match config.section("per_layer_config")? {
-        Some(layers) if layers.keys().next().is_some() => {
-            Err(config.fault("`per_layer_config` gives layers values of their own, known is one value for all"))
-        }
+        Some(layers) if layers.keys().next().is_some() => Err(config.fault(
+            "`per_layer_config` gives layers values of their own, known is one \
+            value for all",
+        )),
         _ => Ok(()),
     }
 }
@@ -172,9 +229,17 @@ fn check_every(config: &ConfigJson) -> Result<(), ModelError> {
 /// Shares and noises above 0 among the class's own keys.
 fn in_training(config: &ConfigJson) -> Result<Vec<(String, f64)>, ModelError> {
     let of_class = IN_TRAINING.iter().filter(|key| config.knows(key));
-    let read = |key: &&str| Ok::<_, ModelError>(((*key).to_owned(), config.number_or_zero(key)?.unwrap_or(0.0)));
+    let read = |key: &&str| {
+        Ok::<_, ModelError>((
+            (*key).to_owned(),
+            config.number_or_zero(key)?.unwrap_or(0.0),
+        ))
+    };
     let values = of_class.map(read).collect::<Result<Vec<_>, ModelError>>()?;
-    Ok(values.into_iter().filter(|(_, value)| *value > 0.0).collect())
+    Ok(values
+        .into_iter()
+        .filter(|(_, value)| *value > 0.0)
+        .collect())
 }
 
 /// What was filled, with the heads that follow from other keys.
@@ -184,39 +249,76 @@ fn filled(config: &ConfigJson, spec: &DecoderSpec) -> Vec<(String, Value)> {
         filled.retain(|(key, _)| key != "rope_theta");
     }
     let heads = spec.layers.first().and_then(|layer| layer.mixer.grouped());
-    let derived = heads.map(|grouped| [("num_key_value_heads", grouped.kv_heads), ("head_dim", grouped.head_dim)]);
+    let derived = heads.map(|grouped| {
+        [
+            ("num_key_value_heads", grouped.kv_heads),
+            ("head_dim", grouped.head_dim),
+        ]
+    });
     let is_derived = |key: &str| config.knows(key) && config.get(key).is_none();
-    let derived = derived.into_iter().flatten().filter(|(key, _)| is_derived(key));
+    let derived = derived
+        .into_iter()
+        .flatten()
+        .filter(|(key, _)| is_derived(key));
     filled.extend(derived.map(|(key, value)| (key.to_owned(), Value::from(value))));
     filled.sort_by(|left, right| left.0.cmp(&right.0));
     filled
 }
 
 /// What families share; `layer` makes layer `index`.
-fn decoder(config: &ConfigJson, layer: impl Fn(usize) -> Result<LayerSpec, ModelError>) -> Result<DecoderSpec, ModelError> {
+fn decoder(
+    config: &ConfigJson,
+    layer: impl Fn(usize) -> Result<LayerSpec, ModelError>,
+) -> Result<DecoderSpec, ModelError> {
     let layers = config.size("num_hidden_layers")?;
     if layers > MAX_LAYERS {
-        return Err(config.fault(format!("`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}")));
+        return Err(config.fault(format!(
+            "`num_hidden_layers` is `{layers}`, expected at most \
+        {MAX_LAYERS}"
+        )));
     }
     span::check_length(config, layers)?;
-    let layers = (0..layers).map(layer).collect::<Result<Vec<_>, ModelError>>()?;
-    layers.iter().filter_map(|layer| layer.mlp.experts()).try_for_each(|experts| check_router(config, &experts.router))?;
-    let epsilon = if config.knows("layer_norm_epsilon") { "layer_norm_epsilon" } else { "rms_norm_eps" };
+    let layers = (0..layers)
+        .map(layer)
+        .collect::<Result<Vec<_>, ModelError>>()?;
+    layers
+        .iter()
+        .filter_map(|layer| layer.mlp.experts())
+        .try_for_each(|experts| check_router(config, &experts.router))?;
+    let epsilon = if config.knows("layer_norm_epsilon") {
+        "layer_norm_epsilon"
+    } else {
+        "rms_norm_eps"
+    };
     Ok(DecoderSpec {
         tied_head: config.flag("tie_word_embeddings", false)?,
         norm_epsilon: config.number(epsilon)?,
         context: config.size("max_position_embeddings")?,
         padding: padding(config)?,
-        ..DecoderSpec::new(config.size("vocab_size")?, config.size("hidden_size")?, layers)
+        ..DecoderSpec::new(
+            config.size("vocab_size")?,
+            config.size("hidden_size")?,
+            layers,
+        )
     })
 }
 
-/// The token of padding. As in torch a negative one counts from the end, and one that the vocabulary has not is none.
+/// The token of padding. As in torch a negative one counts from the end, and one that the
+/// vocabulary has not is none.
 fn padding(config: &ConfigJson) -> Result<Option<u32>, ModelError> {
     let vocabulary = config.size("vocab_size")?;
-    let from_start = |id: isize| if id < 0 { vocabulary.checked_add_signed(id) } else { usize::try_from(id).ok() };
+    let from_start = |id: isize| {
+        if id < 0 {
+            vocabulary.checked_add_signed(id)
+        } else {
+            usize::try_from(id).ok()
+        }
+    };
     let id = config.token("pad_token_id")?;
-    Ok(id.and_then(from_start).filter(|id| *id < vocabulary).and_then(|id| u32::try_from(id).ok()))
+    Ok(id
+        .and_then(from_start)
+        .filter(|id| *id < vocabulary)
+        .and_then(|id| u32::try_from(id).ok()))
 }
 
 /// More experts than any layer has.
@@ -224,35 +326,59 @@ const MAX_EXPERTS: usize = 512;
 
 /// A router that cannot choose so many is refused.
 fn check_router(config: &ConfigJson, router: &RouterSpec) -> Result<(), ModelError> {
-    let RouterSpec { experts, chosen, .. } = *router;
+    let RouterSpec {
+        experts, chosen, ..
+    } = *router;
     if experts > MAX_EXPERTS || chosen > experts {
-        return Err(config.fault(format!("a layer has {experts} experts, of which a token is sent to {chosen}, expected at most {MAX_EXPERTS} and no more than there are")));
+        return Err(config.fault(format!(
+            "a layer has {experts} experts, of which a token is sent \
+        to {chosen}, expected at most {MAX_EXPERTS} and no more than there are"
+        )));
     }
-    let Some(RouterGroups { count, chosen: groups }) = router.groups else { return Ok(()) };
+    let Some(RouterGroups {
+        count,
+        chosen: groups,
+    }) = router.groups
+    else {
+        return Ok(());
+    };
     if !experts.is_multiple_of(count) || groups > count {
         return Err(config.fault(format!(
-            "`n_group` is {count}, of which `topk_group`, {groups}, are looked at: {experts} experts do not divide so, expected equal groups"
+            "`n_group` is {count}, of which `topk_group`, {groups}, are looked at: {experts} \
+            experts do not divide so, expected equal groups"
         )));
     }
     let seen = groups * (experts / count);
     if seen < chosen {
         return Err(config.fault(format!(
-            "`num_experts_per_tok` is {chosen}, expected at most {seen}: `topk_group`, {groups}, of `n_group`, {count}, groups of {experts} experts are looked at"
+            "`num_experts_per_tok` is {chosen}, expected at most {seen}: `topk_group`, {groups}, \
+            of `n_group`, {count}, groups of {experts} experts are looked at"
         )));
     }
     Ok(())
 }
 
-/// How many experts a layer has. transformers takes two names for one number, and the first where both are there; `key` is that of the class.
-fn experts(config: &ConfigJson, [first, second]: [&str; 2], key: &str) -> Result<usize, ModelError> {
+/// How many experts a layer has. transformers takes two names for one number, and the first where
+/// both are there; `key` is that of the class.
+fn experts(
+    config: &ConfigJson,
+    [first, second]: [&str; 2],
+    key: &str,
+) -> Result<usize, ModelError> {
     config.size(config.first_named(&[first, second]).unwrap_or(key))
 }
 
-/// With the coefficient of the load-balancing loss, which transformers adds where `output_router_logits` says so.
+/// With the coefficient of the load-balancing loss, which transformers adds where
+/// `output_router_logits` says so.
 fn router_aux(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSpec, ModelError> {
     let is_on = config.flag("output_router_logits", false)?;
-    let coefficient = config.number_or_zero("router_aux_loss_coef")?.unwrap_or(0.0);
-    Ok(DecoderSpec { router_aux_loss_coef: if is_on { coefficient } else { 0.0 }, ..spec })
+    let coefficient = config
+        .number_or_zero("router_aux_loss_coef")?
+        .unwrap_or(0.0);
+    Ok(DecoderSpec {
+        router_aux_loss_coef: if is_on { coefficient } else { 0.0 },
+        ..spec
+    })
 }
 
 /// Refuses a gate other than that of `SiLU`.
@@ -268,23 +394,35 @@ fn plain(config: &ConfigJson, mixer: GroupedSpec) -> Result<LayerSpec, ModelErro
     Ok(LayerSpec::new(mixer, GatedSpec { bias, ..gate }))
 }
 
-/// Query heads, key heads that divide them, and the even width of a head; without keys as many of them as heads, and the width is that part of the
-/// stream.
+/// Query heads, key heads that divide them, and the even width of a head; without keys as many of
+/// them as heads, and the width is that part of the stream.
 fn heads(config: &ConfigJson) -> Result<[usize; 3], ModelError> {
-    let (width, heads) = (config.size("hidden_size")?, config.size("num_attention_heads")?);
+    let (width, heads) = (
+        config.size("hidden_size")?,
+        config.size("num_attention_heads")?,
+    );
     let kv_heads = config.size_or("num_key_value_heads", heads)?;
     if heads % kv_heads != 0 {
-        return Err(
-            config.fault(format!("`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}"))
-        );
+        return Err(config.fault(format!(
+            "`num_attention_heads` is {heads}, not a multiple of \
+            `num_key_value_heads`, {kv_heads}"
+        )));
     }
     let head_dim = match config.size_or_none("head_dim")? {
         Some(head_dim) => head_dim,
         None if width % heads == 0 => width / heads,
-        None => return Err(config.fault(format!("`hidden_size` is {width}, not a multiple of `num_attention_heads`, {heads}"))),
+        None => {
+            return Err(config.fault(format!(
+                "`hidden_size` is {width}, not a multiple of \
+        `num_attention_heads`, {heads}"
+            )));
+        }
     };
     if head_dim % 2 != 0 {
-        return Err(config.fault(format!("`head_dim` is {head_dim}, expected an even number: rotation works on pairs")));
+        return Err(config.fault(format!(
+            "`head_dim` is {head_dim}, expected an even number: \
+        rotation works on pairs"
+        )));
     }
     Ok([heads, kv_heads, head_dim])
 }

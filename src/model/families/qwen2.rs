@@ -1,6 +1,9 @@
-//! Qwen 2 and 2.5: biases on q, k and v; and the text decoders of Qwen 2 VL and 2.5 VL, whose rotation of text is that of one position.
+//! Qwen 2 and 2.5: biases on q, k and v; and the text decoders of Qwen 2 VL and 2.5 VL, whose
+//! rotation of text is that of one position.
 
-use super::{ConfigJson, DecoderSpec, ModelError, GroupedSpec, decoder, heads, plain, rope, span_by_layer};
+use super::{
+    ConfigJson, DecoderSpec, GroupedSpec, ModelError, decoder, heads, plain, rope, span_by_layer,
+};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
@@ -15,6 +18,17 @@ pub(super) fn in_wrapper(config: &ConfigJson) -> Result<DecoderSpec, ModelError>
 }
 
 fn rotated(config: &ConfigJson, mixer: GroupedSpec) -> Result<DecoderSpec, ModelError> {
-    let mixer = GroupedSpec { qkv_bias: true, ..mixer };
-    decoder(config, |index| plain(config, GroupedSpec { span: span_by_layer(config, index)?, ..mixer.clone() }))
+    let mixer = GroupedSpec {
+        qkv_bias: true,
+        ..mixer
+    };
+    decoder(config, |index| {
+        plain(
+            config,
+            GroupedSpec {
+                span: span_by_layer(config, index)?,
+                ..mixer.clone()
+            },
+        )
+    })
 }

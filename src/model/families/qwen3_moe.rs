@@ -1,13 +1,17 @@
-//! Qwen 3 with experts in all layers, in every so many, or in all but some. Its window is that of every layer: `max_window_layers` and `layer_types`
-//! are not looked at, other than in Qwen 3.
+//! Qwen 3 with experts in all layers, in every so many, or in all but some. Its window is that of
+//! every layer: `max_window_layers` and `layer_types` are not looked at, other than in Qwen 3.
 
 use super::span::window_if_used;
 use super::{
-    ConfigJson, DecoderSpec, ModelError, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, QueryKeyNorm, RouterScore,
-    RouterSpec, Span, decoder, experts, heads, only_silu, plain, rope, router_aux,
+    ConfigJson, DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec,
+    ModelError, QueryKeyNorm, RouterScore, RouterSpec, Span, decoder, experts, heads, only_silu,
+    plain, rope, router_aux,
 };
 
-pub(super) const FORM: ExpertForm = ExpertForm::Apart { module: "mlp", parts: ["gate_proj", "up_proj", "down_proj"] };
+pub(super) const FORM: ExpertForm = ExpertForm::Apart {
+    module: "mlp",
+    parts: ["gate_proj", "up_proj", "down_proj"],
+};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
@@ -15,7 +19,13 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let bias = config.flag("attention_bias", false)?;
     let span = window_if_used(config)?.map_or(Span::Full, |window| Span::Sliding { window });
     let qk_norm = QueryKeyNorm::Heads;
-    let mixer = GroupedSpec { qkv_bias: bias, output_bias: bias, qk_norm, span, ..GroupedSpec::new(shape, rope) };
+    let mixer = GroupedSpec {
+        qkv_bias: bias,
+        output_bias: bias,
+        qk_norm,
+        span,
+        ..GroupedSpec::new(shape, rope)
+    };
     let router = RouterSpec {
         // transformers 5 writes the number of experts under another name.
         experts: experts(config, ["num_local_experts", "num_experts"], "num_experts")?,
@@ -27,8 +37,16 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         bias: false,
     };
     let expert = GatedSpec::new(config.size("moe_intermediate_size")?);
-    let experts = ExpertsSpec { router, expert, form: FORM, shared: None };
-    let (step, dense) = (config.size("decoder_sparse_step")?, config.layers("mlp_only_layers")?);
+    let experts = ExpertsSpec {
+        router,
+        expert,
+        form: FORM,
+        shared: None,
+    };
+    let (step, dense) = (
+        config.size("decoder_sparse_step")?,
+        config.layers("mlp_only_layers")?,
+    );
     let layer = |index: usize| {
         if dense.contains(&index) || !(index + 1).is_multiple_of(step) {
             return plain(config, mixer.clone());

@@ -1,4 +1,5 @@
-//! The rotation as transformers 5 (`rope_parameters`) and 4 (`rope_theta` and `rope_scaling`) write it. Where both are there `rope_scaling` counts.
+//! The rotation as transformers 5 (`rope_parameters`) and 4 (`rope_theta` and `rope_scaling`) write
+//! it. Where both are there `rope_scaling` counts.
 
 use serde_json::json;
 
@@ -35,7 +36,8 @@ const SLIDING: &str = "sliding_attention";
 struct Reading<'a> {
     config: &'a ConfigJson,
     head_dim: usize,
-    /// Whether a part of the features may be turned: elsewhere transformers passes over it, or cannot compute.
+    /// Whether a part of the features may be turned: elsewhere transformers passes over it, or
+    /// cannot compute.
     takes_part: bool,
     /// Whether it is that of one kind of layers, for which transformers looks at nothing outside.
     of_kind: bool,
@@ -43,7 +45,12 @@ struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     fn new(config: &'a ConfigJson, head_dim: usize) -> Self {
-        Self { config, head_dim, takes_part: false, of_kind: false }
+        Self {
+            config,
+            head_dim,
+            takes_part: false,
+            of_kind: false,
+        }
     }
 }
 
@@ -52,20 +59,32 @@ pub(super) fn spec(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, Mod
     Reading::new(config, head_dim).read(section(config)?)
 }
 
-/// The same for Phi-3, of which a part of the features may be turned, and whose `yarn` and `su` are older words for `longrope`.
+/// The same for Phi-3, of which a part of the features may be turned, and whose `yarn` and `su` are
+/// older words for `longrope`.
 pub(super) fn of_phi3(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let mut section = section(config)?;
-    let kind = section.as_ref().map(kind).transpose()?.unwrap_or("default").to_owned();
+    let kind = section
+        .as_ref()
+        .map(kind)
+        .transpose()?
+        .unwrap_or("default")
+        .to_owned();
     match kind.as_str() {
         "default" | "longrope" => {}
-        "su" | "yarn" => section = section.map(|section| section.with("rope_type", json!("longrope"))),
+        "su" | "yarn" => {
+            section = section.map(|section| section.with("rope_type", json!("longrope")))
+        }
         other => {
             let known = list(&["default", "longrope", "su", "yarn"]);
             return Err(config.fault(format!("`rope_type` is `{other}`, known are {known}")));
         }
     }
     config.not_null("partial_rotary_factor", "a number above 0")?;
-    Reading { takes_part: true, ..Reading::new(config, head_dim) }.read(section)
+    Reading {
+        takes_part: true,
+        ..Reading::new(config, head_dim)
+    }
+    .read(section)
 }
 
 /// The same for gpt-oss, which is stretched where the config does not say how.
@@ -74,15 +93,16 @@ pub(super) fn of_gpt_oss(config: &ConfigJson, head_dim: usize) -> Result<RopeSpe
         "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false, "original_max_position_embeddings": 4096
     });
     let section = match section(config)? {
-        None if config.first_named(&["rope_parameters"]).is_none() => {
-            absent.as_object().map(|values| config.replaced(values.clone()))
-        }
+        None if config.first_named(&["rope_parameters"]).is_none() => absent
+            .as_object()
+            .map(|values| config.replaced(values.clone())),
         section => section,
     };
     Reading::new(config, head_dim).read(section)
 }
 
-/// The same for wrappers that turn parts of the features by time, height and width, which of text are one position.
+/// The same for wrappers that turn parts of the features by time, height and width, which of text
+/// are one position.
 pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let mut section = section(config)?;
     if let Some(held) = &section {
@@ -91,8 +111,11 @@ pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSp
             None => vec![16.0, 24.0, 24.0],
         };
         if (sections.iter().sum::<f64>() * 2.0).to_bits() != (head_dim as f64).to_bits() {
-            let message =
-                format!("`mrope_section` is {sections:?}, expected numbers whose sum is {}, half of a head", head_dim / 2);
+            let message = format!(
+                "`mrope_section` is {sections:?}, expected numbers whose sum is {}, half \
+                of a head",
+                head_dim / 2
+            );
             return Err(config.fault(message));
         }
         if kind(held)? == "mrope" {
@@ -103,15 +126,27 @@ pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSp
     Reading::new(config, head_dim).read(section)
 }
 
-/// Those of layers without a window and with one, where each kind has its own (Gemma 3): in `rope_parameters` under its name, or as transformers 4
-/// has them, where layers with a window have a base of their own and are not stretched.
+/// Those of layers without a window and with one, where each kind has its own (Gemma 3): in
+/// `rope_parameters` under its name, or as transformers 4 has them, where layers with a window have
+/// a base of their own and are not stretched.
 pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec; 2], ModelError> {
     let kinds = config.section("rope_parameters")?;
-    if let Some(key) = kinds.iter().flat_map(ConfigJson::keys).find(|key| ![FULL, SLIDING].contains(&key.as_str())) {
-        return Err(config.fault(format!("`rope_parameters` has the key `{key}`, known are `{FULL}`, `{SLIDING}`")));
+    if let Some(key) = kinds
+        .iter()
+        .flat_map(ConfigJson::keys)
+        .find(|key| ![FULL, SLIDING].contains(&key.as_str()))
+    {
+        return Err(config.fault(format!(
+            "`rope_parameters` has the key `{key}`, known are \
+        `{FULL}`, `{SLIDING}`"
+        )));
     }
     let of_kind = |kind: &str| {
-        let section = kinds.as_ref().map(|kinds| kinds.section(kind)).transpose()?.flatten();
+        let section = kinds
+            .as_ref()
+            .map(|kinds| kinds.section(kind))
+            .transpose()?
+            .flatten();
         Ok::<_, ModelError>(section.unwrap_or_else(|| config.replaced(serde_json::Map::new())))
     };
     let mut full = of_kind(FULL)?;
@@ -127,18 +162,29 @@ pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec
         let base = config.number_or_none(key)?.unwrap_or(base);
         let base = section.number_or_none("rope_theta")?.unwrap_or(base);
         if !truncates(&section)? {
-            return Err(
-                config.fault("`truncate` of a kind of layers is `false`, known is `true`: transformers passes over it here")
-            );
+            return Err(config.fault(
+                "`truncate` of a kind of layers is `false`, known is `true`: \
+                transformers passes over it here",
+            ));
         }
-        Reading { of_kind: true, ..Reading::new(config, head_dim) }.read(Some(section.with("rope_theta", json!(base))))
+        Reading {
+            of_kind: true,
+            ..Reading::new(config, head_dim)
+        }
+        .read(Some(section.with("rope_theta", json!(base))))
     };
-    Ok([read(full, "rope_theta", 1e6)?, read(of_kind(SLIDING)?, "rope_local_base_freq", 1e4)?])
+    Ok([
+        read(full, "rope_theta", 1e6)?,
+        read(of_kind(SLIDING)?, "rope_local_base_freq", 1e4)?,
+    ])
 }
 
-/// What scores are multiplied by, twice, where the rotation says so by `mscale_all_dim` (`yarn_apply_mscale` of transformers): 1 elsewhere.
+/// What scores are multiplied by, twice, where the rotation says so by `mscale_all_dim`
+/// (`yarn_apply_mscale` of transformers): 1 elsewhere.
 pub(super) fn magnitude(config: &ConfigJson) -> Result<f64, ModelError> {
-    let Some(section) = section(config)? else { return Ok(1.0) };
+    let Some(section) = section(config)? else {
+        return Ok(1.0);
+    };
     match (kind(&section)?, section.number_or_zero("mscale_all_dim")?) {
         ("default", _) | (_, None) => Ok(1.0),
         (_, Some(m)) => Ok(yarn_term(section.number("factor")?, m)),
@@ -148,13 +194,17 @@ pub(super) fn magnitude(config: &ConfigJson) -> Result<f64, ModelError> {
 /// Whether the file says the base of the rotation.
 pub(super) fn names_base(config: &ConfigJson) -> bool {
     let names = |section: &ConfigJson| section.names("rope_theta");
-    config.names("rope_theta") || section(config).is_ok_and(|section| section.as_ref().is_some_and(names))
+    config.names("rope_theta")
+        || section(config).is_ok_and(|section| section.as_ref().is_some_and(names))
 }
 
 /// The section that counts; an empty one says nothing.
 fn section(config: &ConfigJson) -> Result<Option<ConfigJson>, ModelError> {
     for key in SECTIONS {
-        if let Some(section) = config.section(key)?.filter(|section| section.keys().next().is_some()) {
+        if let Some(section) = config
+            .section(key)?
+            .filter(|section| section.keys().next().is_some())
+        {
             return Ok(Some(section));
         }
     }
@@ -165,51 +215,88 @@ fn kind(section: &ConfigJson) -> Result<&str, ModelError> {
     if section.names("rope_type") && section.get("rope_type").is_none() {
         return Err(section.fault(format!("`rope_type` is `null`, known are {}", list(&KNOWN))));
     }
-    Ok(section.text("rope_type")?.or(section.text("type")?).unwrap_or("default"))
+    Ok(section
+        .text("rope_type")?
+        .or(section.text("type")?)
+        .unwrap_or("default"))
 }
 
 impl Reading<'_> {
     fn read(&self, section: Option<ConfigJson>) -> Result<RopeSpec, ModelError> {
         let config = self.config;
-        let nested = section.as_ref().map(|section| section.number_or_none("rope_theta")).transpose()?.flatten();
+        let nested = section
+            .as_ref()
+            .map(|section| section.number_or_none("rope_theta"))
+            .transpose()?
+            .flatten();
         let theta = match nested {
             Some(theta) => theta,
             None => config.number("rope_theta")?,
         };
         let head_dim = self.turned(section.as_ref())?;
-        let scaling = section.map_or(Ok(RopeScaling::Default), |section| self.scaling(&section, head_dim))?;
-        Ok(RopeSpec { head_dim, theta, scaling })
+        let scaling = section.map_or(Ok(RopeScaling::Default), |section| {
+            self.scaling(&section, head_dim)
+        })?;
+        Ok(RopeSpec {
+            head_dim,
+            theta,
+            scaling,
+        })
     }
 
     /// Features of a head that are turned.
     fn turned(&self, section: Option<&ConfigJson>) -> Result<usize, ModelError> {
         let holders = [section, Some(self.config)].into_iter().flatten();
-        let shares = holders.map(|holder| holder.number_or_none("partial_rotary_factor")).collect::<Result<Vec<_>, ModelError>>()?;
-        let Some(share) = shares.into_iter().flatten().next() else { return Ok(self.head_dim) };
+        let shares = holders
+            .map(|holder| holder.number_or_none("partial_rotary_factor"))
+            .collect::<Result<Vec<_>, ModelError>>()?;
+        let Some(share) = shares.into_iter().flatten().next() else {
+            return Ok(self.head_dim);
+        };
         let turned = (self.head_dim as f64 * share) as usize;
         if !self.takes_part && turned != self.head_dim {
-            return Err(self.config.fault(format!("`partial_rotary_factor` is {share}, known is 1 in this family")));
+            return Err(self.config.fault(format!(
+                "`partial_rotary_factor` is {share}, known is 1 \
+            in this family"
+            )));
         }
         if share > 1.0 || turned == 0 || !turned.is_multiple_of(2) {
-            let wrong = format!("`partial_rotary_factor` is {share}: {turned} of {} features would be turned", self.head_dim);
-            return Err(self.config.fault(format!("{wrong}, expected an even number of them")));
+            let wrong = format!(
+                "`partial_rotary_factor` is {share}: {turned} of {} features would \
+            be turned",
+                self.head_dim
+            );
+            return Err(self
+                .config
+                .fault(format!("{wrong}, expected an even number of them")));
         }
         Ok(turned)
     }
 
     fn scaling(&self, section: &ConfigJson, head_dim: usize) -> Result<RopeScaling, ModelError> {
         if let Some(key) = section.keys().find(|key| !KEYS.contains(&key.as_str())) {
-            return Err(section.fault(format!("the rotation has the key `{key}`, known are {}", list(&KEYS))));
+            return Err(section.fault(format!(
+                "the rotation has the key `{key}`, known are {}",
+                list(&KEYS)
+            )));
         }
         let factor = || section.number("factor");
         let context = self.config.size("max_position_embeddings")?;
-        let outside = self.config.size_or_none("original_max_position_embeddings")?.filter(|_| !self.of_kind);
-        let trained_length = outside.or(section.size_or_none("original_max_position_embeddings")?).unwrap_or(context);
+        let outside = self
+            .config
+            .size_or_none("original_max_position_embeddings")?
+            .filter(|_| !self.of_kind);
+        let trained_length = outside
+            .or(section.size_or_none("original_max_position_embeddings")?)
+            .unwrap_or(context);
         let ratio = context as f64 / trained_length as f64;
         match kind(section)? {
             "default" => Ok(RopeScaling::Default),
             "linear" => Ok(RopeScaling::Linear { factor: factor()? }),
-            "dynamic" => Ok(RopeScaling::Dynamic { factor: factor()?, trained_length: context }),
+            "dynamic" => Ok(RopeScaling::Dynamic {
+                factor: factor()?,
+                trained_length: context,
+            }),
             "llama3" => Ok(RopeScaling::Ramp {
                 factor: factor()?,
                 low_frequency_factor: section.number("low_freq_factor")?,
@@ -218,13 +305,20 @@ impl Reading<'_> {
             }),
             "yarn" => yarn(section, ratio, trained_length),
             "longrope" => longrope(section, head_dim / 2, ratio, trained_length),
-            other => Err(section.fault(format!("`rope_type` is `{other}`, known are {}", list(&KNOWN)))),
+            other => Err(section.fault(format!(
+                "`rope_type` is `{other}`, known are {}",
+                list(&KNOWN)
+            ))),
         }
     }
 }
 
 /// `ratio` stands for a factor that is null.
-fn yarn(section: &ConfigJson, ratio: f64, trained_length: usize) -> Result<RopeScaling, ModelError> {
+fn yarn(
+    section: &ConfigJson,
+    ratio: f64,
+    trained_length: usize,
+) -> Result<RopeScaling, ModelError> {
     if !section.names("factor") {
         return Err(section.fault("`factor` is missing, expected a number above 0"));
     }
@@ -245,29 +339,64 @@ fn truncates(section: &ConfigJson) -> Result<bool, ModelError> {
 }
 
 /// One divisor for each of `pairs` of features.
-fn longrope(section: &ConfigJson, pairs: usize, ratio: f64, trained_length: usize) -> Result<RopeScaling, ModelError> {
+fn longrope(
+    section: &ConfigJson,
+    pairs: usize,
+    ratio: f64,
+    trained_length: usize,
+) -> Result<RopeScaling, ModelError> {
     let factor = section.number_or_none("factor")?.unwrap_or(ratio);
-    let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (trained_length as f64).ln()).sqrt() };
-    let attention_factor = section.number_or_none("attention_factor")?.unwrap_or(default);
+    let default = if factor <= 1.0 {
+        1.0
+    } else {
+        (1.0 + factor.ln() / (trained_length as f64).ln()).sqrt()
+    };
+    let attention_factor = section
+        .number_or_none("attention_factor")?
+        .unwrap_or(default);
     let factors = |key: &str| {
         let factors = section.numbers(key)?;
-        let wrong = || section.fault(format!("`{key}` has {} numbers, expected {pairs}: one a pair of features", factors.len()));
-        if factors.len() == pairs { Ok(factors) } else { Err(wrong()) }
+        let wrong = || {
+            section.fault(format!(
+                "`{key}` has {} numbers, expected {pairs}: one a pair \
+        of features",
+                factors.len()
+            ))
+        };
+        if factors.len() == pairs {
+            Ok(factors)
+        } else {
+            Err(wrong())
+        }
     };
-    Ok(RopeScaling::LongRope { attention_factor, short: factors("short_factor")?, long: factors("long_factor")?, trained_length })
+    Ok(RopeScaling::LongRope {
+        attention_factor,
+        short: factors("short_factor")?,
+        long: factors("long_factor")?,
+        trained_length,
+    })
 }
 
 fn yarn_term(factor: f64, m: f64) -> f64 {
-    if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 }
+    if factor <= 1.0 {
+        1.0
+    } else {
+        0.1 * m * factor.ln() + 1.0
+    }
 }
 
 /// 0.1 m ln(factor) + 1, or the ratio of two such terms where the config gives both.
 fn yarn_attention_factor(section: &ConfigJson, factor: f64) -> Result<f64, ModelError> {
     let term = |m: f64| yarn_term(factor, m);
-    let (mscale, all_dim) = (section.number_or_none("mscale")?, section.number_or_none("mscale_all_dim")?);
+    let (mscale, all_dim) = (
+        section.number_or_none("mscale")?,
+        section.number_or_none("mscale_all_dim")?,
+    );
     let default = match (mscale, all_dim) {
         (Some(mscale), Some(all_dim)) => term(mscale) / term(all_dim),
         _ => term(1.0),
     };
-    Ok(section.number_or_none("attention_factor")?.unwrap_or(default))
+    Ok(section
+        .number_or_none("attention_factor")?
+        .unwrap_or(default))
 }

@@ -4,16 +4,21 @@ use serde_json::Value;
 
 use super::{ConfigJson, ModelError, Span};
 
-/// Whether layer `index` has a window by `layer_types`; `None` where they are not listed. `attention` is the older word.
+/// Whether layer `index` has a window by `layer_types`; `None` where they are not listed.
+/// `attention` is the older word.
 pub(super) fn kind_of_layer(config: &ConfigJson, index: usize) -> Result<Option<bool>, ModelError> {
-    let Some(kinds) = listed(config)? else { return Ok(None) };
+    let Some(kinds) = listed(config)? else {
+        return Ok(None);
+    };
     match kinds.get(index).and_then(Value::as_str) {
         Some("sliding_attention") => Ok(Some(true)),
         Some("full_attention" | "attention") => Ok(Some(false)),
         other => {
             let found = other.unwrap_or("missing");
             let known = "known are `full_attention`, `sliding_attention`";
-            Err(config.fault(format!("`layer_types` of layer {index} is `{found}`, {known}")))
+            Err(config.fault(format!(
+                "`layer_types` of layer {index} is `{found}`, {known}"
+            )))
         }
     }
 }
@@ -21,28 +26,43 @@ pub(super) fn kind_of_layer(config: &ConfigJson, index: usize) -> Result<Option<
 /// A list of another length than the model is refused, as transformers does in every family.
 pub(super) fn check_length(config: &ConfigJson, layers: usize) -> Result<(), ModelError> {
     match listed(config)? {
-        Some(kinds) if kinds.len() != layers => {
-            Err(config.fault(format!("`layer_types` has {} layers, expected {layers}, `num_hidden_layers`", kinds.len())))
-        }
+        Some(kinds) if kinds.len() != layers => Err(config.fault(format!(
+            "`layer_types` has {} layers, expected {layers}, \
+            `num_hidden_layers`",
+            kinds.len()
+        ))),
         _ => Ok(()),
     }
 }
 
 fn listed(config: &ConfigJson) -> Result<Option<&Vec<Value>>, ModelError> {
-    let Some(kinds) = config.get("layer_types") else { return Ok(None) };
+    let Some(kinds) = config.get("layer_types") else {
+        return Ok(None);
+    };
     match kinds.as_array() {
         Some(kinds) => Ok(Some(kinds)),
-        None => Err(config.fault(format!("`layer_types` is `{kinds}`, expected a list with a kind for each layer"))),
+        None => Err(config.fault(format!(
+            "`layer_types` is `{kinds}`, expected a list with a kind \
+        for each layer"
+        ))),
     }
 }
 
 /// The span of layer `index`, where layers with a window need one.
-pub(super) fn span(config: &ConfigJson, index: usize, slides: bool, window: Option<usize>) -> Result<Span, ModelError> {
+pub(super) fn span(
+    config: &ConfigJson,
+    index: usize,
+    slides: bool,
+    window: Option<usize>,
+) -> Result<Span, ModelError> {
     match (slides, window) {
         (false, _) => Ok(Span::Full),
         (true, Some(window)) => Ok(Span::Sliding { window }),
         (true, None) => {
-            let message = format!("layer {index} has a window and there is no `sliding_window`, expected a number of tokens");
+            let message = format!(
+                "layer {index} has a window and there is no `sliding_window`, \
+            expected a number of tokens"
+            );
             Err(config.fault(message))
         }
     }
@@ -51,10 +71,15 @@ pub(super) fn span(config: &ConfigJson, index: usize, slides: bool, window: Opti
 /// The window of a config that has to switch it on.
 pub(super) fn window_if_used(config: &ConfigJson) -> Result<Option<usize>, ModelError> {
     let window = config.size_or_none("sliding_window")?;
-    Ok(if config.flag("use_sliding_window", false)? { window } else { None })
+    Ok(if config.flag("use_sliding_window", false)? {
+        window
+    } else {
+        None
+    })
 }
 
-/// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`, decides (Qwen 2 and 3).
+/// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`,
+/// decides (Qwen 2 and 3).
 pub(super) fn span_by_layer(config: &ConfigJson, index: usize) -> Result<Span, ModelError> {
     let window = window_if_used(config)?;
     let slides = match kind_of_layer(config, index)? {

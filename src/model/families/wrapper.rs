@@ -1,5 +1,6 @@
-//! Models that have a decoder for text beside towers for pictures or sound: which `text_config` they have, and what they call its modules.
-//! `wrappers.json` beside this file is written by `tests/golden/make_defaults.py`.
+//! Models that have a decoder for text beside towers for pictures or sound: which `text_config`
+//! they have, and what they call its modules. `wrappers.json` beside this file is written by
+//! `tests/golden/make_defaults.py`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -10,7 +11,10 @@ use serde_json::{Map, Value};
 use super::{ConfigJson, ModelError, Names};
 
 static WRAPPERS: LazyLock<BTreeMap<String, Wrapper>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("wrappers.json")).expect("the file is of this crate, and a test reads it")
+    serde_json::from_str(include_str!("wrappers.json")).expect(
+        "the file is of this crate, and a \
+    test reads it",
+    )
 });
 
 /// A wrapper.
@@ -44,7 +48,8 @@ impl Wrapper {
     pub fn text(&self, config: &ConfigJson) -> Result<(ConfigJson, String), ModelError> {
         let text = match config.section("text_config")? {
             Some(text) => text,
-            // Published before transformers 4.52: keys of the decoder stand beside those of the wrapper.
+            // Published before transformers 4.52: keys of the decoder stand beside those of the
+            // wrapper.
             None if self.is_flat() => config.clone(),
             None => config.replaced(self.absent.clone()),
         };
@@ -82,8 +87,16 @@ mod tests {
     #[test]
     fn every_wrapper_has_a_class_of_text_that_is_known() {
         for (family, wrapper) in &*WRAPPERS {
-            assert!(Class::of(&wrapper.text).is_some(), "{family}: {}", wrapper.text);
-            assert_eq!(wrapper.is_flat(), family.starts_with("qwen2_") && family.ends_with("vl"), "{family}");
+            assert!(
+                Class::of(&wrapper.text).is_some(),
+                "{family}: {}",
+                wrapper.text
+            );
+            assert_eq!(
+                wrapper.is_flat(),
+                family.starts_with("qwen2_") && family.ends_with("vl"),
+                "{family}"
+            );
         }
     }
 }

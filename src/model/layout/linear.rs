@@ -54,12 +54,23 @@ pub struct Slice {
 
 impl LinearSpec {
     pub(super) fn new(name: String, [inputs, outputs]: [usize; 2], bias: bool) -> Self {
-        Self { name, inputs, outputs, bias, kind: LinearKind::Module, role: Role::Projection }
+        Self {
+            name,
+            inputs,
+            outputs,
+            bias,
+            kind: LinearKind::Module,
+            role: Role::Projection,
+        }
     }
 
     /// Rows and columns of its weight in a checkpoint.
     pub fn weight_shape(&self) -> [usize; 2] {
-        if self.is_turned() { [self.inputs, self.outputs] } else { [self.outputs, self.inputs] }
+        if self.is_turned() {
+            [self.inputs, self.outputs]
+        } else {
+            [self.outputs, self.inputs]
+        }
     }
 
     /// Whether its weight is [in, out] in a checkpoint.

@@ -9,7 +9,8 @@ pub use linear::{LinearKind, LinearSpec, Role, Slice};
 pub use names::Names;
 
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
+    MlpSpec, Modules, NormKind,
 };
 
 const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
@@ -49,11 +50,21 @@ pub(super) fn module_of(weight: &str) -> &str {
 }
 
 impl DecoderSpec {
-    /// What an adapter can be attached to: the embedding, the linear maps of the blocks in checkpoint order, the head.
+    /// What an adapter can be attached to: the embedding, the linear maps of the blocks in
+    /// checkpoint order, the head.
     pub fn modules(&self) -> Vec<LinearSpec> {
-        let (embedding, of_head) = (self.names.embedding(), if self.tied_head { Role::TiedHead } else { Role::Head });
-        let table =
-            |weight: &str, shape, role| LinearSpec { role, ..LinearSpec::new(module_of(weight).to_owned(), shape, false) };
+        let (embedding, of_head) = (
+            self.names.embedding(),
+            if self.tied_head {
+                Role::TiedHead
+            } else {
+                Role::Head
+            },
+        );
+        let table = |weight: &str, shape, role| LinearSpec {
+            role,
+            ..LinearSpec::new(module_of(weight).to_owned(), shape, false)
+        };
         let embedding = table(&embedding, [self.vocabulary, self.width], Role::Embedding);
         let head = table(Names::HEAD, [self.width, self.vocabulary], of_head);
         [vec![embedding], self.projections(), vec![head]].concat()
@@ -61,7 +72,9 @@ impl DecoderSpec {
 
     /// The linear maps of the blocks in checkpoint order.
     pub fn projections(&self) -> Vec<LinearSpec> {
-        (0..self.layers.len()).flat_map(|index| self.layer_projections(index)).collect()
+        (0..self.layers.len())
+            .flat_map(|index| self.layer_projections(index))
+            .collect()
     }
 
     /// Those of a layer: attention, then the feed-forward.
@@ -75,13 +88,23 @@ impl DecoderSpec {
             MlpSpec::Gated(gated) => {
                 match gated.gate_up {
                     Modules::Separate => linears.extend(self.gate_up(index, GATE_UP, gated)),
-                    _ => linears.push(self.linear(index, FUSED_GATE_UP, [self.width, 2 * gated.inner], gated.bias)),
+                    _ => linears.push(self.linear(
+                        index,
+                        FUSED_GATE_UP,
+                        [self.width, 2 * gated.inner],
+                        gated.bias,
+                    )),
                 }
                 linears.push(self.linear(index, MLP_OUTPUT, [gated.inner, self.width], gated.bias));
             }
             MlpSpec::Plain(plain) => {
                 let shapes = [[self.width, plain.inner], [plain.inner, self.width]];
-                linears.extend(PLAIN.into_iter().zip(shapes).map(|(name, shape)| self.linear(index, name, shape, plain.bias)));
+                linears.extend(
+                    PLAIN
+                        .into_iter()
+                        .zip(shapes)
+                        .map(|(name, shape)| self.linear(index, name, shape, plain.bias)),
+                );
             }
             MlpSpec::Experts(experts) => linears.extend(self.experts(index, experts)),
         }
@@ -98,30 +121,76 @@ impl DecoderSpec {
 
     fn grouped(&self, index: usize, spec: &GroupedSpec) -> Vec<LinearSpec> {
         let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
-        let of = |name: &str, shape, bias| self.linear(index, &format!("{}.{name}", self.names.attention), shape, bias);
+        let of = |name: &str, shape, bias| {
+            self.linear(
+                index,
+                &format!("{}.{name}", self.names.attention),
+                shape,
+                bias,
+            )
+        };
         let mut linears: Vec<_> = match spec.qkv {
             Modules::Separate => [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]
                 .into_iter()
                 .map(|(name, outputs)| of(name, [self.width, outputs], spec.qkv_bias))
                 .collect(),
-            _ => vec![of(self.names.fused_qkv, [self.width, q + 2 * kv], spec.qkv_bias)],
+            _ => vec![of(
+                self.names.fused_qkv,
+                [self.width, q + 2 * kv],
+                spec.qkv_bias,
+            )],
         };
-        linears.push(of(self.names.attention_output, [q, self.width], spec.output_bias));
+        linears.push(of(
+            self.names.attention_output,
+            [q, self.width],
+            spec.output_bias,
+        ));
         linears
     }
 
-    /// Queries, by way of a narrow row or not; the narrow row of keys and values; what is made of it; the output.
+    /// Queries, by way of a narrow row or not; the narrow row of keys and values; what is made of
+    /// it; the output.
     fn latent(&self, index: usize, spec: &LatentSpec) -> Vec<LinearSpec> {
-        let LatentSpec { heads, kv_rank, plain_dim, rope_dim, value_dim, bias, .. } = *spec;
-        let of = |name: &str, shape, bias| self.linear(index, &format!("{}.{name}", self.names.attention), shape, bias);
+        let LatentSpec {
+            heads,
+            kv_rank,
+            plain_dim,
+            rope_dim,
+            value_dim,
+            bias,
+            ..
+        } = *spec;
+        let of = |name: &str, shape, bias| {
+            self.linear(
+                index,
+                &format!("{}.{name}", self.names.attention),
+                shape,
+                bias,
+            )
+        };
         let queries = heads * spec.head_dim();
         let mut linears = match spec.query_rank {
             None => vec![of("q_proj", [self.width, queries], false)],
-            Some(rank) => vec![of("q_a_proj", [self.width, rank], bias), of("q_b_proj", [rank, queries], false)],
+            Some(rank) => vec![
+                of("q_a_proj", [self.width, rank], bias),
+                of("q_b_proj", [rank, queries], false),
+            ],
         };
-        linears.push(of("kv_a_proj_with_mqa", [self.width, kv_rank + rope_dim], bias));
-        linears.push(of("kv_b_proj", [kv_rank, heads * (plain_dim + value_dim)], false));
-        linears.push(of(self.names.attention_output, [heads * value_dim, self.width], bias));
+        linears.push(of(
+            "kv_a_proj_with_mqa",
+            [self.width, kv_rank + rope_dim],
+            bias,
+        ));
+        linears.push(of(
+            "kv_b_proj",
+            [kv_rank, heads * (plain_dim + value_dim)],
+            false,
+        ));
+        linears.push(of(
+            self.names.attention_output,
+            [heads * value_dim, self.width],
+            bias,
+        ));
         linears
     }
 
@@ -133,28 +202,57 @@ impl DecoderSpec {
                 let shapes = [[width, inner], [width, inner], [inner, width]];
                 let of = |(part, shape): (&str, [usize; 2])| LinearSpec {
                     kind: LinearKind::Expert,
-                    ..self.linear(index, &format!("{module}.experts.{expert}.{part}"), shape, spec.expert.bias)
+                    ..self.linear(
+                        index,
+                        &format!("{module}.experts.{expert}.{part}"),
+                        shape,
+                        spec.expert.bias,
+                    )
                 };
                 parts.into_iter().zip(shapes).map(of).collect::<Vec<_>>()
             }
             ExpertForm::Stacked { .. } => {
                 let of = |(part, shape): (&str, [usize; 2])| {
                     let tensor = self.names.in_layer(index, &format!("{EXPERTS}.{part}"));
-                    let kind = LinearKind::Stacked(Slice { tensor, index: expert, count });
-                    LinearSpec { kind, ..self.linear(index, &format!("{EXPERTS}.{part}.{expert}"), shape, spec.expert.bias) }
+                    let kind = LinearKind::Stacked(Slice {
+                        tensor,
+                        index: expert,
+                        count,
+                    });
+                    LinearSpec {
+                        kind,
+                        ..self.linear(
+                            index,
+                            &format!("{EXPERTS}.{part}.{expert}"),
+                            shape,
+                            spec.expert.bias,
+                        )
+                    }
                 };
-                STACKS.into_iter().zip([[width, 2 * inner], [inner, width]]).map(of).collect()
+                STACKS
+                    .into_iter()
+                    .zip([[width, 2 * inner], [inner, width]])
+                    .map(of)
+                    .collect()
             }
         };
         let shared = spec.shared.iter().flat_map(|inner| {
             let module = "mlp.shared_experts";
-            let of = |(part, shape)| self.linear(index, &format!("{module}.{part}"), shape, spec.expert.bias);
-            [("gate_proj", [width, *inner]), ("up_proj", [width, *inner]), ("down_proj", [*inner, width])].map(of)
+            let of = |(part, shape)| {
+                self.linear(index, &format!("{module}.{part}"), shape, spec.expert.bias)
+            };
+            [
+                ("gate_proj", [width, *inner]),
+                ("up_proj", [width, *inner]),
+                ("down_proj", [*inner, width]),
+            ]
+            .map(of)
         });
         (0..count).flat_map(of_expert).chain(shared).collect()
     }
 
-    /// Every tensor of the checkpoint with its shape; linear weights are [out, in] there, but stacked ones [count, in, out].
+    /// Every tensor of the checkpoint with its shape; linear weights are [out, in] there, but
+    /// stacked ones [count, in, out].
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![(self.names.embedding(), vec![self.vocabulary, self.width])];
         tensors.extend(self.norm(&self.names.final_norm(), self.width));
@@ -169,7 +267,11 @@ impl DecoderSpec {
                         tensors.push((format!("{}.bias", linear.name), vec![linear.outputs]));
                     }
                 }
-                LinearKind::Stacked(Slice { tensor, index: 0, count }) => {
+                LinearKind::Stacked(Slice {
+                    tensor,
+                    index: 0,
+                    count,
+                }) => {
                     tensors.push((tensor.clone(), vec![*count, linear.inputs, linear.outputs]));
                     if linear.bias {
                         tensors.push((format!("{tensor}_bias"), vec![*count, linear.outputs]));
@@ -180,26 +282,38 @@ impl DecoderSpec {
         }
         for (index, layer) in self.layers.iter().enumerate() {
             let names = layer.norms.names().into_iter().flatten();
-            tensors.extend(names.flat_map(|norm| self.norm(&self.names.in_layer(index, norm), self.width)));
+            tensors.extend(
+                names.flat_map(|norm| self.norm(&self.names.in_layer(index, norm), self.width)),
+            );
             tensors.extend(self.small(index, layer));
         }
         tensors
     }
 
     /// The tensors of a norm of the stream.
-    fn norm(&self, module: &str, width: usize) -> impl Iterator<Item = (String, Vec<usize>)> + use<> {
+    fn norm(
+        &self,
+        module: &str,
+        width: usize,
+    ) -> impl Iterator<Item = (String, Vec<usize>)> + use<> {
         let bias = (self.norm == NormKind::Layer).then(|| (format!("{module}.bias"), vec![width]));
-        [(format!("{module}.weight"), vec![width])].into_iter().chain(bias)
+        [(format!("{module}.weight"), vec![width])]
+            .into_iter()
+            .chain(bias)
     }
 
-    /// What of a layer is neither a linear map nor a norm of the stream: inner norms, sinks and the router.
+    /// What of a layer is neither a linear map nor a norm of the stream: inner norms, sinks and the
+    /// router.
     fn small(&self, index: usize, layer: &LayerSpec) -> Vec<(String, Vec<usize>)> {
         let mut tensors = Vec::new();
         let mut norm = |name: String, width| tensors.push((format!("{name}.weight"), vec![width]));
         match &layer.mixer {
             MixerSpec::Grouped(grouped) => {
-                for (name, width) in
-                    self.names.query_key_norms(index).into_iter().zip(grouped.norm_widths().into_iter().flatten())
+                for (name, width) in self
+                    .names
+                    .query_key_norms(index)
+                    .into_iter()
+                    .zip(grouped.norm_widths().into_iter().flatten())
                 {
                     norm(name, width);
                 }
@@ -209,42 +323,66 @@ impl DecoderSpec {
             }
             MixerSpec::Latent(latent) => {
                 let [of_query, of_key] = self.names.latent_norms(index);
-                latent.query_rank.into_iter().for_each(|rank| norm(of_query.clone(), rank));
+                latent
+                    .query_rank
+                    .into_iter()
+                    .for_each(|rank| norm(of_query.clone(), rank));
                 norm(of_key, latent.kv_rank);
             }
         }
         if let MlpSpec::Experts(experts) = &layer.mlp {
-            let (router, count) = (self.names.in_layer(index, &experts.router_name()), experts.router.experts);
+            let (router, count) = (
+                self.names.in_layer(index, &experts.router_name()),
+                experts.router.experts,
+            );
             tensors.push((format!("{router}.weight"), vec![count, self.width]));
-            let vectors = [("bias", experts.router.bias), (CORRECTION, experts.router.is_corrected())];
+            let vectors = [
+                ("bias", experts.router.bias),
+                (CORRECTION, experts.router.is_corrected()),
+            ];
             tensors.extend(
-                vectors.iter().filter(|(_, is_there)| *is_there).map(|(end, _)| (format!("{router}.{end}"), vec![count])),
+                vectors
+                    .iter()
+                    .filter(|(_, is_there)| *is_there)
+                    .map(|(end, _)| (format!("{router}.{end}"), vec![count])),
             );
         }
         tensors
     }
 
-    /// The first tensor that only one of two models has, in words, by what each is called; `None` where all names and shapes are shared.
+    /// The first tensor that only one of two models has, in words, by what each is called; `None`
+    /// where all names and shapes are shared.
     pub fn mismatch(&self, name: &str, other: &Self, other_name: &str) -> Option<String> {
         let only = |left: &Self, right: &Self| {
             let known: BTreeSet<_> = right.tensors().into_iter().collect();
-            left.tensors().into_iter().find(|tensor| !known.contains(tensor))
+            left.tensors()
+                .into_iter()
+                .find(|tensor| !known.contains(tensor))
         };
         let said = |(tensor, shape): (String, Vec<usize>), has: &str, lacks: &str| {
             format!("{has} has tensor `{tensor}` of shape {shape:?}, {lacks} has not")
         };
         let of_other = || only(other, self).map(|tensor| said(tensor, other_name, name));
-        only(self, other).map(|tensor| said(tensor, name, other_name)).or_else(of_other)
+        only(self, other)
+            .map(|tensor| said(tensor, name, other_name))
+            .or_else(of_other)
     }
 
-    /// Parameters of the linear maps that one token is multiplied with: of experts those that it is sent to.
+    /// Parameters of the linear maps that one token is multiplied with: of experts those that it is
+    /// sent to.
     pub fn computed_parameters(&self) -> usize {
         let of_layer = |(index, layer): (usize, &LayerSpec)| {
             let (mut every, mut routed) = (0, 0);
             for linear in self.layer_projections(index) {
-                *(if linear.kind == LinearKind::Module { &mut every } else { &mut routed }) += linear.inputs * linear.outputs;
+                *(if linear.kind == LinearKind::Module {
+                    &mut every
+                } else {
+                    &mut routed
+                }) += linear.inputs * linear.outputs;
             }
-            let share = layer.mlp.experts().map_or(0, |experts| routed / experts.router.experts * experts.router.chosen);
+            let share = layer.mlp.experts().map_or(0, |experts| {
+                routed / experts.router.experts * experts.router.chosen
+            });
             every + share
         };
         self.layers.iter().enumerate().map(of_layer).sum()
@@ -252,7 +390,10 @@ impl DecoderSpec {
 
     /// Parameters of the base.
     pub fn parameters(&self) -> usize {
-        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+        self.tensors()
+            .iter()
+            .map(|(_, shape)| shape.iter().product::<usize>())
+            .sum()
     }
 }
 

@@ -17,7 +17,8 @@ pub struct Names {
     pub fused_qkv: &'static str,
     /// Its output.
     pub attention_output: &'static str,
-    /// Where another version of transformers puts the same tensors: what a name may begin with, and what it then means.
+    /// Where another version of transformers puts the same tensors: what a name may begin with, and
+    /// what it then means.
     pub elsewhere: &'static [(&'static str, &'static str)],
     /// Whether other models stand beside the decoder.
     pub is_wrapped: bool,
@@ -40,7 +41,10 @@ impl Names {
     /// Those of a text decoder inside a model that does more, as transformers 5 has them.
     pub const WRAPPED: Self = Self {
         stem: "model.language_model.",
-        elsewhere: &[("language_model.model.", "model.language_model."), ("language_model.lm_head.", "lm_head.")],
+        elsewhere: &[
+            ("language_model.model.", "model.language_model."),
+            ("language_model.lm_head.", "lm_head."),
+        ],
         is_wrapped: true,
         ..Self::USUAL
     };
@@ -56,20 +60,36 @@ impl Names {
     };
 
     /// Of wrappers that call it otherwise.
-    pub const WRAPPED_TEXT: Self = Self { stem: "model.text_model.", elsewhere: &[], is_wrapped: true, ..Self::USUAL };
+    pub const WRAPPED_TEXT: Self = Self {
+        stem: "model.text_model.",
+        elsewhere: &[],
+        is_wrapped: true,
+        ..Self::USUAL
+    };
 
     /// The name that the model has for a tensor, given the one in a file.
     pub fn canonical(&self, stored: &str) -> String {
-        let renamed = |(from, to): &(&str, &str)| Some(format!("{to}{}", stored.strip_prefix(from)?));
-        self.elsewhere.iter().find_map(renamed).unwrap_or_else(|| stored.to_owned())
+        let renamed =
+            |(from, to): &(&str, &str)| Some(format!("{to}{}", stored.strip_prefix(from)?));
+        self.elsewhere
+            .iter()
+            .find_map(renamed)
+            .unwrap_or_else(|| stored.to_owned())
     }
 
     /// The name of a tensor in files that have these others.
     pub fn stored<'a>(&self, name: &str, others: impl IntoIterator<Item = &'a str>) -> String {
-        let is_elsewhere = |other: &str| self.elsewhere.iter().any(|(from, _)| other.starts_with(from));
+        let is_elsewhere = |other: &str| {
+            self.elsewhere
+                .iter()
+                .any(|(from, _)| other.starts_with(from))
+        };
         let renamed = |(from, to): &(&str, &str)| Some(format!("{from}{}", name.strip_prefix(to)?));
         let is_so = others.into_iter().any(is_elsewhere);
-        is_so.then(|| self.elsewhere.iter().find_map(renamed)).flatten().unwrap_or_else(|| name.to_owned())
+        is_so
+            .then(|| self.elsewhere.iter().find_map(renamed))
+            .flatten()
+            .unwrap_or_else(|| name.to_owned())
     }
 
     /// Whether a tensor is of what stands beside a text decoder.
@@ -102,7 +122,8 @@ impl Names {
 
     /// The norms of the narrow rows of queries and of keys and values.
     pub(in crate::model) fn latent_norms(&self, layer: usize) -> [String; 2] {
-        ["q_a_layernorm", "kv_a_layernorm"].map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
+        ["q_a_layernorm", "kv_a_layernorm"]
+            .map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
     }
 
     /// The sinks of a layer's heads.

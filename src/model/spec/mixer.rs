@@ -56,7 +56,12 @@ impl MixerSpec {
     /// Query heads, heads of keys and values, and the width of each.
     pub fn heads(&self) -> [usize; 3] {
         match self {
-            Self::Grouped(GroupedSpec { heads, kv_heads, head_dim, .. }) => [*heads, *kv_heads, *head_dim],
+            Self::Grouped(GroupedSpec {
+                heads,
+                kv_heads,
+                head_dim,
+                ..
+            }) => [*heads, *kv_heads, *head_dim],
             Self::Latent(latent) => [latent.heads, latent.heads, latent.head_dim()],
         }
     }
@@ -69,12 +74,20 @@ impl MixerSpec {
 
     /// That of heads with keys and values of their own.
     pub fn grouped(&self) -> Option<&GroupedSpec> {
-        if let Self::Grouped(grouped) = self { Some(grouped) } else { None }
+        if let Self::Grouped(grouped) = self {
+            Some(grouped)
+        } else {
+            None
+        }
     }
 
     /// The same, to be changed.
     pub fn grouped_mut(&mut self) -> Option<&mut GroupedSpec> {
-        if let Self::Grouped(grouped) = self { Some(grouped) } else { None }
+        if let Self::Grouped(grouped) = self {
+            Some(grouped)
+        } else {
+            None
+        }
     }
 }
 
@@ -113,7 +126,20 @@ impl GroupedSpec {
         let (rope, score_scale) = (Some(rope), 1.0 / (head_dim as f64).sqrt());
         let (qkv, qk_norm, span) = (Modules::Separate, QueryKeyNorm::None, Span::Full);
         let (qkv_bias, output_bias, softcap, sinks) = (false, false, None, false);
-        Self { heads, kv_heads, head_dim, qkv, qkv_bias, output_bias, qk_norm, rope, span, score_scale, softcap, sinks }
+        Self {
+            heads,
+            kv_heads,
+            head_dim,
+            qkv,
+            qkv_bias,
+            output_bias,
+            qk_norm,
+            rope,
+            span,
+            score_scale,
+            softcap,
+            sinks,
+        }
     }
 
     /// Widths of the norms of queries and of keys.
@@ -121,13 +147,16 @@ impl GroupedSpec {
         match self.qk_norm {
             QueryKeyNorm::None => None,
             QueryKeyNorm::Heads => Some([self.head_dim; 2]),
-            QueryKeyNorm::Whole => Some([self.heads * self.head_dim, self.kv_heads * self.head_dim]),
+            QueryKeyNorm::Whole => {
+                Some([self.heads * self.head_dim, self.kv_heads * self.head_dim])
+            }
         }
     }
 }
 
-/// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from one normalized row of
-/// `kv_rank` numbers a token; beside it stands a rotated key that all heads share.
+/// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from
+/// one normalized row of `kv_rank` numbers a token; beside it stands a rotated key that all heads
+/// share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentSpec {
     /// Heads of queries, keys and values.

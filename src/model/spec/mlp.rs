@@ -36,12 +36,20 @@ impl From<ExpertsSpec> for MlpSpec {
 impl MlpSpec {
     /// That of experts.
     pub fn experts(&self) -> Option<&ExpertsSpec> {
-        if let Self::Experts(experts) = self { Some(experts) } else { None }
+        if let Self::Experts(experts) = self {
+            Some(experts)
+        } else {
+            None
+        }
     }
 
     /// That with a gate.
     pub fn gated(&self) -> Option<&GatedSpec> {
-        if let Self::Gated(gated) = self { Some(gated) } else { None }
+        if let Self::Gated(gated) = self {
+            Some(gated)
+        } else {
+            None
+        }
     }
 
     /// Width between: of an expert, where there are some.
@@ -79,7 +87,12 @@ pub struct GatedSpec {
 impl GatedSpec {
     /// With `SiLU` and without biases.
     pub fn new(inner: usize) -> Self {
-        Self { inner, gate_up: Modules::Separate, bias: false, activation: Activation::Silu }
+        Self {
+            inner,
+            gate_up: Modules::Separate,
+            bias: false,
+            activation: Activation::Silu,
+        }
     }
 }
 
@@ -92,7 +105,8 @@ pub struct PlainSpec {
     pub bias: bool,
 }
 
-/// Σ wᵢ expertᵢ(x) over the experts that the router chooses, and those that every token has; Shazeer et al. 2017, arXiv:1701.06538.
+/// Σ wᵢ expertᵢ(x) over the experts that the router chooses, and those that every token has;
+/// Shazeer et al. 2017, arXiv:1701.06538.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpertsSpec {
     /// How experts are chosen and weighed.
@@ -115,8 +129,8 @@ pub enum ExpertForm {
         /// Last names of gate, up and down.
         parts: [&'static str; 3],
     },
-    /// Stacked [experts, in, out] with biases. Gate g and up u alternate, and are clamped: (clamp(u) + 1) g σ(α g) with g up to `limit`
-    /// (arXiv:2508.10925).
+    /// Stacked [experts, in, out] with biases. Gate g and up u alternate, and are clamped:
+    /// (clamp(u) + 1) g σ(α g) with g up to `limit` (arXiv:2508.10925).
     Stacked {
         /// α.
         alpha: f64,

@@ -35,12 +35,13 @@ pub struct DecoderSpec {
     pub logit_scale: f64,
     /// c, where a logit z becomes c tanh(z / c) after that.
     pub final_softcap: Option<f64>,
-    /// What the load-balancing loss of routed experts counts in training where the recipe does not say.
+    /// What the load-balancing loss of routed experts counts in training where the recipe does not
+    /// say.
     pub router_aux_loss_coef: f64,
     /// Tokens that the model was made for.
     pub context: usize,
-    /// The token whose looked up rows give adapters of the embedding no gradient: `padding_idx` of torch,
-    /// <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
+    /// The token whose looked up rows give adapters of the embedding no gradient: `padding_idx` of
+    /// torch, <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
     pub padding: Option<u32>,
 }
 
@@ -66,7 +67,8 @@ pub struct LayerSpec {
     pub residual_scale: f64,
 }
 
-/// Whether projections of one input are modules of their own, or one whose rows lie one below the other.
+/// Whether projections of one input are modules of their own, or one whose rows lie one below the
+/// other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modules {
     /// Each its own.
@@ -92,13 +94,20 @@ impl LayerSpec {
         match &self.mlp {
             MlpSpec::Gated(gated) if gated.gate_up == Modules::Separate => 3,
             MlpSpec::Gated(_) | MlpSpec::Plain(_) => 2,
-            MlpSpec::Experts(experts) => experts.maps() * experts.router.experts + experts.shared_maps(),
+            MlpSpec::Experts(experts) => {
+                experts.maps() * experts.router.experts + experts.shared_maps()
+            }
         }
     }
 
     /// Norms before attention and feed-forward, and nothing else.
     pub fn new(mixer: impl Into<MixerSpec>, mlp: impl Into<MlpSpec>) -> Self {
-        Self { mixer: mixer.into(), mlp: mlp.into(), norms: NormPlacement::Pre, residual_scale: 1.0 }
+        Self {
+            mixer: mixer.into(),
+            mlp: mlp.into(),
+            norms: NormPlacement::Pre,
+            residual_scale: 1.0,
+        }
     }
 }
 
@@ -129,7 +138,12 @@ impl NormPlacement {
                 Some("pre_feedforward_layernorm"),
                 Some("post_feedforward_layernorm"),
             ],
-            Self::Post => [None, Some(after_attention), None, Some("post_feedforward_layernorm")],
+            Self::Post => [
+                None,
+                Some(after_attention),
+                None,
+                Some("post_feedforward_layernorm"),
+            ],
             Self::Parallel => [Some("input_layernorm"), None, None, None],
             Self::ParallelApart => [Some("ln_attn"), None, Some("ln_mlp"), None],
         }
@@ -162,32 +176,50 @@ impl DecoderSpec {
         }
     }
 
-    /// Whether embedding, norms and logits are as they are, with nothing added, multiplied or capped.
+    /// Whether embedding, norms and logits are as they are, with nothing added, multiplied or
+    /// capped.
     pub fn has_plain_stream(&self) -> bool {
         let factors = [self.embed_scale, self.logit_scale, 1.0 + self.norm_offset];
         let is_plain = self.final_softcap.is_none() && self.norm == NormKind::RootMeanSquare;
-        is_plain && factors.iter().all(|factor| factor.to_bits() == 1_f64.to_bits())
+        is_plain
+            && factors
+                .iter()
+                .all(|factor| factor.to_bits() == 1_f64.to_bits())
     }
 
-    /// Tokens that a text may have: those that the model was made for, or any number where every layer looks back over a window
-    /// only.
+    /// Tokens that a text may have: those that the model was made for, or any number where every
+    /// layer looks back over a window only.
     pub fn longest(&self) -> Option<usize> {
-        let slides = self.layers.iter().all(|layer| layer.mixer.span() != Span::Full);
+        let slides = self
+            .layers
+            .iter()
+            .all(|layer| layer.mixer.span() != Span::Full);
         (!slides).then_some(self.context)
     }
 
     /// What keeps every weight of it from training, in words; `None` where all can.
     pub fn keeps_from_full_training(&self) -> Option<&'static str> {
-        let has_sinks = self.layers.iter().any(|layer| layer.mixer.grouped().is_some_and(|grouped| grouped.sinks));
+        let has_sinks = self
+            .layers
+            .iter()
+            .any(|layer| layer.mixer.grouped().is_some_and(|grouped| grouped.sinks));
         has_sinks.then_some("attention sinks get no gradient")
     }
 
     /// The model in words.
     pub fn describe(&self) -> String {
-        let Some(LayerSpec { mixer, .. }) = self.layers.first() else { return "no layers".to_owned() };
-        let windows = self.layers.iter().filter(|layer| layer.mixer.span() != Span::Full).count();
+        let Some(LayerSpec { mixer, .. }) = self.layers.first() else {
+            return "no layers".to_owned();
+        };
+        let windows = self
+            .layers
+            .iter()
+            .filter(|layer| layer.mixer.span() != Span::Full)
+            .count();
         let [heads, kv_heads, head_dim] = mixer.heads();
-        let normalizes = mixer.grouped().is_some_and(|grouped| grouped.qk_norm != QueryKeyNorm::None);
+        let normalizes = mixer
+            .grouped()
+            .is_some_and(|grouped| grouped.qk_norm != QueryKeyNorm::None);
         format!(
             "{} layers of width {}, {heads} heads of {head_dim} on {}, {}, vocabulary {}{}{}{}",
             self.layers.len(),
@@ -199,20 +231,53 @@ impl DecoderSpec {
             self.describe_mlp(),
             self.vocabulary,
             if self.tied_head { ", tied head" } else { "" },
-            if normalizes { ", normalized queries and keys" } else { "" },
-            if windows > 0 { format!(", sliding window in {windows} layers") } else { String::new() },
+            if normalizes {
+                ", normalized queries and keys"
+            } else {
+                ""
+            },
+            if windows > 0 {
+                format!(", sliding window in {windows} layers")
+            } else {
+                String::new()
+            },
         )
     }
 
     fn describe_mlp(&self) -> String {
-        let dense = self.layers.iter().map(|layer| &layer.mlp).find(|mlp| mlp.experts().is_none());
+        let dense = self
+            .layers
+            .iter()
+            .map(|layer| &layer.mlp)
+            .find(|mlp| mlp.experts().is_none());
         let dense = dense.map(|mlp| format!("feed-forward {}", mlp.inner()));
-        let experts = self.layers.iter().filter_map(|layer| layer.mlp.experts()).collect::<Vec<_>>();
+        let experts = self
+            .layers
+            .iter()
+            .filter_map(|layer| layer.mlp.experts())
+            .collect::<Vec<_>>();
         let experts = experts.first().map(|first| {
-            let RouterSpec { experts: count, chosen, .. } = first.router;
-            let shared = first.shared.map_or_else(String::new, |inner| format!(" beside a shared one of {inner}"));
-            format!("{chosen} of {count} experts of {}{shared} in {} layers", first.expert.inner, experts.len())
+            let RouterSpec {
+                experts: count,
+                chosen,
+                ..
+            } = first.router;
+            let shared = first.shared.map_or_else(String::new, |inner| {
+                format!(
+                    " beside a shared \
+            one of {inner}"
+                )
+            });
+            format!(
+                "{chosen} of {count} experts of {}{shared} in {} layers",
+                first.expert.inner,
+                experts.len()
+            )
         });
-        [dense, experts].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        [dense, experts]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", ")
     }
 }

@@ -8,7 +8,13 @@ use super::*;
 type Update = fn(AdamWState, Tensor<1>, &[Segment], AdamWRule) -> Result<AdamWState, AdamWState>;
 const UPDATES: [Update; 2] = [adamw, on_device];
 
-const RULE: AdamWRule = AdamWRule { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, gradient_scale: 0.25, update: 1 };
+const RULE: AdamWRule = AdamWRule {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+    gradient_scale: 0.25,
+    update: 1,
+};
 
 fn tensor(numbers: &[f32]) -> Tensor<1> {
     Tensor::from_data(TensorData::from(numbers), &Device::flex())
@@ -19,22 +25,48 @@ fn values(tensor: &Tensor<1>) -> Vec<f32> {
 }
 
 fn bits(state: &AdamWState) -> Vec<u32> {
-    state.weights.iter().chain([&state.first, &state.second]).flat_map(values).map(f32::to_bits).collect()
+    state
+        .weights
+        .iter()
+        .chain([&state.first, &state.second])
+        .flat_map(values)
+        .map(f32::to_bits)
+        .collect()
 }
 
-/// A state of zero moments whose weights are 0.1, 0.2, ..; the places of the segments are those of `lengths` backwards.
+/// A state of zero moments whose weights are 0.1, 0.2, ..; the places of the segments are those of
+/// `lengths` backwards.
 fn state(lengths: &[usize]) -> (AdamWState, Vec<Segment>) {
     let count: usize = lengths.iter().sum();
     let mut end = count;
     let segments = lengths.iter().enumerate().map(|(index, length)| {
         end -= length;
         let (learning_rate, weight_decay) = ([1e-2, 1.6e-1][index % 2], [0.1, 0.0, 0.3][index % 3]);
-        Segment { place: end..end + length, learning_rate, weight_decay }
+        Segment {
+            place: end..end + length,
+            learning_rate,
+            weight_decay,
+        }
     });
     let segments: Vec<_> = segments.collect();
-    let weight = |segment: &Segment| tensor(&segment.place.clone().map(|index| 0.1 * (index + 1) as f32).collect::<Vec<_>>());
+    let weight = |segment: &Segment| {
+        tensor(
+            &segment
+                .place
+                .clone()
+                .map(|index| 0.1 * (index + 1) as f32)
+                .collect::<Vec<_>>(),
+        )
+    };
     let zeros = || tensor(&vec![0.0; count]);
-    (AdamWState { weights: segments.iter().map(weight).collect(), first: zeros(), second: zeros() }, segments)
+    (
+        AdamWState {
+            weights: segments.iter().map(weight).collect(),
+            first: zeros(),
+            second: zeros(),
+        },
+        segments,
+    )
 }
 
 proptest! {
@@ -94,25 +126,57 @@ fn one_number_that_is_not_finite_leaves_everything_as_it_was() {
 #[test]
 fn a_weight_alone_is_updated_as_it_is_among_others() {
     let (state, segments) = state(&[9000, 5000, 3]);
-    let alone = segments.iter().zip(&state.weights).flat_map(|(segment, weight)| {
-        let zeros = || tensor(&vec![0.0; segment.place.len()]);
-        let state = AdamWState { weights: vec![weight.clone()], first: zeros(), second: zeros() };
-        let gradients = tensor(&segment.place.clone().map(|index| (index as f32).sin()).collect::<Vec<_>>());
-        let segment = Segment { place: 0..segment.place.len(), ..segment.clone() };
-        values(&adamw(state, gradients, &[segment], RULE).expect("finite").weights[0])
-    });
+    let alone = segments
+        .iter()
+        .zip(&state.weights)
+        .flat_map(|(segment, weight)| {
+            let zeros = || tensor(&vec![0.0; segment.place.len()]);
+            let state = AdamWState {
+                weights: vec![weight.clone()],
+                first: zeros(),
+                second: zeros(),
+            };
+            let gradients = tensor(
+                &segment
+                    .place
+                    .clone()
+                    .map(|index| (index as f32).sin())
+                    .collect::<Vec<_>>(),
+            );
+            let segment = Segment {
+                place: 0..segment.place.len(),
+                ..segment.clone()
+            };
+            values(
+                &adamw(state, gradients, &[segment], RULE)
+                    .expect("finite")
+                    .weights[0],
+            )
+        });
     let alone: Vec<f32> = alone.collect();
-    let gradients = tensor(&(0..14_003).map(|index| (index as f32).sin()).collect::<Vec<_>>());
+    let gradients = tensor(
+        &(0..14_003)
+            .map(|index| (index as f32).sin())
+            .collect::<Vec<_>>(),
+    );
     let together = adamw(state, gradients, &segments, RULE).expect("finite");
-    assert_eq!(together.weights.iter().flat_map(values).collect::<Vec<_>>(), alone);
+    assert_eq!(
+        together.weights.iter().flat_map(values).collect::<Vec<_>>(),
+        alone
+    );
 }
 
 #[test]
 fn what_nobody_else_holds_is_updated_where_it_is() {
     let (state, segments) = state(&[9000, 5000]);
     let addresses = |state: &AdamWState| {
-        let rows = state.weights.iter().chain([&state.first, &state.second]).cloned();
-        rows.map(|row| Host::of(row).expect("on the CPU").numbers().as_ptr()).collect::<Vec<_>>()
+        let rows = state
+            .weights
+            .iter()
+            .chain([&state.first, &state.second])
+            .cloned();
+        rows.map(|row| Host::of(row).expect("on the CPU").numbers().as_ptr())
+            .collect::<Vec<_>>()
     };
     let (before, held) = (addresses(&state), state.first.clone());
     let state = adamw(state, tensor(&vec![0.5; 14_000]), &segments, RULE).expect("finite");

@@ -14,7 +14,7 @@ use super::group::{self, Group, Linear, Linears};
 use super::{dropped, forward_groups, placed, product, rows_of, scaled};
 use crate::ops::base::Base;
 use crate::ops::dropout::{KeyedDropout, Mask};
-use crate::ops::product::{Products, ProductInputs, columns_of};
+use crate::ops::product::{ProductInputs, Products, columns_of};
 
 /// What a gradient is of; a number is that of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,7 +58,11 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
     for (group, Group { linears, .. }) in groups.iter().enumerate() {
         for (index, map) in linears.maps.iter().enumerate() {
             places.extend(map.weight.dense().map(|_| (group, Of::Weight(index))));
-            places.extend(map.adapter.iter().flat_map(|_| [(group, Of::A(index)), (group, Of::B(index))]));
+            places.extend(
+                map.adapter
+                    .iter()
+                    .flat_map(|_| [(group, Of::A(index)), (group, Of::B(index))]),
+            );
         }
         places.extend(linears.onto.iter().map(|_| (group, Of::Onto)));
     }
@@ -75,11 +79,19 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
     let x = untracked(x);
     let mut groups = group::map(groups, untracked);
     let (output, narrows) = forward_groups::<B>(&x, &groups, mask.as_ref());
-    let keeps_x = parents.iter().any(|(_, of)| matches!(of, Of::Weight(_) | Of::A(_)));
+    let keeps_x = parents
+        .iter()
+        .any(|(_, of)| matches!(of, Of::Weight(_) | Of::A(_)));
     for group in &mut groups {
         group.linears.onto = None;
     }
-    let kept = KeptGroups { x: keeps_x.then_some(x), groups, narrows, mask, parents };
+    let kept = KeptGroups {
+        x: keeps_x.then_some(x),
+        groups,
+        narrows,
+        mask,
+        parents,
+    };
     match nodes.len() {
         0 => <Autodiff<B, C> as AutodiffBackend>::from_inner(output),
         1 => with_parents::<B, C, 1>(nodes, kept, output),
@@ -97,7 +109,8 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
     }
 }
 
-/// A step has a number of parents that is known when it is compiled: those that are left over are constants.
+/// A step has a number of parents that is known when it is compiled: those that are left over are
+/// constants.
 fn with_parents<B: Products + KeyedDropout, C: CheckpointStrategy, const N: usize>(
     mut nodes: Vec<NodeGuard>,
     kept: KeptGroups<B>,
@@ -106,23 +119,37 @@ fn with_parents<B: Products + KeyedDropout, C: CheckpointStrategy, const N: usiz
     let (device, dtype) = (output.device(), output.dtype());
     nodes.resize_with(N, || {
         let constant = B::float_zeros([1].into(), &device, dtype.into());
-        <Autodiff<B, C> as AutodiffBackend>::from_inner(constant).into_parts().1
+        <Autodiff<B, C> as AutodiffBackend>::from_inner(constant)
+            .into_parts()
+            .1
     });
-    let Ok(nodes) = <Box<[NodeGuard; N]>>::try_from(nodes.into_boxed_slice()) else { unreachable!("so many were made") };
-    match AdaptedBackward.prepare::<C>(*nodes).compute_bound().stateful() {
+    let Ok(nodes) = <Box<[NodeGuard; N]>>::try_from(nodes.into_boxed_slice()) else {
+        unreachable!("so many were made")
+    };
+    match AdaptedBackward
+        .prepare::<C>(*nodes)
+        .compute_bound()
+        .stateful()
+    {
         OpsKind::Tracked(prep) => prep.finish(kept, output),
         OpsKind::UnTracked(prep) => prep.finish(output),
     }
 }
 
-/// With h = s · drop(x) A and u = s · dY Bᵀ: dB = hᵀ dY, dA = drop(x)ᵀ u, dW = xᵀ dY, and dX = Σ dY Wᵀ + drop'(u Aᵀ) over the maps.
+/// With h = s · drop(x) A and u = s · dY Bᵀ: dB = hᵀ dY, dA = drop(x)ᵀ u, dW = xᵀ dY, and dX = Σ dY
+/// Wᵀ + drop'(u Aᵀ) over the maps.
 #[derive(Debug)]
 struct AdaptedBackward;
 
 impl<B: Products + KeyedDropout, const N: usize> Backward<B, N> for AdaptedBackward {
     type State = KeptGroups<B>;
 
-    fn backward(self, ops: Ops<Self::State, N>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
         let (kept, gradient) = (ops.state, grads.consume::<B>(&ops.node));
         let parents = kept.parents.clone();
         let mut found = of_groups(kept, &gradient);
@@ -136,12 +163,25 @@ impl<B: Products + KeyedDropout, const N: usize> Backward<B, N> for AdaptedBackw
 }
 
 /// The gradients that are wanted of all groups.
-fn of_groups<B: Products + KeyedDropout>(kept: KeptGroups<B>, gradient: &FloatTensor<B>) -> Vec<((usize, Of), FloatTensor<B>)> {
-    let KeptGroups { x, groups, narrows, mask, parents } = kept;
+fn of_groups<B: Products + KeyedDropout>(
+    kept: KeptGroups<B>,
+    gradient: &FloatTensor<B>,
+) -> Vec<((usize, Of), FloatTensor<B>)> {
+    let KeptGroups {
+        x,
+        groups,
+        narrows,
+        mask,
+        parents,
+    } = kept;
     let wants_x = parents.contains(&(0, Of::X));
     let (mut found, mut of_x) = (Vec::new(), Vec::new());
-    for ((index, (rows, Group { linears, .. })), narrow) in placed(&groups).enumerate().zip(narrows) {
-        let own = parents.iter().filter(|(group, of)| *group == index && *of != Of::X).map(|(_, of)| *of);
+    for ((index, (rows, Group { linears, .. })), narrow) in placed(&groups).enumerate().zip(narrows)
+    {
+        let own = parents
+            .iter()
+            .filter(|(group, of)| *group == index && *of != Of::X)
+            .map(|(_, of)| *of);
         if rows.is_empty() {
             found.extend(own.filter_map(|of| Some(((index, of), nothing::<B>(linears, of)?))));
             continue;
@@ -154,11 +194,19 @@ fn of_groups<B: Products + KeyedDropout>(kept: KeptGroups<B>, gradient: &FloatTe
             parents: wants_x.then_some(Of::X).into_iter().chain(own).collect(),
         };
         for (of, gradient) in gradients(kept, rows_of::<B>(gradient, rows)) {
-            if of == Of::X { of_x.push(gradient) } else { found.push(((index, of), gradient)) }
+            if of == Of::X {
+                of_x.push(gradient)
+            } else {
+                found.push(((index, of), gradient))
+            }
         }
     }
     if wants_x {
-        let whole = if of_x.len() == 1 { of_x.remove(0) } else { B::float_cat(of_x, 0) };
+        let whole = if of_x.len() == 1 {
+            of_x.remove(0)
+        } else {
+            B::float_cat(of_x, 0)
+        };
         found.push(((0, Of::X), whole));
     }
     found
@@ -166,18 +214,35 @@ fn of_groups<B: Products + KeyedDropout>(kept: KeptGroups<B>, gradient: &FloatTe
 
 /// The gradient of what no row came by.
 fn nothing<B: Backend>(linears: &Linears<FloatTensor<B>>, of: Of) -> Option<FloatTensor<B>> {
-    let like = |tensor: &FloatTensor<B>| B::float_zeros(tensor.shape(), &tensor.device(), DType::F32.into());
+    let like = |tensor: &FloatTensor<B>| {
+        B::float_zeros(tensor.shape(), &tensor.device(), DType::F32.into())
+    };
     match of {
         Of::Weight(index) => linears.maps[index].weight.dense().map(like),
-        Of::A(index) => linears.maps[index].adapter.as_ref().map(|adapter| like(&adapter.a)),
-        Of::B(index) => linears.maps[index].adapter.as_ref().map(|adapter| like(&adapter.b)),
+        Of::A(index) => linears.maps[index]
+            .adapter
+            .as_ref()
+            .map(|adapter| like(&adapter.a)),
+        Of::B(index) => linears.maps[index]
+            .adapter
+            .as_ref()
+            .map(|adapter| like(&adapter.b)),
         Of::X | Of::Onto => None,
     }
 }
 
 /// The gradients that are wanted, given that of the result.
-fn gradients<B: Products + KeyedDropout>(kept: Saved<B>, gradient: FloatTensor<B>) -> Vec<(Of, FloatTensor<B>)> {
-    let Saved { x, linears, narrow, mask, parents } = kept;
+fn gradients<B: Products + KeyedDropout>(
+    kept: Saved<B>,
+    gradient: FloatTensor<B>,
+) -> Vec<(Of, FloatTensor<B>)> {
+    let Saved {
+        x,
+        linears,
+        narrow,
+        mask,
+        parents,
+    } = kept;
     let turned = |tensor: &FloatTensor<B>| B::float_transpose(tensor.clone());
     let places = Places::new(&linears);
     let of_output = |index: usize| columns_of::<B>(&gradient, places.outputs[index].clone());
@@ -188,9 +253,15 @@ fn gradients<B: Products + KeyedDropout>(kept: Saved<B>, gradient: FloatTensor<B
     let wants_u = narrow.is_some() && parents.iter().any(|of| matches!(of, Of::X | Of::A(_)));
     if wants_u {
         let map = |(index, map): (usize, &Linear<FloatTensor<B>>)| {
-            Some(vec![(of_output(index), vec![Base::Dense(turned(&map.adapter.as_ref()?.b))])])
+            Some(vec![(
+                of_output(index),
+                vec![Base::Dense(turned(&map.adapter.as_ref()?.b))],
+            )])
         };
-        wanted.push(ProductInputs::side_by_side(linears.maps.iter().enumerate().filter_map(map).collect(), None));
+        wanted.push(ProductInputs::side_by_side(
+            linears.maps.iter().enumerate().filter_map(map).collect(),
+            None,
+        ));
     }
     for of in &parents {
         if let (Of::B(index), Some(narrow)) = (*of, &narrow) {
@@ -199,32 +270,61 @@ fn gradients<B: Products + KeyedDropout>(kept: Saved<B>, gradient: FloatTensor<B
             places_found.push(*of);
         }
     }
-    let mut computed = if wanted.is_empty() { Vec::new() } else { B::products(wanted) }.into_iter();
-    let u = if wants_u { computed.next() } else { None }.map(|u| scaled::<B>(u, &linears)); // [tokens, ranks]
+    let mut computed = if wanted.is_empty() {
+        Vec::new()
+    } else {
+        B::products(wanted)
+    }
+    .into_iter();
+    // [tokens, ranks]
+    let u = if wants_u { computed.next() } else { None }.map(|u| scaled::<B>(u, &linears));
     found.extend(places_found.drain(..).zip(computed));
     drop(narrow);
 
     // The rest: dX, dA and dW.
     let mut wanted = Vec::new();
-    let dropped_x =
-        parents.iter().any(|of| matches!(of, Of::A(_))).then(|| dropped::<B>(x.as_ref().expect("kept"), mask.clone()));
+    let dropped_x = parents
+        .iter()
+        .any(|of| matches!(of, Of::A(_)))
+        .then(|| dropped::<B>(x.as_ref().expect("kept"), mask.clone()));
     for of in &parents {
         let sum = match (*of, &u, &x, &dropped_x) {
             (Of::X, u, ..) => {
-                let weights = linears.maps.iter().map(|map| map.weight.transposed_by(turned)).collect();
+                let weights = linears
+                    .maps
+                    .iter()
+                    .map(|map| map.weight.transposed_by(turned))
+                    .collect();
                 let through_weights = (gradient.clone(), weights);
-                let as_turned = || linears.adapters().map(|adapter| Base::Dense(turned(&adapter.a))).collect::<Vec<_>>();
+                let as_turned = || {
+                    linears
+                        .adapters()
+                        .map(|adapter| Base::Dense(turned(&adapter.a)))
+                        .collect::<Vec<_>>()
+                };
                 let through_adapters = u.as_ref().map(|u| (u.clone(), as_turned()));
                 match (through_adapters, &mask) {
                     (Some(through_adapters), Some(mask)) => ProductInputs::side_by_side(
                         vec![vec![through_weights]],
-                        Some(B::keyed_dropout(product::<B>(ProductInputs::sum(vec![through_adapters])), mask.clone())),
+                        Some(B::keyed_dropout(
+                            product::<B>(ProductInputs::sum(vec![through_adapters])),
+                            mask.clone(),
+                        )),
                     ),
-                    (through_adapters, _) => ProductInputs::sum([through_weights].into_iter().chain(through_adapters).collect()),
+                    (through_adapters, _) => ProductInputs::sum(
+                        [through_weights]
+                            .into_iter()
+                            .chain(through_adapters)
+                            .collect(),
+                    ),
                 }
             }
-            (Of::A(index), Some(u), _, Some(x)) => ProductInputs::of_weight(turned(x), columns_of::<B>(u, places.ranks[index].clone())),
-            (Of::Weight(index), _, Some(x), _) => ProductInputs::of_weight(turned(x), of_output(index)),
+            (Of::A(index), Some(u), _, Some(x)) => {
+                ProductInputs::of_weight(turned(x), columns_of::<B>(u, places.ranks[index].clone()))
+            }
+            (Of::Weight(index), _, Some(x), _) => {
+                ProductInputs::of_weight(turned(x), of_output(index))
+            }
             _ => continue,
         };
         wanted.push(sum);
@@ -256,7 +356,14 @@ impl Places {
             };
             linears.maps.iter().map(range).collect()
         };
-        let rank = |map: &Linear<T>| map.adapter.as_ref().map_or(0, |adapter| adapter.b.shape()[0]);
-        Self { outputs: ranges(&|map| map.weight.shape()[1]), ranks: ranges(&rank) }
+        let rank = |map: &Linear<T>| {
+            map.adapter
+                .as_ref()
+                .map_or(0, |adapter| adapter.b.shape()[0])
+        };
+        Self {
+            outputs: ranges(&|map| map.weight.shape()[1]),
+            ranks: ranges(&rank),
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
-    Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind, ExtensionType,
+    Backend, BackendTensor, Dispatch, DispatchAutodiffContext, DispatchTensor, DispatchTensorKind,
+    ExtensionType,
 };
 use burn::tensor::Tensor;
 
@@ -42,10 +43,17 @@ impl<T> Linears<T> {
     pub(super) fn map<U>(self, mut of: impl FnMut(T) -> U) -> Linears<U> {
         let maps = self.maps.into_iter().map(|Linear { weight, adapter }| {
             let weight = weight.map(&mut of);
-            let adapter = adapter.map(|Adapter { a, b, scale }| Adapter { a: of(a), b: of(b), scale });
+            let adapter = adapter.map(|Adapter { a, b, scale }| Adapter {
+                a: of(a),
+                b: of(b),
+                scale,
+            });
             Linear { weight, adapter }
         });
-        Linears { maps: maps.collect(), onto: self.onto.map(of) }
+        Linears {
+            maps: maps.collect(),
+            onto: self.onto.map(of),
+        }
     }
 
     /// The adapters, in the order of their maps.
@@ -75,7 +83,13 @@ impl<B: Backend> Groups<B> {
 
 /// The same groups of other tensors.
 pub(super) fn map<T, U>(groups: Vec<Group<T>>, mut of: impl FnMut(T) -> U) -> Vec<Group<U>> {
-    groups.into_iter().map(|Group { rows, linears }| Group { rows, linears: linears.map(&mut of) }).collect()
+    groups
+        .into_iter()
+        .map(|Group { rows, linears }| Group {
+            rows,
+            linears: linears.map(&mut of),
+        })
+        .collect()
 }
 
 impl<B: Backend> ExtensionType<B> for Groups<B> {
@@ -85,7 +99,10 @@ impl<B: Backend> ExtensionType<B> for Groups<B> {
     where
         F: Fn(BackendTensor<B>) -> DispatchTensorKind,
     {
-        Groups(map(self.0, |tensor| DispatchTensor { kind: map_kind(BackendTensor::Float(tensor)), autodiff }))
+        Groups(map(self.0, |tensor| DispatchTensor {
+            kind: map_kind(BackendTensor::Float(tensor)),
+            autodiff,
+        }))
     }
 
     fn map_from_dispatch<F>(target: Self::Target, unwrap_kind: F) -> Self
@@ -100,12 +117,16 @@ impl<B: Backend> ExtensionType<B> for Groups<B> {
     }
 
     fn routing_float_tensor(target: &Self::Target) -> Option<&DispatchTensor> {
-        target.tensors().find_map(|linears| linears.maps.iter().find_map(|map| map.weight.dense()))
+        target
+            .tensors()
+            .find_map(|linears| linears.maps.iter().find_map(|map| map.weight.dense()))
     }
 
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
         let mut context = DispatchAutodiffContext::Disabled;
-        map(target.0.clone(), |tensor| context = context.merge(tensor.autodiff));
+        map(target.0.clone(), |tensor| {
+            context = context.merge(tensor.autodiff)
+        });
         context
     }
 }

@@ -6,7 +6,8 @@ use super::*;
 use crate::keyed_random::{mix, unit};
 
 fn drawn(seed: u64, shape: [usize; 2]) -> Tensor<2> {
-    let numbers = (0..(shape[0] * shape[1]) as u64).map(|index| unit(mix(seed ^ mix(index))) as f32 - 0.5);
+    let numbers =
+        (0..(shape[0] * shape[1]) as u64).map(|index| unit(mix(seed ^ mix(index))) as f32 - 0.5);
     Tensor::from_data(TensorData::new(numbers.collect(), shape), &Device::flex())
 }
 
@@ -30,53 +31,113 @@ impl Case {
         let map = |(index, &(outputs, rank, _)): (usize, &(usize, usize, f64))| {
             let seed = 10 * (index as u64 + 1);
             let weight = drawn(seed, [self.inputs, outputs]);
-            let weight = if self.weights_train { weight.autodiff().require_grad() } else { weight };
+            let weight = if self.weights_train {
+                weight.autodiff().require_grad()
+            } else {
+                weight
+            };
             let rank = rank.max(1);
-            [weight, leaf(seed + 1, [self.inputs, rank]), leaf(seed + 2, [rank, outputs])]
+            [
+                weight,
+                leaf(seed + 1, [self.inputs, rank]),
+                leaf(seed + 2, [rank, outputs]),
+            ]
         };
         let maps = self.maps.iter().enumerate().map(map).collect();
-        (leaf(1, [self.tokens, self.inputs]), leaf(2, [self.tokens, outputs]), maps)
+        (
+            leaf(1, [self.tokens, self.inputs]),
+            leaf(2, [self.tokens, outputs]),
+            maps,
+        )
     }
 
     fn mask(&self) -> Option<Mask> {
         let tokens = (0..self.tokens as u64).collect();
-        self.drops.then_some(Mask { tokens, site: 1, probability: 0.3 })
+        self.drops.then_some(Mask {
+            tokens,
+            site: 1,
+            probability: 0.3,
+        })
     }
 
     fn grouped(&self, x: Tensor<2>, onto: Tensor<2>, maps: &[[Tensor<2>; 3]]) -> Tensor<2> {
-        let maps = maps.iter().zip(&self.maps).map(|([weight, a, b], &(_, rank, scale))| Linear {
-            weight: weight.clone().into(),
-            adapter: (rank > 0).then(|| Adapter { a: a.clone(), b: b.clone(), scale }),
-        });
-        adapted(x, Linears { maps: maps.collect(), onto: self.onto.then_some(onto) }, self.mask().as_ref())
+        let maps = maps
+            .iter()
+            .zip(&self.maps)
+            .map(|([weight, a, b], &(_, rank, scale))| Linear {
+                weight: weight.clone().into(),
+                adapter: (rank > 0).then(|| Adapter {
+                    a: a.clone(),
+                    b: b.clone(),
+                    scale,
+                }),
+            });
+        adapted(
+            x,
+            Linears {
+                maps: maps.collect(),
+                onto: self.onto.then_some(onto),
+            },
+            self.mask().as_ref(),
+        )
     }
 
     fn composed(&self, x: &Tensor<2>, onto: Tensor<2>, maps: &[[Tensor<2>; 3]]) -> Tensor<2> {
-        let dropped = self.mask().map_or(x.clone(), |mask| dropout(x.clone(), &mask));
-        let parts = maps.iter().zip(&self.maps).map(|([weight, a, b], &(_, rank, scale))| {
-            let y = matmul(x.clone(), weight.clone());
-            if rank == 0 { y } else { y + matmul(matmul(dropped.clone(), a.clone()).mul_scalar(scale), b.clone()) }
-        });
+        let dropped = self
+            .mask()
+            .map_or(x.clone(), |mask| dropout(x.clone(), &mask));
+        let parts = maps
+            .iter()
+            .zip(&self.maps)
+            .map(|([weight, a, b], &(_, rank, scale))| {
+                let y = matmul(x.clone(), weight.clone());
+                if rank == 0 {
+                    y
+                } else {
+                    y + matmul(
+                        matmul(dropped.clone(), a.clone()).mul_scalar(scale),
+                        b.clone(),
+                    )
+                }
+            });
         let all = Tensor::cat(parts.collect(), 1);
         if self.onto { all + onto } else { all }
     }
 
     fn check(&self) {
         let close = |one: Tensor<2>, other: Tensor<2>| {
-            one.into_data().assert_approx_eq::<f32>(&other.into_data(), Tolerance::absolute(1e-5));
+            one.into_data()
+                .assert_approx_eq::<f32>(&other.into_data(), Tolerance::absolute(1e-5));
         };
         let ((x, onto, maps), (x2, onto2, maps2)) = (self.leaves(), self.leaves());
         let ours = self.grouped(x.clone(), onto.clone(), &maps);
         let theirs = self.composed(&x2, onto2.clone(), &maps2);
         close(ours.clone().inner(), theirs.clone().inner());
-        let plain: Vec<_> =
-            maps.iter().map(|map| map.clone().map(|leaf| if leaf.is_require_grad() { leaf.inner() } else { leaf })).collect();
+        let plain: Vec<_> = maps
+            .iter()
+            .map(|map| {
+                map.clone().map(|leaf| {
+                    if leaf.is_require_grad() {
+                        leaf.inner()
+                    } else {
+                        leaf
+                    }
+                })
+            })
+            .collect();
         let untracked = self.grouped(x.clone().inner(), onto.clone().inner(), &plain);
-        untracked.into_data().assert_eq(&ours.clone().inner().into_data(), true);
+        untracked
+            .into_data()
+            .assert_eq(&ours.clone().inner().into_data(), true);
 
         let gradient = drawn(3, ours.dims());
-        let gradients = [(ours * gradient.clone()).sum().backward(), (theirs * gradient).sum().backward()];
-        let leaves = |x, onto, maps: Vec<[Tensor<2>; 3]>| [x, onto].into_iter().chain(maps.into_iter().flatten());
+        let gradients = [
+            (ours * gradient.clone()).sum().backward(),
+            (theirs * gradient).sum().backward(),
+        ];
+        let leaves = |x, onto, maps: Vec<[Tensor<2>; 3]>| {
+            [x, onto].into_iter().chain(maps.into_iter().flatten())
+        };
         for (one, other) in leaves(x, onto, maps).zip(leaves(x2, onto2, maps2)) {
             match [one.grad(&gradients[0]), other.grad(&gradients[1])] {
                 [Some(one), Some(other)] => close(one, other),

@@ -1,7 +1,9 @@
-//! Backward: the weights of a tile are made again from its scores and the kept sums, Dao 2023, arXiv:2307.08691, algorithm 2.
+//! Backward: the weights of a tile are made again from its scores and the kept sums, Dao 2023,
+//! arXiv:2307.08691, algorithm 2.
 //!
-//! A tile of queries and a tile of keys meet once, and give their parts of dQ, dK and dV. The meetings are held in rounds, in none of
-//! which a tile meets two others: so each sum has one owner at a time and an order that no schedule changes.
+//! A tile of queries and a tile of keys meet once, and give their parts of dQ, dK and dV. The
+//! meetings are held in rounds, in none of which a tile meets two others: so each sum has one owner
+//! at a time and an order that no schedule changes.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,8 +12,8 @@ use std::sync::Mutex;
 use rayon::prelude::*;
 
 use super::forward::AttentionRows;
-use super::score::cap;
 use super::key_range::{KeyRange, Sizes, Tiles};
+use super::score::cap;
 use super::tile_product::{Left, Onto, OperandLayout, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
@@ -46,10 +48,26 @@ fn padded(width: usize) -> usize {
 
 /// The three gradients.
 pub(super) fn backward(inputs: &AttentionRows, given: &Given, tile: usize) -> Gradients {
-    let Sizes { batch, queries, keys, heads, kv_heads, width } = inputs.seen.sizes;
-    let dot = |(left, right): (&[f32], &[f32])| left.iter().zip(right).map(|(left, right)| left * right).sum::<f32>();
+    let Sizes {
+        batch,
+        queries,
+        keys,
+        heads,
+        kv_heads,
+        width,
+    } = inputs.seen.sizes;
+    let dot = |(left, right): (&[f32], &[f32])| {
+        left.iter()
+            .zip(right)
+            .map(|(left, right)| left * right)
+            .sum::<f32>()
+    };
     let rows = given.gradient.par_chunks_exact(width).with_min_len(64);
-    let along: Vec<f32> = rows.zip(given.output.par_chunks_exact(width)).map(dot).collect(); // D = rowsum(dO ∘ O)
+    // D = rowsum(dO ∘ O)
+    let along: Vec<f32> = rows
+        .zip(given.output.par_chunks_exact(width))
+        .map(dot)
+        .collect();
 
     let group = heads / kv_heads;
     let tiled = |of: &dyn Fn(usize) -> Tiles| (0..batch).map(of).collect::<Vec<Tiles>>();
@@ -58,26 +76,49 @@ pub(super) fn backward(inputs: &AttentionRows, given: &Given, tile: usize) -> Gr
     let of_queries = Sums::new(&query_tiles, inputs, group);
     let [of_keys, of_values] = [(); 2].map(|()| Sums::new(&key_tiles, inputs, 1));
     for round in rounds(&inputs.seen, &query_tiles, &key_tiles) {
-        (0..round.len() * kv_heads).into_par_iter().with_max_len(1).for_each(|index| {
-            let ((batch, i, j), kv_head) = (round[index / kv_heads], index % kv_heads);
-            let [queries, keys] = [&query_tiles[batch].ranges[i], &key_tiles[batch].ranges[j]].map(Clone::clone);
-            let meeting = Meeting { batch, kv_head, queries, keys };
-            count(5 * group * meeting.queries.len() * meeting.keys.len() * width);
-            let own = "a round's meetings share no tile, and none panics holding one";
-            let mut dq = of_queries.of(batch, i, kv_head).lock().expect(own);
-            let mut dk = of_keys.of(batch, j, kv_head).lock().expect(own);
-            let mut dv = of_values.of(batch, j, kv_head).lock().expect(own);
-            SCRATCH.with_borrow_mut(|scratch| meet(inputs, given, &along, &meeting, scratch, [&mut dq, &mut dk, &mut dv]));
-        });
+        (0..round.len() * kv_heads)
+            .into_par_iter()
+            .with_max_len(1)
+            .for_each(|index| {
+                let ((batch, i, j), kv_head) = (round[index / kv_heads], index % kv_heads);
+                let [queries, keys] =
+                    [&query_tiles[batch].ranges[i], &key_tiles[batch].ranges[j]].map(Clone::clone);
+                let meeting = Meeting {
+                    batch,
+                    kv_head,
+                    queries,
+                    keys,
+                };
+                count(5 * group * meeting.queries.len() * meeting.keys.len() * width);
+                let own = "a round's meetings share no tile, and none panics holding one";
+                let mut dq = of_queries.of(batch, i, kv_head).lock().expect(own);
+                let mut dk = of_keys.of(batch, j, kv_head).lock().expect(own);
+                let mut dv = of_values.of(batch, j, kv_head).lock().expect(own);
+                SCRATCH.with_borrow_mut(|scratch| {
+                    meet(
+                        inputs,
+                        given,
+                        &along,
+                        &meeting,
+                        scratch,
+                        [&mut dq, &mut dk, &mut dv],
+                    )
+                });
+            });
     }
-    [of_queries.gathered(queries, inputs.score.scale), of_keys.gathered(keys, 1.0), of_values.gathered(keys, 1.0)]
+    [
+        of_queries.gathered(queries, inputs.score.scale),
+        of_keys.gathered(keys, 1.0),
+        of_values.gathered(keys, 1.0),
+    ]
 }
 
 /// A row of the batch with a tile of queries and one of keys that it sees.
 type Pair = (usize, usize, usize);
 
-/// The meetings of all tiles that see something of one another, in rounds in which each tile is at most once. With tiles i of queries and
-/// j of keys it is the round (i + j) mod m, where no tile meets more than m neighboring ones: under a causal mask rounds of equal size.
+/// The meetings of all tiles that see something of one another, in rounds in which each tile is at
+/// most once. With tiles i of queries and j of keys it is the round (i + j) mod m, where no tile
+/// meets more than m neighboring ones: under a causal mask rounds of equal size.
 fn rounds(seen: &KeyRange, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Vec<Pair>> {
     let mut pairs = Vec::new();
     let mut most = 1;
@@ -92,7 +133,11 @@ fn rounds(seen: &KeyRange, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Ve
                 pairs.push((row, i, j));
             }
         }
-        most = met_by.iter().flatten().map(|(first, last)| last - first + 1).fold(most, usize::max);
+        most = met_by
+            .iter()
+            .flatten()
+            .map(|(first, last)| last - first + 1)
+            .fold(most, usize::max);
     }
     let mut rounds = vec![Vec::new(); most];
     for pair in pairs {
@@ -118,8 +163,16 @@ impl<'a> Sums<'a> {
         let count = |tiles: &[Tiles]| tiles.iter().map(|tiles| tiles.ranges.len()).sum::<usize>();
         let ranges = tiles.iter().flat_map(|tiles| &tiles.ranges);
         let places = ranges.flat_map(|range| std::iter::repeat_n(range.len(), sizes.kv_heads));
-        let sums = places.map(|places| Mutex::new(vec![0.0; heads * places * padded(sizes.width)])).collect();
-        Self { before: (0..tiles.len()).map(|row| count(&tiles[..row])).collect(), tiles, sizes, heads, sums }
+        let sums = places
+            .map(|places| Mutex::new(vec![0.0; heads * places * padded(sizes.width)]))
+            .collect();
+        Self {
+            before: (0..tiles.len()).map(|row| count(&tiles[..row])).collect(),
+            tiles,
+            sizes,
+            heads,
+            sums,
+        }
     }
 
     fn of(&self, row: usize, tile: usize, kv_head: usize) -> &Mutex<Vec<f32>> {
@@ -128,18 +181,46 @@ impl<'a> Sums<'a> {
 
     /// As a tensor lies, [batch, length, kv heads · heads, width].
     fn gathered(self, length: usize, factor: f32) -> Vec<f32> {
-        let Self { tiles, before, sizes: Sizes { batch, kv_heads, width, .. }, heads, sums } = self;
-        let sums: Vec<Vec<f32>> = sums.into_iter().map(|sums| sums.into_inner().expect("no meeting panicked")).collect();
+        let Self {
+            tiles,
+            before,
+            sizes:
+                Sizes {
+                    batch,
+                    kv_heads,
+                    width,
+                    ..
+                },
+            heads,
+            sums,
+        } = self;
+        let sums: Vec<Vec<f32>> = sums
+            .into_iter()
+            .map(|sums| {
+                sums.into_inner().expect(
+                    "no meeting \
+        panicked",
+                )
+            })
+            .collect();
         let mut whole = vec![0.0; batch * length * kv_heads * heads * width];
-        whole.par_chunks_exact_mut(kv_heads * heads * width).with_min_len(16).enumerate().for_each(|(token, whole)| {
-            let (row, (index, place)) = (token / length, tiles[token / length].find(token % length));
-            for (head, whole) in whole.chunks_exact_mut(width).enumerate() {
-                let sums = &sums[(before[row] + index) * kv_heads + head / heads];
-                let places = tiles[row].ranges[index].len();
-                let sums = &sums[(head % heads * places + place) * padded(width)..][..width];
-                whole.iter_mut().zip(sums).for_each(|(whole, sum)| *whole = sum * factor);
-            }
-        });
+        whole
+            .par_chunks_exact_mut(kv_heads * heads * width)
+            .with_min_len(16)
+            .enumerate()
+            .for_each(|(token, whole)| {
+                let (row, (index, place)) =
+                    (token / length, tiles[token / length].find(token % length));
+                for (head, whole) in whole.chunks_exact_mut(width).enumerate() {
+                    let sums = &sums[(before[row] + index) * kv_heads + head / heads];
+                    let places = tiles[row].ranges[index].len();
+                    let sums = &sums[(head % heads * places + place) * padded(width)..][..width];
+                    whole
+                        .iter_mut()
+                        .zip(sums)
+                        .for_each(|(whole, sum)| *whole = sum * factor);
+                }
+            });
         whole
     }
 }
@@ -148,7 +229,8 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a meeting is held in, as large as a thread has needed it so far; features and keys of a tile are padded.
+/// What a meeting is held in, as large as a thread has needed it so far; features and keys of a
+/// tile are padded.
 #[derive(Default)]
 struct Scratch {
     /// [width, keys].
@@ -165,13 +247,26 @@ struct Scratch {
 }
 
 impl Scratch {
-    /// Makes room. What pads a row is whatever a meeting before left there, and nothing of it comes into a sum that is used.
+    /// Makes room. What pads a row is whatever a meeting before left there, and nothing of it comes
+    /// into a sum that is used.
     fn begin(&mut self, queries: usize, keys: usize, width: usize) {
-        let Self { key_turned, value_turned, key, query, gradient, weights, of_scores } = self;
+        let Self {
+            key_turned,
+            value_turned,
+            key,
+            query,
+            gradient,
+            weights,
+            of_scores,
+        } = self;
         let turned = [key_turned, value_turned].map(|numbers| (numbers, width * padded(keys)));
         let of_queries = [query, gradient].map(|numbers| (numbers, queries * padded(width)));
         let of_pairs = [weights, of_scores].map(|numbers| (numbers, queries * padded(keys)));
-        let all = turned.into_iter().chain(of_queries).chain(of_pairs).chain([(key, keys * padded(width))]);
+        let all = turned
+            .into_iter()
+            .chain(of_queries)
+            .chain(of_pairs)
+            .chain([(key, keys * padded(width))]);
         all.for_each(|(numbers, count)| numbers.resize(count, 0.0));
     }
 }
@@ -223,14 +318,36 @@ fn weigh<A: Arithmetic>(
     [lanes, stride]: [usize; 2],
     sums: &impl Fn(usize) -> (f32, f32),
 ) {
-    let Scratch { key_turned, value_turned, query, gradient, weights, of_scores, .. } = scratch;
+    let Scratch {
+        key_turned,
+        value_turned,
+        query,
+        gradient,
+        weights,
+        of_scores,
+        ..
+    } = scratch;
     let (rows, depth) = (meeting.queries.len(), inputs.seen.sizes.width);
-    let left = |numbers| Left { numbers, stride, order: OperandLayout::Rows, rows, depth };
+    let left = |numbers| Left {
+        numbers,
+        stride,
+        order: OperandLayout::Rows,
+        rows,
+        depth,
+    };
     product::<A>(left(query), key_turned, weights, lanes, Onto::Overwrite); // S
-    product::<A>(left(gradient), value_turned, of_scores, lanes, Onto::Overwrite); // dP
+    product::<A>(
+        left(gradient),
+        value_turned,
+        of_scores,
+        lanes,
+        Onto::Overwrite,
+    ); // dP
     let count = meeting.keys.len();
-    for ((weights, of_scores), query) in
-        weights.chunks_exact_mut(lanes).zip(of_scores.chunks_exact_mut(lanes)).zip(meeting.queries.clone())
+    for ((weights, of_scores), query) in weights
+        .chunks_exact_mut(lanes)
+        .zip(of_scores.chunks_exact_mut(lanes))
+        .zip(meeting.queries.clone())
     {
         let (log_sum, along) = sums(query);
         match inputs.score.softcap {
@@ -268,21 +385,55 @@ fn add_gradients<A: Arithmetic>(
     [lanes, stride]: [usize; 2],
 ) {
     let (queries, keys) = (meeting.queries.len(), meeting.keys.len());
-    let turned = |numbers| Left { numbers, stride: lanes, order: OperandLayout::Columns, rows: keys, depth: queries };
-    let straight = Left { numbers: &scratch.of_scores, stride: lanes, order: OperandLayout::Rows, rows: queries, depth: keys };
+    let turned = |numbers| Left {
+        numbers,
+        stride: lanes,
+        order: OperandLayout::Columns,
+        rows: keys,
+        depth: queries,
+    };
+    let straight = Left {
+        numbers: &scratch.of_scores,
+        stride: lanes,
+        order: OperandLayout::Rows,
+        rows: queries,
+        depth: keys,
+    };
     product::<A>(straight, &scratch.key, dq, stride, Onto::Add);
-    product::<A>(turned(&scratch.of_scores), &scratch.query, dk, stride, Onto::Add);
-    product::<A>(turned(&scratch.weights), &scratch.gradient, dv, stride, Onto::Add);
+    product::<A>(
+        turned(&scratch.of_scores),
+        &scratch.query,
+        dk,
+        stride,
+        Onto::Add,
+    );
+    product::<A>(
+        turned(&scratch.weights),
+        &scratch.gradient,
+        dv,
+        stride,
+        Onto::Add,
+    );
 }
 
 /// [rows, width] with rows `stride` apart as [width, lanes].
 #[inline(always)]
-fn turn(turned: &mut [f32], numbers: &[f32], stride: usize, rows: usize, width: usize, lanes: usize) {
+fn turn(
+    turned: &mut [f32],
+    numbers: &[f32],
+    stride: usize,
+    rows: usize,
+    width: usize,
+    lanes: usize,
+) {
     let mut row = 0;
     while row + 8 <= rows {
-        let from: [&[f32]; 8] = std::array::from_fn(|index| &numbers[(row + index) * stride..][..width]);
+        let from: [&[f32]; 8] =
+            std::array::from_fn(|index| &numbers[(row + index) * stride..][..width]);
         for feature in 0..width {
-            *turned[feature * lanes + row..].first_chunk_mut().expect("the lanes are there") = from.map(|from| from[feature]);
+            *turned[feature * lanes + row..]
+                .first_chunk_mut()
+                .expect("the lanes are there") = from.map(|from| from[feature]);
         }
         row += 8;
     }

@@ -7,12 +7,13 @@ use burn::backend::{Flex, TensorMetadata};
 
 use super::backward::{Given, backward};
 use super::forward::{AttentionRows, forward};
-use super::score::Score;
 use super::key_range::KeyRange;
+use super::score::Score;
 use super::{TiledAttention, sizes, with_sinks};
 use crate::ops::numbers::{read, row_major, tensor};
 
-/// Queries and keys of a tile: 64 · 64 scores and as many features of 64 keys stay in a core's nearest cache.
+/// Queries and keys of a tile: 64 · 64 scores and as many features of 64 keys stay in a core's
+/// nearest cache.
 const TILE: usize = 64;
 
 #[cfg(test)]
@@ -50,10 +51,26 @@ impl TiledAttention for Flex {
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value] = [query, key, value].map(row_major);
         let sizes = sizes::<Self>(&query, &key, &first);
-        let seen = KeyRange { sizes, first: &first };
-        let mixed = forward(&AttentionRows { query: read(&query), key: read(&key), value: read(&value), seen, score }, tile());
+        let seen = KeyRange {
+            sizes,
+            first: &first,
+        };
+        let mixed = forward(
+            &AttentionRows {
+                query: read(&query),
+                key: read(&key),
+                value: read(&value),
+                seen,
+                score,
+            },
+            tile(),
+        );
         let of_queries = [sizes.batch, sizes.queries, sizes.heads].into();
-        with_sinks::<Self>(tensor(mixed.output, query.shape()), tensor(mixed.log_sums, of_queries), sinks.as_deref())
+        with_sinks::<Self>(
+            tensor(mixed.output, query.shape()),
+            tensor(mixed.log_sums, of_queries),
+            sinks.as_deref(),
+        )
     }
 
     fn tiled_attention_gradients(
@@ -66,11 +83,29 @@ impl TiledAttention for Flex {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let [query, key, value, output, log_sums, gradient] = [query, key, value, output, log_sums, gradient].map(row_major);
-        let seen = KeyRange { sizes: sizes::<Self>(&query, &key, &first), first: &first };
-        let inputs = AttentionRows { query: read(&query), key: read(&key), value: read(&value), seen, score };
-        let given = Given { output: read(&output), log_sums: read(&log_sums), gradient: read(&gradient) };
+        let [query, key, value, output, log_sums, gradient] =
+            [query, key, value, output, log_sums, gradient].map(row_major);
+        let seen = KeyRange {
+            sizes: sizes::<Self>(&query, &key, &first),
+            first: &first,
+        };
+        let inputs = AttentionRows {
+            query: read(&query),
+            key: read(&key),
+            value: read(&value),
+            seen,
+            score,
+        };
+        let given = Given {
+            output: read(&output),
+            log_sums: read(&log_sums),
+            gradient: read(&gradient),
+        };
         let [dq, dk, dv] = backward(&inputs, &given, tile());
-        (tensor(dq, query.shape()), tensor(dk, key.shape()), tensor(dv, value.shape()))
+        (
+            tensor(dq, query.shape()),
+            tensor(dk, key.shape()),
+            tensor(dv, value.shape()),
+        )
     }
 }

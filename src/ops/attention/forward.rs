@@ -1,15 +1,16 @@
 //! Forward: one pass over the keys with a running maximum, Dao 2023, arXiv:2307.08691, algorithm 1.
 //!
-//! The rows of a tile are (query, head of the group) pairs, so a head of the keys is read once for its whole group and one query
-//! still fills a register. Tiles are worked on transposed, a row a lane: maxima and sums over the keys are then those of whole registers.
+//! The rows of a tile are (query, head of the group) pairs, so a head of the keys is read once for
+//! its whole group and one query still fills a register. Tiles are worked on transposed, a row a
+//! lane: maxima and sums over the keys are then those of whole registers.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::score::{Score, cap};
 use super::key_range::{KeyRange, Sizes, Tiles};
+use super::score::{Score, cap};
 use super::tile_product::{Left, Onto, OperandLayout, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
@@ -50,40 +51,67 @@ struct HeadRows {
 pub(super) fn forward(inputs: &AttentionRows, tile: usize) -> Mixed {
     let sizes = inputs.seen.sizes;
     let (group, width) = (sizes.group(), sizes.width);
-    let tiles: Vec<Tiles> = (0..sizes.batch).map(|row| inputs.seen.query_tiles(row, group, tile)).collect();
+    let tiles: Vec<Tiles> = (0..sizes.batch)
+        .map(|row| inputs.seen.query_tiles(row, group, tile))
+        .collect();
     let places: Vec<HeadRows> = tiles
         .iter()
         .enumerate()
         .flat_map(|(batch, tiles)| tiles.ranges.iter().map(move |rows| (batch, rows.clone())))
-        .flat_map(|(batch, rows)| (0..sizes.kv_heads).map(move |kv_head| (batch, kv_head, rows.clone())))
+        .flat_map(|(batch, rows)| {
+            (0..sizes.kv_heads).map(move |kv_head| (batch, kv_head, rows.clone()))
+        })
         .map(|(batch, kv_head, rows)| {
-            let keys = inputs.seen.by(batch, rows.start / group..(rows.end - 1) / group + 1);
-            HeadRows { batch, kv_head, rows, keys }
+            let keys = inputs
+                .seen
+                .by(batch, rows.start / group..(rows.end - 1) / group + 1);
+            HeadRows {
+                batch,
+                kv_head,
+                rows,
+                keys,
+            }
         })
         .collect();
     let mix = |place: &HeadRows| {
         count(2 * place.rows.len() * place.keys.len() * width);
         let mut output = vec![0.0; place.rows.len() * width];
         let mut log_sums = vec![0.0; place.rows.len()];
-        SCRATCH.with_borrow_mut(|scratch| forward_tile(inputs, place, tile, scratch, &mut output, &mut log_sums));
+        SCRATCH.with_borrow_mut(|scratch| {
+            forward_tile(inputs, place, tile, scratch, &mut output, &mut log_sums)
+        });
         Mixed { output, log_sums }
     };
     // Late rows see most, and go first.
     let parts: Vec<Mixed> = places.par_iter().rev().with_max_len(1).map(mix).collect();
 
     let tokens = sizes.batch * sizes.queries;
-    let before: Vec<usize> = (0..sizes.batch).map(|row| tiles[..row].iter().map(|tiles| tiles.ranges.len()).sum()).collect();
-    let mut mixed = Mixed { output: vec![0.0; tokens * sizes.heads * width], log_sums: vec![0.0; tokens * sizes.heads] };
-    let outputs = mixed.output.par_chunks_exact_mut(sizes.heads * width).with_min_len(16);
-    outputs.zip(mixed.log_sums.par_chunks_exact_mut(sizes.heads)).enumerate().for_each(|(token, (output, log_sums))| {
-        let (batch, query) = (token / sizes.queries, token % sizes.queries);
-        for (head, (output, log_sum)) in output.chunks_exact_mut(width).zip(log_sums).enumerate() {
-            let (tile, row) = tiles[batch].find(query * group + head % group);
-            let part = &parts[parts.len() - 1 - ((before[batch] + tile) * sizes.kv_heads + head / group)];
-            output.copy_from_slice(&part.output[row * width..][..width]);
-            *log_sum = part.log_sums[row];
-        }
-    });
+    let before: Vec<usize> = (0..sizes.batch)
+        .map(|row| tiles[..row].iter().map(|tiles| tiles.ranges.len()).sum())
+        .collect();
+    let mut mixed = Mixed {
+        output: vec![0.0; tokens * sizes.heads * width],
+        log_sums: vec![0.0; tokens * sizes.heads],
+    };
+    let outputs = mixed
+        .output
+        .par_chunks_exact_mut(sizes.heads * width)
+        .with_min_len(16);
+    outputs
+        .zip(mixed.log_sums.par_chunks_exact_mut(sizes.heads))
+        .enumerate()
+        .for_each(|(token, (output, log_sums))| {
+            let (batch, query) = (token / sizes.queries, token % sizes.queries);
+            for (head, (output, log_sum)) in
+                output.chunks_exact_mut(width).zip(log_sums).enumerate()
+            {
+                let (tile, row) = tiles[batch].find(query * group + head % group);
+                let part = &parts
+                    [parts.len() - 1 - ((before[batch] + tile) * sizes.kv_heads + head / group)];
+                output.copy_from_slice(&part.output[row * width..][..width]);
+                *log_sum = part.log_sums[row];
+            }
+        });
     mixed
 }
 
@@ -112,9 +140,24 @@ struct Scratch {
 impl Scratch {
     /// Nothing mixed yet; lanes that no row fills see everything of a query of zeros.
     fn begin(&mut self, tile: usize, lanes: usize, width: usize) {
-        let Self { query, weights, mixed, largest, sum, shrink, first, end } = self;
-        // Not minus infinity: where a row sees nothing of a tile, the difference to its maximum is to be one of numbers.
-        let filled = [(query, width * lanes, 0.0), (mixed, width * lanes, 0.0), (largest, lanes, f32::MIN), (sum, lanes, 0.0)];
+        let Self {
+            query,
+            weights,
+            mixed,
+            largest,
+            sum,
+            shrink,
+            first,
+            end,
+        } = self;
+        // Not minus infinity: where a row sees nothing of a tile, the difference to its maximum is
+        // to be one of numbers.
+        let filled = [
+            (query, width * lanes, 0.0),
+            (mixed, width * lanes, 0.0),
+            (largest, lanes, f32::MIN),
+            (sum, lanes, 0.0),
+        ];
         for (numbers, count, number) in filled {
             numbers.clear();
             numbers.resize(count, number);
@@ -170,8 +213,24 @@ vectorised! {
 
 /// Takes in a tile of keys; `key` is K, `value` Vᵀ.
 #[inline(always)]
-fn mix<A: Arithmetic>(scratch: &mut Scratch, key: Left, value: Left, keys: Range<usize>, lanes: usize, softcap: Option<f32>) {
-    let Scratch { query, weights, mixed, largest, sum, shrink, first, end } = scratch;
+fn mix<A: Arithmetic>(
+    scratch: &mut Scratch,
+    key: Left,
+    value: Left,
+    keys: Range<usize>,
+    lanes: usize,
+    softcap: Option<f32>,
+) {
+    let Scratch {
+        query,
+        weights,
+        mixed,
+        largest,
+        sum,
+        shrink,
+        first,
+        end,
+    } = scratch;
     let weights = &mut weights[..keys.len() * lanes];
     product::<A>(key, query, weights, lanes, Onto::Overwrite);
     if let Some(softcap) = softcap {
@@ -190,19 +249,33 @@ fn mix<A: Arithmetic>(scratch: &mut Scratch, key: Left, value: Left, keys: Range
 /// Minus infinity for what a row does not see.
 #[inline(always)]
 fn hide(scores: &mut [f32], keys: &Range<usize>, first: &[u32], end: &[u32]) {
-    if first.iter().all(|first| *first as usize <= keys.start) && end.iter().all(|end| keys.end <= *end as usize) {
+    if first.iter().all(|first| *first as usize <= keys.start)
+        && end.iter().all(|end| keys.end <= *end as usize)
+    {
         return;
     }
-    for (scores, key) in scores.chunks_exact_mut(first.len()).zip(keys.start as u32..) {
+    for (scores, key) in scores
+        .chunks_exact_mut(first.len())
+        .zip(keys.start as u32..)
+    {
         for ((score, first), end) in scores.iter_mut().zip(first).zip(end) {
-            *score = if *first <= key && key < *end { *score } else { f32::NEG_INFINITY };
+            *score = if *first <= key && key < *end {
+                *score
+            } else {
+                f32::NEG_INFINITY
+            };
         }
     }
 }
 
 /// exp(z - m) of scores, and what becomes of the rows' maxima m and sums.
 #[inline(always)]
-fn soften<A: Arithmetic>(scores: &mut [f32], largest: &mut [f32], sum: &mut [f32], shrink: &mut [f32]) {
+fn soften<A: Arithmetic>(
+    scores: &mut [f32],
+    largest: &mut [f32],
+    sum: &mut [f32],
+    shrink: &mut [f32],
+) {
     let lanes = largest.len();
     shrink.copy_from_slice(largest);
     for scores in scores.chunks_exact(lanes) {

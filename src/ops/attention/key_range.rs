@@ -1,4 +1,5 @@
-//! Which keys the queries of a batch see: always one range, from a first key to the query's own place.
+//! Which keys the queries of a batch see: always one range, from a first key to the query's own
+//! place.
 
 use std::ops::Range;
 
@@ -31,15 +32,21 @@ impl Sizes {
 pub(in crate::ops) struct KeyRange<'a> {
     /// Sizes of the batch.
     pub(in crate::ops) sizes: Sizes,
-    /// For every query of every row, [batch · queries], the first key that it sees; it sees all from there to itself.
+    /// For every query of every row, [batch · queries], the first key that it sees; it sees all
+    /// from there to itself.
     pub(in crate::ops) first: &'a [u32],
 }
 
 impl KeyRange<'_> {
-    /// The keys that one of some queries of a row sees. They have no gap: neighbors stand at neighboring places.
+    /// The keys that one of some queries of a row sees. They have no gap: neighbors stand at
+    /// neighboring places.
     pub(in crate::ops) fn by(&self, row: usize, queries: Range<usize>) -> Range<usize> {
         let offset = row * self.sizes.queries;
-        let first = self.first[offset + queries.start..offset + queries.end].iter().min().copied().unwrap_or(0);
+        let first = self.first[offset + queries.start..offset + queries.end]
+            .iter()
+            .min()
+            .copied()
+            .unwrap_or(0);
         first as usize..self.sizes.keys - self.sizes.queries + queries.end
     }
 
@@ -50,15 +57,20 @@ impl KeyRange<'_> {
 
     /// The queries of a row in tiles, each so many times.
     pub(in crate::ops) fn query_tiles(&self, row: usize, times: usize, tile: usize) -> Tiles {
-        Tiles::new(self.starts(row).map(|start| start * times), self.sizes.queries * times, tile)
+        Tiles::new(
+            self.starts(row).map(|start| start * times),
+            self.sizes.queries * times,
+            tile,
+        )
     }
 
-    /// The places in a row at which a document begins: whoever stands there sees nothing before. Queries that follow on a cache are of one
-    /// document.
+    /// The places in a row at which a document begins: whoever stands there sees nothing before.
+    /// Queries that follow on a cache are of one document.
     fn starts(&self, row: usize) -> impl Iterator<Item = usize> {
         let (queries, is_whole) = (self.sizes.queries, self.sizes.queries == self.sizes.keys);
         let first = &self.first[row * queries..][..queries];
-        (0..queries).filter(move |query| *query == 0 || (is_whole && first[*query] as usize == *query))
+        (0..queries)
+            .filter(move |query| *query == 0 || (is_whole && first[*query] as usize == *query))
     }
 
     /// The part of some keys that a query sees, counted from the first of them.
@@ -69,8 +81,8 @@ impl KeyRange<'_> {
     }
 }
 
-/// The places of a row in tiles, of which none holds two documents: so what attention gives a document does not depend on what it is
-/// packed with.
+/// The places of a row in tiles, of which none holds two documents: so what attention gives a
+/// document does not depend on what it is packed with.
 #[derive(Debug)]
 pub(in crate::ops) struct Tiles {
     /// In their order, without gaps.

@@ -1,16 +1,17 @@
-//! Attention that keeps its output and one number a query, and makes the weights again in backward: memory grows with the tokens, not
-//! with their square (Dao 2023, arXiv:2307.08691).
+//! Attention that keeps its output and one number a query, and makes the weights again in backward:
+//! memory grows with the tokens, not with their square (Dao 2023, arXiv:2307.08691).
 //!
-//! What a query sees is one range of keys, so tiles outside a document, a window or the past are never touched. `cpu` is written on
-//! slices, GPUs have kernels, and `portable`, of any backend's own operations, is what the tests compare with.
+//! What a query sees is one range of keys, so tiles outside a document, a window or the past are
+//! never touched. `cpu` is written on slices, GPUs have kernels, and `portable`, of any backend's
+//! own operations, is what the tests compare with.
 
 mod backward;
 mod cpu;
 mod forward;
+mod key_range;
 #[cfg(test)]
 mod portable;
 mod score;
-mod key_range;
 #[cfg(test)]
 mod tests;
 mod tile_product;
@@ -22,31 +23,40 @@ use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::backend::{
+    Autodiff, AutodiffBackend, Backend, Dispatch, TensorMetadata, backend_extension,
+};
 use burn::tensor::{Tensor, TensorData};
 
 #[cfg(test)]
 pub(crate) use cpu::in_tiles;
-pub use score::Score;
 pub(super) use key_range::Sizes;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub(super) use key_range::{KeyRange, Tiles};
+pub use score::Score;
 
 use super::differentiate;
 
-/// softmax(score(Q Kᵀ)) V, every group of query heads on its key head (Vaswani et al. 2017, arXiv:1706.03762; Ainslie et al. 2023,
-/// arXiv:2305.13245).
+/// softmax(score(Q Kᵀ)) V, every group of query heads on its key head (Vaswani et al. 2017,
+/// arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245).
 ///
 /// Query i of a row stands at key `keys - queries + i` and sees the keys from its `first` to there.
 ///
 /// # Shapes
-/// `query` and the result [batch, queries, heads, d], `key` and `value` [batch, keys, kv heads, d], `first` [batch · queries].
-pub fn attention(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, first: &Arc<[u32]>, score: Score) -> Tensor<4> {
+/// `query` and the result [batch, queries, heads, d], `key` and `value` [batch, keys, kv heads, d],
+/// `first` [batch · queries].
+pub fn attention(
+    query: Tensor<4>,
+    key: Tensor<4>,
+    value: Tensor<4>,
+    first: &Arc<[u32]>,
+    score: Score,
+) -> Tensor<4> {
     attention_with_sinks(query, key, value, first, score, None)
 }
 
-/// [`attention`] where every head has a sink besides: a score, one number a head, that takes its share of the softmax and has no value
-/// (Xiao et al. 2023, arXiv:2309.17453). It is a constant.
+/// [`attention`] where every head has a sink besides: a score, one number a head, that takes its
+/// share of the softmax and has no value (Xiao et al. 2023, arXiv:2309.17453). It is a constant.
 pub fn attention_with_sinks(
     query: Tensor<4>,
     key: Tensor<4>,
@@ -56,14 +66,22 @@ pub fn attention_with_sinks(
     sinks: Option<&Arc<[f32]>>,
 ) -> Tensor<4> {
     let [query, key, value] = [query, key, value].map(Tensor::into_dispatch);
-    let (output, _) = <Dispatch as TiledAttention>::tiled_attention(query, key, value, first.clone(), score, sinks.cloned());
+    let (output, _) = <Dispatch as TiledAttention>::tiled_attention(
+        query,
+        key,
+        value,
+        first.clone(),
+        score,
+        sinks.cloned(),
+    );
     Tensor::from_dispatch(output)
 }
 
 /// Attention and the three gradients of it.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait TiledAttention: Backend {
-    /// See [`attention_with_sinks`]; beside its result the logarithm of the sum of a query's exponentials, [batch, queries, heads].
+    /// See [`attention_with_sinks`]; beside its result the logarithm of the sum of a query's
+    /// exponentials, [batch, queries, heads].
     fn tiled_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -73,8 +91,13 @@ pub trait TiledAttention: Backend {
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradients of `query`, `key` and `value`, given what forward gave and the gradient of its output.
-    #[allow(clippy::too_many_arguments, reason = "the tensors of the mathematics, and the macro routes by tensors")]
+    /// The gradients of `query`, `key` and `value`, given what forward gave and the gradient of its
+    /// output.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "the tensors of the mathematics, and the macro \
+    routes by tensors"
+    )]
     fn tiled_attention_gradients(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
@@ -87,24 +110,34 @@ pub trait TiledAttention: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// What heads give, and the logarithms of their sums, where each has a sink s too: O σ and L' = log(e^L + e^s), with σ = e^(L - L'). Backward
-/// needs no more: its weights e^(S - L') and its D = rowsum(dO ∘ O) are those of the softmax in which the sink has a value of 0.
+/// What heads give, and the logarithms of their sums, where each has a sink s too: O σ and L' =
+/// log(e^L + e^s), with σ = e^(L - L'). Backward needs no more: its weights e^(S - L') and its D =
+/// rowsum(dO ∘ O) are those of the softmax in which the sink has a value of 0.
 fn with_sinks<B: Backend>(
     output: FloatTensor<B>,
     log_sums: FloatTensor<B>,
     sinks: Option<&[f32]>,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let Some(sinks) = sinks else { return (output, log_sums) };
+    let Some(sinks) = sinks else {
+        return (output, log_sums);
+    };
     let (device, [batch, queries, heads]) = (output.device(), log_sums.shape().dims());
     let sinks = TensorData::new(sinks.to_vec(), [1, 1, heads]);
-    let sinks = B::float_expand(B::float_from_data(sinks, &device), [batch, queries, heads].into());
-    // log(e^L + e^s) = s + log(1 + e^(L - s)), which neither number carries beyond what 32 bits hold where it is said by the larger one.
+    let sinks = B::float_expand(
+        B::float_from_data(sinks, &device),
+        [batch, queries, heads].into(),
+    );
+    // log(e^L + e^s) = s + log(1 + e^(L - s)), which neither number carries beyond what 32 bits
+    // hold where it is said by the larger one.
     let apart = B::float_sub(log_sums.clone(), sinks.clone());
     let beyond = B::float_log1p(B::float_exp(B::float_neg(B::float_abs(apart.clone()))));
     let larger = B::float_add(sinks, B::float_clamp_min(apart, 0.0.into()));
     let joint = B::float_add(larger, beyond);
     let share = B::float_exp(B::float_sub(log_sums, joint.clone()));
-    let share = B::float_cast(B::float_reshape(share, [batch, queries, heads, 1].into()), output.dtype().into());
+    let share = B::float_cast(
+        B::float_reshape(share, [batch, queries, heads, 1].into()),
+        output.dtype().into(),
+    );
     (B::float_mul(output, share), joint)
 }
 
@@ -113,7 +146,14 @@ fn sizes<B: Backend>(query: &FloatTensor<B>, key: &FloatTensor<B>, first: &[u32]
     let [batch, queries, heads, width] = query.shape().dims();
     let [_, keys, kv_heads, _] = key.shape().dims();
     assert_eq!(first.len(), batch * queries, "one first key a query");
-    Sizes { batch, queries, keys, heads, kv_heads, width }
+    Sizes {
+        batch,
+        queries,
+        keys,
+        heads,
+        kv_heads,
+        width,
+    }
 }
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
@@ -126,7 +166,10 @@ impl TiledAttention for burn::backend::Cube {
         score: Score,
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let seen = KeyRange { sizes: sizes::<Self>(&query, &key, &first), first: &first };
+        let seen = KeyRange {
+            sizes: sizes::<Self>(&query, &key, &first),
+            first: &first,
+        };
         let (output, log_sums) = super::cube::attention::forward(query, key, value, &seen, score);
         with_sinks::<Self>(output, log_sums, sinks.as_deref())
     }
@@ -141,8 +184,18 @@ impl TiledAttention for burn::backend::Cube {
         first: Arc<[u32]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let seen = KeyRange { sizes: sizes::<Self>(&query, &key, &first), first: &first };
-        let given = super::cube::attention::Given { query, key, value, output, log_sums, gradient };
+        let seen = KeyRange {
+            sizes: sizes::<Self>(&query, &key, &first),
+            first: &first,
+        };
+        let given = super::cube::attention::Given {
+            query,
+            key,
+            value,
+            output,
+            log_sums,
+            gradient,
+        };
         super::cube::attention::backward(given, &seen, score).into()
     }
 }
@@ -159,11 +212,26 @@ impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Auto
         score: Score,
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let [(query, of_query), (key, of_key), (value, of_value)] = [query, key, value].map(|tensor| tensor.into_parts());
-        let (output, log_sums) = B::tiled_attention(query.clone(), key.clone(), value.clone(), first.clone(), score, sinks);
+        let [(query, of_query), (key, of_key), (value, of_value)] =
+            [query, key, value].map(|tensor| tensor.into_parts());
+        let (output, log_sums) = B::tiled_attention(
+            query.clone(),
+            key.clone(),
+            value.clone(),
+            first.clone(),
+            score,
+            sinks,
+        );
         let untracked = <Self as AutodiffBackend>::from_inner(log_sums.clone());
-        let output = match AttentionBackward.prepare::<C>([of_query, of_key, of_value]).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish(([query, key, value, output.clone(), log_sums], first, score), output),
+        let output = match AttentionBackward
+            .prepare::<C>([of_query, of_key, of_value])
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prep) => prep.finish(
+                ([query, key, value, output.clone(), log_sums], first, score),
+                output,
+            ),
             OpsKind::UnTracked(prep) => prep.finish(output),
         };
         (output, untracked)
@@ -181,7 +249,9 @@ impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Auto
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value, output, log_sums, gradient] =
             [query, key, value, output, log_sums, gradient].map(|tensor| tensor.into_parts().0);
-        let (dq, dk, dv) = B::tiled_attention_gradients(query, key, value, output, log_sums, gradient, first, score);
+        let (dq, dk, dv) = B::tiled_attention_gradients(
+            query, key, value, output, log_sums, gradient, first, score,
+        );
         let outer = <Self as AutodiffBackend>::from_inner;
         (outer(dq), outer(dk), outer(dv))
     }
@@ -193,9 +263,21 @@ struct AttentionBackward;
 impl<B: Backend + TiledAttention> Backward<B, 3> for AttentionBackward {
     type State = Kept<B>;
 
-    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _checkpointer: &mut Checkpointer) {
-        differentiate::<B, _, 3>(ops, grads, |([query, key, value, output, log_sums], first, score), gradient| {
-            B::tiled_attention_gradients(query, key, value, output, log_sums, gradient, first, score).into()
-        });
+    fn backward(
+        self,
+        ops: Ops<Self::State, 3>,
+        grads: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        differentiate::<B, _, 3>(
+            ops,
+            grads,
+            |([query, key, value, output, log_sums], first, score), gradient| {
+                B::tiled_attention_gradients(
+                    query, key, value, output, log_sums, gradient, first, score,
+                )
+                .into()
+            },
+        );
     }
 }

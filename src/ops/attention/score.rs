@@ -17,15 +17,24 @@ pub(super) fn cap(scores: &mut [f32], softcap: f32) {
     }
 }
 
-/// tanh x within a few units in the last place, as a quotient of polynomials (Eigen, `generic_fast_tanh_float`). NaN stays NaN.
+/// tanh x within a few units in the last place, as a quotient of polynomials (Eigen,
+/// `generic_fast_tanh_float`). NaN stays NaN.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {
-    const ABOVE: [f32; 7] =
-        [-2.760_768_5e-16, 2.000_188e-13, -8.604_672e-11, 5.122_297_1e-8, 1.485_722_4e-5, 6.372_619_3e-4, 4.893_524_6e-3];
+    const ABOVE: [f32; 7] = [
+        -2.760_768_5e-16,
+        2.000_188e-13,
+        -8.604_672e-11,
+        5.122_297_1e-8,
+        1.485_722_4e-5,
+        6.372_619_3e-4,
+        4.893_524_6e-3,
+    ];
     const BELOW: [f32; 4] = [1.198_258_4e-6, 1.185_347_1e-4, 2.268_434_6e-3, 4.893_525e-3];
     let x = x.clamp(-7.905_311, 7.905_311);
     let square = x * x;
-    let [above, below] = [&ABOVE[..], &BELOW[..]].map(|p| p.iter().fold(0.0, |sum, p| sum * square + p));
+    let [above, below] =
+        [&ABOVE[..], &BELOW[..]].map(|p| p.iter().fold(0.0, |sum, p| sum * square + p));
     x * above / below
 }
 

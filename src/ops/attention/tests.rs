@@ -24,40 +24,96 @@ impl Case {
     fn new(sizes: Sizes, tile: usize, starts: &[usize], window: usize) -> Self {
         let first_of = |query: usize| {
             let place = sizes.keys - sizes.queries + query;
-            let document = starts.iter().filter(|start| **start <= place).max().copied().unwrap_or(0);
+            let document = starts
+                .iter()
+                .filter(|start| **start <= place)
+                .max()
+                .copied()
+                .unwrap_or(0);
             document.max((place + 1).saturating_sub(window)) as u32
         };
-        let first = (0..sizes.batch).flat_map(|_| (0..sizes.queries).map(first_of)).collect();
-        Self { sizes, first, score: Score { scale: 0.3, softcap: None }, tile }
+        let first = (0..sizes.batch)
+            .flat_map(|_| (0..sizes.queries).map(first_of))
+            .collect();
+        Self {
+            sizes,
+            first,
+            score: Score {
+                scale: 0.3,
+                softcap: None,
+            },
+            tile,
+        }
     }
 
     fn capped(self, softcap: f32) -> Self {
-        Self { score: Score { softcap: Some(softcap), ..self.score }, ..self }
+        Self {
+            score: Score {
+                softcap: Some(softcap),
+                ..self.score
+            },
+            ..self
+        }
     }
 
     /// Q, K, V and the gradient of the output.
     fn tensors(&self) -> [Vec<f32>; 4] {
-        let Sizes { batch, queries, keys, heads, kv_heads, width } = self.sizes;
+        let Sizes {
+            batch,
+            queries,
+            keys,
+            heads,
+            kv_heads,
+            width,
+        } = self.sizes;
         let numbers = |rows: usize, seed: f64| -> Vec<f32> {
-            (0..batch * rows * width).map(|index| (2.0 * (seed * (index as f64 + 1.0)).sin()) as f32).collect()
+            (0..batch * rows * width)
+                .map(|index| (2.0 * (seed * (index as f64 + 1.0)).sin()) as f32)
+                .collect()
         };
         let (of_queries, of_keys) = (queries * heads, keys * kv_heads);
-        [numbers(of_queries, 1.37), numbers(of_keys, 2.73), numbers(of_keys, 0.91), numbers(of_queries, 3.19)]
+        [
+            numbers(of_queries, 1.37),
+            numbers(of_keys, 2.73),
+            numbers(of_keys, 0.91),
+            numbers(of_queries, 3.19),
+        ]
     }
 
     /// Output, dQ, dK and dV in f64.
     fn exact(&self) -> [Vec<f64>; 4] {
-        let Sizes { batch, queries, keys, heads, kv_heads, width } = self.sizes;
-        let [q, k, v, g] = self.tensors().map(|numbers| numbers.into_iter().map(f64::from).collect::<Vec<f64>>());
-        let dot = |left: &[f64], right: &[f64]| left.iter().zip(right).map(|(left, right)| left * right).sum::<f64>();
-        let add = |to: &mut [f64], factor: f64, from: &[f64]| to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * from);
+        let Sizes {
+            batch,
+            queries,
+            keys,
+            heads,
+            kv_heads,
+            width,
+        } = self.sizes;
+        let [q, k, v, g] = self
+            .tensors()
+            .map(|numbers| numbers.into_iter().map(f64::from).collect::<Vec<f64>>());
+        let dot = |left: &[f64], right: &[f64]| {
+            left.iter()
+                .zip(right)
+                .map(|(left, right)| left * right)
+                .sum::<f64>()
+        };
+        let add = |to: &mut [f64], factor: f64, from: &[f64]| {
+            to.iter_mut()
+                .zip(from)
+                .for_each(|(to, from)| *to += factor * from)
+        };
         let mut all = [&q, &q, &k, &v].map(|like| vec![0.0; like.len()]);
         let [output, dq, dk, dv] = &mut all;
-        for (row, query, head) in (0..batch).flat_map(|b| (0..queries).flat_map(move |i| (0..heads).map(move |h| (b, i, h)))) {
+        for (row, query, head) in (0..batch)
+            .flat_map(|b| (0..queries).flat_map(move |i| (0..heads).map(move |h| (b, i, h))))
+        {
             let at = ((row * queries + query) * heads + head) * width;
             let at = at..at + width;
             let seen = self.first[row * queries + query] as usize..keys - queries + query + 1;
-            let key_at = |key: usize| ((row * keys + key) * kv_heads + head * kv_heads / heads) * width;
+            let key_at =
+                |key: usize| ((row * keys + key) * kv_heads + head * kv_heads / heads) * width;
             let of_key = |key: usize| key_at(key)..key_at(key) + width;
             let scale = f64::from(self.score.scale);
             let scored = seen.clone().map(|key| {
@@ -70,11 +126,17 @@ impl Case {
             let (of_keys, slopes): (Vec<f64>, Vec<f64>) = scored.unzip();
             let largest = of_keys.iter().copied().fold(f64::MIN, f64::max);
             let sum: f64 = of_keys.iter().map(|score| (score - largest).exp()).sum();
-            let weights: Vec<f64> = of_keys.iter().map(|score| (score - largest).exp() / sum).collect();
-            seen.clone().zip(&weights).for_each(|(key, weight)| add(&mut output[at.clone()], *weight, &v[of_key(key)]));
+            let weights: Vec<f64> = of_keys
+                .iter()
+                .map(|score| (score - largest).exp() / sum)
+                .collect();
+            seen.clone()
+                .zip(&weights)
+                .for_each(|(key, weight)| add(&mut output[at.clone()], *weight, &v[of_key(key)]));
             let along = dot(&output[at.clone()], &g[at.clone()]);
             for ((key, weight), slope) in seen.zip(&weights).zip(&slopes) {
-                let of_score = weight * (dot(&g[at.clone()], &v[of_key(key)]) - along) * slope * scale;
+                let of_score =
+                    weight * (dot(&g[at.clone()], &v[of_key(key)]) - along) * slope * scale;
                 add(&mut dq[at.clone()], of_score, &k[of_key(key)]);
                 add(&mut dk[of_key(key)], of_score, &q[at.clone()]);
                 add(&mut dv[of_key(key)], *weight, &g[at.clone()]);
@@ -84,24 +146,37 @@ impl Case {
     }
 
     fn shapes(&self) -> [[usize; 4]; 4] {
-        let Sizes { batch, queries, keys, heads, kv_heads, width } = self.sizes;
-        let (of_queries, of_keys) = ([batch, queries, heads, width], [batch, keys, kv_heads, width]);
+        let Sizes {
+            batch,
+            queries,
+            keys,
+            heads,
+            kv_heads,
+            width,
+        } = self.sizes;
+        let (of_queries, of_keys) = (
+            [batch, queries, heads, width],
+            [batch, keys, kv_heads, width],
+        );
         [of_queries, of_keys, of_keys, of_queries]
     }
 
     /// Output, dQ, dK and dV of the form of a backend's operations.
     fn composed(&self) -> [Vec<f32>; 4] {
         let [query, key, value, gradient] = self.primitives();
-        let inputs = portable::AttentionInputs::<Flex>::new(query, key, value, &self.first, self.score);
+        let inputs =
+            portable::AttentionInputs::<Flex>::new(query, key, value, &self.first, self.score);
         let (output, log_sums) = portable::forward(&inputs, self.tile);
-        let [dq, dk, dv] = portable::backward(&inputs, output.clone(), log_sums, gradient, self.tile);
+        let [dq, dk, dv] =
+            portable::backward(&inputs, output.clone(), log_sums, gradient, self.tile);
         [output, dq, dk, dv].map(|tensor| tensor.into_data().try_to_vec().expect("f32"))
     }
 
     fn primitives(&self) -> [FloatTensor<Flex>; 4] {
         let tensors = self.tensors().into_iter().zip(self.shapes());
-        let tensors: Vec<_> =
-            tensors.map(|(numbers, shape)| FloatTensor::<Flex>::from_data(TensorData::new(numbers, shape))).collect();
+        let tensors: Vec<_> = tensors
+            .map(|(numbers, shape)| FloatTensor::<Flex>::from_data(TensorData::new(numbers, shape)))
+            .collect();
         tensors.try_into().expect("four")
     }
 
@@ -111,46 +186,87 @@ impl Case {
             .tensors()
             .into_iter()
             .zip(self.shapes())
-            .map(|(numbers, shape)| Tensor::from_data(TensorData::new(numbers, shape), &Device::flex()))
+            .map(|(numbers, shape)| {
+                Tensor::from_data(TensorData::new(numbers, shape), &Device::flex())
+            })
             .collect();
-        let [query, key, value] = [0, 1, 2].map(|index| tensors[index].clone().autodiff().require_grad());
-        let output = attention(query.clone(), key.clone(), value.clone(), &self.first.clone().into(), self.score);
+        let [query, key, value] =
+            [0, 1, 2].map(|index| tensors[index].clone().autodiff().require_grad());
+        let output = attention(
+            query.clone(),
+            key.clone(),
+            value.clone(),
+            &self.first.clone().into(),
+            self.score,
+        );
         let gradients = (output.clone() * tensors[3].clone()).sum().backward();
-        let [dq, dk, dv] = [query, key, value].map(|tensor| tensor.grad(&gradients).expect("tracked"));
+        let [dq, dk, dv] =
+            [query, key, value].map(|tensor| tensor.grad(&gradients).expect("tracked"));
         [output.inner(), dq, dk, dv].map(|tensor| tensor.into_data().try_to_vec().expect("f32"))
     }
 
     /// Output, dQ, dK and dV of the CPU's form.
     fn computed(&self) -> [Vec<f32>; 4] {
         let [query, key, value, gradient] = &self.tensors();
-        let inputs = AttentionRows { query, key, value, seen: KeyRange { sizes: self.sizes, first: &self.first }, score: self.score };
+        let inputs = AttentionRows {
+            query,
+            key,
+            value,
+            seen: KeyRange {
+                sizes: self.sizes,
+                first: &self.first,
+            },
+            score: self.score,
+        };
         let mixed = forward(&inputs, self.tile);
-        let given = Given { output: &mixed.output, log_sums: &mixed.log_sums, gradient };
+        let given = Given {
+            output: &mixed.output,
+            log_sums: &mixed.log_sums,
+            gradient,
+        };
         let [dq, dk, dv] = backward(&inputs, &given, self.tile);
         [mixed.output, dq, dk, dv]
     }
 
-    /// The largest distance of four tensors to the exact ones, in units of the largest exact number: where a query sees one key, dQ and dK
-    /// are differences that vanish.
+    /// The largest distance of four tensors to the exact ones, in units of the largest exact
+    /// number: where a query sees one key, dQ and dK are differences that vanish.
     fn distance(&self, computed: &[Vec<f32>; 4]) -> f64 {
         let exact = self.exact();
         let larger = |most: f64, number: f64| if number <= most { most } else { number };
-        let unit = exact.iter().flatten().map(|number| number.abs()).fold(0.0, larger);
-        exact.iter().zip(computed).for_each(|(exact, computed)| assert_eq!(exact.len(), computed.len()));
+        let unit = exact
+            .iter()
+            .flatten()
+            .map(|number| number.abs())
+            .fold(0.0, larger);
+        exact
+            .iter()
+            .zip(computed)
+            .for_each(|(exact, computed)| assert_eq!(exact.len(), computed.len()));
         let pairs = exact.iter().flatten().zip(computed.iter().flatten());
-        pairs.map(|(exact, computed)| (exact - f64::from(*computed)).abs() / unit).fold(0.0, larger)
+        pairs
+            .map(|(exact, computed)| (exact - f64::from(*computed)).abs() / unit)
+            .fold(0.0, larger)
     }
 }
 
-/// A score of 20 is rounded by 1e-6, and its weight by as much; the worst of the listed cases is 7e-7.
+/// A score of 20 is rounded by 1e-6, and its weight by as much; the worst of the listed cases is
+/// 7e-7.
 const BOUND: f64 = 1e-5;
 
 /// Sizes of a self-attention of two rows.
 fn sizes(length: usize, heads: usize, kv_heads: usize, width: usize) -> Sizes {
-    Sizes { batch: 2, queries: length, keys: length, heads, kv_heads, width }
+    Sizes {
+        batch: 2,
+        queries: length,
+        keys: length,
+        heads,
+        kv_heads,
+        width,
+    }
 }
 
-/// The lengths around the border of a tile, the groups, windows and documents that straddle tiles, a cap, queries that follow on keys.
+/// The lengths around the border of a tile, the groups, windows and documents that straddle tiles,
+/// a cap, queries that follow on keys.
 fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for tile in [4, 64] {
@@ -159,8 +275,19 @@ fn cases() -> Vec<Case> {
                 let sizes = sizes(length, heads, kv_heads, width);
                 cases.push(Case::new(sizes, tile, &[], length));
                 cases.push(Case::new(sizes, tile, &[], tile / 2 + 1));
-                cases.push(Case::new(sizes, tile, &[tile / 2, tile + 1, tile + 2, 2 * tile], length).capped(2.0));
-                let later = Sizes { keys: length + tile / 2 + 1, ..sizes };
+                cases.push(
+                    Case::new(
+                        sizes,
+                        tile,
+                        &[tile / 2, tile + 1, tile + 2, 2 * tile],
+                        length,
+                    )
+                    .capped(2.0),
+                );
+                let later = Sizes {
+                    keys: length + tile / 2 + 1,
+                    ..sizes
+                };
                 cases.push(Case::new(later, tile, &[tile / 2], tile + 2));
             }
         }
@@ -172,7 +299,12 @@ fn cases() -> Vec<Case> {
 fn the_cpus_form_is_softmax_and_its_gradients() {
     for case in cases() {
         let distance = case.distance(&case.computed());
-        assert!(distance <= BOUND, "{distance:e}: {:?} {}", case.sizes, case.tile);
+        assert!(
+            distance <= BOUND,
+            "{distance:e}: {:?} {}",
+            case.sizes,
+            case.tile
+        );
     }
 }
 
@@ -191,21 +323,39 @@ fn a_tape_gets_the_same_gradients() {
     assert_eq!(case.taped(), case.computed());
     let [query, key, value, _] = case.primitives();
     assert_eq!(query.shape().dims::<4>(), case.shapes()[0]);
-    let [key, value] = [key, value].map(|tensor| Tensor::<4>::from_data(tensor.into_data(), &Device::flex()));
-    let query = Tensor::<4>::from_data(query.into_data(), &Device::flex()).autodiff().require_grad();
-    let gradients = attention(query.clone(), key.clone(), value, &case.first.into(), case.score).sum().backward();
+    let [key, value] =
+        [key, value].map(|tensor| Tensor::<4>::from_data(tensor.into_data(), &Device::flex()));
+    let query = Tensor::<4>::from_data(query.into_data(), &Device::flex())
+        .autodiff()
+        .require_grad();
+    let gradients = attention(
+        query.clone(),
+        key.clone(),
+        value,
+        &case.first.into(),
+        case.score,
+    )
+    .sum()
+    .backward();
     assert!(query.grad(&gradients).is_some() && key.grad(&gradients).is_none());
 }
 
 #[test]
 fn numbers_do_not_depend_on_the_threads() {
     let case = Case::new(sizes(200, 6, 2, 16), 16, &[70, 130], 90);
-    let with = |threads: usize| rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| case.computed());
+    let with = |threads: usize| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap()
+            .install(|| case.computed())
+    };
     let one = with(1).map(|numbers| numbers.into_iter().map(f32::to_bits).collect::<Vec<u32>>());
     for threads in [1, 2, 3, 8] {
         assert_eq!(
             one,
-            with(threads).map(|numbers| numbers.into_iter().map(f32::to_bits).collect::<Vec<u32>>()),
+            with(threads)
+                .map(|numbers| numbers.into_iter().map(f32::to_bits).collect::<Vec<u32>>()),
             "{threads} threads"
         );
     }
@@ -220,11 +370,20 @@ fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
         query: &query,
         key: &key,
         value: &value,
-        seen: KeyRange { sizes: case.sizes, first: &case.first },
+        seen: KeyRange {
+            sizes: case.sizes,
+            first: &case.first,
+        },
         score: case.score,
     };
     let output = forward(&inputs, case.tile).output;
-    let tokens: Vec<usize> = (0..24).filter(|token| output[token * 4..][..4].iter().any(|number| number.is_nan())).collect();
+    let tokens: Vec<usize> = (0..24)
+        .filter(|token| {
+            output[token * 4..][..4]
+                .iter()
+                .any(|number| number.is_nan())
+        })
+        .collect();
     assert_eq!(tokens, [3, 4, 5]);
 }
 

@@ -34,8 +34,15 @@ pub(super) enum Onto {
 /// # Shapes
 /// `b` [depth, columns], `c` [rows, columns], where the columns are a multiple of 16.
 #[inline(always)]
-pub(super) fn product<A: Arithmetic>(a: Left, b: &[f32], c: &mut [f32], columns: usize, onto: Onto) {
-    // Rows and columns of sums in registers: 16 of 32 with AVX-512, 8 of 16 elsewhere, the rest for B.
+pub(super) fn product<A: Arithmetic>(
+    a: Left,
+    b: &[f32],
+    c: &mut [f32],
+    columns: usize,
+    onto: Onto,
+) {
+    // Rows and columns of sums in registers: 16 of 32 with AVX-512, 8 of 16 elsewhere, the rest for
+    // B.
     match A::REGISTER {
         16 => columns_of::<A, 64>(a, b, c, columns, onto),
         8 => columns_of::<A, 16>(a, b, c, columns, onto),
@@ -44,7 +51,13 @@ pub(super) fn product<A: Arithmetic>(a: Left, b: &[f32], c: &mut [f32], columns:
 }
 
 #[inline(always)]
-fn columns_of<A: Arithmetic, const N: usize>(a: Left, b: &[f32], c: &mut [f32], columns: usize, onto: Onto) {
+fn columns_of<A: Arithmetic, const N: usize>(
+    a: Left,
+    b: &[f32],
+    c: &mut [f32],
+    columns: usize,
+    onto: Onto,
+) {
     let mut column = 0;
     while column + N <= columns {
         rows_of::<A, N>(a, b, c, columns, column, onto);
@@ -57,7 +70,14 @@ fn columns_of<A: Arithmetic, const N: usize>(a: Left, b: &[f32], c: &mut [f32], 
 }
 
 #[inline(always)]
-fn rows_of<A: Arithmetic, const N: usize>(a: Left, b: &[f32], c: &mut [f32], columns: usize, column: usize, onto: Onto) {
+fn rows_of<A: Arithmetic, const N: usize>(
+    a: Left,
+    b: &[f32],
+    c: &mut [f32],
+    columns: usize,
+    column: usize,
+    onto: Onto,
+) {
     let mut row = 0;
     while row + 4 <= a.rows {
         block::<A, 4, N>(a, row, b, c, columns, column, onto);
@@ -80,22 +100,40 @@ fn block<A: Arithmetic, const R: usize, const N: usize>(
     onto: Onto,
 ) {
     let mut sums = [[0.0f32; N]; R];
-    let b = b.chunks_exact(columns).map(|b| b[column..].first_chunk::<N>().expect("the columns are there")).take(a.depth);
+    let b = b
+        .chunks_exact(columns)
+        .map(|b| {
+            b[column..].first_chunk::<N>().expect(
+                "the columns are \
+    there",
+            )
+        })
+        .take(a.depth);
     match a.order {
         OperandLayout::Rows => {
-            let rows: [&[f32]; R] = std::array::from_fn(|r| &a.numbers[(row + r) * a.stride..][..a.depth]);
+            let rows: [&[f32]; R] =
+                std::array::from_fn(|r| &a.numbers[(row + r) * a.stride..][..a.depth]);
             for (k, b) in b.enumerate() {
                 add::<A, R, N>(&mut sums, std::array::from_fn(|r| rows[r][k]), b);
             }
         }
         OperandLayout::Columns => {
             for (a, b) in a.numbers.chunks(a.stride).zip(b) {
-                add::<A, R, N>(&mut sums, *a[row..].first_chunk().expect("the rows are there"), b);
+                add::<A, R, N>(
+                    &mut sums,
+                    *a[row..].first_chunk().expect("the rows are there"),
+                    b,
+                );
             }
         }
     }
     for (r, sums) in sums.iter().enumerate() {
-        let c = c[(row + r) * columns + column..].first_chunk_mut::<N>().expect("the columns are there");
+        let c = c[(row + r) * columns + column..]
+            .first_chunk_mut::<N>()
+            .expect(
+                "the columns are \
+        there",
+            );
         for (c, sum) in c.iter_mut().zip(sums) {
             *c = if onto == Onto::Add { *c + sum } else { *sum };
         }
@@ -103,7 +141,11 @@ fn block<A: Arithmetic, const R: usize, const N: usize>(
 }
 
 #[inline(always)]
-fn add<A: Arithmetic, const R: usize, const N: usize>(sums: &mut [[f32; N]; R], a: [f32; R], b: &[f32; N]) {
+fn add<A: Arithmetic, const R: usize, const N: usize>(
+    sums: &mut [[f32; N]; R],
+    a: [f32; R],
+    b: &[f32; N],
+) {
     for (sums, a) in sums.iter_mut().zip(a) {
         for (sum, b) in sums.iter_mut().zip(b) {
             *sum = A::multiply_add(a, *b, *sum);

@@ -1,4 +1,5 @@
-//! The update of AdamW on a GPU, in place: one launch a weight looks whether all that comes out is finite, another one writes.
+//! The update of AdamW on a GPU, in place: one launch a weight looks whether all that comes out is
+//! finite, another one writes.
 
 use burn::backend::Cube;
 use burn::tensor::{DType, Tensor};
@@ -45,10 +46,15 @@ fn updated(rates: &Rates, weight: f32, gradient: f32, first: f32, second: f32) -
     let first = first * rates.beta1 + gradient * rates.rest1;
     let second = second * rates.beta2 + gradient * gradient * rates.rest2;
     let denominator = second.sqrt() / rates.root2 + rates.epsilon;
-    (weight * rates.keep - first * rates.step / denominator, first, second)
+    (
+        weight * rates.keep - first * rates.step / denominator,
+        first,
+        second,
+    )
 }
 
-/// 1 where a number is infinite or none. By its bits, for compilers may suppose that there are no such numbers.
+/// 1 where a number is infinite or none. By its bits, for compilers may suppose that there are no
+/// such numbers.
 #[cube]
 fn open(number: f32) -> f32 {
     let mut open = 0.0f32;
@@ -82,7 +88,13 @@ fn count_open(
     let mut at = piece * size + UNIT_POS as usize;
     while at < end {
         let flat = place.start as usize + at;
-        let (weight, first, second) = updated(rates, weight[at], gradients[flat], first[flat], second[flat]);
+        let (weight, first, second) = updated(
+            rates,
+            weight[at],
+            gradients[flat],
+            first[flat],
+            second[flat],
+        );
         count += open(weight) + open(first) + open(second);
         at += units;
     }
@@ -93,10 +105,23 @@ fn count_open(
 }
 
 #[cube(launch)]
-fn update(weight: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut [f32], rates: &Rates, place: &Place) {
+fn update(
+    weight: &mut [f32],
+    gradients: &[f32],
+    first: &mut [f32],
+    second: &mut [f32],
+    rates: &Rates,
+    place: &Place,
+) {
     if ABSOLUTE_POS < place.count as usize {
         let flat = place.start as usize + ABSOLUTE_POS;
-        let (w, m, v) = updated(rates, weight[ABSOLUTE_POS], gradients[flat], first[flat], second[flat]);
+        let (w, m, v) = updated(
+            rates,
+            weight[ABSOLUTE_POS],
+            gradients[flat],
+            first[flat],
+            second[flat],
+        );
         weight[ABSOLUTE_POS] = w;
         first[flat] = m;
         second[flat] = v;
@@ -104,22 +129,49 @@ fn update(weight: &mut [f32], gradients: &[f32], first: &mut [f32], second: &mut
 }
 
 fn rates(constants: &Constants) -> RatesLaunch {
-    let Constants { scale, beta1, rest1, beta2, rest2, root2, epsilon, step, keep } = *constants;
-    RatesLaunch::new(scale, beta1, rest1, beta2, rest2, root2, epsilon, step, keep)
+    let Constants {
+        scale,
+        beta1,
+        rest1,
+        beta2,
+        rest2,
+        root2,
+        epsilon,
+        step,
+        keep,
+    } = *constants;
+    RatesLaunch::new(
+        scale, beta1, rest1, beta2, rest2, root2, epsilon, step, keep,
+    )
 }
 
 /// Whether every number of the state after the update is finite.
-fn stays_finite(weights: &[CubeTensor], rows: &[CubeTensor; 3], segments: &[Segment], rule: &AdamWRule) -> bool {
-    let pieces: usize = segments.iter().map(|segment| segment.place.len().div_ceil(PIECE)).sum();
+fn stays_finite(
+    weights: &[CubeTensor],
+    rows: &[CubeTensor; 3],
+    segments: &[Segment],
+    rule: &AdamWRule,
+) -> bool {
+    let pieces: usize = segments
+        .iter()
+        .map(|segment| segment.place.len().div_ceil(PIECE))
+        .sum();
     if pieces == 0 {
         return true;
     }
     let (client, counts) = (&rows[0].client, empty(&rows[0], [pieces], DType::F32));
     let mut before = 0;
-    for (segment, weight) in segments.iter().zip(weights).filter(|(segment, _)| !segment.place.is_empty()) {
+    for (segment, weight) in segments
+        .iter()
+        .zip(weights)
+        .filter(|(segment, _)| !segment.place.is_empty())
+    {
         let own = segment.place.len().div_ceil(PIECE);
         let [gradients, first, second] = rows.clone().map(CubeTensor::into_buffer_arg);
-        let (weight, counts) = (weight.clone().into_buffer_arg(), counts.clone().into_buffer_arg());
+        let (weight, counts) = (
+            weight.clone().into_buffer_arg(),
+            counts.clone().into_buffer_arg(),
+        );
         let (rates, cube) = (rates(&rule.constants(segment)), CubeDim::new_1d(UNITS));
         let (place, all_before) = (place(segment), before as u32);
         let (size, units) = (PIECE, UNITS as usize);
@@ -140,19 +192,30 @@ fn stays_finite(weights: &[CubeTensor], rows: &[CubeTensor; 3], segments: &[Segm
         );
         before += own;
     }
-    Tensor::<1>::from_primitive::<Cube>(counts).into_data().iter::<f32>().all(|count| count == 0.0)
+    Tensor::<1>::from_primitive::<Cube>(counts)
+        .into_data()
+        .iter::<f32>()
+        .all(|count| count == 0.0)
 }
 
 /// The state after an update, or as it was where a number of it would not be finite.
-#[allow(clippy::result_large_err, reason = "what is handed back is the state, not the story of an error")]
+#[allow(
+    clippy::result_large_err,
+    reason = "what is handed back is the state, not the story of an \
+error"
+)]
 pub(in crate::ops) fn adamw(
     state: AdamWState,
     gradients: Tensor<1>,
     segments: &[Segment],
     rule: AdamWRule,
 ) -> Result<AdamWState, AdamWState> {
-    let device =
-        |tensor: Tensor<1>| into_contiguous(tensor.try_into_primitive::<Cube>().expect("a GPU's, for it is not the CPU's"));
+    let device = |tensor: Tensor<1>| {
+        into_contiguous(tensor.try_into_primitive::<Cube>().expect(
+            "a GPU's, \
+        for it is not the CPU's",
+        ))
+    };
     let tensor = Tensor::<1>::from_primitive::<Cube>;
     let mut weights: Vec<CubeTensor> = state.weights.into_iter().map(device).collect();
     let rows = [gradients, state.first, state.second].map(device);
@@ -162,14 +225,34 @@ pub(in crate::ops) fn adamw(
     if is_finite {
         [first, second] = [first, second].map(owned);
         weights = weights.into_iter().map(owned).collect();
-        for (segment, weight) in segments.iter().zip(&weights).filter(|(segment, _)| !segment.place.is_empty()) {
+        for (segment, weight) in segments
+            .iter()
+            .zip(&weights)
+            .filter(|(segment, _)| !segment.place.is_empty())
+        {
             let (cubes, cube) = units(weight, segment.place.len());
-            let args = [weight, &gradients, &first, &second].map(|row| row.clone().into_buffer_arg());
-            let ([weight, gradients, first, second], rates) = (args, rates(&rule.constants(segment)));
-            update::launch(&client, cubes, cube, weight, gradients, first, second, rates, place(segment));
+            let args =
+                [weight, &gradients, &first, &second].map(|row| row.clone().into_buffer_arg());
+            let ([weight, gradients, first, second], rates) =
+                (args, rates(&rule.constants(segment)));
+            update::launch(
+                &client,
+                cubes,
+                cube,
+                weight,
+                gradients,
+                first,
+                second,
+                rates,
+                place(segment),
+            );
         }
     }
-    let state = AdamWState { weights: weights.into_iter().map(tensor).collect(), first: tensor(first), second: tensor(second) };
+    let state = AdamWState {
+        weights: weights.into_iter().map(tensor).collect(),
+        first: tensor(first),
+        second: tensor(second),
+    };
     if is_finite { Ok(state) } else { Err(state) }
 }
 
@@ -187,16 +270,35 @@ mod tests {
         let mut end = COUNT;
         let segments = LENGTHS.iter().enumerate().map(|(index, length)| {
             end -= length;
-            Segment { place: end..end + length, learning_rate: [1e-2, 1.6e-1][index % 2], weight_decay: [0.1, 0.0][index % 2] }
+            Segment {
+                place: end..end + length,
+                learning_rate: [1e-2, 1.6e-1][index % 2],
+                weight_decay: [0.1, 0.0][index % 2],
+            }
         });
         let segments: Vec<_> = segments.collect();
-        let weights = LENGTHS.iter().map(|length| tensor(&drawn(*length as u64, *length, 1.0), [*length], device));
+        let weights = LENGTHS
+            .iter()
+            .map(|length| tensor(&drawn(*length as u64, *length, 1.0), [*length], device));
         let zeros = || tensor(&vec![0.0; COUNT], [COUNT], device);
-        (AdamWState { weights: weights.collect(), first: zeros(), second: zeros() }, segments)
+        (
+            AdamWState {
+                weights: weights.collect(),
+                first: zeros(),
+                second: zeros(),
+            },
+            segments,
+        )
     }
 
     fn rule(update: u64) -> AdamWRule {
-        AdamWRule { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, gradient_scale: 0.25, update }
+        AdamWRule {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            gradient_scale: 0.25,
+            update,
+        }
     }
 
     #[test]
@@ -222,19 +324,37 @@ mod tests {
         let Some(device) = device() else { return };
         let bits = |state: &AdamWState| {
             let rows = state.weights.iter().chain([&state.first, &state.second]);
-            rows.flat_map(|row| row.to_data().iter::<f32>().map(f32::to_bits).collect::<Vec<_>>()).collect::<Vec<u32>>()
+            rows.flat_map(|row| {
+                row.to_data()
+                    .iter::<f32>()
+                    .map(f32::to_bits)
+                    .collect::<Vec<_>>()
+            })
+            .collect::<Vec<u32>>()
         };
         for gradient in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY, 1e30] {
             let (state, segments) = state(&device);
             let before = bits(&state);
             let mut gradients = vec![0.5; COUNT];
             gradients[COUNT - 1] = gradient;
-            let state = adamw(state, tensor(&gradients, [COUNT], &device), &segments, rule(1)).expect_err("not finite");
+            let state = adamw(
+                state,
+                tensor(&gradients, [COUNT], &device),
+                &segments,
+                rule(1),
+            )
+            .expect_err("not finite");
             assert_eq!(bits(&state), before, "{gradient}");
             gradients[COUNT - 1] = 0.5;
             let held = (state.first.clone(), state.weights[0].clone());
             let values = held.1.to_data();
-            let state = adamw(state, tensor(&gradients, [COUNT], &device), &segments, rule(1)).expect("finite");
+            let state = adamw(
+                state,
+                tensor(&gradients, [COUNT], &device),
+                &segments,
+                rule(1),
+            )
+            .expect("finite");
             assert_ne!(bits(&state), before);
             assert!(held.0.into_data().iter::<f32>().all(|number| number == 0.0));
             held.1.into_data().assert_eq(&values, true);

@@ -1,4 +1,5 @@
-//! The loss of logits on a GPU: a cube a row, which is read once for the sum of its exponentials and once to become its gradient.
+//! The loss of logits on a GPU: a cube a row, which is read once for the sum of its exponentials
+//! and once to become its gradient.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
@@ -21,7 +22,10 @@ pub(in crate::ops) enum Logits {
 #[cube]
 fn joined(most: f32, sum: f32, other: f32, of_other: f32) -> (f32, f32) {
     let larger = max(most, other);
-    (larger, sum * (most - larger).exp() + of_other * (other - larger).exp())
+    (
+        larger,
+        sum * (most - larger).exp() + of_other * (other - larger).exp(),
+    )
 }
 
 #[cube(launch)]
@@ -38,7 +42,10 @@ fn losses_of<F: Float, N: Size>(
     if row >= extent.rows as usize {
         terminate!();
     }
-    let (mut largest, mut sums) = (Shared::<[f32]>::new_slice(units), Shared::<[f32]>::new_slice(units));
+    let (mut largest, mut sums) = (
+        Shared::<[f32]>::new_slice(units),
+        Shared::<[f32]>::new_slice(units),
+    );
     let width = extent.width as usize;
     let start = row * width;
     // Less than any logit that counts, and one of which differences are numbers.
@@ -52,7 +59,8 @@ fn losses_of<F: Float, N: Size>(
         for index in 0..N::value() {
             of_vector = max(of_vector, numbers.extract(index));
         }
-        sum = sum * (most - of_vector).exp() + across::<N>((numbers - Vector::new(of_vector)).exp());
+        sum =
+            sum * (most - of_vector).exp() + across::<N>((numbers - Vector::new(of_vector)).exp());
         most = of_vector;
         at += CUBE_DIM as usize;
     }
@@ -62,7 +70,12 @@ fn losses_of<F: Float, N: Size>(
     let mut half = CUBE_DIM as usize / 2;
     while half > 0 {
         if unit < half {
-            let (most, sum) = joined(largest[unit], sums[unit], largest[unit + half], sums[unit + half]);
+            let (most, sum) = joined(
+                largest[unit],
+                sums[unit],
+                largest[unit + half],
+                sums[unit + half],
+            );
             largest[unit] = most;
             sums[unit] = sum;
         }
@@ -98,7 +111,11 @@ fn losses_of<F: Float, N: Size>(
 }
 
 /// The losses, f32, and the logits or, in their place where nobody else holds them, their gradient.
-pub(in crate::ops) fn cross_entropy(logits: CubeTensor, targets: &[u32], what: Logits) -> (CubeTensor, CubeTensor) {
+pub(in crate::ops) fn cross_entropy(
+    logits: CubeTensor,
+    targets: &[u32],
+    what: Logits,
+) -> (CubeTensor, CubeTensor) {
     let logits = match what {
         Logits::Differentiated => owned(logits),
         Logits::Kept => into_contiguous(logits),
@@ -109,9 +126,22 @@ pub(in crate::ops) fn cross_entropy(logits: CubeTensor, targets: &[u32], what: L
         let size = vector_size(&[vocabulary]);
         let (units, extent) = (sharing(vocabulary / size), extent(rows, vocabulary / size));
         let (client, element) = (logits.client.clone(), element(&logits));
-        let args = [logits.clone(), upload(&logits, targets), losses.clone()].map(CubeTensor::into_buffer_arg);
+        let args = [logits.clone(), upload(&logits, targets), losses.clone()]
+            .map(CubeTensor::into_buffer_arg);
         let ([in_place, targets, to], cube) = (args, CubeDim::new_1d(units));
-        losses_of::launch(&client, cubes(rows), cube, size, in_place, targets, to, extent, units as usize, what, element);
+        losses_of::launch(
+            &client,
+            cubes(rows),
+            cube,
+            size,
+            in_place,
+            targets,
+            to,
+            extent,
+            units as usize,
+            what,
+            element,
+        );
     }
     (losses, logits)
 }
@@ -155,13 +185,27 @@ mod tests {
     #[test]
     fn a_row_may_be_far_from_zero_and_a_token_impossible_but_a_nan_shows() {
         let Some(device) = device() else { return };
-        let rows = [[1e4f32, 1e4, 1e4 - 1.0], [-1e30, -1e30, -1e30 - 1.0], [3.0, f32::NEG_INFINITY, 2.0]];
-        let of = |device: &Device| cross_entropy(tensor(rows.as_flattened(), [3, 3], device), [0, 0, 0].into());
+        let rows = [
+            [1e4f32, 1e4, 1e4 - 1.0],
+            [-1e30, -1e30, -1e30 - 1.0],
+            [3.0, f32::NEG_INFINITY, 2.0],
+        ];
+        let of = |device: &Device| {
+            cross_entropy(
+                tensor(rows.as_flattened(), [3, 3], device),
+                [0, 0, 0].into(),
+            )
+        };
         let ((losses, gradient), (exact, exact_gradient)) = (of(&device), of(&Device::flex()));
         assert!(worst(losses, exact) < 1e-6 && worst(gradient, exact_gradient) < 1e-6);
         for row in [[1.0, f32::NAN, 2.0], [1.0, f32::INFINITY, 2.0]] {
-            let losses = cross_entropy(tensor(&row, [1, 3], &device), [0].into()).0.into_data();
-            assert!(losses.iter::<f32>().all(|loss| !loss.is_finite()), "{row:?}: {losses:?}");
+            let losses = cross_entropy(tensor(&row, [1, 3], &device), [0].into())
+                .0
+                .into_data();
+            assert!(
+                losses.iter::<f32>().all(|loss| !loss.is_finite()),
+                "{row:?}: {losses:?}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The keyed mask on a GPU, made where it is used: a draw a feature of SplitMix64, in halves of 32 bits, for WGSL has no larger ones.
+//! The keyed mask on a GPU, made where it is used: a draw a feature of SplitMix64, in halves of 32
+//! bits, for WGSL has no larger ones.
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::kernel::into_contiguous;
@@ -10,10 +11,19 @@ use super::{Extent, element, empty, extent, units, upload};
 
 /// (x ^ (x >> shift)) · factor of 64 bits in two halves, the upper one first.
 #[cube]
-fn stirred(high: u32, low: u32, #[comptime] shift: u32, #[comptime] of_high: u32, #[comptime] of_low: u32) -> (u32, u32) {
+fn stirred(
+    high: u32,
+    low: u32,
+    #[comptime] shift: u32,
+    #[comptime] of_high: u32,
+    #[comptime] of_low: u32,
+) -> (u32, u32) {
     let low = low ^ ((low >> shift) | (high << comptime![32 - shift]));
     let high = high ^ (high >> shift);
-    (low.mul_hi(of_low) + low * of_high + high * of_low, low * of_low)
+    (
+        low.mul_hi(of_low) + low * of_high + high * of_low,
+        low * of_low,
+    )
 }
 
 /// Halves of the sum of 64 bits and 64 more.
@@ -73,7 +83,19 @@ pub(in crate::ops) fn dropout(x: CubeTensor, mask: &Mask) -> CubeTensor {
         let (cubes, cube) = units(&x, count);
         let args = [x.clone(), upload(&x, &keys), output.clone()].map(CubeTensor::into_buffer_arg);
         let ([x, keys, to], extent) = (args, extent(mask.tokens.len(), count / mask.tokens.len()));
-        masked::launch(&client, cubes, cube, x, keys, to, mask.kept(), high, low, extent, element);
+        masked::launch(
+            &client,
+            cubes,
+            cube,
+            x,
+            keys,
+            to,
+            mask.kept(),
+            high,
+            low,
+            extent,
+            element,
+        );
     }
     output
 }

@@ -19,15 +19,24 @@ fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
 #[cube]
 fn argument<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     let cubic = Vector::<f32, N>::new(GELU) * (g + Vector::<f32, N>::new(GELU_CUBE) * g * g * g);
-    if comptime![activation == Activation::GeluTanh] { cubic } else { g }
+    if comptime![activation == Activation::GeluTanh] {
+        cubic
+    } else {
+        g
+    }
 }
 
 /// a'(g).
 #[cube]
 fn slope<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(1.0f32);
-    let of_cubic = Vector::<f32, N>::new(GELU) * (one + Vector::<f32, N>::new(3.0f32) * Vector::<f32, N>::new(GELU_CUBE) * g * g);
-    if comptime![activation == Activation::GeluTanh] { of_cubic } else { one }
+    let of_cubic = Vector::<f32, N>::new(GELU)
+        * (one + Vector::<f32, N>::new(3.0f32) * Vector::<f32, N>::new(GELU_CUBE) * g * g);
+    if comptime![activation == Activation::GeluTanh] {
+        of_cubic
+    } else {
+        one
+    }
 }
 
 /// The extent is that of the output, whose rows have half the width.
@@ -45,7 +54,8 @@ fn output_of<F: Float, N: Size>(
         let gate = row * inner + ABSOLUTE_POS;
         let g = Vector::<f32, N>::cast_from(gate_up[gate]);
         let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
-        output[ABSOLUTE_POS] = Vector::cast_from(g * sigmoid::<N>(argument::<N>(g, activation)) * u);
+        output[ABSOLUTE_POS] =
+            Vector::cast_from(g * sigmoid::<N>(argument::<N>(g, activation)) * u);
     }
 }
 
@@ -67,7 +77,8 @@ fn gradients_of<F: Float, N: Size>(
         let u = Vector::<f32, N>::cast_from(gate_up[gate + inner]);
         let d = Vector::<f32, N>::cast_from(gradient[ABSOLUTE_POS]);
         let s = sigmoid::<N>(argument::<N>(g, activation));
-        gate_up[gate] = Vector::cast_from(d * u * s * (one + g * slope::<N>(g, activation) * (one - s)));
+        gate_up[gate] =
+            Vector::cast_from(d * u * s * (one + g * slope::<N>(g, activation) * (one - s)));
         gate_up[gate + inner] = Vector::cast_from(d * g * s);
     }
 }
@@ -82,13 +93,27 @@ pub(in crate::ops) fn forward(gate_up: CubeTensor, activation: Activation) -> Cu
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, output] = [gate_up, output.clone()].map(CubeTensor::into_buffer_arg);
-        output_of::launch(&client, cubes, cube, size, gate_up, output, extent(rows, inner / size), activation, element);
+        output_of::launch(
+            &client,
+            cubes,
+            cube,
+            size,
+            gate_up,
+            output,
+            extent(rows, inner / size),
+            activation,
+            element,
+        );
     }
     output
 }
 
 /// The gradient of `gate_up`, in its place where nobody else holds it.
-pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor, activation: Activation) -> CubeTensor {
+pub(in crate::ops) fn backward(
+    gate_up: CubeTensor,
+    gradient: CubeTensor,
+    activation: Activation,
+) -> CubeTensor {
     let (gate_up, gradient) = (owned(gate_up), into_contiguous(gradient));
     let [rows, inner] = gradient.shape().dims();
     let (client, element) = (gate_up.client.clone(), element(&gate_up));
@@ -96,7 +121,17 @@ pub(in crate::ops) fn backward(gate_up: CubeTensor, gradient: CubeTensor, activa
         let size = vector_size(&[inner]);
         let (cubes, cube) = units(&gate_up, rows * inner / size);
         let [gate_up, gradient] = [gate_up.clone(), gradient].map(CubeTensor::into_buffer_arg);
-        gradients_of::launch(&client, cubes, cube, size, gate_up, gradient, extent(rows, inner / size), activation, element);
+        gradients_of::launch(
+            &client,
+            cubes,
+            cube,
+            size,
+            gate_up,
+            gradient,
+            extent(rows, inner / size),
+            activation,
+            element,
+        );
     }
     gate_up
 }

@@ -1,14 +1,28 @@
 //! Kernels of our own for GPUs: one definition is compiled for CUDA and for wgpu.
 //!
-//! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so that a run repeats bit for bit. A
-//! kernel binds at most eight storage buffers with the one that cubecl adds for scalars and lengths, which is what WebGPU promises.
+//! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so
+//! that a run repeats bit for bit. A kernel binds at most eight storage buffers with the one that
+//! cubecl adds for scalars and lengths, which is what WebGPU promises.
 //!
-//! No kernel asks a buffer for its `len()`: that is the length of the allocation, which CUDA pads to rows of 512 bytes, and what stands
-//! behind a tensor's numbers is nobody's. Every count that decides something is a scalar of the launch ([`Extent`]); `tests/layers.rs`
-//! holds it, and `padding.rs` runs the kernels on allocations that go on with NaN.
-#![allow(clippy::used_underscore_binding, reason = "an element's type has no name in a kernel, and one in its launch")]
-#![allow(clippy::trivially_copy_pass_by_ref, reason = "what a launch hands to a kernel comes by reference")]
-#![allow(clippy::too_many_arguments, reason = "the tensors of the mathematics, and the launches that are made of the kernels")]
+//! No kernel asks a buffer for its `len()`: that is the length of the allocation, which CUDA pads
+//! to rows of 512 bytes, and what stands behind a tensor's numbers is nobody's. Every count that
+//! decides something is a scalar of the launch ([`Extent`]); `tests/layers.rs` holds it, and
+//! `padding.rs` runs the kernels on allocations that go on with NaN.
+#![allow(
+    clippy::used_underscore_binding,
+    reason = "an element's type has no name in a kernel, and \
+one in its launch"
+)]
+#![allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "what a launch hands to a kernel comes by \
+reference"
+)]
+#![allow(
+    clippy::too_many_arguments,
+    reason = "the tensors of the mathematics, and the launches \
+that are made of the kernels"
+)]
 
 pub(super) mod adamw;
 pub(super) mod attention;
@@ -56,7 +70,10 @@ fn element(tensor: &CubeTensor) -> ElemType {
 
 /// Numbers that are read and written at once: as many as divide each of these.
 fn vector_size(sizes: &[usize]) -> usize {
-    [4, 2].into_iter().find(|size| sizes.iter().all(|count| count.is_multiple_of(*size))).unwrap_or(1)
+    [4, 2]
+        .into_iter()
+        .find(|size| sizes.iter().all(|count| count.is_multiple_of(*size)))
+        .unwrap_or(1)
 }
 
 /// The real lengths of a matrix that a kernel goes through.
@@ -82,14 +99,16 @@ fn empty(beside: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTens
     empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
 }
 
-/// The tensor in row-major order, to be overwritten: itself where no other handle has it, else a copy.
+/// The tensor in row-major order, to be overwritten: itself where no other handle has it, else a
+/// copy.
 fn owned(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     if tensor.can_mut() {
         return tensor;
     }
     let (shape, dtype) = (tensor.meta.shape().clone(), tensor.dtype);
-    let copy = empty_device_contiguous_dtype(tensor.client.clone(), tensor.device.clone(), shape, dtype);
+    let copy =
+        empty_device_contiguous_dtype(tensor.client.clone(), tensor.device.clone(), shape, dtype);
     let (client, element) = (tensor.client.clone(), element(&tensor));
     cubecl::std::tensor::copy_into(&client, tensor.binding(), copy.clone().binding(), element);
     #[cfg(test)] // cubecl's copy goes over padding too.
@@ -104,15 +123,26 @@ fn upload(beside: &CubeTensor, numbers: &[u32]) -> CubeTensor {
         return padding::upload(beside, [numbers.len()], u32::as_bytes(numbers), DType::U32);
     }
     let handle = beside.client.create_from_slice(u32::as_bytes(numbers));
-    CubeTensor::new_contiguous(beside.client.clone(), beside.device.clone(), [numbers.len()].into(), handle, DType::U32)
+    CubeTensor::new_contiguous(
+        beside.client.clone(),
+        beside.device.clone(),
+        [numbers.len()].into(),
+        handle,
+        DType::U32,
+    )
 }
 
-/// The product of two matrices in the numbers of the left one, with sums in f32, rounded to a type at the end.
+/// The product of two matrices in the numbers of the left one, with sums in f32, rounded to a type
+/// at the end.
 ///
-/// By tensor cores where the device has some for these numbers, otherwise without: so does cubek's own choice too, but that panics where
-/// tensor cores are there and do not take the shape.
+/// By tensor cores where the device has some for these numbers, otherwise without: so does cubek's
+/// own choice too, but that panics where tensor cores are there and do not take the shape.
 pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTensor {
-    let rhs = if rhs.dtype == lhs.dtype { rhs } else { cast(rhs, lhs.dtype) };
+    let rhs = if rhs.dtype == lhs.dtype {
+        rhs
+    } else {
+        cast(rhs, lhs.dtype)
+    };
     let output = empty(&lhs, shape_of_product(&lhs, &rhs), given);
     let by_tensor_cores = Strategy::SimpleCyclicCmma(BlueprintStrategy::default());
     let without = Strategy::SimpleUnit(BlueprintStrategy::default());
@@ -121,7 +151,11 @@ pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTen
     if is_exact || multiply(by_tensor_cores, &lhs, &rhs, &output).is_err() {
         multiply(without, &lhs, &rhs, &output).unwrap_or_else(|error| {
             let (m_k, k_n) = (lhs.shape(), rhs.shape());
-            panic!("no kernel for the product of {m_k:?} and {k_n:?} in {:?} on `{:?}`: {error:?}", lhs.dtype, lhs.device)
+            panic!(
+                "no kernel for the product of {m_k:?} and {k_n:?} in {:?} on `{:?}`: \
+            {error:?}",
+                lhs.dtype, lhs.device
+            )
         });
     }
     output
@@ -129,14 +163,34 @@ pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTen
 
 /// [.., m, n] of [.., m, k] and [.., k, n].
 fn shape_of_product(lhs: &CubeTensor, rhs: &CubeTensor) -> Shape {
-    let (last, columns) = (lhs.shape().num_dims() - 1, rhs.shape().iter().last().copied());
-    Shape::from(lhs.shape().iter().copied().take(last).chain(columns).collect::<Vec<usize>>())
+    let (last, columns) = (
+        lhs.shape().num_dims() - 1,
+        rhs.shape().iter().last().copied(),
+    );
+    Shape::from(
+        lhs.shape()
+            .iter()
+            .copied()
+            .take(last)
+            .chain(columns)
+            .collect::<Vec<usize>>(),
+    )
 }
 
-fn multiply(strategy: Strategy, lhs: &CubeTensor, rhs: &CubeTensor, output: &CubeTensor) -> Result<(), Box<MatmulSetupError>> {
+fn multiply(
+    strategy: Strategy,
+    lhs: &CubeTensor,
+    rhs: &CubeTensor,
+    output: &CubeTensor,
+) -> Result<(), Box<MatmulSetupError>> {
     let [of_lhs, of_rhs, of_output] = [lhs, rhs, output].map(element);
-    let mut elements = MatmulElems::from_globals(&MatmulGlobalElems { lhs: of_lhs, rhs: of_rhs, out: of_output });
-    let [lhs, rhs] = [(lhs, of_lhs), (rhs, of_rhs)].map(|(side, of)| InputBinding::new(side.clone().binding(), of));
+    let mut elements = MatmulElems::from_globals(&MatmulGlobalElems {
+        lhs: of_lhs,
+        rhs: of_rhs,
+        out: of_output,
+    });
+    let [lhs, rhs] = [(lhs, of_lhs), (rhs, of_rhs)]
+        .map(|(side, of)| InputBinding::new(side.clone().binding(), of));
     let (strategy, to) = (strategy.into(), output.clone().binding());
     launch_ref(&strategy, &output.client, lhs, rhs, to, &mut elements).map_err(Box::new)
 }
@@ -144,10 +198,14 @@ fn multiply(strategy: Strategy, lhs: &CubeTensor, rhs: &CubeTensor, output: &Cub
 /// The cubes of a kernel in which a unit has an index of its own, and the units of a cube.
 fn units(tensor: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
     let cube = CubeDim::new(&tensor.client, count);
-    (calculate_cube_count_elemwise(&tensor.client, count, cube), cube)
+    (
+        calculate_cube_count_elemwise(&tensor.client, count, cube),
+        cube,
+    )
 }
 
-/// At least so many cubes, folded where one dimension cannot hold them: a kernel takes `CUBE_POS` and leaves what is too many alone.
+/// At least so many cubes, folded where one dimension cannot hold them: a kernel takes `CUBE_POS`
+/// and leaves what is too many alone.
 fn cubes(count: usize) -> CubeCount {
     let rows = count.div_ceil(MOST_CUBES).max(1);
     CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
@@ -169,7 +227,8 @@ fn across<N: Size>(vector: Vector<f32, N>) -> f32 {
     sum
 }
 
-/// The sum of what the units of a cube have, as a tree over their places. To be called by all of them.
+/// The sum of what the units of a cube have, as a tree over their places. To be called by all of
+/// them.
 #[cube]
 fn total(own: f32, sums: &mut Shared<[f32]>) -> f32 {
     let unit = UNIT_POS as usize;

@@ -10,8 +10,8 @@ use cubecl::prelude::*;
 use super::{element, empty, units, vector_size};
 use crate::quant::{Int8, Quantized};
 
-/// A packed weight [out, in] in a GPU's memory. Absmax that were quantized again are f32 here, so that a number is one product and its
-/// bits are those of the CPU.
+/// A packed weight [out, in] in a GPU's memory. Absmax that were quantized again are f32 here, so
+/// that a number is one product and its bits are those of the CPU.
 #[derive(Debug)]
 pub(in crate::ops) struct OnGpu {
     shape: [usize; 2],
@@ -33,9 +33,19 @@ impl OnGpu {
             cube(Tensor::<1>::from_data(data, (device, DType::F32)).try_into_primitive::<Cube>())
         };
         let words = |bytes: &[u8]| {
-            let word = |bytes: &[u8]| u32::from_le_bytes(std::array::from_fn(|place| bytes.get(place).copied().unwrap_or(0)));
-            let (words, count) = (bytes.chunks(4).map(word).collect::<Vec<_>>(), bytes.len().div_ceil(4));
-            cube(Tensor::<1, Int>::from_data(TensorData::new(words, [count]), (device, DType::U32)).try_into_primitive::<Cube>())
+            let word = |bytes: &[u8]| {
+                u32::from_le_bytes(std::array::from_fn(|place| {
+                    bytes.get(place).copied().unwrap_or(0)
+                }))
+            };
+            let (words, count) = (
+                bytes.chunks(4).map(word).collect::<Vec<_>>(),
+                bytes.len().div_ceil(4),
+            );
+            cube(
+                Tensor::<1, Int>::from_data(TensorData::new(words, [count]), (device, DType::U32))
+                    .try_into_primitive::<Cube>(),
+            )
         };
         match weight {
             Quantized::FourBit(packed) => Self {
@@ -47,7 +57,13 @@ impl OnGpu {
             },
             Quantized::Int8(packed) => Self {
                 shape,
-                codes: words(&packed.codes().iter().map(|code| code.cast_unsigned()).collect::<Vec<_>>()),
+                codes: words(
+                    &packed
+                        .codes()
+                        .iter()
+                        .map(|code| code.cast_unsigned())
+                        .collect::<Vec<_>>(),
+                ),
                 absmax: floats(packed.absmax()),
                 group: shape[1],
                 table: None,
@@ -100,7 +116,10 @@ fn unpack_four_bits<F: Float, N: Size>(
         #[unroll]
         for index in 0..N::value() {
             let place = which.first as usize + ABSOLUTE_POS * N::value() + index;
-            numbers.insert(index, four_bits(codes, table, place) * absmax[place / which.group as usize]);
+            numbers.insert(
+                index,
+                four_bits(codes, table, place) * absmax[place / which.group as usize],
+            );
         }
         output[ABSOLUTE_POS] = Vector::cast_from(numbers);
     }
@@ -123,7 +142,10 @@ fn unpack_int8<F: Float, N: Size>(
             let place = which.first as usize + ABSOLUTE_POS * N::value() + index;
             // The sign is in the byte's highest bit: brought to the word's, it is drawn down again.
             let code = i32::cast_from(codes[place / 4] << (24 - place % 4 * 8) as u32) >> 24i32;
-            numbers.insert(index, f32::cast_from(code) * absmax[place / which.group as usize] * unit);
+            numbers.insert(
+                index,
+                f32::cast_from(code) * absmax[place / which.group as usize] * unit,
+            );
         }
         output[ABSOLUTE_POS] = Vector::cast_from(numbers);
     }
@@ -139,13 +161,27 @@ pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -
         let (cubes, cube) = units(&output, count / size);
         let (client, element) = (output.client.clone(), element(&output));
         let which = CodesLaunch::new(first as u32, (count / size) as u32, weight.group as u32);
-        let [codes, absmax, to] = [&weight.codes, &weight.absmax, &output].map(|tensor| tensor.clone().into_buffer_arg());
+        let [codes, absmax, to] =
+            [&weight.codes, &weight.absmax, &output].map(|tensor| tensor.clone().into_buffer_arg());
         match &weight.table {
             Some(table) => {
                 let table = table.clone().into_buffer_arg();
-                unpack_four_bits::launch(&client, cubes, cube, size, codes, absmax, table, to, which, element);
+                unpack_four_bits::launch(
+                    &client, cubes, cube, size, codes, absmax, table, to, which, element,
+                );
             }
-            None => unpack_int8::launch(&client, cubes, cube, size, codes, absmax, to, which, Int8::UNIT, element),
+            None => unpack_int8::launch(
+                &client,
+                cubes,
+                cube,
+                size,
+                codes,
+                absmax,
+                to,
+                which,
+                Int8::UNIT,
+                element,
+            ),
         }
     }
     output
@@ -158,13 +194,22 @@ mod tests {
 
     use super::super::tests::{device, drawn, tensor, worst};
     use crate::ops::{Base, Packed, times};
-    use crate::quant::{BlockSize, QuantFormat, FourBitType, Quantized};
+    use crate::quant::{BlockSize, FourBitType, QuantFormat, Quantized};
 
     fn packed(form: usize, shape: [usize; 2], seed: u64) -> Quantized {
-        let four_bit =
-            |kind, size, double_quant| QuantFormat::FourBit { kind, block_size: BlockSize::new(size).expect("a size"), double_quant };
-        let form = [QuantFormat::QLORA, four_bit(FourBitType::Fp4, 32, false), four_bit(FourBitType::Nf4, 128, false), QuantFormat::Int8][form];
-        form.pack(shape, &drawn(seed, shape[0] * shape[1], 0.1)).expect("finite")
+        let four_bit = |kind, size, double_quant| QuantFormat::FourBit {
+            kind,
+            block_size: BlockSize::new(size).expect("a size"),
+            double_quant,
+        };
+        let form = [
+            QuantFormat::QLORA,
+            four_bit(FourBitType::Fp4, 32, false),
+            four_bit(FourBitType::Nf4, 128, false),
+            QuantFormat::Int8,
+        ][form];
+        form.pack(shape, &drawn(seed, shape[0] * shape[1], 0.1))
+            .expect("finite")
     }
 
     proptest! {

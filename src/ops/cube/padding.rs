@@ -1,5 +1,6 @@
-//! The kernels on allocations that go on behind a tensor's numbers, as those of CUDA do, with NaN there: nothing of it is taken for a
-//! number, counted as a length or written over, so that every result has the bits that it has on allocations without.
+//! The kernels on allocations that go on behind a tensor's numbers, as those of CUDA do, with NaN
+//! there: nothing of it is taken for a number, counted as a length or written over, so that every
+//! result has the bits that it has on allocations without.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -10,12 +11,13 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 
 use super::tests::{device, drawn, tensor};
-use crate::device::{self, FoundDevice, DeviceClass};
+use crate::device::{self, DeviceClass, FoundDevice};
 use crate::ops::{
-    Activation, AdamWRule, AdamWState, Base, Mask, Packed, Score, Segment, adamw, attention, backward_from, cross_entropy,
-    cross_entropy_losses, dropout, gated, rms_norm, rms_norm_gradients, rms_norm_input, rope, sum_of_squares, times,
+    Activation, AdamWRule, AdamWState, Base, Mask, Packed, Score, Segment, adamw, attention,
+    backward_from, cross_entropy, cross_entropy_losses, dropout, gated, rms_norm,
+    rms_norm_gradients, rms_norm_input, rope, sum_of_squares, times,
 };
-use crate::quant::{BlockSize, QuantFormat, FourBitType as Code};
+use crate::quant::{BlockSize, FourBitType as Code, QuantFormat};
 
 /// Bytes behind the numbers: two rows of CUDA's padding, a whole number of vectors of every type.
 const TAIL: usize = 1024;
@@ -30,7 +32,8 @@ pub(super) fn is_on() -> bool {
     MADE.with_borrow(Option::is_some)
 }
 
-/// What comes of an operation whose allocations are all padded; none of them may have its padding changed.
+/// What comes of an operation whose allocations are all padded; none of them may have its padding
+/// changed.
 fn padded<T>(operation: impl FnOnce() -> T) -> T {
     MADE.set(Some(Vec::new()));
     let result = operation();
@@ -47,13 +50,19 @@ pub(super) fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTens
 }
 
 /// Numbers of the CPU, and NaN behind them.
-pub(super) fn upload(beside: &CubeTensor, shape: impl Into<Shape>, bytes: &[u8], dtype: DType) -> CubeTensor {
+pub(super) fn upload(
+    beside: &CubeTensor,
+    shape: impl Into<Shape>,
+    bytes: &[u8],
+    dtype: DType,
+) -> CubeTensor {
     let made = with_tail(beside, shape.into(), bytes, dtype);
     MADE.with_borrow_mut(|all| all.as_mut().expect("it is on").push(made.clone()));
     made
 }
 
-/// A tensor with its numbers in another allocation, padded where padding is on. Nobody else holds it, so kernels may write in place.
+/// A tensor with its numbers in another allocation, padded where padding is on. Nobody else holds
+/// it, so kernels may write in place.
 pub(super) fn moved(tensor: CubeTensor) -> CubeTensor {
     if !is_on() {
         return tensor;
@@ -63,30 +72,53 @@ pub(super) fn moved(tensor: CubeTensor) -> CubeTensor {
 }
 
 fn with_tail(beside: &CubeTensor, shape: Shape, bytes: &[u8], dtype: DType) -> CubeTensor {
-    let handle = beside.client.create_from_slice(&[bytes, &[u8::MAX; TAIL]].concat());
-    CubeTensor::new_contiguous(beside.client.clone(), beside.device.clone(), shape, handle, dtype)
+    let handle = beside
+        .client
+        .create_from_slice(&[bytes, &[u8::MAX; TAIL]].concat());
+    CubeTensor::new_contiguous(
+        beside.client.clone(),
+        beside.device.clone(),
+        shape,
+        handle,
+        dtype,
+    )
 }
 
 /// The numbers of a tensor as bytes; what is behind them is NaN as it was, where it is ours.
 fn bytes(tensor: &CubeTensor) -> Vec<u8> {
     let numbers = tensor.shape().num_elements() * tensor.dtype.size();
-    let read = tensor.client.read_one(tensor.handle.clone()).expect("an allocation is read");
+    let read = tensor
+        .client
+        .read_one(tensor.handle.clone())
+        .expect("an allocation is read");
     // What burn cut out of another tensor ends with the rest of that.
     if tensor.handle.size() == (numbers + TAIL) as u64 {
         let changed = read[numbers..].iter().position(|byte| *byte != u8::MAX);
-        assert_eq!(changed, None, "a kernel wrote behind the {numbers} bytes of a tensor");
+        assert_eq!(
+            changed, None,
+            "a kernel wrote behind the {numbers} bytes of a tensor"
+        );
     }
     read[..numbers].to_vec()
 }
 
 fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u8> {
-    bytes(&into_contiguous(tensor.try_into_primitive::<Cube>().expect("a GPU's")))
+    bytes(&into_contiguous(
+        tensor.try_into_primitive::<Cube>().expect("a GPU's"),
+    ))
 }
 
 /// Adapters and cards on which the tests run.
 fn devices() -> Vec<Device> {
-    let card = |found: &FoundDevice| device::open(found.device).map_err(|error| eprintln!("skipped: {error}")).ok();
-    let cards = device::cuda_gpus().iter().filter(|found| found.kind != DeviceClass::Software).filter_map(card);
+    let card = |found: &FoundDevice| {
+        device::open(found.device)
+            .map_err(|error| eprintln!("skipped: {error}"))
+            .ok()
+    };
+    let cards = device::cuda_gpus()
+        .iter()
+        .filter(|found| found.kind != DeviceClass::Software)
+        .filter_map(card);
     device().into_iter().chain(cards).collect()
 }
 
@@ -96,20 +128,34 @@ fn is_the_same_padded(name: &str, operation: impl Fn(&Device) -> Vec<Vec<u8>>) {
         let expected = operation(&device);
         let found = padded(|| operation(&device));
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
-            assert!(found == expected, "{name}, result {index} of {}: other bits on a padded allocation", expected.len());
+            assert!(
+                found == expected,
+                "{name}, result {index} of {}: other bits on a padded \
+            allocation",
+                expected.len()
+            );
         }
     }
 }
 
 /// Numbers of a type.
-fn of<const D: usize>(seed: u64, shape: [usize; D], dtype: FloatDType, device: &Device) -> Tensor<D> {
+fn of<const D: usize>(
+    seed: u64,
+    shape: [usize; D],
+    dtype: FloatDType,
+    device: &Device,
+) -> Tensor<D> {
     let numbers = tensor(&drawn(seed, shape.iter().product(), 1.0), shape, device).cast(dtype);
-    Tensor::from_primitive::<Cube>(moved(numbers.try_into_primitive::<Cube>().expect("a GPU's")))
+    Tensor::from_primitive::<Cube>(moved(
+        numbers.try_into_primitive::<Cube>().expect("a GPU's"),
+    ))
 }
 
 /// The types that a device has.
 fn types(device: &Device) -> impl Iterator<Item = FloatDType> + use<'_> {
-    [FloatDType::F32, FloatDType::F16, FloatDType::BF16].into_iter().filter(|dtype| device.supports_dtype(*dtype))
+    [FloatDType::F32, FloatDType::F16, FloatDType::BF16]
+        .into_iter()
+        .filter(|dtype| device.supports_dtype(*dtype))
 }
 
 #[test]
@@ -122,7 +168,12 @@ fn norms() {
             let weight = of(3, [width], dtype, device);
             let (of_x, of_weight) = rms_norm_gradients(x(), weight.clone(), gradient(), 1e-5);
             let alone = rms_norm_input(x(), weight.clone(), gradient(), 1e-5);
-            [bits(rms_norm(x(), weight, 1e-5)), bits(alone), bits(of_x), bits(of_weight)]
+            [
+                bits(rms_norm(x(), weight, 1e-5)),
+                bits(alone),
+                bits(of_x),
+                bits(of_weight),
+            ]
         });
         of_all.collect()
     });
@@ -137,7 +188,12 @@ fn rotations() {
             [7, 14].map(|tokens: u32| {
                 let positions: Arc<[u32]> = (0..tokens).map(|token| token % 9).collect();
                 let [cosines, sines] = tables.clone();
-                bits(rope(of(3, [2, 7, 3, 2 * half], dtype, device), cosines, sines, positions))
+                bits(rope(
+                    of(3, [2, 7, 3, 2 * half], dtype, device),
+                    cosines,
+                    sines,
+                    positions,
+                ))
             })
         });
         of_all.collect()
@@ -147,14 +203,32 @@ fn rotations() {
 #[test]
 fn attentions() {
     is_the_same_padded("attention", |device| {
-        let all = types(device).flat_map(|dtype| [(5, None), (16, Some(3.0))].map(|sizes| (dtype, sizes)));
+        let all = types(device)
+            .flat_map(|dtype| [(5, None), (16, Some(3.0))].map(|sizes| (dtype, sizes)));
         let of_all = all.flat_map(|(dtype, (features, softcap))| {
-            let leaf = |seed, heads| of(seed, [2, 37, heads, features], dtype, device).autodiff().require_grad();
+            let leaf = |seed, heads| {
+                of(seed, [2, 37, heads, features], dtype, device)
+                    .autodiff()
+                    .require_grad()
+            };
             let [query, key, value] = [leaf(1, 4), leaf(2, 2), leaf(3, 2)];
-            let first: Arc<[u32]> = (0..74).map(|query| if query % 37 < 21 { 0 } else { 21 }).collect();
-            let output = attention(query.clone(), key.clone(), value.clone(), &first, Score { scale: 0.3, softcap });
-            let gradients = backward_from(output.clone(), of(4, [2, 37, 4, features], dtype, device));
-            let of_leaves = [query, key, value].map(|leaf| bits(leaf.grad(&gradients).expect("tracked")));
+            let first: Arc<[u32]> = (0..74)
+                .map(|query| if query % 37 < 21 { 0 } else { 21 })
+                .collect();
+            let output = attention(
+                query.clone(),
+                key.clone(),
+                value.clone(),
+                &first,
+                Score {
+                    scale: 0.3,
+                    softcap,
+                },
+            );
+            let gradients =
+                backward_from(output.clone(), of(4, [2, 37, 4, features], dtype, device));
+            let of_leaves =
+                [query, key, value].map(|leaf| bits(leaf.grad(&gradients).expect("tracked")));
             [bits(output.inner())].into_iter().chain(of_leaves)
         });
         of_all.collect()
@@ -164,12 +238,17 @@ fn attentions() {
 #[test]
 fn losses() {
     is_the_same_padded("a loss", |device| {
-        let all = types(device).flat_map(|dtype| [7, 130, 1003].map(|vocabulary| (dtype, vocabulary)));
+        let all =
+            types(device).flat_map(|dtype| [7, 130, 1003].map(|vocabulary| (dtype, vocabulary)));
         let of_all = all.flat_map(|(dtype, vocabulary)| {
             let logits = || of(1, [11, vocabulary], dtype, device);
             let targets: Arc<[u32]> = (0..11).map(|row| row * 101 % vocabulary as u32).collect();
             let (losses, gradient) = cross_entropy(logits(), targets.clone());
-            [bits(losses), bits(gradient), bits(cross_entropy_losses(logits(), targets))]
+            [
+                bits(losses),
+                bits(gradient),
+                bits(cross_entropy_losses(logits(), targets)),
+            ]
         });
         of_all.collect()
     });
@@ -178,16 +257,27 @@ fn losses() {
 #[test]
 fn masks_and_gated_units() {
     is_the_same_padded("a mask", |device| {
-        let mask = Mask { tokens: (0..9).map(|token| token * token).collect(), site: 5, probability: 0.3 };
-        types(device).map(|dtype| bits(dropout(of(1, [9, 37], dtype, device), &mask))).collect()
+        let mask = Mask {
+            tokens: (0..9).map(|token| token * token).collect(),
+            site: 5,
+            probability: 0.3,
+        };
+        types(device)
+            .map(|dtype| bits(dropout(of(1, [9, 37], dtype, device), &mask)))
+            .collect()
     });
     is_the_same_padded("a gated unit", |device| {
         let all = types(device).flat_map(|dtype| [5, 36].map(|inner| (dtype, inner)));
         let of_all = all.flat_map(|(dtype, inner)| {
-            let gate_up = of(1, [9, 2 * inner], dtype, device).autodiff().require_grad();
+            let gate_up = of(1, [9, 2 * inner], dtype, device)
+                .autodiff()
+                .require_grad();
             let output = gated(gate_up.clone(), Activation::Silu);
             let gradients = backward_from(output.clone(), of(2, [9, inner], dtype, device));
-            [bits(output.inner()), bits(gate_up.grad(&gradients).expect("tracked"))]
+            [
+                bits(output.inner()),
+                bits(gate_up.grad(&gradients).expect("tracked")),
+            ]
         });
         of_all.collect()
     });
@@ -195,13 +285,23 @@ fn masks_and_gated_units() {
 
 #[test]
 fn packed_weights() {
-    let four_bit = QuantFormat::FourBit { kind: Code::Fp4, block_size: BlockSize::new(32).expect("a size"), double_quant: false };
+    let four_bit = QuantFormat::FourBit {
+        kind: Code::Fp4,
+        block_size: BlockSize::new(32).expect("a size"),
+        double_quant: false,
+    };
     is_the_same_padded("a packed weight", |device| {
         let forms = [QuantFormat::QLORA, four_bit, QuantFormat::Int8].into_iter();
         let of_all = forms.map(|form| {
-            let weight = form.pack([33, 70], &drawn(1, 33 * 70, 0.1)).expect("finite");
+            let weight = form
+                .pack([33, 70], &drawn(1, 33 * 70, 0.1))
+                .expect("finite");
             let base = Base::Packed(Packed::new(weight, device));
-            bits(times(of(2, [5, 33], FloatDType::F32, device), base, DType::F32))
+            bits(times(
+                of(2, [5, 33], FloatDType::F32, device),
+                base,
+                DType::F32,
+            ))
         });
         of_all.collect()
     });
@@ -211,7 +311,9 @@ fn packed_weights() {
 fn sums_of_squares() {
     is_the_same_padded("a sum of squares", |device| {
         let sum = |count: usize| sum_of_squares(&tensor(&drawn(1, count, 1.0), [count], device));
-        [1, 136, 4096, 10_001].map(|count| sum(count).to_le_bytes().to_vec()).to_vec()
+        [1, 136, 4096, 10_001]
+            .map(|count| sum(count).to_le_bytes().to_vec())
+            .to_vec()
     });
 }
 
@@ -221,10 +323,35 @@ fn updates() {
     is_the_same_padded("an update", |device| {
         let row = |seed, count| tensor(&drawn(seed, count, 1.0), [count], device);
         let zeros = || tensor(&vec![0.0; COUNT], [COUNT], device);
-        let segment = |place| Segment { place, learning_rate: 1e-2, weight_decay: 0.1 };
-        let state = AdamWState { weights: vec![row(1, 5), row(2, 9000)], first: zeros(), second: zeros() };
-        let rule = AdamWRule { beta1: 0.9, beta2: 0.999, epsilon: 1e-8, gradient_scale: 0.25, update: 1 };
-        let state = adamw(state, row(3, COUNT), &[segment(0..5), segment(5..COUNT)], rule).expect("finite");
-        state.weights.into_iter().chain([state.first, state.second]).map(bits).collect()
+        let segment = |place| Segment {
+            place,
+            learning_rate: 1e-2,
+            weight_decay: 0.1,
+        };
+        let state = AdamWState {
+            weights: vec![row(1, 5), row(2, 9000)],
+            first: zeros(),
+            second: zeros(),
+        };
+        let rule = AdamWRule {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            gradient_scale: 0.25,
+            update: 1,
+        };
+        let state = adamw(
+            state,
+            row(3, COUNT),
+            &[segment(0..5), segment(5..COUNT)],
+            rule,
+        )
+        .expect("finite");
+        state
+            .weights
+            .into_iter()
+            .chain([state.first, state.second])
+            .map(bits)
+            .collect()
     });
 }

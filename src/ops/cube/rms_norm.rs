@@ -1,6 +1,7 @@
 //! The norm on a GPU: a cube a row, which is read twice and summed as a tree.
 //!
-//! The gradient of the weight is a sum over rows: first over pieces of [`ROWS`], then over the pieces, each by one unit in order.
+//! The gradient of the weight is a sum over rows: first over pieces of [`ROWS`], then over the
+//! pieces, each by one unit in order.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
@@ -8,14 +9,22 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{Extent, across, cubes, element, empty, extent, owned, sharing, total, units, vector_size};
+use super::{
+    Extent, across, cubes, element, empty, extent, owned, sharing, total, units, vector_size,
+};
 
 /// Rows that a unit adds up.
 const ROWS: usize = 64;
 
 /// 1 / sqrt(mean(x²) + ε) of the row that begins there.
 #[cube]
-fn inverse_rms<F: Float, N: Size>(x: &[Vector<F, N>], start: usize, width: usize, epsilon: f32, sums: &mut Shared<[f32]>) -> f32 {
+fn inverse_rms<F: Float, N: Size>(
+    x: &[Vector<F, N>],
+    start: usize,
+    width: usize,
+    epsilon: f32,
+    sums: &mut Shared<[f32]>,
+) -> f32 {
     let mut squares = Vector::<f32, N>::new(0.0f32);
     let mut at = UNIT_POS as usize;
     while at < width {
@@ -48,7 +57,8 @@ fn output_of<F: Float, W: Float, N: Size>(
     let mut at = UNIT_POS as usize;
     while at < width {
         let numbers = Vector::<f32, N>::cast_from(x[start + at]);
-        output[start + at] = Vector::cast_from(numbers * inverse * Vector::<f32, N>::cast_from(weight[at]));
+        output[start + at] =
+            Vector::cast_from(numbers * inverse * Vector::<f32, N>::cast_from(weight[at]));
         at += CUBE_DIM as usize;
     }
 }
@@ -75,7 +85,8 @@ fn input_of<F: Float, W: Float, N: Size>(
     let mut products = Vector::<f32, N>::new(0.0f32);
     let mut at = UNIT_POS as usize;
     while at < width {
-        let weighted = Vector::<f32, N>::cast_from(gradient[start + at]) * Vector::<f32, N>::cast_from(weight[at]);
+        let weighted = Vector::<f32, N>::cast_from(gradient[start + at])
+            * Vector::<f32, N>::cast_from(weight[at]);
         products += Vector::<f32, N>::cast_from(x[start + at]) * weighted;
         at += CUBE_DIM as usize;
     }
@@ -84,7 +95,8 @@ fn input_of<F: Float, W: Float, N: Size>(
     let inverse = Vector::<f32, N>::new(inverse);
     let mut at = UNIT_POS as usize;
     while at < width {
-        let weighted = Vector::<f32, N>::cast_from(gradient[start + at]) * Vector::<f32, N>::cast_from(weight[at]);
+        let weighted = Vector::<f32, N>::cast_from(gradient[start + at])
+            * Vector::<f32, N>::cast_from(weight[at]);
         let numbers = Vector::<f32, N>::cast_from(x[start + at]);
         gradient[start + at] = Vector::cast_from(weighted * inverse - numbers * along);
         at += CUBE_DIM as usize;
@@ -131,7 +143,8 @@ fn pieces_of<F: Float, N: Size>(
         let end = min(first + rows_of_piece, rows);
         let mut sum = Vector::<f32, N>::new(0.0f32);
         for row in first..end {
-            let normed = Vector::<f32, N>::cast_from(x[row * width + column]) * Vector::<f32, N>::new(inverses[row]);
+            let normed = Vector::<f32, N>::cast_from(x[row * width + column])
+                * Vector::<f32, N>::new(inverses[row]);
             sum += normed * Vector::<f32, N>::cast_from(gradient[row * width + column]);
         }
         pieces[ABSOLUTE_POS] = sum;
@@ -161,7 +174,12 @@ fn shared_out(x: &CubeTensor, weight: &CubeTensor) -> (usize, usize, usize, u32)
     let numbers = weight.shape().num_elements();
     let size = vector_size(&[numbers]);
     let width = numbers / size;
-    (x.shape().num_elements() / numbers.max(1), width, size, sharing(width))
+    (
+        x.shape().num_elements() / numbers.max(1),
+        width,
+        size,
+        sharing(width),
+    )
 }
 
 /// x r ∘ w.
@@ -173,26 +191,60 @@ pub(in crate::ops) fn forward(x: CubeTensor, weight: CubeTensor, epsilon: f64) -
         let (client, elements) = (x.client.clone(), [element(&x), element(&weight)]);
         let [x, weight, output] = [x, weight, output.clone()].map(CubeTensor::into_buffer_arg);
         let (cubes, cube, extent) = (cubes(rows), CubeDim::new_1d(units), extent(rows, width));
-        output_of::launch(&client, cubes, cube, size, x, weight, output, epsilon as f32, extent, units as usize, elements);
+        output_of::launch(
+            &client,
+            cubes,
+            cube,
+            size,
+            x,
+            weight,
+            output,
+            epsilon as f32,
+            extent,
+            units as usize,
+            elements,
+        );
     }
     output
 }
 
 /// The gradient of `x`, in the place of `gradient` where nobody else holds it.
-pub(in crate::ops) fn input(x: CubeTensor, weight: CubeTensor, gradient: CubeTensor, epsilon: f64) -> CubeTensor {
+pub(in crate::ops) fn input(
+    x: CubeTensor,
+    weight: CubeTensor,
+    gradient: CubeTensor,
+    epsilon: f64,
+) -> CubeTensor {
     let ([x, weight], gradient) = ([x, weight].map(into_contiguous), owned(gradient));
     let (rows, width, size, units) = shared_out(&x, &weight);
     if rows > 0 {
         let (client, elements) = (x.client.clone(), [element(&x), element(&weight)]);
         let [x, weight, of_x] = [x, weight, gradient.clone()].map(CubeTensor::into_buffer_arg);
         let (cubes, cube, extent) = (cubes(rows), CubeDim::new_1d(units), extent(rows, width));
-        input_of::launch(&client, cubes, cube, size, x, weight, of_x, epsilon as f32, extent, units as usize, elements);
+        input_of::launch(
+            &client,
+            cubes,
+            cube,
+            size,
+            x,
+            weight,
+            of_x,
+            epsilon as f32,
+            extent,
+            units as usize,
+            elements,
+        );
     }
     gradient
 }
 
 /// The gradients of `x` and of the weight.
-pub(in crate::ops) fn both(x: CubeTensor, weight: CubeTensor, gradient: CubeTensor, epsilon: f64) -> (CubeTensor, CubeTensor) {
+pub(in crate::ops) fn both(
+    x: CubeTensor,
+    weight: CubeTensor,
+    gradient: CubeTensor,
+    epsilon: f64,
+) -> (CubeTensor, CubeTensor) {
     let [x, weight, gradient] = [x, weight, gradient].map(into_contiguous);
     let (rows, width, size, sharing) = shared_out(&x, &weight);
     let (client, of_pieces) = (x.client.clone(), rows.div_ceil(ROWS));
@@ -200,17 +252,60 @@ pub(in crate::ops) fn both(x: CubeTensor, weight: CubeTensor, gradient: CubeTens
     let pieces = empty(&x, [of_pieces, width * size], DType::F32);
     if rows > 0 {
         let inverses = empty(&x, [rows], DType::F32);
-        let (from, to) = (x.clone().into_buffer_arg(), inverses.clone().into_buffer_arg());
-        let (cube, of_x, units_of_row) = (CubeDim::new_1d(sharing), extent(rows, width), sharing as usize);
-        inverses_of::launch(&client, cubes(rows), cube, size, from, to, epsilon as f32, of_x, units_of_row, element(&x));
+        let (from, to) = (
+            x.clone().into_buffer_arg(),
+            inverses.clone().into_buffer_arg(),
+        );
+        let (cube, of_x, units_of_row) = (
+            CubeDim::new_1d(sharing),
+            extent(rows, width),
+            sharing as usize,
+        );
+        inverses_of::launch(
+            &client,
+            cubes(rows),
+            cube,
+            size,
+            from,
+            to,
+            epsilon as f32,
+            of_x,
+            units_of_row,
+            element(&x),
+        );
         let (cubes, cube) = units(&x, of_pieces * width);
-        let args = [x.clone(), gradient.clone(), inverses, pieces.clone()].map(CubeTensor::into_buffer_arg);
+        let args = [x.clone(), gradient.clone(), inverses, pieces.clone()]
+            .map(CubeTensor::into_buffer_arg);
         let [from, by, inverses, to] = args;
-        pieces_of::launch(&client, cubes, cube, size, from, by, inverses, to, extent(rows, width), ROWS, element(&x));
+        pieces_of::launch(
+            &client,
+            cubes,
+            cube,
+            size,
+            from,
+            by,
+            inverses,
+            to,
+            extent(rows, width),
+            ROWS,
+            element(&x),
+        );
     }
     let (cubes, cube) = units(&x, width);
-    let (from, to) = (pieces.into_buffer_arg(), of_weight.clone().into_buffer_arg());
-    weight_of::launch(&client, cubes, cube, size, from, to, extent(of_pieces, width), element(&weight));
+    let (from, to) = (
+        pieces.into_buffer_arg(),
+        of_weight.clone().into_buffer_arg(),
+    );
+    weight_of::launch(
+        &client,
+        cubes,
+        cube,
+        size,
+        from,
+        to,
+        extent(of_pieces, width),
+        element(&weight),
+    );
     (input(x, weight, gradient, epsilon), of_weight)
 }
 
@@ -260,7 +355,13 @@ mod tests {
     fn rows_beyond_a_dimension_of_a_launch_are_normed() {
         let Some(device) = device() else { return };
         let numbers = drawn(5, 70_001 * 3, 2.0);
-        let of = |device: &Device| rms_norm(tensor(&numbers, [70_001, 3], device), tensor(&[1.0, 2.0, 3.0], [3], device), 1e-5);
+        let of = |device: &Device| {
+            rms_norm(
+                tensor(&numbers, [70_001, 3], device),
+                tensor(&[1.0, 2.0, 3.0], [3], device),
+                1e-5,
+            )
+        };
         assert!(worst(of(&device), of(&Device::flex())) < 1e-5);
     }
 }

@@ -47,7 +47,12 @@ fn turn<F: Float, T: Float, N: Size>(
 }
 
 /// Every pair turned by the angle of its token's position, in place where nobody else holds `x`.
-pub(in crate::ops) fn rope(x: CubeTensor, tables: [CubeTensor; 2], positions: &[u32], rotation: Rotation) -> CubeTensor {
+pub(in crate::ops) fn rope(
+    x: CubeTensor,
+    tables: [CubeTensor; 2],
+    positions: &[u32],
+    rotation: Rotation,
+) -> CubeTensor {
     let (x, [cosines, sines]) = (owned(x), tables.map(into_contiguous));
     let (shape, half) = (x.shape(), cosines.shape()[1]);
     if shape.num_elements() > 0 {
@@ -58,12 +63,26 @@ pub(in crate::ops) fn rope(x: CubeTensor, tables: [CubeTensor; 2], positions: &[
         let size = vector_size(&[half]);
         let (client, elements) = (x.client.clone(), [element(&x), element(&cosines)]);
         let (cubes, cube) = units(&x, shape.num_elements() / 2 / size);
-        let args = [x.clone(), cosines, sines, upload(&x, positions)].map(CubeTensor::into_buffer_arg);
+        let args =
+            [x.clone(), cosines, sines, upload(&x, positions)].map(CubeTensor::into_buffer_arg);
         let [in_place, cosines, sines, of_positions] = args;
-        let lengths = [shape[0] * shape[1], positions.len(), shape[2], half / size].map(|length| length as u32);
+        let lengths = [shape[0] * shape[1], positions.len(), shape[2], half / size]
+            .map(|length| length as u32);
         let [tokens, with_position, heads, half] = lengths;
         let lengths = LengthsLaunch::new(tokens, with_position, heads, half);
-        turn::launch(&client, cubes, cube, size, in_place, cosines, sines, of_positions, sign, lengths, elements);
+        turn::launch(
+            &client,
+            cubes,
+            cube,
+            size,
+            in_place,
+            cosines,
+            sines,
+            of_positions,
+            sign,
+            lengths,
+            elements,
+        );
     }
     x
 }

@@ -1,4 +1,5 @@
-//! Σ x² of pieces of a flat row, each in units of the piece's largest number, so that no square leaves what f32 holds.
+//! Σ x² of pieces of a flat row, each in units of the piece's largest number, so that no square
+//! leaves what f32 holds.
 
 use burn::backend::{Cube, TensorMetadata};
 use burn::tensor::{DType, Tensor};
@@ -14,12 +15,21 @@ const UNITS: u32 = 256;
 
 /// Of every piece the largest |x| and the sum of (x / largest)².
 #[cube(launch)]
-fn pieces_of(x: &[f32], pieces: &mut [f32], numbers: u32, #[comptime] size: usize, #[comptime] units: usize) {
+fn pieces_of(
+    x: &[f32],
+    pieces: &mut [f32],
+    numbers: u32,
+    #[comptime] size: usize,
+    #[comptime] units: usize,
+) {
     let (piece, unit) = (CUBE_POS, UNIT_POS as usize);
     if piece * size >= numbers as usize {
         terminate!();
     }
-    let (mut largest, mut sums) = (Shared::<[f32]>::new_slice(units), Shared::<[f32]>::new_slice(units));
+    let (mut largest, mut sums) = (
+        Shared::<[f32]>::new_slice(units),
+        Shared::<[f32]>::new_slice(units),
+    );
     let (start, end) = (piece * size, min(piece * size + size, numbers as usize));
     let mut most = 0.0f32;
     let mut at = start + unit;
@@ -65,9 +75,26 @@ pub(in crate::ops) fn sums_of_squares(x: CubeTensor) -> Vec<f64> {
     }
     let (client, pieces) = (x.client.clone(), empty(&x, [2 * count], DType::F32));
     let (x, to) = (x.into_buffer_arg(), pieces.clone().into_buffer_arg());
-    pieces_of::launch(&client, cubes(count), CubeDim::new_1d(UNITS), x, to, numbers as u32, PIECE, UNITS as usize);
-    let pieces: Vec<f64> = Tensor::<1>::from_primitive::<Cube>(pieces).into_data().iter().collect();
-    pieces.as_chunks::<2>().0.iter().map(|[most, sum]| most * most * sum).collect()
+    pieces_of::launch(
+        &client,
+        cubes(count),
+        CubeDim::new_1d(UNITS),
+        x,
+        to,
+        numbers as u32,
+        PIECE,
+        UNITS as usize,
+    );
+    let pieces: Vec<f64> = Tensor::<1>::from_primitive::<Cube>(pieces)
+        .into_data()
+        .iter()
+        .collect();
+    pieces
+        .as_chunks::<2>()
+        .0
+        .iter()
+        .map(|[most, sum]| most * most * sum)
+        .collect()
 }
 
 #[cfg(test)]
@@ -80,11 +107,24 @@ mod tests {
     #[test]
     fn they_are_those_of_the_cpu_and_repeat_bit_for_bit() {
         let Some(device) = device() else { return };
-        for (count, range) in [(1, 1.0), (4095, 1e-3), (4096, 3e30), (100_003, 1e-30), (10_000, 0.0)] {
+        for (count, range) in [
+            (1, 1.0),
+            (4095, 1e-3),
+            (4096, 3e30),
+            (100_003, 1e-30),
+            (10_000, 0.0),
+        ] {
             let numbers = drawn(7, count, range);
-            let [ours, exact] = [&device, &Device::flex()].map(|device| sum_of_squares(&tensor(&numbers, [count], device)));
-            assert!((ours - exact).abs() <= 2e-6 * exact, "{count}: {ours}, expected {exact}");
-            assert_eq!(ours.to_bits(), sum_of_squares(&tensor(&numbers, [count], &device)).to_bits());
+            let [ours, exact] = [&device, &Device::flex()]
+                .map(|device| sum_of_squares(&tensor(&numbers, [count], device)));
+            assert!(
+                (ours - exact).abs() <= 2e-6 * exact,
+                "{count}: {ours}, expected {exact}"
+            );
+            assert_eq!(
+                ours.to_bits(),
+                sum_of_squares(&tensor(&numbers, [count], &device)).to_bits()
+            );
         }
         for open in [f32::NAN, f32::INFINITY] {
             let mut numbers = drawn(7, 5000, 1.0);

@@ -1,12 +1,22 @@
-//! The innermost loop of a product: a few rows of the left matrix against one packed panel of the right one, with the sums in
-//! registers. It is written once over vectors of any width and compiled for AVX-512, AVX2 and the build's own target.
-#![allow(unsafe_code, reason = "vector registers are loaded and stored through pointers; the caller says how far they reach")]
-#![allow(clippy::inline_always, reason = "only what is inlined into a function with target features is compiled for them")]
+//! The innermost loop of a product: a few rows of the left matrix against one packed panel of the
+//! right one, with the sums in registers. It is written once over vectors of any width and compiled
+//! for AVX-512, AVX2 and the build's own target.
+#![allow(
+    unsafe_code,
+    reason = "vector registers are loaded and stored through pointers; the \
+caller says how far they reach"
+)]
+#![allow(
+    clippy::inline_always,
+    reason = "only what is inlined into a function with target \
+features is compiled for them"
+)]
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps, _mm256_storeu_ps, _mm512_add_ps,
-    _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps, _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
+    __m256, __m512, _mm256_add_ps, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_set1_ps,
+    _mm256_storeu_ps, _mm512_add_ps, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
+    _mm512_maskz_loadu_ps, _mm512_set1_ps, _mm512_storeu_ps,
 };
 
 use crate::ops::simd::{Level, level};
@@ -65,41 +75,98 @@ trait Vector: Copy {
 }
 
 #[cfg(target_arch = "x86_64")]
-#[rustfmt::skip]
 impl Vector for __m512 {
     const LANES: usize = 16;
-    #[inline(always)] unsafe fn splat(value: f32) -> Self { unsafe { _mm512_set1_ps(value) } }
-    #[inline(always)] unsafe fn load(from: *const f32) -> Self { unsafe { _mm512_loadu_ps(from) } }
-    #[inline(always)] unsafe fn store(self, to: *mut f32) { unsafe { _mm512_storeu_ps(to, self) } }
-    #[inline(always)] unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self { unsafe { _mm512_fmadd_ps(self, factor, sum) } }
-    #[inline(always)] unsafe fn add(self, other: Self) -> Self { unsafe { _mm512_add_ps(self, other) } }
-    #[inline(always)] unsafe fn load_some(from: *const f32, lanes: usize) -> Self { unsafe { _mm512_maskz_loadu_ps(((1_u32 << lanes) - 1) as u16, from) } }
-    #[inline(always)] unsafe fn store_some(self, to: *mut f32, lanes: usize) { unsafe { _mm512_mask_storeu_ps(to, ((1_u32 << lanes) - 1) as u16, self) } }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm512_storeu_ps(to, self) }
+    }
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        unsafe { _mm512_fmadd_ps(self, factor, sum) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { _mm512_add_ps(self, other) }
+    }
+    #[inline(always)]
+    unsafe fn load_some(from: *const f32, lanes: usize) -> Self {
+        unsafe { _mm512_maskz_loadu_ps(((1_u32 << lanes) - 1) as u16, from) }
+    }
+    #[inline(always)]
+    unsafe fn store_some(self, to: *mut f32, lanes: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, ((1_u32 << lanes) - 1) as u16, self) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[rustfmt::skip]
 impl Vector for __m256 {
     const LANES: usize = 8;
-    #[inline(always)] unsafe fn splat(value: f32) -> Self { unsafe { _mm256_set1_ps(value) } }
-    #[inline(always)] unsafe fn load(from: *const f32) -> Self { unsafe { _mm256_loadu_ps(from) } }
-    #[inline(always)] unsafe fn store(self, to: *mut f32) { unsafe { _mm256_storeu_ps(to, self) } }
-    #[inline(always)] unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self { unsafe { _mm256_fmadd_ps(self, factor, sum) } }
-    #[inline(always)] unsafe fn add(self, other: Self) -> Self { unsafe { _mm256_add_ps(self, other) } }
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        unsafe { _mm256_set1_ps(value) }
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { _mm256_loadu_ps(from) }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { _mm256_storeu_ps(to, self) }
+    }
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        unsafe { _mm256_fmadd_ps(self, factor, sum) }
+    }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        unsafe { _mm256_add_ps(self, other) }
+    }
 }
 
 /// The safe twin: four floats, which every target of a build has in one register.
-#[rustfmt::skip]
 impl Vector for [f32; 4] {
     const LANES: usize = 4;
-    #[inline(always)] unsafe fn splat(value: f32) -> Self { [value; 4] }
-    #[inline(always)] unsafe fn load(from: *const f32) -> Self { unsafe { from.cast::<Self>().read_unaligned() } }
-    #[inline(always)] unsafe fn store(self, to: *mut f32) { unsafe { to.cast::<Self>().write_unaligned(self) } }
-    #[inline(always)] unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
-        let of = |lane: usize| if cfg!(target_arch = "aarch64") { self[lane].mul_add(factor[lane], sum[lane]) } else { self[lane] * factor[lane] + sum[lane] };
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> Self {
+        [value; 4]
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> Self {
+        unsafe { from.cast::<Self>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32) {
+        unsafe { to.cast::<Self>().write_unaligned(self) }
+    }
+    #[inline(always)]
+    unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self {
+        let of = |lane: usize| {
+            if cfg!(target_arch = "aarch64") {
+                self[lane].mul_add(factor[lane], sum[lane])
+            } else {
+                self[lane] * factor[lane] + sum[lane]
+            }
+        };
         [of(0), of(1), of(2), of(3)]
     }
-    #[inline(always)] unsafe fn add(self, other: Self) -> Self { [self[0] + other[0], self[1] + other[1], self[2] + other[2], self[3] + other[3]] }
+    #[inline(always)]
+    unsafe fn add(self, other: Self) -> Self {
+        [
+            self[0] + other[0],
+            self[1] + other[1],
+            self[2] + other[2],
+            self[3] + other[3],
+        ]
+    }
 }
 
 /// Floats in a vector of a level.
@@ -113,10 +180,12 @@ pub(super) fn lanes(level: Level) -> usize {
     }
 }
 
-/// Rows of `left` times a panel of so many vectors a row and `depth` rows; the panel's columns behind `out.columns` are not stored.
+/// Rows of `left` times a panel of so many vectors a row and `depth` rows; the panel's columns
+/// behind `out.columns` are not stored.
 ///
 /// # Safety
-/// `left` and `panel` are readable, and `out` writable by nobody else, as far as the counts say; the level is the processor's.
+/// `left` and `panel` are readable, and `out` writable by nobody else, as far as the counts say;
+/// the level is the processor's.
 pub(super) unsafe fn stripe(depth: usize, left: Left, panel: *const f32, vectors: usize, out: Out) {
     unsafe {
         match level() {
@@ -141,14 +210,28 @@ unsafe fn avx2(depth: usize, left: Left, panel: *const f32, vectors: usize, out:
     unsafe { rows_of::<__m256, 4>(depth, left, panel, vectors, out) }
 }
 
-/// `ROWS` at a time; with three vectors they take 24 registers of the 32 of AVX-512, and 12 of the 16 of AVX2.
+/// `ROWS` at a time; with three vectors they take 24 registers of the 32 of AVX-512, and 12 of the
+/// 16 of AVX2.
 #[inline(always)]
-unsafe fn rows_of<V: Vector, const ROWS: usize>(depth: usize, left: Left, panel: *const f32, vectors: usize, out: Out) {
+unsafe fn rows_of<V: Vector, const ROWS: usize>(
+    depth: usize,
+    left: Left,
+    panel: *const f32,
+    vectors: usize,
+    out: Out,
+) {
     unsafe {
         for first in (0..left.rows).step_by(ROWS) {
             let rows = (left.rows - first).min(ROWS);
-            let left = Left { start: left.start.add(first * left.row), rows, ..left };
-            let out = Out { start: out.start.add(first * out.row), ..out };
+            let left = Left {
+                start: left.start.add(first * left.row),
+                rows,
+                ..left
+            };
+            let out = Out {
+                start: out.start.add(first * out.row),
+                ..out
+            };
             match vectors {
                 1 => some_rows::<V, 1>(depth, left, panel, out),
                 2 => some_rows::<V, 2>(depth, left, panel, out),
@@ -159,7 +242,12 @@ unsafe fn rows_of<V: Vector, const ROWS: usize>(depth: usize, left: Left, panel:
 }
 
 #[inline(always)]
-unsafe fn some_rows<V: Vector, const N: usize>(depth: usize, left: Left, panel: *const f32, out: Out) {
+unsafe fn some_rows<V: Vector, const N: usize>(
+    depth: usize,
+    left: Left,
+    panel: *const f32,
+    out: Out,
+) {
     unsafe {
         match left.rows {
             1 => sums::<V, 1, N>(depth, left, panel, out),
@@ -175,7 +263,12 @@ unsafe fn some_rows<V: Vector, const N: usize>(depth: usize, left: Left, panel: 
 }
 
 #[inline(always)]
-unsafe fn sums<V: Vector, const ROWS: usize, const N: usize>(depth: usize, left: Left, panel: *const f32, out: Out) {
+unsafe fn sums<V: Vector, const ROWS: usize, const N: usize>(
+    depth: usize,
+    left: Left,
+    panel: *const f32,
+    out: Out,
+) {
     unsafe {
         let mut sums = [[V::splat(0.0); N]; ROWS];
         let (mut numbers, mut right) = (left.start, panel);
@@ -199,8 +292,18 @@ unsafe fn sums<V: Vector, const ROWS: usize, const N: usize>(depth: usize, left:
                 let to = out.start.add(row * out.row + index * V::LANES);
                 match out.columns.saturating_sub(index * V::LANES) {
                     0 => {}
-                    lanes if lanes >= V::LANES => V::store(if out.add { V::load(to).add(sum) } else { sum }, to),
-                    lanes => V::store_some(if out.add { V::load_some(to, lanes).add(sum) } else { sum }, to, lanes),
+                    lanes if lanes >= V::LANES => {
+                        V::store(if out.add { V::load(to).add(sum) } else { sum }, to)
+                    }
+                    lanes => V::store_some(
+                        if out.add {
+                            V::load_some(to, lanes).add(sum)
+                        } else {
+                            sum
+                        },
+                        to,
+                        lanes,
+                    ),
                 }
             }
         }

@@ -1,9 +1,15 @@
 //! Sums of matrix products on the CPU, `C = Σ AᵢBᵢ`, in f32.
 //!
-//! It has what no crate of products offers: a right matrix that is stored in 16, 8 or 4 bits and never widened as a whole, a low-rank product
-//! added while the tile of C is in the cache, and sums whose order depends on nothing but the depth: not on the number of threads, not on
-//! the rows beside. Blocks and packing are those of Goto and van de Geijn 2008, <https://doi.org/10.1145/1356052.1356053>.
-#![allow(unsafe_code, reason = "tiles of one matrix are written by several threads, each its own columns")]
+//! It has what no crate of products offers: a right matrix that is stored in 16, 8 or 4 bits and
+//! never widened as a whole, a low-rank product added while the tile of C is in the cache, and sums
+//! whose order depends on nothing but the depth: not on the number of threads, not on the rows
+//! beside. Blocks and packing are those of Goto and van de Geijn 2008,
+//! <https://doi.org/10.1145/1356052.1356053>.
+#![allow(
+    unsafe_code,
+    reason = "tiles of one matrix are written by several threads, each its own \
+columns"
+)]
 
 mod kernel;
 mod pack;
@@ -19,7 +25,8 @@ use self::kernel::{Left, Out, VECTORS, lanes, stripe};
 use crate::ops::simd::level;
 use crate::quant::Quantized;
 
-/// Rows of C and columns of C in a tile: a tile, its rows of A and its panels of B are in the second cache together.
+/// Rows of C and columns of C in a tile: a tile, its rows of A and its panels of B are in the
+/// second cache together.
 const TILE: [usize; 2] = [256, 144];
 /// Numbers of a sum that are added before they are added to C.
 const DEPTH: usize = 384;
@@ -50,7 +57,8 @@ impl Numbers<'_> {
     }
 }
 
-/// A matrix that lies row behind row, or turned: column behind column. Its transpose is the same numbers, turned.
+/// A matrix that lies row behind row, or turned: column behind column. Its transpose is the same
+/// numbers, turned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix<N> {
     pub numbers: N,
@@ -64,26 +72,51 @@ pub(super) struct Matrix<N> {
 impl<N> Matrix<N> {
     /// The same of other numbers.
     pub fn map<M>(self, of: impl FnOnce(N) -> M) -> Matrix<M> {
-        let Self { numbers, rows, columns, stride, turned } = self;
-        Matrix { numbers: of(numbers), rows, columns, stride, turned }
+        let Self {
+            numbers,
+            rows,
+            columns,
+            stride,
+            turned,
+        } = self;
+        Matrix {
+            numbers: of(numbers),
+            rows,
+            columns,
+            stride,
+            turned,
+        }
     }
 
     /// Steps to the next row and to the next column.
     fn steps(&self) -> [usize; 2] {
-        if self.turned { [1, self.stride] } else { [self.stride, 1] }
+        if self.turned {
+            [1, self.stride]
+        } else {
+            [self.stride, 1]
+        }
     }
 
     /// Numbers from the first to the last.
     fn reach(&self) -> usize {
-        let (outer, inner) = if self.turned { (self.columns, self.rows) } else { (self.rows, self.columns) };
-        if outer == 0 || inner == 0 { 0 } else { (outer - 1) * self.stride + inner }
+        let (outer, inner) = if self.turned {
+            (self.columns, self.rows)
+        } else {
+            (self.rows, self.columns)
+        };
+        if outer == 0 || inner == 0 {
+            0
+        } else {
+            (outer - 1) * self.stride + inner
+        }
     }
 }
 
 /// One product of a sum; the right matrix may be given in pieces, one below the other.
 pub(super) type Product<'a> = (Matrix<&'a [f32]>, Vec<Matrix<Numbers<'a>>>);
 
-/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to all of it.
+/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to
+/// all of it.
 #[derive(Debug)]
 pub(super) struct ProductSum<'a> {
     pub sums: Vec<Vec<Product<'a>>>,
@@ -104,12 +137,22 @@ impl ProductSum<'_> {
     fn tiles(&self, of: usize, panel: usize, threads: usize) -> Vec<Tile> {
         let shape = [self.rows(), self.columns().sum()];
         let depth = |sum: &Vec<Product>| sum.iter().map(|(left, _)| left.columns).sum::<usize>();
-        let multiply_adds: usize = self.sums.iter().zip(self.columns()).map(|(sum, columns)| depth(sum) * columns).sum();
+        let multiply_adds: usize = self
+            .sums
+            .iter()
+            .zip(self.columns())
+            .map(|(sum, columns)| depth(sum) * columns)
+            .sum();
         let [down, across] = grid(shape, multiply_adds / shape[1].max(1), panel, threads);
         let tile = |index: usize| {
             let rows = share(shape[0], down, ROWS, index / across);
             let columns = share(shape[1], across, panel, index % across);
-            Tile { of, rows, columns, place: (index << 16) / (down * across) }
+            Tile {
+                of,
+                rows,
+                columns,
+                place: (index << 16) / (down * across),
+            }
         };
         (0..down * across).map(tile).collect()
     }
@@ -120,14 +163,27 @@ impl ProductSum<'_> {
             for (left, right) in sum {
                 let depth: usize = right.iter().map(|piece| piece.rows).sum();
                 let fit = right.iter().all(|piece| piece.columns == columns);
-                assert!(left.rows == shape[0] && left.columns == depth && fit, "shapes of a product fit");
-                let present = right.iter().all(|piece| piece.reach() <= piece.numbers.len());
-                assert!(left.reach() <= left.numbers.len() && present, "matrices have their numbers");
+                assert!(
+                    left.rows == shape[0] && left.columns == depth && fit,
+                    "shapes of a \
+                product fit"
+                );
+                let present = right
+                    .iter()
+                    .all(|piece| piece.reach() <= piece.numbers.len());
+                assert!(
+                    left.reach() <= left.numbers.len() && present,
+                    "matrices have their \
+                numbers"
+                );
             }
         }
         if let Some(added) = &self.added {
             let fits = [added.rows, added.columns] == shape && !added.turned;
-            assert!(fits && added.reach() <= added.numbers.len(), "what is added fits");
+            assert!(
+                fits && added.reach() <= added.numbers.len(),
+                "what is added fits"
+            );
         }
     }
 }
@@ -141,20 +197,33 @@ struct Tile {
     place: usize,
 }
 
-/// The wanted matrices, each of rows that lie one behind the other. They are computed together: a thread that is through with its part of
-/// one goes on with the next.
+/// The wanted matrices, each of rows that lie one behind the other. They are computed together: a
+/// thread that is through with its part of one goes on with the next.
 pub(super) fn matrices(wanted: &[ProductSum]) -> Vec<Vec<f32>> {
     wanted.iter().for_each(ProductSum::check);
-    let room = |wanted: &ProductSum| Vec::<f32>::with_capacity(wanted.rows() * wanted.columns().sum::<usize>());
+    let room = |wanted: &ProductSum| {
+        Vec::<f32>::with_capacity(wanted.rows() * wanted.columns().sum::<usize>())
+    };
     let mut matrices: Vec<Vec<f32>> = wanted.iter().map(room).collect();
-    let places: Vec<Shared> = matrices.iter_mut().map(|matrix| Shared(matrix.as_mut_ptr())).collect();
+    let places: Vec<Shared> = matrices
+        .iter_mut()
+        .map(|matrix| Shared(matrix.as_mut_ptr()))
+        .collect();
     let (panel, threads) = (VECTORS * lanes(level()), rayon::current_num_threads());
-    let mut tiles: Vec<Tile> = wanted.iter().enumerate().flat_map(|(of, wanted)| wanted.tiles(of, panel, threads)).collect();
-    // Threads take equal stretches of the row of tiles first: each is to hold as much of every matrix.
+    let mut tiles: Vec<Tile> = wanted
+        .iter()
+        .enumerate()
+        .flat_map(|(of, wanted)| wanted.tiles(of, panel, threads))
+        .collect();
+    // Threads take equal stretches of the row of tiles first: each is to hold as much of every
+    // matrix.
     tiles.sort_by_key(|tile| tile.place);
     let compute = |tile: &Tile| {
-        // SAFETY: tiles do not overlap, and lie within their matrices, whose room is there; the operands were checked.
-        SCRATCH.with_borrow_mut(|scratch| unsafe { compute_tile(places[tile.of].0, &wanted[tile.of], tile, scratch) });
+        // SAFETY: tiles do not overlap, and lie within their matrices, whose room is there; the
+        // operands were checked.
+        SCRATCH.with_borrow_mut(|scratch| unsafe {
+            compute_tile(places[tile.of].0, &wanted[tile.of], tile, scratch)
+        });
     };
     match &tiles[..] {
         [tile] => compute(tile),
@@ -183,8 +252,14 @@ fn grid([rows, columns]: [usize; 2], depth: usize, panel: usize, threads: usize)
     let [down, across] = [rows.div_ceil(TILE[0]), columns.div_ceil(TILE[1])];
     let useful = (rows * columns * depth / SMALL).clamp(1, threads);
     let is_even = |tiles: usize| tiles.is_multiple_of(useful) || tiles >= 4 * useful;
-    let wider = (across..=columns.div_ceil(panel)).find(|across| is_even(down * across)).map(|across| [down, across]);
-    let taller = || (down..=rows.div_ceil(ROWS)).find(|down| is_even(down * across)).map(|down| [down, across]);
+    let wider = (across..=columns.div_ceil(panel))
+        .find(|across| is_even(down * across))
+        .map(|across| [down, across]);
+    let taller = || {
+        (down..=rows.div_ceil(ROWS))
+            .find(|down| is_even(down * across))
+            .map(|down| [down, across])
+    };
     wider.or_else(taller).unwrap_or([down, across])
 }
 
@@ -196,30 +271,53 @@ fn share(length: usize, parts: usize, unit: usize, index: usize) -> Range<usize>
 }
 
 /// # Safety
-/// Nobody else reads or writes the tile, which lies within the matrix, and the operands were checked.
+/// Nobody else reads or writes the tile, which lies within the matrix, and the operands were
+/// checked.
 unsafe fn compute_tile(to: *mut f32, wanted: &ProductSum, tile: &Tile, scratch: &mut Vec<f32>) {
     let stride: usize = wanted.columns().sum();
     let mut before = 0;
     for (sum, columns) in wanted.sums.iter().zip(wanted.columns()) {
-        let [start, end] = [tile.columns.start, tile.columns.end].map(|column| column.clamp(before, before + columns) - before);
+        let [start, end] = [tile.columns.start, tile.columns.end]
+            .map(|column| column.clamp(before, before + columns) - before);
         // SAFETY: the columns are of this sum, which begins here; the rest is the caller's.
-        unsafe { compute_sum(to.add(before), stride, sum, [tile.rows.clone(), start..end], scratch) };
+        unsafe {
+            compute_sum(
+                to.add(before),
+                stride,
+                sum,
+                [tile.rows.clone(), start..end],
+                scratch,
+            )
+        };
         before += columns;
     }
     if let Some(added) = &wanted.added {
         for row in tile.rows.clone() {
             // SAFETY: the row of the tile was written, and nobody else has it.
-            let numbers =
-                unsafe { std::slice::from_raw_parts_mut(to.add(row * stride + tile.columns.start), tile.columns.len()) };
+            let numbers = unsafe {
+                std::slice::from_raw_parts_mut(
+                    to.add(row * stride + tile.columns.start),
+                    tile.columns.len(),
+                )
+            };
             let added = &added.numbers[row * added.stride..][tile.columns.clone()];
-            numbers.iter_mut().zip(added).for_each(|(number, added)| *number += added);
+            numbers
+                .iter_mut()
+                .zip(added)
+                .for_each(|(number, added)| *number += added);
         }
     }
 }
 
 /// # Safety
 /// As [`compute_tile`], for rows and columns of one sum, which begins at `to`.
-unsafe fn compute_sum(to: *mut f32, stride: usize, sum: &[Product], [rows, columns]: [Range<usize>; 2], scratch: &mut Vec<f32>) {
+unsafe fn compute_sum(
+    to: *mut f32,
+    stride: usize,
+    sum: &[Product],
+    [rows, columns]: [Range<usize>; 2],
+    scratch: &mut Vec<f32>,
+) {
     let (vector, mut add) = (lanes(level()), false);
     for (left, right) in sum {
         let parts = left.columns.div_ceil(DEPTH);
@@ -236,11 +334,25 @@ unsafe fn compute_sum(to: *mut f32, stride: usize, sum: &[Product], [rows, colum
                 }
                 let (panel, rest) = scratch.split_at_mut(size);
                 fill(panel, right, &depth, &of_panel, rest);
-                // SAFETY: rows and depth are within the left matrix, whose numbers are there; the tile is within C.
+                // SAFETY: rows and depth are within the left matrix, whose numbers are there; the
+                // tile is within C.
                 unsafe {
-                    let start = left.numbers.as_ptr().add(rows.start * down + depth.start * across);
-                    let left = Left { start, rows: rows.len(), row: down, step: across };
-                    let out = Out { start: to.add(rows.start * stride + first), row: stride, columns: of_panel.len(), add };
+                    let start = left
+                        .numbers
+                        .as_ptr()
+                        .add(rows.start * down + depth.start * across);
+                    let left = Left {
+                        start,
+                        rows: rows.len(),
+                        row: down,
+                        step: across,
+                    };
+                    let out = Out {
+                        start: to.add(rows.start * stride + first),
+                        row: stride,
+                        columns: of_panel.len(),
+                        add,
+                    };
                     stripe(depth.len(), left, panel.as_ptr(), vectors, out);
                 }
             }
@@ -249,28 +361,50 @@ unsafe fn compute_sum(to: *mut f32, stride: usize, sum: &[Product], [rows, colum
     }
     if !add {
         // SAFETY: a sum of nothing is zero, and the tile is within C.
-        rows.for_each(|row| unsafe { to.add(row * stride + columns.start).write_bytes(0, columns.len()) });
+        rows.for_each(|row| unsafe {
+            to.add(row * stride + columns.start)
+                .write_bytes(0, columns.len())
+        });
     }
 }
 
-/// Some rows and columns of a right matrix, whose pieces lie one below the other. `unpacked` has room for as many.
-fn fill(panel: &mut [f32], right: &[Matrix<Numbers>], depth: &Range<usize>, columns: &Range<usize>, unpacked: &mut [f32]) {
+/// Some rows and columns of a right matrix, whose pieces lie one below the other. `unpacked` has
+/// room for as many.
+fn fill(
+    panel: &mut [f32],
+    right: &[Matrix<Numbers>],
+    depth: &Range<usize>,
+    columns: &Range<usize>,
+    unpacked: &mut [f32],
+) {
     let width = panel.len() / depth.len();
     let mut above = 0;
     for piece in right {
-        let [start, end] = [depth.start, depth.end].map(|k| k.clamp(above, above + piece.rows) - above);
+        let [start, end] =
+            [depth.start, depth.end].map(|k| k.clamp(above, above + piece.rows) - above);
         if start < end {
             let from = above + start - depth.start;
             let panel = &mut panel[from * width..][..(end - start) * width];
             match piece.numbers {
                 Numbers::F32(numbers) => fill_piece(panel, piece, numbers, &(start..end), columns),
                 Numbers::Bf16(numbers) => fill_piece(panel, piece, numbers, &(start..end), columns),
-                Numbers::Packed { weight, start: first } => {
+                Numbers::Packed {
+                    weight,
+                    start: first,
+                } => {
                     // As many lines as the panel has columns, or rows.
-                    let (lines, line) = if piece.turned { (columns.clone(), start..end) } else { (start..end, columns.clone()) };
+                    let (lines, line) = if piece.turned {
+                        (columns.clone(), start..end)
+                    } else {
+                        (start..end, columns.clone())
+                    };
                     let unpacked = &mut unpacked[..lines.len() * line.len()];
                     for (of_line, unpacked) in lines.zip(unpacked.chunks_exact_mut(line.len())) {
-                        unpack::numbers(weight, first + of_line * piece.stride + line.start, unpacked);
+                        unpack::numbers(
+                            weight,
+                            first + of_line * piece.stride + line.start,
+                            unpacked,
+                        );
                     }
                     if piece.turned {
                         pack::turned(unpacked, line.len(), columns.len(), end - start, panel);
@@ -293,9 +427,21 @@ fn fill_piece<T: pack::StoredNumber>(
 ) {
     let stride = right.stride;
     if right.turned {
-        pack::turned(&numbers[columns.start * stride + depth.start..], stride, columns.len(), depth.len(), panel);
+        pack::turned(
+            &numbers[columns.start * stride + depth.start..],
+            stride,
+            columns.len(),
+            depth.len(),
+            panel,
+        );
     } else {
-        pack::straight(&numbers[depth.start * stride + columns.start..], stride, columns.len(), depth.len(), panel);
+        pack::straight(
+            &numbers[depth.start * stride + columns.start..],
+            stride,
+            columns.len(),
+            depth.len(),
+            panel,
+        );
     }
 }
 
@@ -310,22 +456,40 @@ mod tests {
 
     impl<N> Matrix<N> {
         fn new(numbers: N, [rows, columns]: [usize; 2]) -> Self {
-            Self { numbers, rows, columns, stride: columns, turned: false }
+            Self {
+                numbers,
+                rows,
+                columns,
+                stride: columns,
+                turned: false,
+            }
         }
     }
 
     fn drawn(count: usize, seed: u64) -> Vec<f32> {
-        (0..count as u64).map(|index| unit(mix(seed ^ mix(index))) as f32 - 0.5).collect()
+        (0..count as u64)
+            .map(|index| unit(mix(seed ^ mix(index))) as f32 - 0.5)
+            .collect()
     }
 
     /// A matrix of this shape in numbers that lie straight or turned.
     fn matrix<N>(numbers: N, [rows, columns]: [usize; 2], turned: bool) -> Matrix<N> {
         let stride = if turned { rows } else { columns };
-        Matrix { numbers, rows, columns, stride, turned }
+        Matrix {
+            numbers,
+            rows,
+            columns,
+            stride,
+            turned,
+        }
     }
 
     fn sum_of_products(products: Vec<Product>) -> Vec<f32> {
-        matrices(&[ProductSum { sums: vec![products], added: None }]).remove(0)
+        matrices(&[ProductSum {
+            sums: vec![products],
+            added: None,
+        }])
+        .remove(0)
     }
 
     fn exact(products: &[Product], row: usize, column: usize) -> f64 {
@@ -349,7 +513,14 @@ mod tests {
             };
             f64::from(left.numbers[row * down + k * across]) * f64::from(right)
         };
-        products.iter().map(|product| (0..product.0.columns).map(|k| term(product, k)).sum::<f64>()).sum()
+        products
+            .iter()
+            .map(|product| {
+                (0..product.0.columns)
+                    .map(|k| term(product, k))
+                    .sum::<f64>()
+            })
+            .sum()
     }
 
     proptest! {
@@ -371,12 +542,14 @@ mod tests {
                 (matrix(&numbers[0][..], [rows, depth], turned[0]), vec![matrix(right(), [depth, columns], turned[1])]),
                 (matrix(&numbers[2][..], [rows, low], turned[2]), vec![matrix(Numbers::F32(&numbers[3]), [low, columns], turned[3])]),
             ];
-            // Within the bound of a sum in f32: the number of terms times half a unit of the sum of their sizes.
+            // Within the bound of a sum in f32: the number of terms times half a unit of the sum of
+            // their sizes.
             let bound = (depth + low) as f64 * 6e-8 * (depth + low) as f64 * 0.25;
             for sum in at_every_level(|| sum_of_products(products())) {
                 for (index, number) in sum.iter().enumerate() {
                     let expected = exact(&products(), index / columns, index % columns);
-                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for {expected}");
+                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for \
+                    {expected}");
                 }
             }
         }
@@ -423,11 +596,13 @@ mod tests {
                         which += 1;
                     }
                     let expected = exact(&wanted[0].sums[which], row, column) + f64::from(added[index]);
-                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for {expected}");
+                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for \
+                    {expected}");
                 }
                 for (index, number) in computed[1].iter().enumerate() {
                     let expected = exact(&wanted[1].sums[0], index / depth, index % depth);
-                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for {expected}");
+                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for \
+                    {expected}");
                 }
             }
         }
@@ -439,14 +614,25 @@ mod tests {
         let (left, right) = (drawn(shape[0] * shape[1], 1), drawn(shape[1] * shape[2], 2));
         let of = |rows: usize| {
             let left = Matrix::new(&left[..rows * shape[1]], [rows, shape[1]]);
-            sum_of_products(vec![(left, vec![Matrix::new(Numbers::F32(&right), [shape[1], shape[2]])])])
+            sum_of_products(vec![(
+                left,
+                vec![Matrix::new(Numbers::F32(&right), [shape[1], shape[2]])],
+            )])
         };
         let on = |threads: usize| {
-            rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("a pool").install(|| of(shape[0]))
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("a pool")
+                .install(|| of(shape[0]))
         };
         let one = on(1);
         assert!([2, 3, 16].into_iter().all(|threads| on(threads) == one));
-        assert!([1, 7, 8, 9, 100].into_iter().all(|rows| of(rows) == one[..rows * shape[2]]));
+        assert!(
+            [1, 7, 8, 9, 100]
+                .into_iter()
+                .all(|rows| of(rows) == one[..rows * shape[2]])
+        );
     }
 
     #[test]
@@ -454,8 +640,17 @@ mod tests {
         let nothing = |rows, columns| Matrix::new(Numbers::F32(&[]), [rows, columns]);
         let some = || vec![Matrix::new(Numbers::F32(&[0.0; 12]), [4, 3])];
         assert!(sum_of_products(vec![(Matrix::new(&[][..], [0, 4]), some())]).is_empty());
-        assert!(sum_of_products(vec![(Matrix::new(&[0.0; 4][..], [1, 4]), vec![nothing(4, 0)])]).is_empty());
-        assert_eq!(sum_of_products(vec![(Matrix::new(&[][..], [2, 0]), vec![nothing(0, 3)])]), [0.0; 6]);
+        assert!(
+            sum_of_products(vec![(
+                Matrix::new(&[0.0; 4][..], [1, 4]),
+                vec![nothing(4, 0)]
+            )])
+            .is_empty()
+        );
+        assert_eq!(
+            sum_of_products(vec![(Matrix::new(&[][..], [2, 0]), vec![nothing(0, 3)])]),
+            [0.0; 6]
+        );
     }
 
     #[test]

@@ -1,13 +1,18 @@
-//! Numbers of a packed weight, on their way into the panel of a product. To the bit as `quant` has them: a table's number, or a whole one,
-//! times the absmax.
-#![allow(unsafe_code, reason = "sixteen numbers are looked up in a register, an instruction where a loop has sixteen loads")]
+//! Numbers of a packed weight, on their way into the panel of a product. To the bit as `quant` has
+//! them: a table's number, or a whole one, times the absmax.
+#![allow(
+    unsafe_code,
+    reason = "sixteen numbers are looked up in a register, an instruction where \
+a loop has sixteen loads"
+)]
 
 #[cfg(target_arch = "x86_64")]
 use std::arch::x86_64::{
-    __m128i, __m256, __m512, _mm_cvtsi32_si128, _mm_loadl_epi64, _mm_srli_epi16, _mm_unpacklo_epi8, _mm256_blendv_ps,
-    _mm256_castsi256_ps, _mm256_cvtepu8_epi32, _mm256_loadu_ps, _mm256_mul_ps, _mm256_permutevar8x32_ps, _mm256_set1_ps,
-    _mm256_slli_epi32, _mm256_storeu_ps, _mm512_cvtepu8_epi32, _mm512_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_ps,
-    _mm512_set1_ps, _mm512_storeu_ps,
+    __m128i, __m256, __m512, _mm_cvtsi32_si128, _mm_loadl_epi64, _mm_srli_epi16, _mm_unpacklo_epi8,
+    _mm256_blendv_ps, _mm256_castsi256_ps, _mm256_cvtepu8_epi32, _mm256_loadu_ps, _mm256_mul_ps,
+    _mm256_permutevar8x32_ps, _mm256_set1_ps, _mm256_slli_epi32, _mm256_storeu_ps,
+    _mm512_cvtepu8_epi32, _mm512_loadu_ps, _mm512_mul_ps, _mm512_permutexvar_ps, _mm512_set1_ps,
+    _mm512_storeu_ps,
 };
 
 use crate::ops::simd::{Arithmetic, Kernel, Level, level, run};
@@ -24,7 +29,11 @@ pub(super) fn numbers(weight: &Quantized, start: usize, to: &mut [f32]) {
 /// Those of a row stay in one row: a product asks for no more.
 fn int8(packed: &Int8, start: usize, to: &mut [f32]) {
     let absmax = packed.absmax()[start / packed.shape()[1]];
-    run(UnpackedRow { codes: &packed.codes()[start..][..to.len()], absmax, to });
+    run(UnpackedRow {
+        codes: &packed.codes()[start..][..to.len()],
+        absmax,
+        to,
+    });
 }
 
 struct UnpackedRow<'a> {
@@ -39,7 +48,9 @@ impl Kernel for UnpackedRow<'_> {
     #[inline(always)]
     fn run<A: Arithmetic>(self) {
         let Self { codes, absmax, to } = self;
-        to.iter_mut().zip(codes).for_each(|(to, code)| *to = f32::from(*code) * absmax * Int8::UNIT);
+        to.iter_mut()
+            .zip(codes)
+            .for_each(|(to, code)| *to = f32::from(*code) * absmax * Int8::UNIT);
     }
 }
 
@@ -75,9 +86,13 @@ fn sixteens(packed: &Packed, start: usize, to: &mut [f32]) -> usize {
     let (to, _) = to.as_chunks_mut::<16>();
     let (codes, _) = packed.codes()[start / 2..][..to.len() * 8].as_chunks::<8>();
     let absmax = packed.absmax().at(start / packed.block_size().numbers());
-    // SAFETY: the table has sixteen numbers, eight bytes have the codes of sixteen, and there is room for them.
+    // SAFETY: the table has sixteen numbers, eight bytes have the codes of sixteen, and there is
+    // room for them.
     unsafe {
-        let table: __m512 = _mm512_mul_ps(_mm512_loadu_ps(packed.kind().code().as_ptr()), _mm512_set1_ps(absmax));
+        let table: __m512 = _mm512_mul_ps(
+            _mm512_loadu_ps(packed.kind().code().as_ptr()),
+            _mm512_set1_ps(absmax),
+        );
         for (codes, to) in codes.iter().zip(to.iter_mut()) {
             let codes: __m128i = _mm_loadl_epi64(codes.as_ptr().cast());
             // Of a lane the lowest four bits count.
@@ -97,14 +112,22 @@ fn eights(packed: &Packed, start: usize, to: &mut [f32]) -> usize {
     let absmax = packed.absmax().at(start / packed.block_size().numbers());
     // SAFETY: the table has sixteen numbers, and there is room for the eight of four bytes.
     unsafe {
-        let half = |from: usize| _mm256_mul_ps(_mm256_loadu_ps(packed.kind().code()[from..].as_ptr()), _mm256_set1_ps(absmax));
+        let half = |from: usize| {
+            _mm256_mul_ps(
+                _mm256_loadu_ps(packed.kind().code()[from..].as_ptr()),
+                _mm256_set1_ps(absmax),
+            )
+        };
         let (low, high): (__m256, __m256) = (half(0), half(8));
         for (codes, to) in codes.iter().zip(to.iter_mut()) {
             let codes = _mm_cvtsi32_si128(i32::from_le_bytes(*codes));
             let lanes = _mm256_cvtepu8_epi32(_mm_unpacklo_epi8(_mm_srli_epi16::<4>(codes), codes));
             let of_half = |half| _mm256_permutevar8x32_ps(half, lanes);
             let is_high = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(lanes));
-            _mm256_storeu_ps(to.as_mut_ptr(), _mm256_blendv_ps(of_half(low), of_half(high), is_high));
+            _mm256_storeu_ps(
+                to.as_mut_ptr(),
+                _mm256_blendv_ps(of_half(low), of_half(high), is_high),
+            );
         }
     }
     to.len() * 8
@@ -117,7 +140,7 @@ mod tests {
     use super::*;
     use crate::keyed_random::{mix, unit};
     use crate::ops::simd::at_every_level;
-    use crate::quant::{BlockSize, QuantFormat, FourBitType};
+    use crate::quant::{BlockSize, FourBitType, QuantFormat};
 
     proptest! {
         #[test]

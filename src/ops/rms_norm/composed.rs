@@ -16,7 +16,11 @@ fn inverse_rms<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> FloatTensor<B> {
 }
 
 /// [`super::rms_norm`] of a backend's own operations.
-pub(super) fn norm<B: Backend>(x: FloatTensor<B>, weight: FloatTensor<B>, epsilon: f64) -> FloatTensor<B> {
+pub(super) fn norm<B: Backend>(
+    x: FloatTensor<B>,
+    weight: FloatTensor<B>,
+    epsilon: f64,
+) -> FloatTensor<B> {
     let (shape, width) = (x.shape(), weight.shape().num_elements());
     let (x, weight) = (rows::<B>(x, width), rows::<B>(weight, width));
     let inverse = inverse_rms::<B>(x.clone(), epsilon);
@@ -36,9 +40,15 @@ pub(super) fn gradients<B: Backend>(
     let weighted = B::float_mul(gradient.clone(), rows::<B>(weight.clone(), width));
     let normed = B::float_mul(x, inverse.clone());
     let along = B::float_mean_dim(B::float_mul(normed.clone(), weighted.clone()), 1);
-    let of_x = B::float_mul(B::float_sub(weighted, B::float_mul(normed.clone(), along)), inverse);
+    let of_x = B::float_mul(
+        B::float_sub(weighted, B::float_mul(normed.clone(), along)),
+        inverse,
+    );
     let of_weight = B::float_sum_dim(B::float_mul(normed, gradient), 0);
-    (B::float_reshape(of_x, shape), B::float_reshape(of_weight, weight.shape()))
+    (
+        B::float_reshape(of_x, shape),
+        B::float_reshape(of_weight, weight.shape()),
+    )
 }
 
 #[cfg(test)]
@@ -53,13 +63,27 @@ mod tests {
     #[test]
     fn the_composed_form_is_the_same() {
         let of = |numbers: Vec<f32>, shape: [usize; 2]| tensor(numbers, shape.into());
-        let (x, g) = (of(numbers(300, 0.37), [3, 100]), of(numbers(300, 1.1), [3, 100]));
+        let (x, g) = (
+            of(numbers(300, 0.37), [3, 100]),
+            of(numbers(300, 1.1), [3, 100]),
+        );
         let weight = tensor(numbers(100, 0.73), [100].into());
-        let (of_x, of_weight) = Flex::rms_norm_gradients(x.clone(), weight.clone(), g.clone(), EPSILON);
-        let ours = [Flex::rms_norm(x.clone(), weight.clone(), EPSILON), of_x, of_weight];
+        let (of_x, of_weight) =
+            Flex::rms_norm_gradients(x.clone(), weight.clone(), g.clone(), EPSILON);
+        let ours = [
+            Flex::rms_norm(x.clone(), weight.clone(), EPSILON),
+            of_x,
+            of_weight,
+        ];
         let (of_x, of_weight) = gradients::<Flex>(x.clone(), weight.clone(), g, EPSILON);
-        for (ours, theirs) in ours.iter().zip([norm::<Flex>(x, weight, EPSILON), of_x, of_weight]) {
-            let theirs: Vec<f64> = read(&theirs).iter().map(|number| f64::from(*number)).collect();
+        for (ours, theirs) in ours
+            .iter()
+            .zip([norm::<Flex>(x, weight, EPSILON), of_x, of_weight])
+        {
+            let theirs: Vec<f64> = read(&theirs)
+                .iter()
+                .map(|number| f64::from(*number))
+                .collect();
             assert_close(read(ours), &theirs, "composed");
         }
     }

@@ -63,17 +63,26 @@ pub(super) mod tests {
     pub const EPSILON: f64 = 1e-5;
 
     pub fn numbers(count: usize, step: f32) -> Vec<f32> {
-        (0..count).map(|index| 2.0 * (step * index as f32 + 1.0).sin()).collect()
+        (0..count)
+            .map(|index| 2.0 * (step * index as f32 + 1.0).sin())
+            .collect()
     }
 
     /// The result, the gradient of x and that of the weight in f64.
     pub fn exact(x: &[f32], weight: &[f32], gradient: &[f32]) -> [Vec<f64>; 3] {
         let (width, mut all) = (weight.len(), [vec![], vec![], vec![0.0; weight.len()]]);
-        let wide = |numbers: &[f32]| numbers.iter().map(|number| f64::from(*number)).collect::<Vec<_>>();
+        let wide = |numbers: &[f32]| {
+            numbers
+                .iter()
+                .map(|number| f64::from(*number))
+                .collect::<Vec<_>>()
+        };
         let w = wide(weight);
         for (x, g) in x.chunks(width).zip(gradient.chunks(width)) {
             let (x, g) = (wide(x), wide(g));
-            let r = (x.iter().map(|x| x * x).sum::<f64>() / width as f64 + EPSILON).sqrt().recip();
+            let r = (x.iter().map(|x| x * x).sum::<f64>() / width as f64 + EPSILON)
+                .sqrt()
+                .recip();
             let along = (0..width).map(|at| x[at] * w[at] * g[at]).sum::<f64>() / width as f64;
             all[0].extend((0..width).map(|at| x[at] * r * w[at]));
             all[1].extend((0..width).map(|at| r * w[at] * g[at] - x[at] * r.powi(3) * along));
@@ -85,17 +94,26 @@ pub(super) mod tests {
     pub fn assert_close(ours: &[f32], exact: &[f64], name: &str) {
         assert_eq!(ours.len(), exact.len());
         for (ours, exact) in ours.iter().zip(exact) {
-            assert!((f64::from(*ours) - exact).abs() <= 1e-5 * (1.0 + exact.abs()), "{name}: {ours}, expected {exact}");
+            assert!(
+                (f64::from(*ours) - exact).abs() <= 1e-5 * (1.0 + exact.abs()),
+                "{name}: \
+            {ours}, expected {exact}"
+            );
         }
     }
 
     #[test]
     fn every_level_is_the_closed_form() {
         for width in [1, 15, 16, 17, 1000] {
-            let (x, weight, gradient) = (numbers(3 * width, 0.37), numbers(width, 0.73), numbers(3 * width, 1.1));
+            let (x, weight, gradient) = (
+                numbers(3 * width, 0.37),
+                numbers(width, 0.73),
+                numbers(3 * width, 1.1),
+            );
             let exact = exact(&x, &weight, &gradient);
             let of_levels = at_every_level(|| {
-                let (mut output, mut of_x, mut of_weight) = (vec![0.0; 3 * width], gradient.clone(), vec![0.0; width]);
+                let (mut output, mut of_x, mut of_weight) =
+                    (vec![0.0; 3 * width], gradient.clone(), vec![0.0; width]);
                 forward(&mut output, &x, &weight, EPSILON as f32);
                 backward(&mut of_x, &x, &weight, EPSILON as f32);
                 let mut again = gradient.clone();
@@ -121,8 +139,18 @@ pub(super) mod tests {
             backward(&mut of_x, &x, &[1.0; 20], EPSILON as f32);
             (output, of_x)
         }) {
-            assert!(output[..20].iter().chain(&of_x[..20]).all(|number| number.is_nan()));
-            assert!(output[20..].iter().chain(&of_x[20..]).all(|number| number.is_finite()));
+            assert!(
+                output[..20]
+                    .iter()
+                    .chain(&of_x[..20])
+                    .all(|number| number.is_nan())
+            );
+            assert!(
+                output[20..]
+                    .iter()
+                    .chain(&of_x[20..])
+                    .all(|number| number.is_finite())
+            );
         }
     }
 }

@@ -1,22 +1,36 @@
-//! What fits: how many blocks have to recompute, how long rows may be, and which change of a recipe is the smallest that helps.
+//! What fits: how many blocks have to recompute, how long rows may be, and which change of a recipe
+//! is the smallest that helps.
 
 use super::{F32, Load, MemoryPlace, RowShape, Trained};
 use crate::quant::QuantFormat;
 use crate::terms::{Method, ModelDtype};
 use crate::train::Memory;
 
-/// The fewest blocks that recompute with which a run stays within so many bytes; `None` where all do and it does not.
+/// The fewest blocks that recompute with which a run stays within so many bytes; `None` where all
+/// do and it does not.
 pub fn fewest_recomputed(load: &Load, allowed_bytes: u64) -> Option<usize> {
-    let fits = |recomputed: &usize| load.parts(Memory { recomputed: *recomputed }).peak_bytes() <= allowed_bytes;
+    let fits = |recomputed: &usize| {
+        load.parts(Memory {
+            recomputed: *recomputed,
+        })
+        .peak_bytes()
+            <= allowed_bytes
+    };
     (0..=load.spec.layers.len()).find(fits)
 }
 
-/// The longest rows, one at a time and with every block recomputed, with which a run stays within so many bytes: a power of two from
-/// `shortest` on, or the model's context. `None` where the shortest does not fit.
+/// The longest rows, one at a time and with every block recomputed, with which a run stays within
+/// so many bytes: a power of two from `shortest` on, or the model's context. `None` where the
+/// shortest does not fit.
 pub fn longest_that_fits(load: &Load, allowed_bytes: u64, shortest: usize) -> Option<usize> {
     let context = load.spec.context;
-    let lengths = std::iter::successors(Some(shortest), |length| Some(length * 2)).take_while(|length| *length < context);
-    let fits = |length: &usize| load.with_rows(RowShape::dense(1, *length)).least_peak_bytes() <= allowed_bytes;
+    let lengths = std::iter::successors(Some(shortest), |length| Some(length * 2))
+        .take_while(|length| *length < context);
+    let fits = |length: &usize| {
+        load.with_rows(RowShape::dense(1, *length))
+            .least_peak_bytes()
+            <= allowed_bytes
+    };
     lengths.chain([context]).take_while(fits).last()
 }
 
@@ -30,14 +44,18 @@ pub struct Hint {
 }
 
 impl Load {
-    /// The smallest change with which a run whose blocks all recompute stays within so many bytes. First what changes no step: an
-    /// embedding in the processor's memory, then a smaller micro-batch, accumulated more often; then a frozen base of 16 bits, then of 4;
-    /// then shorter rows; then smaller adapters. `None` where no such change is enough.
+    /// The smallest change with which a run whose blocks all recompute stays within so many bytes.
+    /// First what changes no step: an embedding in the processor's memory, then a smaller
+    /// micro-batch, accumulated more often; then a frozen base of 16 bits, then of 4; then shorter
+    /// rows; then smaller adapters. `None` where no such change is enough.
     pub fn smallest_change(&self, rank: Option<usize>, allowed_bytes: u64) -> Option<Hint> {
         let (mut load, mut overrides) = (self.clone(), Vec::new());
         let hint = |load: &Self, overrides: &[String]| {
             let peak_bytes = load.least_peak_bytes();
-            (peak_bytes <= allowed_bytes).then(|| Hint { overrides: overrides.to_vec(), peak_bytes })
+            (peak_bytes <= allowed_bytes).then(|| Hint {
+                overrides: overrides.to_vec(),
+                peak_bytes,
+            })
         };
         if load.may_offload() {
             load = load.offloaded();
@@ -52,7 +70,10 @@ impl Load {
             load = unsplit.split(parts);
             overrides.clone_from(&of_unsplit);
             overrides.push(format!("training.micro_batch_size={}", load.rows.count));
-            overrides.push(format!("training.gradient_accumulation_steps={}", load.accumulated));
+            overrides.push(format!(
+                "training.gradient_accumulation_steps={}",
+                load.accumulated
+            ));
             if let Some(hint) = hint(&load, &overrides) {
                 return Some(hint);
             }
@@ -61,7 +82,9 @@ impl Load {
             MemoryPlace::Processor { .. } => Some(ModelDtype::Bfloat16),
             MemoryPlace::Gpu { half, .. } => half,
         };
-        if let Some(half) = half.filter(|_| load.trained.method == Method::Lora && load.kept_bytes() == F32) {
+        if let Some(half) =
+            half.filter(|_| load.trained.method == Method::Lora && load.kept_bytes() == F32)
+        {
             load.storage.dtype = half;
             overrides.push(format!("training.model_dtype={half}"));
             if let Some(hint) = hint(&load, &overrides) {
@@ -89,7 +112,11 @@ impl Load {
         let mut rank = rank?;
         while rank > 1 {
             (rank, load.trained) = (rank.div_ceil(2), load.trained.halved());
-            let smaller: Vec<_> = shorter.iter().cloned().chain([format!("adapter.r={rank}")]).collect();
+            let smaller: Vec<_> = shorter
+                .iter()
+                .cloned()
+                .chain([format!("adapter.r={rank}")])
+                .collect();
             if let Some(hint) = hint(&load, &smaller) {
                 return Some(hint);
             }
@@ -105,10 +132,14 @@ impl Load {
     /// The same on other rows.
     #[must_use]
     pub fn with_rows(&self, rows: RowShape) -> Self {
-        Self { rows, ..self.clone() }
+        Self {
+            rows,
+            ..self.clone()
+        }
     }
 
-    /// The same steps in micro-batches of a part of the rows; rows are scored in batches of that size too.
+    /// The same steps in micro-batches of a part of the rows; rows are scored in batches of that
+    /// size too.
     fn split(&self, parts: usize) -> Self {
         let count = self.rows.count.div_ceil(parts);
         let split = |rows: RowShape| rows.within(count, rows.length);
@@ -123,13 +154,20 @@ impl Load {
     /// The same on rows of at most so many tokens.
     fn shortened(&self, length: usize) -> Self {
         let cut = |rows: RowShape| rows.within(rows.count, length);
-        Self { rows: cut(self.rows), evaluation: self.evaluation.map(cut), ..self.clone() }
+        Self {
+            rows: cut(self.rows),
+            evaluation: self.evaluation.map(cut),
+            ..self.clone()
+        }
     }
 }
 
 impl Trained {
     /// The same with every rank halved, down to 1.
     fn halved(&self) -> Self {
-        Self { ranks: self.ranks.iter().map(|rank| rank.div_ceil(2)).collect(), ..self.clone() }
+        Self {
+            ranks: self.ranks.iter().map(|rank| rank.div_ceil(2)).collect(),
+            ..self.clone()
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! How much memory a run needs at its peak, part by part and before anything is loaded: a closed form of the model's sizes, the adapter's,
-//! the rows of a micro-batch, and how many blocks recompute.
+//! How much memory a run needs at its peak, part by part and before anything is loaded: a closed
+//! form of the model's sizes, the adapter's, the rows of a micro-batch, and how many blocks
+//! recompute.
 //!
-//! What every moment of a run holds is the process, the base, the adapters and the optimizer's state; on top comes what one of its phases
-//! needs, and the largest phase makes the peak. What a mechanism keeps and works with stands beside its forward, in `model` and `nn`.
+//! What every moment of a run holds is the process, the base, the adapters and the optimizer's
+//! state; on top comes what one of its phases needs, and the largest phase makes the peak. What a
+//! mechanism keeps and works with stands beside its forward, in `model` and `nn`.
 
 mod fit;
 mod parts;
@@ -16,33 +18,38 @@ pub use trained::Trained;
 use self::step::BlockBytes;
 use self::trained::OfTable;
 use crate::data::Batch;
-use crate::device::{self, FoundDevice, HalfPrecision, DeviceClass};
+use crate::device::{self, DeviceClass, FoundDevice, HalfPrecision};
 use crate::model::{DecoderSpec, LinearSpec, Names, PIECE_BYTES, Storage};
 use crate::nn::footprint::F32;
 use crate::quant::QuantFormat;
 use crate::terms::{self, Method, ModelDtype};
 use crate::train::{Memory, Rule, STACK, head_chunk_rows};
 
-/// The program itself, its threads' stacks, and ends of pages. Measured: 14 to 17 MiB for `bench` with two threads on a model of 60 KB, 18
-/// to 20 MiB on models of 10 MB to 2 GB, and 10 MiB more with the code of wgpu.
+/// The program itself, its threads' stacks, and ends of pages. Measured: 14 to 17 MiB for `bench`
+/// with two threads on a model of 60 KB, 18 to 20 MiB on models of 10 MB to 2 GB, and 10 MiB more
+/// with the code of wgpu.
 const PROCESS_BYTES: u64 = if cfg!(feature = "wgpu") { 29 } else { 19 } << 20;
-/// What a GPU's allocator holds beside what is in use: a share of it, since its pages are of fixed sizes, and the first pages. Measured on a
-/// software adapter, whose largest page has 128 MiB: up to 15 % in steps of 90 to 300 MiB, and 44 MiB where next to nothing is in use.
+/// What a GPU's allocator holds beside what is in use: a share of it, since its pages are of fixed
+/// sizes, and the first pages. Measured on a software adapter, whose largest page has 128 MiB: up
+/// to 15 % in steps of 90 to 300 MiB, and 44 MiB where next to nothing is in use.
 const POOL_SHARE: f64 = 0.15;
 const POOL_BYTES: u64 = 44 << 20;
 /// Scratch of a thread: packed panels of a product, or a tile of attention.
 const SCRATCH_BYTES: u64 = 1 << 18;
 /// Copies of a tensor that is saved: in the order of its file, as numbers and as bytes.
 const SAVED_COPIES: u64 = 3;
-/// Copies of a stack of weights with which an update by operations computes: weights, gradients, states and what is between.
+/// Copies of a stack of weights with which an update by operations computes: weights, gradients,
+/// states and what is between.
 const STACK_COPIES: u64 = 10;
 /// Pieces of files that are in memory at once while the base is read.
 const LOADING_BYTES: u64 = 8 << 20;
-/// What a run has beside: readers of rows, templates, metrics and their threads, and what the allocator does not give back between batches
-/// of other sizes. Measured: 6 MB on a model of 140 KB, 9 to 12 on one of 6 MB with up to a hundred thousand rows, and up to 15 MB more in one
-/// run of a recipe than in another of the same.
+/// What a run has beside: readers of rows, templates, metrics and their threads, and what the
+/// allocator does not give back between batches of other sizes. Measured: 6 MB on a model of 140
+/// KB, 9 to 12 on one of 6 MB with up to a hundred thousand rows, and up to 15 MB more in one run
+/// of a recipe than in another of the same.
 const RUN_BYTES: u64 = 20 << 20;
-/// What a tokenizer takes for a token of its vocabulary: the token in two tables and its merge in a third. Measured: 58 MB for 150 thousand.
+/// What a tokenizer takes for a token of its vocabulary: the token in two tables and its merge in a
+/// third. Measured: 58 MB for 150 thousand.
 const TOKEN_BYTES: u64 = 400;
 
 /// Rows of one micro-batch.
@@ -61,20 +68,35 @@ pub struct RowShape {
 impl RowShape {
     /// Rows of `length` tokens in which every token but the first carries a loss.
     pub fn dense(count: usize, length: usize) -> Self {
-        Self { count, length, tokens: count * length, labeled: count * length.saturating_sub(1) }
+        Self {
+            count,
+            length,
+            tokens: count * length,
+            labeled: count * length.saturating_sub(1),
+        }
     }
 
     /// Those of a batch.
     pub fn of(batch: &Batch) -> Self {
         let length = batch.lengths.iter().copied().max().unwrap_or(0);
-        Self { count: batch.lengths.len(), length, tokens: batch.ids.len(), labeled: batch.targets.len() }
+        Self {
+            count: batch.lengths.len(),
+            length,
+            tokens: batch.ids.len(),
+            labeled: batch.targets.len(),
+        }
     }
 
     /// The same rows where there are at most so many, and each has at most so many tokens.
     fn within(self, count: usize, length: usize) -> Self {
         let (count, length) = (self.count.min(count), self.length.min(length));
         let tokens = self.tokens.min(count * length);
-        Self { count, length, tokens, labeled: self.labeled.min(tokens) }
+        Self {
+            count,
+            length,
+            tokens,
+            labeled: self.labeled.min(tokens),
+        }
     }
 }
 
@@ -121,8 +143,13 @@ impl MemoryPlace {
         match device::halves(device) {
             HalfPrecision::Widened => Self::Processor { threads },
             HalfPrecision::Computed(half) => {
-                let shares = |found: FoundDevice| [DeviceClass::Integrated, DeviceClass::Software].contains(&found.kind);
-                Self::Gpu { half, is_shared: device::find(device).is_some_and(shares) }
+                let shares = |found: FoundDevice| {
+                    [DeviceClass::Integrated, DeviceClass::Software].contains(&found.kind)
+                };
+                Self::Gpu {
+                    half,
+                    is_shared: device::find(device).is_some_and(shares),
+                }
             }
         }
     }
@@ -158,12 +185,20 @@ impl Load {
     pub fn parts(&self, memory: Memory) -> MemoryParts {
         let trainable = self.trainable_parameters();
         let is_run = self.purpose == Purpose::Run;
-        let of_run = if is_run { RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64 } else { 0 };
+        let of_run = if is_run {
+            RUN_BYTES + TOKEN_BYTES * self.spec.vocabulary as u64
+        } else {
+            0
+        };
         let is_apart = self.is_apart();
         let parts = MemoryParts {
             process_bytes: match self.place {
-                MemoryPlace::Processor { threads } => PROCESS_BYTES + of_run + SCRATCH_BYTES * threads as u64,
-                MemoryPlace::Gpu { is_shared: true, .. } => PROCESS_BYTES + of_run,
+                MemoryPlace::Processor { threads } => {
+                    PROCESS_BYTES + of_run + SCRATCH_BYTES * threads as u64
+                }
+                MemoryPlace::Gpu {
+                    is_shared: true, ..
+                } => PROCESS_BYTES + of_run,
                 MemoryPlace::Gpu { .. } => 0,
             },
             base_bytes: self.base_bytes(),
@@ -171,29 +206,46 @@ impl Load {
             moments_bytes: self.states_bytes(),
             // What is read and written passes through the memory of the process.
             loading_bytes: if is_apart { 0 } else { self.loading_bytes() },
-            evaluation_bytes: self
-                .evaluation
-                .map_or(0, |rows| step::evaluation_bytes(self, rows) + self.unpacked_bytes() + self.averaged_bytes()),
+            evaluation_bytes: self.evaluation.map_or(0, |rows| {
+                step::evaluation_bytes(self, rows) + self.unpacked_bytes() + self.averaged_bytes()
+            }),
             step: step::highest(self, memory),
             update_bytes: trainable * F32 + self.updated_bytes(),
             saving_bytes: self.averaged_bytes()
-                + if is_run && !is_apart { SAVED_COPIES * self.largest_trained() * F32 } else { 0 },
+                + if is_run && !is_apart {
+                    SAVED_COPIES * self.largest_trained() * F32
+                } else {
+                    0
+                },
         };
-        let pools_bytes = if self.is_on_gpu() { POOL_BYTES + (parts.peak_bytes() as f64 * POOL_SHARE) as u64 } else { 0 };
-        MemoryParts { process_bytes: parts.process_bytes + pools_bytes, ..parts }
+        let pools_bytes = if self.is_on_gpu() {
+            POOL_BYTES + (parts.peak_bytes() as f64 * POOL_SHARE) as u64
+        } else {
+            0
+        };
+        MemoryParts {
+            process_bytes: parts.process_bytes + pools_bytes,
+            ..parts
+        }
     }
 
     /// Parameters that train.
     pub fn trainable_parameters(&self) -> u64 {
         match self.trained.method {
             Method::Full => self.spec.parameters() as u64,
-            Method::Lora => self.trained_of_projections().sum::<u64>() + self.trained_of_tables().into_iter().sum::<u64>(),
+            Method::Lora => {
+                self.trained_of_projections().sum::<u64>()
+                    + self.trained_of_tables().into_iter().sum::<u64>()
+            }
         }
     }
 
     /// The optimizer's state.
     pub fn states_bytes(&self) -> u64 {
-        self.trained_shapes().into_iter().map(|(shape, is_table)| self.rule.state_bytes(&shape, is_table)).sum()
+        self.trained_shapes()
+            .into_iter()
+            .map(|(shape, is_table)| self.rule.state_bytes(&shape, is_table))
+            .sum()
     }
 
     /// The same for `AdamW` with moments of 32 bits.
@@ -201,15 +253,27 @@ impl Load {
         2 * self.trainable_parameters() * F32
     }
 
-    /// What an update computes with beside the gradients of the step: `AdamW` is in place, all others go over a stack of weights.
+    /// What an update computes with beside the gradients of the step: `AdamW` is in place, all
+    /// others go over a stack of weights.
     fn updated_bytes(&self) -> u64 {
-        let stack = self.largest_trained().max(STACK as u64).min(self.trainable_parameters());
-        if self.rule == Rule::AdamW { 0 } else { STACK_COPIES * stack * F32 }
+        let stack = self
+            .largest_trained()
+            .max(STACK as u64)
+            .min(self.trainable_parameters());
+        if self.rule == Rule::AdamW {
+            0
+        } else {
+            STACK_COPIES * stack * F32
+        }
     }
 
     /// Weights at which gradients are taken, beside their average.
     fn averaged_bytes(&self) -> u64 {
-        if self.rule.averages() { self.trainable_parameters() * F32 } else { 0 }
+        if self.rule.averages() {
+            self.trainable_parameters() * F32
+        } else {
+            0
+        }
     }
 
     /// Shapes of the weights that train, and whether each is of the embedding or the head.
@@ -217,23 +281,43 @@ impl Load {
         let spec = &self.spec;
         if self.is_full() {
             let tables = [spec.names.embedding(), Names::HEAD.to_owned()];
-            return spec.tensors().into_iter().map(|(name, shape)| (shape, tables.contains(&name))).collect();
+            return spec
+                .tensors()
+                .into_iter()
+                .map(|(name, shape)| (shape, tables.contains(&name)))
+                .collect();
         }
         let of_projection = |(linear, rank): (LinearSpec, &usize)| match *rank {
             0 => Vec::new(),
             rank => {
                 let vector = self.trained.vector.map(|_| vec![linear.outputs]);
-                [vec![rank, linear.inputs], vec![linear.outputs, rank]].into_iter().chain(vector).collect()
+                [vec![rank, linear.inputs], vec![linear.outputs, rank]]
+                    .into_iter()
+                    .chain(vector)
+                    .collect()
             }
         };
-        let of_projections = spec.projections().into_iter().zip(&self.trained.ranks).flat_map(of_projection);
-        let of_tables = self.trained.tables.iter().flat_map(|of| of.shapes([spec.vocabulary, spec.width]));
-        of_projections.map(|shape| (shape, false)).chain(of_tables.map(|shape| (shape, true))).collect()
+        let of_projections = spec
+            .projections()
+            .into_iter()
+            .zip(&self.trained.ranks)
+            .flat_map(of_projection);
+        let of_tables = self
+            .trained
+            .tables
+            .iter()
+            .flat_map(|of| of.shapes([spec.vocabulary, spec.width]));
+        of_projections
+            .map(|shape| (shape, false))
+            .chain(of_tables.map(|shape| (shape, true)))
+            .collect()
     }
 
     /// Numbers that an adapter has of the embedding and of the head.
     fn trained_of_tables(&self) -> [u64; 2] {
-        self.trained.tables.map(|of| of.numbers([self.spec.vocabulary, self.spec.width]))
+        self.trained
+            .tables
+            .map(|of| of.numbers([self.spec.vocabulary, self.spec.width]))
     }
 
     /// Whether gradients go through all blocks, because something of the embedding trains.
@@ -249,25 +333,52 @@ impl Load {
     /// Numbers of the base's tables in whose places copies train.
     fn replaced_tables(&self) -> u64 {
         let table = (self.spec.vocabulary * self.spec.width) as u64;
-        let copies = self.trained.tables.iter().filter(|of| **of == OfTable::Whole).count() as u64;
+        let copies = self
+            .trained
+            .tables
+            .iter()
+            .filter(|of| **of == OfTable::Whole)
+            .count() as u64;
         // One table that is both goes where both are copied only.
-        table * if self.spec.tied_head { copies / 2 } else { copies }
+        table
+            * if self.spec.tied_head {
+                copies / 2
+            } else {
+                copies
+            }
     }
 
     /// Numbers that train of each projection, in checkpoint order.
     fn trained_of_projections(&self) -> impl Iterator<Item = u64> {
         let of = |(linear, rank): (LinearSpec, &usize)| match self.trained.method {
             Method::Lora if *rank == 0 => 0,
-            Method::Lora => rank * (linear.inputs + linear.outputs) + self.trained.vector.map_or(0, |_| linear.outputs),
-            Method::Full => linear.inputs * linear.outputs + if linear.bias { linear.outputs } else { 0 },
+            Method::Lora => {
+                rank * (linear.inputs + linear.outputs)
+                    + self.trained.vector.map_or(0, |_| linear.outputs)
+            }
+            Method::Full => {
+                linear.inputs * linear.outputs + if linear.bias { linear.outputs } else { 0 }
+            }
         };
-        self.spec.projections().into_iter().zip(&self.trained.ranks).map(move |pair| of(pair) as u64)
+        self.spec
+            .projections()
+            .into_iter()
+            .zip(&self.trained.ranks)
+            .map(move |pair| of(pair) as u64)
     }
 
     /// Numbers of the frozen base.
     fn base_bytes(&self) -> u64 {
-        let number_bytes = |shape: &[usize]| if shape.len() > 1 { self.kept_bytes() } else { F32 };
-        let bytes = |(_, shape): (String, Vec<usize>)| shape.iter().product::<usize>() as u64 * number_bytes(&shape);
+        let number_bytes = |shape: &[usize]| {
+            if shape.len() > 1 {
+                self.kept_bytes()
+            } else {
+                F32
+            }
+        };
+        let bytes = |(_, shape): (String, Vec<usize>)| {
+            shape.iter().product::<usize>() as u64 * number_bytes(&shape)
+        };
         match self.trained.method {
             Method::Full => 0,
             Method::Lora => {
@@ -275,7 +386,10 @@ impl Load {
                 whole
                     - self.on_host_bytes()
                     - self.replaced_tables() * self.kept_bytes()
-                    - self.packed_shapes().map(|shape| self.saved_bytes(shape)).sum::<u64>()
+                    - self
+                        .packed_shapes()
+                        .map(|shape| self.saved_bytes(shape))
+                        .sum::<u64>()
                     + self.saved_bytes([1, self.storage.left_dense as usize])
             }
         }
@@ -284,16 +398,26 @@ impl Load {
     /// Those of an embedding that a GPU does not have.
     fn on_host_bytes(&self) -> u64 {
         let is_on_host = self.storage.offloads_embedding && !self.spec.tied_head && self.is_apart();
-        if is_on_host { (self.spec.vocabulary * self.spec.width) as u64 * self.kept_bytes() } else { 0 }
+        if is_on_host {
+            (self.spec.vocabulary * self.spec.width) as u64 * self.kept_bytes()
+        } else {
+            0
+        }
     }
 
     /// Whether tensors are in a memory of their own.
     fn is_apart(&self) -> bool {
-        matches!(self.place, MemoryPlace::Gpu { is_shared: false, .. })
+        matches!(
+            self.place,
+            MemoryPlace::Gpu {
+                is_shared: false,
+                ..
+            }
+        )
     }
 
-    /// Whether the embedding may stay in the processor's memory, and a GPU has more room then: it is a table of its own and not one that
-    /// trains whole.
+    /// Whether the embedding may stay in the processor's memory, and a GPU has more room then: it
+    /// is a table of its own and not one that trains whole.
     pub fn may_offload(&self) -> bool {
         let is_free = !self.is_full() && self.trained.tables[0] != OfTable::Whole;
         is_free && !self.spec.tied_head && !self.storage.offloads_embedding && self.is_apart()
@@ -302,15 +426,30 @@ impl Load {
     /// The same with the embedding in the processor's memory.
     #[must_use]
     pub fn offloaded(&self) -> Self {
-        Self { storage: Storage { offloads_embedding: true, ..self.storage }, ..self.clone() }
+        Self {
+            storage: Storage {
+                offloads_embedding: true,
+                ..self.storage
+            },
+            ..self.clone()
+        }
     }
 
-    /// The same with the head quantized as the projections are; `None` where they are not, the head is already, or it is the embedding's
-    /// table or trains in numbers.
+    /// The same with the head quantized as the projections are; `None` where they are not, the head
+    /// is already, or it is the embedding's table or trains in numbers.
     pub fn with_quantized_head(&self) -> Option<Self> {
         let is_free = !self.is_full() && self.trained.trains_no_row_of_head();
-        let may = self.storage.form.is_some() && !self.storage.packs_head && !self.spec.tied_head && is_free;
-        may.then(|| Self { storage: Storage { packs_head: true, ..self.storage }, ..self.clone() })
+        let may = self.storage.form.is_some()
+            && !self.storage.packs_head
+            && !self.spec.tied_head
+            && is_free;
+        may.then(|| Self {
+            storage: Storage {
+                packs_head: true,
+                ..self.storage
+            },
+            ..self.clone()
+        })
     }
 
     /// Matrices that are packed, [out, in].
@@ -318,14 +457,23 @@ impl Load {
         let (is_packed, spec) = (self.storage.form.is_some(), &self.spec);
         let packs_head = self.storage.packs_head && !spec.tied_head;
         let head = packs_head.then_some([spec.vocabulary, spec.width]);
-        let projections = spec.projections().into_iter().map(|linear| [linear.outputs, linear.inputs]);
+        let projections = spec
+            .projections()
+            .into_iter()
+            .map(|linear| [linear.outputs, linear.inputs]);
         projections.chain(head).filter(move |_| is_packed)
     }
 
     /// What packing takes from a matrix. A GPU has every absmax as f32.
     fn saved_bytes(&self, shape: [usize; 2]) -> u64 {
         let form = self.storage.form.map(|form| match form {
-            QuantFormat::FourBit { kind, block_size, .. } if self.is_on_gpu() => QuantFormat::FourBit { kind, block_size, double_quant: false },
+            QuantFormat::FourBit {
+                kind, block_size, ..
+            } if self.is_on_gpu() => QuantFormat::FourBit {
+                kind,
+                block_size,
+                double_quant: false,
+            },
             form => form,
         });
         let dense = (shape[0] * shape[1]) as u64 * self.kept_bytes();
@@ -339,7 +487,13 @@ impl Load {
         }
         // A head in pieces.
         let bytes = |[rows, columns]: [usize; 2]| (rows * columns) as u64 * self.computed_bytes();
-        let cut = |shape: [usize; 2]| if shape[0] == self.spec.vocabulary { bytes(shape).min(PIECE_BYTES) } else { bytes(shape) };
+        let cut = |shape: [usize; 2]| {
+            if shape[0] == self.spec.vocabulary {
+                bytes(shape).min(PIECE_BYTES)
+            } else {
+                bytes(shape)
+            }
+        };
         self.packed_shapes().map(cut).max().unwrap_or(0)
     }
 
@@ -355,14 +509,30 @@ impl Load {
     /// The largest tensor in bytes, and what it is of. Tables of the vocabulary may be in pieces.
     pub fn largest_tensor(&self) -> (u64, Largest) {
         let rows = [Some(self.rows), self.evaluation].into_iter().flatten();
-        let widest = |rows: RowShape| BlockBytes::of(self, rows).into_iter().map(|block| block.widest).max();
+        let widest = |rows: RowShape| {
+            BlockBytes::of(self, rows)
+                .into_iter()
+                .map(|block| block.widest)
+                .max()
+        };
         let of_tokens = rows.filter_map(widest).max().unwrap_or(0);
         let logits = self.head_chunk_rows(usize::MAX) * self.spec.vocabulary as u64 * F32;
-        let matrix = self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
+        let matrix = self
+            .spec
+            .projections()
+            .iter()
+            .map(|linear| linear.inputs * linear.outputs)
+            .max()
+            .unwrap_or(0) as u64;
         let whole = self.trainable_parameters() * F32;
-        let each =
-            [(of_tokens, Largest::Tokens), (whole, Largest::Trained), ((matrix * self.kept_bytes()).max(logits), Largest::Base)];
-        each.into_iter().max_by_key(|(bytes, _)| *bytes).expect("there are three")
+        let each = [
+            (of_tokens, Largest::Tokens),
+            (whole, Largest::Trained),
+            ((matrix * self.kept_bytes()).max(logits), Largest::Base),
+        ];
+        each.into_iter()
+            .max_by_key(|(bytes, _)| *bytes)
+            .expect("there are three")
     }
 
     /// Bytes of a number of a matrix.
@@ -385,21 +555,56 @@ impl Load {
     fn largest_trained(&self) -> u64 {
         let of = |(linear, rank): (LinearSpec, &usize)| rank * linear.inputs.max(linear.outputs);
         let largest = match self.trained.method {
-            Method::Full => self.spec.tensors().into_iter().map(|(_, shape)| shape.iter().product()).max(),
-            Method::Lora => self.spec.projections().into_iter().zip(&self.trained.ranks).map(of).max(),
+            Method::Full => self
+                .spec
+                .tensors()
+                .into_iter()
+                .map(|(_, shape)| shape.iter().product())
+                .max(),
+            Method::Lora => self
+                .spec
+                .projections()
+                .into_iter()
+                .zip(&self.trained.ranks)
+                .map(of)
+                .max(),
         };
-        let of_tables = self.trained.tables.map(|of| of.largest([self.spec.vocabulary, self.spec.width]));
-        of_tables.into_iter().fold(largest.unwrap_or(0) as u64, u64::max)
+        let of_tables = self
+            .trained
+            .tables
+            .map(|of| of.largest([self.spec.vocabulary, self.spec.width]));
+        of_tables
+            .into_iter()
+            .fold(largest.unwrap_or(0) as u64, u64::max)
     }
 
-    /// Pieces of a file that are read and turned, or the numbers of a matrix that is packed, while the optimizer's state is not there yet.
+    /// Pieces of a file that are read and turned, or the numbers of a matrix that is packed, while
+    /// the optimizer's state is not there yet.
     fn loading_bytes(&self) -> u64 {
-        let numbers = self.packed_shapes().map(|[rows, columns]| (rows * columns) as u64 * self.kept_bytes()).max().unwrap_or(0);
+        let numbers = self
+            .packed_shapes()
+            .map(|[rows, columns]| (rows * columns) as u64 * self.kept_bytes())
+            .max()
+            .unwrap_or(0);
         let pieces = LOADING_BYTES.min(self.spec.parameters() as u64 * F32);
-        // A matrix of which a part is taken out is there as it is read, as it is multiplied, and turned.
-        let matrix = || self.spec.projections().iter().map(|linear| linear.inputs * linear.outputs).max().unwrap_or(0) as u64;
-        let taken_apart = if self.trained.keeps_initial { 3 * matrix() * F32 } else { 0 };
-        pieces.max(numbers + taken_apart).saturating_sub(self.states_bytes())
+        // A matrix of which a part is taken out is there as it is read, as it is multiplied, and
+        // turned.
+        let matrix = || {
+            self.spec
+                .projections()
+                .iter()
+                .map(|linear| linear.inputs * linear.outputs)
+                .max()
+                .unwrap_or(0) as u64
+        };
+        let taken_apart = if self.trained.keeps_initial {
+            3 * matrix() * F32
+        } else {
+            0
+        };
+        pieces
+            .max(numbers + taken_apart)
+            .saturating_sub(self.states_bytes())
     }
 
     fn head_chunk_rows(&self, labeled: usize) -> u64 {

@@ -5,7 +5,8 @@ use serde::Serialize;
 /// Bytes of a run at its peak, part by part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemoryParts {
-    /// The program, its threads and its tokenizer; on a GPU what its allocator holds beside what is in use.
+    /// The program, its threads and its tokenizer; on a GPU what its allocator holds beside what is
+    /// in use.
     pub process_bytes: u64,
     /// Weights that do not train.
     pub base_bytes: u64,
@@ -59,7 +60,11 @@ pub struct StepParts {
 impl StepParts {
     /// All of them.
     pub fn bytes(self) -> u64 {
-        self.gradients_bytes + self.kept_bytes + self.recomputed_bytes + self.block_bytes + self.head_bytes
+        self.gradients_bytes
+            + self.kept_bytes
+            + self.recomputed_bytes
+            + self.block_bytes
+            + self.head_bytes
     }
 }
 
@@ -82,11 +87,20 @@ impl MemoryParts {
 
     /// The phase that needs most.
     pub fn highest(&self) -> Phase {
-        self.phases().into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Phase::Step, |(phase, _)| phase)
+        self.phases()
+            .into_iter()
+            .max_by_key(|(_, bytes)| *bytes)
+            .map_or(Phase::Step, |(phase, _)| phase)
     }
 
     /// The peak.
     pub fn peak_bytes(&self) -> u64 {
-        self.held_bytes() + self.phases().map(|(_, bytes)| bytes).into_iter().max().unwrap_or(0)
+        self.held_bytes()
+            + self
+                .phases()
+                .map(|(_, bytes)| bytes)
+                .into_iter()
+                .max()
+                .unwrap_or(0)
     }
 }

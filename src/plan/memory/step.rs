@@ -1,16 +1,20 @@
-//! A training step as a walk over its moments: what is held when the head computes, and when each block goes backward.
+//! A training step as a walk over its moments: what is held when the head computes, and when each
+//! block goes backward.
 
-use super::{F32, Load, OfTable, MemoryPlace, Purpose, RowShape, StepParts, Trained};
+use super::{F32, Load, MemoryPlace, OfTable, Purpose, RowShape, StepParts, Trained};
 use crate::model::LayerSpec;
 use crate::nn::footprint::{RowShape, TrainedMaps};
 use crate::terms::{AdapterVector, Method};
 use crate::train::Memory;
 
-/// What is as large is mapped from the system and given back to it: glibc's largest `M_MMAP_THRESHOLD`, mallopt(3).
+/// What is as large is mapped from the system and given back to it: glibc's largest
+/// `M_MMAP_THRESHOLD`, mallopt(3).
 const MAPPED_BYTES: u64 = 32 << 20;
-/// Of the residual stream at all blocks, the part that the allocator holds back between tensors of other sizes. Measured: 0.02 to 0.2,
-/// where blocks recompute and where they do not. Beside it, where blocks recompute, a place as wide as gate and up, which lie side by side:
-/// what smaller tensors leave has no room for them. Measured: 17 of 25 MB more where all blocks recompute, and nothing where none does.
+/// Of the residual stream at all blocks, the part that the allocator holds back between tensors of
+/// other sizes. Measured: 0.02 to 0.2, where blocks recompute and where they do not. Beside it,
+/// where blocks recompute, a place as wide as gate and up, which lie side by side: what smaller
+/// tensors leave has no room for them. Measured: 17 of 25 MB more where all blocks recompute, and
+/// nothing where none does.
 pub(super) const HELD_BACK: u64 = 8;
 
 /// Bytes of one block at some rows.
@@ -30,10 +34,25 @@ pub(super) struct BlockBytes {
 impl BlockBytes {
     /// Those of all blocks of a run.
     pub fn of(load: &Load, rows: RowShape) -> Vec<Self> {
-        let Trained { method, ranks, outputs, vector, .. } = &load.trained;
+        let Trained {
+            method,
+            ranks,
+            outputs,
+            vector,
+            ..
+        } = &load.trained;
         let (width, has_magnitudes) = (load.spec.width, *vector == Some(AdapterVector::Magnitude));
-        let rows = RowShape { tokens: rows.tokens as u64, number_bytes: load.computed_bytes(), drops: load.dropout > 0.0 };
-        let mut rest = TrainedMaps { ranks, outputs, has_magnitudes, trains: *method == Method::Full };
+        let rows = RowShape {
+            tokens: rows.tokens as u64,
+            number_bytes: load.computed_bytes(),
+            drops: load.dropout > 0.0,
+        };
+        let mut rest = TrainedMaps {
+            ranks,
+            outputs,
+            has_magnitudes,
+            trains: *method == Method::Full,
+        };
         let of_layer = |layer: &LayerSpec| {
             let [maps, above] = rest.split_at(layer.mixer_maps() + layer.mlp_maps());
             rest = above;
@@ -53,8 +72,14 @@ impl BlockBytes {
 pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     let blocks = BlockBytes::of(load, load.rows);
     let of_block = trainable_of_blocks(load);
-    let lowest =
-        if load.trains_embedding() { 0 } else { of_block.iter().position(|numbers| *numbers > 0).unwrap_or(blocks.len()) };
+    let lowest = if load.trains_embedding() {
+        0
+    } else {
+        of_block
+            .iter()
+            .position(|numbers| *numbers > 0)
+            .unwrap_or(blocks.len())
+    };
     let recomputes = |index: usize| index < memory.recomputed;
     let kept = |index: usize| match index {
         _ if index < lowest => 0,
@@ -62,26 +87,54 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         _ => blocks[index].input + blocks[index].saved,
     };
 
-    // One flat row a partial sum of the tree of micro-batches, see `train/tree.rs`; the last is made when a micro-batch comes to its backward.
-    let (row_bytes, partial) = (load.trainable_parameters() * F32, u64::from(load.accumulated.max(1).ilog2()));
+    // One flat row a partial sum of the tree of micro-batches, see `train/tree.rs`; the last is
+    // made when a micro-batch comes to its backward.
+    let (row_bytes, partial) = (
+        load.trainable_parameters() * F32,
+        u64::from(load.accumulated.max(1).ilog2()),
+    );
     let gradients_bytes = row_bytes * (partial + 1);
-    let widest = if memory.recomputed > lowest { blocks.iter().map(|block| block.widest).max().unwrap_or(0) } else { 0 };
+    let widest = if memory.recomputed > lowest {
+        blocks.iter().map(|block| block.widest).max().unwrap_or(0)
+    } else {
+        0
+    };
     let held_back = match load.place {
-        MemoryPlace::Processor { .. } => blocks.iter().map(|block| block.input).sum::<u64>() / HELD_BACK + widest,
+        MemoryPlace::Processor { .. } => {
+            blocks.iter().map(|block| block.input).sum::<u64>() / HELD_BACK + widest
+        }
         MemoryPlace::Gpu { .. } => 0,
     };
     let mut kept_bytes: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
-    let at_head = if load.is_full() { gradients_bytes } else { row_bytes * partial };
+    let at_head = if load.is_full() {
+        gradients_bytes
+    } else {
+        row_bytes * partial
+    };
     let head_bytes = head_bytes(load) + left_of_heads(load, head_bytes(load), kept_bytes);
-    let mut moments = vec![StepParts { gradients_bytes: at_head, kept_bytes, head_bytes, ..StepParts::default() }];
+    let mut moments = vec![StepParts {
+        gradients_bytes: at_head,
+        kept_bytes,
+        head_bytes,
+        ..StepParts::default()
+    }];
     let [of_embedding, of_head] = load.trained_of_tables().map(|numbers| numbers * F32);
     if of_head > 0 {
         // Its gradients wait for the row that they are added to.
-        moments.push(StepParts { gradients_bytes, kept_bytes, block_bytes: of_head, ..StepParts::default() });
+        moments.push(StepParts {
+            gradients_bytes,
+            kept_bytes,
+            block_bytes: of_head,
+            ..StepParts::default()
+        });
     }
     for (index, block) in blocks.iter().enumerate().skip(lowest).rev() {
         kept_bytes -= kept(index);
-        let (tape_bytes, recomputed_bytes) = if recomputes(index) { (0, block.saved) } else { (block.saved, 0) };
+        let (tape_bytes, recomputed_bytes) = if recomputes(index) {
+            (0, block.saved)
+        } else {
+            (block.saved, 0)
+        };
         moments.push(StepParts {
             gradients_bytes,
             kept_bytes: kept_bytes + block.input + tape_bytes,
@@ -93,7 +146,12 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     }
     if of_embedding > 0 {
         let input = 2 * blocks.first().map_or(0, |block| block.input);
-        moments.push(StepParts { gradients_bytes, kept_bytes, block_bytes: input + of_embedding, ..StepParts::default() });
+        moments.push(StepParts {
+            gradients_bytes,
+            kept_bytes,
+            block_bytes: input + of_embedding,
+            ..StepParts::default()
+        });
     }
     // A block below the lowest adapter, or one that recomputes, first runs forward without a tape.
     let forward = |index: usize| StepParts {
@@ -101,32 +159,62 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         block_bytes: blocks[index].forward,
         ..StepParts::default()
     };
-    moments.extend((0..blocks.len()).filter(|index| *index < lowest || recomputes(*index)).map(forward));
-    let highest = moments.into_iter().max_by_key(|parts| parts.bytes()).unwrap_or_default();
-    StepParts { block_bytes: highest.block_bytes + load.unpacked_bytes(), ..highest }
+    moments.extend(
+        (0..blocks.len())
+            .filter(|index| *index < lowest || recomputes(*index))
+            .map(forward),
+    );
+    let highest = moments
+        .into_iter()
+        .max_by_key(|parts| parts.bytes())
+        .unwrap_or_default();
+    StepParts {
+        block_bytes: highest.block_bytes + load.unpacked_bytes(),
+        ..highest
+    }
 }
 
 /// Numbers that train in each block.
 fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     let mut each = load.trained_of_projections();
-    let norms = if load.trained.method == Method::Full { 2 * load.spec.width as u64 } else { 0 };
-    let of_layer = |layer: &LayerSpec| each.by_ref().take(layer.mixer_maps() + layer.mlp_maps()).sum::<u64>() + norms;
+    let norms = if load.trained.method == Method::Full {
+        2 * load.spec.width as u64
+    } else {
+        0
+    };
+    let of_layer = |layer: &LayerSpec| {
+        each.by_ref()
+            .take(layer.mixer_maps() + layer.mlp_maps())
+            .sum::<u64>()
+            + norms
+    };
     load.spec.layers.iter().map(of_layer).collect()
 }
 
-/// The hidden rows that are labeled and their gradients, beside the logits of a chunk, whose gradient takes their place, or beside all
-/// gradients in one piece.
+/// The hidden rows that are labeled and their gradients, beside the logits of a chunk, whose
+/// gradient takes their place, or beside all gradients in one piece.
 fn head_bytes(load: &Load) -> u64 {
     let (spec, rows, computed) = (&load.spec, load.rows, load.computed_bytes());
-    let (width, chunk, labeled) = (spec.width as u64, load.head_chunk_rows(rows.labeled), rows.labeled as u64);
+    let (width, chunk, labeled) = (
+        spec.width as u64,
+        load.head_chunk_rows(rows.labeled),
+        rows.labeled as u64,
+    );
     // Of the projection's weights the sum of gradients, and what a chunk adds to it.
     let table = (spec.vocabulary * spec.width) as u64;
     let weights = match load.trained.tables[1] {
-        _ if load.trains_head() => 2 * table * F32 + if computed == F32 { 0 } else { table * computed },
+        _ if load.trains_head() => {
+            2 * table * F32 + if computed == F32 { 0 } else { table * computed }
+        }
         OfTable::Rank(0) => 0,
         of_head => {
-            // What matrices add to the logits is there once beside them; columns of rows take their places.
-            let beside = if let OfTable::Rank(_) = of_head { chunk * spec.vocabulary as u64 } else { 0 };
+            // What matrices add to the logits is there once beside them; columns of rows take their
+            // places.
+            let beside = if let OfTable::Rank(_) = of_head {
+                chunk * spec.vocabulary as u64
+            } else {
+                0
+            };
             (2 * of_head.numbers([spec.vocabulary, spec.width]) + beside) * F32
         }
     };
@@ -135,25 +223,34 @@ fn head_bytes(load: &Load) -> u64 {
     hidden + (logits + hidden).max(2 * hidden) + weights
 }
 
-/// Bytes of a logit: its gradient takes its place, and is there once more in the numbers that go on.
+/// Bytes of a logit: its gradient takes its place, and is there once more in the numbers that go
+/// on.
 fn logit_bytes(load: &Load) -> u64 {
     let computed = load.computed_bytes();
     F32 + if computed == F32 { 0 } else { computed }
 }
 
-/// What the head of the micro-batch before leaves of its place. Micro-batches of a run are of different sizes, so that a head finds its place
-/// too small; what is kept may lie there. Larger logits are given back to the system. Measured: 31 of 31 MB, and 0 where more is kept.
+/// What the head of the micro-batch before leaves of its place. Micro-batches of a run are of
+/// different sizes, so that a head finds its place too small; what is kept may lie there. Larger
+/// logits are given back to the system. Measured: 31 of 31 MB, and 0 where more is kept.
 fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
     let logits = load.head_chunk_rows(load.rows.labeled) * load.spec.vocabulary as u64;
     let is_left = load.purpose == Purpose::Run && !load.is_on_gpu() && logits * F32 < MAPPED_BYTES;
-    if is_left { head.saturating_sub(kept) } else { 0 }
+    if is_left {
+        head.saturating_sub(kept)
+    } else {
+        0
+    }
 }
 
 /// Bytes of scoring rows without a tape: a block's forward, or the logits of a chunk.
 pub(super) fn evaluation_bytes(load: &Load, rows: RowShape) -> u64 {
     let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labeled));
     let computed = load.computed_bytes();
-    let head = rows.tokens as u64 * width * computed + chunk * (load.spec.vocabulary as u64 * F32 + 3 * width * computed);
-    let of_blocks = BlockBytes::of(load, rows).into_iter().map(|block| block.input + block.forward);
+    let head = rows.tokens as u64 * width * computed
+        + chunk * (load.spec.vocabulary as u64 * F32 + 3 * width * computed);
+    let of_blocks = BlockBytes::of(load, rows)
+        .into_iter()
+        .map(|block| block.input + block.forward);
     of_blocks.chain([head]).max().unwrap_or(0)
 }

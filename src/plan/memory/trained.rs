@@ -54,14 +54,33 @@ impl OfTable {
 
     /// Those of its largest tensor.
     pub(super) fn largest(self, [vocabulary, width]: [usize; 2]) -> u64 {
-        if let Self::Rank(rank) = self { (rank * vocabulary) as u64 } else { self.numbers([vocabulary, width]) }
+        if let Self::Rank(rank) = self {
+            (rank * vocabulary) as u64
+        } else {
+            self.numbers([vocabulary, width])
+        }
     }
 
-    fn of(config: &LoraConfig, modules: &[LinearSpec], is_it: impl Fn(&LinearSpec) -> bool) -> Result<Self, AdapterError> {
+    fn of(
+        config: &LoraConfig,
+        modules: &[LinearSpec],
+        is_it: impl Fn(&LinearSpec) -> bool,
+    ) -> Result<Self, AdapterError> {
         let names: Vec<String> = modules.iter().map(|module| module.name.clone()).collect();
-        let target = config.table_targets(modules)?.into_iter().find(|target| is_it(&target.module));
-        let matrices = |name: &String| modules.iter().any(|module| module.name == *name && is_it(module));
-        let rank = config.resolve(&names)?.iter().find(|target| matrices(&target.module)).map_or(0, |target| target.rank);
+        let target = config
+            .table_targets(modules)?
+            .into_iter()
+            .find(|target| is_it(&target.module));
+        let matrices = |name: &String| {
+            modules
+                .iter()
+                .any(|module| module.name == *name && is_it(module))
+        };
+        let rank = config
+            .resolve(&names)?
+            .iter()
+            .find(|target| matrices(&target.module))
+            .map_or(0, |target| target.rank);
         Ok(match target.map(|target| target.part) {
             Some(TablePart::Whole) => Self::Whole,
             Some(TablePart::Rows(tokens)) => Self::Rows(tokens.len()),
@@ -80,12 +99,21 @@ impl Trained {
         let modules = spec.modules();
         let names: Vec<String> = modules.iter().map(|linear| linear.name.clone()).collect();
         let targets = config.resolve(&names)?;
-        let rank =
-            |linear: &LinearSpec| targets.iter().find(|target| target.module == linear.name).map_or(0, |target| target.rank);
+        let rank = |linear: &LinearSpec| {
+            targets
+                .iter()
+                .find(|target| target.module == linear.name)
+                .map_or(0, |target| target.rank)
+        };
         let embedding = OfTable::of(config, &modules, |module| module.role == Role::Embedding)?;
-        let head = OfTable::of(config, &modules, |module| matches!(module.role, Role::Head | Role::TiedHead))?;
+        let head = OfTable::of(config, &modules, |module| {
+            matches!(module.role, Role::Head | Role::TiedHead)
+        })?;
         let projections = || modules.iter().filter(|module| !module.is_table());
-        let (ranks, outputs) = (projections().map(rank).collect(), projections().map(|linear| linear.outputs).collect());
+        let (ranks, outputs) = (
+            projections().map(rank).collect(),
+            projections().map(|linear| linear.outputs).collect(),
+        );
         Ok(Self {
             method: Method::Lora,
             ranks,
@@ -103,8 +131,19 @@ impl Trained {
 
     /// Every weight.
     pub fn everything(spec: &DecoderSpec) -> Self {
-        let outputs: Vec<usize> = spec.projections().iter().map(|linear| linear.outputs).collect();
+        let outputs: Vec<usize> = spec
+            .projections()
+            .iter()
+            .map(|linear| linear.outputs)
+            .collect();
         let ranks = vec![0; outputs.len()];
-        Self { method: Method::Full, ranks, outputs, vector: None, keeps_initial: false, tables: [OfTable::Rank(0); 2] }
+        Self {
+            method: Method::Full,
+            ranks,
+            outputs,
+            vector: None,
+            keeps_initial: false,
+            tables: [OfTable::Rank(0); 2],
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::tree::{NodeValue, Node};
+use super::super::tree::{Node, NodeValue};
 use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::KeyOutcome;
@@ -21,114 +21,443 @@ const ORDER: &str = "this choice of rows is not supported";
 const QAT: &str = "training that imitates a later quantization is not supported";
 const RATES: &str = "learning rates by group are not supported";
 const SCHEDULE: &str = "this change of the schedule is not supported";
-const ROW_TEXT: &str = "a layout of rows that is written in the config is not supported; write the text into a column and use `completion` or `text`";
+const ROW_TEXT: &str = "a layout of rows that is written in the config is not supported; write the \
+text into a column and use `completion` or `text`";
 const RETIRED: &str = "Axolotl does not read it any more";
 const ATTENTION: &str = "attention is exact whatever computes it; Rankine has kernels of its own";
 
 pub(super) const TABLES: &[Table] = &[TOP, DATA];
 
-#[rustfmt::skip]
 const TOP: Table = &[
     (&["base_model"], Rule::Read(base_model)),
-    (&["revision_of_model"], Rule::Dropped("it stands in `base_model`")),
-    (&["base_model_config", "tokenizer_config"], Rule::Read(same_base)),
+    (
+        &["revision_of_model"],
+        Rule::Dropped("it stands in `base_model`"),
+    ),
+    (
+        &["base_model_config", "tokenizer_config"],
+        Rule::Read(same_base),
+    ),
     (&["model_type", "type_of_model"], Rule::Read(model_type)),
-    (&["tokenizer_legacy"], Rule::Dropped("tokenizer.json is read as it is")),
-    (&["tokenizer_type", "tokenizer_use_fast", "tokenizer_save_jinja_files", "trust_remote_code", "is_falcon_derived_model",
-       "is_llama_derived_model", "is_mistral_derived_model", "is_qwen_derived_model", "low_cpu_mem_usage", "experimental_skip_move_to_device"],
-     Rule::Dropped("Rankine reads config.json and tokenizer.json, and runs no code of a model")),
-    (&["cls_model_config"], Rule::Dropped("Rankine reads config.json")),
-    (&["tokenizer_use_mistral_common"], Rule::Refused("tokenizers of mistral-common are not supported, only tokenizer.json")),
-    (&["processor_type", "processor_kwargs", "freeze_mm_modules", "image_size", "image_resize_algorithm", "role_boundaries"], Rule::Refused(IMAGES)),
-    (&["model_quantization_config", "model_quantization_config_kwargs"], Rule::Read(model_quantization)),
-    (&["overrides_of_model_config", "model_config"], Rule::Read(model_config)),
-    (&["overrides_of_model_kwargs", "model_kwargs", "rope_scaling", "llama4_linearized_experts", "use_onebitllms"], Rule::Refused(WEIGHTS)),
-    (&["reinit_weights", "shrink_embeddings", "mean_resizing_embeddings"], Rule::Refused(WEIGHTS)),
-    (&["resize_token_embeddings_to_32x", "embeddings_skip_upcast"], Rule::Dropped("rows of the embedding that no token reads change no number")),
-    (&["unfrozen_parameters"], Rule::Refused("a choice of the weights that train is not supported: an adapter or every weight")),
+    (
+        &["tokenizer_legacy"],
+        Rule::Dropped("tokenizer.json is read as it is"),
+    ),
+    (
+        &[
+            "tokenizer_type",
+            "tokenizer_use_fast",
+            "tokenizer_save_jinja_files",
+            "trust_remote_code",
+            "is_falcon_derived_model",
+            "is_llama_derived_model",
+            "is_mistral_derived_model",
+            "is_qwen_derived_model",
+            "low_cpu_mem_usage",
+            "experimental_skip_move_to_device",
+        ],
+        Rule::Dropped("Rankine reads config.json and tokenizer.json, and runs no code of a model"),
+    ),
+    (
+        &["cls_model_config"],
+        Rule::Dropped("Rankine reads config.json"),
+    ),
+    (
+        &["tokenizer_use_mistral_common"],
+        Rule::Refused(
+            "tokenizers of mistral-common are not \
+    supported, only tokenizer.json",
+        ),
+    ),
+    (
+        &[
+            "processor_type",
+            "processor_kwargs",
+            "freeze_mm_modules",
+            "image_size",
+            "image_resize_algorithm",
+            "role_boundaries",
+        ],
+        Rule::Refused(IMAGES),
+    ),
+    (
+        &[
+            "model_quantization_config",
+            "model_quantization_config_kwargs",
+        ],
+        Rule::Read(model_quantization),
+    ),
+    (
+        &["overrides_of_model_config", "model_config"],
+        Rule::Read(model_config),
+    ),
+    (
+        &[
+            "overrides_of_model_kwargs",
+            "model_kwargs",
+            "rope_scaling",
+            "llama4_linearized_experts",
+            "use_onebitllms",
+        ],
+        Rule::Refused(WEIGHTS),
+    ),
+    (
+        &[
+            "reinit_weights",
+            "shrink_embeddings",
+            "mean_resizing_embeddings",
+        ],
+        Rule::Refused(WEIGHTS),
+    ),
+    (
+        &["resize_token_embeddings_to_32x", "embeddings_skip_upcast"],
+        Rule::Dropped(
+            "rows of the \
+    embedding that no token reads change no number",
+        ),
+    ),
+    (
+        &["unfrozen_parameters"],
+        Rule::Refused(
+            "a choice of the weights that train is not supported: \
+    an adapter or every weight",
+        ),
+    ),
     (&["output_dir"], Rule::Same("output_dir")),
-    (&["hub_model_id", "hub_strategy", "hub_revision", "push_dataset_to_hub", "hf_use_auth_token"], Rule::Dropped(hf::HUB)),
-    (&["save_safetensors", "save_only_model", "save_first_step", "auto_resume_from_checkpoints", "fsdp_final_state_dict_type", "dynamic_checkpoint"], Rule::Dropped(hf::SAVING)),
-    (&["strict", "axolotl_config_path", "is_preprocess", "debug"], Rule::Dropped(hf::RUNNING)),
+    (
+        &[
+            "hub_model_id",
+            "hub_strategy",
+            "hub_revision",
+            "push_dataset_to_hub",
+            "hf_use_auth_token",
+        ],
+        Rule::Dropped(hf::HUB),
+    ),
+    (
+        &[
+            "save_safetensors",
+            "save_only_model",
+            "save_first_step",
+            "auto_resume_from_checkpoints",
+            "fsdp_final_state_dict_type",
+            "dynamic_checkpoint",
+        ],
+        Rule::Dropped(hf::SAVING),
+    ),
+    (
+        &["strict", "axolotl_config_path", "is_preprocess", "debug"],
+        Rule::Dropped(hf::RUNNING),
+    ),
     (&["resume_from_checkpoint"], Rule::Refused(hf::FOREIGN_RUN)),
-    (&["gptq_groupsize", "gptq_model_v1", "gptq_disable_exllama", "full_finetune", "sample_packing_seq_len_multiplier", "base_model_ignore_patterns",
-       "sample_packing_eff_est", "total_num_tokens", "total_supervised_tokens", "eval_table_size", "torchdistx_path", "capabilities", "env_capabilities"],
-     Rule::Dropped(RETIRED)),
-    (&["max_packed_sequence_len", "noisy_embedding_alpha", "dpo_use_logits_to_keep", "dpo_generate_during_eval", "s2_attention", "flash_attn_rms_norm"],
-     Rule::Refused("Axolotl itself refuses it now")),
+    (
+        &[
+            "gptq_groupsize",
+            "gptq_model_v1",
+            "gptq_disable_exllama",
+            "full_finetune",
+            "sample_packing_seq_len_multiplier",
+            "base_model_ignore_patterns",
+            "sample_packing_eff_est",
+            "total_num_tokens",
+            "total_supervised_tokens",
+            "eval_table_size",
+            "torchdistx_path",
+            "capabilities",
+            "env_capabilities",
+        ],
+        Rule::Dropped(RETIRED),
+    ),
+    (
+        &[
+            "max_packed_sequence_len",
+            "noisy_embedding_alpha",
+            "dpo_use_logits_to_keep",
+            "dpo_generate_during_eval",
+            "s2_attention",
+            "flash_attn_rms_norm",
+        ],
+        Rule::Refused("Axolotl itself refuses it now"),
+    ),
     // The adapter.
     (&["adapter"], Rule::Read(adapter)),
     (&["load_in_4bit"], Rule::Read(load_in_4bit)),
     (&["load_in_8bit"], Rule::Read(load_in_8bit)),
     (&["bnb_config_kwargs"], Rule::Within),
-    (&["bnb_config_kwargs.bnb_4bit_use_double_quant"], Rule::Same("adapter.double_quant")),
-    (&["bnb_config_kwargs.bnb_4bit_quant_type"], Rule::Same("adapter.quantization")),
-    (&["bnb_config_kwargs.bnb_4bit_compute_dtype", "bnb_config_kwargs.load_in_4bit", "bnb_config_kwargs.bnb_4bit_quant_storage"], Rule::Dropped(hf::KERNELS)),
+    (
+        &["bnb_config_kwargs.bnb_4bit_use_double_quant"],
+        Rule::Same("adapter.double_quant"),
+    ),
+    (
+        &["bnb_config_kwargs.bnb_4bit_quant_type"],
+        Rule::Same("adapter.quantization"),
+    ),
+    (
+        &[
+            "bnb_config_kwargs.bnb_4bit_compute_dtype",
+            "bnb_config_kwargs.load_in_4bit",
+            "bnb_config_kwargs.bnb_4bit_quant_storage",
+        ],
+        Rule::Dropped(hf::KERNELS),
+    ),
     (&["quantize_moe_experts"], Rule::Read(quantized_experts)),
-    (&["gptq"], Rule::Refused("bases that were quantized with GPTQ are not supported")),
+    (
+        &["gptq"],
+        Rule::Refused("bases that were quantized with GPTQ are not supported"),
+    ),
     (&["lora_model_dir"], Rule::Read(lora_model_dir)),
-    (&["lora_r"], Rule::Read(|draft, given| shape(draft, given, "adapter.r"))),
-    (&["lora_alpha"], Rule::Read(|draft, given| shape(draft, given, "adapter.alpha"))),
-    (&["lora_dropout"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.dropout"))),
+    (
+        &["lora_r"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.r")),
+    ),
+    (
+        &["lora_alpha"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.alpha")),
+    ),
+    (
+        &["lora_dropout"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.dropout")),
+    ),
     (&["lora_target_modules"], Rule::Read(target_modules)),
     (&["lora_target_linear"], Rule::Read(target_linear)),
-    (&["lora_target_parameters"], Rule::Read(|draft, given| shape(draft, given, "adapter.target_parameters"))),
-    (&["lora_modules_to_save"], Rule::Read(|draft, given| shape(draft, given, "adapter.modules_to_save"))),
-    (&["lora_rank_pattern"], Rule::Read(|draft, given| shape(draft, given, "adapter.rank_pattern"))),
-    (&["lora_alpha_pattern"], Rule::Read(|draft, given| shape(draft, given, "adapter.alpha_pattern"))),
-    (&["peft_layers_to_transform"], Rule::Read(|draft, given| shape(draft, given, "adapter.layers_to_transform"))),
-    (&["peft_use_dora"], Rule::Read(|draft, given| shape(draft, given, "adapter.use_dora"))),
-    (&["peft_use_rslora"], Rule::Read(|draft, given| shape(draft, given, "adapter.use_rslora"))),
-    (&["peft_init_lora_weights"], Rule::Read(|draft, given| shape(draft, given, "adapter.init_lora_weights"))),
-    (&["peft_trainable_token_indices"], Rule::Read(|draft, given| shape(draft, given, "adapter.trainable_token_indices"))),
-    (&["lora_fan_in_fan_out", "peft_layers_pattern", "peft_layer_replication", "peft_ensure_weight_tying", "peft", "merge_method", "mora"], Rule::Refused(ADAPTER)),
-    (&["peft_autocast_adapter_dtype"], Rule::Dropped("adapters are kept in 32 bits")),
-    (&["lora_on_cpu", "qlora_sharded_model_loading", "merge_lora"], Rule::Dropped(hf::RUNNING)),
-    (&["lora_mlp_kernel", "lora_qkv_kernel", "lora_o_kernel", "lora_embedding_kernel"], Rule::Dropped(hf::KERNELS)),
-    (&["loraplus_lr_ratio"], Rule::Read(|draft, given| in_adapter(draft, given, "training.loraplus_lr_ratio"))),
+    (
+        &["lora_target_parameters"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.target_parameters")),
+    ),
+    (
+        &["lora_modules_to_save"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.modules_to_save")),
+    ),
+    (
+        &["lora_rank_pattern"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.rank_pattern")),
+    ),
+    (
+        &["lora_alpha_pattern"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.alpha_pattern")),
+    ),
+    (
+        &["peft_layers_to_transform"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.layers_to_transform")),
+    ),
+    (
+        &["peft_use_dora"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.use_dora")),
+    ),
+    (
+        &["peft_use_rslora"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.use_rslora")),
+    ),
+    (
+        &["peft_init_lora_weights"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.init_lora_weights")),
+    ),
+    (
+        &["peft_trainable_token_indices"],
+        Rule::Read(|draft, given| shape(draft, given, "adapter.trainable_token_indices")),
+    ),
+    (
+        &[
+            "lora_fan_in_fan_out",
+            "peft_layers_pattern",
+            "peft_layer_replication",
+            "peft_ensure_weight_tying",
+            "peft",
+            "merge_method",
+            "mora",
+        ],
+        Rule::Refused(ADAPTER),
+    ),
+    (
+        &["peft_autocast_adapter_dtype"],
+        Rule::Dropped("adapters are kept in 32 bits"),
+    ),
+    (
+        &["lora_on_cpu", "qlora_sharded_model_loading", "merge_lora"],
+        Rule::Dropped(hf::RUNNING),
+    ),
+    (
+        &[
+            "lora_mlp_kernel",
+            "lora_qkv_kernel",
+            "lora_o_kernel",
+            "lora_embedding_kernel",
+        ],
+        Rule::Dropped(hf::KERNELS),
+    ),
+    (
+        &["loraplus_lr_ratio"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "training.loraplus_lr_ratio")),
+    ),
     (&["loraplus_lr_embedding"], Rule::Refused(RATES)),
-    (&["relora", "relora_prune_ratio", "relora_prune_method", "relora_cpu_offload", "lisa_n_layers", "lisa_step_interval", "lisa_layers_attribute"],
-     Rule::Refused("adapters that restart, and layers that take turns, are not supported")),
+    (
+        &[
+            "relora",
+            "relora_prune_ratio",
+            "relora_prune_method",
+            "relora_cpu_offload",
+            "lisa_n_layers",
+            "lisa_step_interval",
+            "lisa_layers_attribute",
+        ],
+        Rule::Refused("adapters that restart, and layers that take turns, are not supported"),
+    ),
     // Batches and steps.
-    (&["gradient_accumulation_steps"], Rule::Same("training.gradient_accumulation_steps")),
-    (&["micro_batch_size"], Rule::Same("training.micro_batch_size")),
+    (
+        &["gradient_accumulation_steps"],
+        Rule::Same("training.gradient_accumulation_steps"),
+    ),
+    (
+        &["micro_batch_size"],
+        Rule::Same("training.micro_batch_size"),
+    ),
     (&["batch_size"], Rule::Read(batch_size)),
-    (&["auto_find_batch_size"], Rule::Refused("a batch that depends on free memory does not repeat; `rankine plan` tells what fits")),
+    (
+        &["auto_find_batch_size"],
+        Rule::Refused(
+            "a batch that depends on free memory does not \
+    repeat; `rankine plan` tells what fits",
+        ),
+    ),
     (&["sequence_len"], Rule::Same("training.sequence_len")),
     (&["sample_packing"], Rule::Same("training.sample_packing")),
     (&["excess_length_strategy"], Rule::Read(excess_length)),
-    (&["eval_sequence_len"], Rule::Refused("validation rows have the length of `sequence_len`")),
+    (
+        &["eval_sequence_len"],
+        Rule::Refused("validation rows have the length of `sequence_len`"),
+    ),
     (&["min_sample_len"], Rule::Read(min_sample_len)),
-    (&["max_prompt_len"], Rule::Dropped("of preference data only")),
-    (&["eval_sample_packing", "sample_packing_group_size", "sample_packing_bin_size", "sample_packing_sequentially", "sample_packing_mp_start_method",
-       "pad_to_sequence_len", "pad_to_multiple_of", "multipack_real_batches", "batch_flattening"],
-     Rule::Dropped("how rows are laid out and padded: nothing is computed for padding, and each row sees itself only")),
-    (&["pretrain_multipack_buffer_size", "pretrain_multipack_attn", "pretraining_sample_concatenation", "streaming_multipack_buffer_size"], Rule::Dropped("of streamed data only")),
+    (
+        &["max_prompt_len"],
+        Rule::Dropped("of preference data only"),
+    ),
+    (
+        &[
+            "eval_sample_packing",
+            "sample_packing_group_size",
+            "sample_packing_bin_size",
+            "sample_packing_sequentially",
+            "sample_packing_mp_start_method",
+            "pad_to_sequence_len",
+            "pad_to_multiple_of",
+            "multipack_real_batches",
+            "batch_flattening",
+        ],
+        Rule::Dropped(
+            "how rows are laid out and padded: nothing is computed for padding, and each \
+     row sees itself only",
+        ),
+    ),
+    (
+        &[
+            "pretrain_multipack_buffer_size",
+            "pretrain_multipack_attn",
+            "pretraining_sample_concatenation",
+            "streaming_multipack_buffer_size",
+        ],
+        Rule::Dropped("of streamed data only"),
+    ),
     (&["group_by_length"], Rule::Read(hf::group_by_length)),
     (&["curriculum_sampling"], Rule::Read(curriculum)),
-    (&["shuffle_merged_datasets", "shuffle_before_merging_datasets"], Rule::Read(shuffle_merged)),
-    (&["use_pose", "pose_split_on_token_ids", "pose_max_context_len", "pose_num_chunks"], Rule::Refused("positions that are skipped (PoSE) are not supported")),
-    (&["pretraining_dataset", "streaming", "preprocess_iterable"], Rule::Refused("data that are streamed are not supported; write the rows as Parquet and use `text`")),
+    (
+        &["shuffle_merged_datasets", "shuffle_before_merging_datasets"],
+        Rule::Read(shuffle_merged),
+    ),
+    (
+        &[
+            "use_pose",
+            "pose_split_on_token_ids",
+            "pose_max_context_len",
+            "pose_num_chunks",
+        ],
+        Rule::Refused("positions that are skipped (PoSE) are not supported"),
+    ),
+    (
+        &["pretraining_dataset", "streaming", "preprocess_iterable"],
+        Rule::Refused(
+            "data that are \
+    streamed are not supported; write the rows as Parquet and use `text`",
+        ),
+    ),
     (&["dataset_exact_deduplication"], Rule::Read(deduplication)),
-    (&["dataset_shard_num", "dataset_shard_idx"], Rule::Refused(ORDER)),
-    (&["dataset_prepared_path", "skip_prepare_dataset", "num_dataset_shards_to_save", "dataset_processes", "dataset_num_proc", "dataset_keep_in_memory",
-       "dataloader_pin_memory", "dataloader_num_workers", "dataloader_prefetch_factor", "remove_unused_columns"], Rule::Dropped(CACHING)),
-    (&["dataloader_drop_last"], Rule::Refused("no row is left out at the end of an epoch")),
+    (
+        &["dataset_shard_num", "dataset_shard_idx"],
+        Rule::Refused(ORDER),
+    ),
+    (
+        &[
+            "dataset_prepared_path",
+            "skip_prepare_dataset",
+            "num_dataset_shards_to_save",
+            "dataset_processes",
+            "dataset_num_proc",
+            "dataset_keep_in_memory",
+            "dataloader_pin_memory",
+            "dataloader_num_workers",
+            "dataloader_prefetch_factor",
+            "remove_unused_columns",
+        ],
+        Rule::Dropped(CACHING),
+    ),
+    (
+        &["dataloader_drop_last"],
+        Rule::Refused("no row is left out at the end of an epoch"),
+    ),
     (&["num_epochs"], Rule::Read(hf::epochs)),
     (&["max_steps"], Rule::Read(hf::max_steps)),
     (&["learning_rate"], Rule::Same("training.learning_rate")),
-    (&["embedding_lr", "embedding_lr_scale", "lr_groups"], Rule::Refused(RATES)),
+    (
+        &["embedding_lr", "embedding_lr_scale", "lr_groups"],
+        Rule::Refused(RATES),
+    ),
     (&["weight_decay"], Rule::Same("training.weight_decay")),
     (&["optimizer"], Rule::Read(hf::optimizer)),
-    (&["optim_args", "optim_target_modules", "adam_epsilon2", "adam_beta3", "dion_lr", "dion_momentum", "dion_rank_fraction", "dion_rank_multiple_of",
-       "qgalore_rank", "qgalore_update_proj_gap", "qgalore_scale", "qgalore_proj_type", "qgalore_proj_quant", "qgalore_proj_bits", "qgalore_proj_group_size",
-       "qgalore_cos_threshold", "qgalore_gamma_proj", "qgalore_queue_size", "grokfast_alpha", "grokfast_lamb"], Rule::Refused("an argument of an optimizer that is not supported")),
-    (&["adam_beta1", "adam_beta2", "adam_epsilon"], Rule::Read(hf::adam)),
+    (
+        &[
+            "optim_args",
+            "optim_target_modules",
+            "adam_epsilon2",
+            "adam_beta3",
+            "dion_lr",
+            "dion_momentum",
+            "dion_rank_fraction",
+            "dion_rank_multiple_of",
+            "qgalore_rank",
+            "qgalore_update_proj_gap",
+            "qgalore_scale",
+            "qgalore_proj_type",
+            "qgalore_proj_quant",
+            "qgalore_proj_bits",
+            "qgalore_proj_group_size",
+            "qgalore_cos_threshold",
+            "qgalore_gamma_proj",
+            "qgalore_queue_size",
+            "grokfast_alpha",
+            "grokfast_lamb",
+        ],
+        Rule::Refused("an argument of an optimizer that is not supported"),
+    ),
+    (
+        &["adam_beta1", "adam_beta2", "adam_epsilon"],
+        Rule::Read(hf::adam),
+    ),
     (&["max_grad_norm"], Rule::Same("training.max_grad_norm")),
     (&["lr_scheduler"], Rule::Read(lr_scheduler)),
-    (&["lr_scheduler_kwargs"], Rule::Read(hf::scheduler_arguments)),
-    (&["lr_quadratic_warmup", "cosine_constant_lr_ratio", "lr_div_factor", "jagged_restart_steps", "jagged_restart_warmup_steps",
-       "jagged_restart_anneal_steps"], Rule::Refused(SCHEDULE)),
+    (
+        &["lr_scheduler_kwargs"],
+        Rule::Read(hf::scheduler_arguments),
+    ),
+    (
+        &[
+            "lr_quadratic_warmup",
+            "cosine_constant_lr_ratio",
+            "lr_div_factor",
+            "jagged_restart_steps",
+            "jagged_restart_warmup_steps",
+            "jagged_restart_anneal_steps",
+        ],
+        Rule::Refused(SCHEDULE),
+    ),
     (&["cosine_min_lr_ratio"], Rule::Read(min_lr)),
     (&["warmup_steps"], Rule::Read(warmup_steps)),
     (&["warmup_ratio"], Rule::Read(hf::warmup_ratio)),
@@ -138,124 +467,582 @@ const TOP: Table = &[
     // Numbers and memory.
     (&["bf16", "bfloat16"], Rule::Read(hf::bf16)),
     (&["fp16", "float16"], Rule::Read(hf::fp16)),
-    (&["float32", "fp32_norms", "fp32_norm_classes"], Rule::Dropped("norms, their statistics and what trains are in 32 bits")),
+    (
+        &["float32", "fp32_norms", "fp32_norm_classes"],
+        Rule::Dropped(
+            "norms, their statistics and \
+    what trains are in 32 bits",
+        ),
+    ),
     (&["tf32"], Rule::Read(hf::tf32)),
-    (&["fp8", "fp8_enable_fsdp_float8_all_gather"], Rule::Refused("computing in 8 bits is not supported")),
+    (
+        &["fp8", "fp8_enable_fsdp_float8_all_gather"],
+        Rule::Refused(
+            "computing in 8 bits is not \
+    supported",
+        ),
+    ),
     (&["gradient_checkpointing"], Rule::Read(hf::checkpointing)),
-    (&["gradient_checkpointing_kwargs", "selective_checkpointing", "activation_offloading", "layer_offloading"], Rule::Dropped("it saves memory and changes no number")),
+    (
+        &[
+            "gradient_checkpointing_kwargs",
+            "selective_checkpointing",
+            "activation_offloading",
+            "layer_offloading",
+        ],
+        Rule::Dropped("it saves memory and changes no number"),
+    ),
     (&["gpu_memory_limit", "max_memory"], Rule::Read(memory)),
-    (&["xformers_attention", "sdp_attention", "flex_attention", "flash_attention", "sage_attention", "eager_attention", "attn_implementation"], Rule::Read(attention)),
-    (&["flex_attn_compile_kwargs", "flash_attn_cross_entropy", "flash_attn_fuse_mlp", "flash_optimum", "gemma4_hybrid_attn_impl", "large_head_attention",
-       "flash_attn_d512", "sdpa_varlen", "fused_attn_kernel", "experts_implementation", "chunked_cross_entropy", "chunked_cross_entropy_num_chunks",
-       "tiled_mlp", "tiled_mlp_num_shards", "tiled_mlp_use_original_mlp", "torch_compile", "torch_compile_backend", "torch_compile_mode",
-       "torch_compile_options", "use_kernels", "cut_cross_entropy", "liger_rope", "liger_rms_norm", "liger_rms_norm_gated", "liger_layer_norm",
-       "liger_swiglu", "liger_glu_activation", "liger_cross_entropy", "liger_fused_linear_cross_entropy", "expert_backend", "moe_grouped_backend",
-       "moe_dequant_chunk_size", "moe_bnb_fast", "use_scattermoe", "use_sonicmoe", "use_dsv4_kernels", "use_glm_dsa_kernels",
-       "dsv4_shared_mlp_lora_kernel"], Rule::Dropped(hf::KERNELS)),
-    (&["nonexpert_quantization", "dsv4_fp8_nonexpert_mode", "dsv4_fp8_lora_kernel", "dsv4_bf16_all", "dsv4_fp4_grouped_mode", "gemma4_fp8_nonexpert",
-       "gemma4_nf4_nonexpert", "nvfp4_merge_aware", "nvfp4_merge_aware_start_step"], Rule::Refused("this storage of the base is not supported")),
-    (&["liger_use_token_scaling", "scaling_softmax", "scaling_softmax_factor", "scaling_softmax_bias", "use_eaft", "eaft_alpha", "eaft_k"], Rule::Refused(hf::LOSS)),
-    (&["gc_steps", "torch_empty_cache_steps", "gc_collect_steps", "device", "device_map"], Rule::Dropped(hf::RUNNING)),
+    (
+        &[
+            "xformers_attention",
+            "sdp_attention",
+            "flex_attention",
+            "flash_attention",
+            "sage_attention",
+            "eager_attention",
+            "attn_implementation",
+        ],
+        Rule::Read(attention),
+    ),
+    (
+        &[
+            "flex_attn_compile_kwargs",
+            "flash_attn_cross_entropy",
+            "flash_attn_fuse_mlp",
+            "flash_optimum",
+            "gemma4_hybrid_attn_impl",
+            "large_head_attention",
+            "flash_attn_d512",
+            "sdpa_varlen",
+            "fused_attn_kernel",
+            "experts_implementation",
+            "chunked_cross_entropy",
+            "chunked_cross_entropy_num_chunks",
+            "tiled_mlp",
+            "tiled_mlp_num_shards",
+            "tiled_mlp_use_original_mlp",
+            "torch_compile",
+            "torch_compile_backend",
+            "torch_compile_mode",
+            "torch_compile_options",
+            "use_kernels",
+            "cut_cross_entropy",
+            "liger_rope",
+            "liger_rms_norm",
+            "liger_rms_norm_gated",
+            "liger_layer_norm",
+            "liger_swiglu",
+            "liger_glu_activation",
+            "liger_cross_entropy",
+            "liger_fused_linear_cross_entropy",
+            "expert_backend",
+            "moe_grouped_backend",
+            "moe_dequant_chunk_size",
+            "moe_bnb_fast",
+            "use_scattermoe",
+            "use_sonicmoe",
+            "use_dsv4_kernels",
+            "use_glm_dsa_kernels",
+            "dsv4_shared_mlp_lora_kernel",
+        ],
+        Rule::Dropped(hf::KERNELS),
+    ),
+    (
+        &[
+            "nonexpert_quantization",
+            "dsv4_fp8_nonexpert_mode",
+            "dsv4_fp8_lora_kernel",
+            "dsv4_bf16_all",
+            "dsv4_fp4_grouped_mode",
+            "gemma4_fp8_nonexpert",
+            "gemma4_nf4_nonexpert",
+            "nvfp4_merge_aware",
+            "nvfp4_merge_aware_start_step",
+        ],
+        Rule::Refused("this storage of the base is not supported"),
+    ),
+    (
+        &[
+            "liger_use_token_scaling",
+            "scaling_softmax",
+            "scaling_softmax_factor",
+            "scaling_softmax_bias",
+            "use_eaft",
+            "eaft_alpha",
+            "eaft_k",
+        ],
+        Rule::Refused(hf::LOSS),
+    ),
+    (
+        &[
+            "gc_steps",
+            "torch_empty_cache_steps",
+            "gc_collect_steps",
+            "device",
+            "device_map",
+        ],
+        Rule::Dropped(hf::RUNNING),
+    ),
     (&["qat"], Rule::Refused(QAT)),
-    (&["quantization"], Rule::Dropped("`axolotl quantize` reads it, training does not")),
+    (
+        &["quantization"],
+        Rule::Dropped("`axolotl quantize` reads it, training does not"),
+    ),
     // Several devices.
     (&["deepspeed", "fsdp"], Rule::Read(hf::several_devices)),
-    (&["world_size", "dp_shard_size", "dp_replicate_size", "ray_num_workers"], Rule::Read(hf::devices)),
-    (&["accelerator_config", "local_rank", "ddp", "ddp_timeout", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_find_unused_parameters", "deepcompile",
-       "fsdp_config", "fsdp_version", "sequence_parallel_degree", "context_parallel_size", "heads_k_stride", "ring_attn_func", "tensor_parallel_size",
-       "expert_parallel_size", "expert_parallel_backend", "expert_parallel_num_nvl_bytes", "expert_parallel_num_rdma_bytes", "expert_parallel_token_capacity",
-       "expert_parallel_fallback_on_unsupported", "use_ray", "ray_run_name", "resources_per_worker"], Rule::Dropped(hf::PARALLEL)),
+    (
+        &[
+            "world_size",
+            "dp_shard_size",
+            "dp_replicate_size",
+            "ray_num_workers",
+        ],
+        Rule::Read(hf::devices),
+    ),
+    (
+        &[
+            "accelerator_config",
+            "local_rank",
+            "ddp",
+            "ddp_timeout",
+            "ddp_bucket_cap_mb",
+            "ddp_broadcast_buffers",
+            "ddp_find_unused_parameters",
+            "deepcompile",
+            "fsdp_config",
+            "fsdp_version",
+            "sequence_parallel_degree",
+            "context_parallel_size",
+            "heads_k_stride",
+            "ring_attn_func",
+            "tensor_parallel_size",
+            "expert_parallel_size",
+            "expert_parallel_backend",
+            "expert_parallel_num_nvl_bytes",
+            "expert_parallel_num_rdma_bytes",
+            "expert_parallel_token_capacity",
+            "expert_parallel_fallback_on_unsupported",
+            "use_ray",
+            "ray_run_name",
+            "resources_per_worker",
+        ],
+        Rule::Dropped(hf::PARALLEL),
+    ),
     // Evaluation and saving.
     (&["val_set_size"], Rule::Read(val_set_size)),
     (&["eval_steps"], Rule::Read(hf::eval_steps)),
     (&["evals_per_epoch"], Rule::Read(evals_per_epoch)),
-    (&["eval_strategy", "evaluation_strategy"], Rule::Read(hf::eval_strategy)),
-    (&["saves_per_epoch", "save_strategy"], Rule::Dropped(hf::SAVING)),
+    (
+        &["eval_strategy", "evaluation_strategy"],
+        Rule::Read(hf::eval_strategy),
+    ),
+    (
+        &["saves_per_epoch", "save_strategy"],
+        Rule::Dropped(hf::SAVING),
+    ),
     (&["save_steps"], Rule::Read(hf::save_steps)),
     (&["save_total_limit"], Rule::Same("output.save_total_limit")),
-    (&["early_stopping_patience"], Rule::Same("evaluation.early_stopping_patience")),
+    (
+        &["early_stopping_patience"],
+        Rule::Same("evaluation.early_stopping_patience"),
+    ),
     (&["load_best_model_at_end"], Rule::Read(best)),
-    (&["metric_for_best_model", "greater_is_better", "eval_batch_size", "do_causal_lm_eval", "eval_causal_lm_metrics", "do_bench_eval", "bench_dataset",
-       "bench_split", "eval_max_new_tokens", "generate_samples", "num_generation_samples", "generation_max_new_tokens", "generation_temperature",
-       "generation_top_p", "generation_top_k", "generation_prompt_ratio", "generation_do_sample", "lm_eval_tasks", "lm_eval_batch_size",
-       "lm_eval_post_train", "lm_eval_model"], Rule::Dropped(hf::EVALUATING)),
-    (&["loss_watchdog_threshold", "loss_watchdog_patience"], Rule::Read(watchdog)),
-    (&["logging_steps", "use_tensorboard", "profiler_steps", "profiler_steps_start", "include_tokens_per_second", "include_tkps", "use_wandb", "wandb_name",
-       "wandb_run_id", "wandb_mode", "wandb_project", "wandb_entity", "wandb_watch", "wandb_log_model", "use_mlflow", "mlflow_tracking_uri",
-       "mlflow_experiment_name", "mlflow_run_name", "hf_mlflow_log_artifacts", "use_comet", "comet_api_key", "comet_workspace", "comet_project_name",
-       "comet_experiment_key", "comet_mode", "comet_online", "comet_experiment_config", "use_otel_metrics", "otel_metrics_host", "otel_metrics_port",
-       "use_trackio", "trackio_project_name", "trackio_run_name", "trackio_space_id", "use_swanlab", "swanlab_project", "swanlab_experiment_name",
-       "swanlab_description", "swanlab_mode", "swanlab_workspace", "swanlab_api_key", "swanlab_log_model", "swanlab_web_host", "swanlab_api_host",
-       "swanlab_lark_webhook_url", "swanlab_lark_secret", "swanlab_log_completions", "swanlab_completion_log_interval", "swanlab_completion_max_buffer"],
-     Rule::Dropped(hf::LOGGING)),
-    (&["gradio_title", "gradio_share", "gradio_server_name", "gradio_server_port", "gradio_max_new_tokens", "gradio_temperature", "vllm"], Rule::Dropped(SERVICE)),
+    (
+        &[
+            "metric_for_best_model",
+            "greater_is_better",
+            "eval_batch_size",
+            "do_causal_lm_eval",
+            "eval_causal_lm_metrics",
+            "do_bench_eval",
+            "bench_dataset",
+            "bench_split",
+            "eval_max_new_tokens",
+            "generate_samples",
+            "num_generation_samples",
+            "generation_max_new_tokens",
+            "generation_temperature",
+            "generation_top_p",
+            "generation_top_k",
+            "generation_prompt_ratio",
+            "generation_do_sample",
+            "lm_eval_tasks",
+            "lm_eval_batch_size",
+            "lm_eval_post_train",
+            "lm_eval_model",
+        ],
+        Rule::Dropped(hf::EVALUATING),
+    ),
+    (
+        &["loss_watchdog_threshold", "loss_watchdog_patience"],
+        Rule::Read(watchdog),
+    ),
+    (
+        &[
+            "logging_steps",
+            "use_tensorboard",
+            "profiler_steps",
+            "profiler_steps_start",
+            "include_tokens_per_second",
+            "include_tkps",
+            "use_wandb",
+            "wandb_name",
+            "wandb_run_id",
+            "wandb_mode",
+            "wandb_project",
+            "wandb_entity",
+            "wandb_watch",
+            "wandb_log_model",
+            "use_mlflow",
+            "mlflow_tracking_uri",
+            "mlflow_experiment_name",
+            "mlflow_run_name",
+            "hf_mlflow_log_artifacts",
+            "use_comet",
+            "comet_api_key",
+            "comet_workspace",
+            "comet_project_name",
+            "comet_experiment_key",
+            "comet_mode",
+            "comet_online",
+            "comet_experiment_config",
+            "use_otel_metrics",
+            "otel_metrics_host",
+            "otel_metrics_port",
+            "use_trackio",
+            "trackio_project_name",
+            "trackio_run_name",
+            "trackio_space_id",
+            "use_swanlab",
+            "swanlab_project",
+            "swanlab_experiment_name",
+            "swanlab_description",
+            "swanlab_mode",
+            "swanlab_workspace",
+            "swanlab_api_key",
+            "swanlab_log_model",
+            "swanlab_web_host",
+            "swanlab_api_host",
+            "swanlab_lark_webhook_url",
+            "swanlab_lark_secret",
+            "swanlab_log_completions",
+            "swanlab_completion_log_interval",
+            "swanlab_completion_max_buffer",
+        ],
+        Rule::Dropped(hf::LOGGING),
+    ),
+    (
+        &[
+            "gradio_title",
+            "gradio_share",
+            "gradio_server_name",
+            "gradio_server_port",
+            "gradio_max_new_tokens",
+            "gradio_temperature",
+            "vllm",
+        ],
+        Rule::Dropped(SERVICE),
+    ),
     // Templates and tokens.
     (&["chat_template"], Rule::Read(chat_template)),
     (&["chat_template_jinja"], Rule::Read(chat_template_jinja)),
-    (&["chat_template_kwargs"], Rule::Same("chat_template_kwargs")),
+    (
+        &["chat_template_kwargs"],
+        Rule::Same("chat_template_kwargs"),
+    ),
     (&["eot_tokens"], Rule::Read(tokens::end_of_turn)),
-    (&["default_system_message"], Rule::SameIfKnown("datasets.system", "a system message for rows without one is not supported; write it into the rows")),
+    (
+        &["default_system_message"],
+        Rule::SameIfKnown(
+            "datasets.system",
+            "a system message for rows \
+    without one is not supported; write it into the rows",
+        ),
+    ),
     (&["fix_untrained_tokens"], Rule::Refused(WEIGHTS)),
     (&["special_tokens"], Rule::Within),
     (&["tokens"], Rule::Read(tokens::added)),
     (&["added_tokens_overrides"], Rule::Read(tokens::renamed)),
-    (&["special_tokens.pad_token"], Rule::Dropped("nothing is padded")),
-    (&["special_tokens.eos_token", "special_tokens.bos_token", "special_tokens.unk_token"], Rule::Read(tokens::special_token)),
-    (&["special_tokens.additional_special_tokens"], Rule::Read(tokens::added)),
+    (
+        &["special_tokens.pad_token"],
+        Rule::Dropped("nothing is padded"),
+    ),
+    (
+        &[
+            "special_tokens.eos_token",
+            "special_tokens.bos_token",
+            "special_tokens.unk_token",
+        ],
+        Rule::Read(tokens::special_token),
+    ),
+    (
+        &["special_tokens.additional_special_tokens"],
+        Rule::Read(tokens::added),
+    ),
     (&["plugins"], Rule::Read(plugins)),
     // Other ways to train.
-    (&["rl", "trl", "ebft", "reward_model", "process_reward_model", "center_rewards_coefficient", "dpo_use_weighting", "dpo_label_smoothing",
-       "precompute_ref_log_probs", "dpo_use_liger_kernel", "dpo_padding_free", "dpo_loss_type", "dpo_loss_weights", "orpo_alpha", "simpo_gamma", "cpo_alpha",
-       "kto_desirable_weight", "kto_undesirable_weight", "rl_beta", "dpo_beta", "dpo_norm_loss", "rpo_alpha", "nemo_gym_enabled", "nemo_gym_dir",
-       "nemo_gym_auto_clone", "nemo_gym_config_paths", "nemo_gym_head_port", "nemo_gym_server_timeout", "nemo_gym_verify_timeout", "nemo_gym_run_timeout",
-       "nemo_gym_datasets", "nemo_gym_auto_start", "nemo_gym_model_name", "nemo_gym_multi_turn", "nemo_gym_max_turns"], Rule::Refused(REWARDS)),
-    (&["num_labels"], Rule::Refused("classifiers are not supported")),
-    (&["trainer_cls", "diffusion", "hatchery", "llmcompressor", "dense_mixer", "spectrum_top_fraction", "spectrum_model_name", "kd_trainer", "kd_ce_alpha",
-       "kd_alpha", "kd_temperature", "kd_beta", "kd_normalize_topk", "kd_online_server_base_url", "kd_online_topk", "kd_online_server", "kd_online_timeout",
-       "kd_temperature_min"], Rule::Refused(PLUGIN)),
+    (
+        &[
+            "rl",
+            "trl",
+            "ebft",
+            "reward_model",
+            "process_reward_model",
+            "center_rewards_coefficient",
+            "dpo_use_weighting",
+            "dpo_label_smoothing",
+            "precompute_ref_log_probs",
+            "dpo_use_liger_kernel",
+            "dpo_padding_free",
+            "dpo_loss_type",
+            "dpo_loss_weights",
+            "orpo_alpha",
+            "simpo_gamma",
+            "cpo_alpha",
+            "kto_desirable_weight",
+            "kto_undesirable_weight",
+            "rl_beta",
+            "dpo_beta",
+            "dpo_norm_loss",
+            "rpo_alpha",
+            "nemo_gym_enabled",
+            "nemo_gym_dir",
+            "nemo_gym_auto_clone",
+            "nemo_gym_config_paths",
+            "nemo_gym_head_port",
+            "nemo_gym_server_timeout",
+            "nemo_gym_verify_timeout",
+            "nemo_gym_run_timeout",
+            "nemo_gym_datasets",
+            "nemo_gym_auto_start",
+            "nemo_gym_model_name",
+            "nemo_gym_multi_turn",
+            "nemo_gym_max_turns",
+        ],
+        Rule::Refused(REWARDS),
+    ),
+    (
+        &["num_labels"],
+        Rule::Refused("classifiers are not supported"),
+    ),
+    (
+        &[
+            "trainer_cls",
+            "diffusion",
+            "hatchery",
+            "llmcompressor",
+            "dense_mixer",
+            "spectrum_top_fraction",
+            "spectrum_model_name",
+            "kd_trainer",
+            "kd_ce_alpha",
+            "kd_alpha",
+            "kd_temperature",
+            "kd_beta",
+            "kd_normalize_topk",
+            "kd_online_server_base_url",
+            "kd_online_topk",
+            "kd_online_server",
+            "kd_online_timeout",
+            "kd_temperature_min",
+        ],
+        Rule::Refused(PLUGIN),
+    ),
 ];
 
-#[rustfmt::skip]
 const DATA: Table = &[
     (&["datasets", "test_datasets"], Rule::Within),
-    (&["datasets[].path", "test_datasets[].path"], Rule::Read(path)),
-    (&["datasets[].type", "test_datasets[].type"], Rule::Read(kind)),
-    (&["datasets[].split", "test_datasets[].split"], Rule::Read(part)),
-    (&["datasets[].name", "datasets[].data_files", "datasets[].revision", "datasets[].shards", "datasets[].shards_idx", "test_datasets[].name",
-       "test_datasets[].data_files", "test_datasets[].revision", "test_datasets[].shards", "test_datasets[].shards_idx"], Rule::Read(part)),
-    (&["datasets[].ds_type", "datasets[].preprocess_shards", "datasets[].trust_remote_code", "test_datasets[].ds_type", "test_datasets[].preprocess_shards",
-       "test_datasets[].trust_remote_code"], Rule::Dropped("how the files are read")),
-    (&["datasets[].field", "test_datasets[].field"], Rule::Read(|draft, given| column(draft, given, "text"))),
-    (&["datasets[].field_messages", "test_datasets[].field_messages"], Rule::Read(|draft, given| column(draft, given, "messages"))),
-    (&["datasets[].field_tools", "test_datasets[].field_tools"], Rule::Read(|draft, given| column(draft, given, "tools"))),
-    (&["datasets[].message_property_mappings", "test_datasets[].message_property_mappings"], Rule::Within),
-    (&["datasets[].message_property_mappings.role", "datasets[].message_field_role", "test_datasets[].message_property_mappings.role",
-       "test_datasets[].message_field_role"], Rule::Read(|draft, given| property(draft, given, ["role", "from"]))),
-    (&["datasets[].message_property_mappings.content", "datasets[].message_field_content", "test_datasets[].message_property_mappings.content",
-       "test_datasets[].message_field_content"], Rule::Read(|draft, given| property(draft, given, ["content", "value"]))),
-    (&["datasets[].roles", "test_datasets[].roles"], Rule::Read(roles)),
-    (&["datasets[].roles_to_train", "test_datasets[].roles_to_train"], Rule::Read(roles_to_train)),
-    (&["datasets[].train_on_eos", "datasets[].train_on_eot", "test_datasets[].train_on_eos", "test_datasets[].train_on_eot"], Rule::Read(train_on_end)),
-    (&["datasets[].chat_template", "test_datasets[].chat_template"], Rule::Read(chat_template)),
-    (&["datasets[].chat_template_jinja", "test_datasets[].chat_template_jinja"], Rule::Read(chat_template_jinja)),
-    (&["datasets[].field_thinking", "datasets[].template_thinking_key", "test_datasets[].field_thinking", "test_datasets[].template_thinking_key"], Rule::Read(thinking)),
-    (&["datasets[].drop_system_message", "datasets[].split_thinking", "datasets[].message_field_training", "datasets[].message_field_training_detail",
-       "datasets[].input_transform", "datasets[].input_format", "datasets[].conversation", "datasets[].field_human", "datasets[].field_model",
-       "test_datasets[].drop_system_message", "test_datasets[].split_thinking", "test_datasets[].message_field_training",
-       "test_datasets[].message_field_training_detail", "test_datasets[].input_transform", "test_datasets[].input_format", "test_datasets[].conversation",
-       "test_datasets[].field_human", "test_datasets[].field_model"], Rule::Refused("this change of the rows is not supported; write the rows as they are to be trained")),
-    (&["datasets[].logprobs_field", "datasets[].temperature", "datasets[].field_chosen", "datasets[].field_rejected", "datasets[].step_separator",
-       "datasets[].max_completion_length", "datasets[].train_on_last_step_only", "test_datasets[].logprobs_field", "test_datasets[].temperature",
-       "test_datasets[].field_chosen", "test_datasets[].field_rejected", "test_datasets[].step_separator", "test_datasets[].max_completion_length",
-       "test_datasets[].train_on_last_step_only"], Rule::Refused(REWARDS)),
-    (&["datasets[].length", "datasets[].sequence_length", "datasets[].min_input_id", "datasets[].max_input_id", "datasets[].seed",
-       "test_datasets[].length", "test_datasets[].sequence_length", "test_datasets[].min_input_id", "test_datasets[].max_input_id", "test_datasets[].seed"],
-     Rule::Refused("synthetic rows are not supported")),
+    (
+        &["datasets[].path", "test_datasets[].path"],
+        Rule::Read(path),
+    ),
+    (
+        &["datasets[].type", "test_datasets[].type"],
+        Rule::Read(kind),
+    ),
+    (
+        &["datasets[].split", "test_datasets[].split"],
+        Rule::Read(part),
+    ),
+    (
+        &[
+            "datasets[].name",
+            "datasets[].data_files",
+            "datasets[].revision",
+            "datasets[].shards",
+            "datasets[].shards_idx",
+            "test_datasets[].name",
+            "test_datasets[].data_files",
+            "test_datasets[].revision",
+            "test_datasets[].shards",
+            "test_datasets[].shards_idx",
+        ],
+        Rule::Read(part),
+    ),
+    (
+        &[
+            "datasets[].ds_type",
+            "datasets[].preprocess_shards",
+            "datasets[].trust_remote_code",
+            "test_datasets[].ds_type",
+            "test_datasets[].preprocess_shards",
+            "test_datasets[].trust_remote_code",
+        ],
+        Rule::Dropped("how the files are read"),
+    ),
+    (
+        &["datasets[].field", "test_datasets[].field"],
+        Rule::Read(|draft, given| column(draft, given, "text")),
+    ),
+    (
+        &[
+            "datasets[].field_messages",
+            "test_datasets[].field_messages",
+        ],
+        Rule::Read(|draft, given| column(draft, given, "messages")),
+    ),
+    (
+        &["datasets[].field_tools", "test_datasets[].field_tools"],
+        Rule::Read(|draft, given| column(draft, given, "tools")),
+    ),
+    (
+        &[
+            "datasets[].message_property_mappings",
+            "test_datasets[].message_property_mappings",
+        ],
+        Rule::Within,
+    ),
+    (
+        &[
+            "datasets[].message_property_mappings.role",
+            "datasets[].message_field_role",
+            "test_datasets[].message_property_mappings.role",
+            "test_datasets[].message_field_role",
+        ],
+        Rule::Read(|draft, given| property(draft, given, ["role", "from"])),
+    ),
+    (
+        &[
+            "datasets[].message_property_mappings.content",
+            "datasets[].message_field_content",
+            "test_datasets[].message_property_mappings.content",
+            "test_datasets[].message_field_content",
+        ],
+        Rule::Read(|draft, given| property(draft, given, ["content", "value"])),
+    ),
+    (
+        &["datasets[].roles", "test_datasets[].roles"],
+        Rule::Read(roles),
+    ),
+    (
+        &[
+            "datasets[].roles_to_train",
+            "test_datasets[].roles_to_train",
+        ],
+        Rule::Read(roles_to_train),
+    ),
+    (
+        &[
+            "datasets[].train_on_eos",
+            "datasets[].train_on_eot",
+            "test_datasets[].train_on_eos",
+            "test_datasets[].train_on_eot",
+        ],
+        Rule::Read(train_on_end),
+    ),
+    (
+        &["datasets[].chat_template", "test_datasets[].chat_template"],
+        Rule::Read(chat_template),
+    ),
+    (
+        &[
+            "datasets[].chat_template_jinja",
+            "test_datasets[].chat_template_jinja",
+        ],
+        Rule::Read(chat_template_jinja),
+    ),
+    (
+        &[
+            "datasets[].field_thinking",
+            "datasets[].template_thinking_key",
+            "test_datasets[].field_thinking",
+            "test_datasets[].template_thinking_key",
+        ],
+        Rule::Read(thinking),
+    ),
+    (
+        &[
+            "datasets[].drop_system_message",
+            "datasets[].split_thinking",
+            "datasets[].message_field_training",
+            "datasets[].message_field_training_detail",
+            "datasets[].input_transform",
+            "datasets[].input_format",
+            "datasets[].conversation",
+            "datasets[].field_human",
+            "datasets[].field_model",
+            "test_datasets[].drop_system_message",
+            "test_datasets[].split_thinking",
+            "test_datasets[].message_field_training",
+            "test_datasets[].message_field_training_detail",
+            "test_datasets[].input_transform",
+            "test_datasets[].input_format",
+            "test_datasets[].conversation",
+            "test_datasets[].field_human",
+            "test_datasets[].field_model",
+        ],
+        Rule::Refused(
+            "this change \
+       of the rows is not supported; write the rows as they are to be trained",
+        ),
+    ),
+    (
+        &[
+            "datasets[].logprobs_field",
+            "datasets[].temperature",
+            "datasets[].field_chosen",
+            "datasets[].field_rejected",
+            "datasets[].step_separator",
+            "datasets[].max_completion_length",
+            "datasets[].train_on_last_step_only",
+            "test_datasets[].logprobs_field",
+            "test_datasets[].temperature",
+            "test_datasets[].field_chosen",
+            "test_datasets[].field_rejected",
+            "test_datasets[].step_separator",
+            "test_datasets[].max_completion_length",
+            "test_datasets[].train_on_last_step_only",
+        ],
+        Rule::Refused(REWARDS),
+    ),
+    (
+        &[
+            "datasets[].length",
+            "datasets[].sequence_length",
+            "datasets[].min_input_id",
+            "datasets[].max_input_id",
+            "datasets[].seed",
+            "test_datasets[].length",
+            "test_datasets[].sequence_length",
+            "test_datasets[].min_input_id",
+            "test_datasets[].max_input_id",
+            "test_datasets[].seed",
+        ],
+        Rule::Refused("synthetic rows are not supported"),
+    ),
 ];
 
 fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let Some(base) = given.node.text() else { return KeyOutcome::refused("expected a folder or a Hub id") };
-    let whole = draft.text("revision_of_model").map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
+    let Some(base) = given.node.text() else {
+        return KeyOutcome::refused(
+            "expected a folder or a \
+    Hub id",
+        );
+    };
+    let whole = draft
+        .text("revision_of_model")
+        .map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
     draft.set("base_model", quoted(&whole))
 }
 
@@ -287,13 +1074,20 @@ fn model_quantization(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Of changes to config.json those that only add the routers' outputs to what a step returns are known.
+/// Of changes to config.json those that only add the routers' outputs to what a step returns are
+/// known.
 fn model_config(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let NodeValue::Map(entries) = &given.node.kind else { return KeyOutcome::refused(WEIGHTS) };
-    match entries.get("output_router_logits").and_then(|entry| entry.value.flag()) {
-        Some(true) if entries.len() == 1 => {
-            KeyOutcome::refused("the load-balancing loss needs its weight: set `training.router_aux_loss_coef` to that of config.json")
-        }
+    let NodeValue::Map(entries) = &given.node.kind else {
+        return KeyOutcome::refused(WEIGHTS);
+    };
+    match entries
+        .get("output_router_logits")
+        .and_then(|entry| entry.value.flag())
+    {
+        Some(true) if entries.len() == 1 => KeyOutcome::refused(
+            "the load-balancing loss needs its weight: set \
+            `training.router_aux_loss_coef` to that of config.json",
+        ),
         Some(false) if entries.len() == 1 => draft.set("training.router_aux_loss_coef", "0"),
         _ => KeyOutcome::refused(WEIGHTS),
     }
@@ -304,11 +1098,14 @@ fn is_full(draft: &Draft) -> bool {
 }
 
 fn adapter(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let targets = ["lora_target_modules", "lora_model_dir"].iter().any(|key| draft.at(key).is_some_and(|node| !node.is_empty()))
+    let targets = ["lora_target_modules", "lora_model_dir"]
+        .iter()
+        .any(|key| draft.at(key).is_some_and(|node| !node.is_empty()))
         || draft.is_on("lora_target_linear");
     match given.node.text() {
         Some("lora" | "qlora") if !targets => KeyOutcome::refused(
-            "no modules are named, and PEFT's choice depends on the model: say `lora_target_linear: true` or `lora_target_modules`",
+            "no modules are named, and PEFT's choice depends on the model: say \
+            `lora_target_linear: true` or `lora_target_modules`",
         ),
         Some("lora") => draft.set("adapter.method", "lora"),
         Some("qlora") if draft.is_on("load_in_4bit") => draft.set("adapter.method", "qlora"),
@@ -319,9 +1116,18 @@ fn adapter(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn load_in_4bit(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match (unquoted(given.node).flag(), draft.text("adapter")) {
-        (Some(true), Some("qlora")) => KeyOutcome::Mapped("adapter.method: qlora (nf4, double_quant)".into()),
+        (Some(true), Some("qlora")) => KeyOutcome::Mapped(
+            "adapter.method: qlora (nf4, \
+        double_quant)"
+                .into(),
+        ),
         (Some(true), Some("lora")) => {
-            draft.add("adapter.double_quant", "true", "Axolotl quantizes the scales of 4-bit weights too");
+            draft.add(
+                "adapter.double_quant",
+                "true",
+                "Axolotl quantizes the scales of 4-bit \
+            weights too",
+            );
             draft.set("adapter.quantization", "nf4")
         }
         (Some(true), _) => KeyOutcome::refused("a base of 4 bits trains with an adapter only"),
@@ -349,7 +1155,11 @@ fn quantized_experts(draft: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn lora_model_dir(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    if is_full(draft) { KeyOutcome::dropped("without `adapter` no adapter is read") } else { draft.same("adapter.init_from", given) }
+    if is_full(draft) {
+        KeyOutcome::dropped("without `adapter` no adapter is read")
+    } else {
+        draft.same("adapter.init_from", given)
+    }
 }
 
 /// A key of the adapter; without `adapter` Axolotl does not read it.
@@ -366,22 +1176,45 @@ fn shape(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     if draft.at("lora_model_dir").is_some() && !is_full(draft) {
         return KeyOutcome::dropped("the adapter in `lora_model_dir` says it");
     }
-    if given.node.is_empty() { KeyOutcome::dropped("empty: not set") } else { in_adapter(draft, given, key) }
+    if given.node.is_empty() {
+        KeyOutcome::dropped("empty: not set")
+    } else {
+        in_adapter(draft, given, key)
+    }
 }
 
 fn target_modules(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    const LINEAR: [&str; 7] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"];
+    const LINEAR: [&str; 7] = [
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    ];
     if is_full(draft) || draft.at("lora_model_dir").is_some() {
         return shape(draft, given, "adapter.target_modules");
     }
     if !draft.is_on("lora_target_linear") {
-        return if given.node.is_empty() { KeyOutcome::dropped("empty: not set") } else { hf::targets(draft, given) };
+        return if given.node.is_empty() {
+            KeyOutcome::dropped("empty: not set")
+        } else {
+            hf::targets(draft, given)
+        };
     }
-    let more: Vec<String> = texts(given.node).into_iter().filter(|name| !LINEAR.contains(&name.as_str())).collect();
+    let more: Vec<String> = texts(given.node)
+        .into_iter()
+        .filter(|name| !LINEAR.contains(&name.as_str()))
+        .collect();
     if more.is_empty() {
         return KeyOutcome::dropped("`lora_target_linear` has them");
     }
-    KeyOutcome::refused(format!("`lora_target_linear` and {} more: list every name in `lora_target_modules`", list(&more)))
+    KeyOutcome::refused(format!(
+        "`lora_target_linear` and {} more: list every name in \
+    `lora_target_modules`",
+        list(&more)
+    ))
 }
 
 /// Every linear layer except the head, as `all-linear`.
@@ -400,10 +1233,14 @@ fn batch_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("gradient_accumulation_steps").is_some() {
         return KeyOutcome::dropped("`gradient_accumulation_steps` says it");
     }
-    match (whole(given.node), draft.at("micro_batch_size").and_then(whole)) {
-        (Some(rows), Some(micro)) if micro > 0 && rows % micro == 0 => {
-            draft.set("training.gradient_accumulation_steps", (rows / micro).to_string())
-        }
+    match (
+        whole(given.node),
+        draft.at("micro_batch_size").and_then(whole),
+    ) {
+        (Some(rows), Some(micro)) if micro > 0 && rows % micro == 0 => draft.set(
+            "training.gradient_accumulation_steps",
+            (rows / micro).to_string(),
+        ),
         _ => KeyOutcome::refused("expected a multiple of `micro_batch_size`"),
     }
 }
@@ -426,23 +1263,37 @@ fn min_sample_len(_: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn curriculum(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.shuffle", "false") }
+    if is_off(given.node) {
+        KeyOutcome::dropped("off")
+    } else {
+        draft.set("training.shuffle", "false")
+    }
 }
 
 fn deduplication(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.deduplicate", "exact") }
+    if is_off(given.node) {
+        KeyOutcome::dropped("off")
+    } else {
+        draft.set("training.deduplicate", "exact")
+    }
 }
 
 /// The trainer draws a new order for each epoch either way.
 fn shuffle_merged(_: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() == Some(false) {
-        return KeyOutcome::replaced("each epoch has an order of its own; `training.shuffle: false` keeps the order of the files");
+        return KeyOutcome::replaced(
+            "each epoch has an order of its own; `training.shuffle: false` \
+        keeps the order of the files",
+        );
     }
     KeyOutcome::dropped("each epoch has an order of its own")
 }
 
 fn lr_scheduler(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let has_floor = draft.at("cosine_min_lr_ratio").and_then(number).is_some_and(|floor| floor > 0.0);
+    let has_floor = draft
+        .at("cosine_min_lr_ratio")
+        .and_then(number)
+        .is_some_and(|floor| floor > 0.0);
     match given.node.text() {
         Some("cosine") if has_floor => draft.set("training.lr_scheduler", "cosine_with_min_lr"),
         _ => hf::scheduler(draft, given),
@@ -453,11 +1304,19 @@ fn min_lr(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
         return KeyOutcome::dropped("0: the rate falls to 0");
     }
-    if draft.text("lr_scheduler").is_some_and(|word| word != "cosine") {
+    if draft
+        .text("lr_scheduler")
+        .is_some_and(|word| word != "cosine")
+    {
         return KeyOutcome::dropped("of `lr_scheduler: cosine` only");
     }
     if draft.at("lr_scheduler").is_none() {
-        draft.add("training.lr_scheduler", "cosine_with_min_lr", "Axolotl's schedule is a cosine unless it is told");
+        draft.add(
+            "training.lr_scheduler",
+            "cosine_with_min_lr",
+            "Axolotl's schedule is a cosine \
+        unless it is told",
+        );
     }
     draft.same("training.min_lr_rate", given)
 }
@@ -466,7 +1325,11 @@ fn min_lr(draft: &mut Draft, given: &Given) -> KeyOutcome {
 fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if number(given.node) == Some(1.0) {
         return match draft.set("training.warmup_steps", "2") {
-            KeyOutcome::Mapped(_) => KeyOutcome::Mapped("training.warmup_steps: 2, as Axolotl makes of 1".into()),
+            KeyOutcome::Mapped(_) => KeyOutcome::Mapped(
+                "training.warmup_steps: 2, as Axolotl \
+            makes of 1"
+                    .into(),
+            ),
             other => other,
         };
     }
@@ -474,7 +1337,11 @@ fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn train_on_inputs(_: &mut Draft, given: &Given) -> KeyOutcome {
-    let word = if unquoted(given.node).flag() == Some(true) { "all" } else { "assistant" };
+    let word = if unquoted(given.node).flag() == Some(true) {
+        "all"
+    } else {
+        "assistant"
+    };
     KeyOutcome::Mapped(format!("datasets.train_on: {word}"))
 }
 
@@ -487,7 +1354,11 @@ fn memory(draft: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn attention(_: &mut Draft, given: &Given) -> KeyOutcome {
-    if is_off(given.node) { KeyOutcome::dropped("off") } else { KeyOutcome::replaced(ATTENTION) }
+    if is_off(given.node) {
+        KeyOutcome::dropped("off")
+    } else {
+        KeyOutcome::replaced(ATTENTION)
+    }
 }
 
 /// A share up to 1, rows above.
@@ -495,7 +1366,9 @@ fn val_set_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(0.0) => draft.set("evaluation.val_set_size", "0"),
         Some(share) if share > 0.0 && share < 1.0 => draft.same("evaluation.val_set_size", given),
-        Some(rows) if rows > 1.0 && rows.fract() == 0.0 => draft.set("evaluation.val_set_size", format!("{rows}")),
+        Some(rows) if rows > 1.0 && rows.fract() == 0.0 => {
+            draft.set("evaluation.val_set_size", format!("{rows}"))
+        }
         _ => KeyOutcome::refused("expected a share below 1 or a number of rows above 1"),
     }
 }
@@ -504,7 +1377,11 @@ fn evals_per_epoch(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(0.0) => KeyOutcome::dropped("never: when it is evaluated changes no weight"),
         Some(1.0) => draft.set("evaluation.eval_steps", "0"),
-        _ => hf::rarely(draft, "evaluation runs once an epoch; `evaluation.eval_steps` takes a number of steps"),
+        _ => hf::rarely(
+            draft,
+            "evaluation runs once an epoch; `evaluation.eval_steps` takes a \
+        number of steps",
+        ),
     }
 }
 
@@ -512,7 +1389,10 @@ fn best(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
         KeyOutcome::dropped("off")
     } else {
-        KeyOutcome::replaced("the run's adapter is that of its last step; the best checkpoint is kept beside it")
+        KeyOutcome::replaced(
+            "the run's adapter is that of its last step; the best checkpoint is \
+        kept beside it",
+        )
     }
 }
 
@@ -526,7 +1406,8 @@ fn chat_template(_: &mut Draft, given: &Given) -> KeyOutcome {
         Some("tokenizer_default") => KeyOutcome::dropped("the base's own template, as here"),
         Some("jinja") => KeyOutcome::dropped("`chat_template_jinja` says it"),
         _ => KeyOutcome::replaced(
-            "the base's own template is used; `chat_template` names another, a file or a stock one, and `rankine preview` shows what it makes of rows",
+            "the base's own template is used; `chat_template` names another, a file or a stock \
+            one, and `rankine preview` shows what it makes of rows",
         ),
     }
 }
@@ -534,85 +1415,155 @@ fn chat_template(_: &mut Draft, given: &Given) -> KeyOutcome {
 fn chat_template_jinja(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let text = given.node.text().unwrap_or_default();
     if text.contains(['{', '\n']) {
-        return KeyOutcome::refused("a template within the config is not supported: write it to a file and name that");
+        return KeyOutcome::refused(
+            "a template within the config is not supported: write it to a \
+        file and name that",
+        );
     }
     draft.set("chat_template", quoted(text))
 }
 
 /// Plugins that only change how something is computed.
 fn plugins(_: &mut Draft, given: &Given) -> KeyOutcome {
-    const HARMLESS: [&str; 6] = ["cut_cross_entropy", "liger", "kernels", "expert_parallel", "swanlab", "lm_eval"];
+    const HARMLESS: [&str; 6] = [
+        "cut_cross_entropy",
+        "liger",
+        "kernels",
+        "expert_parallel",
+        "swanlab",
+        "lm_eval",
+    ];
     let of = |name: &String| name.split('.').nth(2).unwrap_or_default().to_owned();
-    let others: Vec<String> = texts(given.node).into_iter().filter(|name| !HARMLESS.contains(&of(name).as_str())).collect();
+    let others: Vec<String> = texts(given.node)
+        .into_iter()
+        .filter(|name| !HARMLESS.contains(&of(name).as_str()))
+        .collect();
     if others.is_empty() {
         KeyOutcome::dropped(hf::KERNELS)
     } else {
-        KeyOutcome::refused(format!("{} trains in another way, which is not supported", list(&others)))
+        KeyOutcome::refused(format!(
+            "{} trains in another way, which is not supported",
+            list(&others)
+        ))
     }
 }
 
 /// The value of a key of the same dataset.
 fn beside<'a>(given: &Given<'a>, key: &str) -> Option<&'a Node> {
-    let NodeValue::Map(entries) = &given.parent.kind else { return None };
-    entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank())
+    let NodeValue::Map(entries) = &given.parent.kind else {
+        return None;
+    };
+    entries
+        .get(key)
+        .map(|entry| &entry.value)
+        .filter(|node| !node.is_blank())
 }
 
 fn located(draft: &Draft, dataset: &Node) -> Option<Located> {
     let path = entry(dataset, "path")?.text()?;
     let files = entry(dataset, "data_files").map(texts).unwrap_or_default();
-    let is_shard = ["shards", "shards_idx"].iter().any(|key| entry(dataset, key).is_some());
-    let of_hub = on_hub(path, Part { files: &files, ..wanted_part(dataset) }, &draft.folder).filter(|_| !is_shard);
+    let is_shard = ["shards", "shards_idx"]
+        .iter()
+        .any(|key| entry(dataset, key).is_some());
+    let of_hub = on_hub(
+        path,
+        Part {
+            files: &files,
+            ..wanted_part(dataset)
+        },
+        &draft.folder,
+    )
+    .filter(|_| !is_shard);
     Some(of_hub.unwrap_or_else(|| locate(path, &draft.folder)))
 }
 
 /// A value of a dataset.
 fn entry<'a>(dataset: &'a Node, key: &str) -> Option<&'a Node> {
-    let NodeValue::Map(entries) = &dataset.kind else { return None };
-    entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank())
+    let NodeValue::Map(entries) = &dataset.kind else {
+        return None;
+    };
+    entries
+        .get(key)
+        .map(|entry| &entry.value)
+        .filter(|node| !node.is_blank())
 }
 
 /// The part of a dataset that is wanted, without its files.
 fn wanted_part(dataset: &Node) -> Part<'_> {
     let text = |key: &str| entry(dataset, key).and_then(Node::text);
-    Part { config: text("name"), split: text("split"), revision: text("revision"), files: &[] }
+    Part {
+        config: text("name"),
+        split: text("split"),
+        revision: text("revision"),
+        files: &[],
+    }
 }
 
 fn path(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match located(draft, given.parent) {
         None => KeyOutcome::refused("expected a path or a Hub id"),
         Some(Located { path, task: None }) => KeyOutcome::Mapped(format!("datasets.path: {path}")),
-        Some(Located { path, task: Some(task) }) => KeyOutcome::replaced(format!("`{path}`: {task}")),
+        Some(Located {
+            path,
+            task: Some(task),
+        }) => KeyOutcome::replaced(format!(
+            "`{path}`: \
+        {task}"
+        )),
     }
 }
 
-/// Which part of a data set: a split, a configuration, files. Of data that are not fetched by the recipe it is part of what has to be put where the
-/// recipe looks.
+/// Which part of a data set: a split, a configuration, files. Of data that are not fetched by the
+/// recipe it is part of what has to be put where the recipe looks.
 fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let said = given.node.text().unwrap_or_default();
     match located(draft, given.parent) {
         Some(located) if located.is_of_hub() => match given.name {
-            "split" if said == "train" => KeyOutcome::dropped("the split that is read without a word"),
+            "split" if said == "train" => KeyOutcome::dropped(
+                "the split that is read without a \
+            word",
+            ),
             "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
             "name" => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
             _ => KeyOutcome::Mapped(format!("datasets.path: {}", located.path)),
         },
-        Some(_) if given.name == "split" && is_slice(said) => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
-        Some(Located { path, task: Some(_) }) => KeyOutcome::replaced(format!("put only this part into `{path}`")),
-        _ if given.name == "split" && given.node.text() == Some("train") => KeyOutcome::dropped("a file has one split"),
-        _ => KeyOutcome::refused("a part of local files: write those rows to a file of their own and name it in `path`"),
+        Some(_) if given.name == "split" && is_slice(said) => {
+            KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said)))
+        }
+        Some(Located {
+            path,
+            task: Some(_),
+        }) => KeyOutcome::replaced(format!(
+            "put only this part \
+        into `{path}`"
+        )),
+        _ if given.name == "split" && given.node.text() == Some("train") => KeyOutcome::dropped(
+            "a \
+        file has one split",
+        ),
+        _ => KeyOutcome::refused(
+            "a part of local files: write those rows to a file of their own \
+        and name it in `path`",
+        ),
     }
 }
 
 /// The recipe's format for a dataset's `type`.
 fn format_of(dataset: &Node) -> Result<&'static str, String> {
-    let NodeValue::Map(entries) = &dataset.kind else { return Err("expected keys with values".into()) };
+    let NodeValue::Map(entries) = &dataset.kind else {
+        return Err("expected keys with values".into());
+    };
     match entries.get("type").map(|entry| &entry.value) {
         Some(node) if matches!(node.kind, NodeValue::Map(_)) => Err(ROW_TEXT.into()),
         Some(node) => match node.text().unwrap_or_default() {
             "alpaca" => Ok("instruction"),
             "completion" => Ok("text"),
             "chat_template" | "chat_template.default" | "sharegpt" => Ok("chat"),
-            _ => Err("this layout of rows is not supported; `alpaca`, `completion` and `chat_template` are".into()),
+            _ => Err(
+                "this layout of rows is not supported; `alpaca`, `completion` and \
+            `chat_template` are"
+                    .into(),
+            ),
         },
         None => Err("the data have no `type`".into()),
     }
@@ -621,7 +1572,8 @@ fn format_of(dataset: &Node) -> Result<&'static str, String> {
 fn kind(_: &mut Draft, given: &Given) -> KeyOutcome {
     match format_of(given.parent) {
         Ok("instruction") => KeyOutcome::replaced(
-            "`format: instruction`: Axolotl's prompt ends with a line break after `### Response:`, Rankine's does not",
+            "`format: instruction`: Axolotl's prompt ends with a line break after `### Response:`, \
+            Rankine's does not",
         ),
         Ok(format) => KeyOutcome::Mapped(format!("datasets.format: {format}")),
         Err(reason) => KeyOutcome::refused(reason),
@@ -632,7 +1584,11 @@ fn kind(_: &mut Draft, given: &Given) -> KeyOutcome {
 fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
     let wanted = if ours == "text" { "text" } else { "chat" };
     match format_of(given.parent) {
-        Ok(format) if format == wanted => KeyOutcome::Mapped(format!("datasets.columns: {{{ours}: {}}}", flow(given.node))),
+        Ok(format) if format == wanted => KeyOutcome::Mapped(format!(
+            "datasets.columns: {{{ours}: \
+        {}}}",
+            flow(given.node)
+        )),
         Ok(_) => KeyOutcome::dropped("this layout of rows does not read it"),
         Err(_) => KeyOutcome::refused("the layout of the rows is not supported"),
     }
@@ -641,8 +1597,14 @@ fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
 /// Names within a message: those of `OpenAI` and of `ShareGPT` are both read.
 fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> KeyOutcome {
     match given.node.text() {
-        Some(name) if names.contains(&name) => KeyOutcome::dropped("both `role`, `content` and `from`, `value` are read"),
-        _ => KeyOutcome::refused(format!("messages have `{}` or `{}`; rename it in the data", names[0], names[1])),
+        Some(name) if names.contains(&name) => KeyOutcome::dropped(
+            "both `role`, `content` and \
+        `from`, `value` are read",
+        ),
+        _ => KeyOutcome::refused(format!(
+            "messages have `{}` or `{}`; rename it in the data",
+            names[0], names[1]
+        )),
     }
 }
 
@@ -656,8 +1618,13 @@ fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
         ("tool", &["tool"]),
         ("ipython", &["ipython"]),
     ];
-    let NodeValue::Map(entries) = &roles.kind else { return Err("expected keys with values".into()) };
-    let is_read = |role: &str, word: &str| READ.iter().any(|(ours, words)| *ours == role && words.contains(&word));
+    let NodeValue::Map(entries) = &roles.kind else {
+        return Err("expected keys with values".into());
+    };
+    let is_read = |role: &str, word: &str| {
+        READ.iter()
+            .any(|(ours, words)| *ours == role && words.contains(&word))
+    };
     let (mut seen, mut further) = (BTreeSet::new(), BTreeMap::new());
     for (role, entry) in entries {
         for word in texts(&entry.value) {
@@ -674,17 +1641,30 @@ fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
 
 /// The words that a recipe's dataset needs, where it holds conversations.
 fn roles_of(dataset: &Node) -> BTreeMap<String, String> {
-    let NodeValue::Map(entries) = &dataset.kind else { return BTreeMap::new() };
-    let roles = entries.get("roles").map(|entry| &entry.value).filter(|node| !node.is_blank());
-    roles.filter(|_| format_of(dataset) == Ok("chat")).and_then(|roles| further_roles(roles).ok()).unwrap_or_default()
+    let NodeValue::Map(entries) = &dataset.kind else {
+        return BTreeMap::new();
+    };
+    let roles = entries
+        .get("roles")
+        .map(|entry| &entry.value)
+        .filter(|node| !node.is_blank());
+    roles
+        .filter(|_| format_of(dataset) == Ok("chat"))
+        .and_then(|roles| further_roles(roles).ok())
+        .unwrap_or_default()
 }
 
 fn roles(_: &mut Draft, given: &Given) -> KeyOutcome {
     match (format_of(given.parent), further_roles(given.node)) {
         (Err(_), _) => KeyOutcome::refused("the layout of the rows is not supported"),
         (Ok("chat"), Err(reason)) => KeyOutcome::refused(reason),
-        (Ok("chat"), Ok(further)) if further.is_empty() => KeyOutcome::dropped("these names are read without it"),
-        (Ok("chat"), Ok(further)) => KeyOutcome::Mapped(format!("datasets.roles: {}", pairs(&further))),
+        (Ok("chat"), Ok(further)) if further.is_empty() => KeyOutcome::dropped(
+            "these names are \
+        read without it",
+        ),
+        (Ok("chat"), Ok(further)) => {
+            KeyOutcome::Mapped(format!("datasets.roles: {}", pairs(&further)))
+        }
         (Ok(_), _) => KeyOutcome::dropped("this layout of rows does not read it"),
     }
 }
@@ -692,7 +1672,11 @@ fn roles(_: &mut Draft, given: &Given) -> KeyOutcome {
 fn roles_to_train(_: &mut Draft, given: &Given) -> KeyOutcome {
     let (names, further) = (texts(given.node), roles_of(given.parent));
     let role = |name: &String| further.get(name).cloned().unwrap_or_else(|| name.clone());
-    let are_answers = !names.is_empty() && names.iter().map(role).all(|role| ["assistant", "gpt"].contains(&role.as_str()));
+    let are_answers = !names.is_empty()
+        && names
+            .iter()
+            .map(role)
+            .all(|role| ["assistant", "gpt"].contains(&role.as_str()));
     if are_answers {
         KeyOutcome::Mapped("datasets.train_on: assistant".into())
     } else {
@@ -708,45 +1692,91 @@ fn train_on_end(_: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn thinking(_: &mut Draft, given: &Given) -> KeyOutcome {
-    let [one, other] =
-        [beside(given, "field_thinking"), beside(given, "template_thinking_key")].map(|node| node.and_then(Node::text));
+    let [one, other] = [
+        beside(given, "field_thinking"),
+        beside(given, "template_thinking_key"),
+    ]
+    .map(|node| node.and_then(Node::text));
     if one == other {
         KeyOutcome::dropped("what else a message has goes to the template as it is")
     } else {
-        KeyOutcome::refused("the reasoning's name in the template is that of the data; rename it there")
+        KeyOutcome::refused(
+            "the reasoning's name in the template is that of the data; rename it \
+        there",
+        )
     }
 }
 
 /// What the config does not say, and its datasets.
 pub(super) fn finish(draft: &mut Draft) {
     if is_full(draft) {
-        draft.add("adapter.method", "full", "without `adapter` Axolotl trains every weight");
+        draft.add(
+            "adapter.method",
+            "full",
+            "without `adapter` Axolotl trains every weight",
+        );
     }
-    draft.default(&["lr_scheduler", "cosine_min_lr_ratio"], "training.lr_scheduler", "cosine");
-    if draft.at("warmup_steps").or_else(|| draft.at("warmup_ratio")).is_none() {
-        draft.add("training.warmup_ratio", "0.03", "Axolotl's default, there 100 steps at most");
+    draft.default(
+        &["lr_scheduler", "cosine_min_lr_ratio"],
+        "training.lr_scheduler",
+        "cosine",
+    );
+    if draft
+        .at("warmup_steps")
+        .or_else(|| draft.at("warmup_ratio"))
+        .is_none()
+    {
+        draft.add(
+            "training.warmup_ratio",
+            "0.03",
+            "Axolotl's default, there 100 steps at most",
+        );
     }
     for key in ["datasets", "test_datasets"] {
-        let Some(NodeValue::List(nodes)) = draft.at(key).map(|node| &node.kind) else { continue };
+        let Some(NodeValue::List(nodes)) = draft.at(key).map(|node| &node.kind) else {
+            continue;
+        };
         let data: Vec<Data> = nodes.iter().filter_map(|node| data(draft, node)).collect();
-        if key == "datasets" { draft.train = data } else { draft.validation = data }
+        if key == "datasets" {
+            draft.train = data
+        } else {
+            draft.validation = data
+        }
     }
 }
 
 /// A dataset of the recipe; `None` where its key is refused.
 fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
-    let NodeValue::Map(entries) = &dataset.kind else { return None };
-    let value = |key: &str| entries.get(key).map(|entry| &entry.value).filter(|node| !node.is_blank());
+    let NodeValue::Map(entries) = &dataset.kind else {
+        return None;
+    };
+    let value = |key: &str| {
+        entries
+            .get(key)
+            .map(|entry| &entry.value)
+            .filter(|node| !node.is_blank())
+    };
     let (located, format) = (located(draft, dataset)?, format_of(dataset).ok()?);
     let mut data = Data::default();
     let split = value("split").and_then(Node::text).is_some_and(is_slice);
-    let parts: Vec<String> = ["split", "name", "data_files", "revision", "shards", "shards_idx"]
-        .iter()
-        .filter(|key| **key != "split" || !split)
-        .filter_map(|key| Some(format!("{key} `{}`", value(key)?.shown())))
-        .collect();
+    let parts: Vec<String> = [
+        "split",
+        "name",
+        "data_files",
+        "revision",
+        "shards",
+        "shards_idx",
+    ]
+    .iter()
+    .filter(|key| **key != "split" || !split)
+    .filter_map(|key| Some(format!("{key} `{}`", value(key)?.shown())))
+    .collect();
     if let Some(task) = &located.task {
-        let parts = if parts.is_empty() { String::new() } else { format!(" (only {})", parts.join(", ")) };
+        let parts = if parts.is_empty() {
+            String::new()
+        } else {
+            format!(" (only {})", parts.join(", "))
+        };
         data.notes.push(format!("{task}{parts}."));
     }
     data.lines = located.lines(wanted_part(dataset));
@@ -756,13 +1786,16 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
         "chat" => &[("messages", "field_messages"), ("tools", "field_tools")],
         _ => &[],
     };
-    let mut named: Vec<String> =
-        columns.iter().filter_map(|(ours, key)| Some(format!("{ours}: {}", quoted(value(key)?.text()?)))).collect();
+    let mut named: Vec<String> = columns
+        .iter()
+        .filter_map(|(ours, key)| Some(format!("{ours}: {}", quoted(value(key)?.text()?))))
+        .collect();
     if value("type").and_then(Node::text) == Some("sharegpt") && value("field_messages").is_none() {
         named.push("messages: conversations".into());
     }
     if !named.is_empty() {
-        data.lines.push(("columns", format!("{{{}}}", named.join(", "))));
+        data.lines
+            .push(("columns", format!("{{{}}}", named.join(", "))));
     }
     let roles = roles_of(dataset);
     if !roles.is_empty() {

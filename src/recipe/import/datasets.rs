@@ -1,5 +1,6 @@
-//! Where the data of a config are, and which of their rows. Data sets of the Hub are named as such; of others Rankine reads Parquet, and what lies
-//! elsewhere or in another form is named by the path where it is looked for.
+//! Where the data of a config are, and which of their rows. Data sets of the Hub are named as such;
+//! of others Rankine reads Parquet, and what lies elsewhere or in another form is named by the path
+//! where it is looked for.
 
 use std::path::Path;
 
@@ -7,7 +8,17 @@ use super::super::split::Split;
 use super::text::quoted;
 
 /// File names that are data of another form.
-const OTHER_FORMS: [&str; 9] = [".jsonl.zst", ".jsonl.gz", ".jsonl", ".json", ".csv", ".tsv", ".txt", ".arrow", ".zst"];
+const OTHER_FORMS: [&str; 9] = [
+    ".jsonl.zst",
+    ".jsonl.gz",
+    ".jsonl",
+    ".json",
+    ".csv",
+    ".tsv",
+    ".txt",
+    ".arrow",
+    ".zst",
+];
 
 /// A path for the recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,7 +30,8 @@ pub(super) struct Located {
 }
 
 impl Located {
-    /// Whether the data still have to be written, so that a choice of rows or a layout can be a part of that.
+    /// Whether the data still have to be written, so that a choice of rows or a layout can be a
+    /// part of that.
     pub fn is_open(&self) -> bool {
         self.task.is_some()
     }
@@ -34,30 +46,48 @@ pub(super) struct Part<'a> {
     pub files: &'a [String],
 }
 
-/// A data set of the Hub as `datasets.path` says it; `None` where the path is no id, or the recipe has no words for the part.
+/// A data set of the Hub as `datasets.path` says it; `None` where the path is no id, or the recipe
+/// has no words for the part.
 pub(super) fn on_hub(path: &str, part: Part, folder: &Path) -> Option<Located> {
     let is_word = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && word.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+            && word
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    let (owner, name) = path.split_once('/').filter(|(owner, name)| is_word(owner) && is_word(name))?;
+    let (owner, name) = path
+        .split_once('/')
+        .filter(|(owner, name)| is_word(owner) && is_word(name))?;
     let is_file = path.ends_with(".parquet") || OTHER_FORMS.iter().any(|end| path.ends_with(end));
-    if is_file || folder.join(path).exists() || part.split.is_some_and(|split| Split::parse(split).is_err()) {
+    if is_file
+        || folder.join(path).exists()
+        || part.split.is_some_and(|split| Split::parse(split).is_err())
+    {
         return None;
     }
     let files = match part.files {
         [] => String::new(),
-        [file] if file.ends_with(".parquet") && !file.contains("://") && part.config.is_none() => format!("/{file}"),
+        [file] if file.ends_with(".parquet") && !file.contains("://") && part.config.is_none() => {
+            format!("/{file}")
+        }
         _ => return None,
     };
-    let revision = part.revision.map_or_else(String::new, |revision| format!("@{revision}"));
-    Some(Located { path: quoted(&format!("hf://datasets/{owner}/{name}{revision}{files}")), task: None })
+    let revision = part
+        .revision
+        .map_or_else(String::new, |revision| format!("@{revision}"));
+    Some(Located {
+        path: quoted(&format!("hf://datasets/{owner}/{name}{revision}{files}")),
+        task: None,
+    })
 }
 
 /// Whether a split of local data is one that a recipe can say of them: a slice of `train`.
 pub(super) fn is_slice(split: &str) -> bool {
-    Split::parse(split)
-        .is_ok_and(|split| split.parts.len() == 1 && split.parts[0].name() == Split::TRAIN && split.written != Split::TRAIN)
+    Split::parse(split).is_ok_and(|split| {
+        split.parts.len() == 1
+            && split.parts[0].name() == Split::TRAIN
+            && split.written != Split::TRAIN
+    })
 }
 
 impl Located {
@@ -68,10 +98,19 @@ impl Located {
 
     /// The lines of a recipe's dataset that name it.
     pub fn lines(&self, part: Part) -> Vec<(&'static str, String)> {
-        let config = part.config.filter(|_| self.is_of_hub()).map(|config| ("config", quoted(config)));
-        let split = part.split.filter(|split| self.is_of_hub() && *split != Split::TRAIN || is_slice(split));
+        let config = part
+            .config
+            .filter(|_| self.is_of_hub())
+            .map(|config| ("config", quoted(config)));
+        let split = part
+            .split
+            .filter(|split| self.is_of_hub() && *split != Split::TRAIN || is_slice(split));
         let split = split.map(|split| ("split", quoted(split)));
-        [("path", self.path.clone())].into_iter().chain(config).chain(split).collect()
+        [("path", self.path.clone())]
+            .into_iter()
+            .chain(config)
+            .chain(split)
+            .collect()
     }
 }
 
@@ -79,24 +118,56 @@ impl Located {
 pub(super) fn locate(path: &str, folder: &Path) -> Located {
     let is_there = folder.join(path).exists();
     if path.ends_with(".parquet") && !path.contains("://") {
-        return Located { path: quoted(path), task: None };
+        return Located {
+            path: quoted(path),
+            task: None,
+        };
     }
-    if let Some(stem) = OTHER_FORMS.iter().find_map(|end| path.strip_suffix(end)).filter(|_| !path.contains("://")) {
-        return Located { path: quoted(&format!("{stem}.parquet")), task: Some(format!("write `{path}` there as Parquet")) };
+    if let Some(stem) = OTHER_FORMS
+        .iter()
+        .find_map(|end| path.strip_suffix(end))
+        .filter(|_| !path.contains("://"))
+    {
+        return Located {
+            path: quoted(&format!("{stem}.parquet")),
+            task: Some(format!(
+                "write \
+        `{path}` there as Parquet"
+            )),
+        };
     }
     if is_there || path.starts_with(['.', '/', '~']) {
-        return Located { path: quoted(path), task: None };
+        return Located {
+            path: quoted(path),
+            task: None,
+        };
     }
-    let inside: String = path.chars().map(|c| if c.is_ascii_alphanumeric() || "._-/".contains(c) { c } else { '-' }).collect();
-    let inside: Vec<&str> = inside.split('/').filter(|part| !part.is_empty() && *part != ".." && *part != ".").collect();
+    let inside: String = path
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-/".contains(c) {
+                c
+            } else {
+                '-'
+            }
+        })
+        .collect();
+    let inside: Vec<&str> = inside
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".." && *part != ".")
+        .collect();
     let task = if path.contains("://") {
         format!("fetch `{path}` and put its Parquet files there")
     } else {
         format!(
-            "fetch the Hub data set `{path}` and put its Parquet files there (every public one has them under the revision `refs/convert/parquet`)"
+            "fetch the Hub data set `{path}` and put its Parquet files there (every public one has \
+            them under the revision `refs/convert/parquet`)"
         )
     };
-    Located { path: quoted(&format!("datasets/{}", inside.join("/"))), task: Some(task) }
+    Located {
+        path: quoted(&format!("datasets/{}", inside.join("/"))),
+        task: Some(task),
+    }
 }
 
 #[cfg(test)]
@@ -108,23 +179,91 @@ mod tests {
         let nowhere = Path::new("nowhere");
         let at = |path: &str, part: Part| on_hub(path, part, nowhere).map(|located| located.path);
         let none = Part::default();
-        assert_eq!(at("tatsu-lab/alpaca", none).as_deref(), Some("\"hf://datasets/tatsu-lab/alpaca\""));
+        assert_eq!(
+            at("tatsu-lab/alpaca", none).as_deref(),
+            Some("\"hf://datasets/tatsu-lab/alpaca\"")
+        );
         let files = ["data/train-*.parquet".to_owned()];
-        let part = Part { revision: Some("v1"), files: &files, ..none };
-        assert_eq!(at("a/b", part).as_deref(), Some("\"hf://datasets/a/b@v1/data/train-*.parquet\""));
-        for path in ["squad", "a/b/c", "./a", "a/b.jsonl", "a/b.parquet", "s3://a/b", "/a/b", "../b"] {
+        let part = Part {
+            revision: Some("v1"),
+            files: &files,
+            ..none
+        };
+        assert_eq!(
+            at("a/b", part).as_deref(),
+            Some("\"hf://datasets/a/b@v1/data/train-*.parquet\"")
+        );
+        for path in [
+            "squad",
+            "a/b/c",
+            "./a",
+            "a/b.jsonl",
+            "a/b.parquet",
+            "s3://a/b",
+            "/a/b",
+            "../b",
+        ] {
             assert_eq!(at(path, none), None, "{path}");
         }
         let files = ["train.jsonl".to_owned()];
-        assert_eq!(at("a/b", Part { files: &files, ..none }), None);
-        assert_eq!(at("a/b", Part { split: Some("train[:5%](x)"), ..none }), None);
-        let part = Part { config: Some("en"), split: Some("train[:20%]"), ..none };
+        assert_eq!(
+            at(
+                "a/b",
+                Part {
+                    files: &files,
+                    ..none
+                }
+            ),
+            None
+        );
+        assert_eq!(
+            at(
+                "a/b",
+                Part {
+                    split: Some("train[:5%](x)"),
+                    ..none
+                }
+            ),
+            None
+        );
+        let part = Part {
+            config: Some("en"),
+            split: Some("train[:20%]"),
+            ..none
+        };
         let lines = on_hub("a/b", part, nowhere).expect("an id").lines(part);
-        let expected = [("path", "\"hf://datasets/a/b\""), ("config", "en"), ("split", "\"train[:20%]\"")];
-        assert_eq!(lines.iter().map(|(key, value)| (*key, &**value)).collect::<Vec<_>>(), expected);
+        let expected = [
+            ("path", "\"hf://datasets/a/b\""),
+            ("config", "en"),
+            ("split", "\"train[:20%]\""),
+        ];
+        assert_eq!(
+            lines
+                .iter()
+                .map(|(key, value)| (*key, &**value))
+                .collect::<Vec<_>>(),
+            expected
+        );
         let local = locate("d.parquet", nowhere);
-        assert_eq!(local.lines(Part { split: Some("train[5:]"), ..none }).len(), 2);
-        assert_eq!(local.lines(Part { split: Some("train"), config: Some("x"), ..none }).len(), 1);
+        assert_eq!(
+            local
+                .lines(Part {
+                    split: Some("train[5:]"),
+                    ..none
+                })
+                .len(),
+            2
+        );
+        assert_eq!(
+            local
+                .lines(Part {
+                    split: Some("train"),
+                    config: Some("x"),
+                    ..none
+                })
+                .len(),
+            1
+        );
     }
 
     #[test]
@@ -134,6 +273,9 @@ mod tests {
         assert_eq!(at("s3://bucket/../x y"), "datasets/s3-/bucket/x-y");
         assert_eq!(at("data/train.jsonl.gz"), "data/train.parquet");
         assert_eq!(at("my data.parquet"), "\"my data.parquet\"");
-        assert!(!locate("./folder", Path::new("nowhere")).is_open() && locate("a/b", Path::new("nowhere")).is_open());
+        assert!(
+            !locate("./folder", Path::new("nowhere")).is_open()
+                && locate("a/b", Path::new("nowhere")).is_open()
+        );
     }
 }

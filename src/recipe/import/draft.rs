@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::super::place::Location;
 use super::super::schema;
-use super::super::tree::{NodeValue, Node, shorten};
+use super::super::tree::{Node, NodeValue, shorten};
 use super::super::{from_bytes, keys};
-use super::fate::{KeyOutcome, KeyFate};
+use super::fate::{KeyFate, KeyOutcome};
 use super::text::{flow, unquoted};
 use super::{Given, Imported, Rule, Table, Tool, rule};
 
@@ -51,8 +51,15 @@ pub(super) struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     pub fn new(tool: Tool, path: &Path, root: &'a Node) -> Self {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."))
+            .to_owned();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
         Self {
             tool,
             variables: Vec::new(),
@@ -73,7 +80,9 @@ impl<'a> Draft<'a> {
     pub fn at(&self, path: &str) -> Option<&'a Node> {
         let mut node = self.root;
         for key in path.split('.') {
-            let NodeValue::Map(entries) = &node.kind else { return None };
+            let NodeValue::Map(entries) = &node.kind else {
+                return None;
+            };
             node = &entries.get(key)?.value;
         }
         Some(node).filter(|node| !node.is_blank())
@@ -81,7 +90,9 @@ impl<'a> Draft<'a> {
 
     /// A part of the config at its top.
     pub fn root_at(&self, key: &str) -> Option<&'a Node> {
-        let NodeValue::Map(entries) = &self.root.kind else { return None };
+        let NodeValue::Map(entries) = &self.root.kind else {
+            return None;
+        };
         entries.get(key).map(|entry| &entry.value)
     }
 
@@ -92,7 +103,8 @@ impl<'a> Draft<'a> {
 
     /// Whether a flag of the config is on.
     pub fn is_on(&self, path: &str) -> bool {
-        self.at(path).is_some_and(|node| unquoted(node).flag() == Some(true))
+        self.at(path)
+            .is_some_and(|node| unquoted(node).flag() == Some(true))
     }
 
     /// Whether the recipe has a line for a key.
@@ -110,7 +122,13 @@ impl<'a> Draft<'a> {
             return KeyOutcome::refused(format!("another key says `{key}: {}`", line.value));
         }
         let fate = KeyOutcome::Mapped(format!("{key}: {value}"));
-        self.lines.insert(key.to_owned(), Line { value, from: self.current });
+        self.lines.insert(
+            key.to_owned(),
+            Line {
+                value,
+                from: self.current,
+            },
+        );
         fate
     }
 
@@ -118,12 +136,15 @@ impl<'a> Draft<'a> {
     pub fn add(&mut self, key: &str, value: impl Into<String>, why: &str) {
         let value = value.into();
         if !self.has(key) {
-            self.added.push((key.to_owned(), value.clone(), why.to_owned()));
-            self.lines.insert(key.to_owned(), Line { value, from: None });
+            self.added
+                .push((key.to_owned(), value.clone(), why.to_owned()));
+            self.lines
+                .insert(key.to_owned(), Line { value, from: None });
         }
     }
 
-    /// Writes what the tool does without being told, where the config has none of the keys that would tell.
+    /// Writes what the tool does without being told, where the config has none of the keys that
+    /// would tell.
     pub fn default(&mut self, told_by: &[&str], key: &str, value: &str) {
         if told_by.iter().all(|path| self.at(path).is_none()) {
             let why = format!("{}'s default", self.tool.name());
@@ -146,26 +167,50 @@ impl<'a> Draft<'a> {
     }
 
     fn walk_map(&mut self, map: &'a Node, path: &str, shown: &str, tables: &[Table]) {
-        let NodeValue::Map(entries) = &map.kind else { return };
+        let NodeValue::Map(entries) = &map.kind else {
+            return;
+        };
         let mut in_order: Vec<_> = entries.iter().collect();
         in_order.sort_by(|(_, one), (_, other)| one.place.cmp(&other.place));
         for (name, entry) in in_order {
             let (path, shown) = (joined(path, name), joined(shown, name));
-            let given = Given { name, node: &entry.value, parent: map };
+            let given = Given {
+                name,
+                node: &entry.value,
+                parent: map,
+            };
             match rule(tables, &path) {
                 Some(Rule::Within) if !entry.value.is_empty() => match &entry.value.kind {
                     NodeValue::Map(_) => self.walk_map(&entry.value, &path, &shown, tables),
-                    NodeValue::List(nodes) if nodes.iter().all(|node| matches!(node.kind, NodeValue::Map(_))) => {
+                    NodeValue::List(nodes)
+                        if nodes
+                            .iter()
+                            .all(|node| matches!(node.kind, NodeValue::Map(_))) =>
+                    {
                         for (index, node) in nodes.iter().enumerate() {
-                            self.walk_map(node, &format!("{path}[]"), &format!("{shown}.{index}"), tables);
+                            self.walk_map(
+                                node,
+                                &format!("{path}[]"),
+                                &format!("{shown}.{index}"),
+                                tables,
+                            );
                         }
                     }
-                    _ => self.judge(&shown, &entry.place, &given, |_, _| KeyOutcome::refused("expected keys with values")),
+                    _ => self.judge(&shown, &entry.place, &given, |_, _| {
+                        KeyOutcome::refused("expected keys with values")
+                    }),
                 },
                 None if self.is_variable(&path, &entry.value) => {
-                    self.judge(&shown, &entry.place, &given, |_, _| KeyOutcome::dropped("its value stands where `${..}` names it"));
+                    self.judge(&shown, &entry.place, &given, |_, _| {
+                        KeyOutcome::dropped(
+                            "its value \
+                    stands where `${..}` names it",
+                        )
+                    });
                 }
-                found => self.judge(&shown, &entry.place, &given, |draft, given| draft.fate(found, given)),
+                found => self.judge(&shown, &entry.place, &given, |draft, given| {
+                    draft.fate(found, given)
+                }),
             }
         }
     }
@@ -173,16 +218,33 @@ impl<'a> Draft<'a> {
     /// Whether every value of a key is named elsewhere.
     fn is_variable(&self, path: &str, node: &Node) -> bool {
         match &node.kind {
-            NodeValue::Map(entries) => entries.iter().all(|(name, entry)| self.is_variable(&joined(path, name), &entry.value)),
+            NodeValue::Map(entries) => entries
+                .iter()
+                .all(|(name, entry)| self.is_variable(&joined(path, name), &entry.value)),
             _ => self.variables.iter().any(|variable| variable == path),
         }
     }
 
-    fn judge(&mut self, shown: &str, place: &Location, given: &Given, fate: impl FnOnce(&mut Self, &Given) -> KeyOutcome) {
+    fn judge(
+        &mut self,
+        shown: &str,
+        place: &Location,
+        given: &Given,
+        fate: impl FnOnce(&mut Self, &Given) -> KeyOutcome,
+    ) {
         let index = self.fates.len();
         let key = format!("{}{shown}", self.prefix);
-        let value = if given.node.is_blank() { String::new() } else { given.node.shown() };
-        self.fates.push(KeyFate { key, value, place: place.clone(), fate: KeyOutcome::dropped("") });
+        let value = if given.node.is_blank() {
+            String::new()
+        } else {
+            given.node.shown()
+        };
+        self.fates.push(KeyFate {
+            key,
+            value,
+            place: place.clone(),
+            fate: KeyOutcome::dropped(""),
+        });
         self.current = Some(index);
         let fate = fate(self, given);
         self.fates[index].fate = fate;
@@ -190,7 +252,12 @@ impl<'a> Draft<'a> {
     }
 
     fn fate(&mut self, rule: Option<Rule>, given: &Given) -> KeyOutcome {
-        let unknown = || KeyOutcome::refused(format!("{} has no such key that is known here", self.tool.name()));
+        let unknown = || {
+            KeyOutcome::refused(format!(
+                "{} has no such key that is known here",
+                self.tool.name()
+            ))
+        };
         let Some(rule) = rule else { return unknown() };
         if given.node.is_blank() {
             return KeyOutcome::dropped("blank: not set");
@@ -198,7 +265,10 @@ impl<'a> Draft<'a> {
         let names_nothing = self.tool == Tool::Torchtune && given.node.shown().contains("${");
         match rule {
             Rule::Dropped(reason) => KeyOutcome::dropped(reason),
-            _ if names_nothing => KeyOutcome::refused("`${..}` names nothing that this config says"),
+            _ if names_nothing => KeyOutcome::refused(
+                "`${..}` names nothing that this config \
+            says",
+            ),
             Rule::Refused(reason) | Rule::SameIfKnown(_, reason) if is_off(given.node) => {
                 KeyOutcome::dropped(format!("turned off ({reason})"))
             }
@@ -219,11 +289,16 @@ impl<'a> Draft<'a> {
     /// The value as it is. A number in quotes is a number.
     pub fn same(&mut self, key: &str, given: &Given) -> KeyOutcome {
         let node = unquoted(given.node);
-        let value = if node.number().is_some() || node.flag().is_some() { flow(&node) } else { flow(given.node) };
+        let value = if node.number().is_some() || node.flag().is_some() {
+            flow(&node)
+        } else {
+            flow(given.node)
+        };
         self.set(key, value)
     }
 
-    /// Turns the fate of every key of a name into a refusal, once its value is seen not to go with another.
+    /// Turns the fate of every key of a name into a refusal, once its value is seen not to go with
+    /// another.
     pub fn refuse(&mut self, key: &str, reason: &str) {
         let found = self.fates.iter_mut().filter(|fate| fate.key == key);
         for fate in found {
@@ -231,42 +306,85 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Refuses a key that the config does not have and that the tool fills with what Rankine cannot do.
+    /// Refuses a key that the config does not have and that the tool fills with what Rankine cannot
+    /// do.
     pub fn refuse_whole(&mut self, key: &str, reason: &str) {
         let fate = KeyOutcome::refused(reason);
-        self.fates.push(KeyFate { key: key.to_owned(), value: String::new(), place: self.root.place.clone(), fate });
+        self.fates.push(KeyFate {
+            key: key.to_owned(),
+            value: String::new(),
+            place: self.root.place.clone(),
+            fate,
+        });
     }
 
-    /// The recipe and the fates. What the recipe's own reader does not take is refused with its words.
+    /// The recipe and the fates. What the recipe's own reader does not take is refused with its
+    /// words.
     pub fn into_imported(mut self) -> Imported {
         for _ in 0..MOST_ROUNDS {
             let (text, owners) = self.render(false);
             let recipe = from_bytes(Path::new("recipe"), text.as_bytes(), &[]);
             // A key that is missing is nobody's line.
-            let told = recipe.faults.iter().filter(|fault| !fault.message.starts_with("missing key"));
-            let faults: Vec<(usize, String)> = told.filter_map(|fault| Some((line_of(fault)?, fault.message.clone()))).collect();
-            let first = faults.iter().find_map(|(line, message)| Some((owners.get(line - 1)?.clone()?, message.clone())));
+            let told = recipe.faults.iter().filter(|fault| {
+                !fault.message.starts_with(
+                    "missing \
+            key",
+                )
+            });
+            let faults: Vec<(usize, String)> = told
+                .filter_map(|fault| Some((line_of(fault)?, fault.message.clone())))
+                .collect();
+            let first = faults.iter().find_map(|(line, message)| {
+                Some((owners.get(line - 1)?.clone()?, message.clone()))
+            });
             let Some((key, message)) = first else { break };
-            let Some(line) = self.lines.remove(&key) else { break };
+            let Some(line) = self.lines.remove(&key) else {
+                break;
+            };
             match line.from {
-                Some(index) => self.fates[index].fate = KeyOutcome::refused(format!("the recipe does not take it: {message}")),
+                Some(index) => {
+                    self.fates[index].fate = KeyOutcome::refused(format!(
+                        "the recipe \
+                does not take it: {message}"
+                    ))
+                }
                 None => self.added.retain(|(added, ..)| *added != key),
             }
         }
         self.refuse_missing();
         let recipe = self.render(true).0;
-        Imported { tool: self.tool, keys: self.fates, added: self.added, recipe }
+        Imported {
+            tool: self.tool,
+            keys: self.fates,
+            added: self.added,
+            recipe,
+        }
     }
 
     /// A recipe needs a base and data.
     fn refuse_missing(&mut self) {
-        let missing = [("base_model", self.has("base_model")), ("datasets", !self.train.is_empty())];
+        let missing = [
+            ("base_model", self.has("base_model")),
+            ("datasets", !self.train.is_empty()),
+        ];
         for (key, _) in missing.iter().filter(|(_, is_there)| !is_there) {
-            if self.fates.iter().any(|fate| matches!(fate.fate, KeyOutcome::Refused(_))) {
+            if self
+                .fates
+                .iter()
+                .any(|fate| matches!(fate.fate, KeyOutcome::Refused(_)))
+            {
                 continue;
             }
-            let fate = KeyOutcome::refused(format!("a recipe needs `{key}`, and nothing in this config says it"));
-            self.fates.push(KeyFate { key: self.name.clone(), value: String::new(), place: self.root.place.clone(), fate });
+            let fate = KeyOutcome::refused(format!(
+                "a recipe needs `{key}`, and nothing in this \
+            config says it"
+            ));
+            self.fates.push(KeyFate {
+                key: self.name.clone(),
+                value: String::new(),
+                place: self.root.place.clone(),
+                fate,
+            });
         }
     }
 
@@ -280,7 +398,9 @@ impl<'a> Draft<'a> {
             env!("CARGO_PKG_VERSION")
         ));
         let tops = self.keys_of("");
-        let (before, after): (Vec<_>, Vec<_>) = tops.into_iter().partition(|key| key.as_str() == "base_model");
+        let (before, after): (Vec<_>, Vec<_>) = tops
+            .into_iter()
+            .partition(|key| key.as_str() == "base_model");
         for key in before {
             self.line(&mut page, &key, "", with_notes);
         }
@@ -312,7 +432,12 @@ impl<'a> Draft<'a> {
     fn keys_of(&self, section: &str) -> Vec<String> {
         let of = |key: &&String| key.rsplit_once('.').map_or("", |(section, _)| section) == section;
         let mut found: Vec<String> = self.lines.keys().filter(of).cloned().collect();
-        found.sort_by_key(|key| keys::KEYS.iter().position(|words| words.key == key).unwrap_or(usize::MAX));
+        found.sort_by_key(|key| {
+            keys::KEYS
+                .iter()
+                .position(|words| words.key == key)
+                .unwrap_or(usize::MAX)
+        });
         found
     }
 
@@ -320,11 +445,18 @@ impl<'a> Draft<'a> {
         let line = &self.lines[key];
         let name = key.rsplit('.').next().unwrap_or(key);
         if with_notes {
-            let note = line.from.map(|index| &self.fates[index]).and_then(|fate| match &fate.fate {
-                KeyOutcome::Replaced(note) => Some(format!("{}: {note}", fate.key)),
-                _ => None,
-            });
-            let added = self.added.iter().find(|(added, ..)| added == key).map(|(_, _, why)| why.clone());
+            let note =
+                line.from
+                    .map(|index| &self.fates[index])
+                    .and_then(|fate| match &fate.fate {
+                        KeyOutcome::Replaced(note) => Some(format!("{}: {note}", fate.key)),
+                        _ => None,
+                    });
+            let added = self
+                .added
+                .iter()
+                .find(|(added, ..)| added == key)
+                .map(|(_, _, why)| why.clone());
             for note in note.into_iter().chain(added) {
                 page.indented_comment(indent, &note);
             }
@@ -335,18 +467,32 @@ impl<'a> Draft<'a> {
     /// What was replaced without a line of its own, and what was refused.
     fn notes(&self, page: &mut Page) {
         let has_line = |index: usize| self.lines.values().any(|line| line.from == Some(index));
-        let replaced =
-            self.fates.iter().enumerate().filter(|(index, fate)| matches!(fate.fate, KeyOutcome::Replaced(_)) && !has_line(*index));
-        let refused = self.fates.iter().filter(|fate| matches!(fate.fate, KeyOutcome::Refused(_)));
+        let replaced = self.fates.iter().enumerate().filter(|(index, fate)| {
+            matches!(fate.fate, KeyOutcome::Replaced(_)) && !has_line(*index)
+        });
+        let refused = self
+            .fates
+            .iter()
+            .filter(|fate| matches!(fate.fate, KeyOutcome::Refused(_)));
         let lists: [(&str, Vec<&KeyFate>); 2] = [
-            ("Replaced: read these before the first run.", replaced.map(|(_, fate)| fate).collect()),
-            ("Refused: these keys are not in this recipe.", refused.collect()),
+            (
+                "Replaced: read these before the first run.",
+                replaced.map(|(_, fate)| fate).collect(),
+            ),
+            (
+                "Refused: these keys are not in this recipe.",
+                refused.collect(),
+            ),
         ];
         for (heading, fates) in lists.into_iter().filter(|(_, fates)| !fates.is_empty()) {
             page.push("", None);
             page.comment(heading);
             for fate in fates {
-                let value = if fate.value.is_empty() { String::new() } else { format!(": {}", fate.value) };
+                let value = if fate.value.is_empty() {
+                    String::new()
+                } else {
+                    format!(": {}", fate.value)
+                };
                 page.comment(&format!("- {}{value}: {}", fate.key, fate.fate.words()));
             }
         }
@@ -354,7 +500,11 @@ impl<'a> Draft<'a> {
 }
 
 fn joined(path: &str, name: &str) -> String {
-    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
 }
 
 /// Blank, `false`, `none`, 0 or empty.
@@ -365,7 +515,14 @@ pub(super) fn is_off(node: &Node) -> bool {
 
 /// The line of a fault's place.
 fn line_of(fault: &crate::fault::Fault) -> Option<usize> {
-    fault.place.as_deref()?.strip_prefix("recipe:")?.split(':').next()?.parse().ok()
+    fault
+        .place
+        .as_deref()?
+        .strip_prefix("recipe:")?
+        .split(':')
+        .next()?
+        .parse()
+        .ok()
 }
 
 /// Lines of a recipe with the keys that they hold.
@@ -387,7 +544,10 @@ impl Page {
 
     /// A comment in one line: nothing of a config becomes a line of the recipe.
     fn indented_comment(&mut self, indent: &str, text: &str) {
-        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let text: String = text
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         self.push(&format!("{indent}# {text}"), None);
     }
 
@@ -398,7 +558,9 @@ impl Page {
         self.push(&format!("{indent}{key}:"), None);
         for data in data {
             if with_notes {
-                data.notes.iter().for_each(|note| self.indented_comment(&format!("{indent}  "), note));
+                data.notes
+                    .iter()
+                    .for_each(|note| self.indented_comment(&format!("{indent}  "), note));
             }
             for (index, (key, value)) in data.lines.iter().enumerate() {
                 let dash = if index == 0 { "- " } else { "  " };

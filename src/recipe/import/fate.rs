@@ -40,7 +40,10 @@ impl KeyOutcome {
     /// What is said of it.
     pub fn words(&self) -> &str {
         match self {
-            Self::Mapped(words) | Self::Dropped(words) | Self::Replaced(words) | Self::Refused(words) => words,
+            Self::Mapped(words)
+            | Self::Dropped(words)
+            | Self::Replaced(words)
+            | Self::Refused(words) => words,
         }
     }
 
@@ -70,8 +73,14 @@ pub struct KeyFate {
 impl KeyFate {
     /// The fault of a key that was refused.
     pub fn fault(&self) -> Option<Fault> {
-        let KeyOutcome::Refused(reason) = &self.fate else { return None };
-        let value = if self.value.is_empty() { String::new() } else { format!(": `{}`", self.value) };
+        let KeyOutcome::Refused(reason) = &self.fate else {
+            return None;
+        };
+        let value = if self.value.is_empty() {
+            String::new()
+        } else {
+            format!(": `{}`", self.value)
+        };
         Some(Fault::new(format!("{}{value}: {reason}", self.key)).at(&self.place))
     }
 }

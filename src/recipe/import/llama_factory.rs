@@ -1,5 +1,6 @@
-//! LLaMA-Factory. Keys: `src/llamafactory/hparams/` of 18 August 2026 and transformers' `TrainingArguments`. `dataset` names entries of
-//! `dataset_info.json`, so that file is a part of the config.
+//! LLaMA-Factory. Keys: `src/llamafactory/hparams/` of 18 August 2026 and transformers'
+//! `TrainingArguments`. `dataset` names entries of `dataset_info.json`, so that file is a part of
+//! the config.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,48 +19,116 @@ use crate::files::{JSON_BYTES, read_text_up_to};
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images, video and audio are not supported";
 const OPTIMIZER: &str = "this optimizer is not supported";
-const LOSS: &str = "another loss than the mean cross-entropy of the trained tokens is not supported";
-const FREEZE: &str = "a choice of the weights that train is not supported: an adapter or every weight";
+const LOSS: &str = "another loss than the mean cross-entropy of the trained tokens is not \
+supported";
+const FREEZE: &str = "a choice of the weights that train is not supported: an adapter or every \
+weight";
 const MEGATRON: &str = "training by Megatron is not supported";
 const KT: &str = "experts of KTransformers' own (other weights, added ones) are not supported";
 const SERVING: &str = "it is read when the model is used or exported, not when it is trained";
 const WEIGHTS: &str = "this change of the base's weights is not supported";
-const SPLIT: &str = "special tokens in a text are found as tokens, unless tokenizer_config.json says otherwise";
-const DESCRIBED: &str = "new tokens that begin as what their descriptions say are not supported: name the token to begin as, with `from` in `tokens.add`";
+const SPLIT: &str = "special tokens in a text are found as tokens, unless tokenizer_config.json \
+says otherwise";
+const DESCRIBED: &str = "new tokens that begin as what their descriptions say are not supported: \
+name the token to begin as, with `from` in `tokens.add`";
 const NEWER: &str = "the newer form of LLaMA-Factory's configs (`v1`) is not read";
 
 pub(super) const TABLES: &[Table] = &[TOP, hf::TABLE];
 
-#[rustfmt::skip]
 const TOP: Table = &[
     (&["model_name_or_path"], Rule::Read(base_model)),
-    (&["model_revision"], Rule::Dropped("it stands in `base_model`")),
+    (
+        &["model_revision"],
+        Rule::Dropped("it stands in `base_model`"),
+    ),
     (&["adapter_name_or_path"], Rule::Read(adapter)),
-    (&["create_new_adapter"], Rule::Refused("an adapter on top of a merged one is not supported; merge it first")),
-    (&["cache_dir", "adapter_folder", "use_fast_tokenizer", "low_cpu_mem_usage", "hf_hub_token", "ms_hub_token", "om_hub_token", "print_param_status",
-       "trust_remote_code", "offload_folder", "init_special_tokens", "model_max_length"], Rule::Dropped("Rankine reads config.json and tokenizer.json, and runs no code of a model")),
+    (
+        &["create_new_adapter"],
+        Rule::Refused(
+            "an adapter on top of a merged one is not supported; \
+    merge it first",
+        ),
+    ),
+    (
+        &[
+            "cache_dir",
+            "adapter_folder",
+            "use_fast_tokenizer",
+            "low_cpu_mem_usage",
+            "hf_hub_token",
+            "ms_hub_token",
+            "om_hub_token",
+            "print_param_status",
+            "trust_remote_code",
+            "offload_folder",
+            "init_special_tokens",
+            "model_max_length",
+        ],
+        Rule::Dropped("Rankine reads config.json and tokenizer.json, and runs no code of a model"),
+    ),
     (&["stage"], Rule::Read(stage)),
     (&["finetuning_type"], Rule::Read(finetuning_type)),
     // The adapter.
-    (&["lora_rank"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.r"))),
-    (&["lora_alpha"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.alpha"))),
-    (&["lora_dropout"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.dropout"))),
+    (
+        &["lora_rank"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.r")),
+    ),
+    (
+        &["lora_alpha"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.alpha")),
+    ),
+    (
+        &["lora_dropout"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.dropout")),
+    ),
     (&["lora_target"], Rule::Read(target)),
     (&["additional_target"], Rule::Read(additional_target)),
-    (&["use_rslora"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.use_rslora"))),
-    (&["use_dora"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.use_dora"))),
-    (&["loraplus_lr_ratio"], Rule::Read(|draft, given| in_adapter(draft, given, "training.loraplus_lr_ratio"))),
-    (&["loraplus_lr_embedding"], Rule::Dropped("of adapters of the embedding only, and `lora_target: all` has none")),
+    (
+        &["use_rslora"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.use_rslora")),
+    ),
+    (
+        &["use_dora"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.use_dora")),
+    ),
+    (
+        &["loraplus_lr_ratio"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "training.loraplus_lr_ratio")),
+    ),
+    (
+        &["loraplus_lr_embedding"],
+        Rule::Dropped(
+            "of adapters of the embedding only, and \
+    `lora_target: all` has none",
+        ),
+    ),
     (&["pissa_init"], Rule::Read(pissa)),
     (&["pissa_iter"], Rule::Read(pissa_iter)),
-    (&["pissa_convert"], Rule::Dropped("a PiSSA adapter is always saved as a plain one")),
-    (&["module_dropout", "oft_rank", "oft_block_size", "oft_target"], Rule::Refused("OFT is not supported; LoRA and QLoRA are")),
+    (
+        &["pissa_convert"],
+        Rule::Dropped("a PiSSA adapter is always saved as a plain one"),
+    ),
+    (
+        &["module_dropout", "oft_rank", "oft_block_size", "oft_target"],
+        Rule::Refused(
+            "OFT is not \
+    supported; LoRA and QLoRA are",
+        ),
+    ),
     (&["quantization_bit"], Rule::Read(quantization_bit)),
     (&["quantization_method"], Rule::Read(quantization_method)),
     (&["quantization_type"], Rule::Read(quantization_type)),
     (&["double_quantization"], Rule::Read(double_quantization)),
     (&["quantization_device_map"], Rule::Dropped(hf::PARALLEL)),
-    (&["freeze_trainable_layers", "freeze_trainable_modules", "freeze_extra_modules", "use_llama_pro"], Rule::Refused(FREEZE)),
+    (
+        &[
+            "freeze_trainable_layers",
+            "freeze_trainable_modules",
+            "freeze_extra_modules",
+            "use_llama_pro",
+        ],
+        Rule::Refused(FREEZE),
+    ),
     // Data.
     (&["template"], Rule::Read(template)),
     (&["dataset", "eval_dataset"], Rule::Read(dataset)),
@@ -74,72 +143,353 @@ const TOP: Table = &[
     (&["mix_strategy"], Rule::Read(mix_strategy)),
     (&["interleave_probs"], Rule::Read(interleave_probs)),
     (&["streaming", "buffer_size"], Rule::Read(streaming)),
-    (&["tool_format"], Rule::Refused("the template of the base writes tools")),
-    (&["default_system"], Rule::SameIfKnown("datasets.system", "a system message for rows without one is not supported; write it into the rows")),
-    (&["enable_thinking", "preserve_thinking"], Rule::Read(thinking)),
+    (
+        &["tool_format"],
+        Rule::Refused("the template of the base writes tools"),
+    ),
+    (
+        &["default_system"],
+        Rule::SameIfKnown(
+            "datasets.system",
+            "a system message for rows without \
+    one is not supported; write it into the rows",
+        ),
+    ),
+    (
+        &["enable_thinking", "preserve_thinking"],
+        Rule::Read(thinking),
+    ),
     (&["media_dir"], Rule::Dropped("no images are read")),
-    (&["overwrite_cache", "preprocessing_batch_size", "preprocessing_num_workers", "data_shared_file_system", "tokenized_path"],
-     Rule::Dropped("tokens are cached by content; nothing has to be said")),
-    (&["eval_num_beams", "eval_on_each_dataset", "compute_accuracy"], Rule::Dropped(hf::EVALUATING)),
-    (&["ignore_pad_token_for_loss", "block_diag_attn"], Rule::Dropped("nothing is padded, and each row sees itself only")),
+    (
+        &[
+            "overwrite_cache",
+            "preprocessing_batch_size",
+            "preprocessing_num_workers",
+            "data_shared_file_system",
+            "tokenized_path",
+        ],
+        Rule::Dropped("tokens are cached by content; nothing has to be said"),
+    ),
+    (
+        &["eval_num_beams", "eval_on_each_dataset", "compute_accuracy"],
+        Rule::Dropped(hf::EVALUATING),
+    ),
+    (
+        &["ignore_pad_token_for_loss", "block_diag_attn"],
+        Rule::Dropped(
+            "nothing is padded, and each \
+    row sees itself only",
+        ),
+    ),
     (&["disable_shuffling"], Rule::Read(disable_shuffling)),
-    (&["early_stopping_steps"], Rule::Same("evaluation.early_stopping_patience")),
+    (
+        &["early_stopping_steps"],
+        Rule::Same("evaluation.early_stopping_patience"),
+    ),
     // Computing.
     (&["flash_attn"], Rule::Read(attention)),
-    (&["disable_gradient_checkpointing"], Rule::Read(no_checkpointing)),
+    (
+        &["disable_gradient_checkpointing"],
+        Rule::Read(no_checkpointing),
+    ),
     (&["pure_bf16"], Rule::Read(hf::bf16)),
-    (&["compute_dtype", "infer_dtype", "upcast_layernorm", "upcast_lmhead_output"], Rule::Dropped("norms, the head and what trains are in 32 bits")),
-    (&["use_unsloth", "use_unsloth_gc", "enable_liger_kernel", "use_reentrant_gc", "use_v1_kernels", "device_map"], Rule::Dropped(hf::KERNELS)),
-    (&["moe_aux_loss_coef"], Rule::Same("training.router_aux_loss_coef")),
-    (&["resize_vocab"], Rule::Dropped("embedding and head get rows for new tokens by themselves")),
-    (&["add_tokens", "add_special_tokens"], Rule::Read(tokens::of_llama_factory)),
+    (
+        &[
+            "compute_dtype",
+            "infer_dtype",
+            "upcast_layernorm",
+            "upcast_lmhead_output",
+        ],
+        Rule::Dropped("norms, the head and what trains are in 32 bits"),
+    ),
+    (
+        &[
+            "use_unsloth",
+            "use_unsloth_gc",
+            "enable_liger_kernel",
+            "use_reentrant_gc",
+            "use_v1_kernels",
+            "device_map",
+        ],
+        Rule::Dropped(hf::KERNELS),
+    ),
+    (
+        &["moe_aux_loss_coef"],
+        Rule::Same("training.router_aux_loss_coef"),
+    ),
+    (
+        &["resize_vocab"],
+        Rule::Dropped("embedding and head get rows for new tokens by themselves"),
+    ),
+    (
+        &["add_tokens", "add_special_tokens"],
+        Rule::Read(tokens::of_llama_factory),
+    ),
     (&["new_special_tokens_config"], Rule::Refused(DESCRIBED)),
     (&["split_special_tokens"], Rule::Refused(SPLIT)),
-    (&["rope_scaling", "shift_attn", "mixture_of_depths", "train_from_scratch"], Rule::Refused(WEIGHTS)),
-    (&["fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather"], Rule::Refused("computing in 8 bits is not supported")),
-    (&["use_galore", "galore_target", "galore_rank", "galore_update_interval", "galore_scale", "galore_proj_type", "galore_layerwise", "use_apollo",
-       "apollo_target", "apollo_rank", "apollo_update_interval", "apollo_scale", "apollo_proj", "apollo_proj_type", "apollo_scale_type", "apollo_layerwise",
-       "apollo_scale_front", "use_badam", "badam_mode", "badam_start_block", "badam_switch_mode", "badam_switch_interval", "badam_update_ratio",
-       "badam_mask_mode", "badam_verbose", "use_adam_mini"], Rule::Refused(OPTIMIZER)),
+    (
+        &[
+            "rope_scaling",
+            "shift_attn",
+            "mixture_of_depths",
+            "train_from_scratch",
+        ],
+        Rule::Refused(WEIGHTS),
+    ),
+    (
+        &["fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather"],
+        Rule::Refused(
+            "computing in 8 \
+    bits is not supported",
+        ),
+    ),
+    (
+        &[
+            "use_galore",
+            "galore_target",
+            "galore_rank",
+            "galore_update_interval",
+            "galore_scale",
+            "galore_proj_type",
+            "galore_layerwise",
+            "use_apollo",
+            "apollo_target",
+            "apollo_rank",
+            "apollo_update_interval",
+            "apollo_scale",
+            "apollo_proj",
+            "apollo_proj_type",
+            "apollo_scale_type",
+            "apollo_layerwise",
+            "apollo_scale_front",
+            "use_badam",
+            "badam_mode",
+            "badam_start_block",
+            "badam_switch_mode",
+            "badam_switch_interval",
+            "badam_update_ratio",
+            "badam_mask_mode",
+            "badam_verbose",
+            "use_adam_mini",
+        ],
+        Rule::Refused(OPTIMIZER),
+    ),
     (&["use_muon"], Rule::Read(muon)),
-    (&["use_dft_loss", "use_asft_loss", "asft_alpha", "use_eaft_loss", "eaft_alpha"], Rule::Refused(LOSS)),
-    (&["pref_beta", "pref_ftx", "pref_bco_weight", "pref_loss", "dpo_label_smoothing", "kto_chosen_weight", "kto_rejected_weight", "simpo_gamma",
-       "ppo_buffer_size", "ppo_epochs", "ppo_score_norm", "ppo_target", "ppo_whiten_rewards", "ref_model", "ref_model_adapters",
-       "ref_model_quantization_bit", "reward_model", "reward_model_adapters", "reward_model_quantization_bit", "reward_model_type", "ld_alpha"],
-     Rule::Refused(REWARDS)),
+    (
+        &[
+            "use_dft_loss",
+            "use_asft_loss",
+            "asft_alpha",
+            "use_eaft_loss",
+            "eaft_alpha",
+        ],
+        Rule::Refused(LOSS),
+    ),
+    (
+        &[
+            "pref_beta",
+            "pref_ftx",
+            "pref_bco_weight",
+            "pref_loss",
+            "dpo_label_smoothing",
+            "kto_chosen_weight",
+            "kto_rejected_weight",
+            "simpo_gamma",
+            "ppo_buffer_size",
+            "ppo_epochs",
+            "ppo_score_norm",
+            "ppo_target",
+            "ppo_whiten_rewards",
+            "ref_model",
+            "ref_model_adapters",
+            "ref_model_quantization_bit",
+            "reward_model",
+            "reward_model_adapters",
+            "reward_model_quantization_bit",
+            "reward_model_type",
+            "ld_alpha",
+        ],
+        Rule::Refused(REWARDS),
+    ),
     (&["use_kt"], Rule::Read(use_kt)),
     (&["kt_config"], Rule::Read(kt_config)),
-    (&["kt_cpu_activation"], Rule::Dropped("it saves memory and changes no number")),
-    (&["kt_weight_path", "kt_non_expert_weight_path", "kt_expert_checkpoint_path", "kt_use_lora_experts", "kt_lora_expert_num",
-       "kt_lora_expert_intermediate_size"], Rule::Refused(KT)),
-    (&["use_mca", "use_megatron_bridge", "megatron_bridge_args", "use_hyper_parallel", "hyper_parallel_args", "tensor_model_parallel_size",
-       "pipeline_model_parallel_size", "expert_model_parallel_size", "virtual_pipeline_model_parallel_size", "sequence_parallel", "recompute_granularity",
-       "recompute_method", "recompute_num_layers", "account_for_embedding_in_pipeline_split", "account_for_loss_in_pipeline_split", "bias_activation_fusion",
-       "apply_rope_fusion", "masked_softmax_fusion", "cross_entropy_loss_fusion", "moe_grouped_gemm", "moe_token_dispatcher_type",
-       "calculate_per_token_loss", "use_distributed_optimizer", "overlap_param_gather", "overlap_grad_reduce", "use_packed_sequences", "mixed_precision",
-       "megatron_pretrained_checkpoint", "export_hf_on_finish", "extra_config"], Rule::Refused(MEGATRON)),
-    (&["hyper_parallel_cp_size", "context_parallel_size"], Rule::Dropped(hf::PARALLEL)),
-    (&["freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model", "image_max_pixels", "image_min_pixels", "image_do_pan_and_scan",
-       "crop_to_patches", "video_max_pixels", "video_min_pixels", "video_fps", "video_maxlen", "use_audio_in_video", "audio_sampling_rate"], Rule::Refused(IMAGES)),
+    (
+        &["kt_cpu_activation"],
+        Rule::Dropped("it saves memory and changes no number"),
+    ),
+    (
+        &[
+            "kt_weight_path",
+            "kt_non_expert_weight_path",
+            "kt_expert_checkpoint_path",
+            "kt_use_lora_experts",
+            "kt_lora_expert_num",
+            "kt_lora_expert_intermediate_size",
+        ],
+        Rule::Refused(KT),
+    ),
+    (
+        &[
+            "use_mca",
+            "use_megatron_bridge",
+            "megatron_bridge_args",
+            "use_hyper_parallel",
+            "hyper_parallel_args",
+            "tensor_model_parallel_size",
+            "pipeline_model_parallel_size",
+            "expert_model_parallel_size",
+            "virtual_pipeline_model_parallel_size",
+            "sequence_parallel",
+            "recompute_granularity",
+            "recompute_method",
+            "recompute_num_layers",
+            "account_for_embedding_in_pipeline_split",
+            "account_for_loss_in_pipeline_split",
+            "bias_activation_fusion",
+            "apply_rope_fusion",
+            "masked_softmax_fusion",
+            "cross_entropy_loss_fusion",
+            "moe_grouped_gemm",
+            "moe_token_dispatcher_type",
+            "calculate_per_token_loss",
+            "use_distributed_optimizer",
+            "overlap_param_gather",
+            "overlap_grad_reduce",
+            "use_packed_sequences",
+            "mixed_precision",
+            "megatron_pretrained_checkpoint",
+            "export_hf_on_finish",
+            "extra_config",
+        ],
+        Rule::Refused(MEGATRON),
+    ),
+    (
+        &["hyper_parallel_cp_size", "context_parallel_size"],
+        Rule::Dropped(hf::PARALLEL),
+    ),
+    (
+        &[
+            "freeze_vision_tower",
+            "freeze_multi_modal_projector",
+            "freeze_language_model",
+            "image_max_pixels",
+            "image_min_pixels",
+            "image_do_pan_and_scan",
+            "crop_to_patches",
+            "video_max_pixels",
+            "video_min_pixels",
+            "video_fps",
+            "video_maxlen",
+            "use_audio_in_video",
+            "audio_sampling_rate",
+        ],
+        Rule::Refused(IMAGES),
+    ),
     (&["ray_num_workers"], Rule::Read(hf::devices)),
-    (&["ray_init_kwargs", "master_addr", "master_port", "fsdp_transformer_layer_cls_to_wrap"], Rule::Dropped(hf::PARALLEL)),
-    (&["plot_loss", "include_effective_tokens_per_second", "use_swanlab", "swanlab_project", "swanlab_workspace", "swanlab_run_name", "swanlab_mode",
-       "swanlab_api_key", "swanlab_logdir", "swanlab_lark_webhook_url", "swanlab_lark_secret", "enable_torch_profiler", "profiler_output_dir",
-       "profiler_wait_steps", "profiler_warmup_steps", "profiler_active_steps", "profiler_repeat", "profiler_record_shapes", "profiler_profile_memory",
-       "profiler_with_stack", "profile_modules"], Rule::Dropped(hf::LOGGING)),
-    (&["do_sample", "temperature", "top_p", "top_k", "num_beams", "max_length", "max_new_tokens", "repetition_penalty", "length_penalty",
-       "skip_special_tokens", "infer_backend", "use_kv_cache", "export_dir", "export_size", "export_device", "export_quantization_bit",
-       "export_quantization_dataset", "export_quantization_nsamples", "export_quantization_maxlen", "export_legacy_format", "export_hub_model_id",
-       "vllm_maxlen", "vllm_gpu_util", "vllm_enforce_eager", "vllm_max_lora_rank", "vllm_config", "sglang_maxlen", "sglang_mem_fraction",
-       "sglang_tp_size", "sglang_config", "sglang_lora_backend", "task", "task_dir", "batch_size", "lang", "n_shot", "save_dir", "download_mode"],
-     Rule::Dropped(SERVING)),
-    (&["model", "model_class", "dist_config", "train_dataset", "kernel_config", "sample_backend", "peft_config", "quant_config", "batching_strategy"],
-     Rule::Refused(NEWER)),
+    (
+        &[
+            "ray_init_kwargs",
+            "master_addr",
+            "master_port",
+            "fsdp_transformer_layer_cls_to_wrap",
+        ],
+        Rule::Dropped(hf::PARALLEL),
+    ),
+    (
+        &[
+            "plot_loss",
+            "include_effective_tokens_per_second",
+            "use_swanlab",
+            "swanlab_project",
+            "swanlab_workspace",
+            "swanlab_run_name",
+            "swanlab_mode",
+            "swanlab_api_key",
+            "swanlab_logdir",
+            "swanlab_lark_webhook_url",
+            "swanlab_lark_secret",
+            "enable_torch_profiler",
+            "profiler_output_dir",
+            "profiler_wait_steps",
+            "profiler_warmup_steps",
+            "profiler_active_steps",
+            "profiler_repeat",
+            "profiler_record_shapes",
+            "profiler_profile_memory",
+            "profiler_with_stack",
+            "profile_modules",
+        ],
+        Rule::Dropped(hf::LOGGING),
+    ),
+    (
+        &[
+            "do_sample",
+            "temperature",
+            "top_p",
+            "top_k",
+            "num_beams",
+            "max_length",
+            "max_new_tokens",
+            "repetition_penalty",
+            "length_penalty",
+            "skip_special_tokens",
+            "infer_backend",
+            "use_kv_cache",
+            "export_dir",
+            "export_size",
+            "export_device",
+            "export_quantization_bit",
+            "export_quantization_dataset",
+            "export_quantization_nsamples",
+            "export_quantization_maxlen",
+            "export_legacy_format",
+            "export_hub_model_id",
+            "vllm_maxlen",
+            "vllm_gpu_util",
+            "vllm_enforce_eager",
+            "vllm_max_lora_rank",
+            "vllm_config",
+            "sglang_maxlen",
+            "sglang_mem_fraction",
+            "sglang_tp_size",
+            "sglang_config",
+            "sglang_lora_backend",
+            "task",
+            "task_dir",
+            "batch_size",
+            "lang",
+            "n_shot",
+            "save_dir",
+            "download_mode",
+        ],
+        Rule::Dropped(SERVING),
+    ),
+    (
+        &[
+            "model",
+            "model_class",
+            "dist_config",
+            "train_dataset",
+            "kernel_config",
+            "sample_backend",
+            "peft_config",
+            "quant_config",
+            "batching_strategy",
+        ],
+        Rule::Refused(NEWER),
+    ),
 ];
 
 fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let Some(base) = given.node.text() else { return KeyOutcome::refused("expected a folder or a Hub id") };
-    let revision = draft.text("model_revision").filter(|revision| *revision != "main");
+    let Some(base) = given.node.text() else {
+        return KeyOutcome::refused(
+            "expected a folder or a \
+    Hub id",
+        );
+    };
+    let revision = draft
+        .text("model_revision")
+        .filter(|revision| *revision != "main");
     let whole = revision.map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
     draft.set("base_model", quoted(&whole))
 }
@@ -172,7 +522,11 @@ fn finetuning_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("full") => draft.set("adapter.method", "full"),
         Some("lora") => {
-            let method = if draft.at("quantization_bit").and_then(number) == Some(4.0) { "qlora" } else { "lora" };
+            let method = if draft.at("quantization_bit").and_then(number) == Some(4.0) {
+                "qlora"
+            } else {
+                "lora"
+            };
             draft.set("adapter.method", method)
         }
         Some("freeze") => KeyOutcome::refused(FREEZE),
@@ -214,7 +568,10 @@ fn pissa(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
     match draft.set("adapter.init_lora_weights", "pissa") {
         KeyOutcome::Mapped(_) if draft.at("pissa_iter").and_then(number) != Some(-1.0) => {
-            KeyOutcome::replaced("the singular vectors are computed exactly, in place of a few iterations from random ones")
+            KeyOutcome::replaced(
+                "the singular vectors are computed exactly, in place of a few \
+            iterations from random ones",
+            )
         }
         other => other,
     }
@@ -247,12 +604,26 @@ fn quantization_method(_: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn quantization_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let is_four = draft.at("quantization_bit").and_then(number) == Some(4.0);
-    if is_four { draft.same("adapter.quantization", given) } else { KeyOutcome::dropped("of 4 bits only") }
+    if is_four {
+        draft.same("adapter.quantization", given)
+    } else {
+        KeyOutcome::dropped(
+            "of 4 bits \
+    only",
+        )
+    }
 }
 
 fn double_quantization(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let is_four = draft.at("quantization_bit").and_then(number) == Some(4.0);
-    if is_four { draft.same("adapter.double_quant", given) } else { KeyOutcome::dropped("of 4 bits only") }
+    if is_four {
+        draft.same("adapter.double_quant", given)
+    } else {
+        KeyOutcome::dropped(
+            "of 4 bits \
+    only",
+        )
+    }
 }
 
 /// A template by name is code of LLaMA-Factory.
@@ -261,7 +632,8 @@ fn template(draft: &mut Draft, _: &Given) -> KeyOutcome {
         return KeyOutcome::dropped("plain text is rendered by no template");
     }
     KeyOutcome::replaced(
-        "the base's own template is used; `chat_template` names another, a file or a stock one, and `rankine preview` shows what it makes of rows",
+        "the base's own template is used; `chat_template` names another, a file or a stock one, \
+        and `rankine preview` shows what it makes of rows",
     )
 }
 
@@ -271,7 +643,11 @@ fn cutoff_len(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn train_on_prompt(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let _ = draft;
-    if is_off(given.node) { KeyOutcome::dropped("off: the answers are trained") } else { KeyOutcome::Mapped("datasets.train_on: all".into()) }
+    if is_off(given.node) {
+        KeyOutcome::dropped("off: the answers are trained")
+    } else {
+        KeyOutcome::Mapped("datasets.train_on: all".into())
+    }
 }
 
 fn mask_history(_: &mut Draft, given: &Given) -> KeyOutcome {
@@ -294,7 +670,9 @@ fn val_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(0.0) => draft.set("evaluation.val_set_size", "0"),
         Some(share) if share > 0.0 && share < 1.0 => draft.same("evaluation.val_set_size", given),
-        Some(rows) if rows >= 1.0 => draft.set("evaluation.val_set_size", format!("{}", rows.trunc())),
+        Some(rows) if rows >= 1.0 => {
+            draft.set("evaluation.val_set_size", format!("{}", rows.trunc()))
+        }
         _ => KeyOutcome::refused("expected a share below 1 or a number of rows"),
     }
 }
@@ -303,30 +681,49 @@ fn packing(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match unquoted(given.node).flag() {
         Some(false) => KeyOutcome::dropped("off"),
         _ if draft.is_on("neat_packing") => draft.set("training.sample_packing", "true"),
-        _ => KeyOutcome::refused("rows that share a sequence see each other; `neat_packing: true` keeps them apart, as Rankine does"),
+        _ => KeyOutcome::refused(
+            "rows that share a sequence see each other; `neat_packing: true` \
+        keeps them apart, as Rankine does",
+        ),
     }
 }
 
 fn neat_packing(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.sample_packing", "true") }
+    if is_off(given.node) {
+        KeyOutcome::dropped("off")
+    } else {
+        draft.set("training.sample_packing", "true")
+    }
 }
 
-/// Draws of several data sets: `interleave_under` ends with the first that was read whole, `interleave_over` with the last.
+/// Draws of several data sets: `interleave_under` ends with the first that was read whole,
+/// `interleave_over` with the last.
 fn mix_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let end = match given.node.text() {
         Some("concat") => return KeyOutcome::dropped("all rows of all data sets, as here"),
-        Some("interleave_once") => return KeyOutcome::replaced("each row of all data sets once an epoch, shuffled"),
+        Some("interleave_once") => {
+            return KeyOutcome::replaced(
+                "each row of all data sets once an \
+        epoch, shuffled",
+            );
+        }
         Some("interleave_under") => "first_exhausted",
         Some("interleave_over") => "all_exhausted",
-        _ => return KeyOutcome::refused("expected `concat`, `interleave_under`, `interleave_over` or `interleave_once`"),
+        _ => {
+            return KeyOutcome::refused(
+                "expected `concat`, `interleave_under`, `interleave_over` \
+        or `interleave_once`",
+            );
+        }
     };
     if names(draft, "dataset").len() < 2 {
         return KeyOutcome::dropped("of several data sets only");
     }
     match draft.set("training.stopping_strategy", end) {
-        KeyOutcome::Mapped(line) => {
-            KeyOutcome::replaced(format!("{line}; the shares are the same, and are kept to in each epoch, not drawn at random"))
-        }
+        KeyOutcome::Mapped(line) => KeyOutcome::replaced(format!(
+            "{line}; the shares are the same, and are kept to in each \
+            epoch, not drawn at random"
+        )),
         other => other,
     }
 }
@@ -334,26 +731,42 @@ fn mix_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
 fn interleave_probs(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let sets = names(draft, "dataset").len();
     if !is_interleaved(draft) || sets < 2 {
-        return KeyOutcome::dropped("of `mix_strategy: interleave_under` and `interleave_over` with several data sets only");
+        return KeyOutcome::dropped(
+            "of `mix_strategy: interleave_under` and `interleave_over` with \
+        several data sets only",
+        );
     }
     match weights(draft) {
-        Some(weights) if weights.len() == sets => KeyOutcome::Mapped(format!("datasets.weight: {}", weights.join(", "))),
+        Some(weights) if weights.len() == sets => KeyOutcome::Mapped(format!(
+            "datasets.weight: \
+        {}",
+            weights.join(", ")
+        )),
         _ => KeyOutcome::refused(format!("expected {sets} numbers above 0, one a data set")),
     }
 }
 
 /// Whether data sets are drawn by weight.
 fn is_interleaved(draft: &Draft) -> bool {
-    matches!(draft.text("mix_strategy"), Some("interleave_under" | "interleave_over")) && names(draft, "dataset").len() > 1
+    matches!(
+        draft.text("mix_strategy"),
+        Some("interleave_under" | "interleave_over")
+    ) && names(draft, "dataset").len() > 1
 }
 
 /// What `interleave_probs` says, if it is numbers above 0.
 fn weights(draft: &Draft) -> Option<Vec<String>> {
     let written = match &draft.at("interleave_probs")?.kind {
-        NodeValue::List(nodes) => nodes.iter().map(|node| Some(unquoted(node).number()?.to_string())).collect::<Option<Vec<_>>>()?,
+        NodeValue::List(nodes) => nodes
+            .iter()
+            .map(|node| Some(unquoted(node).number()?.to_string()))
+            .collect::<Option<Vec<_>>>()?,
         _ => names(draft, "interleave_probs"),
     };
-    written.iter().all(|weight| weight.parse::<f64>().is_ok_and(|weight| weight > 0.0)).then_some(written)
+    written
+        .iter()
+        .all(|weight| weight.parse::<f64>().is_ok_and(|weight| weight > 0.0))
+        .then_some(written)
 }
 
 fn streaming(draft: &mut Draft, _: &Given) -> KeyOutcome {
@@ -370,13 +783,18 @@ fn thinking(_: &mut Draft, given: &Given) -> KeyOutcome {
         KeyOutcome::dropped("its default")
     } else {
         KeyOutcome::refused(
-            "LLaMA-Factory takes reasoning out of the answers by it; take it out of the data, and where the base's template has such a variable, set it in `chat_template_kwargs`",
+            "LLaMA-Factory takes reasoning out of the answers by it; take it out of the data, and \
+            where the base's template has such a variable, set it in `chat_template_kwargs`",
         )
     }
 }
 
 fn disable_shuffling(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    if is_off(given.node) { KeyOutcome::dropped("off") } else { draft.set("training.shuffle", "false") }
+    if is_off(given.node) {
+        KeyOutcome::dropped("off")
+    } else {
+        draft.set("training.shuffle", "false")
+    }
 }
 
 fn attention(_: &mut Draft, _: &Given) -> KeyOutcome {
@@ -389,15 +807,30 @@ fn use_kt(_: &mut Draft, given: &Given) -> KeyOutcome {
         return KeyOutcome::dropped("off");
     }
     KeyOutcome::replaced(
-        "experts are kept and computed with the rest of the model, in the numbers of the checkpoint: all of it has to fit into memory",
+        "experts are kept and computed with the rest of the model, in the numbers of the \
+        checkpoint: all of it has to fit into memory",
     )
 }
 
 /// How it computes them; experts in 8 or 4 bits are other numbers.
 fn kt_config(_: &mut Draft, given: &Given) -> KeyOutcome {
-    let NodeValue::Map(entries) = &given.node.kind else { return KeyOutcome::refused("expected keys with values") };
-    let said = |key: &str| entries.get(key).and_then(|entry| entry.value.text()).unwrap_or_default().to_ascii_lowercase();
-    if ["kt_expert_weight_format", "kt_backend"].iter().any(|key| said(key).contains("int")) {
+    let NodeValue::Map(entries) = &given.node.kind else {
+        return KeyOutcome::refused(
+            "expected \
+    keys with values",
+        );
+    };
+    let said = |key: &str| {
+        entries
+            .get(key)
+            .and_then(|entry| entry.value.text())
+            .unwrap_or_default()
+            .to_ascii_lowercase()
+    };
+    if ["kt_expert_weight_format", "kt_backend"]
+        .iter()
+        .any(|key| said(key).contains("int"))
+    {
         return KeyOutcome::refused("experts in integers of KTransformers are not supported");
     }
     KeyOutcome::dropped(hf::KERNELS)
@@ -421,7 +854,11 @@ fn no_checkpointing(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 /// `dataset_dir`, or what it is without being told.
 fn data_dir<'a>(draft: &Draft<'a>) -> &'a str {
-    draft.text("dataset_dir").filter(|dir| !dir.starts_with("REMOTE:")).unwrap_or("data").trim_end_matches('/')
+    draft
+        .text("dataset_dir")
+        .filter(|dir| !dir.starts_with("REMOTE:"))
+        .unwrap_or("data")
+        .trim_end_matches('/')
 }
 
 /// Where `dataset_info.json` is: `dataset_dir`, from the config's folder or one above it.
@@ -429,18 +866,28 @@ fn info_path(draft: &Draft) -> Option<PathBuf> {
     let dir = data_dir(draft);
     let absolute = std::path::absolute(&draft.folder).unwrap_or_else(|_| draft.folder.clone());
     let here = Path::new(".").join(dir).join(INFO);
-    let above = absolute.ancestors().map(|folder| folder.join(dir).join(INFO));
-    std::iter::once(here).chain(above).find(|path| path.is_file())
+    let above = absolute
+        .ancestors()
+        .map(|folder| folder.join(dir).join(INFO));
+    std::iter::once(here)
+        .chain(above)
+        .find(|path| path.is_file())
 }
 
 const INFO: &str = "dataset_info.json";
 
 fn info(draft: &Draft) -> Result<(PathBuf, Value), String> {
     let dir = draft.text("dataset_dir").unwrap_or("data");
-    let missing = || format!("`{dir}/{INFO}` says what it is, and is in no folder from that of the config upward; put it there");
+    let missing = || {
+        format!(
+            "`{dir}/{INFO}` says what it is, and is in no folder from that of the \
+    config upward; put it there"
+        )
+    };
     let path = info_path(draft).ok_or_else(missing)?;
     let text = read_text_up_to(&path, JSON_BYTES).map_err(|error| error.to_string())?;
-    let value = serde_json::from_str(&text).map_err(|error| format!("`{}`: {error}", path.display()))?;
+    let value =
+        serde_json::from_str(&text).map_err(|error| format!("`{}`: {error}", path.display()))?;
     Ok((path, value))
 }
 
@@ -483,36 +930,67 @@ fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
     if entry.get("ranking").and_then(Value::as_bool) == Some(true) {
         return Err(format!("`{name}`: {REWARDS}"));
     }
-    if let Some(key) = entry.keys().find(|key| !READ.contains(&key.as_str()) && key.as_str() != "ranking") {
-        return Err(format!("`{name}` has the key `{key}`, which is not supported"));
+    if let Some(key) = entry
+        .keys()
+        .find(|key| !READ.contains(&key.as_str()) && key.as_str() != "ranking")
+    {
+        return Err(format!(
+            "`{name}` has the key `{key}`, which is not supported"
+        ));
     }
     let text = |key: &str| entry.get(key).and_then(Value::as_str);
-    let said = text("hf_hub_url").or_else(|| text("ms_hub_url")).or_else(|| text("om_hub_url"));
+    let said = text("hf_hub_url")
+        .or_else(|| text("ms_hub_url"))
+        .or_else(|| text("om_hub_url"));
     let located = match (said, text("file_name")) {
         (Some(id), _) => locate(id, &draft.folder),
         (None, Some(file)) => locate(&format!("{}/{file}", data_dir(draft)), &draft.folder),
         (None, None) => return Err(format!("`{name}` has neither a Hub id nor a file")),
     };
-    let new = |located| DatasetInfo { located, part: Vec::new(), columns: Vec::new(), roles: BTreeMap::new(), notes: Vec::new() };
+    let new = |located| DatasetInfo {
+        located,
+        part: Vec::new(),
+        columns: Vec::new(),
+        roles: BTreeMap::new(),
+        notes: Vec::new(),
+    };
     // A data set of the Hub is named as such where its rows need not be written anew.
-    let part = Part { config: text("subset"), split: text("split"), ..Part::default() };
-    let is_whole = !["folder", "num_samples"].iter().any(|key| entry.contains_key(*key));
-    if let Some(located) = text("hf_hub_url").filter(|_| is_whole).and_then(|id| on_hub(id, part, &draft.folder)) {
-        let mut found = DatasetInfo { part: located.lines(part), ..new(located) };
+    let part = Part {
+        config: text("subset"),
+        split: text("split"),
+        ..Part::default()
+    };
+    let is_whole = !["folder", "num_samples"]
+        .iter()
+        .any(|key| entry.contains_key(*key));
+    if let Some(located) = text("hf_hub_url")
+        .filter(|_| is_whole)
+        .and_then(|id| on_hub(id, part, &draft.folder))
+    {
+        let mut found = DatasetInfo {
+            part: located.lines(part),
+            ..new(located)
+        };
         if layout(draft, name, entry, &mut found).is_ok() {
             return Ok(found);
         }
     }
     let mut found = new(located);
     let slice = text("split").filter(|split| is_slice(split));
-    found.part = found.located.lines(Part { split: slice, ..Part::default() });
+    found.part = found.located.lines(Part {
+        split: slice,
+        ..Part::default()
+    });
     let parts: Vec<String> = PART
         .iter()
         .filter(|key| **key != "split" || slice.is_none())
         .filter_map(|key| Some(format!("{key} {}", entry.get(*key)?)))
         .collect();
     if !parts.is_empty() && !found.located.is_open() {
-        return Err(format!("`{name}` is a part of a file: write those rows to a file of their own"));
+        return Err(format!(
+            "`{name}` is a part of a file: write those rows to a file of their \
+        own"
+        ));
     }
     if !parts.is_empty() {
         found.notes.push(format!("Only {}.", parts.join(", ")));
@@ -521,61 +999,122 @@ fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
     Ok(found)
 }
 
-/// Rows of `alpaca` have to become conversations, since LLaMA-Factory renders them by the template; those of `sharegpt` are conversations.
-fn layout(draft: &Draft, name: &str, entry: &serde_json::Map<String, Value>, found: &mut DatasetInfo) -> Result<(), String> {
-    let column = |key: &str| entry.get("columns").and_then(|columns| columns.get(key)).and_then(Value::as_str);
-    if let Some(media) = ["images", "videos", "audios"].into_iter().find(|key| column(key).is_some()) {
+/// Rows of `alpaca` have to become conversations, since LLaMA-Factory renders them by the template;
+/// those of `sharegpt` are conversations.
+fn layout(
+    draft: &Draft,
+    name: &str,
+    entry: &serde_json::Map<String, Value>,
+    found: &mut DatasetInfo,
+) -> Result<(), String> {
+    let column = |key: &str| {
+        entry
+            .get("columns")
+            .and_then(|columns| columns.get(key))
+            .and_then(Value::as_str)
+    };
+    if let Some(media) = ["images", "videos", "audios"]
+        .into_iter()
+        .find(|key| column(key).is_some())
+    {
         return Err(format!("`{name}` has {media}: {IMAGES}"));
     }
     if column("chosen").or_else(|| column("kto_tag")).is_some() {
         return Err(format!("`{name}`: {REWARDS}"));
     }
     let is_text = draft.text("stage") == Some("pt");
-    let formatting = entry.get("formatting").and_then(Value::as_str).unwrap_or("alpaca");
+    let formatting = entry
+        .get("formatting")
+        .and_then(Value::as_str)
+        .unwrap_or("alpaca");
     match formatting {
-        "alpaca" if is_text => found.columns.push(("text", column("prompt").unwrap_or("instruction").to_owned())),
+        "alpaca" if is_text => found
+            .columns
+            .push(("text", column("prompt").unwrap_or("instruction").to_owned())),
         "alpaca" if found.located.is_open() => {
-            let [prompt, query, response] = [("prompt", "instruction"), ("query", "input"), ("response", "output")]
-                .map(|(key, usual)| column(key).unwrap_or(usual));
-            let system = column("system").map_or_else(String::new, |column| format!(", and `{column}` as the system message"));
-            let history =
-                column("history").map_or_else(String::new, |column| format!(", and the turns of `{column}` before them"));
+            let [prompt, query, response] = [
+                ("prompt", "instruction"),
+                ("query", "input"),
+                ("response", "output"),
+            ]
+            .map(|(key, usual)| column(key).unwrap_or(usual));
+            let system = column("system").map_or_else(String::new, |column| {
+                format!(
+                    ", and \
+            `{column}` as the system message"
+                )
+            });
+            let history = column("history").map_or_else(String::new, |column| {
+                format!(
+                    ", and the turns of \
+                `{column}` before them"
+                )
+            });
             found.notes.push(format!(
-                "Its rows become conversations in a column `messages`: `{prompt}`, a line break and `{query}` as the user's, `{response}` as the assistant's{system}{history}."
+                "Its rows become conversations in a column `messages`: `{prompt}`, a line break \
+                and `{query}` as the user's, `{response}` as the assistant's{system}{history}."
             ));
         }
         "alpaca" => {
             return Err(format!(
-                "`{name}` is Parquet of Alpaca's columns, which LLaMA-Factory renders as conversations: write a column `messages`"
+                "`{name}` is Parquet of Alpaca's columns, which LLaMA-Factory renders as \
+                conversations: write a column `messages`"
             ));
         }
         "sharegpt" | "openai" if !is_text => {
-            let usual = if formatting == "openai" { "messages" } else { "conversations" };
-            found.columns.push(("messages", column("messages").unwrap_or(usual).to_owned()));
+            let usual = if formatting == "openai" {
+                "messages"
+            } else {
+                "conversations"
+            };
+            found
+                .columns
+                .push(("messages", column("messages").unwrap_or(usual).to_owned()));
             for key in ["tools", "system"] {
-                found.columns.extend(column(key).map(|column| (key, column.to_owned())));
+                found
+                    .columns
+                    .extend(column(key).map(|column| (key, column.to_owned())));
             }
             tags(name, entry, found)?;
         }
-        _ => return Err(format!("`{name}`: the layout `{formatting}` is not supported here")),
+        _ => {
+            return Err(format!(
+                "`{name}`: the layout `{formatting}` is not supported here"
+            ));
+        }
     }
     Ok(())
 }
 
-/// Names within messages. Words for roles go into the recipe; other names have to be those of the data.
-fn tags(name: &str, entry: &serde_json::Map<String, Value>, found: &mut DatasetInfo) -> Result<(), String> {
-    const KEYS: [(&str, [&str; 2]); 2] = [("role_tag", ["role", "from"]), ("content_tag", ["content", "value"])];
+/// Names within messages. Words for roles go into the recipe; other names have to be those of the
+/// data.
+fn tags(
+    name: &str,
+    entry: &serde_json::Map<String, Value>,
+    found: &mut DatasetInfo,
+) -> Result<(), String> {
+    const KEYS: [(&str, [&str; 2]); 2] = [
+        ("role_tag", ["role", "from"]),
+        ("content_tag", ["content", "value"]),
+    ];
     const ROLES: [(&str, &str, &[&str]); 4] = [
         ("user_tag", "user", &["user", "human"]),
         ("assistant_tag", "assistant", &["assistant", "gpt"]),
         ("system_tag", "system", &["system"]),
         ("observation_tag", "tool", &["tool"]),
     ];
-    let Some(tags) = entry.get("tags").and_then(Value::as_object) else { return Ok(()) };
+    let Some(tags) = entry.get("tags").and_then(Value::as_object) else {
+        return Ok(());
+    };
     for (tag, value) in tags {
         let value = value.as_str().unwrap_or_default();
         if let Some((_, role, read)) = ROLES.iter().find(|(known, ..)| known == tag) {
-            if !read.contains(&value) && found.roles.insert(value.to_owned(), (*role).to_owned()).is_some() {
+            if !read.contains(&value)
+                && found
+                    .roles
+                    .insert(value.to_owned(), (*role).to_owned())
+                    .is_some()
+            {
                 return Err(format!("`{name}`: `{value}` is the word for two roles"));
             }
         } else if let Some((_, read)) = KEYS.iter().find(|(known, _)| known == tag) {
@@ -583,20 +1122,33 @@ fn tags(name: &str, entry: &serde_json::Map<String, Value>, found: &mut DatasetI
                 continue;
             }
             if !found.located.is_open() {
-                return Err(format!("`{name}` says `{tag}: {value}`; rename it to `{}` in the data", read[0]));
+                return Err(format!(
+                    "`{name}` says `{tag}: {value}`; rename it to `{}` in the \
+                data",
+                    read[0]
+                ));
             }
-            found.notes.push(format!("Rename `{value}` to `{}` within its messages.", read[0]));
+            found.notes.push(format!(
+                "Rename `{value}` to `{}` within its messages.",
+                read[0]
+            ));
         } else if tag == "function_tag" {
-            // Its default is said in most entries, and few data sets have such turns. Where one has, the role is not known, and `check` says so.
+            // Its default is said in most entries, and few data sets have such turns. Where one
+            // has, the role is not known, and `check` says so.
             if value != "function_call" {
-                let task = format!("turns of `{value}` are calls of tools: write them as `tool_calls` of an assistant's turn");
+                let task = format!(
+                    "turns of `{value}` are calls of tools: write them as \
+                `tool_calls` of an assistant's turn"
+                );
                 if !found.located.is_open() {
                     return Err(format!("`{name}`: {task}"));
                 }
                 found.notes.push(format!("Its {task}."));
             }
         } else {
-            return Err(format!("`{name}` has the tag `{tag}`, which is not supported"));
+            return Err(format!(
+                "`{name}` has the tag `{tag}`, which is not supported"
+            ));
         }
     }
     Ok(())
@@ -605,7 +1157,11 @@ fn tags(name: &str, entry: &serde_json::Map<String, Value>, found: &mut DatasetI
 fn dataset(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let names = names(draft, given.name);
     let read: Vec<_> = names.iter().map(|name| entry(draft, name)).collect();
-    let reasons: Vec<&str> = read.iter().filter_map(|entry| entry.as_ref().err()).map(String::as_str).collect();
+    let reasons: Vec<&str> = read
+        .iter()
+        .filter_map(|entry| entry.as_ref().err())
+        .map(String::as_str)
+        .collect();
     if !reasons.is_empty() || names.is_empty() {
         return KeyOutcome::refused(if names.is_empty() {
             "expected names of `dataset_info.json`".to_owned()
@@ -613,10 +1169,19 @@ fn dataset(draft: &mut Draft, given: &Given) -> KeyOutcome {
             reasons.join("; ")
         });
     }
-    if read.iter().flatten().any(|entry| entry.located.is_open() || !entry.notes.is_empty()) {
-        let paths: Vec<String> = read.iter().flatten().map(|entry| format!("`{}`", entry.located.path)).collect();
+    if read
+        .iter()
+        .flatten()
+        .any(|entry| entry.located.is_open() || !entry.notes.is_empty())
+    {
+        let paths: Vec<String> = read
+            .iter()
+            .flatten()
+            .map(|entry| format!("`{}`", entry.located.path))
+            .collect();
         return KeyOutcome::replaced(format!(
-            "{}: the data are looked for there as Parquet; the recipe says what has to be put there",
+            "{}: the data are looked for there as Parquet; the recipe says what has to be put \
+            there",
             paths.join(", ")
         ));
     }
@@ -624,8 +1189,16 @@ fn dataset(draft: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn dataset_dir(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    if given.node.text().is_some_and(|dir| dir.starts_with("REMOTE:")) && info_path(draft).is_none() {
-        return KeyOutcome::refused(format!("a `{INFO}` of the Hub is not fetched; put it beside the config, in `data/`"));
+    if given
+        .node
+        .text()
+        .is_some_and(|dir| dir.starts_with("REMOTE:"))
+        && info_path(draft).is_none()
+    {
+        return KeyOutcome::refused(format!(
+            "a `{INFO}` of the Hub is not fetched; put it beside \
+        the config, in `data/`"
+        ));
     }
     KeyOutcome::dropped(format!("where `{INFO}` was found"))
 }
@@ -640,8 +1213,16 @@ pub(super) fn finish(draft: &mut Draft) {
     }
     for (told_by, key, value) in [
         (&["cutoff_len"][..], "training.sequence_len", "2048"),
-        (&["per_device_train_batch_size"], "training.micro_batch_size", "8"),
-        (&["num_train_epochs", "max_steps"], "training.num_epochs", "3"),
+        (
+            &["per_device_train_batch_size"],
+            "training.micro_batch_size",
+            "8",
+        ),
+        (
+            &["num_train_epochs", "max_steps"],
+            "training.num_epochs",
+            "3",
+        ),
         (&["learning_rate"], "training.learning_rate", "5e-5"),
         (&["lr_scheduler_type"], "training.lr_scheduler", "linear"),
     ] {
@@ -652,13 +1233,32 @@ pub(super) fn finish(draft: &mut Draft) {
         "truncate",
         "LLaMA-Factory cuts longer rows, prompt and answer by their shares; Rankine cuts the end",
     );
-    if draft.text("stage") == Some("pt") && draft.at("packing").is_none_or(|node| unquoted(node).flag() != Some(false)) {
-        draft.refuse("stage", "rows of `pt` are joined and see each other; with `packing: false` each is a row of its own");
+    if draft.text("stage") == Some("pt")
+        && draft
+            .at("packing")
+            .is_none_or(|node| unquoted(node).flag() != Some(false))
+    {
+        draft.refuse(
+            "stage",
+            "rows of `pt` are joined and see each other; with `packing: false` \
+        each is a row of its own",
+        );
     }
     for key in ["dataset", "eval_dataset"] {
-        let entries: Option<Vec<DatasetInfo>> = names(draft, key).iter().map(|name| entry(draft, name).ok()).collect();
-        let data = entries.unwrap_or_default().into_iter().map(|entry| data(draft, entry)).collect();
-        if key == "dataset" { draft.train = data } else { draft.validation = data }
+        let entries: Option<Vec<DatasetInfo>> = names(draft, key)
+            .iter()
+            .map(|name| entry(draft, name).ok())
+            .collect();
+        let data = entries
+            .unwrap_or_default()
+            .into_iter()
+            .map(|entry| data(draft, entry))
+            .collect();
+        if key == "dataset" {
+            draft.train = data
+        } else {
+            draft.validation = data
+        }
     }
     if is_interleaved(draft) {
         // Without numbers each data set has the same share.
@@ -671,11 +1271,19 @@ pub(super) fn finish(draft: &mut Draft) {
 
 fn data(draft: &Draft, entry: DatasetInfo) -> Data {
     let is_text = draft.text("stage") == Some("pt");
-    let limit = draft.at("max_samples").and_then(whole).filter(|rows| *rows > 0);
+    let limit = draft
+        .at("max_samples")
+        .and_then(whole)
+        .filter(|rows| *rows > 0);
     let task = entry.located.task.iter().map(|task| format!("{task}."));
-    let mut data = Data { notes: task.chain(entry.notes).collect(), lines: entry.part };
-    data.lines.extend(limit.map(|rows| ("max_rows", rows.to_string())));
-    data.lines.push(("format", if is_text { "text" } else { "chat" }.into()));
+    let mut data = Data {
+        notes: task.chain(entry.notes).collect(),
+        lines: entry.part,
+    };
+    data.lines
+        .extend(limit.map(|rows| ("max_rows", rows.to_string())));
+    data.lines
+        .push(("format", if is_text { "text" } else { "chat" }.into()));
     let columns: Vec<String> = entry
         .columns
         .iter()
@@ -683,12 +1291,17 @@ fn data(draft: &Draft, entry: DatasetInfo) -> Data {
         .map(|(ours, name)| format!("{ours}: {}", quoted(name)))
         .collect();
     if !columns.is_empty() {
-        data.lines.push(("columns", format!("{{{}}}", columns.join(", "))));
+        data.lines
+            .push(("columns", format!("{{{}}}", columns.join(", "))));
     }
     if !entry.roles.is_empty() {
         data.lines.push(("roles", pairs(&entry.roles)));
     }
-    let train_on = if draft.is_on("train_on_prompt") { Some("all") } else { draft.is_on("mask_history").then_some("last") };
+    let train_on = if draft.is_on("train_on_prompt") {
+        Some("all")
+    } else {
+        draft.is_on("mask_history").then_some("last")
+    };
     if let Some(word) = train_on.filter(|_| !is_text) {
         data.lines.push(("train_on", word.into()));
     }

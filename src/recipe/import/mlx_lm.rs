@@ -1,9 +1,10 @@
-//! mlx-lm. Keys: `CONFIG_DEFAULTS` in `mlx_lm/lora.py` of 22 August 2026, which also says what a config leaves out.
+//! mlx-lm. Keys: `CONFIG_DEFAULTS` in `mlx_lm/lora.py` of 22 August 2026, which also says what a
+//! config leaves out.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::super::tree::{NodeValue, Node};
+use super::super::tree::{Node, NodeValue};
 use super::datasets::{Located, Part, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::KeyOutcome;
@@ -16,7 +17,6 @@ const OPTIMIZER: &str = "an argument of the optimizer that is not supported";
 
 pub(super) const TABLES: &[Table] = &[TOP];
 
-#[rustfmt::skip]
 const TOP: Table = &[
     (&["model"], Rule::Same("base_model")),
     (&["train"], Rule::Dropped("`rankine train` trains")),
@@ -25,10 +25,27 @@ const TOP: Table = &[
     (&["optimizer_config"], Rule::Within),
     (&["optimizer_config.adamw"], Rule::Within),
     (&["optimizer_config.adamw.betas"], Rule::Read(betas)),
-    (&["optimizer_config.adamw.eps"], Rule::Read(|draft, given| of_adamw(draft, given, "training.adam_epsilon"))),
-    (&["optimizer_config.adamw.weight_decay"], Rule::Read(|draft, given| of_adamw(draft, given, "training.weight_decay"))),
-    (&["optimizer_config.adamw.bias_correction"], Rule::Read(bias_correction)),
-    (&["optimizer_config.adam", "optimizer_config.muon", "optimizer_config.sgd", "optimizer_config.adafactor"], Rule::Refused(OPTIMIZER)),
+    (
+        &["optimizer_config.adamw.eps"],
+        Rule::Read(|draft, given| of_adamw(draft, given, "training.adam_epsilon")),
+    ),
+    (
+        &["optimizer_config.adamw.weight_decay"],
+        Rule::Read(|draft, given| of_adamw(draft, given, "training.weight_decay")),
+    ),
+    (
+        &["optimizer_config.adamw.bias_correction"],
+        Rule::Read(bias_correction),
+    ),
+    (
+        &[
+            "optimizer_config.adam",
+            "optimizer_config.muon",
+            "optimizer_config.sgd",
+            "optimizer_config.adafactor",
+        ],
+        Rule::Refused(OPTIMIZER),
+    ),
     (&["data"], Rule::Read(data_path)),
     (&["hf_dataset"], Rule::Read(hf_dataset)),
     (&["seed"], Rule::Same("training.seed")),
@@ -38,26 +55,67 @@ const TOP: Table = &[
     (&["grad_accumulation_steps"], Rule::Read(accumulation)),
     (&["learning_rate"], Rule::Read(learning_rate)),
     (&["max_seq_length"], Rule::Same("training.sequence_len")),
-    (&["grad_checkpoint"], Rule::Same("training.gradient_checkpointing")),
+    (
+        &["grad_checkpoint"],
+        Rule::Same("training.gradient_checkpointing"),
+    ),
     (&["lora_parameters"], Rule::Within),
-    (&["lora_parameters.rank"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.r"))),
+    (
+        &["lora_parameters.rank"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.r")),
+    ),
     (&["lora_parameters.scale"], Rule::Read(scale)),
-    (&["lora_parameters.alpha"], Rule::Refused("mlx-lm reads `scale`, the factor itself; alpha is scale times rank")),
-    (&["lora_parameters.dropout"], Rule::Read(|draft, given| in_adapter(draft, given, "adapter.dropout"))),
+    (
+        &["lora_parameters.alpha"],
+        Rule::Refused(
+            "mlx-lm reads `scale`, the factor itself; alpha is \
+    scale times rank",
+        ),
+    ),
+    (
+        &["lora_parameters.dropout"],
+        Rule::Read(|draft, given| in_adapter(draft, given, "adapter.dropout")),
+    ),
     (&["lora_parameters.keys"], Rule::Read(keys)),
     (&["lr_schedule"], Rule::Within),
     (&["lr_schedule.name"], Rule::Read(schedule)),
     (&["lr_schedule.warmup"], Rule::Same("training.warmup_steps")),
-    (&["lr_schedule.warmup_init"], Rule::Refused("the warm-up starts at 0")),
+    (
+        &["lr_schedule.warmup_init"],
+        Rule::Refused("the warm-up starts at 0"),
+    ),
     (&["lr_schedule.arguments"], Rule::Read(arguments)),
     (&["mask_prompt"], Rule::Read(mask_prompt)),
     (&["steps_per_eval"], Rule::Read(steps_per_eval)),
     (&["save_every"], Rule::Read(hf::save_steps)),
-    (&["val_batches", "test", "test_batches"], Rule::Dropped(hf::EVALUATING)),
+    (
+        &["val_batches", "test", "test_batches"],
+        Rule::Dropped(hf::EVALUATING),
+    ),
     (&["adapter_path"], Rule::Same("output_dir")),
-    (&["resume_adapter_file"], Rule::Refused("an adapter of mlx-lm's own layout is not read; start afresh")),
-    (&["steps_per_report", "report_to", "project_name"], Rule::Dropped(hf::LOGGING)),
-    (&["config", "clear_cache_threshold", "trust_remote_code", "prompt_feature", "completion_feature", "text_feature", "chat_feature"], Rule::Dropped(hf::RUNNING)),
+    (
+        &["resume_adapter_file"],
+        Rule::Refused(
+            "an adapter of mlx-lm's own layout is not read; start \
+    afresh",
+        ),
+    ),
+    (
+        &["steps_per_report", "report_to", "project_name"],
+        Rule::Dropped(hf::LOGGING),
+    ),
+    (
+        &[
+            "config",
+            "clear_cache_threshold",
+            "trust_remote_code",
+            "prompt_feature",
+            "completion_feature",
+            "text_feature",
+            "chat_feature",
+        ],
+        Rule::Dropped(hf::RUNNING),
+    ),
 ];
 
 fn fine_tune_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
@@ -76,16 +134,26 @@ fn is_full(draft: &Draft) -> bool {
 }
 
 fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
-    if is_full(draft) { KeyOutcome::dropped("every weight trains, and nothing reads it") } else { draft.same(key, given) }
+    if is_full(draft) {
+        KeyOutcome::dropped("every weight trains, and nothing reads it")
+    } else {
+        draft.same(key, given)
+    }
 }
 
 /// mlx's Adam corrects no bias unless it is told; AdamW neither.
 fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some(word @ ("adam" | "adamw")) => match draft.set("training.optimizer", "adamw") {
-            KeyOutcome::Mapped(_) if !draft.is_on(&format!("optimizer_config.{word}.bias_correction")) => KeyOutcome::replaced(
-                "AdamW with bias correction, which mlx-lm leaves out unless it is told: the first steps are smaller",
-            ),
+            KeyOutcome::Mapped(_)
+                if !draft.is_on(&format!("optimizer_config.{word}.bias_correction")) =>
+            {
+                KeyOutcome::replaced(
+                    "AdamW with bias correction, which mlx-lm leaves out unless it is told: the \
+                    first \
+                steps are smaller",
+                )
+            }
             other => other,
         },
         _ => KeyOutcome::refused("this optimizer is not supported"),
@@ -93,7 +161,11 @@ fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn of_adamw(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
-    if draft.text("optimizer") == Some("adamw") { draft.same(key, given) } else { KeyOutcome::dropped("of `optimizer: adamw` only") }
+    if draft.text("optimizer") == Some("adamw") {
+        draft.same(key, given)
+    } else {
+        KeyOutcome::dropped("of `optimizer: adamw` only")
+    }
 }
 
 fn betas(draft: &mut Draft, given: &Given) -> KeyOutcome {
@@ -104,7 +176,9 @@ fn betas(draft: &mut Draft, given: &Given) -> KeyOutcome {
         [one, two] => {
             draft.set("training.adam_beta1", one.clone());
             draft.set("training.adam_beta2", two.clone());
-            KeyOutcome::Mapped(format!("training.adam_beta1: {one}, training.adam_beta2: {two}"))
+            KeyOutcome::Mapped(format!(
+                "training.adam_beta1: {one}, training.adam_beta2: {two}"
+            ))
         }
         _ => KeyOutcome::refused("expected two numbers"),
     }
@@ -121,10 +195,20 @@ fn bias_correction(_: &mut Draft, given: &Given) -> KeyOutcome {
 /// Data sets of the Hub with their splits and columns.
 fn hf_dataset(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match hub_sets(given.node) {
-        Ok(sets) if sets.iter().any(|set| set.data(set.splits[0], "all", &draft.folder).is_none()) => {
+        Ok(sets)
+            if sets
+                .iter()
+                .any(|set| set.data(set.splits[0], "all", &draft.folder).is_none()) =>
+        {
             KeyOutcome::refused("a `path` is no id of a data set, or a split is none that is read")
         }
-        Ok(sets) => KeyOutcome::Mapped(format!("datasets: {}", sets.iter().map(|set| set.path).collect::<Vec<_>>().join(", "))),
+        Ok(sets) => KeyOutcome::Mapped(format!(
+            "datasets: {}",
+            sets.iter()
+                .map(|set| set.path)
+                .collect::<Vec<_>>()
+                .join(", ")
+        )),
         Err(reason) => KeyOutcome::refused(reason),
     }
 }
@@ -159,7 +243,9 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
         "chat_feature",
         "text_feature",
     ];
-    let NodeValue::Map(entries) = &node.kind else { return Err("expected keys with values".into()) };
+    let NodeValue::Map(entries) = &node.kind else {
+        return Err("expected keys with values".into());
+    };
     if let Some(key) = entries.keys().find(|key| !READ.contains(&key.as_str())) {
         return Err(format!("`{key}` of a data set is not supported"));
     }
@@ -167,12 +253,19 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
     let mut of_config = BTreeMap::new();
     match entries.get("config").map(|entry| &entry.value.kind) {
         Some(NodeValue::Map(inner)) => {
-            of_config.extend(inner.iter().filter_map(|(key, entry)| Some((key.as_str(), entry.value.text()?))));
+            of_config.extend(
+                inner
+                    .iter()
+                    .filter_map(|(key, entry)| Some((key.as_str(), entry.value.text()?))),
+            );
         }
         None => {}
         Some(_) => return Err("`config` of a data set: expected keys with values".into()),
     }
-    if let Some(key) = of_config.keys().find(|key| !["name", "revision"].contains(key)) {
+    if let Some(key) = of_config
+        .keys()
+        .find(|key| !["name", "revision"].contains(key))
+    {
         return Err(format!("`config.{key}` of a data set is not supported"));
     }
     let named = |key: &str| text(&format!("{key}_feature"));
@@ -180,13 +273,18 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
     let (format, columns) = match (named("chat"), named("text")) {
         _ if is_pair => (
             "chat",
-            vec![("prompt", named("prompt").unwrap_or("prompt")), ("completion", named("completion").unwrap_or("completion"))],
+            vec![
+                ("prompt", named("prompt").unwrap_or("prompt")),
+                ("completion", named("completion").unwrap_or("completion")),
+            ],
         ),
         (Some(messages), _) => ("chat", vec![("messages", messages)]),
         (None, Some(text)) => ("text", vec![("text", text)]),
         (None, None) => {
             return Err(
-                "no `prompt_feature`, `completion_feature`, `chat_feature` or `text_feature` says what the rows are".into()
+                "no `prompt_feature`, `completion_feature`, `chat_feature` or `text_feature` says \
+                what the rows are"
+                    .into(),
             );
         }
     };
@@ -194,7 +292,10 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
         path: text("path").ok_or("a data set has no `path`")?,
         config: of_config.get("name").copied(),
         revision: of_config.get("revision").copied(),
-        splits: [text("train_split").unwrap_or("train[:80%]"), text("valid_split").unwrap_or("train[-10%:]")],
+        splits: [
+            text("train_split").unwrap_or("train[:80%]"),
+            text("valid_split").unwrap_or("train[-10%:]"),
+        ],
         format,
         columns,
     })
@@ -203,30 +304,49 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
 impl HubSet<'_> {
     /// The dataset of the recipe for one of the splits.
     fn data(&self, split: &str, train_on: &str, folder: &Path) -> Option<Data> {
-        let part = Part { config: self.config, split: Some(split), revision: self.revision, files: &[] };
+        let part = Part {
+            config: self.config,
+            split: Some(split),
+            revision: self.revision,
+            files: &[],
+        };
         let mut lines = on_hub(self.path, part, folder)?.lines(part);
         lines.push(("format", self.format.into()));
-        let columns: Vec<String> = self.columns.iter().map(|(ours, name)| format!("{ours}: {}", quoted(name))).collect();
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|(ours, name)| format!("{ours}: {}", quoted(name)))
+            .collect();
         lines.push(("columns", format!("{{{}}}", columns.join(", "))));
         if self.format == "chat" {
             lines.push(("train_on", train_on.into()));
         }
-        Some(Data { notes: Vec::new(), lines })
+        Some(Data {
+            notes: Vec::new(),
+            lines,
+        })
     }
 }
 
-/// A folder of `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a Hub id. What its rows are, the files say.
+/// A folder of `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a Hub id. What its rows are, the
+/// files say.
 fn data_path(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("hf_dataset").is_some() {
         return KeyOutcome::dropped("`hf_dataset` says it");
     }
-    if given.node.text().is_some_and(|path| on_hub(path, Part::default(), &draft.folder).is_some()) {
+    if given
+        .node
+        .text()
+        .is_some_and(|path| on_hub(path, Part::default(), &draft.folder).is_some())
+    {
         return KeyOutcome::replaced(
-            "the recipe reads its splits `train` and `valid`; `format` is `chat` for rows of `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
+            "the recipe reads its splits `train` and `valid`; `format` is `chat` for rows of \
+            `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
         );
     }
     KeyOutcome::replaced(
-        "write its `train` and `valid` rows as Parquet; `format` is `chat` for rows of `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
+        "write its `train` and `valid` rows as Parquet; `format` is `chat` for rows of `messages`, \
+        `completion` for `prompt` and `completion`, `text` for `text`",
     )
 }
 
@@ -257,23 +377,47 @@ fn last_layers(draft: &Draft, wanted: u64) -> Result<String, String> {
         .find(|path| path.is_file());
     let unknown = || {
         format!(
-            "the last {wanted} layers: which they are depends on the base, and `{base}` is not here; put its folder there, or say `num_layers: -1`"
+            "the last {wanted} layers: which they are depends on the base, and `{base}` is not \
+            here; put its folder there, or say `num_layers: -1`"
         )
     };
-    let text = read_text_up_to(&path.ok_or_else(unknown)?, JSON_BYTES).map_err(|error| error.to_string())?;
-    let config: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let all = config["num_hidden_layers"].as_u64().ok_or("the base's config.json has no `num_hidden_layers`")?;
+    let text = read_text_up_to(&path.ok_or_else(unknown)?, JSON_BYTES)
+        .map_err(|error| error.to_string())?;
+    let config: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let all = config["num_hidden_layers"].as_u64().ok_or(
+        "the base's config.json has no \
+    `num_hidden_layers`",
+    )?;
     if wanted >= all {
-        return Ok(format!("[{}]", (0..all.min(65_536)).map(|layer| layer.to_string()).collect::<Vec<_>>().join(", ")));
+        return Ok(format!(
+            "[{}]",
+            (0..all.min(65_536))
+                .map(|layer| layer.to_string())
+                .collect::<Vec<_>>()
+                .join(", ")
+        ));
     }
-    Ok(format!("[{}]", (all - wanted..all).map(|layer| layer.to_string()).collect::<Vec<_>>().join(", ")))
+    Ok(format!(
+        "[{}]",
+        (all - wanted..all)
+            .map(|layer| layer.to_string())
+            .collect::<Vec<_>>()
+            .join(", ")
+    ))
 }
 
 /// Micro-batches; an update comes after `grad_accumulation_steps` of them.
 fn iters(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
+    let micro = draft
+        .at("grad_accumulation_steps")
+        .and_then(whole)
+        .unwrap_or(1)
+        .max(1);
     match whole(given.node) {
-        Some(iters) if iters >= micro => draft.set("training.max_steps", (iters / micro).to_string()),
+        Some(iters) if iters >= micro => {
+            draft.set("training.max_steps", (iters / micro).to_string())
+        }
         _ => KeyOutcome::refused("expected at least as many as `grad_accumulation_steps`"),
     }
 }
@@ -281,7 +425,10 @@ fn iters(draft: &mut Draft, given: &Given) -> KeyOutcome {
 fn accumulation(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match draft.same("training.gradient_accumulation_steps", given) {
         KeyOutcome::Mapped(_) if number(given.node).is_some_and(|steps| steps > 1.0) => {
-            KeyOutcome::replaced("a step's loss is the mean over its trained tokens; mlx-lm takes the mean of its micro-batches' means")
+            KeyOutcome::replaced(
+                "a step's loss is the mean over its trained tokens; mlx-lm takes \
+            the mean of its micro-batches' means",
+            )
         }
         other => other,
     }
@@ -321,7 +468,14 @@ fn schedule(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("cosine_decay") => {
             let has_floor = floor(draft).is_some_and(|floor| floor > 0.0);
-            draft.set("training.lr_scheduler", if has_floor { "cosine_with_min_lr" } else { "cosine" })
+            draft.set(
+                "training.lr_scheduler",
+                if has_floor {
+                    "cosine_with_min_lr"
+                } else {
+                    "cosine"
+                },
+            )
         }
         Some("linear_schedule") => draft.set("training.lr_scheduler", "linear"),
         _ => KeyOutcome::refused("this schedule is not supported; `cosine_decay` is"),
@@ -330,29 +484,46 @@ fn schedule(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 /// The lowest rate as a share of the peak.
 fn floor(draft: &Draft) -> Option<f64> {
-    let NodeValue::List(arguments) = &draft.at("lr_schedule.arguments")?.kind else { return None };
+    let NodeValue::List(arguments) = &draft.at("lr_schedule.arguments")?.kind else {
+        return None;
+    };
     Some(number(arguments.get(2)?)? / number(arguments.first()?)?)
 }
 
-/// `[rate, steps, lowest rate]` of `cosine_decay`; `[rate, lowest rate, steps]` of `linear_schedule`.
+/// `[rate, steps, lowest rate]` of `cosine_decay`; `[rate, lowest rate, steps]` of
+/// `linear_schedule`.
 fn arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let NodeValue::List(given) = &given.node.kind else { return KeyOutcome::refused("expected a list of numbers") };
+    let NodeValue::List(given) = &given.node.kind else {
+        return KeyOutcome::refused(
+            "expected a \
+    list of numbers",
+        );
+    };
     let numbers: Vec<f64> = given.iter().filter_map(number).collect();
     let (peak, steps, lowest) = match (draft.text("lr_schedule.name"), &numbers[..]) {
         (Some("cosine_decay"), [peak, steps]) => (*peak, *steps, 0.0),
-        (Some("cosine_decay"), [peak, steps, lowest]) | (Some("linear_schedule"), [peak, lowest, steps]) => {
-            (*peak, *steps, *lowest)
-        }
+        (Some("cosine_decay"), [peak, steps, lowest])
+        | (Some("linear_schedule"), [peak, lowest, steps]) => (*peak, *steps, *lowest),
         _ => return KeyOutcome::refused("these arguments are not known"),
     };
     if numbers.len() != given.len() {
         return KeyOutcome::refused("expected a list of numbers");
     }
-    let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
-    let warmup = draft.at("lr_schedule.warmup").and_then(number).unwrap_or(0.0);
+    let micro = draft
+        .at("grad_accumulation_steps")
+        .and_then(whole)
+        .unwrap_or(1)
+        .max(1);
+    let warmup = draft
+        .at("lr_schedule.warmup")
+        .and_then(number)
+        .unwrap_or(0.0);
     let total = draft.at("iters").and_then(number).unwrap_or(1000.0) / micro as f64;
     if (steps + warmup - total).abs() > warmup.max(0.5) {
-        return KeyOutcome::refused(format!("a schedule of {steps} steps for a run of {total}: Rankine's ends with the run"));
+        return KeyOutcome::refused(format!(
+            "a schedule of {steps} steps for a run of {total}: \
+        Rankine's ends with the run"
+        ));
     }
     if draft.text("lr_schedule.name") == Some("linear_schedule") && lowest > 0.0 {
         return KeyOutcome::refused("a linear schedule falls to 0");
@@ -365,13 +536,22 @@ fn arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn mask_prompt(_: &mut Draft, given: &Given) -> KeyOutcome {
-    KeyOutcome::Mapped(format!("datasets.train_on: {}", if is_off(given.node) { "all" } else { "last" }))
+    KeyOutcome::Mapped(format!(
+        "datasets.train_on: {}",
+        if is_off(given.node) { "all" } else { "last" }
+    ))
 }
 
 fn steps_per_eval(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let micro = draft.at("grad_accumulation_steps").and_then(whole).unwrap_or(1).max(1);
+    let micro = draft
+        .at("grad_accumulation_steps")
+        .and_then(whole)
+        .unwrap_or(1)
+        .max(1);
     match whole(given.node) {
-        Some(steps) if steps >= micro => draft.set("evaluation.eval_steps", (steps / micro).to_string()),
+        Some(steps) if steps >= micro => {
+            draft.set("evaluation.eval_steps", (steps / micro).to_string())
+        }
         _ => KeyOutcome::dropped("when it is evaluated changes no weight"),
     }
 }
@@ -383,10 +563,18 @@ pub(super) fn finish(draft: &mut Draft) {
         (&["seed"], "training.seed", "0"),
         (&["batch_size"], "training.micro_batch_size", "4"),
         (&["iters"], "training.max_steps", "1000"),
-        (&["learning_rate", "lr_schedule.arguments"], "training.learning_rate", "1e-5"),
+        (
+            &["learning_rate", "lr_schedule.arguments"],
+            "training.learning_rate",
+            "1e-5",
+        ),
         (&["max_seq_length"], "training.sequence_len", "2048"),
         (&["lr_schedule.name"], "training.lr_scheduler", "constant"),
-        (&["grad_checkpoint"], "training.gradient_checkpointing", "false"),
+        (
+            &["grad_checkpoint"],
+            "training.gradient_checkpointing",
+            "false",
+        ),
         (&["steps_per_eval"], "evaluation.eval_steps", "200"),
         (&["adapter_path"], "output_dir", "adapters"),
     ] {
@@ -395,50 +583,115 @@ pub(super) fn finish(draft: &mut Draft) {
     draft.add("training.max_grad_norm", "0", "mlx-lm clips no gradient");
     draft.add("training.truncation", "truncate", "mlx-lm cuts longer rows");
     if draft.text("optimizer") == Some("adamw") {
-        draft.default(&["optimizer_config.adamw.weight_decay"], "training.weight_decay", "0.01");
+        draft.default(
+            &["optimizer_config.adamw.weight_decay"],
+            "training.weight_decay",
+            "0.01",
+        );
     }
     draft.default(&["fine_tune_type"], "adapter.method", "lora");
     if !is_full(draft) {
-        let rank = draft.at("lora_parameters.rank").map_or(Some(8), whole).unwrap_or(8);
+        let rank = draft
+            .at("lora_parameters.rank")
+            .map_or(Some(8), whole)
+            .unwrap_or(8);
         draft.default(&["lora_parameters.rank"], "adapter.r", "8");
-        draft.default(&["lora_parameters.scale"], "adapter.alpha", &(20 * rank).to_string());
-        draft.default(&["lora_parameters.keys"], "adapter.target_modules", "all-linear");
+        draft.default(
+            &["lora_parameters.scale"],
+            "adapter.alpha",
+            &(20 * rank).to_string(),
+        );
+        draft.default(
+            &["lora_parameters.keys"],
+            "adapter.target_modules",
+            "all-linear",
+        );
         if draft.at("num_layers").is_none() {
             match last_layers(draft, 16) {
                 Ok(layers) => {
-                    draft.add("adapter.layers_to_transform", layers, "mlx-lm adapts the last 16 layers unless it is told");
+                    draft.add(
+                        "adapter.layers_to_transform",
+                        layers,
+                        "mlx-lm adapts the last 16 \
+                    layers unless it is told",
+                    );
                 }
                 Err(reason) => draft.refuse_whole("num_layers", &reason),
             }
         }
     }
-    let train_on = if draft.is_on("mask_prompt") { "last" } else { "all" };
+    let train_on = if draft.is_on("mask_prompt") {
+        "last"
+    } else {
+        "all"
+    };
     if let Some(Ok(sets)) = draft.at("hf_dataset").map(hub_sets) {
-        let of = |split: usize| sets.iter().filter_map(|set| set.data(set.splits[split], train_on, &draft.folder)).collect();
+        let of = |split: usize| {
+            sets.iter()
+                .filter_map(|set| set.data(set.splits[split], train_on, &draft.folder))
+                .collect()
+        };
         let (train, validation) = (of(0), of(1));
         (draft.train, draft.validation) = (train, validation);
         return;
     }
-    let Some(path) = draft.text("data").or(Some("mlx-community/WikiSQL")) else { return };
+    let Some(path) = draft.text("data").or(Some("mlx-community/WikiSQL")) else {
+        return;
+    };
     if on_hub(path, Part::default(), &draft.folder).is_some() {
         let set = |split: &str| {
-            let part = Part { split: Some(split), ..Part::default() };
+            let part = Part {
+                split: Some(split),
+                ..Part::default()
+            };
             let mut lines = on_hub(path, part, &draft.folder)?.lines(part);
             lines.extend([("format", "chat".into()), ("train_on", train_on.into())]);
-            Some(Data { notes: vec!["Say what its rows are in `format`.".into()], lines })
+            Some(Data {
+                notes: vec!["Say what its rows are in `format`.".into()],
+                lines,
+            })
         };
         let (train, validation) = (set("train"), set("valid"));
-        (draft.train, draft.validation) = (train.into_iter().collect(), validation.into_iter().collect());
+        (draft.train, draft.validation) = (
+            train.into_iter().collect(),
+            validation.into_iter().collect(),
+        );
         return;
     }
     // A word alone is a folder to mlx-lm first.
-    let located = if path.contains('/') { locate(path, &draft.folder) } else { Located { path: quoted(path), task: None } };
-    let folder = located.path.trim_matches('"').trim_end_matches('/').to_owned();
+    let located = if path.contains('/') {
+        locate(path, &draft.folder)
+    } else {
+        Located {
+            path: quoted(path),
+            task: None,
+        }
+    };
+    let folder = located
+        .path
+        .trim_matches('"')
+        .trim_end_matches('/')
+        .to_owned();
     let set = |file: &str| {
-        let note = format!("Write the rows of `{file}.jsonl` there as Parquet, and say what they are in `format`.");
+        let note = format!(
+            "Write the rows of `{file}.jsonl` there as Parquet, and say what they \
+        are in `format`."
+        );
         let path = quoted(&format!("{folder}/{file}.parquet"));
-        let notes = located.task.iter().map(|task| format!("{task}.")).chain([note]).collect();
-        Data { notes, lines: vec![("path", path), ("format", "chat".into()), ("train_on", train_on.into())] }
+        let notes = located
+            .task
+            .iter()
+            .map(|task| format!("{task}."))
+            .chain([note])
+            .collect();
+        Data {
+            notes,
+            lines: vec![
+                ("path", path),
+                ("format", "chat".into()),
+                ("train_on", train_on.into()),
+            ],
+        }
     };
     draft.train = vec![set("train")];
     draft.validation = vec![set("valid")];

@@ -1,5 +1,5 @@
-//! Configs of other trainers to recipes. Every key of a config gets exactly one of four fates, and no key falls through: one that the tool's table
-//! does not have is refused by name.
+//! Configs of other trainers to recipes. Every key of a config gets exactly one of four fates, and
+//! no key falls through: one that the tool's table does not have is refused by name.
 //!
 //! ```text
 //! config -> tree -> table of the tool: a fate for each key, lines for the recipe -> recipe, read back by the reader itself
@@ -22,14 +22,14 @@ mod tests;
 
 use std::path::Path;
 
-pub use fate::{KeyOutcome, KeyFate};
+pub use fate::{KeyFate, KeyOutcome};
 pub use text::quoted;
 
 use self::draft::Draft;
 use super::RecipeError;
 use super::notes::{Notes, listed};
 use super::source;
-use super::tree::{NodeValue, Node};
+use super::tree::{Node, NodeValue};
 use crate::fault::Fault;
 use crate::files;
 use crate::terms::Term;
@@ -45,7 +45,8 @@ pub enum Tool {
     Torchtune,
     /// The YAML of `mlx_lm.lora`.
     MlxLm,
-    /// The folder of a finished run: `adapter_config.json`, with `training_args.json` and `trainer_state.json` where they are.
+    /// The folder of a finished run: `adapter_config.json`, with `training_args.json` and
+    /// `trainer_state.json` where they are.
     PeftRun,
 }
 
@@ -97,7 +98,8 @@ impl Tool {
 enum Rule {
     /// It changes no number, whatever it says; what is below it goes the same way.
     Dropped(&'static str),
-    /// Nothing in Rankine does it. Turned off (blank, `false`, `none`, 0 or empty) it changes nothing.
+    /// Nothing in Rankine does it. Turned off (blank, `false`, `none`, 0 or empty) it changes
+    /// nothing.
     Refused(&'static str),
     /// The recipe's key of the same meaning and form.
     Same(&'static str),
@@ -115,7 +117,9 @@ type Table = &'static [(&'static [&'static str], Rule)];
 /// The rule of a key, such as `datasets[].path`.
 fn rule(tables: &[Table], key: &str) -> Option<Rule> {
     let rows = tables.iter().flat_map(|table| table.iter());
-    rows.filter(|(keys, _)| keys.contains(&key)).map(|(_, rule)| *rule).next()
+    rows.filter(|(keys, _)| keys.contains(&key))
+        .map(|(_, rule)| *rule)
+        .next()
 }
 
 /// A key of the config with what stands around it.
@@ -198,22 +202,40 @@ impl crate::fault::Explain for ImportError {
     }
 }
 
-/// Reads a config, or the folder of a run, and says what becomes of each of its keys. Nothing is written.
+/// Reads a config, or the folder of a run, and says what becomes of each of its keys. Nothing is
+/// written.
 ///
 /// # Errors
-/// It cannot be read, is no YAML, or is of no tool that is known. A key that is refused is no error; see [`Imported::refused`].
+/// It cannot be read, is no YAML, or is of no tool that is known. A key that is refused is no
+/// error; see [`Imported::refused`].
 pub fn import(path: &Path, tool: Option<Tool>) -> Result<Imported, ImportError> {
-    if path.is_dir() || path.file_name().is_some_and(|name| name == peft_run::CONFIG) && tool.is_none() {
+    if path.is_dir()
+        || path
+            .file_name()
+            .is_some_and(|name| name == peft_run::CONFIG)
+            && tool.is_none()
+    {
         return peft_run::import(path);
     }
     if tool == Some(Tool::PeftRun) {
         return peft_run::import(path);
     }
     let root = read(path)?;
-    let tool =
-        tool.map_or_else(|| detect(&root), Ok).map_err(|fault| ImportError::Faults { faults: vec![fault.at(path.display())] })?;
-    let variables = if tool == Tool::Torchtune { torchtune::variables(&root) } else { Vec::new() };
-    let root = if tool == Tool::Torchtune { torchtune::interpolated(&root) } else { root };
+    let tool = tool
+        .map_or_else(|| detect(&root), Ok)
+        .map_err(|fault| ImportError::Faults {
+            faults: vec![fault.at(path.display())],
+        })?;
+    let variables = if tool == Tool::Torchtune {
+        torchtune::variables(&root)
+    } else {
+        Vec::new()
+    };
+    let root = if tool == Tool::Torchtune {
+        torchtune::interpolated(&root)
+    } else {
+        root
+    };
     let mut draft = Draft::new(tool, path, &root);
     draft.variables = variables;
     draft.walk(tool.tables());
@@ -227,49 +249,89 @@ pub fn import(path: &Path, tool: Option<Tool>) -> Result<Imported, ImportError> 
     Ok(draft.into_imported())
 }
 
-/// A file as a tree of keys. JSON is read as the YAML that it is, except that its tabs become spaces.
+/// A file as a tree of keys. JSON is read as the YAML that it is, except that its tabs become
+/// spaces.
 fn read(path: &Path) -> Result<Node, ImportError> {
     let mut bytes = source::read(path)?;
     if path.extension().is_some_and(|end| end == "json") {
         // Within texts JSON writes a tab as `\t`.
-        bytes.iter_mut().filter(|byte| **byte == b'\t').for_each(|byte| *byte = b' ');
+        bytes
+            .iter_mut()
+            .filter(|byte| **byte == b'\t')
+            .for_each(|byte| *byte = b' ');
     }
     let notes = Notes::default();
     let tree = source::tree(path, &bytes, &notes);
     let faults = notes.into_faults();
     match tree {
         Some(tree) if faults.is_empty() => Ok(tree),
-        _ => Err(ImportError::Faults { faults: faults.into_iter().map(of_config).collect() }),
+        _ => Err(ImportError::Faults {
+            faults: faults.into_iter().map(of_config).collect(),
+        }),
     }
 }
 
 /// The tree's faults speak of recipes.
 fn of_config(fault: Fault) -> Fault {
-    let message = fault.message.replace("is not allowed in a recipe", "is not read").replace("the recipe is", "the config is");
+    let message = fault
+        .message
+        .replace("is not allowed in a recipe", "is not read")
+        .replace(
+            "the \
+    recipe is",
+            "the config is",
+        );
     let hint = match fault.hint.as_deref() {
-        Some(hint) if hint.starts_with("begin with `base_model") => Some("name a config, or the folder of a run of PEFT".into()),
+        Some(hint) if hint.starts_with("begin with `base_model") => Some(
+            "name a config, or the \
+        folder of a run of PEFT"
+                .into(),
+        ),
         Some(hint) => Some(hint.replace("one recipe in a file", "one config in a file")),
         None => None,
     };
-    Fault { message, hint, ..fault }
+    Fault {
+        message,
+        hint,
+        ..fault
+    }
 }
 
 /// The tool that knows most of the keys at the top.
 fn detect(root: &Node) -> Result<Tool, Fault> {
-    let NodeValue::Map(entries) = &root.kind else { return Err(Fault::new("expected keys with values")) };
-    let is_section = |key: &str| entries.get(key).is_some_and(|entry| matches!(entry.value.kind, NodeValue::Map(_)));
+    let NodeValue::Map(entries) = &root.kind else {
+        return Err(Fault::new(
+            "expected keys with \
+    values",
+        ));
+    };
+    let is_section = |key: &str| {
+        entries
+            .get(key)
+            .is_some_and(|entry| matches!(entry.value.kind, NodeValue::Map(_)))
+    };
     if entries.contains_key("base_model") && (is_section("training") || is_section("adapter")) {
-        return Err(Fault::new("this is a recipe of Rankine already").hint("validate it with `rankine check`"));
+        return Err(Fault::new("this is a recipe of Rankine already").hint(
+            "validate it with \
+        `rankine check`",
+        ));
     }
     let known = |tool: Tool| entries.keys().filter(|key| tool.knows(key)).count();
-    let mut counts: Vec<(usize, Tool)> = Tool::WORDS.iter().map(|(_, tool)| (known(*tool), *tool)).collect();
+    let mut counts: Vec<(usize, Tool)> = Tool::WORDS
+        .iter()
+        .map(|(_, tool)| (known(*tool), *tool))
+        .collect();
     counts.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
     match counts[..] {
         [(most, tool), (next, _), ..] if most > next => Ok(tool),
         _ => {
             let words: Vec<&str> = Tool::WORDS.iter().map(|(word, _)| *word).collect();
-            Err(Fault::new("its keys do not tell whose config this is")
-                .hint(format!("name the tool with `--from`: {}", listed(&words, "or"))))
+            Err(
+                Fault::new("its keys do not tell whose config this is").hint(format!(
+                    "name the tool with `--from`: {}",
+                    listed(&words, "or")
+                )),
+            )
         }
     }
 }

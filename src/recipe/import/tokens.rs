@@ -1,5 +1,5 @@
-//! Special tokens and new ones of Axolotl and `LLaMA-Factory`. Several of their keys add to the one list `tokens.add`, which names a token that the
-//! base has without adding it.
+//! Special tokens and new ones of Axolotl and `LLaMA-Factory`. Several of their keys add to the one
+//! list `tokens.add`, which names a token that the base has without adding it.
 
 use super::super::tree::NodeValue;
 use super::Given;
@@ -7,10 +7,13 @@ use super::draft::Draft;
 use super::fate::KeyOutcome;
 use super::text::{list, quoted, texts};
 
-const START: &str = "new rows begin as the mean of all rows, not at random numbers; `from` names a token to begin as";
-const RENAMED: &str = "a token of the base is not renamed: this one gets a row of its own, behind those of the base; or name the base's token as it is";
+const START: &str = "new rows begin as the mean of all rows, not at random numbers; `from` names a \
+token to begin as";
+const RENAMED: &str = "a token of the base is not renamed: this one gets a row of its own, behind \
+those of the base; or name the base's token as it is";
 
-/// `special_tokens` of Axolotl: a token by what it is for, which is added where the base does not have it.
+/// `special_tokens` of Axolotl: a token by what it is for, which is added where the base does not
+/// have it.
 pub(super) fn special_token(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let key = format!("tokens.{}", given.name.trim_end_matches("_token"));
     let fate = draft.set(&key, quoted(given.node.text().unwrap_or_default()));
@@ -38,14 +41,35 @@ pub(super) fn renamed(draft: &mut Draft, _: &Given) -> KeyOutcome {
     replaced(draft, all, RENAMED)
 }
 
-/// `add_tokens` and `add_special_tokens` of `LLaMA-Factory`, which then trains embedding and head whole where nothing else is said.
+/// `add_tokens` and `add_special_tokens` of `LLaMA-Factory`, which then trains embedding and head
+/// whole where nothing else is said.
 pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
-    let special = names("add_special_tokens").into_iter().map(|token| format!("{{token: {}, special: true}}", quoted(&token)));
-    let all: Vec<String> = names("add_tokens").iter().map(|token| quoted(token)).chain(special).collect();
-    let is_adapter = draft.text("finetuning_type").is_none_or(|kind| kind == "lora");
-    if draft.at("additional_target").is_none() && draft.at("adapter_name_or_path").is_none() && is_adapter {
-        draft.add("adapter.modules_to_save", "[embed_tokens, lm_head]", "LLaMA-Factory trains both whole where it adds tokens");
+    let special = names("add_special_tokens").into_iter().map(|token| {
+        format!(
+            "{{token: {}, \
+    special: true}}",
+            quoted(&token)
+        )
+    });
+    let all: Vec<String> = names("add_tokens")
+        .iter()
+        .map(|token| quoted(token))
+        .chain(special)
+        .collect();
+    let is_adapter = draft
+        .text("finetuning_type")
+        .is_none_or(|kind| kind == "lora");
+    if draft.at("additional_target").is_none()
+        && draft.at("adapter_name_or_path").is_none()
+        && is_adapter
+    {
+        draft.add(
+            "adapter.modules_to_save",
+            "[embed_tokens, lm_head]",
+            "LLaMA-Factory trains both \
+        whole where it adds tokens",
+        );
     }
     replaced(draft, format!("[{}]", all.join(", ")), START)
 }
@@ -61,19 +85,38 @@ fn replaced(draft: &mut Draft, all: String, note: &str) -> KeyOutcome {
 fn of_axolotl(draft: &Draft) -> String {
     let special = |token: String| format!("{{token: {}, special: true}}", quoted(&token));
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
-    let roles = ["bos", "eos", "unk"].into_iter().filter_map(|role| draft.text(&format!("special_tokens.{role}_token")));
-    let renamed = draft.at("added_tokens_overrides").into_iter().flat_map(|node| match &node.kind {
-        NodeValue::Map(entries) => entries.values().filter_map(|entry| entry.value.text().map(str::to_owned)).collect(),
-        _ => Vec::new(),
-    });
-    let plain = roles.map(str::to_owned).chain(names("tokens")).chain(renamed);
+    let roles = ["bos", "eos", "unk"]
+        .into_iter()
+        .filter_map(|role| draft.text(&format!("special_tokens.{role}_token")));
+    let renamed = draft
+        .at("added_tokens_overrides")
+        .into_iter()
+        .flat_map(|node| match &node.kind {
+            NodeValue::Map(entries) => entries
+                .values()
+                .filter_map(|entry| entry.value.text().map(str::to_owned))
+                .collect(),
+            _ => Vec::new(),
+        });
+    let plain = roles
+        .map(str::to_owned)
+        .chain(names("tokens"))
+        .chain(renamed);
     let mut all: Vec<(String, bool)> = Vec::new();
-    let marked = names("special_tokens.additional_special_tokens").into_iter().map(|token| (token, true));
+    let marked = names("special_tokens.additional_special_tokens")
+        .into_iter()
+        .map(|token| (token, true));
     for (token, is_special) in plain.map(|token| (token, false)).chain(marked) {
         if !all.iter().any(|(known, _)| *known == token) {
             all.push((token, is_special));
         }
     }
-    let all = all.into_iter().map(|(token, is_special)| if is_special { special(token) } else { quoted(&token) });
+    let all = all.into_iter().map(|(token, is_special)| {
+        if is_special {
+            special(token)
+        } else {
+            quoted(&token)
+        }
+    });
     format!("[{}]", all.collect::<Vec<_>>().join(", "))
 }

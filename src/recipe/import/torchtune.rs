@@ -1,9 +1,9 @@
-//! torchtune. A config names a class or builder for each part in `_component_`; the keys beside it are its arguments. Source: torchtune of
-//! 23 April 2026.
+//! torchtune. A config names a class or builder for each part in `_component_`; the keys beside it
+//! are its arguments. Source: torchtune of 23 April 2026.
 
 use std::collections::BTreeMap;
 
-use super::super::tree::{KeyValue, NodeValue, Node};
+use super::super::tree::{KeyValue, Node, NodeValue};
 use super::datasets::{Located, Part, is_slice, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::KeyOutcome;
@@ -11,9 +11,11 @@ use super::hugging_face as hf;
 use super::text::{list, number, quoted, texts, unquoted};
 use super::{Given, Rule, Table};
 
-const OTHER_TRAINING: &str = "distillation, preference data, rewards and quantization-aware training are not supported";
+const OTHER_TRAINING: &str = "distillation, preference data, rewards and quantization-aware \
+training are not supported";
 const SHAPE: &str = "the model's shape is that of the checkpoint's config.json";
-const DATA: &str = "this change of the rows is not supported; write the rows as they are to be trained";
+const DATA: &str = "this change of the rows is not supported; write the rows as they are to be \
+trained";
 const GENERATION: &str = "it is read when text is generated, not when a model is trained";
 const PROFILER: &str = "profiling changes no number";
 /// Where rows have no limit, the length beyond which a run does not start.
@@ -21,95 +23,371 @@ const UNLIMITED: &str = "8192";
 
 pub(super) const TABLES: &[Table] = &[TOP];
 
-#[rustfmt::skip]
 const TOP: Table = &[
     (&["output_dir"], Rule::Same("output_dir")),
-    (&["model", "tokenizer", "checkpointer", "dataset", "dataset_val", "optimizer", "lr_scheduler", "loss"], Rule::Within),
+    (
+        &[
+            "model",
+            "tokenizer",
+            "checkpointer",
+            "dataset",
+            "dataset_val",
+            "optimizer",
+            "lr_scheduler",
+            "loss",
+        ],
+        Rule::Within,
+    ),
     (&["model._component_"], Rule::Read(model)),
     (&["model.lora_attn_modules"], Rule::Read(targets)),
-    (&["model.apply_lora_to_mlp", "model.apply_lora_to_output"], Rule::Read(more_targets)),
+    (
+        &["model.apply_lora_to_mlp", "model.apply_lora_to_output"],
+        Rule::Read(more_targets),
+    ),
     (&["model.lora_rank"], Rule::Same("adapter.r")),
     (&["model.lora_alpha"], Rule::Same("adapter.alpha")),
     (&["model.lora_dropout"], Rule::Same("adapter.dropout")),
     (&["model.use_dora"], Rule::Same("adapter.use_dora")),
     (&["model.quantize_base"], Rule::Read(quantize_base)),
-    (&["model.vocab_size", "model.num_layers", "model.num_heads", "model.num_kv_heads", "model.embed_dim", "model.intermediate_dim", "model.max_seq_len",
-       "model.norm_eps", "model.rope_base", "model.tie_word_embeddings"], Rule::Dropped(SHAPE)),
-    (&["model.attn_dropout"], Rule::Refused("dropout of attention is not supported")),
-    (&["model.decoder_trainable", "model.encoder_trainable", "model.fusion_trainable", "model.image_size", "tokenizer.image_size", "tokenizer.max_num_tiles"],
-     Rule::Refused("images are not supported")),
-    (&["tokenizer._component_", "tokenizer.path", "tokenizer.merges_file", "tokenizer.merges_path", "tokenizer.vocab_path", "tokenizer.special_tokens_path"],
-     Rule::Read(tokenizer)),
-    (&["tokenizer.max_seq_len"], Rule::Same("training.sequence_len")),
+    (
+        &[
+            "model.vocab_size",
+            "model.num_layers",
+            "model.num_heads",
+            "model.num_kv_heads",
+            "model.embed_dim",
+            "model.intermediate_dim",
+            "model.max_seq_len",
+            "model.norm_eps",
+            "model.rope_base",
+            "model.tie_word_embeddings",
+        ],
+        Rule::Dropped(SHAPE),
+    ),
+    (
+        &["model.attn_dropout"],
+        Rule::Refused("dropout of attention is not supported"),
+    ),
+    (
+        &[
+            "model.decoder_trainable",
+            "model.encoder_trainable",
+            "model.fusion_trainable",
+            "model.image_size",
+            "tokenizer.image_size",
+            "tokenizer.max_num_tiles",
+        ],
+        Rule::Refused("images are not supported"),
+    ),
+    (
+        &[
+            "tokenizer._component_",
+            "tokenizer.path",
+            "tokenizer.merges_file",
+            "tokenizer.merges_path",
+            "tokenizer.vocab_path",
+            "tokenizer.special_tokens_path",
+        ],
+        Rule::Read(tokenizer),
+    ),
+    (
+        &["tokenizer.max_seq_len"],
+        Rule::Same("training.sequence_len"),
+    ),
     (&["tokenizer.prompt_template"], Rule::Read(prompt_template)),
     (&["tokenizer.truncation_type"], Rule::Read(truncation_type)),
     (&["checkpointer._component_"], Rule::Read(checkpointer)),
     (&["checkpointer.checkpoint_dir"], Rule::Same("base_model")),
-    (&["checkpointer.checkpoint_files", "checkpointer.model_type", "checkpointer.safe_serialization"], Rule::Dropped("the folder's own index lists its files")),
-    (&["checkpointer.output_dir", "checkpointer.keep_last_n_checkpoints", "checkpointer.should_load_recipe_state"], Rule::Dropped(hf::SAVING)),
-    (&["checkpointer.recipe_checkpoint", "resume_from_checkpoint"], Rule::Refused(hf::FOREIGN_RUN)),
-    (&["checkpointer.adapter_checkpoint"], Rule::Refused("an adapter of torchtune's own layout is not read; save it for PEFT and name it in `adapter.init_from`")),
+    (
+        &[
+            "checkpointer.checkpoint_files",
+            "checkpointer.model_type",
+            "checkpointer.safe_serialization",
+        ],
+        Rule::Dropped("the folder's own index lists its files"),
+    ),
+    (
+        &[
+            "checkpointer.output_dir",
+            "checkpointer.keep_last_n_checkpoints",
+            "checkpointer.should_load_recipe_state",
+        ],
+        Rule::Dropped(hf::SAVING),
+    ),
+    (
+        &["checkpointer.recipe_checkpoint", "resume_from_checkpoint"],
+        Rule::Refused(hf::FOREIGN_RUN),
+    ),
+    (
+        &["checkpointer.adapter_checkpoint"],
+        Rule::Refused(
+            "an adapter of torchtune's own layout is \
+    not read; save it for PEFT and name it in `adapter.init_from`",
+        ),
+    ),
     // Data.
-    (&["dataset._component_", "dataset_val._component_"], Rule::Read(component)),
-    (&["dataset.source", "dataset_val.source", "dataset.data_files", "dataset_val.data_files"], Rule::Read(source)),
-    (&["dataset.split", "dataset.subset", "dataset.partition", "dataset.name", "dataset_val.split", "dataset_val.subset", "dataset_val.partition",
-       "dataset_val.name"], Rule::Read(part)),
+    (
+        &["dataset._component_", "dataset_val._component_"],
+        Rule::Read(component),
+    ),
+    (
+        &[
+            "dataset.source",
+            "dataset_val.source",
+            "dataset.data_files",
+            "dataset_val.data_files",
+        ],
+        Rule::Read(source),
+    ),
+    (
+        &[
+            "dataset.split",
+            "dataset.subset",
+            "dataset.partition",
+            "dataset.name",
+            "dataset_val.split",
+            "dataset_val.subset",
+            "dataset_val.partition",
+            "dataset_val.name",
+        ],
+        Rule::Read(part),
+    ),
     (&["dataset.packed"], Rule::Read(packed)),
-    (&["dataset_val.packed"], Rule::Dropped("how validation rows are laid out changes no number")),
-    (&["dataset.column", "dataset.conversation_column", "dataset_val.column", "dataset_val.conversation_column"], Rule::Read(column)),
-    (&["dataset.train_on_input", "dataset_val.train_on_input"], Rule::Read(train_on_input)),
-    (&["dataset.conversation_style", "dataset_val.conversation_style"], Rule::Read(conversation_style)),
-    (&["dataset.add_eos", "dataset_val.add_eos"], Rule::Read(add_eos)),
-    (&["dataset.split_across_pack", "dataset_val.split_across_pack"], Rule::Read(across)),
-    (&["dataset.column_map", "dataset_val.column_map"], Rule::Read(column_map)),
-    (&["dataset.new_system_prompt", "dataset.filter_fn", "dataset.image_tag", "dataset.image_dir", "dataset_val.new_system_prompt", "dataset_val.filter_fn"],
-     Rule::Refused(DATA)),
-    (&["datasets", "dataloader"], Rule::Refused("data sets with transforms are not read; list them in `datasets` of the recipe, each with its `weight`")),
-    (&["collate_fn"], Rule::Dropped("rows are laid end to end; nothing is padded")),
+    (
+        &["dataset_val.packed"],
+        Rule::Dropped("how validation rows are laid out changes no number"),
+    ),
+    (
+        &[
+            "dataset.column",
+            "dataset.conversation_column",
+            "dataset_val.column",
+            "dataset_val.conversation_column",
+        ],
+        Rule::Read(column),
+    ),
+    (
+        &["dataset.train_on_input", "dataset_val.train_on_input"],
+        Rule::Read(train_on_input),
+    ),
+    (
+        &[
+            "dataset.conversation_style",
+            "dataset_val.conversation_style",
+        ],
+        Rule::Read(conversation_style),
+    ),
+    (
+        &["dataset.add_eos", "dataset_val.add_eos"],
+        Rule::Read(add_eos),
+    ),
+    (
+        &["dataset.split_across_pack", "dataset_val.split_across_pack"],
+        Rule::Read(across),
+    ),
+    (
+        &["dataset.column_map", "dataset_val.column_map"],
+        Rule::Read(column_map),
+    ),
+    (
+        &[
+            "dataset.new_system_prompt",
+            "dataset.filter_fn",
+            "dataset.image_tag",
+            "dataset.image_dir",
+            "dataset_val.new_system_prompt",
+            "dataset_val.filter_fn",
+        ],
+        Rule::Refused(DATA),
+    ),
+    (
+        &["datasets", "dataloader"],
+        Rule::Refused(
+            "data sets with transforms are not read; list them \
+    in `datasets` of the recipe, each with its `weight`",
+        ),
+    ),
+    (
+        &["collate_fn"],
+        Rule::Dropped("rows are laid end to end; nothing is padded"),
+    ),
     (&["shuffle"], Rule::Same("training.shuffle")),
     (&["seed"], Rule::Same("training.seed")),
     (&["batch_size"], Rule::Same("training.micro_batch_size")),
     (&["batch_size_val"], Rule::Dropped(hf::EVALUATING)),
     (&["epochs"], Rule::Read(hf::epochs)),
     (&["max_steps_per_epoch"], Rule::Read(max_steps_per_epoch)),
-    (&["gradient_accumulation_steps"], Rule::Same("training.gradient_accumulation_steps")),
+    (
+        &["gradient_accumulation_steps"],
+        Rule::Same("training.gradient_accumulation_steps"),
+    ),
     (&["clip_grad_norm"], Rule::Read(clip)),
     // Optimizer and schedule.
     (&["optimizer._component_"], Rule::Read(optimizer)),
     (&["optimizer.lr"], Rule::Same("training.learning_rate")),
-    (&["optimizer.weight_decay"], Rule::Same("training.weight_decay")),
+    (
+        &["optimizer.weight_decay"],
+        Rule::Same("training.weight_decay"),
+    ),
     (&["optimizer.eps"], Rule::Same("training.adam_epsilon")),
     (&["optimizer.betas"], Rule::Read(betas)),
-    (&["optimizer.fused", "optimizer.foreach", "optimizer.capturable"], Rule::Dropped(hf::KERNELS)),
-    (&["optimizer.amsgrad", "optimizer.maximize", "optimizer.momentum", "optimizer.nesterov", "optimizer.dampening"], Rule::Refused("this argument of the optimizer is not supported")),
-    (&["optimizer_in_bwd"], Rule::Dropped("the same update, made sooner; it saves memory")),
+    (
+        &[
+            "optimizer.fused",
+            "optimizer.foreach",
+            "optimizer.capturable",
+        ],
+        Rule::Dropped(hf::KERNELS),
+    ),
+    (
+        &[
+            "optimizer.amsgrad",
+            "optimizer.maximize",
+            "optimizer.momentum",
+            "optimizer.nesterov",
+            "optimizer.dampening",
+        ],
+        Rule::Refused("this argument of the optimizer is not supported"),
+    ),
+    (
+        &["optimizer_in_bwd"],
+        Rule::Dropped("the same update, made sooner; it saves memory"),
+    ),
     (&["lr_scheduler._component_"], Rule::Read(lr_scheduler)),
-    (&["lr_scheduler.num_warmup_steps"], Rule::Same("training.warmup_steps")),
+    (
+        &["lr_scheduler.num_warmup_steps"],
+        Rule::Same("training.warmup_steps"),
+    ),
     (&["lr_scheduler.num_cycles"], Rule::Read(num_cycles)),
     (&["loss._component_"], Rule::Read(loss)),
     (&["loss.num_output_chunks"], Rule::Dropped(hf::KERNELS)),
-    (&["loss.ignore_index"], Rule::Dropped("no token has the label of another")),
-    (&["loss.beta", "loss.epsilon", "loss.kl_coeff", "loss.label_smoothing", "loss.value_clip_range", "loss.value_coeff"], Rule::Refused(OTHER_TRAINING)),
+    (
+        &["loss.ignore_index"],
+        Rule::Dropped("no token has the label of another"),
+    ),
+    (
+        &[
+            "loss.beta",
+            "loss.epsilon",
+            "loss.kl_coeff",
+            "loss.label_smoothing",
+            "loss.value_clip_range",
+            "loss.value_coeff",
+        ],
+        Rule::Refused(OTHER_TRAINING),
+    ),
     // Computing.
     (&["device"], Rule::Read(device)),
     (&["dtype"], Rule::Read(dtype)),
-    (&["enable_activation_checkpointing"], Rule::Same("training.gradient_checkpointing")),
-    (&["enable_activation_offloading", "ac_mode", "ac_option", "low_cpu_ram", "compile", "enable_kv_cache"], Rule::Dropped("it saves memory or time and changes no number")),
-    (&["fsdp", "fsdp_cpu_offload", "fsdp_reshard_after_forward", "fsdp_sharding_strategy", "custom_sharded_layers", "memory_efficient_fsdp_wrap",
-       "tensor_parallel_dim", "tensor_parallel_plan", "context_parallel_dim"], Rule::Dropped(hf::PARALLEL)),
-    (&["data_parallel_replicate_dim", "data_parallel_shard_dim"], Rule::Read(hf::devices)),
-    (&["run_val_every_n_steps"], Rule::Same("evaluation.eval_steps")),
-    (&["save_adapter_weights_only", "save_every_n_epochs", "save_every_n_steps", "enable_async_checkpointing"], Rule::Dropped(hf::SAVING)),
-    (&["metric_logger", "log_every_n_steps", "log_peak_memory_stats", "log_level", "debug_logging_enabled", "debug_num_samples_per_step", "name"], Rule::Dropped(hf::LOGGING)),
+    (
+        &["enable_activation_checkpointing"],
+        Rule::Same("training.gradient_checkpointing"),
+    ),
+    (
+        &[
+            "enable_activation_offloading",
+            "ac_mode",
+            "ac_option",
+            "low_cpu_ram",
+            "compile",
+            "enable_kv_cache",
+        ],
+        Rule::Dropped("it saves memory or time and changes no number"),
+    ),
+    (
+        &[
+            "fsdp",
+            "fsdp_cpu_offload",
+            "fsdp_reshard_after_forward",
+            "fsdp_sharding_strategy",
+            "custom_sharded_layers",
+            "memory_efficient_fsdp_wrap",
+            "tensor_parallel_dim",
+            "tensor_parallel_plan",
+            "context_parallel_dim",
+        ],
+        Rule::Dropped(hf::PARALLEL),
+    ),
+    (
+        &["data_parallel_replicate_dim", "data_parallel_shard_dim"],
+        Rule::Read(hf::devices),
+    ),
+    (
+        &["run_val_every_n_steps"],
+        Rule::Same("evaluation.eval_steps"),
+    ),
+    (
+        &[
+            "save_adapter_weights_only",
+            "save_every_n_epochs",
+            "save_every_n_steps",
+            "enable_async_checkpointing",
+        ],
+        Rule::Dropped(hf::SAVING),
+    ),
+    (
+        &[
+            "metric_logger",
+            "log_every_n_steps",
+            "log_peak_memory_stats",
+            "log_level",
+            "debug_logging_enabled",
+            "debug_num_samples_per_step",
+            "name",
+        ],
+        Rule::Dropped(hf::LOGGING),
+    ),
     (&["profiler"], Rule::Dropped(PROFILER)),
-    (&["quantizer", "fake_quant_after_n_steps", "teacher_model", "teacher_checkpointer", "kd_loss", "kd_ratio", "ref_checkpointer", "ref_policy_checkpointer",
-       "reward_checkpointer", "reward_and_value_model", "reward_functions", "reward_penalty", "value_checkpointer", "policy_model", "base_model_path",
-       "ppo_batch_size", "ppo_epochs", "forward_batch_size", "gamma", "lmbda", "kl_coeff", "whiten_rewards", "grpo_samples", "min_response_length",
-       "penalise_no_eos", "num_steps", "orchestration", "inference", "postprocessing", "training"], Rule::Refused(OTHER_TRAINING)),
-    (&["temperature", "top_k", "max_generated_tokens", "stop_token_ids", "max_new_tokens", "prompt"], Rule::Dropped(GENERATION)),
+    (
+        &[
+            "quantizer",
+            "fake_quant_after_n_steps",
+            "teacher_model",
+            "teacher_checkpointer",
+            "kd_loss",
+            "kd_ratio",
+            "ref_checkpointer",
+            "ref_policy_checkpointer",
+            "reward_checkpointer",
+            "reward_and_value_model",
+            "reward_functions",
+            "reward_penalty",
+            "value_checkpointer",
+            "policy_model",
+            "base_model_path",
+            "ppo_batch_size",
+            "ppo_epochs",
+            "forward_batch_size",
+            "gamma",
+            "lmbda",
+            "kl_coeff",
+            "whiten_rewards",
+            "grpo_samples",
+            "min_response_length",
+            "penalise_no_eos",
+            "num_steps",
+            "orchestration",
+            "inference",
+            "postprocessing",
+            "training",
+        ],
+        Rule::Refused(OTHER_TRAINING),
+    ),
+    (
+        &[
+            "temperature",
+            "top_k",
+            "max_generated_tokens",
+            "stop_token_ids",
+            "max_new_tokens",
+            "prompt",
+        ],
+        Rule::Dropped(GENERATION),
+    ),
 ];
 
-/// The tree with `${path.to.key}` replaced by what it names; what it does not name is left as it is.
+/// The tree with `${path.to.key}` replaced by what it names; what it does not name is left as it
+/// is.
 pub(super) fn interpolated(root: &Node) -> Node {
     replaced(root, root)
 }
@@ -118,11 +396,17 @@ pub(super) fn interpolated(root: &Node) -> Node {
 pub(super) fn variables(node: &Node) -> Vec<String> {
     match &node.kind {
         NodeValue::Scalar { text, .. } => {
-            let named = text.split("${").skip(1).filter_map(|rest| rest.split_once('}'));
+            let named = text
+                .split("${")
+                .skip(1)
+                .filter_map(|rest| rest.split_once('}'));
             named.map(|(name, _)| name.trim().to_owned()).collect()
         }
         NodeValue::List(nodes) => nodes.iter().flat_map(variables).collect(),
-        NodeValue::Map(entries) => entries.values().flat_map(|entry| variables(&entry.value)).collect(),
+        NodeValue::Map(entries) => entries
+            .values()
+            .flat_map(|entry| variables(&entry.value))
+            .collect(),
         NodeValue::Refused => Vec::new(),
     }
 }
@@ -131,27 +415,48 @@ fn replaced(node: &Node, root: &Node) -> Node {
     let kind = match &node.kind {
         NodeValue::Scalar { text, plain, .. } if text.contains("${") => {
             let text = filled(text, root);
-            NodeValue::Scalar { written: text.clone(), text, plain: *plain }
+            NodeValue::Scalar {
+                written: text.clone(),
+                text,
+                plain: *plain,
+            }
         }
-        NodeValue::List(nodes) => NodeValue::List(nodes.iter().map(|node| replaced(node, root)).collect()),
+        NodeValue::List(nodes) => {
+            NodeValue::List(nodes.iter().map(|node| replaced(node, root)).collect())
+        }
         NodeValue::Map(entries) => {
             let filled = |(key, entry): (&String, &KeyValue)| {
-                (key.clone(), KeyValue { place: entry.place.clone(), value: replaced(&entry.value, root) })
+                (
+                    key.clone(),
+                    KeyValue {
+                        place: entry.place.clone(),
+                        value: replaced(&entry.value, root),
+                    },
+                )
             };
             NodeValue::Map(entries.iter().map(filled).collect::<BTreeMap<_, _>>())
         }
         other => other.clone(),
     };
-    Node { place: node.place.clone(), kind }
+    Node {
+        place: node.place.clone(),
+        kind,
+    }
 }
 
 /// One name may lead to another; a circle ends after a few rounds and stays as it is.
 fn filled(text: &str, root: &Node) -> String {
     let mut text = text.to_owned();
     for _ in 0..8 {
-        let Some((before, rest)) = text.split_once("${") else { break };
-        let Some((name, after)) = rest.split_once('}') else { break };
-        let Some(value) = value_of(root, name) else { break };
+        let Some((before, rest)) = text.split_once("${") else {
+            break;
+        };
+        let Some((name, after)) = rest.split_once('}') else {
+            break;
+        };
+        let Some(value) = value_of(root, name) else {
+            break;
+        };
         text = format!("{before}{value}{after}");
         if text.len() > 4096 {
             break;
@@ -163,7 +468,9 @@ fn filled(text: &str, root: &Node) -> String {
 fn value_of<'a>(root: &'a Node, path: &str) -> Option<&'a str> {
     let mut node = root;
     for key in path.trim().split('.') {
-        let NodeValue::Map(entries) = &node.kind else { return None };
+        let NodeValue::Map(entries) = &node.kind else {
+            return None;
+        };
         node = &entries.get(key)?.value;
     }
     node.text()
@@ -171,7 +478,9 @@ fn value_of<'a>(root: &'a Node, path: &str) -> Option<&'a str> {
 
 /// The last part of a path such as `torchtune.models.x.lora_x_8b`.
 fn builder<'a>(draft: &Draft<'a>, part: &str) -> &'a str {
-    draft.text(&format!("{part}._component_")).map_or("", |path| path.rsplit('.').next().unwrap_or(path))
+    draft
+        .text(&format!("{part}._component_"))
+        .map_or("", |path| path.rsplit('.').next().unwrap_or(path))
 }
 
 fn is_adapter(draft: &Draft) -> bool {
@@ -185,7 +494,17 @@ fn model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if !path.starts_with("torchtune.models.") {
         return KeyOutcome::refused("a builder outside of torchtune is not known");
     }
-    if ["vision", "llama4", "clip", "flamingo", "multimodal", "fusion"].iter().any(|word| path.contains(word)) {
+    if [
+        "vision",
+        "llama4",
+        "clip",
+        "flamingo",
+        "multimodal",
+        "fusion",
+    ]
+    .iter()
+    .any(|word| path.contains(word))
+    {
         return KeyOutcome::refused("images are not supported");
     }
     if path.contains("classifier") || path.contains("reward") {
@@ -193,7 +512,8 @@ fn model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
     if is_adapter(draft) && path.contains(".phi") {
         return KeyOutcome::refused(
-            "torchtune adapts q, k and v one by one; in Hugging Face's layout they are one matrix, and an adapter of it is another",
+            "torchtune adapts q, k and v one by one; in Hugging Face's layout they are one matrix, \
+            and an adapter of it is another",
         );
     }
     let method = if name.starts_with("qlora_") || draft.is_on("model.quantize_base") {
@@ -210,13 +530,21 @@ fn quantize_base(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) && builder(draft, "model").starts_with("qlora_") {
         return KeyOutcome::refused("a `qlora` builder quantizes the base");
     }
-    if is_off(given.node) { KeyOutcome::dropped("off") } else { KeyOutcome::Mapped("adapter.method: qlora".into()) }
+    if is_off(given.node) {
+        KeyOutcome::dropped("off")
+    } else {
+        KeyOutcome::Mapped("adapter.method: qlora".into())
+    }
 }
 
 /// Names of Hugging Face for torchtune's.
 fn module_names(draft: &Draft) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
-    for name in draft.at("model.lora_attn_modules").map(texts).unwrap_or_default() {
+    for name in draft
+        .at("model.lora_attn_modules")
+        .map(texts)
+        .unwrap_or_default()
+    {
         names.push(match name.as_str() {
             "q_proj" | "k_proj" | "v_proj" => name,
             "output_proj" => "o_proj".to_owned(),
@@ -229,7 +557,11 @@ fn module_names(draft: &Draft) -> Result<Vec<String>, String> {
     if draft.is_on("model.apply_lora_to_output") {
         names.push("lm_head".to_owned());
     }
-    if names.is_empty() { Err("no module is named".into()) } else { Ok(names) }
+    if names.is_empty() {
+        Err("no module is named".into())
+    } else {
+        Ok(names)
+    }
 }
 
 fn targets(draft: &mut Draft, _: &Given) -> KeyOutcome {
@@ -244,20 +576,31 @@ fn more_targets(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
         return KeyOutcome::dropped("off");
     }
-    let modules = if given.name == "apply_lora_to_mlp" { "gate_proj, up_proj and down_proj" } else { "lm_head" };
+    let modules = if given.name == "apply_lora_to_mlp" {
+        "gate_proj, up_proj and down_proj"
+    } else {
+        "lm_head"
+    };
     KeyOutcome::Mapped(format!("adapter.target_modules: {modules}"))
 }
 
 fn tokenizer(_: &mut Draft, given: &Given) -> KeyOutcome {
     let text = given.node.text().unwrap_or_default();
-    if given.name == "_component_" && ["vision", "llama4", "multimodal"].iter().any(|word| text.contains(word)) {
+    if given.name == "_component_"
+        && ["vision", "llama4", "multimodal"]
+            .iter()
+            .any(|word| text.contains(word))
+    {
         return KeyOutcome::refused("images are not supported");
     }
     KeyOutcome::dropped("the base's own tokenizer.json is read")
 }
 
 fn prompt_template(_: &mut Draft, _: &Given) -> KeyOutcome {
-    KeyOutcome::replaced("the base's own template is used; `chat_template` names another, a file or a stock one")
+    KeyOutcome::replaced(
+        "the base's own template is used; `chat_template` names another, a file \
+    or a stock one",
+    )
 }
 
 fn truncation_type(_: &mut Draft, given: &Given) -> KeyOutcome {
@@ -287,69 +630,122 @@ struct BuilderRows {
     note: Option<&'static str>,
 }
 
-const ALPACA: &str = "Its rows become conversations in a column `messages`: Alpaca's prompt of `instruction` and `input` as the user's, `output` as the assistant's.";
+const ALPACA: &str = "Its rows become conversations in a column `messages`: Alpaca's prompt of \
+`instruction` and `input` as the user's, `output` as the assistant's.";
 
 fn layout(name: &str) -> Option<BuilderRows> {
-    let chat = BuilderRows { source: None, format: "chat", column: None, trains_all: false, note: None };
+    let chat = BuilderRows {
+        source: None,
+        format: "chat",
+        column: None,
+        trains_all: false,
+        note: None,
+    };
     Some(match name {
-        "alpaca_dataset" => BuilderRows { source: Some("tatsu-lab/alpaca"), trains_all: true, note: Some(ALPACA), ..chat },
-        "alpaca_cleaned_dataset" => BuilderRows { source: Some("yahma/alpaca-cleaned"), trains_all: true, note: Some(ALPACA), ..chat },
-        "slimorca_dataset" => {
-            BuilderRows { source: Some("Open-Orca/SlimOrca-Dedup"), column: Some(("messages", "conversations")), ..chat }
-        }
-        "chat_dataset" => BuilderRows { column: Some(("messages", "conversations")), ..chat },
+        "alpaca_dataset" => BuilderRows {
+            source: Some("tatsu-lab/alpaca"),
+            trains_all: true,
+            note: Some(ALPACA),
+            ..chat
+        },
+        "alpaca_cleaned_dataset" => BuilderRows {
+            source: Some("yahma/alpaca-cleaned"),
+            trains_all: true,
+            note: Some(ALPACA),
+            ..chat
+        },
+        "slimorca_dataset" => BuilderRows {
+            source: Some("Open-Orca/SlimOrca-Dedup"),
+            column: Some(("messages", "conversations")),
+            ..chat
+        },
+        "chat_dataset" => BuilderRows {
+            column: Some(("messages", "conversations")),
+            ..chat
+        },
         "instruct_dataset" => BuilderRows {
             note: Some(
-                "Its rows become conversations in a column `messages`: the input as the user's, the output as the assistant's.",
+                "Its rows become conversations in a column `messages`: the input as the user's, \
+                the output as the assistant's.",
             ),
             ..chat
         },
-        "text_completion_dataset" => BuilderRows { format: "text", ..chat },
+        "text_completion_dataset" => BuilderRows {
+            format: "text",
+            ..chat
+        },
         _ => return None,
     })
 }
 
 /// The part that holds a key: `dataset` or `dataset_val`.
 fn part_of(draft: &Draft, given: &Given) -> &'static str {
-    let is_validation = draft.root_at("dataset_val").is_some_and(|node| std::ptr::eq(node, given.parent));
-    if is_validation { "dataset_val" } else { "dataset" }
+    let is_validation = draft
+        .root_at("dataset_val")
+        .is_some_and(|node| std::ptr::eq(node, given.parent));
+    if is_validation {
+        "dataset_val"
+    } else {
+        "dataset"
+    }
 }
 
-/// Where the rows are looked for; those of a builder that makes conversations of them still have to be written.
+/// Where the rows are looked for; those of a builder that makes conversations of them still have to
+/// be written.
 fn place(draft: &Draft, part: &str) -> Option<Located> {
     let layout = layout(builder(draft, part))?;
     let source = draft.text(&format!("{part}.source"));
-    let files = draft.at(&format!("{part}.data_files")).map(texts).unwrap_or_default();
+    let files = draft
+        .at(&format!("{part}.data_files"))
+        .map(texts)
+        .unwrap_or_default();
     let path = match (source, &files[..]) {
         (Some("json" | "csv" | "text" | "parquet") | None, [file]) => file.clone(),
         (Some(source), _) => source.to_owned(),
         (None, _) => layout.source?.to_owned(),
     };
     // Rows that become conversations first are written by a person.
-    let is_read_as_it_is = layout.note.is_none() && draft.at(&format!("{part}.partition")).is_none();
-    let of_hub = on_hub(&path, Part { files: &files, ..wanted_part(draft, part) }, &draft.folder).filter(|_| is_read_as_it_is);
+    let is_read_as_it_is =
+        layout.note.is_none() && draft.at(&format!("{part}.partition")).is_none();
+    let of_hub = on_hub(
+        &path,
+        Part {
+            files: &files,
+            ..wanted_part(draft, part)
+        },
+        &draft.folder,
+    )
+    .filter(|_| is_read_as_it_is);
     Some(of_hub.unwrap_or_else(|| locate(&path, &draft.folder)))
 }
 
 /// The part of a data set that is wanted, without its files.
 fn wanted_part<'a>(draft: &Draft<'a>, part: &str) -> Part<'a> {
     let text = |key: &str| draft.text(&format!("{part}.{key}"));
-    Part { config: text("name").or_else(|| text("subset")), split: text("split"), revision: None, files: &[] }
+    Part {
+        config: text("name").or_else(|| text("subset")),
+        split: text("split"),
+        revision: None,
+        files: &[],
+    }
 }
 
 fn component(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let part = part_of(draft, given);
     let path = given.node.text().unwrap_or_default();
-    let Some(layout) = layout(builder(draft, part)).filter(|_| path.starts_with("torchtune.datasets.")) else {
+    let Some(layout) =
+        layout(builder(draft, part)).filter(|_| path.starts_with("torchtune.datasets."))
+    else {
         return KeyOutcome::refused("this data set is code of torchtune that is not known here");
     };
     match place(draft, part) {
         None => KeyOutcome::refused("it names no `source`"),
         Some(located) => match (located.task, layout.note) {
             (Some(task), _) => KeyOutcome::replaced(format!("`{}`: {task}", located.path)),
-            (None, Some(_)) => {
-                KeyOutcome::refused("its rows are conversations to torchtune: write them into a column `messages` and use `chat`")
-            }
+            (None, Some(_)) => KeyOutcome::refused(
+                "its rows are conversations to torchtune: write them into a \
+                column `messages` and use `chat`",
+            ),
             (None, None) => KeyOutcome::Mapped(format!("datasets.format: {}", layout.format)),
         },
     }
@@ -358,7 +754,13 @@ fn component(draft: &mut Draft, given: &Given) -> KeyOutcome {
 fn source(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match place(draft, part_of(draft, given)) {
         Some(Located { path, task: None }) => KeyOutcome::Mapped(format!("datasets.path: {path}")),
-        Some(Located { path, task: Some(task) }) => KeyOutcome::replaced(format!("`{path}`: {task}")),
+        Some(Located {
+            path,
+            task: Some(task),
+        }) => KeyOutcome::replaced(format!(
+            "`{path}`: \
+        {task}"
+        )),
         None => KeyOutcome::refused("the data set is not known"),
     }
 }
@@ -367,12 +769,23 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let said = given.node.text().unwrap_or_default();
     match place(draft, part_of(draft, given)) {
         Some(located) if located.is_of_hub() => match given.name {
-            "split" if said == "train" => KeyOutcome::dropped("the split that is read without a word"),
+            "split" if said == "train" => KeyOutcome::dropped(
+                "the split that is read without a \
+            word",
+            ),
             "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
             _ => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
         },
-        Some(_) if given.name == "split" && is_slice(said) => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
-        Some(Located { path, task: Some(_) }) => KeyOutcome::replaced(format!("put only this part into `{path}`")),
+        Some(_) if given.name == "split" && is_slice(said) => {
+            KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said)))
+        }
+        Some(Located {
+            path,
+            task: Some(_),
+        }) => KeyOutcome::replaced(format!(
+            "put only this part \
+        into `{path}`"
+        )),
         _ if given.node.text() == Some("train") => KeyOutcome::dropped("a file has one split"),
         _ => KeyOutcome::refused("a part of local files: write those rows to a file of their own"),
     }
@@ -382,9 +795,14 @@ fn packed(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
         return KeyOutcome::dropped("off");
     }
-    if builder(draft, "dataset") == "text_completion_dataset" && !draft.at("dataset.split_across_pack").is_some_and(is_off) {
+    if builder(draft, "dataset") == "text_completion_dataset"
+        && !draft.at("dataset.split_across_pack").is_some_and(is_off)
+    {
         return match draft.set("training.sample_packing", "true") {
-            KeyOutcome::Mapped(_) => KeyOutcome::replaced("a text is never split between two packed rows"),
+            KeyOutcome::Mapped(_) => KeyOutcome::replaced(
+                "a text is never split between two \
+            packed rows",
+            ),
             other => other,
         };
     }
@@ -393,12 +811,27 @@ fn packed(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn column(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let format = layout(builder(draft, part_of(draft, given))).map(|layout| layout.format);
-    let ours = if given.name == "column" { "text" } else { "chat" };
-    if format == Some(ours) { KeyOutcome::Mapped("datasets.columns".into()) } else { KeyOutcome::refused(DATA) }
+    let ours = if given.name == "column" {
+        "text"
+    } else {
+        "chat"
+    };
+    if format == Some(ours) {
+        KeyOutcome::Mapped("datasets.columns".into())
+    } else {
+        KeyOutcome::refused(DATA)
+    }
 }
 
 fn train_on_input(_: &mut Draft, given: &Given) -> KeyOutcome {
-    KeyOutcome::Mapped(format!("datasets.train_on: {}", if is_off(given.node) { "assistant" } else { "all" }))
+    KeyOutcome::Mapped(format!(
+        "datasets.train_on: {}",
+        if is_off(given.node) {
+            "assistant"
+        } else {
+            "all"
+        }
+    ))
 }
 
 fn conversation_style(_: &mut Draft, given: &Given) -> KeyOutcome {
@@ -426,18 +859,29 @@ fn across(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn column_map(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match place(draft, part_of(draft, given)) {
-        Some(located) if located.is_open() => KeyOutcome::replaced("rename these columns where the rows become conversations"),
+        Some(located) if located.is_open() => KeyOutcome::replaced(
+            "rename these columns where the \
+        rows become conversations",
+        ),
         _ => KeyOutcome::refused(DATA),
     }
 }
 
 fn max_steps_per_epoch(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    if draft.at("epochs").and_then(number).is_some_and(|epochs| epochs > 1.0) {
-        return KeyOutcome::refused("epochs that end early are not supported; say all steps with `training.max_steps`");
+    if draft
+        .at("epochs")
+        .and_then(number)
+        .is_some_and(|epochs| epochs > 1.0)
+    {
+        return KeyOutcome::refused(
+            "epochs that end early are not supported; say all steps with \
+        `training.max_steps`",
+        );
     }
     match draft.same("training.max_steps", given) {
         KeyOutcome::Mapped(_) => KeyOutcome::replaced(
-            "`max_steps` goes on into a second epoch where the data have fewer steps; torchtune stops at their end",
+            "`max_steps` goes on into a second epoch where the data have fewer steps; torchtune \
+            stops at their end",
         ),
         other => other,
     }
@@ -461,23 +905,37 @@ fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
         | "torchao.optim.AdamW4bit"
         | "torchao.optim.AdamWFp8"
         | "torchao.prototype.low_bit_optim.AdamW8bit"
-        | "torchao.prototype.low_bit_optim.AdamW4bit" => match draft.set("training.optimizer", "adamw") {
-            KeyOutcome::Mapped(_) => KeyOutcome::replaced(
-                "the same AdamW with moments in 32 bits, on the device: more memory and no rounding of the moments",
-            ),
-            other => other,
-        },
+        | "torchao.prototype.low_bit_optim.AdamW4bit" => {
+            match draft.set("training.optimizer", "adamw") {
+                KeyOutcome::Mapped(_) => KeyOutcome::replaced(
+                    "the same AdamW with moments in 32 bits, on the device: more memory and no \
+                rounding of the moments",
+                ),
+                other => other,
+            }
+        }
         _ => KeyOutcome::refused("this optimizer is not supported"),
     }
 }
 
 fn betas(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let NodeValue::List(betas) = &given.node.kind else { return KeyOutcome::refused("expected two numbers") };
-    match &betas.iter().map(|beta| unquoted(beta).shown()).collect::<Vec<_>>()[..] {
+    let NodeValue::List(betas) = &given.node.kind else {
+        return KeyOutcome::refused(
+            "expected two \
+    numbers",
+        );
+    };
+    match &betas
+        .iter()
+        .map(|beta| unquoted(beta).shown())
+        .collect::<Vec<_>>()[..]
+    {
         [one, two] => {
             draft.set("training.adam_beta1", one.clone());
             draft.set("training.adam_beta2", two.clone());
-            KeyOutcome::Mapped(format!("training.adam_beta1: {one}, training.adam_beta2: {two}"))
+            KeyOutcome::Mapped(format!(
+                "training.adam_beta1: {one}, training.adam_beta2: {two}"
+            ))
         }
         _ => KeyOutcome::refused("expected two numbers"),
     }
@@ -502,7 +960,11 @@ fn num_cycles(_: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn loss(_: &mut Draft, given: &Given) -> KeyOutcome {
-    let name = given.node.text().and_then(|path| path.rsplit('.').next()).unwrap_or_default();
+    let name = given
+        .node
+        .text()
+        .and_then(|path| path.rsplit('.').next())
+        .unwrap_or_default();
     match name {
         "LinearCrossEntropyLoss" | "CEWithChunkedOutputLoss" | "CrossEntropyLoss" => {
             KeyOutcome::dropped("the mean cross-entropy of the trained tokens of a step, as here")
@@ -514,17 +976,24 @@ fn loss(_: &mut Draft, given: &Given) -> KeyOutcome {
 fn device(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("cpu") => draft.set("device", "cpu"),
-        _ => KeyOutcome::replaced("`device: auto` takes the first GPU that passed the gradient check"),
+        _ => KeyOutcome::replaced(
+            "`device: auto` takes the first GPU that passed the gradient \
+        check",
+        ),
     }
 }
 
 fn dtype(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("fp32") => draft.set("training.model_dtype", "float32"),
-        Some("bf16") if is_adapter(draft) => {
-            KeyOutcome::replaced("`model_dtype: auto` takes 16 bits where the device computes in them; adapters are kept in 32 bits")
-        }
-        Some("bf16") => KeyOutcome::replaced("every weight trains in 32 bits, since an update is smaller than the last bit of 16"),
+        Some("bf16") if is_adapter(draft) => KeyOutcome::replaced(
+            "`model_dtype: auto` takes 16 bits where the device computes in \
+            them; adapters are kept in 32 bits",
+        ),
+        Some("bf16") => KeyOutcome::replaced(
+            "every weight trains in 32 bits, since an update is \
+        smaller than the last bit of 16",
+        ),
         _ => KeyOutcome::refused("`bf16` and `fp32` are supported"),
     }
 }
@@ -536,17 +1005,30 @@ pub(super) fn finish(draft: &mut Draft) {
         draft.default(&["model.lora_alpha"], "adapter.alpha", "16");
     }
     draft.default(&["optimizer.weight_decay"], "training.weight_decay", "0.01");
-    draft.default(&["lr_scheduler._component_"], "training.lr_scheduler", "constant");
+    draft.default(
+        &["lr_scheduler._component_"],
+        "training.lr_scheduler",
+        "constant",
+    );
     draft.default(&["clip_grad_norm"], "training.max_grad_norm", "0");
     if draft.at("tokenizer.max_seq_len").is_none() {
         draft.add(
             "training.sequence_len",
             UNLIMITED,
-            "torchtune has no limit here; with `truncation: error` a longer row stops the run before it trains",
+            "torchtune has no limit here; with `truncation: error` a longer row stops the run \
+            before it trains",
         );
-        draft.add("training.truncation", "error", "no row is left out or cut without being told");
+        draft.add(
+            "training.truncation",
+            "error",
+            "no row is left out or cut without being told",
+        );
     } else {
-        draft.add("training.truncation", "truncate", "torchtune cuts longer rows");
+        draft.add(
+            "training.truncation",
+            "truncate",
+            "torchtune cuts longer rows",
+        );
     }
     if let Some(data) = data(draft, "dataset") {
         draft.train = vec![data];
@@ -567,20 +1049,27 @@ fn data(draft: &Draft, part: &str) -> Option<Data> {
         .collect();
     let mut data = Data::default();
     if let Some(task) = &located.task {
-        let parts = if parts.is_empty() { String::new() } else { format!(" (only {})", parts.join(", ")) };
+        let parts = if parts.is_empty() {
+            String::new()
+        } else {
+            format!(" (only {})", parts.join(", "))
+        };
         data.notes.push(format!("{task}{parts}."));
         data.notes.extend(layout.note.map(str::to_owned));
     }
     data.lines = located.lines(wanted_part(draft, part));
     data.lines.push(("format", layout.format.to_owned()));
-    let named = said("conversation_column").or_else(|| said("column")).and_then(Node::text);
+    let named = said("conversation_column")
+        .or_else(|| said("column"))
+        .and_then(Node::text);
     let column = match (layout.column, named) {
         (_, Some(name)) if layout.format == "text" => Some(("text", name)),
         (Some((ours, _)), Some(name)) => Some((ours, name)),
         (column, _) => column,
     };
     if let Some((ours, name)) = column.filter(|(ours, name)| ours != name) {
-        data.lines.push(("columns", format!("{{{ours}: {}}}", quoted(name))));
+        data.lines
+            .push(("columns", format!("{{{ours}: {}}}", quoted(name))));
     }
     let trains_all = said("train_on_input").map_or(layout.trains_all, |node| !is_off(node));
     if trains_all && layout.format != "text" {

@@ -4,7 +4,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use tensorboard_proto::event::{Event as Record, SessionLog, SessionLog_SessionStatus};
-use tensorboard_proto::summary::{Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData};
+use tensorboard_proto::summary::{
+    Summary, Summary_Value, SummaryMetadata, SummaryMetadata_PluginData,
+};
 use tensorboard_proto::tensor::TensorProto;
 use tensorboard_proto::tensor_shape::{TensorShapeProto, TensorShapeProto_Dim};
 use tensorboard_proto::types::DataType;
@@ -39,12 +41,21 @@ pub(super) fn record(event: &Event) -> Option<Record> {
     }
 }
 
-/// The numbers of a line of metrics.jsonl, by the names that transformers gives them: `eval_loss` is `eval/loss`, `loss` is `train/loss`.
+/// The numbers of a line of metrics.jsonl, by the names that transformers gives them: `eval_loss`
+/// is `eval/loss`, `loss` is `train/loss`.
 pub(super) fn scalars(line: &Value) -> Option<Record> {
-    let number = |value: &Value| value.as_f64().or_else(|| value.as_bool().map(|is_so| f64::from(u8::from(is_so))));
-    let tag = |key: &str| key.strip_prefix("eval_").map_or_else(|| format!("train/{key}"), |key| format!("eval/{key}"));
+    let number = |value: &Value| {
+        value
+            .as_f64()
+            .or_else(|| value.as_bool().map(|is_so| f64::from(u8::from(is_so))))
+    };
+    let tag = |key: &str| {
+        key.strip_prefix("eval_")
+            .map_or_else(|| format!("train/{key}"), |key| format!("eval/{key}"))
+    };
     let numbers = line.as_object()?.iter().filter(|(key, _)| *key != "step");
-    let values = numbers.filter_map(|(key, value)| Some(scalar(&tag(key), number(value)? as f32).take_value()));
+    let values = numbers
+        .filter_map(|(key, value)| Some(scalar(&tag(key), number(value)? as f32).take_value()));
     let mut summary = Summary::new();
     summary.set_value(values.flatten().collect());
     let mut record = now(line["step"].as_u64()?);
@@ -52,10 +63,19 @@ pub(super) fn scalars(line: &Value) -> Option<Record> {
     Some(record)
 }
 
-/// A prompt and its answer, which is Markdown to TensorBoard: indented, so that all of it is shown as it is.
+/// A prompt and its answer, which is Markdown to TensorBoard: indented, so that all of it is shown
+/// as it is.
 fn text(sample: &Sample) -> Record {
-    let as_it_is = |text: &str| text.lines().map(|line| format!("    {line}\n")).collect::<String>();
-    let shown = format!("{}\n---\n\n{}", as_it_is(&sample.prompt), as_it_is(&sample.text));
+    let as_it_is = |text: &str| {
+        text.lines()
+            .map(|line| format!("    {line}\n"))
+            .collect::<String>()
+    };
+    let shown = format!(
+        "{}\n---\n\n{}",
+        as_it_is(&sample.prompt),
+        as_it_is(&sample.text)
+    );
     let mut one = TensorShapeProto_Dim::new();
     one.set_size(1);
     let mut shape = TensorShapeProto::new();
@@ -81,7 +101,11 @@ fn text(sample: &Sample) -> Record {
 
 fn now(step: u64) -> Record {
     let mut record = Record::new();
-    record.set_wall_time(SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()));
+    record.set_wall_time(
+        SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0.0, |since| since.as_secs_f64()),
+    );
     record.set_step(step.cast_signed());
     record
 }

@@ -11,7 +11,8 @@ use tensorboard_rs::record_writer::RecordWriter;
 
 use crate::files;
 
-/// Names of event files begin with it; seconds since 1970 follow, and TensorBoard reads the files of a folder in the order of their names.
+/// Names of event files begin with it; seconds since 1970 follow, and TensorBoard reads the files
+/// of a folder in the order of their names.
 const BEGINS: &str = "events.out.tfevents.";
 
 /// A file of whole records.
@@ -30,14 +31,26 @@ impl EventFile {
     pub fn create(folder: &Path) -> Result<Self, files::FileError> {
         let failed = |action, path: &Path, cause| files::FileError::new(action, path, cause);
         files::create_folder(folder)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let entries = fs::read_dir(folder).map_err(|cause| failed("read", folder, cause))?.flatten();
-        let older = entries.filter_map(|entry| seconds(entry.file_name().to_str()?)).max();
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_secs());
+        let entries = fs::read_dir(folder)
+            .map_err(|cause| failed("read", folder, cause))?
+            .flatten();
+        let older = entries
+            .filter_map(|entry| seconds(entry.file_name().to_str()?))
+            .max();
         let mut second = older.map_or(now, |older| now.max(older + 1));
         loop {
             let path = folder.join(format!("{BEGINS}{second:010}.rankine"));
             match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => return Ok(Self { path, file, bytes: 0 }),
+                Ok(file) => {
+                    return Ok(Self {
+                        path,
+                        file,
+                        bytes: 0,
+                    });
+                }
                 Err(cause) if cause.kind() == ErrorKind::AlreadyExists => second += 1,
                 Err(cause) => return Err(failed("make", &path, cause)),
             }
@@ -51,8 +64,9 @@ impl EventFile {
     pub fn append(&mut self, record: &Record) -> Result<(), files::FileError> {
         let mut framed = Vec::new();
         let encoded = record.write_to_bytes().map_err(std::io::Error::other);
-        let written =
-            encoded.and_then(|bytes| RecordWriter::new(&mut framed).write(&bytes)).and_then(|()| self.file.write_all(&framed));
+        let written = encoded
+            .and_then(|bytes| RecordWriter::new(&mut framed).write(&bytes))
+            .and_then(|()| self.file.write_all(&framed));
         written.map_err(|cause| {
             let _ = self.file.set_len(self.bytes);
             files::FileError::writing(&self.path, framed.len() as u64, cause)
@@ -64,7 +78,12 @@ impl EventFile {
 
 /// The seconds in the name of an event file, ten digits until the year 2286.
 fn seconds(name: &str) -> Option<u64> {
-    name.strip_prefix(BEGINS)?.split('.').next().filter(|digits| digits.len() == 10)?.parse().ok()
+    name.strip_prefix(BEGINS)?
+        .split('.')
+        .next()
+        .filter(|digits| digits.len() == 10)?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -74,11 +93,22 @@ mod tests {
     #[test]
     fn files_come_one_behind_the_other_whatever_the_clock_says() {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let far = folder.path().join("events.out.tfevents.7000000000.elsewhere.1.0");
+        let far = folder
+            .path()
+            .join("events.out.tfevents.7000000000.elsewhere.1.0");
         fs::write(&far, "").expect("written");
-        fs::write(folder.path().join("events.out.tfevents.18446744073709551615"), "").expect("written");
+        fs::write(
+            folder
+                .path()
+                .join("events.out.tfevents.18446744073709551615"),
+            "",
+        )
+        .expect("written");
         let made = [(); 3].map(|()| EventFile::create(folder.path()).expect("made").path);
-        assert!(far < made[0] && made.is_sorted() && made[0] != made[1], "{made:?}");
+        assert!(
+            far < made[0] && made.is_sorted() && made[0] != made[1],
+            "{made:?}"
+        );
     }
 
     #[cfg(target_os = "linux")]
@@ -86,7 +116,21 @@ mod tests {
     fn a_full_disk_is_told_with_the_bytes_that_are_needed() {
         let path = PathBuf::from("/dev/full");
         let file = OpenOptions::new().write(true).open(&path).expect("opened");
-        let error = EventFile { path, file, bytes: 0 }.append(&Record::new()).expect_err("a full disk");
-        assert!(error.to_string().starts_with("cannot write `/dev/full`: No space left on device"), "{error}");
+        let error = EventFile {
+            path,
+            file,
+            bytes: 0,
+        }
+        .append(&Record::new())
+        .expect_err(
+            "a full \
+        disk",
+        );
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot write `/dev/full`: No space left on device"),
+            "{error}"
+        );
     }
 }

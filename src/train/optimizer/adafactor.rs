@@ -1,5 +1,5 @@
-//! Adafactor as transformers has it: of a matrix the mean squares of its rows and columns stand in for those of its numbers. Shazeer and
-//! Stern 2018, arXiv:1804.04235.
+//! Adafactor as transformers has it: of a matrix the mean squares of its rows and columns stand in
+//! for those of its numbers. Shazeer and Stern 2018, arXiv:1804.04235.
 //!
 //! ```text
 //! β = 1 - t^decay_rate        r ← β r + (1 - β) mean over a row of g²        c alike over columns
@@ -17,15 +17,24 @@ const SQUARE_EPSILON: f64 = 1e-30;
 const LEAST_SCALE: f64 = 1e-3;
 
 impl Adafactor {
-    /// The learning rate of an update: the schedule's, or that which follows from how many there were.
+    /// The learning rate of an update: the schedule's, or that which follows from how many there
+    /// were.
     pub(super) fn learning_rate(&self, scheduled: f64, update: u64) -> f64 {
         let update = update as f64;
-        let most = if self.warmup_init { 1e-6 * update } else { 1e-2 };
-        if self.relative_step { most.min(1.0 / update.sqrt()) } else { scheduled }
+        let most = if self.warmup_init {
+            1e-6 * update
+        } else {
+            1e-2
+        };
+        if self.relative_step {
+            most.min(1.0 / update.sqrt())
+        } else {
+            scheduled
+        }
     }
 
-    /// Rows [weights, n] of `shape` after an update. The states: of a matrix r and c, of a vector the mean of squares, then a momentum
-    /// where there is one.
+    /// Rows [weights, n] of `shape` after an update. The states: of a matrix r and c, of a vector
+    /// the mean of squares, then a momentum where there is one.
     pub(super) fn update(
         &self,
         weights: Tensor<2>,
@@ -44,9 +53,15 @@ impl Adafactor {
             (gradients / second.clone().sqrt(), vec![second])
         };
         // Of each weight one number, [weights, 1].
-        let clip = root_mean_square(update.clone()).div_scalar(self.clip_threshold).clamp_min(1.0);
-        let scale = self.scale_parameter.then(|| root_mean_square(weights.clone()).clamp_min(LEAST_SCALE));
-        let rate = scale.unwrap_or_else(|| clip.ones_like()).mul_scalar(rates.learning_rate);
+        let clip = root_mean_square(update.clone())
+            .div_scalar(self.clip_threshold)
+            .clamp_min(1.0);
+        let scale = self
+            .scale_parameter
+            .then(|| root_mean_square(weights.clone()).clamp_min(LEAST_SCALE));
+        let rate = scale
+            .unwrap_or_else(|| clip.ones_like())
+            .mul_scalar(rates.learning_rate);
         let mut update = update * (rate.clone() / clip);
         if let Some((beta1, momentum)) = momentum {
             update = mean(momentum, beta1, update);
@@ -67,12 +82,24 @@ fn factored(
 ) -> (Tensor<2>, Vec<Tensor<2>>) {
     let count = gradients.dims()[0];
     let squares = squares.reshape([count, rows, columns]);
-    let of_rows = mean(states[0].clone(), decay, squares.clone().mean_dim(2).reshape([count, rows]));
-    let of_columns = mean(states[1].clone(), decay, squares.mean_dim(1).reshape([count, columns]));
+    let of_rows = mean(
+        states[0].clone(),
+        decay,
+        squares.clone().mean_dim(2).reshape([count, rows]),
+    );
+    let of_columns = mean(
+        states[1].clone(),
+        decay,
+        squares.mean_dim(1).reshape([count, columns]),
+    );
     let share = of_rows.clone() / of_rows.clone().mean_dim(1); // [weights, rows]
-    let by_rows = gradients.reshape([count, rows, columns]) / share.sqrt().reshape([count, rows, 1]);
+    let by_rows =
+        gradients.reshape([count, rows, columns]) / share.sqrt().reshape([count, rows, 1]);
     let update = by_rows / of_columns.clone().sqrt().reshape([count, 1, columns]);
-    (update.reshape([count, rows * columns]), vec![of_rows, of_columns])
+    (
+        update.reshape([count, rows * columns]),
+        vec![of_rows, of_columns],
+    )
 }
 
 /// [weights, 1] of rows [weights, n].

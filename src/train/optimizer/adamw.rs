@@ -1,6 +1,8 @@
-//! AdamW over the weights that train, as torch has it: decoupled decay, bias correction, ε outside the square root. Moments are f32.
+//! AdamW over the weights that train, as torch has it: decoupled decay, bias correction, ε outside
+//! the square root. Moments are f32.
 //!
-//! Loshchilov and Hutter 2019, arXiv:1711.05101; with `loraplus_lr_ratio`, `LoRA+` of Hayou et al. 2024, arXiv:2402.12354.
+//! Loshchilov and Hutter 2019, arXiv:1711.05101; with `loraplus_lr_ratio`, `LoRA+` of Hayou et al.
+//! 2024, arXiv:2402.12354.
 
 use std::mem::replace;
 use std::ops::Range;
@@ -24,7 +26,8 @@ pub struct AdamWConfig {
     pub epsilon: f64,
     /// Share of a matrix that decays, times its learning rate. Norms and biases do not.
     pub weight_decay: f64,
-    /// The learning rate of an adapter's B as a multiple of A's: `LoRA+`, arXiv:2402.12354. 1 without it.
+    /// The learning rate of an adapter's B as a multiple of A's: `LoRA+`, arXiv:2402.12354. 1
+    /// without it.
     pub loraplus_lr_ratio: f64,
 }
 
@@ -43,13 +46,29 @@ impl AdamW {
     /// Zero moments for the weights that train.
     pub fn new(config: AdamWConfig, decoder: &Decoder) -> Self {
         let (layout, device) = (WeightGroups::of(decoder), decoder.device());
-        Self { config, updates: 0, moments: [layout.zeros(&device), layout.zeros(&device)], layout }
+        Self {
+            config,
+            updates: 0,
+            moments: [layout.zeros(&device), layout.zeros(&device)],
+            layout,
+        }
     }
 
-    /// The optimizer as it was after so many updates, with first and second moments as [`AdamW::moments`] has them.
-    pub fn restore(config: AdamWConfig, decoder: &Decoder, updates: u64, moments: [Vec<Tensor<1>>; 2]) -> Self {
+    /// The optimizer as it was after so many updates, with first and second moments as
+    /// [`AdamW::moments`] has them.
+    pub fn restore(
+        config: AdamWConfig,
+        decoder: &Decoder,
+        updates: u64,
+        moments: [Vec<Tensor<1>>; 2],
+    ) -> Self {
         let (layout, device) = (WeightGroups::of(decoder), decoder.device());
-        Self { config, updates, moments: moments.map(|numbers| layout.join(numbers, &device)), layout }
+        Self {
+            config,
+            updates,
+            moments: moments.map(|numbers| layout.join(numbers, &device)),
+            layout,
+        }
     }
 
     /// First and second moments, each one a weight in the decoder's order and in memory order.
@@ -57,28 +76,65 @@ impl AdamW {
         self.moments.each_ref().map(|row| self.layout.split(row))
     }
 
-    /// One update of every weight, or of none: `false` if a weight or a moment would not be finite, or there are no gradients.
-    /// `learning_rate` is that of all weights but B of adapters, where they have their own.
+    /// One update of every weight, or of none: `false` if a weight or a moment would not be finite,
+    /// or there are no gradients. `learning_rate` is that of all weights but B of adapters, where
+    /// they have their own.
     #[must_use]
-    pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) -> bool {
-        gradients.into_sum().is_some_and(|gradients| self.update_by(decoder, gradients, learning_rate))
+    pub fn update(
+        &mut self,
+        decoder: &mut Decoder,
+        gradients: Gradients,
+        learning_rate: f64,
+    ) -> bool {
+        gradients
+            .into_sum()
+            .is_some_and(|gradients| self.update_by(decoder, gradients, learning_rate))
     }
 
-    pub(super) fn update_by(&mut self, decoder: &mut Decoder, gradients: Sum, learning_rate: f64) -> bool {
-        let AdamWConfig { beta1, beta2, epsilon, .. } = self.config;
-        let rule = AdamWRule { beta1, beta2, epsilon, gradient_scale: gradients.scale, update: self.updates + 1 };
-        let segments: Vec<_> =
-            self.layout.places().map(|(group, place)| self.config.segment(group, place, learning_rate)).collect();
+    pub(super) fn update_by(
+        &mut self,
+        decoder: &mut Decoder,
+        gradients: Sum,
+        learning_rate: f64,
+    ) -> bool {
+        let AdamWConfig {
+            beta1,
+            beta2,
+            epsilon,
+            ..
+        } = self.config;
+        let rule = AdamWRule {
+            beta1,
+            beta2,
+            epsilon,
+            gradient_scale: gradients.scale,
+            update: self.updates + 1,
+        };
+        let segments: Vec<_> = self
+            .layout
+            .places()
+            .map(|(group, place)| self.config.segment(group, place, learning_rate))
+            .collect();
         // What nobody else holds is updated in place.
         let nothing = Tensor::empty([0], &decoder.device());
-        let [first, second] = self.moments.each_mut().map(|row| replace(row, nothing.clone()));
-        let state = AdamWState { weights: decoder.take(), first, second };
+        let [first, second] = self
+            .moments
+            .each_mut()
+            .map(|row| replace(row, nothing.clone()));
+        let state = AdamWState {
+            weights: decoder.take(),
+            first,
+            second,
+        };
         let (state, updated) = match adamw(state, gradients.row, &segments, rule) {
             Ok(state) => (state, true),
             Err(state) => (state, false),
         };
         decoder.put(state.weights);
-        (self.moments, self.updates) = ([state.first, state.second], self.updates + u64::from(updated));
+        (self.moments, self.updates) = (
+            [state.first, state.second],
+            self.updates + u64::from(updated),
+        );
         updated
     }
 }
@@ -95,6 +151,10 @@ impl AdamWConfig {
 
     fn segment(self, group: Group, place: Range<usize>, learning_rate: f64) -> Segment {
         let [learning_rate, weight_decay] = self.rates(group, learning_rate);
-        Segment { place, learning_rate, weight_decay }
+        Segment {
+            place,
+            learning_rate,
+            weight_decay,
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! Optimizers that go over weights of one shape together: as rows [weights, n] in the order of their files, so that blocks of 8 bits and
-//! factors of rows and columns are those of other programs.
+//! Optimizers that go over weights of one shape together: as rows [weights, n] in the order of
+//! their files, so that blocks of 8 bits and factors of rows and columns are those of other
+//! programs.
 //!
-//! An update is computed twice: once only to see whether all that comes out is finite, then to be kept. So no more than one stack is there
-//! twice, and an update is made of every weight or of none.
+//! An update is computed twice: once only to see whether all that comes out is finite, then to be
+//! kept. So no more than one stack is there twice, and an update is made of every weight or of
+//! none.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::gradients::Sum;
 use super::super::layout::WeightGroups;
-use super::config::{StateKind, OptimizerConfig, Rule};
+use super::config::{OptimizerConfig, Rule, StateKind};
 use super::rules::{Rates, Updated, adamw, averaged, lion, schedule_free};
 use crate::model::{Decoder, Names};
 use crate::nn::weight::{Group, Weight};
@@ -30,7 +32,8 @@ pub struct ByShape {
     pub(super) slots: Vec<Slot>,
     pub(super) stacks: Vec<Stack>,
     average: Option<Average>,
-    /// The weights at which gradients are taken, each in memory order, while the decoder has their average.
+    /// The weights at which gradients are taken, each in memory order, while the decoder has their
+    /// average.
     pub(super) resting: Option<Vec<Tensor<1>>>,
 }
 
@@ -104,7 +107,9 @@ impl Slot {
         match (&self.shape[..], self.is_turned) {
             ([outputs, inputs], true) => {
                 let count = rows.dims()[0];
-                rows.reshape([count, *inputs, *outputs]).swap_dims(1, 2).reshape([count, inputs * outputs])
+                rows.reshape([count, *inputs, *outputs])
+                    .swap_dims(1, 2)
+                    .reshape([count, inputs * outputs])
             }
             _ => rows,
         }
@@ -115,7 +120,9 @@ impl Slot {
         match (&self.shape[..], self.is_turned) {
             ([outputs, inputs], true) => {
                 let count = rows.dims()[0];
-                rows.reshape([count, *outputs, *inputs]).swap_dims(1, 2).reshape([count, inputs * outputs])
+                rows.reshape([count, *outputs, *inputs])
+                    .swap_dims(1, 2)
+                    .reshape([count, inputs * outputs])
             }
             _ => rows,
         }
@@ -127,14 +134,22 @@ impl Slot {
         match self.kind {
             StateKind::Adam => vec![whole("first_moment.", None), whole("second_moment.", None)],
             StateKind::Adam8bit => {
-                vec![whole("first_moment.", Some(DynamicMap::Signed)), whole("second_moment.", Some(DynamicMap::Unsigned))]
+                vec![
+                    whole("first_moment.", Some(DynamicMap::Signed)),
+                    whole("second_moment.", Some(DynamicMap::Unsigned)),
+                ]
             }
             StateKind::Lion | StateKind::Muon => vec![whole("momentum.", None)],
             StateKind::Lion8bit => vec![whole("momentum.", Some(DynamicMap::Signed))],
-            StateKind::ScheduleFree => vec![whole("fast_sequence.", None), whole("second_moment.", None)],
+            StateKind::ScheduleFree => {
+                vec![whole("fast_sequence.", None), whole("second_moment.", None)]
+            }
             StateKind::Adafactor => {
                 let mut states = match self.shape[..] {
-                    [rows, columns] => vec![("row_squares.", vec![rows], None), ("column_squares.", vec![columns], None)],
+                    [rows, columns] => vec![
+                        ("row_squares.", vec![rows], None),
+                        ("column_squares.", vec![columns], None),
+                    ],
                     _ => vec![whole("second_moment.", None)],
                 };
                 if matches!(rule, Rule::Adafactor(adafactor) if adafactor.beta1.is_some()) {
@@ -149,25 +164,48 @@ impl Slot {
 impl ByShape {
     /// The state before the first update.
     pub fn new(config: OptimizerConfig, decoder: &Decoder) -> Self {
-        let [embedding, head] = [decoder.spec.names.embedding(), Names::HEAD.to_owned()].map(|weight| module(&weight).to_owned());
-        let is_table =
-            |name: &str| [&embedding, &head].into_iter().any(|table| name == table || name.starts_with(&format!("{table}.")));
+        let [embedding, head] = [decoder.spec.names.embedding(), Names::HEAD.to_owned()]
+            .map(|weight| module(&weight).to_owned());
+        let is_table = |name: &str| {
+            [&embedding, &head]
+                .into_iter()
+                .any(|table| name == table || name.starts_with(&format!("{table}.")))
+        };
         let slots = decoder.weights(|name, weight| Slot::new(name, &weight, is_table, config.rule));
         let layout = WeightGroups::of(decoder);
-        let slots = slots.into_iter().enumerate().map(|(index, slot)| Slot { place: layout.place(index), ..slot });
+        let slots = slots.into_iter().enumerate().map(|(index, slot)| Slot {
+            place: layout.place(index),
+            ..slot
+        });
         // What a schedule-free optimizer starts as are the weights themselves.
-        let weights = if config.rule.averages() { decoder.numbers() } else { Vec::new() };
+        let weights = if config.rule.averages() {
+            decoder.numbers()
+        } else {
+            Vec::new()
+        };
         Self::of_slots(config, slots.collect()).started(&weights, &decoder.device())
     }
 
-    /// The same for weights of no model: matrices and vectors in the order of their files, which all decay.
-    pub fn of_weights(config: OptimizerConfig, shapes: &[Vec<usize>], weights: &[Tensor<1>], device: &Device) -> Self {
+    /// The same for weights of no model: matrices and vectors in the order of their files, which
+    /// all decay.
+    pub fn of_weights(
+        config: OptimizerConfig,
+        shapes: &[Vec<usize>],
+        weights: &[Tensor<1>],
+        device: &Device,
+    ) -> Self {
         let mut end = 0;
         let slots = shapes.iter().map(|shape| {
             let start = end;
             end += shape.iter().product::<usize>();
             let kind = config.rule.kind(shape, false);
-            Slot { group: Group::Matrix, shape: shape.clone(), is_turned: false, kind, place: start..end }
+            Slot {
+                group: Group::Matrix,
+                shape: shape.clone(),
+                is_turned: false,
+                kind,
+                place: start..end,
+            }
         });
         Self::of_slots(config, slots.collect()).started(weights, device)
     }
@@ -184,20 +222,52 @@ impl ByShape {
     fn of_slots(config: OptimizerConfig, slots: Vec<Slot>) -> Self {
         let mut alike: BTreeMap<(StateKind, Group, Vec<usize>, bool), Vec<usize>> = BTreeMap::new();
         for (index, slot) in slots.iter().enumerate() {
-            alike.entry((slot.kind, slot.group, slot.shape.clone(), slot.is_turned)).or_default().push(index);
+            alike
+                .entry((slot.kind, slot.group, slot.shape.clone(), slot.is_turned))
+                .or_default()
+                .push(index);
         }
         let stacks = alike.into_values().flat_map(|members| {
             let together = (STACK / slots[members[0]].count().max(1)).max(1);
-            members.chunks(together).map(<[usize]>::to_vec).collect::<Vec<_>>()
+            members
+                .chunks(together)
+                .map(<[usize]>::to_vec)
+                .collect::<Vec<_>>()
         });
-        let stacks = stacks.map(|members| Stack { members, states: Vec::new() }).collect();
-        let average = config.rule.averages().then_some(Average { lr_max: 0.0, weight_sum: 0.0 });
-        Self { config, updates: 0, slots, stacks, average, resting: None }
+        let stacks = stacks
+            .map(|members| Stack {
+                members,
+                states: Vec::new(),
+            })
+            .collect();
+        let average = config.rule.averages().then_some(Average {
+            lr_max: 0.0,
+            weight_sum: 0.0,
+        });
+        Self {
+            config,
+            updates: 0,
+            slots,
+            stacks,
+            average,
+            resting: None,
+        }
     }
 
-    /// The same with the counts of a run that goes on. A schedule-free one was saved at rest, at `training_point`.
-    pub(super) fn at(self, updates: u64, average: Option<Average>, training_point: Option<Vec<Tensor<1>>>) -> Self {
-        Self { updates, average: average.or(self.average), resting: training_point, ..self }
+    /// The same with the counts of a run that goes on. A schedule-free one was saved at rest, at
+    /// `training_point`.
+    pub(super) fn at(
+        self,
+        updates: u64,
+        average: Option<Average>,
+        training_point: Option<Vec<Tensor<1>>>,
+    ) -> Self {
+        Self {
+            updates,
+            average: average.or(self.average),
+            resting: training_point,
+            ..self
+        }
     }
 
     /// Updates made.
@@ -223,22 +293,47 @@ impl ByShape {
     }
 
     /// See [`super::Optimizer::update`].
-    pub(super) fn update(&mut self, decoder: &mut Decoder, gradients: Sum, learning_rate: f64) -> bool {
+    pub(super) fn update(
+        &mut self,
+        decoder: &mut Decoder,
+        gradients: Sum,
+        learning_rate: f64,
+    ) -> bool {
         self.go_on(decoder);
         let mut weights = decoder.take();
-        let updated = self.update_numbers(&mut weights, &gradients.row, gradients.scale, learning_rate);
+        let updated =
+            self.update_numbers(&mut weights, &gradients.row, gradients.scale, learning_rate);
         decoder.put(weights);
         updated
     }
 
-    /// One update of weights, each in memory order, by the row of their gradients times `scale`; `false` if nothing was changed, because
-    /// something would not be finite.
+    /// One update of weights, each in memory order, by the row of their gradients times `scale`;
+    /// `false` if nothing was changed, because something would not be finite.
     #[must_use]
-    pub fn update_numbers(&mut self, weights: &mut [Tensor<1>], row: &Tensor<1>, scale: f64, learning_rate: f64) -> bool {
+    pub fn update_numbers(
+        &mut self,
+        weights: &mut [Tensor<1>],
+        row: &Tensor<1>,
+        scale: f64,
+        learning_rate: f64,
+    ) -> bool {
         let next = self.average.map(|average| average.after(learning_rate));
-        let step = Step { row, scale, learning_rate, share: next.map_or(0.0, |(_, share)| share) };
-        let marks: Vec<Tensor<2>> = self.stacks.iter().flat_map(|stack| self.marks(stack, weights, step)).collect();
-        let is_finite = marks.is_empty() || Tensor::cat(marks, 0).into_data().iter::<f32>().all(f32::is_finite);
+        let step = Step {
+            row,
+            scale,
+            learning_rate,
+            share: next.map_or(0.0, |(_, share)| share),
+        };
+        let marks: Vec<Tensor<2>> = self
+            .stacks
+            .iter()
+            .flat_map(|stack| self.marks(stack, weights, step))
+            .collect();
+        let is_finite = marks.is_empty()
+            || Tensor::cat(marks, 0)
+                .into_data()
+                .iter::<f32>()
+                .all(f32::is_finite);
         if is_finite {
             (0..self.stacks.len()).for_each(|index| self.update_stack(index, weights, step));
             self.updates += 1;
@@ -253,21 +348,39 @@ impl ByShape {
         let (weights, gradients) = (self.rows(stack, weights), self.gradients(stack, step));
         let (weights, states) = match (self.config.rule, slot.kind) {
             // A polynomial of a matrix of norm 1 is finite whatever the matrix.
-            (Rule::Muon(muon), StateKind::Muon) => (weights, vec![muon.next_momentum(gradients, stack.states[0].numbers())]),
+            (Rule::Muon(muon), StateKind::Muon) => (
+                weights,
+                vec![muon.next_momentum(gradients, stack.states[0].numbers())],
+            ),
             _ => self.updated(stack, weights, gradients, step),
         };
-        states.into_iter().chain([weights]).map(|rows| rows.abs().sum_dim(1).sum_dim(0)).collect()
+        states
+            .into_iter()
+            .chain([weights])
+            .map(|rows| rows.abs().sum_dim(1).sum_dim(0))
+            .collect()
     }
 
     fn update_stack(&mut self, index: usize, weights: &mut [Tensor<1>], step: Step) {
         let stack = &self.stacks[index];
         let slot = &self.slots[stack.members[0]];
-        let (rows, states) = self.updated(stack, self.rows(stack, weights), self.gradients(stack, step), step);
-        let maps = slot.states(self.config.rule).into_iter().map(|(_, _, map)| map);
-        let states = states.into_iter().zip(maps).map(|(numbers, map)| match map {
-            Some(map) => State::Codes(Codes::pack(numbers, map)),
-            None => State::Numbers(numbers),
-        });
+        let (rows, states) = self.updated(
+            stack,
+            self.rows(stack, weights),
+            self.gradients(stack, step),
+            step,
+        );
+        let maps = slot
+            .states(self.config.rule)
+            .into_iter()
+            .map(|(_, _, map)| map);
+        let states = states
+            .into_iter()
+            .zip(maps)
+            .map(|(numbers, map)| match map {
+                Some(map) => State::Codes(Codes::pack(numbers, map)),
+                None => State::Numbers(numbers),
+            });
         let states = states.collect();
         for (row, numbers) in split(slot.to_memory(rows)).into_iter().enumerate() {
             weights[stack.members[row]] = numbers;
@@ -276,35 +389,66 @@ impl ByShape {
     }
 
     /// Rows and states after an update.
-    fn updated(&self, stack: &Stack, weights: Tensor<2>, gradients: Tensor<2>, step: Step) -> Updated {
+    fn updated(
+        &self,
+        stack: &Stack,
+        weights: Tensor<2>,
+        gradients: Tensor<2>,
+        step: Step,
+    ) -> Updated {
         let (slot, config) = (&self.slots[stack.members[0]], self.config.adamw);
         let [learning_rate, weight_decay] = config.rates(slot.group, step.learning_rate);
-        let rates = Rates { learning_rate, weight_decay, update: self.updates + 1 };
+        let rates = Rates {
+            learning_rate,
+            weight_decay,
+            update: self.updates + 1,
+        };
         let mut states = stack.states.iter().map(State::numbers);
         let mut state = || states.next().expect("as many as its kind has");
         match (self.config.rule, slot.kind) {
-            (Rule::Adafactor(adafactor), _) => adafactor.update(weights, gradients, states.collect(), &slot.shape, rates),
+            (Rule::Adafactor(adafactor), _) => {
+                adafactor.update(weights, gradients, states.collect(), &slot.shape, rates)
+            }
             (Rule::Muon(muon), StateKind::Muon) => {
                 let shape = [slot.shape[0], slot.shape[1]];
                 muon.update(weights, gradients, state(), shape, rates)
             }
-            (_, StateKind::Lion | StateKind::Lion8bit) => lion(weights, gradients, state(), config, rates),
-            (_, StateKind::ScheduleFree) => schedule_free(weights, gradients, [state(), state()], config, rates, step.share),
+            (_, StateKind::Lion | StateKind::Lion8bit) => {
+                lion(weights, gradients, state(), config, rates)
+            }
+            (_, StateKind::ScheduleFree) => schedule_free(
+                weights,
+                gradients,
+                [state(), state()],
+                config,
+                rates,
+                step.share,
+            ),
             _ => adamw(weights, gradients, [state(), state()], config, rates),
         }
     }
 
-    /// The members of a stack, [weights, n], of numbers in memory order, one a weight of the decoder.
+    /// The members of a stack, [weights, n], of numbers in memory order, one a weight of the
+    /// decoder.
     fn rows(&self, stack: &Stack, numbers: &[Tensor<1>]) -> Tensor<2> {
         let slot = &self.slots[stack.members[0]];
-        let rows = stack.members.iter().map(|member| numbers[*member].clone().reshape([1, slot.count()]));
+        let rows = stack
+            .members
+            .iter()
+            .map(|member| numbers[*member].clone().reshape([1, slot.count()]));
         slot.to_file(Tensor::cat(rows.collect(), 0))
     }
 
     fn gradients(&self, stack: &Stack, step: Step) -> Tensor<2> {
         let slot = &self.slots[stack.members[0]];
-        let of = |member: &usize| step.row.clone().slice([self.slots[*member].place.clone()]).reshape([1, slot.count()]);
-        slot.to_file(Tensor::cat(stack.members.iter().map(of).collect(), 0)).mul_scalar(step.scale)
+        let of = |member: &usize| {
+            step.row
+                .clone()
+                .slice([self.slots[*member].place.clone()])
+                .reshape([1, slot.count()])
+        };
+        slot.to_file(Tensor::cat(stack.members.iter().map(of).collect(), 0))
+            .mul_scalar(step.scale)
     }
 
     /// What is to be scored and saved where gradients are taken at `weights`, each in memory order.
@@ -312,7 +456,11 @@ impl ByShape {
         let mut average = weights.to_vec();
         for stack in self.stacks.iter().filter(|_| self.config.rule.averages()) {
             let slot = &self.slots[stack.members[0]];
-            let rows = averaged(self.rows(stack, weights), stack.states[0].numbers(), self.config.adamw.beta1);
+            let rows = averaged(
+                self.rows(stack, weights),
+                stack.states[0].numbers(),
+                self.config.adamw.beta1,
+            );
             for (row, numbers) in split(slot.to_memory(rows)).into_iter().enumerate() {
                 average[stack.members[row]] = numbers;
             }
@@ -352,31 +500,54 @@ impl Average {
     fn after(self, learning_rate: f64) -> (Self, f64) {
         let lr_max = self.lr_max.max(learning_rate);
         let weight_sum = self.weight_sum + lr_max * lr_max;
-        let share = if weight_sum > 0.0 { lr_max * lr_max / weight_sum } else { 0.0 };
+        let share = if weight_sum > 0.0 {
+            lr_max * lr_max / weight_sum
+        } else {
+            0.0
+        };
         (Self { lr_max, weight_sum }, share)
     }
 }
 
 /// The states of a stack before the first update: zeros, and a fast sequence that is the weights.
-fn start(slot: &Slot, members: &[usize], weights: &[Tensor<1>], rule: Rule, device: &Device) -> Vec<State> {
+fn start(
+    slot: &Slot,
+    members: &[usize],
+    weights: &[Tensor<1>],
+    rule: Rule,
+    device: &Device,
+) -> Vec<State> {
     let state = |(index, (_, shape, map)): (usize, (&str, Vec<usize>, Option<DynamicMap>))| {
-        let zeros = || Tensor::<2>::zeros([members.len(), shape.iter().product()], (device, DType::F32));
+        let zeros = || {
+            Tensor::<2>::zeros(
+                [members.len(), shape.iter().product()],
+                (device, DType::F32),
+            )
+        };
         match map {
             Some(map) => State::Codes(Codes::pack(zeros(), map)),
             None if slot.kind == StateKind::ScheduleFree && index == 0 => {
-                let rows = members.iter().map(|member| weights[*member].clone().reshape([1, slot.count()]));
+                let rows = members
+                    .iter()
+                    .map(|member| weights[*member].clone().reshape([1, slot.count()]));
                 State::Numbers(slot.to_file(Tensor::cat(rows.collect(), 0)))
             }
             None => State::Numbers(zeros()),
         }
     };
-    slot.states(rule).into_iter().enumerate().map(state).collect()
+    slot.states(rule)
+        .into_iter()
+        .enumerate()
+        .map(state)
+        .collect()
 }
 
 /// Each row by itself.
 fn split(rows: Tensor<2>) -> Vec<Tensor<1>> {
     let [count, length] = rows.dims();
-    (0..count).map(|row| rows.clone().narrow(0, row, 1).reshape([length])).collect()
+    (0..count)
+        .map(|row| rows.clone().narrow(0, row, 1).reshape([length]))
+        .collect()
 }
 
 /// The module of a weight.

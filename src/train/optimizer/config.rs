@@ -14,7 +14,10 @@ pub struct OptimizerConfig {
 
 impl From<AdamWConfig> for OptimizerConfig {
     fn from(adamw: AdamWConfig) -> Self {
-        Self { rule: Rule::AdamW, adamw }
+        Self {
+            rule: Rule::AdamW,
+            adamw,
+        }
     }
 }
 
@@ -37,7 +40,8 @@ pub enum Rule {
         /// Weights with fewer numbers keep 32 bits.
         min_8bit_size: usize,
     },
-    /// Muon, Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon>, for the matrices of blocks; `AdamW` for all else.
+    /// Muon, Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon>, for the matrices of
+    /// blocks; `AdamW` for all else.
     Muon(Muon),
     /// Schedule-free `AdamW`, Defazio et al. 2024, arXiv:2405.15682.
     ScheduleFree,
@@ -91,7 +95,8 @@ pub(super) enum StateKind {
 }
 
 impl Rule {
-    /// What it keeps of a weight of this shape; `is_table` for what belongs to the embedding or the head.
+    /// What it keeps of a weight of this shape; `is_table` for what belongs to the embedding or the
+    /// head.
     pub(super) fn kind(self, shape: &[usize], is_table: bool) -> StateKind {
         let count: usize = shape.iter().product();
         match self {
@@ -115,15 +120,21 @@ impl Rule {
             StateKind::Lion | StateKind::Muon => 4 * count,
             StateKind::Lion8bit => in_codes,
             StateKind::Adafactor => {
-                let squares = if let [rows, columns] = shape { rows + columns } else { count };
-                let has_momentum = matches!(self, Self::Adafactor(Adafactor { beta1: Some(_), .. }));
+                let squares = if let [rows, columns] = shape {
+                    rows + columns
+                } else {
+                    count
+                };
+                let has_momentum =
+                    matches!(self, Self::Adafactor(Adafactor { beta1: Some(_), .. }));
                 4 * (squares + if has_momentum { count } else { 0 })
             }
         };
         bytes as u64
     }
 
-    /// Whether what is scored and saved is an average beside the weights at which gradients are taken.
+    /// Whether what is scored and saved is an average beside the weights at which gradients are
+    /// taken.
     pub fn averages(self) -> bool {
         self == Self::ScheduleFree
     }

@@ -1,7 +1,7 @@
 //! The optimizers: what each keeps of the weights that train, and what it makes of their gradients.
 //!
-//! `AdamW` goes over flat rows of all numbers by kernels of its own. All others go over weights of one shape at a time, see
-//! [`by_shape`], by operations that every device has.
+//! `AdamW` goes over flat rows of all numbers by kernels of its own. All others go over weights of
+//! one shape at a time, see [`by_shape`], by operations that every device has.
 
 mod adafactor;
 mod adamw;
@@ -54,18 +54,26 @@ impl Optimizer {
         }
     }
 
-    /// One update of every weight, or of none: `false` if a weight or a state would not be finite, or there are no gradients.
+    /// One update of every weight, or of none: `false` if a weight or a state would not be finite,
+    /// or there are no gradients.
     #[must_use]
-    pub fn update(&mut self, decoder: &mut Decoder, gradients: Gradients, learning_rate: f64) -> bool {
-        let Some(gradients) = gradients.into_sum() else { return false };
+    pub fn update(
+        &mut self,
+        decoder: &mut Decoder,
+        gradients: Gradients,
+        learning_rate: f64,
+    ) -> bool {
+        let Some(gradients) = gradients.into_sum() else {
+            return false;
+        };
         match self {
             Self::AdamW(adamw) => adamw.update_by(decoder, gradients, learning_rate),
             Self::ByShape(by_shape) => by_shape.update(decoder, gradients, learning_rate),
         }
     }
 
-    /// Gives the decoder the weights that are to be scored and saved: of a schedule-free optimizer their average. Nothing happens where it
-    /// has them.
+    /// Gives the decoder the weights that are to be scored and saved: of a schedule-free optimizer
+    /// their average. Nothing happens where it has them.
     pub fn rest(&mut self, decoder: &mut Decoder) {
         if let Self::ByShape(by_shape) = self {
             by_shape.rest(decoder);

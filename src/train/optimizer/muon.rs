@@ -1,5 +1,6 @@
-//! Muon: the momentum of a matrix, made nearly orthogonal, is its update. As torch has it, which does that in bfloat16: here sums are of 32
-//! bits and what torch keeps is rounded as it is there, on devices without bfloat16 too.
+//! Muon: the momentum of a matrix, made nearly orthogonal, is its update. As torch has it, which
+//! does that in bfloat16: here sums are of 32 bits and what torch keeps is rounded as it is there,
+//! on devices without bfloat16 too.
 //!
 //! ```text
 //! b ← μ b + (1 - μ) g        u = μ b + (1 - μ) g        X = u / ‖u‖
@@ -38,7 +39,10 @@ impl Muon {
         let ahead = self.next_momentum(gradients, momentum.clone());
         let update = in_float32(|| orthogonal(ahead, shape));
         let rate = rates.learning_rate * self.ratio(shape);
-        (rates.decayed(weights) - update.mul_scalar(rate), vec![momentum])
+        (
+            rates.decayed(weights) - update.mul_scalar(rate),
+            vec![momentum],
+        )
     }
 
     /// What the learning rate is multiplied by.
@@ -54,20 +58,29 @@ impl Muon {
 fn orthogonal(matrices: Tensor<2>, [rows, columns]: [usize; 2]) -> Tensor<2> {
     let count = matrices.dims()[0];
     let matrices = rounded(matrices);
-    let norm = rounded(matrices.clone().square().sum_dim(1).sqrt()).clamp_min(LEAST_NORM); // [weights, 1]
+    // [weights, 1]
+    let norm = rounded(matrices.clone().square().sum_dim(1).sqrt()).clamp_min(LEAST_NORM);
     let stack = rounded(matrices / norm).reshape([count, rows, columns]);
     let is_tall = rows > columns;
-    let turned = |stack: Tensor<3>| if is_tall { stack.swap_dims(1, 2) } else { stack };
+    let turned = |stack: Tensor<3>| {
+        if is_tall {
+            stack.swap_dims(1, 2)
+        } else {
+            stack
+        }
+    };
     let [a, b, c] = POLYNOMIAL;
     let polished = (0..STEPS).fold(turned(stack), |wide, _| {
         let square = rounded(matmul_each(wide.clone(), wide.clone().swap_dims(1, 2)));
-        let of_square = square.clone().mul_scalar(b) + matmul_each(square.clone(), square).mul_scalar(c);
+        let of_square =
+            square.clone().mul_scalar(b) + matmul_each(square.clone(), square).mul_scalar(c);
         rounded(wide.clone().mul_scalar(a) + matmul_each(rounded(of_square), wide))
     });
     turned(polished).reshape([count, rows * columns])
 }
 
-/// The 8 leading bits of numbers, which bfloat16 has (Dekker 1971, doi:10.1007/BF01397083): x (2¹⁶ + 1) has no room for the others.
+/// The 8 leading bits of numbers, which bfloat16 has (Dekker 1971, doi:10.1007/BF01397083): x (2¹⁶
+/// + 1) has no room for the others.
 fn rounded<const D: usize>(numbers: Tensor<D>) -> Tensor<D> {
     let above = numbers.clone().mul_scalar(65_537.0);
     above.clone() - (above - numbers)
@@ -81,23 +94,34 @@ mod tests {
 
     #[test]
     fn numbers_are_rounded_as_to_bfloat16() {
-        let drawn: Vec<f32> = (0..4000).map(|index| (0.37 * index as f32).sin() * 2_f32.powi(index % 40 - 30)).collect();
+        let drawn: Vec<f32> = (0..4000)
+            .map(|index| (0.37 * index as f32).sin() * 2_f32.powi(index % 40 - 30))
+            .collect();
         let numbers = Tensor::<1>::from_data(TensorData::from(&drawn[..]), &Device::flex());
         let expected = numbers.clone().cast(DType::BF16).cast(DType::F32);
-        rounded(numbers).into_data().assert_eq(&expected.into_data(), true);
+        rounded(numbers)
+            .into_data()
+            .assert_eq(&expected.into_data(), true);
     }
 
-    /// Rows of a wide matrix, and columns of a tall one, are nearly orthogonal afterwards, whatever the scale before.
+    /// Rows of a wide matrix, and columns of a tall one, are nearly orthogonal afterwards, whatever
+    /// the scale before.
     #[test]
     fn singular_values_come_near_1() {
         for (rows, columns) in [(4, 30), (30, 4), (7, 7), (1, 5)] {
             for scale in [1e-6, 1.0, 1e6] {
-                let drawn: Vec<f32> = (0..2 * rows * columns).map(|index| scale * (1.7 * (index * index) as f32).sin()).collect();
+                let drawn: Vec<f32> = (0..2 * rows * columns)
+                    .map(|index| scale * (1.7 * (index * index) as f32).sin())
+                    .collect();
                 let data = TensorData::new(drawn, [2, rows * columns]);
                 let found = orthogonal(Tensor::from_data(data, &Device::flex()), [rows, columns]);
                 let squares: f32 = found.square().into_data().iter::<f32>().sum();
                 let expected = 2.0 * rows.min(columns) as f32;
-                assert!((0.4..1.5).contains(&(squares / expected)), "{rows} x {columns}, {scale}: {squares} of {expected}");
+                assert!(
+                    (0.4..1.5).contains(&(squares / expected)),
+                    "{rows} x {columns}, {scale}: \
+                {squares} of {expected}"
+                );
             }
         }
     }

@@ -36,7 +36,12 @@ pub(super) fn mean(before: Tensor<2>, beta: f64, now: Tensor<2>) -> Tensor<2> {
 }
 
 /// g / (√v / √(1 - β₂ᵗ) + ε).
-fn preconditioned(numbers: Tensor<2>, second: Tensor<2>, config: AdamWConfig, rates: Rates) -> Tensor<2> {
+fn preconditioned(
+    numbers: Tensor<2>,
+    second: Tensor<2>,
+    config: AdamWConfig,
+    rates: Rates,
+) -> Tensor<2> {
     let root = (1.0 - rates.power(config.beta2)).sqrt();
     numbers / second.sqrt().div_scalar(root).add_scalar(config.epsilon)
 }
@@ -53,12 +58,24 @@ pub(super) fn adamw(
     let first = mean(first, config.beta1, gradients.clone());
     let second = mean(second, config.beta2, gradients.square());
     let step = rates.learning_rate / (1.0 - rates.power(config.beta1));
-    let update = preconditioned(first.clone().mul_scalar(step), second.clone(), config, rates);
+    let update = preconditioned(
+        first.clone().mul_scalar(step),
+        second.clone(),
+        config,
+        rates,
+    );
     (rates.decayed(weights) - update, vec![first, second])
 }
 
-/// w ← (1 - η λ) w - η sign(β₁ m + (1 - β₁) g), then m ← β₂ m + (1 - β₂) g: Chen et al. 2023, arXiv:2302.06675.
-pub(super) fn lion(weights: Tensor<2>, gradients: Tensor<2>, momentum: Tensor<2>, config: AdamWConfig, rates: Rates) -> Updated {
+/// w ← (1 - η λ) w - η sign(β₁ m + (1 - β₁) g), then m ← β₂ m + (1 - β₂) g: Chen et al. 2023,
+/// arXiv:2302.06675.
+pub(super) fn lion(
+    weights: Tensor<2>,
+    gradients: Tensor<2>,
+    momentum: Tensor<2>,
+    config: AdamWConfig,
+    rates: Rates,
+) -> Updated {
     let direction = mean(momentum.clone(), config.beta1, gradients.clone()).sign();
     let weights = rates.decayed(weights) - direction.mul_scalar(rates.learning_rate);
     (weights, vec![mean(momentum, config.beta2, gradients)])
@@ -71,7 +88,8 @@ pub(super) fn lion(weights: Tensor<2>, gradients: Tensor<2>, momentum: Tensor<2>
 /// y ← (1 - c) y + c z + η (β₁ (1 - c) - 1) d, of the z before
 /// ```
 ///
-/// The average is x = y + (z - y) (1 - 1 / β₁). Defazio et al. 2024, arXiv:2405.15682, in the form of the authors' `schedulefree`.
+/// The average is x = y + (z - y) (1 - 1 / β₁). Defazio et al. 2024, arXiv:2405.15682, in the form
+/// of the authors' `schedulefree`.
 pub(super) fn schedule_free(
     weights: Tensor<2>,
     gradients: Tensor<2>,
@@ -82,13 +100,20 @@ pub(super) fn schedule_free(
 ) -> Updated {
     let [fast, second] = states;
     let second = mean(second, config.beta2, gradients.clone().square());
-    let direction = preconditioned(gradients, second.clone(), config, rates) + weights.clone().mul_scalar(rates.weight_decay);
+    let direction = preconditioned(gradients, second.clone(), config, rates)
+        + weights.clone().mul_scalar(rates.weight_decay);
     let back = rates.learning_rate * (config.beta1 * (1.0 - share) - 1.0);
-    let moved = weights.clone() + (fast.clone() - weights).mul_scalar(share) + direction.clone().mul_scalar(back);
-    (moved, vec![fast - direction.mul_scalar(rates.learning_rate), second])
+    let moved = weights.clone()
+        + (fast.clone() - weights).mul_scalar(share)
+        + direction.clone().mul_scalar(back);
+    (
+        moved,
+        vec![fast - direction.mul_scalar(rates.learning_rate), second],
+    )
 }
 
-/// The average of the training point and the fast sequence; the training point where the two are the same.
+/// The average of the training point and the fast sequence; the training point where the two are
+/// the same.
 pub(super) fn averaged(weights: Tensor<2>, fast: Tensor<2>, beta1: f64) -> Tensor<2> {
     weights.clone() + (fast - weights).mul_scalar(1.0 - 1.0 / beta1)
 }

@@ -1,5 +1,6 @@
-//! The optimizer's state as tensors of a file, each under the name of its weight behind that of the state, in the order of the weight's
-//! file. Codes are bytes, with the absmax of their blocks beside them.
+//! The optimizer's state as tensors of a file, each under the name of its weight behind that of the
+//! state, in the order of the weight's file. Codes are bytes, with the absmax of their blocks
+//! beside them.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -58,14 +59,17 @@ impl Optimizer {
                 let described = saved.iter().map(|saved| saved.described.clone()).collect();
                 write_lazily::<TrainError>(path, described, &[], |name| {
                     let found = saved.iter().find(|saved| saved.described.0 == name);
-                    Ok(Cow::Owned(by_shape.bytes(found.expect("its name is among these"))))
+                    Ok(Cow::Owned(
+                        by_shape.bytes(found.expect("its name is among these")),
+                    ))
                 })?;
                 Ok(())
             }
         }
     }
 
-    /// The state that was written when the run was at `state`, for a decoder with the weights that were saved beside it.
+    /// The state that was written when the run was at `state`, for a decoder with the weights that
+    /// were saved beside it.
     pub(in crate::train) fn read(
         config: OptimizerConfig,
         decoder: &Decoder,
@@ -74,13 +78,26 @@ impl Optimizer {
     ) -> Result<Self, TrainError> {
         if config.rule == Rule::AdamW {
             let [first, second] = MOMENTS.map(|prefix| moments_in(archive, prefix, decoder));
-            return Ok(Self::AdamW(AdamW::restore(config.adamw, decoder, state.updates, [first?, second?])));
+            return Ok(Self::AdamW(AdamW::restore(
+                config.adamw,
+                decoder,
+                state.updates,
+                [first?, second?],
+            )));
         }
         let names = decoder.weights(|name, _| name.to_owned());
         let mut by_shape = ByShape::new(config, decoder);
         by_shape.read(archive, &names, &decoder.device())?;
-        let point = config.rule.averages().then(|| moments_in(archive, TRAINING_POINT, decoder)).transpose()?;
-        Ok(Self::ByShape(by_shape.at(state.updates, state.average, point)))
+        let point = config
+            .rule
+            .averages()
+            .then(|| moments_in(archive, TRAINING_POINT, decoder))
+            .transpose()?;
+        Ok(Self::ByShape(by_shape.at(
+            state.updates,
+            state.average,
+            point,
+        )))
     }
 }
 
@@ -91,11 +108,20 @@ impl ByShape {
         for (stack, of) in self.stacks.iter().enumerate() {
             for (row, member) in of.members.iter().enumerate() {
                 let (slot, name) = (&self.slots[*member], &names[*member]);
-                for (state, (prefix, shape, map)) in slot.states(self.rule()).into_iter().enumerate() {
+                for (state, (prefix, shape, map)) in
+                    slot.states(self.rule()).into_iter().enumerate()
+                {
                     let dtype = if map.is_some() { Dtype::U8 } else { Dtype::F32 };
                     if map.is_some() {
-                        let described = (absmax_name(prefix, name), Dtype::F32, vec![slot.count().div_ceil(STATE_BLOCK)]);
-                        all.push(Saved { described, source: StateSource::Absmax { stack, row, state } });
+                        let described = (
+                            absmax_name(prefix, name),
+                            Dtype::F32,
+                            vec![slot.count().div_ceil(STATE_BLOCK)],
+                        );
+                        all.push(Saved {
+                            described,
+                            source: StateSource::Absmax { stack, row, state },
+                        });
                     }
                     all.push(Saved {
                         described: (format!("{prefix}{name}"), dtype, shape),
@@ -104,17 +130,32 @@ impl ByShape {
                 }
             }
         }
-        let points = self.resting.iter().flatten().enumerate().map(|(member, _)| Saved {
-            described: (format!("{TRAINING_POINT}{}", names[member]), Dtype::F32, self.slots[member].shape.clone()),
-            source: StateSource::TrainingPoint(member),
-        });
+        let points = self
+            .resting
+            .iter()
+            .flatten()
+            .enumerate()
+            .map(|(member, _)| Saved {
+                described: (
+                    format!("{TRAINING_POINT}{}", names[member]),
+                    Dtype::F32,
+                    self.slots[member].shape.clone(),
+                ),
+                source: StateSource::TrainingPoint(member),
+            });
         all.extend(points);
         all
     }
 
     /// The bytes of one of them.
     pub fn bytes(&self, saved: &Saved) -> Vec<u8> {
-        let numbers = |numbers: Tensor<2>| numbers.into_data().iter::<f32>().flat_map(f32::to_le_bytes).collect();
+        let numbers = |numbers: Tensor<2>| {
+            numbers
+                .into_data()
+                .iter::<f32>()
+                .flat_map(f32::to_le_bytes)
+                .collect()
+        };
         match saved.source {
             StateSource::State { stack, row, state } => match &self.stacks[stack].states[state] {
                 State::Numbers(rows) => numbers(rows.clone().narrow(0, row, 1)),
@@ -122,37 +163,67 @@ impl ByShape {
             },
             StateSource::Absmax { stack, row, state } => match &self.stacks[stack].states[state] {
                 State::Numbers(_) => Vec::new(),
-                State::Codes(codes) => codes.row(row).1.into_iter().flat_map(f32::to_le_bytes).collect(),
+                State::Codes(codes) => codes
+                    .row(row)
+                    .1
+                    .into_iter()
+                    .flat_map(f32::to_le_bytes)
+                    .collect(),
             },
             StateSource::TrainingPoint(member) => {
-                let (slot, resting) = (&self.slots[member], self.resting.as_ref().map(|all| all[member].clone()));
-                resting.map_or_else(Vec::new, |row| numbers(slot.to_file(row.reshape([1, slot.count()]))))
+                let (slot, resting) = (
+                    &self.slots[member],
+                    self.resting.as_ref().map(|all| all[member].clone()),
+                );
+                resting.map_or_else(Vec::new, |row| {
+                    numbers(slot.to_file(row.reshape([1, slot.count()])))
+                })
             }
         }
     }
 
     /// Takes the states from a file.
-    fn read(&mut self, archive: &Archive, names: &[String], device: &Device) -> Result<(), TrainError> {
+    fn read(
+        &mut self,
+        archive: &Archive,
+        names: &[String],
+        device: &Device,
+    ) -> Result<(), TrainError> {
         let rule = self.rule();
         for stack in &mut self.stacks {
             let slot = &self.slots[stack.members[0]];
             let members = || stack.members.iter().map(|member| &names[*member]);
-            let states = slot.states(rule).into_iter().map(|(prefix, shape, map)| match map {
-                None => {
-                    let rows = members().map(|name| numbers_in(archive, &format!("{prefix}{name}"), &shape));
-                    let rows = rows.collect::<Result<Vec<_>, TrainError>>()?;
-                    let stacked = TensorData::new(rows.concat(), [rows.len(), shape.iter().product()]);
-                    Ok(State::Numbers(Tensor::from_data(stacked, (device, DType::F32))))
-                }
-                Some(map) => {
-                    let blocks = [slot.count().div_ceil(STATE_BLOCK)];
-                    let rows = members().map(|name| {
-                        let codes = codes_in(archive, &format!("{prefix}{name}"), &shape)?;
-                        Ok((codes, numbers_in(archive, &absmax_name(prefix, name), &blocks)?))
-                    });
-                    Ok(State::Codes(Codes::from_rows(&rows.collect::<Result<Vec<_>, TrainError>>()?, map, device)))
-                }
-            });
+            let states = slot
+                .states(rule)
+                .into_iter()
+                .map(|(prefix, shape, map)| match map {
+                    None => {
+                        let rows = members()
+                            .map(|name| numbers_in(archive, &format!("{prefix}{name}"), &shape));
+                        let rows = rows.collect::<Result<Vec<_>, TrainError>>()?;
+                        let stacked =
+                            TensorData::new(rows.concat(), [rows.len(), shape.iter().product()]);
+                        Ok(State::Numbers(Tensor::from_data(
+                            stacked,
+                            (device, DType::F32),
+                        )))
+                    }
+                    Some(map) => {
+                        let blocks = [slot.count().div_ceil(STATE_BLOCK)];
+                        let rows = members().map(|name| {
+                            let codes = codes_in(archive, &format!("{prefix}{name}"), &shape)?;
+                            Ok((
+                                codes,
+                                numbers_in(archive, &absmax_name(prefix, name), &blocks)?,
+                            ))
+                        });
+                        Ok(State::Codes(Codes::from_rows(
+                            &rows.collect::<Result<Vec<_>, TrainError>>()?,
+                            map,
+                            device,
+                        )))
+                    }
+                });
             stack.states = states.collect::<Result<_, TrainError>>()?;
         }
         Ok(())
@@ -166,32 +237,55 @@ fn absmax_name(prefix: &str, weight: &str) -> String {
 /// A tensor of this shape.
 fn numbers_in(archive: &Archive, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, TrainError> {
     let is_right = archive.shape(tensor) == Some(shape);
-    let numbers = if is_right { archive.read_f32(tensor)? } else { None };
+    let numbers = if is_right {
+        archive.read_f32(tensor)?
+    } else {
+        None
+    };
     numbers.ok_or_else(|| missing(archive, tensor, shape))
 }
 
 fn codes_in(archive: &Archive, tensor: &str, shape: &[usize]) -> Result<Vec<u8>, TrainError> {
     let count: usize = shape.iter().product();
-    let codes = archive.bytes(tensor).filter(|bytes| bytes.len() == count && archive.shape(tensor) == Some(shape));
-    codes.map(<[u8]>::to_vec).ok_or_else(|| missing(archive, tensor, shape))
+    let codes = archive
+        .bytes(tensor)
+        .filter(|bytes| bytes.len() == count && archive.shape(tensor) == Some(shape));
+    codes
+        .map(<[u8]>::to_vec)
+        .ok_or_else(|| missing(archive, tensor, shape))
 }
 
 fn missing(archive: &Archive, tensor: &str, expected: &[usize]) -> TrainError {
     let found = archive.shape(tensor).map(<[usize]>::to_vec);
-    TrainError::Moments { path: archive.path().to_owned(), tensor: tensor.to_owned(), found, expected: expected.to_vec() }
+    TrainError::Moments {
+        path: archive.path().to_owned(),
+        tensor: tensor.to_owned(),
+        found,
+        expected: expected.to_vec(),
+    }
 }
 
 /// First and second moments under the names of their weights.
-fn moments(decoder: &Decoder, adamw: &AdamW) -> Vec<crate::files::safetensors::Named<impl FnOnce() -> Vec<f32>>> {
+fn moments(
+    decoder: &Decoder,
+    adamw: &AdamW,
+) -> Vec<crate::files::safetensors::Named<impl FnOnce() -> Vec<f32>>> {
     let moments = adamw.moments();
     let named = MOMENTS.iter().zip(&moments).flat_map(|(prefix, numbers)| {
-        decoder.named_lazily(numbers).into_iter().map(move |(name, shape, values)| (format!("{prefix}{name}"), shape, values))
+        decoder
+            .named_lazily(numbers)
+            .into_iter()
+            .map(move |(name, shape, values)| (format!("{prefix}{name}"), shape, values))
     });
     named.collect()
 }
 
 /// Numbers whose names begin with `prefix`, one a weight that trains, in memory order.
-fn moments_in(archive: &Archive, prefix: &str, decoder: &Decoder) -> Result<Vec<Tensor<1>>, TrainError> {
+fn moments_in(
+    archive: &Archive,
+    prefix: &str,
+    decoder: &Decoder,
+) -> Result<Vec<Tensor<1>>, TrainError> {
     let read = |name: &str, weight: Weight| {
         let numbers = numbers_in(archive, &format!("{prefix}{name}"), &weight.shape())?;
         Ok(weight.from_file(&numbers))

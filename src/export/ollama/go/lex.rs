@@ -1,4 +1,5 @@
-//! A template's text and actions, with the blanks that `{{-` and `-}}` take away, and the words of an action.
+//! A template's text and actions, with the blanks that `{{-` and `-}}` take away, and the words of
+//! an action.
 
 use super::GoTemplateError;
 
@@ -31,21 +32,38 @@ const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 pub(super) fn pieces(source: &str) -> Result<Vec<GoToken>, GoTemplateError> {
     let (mut pieces, mut rest, mut line, mut trims) = (Vec::new(), source, 1, false);
     while !rest.is_empty() {
-        let (text, action) = rest.split_once("{{").map_or((rest, None), |(text, action)| (text, Some(action)));
-        let (shown, left) = if trims { (text.trim_start_matches(BLANKS), text) } else { (text, text) };
+        let (text, action) = rest
+            .split_once("{{")
+            .map_or((rest, None), |(text, action)| (text, Some(action)));
+        let (shown, left) = if trims {
+            (text.trim_start_matches(BLANKS), text)
+        } else {
+            (text, text)
+        };
         let after = action.and_then(|action| action.strip_prefix('-')?.strip_prefix(BLANKS));
-        let shown = if after.is_some() { shown.trim_end_matches(BLANKS) } else { shown };
+        let shown = if after.is_some() {
+            shown.trim_end_matches(BLANKS)
+        } else {
+            shown
+        };
         if !shown.is_empty() {
             pieces.push(GoToken::Text(shown.to_owned()));
         }
         line += left.matches('\n').count();
         let Some(action) = action else { break };
-        let mut action = Action { rest: after.unwrap_or(action), line };
+        let mut action = Action {
+            rest: after.unwrap_or(action),
+            line,
+        };
         let words = action.words()?;
         if !words.is_empty() {
             pieces.push(GoToken::Action { line, words });
         }
-        (trims, rest, line) = (action.rest.starts_with('-'), action.rest.trim_start_matches('-'), action.line);
+        (trims, rest, line) = (
+            action.rest.starts_with('-'),
+            action.rest.trim_start_matches('-'),
+            action.line,
+        );
         rest = rest.strip_prefix("}}").expect("the words end there");
     }
     Ok(pieces)
@@ -61,22 +79,38 @@ impl Action<'_> {
     /// The words up to the end; none in a comment.
     fn words(&mut self) -> Result<Vec<Word>, GoTemplateError> {
         if self.rest.starts_with("/*") {
-            let end = self.rest.find("*/").ok_or_else(|| self.fault("a comment has no `*/`"))?;
+            let end = self
+                .rest
+                .find("*/")
+                .ok_or_else(|| self.fault("a comment has no `*/`"))?;
             self.skip(end + 2);
             let blanks = self.rest.len() - self.rest.trim_start_matches(BLANKS).len();
             let is_bare = blanks == 0 || !self.rest[blanks..].starts_with("-}}");
             self.skip(if is_bare { 0 } else { blanks });
-            return if self.is_end(is_bare) { Ok(Vec::new()) } else { Err(self.fault("`}}` does not follow on a comment")) };
+            return if self.is_end(is_bare) {
+                Ok(Vec::new())
+            } else {
+                Err(self.fault(
+                    "`}}` does not \
+            follow on a comment",
+                ))
+            };
         }
         let mut words: Vec<Word> = Vec::new();
         loop {
             let blanks = self.rest.len() - self.rest.trim_start_matches(BLANKS).len();
             self.skip(blanks);
             if self.is_end(blanks == 0) {
-                return if words.is_empty() { Err(self.fault("an action is empty")) } else { Ok(words) };
+                return if words.is_empty() {
+                    Err(self.fault("an action is empty"))
+                } else {
+                    Ok(words)
+                };
             }
             let word = self.word()?;
-            let is_open = words.last().is_none_or(|last| matches!(last, Word::Sign("(" | "," | "=" | ":=")));
+            let is_open = words
+                .last()
+                .is_none_or(|last| matches!(last, Word::Sign("(" | "," | "=" | ":=")));
             if blanks == 0 && !is_open && !matches!(word, Word::Sign(")" | "," | "=" | ":=")) {
                 return Err(self.fault("a blank is missing between two words"));
             }
@@ -100,7 +134,11 @@ impl Action<'_> {
     }
 
     fn word(&mut self) -> Result<Word, GoTemplateError> {
-        let first = self.rest.chars().next().ok_or_else(|| self.fault("an action has no `}}`"))?;
+        let first = self
+            .rest
+            .chars()
+            .next()
+            .ok_or_else(|| self.fault("an action has no `}}`"))?;
         match first {
             '"' => self.quoted(),
             '`' => self.raw(),
@@ -108,12 +146,21 @@ impl Action<'_> {
             '$' => {
                 self.skip(1);
                 let name = self.name();
-                let fields = if self.rest.starts_with('.') { self.fields()? } else { Vec::new() };
+                let fields = if self.rest.starts_with('.') {
+                    self.fields()?
+                } else {
+                    Vec::new()
+                };
                 Ok(Word::Variable(name, fields))
             }
             '0'..='9' => {
                 let digits = self.name();
-                digits.parse().map(Word::Whole).map_err(|_| self.fault(format!("`{digits}` is no whole number")))
+                digits.parse().map(Word::Whole).map_err(|_| {
+                    self.fault(format!(
+                        "`{digits}` is no \
+                whole number"
+                    ))
+                })
             }
             _ if first.is_ascii_alphabetic() => Ok(Word::Name(self.name())),
             _ => self.sign(first),
@@ -121,7 +168,9 @@ impl Action<'_> {
     }
 
     fn sign(&mut self, first: char) -> Result<Word, GoTemplateError> {
-        let sign = [":=", "=", "(", ")", ","].into_iter().find(|sign| self.rest.starts_with(sign));
+        let sign = [":=", "=", "(", ")", ","]
+            .into_iter()
+            .find(|sign| self.rest.starts_with(sign));
         let sign = sign.ok_or_else(|| self.fault(format!("`{first}` is not known here")))?;
         self.skip(sign.len());
         Ok(Word::Sign(sign))
@@ -129,7 +178,10 @@ impl Action<'_> {
 
     /// Letters, digits and underscores.
     fn name(&mut self) -> String {
-        let end = self.rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(self.rest.len());
+        let end = self
+            .rest
+            .find(|c: char| !c.is_ascii_alphanumeric() && c != '_')
+            .unwrap_or(self.rest.len());
         let name = self.rest[..end].to_owned();
         self.skip(end);
         name
@@ -151,7 +203,9 @@ impl Action<'_> {
     }
 
     fn raw(&mut self) -> Result<Word, GoTemplateError> {
-        let end = self.rest[1..].find('`').ok_or_else(|| self.fault("a string has no end"))?;
+        let end = self.rest[1..]
+            .find('`')
+            .ok_or_else(|| self.fault("a string has no end"))?;
         // Go drops carriage returns from such a string.
         let text = self.rest[1..=end].replace('\r', "");
         self.skip(end + 2);
@@ -168,10 +222,16 @@ impl Action<'_> {
                 }
                 '\n' => break,
                 '\\' => {
-                    let (_, kind) = chars.next().ok_or_else(|| self.fault("a string has no end"))?;
+                    let (_, kind) = chars
+                        .next()
+                        .ok_or_else(|| self.fault("a string has no end"))?;
                     text.push(
-                        escaped(kind, &mut chars.by_ref().map(|(_, c)| c))
-                            .ok_or_else(|| self.fault(format!("`\\{kind}` is not known in a string")))?,
+                        escaped(kind, &mut chars.by_ref().map(|(_, c)| c)).ok_or_else(|| {
+                            self.fault(format!(
+                                "`\\{kind}` is not known in a \
+                            string"
+                            ))
+                        })?,
                     );
                 }
                 c => text.push(c),

@@ -1,6 +1,8 @@
-//! The part of Go's `text/template` (<https://pkg.go.dev/text/template>) that templates of conversations use, rendered as Ollama renders
-//! it (<https://github.com/ollama/ollama/blob/main/template/template.go>): `.System`, `.Messages` and their `.Role` and `.Content`, `if`,
-//! `range`, variables, and six functions. Anything else is refused, so that what is shown to be equal is equal in Ollama too.
+//! The part of Go's `text/template` (<https://pkg.go.dev/text/template>) that templates of
+//! conversations use, rendered as Ollama renders it
+//! (<https://github.com/ollama/ollama/blob/main/template/template.go>): `.System`, `.Messages` and
+//! their `.Role` and `.Content`, `if`, `range`, variables, and six functions. Anything else is
+//! refused, so that what is shown to be equal is equal in Ollama too.
 
 mod lex;
 mod parse;
@@ -29,7 +31,10 @@ pub struct GoTemplateError {
 
 impl GoTemplateError {
     fn new(line: usize, reason: impl Into<String>) -> Self {
-        Self { line, reason: reason.into() }
+        Self {
+            line,
+            reason: reason.into(),
+        }
     }
 }
 
@@ -43,7 +48,10 @@ impl GoTemplate {
         let nodes = parse::nodes(pieces)?;
         // Ollama renders a template without it once a turn, by other rules.
         if parse::names(&nodes, "Messages") {
-            Ok(Self { source: source.to_owned(), nodes })
+            Ok(Self {
+                source: source.to_owned(),
+                nodes,
+            })
         } else {
             Err(GoTemplateError::new(1, "it does not use `.Messages`"))
         }
@@ -70,31 +78,75 @@ mod tests {
     use super::*;
 
     fn render(source: &str) -> Result<String, GoTemplateError> {
-        let turn = |role: &str, content: &str| Turn { role: role.to_owned(), content: content.to_owned() };
-        GoTemplate::new(source)?.render(&[turn("system", "S"), turn("user", "a b"), turn("assistant", ""), turn("user", "ü")])
+        let turn = |role: &str, content: &str| Turn {
+            role: role.to_owned(),
+            content: content.to_owned(),
+        };
+        GoTemplate::new(source)?.render(&[
+            turn("system", "S"),
+            turn("user", "a b"),
+            turn("assistant", ""),
+            turn("user", "ü"),
+        ])
     }
 
     /// Each expectation is what Go's package gives by its documentation.
     #[test]
     fn templates_render_as_go_renders_them() {
         let cases = [
-            ("{{ range .Messages }}{{ .Role }};{{ end }}", "system;user;assistant;user;"),
-            ("a \n{{- range .Messages -}}\n {{ .Content }} {{- end -}} \n b", "aSa büb"),
-            ("{{ range $i, $m := .Messages }}{{ $i }}{{ $m.Role }}{{ end }}", "0system1user2assistant3user"),
-            ("{{ range $m := .Messages }}{{ len $m.Content }}{{ end }}", "1302"),
             (
-                "{{ range .Messages }}{{ if eq .Role \"user\" \"tool\" }}u{{ else if .Content }}s{{ else }}-{{ end }}{{ end }}",
+                "{{ range .Messages }}{{ .Role }};{{ end }}",
+                "system;user;assistant;user;",
+            ),
+            (
+                "a \n{{- range .Messages -}}\n {{ .Content }} {{- end -}} \n b",
+                "aSa büb",
+            ),
+            (
+                "{{ range $i, $m := .Messages }}{{ $i }}{{ $m.Role }}{{ end }}",
+                "0system1user2assistant3user",
+            ),
+            (
+                "{{ range $m := .Messages }}{{ len $m.Content }}{{ end }}",
+                "1302",
+            ),
+            (
+                "{{ range .Messages }}{{ if eq .Role \"user\" \"tool\" }}u{{ else if .Content \
+                }}s{{ else }}-{{ end }}{{ end }}",
                 "su-u",
             ),
-            ("{{ range $i, $_ := .Messages }}{{ if eq (len (slice $.Messages $i)) 1 }}{{ $.System }}{{ end }}{{ end }}", "S"),
-            ("{{ $n := len .Messages }}{{ range .Messages }}{{ $n = .Role }}{{ end }}{{ $n }}", "user"),
-            ("{{/* nothing */}}a {{- /* }} */ -}} {{ range .Messages }}{{ and .Content true }}{{ end }}", "atruetruetrue"),
             (
-                "{{ range .Messages }}{{ or .Content 7 }}{{ not .Content }}{{ ne .Role \"x\" }}{{ end }}",
+                "{{ range $i, $_ := .Messages }}{{ if eq (len (slice $.Messages $i)) 1 }}{{ \
+                $.System \
+            }}{{ end }}{{ end }}",
+                "S",
+            ),
+            (
+                "{{ $n := len .Messages }}{{ range .Messages }}{{ $n = .Role }}{{ end }}{{ $n }}",
+                "user",
+            ),
+            (
+                "{{/* nothing */}}a {{- /* }} */ -}} {{ range .Messages }}{{ and .Content true \
+                }}{{ \
+            end }}",
+                "atruetruetrue",
+            ),
+            (
+                "{{ range .Messages }}{{ or .Content 7 }}{{ not .Content }}{{ ne .Role \"x\" }}{{ \
+                end }}",
                 "Sfalsetruea bfalsetrue7truetrueüfalsetrue",
             ),
-            ("{{ `{{ raw` }}{{ \"\\\"\\n\\u00e9\\x41\" }}{{ if .Messages }}{{ end }}", "{{ raw\"\néA"),
-            ("{{ if or .Tools .Think }}t{{ end }}{{ range .Messages }}{{ if .ToolCalls }}c{{ end }}{{ end }}{{ .Response }}", ""),
+            (
+                "{{ `{{ raw` }}{{ \"\\\"\\n\\u00e9\\x41\" }}{{ if .Messages }}{{ end }}",
+                "{{ \
+            raw\"\néA",
+            ),
+            (
+                "{{ if or .Tools .Think }}t{{ end }}{{ range .Messages }}{{ if .ToolCalls }}c{{ \
+                end \
+            }}{{ end }}{{ .Response }}",
+                "",
+            ),
         ];
         for (source, expected) in cases {
             assert_eq!(render(source).as_deref(), Ok(expected), "{source}");
@@ -111,7 +163,11 @@ mod tests {
             ("{{ .Messages }}", 1, "is not printed"),
             ("{{ range .Messages }}{{ .Name }}{{ end }}", 1, "`.Name`"),
             ("{{ .Nothing }}{{ len .Messages }}", 1, "`.Nothing`"),
-            ("{{ if .Prompt }}{{ end }}{{ len .Messages }}", 1, "`.Prompt`"),
+            (
+                "{{ if .Prompt }}{{ end }}{{ len .Messages }}",
+                1,
+                "`.Prompt`",
+            ),
             ("{{ .System }}", 1, "does not use `.Messages`"),
             ("{{ with .Messages }}{{ end }}", 1, "`with`"),
             ("{{ eq 1 \"1\" }}{{ len .Messages }}", 1, "`eq`"),
@@ -126,13 +182,44 @@ mod tests {
         ];
         for (source, line, reason) in cases {
             let error = render(source).expect_err(source);
-            assert!(error.line == line && error.reason.contains(reason), "{source}: {error}");
+            assert!(
+                error.line == line && error.reason.contains(reason),
+                "{source}: {error}"
+            );
         }
-        let nested = format!("{}{}", "{{ range $.Messages }}".repeat(40), "{{ end }}".repeat(40));
-        assert!(render(&nested).expect_err("too much").reason.contains("steps"));
-        let long = format!("{}{}{}", "{{ range $.Messages }}".repeat(5), "x".repeat(1 << 20), "{{ end }}".repeat(5));
-        assert!(render(&long).expect_err("too long").reason.contains("bytes"));
-        assert!(render(&format!("{{{{ len {}.Messages{} }}}}", "(".repeat(999), ")".repeat(999))).is_err());
+        let nested = format!(
+            "{}{}",
+            "{{ range $.Messages }}".repeat(40),
+            "{{ end }}".repeat(40)
+        );
+        assert!(
+            render(&nested)
+                .expect_err("too much")
+                .reason
+                .contains("steps")
+        );
+        let long = format!(
+            "{}{}{}",
+            "{{ range $.Messages }}".repeat(5),
+            "x".repeat(1 << 20),
+            "{{ \
+        end }}"
+                .repeat(5)
+        );
+        assert!(
+            render(&long)
+                .expect_err("too long")
+                .reason
+                .contains("bytes")
+        );
+        assert!(
+            render(&format!(
+                "{{{{ len {}.Messages{} }}}}",
+                "(".repeat(999),
+                ")".repeat(999)
+            ))
+            .is_err()
+        );
         assert!(render(&"{{ if .Messages }}".repeat(9999)).is_err());
     }
 

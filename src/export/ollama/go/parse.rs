@@ -70,17 +70,25 @@ pub(super) enum Function {
 
 impl Function {
     pub fn name(self) -> &'static str {
-        FUNCTIONS.iter().find(|(_, function, ..)| *function == self).map_or("", |(name, ..)| name)
+        FUNCTIONS
+            .iter()
+            .find(|(_, function, ..)| *function == self)
+            .map_or("", |(name, ..)| name)
     }
 }
 
 /// The whole template.
 pub(super) fn nodes(pieces: Vec<GoToken>) -> Result<Vec<Node>, GoTemplateError> {
-    let mut parser = Parser { pieces: pieces.into_iter() };
+    let mut parser = Parser {
+        pieces: pieces.into_iter(),
+    };
     let (nodes, end) = parser.block(0)?;
     match end {
         None => Ok(nodes),
-        Some(end) => Err(GoTemplateError::new(end.line, format!("`{}` belongs to nothing", end.word()))),
+        Some(end) => Err(GoTemplateError::new(
+            end.line,
+            format!("`{}` belongs to nothing", end.word()),
+        )),
     }
 }
 
@@ -88,7 +96,9 @@ pub(super) fn nodes(pieces: Vec<GoToken>) -> Result<Vec<Node>, GoTemplateError> 
 pub(super) fn names(nodes: &[Node], field: &str) -> bool {
     fn reads(value: &Value, field: &str) -> bool {
         match value {
-            Value::Field(fields) | Value::Variable(_, fields) => fields.iter().any(|name| name == field),
+            Value::Field(fields) | Value::Variable(_, fields) => {
+                fields.iter().any(|name| name == field)
+            }
             Value::Call(_, values) => values.iter().any(|value| reads(value, field)),
             _ => false,
         }
@@ -96,8 +106,15 @@ pub(super) fn names(nodes: &[Node], field: &str) -> bool {
     nodes.iter().any(|node| match node {
         Node::Text(_) => false,
         Node::Print(_, value) | Node::Set { value, .. } => reads(value, field),
-        Node::If { branches, otherwise, .. } => {
-            names(otherwise, field) || branches.iter().any(|(value, body)| reads(value, field) || names(body, field))
+        Node::If {
+            branches,
+            otherwise,
+            ..
+        } => {
+            names(otherwise, field)
+                || branches
+                    .iter()
+                    .any(|(value, body)| reads(value, field) || names(body, field))
         }
         Node::Range { over, body, .. } => reads(over, field) || names(body, field),
     })
@@ -135,7 +152,13 @@ impl Parser {
                 GoToken::Action { line, words } => (line, words),
             };
             if depth > MAX_DEPTH {
-                return Err(GoTemplateError::new(line, format!("more than {MAX_DEPTH} blocks lie in one another")));
+                return Err(GoTemplateError::new(
+                    line,
+                    format!(
+                        "more than {MAX_DEPTH} blocks lie in \
+                one another"
+                    ),
+                ));
             }
             let end = End { line, words };
             match end.word() {
@@ -148,39 +171,82 @@ impl Parser {
         Ok((nodes, None))
     }
 
-    fn branch(&mut self, line: usize, words: Vec<Word>, depth: usize) -> Result<Node, GoTemplateError> {
-        let (mut branches, mut condition) = (Vec::new(), value(line, words.into_iter().skip(1).collect())?);
+    fn branch(
+        &mut self,
+        line: usize,
+        words: Vec<Word>,
+        depth: usize,
+    ) -> Result<Node, GoTemplateError> {
+        let (mut branches, mut condition) = (
+            Vec::new(),
+            value(line, words.into_iter().skip(1).collect())?,
+        );
         loop {
             let (body, end) = self.block(depth + 1)?;
             let end = end.ok_or_else(|| GoTemplateError::new(line, "`if` has no `end`"))?;
             branches.push((condition, body));
             match end.words.as_slice() {
-                [Word::Name(name)] if name == "end" => return Ok(Node::If { line, branches, otherwise: Vec::new() }),
+                [Word::Name(name)] if name == "end" => {
+                    return Ok(Node::If {
+                        line,
+                        branches,
+                        otherwise: Vec::new(),
+                    });
+                }
                 [Word::Name(_)] => break,
-                [Word::Name(_), Word::Name(name), rest @ ..] if name == "if" => condition = value(end.line, rest.to_vec())?,
-                _ => return Err(GoTemplateError::new(end.line, format!("more stands beside `{}`", end.word()))),
+                [Word::Name(_), Word::Name(name), rest @ ..] if name == "if" => {
+                    condition = value(end.line, rest.to_vec())?
+                }
+                _ => {
+                    return Err(GoTemplateError::new(
+                        end.line,
+                        format!("more stands beside `{}`", end.word()),
+                    ));
+                }
             }
         }
         let (otherwise, end) = self.block(depth + 1)?;
         closed(line, "if", end)?;
-        Ok(Node::If { line, branches, otherwise })
+        Ok(Node::If {
+            line,
+            branches,
+            otherwise,
+        })
     }
 
-    fn range(&mut self, line: usize, words: Vec<Word>, depth: usize) -> Result<Node, GoTemplateError> {
+    fn range(
+        &mut self,
+        line: usize,
+        words: Vec<Word>,
+        depth: usize,
+    ) -> Result<Node, GoTemplateError> {
         let name = |word: &Word| match word {
-            Word::Variable(name, fields) if fields.is_empty() && !name.is_empty() => Ok(Some(name.clone())),
-            _ => Err(GoTemplateError::new(line, "`range` has no variable where one is expected")),
+            Word::Variable(name, fields) if fields.is_empty() && !name.is_empty() => {
+                Ok(Some(name.clone()))
+            }
+            _ => Err(GoTemplateError::new(
+                line,
+                "`range` has no variable where one is expected",
+            )),
         };
         let is = |word: &Word, sign: &str| matches!(word, Word::Sign(found) if *found == sign);
         let (index, item, over) = match &words[1..] {
-            [first, comma, second, set, over @ ..] if is(comma, ",") && is(set, ":=") => (name(first)?, name(second)?, over),
+            [first, comma, second, set, over @ ..] if is(comma, ",") && is(set, ":=") => {
+                (name(first)?, name(second)?, over)
+            }
             [only, set, over @ ..] if is(set, ":=") => (None, name(only)?, over),
             over => (None, None, over),
         };
         let over = value(line, over.to_vec())?;
         let (body, end) = self.block(depth + 1)?;
         closed(line, "range", end)?;
-        Ok(Node::Range { line, index, item, over, body })
+        Ok(Node::Range {
+            line,
+            index,
+            item,
+            over,
+            body,
+        })
     }
 }
 
@@ -188,19 +254,38 @@ impl Parser {
 fn closed(line: usize, block: &str, end: Option<End>) -> Result<(), GoTemplateError> {
     match end {
         Some(End { words, .. }) if words == [Word::Name("end".to_owned())] => Ok(()),
-        Some(end) => Err(GoTemplateError::new(end.line, format!("`{}` is not known at the end of `{block}`", end.word()))),
-        None => Err(GoTemplateError::new(line, format!("`{block}` has no `end`"))),
+        Some(end) => Err(GoTemplateError::new(
+            end.line,
+            format!(
+                "`{}` is not known at the end of \
+        `{block}`",
+                end.word()
+            ),
+        )),
+        None => Err(GoTemplateError::new(
+            line,
+            format!("`{block}` has no `end`"),
+        )),
     }
 }
 
 /// An action that is no block: a value that is printed or set.
 fn action(line: usize, mut words: Vec<Word>) -> Result<Node, GoTemplateError> {
-    if let [Word::Variable(name, fields), Word::Sign(sign @ (":=" | "=")), ..] = words.as_slice()
+    if let [
+        Word::Variable(name, fields),
+        Word::Sign(sign @ (":=" | "=")),
+        ..,
+    ] = words.as_slice()
         && fields.is_empty()
         && !name.is_empty()
     {
         let (name, is_new) = (name.clone(), *sign == ":=");
-        return Ok(Node::Set { line, name, value: value(line, words.split_off(2))?, is_new });
+        return Ok(Node::Set {
+            line,
+            name,
+            value: value(line, words.split_off(2))?,
+            is_new,
+        });
     }
     Ok(Node::Print(line, value(line, words)?))
 }
@@ -216,9 +301,19 @@ fn value(line: usize, words: Vec<Word>) -> Result<Value, GoTemplateError> {
 }
 
 /// A function with its values, or one value, up to `)` or the end.
-fn command(line: usize, words: &mut IntoIter<Word>, depth: usize) -> Result<Value, GoTemplateError> {
+fn command(
+    line: usize,
+    words: &mut IntoIter<Word>,
+    depth: usize,
+) -> Result<Value, GoTemplateError> {
     if depth > MAX_DEPTH {
-        return Err(GoTemplateError::new(line, format!("more than {MAX_DEPTH} parentheses lie in one another")));
+        return Err(GoTemplateError::new(
+            line,
+            format!(
+                "more than {MAX_DEPTH} parentheses lie in \
+        one another"
+            ),
+        ));
     }
     let (mut function, mut values) = (None, Vec::new());
     while let Some(word) = words.next() {
@@ -226,27 +321,77 @@ fn command(line: usize, words: &mut IntoIter<Word>, depth: usize) -> Result<Valu
             Word::Sign(")") if depth > 0 => return called(line, function, values),
             Word::Sign(")") => return Err(GoTemplateError::new(line, "`)` has no `(`")),
             Word::Sign("(") => values.push(command(line, words, depth + 1)?),
-            Word::Sign(sign) => return Err(GoTemplateError::new(line, format!("`{sign}` is not known here"))),
-            Word::Name(name) if name == "true" || name == "false" => values.push(Value::Flag(name == "true")),
+            Word::Sign(sign) => {
+                return Err(GoTemplateError::new(
+                    line,
+                    format!(
+                        "`{sign}` is not \
+            known here"
+                    ),
+                ));
+            }
+            Word::Name(name) if name == "true" || name == "false" => {
+                values.push(Value::Flag(name == "true"))
+            }
             Word::Name(name) if function.is_none() && values.is_empty() => {
                 let known = FUNCTIONS.iter().find(|(known, ..)| *known == name);
-                function = Some(*known.ok_or_else(|| GoTemplateError::new(line, format!("`{name}` is not known here")))?);
+                function = Some(*known.ok_or_else(|| {
+                    GoTemplateError::new(
+                        line,
+                        format!(
+                            "`{name}` \
+                is not known here"
+                        ),
+                    )
+                })?);
             }
-            Word::Name(name) => return Err(GoTemplateError::new(line, format!("`{name}` is not known here"))),
+            Word::Name(name) => {
+                return Err(GoTemplateError::new(
+                    line,
+                    format!(
+                        "`{name}` is not \
+            known here"
+                    ),
+                ));
+            }
             Word::Field(fields) => values.push(Value::Field(fields)),
             Word::Variable(name, fields) => values.push(Value::Variable(name, fields)),
             Word::Text(text) => values.push(Value::Text(text)),
             Word::Whole(number) => values.push(Value::Whole(number)),
         }
     }
-    if depth > 0 { Err(GoTemplateError::new(line, "`(` has no `)`")) } else { called(line, function, values) }
+    if depth > 0 {
+        Err(GoTemplateError::new(line, "`(` has no `)`"))
+    } else {
+        called(line, function, values)
+    }
 }
 
-fn called(line: usize, function: Option<(&str, Function, usize, usize)>, mut values: Vec<Value>) -> Result<Value, GoTemplateError> {
+fn called(
+    line: usize,
+    function: Option<(&str, Function, usize, usize)>,
+    mut values: Vec<Value>,
+) -> Result<Value, GoTemplateError> {
     match function {
-        Some((_, function, least, most)) if (least..=most).contains(&values.len()) => Ok(Value::Call(function, values)),
-        Some((name, ..)) => Err(GoTemplateError::new(line, format!("`{name}` has {} values, which it does not take", values.len()))),
+        Some((_, function, least, most)) if (least..=most).contains(&values.len()) => {
+            Ok(Value::Call(function, values))
+        }
+        Some((name, ..)) => Err(GoTemplateError::new(
+            line,
+            format!(
+                "`{name}` has {} values, which \
+        it does not take",
+                values.len()
+            ),
+        )),
         None if values.len() == 1 => Ok(values.remove(0)),
-        None => Err(GoTemplateError::new(line, format!("{} values stand side by side, expected one or a function", values.len()))),
+        None => Err(GoTemplateError::new(
+            line,
+            format!(
+                "{} values stand side by side, expected one \
+        or a function",
+                values.len()
+            ),
+        )),
     }
 }

@@ -38,7 +38,13 @@ struct Renderer<'a> {
 
 /// Renders the nodes.
 pub(super) fn render(nodes: &[Node], turns: &[Turn]) -> Result<String, GoTemplateError> {
-    let mut renderer = Renderer { turns, variables: Vec::new(), dot: GoValue::Root, steps: 0, text: String::new() };
+    let mut renderer = Renderer {
+        turns,
+        variables: Vec::new(),
+        dot: GoValue::Root,
+        steps: 0,
+        text: String::new(),
+    };
     renderer.block(nodes)?;
     Ok(renderer.text)
 }
@@ -60,19 +66,36 @@ impl<'a> Renderer<'a> {
                     GoValue::Text(text) => text,
                     GoValue::Whole(number) => number.to_string(),
                     GoValue::Flag(flag) => flag.to_string(),
-                    _ => return Err(GoTemplateError::new(*line, "a list or a whole message is not printed")),
+                    _ => {
+                        return Err(GoTemplateError::new(
+                            *line,
+                            "a list or a whole message is not \
+                    printed",
+                        ));
+                    }
                 };
                 self.text.push_str(&text);
             }
-            Node::Set { line, name, value, is_new } => {
+            Node::Set {
+                line,
+                name,
+                value,
+                is_new,
+            } => {
                 let value = self.value(*line, value)?;
                 match self.variables.iter().rposition(|(known, _)| known == name) {
                     _ if *is_new => self.variables.push((name.clone(), value)),
                     Some(place) => self.variables[place].1 = value,
-                    None => return Err(GoTemplateError::new(*line, format!("`${name}` is not set"))),
+                    None => {
+                        return Err(GoTemplateError::new(*line, format!("`${name}` is not set")));
+                    }
                 }
             }
-            Node::If { line, branches, otherwise } => {
+            Node::If {
+                line,
+                branches,
+                otherwise,
+            } => {
                 for (condition, body) in branches {
                     if is_true(&self.value(*line, condition)?) {
                         return self.block(body);
@@ -80,25 +103,45 @@ impl<'a> Renderer<'a> {
                 }
                 self.block(otherwise)?;
             }
-            Node::Range { line, index, item, over, body } => self.range(*line, [index, item], over, body)?,
+            Node::Range {
+                line,
+                index,
+                item,
+                over,
+                body,
+            } => self.range(*line, [index, item], over, body)?,
         }
         Ok(())
     }
 
-    fn range(&mut self, line: usize, names: [&Option<String>; 2], over: &Value, body: &[Node]) -> Result<(), GoTemplateError> {
-        let GoValue::Turns(turns) = self.value(line, over)? else { return Err(GoTemplateError::new(line, "`range` is over no list")) };
+    fn range(
+        &mut self,
+        line: usize,
+        names: [&Option<String>; 2],
+        over: &Value,
+        body: &[Node],
+    ) -> Result<(), GoTemplateError> {
+        let GoValue::Turns(turns) = self.value(line, over)? else {
+            return Err(GoTemplateError::new(line, "`range` is over no list"));
+        };
         let dot = self.dot.clone();
         for (index, turn) in turns.iter().enumerate() {
             self.steps += 1;
             if self.steps > MAX_STEPS || self.text.len() > MAX_BYTES {
                 return Err(GoTemplateError::new(
                     line,
-                    format!("it takes more than {MAX_STEPS} steps or writes more than {MAX_BYTES} bytes"),
+                    format!(
+                        "it takes more than {MAX_STEPS} steps or writes more than {MAX_BYTES} \
+                    bytes"
+                    ),
                 ));
             }
             let before = self.variables.len();
             let values = [GoValue::Whole(index), GoValue::Turn(turn)];
-            let bound = names.into_iter().zip(values).filter_map(|(name, value)| Some((name.clone()?, value)));
+            let bound = names
+                .into_iter()
+                .zip(values)
+                .filter_map(|(name, value)| Some((name.clone()?, value)));
             self.variables.extend(bound);
             self.dot = GoValue::Turn(turn);
             self.block(body)?;
@@ -114,21 +157,44 @@ impl<'a> Renderer<'a> {
             Value::Whole(number) => Ok(GoValue::Whole(*number)),
             Value::Flag(flag) => Ok(GoValue::Flag(*flag)),
             Value::Field(fields) => self.fields(line, self.dot.clone(), fields),
-            Value::Variable(name, fields) if name.is_empty() => self.fields(line, GoValue::Root, fields),
-            Value::Variable(name, fields) => {
-                let found = self.variables.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.clone());
-                self.fields(line, found.ok_or_else(|| GoTemplateError::new(line, format!("`${name}` is not set")))?, fields)
+            Value::Variable(name, fields) if name.is_empty() => {
+                self.fields(line, GoValue::Root, fields)
             }
-            Value::Call(function @ (Function::And | Function::Or), values) => self.choice(line, *function, values),
+            Value::Variable(name, fields) => {
+                let found = self
+                    .variables
+                    .iter()
+                    .rev()
+                    .find(|(known, _)| known == name)
+                    .map(|(_, value)| value.clone());
+                self.fields(
+                    line,
+                    found.ok_or_else(|| {
+                        GoTemplateError::new(line, format!("`${name}` is not set"))
+                    })?,
+                    fields,
+                )
+            }
+            Value::Call(function @ (Function::And | Function::Or), values) => {
+                self.choice(line, *function, values)
+            }
             Value::Call(function, values) => {
-                let values = values.iter().map(|value| self.value(line, value)).collect::<Result<Vec<_>, _>>()?;
+                let values = values
+                    .iter()
+                    .map(|value| self.value(line, value))
+                    .collect::<Result<Vec<_>, _>>()?;
                 call(line, *function, &values)
             }
         }
     }
 
     /// The first value that decides, or the last.
-    fn choice(&self, line: usize, function: Function, values: &[Value]) -> Result<GoValue<'a>, GoTemplateError> {
+    fn choice(
+        &self,
+        line: usize,
+        function: Function,
+        values: &[Value],
+    ) -> Result<GoValue<'a>, GoTemplateError> {
         let mut found = GoValue::Flag(false);
         for value in values {
             found = self.value(line, value)?;
@@ -139,20 +205,47 @@ impl<'a> Renderer<'a> {
         Ok(found)
     }
 
-    /// What Ollama's data holds under a name. Nobody calls tools, thinks or sends images in the conversations here.
-    fn fields(&self, line: usize, of: GoValue<'a>, fields: &[String]) -> Result<GoValue<'a>, GoTemplateError> {
-        let unknown = |name: &str| Err(GoTemplateError::new(line, format!("`.{name}` is not known there")));
-        let system = || self.turns.iter().filter(|turn| turn.role == "system").map(|turn| turn.content.as_str());
-        fields.iter().try_fold(of, |of, name| match (of, name.as_str()) {
-            (GoValue::Root, "Messages") => Ok(GoValue::Turns(self.turns)),
-            (GoValue::Root, "System") => Ok(GoValue::Text(system().collect::<Vec<_>>().join("\n\n"))),
-            (GoValue::Root, "Response") | (GoValue::Turn(_), "Thinking") => Ok(GoValue::Text(String::new())),
-            (GoValue::Root, "Tools") | (GoValue::Turn(_), "ToolCalls" | "Images") => Ok(GoValue::Turns(&[])),
-            (GoValue::Root, "Think" | "IsThinkSet") => Ok(GoValue::Flag(false)),
-            (GoValue::Turn(turn), "Role") => Ok(GoValue::Text(turn.role.clone())),
-            (GoValue::Turn(turn), "Content") => Ok(GoValue::Text(turn.content.clone())),
-            (_, name) => unknown(name),
-        })
+    /// What Ollama's data holds under a name. Nobody calls tools, thinks or sends images in the
+    /// conversations here.
+    fn fields(
+        &self,
+        line: usize,
+        of: GoValue<'a>,
+        fields: &[String],
+    ) -> Result<GoValue<'a>, GoTemplateError> {
+        let unknown = |name: &str| {
+            Err(GoTemplateError::new(
+                line,
+                format!(
+                    "`.{name}` is not known \
+        there"
+                ),
+            ))
+        };
+        let system = || {
+            self.turns
+                .iter()
+                .filter(|turn| turn.role == "system")
+                .map(|turn| turn.content.as_str())
+        };
+        fields
+            .iter()
+            .try_fold(of, |of, name| match (of, name.as_str()) {
+                (GoValue::Root, "Messages") => Ok(GoValue::Turns(self.turns)),
+                (GoValue::Root, "System") => {
+                    Ok(GoValue::Text(system().collect::<Vec<_>>().join("\n\n")))
+                }
+                (GoValue::Root, "Response") | (GoValue::Turn(_), "Thinking") => {
+                    Ok(GoValue::Text(String::new()))
+                }
+                (GoValue::Root, "Tools") | (GoValue::Turn(_), "ToolCalls" | "Images") => {
+                    Ok(GoValue::Turns(&[]))
+                }
+                (GoValue::Root, "Think" | "IsThinkSet") => Ok(GoValue::Flag(false)),
+                (GoValue::Turn(turn), "Role") => Ok(GoValue::Text(turn.role.clone())),
+                (GoValue::Turn(turn), "Content") => Ok(GoValue::Text(turn.content.clone())),
+                (_, name) => unknown(name),
+            })
     }
 }
 
@@ -166,17 +259,29 @@ fn is_true(value: &GoValue) -> bool {
     }
 }
 
-fn call<'a>(line: usize, function: Function, values: &[GoValue<'a>]) -> Result<GoValue<'a>, GoTemplateError> {
-    let wrong = || GoTemplateError::new(line, format!("`{}` does not take these values", function.name()));
+fn call<'a>(
+    line: usize,
+    function: Function,
+    values: &[GoValue<'a>],
+) -> Result<GoValue<'a>, GoTemplateError> {
+    let wrong = || {
+        GoTemplateError::new(
+            line,
+            format!("`{}` does not take these values", function.name()),
+        )
+    };
     let equal = |left: &GoValue, right: &GoValue| match (left, right) {
-        (GoValue::Text(_), GoValue::Text(_)) | (GoValue::Whole(_), GoValue::Whole(_)) | (GoValue::Flag(_), GoValue::Flag(_)) => {
-            Ok(left == right)
-        }
+        (GoValue::Text(_), GoValue::Text(_))
+        | (GoValue::Whole(_), GoValue::Whole(_))
+        | (GoValue::Flag(_), GoValue::Flag(_)) => Ok(left == right),
         _ => Err(wrong()),
     };
     match (function, values) {
         (Function::Eq, [left, rights @ ..]) => {
-            let equals = rights.iter().map(|right| equal(left, right)).collect::<Result<Vec<_>, _>>()?;
+            let equals = rights
+                .iter()
+                .map(|right| equal(left, right))
+                .collect::<Result<Vec<_>, _>>()?;
             Ok(GoValue::Flag(equals.contains(&true)))
         }
         (Function::Ne, [left, right]) => Ok(GoValue::Flag(!equal(left, right)?)),
@@ -185,12 +290,25 @@ fn call<'a>(line: usize, function: Function, values: &[GoValue<'a>]) -> Result<G
         (Function::Len, [GoValue::Turns(turns)]) => Ok(GoValue::Whole(turns.len())),
         (Function::Slice, [GoValue::Turns(turns), GoValue::Whole(from)]) => {
             let from = turns.get(*from..);
-            from.map(GoValue::Turns).ok_or_else(|| GoTemplateError::new(line, format!("a slice {} is out of the list", show(&values[1]))))
+            from.map(GoValue::Turns).ok_or_else(|| {
+                GoTemplateError::new(
+                    line,
+                    format!(
+                        "a slice {} \
+            is out of the list",
+                        show(&values[1])
+                    ),
+                )
+            })
         }
         _ => Err(wrong()),
     }
 }
 
 fn show(value: &GoValue) -> String {
-    if let GoValue::Whole(number) = value { format!("from {number}") } else { String::new() }
+    if let GoValue::Whole(number) = value {
+        format!("from {number}")
+    } else {
+        String::new()
+    }
 }

@@ -1,4 +1,5 @@
-//! Backward: a pass over tiles of queries makes dQ, one over tiles of keys dK and dV. Both make the weights again from the kept sums.
+//! Backward: a pass over tiles of queries makes dQ, one over tiles of keys dK and dV. Both make the
+//! weights again from the kept sums.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Cube, TensorMetadata};
@@ -7,14 +8,15 @@ use burn_cubecl::kernel::into_contiguous;
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::super::super::attention::{Score, KeyRange};
+use super::super::super::attention::{KeyRange, Score};
 use super::super::super::product::count;
 use super::super::{Extent, across, cubes, element, empty, extent, units, upload};
 use super::spans::{OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
 use super::{KernelShape, LANES, Lengths, Scoring, lengths, scoring};
 
-/// Of each query and head the logarithm of its sum and D = dO · O, side by side: one buffer less to bind.
+/// Of each query and head the logarithm of its sum and D = dO · O, side by side: one buffer less to
+/// bind.
 #[cube(launch)]
 fn sums_of<F: Float, N: Size>(
     output: &[Vector<F, N>],
@@ -29,16 +31,25 @@ fn sums_of<F: Float, N: Size>(
         let start = ABSOLUTE_POS * width;
         let mut products = Vector::<f32, N>::new(0.0f32);
         for at in start..start + width {
-            products += Vector::<f32, N>::cast_from(output[at]) * Vector::<f32, N>::cast_from(gradient[at]);
+            products +=
+                Vector::<f32, N>::cast_from(output[at]) * Vector::<f32, N>::cast_from(gradient[at]);
         }
         sums[2 * ABSOLUTE_POS] = log_sums[ABSOLUTE_POS];
         sums[2 * ABSOLUTE_POS + 1] = across::<N>(products);
     }
 }
 
-/// P = e^(z - L) and dS = P (dP - D) dz/ds of a query and a key, given their products and the query's place in `sums`.
+/// P = e^(z - L) and dS = P (dP - D) dz/ds of a query and a key, given their products and the
+/// query's place in `sums`.
 #[cube]
-fn weighed(product: f32, of_weight: f32, sums: &[f32], at: usize, scoring: &Scoring, #[comptime] form: KernelShape) -> (f32, f32) {
+fn weighed(
+    product: f32,
+    of_weight: f32,
+    sums: &[f32],
+    at: usize,
+    scoring: &Scoring,
+    #[comptime] form: KernelShape,
+) -> (f32, f32) {
     let (score, slope) = scored(product, scoring, form);
     let weight = (score - sums[2 * at]).exp();
     (weight, weight * (of_weight - sums[2 * at + 1]) * slope)
@@ -64,7 +75,11 @@ fn queries_of<F: Float, N: Size>(
         terminate!();
     }
     let of_tile = index * OF_TILE;
-    let (row, start, end) = (spans[of_tile] as usize, spans[of_tile + 1] as usize, spans[of_tile + 2] as usize);
+    let (row, start, end) = (
+        spans[of_tile] as usize,
+        spans[of_tile + 1] as usize,
+        spans[of_tile + 2] as usize,
+    );
     let (first_key, last_key) = (spans[of_tile + 3] as usize, spans[of_tile + 4] as usize);
     let (queries, keys) = (lengths.queries as usize, lengths.keys as usize);
     let (own, lane) = (UNIT_POS as usize / LANES, UNIT_POS as usize % LANES);
@@ -79,8 +94,24 @@ fn queries_of<F: Float, N: Size>(
     let (query_step, key_step) = (heads * form.width, kv_heads * form.width);
     let query_start = (row * queries + start) * query_step + head * form.width;
     let key_start = row * keys * key_step + head / (heads / kv_heads) * form.width;
-    load::<F, N>(query, &mut q, query_start, query_step, end - start, scoring.scale, form);
-    load::<F, N>(gradient, &mut g, query_start, query_step, end - start, 1.0f32, form);
+    load::<F, N>(
+        query,
+        &mut q,
+        query_start,
+        query_step,
+        end - start,
+        scoring.scale,
+        form,
+    );
+    load::<F, N>(
+        gradient,
+        &mut g,
+        query_start,
+        query_step,
+        end - start,
+        1.0f32,
+        form,
+    );
 
     let mut from = last_key;
     let mut to = last_key;
@@ -95,8 +126,24 @@ fn queries_of<F: Float, N: Size>(
         let rows = min(form.tile, last_key - at);
         let (begin, stop) = (min(max(from, at) - at, rows), min(max(to, at) - at, rows));
         sync_cube();
-        load::<F, N>(key, &mut k, key_start + at * key_step, key_step, rows, 1.0f32, form);
-        load::<F, N>(value, &mut v, key_start + at * key_step, key_step, rows, 1.0f32, form);
+        load::<F, N>(
+            key,
+            &mut k,
+            key_start + at * key_step,
+            key_step,
+            rows,
+            1.0f32,
+            form,
+        );
+        load::<F, N>(
+            value,
+            &mut v,
+            key_start + at * key_step,
+            key_step,
+            rows,
+            1.0f32,
+            form,
+        );
         sync_cube();
         let mut place = lane;
         while place < form.tile {
@@ -110,12 +157,26 @@ fn queries_of<F: Float, N: Size>(
         }
         sync_cube();
         for place in begin..stop {
-            add::<N>(&mut dq, of_scores[scores_of_own + place], &k, place, lane, form);
+            add::<N>(
+                &mut dq,
+                of_scores[scores_of_own + place],
+                &k,
+                place,
+                lane,
+                form,
+            );
         }
         at += form.tile;
     }
     if own < end - start {
-        store::<F, N>(&dq, scoring.scale, of_queries, query_start + own * query_step, lane, form);
+        store::<F, N>(
+            &dq,
+            scoring.scale,
+            of_queries,
+            query_start + own * query_step,
+            lane,
+            form,
+        );
     }
 }
 
@@ -140,7 +201,11 @@ fn keys_of<F: Float, N: Size>(
         terminate!();
     }
     let of_tile = index * OF_TILE;
-    let (row, start, end) = (spans[of_tile] as usize, spans[of_tile + 1] as usize, spans[of_tile + 2] as usize);
+    let (row, start, end) = (
+        spans[of_tile] as usize,
+        spans[of_tile + 1] as usize,
+        spans[of_tile + 2] as usize,
+    );
     let (first_query, last_query) = (spans[of_tile + 3] as usize, spans[of_tile + 4] as usize);
     let (queries, keys) = (lengths.queries as usize, lengths.keys as usize);
     let (own, lane) = (UNIT_POS as usize / LANES, UNIT_POS as usize % LANES);
@@ -156,7 +221,15 @@ fn keys_of<F: Float, N: Size>(
     let (query_step, key_step) = (heads * form.width, kv_heads * form.width);
     let key_start = (row * keys + start) * key_step + kv_head * form.width;
     load::<F, N>(key, &mut k, key_start, key_step, end - start, 1.0f32, form);
-    load::<F, N>(value, &mut v, key_start, key_step, end - start, 1.0f32, form);
+    load::<F, N>(
+        value,
+        &mut v,
+        key_start,
+        key_step,
+        end - start,
+        1.0f32,
+        form,
+    );
 
     let firsts = lengths.tiles as usize * OF_TILE + row * queries;
     let own_key = start + own;
@@ -169,8 +242,24 @@ fn keys_of<F: Float, N: Size>(
             let rows = min(form.tile, last_query - at);
             let query_start = (row * queries + at) * query_step + head * form.width;
             sync_cube();
-            load::<F, N>(query, &mut q, query_start, query_step, rows, scoring.scale, form);
-            load::<F, N>(gradient, &mut g, query_start, query_step, rows, 1.0f32, form);
+            load::<F, N>(
+                query,
+                &mut q,
+                query_start,
+                query_step,
+                rows,
+                scoring.scale,
+                form,
+            );
+            load::<F, N>(
+                gradient,
+                &mut g,
+                query_start,
+                query_step,
+                rows,
+                1.0f32,
+                form,
+            );
             sync_cube();
             let mut place = lane;
             while place < form.tile {
@@ -192,7 +281,10 @@ fn keys_of<F: Float, N: Size>(
             }
             sync_cube();
             for place in 0..rows {
-                let (weight, of_score) = (weights[scores_of_own + place], of_scores[scores_of_own + place]);
+                let (weight, of_score) = (
+                    weights[scores_of_own + place],
+                    of_scores[scores_of_own + place],
+                );
                 // What is not seen may hold what is not a number.
                 if weight != 0.0f32 {
                     add::<N>(&mut dv, weight, &g, place, lane, form);
@@ -203,9 +295,23 @@ fn keys_of<F: Float, N: Size>(
         }
     }
     if own_key < end {
-        store::<F, N>(&dk, 1.0f32, of_keys_and_values, key_start + own * key_step, lane, form);
+        store::<F, N>(
+            &dk,
+            1.0f32,
+            of_keys_and_values,
+            key_start + own * key_step,
+            lane,
+            form,
+        );
         let values = lengths.all_keys as usize;
-        store::<F, N>(&dv, 1.0f32, of_keys_and_values, values + key_start + own * key_step, lane, form);
+        store::<F, N>(
+            &dv,
+            1.0f32,
+            of_keys_and_values,
+            values + key_start + own * key_step,
+            lane,
+            form,
+        );
     }
 }
 
@@ -222,8 +328,16 @@ pub(in crate::ops) struct Given {
 
 /// dQ, dK and dV.
 pub(in crate::ops) fn backward(given: Given, seen: &KeyRange, score: Score) -> [CubeTensor; 3] {
-    let Given { query, key, value, output, log_sums, gradient } = given;
-    let [query, key, value, output, log_sums, gradient] = [query, key, value, output, log_sums, gradient].map(into_contiguous);
+    let Given {
+        query,
+        key,
+        value,
+        output,
+        log_sums,
+        gradient,
+    } = given;
+    let [query, key, value, output, log_sums, gradient] =
+        [query, key, value, output, log_sums, gradient].map(into_contiguous);
     let (sizes, element, client) = (seen.sizes, element(&query), query.client.clone());
     let (form, size) = KernelShape::new(&query, &score, 4, 2);
 
@@ -232,7 +346,18 @@ pub(in crate::ops) fn backward(given: Given, seen: &KeyRange, score: Score) -> [
     let (of_units, cube) = units(&query, count_of_sums);
     let args = [output, gradient.clone(), log_sums, sums.clone()].map(CubeTensor::into_buffer_arg);
     let [output, by, log_sums, to] = args;
-    sums_of::launch(&client, of_units, cube, size, output, by, log_sums, to, extent(count_of_sums, form.width), element);
+    sums_of::launch(
+        &client,
+        of_units,
+        cube,
+        size,
+        output,
+        by,
+        log_sums,
+        to,
+        extent(count_of_sums, form.width),
+        element,
+    );
 
     let of_queries = empty(&query, query.shape(), query.dtype);
     let mut of_both = vec![2];
@@ -240,11 +365,13 @@ pub(in crate::ops) fn backward(given: Given, seen: &KeyRange, score: Score) -> [
     let of_both = empty(&query, Shape::from(of_both), key.dtype);
     let args = |spans: &Spans, to: &CubeTensor| {
         let spans = upload(&query, &spans.numbers);
-        [&query, &key, &value, &gradient, &sums, &spans, to].map(|tensor| tensor.clone().into_buffer_arg())
+        [&query, &key, &value, &gradient, &sums, &spans, to]
+            .map(|tensor| tensor.clone().into_buffer_arg())
     };
     let spans = Spans::of_queries(seen, form.tile);
     count(3 * spans.pairs * sizes.heads * sizes.width);
-    let ([q, k, v, g, s, f, to], cubes_of_queries) = (args(&spans, &of_queries), cubes(spans.tiles * sizes.heads));
+    let ([q, k, v, g, s, f, to], cubes_of_queries) =
+        (args(&spans, &of_queries), cubes(spans.tiles * sizes.heads));
     let (lengths_of_queries, cube) = (lengths(&spans, sizes, form), form.cube());
     queries_of::launch(
         &client,
@@ -266,9 +393,26 @@ pub(in crate::ops) fn backward(given: Given, seen: &KeyRange, score: Score) -> [
 
     let spans = Spans::of_keys(seen, form.tile);
     count(4 * spans.pairs * sizes.heads * sizes.width);
-    let ([q, k, v, g, s, f, to], cubes_of_keys) = (args(&spans, &of_both), cubes(spans.tiles * sizes.kv_heads));
+    let ([q, k, v, g, s, f, to], cubes_of_keys) =
+        (args(&spans, &of_both), cubes(spans.tiles * sizes.kv_heads));
     let (lengths, scoring) = (lengths(&spans, sizes, form), scoring(&score));
-    keys_of::launch(&client, cubes_of_keys, cube, size, q, k, v, g, s, f, to, lengths, scoring, form, element);
+    keys_of::launch(
+        &client,
+        cubes_of_keys,
+        cube,
+        size,
+        q,
+        k,
+        v,
+        g,
+        s,
+        f,
+        to,
+        lengths,
+        scoring,
+        form,
+        element,
+    );
     let half = |index: usize| {
         let half = Cube::float_slice(of_both.clone(), &[(index..index + 1).into()]);
         Cube::float_reshape(half, key.shape())

@@ -1,8 +1,9 @@
-//! Attention on a GPU that keeps its output and one number a query: a cube a tile of a document and a head, keys and values by tiles in
-//! shared memory, f32 sums (Dao 2023, arXiv:2307.08691).
+//! Attention on a GPU that keeps its output and one number a query: a cube a tile of a document and
+//! a head, keys and values by tiles in shared memory, f32 sums (Dao 2023, arXiv:2307.08691).
 //!
-//! Tiles begin where documents do, so what a document gets does not depend on what it is packed with, and what no query sees is never
-//! read. Backward is two passes, one that owns queries and one that owns keys: no sum has two owners, so nothing is added atomically.
+//! Tiles begin where documents do, so what a document gets does not depend on what it is packed
+//! with, and what no query sees is never read. Backward is two passes, one that owns queries and
+//! one that owns keys: no sum has two owners, so nothing is added atomically.
 
 mod backward;
 mod forward;
@@ -63,15 +64,34 @@ struct KernelShape {
 }
 
 impl KernelShape {
-    /// The largest tiles of which so many, with so many square ones of scores, fit into a cube's memory.
-    fn new(query: &CubeTensor, score: &Score, of_features: usize, of_scores: usize) -> (Self, usize) {
+    /// The largest tiles of which so many, with so many square ones of scores, fit into a cube's
+    /// memory.
+    fn new(
+        query: &CubeTensor,
+        score: &Score,
+        of_features: usize,
+        of_scores: usize,
+    ) -> (Self, usize) {
         let features = query.shape()[3];
         let size = vector_size(&[features]);
         let width = features / size;
         let room = query.client.properties().hardware.max_shared_memory_size;
-        let fits = |tile: &usize| 4 * tile * (of_features * (width + 1) * size + of_scores * (tile + 1)) <= room;
-        let tile = [LARGEST_TILE, 16, 8, 4, 2].into_iter().find(fits).unwrap_or(1);
-        (Self { tile, width, own: width.div_ceil(LANES), capped: score.softcap.is_some() }, size)
+        let fits = |tile: &usize| {
+            4 * tile * (of_features * (width + 1) * size + of_scores * (tile + 1)) <= room
+        };
+        let tile = [LARGEST_TILE, 16, 8, 4, 2]
+            .into_iter()
+            .find(fits)
+            .unwrap_or(1);
+        (
+            Self {
+                tile,
+                width,
+                own: width.div_ceil(LANES),
+                capped: score.softcap.is_some(),
+            },
+            size,
+        )
     }
 
     /// The cube of a tile.
@@ -82,7 +102,14 @@ impl KernelShape {
 
 /// [`Lengths`] of these sizes, in heads of so many vectors.
 fn lengths(spans: &Spans, sizes: Sizes, form: KernelShape) -> LengthsLaunch {
-    let Sizes { batch, queries, keys, heads, kv_heads, .. } = sizes;
+    let Sizes {
+        batch,
+        queries,
+        keys,
+        heads,
+        kv_heads,
+        ..
+    } = sizes;
     let all_keys = batch * keys * kv_heads * form.width;
     let [tiles, queries, keys, heads, kv_heads, all_keys] =
         [spans.tiles, queries, keys, heads, kv_heads, all_keys].map(|length| length as u32);

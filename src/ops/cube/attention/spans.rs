@@ -2,7 +2,8 @@
 
 use crate::ops::attention::{KeyRange, Tiles};
 
-/// Numbers that stand for a tile: its row of the batch, its places from and to, and from and to of what meets it.
+/// Numbers that stand for a tile: its row of the batch, its places from and to, and from and to of
+/// what meets it.
 pub(super) const OF_TILE: usize = 5;
 
 /// Tiles of [`OF_TILE`] numbers, and after them the first key that each query sees.
@@ -16,39 +17,71 @@ pub(super) struct Spans {
 impl Spans {
     /// Tiles of queries, which meet the keys that one of them sees.
     pub fn of_queries(seen: &KeyRange, tile: usize) -> Self {
-        Self::new(seen, |row| (seen.query_tiles(row, 1, tile), Box::new(move |from, to| seen.by(row, from..to))))
+        Self::new(seen, |row| {
+            (
+                seen.query_tiles(row, 1, tile),
+                Box::new(move |from, to| seen.by(row, from..to)),
+            )
+        })
     }
 
-    /// Tiles of keys, which meet the queries from the first at their place to the last that sees one of them.
+    /// Tiles of keys, which meet the queries from the first at their place to the last that sees
+    /// one of them.
     pub fn of_keys(seen: &KeyRange, tile: usize) -> Self {
         Self::new(seen, |row| {
-            let (sizes, first) = (seen.sizes, &seen.first[row * seen.sizes.queries..][..seen.sizes.queries]);
-            let mut ends = vec![0; sizes.keys]; // After the last query that sees a key or one before it.
-            first.iter().enumerate().for_each(|(query, first)| ends[*first as usize] = query + 1);
+            let (sizes, first) = (
+                seen.sizes,
+                &seen.first[row * seen.sizes.queries..][..seen.sizes.queries],
+            );
+            // After the last query that sees a key or one before it.
+            let mut ends = vec![0; sizes.keys];
+            first
+                .iter()
+                .enumerate()
+                .for_each(|(query, first)| ends[*first as usize] = query + 1);
             let mut most = 0;
             for end in &mut ends {
                 most = most.max(*end);
                 *end = most;
             }
             let before = sizes.keys - sizes.queries;
-            let met = move |from: usize, to: usize| from.saturating_sub(before)..ends[to - 1].max(from.saturating_sub(before));
+            let met = move |from: usize, to: usize| {
+                from.saturating_sub(before)..ends[to - 1].max(from.saturating_sub(before))
+            };
             (seen.key_tiles(row, tile), Box::new(met))
         })
     }
 
-    #[allow(clippy::type_complexity, reason = "the tiles of a row, and what meets one of them")]
-    fn new<'a>(seen: &KeyRange, of_row: impl Fn(usize) -> (Tiles, Box<dyn Fn(usize, usize) -> std::ops::Range<usize> + 'a>)) -> Self {
+    #[allow(
+        clippy::type_complexity,
+        reason = "the tiles of a row, and what meets one of them"
+    )]
+    fn new<'a>(
+        seen: &KeyRange,
+        of_row: impl Fn(
+            usize,
+        ) -> (
+            Tiles,
+            Box<dyn Fn(usize, usize) -> std::ops::Range<usize> + 'a>,
+        ),
+    ) -> Self {
         let (mut numbers, mut pairs) = (Vec::new(), 0);
         for row in 0..seen.sizes.batch {
             let (tiles, met_by) = of_row(row);
             for tile in tiles.ranges {
                 let met = met_by(tile.start, tile.end);
                 pairs += tile.len() * met.len();
-                numbers.extend([row, tile.start, tile.end, met.start, met.end].map(|number| number as u32));
+                numbers.extend(
+                    [row, tile.start, tile.end, met.start, met.end].map(|number| number as u32),
+                );
             }
         }
         let tiles = numbers.len() / OF_TILE;
         numbers.extend(seen.first);
-        Self { numbers, tiles, pairs }
+        Self {
+            numbers,
+            tiles,
+            pairs,
+        }
     }
 }

@@ -25,11 +25,25 @@ impl Case {
         let [batch, queries, keys, ..] = sizes;
         let first_of = |query: usize| {
             let place = keys - queries + query;
-            let document = starts.iter().filter(|start| **start <= place).max().copied().unwrap_or(0);
+            let document = starts
+                .iter()
+                .filter(|start| **start <= place)
+                .max()
+                .copied()
+                .unwrap_or(0);
             document.max((place + 1).saturating_sub(window)) as u32
         };
-        let first = (0..batch).flat_map(|_| (0..queries).map(first_of)).collect();
-        Self { sizes, first, score: Score { scale: 0.3, softcap } }
+        let first = (0..batch)
+            .flat_map(|_| (0..queries).map(first_of))
+            .collect();
+        Self {
+            sizes,
+            first,
+            score: Score {
+                scale: 0.3,
+                softcap,
+            },
+        }
     }
 
     /// Q, K, V and the gradient of the output, in [`Case::shapes`].
@@ -43,16 +57,29 @@ impl Case {
 
     fn shapes(&self) -> [[usize; 4]; 4] {
         let [batch, queries, keys, heads, kv_heads, features] = self.sizes;
-        let (of_queries, of_keys) = ([batch, queries, heads, features], [batch, keys, kv_heads, features]);
+        let (of_queries, of_keys) = (
+            [batch, queries, heads, features],
+            [batch, keys, kv_heads, features],
+        );
         [of_queries, of_keys, of_keys, of_queries]
     }
 
     /// Output, dQ, dK and dV.
     fn of(&self, numbers: &[Vec<f32>; 4], device: &Device) -> [Tensor<4>; 4] {
         let shapes = self.shapes();
-        let leaf = |index: usize| tensor(&numbers[index], shapes[index], device).autodiff().require_grad();
+        let leaf = |index: usize| {
+            tensor(&numbers[index], shapes[index], device)
+                .autodiff()
+                .require_grad()
+        };
         let [query, key, value] = [0, 1, 2].map(leaf);
-        let output = attention(query.clone(), key.clone(), value.clone(), &self.first, self.score);
+        let output = attention(
+            query.clone(),
+            key.clone(),
+            value.clone(),
+            &self.first,
+            self.score,
+        );
         let gradients = backward_from(output.clone(), tensor(&numbers[3], shapes[3], device));
         let [dq, dk, dv] = [query, key, value].map(|leaf| leaf.grad(&gradients).expect("tracked"));
         [output.inner(), dq, dk, dv]
@@ -61,8 +88,16 @@ impl Case {
     /// The largest distance to the CPU's.
     fn distance(&self, device: &Device) -> f64 {
         let numbers = self.numbers();
-        let pairs = self.of(&numbers, device).into_iter().zip(self.of(&numbers, &Device::flex()));
-        pairs.map(|(ours, exact)| worst(ours, exact)).fold(0.0, |most, number| if number <= most { most } else { number })
+        let pairs = self
+            .of(&numbers, device)
+            .into_iter()
+            .zip(self.of(&numbers, &Device::flex()));
+        pairs
+            .map(|(ours, exact)| worst(ours, exact))
+            .fold(
+                0.0,
+                |most, number| if number <= most { most } else { number },
+            )
     }
 }
 
@@ -118,18 +153,28 @@ fn bits(tensors: [Tensor<4>; 4]) -> [Vec<u32>; 4] {
 fn a_run_repeats_bit_for_bit_and_a_document_does_not_depend_on_what_it_is_packed_with() {
     let Some(device) = device() else { return };
     let [before, length] = [23, 57];
-    let packed = Case::new([1, before + length, before + length, 4, 2, 8], &[before], 40, None);
+    let packed = Case::new(
+        [1, before + length, before + length, 4, 2, 8],
+        &[before],
+        40,
+        None,
+    );
     let numbers = packed.numbers();
     let all = bits(packed.of(&numbers, &device));
     assert_eq!(all, bits(packed.of(&numbers, &device)));
     let alone = Case::new([1, length, length, 4, 2, 8], &[], 40, None);
     let widths = [4 * 8, 2 * 8, 2 * 8, 4 * 8];
     let mut part = numbers;
-    part.iter_mut().zip(widths).for_each(|(numbers, width)| drop(numbers.drain(..before * width)));
+    part.iter_mut()
+        .zip(widths)
+        .for_each(|(numbers, width)| drop(numbers.drain(..before * width)));
     // Output and dQ have the width of queries, dK and dV that of keys.
     let widths = [widths[0], widths[0], widths[1], widths[1]];
     for ((alone, packed), width) in bits(alone.of(&part, &device)).iter().zip(&all).zip(widths) {
-        assert!(*alone == packed[before * width..], "the document is another beside others");
+        assert!(
+            *alone == packed[before * width..],
+            "the document is another beside others"
+        );
     }
 }
 
@@ -140,7 +185,11 @@ fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
     let open = |numbers: &[Vec<f32>; 4]| {
         case.of(numbers, &device).map(|tensor| {
             let numbers: Vec<f32> = tensor.into_data().iter().collect();
-            let is_open = |token: &usize| numbers[token * 4..][..4].iter().any(|number| number.is_nan());
+            let is_open = |token: &usize| {
+                numbers[token * 4..][..4]
+                    .iter()
+                    .any(|number| number.is_nan())
+            };
             (0..24).filter(is_open).collect::<Vec<usize>>()
         })
     };
@@ -158,17 +207,28 @@ fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
     assert_eq!([of_keys, of_values], [[0, 1, 2, 3]; 2]);
 }
 
-/// Of an attention of so many tokens with everything held that forward and backward give: the largest allocation, and all of them.
-/// A thread has a stream of its own, and a stream its own memory.
+/// Of an attention of so many tokens with everything held that forward and backward give: the
+/// largest allocation, and all of them. A thread has a stream of its own, and a stream its own
+/// memory.
 fn bytes_of(tokens: usize, device: &Device) -> [u64; 2] {
     let device = device.clone();
     let measured = std::thread::spawn(move || {
         let case = Case::new([1, tokens, tokens, 4, 2, 32], &[tokens / 2], tokens, None);
         let held = case.of(&case.numbers(), &device);
-        let client = held[0].clone().try_into_primitive::<Cube>().expect("of a kernel").client;
+        let client = held[0]
+            .clone()
+            .try_into_primitive::<Cube>()
+            .expect("of a kernel")
+            .client;
         let report = client.memory_report(MemoryScope::CurrentStream);
-        let pools = report.streams.iter().flat_map(|stream| &stream.pools.dynamic);
-        [pools.map(|pool| pool.largest_alloc).max().unwrap_or(0), report.usage().bytes_in_use]
+        let pools = report
+            .streams
+            .iter()
+            .flat_map(|stream| &stream.pools.dynamic);
+        [
+            pools.map(|pool| pool.largest_alloc).max().unwrap_or(0),
+            report.usage().bytes_in_use,
+        ]
     });
     measured.join().expect("attention is computed")
 }
@@ -178,6 +238,10 @@ fn memory_grows_with_the_tokens_and_not_with_their_square() {
     let Some(device) = device() else { return };
     let [short, long] = [768, 1536].map(|tokens| bytes_of(tokens, &device));
     for (short, long) in short.into_iter().zip(long) {
-        assert!(short > 0 && long as f64 <= 2.05 * short as f64, "{short} bytes, {long} of twice the tokens");
+        assert!(
+            short > 0 && long as f64 <= 2.05 * short as f64,
+            "{short} bytes, {long} of twice \
+        the tokens"
+        );
     }
 }

@@ -1,12 +1,13 @@
-//! Tiles in the memory of a cube: rows of features as f32, one vector longer than they are, so that the rows that units read at once lie
-//! in different banks.
+//! Tiles in the memory of a cube: rows of features as f32, one vector longer than they are, so that
+//! the rows that units read at once lie in different banks.
 
 use cubecl::prelude::*;
 
 use super::super::across;
 use super::{KernelShape, LANES, Scoring};
 
-/// Rows of a tensor times a factor, and zeros after them. `start` is the first row's place and `step` the way to the next, in vectors.
+/// Rows of a tensor times a factor, and zeros after them. `start` is the first row's place and
+/// `step` the way to the next, in vectors.
 #[cube]
 pub(super) fn load<F: Float, N: Size>(
     from: &[Vector<F, N>],
@@ -23,7 +24,8 @@ pub(super) fn load<F: Float, N: Size>(
         let vector = at % comptime![form.width];
         let mut numbers = Vector::<f32, N>::new(0.0f32);
         if row < rows {
-            numbers = Vector::<f32, N>::cast_from(from[start + row * step + vector]) * Vector::new(factor);
+            numbers = Vector::<f32, N>::cast_from(from[start + row * step + vector])
+                * Vector::new(factor);
         }
         to[row * comptime![form.width + 1] + vector] = numbers;
         at += CUBE_DIM as usize;
@@ -39,7 +41,10 @@ pub(super) fn dot<N: Size>(
     of_right: usize,
     #[comptime] form: KernelShape,
 ) -> f32 {
-    let (left_start, right_start) = (of_left * comptime![form.width + 1], of_right * comptime![form.width + 1]);
+    let (left_start, right_start) = (
+        of_left * comptime![form.width + 1],
+        of_right * comptime![form.width + 1],
+    );
     let mut sum = Vector::<f32, N>::new(0.0f32);
     for vector in 0..form.width {
         sum += left[left_start + vector] * right[right_start + vector];
