@@ -38,7 +38,7 @@ def arguments():
 
 
 def read_rows(path, sequence_len):
-    """Ids and, for each, whether it is trained, of every row that rankine keeps; the layout is that of src/data/cache.rs."""
+    """Ids and, for each, whether it is trained, of every row that rankine keeps; the layout is that of src/data/token_cache.rs."""
     content = path.read_bytes()
     magic, rows, records, _, _ = HEADER.unpack_from(content)
     if magic != MAGIC:
@@ -56,7 +56,7 @@ def read_rows(path, sequence_len):
 
 
 def mix(key):
-    """SplitMix64, src/draws.rs."""
+    """SplitMix64, src/keyed_random.rs."""
     z = (key + 0x9E3779B97F4A7C15) & MASK
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     z = (z ^ (z >> 27)) * 0x94D049BB133111EB & MASK
@@ -64,7 +64,7 @@ def mix(key):
 
 
 def order_of_rankine(seed, rows):
-    """The first epoch's, src/data/order.rs."""
+    """The first epoch's, src/data/shuffle.rs."""
     key = mix(mix(seed))
     return sorted(range(rows), key=lambda row: mix(key ^ row))
 

@@ -1,8 +1,8 @@
-//! What the fuzzer feeds with bytes that came from outside, one function a target. None may panic;
-//! where a reader takes the bytes, what it makes of them holds together.
+//! Fuzz targets for bytes from outside, one function per target. None may panic, and data that a
+//! reader accepts must be consistent.
 //!
-//! The targets of `cargo fuzz` call these, and so does `tests/fuzz.rs` with every input that was
-//! kept, on stable Rust.
+//! The targets of `cargo fuzz` call these functions. So does `tests/fuzz.rs` with every kept input,
+//! on stable Rust.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -26,13 +26,13 @@ use rankine::train::{Checkpoint, RunFolder, State};
 use serde_json::json;
 use tempfile::TempDir;
 
-/// Lines of a recipe that begin so are overrides: comments to the recipe itself.
+/// Prefix of recipe lines that hold overrides; to the recipe itself they are comments.
 const OVERRIDE: &str = "#! ";
-/// Digits of a number in a template that is tried.
+/// Most digits of a number in a template that is tried.
 const MOST_DIGITS: usize = 2;
 const SEQUENCE_LEN: usize = 64;
 
-/// A model's folder of the golden files, from this package and from Rankine's own.
+/// Folder of a model among the golden files, from this package or from Rankine's own.
 static BASE: LazyLock<PathBuf> = LazyLock::new(|| {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     let folders = [
@@ -40,16 +40,16 @@ static BASE: LazyLock<PathBuf> = LazyLock::new(|| {
         "../tests/golden/archs/llama/model",
     ]
     .map(|folder| package.join(folder));
-    folders.into_iter().find(|folder| folder.exists()).expect(
-        "the golden files lie in the \
-    checkout",
-    )
+    folders
+        .into_iter()
+        .find(|folder| folder.exists())
+        .expect("the golden files lie in the checkout")
 });
 
 static ENCODER: LazyLock<Encoder> = LazyLock::new(|| {
     let tokenizer = Tokenizer::open(&BASE).expect("a golden tokenizer");
-    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token \
-    }}\n{% endfor %}";
+    let source = "{% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n{% endfor \
+        %}";
     let template = template(source, tokenizer.special()).expect("a template");
     Encoder {
         tokenizer,
@@ -66,7 +66,7 @@ fn write(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).expect("written");
 }
 
-/// An error that a person can act on.
+/// Checks that an error is one that a person can act on.
 fn check_error(error: &dyn Explain) {
     assert_ne!(error.exit(), Exit::Internal, "{error}");
     error.faults().iter().for_each(check_fault);
@@ -78,7 +78,7 @@ fn check_fault(fault: &Fault) {
     assert!(!shown.contains('\u{1b}'), "{shown:?} commands a terminal");
 }
 
-/// A recipe: each fault has a place that is in the file or an override.
+/// Reads a recipe. Each fault must have a place in the file or in an override.
 pub fn recipe(bytes: &[u8]) {
     let folder = folder();
     let path = folder.path().join("recipe.yaml");
@@ -90,7 +90,7 @@ pub fn recipe(bytes: &[u8]) {
         .map(str::to_owned)
         .collect();
     let recipe = recipe::read(&path, &overrides).expect("the file is there");
-    // YAML ends a line at a lone carriage return too.
+    // YAML also ends a line at a lone carriage return.
     let lines = text
         .split(['\n', '\r', '\u{85}', '\u{2028}', '\u{2029}'])
         .count();
@@ -116,8 +116,8 @@ pub fn recipe(bytes: &[u8]) {
         .for_each(check_fault);
 }
 
-/// A safetensors file, or the JSON of a model's folder: every tensor that the header has can be
-/// read.
+/// Reads a safetensors file, or the JSON of a model's folder. Every tensor in the header must be
+/// readable.
 pub fn safetensors(bytes: &[u8]) {
     let folder = folder();
     let path = |name: &str| folder.path().join(name);
@@ -169,7 +169,7 @@ fn check_archive(archive: &Archive) {
     }
 }
 
-/// An adapter's config: what is taken is an adapter for some model.
+/// Reads an adapter's config. An accepted config must fit some model.
 pub fn adapter_config(bytes: &[u8]) {
     let folder = folder();
     write(&folder.path().join("adapter_config.json"), bytes);
@@ -224,10 +224,9 @@ fn check_adapter(config: &LoraConfig) {
             );
             match config.table_targets(&projections) {
                 Ok(tables) => {
-                    let parameters = config.parameters(&projections).expect(
-                        "its targets were \
-                    resolved",
-                    );
+                    let parameters = config
+                        .parameters(&projections)
+                        .expect("its targets were resolved");
                     let of_tables = tables
                         .iter()
                         .filter_map(TableTarget::shape)
@@ -249,7 +248,7 @@ fn check_adapter(config: &LoraConfig) {
     }
 }
 
-/// A chat template: spans lie in the text that is rendered without them.
+/// Renders a chat template. Spans must lie in the text that is rendered without them.
 pub fn chat_template(bytes: &[u8]) {
     let Some(source) = str::from_utf8(bytes)
         .ok()
@@ -276,9 +275,11 @@ pub fn chat_template(bytes: &[u8]) {
     }
 }
 
-/// Whether there is a number that makes texts or loops large, a year apart. What one step of a
-/// template allocates is bounded by the process in which the command line tries it, as
-/// `tests/hostile.rs` shows, and by nothing here.
+/// Returns whether the template has a number, other than a year, that could make texts or loops
+/// large.
+///
+/// The command line limits the memory of a template by a separate process, as `tests/hostile.rs`
+/// shows; here it is not limited.
 fn multiplies(source: &str) -> bool {
     let words = source.split(|c: char| !c.is_ascii_digit() && c != '_');
     let mut numbers = words.filter(|word| word.starts_with(|c: char| c.is_ascii_digit()));
@@ -299,17 +300,22 @@ fn template(
 }
 
 fn conversations() -> impl Iterator<Item = Conversation> {
-    let call = json!([{"id": "1", "type": "function", "function": {"name": "look", "arguments": {"at": "tort"}}}]);
+    let function = json!({"name": "look", "arguments": {"at": "tort"}});
+    let call = json!([{"id": "1", "type": "function", "function": function}]);
     let tool =
         json!({"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}});
     let plain = json!([
-        {"role": "system", "content": "short"}, {"role": "user", "content": "Grüße 🙂"},
-        {"role": "assistant", "content": "<think>\nso\n</think>\n\né🙂"}, {"role": "user", "content": "é🙂"},
+        {"role": "system", "content": "short"},
+        {"role": "user", "content": "Grüße 🙂"},
+        {"role": "assistant", "content": "<think>\nso\n</think>\n\né🙂"},
+        {"role": "user", "content": "é🙂"},
         {"role": "assistant", "content": " bye\n"},
     ]);
     let calling = json!([
-        {"role": "user", "content": "a tort?"}, {"role": "assistant", "content": "", "reasoning": "hm", "tool_calls": call},
-        {"role": "tool", "name": "look", "content": "a wrong"}, {"role": "assistant", "content": "a wrong"},
+        {"role": "user", "content": "a tort?"},
+        {"role": "assistant", "content": "", "reasoning": "hm", "tool_calls": call},
+        {"role": "tool", "name": "look", "content": "a wrong"},
+        {"role": "assistant", "content": "a wrong"},
     ]);
     [
         (plain, None),
@@ -336,8 +342,8 @@ fn check_spans(rendered: &Rendered, text: &str) {
     }
 }
 
-/// A checkpoint whose state, or whose manifest, is these bytes: whatever they are, the one before
-/// it is still there to go on from.
+/// Reads a checkpoint whose state or manifest is these bytes. Whatever they are, the checkpoint
+/// before it must remain usable.
 pub fn checkpoint_state(bytes: &[u8]) {
     let state = str::from_utf8(bytes)
         .ok()
@@ -364,7 +370,7 @@ fn print(state: &State) -> String {
     serde_json::to_string(state).expect("a state can be printed")
 }
 
-/// A checkpoint that holds nothing but a state.
+/// Writes a checkpoint that holds nothing except a state.
 fn checkpoint(run: &Path, step: u64, state: &[u8]) -> PathBuf {
     let path = run
         .join(RunFolder::CHECKPOINTS)
@@ -377,17 +383,15 @@ fn checkpoint(run: &Path, step: u64, state: &[u8]) -> PathBuf {
 fn check_latest(run: &Path, step: u64) {
     let latest = Checkpoint::latest(run, &|_| {})
         .expect("all can be read")
-        .expect(
-            "that of step 0 \
-    is whole",
-        );
+        .expect("that of step 0 is whole");
     assert_eq!(latest.state.step, step);
     verify_manifest(latest.path()).expect("the latest one is whole");
 }
 
-/// A Parquet file, or rows to be written as one: a line with the format and what to train on, then
-/// a line a row, its cells apart by tabs. Every row has one fate, and those that are kept fit the
-/// model.
+/// Reads a Parquet file, or rows to be written as one: a line with the format and the tokens to
+/// train on, then one line per row with tab-separated cells.
+///
+/// Every row must have one outcome, and kept rows must fit the model.
 pub fn parquet_rows(bytes: &[u8]) {
     let folder = folder();
     let path = folder.path().join("rows.parquet");
@@ -440,7 +444,8 @@ fn write_rows(path: &Path, format: Format, rows: &[&[u8]]) {
     writer.close().expect("written");
 }
 
-/// The rows that were read, if they make a corpus, which is the same from the cache.
+/// Opens the rows and returns how many were read; `None` if they make no corpus. A second corpus,
+/// from the cache, must be the same.
 fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
     let sources = [DataSource {
         files: vec![path.to_owned().into()],

@@ -1,5 +1,5 @@
-//! What a person is told when something is wrong: where, what, the next step, and the exit code of
-//! the process.
+//! Errors as a person reads them: the place, the message, the next step and the exit code of the
+//! process.
 
 mod quoted;
 
@@ -7,18 +7,18 @@ use std::fmt;
 
 pub use quoted::{HIDDEN, quoted, quoting, revealed, show_data, shown, without_data};
 
-/// How the process ends when it fails; success is 0.
+/// Exit code of a process that fails; success is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// The command line is off.
+    /// The command line is wrong.
     Usage = 2,
-    /// Any fault of recipe or data, a path that a recipe names and that does not exist included.
+    /// The recipe or the data is wrong. This includes a path in a recipe that does not exist.
     Input = 65,
     /// The RECIPE argument itself does not exist.
     NoInput = 66,
-    /// The device is not there, or not proven.
+    /// The device is missing, or training on it is not proven.
     Unavailable = 69,
-    /// A fault of Rankine itself.
+    /// An internal error of Rankine.
     Internal = 70,
     /// There is not enough memory.
     Memory = 71,
@@ -26,7 +26,7 @@ pub enum Exit {
     Exists = 73,
     /// A file could not be read or written.
     Io = 74,
-    /// A signal ended the run; a checkpoint is there to go on from.
+    /// A signal ended the run after a checkpoint, from which it can be resumed.
     Interrupted = 75,
     /// Training diverged.
     Diverged = 76,
@@ -34,20 +34,20 @@ pub enum Exit {
     Signal = 130,
 }
 
-/// One thing that is wrong, where, and what to do next. No final period, a value after a colon,
-/// backticks round literals.
+/// One error: what is wrong, where, and what to do next. Messages have no final period, put a value
+/// after a colon, and put backticks around literals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// `file:line:column`, a path or an override as it was typed.
     pub place: Option<String>,
-    /// Both sides of what does not fit.
+    /// What is wrong, naming both sides of a mismatch.
     pub message: String,
     /// The next step.
     pub hint: Option<String>,
 }
 
 impl Fault {
-    /// A fault without a place or a hint.
+    /// Makes a fault without a place or a hint.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             place: None,
@@ -56,14 +56,14 @@ impl Fault {
         }
     }
 
-    /// Says where.
+    /// Sets the place.
     #[must_use]
     pub fn at(mut self, place: impl fmt::Display) -> Self {
         self.place = Some(place.to_string());
         self
     }
 
-    /// Says what to do next.
+    /// Sets the next step.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -80,18 +80,18 @@ impl fmt::Display for Fault {
     }
 }
 
-/// An error that knows its exit code and explains itself; every module's error implements it, and
-/// the command line prints it.
+/// An error with an exit code and a hint. Every module's error implements this trait, and the
+/// command line prints it.
 pub trait Explain: std::error::Error {
-    /// The exit code of a process that ends with this error.
+    /// Returns the exit code of a process that ends with this error.
     fn exit(&self) -> Exit;
 
-    /// The next step, where there is one.
+    /// Returns the next step, if there is one.
     fn hint(&self) -> Option<String> {
         None
     }
 
-    /// All faults that this error stands for, in the order in which they are printed.
+    /// Returns all faults that this error stands for, in the order in which they are printed.
     fn faults(&self) -> Vec<Fault> {
         vec![Fault {
             place: None,
@@ -101,7 +101,7 @@ pub trait Explain: std::error::Error {
     }
 }
 
-/// A word as a shell takes it, for commands in hints.
+/// Quotes a word for a shell, for commands in hints.
 pub fn shell_word(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     if !word.is_empty() && word.chars().all(is_plain) {
@@ -111,11 +111,13 @@ pub fn shell_word(word: &str) -> String {
     }
 }
 
-/// Characters of a message that are shown.
+/// Most characters of a message that are shown.
 const MAX_SHOWN: usize = 4000;
 
-/// A text as a terminal may have it: names and values from another's folder command no terminal and
-/// fill no screen, and what is quoted of the data is shown only where that was asked for.
+/// Returns a text that is safe to print on a terminal.
+///
+/// Control characters are escaped and long texts are cut, because names and values may come from a
+/// downloaded folder. Quoted data is shown only if the user asked for it.
 pub fn printable(text: &str) -> String {
     let is_command = |c: char| {
         (c.is_control() && c != '\n' && c != '\t')
@@ -138,9 +140,10 @@ pub fn printable(text: &str) -> String {
     printable
 }
 
-/// The word that was probably meant: the nearest of which at most a third of the letters differ,
-/// and not all of them; else the one that stands after a prefix, as `r` does in the `lora_r` of
-/// other trainers.
+/// Returns the word that was probably meant.
+///
+/// This is the nearest word that differs in at most a third of its letters, but not in all of them.
+/// Otherwise it is a word that follows a prefix, such as `r` in the `lora_r` of other trainers.
 pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> Option<&'a str> {
     const LONGEST_TYPED: usize = 64;
     if word.len() > LONGEST_TYPED {

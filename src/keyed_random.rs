@@ -1,10 +1,10 @@
-//! Random numbers that are functions of their keys: no stream, no order of drawing, nothing to save
-//! for a resume.
+//! Random numbers as functions of their keys. There is no stream and no order of drawing, and a
+//! resumed run has no state to restore.
 
-/// What SplitMix64 adds to its state for each draw.
+/// The constant that SplitMix64 adds to its state for each draw.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The draw of SplitMix64 whose state is `key`, Steele et al. 2014,
+/// Returns the draw of SplitMix64 for the state `key`, Steele et al. 2014,
 /// <https://doi.org/10.1145/2660193.2660195>: a bijection of 64 bits with good avalanche.
 pub fn mix(key: u64) -> u64 {
     let z = key.wrapping_add(GOLDEN);
@@ -13,7 +13,7 @@ pub fn mix(key: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// A number in [0, 1) with 53 bits.
+/// Returns a number in [0, 1) with 53 random bits.
 pub fn unit(key: u64) -> f64 {
     (mix(key) >> 11) as f64 / (1u64 << 53) as f64
 }

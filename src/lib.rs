@@ -1,25 +1,30 @@
-//! Rankine fine-tunes open-weight language models with low-rank adapters: one YAML recipe names a
-//! base, Parquet data and hyperparameters, one binary trains and writes an adapter that PEFT reads.
+//! Rankine fine-tunes open-weight language models with low-rank adapters. One YAML recipe names a
+//! base, Parquet data and hyperparameters. One binary trains and writes an adapter that PEFT reads.
 //!
-//! The path of the data is the plan of the house:
+//! The modules follow the path of the data:
 //!
 //! ```text
-//! recipe.yaml -> Recipe -> Plan -> (Tokenizer, Rows, Decoder) -> Batches -> Decoder + adapters -> train::run -> checkpoint -> adapter
+//! recipe.yaml -> Recipe -> Plan -> (Tokenizer, Rows, Decoder) -> Batches -> Decoder + adapters
+//!     -> train::run -> checkpoint -> adapter
 //! ```
 //!
-//! The training loop is [`train::run`]; `cli/train.rs` leads to it. Imports go only downward, which
-//! `tests/layers.rs` holds:
+//! The training loop is [`train::run`]; `cli/train.rs` leads to it. Imports go only downward, from
+//! a level to a lower one, as `tests/layers.rs` checks:
 //!
-//! | level | modules |
-//! |---|---|
-//! | 7 | [`cli`]: one file a verb, the only place that writes to stdout |
-//! | 6 | [`plan`]: what will be done; fills every value and its origin, makes the parts, writes the lock |
-//! | 5 | [`proof`]: whether training on a device can be trusted |
-//! | 4 | [`train`]: the loop, step, schedule, optimizer, evaluation, checkpoints; [`infer`]: generation; [`export`]: what a run is turned into for others |
-//! | 3 | [`adapter`]: which projections get one, attaching, PEFT's files, what it adds to a weight; [`objective`]: losses and their derivatives, numbers to numbers |
-//! | 2 | [`model`]: the decoder described by data, families, strict loading |
-//! | 1 | [`recipe`]: what the user wrote; [`data`]: Parquet to batches; [`nn`]: one mechanism a file; [`hub`]: ids to folders, the only module that knows the network |
-//! | 0 | [`files`], [`report`], [`device`], [`ops`], [`quant`], [`panics`], and the words all share: [`fault`], [`terms`], [`keyed_random`] |
+//! - Level 7: [`cli`], one file per command, the only place that writes to stdout.
+//! - Level 6: [`plan`], what will be done. It fills in every value with its origin, makes the parts
+//!   and writes the lock.
+//! - Level 5: [`proof`], whether training on a device can be trusted.
+//! - Level 4: [`train`], the loop, step, schedule, optimizer, evaluation and checkpoints;
+//!   [`infer`], generation; [`export`], conversion of a run for other programs.
+//! - Level 3: [`adapter`], which projections get an adapter, attaching, PEFT's files and the delta
+//!   that an adapter adds to a weight; [`objective`], losses and their derivatives, on plain
+//!   numbers.
+//! - Level 2: [`model`], the decoder described by data, model families and strict loading.
+//! - Level 1: [`recipe`], what the user wrote; [`data`], from Parquet to batches; [`nn`], one
+//!   mechanism per file; [`hub`], from Hub ids to folders, the only module that uses the network.
+//! - Level 0: [`files`], [`report`], [`device`], [`ops`], [`quant`], [`panics`], and the words that
+//!   all share: [`fault`], [`terms`], [`keyed_random`].
 
 pub mod adapter;
 pub mod cli;

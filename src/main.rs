@@ -1,4 +1,4 @@
-//! Parse, run, print errors and hints, exit.
+//! Entry point: parses the command line, runs the command, prints errors with hints, and exits.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -9,7 +9,7 @@ use rankine::cli::{Command, Failure};
 use rankine::fault::{Exit, printable};
 use rankine::panics;
 
-/// Faults that are printed; a person corrects some and looks again.
+/// Most faults that are printed. The user corrects some and runs the command again.
 const MOST_FAULTS: usize = 200;
 
 fn main() -> ExitCode {
@@ -20,12 +20,11 @@ fn main() -> ExitCode {
     let Err(failure) = ended.unwrap_or_else(|panic| Err(Failure::of_panic(&*panic))) else {
         return ExitCode::SUCCESS;
     };
-    // What a person ended is no error.
+    // A run that the user ended is not an error.
     let label = if matches!(failure.exit, Exit::Signal | Exit::Interrupted) {
         ""
     } else {
-        "error: \
-    "
+        "error: "
     };
     for fault in failure.faults.iter().take(MOST_FAULTS) {
         let hint = fault
@@ -33,7 +32,7 @@ fn main() -> ExitCode {
             .iter()
             .map(|hint| format!("\n  hint: {}", printable(hint)))
             .collect::<String>();
-        // Where nobody can read it the exit code still tells.
+        // If stderr is closed, the exit code still reports the failure.
         let _ = writeln!(std::io::stderr(), "{label}{fault}{hint}");
     }
     if let Some(rest) = failure

@@ -1,5 +1,5 @@
-//! The field's terms: the words that a recipe may use for a value, each with the type that the rest
-//! of the house acts on.
+//! Terms of the field: the words that a recipe may use for a value, each with the type that the
+//! rest of the crate uses.
 
 mod readings;
 
@@ -7,11 +7,11 @@ pub use readings::{Readings, Slopes, Unit};
 
 /// A choice with a fixed set of words.
 pub trait Term: Sized + Copy + PartialEq + 'static {
-    /// Every word with its meaning, in the order in which they are listed to a person; of several
-    /// words for one meaning the first is.
+    /// Every word with its meaning, in the order for lists. The first of several words for one
+    /// meaning is the main one.
     const WORDS: &'static [(&'static str, Self)];
 
-    /// The meaning of a word.
+    /// Returns the meaning of a word.
     fn parse(word: &str) -> Option<Self> {
         Self::WORDS
             .iter()
@@ -19,7 +19,7 @@ pub trait Term: Sized + Copy + PartialEq + 'static {
             .map(|(_, value)| *value)
     }
 
-    /// The word for this meaning.
+    /// Returns the main word for this meaning.
     fn word(self) -> &'static str {
         Self::WORDS
             .iter()
@@ -29,13 +29,19 @@ pub trait Term: Sized + Copy + PartialEq + 'static {
 }
 
 macro_rules! term {
-    ($(#[$doc:meta])* $name:ident { $($(#[$variant_doc:meta])* $variant:ident = $word:literal $(| $other:literal)*),* $(,)? }) => {
+    (
+        $(#[$doc:meta])*
+        $name:ident {
+            $($(#[$variant_doc:meta])* $variant:ident = $word:literal $(| $other:literal)*),* $(,)?
+        }
+    ) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum $name { $($(#[$variant_doc])* $variant),* }
 
         impl Term for $name {
-            const WORDS: &'static [(&'static str, Self)] = &[$(($word, Self::$variant), $(($other, Self::$variant),)*)*];
+            const WORDS: &'static [(&'static str, Self)] =
+                &[$(($word, Self::$variant), $(($other, Self::$variant),)*)*];
         }
 
         impl std::fmt::Display for $name {
@@ -47,7 +53,7 @@ macro_rules! term {
 }
 
 term! {
-    /// The shape of a dataset's rows.
+    /// Format of a dataset's rows.
     Format {
         /// One column of text; every token is trained.
         Text = "text",
@@ -61,7 +67,7 @@ term! {
 }
 
 impl Format {
-    /// The columns that it reads, by their canonical names.
+    /// Returns the columns that the format reads, by their canonical names.
     pub fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Text => &["text"],
@@ -79,8 +85,8 @@ impl Format {
     }
 }
 
-/// What no variable of a chat template may be called: a conversation has these itself, or they say
-/// how it is rendered.
+/// Names that a variable of a chat template may not have, because the conversation or the renderer
+/// sets them.
 pub const NOT_VARIABLES: [&str; 6] = [
     "messages",
     "tools",
@@ -97,15 +103,15 @@ term! {
         User = "user",
         /// In the run's folder.
         Run = "run",
-        /// Nowhere: in a file without a name, which goes with the process.
+        /// In an unnamed file, which is gone when the process ends.
         None = "none",
     }
 }
 
 term! {
-    /// Which tokens of a row carry a loss.
+    /// Which tokens of a row are trained.
     TrainOn {
-        /// What the assistant says, the token that ends its turn included.
+        /// The assistant's turns, including the token that ends each.
         Assistant = "assistant",
         /// Every token.
         All = "all",
@@ -115,35 +121,35 @@ term! {
 }
 
 term! {
-    /// What happens to a row longer than the sequence length.
+    /// Treatment of a row longer than the sequence length.
     Truncation {
-        /// It is left out and counted.
+        /// Leave the row out and count it.
         Drop = "drop",
-        /// Its tail is cut off and it is counted.
+        /// Cut off its end and count it.
         Truncate = "truncate",
-        /// It stops the run before training.
+        /// Stop the run before training.
         Error = "error",
     }
 }
 
 term! {
-    /// How many rows an epoch draws from datasets with weights.
+    /// When an epoch over weighted datasets ends.
     EpochEnd {
-        /// As many as the datasets have.
+        /// After as many rows as the datasets have.
         AllRows = "all_rows",
-        /// Until one dataset was drawn whole.
+        /// When the first dataset is exhausted.
         FirstExhausted = "first_exhausted",
-        /// Until each dataset was drawn whole.
+        /// When every dataset is exhausted.
         AllExhausted = "all_exhausted",
     }
 }
 
 term! {
-    /// Which rows are left out because an earlier one is like them.
+    /// Which rows are left out as duplicates of an earlier row.
     Deduplicate {
-        /// None.
+        /// No rows.
         None = "none",
-        /// Those with the same tokens and labels.
+        /// Rows with the same tokens and labels.
         Exact = "exact",
         /// Near-duplicates too.
         Near = "near",
@@ -151,43 +157,43 @@ term! {
 }
 
 term! {
-    /// What happens to rows that train and are near-duplicates of rows that only score.
+    /// Treatment of training rows that are near-duplicates of validation rows.
     NearDuplicates {
-        /// They are trained on.
+        /// Train on them.
         Keep = "keep",
-        /// They are left out and counted.
+        /// Leave them out and count them.
         Drop = "drop",
-        /// They stop the run before training.
+        /// Stop the run before training.
         Refuse = "refuse",
     }
 }
 
 term! {
-    /// The learning rate's course after the warm-up.
+    /// Learning rate schedule after the warm-up.
     Scheduler {
-        /// It stays.
+        /// Constant.
         Constant = "constant" | "constant_with_warmup",
-        /// It falls to 0 in a line.
+        /// Linear decay to 0.
         Linear = "linear",
-        /// It falls to 0 along half a cosine.
+        /// Decay to 0 along half a cosine.
         Cosine = "cosine",
-        /// It falls to a share of its peak along half a cosine.
+        /// Decay to a fraction of the peak along half a cosine.
         CosineWithMinLr = "cosine_with_min_lr",
-        /// The same, one step ahead, from a warm-up that need not begin at 0.
+        /// The same, one step ahead, with a warm-up that may start above 0.
         CosineWarmupWithMinLr = "cosine_warmup_with_min_lr",
-        /// It falls to 0 along half a cosine again and again.
+        /// Decay to 0 along half a cosine, repeated.
         CosineWithRestarts = "cosine_with_restarts",
-        /// It falls along a polynomial.
+        /// Decay along a polynomial.
         Polynomial = "polynomial",
-        /// It falls as one over the root of the steps.
+        /// Decay with the inverse square root of the steps.
         InverseSqrt = "inverse_sqrt",
-        /// It stays, and falls at the end.
+        /// Constant, with a decay at the end.
         WarmupStableDecay = "warmup_stable_decay",
     }
 }
 
 impl Scheduler {
-    /// Keys of a recipe that only some have, with those that do.
+    /// Recipe keys that only some schedulers have, with those schedulers.
     pub const KEYS: [(&'static str, &'static [Self]); 12] = [
         (
             "min_lr_rate",
@@ -220,83 +226,83 @@ impl Scheduler {
 }
 
 term! {
-    /// How a stage of a schedule goes from one rate to another.
+    /// Curve between two rates in a stage of a schedule.
     Curve {
-        /// In a line.
+        /// Linear.
         Linear = "linear",
-        /// Along a cosine.
+        /// Along half a cosine.
         Cosine = "cosine",
-        /// Along one minus a root.
+        /// Along one minus a square root.
         OneMinusSqrt = "1-sqrt",
     }
 }
 
 term! {
-    /// How Muon's learning rate follows from the shape of a matrix, as torch has it.
+    /// Scaling of Muon's learning rate by the shape of a matrix, as in torch.
     AdjustLr {
-        /// Times what makes an update as large as one of `AdamW` mostly is, so that one learning
-        /// rate does for both: arXiv:2502.16982.
+        /// Scales the update to the usual size of one of `AdamW`, so that one learning rate suits
+        /// both: arXiv:2502.16982.
         MatchRmsAdamW = "match_rms_adamw",
-        /// Times the root of rows over columns, 1 at least.
+        /// Scales by the square root of rows over columns, at least 1.
         Original = "original",
     }
 }
 
 term! {
-    /// What a loss or gradient that is not finite leads to; it never reaches the weights.
+    /// Treatment of a loss or gradient that is not finite. It never reaches the weights.
     OnNonfinite {
-        /// The run ends.
+        /// End the run.
         Abort = "abort",
-        /// The step is left out and counted.
+        /// Skip the step and count it.
         Skip = "skip",
     }
 }
 
 term! {
-    /// What a recipe calls its way of training.
+    /// Training technique as a recipe names it.
     Technique {
         /// Low-rank adapters on a frozen base, Hu et al. 2021, arXiv:2106.09685.
         Lora = "lora",
-        /// The same on a base of 4 bits a weight, Dettmers et al. 2023, arXiv:2305.14314.
+        /// The same on a base in 4 bits per weight, Dettmers et al. 2023, arXiv:2305.14314.
         Qlora = "qlora",
-        /// Every weight of the base.
+        /// All weights of the base.
         Full = "full",
     }
 }
 
 term! {
-    /// What is trained.
+    /// Which weights are trained.
     Method {
         /// Low-rank adapters on a frozen base.
         Lora = "lora",
-        /// Every weight of the base.
+        /// All weights of the base.
         Full = "full",
     }
 }
 
-/// How a fresh adapter starts.
+/// Initialization of a fresh adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Initial {
-    /// B is zero, and the base as it is: `true`.
+    /// B is zero, so the model starts as the base: `true`.
     Zero,
-    /// B is drawn as A is: `false`.
+    /// B is drawn like A: `false`.
     Drawn,
-    /// A and B are the principal part of the weight, `PiSSA`, Meng et al. 2024, arXiv:2404.02948:
-    /// `pissa`.
+    /// A and B are the principal components of the weight, `PiSSA`, Meng et al. 2024,
+    /// arXiv:2404.02948: `pissa`.
     Principal,
 }
 
-/// The vector that an adapter may have beside its matrices; as in PEFT it has one at most.
+/// Vector of an adapter beside its matrices. As in PEFT, an adapter has at most one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdapterVector {
-    /// A bias of B, PEFT's `lora_bias`.
+    /// Bias of B, PEFT's `lora_bias`.
     Bias,
-    /// The magnitude of each output, PEFT's `use_dora`: Liu et al. 2024, arXiv:2402.09353.
+    /// Magnitude of each output, PEFT's `use_dora`: Liu et al. 2024, arXiv:2402.09353.
     Magnitude,
 }
 
 impl AdapterVector {
-    /// The key that turns it on, in a recipe and in PEFT's config.
+    /// Returns the key that enables the vector, in a recipe and in PEFT's config.
     pub fn key(self) -> &'static str {
         match self {
             Self::Bias => "lora_bias",
@@ -304,7 +310,7 @@ impl AdapterVector {
         }
     }
 
-    /// What its name in a file ends with.
+    /// Returns the end of the vector's name in a file.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bias => "lora_B.bias",
@@ -314,53 +320,53 @@ impl AdapterVector {
 }
 
 term! {
-    /// How the projections of a frozen base are packed.
+    /// Quantization of the projections of a frozen base.
     Quantization {
-        /// They are not.
+        /// No quantization.
         None = "none",
-        /// NF4, 4 bits a number: quantiles of the normal distribution, arXiv:2305.14314.
+        /// NF4, 4 bits per number: quantiles of the normal distribution, arXiv:2305.14314.
         Nf4 = "nf4",
-        /// FP4, 4 bits a number: a sign, two bits of exponent and one of fraction.
+        /// FP4, 4 bits per number: sign, two bits of exponent and one of fraction.
         Fp4 = "fp4",
-        /// 8 bits a number, by rows, Dettmers et al. 2022, arXiv:2208.07339.
+        /// 8 bits per number, by rows, Dettmers et al. 2022, arXiv:2208.07339.
         Int8 = "int8",
     }
 }
 
 term! {
-    /// Whether the embedding stays in the processor's memory.
+    /// Whether the embedding stays in CPU memory.
     Offload {
-        /// Where a GPU has no room for it.
+        /// If the GPU has no room for it.
         Auto = "auto",
-        /// It does.
+        /// Always.
         Always = "true",
-        /// It does not.
+        /// Never.
         Never = "false",
     }
 }
 
 term! {
-    /// The rule that turns gradients into updates, by the names that transformers has for it.
+    /// Optimizer, under the names that transformers uses.
     Optimizer {
         /// Adam with decoupled weight decay, Loshchilov and Hutter 2017, arXiv:1711.05101.
         AdamW = "adamw" | "adamw_torch" | "adamw_torch_fused",
-        /// Its moments in 8 bits, Dettmers et al. 2021, arXiv:2110.02861.
+        /// `AdamW` with moments in 8 bits, Dettmers et al. 2021, arXiv:2110.02861.
         AdamW8bit = "adamw_8bit" | "adamw_bnb_8bit",
-        /// `adamw`: nothing is moved between memories.
+        /// Same as `adamw`, without paging.
         PagedAdamW = "paged_adamw_32bit" | "paged_adamw",
-        /// `adamw_8bit`: nothing is moved between memories.
+        /// Same as `adamw_8bit`, without paging.
         PagedAdamW8bit = "paged_adamw_8bit",
         /// Adafactor, Shazeer and Stern 2018, arXiv:1804.04235.
         Adafactor = "adafactor",
         /// Lion, Chen et al. 2023, arXiv:2302.06675.
         Lion = "lion" | "lion_32bit",
-        /// Its momentum in 8 bits.
+        /// Lion with momentum in 8 bits.
         Lion8bit = "lion_8bit",
-        /// `lion`: nothing is moved between memories.
+        /// Same as `lion`, without paging.
         PagedLion = "paged_lion_32bit" | "paged_lion",
-        /// `lion_8bit`: nothing is moved between memories.
+        /// Same as `lion_8bit`, without paging.
         PagedLion8bit = "paged_lion_8bit",
-        /// Muon for the matrices of blocks, Jordan et al. 2024; `adamw` for all else.
+        /// Muon for the matrices of blocks, Jordan et al. 2024; `adamw` for all other weights.
         Muon = "muon",
         /// Schedule-free `AdamW`, Defazio et al. 2024, arXiv:2405.15682.
         ScheduleFree = "schedule_free_adamw",
@@ -368,7 +374,7 @@ term! {
 }
 
 impl Optimizer {
-    /// The optimizer itself, where this is one whose state would be moved between memories.
+    /// Returns the optimizer without paging.
     #[must_use]
     pub fn resident(self) -> Self {
         match self {
@@ -380,7 +386,7 @@ impl Optimizer {
         }
     }
 
-    /// Keys of a recipe that only some have, with those that do, by their resident names.
+    /// Recipe keys that only some optimizers have, with the resident names of those optimizers.
     pub const KEYS: [(&'static str, &'static [Self]); 12] = [
         (
             "adam_beta1",
@@ -421,47 +427,52 @@ impl Optimizer {
 }
 
 term! {
-    /// The numbers that the matrices of a frozen base are kept in, and on a GPU those that go from
-    /// layer to layer. Adapters, their gradients, the optimizer, statistics of norms and the loss
-    /// are 32-bit floats; so is everything that the CPU computes.
+    /// Number type of the matrices of a frozen base, and on a GPU also of the activations between
+    /// layers.
+    ///
+    /// Adapters, their gradients, the optimizer, norm statistics and the loss are 32-bit floats. So
+    /// is everything that the CPU computes.
     ModelDtype {
-        /// On the CPU as the checkpoint has them where that is bfloat16, so that no number changes.
-        /// On a GPU what it computes with in 16 bits, bfloat16 rather than float16, where the
-        /// checkpoint has no wider numbers. 32-bit floats elsewhere.
+        /// On the CPU, the checkpoint's type if it is bfloat16, so that no number changes.
+        ///
+        /// On a GPU, the 16-bit type that it supports, bfloat16 before float16, if the checkpoint
+        /// has no wider numbers. Otherwise 32-bit floats.
         Auto = "auto",
         /// 32-bit floats.
         Float32 = "float32",
-        /// The upper half of 32-bit floats, rounded.
+        /// The upper half of a 32-bit float, rounded.
         Bfloat16 = "bfloat16",
-        /// IEEE 754 in 16 bits: nothing above 65504, and gradients are scaled. For GPUs without
+        /// IEEE 754, 16 bits; largest value 65504, and gradients are scaled. For GPUs without
         /// bfloat16.
         Float16 = "float16",
     }
 }
 
-/// Which blocks run again in backward instead of keeping their activations.
+/// Gradient checkpointing: which blocks are recomputed in the backward pass instead of keeping
+/// their activations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Checkpointing {
-    /// As few as memory allows.
+    /// As few blocks as memory allows.
     Auto,
     /// Every block.
     All,
     /// No block.
     None,
-    /// So many, counted from the bottom of the model: what `auto` came to in the lock of a run.
+    /// This many blocks, counted from the bottom of the model. The lock of a run stores the result
+    /// of `auto` in this form.
     Lowest(usize),
 }
 
-/// The largest rank of an adapter. It is wider than any model, and its matrices are still counted
+/// Largest rank of an adapter. It is wider than any model, and its matrices can still be counted
 /// without overflow.
 pub const MAX_RANK: u64 = 65_536;
 
-/// Where tensors live and are computed.
+/// Device on which tensors are stored and computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Device {
-    /// The CPU, the one device on which training is proven.
+    /// The CPU, the only device on which training is proven.
     Auto,
-    /// The processor.
+    /// The CPU.
     Cpu,
     /// A GPU through wgpu, by its index.
     Wgpu(usize),
@@ -470,8 +481,8 @@ pub enum Device {
 }
 
 impl Device {
-    /// The meaning of `auto`, `cpu`, `wgpu`, `wgpu:1`, `cuda` or `cuda:0`; a GPU without an index
-    /// is the first.
+    /// Parses `auto`, `cpu`, `wgpu`, `wgpu:1`, `cuda` or `cuda:0`. A GPU without an index is the
+    /// first one.
     pub fn parse(word: &str) -> Option<Self> {
         let (kind, index) = match word.split_once(':') {
             Some((kind, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -501,39 +512,39 @@ impl std::fmt::Display for Device {
     }
 }
 
-/// How many training rows are held out for validation.
+/// Training rows that are held out for validation.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Holdout {
-    /// A share of all rows, below 1.
+    /// A fraction of all rows, below 1.
     Share(f64),
-    /// So many rows.
+    /// A number of rows.
     Rows(usize),
 }
 
 impl Holdout {
-    /// Whether no row is held out.
+    /// Returns whether no row is held out.
     pub fn is_none(self) -> bool {
         matches!(self, Self::Rows(0) | Self::Share(0.0))
     }
 }
 
-/// A choice of a model's modules, as PEFT's `target_modules` has it.
+/// Selection of a model's modules, as in PEFT's `target_modules`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Modules {
-    /// Every linear layer but the head.
+    /// Every linear layer except the head.
     AllLinear,
-    /// Modules whose name is, or ends with a dot and, one of these.
+    /// Modules with one of these names, or whose name ends with a dot and one of these.
     Names(Vec<String>),
     /// Modules whose whole name matches this regular expression.
     Regex(String),
 }
 
-/// Tokens whose rows train, as PEFT's `trainable_token_indices` has them.
+/// Tokens whose rows are trained, as in PEFT's `trainable_token_indices`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TokenIndices {
-    /// In the embedding, and in a head that is the same table.
+    /// Rows of the embedding, and of a tied head.
     Embedding(Vec<u32>),
-    /// By module, embedding or head.
+    /// Rows by module, embedding or head.
     Modules(Vec<(String, Vec<u32>)>),
 }
 

@@ -118,7 +118,11 @@ fn an_id_of_another_token_is_refused() {
             "added_tokens.json` gives `<|im_end|>` the id 2, which is that of `<|im_start|>`",
         ),
         (
-            json!({"tokenizer_config.json": {"added_tokens_decoder": {"5": {"content": "<x>", "special": true}}}}),
+            json!({
+                "tokenizer_config.json": {
+                    "added_tokens_decoder": {"5": {"content": "<x>", "special": true}},
+                },
+            }),
             "tokenizer_config.json` gives `<x>` the id 5, which is that of `b`",
         ),
     ];
@@ -171,7 +175,13 @@ fn an_id_of_another_token_is_refused() {
 
 #[test]
 fn what_is_added_or_left_out_is_told() {
-    let files = json!({"tokenizer_config.json": {"extra_special_tokens": ["<|im_start|>"], "pad_token": "<pad>"}, "added_tokens.json": {"<x>": 75}});
+    let files = json!({
+        "tokenizer_config.json": {
+            "extra_special_tokens": ["<|im_start|>"],
+            "pad_token": "<pad>",
+        },
+        "added_tokens.json": {"<x>": 75},
+    });
     let tokenizer = Tokenizer::open(own(&json!({}), &json!({}), &files).path()).unwrap();
     let said = [
         "added_tokens.json gives `<x>` the id 75, it is read as 70, as transformers does: its \

@@ -29,26 +29,58 @@ fn run() -> Trained {
         "/home/alice/.cache/huggingface/hub/datasets--law--cases/snapshots/{COMMIT}/data/a.parquet"
     );
     let lock = json!({
-        "rankine": "0.1.0", "working_directory": "/home/alice/work", "recipe_file": "/home/alice/r.yaml", "device": "cpu", "threads": 2,
+        "rankine": "0.1.0",
+        "working_directory": "/home/alice/work",
+        "recipe_file": "/home/alice/r.yaml",
+        "device": "cpu",
+        "threads": 2,
         "recipe": {
-            "base_model": "/home/alice/base", "output_dir": "/home/alice/run", "chat_template": "/home/alice/t.jinja",
-            "datasets": [{"path": "/home/alice/rows.parquet", "format": "chat", "train_on": "assistant"}],
+            "base_model": "/home/alice/base",
+            "output_dir": "/home/alice/run",
+            "chat_template": "/home/alice/t.jinja",
+            "datasets": [
+                {"path": "/home/alice/rows.parquet", "format": "chat", "train_on": "assistant"},
+            ],
             "adapter": {"r": 32, "init_from": "/home/alice/first/adapter"},
             "training": {"learning_rate": 2e-4},
-            "evaluation": {"val_set_size": 0.05, "prompts": ["Alice has anaemia"], "datasets": [{"path": "/home/alice/v.parquet"}]},
+            "evaluation": {
+                "val_set_size": 0.05,
+                "prompts": ["Alice has anaemia"],
+                "datasets": [{"path": "/home/alice/v.parquet"}],
+            },
         },
         "set_by": {"adapter.r": "recipe, line 6", "adapter.init_from": "override"},
         "data": [{
-            "dataset": "datasets.0", "rows": 3828, "trained": 3636, "validation": 191, "left_out": 1,
+            "dataset": "datasets.0",
+            "rows": 3828,
+            "trained": 3636,
+            "validation": 191,
+            "left_out": 1,
             "files": [
-                {"path": "/home/alice/rows.parquet", "license": {"id": "cc-by-4.0", "name": null, "link": null}, "said_in": "README.md", "notices": []},
+                {
+                    "path": "/home/alice/rows.parquet",
+                    "license": {"id": "cc-by-4.0", "name": null, "link": null},
+                    "said_in": "README.md",
+                    "notices": [],
+                },
                 {"path": cached, "license": null, "said_in": null, "notices": ["LICENSE"]},
                 {"path": "c.parquet", "license": null, "said_in": null, "notices": []},
             ],
         }],
-        "blake3": {"base": {"/home/alice/base/model.safetensors": "b0"}, "datasets": {"/home/alice/rows.parquet": "d0"}},
+        "blake3": {
+            "base": {"/home/alice/base/model.safetensors": "b0"},
+            "datasets": {"/home/alice/rows.parquet": "d0"},
+        },
     });
-    let result = json!({"run": "/home/alice/run", "steps": 1200, "tokens": 345_678, "loss": 1.5, "eval_loss_first": 2.5, "eval_loss_best": 1.25, "best_step": 1100});
+    let result = json!({
+        "run": "/home/alice/run",
+        "steps": 1200,
+        "tokens": 345_678,
+        "loss": 1.5,
+        "eval_loss_first": 2.5,
+        "eval_loss_best": 1.25,
+        "best_step": 1100,
+    });
     Trained {
         lock: object(lock),
         result: Some(object(result)),
@@ -152,9 +184,15 @@ fn the_head_says_what_the_hub_understands() {
     assert_eq!(
         adapter,
         json!({
-            "license": "other", "license_name": "llama3.2", "license_link": "LICENSE.txt", "base_model": "law/base-1b",
-            "base_model_relation": "adapter", "library_name": "peft", "pipeline_tag": "text-generation", "tags": ["lora", "rankine"],
-            "datasets": ["law/cases"]
+            "license": "other",
+            "license_name": "llama3.2",
+            "license_link": "LICENSE.txt",
+            "base_model": "law/base-1b",
+            "base_model_relation": "adapter",
+            "library_name": "peft",
+            "pipeline_tag": "text-generation",
+            "tags": ["lora", "rankine"],
+            "datasets": ["law/cases"],
         })
     );
     assert_eq!(

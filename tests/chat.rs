@@ -62,7 +62,11 @@ fn each_turn_is_answered_with_what_was_said_before() {
     let desk = Desk::new();
     let user = |text: &str| json!({"role": "user", "content": text});
     let first = answer(&desk, &json!([user("what is a tort?")]));
-    let history = json!([user("what is a tort?"), {"role": "assistant", "content": first}, user("and a lien?")]);
+    let history = json!([
+        user("what is a tort?"),
+        {"role": "assistant", "content": first},
+        user("and a lien?"),
+    ]);
     let second = answer(&desk, &history);
     let alone = answer(&desk, &json!([user("and a lien?")]));
 

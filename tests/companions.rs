@@ -312,7 +312,10 @@ fn a_leftover_of_quantization_is_dropped_and_told() {
 fn a_base_packed_by_others_is_refused_by_name() {
     let desk = Desk::new();
     leftover(&desk, &json!({"quant_method": "gptq", "bits": 4}));
-    let header = r#"{"model.layers.0.self_attn.q_proj.qweight":{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}"#;
+    let header = concat!(
+        r#"{"model.layers.0.self_attn.q_proj.qweight":"#,
+        r#"{"dtype":"I32","shape":[1],"data_offsets":[0,4]}}"#
+    );
     let file = [
         &(header.len() as u64).to_le_bytes()[..],
         header.as_bytes(),

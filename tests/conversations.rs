@@ -24,7 +24,8 @@ const CALLS: &str = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end
 m.content }}\
     {% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson \
     }}</call>{% endfor %}<|eot_id|>\
-    {% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}";
+    {% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\
+    {% endif %}";
 
 /// A desk with a template, some columns and a recipe of a format, with more keys of the dataset.
 fn desk(format: &str, more: &str, template: &str, columns: Vec<(&str, ArrayRef)>) -> Desk {
@@ -108,7 +109,12 @@ fn statute(arguments: &Value) -> Value {
 
 /// A question, a call, what the tool says, and the answer.
 fn with_call(call_turn: Value) -> Value {
-    json!([{"role": "user", "content": "Which act?"}, call_turn, {"role": "tool", "content": "Sherman"}, {"role": "assistant", "content": "The Sherman Act."}])
+    json!([
+        {"role": "user", "content": "Which act?"},
+        call_turn,
+        {"role": "tool", "content": "Sherman"},
+        {"role": "assistant", "content": "The Sherman Act."},
+    ])
 }
 
 fn answered_with(call: &str) -> String {
@@ -191,9 +197,11 @@ fn empty_lists_and_empty_reasoning_are_none() {
 
 #[test]
 fn arguments_as_json_text_are_what_the_model_will_meet() {
-    let turns = with_call(
-        json!({"role": "assistant", "content": "", "tool_calls": [statute(&json!("{\"year\": 1890}"))]}),
-    );
+    let with_arguments = |arguments: Value| {
+        let calls = [statute(&arguments)];
+        with_call(json!({"role": "assistant", "content": "", "tool_calls": calls}))
+    };
+    let turns = with_arguments(json!("{\"year\": 1890}"));
     let ran = preview(&chat("", CALLS, std::slice::from_ref(&turns)));
     assert_eq!(
         row(&ran, 0),
@@ -204,9 +212,7 @@ fn arguments_as_json_text_are_what_the_model_will_meet() {
         "c.function.arguments | tojson",
         "c.function.arguments if c.function.arguments is string else c.function.arguments | tojson",
     );
-    let tight = with_call(
-        json!({"role": "assistant", "content": "", "tool_calls": [statute(&json!("{\"year\":1890}"))]}),
-    );
+    let tight = with_arguments(json!("{\"year\":1890}"));
     let ran = preview(&chat("", &takes_text, &[tight, turns]));
     assert_eq!(
         row(&ran, 0),
@@ -220,9 +226,7 @@ fn arguments_as_json_text_are_what_the_model_will_meet() {
         "{{ c.function.name }} {{ c.function.arguments | tojson }}",
         "{{ c.function.name + ' ' + c.function.arguments }}",
     );
-    let object = with_call(
-        json!({"role": "assistant", "content": "", "tool_calls": [statute(&json!({"year": 1890}))]}),
-    );
+    let object = with_arguments(json!({"year": 1890}));
     assert_eq!(
         row(&preview(&chat("", &joins, &[object])), 0),
         answered_with(r#"<call>statute {"year": 1890}</call>"#)
@@ -337,9 +341,15 @@ fn content_parts_of_text_are_joined_and_others_refused() {
             .map(|text| json!({"type": "text", "text": text}))
             .collect::<Value>()
     };
-    let picture = json!([{"type": "text", "text": "What is it?"}, {"type": "image_url", "image_url": {"url": "x"}}]);
+    let picture = json!([
+        {"type": "text", "text": "What is it?"},
+        {"type": "image_url", "image_url": {"url": "x"}},
+    ]);
     let rows = [
-        json!([{"role": "user", "content": parts(&["Define ", "tort."])}, {"role": "assistant", "content": parts(&["A civil wrong."])}]),
+        json!([
+            {"role": "user", "content": parts(&["Define ", "tort."])},
+            {"role": "assistant", "content": parts(&["A civil wrong."])},
+        ]),
         json!([{"role": "user", "content": picture}, {"role": "assistant", "content": "A cat."}]),
         json!([{"role": "user", "content": "How many?"}, {"role": "assistant", "content": 5}]),
     ];
@@ -554,7 +564,11 @@ fn alpaca_with_system_and_history_has_both_in_its_prompt() {
 
 #[test]
 fn a_system_column_goes_with_its_conversation() {
-    let own = json!([{"role": "system", "content": "Be short."}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
+    let own = json!([
+        {"role": "system", "content": "Be short."},
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": "a"},
+    ]);
     let columns = vec![
         ("messages", texts([tort().to_string(), own.to_string()])),
         (
@@ -654,7 +668,10 @@ fn numbers_and_dates_read_as_python_prints_them_and_keys_keep_their_order() {
         row(&ran, 0),
         answer(r#"<call>statute {"z": 9007199254740993, "day": "2024-01-31", "a": true}</call>"#)
     );
-    let long = r#"[{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"n": 99999999999999999999}}}]}]"#;
+    let long = concat!(
+        r#"[{"role": "assistant", "tool_calls": "#,
+        r#"[{"function": {"name": "f", "arguments": {"n": 99999999999999999999}}}]}]"#
+    );
     let ran = preview(&desk("chat", "", CALLS, vec![("messages", texts([long]))]));
     let said = "the whole number 99999999999999999999 does not fit in 64 bits, write it as text";
     assert!(ran.stdout.contains(said), "{}", ran.stdout);

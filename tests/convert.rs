@@ -110,28 +110,80 @@ fn alpaca() -> Vec<Value> {
         json!({"instruction": "Define `tort`.", "input": "", "output": "A wrong that a court makes \
         good."}),
         json!({"instruction": "Translate.", "input": "Höhe 🩺", "output": "height"}),
-        json!({"instruction": "Say it twice.\nOn two lines.", "input": "\"yes\"", "output": "yes\r\nyes\t\\"}),
+        json!({
+            "instruction": "Say it twice.\nOn two lines.",
+            "input": "\"yes\"",
+            "output": "yes\r\nyes\t\\",
+        }),
         json!({"instruction": "Nothing", "input": null, "output": "x"}),
         json!({"instruction": "No input at all", "output": "\u{0}fine"}),
     ]
 }
 
 fn sharegpt() -> Vec<Value> {
-    let tool = json!({"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}});
+    let parameters = json!({"type": "object", "properties": {"city": {"type": "string"}}});
+    let tool = json!({
+        "type": "function",
+        "function": {"name": "weather", "parameters": parameters},
+    });
+    let weather = json!({"name": "weather", "arguments": {"city": "Bern", "days": 1}});
+    let half = json!({"name": "f", "arguments": {"days": 2.5}});
     vec![
-        json!({"id": "a", "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}], "tools": []}),
-        json!({"id": "b", "conversations": [{"from": "system", "value": "be kind"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}], "tools": [tool]}),
-        json!({"id": "c", "conversations": [{"from": "human", "value": "weather?"}, {"from": "gpt", "value": "", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Bern", "days": 1}}}]}, {"from": "tool", "value": "{\"t\": 3}"}, {"from": "gpt", "value": "3 degrees"}], "tools": [tool]}),
-        json!({"id": "d", "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]}),
-        json!({"id": "e", "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y", "tool_calls": [{"function": {"name": "f", "arguments": {"days": 2.5}}}]}], "tools": null}),
+        json!({
+            "id": "a",
+            "conversations": [{"from": "human", "value": "hi"}, {"from": "gpt", "value": "hello"}],
+            "tools": [],
+        }),
+        json!({
+            "id": "b",
+            "conversations": [
+                {"from": "system", "value": "be kind"},
+                {"from": "human", "value": "q"},
+                {"from": "gpt", "value": "a"},
+            ],
+            "tools": [tool],
+        }),
+        json!({
+            "id": "c",
+            "conversations": [
+                {"from": "human", "value": "weather?"},
+                {"from": "gpt", "value": "", "tool_calls": [{"function": weather}]},
+                {"from": "tool", "value": "{\"t\": 3}"},
+                {"from": "gpt", "value": "3 degrees"},
+            ],
+            "tools": [tool],
+        }),
+        json!({
+            "id": "d",
+            "conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}],
+        }),
+        json!({
+            "id": "e",
+            "conversations": [
+                {"from": "human", "value": "x"},
+                {"from": "gpt", "value": "y", "tool_calls": [{"function": half}]},
+            ],
+            "tools": null,
+        }),
     ]
 }
 
 fn preferences() -> Vec<Value> {
     (0..5)
         .map(|row| {
-            let turn = |content: &str| json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": content}]);
-            json!({"prompt": format!("q {row}"), "chosen": turn("good"), "rejected": turn("bad"), "score": 0.5 * f64::from(row), "margin": row})
+            let turn = |content: &str| {
+                json!([
+                    {"role": "user", "content": "q"},
+                    {"role": "assistant", "content": content},
+                ])
+            };
+            json!({
+                "prompt": format!("q {row}"),
+                "chosen": turn("good"),
+                "rejected": turn("bad"),
+                "score": 0.5 * f64::from(row),
+                "margin": row,
+            })
         })
         .collect()
 }
@@ -466,7 +518,16 @@ fn chat_desk() -> Desk {
 #[test]
 fn a_converted_file_trains_as_one_made_by_hand() {
     let desk = Desk::new();
-    let rows: Vec<Value> = (0..6).map(|row| json!({"id": row, "instruction": format!("say {row}"), "input": if row % 2 == 0 { "so" } else { "" }, "output": format!("{row} so")})).collect();
+    let rows: Vec<Value> = (0..6)
+        .map(|row| {
+            json!({
+                "id": row,
+                "instruction": format!("say {row}"),
+                "input": if row % 2 == 0 { "so" } else { "" },
+                "output": format!("{row} so"),
+            })
+        })
+        .collect();
     let column = |name: &str| {
         texts(
             rows.iter()
@@ -889,7 +950,8 @@ fn check_says_what_it_sees() {
 #[test]
 fn what_a_hint_says_makes_a_file_that_the_recipe_reads() {
     let desk = chat_desk();
-    let row = json!({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]});
+    let turns = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]);
+    let row = json!({"messages": turns});
     let (twice, table) = (
         lines(&[row.clone(), row.clone()]),
         "word,definition\nAbactor,One who \
@@ -1349,12 +1411,9 @@ fn memory_does_not_grow_with_the_file() {
             let text: String = (0..60)
                 .map(|word| format!("{} ", (row * 7919 + word * 104_729) % 100_003))
                 .collect();
-            writeln!(
-                file,
-                "{}",
-                json!({"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]})
-            )
-            .unwrap();
+            let turn = |role: &str| json!({"role": role, "content": text});
+            let row = json!({"messages": [turn("user"), turn("assistant")]});
+            writeln!(file, "{row}").unwrap();
         }
         drop(file);
         converted(&desk, &["rows.jsonl", "--out", "x.parquet", "--overwrite"])["peak_memory_bytes"]

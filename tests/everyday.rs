@@ -35,7 +35,10 @@ fn tiny_desk(format: &str) -> Desk {
         "sequence_len: 64",
         "sequence_len: 256\n  learning_rate: 1e-2",
     );
-    let turns = json!([{"role": "user", "content": "what is fever"}, {"role": "assistant", "content": "a high temperature"}]);
+    let turns = json!([
+        {"role": "user", "content": "what is fever"},
+        {"role": "assistant", "content": "a high temperature"},
+    ]);
     let columns = match format {
         "chat" => vec![("messages", texts(vec![turns.to_string(); 12]))],
         "completion" => {

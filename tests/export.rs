@@ -716,7 +716,8 @@ fn a_wrapped_decoder_is_the_decoder() {
     for file in fs::read_dir(&plain).unwrap().map(Result::unwrap) {
         fs::copy(file.path(), folder.path().join(file.file_name())).unwrap();
     }
-    let config = serde_json::json!({"model_type": "gemma3", "text_config": json(&plain.join("config.json"))});
+    let text_config = json(&plain.join("config.json"));
+    let config = serde_json::json!({"model_type": "gemma3", "text_config": text_config});
     fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let expected = exported(&plain, GgmlType::F32).0.tensors;
     for stem in ["language_model.model.", "model.language_model."] {
@@ -1147,7 +1148,12 @@ fn tokenizers_of_the_families_are_told() {
         pairs
     };
     let plain = pairs("gemma", &|_| {});
-    let cuts = serde_json::json!({"type": "Split", "pattern": {"String": " "}, "behavior": "MergedWithPrevious", "invert": false});
+    let cuts = serde_json::json!({
+        "type": "Split",
+        "pattern": {"String": " "},
+        "behavior": "MergedWithPrevious",
+        "invert": false,
+    });
     assert_eq!(
         plain,
         pairs("gemma", &|tokenizer| tokenizer["pre_tokenizer"] =

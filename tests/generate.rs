@@ -566,7 +566,15 @@ fn the_token_that_ends_a_turn_in_the_template_ends_an_answer() {
         .0
         .clone();
     let mut marked = tokenizer.clone();
-    let added = object!({"id": token, "content": word, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true});
+    let added = object!({
+        "id": token,
+        "content": word,
+        "single_word": false,
+        "lstrip": false,
+        "rstrip": false,
+        "normalized": false,
+        "special": true,
+    });
     marked["added_tokens"]
         .as_array_mut()
         .unwrap()

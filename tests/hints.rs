@@ -361,7 +361,10 @@ fn a_dataset_is_known_by_its_shape_and_takes_names_of_columns() {
 #[test]
 fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
     let desk = Desk::new();
-    let line = r#"{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}"#;
+    let line = concat!(
+        r#"{"messages": [{"role": "user", "content": "q"}, "#,
+        r#"{"role": "assistant", "content": "a"}]}"#
+    );
     desk.write("law.jsonl", format!("{line}\n{line}\n"));
     desk.write("law.json", format!("[{line}]"));
     desk.write(

@@ -602,13 +602,26 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
     let pieces = |count: usize| {
         tokenizer(move |json| {
             let own = vec![json!({"Sequence": {"id": "A", "type_id": 0}}); count];
-            let pair = json!([{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}]);
-            json["post_processor"] = json!({"type": "TemplateProcessing", "single": own, "pair": pair, "special_tokens": {}});
+            let pair = json!([
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 0}},
+            ]);
+            json["post_processor"] = json!({
+                "type": "TemplateProcessing",
+                "single": own,
+                "pair": pair,
+                "special_tokens": {},
+            });
         })
     };
     let expression = |pattern: String| {
         tokenizer(move |json| {
-            json["pre_tokenizer"] = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+            json["pre_tokenizer"] = json!({
+                "type": "Split",
+                "pattern": {"Regex": pattern},
+                "behavior": "Isolated",
+                "invert": false,
+            });
         })
     };
     refused(&[
@@ -704,8 +717,14 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
     let desk = Desk::new();
     tokenizer(|json| {
         json["model"]["x"] = json!(vec![0; 3_400_000]);
-        json["padding"] = json!({"strategy": {"Fixed": 1_000_000_000_000_u64}, "direction": "Right", "pad_to_multiple_of": null,
-            "pad_id": 0, "pad_type_id": 0, "pad_token": "x"});
+        json["padding"] = json!({
+            "strategy": {"Fixed": 1_000_000_000_000_u64},
+            "direction": "Right",
+            "pad_to_multiple_of": null,
+            "pad_id": 0,
+            "pad_type_id": 0,
+            "pad_token": "x",
+        });
     })(&desk);
     let what = "as many values as are read, and padding without end, which is not used";
     run(&desk, what, &["train", "recipe.yaml"]).says(what, 0, &[]);
@@ -762,14 +781,18 @@ fn chat_desk(desk: &Desk, template: &str) {
         "output_dir: run",
         "output_dir: run\nchat_template: t.jinja",
     );
-    let turns = r#"[{"role": "user", "content": "what is fever"}, {"role": "assistant", "content": "a high temperature"}]"#;
+    let turns = concat!(
+        r#"[{"role": "user", "content": "what is fever"}, "#,
+        r#"{"role": "assistant", "content": "a high temperature"}]"#
+    );
     desk.write_rows("rows.parquet", vec![("messages", texts(vec![turns; 20]))]);
     desk.write("t.jinja", template);
 }
 
 #[test]
 fn a_template_is_tried_where_it_can_do_no_harm() {
-    let doubling = "{% set s = namespace(s='x') %}{% for i in range(60) %}{% set s.s = s.s ~ s.s %}{% endfor %}";
+    let doubling = "{% set s = namespace(s='x') %}{% for i in range(60) %}\
+        {% set s.s = s.s ~ s.s %}{% endfor %}";
     let folded = format!(
         "{{{{ '' if true else {} }}}}",
         vec!["'x' * 100000000"; 50].join(" ~ ")
@@ -876,7 +899,8 @@ fn a_template_is_tried_where_it_can_do_no_harm() {
         ),
         (
             "a value without bottom",
-            "{% set s = namespace(s=[]) %}{% for i in range(9999) %}{% for j in range(50) %}{% set s.s = [s.s] %}{% endfor %}{% endfor %}",
+            "{% set s = namespace(s=[]) %}{% for i in range(9999) %}{% for j in range(50) %}\
+            {% set s.s = [s.s] %}{% endfor %}{% endfor %}",
             stack,
         ),
         ("terms without end", &terms, stack),

@@ -124,7 +124,10 @@ fn an_adapter_is_told_by_what_it_adds() {
     assert!((told["norm"].as_f64().unwrap() - total.sqrt()).abs() < 1e-9 * total.sqrt());
     assert_eq!(
         told["targets"],
-        json!({"q_proj": 2, "k_proj": 2, "v_proj": 2, "o_proj": 2, "gate_proj": 2, "up_proj": 2, "down_proj": 2})
+        json!({
+            "q_proj": 2, "k_proj": 2, "v_proj": 2, "o_proj": 2,
+            "gate_proj": 2, "up_proj": 2, "down_proj": 2,
+        })
     );
 
     // One that nothing was learned by, and one that is broken.

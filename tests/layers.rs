@@ -6,7 +6,15 @@ use std::path::{Path, PathBuf};
 
 const LEVELS: [&[&str]; 8] = [
     &[
-        "draws", "fault", "files", "device", "ops", "panics", "quant", "report", "terms",
+        "device",
+        "fault",
+        "files",
+        "keyed_random",
+        "ops",
+        "panics",
+        "quant",
+        "report",
+        "terms",
     ],
     &["nn", "recipe", "hub", "data"],
     &["model"],
@@ -101,9 +109,8 @@ fn outer_items(list: &str) -> Vec<String> {
 
 #[test]
 fn imports_are_read_with_their_braces() {
-    let text = "use crate::{data::{self, Rows}, plan::Plan, model};\nuse \
-    crate::fault::{Exit, Fault};\nfn \
-        f() -> crate::nn::Head {}";
+    let text = "use crate::{data::{self, Rows}, plan::Plan, model};\n\
+        use crate::fault::{Exit, Fault};\nfn f() -> crate::nn::Head {}";
     assert_eq!(imported(text), ["data", "plan", "model", "fault", "nn"]);
 }
 
@@ -122,8 +129,7 @@ fn imports_go_only_downward() {
             let is_sibling = from == to && from != 0;
             if to > from || is_sibling {
                 wrong.push(format!(
-                    "{}: `{module}` (level {from}) imports `{target}` (level \
-                {to})",
+                    "{}: `{module}` (level {from}) imports `{target}` (level {to})",
                     path.display()
                 ));
             }
@@ -204,8 +210,8 @@ fn last_brace(text: &str) -> Option<usize> {
 
 #[test]
 fn kernels_are_found_whole() {
-    let text = "#[cube]\nfn a(x: &[u32]) { if true { x.len() } }\nfn b() \
-    { x.len() }\n#[cube(launch)]\n#[allow(x)]\nfn c() {}\n";
+    let text = "#[cube]\nfn a(x: &[u32]) { if true { x.len() } }\nfn b() { x.len() }\n\
+        #[cube(launch)]\n#[allow(x)]\nfn c() {}\n";
     assert_eq!(
         kernels(text),
         ["fn a(x: &[u32]) { if true { x.len() } }", "fn c() {}"]
@@ -245,12 +251,16 @@ const UNORDERED: [&str; 7] = [
 ];
 
 /// Those that decide no bits, with why.
-const HARMLESS: [(&str, &str, &str); 5] = [
+const HARMLESS: [(&str, &str, &str); 6] = [
     (
         "train/walk.rs",
-        "let surrogate = (self.output * gradient.autodiff()).sum() + (load.probabilities * \
-        of_load).sum();",
+        "let surrogate = (self.output * gradient.autodiff()).sum()",
         "its gradient is taken, its value is never read",
+    ),
+    (
+        "train/walk.rs",
+        "+ (load.probabilities * of_load).sum();",
+        "the other term of it",
     ),
     (
         "train/walk.rs",
@@ -269,9 +279,8 @@ const HARMLESS: [(&str, &str, &str); 5] = [
     ),
     (
         "ops/cross_entropy.rs",
-        "let gradient = B::float_scatter(1, ",
-        "the tests' own form of what \
-    kernels compute",
+        "let gradient = B::float_scatter(",
+        "the tests' own form of what kernels compute",
     ),
 ];
 
@@ -339,8 +348,7 @@ fn no_number_that_counts_is_summed_atomically() {
         .collect();
     assert!(
         wrong.is_empty(),
-        "sum in a fixed order (`sum_dim`, `sum_of_squares`), or say here why \
-    not:\n{}",
+        "sum in a fixed order (`sum_dim`, `sum_of_squares`), or say here why not:\n{}",
         wrong.join("\n")
     );
     assert!(stale.is_empty(), "{stale:?} are in no file any more");
@@ -368,7 +376,7 @@ fn no_family_is_named_outside_of_its_file() {
             "export",
             "data/template/twins.rs",
             "quant/tests.rs",
-            "train/sweep.rs",
+            "train/crash_points.rs",
             "recipe/import",
         ];
         !rooms.iter().any(|room| path.starts_with(root.join(room)))

@@ -766,7 +766,11 @@ fn a_sum_that_its_type_cannot_hold_is_refused() {
     };
     let error = refused(1.0, None).expect_err("beyond f16");
     assert!(
-        matches!(&error, MergeError::NotFinite { tensor, float: Float::F16 } if tensor.starts_with("model.layers.")),
+        matches!(
+            &error,
+            MergeError::NotFinite { tensor, float: Float::F16 }
+                if tensor.starts_with("model.layers.")
+        ),
         "{error}"
     );
     refused(1.0, Some(Float::Bf16)).expect("bf16 goes as far as f32");
@@ -1016,8 +1020,14 @@ fn what_is_wrong_with_the_words_is_told() {
 #[cfg(unix)]
 fn large(desk: &Desk, width: usize, layers: usize) -> u64 {
     let config = serde_json::json!({
-        "model_type": "llama", "hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": 16,
-        "num_hidden_layers": layers, "vocab_size": 8192, "dtype": "bfloat16", "tie_word_embeddings": true
+        "model_type": "llama",
+        "hidden_size": width,
+        "intermediate_size": 3 * width,
+        "num_attention_heads": 16,
+        "num_hidden_layers": layers,
+        "vocab_size": 8192,
+        "dtype": "bfloat16",
+        "tie_word_embeddings": true,
     });
     fs::create_dir(desk.path("large")).unwrap();
     desk.write("large/config.json", config.to_string());
@@ -1072,7 +1082,12 @@ fn large(desk: &Desk, width: usize, layers: usize) -> u64 {
         "up_proj",
         "down_proj"
     ]);
-    let config = serde_json::json!({"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": modules});
+    let config = serde_json::json!({
+        "peft_type": "LORA",
+        "r": 8,
+        "lora_alpha": 8,
+        "target_modules": modules,
+    });
     desk.write("adapter/adapter_config.json", config.to_string());
     start as u64
 }

@@ -482,9 +482,8 @@ fn folders_globs_and_several_datasets_keep_their_rows_in_order() {
 fn templates_and_adapters_to_go_on_from_move_too() {
     let desk = project();
     let turns = |row: usize| {
-        format!(
-            r#"[{{"role": "user", "content": "so {row}"}}, {{"role": "assistant", "content": "it is"}}]"#
-        )
+        let answer = r#"{"role": "assistant", "content": "it is"}"#;
+        format!(r#"[{{"role": "user", "content": "so {row}"}}, {answer}]"#)
     };
     desk.write_rows(
         "proj/rows.parquet",

@@ -101,7 +101,11 @@ fn the_chat_templates_of_the_field_are_proven() {
         ),
         (
             "Llama 3",
-            "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' %}{% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}{{ content }}{% endfor %}{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+            "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] \
+            + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' %}\
+            {% if loop.index0 == 0 %}{% set content = bos_token + content %}{% endif %}\
+            {{ content }}{% endfor %}{% if add_generation_prompt %}\
+            {{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
             Some("Llama 3"),
         ),
         (
@@ -138,8 +142,12 @@ fn the_chat_templates_of_the_field_are_proven() {
     }
     // What Mistral's first templates refuse is left out and told.
     let mistral = golden("archs/mistral/model");
-    let v1 = "{{ bos_token \
-    }}{% for message in messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('roles must alternate') }}{% endif %}{% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% endif %}{% endfor %}";
+    let v1 = "{{ bos_token }}{% for message in messages %}\
+        {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}\
+        {{ raise_exception('roles must alternate') }}{% endif %}\
+        {% if message['role'] == 'user' %}{{ '[INST] ' + message['content'] + ' [/INST]' }}\
+        {% elif message['role'] == 'assistant' %}{{ message['content'] + eos_token}}{% endif %}\
+        {% endfor %}";
     let proof = prove(&mistral, Some(v1), None).unwrap();
     assert_eq!(
         (proof.name.as_str(), proof.conversations),

@@ -23,7 +23,10 @@ fn chat_desk(template: &str, conversations: &[&str]) -> Desk {
     desk
 }
 
-const TURNS: &str = r#"[{"role": "user", "content": "what is fever"}, {"role": "assistant", "content": "a high\ntemperature"}]"#;
+const TURNS: &str = concat!(
+    r#"[{"role": "user", "content": "what is fever"}, "#,
+    r#"{"role": "assistant", "content": "a high\ntemperature"}]"#
+);
 
 const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role \
 }}<|end_header_id|>\n\n\

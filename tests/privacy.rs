@@ -570,9 +570,9 @@ fn chat_desk(template: &str, broken: &str) -> Desk {
         "sequence_len: 300\n  max_dropped: 0.9",
     );
     let good = |term: &str| {
-        format!(
-            r#"[{{"role": "user", "content": "what is {term}"}}, {{"role": "assistant", "content": "a kind of {term}"}}]"#
-        )
+        let question = format!(r#"{{"role": "user", "content": "what is {term}"}}"#);
+        let answer = format!(r#"{{"role": "assistant", "content": "a kind of {term}"}}"#);
+        format!("[{question}, {answer}]")
     };
     let rows = [
         good("fever"),

@@ -332,7 +332,8 @@ fn an_unfinished_run_and_a_torn_line_are_told() {
 #[test]
 fn skipped_steps_resumes_and_forced_changes_are_told() {
     let desk = trained("run");
-    let line = "{\"step\":7,\"epoch\":1.5,\"loss\":null,\"learning_rate\":0.1,\"grad_norm\":null,\"tokens\":5,\"trained_tokens\":5,\"tokens_per_second\":9.5,\"skipped\":true}\n";
+    let line = "{\"step\":7,\"epoch\":1.5,\"loss\":null,\"learning_rate\":0.1,\"grad_norm\":null,\
+        \"tokens\":5,\"trained_tokens\":5,\"tokens_per_second\":9.5,\"skipped\":true}\n";
     desk.write(
         "run/metrics.jsonl",
         desk.read_text("run/metrics.jsonl") + line,

@@ -45,7 +45,10 @@ fn chat_desk() -> Desk {
         &format!("base_model: \"{}\"", base.display()),
     );
     desk.edit("recipe.yaml", "format: text", "format: chat");
-    let turns = r#"[{"role": "user", "content": "what is fever"}, {"role": "assistant", "content": "a high temperature"}]"#;
+    let turns = concat!(
+        r#"[{"role": "user", "content": "what is fever"}, "#,
+        r#"{"role": "assistant", "content": "a high temperature"}]"#
+    );
     desk.write_rows("rows.parquet", vec![("messages", texts(vec![turns; 20]))]);
     desk
 }

@@ -200,7 +200,8 @@ const TOOL_USE: &str = "{% if tools %}<|im_start|>system\nTools: {{ tools | tojs
 }}<|im_end|>\n{% endif %}{% for m in messages %}\
     <|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ \
     c.function.name }} {{ c.function.arguments | tojson }}\
-    </call>{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    </call>{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}\
+    <|im_start|>assistant\n{% endif %}";
 
 /// A desk with one conversation that has tools and one that has none.
 fn tools_desk() -> Desk {
@@ -208,11 +209,15 @@ fn tools_desk() -> Desk {
     let call =
         json!([{"type": "function", "function": {"name": "statute", "arguments": {"year": 1890}}}]);
     let messages = json!([
-        {"role": "user", "content": "Which act?"}, {"role": "assistant", "content": "", "tool_calls": call},
-        {"role": "tool", "content": "Sherman"}, {"role": "assistant", "content": "The Sherman \
-        Act."},
+        {"role": "user", "content": "Which act?"},
+        {"role": "assistant", "content": "", "tool_calls": call},
+        {"role": "tool", "content": "Sherman"},
+        {"role": "assistant", "content": "The Sherman Act."},
     ]);
-    let tools = json!([{"type": "function", "function": {"name": "statute", "parameters": {"type": "object", "properties": {}}}}]);
+    let parameters = json!({"type": "object", "properties": {}});
+    let tools = json!([
+        {"type": "function", "function": {"name": "statute", "parameters": parameters}},
+    ]);
     let (messages, tools) = (
         [messages.to_string(), tort().to_string()],
         [tools.to_string(), String::new()],
@@ -232,7 +237,10 @@ fn tools_desk() -> Desk {
 #[test]
 fn a_conversation_with_tools_is_rendered_by_the_template_that_is_named_so() {
     let in_config = tools_desk();
-    let list = json!([{"name": "default", "template": CHATML}, {"name": "tool_use", "template": TOOL_USE}]);
+    let list = json!([
+        {"name": "default", "template": CHATML},
+        {"name": "tool_use", "template": TOOL_USE},
+    ]);
     name_templates(&in_config, &list);
     let in_folder = tools_desk();
     in_folder.write("base/chat_template.jinja", CHATML);
@@ -543,7 +551,10 @@ fn a_row_that_a_template_does_not_mark_is_left_out_and_counted() {
     let source = "{% for m in messages %}<|im_start|>{{ m.role \
     }}\n{% if 'secret' in m.content %}-{% else %}{{ m.content }}{% endif %}<|im_end|>\n\
         {% endfor %}";
-    let secret = json!([{"role": "user", "content": "Define tort."}, {"role": "assistant", "content": "a secret"}]);
+    let secret = json!([
+        {"role": "user", "content": "Define tort."},
+        {"role": "assistant", "content": "a secret"},
+    ]);
     let desk = desk_with(source, &[tort(), secret]);
     let ran = desk.run(&["preview", "recipe.yaml", "--row", "1"]);
     ran.says(

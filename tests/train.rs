@@ -351,8 +351,14 @@ fn the_number_of_threads_changes_no_bit() {
 #[test]
 fn every_format_trains() {
     let desk = Desk::new();
-    let turns = r#"[{"role": "user", "content": "what is fever"}, {"role": "assistant", "content": "a high temperature"}]"#;
-    let sharegpt = r#"[{"from": "human", "value": "what is fever"}, {"from": "gpt", "value": "a high temperature"}]"#;
+    let turns = concat!(
+        r#"[{"role": "user", "content": "what is fever"}, "#,
+        r#"{"role": "assistant", "content": "a high temperature"}]"#
+    );
+    let sharegpt = concat!(
+        r#"[{"from": "human", "value": "what is fever"}, "#,
+        r#"{"from": "gpt", "value": "a high temperature"}]"#
+    );
     let formats: &[(&str, &[(&str, &str)])] = &[
         ("text", &[("text", "fever is a high temperature")]),
         (

@@ -707,7 +707,10 @@ fn broken_weights_are_refused() {
 #[test]
 fn a_broken_tokenizer_is_refused() {
     const CHAT: &str = "base/tokenizer_config.json";
-    const ADDED: &str = r#"{"id": 304, "content": "so ", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": false}"#;
+    const ADDED: &str = concat!(
+        r#"{"id": 304, "content": "so ", "single_word": false, "lstrip": false, "#,
+        r#""rstrip": false, "normalized": false, "special": false}"#
+    );
     refused(&[
         (
             "none",
@@ -1025,14 +1028,18 @@ fn chat_desk(desk: &Desk, template: &[u8], rows: usize) {
         "output_dir: run",
         "output_dir: run\nchat_template: t.jinja",
     );
-    let turns = r#"[{"role": "user", "content": "what is fever"}, {"role": "assistant", "content": "a high temperature"}]"#;
+    let turns = concat!(
+        r#"[{"role": "user", "content": "what is fever"}, "#,
+        r#"{"role": "assistant", "content": "a high temperature"}]"#
+    );
     desk.write_rows("rows.parquet", vec![("messages", texts(vec![turns; rows]))]);
     desk.write("t.jinja", template);
 }
 
 #[test]
 fn a_broken_template_is_refused() {
-    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}{% endfor %}{% endfor %}";
+    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}\
+        {% endfor %}{% endfor %}";
     let cases: &[(&str, &[u8], &[&str])] = &[
         (
             "syntax error",
@@ -1121,7 +1128,8 @@ fn a_broken_template_is_refused() {
 #[test]
 fn an_endless_template_is_stopped_at_its_first_row() {
     let started = std::time::Instant::now();
-    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}{% endfor %}{% endfor %}";
+    let endless = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}\
+        {% endfor %}{% endfor %}";
     refused(&[(
         "loops in every row",
         &|desk| chat_desk(desk, endless.as_bytes(), 500),

@@ -1,5 +1,8 @@
 #![no_main]
 
-// Panics of other crates that Rankine turns into faults are not crashes: those alone count that
-// leave the target.
-libfuzzer_sys::fuzz_target!(init: drop(std::panic::take_hook()), |bytes: &[u8]| rankine_fuzz::parquet_rows(bytes));
+// A panic of another crate that Rankine turns into a fault is not a crash; only panics that leave
+// the target count.
+libfuzzer_sys::fuzz_target!(
+    init: drop(std::panic::take_hook()),
+    |bytes: &[u8]| rankine_fuzz::parquet_rows(bytes)
+);

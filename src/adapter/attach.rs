@@ -1,4 +1,4 @@
-//! Adapters onto a decoder, and their numbers back out of it.
+//! Attaches adapters to a decoder, and reads their numbers back.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,15 +15,17 @@ use crate::nn::trainable_table::TrainableTable;
 use crate::ops::Base;
 use crate::terms::AdapterVector;
 
-/// The numbers of A [r, in] and B [out, r] by module, as PEFT's files have them; of a table, of
-/// rows of it, or of a vector, the first alone. Those that an adapter started as, where their
-/// product was taken out of the weight, stand under `MODULE.initial`.
+/// Numbers of A [r, in] and B [out, r] by module, in the layout of PEFT's files. For a table, rows
+/// of it, or a vector, only the first entry is used. The initial numbers of adapters that were
+/// subtracted from the weight stand under `MODULE.initial`.
 pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
 /// Attaches an adapter to every module that the config chooses: with the numbers given, or with
 /// PEFT's initial distribution (A from draws keyed by `seed`, B zero unless the config says
-/// otherwise; of the embedding A is zero). Nothing else trains. Whatever was attached before is
-/// taken off, except that a table which trained whole keeps its numbers.
+/// otherwise; for the embedding A is zero).
+///
+/// Nothing else trains. Adapters that were attached before are removed, except that a table which
+/// trained whole keeps its numbers.
 ///
 /// # Errors
 /// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or
@@ -89,8 +91,8 @@ pub fn attach(
     tables::attach(decoder, &config.table_targets(&modules)?, numbers)
 }
 
-/// A drawn; B zero, or drawn too. An embedding has the two the other way round, from the normal
-/// distribution.
+/// Draws A; B is zero, or drawn too. For an embedding the roles are swapped, and draws are from the
+/// normal distribution.
 fn fresh(
     target: &Target,
     linear: &LinearSpec,
@@ -121,8 +123,8 @@ fn fresh(
     }
 }
 
-/// What an adapter has beside its matrices: given, or such that nothing changes, or a bias that is
-/// drawn as B is.
+/// Makes the vector of an adapter: with the numbers given, or such that nothing changes, or a bias
+/// that is drawn as B is.
 fn vector(
     config: &LoraConfig,
     seed: u64,
@@ -152,7 +154,7 @@ fn vector(
     })
 }
 
-/// A and B from PEFT's orientation to ours.
+/// Turns A and B from PEFT's orientation into ours.
 fn stored(target: &Target, linear: &LinearSpec, [a, b]: &[Vec<f32>; 2], device: &Device) -> Lora {
     let (inputs, outputs, rank) = (linear.inputs, linear.outputs, target.rank);
     Lora {
@@ -165,7 +167,7 @@ fn stored(target: &Target, linear: &LinearSpec, [a, b]: &[Vec<f32>; 2], device: 
     }
 }
 
-/// The transpose of [rows, columns].
+/// Returns the transpose of [rows, columns].
 fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tensor<2> {
     let turned: Vec<f32> = (0..columns)
         .flat_map(|column| (0..rows).map(move |row| values[row * columns + column]))
@@ -176,9 +178,9 @@ fn turned(values: &[f32], rows: usize, columns: usize, device: &Device) -> Tenso
     )
 }
 
-/// Rows of numbers, one for each weight that trains and in the decoder's order, as PEFT's tensors,
-/// by name: `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r], their
-/// vectors [out], and those of embedding and head.
+/// Turns rows of numbers, one for each weight that trains and in the decoder's order, into PEFT's
+/// tensors by name: `base_model.model.<module>.lora_A.weight` [r, in], `.lora_B.weight` [out, r],
+/// their vectors [out], and those of embedding and head.
 pub fn tensors(decoder: &Decoder, numbers: &[Tensor<1>]) -> Vec<Named> {
     let named = decoder.named(numbers).into_iter();
     let stacked: BTreeSet<&str> = decoder

@@ -10,7 +10,7 @@ use crate::files::safetensors::Named;
 use crate::model::{EXPERTS, LinearSpec};
 use crate::nn::lora::Portion;
 
-/// Last names of an expert's modules, and where each stands in a parameter.
+/// Last names of an expert's modules, with the parameter and the index in it.
 const MODULES: [(&str, &str, usize); 6] = [
     ("gate_proj", GATE_UP, 0),
     ("w1", GATE_UP, 0),
@@ -25,19 +25,19 @@ const DOWN: &str = "down_proj";
 /// A linear map of a routed expert.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Routed {
-    /// The parameter of all experts in which it is, such as
+    /// The parameter of all experts that contains the map, such as
     /// `model.layers.0.mlp.experts.gate_up_proj`.
     pub parameter: String,
-    /// Which expert.
+    /// Index of the expert.
     pub expert: usize,
-    /// Its place among the maps of an expert in that parameter.
+    /// Index of the map among an expert's maps in that parameter.
     pub place: usize,
-    /// Whether the checkpoint has a module for it.
+    /// Whether the checkpoint has the map as a module.
     pub is_module: bool,
 }
 
 impl Routed {
-    /// Reads the name of a linear map; `None` where it is of no routed expert.
+    /// Reads the name of a linear map; `None` where it does not belong to a routed expert.
     pub fn of(name: &str) -> Option<Self> {
         let (before, behind) = name.split_once(".experts.")?;
         let layer = before.rsplit_once('.')?.0;
@@ -61,7 +61,7 @@ impl Routed {
         })
     }
 
-    /// Whether one of `target_parameters` means its parameter.
+    /// Whether one of `target_parameters` names its parameter.
     pub fn is_of(&self, parameters: &[String]) -> bool {
         let matches = |wanted: &String| {
             self.parameter
@@ -71,7 +71,7 @@ impl Routed {
         parameters.iter().any(matches)
     }
 
-    /// What an adapter of the parameter is to this map.
+    /// Returns the part of an adapted parameter that this map is.
     pub fn portion(&self) -> Portion {
         if self.place == 0 {
             Portion::Parameter
@@ -81,18 +81,19 @@ impl Routed {
     }
 }
 
-/// A parameter of all experts of a layer that has an adapter.
+/// A parameter of all experts of a layer with an adapter.
 #[derive(Debug, Default)]
 pub(super) struct Stack {
-    /// Experts.
+    /// Number of experts.
     pub count: usize,
-    /// Rows of B of each map of an expert.
+    /// Number of B's rows for each map of an expert.
     pub outputs: Vec<usize>,
-    /// The module that PEFT wraps it with: both parameters of a layer are wrapped one in the other.
+    /// The module with which PEFT wraps the parameter: the two parameters of a layer are wrapped
+    /// one in the other.
     pub key: String,
 }
 
-/// The parameters with adapters, by name, among targets and their linear maps.
+/// Returns the parameters with adapters, by name, among targets and their linear maps.
 pub(super) fn stacks<'a>(
     targets: impl Iterator<Item = (&'a Target, &'a LinearSpec)>,
 ) -> BTreeMap<String, Stack> {
@@ -114,8 +115,8 @@ pub(super) fn stacks<'a>(
     stacks
 }
 
-/// The module that PEFT has for each parameter: that of the experts, and inside it for gate and up
-/// where down has one too.
+/// Returns PEFT's module for each parameter: that of the experts, and for gate and up the one
+/// inside it where down has an adapter too.
 fn keys(parameters: &BTreeSet<String>) -> BTreeMap<String, String> {
     let key = |parameter: &String| {
         let (module, last) = parameter.rsplit_once('.').unwrap_or(("", parameter));
@@ -132,8 +133,8 @@ fn keys(parameters: &BTreeSet<String>) -> BTreeMap<String, String> {
     parameters.iter().map(key).collect()
 }
 
-/// One expert's B [out, r] of that of all, [out of all maps, r · count]: the number of rank k and
-/// expert e is in column k · count + e.
+/// Takes one expert's B [out, r] from the joint one, [out of all maps, r · count]: the number of
+/// rank k and expert e is in column k · count + e.
 pub(super) fn b_of(
     all: &[f32],
     stack: &Stack,
@@ -153,8 +154,8 @@ pub(super) fn b_of(
         .collect()
 }
 
-/// Tensors of the maps of experts, named by `<module>.lora_A.weight` and `.lora_B.weight`, as those
-/// of their parameters where `is_stacked` says that the adapter is of one.
+/// Joins the tensors of experts' maps, named `<module>.lora_A.weight` and `.lora_B.weight`, into
+/// those of their parameters, where `is_stacked` says that the adapter belongs to a parameter.
 pub(super) fn joined(tensors: Vec<Named>, is_stacked: impl Fn(&str) -> bool) -> Vec<Named> {
     let mut stacked: BTreeMap<_, Vec<(Routed, Named)>> = BTreeMap::new();
     let mut rest = Vec::new();
@@ -196,7 +197,7 @@ pub(super) fn joined(tensors: Vec<Named>, is_stacked: impl Fn(&str) -> bool) -> 
     rest
 }
 
-/// A [r, in] of each expert, one below the other.
+/// Joins A [r, in] of each expert, one below the other.
 fn joined_a(tensors: Vec<(Routed, Named)>) -> (Vec<usize>, Vec<f32>) {
     let inputs = tensors[0].1.1[1];
     let numbers: Vec<f32> = tensors
@@ -327,10 +328,8 @@ mod tests {
             key: key.to_owned(),
         };
         for (name, _, numbers) in &tensors {
-            let routed = Routed::of(name.rsplit_once(".lora").expect("a matrix").0).expect(
-                "an \
-            expert's",
-            );
+            let routed =
+                Routed::of(name.rsplit_once(".lora").expect("a matrix").0).expect("an expert's");
             let own = if name.contains("lora_B") {
                 b_of(&joined[1].2, &stack, rank, routed.expert, routed.place)
             } else {

@@ -1,7 +1,8 @@
-//! What adapters add to a frozen weight, row by row in the checkpoint's orientation: W + Σ wᵢ sᵢ Bᵢ
-//! Aᵢ, with s = alpha / r or alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685; and what a vector
-//! beside the matrices makes of that, or adds to a bias. Tables that were trained whole, and rows
-//! of them, take the places of the base's.
+//! Merges adapters into a frozen weight, row by row in the checkpoint's orientation: W + Σ wᵢ sᵢ Bᵢ
+//! Aᵢ, with s = alpha / r or alpha / sqrt(r), Hu et al. 2021, arXiv:2106.09685.
+//!
+//! Magnitudes then scale the rows, and biases are added to the bias. Tables that were trained
+//! whole, and rows of them, replace the base's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -12,7 +13,7 @@ use crate::files::safetensors::Archive;
 use crate::model::{LinearSpec, Role};
 use crate::terms::AdapterVector;
 
-/// An adapter folder that is to be merged. Its numbers stay in the file until they are asked for.
+/// An adapter folder to be merged. Its numbers stay in the file until they are asked for.
 #[derive(Debug)]
 pub struct MergeSource {
     weight: f64,
@@ -21,21 +22,23 @@ pub struct MergeSource {
     last: LastB,
     pairs: BTreeMap<String, AdapterTensors>,
     tables: Vec<StoredTable>,
-    /// Tables of the base that came with it, by module.
+    /// Tables of the base that the adapter's file contains, by module.
     bases: BTreeMap<String, String>,
     /// The embedding's module.
     embedding: Option<String>,
-    /// Whether a head that is the embedding has the embedding's rows.
+    /// Whether a tied head has the embedding's rows.
     shares_rows: bool,
-    /// Whether a head that is the embedding becomes a table of its own.
+    /// Whether a tied head becomes a table of its own.
     pub unties: bool,
 }
 
 impl MergeSource {
-    /// Opens a PEFT folder for a model with these modules; what it adds counts `weight` times.
+    /// Opens a PEFT folder for a model with these modules; its contribution is multiplied by
+    /// `weight`.
     ///
     /// # Errors
-    /// The folder is not whole, asks for what is not built, or was made for another model.
+    /// The folder is not complete, asks for something that is not supported, or was made for
+    /// another model.
     pub fn open(folder: &Path, weight: f64, modules: &[LinearSpec]) -> Result<Self, AdapterError> {
         let (config, archive) = (peft::read_config_on(folder, modules)?, peft::open(folder)?);
         let Contents {
@@ -84,11 +87,11 @@ impl MergeSource {
         })
     }
 
-    /// Refuses adapters that cannot be added up: magnitudes scale the sum that they were trained
-    /// on, and no other.
+    /// Refuses adapters that cannot be added up: magnitudes scale only the sum that they were
+    /// trained on.
     ///
     /// # Errors
-    /// One has magnitudes, and there is another one or a weight that is not 1.
+    /// An adapter has magnitudes, and there is another adapter or a weight other than 1.
     pub fn check_sum(sources: &[Self]) -> Result<(), AdapterError> {
         let is_alone =
             |source: &Self| sources.len() == 1 && source.weight.to_bits() == 1_f64.to_bits();
@@ -113,14 +116,14 @@ impl MergeSource {
         }
     }
 
-    /// The vector of a module, where it has one.
+    /// Returns the vector of a module, where it has one.
     fn vector(&self, module: &str) -> Result<Option<Vec<f32>>, AdapterError> {
         self.pairs
             .get(module)
             .map_or(Ok(None), |stored| stored.read_vector(&self.archive))
     }
 
-    /// A [r, columns] and B [rows, r] of a weight [rows, columns], with everything that scales the
+    /// Returns A [r, columns] and B [rows, r] of a weight [rows, columns], with all scales of the
     /// adapter in B.
     fn scaled(&self, linear: &LinearSpec) -> Option<Result<[Vec<f32>; 2], AdapterError>> {
         let stored = self.pairs.get(&linear.name)?;
@@ -148,7 +151,7 @@ impl MergeSource {
         )
     }
 
-    /// What takes the place of a table or of some of its rows.
+    /// Returns the replacement of a table or of some of its rows.
     fn replaced(&self, linear: &LinearSpec) -> Result<Option<Replacement>, AdapterError> {
         let rows = self.rows(linear)?;
         let Some(key) = self.base_key(linear) else {
@@ -176,7 +179,7 @@ impl MergeSource {
         }))
     }
 
-    /// The table that trained, or its rows.
+    /// Returns the trained table, or its rows.
     fn rows(&self, linear: &LinearSpec) -> Result<Option<Replacement>, AdapterError> {
         let shares = self.shares_rows && linear.role == Role::TiedHead;
         let is_it = |stored: &&StoredTable| {
@@ -206,8 +209,8 @@ impl MergeSource {
         }))
     }
 
-    /// The key of the table of the base that came for a module; of a head that is the embedding,
-    /// the embedding's.
+    /// Returns the key of the base's table in the adapter's file; for a tied head that of the
+    /// embedding.
     fn base_key(&self, linear: &LinearSpec) -> Option<&String> {
         let of_embedding = || {
             self.embedding
@@ -219,23 +222,23 @@ impl MergeSource {
             .or_else(|| self.bases.get(of_embedding()?))
     }
 
-    /// Whether a head that was the embedding trained whole by itself.
+    /// Whether a tied head trained whole by itself.
     fn unties_own(&self, linear: &LinearSpec) -> bool {
         self.tables.iter().any(|stored| {
             stored.target.module.name == linear.name && stored.target.part == TablePart::Whole
         })
     }
 
-    /// Whether tables of the base came with it.
+    /// Whether the adapter's file contains tables of the base.
     pub fn has_bases(&self) -> bool {
         !self.bases.is_empty()
     }
 
-    /// Compares the tables of the base that came with the adapter with those of the base, and keeps
-    /// those that differ, which are told; `stored` is what the base's files call a tensor.
+    /// Compares the base's tables in the adapter's file with those of the base, and keeps and
+    /// reports those that differ; `stored` gives a tensor's name in the base's files.
     ///
     /// # Errors
-    /// One differs, and other adapters or another weight than 1 go with it.
+    /// A table differs, and there are other adapters or a weight other than 1.
     pub fn compare_bases(
         &mut self,
         base: &[Archive],
@@ -277,7 +280,7 @@ impl MergeSource {
     }
 }
 
-/// Adds B A to a matrix of so many columns.
+/// Adds B A to a matrix with `columns` columns.
 fn add_product(numbers: &mut [f32], [a, b]: &[Vec<f32>; 2], columns: usize) {
     let rank = a.len() / columns;
     for (row, of_b) in numbers.chunks_mut(columns).zip(b.chunks(rank)) {
@@ -289,22 +292,22 @@ fn add_product(numbers: &mut [f32], [a, b]: &[Vec<f32>; 2], columns: usize) {
     }
 }
 
-/// Rows that take the places of the base's.
+/// Rows that replace the base's.
 #[derive(Debug)]
 pub struct Replacement {
     width: usize,
-    /// How many times what they differ by counts.
+    /// Factor of their difference from the base's rows.
     pub weight: f64,
-    /// Places by token; `None`: every row in its own place.
+    /// Indices of rows by token; `None`: every row is in its own place.
     tokens: Option<BTreeMap<usize, usize>>,
     numbers: Vec<f32>,
 }
 
 impl Replacement {
-    /// What takes the places of rows of a weight; `None` where nothing does.
+    /// Returns the replacement of rows of a weight; `None` where nothing is replaced.
     ///
     /// # Errors
-    /// Numbers cannot be read, or another adapter changes the table too.
+    /// Numbers cannot be read, or another adapter changes the same table.
     pub fn of(sources: &[MergeSource], linear: &LinearSpec) -> Result<Option<Self>, AdapterError> {
         let mut found = None;
         for (index, source) in sources.iter().enumerate() {
@@ -334,7 +337,7 @@ impl Replacement {
         Ok(Some(replacement))
     }
 
-    /// What takes the place of a row.
+    /// Returns the replacement of a row.
     pub fn row(&self, row: usize) -> Option<&[f32]> {
         let place = self
             .tokens
@@ -344,26 +347,26 @@ impl Replacement {
     }
 }
 
-/// The transpose of a matrix of so many columns.
+/// Returns the transpose of a matrix with `columns` columns.
 fn turned(matrix: &[f32], columns: usize) -> Vec<f32> {
     (0..columns)
         .flat_map(|column| matrix.iter().skip(column).step_by(columns).copied())
         .collect()
 }
 
-/// What adapters add to one weight [rows, columns].
+/// The sum of what adapters add to one weight [rows, columns].
 #[derive(Debug)]
 pub struct Delta {
     /// Width of a row.
     pub inputs: usize,
     /// A [r, columns] and scaled B [rows, r] of each adapter that has the module.
     pairs: Vec<[Vec<f32>; 2]>,
-    /// The norm that each row of the sum gets, [rows].
+    /// The magnitudes, which are the norm of each row after the merge, [rows].
     magnitudes: Option<Vec<f32>>,
 }
 
 impl Delta {
-    /// What these adapters add to the weight of a module; `None` where none of them has it.
+    /// Returns what these adapters add to the weight of a module; `None` where none of them has it.
     ///
     /// # Errors
     /// Numbers cannot be read.
@@ -386,8 +389,8 @@ impl Delta {
         }))
     }
 
-    /// What they add to the bias of a projection: one row, as the product of a bias [1, out] and
-    /// its scale [1, 1].
+    /// Returns what they add to the bias of a projection: one row, as the product of a bias [1,
+    /// out] and its scale [1, 1].
     ///
     /// # Errors
     /// Numbers cannot be read.
@@ -418,7 +421,7 @@ impl Delta {
         self.magnitudes.is_some()
     }
 
-    /// What a row of the sum is multiplied by, given its norm: m / norm, arXiv:2402.09353.
+    /// Returns the factor of a row of the sum, given its norm: m / norm, arXiv:2402.09353.
     pub fn factor(&self, row: usize, norm: impl FnOnce() -> f64) -> Option<f32> {
         let magnitude = f64::from(self.magnitudes.as_ref()?[row]);
         let norm = norm();
@@ -429,7 +432,7 @@ impl Delta {
         })
     }
 
-    /// Puts parts of the row `row` and of the next, where there is one, of Σ w s B A into `sums`:
+    /// Writes parts of the row `row` and of the next, where there is one, of Σ w s B A into `sums`:
     /// as many columns as they have room for, from the column `first` on.
     pub fn pair(&self, row: usize, first: usize, sums: [&mut [f32]; 2]) {
         let [upper, lower] = sums;
@@ -464,8 +467,8 @@ impl Delta {
     }
 }
 
-/// sum + b A of four rows of A, for two rows of B. Products and sums are rounded one by one, so
-/// that every processor comes to the same.
+/// Computes sum + b A of four rows of A, for two rows of B. Products and sums are rounded one by
+/// one, so that the result is the same on every processor.
 fn add_four([upper, lower]: [&mut [f32]; 2], [up, low]: [&[f32; 4]; 2], a: [&[f32]; 4]) {
     let columns = a[0].iter().zip(a[1]).zip(a[2]).zip(a[3]);
     for ((upper, lower), (((a0, a1), a2), a3)) in upper.iter_mut().zip(lower).zip(columns) {

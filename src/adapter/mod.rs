@@ -1,4 +1,4 @@
-//! Low-rank adapters: which projections they go to, how they are attached, and PEFT's files.
+//! Low-rank adapters: their target modules, how they are attached, and PEFT's files.
 
 mod attach;
 mod experts;
@@ -21,38 +21,39 @@ pub use pissa::Extraction;
 pub use tables::{TablePart, TableTarget, Tables, check_bases};
 pub use target::{Target, Targets};
 
-/// What an adapter is, as PEFT's `LoraConfig` has it.
+/// The config of an adapter, as PEFT's `LoraConfig`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
-    /// Rank where no pattern says otherwise.
+    /// Rank of modules that no pattern matches.
     pub rank: usize,
-    /// alpha where no pattern says otherwise.
+    /// alpha of modules that no pattern matches.
     pub alpha: f64,
-    /// Share of an adapter's input features that training drops.
+    /// Dropout probability of an adapter's input features in training.
     pub dropout: f64,
     /// The projections that get an adapter.
     pub targets: Targets,
-    /// Parameters of all experts of a layer that get one too, such as `mlp.experts.gate_up_proj`.
+    /// Parameters of all experts of a layer that get an adapter too, such as
+    /// `mlp.experts.gate_up_proj`.
     pub target_parameters: Vec<String>,
-    /// Scale by alpha / sqrt(r), arXiv:2312.03732, in place of alpha / r.
+    /// Whether the scale is alpha / sqrt(r), arXiv:2312.03732, in place of alpha / r.
     pub use_rslora: bool,
     /// Ranks by pattern; the first that matches counts.
     pub rank_pattern: Vec<(String, usize)>,
     /// alphas by pattern; the first that matches counts.
     pub alpha_pattern: Vec<(String, f64)>,
-    /// Whether a fresh adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
+    /// Whether a new adapter leaves the base as it is (B zero); otherwise B is drawn as A is.
     pub init_lora_weights: bool,
-    /// Whether a fresh adapter is the principal part of its weight, which is taken out of it:
-    /// `PiSSA`, arXiv:2404.02948.
+    /// Whether a new adapter starts as the principal part of its weight, which is subtracted from
+    /// the weight: `PiSSA`, arXiv:2404.02948.
     pub is_principal: bool,
-    /// What each adapter has beside A and B.
+    /// The vector of each adapter beside A and B.
     pub vector: Option<AdapterVector>,
-    /// What of embedding and head trains beside.
+    /// The parts of embedding and head that train too.
     pub tables: Tables,
 }
 
 impl LoraConfig {
-    /// A plain adapter on every projection, without dropout.
+    /// Makes a plain adapter on every projection, without dropout.
     pub fn all_linear(rank: usize, alpha: f64) -> Self {
         Self {
             rank,
@@ -75,11 +76,11 @@ impl LoraConfig {
         self.vector == Some(vector)
     }
 
-    /// Refuses vectors where they are not built: at embedding and head, and at experts that a
-    /// router chooses, where PEFT has none either.
+    /// Refuses vectors where they are not supported: on embedding and head, and on routed experts,
+    /// where PEFT has none either.
     ///
     /// # Errors
-    /// There is such a module. And see [`LoraConfig::resolve`].
+    /// There is such a module; see also [`LoraConfig::resolve`].
     pub fn check_vector(&self, modules: &[LinearSpec]) -> Result<(), AdapterError> {
         let Some(vector) = self.vector else {
             return Ok(());
@@ -102,11 +103,11 @@ impl LoraConfig {
         }
     }
 
-    /// Refuses to start as the principal part of what is no single matrix of a layer, or has fewer
-    /// singular values.
+    /// Refuses to start as the principal part of a module that is not a single matrix of a layer,
+    /// or that has fewer singular values than the rank.
     ///
     /// # Errors
-    /// There is such a module. And see [`LoraConfig::resolve`].
+    /// There is such a module; see also [`LoraConfig::resolve`].
     pub fn check_principal(&self, modules: &[LinearSpec]) -> Result<(), AdapterError> {
         if !self.is_principal {
             return Ok(());
@@ -119,16 +120,12 @@ impl LoraConfig {
             let (module, values) = (&target.module, linear.inputs.min(linear.outputs));
             if linear.is_table() || !linear.is_whole() || experts::Routed::of(module).is_some() {
                 return Err(AdapterError::Principal {
-                    message: format!(
-                        "`pissa` does not go with an \
-                adapter of `{module}` yet"
-                    ),
+                    message: format!("`pissa` does not go with an adapter of `{module}` yet"),
                 });
             }
             if target.rank > values {
                 let message = format!(
-                    "`pissa` of rank {}, and `{module}` has {values} singular \
-                values",
+                    "`pissa` of rank {}, and `{module}` has {values} singular values",
                     target.rank
                 );
                 return Err(AdapterError::Principal { message });
@@ -137,7 +134,7 @@ impl LoraConfig {
         Ok(())
     }
 
-    /// The highest rank of any projection.
+    /// Returns the highest rank of any projection.
     pub fn largest_rank(&self) -> usize {
         self.rank_pattern
             .iter()
@@ -148,7 +145,7 @@ impl LoraConfig {
     }
 }
 
-/// An adapter that cannot be made, read or written.
+/// The error of an adapter that cannot be made, read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// A file cannot be read or written.
@@ -160,44 +157,47 @@ pub enum AdapterError {
     /// A pattern is not a regular expression.
     #[error("`{pattern}` is not a valid regular expression: {reason}")]
     Pattern {
-        /// As written.
+        /// The pattern as written.
         pattern: String,
-        /// What the parser said.
+        /// The parser's message.
         reason: String,
     },
     /// Patterns or names match no projection of the model.
-    #[error("adapter.{what}: no projection of the model matches {}, it has {known}", unmatched.join(", "))]
+    #[error(
+        "adapter.{what}: no projection of the model matches {}, it has {known}",
+        unmatched.join(", ")
+    )]
     NoMatch {
         /// The recipe's key.
         what: &'static str,
-        /// As written.
+        /// The patterns or names as written.
         unmatched: Vec<String>,
         /// Last parts of the projections' names.
         known: String,
     },
-    /// A table cannot be trained as it is asked for.
+    /// A table cannot be trained as requested.
     #[error("adapter.{key}: {message}")]
     Table {
         /// The recipe's key.
         key: &'static str,
-        /// Both sides.
+        /// The problem, with both sides of a mismatch.
         message: String,
         /// The next step.
         hint: &'static str,
     },
-    /// A table that one adapter replaces is changed by another one too.
+    /// Two adapters change a table that one of them replaces.
     #[error("two adapters change `{module}`, and one of them brings a table or rows in its place")]
     TwoTables {
         /// The module.
         module: String,
     },
-    /// The adapter comes with a table that is not the base's, where only the base's can be.
+    /// The adapter contains a table that differs from the base's, where it cannot be used.
     #[error("the adapter comes with a table `{module}` that is not this base's")]
     OtherTable {
         /// The module.
         module: String,
     },
-    /// `adapter_config.json` asks for something that is not built.
+    /// `adapter_config.json` asks for something that is not supported.
     #[error("{place}: `{key}` is `{value}`, which is not supported yet")]
     Unsupported {
         /// The file.
@@ -206,15 +206,15 @@ pub enum AdapterError {
         key: String,
         /// Its value.
         value: String,
-        /// Why, and the next step, where there is more to say.
+        /// The reason and the next step, where there is more to say.
         hint: Option<String>,
     },
-    /// A file that is no single adapter with its numbers.
+    /// A file that does not hold a single adapter with its numbers.
     #[error("{place}: {message}")]
     Mixed {
         /// The file.
         place: String,
-        /// Both sides of what does not fit.
+        /// The problem, with both sides of a mismatch.
         message: String,
         /// The next step.
         hint: String,
@@ -230,10 +230,10 @@ pub enum AdapterError {
     Config {
         /// The file.
         place: String,
-        /// Both sides of what does not fit.
+        /// The problem, with both sides of a mismatch.
         message: String,
     },
-    /// A vector where none is built.
+    /// A vector on a module that does not support it.
     #[error("adapter.{} does not go with an adapter of `{module}` yet", vector.key())]
     Vector {
         /// The vector.
@@ -241,16 +241,16 @@ pub enum AdapterError {
         /// The module.
         module: String,
     },
-    /// An adapter that cannot start as a part of its weight.
+    /// An adapter that cannot start as the principal part of its weight.
     #[error("adapter.init_lora_weights: {message}")]
     Principal {
-        /// Both sides.
+        /// The problem, with both sides of a mismatch.
         message: String,
     },
-    /// A format has no place for an adapter's vector.
+    /// A format cannot hold an adapter's vector.
     #[error("{format} has matrices A and B only, this adapter has `{}`", vector.name())]
     NoPlace {
-        /// Whose format.
+        /// The owner of the format.
         format: &'static str,
         /// The vector.
         vector: AdapterVector,
@@ -260,18 +260,18 @@ pub enum AdapterError {
     Unmergeable {
         /// The adapter.
         folder: String,
-        /// Both sides of what does not go together.
+        /// The problem, with both sides of a mismatch.
         reason: String,
     },
-    /// The tensors are not those of the adapter that the config describes.
+    /// The tensors do not belong to the adapter that the config describes.
     #[error("the tensors of `{place}` are not those that its adapter_config.json describes for \
     this model: {} faults", faults.len())]
     Tensors {
         /// The file.
         place: String,
-        /// One line a tensor.
+        /// One line per tensor.
         faults: Vec<String>,
-        /// What it looks like, and the next step.
+        /// The likely cause, and the next step.
         hint: String,
     },
 }
@@ -307,7 +307,9 @@ impl Explain for AdapterError {
                 there, and go on from the merged model"
                     .into(),
             ),
-            Self::Vector { vector, .. } => Some(format!("leave the module out, or remove `{}`", vector.key())),
+            Self::Vector { vector, .. } => {
+                Some(format!("leave the module out, or remove `{}`", vector.key()))
+            }
             Self::Principal { .. } => Some("leave the module out, lower `r`, or set \
             `init_lora_weights: true`".into()),
             Self::NoPlace { vector: AdapterVector::Magnitude, .. } => {

@@ -1,5 +1,5 @@
-//! The rows of tokens that a base does not have. They train as PEFT's `trainable_token_indices`, or
-//! in tables that train whole.
+//! Rows of tokens that a base does not have. They train as PEFT's `trainable_token_indices`, or in
+//! tables that train whole.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ use crate::model::{LinearSpec, Role};
 use crate::terms::TokenIndices;
 
 impl LoraConfig {
-    /// Adds rows of new tokens to what trains, in a model with these modules: those of embedding
-    /// and head, but of a table that trains whole.
+    /// Adds the rows of new tokens to what trains, in a model with these modules: those of
+    /// embedding and head, except in a table that trains whole.
     ///
     /// # Errors
-    /// A table has low-rank matrices, or one of two that are one table trains whole.
+    /// A table has low-rank matrices, or one of two tied tables trains whole.
     pub fn add_token_rows(
         &mut self,
         rows: &BTreeSet<u32>,
@@ -24,8 +24,7 @@ impl LoraConfig {
         let names: Vec<String> = tables.iter().map(|table| table.name.clone()).collect();
         if let Some(target) = self.resolve(&names).unwrap_or_default().first() {
             let message = format!(
-                "`{}` has low-rank matrices by `target_modules`, which have no rows for \
-                new tokens",
+                "`{}` has low-rank matrices by `target_modules`, which have no rows for new tokens",
                 target.module
             );
             let hint = "leave it out of `target_modules`, or train it whole: `modules_to_save: \
@@ -53,8 +52,7 @@ impl LoraConfig {
             return Err(refused(
                 SAVED,
                 message,
-                "name both, `modules_to_save: [embed_tokens, \
-            lm_head]`, or none",
+                "name both, `modules_to_save: [embed_tokens, lm_head]`, or none",
             ));
         }
         if !left.is_empty() {
@@ -65,8 +63,8 @@ impl LoraConfig {
     }
 }
 
-/// What was said, and these rows in each table. A head that is the embedding's table has the
-/// embedding's rows.
+/// Returns the configured rows with the new ones in each table. A tied head has the embedding's
+/// rows.
 fn with_rows(
     said: Option<TokenIndices>,
     rows: &BTreeSet<u32>,
@@ -107,7 +105,7 @@ fn with_rows(
     TokenIndices::Modules(by_name)
 }
 
-/// The name that PEFT finds a module by.
+/// Returns the name by which PEFT finds a module.
 fn last(module: &str) -> String {
     module.rsplit('.').next().unwrap_or(module).to_owned()
 }
@@ -185,8 +183,7 @@ mod tests {
         assert_eq!(of(None, &["embed_tokens", "lm_head"], Role::TiedHead), None);
         assert!(
             tokens(None, &["lm_head"], Role::TiedHead).is_err(),
-            "the embedding would lack \
-        them"
+            "the embedding would lack them"
         );
     }
 

@@ -1,10 +1,10 @@
 //! `PiSSA`, Meng et al. 2024, arXiv:2404.02948: an adapter that starts as the principal part of its
-//! weight, which is taken out of it.
+//! weight, which is subtracted from the weight.
 //!
-//! With the r largest singular values of W = U Σ Vᵀ, A₀ = (Σ/s)^½ Vᵀ and B₀ = U (Σ/s)^½; what is
-//! frozen, and packed where a base is, is W - s B₀ A₀. A trained A, B is saved as a plain adapter
-//! of the base as it is, of rank 2 r, as PEFT converts it: s (B A - B₀ A₀) is s [B | -B₀] [A; A₀].
-//! Whoever goes on from a checkpoint finds A₀ and B₀ there.
+//! With the r largest singular values of W = U Σ Vᵀ, A₀ = (Σ/s)^½ Vᵀ and B₀ = U (Σ/s)^½. The frozen
+//! weight, which is packed where the base is, is W - s B₀ A₀. A trained A, B is saved as PEFT
+//! converts it, as a plain adapter of rank 2 r for the unchanged base: s (B A - B₀ A₀) is s [B |
+//! -B₀] [A; A₀]. A resumed run finds A₀ and B₀ there.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ use super::{AdapterError, LoraConfig, Target};
 use crate::files::safetensors::Named;
 use crate::model::{Change, Decoder, LinearSpec};
 
-/// What the names of A₀ and B₀ among numbers end with.
+/// Last name of A₀ and B₀ among numbers.
 pub(super) const INITIAL: &str = "initial";
 
-/// Takes principal parts out of weights while they are loaded, and keeps them.
+/// Subtracts principal parts from weights while they are loaded, and keeps them.
 #[derive(Debug)]
 pub struct Extraction {
     targets: BTreeMap<String, Target>,
@@ -25,8 +25,8 @@ pub struct Extraction {
 }
 
 impl Extraction {
-    /// For the modules that the config chooses; `saved` are the numbers of a checkpoint, see
-    /// [`LoraConfig::saved`].
+    /// Makes the extraction for the modules that the config chooses; `saved` are the numbers of a
+    /// checkpoint, see [`LoraConfig::saved`].
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`].
@@ -54,7 +54,7 @@ impl Extraction {
         Ok(Self { targets, numbers })
     }
 
-    /// A and B by module, and A₀ and B₀.
+    /// Returns A and B by module, and A₀ and B₀.
     pub fn into_numbers(self) -> Numbers {
         self.numbers
     }
@@ -79,7 +79,7 @@ impl Change for Extraction {
     }
 }
 
-/// A₀ [r, in] and B₀ [out, r] of a weight [out, in].
+/// Returns A₀ [r, in] and B₀ [out, r] of a weight [out, in].
 fn parts(weight: &[f32], linear: &LinearSpec, target: &Target) -> [Vec<f32>; 2] {
     let LinearSpec {
         inputs, outputs, ..
@@ -105,7 +105,7 @@ fn parts(weight: &[f32], linear: &LinearSpec, target: &Target) -> [Vec<f32>; 2] 
     [a.collect(), b.collect()]
 }
 
-/// W - s B₀ A₀, row by row and in order: a resumed run comes to the same bits.
+/// Subtracts s B₀ A₀ from W, row by row and in order: a resumed run gets the same bits.
 fn subtract(weight: &mut [f32], [a, b]: &[Vec<f32>; 2], target: &Target) {
     let inputs = a.len() / target.rank;
     for (row, of_b) in weight.chunks_mut(inputs).zip(b.chunks(target.rank)) {
@@ -118,7 +118,7 @@ fn subtract(weight: &mut [f32], [a, b]: &[Vec<f32>; 2], target: &Target) {
     }
 }
 
-/// A, B and A₀, B₀ of [A; A₀] [2 r, in] and [B | -B₀] [out, 2 r].
+/// Splits [A; A₀] [2 r, in] and [B | -B₀] [out, 2 r] into A, B and A₀, B₀.
 fn halves([a, b]: [Vec<f32>; 2], rank: usize) -> [[Vec<f32>; 2]; 2] {
     let (now, before) = a.split_at(a.len() / 2);
     let columns = |start: usize, sign: f32| -> Vec<f32> {
@@ -137,8 +137,8 @@ fn halves([a, b]: [Vec<f32>; 2], rank: usize) -> [[Vec<f32>; 2]; 2] {
 }
 
 impl LoraConfig {
-    /// The config of what is saved: of an adapter that starts as a part of the base, a plain one of
-    /// twice the rank and the same scale.
+    /// Returns the config of the saved adapter. An adapter that starts as a part of the base is
+    /// saved as a plain one of twice the rank and the same scale.
     #[must_use]
     pub fn saved(&self) -> Self {
         if !self.is_principal {
@@ -164,8 +164,8 @@ impl LoraConfig {
     }
 }
 
-/// Tensors as they are saved: those of adapters that started as a part of the base with what they
-/// started as.
+/// Converts tensors to their saved form: adapters that started as a part of the base get their
+/// initial numbers appended.
 pub(super) fn converted(decoder: &Decoder, tensors: Vec<Named>) -> Vec<Named> {
     let initial: BTreeMap<String, [Vec<f32>; 2]> = decoder
         .adapters()

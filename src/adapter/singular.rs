@@ -1,8 +1,8 @@
 //! The largest singular values of a matrix and their vectors, by subspace iteration (Halko,
-//! Martinsson and Tropp 2011, arXiv:0909.4061, algorithm 4.4) with a wide subspace, each time
-//! turned to its own principal directions (Rayleigh and Ritz).
+//! Martinsson and Tropp 2011, arXiv:0909.4061, algorithm 4.4). The subspace is wide, and each round
+//! turns it to its principal directions (Rayleigh and Ritz).
 //!
-//! Where the subspace is the whole space, as in small matrices, one round is exact. It always
+//! Where the subspace is the whole space, as for small matrices, one round is exact. It always
 //! starts from the same draws.
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -12,30 +12,31 @@ use super::singular_values::eigen;
 use crate::keyed_random::{mix, unit};
 use crate::ops::matmul;
 
-/// Directions of a space that is small enough to be taken whole.
+/// Directions of a space that is small enough to be used whole.
 const SMALL: usize = 128;
-/// Directions beside twice those that are wanted: what lies just behind them converges slowly, and
-/// costs little here.
+/// Directions in addition to twice the wanted number: those just below the wanted ones converge
+/// slowly, and cost little here.
 const BESIDE: usize = 16;
-/// Rounds at most. What rounds add to Σ σ² falls fast; where singular values lie close together,
-/// their vectors are any of their span.
+/// The most rounds. The gain in Σ σ² per round falls fast; where singular values lie close
+/// together, any vectors of their span will do.
 const ROUNDS: usize = 24;
-/// Of the longest direction, the share below which a direction is none.
+/// Share of the longest direction below which a direction counts as zero.
 const NOTHING: f64 = 1e-6;
 /// The share of Σ σ² that a round must add to be followed by another.
 const GAIN: f64 = 1e-8;
 
-/// The r largest singular values, falling, with their vectors.
+/// The r largest singular values in descending order, with their vectors.
 #[derive(Debug)]
 pub(super) struct Principal {
     pub values: Vec<f64>,
-    /// One of each value, [rows].
+    /// Left vectors, one per value, [rows].
     pub left: Vec<Vec<f64>>,
-    /// One of each value, [columns].
+    /// Right vectors, one per value, [columns].
     pub right: Vec<Vec<f64>>,
 }
 
-/// Those of a matrix [rows, columns], row by row, which has as many.
+/// Returns the largest singular values of a matrix [rows, columns], row by row, which must have as
+/// many.
 pub(super) fn principal(matrix: &[f32], [rows, columns]: [usize; 2], rank: usize) -> Principal {
     let whole = rows.min(columns);
     let width = if whole <= SMALL {
@@ -77,8 +78,8 @@ pub(super) fn principal(matrix: &[f32], [rows, columns]: [usize; 2], rank: usize
     unreachable!("a round is the last")
 }
 
-/// Columns turned to the principal directions of their span, at most so many, and their lengths
-/// before they were made 1; of what has no length, zeros.
+/// Returns orthonormal principal directions of the span of columns, at most `most`, and their
+/// lengths before they were normalized; zeros for those of no length.
 fn turned(columns: &[Vec<f64>], most: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
     let (values, vectors) = directions(columns);
     let lengths: Vec<f64> = values
@@ -97,8 +98,8 @@ fn turned(columns: &[Vec<f64>], most: usize) -> (Vec<Vec<f64>>, Vec<f64>) {
     (vectors.par_iter().zip(&lengths).map(of).collect(), lengths)
 }
 
-/// Squares of the lengths of principal directions, falling, and how each is put together of the
-/// columns.
+/// Returns the squared lengths of principal directions in descending order, and each direction's
+/// coefficients in terms of the columns.
 fn directions(columns: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
     let width = columns.len();
     let gram: Vec<f64> = columns
@@ -124,7 +125,7 @@ fn directions(columns: &[Vec<f64>]) -> (Vec<f64>, Vec<Vec<f64>>) {
     )
 }
 
-/// Σ of columns times the numbers of a vector and what scales it.
+/// Returns the sum of columns weighted by the numbers of a vector and a scale.
 fn combined(columns: &[Vec<f64>], vector: &[f64], scale: f64) -> Vec<f64> {
     let mut sum = vec![0.0; columns[0].len()];
     for (column, factor) in columns.iter().zip(vector) {
@@ -135,7 +136,7 @@ fn combined(columns: &[Vec<f64>], vector: &[f64], scale: f64) -> Vec<f64> {
     sum
 }
 
-/// A matrix [rows, columns] times columns, which are given and come out one by one.
+/// Multiplies a matrix [rows, columns] with columns, which are given and returned one by one.
 fn times(matrix: &Tensor<2>, columns: &[Vec<f64>]) -> Vec<Vec<f64>> {
     let [rows, inner] = matrix.dims();
     let numbers: Vec<f32> = (0..inner)
@@ -160,7 +161,7 @@ fn tensor(numbers: Vec<f32>, shape: [usize; 2]) -> Tensor<2> {
     )
 }
 
-/// In lanes, so that a processor adds several at once.
+/// Returns the dot product, in lanes, so that a processor adds several at once.
 fn dot(one: &[f64], other: &[f64]) -> f64 {
     let ((ones, one), (others, other)) = (one.as_chunks::<8>(), other.as_chunks::<8>());
     let mut lanes = [0.0; 8];
@@ -177,7 +178,7 @@ fn dot(one: &[f64], other: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    /// Orthonormal vectors of this length: those of the discrete cosine transform.
+    /// Returns orthonormal vectors of this length: those of the discrete cosine transform.
     fn cosine(index: usize, length: usize) -> Vec<f64> {
         let scale = if index == 0 {
             1.0 / length as f64
@@ -196,8 +197,8 @@ mod tests {
     /// Singular values, a shape and a rank.
     type Known<'a> = (&'a dyn Fn(usize) -> f64, [usize; 2], usize);
 
-    /// Singular values that are known: small and large matrices, wide and tall ones, values that
-    /// fall slowly, and fewer than are wanted.
+    /// Known singular values are found: of small and large matrices, wide and tall ones, with
+    /// values that fall slowly, and fewer than are wanted.
     #[test]
     fn parts_of_known_matrices_are_found() {
         let slow = |index: usize| 10.0 / (1.0 + 0.05 * index as f64);

@@ -1,7 +1,7 @@
-//! What an adapter adds to a weight, by its singular values: they follow from two matrices of r x
-//! r, so that s B A is never formed.
+//! Singular values of what an adapter adds to a weight. They follow from two matrices of r x r, so
+//! that s B A is never formed.
 
-/// The singular values of s B A in falling order.
+/// Returns the singular values of s B A in descending order.
 ///
 /// With G = A Aᵀ and H = Bᵀ B they are s times the roots of the eigenvalues of G^½ H G^½, which has
 /// no more than r of them.
@@ -42,12 +42,12 @@ pub fn singular_values(a: &[f32], b: &[f32], rank: usize, scale: f64) -> Vec<f64
     singular
 }
 
-/// The root of what is not below zero but for rounding; not a number stays so.
+/// Returns the square root of a number that is below zero only by rounding; NaN stays NaN.
 fn root(value: f64) -> f64 {
     if value < 0.0 { 0.0 } else { value.sqrt() }
 }
 
-/// The root of the sum of squares of all numbers: the norm of Frobenius.
+/// Returns the Frobenius norm: the root of the sum of squares.
 pub fn norm(singular: &[f64]) -> f64 {
     singular
         .iter()
@@ -56,8 +56,9 @@ pub fn norm(singular: &[f64]) -> f64 {
         .sqrt()
 }
 
-/// exp(-Σ p ln p) with p the shares of singular values in their sum: how many directions count,
-/// from 1 to r (Roy and Vetterli 2007, "The effective rank", EUSIPCO). 0 where nothing is added.
+/// Returns the effective rank, exp(-Σ p ln p) with p the shares of singular values in their sum:
+/// how many directions count, from 1 to r (Roy and Vetterli 2007, "The effective rank", EUSIPCO). 0
+/// where nothing is added.
 pub fn effective_rank(singular: &[f64]) -> f64 {
     let sum: f64 = singular.iter().sum();
     if sum == 0.0 {
@@ -78,11 +79,11 @@ fn gram(rank: usize, of: impl Fn(usize, usize) -> f64) -> Vec<f64> {
         .collect()
 }
 
-/// Sweeps of [`eigen`]; five are enough for matrices of this size.
+/// The most sweeps of [`eigen`]; five are enough for matrices of this size.
 const SWEEPS: usize = 30;
 
-/// Eigenvalues and eigenvectors, one a column, of a symmetric matrix, by Jacobi's rotations (Golub
-/// and Van Loan, Matrix Computations, 8.5).
+/// Returns eigenvalues and eigenvectors, one per column, of a symmetric matrix, by Jacobi's
+/// rotations (Golub and Van Loan, Matrix Computations, 8.5).
 pub(super) fn eigen(mut matrix: Vec<f64>, size: usize) -> (Vec<f64>, Vec<f64>) {
     let mut vectors = gram(size, |row, column| f64::from(u8::from(row == column)));
     let total: f64 = matrix.iter().map(|number| number * number).sum();
@@ -111,7 +112,7 @@ pub(super) fn eigen(mut matrix: Vec<f64>, size: usize) -> (Vec<f64>, Vec<f64>) {
     )
 }
 
-/// Makes the numbers at (p, q) and (q, p) zero.
+/// Zeroes the numbers at (p, q) and (q, p).
 fn rotate(matrix: &mut [f64], vectors: &mut [f64], size: usize, [p, q]: [usize; 2]) {
     let off = matrix[p * size + q];
     if off == 0.0 {

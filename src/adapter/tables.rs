@@ -1,4 +1,4 @@
-//! What of the embedding and the head trains whole or by rows, as PEFT resolves `modules_to_save`
+//! The tables of embedding and head that train whole or by rows, as PEFT resolves `modules_to_save`
 //! and `trainable_token_indices` (`set_additional_trainable_modules` of
 //! <https://github.com/huggingface/peft>).
 
@@ -16,7 +16,7 @@ use crate::terms::TokenIndices;
 pub(super) const SAVED: &str = "modules_to_save";
 pub(super) const TOKENS: &str = "trainable_token_indices";
 
-/// What of the embedding and the head trains beside low-rank matrices.
+/// The parts of embedding and head that train in addition to low-rank matrices.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tables {
     /// Modules that train and are saved whole.
@@ -25,28 +25,28 @@ pub struct Tables {
     pub tokens: Option<TokenIndices>,
 }
 
-/// A table of which something trains.
+/// A table with a part that trains.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableTarget {
     /// The module.
     pub module: LinearSpec,
-    /// What of it.
+    /// The part that trains.
     pub part: TablePart,
 }
 
 /// A part of a table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TablePart {
-    /// All of it.
+    /// The whole table.
     Whole,
     /// The rows of these tokens.
     Rows(Vec<u32>),
-    /// The rows of these tokens, which are those of the embedding: nothing more is saved.
+    /// The rows of these tokens, shared with the embedding: nothing more is saved.
     Shared(Vec<u32>),
 }
 
 impl TableTarget {
-    /// Shape of what is saved; `None` where nothing is.
+    /// Returns the shape of the saved tensor; `None` where nothing is saved.
     pub fn shape(&self) -> Option<[usize; 2]> {
         let [rows, width] = self.module.weight_shape();
         match &self.part {
@@ -56,7 +56,7 @@ impl TableTarget {
         }
     }
 
-    /// The tensor that is saved, below `base_model.model.`.
+    /// Returns the name of the saved tensor, below `base_model.model.`.
     pub fn tensor(&self) -> String {
         match self.part {
             TablePart::Whole => self.module.weight(),
@@ -74,18 +74,18 @@ impl Tables {
         tokens: None,
     };
 
-    /// Whether nothing of a table trains whole or by rows.
+    /// Whether no table trains whole or by rows.
     pub fn is_empty(&self) -> bool {
         *self == Self::NONE
     }
 }
 
 impl LoraConfig {
-    /// The tables of which something trains whole or by rows, for a model with these modules; the
+    /// Returns the tables that train whole or by rows, for a model with these modules; the
     /// embedding first.
     ///
     /// # Errors
-    /// A name is of no table, a token is of no row, or a table is trained in two ways.
+    /// A name belongs to no table, a token to no row, or a table is trained in two ways.
     pub fn table_targets(&self, modules: &[LinearSpec]) -> Result<Vec<TableTarget>, AdapterError> {
         if self.tables.is_empty() {
             return Ok(Vec::new());
@@ -124,8 +124,8 @@ impl LoraConfig {
         Ok(targets)
     }
 
-    /// Whether embedding and head of a model in which they are one table become two: something is
-    /// added to one of them alone.
+    /// Whether tied embedding and head become two tables, because something is added to only one of
+    /// them.
     pub fn unties(&self, modules: &[LinearSpec]) -> bool {
         let names: Vec<String> = modules
             .iter()
@@ -143,7 +143,7 @@ impl LoraConfig {
             && (has_matrices || (!targets.is_empty() && !is_shared))
     }
 
-    /// PEFT wraps no module twice.
+    /// Refuses low-rank matrices on a saved module: PEFT wraps no module twice.
     fn check_matrices(
         &self,
         targets: &[TableTarget],
@@ -171,8 +171,8 @@ impl LoraConfig {
     }
 }
 
-/// Where the head is the embedding's table, PEFT lets it have the embedding's rows: unless it names
-/// others for it.
+/// Gives a tied head the rows of the embedding, as PEFT does, unless the config names others for
+/// it.
 fn share(targets: &mut Vec<TableTarget>, modules: &[LinearSpec]) -> Result<(), AdapterError> {
     let Some(head) = modules.iter().find(|module| module.role == Role::TiedHead) else {
         return Ok(());
@@ -194,8 +194,7 @@ fn share(targets: &mut Vec<TableTarget>, modules: &[LinearSpec]) -> Result<(), A
         }
         Some(target) if target.part == TablePart::Whole => {
             let message = format!(
-                "the rows of the embedding are those of `{}` too, which is among \
-            the `{SAVED}`",
+                "the rows of the embedding are those of `{}` too, which is among the `{SAVED}`",
                 head.name
             );
             return Err(refused(TOKENS, message, "remove one of the two"));
@@ -221,7 +220,7 @@ fn add(
     Ok(())
 }
 
-/// The modules and their tokens.
+/// Returns the modules and their tokens.
 fn of_tokens<'a>(
     tokens: &'a TokenIndices,
     modules: &'a [LinearSpec],
@@ -233,8 +232,7 @@ fn of_tokens<'a>(
                 refused(
                     TOKENS,
                     "the model has no embedding".to_owned(),
-                    "name a \
-            module",
+                    "name a module",
                 )
             };
             vec![(embedding.ok_or_else(missing), tokens)]
@@ -246,7 +244,7 @@ fn of_tokens<'a>(
     }
 }
 
-/// The table of a name.
+/// Finds the table with a name.
 fn find<'a>(
     key: &'static str,
     name: &str,
@@ -278,7 +276,7 @@ fn find<'a>(
         })
 }
 
-/// Each once, and with a row.
+/// Checks that each token is there once and has a row.
 fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), AdapterError> {
     let [vocabulary, _] = module.weight_shape();
     let mut sorted = tokens.to_vec();
@@ -291,8 +289,7 @@ fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), AdapterError>
         return Err(refused(
             TOKENS,
             message,
-            "use ids of the base's tokens, or add tokens by name \
-        with `tokens.add`",
+            "use ids of the base's tokens, or add tokens by name with `tokens.add`",
         ));
     }
     match sorted.windows(2).find(|pair| pair[0] == pair[1]) {
@@ -304,8 +301,7 @@ fn check_tokens(tokens: &[u32], module: &LinearSpec) -> Result<(), AdapterError>
         None if tokens.is_empty() => Err(refused(
             TOKENS,
             format!("no tokens are named for `{}`", module.name),
-            "name some, \
-            or remove it",
+            "name some, or remove it",
         )),
         None => Ok(()),
     }
@@ -338,16 +334,15 @@ pub(super) fn attach(
             (TablePart::Shared(_), Some(TrainableTable::Rows(rows))) => {
                 table.own = Some(TrainableTable::Shared(rows))
             }
-            (TablePart::Shared(_), _) => unreachable!(
-                "what is shared stands behind the \
-            embedding's"
-            ),
+            (TablePart::Shared(_), _) => {
+                unreachable!("what is shared stands behind the embedding's")
+            }
         }
     }
     Ok(())
 }
 
-/// A table that trains whole, in f32.
+/// Makes a table that trains whole, in f32.
 fn copied(
     table: &EmbeddingTable,
     module: &LinearSpec,
@@ -367,7 +362,7 @@ fn copied(
     Ok(copy)
 }
 
-/// Rows that train, in f32.
+/// Makes rows that train, in f32.
 fn rows(
     table: &EmbeddingTable,
     module: &LinearSpec,
@@ -413,11 +408,10 @@ fn kept_otherwise(key: &'static str, module: &LinearSpec) -> AdapterError {
     )
 }
 
-/// Puts the base's tables that came with an adapter in the place of the base's own, as PEFT does;
-/// most are the same.
+/// Replaces the base's tables by those in the adapter's file, as PEFT does; most are the same.
 ///
 /// # Errors
-/// One is another than the base's, which is packed or in pieces.
+/// A table differs from the base's, which is packed or in pieces.
 pub(super) fn put_bases(
     decoder: &mut Decoder,
     modules: &[LinearSpec],
@@ -441,7 +435,7 @@ pub(super) fn put_bases(
     Ok(())
 }
 
-/// Refuses tables that came with an adapter and are not the base's, where they would not be saved
+/// Refuses tables in the adapter's file that differ from the base's, where they would not be saved
 /// again.
 ///
 /// # Errors
@@ -462,7 +456,7 @@ pub fn check_bases(decoder: &Decoder, numbers: &Numbers) -> Result<(), AdapterEr
     Ok(())
 }
 
-/// Embedding and head whose base came with an adapter.
+/// Returns embedding and head whose base tables are in the adapter's file.
 fn bases<'a>(modules: &'a [LinearSpec], numbers: &'a Numbers) -> Vec<(&'a LinearSpec, &'a [f32])> {
     let of = |linear: &'a LinearSpec| {
         let [base, _] = numbers.get(&format!("{}.base_layer", linear.name))?;
@@ -475,7 +469,7 @@ fn bases<'a>(modules: &'a [LinearSpec], numbers: &'a Numbers) -> Vec<(&'a Linear
         .collect()
 }
 
-/// A table in the numbers of the base's, where it is another.
+/// Returns a table in the type of the base's, where it differs.
 fn differing(
     table: &EmbeddingTable,
     module: &LinearSpec,

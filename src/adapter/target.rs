@@ -1,4 +1,4 @@
-//! Which projections get an adapter, and its rank and alpha there, as PEFT resolves them
+//! Chooses the projections that get an adapter, with rank and alpha for each, as PEFT resolves them
 //! (`check_target_module_exists` and `get_pattern_key` of <https://github.com/huggingface/peft>).
 
 use std::collections::BTreeSet;
@@ -12,34 +12,34 @@ use crate::model::LinearSpec;
 use crate::nn::lora::Portion;
 use crate::terms::Modules;
 
-/// Which projections get an adapter.
+/// The choice of projections that get an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Targets {
-    /// Those chosen ..
+    /// The modules that are chosen.
     pub modules: Modules,
-    /// .. but for these ..
+    /// The modules that are excluded again.
     pub exclude: Option<Modules>,
-    /// .. and, where names choose, only in these layers.
+    /// The only layers in which names choose modules; `None`: all layers.
     pub layers: Option<Vec<usize>>,
-    /// Names of the list that holds the layers; empty: any.
+    /// Names of the list that holds the layers; empty: any name.
     pub layers_pattern: Vec<String>,
 }
 
-/// One adapter to be.
+/// A module that gets an adapter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     /// The module's name.
     pub module: String,
-    /// r.
+    /// The rank r.
     pub rank: usize,
-    /// alpha / r, or alpha / sqrt(r).
+    /// The scale, alpha / r or alpha / sqrt(r).
     pub scale: f64,
-    /// What the module is to what the adapter is of.
+    /// The part of the adapted tensor that the module is.
     pub portion: Portion,
 }
 
 impl Target {
-    /// What numbers of one of its matrices are drawn by: maps of one parameter share an A.
+    /// Returns the key for drawing one of its matrices: the maps of one parameter share an A.
     pub(super) fn drawn_by(&self, matrix: &str) -> String {
         match Routed::of(&self.module)
             .filter(|_| self.portion != Portion::Whole && matrix == "lora_A")
@@ -51,7 +51,7 @@ impl Target {
 }
 
 impl LoraConfig {
-    /// The adapters for a model with these projections, in their order.
+    /// Returns the adapters for a model with these projections, in their order.
     ///
     /// # Errors
     /// A pattern is not a regular expression, or nothing is chosen.
@@ -96,7 +96,7 @@ impl LoraConfig {
         Ok(projections.iter().filter_map(target).collect())
     }
 
-    /// Rank and alpha of a module.
+    /// Returns rank and alpha of a module.
     ///
     /// # Errors
     /// A pattern is not a regular expression.
@@ -111,7 +111,7 @@ impl LoraConfig {
         ))
     }
 
-    /// Numbers that train for a model with these modules.
+    /// Returns the count of numbers that train in a model with these modules.
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`] and [`LoraConfig::table_targets`].
@@ -140,11 +140,11 @@ impl LoraConfig {
         Ok(targets.iter().filter_map(of).chain(of_tables).sum())
     }
 
-    /// Names and patterns that match no projection: in a recipe each is a fault, in a folder PEFT
-    /// passes over them.
+    /// Refuses names and patterns that match no projection: in a recipe they are faults, while PEFT
+    /// ignores them in a folder.
     ///
     /// # Errors
-    /// The first key that has one.
+    /// The first key with such a name or pattern is the error.
     pub fn check_names(&self, projections: &[String]) -> Result<(), AdapterError> {
         if let Modules::Names(names) = &self.targets.modules {
             let idle = |name: &&String| !projections.iter().any(|module| named(module, name));
@@ -176,12 +176,12 @@ impl LoraConfig {
 }
 
 impl Targets {
-    /// All projections but the head, as PEFT's `all-linear`.
+    /// Chooses all projections except the head, as PEFT's `all-linear`.
     pub fn all_linear() -> Self {
         Self::of(Modules::AllLinear)
     }
 
-    /// Those chosen, in all layers.
+    /// Chooses modules in all layers.
     pub fn of(modules: Modules) -> Self {
         Self {
             modules,
@@ -191,8 +191,8 @@ impl Targets {
         }
     }
 
-    /// The same without modules that are saved whole, which PEFT gives no matrices whatever chooses
-    /// them.
+    /// Excludes modules that are saved whole. PEFT gives them no matrices, however modules are
+    /// chosen.
     #[must_use]
     pub(super) fn without(mut self, saved: &[String]) -> Self {
         if saved.is_empty() {
@@ -213,7 +213,10 @@ impl Targets {
         let included = Matcher::new(&self.modules)?;
         let excluded = self.exclude.as_ref().map(Matcher::new).transpose()?;
         let layers = self.layer_filter()?;
-        let is_named_in_full = |module: &String| matches!(&self.modules, Modules::Names(names) if names.contains(module));
+        let is_named_in_full = |module: &String| match &self.modules {
+            Modules::Names(names) => names.contains(module),
+            Modules::AllLinear | Modules::Regex(_) => false,
+        };
         let in_layers = |module: &String| {
             layers.as_ref().is_none_or(|layers| layers.matches(module)) || is_named_in_full(module)
         };
@@ -236,8 +239,9 @@ impl Targets {
         }
     }
 
-    /// Of routed experts only what is named is meant. And as in PEFT, a name that an expert's
-    /// modules have means theirs, not those of a dense or shared feed-forward with the same name.
+    /// Whether a choice reaches a module. Routed experts must be named. As in PEFT, a name that an
+    /// expert's modules have means theirs, not those of a dense or shared feed-forward with the
+    /// same name.
     fn reaches(&self, module: &str, projections: &[String]) -> bool {
         let routed = Routed::of(module);
         match &self.modules {
@@ -257,8 +261,8 @@ impl Targets {
         }
     }
 
-    /// PEFT looks at `layers_to_transform` only where the end of a name chooses, not a whole name
-    /// or a regular expression.
+    /// Returns the filter of layers. PEFT uses `layers_to_transform` only where the end of a name
+    /// chooses, not a whole name or a regular expression.
     fn layer_filter(&self) -> Result<Option<LayerFilter>, AdapterError> {
         let Some(layers) = self.layers.as_ref().filter(|layers| !layers.is_empty()) else {
             return Ok(None);
@@ -353,7 +357,7 @@ impl<T: Copy> Patterns<T> {
         ))
     }
 
-    /// Indexes of the patterns that match nothing.
+    /// Returns the indices of patterns that match nothing.
     fn idle(&self, projections: &[String]) -> Vec<usize> {
         let matches = |regex: &Regex| projections.iter().any(|module| regex.is_match(module));
         self.0
@@ -380,7 +384,7 @@ pub(super) fn named(module: &str, name: &str) -> bool {
             .is_some_and(|head| head.ends_with('.'))
 }
 
-/// The anchored form of a pattern; an error shows it as it was written.
+/// Compiles the anchored form of a pattern; an error shows it as it was written.
 fn compiled(pattern: &str, anchored: &str) -> Result<Regex, AdapterError> {
     let reason = |error: regex::Error| {
         error

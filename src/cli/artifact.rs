@@ -1,5 +1,5 @@
-//! What `export` is given: a model's folder, or an adapter, alone or in a run or checkpoint, which
-//! is merged where a model is wanted.
+//! Subject of `rankine export`: a model's folder, or an adapter, alone or in a run or checkpoint.
+//! An adapter is merged if the target needs a model.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -28,24 +28,24 @@ use crate::plan::{Lock, hub_id};
 use crate::report::Terminal;
 use crate::train::RunFolder;
 
-/// A model or an adapter.
+/// A model or an adapter to export.
 #[derive(Debug)]
 pub(super) enum Shipped {
     Model(PathBuf),
     Adapter(PathBuf),
 }
 
-/// A model's folder, perhaps made for the time being.
+/// Folder of a model, which may be temporary.
 #[derive(Debug)]
 pub(super) struct Made {
     pub folder: PathBuf,
-    /// What merging did, where an adapter was merged.
+    /// Statistics of the merge, if an adapter was merged.
     pub tally: Option<Tally>,
     _temporary: Option<TempDir>,
 }
 
 impl Shipped {
-    /// What lies in a folder.
+    /// Finds the model or adapter in a folder.
     pub fn find(folder: &Path) -> Result<Self, Failure> {
         let model_of_run = folder.join(RunFolder::MODEL);
         if let Some(adapter) = RunFolder::adapter_in(folder) {
@@ -59,7 +59,7 @@ impl Shipped {
             }
             () if !folder.is_dir() => {
                 let hint = "give the folder of a model, a run, a checkpoint or an adapter, or a \
-                Hub id that was pulled";
+                    Hub id that was pulled";
                 Err(no_folder("", folder, "a folder or a Hub id", hint))
             }
             () if peft::is_of_mlx(folder) => Err(adapter::AdapterError::OfMlx {
@@ -71,7 +71,7 @@ impl Shipped {
         }
     }
 
-    /// The folder of the adapter.
+    /// Returns the folder of the adapter.
     pub fn adapter(&self) -> Result<&Path, Failure> {
         match self {
             Self::Adapter(folder) => Ok(folder),
@@ -79,7 +79,7 @@ impl Shipped {
         }
     }
 
-    /// The folder of the base, or of the model itself.
+    /// Returns the folder of the base, or of the model itself.
     pub fn base(&self, named: Option<&Path>) -> Result<PathBuf, Failure> {
         match self {
             Self::Adapter(adapter) => find_base(named, Some(adapter)),
@@ -87,8 +87,8 @@ impl Shipped {
         }
     }
 
-    /// What a person should know who serves it, where its rows were not trained in the chat
-    /// template that goes along.
+    /// Returns a note for whoever serves the export, if its training rows were not in the chat
+    /// template that is exported.
     pub fn elsewhere_trained(&self) -> Option<String> {
         let (Self::Model(folder) | Self::Adapter(folder)) = self;
         let formats = trained_formats(folder);
@@ -100,8 +100,7 @@ impl Shipped {
         ))
     }
 
-    /// What renders the conversations that it was trained on, where that is not what the base does
-    /// by itself.
+    /// Returns the template of its training conversations, if it differs from the base's own.
     pub fn template(&self, base: &Path, named: Option<&Path>) -> Result<Option<Sources>, Failure> {
         let adapter = match self {
             Self::Adapter(adapter) => Some(adapter.as_path()),
@@ -111,7 +110,7 @@ impl Shipped {
         Ok(sources.filter(|_| is_own))
     }
 
-    /// The tokenizer with which it was trained.
+    /// Returns the tokenizer of its training.
     pub fn tokenizer(&self, base: &Path) -> Result<Tokenizer, Failure> {
         let adapter = if let Self::Adapter(adapter) = self {
             Some(adapter.as_path())
@@ -121,7 +120,7 @@ impl Shipped {
         Ok(Tokenizer::open_with(base, adapter)?)
     }
 
-    /// The files of the tokenizer that an adapter brings.
+    /// Returns the tokenizer files that come with an adapter.
     pub fn own_tokenizer(&self, base: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>, Failure> {
         let Self::Adapter(adapter) = self else {
             return Ok(Vec::new());
@@ -131,8 +130,8 @@ impl Shipped {
             .unwrap_or_default())
     }
 
-    /// What the card of a folder says of it; with a proof also how its template was held against
-    /// the model's own.
+    /// Returns the card of the exported folder. With a proof, the card also says how the template
+    /// was compared with the model's own.
     pub fn card(
         &self,
         base: &Path,
@@ -185,7 +184,7 @@ impl Shipped {
                     .join(", ");
                 format!(
                     "The template of the Modelfile ({name}) renders {conversations} conversations \
-            as the chat template does, byte for byte; an answer ends at {stops}."
+                    as the chat template does, byte for byte; an answer ends at {stops}."
                 )
             },
         );
@@ -198,9 +197,10 @@ impl Shipped {
         })
     }
 
-    /// The model for a file of this type, with this chat template if there is one. An adapter is
-    /// merged into a folder beside `out` that goes with what is returned, in 32 bits, so that only
-    /// the file's type rounds.
+    /// Returns the model for a file of this type, with this chat template if there is one.
+    ///
+    /// An adapter is merged in 32 bits, so that only the file's type rounds. The merged folder lies
+    /// beside `out` and is removed when the returned value is dropped.
     pub fn model(
         &self,
         base: &Path,
@@ -221,14 +221,8 @@ impl Shipped {
             .filter(|above| !above.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         files::create_folder(above)?;
-        let temporary = temporary_folder_in(above).map_err(|cause| {
-            files::FileError::new(
-                "create a \
-        folder in",
-                above,
-                cause,
-            )
-        })?;
+        let temporary = temporary_folder_in(above)
+            .map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
         let folder = temporary.path().join("model");
         let order = MergeRequest {
             base: base.to_owned(),
@@ -241,8 +235,8 @@ impl Shipped {
         };
         if packed_lock(&order.adapters[0]).is_some() {
             terminal.say(
-                "note: the adapter was trained on a packed base; `rankine merge` compares \
-            merges with what was trained, this one is not compared",
+                "note: the adapter was trained on a packed base; `rankine merge` compares merges \
+                with what was trained, this one is not compared",
             );
         }
         let merged = merge(&order, interrupt, &|event| terminal.take(&event));

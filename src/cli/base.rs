@@ -1,4 +1,4 @@
-//! Folders that a command names: a base, and an adapter, which names its base itself.
+//! Folders of a base and of an adapter, as a command names them. An adapter also names its base.
 
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,7 @@ use crate::report::Terminal;
 use crate::terms::{Format, ModelDtype, Technique, Term};
 use crate::train::{Checkpoint, RunFolder};
 
-/// The base that was named, or that the adapter was trained on.
+/// Returns the folder of the named base, or of the base that the adapter was trained on.
 pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(base) = named {
         return find_named(base);
@@ -34,10 +34,7 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
     let refused = |message| {
         Err(Failure::new(
             Exit::Input,
-            Fault::new(message).hint(
-                "give the \
-    folder of the base with `--base`",
-            ),
+            Fault::new(message).hint("give the folder of the base with `--base`"),
         ))
     };
     let (name, of_run, id) = (
@@ -46,8 +43,8 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
         peft::read_hub_base(adapter)?,
     );
     if let Some(id) = id.as_ref().filter(|id| id.pinned().is_some()) {
-        // Where the cache has it not, the run may know another place, or there is a copy under its
-        // name.
+        // If the base is not in the cache, the run may know another place, or a copy may exist
+        // under its name.
         let elsewhere = || {
             of_run
                 .into_iter()
@@ -58,14 +55,13 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
             .map(|snapshot| snapshot.folder)
             .or_else(|missing| elsewhere().ok_or_else(|| missing.into()));
     }
-    // What the run knows is where it lies; the name is a path from wherever it was trained.
+    // The run knows where the base lies now; the name is relative to the folder of its training.
     match (name, of_run, id) {
         (_, Some(base), _) => Ok(base),
         (Some(base), ..) if Path::new(&base).is_dir() => Ok(base.into()),
         (_, None, Some(id)) if id.owner_and_name().is_some() => Ok(hub::cached(&id)?.folder),
         (Some(base), None, _) => refused(format!(
-            "the adapter in `{}` was trained on `{base}`, which is no folder \
-            here",
+            "the adapter in `{}` was trained on `{base}`, which is no folder here",
             adapter.display()
         )),
         (None, None, _) => refused(format!(
@@ -75,10 +71,10 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
     }
 }
 
-/// A base that was named: a folder, or a Hub id that is in the cache.
+/// Returns the folder of a named base: a folder, or a Hub id in the cache.
 pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     if base.is_dir() {
-        // A run that trained all weights has its model in a folder of its own.
+        // A run that trained all weights keeps its model in a subfolder.
         let model = Some(base.join(RunFolder::MODEL))
             .filter(|model| !base.join("config.json").exists() && model.is_dir());
         return Ok(model.unwrap_or_else(|| base.to_owned()));
@@ -87,7 +83,7 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     if let Some(id) = hub_id(name) {
         return Ok(hub::cached(&id)?.folder);
     }
-    // The oldest models have no owner; any word looks like one of them.
+    // The oldest models have no owner, so any word looks like one of their ids.
     if let Some(snapshot) = RepoId::parse(name)
         .ok()
         .filter(|id| id.owner_and_name().is_none())
@@ -96,12 +92,11 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
         return Ok(snapshot.folder);
     }
     let hint = "name the folder of a Hugging Face model (config.json, *.safetensors, \
-    tokenizer.json), or \
-        a Hub id that was pulled";
+        tokenizer.json), or a Hub id that was pulled";
     Err(no_folder("base ", base, "a folder or a Hub id", hint))
 }
 
-/// A path that leads to no folder, where one is expected; `hint` is for one that leads nowhere.
+/// Makes the error for a path that should be a folder; `hint` is used if nothing is there.
 pub(super) fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> Failure {
     let why = NotFolder::of(path).unwrap_or(NotFolder::Other);
     let exit = if why.is_there() {
@@ -119,14 +114,14 @@ pub(super) fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> 
     )
 }
 
-/// The lock of the run or checkpoint in which an adapter lies.
+/// Returns the lock of the run or checkpoint that contains an adapter.
 pub(super) fn lock_above(adapter: &Path) -> Option<PathBuf> {
-    // Absolute, because `.` has nothing above it.
+    // The path must be absolute, because `.` has no parent.
     Some(adapter.canonicalize().ok()?.parent()?.join(RunFolder::LOCK)).filter(|lock| lock.exists())
 }
 
-/// The folder of the run to which a lock belongs: its own, or that of the checkpoint in which it
-/// lies.
+/// Returns the folder of the run that a lock belongs to: the lock's folder, or the run of its
+/// checkpoint.
 pub(super) fn run_folder(lock: &Path) -> PathBuf {
     let folder = lock.parent().expect("a file lies in a folder");
     let above = folder
@@ -136,8 +131,8 @@ pub(super) fn run_folder(lock: &Path) -> PathBuf {
     above.unwrap_or(folder).to_owned()
 }
 
-/// The base of the run above an adapter or a model, where that run lies now; the adapter's own file
-/// has not its whole place.
+/// Returns the base of the run above an adapter or a model, at its current place. The adapter's own
+/// file does not have the whole path.
 pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
@@ -145,7 +140,7 @@ pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
         .filter(|folder| folder.is_dir())
 }
 
-/// The lock of the run or checkpoint whose model this is, where all weights were trained.
+/// Returns the lock of the run or checkpoint that contains a model with all weights trained.
 pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
     let path = lock_above(model).filter(|_| {
         model
@@ -156,8 +151,8 @@ pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
     (lock.values()["recipe"]["adapter"]["method"] == Technique::Full.word()).then_some(path)
 }
 
-/// Formats of the rows on which an adapter, or a model whose run trained all weights, was trained,
-/// where a lock says.
+/// Returns the row formats that an adapter, or a model with all weights trained, was trained on, if
+/// a lock says so.
 pub(super) fn trained_formats(product: &Path) -> Vec<Format> {
     let is_model = product.join("config.json").exists();
     let above = if is_model {
@@ -169,9 +164,11 @@ pub(super) fn trained_formats(product: &Path) -> Vec<Format> {
     Lock::read(&lock).map_or_else(|_| Vec::new(), |lock| formats_of(lock.values()))
 }
 
-/// What renders conversations of a base: the template that was named, else the one that the
-/// adapter's run was trained with, else the base's own; in each case with the variables of that
-/// run. The second value says whether that is more than the base does by itself.
+/// Returns the chat template for a base: the named one, otherwise that of the adapter's run,
+/// otherwise the base's own.
+///
+/// Each has the variables of that run. The second value is whether template or variables differ
+/// from the base's own.
 pub(super) fn template_sources(
     named: Option<&Path>,
     adapter: Option<&Path>,
@@ -184,8 +181,7 @@ pub(super) fn template_sources(
         Err(sources::TemplateSourceError::Unknown { name, .. }) => {
             let fault = Fault::new(format!("chat template `{name}` does not exist"));
             let hint = format!(
-                "give a template with `--chat-template FILE`; stock templates are \
-            {}",
+                "give a template with `--chat-template FILE`; stock templates are {}",
                 sources::stock_names()
             );
             Err(Failure::new(Exit::NoInput, fault.hint(hint)))
@@ -200,14 +196,14 @@ pub(super) fn template_sources(
     }
 }
 
-/// The template that the adapter's run was trained with in place of the base's, a file or a name,
-/// and the variables of both.
+/// Returns the template (a file or a name) that the adapter's run used in place of the base's, and
+/// the variables of either.
 fn template_of_run(adapter: &Path) -> Option<(Option<PathBuf>, Map<String, Value>)> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
     let (run, recipe) = (run_folder(&path), Lock::recipe(&path, path.parent()?).ok()?);
     let found = |template: PathBuf| {
-        // Of a template with a name the lock has no file.
+        // For a template named in the base, the lock has no file.
         if lock.locked("chat_template").is_empty() {
             return template;
         }
@@ -225,7 +221,8 @@ fn template_of_run(adapter: &Path) -> Option<(Option<PathBuf>, Map<String, Value
     ))
 }
 
-/// How the adapter's run kept its base: it answers as it was trained only on the same numbers.
+/// Returns how the adapter's run stored its base. The adapter answers as trained only on the same
+/// numbers.
 pub(super) fn storage_of_run(adapter: &Path) -> Storage {
     let packing = lock_above(adapter).and_then(|path| Lock::read(&path).ok()?.packing());
     let (form, packs_head) =
@@ -237,14 +234,14 @@ pub(super) fn storage_of_run(adapter: &Path) -> Storage {
     }
 }
 
-/// The base in a folder, with the rows of tokens that an adapter adds.
+/// Opens the base in a folder, with the token rows that an adapter adds.
 pub(super) fn base_with(base: &Path, adapter: Option<&Path>) -> Result<Folder, Failure> {
     let mut folder = Folder::open(base)?;
     adapter.map_or(Ok(()), |adapter| peft::resize(&mut folder, adapter))?;
     Ok(folder)
 }
 
-/// What a card says of the tokenizer that an adapter brings; `None` where it brings none.
+/// Returns the card's entry on the tokenizer that comes with an adapter; `None` if it has none.
 pub(super) fn own_tokenizer(base: &Path, adapter: &Path) -> Result<Option<OwnTokenizer>, Failure> {
     if TokenizerFiles::beside(adapter, base)?.is_none() {
         return Ok(None);
@@ -255,8 +252,8 @@ pub(super) fn own_tokenizer(base: &Path, adapter: &Path) -> Result<Option<OwnTok
     }))
 }
 
-/// The adapter in a folder, for a model with these modules; what of it is read otherwise than it is
-/// written is said.
+/// Reads the adapter in a folder, for a model with these modules. Notes say what is read
+/// differently from how it is stored.
 pub(super) fn read_adapter(
     folder: &Path,
     modules: &[LinearSpec],
@@ -268,7 +265,7 @@ pub(super) fn read_adapter(
     Ok((config, numbers))
 }
 
-/// Says what of an adapter is read otherwise than it is written.
+/// Prints notes on what of an adapter is read differently from how it is stored.
 pub(super) fn say_notes(
     folder: &Path,
     modules: &[LinearSpec],
@@ -280,8 +277,8 @@ pub(super) fn say_notes(
     Ok(())
 }
 
-/// The folder of an adapter that was named: it, that of a run or a checkpoint, or a Hub id that is
-/// in the cache.
+/// Returns the folder of a named adapter: its folder, that of a run or a checkpoint, or a Hub id in
+/// the cache.
 pub(super) fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
     if let Some(folder) = RunFolder::adapter_in(named) {
         return Ok(folder);
@@ -293,7 +290,7 @@ pub(super) fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
     Err(no_adapter(named).unwrap_or_else(|| unreachable!("what is an adapter's folder was found")))
 }
 
-/// Why a folder is no adapter's, where it is none.
+/// Returns why a folder holds no adapter; `None` if it holds one.
 fn no_adapter(folder: &Path) -> Option<Failure> {
     let (shown, model) = (folder.display(), folder.join(RunFolder::MODEL));
     if peft::is_in(folder) {
@@ -301,7 +298,7 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
     }
     if !folder.is_dir() {
         let hint = "give the folder of a run, of a checkpoint, or of an adapter in PEFT's format, \
-        or a Hub id that was pulled";
+            or a Hub id that was pulled";
         return Some(no_folder("adapter ", folder, "a folder or a Hub id", hint));
     }
     if peft::is_of_mlx(folder) {
@@ -314,17 +311,15 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
     }
     let fault = if folder.join("config.json").exists() {
         let fault = Fault::new(format!(
-            "`{shown}` holds no adapter: it is a model, it has `config.json` \
-            and no `adapter_config.json`"
+            "`{shown}` holds no adapter: it is a model, it has `config.json` and no \
+            `adapter_config.json`"
         ));
         fault.hint(
-            "name a model with `--base`, and here a run, a checkpoint or a folder in PEFT's \
-        format",
+            "name a model with `--base`, and here a run, a checkpoint or a folder in PEFT's format",
         )
     } else if folder.join(RunFolder::LOCK).exists() && !model.exists() {
         let fault = Fault::new(format!(
-            "`{shown}` holds no adapter: it is a run that has not come \
-        to one"
+            "`{shown}` holds no adapter: it is a run that has not come to one"
         ));
         match Checkpoint::newest_path(folder) {
             Some(newest) => fault.hint(format!(
@@ -338,8 +333,7 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
         }
     } else if model.join("config.json").exists() {
         let fault = Fault::new(format!(
-            "`{shown}` holds a run of all weights, expected an \
-        adapter"
+            "`{shown}` holds a run of all weights, expected an adapter"
         ));
         fault.hint(format!(
             "its model needs none: it is a base itself, `{}`",
@@ -347,8 +341,7 @@ fn no_adapter(folder: &Path) -> Option<Failure> {
         ))
     } else {
         let fault = Fault::new(format!(
-            "`{shown}` holds no adapter: it has no \
-        `adapter_config.json`"
+            "`{shown}` holds no adapter: it has no `adapter_config.json`"
         ));
         fault.hint("give a folder in PEFT's format, such as the `adapter` of a run")
     };

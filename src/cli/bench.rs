@@ -1,5 +1,5 @@
-//! `rankine bench`: speed and memory of training steps over dense rows, on drawn weights or on a
-//! base, with every loss, so that a peer can be run beside it.
+//! `rankine bench`: speed and memory of training steps over dense rows, on random weights or on a
+//! base. It prints every loss, for comparison with another program.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -26,7 +26,7 @@ use crate::train::{
     head_chunk_rows,
 };
 
-/// The optimizer's constants are those of the peer's script.
+/// Constants of the optimizer, the same as in the script of the other program.
 const ADAMW: AdamWConfig = AdamWConfig {
     beta1: 0.9,
     beta2: 0.999,
@@ -65,10 +65,18 @@ pub(super) struct BenchArgs {
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch: u32,
     /// Tokens of a row
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(2..=1_048_576))]
+    #[arg(
+        long,
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(2..=1_048_576)
+    )]
     seq: u32,
     /// Rank of the adapter, which is on every projection
-    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u64).range(1..=terms::MAX_RANK))]
+    #[arg(
+        long,
+        default_value_t = 16,
+        value_parser = clap::value_parser!(u64).range(1..=terms::MAX_RANK)
+    )]
     rank: u64,
     /// Threads of the CPU; 0: one a core
     #[arg(long, default_value_t = 0)]
@@ -124,10 +132,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
             Fault::new("--kernels: device `cpu` launches no kernels, expected a GPU".to_owned());
         return Err(Failure::new(
             Exit::Usage,
-            fault.hint(
-                "give a GPU with `--device`, or leave \
-        `--kernels` out",
-            ),
+            fault.hint("give a GPU with `--device`, or leave `--kernels` out"),
         ));
     }
     let storage = storage(args, chosen)?;
@@ -176,7 +181,11 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "step_seconds_median": seconds,
         "step_seconds_min": measured.seconds[0],
         "flops_per_second": flops / seconds,
-        "matmul_peak_flops_per_second": device::product_flops_per_second(&decoder.device(), args.product_width as usize, storage.dtype),
+        "matmul_peak_flops_per_second": device::product_flops_per_second(
+            &decoder.device(),
+            args.product_width as usize,
+            storage.dtype,
+        ),
         "peak_memory_bytes": peak_memory_bytes,
         "device_peak_memory_bytes": device::peak_memory_bytes(&decoder.device()),
         "planned_peak_memory_bytes": planned.peak_bytes(),
@@ -206,14 +215,14 @@ struct Measured {
     first_step_seconds: Option<f64>,
 }
 
-/// One optimizer step; the mean loss before it.
+/// Takes one optimizer step and returns the mean loss before it.
 fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: StepConfig) -> f64 {
     let mut gradients = Gradients::of(LossScale::factor(LossScale::of(decoder.computed, None)));
     let loss = forward_backward(decoder, batch, config, [SEED, 0], &mut gradients);
     let mean = 1.0 / loss.trained_tokens as f64;
     let gradients = gradients.scaled(mean);
     let norm = gradients.norm();
-    // Weights that are not finite are left out; the loss tells.
+    // Weights that are not finite are skipped; the loss shows it.
     let _ = optimizer.update(
         decoder,
         gradients.clipped(norm, MAX_GRAD_NORM),
@@ -223,14 +232,11 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
 }
 
 fn parse_quantization(word: &str) -> Result<terms::Quantization, String> {
-    <terms::Quantization as terms::Term>::parse(word).ok_or_else(|| {
-        "expected `none`, `nf4`, `fp4` \
-    or `int8`"
-            .to_owned()
-    })
+    <terms::Quantization as terms::Term>::parse(word)
+        .ok_or_else(|| "expected `none`, `nf4`, `fp4` or `int8`".to_owned())
 }
 
-/// How the base is kept there.
+/// Returns how the base is stored on this device.
 fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> {
     if let Some(refusal) = device::find(chosen).and_then(|found| found.refusal(args.model_dtype)) {
         let fault = Fault::new(format!("--model-dtype: {refusal}"));
@@ -273,7 +279,7 @@ fn fresh(rank: u64) -> LoraConfig {
     LoraConfig::all_linear(rank as usize, 2.0 * rank as f64)
 }
 
-/// What the memory of these steps follows from.
+/// Returns the inputs of the memory plan for these steps.
 fn planned(
     args: &BenchArgs,
     storage: Storage,
@@ -301,7 +307,7 @@ fn planned(
     })
 }
 
-/// Dense rows in which every token but the first is trained.
+/// Makes dense rows in which every token except the first is trained.
 fn batch(args: &BenchArgs, spec: &DecoderSpec) -> Result<Batch, Failure> {
     let rows = if let Some(path) = &args.tokens {
         read_tokens(path, spec.vocabulary)?
@@ -331,10 +337,7 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
         let fault = Fault::new(format!("`{}`: {message}", path.display()));
         Failure::new(
             Exit::Input,
-            fault.hint(
-                "give a safetensors file with `input_ids` [batch, \
-        seq] of 64-bit integers",
-            ),
+            fault.hint("give a safetensors file with `input_ids` [batch, seq] of 64-bit integers"),
         )
     };
     let archive = Archive::open(path)?;
@@ -346,8 +349,7 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
         [rows, length] if *rows > 0 && *length > 1 => (rows, length),
         _ => {
             return Err(refused(format!(
-                "`input_ids` has shape {shape:?}, expected rows of two \
-        tokens or more"
+                "`input_ids` has shape {shape:?}, expected rows of two tokens or more"
             )));
         }
     };
@@ -365,8 +367,7 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
             Ok(id as u32)
         } else {
             Err(refused(format!(
-                "token {id}, the vocabulary has \
-        {vocabulary}"
+                "token {id}, the vocabulary has {vocabulary}"
             )))
         }
     };
@@ -374,8 +375,8 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
     Ok(ids.chunks(*length).map(<[u32]>::to_vec).collect())
 }
 
-/// What a token costs with a frozen base: 4 a parameter that it meets, and attention over the half
-/// of all pairs that is causal, forward and backward.
+/// Returns the floating-point operations per token with a frozen base: 4 per parameter that the
+/// token uses, and causal attention over half of all pairs, forward and backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
     let heads: usize = spec
         .layers

@@ -1,5 +1,5 @@
-//! `rankine bench-products`: cubek's routines side by side on the products of a model, to choose
-//! one for a card.
+//! `rankine bench-products`: cubek's matrix product routines compared on the shapes of a model, to
+//! choose one for a card.
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -9,8 +9,8 @@ use super::doctor::parse_device;
 use super::{Failure, print};
 use crate::terms;
 
-/// Products of a model of 8 billion parameters at 2048 tokens: attention, both ways of the MLP, and
-/// the narrow ones of an adapter of rank 16.
+/// Product shapes of a model with 8 billion parameters at 2048 tokens: attention, both directions
+/// of the MLP, and the narrow products of an adapter of rank 16.
 const SHAPES: &str = "2048x4096x4096,2048x4096x14336,2048x14336x4096,2048x4096x16,2048x16x4096";
 
 #[derive(Debug, Args)]
@@ -22,7 +22,13 @@ pub(super) struct BenchProductsArgs {
     #[arg(long, default_value = "bfloat16", value_parser = parse_dtype)]
     model_dtype: terms::ModelDtype,
     /// Rows, inner width and columns of each product
-    #[arg(long, value_name = "MxKxN,..", default_value = SHAPES, value_delimiter = ',', value_parser = parse_shape)]
+    #[arg(
+        long,
+        value_name = "MxKxN,..",
+        default_value = SHAPES,
+        value_delimiter = ',',
+        value_parser = parse_shape
+    )]
     shapes: Vec<[usize; 3]>,
     /// Launches that are measured, after one that is not
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -38,11 +44,9 @@ fn parse_shape(word: &str) -> Result<[usize; 3], String> {
         .map_while(|number| number.parse().ok())
         .filter(|number| *number > 0)
         .collect();
-    numbers.try_into().map_err(|_| {
-        "expected rows, inner width and columns, such as \
-    2048x4096x4096"
-            .to_owned()
-    })
+    numbers
+        .try_into()
+        .map_err(|_| "expected rows, inner width and columns, such as 2048x4096x4096".to_owned())
 }
 
 pub(super) fn bench_products(args: &BenchProductsArgs) -> Result<(), Failure> {
@@ -75,8 +79,7 @@ fn products(args: &BenchProductsArgs) -> Result<Vec<Value>, Failure> {
     {
         return Err(unsupported(
             format!("--model-dtype: {refusal}"),
-            "choose another type or \
-        device",
+            "choose another type or device",
         ));
     }
     let opened = device::open(args.device)?;
@@ -98,10 +101,16 @@ fn products(args: &BenchProductsArgs) -> Result<Vec<Value>, Failure> {
     let product = |&[rows, inner, columns]: &[usize; 3]| {
         let (lhs, rhs) = (drawn(rows, inner, 1), drawn(inner, columns, 2));
         let flops = 2.0 * (rows * inner * columns) as f64;
-        let routines = product_routines(&lhs, &rhs, dtype, args.launches as usize).into_iter().map(|routine| match routine.outcome {
+        let routines = product_routines(&lhs, &rhs, dtype, args.launches as usize);
+        let routines = routines.into_iter().map(|routine| match routine.outcome {
             Ok(timed) => {
                 let least = timed.seconds.iter().copied().fold(f64::INFINITY, f64::min);
-                json!({"routine": routine.name, "seconds": least, "flops_per_second": flops / least, "difference": timed.difference})
+                json!({
+                    "routine": routine.name,
+                    "seconds": least,
+                    "flops_per_second": flops / least,
+                    "difference": timed.difference,
+                })
             }
             Err(refused) => json!({"routine": routine.name, "refused": refused}),
         });

@@ -1,4 +1,4 @@
-//! `rankine cache`: what is kept of data files outside of run folders, and how it goes.
+//! `rankine cache`: lists and removes what is stored of data files outside of run folders.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -19,16 +19,12 @@ use crate::plan::{Lock, cached_files};
 use crate::report::Terminal;
 use crate::train::RunFolder;
 
-/// Rooms of the cache folder that hold nothing of the data, with what they hold.
+/// Subfolders of the cache that hold nothing from the data, with their contents.
 const OTHERS: [(&str, &str); 2] = [
     ("kernels", "compiled GPU kernels"),
-    (
-        "proofs",
-        "results of GPU \
-self-checks",
-    ),
+    ("proofs", "results of GPU self-checks"),
 ];
-/// Digits of a hash that are shown, and the fewest that are taken for one.
+/// Digits of a hash that are shown, and the fewest that are accepted.
 const SHORT_HASH: usize = 16;
 const LEAST_HASH: usize = 8;
 const DAY: Duration = Duration::from_hours(24);
@@ -90,7 +86,7 @@ pub(super) fn cache(args: &CacheArgs, terminal: &Terminal) -> Result<(), Failure
     }
 }
 
-/// A data file: the first digits of its hash, and what it is called where it lies now.
+/// A data file, by the first digits of its hash, with its current name if it is known.
 struct DataFile {
     hash: String,
     name: Option<String>,
@@ -122,12 +118,11 @@ fn data_files(typed: &[String]) -> Result<Vec<DataFile>, Failure> {
             });
         } else if found.is_empty() {
             let fault = Fault::new(format!(
-                "--data: `{text}` is no file, so the hash of its \
-            content is not known"
+                "--data: `{text}` is no file, so the hash of its content is not known"
             ));
             let hint = "name the file where it lies now, whatever it is called; if it is gone, \
-            give its hash with `--data HASH`: `rankine cache list` and `recipe.lock.yaml` of the \
-            run (under `blake3`) have it";
+                give its hash with `--data HASH`: `rankine cache list` and `recipe.lock.yaml` of \
+                the run (under `blake3`) have it";
             return Err(Failure::new(Exit::NoInput, fault.hint(hint)));
         }
         for path in found {
@@ -151,8 +146,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
     };
     let limit = cache_limit().map_err(|found| {
         let fault = Fault::new(format!(
-            "{} is `{found}`, expected a number of bytes, such as \
-        `5GB`",
+            "{} is `{found}`, expected a number of bytes, such as `5GB`",
             files::LIMIT
         ));
         Failure::new(Exit::Input, fault)
@@ -169,9 +163,13 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             .map(|(room, (files, bytes))| (room, json!({"files": files, "bytes": bytes})))
             .collect();
         let folder = folder.display().to_string();
-        return print(
-            json!({"cache": folder, "bytes": total, "limit_bytes": limit, "entries": entries, "without_data": others}),
-        );
+        return print(json!({
+            "cache": folder,
+            "bytes": total,
+            "limit_bytes": limit,
+            "entries": entries,
+            "without_data": others,
+        }));
     }
     print(format_args!("cache    {}", folder.display()))?;
     for entry in &all {
@@ -192,8 +190,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             None => String::new(),
         };
         print(format_args!(
-            "{kind:<8} {size:>10}  made {age} ago, used {used} ago{state}, from \
-        data {hash}{name}"
+            "{kind:<8} {size:>10}  made {age} ago, used {used} ago{state}, from data {hash}{name}"
         ))?;
     }
     let (count, total) = (entry_count(all.len()), DecimalBytes(total));
@@ -233,8 +230,7 @@ fn since(time: SystemTime) -> Duration {
     time.elapsed().unwrap_or_default()
 }
 
-/// Refuses a folder of entries that is there and cannot be read: no entries would be taken for
-/// none.
+/// Refuses a folder of entries that exists but cannot be read, because its entries would be missed.
 fn check_readable(cache: &RowCache) -> Result<(), Failure> {
     let Some(folder) = cache.folder() else {
         return Ok(());
@@ -247,7 +243,7 @@ fn check_readable(cache: &RowCache) -> Result<(), Failure> {
     }
 }
 
-/// Files below a folder and their bytes.
+/// Returns the number and total size of the files below a folder.
 fn size(folder: &Path) -> (u64, u64) {
     let below = |entry: std::fs::DirEntry| match entry.metadata() {
         Ok(metadata) if metadata.is_dir() => size(&entry.path()),
@@ -264,13 +260,13 @@ fn size(folder: &Path) -> (u64, u64) {
     })
 }
 
-/// The key of `eval.jsonl` for the names of entries.
+/// Key in `eval.jsonl` for the names of entries.
 pub(super) const CACHE_ENTRIES: &str = "cache_entries";
 
-/// What a run has used of a cache.
+/// Entries of a cache that a run has used.
 enum Used {
     Names(Vec<String>),
-    /// Entries of these data: the run is of a version that wrote no names down.
+    /// All entries of these data files, because an older version did not record names.
     Data(Vec<DataFile>),
 }
 
@@ -297,7 +293,8 @@ impl Used {
     }
 }
 
-/// Entries that were made or read when the run was scored; a line that is torn tells of none.
+/// Returns the entries that were made or read when the run was scored. Incomplete lines are
+/// skipped.
 fn scored(run: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(run.join(RunFolder::EVALUATIONS)).unwrap_or_default();
     let lines = text
@@ -329,7 +326,7 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
         tell(lock, used, &all, terminal);
     }
     let of_run = run.map(|run| RowCache::OfRun(run.join(RunFolder::CACHE)));
-    // All that is in the run's folder is the run's.
+    // Everything in the run's folder belongs to the run.
     let own: Vec<CacheEntry> = of_run.iter().flat_map(entries).collect();
     let is_old = |entry: &CacheEntry| {
         args.older
@@ -381,13 +378,14 @@ fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     }
 }
 
-/// What a run has used and is not there, and what is there of its data and is not the run's.
+/// Reports entries that the run used and that are missing, and entries of its data that other runs
+/// made.
 fn tell(lock: &Lock, used: &Used, all: &[CacheEntry], terminal: &Terminal) {
     let folder = cache_folder();
     if let Used::Data(_) = used {
         terminal.say(
-            "note: the run was made by a version that did not record its cache entries, \
-        so all entries made from its data are chosen",
+            "note: the run was made by a version that did not record its cache entries, so all \
+            entries made from its data are chosen",
         );
     }
     let data: Vec<DataFile> = lock
@@ -475,7 +473,8 @@ fn report(
     Ok(())
 }
 
-/// A purge that left something is no purge: who deletes data must hear of it.
+/// Makes the error of a purge that left entries in use. Whoever deletes data must know that some is
+/// left.
 fn left(in_use: &[&CacheEntry]) -> Failure {
     let mut processes: Vec<u32> = in_use.iter().filter_map(|entry| entry.user).collect();
     processes.sort_unstable();

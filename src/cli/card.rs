@@ -1,5 +1,5 @@
-//! What the commands put into cards: the card of a run that is over, and what the run above an
-//! adapter left.
+//! Input of the commands to cards: the card of a finished run, and the facts of the run above an
+//! adapter.
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ use crate::files::{hash_file, write_atomic};
 use crate::plan::{Lock, Plan, Trains};
 use crate::train::RunFolder;
 
-/// Writes the card of a run, and the licenses of its base beside it; a model's card lies in its
-/// folder too. The card is the last file that a run writes.
+/// Writes the card of a run, with the licenses of its base beside it. A model's card also lies in
+/// its folder. The card is the last file that a run writes.
 pub(super) fn write_run_card(
     plan: &Plan,
     lock: &Lock,
@@ -37,18 +37,18 @@ pub(super) fn write_run_card(
         }
     }
     let about = "`recipe.lock.yaml` of the run says on exactly what it was trained, \
-    `metrics.jsonl` how that went."
+        `metrics.jsonl` how that went."
         .to_owned();
     let packed = plan.storage.form.map(|form| {
         if plan.takes_parts_out() {
             format!(
-                "What remained of its base was packed in {form} while it was trained. The \
-            adapter is for the base in numbers, on which it answers a little differently."
+                "What remained of its base was packed in {form} while it was trained. The adapter \
+                is for the base in numbers, on which it answers a little differently."
             )
         } else {
             format!(
                 "Its base was packed in {form} while it was trained. On a base that is not, it \
-            answers a little differently; `rankine merge` measures how much."
+                answers a little differently; `rankine merge` measures how much."
             )
         }
     });
@@ -82,7 +82,7 @@ pub(super) fn write_run_card(
     Ok(write_atomic(&plan.output_dir.join(CARD), text.as_bytes())?)
 }
 
-/// What the run or checkpoint whose lock this is left.
+/// Returns the facts of the run or checkpoint with this lock.
 pub(super) fn run_of(path: &Path, lock: &Lock) -> Result<Trained, Failure> {
     let run = path.parent().unwrap_or(Path::new("."));
     let over = run.join(RunFolder::RESULT).exists();

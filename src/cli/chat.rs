@@ -25,7 +25,7 @@ pub(super) struct ChatArgs {
     system: Option<String>,
 }
 
-/// What a person typed.
+/// A line that the user typed.
 #[derive(Debug, PartialEq)]
 enum Line<'a> {
     Nothing,
@@ -63,8 +63,7 @@ pub(super) fn chat(args: &ChatArgs, terminal: &Terminal) -> Result<(), Failure> 
             Line::Reset => talk.messages.clone_from(&opening),
             Line::Exit => return Ok(()),
             Line::Unknown(word) => terminal.say(&format!(
-                "`{word}` is not known: there are \
-            `/reset` and `/exit`"
+                "`{word}` is not known: there are `/reset` and `/exit`"
             )),
         }
     }
@@ -80,8 +79,8 @@ fn parse(line: &str) -> Line<'_> {
     }
 }
 
-/// The messages before the first question. A template that drops or refuses a system message is
-/// reported before the first question.
+/// Returns the messages before the first question. A template that drops or refuses a system
+/// message is reported here.
 fn opening(
     system: Option<&str>,
     speaker: &LoadedModel,
@@ -111,14 +110,14 @@ fn opening(
         .map_err(infer::InferError::from)?;
     if !rendered.contains(system.trim()) {
         terminal.say(
-            "note: the chat template leaves the message of `--system` out: the model does \
-        not see it",
+            "note: the chat template leaves the message of `--system` out: the model does not see \
+            it",
         );
     }
     Ok(messages)
 }
 
-/// A conversation and how far the model has read it.
+/// A conversation, with the cache of the tokens that the model has read.
 struct Talk {
     speaker: LoadedModel,
     cache: Cache,
@@ -126,7 +125,7 @@ struct Talk {
 }
 
 impl Talk {
-    /// Answers. What cannot be answered is taken back and said.
+    /// Answers a message. A message that cannot be answered is taken back, with a note.
     fn say(
         &mut self,
         text: &str,
@@ -150,8 +149,8 @@ impl Talk {
             self.messages.pop();
             let tokens = tokens.len();
             terminal.say(&format!(
-                "with this the conversation has {tokens} tokens, the base was \
-            made for {context}: it is taken back, `/reset` begins anew"
+                "with this the conversation has {tokens} tokens, the base was made for {context}: \
+                it is taken back, `/reset` begins anew"
             ));
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! `rankine check`: all faults at once, or one line that there are none.
+//! `rankine check`: prints all faults at once, or one line if there are none.
 
 use clap::Args;
 
@@ -46,15 +46,13 @@ pub(super) fn check(
             let of_base = base.map(|error| {
                 (
                     error,
-                    "is a Hub id and not in the cache, so targets and chat \
-                template are unchecked",
+                    "is a Hub id and not in the cache, so targets and chat template are unchecked",
                 )
             });
             let of_data = datasets.into_iter().map(|error| {
                 (
                     error,
-                    "is not in the cache, so its \
-            columns and rows are unchecked",
+                    "is not in the cache, so its columns and rows are unchecked",
                 )
             });
             let absent: Vec<_> = of_base
@@ -75,7 +73,7 @@ pub(super) fn check(
     Ok(())
 }
 
-/// What is not in the cache, and how it is fetched.
+/// Returns what is missing in the cache, and how to fetch it.
 fn absence(error: HubError, what: &str) -> Option<(String, String)> {
     let HubError::NotCached { id, pull, .. } = error else {
         return None;
@@ -86,8 +84,8 @@ fn absence(error: HubError, what: &str) -> Option<(String, String)> {
     ))
 }
 
-/// Rows are not read here, so that only bounds are known: what no row is short enough for is
-/// refused, what rows of full length have no room for is noted.
+/// Checks memory by bounds, because rows are not read here. A plan that does not fit even with the
+/// shortest rows is refused; rows of full length that do not fit are noted.
 fn judge_memory(plan: &Plan, terminal: &Terminal) -> Result<(), Failure> {
     plan.least_memory().check()?;
     let full = plan.memory_of_full_rows();

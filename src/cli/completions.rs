@@ -1,4 +1,4 @@
-//! `rankine completions`: a shell's completions, or the pages of the manual.
+//! `rankine completions`: shell completions, or the manual pages.
 
 use std::path::PathBuf;
 
@@ -78,10 +78,10 @@ pub(super) fn completions(args: &CompletionsArgs) -> Result<(), Failure> {
     }
 }
 
-/// A page of the manual, in roff.
+/// Returns a manual page in roff.
 fn page(command: clap::Command) -> String {
     let mut page = Vec::new();
-    // Writing into memory does not fail.
+    // Writing to memory does not fail.
     let _ = clap_mangen::Man::new(command).render(&mut page);
     String::from_utf8_lossy(&page).into_owned()
 }

@@ -1,4 +1,4 @@
-//! `--for`: what the programs that are to serve the result take and reject.
+//! `--for`: what the serving programs accept and reject.
 
 use clap::{Args, ValueEnum};
 
@@ -42,12 +42,12 @@ impl Word {
 }
 
 impl ConsumerArgs {
-    /// Whether nobody was named.
+    /// Returns whether no program was named.
     pub fn is_empty(&self) -> bool {
         self.consumers.is_empty()
     }
 
-    /// Notes what they take with a change, and fails with all that they reject.
+    /// Notes what the programs change, and fails with everything that they reject.
     pub fn judge(
         &self,
         terminal: &Terminal,
@@ -82,7 +82,8 @@ impl ConsumerArgs {
         }
     }
 
-    /// The same of an adapter that is to be trained. What a plan notes anyway is not said again.
+    /// Checks an adapter that is still to be trained. Notes that the plan gives anyway are not
+    /// repeated.
     pub fn judge_plan(&self, terminal: &Terminal, plan: &Plan) -> Result<(), Failure> {
         let (facts, notes) = (plan.facts(), plan.notes());
         self.judge(terminal, |consumer| {

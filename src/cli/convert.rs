@@ -1,4 +1,4 @@
-//! `rankine convert`: rows in another form as a Parquet file that a recipe reads.
+//! `rankine convert`: converts rows of other formats to a Parquet file for a recipe.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -94,10 +94,7 @@ fn pair(word: &str) -> Result<(String, String), Failure> {
         let fault = Fault::new(format!("--columns: expected NAME=COLUMN, found `{word}`"));
         Failure::new(
             Exit::Usage,
-            fault.hint(
-                "such as `--columns \
-        prompt=question,completion=answer`",
-            ),
+            fault.hint("such as `--columns prompt=question,completion=answer`"),
         )
     };
     split
@@ -105,7 +102,7 @@ fn pair(word: &str) -> Result<(String, String), Failure> {
         .ok_or_else(refused)
 }
 
-/// Refuses an output that is there, or that is a source, and sources that are not there.
+/// Refuses an output that exists or is a source, and sources that do not exist.
 fn check_paths(args: &ConvertArgs) -> Result<(), Failure> {
     if let Some(missing) = args.sources.iter().find(|source| !source.exists()) {
         let fault = Fault::new(format!("`{}` does not exist", missing.display()));
@@ -128,10 +125,7 @@ fn check_paths(args: &ConvertArgs) -> Result<(), Failure> {
         let fault = Fault::new(format!("`{}` exists", args.out.display()));
         return Err(Failure::new(
             Exit::Exists,
-            fault.hint(
-                "choose another `--out`, or replace a \
-        file with `--overwrite`",
-            ),
+            fault.hint("choose another `--out`, or replace a file with `--overwrite`"),
         ));
     }
     Ok(())
@@ -192,10 +186,10 @@ fn print_lines(args: &ConvertArgs, converted: &Converted) -> Result<(), Failure>
             line(column, converted.proposal.is_some())
         ))?;
     }
-    let license = converted.license.as_deref().unwrap_or(
-        "not stated; `--license ID` puts one into \
-    the file",
-    );
+    let license = converted
+        .license
+        .as_deref()
+        .unwrap_or("not stated; `--license ID` puts one into the file");
     print(format_args!("license        {license}"))?;
     print(format_args!("source_blake3  {source_hash}"))?;
     match &converted.proposal {
@@ -205,13 +199,13 @@ fn print_lines(args: &ConvertArgs, converted: &Converted) -> Result<(), Failure>
             proposal.format
         )),
         None => print(
-            "in a recipe    no format is known by these columns: name one with \
-        `--format` and `--columns`",
+            "in a recipe    no format is known by these columns: name one with `--format` and \
+            `--columns`",
         ),
     }
 }
 
-/// A column in words.
+/// Describes a column in words.
 fn line(column: &ColumnFound, has_format: bool) -> String {
     let ColumnFound {
         name,

@@ -1,5 +1,5 @@
-//! A device that failed: the driver's words, what of the run is saved, and the command that
-//! continues it.
+//! Failure of a device during a run: the driver's message, what is saved, and the command that
+//! continues the run.
 
 use std::any::Any;
 use std::path::Path;
@@ -11,8 +11,8 @@ use crate::plan::Plan;
 use crate::train::{Checkpoint, TrainError};
 
 impl Failure {
-    /// How a command ends that panicked: a device ran out of memory, it failed, or the bug is
-    /// Rankine's.
+    /// Makes the failure of a command that panicked: a device ran out of memory, a device failed,
+    /// or Rankine has a bug.
     pub fn of_panic(panic: &(dyn Any + Send)) -> Self {
         match Cause::of(panic) {
             Cause::OutOfMemory(said) => Self::ran_out(&said),
@@ -22,7 +22,7 @@ impl Failure {
             }
             Cause::Internal(said) => {
                 let hint = "please report it to the project's issues, with the recipe and with \
-                what `-v` prints";
+                    what `-v` prints";
                 Self::new(
                     Exit::Internal,
                     Fault::new(format!("internal error: {}", without_values(&said))).hint(hint),
@@ -32,7 +32,7 @@ impl Failure {
     }
 }
 
-/// The words of a panic, with the value marked that they quote: it may be a text of the data.
+/// Marks the values in a panic message, which may quote the data.
 fn without_values(said: &str) -> String {
     let starts = [" of `", " value: "]
         .into_iter()
@@ -43,20 +43,20 @@ fn without_values(said: &str) -> String {
     format!("{}{}", &said[..start], quoted(&said[start..]))
 }
 
-/// How a run that a device ended goes on.
+/// How to continue a run that a device ended.
 #[derive(Debug)]
 pub(super) struct GoingOn<'a> {
     pub plan: &'a Plan,
-    /// The command that started the run, where nothing of it is saved yet.
+    /// The command that started the run, if nothing of it is saved yet.
     pub start: Option<&'a str>,
-    /// Whether what the output folder holds is of this run.
+    /// Whether the output folder already holds files of this run.
     pub has_begun: bool,
-    /// Options without which `resume` would refuse what this command took.
+    /// Options that `resume` needs to accept what this command accepted.
     pub options: &'static str,
 }
 
 impl GoingOn<'_> {
-    /// The failure of a run whose device failed.
+    /// Makes the failure of a run whose device failed.
     pub fn after(&self, fault: &DeviceFault) -> Failure {
         let hint = format!("{}; {}", self.next(), fault.advice());
         Failure::new(
@@ -65,8 +65,8 @@ impl GoingOn<'_> {
         )
     }
 
-    /// What is saved, and the command that continues from there. Files only are looked at: a device
-    /// that failed answers nothing.
+    /// Returns what is saved, and the command that continues from there. It reads files only,
+    /// because a failed device does not answer.
     pub fn next(&self) -> String {
         let resume = format!(
             "`rankine resume {}{}`",
@@ -84,19 +84,18 @@ impl GoingOn<'_> {
                 &resume,
                 self.start,
             ),
-            Err(TrainError::NoneWhole { checkpoints, .. }) => format!(
-                "none of the {checkpoints} \
-            checkpoints is whole"
-            ),
+            Err(TrainError::NoneWhole { checkpoints, .. }) => {
+                format!("none of the {checkpoints} checkpoints is whole")
+            }
             Err(error) => format!(
-                "the checkpoints cannot be read ({error}); once they can, \
-            {resume} continues"
+                "the checkpoints cannot be read ({error}); once they can, {resume} continues"
             ),
         }
     }
 }
 
-/// The saved steps and the command that continues from them, or the one that starts again.
+/// Returns the saved steps and the command that continues from them, or the command that starts
+/// again.
 fn continuation(saved: Option<(&Path, u64)>, resume: &str, start: Option<&str>) -> String {
     match (saved, start) {
         (Some((path, step)), _) => {
@@ -118,8 +117,7 @@ mod tests {
     fn the_command_that_continues_is_told() {
         let (resume, start) = (
             "`rankine resume run --skip-proof`",
-            "rankine train recipe.yaml \
-        --skip-proof",
+            "rankine train recipe.yaml --skip-proof",
         );
         let path = Path::new("run/checkpoints/step-7");
         assert_eq!(
@@ -130,13 +128,11 @@ mod tests {
         let [again, resumed] = [Some(start), None].map(|start| continuation(None, resume, start));
         assert_eq!(
             again,
-            "nothing is saved yet; start again with `rankine train recipe.yaml \
-        --skip-proof`"
+            "nothing is saved yet; start again with `rankine train recipe.yaml --skip-proof`"
         );
         assert_eq!(
             resumed,
-            "nothing is saved yet; start again with `rankine resume run \
-        --skip-proof`"
+            "nothing is saved yet; start again with `rankine resume run --skip-proof`"
         );
     }
 
@@ -144,8 +140,8 @@ mod tests {
     fn a_panic_of_a_device_is_no_internal_error() {
         let failure = |words: &str| Failure::of_panic(&words.to_owned());
         let faulty = failure(
-            "The device is poisoned\nCaused by:\n  cuEventSynchronize failed with \
-        status 214\nBacktrace:\nnone",
+            "The device is poisoned\nCaused by:\n  cuEventSynchronize failed with status \
+            214\nBacktrace:\nnone",
         );
         let [fault] = &faulty.faults[..] else {
             panic!("one fault: {faulty:?}")
@@ -153,8 +149,7 @@ mod tests {
         assert_eq!(faulty.exit, Exit::Unavailable);
         assert!(
             fault.message.starts_with(
-                "the device failed: CUDA_ERROR_ECC_UNCORRECTABLE (214), the \
-            card's memory is faulty"
+                "the device failed: CUDA_ERROR_ECC_UNCORRECTABLE (214), the card's memory is faulty"
             ),
             "{fault}"
         );
@@ -176,8 +171,7 @@ mod tests {
             Exit::Memory
         );
         let slice = failure(
-            "byte index 1 is not a char boundary; it is inside 'é' (bytes 0..2) of \
-        `élan Smith`",
+            "byte index 1 is not a char boundary; it is inside 'é' (bytes 0..2) of `élan Smith`",
         );
         assert!(
             !slice.faults[0].to_string().contains("Smith")
@@ -187,11 +181,7 @@ mod tests {
         let bug = failure("index out of bounds");
         assert_eq!(
             (bug.exit, bug.faults[0].message.as_str()),
-            (
-                Exit::Internal,
-                "internal error: \
-        index out of bounds"
-            )
+            (Exit::Internal, "internal error: index out of bounds")
         );
     }
 }

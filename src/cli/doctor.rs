@@ -1,5 +1,5 @@
-//! `rankine doctor`: what there is to compute on, which of it `auto` takes, what is missing and
-//! what to do about it.
+//! `rankine doctor`: the available devices, the one that `auto` selects, what is missing, and what
+//! to do about it.
 
 use std::path::PathBuf;
 
@@ -39,13 +39,10 @@ pub(super) struct DoctorArgs {
     json: bool,
 }
 
-/// A device as a recipe names it.
+/// Parses a device as a recipe names it.
 pub(super) fn parse_device(word: &str) -> Result<terms::Device, String> {
-    terms::Device::parse(word).ok_or_else(|| {
-        "expected `auto`, `cpu`, `wgpu`, `wgpu:N`, `cuda` or \
-    `cuda:N`"
-            .to_owned()
-    })
+    terms::Device::parse(word)
+        .ok_or_else(|| "expected `auto`, `cpu`, `wgpu`, `wgpu:N`, `cuda` or `cuda:N`".to_owned())
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
@@ -93,12 +90,10 @@ fn print_lines(devices: &[FoundDevice], choice: &Choice) -> Result<(), Failure> 
             name.clear();
         }
     }
-    let reason = choice.reason.as_ref().map_or_else(String::new, |reason| {
-        format!(
-            ", because \
-    {reason}"
-        )
-    });
+    let reason = choice
+        .reason
+        .as_ref()
+        .map_or_else(String::new, |reason| format!(", because {reason}"));
     print(format_args!("auto      {}{reason}", choice.device))?;
     let parts = device::parts();
     if parts.iter().all(|part| part.path.is_none()) && !parts.is_empty() {
@@ -117,7 +112,7 @@ fn print_lines(devices: &[FoundDevice], choice: &Choice) -> Result<(), Failure> 
     Ok(())
 }
 
-/// Where a part of CUDA is and of which version, or why it cannot be used.
+/// Returns the path and version of a part of CUDA, or why it cannot be used.
 fn place(part: &device::ToolkitPart) -> String {
     match (&part.fault, &part.path, &part.version) {
         (Some(_) | None, None, _) => "not found".to_owned(),
@@ -127,7 +122,7 @@ fn place(part: &device::ToolkitPart) -> String {
     }
 }
 
-/// A device in a few lines: its name, what it has, what its kernels may have.
+/// Describes a device in a few lines: its name, its properties and the limits of its kernels.
 fn lines(found: &FoundDevice) -> Vec<String> {
     let identity = found.identity();
     let proven = if is_proven(found) {
@@ -147,13 +142,7 @@ fn lines(found: &FoundDevice) -> Vec<String> {
         .map_or_else(String::new, |bytes| format!(", {} free", mebibytes(bytes)));
     let memory = found.memory_bytes.map_or_else(
         || "memory not told".to_owned(),
-        |bytes| {
-            format!(
-                "memory \
-        {}{free}",
-                mebibytes(bytes)
-            )
-        },
+        |bytes| format!("memory {}{free}", mebibytes(bytes)),
     );
     let capability = found.capability.map_or_else(String::new, |number| {
         format!("compute capability {}.{}; ", number / 10, number % 10)

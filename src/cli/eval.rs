@@ -1,5 +1,5 @@
-//! `rankine eval`: loss and perplexity of the base before and after training, set by set, and what
-//! was forgotten on other text.
+//! `rankine eval`: loss and perplexity of the base and of the trained model, for each set of rows,
+//! and forgetting on other text.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -26,9 +26,9 @@ use crate::report::{Event, Terminal, peak_memory_bytes};
 use crate::terms::{Device, ModelDtype};
 use crate::train::{Checkpoint, RunFolder};
 
-/// General text that comes with the repository.
+/// General text in the repository.
 const GENERAL: &str = "datasets/general-definitions.parquet";
-/// Rows of it that are scored: enough for a mean, and soon done.
+/// Rows of it that are scored: enough for a mean, and fast.
 const GENERAL_ROWS: usize = 2000;
 
 #[derive(Debug, Args)]
@@ -52,7 +52,13 @@ pub(super) struct EvalArgs {
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
     /// Score on general text too, rows of a column `text`
-    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = GENERAL)]
+    #[arg(
+        long,
+        value_name = "FILE",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = GENERAL
+    )]
     forgetting: Option<PathBuf>,
     /// Use a device on which training is not proven
     #[arg(long)]
@@ -101,8 +107,7 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
     };
     let of_base = score(&base, "the base");
     let name = trained.as_ref().map_or("adapter", Trained::name);
-    // The CPU computes in the same numbers whatever is kept, so that none of a model's own needs to
-    // change.
+    // The CPU computes in the same numbers for any storage, so a model's own type need not change.
     let dtype = if plan.device == Device::Cpu {
         ModelDtype::Auto
     } else {
@@ -149,13 +154,13 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
     print_table(&rows, forgotten.as_ref(), name)
 }
 
-/// What is to be scored, with paths that hold where the plan's do.
+/// The plan and model to score. Paths are relative to the same folder as the plan's.
 struct Subject {
     plan: Plan,
     trained: Option<Trained>,
     data: Option<PathBuf>,
     forgetting: Option<PathBuf>,
-    /// The run whose scores these are.
+    /// Run that the scores belong to.
     run: Option<PathBuf>,
 }
 
@@ -173,10 +178,7 @@ impl Subject {
             let fault = Fault::new("--base: a recipe names its base itself");
             return Err(Failure::new(
                 Exit::Usage,
-                fault.hint(
-                    "write `base_model=DIR` after the \
-            recipe",
-                ),
+                fault.hint("write `base_model=DIR` after the recipe"),
             ));
         }
         let (recipe, overrides) = (args.subject.clone(), args.overrides.clone());
@@ -202,16 +204,14 @@ impl Subject {
         })
     }
 
-    /// The plan of a run is that of its lock, with the files that belong to the run now.
+    /// Finds the subject in a run, with the plan of its lock and the files that belong to the run
+    /// now.
     fn of_run(args: &EvalArgs, terminal: &Terminal) -> Result<Self, Failure> {
         if let Some(word) = args.overrides.first() {
             let fault = Fault::new(format!("`{word}`: values of a run cannot be changed"));
             return Err(Failure::new(
                 Exit::Usage,
-                fault.hint(
-                    "evaluate the recipe, and name the \
-            adapter with `--adapter`",
-                ),
+                fault.hint("evaluate the recipe, and name the adapter with `--adapter`"),
             ));
         }
         let adapter = args.adapter.as_deref().map(find_adapter).transpose()?;
@@ -229,7 +229,7 @@ impl Subject {
         for change in before.changed_inputs(&now, &places) {
             terminal.say(&format!("note: {change}"));
         }
-        // What was typed is seen from where it was typed.
+        // Typed paths are relative to the folder in which they were typed.
         let has_moved = std::env::current_dir().is_ok_and(|now| now != here);
         let typed = |path: &PathBuf| {
             if has_moved {
@@ -268,8 +268,7 @@ impl Subject {
     }
 }
 
-/// The run of a checkpoint, or of a run's adapter, that was named in place of the run, and what of
-/// it is to be scored.
+/// Returns the run of a named checkpoint or adapter, and the part of it to score.
 fn within(subject: &Path) -> Option<(PathBuf, PathBuf)> {
     let of_checkpoint = || RunFolder::product_in(subject).filter(|_| Checkpoint::is_one(subject));
     let product = RunFolder::adapter_in(subject)
@@ -279,8 +278,8 @@ fn within(subject: &Path) -> Option<(PathBuf, PathBuf)> {
     Some((run_folder(&lock_above(&product)?), product))
 }
 
-/// Adds the scores to those that the run's folder keeps, without places of this machine, and with
-/// the entries of the cache that they took. A folder that takes nothing loses them only.
+/// Adds the scores to those in the run's folder, without paths of this machine, and with the cache
+/// entries that were used. If the folder cannot be written, only this record is lost.
 fn keep_scores(
     run: &Path,
     scores: &Value,
@@ -317,7 +316,7 @@ fn keep_scores(
     }
 }
 
-/// Where the files of a run are, and the data in place of its own, if that is what was named.
+/// Returns where the files of a run are, and the data that replaces its own, if `data` names some.
 pub(super) fn places<'a>(
     lock: &Lock,
     run: &Path,
@@ -342,7 +341,7 @@ pub(super) fn places<'a>(
     })
 }
 
-/// The rows to score on, but for general text.
+/// Returns the rows to score on, except general text.
 pub(super) fn sheets(
     plan: &Plan,
     data: Option<&Path>,
@@ -365,20 +364,17 @@ pub(super) fn sheets(
     if sheets.is_empty() && !has_other {
         let fault = Fault::new(
             "there are no validation rows: `evaluation.val_set_size` is 0 and \
-        `evaluation.datasets` is empty",
+            `evaluation.datasets` is empty",
         );
         return Err(Failure::new(
             Exit::Input,
-            fault.hint(
-                "name rows that were not trained on with \
-        `--data FILE`",
-            ),
+            fault.hint("name rows that were not trained on with `--data FILE`"),
         ));
     }
     Ok(sheets)
 }
 
-/// The object of `--json`.
+/// Returns the object for `--json`.
 fn whole(
     plan: &Plan,
     trained: Option<&Trained>,

@@ -1,4 +1,4 @@
-//! Scores of a base and of what was trained, as a table or as JSON.
+//! Scores of a base and of a trained model, as a table or as JSON.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use crate::data::visible;
 use crate::plan::Examined;
 use crate::train::Score;
 
-/// The scores on one set of rows.
+/// Scores on one set of rows.
 #[derive(Debug, Clone)]
 pub(super) struct ScoreRow {
     pub set: Examined,
@@ -16,7 +16,7 @@ pub(super) struct ScoreRow {
 }
 
 impl ScoreRow {
-    /// All rows as one; none where there are none.
+    /// Returns the scores on all rows together; `None` if there are none.
     pub fn total(rows: &[Self]) -> Option<Self> {
         let and = |left: Self, right: Self| Self {
             set: Examined {
@@ -67,7 +67,7 @@ impl ScoreRow {
     }
 }
 
-/// A set's part of the object of `--json`; `name` is what was trained.
+/// Returns the part of a set in the object for `--json`; `name` is `adapter` or `model`.
 pub(super) fn object(row: &ScoreRow, name: &str) -> Value {
     let score = |score: Score| {
         let loss = score.loss();
@@ -89,7 +89,7 @@ pub(super) fn object(row: &ScoreRow, name: &str) -> Value {
     })
 }
 
-/// One line a set, one for all where there are several, and one for what may have been forgotten.
+/// Prints one line per set, one for all sets if there are several, and one for forgetting.
 pub(super) fn print_table(
     rows: &[ScoreRow],
     forgotten: Option<&ScoreRow>,

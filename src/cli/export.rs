@@ -1,4 +1,4 @@
-//! `rankine export`: a model or an adapter as the files that a consumer reads.
+//! `rankine export`: writes a model or an adapter as the files that another program reads.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -112,7 +112,7 @@ impl Dtype {
     }
 }
 
-/// Names of the GGUF files in a folder.
+/// Name of the GGUF file in a folder.
 const MODEL_FILE: &str = "model.gguf";
 const ADAPTER_FILE: &str = "adapter.gguf";
 
@@ -143,12 +143,12 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
             &base_with(&base, Some(adapter))?.spec.modules(),
             terminal,
         )?;
-        // Of these files only matrices are a part, so what else the adapter changes would be lost.
+        // These files hold only matrices, so anything else that the adapter changes would be lost.
         if matches!(args.to, ExportForm::GgufAdapter | ExportForm::Mlx) {
             check_tables(&base, adapter)?;
         }
     }
-    // A model without an adapter has its templates in its folder.
+    // Without an adapter, a model's folder has its own templates.
     let has_template = args.to.is_model()
         || (args.to == ExportForm::Peft && matches!(shipped, Shipped::Adapter(_)));
     let sources = if has_template {
@@ -171,12 +171,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     proof
         .iter()
         .flat_map(|proof| &proof.notes)
-        .for_each(|note| {
-            terminal.say(&format!(
-                "note: \
-    {note}"
-            ))
-        });
+        .for_each(|note| terminal.say(&format!("note: {note}")));
     if let Some(note) = args
         .to
         .is_model()
@@ -267,7 +262,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
 }
 
 impl ExportForm {
-    /// Whether a whole model is written.
+    /// Returns whether a whole model is written.
     fn is_model(self) -> bool {
         matches!(self, Self::Gguf | Self::Ollama)
     }
@@ -278,7 +273,7 @@ impl ExportArgs {
         self.dtype.unwrap_or(Dtype::F16).kind()
     }
 
-    /// What the folder's card is about.
+    /// Returns what the card of the folder describes.
     fn artefact(&self) -> Artefact {
         match self.to {
             ExportForm::Peft => Artefact::Adapter,
@@ -297,16 +292,13 @@ impl ExportArgs {
     }
 }
 
-/// Refuses what would be passed over, and an output that is there, before anything is read.
+/// Refuses options that would be ignored and an output that exists, before anything is read.
 fn check_options(args: &ExportArgs) -> Result<(), Failure> {
     if args.template.is_some() && args.to != ExportForm::Ollama {
         let fault = Fault::new("--template: only `--to ollama` has a Go template");
         return Err(Failure::new(
             Exit::Usage,
-            fault.hint(
-                "name the model's own template with \
-        `--chat-template`",
-            ),
+            fault.hint("name the model's own template with `--chat-template`"),
         ));
     }
     let refused =
@@ -314,18 +306,16 @@ fn check_options(args: &ExportArgs) -> Result<(), Failure> {
     if args.dtype.is_some() && !args.to.is_model() {
         return refused(
             "--dtype: an adapter's matrices stay as they are",
-            "leave it out, or export \
-        a model: `--to gguf`",
+            "leave it out, or export a model: `--to gguf`",
         );
     }
     if args.chat_template.is_some() && !args.to.is_model() {
         return refused(
             "--chat-template: an adapter's files have none",
-            "leave it out, or export a \
-        model: `--to gguf`",
+            "leave it out, or export a model: `--to gguf`",
         );
     }
-    // A file or a link that leads nowhere is there too, with a `/` at its end as well.
+    // A file or a dangling link also counts as existing, with or without a trailing `/`.
     if args
         .out
         .components()
@@ -336,16 +326,13 @@ fn check_options(args: &ExportArgs) -> Result<(), Failure> {
         let fault = Fault::new(format!("`{}` exists", args.out.display()));
         return Err(Failure::new(
             Exit::Exists,
-            fault.hint(
-                "choose another `--out`, or remove it \
-        first",
-            ),
+            fault.hint("choose another `--out`, or remove it first"),
         ));
     }
     Ok(())
 }
 
-/// Refuses what only an adapter is told: a model has its base and its template in its folder.
+/// Refuses options that apply only to an adapter: a model has its base and template in its folder.
 fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failure> {
     let Shipped::Model(folder) = shipped else {
         return Ok(());
@@ -354,13 +341,11 @@ fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failu
     let (message, hint) = match (&args.base, &args.chat_template) {
         (Some(_), _) => (
             format!("--base: `{folder}` is a model, which has no base"),
-            "leave it out, or name \
-            an adapter"
-                .to_owned(),
+            "leave it out, or name an adapter".to_owned(),
         ),
         (None, Some(_)) => {
             let hint = "lay the template as `chat_template.jinja` into a copy of that folder, and \
-            export the copy";
+                export the copy";
             (
                 format!(
                     "--chat-template: `{folder}` is a model, whose template lies in its folder"
@@ -373,7 +358,7 @@ fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failu
     Err(Failure::new(Exit::Usage, Fault::new(message).hint(hint)))
 }
 
-/// What those who are to read the files would say.
+/// Checks the export against the programs that will read the files.
 fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<(), Failure> {
     if args.consumers.is_empty() {
         return Ok(());
@@ -390,7 +375,7 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
     };
     args.consumers.judge(terminal, |consumer| {
         let mut found = findings(consumer, &facts, Some(args.to.given()));
-        // What goes into a GGUF file or a Modelfile is checked as it is written.
+        // Content of a GGUF file or a Modelfile is checked when it is written.
         if let (ExportForm::Mlx, Some(base)) = (args.to, &base) {
             found.extend(model_findings(consumer, base, (None, None)));
         }
@@ -398,7 +383,7 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
     })
 }
 
-/// An adapter in the format of PEFT or mlx-lm.
+/// Writes an adapter in the format of PEFT or mlx-lm.
 fn write_adapter(
     args: &ExportArgs,
     adapter: &Path,
@@ -422,7 +407,8 @@ fn write_adapter(
     Ok(write(adapter, &name, &modules, folder)?)
 }
 
-/// A chat template, so that whoever loads the adapter renders conversations as its training did.
+/// Writes a chat template, so that programs that load the adapter render conversations as its
+/// training did.
 fn write_template(path: &Path, source: &str) -> Result<(), Failure> {
     let folder = path.parent().expect("a file in a folder");
     std::fs::create_dir_all(folder)
@@ -430,7 +416,7 @@ fn write_template(path: &Path, source: &str) -> Result<(), Failure> {
     Ok(write_atomic(path, source.as_bytes())?)
 }
 
-/// The last part of a path, wherever it leads from here.
+/// Returns the last part of a path, after links in its parents are resolved.
 fn name_of(path: &Path) -> String {
     let whole = path.canonicalize().unwrap_or_else(|_| path.to_owned());
     whole

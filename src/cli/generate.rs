@@ -1,5 +1,5 @@
-//! `rankine generate`: a model goes on from a text or answers in a conversation, on stdout as it
-//! comes.
+//! `rankine generate`: continues a text or answers in a conversation, and streams the result to
+//! stdout.
 
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -23,7 +23,12 @@ pub(super) struct GenerateArgs {
     #[command(flatten)]
     prompt: PromptArgs,
     /// What the instruction is about, in the second field of Alpaca's frame
-    #[arg(long, value_name = "TEXT", requires = "instruction", conflicts_with_all = ["prompt", "chat", "messages"])]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        requires = "instruction",
+        conflicts_with_all = ["prompt", "chat", "messages"]
+    )]
     input: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
@@ -103,8 +108,8 @@ impl PromptArgs {
         }
     }
 
-    /// Whether a bare text has a frame in it already: Alpaca's, or the special tokens of a template
-    /// behind its first.
+    /// Returns whether a plain text already contains a frame: Alpaca's, or special tokens of a
+    /// template after its first token.
     fn is_framed_by_hand(&self, speaker: &LoadedModel, tokens: &[u32]) -> bool {
         let has_tokens = || {
             tokens
@@ -126,8 +131,7 @@ impl PromptArgs {
             (_, Some(text), _) => Prompt::said(text),
             (.., Some(path)) if !path.is_file() => {
                 let fault = Fault::new(format!(
-                    "--messages: `{}` does not exist, expected a JSON \
-                file",
+                    "--messages: `{}` does not exist, expected a JSON file",
                     path.display()
                 ));
                 return Err(Failure::new(Exit::NoInput, fault));
@@ -138,7 +142,7 @@ impl PromptArgs {
     }
 }
 
-/// What a person should know of an answer that the model did not end.
+/// Returns a note on an answer that the model did not end itself.
 pub(super) fn note(stop: Stop, speaker: &LoadedModel) -> Option<String> {
     match stop {
         Stop::End(_) | Stop::Interrupted => None,
@@ -153,7 +157,7 @@ pub(super) fn note(stop: Stop, speaker: &LoadedModel) -> Option<String> {
     }
 }
 
-/// The object of `--json`.
+/// Returns the object for `--json`.
 fn object(answer: &Answer, prompt_tokens: usize, elapsed: Duration) -> Value {
     let (stop, token) = match answer.generated.stop {
         Stop::End(token) => ("end", Some(token)),

@@ -1,4 +1,4 @@
-//! The gradient proof as the command line has it: before the first step on a device, and by itself.
+//! The gradient proof on the command line: before the first step on a device, or on its own.
 
 use std::path::Path;
 
@@ -15,9 +15,8 @@ use crate::proof::{self, Key, Numbers, ProbeModel, Products, ProofError, Verdict
 use crate::report::{Event, Reporter};
 use crate::terms::{self, Method, ModelDtype};
 
-/// Proves the device of a run before its first step, unless its proof is kept, or it is the CPU,
-/// which others are held against. With `force` a device that is refused is used nevertheless, with
-/// a note.
+/// Proves the device of a run before its first step, unless the proof is stored or the device is
+/// the CPU, which is the reference. With `force`, a refused device is used anyway, with a note.
 pub(super) fn before_training(
     plan: &Plan,
     storage: Storage,
@@ -37,32 +36,31 @@ pub(super) fn before_training(
             plan.device
         ))),
         Err(error) if force => report(Event::Note(format!(
-            "{error}; going on because of \
-        `--force`"
+            "{error}; going on because of `--force`"
         ))),
         Err(error) => return Err(error.into()),
     }
     Ok(())
 }
 
-/// Whether some model's training is proven on a device, and none is refused. Nothing is proven
-/// here.
+/// Returns whether training of some model is proven on a device, and of none is refused. Runs no
+/// proof.
 pub(super) fn is_proven(found: &FoundDevice) -> bool {
     found.kind == DeviceClass::Processor
         || proof::is_proven(found, &cache_folder()).unwrap_or(false)
 }
 
-/// What is proven of a device.
+/// What to prove on a device.
 pub(super) struct Asked<'a> {
     pub device: terms::Device,
-    /// The folder of a model whose mechanisms are proven; `None`: those of all families are.
+    /// Folder of a model whose mechanisms are proven; `None` for those of all model families.
     pub model: Option<&'a Path>,
     pub dtype: ModelDtype,
-    /// Prove products in TF32 besides.
+    /// Whether to prove products in TF32 too.
     pub with_tf32: bool,
 }
 
-/// Proves a device anew, and prints and keeps what came of it.
+/// Runs the proof on a device, prints its result and stores it.
 pub(super) fn gradcheck(
     Asked {
         device: asked,
@@ -135,7 +133,7 @@ pub(super) fn gradcheck(
     })?)
 }
 
-/// A new verdict, which is kept.
+/// Runs the proof and stores its verdict.
 fn proven(
     asked: terms::Device,
     tiny: &ProbeModel,

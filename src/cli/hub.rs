@@ -1,4 +1,4 @@
-//! Bases and data sets of the Hub, as the verbs find them: in the cache, or fetched into it.
+//! Bases and datasets of the Hub for the commands: from the cache, or downloaded into it.
 
 use std::path::{Path, PathBuf};
 
@@ -11,15 +11,15 @@ use crate::plan::{Lock, Places, Snapshots, requests};
 use crate::recipe::Recipe;
 use crate::report::{Terminal, say_now};
 
-/// A base for a run, fetched if need be.
+/// Returns a base for a run, downloaded if necessary.
 pub(super) fn fetch(id: &RepoId, terminal: &Terminal) -> Result<Snapshot, HubError> {
     let fetched = crate::hub::fetch(&Environment::read(), id, &|event| terminal.take(&event));
     terminal.stop();
     fetched
 }
 
-/// The base of a run that goes on: the commit of its lock, called as its recipe calls it, from the
-/// folder that was named for it or fetched.
+/// Returns the base of a resumed run, at the commit of its lock and under the name in its recipe.
+/// It comes from the named folder, or is downloaded if necessary.
 pub(super) fn locked(
     pinned: &RepoId,
     recipe: &Recipe,
@@ -32,7 +32,7 @@ pub(super) fn locked(
     }
 }
 
-/// [`locked`] without network.
+/// Returns the same base as [`locked`], without network.
 pub(super) fn pinned(
     pinned: &RepoId,
     recipe: &Recipe,
@@ -44,7 +44,7 @@ pub(super) fn pinned(
     )
 }
 
-/// A commit whose files are in a folder of their own.
+/// Makes a snapshot of a commit whose files lie in a separate folder.
 fn in_folder(pinned: &RepoId, folder: Option<&Path>) -> Option<Snapshot> {
     Some(Snapshot {
         id: pinned.clone(),
@@ -65,7 +65,7 @@ fn called(snapshot: Snapshot, pinned: &RepoId, recipe: &Recipe) -> Snapshot {
     }
 }
 
-/// The data sets of a recipe that are of the Hub, fetched if need be.
+/// Returns the Hub datasets of a recipe, downloaded if necessary.
 pub(super) fn fetch_datasets(recipe: &Recipe, terminal: &Terminal) -> Result<Snapshots, HubError> {
     let environment = Environment::read();
     let fetch = |(key, request)| {
@@ -77,9 +77,10 @@ pub(super) fn fetch_datasets(recipe: &Recipe, terminal: &Terminal) -> Result<Sna
     requests(recipe).into_iter().map(fetch).collect()
 }
 
-/// The data sets of the Hub that a run has read, at the commits of its lock: where `places` has
-/// found them by their content, else in the cache, else fetched; without a terminal nothing is
-/// fetched.
+/// Returns the Hub datasets that a run has read, at the commits of its lock.
+///
+/// They come from where `places` found them by content, from the cache, or from the Hub. Without a
+/// terminal, nothing is downloaded.
 pub(super) fn locked_datasets(
     lock: &Lock,
     recipe: &mut Recipe,
@@ -89,8 +90,7 @@ pub(super) fn locked_datasets(
     let (environment, mut found) = (Environment::read(), Snapshots::new());
     let asked = requests(recipe);
     for (key, snapshot) in lock.hub_data() {
-        // A recipe that was edited in its lock may name other rows, which are looked up as those of
-        // any other.
+        // A recipe edited in its lock may name other rows, which are looked up like any others.
         if !asked
             .get(&key)
             .is_some_and(|request| snapshot.answers(request))
@@ -123,27 +123,29 @@ pub(super) fn locked_datasets(
     Ok(found)
 }
 
-/// A base that is in the cache, without network.
+/// Returns a base from the cache, without network.
 pub(super) fn cached(id: &RepoId) -> Result<Snapshot, HubError> {
     Cache::at(&Environment::read().cache)
         .find(id)
         .map_err(|missing| not_cached(id, missing))
 }
 
-/// Why a verb that uses no network has no base.
+/// Makes the error of a command without network whose base is not in the cache.
 pub(super) fn not_cached(id: &RepoId, missing: Missing) -> HubError {
     Environment::read().not_cached(id, shell_word(&id.to_string()), missing)
 }
 
-/// While it lives SIGINT and SIGTERM end the process with 130 and a word about what stays. After it
-/// nobody hears them, so who goes on listens before.
+/// While this value lives, SIGINT and SIGTERM end the process with exit code 130 and a note on what
+/// is kept.
+///
+/// Afterwards nobody handles them, so a caller that continues must install its own handler first.
 pub(super) struct Leaving {
     #[cfg(unix)]
     handle: signal_hook::iterator::Handle,
 }
 
 impl Leaving {
-    /// Listens from now on, in a thread of its own.
+    /// Starts to listen, in a separate thread.
     #[cfg(unix)]
     pub fn listen() -> Result<Self, Failure> {
         use signal_hook::consts::{SIGINT, SIGTERM};
@@ -155,8 +157,7 @@ impl Leaving {
         std::thread::spawn(move || {
             if arriving.forever().next().is_some() {
                 say_now(
-                    "stopped: what was downloaded stays, and the same command goes on from \
-                there",
+                    "stopped: what was downloaded stays, and the same command goes on from there",
                 );
                 std::process::exit(Exit::Signal as i32);
             }
@@ -164,7 +165,7 @@ impl Leaving {
         Ok(Self { handle })
     }
 
-    /// Listens to nothing: on this system Ctrl-C ends the process, and what was downloaded stays.
+    /// Does nothing. On this system, Ctrl-C ends the process, and downloaded bytes are kept.
     #[cfg(not(unix))]
     #[allow(clippy::unnecessary_wraps, reason = "elsewhere it can fail")]
     pub fn listen() -> Result<Self, Failure> {

@@ -1,5 +1,5 @@
-//! `rankine import`: another trainer's config as a recipe, with a report in which every key has one
-//! of four fates.
+//! `rankine import`: converts another trainer's config to a recipe, with a report that gives every
+//! key one of four outcomes.
 
 use std::path::PathBuf;
 
@@ -48,10 +48,8 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
         };
         let fault = Fault::new(format!("{count} refused, and no recipe is written"))
             .at(args.config.display());
-        refused.push(fault.hint(
-            "`--partial` writes the rest, with a comment for each refused \
-        key",
-        ));
+        refused
+            .push(fault.hint("`--partial` writes the rest, with a comment for each refused key"));
         if args.json {
             print(object(&imported, true))?;
         }
@@ -65,10 +63,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
             let fault = Fault::new(format!("`{}` exists", out.display()));
             return Err(Failure::new(
                 Exit::Exists,
-                fault.hint(
-                    "choose another `--out`, or remove \
-            it",
-                ),
+                fault.hint("choose another `--out`, or remove it"),
             ));
         }
         write_atomic(out, imported.recipe.as_bytes())?;
@@ -76,7 +71,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
     tell(args, &imported)
 }
 
-/// The report goes to stdout where the recipe has a file, else beside it to stderr.
+/// Prints the report: on stdout if the recipe goes to a file, otherwise on stderr.
 fn tell(args: &ImportArgs, imported: &Imported) -> Result<(), Failure> {
     let terminal = Terminal::default();
     if args.json {
@@ -116,13 +111,10 @@ fn report(imported: &Imported) -> Vec<String> {
             key.fate.words()
         )
     };
-    let added = imported.added.iter().map(|(key, value, why)| {
-        format!(
-            "{:<8}  {:<wide$}  {value} \
-    ({why})",
-            "added", key
-        )
-    });
+    let added = imported
+        .added
+        .iter()
+        .map(|(key, value, why)| format!("{:<8}  {:<wide$}  {value} ({why})", "added", key));
     let [mapped, dropped, replaced, refused] = imported.counts();
     let counts = format!(
         "{}: {} keys: {mapped} mapped, {dropped} dropped, {replaced} replaced, {refused} refused; \
@@ -141,9 +133,23 @@ fn report(imported: &Imported) -> Vec<String> {
 }
 
 fn object(imported: &Imported, with_recipe: bool) -> Value {
-    let key = |key: &crate::recipe::import::KeyFate| json!({"key": key.key, "value": key.value, "place": key.place.to_string(), "fate": key.fate.word(), "words": key.fate.words()});
+    let key = |key: &crate::recipe::import::KeyFate| {
+        json!({
+            "key": key.key,
+            "value": key.value,
+            "place": key.place.to_string(),
+            "fate": key.fate.word(),
+            "words": key.fate.words(),
+        })
+    };
     let [mapped, dropped, replaced, refused] = imported.counts();
-    let added = |(key, value, why): &(String, String, String)| json!({"key": key, "value": value, "why": why});
+    let added = |(key, value, why): &(String, String, String)| {
+        json!({
+            "key": key,
+            "value": value,
+            "why": why,
+        })
+    };
     json!({
         "tool": imported.tool.word(),
         "mapped": mapped,

@@ -1,5 +1,5 @@
-//! `rankine init`: a first recipe. What it is to say follows from the base, the columns and lengths
-//! of the rows, and the memory that is free.
+//! `rankine init`: writes a first recipe. Its values follow from the base, the columns and lengths
+//! of the rows, and the free memory.
 
 mod answers;
 mod draft;
@@ -21,15 +21,15 @@ use crate::recipe;
 use crate::report::Terminal;
 use crate::terms::Truncation;
 
-/// Longer than any row.
+/// Length limit that is longer than any row.
 const LONGEST: usize = 1 << 30;
-/// Lengths of rows that a recipe starts from, tokens; the base's context ends them.
+/// Shortest `sequence_len` that is tried, tokens. The longest is the base's context.
 const SHORTEST: usize = 128;
-/// Of a base that is not here.
+/// Default `sequence_len` if the base is not available.
 const USUAL: usize = 2048;
-/// Of a hundred rows so many fit into `sequence_len`.
+/// Percentage of the rows that must fit into `sequence_len`.
 const FITTING_PERCENT: usize = 99;
-/// Changes of the recipe until it fits; one is usual.
+/// Most changes of the recipe until it fits; one is usual.
 const ROUNDS: usize = 4;
 
 #[derive(Debug, Args)]
@@ -57,10 +57,7 @@ pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> 
         let fault = Fault::new(format!("`{}` exists", args.out.display()));
         return Err(Failure::new(
             Exit::Exists,
-            fault.hint(
-                "name a new file with `--out`, or remove \
-        it",
-            ),
+            fault.hint("name a new file with `--out`, or remove it"),
         ));
     }
     let answers = Answers::take(args, terminal)?;
@@ -88,7 +85,7 @@ pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> 
     print(format_args!("recipe      {}", args.out.display()))
 }
 
-/// Chooses the length of rows by the data, and the batch by the memory; says what it did.
+/// Chooses the row length by the data and the batch by the memory, and returns what it did.
 fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>, Failure> {
     let plan = match plan(draft, out, terminal)? {
         Resolved::Plan(plan) => plan,
@@ -110,12 +107,13 @@ fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>
         let memory = plan.prepare(&data).1;
         if memory.fits() {
             memory.check()?;
-            notes.extend(memory.lines().into_iter().take(1).map(|(what, value)| {
-                format!(
-                    "{what}: \
-            {value}"
-                )
-            }));
+            notes.extend(
+                memory
+                    .lines()
+                    .into_iter()
+                    .take(1)
+                    .map(|(what, value)| format!("{what}: {value}")),
+            );
             return Ok(notes);
         }
         let Some(change) = memory.change().filter(|_| round + 1 < ROUNDS) else {
@@ -131,7 +129,7 @@ fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>
     Ok(notes)
 }
 
-/// What cannot be known without something of the Hub.
+/// Returns a note on what cannot be known without a file of the Hub.
 fn absence(error: &HubError, out: &Path) -> Option<String> {
     let HubError::NotCached { id, pull, .. } = error else {
         return None;
@@ -155,7 +153,7 @@ fn plan(draft: &Draft, out: &Path, terminal: &Terminal) -> Result<Resolved, Fail
     Ok(resolved)
 }
 
-/// The shortest power of two into which nearly all rows go.
+/// Chooses the shortest power of two that nearly all rows fit into.
 fn fit_length(draft: &mut Draft, plan: &Plan, terminal: &Terminal) -> Result<String, Failure> {
     let limits = Limits {
         sequence_len: LONGEST,
@@ -204,8 +202,8 @@ fn fit_length(draft: &mut Draft, plan: &Plan, terminal: &Terminal) -> Result<Str
         ));
     }
     Ok(format!(
-        "the longest of {} rows has {longest} tokens; {longer} are longer than {chosen} and \
-    are left out",
+        "the longest of {} rows has {longest} tokens; {longer} are longer than {chosen} and are \
+        left out",
         lengths.len()
     ))
 }

@@ -1,16 +1,16 @@
-//! Ctrl-C while a model speaks: the first ends the answer, the next one the program.
+//! Ctrl-C during generation: the first one ends the answer, the next one the program.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use crate::files::FileError;
 
-/// Whether an answer is to end.
+/// Flag that tells an answer to end.
 #[derive(Debug)]
 pub(super) struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
-    /// Listens from now on. While it is raised, Ctrl-C ends the program with 130.
+    /// Starts to listen. While the flag is set, Ctrl-C ends the program with exit code 130.
     ///
     /// # Errors
     /// The system does not let a process listen.
@@ -20,14 +20,14 @@ impl Interrupt {
         use signal_hook::flag::{register, register_conditional_shutdown};
         let raised = Arc::new(AtomicBool::new(false));
         let leave = crate::fault::Exit::Signal as i32;
-        // They act in this order.
+        // The handlers run in this order.
         register_conditional_shutdown(SIGINT, leave, Arc::clone(&raised))
             .and_then(|_| register(SIGINT, Arc::clone(&raised)))
             .map_err(|cause| FileError::new("listen for", std::path::Path::new("SIGINT"), cause))?;
         Ok(Self(raised))
     }
 
-    /// Listens to nothing: on this system Ctrl-C ends the process.
+    /// Does nothing. On this system, Ctrl-C ends the process.
     ///
     /// # Errors
     /// None.
@@ -41,7 +41,7 @@ impl Interrupt {
         self.0.load(Relaxed)
     }
 
-    /// Raised before an answer is there to be ended, it lets Ctrl-C end the program.
+    /// Sets the flag. If it is set while there is no answer to end, Ctrl-C ends the program.
     pub fn set(&self, is_raised: bool) {
         self.0.store(is_raised, Relaxed);
     }

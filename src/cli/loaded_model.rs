@@ -1,5 +1,5 @@
-//! What `generate` and `chat` share: the model with its adapter, the options of sampling, and text
-//! on stdout as it comes.
+//! Shared parts of `generate` and `chat`: the model with its adapter, the sampling options, and
+//! text streamed to stdout.
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
@@ -44,7 +44,12 @@ pub(super) struct ModelArgs {
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
     /// Tokens of an answer at most
-    #[arg(long, value_name = "N", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 256,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
     max_tokens: u32,
     /// What logits are divided by; 0: the likeliest token always
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = from_zero)]
@@ -87,7 +92,7 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 impl SamplingArgs {
-    /// The rule; an option that it would pass over is refused.
+    /// Returns the sampling rule. An option that would be ignored is refused.
     fn sampling(&self) -> Result<Sampling, Failure> {
         let of_draws = [
             ("--top-p", self.top_p.is_some()),
@@ -99,15 +104,11 @@ impl SamplingArgs {
             .find(|(_, is_said)| *is_said && self.temperature == 0.0)
         {
             let fault = Fault::new(format!(
-                "{name}: nothing is drawn, because `--temperature` is \
-            0"
+                "{name}: nothing is drawn, because `--temperature` is 0"
             ));
             return Err(Failure::new(
                 Exit::Usage,
-                fault.hint(
-                    "give a `--temperature` above 0, such \
-            as 0.7",
-                ),
+                fault.hint("give a `--temperature` above 0, such as 0.7"),
             ));
         }
         Ok(Sampling {
@@ -120,13 +121,13 @@ impl SamplingArgs {
     }
 }
 
-/// A model that is ready to speak.
+/// A loaded model with its tokenizer and sampling rule.
 #[derive(Debug)]
 pub(super) struct LoadedModel {
     pub decoder: Decoder,
     pub tokenizer: Tokenizer,
     pub template: Option<ChatTemplate>,
-    /// Formats of the rows on which it was trained, where that is known.
+    /// Formats of the rows it was trained on, if known.
     pub trained: Vec<Format>,
     config: GenerateConfig,
 }
@@ -139,7 +140,7 @@ pub(super) struct Answer {
 }
 
 impl LoadedModel {
-    /// Loads the base and attaches the adapter; everything else is looked at before.
+    /// Loads the base and attaches the adapter. Everything else is checked first.
     pub fn open(
         model: &ModelArgs,
         sampling: &SamplingArgs,
@@ -197,7 +198,7 @@ impl LoadedModel {
         })
     }
 
-    /// Goes on from `prompt`; `show` takes the text as it comes, which follows on the text of
+    /// Continues from `prompt`. `show` receives the text as it is generated, after the text of
     /// `context`.
     pub fn answer(
         &self,
@@ -241,14 +242,14 @@ impl LoadedModel {
         Ok(Answer { generated, text })
     }
 
-    /// Says where it is asked in another frame than that of its rows.
+    /// Notes a prompt whose frame differs from that of the training rows.
     pub fn note_mismatch(&self, frame: Frame, terminal: &Terminal) {
         if let Some(mismatch) = frame.mismatch(&self.trained) {
             terminal.say(&format!("note: {mismatch}"));
         }
     }
 
-    /// The rule by which it answers, in words.
+    /// Describes the sampling rule in words.
     pub fn rule(&self) -> String {
         let Sampling {
             temperature,
@@ -262,18 +263,12 @@ impl LoadedModel {
             Some(if is_drawn {
                 format!("temperature {temperature}")
             } else {
-                "greedy (temperature \
-            0)"
-                .to_owned()
+                "greedy (temperature 0)".to_owned()
             }),
             (is_drawn && top_p < 1.0).then(|| format!("top-p {top_p}")),
             (is_drawn && top_k > 0).then(|| format!("top-k {top_k}")),
-            (repetition_penalty.to_bits() != 1_f64.to_bits()).then(|| {
-                format!(
-                    "repetition penalty \
-            {repetition_penalty}"
-                )
-            }),
+            (repetition_penalty.to_bits() != 1_f64.to_bits())
+                .then(|| format!("repetition penalty {repetition_penalty}")),
             is_drawn.then(|| format!("seed {seed}")),
             Some(format!(
                 "at most {} tokens an answer",
@@ -283,14 +278,14 @@ impl LoadedModel {
         words.into_iter().flatten().collect::<Vec<_>>().join(", ")
     }
 
-    /// The most tokens of an answer.
+    /// Returns the most tokens of an answer.
     pub fn max_tokens(&self) -> usize {
         self.config.max_tokens
     }
 }
 
-/// Text on stdout at once; on a terminal without what would command it. A reader that has closed
-/// the pipe has seen enough.
+/// Prints text on stdout at once; on a terminal, control characters are escaped. If the reader has
+/// closed the pipe, generation ends.
 pub(super) fn show(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut stdout = std::io::stdout();
     let text = if stdout.is_terminal() {

@@ -1,5 +1,5 @@
-//! `rankine plan --fits`: the longest rows with which the model of a config.json can be trained, in
-//! memories of usual sizes.
+//! `rankine plan --fits`: the longest rows with which the model of a config.json can be trained,
+//! for common memory sizes.
 
 use std::path::{Path, PathBuf};
 
@@ -13,12 +13,11 @@ use crate::quant::QuantFormat;
 use crate::terms::ModelDtype;
 use crate::train::Rule;
 
-/// Memories that people have, GiB of 2³⁰ bytes.
+/// Common memory sizes, GiB of 2³⁰ bytes.
 const GIBIBYTES: [u64; 6] = [8, 12, 16, 24, 48, 80];
 /// Bytes of a GiB.
 const GIB: f64 = (1_u64 << 30) as f64;
-/// Forms of the frozen base and where they are, with their headings: the memory is the machine's,
-/// or a GPU's own.
+/// Forms of the frozen base with their headings, in the memory of the machine or of a GPU.
 const BASES: [(&str, ModelDtype, Option<QuantFormat>, MemoryPlace); 5] = [
     ("float32", ModelDtype::Float32, None, PROCESSOR),
     ("bfloat16", ModelDtype::Bfloat16, None, PROCESSOR),
@@ -41,15 +40,15 @@ const GPU: MemoryPlace = MemoryPlace::Gpu {
     half: Some(ModelDtype::Bfloat16),
     is_shared: false,
 };
-/// The shortest rows that are worth an adapter, tokens.
+/// Shortest rows that are useful for an adapter, tokens.
 const SHORTEST: usize = 128;
-/// Tokens of the row of which models' needs are told.
+/// Row length for the table of several models, tokens.
 const LENGTH: usize = 2048;
-/// Rank of the adapter, on every projection.
+/// Rank of the adapter on every projection.
 const RANK: usize = 16;
-/// What a GPU that is short of memory leaves out, by itself.
+/// Note on what a GPU that is short of memory moves to CPU memory by itself.
 const OFFLOADED: &str = ", an embedding that is not the head too in the processor's memory";
-/// Threads of the machine that is thought of; each has a little scratch.
+/// Threads of the assumed machine; each needs some scratch memory.
 const THREADS: usize = 8;
 
 pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
@@ -80,9 +79,11 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
                 .collect();
             json!({"memory_gib": gibibytes, "sequence_len": longest})
         };
-        return print(
-            json!({"rank": RANK, "micro_batch_size": 1, "fits": rows.iter().map(row).collect::<Vec<_>>()}),
-        );
+        return print(json!({
+            "rank": RANK,
+            "micro_batch_size": 1,
+            "fits": rows.iter().map(row).collect::<Vec<_>>(),
+        }));
     }
     print(format_args!(
         "{}, {} parameters",
@@ -120,7 +121,7 @@ pub(super) fn print_table(config: &Path, json: bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What models need at the peak, one a line.
+/// Prints the peak memory of several models, one per line.
 pub(super) fn print_needs(configs: &[PathBuf], json: bool) -> Result<(), Failure> {
     let needs = configs
         .iter()
@@ -170,7 +171,7 @@ pub(super) fn print_needs(configs: &[PathBuf], json: bool) -> Result<(), Failure
     Ok(())
 }
 
-/// What a model needs with each of [`BASES`].
+/// Memory of a model with each of [`BASES`].
 struct Need {
     name: String,
     parameters: u64,
@@ -230,7 +231,7 @@ fn load(spec: &DecoderSpec, storage: Storage, place: MemoryPlace) -> Result<Load
         purpose: Purpose::Run,
         place,
     };
-    // As a run does that has no room for it.
+    // A run does the same if the GPU has no room.
     Ok(if load.may_offload() {
         load.offloaded()
     } else {

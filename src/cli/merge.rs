@@ -1,4 +1,4 @@
-//! `rankine merge`: adapters into their base, as a model folder that needs neither.
+//! `rankine merge`: merges adapters into their base, as a model folder that stands alone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::files::{self, Float, remove_leftovers};
 use crate::plan::Lock;
 use crate::report::{Terminal, peak_memory_bytes};
 
-/// No writer of a model folder takes longer: what is older was left by one that died.
+/// Age after which a temporary folder has no writer any more.
 pub(super) const LEFTOVER: Duration = Duration::from_hours(24);
 
 #[derive(Debug, Args)]
@@ -98,8 +98,7 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
     for addend in adapters.iter().filter(|addend| addend.trained_on.is_none()) {
         let folder = addend.folder.display();
         terminal.say(&format!(
-            "note: no lock of a run lies above `{folder}`: of its base only the \
-        shapes are checked"
+            "note: no lock of a run lies above `{folder}`: of its base only the shapes are checked"
         ));
     }
     adapters.iter().try_for_each(|addend| {
@@ -150,7 +149,8 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
     report.iter().try_for_each(print_report)
 }
 
-/// The lock of the run where the only adapter was trained on a packed base and is to be compared.
+/// Returns the lock of the run, if its only adapter was trained on a quantized base and is to be
+/// compared.
 fn packed_run(
     args: &MergeArgs,
     order: &MergeRequest,
@@ -169,16 +169,15 @@ fn packed_run(
                 ": that takes one adapter, of weight 1"
             };
             terminal.say(&format!(
-                "note: an adapter was trained on a packed base; the merge is not \
-            compared with it{why}"
+                "note: an adapter was trained on a packed base; the merge is not compared with \
+                it{why}"
             ));
             None
         }
     };
     if let (Some(data), None) = (&args.data, &lock) {
         let fault = Fault::new(format!(
-            "--data: `{}` is for the comparison with a packed base, and there \
-            is none",
+            "--data: `{}` is for the comparison with a packed base, and there is none",
             data.display()
         ));
         return Err(Failure::new(Exit::Usage, fault.hint("leave it out")));
@@ -186,14 +185,14 @@ fn packed_run(
     Ok(lock)
 }
 
-/// The lock of an adapter whose run had a packed base.
+/// Returns the lock of an adapter whose run had a quantized base.
 pub(super) fn packed_lock(addend: &Addend) -> Option<&Path> {
     let path = &addend.trained_on.as_ref()?.lock;
     Lock::read(path).ok()?.packing().map(|_| path.as_path())
 }
 
-/// The merge that is closest to what was trained. Paths are made absolute, because the run's own
-/// are relative to where it was started.
+/// Merges, and keeps the merge that is closest to the trained model. Paths are made absolute,
+/// because the run's own are relative to where it was started.
 fn merge_compared(
     args: &MergeArgs,
     order: &MergeRequest,
@@ -216,7 +215,7 @@ fn merge_compared(
         adapters,
         ..order.clone()
     };
-    // What an earlier comparison left is no model.
+    // Leftovers of an earlier comparison are not a model.
     let left = std::fs::read_dir(&order.out).map(|entries| {
         entries
             .flatten()
@@ -234,19 +233,17 @@ fn merge_compared(
     let (lock, data) = (steady(lock), args.data.as_deref().map(steady));
     let known = Lock::read(&lock)?;
     let run = run_folder(&lock);
-    // Whoever only wants the merge is not held up by what the comparison lacks.
+    // A user who only wants the merge learns how to skip the comparison.
     let with_way_out = |mut failure: Failure| {
-        let way_out = || {
-            "`--uncompared` merges into the base as it is, without the run's rows and \
-        device"
-        };
+        let way_out =
+            || "`--uncompared` merges into the base as it is, without the run's rows and device";
         for fault in &mut failure.faults {
             fault.hint.get_or_insert_with(|| way_out().to_owned());
         }
         failure
     };
-    // Without `--force` the base that was named is the one that the run was trained on, or the
-    // merge ends.
+    // Without `--force`, a named base is the one that the run was trained on; otherwise the merge
+    // has ended before.
     let base = Some(order.base.clone()).filter(|_| args.base.is_some() && !args.force);
     let (places, data) = places(&known, &run, base, data.as_ref()).map_err(with_way_out)?;
     let plan = resume::plan_of(&known, &lock, &run, &places, terminal).map_err(with_way_out)?;
@@ -261,7 +258,8 @@ fn merge_compared(
     gate.merge(&order, interrupt, terminal)
 }
 
-/// An adapter as it was typed. A folder whose name ends like a weight is meant as a folder.
+/// Parses an adapter argument. If a folder's whole name ends like a weight, it is taken as a
+/// folder.
 fn addend(word: &str) -> Result<Addend, Failure> {
     let weighted = word.rsplit_once('=').filter(|_| !Path::new(word).exists());
     let (folder, weight) = match weighted.map(|(folder, weight)| (folder, weight.parse::<f64>())) {
@@ -271,8 +269,7 @@ fn addend(word: &str) -> Result<Addend, Failure> {
             return Err(Failure::new(
                 Exit::Usage,
                 fault.hint(format!(
-                    "write `--adapter \
-            {folder}=0.5`, or leave `=` out for 1"
+                    "write `--adapter {folder}=0.5`, or leave `=` out for 1"
                 )),
             ));
         }
@@ -281,7 +278,7 @@ fn addend(word: &str) -> Result<Addend, Failure> {
     addend_of(find_adapter(Path::new(folder))?, weight)
 }
 
-/// An adapter with what is known of its base.
+/// Returns an adapter with what is known of its base.
 pub(super) fn addend_of(folder: PathBuf, weight: f64) -> Result<Addend, Failure> {
     Ok(Addend {
         trained_on: trained_on(&folder)?,
@@ -316,7 +313,7 @@ fn trained_on(folder: &Path) -> Result<Option<TrainedOn>, Failure> {
     }))
 }
 
-/// The base that was named, or the one that all adapters were trained on.
+/// Returns the named base, or the one that all adapters were trained on.
 fn common_base(named: Option<&Path>, adapters: &[Addend]) -> Result<PathBuf, Failure> {
     let bases = adapters
         .iter()
@@ -336,16 +333,14 @@ fn common_base(named: Option<&Path>, adapters: &[Addend]) -> Result<PathBuf, Fai
             );
             Err(Failure::new(
                 Exit::Input,
-                Fault::new(message).hint(
-                    "give the folder of the base \
-            with `--base`",
-                ),
+                Fault::new(message).hint("give the folder of the base with `--base`"),
             ))
         }
     }
 }
 
-/// Raised by SIGINT and SIGTERM, so that what is half written goes before the process does.
+/// Returns a flag that SIGINT and SIGTERM set, so that partial output is removed before the process
+/// ends.
 pub(super) fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::FileError> {
     let raised = Arc::new(AtomicBool::new(false));
     #[cfg(unix)]
@@ -364,7 +359,11 @@ fn object(order: &MergeRequest, tally: &Tally, report: Option<&Value>, elapsed: 
             .trained_on
             .as_ref()
             .map(|known| known.lock.display().to_string());
-        json!({"path": addend.folder.display().to_string(), "weight": addend.weight, "trained_on": lock})
+        json!({
+            "path": addend.folder.display().to_string(),
+            "weight": addend.weight,
+            "trained_on": lock,
+        })
     };
     json!({
         "out": order.out.display().to_string(),
@@ -376,7 +375,10 @@ fn object(order: &MergeRequest, tally: &Tally, report: Option<&Value>, elapsed: 
         "numbers": tally.numbers,
         "changed_numbers": tally.changed,
         "rounding": tally.rounding(),
-        "rounding_by_dtype": rounding_by_dtype(tally, &[GgmlType::F32, GgmlType::F16, GgmlType::Bf16]),
+        "rounding_by_dtype": rounding_by_dtype(
+            tally,
+            &[GgmlType::F32, GgmlType::F16, GgmlType::Bf16],
+        ),
         "bytes": tally.bytes,
         "comparison": report,
         "seconds": elapsed.as_secs_f64(),
@@ -384,7 +386,7 @@ fn object(order: &MergeRequest, tally: &Tally, report: Option<&Value>, elapsed: 
     })
 }
 
-/// What rounding to each type takes of the change.
+/// Returns the share of the change that rounding to each type loses.
 pub(super) fn rounding_by_dtype(tally: &Tally, kinds: &[GgmlType]) -> Value {
     kinds
         .iter()
@@ -418,11 +420,7 @@ fn print_lines(order: &MergeRequest, tally: &Tally) -> Result<(), Failure> {
         "tensors       {merged_tensors} of {tensors} merged"
     ))?;
     let rounding = tally.rounding().map_or_else(String::new, |share| {
-        format!(
-            ", rounding took {:.2} % of the \
-        change",
-            share * 100.0
-        )
+        format!(", rounding took {:.2} % of the change", share * 100.0)
     });
     print(format_args!(
         "numbers       {} of {} changed{rounding}",

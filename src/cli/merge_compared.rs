@@ -1,5 +1,6 @@
-//! Merges of an adapter that was trained on a packed base, held against what was trained: the
-//! adapter fits the numbers that packing left, so that the weights of the base may be the wrong
+//! Merges of an adapter that was trained on a quantized base, compared with the trained model.
+//!
+//! The adapter fits the quantized weights, so the original weights of the base may be the wrong
 //! ones to add it to.
 
 use std::path::{Path, PathBuf};
@@ -24,10 +25,10 @@ use crate::plan::{Comparison, Plan, Sheet};
 use crate::report::{Event, Reporter, Terminal, mebibytes};
 use crate::terms::{Device, ModelDtype};
 
-/// The report's file in the merged model's folder.
+/// Name of the report in the folder of the merged model.
 pub(super) const REPORT: &str = "merge-report.json";
 
-/// What merges are held against.
+/// The trained model and the rows on which merges are compared with it.
 pub(super) struct Gate {
     plan: Plan,
     sheets: Vec<Sheet>,
@@ -35,7 +36,7 @@ pub(super) struct Gate {
     max_kl: f64,
 }
 
-/// A merge that was compared.
+/// A merge with its comparison.
 struct Candidate {
     into: &'static str,
     folder: PathBuf,
@@ -43,14 +44,14 @@ struct Candidate {
     comparison: Comparison,
 }
 
-/// What came of it.
+/// Result of a compared merge.
 pub(super) struct Outcome {
     pub tally: Tally,
     pub report: Value,
 }
 
 impl Gate {
-    /// The model as it was trained, and the rows on which merges are compared with it.
+    /// Loads the trained model and the rows.
     pub fn open(
         plan: Plan,
         adapter: &Path,
@@ -75,9 +76,10 @@ impl Gate {
         })
     }
 
-    /// Merges into the base's own numbers and into those that packing leaves of them, and moves the
-    /// closest to the trained model to its place with a report. Where that is not close enough,
-    /// only the report goes there.
+    /// Merges into the base's own weights and into its dequantized weights.
+    ///
+    /// Moves the merge that is closest to the trained model to its place, with a report. If it is
+    /// not close enough, only the report is written.
     pub fn merge(
         &self,
         order: &MergeRequest,
@@ -87,14 +89,8 @@ impl Gate {
         let report = |event: Event| terminal.take(&event);
         let above = order.out.parent().expect("the path is absolute");
         create_folder(above)?;
-        let temporary = temporary_folder_in(above).map_err(|cause| {
-            files::FileError::new(
-                "create a \
-        folder in",
-                above,
-                cause,
-            )
-        })?;
+        let temporary = temporary_folder_in(above)
+            .map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
         let storage = self.plan.storage;
         let unpacked = storage.form.map(|form| {
             (
@@ -107,7 +103,7 @@ impl Gate {
         });
         let folder = Folder::open(&order.base)?;
         let ways: Vec<(&str, Onto)> = match folder.stored_form()? {
-            // There are no other numbers.
+            // There are no other weights.
             Some(_) => vec![(UNPACKED, Onto::Stored)],
             None => [("base", Onto::Stored)]
                 .into_iter()
@@ -161,7 +157,7 @@ impl Gate {
         }
         write_atomic(&chosen.folder.join(REPORT), text.as_bytes())?;
         if order.out.exists() {
-            // What an earlier comparison left.
+            // Leftovers of an earlier comparison.
             remove_folder(&order.out)?;
         }
         move_folder(&chosen.folder, &order.out)?;
@@ -171,7 +167,7 @@ impl Gate {
         })
     }
 
-    /// A merged model has to be beside the trained one.
+    /// Checks that a merged model fits into memory beside the trained one.
     fn check_memory(&self, base: &Folder, float: Option<Float>) -> Result<(), Failure> {
         let is_cpu = self.plan.device == Device::Cpu;
         let kept = base
@@ -185,7 +181,7 @@ impl Gate {
         };
         let number_bytes = match dtype {
             ModelDtype::Bfloat16 => 2,
-            // The CPU keeps float16 as float32.
+            // The CPU stores float16 as float32.
             ModelDtype::Float16 if !is_cpu => 2,
             _ => 4,
         };
@@ -201,11 +197,11 @@ impl Gate {
             mebibytes(free)
         );
         let hint = "`--uncompared` merges into the base as it is, without the comparison; `--dtype \
-        bf16` takes half of `f32`";
+            bf16` takes half of `f32`";
         Err(Failure::new(Exit::Memory, Fault::new(message).hint(hint)))
     }
 
-    /// The CPU computes in the same numbers whatever is kept.
+    /// Returns the type for loading. The CPU computes in the same numbers for any storage.
     fn dtype(&self) -> ModelDtype {
         if self.plan.device == Device::Cpu {
             ModelDtype::Auto
@@ -246,11 +242,19 @@ impl Gate {
             })
         };
         let storage = self.plan.storage;
+        let sets = self.sheets.iter().flat_map(|sheet| &sheet.sets);
+        let sets = sets.map(|set| {
+            json!({
+                "name": set.name,
+                "rows": set.rows,
+                "rows_trained_on": set.trained_rows,
+            })
+        });
         json!({
             "rankine": env!("CARGO_PKG_VERSION"),
             "base": self.plan.pinned_base_name(),
             "trained_on": storage.form.map(|form| form.to_string()),
-            "sets": self.sheets.iter().flat_map(|sheet| &sheet.sets).map(|set| json!({"name": set.name, "rows": set.rows, "rows_trained_on": set.trained_rows})).collect::<Vec<_>>(),
+            "sets": sets.collect::<Vec<_>>(),
             "trained_tokens": chosen.comparison.tokens(),
             "trained": {"loss": chosen.comparison.scores[0].loss()},
             "merges": candidates.iter().map(candidate).collect::<Vec<_>>(),
@@ -261,10 +265,10 @@ impl Gate {
     }
 }
 
-/// What a merge may be added to where nothing but that is left.
+/// Name of the only possible target if the base is stored quantized.
 const UNPACKED: &str = "dequantized base";
 
-/// The report as lines.
+/// Prints the report as lines.
 pub(super) fn print_report(report: &Value) -> Result<(), Failure> {
     let loss = |value: &Value| {
         value["loss"]

@@ -1,4 +1,4 @@
-//! The command line: one file a verb. The only place that writes to stdout.
+//! The command line, with one file per command. Only this module writes to stdout.
 
 mod artifact;
 mod base;
@@ -155,7 +155,7 @@ impl RecipeArgs {
         self.resolve_on(Fetched::default())
     }
 
-    /// The plan on what was fetched.
+    /// Makes the plan for what was fetched.
     fn resolve_on(&self, fetched: Fetched) -> Result<Resolved, Failure> {
         let terminal = Terminal::default();
         let resolved = crate::plan::resolve_on(
@@ -173,8 +173,7 @@ impl RecipeArgs {
         Ok(resolved)
     }
 
-    /// Fetches the base and the data sets that are of the Hub. Nothing is fetched for a recipe with
-    /// faults.
+    /// Fetches the base and the datasets from the Hub. Nothing is fetched for a recipe with faults.
     fn fetch(&self, terminal: &Terminal) -> Result<(Fetched, Option<Leaving>), Failure> {
         let recipe = recipe::read(&self.recipe, &self.overrides)?;
         let id = recipe
@@ -191,13 +190,13 @@ impl RecipeArgs {
         Ok((Fetched { base, datasets }, Some(leaving)))
     }
 
-    /// The plan, for verbs that need the base.
+    /// Makes the plan, for commands that need the base.
     fn plan(&self) -> Result<Plan, Failure> {
         with_base(self.resolve()?)
     }
 }
 
-/// The plan, if its base and data are here.
+/// Returns the plan, if its base and data are available.
 fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
     match resolved {
         Resolved::Plan(plan) => Ok(*plan),
@@ -216,12 +215,12 @@ fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
     }
 }
 
-/// Why a command ends without a result.
+/// Failure of a command.
 #[derive(Debug)]
 pub struct Failure {
-    /// The process's exit code.
+    /// Exit code of the process.
     pub exit: Exit,
-    /// What is wrong; nothing where a person ended it.
+    /// What is wrong; empty if the user ended the command.
     pub faults: Vec<Fault>,
 }
 
@@ -251,19 +250,19 @@ impl<E: Explain> From<E> for Failure {
 }
 
 impl Command {
-    /// Whether `-v` was given.
+    /// Returns whether `-v` was given.
     pub fn is_verbose(&self) -> bool {
         self.verbose > 0
     }
 
-    /// Carries the command out.
+    /// Runs the command.
     ///
     /// # Errors
-    /// Everything that can go wrong, with its exit code.
+    /// Any failure, with its exit code.
     pub fn run(self) -> Result<(), Failure> {
         let started = Instant::now();
-        // Elsewhere a program that was replaced while it runs is not found, and a template that is
-        // not tried is refused.
+        // On other systems, a program that is replaced while it runs cannot be found, and an
+        // untested template is refused.
         let program = if cfg!(target_os = "linux") {
             Ok("/proc/self/exe".into())
         } else {
@@ -303,7 +302,7 @@ impl Command {
     }
 }
 
-/// A line of the result on stdout. A reader that has seen enough and closed the pipe is no fault.
+/// Prints a line of the result on stdout. A closed pipe is not an error.
 fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{}", shown(&line.to_string())) {
         Err(cause) if cause.kind() != std::io::ErrorKind::BrokenPipe => {
@@ -313,7 +312,7 @@ fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
-/// Digits in groups of three.
+/// Formats a number with digits in groups of three.
 fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::new();

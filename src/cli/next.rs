@@ -1,4 +1,4 @@
-//! The commands that follow on a run.
+//! Suggested commands after a run.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -9,8 +9,8 @@ use crate::plan::{Origin, Plan, Trains};
 use crate::terms::Format;
 use crate::train::RunFolder;
 
-/// What to do with the result: ask it, look at how it went, pass it on; and after a recipe, how to
-/// train on with an adapter.
+/// Prints what to do with the result: use it, see how the run went, export it. After a recipe, also
+/// how to continue training from the adapter.
 pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure> {
     let at = |name: &str| shell_word(&plan.output_dir.join(name).display().to_string());
     let (run, is_whole) = (
@@ -34,10 +34,7 @@ pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure
     let out = shell_word(&beside(plan, end).display().to_string());
     lines.extend([
         format!("rankine report {run}"),
-        format!(
-            "rankine export {run} --to {form} --out \
-    {out}"
-        ),
+        format!("rankine export {run} --to {form} --out {out}"),
     ]);
     for (index, line) in lines.iter().enumerate() {
         print(format_args!(
@@ -60,16 +57,15 @@ pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure
     ))
 }
 
-/// The verbs that ask in the frame of the run's rows; whoever trained on plain text with a base
-/// that chats wants to chat all the same.
+/// Returns the commands that prompt in the frame of the run's rows. After training on plain text
+/// with a chat model, both generation and chat are suggested.
 fn asked(plan: &Plan) -> Vec<&'static str> {
     let formats = plan.trained_formats();
     match () {
         () if formats.contains(&Format::Chat) => vec!["rankine chat MODEL"],
-        () if formats.contains(&Format::Instruction) => vec![
-            "rankine generate MODEL --instruction \
-        TEXT",
-        ],
+        () if formats.contains(&Format::Instruction) => {
+            vec!["rankine generate MODEL --instruction TEXT"]
+        }
         () if has_template(plan) && !formats.contains(&Format::Completion) => {
             vec!["rankine generate MODEL --prompt TEXT", "rankine chat MODEL"]
         }
@@ -81,14 +77,14 @@ fn has_template(plan: &Plan) -> bool {
     plan.chat_template.is_some() || plan.encoder.tokenizer.chat_template().is_some()
 }
 
-/// A path beside the run's, by the end of its name.
+/// Returns a path beside the run's folder, with a suffix.
 fn beside(plan: &Plan, end: &str) -> PathBuf {
     let mut name = plan.output_dir.file_name().unwrap_or_default().to_owned();
     name.push(end);
     plan.output_dir.with_file_name(name)
 }
 
-/// Overrides that leave to `init_from` what the recipe says of the adapter's shape.
+/// Returns overrides that clear the adapter keys of the recipe that `init_from` determines.
 fn without_shape(plan: &Plan) -> String {
     let is_kept =
         |key: &str| ["adapter.method", "adapter.dropout", "adapter.init_from"].contains(&key);

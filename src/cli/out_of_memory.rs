@@ -1,5 +1,5 @@
-//! A device that ran out of memory during a run: what is saved, and what change of the recipe would
-//! need less.
+//! A device that runs out of memory during a run: what is saved, and which change of the recipe
+//! would need less.
 
 use super::Failure;
 use super::device_fault::GoingOn;
@@ -9,10 +9,10 @@ use crate::files::guarded;
 use crate::plan::MemoryPlan;
 
 impl Failure {
-    /// A device ran out of memory and nothing more is known.
+    /// Makes the failure if nothing more is known.
     pub(super) fn ran_out(said: &str) -> Self {
         let hint = "choose a smaller base or shorter rows, free memory of the device, or use \
-        `device: cpu`";
+            `device: cpu`";
         Self::new(
             Exit::Memory,
             Fault::new(format!("the device ran out of memory: {said}")).hint(hint),
@@ -20,13 +20,13 @@ impl Failure {
     }
 }
 
-/// The failure of a run whose device ran out of memory while `planned` was carried out.
+/// Makes the failure of a run whose device ran out of memory; `planned` is its memory plan.
 pub(super) fn during(run: &GoingOn, planned: Option<&MemoryPlan>, said: &str) -> Failure {
     let Some(planned) = planned else {
         return Failure::ran_out(said);
     };
     let device = run.plan.device;
-    // What is left of the device may not answer any more.
+    // The device may not answer any more.
     let held = guarded(|| {
         device::open(device)
             .ok()

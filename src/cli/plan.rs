@@ -1,5 +1,5 @@
-//! `rankine plan`: every value with its origin, the model in words, rows, tokens and steps, and the
-//! memory and the time that it takes.
+//! `rankine plan`: every value with its origin, the model in words, rows, tokens, steps, memory and
+//! time.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -76,22 +76,21 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
             );
             print(format_args!(
                 "{:<22} {speed:.1} tokens a second, {time} for all steps",
-                "trial \
-            step"
+                "trial step"
             ))?;
         }
     }
     args.consumers.judge_plan(&terminal, &plan)?;
     if !memory.fits() {
         terminal.say(
-            "note: `rankine train` refuses this recipe, because it needs more memory than \
-        it may have",
+            "note: `rankine train` refuses this recipe, because it needs more memory than it may \
+            have",
         );
     }
     Ok(())
 }
 
-/// The first step of the run.
+/// Takes the first step of the run.
 fn trial(
     plan: &Plan,
     data: &RunData,
@@ -103,7 +102,7 @@ fn trial(
     Ok(train::first_step(&mut decoder, &data.rows(), config))
 }
 
-/// Seconds of a run whose every step is as fast.
+/// Returns the seconds of a run whose every step takes as long.
 fn seconds(step: &Step, data: &RunData, config: &train::TrainConfig) -> f64 {
     let epochs = config.schedule.total_steps as f64
         / StepSampler::new(config, &data.training()).steps_of(0) as f64;
@@ -124,7 +123,10 @@ fn object(
     memory: &MemoryPlan,
     trial: Option<&Step>,
 ) -> Value {
-    let setting = |setting: &crate::plan::Setting| json!({"key": setting.key, "value": setting.value, "origin": setting.origin.to_string()});
+    let setting = |setting: &crate::plan::Setting| {
+        let origin = setting.origin.to_string();
+        json!({"key": setting.key, "value": setting.value, "origin": origin})
+    };
     let ((tokens, trained), total) = (data.training_tokens(), data.ledger().total());
     json!({
         "settings": plan.settings.iter().map(setting).collect::<Vec<_>>(),
@@ -184,7 +186,7 @@ fn print_settings(plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What follows from the values and the data.
+/// Returns the facts that follow from the values and the data.
 pub(super) fn facts(
     plan: &Plan,
     data: &RunData,
@@ -264,7 +266,7 @@ pub(super) fn facts(
         .collect()
 }
 
-/// What is left out for being like another row, where anything is.
+/// Describes the rows that are left out as duplicates, if any.
 fn alike(total: &RowCounts) -> String {
     if total.alike() == 0 {
         return String::new();
@@ -277,11 +279,11 @@ fn alike(total: &RowCounts) -> String {
     } = total;
     format!(
         "; left out: {exact_duplicates} equal, {near_duplicates} nearly equal, {near_held_out} \
-    nearly a scored row"
+        nearly a scored row"
     )
 }
 
-/// What packing comes to, where there is any.
+/// Describes the packed sequences, if there are any.
 fn packed(
     config: &train::TrainConfig,
     course: &StepSampler,
@@ -295,9 +297,6 @@ fn packed(
     let (packs, a_step) = (grouped(packs as u64), course.packs_per_step());
     Some((
         "packed rows",
-        format!(
-            "{packs} of {room} tokens in the first epoch, {a_step} a step, \
-    {empty:.1} % empty"
-        ),
+        format!("{packs} of {room} tokens in the first epoch, {a_step} a step, {empty:.1} % empty"),
     ))
 }

@@ -1,4 +1,4 @@
-//! `rankine preview`: rows as the model will see them, what of them is trained, and what becomes of
+//! `rankine preview`: rows as the model will see them, with their trained parts and the outcome of
 //! every row.
 
 use std::path::{Path, PathBuf};
@@ -34,7 +34,7 @@ pub(super) fn preview(args: &PreviewArgs, terminal: &Terminal) -> Result<(), Fai
     let report = |event| terminal.take(&event);
     let data = plan.open_data(&report)?;
     let numbers = chosen(args, &data)?;
-    // Who is refused wants to see why.
+    // Show the rows before refusing the run, so that the user sees why.
     let verdict = plan.judge(&data, &report);
     terminal.stop();
     print_rows(&plan, &data, &numbers)?;
@@ -45,7 +45,8 @@ pub(super) fn preview(args: &PreviewArgs, terminal: &Terminal) -> Result<(), Fai
     Ok(verdict?)
 }
 
-/// A ledger is quickly made again, but the name may be that of a data file.
+/// Refuses to overwrite a file. A ledger is easily made again, but the name may be that of a data
+/// file.
 fn refuse_existing(path: &Path) -> Result<(), Failure> {
     if !path.exists() {
         return Ok(());
@@ -65,10 +66,7 @@ fn chosen(args: &PreviewArgs, data: &RunData) -> Result<Vec<u64>, Failure> {
         return Ok(vec![row]);
     }
     let last = rows.checked_sub(1).map_or_else(String::new, |last| {
-        format!(
-            ", expected a number \
-    from 0 to {last}"
-        )
+        format!(", expected a number from 0 to {last}")
     });
     Err(Failure::new(
         Exit::Usage,
@@ -99,28 +97,26 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
     print("")
 }
 
-/// What becomes of a row, in one line.
+/// Describes the outcome of a row in one line.
 fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
     let limit = plan.limits.sequence_len;
     let fate = match (record.fate, record.reason) {
         (RowStatus::Train, _) => "trained on".to_owned(),
         (RowStatus::Validation, _) => "held out for validation".to_owned(),
         (RowStatus::NotSelected, _) => return "not selected by `split` or `max_rows`".to_owned(),
-        (RowStatus::TooLong, _) => format!(
-            "left out, longer than `training.sequence_len`, \
-        {limit}"
-        ),
-        (RowStatus::NoTrainedToken, _) if record.whole_tokens == 0 => "left out, nothing to \
-        learn"
-            .to_owned(),
+        (RowStatus::TooLong, _) => {
+            format!("left out, longer than `training.sequence_len`, {limit}")
+        }
+        (RowStatus::NoTrainedToken, _) if record.whole_tokens == 0 => {
+            "left out, nothing to learn".to_owned()
+        }
         (RowStatus::NoTrainedToken, _) => "left out, no trained token".to_owned(),
         (RowStatus::Duplicate, _) => format!("left out, the same as {}", other(data, record)),
         (RowStatus::NearDuplicate, _) => {
             format!("left out, nearly the same as {}", other(data, record))
         }
         (RowStatus::NearHeldOut, _) => format!(
-            "left out, nearly the same as {}, which is only \
-        scored",
+            "left out, nearly the same as {}, which is only scored",
             other(data, record)
         ),
         (RowStatus::Broken, reason) => {
@@ -145,7 +141,7 @@ fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
     )
 }
 
-/// The row that one is left out for.
+/// Names the row that another one duplicates.
 fn other(data: &RunData, record: &RowRecord) -> String {
     let Some(number) = record.duplicate_of else {
         return "another row".to_owned();
@@ -177,7 +173,7 @@ const COUNTS: [Count; 13] = [
     ("  trained tokens", |tally| tally.trained_tokens),
 ];
 
-/// Behind `broken`, where the recipe leaves rows out for being like another one.
+/// Lines after `broken`, if the recipe removes duplicates.
 const ALIKE: [Count; 3] = [
     ("    equal to an earlier row", |tally| {
         tally.exact_duplicates
@@ -203,7 +199,7 @@ fn counts(plan: &Plan) -> Vec<Count> {
     [of_rows, alike, of_kept].concat()
 }
 
-/// One column a source and one for all of them.
+/// Prints the ledger, with one column per source and one for all of them.
 fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
     let tallies: Vec<RowCounts> = data
         .ledger()
@@ -246,7 +242,7 @@ fn print_ledger(plan: &Plan, data: &RunData) -> Result<(), Failure> {
         .try_for_each(|share| print(share.describe()))
 }
 
-/// A run that is refused trains nothing.
+/// Writes the ledger as Parquet. If the run is refused, no row is trained.
 fn write(path: &Path, plan: &Plan, data: &RunData, is_accepted: bool) -> Result<(), Failure> {
     let names: Vec<String> = (0..data.ledger().sources.len())
         .map(|source| plan.source_name(source).0)

@@ -1,4 +1,4 @@
-//! `rankine pull`: a model or a data set of the Hub into the cache, and its folder on stdout.
+//! `rankine pull`: downloads a model or a dataset of the Hub into the cache, and prints its folder.
 
 use std::time::Instant;
 
@@ -18,8 +18,9 @@ use crate::report::Terminal;
   rankine pull --dataset owner/name --config medical
   rankine pull --dataset 'owner/name@main/data/train-*.parquet'
 
-A data set is fetched as Parquet: its own Parquet files, or else those of the copy that the Hub makes of public sets (`refs/convert/parquet`). In a \
-                  recipe it is `path: hf://datasets/owner/name`.")]
+A data set is fetched as Parquet: its own Parquet files, or else those of the copy that the Hub \
+makes of public sets (`refs/convert/parquet`). In a recipe it is \
+`path: hf://datasets/owner/name`.")]
 pub(super) struct PullArgs {
     /// owner/name, or owner/name@revision; the revision is a branch, a tag or a commit. Of a data
     /// set, /GLOB behind it names files
@@ -44,10 +45,8 @@ pub(super) fn pull(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> 
         return pull_dataset(args, terminal);
     }
     if args.config.is_some() || !args.split.is_empty() {
-        let fault = Fault::new(
-            "--config and --split are of data sets, and no data set is asked \
-        for",
-        );
+        let fault =
+            Fault::new("--config and --split are of data sets, and no data set is asked for");
         return Err(Failure::new(Exit::Usage, fault.hint("add `--dataset`")));
     }
     let started = Instant::now();
@@ -75,8 +74,7 @@ fn pull_dataset(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> {
     let path = path.map_err(crate::hub::HubError::from)?;
     if let (Some(files), true) = (&path.files, args.config.is_some() || !args.split.is_empty()) {
         let fault = Fault::new(format!(
-            "--config and --split do not go with `{files}`, which names \
-        files"
+            "--config and --split do not go with `{files}`, which names files"
         ));
         return Err(Failure::new(
             Exit::Usage,
@@ -112,11 +110,7 @@ fn pull_dataset(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> {
     );
     let (whole, new) = (HumanBytes(whole), HumanBytes(pulled.downloaded_bytes));
     let config = snapshot.config.as_ref().map_or_else(String::new, |config| {
-        format!(
-            "configuration \
-    `{}`, ",
-            printable(config)
-        )
+        format!("configuration `{}`, ", printable(config))
     });
     let splits: Vec<&str> = snapshot
         .splits

@@ -1,5 +1,5 @@
-//! `rankine push`: an adapter with its card to a repository of the Hub, in one commit. Nothing that
-//! tells where this machine has its files goes along.
+//! `rankine push`: uploads an adapter with its card to a repository of the Hub, in one commit.
+//! Paths of this machine are not uploaded.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -23,9 +23,9 @@ use crate::plan::Lock;
 use crate::report::Terminal;
 use crate::train::{Checkpoint, RunFolder};
 
-/// The lock in the repository; the name that it has here means a run that can be resumed.
+/// Name of the lock in the repository. Its usual name would suggest a run that can be resumed.
 pub(super) const LOCK: &str = "rankine.lock";
-/// An absolute path of two parts or more in a text, on any system.
+/// An absolute path of two or more parts in a text, on any system.
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
     let path =
         r"(?:^|[\s`'\x22(=,\[{<>])((?:~?/|[A-Za-z]:[\\/]|\\\\)[\w.+-]+[/\\][^\s`'\x22)\]>]+)";
@@ -91,16 +91,13 @@ fn id(args: &PushArgs) -> Result<RepoId, Failure> {
         ));
         return Err(Failure::new(
             Exit::Usage,
-            fault.hint(
-                "name your account before the `/`, and a \
-        branch with `--revision`",
-            ),
+            fault.hint("name your account before the `/`, and a branch with `--revision`"),
         ));
     }
     Ok(id.at(&args.revision).map_err(HubError::from)?)
 }
 
-/// What is uploaded.
+/// Parts of an upload.
 struct UploadParts {
     adapter: PathBuf,
     run: Option<PathBuf>,
@@ -109,7 +106,7 @@ struct UploadParts {
 }
 
 impl UploadParts {
-    /// The adapter of a run, with what the run says of it, or an adapter with what lies around it.
+    /// Finds the adapter of a run with the run's files, or an adapter with the files beside it.
     fn find(subject: &Path) -> Result<Self, Failure> {
         let is_there = |path: PathBuf| Some(path).filter(|path| path.is_file());
         let of_run = subject.join(RunFolder::ADAPTER);
@@ -139,8 +136,7 @@ impl UploadParts {
         let checkpoint = self.run.as_ref().filter(|run| Checkpoint::is_one(run));
         let checkpoint = checkpoint.map(|path| {
             format!(
-                "`{}` is a checkpoint: its adapter is uploaded as it was \
-            then",
+                "`{}` is a checkpoint: its adapter is uploaded as it was then",
                 path.display()
             )
         });
@@ -150,8 +146,7 @@ impl UploadParts {
             .filter(|run| !is_finished(run) && !Checkpoint::is_one(run));
         let unfinished = unfinished.map(|run| {
             format!(
-                "run `{}` is not finished: its best adapter so far is \
-            uploaded",
+                "run `{}` is not finished: its best adapter so far is uploaded",
                 run.display()
             )
         });
@@ -167,7 +162,7 @@ impl UploadParts {
             .collect()
     }
 
-    /// Reads and checks everything small, and opens the weights.
+    /// Reads and checks the small files, and opens the weights.
     fn files(&self) -> Result<Vec<(String, Content)>, Failure> {
         peft::read_config(&self.adapter)?;
         peft::open(&self.adapter)?;
@@ -194,7 +189,7 @@ impl UploadParts {
     }
 }
 
-/// The files of the tokenizer that an adapter brings, its templates among them.
+/// Returns the tokenizer files that come with an adapter, including its templates.
 fn tokenizer_files(adapter: &Path) -> Result<Vec<(String, Content)>, Failure> {
     let tokenizer = adapter.join(NAMES[0]);
     if !tokenizer.is_file() {
@@ -221,7 +216,7 @@ fn tokenizer_files(adapter: &Path) -> Result<Vec<(String, Content)>, Failure> {
     Ok(files)
 }
 
-/// A small file as it is, unless it tells where this machine has its files.
+/// Returns a small file unchanged, or refuses it if it contains paths of this machine.
 fn small(path: &Path) -> Result<(String, Content), Failure> {
     let text = read_text_up_to(path, JSON_BYTES)?;
     if let Some(place) = place_in(&text) {
@@ -251,10 +246,14 @@ fn name(path: &Path) -> String {
 }
 
 fn object(pushed: &Pushed) -> Value {
+    let files = pushed
+        .files
+        .iter()
+        .map(|(name, bytes)| json!({"name": name, "bytes": bytes}));
     json!({
         "url": pushed.url,
         "commit": pushed.commit.as_ref().map(|commit| commit.as_str()),
-        "files": pushed.files.iter().map(|(name, bytes)| json!({"name": name, "bytes": bytes})).collect::<Vec<_>>(),
+        "files": files.collect::<Vec<_>>(),
         "uploaded_bytes": pushed.uploaded_bytes,
     })
 }
@@ -298,8 +297,7 @@ mod tests {
             "https://huggingface.co/owner/name",
             "data/rows.parquet",
             "and/or",
-            "alpha / r and \
-            q/k",
+            "alpha / r and q/k",
             "owner/name",
             "1/2",
             "</a>",

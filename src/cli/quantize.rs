@@ -1,5 +1,5 @@
-//! `rankine quantize`: a model packed as bitsandbytes packs weights, in a folder that transformers
-//! and our recipes take as a base.
+//! `rankine quantize`: quantizes a model as bitsandbytes does, into a folder that transformers and
+//! recipes accept as a base.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -56,10 +56,7 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
         let fault = Fault::new(format!("`{}` exists", args.out.display()));
         return Err(Failure::new(
             Exit::Exists,
-            fault.hint(
-                "choose another `--out`, or remove it \
-        first",
-            ),
+            fault.hint("choose another `--out`, or remove it first"),
         ));
     }
     let from = find_base(Some(&args.model), None)?;
@@ -69,8 +66,8 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
     }
     if args.quantize_head && folder.spec.tied_head {
         let fault = Fault::new(
-            "--quantize-head: the model has one table for its embedding and its \
-        head, which stays as it is",
+            "--quantize-head: the model has one table for its embedding and its head, which stays \
+            as it is",
         );
         return Err(Failure::new(Exit::Input, fault.hint("leave it out")));
     }
@@ -87,8 +84,7 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
     remove_leftovers(&[above], LEFTOVER)?;
     check_space(above, repacked_bytes(&from, target)?)?;
     let about = format!(
-        "Its projections{} are packed as bitsandbytes packs them, {form}; all else \
-    is as it was.",
+        "Its projections{} are packed as bitsandbytes packs them, {form}; all else is as it was.",
         args.head()
     );
     let artefact = Artefact::Packed {
@@ -109,7 +105,7 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
     };
     let written = write_folder(&args.out, &from, card, |new| {
         let written = fill(new)?;
-        // Before it takes its name.
+        // Before the folder gets its name.
         if interrupt.load(Relaxed) {
             Err(RepackError::Stopped)
         } else {
@@ -143,15 +139,11 @@ impl QuantizeArgs {
             && (self.double_quant.is_some() || self.block_size.is_some())
         {
             let fault = Fault::new(
-                "--double-quant and --block-size are of 4-bit blocks, and \
-            `int8` has rows",
+                "--double-quant and --block-size are of 4-bit blocks, and `int8` has rows",
             );
             return Err(Failure::new(
                 Exit::Usage,
-                fault.hint(
-                    "leave them out, or choose `nf4` or \
-            `fp4`",
-                ),
+                fault.hint("leave them out, or choose `nf4` or `fp4`"),
             ));
         }
         let block_size = self

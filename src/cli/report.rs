@@ -16,7 +16,7 @@ use crate::plan::without_places;
 use crate::report::{Event, Terminal};
 use crate::train::{Checkpoint, RunFolder};
 
-/// The most that is read of a file of lines: some millions of steps.
+/// Most bytes that are read of a file of JSON lines: some millions of steps.
 const LINES_BYTES: u64 = 1 << 30;
 
 #[derive(Debug, Args)]
@@ -48,8 +48,7 @@ fn out(args: &ReportArgs) -> Result<PathBuf, Failure> {
         (None, [run]) => Ok(run.join(RunFolder::PAGE)),
         (None, runs) => {
             let fault = Fault::new(format!(
-                "a page about {} runs is in the folder of none of \
-            them",
+                "a page about {} runs is in the folder of none of them",
                 runs.len()
             ));
             Err(Failure::new(
@@ -60,7 +59,7 @@ fn out(args: &ReportArgs) -> Result<PathBuf, Failure> {
     }
 }
 
-/// An older page goes, anything else stays.
+/// Refuses to overwrite a file that is not a report.
 fn refuse_foreign(out: &Path) -> Result<(), Failure> {
     if !out.exists() || is_page(out).unwrap_or(false) {
         return Ok(());
@@ -88,7 +87,7 @@ fn read(run: &Path, terminal: &Terminal) -> Result<RunRecord, Failure> {
             notes.borrow_mut().push(note);
         }
     };
-    // A page about a run whose checkpoints are damaged is wanted all the more.
+    // A run with damaged checkpoints still gets its report.
     let checkpoint = Checkpoint::latest(&run, &note).unwrap_or_else(|error| {
         notes.borrow_mut().push(error.to_string());
         None
@@ -126,7 +125,7 @@ fn progress(run: &Path) -> Progress {
     }
 }
 
-/// What a file of lines holds; nothing if it is not there.
+/// Reads a file of JSON lines; a missing file gives an empty list.
 fn lines<T: Default>(
     path: &Path,
     read: impl FnOnce(BufReader<io::Take<File>>) -> io::Result<T>,
@@ -138,7 +137,7 @@ fn lines<T: Default>(
     Ok(read(BufReader::new(file)).map_err(|cause| files::FileError::new("read", path, cause))?)
 }
 
-/// The run's files with the hash of each.
+/// Returns the run's files with the hash of each.
 fn written(run: &Path) -> Result<Vec<(String, String)>, Failure> {
     let beside = [
         RunFolder::METRICS,
@@ -164,7 +163,7 @@ fn written(run: &Path) -> Result<Vec<(String, String)>, Failure> {
     paths.map(hashed).collect()
 }
 
-/// The last part of a folder's path.
+/// Returns the last part of a folder's path.
 fn name(run: &Path) -> String {
     let whole = run.canonicalize().unwrap_or_else(|_| run.to_owned());
     whole.file_name().map_or_else(
@@ -173,7 +172,7 @@ fn name(run: &Path) -> String {
     )
 }
 
-/// Runs of the same name are called by as much of their folders as tells them apart.
+/// Renames runs of the same name by as much of their paths as distinguishes them.
 fn tell_apart(runs: &mut [RunRecord], folders: &[PathBuf]) {
     let whole: Vec<PathBuf> = folders
         .iter()
@@ -195,7 +194,7 @@ fn tell_apart(runs: &mut [RunRecord], folders: &[PathBuf]) {
                 .count()
                 < 2
         };
-        // A folder that was named twice stays itself.
+        // A folder that was named twice keeps its name.
         let parts = (1..=folder.components().count().saturating_sub(2).max(1)).find(is_alone);
         if let Some(parts) = parts.filter(|parts| *parts > 1) {
             run.name = end(folder, parts);

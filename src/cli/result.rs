@@ -1,5 +1,5 @@
-//! What a run came to, as one JSON object or as lines. The object is the last but one thing that a
-//! run writes, and what is printed of a finished run is read from there.
+//! Result of a run, as one JSON object or as lines. The object is the last file but one that a run
+//! writes. The result of a finished run is read from it.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ use crate::plan::RunData;
 use crate::report::peak_memory_bytes;
 use crate::train::{RunFolder, State};
 
-/// The object of `--json`.
+/// Returns the object for `--json`.
 pub(super) fn object(run: &Path, state: &State, data: &RunData) -> Value {
     let total = data.ledger().total();
     let rows = json!({
@@ -47,24 +47,20 @@ pub(super) fn write(run: &Path, result: &Value) -> Result<(), Failure> {
     )?)
 }
 
-/// Reads the object of a finished run, which names the folder as it is called now.
+/// Reads the object of a finished run, with the current name of the folder.
 pub(super) fn read(run: &Path) -> Result<Value, Failure> {
     let path = run.join(RunFolder::RESULT);
     let mut result: Value = serde_json::from_str(&read_text(&path)?).map_err(|error| {
         Failure::new(
             Exit::Input,
-            Fault::new(format!(
-                "`{}` is not valid: \
-        {error}",
-                path.display()
-            )),
+            Fault::new(format!("`{}` is not valid: {error}", path.display())),
         )
     })?;
     result["run"] = json!(run.display().to_string());
     Ok(result)
 }
 
-/// The lines for a person.
+/// Prints the lines for a person.
 pub(super) fn print_lines(run: &Path, result: &Value) -> Result<(), Failure> {
     let number = |key: &str| result[key].as_f64();
     if let (Some(first), Some(best), Some(step)) = (

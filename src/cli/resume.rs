@@ -1,5 +1,5 @@
-//! `rankine resume`: a run goes on from its latest whole checkpoint, to the same adapter as if it
-//! had never stopped.
+//! `rankine resume`: continues a run from its latest complete checkpoint. The resulting adapter is
+//! the same as without the interruption.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering::Relaxed;
@@ -60,8 +60,7 @@ pub(super) fn resume(args: &ResumeArgs, terminal: &Terminal) -> Result<(), Failu
     let places = Places::find(&before, &run, &named)?;
     if let Some(folder) = named.data.as_ref().filter(|_| !places.has_found()) {
         let fault = Fault::new(format!(
-            "--data: no file in `{}` has the content of one that the \
-        run read",
+            "--data: no file in `{}` has the content of one that the run read",
             folder.display()
         ));
         return Err(Failure::new(
@@ -131,11 +130,7 @@ pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
         Some(NotFolder::Missing) => {
             return refused(
                 Exit::NoInput,
-                format!(
-                    "run `{}` does not \
-        exist",
-                    run.display()
-                ),
+                format!("run `{}` does not exist", run.display()),
                 hint,
             );
         }
@@ -149,11 +144,7 @@ pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
         Some(why) => {
             return refused(
                 Exit::Input,
-                format!(
-                    "`{}` {why}, expected the folder of a \
-        run",
-                    run.display()
-                ),
+                format!("`{}` {why}, expected the folder of a run", run.display()),
                 hint,
             );
         }
@@ -165,8 +156,7 @@ pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
             .and_then(|path| Some(path.parent()?.parent()?.to_owned()))
             .unwrap_or_default();
         let hint = format!(
-            "name its run: `{}`; of its checkpoints the newest that is whole \
-        counts",
+            "name its run: `{}`; of its checkpoints the newest that is whole counts",
             of.display()
         );
         return refused(
@@ -202,8 +192,7 @@ pub(super) fn find(run: &Path) -> Result<PathBuf, Failure> {
     Ok(run.to_owned())
 }
 
-/// The path as it was typed, or absolute where the run's files are relative to another folder than
-/// this one.
+/// Returns the path as it was typed, or absolute if the run's files are relative to another folder.
 pub(super) fn steady(run: PathBuf) -> PathBuf {
     let there = Lock::read(&run.join(RunFolder::LOCK))
         .ok()
@@ -216,7 +205,7 @@ pub(super) fn steady(run: PathBuf) -> PathBuf {
     }
 }
 
-/// The last thing that a run writes is its card.
+/// Returns whether the run is finished. Its card is the last file that a run writes.
 pub(super) fn is_finished(run: &Path) -> bool {
     run.join(RunFolder::CARD).exists() && RunFolder::product_in(run).is_some()
 }
@@ -234,8 +223,8 @@ fn print_finished(run: &Path, json: bool) -> Result<(), Failure> {
     result::print_lines(run, &result)
 }
 
-/// The checkpoint to go on from. Where there are some and none is whole, only who says so loses
-/// them.
+/// Returns the checkpoint to resume from. If no checkpoint is complete, `force` is needed to start
+/// over.
 fn latest(run: &Path, force: bool, terminal: &Terminal) -> Result<Option<Checkpoint>, Failure> {
     match Checkpoint::latest(run, &|event| terminal.take(&event)) {
         Err(train::TrainError::NoneWhole { .. }) if force => Ok(None),
@@ -243,7 +232,7 @@ fn latest(run: &Path, force: bool, terminal: &Terminal) -> Result<Option<Checkpo
     }
 }
 
-/// The run's lock with its path, or the copy of the checkpoint.
+/// Returns the run's lock with its path, or the copy in the checkpoint.
 pub(super) fn read_lock(
     run: &Path,
     checkpoint: Option<&Checkpoint>,
@@ -266,7 +255,7 @@ pub(super) fn read_lock(
     }
 }
 
-/// The plan that a lock holds, with the files that belong to its run now.
+/// Returns the plan in a lock, with the files that belong to its run now.
 pub(super) fn plan_of(
     lock: &Lock,
     path: &Path,
@@ -293,7 +282,7 @@ pub(super) fn plan_of(
     Ok(plan)
 }
 
-/// Goes to the folder that the run's paths are relative to.
+/// Changes to the folder that the run's paths are relative to.
 fn enter(places: &Places, terminal: &Terminal) -> Result<(), Failure> {
     for note in places.notes() {
         terminal.say(&format!("note: {note}"));
@@ -306,7 +295,7 @@ fn enter(places: &Places, terminal: &Terminal) -> Result<(), Failure> {
     Ok(())
 }
 
-/// A folder that was named for data, in full.
+/// Returns the absolute path of a folder that was named for data.
 fn data_folder(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     let Some(named) = named else { return Ok(None) };
     if named.is_dir() {
@@ -322,7 +311,7 @@ fn data_folder(named: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     ))
 }
 
-/// Refuses inputs and a recipe that have changed, or writes down that it went on with them.
+/// Refuses changed inputs or a changed recipe; with `--force`, records the change instead.
 fn compare(
     mut lock: Lock,
     (now, places): (&Lock, &Places),
@@ -344,7 +333,7 @@ fn compare(
         .collect();
     if !changes.is_empty() && !force {
         let hint = "put back what it was, or name where it lies with `--base DIR` or `--data DIR`; \
-        or go on with `--force`, which is written into the lock, and to another result";
+            or go on with `--force`, which is written into the lock, and to another result";
         let faults = changes
             .into_iter()
             .map(|change| Fault::new(change).hint(hint))

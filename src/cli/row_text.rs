@@ -1,6 +1,5 @@
-//! A row of tokens as text: brackets and a color around what is trained, a bar between tokens, and
-//! a sign for every character that cannot be seen, so that nothing of the data acts on the
-//! terminal.
+//! A row of tokens as text: brackets and a color around the trained parts, a bar between tokens,
+//! and a visible sign for every invisible character, so that the data cannot control the terminal.
 
 use anstyle::{AnsiColor, Style};
 
@@ -10,17 +9,17 @@ use crate::data::{TokenText, visible};
 const OPEN: char = '⟦';
 const CLOSE: char = '⟧';
 const BAR: char = '¦';
-/// The sign for a line break; the line is broken behind it.
+/// Sign for a line break; the output line is also broken after it.
 const BREAK: char = '␊';
 const INDENT: &str = "\n  ";
 
-/// How trained tokens are written on this terminal.
+/// How trained tokens are printed on this terminal.
 pub(super) struct Palette {
     trained: Style,
 }
 
 impl Palette {
-    /// Colors where stdout is a terminal and nobody asked for none.
+    /// Returns colors if stdout is a terminal and colors are not disabled.
     pub fn of_stdout() -> Self {
         let is_plain =
             anstream::AutoStream::choice(&std::io::stdout()) == anstream::ColorChoice::Never;
@@ -31,7 +30,7 @@ impl Palette {
     }
 }
 
-/// How to read the rows, and which tokens have a meaning of their own.
+/// Explains how to read the rows, and lists the special tokens.
 pub(super) fn legend(tokenizer: &Tokenizer, end_ids: &[u32]) -> String {
     let special = tokenizer.special();
     let mut tokens: Vec<(String, Vec<&str>)> = Vec::new();
@@ -71,7 +70,7 @@ pub(super) fn legend(tokenizer: &Tokenizer, end_ids: &[u32]) -> String {
     )
 }
 
-/// The pieces of a row as indented lines.
+/// Formats the pieces of a row as indented lines.
 pub(super) fn rendered(pieces: &[TokenText], palette: &Palette) -> String {
     let mut text = INDENT[1..].to_owned();
     for run in pieces.chunk_by(|left, right| left.trained == right.trained) {
@@ -95,8 +94,8 @@ pub(super) fn rendered(pieces: &[TokenText], palette: &Palette) -> String {
     text.trim_end().to_owned()
 }
 
-/// Breaks the line behind each sign for that, and behind the bar that follows it; not at the end,
-/// where a bracket may follow.
+/// Breaks the output after each line break sign and a bar that follows it, except at the end, where
+/// a bracket may follow.
 fn broken_into_lines(joined: &str) -> String {
     let (mut lines, mut previous, mut signs) = (String::new(), None, joined.chars().peekable());
     while let Some(sign) = signs.next() {
@@ -114,8 +113,8 @@ fn broken_into_lines(joined: &str) -> String {
     lines
 }
 
-/// The text with signs for what cannot be seen, and with what would be taken for one of our signs
-/// written out.
+/// Replaces invisible characters by signs, and escapes characters that could be taken for one of
+/// the signs.
 fn shown(text: &str) -> String {
     let is_sign =
         |c: char| [OPEN, CLOSE, BAR].contains(&c) || ('\u{2400}'..='\u{2421}').contains(&c);

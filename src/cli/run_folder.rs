@@ -1,5 +1,5 @@
-//! Room for a run in its folder: one process at a time, nothing is lost that was not asked for, and
-//! an older run goes only when the new one is about to start.
+//! The output folder of a run. One process uses it at a time, nothing is lost without
+//! `--overwrite`, and an older run is removed only when the new one is about to start.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -18,9 +18,9 @@ use crate::files::{
 use crate::plan::Plan;
 use crate::train::RunFolder;
 
-/// What makes a folder one of a run that can be gone on from.
+/// Files that make a folder a run that can be resumed.
 const RUN: [&str; 3] = [RunFolder::ADAPTER, RunFolder::MODEL, RunFolder::CHECKPOINTS];
-/// All that a run writes, except for the licenses of its base and the page about it.
+/// All files that a run writes, except the licenses of its base and its report.
 const PARTS: [&str; 10] = [
     RunFolder::ADAPTER,
     RunFolder::MODEL,
@@ -34,25 +34,25 @@ const PARTS: [&str; 10] = [
     RunFolder::EVALUATIONS,
 ];
 
-/// A folder that this process has for itself.
+/// A run folder that this process has claimed.
 #[derive(Debug)]
 pub(super) struct ClaimedRunFolder {
     folder: PathBuf,
-    /// Folders that were made for it, the innermost first.
+    /// Folders that were created for it, the innermost first.
     made: Vec<PathBuf>,
     _claim: Claim,
 }
 
-/// What a run has made before its first step, to be removed where it takes none.
+/// Files that a run creates before its first step, which are removed if it takes none.
 #[derive(Debug)]
 pub(super) struct Traces {
     files: Vec<PathBuf>,
-    /// Removed only where they are empty.
+    /// Folders, removed only if they are empty.
     folders: Vec<PathBuf>,
 }
 
 impl Traces {
-    /// Removes it. What cannot be removed stays: it is in nobody's way.
+    /// Removes the files. Those that cannot be removed stay, and do no harm.
     pub fn remove(&self) {
         for path in &self.files {
             let _ = if path.is_dir() {
@@ -67,7 +67,7 @@ impl Traces {
     }
 }
 
-/// A run that came to nothing leaves no folder behind.
+/// Removes the folders that were created, if the run produced nothing.
 impl Drop for ClaimedRunFolder {
     fn drop(&mut self) {
         self.traces(false).remove();
@@ -75,12 +75,14 @@ impl Drop for ClaimedRunFolder {
 }
 
 impl ClaimedRunFolder {
-    /// Room for a new run. Refuses a folder that another process has, that holds a run unless it is
-    /// to be overwritten, or files of others where the run would write, that cannot be written, or
-    /// whose disk has no room for a checkpoint. `command` is what started this run.
+    /// Claims the folder of a new run.
+    ///
+    /// Refuses a folder that another process has claimed, that holds another run (unless it may be
+    /// overwritten), that has foreign files where the run would write, that cannot be written, or
+    /// whose disk has no room for a checkpoint. `command` is the command that started this run.
     pub fn find(plan: &Plan, overwrite: bool, command: &str) -> Result<Self, Failure> {
         let folder = &plan.output_dir;
-        // Better now than after an hour of tokenizing.
+        // Check now, not after an hour of tokenizing.
         check_names(folder)?;
         let made = folder
             .ancestors()
@@ -90,17 +92,12 @@ impl ClaimedRunFolder {
         let room = Self {
             folder: folder.clone(),
             made,
-            _claim: claim(
-                folder,
-                "wait until it ends, or \
-            choose another `output_dir`",
-            )?,
+            _claim: claim(folder, "wait until it ends, or choose another `output_dir`")?,
         };
         let (parts, shown, lock) = (room.parts(), folder.display(), RunFolder::LOCK);
         if let (Some(part), false) = (parts.first(), folder.join(lock).exists()) {
             let message = format!(
-                "output_dir: `{}` is there and is not of a run: `{shown}` has no \
-            `{lock}`",
+                "output_dir: `{}` is there and is not of a run: `{shown}` has no `{lock}`",
                 part.display()
             );
             return Err(exists(message, "choose another `output_dir`"));
@@ -108,8 +105,7 @@ impl ClaimedRunFolder {
         if !overwrite && holds_run(folder) {
             let run = shell_word(&shown.to_string());
             let hint = format!(
-                "go on with `rankine resume {run}`, or start over with `{command} \
-            --overwrite`"
+                "go on with `rankine resume {run}`, or start over with `{command} --overwrite`"
             );
             return Err(exists(format!("`{shown}` holds a run"), &hint));
         }
@@ -119,8 +115,8 @@ impl ClaimedRunFolder {
                 .is_ok_and(|base| base == folder)
         }) {
             let message = format!(
-                "output_dir: `{shown}` is the folder of the base, whose files those of the \
-                run would stand among"
+                "output_dir: `{shown}` is the folder of the base, whose files those of the run \
+                would stand among"
             );
             return Err(exists(message, "choose another `output_dir`"));
         }
@@ -148,23 +144,19 @@ impl ClaimedRunFolder {
         Ok(room)
     }
 
-    /// The room of a run that goes on. What dead processes left half written goes.
+    /// Claims the folder of a resumed run. Partial files of dead processes are removed.
     pub fn reopen(run: &Path) -> Result<Self, Failure> {
         let room = Self {
             folder: run.to_owned(),
             made: Vec::new(),
-            _claim: claim(
-                run,
-                "wait until \
-        it ends",
-            )?,
+            _claim: claim(run, "wait until it ends")?,
         };
         room.sweep()?;
         Ok(room)
     }
 
-    /// What a new run has made by now: folders, and once `has_begun` all that a run leaves, since
-    /// an older run is gone then.
+    /// Returns what a new run has created so far: folders, and with `has_begun` all files of a run,
+    /// because an older run is removed by then.
     pub fn traces(&self, has_begun: bool) -> Traces {
         let of_run = if has_begun {
             PARTS.iter().map(|part| self.folder.join(part)).collect()
@@ -181,8 +173,8 @@ impl ClaimedRunFolder {
         }
     }
 
-    /// Removes what an older run left. Files of others stay, and so do the `entries` of the cache
-    /// that the new one uses.
+    /// Removes the files of an older run. Foreign files are kept, and so are the cache `entries`
+    /// that the new run uses.
     pub fn clear(&self, entries: &[String]) -> Result<(), Failure> {
         let cache = self.folder.join(RunFolder::CACHE);
         for entry in files::entries(&RowCache::OfRun(cache.clone()))
@@ -191,7 +183,7 @@ impl ClaimedRunFolder {
         {
             files::remove(entry)?;
         }
-        // Where it holds anything it stays.
+        // A folder that is not empty stays.
         let _ = std::fs::remove_dir(&cache);
         let page = Some(self.folder.join(RunFolder::PAGE)).filter(|page| page.exists());
         for part in self.parts().into_iter().chain(page) {
@@ -206,7 +198,7 @@ impl ClaimedRunFolder {
     }
 
     fn sweep(&self) -> Result<(), Failure> {
-        // Nobody else writes here.
+        // No other process writes here.
         Ok(remove_leftovers(
             &[&self.folder, &self.folder.join(RunFolder::CHECKPOINTS)],
             Duration::ZERO,
@@ -222,7 +214,8 @@ impl ClaimedRunFolder {
             .collect()
     }
 
-    /// The licenses that an older run laid beside its card: those whose hashes the card has.
+    /// Returns the licenses that an older run wrote beside its card, recognized by the hashes in
+    /// the card.
     fn notices(&self) -> Vec<PathBuf> {
         let card =
             read_text_up_to(&self.folder.join(RunFolder::CARD), JSON_BYTES).unwrap_or_default();
@@ -235,8 +228,8 @@ impl ClaimedRunFolder {
     }
 }
 
-/// Whether a folder holds something of a run that would be lost. Metrics of a run that took no step
-/// are nothing, however it ended.
+/// Returns whether a folder holds results of a run that would be lost. Metrics without a step do
+/// not count.
 fn holds_run(folder: &Path) -> bool {
     let has_step = || {
         File::open(folder.join(RunFolder::METRICS)).is_ok_and(|file| has_step(BufReader::new(file)))
@@ -244,7 +237,7 @@ fn holds_run(folder: &Path) -> bool {
     RUN.iter().any(|part| folder.join(part).exists()) || has_step()
 }
 
-/// Whether a line tells of a step; what cannot be read is taken for one.
+/// Returns whether a line reports a step. A line that cannot be read counts as one.
 fn has_step(metrics: impl BufRead) -> bool {
     let is_evaluation = |line: &str| {
         serde_json::from_str::<Value>(line).is_ok_and(|line| line.get("eval_loss").is_some())
@@ -261,12 +254,7 @@ fn claim(folder: &Path, hint: &str) -> Result<Claim, Failure> {
         Refused::Held { pid } => {
             let process = pid.map_or_else(
                 || "another process".to_owned(),
-                |pid| {
-                    format!(
-                        "process \
-            {pid}"
-                    )
-                },
+                |pid| format!("process {pid}"),
             );
             exists(
                 format!("`{}` is in use by {process}", folder.display()),
@@ -277,7 +265,7 @@ fn claim(folder: &Path, hint: &str) -> Result<Claim, Failure> {
     })
 }
 
-/// The lock is text, and a run must be found by what it says.
+/// Checks that the paths are UTF-8, because the lock is text and a run must be found by it.
 fn check_names(folder: &Path) -> Result<(), Failure> {
     let here = std::env::current_dir().unwrap_or_default();
     let Some(path) = [folder, &here]
@@ -287,16 +275,12 @@ fn check_names(folder: &Path) -> Result<(), Failure> {
         return Ok(());
     };
     let fault = Fault::new(format!(
-        "`{}` is not UTF-8, so that the run could not be resumed from \
-    its lock",
+        "`{}` is not UTF-8, so that the run could not be resumed from its lock",
         path.display()
     ));
     Err(Failure::new(
         Exit::Input,
-        fault.hint(
-            "choose an `output_dir` and a working directory with \
-    other names",
-        ),
+        fault.hint("choose an `output_dir` and a working directory with other names"),
     ))
 }
 
@@ -304,7 +288,7 @@ fn exists(message: String, hint: &str) -> Failure {
     Failure::new(Exit::Exists, Fault::new(message).hint(hint))
 }
 
-/// Everything that the run reads, with the key that names it.
+/// Returns every path that the run reads, with the key that names it.
 fn inputs(plan: &Plan) -> Vec<(&'static str, &Path)> {
     let base = [("base_model", plan.base_folder.as_path())].into_iter();
     let template = plan

@@ -1,4 +1,4 @@
-//! From a plan to an adapter: what `train` and `resume` share.
+//! Steps from a plan to an adapter, shared by `train` and `resume`.
 
 use std::cell::{Cell, OnceCell};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -26,41 +26,42 @@ use crate::plan::{Inputs, Lock, MemoryPlan, Plan, RunData};
 use crate::report::{Event, JsonLines, Reporter, TensorBoard, Terminal};
 use crate::train::{self, Answer, Checkpoint, Product, Prompts, RunFolder, Start, State};
 
-/// Width of the product whose speed is taken: about 50 ms on a CPU.
+/// Width of the product for the speed measurement: about 50 ms on a CPU.
 const PRODUCT_WIDTH: usize = 512;
-/// Share of the speed of a bare product that a training step reaches; see LOG.md.
+/// Fraction of the product's speed that a training step reaches; see LOG.md.
 const EFFICIENCY: f64 = 0.3;
 
-/// A run about to be carried out.
+/// A run that is about to start.
 pub(super) struct Session<'a> {
     pub plan: &'a Plan,
     pub inputs: Inputs,
     pub signals: &'a Signals,
     pub terminal: &'a Terminal,
     pub room: &'a ClaimedRunFolder,
-    /// Where the run goes on.
+    /// Checkpoint to resume from.
     pub checkpoint: Option<Checkpoint>,
-    /// Train on a device that is not proven.
+    /// Whether to train on a device that is not proven.
     pub force: bool,
-    /// Train on a device without proving it first.
+    /// Whether to train on a device without proving it first.
     pub skip_proof: bool,
     pub json: bool,
-    /// What started the run, if it was a recipe.
+    /// Command that started the run, if it was started from a recipe.
     pub command: Option<&'a str>,
-    /// The same without what another run from its adapter would override again.
+    /// The same command, without the overrides that another run from its adapter would set again.
     pub again: &'a str,
 }
 
-/// How far a session came.
+/// Progress of a session.
 struct Seen {
-    /// The memory that it needs, once that is known.
+    /// Memory plan, once known.
     planned: OnceCell<MemoryPlan>,
-    /// Whether what the output folder holds is of this run.
+    /// Whether the output folder already holds files of this run.
     has_begun: Cell<bool>,
 }
 
 impl Session<'_> {
-    /// Trains, and prints the result. `lock` is called when all is read, and may wait for hashes.
+    /// Trains and prints the result. `lock` is called after everything is read, and may wait for
+    /// hashes.
     pub fn run(self, lock: impl FnOnce() -> Result<Lock, Failure>) -> Result<(), Failure> {
         let (plan, terminal, start, options) =
             (self.plan, self.terminal, self.command, self.options());
@@ -68,7 +69,7 @@ impl Session<'_> {
             planned: OnceCell::new(),
             has_begun: Cell::new(start.is_none()),
         };
-        // burn has no other word for a device that fails or gives no more memory.
+        // burn reports a device that fails or runs out of memory only by a panic.
         let ended = catch_unwind(AssertUnwindSafe(|| self.carry_out(lock, &seen)));
         ended.unwrap_or_else(|panic| {
             terminal.stop();
@@ -88,7 +89,7 @@ impl Session<'_> {
         })
     }
 
-    /// Options without which `resume` might refuse the device.
+    /// Returns options without which `resume` might refuse the device.
     fn options(&self) -> &'static str {
         match (self.force, self.skip_proof) {
             (false, false) => "",
@@ -105,8 +106,8 @@ impl Session<'_> {
     ) -> Result<(), Failure> {
         let (plan, terminal) = (self.plan, self.terminal);
         let report = |event| terminal.take(&event);
-        // What goes along with the weights and cannot be read is better told now than after
-        // training; the base may be gone then.
+        // Files that accompany the weights are read now: an unreadable one should be reported
+        // before training, and the base may be gone afterwards.
         let (notices, base, product) = (
             Notices::read(&plan.base_folder)?,
             Base::of(&plan.base_folder),
@@ -142,14 +143,11 @@ impl Session<'_> {
             let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
             return Err(Failure::new(
                 Exit::Input,
-                fault.hint(
-                    "start the command again when nobody \
-            writes to it",
-                ),
+                fault.hint("start the command again when nobody writes to it"),
             ));
         }
-        // From here on the loop answers a signal: it is soon reached, and removes what a run leaves
-        // that took no step.
+        // From here on the loop handles signals. It starts soon, and removes the files of a run
+        // that takes no step.
         self.signals.looping.store(true, Relaxed);
         if self.command.is_some() {
             self.room.clear(&data.cache_entries())?;
@@ -188,7 +186,7 @@ impl Session<'_> {
         print_next(plan, self.command.map(|_| self.again))
     }
 
-    /// A person ended the run: what there is of it, and how it goes on.
+    /// Makes the failure of a run that the user ended: what is saved, and how to continue.
     fn stopped(&self, step: u64) -> Failure {
         let resume = format!(
             "rankine resume {}{}",
@@ -216,9 +214,10 @@ impl Session<'_> {
         Failure::quiet(exit)
     }
 
-    /// Refuses a run that would need more memory than it may have. One that goes on may find less
-    /// than it started with: then more of its blocks recompute, to the same bits; the rest of its
-    /// recipe is settled and no way out.
+    /// Refuses a run that would need more memory than allowed.
+    ///
+    /// A resumed run may find less memory than at its start. Then more of its blocks are
+    /// recomputed, with the same result to the bit; the rest of its recipe is fixed.
     fn check_memory(&self, memory: MemoryPlan) -> Result<MemoryPlan, Failure> {
         if self.command.is_some() {
             return Ok(memory.check().map(|()| memory)?);
@@ -227,8 +226,7 @@ impl Session<'_> {
         if memory.chosen != before {
             let now = memory.chosen.recomputed;
             self.terminal.say(&format!(
-                "note: {now} blocks recompute, up to here {} did: less memory is \
-                free",
+                "note: {now} blocks recompute, up to here {} did: less memory is free",
                 before.recomputed
             ));
         }
@@ -242,7 +240,7 @@ impl Session<'_> {
         })
     }
 
-    /// Takes the steps that are left, while the terminal and TensorBoard look on.
+    /// Takes the remaining steps, and reports them to the terminal and TensorBoard.
     fn learn(
         &self,
         decoder: &mut Decoder,
@@ -297,7 +295,7 @@ impl Session<'_> {
     }
 }
 
-/// The run's folder, with its lines cut back to what the state has seen.
+/// Opens the run's folder, with its files of lines truncated to the state.
 fn open_folder(
     plan: &Plan,
     product: Product,
@@ -317,8 +315,8 @@ fn open_folder(
     })
 }
 
-/// Event files for TensorBoard from the state on. An evaluation that is still due belongs to the
-/// step that was taken.
+/// Starts event files for TensorBoard from the state on. An evaluation that is still due belongs to
+/// the step that was taken.
 fn show_on_board(plan: &Plan, state: &State) -> TensorBoard {
     let first = if state.evaluation_due {
         state.step
@@ -329,7 +327,7 @@ fn show_on_board(plan: &Plan, state: &State) -> TensorBoard {
     TensorBoard::start(&at(RunFolder::TENSORBOARD), first, &at(RunFolder::METRICS))
 }
 
-/// The error of a run that ended, and for one that a disk ended how to go on.
+/// Converts the error of a run, and adds how to continue if the disk failed.
 fn going_on(error: train::TrainError, run: &Path) -> Failure {
     let mut failure = Failure::from(error);
     if let (Exit::Io, Some(last)) = (failure.exit, failure.faults.last_mut()) {
@@ -344,28 +342,24 @@ fn going_on(error: train::TrainError, run: &Path) -> Failure {
 
 fn changed_meanwhile(path: &Path) -> String {
     format!(
-        "`{}` changed during the run: what was trained goes with what it was, whose hash is in \
-    the lock",
+        "`{}` changed during the run: what was trained goes with what it was, whose hash is in the \
+        lock",
         path.display()
     )
 }
 
-/// What a person should know of how the run went.
+/// Returns notes for the user on how the run went.
 fn remarks(state: &State, config: &train::TrainConfig) -> Vec<String> {
     let (skipped, last) = (state.step - state.updates, config.schedule.total_steps);
     let without = state.evaluations_without_improvement;
     let early = || {
         format!(
-            "stopped at step {} of {last}: {without} evaluations without a lower \
-    loss",
+            "stopped at step {} of {last}: {without} evaluations without a lower loss",
             state.step
         )
     };
     let worse = |(first, best)| {
-        format!(
-            "the base scores {first:.4}, what was trained on it \
-    {best:.4}, which is no better"
-        )
+        format!("the base scores {first:.4}, what was trained on it {best:.4}, which is no better")
     };
     let scores = state
         .eval_loss_first
@@ -373,8 +367,7 @@ fn remarks(state: &State, config: &train::TrainConfig) -> Vec<String> {
         .filter(|(first, best)| best >= first);
     let skips = (skipped > 0).then(|| {
         format!(
-            "{skipped} of {} steps were skipped: their loss or gradients \
-        were not finite",
+            "{skipped} of {} steps were skipped: their loss or gradients were not finite",
             state.step
         )
     });
@@ -384,7 +377,7 @@ fn remarks(state: &State, config: &train::TrainConfig) -> Vec<String> {
         .collect()
 }
 
-/// Says what will happen and about how long.
+/// Prints what will happen and the estimated time.
 fn announce(
     terminal: &Terminal,
     plan: &Plan,
@@ -393,7 +386,7 @@ fn announce(
     done: u64,
     flops_per_second: f64,
 ) {
-    // Of the memory its peak and how many blocks recompute; `plan` has the parts.
+    // Only the peak memory and the number of recomputed blocks; `plan` has the details.
     let of_memory = memory.lines().into_iter().take(2);
     for (what, value) in facts(plan, data, (config, memory))
         .into_iter()
@@ -407,8 +400,8 @@ fn announce(
     if config.schedule.warmup_steps >= config.schedule.total_steps {
         let (warmup, total) = (config.schedule.warmup_steps, config.schedule.total_steps);
         terminal.say(&format!(
-            "note: the warm-up takes {warmup} of {total} steps, so the learning \
-        rate never reaches its peak"
+            "note: the warm-up takes {warmup} of {total} steps, so the learning rate never reaches \
+            its peak"
         ));
     }
     let left = 1.0 - done as f64 / config.schedule.total_steps as f64;

@@ -1,5 +1,5 @@
-//! SIGINT, SIGTERM and SIGHUP (a terminal that is gone): the first lets the step end and the run be
-//! saved, a second SIGINT leaves at once.
+//! SIGINT, SIGTERM and SIGHUP (a closed terminal): the first one ends the run after its step and a
+//! checkpoint, a second SIGINT ends it at once.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -10,26 +10,27 @@ use crate::fault::{Exit, shell_word};
 use crate::files::FileError;
 use crate::report::say_now;
 
-/// What signals and the run tell each other.
+/// Flags that the signal thread and the run share.
 #[derive(Debug, Default)]
 pub(super) struct Signals {
-    /// Raised by a signal: the run ends after its step.
+    /// Set by a signal: the run ends after its step.
     pub interrupt: AtomicBool,
-    /// The loop is running and will see `interrupt`. Before that a signal leaves at once.
+    /// The training loop is running and checks `interrupt`. Before that, a signal ends the process
+    /// at once.
     pub looping: AtomicBool,
-    /// There is a checkpoint of this run to go on from.
+    /// There is a checkpoint of this run to resume from.
     pub saved: AtomicBool,
-    /// The loop has taken a step, or goes on after one.
+    /// The loop has taken a step, or resumed after one.
     pub stepped: AtomicBool,
-    /// What a run that leaves before its first step removes.
+    /// Files to remove if the run ends before its first step.
     traces: Mutex<Option<Traces>>,
 }
 
 impl Signals {
-    /// Listens from now on, in a thread of its own, for the run in this folder.
+    /// Starts to listen in a separate thread, for the run in this folder.
     ///
     /// # Errors
-    /// The system does not let a process listen.
+    /// The system does not allow it.
     #[cfg(unix)]
     pub fn listen(run: &Path) -> Result<Arc<Self>, FileError> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -37,14 +38,8 @@ impl Signals {
         let heard = [SIGINT, SIGTERM]
             .into_iter()
             .chain((!is_hangup_ignored()).then_some(SIGHUP));
-        let mut arriving = signal_hook::iterator::Signals::new(heard).map_err(|cause| {
-            FileError::new(
-                "listen for \
-            signals of",
-                run,
-                cause,
-            )
-        })?;
+        let mut arriving = signal_hook::iterator::Signals::new(heard)
+            .map_err(|cause| FileError::new("listen for signals of", run, cause))?;
         let (shared, run) = (Arc::clone(&signals), run.display().to_string());
         std::thread::spawn(move || {
             for signal in arriving.forever() {
@@ -54,8 +49,8 @@ impl Signals {
                 }
                 if is_first && shared.stepped.load(Relaxed) {
                     say_now(
-                        "stopping: the step is finished and saved first; Ctrl-C again leaves \
-                    at once",
+                        "stopping: the step is finished and saved first; Ctrl-C again leaves at \
+                        once",
                     );
                 } else if is_first {
                     say_now("stopping: no step is taken yet; Ctrl-C again leaves at once");
@@ -65,7 +60,7 @@ impl Signals {
         Ok(signals)
     }
 
-    /// Listens to nothing: on this system Ctrl-C ends the process, and the run goes on from its
+    /// Does nothing. On this system, Ctrl-C ends the process, and the run can be resumed from its
     /// last checkpoint.
     ///
     /// # Errors
@@ -76,12 +71,12 @@ impl Signals {
         Ok(Arc::default())
     }
 
-    /// What the run has made in the world so far.
+    /// Records what the run has created so far.
     pub fn leaves(&self, traces: Traces) {
         *self.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces);
     }
 
-    /// Removes what a run has made that took no step.
+    /// Removes what a run without a step has created.
     pub fn remove_traces(&self) {
         if let Some(traces) = self
             .traces
@@ -97,8 +92,7 @@ impl Signals {
     fn leave(&self, run: &str) -> ! {
         let exit = if self.saved.load(Relaxed) {
             say_now(&format!(
-                "stopped. Continue from the last checkpoint with `rankine resume \
-            {}`",
+                "stopped. Continue from the last checkpoint with `rankine resume {}`",
                 shell_word(run)
             ));
             Exit::Interrupted
@@ -113,8 +107,8 @@ impl Signals {
     }
 }
 
-/// Whether the process was started under `nohup`, which wants it to live on. Where the system does
-/// not tell, it is taken to be so.
+/// Returns whether the process was started under `nohup` and should survive SIGHUP. If the system
+/// does not report it, the answer is yes.
 #[cfg(unix)]
 fn is_hangup_ignored() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

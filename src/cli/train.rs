@@ -1,4 +1,4 @@
-//! `rankine train`: from a recipe to an adapter.
+//! `rankine train`: trains an adapter or a model from a recipe.
 
 use std::time::SystemTime;
 
@@ -41,7 +41,7 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
     drop(leaving);
     let threads = device::set_threads(plan.threads);
     let inputs = Inputs::of(&plan, since)?;
-    // Goes on while rows are tokenized and the base is loaded.
+    // Hashing continues while rows are tokenized and the base is loaded.
     let hashing = inputs.hash();
     let session = Session {
         plan: &plan,
@@ -59,7 +59,7 @@ pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure
     session.run(|| Ok(Lock::new(&plan, &command, threads, hashing.finish()?)))
 }
 
-/// The command that was given, to be pasted, without overrides of these keys.
+/// Returns the command as given, to be pasted into a shell, without overrides of these keys.
 fn command(args: &TrainArgs, without: &[&str]) -> String {
     let RecipeArgs {
         recipe,

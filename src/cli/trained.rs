@@ -1,4 +1,4 @@
-//! What a run made of a base, an adapter or a model, to be scored beside it.
+//! Result of a run, an adapter or a model, to be scored beside its base.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::model::{Decoder, DecoderSpec, Folder};
 use crate::report::{Reporter, Terminal};
 use crate::terms::ModelDtype;
 
-/// A folder.
+/// Folder of a trained adapter or model.
 #[derive(Debug)]
 pub(super) enum Trained {
     /// In PEFT's format.
@@ -19,14 +19,14 @@ pub(super) enum Trained {
     Model(PathBuf),
 }
 
-/// What the folder holds, without its weights where it is a model.
+/// Opened adapter or model; the weights of a model are not loaded yet.
 pub(super) enum Opened {
     Adapter(Box<(LoraConfig, Numbers)>),
     Model(Box<Folder>),
 }
 
 impl Trained {
-    /// What it is, in a word.
+    /// Returns `adapter` or `model`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Adapter(_) => "adapter",
@@ -34,14 +34,14 @@ impl Trained {
         }
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         match self {
             Self::Adapter(path) | Self::Model(path) => path,
         }
     }
 
-    /// Opens it beside a base.
+    /// Opens the folder and checks it against the base.
     pub fn open(&self, base: &DecoderSpec, terminal: &Terminal) -> Result<Opened, Failure> {
         match self {
             Self::Adapter(path) => Ok(Opened::Adapter(Box::new(read_adapter(
@@ -53,8 +53,7 @@ impl Trained {
                 "model ",
                 path,
                 "a folder",
-                "the run has not come so far, or its \
-                model was moved",
+                "the run has not come so far, or its model was moved",
             )),
             Self::Model(path) => {
                 let folder = Folder::open(path)?;
@@ -66,10 +65,7 @@ impl Trained {
                     None => Ok(Opened::Model(Box::new(folder))),
                     Some(message) => Err(Failure::new(
                         Exit::Input,
-                        Fault::new(message).hint(
-                            "the run was \
-                        trained on another base",
-                        ),
+                        Fault::new(message).hint("the run was trained on another base"),
                     )),
                 }
             }
@@ -78,7 +74,7 @@ impl Trained {
 }
 
 impl Opened {
-    /// The trained model, made of its base where it is an adapter, else in these numbers.
+    /// Returns the trained model: the base with the adapter, or the model loaded in this type.
     pub fn on(
         self,
         mut base: Decoder,

@@ -1,6 +1,5 @@
-//! `rankine try-template`, not shown: compiles and renders a template that comes on stdin, as a
-//! process that may take little memory and time and writes no file. What becomes of the process is
-//! the answer.
+//! `rankine try-template`, hidden: compiles and renders a template from stdin, in a process with
+//! limits on memory and time that writes no file. The way in which the process ends is the answer.
 
 use std::io::Read;
 use std::path::Path;
@@ -19,15 +18,15 @@ pub(super) fn try_template() -> Result<(), Failure> {
     Ok(sandbox::carry_out(&request).map_err(failed)?)
 }
 
-/// Limits this process. At its limit of processor time it gets SIGXCPU, which tells who waits for
-/// it, and a second later SIGKILL.
+/// Limits this process. At its CPU time limit it gets SIGXCPU, which its parent recognizes, and a
+/// second later SIGKILL.
 #[cfg(unix)]
 fn confine(memory_bytes: u64) -> std::io::Result<()> {
     use nix::sys::resource::{Resource, setrlimit};
     let seconds = sandbox::TIME.as_secs();
     setrlimit(Resource::RLIMIT_CPU, seconds, seconds + 1)?;
     let mut limits = vec![(Resource::RLIMIT_CORE, 0), (Resource::RLIMIT_FSIZE, 0)];
-    // Elsewhere the address space of a fresh process is larger already.
+    // On other systems, the address space of a fresh process is already larger.
     if cfg!(target_os = "linux") {
         limits.push((Resource::RLIMIT_AS, memory_bytes + address_space_bytes()));
     }
@@ -37,8 +36,8 @@ fn confine(memory_bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// What the process has already: mostly the program, which is larger the more GPUs it knows.
-/// Source: proc(5), `VmSize`.
+/// Returns the current address space of the process. Most of it is the program, which is larger
+/// with GPU support. Source: proc(5), `VmSize`.
 #[cfg(unix)]
 fn address_space_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();

@@ -1,5 +1,5 @@
-//! Lines that a person types: edited and remembered on a terminal, plain elsewhere. What was typed
-//! may be confidential, so the history lives and dies with the process.
+//! Lines that the user types, edited with a history on a terminal, plain elsewhere. They may be
+//! confidential, so the history is never stored.
 
 use std::cell::Cell;
 use std::io::{BufRead, IsTerminal, Write};
@@ -20,15 +20,15 @@ use crate::report::Terminal;
 
 const PROMPT: &str = "> ";
 
-/// Where lines come from.
+/// Source of lines.
 pub(super) enum Lines {
-    /// A terminal with keys.
+    /// A terminal with line editing.
     Edited(Box<Editor<Watch, MemHistory>>),
-    /// A pipe, a file or a terminal that knows no keys.
+    /// A pipe, a file or a terminal without line editing.
     Plain,
 }
 
-/// What came of a prompt.
+/// Answer to a prompt.
 #[derive(Debug)]
 pub(super) enum Typed {
     Line(String),
@@ -38,7 +38,7 @@ pub(super) enum Typed {
     Left,
 }
 
-/// Whether the line being edited holds text. rustyline tells this to a helper only.
+/// Whether the line being edited holds text. rustyline reports this only to a helper.
 #[derive(Debug, Default)]
 pub(super) struct Watch(Cell<bool>);
 
@@ -69,7 +69,7 @@ impl Lines {
         if !std::io::stdin().is_terminal() || !has_keys {
             return Ok(Self::Plain);
         }
-        // Answers that go into a file leave the keys to the terminal itself.
+        // If answers go to a file, the terminal itself handles the keys.
         let behavior = if std::io::stdout().is_terminal() {
             Behavior::Stdio
         } else {
@@ -93,7 +93,8 @@ impl Lines {
     }
 }
 
-/// Ctrl-C clears the line, and leaves where the one before did so and nothing was typed since.
+/// Reads a line with editing. Ctrl-C clears the line; a second one, with nothing typed in between,
+/// leaves.
 fn edited(editor: &mut Editor<Watch, MemHistory>, terminal: &Terminal) -> Result<Typed, Failure> {
     let mut was_cleared = false;
     loop {
@@ -113,14 +114,14 @@ fn edited(editor: &mut Editor<Watch, MemHistory>, terminal: &Terminal) -> Result
                 }
                 was_cleared = true;
             }
-            // The window has another size.
+            // The window was resized.
             Err(ReadlineError::Signal(_)) => {}
             Err(error) => return Err(failed(error)),
         }
     }
 }
 
-/// Ctrl-C leaves meanwhile: the terminal itself reads the keys.
+/// Reads a plain line. Ctrl-C leaves meanwhile, because the terminal itself reads the keys.
 fn plain(interrupt: &Interrupt) -> Result<Typed, Failure> {
     let failed = |cause| files::FileError::new("read", Path::new("stdin"), cause);
     let is_terminal = std::io::stdin().is_terminal();

@@ -1,6 +1,6 @@
-//! `rankine warmup`: one step of a recipe ahead of its run, so that what a first start makes is
-//! there: the tokens of its rows in the token cache, the base in the system's page cache, and the
-//! kernels of a GPU in its driver's cache.
+//! `rankine warmup`: takes one step of a recipe before its run, so that a first start finds its
+//! caches filled: the tokens of its rows in the token cache, the base in the page cache of the
+//! system, and the kernels of a GPU in the driver's cache.
 
 use std::time::Instant;
 

@@ -1,13 +1,13 @@
-//! Tokens that only the files beside tokenizer.json name. transformers adds them as it opens a
-//! folder, so that a model which was trained through it knows them as tokens of their own; without
-//! them each marker of a conversation would be cut into pieces.
+//! Tokens that only the files beside `tokenizer.json` name. transformers adds them when it opens a
+//! folder, so a model trained through it knows each as one token. Without them the markers of a
+//! conversation would be cut into pieces.
 //!
-//! What counts before what is as in transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained`,
-//! `TokenizersBackend.__init__`): `added_tokens_decoder` of `tokenizer_config.json` hides
-//! `special_tokens_map.json` and `added_tokens.json`; else the map counts before the config, and
-//! tokenizer.json's own tokens before `added_tokens.json`. Added are the tokens with ids in the
-//! order of those, then single special tokens in the order of [`NAMES`], then the list of further
-//! ones. Ids follow on those that are there, whatever a file says.
+//! The precedence is that of transformers 5.23 (`PreTrainedTokenizerBase._from_pretrained`,
+//! `TokenizersBackend.__init__`): `added_tokens_decoder` in `tokenizer_config.json` hides
+//! `special_tokens_map.json` and `added_tokens.json`. Otherwise the map takes precedence over the
+//! config, and the tokens of `tokenizer.json` over `added_tokens.json`. Tokens with ids are added
+//! first, in the order of their ids, then single special tokens in the order of [`NAMES`], then the
+//! list of further ones. New ids follow the existing ones, whatever a file says.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -31,32 +31,32 @@ const NAMES: [&str; 7] = [
 ];
 /// Key of further special tokens: a list, or an object of named ones.
 const EXTRA: &str = "extra_special_tokens";
-/// Its name in transformers 4.
+/// Name of [`EXTRA`] in transformers 4.
 const OLD_EXTRA: &str = "additional_special_tokens";
-/// Key of tokens by their ids.
+/// Key of the object that maps ids to tokens.
 pub(super) const DECODER: &str = "added_tokens_decoder";
 
-/// The files beside tokenizer.json; one that is not there is empty.
+/// The JSON files beside `tokenizer.json`; a missing file is empty.
 pub(super) struct Files {
     config: Config,
     map: Config,
     added: Config,
 }
 
-/// What was added.
+/// Tokens that were added to a tokenizer.
 #[derive(Debug, Default)]
 pub(super) struct Added {
     /// Single special tokens by their keys.
     pub named: Map<String, Value>,
-    /// Tokens that tokenizer.json does not have as such, with their ids.
+    /// Tokens that `tokenizer.json` does not have as added tokens, with their ids.
     pub new: Vec<(String, u32)>,
-    /// Tokens whose ids are not those of the file that names them.
+    /// Tokens whose ids differ from those in the file that names them.
     pub renumbered: Vec<RenumberedToken>,
-    /// All that changed the tokenizer, for its identity.
+    /// Descriptions of every change to the tokenizer, for its identity.
     pub identity: Vec<String>,
 }
 
-/// A token as a file has it.
+/// A token as a file defines it.
 #[allow(clippy::struct_excessive_bools, reason = "the flags of the format")]
 #[derive(Debug, Clone, PartialEq)]
 struct Token {
@@ -64,7 +64,7 @@ struct Token {
     single_word: bool,
     lstrip: bool,
     rstrip: bool,
-    /// `None`: where it is not special.
+    /// Whether normalized text is searched for it; `None`: unless it is special.
     normalized: Option<bool>,
     special: bool,
 }
@@ -89,7 +89,7 @@ impl Token {
         }
     }
 
-    /// A text is a special token, an object says what it is.
+    /// Reads a token: a string is a special token, an object states its properties.
     fn read(value: &Value) -> Option<Self> {
         let Some(content) = value["content"].as_str() else {
             return value.as_str().map(Self::special);
@@ -146,7 +146,7 @@ impl Token {
     }
 }
 
-/// What the files name.
+/// Tokens that the files name.
 #[derive(Debug, Default)]
 struct Named {
     /// Single special tokens, in the order in which they are added.
@@ -157,7 +157,8 @@ struct Named {
 }
 
 impl Files {
-    /// Those among a tokenizer's files; `config` is its `tokenizer_config.json`.
+    /// Takes the files that name tokens from a tokenizer's files; `config` is its
+    /// `tokenizer_config.json`.
     pub fn of(files: &TokenizerFiles, config: Config) -> Result<Self, TokenizeError> {
         Ok(Self {
             config,
@@ -166,7 +167,7 @@ impl Files {
         })
     }
 
-    /// The file that gives tokens their ids, and what it says.
+    /// Returns the path of the file that gives tokens their ids, and the tokens by id.
     fn ids(&self) -> Result<(&PathBuf, BTreeMap<u32, Token>), TokenizeError> {
         let Some(decoder) = self.decoder()? else {
             let said = |(token, id): (&String, &Value)| {
@@ -205,17 +206,16 @@ impl Files {
         match self.config.values.get(DECODER) {
             None => Ok(None),
             Some(Value::Object(decoder)) => Ok(Some(decoder)),
-            Some(other) => Err(self.config.wrong(
-                DECODER,
-                other,
-                "an object of tokens by their \
-            ids",
-            )),
+            Some(other) => {
+                Err(self
+                    .config
+                    .wrong(DECODER, other, "an object of tokens by their ids"))
+            }
         }
     }
 
-    /// Everything that is named; `own` are tokenizer.json's own tokens, `padding` is what it pads
-    /// with.
+    /// Returns all tokens that the files name. `own` holds the tokens of `tokenizer.json`,
+    /// `padding` the token that it pads with.
     fn named(
         &self,
         own: &BTreeMap<u32, Token>,
@@ -282,8 +282,8 @@ impl Files {
         })
     }
 
-    /// `special_tokens_map.json`'s values in the places of the config's; of lists under the newer
-    /// name both.
+    /// Replaces values of the config by those of `special_tokens_map.json`. Lists under [`EXTRA`]
+    /// are merged.
     fn merge_map(&self, values: &mut Map<String, Value>) {
         for (key, value) in &self.map.values {
             let value = match (key.as_str(), value) {
@@ -308,7 +308,7 @@ impl Files {
         }
     }
 
-    /// Contents of the tokens that are special by what is said so far.
+    /// Returns the text of each token that is special according to these values.
     fn special_words(
         &self,
         values: &Map<String, Value>,
@@ -333,13 +333,12 @@ impl Files {
             Some(other) => Err(self.file_of(EXTRA).wrong(
                 EXTRA,
                 other,
-                "a list of tokens, or an \
-            object of named ones",
+                "a list of tokens, or an object of named ones",
             )),
         }
     }
 
-    /// The file that is to blame for a value.
+    /// Returns the file that a value comes from, for error messages.
     fn file_of(&self, key: &str) -> &Config {
         if self.map.values.contains_key(key) {
             &self.map
@@ -348,7 +347,7 @@ impl Files {
         }
     }
 
-    /// Adds to a tokenizer what it lacks.
+    /// Adds the tokens that a tokenizer lacks.
     ///
     /// # Errors
     /// A value has another type, or a file gives a token the id of another one.
@@ -412,8 +411,8 @@ impl Files {
         })
     }
 
-    /// An id that is another token's would be passed over without a word: the model may have been
-    /// trained with either.
+    /// Refuses an id that belongs to another token. The tokenizer would silently ignore it, and the
+    /// model may have been trained with either token.
     fn check_ids(&self, tokenizer: &tokenizers::Tokenizer) -> Result<(), TokenizeError> {
         let (path, said) = self.ids()?;
         for (id, Token { content, .. }) in said {
@@ -431,7 +430,7 @@ impl Files {
 }
 
 impl Named {
-    /// What is handed to the tokenizer, in this order; `own` are the tokens that it has.
+    /// Returns the tokens to add to the tokenizer, in order; `own` holds the tokens that it has.
     fn tokens(&self, own: &BTreeMap<u32, Token>) -> Vec<Token> {
         let mut all: Vec<Token> = self.by_id.values().cloned().collect();
         let known: BTreeSet<&String> = own
@@ -459,7 +458,7 @@ impl Named {
     }
 }
 
-/// What Python takes for false.
+/// Whether Python treats a value as false.
 fn is_nothing(value: Option<&Value>) -> bool {
     match value {
         None | Some(Value::Null | Value::Bool(false)) => true,
@@ -470,8 +469,8 @@ fn is_nothing(value: Option<&Value>) -> bool {
     }
 }
 
-/// Tokens under names of a model's own, taken out: `image_token`, and those of an object under
-/// [`EXTRA`].
+/// Removes and returns the tokens under model-specific keys: keys such as `image_token`, and the
+/// entries of an object under [`EXTRA`].
 fn take_models_own(
     values: &mut Map<String, Value>,
     is_token: impl Fn(&Value) -> bool,
@@ -501,7 +500,7 @@ fn take_object(values: &mut Map<String, Value>) -> Vec<(String, Value)> {
     Vec::new()
 }
 
-/// An object of `special_tokens_map.json`, which says nothing of that.
+/// Marks an object of `special_tokens_map.json` as special, which the file leaves out.
 fn as_special(value: &Value) -> Value {
     let mut value = value.clone();
     if let Value::Object(token) = &mut value {

@@ -1,4 +1,5 @@
-//! Rows to a batch: laid end to end in one row without padding, with the places that carry a loss.
+//! Batches of rows: laid end to end in one row without padding, with the positions that carry a
+//! loss.
 
 use super::encode::TokenRow;
 use crate::terms::Unit;
@@ -10,19 +11,19 @@ pub struct Batch {
     pub ids: Vec<i32>,
     /// Tokens of each row.
     pub lengths: Vec<usize>,
-    /// What identifies each row in its dataset, wherever it is batched.
+    /// Identifier of each row in its dataset, independent of the batch.
     pub rows: Vec<u64>,
     /// Index into `ids` of the position before each trained token, ascending.
     pub positions: Vec<i32>,
     /// The trained tokens.
     pub targets: Vec<i32>,
-    /// One for each of `rows`: which targets are of the same row.
+    /// One unit for each of `rows`: the targets that belong to it.
     pub units: Vec<Unit>,
 }
 
 impl Batch {
-    /// Lays rows end to end; each comes with what identifies it. The first token of a row is never
-    /// a target: nothing predicts it.
+    /// Lays rows end to end; each comes with its identifier. The first token of a row is never a
+    /// target, because nothing predicts it.
     pub fn new(rows: impl IntoIterator<Item = (u64, TokenRow)>) -> Self {
         let mut batch = Self::default();
         for (key, row) in rows {
@@ -43,7 +44,7 @@ impl Batch {
         batch
     }
 
-    /// What identifies the row of a target.
+    /// Returns the identifier of the row that a target belongs to.
     ///
     /// # Panics
     /// There is no such target.
@@ -53,22 +54,20 @@ impl Batch {
             .partition_point(|unit| unit.targets.end <= target)]
     }
 
-    /// Tokens of all rows.
+    /// Returns the number of tokens in all rows.
     pub fn tokens(&self) -> u64 {
         self.ids.len() as u64
     }
 
-    /// Tokens that carry a loss.
+    /// Returns the number of tokens that carry a loss.
     pub fn trained_tokens(&self) -> u64 {
         self.targets.len() as u64
     }
 }
 
 fn as_index(value: usize) -> i32 {
-    i32::try_from(value).expect(
-        "a batch has fewer than 2^31 tokens and a vocabulary fewer than \
-    2^31 entries",
-    )
+    i32::try_from(value)
+        .expect("a batch has fewer than 2^31 tokens and a vocabulary fewer than 2^31 entries")
 }
 
 #[cfg(test)]

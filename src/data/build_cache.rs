@@ -1,5 +1,6 @@
 //! Fills the token cache of a data file: its rows are encoded in parallel, a batch at a time. A row
-//! that makes no example is kept as its reason; what is wrong with more than the row stops at once.
+//! that makes no example is kept as the reason; an error that concerns more than one row stops the
+//! work.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,13 +25,13 @@ use crate::files::{self, EntryKind, RowCache, Stamp, Taken, panic_words};
 use crate::report::{Event, Reporter};
 use crate::terms::Term;
 
-/// Characters of a reason at most: a template may quote a whole row.
+/// Maximum number of characters in a reason, because a template may quote a whole row.
 const MAX_REASON: usize = 700;
 
-/// What became of a row.
+/// Result of encoding a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Encoded {
-    /// Tokens, none where there is nothing to learn, and what of the row is not in them.
+    /// Tokens, none where there is nothing to learn, and the contents of the row that are unused.
     Row(TokenRow, Vec<Unread>),
     /// The reason and the row's place in the file.
     Broken(String),
@@ -39,21 +40,22 @@ enum Encoded {
 /// A data file with the tokens of its rows.
 #[derive(Debug)]
 pub struct Opened {
-    /// The tokens of the rows that are taken.
+    /// The tokens of the selected rows.
     pub cache: Cache,
-    /// The first of these rows in the file.
+    /// Number of the first selected row in the file.
     pub taken_from: u64,
-    /// All rows of the file.
+    /// Number of rows in the file.
     pub rows: u64,
     /// Whether an entry was written.
     pub is_new: bool,
 }
 
-/// The tokens of the rows of one data file that are taken, all if none are chosen; from the cache
-/// if they are there and whole.
+/// Returns the tokens of the selected rows of one data file, or of all rows if none are selected.
+/// They come from the cache if it has a complete entry.
 ///
 /// # Errors
-/// The file cannot be read, a row has a fault that others share, or the cache cannot be written.
+/// The file cannot be read, a row has an error that other rows share, or the cache cannot be
+/// written.
 pub fn open(
     file: &DataFile,
     source: &DataSource,
@@ -97,8 +99,7 @@ fn from_cache(
         match Cache::open(&path, &stamp) {
             Ok(cache) => return Ok((cache.named(name, lease), false)),
             Err(reason) => report(Event::Note(format!(
-                "the token cache `{}` is made again: \
-            {reason}",
+                "the token cache `{}` is made again: {reason}",
                 path.display()
             ))),
         }
@@ -117,8 +118,8 @@ fn from_cache(
     Ok((opened, true))
 }
 
-/// Removes what nobody reads any more and what is above the limit, after entries were written. Who
-/// has a thousand files looks through the folder once.
+/// Removes cache entries of older versions and those above the size limit, after entries were
+/// written. A run with a thousand files looks through the folder once.
 pub fn tidy(cache: &RowCache, report: Reporter) {
     tell_outdated(files::remove_outdated(cache), report);
     if let (RowCache::Shared(_), Ok(limit)) = (cache, files::cache_limit()) {
@@ -126,7 +127,7 @@ pub fn tidy(cache: &RowCache, report: Reporter) {
     }
 }
 
-/// The tokens in a file that goes with the process.
+/// Writes the tokens to a file that is deleted when the process ends.
 fn make_nameless(
     cache: &RowCache,
     stamp: Stamp,
@@ -149,8 +150,7 @@ fn tell_outdated(taken: Taken, report: Reporter) {
     if taken.entries > 0 {
         let (entries, bytes) = (files::entry_count(taken.entries), DecimalBytes(taken.bytes));
         report(Event::Note(format!(
-            "token cache: {entries} of an older version of Rankine removed, \
-        {bytes}"
+            "token cache: {entries} of an older version of Rankine removed, {bytes}"
         )));
     }
 }
@@ -175,8 +175,8 @@ fn unreadable(path: &Path, reason: String) -> files::FileError {
     }
 }
 
-/// The identity of the tokens of a file: all that decides them. The data file is hashed each time,
-/// because its date is no proof of its content.
+/// Returns the identity of the tokens of a file: everything that determines them. The data file is
+/// hashed each time, because its date does not prove its content.
 fn stamp(
     file: &DataFile,
     source: &DataSource,
@@ -271,8 +271,9 @@ fn tokenize(
     Ok(())
 }
 
-/// The rows of a batch, or the fault of the first row that has one; a panic is one. Rows behind a
-/// fault are not begun: a template without end takes its time for each.
+/// Encodes the rows of a batch, or returns the error of the first row that has one; a panic counts
+/// as an error. Rows after it are not started, because a template that never ends costs time for
+/// each.
 fn encode_rows(
     rows: usize,
     place: impl Fn(usize) -> RowLocation + Sync,
@@ -374,8 +375,7 @@ mod tests {
             let said = error.to_string();
             assert_eq!(
                 revealed(&said),
-                "`x.parquet`, row group 1, row 47: internal error: slice \
-            index 7 ␛[31m"
+                "`x.parquet`, row group 1, row 47: internal error: slice index 7 ␛[31m"
             );
             assert!(
                 !without_data(&said).contains("slice"),

@@ -1,5 +1,5 @@
-//! One cell of a Parquet column as a JSON value, whatever the nesting: the formats read values and
-//! know nothing of Arrow.
+//! Cells of a Parquet column as JSON values, however nested: the formats read values and know
+//! nothing of Arrow.
 
 use std::str::Utf8Error;
 
@@ -10,9 +10,9 @@ use arrow::datatypes::{
 };
 use serde_json::{Map, Value};
 
-/// The longest text of a cell. Its tokens take forty times as much, on every thread.
+/// Maximum bytes of text in a cell. Its tokens take forty times as much, on every thread.
 const MAX_TEXT_BYTES: usize = 4 << 20;
-/// The longest list of a cell.
+/// Maximum number of items in a cell's list.
 const MAX_ITEMS: usize = 100_000;
 
 /// A cell that cannot be used.
@@ -33,15 +33,15 @@ pub enum CellError {
         /// Its length.
         items: usize,
     },
-    /// A value that is neither text nor number nor time.
+    /// A value is neither text, number, time, list nor object.
     #[error(
         "a value that is neither text, number, time, list nor object, such as bytes of a fixed \
-    length"
+        length"
     )]
     NoForm,
 }
 
-/// What a column must hold to be of use.
+/// Kind of content that a column must hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnKind {
     /// Text.
@@ -80,7 +80,7 @@ impl ColumnKind {
         }
     }
 
-    /// The kind in words.
+    /// Returns the kind in words.
     pub fn describe(self) -> &'static str {
         match self {
             Self::Text => "text",
@@ -92,7 +92,7 @@ impl ColumnKind {
     }
 }
 
-/// Keys of a turn: who speaks, and what.
+/// Keys of a turn that name the speaker.
 const WHO: [&str; 2] = ["role", "from"];
 const WHAT: [&str; 3] = ["content", "value", "tool_calls"];
 
@@ -116,7 +116,7 @@ pub fn are_turns(value: &Value) -> bool {
         .is_some_and(|turns| !turns.is_empty() && turns.iter().all(is_turn))
 }
 
-/// A column's type in words.
+/// Returns a column's type in words.
 pub fn describe(data_type: &DataType) -> String {
     match data_type {
         DataType::Null => "nothing but nulls".into(),
@@ -130,10 +130,10 @@ pub fn describe(data_type: &DataType) -> String {
     }
 }
 
-/// The cell in a row of a column. Texts are checked to be UTF-8 here, so that a fault has a row. In
-/// an object, keys that are null are left out: Parquet gives every object the keys of all of them.
-/// A map has keys of its own and keeps them. Dates, times and decimals, for which JSON has no word,
-/// become the text that Python's `str` gives.
+/// Reads the cell in a row of a column. Texts are checked to be UTF-8 here, so that an error has a
+/// row. In an object, keys that are null are left out, because Parquet gives every object the keys
+/// of all objects. A map has its own keys and keeps them. Dates, times and decimals, which JSON
+/// lacks, become the text that Python's `str` gives.
 ///
 /// # Errors
 /// A text is not UTF-8, a text or list is longer than any row that could be trained, or a value has
@@ -206,7 +206,9 @@ fn number(column: &dyn Array, row: usize) -> Value {
         ($($kind:ident => $arrow:ty),* $(,)?) => {
             match column.data_type() {
                 $(DataType::$kind => Value::from(column.as_primitive::<$arrow>().value(row)),)*
-                DataType::Float16 => Value::from(column.as_primitive::<Float16Type>().value(row).to_f32()),
+                DataType::Float16 => {
+                    Value::from(column.as_primitive::<Float16Type>().value(row).to_f32())
+                }
                 _ => Value::Null,
             }
         };
@@ -235,7 +237,7 @@ mod tests {
     use super::super::parquet::tests::read_column;
     use super::*;
 
-    /// One list of objects a row, from columns of equal length.
+    /// Builds one list of objects per row, from columns of equal length.
     fn objects(columns: Vec<(&str, ArrayRef)>, lengths: &[usize]) -> ArrayRef {
         let items = StructArray::from(
             columns

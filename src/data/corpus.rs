@@ -1,4 +1,4 @@
-//! The rows of all sources as tokens, by index: made from the data files or taken from the cache,
+//! The rows of all sources as tokens, by index: encoded from the data files or read from the cache,
 //! and cut to the limits of the run.
 
 use std::path::Path;
@@ -20,56 +20,56 @@ use crate::files::{self, RowCache};
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
-/// How long a row may be.
+/// Limits on the length of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Tokens of a row at most.
+    /// Maximum number of tokens in a row.
     pub sequence_len: usize,
-    /// What happens to a longer one.
+    /// How longer rows are handled.
     pub truncation: Truncation,
 }
 
-/// Data that makes no corpus.
+/// Error while a corpus is opened.
 #[derive(Debug, thiserror::Error)]
 pub enum CorpusError {
     /// A data file cannot be read.
     #[error(transparent)]
     Table(#[from] parquet::TableError),
-    /// An example makes no tokens, for a reason that other rows will share.
+    /// An example cannot be encoded, for a reason that other rows will share.
     #[error("{place}, column `{column}`: {said}")]
     Encode {
         /// The row.
         place: RowLocation,
         /// Its main column in the file.
         column: String,
-        /// What is wrong with it, text of the row marked.
+        /// The error message, with text of the row marked.
         said: String,
-        /// The same as an error.
+        /// The error itself.
         #[source]
         cause: Box<encode::EncodeError>,
     },
-    /// The work on a row panicked.
+    /// Encoding a row panicked.
     #[error("{place}: internal error: {said}")]
     Panicked {
         /// The row.
         place: RowLocation,
-        /// The panic's words.
+        /// The panic message.
         said: String,
     },
     /// The cache folder cannot be written.
     #[error("the token cache cannot be written: {cause}")]
     Cache {
-        /// What failed.
+        /// The file error.
         #[source]
         cause: files::FileError,
     },
-    /// The variable for the size of the cache is no size.
+    /// The environment variable for the size of the cache is not a size.
     #[error(
         "{} is `{found}`, expected a number of bytes, such as `5GB` or `20 GiB`",
         files::LIMIT
     )]
     Limit {
-        /// As it stands there.
+        /// Value of the variable.
         found: String,
     },
     /// More rows than an index can count.
@@ -108,7 +108,7 @@ impl Explain for CorpusError {
     }
 }
 
-/// The rows of a list of sources: all that were read, by number, and those that are kept, by index.
+/// The rows of a list of sources: all rows that were read, by number, and the kept rows, by index.
 /// Rows of the first source come first.
 #[derive(Debug)]
 pub struct Corpus {
@@ -119,21 +119,21 @@ pub struct Corpus {
 /// A data file.
 #[derive(Debug)]
 pub(super) struct CorpusFile {
-    /// Its source's place among the sources.
+    /// Index of its source.
     pub source: usize,
     /// The file.
     pub file: PathBuf,
-    /// Its rows that are taken.
+    /// Its selected rows.
     cache: Cache,
-    /// The first of them.
+    /// Number of the first selected row in the file.
     taken_from: u64,
-    /// All rows of the file.
+    /// Number of rows in the file.
     rows: u64,
     /// The number of its first row.
     first: u64,
-    /// Which of its rows are kept.
+    /// Its rows that are kept.
     kept: RowSet,
-    /// Kept rows of the files before it.
+    /// Number of kept rows in the files before it.
     kept_before: usize,
 }
 
@@ -142,7 +142,7 @@ impl CorpusFile {
         self.first + self.rows
     }
 
-    /// A row of the file as the cache has it; `None` where it is not taken.
+    /// Returns a row of the file from the cache; `None` if it is not selected.
     pub fn entry(&self, row: usize) -> Option<CachedRow<'_>> {
         let place = (row as u64).checked_sub(self.taken_from)? as usize;
         (place < self.cache.len()).then(|| self.cache.entry(place))
@@ -154,13 +154,13 @@ impl CorpusFile {
 }
 
 impl Corpus {
-    /// Opens the rows of all sources: files that `cache` does not hold as tokens yet are tokenized,
-    /// in parallel, and their text dropped as it goes. Then the limits are applied; what is not
-    /// kept can be asked for by its number.
+    /// Opens the rows of all sources: files that `cache` does not hold as tokens yet are tokenized
+    /// in parallel, and their text is dropped on the way. Then the limits are applied; rows that
+    /// are not kept can still be looked up by number.
     ///
     /// # Errors
-    /// A file cannot be read or a row not be encoded, with its place; or the cache folder cannot be
-    /// written.
+    /// A file cannot be read, a row cannot be encoded (the error has its place), or the cache
+    /// folder cannot be written.
     pub fn open(
         sources: &[DataSource],
         encoder: &Encoder,
@@ -200,7 +200,7 @@ impl Corpus {
         Ok(corpus)
     }
 
-    /// What of a source's rows is not used, in words.
+    /// Returns notes on the contents of a source's rows that are unused.
     fn notes(&self, source: usize, files: &[DataFile]) -> Vec<String> {
         let parts = || self.parts.iter().filter(|part| part.source == source);
         let unread = parts()
@@ -209,7 +209,7 @@ impl Corpus {
         unread.notes(files, parts().map(|part| part.cache.len() as u64).sum())
     }
 
-    /// Keeps what the limits allow of a file.
+    /// Adds a file and keeps those of its rows that the limits allow.
     fn push(&mut self, source: usize, file: PathBuf, opened: Opened) -> Result<(), CorpusError> {
         let Opened {
             cache,
@@ -229,7 +229,10 @@ impl Corpus {
             kept: RowSet::default(),
             kept_before,
         };
-        let is_kept = |row: usize| matches!(part.entry(row), Some(CachedRow::Row(whole)) if self.admit(whole).is_ok());
+        let is_kept = |row: usize| match part.entry(row) {
+            Some(CachedRow::Row(whole)) => self.admit(whole).is_ok(),
+            _ => false,
+        };
         part.kept = RowSet::of(rows as usize, is_kept);
         self.parts.push(part);
         u32::try_from(self.len())
@@ -237,17 +240,17 @@ impl Corpus {
             .map(drop)
     }
 
-    /// Names of the entries of the cache that hold the rows.
+    /// Returns the names of the cache entries that hold the rows.
     pub fn entries(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| part.cache.name())
     }
 
-    /// Rows that were read.
+    /// Returns the number of rows that were read.
     pub fn rows_read(&self) -> u64 {
         self.parts.last().map_or(0, CorpusFile::end)
     }
 
-    /// Rows that are kept.
+    /// Returns the number of kept rows.
     pub fn len(&self) -> usize {
         self.parts.last().map_or(0, CorpusFile::kept_end)
     }
@@ -257,7 +260,7 @@ impl Corpus {
         self.len() == 0
     }
 
-    /// A kept row, no longer than the limit.
+    /// Returns a kept row, cut to the limit.
     ///
     /// # Panics
     /// There is no such row.
@@ -269,7 +272,7 @@ impl Corpus {
         }
     }
 
-    /// The number of a kept row in the order in which rows were read.
+    /// Returns the number of a kept row in the order in which rows were read.
     ///
     /// # Panics
     /// There is no such row.
@@ -278,7 +281,7 @@ impl Corpus {
         part.first + row as u64
     }
 
-    /// The place among the sources of the one that a kept row is from.
+    /// Returns the index of the source that a kept row is from.
     ///
     /// # Panics
     /// There is no such row.
@@ -286,7 +289,7 @@ impl Corpus {
         self.slot(index).0.source
     }
 
-    /// The data file that a kept row is from.
+    /// Returns the data file that a kept row is from.
     ///
     /// # Panics
     /// There is no such row.
@@ -294,7 +297,7 @@ impl Corpus {
         &self.slot(index).0.file
     }
 
-    /// The row in its file and the file of a row that was read, by its number.
+    /// Returns the position in its file, and the file, of the row with a number.
     ///
     /// # Panics
     /// There is no such row.
@@ -303,7 +306,7 @@ impl Corpus {
         (row, &part.file)
     }
 
-    /// A hash of ids and labels of each kept row; equal for equal rows.
+    /// Returns a hash of ids and labels for each kept row; equal for equal rows.
     pub fn contents(&self) -> Vec<u64> {
         (0..self.len())
             .into_par_iter()
@@ -311,19 +314,19 @@ impl Corpus {
             .collect()
     }
 
-    /// Where a kept row is.
+    /// Returns the file of a kept row and the row's position in it.
     fn slot(&self, index: usize) -> (&CorpusFile, usize) {
         let part = &self.parts[self.parts.partition_point(|part| part.kept_end() <= index)];
         (part, part.kept.row(index - part.kept_before))
     }
 
-    /// Where the row of a number is.
+    /// Returns the file of the row with a number and the row's position in it.
     pub(super) fn locate(&self, number: u64) -> (&CorpusFile, usize) {
         let part = &self.parts[self.parts.partition_point(|part| part.end() <= number)];
         (part, (number - part.first) as usize)
     }
 
-    /// The index of the row of a number, if it is kept.
+    /// Returns the index of the row with a number, if it is kept.
     pub(super) fn index(&self, number: u64) -> Option<u32> {
         let (part, row) = self.locate(number);
         part.kept
@@ -331,7 +334,7 @@ impl Corpus {
             .map(|place| (part.kept_before + place) as u32)
     }
 
-    /// The row as it is used, or why it is left out.
+    /// Returns the row cut to the limit, or the reason why it is left out.
     pub(super) fn admit<'a>(&self, whole: TokenSlice<'a>) -> Result<TokenSlice<'a>, RowStatus> {
         let row = self.cut(whole);
         if row.len() < whole.len() && self.limits.truncation != Truncation::Truncate {
@@ -343,7 +346,7 @@ impl Corpus {
         }
     }
 
-    /// The row, no longer than the limit.
+    /// Cuts the row to the limit.
     pub(super) fn cut<'a>(&self, whole: TokenSlice<'a>) -> TokenSlice<'a> {
         whole.first(self.limits.sequence_len)
     }
@@ -550,8 +553,7 @@ mod tests {
         );
         assert!(
             (tally.unusable_share() - 0.25).abs() < 1e-12,
-            "a share of the rows that are \
-        taken"
+            "a share of the rows that are taken"
         );
         source.selected = Some(vec![0..5, 3..3]);
         let corpus = bench
@@ -560,15 +562,13 @@ mod tests {
         assert_eq!(
             (corpus.rows_read(), corpus.len()),
             (8, 5),
-            "another choice is another entry of \
-        the cache"
+            "another choice is another entry of the cache"
         );
         source.selected = Some(vec![4..9, 0..3]);
         assert_eq!(
             bench.open(&[source], LIMITS).expect("opened").len(),
             3,
-            "a file that is \
-        shorter now has no such rows"
+            "a file that is shorter now has no such rows"
         );
     }
 
@@ -670,8 +670,7 @@ mod tests {
             .expect_err("two bos");
         assert!(
             error.to_string().contains(
-                "row group 0, row 1, column `text`: the row begins with the \
-            bos token twice"
+                "row group 0, row 1, column `text`: the row begins with the bos token twice"
             ),
             "{error}"
         );

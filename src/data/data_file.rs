@@ -1,4 +1,4 @@
-//! A data file: what a person calls it, and the Parquet file that its rows are read from.
+//! Data files: the path that the user names, and the Parquet file that the rows are read from.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,33 +7,32 @@ use tempfile::TempDir;
 
 use crate::files::Lease;
 
-/// A data file of a recipe. Messages and locks call it by its path; rows are read from its Parquet
-/// file.
+/// A data file of a recipe. Messages and locks use its path; rows are read from its Parquet file.
 #[derive(Debug, Clone)]
 pub struct DataFile {
     path: PathBuf,
     made: Option<Made>,
 }
 
-/// The Parquet file that was made of a data file.
+/// The Parquet file that a data file was converted to.
 #[derive(Debug, Clone)]
 struct Made {
     path: PathBuf,
     keep: Keep,
 }
 
-/// What keeps a Parquet file that was made.
+/// Owner that keeps a converted Parquet file on disk.
 #[derive(Debug, Clone)]
 #[expect(dead_code, reason = "what is held keeps the file")]
 pub(super) enum Keep {
-    /// It is an entry of the cache; no lease where nobody can remove it.
+    /// An entry of the cache, with no lease if nobody can remove it.
     Entry(Option<Arc<Lease>>),
-    /// It goes with this folder when the last user is dropped.
+    /// A file in a temporary folder, which is deleted when the last user is dropped.
     Temporary(Arc<TempDir>),
 }
 
 impl DataFile {
-    /// A file of which the Parquet file at `parquet` was made.
+    /// Creates a data file that was converted to the Parquet file at `parquet`.
     pub(super) fn converted(path: PathBuf, parquet: PathBuf, keep: Keep) -> Self {
         Self {
             path,
@@ -44,22 +43,22 @@ impl DataFile {
         }
     }
 
-    /// The file that the recipe leads to.
+    /// Returns the path of the file that the recipe names.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The Parquet file of its rows: itself, or the one that was made of it.
+    /// Returns the Parquet file with its rows: the file itself, or the one it was converted to.
     pub fn parquet(&self) -> &Path {
         self.made.as_ref().map_or(&self.path, |made| &made.path)
     }
 
-    /// Whether its rows are read from a Parquet file that was made of it.
+    /// Whether its rows are read from a converted Parquet file.
     pub fn is_converted(&self) -> bool {
         self.made.is_some()
     }
 
-    /// The name of the cache entry that holds its rows as Parquet.
+    /// Returns the name of the cache entry that holds its rows as Parquet.
     pub fn cache_entry(&self) -> Option<&str> {
         let made = self
             .made

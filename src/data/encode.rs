@@ -1,6 +1,6 @@
-//! An example becomes token ids and, for each, whether it is trained. Labels come from places in
-//! the text, never from token ids: where a model pads with its eos, the eos that ends a row is
-//! trained all the same.
+//! Encodes an example as token ids and, for each, whether it is trained. Labels come from positions
+//! in the text, never from token ids: where a model pads with its eos, the eos that ends a row is
+//! still trained.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -16,7 +16,7 @@ use super::unread::Unread;
 use crate::fault::{Exit, Explain};
 use crate::terms::TrainOn;
 
-/// What turns examples into tokens.
+/// Encoder from examples to tokens.
 #[derive(Debug)]
 pub struct Encoder {
     /// The base's tokenizer.
@@ -34,10 +34,10 @@ pub struct TokenRow {
     pub trained: Vec<bool>,
 }
 
-/// An example that makes no row.
+/// Error while an example is encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum EncodeError {
-    /// The template does not render it.
+    /// The template does not render the example.
     #[error(transparent)]
     Template(#[from] template::TemplateError),
     /// The tokenizer fails.
@@ -46,29 +46,29 @@ pub enum EncodeError {
     /// A conversation without a template.
     #[error("a conversation needs a chat template, the base model has none")]
     NoTemplate,
-    /// The row cannot be ended.
+    /// The tokenizer has no eos token to end the row with.
     #[error("the tokenizer has no eos token to end a row with")]
     NoEos,
-    /// The last span may be a part of the last turn only.
+    /// The last span may be only a part of the last turn.
     #[error(
         "the chat template marks {spans} spans in {turns} answers, so `train_on: last` does \
-    not tell what to train"
+        not tell what to train"
     )]
     LastTurnUnclear {
-        /// Spans that it marks.
+        /// Number of spans that the template marks.
         spans: usize,
-        /// Answers of the conversation.
+        /// Number of answers in the conversation.
         turns: usize,
     },
-    /// Some answers are not to be trained, and which of the spans they are is not known.
+    /// Some answers must not be trained, and it is unknown which of the spans they are.
     #[error(
         "the chat template marks {spans} spans in {turns} answers, so it does not tell which of \
         them the data keeps from training"
     )]
     AnswersUnclear {
-        /// Spans that it marks.
+        /// Number of spans that the template marks.
         spans: usize,
-        /// Answers of the conversation.
+        /// Number of answers in the conversation.
         turns: usize,
     },
     /// The row begins with two bos tokens, which no model has seen.
@@ -80,16 +80,16 @@ pub enum EncodeError {
     /// An answer is trained without its end.
     #[error(
         "an answer is followed by `{token}`, which is not trained: the model would not learn \
-    to stop"
+        to stop"
     )]
     UntrainedEnd {
         /// The token that ends the turn.
         token: String,
     },
-    /// An answer is trained up to what begins a turn.
+    /// An answer is trained up to a token that begins a turn.
     #[error(
         "an answer is trained up to `{token}`, which begins a turn: the model would not learn \
-    to stop"
+        to stop"
     )]
     TrainedOpener {
         /// The token that begins a turn.
@@ -98,7 +98,7 @@ pub enum EncodeError {
     /// An answer has no end.
     #[error("the last answer has no token that ends its turn: the model would not learn to stop")]
     NoEnd,
-    /// A label is padding.
+    /// A trained token is the padding token.
     #[error("token {place} is `{token}`, which pads, and is trained: the model would learn to pad")]
     TrainedPadding {
         /// The padding token.
@@ -109,8 +109,8 @@ pub enum EncodeError {
 }
 
 impl EncodeError {
-    /// Whether it says something about this row alone, which can be left out and counted. The
-    /// others will be true of other rows too.
+    /// Whether the error concerns this row alone, so that the row can be left out and counted.
+    /// Other errors will occur in other rows too.
     pub fn is_of_the_row(&self) -> bool {
         let is_told = matches!(
             self,
@@ -121,7 +121,7 @@ impl EncodeError {
         is_told || self.is_of_marks()
     }
 
-    /// Whether the template does not tell what of this row is to be trained.
+    /// Whether the template does not tell which parts of this row to train.
     fn is_of_marks(&self) -> bool {
         matches!(
             self,
@@ -135,7 +135,7 @@ impl EncodeError {
         )
     }
 
-    /// Why the row is left out, and what helps where that is done to the template.
+    /// Returns the reason why the row is left out, and a hint where a change to the template helps.
     pub fn reason(&self) -> String {
         match self.hint().filter(|_| self.is_of_marks()) {
             Some(hint) => format!("{self}; {hint}"),
@@ -160,9 +160,9 @@ impl Explain for EncodeError {
             Self::NoTemplate => Some("give one with `chat_template: PATH`, or use an \
             instruction-tuned base".into()),
             Self::NoEos => Some("set `eos_token` in the base's tokenizer_config.json".into()),
-            Self::LastTurnUnclear { .. } => {
-                Some("set `train_on: assistant`, or give a template that marks each answer once".into())
-            }
+            Self::LastTurnUnclear { .. } => Some(
+                "set `train_on: assistant`, or give a template that marks each answer once".into(),
+            ),
             Self::AnswersUnclear { .. } => Some(
                 "give a template that marks each answer once, or take `weight`, `train` and `loss` \
                 out of the data".into(),
@@ -183,11 +183,11 @@ impl Explain for EncodeError {
 }
 
 impl Encoder {
-    /// The tokens of an example and which of them are trained.
+    /// Encodes an example as tokens and marks those that are trained.
     ///
     /// # Errors
-    /// The template refuses the conversation or there is none, the row would begin with two bos or
-    /// end with no eos, or its labels would teach the model to pad or not to stop.
+    /// The template is missing or refuses the conversation, the row would begin with two bos or end
+    /// without eos, or its labels would teach the model to pad or not to stop.
     pub fn encode(&self, example: &Example, train_on: TrainOn) -> Result<TokenRow, EncodeError> {
         let mut row = match example {
             Example::Text(text) => self.plain(text, None)?,
@@ -211,8 +211,8 @@ impl Encoder {
         Ok(row)
     }
 
-    /// Prompt and completion as one string, so that its tokens are those that the model will meet;
-    /// a token that straddles the border belongs to the completion.
+    /// Encodes prompt and completion as one string, so that its tokens are those that the model
+    /// will meet. A token that straddles the border belongs to the completion.
     fn completion(
         &self,
         prompt: &str,
@@ -223,8 +223,8 @@ impl Encoder {
         self.plain(&format!("{prompt}{completion}"), border)
     }
 
-    /// A text with the special tokens that its tokenizer adds and an eos at its end, trained from a
-    /// byte on or all of it.
+    /// Encodes a text with the special tokens that the tokenizer adds and an eos at its end. All of
+    /// it is trained, or the part from a byte on.
     fn plain(&self, text: &str, trained_from: Option<usize>) -> Result<TokenRow, EncodeError> {
         let mut row = if let Some(border) = trained_from {
             let encoding = self.tokenizer.encode(text, true)?;
@@ -268,7 +268,7 @@ impl Encoder {
         Ok(row)
     }
 
-    /// What of an example that makes a row changes nothing in it.
+    /// Returns the contents of an example that change nothing in its row.
     pub fn unread(&self, example: &Example, train_on: TrainOn) -> Vec<Unread> {
         let (Example::Chat(chat), Some(template)) = (example, &self.template) else {
             return Vec::new();
@@ -327,8 +327,9 @@ impl Encoder {
         unread
     }
 
-    /// [`alpaca`] with a system prompt and earlier answers, as LLaMA-Factory's template of that
-    /// name has them: the prompt in the place of the first sentence, each answer with an eos.
+    /// Renders [`alpaca`] with a system prompt and earlier answers, like LLaMA-Factory's template
+    /// of that name: the system prompt replaces the first sentence, and each answer ends with an
+    /// eos.
     fn alpaca(&self, task: &Instruction) -> Result<String, EncodeError> {
         let input = task.input.as_deref();
         let mut prompt = task.system.clone().unwrap_or_else(|| opening(input));
@@ -351,8 +352,7 @@ impl Encoder {
     }
 }
 
-/// Alpaca's two prompts, word for word:
-/// <https://github.com/tatsu-lab/stanford_alpaca/blob/main/train.py>
+/// Returns one of Alpaca's two prompts, word for word:
 pub fn alpaca(instruction: &str, input: Option<&str>) -> String {
     opening(input) + &asked(instruction, input)
 }
@@ -365,7 +365,7 @@ fn opening(input: Option<&str>) -> String {
     };
     format!(
         "Below is an instruction that describes a task{setting}. Write a response that \
-    appropriately completes the request."
+        appropriately completes the request."
     )
 }
 
@@ -376,8 +376,8 @@ fn asked(instruction: &str, input: Option<&str>) -> String {
     format!("\n\n### Instruction:\n{instruction}\n\n{input}### Response:")
 }
 
-/// The rendered text and which parts of it are trained. `answers` says of each answer whether it
-/// may be.
+/// Renders a conversation and returns the text with the spans that are trained. `answers` states
+/// for each answer whether it may be trained.
 fn spans(
     template: &ChatTemplate,
     conversation: &Conversation,
@@ -441,7 +441,7 @@ fn spans(
     Ok((rendered.text, trained))
 }
 
-/// What lies between spans, in a text of a length.
+/// Returns the ranges between spans, in a text of this length.
 fn between(spans: impl Iterator<Item = Range<usize>>, length: usize) -> Vec<Range<usize>> {
     let (mut between, mut end) = (Vec::new(), 0);
     for span in spans {
@@ -470,7 +470,8 @@ pub(super) mod tests {
         '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}\
         {% else %}{{ message['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}";
 
-    /// One token a character, but for `::`; bos in front of plain text; the eos pads too.
+    /// Encoder with one token per character, except for `::`. Plain text begins with bos, and eos
+    /// is also the padding token.
     pub(in super::super) fn encoder(folder: &Path) -> Encoder {
         let special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
         let words = special
@@ -482,18 +483,33 @@ pub(super) mod tests {
             .enumerate()
             .map(|(id, word)| (word, id.into()))
             .collect();
-        let added = |(id, word): (usize, &&str)| json!({"id": id, "content": word, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+        let added = |(id, word): (usize, &&str)| {
+            json!({
+                "id": id, "content": word, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        };
+        let byte_level = json!({
+            "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false,
+            "use_regex": false,
+        });
         let tokenizer = json!({
             "version": "1.0",
             "added_tokens": special.iter().enumerate().map(added).collect::<Vec<_>>(),
-            "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+            "pre_tokenizer": byte_level,
             "post_processor": {
                 "type": "TemplateProcessing",
-                "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-                "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+                "single": [
+                    {"SpecialToken": {"id": "<s>", "type_id": 0}},
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                ],
+                "pair": [
+                    {"Sequence": {"id": "A", "type_id": 0}},
+                    {"Sequence": {"id": "B", "type_id": 0}},
+                ],
                 "special_tokens": {"<s>": {"id": "<s>", "ids": [BOS], "tokens": ["<s>"]}},
             },
-            "decoder": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": false, "use_regex": false},
+            "decoder": byte_level,
             "model": {"type": "BPE", "vocab": vocab, "merges": [": :"]},
         });
         let config = json!({"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"});
@@ -536,7 +552,7 @@ pub(super) mod tests {
         assert!(encoder.encode(&example, TrainOn::Assistant).is_ok());
     }
 
-    /// What is trained of an example, eos included.
+    /// Returns the trained text of an example, eos included.
     fn trained(example: &Example, train_on: TrainOn) -> String {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let encoder = encoder(folder.path());
@@ -681,8 +697,7 @@ pub(super) mod tests {
         assert_eq!(
             trained(&marked([None; 4], 3), TrainOn::Assistant),
             "b<|im_end|>",
-            "answers of \
-        a prompt are given"
+            "answers of a prompt are given"
         );
     }
 
@@ -717,8 +732,12 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn the_trained_text_is_the_completion(prompt in "[a-z \n]{0,20}", answer in "[a-z \n]{1,20}") {
-            prop_assert_eq!(trained(&completion(&prompt, &answer), TrainOn::Last), format!("{answer}</s>"));
+        fn the_trained_text_is_the_completion(
+            prompt in "[a-z \n]{0,20}",
+            answer in "[a-z \n]{1,20}",
+        ) {
+            let text = trained(&completion(&prompt, &answer), TrainOn::Last);
+            prop_assert_eq!(text, format!("{answer}</s>"));
         }
     }
 }

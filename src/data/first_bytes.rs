@@ -1,5 +1,5 @@
-//! What a file is that is no Parquet file, by its first bytes: a person who brings JSON Lines has
-//! no broken Parquet file.
+//! The kind of a file that is not Parquet, by its first bytes: a user who brings JSON Lines does
+//! not have a damaged Parquet file.
 
 use std::fs::File;
 use std::io::Read;
@@ -7,13 +7,13 @@ use std::path::Path;
 
 use crate::fault::shell_word;
 
-/// Bytes that are looked at.
+/// Number of bytes that are inspected.
 const HEAD_BYTES: u64 = 1 << 16;
 
-/// A kind of file that data come in.
+/// Kind of a file that may hold data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Content {
-    /// One JSON value a line.
+    /// One JSON value per line.
     JsonLines,
     /// A file that is one JSON value, such as an array of rows.
     Json,
@@ -21,37 +21,37 @@ pub enum Content {
     Csv,
     /// Values with tabs between them.
     Tsv,
-    /// Text of no form that is known.
+    /// Text of no known form.
     Text,
-    /// Text in 16 bits a character.
+    /// Text in UTF-16.
     Utf16,
-    /// A page of the web, in place of what was to be downloaded.
+    /// A web page, in place of the file that was to be downloaded.
     Page,
-    /// What Git has in place of a large file.
+    /// A Git LFS pointer in place of a large file.
     GitPointer,
     /// A file compressed with gzip.
     Gzip,
     /// A file compressed with Zstandard.
     Zstd,
-    /// A ZIP archive; office files are such too.
+    /// A ZIP archive, such as an office file.
     Zip,
-    /// Arrow's own file format, which is Feather's.
+    /// An Arrow IPC file, which is also the Feather format.
     Arrow,
-    /// A table of ORC.
+    /// An ORC file.
     Orc,
-    /// A container of Avro.
+    /// An Avro file.
     Avro,
-    /// A database of `SQLite`.
+    /// An `SQLite` database.
     Sqlite,
-    /// A document.
+    /// A PDF document.
     Pdf,
-    /// A pickle of Python.
+    /// A Python pickle.
     Pickle,
-    /// A model.
+    /// A GGUF model.
     Gguf,
 }
 
-/// First bytes that tell a kind.
+/// First bytes that identify a kind.
 const MAGIC: [(&[u8], Content); 14] = [
     (b"\x1f\x8b", Content::Gzip),
     (b"\x28\xb5\x2f\xfd", Content::Zstd),
@@ -79,8 +79,8 @@ pub fn is_parquet(path: &Path) -> bool {
 }
 
 impl Content {
-    /// The kind of a file; `None` where it begins as a Parquet file does, is empty, cannot be read,
-    /// or is of no kind that is known.
+    /// Returns the kind of a file; `None` if it begins like a Parquet file, is empty, cannot be
+    /// read, or is of no known kind.
     pub fn of(path: &Path) -> Option<Self> {
         let mut head = Vec::new();
         File::open(path)
@@ -91,7 +91,7 @@ impl Content {
         Self::of_head(&head, path)
     }
 
-    /// Whether it is a text in which rows can be found.
+    /// Whether it is a text format that rows can be read from.
     pub fn has_rows(self) -> bool {
         matches!(self, Self::JsonLines | Self::Json | Self::Csv | Self::Tsv)
     }
@@ -122,7 +122,7 @@ impl Content {
         is_text.then(|| of_text(text.trim_start_matches('\u{feff}'), path))
     }
 
-    /// The kind in words.
+    /// Returns the kind in words.
     pub fn describe(self) -> &'static str {
         match self {
             Self::JsonLines => "JSON Lines",
@@ -146,7 +146,7 @@ impl Content {
         }
     }
 
-    /// The way from such a file to a Parquet file.
+    /// Returns the way to turn such a file into a Parquet file.
     pub fn hint(self, path: &Path) -> String {
         let file = shell_word(&path.display().to_string());
         let mut out = path.to_owned();
@@ -183,16 +183,14 @@ impl Content {
             Self::Text => {
                 format!(
                     "bring it into JSON Lines, one `{{\"text\": ..}}` a line; then {convert} \
-                makes a Parquet file of it"
+                    makes a Parquet file of it"
                 )
             }
             Self::Utf16 => format!(
-                "save it as UTF-8; of JSON Lines, JSON or CSV {convert} makes a \
-            Parquet file"
+                "save it as UTF-8; of JSON Lines, JSON or CSV {convert} makes a Parquet file"
             ),
             Self::Page => {
-                "download it again: a server answered with a page, such as one that asks \
-            to log in"
+                "download it again: a server answered with a page, such as one that asks to log in"
                     .to_owned()
             }
             Self::GitPointer => "fetch the file itself with `git lfs pull`".to_owned(),
@@ -320,18 +318,18 @@ mod tests {
     #[test]
     fn the_way_to_parquet_writes_over_no_input() {
         let hint = |content: Content, name: &str| content.hint(Path::new(name));
-        assert!(hint(Content::JsonLines, "law.jsonl").contains(
-            "`rankine convert law.jsonl --out \
-        law.parquet`"
-        ));
-        assert!(hint(Content::Csv, "a b.csv").contains(
-            "`rankine convert 'a b.csv' --out 'a \
-        b.parquet'`"
-        ));
-        assert!(hint(Content::JsonLines, "x.parquet").contains(
-            "`rankine convert x.parquet --out \
-        x.converted.parquet`"
-        ));
+        assert!(
+            hint(Content::JsonLines, "law.jsonl")
+                .contains("`rankine convert law.jsonl --out law.parquet`")
+        );
+        assert!(
+            hint(Content::Csv, "a b.csv")
+                .contains("`rankine convert 'a b.csv' --out 'a b.parquet'`")
+        );
+        assert!(
+            hint(Content::JsonLines, "x.parquet")
+                .contains("`rankine convert x.parquet --out x.converted.parquet`")
+        );
         assert!(
             hint(Content::Gzip, "x.jsonl.gz").contains("--out x.parquet`"),
             "{}",

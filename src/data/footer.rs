@@ -1,8 +1,8 @@
-//! The footer of a Parquet file, read so that two things of its writer do not reach us.
+//! The footer of a Parquet file, read without two properties of its writer.
 //!
-//! Arrow's own schema is left out: dictionaries, views and large offsets are how the writer held
-//! the data in memory, not what is in the file. And the mark that says a column is UTF-8 is taken
-//! off: Arrow checks whole pages and can only say that some row of many is wrong, while
+//! The embedded Arrow schema is ignored: dictionaries, views and large offsets are how the writer
+//! held the data in memory, not what is in the file. The mark that a column is UTF-8 is removed as
+//! well: Arrow checks whole pages and can only report that some row is wrong, while
 //! [`super::cells`] checks each text and knows its row.
 
 use std::fs::File;
@@ -16,7 +16,7 @@ use parquet::schema::types::{SchemaDescriptor, Type, TypePtr};
 
 use crate::files;
 
-/// Reads the footer; every text column is one of bytes in the schema that comes back.
+/// Reads the footer; in the returned schema every text column is a column of bytes.
 ///
 /// # Errors
 /// The file is not a whole Parquet file.
@@ -67,7 +67,7 @@ fn without_utf8(node: &TypePtr) -> Result<TypePtr, ParquetError> {
     Ok(Arc::new(bytes.build()?))
 }
 
-/// What the parquet crate reads, or why it does not: damaged files make it panic too.
+/// Runs a read of the parquet crate; a panic, which damaged files can cause, becomes an error.
 ///
 /// # Errors
 /// The reason, in words.
@@ -75,7 +75,7 @@ pub fn attempt<T>(read: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, S
     files::guarded(read)?.map_err(|error| reason(&error))
 }
 
-/// What is wrong, without the reader's own prefix.
+/// Returns the message of an error, without the reader's own prefix.
 fn reason(error: &ParquetError) -> String {
     match error {
         ParquetError::General(reason) | ParquetError::EOF(reason) => reason.clone(),

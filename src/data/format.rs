@@ -1,4 +1,4 @@
-//! The four shapes of a row: which columns each reads, and how their cells become one example.
+//! The four formats of a row: which columns each reads, and how their cells become one example.
 
 use std::collections::BTreeMap;
 
@@ -17,40 +17,40 @@ use crate::terms::{Format, Term};
 pub enum Example {
     /// A text; every token is trained.
     Text(String),
-    /// A prompt and what follows it.
+    /// A prompt and its completion.
     Completion {
-        /// What is given.
+        /// The given text.
         prompt: String,
-        /// What is learned.
+        /// The text to learn.
         completion: String,
     },
-    /// A task, what it works on, and its answer.
+    /// A task, its input and its answer.
     Instruction(Instruction),
     /// A whole conversation.
     Chat(Chat),
 }
 
-/// A task in Alpaca's form, with what LLaMA-Factory adds.
+/// A task in Alpaca's form, with LLaMA-Factory's additions.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Instruction {
-    /// What stands before all, in the place of Alpaca's own words; never empty.
+    /// System prompt, which replaces Alpaca's own first sentence; never empty.
     pub system: Option<String>,
     /// Earlier tasks with their answers.
     pub history: Vec<(String, String)>,
     /// The task.
     pub instruction: String,
-    /// What it works on; never empty.
+    /// Input of the task; never empty.
     pub input: Option<String>,
     /// The answer.
     pub output: String,
 }
 
-/// A row that was read.
+/// An example read from a row.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Read {
-    /// What is made of it.
+    /// The example.
     pub example: Example,
-    /// What is in its cells and not in the example.
+    /// Contents of the row that are not in the example.
     pub unread: Vec<Unread>,
 }
 
@@ -63,24 +63,24 @@ impl From<Example> for Read {
     }
 }
 
-/// A row whose cells make no example.
+/// Error while an example is read from a row.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
     /// A cell cannot be read.
     #[error(transparent)]
     Cell(#[from] parquet::TableError),
-    /// What is in a cell cannot be used.
+    /// The content of a cell cannot be used.
     #[error("{cause}")]
     Content {
         /// The canonical name of its column.
         column: &'static str,
-        /// What is wrong with it.
+        /// The error.
         #[source]
         cause: Box<turns::ConversationError>,
     },
 }
 
-/// What a canonical column of a format holds, and whether a file may do without it.
+/// Returns the kind of a canonical column of a format, and whether a file may lack it.
 fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
     match (format, column) {
         (_, "messages") => (ColumnKind::Turns, false),
@@ -92,8 +92,8 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
     }
 }
 
-/// The columns that a format reads from a file. One that the recipe names must be there, optional
-/// or not.
+/// Returns the columns that a format reads from a file. A column that the recipe names must be
+/// there, optional or not.
 pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedColumn> {
     let wanted = |canonical: &&'static str| {
         let (kind, optional) = shape(format, canonical);
@@ -113,8 +113,8 @@ pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedCol
         .collect()
 }
 
-/// Whether a conversation is made of a question and an answer: where the recipe names their
-/// columns.
+/// Whether conversations are built from a question and an answer column, because the recipe names
+/// these columns.
 fn is_table(names: &BTreeMap<String, String>) -> bool {
     ["prompt", "completion"]
         .iter()
@@ -129,7 +129,7 @@ fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) ->
     }
 }
 
-/// The file's name of a canonical column.
+/// Returns the file's name for a canonical column.
 pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String {
     names
         .get(canonical)
@@ -137,7 +137,8 @@ pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String 
         .to_owned()
 }
 
-/// The file's column with the answer: errors of a row name it unless they are about another column.
+/// Returns the file's column with the answer, which errors of a row name unless they concern
+/// another column.
 pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     let canonical = match format {
         Format::Text => "text",
@@ -149,8 +150,8 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     column_name(canonical, names)
 }
 
-/// The rows of a file, from its footer, after a check that the format's columns are there and can
-/// be read.
+/// Returns the number of rows of a file from its footer, after checking that the format's columns
+/// are there and readable.
 ///
 /// # Errors
 /// The file is not whole, or a column is missing or holds something else.
@@ -162,11 +163,11 @@ pub fn inspect(
     Ok(ParquetTable::open(file, &wanted(format, names))?.rows())
 }
 
-/// Canonical column name to the name in the file.
+/// Map from canonical column names to the names in the file.
 pub type ColumnNames = BTreeMap<String, String>;
 
-/// The format whose columns all of the files have, else the one that the first file's look like;
-/// with the file's names of columns that are not called as the format calls them.
+/// Detects the format whose columns all files have, otherwise the one that the first file's columns
+/// suggest. Returns it with the file's names of columns that are named differently.
 ///
 /// # Errors
 /// The first file cannot be opened.
@@ -196,8 +197,8 @@ pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parq
     Ok(fits(format, &names).then_some((format, names)))
 }
 
-/// Columns of the files that the format does not read, each once. A file that cannot be opened has
-/// none.
+/// Returns the columns of the files that the format does not read, each once. A file that cannot be
+/// opened has none.
 pub fn unread_columns(
     files: &[DataFile],
     format: Format,
@@ -218,8 +219,8 @@ pub fn unread_columns(
     columns
 }
 
-/// Whether a chat template renders rows of any of these files. Nothing is said here of one that
-/// cannot be opened.
+/// Whether a chat template renders rows of any of these files. A file that cannot be opened does
+/// not count.
 pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String, String>) -> bool {
     let is_table = |file: &DataFile| {
         ParquetTable::open(file, &wanted(format, names))
@@ -237,11 +238,12 @@ pub fn is_rendered(format: Format, table: &ParquetTable) -> bool {
     }
 }
 
-/// The example in a row of a batch; `None` where there is nothing to learn: a needed cell is null,
-/// or the text, completion, output or conversation is empty. `roles` has further words for roles.
+/// Reads the example in a row of a batch; `None` if there is nothing to learn: a needed cell is
+/// null, or the text, completion, output or conversation is empty. `roles` maps further words to
+/// roles.
 ///
 /// # Errors
-/// A cell cannot be read, or a conversation is not one.
+/// A cell cannot be read, or a conversation is invalid.
 pub fn read(
     format: Format,
     roles: &BTreeMap<String, String>,
@@ -279,7 +281,7 @@ impl Cells<'_> {
         Ok(self.text(column)?.filter(|text| !text.is_empty()))
     }
 
-    /// What a cell holds, by one of the readers of conversations.
+    /// Parses a cell with one of the readers of conversations.
     fn parsed<T>(
         &self,
         column: &'static str,
@@ -305,7 +307,8 @@ impl Cells<'_> {
         Ok(instruction.zip(output).map(task))
     }
 
-    /// Texts, or TRL's conversational form: messages before and messages to learn.
+    /// Reads a prompt and completion: texts, or TRL's conversational form with prompt messages and
+    /// messages to learn.
     fn completion(&self) -> Result<Option<Read>, FormatError> {
         let (prompt, completion) = (self.cell("prompt")?, self.cell("completion")?);
         let tools = self.parsed("tools", turns::tools)?;
@@ -324,8 +327,7 @@ impl Cells<'_> {
                     if value.is_string() {
                         "text"
                     } else {
-                        "a list of \
-                messages"
+                        "a list of messages"
                     }
                 };
                 let cause = turns::ConversationError::Mixed {
@@ -367,7 +369,7 @@ impl Cells<'_> {
         Ok(Some(Example::Chat(whole).into()))
     }
 
-    /// The turns of a question and its answer; none where one of them is missing.
+    /// Builds the turns of a question and its answer; `None` if one of them is missing.
     fn question(&self) -> Result<Option<Vec<Value>>, FormatError> {
         let (prompt, completion) = (self.text("prompt")?, self.filled("completion")?);
         let turn = |role: &str, content: String| json!({"role": role, "content": content});
@@ -410,8 +412,8 @@ fn put_in_front(chat: &mut Chat, system: &str) {
 }
 
 impl Read {
-    /// The conversation with the data set's system message in front where it has none; any other
-    /// row as it is.
+    /// Adds the dataset's system message to a conversation that has none; other rows stay as they
+    /// are.
     #[must_use]
     pub fn with_system(mut self, system: Option<&str>) -> Self {
         if let (Example::Chat(chat), Some(system)) = (&mut self.example, system)
@@ -423,7 +425,7 @@ impl Read {
     }
 }
 
-/// The conversation with the system message of its column, if it has none of its own.
+/// Adds the system message of its column to a conversation that has none of its own.
 fn with_system(mut chat: Chat, system: &str) -> Read {
     if has_system(&chat) {
         let unread = if chat.conversation.messages[0]["content"] == system {

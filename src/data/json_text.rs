@@ -2,24 +2,24 @@
 
 use serde_json::Value;
 
-/// Text that does not give the value that its writer meant.
+/// Error of a JSON text that does not give the value its writer meant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum JsonTextError {
-    /// It is not JSON.
+    /// The text is not JSON.
     #[error("{reason}")]
     NotJson {
-        /// What the parser found.
+        /// The parser's error.
         reason: String,
     },
     /// A whole number that would become a fraction or lose digits.
     #[error("the whole number {number} does not fit in 64 bits, write it as text")]
     LongNumber {
-        /// As it is written.
+        /// The number as written.
         number: String,
     },
 }
 
-/// The value of a JSON text; blank text is null.
+/// Parses a JSON text; blank text is null.
 ///
 /// # Errors
 /// It is not JSON, or a number in it cannot be kept to the last digit.
@@ -38,7 +38,7 @@ pub fn parse(text: &str) -> Result<Value, JsonTextError> {
     }
 }
 
-/// The object in a JSON text; `None` for text that is no JSON or another value.
+/// Parses the object in a JSON text; `None` for text that is not JSON or another value.
 ///
 /// # Errors
 /// A number in it cannot be kept to the last digit.
@@ -53,8 +53,8 @@ pub fn object(text: &str) -> Result<Option<Value>, JsonTextError> {
     }
 }
 
-/// The first whole number outside of strings that serde would read as a float. Python has whole
-/// numbers of any length.
+/// Finds the first whole number outside of strings that serde would read as a float. Python
+/// integers have any length.
 fn long_number(json: &str) -> Option<&str> {
     let is_of_number =
         |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'+' | b'-' | b'.' | b'e' | b'E');
@@ -81,7 +81,7 @@ fn long_number(json: &str) -> Option<&str> {
     None
 }
 
-/// The place behind the quote that ends the string which begins at `start`.
+/// Returns the position after the quote that ends the string beginning at `start`.
 fn end_of_string(bytes: &[u8], start: usize) -> usize {
     let mut place = start + 1;
     while place < bytes.len() {
@@ -104,8 +104,7 @@ mod tests {
             "9223372036854775807",
             "-9223372036854775808",
             "18446744073709551615",
-            "[1, \
-        {\"a\": 2}]",
+            "[1, {\"a\": 2}]",
             "0.1",
             "1e30",
         ] {
@@ -142,8 +141,7 @@ mod tests {
         assert_eq!(parse(" \n"), Ok(Value::Null));
         assert_eq!(
             parse("hello").expect_err("no JSON").to_string(),
-            "expected value at line 1 \
-        column 1"
+            "expected value at line 1 column 1"
         );
         assert_eq!(object(" {\"a\": 1}"), Ok(Some(serde_json::json!({"a": 1}))));
         assert_eq!(

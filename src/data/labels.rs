@@ -1,15 +1,15 @@
-//! Labels that would teach the wrong thing without a word: an answer whose end is not trained, so
-//! that the model never stops, and padding that is trained.
+//! Checks for labels that would silently teach the wrong thing: an answer whose end is not trained,
+//! so that the model never stops, and padding that is trained.
 
 use super::encode::{EncodeError, TokenRow};
 use super::tokenize::Tokenizer;
 
-/// Refuses a conversation in which a trained answer is not ended by a trained token. White space
-/// between the two does not count.
+/// Refuses a conversation in which a trained answer does not end in a trained token. White space
+/// between the two is ignored.
 ///
 /// # Errors
-/// The token that ends an answer is not trained, or there is none, or the one that begins the next
-/// turn is trained in its place.
+/// The token that ends an answer is not trained or does not exist, or the token that begins the
+/// next turn is trained in its place.
 pub fn check_ends(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), EncodeError> {
     let ends = tokenizer.end_ids();
     let opener = row
@@ -43,8 +43,8 @@ pub fn check_ends(tokenizer: &Tokenizer, row: &TokenRow) -> Result<(), EncodeErr
     Ok(())
 }
 
-/// For each run of trained tokens that no trained one follows: its last token, and the next one.
-/// Neither is white space.
+/// Returns, for each run of trained tokens that no trained token follows, its last token and the
+/// next one. White space is skipped.
 fn borders(tokenizer: &Tokenizer, row: &TokenRow) -> Vec<(Option<u32>, Option<u32>)> {
     let is_seen = |id: &u32| {
         tokenizer
@@ -74,7 +74,8 @@ fn borders(tokenizer: &Tokenizer, row: &TokenRow) -> Vec<(Option<u32>, Option<u3
     borders
 }
 
-/// Refuses a row that trains the padding token, unless that has another meaning too, such as eos.
+/// Refuses a row that trains the padding token, unless that token has another meaning too, such as
+/// eos.
 ///
 /// # Errors
 /// The padding token is trained.
@@ -118,7 +119,12 @@ mod tests {
     use crate::terms::TrainOn;
 
     fn two_answers() -> Example {
-        let messages = json!([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}, {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]);
+        let messages = json!([
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": "a"},
+            {"role": "user", "content": "r"},
+            {"role": "assistant", "content": "b"},
+        ]);
         Example::Chat(
             Conversation {
                 messages: messages.as_array().cloned().unwrap_or_default(),
@@ -170,9 +176,10 @@ mod tests {
     #[test]
     fn the_token_that_begins_the_next_turn_ends_no_answer() {
         let opener = "{% generation %}{{ m.content }}<|im_start|>{% endgeneration %} then ";
-        assert!(
-            matches!(encode(opener, TrainOn::Assistant), Err(EncodeError::TrainedOpener { token }) if token == "<|im_start|>")
-        );
+        assert!(matches!(
+            encode(opener, TrainOn::Assistant),
+            Err(EncodeError::TrainedOpener { token }) if token == "<|im_start|>"
+        ));
     }
 
     #[test]
@@ -180,16 +187,16 @@ mod tests {
         let answer = "{% generation %}{{ m.content }}{% endgeneration %}";
         assert!(
             encode(&format!("{answer} then "), TrainOn::Last).is_ok(),
-            "text follows, which \
-        nobody can judge"
+            "text follows, which nobody can judge"
         );
         assert!(matches!(
             encode(&format!("{answer} "), TrainOn::Last),
             Err(EncodeError::NoEnd)
         ));
-        assert!(
-            matches!(encode(answer, TrainOn::Assistant), Err(EncodeError::UntrainedEnd { token }) if token == "<|im_start|>")
-        );
+        assert!(matches!(
+            encode(answer, TrainOn::Assistant),
+            Err(EncodeError::UntrainedEnd { token }) if token == "<|im_start|>"
+        ));
     }
 
     #[test]
@@ -216,8 +223,7 @@ mod tests {
             .expect_err("trained padding");
         assert_eq!(
             error.to_string(),
-            "token 2 is `<|im_start|>`, which pads, and is trained: the \
-        model would learn to pad"
+            "token 2 is `<|im_start|>`, which pads, and is trained: the model would learn to pad"
         );
         let prompt = Example::Completion {
             prompt: "<|im_start|>".into(),
@@ -233,8 +239,8 @@ mod tests {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat")
     }
 
-    /// Every conversation that transformers rendered, by the template as it ships and by one that
-    /// no twin equals.
+    /// Checks every conversation that transformers rendered, with the template as shipped and with
+    /// one that equals no twin.
     #[test]
     fn every_stock_template_trains_its_ends_with_its_twin_and_without() {
         let mut encoded = 0;

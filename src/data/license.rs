@@ -1,5 +1,5 @@
-//! What is said of a data file's license: by the file itself, by a README.md, and by licenses that
-//! lie beside it.
+//! The stated license of a data file: from the file itself, from a README.md, and from license
+//! files beside it.
 
 use std::path::{Path, PathBuf};
 
@@ -10,23 +10,23 @@ use super::footer::attempt;
 use crate::files::license::{License, notice_paths, readme_head};
 use crate::files::open_file;
 
-/// Keys of a Parquet file's own metadata under which a license is stated.
+/// Keys of a Parquet file's metadata that state a license.
 const KEYS: [&str; 2] = ["license", "licence"];
 const README: &str = "README.md";
 
-/// The terms of a data file, as far as they are stated.
+/// The stated license terms of a data file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
     /// The license, where one is named.
     pub license: Option<License>,
-    /// What names it: the data file itself, or a README.md.
+    /// The file that names it: the data file itself, or a README.md.
     pub said_in: Option<String>,
     /// Names of license files in the same place.
     pub notices: Vec<String>,
 }
 
-/// Looks at the file, then in its folder and in those above it up to `top`; what is nearest counts.
-/// The file has been inspected.
+/// Looks for terms in the file, then in its folder and the folders above it up to `top`; the
+/// nearest statement counts. The file must have been inspected.
 pub fn terms(file: &Path, top: &Path) -> Terms {
     let inside: Vec<&Path> = file
         .ancestors()
@@ -67,7 +67,7 @@ pub fn terms(file: &Path, top: &Path) -> Terms {
     }
 }
 
-/// A folder that can be opened: the one of a bare file name is here.
+/// Returns a folder that can be opened: `.` for the empty parent of a bare file name.
 fn named(folder: &Path) -> PathBuf {
     if folder.as_os_str().is_empty() {
         PathBuf::from(".")
@@ -83,7 +83,7 @@ fn last(path: &Path) -> String {
         .into_owned()
 }
 
-/// What the file says itself.
+/// Returns the license in the file's own metadata.
 fn of_file(path: &Path) -> Option<String> {
     let file = open_file(path).ok()?;
     let footer = attempt(|| ParquetMetaDataReader::new().parse_and_finish(&file)).ok()?;
@@ -125,8 +125,7 @@ mod tests {
         assert_eq!(
             terms(&file, &file),
             Terms::default(),
-            "a file that was named itself has only \
-        what is beside it"
+            "a file that was named itself has only what is beside it"
         );
     }
 

@@ -1,5 +1,5 @@
-//! The columns of a file that a format would read, where they are not called as it calls them:
-//! found by their names and by what they hold.
+//! Guesses which columns of a file a format would read where their names differ from the format's:
+//! by common names and by content.
 
 use std::collections::BTreeMap;
 
@@ -102,14 +102,14 @@ const NAMES: [(&str, &[&str]); 8] = [
 pub struct Candidate {
     /// Its name.
     pub name: String,
-    /// Kinds that it is likely meant to be.
+    /// Kinds that its content is likely meant as.
     pub kinds: Vec<ColumnKind>,
-    /// What it fills of the file.
+    /// Its size in the file, in bytes.
     pub bytes: i64,
 }
 
 impl Candidate {
-    /// Whether a column of a kind may be in it.
+    /// Whether it may hold content of a kind.
     fn holds(&self, kind: ColumnKind) -> bool {
         let is_among = |kind| self.kinds.contains(&kind);
         is_among(kind)
@@ -118,21 +118,21 @@ impl Candidate {
     }
 }
 
-/// What a person may have meant where a column is missing.
+/// The user's likely intent where a column is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Meant {
     /// A column whose name is nearly the one that was given.
     Near(String),
-    /// Names for the format's columns: its own and the file's.
+    /// Names for the format's columns: the canonical name and the file's.
     Columns(Vec<(&'static str, String)>),
     /// Another format, whose columns are there.
     Format(Format, Vec<(&'static str, String)>),
-    /// Nothing that can be told; the format's columns, each with what is known of it.
+    /// Nothing that can be guessed; the format's columns, each with the file's name if it is known.
     Unknown(Vec<(&'static str, Option<String>)>),
 }
 
 impl Meant {
-    /// What was meant by the column `missing` of `wanted`, of which some are in the file.
+    /// Guesses the column meant by `missing`, one of `wanted`, of which some are in the file.
     pub fn find(missing: &WantedColumn, wanted: &[WantedColumn], columns: &[Candidate]) -> Self {
         let is_there = |name: &str| columns.iter().any(|column| column.name == name);
         let taken: Vec<&str> = wanted
@@ -167,7 +167,7 @@ impl Meant {
         }
     }
 
-    /// The next step in a recipe.
+    /// Returns the next step in a recipe.
     pub fn hint(&self) -> String {
         match self {
             Self::Near(name) => format!("did you mean `{name}`?"),
@@ -175,10 +175,9 @@ impl Meant {
                 "say which column holds it, such as `columns: {}`",
                 in_recipe(names)
             ),
-            Self::Format(format, names) if names.is_empty() => format!(
-                "its columns are those of \
-            `format: {format}`"
-            ),
+            Self::Format(format, names) if names.is_empty() => {
+                format!("its columns are those of `format: {format}`")
+            }
             Self::Format(format, names) => {
                 format!(
                     "its columns look like those of `format: {format}` with `columns: {}`",
@@ -197,22 +196,20 @@ impl Meant {
         }
     }
 
-    /// The next step on the command line, with options `--columns` and `--format`; `wanted` is the
-    /// missing column's own name.
+    /// Returns the next step on the command line, with options `--columns` and `--format`;
+    /// `canonical` is the missing column's canonical name.
     pub fn option_hint(&self, canonical: &str) -> String {
         match self {
-            Self::Near(name) => format!(
-                "did you mean `{name}`? Write `--columns \
-            {canonical}={name}`"
-            ),
+            Self::Near(name) => {
+                format!("did you mean `{name}`? Write `--columns {canonical}={name}`")
+            }
             Self::Columns(names) => format!(
                 "say which column holds it, such as `--columns {}`",
                 in_option(names)
             ),
-            Self::Format(format, names) if names.is_empty() => format!(
-                "its columns are those of \
-            `--format {format}`"
-            ),
+            Self::Format(format, names) if names.is_empty() => {
+                format!("its columns are those of `--format {format}`")
+            }
             Self::Format(format, names) => {
                 format!(
                     "its columns look like those of `--format {format} --columns {}`",
@@ -238,7 +235,7 @@ fn reads(format: Format, canonical: &str) -> bool {
         .any(|of| of.canonical == canonical)
 }
 
-/// `{prompt: question, completion: answer}`.
+/// Formats names as a recipe does: `{prompt: question, completion: answer}`.
 pub fn in_recipe(names: &[(&'static str, String)]) -> String {
     let pairs: Vec<String> = names
         .iter()
@@ -247,7 +244,7 @@ pub fn in_recipe(names: &[(&'static str, String)]) -> String {
     format!("{{{}}}", pairs.join(", "))
 }
 
-/// A name as YAML reads it within braces.
+/// Formats a name as YAML reads it within braces.
 fn in_yaml(name: &str) -> String {
     let is_plain = name.starts_with(|c: char| c.is_alphabetic() || c == '_')
         && name
@@ -269,8 +266,8 @@ fn in_option(names: &[(&'static str, String)]) -> String {
     crate::fault::shell_word(&pairs.join(","))
 }
 
-/// The column whose name is nearly that of `missing`, of those that no other column of the format
-/// is.
+/// Returns the column whose name is nearly that of `missing`, among those that no other column of
+/// the format uses.
 fn near(missing: &WantedColumn, free: &[&Candidate]) -> Option<String> {
     let usable: Vec<&str> = free
         .iter()
@@ -297,9 +294,9 @@ fn near(missing: &WantedColumn, free: &[&Candidate]) -> Option<String> {
     }
 }
 
-/// A name for each column that the format needs, in the format's order: the one that is said and
-/// there, else the likeliest of those that are free; optional ones where they are there under a
-/// name that is not the format's.
+/// Returns a name for each column that the format needs, in the format's order: the name from the
+/// recipe if the file has it, otherwise the likeliest free column. Optional columns are included
+/// only if the file has them under another name.
 fn names_of(
     wanted: &[WantedColumn],
     free: &[&Candidate],
@@ -348,8 +345,8 @@ fn largest(kind: ColumnKind, free: &[&&Candidate]) -> Option<String> {
         .map(|column| column.name.clone())
 }
 
-/// The format whose columns a file has, whatever they are called, with the names that are not the
-/// format's own.
+/// Detects the format whose columns a file has, under any name, and returns it with the names that
+/// are not the format's own.
 pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, String)>)> {
     let free: Vec<&Candidate> = columns.iter().collect();
     let by_format = |format: Format| {
@@ -420,7 +417,7 @@ fn is_text(column: &Candidate) -> bool {
     column.holds(ColumnKind::Text)
 }
 
-/// A single column of text is a text, whatever it is called.
+/// Detects the text format where the file has a single column of text, whatever its name.
 fn only_text(columns: &[Candidate]) -> Option<Format> {
     (columns.iter().filter(|column| is_text(column)).count() == 1).then_some(Format::Text)
 }
@@ -447,7 +444,7 @@ mod tests {
         )
     }
 
-    /// The hint of the first column of a format that is not there.
+    /// Returns the hint for the first column of a format that is missing.
     fn hint(format: Format, said: &[(&str, &str)], there: &[Candidate]) -> String {
         let names = said
             .iter()
@@ -466,18 +463,15 @@ mod tests {
         let of = |said: &[(&str, &str)]| hint(Format::Instruction, said, &glossary);
         assert_eq!(
             of(&[("instruction", "terms"), ("output", "definition")]),
-            "did you mean \
-        `term`?"
+            "did you mean `term`?"
         );
         assert_eq!(
             of(&[("instruction", "Term"), ("output", "definition")]),
-            "did you mean \
-        `term`?"
+            "did you mean `term`?"
         );
         assert_eq!(
             of(&[("instruction", "term"), ("output", "definitions")]),
-            "did you mean \
-        `definition`?"
+            "did you mean `definition`?"
         );
         let unknown = "say which column holds it, in `columns: \
         {instruction: .., output: definition}`";

@@ -1,10 +1,9 @@
-//! Datasets mixed by weight: how many rows of each an epoch draws, and which. All of it follows
-//! from weights, seed and epoch, so that a resumed run draws what the run that was never stopped
-//! would have drawn.
+//! Datasets mixed by weight: how many rows of each an epoch draws, and which. Everything follows
+//! from weights, seed and epoch, so a resumed run draws what an uninterrupted run would have drawn.
 //!
-//! A dataset's rows stand in one order for the whole run, and an epoch takes up where the one
-//! before it ended: no row is drawn again before all others of its dataset were drawn, within an
-//! epoch and from one epoch to the next.
+//! A dataset's rows have one order for the whole run, and an epoch continues where the one before
+//! ended: no row is drawn again before all others of its dataset were drawn, within an epoch and
+//! across epochs.
 
 use std::cmp::Reverse;
 use std::ops::Range;
@@ -15,17 +14,17 @@ use super::shuffle::shuffled;
 use crate::keyed_random::mix;
 use crate::terms::EpochEnd;
 
-/// Decimal places of a weight that count.
+/// Units per weight of 1: nine decimal places of a weight count.
 const WEIGHT_UNITS: f64 = 1e9;
-/// Epochs after which the schedule of what is rounded up begins anew.
+/// Number of epochs after which the rounding schedule restarts.
 const MEMORY: u64 = 4096;
-/// Draws of an epoch at most.
+/// Maximum number of draws in an epoch.
 const MOST_DRAWS: u64 = u32::MAX as u64;
 
 /// A row that an epoch draws.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
-    /// The row's place among the rows that train.
+    /// The row's place among the training rows.
     pub place: u32,
     /// How often the epoch has drawn it before.
     pub copy: u32,
@@ -37,19 +36,19 @@ impl From<u32> for Draw {
     }
 }
 
-/// What an epoch draws from one dataset.
+/// Share of one dataset in the draws of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quota {
-    /// Rows of it that train.
+    /// Number of its training rows.
     pub rows: u64,
-    /// Draws of the epochs before.
+    /// Number of draws in earlier epochs.
     pub before: u64,
-    /// Draws of this epoch.
+    /// Number of draws in this epoch.
     pub draws: u64,
 }
 
 impl Quota {
-    /// Draws of a row that the epoch has drawn already.
+    /// Returns the number of draws of rows that the epoch has drawn already.
     pub fn repeated(&self) -> u64 {
         self.draws.saturating_sub(self.rows)
     }
@@ -64,9 +63,9 @@ pub struct Mixture {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Part {
-    /// Its rows among those that train.
+    /// Range of its rows among the training rows.
     places: Range<u32>,
-    /// In [`WEIGHT_UNITS`]; 0 where it has no row.
+    /// Weight in [`WEIGHT_UNITS`]; 0 if it has no row.
     weight: u128,
 }
 
@@ -77,8 +76,8 @@ impl Part {
 }
 
 impl Mixture {
-    /// Of datasets by the places of their rows, which follow one another, each with its weight
-    /// above 0. One without rows has no share.
+    /// Creates a mixture of datasets: the consecutive ranges of their rows, each with its weight
+    /// above 0. A dataset without rows has no share.
     pub fn new(datasets: &[(Range<u32>, f64)], end: EpochEnd) -> Self {
         let part = |(places, weight): &(Range<u32>, f64)| {
             let units = (weight * WEIGHT_UNITS).round().max(1.0) as u128;
@@ -103,7 +102,7 @@ impl Mixture {
         }
     }
 
-    /// Rows that an epoch draws.
+    /// Returns the number of rows that an epoch draws.
     pub fn draws_per_epoch(&self) -> u64 {
         self.draws
     }
@@ -113,11 +112,11 @@ impl Mixture {
         self.draws > MOST_DRAWS
     }
 
-    /// What an epoch draws from each dataset: its share of the weights times the draws of an epoch,
-    /// rounded down or up. Which are rounded up is a schedule of slots, an epoch each, in which as
-    /// many tasks run as shares are rounded up: by Pfair scheduling each task is within one slot of
-    /// its rate at all times, Baruah et al. 1996, doi:10.1007/BF01940883, so that sums over epochs
-    /// keep to the weights within a row too.
+    /// Returns the quota of each dataset in an epoch: its share of the weights times the draws of
+    /// an epoch, rounded down or up. Which quotas are rounded up is a schedule with one slot per
+    /// epoch, in which as many tasks run as shares are rounded up. By Pfair scheduling (Baruah et
+    /// al. 1996, doi:10.1007/BF01940883) each task is always within one slot of its rate, so that
+    /// sums over epochs also keep to the weights within a row.
     pub fn quotas(&self, epoch: u64) -> Vec<Quota> {
         let (draws, sum) = (
             u128::from(self.draws),
@@ -179,11 +178,11 @@ impl Mixture {
         self.parts.iter().enumerate().map(quota).collect()
     }
 
-    /// What an epoch draws. With a seed the draws of a dataset follow one another, to be shuffled;
-    /// without one rows come in the order of the data, and datasets take turns by their weights.
+    /// Returns the draws of an epoch. With a seed, the draws of a dataset follow one another, to be
+    /// shuffled. Without one, rows come in the order of the data, and datasets alternate by weight.
     ///
     /// # Panics
-    /// [`Mixture::is_too_long`].
+    /// The epoch is too long: see [`Mixture::is_too_long`].
     pub fn draws(&self, epoch: u64, seed: Option<u64>) -> Vec<Draw> {
         assert!(!self.is_too_long(), "an epoch of {} draws", self.draws);
         let quotas = self.quotas(epoch);
@@ -233,9 +232,10 @@ impl Mixture {
     }
 }
 
-/// The order of PD², Anderson and Srinivasan 2004, "Mixed Pfair/ERfair scheduling", for a task with
-/// a rate of `rest` / `sum` that has had so many slots: the earlier deadline of the next one first,
-/// then the one whose next window overlaps, then the later end of a chain of them.
+/// Returns the priority of a task in PD² (Anderson and Srinivasan 2004, "Mixed Pfair/ERfair
+/// scheduling") with a rate of `rest` / `sum` and `slots` slots so far: first the earlier deadline
+/// of its next slot, then whether the following window overlaps, then the later end of a chain of
+/// overlapping windows.
 fn urgency(slots: u64, rest: u128, sum: u128) -> (u128, bool, Reverse<u128>) {
     let (next, spare) = (u128::from(slots + 1) * sum, sum - rest);
     let deadline = next.div_ceil(rest);
@@ -257,7 +257,7 @@ mod tests {
 
     use super::*;
 
-    /// Datasets of so many rows, one behind the other.
+    /// Creates a mixture of datasets with these numbers of rows, one after the other.
     fn mixture(datasets: &[(u32, f64)], end: EpochEnd) -> Mixture {
         let mut start = 0;
         let placed = datasets.iter().map(|(rows, weight)| {
@@ -286,7 +286,8 @@ mod tests {
         );
     }
 
-    /// Rows of `datasets.interleave_datasets`, as [dataset, row]: `tests/golden/mixing.json`.
+    /// Compares the draws with `datasets.interleave_datasets`: `tests/golden/mixing.json`, as
+    /// [dataset, row].
     #[test]
     fn rows_are_drawn_as_hugging_face_interleaves_datasets() {
         let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mixing.json");
@@ -412,27 +413,48 @@ mod tests {
                     prop_assert_eq!(quota.before, totals[index]);
                     totals[index] += quota.draws;
                     let share = weight / sum * draws as f64;
-                    prop_assert!((quota.draws as f64 - share).abs() < 1.0 + 1e-6, "epoch {}: {:?}, \
-                    a share of {}", epoch, quota, share);
+                    prop_assert!(
+                        (quota.draws as f64 - share).abs() < 1.0 + 1e-6,
+                        "epoch {}: {:?}, a share of {}",
+                        epoch,
+                        quota,
+                        share
+                    );
                     let together = share * (epoch + 1) as f64;
-                    prop_assert!((totals[index] as f64 - together).abs() < 1.0 + 1e-6, "to epoch \
-                    {}: {} of {}", epoch, totals[index], together);
+                    prop_assert!(
+                        (totals[index] as f64 - together).abs() < 1.0 + 1e-6,
+                        "to epoch {}: {} of {}",
+                        epoch,
+                        totals[index],
+                        together
+                    );
                 }
             }
         }
 
         #[test]
-        fn an_epoch_repeats_a_row_only_where_a_dataset_has_too_few(datasets in datasets(), epoch in 0_u64..20, seed: u64) {
+        fn an_epoch_repeats_a_row_only_where_a_dataset_has_too_few(
+            datasets in datasets(),
+            epoch in 0_u64..20,
+            seed: u64,
+        ) {
             let mixture = mixture(&datasets, EpochEnd::AllRows);
             let (drawn, quotas) = (mixture.draws(epoch, Some(seed)), mixture.quotas(epoch));
             prop_assert_eq!(&drawn, &mixture.draws(epoch, Some(seed)));
             let mut start = 0;
             for ((rows, _), quota) in datasets.iter().zip(quotas) {
-                let of_dataset = drawn.iter().filter(|draw| (start..start + rows).contains(&draw.place));
-                let (first, again): (Vec<&Draw>, Vec<&Draw>) = of_dataset.partition(|draw| draw.copy == 0);
+                let places = start..start + rows;
+                let (first, again): (Vec<&Draw>, Vec<&Draw>) = drawn
+                    .iter()
+                    .filter(|draw| places.contains(&draw.place))
+                    .partition(|draw| draw.copy == 0);
                 prop_assert_eq!((first.len() + again.len()) as u64, quota.draws);
                 prop_assert_eq!(again.len() as u64, quota.repeated());
-                let mut pairs: Vec<(u32, u32)> = first.iter().chain(&again).map(|draw| (draw.place, draw.copy)).collect();
+                let mut pairs: Vec<(u32, u32)> = first
+                    .iter()
+                    .chain(&again)
+                    .map(|draw| (draw.place, draw.copy))
+                    .collect();
                 pairs.sort_unstable();
                 pairs.dedup();
                 prop_assert_eq!(pairs.len() as u64, quota.draws, "a copy is counted once");
@@ -441,11 +463,16 @@ mod tests {
         }
 
         #[test]
-        fn without_shuffling_the_beginning_of_an_epoch_keeps_to_the_weights(datasets in datasets()) {
+        fn without_shuffling_the_beginning_of_an_epoch_keeps_to_the_weights(
+            datasets in datasets(),
+        ) {
             let mixture = mixture(&datasets, EpochEnd::AllRows);
             let (drawn, quotas) = (mixture.draws(0, None), mixture.quotas(0));
             let mut starts = vec![0];
-            starts.extend(datasets.iter().scan(0, |sum, (rows, _)| { *sum += rows; Some(*sum) }));
+            starts.extend(datasets.iter().scan(0, |sum, (rows, _)| {
+                *sum += rows;
+                Some(*sum)
+            }));
             let mut taken = vec![0_u64; datasets.len()];
             for (nth, draw) in drawn.iter().enumerate() {
                 taken[starts.partition_point(|start| *start <= draw.place) - 1] += 1;

@@ -1,6 +1,6 @@
-//! Rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and [`shuffled`],
-//! [`Packs`], [`Rows`], [`Batch`]; how datasets are mixed: [`Mixture`]; and what becomes of each
-//! row on the way: [`near_duplicates`], [`RowStatus`], [`Ledger`].
+//! From rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and
+//! [`shuffled`], [`Packs`], [`Rows`], [`Batch`]; how datasets are mixed: [`Mixture`]; and the
+//! status of each row on the way: [`near_duplicates`], [`RowStatus`], [`Ledger`].
 
 mod added_tokens;
 mod batch;

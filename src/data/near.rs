@@ -1,19 +1,19 @@
-//! Rows that are nearly the same as an earlier one, found without comparing all pairs.
+//! Detection of rows that are nearly the same as an earlier one, without comparing all pairs.
 //!
 //! A row is the set of its shingles, runs of [`SHINGLE`] tokens. Two rows are near-duplicates if
-//! their sets have a Jaccard similarity,
-//! |A ∩ B| / |A ∪ B|, of the threshold at least. What is compared are rows that `MinHash`, Broder 1997, doi:10.1109/SEQUEN.1997.666900, makes
-//! likely: they agree in one of [`BANDS`] bands of [`BAND_HASHES`] minima each, which of a pair
-//! with a similarity of s happens with a chance of 1 - (1 - s⁴)³², 0.988 at 0.6 and 0.9998 at 0.7.
-//! Each such pair is then computed exactly, so that no pair below the threshold is taken.
+//! the Jaccard similarity of their sets, |A ∩ B| / |A ∪ B|, reaches the threshold. `MinHash`
+//! (Broder 1997, doi:10.1109/SEQUEN.1997.666900) proposes the pairs to compare: those that agree in
+//! one of [`BANDS`] bands of [`BAND_HASHES`] minima each. A pair with similarity s is proposed with
+//! probability 1 - (1 - s⁴)³²: 0.988 at 0.6 and 0.9998 at 0.7. The similarity of each proposed pair
+//! is then computed exactly, so that no pair below the threshold is taken.
 //!
 //! Shingles that more than one row in fifty has are the frame of a dataset, such as a system prompt
-//! or the wording of its questions. They are left out of the sets, so that rows are not alike for
-//! what all of them share.
+//! or the wording of its questions. They are left out of the sets, so that rows are not alike only
+//! because of what all of them share.
 //!
-//! Rows are read from the token cache as they are needed. In memory there are 137 bytes a row, a
-//! link for each band and its place while a band is sorted, and the shingles of [`SAMPLE`] rows
-//! while frames are looked for.
+//! Rows are read from the token cache as they are needed. Memory holds 137 bytes per row: a link
+//! for each band, and the row's place while a band is sorted. While frames are looked for, it also
+//! holds the shingles of [`SAMPLE`] rows.
 
 use std::collections::{HashMap, HashSet};
 
@@ -22,34 +22,35 @@ use rayon::prelude::*;
 use crate::keyed_random::mix;
 use crate::report::{Event, Reporter};
 
-/// Tokens of a shingle.
+/// Number of tokens in a shingle.
 pub const SHINGLE: usize = 3;
-/// Bands of a signature.
+/// Number of bands in a signature.
 pub const BANDS: usize = 32;
-/// Minima of a band.
+/// Number of minima in a band.
 pub const BAND_HASHES: usize = 4;
-/// Rows in which frames are looked for, at equal distances.
+/// Number of rows, at equal distances, in which frames are looked for.
 pub const SAMPLE: usize = 4096;
-/// A shingle of more than one row in so many is part of a frame,
+/// A shingle is part of a frame only if more than one in this many sampled rows has it.
 const FRAME_SHARE: usize = 50;
-/// and of more than so many of the sample.
+/// A shingle is part of a frame only if more than this many sampled rows have it.
 const FRAME_ROWS: usize = 20;
-/// Rows between two words on how far the work is.
+/// Number of rows between two progress reports.
 const REPORTED_ROWS: usize = 1 << 14;
-/// No row.
+/// Marks the end of a chain of links: no earlier row.
 const NONE: u32 = u32::MAX;
 
-/// A row that is left out, and the earlier one that it is nearly the same as; by their places.
+/// A near-duplicate that is left out, and the earlier row that it nearly equals, by their places.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pair {
-    /// The later one.
+    /// The later row.
     pub row: u32,
-    /// The first earlier one that is kept and alike.
+    /// The first similar earlier row that is kept.
     pub of: u32,
 }
 
-/// The rows of `count`, fewer than 2^32, that are near-duplicates of an earlier one that is none
-/// itself, ascending. `ids` gives the tokens of each by its place, `threshold` is above 0.
+/// Returns the near-duplicates among `count` rows (fewer than 2^32), ascending: rows that are
+/// nearly the same as an earlier row that is not a near-duplicate itself. `ids` returns the tokens
+/// of a row by its place; `threshold` is above 0.
 pub fn near_duplicates(
     count: usize,
     ids: impl Fn(usize) -> Vec<u32> + Sync,
@@ -98,9 +99,9 @@ pub fn near_duplicates(
     found
 }
 
-/// The rows behind the first `first` of `count` that are near-duplicates of one of those,
-/// ascending; the rest as for [`near_duplicates`]. It takes 256 bytes for each of the first rows
-/// and none for the others.
+/// Returns the rows after the first `first` of `count` that are near-duplicates of one of those,
+/// ascending; other arguments as for [`near_duplicates`]. It takes 256 bytes of memory for each of
+/// the first rows and none for the others.
 pub fn near_duplicates_of(
     first: usize,
     count: usize,
@@ -145,8 +146,8 @@ pub fn near_duplicates_of(
     (first..count).into_par_iter().filter_map(pair).collect()
 }
 
-/// The next earlier row of the same band that is kept. Links past those that are not are shortened,
-/// so that each is passed once.
+/// Returns the next earlier kept row with the same hash in a band. Links to rows that are not kept
+/// are shortened, so that each is passed once.
 fn earlier(links: &mut [[u32; BANDS]], is_kept: &[bool], place: usize, band: usize) -> u32 {
     let mut at = links[place][band];
     while at != NONE && !is_kept[at as usize] {
@@ -156,7 +157,7 @@ fn earlier(links: &mut [[u32; BANDS]], is_kept: &[bool], place: usize, band: usi
     at
 }
 
-/// Turns the hash of each band into the place of the next earlier row with the same one.
+/// Replaces the hash of each band by the place of the next earlier row with the same hash.
 fn link_earlier(links: &mut [[u32; BANDS]]) {
     for band in 0..BANDS {
         let entry = |place: usize| u64::from(links[place][band]) << 32 | place as u64;
@@ -172,15 +173,15 @@ fn link_earlier(links: &mut [[u32; BANDS]]) {
     }
 }
 
-/// Rows as sets.
+/// Rows as sets of shingles.
 struct Sets<F> {
     ids: F,
     frame: HashSet<u64>,
 }
 
 impl<F: Fn(usize) -> Vec<u32>> Sets<F> {
-    /// Hashes of a row's shingles without the frame, sorted. Of a row that is nothing but frame
-    /// they are all of them.
+    /// Returns the sorted hashes of a row's shingles without the frame. A row that is nothing but
+    /// frame keeps all of them.
     fn of(&self, place: usize) -> Vec<u64> {
         let all = shingles(&(self.ids)(place));
         let own: Vec<u64> = all
@@ -191,7 +192,7 @@ impl<F: Fn(usize) -> Vec<u32>> Sets<F> {
         if own.is_empty() { all } else { own }
     }
 
-    /// The first of the rows that are likely to be alike that is.
+    /// Returns the first of the likely rows whose similarity reaches the threshold.
     fn first_alike(&self, own: &[u64], likely: &mut Vec<u32>, threshold: f64) -> Option<u32> {
         likely.sort_unstable();
         likely.dedup();
@@ -202,7 +203,7 @@ impl<F: Fn(usize) -> Vec<u32>> Sets<F> {
     }
 }
 
-/// Shingles that many rows have.
+/// Returns the shingles that many rows share.
 fn frame(count: usize, ids: &impl Fn(usize) -> Vec<u32>) -> HashSet<u64> {
     let sampled = count.min(SAMPLE);
     let mut rows: HashMap<u64, usize> = HashMap::new();
@@ -218,8 +219,8 @@ fn frame(count: usize, ids: &impl Fn(usize) -> Vec<u32>) -> HashSet<u64> {
         .collect()
 }
 
-/// Hashes of the runs of [`SHINGLE`] tokens, sorted and each once; of a row that is shorter that of
-/// all of it.
+/// Returns the hashes of the runs of [`SHINGLE`] tokens, sorted and each once. A shorter row has
+/// one hash of all its tokens.
 fn shingles(ids: &[u32]) -> Vec<u64> {
     let hash = |tokens: &[u32]| {
         tokens
@@ -235,7 +236,7 @@ fn shingles(ids: &[u32]) -> Vec<u64> {
     hashes
 }
 
-/// A hash of the minima of each band.
+/// Returns a hash of the minima of each band.
 fn bands(set: &[u64]) -> [u32; BANDS] {
     std::array::from_fn(|band| {
         let minimum = |nth: usize| {
@@ -250,7 +251,7 @@ fn bands(set: &[u64]) -> [u32; BANDS] {
     })
 }
 
-/// What two sorted sets share of what either has.
+/// Returns the Jaccard similarity of two sorted sets.
 fn jaccard(one: &[u64], other: &[u64]) -> f64 {
     let (mut left, mut right, mut shared) = (0, 0, 0);
     while left < one.len() && right < other.len() {
@@ -349,7 +350,7 @@ mod tests {
         assert_eq!(found(&rows, 0.6).len(), 19_999);
     }
 
-    /// Every pair compared, against what bands propose.
+    /// Compares every pair, as a check of the pairs that the bands propose.
     #[test]
     fn nearly_every_pair_above_the_threshold_is_found_and_none_below() {
         let mut rows: Vec<Vec<u32>> = (1..=300).map(|row| sentence(row, 40)).collect();

@@ -1,11 +1,11 @@
 //! Packs short rows into rows of `sequence_len` tokens. Which rows share a pack is a function of
 //! their order and lengths alone, so a resumed run, or one on another machine, has the same packs.
 //!
-//! Best fit, Johnson et al. 1974, doi:10.1137/0203025, in the order of the epoch: each row joins
-//! the pack with the least room that still has enough for it, or opens one. Sorted by length first
-//! it would fill a little better (99.96 % instead of 99.25 % of 100,000 log-normal lengths with a
-//! mean of a fifth of a pack), but then the lengths alone would say who shares a pack, in every
-//! epoch the same ones.
+//! Best fit (Johnson et al. 1974, doi:10.1137/0203025) in the order of the epoch: each row joins
+//! the pack with the least room that still has enough for it, or opens a new one. Sorting by length
+//! first would fill a little better (99.96 % instead of 99.25 % of 100,000 log-normal lengths with
+//! a mean of a fifth of a pack), but then the lengths alone would decide which rows share a pack,
+//! and every epoch would have the same packs.
 
 use std::collections::BTreeSet;
 
@@ -13,28 +13,28 @@ use super::mixture::Draw;
 use super::shuffle::shuffled;
 use crate::keyed_random::mix;
 
-/// What a row of a micro-batch holds.
+/// Content of a row of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packing {
-    /// One row of the data.
+    /// One row of the data per row.
     Off,
     /// As many rows of the data as best fit finds room for.
     BestFit {
-        /// Tokens of a pack at most.
+        /// Maximum number of tokens in a pack.
         tokens: usize,
     },
 }
 
-/// In which order rows are visited.
+/// Order in which rows are visited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visit {
-    /// As the data has them.
+    /// The order of the data.
     InOrder,
-    /// Shuffled.
+    /// A shuffled order.
     Shuffled {
-        /// Seed of all epochs.
+        /// Seed shared by all epochs.
         seed: u64,
-        /// From 0.
+        /// The epoch, from 0.
         epoch: u64,
     },
 }
@@ -43,14 +43,14 @@ pub enum Visit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packs {
     rows: Vec<u32>,
-    /// How often the epoch has drawn each before; `None`: never.
+    /// How often the epoch has drawn each row before; `None`: never.
     copies: Option<Vec<u32>>,
-    /// `None`: each row is a pack.
+    /// End of each pack in `rows`; `None`: each row is a pack.
     ends: Option<Vec<u32>>,
 }
 
 impl Packs {
-    /// `count` rows, each by itself.
+    /// Visits `count` rows, each in a pack of its own.
     pub fn single(count: usize, visit: Visit) -> Self {
         Self {
             rows: visit.order(count),
@@ -59,13 +59,13 @@ impl Packs {
         }
     }
 
-    /// Rows of these lengths in packs of so many tokens; a row that is longer has a pack of its
-    /// own.
+    /// Packs rows of these lengths into packs of at most `tokens` tokens; a longer row has a pack
+    /// of its own.
     ///
-    /// The packs that are begun last have the fewest rows to choose from: of the lengths above the
-    /// first tenth of the packs is 0.2 % empty and its rows have 439 tokens in the mean, the last
-    /// tenth is 1.3 % empty and its rows have 474. Shuffled once more, the steps of an epoch are
-    /// alike.
+    /// The packs that are opened last have the fewest rows to choose from: for log-normal lengths
+    /// the first tenth of the packs is 0.2 % empty and its rows have 439 tokens on average, while
+    /// the last tenth is 1.3 % empty and its rows have 474. The packs are therefore shuffled once
+    /// more, so that the steps of an epoch are alike.
     pub fn best_fit(lengths: &[u32], tokens: usize, visit: Visit) -> Self {
         let packs = best_fit(&visit.order(lengths.len()), lengths, tokens);
         let order = match visit {
@@ -90,7 +90,7 @@ impl Packs {
         }
     }
 
-    /// The rows that were drawn, where the packs were made of their places among the draws.
+    /// Replaces places among the draws by the rows that were drawn.
     #[must_use]
     pub fn of_draws(self, draws: &[Draw]) -> Self {
         let of_place = self.rows.iter().map(|place| draws[*place as usize]);
@@ -102,17 +102,17 @@ impl Packs {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of packs.
     pub fn len(&self) -> usize {
         self.ends.as_ref().unwrap_or(&self.rows).len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no packs.
     pub fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// The rows of some packs.
+    /// Returns the rows of a range of packs.
     ///
     /// # Panics
     /// There are no such packs.
@@ -120,7 +120,7 @@ impl Packs {
         &self.rows[self.begin(packs.start)..self.begin(packs.end)]
     }
 
-    /// The same with how often the epoch has drawn each before.
+    /// Returns the rows of a range of packs, each with how often the epoch has drawn it before.
     ///
     /// # Panics
     /// There are no such packs.
@@ -135,7 +135,8 @@ impl Packs {
             .collect()
     }
 
-    /// Place among the epoch's rows of the first row of a pack, or behind the last.
+    /// Returns the place among the epoch's rows of the first row of a pack, or the end of the last
+    /// pack.
     pub fn begin(&self, pack: usize) -> usize {
         match (pack.checked_sub(1), &self.ends) {
             (None, _) => 0,
@@ -144,7 +145,7 @@ impl Packs {
         }
     }
 
-    /// The first pack of which no row is among the first `place` rows of the epoch.
+    /// Returns the first pack that has no row among the first `place` rows of the epoch.
     pub fn after(&self, place: usize) -> usize {
         self.ends.as_ref().map_or(place.min(self.len()), |ends| {
             ends.partition_point(|end| *end as usize <= place)
@@ -161,7 +162,8 @@ impl Visit {
     }
 }
 
-/// Packs by their first rows; of packs with the same room the oldest is taken.
+/// Packs rows in order, and returns the packs in the order of their first rows; of packs with the
+/// same room the oldest is taken.
 fn best_fit(order: &[u32], lengths: &[u32], tokens: usize) -> Vec<Vec<u32>> {
     let (mut packs, mut open): (Vec<Vec<u32>>, BTreeSet<(usize, usize)>) =
         (Vec::new(), BTreeSet::new());
@@ -227,7 +229,7 @@ mod tests {
         );
     }
 
-    /// Log-normal lengths, as those of instructions are: a mean of about a fifth of a pack.
+    /// Returns log-normal lengths, like those of instructions: a mean of about a fifth of a pack.
     fn lengths(rows: u64, tokens: u32) -> Vec<u32> {
         let normal = |row| {
             (-2.0 * unit(2 * row).max(1e-9).ln()).sqrt()
@@ -265,7 +267,10 @@ mod tests {
     proptest! {
         #[test]
         fn every_row_is_in_one_pack_and_no_pack_is_too_long(
-            lengths in prop::collection::vec(1_u32..=64, 0..200), seed: u64, epoch: u64, is_shuffled: bool,
+            lengths in prop::collection::vec(1_u32..=64, 0..200),
+            seed: u64,
+            epoch: u64,
+            is_shuffled: bool,
         ) {
             let visit = if is_shuffled { Visit::Shuffled { seed, epoch } } else { Visit::InOrder };
             let packs = Packs::best_fit(&lengths, 64, visit);
@@ -273,24 +278,34 @@ mod tests {
             let mut rows = packs.rows(0..packs.len()).to_vec();
             rows.sort_unstable();
             prop_assert_eq!(rows, (0..lengths.len() as u32).collect::<Vec<_>>());
-            let tokens = |pack: &Vec<u32>| pack.iter().map(|row| lengths[*row as usize]).sum::<u32>();
+            let tokens =
+                |pack: &Vec<u32>| pack.iter().map(|row| lengths[*row as usize]).sum::<u32>();
             let full: Vec<u32> = all(&packs).iter().map(tokens).collect();
             prop_assert!(full.iter().all(|tokens| (1..=64).contains(tokens)), "{:?}", full);
             // Any two packs hold more than one of them could, or the rows of the later would have
             // joined the earlier.
             let mut sorted = full;
             sorted.sort_unstable();
-            prop_assert!(sorted.windows(2).take(1).all(|pair| pair[0] + pair[1] > 64), "{:?}", sorted);
+            let exceeds = |pair: &[u32]| pair[0] + pair[1] > 64;
+            prop_assert!(sorted.windows(2).take(1).all(exceeds), "{:?}", sorted);
         }
 
         #[test]
         fn epochs_pack_otherwise(seed: u64, epoch in 0_u64..1000) {
             let lengths = lengths(200, 512);
             let packs = |epoch| Packs::best_fit(&lengths, 512, Visit::Shuffled { seed, epoch });
-            let sets = |packs: &Packs| all(packs).into_iter().map(|mut pack| { pack.sort_unstable(); pack }).collect::<BTreeSet<_>>();
+            let sorted = |mut pack: Vec<u32>| {
+                pack.sort_unstable();
+                pack
+            };
+            let sets = |packs: &Packs| {
+                all(packs).into_iter().map(sorted).collect::<BTreeSet<_>>()
+            };
             let (one, next) = (sets(&packs(epoch)), sets(&packs(epoch + 1)));
-            prop_assert!(one.intersection(&next).count() * 4 < one.len(), "who shares a pack \
-            changes");
+            prop_assert!(
+                one.intersection(&next).count() * 4 < one.len(),
+                "who shares a pack changes"
+            );
         }
     }
 }

@@ -1,21 +1,20 @@
-//! The pages of a Parquet column before they are unpacked: each says how large it will be, and the
-//! parquet crate believes it. A few kilobytes can so become gigabytes.
+//! The pages of a Parquet column before they are unpacked. Each states its unpacked size, and the
+//! parquet crate believes it, so that a few kilobytes can become gigabytes.
 //!
 //! Page headers are Thrift structs in the compact protocol,
 //! <https://parquet.apache.org/docs/file-format/data-pages/>.
 
-/// The largest pages of a column chunk, unpacked.
+/// The unpacked sizes of the largest pages of a column chunk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Pages {
-    /// The largest page.
+    /// Size of the largest page.
     pub largest_bytes: u64,
-    /// The dictionary, from which any row may take its largest entry; 0 where there is none.
+    /// Size of the dictionary, whose largest entry any row may use; 0 if there is none.
     pub dictionary_bytes: u64,
 }
 
 impl Pages {
-    /// Walks over the headers of a column chunk, which are between its pages; `None` where they are
-    /// not headers.
+    /// Walks over the page headers of a column chunk; `None` if they are not valid headers.
     pub fn of(chunk: &[u8]) -> Option<Self> {
         const DICTIONARY: u64 = 2;
         let (mut pages, mut rest) = (Self::default(), chunk);
@@ -32,7 +31,7 @@ impl Pages {
     }
 }
 
-/// Structs deeper than any in a page header.
+/// Maximum nesting of structs, above that of any page header.
 const MAX_DEPTH: usize = 8;
 const I32: u8 = 5;
 
@@ -41,7 +40,7 @@ struct PageReader<'a> {
 }
 
 impl PageReader<'_> {
-    /// Type, unpacked size and packed size, which are the first three fields.
+    /// Reads type, unpacked size and packed size, which are the first three fields.
     fn page_header(&mut self) -> Option<[u64; 3]> {
         let (mut first, mut id) = ([0; 3], 0);
         while let Some(kind) = self.field(&mut id)? {
@@ -53,7 +52,8 @@ impl PageReader<'_> {
         Some(first)
     }
 
-    /// The type of the next field, its id moved on; `None` inside at the end of the struct.
+    /// Reads the type of the next field and updates `id`; the inner `None` is the end of the
+    /// struct.
     #[allow(clippy::option_option, reason = "an end and a fault are two things")]
     fn field(&mut self, id: &mut i64) -> Option<Option<u8>> {
         let head = self.byte()?;
@@ -86,7 +86,7 @@ impl PageReader<'_> {
         None
     }
 
-    /// A number in zigzag.
+    /// Reads a zigzag number.
     fn signed(&mut self) -> Option<i64> {
         let zigzag = self.varint()?;
         Some((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
@@ -139,8 +139,8 @@ impl PageReader<'_> {
 mod tests {
     use super::*;
 
-    /// A page header with `sizes` in zigzag and a struct that holds a text, a number and a list of
-    /// truth values; then the page.
+    /// Builds a page header with zigzag sizes and a struct that holds a text, a number and a list
+    /// of booleans, followed by the page.
     fn page(kind: u8, unpacked: &[u8], packed: u8) -> Vec<u8> {
         let mut bytes = vec![0x15, kind << 1, 0x15];
         bytes.extend(unpacked);

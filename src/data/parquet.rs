@@ -1,4 +1,4 @@
-//! Parquet files as rows: the needed columns only, a batch at a time, each row with its place in
+//! Parquet files as rows: only the needed columns, a batch at a time, each row with its place in
 //! the file.
 
 use std::ops::Range;
@@ -20,16 +20,16 @@ use super::pages::Pages;
 use crate::fault::{Exit, Explain};
 use crate::files;
 
-/// Rows that are in memory at a time.
+/// Maximum number of rows in memory at a time.
 const BATCH_ROWS: u64 = 2048;
-/// Bytes of a batch's text, about.
+/// Approximate bytes of a batch's text.
 const BATCH_BYTES: u64 = 16 << 20;
-/// Bytes of a batch if every row took the largest entry of its dictionary, about.
+/// Approximate bytes of a batch if every row used the largest entry of its dictionary.
 const WORST_BATCH_BYTES: u64 = 256 << 20;
-/// Bytes of the pages that are unpacked at a time, one of each wanted column.
+/// Maximum bytes of the pages that are unpacked at a time, one for each wanted column.
 const MAX_PAGE_BYTES: u64 = 256 << 20;
-/// Rows that a byte of a file may stand for. Equal rows take next to nothing, and 64 thousand of
-/// them in a kilobyte are no data.
+/// Maximum number of rows per byte of a file. Equal rows take next to nothing, but 64 thousand of
+/// them in a kilobyte are not data.
 const MAX_ROWS_PER_BYTE: i128 = 64;
 
 /// A column that a format reads.
@@ -39,13 +39,13 @@ pub struct WantedColumn {
     pub canonical: &'static str,
     /// The name in the file.
     pub name: String,
-    /// What it must hold.
+    /// The kind of content that it must hold.
     pub kind: ColumnKind,
-    /// Whether a file may do without it.
+    /// Whether a file may lack it.
     pub optional: bool,
 }
 
-/// Where a row is.
+/// Place of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowLocation {
     /// The file.
@@ -74,12 +74,12 @@ pub enum TableError {
     /// The file cannot be opened.
     #[error(transparent)]
     File(#[from] files::FileError),
-    /// The footer is not there or not what the format says.
+    /// The footer is missing or invalid.
     #[error("`{path}` is not a whole Parquet file: {reason}")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the reader found.
+        /// The reader's error.
         reason: String,
     },
     /// The file is of another kind.
@@ -87,7 +87,7 @@ pub enum TableError {
     Other {
         /// The file.
         path: PathBuf,
-        /// What it is.
+        /// Its kind.
         content: Content,
     },
     /// A needed column is not in the file.
@@ -101,10 +101,10 @@ pub enum TableError {
         name: String,
         /// All columns of the file.
         found: Vec<String>,
-        /// What was probably meant.
+        /// The column that was probably meant.
         meant: Meant,
     },
-    /// A needed column holds something else.
+    /// A needed column holds another type.
     #[error("column `{name}` of `{path}` holds {found}, expected {expected}")]
     Unusable {
         /// The file.
@@ -113,7 +113,7 @@ pub enum TableError {
         name: String,
         /// Its type in words.
         found: String,
-        /// The type that is read, in words.
+        /// The expected type in words.
         expected: &'static str,
     },
     /// The footer promises rows that cannot be read.
@@ -121,7 +121,7 @@ pub enum TableError {
     Unreadable {
         /// The first row of the batch.
         place: RowLocation,
-        /// What the reader found.
+        /// The reader's error.
         reason: String,
     },
     /// A cell cannot be used.
@@ -131,7 +131,7 @@ pub enum TableError {
         place: RowLocation,
         /// The column in the file.
         column: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: cells::CellError,
     },
 }
@@ -151,18 +151,12 @@ impl Explain for TableError {
             Self::Other { path, content } => Some(content.hint(path)),
             Self::Missing { meant, .. } => Some(meant.hint()),
             Self::Unreadable { .. } => Some(
-                "download or copy the file again and compare its size \
-            with the original"
-                    .into(),
+                "download or copy the file again and compare its size with the original".into(),
             ),
             Self::Cell {
                 reason: cells::CellError::NotUtf8(_),
                 ..
-            } => Some(
-                "write the column as \
-            UTF-8 text"
-                    .into(),
-            ),
+            } => Some("write the column as UTF-8 text".into()),
             Self::Cell { .. } => Some("split what is that long into rows".into()),
             Self::Unusable { .. } => None,
         }
@@ -177,7 +171,7 @@ pub struct ParquetTable {
     columns: Vec<WantedColumn>,
 }
 
-/// Every column of a file as what it may be meant to be.
+/// Returns every column of a file with the kinds that it may be meant as.
 ///
 /// # Errors
 /// The file cannot be opened, or is not a whole Parquet file.
@@ -185,7 +179,7 @@ pub fn candidates(file: &DataFile) -> Result<Vec<Candidate>, TableError> {
     Ok(ParquetTable::open(file, &[])?.candidates())
 }
 
-/// Every column of a file with what it holds, in words, and the file's rows.
+/// Returns every column of a file with its content in words, and the number of rows.
 ///
 /// # Errors
 /// The file cannot be opened, or is not a whole Parquet file.
@@ -245,12 +239,12 @@ impl ParquetTable {
         Ok(table)
     }
 
-    /// Rows of the file.
+    /// Returns the number of rows in the file.
     pub fn rows(&self) -> u64 {
         self.group_rows().sum()
     }
 
-    /// Columns of the file that were not asked for, or hold something else.
+    /// Returns the columns of the file that are not wanted, or hold another type.
     pub fn unread_columns(&self) -> Vec<String> {
         let fields = self
             .metadata
@@ -264,7 +258,7 @@ impl ParquetTable {
             .collect()
     }
 
-    /// Whether a column, by its canonical name, is there and holds lists or objects.
+    /// Whether a column with this canonical name exists and holds lists or objects.
     pub fn has_lists(&self, canonical: &str) -> bool {
         let column = self
             .columns
@@ -275,7 +269,7 @@ impl ParquetTable {
             .is_some_and(DataType::is_nested)
     }
 
-    /// The first row of each row group.
+    /// Returns the place of the first row of each row group.
     pub fn row_groups(&self) -> impl Iterator<Item = RowLocation> {
         let mut next = 0;
         self.group_rows().enumerate().map(move |(row_group, rows)| {
@@ -289,7 +283,7 @@ impl ParquetTable {
         })
     }
 
-    /// The first row of each row group, and the row behind its last one.
+    /// Returns the place of the first row of each row group, and the row after its last one.
     pub fn row_groups_until(&self) -> impl Iterator<Item = (RowLocation, u64)> {
         self.row_groups()
             .zip(self.group_rows())
@@ -299,7 +293,7 @@ impl ParquetTable {
             })
     }
 
-    /// The rows of the row group that starts at this place, a batch at a time.
+    /// Reads the rows of the row group that starts at this place, a batch at a time.
     ///
     /// # Errors
     /// The file cannot be opened again; each batch may be unreadable.
@@ -350,8 +344,9 @@ impl ParquetTable {
         }))
     }
 
-    /// Rows of a batch: so few that their text fits in memory and in Arrow's 32-bit offsets,
-    /// however long the documents are. What the pages say that they unpack to is added up first.
+    /// Returns the number of rows in a batch: few enough that their text fits in memory and in
+    /// Arrow's 32-bit offsets, however long the documents are. The unpacked sizes that the pages
+    /// state are summed first.
     fn batch_rows(&self, row_group: usize) -> Result<usize, String> {
         let group = self.metadata.metadata().row_group(row_group);
         let file = files::map(self.file.parquet()).map_err(|error| error.to_string())?;
@@ -369,7 +364,7 @@ impl ParquetTable {
         if page_bytes > MAX_PAGE_BYTES {
             return Err(format!(
                 "its pages unpack to {page_bytes} bytes at a time, expected at most \
-            {MAX_PAGE_BYTES}"
+                {MAX_PAGE_BYTES}"
             ));
         }
         let bytes_per_row = bytes / group.num_rows().unsigned_abs().max(1);
@@ -383,7 +378,7 @@ impl ParquetTable {
         self.columns.iter().any(|column| Some(&column.name) == root)
     }
 
-    /// The footer's word on rows, against the size of the file.
+    /// Checks the number of rows in the footer against the size of the file.
     fn check_rows(&self, file_bytes: u64) -> Result<(), TableError> {
         let groups = self
             .metadata
@@ -437,7 +432,7 @@ impl ParquetTable {
         }
     }
 
-    /// Every column with the kinds that it is likely meant to be.
+    /// Returns every column with the kinds that it is likely meant as.
     pub fn candidates(&self) -> Vec<Candidate> {
         let fields = self.metadata.schema().fields().iter();
         let candidate = |(name, data_type): (&String, &DataType)| Candidate {
@@ -450,7 +445,7 @@ impl ParquetTable {
             .collect()
     }
 
-    /// A text that is JSON of a conversation is one.
+    /// Returns the kinds of a column. Text that is JSON of a conversation counts as turns.
     fn kinds(&self, name: &str, data_type: &DataType) -> Vec<ColumnKind> {
         match data_type {
             DataType::Binary if self.holds_turns(name) => vec![ColumnKind::Turns],
@@ -525,7 +520,7 @@ impl ParquetTable {
     }
 }
 
-/// Some rows of a file, in memory.
+/// A batch of rows of a file, in memory.
 #[derive(Debug)]
 pub struct Batch {
     first: RowLocation,
@@ -534,7 +529,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Rows of the batch.
+    /// Returns the number of rows in the batch.
     pub fn rows(&self) -> usize {
         self.rows
     }
@@ -546,13 +541,13 @@ impl Batch {
             .any(|(column, _)| column.canonical == canonical)
     }
 
-    /// The rows of the batch that lie within a range of the file's rows.
+    /// Returns the rows of the batch that lie within a range of the file's rows.
     pub fn part(&self, of_file: &Range<u64>) -> Range<usize> {
         let within = |row: u64| row.saturating_sub(self.first.row).min(self.rows as u64) as usize;
         within(of_file.start)..within(of_file.end)
     }
 
-    /// Where a row of the batch is in the file.
+    /// Returns the place in the file of a row of the batch.
     pub fn place(&self, row: usize) -> RowLocation {
         RowLocation {
             row: self.first.row + row as u64,
@@ -560,7 +555,7 @@ impl Batch {
         }
     }
 
-    /// A cell by the column's canonical name; null if the file does without that column.
+    /// Returns a cell by the column's canonical name; null if the file lacks that column.
     ///
     /// # Errors
     /// A text is not UTF-8, or too long.
@@ -607,10 +602,8 @@ pub(super) mod tests {
             .build();
         let file = File::create(path).expect("created");
         let batch = batch.expect("columns of one length");
-        let mut writer = ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect(
-            "a \
-        writer",
-        );
+        let mut writer =
+            ArrowWriter::try_new(file, batch.schema(), Some(properties)).expect("a writer");
         writer.write(&batch).expect("written");
         writer.close().expect("closed");
     }
@@ -619,7 +612,7 @@ pub(super) mod tests {
         Arc::new(StringArray::from(rows.to_vec()))
     }
 
-    /// What comes back of a column that was written to a file.
+    /// Writes a column to a file and returns the values read back.
     pub(in super::super) fn read_column(column: ArrayRef, kind: ColumnKind) -> Vec<Value> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
@@ -703,29 +696,21 @@ pub(super) mod tests {
             ],
             10,
         );
-        let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err(
-            "no such \
-        column",
-        );
+        let error =
+            read(&path, wanted("text", ColumnKind::Text, false)).expect_err("no such column");
         assert_eq!(
             error.to_string(),
             format!(
-                "`{}` has no column `text`, it has: term, \
-        definition, id",
+                "`{}` has no column `text`, it has: term, definition, id",
                 path.display()
             )
         );
         assert_eq!(
             error.hint().as_deref(),
-            Some(
-                "say which column holds it, such as `columns: \
-        {text: definition}`"
-            )
+            Some("say which column holds it, such as `columns: {text: definition}`")
         );
-        let error = read(&path, wanted("messages", ColumnKind::Turns, false)).expect_err(
-            "no such \
-        column",
-        );
+        let error =
+            read(&path, wanted("messages", ColumnKind::Turns, false)).expect_err("no such column");
         let said = "say which column holds it, in `columns: {text: ..}`";
         assert_eq!(
             error.hint().as_deref(),
@@ -798,10 +783,9 @@ pub(super) mod tests {
         std::fs::write(&path, bytes).expect("written");
         let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("damaged");
         assert!(
-            error.to_string().contains(
-                "row group 1, row 2: the rows from here on cannot be \
-        read: "
-            ),
+            error
+                .to_string()
+                .contains("row group 1, row 2: the rows from here on cannot be read: "),
             "{error}"
         );
     }

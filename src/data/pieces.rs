@@ -1,25 +1,25 @@
-//! Token ids as pieces of text that a person can read, each with its label. A character that takes
-//! several tokens is one piece.
+//! Token ids as readable pieces of text, each with its label. A character that takes several tokens
+//! is one piece.
 
 use super::tokenize::{TokenizeError, Tokenizer};
 
-/// Tokens that one character takes at most.
+/// Maximum number of tokens that one character takes.
 const MAX_TOKENS: usize = 4;
 
-/// What a decoder writes for a part of a character.
+/// The replacement character, which a decoder writes for a part of a character.
 const PART: char = '\u{fffd}';
 
 /// The text of one token, or of a few that share a character.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenText {
-    /// As it stands in the row.
+    /// The text as it stands in the row.
     pub text: String,
     /// Whether the tokens are targets.
     pub trained: bool,
 }
 
-/// The pieces of a row. Each is decoded behind the piece before it, because decoders treat the
-/// start of a text in their own way.
+/// Returns the pieces of a row. Each is decoded after the piece before it, because decoders treat
+/// the start of a text in their own way.
 ///
 /// # Errors
 /// The tokenizer's decoder fails.
@@ -44,7 +44,7 @@ pub fn pieces(
     Ok(pieces)
 }
 
-/// The text that `ids` add to that of `before`.
+/// Returns the text that `ids` add to the text of `before`.
 fn behind(tokenizer: &Tokenizer, before: &[u32], ids: &[u32]) -> Result<String, TokenizeError> {
     let (head, whole) = (
         tokenizer.decode(before, false)?,
@@ -77,8 +77,7 @@ mod tests {
             for text in [
                 "Fever:  high\n\ttemperature",
                 "Grüße 🙂🩺 법 été",
-                "\x1b[31m </s> \
-            <|im_end|> x",
+                "\x1b[31m </s> <|im_end|> x",
             ] {
                 let ids = tokenizer.encode(text, true).expect("encoded").ids;
                 let joined: String = pieces(&tokenizer, &ids, &vec![true; ids.len()])

@@ -1,10 +1,10 @@
-//! Added tokens whose ids are not those of their file: nothing is wrong by itself, and a model that
-//! was trained with the other ids answers nonsense.
+//! Added tokens whose ids differ from those in their file. This is no error by itself, but a model
+//! that was trained with the other ids answers nonsense.
 
 use std::fmt;
 
-/// An added token that has another id than its file says. The tokenizers crate, which transformers
-/// uses too, numbers added tokens one after the other.
+/// An added token whose id differs from the id in its file. The tokenizers crate, which
+/// transformers uses too, numbers added tokens consecutively.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RenumberedToken {
     /// The name of the file.
@@ -13,7 +13,7 @@ pub struct RenumberedToken {
     pub token: String,
     /// Its id in the file.
     pub said: u32,
-    /// Its id.
+    /// Its actual id.
     pub id: Option<u32>,
 }
 
@@ -34,7 +34,7 @@ impl fmt::Display for RenumberedToken {
     }
 }
 
-/// The renumbered tokens of a tokenizer that was read from `source`.
+/// Finds the renumbered tokens of a tokenizer that was read from `source`.
 pub(super) fn find(source: &str, inner: &tokenizers::Tokenizer) -> Vec<RenumberedToken> {
     #[derive(serde::Deserialize)]
     struct File {
@@ -71,7 +71,12 @@ mod tests {
 
     #[test]
     fn tokens_that_are_not_in_the_order_of_their_ids_are_found() {
-        let added = |id: u32, content: &str| json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+        let added = |id: u32, content: &str| {
+            json!({
+                "id": id, "content": content, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        };
         let renumbered = |tokens: [serde_json::Value; 2]| {
             let model = json!({"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"});
             let source =

@@ -1,6 +1,6 @@
-//! A tokenizer with other special tokens than its files name, and with tokens that they do not
-//! have: the files are changed as transformers would write them, and the tokenizer is then opened
-//! from what will be read later.
+//! Changes to a tokenizer's special tokens, and additions of tokens that its files lack. The files
+//! are changed as transformers would write them, and the tokenizer is then opened from the files
+//! that will be read later.
 
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
@@ -9,21 +9,21 @@ use super::added_tokens::DECODER;
 use super::tokenize::{TokenizeError, Tokenizer};
 use super::tokenizer_files::{ADDED, CONFIG, GENERATION, MAP, TOKENIZER, TokenizerFiles};
 
-/// What a special token is for.
+/// Role of a special token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenRole {
-    /// It begins a sequence.
+    /// Begins a sequence.
     Bos,
-    /// It ends a sequence.
+    /// Ends a sequence.
     Eos,
-    /// It fills a batch.
+    /// Pads a batch.
     Pad,
-    /// It stands for what the vocabulary lacks.
+    /// Stands for text that the vocabulary lacks.
     Unk,
 }
 
 impl TokenRole {
-    /// As recipes call it.
+    /// Returns its name in recipes.
     pub fn name(self) -> &'static str {
         match self {
             Self::Bos => "bos",
@@ -33,36 +33,36 @@ impl TokenRole {
         }
     }
 
-    /// The key of a tokenizer's files.
+    /// Returns its key in a tokenizer's files.
     fn token_key(self) -> String {
         format!("{}_token", self.name())
     }
 
-    /// The key of a model's files, which have ids.
+    /// Returns its key in a model's files, which hold ids.
     pub fn id_key(self) -> String {
         format!("{}_token_id", self.name())
     }
 }
 
-/// What becomes of a tokenizer.
+/// Changes to a tokenizer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revision {
-    /// Special tokens by name.
+    /// New special tokens by role.
     pub roles: Vec<(TokenRole, String)>,
     /// Tokens at which generation stops, besides eos.
     pub ends: Vec<String>,
-    /// Tokens that it lacks, each once, and whether they are left out of decoded text.
+    /// Tokens to add, each once, and whether they are left out of decoded text.
     pub new: Vec<(String, bool)>,
 }
 
 impl Revision {
-    /// Tokens that are special because of what they are for.
+    /// Returns the tokens that are special because of their role.
     fn named(&self) -> impl Iterator<Item = &String> {
         self.roles.iter().map(|(_, token)| token).chain(&self.ends)
     }
 
-    /// What the vocabulary gets: new tokens, whose text counts as it is written, and those that
-    /// become special.
+    /// Returns the tokens to add to the vocabulary: new tokens, which match text before
+    /// normalization, and tokens that become special.
     fn tokens(&self, tokenizer: &Tokenizer) -> Vec<AddedToken> {
         let new = self.new.iter().map(|(token, special)| {
             let special = *special || self.named().any(|named| named == token);
@@ -88,11 +88,11 @@ impl Revision {
 }
 
 impl TokenizerFiles {
-    /// Changes the files, of which `tokenizer` was opened: tokens are added behind those that are
-    /// there, as transformers numbers them.
+    /// Changes the files from which `tokenizer` was opened. Tokens are added after the existing
+    /// ones, as transformers numbers them.
     ///
     /// # Errors
-    /// A file is no JSON object, or a token cannot be added.
+    /// A file is not a JSON object, or a token cannot be added.
     pub fn revise(
         &mut self,
         tokenizer: &Tokenizer,
@@ -119,7 +119,7 @@ impl TokenizerFiles {
         Tokenizer::of(self)
     }
 
-    /// Writes all added tokens where the files have such; `tokenizer` has them as they were before.
+    /// Writes all added tokens to the files that list them; `tokenizer` has the tokens from before.
     fn add(
         &mut self,
         tokenizer: &Tokenizer,
@@ -166,8 +166,8 @@ impl TokenizerFiles {
         Ok(())
     }
 
-    /// Writes the ids of special tokens, and those at which generation stops: what ended an answer
-    /// before still does.
+    /// Writes the ids of special tokens and those at which generation stops. Tokens that ended an
+    /// answer before still do.
     fn stop_at(
         &mut self,
         tokenizer: &Tokenizer,
@@ -203,7 +203,7 @@ impl TokenizerFiles {
         })
     }
 
-    /// Changes one of the JSON files, which comes to be where it is not there. One that the change
+    /// Changes one of the JSON files, which is created if it is missing. A file that the change
     /// leaves as it is keeps its bytes.
     fn edit(
         &mut self,
@@ -221,7 +221,7 @@ impl TokenizerFiles {
     }
 }
 
-/// A token that is found in a text as it is written, before anything is normalized.
+/// Creates a token that matches text before normalization.
 fn as_written(token: &str) -> AddedToken {
     AddedToken {
         content: token.to_owned(),
@@ -230,7 +230,7 @@ fn as_written(token: &str) -> AddedToken {
     }
 }
 
-/// A token as `added_tokens` of tokenizer.json and `added_tokens_decoder` have it.
+/// Formats a token as in `added_tokens` of `tokenizer.json` and in `added_tokens_decoder`.
 fn flags(token: &AddedToken) -> Map<String, Value> {
     let AddedToken {
         content,
@@ -260,7 +260,7 @@ fn put_roles(file: &mut Map<String, Value>, revision: &Revision) {
     }
 }
 
-/// Ids, each once; a single one stands alone.
+/// Returns the ids as a list, each once, or a single id alone.
 fn one_or_all(ids: &[u32]) -> Value {
     let mut all: Vec<u32> = Vec::new();
     for id in ids {
@@ -284,10 +284,22 @@ mod tests {
     fn files(contents: &[(&str, Value)]) -> (tempfile::TempDir, TokenizerFiles) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let tokenizer = json!({
-            "version": "1.0", "truncation": null, "padding": null, "normalizer": {"type": "Lowercase"},
-            "added_tokens": [{"id": 0, "content": "<s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}],
-            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-            "model": {"type": "WordLevel", "vocab": {"<s>": 0, "a": 1, "stop": 2}, "unk_token": "a"},
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "normalizer": {"type": "Lowercase"},
+            "added_tokens": [{
+                "id": 0, "content": "<s>", "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false,
+            }],
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": null,
+            "decoder": null,
+            "model": {
+                "type": "WordLevel",
+                "vocab": {"<s>": 0, "a": 1, "stop": 2},
+                "unk_token": "a",
+            },
         });
         for (name, content) in contents.iter().chain(&[(TOKENIZER, tokenizer)]) {
             std::fs::write(folder.path().join(name), content.to_string()).expect("written");
@@ -302,7 +314,7 @@ mod tests {
         (files, revised)
     }
 
-    /// What is written opens as what was trained with.
+    /// Writes the files and opens the tokenizer from them.
     fn written(files: &TokenizerFiles) -> Tokenizer {
         let folder = tempfile::tempdir().expect("a temporary folder");
         crate::files::write_all(folder.path(), &files.contents()).expect("written");
@@ -314,7 +326,10 @@ mod tests {
         let contents = [
             (
                 CONFIG,
-                json!({"eos_token": "<s>", "added_tokens_decoder": {"0": {"content": "<s>", "special": true}, "3": {"content": "<old>", "special": false}}}),
+                json!({"eos_token": "<s>", "added_tokens_decoder": {
+                    "0": {"content": "<s>", "special": true},
+                    "3": {"content": "<old>", "special": false},
+                }}),
             ),
             (ADDED, json!({"<old>": 3})),
             (MAP, json!({"eos_token": "<s>"})),
@@ -392,8 +407,7 @@ mod tests {
         );
         assert!(
             changed.folder == Path::new(folder.path()),
-            "what is wrong is said of the base's \
-        folder"
+            "what is wrong is said of the base's folder"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! What became of every row, counted: nothing is dropped or cut without a line here.
+//! Counts of what became of every row: nothing is dropped or cut without a line here.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -6,22 +6,22 @@ use std::path::PathBuf;
 use super::row_status::{RowRecord, RowStatus};
 use super::visible::visible;
 
-/// The rows of each source.
+/// Row counts of each source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ledger {
-    /// One tally a source, in the recipe's order.
+    /// One entry per source, in the recipe's order.
     pub sources: Vec<RowCounts>,
 }
 
 impl Ledger {
-    /// All sources together.
+    /// Returns the counts of all sources together.
     pub fn total(&self) -> RowCounts {
         self.sources
             .iter()
             .fold(RowCounts::default(), RowCounts::and)
     }
 
-    /// The rows of both, those of `other` being the later ones of the same sources.
+    /// Adds the counts of `other`, which are of later rows of the same sources.
     #[must_use]
     pub(super) fn and(self, other: &Self) -> Self {
         Self {
@@ -35,20 +35,21 @@ impl Ledger {
     }
 }
 
-/// Rows and tokens of a source. Every row that was read has one fate, so these add up to the rows.
+/// Counts of a source's rows and tokens. Every row that was read has one status, so the row counts
+/// add up to the rows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RowCounts {
     /// Rows that were read.
     pub rows: u64,
     /// Rows that are trained on.
     pub train: u64,
-    /// Rows that only score.
+    /// Rows that are only used for validation.
     pub validation: u64,
-    /// Rows that are not taken, because of `split` or `max_rows`.
+    /// Rows that are not selected, because of `split` or `max_rows`.
     pub not_selected: u64,
     /// Rows that are left out because they are longer than the limit.
     pub too_long: u64,
-    /// Rows that are left out because no token of them is trained: empty ones, and those whose
+    /// Rows that are left out because no token of theirs is trained: empty rows, and rows whose
     /// answer was cut off.
     pub untrained: u64,
     /// Rows that are left out because they make no example.
@@ -57,19 +58,19 @@ pub struct RowCounts {
     pub exact_duplicates: u64,
     /// Rows that are left out because they are nearly the same as an earlier one.
     pub near_duplicates: u64,
-    /// Rows that are left out because they are nearly the same as one that only scores.
+    /// Rows that are left out because they are nearly the same as a validation row.
     pub near_held_out: u64,
     /// Kept rows whose tail was cut off.
     pub truncated: u64,
-    /// Kept rows that are like an earlier one.
+    /// Kept rows that equal an earlier one.
     pub duplicates: u64,
     /// Tokens of the kept rows.
     pub tokens: u64,
     /// Tokens of the kept rows that carry a loss.
     pub trained_tokens: u64,
-    /// The longest row, before it was cut or left out; the first of several.
+    /// The longest row, before it was cut or left out; the first of several equally long ones.
     pub longest: Option<Longest>,
-    /// The place of the first broken row and what is wrong with it.
+    /// The place of the first broken row, and its error.
     pub first_broken: Option<String>,
 }
 
@@ -97,33 +98,33 @@ impl fmt::Display for Longest {
 }
 
 impl RowCounts {
-    /// Rows that are used.
+    /// Returns the number of rows that are used.
     pub fn kept(&self) -> u64 {
         self.train + self.validation
     }
 
-    /// Rows that are taken.
+    /// Returns the number of selected rows.
     pub fn selected(&self) -> u64 {
         self.rows - self.not_selected
     }
 
-    /// Rows that are left out of those that are taken.
+    /// Returns the number of selected rows that are left out.
     pub fn dropped(&self) -> u64 {
         self.unusable() + self.alike()
     }
 
-    /// Rows that are left out for what they are.
+    /// Returns the number of rows that are left out because of their own content.
     pub fn unusable(&self) -> u64 {
         self.too_long + self.untrained + self.broken
     }
 
-    /// Rows that are left out because another one is like them.
+    /// Returns the number of rows that are left out as exact or near-duplicates.
     pub fn alike(&self) -> u64 {
         self.exact_duplicates + self.near_duplicates + self.near_held_out
     }
 
-    /// Rows that are left out for what they are, as a share of those that are taken; 0 where there
-    /// are none.
+    /// Returns the share of selected rows that are left out because of their own content; 0 if none
+    /// are selected.
     pub fn unusable_share(&self) -> f64 {
         if self.selected() == 0 {
             0.0

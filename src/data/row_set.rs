@@ -1,25 +1,25 @@
-//! Some of many rows, in a bit each, so that what is kept of a data file takes next to no memory
-//! however many rows it has.
+//! A subset of rows, one bit each, so that the kept rows of a data file take little memory however
+//! many rows it has.
 
 use rayon::prelude::*;
 
-/// Rows of a word of bits.
+/// Number of rows in a word of bits.
 const WORD_ROWS: usize = 64;
-/// Words of a block, whose rows are counted once and for all.
+/// Number of words in a block, whose chosen rows are counted in advance.
 const BLOCK_WORDS: usize = 8;
 
-/// Rows that were chosen, in their order.
+/// A set of chosen rows, in order.
 #[derive(Debug, Clone, Default)]
 pub struct RowSet {
-    /// The lowest bit is the first row.
+    /// Bits of the rows, the lowest bit first.
     words: Vec<u64>,
-    /// Chosen rows before each block.
+    /// Number of chosen rows before each block.
     before: Vec<u32>,
     len: usize,
 }
 
 impl RowSet {
-    /// Asks for each of so many rows, in parallel. There are no more than 2^32 of them.
+    /// Chooses from at most 2^32 rows by a predicate, in parallel.
     pub fn of(rows: usize, is_chosen: impl Fn(usize) -> bool + Sync) -> Self {
         let word = |word: usize| {
             let rows = (word * WORD_ROWS..rows).take(WORD_ROWS);
@@ -39,12 +39,12 @@ impl RowSet {
         Self { words, before, len }
     }
 
-    /// How many there are.
+    /// Returns the number of chosen rows.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The place of a row among the chosen ones, if it is one.
+    /// Returns the place of a row among the chosen ones, if it is chosen.
     pub fn place(&self, row: usize) -> Option<usize> {
         let (word, bit) = (row / WORD_ROWS, row % WORD_ROWS);
         let bits = self.words.get(word)?;
@@ -54,7 +54,7 @@ impl RowSet {
         (bits >> bit & 1 == 1).then_some(self.before[block] as usize + in_words + in_word)
     }
 
-    /// The chosen row at a place.
+    /// Returns the chosen row at a place.
     ///
     /// # Panics
     /// There is no such place.
@@ -98,7 +98,10 @@ mod tests {
 
     proptest! {
         #[test]
-        fn places_and_rows_are_those_of_a_list(rows in prop::collection::vec(any::<bool>(), 0..2000), dense in any::<bool>()) {
+        fn places_and_rows_are_those_of_a_list(
+            rows in prop::collection::vec(any::<bool>(), 0..2000),
+            dense in any::<bool>(),
+        ) {
             let is_chosen = |row: usize| rows[row] != (dense && !row.is_multiple_of(97));
             let listed: Vec<usize> = (0..rows.len()).filter(|row| is_chosen(*row)).collect();
             let chosen = RowSet::of(rows.len(), is_chosen);

@@ -1,4 +1,4 @@
-//! The fate of every row: each row that was read has exactly one.
+//! The status of every row: each row that was read has exactly one.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,34 +10,34 @@ use super::row_counts::{Ledger, RowCounts};
 use super::shuffle::Split;
 use super::token_cache::{CachedRow, TokenSlice};
 
-/// Rows that one thread counts at a time.
+/// Number of rows that one thread counts at a time.
 const PIECE_ROWS: u64 = 1 << 14;
 
-/// What becomes of a row.
+/// Status of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RowStatus {
-    /// It is trained on.
+    /// Used for training.
     Train,
-    /// It only scores.
+    /// Used only for validation.
     Validation,
-    /// It is not taken: `split` or `max_rows` leaves it out.
+    /// Not selected, because of `split` or `max_rows`.
     NotSelected,
-    /// It is left out: it is longer than the limit.
+    /// Left out: longer than the limit.
     TooLong,
-    /// It is left out: nothing of it is trained. It is empty, or its answer was cut off.
+    /// Left out: no token is trained. The row is empty, or its answer was cut off.
     NoTrainedToken,
-    /// It is left out: it makes no example.
+    /// Left out: it makes no example.
     Broken,
-    /// It is left out: an earlier row has the same tokens and labels.
+    /// Left out: an earlier row has the same tokens and labels.
     Duplicate,
-    /// It is left out: it is nearly the same as an earlier row.
+    /// Left out: nearly the same as an earlier row.
     NearDuplicate,
-    /// It is left out: it is nearly the same as a row that only scores.
+    /// Left out: nearly the same as a validation row.
     NearHeldOut,
 }
 
 impl RowStatus {
-    /// The word for it in a ledger's file.
+    /// Returns the word for the status in a ledger file.
     pub fn word(self) -> &'static str {
         match self {
             Self::Train => "train",
@@ -53,43 +53,42 @@ impl RowStatus {
     }
 }
 
-/// A row within the limits that is left out because another one is like it.
+/// A row within the limits that is left out as a duplicate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Duplicate {
-    /// How they are alike.
+    /// The kind of duplicate.
     pub fate: RowStatus,
-    /// The other one, by its number among all rows that were read, validation sets included.
+    /// The other row, by its number among all rows that were read, validation sets included.
     pub of: u64,
 }
 
-/// A row that was read, and what becomes of it.
+/// A row that was read, with its status.
 #[derive(Debug, Clone, Copy)]
 pub struct RowRecord<'a> {
-    /// Its source's place among the sources.
+    /// Index of its source.
     pub source: usize,
     /// Its data file.
     pub file: &'a Path,
     /// Its row in that file, from 0.
     pub row: u64,
-    /// What becomes of it.
+    /// Its status.
     pub fate: RowStatus,
-    /// Its tokens: as they are used where it is kept, as they were read where it is too long; none
-    /// where it is broken.
+    /// Its tokens: as used if it is kept, as read if it is too long; `None` if it is broken.
     pub tokens: Option<TokenSlice<'a>>,
-    /// Tokens before anything was cut.
+    /// Number of tokens before the row was cut.
     pub whole_tokens: usize,
-    /// Whether an earlier row that is kept has the same tokens and labels. It is kept all the same.
+    /// Whether an earlier kept row has the same tokens and labels; the row is kept nevertheless.
     pub is_duplicate: bool,
-    /// What is wrong with a broken row, its place in the file included.
+    /// The error of a broken row, its place in the file included.
     pub reason: Option<&'a str>,
-    /// The number of the row that it is left out for.
+    /// Number of the row that it duplicates, if it is left out for that.
     pub duplicate_of: Option<u64>,
-    /// Its index among the rows within the limits, where it is kept.
+    /// Its index among the rows within the limits, if it is kept.
     pub index: Option<u32>,
 }
 
 impl RowRecord<'_> {
-    /// Tokens of the row.
+    /// Returns the number of tokens in the row.
     pub fn len(&self) -> usize {
         self.tokens.map_or(0, |row| row.len())
     }
@@ -99,7 +98,7 @@ impl RowRecord<'_> {
         self.len() == 0
     }
 
-    /// Tokens that carry a loss.
+    /// Returns the number of tokens that carry a loss.
     pub fn trained_tokens(&self) -> usize {
         self.tokens.map_or(0, |row| row.trained_tokens())
     }
@@ -110,21 +109,21 @@ impl RowRecord<'_> {
     }
 }
 
-/// A corpus whose kept rows are divided into those that train and those that only score.
+/// A corpus whose kept rows are divided into training and validation rows.
 #[derive(Debug)]
 pub struct Divided {
     /// The rows.
     pub corpus: Corpus,
-    /// Which of the kept ones do what.
+    /// The division of the kept rows.
     pub split: Split,
-    /// Whether each row within the limits is like an earlier one.
+    /// Whether each row within the limits equals an earlier one.
     pub duplicates: Vec<bool>,
-    /// Those that are left out for it, by their index.
+    /// Rows that are left out as duplicates, by index.
     pub left_out: BTreeMap<u32, Duplicate>,
 }
 
 impl Divided {
-    /// A row by its number in the order in which they were read, from 0.
+    /// Returns a row by its number in the order in which rows were read, from 0.
     ///
     /// # Panics
     /// There is no such row.
@@ -204,12 +203,12 @@ impl Divided {
         }
     }
 
-    /// Every row that was read, in order.
+    /// Returns every row that was read, in order.
     pub fn records(&self) -> impl Iterator<Item = RowRecord<'_>> {
         (0..self.corpus.rows_read()).map(|number| self.record(number))
     }
 
-    /// The rows of each of so many sources, counted.
+    /// Counts the rows of each source; `sources` is the number of sources.
     pub fn ledger(&self, sources: usize) -> Ledger {
         let none = || Ledger {
             sources: vec![RowCounts::default(); sources],
@@ -230,7 +229,7 @@ impl Divided {
     }
 }
 
-/// Which rows are like an earlier one, by their contents.
+/// Marks rows that equal an earlier one, by hashes of their contents.
 pub fn duplicates(contents: &[u64]) -> Vec<bool> {
     let mut order: Vec<u32> = (0..).take(contents.len()).collect();
     order.par_sort_unstable_by_key(|row| (contents[*row as usize], *row));

@@ -1,4 +1,4 @@
-//! A choice of rows of a corpus, batched by place.
+//! A selection of rows of a corpus, batched by place.
 
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use super::encode::TokenRow;
 use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
 
-/// Some rows of a corpus, in an order of their own.
+/// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]
 pub struct Rows<'a> {
     corpus: &'a Corpus,
@@ -17,7 +17,7 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The rows of `corpus` with these indexes.
+    /// Selects the rows of `corpus` with these indexes.
     pub fn new(corpus: &'a Corpus, indexes: Vec<u32>) -> Self {
         Self {
             corpus,
@@ -26,7 +26,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// The same rows, of which an epoch draws what a mixture says in place of each once.
+    /// Lets each epoch draw the rows of a mixture, instead of each row once.
     #[must_use]
     pub fn mixed(self, mixture: Mixture) -> Self {
         Self {
@@ -35,20 +35,20 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// How they are mixed.
+    /// Returns the mixture that epochs draw from, if there is one.
     pub fn mixture(&self) -> Option<&Mixture> {
         self.mixture.as_ref()
     }
 
-    /// Rows that an epoch visits, those that it visits again included.
+    /// Returns the number of rows that an epoch visits, repeated visits included.
     pub fn per_epoch(&self) -> usize {
         self.mixture.as_ref().map_or(self.len(), |mixture| {
             usize::try_from(mixture.draws_per_epoch()).unwrap_or(usize::MAX)
         })
     }
 
-    /// The packs of an epoch from 0: of all rows, or of those that a mixture draws. Without a seed
-    /// they are not shuffled.
+    /// Returns the packs of an epoch, counted from 0: of all rows, or of the draws of a mixture.
+    /// Without a seed they are not shuffled.
     pub fn epoch(&self, packing: Packing, seed: Option<u64>, epoch: u64) -> Packs {
         let visit = seed.map_or(Visit::InOrder, |seed| Visit::Shuffled { seed, epoch });
         let Some(mixture) = &self.mixture else {
@@ -69,17 +69,17 @@ impl<'a> Rows<'a> {
         self.corpus.row(self.indexes[place as usize] as usize).len() as u32
     }
 
-    /// How many there are.
+    /// Returns the number of rows.
     pub fn len(&self) -> usize {
         self.indexes.len()
     }
 
-    /// Whether there are none.
+    /// Whether there are no rows.
     pub fn is_empty(&self) -> bool {
         self.indexes.is_empty()
     }
 
-    /// All rows in packs, by their places.
+    /// Returns all rows in packs, by their places.
     pub fn packs(&self, packing: Packing, visit: Visit) -> Packs {
         let length = |index: &u32| self.corpus.row(*index as usize).len() as u32;
         match packing {
@@ -92,7 +92,7 @@ impl<'a> Rows<'a> {
         }
     }
 
-    /// All rows, in batches of so many packs.
+    /// Returns all rows in batches of `size` packs.
     pub fn batches(&self, size: usize, packing: Packing) -> impl Iterator<Item = Batch> {
         let packs = self.packs(packing, Visit::InOrder);
         (0..packs.len())
@@ -100,14 +100,14 @@ impl<'a> Rows<'a> {
             .map(move |first| self.batch(packs.rows(first..packs.len().min(first + size))))
     }
 
-    /// Tokens of the row at a place, and how many of them carry a loss.
+    /// Returns the number of tokens of the row at a place, and how many of them carry a loss.
     pub fn counts(&self, place: u32) -> (usize, usize) {
         let row = self.corpus.row(self.indexes[place as usize] as usize);
         (row.len(), row.trained_tokens())
     }
 
-    /// A batch of the rows at these places, or of draws; each is identified by its index in the
-    /// corpus, and above 32 bits by how often its epoch has drawn it before.
+    /// Builds a batch of the rows at these places, or of draws. Each row is identified by its index
+    /// in the corpus, and in the upper 32 bits by how often its epoch has drawn it before.
     pub fn batch<D: Into<Draw> + Copy>(&self, draws: &[D]) -> Batch {
         Batch::new(draws.iter().map(|draw| {
             let Draw { place, copy } = (*draw).into();

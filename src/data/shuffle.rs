@@ -1,5 +1,5 @@
-//! Which rows train and which validate, and the order in which an epoch visits them. Both are
-//! functions of their arguments alone, so a resumed run, or one on another machine, sees the same
+//! The division into training and validation rows, and the order in which an epoch visits them.
+//! Both depend on their arguments alone, so a resumed run, or one on another machine, sees the same
 //! rows in the same order.
 
 use rayon::prelude::*;
@@ -8,25 +8,25 @@ use crate::fault::{Exit, Explain};
 use crate::keyed_random::mix;
 use crate::terms::Holdout;
 
-/// The two sides of a corpus: indices of rows, ascending.
+/// The training and validation rows of a corpus: row indexes, ascending.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// Rows that are trained on.
     pub training: Vec<u32>,
-    /// Rows that only score.
+    /// Rows that are only used for validation.
     pub validation: Vec<u32>,
 }
 
-/// A corpus that leaves nothing to train on.
+/// Error of a split that leaves nothing to train on.
 #[derive(Debug, thiserror::Error)]
 pub enum SplitError {
-    /// No row was kept at all.
+    /// No row was kept.
     #[error("no rows to train on: none of the datasets' rows was kept")]
     Empty,
     /// Validation takes every row.
     #[error("no rows to train on: validation takes {rows} of {rows} rows")]
     AllHeldOut {
-        /// Rows in all.
+        /// Number of all rows.
         rows: usize,
     },
 }
@@ -49,7 +49,7 @@ impl Explain for SplitError {
 }
 
 impl Split {
-    /// Every one of so many rows only scores.
+    /// Uses all rows for validation only.
     pub fn validation_only(rows: usize) -> Self {
         Self {
             training: Vec::new(),
@@ -57,7 +57,7 @@ impl Split {
         }
     }
 
-    /// Whether there is something to train on.
+    /// Checks that there is something to train on.
     ///
     /// # Errors
     /// No row was kept, or validation takes them all.
@@ -70,9 +70,9 @@ impl Split {
     }
 }
 
-/// Chooses the validation rows: those with the smallest contents, which are hashes. So the choice
-/// depends on no seed and on no order, little on which other rows there are, and equal rows never
-/// straddle the two sides; where they force it, a few more rows validate.
+/// Chooses the validation rows: those with the smallest contents, which are hashes. The choice
+/// depends on no seed and no order, and little on which other rows there are. Equal rows are never
+/// on both sides; where they force it, a few more rows validate.
 pub fn split(contents: &[u64], holdout: Holdout) -> Split {
     let rows = contents.len();
     let wanted = match holdout {
@@ -92,8 +92,8 @@ pub fn split(contents: &[u64], holdout: Holdout) -> Split {
     }
 }
 
-/// The order of `count` rows in an epoch: sorted by the draw whose key is made of seed, epoch and
-/// index. For one epoch the draws are a bijection of the index, so no two rows tie.
+/// Returns the order of `count` rows in an epoch, sorted by a random draw keyed by seed, epoch and
+/// index. Within an epoch the draws are a bijection of the index, so no two rows tie.
 pub fn shuffled(seed: u64, epoch: u64, count: usize) -> Vec<u32> {
     let key = mix(mix(seed) ^ epoch);
     let mut order: Vec<u32> = (0..count as u32).collect();
@@ -162,7 +162,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_epoch_visits_every_row_once_and_is_repeatable(seed: u64, epoch: u64, count in 0_usize..200) {
+        fn an_epoch_visits_every_row_once_and_is_repeatable(
+            seed: u64,
+            epoch: u64,
+            count in 0_usize..200,
+        ) {
             let order = shuffled(seed, epoch, count);
             prop_assert_eq!(&order, &shuffled(seed, epoch, count));
             let mut sorted = order;
@@ -178,11 +182,17 @@ mod tests {
         }
 
         #[test]
-        fn duplicates_never_straddle(contents in prop::collection::vec(0_u64..20, 1..60), wanted in 0_usize..30) {
+        fn duplicates_never_straddle(
+            contents in prop::collection::vec(0_u64..20, 1..60),
+            wanted in 0_usize..30,
+        ) {
             let Split { training, validation } = split(&contents, Holdout::Rows(wanted));
             prop_assert_eq!(training.len() + validation.len(), contents.len());
             prop_assert!(validation.len() >= wanted.min(contents.len()));
-            let side = |rows: &[u32]| rows.iter().map(|&row| contents[row as usize]).collect::<std::collections::BTreeSet<_>>();
+            let side = |rows: &[u32]| {
+                let contents = rows.iter().map(|&row| contents[row as usize]);
+                contents.collect::<std::collections::BTreeSet<_>>()
+            };
             prop_assert!(side(&training).is_disjoint(&side(&validation)));
         }
     }

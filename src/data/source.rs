@@ -1,4 +1,4 @@
-//! Where rows come from: a recipe's file, glob or folder becomes a sorted list of Parquet files.
+//! Sources of rows: a recipe's file, glob or folder becomes a sorted list of Parquet files.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -12,23 +12,24 @@ use super::first_bytes::Content;
 use crate::fault::{Exit, Explain};
 use crate::terms::{Format, TrainOn};
 
-/// Files that are looked into at most for one of which a Parquet file can be made.
+/// Maximum number of files inspected to find one that can be converted to Parquet.
 const LOOKED_AT: usize = 20;
-/// Names that a hint lists at most.
+/// Maximum number of names that a hint lists.
 const LISTED: usize = 5;
 
-/// One entry of a recipe's `datasets`, with its files found.
+/// One entry of a recipe's `datasets`, with the files that it leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataSource {
     /// Its files, in the order in which their rows are counted.
     pub files: Vec<DataFile>,
-    /// The rows of each file that are taken; `None`: all.
+    /// The selected rows of each file; `None`: all.
     pub selected: Option<Vec<Range<u64>>>,
-    /// The shape of the rows.
+    /// The format of the rows.
     pub format: Format,
-    /// Canonical column name to the name in the file; a name that is left out is itself.
+    /// Map from canonical column names to the names in the file; a name that is left out is the
+    /// canonical one.
     pub columns: BTreeMap<String, String>,
-    /// Words of the data for roles, and the roles that the template knows.
+    /// Map from the data's words for roles to the roles that the template knows.
     pub roles: BTreeMap<String, String>,
     /// The tokens that carry a loss.
     pub train_on: TrainOn,
@@ -42,13 +43,13 @@ pub enum SourceError {
     /// Neither a file nor a folder, or a glob or folder without a match.
     #[error("no data file at `{path}`, looked in `{folder}`")]
     NotFound {
-        /// As the recipe says it.
+        /// The path in the recipe.
         path: String,
         /// The absolute folder in which it was looked up.
         folder: PathBuf,
-        /// Parquet files that are there.
+        /// Parquet files in that folder.
         nearby: Vec<String>,
-        /// A file that is there of which a Parquet file can be made, and what it is.
+        /// A file in that folder that can be converted to Parquet, and its kind.
         other: Option<(PathBuf, Content)>,
     },
     /// A link that leads nowhere.
@@ -56,15 +57,15 @@ pub enum SourceError {
     Dangling {
         /// The link.
         path: PathBuf,
-        /// Where it leads.
+        /// The target of the link.
         target: PathBuf,
     },
-    /// The glob is not one.
+    /// The glob pattern is invalid.
     #[error("`{path}` is not a glob: {reason}")]
     Pattern {
-        /// As the recipe says it.
+        /// The path in the recipe.
         path: String,
-        /// What is wrong and where.
+        /// The error and its position.
         reason: String,
     },
 }
@@ -89,31 +90,29 @@ impl Explain for SourceError {
             Self::NotFound { path, nearby, .. } if nearby.is_empty() && looks_like_an_id(path) => {
                 Some(format!(
                     "a data set of the Hub is written `hf://datasets/{path}`; a file, a glob or a \
-                folder needs its whole path"
+                    folder needs its whole path"
                 ))
             }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
                 Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())
             }
             Self::NotFound { nearby, .. } => Some(format!("there are: {}", nearby.join(", "))),
-            Self::Dangling { .. } => Some(
-                "restore the file that the link leads to, or remove the \
-            link"
-                    .into(),
-            ),
+            Self::Dangling { .. } => {
+                Some("restore the file that the link leads to, or remove the link".into())
+            }
             Self::Pattern { .. } => None,
         }
     }
 }
 
-/// The files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet` in and
-/// below a folder; of a folder without one, its JSON, JSONL, CSV and TSV files. A folder that a
-/// glob matches is read as one that is named: Spark writes a table as a folder `x.parquet`. Names
-/// that begin with a dot are passed over, as a shell does, and in a folder those of folders that
-/// begin with `_`, in which Spark and Delta Lake keep what is no data.
+/// Returns the files that a recipe's path stands for, sorted: a file, a glob, or every `*.parquet`
+/// in and below a folder; in a folder without one, its JSON, JSONL, CSV and TSV files. A folder
+/// that a glob matches is read like a named folder, because Spark writes a table as a folder
+/// `x.parquet`. Names that begin with a dot are skipped, as in a shell. Folders that begin with `_`
+/// are skipped too, because Spark and Delta Lake use them for other files than data.
 ///
 /// # Errors
-/// Nothing is there; the error names the folder in which it was looked. Or a link leads nowhere.
+/// No file is there, and the error names the folder that was searched; or a link leads nowhere.
 pub fn find_files(path: &str) -> Result<Vec<PathBuf>, SourceError> {
     let named = Path::new(path);
     let found = match () {
@@ -132,8 +131,8 @@ pub fn find_files(path: &str) -> Result<Vec<PathBuf>, SourceError> {
     }
 }
 
-/// Files that a glob matches, and those of the folders that it matches; links that lead nowhere are
-/// among them.
+/// Returns the files that a glob matches, and those of the folders that it matches; dangling links
+/// are included.
 fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     // What is written out is meant, whatever it is called.
     let written = pattern
@@ -157,8 +156,8 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     Ok(files)
 }
 
-/// The data in and below a folder: Parquet files; where there are none, files that can be converted
-/// to them.
+/// Returns the data files in and below a folder: Parquet files, or files that can be converted if
+/// there are none.
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     let escaped = Pattern::escape(&folder.to_string_lossy());
     let escaped = if escaped.ends_with('/') {
@@ -182,8 +181,8 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(others)
 }
 
-/// Whether a file lies in a folder for what is no data, such as `_temporary` or `_delta_log`. A
-/// partition, such as `_year=2020`, is data.
+/// Whether a file lies in a folder for other files than data, such as `_temporary` or `_delta_log`.
+/// A partition, such as `_year=2020`, is data.
 fn is_apart(path: &Path) -> bool {
     let is_apart = |name: &str| name.starts_with('_') && !name.contains('=');
     let folders = path.parent().into_iter().flat_map(Path::components);
@@ -208,7 +207,7 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     Ok(paths.flatten().collect())
 }
 
-/// Whether a path may be meant as the id of a repository: `owner/name`.
+/// Whether a path may be meant as a repository id: `owner/name`.
 fn looks_like_an_id(path: &str) -> bool {
     let is_word = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -264,7 +263,7 @@ fn not_found(path: &str) -> SourceError {
     }
 }
 
-/// The first file of a folder in whose text rows can be found.
+/// Returns the first text file of a folder in which rows can be found.
 fn first_with_rows(folder: &Path) -> Option<(PathBuf, Content)> {
     let mut paths: Vec<PathBuf> = folder
         .read_dir()
@@ -395,15 +394,12 @@ mod tests {
         let folder = folder_of(&["a.parquet"]);
         std::os::unix::fs::symlink("gone.parquet", folder.path().join("b.parquet")).expect("made");
         for path in ["b.parquet", "*.parquet", ""] {
-            let error = find_files(&folder.path().join(path).to_string_lossy()).expect_err(
-                "it \
-            leads nowhere",
-            );
+            let error = find_files(&folder.path().join(path).to_string_lossy())
+                .expect_err("it leads nowhere");
             assert!(
-                error.to_string().ends_with(
-                    "b.parquet` is a link to `gone.parquet`, which \
-            does not exist"
-                ),
+                error
+                    .to_string()
+                    .ends_with("b.parquet` is a link to `gone.parquet`, which does not exist"),
                 "{error}"
             );
         }
@@ -423,8 +419,9 @@ mod tests {
         ] {
             let error =
                 find_files(&folder.path().join(path).to_string_lossy()).expect_err("nothing there");
+            let expected = folder.path().join(looked_in);
             assert!(
-                matches!(&error, SourceError::NotFound { folder: in_, .. } if *in_ == folder.path().join(looked_in)),
+                matches!(&error, SourceError::NotFound { folder, .. } if *folder == expected),
                 "{error}"
             );
             assert_eq!(error.hint().as_deref(), Some(hint));

@@ -1,4 +1,4 @@
-//! Dates, times and decimals of a column as Python's `str` prints them.
+//! Dates, times and decimals of a column, as Python's `str` prints them.
 
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{
@@ -9,13 +9,12 @@ use arrow::datatypes::{
 use jiff::SignedDuration;
 use jiff::civil::{Date, DateTime, Time};
 
-/// Of a second.
+/// Nanoseconds in a second.
 const NANOSECONDS: i64 = 1_000_000_000;
-/// Seconds of a day.
+/// Seconds in a day.
 const DAY: i64 = 86_400;
 
-/// The text of the value in a row; `None` for a type that is none of these or a time that no
-/// calendar has.
+/// Returns the text of the value in a row; `None` for another type, or a time outside the calendar.
 pub fn text(column: &dyn Array, row: usize) -> Option<String> {
     match column.data_type() {
         DataType::Date32 => {
@@ -82,7 +81,7 @@ fn time(nanoseconds: i64) -> Option<String> {
     ))
 }
 
-/// Six digits behind the second, or nine, or none if they are zeros.
+/// Formats a time of day with six digits after the second, or nine, or none if they are zeros.
 fn of_day(time: Time) -> String {
     let whole = time.strftime("%H:%M:%S");
     match time.subsec_nanosecond() {
@@ -103,7 +102,8 @@ mod tests {
 
     use super::*;
 
-    /// Each expectation is what Python 3.11 prints for `str` of what pyarrow reads.
+    /// The expected texts are those that Python 3.11 prints for `str` of a value that pyarrow
+    /// reads.
     #[test]
     fn times_read_as_python_prints_them() {
         let cases: [(ArrayRef, Option<&str>); 9] = [
@@ -114,17 +114,11 @@ mod tests {
             (Arc::new(Date32Array::from(vec![-1])), Some("1969-12-31")),
             (
                 Arc::new(TimestampMillisecondArray::from(vec![1_706_659_200_000])),
-                Some(
-                    "2024-01-31 \
-            00:00:00",
-                ),
+                Some("2024-01-31 00:00:00"),
             ),
             (
                 Arc::new(TimestampMicrosecondArray::from(vec![-500_000])),
-                Some(
-                    "1969-12-31 \
-            23:59:59.500000",
-                ),
+                Some("1969-12-31 23:59:59.500000"),
             ),
             (
                 Arc::new(
@@ -135,10 +129,7 @@ mod tests {
             ),
             (
                 Arc::new(TimestampNanosecondArray::from(vec![1])),
-                Some(
-                    "1970-01-01 \
-            00:00:00.000000001",
-                ),
+                Some("1970-01-01 00:00:00.000000001"),
             ),
             (
                 Arc::new(Time64MicrosecondArray::from(vec![43_200_000_000])),
@@ -148,10 +139,7 @@ mod tests {
                 Arc::new(
                     Decimal128Array::from(vec![150])
                         .with_precision_and_scale(10, 2)
-                        .expect(
-                            "a \
-            decimal",
-                        ),
+                        .expect("a decimal"),
                 ),
                 Some("1.50"),
             ),

@@ -1,14 +1,15 @@
-//! The token cache: the rows of one data file as tokens, written once and mapped into memory by
-//! every later run.
+//! The token cache: the rows of one data file as tokens, written once and memory-mapped by every
+//! later run.
 //!
-//! Layout, little-endian: stamp (kind and version, key, hash of the data file), rows (u64), bytes
-//! of records (u64), checksum (32 bytes); then a record for each row: its ids (u32 each) and its
-//! label bits (first token in the lowest bit); then an index entry for each row: start of the
-//! record (u64), tokens (u32), trained tokens (u32), content hash (u64). A broken row's record is
-//! the reason in UTF-8; its entry has the bytes of that for the tokens and [`BROKEN`] for the
-//! trained ones. So has one more entry behind the last row, whose text is the remarks on the whole
-//! file. The checksum is blake3 of records, index and what stands before it. Length limits are not
-//! part of a cache, so changing them costs no tokenizing.
+//! Layout, little-endian: stamp (kind and version, key, hash of the data file), number of rows
+//! (u64), bytes of records (u64), checksum (32 bytes); then a record for each row: its ids (u32
+//! each) and its label bits (first token in the lowest bit); then an index entry for each row:
+//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64). The record of
+//! a broken row is the reason in UTF-8; its entry has the length of the reason in place of the
+//! tokens, and [`BROKEN`] in place of the trained tokens. One more entry of this kind follows the
+//! last row; its text holds the remarks on the whole file. The checksum is blake3 over the records,
+//! the index and everything before the checksum. Length limits are not part of a cache, so changing
+//! them needs no new tokenization.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
@@ -22,32 +23,32 @@ use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
 const CHECKSUM_START: usize = STAMP_BYTES + 8 + 8;
 const HEADER_BYTES: usize = CHECKSUM_START + 32;
 const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
-/// Bytes of the index that are in memory at a time.
+/// Bytes of the index that are held in memory at a time.
 const INDEX_PIECE_BYTES: usize = 1 << 18;
-/// More trained tokens than any row has.
+/// Count of trained tokens that marks a broken row; no row has as many.
 const BROKEN: u32 = u32::MAX;
 
-/// A row as the cache has it.
+/// A row in the cache.
 #[derive(Debug, Clone, Copy)]
 pub enum CachedRow<'a> {
-    /// Its tokens; none where there was nothing to learn.
+    /// Its tokens; none if there was nothing to learn.
     Row(TokenSlice<'a>),
-    /// Why it makes no tokens, and its place in the file.
+    /// The reason why it makes no tokens, with its place in the file.
     Broken(&'a str),
 }
 
-/// The tokens of one row, in place in the cache.
+/// The tokens of one row, borrowed from the cache.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenSlice<'a> {
     ids: &'a [[u8; 4]],
     bits: &'a [u8],
     trained_tokens: usize,
-    /// As it is in the cache; none for a row that was cut.
+    /// Hash of ids and labels from the cache; `None` for a row that was cut.
     content: Option<u64>,
 }
 
 impl TokenSlice<'_> {
-    /// Tokens of the row.
+    /// Returns the number of tokens in the row.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -57,22 +58,22 @@ impl TokenSlice<'_> {
         self.ids.is_empty()
     }
 
-    /// Token ids.
+    /// Returns the token ids.
     pub fn ids(&self) -> Vec<u32> {
         self.ids.iter().map(|id| u32::from_le_bytes(*id)).collect()
     }
 
-    /// Whether each token is a target; the first never is.
+    /// Returns whether each token is a target; the first never is.
     pub fn trained(&self) -> Vec<bool> {
         (0..self.len()).map(|token| bit(self.bits, token)).collect()
     }
 
-    /// Tokens that are targets.
+    /// Returns the number of tokens that are targets.
     pub fn trained_tokens(&self) -> usize {
         self.trained_tokens
     }
 
-    /// The highest id.
+    /// Returns the highest id.
     pub fn highest_id(&self) -> Option<u32> {
         self.ids.iter().map(|id| u32::from_le_bytes(*id)).max()
     }
@@ -91,18 +92,18 @@ impl TokenSlice<'_> {
         self.ids.contains(&id.to_le_bytes())
     }
 
-    /// A hash of ids and labels; equal for equal rows.
+    /// Returns a hash of ids and labels; equal for equal rows.
     pub fn content(&self) -> u64 {
         self.content
             .unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
     }
 
-    /// A hash of the ids alone; equal for rows of the same tokens, whatever of them is trained.
+    /// Returns a hash of the ids alone; equal for rows with the same tokens, whichever are trained.
     pub fn text(&self) -> u64 {
         content(self.ids.as_flattened(), &[])
     }
 
-    /// The row without the tokens from `len` on.
+    /// Returns the row cut to its first `len` tokens.
     #[must_use]
     pub fn first(self, len: usize) -> Self {
         if len >= self.len() {
@@ -128,15 +129,15 @@ pub struct Cache {
     map: Map,
     rows: usize,
     index_start: usize,
-    /// Its name and what keeps it from being removed; none of a file without a name.
+    /// Its name and the lease that protects it from removal; `None` for a file without a name.
     entry: Option<(String, Option<Arc<Lease>>)>,
 }
 
 impl Cache {
-    /// Maps a cache, checks that it is whole and of this stamp, and marks that it was used now.
+    /// Maps a cache, checks that it is complete and has this stamp, and marks it as used now.
     ///
     /// # Errors
-    /// It cannot be read, or what does not fit, in words.
+    /// It cannot be read or does not match; the reason in words.
     pub fn open(path: &Path, stamp: &Stamp) -> Result<Self, String> {
         let file = files::open_file(path).map_err(|error| error.to_string())?;
         let cache = Self::of(&file, path, stamp)?;
@@ -145,7 +146,7 @@ impl Cache {
         Ok(cache)
     }
 
-    /// [`Cache::open`] of a file that is open; `path` is what messages call it.
+    /// Like [`Cache::open`], for an open file; `path` is its name in messages.
     ///
     /// # Errors
     /// As for [`Cache::open`].
@@ -183,7 +184,7 @@ impl Cache {
         })
     }
 
-    /// The cache as an entry of this name, which `lease` keeps.
+    /// Turns the cache into an entry with this name, protected by `lease`.
     #[must_use]
     pub fn named(self, name: String, lease: Option<Arc<Lease>>) -> Self {
         Self {
@@ -192,17 +193,17 @@ impl Cache {
         }
     }
 
-    /// The name of its entry; `None` where it has none.
+    /// Returns the name of its entry; `None` if it has none.
     pub fn name(&self) -> Option<&str> {
         self.entry.as_ref().map(|(name, _)| name.as_str())
     }
 
-    /// Rows of the data file, those without tokens included.
+    /// Returns the number of rows of the data file, those without tokens included.
     pub fn len(&self) -> usize {
         self.rows
     }
 
-    /// What was said of the whole file when it was written.
+    /// Returns the remarks on the whole file from when it was written.
     pub fn remarks(&self) -> &str {
         match self.entry(self.rows) {
             CachedRow::Broken(remarks) => remarks,
@@ -210,7 +211,7 @@ impl Cache {
         }
     }
 
-    /// A row by its place in the data file.
+    /// Returns a row by its place in the data file.
     ///
     /// # Panics
     /// There is no such row.
@@ -227,10 +228,10 @@ impl Cache {
                 .slice(HEADER_BYTES + start..HEADER_BYTES + start + bytes)
         };
         if trained_tokens == BROKEN {
-            return CachedRow::Broken(str::from_utf8(record(length)).expect(
-                "the checksum holds \
-            what was written from a text",
-            ));
+            return CachedRow::Broken(
+                str::from_utf8(record(length))
+                    .expect("the checksum holds what was written from a text"),
+            );
         }
         let (ids, bits) = record(length * 4 + length.div_ceil(8)).split_at(length * 4);
         CachedRow::Row(TokenSlice {
@@ -242,8 +243,8 @@ impl Cache {
     }
 }
 
-/// A cache being written, row by row, into a file without a name: whatever ends the writer leaves
-/// nothing. The index goes to another such file until all records are there.
+/// Writer of a cache, row by row, into a file without a name: however the writer ends, it leaves
+/// nothing behind. The index is kept in a second such file until all records are written.
 pub struct Writer {
     path: PathBuf,
     stamp: Stamp,
@@ -256,7 +257,7 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a cache on the disk of a folder.
+    /// Starts a cache on the disk of a folder.
     ///
     /// # Errors
     /// The folder cannot be written.
@@ -306,7 +307,7 @@ impl Writer {
         self.push_record(reason.as_bytes())
     }
 
-    /// What is to be said of the whole file.
+    /// Sets the remarks on the whole file.
     pub fn remark(&mut self, remarks: String) {
         self.remarks = remarks;
     }
@@ -333,8 +334,8 @@ impl Writer {
         self.write(bytes)
     }
 
-    /// The whole cache, still without a name. It is not synced: one that a crash tears is found by
-    /// its checksum and made again.
+    /// Finishes the cache, still without a name. It is not synced: a cache torn by a crash is
+    /// detected by its checksum and made again.
     ///
     /// # Errors
     /// The disk is full or fails; no cache is left then.
@@ -408,7 +409,7 @@ fn pack(trained: &[bool]) -> Vec<u8> {
         .collect()
 }
 
-/// The label bits of the first `len` tokens, with none behind them.
+/// Returns the label bits of the first `len` tokens, and zeros after them.
 fn first_bits(bits: &[u8], len: usize) -> Vec<u8> {
     let mut bits = bits[..len.div_ceil(8)].to_vec();
     if let Some(last) = bits.last_mut().filter(|_| !len.is_multiple_of(8)) {
@@ -422,10 +423,11 @@ fn bit(bits: &[u8], token: usize) -> bool {
 }
 
 fn u64_at(bytes: &[u8], start: usize) -> u64 {
-    u64::from_le_bytes(*bytes[start..].first_chunk().expect(
-        "headers and entries have a fixed \
-    length",
-    ))
+    u64::from_le_bytes(
+        *bytes[start..]
+            .first_chunk()
+            .expect("headers and entries have a fixed length"),
+    )
 }
 
 fn u32_at(bytes: &[u8], start: usize) -> u32 {
@@ -494,8 +496,10 @@ mod tests {
             prop_assert_eq!(whole.len(), rows.len());
             for (index, row) in rows.iter().enumerate() {
                 let (read, first) = (tokens(&whole, index), tokens(&whole, index).first(len));
-                prop_assert_eq!((read.ids(), read.trained()), (row.ids.clone(), row.trained.clone()));
-                prop_assert_eq!((first.ids(), first.trained()), (short[index].ids.clone(), short[index].trained.clone()));
+                for (slice, row) in [(&read, row), (&first, &short[index])] {
+                    prop_assert_eq!(slice.ids(), row.ids.clone());
+                    prop_assert_eq!(slice.trained(), row.trained.clone());
+                }
                 prop_assert_eq!(first.content(), tokens(&shortened, index).content());
                 prop_assert_eq!(first.trained_tokens(), tokens(&shortened, index).trained_tokens());
             }

@@ -1,5 +1,5 @@
-//! The base's tokenizer: text to token ids and back, with the special tokens and the chat template
-//! that come with it.
+//! The base's tokenizer: text to token ids and back, with the special tokens and chat templates of
+//! the model folder.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,25 +17,26 @@ use super::tokenizer_limits::vet;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, listed};
 
-/// The tokens with a meaning of their own, as they are written in text.
+/// Special tokens, as written in text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SpecialTokens {
     /// Begins a sequence.
     pub bos: Option<String>,
     /// Ends a sequence.
     pub eos: Option<String>,
-    /// Fills a batch.
+    /// Pads a batch.
     pub pad: Option<String>,
-    /// Stands for what the vocabulary lacks.
+    /// Stands for text that the vocabulary lacks.
     pub unk: Option<String>,
-    /// Every special token of the tokenizer, these and those of chat templates, in the order of
-    /// their ids.
+    /// Every special token of the tokenizer, including those above and those of chat templates, in
+    /// the order of their ids.
     pub all: Vec<String>,
-    /// Those at which generation stops, of `generation_config.json` too.
+    /// Tokens at which generation stops, including those of `generation_config.json`.
     pub ends: Vec<String>,
 }
 
-/// The tokens that end a turn in stock templates, which are ends wherever a tokenizer has them.
+/// The tokens that end a turn in stock templates; they count as ends in every tokenizer that has
+/// them.
 pub const ENDS_OF_TURNS: [&str; 4] = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"];
 
 /// A tokenized text.
@@ -43,8 +44,8 @@ pub const ENDS_OF_TURNS: [&str; 4] = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>
 pub struct Encoding {
     /// Token ids.
     pub ids: Vec<u32>,
-    /// For each token the bytes of the text that it stands for; `(0, 0)` for one that was added.
-    /// Tokens that share a character each have all its bytes.
+    /// For each token, the range of bytes of the text that it stands for; `(0, 0)` for an added
+    /// token. Tokens that share a character each have all its bytes.
     pub offsets: Vec<(usize, usize)>,
 }
 
@@ -55,18 +56,18 @@ pub struct Tokenizer {
     special: SpecialTokens,
     eos_ids: Vec<u32>,
     chat_templates: Templates,
-    /// Tokens that tokenizer.json does not have as such, with their ids.
+    /// Tokens that `tokenizer.json` does not have as added tokens, with their ids.
     new: Vec<(String, u32)>,
     renumbered: Vec<RenumberedToken>,
-    /// The share of merges that the file leaves out by chance.
+    /// BPE dropout in the file: the share of merges that it skips at random.
     dropout: Option<f32>,
     hash: files::Hash,
 }
 
-/// A tokenizer that cannot be opened or used.
+/// Error while a tokenizer is opened or used.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizeError {
-    /// A file is there and cannot be read.
+    /// A file exists and cannot be read.
     #[error(transparent)]
     File(#[from] files::FileError),
     /// The folder has no `tokenizer.json`.
@@ -74,17 +75,17 @@ pub enum TokenizeError {
     Missing {
         /// The folder of the base model.
         folder: PathBuf,
-        /// A tokenizer in another form that is there, as the end of the sentence.
+        /// Text on a tokenizer of another form in the folder, which ends the message.
         instead: &'static str,
     },
-    /// A file is not what its name says.
+    /// A file does not have the content that its name implies.
     #[error("`{path}` is not {expected}: {cause}")]
     Broken {
         /// The file.
         path: PathBuf,
-        /// What it should be.
+        /// The expected content.
         expected: &'static str,
-        /// What does not parse.
+        /// The parse error.
         cause: String,
     },
     /// A value of a configuration file has another type.
@@ -94,12 +95,12 @@ pub enum TokenizeError {
         path: PathBuf,
         /// The key.
         key: String,
-        /// The value as it stands there.
+        /// The value in the file.
         found: String,
-        /// What it should be.
+        /// The expected content.
         expected: &'static str,
     },
-    /// A file gives a token the id of another.
+    /// A file gives a token the id of another token.
     #[error("`{path}` gives `{token}` the id {id}, which is that of `{other}`")]
     Collision {
         /// The file.
@@ -108,41 +109,41 @@ pub enum TokenizeError {
         token: String,
         /// The id.
         id: u32,
-        /// Whose it is in tokenizer.json.
+        /// The token that has this id in `tokenizer.json`.
         other: String,
     },
-    /// A text has no tokens.
+    /// A text cannot be tokenized.
     #[error("a text of {bytes} bytes cannot be tokenized: {cause}")]
     Encode {
         /// Size of the text.
         bytes: usize,
-        /// What the tokenizer said.
+        /// The tokenizer's error message.
         cause: String,
     },
-    /// The tokenizer's crate panicked over a text.
+    /// The tokenizers crate panicked on a text.
     #[error("a text of {bytes} bytes cannot be tokenized: {cause}")]
     Panicked {
         /// Size of the text.
         bytes: usize,
-        /// What the crate said.
+        /// The panic message.
         cause: String,
     },
-    /// Tokens have no text.
+    /// Tokens cannot be decoded.
     #[error("{tokens} tokens cannot be turned into text: {cause}")]
     Decode {
         /// Number of tokens.
         tokens: usize,
-        /// What the tokenizer said.
+        /// The tokenizer's error message.
         cause: String,
     },
 }
 
 impl Tokenizer {
-    /// Opens the tokenizer of a model folder: `tokenizer.json`, and where they are there
+    /// Opens the tokenizer of a model folder: `tokenizer.json` and, if they exist,
     /// `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
-    /// `chat_template.jinja` and `generation_config.json`. Tokens that only the others name are
-    /// added. What the file leaves to chance (BPE dropout, arXiv:1910.13267) is off: a text has one
-    /// row of ids.
+    /// `chat_template.jinja` and `generation_config.json`. Tokens that only the other files name
+    /// are added. Randomness in the file (BPE dropout, arXiv:1910.13267) is switched off, so that a
+    /// text always has the same ids.
     ///
     /// # Errors
     /// The tokenizer is missing, or one of the files cannot be read or is broken.
@@ -150,10 +151,11 @@ impl Tokenizer {
         Self::of(&TokenizerFiles::read(folder)?)
     }
 
-    /// Opens the tokenizer that an adapter brings, else its base's: see [`TokenizerFiles::beside`].
+    /// Opens the tokenizer of an adapter, or its base's if it has none: see
+    /// [`TokenizerFiles::beside`].
     ///
     /// # Errors
-    /// As of [`Tokenizer::open`].
+    /// As for [`Tokenizer::open`].
     pub fn open_with(base: &Path, adapter: Option<&Path>) -> Result<Self, TokenizeError> {
         let own = adapter
             .map(|adapter| TokenizerFiles::beside(adapter, base))
@@ -162,10 +164,10 @@ impl Tokenizer {
         own.map_or_else(|| Self::open(base), |own| Self::of(&own))
     }
 
-    /// The tokenizer of these files.
+    /// Opens the tokenizer from these files.
     ///
     /// # Errors
-    /// As of [`Tokenizer::open`].
+    /// As for [`Tokenizer::open`].
     pub fn of(files: &TokenizerFiles) -> Result<Self, TokenizeError> {
         let source = files
             .texts
@@ -212,26 +214,26 @@ impl Tokenizer {
         })
     }
 
-    /// The special tokens.
+    /// Returns the special tokens.
     pub fn special(&self) -> &SpecialTokens {
         &self.special
     }
 
-    /// The chat template: `chat_template.jinja`, else the one in `tokenizer_config.json`, among
-    /// several the one named `default`.
+    /// Returns the chat template: `chat_template.jinja`, otherwise the one in
+    /// `tokenizer_config.json`; among several the one named `default`.
     pub fn chat_template(&self) -> Option<&str> {
         self.chat_templates.default_source()
     }
 
-    /// The chat templates by their names, as transformers reads them: the files
-    /// `chat_template.jinja` and `additional_chat_templates/*.jinja`, else those in
+    /// Returns the chat templates by name, as transformers reads them: the files
+    /// `chat_template.jinja` and `additional_chat_templates/*.jinja`, otherwise those in
     /// `tokenizer_config.json`.
     pub fn chat_templates(&self) -> &Templates {
         &self.chat_templates
     }
 
-    /// Tokenizes a text; `add_special_tokens` adds what the tokenizer puts around a sequence, such
-    /// as BOS.
+    /// Tokenizes a text; `add_special_tokens` adds the special tokens that the tokenizer puts
+    /// around a sequence, such as BOS.
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
@@ -252,7 +254,7 @@ impl Tokenizer {
         })
     }
 
-    /// The ids that [`Tokenizer::encode`] has, without the places in the text, in less time.
+    /// Tokenizes a text like [`Tokenizer::encode`], without the offsets, in less time.
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
@@ -269,8 +271,9 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokenizes a rendered conversation: the ids, and for each token whether it lies in one of
-    /// `spans` (bytes of `text`). Nothing is added, for a chat template writes its own BOS.
+    /// Tokenizes a rendered conversation: returns the ids, and for each token whether it lies in
+    /// one of `spans` (bytes of `text`). Nothing is added, because a chat template writes its own
+    /// BOS.
     ///
     /// # Errors
     /// The tokenizer has no tokens for the text.
@@ -287,7 +290,7 @@ impl Tokenizer {
         Ok((ids, trained))
     }
 
-    /// The text of tokens.
+    /// Decodes tokens to text.
     ///
     /// # Errors
     /// The tokenizer's decoder fails.
@@ -301,38 +304,40 @@ impl Tokenizer {
         text.map_err(|error| failed(error.to_string()))
     }
 
-    /// The id of a token.
+    /// Returns the id of a token.
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The token of an id, as it stands in the vocabulary.
+    /// Returns the token of an id, as it stands in the vocabulary.
     pub fn token_of(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// Number of tokens, added ones included.
+    /// Returns the number of tokens, added tokens included.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The token that begins a sequence.
+    /// Returns the token that begins a sequence.
     pub fn bos_id(&self) -> Option<u32> {
         self.token_to_id(self.special.bos.as_deref()?)
     }
 
-    /// The token that ends a sequence: the tokenizer's, else the first of the generation config.
+    /// Returns the token that ends a sequence: the tokenizer's, otherwise the first of the
+    /// generation config.
     pub fn eos_id(&self) -> Option<u32> {
         self.eos_ids.first().copied()
     }
 
-    /// Every token at which generation stops: the tokenizer's and those of the generation config.
+    /// Returns every token at which generation stops: the tokenizer's and those of the generation
+    /// config.
     pub fn eos_ids(&self) -> &[u32] {
         &self.eos_ids
     }
 
-    /// Every token that ends a document or a turn: the eos tokens, and the stock templates' ends of
-    /// a turn where they are known.
+    /// Returns every token that ends a document or a turn: the eos tokens, and the stock templates'
+    /// ends of a turn that the tokenizer has.
     pub fn end_ids(&self) -> Vec<u32> {
         let of_turns = ENDS_OF_TURNS
             .into_iter()
@@ -357,7 +362,7 @@ impl Tokenizer {
             .is_some_and(|token| token.special)
     }
 
-    /// Every added token with its id and whether it is special, by id.
+    /// Returns every added token with its id and whether it is special, by id.
     pub fn added_tokens(&self) -> Vec<(u32, String, bool)> {
         let added = self.inner.get_added_tokens_decoder().into_iter();
         let mut added: Vec<_> = added
@@ -367,7 +372,7 @@ impl Tokenizer {
         added
     }
 
-    /// What a person should know of how the folder is read, where the embedding has so many rows.
+    /// Returns notes on how the folder is read, for an embedding with this many rows.
     pub fn notes(&self, rows: usize) -> Vec<String> {
         let named = |(token, id): &(String, u32)| format!("`{token}` ({id})");
         let list = |tokens: &mut dyn Iterator<Item = &(String, u32)>| {
@@ -379,19 +384,19 @@ impl Tokenizer {
         let added = (!added.is_empty()).then(|| {
             format!(
                 "tokens that only the files beside tokenizer.json name are added, as \
-            transformers does: {added}"
+                transformers does: {added}"
             )
         });
         let beyond = (!beyond.is_empty()).then(|| {
             format!(
                 "tokens that only the files beside tokenizer.json name have no row in the \
-            embedding, which has {rows}: {beyond}; a text with one of them is refused"
+                embedding, which has {rows}: {beyond}; a text with one of them is refused"
             )
         });
         let dropout = self.dropout.map(|dropout| {
             format!(
                 "tokenizer.json asks for a BPE dropout of {dropout}, which is off here: with \
-            it a text would have other tokens each time"
+                it a text would have other tokens each time"
             )
         });
         let renumbered = self.renumbered.first().map(ToString::to_string);
@@ -403,8 +408,8 @@ impl Tokenizer {
             .collect()
     }
 
-    /// Ids of special tokens that are not those of another tokenizer, by the keys of a model's
-    /// config.
+    /// Returns the ids of special tokens that differ from another tokenizer's, by the keys of a
+    /// model's config.
     pub fn ids_unlike(&self, other: &Self) -> Vec<(String, Value)> {
         let id = |of: &Self, token: Option<&str>| {
             token
@@ -435,16 +440,16 @@ impl Tokenizer {
             .collect()
     }
 
-    /// The identity of the tokenizer: its file and its special tokens. The chat template is not
-    /// part of it.
+    /// Returns the identity of the tokenizer: its file and its special tokens. The chat template is
+    /// not part of it.
     pub fn hash(&self) -> files::Hash {
         self.hash
     }
 }
 
-/// The tokens of a span, by the rule of transformers: from the token of its first character to the
-/// token of its last. A character that no token holds (a space that the tokenizer drops) counts for
-/// the next one, at the end for the one before.
+/// Returns the tokens of a span, by the rule of transformers: from the token of its first character
+/// to the token of its last. A character without a token (a space that the tokenizer drops) counts
+/// as the next one, or at the end as the one before.
 fn tokens_of(span: &Range<usize>, offsets: &[(usize, usize)]) -> Range<usize> {
     let holds = |byte: usize| {
         offsets
@@ -467,20 +472,19 @@ fn tokens_of(span: &Range<usize>, offsets: &[(usize, usize)]) -> Range<usize> {
     }
 }
 
-/// What a tokenizer.json is.
+/// A parsed `tokenizer.json`.
 struct Parsed {
     inner: tokenizers::Tokenizer,
-    /// The token with which it would fill a batch.
+    /// The token that it pads batches with.
     padding: Option<String>,
-    /// The share of merges that it would leave out by chance.
+    /// Its BPE dropout: the share of merges that it would skip at random.
     dropout: Option<f32>,
 }
 
 fn parse(path: &Path, source: &str) -> Result<Parsed, TokenizeError> {
     let broken = |error: tokenizers::Error| TokenizeError::Broken {
         path: path.to_owned(),
-        expected: "a \
-        tokenizer",
+        expected: "a tokenizer",
         cause: error.to_string(),
     };
     vet(source).map_err(|reason| broken(reason.into()))?;
@@ -502,7 +506,7 @@ fn parse(path: &Path, source: &str) -> Result<Parsed, TokenizeError> {
     parsed.map_err(Into::into).flatten().map_err(broken)
 }
 
-/// Switches off what a BPE model leaves to chance.
+/// Switches off the dropout of a BPE model and returns it.
 fn take_dropout(inner: &mut tokenizers::Tokenizer) -> Option<f32> {
     let ModelWrapper::BPE(model) = inner.get_model() else {
         return None;
@@ -553,7 +557,7 @@ fn special_tokens(inner: &tokenizers::Tokenizer, added: &Added) -> SpecialTokens
     }
 }
 
-/// `changes`: what is not as the file says.
+/// Returns the identity of a tokenizer; `changes` lists its differences from the file.
 fn hash(source: &str, special: &SpecialTokens, eos_ids: &[u32], changes: &[String]) -> files::Hash {
     let SpecialTokens {
         bos,
@@ -601,11 +605,9 @@ impl Explain for TokenizeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
-            Self::Missing { instead: "", .. } => Some(
-                "take the base's `tokenizer.json` along with \
-            its weights"
-                    .to_owned(),
-            ),
+            Self::Missing { instead: "", .. } => {
+                Some("take the base's `tokenizer.json` along with its weights".to_owned())
+            }
             Self::Missing { .. } => Some(
                 "convert it once with transformers: \
                 `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
@@ -629,15 +631,31 @@ impl Explain for TokenizeError {
 mod tests {
     use super::*;
 
-    /// A folder with a tokenizer of four words and the given files.
+    /// Creates a folder with a tokenizer of four words and the given files.
     fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let special = |id: u32, content: &str| json!({"id": id, "content": content, "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false});
+        let special = |id: u32, content: &str| {
+            json!({
+                "id": id, "content": content, "special": true, "single_word": false,
+                "lstrip": false, "rstrip": false, "normalized": false,
+            })
+        };
         let tokenizer = json!({
-            "version": "1.0", "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},
-            "padding": null, "added_tokens": [special(0, "<s>"), special(1, "</s>")], "normalizer": null,
-            "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
-            "model": {"type": "WordLevel", "vocab": {"<s>": 0, "</s>": 1, "a": 2, "ü": 3}, "unk_token": "a"},
+            "version": "1.0",
+            "truncation": {
+                "direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0,
+            },
+            "padding": null,
+            "added_tokens": [special(0, "<s>"), special(1, "</s>")],
+            "normalizer": null,
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": null,
+            "decoder": null,
+            "model": {
+                "type": "WordLevel",
+                "vocab": {"<s>": 0, "</s>": 1, "a": 2, "ü": 3},
+                "unk_token": "a",
+            },
         });
         for (name, content) in files.iter().chain(&[("tokenizer.json", tokenizer)]) {
             let content = content
@@ -702,7 +720,10 @@ mod tests {
 
     #[test]
     fn the_template_file_wins_over_the_config_and_a_list_gives_its_default() {
-        let list = json!({"chat_template": [{"name": "tool_use", "template": "t"}, {"name": "default", "template": "d"}]});
+        let list = json!({"chat_template": [
+            {"name": "tool_use", "template": "t"},
+            {"name": "default", "template": "d"},
+        ]});
         let template = |files: &[_]| {
             Tokenizer::open(folder(files).path())
                 .unwrap()
@@ -767,8 +788,7 @@ mod tests {
         let wrong = folder(&[("tokenizer_config.json", json!({"bos_token": 7}))]);
         assert_eq!(
             message(&wrong),
-            "`bos_token` in `tokenizer_config.json` is `7`, expected a \
-        token"
+            "`bos_token` in `tokenizer_config.json` is `7`, expected a token"
         );
         let wrong = folder(&[("generation_config.json", json!({"eos_token_id": "x"}))]);
         assert!(message(&wrong).ends_with("is `\"x\"`, expected a token id or a list of them"));

@@ -1,5 +1,5 @@
 //! The text files that a tokenizer is opened from: those of a model's folder, or those beside an
-//! adapter that has a tokenizer of its own.
+//! adapter with a tokenizer of its own.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -12,7 +12,7 @@ use super::template::{TEMPLATE_BYTES, Templates};
 use super::tokenize::TokenizeError;
 use crate::files::{self, is_there};
 
-/// The most that is read of `tokenizer.json`; the largest in use has 33 MB.
+/// Maximum bytes read of `tokenizer.json`; the largest in use has 33 MB.
 const TOKENIZER_BYTES: u64 = 64 << 20;
 
 pub(super) const TOKENIZER: &str = "tokenizer.json";
@@ -21,24 +21,24 @@ pub(super) const MAP: &str = "special_tokens_map.json";
 pub(super) const ADDED: &str = "added_tokens.json";
 pub(super) const GENERATION: &str = "generation_config.json";
 
-/// The JSON files; all but the last say together which tokens there are.
+/// The JSON files; all except the last together define the tokens.
 pub const NAMES: [&str; 5] = [TOKENIZER, CONFIG, MAP, ADDED, GENERATION];
 
 /// The text files of a tokenizer.
 #[derive(Debug, Clone)]
 pub struct TokenizerFiles {
     pub(super) folder: PathBuf,
-    /// Those of [`NAMES`] that are there.
+    /// Texts of the existing files among [`NAMES`].
     pub(super) texts: BTreeMap<&'static str, String>,
-    /// Templates that are files.
+    /// Templates in files of their own.
     pub(super) templates: Templates,
 }
 
 impl TokenizerFiles {
-    /// Reads those of a folder.
+    /// Reads the files of a folder.
     ///
     /// # Errors
-    /// One is there and cannot be read.
+    /// A file exists and cannot be read.
     pub fn read(folder: &Path) -> Result<Self, TokenizeError> {
         let mut texts = BTreeMap::new();
         for name in NAMES {
@@ -56,11 +56,11 @@ impl TokenizerFiles {
         })
     }
 
-    /// Reads those that lie beside an adapter; of its base's what it does not bring: the generation
-    /// config, and the templates where it has none. `None` where the adapter has no tokenizer.
+    /// Reads the files beside an adapter. Files that it lacks come from its base: the generation
+    /// config, and the templates if it has none. `None` if the adapter has no tokenizer.
     ///
     /// # Errors
-    /// A file is there and cannot be read, or is no JSON object.
+    /// A file exists and cannot be read, or is not a JSON object.
     pub fn beside(adapter: &Path, base: &Path) -> Result<Option<Self>, TokenizeError> {
         if !is_there(&adapter.join(TOKENIZER))? {
             return Ok(None);
@@ -75,7 +75,7 @@ impl TokenizerFiles {
         Ok(Some(own))
     }
 
-    /// One of the JSON files; empty where it is not there.
+    /// Returns one of the JSON files; empty if it does not exist.
     pub(super) fn json(&self, name: &'static str) -> Result<Config, TokenizeError> {
         Config::of(
             self.folder.join(name),
@@ -83,7 +83,7 @@ impl TokenizerFiles {
         )
     }
 
-    /// The templates that are files, else those in `tokenizer_config.json`.
+    /// Returns the templates in files, otherwise those in `tokenizer_config.json`.
     pub(super) fn all_templates(&self) -> Result<Templates, TokenizeError> {
         if self.templates == Templates::default() {
             self.json(CONFIG)?.chat_templates()
@@ -92,8 +92,7 @@ impl TokenizerFiles {
         }
     }
 
-    /// Every file by its name in a folder, with its content. Templates that `tokenizer_config.json`
-    /// has stay there.
+    /// Returns the name and content of every file. Templates in `tokenizer_config.json` stay there.
     pub fn contents(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let texts = self
             .texts
@@ -109,7 +108,7 @@ impl TokenizerFiles {
     }
 }
 
-/// The templates that are files of a model's folder.
+/// Reads the template files of a model's folder.
 fn template_files(folder: &Path) -> Result<Templates, TokenizeError> {
     let mut found = Vec::new();
     for path in named_template_files(folder)? {
@@ -127,7 +126,7 @@ fn template_files(folder: &Path) -> Result<Templates, TokenizeError> {
         .collect())
 }
 
-/// The files of a model's further templates, in the order of their names.
+/// Returns the files of a model's further templates, in the order of their names.
 ///
 /// # Errors
 /// Their folder cannot be read.
@@ -166,7 +165,7 @@ fn read_optional(path: &Path, limit_bytes: u64) -> Result<Option<String>, Tokeni
     }
 }
 
-/// One of the JSON files beside the tokenizer; empty where it is not there.
+/// One of the JSON files beside the tokenizer; empty if it does not exist.
 pub(super) struct Config {
     pub path: PathBuf,
     pub values: Map<String, Value>,
@@ -184,7 +183,8 @@ impl Config {
         }
     }
 
-    /// One template, or a list of `{name, template}`, or an object of them.
+    /// Returns the chat templates, written as one template, a list of `{name, template}` or an
+    /// object of templates.
     pub fn chat_templates(&self) -> Result<Templates, TokenizeError> {
         const KEY: &str = "chat_template";
         let value = self.values.get(KEY).unwrap_or(&Value::Null);
@@ -214,14 +214,10 @@ impl Config {
             id => std::slice::from_ref(id),
         };
         let id = |id: &Value| id.as_u64().and_then(|id| u32::try_from(id).ok());
-        ids.iter().map(id).collect::<Option<_>>().ok_or_else(|| {
-            self.wrong(
-                KEY,
-                value,
-                "a token id \
-        or a list of them",
-            )
-        })
+        ids.iter()
+            .map(id)
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.wrong(KEY, value, "a token id or a list of them"))
     }
 
     pub fn wrong(&self, key: &str, value: &Value, expected: &'static str) -> TokenizeError {

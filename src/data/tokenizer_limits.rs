@@ -1,22 +1,22 @@
-//! What a `tokenizer.json` may ask for, looked at before the tokenizers crate builds it: a small
-//! file can make the crate fill the memory, at once or at the first text.
+//! Limits on a `tokenizer.json`, checked before the tokenizers crate builds it: a small file can
+//! make the crate fill the memory, at once or at the first text.
 //!
-//! Real ones stay far below each limit. The largest in use has two million values and takes half a
+//! Real files stay far below each limit. The largest in use has two million values and takes half a
 //! GiB to build.
 
 use serde::Deserialize;
 use serde_json::Value;
 
-/// Keys, values and lists. The crate takes up to 250 bytes for each while it builds.
+/// Maximum number of keys, values and lists. The crate takes up to 250 bytes for each while it
+/// builds.
 const MAX_VALUES: usize = 3_500_000;
-/// Text of the added tokens. The automaton that finds them takes 70 times as much.
+/// Maximum bytes of text in the added tokens. The automaton that finds them takes 70 times as much.
 const MAX_ADDED_BYTES: usize = 4 << 20;
-/// Regular expressions and replacements, in all.
+/// Maximum bytes of all regular expressions and replacements.
 const MAX_STEP_BYTES: usize = 256 << 10;
-/// How many times as long as it was the steps may make a text. Compatibility forms of Unicode take
-/// 18.
+/// Maximum factor by which the steps may lengthen a text. Compatibility forms of Unicode take 18.
 const MAX_GROWTH: f64 = 300.0;
-/// Pieces that are put around a text, and ids of each.
+/// Maximum number of pieces put around a text, and of ids in each.
 const MAX_PIECES: usize = 64;
 
 #[derive(Deserialize)]
@@ -38,10 +38,10 @@ struct Added {
     content: String,
 }
 
-/// Holds a `tokenizer.json` against the limits.
+/// Checks a `tokenizer.json` against the limits.
 ///
 /// # Errors
-/// Which one it goes past, with both sides, or why it is not JSON.
+/// The limit that is exceeded, with both values, or the reason why it is not JSON.
 pub(super) fn vet(source: &str) -> Result<(), String> {
     limit("values", count_values(source) as f64, MAX_VALUES as f64)?;
     let parts: VocabularyParts = serde_json::from_str(source).map_err(|error| error.to_string())?;
@@ -86,7 +86,7 @@ fn limit(what: &str, found: f64, most: f64) -> Result<(), String> {
     }
 }
 
-/// Values and keys of a JSON text, by the signs outside of its strings.
+/// Counts the values and keys of a JSON text, by the punctuation outside its strings.
 fn count_values(source: &str) -> usize {
     let (mut count, mut in_string, mut is_escaped) = (0, false, false);
     for byte in source.bytes() {
@@ -101,7 +101,7 @@ fn count_values(source: &str) -> usize {
     count
 }
 
-/// What lies in a value, one level down.
+/// Returns the values directly inside a value.
 fn inside(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     match value {
         Value::Array(items) => Box::new(items.iter()),
@@ -110,14 +110,16 @@ fn inside(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     }
 }
 
-/// Text of all steps. A table of characters is data, and is counted by what it makes of a text.
+/// Returns the bytes of text in all steps. A table of characters is data, and counts by how much it
+/// lengthens a text.
 fn text_bytes(value: &Value) -> usize {
     let own = value.as_str().map_or(0, str::len);
     let table = value["precompiled_charsmap"].as_str().map_or(0, str::len);
     own + inside(value).map(text_bytes).sum::<usize>() - table
 }
 
-/// The longest list of pieces or ids that a post-processor puts around a text.
+/// Returns the length of the longest list of pieces or ids that a post-processor puts around a
+/// text.
 fn most_pieces(value: &Value) -> usize {
     let length = |key: &str| value[key].as_array().map_or(0, Vec::len);
     let own = ["single", "pair", "ids", "tokens"]
@@ -128,7 +130,7 @@ fn most_pieces(value: &Value) -> usize {
     inside(value).map(most_pieces).fold(own, usize::max)
 }
 
-/// How many times as long as it was the steps in a value make a text, one after the other.
+/// Returns the factor by which the steps in a value, applied in sequence, lengthen a text.
 fn growth(value: &Value) -> f64 {
     let own = match (value["content"].as_str(), &value["pattern"]) {
         // An expression may match nothing, and then puts its content between any two characters.
@@ -151,8 +153,8 @@ fn growth(value: &Value) -> f64 {
     own.max(1.0) * table * (pieces as f64).max(1.0) * inside(value).map(growth).product::<f64>()
 }
 
-/// A sentencepiece table in base64: its replacements are ended by NUL, and the longest stands for a
-/// character at least.
+/// Returns the growth factor of a sentencepiece table in base64: its replacements end with NUL, and
+/// the longest stands for at least one character.
 fn table_growth(base64: &str) -> f64 {
     let sextet = |byte: u8| match byte {
         b'A'..=b'Z' => Some(byte - b'A'),
@@ -195,7 +197,10 @@ mod tests {
 
     #[test]
     fn a_text_grows_by_each_step_in_turn() {
-        let step = |from: &str, to: &str| json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+        let step = |from: &str, to: &str| {
+            let pattern = json!({"String": from});
+            json!({"type": "Replace", "pattern": pattern, "content": to})
+        };
         let normalizer =
             |steps: Vec<Value>| json!({"normalizer": {"type": "Sequence", "normalizers": steps}});
         assert_eq!(
@@ -220,21 +225,23 @@ mod tests {
         // A trie of four bytes, then `ab`, NUL, `c`, NUL.
         let table = "BAAAAAAAAABhYgBjAA==";
         assert!((table_growth(table) - 2.0).abs() < 1e-9);
-        let twice = json!({"normalizer": [{"precompiled_charsmap": table}, {"precompiled_charsmap": table}]});
+        let step = json!({"precompiled_charsmap": table});
+        let twice = json!({"normalizer": [step, step]});
         assert!((growth(&twice) - 4.0).abs() < 1e-9);
         assert_eq!(text_bytes(&twice), 0);
     }
 
     #[test]
     fn pieces_repeat_a_text_and_are_counted() {
-        let pieces = |count| json!({"post_processor": {"single": vec![json!({"Sequence": {"id": "A", "type_id": 0}}); count]}});
+        let piece = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let pieces = |count| json!({"post_processor": {"single": vec![piece.clone(); count]}});
         assert_eq!(verdict(&pieces(64)), "");
         assert_eq!(
             verdict(&pieces(65)),
-            "it asks for 65 pieces around a text, expected at most \
-        64"
+            "it asks for 65 pieces around a text, expected at most 64"
         );
-        let twice = json!({"post_processor": {"processors": vec![pieces(18)["post_processor"].clone(); 2]}});
+        let processors = vec![pieces(18)["post_processor"].clone(); 2];
+        let twice = json!({"post_processor": {"processors": processors}});
         assert!(verdict(&twice).starts_with("it asks for 324 times the length"));
     }
 
@@ -248,8 +255,7 @@ mod tests {
         assert!(vet(&"[".repeat(4_000_000)).is_err());
         assert!(
             vet("{\"normalizer\": null, \"normalizer\": null}").is_err(),
-            "the last one would \
-        be vetted, the first be used"
+            "the last one would be vetted, the first be used"
         );
     }
 }

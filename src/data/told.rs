@@ -1,4 +1,4 @@
-//! The words for a row that makes no tokens, with what they quote of the row marked: see
+//! Error messages for a row that makes no tokens, with quotes of the row marked: see
 //! [`crate::fault::quoted`].
 
 use std::collections::HashSet;
@@ -13,18 +13,18 @@ use super::{cells, encode, tokenize, turns};
 use crate::fault::{quoted, quoting, without_data};
 use crate::terms::Format;
 
-/// Characters of a row in a message that nobody marked, from which on the message is taken to quote
-/// the row. Shorter ones are words that messages and rows share.
+/// Number of consecutive characters of a row in a message from which on the whole message is taken
+/// to quote the row. Shorter matches are words that messages and rows share.
 const WINDOW: usize = 16;
 
-/// What is wrong with a row.
+/// An error of a row.
 pub trait Told: Display {
-    /// Its words.
+    /// Returns its message.
     fn message(&self) -> String {
         self.to_string()
     }
 
-    /// The parts of its words that are text of the row, or may be.
+    /// Returns the parts of its message that are text of the row, or may be.
     fn quotes(&self, template: Option<&ChatTemplate>) -> Vec<String>;
 }
 
@@ -78,13 +78,13 @@ impl Told for encode::EncodeError {
     }
 }
 
-/// What the engine says beside the kind of fault.
+/// Returns the detail of a message of the engine, without the kind of error.
 fn detail(cause: &str) -> &str {
     cause.split_once(": ").map_or("", |(_, detail)| detail)
 }
 
-/// The end of what a template says that does not stand in the template word for word: it comes from
-/// the row.
+/// Returns the end of a template's message that does not appear word for word in the template, and
+/// so comes from the row.
 fn not_of_template<'a>(message: &'a str, template: Option<&ChatTemplate>) -> &'a str {
     let Some(source) = template.map(ChatTemplate::source) else {
         return message;
@@ -107,7 +107,7 @@ fn not_of_template<'a>(message: &'a str, template: Option<&ChatTemplate>) -> &'a
     &message[known..]
 }
 
-/// What is wrong with a row of a batch, in words whose quotes of the row are marked.
+/// Returns the error message for a row of a batch, with quotes of the row marked.
 pub fn words(
     cause: &dyn Told,
     encoder: &Encoder,
@@ -146,7 +146,7 @@ fn quotes_row(message: &str, batch: &Batch, row: usize, format: Format) -> bool 
         })
 }
 
-/// Every piece of [`WINDOW`] characters.
+/// Returns every run of [`WINDOW`] characters.
 fn windows(text: &str) -> impl Iterator<Item = &str> {
     let ends = text
         .char_indices()

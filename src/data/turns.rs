@@ -1,5 +1,5 @@
-//! Conversations as the field writes them, brought to the one form that chat templates read. As in
-//! transformers 5.23, keys of a turn that are null are taken away and none is added; the others
+//! Conversations in the field's usual forms, converted to the one form that chat templates read. As
+//! in transformers 5.23, keys of a turn that are null are removed and none is added; the others
 //! keep their order.
 
 use std::collections::BTreeMap;
@@ -10,7 +10,8 @@ use super::json_text::{self, parse};
 use super::template::{Conversation, REASONING};
 use crate::terms::{NOT_VARIABLES, TrainOn};
 
-/// Roles that chat templates know, and `ShareGPT`'s words for them.
+/// Words for roles and the role that chat templates know: the roles themselves and `ShareGPT`'s
+/// words.
 const ROLES: [(&str, &str); 8] = [
     ("system", "system"),
     ("developer", "developer"),
@@ -21,7 +22,7 @@ const ROLES: [(&str, &str); 8] = [
     ("human", "user"),
     ("gpt", "assistant"),
 ];
-/// Words of other data sets, in small letters, and the role that each probably is.
+/// Role words of other datasets, in lower case, with the role that each probably means.
 const PROPOSALS: [(&str, &[&str]); 4] = [
     (
         "assistant",
@@ -62,25 +63,26 @@ const PROPOSALS: [(&str, &[&str]); 4] = [
         &["system_prompt", "instruction", "instructions", "context"],
     ),
 ];
-/// Keys with which a data set says whether a turn is trained: `OpenAI`'s, axolotl's and ms-swift's.
+/// Keys with which a dataset states whether a turn is trained: `OpenAI`'s, axolotl's and
+/// ms-swift's.
 const TRAINED: [&str; 3] = ["weight", "train", "loss"];
-/// Types of content parts that are text, in `OpenAI`'s two interfaces.
+/// Types of content parts that are text, in `OpenAI`'s two APIs.
 const TEXT_PARTS: [&str; 3] = ["text", "input_text", "output_text"];
 
-/// A conversation, and what the data says of which turns are trained.
+/// A conversation, with the data's statements on which turns are trained.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Chat {
-    /// What the template renders.
+    /// The conversation that the template renders.
     pub conversation: Conversation,
-    /// Whether the data says to train each turn; none where it says nothing.
+    /// Whether the data says to train each turn; `None` if it says nothing.
     pub trained: Vec<Option<bool>>,
-    /// Turns at the start that are the prompt.
+    /// Number of turns at the start that are the prompt.
     pub prompt_turns: usize,
 }
 
 impl Chat {
-    /// Of each answer, whether it may be trained: the data does not say no, and it is no part of a
-    /// prompt, unless all is trained.
+    /// Returns whether each answer may be trained: the data does not forbid it and the answer is
+    /// not part of a prompt, unless everything is trained.
     pub fn trained_answers(&self, train_on: TrainOn) -> Vec<bool> {
         let turns = self
             .conversation
@@ -96,7 +98,7 @@ impl Chat {
             .collect()
     }
 
-    /// Whether the data says of a turn that is no answer what `train_on` does not do.
+    /// Whether the data's statement on a turn that is not an answer contradicts `train_on`.
     pub fn has_idle_weight(&self, train_on: TrainOn) -> bool {
         let mut turns = self.conversation.messages.iter().zip(&self.trained);
         turns.any(|(message, trained)| {
@@ -115,43 +117,42 @@ impl From<Conversation> for Chat {
     }
 }
 
-/// A cell that is no conversation, or no tools or history of one.
+/// Error of a cell that should hold a conversation, tools or a history.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ConversationError {
     /// The text of a list is not JSON.
     #[error("expected a list in JSON: {reason}")]
     NotJson {
-        /// What the parser found.
+        /// The parser's error.
         reason: String,
     },
     /// A number cannot be kept to the last digit.
     #[error(transparent)]
     Number(json_text::JsonTextError),
-    /// It is not a list.
+    /// The cell is not a list.
     #[error("expected a list in JSON: it is `{found}`")]
     NotAList {
-        /// What it is instead.
+        /// The value instead.
         found: Value,
     },
-    /// The columns of a conversation that is kept by columns have different lengths.
+    /// The lists of a conversation that is stored as one list per key have different lengths.
     #[error(
-        "`{key}` has {found} turns and `{first}` has {expected}, expected one value for each \
-    turn"
+        "`{key}` has {found} turns and `{first}` has {expected}, expected one value for each turn"
     )]
     Uneven {
-        /// The first column.
+        /// The first key.
         first: String,
-        /// Its turns.
+        /// Its number of turns.
         expected: usize,
-        /// The column of another length.
+        /// The key with another length.
         key: String,
-        /// Its turns.
+        /// Its number of turns.
         found: usize,
     },
-    /// The variables of a template are no object.
+    /// The variables of a template are not an object.
     #[error("expected an object in JSON with variables of the chat template, found `{found}`")]
     NoVariables {
-        /// What is there instead.
+        /// The value instead.
         found: Value,
     },
     /// A variable has the name of a part of the conversation.
@@ -165,51 +166,54 @@ pub enum ConversationError {
     NotAMessage {
         /// Its place in the conversation, from 0.
         message: usize,
-        /// What it is instead.
+        /// The value instead.
         found: Value,
     },
     /// A turn has no role, or one that no template knows.
-    #[error("message {message} has role {found}, expected one of {}{}", ROLES.map(|(word, _)| word).join(", "), proposed(.unknown))]
+    #[error(
+        "message {message} has role {found}, expected one of {}{}",
+        ROLES.map(|(word, _)| word).join(", "),
+        proposed(.unknown)
+    )]
     Role {
         /// Its place in the conversation, from 0.
         message: usize,
-        /// As the data says it.
+        /// The role in the data.
         found: Value,
-        /// Every word of the conversation that is no role.
+        /// Every word of the conversation that is not a known role.
         unknown: Vec<String>,
     },
-    /// A turn says nothing and calls no tool.
+    /// A turn has no content and calls no tool.
     #[error("message {message} has neither `content` nor `tool_calls`")]
     NoContent {
         /// Its place in the conversation, from 0.
         message: usize,
     },
-    /// What a turn says is not text.
+    /// The content of a turn is not text.
     #[error(
-        "message {message} has content {found}, expected text; write other values as JSON \
-    text"
+        "message {message} has content {found}, expected text; write other values as JSON text"
     )]
     Content {
         /// Its place in the conversation, from 0.
         message: usize,
-        /// What it is instead.
+        /// The value instead.
         found: Value,
     },
-    /// A part of what a turn says is not text.
+    /// A part of a turn's content is not text.
     #[error(
         "message {message} has a content part {found}, expected parts of type `text`: images, \
-    sounds and files are not read"
+        sounds and files are not read"
     )]
     Part {
         /// Its place in the conversation, from 0.
         message: usize,
-        /// The type of the part, or the part.
+        /// The type of the part, or the part itself.
         found: Value,
     },
-    /// A weight that is neither of the two that can be acted on.
+    /// A weight is neither 0 nor 1.
     #[error(
         "message {message} has `{key}` {found}, expected 0, 1, true or false: a turn is \
-    trained or it is not"
+        trained or it is not"
     )]
     Weight {
         /// Its place in the conversation, from 0.
@@ -224,7 +228,7 @@ pub enum ConversationError {
     Call {
         /// Its place in the conversation, from 0.
         message: usize,
-        /// What is there instead.
+        /// The value instead.
         found: Value,
     },
     /// A tool is not an object.
@@ -232,35 +236,35 @@ pub enum ConversationError {
     NotATool {
         /// Its place in the list, from 0.
         tool: usize,
-        /// What it is instead.
+        /// The value instead.
         found: Value,
     },
     /// An entry of a history is not a pair.
     #[error(
         "entry {entry} of the history is {found}, expected a list of two texts: what the user \
-    said and the answer"
+        said and the answer"
     )]
     NotAPair {
         /// Its place in the history, from 0.
         entry: usize,
-        /// What it is instead.
+        /// The value instead.
         found: Value,
     },
-    /// One of prompt and completion is text, the other a conversation.
+    /// One of prompt and completion is text, and the other a conversation.
     #[error(
         "it is {found} and the prompt is {prompt}, expected text in both or a list of messages \
-    in both"
+        in both"
     )]
     Mixed {
-        /// What the completion is.
+        /// The form of the completion.
         found: &'static str,
-        /// What the prompt is.
+        /// The form of the prompt.
         prompt: &'static str,
     },
 }
 
 impl ConversationError {
-    /// The parts of the words that are text of the row.
+    /// Returns the parts of the message that are text of the row.
     pub fn quotes(&self) -> Vec<String> {
         match self {
             Self::Number(json_text::JsonTextError::LongNumber { number }) => vec![number.clone()],
@@ -299,7 +303,7 @@ impl From<json_text::JsonTextError> for ConversationError {
     }
 }
 
-/// What to write in the recipe for roles that are not known, the first of which is the fault.
+/// Proposes what to write in the recipe for unknown roles, the first of which is the error.
 fn proposed(unknown: &[String]) -> String {
     let entry = |word: &str, role: &str| {
         let is_plain = word.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
@@ -329,7 +333,7 @@ fn proposed(unknown: &[String]) -> String {
     }
 }
 
-/// The role that a word of another data set probably is.
+/// Returns the role that a word of another dataset probably means.
 fn meant(word: &str) -> Option<&'static str> {
     let small = word.trim().to_lowercase().replace([' ', '-'], "_");
     let known = ROLES
@@ -344,7 +348,7 @@ fn meant(word: &str) -> Option<&'static str> {
     })
 }
 
-/// Words for roles that neither `roles` nor the templates know, in their order, each once.
+/// Returns the words for roles that neither `roles` nor the templates know, in order, each once.
 fn unknown_roles(turns: &[Value], roles: &BTreeMap<String, String>) -> Vec<String> {
     let mut unknown: Vec<String> = Vec::new();
     for word in turns
@@ -359,12 +363,12 @@ fn unknown_roles(turns: &[Value], roles: &BTreeMap<String, String>) -> Vec<Strin
     unknown
 }
 
-/// The turns in a cell: a list of objects or of their JSON texts, the JSON text of one, or an
-/// object with a list for each key, as `datasets` keeps a sequence of objects. `None` where there
+/// Returns the turns in a cell: a list of objects or of their JSON texts, the JSON text of one, or
+/// an object with a list for each key, as `datasets` stores a sequence of objects. `None` if there
 /// is none.
 ///
 /// # Errors
-/// It is something else.
+/// The cell holds something else.
 pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     let cell = match parsed(cell)? {
         Value::Object(columns) if columns.contains_key("role") || columns.contains_key("from") => {
@@ -375,10 +379,11 @@ pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     Ok(list(cell)?.filter(|turns| !turns.is_empty()))
 }
 
-/// A conversation with the roles and keys that templates know. `roles` has further words for roles.
+/// Builds a conversation with the roles and keys that templates know. `roles` maps further words to
+/// roles.
 ///
 /// # Errors
-/// A turn is none: it has no role that is known, says nothing, or says something that is not text.
+/// A turn is invalid: it has no known role, no content, or content that is not text.
 pub fn chat(
     turns: Vec<Value>,
     tools: Option<Vec<Value>>,
@@ -411,10 +416,10 @@ pub fn chat(
     })
 }
 
-/// The same for what comes from elsewhere than a dataset.
+/// Builds a conversation from another source than a dataset.
 ///
 /// # Errors
-/// A turn or a tool is none.
+/// A turn or a tool is invalid.
 pub fn conversation(
     turns: Vec<Value>,
     tools: Option<Vec<Value>>,
@@ -426,11 +431,11 @@ pub fn conversation(
     Ok(chat(turns, tools, &BTreeMap::new())?.conversation)
 }
 
-/// The tools in a cell: a list of objects or of their JSON texts, the JSON text of one, or one
-/// object. `None` where there is none.
+/// Returns the tools in a cell: a list of objects or of their JSON texts, the JSON text of one, or
+/// one object. `None` if there is none.
 ///
 /// # Errors
-/// It is something else.
+/// The cell holds something else.
 pub fn tools(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     let items = match parsed(cell)? {
         tool @ Value::Object(_) => vec![tool],
@@ -456,10 +461,10 @@ pub fn tools(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     Ok(Some(tools).filter(|tools| !tools.is_empty()))
 }
 
-/// The variables of a chat template in a cell: an object, or the JSON text of one.
+/// Returns the variables of a chat template in a cell: an object, or the JSON text of one.
 ///
 /// # Errors
-/// It is something else, or a variable has the name of a part of the conversation.
+/// The cell holds something else, or a variable has the name of a part of the conversation.
 pub fn variables(cell: Value) -> Result<Map<String, Value>, ConversationError> {
     let variables = match parsed(cell)? {
         Value::Null => Map::new(),
@@ -475,10 +480,10 @@ pub fn variables(cell: Value) -> Result<Map<String, Value>, ConversationError> {
     }
 }
 
-/// Earlier pairs of what the user said and the answer.
+/// Returns the earlier pairs of a user's message and its answer.
 ///
 /// # Errors
-/// The cell is no list of pairs.
+/// The cell is not a list of pairs.
 pub fn history(cell: Value) -> Result<Vec<(String, String)>, ConversationError> {
     let pair = |(entry, pair): (usize, Value)| {
         let texts = pair
@@ -497,7 +502,8 @@ pub fn history(cell: Value) -> Result<Vec<(String, String)>, ConversationError> 
         .collect()
 }
 
-/// A turn as templates expect it, and whether the data says to train it.
+/// Converts a turn to the form that templates expect, and returns whether the data says to train
+/// it.
 fn message(
     index: usize,
     turn: Value,
@@ -543,8 +549,7 @@ fn message(
     Ok((message.into(), trained))
 }
 
-/// Whether a key might as well not be there: it is null, an empty list, or reasoning without a
-/// word.
+/// Whether a key carries no information: it is null, an empty list, or reasoning without text.
 fn is_nothing(key: &str, value: &Value) -> bool {
     value.is_null()
         || value.as_array().is_some_and(Vec::is_empty)
@@ -585,9 +590,8 @@ fn is_trained(index: usize, key: &str, value: Value) -> Result<bool, Conversatio
     }
 }
 
-/// What a turn says: text, a list of text parts, or, where a tool answers, any value. Which of
-/// these forms the template gets is decided where it is known, in
-/// [`super::template::ChatTemplate::fit`].
+/// Reads the content of a turn: text, a list of text parts, or, in a tool's answer, any value.
+/// [`super::template::ChatTemplate::fit`] chooses the form for the template.
 fn content(index: usize, role: &str, value: Value) -> Result<Value, ConversationError> {
     let is_of_tool = ["tool", "ipython", "function"].contains(&role);
     match value {
@@ -616,7 +620,7 @@ fn content(index: usize, role: &str, value: Value) -> Result<Value, Conversation
     }
 }
 
-/// The text of a content part, or what it is instead.
+/// Returns the text of a content part, or the value that it is instead.
 fn text_part(part: &Value) -> Result<&str, Value> {
     let kind = &part["type"];
     let is_text = kind.is_null() || kind.as_str().is_some_and(|kind| TEXT_PARTS.contains(&kind));
@@ -632,8 +636,8 @@ fn text_part(part: &Value) -> Result<&str, Value> {
     })
 }
 
-/// The calls of a turn: a list of objects or of their JSON texts, the JSON text of one, or one
-/// object.
+/// Returns the calls of a turn: a list of objects or of their JSON texts, the JSON text of one, or
+/// one object.
 fn calls(index: usize, value: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     let no_calls = |found: &Value| ConversationError::Call {
         message: index,
@@ -667,7 +671,7 @@ fn calls(index: usize, value: Value) -> Result<Option<Vec<Value>>, ConversationE
     Ok(Some(calls).filter(|calls| !calls.is_empty()))
 }
 
-/// Puts the object in the place of its JSON text.
+/// Replaces the JSON text of an object by the object.
 fn parse_object(value: Option<&mut Value>) -> Result<(), ConversationError> {
     if let Some(value) = value
         && let Some(text) = value.as_str()
@@ -678,7 +682,7 @@ fn parse_object(value: Option<&mut Value>) -> Result<(), ConversationError> {
     Ok(())
 }
 
-/// Turns from a list for each key.
+/// Builds turns from one list per key.
 fn by_turn(columns: Map<String, Value>) -> Result<Value, ConversationError> {
     let mut turns: Vec<Map<String, Value>> = Vec::new();
     let mut first: Option<String> = None;
@@ -710,7 +714,7 @@ fn by_turn(columns: Map<String, Value>) -> Result<Value, ConversationError> {
     Ok(turns.into_iter().map(Value::Object).collect())
 }
 
-/// A list whose items may be JSON texts; null is none.
+/// Reads a list whose items may be JSON texts; null is `None`.
 fn list(value: Value) -> Result<Option<Vec<Value>>, ConversationError> {
     let item = |item: Value| match item
         .as_str()
@@ -757,8 +761,16 @@ mod tests {
 
     #[test]
     fn sharegpt_turns_become_messages() {
-        let said = json!([{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"value": "a", "from": "gpt"}]);
-        let expected = json!([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"content": "a", "role": "assistant"}]);
+        let said = json!([
+            {"from": "system", "value": "s"},
+            {"from": "human", "value": "q"},
+            {"value": "a", "from": "gpt"},
+        ]);
+        let expected = json!([
+            {"role": "system", "content": "s"},
+            {"role": "user", "content": "q"},
+            {"content": "a", "role": "assistant"},
+        ]);
         assert_eq!(
             messages(said),
             expected.to_string(),
@@ -800,7 +812,10 @@ mod tests {
     #[test]
     fn keys_that_are_null_or_empty_are_no_keys_and_none_is_added() {
         let call = json!([{"function": {"name": "f", "arguments": {"b": null}}}]);
-        let turn = json!([{"role": "assistant", "content": null, "name": null, "tool_calls": call, "annotations": [], "reasoning": ""}]);
+        let turn = json!([{
+            "role": "assistant", "content": null, "name": null, "tool_calls": call,
+            "annotations": [], "reasoning": "",
+        }]);
         assert_eq!(
             messages(turn),
             json!([{"role": "assistant", "tool_calls": call}]).to_string()
@@ -832,7 +847,8 @@ mod tests {
 
     #[test]
     fn tools_are_a_list_of_objects_or_of_json_texts_or_one() {
-        let tool = json!({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}});
+        let function = json!({"name": "f", "parameters": {"type": "object"}});
+        let tool = json!({"type": "function", "function": function});
         let mut text = tool.clone();
         text["function"]["parameters"] = json!(r#"{"type": "object"}"#);
         for cell in [
@@ -863,7 +879,8 @@ mod tests {
     fn content_parts_are_text_or_refused() {
         let parts =
             json!([{"role": "user", "content": [{"type": "input_text", "text": "a"}, "b"]}]);
-        let expected = json!([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]);
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let expected = json!([{"role": "user", "content": [text("a"), text("b")]}]);
         assert_eq!(messages(parts), expected.to_string());
         for (content, said) in [
             (
@@ -880,8 +897,7 @@ mod tests {
             assert!(refused.contains(said), "{refused}");
             assert!(
                 read(json!([{"role": "tool", "content": content}])).is_ok(),
-                "a tool may \
-            answer with any value"
+                "a tool may answer with any value"
             );
         }
     }
@@ -959,8 +975,7 @@ mod tests {
             ),
             (
                 "function_call",
-                "; if that is meant, add `roles: {function_call: assistant}` to the \
-            dataset",
+                "; if that is meant, add `roles: {function_call: assistant}` to the dataset",
             ),
             (
                 "observation",
@@ -976,8 +991,7 @@ mod tests {
             ),
             (
                 "the jury",
-                "; `roles` of the dataset says which one it is, such as `roles: \
-            {judge: user}`",
+                "; `roles` of the dataset says which one it is, such as `roles: {judge: user}`",
             ),
         ] {
             let turn = json!([{"role": word, "content": "x"}]);
@@ -992,15 +1006,17 @@ mod tests {
 
     #[test]
     fn a_number_in_arguments_keeps_its_digits_or_is_refused() {
-        let turn = |arguments: &str| json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": arguments}}]}]);
+        let turn = |arguments: &str| {
+            let call = json!({"function": {"name": "f", "arguments": arguments}});
+            json!([{"role": "assistant", "tool_calls": [call]}])
+        };
         assert!(read(turn(r#"{"n": 18446744073709551615}"#)).is_ok());
         let refused = read(turn(r#"{"n": 18446744073709551616}"#))
             .expect_err("too long")
             .to_string();
         assert_eq!(
             refused,
-            "the whole number 18446744073709551616 does not fit in 64 bits, write \
-        it as text"
+            "the whole number 18446744073709551616 does not fit in 64 bits, write it as text"
         );
     }
 

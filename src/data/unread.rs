@@ -1,5 +1,5 @@
-//! What is in the rows and changes nothing in what is trained: counted, kept with the tokens, and
-//! said with each run.
+//! Contents of rows that have no effect on training: counted, stored with the tokens, and reported
+//! by each run.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,21 +8,20 @@ use serde::{Deserialize, Serialize};
 
 use super::visible::visible;
 
-/// Something in a row that is not used.
+/// Content of a row that is not used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Unread {
     /// Tools that appear nowhere in the row's text.
     Tools,
     /// The column `system` of a conversation that has a system message of its own.
     System,
-    /// `weight`, `train` or `loss` of a turn that is not the assistant's, against what `train_on`
-    /// says.
+    /// `weight`, `train` or `loss` of a turn that is not the assistant's, contrary to `train_on`.
     Weight,
-    /// A key of turns without which the text is the same.
+    /// A key of turns that does not affect the text.
     Key(String),
 }
 
-/// How many rows have each.
+/// Number of rows with each unused content.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts(BTreeMap<Unread, u64>);
 
@@ -34,7 +33,7 @@ impl Counts {
         }
     }
 
-    /// The counts of both.
+    /// Adds the counts of `other`.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         other
@@ -44,15 +43,13 @@ impl Counts {
         self
     }
 
-    /// The counts as text for a token cache.
+    /// Formats the counts as text for a token cache.
     pub fn to_text(&self) -> String {
-        serde_json::to_string(&self.0.iter().collect::<Vec<_>>()).expect(
-            "words and numbers have a \
-        JSON form",
-        )
+        serde_json::to_string(&self.0.iter().collect::<Vec<_>>())
+            .expect("words and numbers have a JSON form")
     }
 
-    /// The counts of a token cache.
+    /// Reads the counts from the text in a token cache.
     pub fn from_text(text: &str) -> Self {
         Self(
             serde_json::from_str::<Vec<_>>(text)
@@ -62,18 +59,16 @@ impl Counts {
         )
     }
 
-    /// Notes for a person, on the files of a source with so many rows.
+    /// Returns notes for the user on the files of a source with `rows` rows.
     pub fn notes(&self, files: &[impl AsRef<Path>], rows: u64) -> Vec<String> {
         let source = label(files);
         let of_kind = |(unread, count): (&Unread, &u64)| {
             let text = match unread {
                 Unread::Tools => {
-                    "`tools` appear nowhere in their text: the chat template does not \
-                print them"
+                    "`tools` appear nowhere in their text: the chat template does not print them"
                 }
                 Unread::System => {
-                    "column `system` is not used: the conversation has a system \
-                message of its own"
+                    "column `system` is not used: the conversation has a system message of its own"
                 }
                 Unread::Weight => {
                     "`weight`, `train` or `loss` of a turn that is not the assistant's changes \
@@ -91,8 +86,7 @@ impl Counts {
         let keys: Vec<String> = self.0.iter().filter_map(key).collect();
         if !keys.is_empty() {
             notes.push(format!(
-                "{source}: keys of turns that the chat template does not print: \
-            {}",
+                "{source}: keys of turns that the chat template does not print: {}",
                 keys.join(", ")
             ));
         }
@@ -100,7 +94,7 @@ impl Counts {
     }
 }
 
-/// Names the files of a source.
+/// Returns a name for the files of a source.
 fn label(files: &[impl AsRef<Path>]) -> String {
     let first = files
         .first()
@@ -131,10 +125,7 @@ mod tests {
         `name` (4 of 8 rows)";
         assert_eq!(notes.len(), 2);
         assert!(
-            notes[0].starts_with(
-                "`a.parquet` and 1 more: in 2 of 8 rows `tools` appear \
-        nowhere"
-            ),
+            notes[0].starts_with("`a.parquet` and 1 more: in 2 of 8 rows `tools` appear nowhere"),
             "{}",
             notes[0]
         );

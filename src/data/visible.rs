@@ -1,15 +1,14 @@
-//! Text from outside, made safe to look at: control characters, escape sequences and what turns the
-//! direction of writing become signs that do nothing.
+//! Text from outside, made safe to display: control characters, escape sequences and characters
+//! that change the direction of writing are replaced by harmless ones.
 
-/// The text with a sign for every character that cannot be seen; a line break is one of them.
+/// Replaces every invisible character, line breaks included, by a visible one.
 pub fn visible(text: &str) -> String {
     text.chars()
         .fold(String::with_capacity(text.len()), |mut seen, c| {
             match c {
-                '\0'..' ' => seen.push(char::from_u32(0x2400 + u32::from(c)).expect(
-                    "Unicode has a \
-            picture of each",
-                )),
+                '\0'..' ' => seen.push(
+                    char::from_u32(0x2400 + u32::from(c)).expect("Unicode has a picture of each"),
+                ),
                 '\u{7f}' => seen.push('\u{2421}'),
                 c if is_invisible(c) => seen.extend(c.escape_unicode()),
                 c => seen.push(c),
@@ -18,7 +17,8 @@ pub fn visible(text: &str) -> String {
         })
 }
 
-/// Controls of C1, of direction and of joining, and characters without a width.
+/// Whether a character is invisible: C1, direction and joining controls, and characters without a
+/// width.
 fn is_invisible(c: char) -> bool {
     let ranges = [
         ('\u{80}', '\u{9f}'),

@@ -1,5 +1,5 @@
-//! The adapters of wgpu: listed by the very wgpu that burn uses, and opened through burn, so that
-//! what is listed is what is opened.
+//! The adapters of wgpu. They are listed and opened through the wgpu that burn uses, so that what
+//! is listed is what is opened.
 
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
@@ -20,9 +20,9 @@ const APIS: [(Backend, WgpuBackend, &str); 3] = [
     (Backend::Dx12, WgpuBackend::Dx12, "DirectX 12"),
 ];
 
-/// The adapters of the first interface that has a GPU, or of the first that has any; GPUs before
-/// others. Of adapters that burn cannot be told to open none is listed: those of no kind, and all
-/// software ones but the first.
+/// Lists the adapters of the first interface that has a GPU, or else of the first that has any;
+/// GPUs come first. Adapters that burn cannot be told to open are left out: those of no kind, and
+/// all software adapters except the first.
 pub(super) fn list() -> Vec<FoundDevice> {
     let each = APIS
         .iter()
@@ -115,7 +115,7 @@ fn kind(of: DeviceType) -> Option<DeviceClass> {
 }
 
 /// Opens an adapter of the list. burn counts each kind from 0 on the interface that it is told, in
-/// the order of this list; that it opened another one is an error.
+/// the order of this list. It is an error if burn opened another adapter.
 pub(super) fn open(list: &[FoundDevice], wanted: &FoundDevice) -> Result<Device, String> {
     let before = list
         .iter()
@@ -146,7 +146,7 @@ pub(super) fn open(list: &[FoundDevice], wanted: &FoundDevice) -> Result<Device,
     Ok(device)
 }
 
-/// The result of a future that is ready at once, as all of wgpu's are where no browser is asked.
+/// Returns the result of a future that is ready at once, as all of wgpu's are outside a browser.
 fn now<T>(future: impl Future<Output = T>) -> T {
     let (mut future, mut context) = (pin!(future), Context::from_waker(Waker::noop()));
     loop {

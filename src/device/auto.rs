@@ -6,14 +6,16 @@ use crate::terms;
 /// The device of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Never `auto`.
+    /// The device, never `auto`.
     pub device: terms::Device,
-    /// Why, where `auto` had GPUs to choose from.
+    /// The reason for the choice, where `auto` had GPUs to choose from.
     pub reason: Option<String>,
 }
 
-/// What a recipe's device stands for: itself, or for `auto` NVIDIA's GPUs, then discrete and
-/// integrated adapters of wgpu, then the CPU, of these the first for which `is_proven`. A software
+/// Resolves a recipe's device.
+///
+/// A named device stands for itself; `auto` stands for the first device for which `is_proven`
+/// holds, of NVIDIA's GPUs, then discrete and integrated adapters of wgpu, then the CPU. A software
 /// adapter computes on the CPU, only slower, and is taken by name only.
 pub fn choose(said: terms::Device, is_proven: &dyn Fn(&FoundDevice) -> bool) -> Choice {
     if said != terms::Device::Auto {
@@ -82,10 +84,7 @@ mod tests {
         assert_eq!(second.device, terms::Device::Wgpu(1));
         assert_eq!(
             second.reason.as_deref(),
-            Some(
-                "the first on which training is proven: wgpu:1 \
-        (small, Vulkan 1.2)"
-            )
+            Some("the first on which training is proven: wgpu:1 (small, Vulkan 1.2)")
         );
         let none = chosen(&["slow"]);
         assert_eq!(none.device, terms::Device::Cpu);

@@ -6,8 +6,8 @@ use std::process::Command;
 use super::list::{DeviceClass, FoundDevice};
 use crate::terms;
 
-/// Whether a GPU of NVIDIA's is in this machine, with or without its driver: the kernel shows it on
-/// the bus, or WSL hands it in.
+/// Whether this machine has an NVIDIA GPU, with or without its driver: the kernel shows it on the
+/// bus, or WSL hands it in.
 pub(super) fn has_card() -> bool {
     let reads = |path: &Path, beginning: &str| {
         std::fs::read_to_string(path).is_ok_and(|text| text.starts_with(beginning))
@@ -27,14 +27,14 @@ pub(super) fn has_card() -> bool {
     Path::new("/proc/driver/nvidia").exists() || on_bus()
 }
 
-/// What `nvidia-smi` is asked for, in this order.
+/// Fields that `nvidia-smi` is asked for, in this order.
 const ASKED: &str =
     "--query-gpu=index,uuid,name,driver_version,memory.total,memory.free,pci.bus_id";
-/// What it is asked for too; one that does not know it answers nothing at all.
+/// A further field. An `nvidia-smi` that does not know it answers nothing at all.
 const CAPABILITY: &str = ",compute_cap";
 
-/// The GPUs that the driver shows to this process, in the order of its indices. `nvidia-smi` comes
-/// with the driver.
+/// Lists the GPUs that the driver shows to this process, in the order of its indices. `nvidia-smi`
+/// comes with the driver.
 pub(super) fn list() -> Vec<FoundDevice> {
     let ask = |what: String| {
         let output = Command::new("nvidia-smi")
@@ -62,7 +62,7 @@ struct Card {
     found: FoundDevice,
 }
 
-/// 86 of `8.6`.
+/// Reads a compute capability: `8.6` gives 86.
 fn capability(number: &str) -> Option<u32> {
     let (major, minor) = number.split_once('.')?;
     Some(
@@ -104,8 +104,9 @@ fn parse(said: &str) -> Vec<Card> {
     said.lines().filter_map(card).collect()
 }
 
-/// The GPUs that CUDA sees, numbered as it numbers them: the first name that fits no GPU ends the
-/// list (<https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables>).
+/// Returns the GPUs that CUDA sees, numbered as it numbers them. The first name that fits no GPU
+/// ends the list
+/// (<https://docs.nvidia.com/cuda/cuda-c-programming-guide/#cuda-environment-variables>).
 fn visible(cards: Vec<Card>, said: Option<&str>) -> Vec<FoundDevice> {
     let is = |card: &Card, name: &str| {
         card.index == name || (name.len() > 4 && card.uuid.starts_with(name))
@@ -180,8 +181,7 @@ mod tests {
         let untold = parse(&SAID.replace(", 9.0", ""));
         assert!(
             untold.len() == 2 && !untold[1].found.takes(terms::ModelDtype::Bfloat16),
-            "an \
-        older driver"
+            "an older driver"
         );
         assert_eq!(card.bus.as_deref(), Some("00000000:41:00.0"));
     }

@@ -3,20 +3,20 @@
 use super::list::{DeviceClass, FoundDevice};
 use crate::terms::{Device, ModelDtype, Term};
 
-/// What becomes of matrices that are kept in 16 bits.
+/// How a device handles matrices that are kept in 16 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HalfPrecision {
     /// The CPU widens them on their way into a product.
     Widened,
-    /// A GPU computes in them, best in this type; `None`: it computes in 32 bits only.
+    /// A GPU computes in 16 bits, best in this type; `None`: it computes in 32 bits only.
     Computed(Option<ModelDtype>),
 }
 
-/// The types in which a GPU may compute, the better first: bfloat16 has the range of 32 bits.
+/// Types in which a GPU may compute, the better one first: bfloat16 has the range of 32 bits.
 const TYPES: [ModelDtype; 2] = [ModelDtype::Bfloat16, ModelDtype::Float16];
 
-/// What a device of this machine does, by its name in a recipe. A GPU that nobody lists is asked
-/// for 32 bits only.
+/// Returns how a device of this machine, named as in a recipe, handles 16 bits. A GPU that is not
+/// listed is asked for 32 bits only.
 pub fn halves(choice: Device) -> HalfPrecision {
     match (choice, super::find(choice)) {
         (Device::Auto | Device::Cpu, _) => HalfPrecision::Widened,
@@ -24,13 +24,13 @@ pub fn halves(choice: Device) -> HalfPrecision {
     }
 }
 
-/// Whether it is the processor.
+/// Whether the device is the processor.
 pub fn is_cpu(device: &burn::tensor::Device) -> bool {
     *device == burn::tensor::Device::flex()
 }
 
 impl FoundDevice {
-    /// What it does, before it is opened.
+    /// Returns how the device handles 16 bits, before it is opened.
     pub fn halves(&self) -> HalfPrecision {
         match self.kind {
             DeviceClass::Processor => HalfPrecision::Widened,
@@ -38,7 +38,7 @@ impl FoundDevice {
         }
     }
 
-    /// Whether a model in such numbers can be trained there.
+    /// Whether a model in this type can be trained on the device.
     pub fn takes(&self, dtype: ModelDtype) -> bool {
         match self.kind {
             DeviceClass::Processor => dtype != ModelDtype::Float16,
@@ -46,7 +46,7 @@ impl FoundDevice {
         }
     }
 
-    /// Why not, with what it takes; nothing where it can.
+    /// Returns why this type cannot be used, with the types that can; `None` where it can.
     pub fn refusal(&self, dtype: ModelDtype) -> Option<String> {
         let taken = ModelDtype::WORDS
             .iter()
@@ -106,8 +106,7 @@ mod tests {
         let said = turing.refusal(ModelDtype::Bfloat16).expect("refused");
         assert_eq!(
             said,
-            "`bfloat16` is not for device `cuda:0`, which takes auto, float32, \
-        float16"
+            "`bfloat16` is not for device `cuda:0`, which takes auto, float32, float16"
         );
         assert!(cpu().refusal(ModelDtype::Float16).is_some() && cpu().takes(ModelDtype::Bfloat16));
     }

@@ -1,22 +1,22 @@
-//! Where a GPU's time goes: every kernel that a piece of work launches, with what the device's own
-//! clock says of it.
+//! Where a GPU's time goes: every kernel that a piece of work launches, timed by the device's own
+//! clock.
 
 use serde::Serialize;
 
-/// The launches of one kernel.
+/// All launches of one kernel.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KernelTime {
-    /// Its module and name.
+    /// Module and name of the kernel.
     pub kernel: String,
-    /// How often it was launched.
+    /// Number of launches.
     pub launches: usize,
-    /// Of all launches together, by the device's events.
+    /// Time of all launches together, by the device's events.
     pub seconds: f64,
 }
 
-/// The kernels that some work launches, the one that took longest first; none where it runs on the
-/// CPU. Events around each launch cost the launching thread time, so the work as a whole is slower
-/// than without; the kernels are not.
+/// Runs some work and returns the kernels that it launched, the one that took longest first; none
+/// where it runs on the CPU. Events around each launch cost the launching thread time, so the work
+/// as a whole is slower than without; the kernels are not.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub fn kernel_times(work: impl FnOnce()) -> Vec<KernelTime> {
     let watcher = std::sync::Arc::new(watch::Watcher::default());
@@ -26,7 +26,7 @@ pub fn kernel_times(work: impl FnOnce()) -> Vec<KernelTime> {
     summed(watcher.times())
 }
 
-/// This build has no GPU.
+/// Runs the work and returns nothing: this build has no GPU.
 #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
 pub fn kernel_times(work: impl FnOnce()) -> Vec<KernelTime> {
     work();
@@ -40,13 +40,13 @@ mod watch {
     use cubecl::logging::{Duration, LaunchObserver, ProfileDuration, TimingMethod, TimingRequest};
 
     enum Measured {
-        /// Two events in the stream, which are read when the work is over, so that kernels run back
+        /// Two events in the stream. They are read when the work is over, so that kernels run back
         /// to back.
         Later(ProfileDuration),
         Now(f64),
     }
 
-    /// Keeps what each launch is measured to take.
+    /// Keeps the time of each launch.
     #[derive(Default)]
     pub(super) struct Watcher(Mutex<Vec<(&'static str, Measured)>>);
 
@@ -58,8 +58,8 @@ mod watch {
                 .push((kernel, measured));
         }
 
-        /// Kernels and seconds, launch by launch, read from the device. What a device could not
-        /// measure is left out.
+        /// Returns kernels and seconds, launch by launch, read from the device. Launches that the
+        /// device could not measure are left out.
         pub(super) fn times(&self) -> Vec<(&'static str, f64)> {
             let all = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
             let read = |measured| match measured {
@@ -110,7 +110,8 @@ fn summed(times: Vec<(&str, f64)>) -> Vec<KernelTime> {
     kernels
 }
 
-/// The last two parts of a type's path, without its parameters: `rms_norm::output_of::OutputOf`.
+/// Returns the last two parts of a type's path without its parameters:
+/// `rms_norm::output_of::OutputOf`.
 #[cfg(any(feature = "wgpu", feature = "cuda", test))]
 fn short(name: &str) -> String {
     let path = name.split('<').next().unwrap_or(name);

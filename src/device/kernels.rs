@@ -2,15 +2,15 @@
 
 use cubecl::config::{CubeClRuntimeConfig, RuntimeConfig};
 
-/// Sets what cubecl would otherwise read from a `cubecl.toml` of the current folder or one above
-/// it, and from the environment: a file that lies there by chance is to change no run.
+/// Sets what cubecl would otherwise read from the environment and from a `cubecl.toml` in the
+/// current folder or one above it, so that a file that lies there by chance changes no run.
 pub(super) fn configure() {
     // Where it is set already it is this one.
     CubeClRuntimeConfig::try_set(CubeClRuntimeConfig::default());
 }
 
-/// Hands over NVIDIA's compiler, before the first device of CUDA is opened. The kernels that it
-/// makes are kept for the next start; those of wgpu its drivers keep.
+/// Hands NVIDIA's compiler to cubecl, before the first CUDA device is opened. The compiled kernels
+/// are kept for the next start; wgpu's are kept by its drivers.
 ///
 /// # Errors
 /// A part of CUDA is missing or does not fit.

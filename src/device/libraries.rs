@@ -1,10 +1,10 @@
-//! Looks for the libraries of a driver where the system's loader looks, so that what is missing can
-//! be named before a backend panics.
+//! Looks for a driver's libraries where the system's loader looks, so that a missing one can be
+//! named before a backend panics.
 
 use std::path::{Path, PathBuf};
 
-/// Where a library lies, given the beginning of its file's name, such as `libcuda.so`. Sources:
-/// ld.so(8); for Windows and WSL the places that NVIDIA's installers use.
+/// Finds a library by the beginning of its file's name, such as `libcuda.so`. Sources: ld.so(8);
+/// for Windows and WSL the places that NVIDIA's installers use.
 pub(super) fn find(beginning: &str) -> Option<PathBuf> {
     let said = std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     let usual = [
@@ -25,12 +25,12 @@ pub(super) fn find(beginning: &str) -> Option<PathBuf> {
         .or_else(|| find_in_cache(&std::fs::read("/etc/ld.so.cache").ok()?, beginning))
 }
 
-/// The first file of some folders with such a name.
+/// Returns the first file in some folders whose name begins so.
 fn find_in(folders: impl Iterator<Item = PathBuf>, beginning: &str) -> Option<PathBuf> {
     files(folders, beginning).next()
 }
 
-/// Every file of some folders with such a name, folder by folder, in the order of their names.
+/// Returns every file in some folders whose name begins so, folder by folder, sorted by name.
 #[cfg(feature = "cuda")]
 pub(super) fn find_all(folders: impl Iterator<Item = PathBuf>, beginning: &str) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = files(folders, beginning).collect();
@@ -60,7 +60,7 @@ fn files(folders: impl Iterator<Item = PathBuf>, beginning: &str) -> impl Iterat
         .filter(move |path| begins(path) && path.exists())
 }
 
-/// The loader's cache holds paths as strings that end with a zero byte.
+/// Finds a library in the loader's cache, which holds paths as strings that end with a zero byte.
 fn find_in_cache(cache: &[u8], beginning: &str) -> Option<PathBuf> {
     let paths = cache
         .split(|byte| *byte == 0)
@@ -91,8 +91,7 @@ mod tests {
         assert_eq!(
             find_in_cache(cache.as_bytes(), "libcuda.so"),
             None,
-            "what is listed and gone \
-        is not there"
+            "what is listed and gone is not there"
         );
         std::fs::write(&library, "").expect("written");
         assert_eq!(find_in(folders(), "libcuda.so").as_ref(), Some(&library));

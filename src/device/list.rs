@@ -1,4 +1,4 @@
-//! What there is to compute on: the processor, NVIDIA's GPUs and the adapters of Vulkan, Metal or
+//! The devices of this machine: the processor, NVIDIA's GPUs and the adapters of Vulkan, Metal or
 //! DirectX 12.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use super::{cuda, processor};
 use crate::report::free_memory_bytes;
 use crate::terms;
 
-/// What a device is made of.
+/// Kind of hardware behind a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum DeviceClass {
@@ -18,7 +18,7 @@ pub enum DeviceClass {
     Processor,
     /// A GPU with memory of its own.
     Discrete,
-    /// A GPU in the processor's memory.
+    /// A GPU that uses the processor's memory.
     Integrated,
     /// A part of a GPU, handed to a virtual machine.
     Virtual,
@@ -29,62 +29,63 @@ pub enum DeviceClass {
 /// A device of this machine.
 #[derive(Debug, Clone, Serialize)]
 pub struct FoundDevice {
-    /// As a recipe names it.
+    /// The device's name in a recipe.
     #[serde(serialize_with = "as_word")]
     pub device: terms::Device,
-    /// As it names itself.
+    /// The name that the device reports.
     pub name: String,
-    /// What it is made of.
+    /// The kind of hardware.
     pub kind: DeviceClass,
-    /// How it is reached.
+    /// The interface through which it is reached.
     pub api: &'static str,
     /// The driver with its version.
     pub driver: String,
     /// Its place on the bus, where it has one.
     #[serde(skip)]
     pub bus: Option<String>,
-    /// All of its memory, where that is known.
+    /// Total memory, where known.
     pub memory_bytes: Option<u64>,
-    /// What of it is free, where that is known.
+    /// Free memory, where known.
     pub free_memory_bytes: Option<u64>,
-    /// The kinds of numbers that it computes with.
+    /// The number types that it computes with.
     pub dtypes: Vec<&'static str>,
     /// The compute capability of an NVIDIA GPU, 8.6 as 86.
     pub capability: Option<u32>,
-    /// Limits of its kernels; `None` where none is met.
+    /// Limits of its kernels; `None` where no limit matters.
     pub limits: Option<Limits>,
 }
 
 /// Limits of an adapter's kernels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Limits {
-    /// The largest tensor.
+    /// Bytes of the largest tensor.
     pub max_buffer_bytes: u64,
-    /// Tensors of one kernel.
+    /// Number of tensors that one kernel may use.
     pub max_buffers: u32,
     /// Workgroups along one dimension of a launch.
     pub max_workgroups: u32,
     /// Threads of a workgroup.
     pub max_workgroup_threads: u32,
-    /// Memory that the threads of a workgroup share.
+    /// Memory that the threads of a workgroup share, bytes.
     pub max_workgroup_bytes: u32,
 }
 
-/// What training on a device was proven for: another driver or version is another device.
+/// The identity under which training on a device was proven. With another driver or version it is
+/// another device.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
 pub struct Identity {
     /// `cpu`, `cuda` or `wgpu`.
     pub backend: &'static str,
-    /// As it names itself.
+    /// The name that the device reports.
     pub name: String,
-    /// How it is reached and the driver with its version.
+    /// The interface, and the driver with its version.
     pub driver: String,
     /// The version of Rankine.
     pub version: &'static str,
 }
 
 impl FoundDevice {
-    /// What its proof is kept under.
+    /// Returns the identity under which the device's proof is kept.
     pub fn identity(&self) -> Identity {
         let backend = match self.device {
             terms::Device::Auto | terms::Device::Cpu => "cpu",
@@ -100,16 +101,14 @@ impl FoundDevice {
         }
     }
 
-    /// `wgpu:0` with the name of what that is.
+    /// Returns the name in a recipe with the name that the device reports, such as that of
+    /// `wgpu:0`.
     pub fn describe(&self) -> String {
         let (device, Identity { name, driver, .. }) = (self.device, self.identity());
         if self.kind == DeviceClass::Processor {
             device.to_string()
         } else {
-            format!(
-                "{device} \
-        ({name}, {driver})"
-            )
+            format!("{device} ({name}, {driver})")
         }
     }
 }
@@ -122,7 +121,7 @@ fn as_word<S: Serializer>(device: &terms::Device, serializer: S) -> Result<S::Ok
     serializer.collect_str(device)
 }
 
-/// The processor.
+/// Returns the processor.
 pub fn cpu() -> FoundDevice {
     FoundDevice {
         device: terms::Device::Cpu,
@@ -139,13 +138,13 @@ pub fn cpu() -> FoundDevice {
     }
 }
 
-/// The GPUs that CUDA sees, whether or not this build can use them.
+/// Returns the GPUs that CUDA sees, whether or not this build can use them.
 pub fn cuda_gpus() -> &'static [FoundDevice] {
     static FOUND: OnceLock<Vec<FoundDevice>> = OnceLock::new();
     FOUND.get_or_init(cuda::list)
 }
 
-/// The adapters that wgpu reaches, the fittest first.
+/// Returns the adapters that wgpu reaches, the most suitable first.
 #[cfg(feature = "wgpu")]
 pub fn wgpu_adapters() -> &'static [FoundDevice] {
     static FOUND: OnceLock<Vec<FoundDevice>> = OnceLock::new();
@@ -157,14 +156,14 @@ pub fn wgpu_adapters() -> &'static [FoundDevice] {
     })
 }
 
-/// This build has no wgpu.
+/// Returns no adapters: this build has no wgpu.
 #[cfg(not(feature = "wgpu"))]
 pub fn wgpu_adapters() -> &'static [FoundDevice] {
     &[]
 }
 
-/// The devices that a run of this build could use, in the order in which `auto` looks at them, and
-/// the CPU.
+/// Returns the devices that a run of this build could use, in the order in which `auto` tries them,
+/// and the CPU.
 pub fn usable() -> Vec<FoundDevice> {
     let cuda = if cfg!(feature = "cuda") {
         cuda_gpus()
@@ -178,8 +177,8 @@ pub fn usable() -> Vec<FoundDevice> {
         .collect()
 }
 
-/// Whether a GPU may be there at all. Where the kernel shows none, no driver is loaded to be asked
-/// for one.
+/// Whether a GPU may be there at all. Where the kernel shows none, no driver is loaded to ask for
+/// one.
 pub(super) fn may_have_gpu() -> bool {
     if !cfg!(target_os = "linux") {
         return true;
@@ -190,8 +189,8 @@ pub(super) fn may_have_gpu() -> bool {
         .any(|node| Path::new(node).exists())
 }
 
-/// wgpu does not tell an adapter's memory; CUDA or the kernel may know the same card, and what
-/// computes in the processor's memory has that.
+/// Adds the memory of an adapter, which wgpu does not tell. CUDA or the kernel may know the same
+/// card; an integrated GPU has the processor's memory.
 #[cfg(feature = "wgpu")]
 fn with_memory(found: FoundDevice) -> FoundDevice {
     if [DeviceClass::Integrated, DeviceClass::Software].contains(&found.kind) {

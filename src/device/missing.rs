@@ -7,12 +7,12 @@ use serde::Serialize;
 use super::list::DeviceClass;
 use super::{cuda, libraries, list, toolkit};
 
-/// Something that is missing.
+/// A part that is missing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Missing {
-    /// What, and which devices it would bring.
+    /// The part, and the devices that it would make usable.
     pub what: String,
-    /// What to do about it.
+    /// The next step for the user.
     pub advice: String,
 }
 
@@ -25,7 +25,7 @@ impl Missing {
     }
 }
 
-/// Everything that is missing, for GPUs that are there or could be.
+/// Returns everything that is missing for GPUs that are there or could be.
 pub fn missing() -> Vec<Missing> {
     of_wgpu().into_iter().chain(of_cuda()).collect()
 }
@@ -47,8 +47,7 @@ fn of_wgpu() -> Option<Missing> {
     let is_linux = cfg!(target_os = "linux");
     if is_linux && libraries::find("libvulkan.so").is_none() {
         let advice = "install it, on Debian and Ubuntu `apt install libvulkan1 \
-        mesa-vulkan-drivers`; \
-            NVIDIA's comes with its driver";
+        mesa-vulkan-drivers`; NVIDIA's comes with its driver";
         return Some(Missing::new(
             "the Vulkan loader (libvulkan), through which GPUs are reached",
             advice,
@@ -65,15 +64,14 @@ fn of_wgpu() -> Option<Missing> {
         return Some(Missing::new("a GPU: the kernel shows none", advice));
     }
     let advice = "install the driver of the GPU's maker; for AMD and Intel on Debian and Ubuntu \
-    `apt \
-        install mesa-vulkan-drivers`";
+    `apt install mesa-vulkan-drivers`";
     Some(Missing::new(
         "a driver of Vulkan, Metal or DirectX 12 that shows a GPU",
         advice,
     ))
 }
 
-/// A GPU that is there and that this user may not open.
+/// Returns the device node of a GPU that this user may not open.
 fn closed_node() -> Option<String> {
     let nodes = Path::new("/dev/dri")
         .read_dir()
@@ -93,7 +91,7 @@ fn closed_node() -> Option<String> {
         .map(|path| path.display().to_string())
 }
 
-/// Where no card of NVIDIA's is, nothing of CUDA is missing.
+/// Returns what is missing of CUDA: nothing where the machine has no NVIDIA GPU.
 fn of_cuda() -> Vec<Missing> {
     if list::cuda_gpus().is_empty() && !cuda::has_card() {
         return Vec::new();
@@ -102,8 +100,7 @@ fn of_cuda() -> Vec<Missing> {
         let what = "`cuda` is not in this build, and there is a GPU of NVIDIA";
         return vec![Missing::new(
             what,
-            "use a build with the default features, or build with \
-        `--features cuda`",
+            "use a build with the default features, or build with `--features cuda`",
         )];
     }
     let faults = toolkit::parts()

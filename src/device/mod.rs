@@ -1,5 +1,5 @@
-//! Where a run computes: what there is, which of it `auto` takes, and how it is opened. Selection
-//! of backends lives here.
+//! Where a run computes: which devices exist, which of them `auto` takes, and how they are opened.
+//! The selection of backends lives here.
 
 #[cfg(feature = "wgpu")]
 mod adapters;
@@ -42,33 +42,33 @@ pub enum DeviceError {
     /// This build has no such backend.
     #[error("device `{asked}` is not in this build, which has {}", words(usable))]
     NotBuilt {
-        /// As the recipe says.
+        /// The device as the recipe names it.
         asked: terms::Device,
-        /// What there is.
+        /// The devices that can be used.
         usable: Vec<FoundDevice>,
     },
     /// This machine has no such device.
     #[error("device `{asked}` is not there, there is {}", words(usable))]
     NotThere {
-        /// As the recipe says.
+        /// The device as the recipe names it.
         asked: terms::Device,
-        /// What there is.
+        /// The devices that can be used.
         usable: Vec<FoundDevice>,
     },
     /// A part of CUDA is missing, or does not fit another.
     #[error("device `{asked}` cannot be used: {fault}")]
     Toolkit {
-        /// As the recipe says.
+        /// The device as the recipe names it.
         asked: terms::Device,
-        /// What is missing.
+        /// The part that is missing or does not fit.
         fault: ToolkitFault,
     },
-    /// Its driver refuses.
+    /// The device's driver refuses to open it.
     #[error("device `{asked}` cannot be opened: {reason}")]
     NotOpened {
-        /// As the recipe says.
+        /// The device as the recipe names it.
         asked: terms::Device,
-        /// As the driver says.
+        /// The driver's message.
         reason: String,
     },
 }
@@ -97,9 +97,7 @@ impl Explain for DeviceError {
                 format!("use `device: cpu`, or build with `--features {feature}`")
             }
             Self::NotThere { .. } => {
-                "use one of these; `rankine doctor` tells what is missing for \
-            others"
-                    .into()
+                "use one of these; `rankine doctor` tells what is missing for others".into()
             }
             Self::Toolkit { fault, .. } => fault.advice.clone(),
             Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: \
@@ -109,7 +107,7 @@ impl Explain for DeviceError {
     }
 }
 
-/// A device of this machine by its name in a recipe; nothing for `auto`.
+/// Finds a device of this machine by its name in a recipe; `None` for `auto`.
 pub fn find(choice: terms::Device) -> Option<FoundDevice> {
     match choice {
         terms::Device::Auto => None,
@@ -119,10 +117,10 @@ pub fn find(choice: terms::Device) -> Option<FoundDevice> {
     }
 }
 
-/// Checks that a device is in this build and there.
+/// Checks that this build supports a device and that the machine has it.
 ///
 /// # Errors
-/// It is not.
+/// It does not, or the machine has no such device.
 pub fn check(choice: terms::Device) -> Result<(), DeviceError> {
     let is_built = match choice {
         terms::Device::Auto | terms::Device::Cpu => return Ok(()),
@@ -154,7 +152,7 @@ pub fn check(choice: terms::Device) -> Result<(), DeviceError> {
         })
 }
 
-/// Checks that kernels can be compiled for a GPU of NVIDIA's.
+/// Checks that kernels can be compiled for an NVIDIA GPU.
 #[cfg(feature = "cuda")]
 fn check_toolkit(index: usize) -> Result<(), ToolkitFault> {
     let found = toolkit::Toolkit::find()?;
@@ -167,10 +165,10 @@ fn check_toolkit(index: usize) -> Result<(), ToolkitFault> {
     }
 }
 
-/// Opens a device. One that was opened before is the same.
+/// Opens a device. Opening it again returns the same one.
 ///
 /// # Errors
-/// See [`check`]; or its driver refuses.
+/// See [`check`]; or the driver refuses.
 pub fn open(choice: terms::Device) -> Result<Device, DeviceError> {
     static OPENED: Mutex<Vec<(terms::Device, Device)>> = Mutex::new(Vec::new());
     check(choice)?;
@@ -205,7 +203,7 @@ fn open_anew(choice: terms::Device) -> Result<Device, String> {
     }
 }
 
-/// burn panics where the driver refuses, with what that says.
+/// Opens a CUDA device. burn panics where the driver refuses; the error has the panic's message.
 #[cfg(feature = "cuda")]
 fn open_cuda(index: usize) -> Result<Device, String> {
     let touch = || {

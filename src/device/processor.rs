@@ -1,14 +1,16 @@
-//! The processor: its threads, what it can do, and how fast it is.
+//! The processor: its threads, its extensions, and its speed.
 
 use burn::tensor::{DType, Device, Tensor};
 
 use crate::ops::matmul;
 use crate::terms::ModelDtype;
 
-/// Threads that the CPU backend computes with: `asked`, or one a core for 0. To be called before
-/// anything is computed, by the thread that is going to compute: it is one of them, so that no
-/// operation waits for another thread to wake. While it waits outside the pool, no other thread may
-/// use the pool: where it has but one thread, both would wait for ever.
+/// Sets the number of threads that the CPU backend computes with: `asked`, or one per core for 0.
+///
+/// It must be called before anything is computed, by the thread that is going to compute: that
+/// thread is one of them, so that no operation waits for another thread to wake. While it waits
+/// outside the pool, no other thread may use the pool: in a pool of one thread, both would wait
+/// forever.
 pub fn set_threads(asked: usize) -> usize {
     // A second call finds the pool made; what it has is what counts.
     let _ = rayon::ThreadPoolBuilder::new()
@@ -18,7 +20,7 @@ pub fn set_threads(asked: usize) -> usize {
     rayon::current_num_threads()
 }
 
-/// Extensions of this processor that change the order in which products are summed.
+/// Returns the extensions of this processor that change the order in which products are summed.
 pub fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
     let found = [
@@ -38,7 +40,7 @@ pub fn cpu_features() -> Vec<&'static str> {
         .collect()
 }
 
-/// The processor as it names itself, or its architecture where the system does not tell.
+/// Returns the name that the processor reports, or its architecture where the system does not tell.
 pub(super) fn name() -> String {
     let told = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let named = told
@@ -50,8 +52,8 @@ pub(super) fn name() -> String {
     )
 }
 
-/// Floating-point operations a second of the product of two square matrices as a training step
-/// takes it, of a base whose matrices are kept so: the best of a few.
+/// Measures floating-point operations per second, the best of a few tries: the product of two
+/// square matrices as in a training step, with the base's matrix kept in type `kept`.
 pub fn product_flops_per_second(device: &Device, width: usize, kept: ModelDtype) -> f64 {
     let kept = match kept {
         ModelDtype::Auto | ModelDtype::Float32 => DType::F32,

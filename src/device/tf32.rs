@@ -1,16 +1,16 @@
-//! TF32: what tensor cores of NVIDIA's GPUs make of operands in float32 from compute capability 8.0
-//! on, numbers with the exponent of float32 and 10 of its 23 bits of mantissa. Products are several
-//! times as fast, and no longer those of float32.
+//! TF32, the format in which the tensor cores of NVIDIA's GPUs, from compute capability 8.0 on, can
+//! take float32 operands: the exponent of float32 with 10 of its 23 bits of mantissa. Products are
+//! several times as fast, but no longer exact to float32.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::list::FoundDevice;
 
-/// Of the process, because the kernels of a device are chosen by what it is opened with.
+/// Set for the whole process, because a device's kernels are chosen when it is opened.
 static ALLOWED: AtomicBool = AtomicBool::new(false);
 
-/// Allows TF32 in products of float32 operands on CUDA, or not; to be called before a device is
-/// opened.
+/// Allows or forbids TF32 in products of float32 operands on CUDA. It must be called before a
+/// device is opened.
 pub fn allow_tf32(is_allowed: bool) {
     ALLOWED.store(is_allowed, Ordering::Relaxed);
 }
@@ -21,12 +21,12 @@ pub fn is_tf32_allowed() -> bool {
 }
 
 impl FoundDevice {
-    /// Whether it has TF32, which came with Ampere.
+    /// Whether the device has TF32, which came with Ampere.
     pub fn has_tf32(&self) -> bool {
         self.capability.is_some_and(|capability| capability >= 80)
     }
 
-    /// Why TF32 cannot be used there; nothing where it can.
+    /// Returns why TF32 cannot be used on the device; `None` where it can.
     pub fn tf32_refusal(&self) -> Option<String> {
         let refusal = || {
             format!(

@@ -1,7 +1,9 @@
-//! What CUDA needs at run time: NVIDIA's driver, NVRTC, which compiles the kernels, and the headers
-//! that kernels include. Each is looked for before burn is asked, which would panic on a thread of
-//! its own, and the versions are compared: a driver takes no machine code of a newer major version,
-//! and an older NVRTC does not know a newer card.
+//! The parts of CUDA that are needed at run time: NVIDIA's driver, NVRTC, which compiles the
+//! kernels, and the headers that kernels include.
+//!
+//! Each is looked for before burn is asked, because burn would panic on a thread of its own. The
+//! versions are compared too: a driver takes no machine code of a newer major version, and an older
+//! NVRTC does not know a newer card.
 
 use std::path::{Path, PathBuf};
 #[cfg(feature = "cuda")]
@@ -16,11 +18,11 @@ use super::libraries;
 /// A part of CUDA and whether it can be used.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ToolkitPart {
-    /// As a person calls it.
+    /// The part's common name.
     pub name: &'static str,
-    /// Where it lies, where it was found.
+    /// The path, where it was found.
     pub path: Option<PathBuf>,
-    /// The version of CUDA that it is of, or that it supports.
+    /// The version of CUDA that it belongs to, or that it supports.
     pub version: Option<String>,
     /// Why it cannot be used.
     pub fault: Option<ToolkitFault>,
@@ -30,9 +32,9 @@ pub struct ToolkitPart {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, thiserror::Error)]
 #[error("{problem}")]
 pub struct ToolkitFault {
-    /// Both sides of what does not fit.
+    /// The problem, with both sides of a mismatch.
     pub problem: String,
-    /// What to do about it.
+    /// The next step for the user.
     pub advice: String,
 }
 
@@ -88,8 +90,8 @@ const HEADERS: [(&str, &str); 3] = [
 
 const ENTIRE: &str = "install the CUDA toolkit, or set CUDA_PATH to it";
 
-/// The folders of toolkits, in the order in which they are looked through: what the environment
-/// names, then where installers put them.
+/// Returns the folders of toolkits in search order: those that the environment names, then where
+/// installers put them.
 fn roots() -> Vec<PathBuf> {
     let named = ["CUDA_PATH", "CUDA_HOME"]
         .into_iter()
@@ -102,8 +104,8 @@ fn roots() -> Vec<PathBuf> {
     roots
 }
 
-/// The folders of headers of a toolkit: of one in a folder, of conda's, and of pip's, which lie
-/// beside each other.
+/// Returns a toolkit's folders of headers, in the layout of a folder, of conda, or of pip, whose
+/// packages lie beside each other.
 fn include_folders(root: &Path) -> Vec<PathBuf> {
     let target = format!("targets/{}-linux/include", std::env::consts::ARCH);
     let own = ["include", &target, "include/cccl"].map(|folder| root.join(folder));
@@ -114,7 +116,7 @@ fn include_folders(root: &Path) -> Vec<PathBuf> {
     folders.filter(|folder| folder.is_dir()).collect()
 }
 
-/// The folders in which all headers are found, of the first toolkit that has any.
+/// Returns the folders in which all headers are found, of the first toolkit that has any.
 fn headers(roots: &[PathBuf]) -> Result<Vec<PathBuf>, ToolkitFault> {
     let has = |folders: &[PathBuf], header: &str| {
         folders.iter().any(|folder| folder.join(header).exists())
@@ -149,16 +151,13 @@ fn headers(roots: &[PathBuf]) -> Result<Vec<PathBuf>, ToolkitFault> {
             );
             Err(ToolkitFault::new(
                 problem,
-                format!(
-                    "install {package}, or set CUDA_PATH to a whole \
-            toolkit"
-                ),
+                format!("install {package}, or set CUDA_PATH to a whole toolkit"),
             ))
         }
     }
 }
 
-/// Where NVRTC lies, the one of a named toolkit first.
+/// Returns the paths of NVRTC, that of a named toolkit first.
 #[cfg(feature = "cuda")]
 fn compilers(roots: &[PathBuf]) -> Vec<PathBuf> {
     let beginning = if cfg!(windows) {
@@ -175,7 +174,7 @@ fn compilers(roots: &[PathBuf]) -> Vec<PathBuf> {
     found
 }
 
-/// NVIDIA's parts, opened and found fit for each other.
+/// The driver, NVRTC and headers, opened and checked against each other.
 #[cfg(feature = "cuda")]
 #[derive(Debug)]
 pub(super) struct Toolkit {
@@ -188,7 +187,7 @@ impl Toolkit {
     /// Looks for all parts, once in a process.
     ///
     /// # Errors
-    /// The first that is missing or does not fit.
+    /// The first part that is missing or does not fit.
     pub fn find() -> Result<&'static Self, ToolkitFault> {
         static FOUND: OnceLock<Result<Toolkit, ToolkitFault>> = OnceLock::new();
         let look = || {
@@ -203,22 +202,18 @@ impl Toolkit {
         FOUND.get_or_init(look).as_ref().map_err(Clone::clone)
     }
 
-    /// Whether kernels can be compiled for a card, 8.6 as 86, by its name.
+    /// Checks that kernels can be compiled for a card's compute capability, 8.6 given as 86.
     ///
     /// # Errors
-    /// NVRTC does not know it.
+    /// NVRTC does not know the card.
     pub fn check(&self, capability: u32, card: &str) -> Result<(), ToolkitFault> {
         let known = self.nvrtc.capabilities().unwrap_or_default();
         if known.is_empty() || known.contains(&capability) {
             return Ok(());
         }
         let as_version = |capability: u32| format!("{}.{}", capability / 10, capability % 10);
-        let ends = [known.iter().min(), known.iter().max()].map(|end| {
-            as_version(*end.expect(
-                "not \
-        empty",
-            ))
-        });
+        let ends = [known.iter().min(), known.iter().max()]
+            .map(|end| as_version(*end.expect("not empty")));
         let problem = format!(
             "NVRTC {} (`{}`) compiles for compute capabilities {} to {}, and {card} has {}",
             self.nvrtc.version(),
@@ -230,8 +225,7 @@ impl Toolkit {
         let advice = match capability {
             100.. => "install NVRTC of CUDA 12.8 or later, and set CUDA_PATH to its toolkit",
             _ if known.iter().all(|known| *known < capability) => {
-                "install a newer CUDA toolkit, \
-            and set CUDA_PATH to it"
+                "install a newer CUDA toolkit, and set CUDA_PATH to it"
             }
             _ => {
                 "install the CUDA toolkit of an older version, such as 12.8, and set CUDA_PATH to \
@@ -251,37 +245,24 @@ fn driver() -> Result<(PathBuf, Version), ToolkitFault> {
     };
     let advice = "install NVIDIA's driver; in a container start it with the GPU, such as `docker \
     run --gpus all`";
-    let path = libraries::find(beginning).ok_or_else(|| {
-        ToolkitFault::new(
-            "the NVIDIA driver \
-    (libcuda) is not found",
-            advice,
-        )
-    })?;
+    let path = libraries::find(beginning)
+        .ok_or_else(|| ToolkitFault::new("the NVIDIA driver (libcuda) is not found", advice))?;
     match cubecl_llvm::driver_version(&path) {
         Ok(version) => Ok((path, version)),
         Err(error) => Err(ToolkitFault::new(
             format!("the NVIDIA driver: {error}"),
-            "reinstall NVIDIA's \
-            driver; `nvidia-smi` should work first",
+            "reinstall NVIDIA's driver; `nvidia-smi` should work first",
         )),
     }
 }
 
-/// The first NVRTC that the driver takes kernels of.
+/// Returns the first NVRTC whose kernels the driver takes.
 #[cfg(feature = "cuda")]
 fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, ToolkitFault)> {
     let mut first = None;
     for path in compilers(roots) {
-        let loaded = Nvrtc::load(&path).map_err(|error| {
-            ToolkitFault::new(
-                format!(
-                    "NVRTC: \
-        {error}"
-                ),
-                ENTIRE,
-            )
-        });
+        let loaded = Nvrtc::load(&path)
+            .map_err(|error| ToolkitFault::new(format!("NVRTC: {error}"), ENTIRE));
         match loaded.and_then(|nvrtc| fits(nvrtc.version(), &path, driver).map(|()| nvrtc)) {
             Ok(nvrtc) => return Ok(nvrtc),
             Err(fault) => first = first.or(Some((Some(path), fault))),
@@ -297,8 +278,8 @@ fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, 
     }))
 }
 
-/// Machine code runs on a driver of the same major version or a later one; PTX, which an NVRTC
-/// before 11.1 makes, on none older than itself. Source:
+/// Checks that an NVRTC fits the driver. Machine code runs on a driver of the same major version or
+/// a later one; PTX, which an NVRTC before 11.1 makes, on none older than itself. Source:
 /// <https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html>.
 #[cfg(feature = "cuda")]
 fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), ToolkitFault> {
@@ -316,8 +297,7 @@ fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), ToolkitFault
         return Ok(());
     }
     let problem = format!(
-        "NVRTC {nvrtc} (`{}`) is too new for the driver, which supports CUDA \
-    {driver}",
+        "NVRTC {nvrtc} (`{}`) is too new for the driver, which supports CUDA {driver}",
         path.display()
     );
     let advice = format!(
@@ -328,7 +308,7 @@ fn fits(nvrtc: Version, path: &Path, driver: Version) -> Result<(), ToolkitFault
     Err(ToolkitFault::new(problem, advice))
 }
 
-/// The GPUs of this machine that kernels cannot be compiled for.
+/// Returns a fault for each GPU of this machine that kernels cannot be compiled for.
 pub(super) fn unknown_cards() -> Vec<ToolkitFault> {
     #[cfg(not(feature = "cuda"))]
     return Vec::new();
@@ -346,7 +326,7 @@ pub(super) fn unknown_cards() -> Vec<ToolkitFault> {
     }
 }
 
-/// Every part of CUDA on this machine; nothing in a build without it.
+/// Returns every part of CUDA on this machine; nothing in a build without CUDA.
 pub fn parts() -> Vec<ToolkitPart> {
     #[cfg(not(feature = "cuda"))]
     return Vec::new();
@@ -463,8 +443,7 @@ mod tests {
         let refused = fit(version(13, 0), version(12, 8)).expect_err("of the next major version");
         assert_eq!(
             refused.problem,
-            "NVRTC 13.0 (`/n/libnvrtc.so.12`) is too new for the driver, \
-        which supports CUDA 12.8"
+            "NVRTC 13.0 (`/n/libnvrtc.so.12`) is too new for the driver, which supports CUDA 12.8"
         );
         assert!(
             refused.advice.contains("CUDA 13") && refused.advice.contains("CUDA 12 "),

@@ -1,5 +1,5 @@
-//! What is made of a model or an adapter in a folder of its own, with its card and the licenses of
-//! its base, to be passed on as a whole.
+//! Writes a model or adapter to a folder of its own, with a card and the licenses of its base, for
+//! sharing.
 
 use std::path::Path;
 
@@ -9,12 +9,12 @@ use crate::files::{
     FileError, JSON_BYTES, files_in, hash_file, read_text_up_to, write_atomic, write_folder_atomic,
 };
 
-/// The name under which the card of the folder that was converted lies beside the new one.
+/// The name for the source folder's card in the new folder.
 const SOURCE_CARD: &str = "MODEL_CARD.md";
 
-/// Writes the folder `out`, whole or not at all: what `fill` writes into it, and `about` with the
-/// hash of each file of that. What `from`, the folder of the base or model, has of licenses goes
-/// along, and its own card where the new one tells of no training.
+/// Writes the folder `out`, whole or not at all. `fill` writes its files, and `about` gets the hash
+/// of each. The license files of `from`, the folder of the base or model, are copied, and its card
+/// too if the new one is not about training.
 ///
 /// # Errors
 /// `fill` fails, a license or the card of `from` cannot be read, or a file cannot be written.

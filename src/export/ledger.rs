@@ -1,5 +1,5 @@
-//! A ledger as a Parquet file: one line a row that was read, to be counted and searched by other
-//! programs.
+//! Writes the ledger as a Parquet file with one line per row that was read, for other programs to
+//! count and search.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,24 +13,24 @@ use crate::data::RowRecord;
 use crate::fault::shown;
 use crate::files::{self, write_atomic};
 
-/// Lines that are made at a time.
+/// The lines of a batch.
 const BATCH_LINES: usize = 1 << 16;
 
-/// What became of a row.
+/// A row and its fate.
 #[derive(Debug, Clone, Copy)]
 pub struct Line<'a> {
     /// Its source's key in the recipe.
     pub dataset: &'a str,
     /// The row and its fate.
     pub record: RowRecord<'a>,
-    /// How often the run trains it.
+    /// How often the run trains the row.
     pub times_trained: u32,
 }
 
-/// Writes the lines, in their order.
+/// Writes the lines in order.
 ///
 /// # Errors
-/// The file cannot be written; one that was there stays as it is.
+/// The file cannot be written; an existing file then stays as it is.
 pub fn write_ledger<'a>(
     path: &Path,
     lines: impl Iterator<Item = Line<'a>>,

@@ -2,8 +2,8 @@
 //! `tuner/utils.py`): y = x W + scale (x A) B with A [in, r] and B [r, out], one rank and one scale
 //! for all modules, in the last `num_layers` layers.
 //!
-//! A module of lower rank gets columns and rows of zeros, and one of another scale has what is
-//! missing in its B: it adds the same.
+//! A module of lower rank is padded with columns and rows of zeros. If a module has another scale,
+//! its B is multiplied by the difference, so that it adds the same.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -20,9 +20,10 @@ use crate::model::{LinearKind, LinearSpec};
 const WEIGHTS: &str = "adapters.safetensors";
 const CONFIG: &str = "adapter_config.json";
 
-/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are
-/// the base's modules.
+/// Writes the files into `folder`. `base` is the name by which a reader finds the base,
+/// `projections` are the base's modules.
 ///
+/// The adapter is incomplete or not one of this base, or a file cannot be written.
 /// # Errors
 /// The adapter is not whole or not one of this base, or a file cannot be written.
 pub fn write_mlx(
@@ -96,7 +97,7 @@ pub fn write_mlx(
     })
 }
 
-/// A and B of a module, turned and widened to `rank`.
+/// Returns A and B of a module, transposed and padded to `rank`.
 fn pair(
     stored: &AdapterTensors,
     archive: &Archive,
@@ -120,8 +121,8 @@ fn pair(
     ])
 }
 
-/// mlx-lm makes adapters of all modules of these names in the last layers; one that has no tensors
-/// adds nothing, for its B is zero.
+/// Returns the text of the config. mlx-lm makes adapters for all modules of these names in the last
+/// layers; one without tensors adds nothing, since its B is zero.
 fn config_text(
     config: &LoraConfig,
     stored: &[AdapterTensors],
@@ -143,14 +144,19 @@ fn config_text(
     let keys: BTreeSet<&str> = places.iter().map(|(_, name)| *name).collect();
     let value = json!({
         "fine_tune_type": "lora",
-        "lora_parameters": {"dropout": config.dropout, "keys": keys, "rank": rank as usize, "scale": scale},
+        "lora_parameters": {
+            "dropout": config.dropout,
+            "keys": keys,
+            "rank": rank as usize,
+            "scale": scale,
+        },
         "model": base,
         "num_layers": layers - lowest,
     });
     format!("{value:#}\n")
 }
 
-/// The layer of a module and its name in it.
+/// Returns the layer of a module and its name within the layer.
 fn place(module: &str) -> Option<(usize, &str)> {
     let (layer, name) = module.strip_prefix("model.layers.")?.split_once('.')?;
     Some((layer.parse().ok()?, name))

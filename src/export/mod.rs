@@ -1,4 +1,4 @@
-//! What a run is turned into for others, one function a file.
+//! Exports of a run for other programs and people, one format per file.
 
 pub mod card;
 pub mod consumers;

@@ -1,6 +1,6 @@
-//! An adapter, of a run, a checkpoint or from elsewhere, as a folder that everybody who reads
-//! PEFT's format takes: whole numbers without a point, targets written out, no path of this
-//! machine. Its tensors stay as they are to the byte.
+//! Writes an adapter of a run, a checkpoint or another source as a folder that every reader of
+//! PEFT's format accepts: whole numbers without a decimal point, targets written out, and no path
+//! on this machine. The bytes of its tensors stay the same.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -12,11 +12,11 @@ use crate::files::safetensors::{self, Archive, write_lazily};
 use crate::files::{self, copy, write_atomic};
 use crate::model::LinearSpec;
 
-/// Writes the files into `folder`. `base` is how a reader is to find the base, `projections` are
-/// the base's modules.
+/// Writes the files into `folder`. `base` is the name by which a reader finds the base,
+/// `projections` are the base's modules.
 ///
 /// # Errors
-/// The adapter is not whole or not one of this base, or a file cannot be written.
+/// The adapter is incomplete or not one of this base, or a file cannot be written.
 pub fn write_peft(
     adapter: &Path,
     base: &str,
@@ -57,7 +57,7 @@ pub fn write_peft(
     })
 }
 
-/// The same tensors by the names that PEFT gives them; `keys` are the file's by those that differ.
+/// Writes the same tensors under PEFT's names; `keys` maps those that differ to the file's.
 fn write_renamed(
     archive: &Archive,
     keys: &BTreeMap<String, String>,

@@ -1,5 +1,5 @@
-//! A model's folder in another form: packed as bitsandbytes packs weights, so that the next start
-//! reads a quarter of the bytes, or, of what is packed, in numbers again.
+//! Rewrites a model's folder: quantized in the format of bitsandbytes, so that the next start reads
+//! a quarter of the bytes, or dequantized.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -13,20 +13,22 @@ use crate::files::{self, safetensors};
 use crate::model::{self, CompanionFiles, Folder, Repacking, Target};
 use crate::report::{Event, Reporter};
 
-/// What was written.
+/// The sizes before and after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repacked {
-    /// Bytes of the old files of weights.
+    /// Bytes of the old weight files.
     pub before: u64,
-    /// Bytes of the new ones.
+    /// Bytes of the new weight files.
     pub bytes: u64,
-    /// Tensors in them.
+    /// Tensors in the new files.
     pub tensors: usize,
 }
 
-/// Writes the files of weights of the model `from` in another form into the folder `to`, with what
-/// goes beside them. Of the weights one is in memory at a time.
+/// Writes the weight files of the model `from` in another form into the folder `to`, with the files
+/// that belong to them. One weight is in memory at a time.
 ///
+/// The model is damaged or unknown, a weight cannot be quantized, a file cannot be written, or
+/// `interrupt` was raised.
 /// # Errors
 /// The model is damaged or unknown, a weight cannot be packed, a file cannot be written, or
 /// `interrupt` was raised.
@@ -83,10 +85,10 @@ pub fn repack(
     Ok(done)
 }
 
-/// What the new files will take.
+/// Returns the size that the new files will have.
 ///
 /// # Errors
-/// As of [`repack`].
+/// As for [`repack`].
 pub fn repacked_bytes(from: &Path, target: Target) -> Result<u64, RepackError> {
     Ok(bytes_of(&Repacking::open(&Folder::open(from)?, target)?)
         + CompanionFiles::of(from)?.bytes())
@@ -99,7 +101,7 @@ fn bytes_of(repacking: &Repacking) -> u64 {
         .sum()
 }
 
-/// config.json's key for how weights are packed.
+/// The key of the quantization in `config.json`.
 const QUANTIZATION: &str = "quantization_config";
 
 /// A model that cannot be written in another form.
@@ -114,13 +116,13 @@ pub enum RepackError {
     /// The model cannot be used.
     #[error(transparent)]
     Model(#[from] model::ModelError),
-    /// It is packed already.
+    /// The model is already quantized.
     #[error("the weights of `{}` are packed already", folder.display())]
     Packed {
-        /// The model.
+        /// The model's folder.
         folder: PathBuf,
     },
-    /// A signal ended it.
+    /// The user interrupted it.
     #[error("stopped: nothing was written")]
     Stopped,
 }

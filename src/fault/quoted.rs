@@ -1,27 +1,27 @@
-//! Text of the data within messages. It is marked where a message is made, and whether a person
-//! sees it is decided where messages are shown: logs and errors are passed on, and quote no cell of
-//! confidential data unless `-v` asks for it.
+//! Training data quoted in messages.
+//!
+//! Quotes are marked when a message is made, and shown or hidden when the message is printed. Logs
+//! and errors are often passed on, so they quote no confidential data unless `-v` asks for it.
 
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// Marks around text of the data. Unicode leaves both to private use, and text of the data loses
-/// its own.
+/// Marks around quoted data. Both are private-use characters of Unicode, and they are removed from
+/// the data itself.
 const OPEN: char = '\u{f7b00}';
 const CLOSE: char = '\u{f7b01}';
-/// What stands for it where it is not shown.
+/// Placeholder for quoted data that is hidden.
 pub const HIDDEN: &str = "[text of the data: -v shows it]";
 
 static SHOWS_DATA: AtomicBool = AtomicBool::new(false);
 
-/// Whether messages of this process show the text of data that they quote; they do not until this
-/// says so.
+/// Sets whether messages of this process show the data that they quote. The default is to hide it.
 pub fn show_data(shows: bool) {
     SHOWS_DATA.store(shows, Relaxed);
 }
 
-/// Text of the data, marked as such for a message.
+/// Marks a text as quoted data, for use in a message.
 pub fn quoted(data: impl fmt::Display) -> String {
     format!(
         "{OPEN}{}{CLOSE}",
@@ -29,7 +29,7 @@ pub fn quoted(data: impl fmt::Display) -> String {
     )
 }
 
-/// The message with the last place in which it says `data` marked.
+/// Marks the last occurrence of `data` in the message as quoted data.
 pub fn quoting(message: &str, data: &str) -> String {
     match message.rfind(data).filter(|_| !data.is_empty()) {
         Some(start) => {
@@ -40,7 +40,7 @@ pub fn quoting(message: &str, data: &str) -> String {
     }
 }
 
-/// A message as a person may see it: with the data that it quotes, or without.
+/// Returns the message as the user may see it, with or without the data that it quotes.
 pub fn shown(message: &str) -> Cow<'_, str> {
     if SHOWS_DATA.load(Relaxed) {
         revealed(message)
@@ -49,7 +49,7 @@ pub fn shown(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// The message with all that it quotes.
+/// Returns the message with the data that it quotes.
 pub fn revealed(message: &str) -> Cow<'_, str> {
     if message.contains([OPEN, CLOSE]) {
         message.replace([OPEN, CLOSE], "").into()
@@ -58,8 +58,8 @@ pub fn revealed(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// The message without what it quotes. Where the end of it was cut off, all up to the end is taken
-/// for data.
+/// Returns the message without the data that it quotes. If the closing mark was cut off, the rest
+/// of the message counts as data.
 pub fn without_data(message: &str) -> Cow<'_, str> {
     if !message.contains([OPEN, CLOSE]) {
         return message.into();
@@ -100,10 +100,7 @@ mod tests {
         assert_eq!(without_data("plain"), "plain");
         assert_eq!(
             without_data(&quoting("it is `Smith`: Smith", "Smith")),
-            format!(
-                "it is \
-        `Smith`: {HIDDEN}"
-            )
+            format!("it is `Smith`: {HIDDEN}")
         );
         assert_eq!(quoting("plain", "Smith"), "plain");
     }

@@ -1,5 +1,5 @@
-//! Atomic writes: a temporary sibling, fsync, rename, fsync of the folder. A reader never sees half
-//! a file.
+//! Atomic writes: a temporary sibling, fsync, rename, fsync of the folder. A reader never sees a
+//! partly written file.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -9,11 +9,11 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::{FileError, NewFile, disk};
 
-/// How temporary names begin. Under these names nothing is ever read.
+/// Prefixes of temporary names. Nothing is ever read under such a name.
 const TEMPORARY: [&str; 2] = [".rankine-tmp-", ".rankine-old-"];
 
-/// Writes a file so that it is either the old one or the whole new one. Missing folders above it
-/// are made.
+/// Writes a file atomically: a reader sees the old file or the whole new one. Creates missing
+/// parent folders.
 ///
 /// # Errors
 /// Any of the steps failed; the old file is then untouched and no temporary file is left.
@@ -28,7 +28,7 @@ pub fn write_atomic(path: &Path, content: &[u8]) -> Result<(), FileError> {
     sync_folder(folder)
 }
 
-/// Writes files by their paths below a folder, each as [`write_atomic`] does.
+/// Writes files at their paths below a folder, each as [`write_atomic`] does.
 ///
 /// # Errors
 /// One of them cannot be written.
@@ -38,10 +38,10 @@ pub fn write_all(folder: &Path, files: &[(PathBuf, Vec<u8>)]) -> Result<(), File
         .try_for_each(|(path, content)| write_atomic(&folder.join(path), content))
 }
 
-/// Fills a file piece by piece so that it is whole or absent. Missing folders above it are made.
+/// Writes a file piece by piece, atomically. Creates missing parent folders.
 ///
 /// # Errors
-/// It could not be written or renamed, or `fill` failed; `path` is then as it was.
+/// The file could not be written or renamed, or `fill` failed; `path` is then unchanged.
 pub fn write_pieces_atomic<E: From<FileError>>(
     path: &Path,
     fill: impl FnOnce(&mut NewFile) -> Result<(), E>,
@@ -57,8 +57,7 @@ pub fn write_pieces_atomic<E: From<FileError>>(
     Ok(sync_folder(folder)?)
 }
 
-/// Gives a finished file, written under another name of the same disk, its own: whole and on the
-/// disk, or not at all.
+/// Renames a finished temporary file to `path` on the same disk, after syncing it.
 ///
 /// # Errors
 /// The disk is full, or fails.
@@ -69,11 +68,11 @@ pub fn settle(file: &File, written: &Path, path: &Path) -> Result<(), FileError>
     sync_folder(parent(path))
 }
 
-/// Makes `path` a link to `target`, which is seen from the folder of `path`; what had the name is
-/// replaced in one step. Where there are no links it becomes a copy.
+/// Makes `path` a symbolic link to `target`, a path relative to the folder of `path`. An existing
+/// file is replaced in one step. Systems without links get a copy.
 ///
 /// # Errors
-/// It cannot be made.
+/// The link cannot be created.
 pub fn link_atomic(target: &Path, path: &Path) -> Result<(), FileError> {
     let folder = parent(path);
     let failed = |cause| FileError::new("link", path, cause);
@@ -90,7 +89,7 @@ pub fn link_atomic(target: &Path, path: &Path) -> Result<(), FileError> {
     sync_folder(folder)
 }
 
-/// A temporary file with the rights of any other file of this user: less what the umask takes.
+/// Creates a temporary file with the usual permissions of this user, which the umask limits.
 fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(TEMPORARY[0]);
@@ -99,12 +98,12 @@ fn temporary(folder: &Path) -> std::io::Result<NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// Fills a folder under a temporary name and renames it to `path`; an older folder there is
-/// exchanged for it in one step where the system can (Linux), else moved aside first.
+/// Fills a folder under a temporary name and renames it to `path`. An older folder is exchanged in
+/// one step where the system can do this (Linux); otherwise it is moved aside first.
 ///
 /// # Errors
-/// A file could not be written or the folder not renamed; `path` is then as it was. Or the folder
-/// above could not be synced.
+/// A file could not be written or the folder could not be renamed; `path` is then unchanged. Or the
+/// parent folder could not be synced.
 pub fn write_folder_atomic<E: From<FileError>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), E>,
@@ -127,21 +126,20 @@ pub fn write_folder_atomic<E: From<FileError>>(
     Ok(sync_folder(above)?)
 }
 
-/// Moves a whole folder to another name on the same disk, where nothing is.
+/// Moves a whole folder to an unused name on the same disk.
 ///
 /// # Errors
-/// It cannot be renamed, or the folder above not be synced.
+/// The folder cannot be renamed, or the parent folder cannot be synced.
 pub fn move_folder(from: &Path, to: &Path) -> Result<(), FileError> {
     sync_folder(from)?;
     disk::rename(from, to).map_err(|cause| FileError::new("write", to, cause))?;
     sync_folder(parent(to))
 }
 
-/// Makes a folder and what is missing above it, each on the disk before anything is written into
-/// it.
+/// Creates a folder and its missing parents, and syncs each to the disk.
 ///
 /// # Errors
-/// One cannot be made.
+/// A folder cannot be created.
 pub fn create_folder(folder: &Path) -> Result<(), FileError> {
     let missing: Vec<&Path> = folder
         .ancestors()
@@ -153,8 +151,8 @@ pub fn create_folder(folder: &Path) -> Result<(), FileError> {
         .try_for_each(|made| sync_folder(parent(made)))
 }
 
-/// Removes what writers of these folders left when their processes died, if it is older than `age`:
-/// a living writer would lose its work.
+/// Removes temporary files that dead processes left in these folders, if they are older than `age`.
+/// Younger ones may belong to a live process.
 ///
 /// # Errors
 /// A leftover cannot be removed.
@@ -185,7 +183,7 @@ fn is_older(entry: &fs::DirEntry, age: Duration) -> bool {
         || modified.is_ok_and(|modified| modified.elapsed().is_ok_and(|elapsed| elapsed > age))
 }
 
-/// A file under a temporary name in a folder, for who writes it piece by piece.
+/// Creates a temporary file in a folder, for a caller that writes it piece by piece.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -195,7 +193,7 @@ pub fn temporary_in(folder: &Path) -> std::io::Result<NamedTempFile> {
         .tempfile_in(folder)
 }
 
-/// A folder under a temporary name in a folder, which goes with its handle.
+/// Creates a temporary folder in a folder. It is removed when its handle is dropped.
 ///
 /// # Errors
 /// The folder cannot be written.
@@ -208,12 +206,12 @@ pub fn temporary_folder_in(folder: &Path) -> std::io::Result<TempDir> {
 /// Removes a folder and everything in it.
 ///
 /// # Errors
-/// It cannot be removed.
+/// The folder cannot be removed.
 pub fn remove_folder(path: &Path) -> Result<(), FileError> {
     disk::remove_folder(path).map_err(|cause| FileError::new("remove", path, cause))
 }
 
-/// Moves the old folder aside and the new one to its name; puts the old one back if that fails.
+/// Moves the old folder aside and the new one to its name. Restores the old one if that fails.
 fn replace(new: tempfile::TempDir, path: &Path) -> std::io::Result<()> {
     let old = tempfile::Builder::new()
         .prefix(TEMPORARY[1])
@@ -260,8 +258,7 @@ mod tests {
             .expect("replaced");
         assert!(
             !path.join("a").exists() && path.join("b").exists(),
-            "the new folder is whole and \
-        alone"
+            "the new folder is whole and alone"
         );
         let new = tempfile::tempdir_in(dir.path()).expect("a temporary folder");
         fs::write(new.path().join("a"), b"old").expect("written");
@@ -270,8 +267,7 @@ mod tests {
         assert_eq!(
             fs::read_dir(dir.path()).expect("listed").count(),
             1,
-            "no temporary folder is \
-        left"
+            "no temporary folder is left"
         );
     }
 
@@ -305,10 +301,8 @@ mod tests {
             disk::Operation::Sync => Err(std::io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         };
-        let error = disk::trial::with(full, || write_atomic(&path, b"12345")).expect_err(
-            "a full \
-        disk",
-        );
+        let error =
+            disk::trial::with(full, || write_atomic(&path, b"12345")).expect_err("a full disk");
         assert!(
             error.to_string().ends_with("; 5 bytes are needed"),
             "{error}"

@@ -1,7 +1,7 @@
-//! What every run of a user may share, and where the rows of a run's data are kept as tokens.
+//! The user's cache folder, which all runs share, and the place where tokenized rows are kept.
 //!
-//! The cache folder has a room for each kind of thing: `rows` for what is made of data files,
-//! `proofs` and `kernels` for what is not. Only the first holds anything of the data: see
+//! The cache folder has one subfolder for each kind of content: `rows` for what is made from data
+//! files, `proofs` and `kernels` for the rest. Only `rows` holds anything from the data: see
 //! `docs/privacy.md`.
 
 mod entry;
@@ -19,15 +19,15 @@ pub use named::give_name;
 
 use super::{FileError, parse_bytes};
 
-/// The room of the cache folder that holds what is made of data files.
+/// Subfolder of the cache for what is made from data files.
 const ROWS: &str = "rows";
-/// What the entries of the cache may take, where nobody says it.
+/// Default size limit of the cache, bytes.
 const LIMIT_BYTES: u64 = 20_000_000_000;
-/// The variable that says what they may take.
+/// Environment variable with the size limit of the cache.
 pub const LIMIT: &str = "RANKINE_CACHE_LIMIT";
 
-/// Where token caches, proofs and compiled kernels are: `RANKINE_CACHE`, or the user's cache
-/// folder.
+/// Returns the folder of token caches, proofs and compiled kernels: `RANKINE_CACHE`, or the user's
+/// cache folder.
 pub fn cache_folder() -> PathBuf {
     of_variable("RANKINE_CACHE").unwrap_or_else(default_folder)
 }
@@ -38,7 +38,7 @@ fn of_variable(name: &str) -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
-/// The user's home: `HOME`, or what the system has for the user.
+/// Returns the user's home folder: `HOME`, or the one that the system has for the user.
 pub fn home_folder() -> Option<PathBuf> {
     of_variable("HOME")
         .or_else(std::env::home_dir)
@@ -51,10 +51,10 @@ fn default_folder() -> PathBuf {
     user.unwrap_or_else(std::env::temp_dir).join("rankine")
 }
 
-/// What the entries of the user's cache may take, bytes: `RANKINE_CACHE_LIMIT`, or 20 GB.
+/// Returns the size limit of the user's cache in bytes: `RANKINE_CACHE_LIMIT`, or 20 GB.
 ///
 /// # Errors
-/// The variable holds something else, as it stands there.
+/// The variable does not hold a size; the error is its value.
 pub fn cache_limit() -> Result<u64, String> {
     let Some(said) = std::env::var_os(LIMIT).filter(|value| !value.is_empty()) else {
         return Ok(LIMIT_BYTES);
@@ -63,15 +63,15 @@ pub fn cache_limit() -> Result<u64, String> {
     parse_bytes(said.trim()).ok_or(said)
 }
 
-/// Where rows are kept in another form.
+/// Where tokenized or converted rows are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowCache {
-    /// In the cache that all runs share, whose folder this is.
+    /// In the cache that all runs share, at this folder.
     Shared(PathBuf),
-    /// In a folder of one run.
+    /// In the folder of one run.
     OfRun(PathBuf),
-    /// In files without a name, on the disk of the first of these folders that takes one. The
-    /// system frees them when the process ends, however it ends.
+    /// In unnamed files, on the disk of the first of these folders that allows them. The system
+    /// frees them when the process ends, even after a crash.
     Nameless(Vec<PathBuf>),
 }
 
@@ -82,7 +82,7 @@ impl From<&PathBuf> for RowCache {
 }
 
 impl RowCache {
-    /// The folder of the entries; `None` where they have no names.
+    /// Returns the folder of the entries; `None` if the entries have no names.
     pub fn folder(&self) -> Option<PathBuf> {
         match self {
             Self::Shared(folder) => Some(folder.join(ROWS)),
@@ -91,11 +91,11 @@ impl RowCache {
         }
     }
 
-    /// Folders on whose disk an entry can be written, the best first; the folder of the entries is
-    /// made where it is missing, for this user alone.
+    /// Returns the folders in which an entry can be written, the best one first. Creates a missing
+    /// folder of entries for this user alone.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The folder cannot be created.
     pub fn prepare(&self) -> Result<Vec<PathBuf>, FileError> {
         match self {
             Self::Nameless(folders) => Ok(folders.clone()),
@@ -113,11 +113,11 @@ impl RowCache {
     }
 }
 
-/// Makes a cache folder, for this user alone. One that is there and was named by the user keeps its
-/// rights: it may be anything.
+/// Creates a cache folder for this user alone. An existing folder that the user named keeps its
+/// permissions, because it may have other uses.
 ///
 /// # Errors
-/// It cannot be made.
+/// The folder cannot be created.
 pub fn private_cache_folder(root: &Path) -> Result<(), FileError> {
     private_folder(
         root,
@@ -125,8 +125,8 @@ pub fn private_cache_folder(root: &Path) -> Result<(), FileError> {
     )
 }
 
-/// Makes a folder that only this user can enter, and takes the rights of others from one that is
-/// there.
+/// Creates a folder that only this user can enter. With `tightens`, an existing folder loses the
+/// permissions of other users.
 fn private_folder(folder: &Path, tightens: bool) -> Result<(), FileError> {
     if !folder.is_dir() {
         let failed = |cause| FileError::new("create", folder, cause);
@@ -134,7 +134,7 @@ fn private_folder(folder: &Path, tightens: bool) -> Result<(), FileError> {
         let mut builder = std::fs::DirBuilder::new();
         #[cfg(unix)]
         std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-        // Another process may have been faster.
+        // Another process may have created it meanwhile.
         return builder.create(folder).or_else(|cause| {
             if folder.is_dir() {
                 Ok(())
@@ -150,7 +150,7 @@ fn private_folder(folder: &Path, tightens: bool) -> Result<(), FileError> {
             .metadata()
             .is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0);
         if is_open {
-            // Of another user's folder writing will tell.
+            // If the folder belongs to another user, the later write fails.
             let _ = std::fs::set_permissions(folder, PermissionsExt::from_mode(0o700));
         }
     }

@@ -1,4 +1,5 @@
-//! One process a folder. The system gives a lock back when the process ends, however it ends.
+//! Locks that give a folder to one process. The system releases a lock when the process ends, even
+//! after a crash.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
@@ -6,37 +7,37 @@ use std::time::{Duration, Instant};
 
 use super::FileError;
 
-/// A process that was killed holds its locks until the system has taken its memory back.
+/// Wait for a lock. A killed process holds its locks until the system has taken its memory back.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// A folder that no other process claims while this value lives.
+/// Claim on a folder: no other process can claim it while this value lives.
 #[derive(Debug)]
 pub struct Claim {
     pid_file: PathBuf,
     _locked: File,
 }
 
-/// Why a folder cannot be claimed.
+/// Reason why a folder cannot be claimed.
 #[derive(Debug)]
 pub enum Refused {
-    /// Another process has it.
+    /// Another process has the folder.
     Held {
-        /// The other process's number, where it says so.
+        /// Id of the other process, if known.
         pid: Option<u32>,
     },
-    /// It cannot be opened.
+    /// The folder cannot be opened.
     File(FileError),
 }
 
 impl Claim {
-    /// The file in the folder that names its owner. Who removes it takes nothing from the owner.
+    /// File in the folder that names the owner. Removing it does not release the claim.
     pub const PID_FILE: &str = ".rankine-lock";
 
-    /// Whether a process has the folder, without taking it: `None` where nobody has, else its
-    /// number where it says so.
+    /// Returns who has claimed the folder, without claiming it: `None` if nobody has, otherwise the
+    /// process id if it is known.
     pub fn holder(folder: &Path) -> Option<Option<u32>> {
         let pid_file = folder.join(Self::PID_FILE);
-        // Elsewhere opening it would make it.
+        // On other systems, opening the folder would create the file.
         let locked = if pid_file.exists() || cfg!(unix) {
             open(folder, &pid_file).ok()?
         } else {
@@ -50,7 +51,7 @@ impl Claim {
         matches!(locked.try_lock(), Err(TryLockError::WouldBlock)).then(pid)
     }
 
-    /// Claims an existing folder. Where the file system knows no locks nothing is held.
+    /// Claims an existing folder. On file systems without locks, nothing is held.
     ///
     /// # Errors
     /// Another process has the folder, or it cannot be opened.
@@ -71,8 +72,7 @@ impl Claim {
             }
             _ => {}
         }
-        // For people only: neither a full disk nor a folder that is only read keeps anybody from
-        // going on.
+        // The file is only informative, so a full disk or a read-only folder is no reason to stop.
         let _ = std::fs::write(&pid_file, format!("{}\n", std::process::id()));
         Ok(Self {
             pid_file,
@@ -87,7 +87,7 @@ impl Drop for Claim {
     }
 }
 
-/// Tries again for a while where another process has the lock.
+/// Tries to lock the file, and retries for a while if another process has the lock.
 fn try_for(patience: Duration, file: &File) -> Result<(), TryLockError> {
     let started = Instant::now();
     loop {
@@ -100,7 +100,7 @@ fn try_for(patience: Duration, file: &File) -> Result<(), TryLockError> {
     }
 }
 
-/// What is locked: the folder itself where it can be opened as a file.
+/// Opens the file to lock: the folder itself if it can be opened as a file.
 fn open(folder: &Path, pid_file: &Path) -> std::io::Result<File> {
     if cfg!(unix) {
         File::open(folder)
@@ -127,8 +127,7 @@ mod tests {
             std::fs::remove_file(dir.path().join(Claim::PID_FILE)).expect("removed by hand");
             assert!(
                 matches!(Claim::take(dir.path()), Err(Refused::Held { pid: None })),
-                "held all \
-            the same"
+                "held all the same"
             );
         }
         drop(claim);

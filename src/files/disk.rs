@@ -1,5 +1,5 @@
-//! The operations that change a disk. Each is a point at which a test can look at what a dead
-//! process would leave, or let the disk fail.
+//! Operations that change the disk. At each of them, a test can inspect what a dead process would
+//! leave, or make the disk fail.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -7,16 +7,16 @@ use std::path::Path;
 
 use tempfile::NamedTempFile;
 
-/// Something that is done to the disk.
+/// An operation on the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Operation {
-    /// A file's content, or its first half, is written.
+    /// Write of a file's content, or of its first half.
     Write,
-    /// A file or folder is forced to the disk.
+    /// Sync of a file or folder to the disk.
     Sync,
-    /// Something takes its name.
+    /// Rename of a file or folder to its final name.
     Rename,
-    /// A folder goes.
+    /// Removal of a folder.
     Remove,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     fs::remove_dir_all(path)
 }
 
-/// Two folders swap their names.
+/// Exchanges the names of two folders.
 #[cfg(target_os = "linux")]
 pub(super) fn exchange(left: &Path, right: &Path) -> io::Result<()> {
     use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -80,7 +80,7 @@ fn reach(_operation: Operation, _path: &Path) -> io::Result<()> {
 #[cfg(test)]
 use trial::reach;
 
-/// What a test does at every operation of its own thread.
+/// Hook that a test runs at every operation of its own thread.
 #[cfg(test)]
 pub(crate) mod trial {
     use std::cell::RefCell;
@@ -93,8 +93,8 @@ pub(crate) mod trial {
         static HOOK: RefCell<Option<Hook>> = const { RefCell::new(None) };
     }
 
-    /// Runs `work` and calls `hook` before every operation; an error of the hook is an error of the
-    /// disk.
+    /// Runs `work` and calls `hook` before every operation. An error of the hook counts as an error
+    /// of the disk.
     pub(crate) fn with<T>(
         hook: impl FnMut(Operation, &Path) -> io::Result<()> + 'static,
         work: impl FnOnce() -> T,

@@ -1,24 +1,24 @@
-//! Floating-point numbers as files store them, little end first. Computation is in f32; what does
-//! not fit is rounded to the nearest, ties to even.
+//! Floating-point numbers as files store them, little-endian. Computation is in f32. Values are
+//! rounded to the nearest one that fits, ties to even.
 
 use std::fmt;
 
 use half::f16;
 use safetensors::Dtype;
 
-/// A type in which a checkpoint stores its numbers.
+/// Type of the numbers in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Float {
     /// IEEE 754, 32 bits.
     F32,
-    /// IEEE 754, 16 bits; nothing above 65504.
+    /// IEEE 754, 16 bits; largest value 65504.
     F16,
     /// The upper half of an f32.
     Bf16,
 }
 
 impl Float {
-    /// The type that a safetensors header names; `None` if it is not one of these.
+    /// Returns the type for a safetensors dtype; `None` if it is not one of these.
     pub fn of(dtype: Dtype) -> Option<Self> {
         match dtype {
             Dtype::F32 => Some(Self::F32),
@@ -28,7 +28,7 @@ impl Float {
         }
     }
 
-    /// Bytes of a number.
+    /// Returns the bytes per number.
     pub fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -36,7 +36,7 @@ impl Float {
         }
     }
 
-    /// The name in `PyTorch`, and so in config.json.
+    /// Returns the name of the type in `PyTorch` and config.json.
     pub fn torch_name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -45,7 +45,7 @@ impl Float {
         }
     }
 
-    /// Numbers from bytes, as many as there is room for.
+    /// Decodes as many numbers as fit into `numbers`.
     pub fn decode(self, bytes: &[u8], numbers: &mut [f32]) {
         match self {
             Self::F32 => decode::<F32>(bytes, numbers),
@@ -54,7 +54,7 @@ impl Float {
         }
     }
 
-    /// Bytes from numbers, as many as there is room for.
+    /// Encodes as many numbers as fit into `bytes`.
     pub fn encode(self, numbers: &[f32], bytes: &mut [u8]) {
         match self {
             Self::F32 => encode::<F32>(numbers, bytes),
@@ -64,20 +64,19 @@ impl Float {
     }
 }
 
-/// A [`Float`] that is known before the program runs, for loops that a processor can make many
-/// numbers at once.
+/// A [`Float`] that is known at compile time, for loops that the compiler can vectorize.
 pub trait Number {
     /// A number as it is stored.
     type Bytes: Copy + Default;
-    /// Stored numbers; bytes behind the last whole one are left out.
+    /// Returns the stored numbers. Bytes after the last whole number are left out.
     fn chunks(bytes: &[u8]) -> &[Self::Bytes];
-    /// See [`Number::chunks`].
+    /// Mutable form of [`Number::chunks`].
     fn chunks_mut(bytes: &mut [u8]) -> &mut [Self::Bytes];
-    /// The number.
+    /// Decodes a number.
     fn get(bytes: Self::Bytes) -> f32;
-    /// The nearest number, as it is stored.
+    /// Rounds to the nearest number and encodes it.
     fn put(number: f32) -> Self::Bytes;
-    /// The nearest number.
+    /// Rounds to the nearest number of this type.
     fn nearest(number: f32) -> f32;
 }
 
@@ -91,7 +90,7 @@ pub struct F16;
 #[derive(Debug, Clone, Copy)]
 pub struct Bf16;
 
-/// The part of [`Number`] that is the same for all.
+/// Part of [`Number`] that is the same for all types.
 macro_rules! stored_in {
     ($bytes:literal) => {
         type Bytes = [u8; $bytes];
@@ -130,7 +129,7 @@ impl Number for F16 {
     fn put(number: f32) -> Self::Bytes {
         f16::from_f32(number).to_le_bytes()
     }
-    /// Without a conversion, so that a processor can do many at once.
+    /// Rounds without a conversion, so that the loop can be vectorized.
     #[inline]
     fn nearest(number: f32) -> f32 {
         const LEAST_NORMAL: f32 = 6.103_515_6e-5; // 2^-14
@@ -154,7 +153,7 @@ impl Number for F16 {
     }
 }
 
-/// As `half` has it, without a branch.
+/// Rounds as the `half` crate does, without a branch.
 impl Number for Bf16 {
     stored_in!(2);
     #[inline]
@@ -222,8 +221,7 @@ mod tests {
                 assert_eq!(
                     Bf16::put(number),
                     bf16::from_f32(number).to_le_bytes(),
-                    "{number} \
-                ({:08x})",
+                    "{number} ({:08x})",
                     number.to_bits()
                 );
             }
@@ -247,8 +245,7 @@ mod tests {
                 );
                 assert!(
                     same(Bf16::nearest(number), Bf16::get(Bf16::put(number))),
-                    "{number:e} in \
-                bf16"
+                    "{number:e} in bf16"
                 );
             }
         }

@@ -1,14 +1,14 @@
-//! blake3 of files, the identity of bases and data in the lock and in the token cache.
+//! BLAKE3 hashes of files. They identify bases and data in the lock and in the token cache.
 
 use std::fmt;
 use std::path::Path;
 
 use super::{FileError, Map, map};
 
-/// Bytes that are hashed at a time: enough for all threads, and little to have in memory.
+/// Bytes that are hashed at a time: enough for all threads, and small in memory.
 const PIECE_BYTES: usize = 4 << 20;
 
-/// A blake3 digest, printed as 64 hexadecimal digits.
+/// BLAKE3 digest, printed as 64 hexadecimal digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Hash(pub [u8; 32]);
 
@@ -19,7 +19,7 @@ impl fmt::Display for Hash {
 }
 
 impl Hash {
-    /// A digest from its 64 lower-case hexadecimal digits.
+    /// Reads a digest from 64 lower-case hexadecimal digits.
     pub fn parse(digits: &str) -> Option<Self> {
         let is_hash = digits.len() == 64
             && digits
@@ -32,12 +32,12 @@ impl Hash {
     }
 }
 
-/// The hash of bytes in memory.
+/// Returns the hash of bytes in memory.
 pub fn hash_bytes(bytes: &[u8]) -> Hash {
     Hash(*blake3::hash(bytes).as_bytes())
 }
 
-/// The hash of a file's content, by one thread.
+/// Returns the hash of a file's content, computed by one thread.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -47,8 +47,8 @@ pub fn hash_file(path: &Path) -> Result<Hash, FileError> {
     Ok(Hash(*hasher.finalize().as_bytes()))
 }
 
-/// The hash of a file's content, by all threads. Makes their pool, so that it is for where the
-/// plan's number of threads is set.
+/// Returns the hash of a file's content, computed by all threads. It starts the thread pool, so
+/// call it only after the plan has set the number of threads.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -58,7 +58,7 @@ pub fn hash_file_in_parallel(path: &Path) -> Result<Hash, FileError> {
     Ok(Hash(*hasher.finalize().as_bytes()))
 }
 
-/// Hashes a file from a place on, by all threads.
+/// Adds a file's content from an offset on to the hash, using all threads.
 pub fn update_in_parallel(hasher: &mut blake3::Hasher, map: &Map, start: usize) {
     pieces(map, start).for_each(|piece| _ = hasher.update_rayon(piece));
 }

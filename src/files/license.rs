@@ -1,5 +1,4 @@
-//! Licenses as folders state them: in the head of a README.md, and in files whose names say what
-//! they are.
+//! Licenses of a folder: stated at the top of README.md, or in files such as LICENSE.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -9,29 +8,29 @@ use serde_json::{Map, Value};
 
 use super::{FileError, Hash, guarded, hash_bytes, is_there, open_file, write_atomic};
 
-/// How the names of licenses, and of what goes with them, begin.
+/// Prefixes of the names of license files and related notices.
 const NOTICES: [&str; 5] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY"];
-/// The most that is read of a license.
+/// Most bytes that are read of a license file.
 const NOTICE_BYTES: u64 = 4 << 20;
-/// More licenses than any folder has.
+/// Most license files that are read, more than any folder has.
 const MAX_NOTICES: usize = 32;
-/// The most of a README.md that is looked at: its head stands first.
+/// Most bytes that are read of a README.md; the metadata comes first.
 const HEAD_BYTES: u64 = 64 << 10;
 
-/// A license as the head of a README.md states it
+/// License stated in the metadata of a README.md
 /// (<https://huggingface.co/docs/hub/repositories-licenses>).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct License {
-    /// Its identifier, such as `apache-2.0`, or several with commas.
+    /// Identifier, such as `apache-2.0`, or several separated by commas.
     pub id: String,
-    /// What an `other` license is called.
+    /// Name of an `other` license.
     pub name: Option<String>,
-    /// Where its text is: a file of the same folder, or an address.
+    /// Location of the text: a file in the same folder, or a URL.
     pub link: Option<String>,
 }
 
 impl License {
-    /// The license that the head of a README.md states, if it does.
+    /// Returns the license that the metadata of a README.md states, if it states one.
     pub fn stated(head: &Map<String, Value>) -> Option<Self> {
         let word = |value: &Value| {
             value
@@ -42,10 +41,9 @@ impl License {
         };
         let of = |key: &str| head.get(key).and_then(word);
         let id = match head.get("license")? {
-            Value::Array(items) => Some(items.iter().filter_map(word).collect::<Vec<_>>().join(
-                ", \
-            ",
-            )),
+            Value::Array(items) => {
+                Some(items.iter().filter_map(word).collect::<Vec<_>>().join(", "))
+            }
             value => word(value),
         };
         Some(Self {
@@ -56,8 +54,8 @@ impl License {
     }
 }
 
-/// The values at the head of a README.md, between two lines of three hyphens; nothing where there
-/// is none that can be read.
+/// Reads the YAML metadata at the top of a README.md, between two lines of three hyphens. Returns
+/// an empty map if there is none or it cannot be read.
 pub fn readme_head(path: &Path) -> Map<String, Value> {
     let mut bytes = Vec::new();
     let read = open_file(path).map(|file| file.take(HEAD_BYTES).read_to_end(&mut bytes).is_ok());
@@ -75,12 +73,13 @@ pub fn readme_head(path: &Path) -> Map<String, Value> {
         .unwrap_or_default()
 }
 
-/// Whether a file of this name is a license, or goes with one.
+/// Returns whether a file with this name is a license or a related notice.
 pub fn is_notice(name: &str) -> bool {
     NOTICES.iter().any(|start| name.starts_with(start))
 }
 
-/// Paths of the licenses in a folder, sorted; none where it cannot be listed.
+/// Returns the sorted paths of the license files in a folder, or nothing if the folder cannot be
+/// listed.
 pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let is_one = |path: &PathBuf| {
@@ -94,22 +93,22 @@ pub fn notice_paths(folder: &Path) -> Vec<PathBuf> {
     paths
 }
 
-/// Refuses licenses that are there by name alone.
+/// Refuses license files that are dangling links.
 fn dead_links(folder: &Path) -> Result<(), FileError> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut named = entries.filter(|entry| entry.file_name().to_str().is_some_and(is_notice));
     named.try_for_each(|entry| is_there(&entry.path()).map(drop))
 }
 
-/// The licenses of a folder, to be laid beside what is made of its files.
+/// License files of a folder, to be copied beside files derived from it.
 #[derive(Debug, Clone, Default)]
 pub struct Notices(Vec<(String, Vec<u8>)>);
 
 impl Notices {
-    /// Reads them.
+    /// Reads the license files of a folder.
     ///
     /// # Errors
-    /// One cannot be read, or there are more, or larger ones, than any model has.
+    /// A file cannot be read, or there are more or larger files than any model has.
     pub fn read(folder: &Path) -> Result<Self, FileError> {
         dead_links(folder)?;
         let paths = notice_paths(folder);
@@ -119,8 +118,7 @@ impl Notices {
             return Err(failed(
                 folder,
                 format!(
-                    "it has {} license files, at most {MAX_NOTICES} are \
-            taken along",
+                    "it has {} license files, at most {MAX_NOTICES} are taken along",
                     paths.len()
                 ),
             ));
@@ -135,8 +133,7 @@ impl Notices {
                 return Err(failed(
                     &path,
                     format!(
-                        "a license file larger than {} MiB is not taken \
-                along",
+                        "a license file larger than {} MiB is not taken along",
                         NOTICE_BYTES >> 20
                     ),
                 ));
@@ -156,7 +153,7 @@ impl Notices {
             .map(Self)
     }
 
-    /// Their names with the hash of each.
+    /// Returns the name and hash of each file.
     pub fn hashes(&self) -> Vec<(String, Hash)> {
         self.0
             .iter()
@@ -164,7 +161,8 @@ impl Notices {
             .collect()
     }
 
-    /// The first of them whose place in `folder` has a file with another content.
+    /// Returns the path of the first file in `folder` that has one of these names but another
+    /// content.
     pub fn first_other(&self, folder: &Path) -> Option<PathBuf> {
         let differs = |path: &PathBuf, bytes: &[u8]| {
             path.exists() && std::fs::read(path).ok().as_deref() != Some(bytes)
@@ -178,10 +176,10 @@ impl Notices {
             .map(|(path, _)| path)
     }
 
-    /// Writes them into another folder, under their names.
+    /// Writes the files into another folder, under the same names.
     ///
     /// # Errors
-    /// One cannot be written.
+    /// A file cannot be written.
     pub fn write(&self, folder: &Path) -> Result<(), FileError> {
         self.0
             .iter()
@@ -215,16 +213,10 @@ mod tests {
         );
         assert_eq!(
             stated("\u{feff}---\r\nlicense:\r\n- mit\r\n- cc0-1.0\r\n---\r\n"),
-            plain(
-                "mit, \
-        cc0-1.0"
-            )
+            plain("mit, cc0-1.0")
         );
-        let other = stated(
-            "---\nlicense: other\nlicense_name: llama3\nlicense_link: \
-        LICENSE\n---",
-        )
-        .expect("stated");
+        let other = stated("---\nlicense: other\nlicense_name: llama3\nlicense_link: LICENSE\n---")
+            .expect("stated");
         assert_eq!(
             (other.name.as_deref(), other.link.as_deref()),
             (Some("llama3"), Some("LICENSE"))
@@ -279,10 +271,7 @@ mod tests {
             Notices::read(&from)
                 .expect_err("too large")
                 .to_string()
-                .ends_with(
-                    "larger than 4 \
-        MiB is not taken along"
-                )
+                .ends_with("larger than 4 MiB is not taken along")
         );
     }
 }

@@ -1,5 +1,6 @@
-//! Small files of a folder that came from outside: a size that memory can take, and nothing that is
-//! not a file. A pipe in a model's folder would block its reader for ever, `/dev/zero` would fill
+//! Small files of a downloaded folder, with a size limit and a check that each is a regular file.
+//!
+//! Otherwise a pipe in a model's folder would block its reader for ever, and `/dev/zero` would fill
 //! the memory.
 
 use std::fs::File;
@@ -8,24 +9,23 @@ use std::path::Path;
 
 use super::FileError;
 
-/// The most that is read of a JSON file beside the tokenizer. The largest in use has a tenth of it.
+/// Most bytes that are read of a JSON file other than the tokenizer. The largest one in use has a
+/// tenth of this size.
 pub const JSON_BYTES: u64 = 16 << 20;
-/// Items of a list that a message names.
+/// Most items of a list in a message.
 const LISTED: usize = 30;
 
-/// The items of a list that another's folder may make as long as it likes: the first ones, and how
-/// many there are beside.
+/// Shortens a list of unknown length for a message: the first items, and the number of the others.
 pub fn listed(items: &[String]) -> Vec<String> {
     let rest = items.len().saturating_sub(LISTED);
     let more = (rest > 0).then(|| format!("and {rest} more"));
     items.iter().take(LISTED).cloned().chain(more).collect()
 }
 
-/// Whether there is something at a path. A link that leads nowhere is an error: what it names was
-/// meant to be there.
+/// Returns whether a path exists. A dangling link is an error, because its target is missing.
 ///
 /// # Errors
-/// It cannot be looked up, or is such a link.
+/// The path cannot be looked up, or is a dangling link.
 pub fn is_there(path: &Path) -> Result<bool, FileError> {
     let failed = |cause| FileError::new("read", path, told(path, cause));
     match path.symlink_metadata() {
@@ -37,14 +37,13 @@ pub fn is_there(path: &Path) -> Result<bool, FileError> {
     }
 }
 
-/// What the system said, and of a link that leads nowhere where it was to lead.
+/// Adds the target of a dangling link to an error of the system.
 fn told(path: &Path, cause: io::Error) -> io::Error {
     match path.read_link() {
         Ok(target) if cause.kind() == ErrorKind::NotFound => io::Error::new(
             ErrorKind::NotFound,
             format!(
-                "it is a link to `{}`, which does not \
-            exist",
+                "it is a link to `{}`, which does not exist",
                 target.display()
             ),
         ),
@@ -52,10 +51,10 @@ fn told(path: &Path, cause: io::Error) -> io::Error {
     }
 }
 
-/// Opens a file, and only a file; links are followed.
+/// Opens a regular file; links are followed.
 ///
 /// # Errors
-/// It is not there, cannot be read, or is not a file.
+/// The file is missing, cannot be read, or is not a regular file.
 pub fn open_file(path: &Path) -> Result<File, FileError> {
     let failed = |cause| FileError::new("open", path, told(path, cause));
     if !std::fs::metadata(path).map_err(failed)?.is_file() {
@@ -67,28 +66,25 @@ pub fn open_file(path: &Path) -> Result<File, FileError> {
     File::open(path).map_err(failed)
 }
 
-/// Reads a whole text file of no more than `limit_bytes`.
+/// Reads a whole text file of at most `limit_bytes`.
 ///
 /// # Errors
-/// It cannot be read, is not a file, is larger, or is not UTF-8.
+/// The file cannot be read, is not a regular file, is too large, or is not UTF-8.
 pub fn read_text_up_to(path: &Path, limit_bytes: u64) -> Result<String, FileError> {
     let failed = |cause| FileError::new("read", path, cause);
     let not_text = |error| {
         failed(io::Error::new(
             ErrorKind::InvalidData,
-            format!(
-                "not UTF-8: \
-    {error}"
-            ),
+            format!("not UTF-8: {error}"),
         ))
     };
     String::from_utf8(read_up_to(path, limit_bytes)?).map_err(not_text)
 }
 
-/// Reads a whole file of no more than `limit_bytes`.
+/// Reads a whole file of at most `limit_bytes`.
 ///
 /// # Errors
-/// It cannot be read, is not a file, or is larger.
+/// The file cannot be read, is not a regular file, or is too large.
 pub fn read_up_to(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, FileError> {
     let failed = |cause| FileError::new("read", path, cause);
     let (mut bytes, mut file) = (Vec::new(), open_file(path)?.take(limit_bytes + 1));
@@ -133,10 +129,9 @@ mod tests {
         assert_eq!(read_text_up_to(&path, 2048).expect("read").len(), 2048);
         let error = read_text_up_to(&path, 2047).expect_err("too large");
         assert!(
-            error.to_string().ends_with(
-                "it is larger than 1 KiB, the most that is read of \
-        such a file"
-            ),
+            error
+                .to_string()
+                .ends_with("it is larger than 1 KiB, the most that is read of such a file"),
             "{error}"
         );
         std::fs::write(&path, b"\xff").expect("written");
@@ -149,8 +144,7 @@ mod tests {
                 .expect_err("a folder")
                 .cause
                 .to_string(),
-            "it is not a \
-        file"
+            "it is not a file"
         );
         assert_eq!(
             open_file(&dir.path().join("b"))
@@ -181,10 +175,9 @@ mod tests {
             open_file(&link).expect_err("a link"),
         ] {
             assert!(
-                error.to_string().ends_with(
-                    "/link`: it is a link to `gone`, which does not \
-            exist"
-                ),
+                error
+                    .to_string()
+                    .ends_with("/link`: it is a link to `gone`, which does not exist"),
                 "{error}"
             );
             assert!(error.hint().expect("a hint").contains("rankine pull"));

@@ -1,4 +1,4 @@
-//! A folder that can prove itself: a list of its files with size and blake3 of each.
+//! Manifest of a folder: a list of its files with the size and BLAKE3 hash of each.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,58 +11,53 @@ use super::{
     FileError, copy, create_folder, hash_file, read_text, write_atomic, write_folder_atomic,
 };
 
-/// The file that lists the others.
+/// Name of the manifest file.
 pub const MANIFEST: &str = "manifest.json";
 
-/// A file as it was written.
+/// Size and hash of a file as it was written.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct ManifestEntry {
     bytes: u64,
     blake3: String,
 }
 
-/// Writes the list of everything in a folder, as the last of its files.
+/// Writes the manifest of a folder, as the last of its files.
 ///
 /// # Errors
-/// A file cannot be read, or the list not be written.
+/// A file cannot be read, or the manifest cannot be written.
 pub fn write_manifest(folder: &Path) -> Result<(), FileError> {
     let entries = entries(folder)?;
     let text = serde_json::to_string_pretty(&entries).expect("names and numbers can be printed");
     write_atomic(&folder.join(MANIFEST), (text + "\n").as_bytes())
 }
 
-/// Why a folder is not what its list says.
+/// Reason why a folder does not match its manifest.
 #[derive(Debug, thiserror::Error)]
 pub enum Unproven {
-    /// The first thing that does not fit, in words.
+    /// The first mismatch, in words.
     #[error("{0}")]
     Differs(String),
-    /// It cannot be read, which says nothing of what it holds.
+    /// A file cannot be read, so its content is unknown.
     #[error(transparent)]
     File(#[from] FileError),
 }
 
-/// Checks that a folder holds what its list says. Other files in it, such as those that file
-/// managers leave, do not count.
+/// Checks that a folder holds the files of its manifest. Other files, such as those of file
+/// managers, are ignored.
 ///
 /// # Errors
-/// It does not, or it cannot be read.
+/// The folder does not match its manifest, or cannot be read.
 pub fn verify_manifest(folder: &Path) -> Result<(), Unproven> {
     let text = read_text(&folder.join(MANIFEST)).map_err(unproven)?;
-    let said: BTreeMap<String, ManifestEntry> = serde_json::from_str(&text).map_err(|error| {
-        Unproven::Differs(format!(
-            "its {MANIFEST} is \
-        not valid: {error}"
-        ))
-    })?;
+    let said: BTreeMap<String, ManifestEntry> = serde_json::from_str(&text)
+        .map_err(|error| Unproven::Differs(format!("its {MANIFEST} is not valid: {error}")))?;
     for (name, said) in said {
         let is_below = Path::new(&name)
             .components()
             .all(|part| matches!(part, Component::Normal(_)));
         if name.is_empty() || !is_below {
             return Err(Unproven::Differs(format!(
-                "its {MANIFEST} names `{name}`, expected a file \
-            in the folder"
+                "its {MANIFEST} names `{name}`, expected a file in the folder"
             )));
         }
         let path = folder.join(&name);
@@ -75,16 +70,14 @@ pub fn verify_manifest(folder: &Path) -> Result<(), Unproven> {
         }
         if said != found {
             return Err(Unproven::Differs(format!(
-                "`{name}` is not what was written: its blake3 \
-            differs"
+                "`{name}` is not what was written: its blake3 differs"
             )));
         }
     }
     Ok(())
 }
 
-/// What an error of reading a file that should be there tells of it: that it is not, or nothing,
-/// where the disk fails.
+/// Converts an error of reading a listed file: a missing file is a mismatch, a failing disk is not.
 pub fn unproven(error: FileError) -> Unproven {
     use ErrorKind::{
         InvalidData, InvalidFilename, InvalidInput, IsADirectory, NotADirectory, NotFound,
@@ -98,10 +91,10 @@ pub fn unproven(error: FileError) -> Unproven {
     }
 }
 
-/// Makes a folder what another one is, whole or not at all, unless it holds all of that already.
+/// Makes a folder a copy of another one, atomically, unless it already holds the same files.
 ///
 /// # Errors
-/// The other one cannot be read, or this one not be written.
+/// The source cannot be read, or the copy cannot be written.
 pub fn mirror(from: &Path, to: &Path) -> Result<(), FileError> {
     let entries = entries(from)?;
     if entries
@@ -130,7 +123,7 @@ fn entry(path: &Path) -> Result<ManifestEntry, FileError> {
     })
 }
 
-/// Every file below the folder but the list itself, by its name with `/` in it.
+/// Returns every file below the folder except the manifest, by its name with `/` as separator.
 fn entries(folder: &Path) -> Result<BTreeMap<String, ManifestEntry>, FileError> {
     let mut entries = BTreeMap::new();
     collect(folder, "", &mut entries)?;
@@ -191,8 +184,7 @@ mod tests {
         );
         assert_eq!(
             verdict("adapter/a", Some(b"12346")),
-            "`adapter/a` is not what was written: its \
-        blake3 differs"
+            "`adapter/a` is not what was written: its blake3 differs"
         );
         assert!(verdict("b", None).ends_with("b` is missing"));
         assert_eq!(
@@ -203,8 +195,7 @@ mod tests {
         let climbs = br#"{"../b": {"bytes": 0, "blake3": ""}}"#;
         assert_eq!(
             verdict(MANIFEST, Some(climbs)),
-            "its manifest.json names `../b`, expected a \
-        file in the folder"
+            "its manifest.json names `../b`, expected a file in the folder"
         );
         assert!(verdict(MANIFEST, Some(b"{")).starts_with("its manifest.json is not valid"));
         verify_manifest(dir.path()).expect("as it was written");

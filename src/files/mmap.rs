@@ -1,5 +1,5 @@
-//! Memory maps of read-only files, of which little stays in this process's memory: the system
-//! counts every page that was looked at, and around one that is missing it maps sixteen.
+//! Memory maps of read-only files that keep little resident memory. The system counts every page
+//! that was touched, and maps sixteen pages around each missing one.
 #![allow(
     unsafe_code,
     reason = "a memory map is only sound while nobody truncates the file"
@@ -14,25 +14,24 @@ use memmap2::Mmap;
 
 use super::{FileError, open_file};
 
-/// What Linux maps at a fault (`fault_around_bytes`).
+/// Bytes that Linux maps at a page fault (`fault_around_bytes`).
 const WINDOW_BYTES: usize = 64 << 10;
-/// Windows that were looked at, of all maps, after which one that has its share of them gives back
-/// its own.
+/// Total number of touched windows above which a map with its share of them releases its own.
 const RESIDENT_WINDOWS: usize = 256;
 
-/// Windows that were looked at and not given back, of all maps: a data set may have a thousand
-/// files.
+/// Windows that were touched and not released, over all maps; a data set may have a thousand files.
 static WINDOWS_SEEN: AtomicUsize = AtomicUsize::new(0);
-/// How many maps there are.
+/// Number of maps.
 static MAPS: AtomicUsize = AtomicUsize::new(0);
 
-/// A file in memory. What is read through [`Map::slice`] stays resident up to 32 MiB, of all maps
-/// together, and with what was asked for last; what is read in another way is not counted, and goes
-/// with the rest.
+/// A memory-mapped file.
+///
+/// Bytes read through [`Map::slice`] stay resident up to 32 MiB over all maps, plus the latest
+/// slice. Bytes read in another way are not counted, and are released with the rest.
 #[derive(Debug)]
 pub struct Map {
     map: Mmap,
-    /// One bit a window.
+    /// One bit per window.
     seen: Vec<AtomicU64>,
     windows_seen: AtomicUsize,
 }
@@ -45,10 +44,10 @@ pub fn map(path: &Path) -> Result<Map, FileError> {
     map_file(&open_file(path)?, path)
 }
 
-/// Maps a whole file that is open; `path` is what messages call it.
+/// Maps a whole open file; `path` is its name in messages.
 ///
 /// # Errors
-/// It cannot be mapped.
+/// The file cannot be mapped.
 pub fn map_file(file: &File, path: &Path) -> Result<Map, FileError> {
     // SAFETY: the map is read-only. Base models, data sets and cache files are replaced by rename,
     // never written in place by us; another program that truncates one under a run ends the run
@@ -64,10 +63,10 @@ pub fn map_file(file: &File, path: &Path) -> Result<Map, FileError> {
 }
 
 impl Map {
-    /// Bytes of the file.
+    /// Returns bytes of the file.
     ///
     /// # Panics
-    /// The file is shorter.
+    /// The range is outside the file.
     pub fn slice(&self, range: Range<usize>) -> &[u8] {
         let bytes = &self.map[range.clone()];
         if self.look_at(&range) {
@@ -77,8 +76,8 @@ impl Map {
         bytes
     }
 
-    /// Gives back the memory of all that was looked at. It is read again from the file, which the
-    /// system keeps, when it is asked for.
+    /// Releases the memory of all pages that were touched. They are read again from the system's
+    /// page cache when needed.
     pub fn release(&self) {
         self.forget();
         #[cfg(unix)]
@@ -96,8 +95,8 @@ impl Map {
         WINDOWS_SEEN.fetch_sub(self.windows_seen.swap(0, Relaxed), Relaxed);
     }
 
-    /// Marks the windows of a range, and tells whether there are too many now. Of `n` maps none
-    /// gives back less than an `n`-th of what all may have, so that giving back stays rare.
+    /// Marks the windows of a range, and returns whether too many are resident. With `n` maps, a
+    /// map releases no fewer than an `n`-th of the limit, so that releases are rare.
     fn look_at(&self, range: &Range<usize>) -> bool {
         let mut new = 0;
         for window in range.start / WINDOW_BYTES..range.end.div_ceil(WINDOW_BYTES) {
@@ -134,7 +133,7 @@ impl Deref for Map {
 mod tests {
     use super::*;
 
-    /// Bytes of a mapping that are in this process's memory.
+    /// Returns the resident bytes of a mapping.
     #[cfg(target_os = "linux")]
     fn resident_bytes(map: &Map) -> usize {
         let smaps = std::fs::read_to_string("/proc/self/smaps").expect("read");
@@ -143,10 +142,7 @@ mod tests {
         let rss = of_map
             .into_iter()
             .find_map(|line| line.strip_prefix("Rss:"))
-            .expect(
-                "it is \
-        mapped",
-            );
+            .expect("it is mapped");
         rss.trim()
             .trim_end_matches(" kB")
             .parse::<usize>()

@@ -1,5 +1,5 @@
-//! Files that are whole or absent: atomic writes, folders that prove themselves, content hashes,
-//! claims, memory maps and the safetensors container.
+//! File access: atomic writes, folders with manifests, content hashes, claims, memory maps and the
+//! safetensors container.
 
 mod atomic;
 mod cache;
@@ -44,21 +44,21 @@ use std::path::{Path, PathBuf};
 
 use crate::fault::{Exit, Explain};
 
-/// A file that could not be read or written.
+/// Failure to read or write a file.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} `{path}`: {cause}")]
 pub struct FileError {
-    /// `read`, `write`, ...
+    /// What was attempted: `read`, `write`, ...
     pub action: &'static str,
     /// The file or folder.
     pub path: PathBuf,
-    /// What the system said.
+    /// Error of the system.
     #[source]
     pub cause: std::io::Error,
 }
 
 impl FileError {
-    /// An error of doing `action` on `path`.
+    /// Makes an error of doing `action` on `path`.
     pub fn new(action: &'static str, path: &Path, cause: std::io::Error) -> Self {
         Self {
             action,
@@ -67,16 +67,13 @@ impl FileError {
         }
     }
 
-    /// An error of writing so many bytes to `path`; of a full disk it says how many that are.
+    /// Makes an error of writing this many bytes to `path`. If the disk is full, the message names
+    /// the size.
     pub fn writing(path: &Path, bytes: u64, cause: std::io::Error) -> Self {
         let cause = match cause.kind() {
-            std::io::ErrorKind::StorageFull => std::io::Error::new(
-                cause.kind(),
-                format!(
-                    "{cause}; \
-            {bytes} bytes are needed"
-                ),
-            ),
+            std::io::ErrorKind::StorageFull => {
+                std::io::Error::new(cause.kind(), format!("{cause}; {bytes} bytes are needed"))
+            }
             _ => cause,
         };
         Self::new("write", path, cause)
@@ -91,11 +88,9 @@ impl Explain for FileError {
     fn hint(&self) -> Option<String> {
         match self.cause.kind() {
             std::io::ErrorKind::StorageFull => Some("free some space on that disk".into()),
-            std::io::ErrorKind::PermissionDenied => Some(
-                "give this user the right to that path, \
-            or choose another"
-                    .into(),
-            ),
+            std::io::ErrorKind::PermissionDenied => {
+                Some("give this user the right to that path, or choose another".into())
+            }
             std::io::ErrorKind::NotFound if self.path.is_symlink() => Some(
                 "restore the file that the link leads to, or remove the link; `rankine pull ID` \
                 completes a model of the Hub's cache"
@@ -106,7 +101,7 @@ impl Explain for FileError {
     }
 }
 
-/// The files of a folder, by name.
+/// Returns the files of a folder, sorted by name.
 ///
 /// # Errors
 /// The folder cannot be read.

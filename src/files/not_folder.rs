@@ -1,29 +1,29 @@
-//! What is at a path where a folder was meant.
+//! Diagnosis of a path that should be a folder and is not.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Why a path leads to no folder, in words that follow on its name.
+/// Reason why a path is not a folder, in words that follow its name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NotFolder {
-    /// There is nothing.
+    /// Nothing is there.
     Missing,
-    /// A link that leads nowhere.
+    /// The path is a dangling link.
     Dangling {
-        /// Where it leads.
+        /// Target of the link.
         target: PathBuf,
     },
-    /// A file, in this folder.
+    /// The path is a file in this folder.
     File {
-        /// The folder.
+        /// Folder of the file.
         folder: PathBuf,
     },
-    /// A pipe or a device.
+    /// The path is a pipe or a device.
     Other,
 }
 
 impl NotFolder {
-    /// `None` where it is a folder.
+    /// Examines a path; `None` if it is a folder.
     pub fn of(path: &Path) -> Option<Self> {
         match path.metadata() {
             Ok(found) if found.is_dir() => None,
@@ -41,12 +41,12 @@ impl NotFolder {
         }
     }
 
-    /// Whether there is something, of another kind.
+    /// Returns whether something of another kind is there.
     pub fn is_there(&self) -> bool {
         matches!(self, Self::File { .. } | Self::Other)
     }
 
-    /// The next step, where more can be told than that the path is wrong.
+    /// Returns the next step, if more is known than that the path is wrong.
     pub fn hint(&self) -> Option<String> {
         let is_named = |folder: &Path| {
             ["config.json", "adapter_config.json"]
@@ -55,21 +55,16 @@ impl NotFolder {
         };
         match self {
             Self::Missing | Self::Other => None,
-            Self::Dangling { .. } => Some(
-                "restore what the link leads to, or name the folder \
-            itself"
-                    .to_owned(),
-            ),
+            Self::Dangling { .. } => {
+                Some("restore what the link leads to, or name the folder itself".to_owned())
+            }
             Self::File { folder } if is_named(folder) => Some(format!(
-                "name the folder that it is \
-            in, `{}`",
+                "name the folder that it is in, `{}`",
                 folder.display()
             )),
-            Self::File { .. } => Some(
-                "name a folder: a file alone has neither config nor \
-            tokenizer"
-                    .to_owned(),
-            ),
+            Self::File { .. } => {
+                Some("name a folder: a file alone has neither config nor tokenizer".to_owned())
+            }
         }
     }
 }

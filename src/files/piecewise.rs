@@ -1,5 +1,5 @@
-//! Large files read and written piece by piece. A new one is for a folder that takes its name only
-//! when it is whole.
+//! Large files that are read and written piece by piece. A new file belongs into a temporary
+//! folder, which is renamed when it is complete.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,24 +9,23 @@ use std::thread::JoinHandle;
 
 use super::{FileError, Hash, disk, open_file};
 
-/// Bytes of a copied file that are in memory.
+/// Bytes of a copied file that are in memory at a time.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// Bytes after which what was written is sent on to the disk, while more is computed and written.
+/// Bytes after which written data is flushed to the disk in the background.
 const AHEAD_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 64 << 20 };
 
-/// A file that grows.
+/// A new file that is being written.
 #[derive(Debug)]
 pub struct NewFile {
     file: File,
     path: PathBuf,
-    /// Bytes that were written since the disk was last asked to take them.
+    /// Bytes written since the last flush was requested.
     waiting_bytes: u64,
     flusher: Option<Flusher>,
 }
 
-/// A thread that forces a file to the disk whenever it is asked. At the end of a file there is then
-/// little left to wait for.
+/// A thread that syncs a file to the disk on request, so that little is left to sync at the end.
 #[derive(Debug)]
 struct Flusher {
     ask: SyncSender<()>,
@@ -43,7 +42,7 @@ impl Flusher {
         }
     }
 
-    /// What went wrong on the way: a file tells of a lost write only once.
+    /// Returns the first error of the thread, because the system reports a lost write only once.
     fn finish(self) -> io::Result<()> {
         drop(self.ask);
         self.thread.join().expect("flushing does not panic")
@@ -51,16 +50,16 @@ impl Flusher {
 }
 
 impl NewFile {
-    /// Makes the file.
+    /// Creates the file.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The file cannot be created.
     pub fn create(path: &Path) -> Result<Self, FileError> {
         let file = File::create(path).map_err(|cause| FileError::new("create", path, cause))?;
         Ok(Self::over(file, path))
     }
 
-    /// An open file that will have the name `path`.
+    /// Wraps an open file that will get the name `path`.
     pub(super) fn over(file: File, path: &Path) -> Self {
         Self {
             file,
@@ -70,10 +69,10 @@ impl NewFile {
         }
     }
 
-    /// Appends.
+    /// Appends bytes to the file.
     ///
     /// # Errors
-    /// The disk is full, or fails.
+    /// The disk is full or fails.
     pub fn write(&mut self, piece: &[u8]) -> Result<(), FileError> {
         let failed = |cause| FileError::new("write", &self.path, cause);
         disk::write(&mut self.file, &self.path, piece).map_err(failed)?;
@@ -82,7 +81,7 @@ impl NewFile {
             if self.flusher.is_none() {
                 self.flusher = Some(Flusher::start(self.file.try_clone().map_err(failed)?));
             }
-            // One that is still at it, or that failed, is not waited for here.
+            // If the thread is busy or has failed, do not wait for it here.
             let asked = self
                 .flusher
                 .as_ref()
@@ -92,10 +91,10 @@ impl NewFile {
         Ok(())
     }
 
-    /// Forces the file to the disk.
+    /// Syncs the file to the disk.
     ///
     /// # Errors
-    /// The disk is full, or fails.
+    /// The disk is full or fails.
     pub fn finish(self) -> Result<(), FileError> {
         self.flusher
             .map_or(Ok(()), Flusher::finish)
@@ -105,8 +104,8 @@ impl NewFile {
     }
 }
 
-/// A file that is read once from its beginning, and hashed on the way. A memory map of it would
-/// count as memory of this process.
+/// A file that is read once from start to end and hashed on the way. A memory map would count as
+/// memory of this process.
 #[derive(Debug)]
 pub struct OldFile {
     file: File,
@@ -118,7 +117,7 @@ impl OldFile {
     /// Opens the file.
     ///
     /// # Errors
-    /// It cannot be opened.
+    /// The file cannot be opened.
     pub fn open(path: &Path) -> Result<Self, FileError> {
         Ok(Self {
             file: open_file(path)?,
@@ -127,10 +126,10 @@ impl OldFile {
         })
     }
 
-    /// The next bytes, as many as `piece` has room for.
+    /// Reads the next bytes to fill `piece`.
     ///
     /// # Errors
-    /// The file ends before them, or cannot be read.
+    /// The file is too short or cannot be read.
     pub fn fill(&mut self, piece: &mut [u8]) -> Result<(), FileError> {
         self.file
             .read_exact(piece)
@@ -139,16 +138,16 @@ impl OldFile {
         Ok(())
     }
 
-    /// The hash of what was read.
+    /// Returns the hash of the bytes that were read.
     pub fn hash(&self) -> Hash {
         Hash(*self.hasher.finalize().as_bytes())
     }
 }
 
-/// Copies a file, and forces the copy to the disk.
+/// Copies a file and syncs the copy to the disk.
 ///
 /// # Errors
-/// One cannot be read or the other not be written.
+/// The file cannot be read or the copy cannot be written.
 pub fn copy(from: &Path, to: &Path) -> Result<(), FileError> {
     let (mut source, mut copy) = (open_file(from)?, NewFile::create(to)?);
     let mut piece = vec![0; PIECE_BYTES];

@@ -1,5 +1,5 @@
-//! The safetensors container: a header parsed once, tensors read from the map when they are asked
-//! for.
+//! The safetensors container. The header is parsed once, and tensors are read from the memory map
+//! on demand.
 //!
 //! Format: <https://huggingface.co/docs/safetensors>
 
@@ -20,12 +20,12 @@ use crate::fault::{Exit, Explain};
 pub use layout::TensorEntry;
 pub use write::{Described, Named, data_bytes, write_f32, write_f32_lazily, write_lazily};
 
-/// The largest header that is parsed. That of a shard of the largest models has a tenth of it, and
-/// parsing takes fifty times its size.
+/// Largest header that is parsed. A shard of the largest models has a tenth of it, and parsing
+/// takes fifty times its size in memory.
 const MAX_HEADER_BYTES: u64 = 8 << 20;
 /// Bytes that one thread decodes at a time.
 const PIECE_BYTES: usize = 1 << 20;
-/// How `torch.save` begins a file: a zip archive, or a pickle of protocols 2 to 5.
+/// First bytes of a `torch.save` file: a zip archive, or a pickle of protocols 2 to 5.
 const PICKLES: [&[u8]; 5] = [
     b"PK\x03\x04",
     b"\x80\x02",
@@ -34,34 +34,34 @@ const PICKLES: [&[u8]; 5] = [
     b"\x80\x05",
 ];
 
-/// A safetensors file that could not be used.
+/// Failure to use a safetensors file.
 #[derive(Debug, thiserror::Error)]
 pub enum SafetensorsError {
     /// The file cannot be opened.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The header or the data is not what the format says.
+    /// The header or the data violates the format.
     #[error("`{path}` is not a whole safetensors file: {reason}")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// What the reader found.
+        /// What is wrong.
         reason: String,
     },
-    /// The file is a pickle by its first bytes, whatever its name says.
+    /// The file is a pickle according to its first bytes, whatever its name.
     #[error("`{path}` is a pickle, not a safetensors file")]
     Pickle {
         /// The file.
         path: PathBuf,
     },
-    /// The tensor's numbers are of a type that is not read.
+    /// The tensor has an unsupported type.
     #[error("tensor `{name}` in `{path}` has dtype {dtype:?}, expected F32, F16 or BF16")]
     Dtype {
         /// The file.
         path: PathBuf,
         /// The tensor.
         name: String,
-        /// Its type.
+        /// Type of the tensor.
         dtype: Dtype,
     },
 }
@@ -78,13 +78,11 @@ impl Explain for SafetensorsError {
         match self {
             Self::File(error) => error.hint(),
             Self::Damaged { .. } => Some(
-                "download or copy the file again and compare its size \
-            with the original"
+                "download or copy the file again and compare its size with the original"
                     .into(),
             ),
             Self::Pickle { .. } => Some(
-                "convert the weights to safetensors; pickle files can run code and are never \
-                opened"
+                "convert the weights to safetensors; pickle files can run code and are never opened"
                     .into(),
             ),
             Self::Dtype { .. } => None,
@@ -105,7 +103,7 @@ impl Archive {
     /// Maps the file and checks its header against its length.
     ///
     /// # Errors
-    /// The file cannot be read, is truncated or has a header that is not valid.
+    /// The file cannot be read, is truncated or has an invalid header.
     pub fn open(path: &Path) -> Result<Self, SafetensorsError> {
         let map = map(path)?;
         let damaged = |reason: String| SafetensorsError::Damaged {
@@ -117,8 +115,7 @@ impl Archive {
                 path: path.to_owned(),
             },
             Start::Header(bytes) => damaged(format!(
-                "its header claims {bytes} bytes, at most \
-            {MAX_HEADER_BYTES} are read"
+                "its header claims {bytes} bytes, at most {MAX_HEADER_BYTES} are read"
             )),
         })?;
         let (header_bytes, metadata) =
@@ -127,8 +124,7 @@ impl Archive {
         let (expected, found) = (metadata.data_len(), map.len() - data_start);
         if expected != found {
             return Err(damaged(format!(
-                "its header describes {expected} bytes of data, the file \
-            has {found}"
+                "its header describes {expected} bytes of data, the file has {found}"
             )));
         }
         Ok(Self {
@@ -139,17 +135,17 @@ impl Archive {
         })
     }
 
-    /// The file.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// How many tensors it holds.
+    /// Returns the number of tensors.
     pub fn tensors(&self) -> usize {
         self.metadata.offset_keys().len()
     }
 
-    /// Names of the tensors whose numbers [`Archive::read_f32`] does not read, with their types.
+    /// Returns the names and types of the tensors that [`Archive::read_f32`] does not read.
     pub fn unreadable(&self) -> Vec<(String, Dtype)> {
         let tensors = self
             .metadata
@@ -161,7 +157,7 @@ impl Archive {
             .collect()
     }
 
-    /// Names, types and shapes of all tensors, sorted.
+    /// Returns names, types and shapes of all tensors, sorted.
     pub fn described(&self) -> Vec<Described> {
         let mut described: Vec<Described> = self
             .metadata
@@ -173,7 +169,7 @@ impl Archive {
         described
     }
 
-    /// Names of all tensors with their shapes, sorted.
+    /// Returns names and shapes of all tensors, sorted.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         self.metadata
             .tensors()
@@ -182,7 +178,7 @@ impl Archive {
             .collect()
     }
 
-    /// A tensor as it is stored; `None` if there is no such tensor.
+    /// Returns the stored bytes of a tensor; `None` if there is no such tensor.
     pub fn bytes(&self, name: &str) -> Option<&[u8]> {
         let (start, end) = self.metadata.info(name)?.data_offsets;
         Some(
@@ -191,10 +187,10 @@ impl Archive {
         )
     }
 
-    /// A tensor with the type of its numbers; `None` if there is no such tensor.
+    /// Returns a tensor with its type; `None` if there is no such tensor.
     ///
     /// # Errors
-    /// The tensor is not of f32, f16 or bf16.
+    /// The tensor is not in f32, f16 or bf16.
     pub fn stored(&self, name: &str) -> Result<Option<TensorBytes<'_>>, SafetensorsError> {
         let Some(info) = self.metadata.info(name) else {
             return Ok(None);
@@ -213,20 +209,20 @@ impl Archive {
         }))
     }
 
-    /// A tensor's numbers in f32, row by row; `None` if there is no such tensor.
+    /// Reads a tensor as f32 in row-major order; `None` if there is no such tensor.
     ///
     /// # Errors
-    /// The tensor is not of f32, f16 or bf16.
+    /// The tensor is not in f32, f16 or bf16.
     pub fn read_f32(&self, name: &str) -> Result<Option<Vec<f32>>, SafetensorsError> {
         Ok(self
             .stored(name)?
             .map(|stored| stored.to_f32(0..stored.len())))
     }
 
-    /// The numbers of some rows of a matrix in f32; `None` if there is no such tensor.
+    /// Reads rows of a matrix as f32; `None` if there is no such tensor.
     ///
     /// # Errors
-    /// The tensor is not of f32, f16 or bf16.
+    /// The tensor is not in f32, f16 or bf16.
     ///
     /// # Panics
     /// There are no such rows.
@@ -242,37 +238,37 @@ impl Archive {
         Ok(Some(stored.to_f32(rows.start * width..rows.end * width)))
     }
 
-    /// A tensor's shape.
+    /// Returns the shape of a tensor.
     pub fn shape(&self, name: &str) -> Option<&[usize]> {
         self.metadata.info(name).map(|info| info.shape.as_slice())
     }
 }
 
-/// A tensor as a file holds it.
+/// A tensor as the file stores it.
 #[derive(Debug, Clone)]
 pub struct TensorBytes<'a> {
-    /// The type of its numbers.
+    /// Type of the numbers.
     pub float: Float,
     map: &'a Map,
     bytes: Range<usize>,
 }
 
 impl<'a> TensorBytes<'a> {
-    /// Numbers of the tensor.
+    /// Returns the number of elements.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.float.bytes()
     }
 
-    /// Whether it has none.
+    /// Returns whether the tensor has no elements.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The bytes of some of its numbers. Reading a tensor a piece after the other holds little of
+    /// Returns the bytes of a range of elements. Reading a tensor piece by piece keeps little of
     /// the file in memory.
     ///
     /// # Panics
-    /// There are no such numbers.
+    /// The range is outside the tensor.
     pub fn bytes(&self, numbers: Range<usize>) -> &'a [u8] {
         assert!(
             numbers.end <= self.len(),
@@ -284,13 +280,13 @@ impl<'a> TensorBytes<'a> {
             .slice(self.bytes.start + numbers.start * size..self.bytes.start + numbers.end * size)
     }
 
-    /// Some of its numbers in f32.
+    /// Decodes a range of elements to f32.
     fn to_f32(&self, range: Range<usize>) -> Vec<f32> {
         let piece = PIECE_BYTES / self.float.bytes();
         let mut numbers = vec![0.0; range.len()];
         if range.len() <= piece {
-            // Not worth a thread, and who reads so little may not have said yet how many there are
-            // to be.
+            // This is too little for threads, and a caller that reads so little may not have set
+            // their number yet.
             self.float.decode(self.bytes(range), &mut numbers);
             return numbers;
         }
@@ -306,21 +302,20 @@ impl<'a> TensorBytes<'a> {
     }
 }
 
-/// What a file begins with in place of a header.
+/// A file that does not begin with a valid header.
 enum Start {
     Pickle,
     Header(u64),
 }
 
-/// Looks at the length of the header and the brace behind it before either is taken for what it
-/// claims to be.
+/// Checks the length of the header and the brace after it, before they are trusted.
 fn check_start(file: &[u8]) -> Result<(), Start> {
     let Some((length, rest)) = file.split_first_chunk() else {
         return Ok(());
     };
     let length = u64::from_le_bytes(*length);
     match rest.first() {
-        // A header of 640 bytes begins as a pickle does.
+        // A header of 640 bytes begins like a pickle.
         Some(b'{') if length <= MAX_HEADER_BYTES => Ok(()),
         _ if PICKLES.iter().any(|magic| file.starts_with(magic)) => Err(Start::Pickle),
         _ if length > MAX_HEADER_BYTES => Err(Start::Header(length)),

@@ -1,6 +1,6 @@
 //! Sizes in bytes, as people write them.
 
-/// Units of bytes, in small letters. Source: IEC 80000-13.
+/// Units of bytes, in lower case. Source: IEC 80000-13.
 const UNITS: [(&str, u64); 10] = [
     ("", 1),
     ("b", 1),
@@ -14,7 +14,8 @@ const UNITS: [(&str, u64); 10] = [
     ("tib", 1 << 40),
 ];
 
-/// Bytes: a whole number of them, or a number with a unit, such as `12 GB` (10⁹) or `1.5GiB` (2³⁰).
+/// Parses a size in bytes: a whole number, or a number with a unit, such as `12 GB` (10⁹) or
+/// `1.5GiB` (2³⁰).
 pub fn parse_bytes(text: &str) -> Option<u64> {
     let (number, unit) = text.split_at(
         text.find(|c: char| c.is_ascii_alphabetic())

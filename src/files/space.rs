@@ -1,13 +1,14 @@
-//! Room on the disk, looked at before much is written.
+//! Check for free disk space before a large write.
 
 use std::path::Path;
 
 use super::FileError;
 
-/// Checks that the disk of a folder has room for so many bytes.
+/// Checks that the disk of a folder has room for this many bytes.
 ///
 /// # Errors
-/// It has not, with both numbers. Where the system does not tell, there is none.
+/// There is too little room; the message has both numbers. No error if the system does not report
+/// it.
 #[cfg(unix)]
 pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), FileError> {
     let Ok(disk) = nix::sys::statvfs::statvfs(folder) else {
@@ -27,7 +28,7 @@ pub fn check_space(folder: &Path, needed_bytes: u64) -> Result<(), FileError> {
     ))
 }
 
-/// Checks nothing: this system does not tell.
+/// Checks nothing, because this system does not report free space.
 ///
 /// # Errors
 /// None.

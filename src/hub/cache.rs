@@ -1,7 +1,9 @@
-//! The cache that Python's `huggingface_hub` keeps too: `models--owner--name/` or
-//! `datasets--owner--name/` with `blobs/` (content by its hash), `snapshots/COMMIT/` (links to it
-//! by name) and `refs/` (which commit a branch was)
-//! (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>). Looking needs no network.
+//! The cache that Python's `huggingface_hub` uses too: `models--owner--name/` or
+//! `datasets--owner--name/` with `blobs/` (contents by hash), `snapshots/COMMIT/` (links to them by
+//! file name) and `refs/` (the commit of each branch)
+//! (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
+//!
+//! Lookups need no network.
 
 use std::path::{Path, PathBuf};
 
@@ -16,36 +18,36 @@ const TOKENIZER: &str = "tokenizer.json";
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// A cache's folder.
+/// Cache at a folder.
 #[derive(Debug, Clone)]
 pub struct Cache(PathBuf);
 
 /// The files of one commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What was asked for.
+    /// Requested repository and revision.
     pub id: RepoId,
-    /// What that is.
+    /// Commit of that revision.
     pub commit: Commit,
-    /// Where it is.
+    /// Folder of the files.
     pub folder: PathBuf,
 }
 
 impl Cache {
-    /// The cache in a folder, which need not be there.
+    /// Makes a cache at a folder, which need not exist.
     pub fn at(folder: &Path) -> Self {
         Self(folder.to_owned())
     }
 
-    /// The folder.
+    /// Returns the folder of the cache.
     pub fn folder(&self) -> &Path {
         &self.0
     }
 
-    /// A base of which everything is there that a run reads.
+    /// Returns the snapshot of a base, if every file that a run reads is in the cache.
     ///
     /// # Errors
-    /// What is missing.
+    /// Files are missing.
     pub fn find(&self, id: &RepoId) -> Result<Snapshot, Missing> {
         let commit = id
             .pinned()
@@ -64,13 +66,13 @@ impl Cache {
         }
     }
 
-    /// The commit that a branch or tag was when somebody last asked.
+    /// Returns the commit of a branch or tag at the last request to the Hub.
     pub(super) fn commit_of(&self, id: &RepoId) -> Option<Commit> {
         let text = read_text_up_to(&self.reference(id), 1 << 10).ok()?;
         Commit::parse(text.trim())
     }
 
-    /// Where the files of a commit are, or would be.
+    /// Returns the snapshot of a commit, whether or not its files exist.
     pub(super) fn snapshot(&self, id: &RepoId, commit: Commit) -> Snapshot {
         let folder = self.repository(id).join("snapshots").join(commit.as_str());
         Snapshot {
@@ -88,29 +90,29 @@ impl Cache {
         self.repository(id).join("refs").join(id.revision())
     }
 
-    /// The names of all files of a commit, as a JSON list. Python's client knows no such file and
-    /// leaves it alone.
+    /// Returns the path of a JSON list of all file names of a commit. Python's client ignores this
+    /// file.
     fn names_file(&self, id: &RepoId, commit: &Commit) -> PathBuf {
         self.repository(id)
             .join(".rankine")
             .join(format!("{commit}.json"))
     }
 
-    /// The names of all files of a commit, where a pull of ours wrote them down.
+    /// Returns the names of all files of a commit, if a pull of Rankine recorded them.
     pub(super) fn names(&self, id: &RepoId, commit: &Commit) -> Option<Vec<String>> {
         serde_json::from_str(&read_text_up_to(&self.names_file(id, commit), JSON_BYTES).ok()?).ok()
     }
 }
 
-/// What only who downloads needs. `hash` is hexadecimal digits.
+/// Paths that only downloads need. `hash` is hexadecimal digits.
 #[cfg(feature = "hub")]
 impl Cache {
-    /// The file of a content.
+    /// Returns the path of a blob.
     pub(super) fn blob(&self, id: &RepoId, hash: &str) -> PathBuf {
         self.repository(id).join("blobs").join(hash)
     }
 
-    /// The file that Python's client locks while it writes a content.
+    /// Returns the path of the file that Python's client locks while it writes a blob.
     pub(super) fn lock(&self, id: &RepoId, hash: &str) -> PathBuf {
         self.0
             .join(".locks")
@@ -118,8 +120,7 @@ impl Cache {
             .join(format!("{hash}.lock"))
     }
 
-    /// Writes down the names of all files of a commit, so that without network it is known which of
-    /// them are missing.
+    /// Records the names of all files of a commit, so that missing files are known without network.
     pub(super) fn remember_names(
         &self,
         id: &RepoId,
@@ -135,7 +136,7 @@ impl Cache {
         )
     }
 
-    /// Writes down which commit a branch or tag is.
+    /// Records the commit of a branch or tag.
     pub(super) fn remember(&self, id: &RepoId, commit: &Commit) -> Result<(), files::FileError> {
         if id.pinned().is_some() || self.commit_of(id).as_ref() == Some(commit) {
             return Ok(());
@@ -152,7 +153,8 @@ fn folder_name(id: &RepoId) -> String {
     format!("{kind}--{}", id.repository().replace('/', "--"))
 }
 
-/// What a base needs and this folder has not; an adapter's folder needs its two files.
+/// Returns the files that a base needs and that are missing in this folder. An adapter needs its
+/// two files.
 fn missing_files(folder: &Path) -> Vec<String> {
     let is_there = |name: &str| folder.join(name).is_file();
     let missing = |names: &[&str]| {
@@ -170,14 +172,14 @@ fn missing_files(folder: &Path) -> Vec<String> {
         match shards(&folder.join(INDEX)) {
             Ok(shards) => names.extend(shards.into_iter().filter(|name| !is_there(name))),
             Err(_) if !is_there(INDEX) => names.push(WEIGHTS.to_owned()),
-            // What is wrong with it is told when it is opened.
+            // Opening the file will report what is wrong with it.
             Err(_) => {}
         }
     }
     names
 }
 
-/// The files that an index names, each once.
+/// Returns the distinct files that an index names.
 fn shards(index: &Path) -> Result<Vec<String>, files::FileError> {
     let text = read_text_up_to(index, JSON_BYTES)?;
     let index: Value = serde_json::from_str(&text).unwrap_or_default();
@@ -221,7 +223,10 @@ mod tests {
         fs::write(snapshot.join(TOKENIZER), "{}").expect("written");
         fs::write(
             snapshot.join(INDEX),
-            r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "c": "m-1.safetensors"}}"#,
+            concat!(
+                r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors", "#,
+                r#""c": "m-1.safetensors"}}"#
+            ),
         )
         .expect("written");
         fs::write(snapshot.join("m-1.safetensors"), "").expect("written");
@@ -236,8 +241,7 @@ mod tests {
         assert_eq!(
             cache.find(&id),
             Err(Missing::Everything),
-            "a ref that is no commit leads \
-        nowhere"
+            "a ref that is no commit leads nowhere"
         );
     }
 }

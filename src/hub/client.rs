@@ -1,5 +1,5 @@
-//! Requests to the Hub: which of them carry the token, which redirects are followed, and what is
-//! tried again.
+//! Requests to the Hub: when they carry the token, which redirects are followed, and which failures
+//! are retried.
 
 use std::io::Read;
 use std::time::Duration;
@@ -16,13 +16,13 @@ use super::retry::{Failed, Next, Patience};
 use crate::fault::printable;
 
 const MOST_REDIRECTS: u32 = 10;
-/// Bytes of a server's own words that are read, and characters that are shown.
+/// Most bytes of a server's error message that are read; [`SAID_SHOWN`] characters are shown.
 const SAID_BYTES: u64 = 4 << 10;
 const SAID_SHOWN: usize = 300;
-/// Time of a small request from its beginning to the end of its answer.
+/// Time limit of a small request, including its answer.
 const WHOLE_REQUEST: Duration = Duration::from_mins(2);
 
-/// What reaches the network. Under `HF_HUB_OFFLINE` there is none.
+/// HTTP client for the Hub. It cannot be made under `HF_HUB_OFFLINE`.
 #[derive(Debug)]
 pub struct Client {
     agent: Agent,
@@ -33,10 +33,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client; nothing is sent yet. `doing` is what it is for.
+    /// Makes a client without sending anything. `doing` names its purpose for messages.
     ///
     /// # Errors
-    /// The network is switched off, the Hub's address is none, or the token cannot be read.
+    /// The network is switched off, the Hub's address is invalid, or the token cannot be read.
     pub fn new(
         environment: &Environment,
         patience: Patience,
@@ -53,8 +53,8 @@ impl Client {
             endpoint: shown_endpoint(&endpoint),
             reason,
         })?;
-        // The roots of the system, so that a mirror inside the building can have a certificate of
-        // its own.
+        // Use the root certificates of the system, so that a local mirror can have its own
+        // certificate.
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::PlatformVerifier)
             .build();
@@ -68,7 +68,7 @@ impl Client {
             .timeout_per_read(Some(patience.stall))
             .timeout_per_write(Some(patience.stall))
             .tls_config(tls);
-        // What stays on this machine goes through no proxy.
+        // Requests to this machine use no proxy.
         let config = if server.is_loopback() {
             config.proxy(None)
         } else {
@@ -83,12 +83,12 @@ impl Client {
         })
     }
 
-    /// The Hub's address.
+    /// Returns the Hub's address.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// The address of a path of the Hub.
+    /// Returns the address of a path on the Hub.
     pub(super) fn address(&self, path: &str) -> Result<Location, HubError> {
         let failed = |reason| HubError::Endpoint {
             endpoint: self.endpoint.clone(),
@@ -97,8 +97,8 @@ impl Client {
         Location::parse(&format!("{}/{path}", self.endpoint)).map_err(failed)
     }
 
-    /// Whether a request to this address carries the token: only the Hub's own server gets it, and
-    /// never over plain http to another machine.
+    /// Returns whether a request to this address carries the token. Only the Hub's own server gets
+    /// it, and never over plain http to another machine.
     pub(super) fn token_use(&self, to: &Location) -> TokenUse {
         match &self.token {
             None => TokenUse::None,
@@ -108,12 +108,12 @@ impl Client {
         }
     }
 
-    /// The use of the token at the Hub itself.
+    /// Returns the use of the token for the Hub itself.
     pub(super) fn token_at_hub(&self) -> TokenUse {
         self.token_use(&self.server)
     }
 
-    /// Gets what is at an address, and follows where it leads.
+    /// Sends a GET request and follows redirects.
     pub(super) fn get(
         &self,
         id: &RepoId,
@@ -149,7 +149,7 @@ impl Client {
         .into())
     }
 
-    /// Gets a small answer whole.
+    /// Sends a GET request and returns its whole small answer.
     pub(super) fn get_small(
         &self,
         id: &RepoId,
@@ -161,8 +161,8 @@ impl Client {
         self.read_small(&place, id, response, most_bytes)
     }
 
-    /// Sends a small body and gets a small answer whole. Redirects are not followed: a body goes
-    /// where it was meant to.
+    /// Sends a small body and returns the whole small answer. Redirects are not followed, so that
+    /// the body goes only where it was meant to go.
     pub(super) fn post(
         &self,
         id: &RepoId,
@@ -181,7 +181,7 @@ impl Client {
         self.read_small(&to.shown(), id, response, most_bytes)
     }
 
-    /// Sends a request, with the token where it may go.
+    /// Sends a request, with the token if the server may have it.
     pub(super) fn send(
         &self,
         request: ureq::http::request::Builder,
@@ -197,7 +197,7 @@ impl Client {
         self.send_without_token(request, to, body)
     }
 
-    /// Sends a request as it is.
+    /// Sends a request without the token.
     pub(super) fn send_without_token(
         &self,
         request: ureq::http::request::Builder,
@@ -213,7 +213,7 @@ impl Client {
             .map_err(|error| failed_request(to, &error))
     }
 
-    /// The response, if it is one of success.
+    /// Returns the response if its status is a success.
     pub(super) fn checked(
         &self,
         id: &RepoId,
@@ -257,7 +257,7 @@ impl Client {
                 said: self.words_of(response),
             },
         };
-        // The address of a file at another server is signed for a while only: another try has a new
+        // The address of a file on another server is signed for a short time; a retry gets a new
         // one.
         let is_stale = !is_hub && matches!(status, 401 | 403);
         match status {
@@ -267,7 +267,7 @@ impl Client {
         }
     }
 
-    /// What the server says of an error, without the token if it says that back.
+    /// Returns the server's error message, with the token removed if it is repeated there.
     fn words_of(&self, response: Response<Body>) -> String {
         let said = header(response.headers(), "x-error-message").unwrap_or_else(|| {
             let mut body = Vec::new();
@@ -293,7 +293,7 @@ impl Client {
         }
     }
 
-    /// A small answer whole. What is read of it may be shown, so the token may not be in it.
+    /// Reads a whole small answer. It may be shown, so it must not contain the token.
     fn read_small(
         &self,
         place: &str,
@@ -345,9 +345,9 @@ impl Client {
 }
 
 const BAD_HEADER: &str = "the request cannot be written: a token or header has characters that \
-none may have";
+    none may have";
 
-/// A name or password in an address is not repeated.
+/// Hides a name or password in an address.
 fn shown_endpoint(endpoint: &str) -> String {
     endpoint
         .rsplit_once('@')
@@ -358,7 +358,7 @@ pub(super) fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     Some(headers.get(name)?.to_str().ok()?.to_owned())
 }
 
-/// What is wrong with a certificate or an address stays wrong.
+/// Converts a failed request. A bad certificate or address is not retried.
 fn failed_request(to: &Location, error: &ureq::Error) -> Failed {
     let connection = |cause: String| HubError::Connection {
         place: to.shown(),

@@ -1,8 +1,9 @@
-//! A data set of the Hub: from a path, a configuration and splits to Parquet files of one commit.
-//! Looking into the cache needs no network.
+//! A dataset on the Hub: from a path, a configuration and splits to Parquet files of one commit.
+//! Lookups in the cache need no network.
 //!
 //! ```text
-//! path -> names of the files and README.md -> configurations and splits -> Parquet files of the repository, else of refs/convert/parquet
+//! path -> names of the files and README.md -> configurations and splits
+//!      -> Parquet files of the repository, else of refs/convert/parquet
 //! ```
 
 use std::path::PathBuf;
@@ -21,48 +22,44 @@ use crate::files::{JSON_BYTES, listed, read_text_up_to};
 
 const README: &str = "README.md";
 
-/// Rows of the Hub, as they are asked for.
+/// Request for rows on the Hub.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetRequest {
-    /// The repository, the revision and perhaps a glob of files.
+    /// Repository, revision and optional glob of files.
     pub path: DatasetPath,
-    /// The configuration; `None` for the only one.
+    /// Configuration; `None` for the only one.
     pub config: Option<String>,
-    /// The splits, in the order in which their rows are counted; `None` for all.
+    /// Splits, in the order in which their rows are counted; `None` for all.
     pub splits: Option<Vec<String>>,
 }
 
-/// The files of a request at a commit.
+/// Files of a request at a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetSnapshot {
-    /// The repository and the revision that was asked for.
+    /// Repository and requested revision.
     pub id: RepoId,
-    /// What that revision is.
+    /// Commit of that revision.
     pub commit: Commit,
-    /// The commit of `refs/convert/parquet`, where the files are from there.
+    /// Commit of `refs/convert/parquet`, if the files come from there.
     pub converted: Option<Commit>,
-    /// The configuration; `None` where files were named.
+    /// Configuration; `None` if files were named.
     pub config: Option<String>,
-    /// The splits with the names of their files.
+    /// Splits with the names of their files.
     pub splits: Vec<DatasetSplit>,
-    /// Where the files are.
+    /// Folder of the files.
     pub folder: PathBuf,
-    /// Whether the cache does not tell what else the repository holds, because another program
-    /// filled it.
+    /// Whether the other files of the repository are unknown, because another program filled the
+    /// cache.
     pub is_unlisted: bool,
 }
 
 impl DatasetRequest {
-    /// What `rankine pull` is told to fetch it.
+    /// Returns the arguments of `rankine pull` that fetch the request.
     pub fn pull_words(&self) -> String {
         let path = self.path.to_string();
         let id = path.strip_prefix("hf://datasets/").unwrap_or(&path);
         let config = self.config.as_ref().map_or_else(String::new, |config| {
-            format!(
-                " --config \
-        {}",
-                shell_word(config)
-            )
+            format!(" --config {}", shell_word(config))
         });
         let splits = self
             .splits
@@ -75,34 +72,34 @@ impl DatasetRequest {
 }
 
 impl DatasetSnapshot {
-    /// The names of the files, split after split.
+    /// Returns the names of the files, split by split.
     pub fn files(&self) -> impl Iterator<Item = &String> {
         self.splits.iter().flat_map(|split| &split.files)
     }
 
-    /// The paths of the files, split after split.
+    /// Returns the paths of the files, split by split.
     pub fn paths(&self) -> Vec<PathBuf> {
         self.files().map(|name| self.folder.join(name)).collect()
     }
 
-    /// Where the README and the licenses of the data set are: beside the rows, or in the commit
-    /// that was converted.
+    /// Returns the folder with the dataset's README and licenses: the files' own folder, or that of
+    /// the commit that was converted.
     pub fn card_folder(&self) -> PathBuf {
         self.folder.with_file_name(self.commit.as_str())
     }
 
-    /// The repository at the commit that the files are from.
+    /// Returns the repository at the commit of the files.
     pub fn pinned(&self) -> RepoId {
         let commit = self.converted.as_ref().unwrap_or(&self.commit);
         self.id.at(commit.as_str()).expect("a commit is a revision")
     }
 
-    /// What a person should know: where the rows come from, and that some may be missing.
+    /// Returns notes for the user: where the rows come from, and whether some may be missing.
     pub fn notes(&self) -> Vec<String> {
         let converted = self.converted.as_ref().map(|commit| {
             format!(
-                "`{}` has no Parquet files of its own: its rows are read from the copy that \
-            the Hub made (`{CONVERTED}`, commit {commit})",
+                "`{}` has no Parquet files of its own: its rows are read from the copy that the \
+                Hub made (`{CONVERTED}`, commit {commit})",
                 self.id
             )
         });
@@ -113,7 +110,7 @@ impl DatasetSnapshot {
             .map(|split| {
                 format!(
                     "split `{}` of `{}` is not whole: the Hub has converted its first 5 GB only \
-                (`partial-{}`)",
+                    (`partial-{}`)",
                     split.name, self.id, split.name
                 )
             });
@@ -131,9 +128,15 @@ impl DatasetSnapshot {
             .collect()
     }
 
-    /// What a lock writes down.
+    /// Returns the value that a lock stores.
     pub fn to_value(&self) -> Value {
-        let split = |split: &DatasetSplit| json!({"name": split.name, "partial": split.is_partial, "files": split.files});
+        let split = |split: &DatasetSplit| {
+            json!({
+                "name": split.name,
+                "partial": split.is_partial,
+                "files": split.files,
+            })
+        };
         json!({
             "id": self.id.repository(),
             "revision": self.id.revision(),
@@ -144,7 +147,7 @@ impl DatasetSnapshot {
         })
     }
 
-    /// What a lock wrote down, in a cache; `None` where it is something else.
+    /// Reads the value that a lock stored, for a cache; `None` if it is something else.
     pub fn of_value(value: &Value, cache: &Cache) -> Option<Self> {
         let commit = |key: &str| Commit::parse(value[key].as_str()?);
         let split = |split: &Value| {
@@ -157,7 +160,7 @@ impl DatasetSnapshot {
                 split["name"].as_str()?.to_owned(),
                 split["partial"].as_bool()?,
             );
-            // A lock that was edited leads nowhere else.
+            // An edited lock must not lead to files elsewhere.
             let files = files.filter(|files| {
                 files.iter().all(|file| {
                     !file
@@ -193,7 +196,7 @@ impl DatasetSnapshot {
         })
     }
 
-    /// Whether it holds what a request asks for, whatever its revision has come to be.
+    /// Returns whether the snapshot answers a request, even if the revision has moved since.
     pub fn answers(&self, request: &DatasetRequest) -> bool {
         let splits: Vec<&String> = self.splits.iter().map(|split| &split.name).collect();
         let has_splits = request
@@ -207,7 +210,7 @@ impl DatasetSnapshot {
         is_same && has_splits && has_config && request.path.files.is_some() == self.config.is_none()
     }
 
-    /// Names of files that the cache has not.
+    /// Returns the names of files that are missing in the cache.
     pub fn missing(&self) -> Vec<String> {
         self.files()
             .filter(|name| !self.folder.join(name).is_file())
@@ -215,7 +218,7 @@ impl DatasetSnapshot {
             .collect()
     }
 
-    /// The snapshot, if all its files are there.
+    /// Returns the snapshot if all its files are in the cache.
     pub(super) fn whole(self, environment: &Environment, pull: String) -> Result<Self, HubError> {
         let names = self.missing();
         if names.is_empty() {
@@ -235,7 +238,7 @@ impl DatasetSnapshot {
         ))
     }
 
-    /// A request for the files of this snapshot alone, as far as one path can name them.
+    /// Returns a request for the files of this snapshot alone, as far as one path can name them.
     fn request(&self) -> DatasetRequest {
         let first = self.files().next().map_or("", String::as_str);
         let folder = first
@@ -256,10 +259,10 @@ impl DatasetSnapshot {
         }
     }
 
-    /// The files that a lock names, from the cache.
+    /// Returns the files that a lock names, from the cache.
     ///
     /// # Errors
-    /// Some are missing.
+    /// Some files are missing.
     pub fn in_cache(self, environment: &Environment) -> Result<Self, HubError> {
         let pull = self.request().pull_words();
         self.whole(environment, pull)
@@ -267,7 +270,8 @@ impl DatasetSnapshot {
 }
 
 impl Environment {
-    /// The error of what the cache has not; `pull` is what `rankine pull` is told to fetch it.
+    /// Makes the error for content that is missing in the cache; `pull` is the arguments of
+    /// `rankine pull` that fetch it.
     pub fn not_cached(&self, id: &RepoId, pull: String, missing: Missing) -> HubError {
         let offline = if let Network::Off(variable) = self.network {
             Some(variable)
@@ -283,10 +287,10 @@ impl Environment {
         }
     }
 
-    /// The files of a request that are in the cache, without network.
+    /// Returns the files of a request from the cache, without network.
     ///
     /// # Errors
-    /// Something is not in the cache, or the request does not go with what the repository holds.
+    /// Something is missing in the cache, or the request does not match the repository.
     pub fn cached_dataset(&self, request: &DatasetRequest) -> Result<DatasetSnapshot, HubError> {
         let cache = Cache::at(&self.cache);
         let pull = || request.pull_words();
@@ -298,7 +302,7 @@ impl Environment {
                 .ok_or_else(|| missing(id))?;
             cache.contents(id, commit).ok_or_else(|| missing(id))
         })?;
-        // Of a cache that another program filled, that there is nothing is no proof.
+        // If another program filled the cache, missing files do not prove anything.
         if found.is_unlisted && found.files().next().is_none() {
             return Err(missing(&request.path.id));
         }
@@ -307,7 +311,7 @@ impl Environment {
 }
 
 impl Cache {
-    /// What the cache knows of a commit; `None` where it has nothing of it.
+    /// Returns the contents of a commit as far as the cache has them; `None` if it has none.
     fn contents(&self, id: &RepoId, commit: Commit) -> Option<Contents> {
         let folder = self.snapshot(id, commit.clone()).folder;
         let listed = self.names(id, &commit);
@@ -328,7 +332,7 @@ impl Cache {
     }
 }
 
-/// The names of the files in and below a folder.
+/// Returns the names of the files in and below a folder.
 fn names_below(folder: &std::path::Path) -> Vec<String> {
     let mut names = Vec::new();
     for entry in folder.read_dir().into_iter().flatten().flatten() {
@@ -371,8 +375,7 @@ mod tests {
         );
         assert_eq!(
             words("hf://datasets/o/n@v1", Some("a b"), &[]),
-            "--dataset o/n@v1 --config 'a \
-        b'"
+            "--dataset o/n@v1 --config 'a b'"
         );
         assert_eq!(
             words("hf://datasets/o/n/data/*", None, &["train"]),

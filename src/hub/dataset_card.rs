@@ -1,4 +1,4 @@
-//! What the README.md of a data set says of its configurations, in the YAML at its head
+//! Configurations of a dataset in the YAML metadata of its README.md
 //! (<https://huggingface.co/docs/hub/datasets-manual-configuration>).
 
 use std::sync::LazyLock;
@@ -6,11 +6,11 @@ use std::sync::LazyLock;
 use regex::Regex;
 use serde_json::{Map, Value};
 
-/// What a split may be called.
+/// Valid name of a split.
 pub(super) static SPLIT_NAME: LazyLock<Regex> =
     LazyLock::new(|| Regex::new(r"^\w+(\.\w+)*$").expect("the pattern is valid"));
 
-/// The elements of `configs` in the YAML at the head of a README.md.
+/// Returns the elements of `configs` in the YAML metadata of a README.md.
 pub(super) fn configs_of(readme: &str) -> Result<Vec<Map<String, Value>>, String> {
     let mut lines = readme.lines();
     if lines.next() != Some("---") {
@@ -29,10 +29,10 @@ pub(super) fn configs_of(readme: &str) -> Result<Vec<Map<String, Value>>, String
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(Value::Array(configs)) => {
             let of = |config: &Value| {
-                config.as_object().cloned().ok_or(
-                    "`configs` in README.md holds \
-                something else than tables",
-                )
+                config
+                    .as_object()
+                    .cloned()
+                    .ok_or("`configs` in README.md holds something else than tables")
             };
             Ok(configs.iter().map(of).collect::<Result<_, _>>()?)
         }
@@ -40,16 +40,16 @@ pub(super) fn configs_of(readme: &str) -> Result<Vec<Map<String, Value>>, String
     }
 }
 
-/// The globs of each split, as `data_files` says them: a text, a list, a table by split, or a list
-/// of tables with `split` and `path`.
+/// Returns the globs of each split in `data_files`, which is a string, a list, a map by split, or a
+/// list of maps with `split` and `path`.
 pub(super) fn patterns_of(
     config: &str,
     said: &Value,
 ) -> Result<Vec<(String, Vec<String>)>, String> {
     let wrong = || {
         format!(
-            "`data_files` of configuration `{config}` in README.md is no path, list of paths, \
-        or list of `split` and `path`"
+            "`data_files` of configuration `{config}` in README.md is no path, list of paths, or \
+            list of `split` and `path`"
         )
     };
     let paths = |value: &Value| match value {
@@ -80,7 +80,7 @@ pub(super) fn patterns_of(
     }
 }
 
-/// A name in YAML, which may look like a number.
+/// Reads a name in YAML, which may look like a number.
 pub(super) fn word(value: &Value) -> Option<String> {
     match value {
         Value::String(text) => Some(text.clone()),

@@ -1,7 +1,8 @@
-//! Which files of a data set belong to which configuration and split, by the rules of Python's
+//! Assignment of a dataset's files to configurations and splits, by the rules of Python's
 //! `datasets` (<https://github.com/huggingface/datasets/blob/main/src/datasets/data_files.py> and
-//! `utils/metadata.py`): what README.md says under `configs`, else names of folders and files. And
-//! how the Hub lays out the Parquet copies that it makes.
+//! `utils/metadata.py`): the `configs` of README.md, otherwise the names of folders and files.
+//!
+//! Also the layout of the Parquet copies that the Hub makes.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -12,17 +13,17 @@ use serde_json::{Map, Value};
 
 use super::dataset_card::{SPLIT_NAME, configs_of, patterns_of, word};
 
-/// Words in the names of folders and files that stand for a split.
+/// Words in the names of folders and files that name a split.
 const KEYWORDS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
-/// What may stand beside such a word.
+/// Characters that may stand beside such a word.
 const BESIDE: &str = "[-._ 0-9]";
-/// The name of the only configuration, where nothing names one.
+/// Name of the only configuration, if nothing names one.
 const DEFAULT: &str = "default";
-/// Files that hold no rows.
+/// Files without rows.
 const NO_DATA: [&str; 6] = [
     "README.md",
     "config.json",
@@ -31,38 +32,35 @@ const NO_DATA: [&str; 6] = [
     "dummy_data.zip",
     "dataset_dict.json",
 ];
-/// Ends of the names of files with rows; the most frequent one of a configuration is its form.
+/// Extensions of files with rows. The most frequent one of a configuration is its format.
 const DATA: [&str; 12] = [
     "parquet", "json", "jsonl", "ndjson", "csv", "tsv", "txt", "arrow", "xml", "tar", "zip", "hdf5",
 ];
 const PARQUET: &str = "parquet";
 const PARTIAL: &str = "partial-";
-/// `data/SPLIT-00000-of-00001-HASH.parquet`.
+/// Name of a shard, `data/SPLIT-00000-of-00001-HASH.parquet`.
 static SHARD: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^data/([^/]+)-[0-9]{5}-of-[0-9]{5}[^/]*\.[^/]*$").expect(
-        "the \
-    pattern is valid",
-    )
+    Regex::new(r"^data/([^/]+)-[0-9]{5}-of-[0-9]{5}[^/]*\.[^/]*$").expect("the pattern is valid")
 });
 
-/// A split and its Parquet files, in the order in which their rows are counted.
+/// A split with its Parquet files, in the order in which their rows are counted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetSplit {
-    /// Its name, such as `train`.
+    /// Name, such as `train`.
     pub name: String,
-    /// Names of its files in the repository.
+    /// Names of the files in the repository.
     pub files: Vec<String>,
-    /// Whether the Hub has converted a part of its rows only.
+    /// Whether the Hub has converted only a part of the rows.
     pub is_partial: bool,
 }
 
-/// A configuration, as the Hub calls a subset of a data set.
+/// A configuration, the Hub's term for a subset of a dataset.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Config {
     pub name: String,
-    /// Whether the repository calls it the one to take where none is named.
+    /// Whether the repository calls it the default.
     pub is_usual: bool,
-    /// Its splits; those of data that are not Parquet have no files.
+    /// Splits; those in other formats than Parquet have no files.
     pub splits: Vec<DatasetSplit>,
 }
 
@@ -72,10 +70,10 @@ impl Config {
     }
 }
 
-/// The configurations of the repository with these files; `readme` is its README.md.
+/// Returns the configurations of a repository with these files; `readme` is its README.md.
 ///
 /// # Errors
-/// What README.md says under `configs` cannot be read, in words.
+/// The `configs` of README.md cannot be read; the error says why.
 pub(super) fn of_repository(names: &[String], readme: Option<&str>) -> Result<Vec<Config>, String> {
     let names: Vec<&str> = names
         .iter()
@@ -92,10 +90,10 @@ pub(super) fn of_repository(names: &[String], readme: Option<&str>) -> Result<Ve
         }]);
     }
     let config = |said: &Map<String, Value>| {
-        let name = said.get("config_name").and_then(word).ok_or(
-            "an element of `configs` in \
-        README.md has no `config_name`",
-        )?;
+        let name = said
+            .get("config_name")
+            .and_then(word)
+            .ok_or("an element of `configs` in README.md has no `config_name`")?;
         let folder = said
             .get("data_dir")
             .and_then(Value::as_str)
@@ -132,9 +130,9 @@ pub(super) fn of_repository(names: &[String], readme: Option<&str>) -> Result<Ve
     said.iter().map(config).collect()
 }
 
-/// The configurations of the branch to which the Hub converts: `CONFIG/SPLIT/0000.parquet`, and of
-/// a set that is too large `CONFIG/partial-SPLIT/0000.parquet`
-/// (<https://huggingface.co/docs/dataset-viewer/parquet>).
+/// Returns the configurations of the branch with the Hub's Parquet copies:
+/// `CONFIG/SPLIT/0000.parquet`, or `CONFIG/partial-SPLIT/0000.parquet` for a dataset that is too
+/// large (<https://huggingface.co/docs/dataset-viewer/parquet>).
 pub(super) fn of_conversion(names: &[String]) -> Vec<Config> {
     let mut configs: BTreeMap<&str, BTreeMap<&str, DatasetSplit>> = BTreeMap::new();
     let mut names: Vec<&String> = names
@@ -159,7 +157,7 @@ pub(super) fn of_conversion(names: &[String]) -> Vec<Config> {
             .or_default()
             .entry(split)
             .or_insert_with(new);
-        // Where both are there, the whole split counts.
+        // If both exist, the whole split counts.
         match (of.is_partial, is_partial) {
             (true, false) => {
                 *of = DatasetSplit {
@@ -179,7 +177,7 @@ pub(super) fn of_conversion(names: &[String]) -> Vec<Config> {
     configs.into_iter().map(config).collect()
 }
 
-/// Whether all Parquet files lie as the Hub lays out what it converts.
+/// Returns whether all Parquet files have the layout of the Hub's copies.
 pub(super) fn is_conversion(names: &[String]) -> bool {
     let lies_so = |name: &&String| {
         let stem = name
@@ -198,10 +196,10 @@ pub(super) fn is_conversion(names: &[String]) -> bool {
         && !names.iter().any(|name| name == "README.md")
 }
 
-/// Parquet files that a glob matches, sorted.
+/// Returns the Parquet files that match a glob, sorted.
 ///
 /// # Errors
-/// The glob is none, in words.
+/// The glob is invalid; the error says why.
 pub(super) fn of_glob(names: &[String], glob: &str) -> Result<Vec<String>, String> {
     let names: Vec<&str> = names
         .iter()
@@ -211,7 +209,7 @@ pub(super) fn of_glob(names: &[String], glob: &str) -> Result<Vec<String>, Strin
     matching(glob, &names)
 }
 
-/// A split with all its files, of whatever form.
+/// Splits with all their files, of any format.
 type Files = Vec<(String, Vec<String>)>;
 
 fn by_patterns(splits: &[(String, Vec<String>)], names: &[&str]) -> Result<Files, String> {
@@ -235,7 +233,7 @@ fn by_patterns(splits: &[(String, Vec<String>)], names: &[&str]) -> Result<Files
     splits.iter().map(of).collect()
 }
 
-/// The splits that folders and files are named after, else all files as `train`.
+/// Returns the splits named by folders and files, otherwise all files as `train`.
 fn by_names(names: &[&str]) -> Result<Files, String> {
     let shards = shards(names);
     if !shards.is_empty() {
@@ -274,7 +272,7 @@ fn by_names(names: &[&str]) -> Result<Files, String> {
     by_patterns(&[("train".to_owned(), vec!["**".to_owned()])], names)
 }
 
-/// The splits of `data/SPLIT-00000-of-00001.parquet`: the usual ones first.
+/// Returns the splits of `data/SPLIT-00000-of-00001.parquet`, the usual ones first.
 fn shards(names: &[&str]) -> Files {
     let mut splits: BTreeMap<(usize, String), Vec<String>> = BTreeMap::new();
     for name in names {
@@ -300,8 +298,8 @@ fn shards(names: &[&str]) -> Files {
     splits.into_iter().map(sorted).collect()
 }
 
-/// Names that a glob matches, sorted. Files in folders that begin with `.` or `__` are matched only
-/// by a glob that says so.
+/// Returns the names that match a glob, sorted. Files in folders that begin with `.` or `__` match
+/// only if the glob names such a folder.
 fn matching(pattern: &str, names: &[&str]) -> Result<Vec<String>, String> {
     let options = MatchOptions {
         require_literal_separator: true,
@@ -337,15 +335,15 @@ fn is_data(name: &str) -> bool {
     !NO_DATA.contains(&name.rsplit('/').next().unwrap_or(name)) && form(name).is_some()
 }
 
-/// What a file holds, by its name.
+/// Returns the format of a file by its name.
 fn form(name: &str) -> Option<&'static str> {
     let ends = name.rsplit('/').next().unwrap_or(name).split('.').skip(1);
     ends.filter_map(|end| DATA.into_iter().find(|form| end.eq_ignore_ascii_case(form)))
         .last()
 }
 
-/// The splits with their Parquet files, or without any where the most of the files have another
-/// form.
+/// Keeps the Parquet files of the splits. If most files have another format, the splits have no
+/// files.
 fn as_parquet(splits: Files) -> Vec<DatasetSplit> {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for name in splits.iter().flat_map(|(_, files)| files) {
@@ -372,7 +370,7 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
-    /// `config/split: files`, with `..` where the Hub has converted a part only.
+    /// Formats each split as `config/split: files`, with `..` if the Hub has converted only a part.
     fn shown(configs: &[Config]) -> Vec<String> {
         let split = |config: &Config, split: &DatasetSplit| {
             let part = if split.is_partial { ".." } else { "" };
@@ -399,8 +397,8 @@ mod tests {
         shown(&of_repository(&names(files), readme).expect("a layout"))
     }
 
-    /// As `get_data_patterns` of `datasets` 5.2.0 gives them for folders with these files, except
-    /// where not all files are Parquet.
+    /// Expected values are those of `get_data_patterns` in `datasets` 5.2.0 for folders with these
+    /// files, except where some files are not Parquet.
     #[test]
     fn names_tell_the_splits_as_in_datasets() {
         for (files, expected) in [
@@ -449,8 +447,7 @@ mod tests {
             ),
             (
                 &["b.parquet", "a.parquet", "README.md", "dataset_infos.json"],
-                &["default/train: \
-            a.parquet b.parquet"],
+                &["default/train: a.parquet b.parquet"],
             ),
             (
                 &[
@@ -458,13 +455,11 @@ mod tests {
                     ".cache/train.parquet",
                     "__x/train.parquet",
                 ],
-                &["default/train: \
-            trained.parquet"],
+                &["default/train: trained.parquet"],
             ),
             (
                 &["trainer/x.parquet", "testing_1/y.parquet", "a-val.parquet"],
-                &["default/test: \
-            testing_1/y.parquet"],
+                &["default/test: testing_1/y.parquet"],
             ),
             (
                 &["train2/x.parquet", "x.train.parquet"],
@@ -499,9 +494,10 @@ mod tests {
             "raw/x.csv",
         ];
         let readme = "---\nlicense: mit\nconfigs:\n- config_name: en\n  data_files:\n  - split: \
-        train\n    path: en/*.parquet\n  - split: test\n    path: [en/test/c.parquet]\n- \
-        config_name: fr\n  data_dir: fr\n  default: true\n- config_name: 2024\n  data_files: \
-        raw/*\n- config_name: list\n  data_files: [fr/train.parquet, en/a*, fr/t*]\n---\n# A set\n";
+            train\n    path: en/*.parquet\n  - split: test\n    path: [en/test/c.parquet]\n- \
+            config_name: fr\n  data_dir: fr\n  default: true\n- config_name: 2024\n  data_files: \
+            raw/*\n- config_name: list\n  data_files: [fr/train.parquet, en/a*, fr/t*]\n---\n# A \
+            set\n";
         let expected = [
             "en/train: en/a.parquet en/b.parquet",
             "en/test: en/test/c.parquet",
@@ -541,8 +537,7 @@ mod tests {
             ("configs: [{data_files: x}]", "has no `config_name`"),
             (
                 "configs: [{config_name: a, data_files: 3}]",
-                "`data_files` of configuration `a` in \
-            README.md is no path",
+                "`data_files` of configuration `a` in README.md is no path",
             ),
             (
                 "configs: [{config_name: a, data_files: [{split: a-b, path: x}]}]",
@@ -550,8 +545,7 @@ mod tests {
             ),
             (
                 "configs: [{config_name: a, data_files: 'https://x/y.parquet'}]",
-                "which is not in \
-            the repository",
+                "which is not in the repository",
             ),
             (
                 "configs: [{config_name: a, data_files: 'x**'}]",

@@ -1,5 +1,5 @@
-//! What the Hub says that a data set holds: all names, and of the files that may be read their
-//! sizes and hashes.
+//! The Hub's listing of a dataset: all file names, with size and hash of the files that may be
+//! read.
 
 use std::collections::BTreeMap;
 
@@ -9,22 +9,22 @@ use super::listing::{RemoteFile, commit_and_siblings, name_of, remote_file};
 use super::names::{is_card, is_portable_path, leads_out};
 use crate::fault::printable;
 
-/// A commit of a data set.
+/// Listing of a dataset at a commit.
 #[derive(Debug)]
 pub(super) struct DatasetListing {
     pub commit: Commit,
-    /// The names of all files, sorted.
+    /// Names of all files, sorted.
     pub names: Vec<String>,
     /// Parquet files, the card and the licenses, by name.
     files: BTreeMap<String, RemoteFile>,
 }
 
 impl DatasetListing {
-    /// Reads what `GET /api/datasets/ID/revision/REVISION?blobs=true` answers, which has the form
-    /// of a model's.
+    /// Reads the answer to `GET /api/datasets/ID/revision/REVISION?blobs=true`, which has the same
+    /// form as for a model.
     ///
     /// # Errors
-    /// A name leads elsewhere, a commit or hash is none, or sizes or hashes are missing.
+    /// A name leads out of the folder, a commit or hash is invalid, or sizes or hashes are missing.
     pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, HubError> {
         let refused = |reason: String| HubError::Refused {
             id: id.to_string(),
@@ -43,11 +43,10 @@ impl DatasetListing {
             }
             if !is_portable_path(name) {
                 return Err(refused(format!(
-                    "it names a file `{name}`, which is no name that every \
-                system has room for"
+                    "it names a file `{name}`, which is no name that every system has room for"
                 )));
             }
-            // On some systems `A` and `a` are one file.
+            // On some systems, `A` and `a` are the same file.
             if let Some(twin) = lower.insert(name.to_lowercase(), name) {
                 return Err(refused(format!("it names both `{twin}` and `{name}`")));
             }
@@ -64,7 +63,7 @@ impl DatasetListing {
         })
     }
 
-    /// The card and the licenses.
+    /// Returns the card and the licenses.
     pub fn cards(&self) -> Vec<RemoteFile> {
         self.files
             .values()
@@ -73,7 +72,7 @@ impl DatasetListing {
             .collect()
     }
 
-    /// Files by their names; what is not listed is left out.
+    /// Returns files by name; names that are not listed are left out.
     pub fn files<'a>(&self, names: impl IntoIterator<Item = &'a String>) -> Vec<RemoteFile> {
         names
             .into_iter()
@@ -102,7 +101,12 @@ mod tests {
             )
         };
         let listing = read(json!([
-            {"rfilename": "data/b.parquet", "size": 5, "blobId": SHA, "lfs": {"sha256": "a".repeat(64), "size": 5}},
+            {
+                "rfilename": "data/b.parquet",
+                "size": 5,
+                "blobId": SHA,
+                "lfs": {"sha256": "a".repeat(64), "size": 5},
+            },
             {"rfilename": "README.md", "size": 3, "blobId": SHA},
             {"rfilename": "raw.jsonl"},
         ]))
@@ -120,8 +124,7 @@ mod tests {
         for (sibling, part) in [
             (
                 json!({"rfilename": "../x.parquet", "size": 1, "blobId": SHA}),
-                "which leads out of \
-            its folder",
+                "which leads out of its folder",
             ),
             (
                 json!({"rfilename": "a/../../x.jsonl"}),
@@ -129,8 +132,7 @@ mod tests {
             ),
             (
                 json!({"rfilename": "con.parquet", "size": 1, "blobId": SHA}),
-                "no name that every \
-            system has room for",
+                "no name that every system has room for",
             ),
             (
                 json!({"rfilename": "x.parquet", "blobId": SHA}),

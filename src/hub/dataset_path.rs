@@ -1,57 +1,53 @@
-//! What a data set of the Hub is called in a recipe: `hf://datasets/owner/name[@revision][/GLOB]`,
-//! as in Python's `HfFileSystem`
-//! (<https://huggingface.co/docs/huggingface_hub/guides/hf_file_system>).
+//! Path of a dataset on the Hub in a recipe: `hf://datasets/owner/name[@revision][/GLOB]`, as in
+//! Python's `HfFileSystem` (<https://huggingface.co/docs/huggingface_hub/guides/hf_file_system>).
 
 use std::fmt;
 
 use super::id::{IdError, RepoId};
 
-/// How such a path begins.
+/// Prefix of such a path.
 const SCHEME: &str = "hf://datasets/";
-/// Revisions with slashes that need no `%2F`: what the Hub converts to, and pull requests.
+/// Revisions with slashes that need no `%2F`: the converted branches and pull requests.
 const CONVERTED: &str = "refs/convert/";
 const PULL_REQUEST: &str = "refs/pr/";
 
-/// A data set at a revision, or some of its files.
+/// A dataset at a revision, or some of its files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatasetPath {
-    /// The repository and the revision.
+    /// Repository and revision.
     pub id: RepoId,
-    /// A glob that its files match, where some of them were named.
+    /// Glob of its files, if files were named.
     pub files: Option<String>,
 }
 
 impl DatasetPath {
-    /// Whether a text is meant as such a path.
+    /// Returns whether a text is meant as such a path.
     pub fn is_one(text: &str) -> bool {
         text.starts_with("hf://")
     }
 
-    /// Reads a path with its scheme.
+    /// Parses a path with its scheme.
     ///
     /// # Errors
-    /// It is none; the reason.
+    /// The path is invalid; the error says why.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let failed = |reason| IdError {
             text: text.to_owned(),
             reason,
         };
-        let rest = text.strip_prefix(SCHEME).ok_or_else(|| {
-            failed(
-                "expected \
-        `hf://datasets/owner/name`",
-            )
-        })?;
+        let rest = text
+            .strip_prefix(SCHEME)
+            .ok_or_else(|| failed("expected `hf://datasets/owner/name`"))?;
         Self::parse_id(rest).map_err(|error| IdError {
             text: text.to_owned(),
             ..error
         })
     }
 
-    /// Reads a path with its scheme or without: `owner/name[@revision][/GLOB]`.
+    /// Parses a path with or without its scheme: `owner/name[@revision][/GLOB]`.
     ///
     /// # Errors
-    /// It is none; the reason.
+    /// The path is invalid; the error says why.
     pub fn parse_id(text: &str) -> Result<Self, IdError> {
         let rest = text.strip_prefix(SCHEME).unwrap_or(text);
         let mut parts = rest.splitn(3, '/');
@@ -92,13 +88,13 @@ impl fmt::Display for DatasetPath {
     }
 }
 
-/// A trailing slash names nothing more.
+/// Reads the glob after a slash; a trailing slash alone names no files.
 fn pattern(files: &str) -> Option<String> {
     Some(files.trim_end_matches('/').to_owned()).filter(|files| !files.is_empty())
 }
 
-/// A revision and what follows its slash. Of revisions that have slashes themselves, those that the
-/// Hub makes are known.
+/// Splits a revision from the part after its slash. Of revisions that contain slashes, those that
+/// the Hub makes are recognized.
 fn split_revision(text: &str) -> (&str, Option<&str>) {
     let start = [CONVERTED, PULL_REQUEST]
         .into_iter()

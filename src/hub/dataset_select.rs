@@ -1,5 +1,5 @@
-//! Which files of a repository a request for a data set means: its own Parquet files, else those of
-//! the branch to which the Hub converts.
+//! Selection of the files that a request for a dataset means: the repository's own Parquet files,
+//! otherwise those of the branch with the Hub's copies.
 
 use std::path::PathBuf;
 
@@ -11,24 +11,24 @@ use super::error::HubError;
 use super::id::{Commit, RepoId};
 use crate::fault::printable;
 
-/// The branch to which the Hub converts public data sets.
+/// Branch with the Hub's Parquet copies of public datasets.
 pub(super) const CONVERTED: &str = "refs/convert/parquet";
 const MAIN: &str = "main";
-/// Names that a message lists at most.
+/// Most names in a message.
 const LISTED: usize = 20;
 
-/// What a revision holds.
+/// Contents of a revision.
 pub(super) struct Contents {
     pub commit: Commit,
-    /// The names of all files.
+    /// Names of all files.
     pub names: Vec<String>,
     pub readme: Option<String>,
     pub folder: PathBuf,
     pub is_unlisted: bool,
 }
 
-/// Which files are asked for. `contents` looks at a revision, and is asked for the converted one
-/// only if the repository has no Parquet.
+/// Selects the files of a request. `contents` looks up a revision; the converted branch is looked
+/// up only if the repository has no Parquet files.
 pub(super) fn select(
     request: &DatasetRequest,
     contents: &mut dyn FnMut(&RepoId) -> Result<Contents, HubError>,
@@ -68,7 +68,7 @@ pub(super) fn select(
     picked(request, config, there, Some(commit))
 }
 
-/// Files that were named are one split, as `data_files` are to `datasets`.
+/// Selects named files, which form one split, as `data_files` do in `datasets`.
 fn of_files(
     request: &DatasetRequest,
     glob: &str,
@@ -130,8 +130,8 @@ fn choose<'a>(request: &DatasetRequest, configs: &'a [Config]) -> Result<&'a Con
     })
 }
 
-/// The wanted splits of a configuration; `asked` is the commit of the revision that was asked for,
-/// where the files are from another one.
+/// Selects the requested splits of a configuration. `asked` is the commit of the requested
+/// revision, if the files come from another one.
 fn picked(
     request: &DatasetRequest,
     config: &Config,
@@ -173,7 +173,8 @@ fn picked(
     })
 }
 
-/// `revision` is the one that was asked for, where the Hub converts no such one.
+/// Makes the error for a dataset without Parquet files; `revision` is the requested one, if the Hub
+/// does not convert it.
 fn no_parquet(id: &RepoId, names: &[String], revision: Option<&str>) -> HubError {
     let others: Vec<String> = names
         .iter()
@@ -187,7 +188,7 @@ fn no_parquet(id: &RepoId, names: &[String], revision: Option<&str>) -> HubError
     }
 }
 
-/// The first names, and how many more there are.
+/// Returns the first names, and the number of the others.
 fn shortened(names: &[String]) -> Vec<String> {
     let more = names.len().saturating_sub(LISTED);
     let first = names
@@ -278,10 +279,7 @@ mod tests {
         let notes = copy.notes();
         assert!(
             notes[0].contains("refs/convert/parquet")
-                && notes[1].contains(
-                    "split `train` of \
-            `datasets/o/n` is not whole"
-                ),
+                && notes[1].contains("split `train` of `datasets/o/n` is not whole"),
             "{notes:?}"
         );
         let cache = Cache::at(std::path::Path::new("/cache"));
@@ -332,13 +330,13 @@ mod tests {
             split
         );
         let none = "`datasets/o/n` has no Parquet files and no branch `refs/convert/parquet`, it \
-        has: `x.json`";
+            has: `x.json`";
         assert_eq!(
             error(&request(path, None, &["train"]), &["x.json"], None),
             none
         );
         let tag = "`datasets/o/n@v1` has no Parquet files, it has: `x.json`; the Hub converts \
-        `main` only, not `v1`";
+            `main` only, not `v1`";
         assert_eq!(
             error(
                 &request("hf://datasets/o/n@v1", None, &["train"]),

@@ -1,10 +1,10 @@
-//! The hashes by which the Hub knows contents: SHA-256 of large files, git's own of small ones.
-//! Both are names of files in the cache.
+//! Hashes by which the Hub identifies contents: SHA-256 of large files, git's hash of small ones.
+//! Both are file names in the cache.
 
 use sha1::Sha1;
 use sha2::{Digest as _, Sha256};
 
-/// What a content's hash has to be.
+/// Expected hash of a content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Digest {
     /// SHA-256 of the bytes, 64 digits.
@@ -15,14 +15,14 @@ pub(super) enum Digest {
 }
 
 impl Digest {
-    /// The digits.
+    /// Returns the digits.
     pub fn text(&self) -> &str {
         match self {
             Self::Sha256(text) | Self::GitBlob(text) => text,
         }
     }
 
-    /// Its name in messages.
+    /// Returns the name of the hash in messages.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "SHA-256",
@@ -30,7 +30,7 @@ impl Digest {
         }
     }
 
-    /// A hasher of the same kind, for a content of so many bytes.
+    /// Makes a hasher of the same kind, for a content of this many bytes.
     pub fn hasher(&self, bytes: u64) -> Hasher {
         match self {
             Self::Sha256(_) => Hasher::Sha256(Sha256::new()),
@@ -58,7 +58,7 @@ impl Hasher {
         }
     }
 
-    /// The hash of everything so far, as digits.
+    /// Returns the hash of everything so far, as digits.
     pub fn finish(self) -> String {
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         match self {
@@ -72,7 +72,7 @@ impl Hasher {
 mod tests {
     use super::*;
 
-    /// As `sha256sum` and `git hash-object` say.
+    /// Expected values are those of `sha256sum` and `git hash-object`.
     #[test]
     fn hashes_are_those_of_the_tools() {
         let of = |digest: Digest| {

@@ -1,5 +1,5 @@
-//! One file of a repository: what is there of it stays, the rest is asked for, every byte is
-//! hashed, and only then it has its name.
+//! Download of one file of a repository. Existing bytes are kept, the rest is requested, every byte
+//! is hashed, and only then does the file get its name.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -19,10 +19,10 @@ use crate::files::{self, create_folder, settle};
 use crate::report::{Event, Reporter};
 
 const PIECE_BYTES: usize = 256 << 10;
-/// A try that brings so many bytes has moved on.
+/// Bytes after which an attempt counts as progress.
 const PROGRESS_BYTES: u64 = 1 << 20;
 
-/// A file that is wanted, and where it goes.
+/// A file to download, and its destination.
 pub(super) struct WantedFile<'a> {
     pub id: &'a RepoId,
     pub commit: &'a Commit,
@@ -31,7 +31,7 @@ pub(super) struct WantedFile<'a> {
     pub lock: PathBuf,
 }
 
-/// A file that grows.
+/// A partly downloaded file.
 struct Growing<'a> {
     wanted: &'a WantedFile<'a>,
     path: PathBuf,
@@ -42,15 +42,15 @@ struct Growing<'a> {
 }
 
 impl WantedFile<'_> {
-    /// Whether it is whole. Nothing has the name of its hash that was not hashed, so its size is
-    /// enough.
+    /// Returns whether the file is complete. Only hashed files get the name of their hash, so a
+    /// check of the size is enough.
     pub fn is_there(&self) -> bool {
         self.blob
             .metadata()
             .is_ok_and(|found| found.is_file() && found.len() == self.file.bytes)
     }
 
-    /// Bytes of it that an earlier download left.
+    /// Returns the bytes of the file that an earlier download left.
     pub fn begun_bytes(&self) -> u64 {
         self.begun()
             .metadata()
@@ -64,7 +64,7 @@ impl WantedFile<'_> {
         name.into()
     }
 
-    /// Fetches it, unless somebody else does so meanwhile.
+    /// Downloads the file, unless another process completes it meanwhile.
     pub fn download(&self, client: &Client, progress: &mut Progress) -> Result<(), HubError> {
         [&self.blob, &self.lock]
             .into_iter()
@@ -106,7 +106,7 @@ impl<'a> Growing<'a> {
         Ok(growing)
     }
 
-    /// Hashes what is there.
+    /// Hashes the bytes of an earlier download.
     fn go_on(&mut self) -> Result<(), HubError> {
         let failed = |cause| files::FileError::new("read", &self.path, cause);
         if self.file.metadata().map_err(failed)?.len() > self.wanted.file.bytes {
@@ -134,7 +134,7 @@ impl<'a> Growing<'a> {
         Ok(())
     }
 
-    /// One try: asks for what is missing and writes what comes.
+    /// Makes one attempt: requests the missing bytes and writes them.
     fn fetch(&mut self, client: &Client, progress: &mut Progress) -> Result<(), Failed> {
         let (id, file) = (self.wanted.id, self.wanted.file);
         if self.bytes == file.bytes {
@@ -178,7 +178,7 @@ impl<'a> Growing<'a> {
         self.write_all(response.into_body().into_reader(), progress)
     }
 
-    /// Once, from the first byte.
+    /// Starts again from the first byte, once.
     fn again(&mut self, client: &Client, progress: &mut Progress) -> Result<(), Failed> {
         if self.has_restarted {
             let reason = format!(
@@ -237,7 +237,7 @@ impl<'a> Growing<'a> {
         }
     }
 
-    /// Gives it its name if it is what the listing says, and removes it if not.
+    /// Gives the file its name if its hash is that of the listing, and removes it otherwise.
     fn finish(self) -> Result<(), HubError> {
         let (file, found) = (self.wanted.file, self.hasher.finish());
         if found == file.digest.text() {
@@ -254,7 +254,7 @@ impl<'a> Growing<'a> {
         })
     }
 
-    /// The error, and what there is to go on from.
+    /// Adds to an error how many bytes are kept for the next attempt.
     fn kept(&self, error: HubError) -> HubError {
         let kept = format!(
             "; {} of {} bytes of `{}` are kept",
@@ -273,7 +273,8 @@ impl<'a> Growing<'a> {
     }
 }
 
-/// Whether a part is the one that was asked for: `bytes START-END/TOTAL` (RFC 9110, section 14.4).
+/// Returns whether a partial response is the requested part: `bytes START-END/TOTAL` (RFC 9110,
+/// section 14.4).
 fn continues(response: &Response<ureq::Body>, start: u64, total: u64) -> bool {
     let said = header(response.headers(), "content-range").unwrap_or_default();
     let Some((range, whole)) = said
@@ -288,8 +289,8 @@ fn continues(response: &Response<ureq::Body>, start: u64, total: u64) -> bool {
     first == Some(start) && (whole == "*" || whole.parse() == Ok(total))
 }
 
-/// The lock that Python's client takes too; given back when the file is closed. Where the file
-/// system knows no locks nothing is held: what is written is hashed all the same.
+/// Takes the lock that Python's client takes too. It is released when the file is closed. On file
+/// systems without locks nothing is held, but everything written is still hashed.
 fn hold(path: &Path, name: &str, report: Reporter) -> Result<File, HubError> {
     let failed = |cause| files::FileError::new("lock", path, cause);
     let file = OpenOptions::new()

@@ -1,7 +1,8 @@
-//! What the environment says about the Hub, as Python's `huggingface_hub` reads it
+//! Environment variables for the Hub, read as Python's `huggingface_hub` does
 //! (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/constants.py>),
-//! so that both share one cache, one token and one switch. A variable that is set to nothing counts
-//! as not set.
+//! so that both share the cache, the token and the offline switch.
+//!
+//! An empty variable counts as unset.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -11,24 +12,24 @@ use super::HubError;
 use crate::files;
 
 const ENDPOINT: &str = "https://huggingface.co";
-/// Words that mean yes, in any case.
+/// Words that mean true, in any case.
 const TRUE: [&str; 4] = ["1", "ON", "YES", "TRUE"];
 
 /// Whether the network may be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Network {
-    /// It may.
+    /// The network may be used.
     Allowed,
-    /// This variable says that it may not.
+    /// The network is switched off by this variable.
     Off(&'static str),
 }
 
-/// Where the Hub and its cache are.
+/// Settings of the Hub and its cache.
 #[derive(Debug, Clone)]
 pub struct Environment {
-    /// The cache's folder, absolute.
+    /// Folder of the cache, absolute.
     pub cache: PathBuf,
-    /// The Hub's address, without `/` at its end.
+    /// Address of the Hub, without a trailing `/`.
     pub endpoint: String,
     /// Whether the network may be used.
     pub network: Network,
@@ -36,7 +37,7 @@ pub struct Environment {
     token_file: PathBuf,
 }
 
-/// A secret. It shows itself to nobody; who sends it asks for it by name.
+/// A secret token. It is not printed; code that sends it must call [`Token::reveal`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
@@ -46,7 +47,7 @@ impl Token {
         Some(Self(text.trim().to_owned())).filter(|token| !token.0.is_empty())
     }
 
-    /// The secret itself.
+    /// Returns the secret.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -59,7 +60,7 @@ impl fmt::Debug for Token {
 }
 
 impl Environment {
-    /// Reads the process's environment.
+    /// Reads the environment of the process.
     pub fn read() -> Self {
         let home =
             || files::home_folder().and_then(|home| home.into_os_string().into_string().ok());
@@ -72,7 +73,7 @@ impl Environment {
         })
     }
 
-    /// Reads variables from elsewhere.
+    /// Reads variables through a function.
     pub fn of(variable: &dyn Fn(&str) -> Option<String>) -> Self {
         let said = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |text: String| expanded(&text, &said);
@@ -86,7 +87,7 @@ impl Environment {
             .map_or_else(|| home.join("hub"), path);
         let cache = std::path::absolute(&cache).unwrap_or(cache);
         let endpoint = said("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
-        // The second counts only where the first says nothing at all.
+        // The second variable counts only if the first is unset.
         let switch = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
             .into_iter()
             .find_map(|name| Some((name, said(name)?)));
@@ -102,10 +103,10 @@ impl Environment {
         }
     }
 
-    /// The token of the environment, or of its file.
+    /// Returns the token of the environment, or of its file.
     ///
     /// # Errors
-    /// The file is there and cannot be read.
+    /// The file exists but cannot be read.
     pub fn token(&self) -> Result<Option<Token>, HubError> {
         if self.token.is_some() {
             return Ok(self.token.clone());
@@ -125,8 +126,8 @@ impl Environment {
     }
 }
 
-/// A path with `~` at its beginning and `$NAME` or `${NAME}` anywhere filled in; what is not set
-/// stays as it is.
+/// Expands `~` at the beginning of a path, and `$NAME` or `${NAME}` anywhere. Unset variables stay
+/// as they are.
 fn expanded(text: &str, said: &dyn Fn(&str) -> Option<String>) -> PathBuf {
     let text = match text
         .strip_prefix('~')

@@ -1,5 +1,5 @@
-//! What can go wrong between here and the Hub, and what to do then. No text here has a token or the
-//! query of an address in it.
+//! Errors of the Hub and what to do about them. No message contains a token or the query of an
+//! address.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use super::id::{Commit, IdError};
 use crate::fault::{Exit, Explain};
 use crate::files;
 
-/// What the cache has not of a model.
+/// Content of a model that is missing in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Missing {
-    /// That revision was never fetched.
+    /// The whole revision.
     Everything,
-    /// Some files of it.
+    /// Some files.
     Files {
-        /// The commit that it is.
+        /// Commit of the revision.
         commit: Commit,
-        /// Their names.
+        /// Names of the missing files.
         names: Vec<String>,
     },
 }
@@ -27,69 +27,72 @@ impl std::fmt::Display for Missing {
             Self::Everything => write!(f, "that revision was never fetched"),
             Self::Files { commit, names } => write!(
                 f,
-                "of commit {commit} these files are \
-            missing: {}",
+                "of commit {commit} these files are missing: {}",
                 names.join(", ")
             ),
         }
     }
 }
 
-/// Whether a request had a token.
+/// Whether a request carried a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenUse {
-    /// There is none.
+    /// There is no token.
     None,
-    /// There is one, and it may not be sent over plain http.
+    /// There is a token, but it must not be sent over plain http.
     Withheld,
-    /// It was sent.
+    /// The token was sent.
     Sent,
 }
 
-/// What was asked for.
+/// Kind of access that was requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// To read.
+    /// Read access.
     Read,
-    /// To write.
+    /// Write access.
     Write,
 }
 
-/// A model that cannot be fetched, or an adapter that cannot be uploaded.
+/// Failure to fetch a model or dataset, or to upload an adapter.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// A text names nothing.
+    /// A text is not a valid id.
     #[error(transparent)]
     Id(#[from] IdError),
-    /// The program was built without network.
+    /// The program was built without the feature `hub`.
     #[error("this build of rankine has no hub: it was built without the feature `hub`")]
     NotBuilt,
     /// The network is switched off.
     #[error("{doing} needs the network, which {variable} switches off")]
     Offline {
-        /// What needs it.
+        /// The operation that needs the network.
         doing: String,
-        /// The variable.
+        /// The variable that switches it off.
         variable: &'static str,
     },
-    /// A model or a data set is not in the cache, and the network was not to be used.
-    #[error("`{id}` is not in the cache `{}`: {missing}{}", cache.display(), switched_off(*offline))]
+    /// A model or a dataset is not in the cache, and the network was not used.
+    #[error(
+        "`{id}` is not in the cache `{}`: {missing}{}",
+        cache.display(),
+        switched_off(*offline)
+    )]
     NotCached {
-        /// As it was named.
+        /// The id as it was given.
         id: String,
-        /// What `rankine pull` is told to fetch it.
+        /// Arguments of `rankine pull` that fetch it.
         pull: String,
-        /// The cache's folder.
+        /// Folder of the cache.
         cache: PathBuf,
         /// What is missing.
         missing: Box<Missing>,
         /// The variable that switches the network off.
         offline: Option<&'static str>,
     },
-    /// The address of the Hub is none.
+    /// The address of the Hub is invalid.
     #[error("HF_ENDPOINT is `{endpoint}`, which is {reason}")]
     Endpoint {
-        /// As it was set.
+        /// The address as it was set.
         endpoint: String,
         /// What is wrong.
         reason: &'static str,
@@ -99,14 +102,14 @@ pub enum HubError {
     NoToken,
     /// A token must not go over plain http to another machine.
     #[error(
-        "`{endpoint}` is plain http to another machine, over which no token is sent; a push \
-    needs one"
+        "`{endpoint}` is plain http to another machine, over which no token is sent; a push needs \
+        one"
     )]
     PlainHttp {
         /// The Hub's address.
         endpoint: String,
     },
-    /// A server could not be reached, or what it sent broke off.
+    /// A server could not be reached, or the connection broke off.
     #[error("`{place}`: {cause}")]
     Connection {
         /// Scheme, host and path.
@@ -114,17 +117,17 @@ pub enum HubError {
         /// What happened.
         cause: String,
     },
-    /// It failed as often as one tries.
+    /// All attempts failed.
     #[error("{error}; tried {attempts} times{kept}")]
     GaveUp {
-        /// How it failed last.
+        /// Error of the last attempt.
         error: Box<HubError>,
-        /// How often it was tried.
+        /// Number of attempts.
         attempts: u32,
-        /// What stays for another time.
+        /// Bytes that are kept for the next time.
         kept: String,
     },
-    /// The server says no.
+    /// The server denied access.
     #[error("`{id}`: the hub `{endpoint}` answered {status}, {}", token_words(*token))]
     Denied {
         /// Repository and revision.
@@ -135,18 +138,18 @@ pub enum HubError {
         status: u16,
         /// Whether there was a token.
         token: TokenUse,
-        /// To do what.
+        /// Kind of access.
         access: Access,
     },
     /// There is no such repository.
     #[error(
         "`{repository}` (revision `{revision}`) is not on the hub `{endpoint}`, which answered \
-    {status}: no such repository"
+        {status}: no such repository"
     )]
     NoRepository {
         /// `owner/name`.
         repository: String,
-        /// What was asked of it.
+        /// Requested revision.
         revision: String,
         /// The Hub's address.
         endpoint: String,
@@ -158,46 +161,46 @@ pub enum HubError {
     NoRevision {
         /// `owner/name`.
         repository: String,
-        /// What was asked of it.
+        /// Requested revision.
         revision: String,
         /// The Hub's address.
         endpoint: String,
     },
-    /// An answer that nobody expects.
+    /// The server answered with an unexpected status.
     #[error("`{place}` answered {status}{said}")]
     Status {
         /// Scheme, host and path.
         place: String,
         /// The status.
         status: u16,
-        /// The server's own words, after a colon.
+        /// The server's message, after a colon.
         said: String,
     },
-    /// A server sends on where one does not go.
+    /// A redirect is not followed.
     #[error("`{place}` {reason}")]
     Redirect {
         /// Scheme, host and path.
         place: String,
-        /// Why not.
+        /// Reason why it is not followed.
         reason: String,
     },
-    /// What the server says of a repository cannot be.
+    /// The server's answer about a repository is invalid.
     #[error("`{id}`: the hub's answer is refused: {reason}")]
     Refused {
         /// Repository and revision.
         id: String,
-        /// What cannot be.
+        /// What is invalid.
         reason: String,
     },
-    /// A repository without weights that can be read.
+    /// The repository has no weights that can be read.
     #[error("`{id}` has no safetensors file{}", only(pickles))]
     NoWeights {
         /// Repository and revision.
         id: String,
-        /// Pickle files that are there.
+        /// Pickle files in the repository.
         pickles: Vec<String>,
     },
-    /// What a data set says of its own files cannot be used.
+    /// A dataset's own description of its files cannot be used.
     #[error("`{id}`: {reason}")]
     DatasetLayout {
         /// Repository and revision.
@@ -205,20 +208,24 @@ pub enum HubError {
         /// What is wrong.
         reason: String,
     },
-    /// The configuration that was named is not there, or none was where there are several.
+    /// The named configuration does not exist, or none was named and there are several.
     #[error("{}", no_config(id, wanted.as_deref(), configs))]
     DatasetConfig {
         /// Repository and revision.
         id: String,
-        /// The one that was named.
+        /// The configuration that was named.
         wanted: Option<String>,
-        /// Those that are there.
+        /// The configurations that exist.
         configs: Vec<String>,
-        /// The one that the repository calls the default.
+        /// The default configuration of the repository.
         usual: Option<String>,
     },
-    /// A split is not there.
-    #[error("`{id}` has no split `{wanted}`{}, it has: {}", in_config(config.as_deref()), splits.join(", "))]
+    /// The split does not exist.
+    #[error(
+        "`{id}` has no split `{wanted}`{}, it has: {}",
+        in_config(config.as_deref()),
+        splits.join(", ")
+    )]
     DatasetSplit {
         /// The path.
         id: String,
@@ -226,20 +233,20 @@ pub enum HubError {
         config: Option<String>,
         /// The split that was named.
         wanted: String,
-        /// Those that are there.
+        /// The splits that exist.
         splits: Vec<String>,
     },
-    /// A data set without Parquet files.
+    /// The dataset has no Parquet files.
     #[error("`{id}` has no Parquet files{}", without_copy(revision.as_deref(), found))]
     NoParquet {
         /// Repository and revision.
         id: String,
-        /// The revision that was asked for, where the Hub has no copy of it.
+        /// The requested revision, if the Hub has no copy of it.
         revision: Option<String>,
-        /// Files that are there.
+        /// The files that exist.
         found: Vec<String>,
     },
-    /// A glob that no file matches.
+    /// No file matches the glob.
     #[error(
         "no Parquet file of `{id}` matches `{glob}`, it has: {}",
         or_none(found)
@@ -249,38 +256,38 @@ pub enum HubError {
         id: String,
         /// The glob.
         glob: String,
-        /// Parquet files that are there.
+        /// The Parquet files that exist.
         found: Vec<String>,
     },
-    /// A file of another size than the listing says.
+    /// The size of a file differs from the listing.
     #[error("`{file}`: the server sends {found} bytes, the listing says {expected}")]
     Size {
         /// The file.
         file: String,
-        /// Of the listing.
+        /// Size in the listing.
         expected: u64,
-        /// What the server says or sent.
+        /// Size that the server reports or sent.
         found: String,
     },
-    /// A file of another content than the listing says.
+    /// The hash of a file differs from the listing.
     #[error(
-        "`{file}` has the {kind} {found}, the listing says {expected}; what was downloaded of \
-    it is removed"
+        "`{file}` has the {kind} {found}, the listing says {expected}; what was downloaded of it \
+        is removed"
     )]
     Hash {
         /// The file.
         file: String,
         /// The name of the hash.
         kind: &'static str,
-        /// Of the listing.
+        /// Hash in the listing.
         expected: String,
-        /// Of what was sent.
+        /// Hash of the downloaded bytes.
         found: String,
     },
-    /// A repository that others can see, where none was to.
+    /// The repository is public, but a private one was requested.
     #[error(
-        "`{id}` is a repository that others can see, and `--private` was asked for; nothing \
-    was uploaded"
+        "`{id}` is a repository that others can see, and `--private` was asked for; nothing was \
+        uploaded"
     )]
     Public {
         /// `owner/name`.
@@ -330,10 +337,9 @@ fn in_config(config: Option<&str>) -> String {
 fn without_copy(revision: Option<&str>, found: &[String]) -> String {
     let found = or_none(found);
     match revision {
-        Some(revision) => format!(
-            ", it has: {found}; the Hub converts `main` only, not \
-        `{revision}`"
-        ),
+        Some(revision) => {
+            format!(", it has: {found}; the Hub converts `main` only, not `{revision}`")
+        }
         None => format!(" and no branch `refs/convert/parquet`, it has: {found}"),
     }
 }
@@ -347,7 +353,8 @@ fn or_none(names: &[String]) -> String {
 }
 
 impl HubError {
-    /// Whether a server that is well would have answered: what a cached copy may stand in for.
+    /// Returns whether the network or the server failed temporarily, so that a cached copy may be
+    /// used instead.
     pub fn is_network_away(&self) -> bool {
         match self {
             Self::GaveUp { .. } | Self::Connection { .. } => true,
@@ -377,17 +384,14 @@ impl Explain for HubError {
         let hint = match self {
             Self::Id(_) => "write `owner/name` or `owner/name@revision`, as on its page".to_owned(),
             Self::NotBuilt => "name the folder of a model that is here, or build with `--features \
-            hub`"
+                hub`"
                 .to_owned(),
             Self::Offline { variable, .. } => format!("unset {variable}"),
             Self::NotCached {
                 pull,
                 offline: None,
                 ..
-            } => format!(
-                "fetch it with `rankine pull \
-            {pull}`"
-            ),
+            } => format!("fetch it with `rankine pull {pull}`"),
             Self::NotCached {
                 pull,
                 offline: Some(variable),
@@ -395,14 +399,14 @@ impl Explain for HubError {
             } => {
                 format!(
                     "fetch it with `rankine pull {pull}` where there is a network, without \
-                {variable}"
+                    {variable}"
                 )
             }
             Self::Endpoint { .. } => "set it to an address such as `https://huggingface.co`, or \
-            unset it"
+                unset it"
                 .to_owned(),
             Self::NoToken => "make one with write access in the settings of your account, and set \
-            HF_TOKEN"
+                HF_TOKEN"
                 .to_owned(),
             Self::PlainHttp { .. }
             | Self::Denied {
@@ -413,14 +417,12 @@ impl Explain for HubError {
                 error.hint().unwrap_or_else(|| "try again later".to_owned())
             }
             Self::Connection { .. } => "check the network, HF_ENDPOINT and the proxy, then try \
-            again"
+                again"
                 .to_owned(),
             Self::Denied {
                 access: Access::Write,
                 ..
-            } => "set HF_TOKEN to a token that may write \
-            there"
-                .to_owned(),
+            } => "set HF_TOKEN to a token that may write there".to_owned(),
             Self::Denied {
                 id,
                 endpoint,
@@ -451,8 +453,7 @@ impl Explain for HubError {
                 usual: Some(usual), ..
             } => {
                 format!(
-                    "name one with `config`; `config: {usual}` is the default of the \
-                repository"
+                    "name one with `config`; `config: {usual}` is the default of the repository"
                 )
             }
             Self::DatasetConfig { .. } => "name one with `config`".to_owned(),
@@ -463,13 +464,13 @@ impl Explain for HubError {
                     .to_owned()
             }
             Self::NoFiles { .. } => "correct the glob; `*` stands for a part of a name, `**` for \
-            any folders"
+                any folders"
                 .to_owned(),
             Self::Size { .. } | Self::Hash { .. } => "try again; if it stays, the server or a \
-            proxy changes files"
+                proxy changes files"
                 .to_owned(),
             Self::Public { .. } => "choose another id, or make the repository private in its \
-            settings"
+                settings"
                 .to_owned(),
             Self::Status { .. } => return None,
             Self::File(error) => return error.hint(),
@@ -484,12 +485,12 @@ fn denied(id: &str, endpoint: &str, token: TokenUse) -> String {
         TokenUse::Sent => {
             format!(
                 "accept the license at {page} if it is gated, with the account of this token; \
-            otherwise correct the id"
+                otherwise correct the id"
             )
         }
         _ => format!(
-            "correct the id; if it is gated accept the license at {page}, then set \
-        HF_TOKEN to a token of that account"
+            "correct the id; if it is gated accept the license at {page}, then set HF_TOKEN to a \
+            token of that account"
         ),
     }
 }

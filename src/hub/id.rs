@@ -1,24 +1,24 @@
-//! What a repository is called on the Hub: `owner/name`, `owner/name@revision`, and for the oldest
-//! models `name` alone.
+//! Ids of repositories on the Hub: `owner/name`, `owner/name@revision`, or `name` alone for the
+//! oldest models.
 
 use std::fmt;
 
-/// Characters of an owner or a name at most.
+/// Most characters of an owner or a name.
 const LONGEST_WORD: usize = 96;
-/// Characters of a revision at most.
+/// Most characters of a revision.
 const LONGEST_REVISION: usize = 200;
 const DEFAULT_REVISION: &str = "main";
 
-/// What a repository holds.
+/// Kind of repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RepoKind {
     /// A model or an adapter.
     Model,
-    /// A data set.
+    /// A dataset.
     Dataset,
 }
 
-/// A repository of the Hub and the revision that is wanted of it. Neither leads anywhere when it is
+/// A repository of the Hub with the requested revision. Neither can lead out of a folder when
 /// joined to a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepoId {
@@ -27,22 +27,22 @@ pub struct RepoId {
     revision: Option<String>,
 }
 
-/// A text that names nothing on the Hub.
+/// A text that is not a valid id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{text}` is no id of the Hub: {reason}")]
 pub struct IdError {
-    /// As it was said.
+    /// The text as it was given.
     pub text: String,
     /// What is wrong with it.
     pub reason: &'static str,
 }
 
 impl RepoId {
-    /// Reads the id of a model, under the rules that the Hub has for names
+    /// Parses the id of a model, by the Hub's rules for names
     /// (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/utils/_validators.py>).
     ///
     /// # Errors
-    /// It is none; the reason.
+    /// The id is invalid; the error says why.
     pub fn parse(text: &str) -> Result<Self, IdError> {
         let failed = |reason| IdError {
             text: text.to_owned(),
@@ -65,10 +65,10 @@ impl RepoId {
         })
     }
 
-    /// Reads the id of a data set, under the same rules.
+    /// Parses the id of a dataset, by the same rules.
     ///
     /// # Errors
-    /// It is none; the reason.
+    /// The id is invalid; the error says why.
     pub fn parse_dataset(text: &str) -> Result<Self, IdError> {
         Ok(Self {
             kind: RepoKind::Dataset,
@@ -76,12 +76,12 @@ impl RepoId {
         })
     }
 
-    /// What the repository holds.
+    /// Returns the kind of repository.
     pub fn kind(&self) -> RepoKind {
         self.kind
     }
 
-    /// Where its page is on the Hub: `owner/name`, or `datasets/owner/name`.
+    /// Returns the path of its page on the Hub: `owner/name`, or `datasets/owner/name`.
     pub fn page(&self) -> String {
         match self.kind {
             RepoKind::Model => self.repository.clone(),
@@ -89,30 +89,30 @@ impl RepoId {
         }
     }
 
-    /// `owner/name`, or `name`.
+    /// Returns `owner/name`, or `name`.
     pub fn repository(&self) -> &str {
         &self.repository
     }
 
-    /// The branch, tag or commit; `main` where none was said.
+    /// Returns the branch, tag or commit; `main` by default.
     pub fn revision(&self) -> &str {
         self.revision.as_deref().unwrap_or(DEFAULT_REVISION)
     }
 
-    /// The owner and the name, where there is an owner.
+    /// Returns the owner and the name, if there is an owner.
     pub fn owner_and_name(&self) -> Option<(&str, &str)> {
         self.repository.split_once('/')
     }
 
-    /// The commit, where the revision is one.
+    /// Returns the commit, if the revision is one.
     pub fn pinned(&self) -> Option<Commit> {
         self.revision.as_deref().and_then(Commit::parse)
     }
 
-    /// The same repository at another revision.
+    /// Returns the same repository at another revision.
     ///
     /// # Errors
-    /// The revision is none.
+    /// The revision is invalid.
     pub fn at(&self, revision: &str) -> Result<Self, IdError> {
         check_revision(revision).map_err(|reason| IdError {
             text: revision.to_owned(),
@@ -150,7 +150,7 @@ fn check_word(word: &str) -> Result<(), &'static str> {
     }
 }
 
-/// A branch or tag may have several parts, as in `refs/pr/1`.
+/// Checks a revision. A branch or tag may have several parts, as in `refs/pr/1`.
 fn check_revision(revision: &str) -> Result<(), &'static str> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.+".contains(c);
     let is_part = |part: &str| {
@@ -163,24 +163,24 @@ fn check_revision(revision: &str) -> Result<(), &'static str> {
         "" => Err("its revision is empty"),
         _ if revision.len() > LONGEST_REVISION => Err("its revision is longer than 200 characters"),
         _ if !revision.split('/').all(is_part) || revision.contains("..") => Err(
-            "its revision is no branch, tag or commit, expected letters, digits, `-`, `_`, \
-            `.`, `+` and `/`",
+            "its revision is no branch, tag or commit, expected letters, digits, `-`, `_`, `.`, \
+            `+` and `/`",
         ),
         _ => Ok(()),
     }
 }
 
-/// A commit of a repository: 40 hexadecimal digits in lower case.
+/// Commit of a repository: 40 lower-case hexadecimal digits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit(String);
 
 impl Commit {
-    /// Reads a commit; `None` where the text is none.
+    /// Parses a commit; `None` if the text is not one.
     pub fn parse(text: &str) -> Option<Self> {
         is_hex(text, 40).then(|| Self(text.to_owned()))
     }
 
-    /// The digits.
+    /// Returns the digits.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -192,7 +192,7 @@ impl fmt::Display for Commit {
     }
 }
 
-/// So many hexadecimal digits in lower case and nothing else.
+/// Returns whether the text is exactly this many lower-case hexadecimal digits.
 pub(super) fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits
         && text

@@ -1,4 +1,4 @@
-//! What the Hub says that a repository holds, believed only as far as it can be checked.
+//! The Hub's listing of a repository, trusted only as far as it can be checked.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::names::{FileStatus, fate, is_pickle, is_weights};
 use crate::fault::printable;
 use crate::files::listed;
 
-/// A file that is fetched.
+/// A file to download.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RemoteFile {
     pub name: String,
@@ -19,23 +19,23 @@ pub(super) struct RemoteFile {
     pub digest: Digest,
 }
 
-/// A commit and what of it is fetched.
+/// A commit with its files to download.
 #[derive(Debug)]
 pub(super) struct Listing {
     pub commit: Commit,
-    /// In the order of their names.
+    /// Files in the order of their names.
     pub files: Vec<RemoteFile>,
-    /// Files that stay there.
+    /// Number of files that are not downloaded.
     pub skipped: usize,
 }
 
 impl Listing {
-    /// Reads what `GET /api/models/ID/revision/REVISION?blobs=true` answers: the commit as `sha`,
+    /// Reads the answer to `GET /api/models/ID/revision/REVISION?blobs=true`: the commit as `sha`,
     /// and files as `siblings` with `rfilename`, `size`, and `blobId` or `lfs.sha256`.
     ///
     /// # Errors
-    /// A name leads elsewhere, a commit or hash is none, sizes or hashes are missing, or there are
-    /// no weights in safetensors.
+    /// A name leads out of the folder, a commit or hash is invalid, sizes or hashes are missing, or
+    /// there are no weights in safetensors.
     pub fn read(id: &RepoId, json: &[u8]) -> Result<Self, HubError> {
         let refused = |reason: String| HubError::Refused {
             id: id.to_string(),
@@ -47,10 +47,7 @@ impl Listing {
             let name = name_of(sibling).map_err(refused)?;
             match fate(name) {
                 FileStatus::Hostile(reason) => {
-                    return Err(refused(format!(
-                        "it names a file \
-                `{name}`, which {reason}"
-                    )));
+                    return Err(refused(format!("it names a file `{name}`, which {reason}")));
                 }
                 FileStatus::Skipped => {
                     skipped += 1;
@@ -58,7 +55,7 @@ impl Listing {
                 }
                 FileStatus::Wanted => {
                     let file = remote_file(name, sibling).map_err(refused)?;
-                    // On some systems `A` and `a` are one file.
+                    // On some systems, `A` and `a` are the same file.
                     if let Some(twin) = files.insert(name.to_lowercase(), file) {
                         return Err(refused(format!(
                             "it names both `{}` and `{name}`",
@@ -85,24 +82,16 @@ impl Listing {
     }
 }
 
-/// The commit of an answer and its list of files, or why the answer is refused.
+/// Reads the commit and the list of files of an answer. The error says why the answer is refused.
 pub(super) fn commit_and_siblings(
     id: &RepoId,
     json: &[u8],
 ) -> Result<(Commit, Vec<Value>), String> {
-    let mut answer: Value = serde_json::from_slice(json).map_err(|error| {
-        format!(
-            "it is not valid \
-    JSON: {error}"
-        )
-    })?;
+    let mut answer: Value =
+        serde_json::from_slice(json).map_err(|error| format!("it is not valid JSON: {error}"))?;
     let sha = answer["sha"].as_str().ok_or("it names no commit")?;
-    let commit = Commit::parse(sha).ok_or_else(|| {
-        format!(
-            "its commit is `{sha}`, expected 40 \
-    hexadecimal digits"
-        )
-    })?;
+    let commit = Commit::parse(sha)
+        .ok_or_else(|| format!("its commit is `{sha}`, expected 40 hexadecimal digits"))?;
     if id.pinned().is_some_and(|pinned| pinned != commit) {
         return Err(format!(
             "its commit is {commit}, asked was for {}",
@@ -115,24 +104,20 @@ pub(super) fn commit_and_siblings(
     }
 }
 
-/// The name of a listed file.
+/// Returns the name of a listed file.
 pub(super) fn name_of(sibling: &Value) -> Result<&str, String> {
     sibling["rfilename"]
         .as_str()
         .ok_or_else(|| format!("a file has no name: {sibling}"))
 }
 
-/// A listed file with its size and hash.
+/// Reads a listed file with its size and hash.
 pub(super) fn remote_file(name: &str, sibling: &Value) -> Result<RemoteFile, String> {
     let size = |value: &Value| value["size"].as_u64();
     let hash = |text: Option<&str>, digits: usize| {
         let text = text.ok_or_else(|| format!("`{name}` has no hash"))?;
-        let said = || {
-            format!(
-                "the hash of `{name}` is `{text}`, expected {digits} hexadecimal \
-        digits"
-            )
-        };
+        let said =
+            || format!("the hash of `{name}` is `{text}`, expected {digits} hexadecimal digits");
         if is_hex(text, digits) {
             Ok(text.to_owned())
         } else {
@@ -158,7 +143,8 @@ pub(super) fn remote_file(name: &str, sibling: &Value) -> Result<RemoteFile, Str
     })
 }
 
-/// Some repositories hold the same weights a second time in their maker's own layout.
+/// Removes `consolidated` weights, a second copy of the same weights in another layout, and returns
+/// how many files were removed.
 fn drop_consolidated(files: &mut Vec<RemoteFile>) -> usize {
     let before = files.len();
     if files
@@ -191,7 +177,8 @@ mod tests {
     }
 
     fn weights(name: &str) -> Value {
-        json!({"rfilename": name, "size": 5, "blobId": SHA, "lfs": {"sha256": "a".repeat(64), "size": 5, "pointerSize": 130}})
+        let lfs = json!({"sha256": "a".repeat(64), "size": 5, "pointerSize": 130});
+        json!({"rfilename": name, "size": 5, "blobId": SHA, "lfs": lfs})
     }
 
     #[test]
@@ -217,8 +204,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_is_refused_with_both_sides() {
-        let with = |sibling: Value| json!({"sha": SHA, "siblings": [sibling, weights("model.safetensors")]});
-        let hash = |hash: &str| json!({"rfilename": "a.safetensors", "size": 5, "lfs": {"sha256": hash, "size": 5}});
+        let with = |sibling: Value| {
+            let siblings = [sibling, weights("model.safetensors")];
+            json!({"sha": SHA, "siblings": siblings})
+        };
+        let hash = |hash: &str| {
+            let lfs = json!({"sha256": hash, "size": 5});
+            json!({"rfilename": "a.safetensors", "size": 5, "lfs": lfs})
+        };
         let cases = [
             (json!([]), "it names no commit"),
             (
@@ -242,8 +235,7 @@ mod tests {
             ),
             (
                 with(file("MODEL.safetensors")),
-                "it names both `MODEL.safetensors` and \
-            `model.safetensors`",
+                "it names both `MODEL.safetensors` and `model.safetensors`",
             ),
             (with(weights("model.safetensors")), "it names both"),
             (
@@ -256,13 +248,11 @@ mod tests {
             ),
             (
                 with(json!({"rfilename": "config.json", "size": -3, "blobId": SHA})),
-                "`config.json` \
-            has no size",
+                "`config.json` has no size",
             ),
             (
                 with(json!({"rfilename": "config.json", "size": 3, "blobId": "../../x"})),
-                "the hash \
-            of `config.json` is `../../x`",
+                "the hash of `config.json` is `../../x`",
             ),
             (
                 with(hash("../../../../etc/cron.d/x")),

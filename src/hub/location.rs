@@ -1,11 +1,11 @@
-//! Addresses: which machine one belongs to, where a redirect leads, and what of one may be shown.
+//! Addresses: their server, the target of a redirect, and the part that may be shown.
 
 use std::net::IpAddr;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use ureq::http::Uri;
 
-/// What stays as it is in a part of a path (RFC 3986, section 2.3).
+/// Characters that are escaped in a part of a path (RFC 3986, section 2.3).
 const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'_')
@@ -17,16 +17,16 @@ const ESCAPED: &AsciiSet = &NON_ALPHANUMERIC
 pub(super) struct Location(Uri);
 
 impl Location {
-    /// Reads an address.
+    /// Parses an address.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The address is invalid; the error says why.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         let uri: Uri = text.parse().map_err(|_| "no address")?;
         let authority = uri.authority().ok_or("no address with a host")?;
         match uri.scheme_str() {
             Some("http" | "https") if authority.as_str().contains('@') => Err("an address with a \
-            name or password in it"),
+                name or password in it"),
             Some("http" | "https") if authority.host().is_empty() => Err("no address with a host"),
             Some("http" | "https") => Ok(Self(uri)),
             _ => Err("no http or https address"),
@@ -37,10 +37,10 @@ impl Location {
         &self.0
     }
 
-    /// Where a redirect from here leads.
+    /// Returns the target of a redirect from this address.
     ///
     /// # Errors
-    /// What is wrong with it.
+    /// The target is invalid; the error says why.
     pub fn follow(&self, location: &str) -> Result<Self, &'static str> {
         let (scheme, host) = (
             self.0.scheme_str().unwrap_or_default(),
@@ -60,7 +60,7 @@ impl Location {
         }
     }
 
-    /// Whether both belong to one server.
+    /// Returns whether both addresses are on one server.
     pub fn is_same_server(&self, other: &Self) -> bool {
         let server = |of: &Self| (of.is_https(), of.host(), of.port());
         server(self) == server(other)
@@ -70,7 +70,7 @@ impl Location {
         self.0.scheme_str() == Some("https")
     }
 
-    /// Whether it never leaves this machine.
+    /// Returns whether requests to the address stay on this machine.
     pub fn is_loopback(&self) -> bool {
         let host = self.host();
         let address = host
@@ -80,7 +80,7 @@ impl Location {
         host == "localhost" || address.is_ok_and(|address| address.is_loopback())
     }
 
-    /// Scheme, host and path: a query may be signed, and is nobody's business.
+    /// Returns scheme, host and path. The query is left out, because it may hold a signature.
     pub fn shown(&self) -> String {
         let authority = self
             .0
@@ -104,12 +104,12 @@ impl Location {
     }
 }
 
-/// A text as one part of a path.
+/// Escapes a text as one part of a path.
 pub(super) fn escaped(part: &str) -> String {
     utf8_percent_encode(part, ESCAPED).to_string()
 }
 
-/// The name of a file as parts of a path.
+/// Escapes the name of a file as parts of a path.
 pub(super) fn escaped_name(name: &str) -> String {
     name.split('/').map(escaped).collect::<Vec<_>>().join("/")
 }

@@ -1,10 +1,10 @@
-//! Models and data sets on the Hub: an id to a folder in the cache that Python's `huggingface_hub`
-//! uses too, and an adapter to a repository.
+//! Models and datasets on the Hub: downloads by id into the cache that Python's `huggingface_hub`
+//! uses too, and uploads of an adapter.
 //!
-//! The only module that knows the network. What a server says is material: names pass an
-//! allow-list, commits and hashes their form, and every byte its hash, before anything of it is
-//! found under a name. Looking into the cache needs no network; under `HF_HUB_OFFLINE` a [`Client`]
-//! cannot be made at all.
+//! Only this module uses the network. Answers of a server are not trusted: file names must be on an
+//! allow-list, commits and hashes must have their form, and every byte is hashed before a file gets
+//! its name. Lookups in the cache need no network; under `HF_HUB_OFFLINE`, no [`Client`] can be
+//! made.
 
 mod cache;
 #[cfg(feature = "hub")]
@@ -68,32 +68,32 @@ use std::path::PathBuf;
 
 use crate::files;
 
-/// What a pull came to.
+/// Result of a pull.
 #[derive(Debug, Clone)]
 pub struct Pulled {
-    /// Where the files are.
+    /// Snapshot of the files.
     pub snapshot: Snapshot,
-    /// Names and sizes in bytes, in the order of their names.
+    /// Names and sizes in bytes, sorted by name.
     pub files: Vec<(String, u64)>,
-    /// Bytes that came over the network.
+    /// Bytes that were downloaded.
     pub downloaded_bytes: u64,
-    /// Files of the repository that are of no use here and stayed there.
+    /// Number of files of the repository that are not needed and were not downloaded.
     pub skipped: usize,
 }
 
-/// What a pull of a data set came to.
+/// Result of a pull of a dataset.
 #[derive(Debug, Clone)]
 pub struct PulledDataset {
-    /// Where the files are, and what they are.
+    /// Snapshot of the files.
     pub snapshot: DatasetSnapshot,
-    /// Names and sizes in bytes, split after split.
+    /// Names and sizes in bytes, split by split.
     pub files: Vec<(String, u64)>,
-    /// Bytes that came over the network.
+    /// Bytes that were downloaded.
     pub downloaded_bytes: u64,
 }
 
 impl PulledDataset {
-    /// What is in the cache, as a pull that had nothing to do.
+    /// Returns the result for files that are already in the cache.
     fn cached(snapshot: DatasetSnapshot) -> Result<Self, HubError> {
         let size = |name: &String| {
             let path = snapshot.folder.join(name);
@@ -114,46 +114,46 @@ impl PulledDataset {
     }
 }
 
-/// Who may see a repository that is made.
+/// Visibility of a new repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Visibility {
-    /// Whoever its owner's settings say, which is everybody unless they say otherwise.
+    /// The default of the owner's settings, usually public.
     AsOwner,
-    /// Its owner alone; a repository that others can see is refused.
+    /// Private to its owner; an existing public repository is refused.
     Private,
 }
 
-/// What is to be uploaded in one commit.
+/// Upload of files in one commit.
 #[derive(Debug, Clone)]
 pub struct Shipment {
-    /// The repository, and the branch as its revision.
+    /// Repository, with the branch as its revision.
     pub id: RepoId,
-    /// Name in the repository and what is in it.
+    /// Names in the repository, with contents.
     pub files: Vec<(String, Content)>,
     /// Title of the commit.
     pub message: String,
-    /// For a repository that is not there yet.
+    /// Visibility of a repository that does not exist yet.
     pub visibility: Visibility,
 }
 
-/// What is in a file.
+/// Content of a file.
 #[derive(Debug, Clone)]
 pub enum Content {
-    /// Small, and in memory.
+    /// Bytes of a small file.
     Bytes(Vec<u8>),
-    /// A file that is read while it is sent.
+    /// Path of a file that is read while it is sent.
     File(PathBuf),
 }
 
-/// What a push came to.
+/// Result of a push.
 #[derive(Debug, Clone)]
 pub struct Pushed {
-    /// The page of the repository.
+    /// Address of the repository's page.
     pub url: String,
-    /// The commit; nothing where every file was there already.
+    /// The commit; `None` if every file was already there.
     pub commit: Option<Commit>,
-    /// Names and sizes in bytes of what is new or has changed.
+    /// Names and sizes in bytes of new or changed files.
     pub files: Vec<(String, u64)>,
-    /// Bytes of large files that were sent.
+    /// Bytes of large files that were uploaded.
     pub uploaded_bytes: u64,
 }

@@ -1,10 +1,12 @@
-//! Which files of a model are fetched, and which names of files are refused. Names come from a
-//! server: one that could lead out of its folder is refused with the whole repository, and of the
-//! others only what Rankine reads, or what tells of the license, is taken.
+//! Rules for file names in a repository: which files of a model are downloaded, and which names are
+//! refused.
+//!
+//! Names come from a server. A name that could lead out of its folder refuses the whole repository.
+//! Of the others, only files that Rankine reads or that state the license are downloaded.
 
 use std::path::Path;
 
-/// Files that are read, copied into a merged model, or that say what one may do with it.
+/// Files that are read, copied into a merged model, or state the terms of use.
 const WANTED: [&str; 15] = [
     "README.md",
     "adapter_config.json",
@@ -22,31 +24,31 @@ const WANTED: [&str; 15] = [
     "vocab.json",
     "vocab.txt",
 ];
-/// How names of licenses begin.
+/// Prefixes of the names of license files.
 const LICENCES: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
-/// The folder of further chat templates.
+/// Folder of additional chat templates.
 const TEMPLATES: &str = "additional_chat_templates/";
 const WEIGHTS: &str = ".safetensors";
 const INDEX: &str = ".safetensors.index.json";
-/// Ends of the names of files that can run code when they are read.
+/// Extensions of files that can run code when they are read.
 const PICKLES: [&str; 6] = [".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"];
-/// Names that Windows keeps for devices, whatever follows a `.`.
+/// Names that Windows reserves for devices, with any extension.
 const DEVICES: [&str; 4] = ["con", "prn", "aux", "nul"];
-/// Bytes of a name at most, for which file systems have room.
+/// Most bytes of a name that file systems support.
 const LONGEST: usize = 255;
 
-/// What becomes of a file of a repository.
+/// Treatment of a file in a repository.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileStatus {
-    /// It is fetched.
+    /// Download the file.
     Wanted,
-    /// It stays there.
+    /// Do not download the file.
     Skipped,
-    /// The repository is refused, for this reason.
+    /// Refuse the repository, for this reason.
     Hostile(&'static str),
 }
 
-/// What becomes of a file of this name.
+/// Returns the treatment of a file with this name.
 pub(super) fn fate(name: &str) -> FileStatus {
     if let Some(reason) = leads_out(name) {
         return FileStatus::Hostile(reason);
@@ -61,7 +63,7 @@ pub(super) fn fate(name: &str) -> FileStatus {
     }
 }
 
-/// Whether a file can run code when it is read.
+/// Returns whether a file can run code when it is read.
 pub(super) fn is_pickle(name: &str) -> bool {
     PICKLES.iter().any(|end| name.ends_with(end))
 }
@@ -70,7 +72,7 @@ pub(super) fn is_weights(name: &str) -> bool {
     name.ends_with(WEIGHTS)
 }
 
-/// Why a name could lead out of its folder.
+/// Returns why a name could lead out of its folder; `None` if it cannot.
 pub(super) fn leads_out(name: &str) -> Option<&'static str> {
     let parts = || name.split(['/', '\\']);
     match name {
@@ -86,7 +88,8 @@ pub(super) fn leads_out(name: &str) -> Option<&'static str> {
     }
 }
 
-/// Only files of the repository's own folder are, and its further chat templates.
+/// Returns whether a file is downloaded: only files of the repository's own folder and additional
+/// chat templates are.
 fn is_wanted(name: &str) -> bool {
     if let Some(template) = name.strip_prefix(TEMPLATES) {
         return !template.contains('/')
@@ -98,7 +101,7 @@ fn is_wanted(name: &str) -> bool {
         && (WANTED.contains(&name) || is_weights(name) || name.ends_with(INDEX) || is_license(name))
 }
 
-/// Whether a file tells of a repository, or of what one may do with it.
+/// Returns whether a file describes a repository or states its terms of use.
 pub(super) fn is_card(name: &str) -> bool {
     name == "README.md" || (is_license(name) && is_portable(name))
 }
@@ -107,8 +110,8 @@ fn is_license(name: &str) -> bool {
     !name.contains('/') && LICENCES.iter().any(|license| name.starts_with(license))
 }
 
-/// Whether every system has room for the name of a data file: folders are called as people like,
-/// such as `lang=de`.
+/// Returns whether every system supports the path of a data file. Folders may have names such as
+/// `lang=de`.
 pub(super) fn is_portable_path(name: &str) -> bool {
     let is_plain = |c: char| !c.is_control() && !"<>:\"|?*\\".contains(c);
     name.split('/')
@@ -181,8 +184,7 @@ mod tests {
         for name in [
             "data/train-00000-of-00001.parquet",
             "lang=de/x.parquet",
-            "größe/a \
-        b,c.parquet",
+            "größe/a b,c.parquet",
             "_x/.y.parquet",
         ] {
             assert!(is_portable_path(name), "{name}");

@@ -1,5 +1,5 @@
-//! A build without the feature `hub`: bases of the cache are found, and everything else is refused
-//! in one sentence.
+//! Replacement of the network code in a build without the feature `hub`. Content of the cache is
+//! found, and everything else is refused.
 
 use super::{
     Cache, DatasetRequest, DatasetSnapshot, Environment, HubError, Pulled, PulledDataset, Pushed,
@@ -7,10 +7,10 @@ use super::{
 };
 use crate::report::Reporter;
 
-/// A base that is in the cache.
+/// Returns a base from the cache.
 ///
 /// # Errors
-/// It is not there.
+/// The base is not in the cache.
 pub fn fetch(
     environment: &Environment,
     id: &RepoId,
@@ -21,7 +21,7 @@ pub fn fetch(
         .map_err(|_| HubError::NotBuilt)
 }
 
-/// Nothing.
+/// Refuses to pull a model.
 ///
 /// # Errors
 /// Always.
@@ -33,7 +33,7 @@ pub fn pull(
     Err(HubError::NotBuilt)
 }
 
-/// Nothing.
+/// Refuses to push files.
 ///
 /// # Errors
 /// Always.
@@ -45,10 +45,10 @@ pub fn push(
     Err(HubError::NotBuilt)
 }
 
-/// A data set that is in the cache.
+/// Returns a dataset from the cache.
 ///
 /// # Errors
-/// It is not there.
+/// The dataset is not in the cache.
 pub fn fetch_dataset(
     environment: &Environment,
     request: &DatasetRequest,
@@ -57,10 +57,10 @@ pub fn fetch_dataset(
     environment.cached_dataset(request)
 }
 
-/// The files that a lock names, which are in the cache.
+/// Returns the files that a lock names, from the cache.
 ///
 /// # Errors
-/// They are not there.
+/// Some files are not in the cache.
 pub fn fetch_locked(
     environment: &Environment,
     locked: DatasetSnapshot,
@@ -69,10 +69,10 @@ pub fn fetch_locked(
     locked.in_cache(environment)
 }
 
-/// A data set that is in the cache, as a pull that had nothing to do.
+/// Returns a dataset from the cache, as the result of a pull.
 ///
 /// # Errors
-/// It is not there.
+/// The dataset is not in the cache.
 pub fn pull_dataset(
     environment: &Environment,
     request: &DatasetRequest,

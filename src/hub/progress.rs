@@ -1,19 +1,19 @@
-//! How far bytes have come on their way, as events.
+//! Progress of transferred bytes, as events.
 
 use std::time::{Duration, Instant};
 
 use crate::report::{Event, Reporter, Transfer};
 
-/// Between two events.
+/// Shortest time between two events.
 const EVERY: Duration = Duration::from_millis(100);
 
-/// All files of one pull or push.
+/// Progress over all files of one pull or push.
 pub(super) struct Progress<'a> {
     report: Reporter<'a>,
     total_bytes: u64,
-    /// Here from the beginning, or by now.
+    /// Bytes that are done, including those from before.
     pub done_bytes: u64,
-    /// That came now.
+    /// Bytes that were transferred in this call.
     pub moved_bytes: u64,
     started: Instant,
     last: Option<Instant>,
@@ -31,7 +31,7 @@ impl<'a> Progress<'a> {
         }
     }
 
-    /// Bytes of this file have come.
+    /// Records transferred bytes of this file.
     pub fn moved(&mut self, file: &str, bytes: u64) {
         self.done_bytes += bytes;
         self.moved_bytes += bytes;
@@ -50,7 +50,7 @@ impl<'a> Progress<'a> {
         }));
     }
 
-    /// Bytes that were counted have to come again.
+    /// Takes back bytes that have to be transferred again.
     pub fn lost(&mut self, bytes: u64) {
         self.done_bytes = self.done_bytes.saturating_sub(bytes);
     }

@@ -1,5 +1,5 @@
-//! A repository to a snapshot in the cache: the listing, room on the disk, the files that are
-//! missing, links by name, and at last the branch's commit.
+//! Pull of a repository into a snapshot in the cache: the listing, a check of the disk space, the
+//! missing files, links by name, and finally the commit of the branch.
 
 use std::path::Path;
 
@@ -18,12 +18,11 @@ use crate::fault::shell_word;
 use crate::files::{self, JSON_BYTES, check_space, create_folder, link_atomic};
 use crate::report::{Event, Reporter};
 
-/// A base for a run. A commit that is in the cache needs no network; of a branch or tag the Hub is
-/// asked which commit it is now, and if nobody answers, the commit that it was is good enough and
-/// told.
+/// Returns a base for a run. A commit in the cache needs no network. For a branch or tag, the Hub
+/// is asked for its current commit; if it does not answer, the cached commit is used, with a note.
 ///
 /// # Errors
-/// It is not in the cache and cannot be fetched.
+/// The base is not in the cache and cannot be fetched.
 pub fn fetch(
     environment: &Environment,
     id: &RepoId,
@@ -35,7 +34,7 @@ pub fn fetch(
         (Ok(snapshot), Network::Off(_)) => Ok(snapshot),
         (Ok(snapshot), _) if id.pinned().is_some() => Ok(snapshot),
         (Ok(snapshot), _) => {
-            // Whoever has it already does not wait long.
+            // With a copy in the cache, the wait is short.
             let client = Client::new(environment, Patience::default(), "a pull")?;
             match client.listing(id, 1, report) {
                 Err(error) if error.is_network_away() => {
@@ -55,15 +54,16 @@ pub fn fetch(
     }
 }
 
-/// Fetches what is missing of a repository.
+/// Downloads the missing files of a repository.
 ///
 /// # Errors
-/// It is not there, not allowed, refused, damaged on its way, or there is no room for it.
+/// The repository does not exist, access is denied, its listing is refused, a file is damaged on
+/// its way, or there is no room for it.
 pub fn pull(environment: &Environment, id: &RepoId, report: Reporter) -> Result<Pulled, HubError> {
     pull_with(environment, Patience::default(), id, report)
 }
 
-/// [`pull`] with another patience.
+/// Does the same as [`pull`] with other time limits.
 ///
 /// # Errors
 /// As for [`pull`].
@@ -83,7 +83,7 @@ pub fn pull_with(
     client.download(&cache, id, &listing, report)
 }
 
-/// What is in the cache, as a pull that had nothing to do.
+/// Returns the result for a snapshot that is already in the cache.
 fn cached(snapshot: Snapshot) -> Result<Pulled, HubError> {
     let failed = |cause| files::FileError::new("read", &snapshot.folder, cause);
     let mut files = Vec::new();
@@ -144,8 +144,8 @@ impl Client {
         })
     }
 
-    /// Fetches what is missing of these files of a commit, and links them into its snapshot.
-    /// Returns the bytes that came.
+    /// Downloads the missing files of a commit and links them into its snapshot. Returns the
+    /// downloaded bytes.
     pub(super) fn files(
         &self,
         cache: &Cache,
@@ -194,8 +194,8 @@ impl Client {
     }
 }
 
-/// Puts a name of the snapshot onto its content: `../../blobs/HASH`, from a folder in it
-/// `../../../blobs/HASH`.
+/// Links a name of the snapshot to its blob: `../../blobs/HASH`, or `../../../blobs/HASH` from a
+/// subfolder.
 fn link(blob: &Path, snapshot: &Path, name: &str) -> Result<(), HubError> {
     let up = "../".repeat(name.matches('/').count());
     let target = Path::new(&up)

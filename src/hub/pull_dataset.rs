@@ -1,5 +1,5 @@
-//! A data set to a snapshot in the cache: the listing, the card and the licenses, then the Parquet
-//! files that are asked for.
+//! Pull of a dataset into a snapshot in the cache: the listing, the card and the licenses, then the
+//! requested Parquet files.
 
 use std::collections::BTreeMap;
 
@@ -20,13 +20,14 @@ use crate::report::{Event, Reporter};
 const README: &str = "README.md";
 const DOING: &str = "a pull";
 
-/// A data set for a run. A commit that is in the cache needs no network; of a branch or tag the Hub
-/// is asked which commit it is now, and if nobody answers, the commit that it was is good enough
-/// and told.
+/// Returns a dataset for a run.
+///
+/// A commit in the cache needs no network. For a branch or tag, the Hub is asked for its current
+/// commit; if it does not answer, the cached commit is used, with a note.
 ///
 /// # Errors
-/// It is not in the cache and cannot be fetched, or the request does not go with what the
-/// repository holds.
+/// The dataset is not in the cache and cannot be fetched, or the request does not match the
+/// repository.
 pub fn fetch_dataset(
     environment: &Environment,
     request: &DatasetRequest,
@@ -52,11 +53,11 @@ pub fn fetch_dataset(
     }
 }
 
-/// Fetches what is missing of a data set.
+/// Downloads the missing files of a dataset.
 ///
 /// # Errors
-/// It is not there, not allowed, refused, damaged on its way, has no Parquet, or there is no room
-/// for it.
+/// The dataset does not exist, access is denied, its listing is refused, a file is damaged on its
+/// way, it has no Parquet files, or there is no room for it.
 pub fn pull_dataset(
     environment: &Environment,
     request: &DatasetRequest,
@@ -69,7 +70,8 @@ pub fn pull_dataset(
     pull_with(environment, patience, request, patience.attempts, report)
 }
 
-/// The files that a lock names: what the cache has not of them is fetched from their commit.
+/// Returns the files that a lock names. Those missing in the cache are downloaded from their
+/// commit.
 ///
 /// # Errors
 /// As for [`pull_dataset`].

@@ -1,7 +1,8 @@
-//! Files to a repository in one commit, as `huggingface_hub` does it
-//! (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/_commit_api.py>):
-//! the repository is made if it is not there, the Hub says which files are large, those go to where
-//! it says, and the commit names all of them.
+//! Push of files to a repository in one commit, as `huggingface_hub` does it
+//! (<https://github.com/huggingface/huggingface_hub/blob/main/src/huggingface_hub/_commit_api.py>).
+//!
+//! A missing repository is created, the Hub tells which files are large, those are uploaded where
+//! it says, and the commit names all files.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -19,17 +20,16 @@ use super::{Pushed, Shipment, Visibility};
 use crate::fault::printable;
 use crate::report::Reporter;
 
-/// Bytes of an answer at most.
+/// Most bytes of an answer.
 pub(super) const ANSWER_BYTES: u64 = 1 << 20;
-/// Bytes of a file that goes into the commit itself at most; the Hub takes larger ones by
-/// themselves.
+/// Most bytes of a file inside the commit itself; the Hub takes larger ones as separate uploads.
 const REGULAR_BYTES: u64 = 16 << 20;
 pub(super) const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-/// Uploads files in one commit. What is there already as it is stays and is not sent again.
+/// Uploads files in one commit. Files that are already there unchanged are not sent again.
 ///
 /// # Errors
-/// There is no network, token or right, the Hub refuses, or a file cannot be read.
+/// The network, a token or the permission is missing, the Hub refuses, or a file cannot be read.
 pub fn push(
     environment: &Environment,
     shipment: &Shipment,
@@ -38,7 +38,7 @@ pub fn push(
     push_with(environment, Patience::default(), shipment, report)
 }
 
-/// [`push`] with another patience.
+/// Does the same as [`push`] with other time limits.
 ///
 /// # Errors
 /// As for [`push`].
@@ -93,19 +93,19 @@ pub fn push_with(
     })
 }
 
-/// What becomes of a file.
+/// Way in which a file is uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// It is there as it is.
+    /// The file is already there.
     Unchanged,
-    /// It goes into the commit.
+    /// The file is part of the commit.
     Regular,
-    /// It goes by itself.
+    /// The file is uploaded separately.
     Large,
 }
 
 impl Client {
-    /// Makes the repository, if it is not there.
+    /// Creates the repository if it does not exist.
     fn create(
         &self,
         id: &RepoId,
@@ -123,7 +123,7 @@ impl Client {
         });
         match made {
             Ok(_) | Err(HubError::Status { status: 409, .. }) => {}
-            // A token for this repository alone may write there and make none.
+            // A token for this repository alone may write to it, but may not create one.
             Err(HubError::Denied { .. }) if self.about(id, report).is_ok() => {}
             Err(error) => return Err(error),
         }
@@ -135,7 +135,7 @@ impl Client {
         Ok(())
     }
 
-    /// What the Hub says of a repository.
+    /// Returns the Hub's description of a repository.
     fn about(&self, id: &RepoId, report: Reporter) -> Result<Value, HubError> {
         let from = self.address(&format!("api/models/{}", id.repository()))?;
         let answer = self.insist(self.patience.attempts, report, || {
@@ -144,14 +144,17 @@ impl Client {
         read(id, &answer)
     }
 
-    /// Asks which files are large, and which are there already.
+    /// Asks the Hub which files are large and which are already there.
     fn modes(
         &self,
         id: &RepoId,
         files: &[Outgoing],
         report: Reporter,
     ) -> Result<Vec<Mode>, HubError> {
-        let entry = |file: &Outgoing| json!({"path": file.name, "sample": STANDARD.encode(&file.sample), "size": file.bytes});
+        let entry = |file: &Outgoing| {
+            let sample = STANDARD.encode(&file.sample);
+            json!({"path": file.name, "sample": sample, "size": file.bytes})
+        };
         let body = json!({"files": files.iter().map(entry).collect::<Vec<_>>()}).to_string();
         let to = self.address(&format!(
             "api/models/{}/preupload/{}",
@@ -173,7 +176,7 @@ impl Client {
             .collect()
     }
 
-    /// Makes the commit. It is not tried again: where an answer is lost it may have been made.
+    /// Makes the commit. It is not retried: if the answer is lost, the commit may exist.
     fn commit(
         &self,
         shipment: &Shipment,
@@ -186,10 +189,16 @@ impl Client {
         ];
         for (file, mode) in files {
             lines.push(if *mode == Mode::Large {
-                let value = json!({"path": file.name, "algo": "sha256", "oid": file.sha256, "size": file.bytes});
+                let value = json!({
+                    "path": file.name,
+                    "algo": "sha256",
+                    "oid": file.sha256,
+                    "size": file.bytes,
+                });
                 json!({"key": "lfsFile", "value": value})
             } else {
-                let value = json!({"content": STANDARD.encode(file.read()?), "path": file.name, "encoding": "base64"});
+                let content = STANDARD.encode(file.read()?);
+                let value = json!({"content": content, "path": file.name, "encoding": "base64"});
                 json!({"key": "file", "value": value})
             });
         }
@@ -205,14 +214,12 @@ impl Client {
         let commit = answer["commitOid"].as_str().and_then(Commit::parse);
         commit.ok_or_else(|| HubError::Refused {
             id: id.to_string(),
-            reason: "it made a commit and \
-        names none"
-                .to_owned(),
+            reason: "it made a commit and names none".to_owned(),
         })
     }
 }
 
-/// What the answer says of a file.
+/// Reads the upload mode of a file from the answer.
 fn mode(answer: &Value, file: &Outgoing) -> Result<Mode, String> {
     let entries = answer["files"].as_array().into_iter().flatten();
     let entry = entries
@@ -230,7 +237,7 @@ fn mode(answer: &Value, file: &Outgoing) -> Result<Mode, String> {
     match entry["uploadMode"].as_str() {
         Some("lfs") if there == Some(&file.sha256) => Ok(Mode::Unchanged),
         Some("regular") if there == Some(&file.git_hash) => Ok(Mode::Unchanged),
-        // Where there is nothing to send an upload of its own fails.
+        // An empty file cannot be uploaded separately.
         Some("lfs") if file.bytes > 0 => Ok(Mode::Large),
         Some("lfs" | "regular") if file.bytes <= REGULAR_BYTES => Ok(Mode::Regular),
         Some("lfs" | "regular") => Err(format!(
@@ -248,10 +255,7 @@ fn mode(answer: &Value, file: &Outgoing) -> Result<Mode, String> {
 pub(super) fn read(id: &RepoId, answer: &[u8]) -> Result<Value, HubError> {
     let refused = |error| HubError::Refused {
         id: id.to_string(),
-        reason: format!(
-            "it is not valid \
-    JSON: {error}"
-        ),
+        reason: format!("it is not valid JSON: {error}"),
     };
     serde_json::from_slice(answer).map_err(refused)
 }

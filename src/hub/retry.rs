@@ -1,4 +1,4 @@
-//! What is tried again, how often, and after how long.
+//! Retries of requests: their number and the waits between them.
 
 use std::time::Duration;
 
@@ -6,18 +6,18 @@ use super::client::Client;
 use super::error::HubError;
 use crate::report::{Event, Reporter};
 
-/// How long one waits, and how often one tries.
+/// Time limits and number of attempts.
 #[derive(Debug, Clone, Copy)]
 pub struct Patience {
-    /// Tries without progress before it is given up.
+    /// Attempts without progress before giving up.
     pub attempts: u32,
-    /// The wait before the second try; each further one is twice as long.
+    /// Wait before the second attempt; each further wait is twice as long.
     pub first_wait: Duration,
-    /// The longest wait, even where a server asks for more.
+    /// Longest wait, even if a server asks for more.
     pub longest_wait: Duration,
-    /// For a connection.
+    /// Time limit of a connection.
     pub connect: Duration,
-    /// For the next bytes of an answer.
+    /// Time limit of the next bytes of an answer.
     pub stall: Duration,
 }
 
@@ -33,21 +33,21 @@ impl Default for Patience {
     }
 }
 
-/// Why a try failed, and whether another may not.
+/// A failed attempt, and what follows it.
 #[derive(Debug)]
 pub(super) struct Failed {
     pub error: Box<HubError>,
     pub next: Next,
 }
 
-/// What follows on a try that failed.
+/// What follows a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Any other would fail too.
+    /// No further attempt, because it would fail too.
     GiveUp,
-    /// Another, after the wait that the server asks for or one that grows.
+    /// Another attempt, after the wait that the server asks for, or a growing one.
     Again { wait: Option<Duration> },
-    /// Another, and the tries are counted anew: it moved on.
+    /// Another attempt with a new count of attempts, because there was progress.
     GoOn,
 }
 
@@ -75,7 +75,7 @@ impl<E: Into<HubError>> From<E> for Failed {
 }
 
 impl Client {
-    /// Tries until it works, it cannot, or patience is at its end.
+    /// Retries until it succeeds, cannot succeed, or the attempts are used up.
     pub(super) fn insist<T>(
         &self,
         attempts: u32,

@@ -1,6 +1,7 @@
-//! Large files to where the Hub says, by the basic transfer of Git LFS
-//! (<https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md>): read while they are sent,
-//! never whole in memory.
+//! Upload of large files by the basic transfer of Git LFS
+//! (<https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md>).
+//!
+//! Files are read while they are sent, and never held in memory.
 
 use std::io::{self, Read};
 
@@ -21,14 +22,14 @@ use crate::fault::printable;
 use crate::files::{self, open_file};
 
 const PIECE_BYTES: usize = 256 << 10;
-/// Bytes of a file by which the Hub tells text from others.
+/// Bytes of a file from which the Hub recognizes text.
 const SAMPLE_BYTES: usize = 512;
 const LFS: [(&str, &str); 2] = [
     ("Accept", "application/vnd.git-lfs+json"),
     ("Content-Type", "application/vnd.git-lfs+json"),
 ];
 
-/// A file that is to be sent, and what the Hub has to know of it.
+/// A file to upload, with the facts that the Hub asks for.
 pub(super) struct Outgoing<'a> {
     pub name: String,
     pub bytes: u64,
@@ -39,7 +40,7 @@ pub(super) struct Outgoing<'a> {
 }
 
 impl<'a> Outgoing<'a> {
-    /// Reads the file once.
+    /// Reads the file once, to hash it.
     pub fn new(name: &str, content: &'a Content) -> Result<Self, HubError> {
         let bytes = match content {
             Content::Bytes(bytes) => bytes.len() as u64,
@@ -81,7 +82,7 @@ impl<'a> Outgoing<'a> {
         })
     }
 
-    /// All of it.
+    /// Returns the whole content.
     pub fn read(&self) -> Result<Vec<u8>, HubError> {
         let mut bytes = Vec::new();
         open(self.content)?
@@ -106,14 +107,14 @@ fn unreadable(content: &Content, cause: io::Error) -> HubError {
     files::FileError::new("read", path, cause).into()
 }
 
-/// An address that the Hub gives, and headers that a request there needs.
+/// Address from the Hub, with the headers for a request to it.
 struct Action {
     to: Location,
     headers: Vec<(String, String)>,
 }
 
 impl Client {
-    /// Sends large files.
+    /// Uploads large files.
     pub(super) fn upload(
         &self,
         id: &RepoId,
@@ -128,7 +129,11 @@ impl Client {
             .map(|file| json!({"oid": file.sha256, "size": file.bytes}))
             .collect();
         let body = json!({
-            "operation": "upload", "transfers": ["basic"], "objects": objects, "hash_algo": "sha256", "ref": {"name": id.revision()}
+            "operation": "upload",
+            "transfers": ["basic"],
+            "objects": objects,
+            "hash_algo": "sha256",
+            "ref": {"name": id.revision()},
         });
         let to = self.address(&format!("{}.git/info/lfs/objects/batch", id.repository()))?;
         let (body, report) = (body.to_string(), progress.reporter());
@@ -160,7 +165,7 @@ impl Client {
             return Err(refused(message.to_owned()));
         }
         let action = |name: &str| self.action(&object["actions"][name]).map_err(refused);
-        // Nothing to do: its content is there.
+        // Nothing to do: the content is already there.
         let Some(upload) = action("upload")? else {
             return Ok(());
         };
@@ -183,19 +188,14 @@ impl Client {
         .map(drop)
     }
 
-    /// An action of an answer, if there is one.
+    /// Returns an action of an answer, if there is one.
     fn action(&self, action: &Value) -> Result<Option<Action>, String> {
         if action.is_null() {
             return Ok(None);
         }
         let href = action["href"].as_str().ok_or("it gives no address")?;
-        let to = Location::parse(href).map_err(|reason| {
-            format!(
-                "it gives `{}`, which is \
-        {reason}",
-                printable(href)
-            )
-        })?;
+        let to = Location::parse(href)
+            .map_err(|reason| format!("it gives `{}`, which is {reason}", printable(href)))?;
         let is_safe = to.is_https() || to.is_loopback() || !self.endpoint().starts_with("https:");
         if !is_safe {
             return Err(format!("it gives `{}`, which is plain http", to.shown()));
@@ -214,7 +214,7 @@ impl Client {
         }))
     }
 
-    /// One try, from the first byte. The address is signed and gets no token of ours.
+    /// Makes one attempt, from the first byte. The address is signed and gets no token.
     fn put(
         &self,
         id: &RepoId,
@@ -242,7 +242,7 @@ impl Client {
     }
 }
 
-/// A file of which is told how much was read.
+/// Reader that reports how much was read.
 struct Counted<'a, 'b> {
     reader: Box<dyn Read + 'a>,
     name: &'a str,

@@ -1,20 +1,20 @@
-//! What is put around the words that a model is asked: what was around them when it was trained.
+//! The frame of a prompt: the text around a user's words, which should match the one in training.
 
 use crate::terms::{Format, Term};
 
 /// The frame of a prompt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Frame {
-    /// None: the model continues a text.
+    /// No frame: the model continues the text.
     Text,
-    /// Alpaca's.
+    /// Alpaca's instruction frame.
     Instruction,
-    /// The chat template.
+    /// The base's chat template.
     Chat,
 }
 
 impl Frame {
-    /// The frame in which rows of a format are trained.
+    /// Returns the frame in which rows of a format are trained.
     pub fn of(format: Format) -> Self {
         match format {
             Format::Text | Format::Completion => Self::Text,
@@ -23,7 +23,7 @@ impl Frame {
         }
     }
 
-    /// The option of `generate` that asks in it.
+    /// The option of `generate` that selects this frame.
     pub fn option(self) -> &'static str {
         match self {
             Self::Text => "--prompt",
@@ -40,8 +40,8 @@ impl Frame {
         }
     }
 
-    /// Both sides, where a model that was trained on rows of these formats has not learned to
-    /// answer in this frame. Where nothing is known of its training there is nothing to say.
+    /// Returns a message if the model was trained on rows of these formats and has not learned to
+    /// answer in this frame. Returns `None` if nothing is known of its training.
     pub fn mismatch(self, trained: &[Format]) -> Option<String> {
         let first = trained
             .first()
@@ -55,7 +55,7 @@ impl Frame {
     }
 }
 
-/// Formats as the recipe has them, each once.
+/// Lists formats by the recipe's names, each once.
 pub fn listed(formats: &[Format]) -> String {
     let words = Format::WORDS
         .iter()

@@ -1,45 +1,46 @@
-//! One token after the other.
+//! The generation loop: one token after the other.
 
 use std::ops::ControlFlow;
 
 use super::{InferError, Sampling};
 use crate::model::{Cache, Decoder, DecoderSpec};
 
-/// How far and by what rule a model goes on.
+/// When generation stops and how tokens are chosen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateConfig {
-    /// Tokens at most.
+    /// The most tokens to generate.
     pub max_tokens: usize,
-    /// The rule.
+    /// The sampling rule.
     pub sampling: Sampling,
-    /// Tokens that end the answer and are no part of it.
+    /// Tokens that end the answer. They are not part of it.
     pub stops: Vec<u32>,
 }
 
-/// Why there are no more tokens.
+/// Why generation stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
-    /// The model ended with this token.
+    /// The model generated this stop token.
     End(u32),
-    /// There were as many as were asked for.
+    /// `max_tokens` was reached.
     MaxTokens,
-    /// The text is as long as the base was made for.
+    /// The text reached the base's context length.
     Context,
-    /// Whoever took the tokens wanted no more.
+    /// The consumer of the tokens stopped it.
     Interrupted,
 }
 
-/// What a model said.
+/// The tokens that a model generated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generated {
-    /// Without the one that ended it.
+    /// The tokens, without the stop token.
     pub tokens: Vec<u32>,
-    /// Why it ended.
+    /// Why generation stopped.
     pub stop: Stop,
 }
 
-/// Goes on from a prompt. `cache` is of the same decoder: what the prompt begins with and the cache
-/// holds is not read again. `each` takes every token as it comes, and may break off.
+/// Generates tokens after a prompt. `cache` belongs to the same decoder; the beginning of the
+/// prompt that it already holds is not computed again. `each` gets every token as it comes and may
+/// stop the loop.
 ///
 /// # Errors
 /// The prompt is empty, too long, or has tokens that the model does not know; or its logits are not
@@ -82,7 +83,7 @@ pub fn generate(
     Ok(Generated { tokens, stop })
 }
 
-/// Whether a model has room for an answer to a prompt and knows its tokens.
+/// Checks that the model's context has room for an answer and that it knows the prompt's tokens.
 pub(super) fn check(spec: &DecoderSpec, prompt: &[u32]) -> Result<(), InferError> {
     let (tokens, vocabulary) = (prompt.len(), spec.vocabulary);
     if tokens == 0 {

@@ -1,4 +1,4 @@
-//! A model that speaks: prompts to tokens, tokens one after the other, and their text as it comes.
+//! Inference: prompts to tokens, generated tokens, and their text as a stream.
 
 mod frame;
 mod generate;
@@ -40,10 +40,10 @@ pub enum InferError {
     NotMessages {
         /// The file.
         path: PathBuf,
-        /// What it holds instead.
+        /// What the file holds instead.
         found: String,
     },
-    /// A message is none.
+    /// A message is not valid.
     #[error("`{path}`: {cause}", path = path.display())]
     Message {
         /// The file.
@@ -51,25 +51,28 @@ pub enum InferError {
         /// What is wrong with it.
         cause: Box<ConversationError>,
     },
-    /// A conversation in which it is not the assistant's turn.
-    #[error("`{path}` ends with what the assistant says, expected a message to answer", path = path.display())]
+    /// A conversation whose last message is the assistant's.
+    #[error(
+        "`{path}` ends with what the assistant says, expected a message to answer",
+        path = path.display()
+    )]
     Answered {
         /// The file.
         path: PathBuf,
     },
-    /// A conversation without a template.
+    /// A conversation, and the base has no chat template.
     #[error("a conversation needs a chat template, the base has none")]
     NoTemplate,
-    /// The prompt begins with two bos tokens, which no model has seen.
+    /// The prompt begins with two bos tokens, which no model has seen in training.
     #[error("the prompt begins with the bos token twice, id {bos}")]
     DoubledBos {
         /// Its id.
         bos: u32,
     },
-    /// Nothing to go on from.
+    /// The prompt has no tokens.
     #[error("the prompt has no token, expected at least one")]
     Empty,
-    /// A token that the model does not know.
+    /// A token beyond the base's embedding.
     #[error("the tokenizer made token id {id}, the base's embedding has ids below {vocabulary}")]
     UnknownToken {
         /// Its id.
@@ -77,7 +80,7 @@ pub enum InferError {
         /// Rows of the embedding.
         vocabulary: usize,
     },
-    /// No room for an answer.
+    /// The prompt leaves no room for an answer.
     #[error(
         "the prompt has {tokens} tokens, expected fewer than {context}, for which the base was \
     made"
@@ -88,10 +91,10 @@ pub enum InferError {
         /// Tokens that a text may have.
         context: usize,
     },
-    /// The model computes something that is no number.
+    /// The model's logits are not finite.
     #[error("after {tokens} tokens a logit is {found}, expected a finite number")]
     NotFinite {
-        /// Tokens that were read.
+        /// The number of tokens that were read.
         tokens: usize,
         /// The value.
         found: f32,

@@ -1,4 +1,4 @@
-//! What a model is asked, as tokens.
+//! Prompts and their tokens.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ use crate::data::{alpaca, conversation};
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::terms::NOT_VARIABLES;
 
-/// What a model goes on from.
+/// The text or conversation that a model continues.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Prompt {
-    /// A text.
+    /// A plain text.
     Text(String),
     /// A conversation, in which the assistant speaks next.
     Chat(Conversation),
 }
 
 impl Prompt {
-    /// What a user says, and nothing before it.
+    /// Makes a conversation of a single user message.
     pub fn said(text: &str) -> Self {
         let messages = vec![json!({"role": "user", "content": text})];
         Self::Chat(Conversation {
@@ -30,13 +30,13 @@ impl Prompt {
         })
     }
 
-    /// An instruction in Alpaca's frame, as rows of `instruction` are trained; an empty input is
-    /// none, as in a row.
+    /// Puts an instruction in Alpaca's frame, as for training rows of `instruction`. An empty input
+    /// counts as no input, as in a row.
     pub fn instruction(instruction: &str, input: Option<&str>) -> Self {
         Self::Text(alpaca(instruction, input.filter(|input| !input.is_empty())))
     }
 
-    /// What a person asks, in a frame.
+    /// Puts a user's words in a frame.
     pub fn framed(text: &str, frame: Frame) -> Self {
         match frame {
             Frame::Text => Self::Text(text.to_owned()),
@@ -45,8 +45,8 @@ impl Prompt {
         }
     }
 
-    /// Its tokens: a text with the special tokens that its tokenizer puts before it, a conversation
-    /// as the template renders it.
+    /// Returns the prompt's tokens: for a text with the special tokens that the tokenizer puts
+    /// before it, for a conversation as the chat template renders it.
     ///
     /// # Errors
     /// There is no template, or it does not render the conversation; or the text would begin with
@@ -75,7 +75,7 @@ impl Prompt {
     }
 }
 
-/// Without the eos that some tokenizers put behind a text: nothing would follow on it.
+/// Tokenizes a text without the eos that some tokenizers append: nothing would follow it.
 fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, InferError> {
     let encoding = tokenizer.encode(text, true)?;
     let mut ids = encoding.ids;
@@ -87,10 +87,10 @@ fn plain(tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, InferError> {
 }
 
 /// Reads a conversation from a JSON file: a list of messages, or an object with `messages` and
-/// perhaps `tools` and `chat_template_kwargs`, variables of the template.
+/// optionally `tools` and `chat_template_kwargs` (variables of the template).
 ///
 /// # Errors
-/// The file cannot be read, holds something else, or ends with what the assistant says.
+/// The file cannot be read, holds something else, or ends with an assistant message.
 pub fn read_messages(path: &Path) -> Result<Conversation, InferError> {
     let text = read_text_up_to(path, JSON_BYTES)?;
     let refused = |found: &str| InferError::NotMessages {

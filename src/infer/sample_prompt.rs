@@ -1,4 +1,4 @@
-//! A prompt that is put again and again to a model that learns.
+//! Sample prompts: prompts that a run answers at each evaluation, to show how the model changes.
 
 use std::ops::ControlFlow;
 
@@ -11,22 +11,21 @@ use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::model::{Cache, Decoder, DecoderSpec};
 
-/// Tokens of an answer at most: enough to see what it becomes.
+/// The most tokens of an answer: enough to see a change.
 const ANSWER_TOKENS: usize = 64;
 
-/// A prompt as tokens.
+/// A sample prompt as tokens.
 #[derive(Debug)]
 pub struct SamplePrompt {
-    /// As it was written.
+    /// The prompt as written.
     pub text: String,
     tokens: Vec<u32>,
-    /// What is around it. In a conversation the answer is a text of its own; elsewhere it follows
-    /// on the prompt.
+    /// The frame around it. In a conversation the answer is a text of its own; elsewhere it
+    /// continues the prompt.
     pub frame: Frame,
 }
 
-/// The rule of every answer: the likeliest token always, up to the end of a turn, of a document or
-/// of 64 tokens.
+/// Answers prompts by greedy decoding, up to the end of a turn or a document, or 64 tokens.
 #[derive(Debug)]
 pub struct Answerer<'a> {
     encoder: &'a Encoder,
@@ -34,10 +33,10 @@ pub struct Answerer<'a> {
 }
 
 impl SamplePrompt {
-    /// A prompt in the frame in which the run's rows are trained.
+    /// Puts a prompt in the frame in which the run's rows are trained.
     ///
     /// # Errors
-    /// The template or the tokenizer does not take it, or it has no token, too many for the base,
+    /// The template or the tokenizer does not accept it; or it has no token, too many for the base,
     /// or some that the base does not know.
     pub fn new(
         text: &str,
@@ -57,7 +56,7 @@ impl SamplePrompt {
 }
 
 impl<'a> Answerer<'a> {
-    /// Answers with the tokenizer and the template with which a run trains.
+    /// Returns an answerer with the tokenizer and the template of the run.
     pub fn new(encoder: &'a Encoder) -> Self {
         let stops = stops(&encoder.tokenizer, encoder.template.as_ref());
         Self {
@@ -70,7 +69,7 @@ impl<'a> Answerer<'a> {
         }
     }
 
-    /// The answer's text; `None` if `is_stopped` became true.
+    /// Returns the text of the answer, or `None` if `is_stopped` became true.
     ///
     /// # Errors
     /// A logit is not finite, or the tokenizer's decoder fails.

@@ -1,5 +1,5 @@
-//! The next token from its logits, by the rules of transformers' `generate`, in its order:
-//! repetition penalty, temperature, top k, top p.
+//! Sampling of the next token from logits, by the rules and in the order of transformers'
+//! `generate`: repetition penalty, temperature, top k, top p.
 
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
@@ -9,22 +9,22 @@ use crate::keyed_random::{mix, unit};
 /// How the next token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// What logits are divided by; 0: the likeliest token, without a draw.
+    /// The divisor of the logits; 0 for greedy decoding, without a draw.
     pub temperature: f64,
-    /// Only so many of the likeliest tokens are drawn from; 0: all.
+    /// Draw from this many of the likeliest tokens only; 0 for all.
     pub top_k: usize,
-    /// Only the likeliest tokens that together have this probability are drawn from; 1: all,
-    /// Holtzman et al. 2019, arXiv:1904.09751.
+    /// Draw from the likeliest tokens that together have this probability only; 1 for all. Holtzman
+    /// et al. 2019, arXiv:1904.09751.
     pub top_p: f64,
-    /// Logits of tokens that are there already are divided by it, negative ones multiplied, Keskar
-    /// et al. 2019, arXiv:1909.05858; 1: not at all.
+    /// Logits of tokens that already occur are divided by it if positive and multiplied if
+    /// negative; 1 for no penalty. Keskar et al. 2019, arXiv:1909.05858.
     pub repetition_penalty: f64,
-    /// Seed of the draws.
+    /// The seed of the draws.
     pub seed: u64,
 }
 
 impl Sampling {
-    /// The likeliest token always.
+    /// Greedy decoding: always the likeliest token.
     pub const GREEDY: Self = Self {
         temperature: 0.0,
         top_k: 0,
@@ -33,9 +33,9 @@ impl Sampling {
         seed: 0,
     };
 
-    /// The token that follows on `text`, given the logits of all tokens. The draw depends on the
-    /// seed and on the length of the text alone. Of equally likely tokens the one with the lower id
-    /// comes first.
+    /// Returns the token that follows `text`, given the logits of all tokens. The draw depends only
+    /// on the seed and on the length of the text. Of equally likely tokens the one with the lower
+    /// id comes first.
     pub fn choose(&self, logits: &[f32], text: &[u32]) -> u32 {
         let mut candidates: Vec<(u32, f64)> = (0..)
             .zip(logits.iter().map(|logit| f64::from(*logit)))
@@ -77,7 +77,7 @@ impl Sampling {
     }
 }
 
-/// The likeliest first, and no more than `kept` of them.
+/// Sorts by probability, highest first, and keeps at most `kept`.
 fn keep_likeliest(
     candidates: &mut Vec<(u32, f64)>,
     kept: usize,
@@ -90,7 +90,7 @@ fn keep_likeliest(
     candidates.sort_unstable_by(likelier);
 }
 
-/// How many of the first weights it takes to reach a share of all; at least one.
+/// Returns the number of leading weights that reach a share of the sum; at least one.
 fn nucleus(weights: &[(u32, f64)], share: f64) -> usize {
     let wanted = share * sum(weights);
     let mut before = 0.0;
@@ -102,7 +102,7 @@ fn nucleus(weights: &[(u32, f64)], share: f64) -> usize {
     weights.iter().take_while(is_wanted).count().max(1)
 }
 
-/// The token at a share of the weights' sum.
+/// Returns the token at a share of the weights' sum.
 fn draw(weights: &[(u32, f64)], share: f64) -> u32 {
     let mut left = share * sum(weights);
     for (id, weight) in weights {
@@ -128,7 +128,7 @@ mod tests {
         ..Sampling::GREEDY
     };
 
-    /// How often each token is drawn, over many seeds.
+    /// Returns the share of draws of each token, over many seeds.
     fn shares(sampling: Sampling, logits: &[f32]) -> Vec<f64> {
         let mut shares = vec![0.0; logits.len()];
         for seed in 0..20_000 {

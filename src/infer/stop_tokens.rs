@@ -1,20 +1,19 @@
-//! Where an answer ends.
+//! Stop tokens of an answer.
 
 use serde_json::json;
 
 use crate::data::template::{ChatTemplate, Conversation};
 use crate::data::tokenize::Tokenizer;
 
-/// Every token that ends an answer: those of the tokenizer and of `generation_config.json`, the
-/// ends of a turn that are known, and the token with which the template ends what the assistant
-/// says.
+/// Returns every token that ends an answer: those of the tokenizer and of `generation_config.json`,
+/// the known end-of-turn tokens, and the token with which the template ends an assistant message.
 pub fn stops(tokenizer: &Tokenizer, template: Option<&ChatTemplate>) -> Vec<u32> {
     let of_template = template.and_then(|template| end_of_turn(tokenizer, template));
     tokenizer.end_ids().into_iter().chain(of_template).collect()
 }
 
-/// The last token that the assistant says in a made-up conversation, if it is an added one; white
-/// space behind it does not count. A template that refuses the conversation has none.
+/// Returns the last token of the assistant message in a made-up conversation, if it is an added
+/// token; white space after it does not count. `None` if the template rejects the conversation.
 fn end_of_turn(tokenizer: &Tokenizer, template: &ChatTemplate) -> Option<u32> {
     let messages = vec![
         json!({"role": "user", "content": "a"}),

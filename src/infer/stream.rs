@@ -1,26 +1,26 @@
-//! Tokens to text as they come, whole characters only.
+//! Streams tokens as text, in whole characters only.
 
 use crate::data::tokenize::{TokenizeError, Tokenizer};
 
-/// Tokens that are held back at most for one character, which has four bytes: a model that says no
-/// characters at all is not waited for.
+/// The most tokens held back for one character, which has at most four bytes. If a model generates
+/// no valid characters, the stream does not wait for more.
 const HELD_TOKENS: usize = 16;
 
-/// The text of tokens that come one by one. Special tokens have none.
+/// The text of tokens that come one by one. Special tokens have no text.
 ///
-/// Text of a new token is what the decoder writes for it behind the tokens before: pieces of tokens
-/// that make one character come when the last of them is there.
+/// The text of a new token is what the decoder adds for it after the tokens before. Pieces of one
+/// character come out with the last of them.
 #[derive(Debug)]
 pub struct TextStream<'a> {
     tokenizer: &'a Tokenizer,
-    /// Tokens whose text is out, as context, and those whose text is not.
+    /// Tokens whose text is out, as context, followed by those whose text is not.
     tokens: Vec<u32>,
     out: usize,
 }
 
 impl<'a> TextStream<'a> {
-    /// A text that follows on that of these tokens, which may be none: a decoder that writes a
-    /// space before a word leaves it out where a text begins.
+    /// Returns a stream after these context tokens, which may be empty. A decoder that writes a
+    /// space before a word omits it at the start of a text.
     pub fn after(tokenizer: &'a Tokenizer, context: &[u32]) -> Self {
         Self {
             tokenizer,
@@ -29,7 +29,7 @@ impl<'a> TextStream<'a> {
         }
     }
 
-    /// Takes a token; returns the text that is whole now.
+    /// Takes a token and returns the text that is now complete.
     ///
     /// # Errors
     /// The tokenizer's decoder fails.
@@ -47,7 +47,7 @@ impl<'a> TextStream<'a> {
         Ok(text)
     }
 
-    /// The rest, where the last tokens make no whole character.
+    /// Returns the remaining text, where the last tokens are not a whole character.
     ///
     /// # Errors
     /// The tokenizer's decoder fails.
@@ -55,7 +55,7 @@ impl<'a> TextStream<'a> {
         self.text()
     }
 
-    /// The text of the tokens that are not out.
+    /// Decodes the tokens that are not out yet.
     fn text(&self) -> Result<String, TokenizeError> {
         let before = self.tokenizer.decode(&self.tokens[..self.out], true)?;
         let text = self.tokenizer.decode(&self.tokens, true)?;

@@ -1,5 +1,5 @@
-//! Numbers by name to a [`Decoder`]. Linear weights turn from [out, in], as files have them, to
-//! [in, out].
+//! Makes a [`Decoder`] of numbers by name. Linear weights turn from [out, in], as files have them,
+//! to [in, out].
 
 use std::ops::Range;
 
@@ -27,11 +27,11 @@ use crate::quant::{QuantFormat, Quantized};
 use crate::report::{Event, Reporter};
 use crate::terms::ModelDtype;
 
-/// What a piece of a packed head may take on a GPU as numbers: no more than a projection of a large
-/// model.
+/// The most bytes that a piece of a packed head may take on a GPU as numbers: no more than a
+/// projection of a large model.
 pub const PIECE_BYTES: u64 = 128 << 20;
 
-/// What the numbers of a matrix are; f32 where nothing is said.
+/// Returns the type of a matrix's numbers; f32 where nothing is said.
 pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
     match dtype {
         ModelDtype::Auto | ModelDtype::Float32 => DType::F32,
@@ -40,11 +40,11 @@ pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
     }
 }
 
-/// Where the numbers of a decoder come from; names and shapes are of [`DecoderSpec::tensors`].
+/// A source of a decoder's numbers; names and shapes are those of [`DecoderSpec::tensors`].
 pub(super) trait WeightSource {
-    /// Those of a vector.
+    /// Returns the numbers of a vector.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError>;
-    /// Those of some rows of a matrix in the order of a checkpoint, f32, bf16 or f16.
+    /// Returns some rows of a matrix in the order of a checkpoint, f32, bf16 or f16.
     fn rows(
         &self,
         name: &str,
@@ -52,7 +52,7 @@ pub(super) trait WeightSource {
         columns: usize,
         dtype: DType,
     ) -> Result<TensorData, ModelError>;
-    /// Those of a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16
+    /// Returns a matrix, which a checkpoint has as [rows, columns], as [columns, rows], f32, bf16
     /// or f16.
     fn transposed(
         &self,
@@ -60,16 +60,16 @@ pub(super) trait WeightSource {
         shape: [usize; 2],
         dtype: DType,
     ) -> Result<TensorData, ModelError>;
-    /// One matrix [in, out] of a stack, f32, bf16 or f16.
+    /// Returns one matrix [in, out] of a stack, f32, bf16 or f16.
     fn slice(
         &self,
         slice: &Slice,
         shape: [usize; 2],
         dtype: DType,
     ) -> Result<TensorData, ModelError>;
-    /// Whether a matrix stays as numbers where others are packed.
+    /// Whether a matrix is not packed where others are.
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool;
-    /// A matrix [rows, columns], packed.
+    /// Returns a packed matrix [rows, columns].
     fn packed(
         &self,
         name: &str,
@@ -78,7 +78,8 @@ pub(super) trait WeightSource {
     ) -> Result<Quantized, ModelError>;
 }
 
-/// Makes the decoder. Its matrices are kept as this says, but that the CPU keeps f16 as f32.
+/// Makes the decoder. Its matrices are kept as `storage` says, except that the CPU keeps f16 as
+/// f32.
 pub(super) fn assemble(
     source: &dyn WeightSource,
     spec: DecoderSpec,
@@ -159,11 +160,11 @@ pub(super) fn assemble(
 struct Assembly<'a> {
     source: &'a dyn WeightSource,
     spec: &'a DecoderSpec,
-    /// How projections are packed.
+    /// Format of packed projections.
     form: Option<QuantFormat>,
-    /// As they are read.
+    /// The type in which numbers are read.
     dtype: DType,
-    /// As they are kept.
+    /// The type in which numbers are kept.
     kept: DType,
     device: &'a Device,
 }
@@ -176,7 +177,7 @@ impl Assembly<'_> {
         ))
     }
 
-    /// A matrix [vocabulary, width], in as few pieces as the device takes.
+    /// Reads a matrix [vocabulary, width] in as few pieces as the device allows.
     fn table(&self, name: &str, device: &Device) -> Result<EmbeddingTable, ModelError> {
         let piece = |rows: Range<usize>| -> Result<Base, ModelError> {
             let rows = self.source.rows(name, rows, self.spec.width, self.dtype)?;
@@ -188,8 +189,8 @@ impl Assembly<'_> {
         ))
     }
 
-    /// The same packed. On a GPU a piece becomes numbers at a time, which take no more than
-    /// [`PIECE_BYTES`].
+    /// Reads a packed matrix [vocabulary, width]. On a GPU one piece at a time is unpacked, which
+    /// takes at most [`PIECE_BYTES`].
     fn packed_table(&self, name: &str, form: QuantFormat) -> Result<EmbeddingTable, ModelError> {
         let whole = self
             .source
@@ -207,7 +208,8 @@ impl Assembly<'_> {
         ))
     }
 
-    /// The rows of a table in pieces of so many bytes at most, but for the last of as many rows.
+    /// Splits the rows of a table into pieces of at most `most_bytes`; all except the last have as
+    /// many rows.
     fn pieces(&self, most_bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
         let (vocabulary, width) = (self.spec.vocabulary, self.spec.width);
         let most = most_bytes / (width * self.kept.size()) as u64;
@@ -218,7 +220,7 @@ impl Assembly<'_> {
             .map(move |first| first..vocabulary.min(first + rows))
     }
 
-    /// A norm of the stream.
+    /// Reads a norm of the stream.
     fn norm(&self, module: &str, width: usize) -> Result<Norm, ModelError> {
         let bias = self.spec.norm == NormKind::Layer;
         let bias = bias
@@ -230,7 +232,7 @@ impl Assembly<'_> {
         })
     }
 
-    /// A norm by the mean square.
+    /// Reads an RMS norm.
     fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, ModelError> {
         let weight = self.vector(&format!("{module}.weight"), width)?;
         Ok(Norm {
@@ -284,7 +286,7 @@ impl Assembly<'_> {
         })
     }
 
-    /// One matrix of a stack as [out, in], packed.
+    /// Returns one matrix of a stack as [out, in], packed.
     fn packed_slice(
         &self,
         slice: &Slice,
@@ -493,7 +495,7 @@ impl Assembly<'_> {
     }
 }
 
-/// The layout lists as many as a block has.
+/// The message of expectations: the layout lists as many tensors as a block has.
 const LISTED: &str = "the layout lists it";
 
 fn next(projections: &mut impl Iterator<Item = Projection>) -> Projection {
@@ -504,7 +506,7 @@ fn next_back(projections: &mut impl DoubleEndedIterator<Item = Projection>) -> P
     projections.next_back().expect(LISTED)
 }
 
-/// Index of `item` in `items`, appended if it is new.
+/// Returns the index of `item` in `items`; a new item is appended.
 fn position<T: PartialEq + Clone>(items: &mut Vec<T>, item: &T) -> usize {
     items
         .iter()

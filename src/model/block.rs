@@ -14,33 +14,36 @@ use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
 use crate::nn::weight::Weight;
 
-/// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))); a family has some of the norms,
-/// and most an s of 1. Where both are parallel, the feed-forward does not see what attention added.
+/// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))). A family has some of the norms,
+/// and most have s = 1. In a parallel block the feed-forward does not see what attention added.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(super) spec: LayerSpec,
     pub(super) names: Names,
     pub(super) place: BlockPlace,
-    /// Before attention, after it, before the feed-forward, after it.
+    /// The norms before attention, after it, before the feed-forward, and after it.
     pub(super) norms: [Option<Norm>; 4],
     pub(super) mixer: Mixer,
     pub(super) mlp: Mlp,
 }
 
 impl Block {
+    /// Computes the block.
+    ///
     /// # Shapes
-    /// `x` [1, tokens, width], result the same; of the last block with the rows that the frame
-    /// wants of it.
+    /// `x` [1, tokens, width], result the same; the last block gives only the rows that the frame
+    /// asks for.
     pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
         self.advance(x, frame, None).0
     }
 
-    /// The same with what came to its experts, where it has some.
+    /// Computes the block and returns the load of its experts, where it has some.
     pub fn forward_with_load(&self, x: Tensor<3>, frame: &Frame) -> (Tensor<3>, Option<Load>) {
         self.advance(x, frame, None)
     }
 
-    /// The same where the tokens of `x` follow on those in `past`, which takes them in.
+    /// Computes the block for tokens that follow on those in `past`, and adds their keys and values
+    /// to it.
     pub(super) fn advance(
         &self,
         x: Tensor<3>,
@@ -96,8 +99,8 @@ impl Block {
         )
     }
 
-    /// What attention or feed-forward gives, normalized and scaled where the family does so, onto
-    /// the residual stream.
+    /// Adds the output of attention or feed-forward to the residual stream, normalized and scaled
+    /// where the family does so.
     fn add(
         &self,
         onto: Tensor<3>,
@@ -114,7 +117,7 @@ impl Block {
         (onto + if is_plain { y } else { y.mul_scalar(scale) }, load)
     }
 
-    /// The same block with every weight that trains as a leaf of a new tape; frozen weights stay
+    /// Returns the block with every weight that trains as a leaf of a new tape; frozen weights stay
     /// constants.
     #[must_use]
     pub fn tracked(&self) -> Self {
@@ -134,7 +137,7 @@ impl Block {
             .for_each(|(name, norm)| norm.visit(&name, visit));
     }
 
-    /// Whether some weight of it trains.
+    /// Whether any weight of the block trains.
     pub fn trains(&self) -> bool {
         self.projections()
             .any(|projection| projection.trains || projection.lora.is_some())
@@ -170,7 +173,7 @@ impl Block {
             .filter_map(|(name, norm)| Some((name?, norm?)))
     }
 
-    /// Its projections in checkpoint order.
+    /// Returns the projections in checkpoint order.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
         self.mixer
             .projections()
@@ -178,7 +181,7 @@ impl Block {
             .chain(self.mlp.projections())
     }
 
-    /// Its projections in checkpoint order.
+    /// Returns the projections in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         self.mixer
             .projections_mut()
@@ -188,8 +191,8 @@ impl Block {
 }
 
 impl LayerSpec {
-    /// Bytes that a block's tape holds for its backward beside its input, which the first norm
-    /// keeps. Sums onto the stream keep nothing.
+    /// Returns the bytes that a block's tape holds for its backward in addition to its input, which
+    /// the first norm keeps. Sums onto the stream keep nothing.
     pub fn saved_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let groups = self.groups(width, rows, maps);
         let [of_mixer, _] = groups.map(|groups| {
@@ -215,8 +218,8 @@ impl LayerSpec {
             + self.mlp_saved_bytes(width, rows, groups[1])
     }
 
-    /// The most bytes that a forward without a tape computes with beside the input: a norm of it,
-    /// and attention or the feed-forward. What is scaled is there twice.
+    /// Returns the peak bytes of a forward without a tape, in addition to the input: a norm of it,
+    /// and attention or the feed-forward. Outputs that magnitudes scale count twice.
     pub fn forward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let width = width as u64;
         let most = self
@@ -226,12 +229,14 @@ impl LayerSpec {
         rows.bytes(width) + most + self.most_scaled_bytes(width as usize, rows, maps)
     }
 
-    /// The most bytes that backward computes with beside the tape. When the tape is whole there are
-    /// the block's output, what was added to it, its gradient, and the mixture's tiles, which the
-    /// allocator has not given back. The gradient of the gated unit takes the place of its result,
-    /// except for what is dropped of it. When it comes to attention, the feed-forward is gone from
-    /// the tape, and there are the gradients of x and of the mixture, those of queries, keys and
-    /// values in tiles, and one of them as a whole.
+    /// Returns the peak bytes of a backward in addition to the tape.
+    ///
+    /// While the tape is whole there are the block's output, what was added to it, its gradient,
+    /// and the tiles of attention's result, which the allocator has not given back. The gradient of
+    /// the gated unit takes the place of its result, except for what dropout makes of it. When
+    /// backward reaches attention, the feed-forward is gone from the tape, and there are the
+    /// gradients of x and of attention's result, those of queries, keys and values in tiles, and
+    /// one of them as a whole.
     pub fn backward_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let (stream, [_, of_mlp]) = (rows.bytes(width as u64), self.groups(width, rows, maps));
         let whole =
@@ -250,19 +255,19 @@ impl LayerSpec {
             .max(attention.saturating_sub(self.mlp_saved_bytes(width, rows, of_mlp)))
     }
 
-    /// Bytes of the widest of its tensors.
+    /// Returns the bytes of the widest of the block's tensors.
     pub fn widest_bytes(&self, rows: RowShape) -> u64 {
         self.mlp.gate_up_bytes(rows)
     }
 
-    /// x after attention, which the second norm keeps, and what the feed-forward and its
-    /// projections keep.
+    /// Returns the bytes of x after attention, which the second norm keeps, and of what the
+    /// feed-forward and its projections keep.
     fn mlp_saved_bytes(&self, width: usize, rows: RowShape, groups: [ProjectionGroup; 2]) -> u64 {
         let of_projections: u64 = groups.iter().map(|group| group.saved_bytes(rows)).sum();
         rows.bytes(width as u64) + of_projections + self.mlp.saved_bytes(width as u64, rows)
     }
 
-    /// The most that magnitudes scale at once.
+    /// Returns the most bytes of outputs that magnitudes scale at once.
     fn most_scaled_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
         let groups = self.groups(width, rows, maps);
         groups
@@ -273,7 +278,7 @@ impl LayerSpec {
             .unwrap_or(0)
     }
 
-    /// Projections of attention and of the feed-forward, by their inputs.
+    /// Returns the projections of attention and of the feed-forward, grouped by input.
     fn groups(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> [[ProjectionGroup; 2]; 2] {
         let [of_mixer, of_mlp] = maps.split_at(self.mixer_maps());
         [

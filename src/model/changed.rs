@@ -1,4 +1,4 @@
-//! Numbers on their way from a checkpoint that somebody changes before they are kept or packed.
+//! A source whose numbers are changed after they are read and before they are kept or packed.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -10,16 +10,16 @@ use super::assemble::WeightSource;
 use super::{LinearSpec, ModelError, Slice};
 use crate::quant::{QuantFormat, Quantized};
 
-/// What changes weights of projections.
+/// A change of projections' weights.
 pub trait Change {
-    /// Whether it changes this one.
+    /// Whether it changes this weight.
     fn changes(&self, linear: &LinearSpec) -> bool;
 
-    /// Changes it: f32, [out, in].
+    /// Changes a weight, f32, [out, in].
     fn change(&mut self, linear: &LinearSpec, weight: &mut [f32]);
 }
 
-/// A source whose projections are changed.
+/// A source that applies a change to projections.
 pub(super) struct Changed<'a> {
     pub source: &'a dyn WeightSource,
     pub linears: Vec<LinearSpec>,
@@ -27,7 +27,7 @@ pub(super) struct Changed<'a> {
 }
 
 impl Changed<'_> {
-    /// A weight [out, in] as it is changed; `None` where it stays.
+    /// Returns a changed weight [out, in]; `None` where it stays as it is.
     fn changed(
         &self,
         name: &str,

@@ -1,6 +1,6 @@
-//! What goes with a model's weights: config, tokenizer, templates and licenses, byte for byte. Only
-//! what is known by its name: a base's card, code and weights in other formats are not those of the
-//! merged model.
+//! Files that accompany a model's weights: config, tokenizer, templates and licenses, byte for
+//! byte. Only files with known names count: a base's card, code and weights in other formats do not
+//! belong to the merged model.
 
 use std::fs::DirEntry;
 use std::path::{Path, PathBuf};
@@ -13,13 +13,13 @@ use crate::files::{
     write_all, write_atomic,
 };
 
-/// config.json's names for the type of the weights: that of transformers 5, and that of 4.
+/// Keys of config.json for the type of the weights, in transformers 5 and in 4.
 const DTYPE: [&str; 2] = ["dtype", "torch_dtype"];
 const CONFIG: &str = "config.json";
-/// Where a model's folder keeps its chat template; it wins over the one in `tokenizer_config.json`.
+/// The file of the chat template; it takes precedence over the one in `tokenizer_config.json`.
 pub const CHAT_TEMPLATE: &str = "chat_template.jinja";
 const INDEX: &str = "model.safetensors.index.json";
-/// The most that is held of a file beside the weights: the largest tokenizers have half of it.
+/// The largest accepted size of a file beside the weights: the largest tokenizers have half of it.
 const FILE_BYTES: u64 = 64 << 20;
 /// Folder of further chat templates.
 const TEMPLATES: &str = "additional_chat_templates";
@@ -39,16 +39,16 @@ const NAMES: [&str; 13] = [
     CHAT_TEMPLATE,
 ];
 
-/// config.json's key for how weights are quantized. What this program writes as numbers is not,
-/// whatever an earlier tool left there.
+/// Key of config.json for the quantization of weights. It is removed from weights that this program
+/// writes as plain numbers, whatever an earlier tool left there.
 const QUANTIZATION: &str = "quantization_config";
-/// config.json's name for whether embedding and head are one table.
+/// Key of config.json that tells whether head and embedding are tied.
 const TIED: &str = "tie_word_embeddings";
 
-/// A head that was the embedding and is a table of its own.
+/// A head that was tied to the embedding and now is a table of its own.
 #[derive(Debug)]
 pub struct OwnHead {
-    /// Its tensor, the file where it is and its numbers, where it was not stored before.
+    /// The tensor's name, its file and its count of numbers, where it was not stored before.
     pub added: Option<(String, String, u64)>,
 }
 
@@ -69,23 +69,23 @@ impl OwnHead {
     }
 }
 
-/// config.json's key for the rows of embedding and head.
+/// Key of config.json for the number of rows of embedding and head.
 const VOCABULARY: &str = "vocab_size";
 
-/// What a model's folder has otherwise than that of its base where it has another vocabulary.
+/// Changes to a model's folder where its vocabulary differs from that of its base.
 #[derive(Debug, Clone, Default)]
 pub struct OwnVocabulary {
-    /// Rows of embedding and head.
+    /// Number of rows of embedding and head.
     pub rows: usize,
-    /// Ids of special tokens, by config.json's keys.
+    /// Ids of special tokens, by the keys of config.json.
     pub ids: Vec<(String, Value)>,
     /// Files of the tokenizer, relative to the folder.
     pub files: Vec<(PathBuf, Vec<u8>)>,
 }
 
 impl OwnVocabulary {
-    /// Changes config.json; a model that does more than text has the vocabulary of the part that is
-    /// text, and may name it twice.
+    /// Changes config.json. A multimodal model has the vocabulary in its text part, and may name it
+    /// twice.
     fn tell(&self, config: &mut Map<String, Value>) {
         let has_text = config.get("text_config").is_some_and(Value::is_object);
         let put = |config: &mut Map<String, Value>, is_home: bool| {
@@ -107,7 +107,7 @@ impl OwnVocabulary {
     }
 }
 
-/// Paths in a model's folder, relative to it.
+/// Files in a model's folder, by their relative paths.
 #[derive(Debug)]
 pub struct CompanionFiles<'a> {
     base: &'a Path,
@@ -115,11 +115,11 @@ pub struct CompanionFiles<'a> {
 }
 
 impl<'a> CompanionFiles<'a> {
-    /// Looks the folder through.
+    /// Looks through the folder.
     ///
     /// # Errors
-    /// It cannot be read, or one of the files cannot: a model without its tokenizer or template
-    /// would pass for a whole one.
+    /// The folder or one of the files cannot be read: a model without its tokenizer or template
+    /// would pass for a complete one.
     pub fn of(base: &'a Path) -> Result<Self, FileError> {
         // Beside a single file of weights an index is not read, and would lead to files that are
         // not written.
@@ -143,12 +143,12 @@ impl<'a> CompanionFiles<'a> {
         path == Path::new(CHAT_TEMPLATE) || path.starts_with(TEMPLATES)
     }
 
-    /// Where they are.
+    /// Returns the relative paths.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
         self.paths.iter().map(|path| self.base.join(path))
     }
 
-    /// Their bytes together.
+    /// Returns the sum of the files' bytes.
     pub fn bytes(&self) -> u64 {
         self.paths
             .iter()
@@ -156,12 +156,12 @@ impl<'a> CompanionFiles<'a> {
             .sum()
     }
 
-    /// Copies them beside weights that are plain numbers. Only a leftover of quantization, another
-    /// type of numbers, a head that was none of its own, or another vocabulary changes config.json
-    /// and the index, in the entries that tell it; the last brings its own tokenizer.
+    /// Copies the files beside weights that are plain numbers. config.json and the index change
+    /// only in the entries for leftover quantization, another number type, an untied head, or
+    /// another vocabulary; another vocabulary brings its own tokenizer.
     ///
     /// # Errors
-    /// One cannot be read or its copy not be written.
+    /// A file cannot be read, or its copy cannot be written.
     pub fn copy(
         &self,
         to: &Path,
@@ -211,10 +211,10 @@ impl<'a> CompanionFiles<'a> {
         rest.copy_with(to, config, index)
     }
 
-    /// Copies them with something changed in config.json and in the index.
+    /// Copies the files, with changes to config.json and to the index.
     ///
     /// # Errors
-    /// One cannot be read or its copy not be written.
+    /// A file cannot be read, or its copy cannot be written.
     pub fn copy_with(
         &self,
         to: &Path,
@@ -237,11 +237,11 @@ impl<'a> CompanionFiles<'a> {
         Ok(())
     }
 
-    /// What goes with one file of plain numbers of type `float` and, where it has another, with its
-    /// vocabulary: paths, relative to the folder, and contents.
+    /// Reads the files for one file of plain numbers of type `float` and, where it differs, its
+    /// vocabulary; returns relative paths and contents.
     ///
     /// # Errors
-    /// One cannot be read, or is larger than any model has.
+    /// A file cannot be read, or is larger than any model has.
     pub fn read(
         &self,
         float: Float,
@@ -303,7 +303,7 @@ fn list(
     entries.into_iter().filter_map(path).collect()
 }
 
-/// A JSON file with something changed in it, or byte for byte where that changes nothing.
+/// Returns a JSON file after a change, or byte for byte where nothing changed.
 fn edited(from: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<String, FileError> {
     let text = read_text_up_to(from, JSON_BYTES)?;
     let invalid = |error: serde_json::Error| FileError::new("read", from, error.into());
@@ -317,7 +317,7 @@ fn edited(from: &Path, change: impl FnOnce(&mut Map<String, Value>)) -> Result<S
     })
 }
 
-/// A model that does more than text may have it for the part that is text.
+/// Removes the quantization entry. A multimodal model may have it in its text part.
 fn drop_quantization(config: &mut Map<String, Value>) {
     config.shift_remove(QUANTIZATION);
     if let Some(Value::Object(text)) = config.get_mut("text_config") {
@@ -370,11 +370,14 @@ mod tests {
         assert_eq!(
             told(json!({"text_config": {"vocab_size": 7}})),
             text,
-            "nothing is put beside \
-        it that was not there"
+            "nothing is put beside it that was not there"
         );
         let both = json!({"eos_token_id": 1, "vocab_size": 7, "text_config": {"vocab_size": 7}});
-        let said = json!({"eos_token_id": [1, 8], "vocab_size": 9, "text_config": {"vocab_size": 9, "eos_token_id": [1, 8]}});
+        let said = json!({
+            "eos_token_id": [1, 8],
+            "vocab_size": 9,
+            "text_config": {"vocab_size": 9, "eos_token_id": [1, 8]},
+        });
         assert_eq!(told(both), said);
     }
 }

@@ -1,6 +1,6 @@
-//! config.json, read key by key with errors that name the file, the key and both sides. A key that
-//! the file does not name has the value that transformers takes for it, which differs from family
-//! to family; what is filled so can be told.
+//! Reads config.json key by key, with errors that name the file, the key, the value and what was
+//! expected. A key that the file does not name has the default of transformers, which differs from
+//! family to family; the keys filled so can be listed.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,8 @@ use super::ModelError;
 use super::families::Class;
 use crate::files::{JSON_BYTES, is_there, read_text_up_to};
 
-/// No size of a model is larger, and products of two of them stay far within 64 bits.
+/// The largest accepted size. No model has a larger one, and products of two sizes stay far within
+/// 64 bits.
 const LARGEST: usize = 1 << 24;
 
 /// An open config.json.
@@ -18,19 +19,15 @@ const LARGEST: usize = 1 << 24;
 pub(super) struct ConfigJson {
     path: PathBuf,
     values: Map<String, Value>,
-    /// What stands for keys that the file does not name.
+    /// The class whose defaults fill keys that the file does not name.
     class: Option<&'static Class>,
 }
 
-/// What a folder without config.json is, and the next step.
+/// Returns what a folder without config.json is instead, and the next step.
 fn instead_of_a_model(folder: &Path) -> (String, String) {
     let (holds, shown) = (|name: &str| folder.join(name).exists(), folder.display());
-    let message = |what: &str| {
-        format!(
-            "there is no such file: the folder holds {what}, expected a \
-    model"
-        )
-    };
+    let message =
+        |what: &str| format!("there is no such file: the folder holds {what}, expected a model");
     match () {
         () if holds("adapters.safetensors") => (
             message("an adapter of mlx-lm"),
@@ -46,10 +43,7 @@ fn instead_of_a_model(folder: &Path) -> (String, String) {
         ),
         () if holds("model/config.json") => (
             message("a run of all weights"),
-            format!(
-                "name its \
-        model, `{shown}/model`"
-            ),
+            format!("name its model, `{shown}/model`"),
         ),
         () if holds("adapter/adapter_config.json") => (
             message("a run"),
@@ -67,7 +61,7 @@ fn instead_of_a_model(folder: &Path) -> (String, String) {
 }
 
 impl ConfigJson {
-    /// Reads `config.json` of a base's folder.
+    /// Opens `config.json` in a base's folder.
     pub fn open(folder: &Path) -> Result<Self, ModelError> {
         let path = folder.join("config.json");
         if !is_there(&path)? {
@@ -81,7 +75,7 @@ impl ConfigJson {
         Self::read(&path)
     }
 
-    /// Reads a file of that kind, whatever its name.
+    /// Reads a config file of any name.
     pub fn read(path: &Path) -> Result<Self, ModelError> {
         let fault = |message| {
             Err(ModelError::Config {
@@ -101,7 +95,7 @@ impl ConfigJson {
         }
     }
 
-    /// An error about this file.
+    /// Makes an error about this file.
     pub fn fault(&self, message: impl Into<String>) -> ModelError {
         ModelError::Config {
             path: self.path.clone(),
@@ -110,7 +104,7 @@ impl ConfigJson {
         }
     }
 
-    /// An object inside the file as a config of its own; `None` where it is absent or null.
+    /// Returns an object inside the file as a config of its own; `None` where it is absent or null.
     pub fn section(&self, key: &str) -> Result<Option<Self>, ModelError> {
         match self.get(key) {
             None => Ok(None),
@@ -123,11 +117,11 @@ impl ConfigJson {
         }
     }
 
-    /// The same as a config of a class: an absent key has the class's value. Null is refused where
-    /// the class has no use for it.
+    /// Returns the config with a class whose defaults fill absent keys. Null is refused where the
+    /// class does not allow it.
     ///
     /// # Errors
-    /// The first such null.
+    /// A key is null that may not be.
     pub fn of_class(self, class: &'static Class) -> Result<Self, ModelError> {
         let idle = self
             .values
@@ -149,7 +143,8 @@ impl ConfigJson {
         })
     }
 
-    /// A value that is not null: of the file, or where that does not name the key, of the class.
+    /// Returns a value that is not null: the file's, or the class's where the file does not name
+    /// the key.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let filled = || self.class.and_then(|class| class.default(key));
         self.values
@@ -158,17 +153,17 @@ impl ConfigJson {
             .filter(|value| !value.is_null())
     }
 
-    /// Keys that the file names.
+    /// Returns the keys that the file names.
     pub fn keys(&self) -> impl Iterator<Item = &String> {
         self.values.keys()
     }
 
-    /// Whether the file names the key, be it null.
+    /// Whether the file names the key, even as null.
     pub fn names(&self, key: &str) -> bool {
         self.values.contains_key(key)
     }
 
-    /// Keys of the class that the file does not name, with the values that stand for them.
+    /// Returns the keys of the class that the file does not name, with their defaults.
     pub fn filled(&self) -> Vec<(String, Value)> {
         let defaults = self.class.into_iter().flat_map(Class::defaults);
         let absent = defaults.filter(|(key, value)| !value.is_null() && !self.names(key));
@@ -177,24 +172,23 @@ impl ConfigJson {
             .collect()
     }
 
-    /// The first of these keys that the file names with a value.
+    /// Returns the first of these keys to which the file gives a value.
     pub fn first_named<'a>(&self, keys: &[&'a str]) -> Option<&'a str> {
         keys.iter()
             .copied()
             .find(|key| self.values.get(*key).is_some_and(|value| !value.is_null()))
     }
 
-    /// A whole number that must be there.
+    /// Returns a whole number that must be there.
     pub fn size(&self, key: &str) -> Result<usize, ModelError> {
         self.size_or_none(key)?.ok_or_else(|| {
             self.fault(format!(
-                "`{key}` is missing, expected a \
-        whole number from 1"
+                "`{key}` is missing, expected a whole number from 1"
             ))
         })
     }
 
-    /// A whole number, if there.
+    /// Returns a whole number, if present.
     pub fn size_or_none(&self, key: &str) -> Result<Option<usize>, ModelError> {
         let convert = |value: &Value| {
             let size = value
@@ -208,12 +202,12 @@ impl ConfigJson {
         self.get(key).map(convert).transpose()
     }
 
-    /// A whole number, with a default.
+    /// Returns a whole number, or a default.
     pub fn size_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
         Ok(self.size_or_none(key)?.unwrap_or(default))
     }
 
-    /// A whole number from 0 on, with a default.
+    /// Returns a whole number from 0 on, or a default.
     pub fn count_or(&self, key: &str, default: usize) -> Result<usize, ModelError> {
         if self.get(key).and_then(Value::as_u64) == Some(0) {
             Ok(0)
@@ -222,7 +216,7 @@ impl ConfigJson {
         }
     }
 
-    /// The number of a token, if there; below 0 it counts from the end of the vocabulary.
+    /// Returns the id of a token, if present; a negative one counts from the end of the vocabulary.
     pub fn token(&self, key: &str) -> Result<Option<isize>, ModelError> {
         let convert = |value: &Value| {
             let id = value
@@ -234,7 +228,7 @@ impl ConfigJson {
         self.get(key).map(convert).transpose()
     }
 
-    /// A list of layers, empty where there is none.
+    /// Returns a list of layers, empty where it is absent.
     pub fn layers(&self, key: &str) -> Result<Vec<usize>, ModelError> {
         let Some(value) = self.get(key) else {
             return Ok(Vec::new());
@@ -246,7 +240,7 @@ impl ConfigJson {
         layers.ok_or_else(|| self.wrong(key, "a list of layers", value))
     }
 
-    /// A config of this file with other values.
+    /// Returns a config of this file with other values.
     pub fn replaced(&self, values: Map<String, Value>) -> Self {
         Self {
             path: self.path.clone(),
@@ -255,17 +249,17 @@ impl ConfigJson {
         }
     }
 
-    /// The same with the values of another config, which win.
+    /// Returns the config with the values of another one, which take precedence.
     #[must_use]
     pub fn with_all(mut self, other: &Self) -> Self {
         self.values.extend(other.values.clone());
         self
     }
 
-    /// Refuses a key that is there and null, where transformers cannot compute with that.
+    /// Refuses a null value where transformers cannot compute with it.
     ///
     /// # Errors
-    /// It is.
+    /// The key is null.
     pub fn not_null(&self, key: &str, expected: &str) -> Result<(), ModelError> {
         match self.values.get(key) {
             Some(value @ Value::Null) => Err(self.wrong(key, expected, value)),
@@ -273,14 +267,14 @@ impl ConfigJson {
         }
     }
 
-    /// The same with another value.
+    /// Returns the config with another value.
     #[must_use]
     pub fn with(mut self, key: &str, value: Value) -> Self {
         self.values.insert(key.to_owned(), value);
         self
     }
 
-    /// The same without a key.
+    /// Returns the config without a key.
     #[must_use]
     pub fn without(mut self, key: &str) -> Self {
         self.values.remove(key);
@@ -292,7 +286,7 @@ impl ConfigJson {
         self.class.is_some_and(|class| class.default(key).is_some())
     }
 
-    /// A number from 0 on, if there.
+    /// Returns a number from 0 on, if present.
     pub fn number_or_zero(&self, key: &str) -> Result<Option<f64>, ModelError> {
         if self.get(key).and_then(Value::as_f64) == Some(0.0) {
             Ok(Some(0.0))
@@ -301,7 +295,7 @@ impl ConfigJson {
         }
     }
 
-    /// A positive number, if there.
+    /// Returns a positive number, if present.
     pub fn number_or_none(&self, key: &str) -> Result<Option<f64>, ModelError> {
         let convert = |value: &Value| {
             let number = value
@@ -312,38 +306,29 @@ impl ConfigJson {
         self.get(key).map(convert).transpose()
     }
 
-    /// A positive number that must be there.
+    /// Returns a positive number that must be there.
     pub fn number(&self, key: &str) -> Result<f64, ModelError> {
-        self.number_or_none(key)?.ok_or_else(|| {
-            self.fault(format!(
-                "`{key}` is missing, expected a \
-        number above 0"
-            ))
-        })
+        self.number_or_none(key)?
+            .ok_or_else(|| self.fault(format!("`{key}` is missing, expected a number above 0")))
     }
 
-    /// True or false, with a default.
+    /// Returns true or false, or a default.
     pub fn flag(&self, key: &str, default: bool) -> Result<bool, ModelError> {
         let convert = |value: &Value| {
-            value.as_bool().ok_or_else(|| {
-                self.wrong(
-                    key,
-                    "true or \
-        false",
-                    value,
-                )
-            })
+            value
+                .as_bool()
+                .ok_or_else(|| self.wrong(key, "true or false", value))
         };
         self.get(key).map_or(Ok(default), convert)
     }
 
-    /// Text, if there.
+    /// Returns text, if present.
     pub fn text(&self, key: &str) -> Result<Option<&str>, ModelError> {
         let convert = |value| Value::as_str(value).ok_or_else(|| self.wrong(key, "text", value));
         self.get(key).map(convert).transpose()
     }
 
-    /// Positive numbers.
+    /// Returns a list of positive numbers.
     pub fn numbers(&self, key: &str) -> Result<Vec<f64>, ModelError> {
         let values = self
             .get(key)
@@ -358,14 +343,12 @@ impl ConfigJson {
         values.iter().map(convert).collect()
     }
 
-    /// Refuses a value that would change the mathematics and is not one of `known`.
+    /// Refuses a value that is not one of `known`, because it would change the mathematics.
     pub fn only(&self, key: &str, known: &[&str]) -> Result<(), ModelError> {
         match self.text(key)? {
-            Some(value) if !known.contains(&value) => Err(self.fault(format!(
-                "`{key}` is \
-            `{value}`, known are {}",
-                list(known)
-            ))),
+            Some(value) if !known.contains(&value) => {
+                Err(self.fault(format!("`{key}` is `{value}`, known are {}", list(known))))
+            }
             _ => Ok(()),
         }
     }
@@ -375,7 +358,7 @@ impl ConfigJson {
     }
 }
 
-/// What a value like this one is, in words.
+/// Returns the kind of a JSON value in words.
 fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Bool(_) => "true or false",
@@ -385,7 +368,7 @@ fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Words as a person lists them.
+/// Joins words as a person lists them.
 pub(super) fn list(words: &[&str]) -> String {
     words
         .iter()

@@ -22,16 +22,16 @@ use crate::nn::weight::Weight;
 /// A causal language model and, where attached, its adapters. All tensors are untracked.
 #[derive(Debug, Clone)]
 pub struct Decoder {
-    /// What it is.
+    /// The spec of the model.
     pub spec: DecoderSpec,
-    /// The token whose embedding, when it is looked up, gives what trains of the embedding no
-    /// gradient.
+    /// The padding token. Looking it up gives no gradient to what trains of the embedding.
     pub(super) padding: Option<u32>,
-    /// What goes from layer to layer: f32 on the CPU, as the matrices are on a GPU.
+    /// The type of numbers passed from layer to layer: f32 on the CPU, the type of the matrices on
+    /// a GPU.
     pub computed: DType,
-    /// [vocabulary, width].
+    /// The embedding, [vocabulary, width].
     pub embedding: EmbeddingTable,
-    /// Bottom first.
+    /// The blocks, bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
     pub head: Head,
@@ -39,10 +39,10 @@ pub struct Decoder {
     pub(super) spans: Vec<Span>,
 }
 
-/// Where a weight stands in a network; the order is that in which a forward comes to them.
+/// The place of a weight in the network; the order is that of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// The table that tokens are looked up in.
+    /// The table for looking up tokens.
     Embedding,
     /// The block at an index, counted from the bottom.
     Segment(usize),
@@ -51,7 +51,7 @@ pub enum Place {
 }
 
 impl Decoder {
-    /// Where its tensors are.
+    /// Returns the device of the tensors.
     pub fn device(&self) -> Device {
         self.head.norm.weight.device()
     }
@@ -61,9 +61,9 @@ impl Decoder {
         self.embedding.whole().is_some() && self.head.table.whole().is_some()
     }
 
-    /// What all blocks share for documents of these lengths, laid end to end in one row; `dropout`
-    /// has one key a token. A token sees its own document only, and its place in that is its
-    /// position.
+    /// Makes what all blocks share for documents of these lengths, laid end to end in one row;
+    /// `dropout` has one key per token. A token sees its own document only, and its position counts
+    /// from the start of that document.
     pub fn frame(&self, documents: &[usize], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
         let (mut places, mut firsts) = (Vec::new(), vec![Vec::new(); self.spans.len()]);
         for length in documents {
@@ -82,8 +82,8 @@ impl Decoder {
         }
     }
 
-    /// [`Decoder::frame`] where of the last block the tokens at these places are wanted, ascending
-    /// and at least one: the others cost their keys and values there.
+    /// Makes a [`Decoder::frame`] where the last block gives only the tokens at these places,
+    /// ascending and at least one. The other tokens only cost their keys and values there.
     pub fn frame_for(
         &self,
         documents: &[usize],
@@ -107,7 +107,8 @@ impl Decoder {
         }
     }
 
-    /// [`Decoder::frame_for`] where the last block tells what came to its experts: of all tokens.
+    /// Makes a [`Decoder::frame_for`] whose last block tells the load of its experts, over all
+    /// tokens.
     pub fn frame_with_load(
         &self,
         documents: &[usize],
@@ -124,8 +125,8 @@ impl Decoder {
         }
     }
 
-    /// What all blocks share for the tokens at some positions of a document of `length` tokens,
-    /// whose keys are those from the first that one of them sees.
+    /// Makes what all blocks share for the tokens at some positions of a document of `length`
+    /// tokens, whose keys begin with the first that one of them sees.
     pub(super) fn frame_of(&self, positions: Range<usize>, length: usize) -> Frame {
         Frame {
             ropes: self.rope_tables(positions.clone(), length),
@@ -147,6 +148,8 @@ impl Decoder {
             .collect()
     }
 
+    /// Looks up and scales rows of the embedding.
+    ///
     /// # Shapes
     /// `ids` [batch, sequence], result [batch, sequence, width].
     pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
@@ -161,22 +164,22 @@ impl Decoder {
         rows.reshape([batch, sequence, self.spec.width])
     }
 
-    /// The hidden rows before the final norm that the frame wants, without a tape, [batch, rows,
-    /// width].
+    /// Returns the hidden rows before the final norm that the frame asks for, without a tape,
+    /// [batch, rows, width].
     pub fn hidden(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
         self.blocks
             .iter()
             .fold(self.embed(ids), |x, block| block.forward(x, frame))
     }
 
-    /// Logits of every token of documents of these lengths, [tokens, vocabulary]. For tests and
-    /// short inputs: they are large.
+    /// Returns the logits of every token of documents of these lengths, [tokens, vocabulary]. They
+    /// are large: use this for tests and short inputs.
     pub fn logits(&self, ids: Tensor<2, Int>, documents: &[usize]) -> Tensor<2> {
         let hidden = self.hidden(ids, &self.frame(documents, None)); // [1, tokens, width]
         self.head.logits(hidden.squeeze_dim(0))
     }
 
-    /// Marks every weight as one that trains; what is packed never does.
+    /// Marks every weight as trained; packed weights never are.
     ///
     /// # Panics
     /// The embedding is in pieces or packed.
@@ -198,7 +201,7 @@ impl Decoder {
         });
     }
 
-    /// Marks every weight of the base as one that does not train.
+    /// Marks every weight of the base as frozen.
     pub fn freeze(&mut self) {
         self.set_trains(false);
         self.padding = self.spec.padding;
@@ -212,8 +215,8 @@ impl Decoder {
         self.head.norm.trains = trains;
     }
 
-    /// Visits the weights that train, with their places and names, in an order that never changes:
-    /// that of [`Place`], and of the readout the final norm first.
+    /// Visits the weights that train, with places and names, in an order that never changes: that
+    /// of [`Place`], with the final norm first within the readout.
     pub fn visit(&mut self, visit: &mut dyn FnMut(Place, &str, Weight)) {
         let (embedding, final_norm) = (self.spec.names.embedding(), self.spec.names.final_norm());
         let module = module_of(&embedding);
@@ -245,12 +248,12 @@ impl Decoder {
             });
     }
 
-    /// Whether something of the embedding trains, so that gradients go through all blocks.
+    /// Whether any part of the embedding trains, so that gradients go through all blocks.
     pub fn trains_embedding(&self) -> bool {
         self.embedding.own.is_some()
     }
 
-    /// Whether what trains of the head is what trains of the embedding.
+    /// Whether the trained part of the head is that of the embedding.
     pub fn shares_tables(&self) -> bool {
         matches!(
             self.head.table.own,
@@ -258,8 +261,8 @@ impl Decoder {
         )
     }
 
-    /// Gradients of what trains of the embedding, each in memory order, given that of the embedded
-    /// tokens.
+    /// Returns the gradients of what trains of the embedding, each in memory order, given that of
+    /// the embedded tokens.
     ///
     /// # Shapes
     /// `ids` [batch, sequence], `of_tokens` [batch, sequence, width].
@@ -279,7 +282,7 @@ impl Decoder {
             .collect()
     }
 
-    /// What `of` makes of each weight that trains, in the order of [`Decoder::visit`].
+    /// Returns `of` of each weight that trains, in the order of [`Decoder::visit`].
     pub fn weights<T>(&self, mut of: impl FnMut(&str, Weight) -> T) -> Vec<T> {
         let mut all = Vec::new();
         // Tensors are handles, and the copy is thrown away.
@@ -288,8 +291,8 @@ impl Decoder {
         all
     }
 
-    /// Rows of numbers, one for each weight that trains, as tensors of a file: with the weight's
-    /// name and in its order.
+    /// Turns rows of numbers, one for each weight that trains, into tensors of a file: with the
+    /// weight's name and in the file's order.
     pub fn named(&self, numbers: &[Tensor<1>]) -> Vec<Named> {
         self.named_lazily(numbers)
             .into_iter()
@@ -297,7 +300,7 @@ impl Decoder {
             .collect()
     }
 
-    /// The same with numbers that are put into the order of the file when they are asked for.
+    /// Does the same as [`Decoder::named`], but reorders the numbers only when they are asked for.
     pub fn named_lazily(
         &self,
         numbers: &[Tensor<1>],
@@ -309,13 +312,13 @@ impl Decoder {
         })
     }
 
-    /// Numbers of the weights that train, each in memory order.
+    /// Returns the numbers of the weights that train, each in memory order.
     pub fn numbers(&self) -> Vec<Tensor<1>> {
         self.weights(|_, weight| weight.numbers())
     }
 
     /// Takes the numbers of the weights that train out of their places, so that nothing else holds
-    /// them; [`Decoder::put`] is to follow.
+    /// them; [`Decoder::put`] must follow.
     pub fn take(&mut self) -> Vec<Tensor<1>> {
         let mut all = Vec::new();
         self.visit(&mut |_, _, weight| all.push(weight.take()));
@@ -328,14 +331,14 @@ impl Decoder {
         self.visit(&mut |_, _, weight| weight.put(numbers.next().expect("one a weight")));
     }
 
-    /// Parameters that train.
+    /// Returns the number of parameters that train.
     pub fn trainable_parameters(&self) -> usize {
         self.weights(|_, weight| weight.shape().into_iter().product::<usize>())
             .into_iter()
             .sum()
     }
 
-    /// Numbers of what adapters started as, where that is kept.
+    /// Returns the count of initial numbers that adapters keep.
     pub fn initial_numbers(&self) -> usize {
         let initial = self
             .adapters()
@@ -346,8 +349,8 @@ impl Decoder {
             .sum()
     }
 
-    /// The same for as long as nothing trains: what follows from adapters alone is computed once,
-    /// not with every batch or token.
+    /// Returns the decoder for use while nothing trains: what depends on adapters alone is computed
+    /// once, not with every batch or token.
     #[must_use]
     pub fn settled(&self) -> Self {
         let mut settled = self.clone();
@@ -357,23 +360,23 @@ impl Decoder {
         settled
     }
 
-    /// All projections of the blocks in checkpoint order.
+    /// Returns all projections of the blocks in checkpoint order.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
         self.blocks.iter().flat_map(Block::projections)
     }
 
-    /// All projections of the blocks in checkpoint order.
+    /// Returns all projections of the blocks in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         self.blocks.iter_mut().flat_map(Block::projections_mut)
     }
 
-    /// The attached adapters with their modules' names, in checkpoint order.
+    /// Returns the attached adapters with their modules' names, in checkpoint order.
     pub fn adapters(&self) -> impl Iterator<Item = (&str, &Lora)> {
         self.projections()
             .filter_map(|projection| Some((projection.name.as_str(), projection.lora.as_ref()?)))
     }
 
-    /// The attached adapters, in the order of [`Decoder::adapters`].
+    /// Returns the attached adapters, in the order of [`Decoder::adapters`].
     pub fn adapters_mut(&mut self) -> impl Iterator<Item = &mut Lora> {
         self.projections_mut()
             .filter_map(|projection| projection.lora.as_mut())

@@ -1,4 +1,5 @@
-//! A decoder of drawn numbers: for speed and memory, which do not depend on what the numbers are.
+//! A decoder with random weights, for measuring speed and memory, which do not depend on the
+//! numbers.
 
 use std::ops::Range;
 use std::path::Path;
@@ -19,12 +20,12 @@ const DEVIATION: f64 = 0.02;
 
 struct Drawn {
     seed: u64,
-    /// The weight of a norm that scales nothing.
+    /// Weight of a norm that scales nothing.
     norm: f32,
 }
 
 impl Drawn {
-    /// The numbers of a matrix by their places, uniform.
+    /// Returns the numbers of a matrix by index, uniformly distributed.
     fn numbers(&self, name: &str) -> impl Fn(usize) -> f32 + Send + Sync {
         let key = name
             .bytes()
@@ -34,7 +35,7 @@ impl Drawn {
     }
 }
 
-/// As many numbers as the shape has, each made in its place: nothing is beside them in memory.
+/// Makes as many numbers as the shape has, each in its place: memory holds nothing else.
 fn made(
     shape: [usize; 2],
     dtype: DType,
@@ -55,7 +56,7 @@ fn made(
 }
 
 impl WeightSource for Drawn {
-    /// Norms scale nothing.
+    /// Returns the weights of a norm, which scale nothing.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
         let is_norm = name.ends_with(".weight");
         Ok(if is_norm {
@@ -126,18 +127,19 @@ impl WeightSource for Drawn {
 }
 
 impl DecoderSpec {
-    /// The decoder that a config.json describes.
+    /// Reads a config.json.
     ///
     /// # Errors
-    /// The file is missing, or describes a model that is not known.
+    /// The file is missing, or describes a model that is not supported.
     pub fn read(config: &Path) -> Result<Self, ModelError> {
         Ok(families::describe(ConfigJson::read(config)?)?.spec)
     }
 
-    /// A decoder with weights that follow from `seed` alone; `auto` is f32. What is packed was f16.
+    /// Makes a decoder whose weights depend on `seed` alone; `auto` is f32. Packed weights are
+    /// quantized from f16.
     ///
     /// # Errors
-    /// None; numbers from files could be missing.
+    /// None; a source that reads files could miss numbers.
     pub fn draw(
         &self,
         seed: u64,

@@ -1,5 +1,5 @@
-//! Rows of the embedding that training seems to have passed by, read from the base's files without
-//! loading the model.
+//! Finds rows of the embedding that look untrained, reading the base's files without loading the
+//! model.
 
 use rayon::prelude::*;
 
@@ -8,7 +8,7 @@ use super::load::Folder;
 use super::weights::shard_paths;
 use crate::files::safetensors::Archive;
 
-/// A norm below this share of the median is that of no trained row.
+/// The share of the median norm below which a row counts as untrained.
 const SMALLEST_SHARE: f32 = 1e-3;
 /// Rows that are read at a time.
 const CHUNK_ROWS: usize = 1024;
@@ -18,14 +18,14 @@ const CHUNK_ROWS: usize = 1024;
 pub enum Untrained {
     /// Every number is 0.
     Zero,
-    /// It is far smaller than others.
+    /// The norm is far smaller than others.
     Small {
         /// Its L2 norm.
         norm: f32,
-        /// That of the middle one of all rows.
+        /// The median norm of all rows.
         median: f32,
     },
-    /// It is the row of another token too.
+    /// Another token has the same row.
     Shared {
         /// The other token.
         with: u32,
@@ -33,21 +33,20 @@ pub enum Untrained {
 }
 
 impl Untrained {
-    /// The reason in words; `token` is the text of an id.
+    /// Describes the reason in words; `token` gives the text of an id.
     pub fn describe(self, token: impl Fn(u32) -> String) -> String {
         match self {
             Self::Zero => "it is all zeros".to_owned(),
-            Self::Small { norm, median } => format!(
-                "its norm is {norm:.1e}, the median is \
-            {median:.1e}"
-            ),
+            Self::Small { norm, median } => {
+                format!("its norm is {norm:.1e}, the median is {median:.1e}")
+            }
             Self::Shared { with } => format!("it equals that of `{}`, id {with}", token(with)),
         }
     }
 }
 
 impl Folder {
-    /// Those of these tokens whose embedding looks untrained.
+    /// Returns those of these tokens whose embedding looks untrained.
     ///
     /// # Errors
     /// A file of the weights cannot be read.

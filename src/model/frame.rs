@@ -1,4 +1,4 @@
-//! What all blocks of a batch share, and where a block stands among the others.
+//! What all blocks of a batch share, and the index of a block among the others.
 
 use std::sync::Arc;
 
@@ -7,52 +7,52 @@ use burn::tensor::{Int, Tensor};
 use crate::nn::rope::RopeTables;
 use crate::ops::Mask;
 
-/// What depends on the batch's documents, not on the block: made once a batch, used by forward and
-/// by every recomputation.
+/// Data that depend on the batch's documents, not on the block. They are made once per batch, and
+/// used by forward and by every recomputation.
 #[derive(Debug)]
 pub struct Frame {
-    /// One for each distinct rotation of the model.
+    /// Tables of each distinct rotation of the model.
     pub(super) ropes: Vec<RopeTables>,
-    /// One for each distinct span of the model: for every query the index of the first key that it
+    /// For each distinct span of the model, and for every query, the index of the first key that it
     /// sees; it sees all keys from there to itself.
     pub(super) first: Vec<Arc<[u32]>>,
-    /// The tables' row for each token of a row, [sequence].
+    /// The row of the tables for each token of a row, [sequence].
     pub(super) positions: Arc<[u32]>,
-    /// Share of features dropped and one key a token; `None` outside training.
+    /// Dropout probability and one key per token; `None` outside training.
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
-    /// The tokens of which the last block gives hidden rows; `None`: every token.
+    /// The tokens of which the last block gives hidden rows; `None`: all tokens.
     pub(super) last_rows: Option<LastRows>,
 }
 
 /// Tokens of a batch whose hidden rows go on to the readout. The last block computes keys and
-/// values of every token and everything else of these, except where its experts are to tell how
-/// many tokens came to each.
+/// values of every token, and everything else only of these, except where the load of its experts
+/// is wanted.
 #[derive(Debug)]
 pub(super) struct LastRows {
     /// The index of the last block.
     pub(super) block: usize,
     /// Places in the row, ascending.
     pub(super) places: Tensor<1, Int>,
-    /// Their dropout keys; none outside training.
+    /// The tokens' dropout keys; none outside training.
     pub(super) keys: Arc<[u64]>,
-    /// Whether they are taken at the end of the block only.
+    /// Whether the tokens are selected only at the end of the block.
     pub(super) at_end: bool,
 }
 
-/// Projections that share an input share a dropout mask.
+/// A place of dropout. Projections that share an input share a mask.
 #[derive(Clone, Copy)]
 pub(super) enum Site {
     AttentionInput,
     AttentionOutput,
     MlpInput,
     MlpOutput,
-    /// Narrow rows that queries, and keys and values, come from.
+    /// Narrow rows from which queries, and keys and values, are projected.
     QueryRow,
     KeyValueRow,
 }
 
 impl Site {
-    /// A number that no other site of a model has.
+    /// Returns a number that is unique within a model.
     fn of(self, layer: usize) -> u64 {
         match self {
             Self::QueryRow | Self::KeyValueRow => 1 << 40 | (layer as u64 * 4 + self as u64),
@@ -82,8 +82,8 @@ impl Frame {
         })
     }
 
-    /// The mask of what an adapter of the head is given, behind so many blocks: of the rows that
-    /// the last gives.
+    /// Returns the dropout mask of the head's adapter, after so many blocks, for the rows that the
+    /// last block gives.
     pub fn head_mask(&self, blocks: usize) -> Option<Mask> {
         let (probability, tokens) = self.dropout.as_ref()?;
         let tokens = self.last_rows.as_ref().map_or(tokens, |rows| &rows.keys);
@@ -99,8 +99,7 @@ impl Frame {
     }
 }
 
-/// Where a block stands among the others: its index, and those of its rotation and span among the
-/// model's.
+/// Indices of a block: its own, and those of its rotation and span among the model's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BlockPlace {
     pub(super) layer: usize,

@@ -1,5 +1,5 @@
-//! Keys and values of the tokens that a model has read, so that the next one costs the work of one
-//! token.
+//! The cache of keys and values of tokens that a model has read, so that the next token costs the
+//! work of one token.
 
 use std::ops::Range;
 
@@ -8,21 +8,21 @@ use burn::tensor::{Int, Tensor, TensorData};
 use super::decoder::Decoder;
 use super::past::Past;
 
-/// Tokens that are read at a time: what a block makes of a long prompt never exists as a whole.
+/// Tokens per chunk: a block's results for a long prompt never exist as a whole.
 const CHUNK_TOKENS: usize = 512;
 
-/// One text as a model has read it so far.
+/// The keys and values of one text.
 #[derive(Debug, Clone)]
 pub struct Cache {
     tokens: Vec<u32>,
     /// The length for which the keys were rotated.
     rotated_for: usize,
-    /// One a block.
+    /// Keys and values, one entry per block.
     pasts: Vec<Past>,
 }
 
 impl Cache {
-    /// A text of which nothing was read.
+    /// Makes a cache for a text of which nothing was read.
     pub fn new(decoder: &Decoder) -> Self {
         Self {
             tokens: Vec::new(),
@@ -31,13 +31,13 @@ impl Cache {
         }
     }
 
-    /// The tokens that were read.
+    /// Returns the tokens that were read.
     pub fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// Goes back to what this text and another begin with, or to the start where a window has let
-    /// go of what it needs; returns how many tokens are left.
+    /// Goes back to the common beginning of this text and another, or to the start where a window
+    /// has dropped what is needed; returns how many tokens are left.
     pub fn rewind(&mut self, other: &[u32]) -> usize {
         let (read, alike) = (
             self.tokens.len(),
@@ -64,8 +64,8 @@ impl Cache {
 }
 
 impl Decoder {
-    /// Reads on: the logits of the token that follows on the cache's tokens and these, at least
-    /// one. Up to rounding they are those of [`Decoder::logits`] for the whole text.
+    /// Reads these tokens, at least one, and returns the logits of the token that follows. Up to
+    /// rounding they are those of [`Decoder::logits`] for the whole text.
     pub fn read_on(&self, cache: &mut Cache, tokens: &[u32]) -> Vec<f32> {
         let mut start = cache.tokens.len();
         cache.tokens.extend(tokens);
@@ -90,7 +90,7 @@ impl Decoder {
         self.head.logits(last).into_data().iter().collect()
     }
 
-    /// The hidden row of the last of these tokens, [1, width].
+    /// Returns the hidden row of the last of these tokens, [1, width].
     fn read_chunk(&self, cache: &mut Cache, positions: Range<usize>) -> Tensor<2> {
         let frame = self.frame_of(positions.clone(), cache.tokens.len());
         let ids: Vec<i32> = cache.tokens[positions.clone()]

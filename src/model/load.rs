@@ -1,5 +1,5 @@
-//! A Hugging Face folder to a [`Decoder`]: strict about names and shapes; beside the model a few
-//! megabytes are in memory.
+//! Loads a Hugging Face folder into a [`Decoder`]. Names and shapes are checked strictly; memory
+//! holds only a few megabytes in addition to the model.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
@@ -21,28 +21,28 @@ use crate::files::safetensors::Archive;
 use crate::quant::QuantFormat;
 use crate::report::Reporter;
 
-/// config.json's key for how weights are quantized.
+/// Key of config.json for the quantization of weights.
 const QUANTIZATION: &str = "quantization_config";
 
-/// A base model's folder whose config.json has been read; its weights are not.
+/// The folder of a base model whose config.json has been read; its weights have not.
 #[derive(Debug)]
 pub struct Folder {
     pub(super) path: PathBuf,
-    /// What the decoder is.
+    /// The spec of the decoder.
     pub spec: DecoderSpec,
-    /// Rows of the tables in the files, and what the tables get in their place or besides.
+    /// Number of rows of the tables in the files. The tables may get other rows, or more.
     pub(super) stored_rows: usize,
     new_rows: Option<NewRows>,
-    /// Keys that config.json does not name and what stands for them, as in transformers.
+    /// Keys that config.json does not name, with the defaults of transformers.
     pub filled: Vec<(String, Value)>,
-    /// Shares and noises above 0 that act in training only, by their keys in config.json.
+    /// Dropout and noise above 0 that act in training only, by their keys in config.json.
     pub in_training: Vec<(String, f64)>,
     /// The method of config.json's `quantization_config` where the weights are plain numbers, as
-    /// after a merge by a tool that left it there. transformers and vLLM would take it at its word.
+    /// after a merge by a tool that left it there. transformers and vLLM would believe it.
     pub leftover_quantization: Option<String>,
 }
 
-/// Keys of config.json that shapes of tensors follow from.
+/// Keys of config.json that determine the shapes of tensors.
 const SIZES: [&str; 8] = [
     "vocab_size",
     "hidden_size",
@@ -58,7 +58,7 @@ impl Folder {
     /// Reads config.json.
     ///
     /// # Errors
-    /// The folder or file is missing, or describes a model that is not known.
+    /// The folder or file is missing, or describes a model that is not supported.
     pub fn open(path: &Path) -> Result<Self, ModelError> {
         let config = ConfigJson::open(path)?;
         let leftover_quantization = leftover_quantization(&config, path)?;
@@ -86,8 +86,8 @@ impl Folder {
         })
     }
 
-    /// The weights; where they do not fit, what was filled for keys that config.json does not name
-    /// may be why.
+    /// Opens the weights. Where they do not fit, the error names the sizes that were filled in for
+    /// keys that config.json does not name.
     fn weights(&self) -> Result<Weights, ModelError> {
         Weights::open(&self.path, &self.stored_spec()).map_err(|error| match error {
             ModelError::Tensors { folder, mut faults } => {
@@ -98,7 +98,7 @@ impl Folder {
         })
     }
 
-    /// What the files hold.
+    /// Returns the spec of the stored decoder.
     pub(super) fn stored_spec(&self) -> DecoderSpec {
         DecoderSpec {
             vocabulary: self.stored_rows,
@@ -111,13 +111,13 @@ impl Folder {
         self.spec.vocabulary > self.stored_rows
     }
 
-    /// Gives embedding and head other rows, and more of them.
+    /// Replaces rows of embedding and head, and adds more.
     pub fn resize(&mut self, rows: NewRows) {
         self.spec.vocabulary = self.spec.vocabulary.max(rows.vocabulary);
         self.new_rows = Some(rows);
     }
 
-    /// Sizes that config.json does not name, in words.
+    /// Describes the sizes that config.json does not name.
     fn filled_sizes(&self) -> Option<String> {
         let sizes = self
             .filled
@@ -143,9 +143,8 @@ impl Folder {
         self.weights().map(drop)
     }
 
-    /// Loads the weights, kept as asked for, where `auto` changes no number: on a GPU it is f32,
-    /// and [`Folder::kept_in`] tells what a run takes there. What the folder has packed stays
-    /// packed.
+    /// Loads the weights in the format that is asked for; `auto` changes no number. On a GPU `auto`
+    /// is f32, and [`Folder::kept_in`] tells the format of a run there. Packed weights stay packed.
     ///
     /// # Errors
     /// Tensors are missing, left over or of another shape (all of them are listed), a number does
@@ -168,7 +167,7 @@ impl Folder {
         })
     }
 
-    /// The weights as they are, or with rows of the tables that they do not have.
+    /// Returns the weights as they are, or with new rows of the tables.
     fn with_rows(
         &self,
         weights: &Weights,
@@ -194,8 +193,8 @@ impl Folder {
         make(&Resized::new(weights, rows, self.stored_rows, tables))
     }
 
-    /// [`Folder::load`] with projections that are changed before they are kept or packed; those
-    /// that the folder has packed are not.
+    /// Does the same as [`Folder::load`], but changes projections before they are kept or packed.
+    /// Projections that are packed in the folder are not changed.
     ///
     /// # Errors
     /// As of [`Folder::load`].
@@ -223,7 +222,7 @@ impl Folder {
         })
     }
 
-    /// The form in which the files have projections packed; `None` where they do not.
+    /// Returns the format of projections that are packed in the files; `None` where they are not.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
@@ -231,7 +230,8 @@ impl Folder {
         Ok(self.weights()?.form(&self.spec))
     }
 
-    /// Whether the files have projections, or stacks of them, as something else than numbers.
+    /// Whether the files have any projections, or stacks of them, in another form than plain
+    /// numbers.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
@@ -245,8 +245,8 @@ impl Folder {
                 .any(|(name, _)| weights.is_mxfp4(name)))
     }
 
-    /// How [`Folder::load`] keeps weights on a device where this is asked for: never in `auto`, and
-    /// packed where the folder has them so.
+    /// Returns the format in which [`Folder::load`] keeps weights on a device, given what is asked
+    /// for. It never is `auto`, and it is packed where the folder has packed weights.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
@@ -260,8 +260,8 @@ impl Folder {
     }
 }
 
-/// See [`Folder::leftover_quantization`]. Without a method, bitsandbytes is known by its keys, as
-/// in transformers.
+/// Returns [`Folder::leftover_quantization`]. Without a method, bitsandbytes is recognized by its
+/// keys, as in transformers.
 fn leftover_quantization(config: &ConfigJson, path: &Path) -> Result<Option<String>, ModelError> {
     let of_text = || {
         Ok::<_, ModelError>(
@@ -292,8 +292,8 @@ fn leftover_quantization(config: &ConfigJson, path: &Path) -> Result<Option<Stri
     ))
 }
 
-/// Parts of tensors that are packed, by the ends of their names: GPTQ and AWQ, compressed-tensors,
-/// FP8, bitsandbytes, MXFP4.
+/// Last names of the parts of packed tensors: GPTQ and AWQ, compressed-tensors, FP8, bitsandbytes,
+/// MXFP4.
 const PACKED_PARTS: [&str; 9] = [
     ".qweight",
     ".qzeros",
@@ -306,7 +306,7 @@ const PACKED_PARTS: [&str; 9] = [
     "_blocks",
 ];
 
-/// Whether the files can be read and no tensor of them is a part of a packed one.
+/// Whether the files can be read and none of their tensors is a part of a packed one.
 fn holds_numbers(path: &Path) -> bool {
     let names = |path: &PathBuf| {
         Ok(Archive::open(path)?
@@ -327,9 +327,9 @@ fn holds_numbers(path: &Path) -> bool {
             .any(|name| PACKED_PARTS.iter().any(|part| name.ends_with(part)))
 }
 
-/// Whether the files have a head that differs from the embedding: where config.json does not say
-/// that they are one, they are then two, as in transformers. Of files that cannot be read, the
-/// weights tell when they are opened.
+/// Whether the files have a head that differs from the embedding. Where config.json does not say
+/// that the two are tied, they then are not, as in transformers. Files that cannot be read give an
+/// error later, when the weights are opened.
 fn has_own_head(path: &Path, names: &Names) -> bool {
     let shards = shard_paths(path).and_then(|paths| {
         paths

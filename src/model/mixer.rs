@@ -1,5 +1,5 @@
-//! How the tokens of a block see each other: heads with keys and values of their own, or of one
-//! narrow row a token.
+//! Attention of a block: heads with keys and values of their own, or with keys and values from one
+//! narrow row per token.
 
 use std::sync::Arc;
 
@@ -17,8 +17,7 @@ use crate::ops::{Mask, Score, attention_with_sinks};
 #[derive(Debug, Clone)]
 #[allow(
     clippy::large_enum_variant,
-    reason = "one a block, and the largest is what most blocks \
-have"
+    reason = "one a block, and the largest is what most blocks have"
 )]
 pub(super) enum Mixer {
     Grouped(Grouped),
@@ -26,7 +25,8 @@ pub(super) enum Mixer {
 }
 
 impl Mixer {
-    /// What the heads see, before it is projected back, [batch, tokens, heads · width of values].
+    /// Returns the result of the heads before the output projection, [batch, tokens, heads · width
+    /// of values].
     pub(super) fn mix(
         &self,
         x: Tensor<3>,
@@ -40,7 +40,7 @@ impl Mixer {
         }
     }
 
-    /// The way back to the stream.
+    /// Returns the output projection.
     pub(super) fn output(&self) -> &Projection {
         match self {
             Self::Grouped(grouped) => &grouped.output,
@@ -48,7 +48,7 @@ impl Mixer {
         }
     }
 
-    /// In checkpoint order.
+    /// Returns the projections in checkpoint order.
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
             Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter().chain([output]).collect(),
@@ -56,7 +56,7 @@ impl Mixer {
         }
     }
 
-    /// In checkpoint order.
+    /// Returns the projections in checkpoint order.
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
             Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter_mut().chain([output]).collect(),
@@ -64,7 +64,7 @@ impl Mixer {
         }
     }
 
-    /// Its norms: of queries, and of keys.
+    /// Returns the norms of queries and of keys.
     pub(super) fn norms_mut(&mut self) -> [Option<&mut Norm>; 2] {
         match self {
             Self::Grouped(grouped) => grouped
@@ -84,8 +84,8 @@ impl Mixer {
 }
 
 impl MixerSpec {
-    /// What projects the stream, and what projects back to it. The result of attention is kept
-    /// once, except for what dropout leaves of it where magnitudes scale.
+    /// Returns the projections from the stream, and the one back to it. The result of attention is
+    /// kept once, except for what dropout leaves of it where magnitudes scale.
     pub(super) fn groups(
         &self,
         width: u64,
@@ -102,27 +102,27 @@ impl MixerSpec {
         [input.group(width), output.group(dropped)]
     }
 
-    /// Bytes that [`Mixer::mix`] keeps for its backward beside the input: what queries and keys are
-    /// made of, queries, keys and values after the rotation, the result, and the logarithm of each
-    /// query's sum. The rotation keeps nothing.
+    /// Returns the bytes that [`Mixer::mix`] keeps for its backward in addition to the input: the
+    /// numbers that queries and keys are made of, queries, keys and values after the rotation, the
+    /// result, and the logarithm of each query's sum. The rotation keeps nothing.
     pub(super) fn saved_bytes(&self, rows: RowShape) -> u64 {
         let ([queries, keys], [heads, ..]) = (self.head_widths(), self.heads());
         rows.bytes(self.way() + 2 * queries + 2 * keys + heads as u64)
     }
 
-    /// Bytes that it computes with: queries, keys and values, and their mixture in tiles and as a
-    /// whole; backward as many for their gradients.
+    /// Returns the bytes of intermediate results: queries, keys and values, and the result in tiles
+    /// and as a whole. A backward takes as many for their gradients.
     pub(super) fn computed_bytes(&self, rows: RowShape) -> u64 {
         let [queries, keys] = self.head_widths();
         rows.bytes(3 * queries + 2 * keys + self.way())
     }
 
-    /// Bytes of all query heads.
+    /// Returns the bytes of all query heads.
     pub(super) fn query_bytes(&self, rows: RowShape) -> u64 {
         rows.bytes(self.head_widths()[0])
     }
 
-    /// Width of all query heads, and of all key heads, as attention has them.
+    /// Returns the widths of all query heads, and of all key heads, in attention.
     fn head_widths(&self) -> [u64; 2] {
         let [heads, kv_heads, head_dim] = self.heads();
         let head_dim = match self {
@@ -132,8 +132,9 @@ impl MixerSpec {
         [heads, kv_heads].map(|heads| (heads * head_dim) as u64)
     }
 
-    /// Numbers that a token keeps on its way to queries, keys and values: before norms of heads; or
-    /// narrow rows before and behind their norms, and what is put together of pieces.
+    /// Returns how many numbers per token are kept on the way to queries, keys and values: those
+    /// before the norms of heads; or narrow rows before and after their norms, and the parts
+    /// joined.
     fn way(&self) -> u64 {
         let numbers = match self {
             Self::Grouped(GroupedSpec {
@@ -168,15 +169,15 @@ impl MixerSpec {
     }
 }
 
-/// See [`GroupedSpec`].
+/// Grouped attention, see [`GroupedSpec`].
 #[derive(Debug, Clone)]
 pub(super) struct Grouped {
     pub(super) spec: GroupedSpec,
-    /// q, k and v, or one module of all.
+    /// The projections of q, k and v, or one of all three.
     pub(super) qkv: Vec<Projection>,
-    /// Of queries and of keys.
+    /// Norms of queries and of keys.
     pub(super) norms: Option<[Norm; 2]>,
-    /// One number a head.
+    /// Sinks, one per head.
     pub(super) sinks: Option<Arc<[f32]>>,
     pub(super) output: Projection,
 }
@@ -239,7 +240,7 @@ impl Grouped {
         .reshape([batch, length, heads * head_dim])
     }
 
-    /// Queries, keys and values, [batch, sequence, heads · d] each.
+    /// Returns queries, keys and values, [batch, sequence, heads · d] each.
     fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
         let GroupedSpec {
             heads,
@@ -268,19 +269,19 @@ impl Grouped {
     }
 }
 
-/// See [`LatentSpec`].
+/// Latent attention, see [`LatentSpec`].
 #[derive(Debug, Clone)]
 pub(super) struct Latent {
     pub(super) spec: LatentSpec,
     pub(super) query: Query,
-    /// The narrow row that keys and values come from, and beside it the key that is rotated.
+    /// The projection to the narrow row of keys and values, and to the rotated key beside it.
     pub(super) kv_a: Projection,
     pub(super) kv_norm: Norm,
     pub(super) kv_b: Projection,
     pub(super) output: Projection,
 }
 
-/// Where queries come from.
+/// The projections of queries.
 #[derive(Debug, Clone)]
 #[allow(clippy::large_enum_variant, reason = "one a block")]
 pub(super) enum Query {
@@ -381,8 +382,8 @@ impl Latent {
             .reshape([batch, length, heads * value_dim])
     }
 
-    /// Features that turn together half a head apart, where they stand side by side: of queries and
-    /// keys alike, so that products stay.
+    /// Reorders features that rotate as adjacent pairs, so that pairs lie half a head apart.
+    /// Queries and keys are reordered alike, so that their products stay the same.
     fn in_halves(&self, of: Tensor<4>) -> Tensor<4> {
         if !self.spec.interleaved {
             return of;
@@ -394,7 +395,7 @@ impl Latent {
     }
 }
 
-/// Rows with zeros behind them.
+/// Pads rows with zeros.
 fn widened(of: Tensor<4>, width: usize) -> Tensor<4> {
     let [batch, length, heads, own] = of.dims();
     if own == width {

@@ -1,5 +1,4 @@
-//! What a block makes of each token by itself: with a gate, without one, or by a few of many
-//! experts.
+//! Feed-forward of a block: gated, plain, or of experts.
 
 use std::f64::consts::SQRT_2;
 
@@ -16,23 +15,22 @@ use crate::ops::{Mask, gated};
 #[derive(Debug, Clone)]
 #[allow(
     clippy::large_enum_variant,
-    reason = "one a block, and the largest is what most blocks \
-have"
+    reason = "one a block, and the largest is what most blocks have"
 )]
 pub(super) enum Mlp {
     Gated {
         spec: GatedSpec,
-        /// gate and up, or one module of both.
+        /// The gate and up projections, or one projection of both.
         gate_up: Vec<Projection>,
         down: Projection,
     },
-    /// up and down.
+    /// The up and down projections.
     Plain(Box<[Projection; 2]>),
     Experts(Box<Experts>),
 }
 
 impl Mlp {
-    /// What it gives, onto `onto` where that is given; where it has experts their load too.
+    /// Returns the output, added to `onto` where that is given, and the load of its experts.
     ///
     /// # Shapes
     /// `x`, `onto` and the result [batch, tokens, width].
@@ -74,7 +72,7 @@ impl Mlp {
         }
     }
 
-    /// In checkpoint order.
+    /// Returns the projections in checkpoint order.
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter().chain([down]).collect(),
@@ -83,7 +81,7 @@ impl Mlp {
         }
     }
 
-    /// In checkpoint order.
+    /// Returns the projections in checkpoint order.
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter_mut().chain([down]).collect(),
@@ -115,9 +113,9 @@ impl Mlp {
 }
 
 impl MlpSpec {
-    /// What projects the stream, and what projects back to it, a token. Adapters of routed experts
-    /// are of the rows that are sent to them, and all experts are alike; only the feed-forward that
-    /// every token has beside them may have magnitudes.
+    /// Returns the projections from the stream, and those back to it, counted per token. Adapters
+    /// of routed experts get the rows that are sent to them, and all experts are alike; only the
+    /// shared expert may have magnitudes.
     pub(super) fn groups(&self, width: u64, maps: TrainedMaps) -> [ProjectionGroup; 2] {
         let inner = self.rows_per_token() * self.inner() as u64;
         let Self::Experts(experts) = self else {
@@ -143,27 +141,28 @@ impl MlpSpec {
         )
     }
 
-    /// Bytes that [`Mlp::forward`] keeps for its backward beside its input and what its projections
-    /// keep: gate and up, which the gated unit keeps, and what is beside them.
+    /// Returns the bytes that [`Mlp::forward`] keeps for its backward in addition to its input and
+    /// what its projections keep: gate and up, which the gated unit keeps, and
+    /// [`MlpSpec::beside_bytes`].
     pub(super) fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
         self.gate_up_bytes(rows) + self.beside_bytes(width, rows)
     }
 
-    /// The most bytes that it computes with beside its input: gate and up with that input, or with
-    /// the gated unit.
+    /// Returns the peak bytes of intermediate results, in addition to the input: gate and up with
+    /// that input, or with the result of the gated unit.
     pub(super) fn computed_bytes(&self, width: u64, rows: RowShape) -> u64 {
         let unit = rows.bytes(self.rows_per_token() * self.inner() as u64);
         self.gate_up_bytes(rows) + unit.max(rows.bytes(width)) + self.beside_bytes(width, rows)
     }
 
-    /// Bytes of gate and up, the widest of a block's tensors.
+    /// Returns the bytes of gate and up, the widest of a block's tensors.
     pub(super) fn gate_up_bytes(&self, rows: RowShape) -> u64 {
         let maps = if let Self::Plain(_) = self { 1 } else { 2 };
         rows.bytes(maps * self.rows_per_token() * self.inner() as u64)
     }
 
-    /// Bytes of what it keeps beside gate and up: what the error function is given, and what it
-    /// makes of it; or rows of experts, and the feed-forward that every token has beside them.
+    /// Returns the bytes that are kept in addition to gate and up: input and result of the error
+    /// function; or the rows of experts, and the shared expert.
     pub(super) fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
         match self {
             Self::Gated(_) => 0,
@@ -175,15 +174,15 @@ impl MlpSpec {
         }
     }
 
-    /// Rows that it computes of a token: one, or one a chosen expert.
+    /// Returns the number of rows that are computed per token: one, or one per chosen expert.
     fn rows_per_token(&self) -> u64 {
         self.experts()
             .map_or(1, |experts| experts.router.chosen as u64)
     }
 }
 
-/// x Φ(x), Hendrycks and Gimpel 2016, arXiv:1606.08415. burn's own gives the gradient of another
-/// function, its tanh form, on GPUs.
+/// Returns x Φ(x), Hendrycks and Gimpel 2016, arXiv:1606.08415. burn's own GELU has the gradient of
+/// another function, the tanh form, on GPUs.
 fn gelu(x: Tensor<3>) -> Tensor<3> {
     let cumulative = x
         .clone()

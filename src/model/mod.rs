@@ -1,5 +1,5 @@
-//! One decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], `load`
-//! fills a [`Decoder`].
+//! The decoder, described by data: a family's file turns config.json into a [`DecoderSpec`], and
+//! `load` fills a [`Decoder`].
 
 mod assemble;
 mod block;
@@ -51,7 +51,7 @@ pub use weights::shard_paths;
 use crate::fault::{Exit, Explain, Fault};
 use crate::{files, quant};
 
-/// A base model that cannot be used.
+/// The error of a base model that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file cannot be read.
@@ -60,12 +60,12 @@ pub enum ModelError {
     /// A safetensors file is damaged or of another type.
     #[error(transparent)]
     Safetensors(#[from] files::safetensors::SafetensorsError),
-    /// config.json is missing, not JSON, or describes something that is not known.
+    /// config.json is missing, not JSON, or describes something that is not supported.
     #[error("{}: {message}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// Both sides of what does not fit.
+        /// The problem, with both sides of a mismatch.
         message: String,
         /// The next step.
         hint: Option<String>,
@@ -76,10 +76,10 @@ pub enum ModelError {
     Tensors {
         /// The base's folder.
         folder: PathBuf,
-        /// One line a tensor.
+        /// One line per tensor.
         faults: Vec<String>,
     },
-    /// A weight has numbers that float16 has not.
+    /// A weight has numbers that are too large for float16.
     #[error("tensor `{name}` has numbers beyond 65504, the largest of float16")]
     BeyondFloat16 {
         /// The tensor.
@@ -90,15 +90,18 @@ pub enum ModelError {
     Packing {
         /// The tensor.
         name: String,
-        /// Why.
+        /// The cause.
         cause: quant::QuantError,
     },
-    /// There are no weights in a format that is read.
-    #[error("`{}` has no model.safetensors and no model.safetensors.index.json{found}", folder.display())]
+    /// The folder has no weights in a supported format.
+    #[error(
+        "`{}` has no model.safetensors and no model.safetensors.index.json{found}",
+        folder.display()
+    )]
     NoWeights {
         /// The base's folder.
         folder: PathBuf,
-        /// What is there instead.
+        /// The files that are there instead.
         found: String,
     },
 }
@@ -128,13 +131,11 @@ impl Explain for ModelError {
                     .into(),
             ),
             Self::Packing { .. } => Some(
-                "its file is damaged, or its training diverged: compare the folder with its \
-                origin"
+                "its file is damaged, or its training diverged: compare the folder with its origin"
                     .into(),
             ),
             Self::NoWeights { .. } => Some(
-                "convert the weights to safetensors; pickle files can run code and are \
-                refused"
+                "convert the weights to safetensors; pickle files can run code and are refused"
                     .into(),
             ),
         }

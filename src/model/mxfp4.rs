@@ -1,5 +1,5 @@
-//! Stacks of matrices in MXFP4, four bits a number and one power of two for every 32 of them, as
-//! `OpenAI`'s open-weight models are stored; they become numbers when they are loaded.
+//! Stacks of matrices in MXFP4, four bits per number and one power of two for every 32 of them, as
+//! `OpenAI`'s open-weight models are stored. They are unpacked when they are loaded.
 //!
 //! Format: OCP Microscaling Formats (MX) v1.0; order of the parts: `convert_moe_packed_tensors` of
 //! <https://github.com/huggingface/transformers>, `integrations/mxfp4.py`.
@@ -8,21 +8,22 @@ use rayon::prelude::*;
 
 /// Numbers that share a scale.
 const BLOCK: usize = 32;
-/// Their bytes.
+/// Bytes of a block.
 const BLOCK_BYTES: usize = BLOCK / 2;
-/// What a scale of 0 stands for as a power of two.
+/// Bias of the exponent: a scale of 0 stands for 2 to the power of -127.
 const BIAS: i32 = 127;
-/// Numbers by their code: E2M1 with the sign in the highest bit.
+/// Numbers by code: E2M1 with the sign in the highest bit.
 const CODE: [f32; 16] = [
     0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0,
 ];
 
-/// The tensors of a stack `name`: codes [count, out, in / 32, 16] and scales [count, out, in / 32].
+/// Returns the tensors of a stack `name`: codes [count, out, in / 32, 16] and scales [count, out,
+/// in / 32].
 pub(super) fn parts(name: &str) -> [String; 2] {
     ["blocks", "scales"].map(|part| format!("{name}_{part}"))
 }
 
-/// The shapes of the parts of a stack [count, in, out].
+/// Returns the shapes of the parts of a stack [count, in, out].
 pub(super) fn shapes(shape: [usize; 3]) -> [Vec<usize>; 2] {
     let [count, inputs, outputs] = shape;
     let blocks = inputs.div_ceil(BLOCK);
@@ -32,10 +33,10 @@ pub(super) fn shapes(shape: [usize; 3]) -> [Vec<usize>; 2] {
     ]
 }
 
-/// One matrix [in, out] of a stack.
+/// Reads one matrix [in, out] of a stack.
 ///
 /// # Panics
-/// The parts are not of that shape.
+/// The parts have other shapes.
 pub(super) fn read(
     [codes, scales]: [&[u8]; 2],
     index: usize,

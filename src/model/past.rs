@@ -4,12 +4,12 @@ use std::ops::Range;
 
 use burn::tensor::Tensor;
 
-/// Keys and values of a block, [1, tokens, kv heads, d] each: those that the next token sees.
+/// Keys and values of a block, [1, tokens, kv heads, d] each, as far as the next token sees them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Past(Option<[Tensor<4>; 2]>);
 
 impl Past {
-    /// Takes in those of further tokens; returns all.
+    /// Appends those of further tokens; returns all.
     pub(super) fn extend(&mut self, new: [Tensor<4>; 2]) -> [Tensor<4>; 2] {
         let all = match self.0.take() {
             None => new,
@@ -24,12 +24,12 @@ impl Past {
         self.0.insert(all).clone()
     }
 
-    /// How many there are.
+    /// Returns the number of tokens.
     pub(super) fn tokens(&self) -> usize {
         self.0.as_ref().map_or(0, |[keys, _]| keys.dims()[1])
     }
 
-    /// Leaves those of some tokens, counted from the first that is there.
+    /// Keeps only some tokens, counted from the first that is there.
     pub(super) fn keep(&mut self, tokens: Range<usize>) {
         if tokens.len() < self.tokens() {
             let kept = self.0.take().filter(|_| !tokens.is_empty());

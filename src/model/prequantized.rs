@@ -1,7 +1,9 @@
-//! Weights that bitsandbytes had packed when they were saved, as transformers 4.36 and later writes
-//! them: beside `weight` stand `weight.absmax`, `weight.quant_map`, where the absmax are quantized
-//! too `weight.nested_absmax` and `weight.nested_quant_map`, and as JSON
-//! `weight.quant_state.bitsandbytes__nf4`; of int8 `SCB`, the absmax of the rows.
+//! Weights that were packed by bitsandbytes when they were saved, in the format of transformers
+//! 4.36 and later.
+//!
+//! Beside `weight` stand `weight.absmax`, `weight.quant_map`, with double quantization
+//! `weight.nested_absmax` and `weight.nested_quant_map`, and the JSON
+//! `weight.quant_state.bitsandbytes__nf4`; for int8 `SCB`, the absmax of the rows.
 //!
 //! Source: `QuantState.as_dict` and `Linear8bitLt._save_to_state_dict` of
 //! <https://github.com/bitsandbytes-foundation/bitsandbytes>, `bitsandbytes/functional.py` and
@@ -16,11 +18,11 @@ use crate::quant::{
     Absmax, BlockSize, DYNAMIC_CODE, FourBitType, Int8, Nested, Packed, QuantFormat, Quantized,
 };
 
-/// How the name of the state of 4-bit weights ends, before the kind.
+/// Last name of the state of 4-bit weights, before the kind.
 const STATE: &str = "quant_state.bitsandbytes__";
 /// The kinds of 4-bit weights.
 const KINDS: [FourBitType; 2] = [FourBitType::Nf4, FourBitType::Fp4];
-/// `SCB` of a layer and its order of rows, of which one is known.
+/// Names of a layer's int8 absmax and of its memory layout; only the layout by rows, 0, is known.
 const SCB: &str = "SCB";
 const WEIGHT_FORMAT: &str = "weight_format";
 
@@ -38,7 +40,7 @@ pub(super) enum QuantizedParts<'a> {
     },
 }
 
-/// The absmax of blocks.
+/// The absmax of blocks, as parts.
 pub(super) enum AbsmaxPart<'a> {
     Plain(&'a [u8]),
     Nested {
@@ -48,12 +50,12 @@ pub(super) enum AbsmaxPart<'a> {
     },
 }
 
-/// Bytes that a state takes in a file, the blanks behind it included: its length must be known
-/// before the weight is packed.
+/// Bytes of a state in a file, padded with blanks: its length must be known before the weight is
+/// packed.
 const STATE_BYTES: usize = 256;
 
 impl<'a> QuantizedParts<'a> {
-    /// The parts of the weight `name` [out, in]; `None` where it is not packed.
+    /// Finds the parts of the weight `name` [out, in]; `None` where it is not packed.
     pub fn find(
         bytes: impl Fn(&str) -> Option<&'a [u8]>,
         name: &str,
@@ -108,19 +110,14 @@ impl<'a> QuantizedParts<'a> {
         let part = |end: &str| {
             bytes(&format!("{name}.{end}")).ok_or_else(|| format!("`{name}.{end}` is missing"))
         };
-        let state: Value = serde_json::from_slice(state).map_err(|error| {
-            format!(
-                "its state is not \
-        JSON: {error}"
-            )
-        })?;
+        let state: Value = serde_json::from_slice(state)
+            .map_err(|error| format!("its state is not JSON: {error}"))?;
         let expect = |key: &str, expected: Value| {
             if state[key] == expected {
                 Ok(())
             } else {
                 Err(format!(
-                    "its `{key}` is `{}`, expected \
-            `{expected}`",
+                    "its `{key}` is `{}`, expected `{expected}`",
                     state[key]
                 ))
             }
@@ -170,8 +167,7 @@ impl<'a> QuantizedParts<'a> {
         };
         if found != expected {
             return Err(format!(
-                "its codes, absmax and nested absmax have {found:?} bytes, expected \
-            {expected:?}"
+                "its codes, absmax and nested absmax have {found:?} bytes, expected {expected:?}"
             ));
         }
         Ok(Self::FourBit {
@@ -182,7 +178,7 @@ impl<'a> QuantizedParts<'a> {
         })
     }
 
-    /// How it is packed.
+    /// Returns the format of the weight.
     pub fn form(&self) -> QuantFormat {
         match self {
             Self::FourBit {
@@ -202,7 +198,7 @@ impl<'a> QuantizedParts<'a> {
         }
     }
 
-    /// The weight [out, in].
+    /// Reads the weight [out, in].
     pub fn read(&self, shape: [usize; 2]) -> Quantized {
         const FITS: &str = "the parts were measured";
         match self {
@@ -249,7 +245,7 @@ pub(super) fn is_part(name: &str) -> bool {
             .any(|part| name.rsplit('.').next() == Some(part))
 }
 
-/// The parts of a weight `name` [out, in] that is packed in this form, as a file has them.
+/// Returns the parts of a weight `name` [out, in] in a format, as a file has them.
 pub(super) fn described(name: &str, shape: [usize; 2], form: QuantFormat) -> Vec<Described> {
     let (numbers, part) = (shape.into_iter().product::<usize>(), |end: &str| {
         format!("{name}.{end}")
@@ -300,7 +296,8 @@ pub(super) fn described(name: &str, shape: [usize; 2], form: QuantFormat) -> Vec
     }
 }
 
-/// The bytes of a part that is the same for every weight of its form; `None` for the others.
+/// Returns the bytes of a part that is the same for every weight of its format; `None` for the
+/// others.
 pub(super) fn constant(part: &str, form: QuantFormat) -> Option<Vec<u8>> {
     let bytes = |numbers: &[f32]| {
         numbers
@@ -316,7 +313,7 @@ pub(super) fn constant(part: &str, form: QuantFormat) -> Option<Vec<u8>> {
     }
 }
 
-/// The bytes of one of the other parts of a weight `name`, whose numbers had this type.
+/// Returns the bytes of one of the other parts of a weight `name`, whose numbers had this type.
 pub(super) fn bytes(part: &str, name: &str, weight: &Quantized, float: Float) -> Vec<u8> {
     let bytes = |numbers: &[f32]| {
         numbers
@@ -363,9 +360,9 @@ fn state(packed: &Packed, float: Float) -> Vec<u8> {
     state
 }
 
-/// What config.json says of weights that are packed in this form: transformers'
-/// `BitsAndBytesConfig`. `computed` is the type in which it is to compute; a head is packed only
-/// where nothing is to be left as it is.
+/// Returns the entry of config.json for weights packed in this format: transformers'
+/// `BitsAndBytesConfig`. `computed` is the compute type; a head is packed only if no module is
+/// excepted.
 pub(super) fn config(form: QuantFormat, packs_head: bool, computed: Float) -> Value {
     let skipped = if packs_head { json!([]) } else { Value::Null };
     let is_int8 = form == QuantFormat::Int8;
@@ -407,7 +404,7 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
         .collect()
 }
 
-/// Both zeros of FP4 are one.
+/// Checks that two codes are the same; both zeros of FP4 count as one.
 fn same_code(bytes: &[u8], code: &[f32], part: &str) -> Result<(), String> {
     let bits = |numbers: &[f32]| {
         numbers
@@ -418,9 +415,6 @@ fn same_code(bytes: &[u8], code: &[f32], part: &str) -> Result<(), String> {
     if bits(&floats(bytes)) == bits(code) {
         Ok(())
     } else {
-        Err(format!(
-            "its `{part}` is not the \
-    code that is known"
-        ))
+        Err(format!("its `{part}` is not the code that is known"))
     }
 }

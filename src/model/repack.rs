@@ -1,5 +1,5 @@
-//! A base's files of weights in another form: packed as bitsandbytes packs them, or of what is
-//! packed the numbers again. Names, shards and all other tensors stay.
+//! Rewrites a base's files of weights in another form: packed as bitsandbytes packs them, or
+//! unpacked. Names, shards and all other tensors stay the same.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -20,35 +20,35 @@ use crate::files::Float;
 use crate::files::safetensors::Described;
 use crate::quant::{QuantFormat, Quantized};
 
-/// The form in which weights are to be written.
+/// The form in which weights are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
-    /// Projections packed.
+    /// Projections are packed.
     Packed {
-        /// How.
+        /// The format.
         form: QuantFormat,
-        /// Whether a head of its own is packed too.
+        /// Whether an untied head is packed too.
         packs_head: bool,
     },
-    /// Numbers: of this type, or of the one that the embedding has.
+    /// Plain numbers: of this type, or of the embedding's.
     Dense(Option<Float>),
 }
 
-/// The weights of a base on their way into another form.
+/// The weights of a base while they are rewritten.
 #[derive(Debug)]
 pub struct Repacking {
     weights: Weights,
     target: Target,
     is_tied: bool,
-    /// The type of numbers that were packed, or are to be.
+    /// The type of numbers before packing.
     float: Float,
     files: Vec<(PathBuf, Vec<Described>)>,
-    /// Tensors that are made, with the weight [out, in] of which each is a part.
+    /// Tensors to make, with the weight [out, in] of which each is a part.
     made: BTreeMap<String, (String, [usize; 2])>,
-    /// Stacks [count, in, out] that are made of their parts.
+    /// Stacks [count, in, out] to make of their parts.
     stacks: BTreeMap<String, [usize; 3]>,
-    /// The weight that was made last. A file has the wide parts of all weights before the others,
-    /// so that each is made twice, and no more than one is in memory.
+    /// The weight that was made last. A file has the large parts of all weights before the small
+    /// ones, so that each weight is made twice, and only one is in memory.
     last: Mutex<Option<(String, Quantized)>>,
 }
 
@@ -111,7 +111,7 @@ impl Repacking {
         })
     }
 
-    /// What config.json is to say of packed weights.
+    /// Returns the entry of config.json for packed weights.
     pub fn config(&self) -> Option<Value> {
         match self.target {
             Target::Packed { form, packs_head } => Some(prequantized::config(
@@ -123,12 +123,12 @@ impl Repacking {
         }
     }
 
-    /// The new files by the old ones, each with its tensors.
+    /// Returns the new files, each with its tensors, by the paths of the old ones.
     pub fn files(&self) -> &[(PathBuf, Vec<Described>)] {
         &self.files
     }
 
-    /// The bytes of a tensor of a new file.
+    /// Returns the bytes of a tensor of a new file.
     ///
     /// # Errors
     /// A weight has numbers that cannot be packed.
@@ -140,10 +140,11 @@ impl Repacking {
             return Ok(Cow::Owned(self.stack(tensor, *shape)?));
         }
         let Some((name, shape)) = self.made.get(tensor) else {
-            return Ok(Cow::Borrowed(self.weights.stored_bytes(tensor).expect(
-                "its name was taken \
-            from the files",
-            )));
+            return Ok(Cow::Borrowed(
+                self.weights
+                    .stored_bytes(tensor)
+                    .expect("its name was taken from the files"),
+            ));
         };
         if let Target::Packed { form, .. } = self.target
             && let Some(constant) = prequantized::constant(tensor, form)
@@ -169,7 +170,7 @@ impl Repacking {
 }
 
 impl Repacking {
-    /// The numbers of a stack, one matrix after the other.
+    /// Returns the numbers of a stack, one matrix after the other.
     fn stack(
         &self,
         tensor: &str,
@@ -193,7 +194,7 @@ impl Repacking {
         Ok(bytes)
     }
 
-    /// A weight as it is packed; `None` where it is not.
+    /// Returns a packed weight; `None` where it is not packed.
     ///
     /// # Errors
     /// It has numbers that cannot be packed.
@@ -204,7 +205,7 @@ impl Repacking {
             .transpose()
     }
 
-    /// What the files have packed is as they have it.
+    /// Packs a weight; a weight that is packed in the files stays as it is there.
     fn packed(&self, name: &str, shape: [usize; 2]) -> Result<Quantized, ModelError> {
         let form = if let Target::Packed { form, .. } = self.target {
             form
@@ -215,7 +216,7 @@ impl Repacking {
     }
 }
 
-/// The shape of a matrix that changes its form.
+/// Returns the shape of a matrix whose form changes.
 fn changes(
     weights: &Weights,
     spec: &DecoderSpec,

@@ -1,8 +1,10 @@
-//! Rows of embedding and head that the files of a base do not have: those of new tokens, behind the
-//! stored ones or in the place of rows that no token had. They begin as the mean of all stored
-//! rows, as transformers' `resize_token_embeddings` centers them (there with noise around the mean,
-//! Hewitt 2021, <https://nlp.stanford.edu/~johnhew/vocab-expansion.html>; here without), or as a
-//! copy of another row.
+//! Rows of embedding and head that a base's files do not have: those of new tokens, after the
+//! stored ones or in place of unused rows.
+//!
+//! They begin as the mean of all stored rows, as in transformers' `resize_token_embeddings` (there
+//! with noise around the mean, Hewitt 2021,
+//! <https://nlp.stanford.edu/~johnhew/vocab-expansion.html>; here without), or as a copy of another
+//! row.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -18,22 +20,22 @@ use crate::quant::{QuantFormat, Quantized};
 /// Rows that are read at a time for a mean.
 const CHUNK_ROWS: usize = 1024;
 
-/// What a row begins as.
+/// Initial numbers of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NewRow {
     /// The mean of all stored rows.
     Mean,
-    /// The row of this token.
+    /// A copy of this token's row.
     Copy(u32),
 }
 
-/// Rows that tables of the vocabulary get.
+/// New rows of the tables of the vocabulary.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NewRows {
-    /// How many rows there are then, where that is more than before. Those that are not named are
+    /// The number of rows afterwards, where that is more than before. Rows that are not listed are
     /// 0.
     pub vocabulary: usize,
-    /// By token.
+    /// New rows by token.
     pub rows: BTreeMap<u32, NewRow>,
 }
 
@@ -43,12 +45,13 @@ pub(super) struct Resized<'a> {
     rows: &'a NewRows,
     stored_rows: usize,
     tables: [String; 2],
-    /// Means by table.
+    /// Means of rows, by table.
     means: RefCell<BTreeMap<String, Vec<f32>>>,
 }
 
 impl<'a> Resized<'a> {
-    /// `tables` are the names of the tensors of embedding and head, which have `stored_rows` rows.
+    /// Makes the source. `tables` are the names of the tensors of embedding and head, which have
+    /// `stored_rows` rows.
     pub fn new(
         source: &'a dyn WeightSource,
         rows: &'a NewRows,
@@ -64,7 +67,7 @@ impl<'a> Resized<'a> {
         }
     }
 
-    /// A new row, [columns].
+    /// Returns a new row, [columns].
     fn row(&self, name: &str, row: NewRow, columns: usize) -> Result<Vec<f32>, ModelError> {
         match row {
             NewRow::Copy(from) => {
@@ -88,7 +91,7 @@ impl<'a> Resized<'a> {
         }
     }
 
-    /// Summed in f64 in the order of the rows.
+    /// Returns the mean of a table's rows, summed in f64 in the order of the rows.
     fn mean(&self, name: &str, columns: usize) -> Result<Vec<f32>, ModelError> {
         let mut sums = vec![0.0; columns];
         for first in (0..self.stored_rows).step_by(CHUNK_ROWS) {
@@ -111,7 +114,7 @@ impl<'a> Resized<'a> {
     }
 }
 
-/// Numbers in the bytes of a tensor.
+/// Encodes numbers as the bytes of a tensor.
 fn encoded(numbers: &[f32], dtype: DType) -> Vec<u8> {
     match dtype {
         DType::BF16 => numbers
@@ -206,7 +209,7 @@ impl WeightSource for Resized<'_> {
 mod tests {
     use super::*;
 
-    /// Tables of 3 rows of 2: 0 to 5 in `embedding`, ten times that in `head`.
+    /// Tables with 3 rows of 2 numbers: 0 to 5 in `embedding`, ten times that in `head`.
     struct Stored;
 
     impl WeightSource for Stored {

@@ -1,4 +1,4 @@
-//! A [`Decoder`] to a Hugging Face folder.
+//! Saves a [`Decoder`] as a Hugging Face folder.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use crate::files::{create_folder, write_all};
 const WEIGHTS: &str = "model.safetensors";
 
 impl Decoder {
-    /// Writes all weights, which train, in f32 with what goes beside them: see
+    /// Writes all weights, all of which train, in f32, and the accompanying files: see
     /// [`super::CompanionFiles::read`].
     ///
     /// # Errors

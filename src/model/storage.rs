@@ -1,21 +1,22 @@
-//! How the weights of a base are kept in memory.
+//! The storage format of a base's weights in memory.
 
 use crate::quant::QuantFormat;
 use crate::terms::ModelDtype;
 
-/// How the weights of a base are kept. Norms and biases are f32 always.
+/// The storage format of a base's weights. Norms and biases are always f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Storage {
-    /// The numbers of matrices that are not packed, and on a GPU those that go from layer to layer.
+    /// The type of matrices that are not packed and, on a GPU, of numbers passed from layer to
+    /// layer.
     pub dtype: ModelDtype,
-    /// How projections are packed; `None`: they are not.
+    /// The format of packed projections; `None`: they are not packed.
     pub form: Option<QuantFormat>,
-    /// Numbers of projections that are not, because the base's files have only the others packed
-    /// (`llm_int8_skip_modules` of bitsandbytes).
+    /// Count of numbers in projections that are not packed, because the base's files have only the
+    /// others packed (`llm_int8_skip_modules` of bitsandbytes).
     pub left_dense: u64,
-    /// Whether a head of its own is packed as they are.
+    /// Whether an untied head is packed like the projections.
     pub packs_head: bool,
-    /// Whether an embedding of its own stays in the processor's memory.
+    /// Whether an untied embedding stays in the processor's memory.
     pub offloads_embedding: bool,
 }
 

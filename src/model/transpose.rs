@@ -1,6 +1,6 @@
-//! Linear weights from [out, in], as files have them, to [in, out], as products want them: through
-//! tiles that fit the cache, by all threads, converting on the way, so that a model loads at about
-//! the speed at which memory can be written.
+//! Transposes linear weights from [out, in], as files have them, to [in, out], as products need
+//! them. It goes through tiles that fit the cache, with all threads, and converts on the way, so
+//! that a model loads at about the speed at which memory can be written.
 
 use std::ops::Range;
 
@@ -14,18 +14,18 @@ use crate::files::safetensors::TensorBytes;
 
 /// Rows and columns of a tile: a line of the processor's cache has as many f32.
 const TILE: usize = 16;
-/// Numbers that a thread takes at a time where none change places.
+/// Numbers per piece of work of a thread where nothing is transposed.
 const PIECE: usize = 1 << 14;
-/// Bytes of the rows that are read before any further ones.
+/// Bytes of rows that are read as one band.
 const BAND_BYTES: usize = 8 << 20;
 
-/// A number of a weight, as it is kept in memory.
+/// A number type of weights in memory.
 pub trait Element: burn::tensor::Element + Default {
-    /// The nearest one.
+    /// Returns the nearest number of the type.
     fn nearest(number: f32) -> Self;
 
-    /// Zeros that the system hands out as such: nobody writes them, so that the threads that fill
-    /// them are the first to touch them.
+    /// Returns zeroed memory from the system that nobody has written, so that the threads that fill
+    /// it are the first to touch it.
     fn zeros(count: usize) -> Vec<Self>;
 }
 
@@ -62,7 +62,7 @@ impl Element for f16 {
     }
 }
 
-/// Some numbers in the order in which they are stored.
+/// Reads some numbers in the order in which they are stored.
 pub fn read_straight<T: Element>(stored: &TensorBytes, numbers: Range<usize>) -> Vec<T> {
     match stored.float {
         Float::F32 => straight::<F32, T>(stored, numbers),
@@ -93,7 +93,7 @@ fn straight<S: Number<Bytes: Sync>, T: Element>(
     output
 }
 
-/// A stored matrix [rows, columns] as [columns, rows].
+/// Reads a stored matrix [rows, columns] as [columns, rows].
 pub fn read_transposed<T: Element>(stored: &TensorBytes, rows: usize, columns: usize) -> Vec<T> {
     match stored.float {
         Float::F32 => read::<F32, T>(stored, rows, columns),
@@ -119,8 +119,8 @@ fn read<S: Number<Bytes: Sync>, T: Element>(
     output
 }
 
-/// Puts the rows `band` of a matrix, which are all of `source`, where they belong in `output`
-/// [columns, rows]. A thread has a strip of columns to itself.
+/// Writes the rows `band` of a matrix, which are all of `source`, to their places in `output`
+/// [columns, rows]. Each thread has a strip of columns.
 fn transpose_band<S: Copy + Sync, T: Copy + Default + Send>(
     source: &[S],
     output: &mut [T],
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use crate::files::safetensors::{Archive, write_f32};
 
-    /// The definition: element [row, column] is element [column, row].
+    /// Transposes by the definition: element [row, column] becomes element [column, row].
     fn by_definition(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
         (0..columns)
             .flat_map(|column| (0..rows).map(move |row| values[row * columns + column]))

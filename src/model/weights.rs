@@ -1,4 +1,4 @@
-//! The safetensors files of a base: which tensors they hold, as what, and their numbers.
+//! The safetensors files of a base: their tensors, types and numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -20,15 +20,15 @@ use crate::files::{Float, JSON_BYTES, is_there, listed, read_text_up_to};
 use crate::quant::{QuantFormat, Quantized};
 use crate::terms::ModelDtype;
 
-/// More tensors than any model has.
+/// The most tensors: more than any model has.
 const MAX_TENSORS: usize = 250_000;
-/// Ends of the names of pickle files.
+/// File extensions of pickle files.
 const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
 
-/// The safetensors files of a base: the single one, or those of the index.
+/// Returns the safetensors files of a base: the single one, or those of the index.
 ///
 /// # Errors
-/// There are none, the index is not valid, or a file that it names is missing.
+/// There are no such files, the index is not valid, or a file that it names is missing.
 pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let (single, index) = (
         folder.join("model.safetensors"),
@@ -47,12 +47,8 @@ pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
         hint: None,
     };
     let content = read_text_up_to(&index, JSON_BYTES)?;
-    let content: Value = serde_json::from_str(&content).map_err(|error| {
-        fault(format!(
-            "not valid \
-    JSON: {error}"
-        ))
-    })?;
+    let content: Value = serde_json::from_str(&content)
+        .map_err(|error| fault(format!("not valid JSON: {error}")))?;
     let map = content
         .get("weight_map")
         .and_then(Value::as_object)
@@ -76,8 +72,8 @@ pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     }
 }
 
-/// The files that an index names; a name that could lead anywhere but into the index's own folder
-/// is refused on every system.
+/// Returns the files that an index names. A name that could lead out of the index's own folder is
+/// refused on every system.
 fn shard_names(map: &Map<String, Value>) -> Result<BTreeSet<&str>, String> {
     let is_shard =
         |name: &&str| name.ends_with(".safetensors") && !name.contains(['/', '\\', ':', '\0']);
@@ -117,7 +113,7 @@ fn no_weights(folder: &Path) -> ModelError {
     }
 }
 
-/// Opens every shard; their headers together may describe no more than memory can take.
+/// Opens every shard. All headers together may not describe more than memory can hold.
 fn open_shards(folder: &Path) -> Result<Vec<Archive>, ModelError> {
     let (mut shards, mut tensors) = (Vec::new(), 0);
     for path in shard_paths(folder)? {
@@ -125,8 +121,7 @@ fn open_shards(folder: &Path) -> Result<Vec<Archive>, ModelError> {
         tensors += shard.tensors();
         if tensors > MAX_TENSORS {
             let message = format!(
-                "with this file the base has {tensors} tensors, expected at most \
-            {MAX_TENSORS}"
+                "with this file the base has {tensors} tensors, expected at most {MAX_TENSORS}"
             );
             return Err(ModelError::Config {
                 path,
@@ -139,13 +134,13 @@ fn open_shards(folder: &Path) -> Result<Vec<Archive>, ModelError> {
     Ok(shards)
 }
 
-/// Open shards and which of them holds a tensor.
+/// Open shards, with the shard of each tensor.
 #[derive(Debug)]
 pub(super) struct Weights {
     shards: Vec<Archive>,
-    /// The shard of each tensor, and its name there, by the name that the model has for it.
+    /// The shard of each tensor and its name there, by the model's name for it.
     place: BTreeMap<String, (usize, String)>,
-    /// Whether bitsandbytes packed some of them.
+    /// Whether any tensor is packed by bitsandbytes.
     has_packed: bool,
 }
 
@@ -160,8 +155,7 @@ impl Weights {
                     let [first, second] =
                         [first, index].map(|shard: usize| shards[shard].path().display());
                     faults.push(format!(
-                        "tensor `{stored}` stands in two shards, `{first}` and \
-                    `{second}`"
+                        "tensor `{stored}` stands in two shards, `{first}` and `{second}`"
                     ));
                 }
                 found.insert(name, shape);
@@ -178,12 +172,11 @@ impl Weights {
                 .ok()
                 .and_then(|shape| weights.parts(&name, shape));
             if let Some(parts) = &parts {
-                faults.extend(parts.as_ref().err().map(|fault| {
-                    format!(
-                        "tensor `{name}`, which \
-                bitsandbytes packed: {fault}"
-                    )
-                }));
+                faults.extend(
+                    parts.as_ref().err().map(|fault| {
+                        format!("tensor `{name}`, which bitsandbytes packed: {fault}")
+                    }),
+                );
                 packed.insert(name.clone());
             }
             let of_stack = <[usize; 3]>::try_from(&shape[..])
@@ -199,14 +192,12 @@ impl Weights {
             for (name, shape) in expected {
                 match found.remove(&name) {
                     None => faults.push(format!(
-                        "tensor `{name}` is missing, expected shape \
-                    {shape:?}"
+                        "tensor `{name}` is missing, expected shape {shape:?}"
                     )),
                     Some(_) if parts.is_some() => {}
                     Some(other) if other != shape => {
                         faults.push(format!(
-                            "tensor `{name}` has shape {other:?}, expected \
-                        {shape:?}"
+                            "tensor `{name}` has shape {other:?}, expected {shape:?}"
                         ));
                     }
                     Some(_) if of_stack.is_some() => drop(packed.insert(name)),
@@ -238,10 +229,7 @@ impl Weights {
         faults.extend(weights.half_packed_fault(spec, &packed));
         let extra = found.iter().filter(|(name, _)| !harmless(name));
         faults.extend(extra.map(|(name, shape)| {
-            format!(
-                "tensor `{name}` of shape {shape:?} is not \
-        part of the model"
-            )
+            format!("tensor `{name}` of shape {shape:?} is not part of the model")
         }));
         faults.extend(weights.tied_head_fault(spec));
         if faults.is_empty() {
@@ -254,8 +242,8 @@ impl Weights {
         }
     }
 
-    /// Those projections that are packed are packed alike, and there may be others; so may be a
-    /// head, and the embedding never is.
+    /// Checks that all packed projections have the same format. Some may be unpacked, a head may be
+    /// packed, and the embedding never is.
     fn half_packed_fault(&self, spec: &DecoderSpec, packed: &BTreeSet<String>) -> Option<String> {
         let first = self.form(spec);
         let projections = spec.projections().into_iter().filter(LinearSpec::is_whole);
@@ -274,21 +262,17 @@ impl Weights {
         let embedding = Some(spec.names.embedding()).filter(|embedding| packed.contains(embedding));
         let first = first.map_or_else(|| "not packed".to_owned(), |first| format!("in {first}"));
         other.or(embedding).map(|name| {
-            format!(
-                "tensor `{name}` is not as the first packed \
-        projection is, which is {first}"
-            )
+            format!("tensor `{name}` is not as the first packed projection is, which is {first}")
         })
     }
 
-    /// A stored copy of a tied head must be the embedding.
+    /// Checks that a stored copy of a tied head equals the embedding.
     fn tied_head_fault(&self, spec: &DecoderSpec) -> Option<String> {
         let (head, embedding) = (Names::HEAD, spec.names.embedding());
         let differ = spec.tied_head && self.bytes(head)? != self.bytes(&embedding)?;
         differ.then(|| {
             format!(
-                "tensor `{head}` differs from `{embedding}`, expected equal: \
-        config.json ties them"
+                "tensor `{head}` differs from `{embedding}`, expected equal: config.json ties them"
             )
         })
     }
@@ -299,12 +283,12 @@ impl Weights {
         &self.shards
     }
 
-    /// Which shard has a tensor.
+    /// Returns the index of a tensor's shard.
     pub(super) fn place(&self, name: &str) -> usize {
         self.place[name].0
     }
 
-    /// What its shard calls a tensor.
+    /// Returns a tensor's name in its shard.
     pub(super) fn stored_name(&self, name: &str) -> &str {
         &self.place[name].1
     }
@@ -321,12 +305,12 @@ impl Weights {
         self.shards[*shard].bytes(stored)
     }
 
-    /// A tensor by the name in its file.
+    /// Returns a tensor by the name in its file.
     pub(super) fn stored_bytes(&self, stored: &str) -> Option<&[u8]> {
         self.shards.iter().find_map(|shard| shard.bytes(stored))
     }
 
-    /// Whether a stack of matrices is in parts.
+    /// Whether a stack of matrices is stored as MXFP4.
     pub(super) fn is_mxfp4(&self, name: &str) -> bool {
         !self.place.contains_key(name)
             && mxfp4::parts(name)
@@ -334,15 +318,13 @@ impl Weights {
                 .any(|part| self.place.contains_key(part))
     }
 
-    /// One matrix of a stack, [in, out].
+    /// Returns one matrix of a stack, [in, out].
     fn slice_of<T: Element>(&self, slice: &Slice, shape: [usize; 2]) -> Result<Vec<T>, ModelError> {
         let Slice { tensor, index, .. } = slice;
         if self.is_mxfp4(tensor) {
             let parts = mxfp4::parts(tensor).map(|part| {
-                self.bytes(&part).expect(
-                    "it was checked \
-            when the files were opened",
-                )
+                self.bytes(&part)
+                    .expect("it was checked when the files were opened")
             });
             return Ok(mxfp4::read(parts, *index, shape)
                 .into_iter()
@@ -356,7 +338,7 @@ impl Weights {
         ))
     }
 
-    /// The parts of a packed weight [out, in]; `None` where it is not packed.
+    /// Returns the parts of a packed weight [out, in]; `None` where it is not packed.
     pub(super) fn parts(
         &self,
         name: &str,
@@ -371,14 +353,14 @@ impl Weights {
             .map(|parts| parts.form())
     }
 
-    /// How the projections are packed, where they are: as the first of them is.
+    /// Returns the format of packed projections, which is that of the first one.
     pub(super) fn form(&self, spec: &DecoderSpec) -> Option<QuantFormat> {
         spec.projections()
             .iter()
             .find_map(|linear| self.form_of(&linear.weight(), linear))
     }
 
-    /// Numbers of projections that are not packed where others are.
+    /// Returns the count of numbers in projections that are not packed where others are.
     fn left_dense(&self, spec: &DecoderSpec) -> u64 {
         let is_left = |linear: &&LinearSpec| {
             linear.is_whole() && self.stays_dense(&linear.weight(), [linear.outputs, linear.inputs])
@@ -390,7 +372,7 @@ impl Weights {
             .sum()
     }
 
-    /// How a model is kept.
+    /// Returns the storage format of the model.
     pub(super) fn kept_in(
         &self,
         asked: Storage,
@@ -410,7 +392,7 @@ impl Weights {
         })
     }
 
-    /// The dtype of matrices that are not packed.
+    /// Returns the type of matrices that are not packed.
     fn dtype(
         &self,
         asked: ModelDtype,
@@ -439,7 +421,7 @@ impl Weights {
     }
 }
 
-/// The numbers, of which none became infinite on its way into 16 bits.
+/// Checks that no number became infinite in 16 bits.
 fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, ModelError> {
     if numbers.iter().any(|number| number.is_infinite()) {
         Err(ModelError::BeyondFloat16 {
@@ -517,8 +499,8 @@ impl WeightSource for Weights {
         self.has_packed && self.parts(name, shape).is_none()
     }
 
-    /// From the numbers that the file has, whatever the others are kept in; int8 from float16, as
-    /// bitsandbytes does.
+    /// Packs a weight from the numbers in the file, whatever type the others are kept in; int8 from
+    /// float16, as in bitsandbytes.
     fn packed(
         &self,
         name: &str,

@@ -1,28 +1,28 @@
-//! Which earlier tokens a token sees.
+//! The earlier tokens that a token attends to.
 
 use std::ops::Range;
 
-/// Which earlier tokens a query sees.
+/// The range of earlier tokens that a query sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Span {
-    /// All of them.
+    /// All earlier tokens.
     Full,
     /// The last `window` tokens, itself included.
     Sliding {
-        /// In tokens.
+        /// Length of the window, tokens.
         window: usize,
     },
 }
 
 impl Span {
-    /// For queries at these places of a document, the index of the first key that each sees. The
-    /// keys begin, at index `start`, with the first that one of the queries sees.
+    /// Returns, for the queries at these places of a document, the index of the first key that each
+    /// sees. The keys begin, at index `start`, with the first that any of the queries sees.
     pub fn first_keys(self, queries: Range<usize>, start: usize) -> impl Iterator<Item = u32> {
         let left_out = self.first_seen(queries.start);
         queries.map(move |query| (start + self.first_seen(query) - left_out) as u32)
     }
 
-    /// The position of the earliest token that a query sees.
+    /// Returns the position of the earliest token that a query sees.
     pub fn first_seen(self, query: usize) -> usize {
         match self {
             Self::Full => 0,

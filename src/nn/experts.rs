@@ -1,5 +1,5 @@
-//! Experts of which a router chooses a few for each token: rows are gathered by expert, and only
-//! those that were chosen are computed, forward and backward.
+//! Experts of which a router chooses a few for each token. Rows are gathered by expert, and only
+//! the chosen experts are computed, forward and backward.
 
 use burn::tensor::activation::sigmoid;
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
@@ -10,43 +10,44 @@ use super::projection::{Projection, side_by_side};
 use super::weight::Weight;
 use crate::ops::{Activation, Group, Linear, Linears, Mask, adapted_by_group, gated, matmul};
 
-/// How experts are chosen and weighed.
+/// How experts are chosen and weighted.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouterSpec {
-    /// How many there are.
+    /// Number of experts.
     pub experts: usize,
-    /// How many a token is sent to.
+    /// Number of experts for each token.
     pub chosen: usize,
-    /// What becomes of logits.
+    /// The function that turns logits into scores.
     pub score: RouterScore,
-    /// Experts in groups of which some are looked at; `None`: all are.
+    /// Groups of experts, of which only some are considered; `None`: all are.
     pub groups: Option<RouterGroups>,
-    /// Whether the weights of the chosen experts are brought to a sum of 1.
+    /// Whether the weights of the chosen experts are normalized to a sum of 1.
     pub normalizes: bool,
-    /// What weights are multiplied by at the end.
+    /// The final factor of the weights.
     pub scale: f64,
     /// Whether logits have a bias.
     pub bias: bool,
 }
 
-/// What becomes of a router's logits.
+/// The function that turns a router's logits into scores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouterScore {
-    /// The softmax over all experts; Jiang et al. 2024, arXiv:2401.04088, normalize it over the
+    /// The softmax over all experts. Jiang et al. 2024, arXiv:2401.04088, normalize it over the
     /// chosen ones.
     Softmax,
     /// The softmax over the chosen experts, arXiv:2508.10925.
     SoftmaxOfChosen,
-    /// The sigmoid; what is corrected chooses, what is not weighs: arXiv:2412.19437.
+    /// The sigmoid. The corrected scores choose, the uncorrected ones give the weights:
+    /// arXiv:2412.19437.
     Sigmoid,
 }
 
-/// Experts in groups of equal size.
+/// Groups of experts of equal size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouterGroups {
-    /// How many.
+    /// Number of groups.
     pub count: usize,
-    /// How many of them may have chosen experts.
+    /// Number of groups that may have chosen experts.
     pub chosen: usize,
 }
 
@@ -56,7 +57,7 @@ impl RouterSpec {
         self.score == RouterScore::Sigmoid
     }
 
-    /// The experts of one token, given what chooses, one number an expert. Among equal ones the
+    /// Returns the experts of one token, given one choosing score per expert. Among equal ones the
     /// first is taken.
     fn choose(&self, scores: &[f32]) -> Vec<usize> {
         let highest = |count: usize, among: &mut dyn Iterator<Item = (usize, f32)>| {
@@ -97,44 +98,45 @@ impl RouterSpec {
 }
 
 impl RouterSpec {
-    /// Bytes that [`Experts::forward`] keeps beside the maps of experts: rows by expert, what
-    /// experts give by expert and by token, and what the router computes, in f32.
+    /// Returns the bytes that [`Experts::forward`] keeps in addition to the experts' projections:
+    /// rows by expert, the outputs of experts by expert and by token, and the router's results, in
+    /// f32.
     pub fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
         rows.bytes(3 * self.chosen as u64 * width) + rows.tokens * 4 * self.experts as u64 * F32
     }
 }
 
-/// The linear map that tells which experts a token is sent to.
+/// The linear map that chooses the experts of a token.
 #[derive(Debug, Clone)]
 pub struct Router {
-    /// Its module's name.
+    /// Name of the module.
     pub name: String,
-    /// [experts, width], f32.
+    /// Weight, [experts, width], f32.
     pub weight: Tensor<2>,
-    /// [experts].
+    /// Bias, [experts].
     pub bias: Option<Tensor<1>>,
-    /// What is added to scores when they choose; one an expert, or none.
+    /// Correction that is added to scores for choosing only; one per expert, or none.
     pub correction: Vec<f32>,
-    /// How it chooses.
+    /// How the router chooses.
     pub spec: RouterSpec,
     /// Whether weight and bias train.
     pub trains: bool,
 }
 
-/// Where tokens go.
+/// The routing of tokens.
 #[derive(Debug)]
 struct Routed {
-    /// The expert of each choice, `chosen` a token.
+    /// The expert of each choice, `chosen` per token.
     experts: Vec<usize>,
-    /// [tokens, chosen], f32.
+    /// Weights of the chosen experts, [tokens, chosen], f32.
     weights: Tensor<2>,
     /// The softmax over all experts, [tokens, experts], f32.
     probabilities: Tensor<2>,
 }
 
 impl Router {
-    /// Computed in 32 bits whatever the stream has: which expert comes first is a matter of small
-    /// differences.
+    /// Routes the tokens. It is computed in 32 bits whatever the stream's type, because small
+    /// differences decide which expert comes first.
     fn route(&self, x: Tensor<2>) -> Routed {
         let (spec, device, [tokens, _]) = (&self.spec, x.device(), x.dims());
         let mut logits = matmul(in_f32(x), self.weight.clone().transpose()); // [tokens, experts]
@@ -189,8 +191,8 @@ impl Router {
     }
 }
 
-/// Over the last dimension, by the same operations on a tape and off it: that of burn differs there
-/// in its last bit, and a block that is computed again must come to the same.
+/// Returns the softmax over the last dimension, by the same operations on a tape and off it. burn's
+/// own differs there in its last bit, and a block that is recomputed must give the same result.
 fn softmax(logits: Tensor<2>) -> Tensor<2> {
     let largest = logits.clone().detach().max_dim(1);
     let shares = (logits - largest).exp();
@@ -206,25 +208,25 @@ fn in_f32<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     }
 }
 
-/// One feed-forward of many.
+/// The feed-forward of one expert.
 #[derive(Debug, Clone)]
 pub struct Expert {
-    /// gate and up, or one map of both.
+    /// The gate and up projections, or one projection of both.
     pub gate_up: Vec<Projection>,
-    /// The way back.
+    /// The down projection.
     pub down: Projection,
 }
 
-/// How gate and up become what is projected back.
+/// The gated unit, which joins gate and up before the down projection.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Unit {
-    /// Side by side, with an activation of the gate.
+    /// Gate and up side by side, with an activation of the gate.
     SideBySide(Activation),
-    /// In turns and clamped: (clamp(u) + 1) g σ(α g).
+    /// Gate and up interleaved and clamped: (clamp(u) + 1) g σ(α g).
     InTurns {
         /// α.
         alpha: f64,
-        /// The largest g and |u|.
+        /// The limit of g and |u|.
         limit: f64,
     },
 }
@@ -232,32 +234,34 @@ pub enum Unit {
 /// All experts of a layer.
 #[derive(Debug, Clone)]
 pub struct Experts {
-    /// Who chooses.
+    /// The router.
     pub router: Router,
-    /// In their order.
+    /// The experts, in their order.
     pub each: Vec<Expert>,
-    /// Biases of gate and up, and of down, one row an expert.
+    /// Biases of gate and up, and of down, one row per expert.
     pub biases: Option<[Tensor<2>; 2]>,
-    /// What gate and up become.
+    /// The gated unit.
     pub unit: Unit,
-    /// Gate, up and down of the feed-forward that every token has beside them.
+    /// Gate, up and down projections of the shared expert, which every token passes.
     pub shared: Option<[Projection; 3]>,
 }
 
-/// What experts give beside their result: how often each was chosen, and the sum of its
-/// probabilities over tokens, [experts].
+/// The load of the experts: how often each was chosen, and the sum of its probabilities over
+/// tokens, [experts].
 #[derive(Debug, Clone)]
 pub struct Load {
-    /// Choices of each expert.
+    /// Number of choices of each expert.
     pub choices: Vec<u64>,
-    /// On the tape where the input is.
+    /// Sums of probabilities, on the tape where the input is.
     pub probabilities: Tensor<1>,
 }
 
-/// Dropout of the adapters' inputs: of gate and up, and of down.
+/// Dropout masks of the adapters' inputs: for gate and up, and for down.
 pub type Masks<'a> = [Option<&'a Mask>; 2];
 
 impl Experts {
+    /// Computes the weighted sum of the chosen experts, and the load.
+    ///
     /// # Shapes
     /// `x` and the result [tokens, width]; masks have as many tokens.
     pub fn forward(&self, x: Tensor<2>, masks: Masks) -> (Tensor<2>, Load) {
@@ -297,7 +301,7 @@ impl Experts {
         )
     }
 
-    /// What the expert of each row makes of it.
+    /// Returns the output of each row's expert.
     fn by_expert(
         &self,
         rows: Tensor<2>,
@@ -330,7 +334,7 @@ impl Experts {
         )
     }
 
-    /// Its projections in checkpoint order: of one expert after the other, then the shared one's.
+    /// Returns the projections in checkpoint order: expert by expert, then the shared one's.
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
         self.each
             .iter()
@@ -338,7 +342,7 @@ impl Experts {
             .chain(self.shared.iter().flatten())
     }
 
-    /// Its projections in checkpoint order.
+    /// Returns the projections in checkpoint order.
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
         let of_experts = self
             .each
@@ -372,7 +376,7 @@ impl Experts {
     }
 }
 
-/// Gives a map whose adapter has the A of the one before that A as it is now.
+/// Gives the adapter of a second projection the current A of the first, where they share it.
 pub fn share_a(gate_up: &mut [Projection]) {
     if let [gate, up] = gate_up
         && let (Some(gate), Some(up)) = (&gate.lora, &mut up.lora)
@@ -383,6 +387,8 @@ pub fn share_a(gate_up: &mut [Projection]) {
 }
 
 impl Unit {
+    /// Joins gate and up.
+    ///
     /// # Shapes
     /// `gate_up` [rows, 2 · inner], result [rows, inner].
     fn of(self, gate_up: Tensor<2>) -> Tensor<2> {
@@ -400,11 +406,11 @@ impl Unit {
     }
 }
 
-/// The choices of all tokens, by expert and within one by token.
+/// The choices of all tokens, sorted by expert and then by token.
 struct ExpertOrder {
     /// The choice of each row; that of token t and its j-th expert is t · chosen + j.
     choices: Vec<usize>,
-    /// Rows of each expert.
+    /// Number of rows of each expert.
     counts: Vec<u64>,
 }
 
@@ -419,7 +425,7 @@ impl ExpertOrder {
         Self { choices, counts }
     }
 
-    /// The row of each choice.
+    /// Returns the row of each choice.
     fn rows(&self) -> impl Iterator<Item = usize> + use<> {
         let mut rows = vec![0; self.choices.len()];
         self.choices
@@ -429,7 +435,7 @@ impl ExpertOrder {
         rows.into_iter()
     }
 
-    /// Rows with the bias of their expert.
+    /// Adds to each row the bias of its expert.
     fn biased(&self, rows: Tensor<2>, biases: Option<&Tensor<2>>) -> Tensor<2> {
         let Some(biases) = biases else { return rows };
         let experts = self
@@ -445,10 +451,7 @@ impl ExpertOrder {
 fn ints(numbers: impl Iterator<Item = usize>, device: &Device) -> Tensor<1, Int> {
     let numbers: Vec<i32> = numbers
         .map(|number| {
-            i32::try_from(number).expect(
-                "choices of a batch, and experts, are \
-        fewer than 2^31",
-            )
+            i32::try_from(number).expect("choices of a batch, and experts, are fewer than 2^31")
         })
         .collect();
     Tensor::from_data(TensorData::from(&numbers[..]), device)
@@ -486,20 +489,17 @@ mod tests {
         assert_eq!(
             spec(6, 2, RouterScore::Softmax, Some([3, 1])).choose(&scores),
             [1, 0],
-            "the \
-        group of the best"
+            "the group of the best"
         );
         assert_eq!(
             spec(6, 2, RouterScore::Sigmoid, Some([3, 1])).choose(&scores),
             [5, 4],
-            "the \
-        group of the best two"
+            "the group of the best two"
         );
         assert_eq!(
             spec(6, 2, RouterScore::Softmax, None).choose(&[0.5; 6]),
             [0, 1],
-            "the first of \
-        equals"
+            "the first of equals"
         );
     }
 

@@ -1,5 +1,5 @@
-//! The readout of a language model: final norm, vocabulary projection and log p of the targets, in
-//! chunks of rows, with a backward of its own. The batch's logits never exist.
+//! The end of a language model: final norm, vocabulary projection and log p of the targets, in
+//! chunks of rows, with a backward of its own. The batch's logits never exist as a whole.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,43 +16,43 @@ use crate::terms::{Readings, Slopes};
 pub struct Head {
     /// The norm before the projection.
     pub norm: Norm,
-    /// [vocabulary, width]; the embedding itself where the family ties them.
+    /// The table [vocabulary, width]; where the family ties them, it is the embedding itself.
     pub table: EmbeddingTable,
-    /// What logits are multiplied by.
+    /// The factor of logits.
     pub scale: f64,
-    /// c, where a logit z becomes c tanh(z / c) after that.
+    /// The cap c of logits: a scaled logit z becomes c tanh(z / c).
     pub softcap: Option<f64>,
 }
 
-/// How rows are read and differentiated.
+/// Settings of a pass over rows.
 #[derive(Debug, Clone, Copy)]
 pub struct HeadPass<'a> {
-    /// Rows of logits that exist at a time.
+    /// Number of rows of logits that exist at a time.
     pub chunk_rows: usize,
-    /// What gradients are multiplied by, the loss scale.
+    /// The factor of gradients, the loss scale.
     pub scale: f64,
-    /// Features that are dropped of what an adapter of the table is given; as many tokens as rows.
+    /// Dropout mask of the input of the table's adapter; as many tokens as rows.
     pub mask: Option<&'a Mask>,
 }
 
 /// Gradients of a sum of readings, each times its slope.
 #[derive(Debug, Clone)]
 pub struct HeadGradients {
-    /// Of the head's input, [rows, width].
+    /// Gradient of the head's input, [rows, width].
     pub input: Tensor<2>,
-    /// Of the final norm's vectors, [width] each, where they train.
+    /// Gradients of the final norm's vectors, [width] each, where they train.
     pub norm: Vec<Tensor<1>>,
-    /// Of what trains of the table, in its order.
+    /// Gradients of what trains of the table, in its order.
     pub table: Vec<Tensor<2>>,
 }
 
 impl Head {
-    /// Logits of every row, [rows, vocabulary] in f32.
+    /// Returns the logits of every row, [rows, vocabulary] in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         self.capped(self.table.logits(&self.norm.forward(hidden), None))
     }
 
-    /// What products of the table become.
+    /// Scales and caps the products with the table.
     fn capped(&self, logits: Tensor<2>) -> Tensor<2> {
         let logits = if is_one(self.scale) {
             logits
@@ -65,8 +65,8 @@ impl Head {
         }
     }
 
-    /// The gradient of what [`Head::capped`] is given, given its result and the gradient of that:
-    /// the tangent of tanh is 1 - tanh².
+    /// Returns the gradient of the input of [`Head::capped`], given its result and the gradient of
+    /// that: the tangent of tanh is 1 - tanh².
     fn through_cap(&self, capped: Option<Tensor<2>>, gradient: Tensor<2>) -> Tensor<2> {
         let gradient = match (capped, self.softcap) {
             (Some(capped), Some(cap)) => gradient * (1.0 - capped.div_scalar(cap).powi_scalar(2)),
@@ -79,10 +79,10 @@ impl Head {
         }
     }
 
-    /// log p of the target of each row. Logits and softmax are f32.
+    /// Returns log p of the target of each row. Logits and softmax are f32.
     ///
     /// # Shapes
-    /// `hidden` [rows, width], untracked, one target a row.
+    /// `hidden` [rows, width], untracked, one target per row.
     pub fn read(&self, hidden: &Tensor<2>, targets: &[i32], pass: HeadPass) -> Readings {
         let mut values = Vec::with_capacity(targets.len());
         for Chunk {
@@ -96,12 +96,13 @@ impl Head {
         Readings { values }
     }
 
-    /// Gradients of the sum of all readings, each times its slope, and the readings too, for logits
-    /// are computed anew: where slopes are known ahead it is the only pass. For one reading and
-    /// slope s the gradient of the input is s Norm'(x) (onehot - softmax(z)) W.
+    /// Returns the gradients of the sum of all readings, each times its slope, and the readings
+    /// too, because logits are recomputed: where slopes are known ahead this is the only pass.
+    ///
+    /// For one reading and slope s the gradient of the input is s Norm'(x) (onehot - softmax(z)) W.
     ///
     /// # Shapes
-    /// `hidden` [rows, width], untracked, one target and slope a row.
+    /// `hidden` [rows, width], untracked, one target and slope per row.
     pub fn backward(
         &self,
         hidden: &Tensor<2>,
@@ -155,10 +156,10 @@ impl Head {
     }
 }
 
-/// Some rows of a pass.
+/// The rows of one chunk of a pass.
 struct Chunk {
     rows: Range<usize>,
-    /// [rows, width].
+    /// Hidden rows, [rows, width].
     x: Tensor<2>,
     mask: Option<Mask>,
     targets: Arc<[u32]>,
@@ -189,13 +190,13 @@ fn chunks<'a>(
         })
 }
 
-/// log p, given the losses.
+/// Appends log p, given the losses.
 fn extend(values: &mut Vec<f32>, losses: Tensor<1>) {
     values.extend(losses.into_data().iter::<f32>().map(|loss| -loss));
 }
 
-/// The gradient of losses as that of readings, -losses, each times its slope, and all times
-/// `scale`; [rows, vocabulary].
+/// Turns the gradient of losses into that of readings, which are -losses, each times its slope, and
+/// all times `scale`; [rows, vocabulary].
 fn sloped(d_logits: Tensor<2>, slopes: &Slopes, rows: Range<usize>, scale: f64) -> Tensor<2> {
     match slopes {
         Slopes::Same(slope) => {
@@ -220,7 +221,7 @@ fn sloped(d_logits: Tensor<2>, slopes: &Slopes, rows: Range<usize>, scale: f64) 
     }
 }
 
-/// The sums of a chunk and those before it, of which there may be none yet.
+/// Adds a chunk's sums to those before it, of which there may be none yet.
 fn added<const D: usize>(sums: Vec<Tensor<D>>, more: Vec<Tensor<D>>) -> Vec<Tensor<D>> {
     if sums.is_empty() {
         more

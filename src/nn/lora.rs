@@ -8,36 +8,36 @@ use crate::keyed_random::{mix, unit};
 use crate::ops::Adapter;
 use crate::terms::AdapterVector;
 
-/// `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r, or alpha /
-/// sqrt(r) with rslora (arXiv:2312.03732).
+/// A LoRA adapter, `scale · drop(x) A B`, Hu et al. 2021, arXiv:2106.09685; `scale` is alpha / r,
+/// or alpha / sqrt(r) with rslora (arXiv:2312.03732).
 #[derive(Debug, Clone)]
 pub struct Lora {
-    /// [in, r], f32.
+    /// The matrix A, [in, r], f32.
     pub a: Tensor<2>,
-    /// [r, out], f32.
+    /// The matrix B, [r, out], f32.
     pub b: Tensor<2>,
-    /// What the product is multiplied by.
+    /// The factor of the product.
     pub scale: f64,
-    /// What the map is to what the adapter is of.
+    /// The part of the adapted tensor that this projection is.
     pub portion: Portion,
-    /// What it has beside A and B.
+    /// The trained vector beside A and B.
     pub vector: Option<Box<Vector>>,
-    /// A [in, r] and B [r, out] at the start, where their product was taken out of the weight.
+    /// Initial A [in, r] and B [r, out], where their product was subtracted from the weight.
     pub initial: Option<Box<[Tensor<2>; 2]>>,
 }
 
-/// One number an output of the map, [out], f32.
+/// A trained vector with one number per output, [out], f32.
 #[allow(clippy::large_enum_variant, reason = "an adapter has it in a box")]
 #[derive(Debug, Clone)]
 pub enum Vector {
-    /// B's bias: `scale · (drop(x) A B + bias)`.
+    /// Bias of B: `scale · (drop(x) A B + bias)`.
     Bias(Tensor<1>),
-    /// `DoRA`'s magnitudes.
+    /// Magnitudes of `DoRA`.
     Magnitude(Magnitude),
 }
 
 impl Vector {
-    /// Which of them it is.
+    /// Returns which kind of vector it is.
     pub fn kind(&self) -> AdapterVector {
         match self {
             Self::Bias(_) => AdapterVector::Bias,
@@ -53,19 +53,19 @@ impl Vector {
     }
 }
 
-/// What a linear map is to what its adapter is of.
+/// The part of an adapted tensor that a projection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Portion {
-    /// All of it.
+    /// The whole tensor.
     Whole,
-    /// The first map, of one expert, of a parameter of all experts.
+    /// The first projection, of one expert, within a parameter of all experts.
     Parameter,
-    /// The second one there: its A is that of the first, which trains it.
+    /// The second projection there. It uses the A of the first one, which trains it.
     Behind,
 }
 
 impl Lora {
-    /// It as an operand of [`crate::ops::adapted`].
+    /// Returns the adapter as an operand of [`crate::ops::adapted`].
     pub fn adapter(&self) -> Adapter {
         Adapter {
             a: self.a.clone(),
@@ -74,7 +74,7 @@ impl Lora {
         }
     }
 
-    /// What it adds to each output whatever the input, where it has a bias.
+    /// Returns the bias of the outputs, where the adapter has one.
     pub fn bias(&self) -> Option<Tensor<1>> {
         if let Some(Vector::Bias(bias)) = self.vector.as_deref() {
             Some(bias.clone().mul_scalar(self.scale))
@@ -83,7 +83,7 @@ impl Lora {
         }
     }
 
-    /// Its magnitudes, where it has some.
+    /// Returns the magnitudes, where the adapter has them.
     pub fn magnitude(&self) -> Option<&Magnitude> {
         if let Some(Vector::Magnitude(magnitude)) = self.vector.as_deref() {
             Some(magnitude)
@@ -92,7 +92,7 @@ impl Lora {
         }
     }
 
-    /// Parameters in A, B and its vector; an A that is shared counts once.
+    /// Returns the number of parameters in A, B and the vector; a shared A counts once.
     pub fn parameters(&self) -> usize {
         let of_a = if self.portion == Portion::Behind {
             0
@@ -103,7 +103,7 @@ impl Lora {
         of_a + self.b.shape().num_elements() + self.vector.as_ref().map_or(0, |_| outputs)
     }
 
-    /// Visits what trains, with its names; `module` is the projection's.
+    /// Visits what trains, with names; `module` is the projection's name.
     pub fn visit(&mut self, module: &str, visit: &mut dyn FnMut(&str, Weight)) {
         if self.portion != Portion::Behind {
             visit(
@@ -124,9 +124,9 @@ impl Lora {
     }
 }
 
-/// PEFT's initial numbers of a matrix [inputs, outputs], uniform in ±1/sqrt(inputs) (Kaiming
-/// uniform with a = sqrt(5)), row by row, from draws that depend on the seed and the matrix's name
-/// alone: no other adapter, and no order of creation, changes them.
+/// Returns PEFT's initial numbers of a matrix [inputs, outputs], row by row: uniform in
+/// ±1/sqrt(inputs) (Kaiming uniform with a = sqrt(5)). The draws depend on the seed and the
+/// matrix's name alone: no other adapter, and no order of creation, changes them.
 pub fn initial(seed: u64, name: &str, inputs: usize, outputs: usize) -> Vec<f32> {
     let key = key_of(seed, name);
     let bound = 1.0 / (inputs as f64).sqrt();
@@ -136,7 +136,8 @@ pub fn initial(seed: u64, name: &str, inputs: usize, outputs: usize) -> Vec<f32>
         .collect()
 }
 
-/// Numbers of the standard normal distribution (Box and Muller 1958), by the same rule.
+/// Returns numbers of the standard normal distribution (Box and Muller 1958) that depend on the
+/// seed and the name alone.
 pub fn initial_normal(seed: u64, name: &str, count: usize) -> Vec<f32> {
     let key = key_of(seed, name);
     let draw = |index: usize| {

@@ -1,30 +1,31 @@
-//! How large each output's weights are beside where they point to.
+//! Weights split into the magnitude and the direction of each output.
 
 use burn::tensor::{DType, Tensor, TensorData};
 
 use crate::ops::{Adapter, Base, matmul, times};
 
-/// Squares below which weights point nowhere: of a row of zeros all that is scaled is 0.
+/// Squared norm below which weights have no direction: whatever scales a row of zeros, the result
+/// is 0.
 const NOTHING: f64 = 1e-30;
 
 /// `DoRA`, Liu et al. 2024, arXiv:2402.09353: y = m / ‖W + s A B‖ · x (W + s A B), with the norm of
 /// each output's weights. As in section 4.3 the norm is a constant to gradients.
 ///
-/// W + s A B never exists: ‖W + s A B‖² = ‖W‖² + Σ B ⊙ (2 s Aᵀ W + s² Aᵀ A B) over the rank, of
-/// which ‖W‖² is known for good.
+/// W + s A B is never formed: ‖W + s A B‖² = ‖W‖² + Σ B ⊙ (2 s Aᵀ W + s² Aᵀ A B) over the rank,
+/// where ‖W‖² never changes.
 #[derive(Debug, Clone)]
 pub struct Magnitude {
-    /// m, [out], f32.
+    /// The magnitudes m, [out], f32.
     pub vector: Tensor<1>,
     /// ‖W‖² of each output, [out], f32.
     squares: Tensor<1>,
-    /// m / ‖W + s A B‖ where it is known for good too.
+    /// m / ‖W + s A B‖, where it does not change any more.
     settled: Option<Tensor<1>>,
 }
 
 impl Magnitude {
-    /// That of a weight [in, out] with an adapter; m is the norm, so that nothing changes, unless
-    /// it is given, [out].
+    /// Makes the magnitudes of a weight [in, out] with an adapter. m is the norm, so that nothing
+    /// changes, unless it is given, [out].
     pub fn new(weight: &Base, adapter: Adapter, vector: Option<Tensor<1>>) -> Self {
         let (device, [_, outputs]) = (adapter.a.device(), weight.dims());
         let squares = Tensor::from_data(
@@ -40,7 +41,7 @@ impl Magnitude {
         Self { vector, ..fresh }
     }
 
-    /// m / ‖W + s A B‖, [out].
+    /// Returns m / ‖W + s A B‖, [out].
     pub fn factors(&self, weight: &Base, adapter: Adapter, computed: DType) -> Tensor<1> {
         match &self.settled {
             Some(settled) => settled.clone(),
@@ -48,12 +49,12 @@ impl Magnitude {
         }
     }
 
-    /// Computes the factors for as long as nothing trains.
+    /// Computes the factors once, for as long as nothing trains.
     pub fn settle(&mut self, weight: &Base, adapter: Adapter, computed: DType) {
         self.settled = Some(self.factors(weight, adapter, computed));
     }
 
-    /// ‖W + s A B‖ on no tape, [out]. Aᵀ W is of numbers of the type `computed`.
+    /// Returns ‖W + s A B‖ without a tape, [out]. Aᵀ W is computed in the type `computed`.
     fn norms(&self, weight: &Base, adapter: Adapter, computed: DType) -> Tensor<1> {
         let Adapter { a, b, scale } = adapter;
         let [a, b] = [a, b].map(|matrix| {
@@ -136,8 +137,7 @@ mod tests {
                         .sqrt();
                     assert!(
                         (f64::from(ours) / norm - 1.0).abs() < 2e-6,
-                        "rank {rank}, output \
-                    {output}: {ours}, not {norm}"
+                        "rank {rank}, output {output}: {ours}, not {norm}"
                     );
                 }
             }

@@ -1,4 +1,4 @@
-//! The mechanisms of a decoder, one a file. Nothing here knows a family or a file format.
+//! The mechanisms of a decoder, one per file. Nothing here knows a family or a file format.
 
 pub mod attention;
 pub mod experts;

@@ -5,25 +5,25 @@ use burn::tensor::{DType, Tensor};
 use super::weight::Weight;
 use crate::ops::{rms_norm, rms_norm_gradients, rms_norm_input};
 
-/// y = x / sqrt(mean(x²) + ε) · (o + w), Zhang and Sennrich 2019, arXiv:1910.07467. With a bias b
-/// it is the norm of layers, Ba et al. 2016, arXiv:1607.06450, the same of x - mean(x), and b is
-/// added.
+/// A norm of rows. RMS norm: y = x / sqrt(mean(x²) + ε) · (o + w), Zhang and Sennrich 2019,
+/// arXiv:1910.07467. With a bias b it is layer norm, Ba et al. 2016, arXiv:1607.06450: the same of
+/// x - mean(x), plus b.
 #[derive(Debug, Clone)]
 pub struct Norm {
-    /// w, [width].
+    /// The weight w, [width].
     pub weight: Tensor<1>,
-    /// b, [width].
+    /// The bias b, [width].
     pub bias: Option<Tensor<1>>,
     /// ε, added to the mean square.
     pub epsilon: f64,
-    /// o, which some families leave out of their files.
+    /// The offset o, which some families leave out of their files.
     pub offset: f64,
     /// Whether w and b train.
     pub trains: bool,
 }
 
 impl Norm {
-    /// o + w.
+    /// Returns o + w.
     fn factor(&self) -> Tensor<1> {
         if self.offset == 0.0 {
             self.weight.clone()
@@ -32,8 +32,8 @@ impl Norm {
         }
     }
 
-    /// x - mean(x) where there is a bias. It is its own transpose: a gradient goes back through it
-    /// the same way.
+    /// Returns x - mean(x) where there is a bias. The map is its own transpose: a gradient goes
+    /// back through it the same way.
     fn centered<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         if self.bias.is_none() {
             return x;
@@ -43,6 +43,8 @@ impl Norm {
         x - mean
     }
 
+    /// Normalizes rows.
+    ///
     /// # Shapes
     /// `x` [.., width], result the same.
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -56,7 +58,7 @@ impl Norm {
         }
     }
 
-    /// The gradient of x, given that of y.
+    /// Returns the gradient of x, given that of y.
     ///
     /// # Shapes
     /// `x` and `gradient` [.., width], untracked.
@@ -82,7 +84,7 @@ impl Norm {
         }
     }
 
-    /// The gradients of x and of w, and of b where there is one, [width], given that of y.
+    /// Returns the gradients of x and of w, and of b where there is one, [width], given that of y.
     ///
     /// # Shapes
     /// `x` and `gradient` [rows, width], untracked.

@@ -7,23 +7,25 @@ use super::lora::{Lora, Vector};
 use super::weight::Weight;
 use crate::ops::{Adapter, Base, Linear, Linears, Mask, adapted, dropout};
 
-/// y = x W + b + (alpha / r) (drop(x) A) B, arXiv:2106.09685. Where the adapter trains, W and b
-/// never change and never get a gradient.
+/// A linear map with an optional adapter: y = x W + b + (alpha / r) (drop(x) A) B,
+/// arXiv:2106.09685. Where the adapter trains, W and b never change and never get a gradient.
 #[derive(Debug, Clone)]
 pub struct Projection {
     /// The module's name in the checkpoint, such as `model.layers.0.self_attn.q_proj`.
     pub name: String,
-    /// [in, out].
+    /// Weight, [in, out].
     pub weight: Base,
-    /// [out].
+    /// Bias, [out].
     pub bias: Option<Tensor<1>>,
-    /// Whether weight and bias train; an adapter then does not.
+    /// Whether weight and bias train; the adapter then does not.
     pub trains: bool,
     /// The adapter, where one is attached.
     pub lora: Option<Lora>,
 }
 
 impl Projection {
+    /// Computes y.
+    ///
     /// # Shapes
     /// `x` [batch, sequence, in], result [batch, sequence, out]; the mask has batch · sequence
     /// tokens.
@@ -31,12 +33,13 @@ impl Projection {
         side_by_side(std::slice::from_ref(self), x, None, mask)
     }
 
-    /// The same onto `onto`, [batch, sequence, out].
+    /// Computes y and adds it to `onto`, [batch, sequence, out].
     pub fn forward_onto(&self, onto: Tensor<3>, x: Tensor<3>, mask: Option<&Mask>) -> Tensor<3> {
         side_by_side(std::slice::from_ref(self), x, Some(onto), mask)
     }
 
-    /// It without its bias as an operand of [`crate::ops::adapted`], which knows of no vectors.
+    /// Returns the map without its bias as an operand of [`crate::ops::adapted`], which has no
+    /// vectors.
     pub fn linear(&self) -> Linear {
         Linear {
             weight: self.weight.clone(),
@@ -70,7 +73,7 @@ impl Projection {
         self.lora.as_ref().map(Lora::adapter)
     }
 
-    /// What is added to each output whatever the input.
+    /// Returns the sum of the biases of the map and of its adapter.
     fn whole_bias(&self) -> Option<Tensor<1>> {
         match (self.bias.clone(), self.lora.as_ref().and_then(Lora::bias)) {
             (Some(bias), Some(more)) => Some(bias + more),
@@ -78,7 +81,7 @@ impl Projection {
         }
     }
 
-    /// Computes once and for all what follows from its adapter alone, which trains no more.
+    /// Computes once what depends on its adapter alone, which no longer trains.
     pub fn settle(&mut self, computed: DType) {
         let Self { weight, lora, .. } = self;
         let Some(lora) = lora else { return };
@@ -88,19 +91,19 @@ impl Projection {
         }
     }
 
-    /// Width of the input.
+    /// Returns the width of the input.
     pub fn inputs(&self) -> usize {
         self.weight.dims()[0]
     }
 
-    /// Width of the output.
+    /// Returns the width of the output.
     pub fn outputs(&self) -> usize {
         self.weight.dims()[1]
     }
 }
 
-/// Projections of one input as one product, what they give side by side and all of it onto what is
-/// given.
+/// Applies projections that share an input as one product, their outputs side by side, and adds the
+/// result to what is given.
 ///
 /// # Shapes
 /// `x` [batch, sequence, in], `onto` and the result [batch, sequence, out of all]; the mask has
@@ -135,22 +138,22 @@ pub fn side_by_side(
 }
 
 impl ProjectionGroup {
-    /// Bytes that [`side_by_side`] keeps for its backward: the input where a gradient of weights is
-    /// taken, and x A of each adapter.
+    /// Returns the bytes that [`side_by_side`] keeps for its backward: the input where a gradient
+    /// of weights is taken, and x A of each adapter.
     pub fn saved_bytes(self, rows: RowShape) -> u64 {
         let takes_gradient = self.trains || self.ranks > 0;
         rows.bytes(self.ranks + if takes_gradient { self.inputs } else { 0 })
     }
 
-    /// Bytes of what magnitudes scale, in f32.
+    /// Returns the bytes of the outputs that magnitudes scale, in f32.
     pub fn scaled_bytes(self, rows: RowShape) -> u64 {
         rows.tokens * self.scaled * F32
     }
 }
 
-/// `DoRA`'s c (x' W + s x' A B) + (x - x') W of each map, where x' is x as dropout leaves it and c
-/// the factor of each output: PEFT drops features of what the magnitude scales, not of what it is
-/// added to.
+/// Computes `DoRA`'s c (x' W + s x' A B) + (x - x') W of each map, where x' is x after dropout and
+/// c the factor of each output. PEFT applies dropout to what the magnitude scales, not to what that
+/// is added to.
 ///
 /// # Shapes
 /// `x` [tokens, in], `factors` [out of all], result [tokens, out of all].
@@ -179,7 +182,7 @@ fn decomposed(
     }
 }
 
-/// What each output is multiplied by, [out of all]; `None` where no map has magnitudes.
+/// Returns the factor of each output, [out of all]; `None` where no map has magnitudes.
 fn factors(projections: &[Projection], computed: DType) -> Option<Tensor<1>> {
     let of = |projection: &Projection| {
         let lora = projection.lora.as_ref()?;
@@ -195,7 +198,7 @@ fn factors(projections: &[Projection], computed: DType) -> Option<Tensor<1>> {
         .then(|| of_all(projections, factors, 1.0))
 }
 
-/// Vectors of all maps side by side, `missing` where a map has none.
+/// Joins the vectors of all maps; `missing` stands in where a map has none.
 fn of_all(projections: &[Projection], vectors: Vec<Option<Tensor<1>>>, missing: f64) -> Tensor<1> {
     let device = vectors
         .iter()

@@ -11,7 +11,7 @@ use crate::ops::rope;
 /// The rotation of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
-    /// Features of a head that are turned: the first ones, and of most families all.
+    /// Number of rotated features of a head: the first ones, in most families all.
     pub head_dim: usize,
     /// The base of the wavelengths.
     pub theta: f64,
@@ -25,11 +25,10 @@ pub struct RopeSpec {
 #[derive(Debug, Clone, PartialEq)]
 #[allow(
     missing_docs,
-    reason = "the fields are described on the type and carry the names of \
-config.json"
+    reason = "the fields are described on the type and carry the names of config.json"
 )]
 pub enum RopeScaling {
-    /// None.
+    /// No scaling.
     Default,
     /// All frequencies divided by `factor`.
     Linear { factor: f64 },
@@ -62,8 +61,8 @@ pub enum RopeScaling {
 }
 
 impl RopeSpec {
-    /// The length of the longest row of a batch beyond which the frequencies of all its rows
-    /// change, tokens.
+    /// Returns the length, in tokens, beyond which the longest row of a batch changes the
+    /// frequencies of all its rows.
     pub fn switches_at(&self) -> Option<usize> {
         match self.scaling {
             RopeScaling::Dynamic { trained_length, .. }
@@ -72,9 +71,9 @@ impl RopeSpec {
         }
     }
 
-    /// Frequencies in radians a token, one for each pair of features, for a batch of `length`
-    /// tokens. In f32, in the order of operations of transformers: at a position of 100,000 another
-    /// rounding turns a query by milliradians.
+    /// Returns the frequencies in radians per token, one for each pair of features, for a batch of
+    /// `length` tokens. They are f32, in the order of operations of transformers: at a position of
+    /// 100,000 another rounding turns a query by milliradians.
     fn frequencies(&self, length: usize) -> Vec<f32> {
         let width = self.head_dim as f64;
         let powers = |theta: f64| -> Vec<f32> {
@@ -179,7 +178,7 @@ impl RopeSpec {
         }
     }
 
-    /// Whether a batch of one length turns its queries and keys otherwise than one of another.
+    /// Whether batches of these two lengths are rotated differently.
     pub fn differs(&self, length: usize, other: usize) -> bool {
         match self.scaling {
             RopeScaling::Dynamic { trained_length, .. } => {
@@ -192,14 +191,14 @@ impl RopeSpec {
         }
     }
 
-    /// Cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and `LongRope`
-    /// depend on the batch's length.
+    /// Returns cosines and sines of positions 0 .. length. As in transformers, `Dynamic` and
+    /// `LongRope` depend on the batch's length.
     pub fn tables(&self, length: usize, device: &Device) -> RopeTables {
         self.tables_of(0..length, length, device)
     }
 
-    /// Cosines and sines of these positions, where the longest document of the batch has `length`
-    /// tokens.
+    /// Returns cosines and sines of these positions, where the longest document of the batch has
+    /// `length` tokens.
     pub fn tables_of(&self, positions: Range<usize>, length: usize, device: &Device) -> RopeTables {
         let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
         let table = |function: fn(f32) -> f32| {
@@ -221,7 +220,8 @@ impl RopeSpec {
     }
 }
 
-/// As `modeling_rope_utils.py` of <https://github.com/huggingface/transformers> has it.
+/// Returns a frequency stretched by the ramp, as `modeling_rope_utils.py` of
+/// <https://github.com/huggingface/transformers> has it.
 fn ramp(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32) -> f32 {
     let wavelength = std::f32::consts::TAU / frequency;
     if wavelength < trained_length / high {
@@ -242,10 +242,10 @@ pub struct RopeTables {
 }
 
 impl RopeTables {
-    /// The queries or keys turned by the angles of their positions, see [`rope`].
+    /// Rotates queries or keys by the angles of their positions, see [`rope`].
     ///
     /// # Shapes
-    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are turned;
+    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are rotated;
     /// `positions`, the tables' row for each token.
     pub fn rotate(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
         let ([.., width], turned) = (x.dims(), 2 * self.cos.dims()[1]);

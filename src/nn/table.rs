@@ -1,4 +1,5 @@
-//! One row a token of the vocabulary: the embedding, and the head, which is often the same.
+//! A table with one row per token of the vocabulary: the embedding, and the head, which is often
+//! the same table.
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor};
 
@@ -6,12 +7,12 @@ use super::trainable_table::{self, TrainableTable, Use};
 use super::weight::Weight;
 use crate::ops::{Base, Mask, times};
 
-/// A matrix [vocabulary, width] in pieces of rows, each of which a device takes as one tensor. All
-/// but the last have as many rows.
+/// A matrix [vocabulary, width] in pieces of rows, each of which fits one tensor of the device. All
+/// pieces except the last have as many rows.
 #[derive(Debug, Clone)]
 pub struct EmbeddingTable {
     pieces: Vec<Base>,
-    /// What trains of it.
+    /// What trains of the table.
     pub own: Option<TrainableTable>,
 }
 
@@ -22,19 +23,19 @@ impl From<Tensor<2>> for EmbeddingTable {
 }
 
 impl EmbeddingTable {
-    /// The pieces one below the other.
+    /// Joins pieces, one below the other.
     ///
     /// # Panics
-    /// There is none.
+    /// There is no piece.
     pub fn of(pieces: Vec<Base>) -> Self {
         assert!(!pieces.is_empty(), "a table has rows");
         Self { pieces, own: None }
     }
 
-    /// Visits what trains of it, with its names.
+    /// Visits what trains of the table, with names.
     ///
     /// # Panics
-    /// All of it trains, and it is in pieces.
+    /// The whole table trains, and it is in pieces.
     pub fn visit(&mut self, module: &str, used: Use, visit: &mut dyn FnMut(&str, Weight)) {
         let table = if let [whole] = &mut self.pieces[..] {
             whole.dense_mut()
@@ -46,18 +47,18 @@ impl EmbeddingTable {
         }
     }
 
-    /// Whether it is packed.
+    /// Whether the table is packed.
     pub fn is_packed(&self) -> bool {
         self.pieces[0].dense().is_none()
     }
 
-    /// Rows and width.
+    /// Returns the number of rows and the width.
     pub fn dims(&self) -> [usize; 2] {
         let rows = self.pieces.iter().map(|piece| piece.dims()[0]).sum();
         [rows, self.pieces[0].dims()[1]]
     }
 
-    /// The whole matrix; `None` where it is in pieces, or packed.
+    /// Returns the whole matrix; `None` where it is in pieces, or packed.
     pub fn whole(&self) -> Option<&Tensor<2>> {
         if let [whole] = &self.pieces[..] {
             whole.dense()
@@ -66,7 +67,7 @@ impl EmbeddingTable {
         }
     }
 
-    /// The whole matrix, to be changed; `None` where it is in pieces, or packed.
+    /// Returns the whole matrix, to be changed; `None` where it is in pieces, or packed.
     pub fn whole_mut(&mut self) -> Option<&mut Tensor<2>> {
         if let [whole] = &mut self.pieces[..] {
             whole.dense_mut()
@@ -75,7 +76,7 @@ impl EmbeddingTable {
         }
     }
 
-    /// The first row of each piece, and the piece.
+    /// Returns each piece with the index of its first row.
     fn placed(&self) -> impl Iterator<Item = (usize, &Base)> {
         let rows = self.pieces[0].dims()[0];
         self.pieces
@@ -84,11 +85,11 @@ impl EmbeddingTable {
             .map(move |(index, piece)| (index * rows, piece))
     }
 
-    /// Rows of the table, [n, width], by their numbers, [n], which may be on another device: the
-    /// rows come to where the numbers are.
+    /// Looks up rows of the table, [n, width], by their indices, [n], which may be on another
+    /// device: the rows come to where the indices are.
     ///
     /// # Panics
-    /// It is packed.
+    /// The table is packed.
     pub fn select(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         let rows = self.select_frozen(ids.clone());
         match &self.own {
@@ -102,8 +103,8 @@ impl EmbeddingTable {
         }
     }
 
-    /// Gradients of what trains of it, given that of looked up rows, [n, width]; rows of `padding`
-    /// give none.
+    /// Returns the gradients of what trains of the table, given that of looked-up rows, [n, width];
+    /// rows of `padding` give none.
     pub fn of_rows(
         &self,
         ids: Tensor<1, Int>,
@@ -128,7 +129,7 @@ impl EmbeddingTable {
         }
     }
 
-    /// The same rows as they are without an adapter.
+    /// Looks up rows without the adapter.
     fn select_frozen(&self, ids: Tensor<1, Int>) -> Tensor<2> {
         let (home, asked) = (self.dense(0).device(), ids.device());
         if home == asked {
@@ -169,8 +170,8 @@ impl EmbeddingTable {
         joined.expect("a table has rows").0
     }
 
-    /// Logits of rows, [n, vocabulary] in f32, given their hidden numbers, [n, width], of which an
-    /// adapter's are dropped as the mask says.
+    /// Returns the logits of rows, [n, vocabulary] in f32, given their hidden states, [n, width].
+    /// The mask is the dropout of the adapter's input.
     pub fn logits(&self, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
         let logits = self.frozen_logits(hidden);
         match &self.own {
@@ -184,8 +185,8 @@ impl EmbeddingTable {
         }
     }
 
-    /// The gradient of the hidden numbers, [n, width], and those of what trains of the table, given
-    /// that of the logits, [n, vocabulary] in the numbers of the hidden ones.
+    /// Returns the gradient of the hidden states, [n, width], and those of what trains of the
+    /// table, given that of the logits, [n, vocabulary] in the type of the hidden states.
     pub fn backward(
         &self,
         hidden: &Tensor<2>,
@@ -233,8 +234,8 @@ impl EmbeddingTable {
         }
     }
 
-    /// The gradient of the hidden numbers, [n, width], given that of the logits, [n, vocabulary],
-    /// through the frozen numbers.
+    /// Returns the gradient of the hidden states, [n, width], through the frozen table, given that
+    /// of the logits, [n, vocabulary].
     fn hidden_gradient(&self, of_logits: &Tensor<2>) -> Tensor<2> {
         let through = |(first, piece): (usize, &Base)| {
             let of_piece = if self.pieces.len() == 1 {
@@ -259,8 +260,8 @@ mod tests {
     use super::super::trainable_table::TokenRows;
     use super::*;
 
-    /// As torch's `padding_idx` has it. B of an adapter is multiplied by the row of A, and gets its
-    /// gradient.
+    /// Rows of padding follow torch's `padding_idx`. B of an adapter is multiplied by the row of A,
+    /// and gets its gradient.
     #[test]
     fn rows_of_padding_get_no_gradient() {
         let device = Device::flex();

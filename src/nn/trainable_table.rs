@@ -1,6 +1,6 @@
 //! What trains of a table of the vocabulary: all of its numbers, low-rank matrices beside them, or
-//! some rows in place of them. As PEFT has it for `modules_to_save`, for adapters of the embedding
-//! and the head, and for `trainable_token_indices`.
+//! some rows in place of them. PEFT has these as `modules_to_save`, adapters of the embedding and
+//! the head, and `trainable_token_indices`.
 
 use burn::tensor::{DType, IndexingUpdateOp, Int, Tensor, TensorData};
 
@@ -8,33 +8,33 @@ use super::lora::Lora;
 use super::weight::Weight;
 use crate::ops::{Base, Mask, dropout, times};
 
-/// What trains of a table beside a frozen base.
+/// What trains of a table in addition to a frozen base.
 #[derive(Debug, Clone)]
 pub enum TrainableTable {
-    /// All of its numbers: a copy of the base's, or the base's own where every weight trains.
+    /// All numbers: a copy of the base's, or the base's own where every weight trains.
     Whole,
-    /// All numbers of the embedding, in a head that is the same table.
+    /// All numbers of the embedding, in a head that is tied to it.
     Tied,
-    /// Low-rank matrices. Of an embedding A is [vocabulary, r] and B [r, width], of a head A is
+    /// Low-rank matrices. For an embedding A is [vocabulary, r] and B [r, width]; for a head A is
     /// [width, r] and B [r, vocabulary].
     Lora(Lora),
     /// Some rows.
     Rows(TokenRows),
-    /// The rows that train of the embedding, in a head that is the same table.
+    /// The trained rows of the embedding, in a head that is tied to it.
     Shared(TokenRows),
 }
 
-/// What a table is used for: it decides how PEFT names and lays out its low-rank matrices.
+/// The use of a table. It decides how PEFT names and lays out its low-rank matrices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
-    /// Rows are looked up.
+    /// The table looks up rows.
     Embedding,
-    /// It gives logits.
+    /// The table gives logits.
     Head,
 }
 
 impl TrainableTable {
-    /// Visits what trains, in order and under its names; `table` is the table's numbers.
+    /// Visits what trains, in order, with names; `table` is the table's matrix.
     pub fn visit<'a>(
         &'a mut self,
         module: &str,
@@ -78,19 +78,19 @@ impl TrainableTable {
     }
 }
 
-/// Rows that stand in for those of some tokens.
+/// Rows that replace those of some tokens.
 #[derive(Debug, Clone)]
 pub struct TokenRows {
-    /// f32, [n, width].
+    /// The rows, f32, [n, width].
     pub rows: Tensor<2>,
     /// The tokens, [n].
     tokens: Tensor<1, Int>,
-    /// Of every token of the vocabulary its row, or n where it has none, [vocabulary].
+    /// The row of every token of the vocabulary, or n where it has none, [vocabulary].
     places: Tensor<1, Int>,
 }
 
 impl TokenRows {
-    /// Rows of these tokens, each once and below `vocabulary`.
+    /// Makes the rows of these tokens, each token once and below `vocabulary`.
     pub fn new(rows: Tensor<2>, tokens: &[u32], vocabulary: usize) -> Self {
         let device = rows.device();
         let mut places = vec![(tokens.len() as u32).cast_signed(); vocabulary];
@@ -105,12 +105,12 @@ impl TokenRows {
         }
     }
 
-    /// How many there are.
+    /// Returns the number of rows.
     pub fn count(&self) -> usize {
         self.rows.dims()[0]
     }
 
-    /// Rows of a table for `ids`, [n, width] and [n], with these in their places.
+    /// Puts these rows into looked-up rows of a table, [n, width], for `ids`, [n].
     pub fn over_rows(&self, rows: Tensor<2>, ids: Tensor<1, Int>) -> Tensor<2> {
         let (shape, last) = (rows.dims(), self.count() as u32 - 1);
         let place = self.places.clone().select(0, ids); // [n]
@@ -123,7 +123,7 @@ impl TokenRows {
         rows.cast(DType::F32).mask_where(is_own, own)
     }
 
-    /// Their gradient, given that of looked up rows, [n, width].
+    /// Returns their gradient, given that of looked-up rows, [n, width].
     pub fn of_rows(&self, ids: Tensor<1, Int>, of_rows: Tensor<2>) -> Tensor<2> {
         let [count, width] = self.rows.dims();
         // What has no row goes where nobody looks.
@@ -138,7 +138,7 @@ impl TokenRows {
             .narrow(0, 0, count)
     }
 
-    /// Logits, [n, vocabulary], with those of these tokens in their columns.
+    /// Puts the logits of these tokens into their columns of `logits`, [n, vocabulary].
     pub fn over_logits(&self, logits: Tensor<2>, hidden: Tensor<2>) -> Tensor<2> {
         // [n, tokens]
         let own = times(
@@ -150,8 +150,8 @@ impl TokenRows {
         logits.select_assign(1, self.tokens.clone(), difference, IndexingUpdateOp::Add)
     }
 
-    /// The gradient of logits split up: of the base's columns, with 0 in those of these tokens, and
-    /// of the latter, [n, tokens].
+    /// Splits the gradient of logits: into that of the base's columns, with 0 for these tokens, and
+    /// that of these tokens, [n, tokens].
     pub fn split(&self, of_logits: Tensor<2>) -> [Tensor<2>; 2] {
         let own = of_logits.clone().select(1, self.tokens.clone());
         [
@@ -166,7 +166,7 @@ impl TokenRows {
     }
 }
 
-/// The gradient of looked up rows, [n, columns], with 0 in those of `padding`.
+/// Returns the gradient of looked-up rows, [n, columns], with 0 in those of `padding`.
 pub(super) fn without(padding: Option<u32>, ids: &Tensor<1, Int>, of_rows: Tensor<2>) -> Tensor<2> {
     let Some(padding) = padding else {
         return of_rows;
@@ -179,14 +179,14 @@ pub(super) fn without(padding: Option<u32>, ids: &Tensor<1, Int>, of_rows: Tenso
     of_rows.mask_fill(is_padding, 0.0)
 }
 
-/// scale · A B of looked up rows, [n, width], where A is [vocabulary, r].
+/// Returns scale · A B of looked-up rows, [n, width], where A is [vocabulary, r].
 pub(super) fn looked_up(lora: &Lora, ids: Tensor<1, Int>) -> Tensor<2> {
     let narrow = lora.a.clone().select(0, ids).mul_scalar(lora.scale); // [n, r]
     times(narrow, Base::Dense(lora.b.clone()), DType::F32)
 }
 
-/// Gradients of A and B, given that of what [`looked_up`] gave, f32. Rows of `padding` are looked
-/// up in A, which gets none of them.
+/// Returns the gradients of A and B, given that of the result of [`looked_up`], f32. Rows of
+/// `padding` are looked up in A, which gets no gradient from them.
 pub(super) fn of_looked_up(
     lora: &Lora,
     ids: Tensor<1, Int>,
@@ -205,7 +205,7 @@ pub(super) fn of_looked_up(
     ]
 }
 
-/// scale · drop(h) A B of hidden rows, [n, outputs] in f32.
+/// Returns scale · drop(h) A B of hidden states, [n, outputs] in f32.
 pub(super) fn projected(lora: &Lora, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
     times(
         narrowed(lora, hidden, mask),
@@ -214,8 +214,8 @@ pub(super) fn projected(lora: &Lora, hidden: &Tensor<2>, mask: Option<&Mask>) ->
     )
 }
 
-/// The gradient of the hidden rows and those of A and B, given that of what [`projected`] gave, in
-/// the numbers of the hidden rows.
+/// Returns the gradients of the hidden states, A and B, given that of the result of [`projected`],
+/// in the type of the hidden states.
 pub(super) fn of_projected(
     lora: &Lora,
     hidden: &Tensor<2>,
@@ -244,7 +244,7 @@ pub(super) fn of_projected(
     (dropped(&of_hidden, mask), vec![of_a, of_b])
 }
 
-/// scale · drop(h) A, [n, r].
+/// Returns scale · drop(h) A, [n, r].
 fn narrowed(lora: &Lora, hidden: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
     times(
         dropped(hidden, mask),

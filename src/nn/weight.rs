@@ -1,37 +1,38 @@
-//! A weight that trains, whatever its shape. To an optimizer all of them are rows of numbers.
+//! A weight that trains, of any shape. To an optimizer every weight is a row of numbers.
 
 use std::mem::replace;
 
 use burn::tensor::{DType, Device, Gradients, Tensor, TensorData};
 
-/// What an optimizer makes a difference between.
+/// A class of weights that an optimizer treats alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// Matrices, which decay.
+    /// Matrices, which have weight decay.
     Matrix,
-    /// B and the vectors of adapters, which decay too and may have a learning rate of their own.
+    /// B and the vectors of adapters, which have weight decay too and may have a learning rate of
+    /// their own.
     LoraB,
-    /// Norms and biases, which do not decay: each has a level of its own to keep.
+    /// Norms and biases, which have no weight decay, because each has a level of its own to keep.
     Vector,
 }
 
-/// A weight in its place, and how its file has it.
+/// A weight in its place, with its layout in the file.
 #[derive(Debug)]
 pub enum Weight<'a> {
     /// A bias or a norm, [n].
     Vector(&'a mut Tensor<1>),
-    /// A matrix in the order of its file.
+    /// A matrix in the order of the file.
     Matrix(&'a mut Tensor<2>),
-    /// A matrix [in, out] that its file has as [out, in].
+    /// A matrix [in, out] that the file has as [out, in].
     Turned(&'a mut Tensor<2>),
-    /// B of an adapter, [r, out], which its file has as [out, r].
+    /// B of an adapter, [r, out], which the file has as [out, r].
     LoraB(&'a mut Tensor<2>),
     /// The vector of an adapter, [out].
     LoraVector(&'a mut Tensor<1>),
 }
 
 impl Weight<'_> {
-    /// Its numbers in memory order, [n].
+    /// Returns the numbers in memory order, [n].
     pub fn numbers(&self) -> Tensor<1> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => (*vector).clone(),
@@ -41,8 +42,8 @@ impl Weight<'_> {
         }
     }
 
-    /// Takes its numbers out of its place, in memory order, so that nothing else holds them. What
-    /// is left has the shape and one number.
+    /// Takes the numbers out of their place, in memory order, so that nothing else holds them. The
+    /// place keeps the shape and one number.
     pub fn take(self) -> Tensor<1> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => take(vector),
@@ -52,7 +53,7 @@ impl Weight<'_> {
         }
     }
 
-    /// Puts other numbers into its place, in memory order.
+    /// Puts other numbers into the place, in memory order.
     pub fn put(self, numbers: Tensor<1>) {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => *vector = numbers,
@@ -62,7 +63,7 @@ impl Weight<'_> {
         }
     }
 
-    /// Makes it a leaf of a new tape.
+    /// Makes the weight a leaf of a new tape.
     pub fn track(self) {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => {
@@ -74,7 +75,7 @@ impl Weight<'_> {
         }
     }
 
-    /// The gradient of a leaf in memory order, [n]; `None` where nothing depends on it.
+    /// Returns the gradient of a leaf in memory order, [n]; `None` where nothing depends on it.
     pub fn gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => vector.grad_remove(gradients),
@@ -84,7 +85,7 @@ impl Weight<'_> {
         }
     }
 
-    /// How an optimizer treats it.
+    /// Returns how an optimizer treats the weight.
     pub fn group(&self) -> Group {
         match self {
             Self::Vector(_) => Group::Vector,
@@ -93,7 +94,7 @@ impl Weight<'_> {
         }
     }
 
-    /// The shape that its file has.
+    /// Returns the shape in the file.
     pub fn shape(&self) -> Vec<usize> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => vector.dims().to_vec(),
@@ -102,8 +103,8 @@ impl Weight<'_> {
         }
     }
 
-    /// Gives numbers in memory order, such as its own or those of its gradient, in the order of its
-    /// file.
+    /// Turns numbers in memory order, such as the weight's own or its gradient's, into the order of
+    /// the file.
     pub fn to_file(&self, numbers: Tensor<1>) -> impl FnOnce() -> Vec<f32> + use<> {
         let turned = match self {
             Self::Vector(_) | Self::LoraVector(_) | Self::Matrix(_) => None,
@@ -137,7 +138,7 @@ impl Weight<'_> {
     }
 }
 
-/// Leaves one number under the shape of many.
+/// Takes a tensor and leaves one number under its shape.
 fn take<const D: usize>(tensor: &mut Tensor<D>) -> Tensor<D> {
     let stand_in = Tensor::<D>::zeros([1; D], (&tensor.device(), DType::F32)).expand(tensor.dims());
     replace(tensor, stand_in)

@@ -1,35 +1,36 @@
-//! What training minimizes. An objective takes the readings of a micro-batch and gives a loss and
-//! its derivative by each reading: numbers to numbers, without tensors, so that a test can hold it
-//! to a closed form.
+//! The objectives that training minimizes. An objective takes the readings of a micro-batch and
+//! gives a loss and its derivative by each reading. These are numbers without tensors, so that a
+//! test can compare them with a closed form.
 
 mod next_token;
 
 use crate::terms::{Readings, Slopes, Unit};
 
-/// What is minimized.
+/// A loss to minimize.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Objective {
     /// Cross-entropy of the trained tokens.
     NextToken,
-    /// The same with a weight for each row, so that slopes differ and are known only after reading.
+    /// Cross-entropy with a weight for each row, so that slopes differ and are known only after
+    /// reading.
     #[cfg(test)]
     WeightedRows(Vec<f32>),
 }
 
-/// What an objective makes of readings.
+/// The loss and the slopes of some readings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judged {
     /// Sum of losses, nats.
     pub loss_sum: f64,
-    /// What the sum is divided by, together with that of all micro-batches of a step.
+    /// The divisor of the sum, to be added up over all micro-batches of a step.
     pub weight: f64,
     /// Derivative of the sum by each reading.
     pub slopes: Slopes,
 }
 
 impl Objective {
-    /// The slope of every reading where it does not depend on the readings: reading and backward
-    /// may then be one pass.
+    /// Returns the slope of every reading where it does not depend on the readings: reading and
+    /// backward may then be one pass.
     pub fn slope_ahead(&self) -> Option<f32> {
         match self {
             Self::NextToken => Some(next_token::SLOPE),
@@ -38,7 +39,7 @@ impl Objective {
         }
     }
 
-    /// The loss of a micro-batch, whose targets belong to these units.
+    /// Returns the loss of a micro-batch whose targets belong to these units.
     pub fn judge(&self, readings: &Readings, units: &[Unit]) -> Judged {
         match self {
             Self::NextToken => next_token::judge(readings, units),

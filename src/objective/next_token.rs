@@ -3,10 +3,10 @@
 use super::Judged;
 use crate::terms::{Readings, Slopes, Unit};
 
-/// Derivative of -log p by log p.
+/// The derivative of -log p by log p.
 pub(super) const SLOPE: f32 = -1.0;
 
-/// The sum is taken in order and in f64; every token counts once.
+/// Sums the losses in order and in f64; every token counts once.
 pub(super) fn judge(readings: &Readings, units: &[Unit]) -> Judged {
     let losses = readings.values.iter().map(|log_p| f64::from(-log_p));
     let trained_tokens: usize = units.iter().map(|unit| unit.targets.len()).sum();

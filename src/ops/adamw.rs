@@ -1,17 +1,16 @@
 //! One update of AdamW over flat rows of numbers: Loshchilov and Hutter 2019, arXiv:1711.05101, as
-//! torch has it.
+//! in torch.
 //!
 //! ```text
 //! m ← β₁ m + (1 - β₁) g        v ← β₂ v + (1 - β₂) g²
 //! w ← (1 - η λ) w - η / (1 - β₁ᵗ) m / (√v / √(1 - β₂ᵗ) + ε)
 //! ```
 //!
-//! On the CPU it is two passes: one that only looks whether all that comes out is finite, and one
-//! that writes, in place. So an update needs no memory, and is made of every number or of none.
+//! On the CPU it takes two passes: one only checks that all results are finite, and one writes them
+//! in place. So an update needs no memory, and changes every number or none.
 #![allow(
     clippy::result_large_err,
-    reason = "what is handed back is the state, not the story of an \
-error"
+    reason = "what is handed back is the state, not the story of an error"
 )]
 
 use std::ops::Range;
@@ -22,7 +21,7 @@ use rayon::prelude::*;
 use super::flat::PIECE;
 use super::host::Host;
 
-/// What all numbers of an update share.
+/// Values that all numbers of an update share.
 #[derive(Debug, Clone, Copy)]
 pub struct AdamWRule {
     /// β₁, decay of the first moment.
@@ -31,36 +30,36 @@ pub struct AdamWRule {
     pub beta2: f64,
     /// ε, added to the root of the second moment.
     pub epsilon: f64,
-    /// What the gradients are multiplied by first: a mean and a clip in one.
+    /// The factor that is applied to gradients first: a mean and a clip in one.
     pub gradient_scale: f64,
-    /// t, counted from 1.
+    /// t, the number of the update, from 1.
     pub update: u64,
 }
 
 /// The numbers of one weight within the flat rows, and its rates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
-    /// Where they are.
+    /// Range of the numbers.
     pub place: Range<usize>,
-    /// η.
+    /// η, the learning rate.
     pub learning_rate: f64,
-    /// λ.
+    /// λ, the weight decay.
     pub weight_decay: f64,
 }
 
-/// What an update changes.
+/// The tensors that an update changes.
 #[derive(Debug)]
 pub struct AdamWState {
-    /// One a segment, each [its length].
+    /// The weights, one per segment, each [its length].
     pub weights: Vec<Tensor<1>>,
-    /// m, [n].
+    /// The first moment m, [n].
     pub first: Tensor<1>,
-    /// v, [n].
+    /// The second moment v, [n].
     pub second: Tensor<1>,
 }
 
 impl AdamWRule {
-    /// The formula's constants for a segment, in the precision of the numbers.
+    /// Returns the formula's constants for a segment, in the precision of the numbers.
     pub(super) fn constants(&self, segment: &Segment) -> Constants {
         let power = i32::try_from(self.update).unwrap_or(i32::MAX);
         let (correction1, correction2) =
@@ -79,11 +78,11 @@ impl AdamWRule {
     }
 }
 
-/// The state after an update by gradients [n]. `segments` are in the order of the weights, and
-/// cover the flat rows.
+/// Returns the state after an update by gradients [n]. `segments` are in the order of the weights,
+/// and cover the flat rows.
 ///
 /// # Errors
-/// The state as it was: a weight or a moment would not be finite.
+/// A weight or a moment would not be finite; the error holds the unchanged state.
 pub fn adamw(
     state: AdamWState,
     gradients: Tensor<1>,
@@ -132,7 +131,7 @@ fn on_host(
     if is_finite { Ok(state) } else { Err(state) }
 }
 
-/// The flat rows and the weights beside them, in their order, cut for the threads.
+/// Cuts the flat rows and the weights beside them, in their order, into pieces for the threads.
 fn pieces<'a>(
     weights: Vec<(&Segment, &'a mut [f32])>,
     mut gradients: &'a [f32],
@@ -185,7 +184,7 @@ pub(super) struct Constants {
 }
 
 impl Constants {
-    /// w, m and v after the update.
+    /// Returns w, m and v after the update.
     #[inline]
     fn updated(&self, weight: f32, gradient: f32, first: f32, second: f32) -> [f32; 3] {
         let gradient = gradient * self.scale;
@@ -200,7 +199,7 @@ impl Constants {
     }
 }
 
-/// What a thread takes at a time; its rows are equally long.
+/// The rows that a thread updates at a time; they have equal lengths.
 struct RowPiece<'a> {
     constants: Constants,
     weight: &'a mut [f32],
@@ -210,7 +209,7 @@ struct RowPiece<'a> {
 }
 
 impl RowPiece<'_> {
-    /// Whether all that the update makes of it is finite.
+    /// Whether all results of the update are finite.
     fn stays_finite(&self) -> bool {
         let numbers = self
             .weight
@@ -240,7 +239,7 @@ impl RowPiece<'_> {
     }
 }
 
-/// The same of a device's own operations, into new tensors.
+/// Updates with a device's own operations, into new tensors.
 #[cfg(test)]
 fn on_device(
     state: AdamWState,
@@ -308,7 +307,7 @@ fn on_device(
 
 #[cfg(test)]
 impl Segment {
-    /// Whether it has the rates of one next to it.
+    /// Whether it has the same rates as its neighbor.
     fn goes_with(&self, other: &Self) -> bool {
         let rates = |segment: &Self| {
             [

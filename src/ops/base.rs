@@ -1,5 +1,5 @@
-//! The weight of a frozen map: numbers, or a few bits for each of them, which only ever become
-//! numbers a tile or a product at a time.
+//! The weight of a frozen map: plain numbers, or a few bits for each of them, which are unpacked
+//! only for one tile or product at a time.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,20 +13,20 @@ use super::cube::packed::OnGpu;
 use crate::device;
 use crate::quant::Quantized;
 
-/// Numbers that are brought to the host at a time, as far as rows allow.
+/// Numbers that are brought to the host at a time, rounded to whole rows.
 const TILE_NUMBERS: usize = 1 << 22;
 
-/// A weight, as it is kept.
+/// A weight in its storage format.
 #[derive(Debug, Clone)]
 pub enum Base<T = Tensor<2>> {
-    /// f32, bf16 or f16.
+    /// Plain numbers, f32, bf16 or f16.
     Dense(T),
-    /// 4 or 8 bits a number; it never trains.
+    /// 4 or 8 bits per number; it never trains.
     Packed(Packed),
 }
 
 impl<T> Base<T> {
-    /// Its numbers, where they are kept as such.
+    /// Returns the plain numbers, where it is not packed.
     pub fn dense(&self) -> Option<&T> {
         if let Self::Dense(tensor) = self {
             Some(tensor)
@@ -35,7 +35,7 @@ impl<T> Base<T> {
         }
     }
 
-    /// Its numbers, to be changed, where they are kept as such.
+    /// Returns the plain numbers, to be changed, where it is not packed.
     pub fn dense_mut(&mut self) -> Option<&mut T> {
         if let Self::Dense(tensor) = self {
             Some(tensor)
@@ -44,7 +44,7 @@ impl<T> Base<T> {
         }
     }
 
-    /// The same of another tensor.
+    /// Applies `of` to the tensor.
     pub(super) fn map<U>(self, of: impl FnOnce(T) -> U) -> Base<U> {
         match self {
             Self::Dense(tensor) => Base::Dense(of(tensor)),
@@ -54,7 +54,7 @@ impl<T> Base<T> {
 }
 
 impl<T> Base<T> {
-    /// The other way round, where `of` turns a tensor.
+    /// Returns the transpose, where `of` transposes a tensor.
     pub(super) fn transposed_by(&self, of: impl FnOnce(&T) -> T) -> Self {
         match self {
             Self::Dense(tensor) => Self::Dense(of(tensor)),
@@ -64,7 +64,7 @@ impl<T> Base<T> {
 }
 
 impl<T: TensorMetadata> Base<T> {
-    /// Rows and columns.
+    /// Returns the number of rows and of columns.
     pub(super) fn shape(&self) -> [usize; 2] {
         match self {
             Self::Dense(tensor) => tensor.shape().dims(),
@@ -74,7 +74,7 @@ impl<T: TensorMetadata> Base<T> {
 }
 
 impl Base {
-    /// Rows and columns.
+    /// Returns the number of rows and of columns.
     pub fn dims(&self) -> [usize; 2] {
         match self {
             Self::Dense(tensor) => tensor.dims(),
@@ -82,14 +82,14 @@ impl Base {
         }
     }
 
-    /// The other way round.
+    /// Returns the transpose.
     #[must_use]
     pub fn transposed(self) -> Self {
         self.transposed_by(|tensor| tensor.clone().transpose())
     }
 
-    /// The sum of the squares of each column, added up in order and in 64 bits on the host: the
-    /// same on every device.
+    /// Returns the sum of the squares of each column. They are added in order and in 64 bits on the
+    /// host, so that they are the same on every device.
     pub fn column_squares(&self) -> Vec<f32> {
         let is_turned = matches!(self, Self::Packed(packed) if packed.turned);
         let [rows, width] = if is_turned {
@@ -115,7 +115,7 @@ impl Base {
         sums.into_iter().map(|sum| sum as f32).collect()
     }
 
-    /// Some rows on the host, as the weight lies.
+    /// Returns some rows on the host, in the order of the weight.
     fn numbers(&self, rows: Range<usize>) -> Vec<f32> {
         match self {
             Self::Dense(tensor) => on_host(tensor.clone().slice([rows]).cast(DType::F32)),
@@ -134,8 +134,7 @@ impl From<Tensor<2>> for Base {
     }
 }
 
-/// A packed matrix, or some rows of it, as it lies or the other way round. A handle, as tensors
-/// are.
+/// A packed matrix, or some rows of it, straight or transposed. Like a tensor it is a handle.
 #[derive(Debug, Clone)]
 pub struct Packed {
     kept: Placement,
@@ -143,7 +142,7 @@ pub struct Packed {
     turned: bool,
 }
 
-/// Where it is.
+/// The place of a packed matrix.
 #[derive(Debug, Clone)]
 pub(super) enum Placement {
     Host(Arc<Quantized>),
@@ -162,7 +161,7 @@ impl Placement {
 }
 
 impl Packed {
-    /// [out, in] on a device: on the CPU as it is, on a GPU with its absmax as f32.
+    /// Moves a weight [out, in] to a device: unchanged on the CPU, with its absmax as f32 on a GPU.
     pub fn new(weight: Quantized, device: &Device) -> Self {
         let rows = 0..weight.shape()[0];
         let kept = if device::is_cpu(device) {
@@ -177,7 +176,7 @@ impl Packed {
         }
     }
 
-    /// Rows and columns.
+    /// Returns the number of rows and of columns.
     pub fn dims(&self) -> [usize; 2] {
         let [rows, columns] = [self.rows.len(), self.kept.shape()[1]];
         if self.turned {
@@ -187,7 +186,7 @@ impl Packed {
         }
     }
 
-    /// The other way round.
+    /// Returns the transpose.
     #[must_use]
     pub fn transposed(self) -> Self {
         Self {
@@ -196,10 +195,10 @@ impl Packed {
         }
     }
 
-    /// Some of its rows, as it lies.
+    /// Returns some of its stored rows.
     ///
     /// # Panics
-    /// It has not so many.
+    /// It has fewer rows.
     #[must_use]
     pub fn rows(&self, rows: Range<usize>) -> Self {
         assert!(
@@ -213,7 +212,7 @@ impl Packed {
         }
     }
 
-    /// Its numbers on the host, as it lies.
+    /// Returns its numbers on the host, in stored order.
     fn numbers(&self) -> Vec<f32> {
         let rows = self.kept_rows();
         match &self.kept {
@@ -235,7 +234,7 @@ impl Packed {
         &self.kept
     }
 
-    /// Which rows of what is kept.
+    /// Returns the range of stored rows that it covers.
     pub(super) fn kept_rows(&self) -> Range<usize> {
         self.rows.clone()
     }

@@ -1,7 +1,7 @@
-//! Rows of numbers kept in 8 bits each: codes into a dynamic map, and the absmax of every block of
-//! 256 numbers of a row. Dettmers et al. 2021, arXiv:2110.02861.
+//! Rows of numbers in 8 bits each: codes of a dynamic map, and the absmax of every block of 256
+//! numbers of a row. Dettmers et al. 2021, arXiv:2110.02861.
 //!
-//! Four codes share a 32-bit integer, which every device has.
+//! Four codes share a 32-bit integer, a type that every device has.
 
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use rayon::prelude::*;
@@ -9,23 +9,24 @@ use rayon::prelude::*;
 use super::host::Host;
 use crate::quant::{DynamicMap, STATE_BLOCK};
 
-/// Codes in an integer.
+/// Codes per integer.
 const IN_WORD: usize = 4;
 
-/// Rows of numbers in codes.
+/// Rows of numbers as codes.
 #[derive(Debug, Clone)]
 pub struct Codes {
     map: DynamicMap,
-    /// Numbers of a row.
+    /// Numbers per row.
     length: usize,
-    /// [rows, words], the first code in the lowest bits; the last block of a row is filled up.
+    /// The codes, [rows, words], the first one in the lowest bits; the last block of a row is
+    /// padded.
     words: Tensor<2, Int>,
-    /// [rows, blocks].
+    /// The absmax, [rows, blocks].
     absmax: Tensor<2>,
 }
 
 impl Codes {
-    /// The nearest codes of rows [rows, n]. All numbers are finite.
+    /// Packs rows [rows, n] into the nearest codes. All numbers must be finite.
     pub fn pack(numbers: Tensor<2>, map: DynamicMap) -> Self {
         let [rows, length] = numbers.dims();
         let (words, absmax) = match Host::of(numbers.clone().reshape([-1])) {
@@ -43,7 +44,7 @@ impl Codes {
         }
     }
 
-    /// The numbers, [rows, n].
+    /// Returns the numbers, [rows, n].
     pub fn unpack(&self) -> Tensor<2> {
         if Host::of(self.absmax.clone().reshape([-1])).is_none() {
             return self.unpack_on_device();
@@ -71,7 +72,7 @@ impl Codes {
         )
     }
 
-    /// The codes of a row and the absmax of its blocks, as bitsandbytes keeps them.
+    /// Returns the codes of a row and the absmax of its blocks, as in bitsandbytes.
     pub fn row(&self, row: usize) -> (Vec<u8>, Vec<f32>) {
         let of_row = Self {
             words: self.words.clone().narrow(0, row, 1),
@@ -109,7 +110,7 @@ impl Codes {
         }
     }
 
-    /// All codes with those that fill up, and every absmax.
+    /// Returns all codes, padding included, and every absmax.
     fn read(&self) -> (Vec<u8>, Vec<f32>) {
         let words: Vec<i32> = self.words.clone().into_data().iter::<i32>().collect();
         let codes = words.into_iter().flat_map(i32::to_le_bytes).collect();
@@ -145,7 +146,7 @@ fn table(numbers: &[f32], device: &Device) -> Tensor<1> {
     Tensor::from_data(TensorData::from(numbers), (device, DType::F32))
 }
 
-/// Codes with those that fill up, and absmax, as tensors.
+/// Makes tensors of padded codes and absmax.
 fn on_device(
     codes: &[u8],
     absmax: &[f32],
@@ -188,7 +189,7 @@ fn pack_on_host(
     (codes, absmax)
 }
 
-/// The same of a device's own operations.
+/// Packs with a device's own operations.
 fn pack_on_device(numbers: Tensor<2>, map: DynamicMap) -> (Tensor<2, Int>, Tensor<2>) {
     let ([rows, length], device) = (numbers.dims(), numbers.device());
     let blocks = length.div_ceil(STATE_BLOCK);

@@ -1,6 +1,6 @@
-//! Losses of a chunk of logits and, in place of the logits, their gradient: the vocabulary is the
-//! widest thing in training, and log-softmax, exponential, gather and scatter would each be a
-//! tensor of it.
+//! Losses of a chunk of logits and, in place of the logits, their gradient. The vocabulary is the
+//! widest thing in training, and log-softmax, exponential, gather and scatter would each need a
+//! tensor of that width.
 
 use std::sync::Arc;
 
@@ -14,14 +14,16 @@ use super::lanes::{LANES, largest, padded, total};
 use super::numbers::{read, row_major, tensor, write};
 use super::simd::{Arithmetic, vectorised};
 
-/// Numbers that are summed in f32 before they go into a sum in f64.
+/// Numbers that are summed in f32 before they are added to a sum in f64.
 const RUN: usize = 4096;
 
-/// -log softmax(z)\[target\] of every row, nats, and the gradient of their sum, softmax(z) -
-/// onehot(target).
+/// Computes -log softmax(z)\[target\] of every row, nats, and the gradient of their sum.
+///
+/// The gradient is softmax(z) - onehot(target).
 ///
 /// # Shapes
-/// `logits` [rows, vocabulary], untracked, one target a row; results [rows] and [rows, vocabulary].
+/// `logits` [rows, vocabulary], untracked, one target per row; results [rows] and
+/// [rows, vocabulary].
 pub fn cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>) -> (Tensor<1>, Tensor<2>) {
     let (losses, gradient) =
         <Dispatch as CrossEntropy>::cross_entropy(logits.into_dispatch(), targets);
@@ -31,7 +33,7 @@ pub fn cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>) -> (Tensor<1>, Tens
     )
 }
 
-/// The losses of [`cross_entropy`] alone.
+/// Computes only the losses of [`cross_entropy`].
 pub fn cross_entropy_losses(logits: Tensor<2>, targets: Arc<[u32]>) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as CrossEntropy>::cross_entropy_losses(
         logits.into_dispatch(),
@@ -39,7 +41,7 @@ pub fn cross_entropy_losses(logits: Tensor<2>, targets: Arc<[u32]>) -> Tensor<1>
     ))
 }
 
-/// The loss and its gradient. No tape: the head differentiates itself.
+/// The loss and its gradient. There is no tape: the head differentiates itself.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")))]
 pub trait CrossEntropy: Backend {
     /// See [`cross_entropy`].
@@ -53,7 +55,7 @@ pub trait CrossEntropy: Backend {
 }
 
 vectorised! {
-    /// The loss of a row; the row becomes softmax - onehot.
+    /// Returns the loss of a row, and replaces the row by softmax - onehot.
     fn differentiate_row<'a, A>(row: &'a mut [f32], target: usize) -> f32 {
         let (most, of_target) = (largest(row), row[target]);
         let mut sum = 0.0;
@@ -68,7 +70,7 @@ vectorised! {
         loss(most, sum, of_target)
     }
 
-    /// The loss of a row.
+    /// Returns the loss of a row.
     fn loss_of_row<'a, A>(row: &'a [f32], target: usize) -> f32 {
         let most = largest(row);
         let mut sum = 0.0;
@@ -79,13 +81,13 @@ vectorised! {
     }
 }
 
-/// ln Σ e^z - z\[target\], given Σ e^(z - most).
+/// Returns ln Σ e^z - z\[target\], given Σ e^(z - most).
 #[inline(always)]
 fn loss(most: f32, sum: f64, of_target: f32) -> f32 {
     (sum.ln() + (f64::from(most) - f64::from(of_target))) as f32
 }
 
-/// Each number becomes e^(z - most); their sum.
+/// Replaces each number by e^(z - most); returns their sum.
 #[inline(always)]
 fn exponentials<A: Arithmetic>(run: &mut [f32], most: f32) -> f32 {
     let (run, rest) = run.as_chunks_mut::<LANES>();
@@ -105,7 +107,7 @@ fn exponentials<A: Arithmetic>(run: &mut [f32], most: f32) -> f32 {
     total(sums)
 }
 
-/// Σ e^(z - most).
+/// Returns Σ e^(z - most).
 #[inline(always)]
 fn sum_of_exponentials<A: Arithmetic>(run: &[f32], most: f32) -> f32 {
     let (run, rest) = run.as_chunks::<LANES>();
@@ -170,7 +172,7 @@ impl CrossEntropy for burn::backend::Cube {
     }
 }
 
-/// [`cross_entropy`] of a backend's own operations.
+/// Computes [`cross_entropy`] with a backend's own operations.
 #[cfg(test)]
 fn composed<B: Backend>(
     logits: FloatTensor<B>,
@@ -205,7 +207,7 @@ mod tests {
             .collect()
     }
 
-    /// The loss and its gradient in f64.
+    /// Returns the loss and its gradient in f64.
     fn exact(row: &[f32], target: usize) -> (f64, Vec<f64>) {
         let row: Vec<f64> = row.iter().map(|number| f64::from(*number)).collect();
         let most = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -233,8 +235,7 @@ mod tests {
             }) {
                 assert!(
                     (f64::from(ours) - loss).abs() <= 1e-6 * (1.0 + loss),
-                    "{ours}, expected \
-                {loss}"
+                    "{ours}, expected {loss}"
                 );
                 assert!((ours - alone).abs() <= 2.0 * f32::EPSILON * ours);
                 let worst = of_row

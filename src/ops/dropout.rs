@@ -1,7 +1,7 @@
-//! Dropout whose mask is a function of the data, not of a random stream.
+//! Dropout with a mask that is a function of the data, not of a random stream.
 //!
 //! A mask is a counter hash of (seed, epoch, row, token in its document, layer, projection group,
-//! feature). It is made again in backward and never stored, so micro-batching, packing and
+//! feature). It is recomputed in backward and never stored, so micro-batching, packing and
 //! recomputation change nothing.
 
 use std::ops::Range;
@@ -18,19 +18,19 @@ use rayon::prelude::*;
 
 use crate::keyed_random::{mix, unit};
 
-/// Which features of which tokens are dropped.
+/// The choice of dropped features for each token.
 #[derive(Debug, Clone)]
 pub struct Mask {
-    /// One key a token, made from seed, epoch, row and place in the document.
+    /// One key per token, made from seed, epoch, row and place in the document.
     pub tokens: Arc<[u64]>,
     /// Layer and projection group: projections that share an input share the mask.
     pub site: u64,
-    /// Share of features that are zeroed, in [0, 1).
+    /// Probability with which a feature is zeroed, in [0, 1).
     pub probability: f64,
 }
 
 impl Mask {
-    /// That of some of the tokens.
+    /// Returns the mask of some of the tokens.
     pub(super) fn of(&self, tokens: Range<usize>) -> Self {
         if tokens.len() == self.tokens.len() {
             self.clone()
@@ -42,7 +42,7 @@ impl Mask {
         }
     }
 
-    /// That of rows of which each is one of the tokens, such as those that experts are sent.
+    /// Returns the mask of rows each of which is one of the tokens, such as the rows of experts.
     #[must_use]
     pub fn gathered(&self, tokens: impl Iterator<Item = usize>) -> Self {
         Self {
@@ -51,17 +51,18 @@ impl Mask {
         }
     }
 
-    /// What is kept is multiplied by this.
+    /// Returns the factor of features that are kept.
     pub(super) fn kept(&self) -> f32 {
         (1.0 / (1.0 - self.probability)) as f32
     }
 
-    /// The key of each token's first feature.
+    /// Returns the key of each token's first feature.
     pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
         self.tokens.iter().map(|token| mix(token ^ mix(self.site)))
     }
 
-    /// 0 where a feature is dropped, 1 / (1 - p) elsewhere, [tokens, features] row by row.
+    /// Returns 0 where a feature is dropped and 1 / (1 - p) elsewhere, [tokens, features] row by
+    /// row.
     fn values(&self, features: usize) -> Vec<f32> {
         let (kept, keys) = (self.kept(), self.keys().collect::<Vec<u64>>());
         let mut values = vec![0.0f32; self.tokens.len() * features];
@@ -79,7 +80,7 @@ impl Mask {
     }
 }
 
-/// x with features dropped and the rest scaled by 1 / (1 - p), Srivastava et al. 2014.
+/// Drops features of x and scales the rest by 1 / (1 - p), Srivastava et al. 2014.
 ///
 /// # Shapes
 /// `x` [tokens, features] with as many tokens as the mask has.
@@ -90,7 +91,7 @@ pub fn dropout(x: Tensor<2>, mask: &Mask) -> Tensor<2> {
     ))
 }
 
-/// Dropout by a keyed mask.
+/// Dropout with a keyed mask.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait KeyedDropout: Backend {
     /// See [`dropout`].
@@ -125,7 +126,7 @@ impl<B: Backend + KeyedDropout, C: CheckpointStrategy> KeyedDropout for Autodiff
     }
 }
 
-/// dX = dY with the same mask, made again from its key.
+/// The backward: dX = dY with the same mask, recomputed from its key.
 #[derive(Debug)]
 struct DropoutBackward;
 

@@ -1,10 +1,9 @@
-//! e^x in a form that a compiler turns into vector instructions, where the C library's is one call
-//! a number.
+//! e^x in a form that a compiler turns into vector instructions; the C library's takes one call per
+//! number.
 
 use super::simd::Arithmetic;
 
-/// e^x within two units in the last place; 0 below -87.3, and not beyond e^88 above it. NaN stays
-/// NaN.
+/// Returns e^x within two units in the last place; 0 below -87.3, and at most e^88. NaN stays NaN.
 ///
 /// e^x = 2^n e^r with n = round(x / ln 2), and a polynomial for e^r, |r| <= ln 2 / 2 (Cephes,
 /// `expf`: <https://www.netlib.org/cephes/>).
@@ -33,7 +32,7 @@ pub(super) fn exp<A: Arithmetic>(x: f32) -> f32 {
     if x < -87.3 { 0.0 } else { value }
 }
 
-/// σ(x) = 1 / (1 + e^-x).
+/// Returns σ(x) = 1 / (1 + e^-x).
 #[inline(always)]
 pub(super) fn sigmoid<A: Arithmetic>(x: f32) -> f32 {
     1.0 / (1.0 + exp::<A>(-x))

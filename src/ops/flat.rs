@@ -1,5 +1,4 @@
-//! Sums over a flat row of numbers: gradients that are added up in place, and their squares in a
-//! fixed order.
+//! Sums over a flat row of numbers: gradients added in place, and squares summed in a fixed order.
 
 use std::ops::Range;
 
@@ -8,16 +7,16 @@ use rayon::prelude::*;
 
 use super::host::Host;
 
-/// Numbers that a thread takes at a time. Sums are made of pieces of this size, so that they do not
-/// depend on the threads.
+/// Numbers per piece of work of a thread. Sums are made of pieces of this size, so that they do not
+/// depend on the number of threads.
 pub(super) const PIECE: usize = 1 << 12;
-/// Sums within a piece that stand side by side.
+/// Sums that run side by side within a piece.
 const LANES: usize = 8;
 
-/// `sum` with every part added at its place; on the CPU in place, where nobody else holds `sum`.
+/// Adds every part to `sum` at its place; on the CPU in place, where no other handle holds `sum`.
 ///
 /// # Shapes
-/// `sum` [n], a part as long as its place.
+/// `sum` [n]; each part is as long as its place.
 pub fn add_at(sum: Tensor<1>, parts: Vec<(Range<usize>, Tensor<1>)>) -> Tensor<1> {
     parts.into_iter().fold(sum, |sum, (place, part)| {
         let Some(part) = Host::of(part.clone()) else {
@@ -37,7 +36,7 @@ pub fn add_at(sum: Tensor<1>, parts: Vec<(Range<usize>, Tensor<1>)>) -> Tensor<1
     })
 }
 
-/// Σ x² in f64, in an order that no number of threads changes.
+/// Returns Σ x² in f64, in an order that does not depend on the number of threads.
 pub fn sum_of_squares(x: &Tensor<1>) -> f64 {
     let sums: Vec<f64> = match Host::of(x.clone()) {
         Some(x) => x.numbers().par_chunks(PIECE).map(squares).collect(),
@@ -45,10 +44,7 @@ pub fn sum_of_squares(x: &Tensor<1>) -> f64 {
         None => super::cube::squares::sums_of_squares(
             x.clone()
                 .try_into_primitive::<burn::backend::Cube>()
-                .expect(
-                    "a GPU's, for it is not \
-            the CPU's",
-                ),
+                .expect("a GPU's, for it is not the CPU's"),
         ),
         #[cfg(not(any(feature = "wgpu", feature = "cuda")))]
         None => unreachable!("this build has no device but the CPU"),
@@ -56,7 +52,7 @@ pub fn sum_of_squares(x: &Tensor<1>) -> f64 {
     sums.into_iter().fold(0.0, |sum, piece| sum + piece)
 }
 
-/// Σ x² of a piece: lanes side by side, added in order at the end.
+/// Returns Σ x² of a piece: lanes side by side, added in order at the end.
 fn squares(piece: &[f32]) -> f64 {
     let (rows, rest) = piece.as_chunks::<LANES>();
     let mut lanes = [0.0; LANES];
@@ -74,7 +70,7 @@ fn squares(piece: &[f32]) -> f64 {
         .fold(0.0, |sum, square| sum + square)
 }
 
-/// Σ x² of pieces, each in f32.
+/// Returns Σ x² of pieces, each in f32.
 #[cfg(test)]
 fn sums_on_device(x: &Tensor<1>) -> Vec<f64> {
     let count = x.dims()[0];

@@ -1,8 +1,8 @@
 //! The gated unit of a feed-forward in one pass, forward and backward: act(g) ∘ u, Shazeer 2020,
 //! arXiv:2002.05202.
 //!
-//! As separate operations it is six passes over the widest tensors of a block on one thread, and
-//! keeps three of them.
+//! As separate operations it would take six passes over the widest tensors of a block on one
+//! thread, and keep three of them.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
@@ -22,22 +22,23 @@ use super::numbers::{piece_of_rows, read, row_major, tensor, write};
 use super::product::columns_of;
 use super::simd::{Arithmetic, vectorised};
 
-/// What a gate becomes: g σ(a(g)).
+/// The activation of a gate, g σ(a(g)).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Activation {
-    /// silu(g) with a = g.
+    /// silu(g), with a = g.
     Silu,
-    /// gelu(g) by its tanh, Hendrycks and Gimpel 2016, arXiv:1606.08415, with a = 2 sqrt(2/π) (g +
-    /// 0.044715 g³).
+    /// gelu(g) in its tanh form, Hendrycks and Gimpel 2016, arXiv:1606.08415, with a = 2 sqrt(2/π)
+    /// (g + 0.044715 g³).
     GeluTanh,
 }
 
 /// 2 sqrt(2/π).
 pub(super) const GELU: f32 = 1.595_769_2;
-/// The cube's share in it.
+/// Coefficient of the cube in it.
 pub(super) const GELU_CUBE: f32 = 0.044_715;
 
-/// act(gate) ∘ up of rows in which gate and up lie side by side, as one product gives them.
+/// Computes act(gate) ∘ up of rows in which gate and up lie side by side, as one product gives
+/// them.
 ///
 /// # Shapes
 /// `gate_up` [rows, 2 · inner], result [rows, inner].
@@ -54,7 +55,7 @@ pub trait Gated: Backend {
     /// See [`gated`].
     fn gated(gate_up: FloatTensor<Self>, activation: Activation) -> FloatTensor<Self>;
 
-    /// The gradient of `gate_up`, given that of the result.
+    /// Returns the gradient of `gate_up`, given that of the result.
     fn gated_gradient(
         gate_up: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
@@ -63,25 +64,40 @@ pub trait Gated: Backend {
 }
 
 vectorised! {
-    fn forward_row<'a, A>(output: &'a mut [f32], gate: &'a [f32], up: &'a [f32], activation: Activation) {
+    fn forward_row<'a, A>(
+        output: &'a mut [f32],
+        gate: &'a [f32],
+        up: &'a [f32],
+        activation: Activation,
+    ) {
         match activation {
             Activation::Silu => forward_by::<A>(output, gate, up, |g| g),
-            Activation::GeluTanh => forward_by::<A>(output, gate, up, |g| GELU * A::multiply_add(GELU_CUBE * g * g, g, g)),
+            Activation::GeluTanh => forward_by::<A>(output, gate, up, |g| {
+                GELU * A::multiply_add(GELU_CUBE * g * g, g, g)
+            }),
         }
     }
 
-    fn backward_row<'a, A>(gate: &'a mut [f32], up: &'a mut [f32], gradient: &'a [f32], activation: Activation) {
+    fn backward_row<'a, A>(
+        gate: &'a mut [f32],
+        up: &'a mut [f32],
+        gradient: &'a [f32],
+        activation: Activation,
+    ) {
         match activation {
             Activation::Silu => backward_by::<A>(gate, up, gradient, |g| [g, g]),
             Activation::GeluTanh => backward_by::<A>(gate, up, gradient, |g| {
                 let square = GELU_CUBE * g * g;
-                [GELU * A::multiply_add(square, g, g), GELU * A::multiply_add(3.0 * square, g, g)]
+                [
+                    GELU * A::multiply_add(square, g, g),
+                    GELU * A::multiply_add(3.0 * square, g, g),
+                ]
             }),
         }
     }
 }
 
-/// `argument` gives a(g).
+/// Computes u ∘ g σ(a); `argument` gives a(g).
 #[inline(always)]
 fn forward_by<A: Arithmetic>(
     output: &mut [f32],
@@ -94,8 +110,8 @@ fn forward_by<A: Arithmetic>(
     }
 }
 
-/// In place: dG = dY ∘ u σ(a) (1 + g a' (1 - σ(a))), dU = dY ∘ g σ(a). `argument` gives a(g) and g
-/// a'(g).
+/// Computes, in place, dG = dY ∘ u σ(a) (1 + g a' (1 - σ(a))) and dU = dY ∘ g σ(a). `argument`
+/// gives a(g) and g a'(g).
 #[inline(always)]
 fn backward_by<A: Arithmetic>(
     gate: &mut [f32],
@@ -178,14 +194,14 @@ impl Gated for burn::backend::Cube {
     }
 }
 
-/// Gate and up.
+/// Returns gate and up.
 #[cfg(test)]
 fn halves<B: Backend>(gate_up: &FloatTensor<B>) -> [FloatTensor<B>; 2] {
     let width = gate_up.shape()[1];
     [0..width / 2, width / 2..width].map(|columns| columns_of::<B>(gate_up, columns))
 }
 
-/// [`gated`] by silu, of a backend's own operations.
+/// Computes [`gated`] with silu by a backend's own operations.
 #[cfg(test)]
 fn composed<B: Backend>(gate_up: &FloatTensor<B>) -> FloatTensor<B> {
     let [gate, up] = halves::<B>(gate_up);
@@ -197,7 +213,7 @@ fn silu_times<B: Backend>(gate: FloatTensor<B>, up: FloatTensor<B>) -> FloatTens
     B::float_mul(B::float_mul(gate.clone(), B::sigmoid(gate)), up)
 }
 
-/// The gradient of a backend's own operations.
+/// Computes the gradient by a backend's own operations.
 #[cfg(test)]
 fn composed_gradient<B: Backend>(
     gate_up: &FloatTensor<B>,
@@ -266,7 +282,7 @@ mod tests {
     use super::super::simd::at_every_level;
     use super::*;
 
-    /// Rows and half their width.
+    /// Numbers of rows and half their widths.
     const SHAPES: [[usize; 2]; 6] = [[0, 4], [1, 1], [3, 15], [2, 16], [5, 17], [7, 1000]];
 
     const BOTH: [Activation; 2] = [Activation::Silu, Activation::GeluTanh];
@@ -277,7 +293,7 @@ mod tests {
             .collect()
     }
 
-    /// The result and the gradients of gate and up in f64.
+    /// Returns the result and the gradients of gate and up in f64.
     fn exact([gate, up, gradient]: [f32; 3], activation: Activation) -> [f64; 3] {
         let [g, u, d] = [gate, up, gradient].map(f64::from);
         if activation == Activation::GeluTanh {

@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 pub(super) struct Host(FloatTensor<Flex>);
 
 impl Host {
-    /// The tensor if it is on the CPU.
+    /// Returns the tensor if it is on the CPU.
     pub fn of(tensor: Tensor<1>) -> Option<Self> {
         let tensor = tensor.try_into_primitive::<Flex>().ok()?;
         let is_whole = tensor
@@ -25,7 +25,7 @@ impl Host {
         self.0.storage()
     }
 
-    /// Copies them first if another tensor holds them too.
+    /// Returns the numbers, to be changed; copies them first if another tensor holds them too.
     pub fn numbers_mut(&mut self) -> &mut [f32] {
         self.0.storage_mut()
     }

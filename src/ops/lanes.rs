@@ -1,17 +1,17 @@
-//! Sums and maxima over a row in lanes: their order does not depend on the registers, and every
-//! level sums in the same one.
+//! Sums and maxima over a row in lanes. Their order does not depend on the registers, so that every
+//! level sums in the same order.
 //!
-//! Here, and in every loop that is compiled for a level, the body stands in the loop: a closure is
-//! inlined only where the compiler cares to, and one that is not is compiled for the build's
-//! target, with a call of the C library for each fused multiply-add.
+//! Here, and in every loop that is compiled for a level, the body stands within the loop. A closure
+//! may not be inlined, and is then compiled for the build's target, with a call of the C library
+//! for each fused multiply-add.
 
 use super::simd::Arithmetic;
 
-/// Numbers that are taken side by side.
+/// Numbers that are processed side by side.
 pub(super) const LANES: usize = 16;
 
-/// What is left of a row behind its last whole run of lanes. As lanes of its own it keeps the sums
-/// in registers: an index that is known at run time only would put them into memory.
+/// Returns the rest of a row after its last whole run of lanes, padded. Padding keeps the sums in
+/// registers: an index that is known only at run time would put them into memory.
 #[inline(always)]
 pub(super) fn padded(rest: &[f32], fill: f32) -> [f32; LANES] {
     let mut values = [fill; LANES];
@@ -19,7 +19,7 @@ pub(super) fn padded(rest: &[f32], fill: f32) -> [f32; LANES] {
     values
 }
 
-/// The sum over lanes, by halves.
+/// Returns the sum over lanes, by halves.
 #[inline(always)]
 pub(super) fn total(mut sums: [f32; LANES]) -> f32 {
     let mut width = LANES / 2;
@@ -32,7 +32,7 @@ pub(super) fn total(mut sums: [f32; LANES]) -> f32 {
     sums[0]
 }
 
-/// Σ x y.
+/// Returns Σ x y.
 #[inline(always)]
 pub(super) fn sum_of_products<A: Arithmetic>(x: &[f32], y: &[f32]) -> f32 {
     let ((x, x_rest), (y, y_rest)) = (x.as_chunks::<LANES>(), y.as_chunks::<LANES>());
@@ -51,7 +51,7 @@ fn add_products<A: Arithmetic>(sums: &mut [f32; LANES], x: &[f32; LANES], y: &[f
     }
 }
 
-/// The largest number; -∞ of none. NaN is passed over.
+/// Returns the largest number; -∞ for an empty row. NaN is ignored.
 #[inline(always)]
 pub(super) fn largest(x: &[f32]) -> f32 {
     let (x, rest) = x.as_chunks::<LANES>();
@@ -99,8 +99,7 @@ mod tests {
             for (sum, largest) in at_every_level(|| both(&x, &y)) {
                 assert!(
                     (f64::from(sum) - exact).abs() < 1e-5,
-                    "{sum} of {length}, expected \
-                {exact}"
+                    "{sum} of {length}, expected {exact}"
                 );
                 assert!(largest.total_cmp(&most).is_eq());
             }

@@ -2,8 +2,7 @@
 //! backend.
 #![allow(
     clippy::inline_always,
-    reason = "a loop is compiled for a level only where it is inlined, \
-see `simd`"
+    reason = "a loop is compiled for a level only where it is inlined, see `simd`"
 )]
 
 mod adamw;
@@ -53,8 +52,8 @@ pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
 pub use seed::backward_from;
 
-/// Hands the operands of an operation their gradients, those that are tracked, given what is kept
-/// of the operation and the gradient of its result.
+/// Registers the gradients of an operation's tracked operands, given what is kept of the operation
+/// and the gradient of its result.
 fn differentiate<B: Backend, S, const N: usize>(
     ops: Ops<S, N>,
     grads: &mut Gradients,

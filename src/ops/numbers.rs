@@ -1,19 +1,19 @@
-//! The numbers of a CPU tensor as a slice, without a copy where there is no need for one.
+//! The numbers of a CPU tensor as a slice, without a copy where possible.
 
 use burn::backend::TensorMetadata;
 use burn::backend::flex::FlexTensor;
 use burn::tensor::{Shape, TensorData};
 
-/// Numbers that a thread takes at a time.
+/// Numbers per piece of work of a thread.
 pub(super) const PIECE: usize = 1 << 14;
 
-/// Rows of `width` numbers that a thread takes at a time, in numbers.
+/// Returns the numbers per piece of work of a thread, in whole rows of `width` numbers.
 pub(super) fn piece_of_rows(width: usize) -> usize {
     let width = width.max(1);
     width * (PIECE / width).max(1)
 }
 
-/// The tensor in row-major order: itself, or a copy of a view that is in another.
+/// Returns the tensor in row-major order: itself, or a copy of a view in another order.
 pub(super) fn row_major(tensor: FlexTensor) -> FlexTensor {
     if tensor.as_slice::<f32>().is_some() {
         tensor
@@ -22,15 +22,15 @@ pub(super) fn row_major(tensor: FlexTensor) -> FlexTensor {
     }
 }
 
-/// The numbers of a tensor that is [`row_major`].
+/// Returns the numbers of a tensor that is [`row_major`].
 pub(super) fn read(tensor: &FlexTensor) -> &[f32] {
     tensor
         .as_slice()
         .expect("activations are f32 on the CPU, and in row-major order here")
 }
 
-/// The numbers of a tensor in row-major order, to be overwritten: in place where no other handle
-/// has them, else in a copy.
+/// Returns the numbers of a tensor in row-major order, to be overwritten: in place where no other
+/// handle holds them, otherwise in a copy.
 pub(super) fn write(tensor: &mut FlexTensor) -> &mut [f32] {
     let count = tensor.shape().num_elements();
     if tensor.layout().contiguous_offsets() != Some((0, count))
@@ -41,7 +41,7 @@ pub(super) fn write(tensor: &mut FlexTensor) -> &mut [f32] {
     tensor.storage_mut()
 }
 
-/// A tensor of these numbers.
+/// Makes a tensor of these numbers.
 pub(super) fn tensor(numbers: Vec<f32>, shape: Shape) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(numbers, shape))
 }

@@ -1,14 +1,14 @@
-//! How products of float32 operands are computed in a process that allows TF32.
+//! The precision of products of float32 operands in a process that allows TF32.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::device::is_tf32_allowed;
 
-/// Whether products of float32 operands keep off tensor cores that would round them to TF32.
+/// Whether products of float32 operands avoid tensor cores, which would round them to TF32.
 static IS_EXACT: AtomicBool = AtomicBool::new(false);
 
-/// Runs an operation whose products of float32 operands are computed in float32, whether the
-/// process allows TF32 or not. It holds for the whole process: nothing else may compute meanwhile.
+/// Runs an operation with products of float32 operands in float32, even if the process allows TF32.
+/// It affects the whole process: nothing else may compute meanwhile.
 pub fn in_float32<T>(operation: impl FnOnce() -> T) -> T {
     // Where nothing allows TF32 no device has it, and products are computed by the same kernels as
     // in training.
@@ -39,14 +39,8 @@ mod tests {
     #[test]
     fn it_holds_for_the_operation_only_and_a_panic_ends_it_too() {
         assert!(!is_exact() && with(true, is_exact) && !is_exact());
-        let panicked = std::panic::catch_unwind(|| {
-            with(true, || -> () {
-                panic!(
-                    "a device is \
-        lost"
-                )
-            })
-        });
+        let panicked =
+            std::panic::catch_unwind(|| with(true, || -> () { panic!("a device is lost") }));
         assert!(panicked.is_err() && !is_exact());
         assert!(!in_float32(is_exact), "nothing allows TF32 here");
     }

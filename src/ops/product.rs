@@ -1,7 +1,7 @@
 //! The matrix product of a training step.
 //!
 //! Every product of the model goes through [`matmul`], forward and backward, so that the
-//! floating-point operations of a step can be counted: a frozen weight costs 4 a token and
+//! floating-point operations of a step can be counted: a frozen weight costs 4 per token and
 //! parameter (no gradient of the weight), an adapter's 6.
 
 use std::ops::Range;
@@ -21,18 +21,19 @@ use super::gemm::{self, Matrix, Numbers};
 use super::host::Host;
 use super::numbers::{row_major, tensor};
 
-/// Rows below which a product is bound by reading the right matrix, so that packing it does not
-/// pay: burn's own product takes it, whose sums are of another order.
+/// Rows below which reading the right matrix takes most of the time, so that packing it does not
+/// pay. Then burn's own product is used, whose sums are in another order.
 const FEW_ROWS: usize = 8;
 
 static FLOPS: AtomicU64 = AtomicU64::new(0);
 
-/// Floating-point operations (2 a multiply-add) of all products since the process started.
+/// Returns the floating-point operations (2 per multiply-add) of all products since the process
+/// started.
 pub fn product_flops() -> u64 {
     FLOPS.load(Ordering::Relaxed)
 }
 
-/// `lhs · rhs` with equal leading dimensions, computed in the numbers of `lhs`.
+/// Returns `lhs · rhs` with equal leading dimensions, computed in the type of `lhs`.
 ///
 /// The gradient of an operand exists only where that operand is tracked; an untracked one is a
 /// constant.
@@ -44,8 +45,8 @@ pub fn matmul<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>) -> Tensor<D> {
     matmul_as(lhs, rhs, given)
 }
 
-/// The products of untracked matrices that lie one behind the other. On the CPU each is one of its
-/// own, by the kernel of [`matmul`].
+/// Returns the products of pairs of untracked matrices, stacked. On the CPU each is a product of
+/// its own, by the kernel of [`matmul`].
 ///
 /// # Shapes
 /// `lhs` [n, m, k], `rhs` [n, k, l], result [n, m, l].
@@ -65,8 +66,7 @@ pub fn matmul_each(lhs: Tensor<3>, rhs: Tensor<3>) -> Tensor<3> {
     )
 }
 
-/// [`matmul`] of untracked matrices whose result is rounded to numbers of this type only: sums are
-/// f32 as they are.
+/// Computes [`matmul`] of untracked matrices and rounds the result to a type; sums are f32.
 fn matmul_as<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, given: DType) -> Tensor<D> {
     Tensor::from_dispatch(<Dispatch as Product>::product(
         lhs.into_dispatch(),
@@ -75,7 +75,7 @@ fn matmul_as<const D: usize>(lhs: Tensor<D>, rhs: Tensor<D>, given: DType) -> Te
     ))
 }
 
-/// `lhs · rhs` of an untracked matrix and a base's, in numbers of this type.
+/// Returns `lhs · rhs` of an untracked matrix and a base's, in a type.
 ///
 /// # Shapes
 /// `lhs` [m, k], `rhs` [k, n], result [m, n].
@@ -103,23 +103,24 @@ pub trait Product: Backend {
 /// One product of a sum; the right matrix may be given in pieces, one below the other.
 pub(super) type Term<T> = (T, Vec<Base<T>>);
 
-/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to
-/// all of it. A product is computed in the numbers of its left matrix.
+/// A wanted matrix: some sums of products, their columns side by side, and a matrix to add to all
+/// of it. A product is computed in the type of its left matrix.
 #[derive(Debug)]
 pub(super) struct ProductInputs<T> {
     pub sums: Vec<Vec<Term<T>>>,
     pub added: Option<T>,
-    /// Whether it is given in f32 whatever it is computed in, as the gradient of a weight is.
+    /// Whether the result is f32 whatever the type of the products, as for the gradient of a
+    /// weight.
     pub is_wide: bool,
 }
 
 impl<T> ProductInputs<T> {
-    /// A sum of products.
+    /// Makes a sum of products.
     pub fn sum(terms: Vec<Term<T>>) -> Self {
         Self::side_by_side(vec![terms], None)
     }
 
-    /// Sums beside each other, onto what is given.
+    /// Makes sums beside each other, added to what is given.
     pub fn side_by_side(sums: Vec<Vec<Term<T>>>, added: Option<T>) -> Self {
         Self {
             sums,
@@ -128,7 +129,7 @@ impl<T> ProductInputs<T> {
         }
     }
 
-    /// The gradient of a weight.
+    /// Makes the gradient of a weight.
     pub fn of_weight(left: T, right: T) -> Self {
         Self {
             is_wide: true,
@@ -160,9 +161,9 @@ impl<T> ProductInputs<T> {
     }
 }
 
-/// Products that are computed together, counted too.
+/// Products that are computed together, and counted too.
 pub(super) trait Products: Product {
-    /// Matrices of which none depends on another.
+    /// Computes matrices none of which depends on another.
     fn products(wanted: Vec<ProductInputs<FloatTensor<Self>>>) -> Vec<FloatTensor<Self>>;
 }
 
@@ -206,7 +207,7 @@ impl Products for Flex {
     }
 }
 
-/// The product of flex, which computes in f32.
+/// Computes flex's product, which is in f32.
 fn in_f32(lhs: FloatTensor<Flex>, rhs: Base<FloatTensor<Flex>>, _: DType) -> FloatTensor<Flex> {
     match rhs {
         Base::Dense(rhs) => Flex::float_matmul(lhs, rhs),
@@ -224,7 +225,7 @@ fn has_few_rows(wanted: &ProductInputs<FloatTensor<Flex>>) -> bool {
         && wanted.terms().all(|(left, _)| left.shape()[0] < FEW_ROWS)
 }
 
-/// By our own kernel.
+/// Computes products with our own kernel.
 fn by_kernel(wanted: Vec<ProductInputs<FloatTensor<Flex>>>) -> Vec<FloatTensor<Flex>> {
     let wanted: Vec<_> = wanted
         .into_iter()
@@ -303,7 +304,7 @@ fn packed_matrix(packed: &Packed) -> Matrix<Numbers<'_>> {
     }
 }
 
-/// A matrix whose rows or whose columns lie in one piece.
+/// Returns a matrix whose rows or whose columns are contiguous.
 fn in_rows_or_columns(tensor: FloatTensor<Flex>) -> FloatTensor<Flex> {
     match tensor.layout().strides() {
         [stride, 1] | [1, stride] if *stride > 0 => tensor,
@@ -342,8 +343,8 @@ impl Product for burn::backend::Cube {
     }
 }
 
-/// What is packed becomes numbers of the left matrix's type, in memory that goes back to its pool
-/// with the product.
+/// Computes a product on a GPU. A packed matrix is unpacked to the left matrix's type, in memory
+/// that goes back to its pool with the product.
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn on_gpu(
     lhs: FloatTensor<burn::backend::Cube>,
@@ -354,10 +355,7 @@ fn on_gpu(
         Base::Dense(rhs) => rhs,
         Base::Packed(packed) => {
             let Placement::Gpu(weight) = packed.kept() else {
-                unreachable!(
-                    "its left matrix is on \
-            a GPU"
-                )
+                unreachable!("its left matrix is on a GPU")
             };
             let numbers = super::cube::packed::unpack(weight, packed.kept_rows(), lhs.dtype());
             if packed.is_turned() {
@@ -409,7 +407,7 @@ impl<B: Backend + Product, C: CheckpointStrategy> Product for Autodiff<B, C> {
     }
 }
 
-/// dL = dY Rᵀ, dR = Lᵀ dY.
+/// The backward: dL = dY Rᵀ, dR = Lᵀ dY.
 #[derive(Debug)]
 struct ProductBackward;
 
@@ -447,10 +445,10 @@ impl<B: Backend + Product> Backward<B, 2> for ProductBackward {
     }
 }
 
-/// A product in numbers of a type.
+/// A function that computes a product in a type.
 type Multiply<B> = fn(FloatTensor<B>, Base<FloatTensor<B>>, DType) -> FloatTensor<B>;
 
-/// A wanted matrix, product by product.
+/// Computes a wanted matrix, product by product.
 fn composed<B: Backend>(
     ProductInputs {
         sums,
@@ -485,7 +483,7 @@ fn composed<B: Backend>(
     }
 }
 
-/// Some columns of a matrix.
+/// Returns some columns of a matrix.
 pub(super) fn columns_of<B: Backend>(
     matrix: &FloatTensor<B>,
     columns: Range<usize>,
@@ -517,7 +515,7 @@ fn count_product<B: Backend>(lhs: &FloatTensor<B>, rhs: &FloatTensor<B>) {
     count(lhs.shape().iter().product::<usize>() * columns);
 }
 
-/// Counts what another operation multiplies.
+/// Counts multiply-adds of another operation.
 pub(super) fn count(multiply_adds: usize) {
     FLOPS.fetch_add(2 * multiply_adds as u64, Ordering::Relaxed);
 }

@@ -1,8 +1,8 @@
 //! Rotary position embedding in one pass, in place, Su et al. 2021, arXiv:2104.09864, in the
 //! half-split form of Hugging Face models.
 //!
-//! A rotation is undone by the opposite one, so backward keeps nothing but the tables, which all
-//! layers share.
+//! The opposite rotation undoes a rotation, so backward keeps only the tables, which all layers
+//! share.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ use super::differentiate;
 use super::numbers::{piece_of_rows, read, row_major, write};
 use super::simd::vectorised;
 
-/// Which way the pairs are turned.
+/// The direction of a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
-    /// As forward does.
+    /// The direction of forward.
     Forward,
-    /// As backward does.
+    /// The direction of backward.
     Back,
 }
 
-/// Each pair (x\[i\], x\[i + d/2\]) of a head turned by the angle of its token's position: (l, r)
-/// to (l cos - r sin, r cos + l sin).
+/// Rotates each pair (x\[i\], x\[i + d/2\]) of a head by the angle of its token's position: (l, r)
+/// becomes (l cos - r sin, r cos + l sin).
 ///
 /// # Shapes
 /// `x` [batch, sequence, heads, d], result the same; `cosines` and `sines` [length, d / 2];
@@ -65,11 +65,13 @@ pub trait Rope: Backend {
 }
 
 vectorised! {
-    /// The heads of one token, in place; `sign` is -1 to turn back.
+    /// Rotates the heads of one token in place; `sign` is -1 to rotate back.
     fn turn<'a, A>(heads: &'a mut [f32], cosines: &'a [f32], sines: &'a [f32], sign: f32) {
         for head in heads.chunks_exact_mut(2 * cosines.len()) {
             let (left, right) = head.split_at_mut(cosines.len());
-            for (((left, right), cosine), sine) in left.iter_mut().zip(right).zip(cosines).zip(sines) {
+            for (((left, right), cosine), sine) in
+                left.iter_mut().zip(right).zip(cosines).zip(sines)
+            {
                 let (l, r, sine) = (*left, *right, sign * sine);
                 (*left, *right) = (l * cosine - r * sine, r * cosine + l * sine);
             }
@@ -126,7 +128,7 @@ impl Rope for burn::backend::Cube {
     }
 }
 
-/// [`rope`] of a backend's own operations.
+/// Computes [`rope`] by a backend's own operations.
 #[cfg(test)]
 fn composed<B: Backend>(
     x: FloatTensor<B>,
@@ -193,7 +195,7 @@ impl<B: Backend + Rope, C: CheckpointStrategy> Rope for Autodiff<B, C> {
     }
 }
 
-/// dX is dY turned the other way.
+/// The backward: dX is dY rotated in the other direction.
 #[derive(Debug)]
 struct RopeBackward;
 
@@ -234,7 +236,7 @@ mod tests {
             .collect()
     }
 
-    /// One token's heads turned, in f64.
+    /// Returns one token's rotated heads, in f64.
     fn exact(heads: &[f32], cosines: &[f32], sines: &[f32], sign: f64) -> Vec<f64> {
         let half = cosines.len();
         let turned = |head: &[f32], at: usize| {
@@ -276,8 +278,7 @@ mod tests {
             });
             assert!(
                 of_levels.iter().all(|turned| *turned == of_levels[0]),
-                "no level rounds \
-            otherwise"
+                "no level rounds otherwise"
             );
             assert!(is_close(
                 &of_levels[0],

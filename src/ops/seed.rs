@@ -1,6 +1,6 @@
-//! Backward from a gradient that is known: the start of a block's tape.
+//! Backward from a known gradient, which starts the tape of a block.
 //!
-//! A tape starts at a number. The usual number, the sum of output ∘ gradient, is two passes over
+//! A tape starts at a number. The usual number, the sum of output ∘ gradient, takes two passes over
 //! the output, and two more in backward.
 
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
@@ -13,11 +13,11 @@ use burn::tensor::Tensor;
 
 use super::differentiate;
 
-/// The gradients of everything tracked that `output` was made of, given that of `output`, which is
-/// untracked.
+/// Returns the gradients of everything tracked that `output` depends on, given that of `output`,
+/// which is untracked.
 ///
 /// # Shapes
-/// `output` and `gradient` are alike.
+/// `output` and `gradient` have the same shape.
 pub fn backward_from<const D: usize>(
     output: Tensor<D>,
     gradient: Tensor<D>,
@@ -29,8 +29,8 @@ pub fn backward_from<const D: usize>(
 /// The root of a tape.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait Seed: Backend {
-    /// A zero, [1], whose backward gives `gradient` to `output`, whatever its own is: for nothing
-    /// but [`backward_from`].
+    /// Returns a zero, [1], whose backward gives `gradient` to `output`, whatever its own gradient
+    /// is. Only [`backward_from`] uses it.
     fn seed(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 

@@ -1,4 +1,4 @@
-//! One loop, compiled for several instruction sets and chosen at run time: the release build itself
+//! Loops compiled for several instruction sets and chosen at run time: the release build itself
 //! targets plain x86-64.
 //!
 //! A loop is written once, over plain slices and without intrinsics; the compiler vectorises each
@@ -10,20 +10,20 @@
 where the processor has it"
 )]
 
-/// What a loop may be compiled for, best last.
+/// An instruction set for which a loop is compiled; the best one is last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
-    /// What the build targets: SSE2 on x86-64, NEON on aarch64.
+    /// The build's own target: SSE2 on x86-64, NEON on aarch64.
     Portable,
-    /// AVX2 and fused multiply-add: 8 floats a register.
+    /// AVX2 and fused multiply-add: 8 floats per register.
     #[cfg(target_arch = "x86_64")]
     Avx2,
-    /// AVX-512 F, VL, DQ, BW: 16 floats a register.
+    /// AVX-512 F, VL, DQ, BW: 16 floats per register.
     #[cfg(target_arch = "x86_64")]
     Avx512,
 }
 
-/// The best level that this processor has.
+/// Returns the best level of this processor.
 pub(super) fn level() -> Level {
     #[cfg(test)]
     if let Some(forced) = FORCED.get() {
@@ -51,17 +51,18 @@ fn best() -> Level {
     Level::Portable
 }
 
-/// How a level computes a · b + c, and how many at once.
+/// A level's way to compute a · b + c, and how many at once.
 pub(super) trait Arithmetic {
-    /// Floats that a register of the level holds: what a loop that keeps its sums in registers
-    /// divides its work by.
+    /// Floats per register of the level, by which a loop that keeps its sums in registers divides
+    /// its work.
     const REGISTER: usize;
 
-    /// a · b + c, rounded once where the level has an instruction for it and twice elsewhere.
+    /// Returns a · b + c, rounded once where the level has an instruction for it and twice
+    /// elsewhere.
     fn multiply_add(a: f32, b: f32, c: f32) -> f32;
 }
 
-/// One rounding, one instruction, with registers of so many floats.
+/// One rounding and one instruction, with registers of `REGISTER` floats.
 pub(super) struct Fused<const REGISTER: usize = 8>;
 
 impl<const REGISTER: usize> Arithmetic for Fused<REGISTER> {
@@ -73,7 +74,7 @@ impl<const REGISTER: usize> Arithmetic for Fused<REGISTER> {
     }
 }
 
-/// Two roundings: without the instruction, `mul_add` is a call of the C library a number.
+/// Two roundings. Without the instruction, `mul_add` would call the C library for every number.
 #[cfg_attr(
     target_arch = "aarch64",
     allow(dead_code, reason = "every aarch64 has the instruction")
@@ -91,11 +92,11 @@ impl Arithmetic for Separate {
 
 /// A loop with its arguments; [`vectorised`] writes one from a function.
 pub(super) trait Kernel {
-    /// What it gives.
+    /// The result of the loop.
     type Output;
 
-    /// To be `#[inline(always)]`, and so what it calls: only what is inlined is compiled for the
-    /// level.
+    /// Runs the loop. It must be `#[inline(always)]`, and so must everything that it calls: only
+    /// inlined code is compiled for the level.
     fn run<A: Arithmetic>(self) -> Self::Output;
 }
 
@@ -148,9 +149,12 @@ fn avx2<K: Kernel>(kernel: K) -> K::Output {
 /// }
 /// ```
 macro_rules! vectorised {
-    ($($(#[$attribute:meta])* $visibility:vis fn $name:ident<$($lifetime:lifetime,)* $arithmetic:ident>(
-        $($argument:ident: $type:ty),* $(,)?
-    ) $(-> $output:ty)? $body:block)+) => {$(
+    ($(
+        $(#[$attribute:meta])*
+        $visibility:vis fn $name:ident<$($lifetime:lifetime,)* $arithmetic:ident>(
+            $($argument:ident: $type:ty),* $(,)?
+        ) $(-> $output:ty)? $body:block
+    )+) => {$(
         $(#[$attribute])*
         $visibility fn $name<$($lifetime),*>($($argument: $type),*) $(-> $output)? {
             struct Arguments<$($lifetime),*>($($type),*);
@@ -163,9 +167,13 @@ macro_rules! vectorised {
                     // Slices that are a function's own arguments are known not to overlap; fields
                     // are not.
                     #[inline(always)]
-                    #[allow(clippy::extra_unused_type_parameters, reason = "not every loop \
-                    multiplies and adds")]
-                    fn body<$($lifetime,)* $arithmetic: $crate::ops::simd::Arithmetic>($($argument: $type),*) $(-> $output)? $body
+                    #[allow(
+                        clippy::extra_unused_type_parameters,
+                        reason = "not every loop multiplies and adds"
+                    )]
+                    fn body<$($lifetime,)* $arithmetic: $crate::ops::simd::Arithmetic>(
+                        $($argument: $type),*
+                    ) $(-> $output)? $body
 
                     let Self($($argument),*) = self;
                     body::<A>($($argument),*)
@@ -185,8 +193,8 @@ thread_local! {
     static FORCED: std::cell::Cell<Option<Level>> = const { std::cell::Cell::new(None) };
 }
 
-/// What `of` gives at every level that this processor has, the portable twin first. It is for what
-/// runs on the calling thread.
+/// Returns the result of `of` at every level that this processor has, the portable one first. It is
+/// meant for work on the calling thread.
 #[cfg(test)]
 pub(super) fn at_every_level<T>(of: impl Fn() -> T) -> Vec<T> {
     let levels = [

@@ -1,18 +1,18 @@
-//! The words of a panic of burn and cubecl: a chain of causes, each below a line `Caused by:`, with
-//! backtraces, kernels that were skipped and a compiler's log among them.
+//! Messages of panics in burn and cubecl. Each is a chain of causes, with a line `Caused by:` above
+//! each cause, mixed with backtraces, skipped kernels and compiler logs.
 
-/// Heads the cause of what stands above.
+/// Line between an error and its cause.
 const CAUSED_BY: &str = "Caused by:";
-/// Heads a compiler's log, and what follows it: the source of the kernel.
+/// Line above a compiler's log; the kernel's source follows the log.
 const LOG: &str = "[Compilation Error]";
 const SOURCE: &str = "[Source]";
-/// Lines of a compiler's log that are shown.
+/// Most lines of a compiler's log that are shown.
 const LOG_LINES: usize = 4;
-/// Bytes of one line that are shown.
+/// Most bytes of a line that are shown.
 const MAX_LINE_BYTES: usize = 400;
 
-/// The last cause in a panic's words: its line, or the first lines of a compiler's log without the
-/// source. Words without causes begin with what they say.
+/// Returns the last cause in a panic message: its line, or the first lines of a compiler's log
+/// without the source. Without causes, it is the first line of the message.
 pub fn last_cause(words: &str) -> &str {
     if let Some((_, log)) = words.split_once(LOG) {
         let log = log.split_once(SOURCE).map_or(log, |(log, _)| log).trim();
@@ -31,7 +31,7 @@ pub fn last_cause(words: &str) -> &str {
         .unwrap_or("no message")
 }
 
-/// The line in which wgpu, CUDA or cubecl say that memory ran out.
+/// Returns the line in which wgpu, CUDA or cubecl report that memory ran out.
 pub(super) fn line_of_memory(words: &str) -> Option<&str> {
     const TEXTS: [&str; 9] = [
         "out of memory",
@@ -45,11 +45,11 @@ pub(super) fn line_of_memory(words: &str) -> Option<&str> {
         "every page size the memory tracks",
     ];
     let is_one = |line: &&str| TEXTS.iter().any(|text| line.to_lowercase().contains(text));
-    // "An out-of-memory error happened" heads the line that says how much was asked for.
+    // "An out-of-memory error happened" comes before the line with the requested size.
     words.lines().rfind(is_one)
 }
 
-/// A line as it is shown.
+/// Shortens a line for display.
 pub(super) fn shortened(line: &str) -> String {
     let start = start_of(line, MAX_LINE_BYTES);
     if start.len() < line.len() {
@@ -59,7 +59,7 @@ pub(super) fn shortened(line: &str) -> String {
     }
 }
 
-/// The first bytes of a text, whole characters only.
+/// Returns the start of a text, at most this many bytes, cut between characters.
 pub(super) fn start_of(text: &str, bytes: usize) -> &str {
     let mut end = bytes.min(text.len());
     while !text.is_char_boundary(end) {

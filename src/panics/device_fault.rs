@@ -1,23 +1,23 @@
-//! A device that failed, in the words of its driver.
+//! Failure of a device, in the words of its driver.
 
 use std::fmt;
 
 use super::chain::{last_cause, shortened};
 use super::status::Status;
 
-/// A fault of a device or its driver.
+/// Failure of a device or its driver.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeviceFault {
-    /// The status that the CUDA driver gave; `None` where it is not one of those that tell of a
-    /// fault, or the device is not CUDA's.
+    /// Status of the CUDA driver; `None` if it does not indicate a fault, or the device is not a
+    /// CUDA device.
     pub status: Option<&'static Status>,
-    /// The line in which the driver says so.
+    /// Line of the driver that reports the failure.
     pub words: String,
 }
 
 impl DeviceFault {
-    /// The fault that the words of a panic tell of; `None` where they tell of none. Of several
-    /// statuses the last one is the root: the words go from what was noticed to what caused it.
+    /// Reads the fault from a panic message; `None` if it reports none. Of several statuses, the
+    /// last one is the root cause, because messages go from symptom to cause.
     pub(super) fn read(words: &str) -> Option<Self> {
         const LOST: [&str; 4] = [
             "device is poisoned",
@@ -25,7 +25,7 @@ impl DeviceFault {
             "device is lost",
             "device lost",
         ];
-        // Some of burn's errors print the one that they hold with its line breaks escaped.
+        // Some of burn's errors print the inner error with escaped line breaks.
         let mut lines = words.lines().rev().flat_map(|line| line.rsplit("\\n"));
         let with_status = lines.find_map(|line| Some((Status::in_line(line)?, line)));
         if let Some((status, line)) = with_status {
@@ -45,15 +45,15 @@ impl DeviceFault {
         self.status.is_some_and(|status| status.is_out_of_memory())
     }
 
-    /// What to do about it.
+    /// Returns what to do about the failure.
     pub fn advice(&self) -> &'static str {
         self.status.map_or(LOST_ADVICE, |status| status.advice)
     }
 }
 
-/// For a device that is lost without a status.
+/// Advice for a device that is lost without a status.
 const LOST_ADVICE: &str = "look into the system's log for a reset of the GPU's driver; lower \
-`training.micro_batch_size` if the driver stops kernels that take long";
+    `training.micro_batch_size` if the driver stops kernels that take long";
 
 impl fmt::Display for DeviceFault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,9 +1,9 @@
-//! What a panic says and what it means: the memory of a device ran out, a device failed, or the
-//! program has a bug.
+//! Panics and their causes: a device that ran out of memory, a device that failed, or a bug of the
+//! program.
 //!
-//! burn reports a device that fails by a panic: of the thread that waits for the device, or of one
-//! of burn's own threads, of which the waiting thread hears nothing but that it is gone. So a hook
-//! reads every panic of the process and keeps the first cause.
+//! burn reports a failing device by a panic. The panic may happen in the thread that waits for the
+//! device, or in one of burn's own threads; then the waiting thread learns only that the other is
+//! gone. So a hook reads every panic of the process and keeps the first cause.
 
 mod chain;
 mod device_fault;
@@ -18,33 +18,33 @@ pub use chain::last_cause;
 pub use device_fault::DeviceFault;
 pub use status::Status;
 
-/// Bytes of a panic's words that are kept.
+/// Most bytes of a panic message that are kept.
 const MAX_KEPT_BYTES: usize = 16 << 10;
 
-/// Why something panicked.
+/// Cause of a panic.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
-    /// A device had no more memory; the line that says so.
+    /// A device ran out of memory; the line that reports it.
     OutOfMemory(String),
     /// A device or its driver failed.
     Device(DeviceFault),
-    /// A bug of the program; the last cause that is given.
+    /// A bug of the program; the last cause in the message.
     Internal(String),
 }
 
 impl Cause {
-    /// The cause of a panic that was caught: the first fault of a device that any thread reported,
-    /// else what its payload says.
+    /// Returns the cause of a caught panic: the first device fault that any thread reported,
+    /// otherwise the cause in its payload.
     pub fn of(panic: &(dyn Any + Send)) -> Self {
         let recorded = record().device.clone();
         recorded.unwrap_or_else(|| Self::read(words_of(panic)))
     }
 
-    /// The cause that the words of a panic give.
+    /// Reads the cause from a panic message.
     pub fn read(words: &str) -> Self {
         match DeviceFault::read(words) {
             Some(fault) if fault.is_out_of_memory() => Self::OutOfMemory(fault.words),
-            // A device that is lost because its memory ran out says both.
+            // A device that is lost because its memory ran out reports both.
             Some(fault) if fault.status.is_some() => Self::Device(fault),
             fault => match (chain::line_of_memory(words), fault) {
                 (Some(line), _) => Self::OutOfMemory(chain::shortened(line.trim())),
@@ -71,11 +71,11 @@ impl fmt::Display for Cause {
     }
 }
 
-/// What the panics of this process said.
+/// Record of the panics of this process.
 struct PanicRecord {
-    /// The first that came of a device: it is the cause of the others.
+    /// Cause of the first panic from a device, which is the cause of later ones.
     device: Option<Cause>,
-    /// Its words with their place, or those of the last panic where none came of a device.
+    /// Message and place of that panic, or of the last panic if none came from a device.
     words: Option<String>,
 }
 
@@ -88,7 +88,7 @@ fn record() -> MutexGuard<'static, PanicRecord> {
     RECORD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The hook of panics: keeps what they say and prints nothing.
+/// Panic hook that records messages and prints nothing.
 pub fn hear(panic: &PanicHookInfo) {
     let words = panic.payload_as_str().unwrap_or("no message");
     let (cause, place) = (
@@ -102,7 +102,7 @@ pub fn hear(panic: &PanicHookInfo) {
     if record.device.is_some() {
         return;
     }
-    // Of a thread of burn's that is gone the one that waited hears nothing but this.
+    // This is all that a waiting thread learns when a thread of burn is gone.
     if record.words.is_some() && words.contains("RecvError") {
         return;
     }
@@ -110,7 +110,7 @@ pub fn hear(panic: &PanicHookInfo) {
     record.device = Some(cause).filter(|cause| !cause.is_internal());
 }
 
-/// Forgets the fault of a device that was caught and told, so that no later panic is taken for its
+/// Forgets a device fault that was caught and reported, so that no later panic is taken for its
 /// consequence.
 pub fn forget() {
     *record() = PanicRecord {
@@ -119,13 +119,12 @@ pub fn forget() {
     };
 }
 
-/// All that the panic said that is to blame, with the line of source that it came from, up to 16
-/// KiB.
+/// Returns the recorded panic message with its source line, up to 16 KiB.
 pub fn whole_words() -> Option<String> {
     record().words.clone()
 }
 
-/// The words of a payload.
+/// Returns the message in a panic payload.
 pub fn words_of(panic: &(dyn Any + Send)) -> &str {
     let said = panic
         .downcast_ref::<String>()

@@ -1,14 +1,15 @@
-//! Statuses of the CUDA driver that tell of a fault of the card, its driver or its surroundings, in
-//! plain English. A status that is not here, such as an invalid value, tells of a bug of the
-//! program. Source: the driver API's `CUresult`,
-//! <https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TYPES.html>.
+//! Statuses of the CUDA driver that indicate a fault of the card, its driver or its surroundings,
+//! in plain English.
+//!
+//! Any other status, such as an invalid value, indicates a bug of the program. Source: the driver
+//! API's `CUresult`, <https://docs.nvidia.com/cuda/cuda-driver-api/group__CUDA__TYPES.html>.
 
 /// A status of the CUDA driver.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Status {
-    /// As `CUresult` numbers it.
+    /// Number in `CUresult`.
     pub number: u32,
-    /// As `CUresult` names it.
+    /// Name in `CUresult`.
     pub name: &'static str,
     /// What happened.
     pub meaning: &'static str,
@@ -19,25 +20,28 @@ pub struct Status {
 const OUT_OF_MEMORY: u32 = 2;
 
 const KERNEL: &str = "if it fails again at the same step, report it with the recipe to the \
-project's issues; if it fails elsewhere each time, suspect the card: its power, its cooling, an \
-overclock";
+    project's issues; if it fails elsewhere each time, suspect the card: its power, its cooling, \
+    an overclock";
 const CARD: &str = "run `nvidia-smi -q -d ECC,ROW_REMAPPER,PAGE_RETIREMENT`, then reset the card \
-(`nvidia-smi --gpu-reset`) or restart the machine; a card that fails again wants to be replaced";
+    (`nvidia-smi --gpu-reset`) or restart the machine; a card that fails again wants to be \
+    replaced";
 const GONE: &str = "look for `Xid` in the kernel's log (`dmesg`), then restart the machine; check \
-the card's \
-    power, seat and cooling";
+    the card's power, seat and cooling";
 const DRIVER: &str = "update NVIDIA's driver, or use a CUDA toolkit that is no newer than the \
-driver; `rankine \
-    doctor` shows both";
+    driver; `rankine doctor` shows both";
 const BUSY: &str = "end the process that holds the card (`nvidia-smi` lists them), or choose \
-another device";
+    another device";
 const SETUP: &str = "restart the machine so that driver and kernel module are of one version; in a \
-container start \
-    it with the GPU anew";
+    container start it with the GPU anew";
 
 macro_rules! statuses {
     ($($number:literal $name:literal $meaning:literal $advice:expr;)*) => {
-        &[$(Status { number: $number, name: concat!("CUDA_ERROR_", $name), meaning: $meaning, advice: $advice }),*]
+        &[$(Status {
+            number: $number,
+            name: concat!("CUDA_ERROR_", $name),
+            meaning: $meaning,
+            advice: $advice,
+        }),*]
     };
 }
 
@@ -49,9 +53,10 @@ const STATUSES: &[Status] = statuses! {
     100 "NO_DEVICE" "there is no card any more" GONE;
     101 "INVALID_DEVICE" "there is no such card" GONE;
     200 "INVALID_IMAGE" "the driver does not take the compiled kernel" DRIVER;
-    209 "NO_BINARY_FOR_GPU" "the kernel was compiled for another architecture than the card's" DRIVER;
+    209 "NO_BINARY_FOR_GPU" "the kernel was compiled for another architecture than the card's"
+    DRIVER;
     214 "ECC_UNCORRECTABLE" "the card's memory is faulty: it returned wrong bits that could not be \
-    corrected" CARD;
+        corrected" CARD;
     218 "INVALID_PTX" "the driver does not take the kernel's PTX" DRIVER;
     220 "NVLINK_UNCORRECTABLE" "the link between cards (NVLink) is faulty" CARD;
     221 "JIT_COMPILER_NOT_FOUND" "the driver's compiler for PTX is missing" DRIVER;
@@ -60,7 +65,7 @@ const STATUSES: &[Status] = statuses! {
     304 "OPERATING_SYSTEM" "the operating system refused a call of the driver" GONE;
     700 "ILLEGAL_ADDRESS" "a kernel used memory that it does not have" KERNEL;
     702 "LAUNCH_TIMEOUT" "a kernel ran longer than the driver allows" "use a card that drives no \
-    screen, or lower `training.micro_batch_size`";
+        screen, or lower `training.micro_batch_size`";
     709 "CONTEXT_IS_DESTROYED" "the driver destroyed this process's context" GONE;
     710 "ASSERT" "a kernel's check failed" KERNEL;
     714 "HARDWARE_STACK_ERROR" "a kernel's stack is corrupt" KERNEL;
@@ -73,12 +78,12 @@ const STATUSES: &[Status] = statuses! {
     802 "SYSTEM_NOT_READY" "the system's driver services are not ready" SETUP;
     803 "SYSTEM_DRIVER_MISMATCH" "the driver and its kernel module are of different versions" SETUP;
     804 "COMPAT_NOT_SUPPORTED_ON_DEVICE" "the driver is older than the CUDA toolkit and the card \
-    allows no compatibility mode" DRIVER;
+        allows no compatibility mode" DRIVER;
     999 "UNKNOWN" "the driver failed without a reason, as when the card fell off the bus" GONE;
 };
 
 impl Status {
-    /// The status that a line tells of, by cudarc's name for it or by cubecl's
+    /// Finds the status in a line, by cudarc's name for it or by cubecl's
     /// `.. failed with status N`.
     pub(super) fn in_line(line: &str) -> Option<&'static Self> {
         let of_name =
@@ -103,7 +108,7 @@ fn name_in(line: &str) -> Option<&str> {
 fn number_in(line: &str) -> Option<u32> {
     let (call, rest) = line.split_once(" failed with status ")?;
     let call = call.rsplit(' ').next().unwrap_or_default().to_lowercase();
-    // Other libraries number their statuses otherwise.
+    // Other libraries use other numbers for their statuses.
     if ["nccl", "nvrtc", "hip"]
         .iter()
         .any(|other| call.starts_with(other))

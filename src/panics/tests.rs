@@ -1,18 +1,15 @@
-//! Words as burn 0.22.1, cubecl 0.11.3, cudarc 0.19.10 and wgpu 30 print them.
+//! Panic messages as burn 0.22.1, cubecl 0.11.3, cudarc 0.19.10 and wgpu 30 print them.
 
 use super::*;
 
 const READ: &str = "Error while reading data: use `try_into_data` instead to catch the error at \
-runtime: ";
+    runtime: ";
 
-/// A read after a kernel that failed: what was noticed, the kernels that were skipped, the root.
+/// Message of a read after a failed kernel: the symptom, the skipped kernels, the root cause.
 fn poisoned(root: &str) -> String {
     let skipped: String = (0..16)
         .map(|index| {
-            format!(
-                "  skipped `sum_of_{index}`: it needed memory 7, which carried \
-        the failure\n"
-            )
+            format!("  skipped `sum_of_{index}`: it needed memory 7, which carried the failure\n")
         })
         .collect();
     format!(
@@ -44,10 +41,7 @@ fn a_chain_of_causes_ends_with_the_drivers_status() {
         )));
         assert_eq!(
             fault.words,
-            format!(
-                "The device is poisoned: memcpy_htod_async failed with \
-        status {number}"
-            )
+            format!("The device is poisoned: memcpy_htod_async failed with status {number}")
         );
         let said = fault.to_string();
         assert!(
@@ -59,10 +53,7 @@ fn a_chain_of_causes_ends_with_the_drivers_status() {
     assert!(
         device(&poisoned("cuEventRecord failed with status 214"))
             .to_string()
-            .contains(
-                "the \
-    card's memory is faulty"
-            )
+            .contains("the card's memory is faulty")
     );
 }
 
@@ -82,13 +73,16 @@ fn a_launch_that_is_refused_at_once_tells_its_name() {
         fault.to_string().contains("fell off the bus") && fault.advice().contains("`Xid`"),
         "{fault}"
     );
-    let of_copy = r#"bytes: host access failed: Read("The device is poisoned\nCaused by:\n  cuStreamSynchronize failed with status 700\nBacktrace:\nNo backtrace available")"#;
+    let of_copy = concat!(
+        r#"bytes: host access failed: Read("The device is poisoned\nCaused by:\n  "#,
+        r#"cuStreamSynchronize failed with status 700\nBacktrace:\nNo backtrace available")"#
+    );
     assert_eq!(
         device(of_copy).words,
         "cuStreamSynchronize failed with status 700"
     );
     let of_thread = "called `Result::unwrap()` on an `Err` value: \
-    DriverError(CUDA_ERROR_LAUNCH_FAILED, \"<Failure when calling cuGetErrorString()>\")";
+        DriverError(CUDA_ERROR_LAUNCH_FAILED, \"<Failure when calling cuGetErrorString()>\")";
     assert_eq!(
         device(of_thread).status.map(|status| status.number),
         Some(719)
@@ -108,10 +102,7 @@ fn a_device_of_wgpu_that_is_lost_has_no_status() {
     );
     assert!(fault.to_string().contains("lost"));
     assert!(matches!(
-        Cause::read(
-            "wgpu error: Validation Error\n\nCaused by:\n  Parent device is \
-    lost"
-        ),
+        Cause::read("wgpu error: Validation Error\n\nCaused by:\n  Parent device is lost"),
         Cause::Device(_)
     ));
     let full = words.replace("Device is lost", "Out of memory");
@@ -135,8 +126,7 @@ fn words_for_a_full_memory_are_known() {
     ] {
         for head in [
             "An error happened during execution\nCaused by:\n",
-            "An out-of-memory error happened \
-            during launch\nCaused by:\n",
+            "An out-of-memory error happened during launch\nCaused by:\n",
         ] {
             let words = format!("{head}  {said}\nBacktrace\nNo backtrace available");
             assert_eq!(Cause::read(&words), Cause::OutOfMemory(said.to_owned()));
@@ -164,15 +154,15 @@ fn a_bug_is_told_by_its_last_cause_and_a_compilers_log_without_the_source() {
         internal(&invalid),
         "DriverError(CUDA_ERROR_INVALID_VALUE, \"invalid argument\")"
     );
-    let source = "#include <mma.h>\nextern \"C\" __global__ void kernel() \
-    { float memory = htanh(x); }\n"
+    let source = "#include <mma.h>\nextern \"C\" __global__ void kernel() { float memory = \
+        htanh(x); }\n"
         .repeat(400);
     let compiler = format!(
         "{READ}An error happened during execution\nCaused by:\n  A compilation error happened \
         during launch\nCaused by:\n  An error caused the compilation to fail\nCaused by:\n  \
         [Compilation Error] \n    default_program(4): error: identifier \"htanh\" is \
-        undefined\n      y = htanh(x);\n    1 error detected in the compilation \
-        of \"default_program\".\n[Source]  \n{source}\nBacktrace:\nNo backtrace available"
+        undefined\n      y = htanh(x);\n    1 error detected in the compilation of \
+        \"default_program\".\n[Source]  \n{source}\nBacktrace:\nNo backtrace available"
     );
     let said = internal(&compiler);
     assert!(

@@ -1,4 +1,4 @@
-//! The section `adapter`: what trains, filled and held against the base's projections.
+//! The section `adapter`: what is trained, filled and checked against the base's projections.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::recipe::{self, Location, Said};
 use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
 use crate::train::RunFolder;
 
-/// What trains.
+/// What is trained.
 #[allow(clippy::large_enum_variant, reason = "one a run")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trains {
@@ -26,7 +26,7 @@ pub enum Trains {
 }
 
 impl Trains {
-    /// Parameters that train.
+    /// Returns the number of trained parameters.
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`].
@@ -37,7 +37,7 @@ impl Trains {
         }
     }
 
-    /// What is trained, in a word.
+    /// Returns the training method.
     pub fn method(&self) -> Method {
         match self {
             Self::Adapter(_) => Method::Lora,
@@ -45,7 +45,7 @@ impl Trains {
         }
     }
 
-    /// Share of an adapter's input features that is dropped.
+    /// Returns the share of an adapter's input features that is dropped.
     pub(super) fn dropout(&self) -> f64 {
         if let Self::Adapter(config) = self {
             config.dropout
@@ -55,8 +55,8 @@ impl Trains {
     }
 }
 
-/// What trains, unless it is faulty, and the adapter's folder to go on from, where the recipe names
-/// one.
+/// Returns what is trained, unless it has faults, and the adapter folder to continue from if the
+/// recipe names one.
 pub(super) fn trains(
     recipe: &recipe::Adapter,
     (base, rows): (Option<&Base>, &BTreeSet<u32>),
@@ -135,7 +135,7 @@ fn adapter(
     (config, init_from)
 }
 
-/// The folder of the adapter in what was named: an adapter, a run, a checkpoint, or a Hub id that
+/// Returns the adapter folder of what was named: an adapter, a run, a checkpoint, or a Hub id that
 /// is in the cache.
 pub(super) fn within(named: PathBuf) -> PathBuf {
     let id = named.to_str().filter(|_| !named.is_dir()).and_then(hub_id);
@@ -253,7 +253,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
     }
 }
 
-/// The config with which rows of new tokens train: in each table that does not train whole.
+/// Returns the config with the rows of new tokens trained, in each table that is not trained whole.
 fn with_rows(
     mut config: LoraConfig,
     recipe: &recipe::Adapter,
@@ -292,7 +292,7 @@ fn with_rows(
     }
 }
 
-/// What comes with the adapter that one goes on from.
+/// Records the settings that come with the adapter to continue from.
 fn put_derived(config: &LoraConfig, filled: &mut Filled) {
     let values = [
         ("adapter.r", json!(config.rank)),
@@ -318,14 +318,14 @@ fn put_derived(config: &LoraConfig, filled: &mut Filled) {
     }
 }
 
-/// Patterns as they were written: the first that matches counts.
+/// Returns patterns in the order as written: the first match counts.
 fn in_order<T>(patterns: &BTreeMap<String, Said<T>>) -> Vec<(&String, &Said<T>)> {
     let mut patterns: Vec<_> = patterns.iter().collect();
     patterns.sort_by(|(_, left), (_, right)| left.place.cmp(&right.place));
     patterns
 }
 
-/// Targets, patterns, layers and tables against the base's modules.
+/// Checks targets, patterns, layers and tables against the base's modules.
 fn check_targets(
     recipe: &recipe::Adapter,
     init_from: Option<&Path>,
@@ -380,8 +380,8 @@ fn check_targets(
     }
 }
 
-/// PEFT gives matrices of the embedding a rate of their own with `LoRA+`, 1e-6, which no key sets
-/// here.
+/// Checks the learning rates: with `LoRA+`, PEFT gives matrices of the embedding their own rate,
+/// 1e-6, which no key sets here.
 pub(super) fn check_rates(
     recipe: &recipe::Recipe,
     trains: Option<&Trains>,
@@ -415,7 +415,7 @@ pub(super) fn check_rates(
     }
 }
 
-/// Where the recipe says what does not fit.
+/// Returns the place in the recipe that an error is about.
 fn place_of<'a>(recipe: &'a recipe::Adapter, error: &AdapterError) -> Option<&'a Location> {
     let targets = recipe.target_modules.as_ref().map(|said| &said.place);
     let (what, unmatched) = match error {

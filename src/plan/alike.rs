@@ -1,6 +1,6 @@
-//! Rows that are left out because another one is like them, and which rows score: within the
-//! limits, first equal and near rows go, each for the first of them, then some of the rest are held
-//! out, and last what is nearly the same as a row that scores goes from those that train.
+//! Duplicate and near-duplicate rows, and the rows that are held out. Within the limits, first
+//! equal and near rows are left out in favor of the first of them. Then some of the rest are held
+//! out. Last, training rows that are nearly the same as a validation row are left out.
 
 use std::collections::BTreeMap;
 
@@ -16,22 +16,21 @@ use crate::recipe::Recipe;
 use crate::report::Reporter;
 use crate::terms::{Deduplicate, NearDuplicates};
 
-/// The Jaccard similarity from which rows are near-duplicates: about one word in twelve is another
-/// one.
+/// The Jaccard similarity from which rows are near-duplicates: about one word in twelve differs.
 const THRESHOLD: f64 = 0.6;
 
-/// What is left out for being alike.
+/// Which rows are left out as duplicates or near-duplicates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alike {
-    /// Of rows that could be trained on.
+    /// The rule for rows that are like an earlier one.
     pub deduplicate: Deduplicate,
     /// The Jaccard similarity from which rows are near-duplicates.
     pub threshold: f64,
-    /// Of rows that are like one that scores.
+    /// The rule for training rows that are like a validation row.
     pub held_out: NearDuplicates,
 }
 
-/// Fills it.
+/// Fills the settings of duplicates.
 pub(super) fn alike(recipe: &Recipe, filled: &mut Filled) -> Alike {
     let (training, evaluation) = (&recipe.training, &recipe.evaluation);
     let deduplicate = filled.word(
@@ -67,21 +66,21 @@ pub(super) fn alike(recipe: &Recipe, filled: &mut Filled) -> Alike {
 }
 
 impl Alike {
-    /// Whether rows may be left out, or refused, for it.
+    /// Returns whether rows may be left out or refused because of this.
     pub fn leaves_out(self) -> bool {
         self.deduplicate != Deduplicate::None || self.held_out != NearDuplicates::Keep
     }
 }
 
-/// Rows that train and are near-duplicates of rows that score.
+/// Training rows that are near-duplicates of validation rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Straddling {
     pub rows: usize,
-    /// The first of them and what it is like, in words.
+    /// The first of them and the row that it resembles, in words.
     pub first: [String; 2],
 }
 
-/// The rows of `datasets` and what they are compared with.
+/// The rows of `datasets` and the rows that they are compared with.
 struct Compare<'a> {
     corpus: &'a Corpus,
     evaluation: &'a Corpus,
@@ -89,8 +88,8 @@ struct Compare<'a> {
 }
 
 impl Plan {
-    /// Divides the rows of `datasets` into those that train, those that score and those that are
-    /// left out for being like another one. `contents` are those of `corpus`.
+    /// Divides the rows of `datasets` into training rows, validation rows, and rows that are left
+    /// out because they are like another one. `contents` are those of `corpus`.
     pub(super) fn divide(
         &self,
         corpus: Corpus,
@@ -139,7 +138,8 @@ impl Plan {
         }
     }
 
-    /// Rows that train and are nearly the same as one that scores; none where those are left out.
+    /// Returns training rows that are nearly the same as a validation row; none if those are left
+    /// out.
     pub(super) fn straddling(&self, data: &Divided, evaluation: &Corpus) -> Option<Straddling> {
         if self.alike.held_out == NearDuplicates::Drop {
             return None;
@@ -161,10 +161,10 @@ impl Plan {
         })
     }
 
-    /// The rows that train, without those that are held out.
+    /// Returns the training rows, without those that are held out.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The rows cannot be read.
     pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, PlanError> {
         let open = |sources: &[DataSource]| {
             Corpus::open(
@@ -191,7 +191,7 @@ impl Plan {
         )))
     }
 
-    /// Tells of rows that train and are nearly the same as rows that score, or refuses them, as the
+    /// Reports training rows that are nearly the same as validation rows, or refuses them, as the
     /// recipe asks.
     pub(super) fn check_straddling(
         &self,
@@ -228,7 +228,7 @@ impl Plan {
         )))
     }
 
-    /// What a person should know of the rows that are left out for being alike.
+    /// Returns notes for the user on rows that are left out as duplicates.
     pub(super) fn notes_of_alike(&self, total: &RowCounts) -> Vec<String> {
         let (rows, threshold) = (total.rows, self.alike.threshold);
         let note = |count: u64, how: String| {
@@ -260,7 +260,7 @@ impl Plan {
 }
 
 impl Compare<'_> {
-    /// Rows that have the contents of an earlier one.
+    /// Returns rows with the same content as an earlier one.
     fn equal(&self, contents: &[u64]) -> BTreeMap<u32, Duplicate> {
         let mut order: Vec<u32> = (0..).take(contents.len()).collect();
         order.sort_unstable_by_key(|row| (contents[*row as usize], *row));
@@ -301,7 +301,8 @@ impl Compare<'_> {
         }));
     }
 
-    /// Rows that train and are nearly the same as one that is held out or of a validation set.
+    /// Returns training rows that are nearly the same as a row that is held out or of a validation
+    /// set.
     fn near_held_out(
         &self,
         Split {
@@ -335,7 +336,7 @@ impl Compare<'_> {
             .collect()
     }
 
-    /// A row in words, by its number among all.
+    /// Describes a row by its number among all.
     fn place(&self, number: u64) -> String {
         let (row, file) = match number.checked_sub(self.corpus.rows_read()) {
             None => self.corpus.place(number),

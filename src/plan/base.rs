@@ -14,25 +14,25 @@ use crate::model::{Folder, shard_paths};
 use crate::recipe::{Location, Recipe, Said};
 use crate::terms::Technique;
 
-/// What a template is expected to be.
+/// What a chat template is expected to be.
 const A_FILE: &str = "a file";
 
-/// What a base's folder tells without its weights.
+/// The information in a base's folder, without its weights.
 #[derive(Debug)]
 pub(super) struct Base {
-    /// As the recipe has it.
+    /// The name in the recipe.
     pub name: String,
-    /// Where the cache has it, if it is of the Hub.
+    /// Its snapshot in the cache, if it is from the Hub.
     pub snapshot: Option<Snapshot>,
     /// The folder.
     pub folder: PathBuf,
-    /// Its config.json, read.
+    /// Its parsed `config.json`.
     pub model: Folder,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
 }
 
-/// What a recipe's `base_model` turned out to be.
+/// The result of looking up a recipe's `base_model`.
 pub(super) enum BaseFound {
     /// A folder that was read.
     Folder(Box<Base>),
@@ -42,8 +42,8 @@ pub(super) enum BaseFound {
     Nothing,
 }
 
-/// Looks the base up, without network; what is wrong with it joins `faults`. A base of the Hub is
-/// `fetched`, or what the cache has.
+/// Looks up the base, without network access; anything wrong with it joins `faults`. A base of the
+/// Hub is `fetched`, or what the cache has.
 pub(super) fn find(
     recipe: &Recipe,
     fetched: Option<Snapshot>,
@@ -113,8 +113,8 @@ pub(super) fn find(
     }
 }
 
-/// What the recipe says of a base's own mechanisms: how much the balance of its experts counts, and
-/// that all of it trains.
+/// Applies the recipe's settings of the base itself: the coefficient of the experts' balance, and
+/// full fine-tuning.
 fn fitted(
     recipe: &Recipe,
     mut model: Folder,
@@ -167,8 +167,8 @@ fn fitted(
     model
 }
 
-/// Dropout and noise of the base itself, which act in training only: without a word in the recipe
-/// it is not trained without them.
+/// Returns faults for dropout and noise of the base itself, which act only in training. The base is
+/// not trained without them unless the recipe says so.
 pub(super) fn untrained(recipe: &Recipe, model: &Folder) -> Vec<Fault> {
     let Some(said) = recipe
         .base_model
@@ -190,8 +190,8 @@ pub(super) fn untrained(recipe: &Recipe, model: &Folder) -> Vec<Fault> {
     model.in_training.iter().map(fault).collect()
 }
 
-/// The base of a recipe as a Hub id, if it is one: `owner/name`, with a revision or without, that
-/// is no folder. Where a folder `owner` is, a mistyped path is likelier.
+/// Returns a `base_model` as a Hub id: `owner/name`, with or without a revision, that is not a
+/// folder. If a folder `owner` exists, a mistyped path is more likely.
 pub fn hub_id(name: &str) -> Option<RepoId> {
     let id = RepoId::parse(name)
         .ok()
@@ -200,7 +200,8 @@ pub fn hub_id(name: &str) -> Option<RepoId> {
     (name.contains('@') || !Path::new(owner).exists()).then_some(id)
 }
 
-/// A base that is not there. Beside a folder of its owner's name an id needs its revision.
+/// Returns the fault for a missing base. If a folder with its owner's name exists, an id needs its
+/// revision.
 fn no_base(name: &str, folder: &Path, place: &Location) -> Fault {
     let fault = missing("base_model", folder, "a folder or a Hub id", place);
     match RepoId::parse(name)
@@ -221,8 +222,8 @@ fn no_base(name: &str, folder: &Path, place: &Location) -> Fault {
     }
 }
 
-/// What renders conversations: what the recipe names, or the base's own templates, with the
-/// recipe's variables.
+/// Returns the chat template: what the recipe names, or the base's own templates, with the recipe's
+/// variables.
 pub(super) fn template(
     recipe: &Recipe,
     base: &Base,
@@ -266,7 +267,7 @@ pub(super) fn template(
     Some((sources, template))
 }
 
-/// The value, or its error among the faults, at the place that led to it.
+/// Returns the value, or adds its error to the faults at the place that led to it.
 pub(super) fn noted<T, E: Explain>(
     result: Result<T, E>,
     place: &Location,
@@ -277,7 +278,7 @@ pub(super) fn noted<T, E: Explain>(
         .ok()
 }
 
-/// A path that is not there, with the folder in which it was looked up.
+/// Returns the fault for a missing path, with the folder in which it was looked up.
 pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Location) -> Fault {
     let looked =
         std::env::current_dir().map_or_else(|_| path.to_owned(), |folder| folder.join(path));

@@ -1,5 +1,5 @@
-//! The largest micro-batches of a run. Its order of rows follows from the seed alone, so they are
-//! known before the first step.
+//! The largest micro-batches of a run. The order of its rows follows from the seed alone, so they
+//! are known before the first step.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -9,13 +9,13 @@ use super::rows::RunData;
 use crate::data::{self, Packing, Visit};
 use crate::train::{self, StepSampler};
 
-/// Rows that are looked at; a run that trains more of them is taken to have its longest rows beside
-/// those with most labels.
+/// The most rows that are looked at. A run that trains more is assumed to have its longest rows
+/// together with those with most labels.
 const MOST_LOOKED_AT: u64 = 1 << 20;
 
 impl RunData {
-    /// With as many tokens as the micro-batch that has most of those that a run trains, and as many
-    /// labels as the one that has most.
+    /// Returns a shape with as many tokens as the trained micro-batch with most tokens, and as many
+    /// labels as the one with most labels.
     pub(super) fn largest_trained(&self, config: &train::TrainConfig) -> Option<RowShape> {
         let (rows, steps) = (self.training(), config.schedule.total_steps);
         let mut course = StepSampler::new(config, &rows);
@@ -37,7 +37,7 @@ impl RunData {
         largest
     }
 
-    /// The same of batches that are scored, which come in order.
+    /// Returns the same for batches that are scored, which come in order.
     pub(super) fn largest_scored(&self, size: usize, packing: Packing) -> Option<RowShape> {
         let of = |rows: &data::Rows| {
             let packs = rows.packs(packing, Visit::InOrder);
@@ -51,7 +51,7 @@ impl RunData {
     }
 }
 
-/// A micro-batch of the rows at these places.
+/// Returns the shape of a micro-batch of the rows at these places.
 fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> RowShape {
     let (mut length, mut tokens, mut labeled) = (0, 0, 0);
     for (of_row, labels) in places.iter().map(|place| rows.counts(*place)) {
@@ -71,7 +71,7 @@ fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> 
     }
 }
 
-/// What is as large as either in everything.
+/// Returns the element-wise maximum of two shapes.
 fn both(one: RowShape, other: RowShape) -> RowShape {
     RowShape {
         count: one.count.max(other.count),
@@ -81,8 +81,8 @@ fn both(one: RowShape, other: RowShape) -> RowShape {
     }
 }
 
-/// The longest rows beside the rows with most labels, or full packs of nothing but labels: no order
-/// of rows makes a larger batch.
+/// Returns an upper bound for any order of rows: the longest rows together with the rows with most
+/// labels, or full packs in which every token is a label.
 fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
     if let Packing::BestFit { tokens: room } = packing {
         return Some(RowShape {

@@ -1,4 +1,4 @@
-//! A plan's parts beside its rows: model, the loop's config.
+//! Builds the parts of a plan other than its rows: the model and the training config.
 
 use std::path::PathBuf;
 
@@ -21,11 +21,11 @@ use crate::report::Reporter;
 use crate::train::{self, Checkpoint, Product, RunFolder, Schedule, StepConfig, StepSampler};
 
 impl Plan {
-    /// Loads what trains: as a checkpoint has it, as the recipe says to go on from, or fresh; the
-    /// base as [`MemoryPlan::storage`] has it.
+    /// Loads the model to train from a checkpoint, from the adapter that the recipe continues from,
+    /// or fresh, on the base as [`MemoryPlan::storage`] keeps it.
     ///
     /// # Errors
-    /// A weight, the checkpoint or the adapter to go on from does not fit.
+    /// A weight, the checkpoint, or the adapter to continue from does not fit.
     pub fn load_model(
         &self,
         storage: Storage,
@@ -61,7 +61,8 @@ impl Plan {
         }
     }
 
-    /// The weights of a checkpoint under the base's config, which is what the run's model gets.
+    /// Returns a folder with the weights of a checkpoint under the base's config, which the run's
+    /// model gets.
     fn folder_of(&self, checkpoint: &Checkpoint) -> Result<Folder, PlanError> {
         let mut folder = Folder::open(&checkpoint.model())?;
         let (path, base) = (checkpoint.path().display(), self.base_folder.display());
@@ -115,13 +116,14 @@ impl Plan {
         Ok(decoder)
     }
 
-    /// Whether adapters start as a part of their weights, which is given back when they are saved.
+    /// Returns whether adapters start as parts of the base's weights, which are put back when they
+    /// are saved.
     pub fn takes_parts_out(&self) -> bool {
         matches!(&self.trains, Trains::Adapter(config) if config.is_principal)
     }
 
-    /// How the base is kept with which the saved product goes: of a base of which parts were taken
-    /// out, only what remained was packed.
+    /// Returns the storage of the base that fits the saved product. If parts of the base were taken
+    /// out, only the rest was quantized.
     pub fn storage_of_product(&self) -> Storage {
         if self.takes_parts_out() {
             Storage {
@@ -134,10 +136,10 @@ impl Plan {
         }
     }
 
-    /// What a run of this plan is for.
+    /// Returns the product of a run of this plan.
     ///
     /// # Errors
-    /// What goes with the base's weights cannot be read.
+    /// The files that accompany the base's weights cannot be read.
     pub fn product(&self) -> Result<Product, PlanError> {
         Ok(match &self.trains {
             Trains::Adapter(config) => {
@@ -157,7 +159,7 @@ impl Plan {
         })
     }
 
-    /// Bytes that a run needs at least: what it is for, and one checkpoint.
+    /// Returns the least disk space that a run needs, in bytes: its product and one checkpoint.
     ///
     /// # Errors
     /// The base's folder cannot be read.
@@ -181,8 +183,8 @@ impl Plan {
         )
     }
 
-    /// What goes with the weights of the model that is trained; its chat template is the one that
-    /// it is trained with.
+    /// Returns the files that accompany the weights of the trained model. Its chat template is the
+    /// one it is trained with.
     fn beside(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, PlanError> {
         let rows = self.model.spec.vocabulary;
         let own = self
@@ -202,25 +204,25 @@ impl Plan {
         Ok(beside)
     }
 
-    /// The files of the chat template that the recipe names in place of the base's.
+    /// Returns the files of the chat template that the recipe names in place of the base's.
     fn own_templates(&self) -> Option<Vec<(PathBuf, String)>> {
         self.own_sources.as_ref().map(Sources::files)
     }
 
-    /// The chat template that the recipe names in place of the base's, or the base's with the
-    /// variables that the recipe sets.
+    /// Returns the chat template that the recipe names in place of the base's, or the base's with
+    /// the variables that the recipe sets.
     pub fn own_template(&self) -> Option<String> {
         self.own_sources
             .as_ref()
             .map(Sources::default_with_variables)
     }
 
-    /// Rows of logits that exist at a time.
+    /// Returns how many rows of logits exist at a time.
     pub(super) fn head_chunk_rows(&self) -> usize {
         train::head_chunk_rows(self.model.spec.vocabulary)
     }
 
-    /// The loop's config for these rows, and the memory that a run with it needs.
+    /// Returns the training config for these rows, and the memory that a run with it needs.
     pub fn prepare(&self, data: &RunData) -> (train::TrainConfig, MemoryPlan) {
         let mut config = self.config(data);
         let memory = self.memory(data, &config);
@@ -228,7 +230,7 @@ impl Plan {
         (config, memory)
     }
 
-    /// The same while no block recomputes.
+    /// Returns the training config in which no block is recomputed.
     fn config(&self, data: &RunData) -> train::TrainConfig {
         let of = &self.training;
         let mut config = train::TrainConfig {
@@ -281,8 +283,8 @@ impl Plan {
         }
     }
 
-    /// Floating-point operations of the whole run: 4 a frozen parameter and token, 6 one that
-    /// trains, forward again where blocks recompute, and the products of attention.
+    /// Returns the floating-point operations of the whole run: 4 per frozen parameter and token, 6
+    /// per trained one, the forward again for recomputed blocks, and the products of attention.
     pub fn training_flops(&self, data: &RunData, config: &train::TrainConfig) -> f64 {
         let spec = &self.model.spec;
         let (tokens, labeled) = data.training_tokens();

@@ -1,5 +1,5 @@
-//! Whether a run may use its rows: what was left out is said, and what would train something else
-//! than was meant is refused.
+//! Checks of the rows of a run: it reports rows that were left out, and refuses data that would
+//! train something other than what was meant.
 
 use std::collections::BTreeSet;
 
@@ -15,10 +15,11 @@ use crate::files::listed;
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
-/// Rows of all epochs that are packed to count the steps of a run: some minutes.
+/// The most rows of all epochs that are packed to count the steps of a run: this takes some
+/// minutes.
 const MOST_PACKED: usize = 1 << 28;
 
-/// The sources of `datasets` or of `evaluation.datasets`, with what became of their rows.
+/// The sources of `datasets` or of `evaluation.datasets`, with the counts of their rows.
 struct Sources<'a> {
     first: usize,
     tallies: &'a [RowCounts],
@@ -26,12 +27,12 @@ struct Sources<'a> {
 }
 
 impl Plan {
-    /// Says what was left out and what looks wrong, and refuses what would make the run another
-    /// than the one that was meant.
+    /// Reports what was left out and what looks wrong, and refuses data that would make the run
+    /// another than what was meant.
     ///
     /// # Errors
-    /// Rows are too long and may not be, too many are left out, a source trains nothing, or nothing
-    /// is left to train on.
+    /// Rows are longer than allowed, too many are left out, a source trains nothing, or nothing is
+    /// left to train on.
     pub fn judge(&self, data: &RunData, report: Reporter) -> Result<(), PlanError> {
         let (datasets, evaluation) = data.ledger().sources.split_at(self.sources.len());
         self.judge_sources(&Sources::new(0, datasets), report)?;
@@ -83,8 +84,14 @@ impl Plan {
 
     fn notes_of(&self, total: &RowCounts) -> Vec<String> {
         let (rows, limit) = (total.selected(), self.limits.sequence_len);
-        let long = total.longest.as_ref().filter(|longest| longest.tokens > limit).map(|longest| {
-            let (count, fate) = if total.truncated > 0 { (total.truncated, "cut") } else { (total.too_long, "left out") };
+        let longest = total.longest.as_ref();
+        let too_long = longest.filter(|longest| longest.tokens > limit);
+        let long = too_long.map(|longest| {
+            let (count, fate) = if total.truncated > 0 {
+                (total.truncated, "cut")
+            } else {
+                (total.too_long, "left out")
+            };
             format!(
                 "{count} of {rows} rows are {fate}: they are longer than `training.sequence_len`, \
                 {limit}; the longest is {longest}"
@@ -110,8 +117,8 @@ impl Plan {
             .collect()
     }
 
-    /// The schedule needs the steps of every epoch, and rows that are shuffled are packed anew in
-    /// each.
+    /// Checks the number of epochs. The schedule needs the steps of every epoch, and shuffled rows
+    /// are packed again in each.
     fn check_epochs(&self, rows: usize) -> Result<(), PlanError> {
         let Training {
             num_epochs,
@@ -201,8 +208,8 @@ impl Plan {
         })
     }
 
-    /// What was left out of rows that are only scored is said; that none is left, or tokens that
-    /// the base lacks, is refused.
+    /// Reports rows that are left out of those that are only scored. It refuses a set without rows,
+    /// or tokens that the base lacks.
     pub(super) fn judge_scored(
         &self,
         name: &str,
@@ -246,8 +253,8 @@ impl Plan {
         }
     }
 
-    /// A tokenizer may know more tokens than the embedding has rows, and a model that never sees a
-    /// turn end while it is trained does not end one afterwards.
+    /// Checks the tokens. A tokenizer may know more tokens than the embedding has rows, and a model
+    /// that never sees a turn end in training does not end one afterwards.
     fn judge_tokens(&self, data: &RunData, report: Reporter) -> Result<(), PlanError> {
         let new: Vec<u32> = self.new_tokens().map(|(_, id)| *id).collect();
         let of_training = Census::of(&data.datasets.corpus, data.end_ids(), &new);
@@ -298,7 +305,7 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Why rows are left out, in brackets.
+/// Returns why rows are left out, in parentheses.
 fn reasons(tally: &RowCounts) -> String {
     let broken = if tally.broken > 0 {
         format!(", {} broken", tally.broken)
@@ -316,14 +323,14 @@ fn reasons(tally: &RowCounts) -> String {
     )
 }
 
-/// What the kept rows hold.
+/// Statistics of the kept rows.
 #[derive(Debug, Default)]
 struct Census {
-    /// The highest id.
+    /// The highest token id.
     highest: Option<u32>,
-    /// Tokens that end a turn or a document and are trained, each with a source of it.
+    /// Trained tokens that end a turn or a document, each with a source that has it.
     ends: BTreeSet<(usize, u32)>,
-    /// Those of the tokens that were asked for which are there.
+    /// Which of the tokens in question occur.
     found: BTreeSet<u32>,
 }
 

@@ -1,5 +1,5 @@
-//! The data files that a recipe's datasets lead to. Of files that are no Parquet files the cache
-//! has one, made now where it is missing.
+//! The data files of a recipe's datasets. The cache holds Parquet copies of files in other formats;
+//! missing copies are made here.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use crate::report::Reporter;
 use crate::terms::{CacheMode, Format};
 use crate::train::RunFolder;
 
-/// The files of a dataset, or what is wrong with its path or with them.
+/// The files of a dataset, or the faults of its path or files.
 pub(super) type Found = Result<Vec<DataFile>, Vec<Fault>>;
 
-/// Where the files that are converted for a run are kept; none where it is to keep no copy of the
+/// Returns the cache of converted data files for a run; `None` if it is not to keep a copy of the
 /// data.
 pub(super) fn cache(mode: CacheMode, run: &Path) -> Option<RowCache> {
     match mode {
@@ -29,7 +29,7 @@ pub(super) fn cache(mode: CacheMode, run: &Path) -> Option<RowCache> {
     }
 }
 
-/// The files of a recipe's datasets, each list in the recipe's order.
+/// Finds the files of a recipe's datasets, in the recipe's order.
 pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> Vec<Found> {
     let mode = recipe
         .cache
@@ -58,7 +58,7 @@ pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> V
     datasets.iter().map(of_dataset).collect()
 }
 
-/// The data files at these paths, with `cache` as [`cache`] has it.
+/// Returns the data files at these paths; `cache` is the result of [`cache`].
 pub(super) fn readable(
     paths: Vec<PathBuf>,
     format: Option<Format>,

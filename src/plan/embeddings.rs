@@ -1,5 +1,6 @@
-//! Tokens that rows train or that pad, and that the base itself never learned: a model that meets
-//! one has no notion of it, and most adapters leave embeddings as they are.
+//! Checks for untrained embeddings: tokens that occur in rows or as padding, and that the base
+//! itself never learned. Most adapters leave embeddings as they are, so such a token stays without
+//! meaning.
 
 use std::collections::BTreeSet;
 
@@ -10,8 +11,8 @@ use crate::adapter::TablePart;
 use crate::model::Role;
 
 impl Plan {
-    /// A note for each of these ends of a turn, and for the padding token, whose embedding looks
-    /// untrained.
+    /// Returns a note for each of these end-of-turn tokens, and for the padding token, if its
+    /// embedding looks untrained.
     pub(super) fn notes_of_embeddings(
         &self,
         ends: &BTreeSet<u32>,
@@ -48,7 +49,7 @@ impl Plan {
             .collect())
     }
 
-    /// Whether an adapter trains the embedding's row of a token.
+    /// Returns whether an adapter trains the embedding row of a token.
     fn trains_row(&self, id: u32) -> bool {
         let Trains::Adapter(config) = &self.trains else {
             return false;

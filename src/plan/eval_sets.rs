@@ -1,5 +1,5 @@
-//! Rows that a model is scored on, set by set: those that a run holds out, its validation sets, or
-//! any other file.
+//! Sets of rows that a model is scored on: those that a run holds out, its validation sets, or any
+//! other file.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicBool;
@@ -22,11 +22,11 @@ use crate::train::{Compared, Score, compare, score};
 /// How the rows of another file are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
-    /// As those of the recipe's first dataset.
+    /// Like those of the recipe's first dataset.
     FirstDataset,
-    /// As plain text in a column `text`, and at most so many of them, at equal distances.
+    /// As plain text in a column `text`, a number of rows at equal distances.
     Text {
-        /// Rows at most.
+        /// The most rows.
         rows: usize,
     },
 }
@@ -40,15 +40,15 @@ pub struct Examined {
     pub path: String,
     /// Rows that are scored.
     pub rows: u64,
-    /// Those of them that are trained on too; `None` where that is not known.
+    /// How many of them are trained on too; `None` if that is not known.
     pub trained_rows: Option<u64>,
 }
 
-/// Rows that are scored batch by batch, as a run does it.
+/// Rows that are scored in batches, as a run scores them.
 #[derive(Debug)]
 pub struct Sheet {
     data: Divided,
-    /// One a source.
+    /// One set per source.
     pub sets: Vec<Examined>,
     end_ids: Vec<i32>,
     micro_batch_size: usize,
@@ -57,14 +57,14 @@ pub struct Sheet {
 }
 
 impl Sheet {
-    /// Names of the entries of the cache that hold its rows.
+    /// Returns the names of the cache entries that hold its rows.
     pub fn cache_entries(&self) -> impl Iterator<Item = &str> {
         self.data.corpus.entries()
     }
 }
 
 impl Plan {
-    /// The rows that a run of this plan scores on, in its order.
+    /// Returns the rows that a run of this plan scores on, in its order.
     pub fn validation_sheets(&self, data: RunData) -> Vec<Sheet> {
         let held_out = |index| {
             (
@@ -92,10 +92,10 @@ impl Plan {
             .collect()
     }
 
-    /// The rows of another file, glob or folder, which `name` names.
+    /// Reads the rows of another file, glob or folder; `name` is the option that names it.
     ///
     /// # Errors
-    /// It is not there, cannot be read so, or has nothing to score.
+    /// The file does not exist, cannot be read this way, or has nothing to score.
     pub fn other_sheet(
         &self,
         name: &str,
@@ -134,7 +134,7 @@ impl Plan {
         ))
     }
 
-    /// Counts the rows of another file that the run trains on, and reports them; reports too where
+    /// Counts the rows of another file that the run trains on, and reports them. It also reports if
     /// the training rows cannot be read.
     fn overlaps_of(&self, name: &str, data: &Divided, report: Reporter) -> Option<Vec<Overlap>> {
         match self.trained_rows(report) {
@@ -252,12 +252,12 @@ fn placed(name: &str, faults: Vec<Fault>) -> PlanError {
 }
 
 impl Sheet {
-    /// Rows of all sets.
+    /// Returns the number of rows of all sets.
     pub fn rows(&self) -> usize {
         self.data.split.validation.len()
     }
 
-    /// The scores of a model, one a set. `what` tells a person which model.
+    /// Scores a model on each set. `what` names the model for the user.
     pub fn score(&self, decoder: &Decoder, what: &str, report: Reporter) -> Vec<Score> {
         let rows = Rows::new(&self.data.corpus, self.data.split.validation.clone());
         let (mut scores, mut done) = (vec![Score::default(); self.sets.len()], 0);
@@ -279,8 +279,8 @@ impl Sheet {
         scores
     }
 
-    /// How far another model is from one, over the rows of all sets. `None` where `interrupt` was
-    /// raised. `what` tells a person which one.
+    /// Compares another model with one, over the rows of all sets. Returns `None` if `interrupt`
+    /// was raised. `what` names the comparison for the user.
     pub fn compare(
         &self,
         models: [&Decoder; 2],
@@ -311,10 +311,10 @@ impl Sheet {
     }
 }
 
-/// How far a model is from another.
+/// The difference between two models.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Comparison {
-    /// The losses of the one and of the other.
+    /// The scores of the first and of the second model.
     pub scores: [Score; 2],
     divergence: f64,
     agreeing: u64,
@@ -330,7 +330,7 @@ impl Comparison {
         self.agreeing += u64::from(token.agree);
     }
 
-    /// Two comparisons as one.
+    /// Combines two comparisons.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let [one, two] = self.scores;
@@ -341,17 +341,17 @@ impl Comparison {
         }
     }
 
-    /// Tokens that were compared.
+    /// Returns the number of tokens compared.
     pub fn tokens(&self) -> u64 {
         self.scores[0].trained_tokens()
     }
 
-    /// Mean KL divergence a token of the other model from the one, nats.
+    /// Returns the mean KL divergence per token, in nats, of the second model from the first.
     pub fn divergence(&self) -> f64 {
         self.divergence / self.tokens().max(1) as f64
     }
 
-    /// Share of tokens for which both have the same likeliest one.
+    /// Returns the share of tokens for which both models have the same likeliest token.
     pub fn agreement(&self) -> f64 {
         self.agreeing as f64 / self.tokens().max(1) as f64
     }

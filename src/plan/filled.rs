@@ -1,18 +1,18 @@
-//! Defaults, and where every value comes from. The recipe's values are filled here and nowhere
-//! else.
+//! Filled values: defaults, and the origin of every value. The recipe's values are filled here and
+//! nowhere else.
 
 use serde_json::Value;
 
 use crate::recipe::{Location, Said};
 
-/// Where a value comes from.
+/// The origin of a value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origin {
-    /// The recipe, or an override of it.
+    /// Given by the recipe or an override.
     Said(Location),
-    /// Nobody said it.
+    /// The default.
     Default,
-    /// Worked out from other values.
+    /// Derived from other values.
     Derived(&'static str),
 }
 
@@ -30,11 +30,11 @@ impl std::fmt::Display for Origin {
 /// One filled value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Setting {
-    /// Dotted, such as `training.learning_rate` or `datasets.0.path`.
+    /// The dotted key, such as `training.learning_rate` or `datasets.0.path`.
     pub key: String,
-    /// As it would be written in a recipe.
+    /// The value, as it would be written in a recipe.
     pub value: Value,
-    /// Where it comes from.
+    /// Its origin.
     pub origin: Origin,
 }
 
@@ -45,7 +45,8 @@ pub(super) struct Filled {
 }
 
 impl Filled {
-    /// What was said, or the default; `show` prints it as a recipe would have it.
+    /// Returns the given value, or the default, and records it; `show` formats it as a recipe
+    /// would.
     pub fn fill<T: Clone>(
         &mut self,
         key: &str,
@@ -61,7 +62,7 @@ impl Filled {
         value
     }
 
-    /// A number, text or truth value.
+    /// Fills a number, a text or a boolean.
     pub fn plain<T: Clone + Into<Value>>(
         &mut self,
         key: &str,
@@ -71,7 +72,7 @@ impl Filled {
         self.fill(key, said, default, |value| value.clone().into())
     }
 
-    /// A word.
+    /// Fills a value that is one of a set of words.
     pub fn word<T: crate::terms::Term>(
         &mut self,
         key: &str,
@@ -85,7 +86,7 @@ impl Filled {
         })
     }
 
-    /// A value that has no default and is listed only where it was said.
+    /// Records a value without a default, only if it is given.
     pub fn optional<T: Clone>(
         &mut self,
         key: &str,
@@ -95,7 +96,7 @@ impl Filled {
         said.map(|said| self.fill(key, Some(said), said.value.clone(), show))
     }
 
-    /// The values, with those of one section together.
+    /// Returns the values, grouped by section.
     pub fn by_section(mut self) -> Vec<Setting> {
         const SECTIONS: [&str; 9] = [
             "base_model",
@@ -119,7 +120,7 @@ impl Filled {
         self.settings
     }
 
-    /// Any value.
+    /// Records any value.
     pub fn put(&mut self, key: &str, value: Value, origin: Origin) {
         self.settings.push(Setting {
             key: key.to_owned(),

@@ -1,5 +1,5 @@
-//! Frames that do not go together: those of the rows, the base's chat template, and that of the
-//! prompts.
+//! Checks that prompt frames match: those of the rows, of the base's chat template, and of the
+//! sample prompts.
 
 use super::resolve::Plan;
 use crate::data::{DataSource, any_rendered};
@@ -11,7 +11,7 @@ fn is_rendered(source: &DataSource) -> bool {
 }
 
 impl Plan {
-    /// Formats of the rows that are trained.
+    /// Returns the formats of the training rows.
     pub fn trained_formats(&self) -> Vec<Format> {
         let format = |source: &DataSource| {
             if is_rendered(source) {
@@ -23,8 +23,8 @@ impl Plan {
         self.sources.iter().map(format).collect()
     }
 
-    /// Rows that are trained in another frame than that in which the base answers, and prompts that
-    /// are asked in another than the rows.
+    /// Returns notes on rows that are trained in a frame other than the base's, and on prompts in a
+    /// frame other than that of the rows.
     pub(super) fn notes_of_frames(&self) -> Vec<String> {
         let of_rows = [Format::Completion, Format::Instruction]
             .into_iter()

@@ -1,5 +1,5 @@
-//! Data sets of the Hub in a recipe: their files in the cache, without network, or what is missing
-//! of them.
+//! Data sets of the Hub in a recipe: their files in the cache, without network access, or what is
+//! missing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,7 +11,7 @@ use crate::fault::{Explain, Fault};
 use crate::hub::{Cache, DatasetPath, DatasetRequest, DatasetSnapshot, Environment, HubError};
 use crate::recipe::{Dataset, Location, Recipe, Split};
 
-/// Key of the lock.
+/// The key in the lock.
 const LOCK: &str = "hub_datasets";
 
 /// Snapshots by the keys of their datasets in the recipe, such as `datasets.0`.
@@ -21,14 +21,14 @@ pub type Snapshots = BTreeMap<String, DatasetSnapshot>;
 #[derive(Debug, Default)]
 pub(super) struct HubData {
     pub found: Snapshots,
-    /// What the cache has not.
+    /// What is missing from the cache.
     pub absent: Vec<HubError>,
 }
 
-/// The request of a dataset, where its path is one of the Hub.
+/// Returns the request for a dataset if its path is a Hub path.
 ///
 /// # Errors
-/// The path names nothing there.
+/// The path does not name a data set of the Hub.
 pub fn request(dataset: &Dataset) -> Option<Result<DatasetRequest, HubError>> {
     let path = dataset
         .path
@@ -53,7 +53,7 @@ pub fn request(dataset: &Dataset) -> Option<Result<DatasetRequest, HubError>> {
     Some(request.map_err(HubError::Id))
 }
 
-/// Whether a dataset's path is one of the Hub.
+/// Returns whether a dataset's path is a Hub path.
 pub(super) fn is_of_hub(dataset: &Dataset) -> bool {
     dataset
         .path
@@ -61,18 +61,17 @@ pub(super) fn is_of_hub(dataset: &Dataset) -> bool {
         .is_some_and(|said| DatasetPath::is_one(&said.value))
 }
 
-/// The requests of all datasets of a recipe, by their keys. Paths that name nothing are left out.
+/// Returns the requests for all datasets of a recipe, by key. Invalid paths are left out.
 pub fn requests(recipe: &Recipe) -> BTreeMap<String, DatasetRequest> {
     keyed(recipe)
         .filter_map(|(key, dataset)| Some((key, request(dataset)?.ok()?)))
         .collect()
 }
 
-/// The files of a path of the Hub that are in the cache: all that a glob matches, or the split
-/// `train`.
+/// Returns the cached files of a Hub path: all that match its glob, or the split `train`.
 ///
 /// # Errors
-/// The path names nothing there, or some of it is not in the cache.
+/// The path does not name a data set of the Hub, or some of it is not in the cache.
 pub fn cached_files(path: &str) -> Result<Vec<PathBuf>, HubError> {
     let path = DatasetPath::parse(path)?;
     let request = DatasetRequest {
@@ -96,7 +95,7 @@ fn keyed(recipe: &Recipe) -> impl Iterator<Item = (String, &Dataset)> {
     })
 }
 
-/// What a dataset says of its splits.
+/// Returns the splits that a dataset asks for.
 pub(super) fn split_of(dataset: &Dataset) -> Split {
     dataset
         .split
@@ -104,8 +103,8 @@ pub(super) fn split_of(dataset: &Dataset) -> Split {
         .map_or_else(|| Split::whole(Split::TRAIN), |said| said.value.clone())
 }
 
-/// Looks up the data sets of the Hub, and puts their files into the recipe; of those that a run has
-/// pinned, or that were fetched, the files are known. What is wrong joins `faults`.
+/// Looks up the data sets of the Hub and puts their files into the recipe. For those that a run has
+/// pinned, or that were fetched, the files are `known`. Anything wrong joins `faults`.
 pub(super) fn place(recipe: &mut Recipe, known: &Snapshots, faults: &mut Vec<Fault>) -> HubData {
     let mut data = HubData::default();
     let environment = Environment::read();
@@ -144,7 +143,7 @@ pub(super) fn place(recipe: &mut Recipe, known: &Snapshots, faults: &mut Vec<Fau
     data
 }
 
-/// The fault at the key that it is about.
+/// Returns the fault at the key that it is about.
 fn said_at(key: &str, dataset: &Dataset, error: &HubError, fault: Fault) -> Fault {
     let path = dataset.path.as_ref().map(|said| &said.place);
     let (name, place): (&str, Option<&Location>) = match error {
@@ -166,7 +165,7 @@ fn said_at(key: &str, dataset: &Dataset, error: &HubError, fault: Fault) -> Faul
 }
 
 impl Lock {
-    /// Writes down which commits and files the data sets of the Hub are.
+    /// Records the commits and files of the data sets of the Hub.
     pub(super) fn record_hub_data(&mut self, found: &Snapshots) {
         if !found.is_empty() {
             let entries: Map<_, _> = found
@@ -177,7 +176,7 @@ impl Lock {
         }
     }
 
-    /// The data sets of the Hub that the run has read, in the cache as it lies now.
+    /// Returns the data sets of the Hub that the run has read, at their present place in the cache.
     pub fn hub_data(&self) -> Snapshots {
         let cache = Cache::at(&Environment::read().cache);
         let entries = self

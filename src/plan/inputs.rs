@@ -1,4 +1,5 @@
-//! Every file that a run reads: its hash for the lock, and whether somebody changes it meanwhile.
+//! The files that a run reads: their hashes for the lock, and checks that they do not change
+//! meanwhile.
 
 use std::path::{Path, PathBuf};
 use std::thread::JoinHandle;
@@ -16,7 +17,7 @@ use crate::data::{DataFile, DataSource};
 use crate::files::{self, hash_file};
 use crate::model::{CompanionFiles, shard_paths};
 
-/// What of the base's folder is read beside the weights.
+/// Files of the base's folder that are read, other than the weights.
 const BESIDE: [&str; 8] = [
     "config.json",
     "generation_config.json",
@@ -28,10 +29,10 @@ const BESIDE: [&str; 8] = [
     "chat_template.jinja",
 ];
 
-/// Kind of the Parquet files that were made of data files.
+/// The kind of Parquet files that were converted from other data files.
 pub(super) const CONVERTED: &str = "converted";
 
-/// The files, and how they looked before most of what is in them was read.
+/// The files, and their size and date before most of their content was read.
 #[derive(Debug)]
 pub struct Inputs {
     since: SystemTime,
@@ -42,12 +43,12 @@ pub struct Inputs {
 /// Size and date of a file.
 type Look = (u64, Option<SystemTime>);
 
-/// Hashes being computed by a thread of their own, while rows are tokenized and the base is loaded.
+/// Hashes that a separate thread computes while rows are tokenized and the base is loaded.
 #[derive(Debug)]
 pub struct Hashing(JoinHandle<Result<Value, files::FileError>>);
 
 impl Inputs {
-    /// The inputs of a plan, of which nothing was read before `since`.
+    /// Lists the inputs of a plan, none of which were read before `since`.
     ///
     /// # Errors
     /// The base's index cannot be read.
@@ -119,7 +120,7 @@ impl Inputs {
         Hashing(std::thread::spawn(move || hashes(&by_kind)))
     }
 
-    /// The first file that no longer looks as it did, or that was written after all began.
+    /// Returns the first file whose size or date has changed, or that was written after the start.
     pub fn changed(&self) -> Option<&Path> {
         let is_new = |(_, modified): &Look| modified.is_some_and(|modified| modified > self.since);
         let has_changed = |path: &Path, seen: &Option<Look>| {
@@ -133,7 +134,7 @@ impl Inputs {
 }
 
 impl Hashing {
-    /// Waits for the hashes: by kind and path.
+    /// Waits for the hashes and returns them by kind and path.
     ///
     /// # Errors
     /// A file could not be read.

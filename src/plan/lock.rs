@@ -1,5 +1,5 @@
 //! `recipe.lock.yaml`: the resolved recipe and everything else that a run depends on, so that it
-//! can be repeated, resumed and defended.
+//! can be repeated, resumed and audited.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ use crate::hub::{Commit, RepoId};
 use crate::recipe::{self, Recipe};
 use crate::terms::Device;
 
-/// Kinds of inputs, as a person calls them.
+/// Kinds of inputs, with their names for the user.
 const KINDS: [(&str, &str); 7] = [
     ("base", "base"),
     ("tokenizer_and_config", "tokenizer or config"),
@@ -30,9 +30,9 @@ const KINDS: [(&str, &str); 7] = [
     ("evaluation_datasets", "validation data"),
     (CONVERTED, "data converted to Parquet"),
 ];
-/// Key of what the run has used of the cache.
+/// The key of the cache entries that the run has used.
 const CACHE: &str = "cache";
-/// What may differ when a run is resumed, though its numbers may then differ in their last bits.
+/// What may differ when a run is resumed, although its results may then differ in their last bits.
 const SURROUNDINGS: [(&str, &str); 5] = [
     ("rankine", "version of rankine"),
     ("device", "device"),
@@ -41,12 +41,13 @@ const SURROUNDINGS: [(&str, &str); 5] = [
     ("cpu_features", "processor"),
 ];
 
-/// What a run depends on.
+/// The lock of a run: everything that it depends on.
 #[derive(Debug, Clone)]
 pub struct Lock(pub(super) Map<String, Value>);
 
 impl Lock {
-    /// The lock of a run that starts now. `command` started it; `hashes` are those of its inputs.
+    /// Makes the lock of a run that starts now. `command` started it; `hashes` are those of its
+    /// inputs.
     pub fn new(plan: &Plan, command: &str, threads: usize, hashes: Value) -> Self {
         let mut recipe = Value::Object(Map::new());
         // What comes from elsewhere would contradict the key that brings it.
@@ -94,7 +95,7 @@ impl Lock {
     /// Reads the lock of a run.
     ///
     /// # Errors
-    /// It cannot be read, or is not one.
+    /// The file cannot be read, or is not a lock.
     pub fn read(path: &Path) -> Result<Self, PlanError> {
         let text = read_text(path)?;
         let map =
@@ -131,12 +132,12 @@ impl Lock {
         Ok(write_atomic(path, self.text().as_bytes())?)
     }
 
-    /// Its values by their keys.
+    /// Returns its values by key.
     pub fn values(&self) -> &Map<String, Value> {
         &self.0
     }
 
-    /// The lock as YAML.
+    /// Returns the lock as YAML.
     pub fn text(&self) -> String {
         let text = serde_yaml::to_string(&Value::Object(self.0.clone())).expect(
             "JSON values can \
@@ -145,14 +146,13 @@ impl Lock {
         format!("# Written by rankine: what this run depends on. Hashes are blake3.\n{text}")
     }
 
-    /// The lock for others: as [`Lock::text`], without the places that this machine has for its
-    /// files.
+    /// Returns the lock for other people: like [`Lock::text`], without this machine's paths.
     pub fn portable_text(&self) -> String {
         Self(redact::map(&self.0)).text()
     }
 
-    /// Its values for a page that others read: as [`Lock::portable_text`], and the command with the
-    /// last parts of its paths.
+    /// Returns its values for a page that other people read: like [`Lock::portable_text`], and the
+    /// command with only the last parts of its paths.
     pub fn portable_values(&self) -> Map<String, Value> {
         let mut values = redact::map(&self.0);
         if let Some(command) = self.word("command") {
@@ -161,7 +161,7 @@ impl Lock {
         values
     }
 
-    /// The base on the Hub, at the commit that the run is of; `None` where the base is a folder.
+    /// Returns the base on the Hub at the run's commit; `None` if the base is a folder.
     pub fn pinned_base(&self) -> Option<RepoId> {
         let hub = self.0.get("hub")?;
         RepoId::parse(hub["id"].as_str()?)
@@ -174,8 +174,8 @@ impl Lock {
         Commit::parse(self.0.get("hub")?["commit"].as_str()?)
     }
 
-    /// A file of the Hub by its name alone, wherever the cache lies now: of the base without its
-    /// commit, of a data set from its folder on.
+    /// Returns the part of a Hub file's path that does not depend on the place of the cache: for
+    /// the base without its commit, for a data set from its folder on.
     pub(super) fn name_in_cache<'a>(&self, path: &'a str) -> &'a str {
         let folder = self.commit().map(|commit| format!("/snapshots/{commit}/"));
         let of_base = folder
@@ -189,7 +189,7 @@ impl Lock {
         of_base.or_else(of_data).unwrap_or(path)
     }
 
-    /// The recipe that the lock at `path` holds, to be carried out in the folder `run`.
+    /// Reads the recipe in the lock at `path`, to be run in the folder `run`.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -197,7 +197,7 @@ impl Lock {
         Ok(recipe::read_locked(path, &read_text(path)?, run))
     }
 
-    /// Writes down the entries of the cache that the run uses, beside those that it has used.
+    /// Records the cache entries that the run uses, beside those that it has used before.
     pub(super) fn record_cache(&mut self, entries: Vec<String>) {
         let all: BTreeSet<String> = self
             .cache_entries()
@@ -208,8 +208,8 @@ impl Lock {
         self.0.insert(CACHE.to_owned(), json!({"entries": all}));
     }
 
-    /// Names of the entries of the cache that the run has used; `None` of a run of a version that
-    /// did not write them down.
+    /// Returns the names of the cache entries that the run has used; `None` if the run's version
+    /// did not record them.
     pub fn cache_entries(&self) -> Option<Vec<String>> {
         let entries = self.0.get(CACHE)?.get("entries")?.as_array()?;
         Some(
@@ -220,7 +220,7 @@ impl Lock {
         )
     }
 
-    /// Hashes of the data files that the run has read.
+    /// Returns the hashes of the data files that the run has read.
     pub fn data_hashes(&self) -> Vec<String> {
         let all = |hashes: &Value| {
             let kinds = ["datasets", "evaluation_datasets"]
@@ -246,25 +246,25 @@ impl Lock {
             .collect()
     }
 
-    /// A value of the lock that is text.
+    /// Returns a text value of the lock.
     fn word(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.as_str()
     }
 
-    /// Where the run was started.
+    /// Returns the folder in which the run was started.
     pub fn working_directory(&self) -> Option<PathBuf> {
         self.word("working_directory").map(PathBuf::from)
     }
 
-    /// The run's folder as its recipe has it, relative to [`Lock::working_directory`].
+    /// Returns the run's folder as its recipe has it, relative to [`Lock::working_directory`].
     pub(super) fn output_dir(&self) -> Option<PathBuf> {
         Some(PathBuf::from(
             self.0.get("recipe")?.get("output_dir")?.as_str()?,
         ))
     }
 
-    /// Files of a kind by the names that the run has for them, with their hashes, as they were last
-    /// read.
+    /// Returns the files of a kind by the run's names for them, with their hashes when they were
+    /// last read.
     pub fn locked(&self, kind: &str) -> Vec<(String, String)> {
         let files = self
             .last_hashes()
@@ -277,7 +277,7 @@ impl Lock {
             .collect()
     }
 
-    /// Names of all files.
+    /// Returns the names of all files.
     pub(super) fn all_locked(&self) -> Vec<String> {
         KINDS
             .iter()
@@ -286,7 +286,7 @@ impl Lock {
             .collect()
     }
 
-    /// The base's folder, as the run has it.
+    /// Returns the base's folder as the run has it.
     pub fn base_folder(&self) -> Option<PathBuf> {
         Some(
             Path::new(&self.locked("base").first()?.0)
@@ -295,13 +295,13 @@ impl Lock {
         )
     }
 
-    /// When the run was started.
+    /// Returns when the run was started.
     pub fn started(&self) -> Option<jiff::Timestamp> {
         self.word("started")?.parse().ok()
     }
 
-    /// The base's files of weights and its config.json with their hashes, as the run last read
-    /// them; paths are relative to [`Lock::working_directory`].
+    /// Returns the base's weight files and its `config.json` with the hashes that the run last
+    /// read; paths are relative to [`Lock::working_directory`].
     pub fn base_files(&self) -> Vec<(PathBuf, String)> {
         let last = self.last_hashes();
         let of_kind = |kind: &str| {
@@ -318,8 +318,8 @@ impl Lock {
         of_kind("base").chain(config).filter_map(file).collect()
     }
 
-    /// The inputs that are not what they were, in words; `now` has them under this lock's names,
-    /// `places` knows where they are.
+    /// Describes the inputs that have changed; `now` has them under this lock's names, `places`
+    /// knows where they are.
     pub fn changed_inputs(&self, now: &Self, places: &Places) -> Vec<String> {
         // Each with its whole name in the lock, by the name that stays where a cache has moved.
         let files = |lock: &Self, kind: &str| {
@@ -357,7 +357,7 @@ impl Lock {
         KINDS.into_iter().flat_map(of_kind).collect()
     }
 
-    /// Hashes of the inputs with which the run last went on.
+    /// Returns the hashes of the inputs with which the run last continued.
     fn last_hashes(&self) -> &Value {
         let resumed = self
             .0
@@ -371,7 +371,7 @@ impl Lock {
             .unwrap_or_else(|| &self.0["blake3"])
     }
 
-    /// Values of the recipe that are not those of another lock of the same run, in words.
+    /// Describes the values of the recipe that differ from another lock of the same run.
     pub fn changed_recipe(&self, edited: &Self) -> Vec<String> {
         let (before, now) = (flat(&self.0["recipe"]), flat(&edited.0["recipe"]));
         let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
@@ -390,7 +390,7 @@ impl Lock {
             .collect()
     }
 
-    /// What else is not as it was, in words.
+    /// Describes what else has changed.
     pub fn other_surroundings(&self, now: &Self) -> Vec<String> {
         let differs = |(key, words): (&str, &str)| {
             let [before, now] = [self, now].map(|lock| lock.0.get(key).unwrap_or(&Value::Null));
@@ -411,7 +411,7 @@ impl Lock {
             .collect()
     }
 
-    /// Writes down that the run went on from a step, and with what that it did not start with.
+    /// Records that the run continued from a step, and the changes since its start.
     pub fn record(&mut self, now: &Self, step: u64, changes: &[String]) {
         let mut entry = json!({"step": step, "at": jiff::Timestamp::now().to_string()});
         for (key, _) in SURROUNDINGS
@@ -431,7 +431,7 @@ impl Lock {
     }
 }
 
-/// The values of a tree by their dotted keys.
+/// Returns the values of a tree by their dotted keys.
 fn flat(tree: &Value) -> BTreeMap<String, Value> {
     let below = |key: &str, value: &Value| {
         let joined = |(inner, value): (String, Value)| {
@@ -466,7 +466,8 @@ fn shown(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Puts a value at a dotted key; `datasets.0.path` makes a list. A pattern's own dots stay one key.
+/// Puts a value at a dotted key; `datasets.0.path` makes a list. The dots of a pattern remain part
+/// of one key.
 fn put(tree: &mut Value, key: &str, value: Value) {
     let (first, rest) = match key.split_once('.') {
         Some((section, pattern)) if section.ends_with("_pattern") => {
@@ -501,14 +502,25 @@ mod tests {
         put(&mut tree, "datasets.0.columns.text", json!("t"));
         put(&mut tree, "adapter.rank_pattern.layers.1.mlp", json!(4));
         put(&mut tree, "device", json!("cpu"));
-        let expected = json!({"datasets": [{"path": "x", "columns": {"text": "t"}}], "adapter": {"rank_pattern": {"layers.1.mlp": 4}}, "device": "cpu"});
+        let expected = json!({
+            "datasets": [{"path": "x", "columns": {"text": "t"}}],
+            "adapter": {"rank_pattern": {"layers.1.mlp": 4}},
+            "device": "cpu",
+        });
         assert_eq!(tree, expected);
     }
 
     #[test]
     fn every_kind_of_change_is_named() {
         let lock = |threads: usize, base: Value| {
-            let lock = json!({"rankine": "0.1.0", "threads": threads, "device": "cpu", "cpu_features": [], "recipe": {}, "blake3": base});
+            let lock = json!({
+                "rankine": "0.1.0",
+                "threads": threads,
+                "device": "cpu",
+                "cpu_features": [],
+                "recipe": {},
+                "blake3": base,
+            });
             Lock(lock.as_object().cloned().expect("an object"))
         };
         let mut before = lock(

@@ -1,4 +1,4 @@
-//! Datasets mixed by weight, as a recipe has them and as an epoch draws them.
+//! Datasets mixed by weight.
 
 use serde_json::{Value, json};
 
@@ -12,29 +12,29 @@ use crate::terms::EpochEnd;
 /// The weights of `datasets`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mixing {
-    /// One a dataset.
+    /// One weight per dataset.
     pub weights: Vec<f64>,
     /// How many rows an epoch draws.
     pub end: EpochEnd,
 }
 
-/// What an epoch draws from a dataset.
+/// The rows that an epoch draws from a dataset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Share {
     /// The dataset's key in the recipe.
     pub dataset: String,
     /// Its weight.
     pub weight: f64,
-    /// Its rows that train.
+    /// The number of its training rows.
     pub rows: u64,
-    /// Rows that the first epoch draws; another may draw one more or less.
+    /// Rows that the first epoch draws; later epochs may draw one more or less.
     pub drawn: u64,
-    /// Those of them that the epoch has drawn before.
+    /// How many of them the epoch has drawn before.
     pub repeated: u64,
 }
 
 impl Share {
-    /// In words.
+    /// Describes the share in words.
     pub fn describe(&self) -> String {
         let Self {
             dataset,
@@ -51,7 +51,7 @@ impl Share {
         format!("{dataset}: weight {weight}, {drawn} draws an epoch from {rows} rows{repeated}")
     }
 
-    /// As JSON.
+    /// Returns the share as JSON.
     pub fn object(&self) -> Value {
         let Self {
             dataset,
@@ -60,11 +60,17 @@ impl Share {
             drawn,
             repeated,
         } = self;
-        json!({"dataset": dataset, "weight": weight, "rows": rows, "draws_per_epoch": drawn, "repeated_per_epoch": repeated})
+        json!({
+            "dataset": dataset,
+            "weight": weight,
+            "rows": rows,
+            "draws_per_epoch": drawn,
+            "repeated_per_epoch": repeated,
+        })
     }
 }
 
-/// Fills the weights; without any, every row is seen once an epoch.
+/// Fills the weights. Without weights, every row is seen once per epoch.
 pub(super) fn mixing(recipe: &Recipe, filled: &mut Filled) -> Option<Mixing> {
     if recipe
         .datasets
@@ -90,7 +96,7 @@ pub(super) fn mixing(recipe: &Recipe, filled: &mut Filled) -> Option<Mixing> {
 }
 
 impl RunData {
-    /// What the first epoch draws from each dataset; nothing where no dataset has a weight.
+    /// Returns what the first epoch draws from each dataset; nothing if no dataset has a weight.
     pub fn shares(&self) -> Vec<Share> {
         let (Some(mixing), rows) = (&self.mixing, self.training()) else {
             return Vec::new();
@@ -147,8 +153,8 @@ impl RunData {
 }
 
 impl Mixing {
-    /// The mixture of rows whose places are grouped by dataset; `count` tells how many rows each
-    /// has.
+    /// Returns the mixture of rows whose places are grouped by dataset; `counts` has the number of
+    /// rows of each.
     pub(super) fn of_rows(&self, counts: impl Iterator<Item = u32>) -> Mixture {
         let mut end = 0;
         let parts: Vec<_> = counts

@@ -1,9 +1,9 @@
-//! What will be done: a recipe with every value filled, its origin known, and everything it names
-//! looked up.
+//! The plan of a run: a recipe with every value filled, the origin of each value, and everything
+//! that it names looked up.
 //!
-//! [`resolve`] opens config.json, the tokenizer and Parquet footers, no weights;
-//! [`Plan::read_data`] and [`Plan::load_model`] make the parts; [`Lock`] writes down what a run
-//! depends on.
+//! [`resolve`] opens `config.json`, the tokenizer and Parquet footers, but no weights;
+//! [`Plan::read_data`] and [`Plan::load_model`] load the parts; [`Lock`] records what a run depends
+//! on.
 
 mod adapter;
 mod alike;
@@ -58,10 +58,10 @@ use crate::{data, device, files, model, train};
 /// A plan that cannot be made or carried out.
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
-    /// The recipe is wrong; every fault is in the list.
+    /// The recipe has faults; all of them are in the list.
     #[error("{} in the recipe", count(faults.len()))]
     Faults {
-        /// In the order of the recipe.
+        /// The faults, in the order of the recipe.
         faults: Vec<Fault>,
     },
     /// The data cannot be read.
@@ -73,17 +73,17 @@ pub enum PlanError {
     /// The rows are not fit for training.
     #[error("{message}")]
     Rows {
-        /// Both sides of what does not fit.
+        /// What was found and what was expected.
         message: String,
-        /// The next step.
+        /// What to do next.
         hint: String,
     },
-    /// The run would need more memory than it may have.
+    /// The run would need more memory than it may use.
     #[error("{message}")]
     Memory {
-        /// Both sides, with the parts of what is needed.
+        /// The memory needed and allowed, with the parts of what is needed.
         message: String,
-        /// The smallest change with which it would not.
+        /// The smallest change of the recipe that fits.
         hint: String,
     },
     /// The base cannot be loaded.
@@ -92,7 +92,7 @@ pub enum PlanError {
     /// The adapter cannot be made.
     #[error(transparent)]
     Adapter(#[from] crate::adapter::AdapterError),
-    /// The checkpoint to go on from does not fit.
+    /// The checkpoint to continue from does not fit.
     #[error(transparent)]
     Train(#[from] train::TrainError),
     /// The device cannot be used.

@@ -1,9 +1,9 @@
-//! Rows that score and are trained on too: their loss says nothing of rows that the model has not
-//! seen.
+//! Validation rows that are also trained on. Their loss says nothing about rows that the model has
+//! not seen.
 //!
-//! Rows are compared by a hash of their tokens, as they are used: 8 bytes a row that trains,
-//! whatever the length of the rows. Labels are not compared, because a row that is scored on more
-//! of its tokens than it was trained on has been seen all the same.
+//! Rows are compared by a hash of their tokens, as they are used: 8 bytes per training row,
+//! whatever its length. Labels are not compared, because a row that is scored on more of its tokens
+//! than it was trained on has still been seen.
 
 use std::path::PathBuf;
 
@@ -14,28 +14,28 @@ use super::resolve::Plan;
 use crate::data::{Corpus, Divided, visible};
 use crate::report::Reporter;
 
-/// Files that notes name one by one.
+/// The most files that notes name one by one.
 const NAMED: usize = 5;
 
-/// The tokens of the rows that train, as hashes.
+/// Hashes of the tokens of the training rows.
 #[derive(Debug)]
 pub(super) struct TrainedRows(Vec<u64>);
 
-/// The rows of a file that score.
+/// The validation rows of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Overlap {
-    /// The place of its source.
+    /// The index of its source.
     pub source: usize,
     /// The file.
     pub file: PathBuf,
-    /// Rows that score.
+    /// The number of validation rows.
     pub rows: u64,
-    /// Those of them that are trained on too.
+    /// How many of them are also trained on.
     pub trained: u64,
 }
 
 impl TrainedRows {
-    /// Of rows that are divided.
+    /// Hashes the training rows of divided data.
     pub fn of(data: &Divided) -> Self {
         Self::of_rows(&data.corpus, &data.split.training)
     }
@@ -50,7 +50,7 @@ impl TrainedRows {
         Self(hashes)
     }
 
-    /// The rows of a corpus that score, file by file.
+    /// Returns the validation rows of a corpus that are also trained on, file by file.
     pub fn among(&self, corpus: &Corpus, rows: &[u32]) -> Vec<Overlap> {
         let is_trained = |row: &u32| {
             self.0
@@ -81,7 +81,7 @@ impl TrainedRows {
     }
 }
 
-/// Rows of a source that are trained on too.
+/// Returns the number of rows of a source that are also trained on.
 pub(super) fn of_source(overlaps: &[Overlap], source: usize) -> u64 {
     overlaps
         .iter()
@@ -90,7 +90,7 @@ pub(super) fn of_source(overlaps: &[Overlap], source: usize) -> u64 {
         .sum()
 }
 
-/// What a person should know of them; `name` tells what a source is called.
+/// Returns notes for the user; `name` returns the name of a source.
 pub(super) fn notes(overlaps: &[Overlap], name: impl Fn(usize) -> String) -> Vec<String> {
     let trained: Vec<&Overlap> = overlaps
         .iter()
@@ -127,9 +127,11 @@ pub(super) fn notes(overlaps: &[Overlap], name: impl Fn(usize) -> String) -> Vec
 }
 
 impl Plan {
-    /// How many rows of validation files are trained on too, and how many rows are left out for
-    /// being like another one, for a person. Where neither can be, nothing is read.
+    /// Returns notes for the user on how many rows of validation files are also trained on, and how
+    /// many rows are left out as duplicates. If neither is possible, nothing is read.
     ///
+    /// Rows cannot be read, or the recipe refuses near-duplicates of validation rows and there are
+    /// some.
     /// # Errors
     /// Rows cannot be read, or the recipe refuses near-duplicates of what is only scored and there
     /// are some.
@@ -152,8 +154,8 @@ impl Plan {
     }
 }
 
-/// The rows of both lists that score and train: of those that are held out, where two sources read
-/// one row for other labels, and of validation sets.
+/// Returns the rows of both kinds that are scored and trained on: held-out rows, if two sources
+/// read one row for different labels, and rows of validation sets.
 pub(super) fn find(datasets: &Divided, evaluation: &Divided) -> [Vec<Overlap>; 2] {
     if datasets.split.validation.is_empty() && evaluation.corpus.is_empty() {
         return [Vec::new(), Vec::new()];

@@ -1,5 +1,5 @@
-//! The memory of a plan: what its rows make of the closed form, how many blocks recompute, and the
-//! refusal of what does not fit.
+//! The memory plan: it applies the closed form to the plan's rows, decides how many blocks are
+//! recomputed, and refuses a run that does not fit.
 
 use super::PlanError;
 use super::adapter::Trains;
@@ -14,43 +14,43 @@ use crate::report::mebibytes;
 use crate::terms::{Checkpointing, Device, Offload};
 use crate::train::{self, Memory, Rule};
 
-/// Share of what is free that a run takes without being told: the closed form may be a few percent
-/// off, and others want memory too.
+/// The share of free memory that a run uses by default: the closed form may be a few percent off,
+/// and other programs need memory too.
 const SHARE_OF_FREE: f64 = 0.9;
 
-/// How much memory a run needs, and how much it may have.
+/// How much memory a run needs, and how much it may use.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
-    /// What it follows from.
+    /// The parameters of the estimate.
     pub load: Load,
-    /// How many blocks recompute.
+    /// How many blocks are recomputed.
     pub chosen: Memory,
-    /// What the run needs so.
+    /// The parts of the memory needed.
     pub parts: MemoryParts,
-    /// The rank that a change of the recipe could lower; `None` where the recipe does not set it
+    /// The rank that a change of the recipe could lower; `None` if the recipe does not set one rank
     /// for all.
     rank: Option<usize>,
-    /// What it may have; `None` where the system does not tell and the recipe does not say.
+    /// The memory that the run may use; `None` if neither the system nor the recipe gives a limit.
     pub allowed: Option<Allowed>,
-    /// Where it computes.
+    /// The device.
     device: Device,
-    /// The largest tensor that is taken there; `None` where there is no limit but memory.
+    /// The largest tensor that the device accepts; `None` if memory is the only limit.
     largest_tensor_bytes: Option<u64>,
-    /// Where `auto` leaves the embedding in the processor's memory: the peak with it on the GPU.
+    /// The peak with the embedding on the GPU, if `auto` leaves it in CPU memory.
     without_offload_bytes: Option<u64>,
 }
 
-/// What a run may have.
+/// The memory that a run may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowed {
-    /// In bytes.
+    /// The limit in bytes.
     pub bytes: u64,
-    /// Whether `training.max_memory` says so.
+    /// Whether the limit comes from `training.max_memory`.
     pub is_said: bool,
 }
 
 impl Allowed {
-    /// What the recipe says, or most of what is free on the device, where that is known.
+    /// Returns the limit in the recipe, or most of the free memory of the device if that is known.
     pub(super) fn find(said_bytes: Option<u64>, device: Device) -> Option<Self> {
         let said = said_bytes.map(|bytes| Self {
             bytes,
@@ -99,8 +99,8 @@ impl MemoryPlan {
         }
     }
 
-    /// The same with the embedding in the processor's memory where the run does not fit otherwise.
-    /// It trains to the same bytes, a little slower.
+    /// Moves the embedding to CPU memory if the run does not fit otherwise. Training gives the same
+    /// bytes, a little slower.
     fn with_room(self, checkpointing: Checkpointing, offload: Offload) -> Self {
         if offload != Offload::Auto || self.fits() || !self.load.may_offload() {
             return self;
@@ -119,12 +119,12 @@ impl MemoryPlan {
         }
     }
 
-    /// How the base is kept.
+    /// Returns how the base is stored.
     pub fn storage(&self) -> Storage {
         self.load.storage
     }
 
-    /// Why `auto` leaves the embedding in the processor's memory, where it does.
+    /// Returns why `auto` leaves the embedding in CPU memory, if it does.
     pub fn offload_reason(&self) -> Option<String> {
         let (bytes, allowed) = self.without_offload_bytes.zip(self.allowed)?;
         Some(format!(
@@ -135,9 +135,9 @@ impl MemoryPlan {
         ))
     }
 
-    /// The same with as few recomputed blocks as fit; unchanged where none do, or where what is
-    /// chosen fits. Recomputed blocks have the same bits, so a run may go on with another number of
-    /// them than it started with.
+    /// Recomputes as few blocks as fit; unchanged if nothing fits, or if the current choice fits.
+    /// Recomputed blocks give the same bits, so a run may continue with another number of them than
+    /// it started with.
     #[must_use]
     pub fn relieved(self) -> Self {
         let fewest = || {
@@ -156,13 +156,14 @@ impl MemoryPlan {
         }
     }
 
-    /// Whether the run stays within what it may have.
+    /// Returns whether the run stays within its limit.
     pub fn fits(&self) -> bool {
         self.allowed
             .is_none_or(|allowed| self.parts.peak_bytes() <= allowed.bytes)
     }
 
-    /// The parts by name, in words: what is held all the time, then what each phase has on top.
+    /// Returns the parts with their names in words: first what is held all the time, then what each
+    /// phase needs on top.
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let (parts, blocks) = (&self.parts, self.load.spec.layers.len());
         let allowed = self
@@ -236,10 +237,11 @@ impl MemoryPlan {
             .collect()
     }
 
-    /// Refuses a run that would need more than it may have.
+    /// Refuses a run that would need more memory than it may use.
     ///
     /// # Errors
-    /// It would; with both sides and the smallest change of the recipe with which it would not.
+    /// The run needs too much. The error has both sides and the smallest change of the recipe that
+    /// fits.
     pub fn check(&self) -> Result<(), PlanError> {
         self.check_largest()?;
         let Some(allowed) = self.allowed.filter(|_| !self.fits()) else {
@@ -271,7 +273,7 @@ impl MemoryPlan {
         })
     }
 
-    /// Refuses a run with a tensor that the device does not take.
+    /// Refuses a run with a tensor that is too large for the device.
     fn check_largest(&self) -> Result<(), PlanError> {
         let (bytes, of) = self.load.largest_tensor();
         let Some(largest) = self.largest_tensor_bytes.filter(|largest| bytes > *largest) else {
@@ -301,8 +303,8 @@ impl MemoryPlan {
         })
     }
 
-    /// The smallest change of the recipe that needs less than what ran out, which is what the
-    /// device held by then, where that is known.
+    /// Returns the smallest change of the recipe that needs less than what ran out: what the device
+    /// held at that time, if that is known.
     pub fn smaller(&self, held_bytes: Option<u64>) -> String {
         let less = self.parts.peak_bytes() - 1;
         self.hint(Allowed {
@@ -311,8 +313,8 @@ impl MemoryPlan {
         })
     }
 
-    /// The smallest change of the recipe, as overrides, with which the run stays within what it may
-    /// have; `None` where it does already, or no such change is known.
+    /// Returns the smallest change of the recipe, as overrides, with which the run stays within its
+    /// limit; `None` if it already does, or no such change is known.
     pub fn change(&self) -> Option<Vec<String>> {
         let allowed = self.allowed.filter(|_| !self.fits())?;
         let all = "training.gradient_checkpointing=true".to_owned();
@@ -341,8 +343,8 @@ impl MemoryPlan {
             .map_or_else(|| change.clone(), |of_head| format!("{change}; {of_head}"))
     }
 
-    /// What a quantized head would save. It changes the head's numbers, so nobody gets it without
-    /// asking.
+    /// Describes what a quantized head would save. It changes the head's weights, so it is never
+    /// done without being asked for.
     fn of_head(&self) -> Option<String> {
         let quantized = self.load.with_quantized_head()?;
         let (before, after) = (self.load.least_peak_bytes(), quantized.least_peak_bytes());
@@ -380,7 +382,7 @@ impl MemoryPlan {
     }
 }
 
-/// How many blocks recompute.
+/// Returns how many blocks are recomputed.
 fn choose(load: &Load, checkpointing: Checkpointing, allowed: Option<Allowed>) -> Memory {
     let blocks = load.spec.layers.len();
     let recomputed = match checkpointing {
@@ -394,7 +396,7 @@ fn choose(load: &Load, checkpointing: Checkpointing, allowed: Option<Allowed>) -
     Memory { recomputed }
 }
 
-/// A phase as a sentence goes on.
+/// Names a phase within a sentence.
 fn doing(phase: Phase) -> &'static str {
     match phase {
         Phase::Loading => "the base is read",
@@ -406,7 +408,8 @@ fn doing(phase: Phase) -> &'static str {
 }
 
 impl Plan {
-    /// The memory that a run over these rows needs. All of its micro-batches are looked at.
+    /// Returns the memory that a run over these rows needs. All of its micro-batches are
+    /// considered.
     pub(super) fn memory(&self, data: &RunData, config: &train::TrainConfig) -> MemoryPlan {
         self.memory_of(self.load(data, config))
     }
@@ -425,12 +428,13 @@ impl Plan {
             .with_room(checkpointing, self.offload)
     }
 
-    /// The memory that a run needs at least, whatever its rows are.
+    /// Returns the least memory that a run needs, whatever its rows are.
     pub fn least_memory(&self) -> MemoryPlan {
         self.memory_of(self.load_of(RowShape::dense(1, 2), None))
     }
 
-    /// The memory that a run needs where each row is as long as `training.sequence_len` allows.
+    /// Returns the memory that a run needs if each row is as long as `training.sequence_len`
+    /// allows.
     pub fn memory_of_full_rows(&self) -> MemoryPlan {
         self.memory_of(self.load_of(
             RowShape::dense(self.training.micro_batch_size, self.limits.sequence_len),
@@ -550,8 +554,8 @@ mod tests {
         assert!(said(&short, logits - 1).ends_with("; train on another device"));
     }
 
-    /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, 14336 between, 128256 tokens, embedding
-    /// and head apart.
+    /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, feed-forward width 14336, 128256 tokens,
+    /// untied head.
     fn eight_billion(rows: RowShape) -> Load {
         let rope = RopeSpec {
             head_dim: 128,
@@ -591,7 +595,7 @@ mod tests {
         }
     }
 
-    /// The plan on a GPU on which so many GB are allowed.
+    /// Returns the plan on a GPU with a limit of so many GB.
     fn on_gpu(load: Load, gigabytes: f64, offload: Offload) -> MemoryPlan {
         let allowed = Some(Allowed {
             bytes: (gigabytes * 1e9) as u64,

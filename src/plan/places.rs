@@ -1,6 +1,7 @@
-//! Where the inputs of a run lie now. A run belongs to where it lies: in a project that was copied
-//! or moved it reads the files beside it, not those of the folder where it was started. What is not
-//! beside it is looked for there, and in folders that are named, data by its content.
+//! Locates the inputs of a run. A run belongs to the place where it lies: in a project that was
+//! copied or moved it reads the files next to it, not those of the folder where it was started.
+//! Inputs that are not there are looked for in that folder, and in folders that the user names,
+//! where data are found by content.
 
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -18,49 +19,50 @@ use crate::train::RunFolder;
 const DATA: [&str; 2] = ["datasets", "evaluation_datasets"];
 const TEMPLATE: &str = "chat_template";
 const INIT_FROM: &str = "init_from";
-/// Kinds of a lock's files that are looked up one by one, as a person calls them.
+/// Kinds of files in a lock that are looked up one by one, with their names for the user.
 const FILES: [(&str, &str); 4] = [
     (DATA[0], "data"),
     (DATA[1], "validation data"),
     (TEMPLATE, "chat template"),
     (INIT_FROM, "adapter to go on from"),
 ];
-/// The most files of a folder that are looked through for data.
+/// The most files of a folder that are searched for data.
 const MAX_FILES: usize = 100_000;
 
-/// Folders that were named for inputs.
+/// Folders that the user named for inputs.
 #[derive(Debug, Default)]
 pub struct Named {
-    /// That of the base.
+    /// The folder of the base.
     pub base: Option<PathBuf>,
-    /// One in which data, the template and the adapter to go on from are found by their content.
+    /// A folder in which data, the template and the adapter to continue from are found by content.
     pub data: Option<PathBuf>,
 }
 
-/// Where the files of a lock are.
+/// The locations of a lock's files.
 #[derive(Debug, Default)]
 pub struct Places {
     /// The folder that the recipe's relative paths are relative to.
     home: PathBuf,
-    /// Folders where else they may be, as [`homes`] has them.
+    /// Other folders where they may be, as [`homes`] returns them.
     others: Vec<PathBuf>,
     /// The folder where the run was started.
     started_in: Option<PathBuf>,
-    /// Files and folders that are not where their names in the lock lead from `home`.
+    /// Files and folders that are not where their names in the lock lead from `home`, with their
+    /// places.
     moved: Vec<(String, PathBuf)>,
-    /// The base's folder, where it is not the one of the recipe.
+    /// The base's folder, if it is not the one in the recipe.
     base: Option<PathBuf>,
-    /// Whether something was found by its content.
+    /// Whether something was found by content.
     has_found: bool,
-    /// What a person should know.
+    /// Notes for the user.
     notes: Vec<String>,
 }
 
 impl Places {
-    /// Looks up the inputs of the run in the folder `run`.
+    /// Locates the inputs of the run in the folder `run`.
     ///
     /// # Errors
-    /// Something is nowhere, or a file of the data's folder cannot be read.
+    /// An input is not found, or a file of the data folder cannot be read.
     pub fn find(lock: &Lock, run: &Path, named: &Named) -> Result<Self, PlanError> {
         let homes = homes(lock, run);
         let home = home_among(&homes, lock);
@@ -113,13 +115,13 @@ impl Places {
         Ok(places)
     }
 
-    /// The folder that relative paths of a run's recipe are relative to.
+    /// Returns the folder that relative paths of a run's recipe are relative to.
     pub fn home_of(lock: &Lock, run: &Path) -> PathBuf {
         home_among(&homes(lock, run), lock)
     }
 
-    /// Where a file or folder of the recipe of the run in `run` is, by its name there; `None` where
-    /// it is nowhere.
+    /// Returns the place of a file or folder in the recipe of the run in `run`, by its name there;
+    /// `None` if it is not found.
     pub fn look_up(lock: &Lock, run: &Path, name: &Path) -> Option<PathBuf> {
         let homes = homes(lock, run);
         let home = home_among(&homes, lock);
@@ -129,34 +131,34 @@ impl Places {
             .find(|path| path.exists())
     }
 
-    /// The folder that the recipe's relative paths are relative to.
+    /// Returns the folder that the recipe's relative paths are relative to.
     pub fn home(&self) -> &Path {
         &self.home
     }
 
-    /// The base's folder, where it is not the one of the recipe.
+    /// Returns the base's folder, if it is not the one in the recipe.
     pub fn base(&self) -> Option<&Path> {
         self.base.as_deref()
     }
 
-    /// What a person should know.
+    /// Returns notes for the user.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Whether the folder that was named for data has some of it.
+    /// Returns whether some data were found in the folder that was named for data.
     pub fn has_found(&self) -> bool {
         self.has_found
     }
 
-    /// Whether data are read in a folder that was named for them, and not where they would be
-    /// anyway.
+    /// Returns whether data are read from a folder that was named for them, and not from where they
+    /// would be anyway.
     pub fn has_data_in(&self, folder: &Path) -> bool {
         let folder = absolute(folder);
         self.moved.iter().any(|(_, path)| path.starts_with(&folder))
     }
 
-    /// Whether a file at home is still what it was.
+    /// Returns whether a file at home is unchanged.
     fn has_at_home(&self, key: &str, hash: &str) -> bool {
         hash_file(&self.at_home(Path::new(key))).is_ok_and(|found| found.to_string() == hash)
     }
@@ -186,7 +188,7 @@ impl Places {
         self.base = Some(found);
     }
 
-    /// Looks up a file that is not at home; of one that is nowhere [`Places::apply`] tells.
+    /// Looks up a file that is not at home. [`Places::apply`] reports it if it is not found.
     fn find_file(&mut self, key: &str, words: &str) {
         let at_home = self.at_home(Path::new(key));
         if !at_home.exists() {
@@ -210,12 +212,12 @@ impl Places {
         }
     }
 
-    /// A path as it would be at home.
+    /// Returns a path as it would be at home.
     fn at_home(&self, path: &Path) -> PathBuf {
         in_home(&self.home, path, self.started_in.as_deref())
     }
 
-    /// A path that is not at home, where it is.
+    /// Returns the present place of a path that is not at home.
     fn elsewhere(&self, path: &Path) -> Option<PathBuf> {
         if self.at_home(path).exists() {
             return None;
@@ -228,10 +230,10 @@ impl Places {
             .find(|path| path.exists())
     }
 
-    /// Puts into a recipe where its inputs are.
+    /// Puts the locations of a recipe's inputs into the recipe.
     ///
     /// # Errors
-    /// Files are nowhere: all of them are listed.
+    /// Files are not found: all of them are listed.
     pub fn apply(&self, lock: &Lock, recipe: &mut Recipe) -> Result<(), PlanError> {
         recipe.base_folder.clone_from(&self.base);
         if let Some(base) = lock
@@ -268,7 +270,7 @@ impl Places {
         }
     }
 
-    /// Faults for a base, a template and datasets of which there is nothing at all.
+    /// Returns faults for a base, a template and datasets that are missing entirely.
     fn missing(&self, lock: &Lock, recipe: &Recipe) -> Vec<Fault> {
         let others: Vec<String> = self
             .others
@@ -345,7 +347,7 @@ impl Places {
         }
     }
 
-    /// The files of a dataset, where one of them is not what its path leads to from home.
+    /// Sets the files of a dataset if one of them is not where its path leads from home.
     fn place(&self, dataset: &mut Dataset, keys: &[String]) {
         let own: Vec<&String> = keys.iter().filter(|key| dataset.leads_to(key)).collect();
         if own.iter().any(|key| self.moved_to(key).is_some()) {
@@ -363,8 +365,8 @@ impl Places {
         }
     }
 
-    /// Where a file of a data set of the Hub was found by its content, in a folder that was named
-    /// for data.
+    /// Returns where a file of a Hub data set was found by content, in a folder that was named for
+    /// data.
     pub fn found_by_content(&self, lock: &Lock, path: &Path) -> Option<PathBuf> {
         let path = path.to_string_lossy();
         let is_same = |key: &str| lock.name_in_cache(key) == lock.name_in_cache(&path);
@@ -381,7 +383,7 @@ impl Places {
             .map(|(_, path)| path.as_path())
     }
 
-    /// The hashes of the inputs as they are now, under the names that the lock has for them.
+    /// Returns the present hashes of the inputs under the names that the lock has for them.
     pub fn renamed(&self, lock: &Lock, hashes: Value) -> Value {
         let Value::Object(kinds) = hashes else {
             return hashes;
@@ -401,7 +403,7 @@ impl Places {
         Value::Object(kinds.into_iter().map(of_kind).collect())
     }
 
-    /// What the lock calls a file: mostly one name, of copies with the same content several.
+    /// Returns the lock's names for a file: usually one, several for copies with the same content.
     fn names(&self, path: &str, known: &[String]) -> Vec<String> {
         let of_file = |(key, to): &(String, PathBuf)| {
             (to == Path::new(path) && known.contains(key)).then(|| key.clone())
@@ -441,7 +443,7 @@ impl Places {
         ]
     }
 
-    /// Where a file of the lock is or would be, in full.
+    /// Returns the full path where a file of the lock is or would be.
     pub fn shown(&self, key: &str) -> PathBuf {
         if let Some(path) = self.moved_to(key) {
             return path.to_owned();
@@ -456,8 +458,8 @@ impl Places {
     }
 }
 
-/// Where the run's inputs may be: in the folder that lies to the run as the one where it was
-/// started lay to it, in that one, and here.
+/// Returns the folders where the run's inputs may be: the one that lies relative to the run as the
+/// folder where it was started did, that folder itself, and the current one.
 fn homes(lock: &Lock, run: &Path) -> Vec<PathBuf> {
     let here = std::env::current_dir().unwrap_or_default();
     let mut homes = Vec::new();
@@ -482,7 +484,7 @@ fn homes(lock: &Lock, run: &Path) -> Vec<PathBuf> {
     homes
 }
 
-/// The first of the folders in which there is something that the run read.
+/// Returns the first of the folders that contains something that the run read.
 fn home_among(homes: &[PathBuf], lock: &Lock) -> PathBuf {
     let (keys, started_in) = (lock.all_locked(), lock.working_directory());
     let is_own = |home: &PathBuf, key: &String| {
@@ -504,8 +506,8 @@ fn home_among(homes: &[PathBuf], lock: &Lock) -> PathBuf {
         .unwrap_or_default()
 }
 
-/// A path of the recipe in a home: a relative one from there; of the absolute ones those below the
-/// folder where the run was started.
+/// Returns a path of the recipe in a home: a relative path from there, and an absolute one if it is
+/// below the folder where the run was started.
 fn in_home(home: &Path, path: &Path, started_in: Option<&Path>) -> PathBuf {
     match started_in.and_then(|started_in| path.strip_prefix(started_in).ok()) {
         Some(inside) => absolute_in(home, inside),
@@ -513,7 +515,7 @@ fn in_home(home: &Path, path: &Path, started_in: Option<&Path>) -> PathBuf {
     }
 }
 
-/// How to come from one absolute folder to another.
+/// Returns the relative path from one absolute folder to another.
 fn way(from: &Path, to: &Path) -> PathBuf {
     let (from, to) = (tidy(from), tidy(to));
     let shared = from
@@ -533,7 +535,7 @@ fn absolute_in(folder: &Path, path: &Path) -> PathBuf {
     tidy(&folder.join(path))
 }
 
-/// A path without `.`, and without `..` where it leads out of a name before it.
+/// Returns a path without `.`, and without `..` after a name.
 fn tidy(path: &Path) -> PathBuf {
     let mut tidy = PathBuf::new();
     for component in path.components() {
@@ -552,7 +554,7 @@ fn tidy(path: &Path) -> PathBuf {
 }
 
 impl Dataset {
-    /// Whether its path leads to a file of the lock.
+    /// Returns whether the dataset's path leads to a file of the lock.
     fn leads_to(&self, key: &str) -> bool {
         self.path
             .as_ref()
@@ -560,7 +562,7 @@ impl Dataset {
     }
 }
 
-/// Whether a dataset's path, which may be a folder or a glob, leads to a file.
+/// Returns whether a dataset's path, which may be a folder or a glob, leads to a file.
 fn is_of(path: &str, file: &str) -> bool {
     let (path, file) = (tidy(Path::new(path)), tidy(Path::new(file)));
     let options = MatchOptions {
@@ -575,7 +577,7 @@ fn is_of(path: &str, file: &str) -> bool {
     file.starts_with(&path) || matches()
 }
 
-/// Hashes of all that may be found by content, with names that it may have.
+/// Returns the hashes of everything that may be found by content, with possible names.
 fn wanted(lock: &Lock) -> BTreeMap<String, String> {
     FILES
         .into_iter()
@@ -584,8 +586,8 @@ fn wanted(lock: &Lock) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// The files in and below a folder that have these contents. Those of the same names are looked at
-/// first, and no more than needed.
+/// Finds files in and below a folder by content. Files with the expected names are tried first, and
+/// no more files are read than needed.
 fn by_content(
     folder: &Path,
     wanted: &BTreeMap<String, String>,

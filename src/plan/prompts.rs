@@ -1,4 +1,4 @@
-//! What a run asks at each evaluation: the prompts of its recipe, as tokens that fit the base.
+//! The sample prompts of a recipe, as tokens that fit the base.
 
 use serde_json::json;
 
@@ -10,7 +10,7 @@ use crate::infer::{Frame, SamplePrompt};
 use crate::recipe::{Recipe, Said};
 use crate::terms::Format;
 
-/// The prompts, filled; what a base cannot be asked joins `faults`.
+/// Returns the filled prompts; those that cannot be put to the base join `faults`.
 pub(super) fn prompts(
     recipe: &Recipe,
     base: Option<&Base>,
@@ -42,8 +42,8 @@ pub(super) fn prompts(
     prompts.iter().filter_map(asked).collect()
 }
 
-/// The frame of every row that is trained, where they share Alpaca's; else the template where there
-/// is one.
+/// Returns the frame of the prompts: Alpaca's if all training rows use it, else the chat template
+/// if there is one.
 fn frame(recipe: &Recipe, has_template: bool) -> Frame {
     let mut formats = recipe
         .datasets

@@ -1,5 +1,5 @@
-//! Where a run's rows come from, for its lock and for the cards that are made of it: counts of each
-//! data set, and what is said of the license of each file.
+//! Where a run's rows come from, for its lock and for cards: counts for each data set, and the
+//! license information of each file.
 
 use std::path::Path;
 
@@ -15,10 +15,10 @@ use crate::terms::Term;
 use crate::train;
 
 impl Lock {
-    /// Writes down what the rows of this plan are, and what `auto` came to: how many blocks
-    /// recompute, the device and the numbers of the base, with the form that its files have where
-    /// they are packed, and where its embedding is; and what `memory` plans for its peak. What is
-    /// free, or proven, may be another when the run goes on.
+    /// Records the rows of this plan, and the values that `auto` was resolved to: how many blocks
+    /// are recomputed, the device, the dtype of the base with the form of its files if they are
+    /// quantized, where its embedding is, and the peak that `memory` plans. Free memory and proven
+    /// devices may be different when the run continues.
     pub fn describe(
         &mut self,
         plan: &Plan,
@@ -55,7 +55,12 @@ impl Plan {
             let file = |file: &DataFile| {
                 let file = file.path();
                 let terms = self.terms(&key, Path::new(&path), file);
-                json!({"path": file.display().to_string(), "license": terms.license, "said_in": terms.said_in, "notices": terms.notices})
+                json!({
+                    "path": file.display().to_string(),
+                    "license": terms.license,
+                    "said_in": terms.said_in,
+                    "notices": terms.notices,
+                })
             };
             let share = shares.iter().find(|share| share.dataset == key);
             let mut set = json!({
@@ -89,8 +94,8 @@ impl Plan {
 }
 
 impl Plan {
-    /// The terms of a data file; of the Hub those of its repository, which a converted copy has not
-    /// itself.
+    /// Returns the license terms of a data file. For a Hub file these are the terms of its
+    /// repository, which a converted copy does not carry itself.
     fn terms(&self, key: &str, path: &Path, file: &Path) -> Terms {
         let Some(snapshot) = self.hub_data.get(key) else {
             return data::terms(file, path);
@@ -104,7 +109,8 @@ impl Plan {
     }
 }
 
-/// The values that somebody said, with where; all others are defaults or follow from these.
+/// Returns the values that were given, with their places. All others are defaults or follow from
+/// these.
 pub(super) fn set_by(settings: &[Setting]) -> Value {
     let said = settings
         .iter()

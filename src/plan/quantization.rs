@@ -1,5 +1,5 @@
-//! How a frozen base is packed: what the section `adapter` says, held against the base, which may
-//! be packed already.
+//! Quantization of a frozen base: the section `adapter`, checked against the base, which may
+//! already be quantized.
 
 use serde_json::{Value, json};
 
@@ -15,19 +15,19 @@ use crate::quant::{BlockSize, QuantFormat};
 use crate::recipe::{self, Location, Said};
 use crate::terms::{Initial, ModelDtype, Offload, Quantization, Technique, Term};
 
-/// What a recipe asks of the base's storage.
+/// The quantization and storage of the base that a recipe asks for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packing {
     form: Option<QuantFormat>,
     packs_head: bool,
-    /// `auto` is decided when the run's memory is known.
+    /// `auto` is resolved when the run's memory is known.
     pub offload: Offload,
 }
 
-/// Where a base is packed already, in which form.
+/// The origin of settings that follow from a quantized base.
 const STORED: Origin = Origin::Derived("as the base is stored");
 
-/// Fills it; where every weight trains there is nothing to fill.
+/// Fills the settings of quantization; full fine-tuning has none.
 pub(super) fn packing(
     recipe: &recipe::Adapter,
     trains: Option<&Trains>,
@@ -158,7 +158,8 @@ pub(super) fn packing(
     packing
 }
 
-/// What trains whole is kept in numbers, and where the gradients are.
+/// Checks the tables. A table that is trained whole or in rows is not quantized, and is kept where
+/// its gradients are.
 fn check_tables(
     recipe: &recipe::Adapter,
     config: &LoraConfig,
@@ -218,8 +219,8 @@ fn check_tables(
     }
 }
 
-/// The form that the recipe asks for; of a base that is packed already, what the recipe does not
-/// say is as there.
+/// Returns the quantization that the recipe asks for. If the base is already quantized, it provides
+/// what the recipe does not state.
 fn asked(
     recipe: &recipe::Adapter,
     stored: Option<QuantFormat>,
@@ -274,7 +275,7 @@ fn asked(
     QuantFormat::of(word, block_size, double_quant)
 }
 
-/// Blocks are of 4 bits.
+/// Refuses `double_quant` and `block_size` for formats other than 4 bits.
 fn refuse_blocks(recipe: &recipe::Adapter, word: Quantization, faults: &mut Vec<Fault>) {
     let double_quant = recipe
         .double_quant
@@ -295,7 +296,7 @@ fn refuse_blocks(recipe: &recipe::Adapter, word: Quantization, faults: &mut Vec<
     }
 }
 
-/// What was said, or how the base is stored, or the default.
+/// Returns the given value, the stored one, or the default.
 fn or_stored<T: Clone>(
     filled: &mut Filled,
     key: &str,
@@ -313,7 +314,7 @@ fn or_stored<T: Clone>(
     }
 }
 
-/// The head of a base that has it packed.
+/// Returns whether the head is quantized, for a base that is stored with a quantized head.
 fn packed_head(said: Option<&Said<bool>>, filled: &mut Filled, faults: &mut Vec<Fault>) -> bool {
     if let Some(Said { place, .. }) = said.filter(|said| !said.value) {
         let fault = Fault::new(
@@ -349,9 +350,9 @@ fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
 }
 
 impl Lock {
-    /// How the base is packed that the run's adapter is for, and whether with the head; `None`
-    /// where it is not. What starts as a part of the base is for its numbers: packed was what
-    /// remained of them.
+    /// Returns the quantization of the base that the run's adapter fits, and whether it includes
+    /// the head; `None` if the adapter fits an unquantized base. An adapter that started as a part
+    /// of the base fits the base's own weights: only the residual was quantized.
     pub fn packing(&self) -> Option<(QuantFormat, bool)> {
         let said = &self.values()["recipe"]["adapter"];
         if said["init_lora_weights"] == "pissa" {
@@ -369,7 +370,7 @@ impl Lock {
         Some((form, said["quantize_head"] == true))
     }
 
-    /// Writes it down.
+    /// Records the quantization.
     pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
         let said = &mut self.0["recipe"]["adapter"];
         said["quantization"] = json!(form.word().word());
@@ -387,7 +388,7 @@ impl Lock {
 }
 
 impl Packing {
-    /// How the base is kept in numbers of this type.
+    /// Returns the storage of the base in this dtype.
     pub fn storage(self, dtype: ModelDtype) -> Storage {
         let Self {
             form,

@@ -1,5 +1,5 @@
-//! The optimizer of a recipe and its learning rates, filled. Only keys of what was chosen are: a
-//! lock says nothing that changes nothing.
+//! The optimizer and its learning rates, filled. Only keys that the chosen optimizer and schedule
+//! use are filled, so that the lock has no values without effect.
 
 use serde_json::json;
 
@@ -12,17 +12,17 @@ use crate::train::{
     Adafactor, AdamWConfig, Muon, OptimizerConfig, RateCourse, Rule, WarmupStableDecay,
 };
 
-/// The peak of the learning rate, and its course.
+/// The peak of the learning rate, and its schedule.
 pub(super) struct Rates {
     pub peak: f64,
     pub course: RateCourse,
     pub warmup: Warmup,
 }
 
-/// Weights with fewer numbers keep a state of 32 bits, as in bitsandbytes.
+/// Weights with fewer elements keep a 32-bit state, as in bitsandbytes.
 const MIN_8BIT_SIZE: usize = 4096;
 
-/// The optimizer by its word and as it is.
+/// Returns the optimizer, by its word and with its config.
 pub(super) fn optimizer(said: &Training, filled: &mut Filled) -> (Optimizer, OptimizerConfig) {
     let word = filled.word(
         "training.optimizer",
@@ -90,7 +90,7 @@ pub(super) fn optimizer(said: &Training, filled: &mut Filled) -> (Optimizer, Opt
     (word, OptimizerConfig { rule, adamw })
 }
 
-/// As transformers' Trainer has it where nothing is said.
+/// Returns Adafactor with the defaults of transformers' Trainer.
 fn adafactor(said: &Training, filled: &mut Filled) -> Adafactor {
     Adafactor {
         beta1: filled.optional("training.beta1", said.beta1.as_ref(), |beta1| json!(beta1)),
@@ -106,7 +106,7 @@ fn adafactor(said: &Training, filled: &mut Filled) -> Adafactor {
     }
 }
 
-/// The learning rates.
+/// Returns the learning rates.
 pub(super) fn course(said: &Training, rule: Rule, filled: &mut Filled) -> Rates {
     if matches!(rule, Rule::Adafactor(adafactor) if adafactor.relative_step) {
         return Rates {
@@ -186,7 +186,7 @@ fn cycles(said: &Training, filled: &mut Filled, default: f64) -> f64 {
     filled.plain("training.num_cycles", said.num_cycles.as_ref(), default)
 }
 
-/// The lowest rate as a share of the peak.
+/// Returns the lowest rate as a share of the peak.
 fn lowest(said: &Training, peak: f64, filled: &mut Filled) -> f64 {
     match &said.min_lr {
         Some(rate) => filled.plain("training.min_lr", Some(rate), 0.0) / peak,
@@ -220,7 +220,7 @@ fn stages(said: &Training, filled: &mut Filled) -> WarmupStableDecay {
     }
 }
 
-/// A schedule falls: what it falls to is below where it starts.
+/// Checks that a schedule falls: its lowest rate must be below its peak.
 pub(super) fn check_lowest(recipe: &Recipe, peak: f64, faults: &mut Vec<Fault>) {
     let said = &recipe.training;
     let is = |scheduler| {

@@ -1,17 +1,16 @@
-//! A lock for others to read: what it says of the run stays, where this machine has its files does
-//! not.
+//! Redacts a lock for other people: facts about the run stay, and paths on this machine go.
 
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
 use serde_json::{Map, Value, json};
 
-/// Keys that say nothing but where things are here.
+/// Keys that only say where things are on this machine.
 const PLACES: [&str; 2] = ["command", "working_directory"];
 
-/// Key of sentences that name files.
+/// The key of sentences that name files.
 const FORCED: &str = "forced";
-/// An absolute path in a sentence, up to the end of what may be one.
+/// An absolute path in a sentence, up to the end of what may be a path.
 static PATH: LazyLock<Regex> = LazyLock::new(|| {
     Regex::new(r"(?P<before>^|[\s`])(?P<path>(?:~?/|[A-Za-z]:[\\/]|\\\\)[^`,]*)").expect(
         "the \
@@ -25,14 +24,14 @@ static WORD: LazyLock<Regex> = LazyLock::new(|| {
         .expect("the pattern is valid")
 });
 
-/// A command or a sentence in which of every absolute path only the last part is left.
+/// Shortens every absolute path in a command or a sentence to its last part.
 pub fn text(text: &str) -> String {
     let shortened = |found: &Captures| format!("{}{}", &found["before"], end(&found["path"], 1));
     WORD.replace_all(text, shortened).into_owned()
 }
 
-/// The same entries; of absolute paths, as values and as keys, only as much of their ends is left
-/// as tells them apart.
+/// Shortens absolute paths, in values and in keys, to as much of their ends as is needed to tell
+/// them apart.
 pub fn map(entries: &Map<String, Value>) -> Map<String, Value> {
     let mut portable = Map::new();
     for (key, entry) in entries
@@ -64,7 +63,7 @@ fn value(of: &Value) -> Value {
     }
 }
 
-/// Sentences, in which the same is done with every path.
+/// Shortens every path in sentences.
 fn told(of: &Value) -> Value {
     let shortened = |found: &Captures| format!("{}{}", &found["before"], end(&found["path"], 1));
     let line = |text: &str| PATH.replace_all(text, shortened).into_owned();
@@ -76,7 +75,7 @@ fn told(of: &Value) -> Value {
         .collect()
 }
 
-/// The last parts of an absolute path; any other text as it is.
+/// Returns the last parts of an absolute path; any other text stays as it is.
 fn end(text: &str, parts: usize) -> String {
     let is_drive = text.as_bytes().get(1) == Some(&b':')
         && matches!(text.as_bytes().get(2), Some(b'\\' | b'/'));
@@ -114,7 +113,11 @@ mod tests {
             "working_directory": "/home/anna",
             "recipe_file": "/home/anna/recipe.yaml",
             "threads": 2,
-            "recipe": {"base_model": "owner/name", "datasets": [{"path": "data/rows.parquet"}], "output_dir": "C:\\runs\\a"},
+            "recipe": {
+                "base_model": "owner/name",
+                "datasets": [{"path": "data/rows.parquet"}],
+                "output_dir": "C:\\runs\\a",
+            },
             "resumed": [{"forced": [
                 "data: `/home/anna/My Files/rows.parquet` has changed since the run started",
                 "recipe: `output_dir` is /home/anna/b c, the run went on with C:\\runs\\a up to \
@@ -127,7 +130,11 @@ mod tests {
         let expected = json!({
             "recipe_file": "recipe.yaml",
             "threads": 2,
-            "recipe": {"base_model": "owner/name", "datasets": [{"path": "data/rows.parquet"}], "output_dir": "a"},
+            "recipe": {
+                "base_model": "owner/name",
+                "datasets": [{"path": "data/rows.parquet"}],
+                "output_dir": "a",
+            },
             "resumed": [{"forced": [
                 "data: `rows.parquet` has changed since the run started",
                 "recipe: `output_dir` is b c, the run went on with a up to its checkpoint",

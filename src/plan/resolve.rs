@@ -1,4 +1,5 @@
-//! A recipe to a plan: every value filled, every path looked up, every fault collected.
+//! Resolves a recipe to a plan: every value is filled, every path looked up, and every fault
+//! collected.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,96 +38,96 @@ use crate::report::{Reporter, mebibytes};
 use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
 use crate::{device, model, panics, proof};
 
-/// Everything that a run will do. Counts of rows and steps come with [`Plan::read_data`].
+/// Everything that a run will do. Counts of rows and steps follow with [`Plan::read_data`].
 #[derive(Debug)]
 pub struct Plan {
     /// The recipe's file.
     pub recipe: PathBuf,
     /// Every filled value and its origin, section by section.
     pub settings: Vec<Setting>,
-    /// The base as the recipe has it.
+    /// The base's name in the recipe.
     pub base_name: String,
     /// The base's folder.
     pub base_folder: PathBuf,
-    /// Where the base is of the Hub, what it is there.
+    /// The base's snapshot, if it is from the Hub.
     pub snapshot: Option<Snapshot>,
-    /// The base's config.json, read.
+    /// The base's parsed `config.json`.
     pub model: model::Folder,
-    /// What trains.
+    /// What is trained: an adapter, or every weight.
     pub trains: Trains,
     /// Parameters that are trained.
     pub trainable_parameters: usize,
-    /// An adapter folder to go on from.
+    /// The adapter folder to continue from.
     pub init_from: Option<PathBuf>,
-    /// Tokenizer and template.
+    /// The tokenizer and the chat template.
     pub encoder: Encoder,
-    /// What of the tokenizer is not the base's, where the recipe has `tokens` or the adapter to go
-    /// on from brings some.
+    /// The changes to the base's tokenizer, if the recipe has `tokens` or the adapter to continue
+    /// from brings some.
     pub vocabulary: Option<Vocabulary>,
-    /// The template's file, where the recipe names one.
+    /// The chat template's file, if the recipe names one.
     pub chat_template: Option<PathBuf>,
-    /// What renders conversations, where that is not what the base's folder does by itself.
+    /// The sources of the chat template, if they are not those of the base's folder.
     pub own_sources: Option<Sources>,
-    /// What to train on.
+    /// The data to train on.
     pub sources: Vec<DataSource>,
-    /// What to score on, beside held-out rows.
+    /// The validation data, beside held-out rows.
     pub validation_sources: Vec<DataSource>,
-    /// Those of both that are of the Hub.
+    /// The Hub data sets of both.
     pub hub_data: Snapshots,
     /// Which training rows are held out.
     pub holdout: Holdout,
     /// How long a row may be.
     pub limits: Limits,
-    /// What is asked at each evaluation.
+    /// The sample prompts.
     pub prompts: Vec<SamplePrompt>,
-    /// How `datasets` are mixed; `None`: each row once an epoch.
+    /// How `datasets` are mixed; `None` if each row is seen once per epoch.
     pub mixing: Option<Mixing>,
-    /// Which rows are left out because another one is like them.
+    /// Which rows are left out as duplicates or near-duplicates.
     pub alike: Alike,
-    /// Share of rows that may be left out.
+    /// The share of rows that may be left out.
     pub max_dropped: f64,
-    /// Where to compute; `auto` is resolved.
+    /// The device; `auto` is resolved.
     pub device: Device,
-    /// Why there, where `auto` had more to choose from.
+    /// Why this device was chosen, if `auto` had a choice.
     pub device_reason: Option<String>,
-    /// 0: one a core.
+    /// CPU threads; 0 for one per core.
     pub threads: usize,
-    /// Where the tokens of the data are kept.
+    /// Where tokenized data are cached.
     pub cache: CacheMode,
     /// The run's folder.
     pub output_dir: PathBuf,
-    /// When the run started, or `SOURCE_DATE_EPOCH`: what a template's `strftime_now` tells.
+    /// When the run started, or `SOURCE_DATE_EPOCH`: the time that a template's `strftime_now`
+    /// returns.
     pub started: jiff::Timestamp,
-    /// How the base is kept in memory; `auto` is resolved, but for where the embedding is: see
-    /// [`super::MemoryPlan::storage`].
+    /// How the base is stored in memory. `auto` is resolved, except for the place of the embedding:
+    /// see [`super::MemoryPlan::storage`].
     pub storage: Storage,
-    /// Whether the embedding stays in the processor's memory; `auto` is decided by the run's
-    /// memory.
+    /// Whether the embedding stays in CPU memory; `auto` is resolved by the run's memory.
     pub(super) offload: Offload,
-    /// Why the base is not trained as the recipe has it.
+    /// Why the base cannot be trained as the recipe has it.
     pub(super) untrained: Vec<Fault>,
-    /// Memory that the run may have.
+    /// The memory that the run may use.
     pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
 }
 
-/// What `resolve` could find out.
+/// The result of [`resolve`].
 #[derive(Debug)]
 pub enum Resolved {
-    /// Everything.
+    /// The whole plan.
     Plan(Box<Plan>),
-    /// Everything that does not need what is on the Hub and not in the cache.
+    /// What could be resolved without the Hub data that are missing from the cache.
     Hub {
-        /// The base and what the cache has not of it.
+        /// The base, and what of it is missing from the cache.
         base: Option<(RepoId, Missing)>,
-        /// Data sets, as errors that tell how they are fetched.
+        /// Missing data sets, as errors that tell how to fetch them.
         datasets: Vec<HubError>,
-        /// Where to compute.
+        /// The device.
         device: Device,
     },
 }
 
-/// What of the Hub was fetched for a recipe, or is pinned by the lock of its run.
+/// Hub data that were fetched for a recipe, or are pinned by the lock of its run.
 #[derive(Debug, Default)]
 pub struct Fetched {
     /// The base.
@@ -135,10 +136,11 @@ pub struct Fetched {
     pub datasets: Snapshots,
 }
 
-/// Fills a recipe and looks up what it names, without network. `started` is when its run started,
-/// now where there is none yet. Data files that are no Parquet files are converted into the cache,
-/// which `report` is told.
+/// Fills a recipe and looks up what it names, without network access. `started` is when its run
+/// started, or now if there is none yet. Data files that are not Parquet files are converted into
+/// the cache, and `report` is told of it.
 ///
+/// Every fault of the recipe and of what it names, in the recipe's order.
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
 pub fn resolve(
@@ -149,7 +151,7 @@ pub fn resolve(
     resolve_on(recipe, started, Fetched::default(), report)
 }
 
-/// [`resolve`] on what was fetched.
+/// Like [`resolve`], with what was fetched.
 ///
 /// # Errors
 /// As for [`resolve`].
@@ -356,7 +358,7 @@ pub fn resolve_on(
     })))
 }
 
-/// Whether rows of a dataset are rendered by a chat template.
+/// Returns whether rows of a dataset are rendered by a chat template.
 fn is_rendered(dataset: &Dataset, files: &data_files::Found) -> bool {
     let Some(format) = dataset.format.as_ref().map(|said| said.value) else {
         return false;
@@ -369,7 +371,7 @@ fn is_rendered(dataset: &Dataset, files: &data_files::Found) -> bool {
     data::any_rendered(files.as_deref().unwrap_or_default(), format, &columns)
 }
 
-/// The device that was named, or the best on which training is proven.
+/// Returns the device that was named, or the best one on which training is proven.
 fn choose_device(
     said: Device,
     training: &Training,
@@ -386,8 +388,8 @@ fn choose_device(
     })
 }
 
-/// Numbers that the recipe asks for and the device has not. Of a device that nobody lists, opening
-/// it tells.
+/// Returns the fault if the recipe asks for a dtype, or for TF32, that the device does not have. A
+/// device that is not listed is checked when it is opened.
 fn refused_by_device(training: &recipe::Training, device: Device) -> Option<Fault> {
     let found = device::find(device)?;
     let dtype = training
@@ -409,11 +411,11 @@ fn refused_by_device(training: &recipe::Training, device: Device) -> Option<Faul
 }
 
 impl Plan {
-    /// Refuses to train where the base would not train as its config.json says, and the recipe has
-    /// no word on it. Whatever else is done with the base computes the same.
+    /// Refuses to train if the base would not train as its `config.json` says and the recipe does
+    /// not mention it. Any other use of the base computes the same.
     ///
     /// # Errors
-    /// Each key of config.json that acts in training and is not built.
+    /// Lists each key of `config.json` that acts in training and is not built.
     pub fn check_trains(&self) -> Result<(), PlanError> {
         let faults = self.untrained.clone();
         if faults.is_empty() {
@@ -424,7 +426,7 @@ impl Plan {
     }
 }
 
-/// How the base is kept on a device. What trains is f32.
+/// Returns how the base is stored on a device. Trained weights are f32.
 fn storage(
     base: &model::Folder,
     trains: &Trains,
@@ -441,9 +443,9 @@ fn storage(
     }
 }
 
-/// Whether training is proven on a GPU, so that `auto` may take it: where nobody has proven it yet,
-/// it is proven now. One that fails is passed over, and nothing that goes wrong later is blamed on
-/// it.
+/// Returns whether training is proven on a GPU, so that `auto` may choose it. If it has not been
+/// proven yet, it is proven now. A GPU that fails is passed over, and later errors are not blamed
+/// on it.
 fn is_proven(found: &device::FoundDevice, tiny: &ProbeModel, products: Products) -> bool {
     let prove = || {
         device::open(found.device).is_ok_and(|device| {
@@ -457,7 +459,7 @@ fn is_proven(found: &device::FoundDevice, tiny: &ProbeModel, products: Products)
     is_proven
 }
 
-/// What a `quantization_config` says of weights that are not quantized.
+/// Returns a note on a `quantization_config` whose weights are not quantized.
 pub fn leftover_note(method: &str) -> String {
     format!(
         "config.json has a `quantization_config` ({method}), and the weights are plain numbers: it \
@@ -472,7 +474,7 @@ fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
     })
 }
 
-/// The folder of the run of a recipe: the one that it names, or one with the recipe's name.
+/// Returns the folder of a recipe's run: the one that it names, or one with the recipe's name.
 pub(super) fn output_dir(recipe: &Recipe) -> PathBuf {
     let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
     recipe.output_dir.as_ref().map_or_else(
@@ -488,11 +490,11 @@ fn as_written(holdout: &Holdout) -> Value {
     }
 }
 
-/// Now, or what `SOURCE_DATE_EPOCH` says
+/// Returns the current time, or the value of `SOURCE_DATE_EPOCH`
 /// (<https://reproducible-builds.org/specs/source-date-epoch/>).
 ///
 /// # Errors
-/// It says something else.
+/// `SOURCE_DATE_EPOCH` is not a time.
 pub fn now() -> Result<jiff::Timestamp, Fault> {
     let Ok(epoch) = std::env::var("SOURCE_DATE_EPOCH") else {
         return Ok(jiff::Timestamp::now());
@@ -509,7 +511,7 @@ pub fn now() -> Result<jiff::Timestamp, Fault> {
     })
 }
 
-/// What the datasets of a recipe are read with.
+/// The context in which the datasets of a recipe are read.
 struct Reading<'a> {
     /// Whether there is a chat template.
     has_template: bool,
@@ -672,7 +674,7 @@ impl Reading<'_> {
     }
 }
 
-/// Says in the fault of a missing format which one the rows seem to have.
+/// Suggests in the fault of a missing format the one that the rows seem to have.
 fn propose(section: &str, file: Option<&DataFile>, faults: &mut [Fault]) {
     let missing = format!("missing key `format` in `{section}`");
     let fault = faults.iter_mut().find(|fault| fault.message == missing);
@@ -709,8 +711,8 @@ fn propose(section: &str, file: Option<&DataFile>, faults: &mut [Fault]) {
 }
 
 impl Plan {
-    /// What a reader of the adapter finds in `base_model_name_or_path`: the repository on the Hub,
-    /// or the name as given, without the place of an absolute folder on this machine.
+    /// Returns the base's name for `base_model_name_or_path`: the repository on the Hub, or the
+    /// name as given, without the path of an absolute folder on this machine.
     pub fn portable_base_name(&self) -> String {
         if let Some(snapshot) = &self.snapshot {
             return snapshot.id.repository().to_owned();
@@ -726,7 +728,7 @@ impl Plan {
         }
     }
 
-    /// The portable name, and of a base of the Hub the commit after `@`.
+    /// Returns the portable name, with `@` and the commit for a base of the Hub.
     pub fn pinned_base_name(&self) -> String {
         let commit = self
             .snapshot
@@ -735,7 +737,7 @@ impl Plan {
         self.portable_base_name() + &commit
     }
 
-    /// What a person should know before the run and that stops nothing.
+    /// Returns notes for the user before the run. They do not stop it.
     pub fn notes(&self) -> Vec<String> {
         let (length, context) = (self.limits.sequence_len, self.model.spec.context);
         let long = format!(
@@ -802,7 +804,7 @@ impl Plan {
             .collect()
     }
 
-    /// Columns of the data that are not read.
+    /// Returns notes on columns of the data that are not read.
     fn unread_columns(&self) -> Vec<String> {
         let sources = self
             .sources
@@ -828,7 +830,7 @@ impl Plan {
         sources.filter_map(note).collect()
     }
 
-    /// Where rows of the Hub come from.
+    /// Returns notes on where Hub data come from.
     fn notes_of_hub_data(&self) -> impl Iterator<Item = String> {
         let of = |(key, snapshot): (&String, &DatasetSnapshot)| {
             let notes = snapshot.notes().into_iter();
@@ -839,7 +841,7 @@ impl Plan {
         self.hub_data.iter().flat_map(of)
     }
 
-    /// Variables of the recipe that no template reads.
+    /// Returns notes on variables of the recipe that no template reads.
     fn unread_variables(&self) -> impl Iterator<Item = String> {
         let sources = self.own_sources.iter();
         let unread = sources
@@ -852,12 +854,12 @@ impl Plan {
         })
     }
 
-    /// What products of float32 operands are computed in on the device of the run.
+    /// Returns the precision of products of float32 operands on the run's device.
     pub fn products(&self) -> Products {
         Products::new(self.training.allow_tf32)
     }
 
-    /// Where TF32 is allowed and the base is computed in numbers that it is not for.
+    /// Returns a note if TF32 is allowed and does not apply to the base's dtype.
     fn without_tf32(&self) -> Option<String> {
         let dtype = Some(self.storage.dtype)
             .filter(|dtype| self.training.allow_tf32 && *dtype != ModelDtype::Float32)?;
@@ -867,7 +869,7 @@ impl Plan {
         ))
     }
 
-    /// Where the recipe's optimizer would be paged.
+    /// Returns a note if the recipe's optimizer is a paged one, which is not paged here.
     fn not_paged(&self) -> Option<String> {
         let word = self.training.optimizer_word;
         let resident = word.resident();
@@ -879,7 +881,7 @@ impl Plan {
         })
     }
 
-    /// What a person should know of the base's files, whatever is done with it.
+    /// Returns notes on the base's files, whatever they are used for.
     pub fn notes_of_base(&self) -> Vec<String> {
         let leftover = self.model.leftover_quantization.as_deref();
         let of_tokenizer = self.encoder.tokenizer.notes(self.model.spec.vocabulary);
@@ -890,8 +892,8 @@ impl Plan {
             .collect()
     }
 
-    /// Where the base has one table for embedding and head, and they are trained apart, as PEFT
-    /// does it: nobody is to find that out from a merged model.
+    /// Returns a note if the base ties embedding and head, and they are trained apart, as PEFT
+    /// does: the user should not first see it in a merged model.
     fn untied(&self) -> Option<String> {
         let spec = &self.model.spec;
         let Trains::Adapter(config) = &self.trains else {
@@ -915,7 +917,7 @@ impl Plan {
         ))
     }
 
-    /// The device in words.
+    /// Describes the device in words.
     pub fn device_words(&self) -> String {
         let words = device::find(self.device)
             .map_or_else(|| self.device.to_string(), |found| found.describe());
@@ -930,7 +932,8 @@ impl Plan {
         )
     }
 
-    /// What consumers ask of the adapter, or of the model where there is none.
+    /// Returns the features that consumers check in the adapter, or in the model if there is no
+    /// adapter.
     pub fn facts(&self) -> Features {
         let architecture = architecture_name(&self.model.spec).ok();
         match &self.trains {
@@ -940,7 +943,7 @@ impl Plan {
         }
     }
 
-    /// The value of a setting, as it would be written in a recipe.
+    /// Returns the value of a setting, as it would be written in a recipe.
     pub fn setting(&self, key: &str) -> Option<&Value> {
         self.settings
             .iter()

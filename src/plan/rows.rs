@@ -1,5 +1,4 @@
-//! The rows of a plan: read, tokenized, divided into those that train and those that score, and
-//! counted.
+//! The rows of a plan: read, tokenized, divided into training and validation rows, and counted.
 
 use std::collections::BTreeMap;
 
@@ -23,24 +22,24 @@ use crate::train::{self, RunFolder, StepSampler};
 pub struct RunData {
     pub(super) datasets: Divided,
     pub(super) evaluation: Divided,
-    /// Of the sources of both, in that order.
+    /// The ledger of the sources of both, training first.
     ledger: Ledger,
-    /// Rows that score and are trained on too, of the sources of both.
+    /// Validation rows that are also trained on, for the sources of both.
     pub(super) overlaps: [Vec<Overlap>; 2],
-    /// Rows that train and are nearly the same as one that scores.
+    /// Training rows that are nearly the same as a validation row.
     pub(super) straddling: Option<Straddling>,
-    /// How `datasets` are mixed; `None`: each row once an epoch.
+    /// How `datasets` are mixed; `None` if each row is seen once per epoch.
     pub(super) mixing: Option<Mixing>,
-    /// Sources of `datasets`.
+    /// The number of sources of `datasets`.
     sources: usize,
-    /// Entries of the cache that hold data files as Parquet.
+    /// Cache entries of data files that were converted to Parquet.
     converted: Vec<String>,
     end_ids: Vec<u32>,
 }
 
 impl Plan {
-    /// Reads and tokenizes the data, or finds it in the cache, splits off the validation rows and
-    /// judges what came of it.
+    /// Reads and tokenizes the data, or finds it in the cache; then splits off the validation rows
+    /// and checks the result.
     ///
     /// # Errors
     /// A row cannot be read or rendered, too many are left out, or nothing is left to train on.
@@ -51,7 +50,7 @@ impl Plan {
     }
 
     /// Reads and tokenizes the data, or finds it in the cache, and splits off the validation rows.
-    /// Whether the run may use them [`Plan::judge`] says.
+    /// [`Plan::judge`] checks whether the run may use them.
     ///
     /// # Errors
     /// A row cannot be read or rendered, for a reason that other rows will share.
@@ -62,7 +61,7 @@ impl Plan {
         self.open_rows(report)
     }
 
-    /// The same without what is to be said of the plan.
+    /// Opens the data without reporting on the plan.
     pub(super) fn open_rows(&self, report: Reporter) -> Result<RunData, PlanError> {
         let open = |sources: &[DataSource]| {
             Corpus::open(
@@ -117,8 +116,8 @@ impl Plan {
         })
     }
 
-    /// Where rows are kept as tokens. What looks at a recipe that has no run yet leaves nothing
-    /// behind, unless the cache of the user is meant.
+    /// Returns the cache of tokenized rows. A recipe that has no run yet leaves nothing behind,
+    /// except in the user's cache.
     pub fn row_cache(&self) -> RowCache {
         let run = Some(&self.output_dir).filter(|run| run.is_dir());
         match (self.cache, run) {
@@ -133,8 +132,8 @@ impl Plan {
         }
     }
 
-    /// A source's key in the recipe, and its path as the recipe has it. Those of the validation
-    /// sets come last.
+    /// Returns a source's key in the recipe, and its path as the recipe has it. Validation sets
+    /// come last.
     pub fn source_name(&self, source: usize) -> (String, String) {
         let key = match source.checked_sub(self.sources.len()) {
             None => format!("datasets.{source}"),
@@ -150,7 +149,7 @@ impl Plan {
 }
 
 impl RunData {
-    /// The rows to train on.
+    /// Returns the training rows.
     pub fn training(&self) -> Rows<'_> {
         let (corpus, training) = (&self.datasets.corpus, &self.datasets.split.training);
         let rows = Rows::new(corpus, training.clone());
@@ -167,7 +166,7 @@ impl RunData {
         )
     }
 
-    /// The rows as the loop takes them, without prompts.
+    /// Returns the rows as the training loop takes them, without prompts.
     pub fn rows(&self) -> train::Data<'_> {
         let validation = [&self.datasets, &self.evaluation]
             .map(|of| Rows::new(&of.corpus, of.split.validation.clone()));
@@ -182,17 +181,17 @@ impl RunData {
         }
     }
 
-    /// What became of every row that was read, source by source.
+    /// Returns the fate of every row that was read, source by source.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Rows that were read.
+    /// Returns the number of rows that were read.
     pub fn rows_read(&self) -> u64 {
         self.datasets.corpus.rows_read() + self.evaluation.corpus.rows_read()
     }
 
-    /// A row by its number in the order in which they were read, from 0.
+    /// Returns a row by its number in reading order, from 0.
     ///
     /// # Panics
     /// There is no such row.
@@ -203,14 +202,14 @@ impl RunData {
         }
     }
 
-    /// Every row that was read, in order.
+    /// Returns every row that was read, in order.
     pub fn records(&self) -> impl Iterator<Item = RowRecord<'_>> {
         self.datasets
             .records()
             .chain(self.evaluation.records().map(|record| self.behind(record)))
     }
 
-    /// A record of a validation set, whose source is counted behind the others.
+    /// Renumbers the source of a validation record, since validation sources come after the others.
     fn behind<'a>(&self, record: RowRecord<'a>) -> RowRecord<'a> {
         RowRecord {
             source: record.source + self.sources,
@@ -218,8 +217,8 @@ impl RunData {
         }
     }
 
-    /// Names of the entries of the cache that hold the rows, as tokens and as Parquet files that
-    /// were made of data files.
+    /// Returns the names of the cache entries that hold the rows, as tokens and as converted
+    /// Parquet files.
     pub fn cache_entries(&self) -> Vec<String> {
         let both = [&self.datasets.corpus, &self.evaluation.corpus];
         both.into_iter()
@@ -229,22 +228,22 @@ impl RunData {
             .collect()
     }
 
-    /// Tokens that end a turn or a document.
+    /// Returns the tokens that end a turn or a document.
     pub fn end_ids(&self) -> &[u32] {
         &self.end_ids
     }
 
-    /// Rows to train on.
+    /// Returns the number of training rows.
     pub fn training_rows(&self) -> usize {
         self.datasets.split.training.len()
     }
 
-    /// Rows to score on.
+    /// Returns the number of validation rows.
     pub fn validation_rows(&self) -> usize {
         self.datasets.split.validation.len() + self.evaluation.corpus.len()
     }
 
-    /// Rows to score on that are trained on too.
+    /// Returns the number of validation rows that are also trained on.
     pub fn trained_validation_rows(&self) -> u64 {
         self.overlaps
             .iter()
@@ -253,14 +252,14 @@ impl RunData {
             .sum()
     }
 
-    /// Rows that train and are near-duplicates of rows to score on.
+    /// Returns the number of training rows that are near-duplicates of validation rows.
     pub fn near_validation_rows(&self) -> usize {
         self.straddling
             .as_ref()
             .map_or(0, |straddling| straddling.rows)
     }
 
-    /// Tokens of the rows that the first epoch trains, and how many of them carry a loss.
+    /// Returns the number of tokens in the first epoch, and how many of them carry a loss.
     pub fn training_tokens(&self) -> (u64, u64) {
         let rows = self.training();
         let packs = rows.epoch(Packing::Off, None, 0);
@@ -275,8 +274,8 @@ impl RunData {
         )
     }
 
-    /// How often a run trains each of its kept rows, by index: the same rows of the same steps as
-    /// the loop takes.
+    /// Returns how often a run trains each of its kept rows, by index. It visits the same rows in
+    /// the same steps as the training loop.
     pub fn times_trained(&self, config: &train::TrainConfig) -> Vec<u32> {
         let (training, rows) = (&self.datasets.split.training, self.training());
         let (mut course, mut times, mut epoch, mut place) = (

@@ -1,12 +1,12 @@
-//! Some rows of a run to look at, spread over its sources.
+//! A sample of a run's rows to look at, spread over its sources.
 
 use super::rows::RunData;
 use crate::data::RowCounts;
 
 impl RunData {
-    /// Numbers of `count` rows, ascending: the same number of each source, at equal distances among
-    /// the rows that it keeps or leaves out for another one. A source without any shows its first
-    /// row.
+    /// Returns the numbers of `count` rows, ascending. Each source contributes the same number, at
+    /// equal distances among the rows that it keeps or leaves out as duplicates. A source without
+    /// such rows shows its first row.
     pub fn sample(&self, count: usize) -> Vec<u64> {
         let shown = |kept: u64, rows: u64| if kept > 0 { kept } else { rows.min(1) };
         let most: Vec<u64> = self
@@ -33,7 +33,7 @@ impl RunData {
         numbers
     }
 
-    /// The number of a row within the limits, by its index among those of all sources.
+    /// Returns the number of a row within the limits, by its index among those of all sources.
     fn number(&self, index: u64) -> u64 {
         let of_datasets = self.datasets.corpus.len() as u64;
         match index.checked_sub(of_datasets) {
@@ -45,13 +45,12 @@ impl RunData {
     }
 }
 
-/// Rows that are kept, or are left out only because another one is like them.
+/// Returns how many rows are kept, or left out only as duplicates.
 fn within_limits(tally: &RowCounts) -> u64 {
     tally.kept() + tally.alike()
 }
 
-/// A share of `count` for each, as equal as `most` of each allows; the first ones get what does not
-/// divide.
+/// Divides `count` as equally as `most` allows; the first ones get the remainder.
 fn shares(count: u64, most: &[u64]) -> Vec<u64> {
     let mut shares = vec![0; most.len()];
     let mut left = count.min(most.iter().sum());

@@ -1,5 +1,5 @@
-//! Which rows of a dataset's files are taken: what `split` and `max_rows` say, against the rows
-//! that the footers count.
+//! Selection of rows: what `split` and `max_rows` take of a dataset's files, by the row counts in
+//! the footers.
 
 use std::ops::Range;
 
@@ -8,7 +8,7 @@ use crate::fault::Fault;
 use crate::hub::DatasetSnapshot;
 use crate::recipe::{Dataset, Split};
 
-/// Keys that go with data sets of the Hub only.
+/// Checks for keys that apply only to data sets of the Hub.
 pub(super) fn check_keys(
     section: &str,
     dataset: &Dataset,
@@ -39,8 +39,8 @@ pub(super) fn check_keys(
     }
 }
 
-/// The rows of each file that are taken; `None` where these are all. `rows` are those of the files,
-/// in their order, and `snapshot` tells which files are of which split.
+/// Returns the rows of each file that are taken; `None` if all are. `rows` are the row counts of
+/// the files, in order, and `snapshot` tells which files belong to which split.
 ///
 /// Local files, sorted, are one split, `train`.
 pub(super) fn selected(
@@ -109,7 +109,7 @@ pub(super) fn selected(
     (!is_whole).then_some(taken)
 }
 
-/// The part of a range of rows that each of the files has, which follow each other.
+/// Divides a range of rows among consecutive files.
 fn by_file(wanted: &Range<u64>, rows: &[u64]) -> Vec<Range<u64>> {
     let mut first = 0;
     let of_file = |rows: &u64| {

@@ -1,5 +1,5 @@
-//! The section `tokens`: names looked up in the base's vocabulary, new ones given ids, and rows of
-//! embedding and head where the base has none for them.
+//! The section `tokens`: names are looked up in the base's vocabulary, new tokens get ids, and the
+//! embedding and the head get rows that the base lacks.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,25 +19,26 @@ use crate::files::listed;
 use crate::model::{CompanionFiles, NewRow, NewRows, OwnVocabulary};
 use crate::recipe::{self, AddedToken, Location, Recipe, Said};
 
-/// What the run's tokenizer and tables have that the base's do not.
+/// The differences between the run's tokenizer and tables and the base's.
 #[derive(Debug)]
 pub struct Vocabulary {
-    /// The tokenizer's files, as they are written beside what is trained.
+    /// The tokenizer's files, as they are written beside the trained weights.
     files: TokenizerFiles,
-    /// Ids of special tokens that are not the base's, by the keys of a model's config.
+    /// Ids of special tokens that differ from the base's, by the keys of a model's config.
     ids: Vec<(String, Value)>,
-    /// Rows of embedding and head, where the base has fewer.
+    /// The new number of rows of the embedding and the head, if the base has fewer.
     pub grown_to: Option<usize>,
-    /// Tokens that the recipe adds and the base does not have, with their ids, by id.
+    /// Tokens that the recipe adds to the base, with their ids, sorted by id.
     pub new: Vec<(String, u32)>,
-    /// Tokens whose rows the base does not have, or has for no token: they train.
+    /// Tokens that are trained because the base has no row for them, or has a row that no token
+    /// used.
     pub(super) rows: BTreeSet<u32>,
-    /// What a person should know.
+    /// Notes for the user.
     pub(super) notes: Vec<String>,
 }
 
 impl Vocabulary {
-    /// How much the tokenizer's files take, about.
+    /// Returns the approximate size of the tokenizer's files.
     pub(super) fn bytes(&self) -> u64 {
         self.files
             .contents()
@@ -46,7 +47,7 @@ impl Vocabulary {
             .sum()
     }
 
-    /// What the folder of a whole model gets.
+    /// Returns the vocabulary for the folder of a whole model.
     pub(super) fn of_model(
         &self,
         rows: usize,
@@ -59,7 +60,8 @@ impl Vocabulary {
         }
     }
 
-    /// The tokenizer's files; templates that are not the base's stand in their place.
+    /// Returns the tokenizer's files, with templates that differ from the base's in place of its
+    /// own.
     pub(super) fn contents(
         &self,
         templates: Option<Vec<(PathBuf, String)>>,
@@ -77,8 +79,8 @@ impl Vocabulary {
     }
 }
 
-/// Gives the base the tokens that the recipe, or the adapter to go on from, has for it; `None`
-/// where it stays as it is.
+/// Adds to the base the tokens of the recipe or of the adapter to continue from; `None` if it stays
+/// as it is.
 pub(super) fn tokens(
     recipe: &Recipe,
     base: &mut Base,
@@ -132,7 +134,7 @@ pub(super) fn tokens(
     Some(vocabulary)
 }
 
-/// What was said, for the lock.
+/// Fills the values for the lock.
 fn fill(tokens: &recipe::Tokens, filled: &mut Filled) {
     for (role, said) in roles(tokens) {
         filled.optional(&format!("tokens.{}", role.name()), said, |token| {
@@ -177,11 +179,11 @@ fn roles(tokens: &recipe::Tokens) -> [(TokenRole, Option<&Said<String>>); 4] {
     ]
 }
 
-/// Looks names up, and collects what is wrong with them.
+/// Looks up token names and collects faults.
 struct Lookup<'a> {
     tokenizer: &'a Tokenizer,
     base: &'a str,
-    /// Rows of its embedding.
+    /// Rows of the base's embedding.
     rows: usize,
     add: &'a [Said<AddedToken>],
     notes: Vec<String>,
@@ -189,7 +191,7 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// What becomes of the tokenizer, and the tokens whose rows new ones start as.
+    /// Returns the revision of the tokenizer, and the tokens whose rows initialize new ones.
     fn revision(&mut self, tokens: &recipe::Tokens) -> (Revision, BTreeMap<String, u32>) {
         let (mut revision, mut from) = (Revision::default(), BTreeMap::new());
         let mut seen = BTreeSet::new();
@@ -230,7 +232,7 @@ impl Lookup<'_> {
         (revision, from)
     }
 
-    /// Says of a token that is to be added and is there, unless it is named for something else too.
+    /// Notes that a token to add already exists, unless it is also named for another purpose.
     fn note_known(&mut self, token: &AddedToken, id: u32, tokens: &recipe::Tokens) {
         let AddedToken { token, from, .. } = token;
         let is_named = roles(tokens)
@@ -255,7 +257,7 @@ impl Lookup<'_> {
         ));
     }
 
-    /// The id of a token whose row is to be copied.
+    /// Returns the id of a token whose row is to be copied.
     fn of_base(&mut self, said: &Said<String>) -> Option<u32> {
         let id = self
             .tokenizer
@@ -301,7 +303,7 @@ impl Lookup<'_> {
         is_known
     }
 
-    /// The base's special token that was probably meant.
+    /// Returns the base's special token that was probably meant.
     fn near(&self, token: &str) -> Option<String> {
         let special = &self.tokenizer.special().all;
         nearest(token, special.iter().map(String::as_str)).map(|near| {
@@ -313,8 +315,8 @@ impl Lookup<'_> {
     }
 }
 
-/// The base with the tokenizer as it is revised, and with rows for what needs some; and the
-/// tokenizer as it was.
+/// Returns the base with the revised tokenizer and the rows that it needs, and the original
+/// tokenizer.
 fn revised(
     recipe: &Recipe,
     base: &mut Base,
@@ -396,7 +398,7 @@ fn revised(
 }
 
 impl Plan {
-    /// Tokens that the recipe adds and the base does not have, with their ids.
+    /// Returns the tokens that the recipe adds to the base, with their ids.
     pub(super) fn new_tokens(&self) -> impl Iterator<Item = &(String, u32)> {
         self.vocabulary
             .iter()
@@ -404,7 +406,7 @@ impl Plan {
     }
 }
 
-/// Which tokens are new, and where their rows are.
+/// Describes which tokens are new, and where their rows are.
 fn of_rows(
     new: &[(String, u32)],
     rows: &BTreeSet<u32>,
@@ -441,7 +443,7 @@ fn of_rows(
     }
 }
 
-/// A tokenizer that begins texts with a token of its own, whatever is called bos.
+/// Returns a note if a tokenizer begins texts with a token of its own, regardless of bos.
 fn begins_otherwise(tokenizer: &Tokenizer, revision: &Revision) -> Option<String> {
     let (_, bos) = revision
         .roles
@@ -463,7 +465,7 @@ fn begins_otherwise(tokenizer: &Tokenizer, revision: &Revision) -> Option<String
     ))
 }
 
-/// Path of the tokenizer's files of the adapter that is gone on from, which the run reads.
+/// Returns the paths of the tokenizer's files of the adapter to continue from, which the run reads.
 pub(super) fn files_of(adapter: &Path) -> Vec<PathBuf> {
     let paths = NAMES.into_iter().map(|name| adapter.join(name));
     paths

@@ -1,4 +1,5 @@
-//! The section `training`, and what of `evaluation` and `output` the loop needs, filled.
+//! The section `training`, and the parts of `evaluation` and `output` that the training loop needs,
+//! filled.
 
 use serde_json::json;
 
@@ -20,7 +21,7 @@ pub(super) struct Training {
     pub learning_rate: f64,
     pub course: RateCourse,
     pub warmup: Warmup,
-    /// As the recipe names it.
+    /// The recipe's word for the optimizer.
     pub optimizer_word: Optimizer,
     pub optimizer: OptimizerConfig,
     pub max_grad_norm: f64,
@@ -37,14 +38,14 @@ pub(super) struct Training {
     pub allow_tf32: bool,
 }
 
-/// Length of the warm-up.
+/// The length of the warm-up.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Warmup {
     Steps(usize),
     Ratio(f64),
 }
 
-/// Fills them.
+/// Fills the training values.
 pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Training) {
     let (said, evaluation, output) = (&recipe.training, &recipe.evaluation, &recipe.output);
     let limits = Limits {

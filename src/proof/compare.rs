@@ -1,7 +1,8 @@
-//! What a device computed beside what the CPU did: site by site, with the norm of what differs and
-//! with its largest element.
+//! A device's results compared with the CPU's, site by site, by the norm of the difference and by
+//! its largest element.
 //!
-//! The norm sees what is wrong everywhere a little, the largest element what is wrong in one place.
+//! The norm shows an error that is small but everywhere, the largest element one that is in one
+//! place.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,46 +13,50 @@ use super::Products;
 use super::recording::Site;
 use crate::terms::ModelDtype;
 
-/// How far a device may be off.
+/// The largest accepted deviation of a device.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Bound {
-    /// Of ‖device - CPU‖ / ‖CPU‖, the most.
+    /// The largest ‖device - CPU‖ / ‖CPU‖.
     pub norm: f64,
-    /// Of max |device - CPU| / max |CPU|, the most.
+    /// The largest max |device - CPU| / max |CPU|.
     pub largest: f64,
 }
 
 impl Bound {
-    /// Where everything is computed in 32 bits. Over all families Mesa's software adapter is off by
-    /// 2e-5 at the worst site: another order of summing, made larger where attention takes the
-    /// difference of what is nearly equal. 1e-3 lies far above that, and far below what a wrong
-    /// kernel is off by.
+    /// Bound where everything is computed in 32 bits.
+    ///
+    /// Over all families Mesa's software adapter is off by 2e-5 at the worst site: another order of
+    /// summing, made larger where attention subtracts nearly equal numbers. 1e-3 lies far above
+    /// that, and far below the error of a wrong kernel.
     pub const FLOAT32: Self = Self {
         norm: 1e-3,
         largest: 1e-3,
     };
-    /// Where products of float32 operands are computed in TF32. A model of it on the CPU, with
-    /// operands rounded to 10 bits of mantissa, is off by 1.4e-2 of the norm and 2.0e-2 of the
-    /// largest element at the worst site; this is 3.5 times that, and far below what a wrong kernel
-    /// is off by. That the kernels are right is proven in float32 first.
+    /// Bound where products of float32 operands are computed in TF32.
+    ///
+    /// A model of it on the CPU, with operands rounded to 10 bits of mantissa, is off by 1.4e-2 of
+    /// the norm and 2.0e-2 of the largest element at the worst site. This is 3.5 times that, and
+    /// far below the error of a wrong kernel. That the kernels are right is proven in float32
+    /// first.
     pub const TF32: Self = Self {
         norm: 5e-2,
         largest: 7e-2,
     };
-    /// Where layers hand on float16: a unit of rounding is 8192 times that of 32 bits. Mesa's
-    /// adapter is off by 3.1e-2 and 3.0e-2.
+    /// Bound where layers pass on float16: its unit of rounding is 8192 times that of 32 bits.
+    /// Mesa's adapter is off by 3.1e-2 and 3.0e-2.
     pub const FLOAT16: Self = Self {
         norm: 8e-2,
         largest: 0.16,
     };
-    /// Where layers hand on bfloat16: a unit of rounding is eight times that of float16. It tells
-    /// what is wrong altogether; that the same kernels are right is proven in 32 bits first.
+    /// Bound where layers pass on bfloat16: its unit of rounding is eight times that of float16.
+    /// Only gross errors exceed it; that the same kernels are right is proven in 32 bits first.
     pub const BFLOAT16: Self = Self {
         norm: 0.5,
         largest: 0.7,
     };
 
-    /// For a model that is kept so. The CPU computes with the same numbers, in 32 bits.
+    /// Returns the bound for a model kept in `dtype`. The CPU computes with the same numbers, in 32
+    /// bits.
     pub fn of(dtype: ModelDtype, products: Products) -> Self {
         match (dtype, products) {
             (ModelDtype::Auto | ModelDtype::Float32, Products::Float32) => Self::FLOAT32,
@@ -72,27 +77,27 @@ impl fmt::Display for Bound {
     }
 }
 
-/// How a site differs.
+/// How a site differs from the CPU's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {
-    /// The device did not come so far: what it computed before ended the step.
+    /// The device has no such site: what it computed before ended the step.
     Missing,
-    /// It has another number of numbers.
+    /// The lengths differ.
     Length {
-        /// Numbers of the device.
+        /// Length on the device.
         found: usize,
-        /// Numbers of the CPU.
+        /// Length on the CPU.
         expected: usize,
     },
-    /// So many numbers are infinite or none.
+    /// Some numbers are infinite or NaN.
     NotFinite {
-        /// Numbers.
+        /// How many.
         numbers: usize,
     },
-    /// All are zero, those of the CPU are not.
+    /// All numbers are zero, but the CPU's are not.
     Zero,
-    /// By how much.
+    /// The numbers differ.
     Error {
         /// ‖device - CPU‖ / ‖CPU‖.
         norm: f64,
@@ -133,7 +138,7 @@ impl Difference {
         }
     }
 
-    /// By how many times the bound it is off.
+    /// Returns the deviation as a multiple of the bound.
     fn error(self, bound: Bound) -> f64 {
         match self {
             Self::Error { norm, largest } => (norm / bound.norm).max(largest / bound.largest),
@@ -155,7 +160,7 @@ impl Size {
     }
 }
 
-/// More than a whole where there should be nothing.
+/// Returns `part / whole`, a huge number where `whole` is 0 and `part` is not.
 fn share(part: f64, whole: f64) -> f64 {
     if part == 0.0 {
         0.0
@@ -168,11 +173,9 @@ impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Missing => f.write_str("was not reached"),
-            Self::Length { found, expected } => write!(
-                f,
-                "has {found} numbers, expected \
-            {expected}"
-            ),
+            Self::Length { found, expected } => {
+                write!(f, "has {found} numbers, expected {expected}")
+            }
             Self::NotFinite { numbers } => write!(f, "has {numbers} numbers that are not finite"),
             Self::Zero => f.write_str("is zero, that of the CPU is not"),
             Self::Error { norm, largest } => {
@@ -186,12 +189,12 @@ impl fmt::Display for Difference {
     }
 }
 
-/// A site and how it differs.
+/// A site and its deviation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Where in training.
+    /// The place in training.
     pub site: String,
-    /// How it differs.
+    /// The deviation.
     pub difference: Difference,
 }
 
@@ -201,24 +204,24 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What came of a comparison.
+/// The result of a comparison.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {
     /// Sites that were compared.
     pub sites: usize,
-    /// Sites that are out of the bound.
+    /// Sites that exceed the bound.
     pub failures: usize,
-    /// How far a site may be off.
+    /// The largest accepted deviation of a site.
     pub bound: Bound,
-    /// The first that is out of the bound in the order of computing: what comes after it may follow
-    /// from it.
+    /// The first site in the order of computing that exceeds the bound; what comes after it may
+    /// follow from it.
     pub first: Option<Finding>,
-    /// The one that is off the most.
+    /// The site with the largest deviation.
     pub worst: Finding,
 }
 
 impl Verdict {
-    /// Holds what a device computed against what the CPU did.
+    /// Compares a device's sites with the CPU's.
     pub(super) fn of(device: &[Site], cpu: &[Site], bound: Bound) -> Self {
         let found: HashMap<&str, &[f32]> = device
             .iter()
@@ -253,7 +256,7 @@ impl Verdict {
         }
     }
 
-    /// Whether training is proven.
+    /// Whether training on the device is proven.
     pub fn is_proven(&self) -> bool {
         self.failures == 0
     }
@@ -338,8 +341,7 @@ mod tests {
         );
         assert!(
             difference(&[1e-9, 0.0], &[0.0, 0.0]).error(ONE) > 1.0,
-            "something where there is \
-        nothing"
+            "something where there is nothing"
         );
         assert_eq!(
             difference(&[1.0], &[1.0, 0.0]),
@@ -356,10 +358,7 @@ mod tests {
         let mut wrong = right.clone();
         wrong[77] = 1.01;
         let Difference::Error { norm, largest } = difference(&wrong, &right) else {
-            panic!(
-                "finite \
-        and of one length"
-            )
+            panic!("finite and of one length")
         };
         assert!(norm < 1e-4 && largest > 9e-3, "{norm} {largest}");
     }

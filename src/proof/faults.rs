@@ -9,20 +9,20 @@ use crate::device;
 use crate::terms::{Method, ModelDtype};
 use crate::train::{AdamWConfig, Border};
 
-/// What goes wrong.
+/// Kinds of faults.
 #[derive(Debug, Clone, Copy)]
 enum FaultKind {
-    /// One number is none.
+    /// One number is NaN.
     NotANumber,
     /// All numbers are zero.
     Zeroed,
     /// One element in the middle has twice the largest value.
     OneElement,
-    /// What was there in the step before, as in a buffer that was not written.
+    /// The numbers are those of the step before, as in a buffer that was not written.
     Stale,
 }
 
-/// Where it does.
+/// Places of faults.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum FaultSite {
     Border(Border),
@@ -30,7 +30,7 @@ enum FaultSite {
     Weight(usize),
 }
 
-/// Spoils what goes over one place at the second micro-batch of the second step.
+/// A fault in one place, in the second micro-batch of the second step.
 struct InjectedFault {
     kind: FaultKind,
     place: FaultSite,
@@ -86,7 +86,7 @@ fn tiny() -> ProbeModel {
     ProbeModel::of_all_mechanisms(ModelDtype::Auto, Method::Lora)
 }
 
-/// What a device with a fault in one pass is told.
+/// Returns the verdict on a device with a fault in one pass.
 fn verdict(pass: usize, mut fault: InjectedFault, bound: Bound) -> Verdict {
     static RIGHT: [OnceLock<Vec<Site>>; 3] = [const { OnceLock::new() }; 3];
     let passes = &PASSES[pass..=pass];
@@ -313,10 +313,7 @@ fn what_is_kept_is_not_proven_again() {
     of ";
     assert!(
         refused.to_string().starts_with(said)
-            && refused.to_string().contains(
-                "first loss has \
-    1 numbers"
-            ),
+            && refused.to_string().contains("first loss has 1 numbers"),
         "{refused}"
     );
 }
@@ -371,10 +368,9 @@ fn a_verdict_in_tf32_stops_nobody_else_and_one_in_float32_everybody() {
             .contains("its gradients in float32 with products in TF32 are not"),
         "{refused}"
     );
-    assert!(refused.hint().is_some_and(|hint| hint.starts_with(
-        "remove `training.allow_tf32`, or \
-    use `device: cpu`"
-    )));
+    assert!(refused.hint().is_some_and(|hint| {
+        hint.starts_with("remove `training.allow_tf32`, or use `device: cpu`")
+    }));
 
     keep(wide, Products::Tf32, 0);
     assert!(once(wide, Products::Tf32).is_ok());

@@ -32,8 +32,8 @@ use crate::terms::{self, ModelDtype};
 use crate::train::Observer;
 use recording::{PASSES, Pass, trace};
 
-/// What products of float32 operands are computed in. Products of 16-bit operands are what they
-/// are.
+/// The precision in which products of float32 operands are computed. Products of 16-bit operands
+/// are not affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Products {
     /// In float32, on every device.
@@ -43,7 +43,7 @@ pub enum Products {
 }
 
 impl Products {
-    /// As `training.allow_tf32` has them.
+    /// Reads the setting `training.allow_tf32`.
     pub fn new(allow_tf32: bool) -> Self {
         if allow_tf32 {
             Self::Tf32
@@ -67,17 +67,17 @@ impl Products {
     }
 }
 
-/// What a verdict was made in.
+/// The number types in which a verdict was reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbers {
-    /// How the base's matrices are kept, and a GPU computes.
+    /// The type in which the base's matrices are kept, and in which a GPU computes.
     pub dtype: ModelDtype,
-    /// What products of float32 operands are computed in.
+    /// The precision of products of float32 operands.
     pub products: Products,
 }
 
 impl Numbers {
-    /// Those in which a fault of a kernel shows.
+    /// The types in which the fault of a kernel shows.
     pub const FLOAT32: Self = Self {
         dtype: ModelDtype::Float32,
         products: Products::Float32,
@@ -93,30 +93,30 @@ impl fmt::Display for Numbers {
     }
 }
 
-/// Training on a device is not proven.
+/// The error of a device on which training is not proven.
 #[derive(Debug, thiserror::Error)]
 pub enum ProofError {
-    /// It computes something else than the CPU.
+    /// The device's results differ from the CPU's.
     #[error(
         "training on `{device}` is refused, its gradients in {numbers} are not those of the \
     CPU: {verdict}"
     )]
     Refused {
-        /// As the recipe says.
+        /// The device as the recipe names it.
         device: terms::Device,
-        /// In which the steps were taken.
+        /// The number types of the steps.
         numbers: Numbers,
-        /// What was found.
+        /// The verdict.
         verdict: Box<Verdict>,
     },
-    /// The proof came to no end there.
+    /// The proof did not finish on the device.
     #[error("training on `{device}` is refused, its proof in {numbers} ended with `{words}`")]
     Ended {
-        /// As the recipe says.
+        /// The device as the recipe names it.
         device: terms::Device,
-        /// In which the steps were taken.
+        /// The number types of the steps.
         numbers: Numbers,
-        /// What the device's driver or burn said.
+        /// The message of the device's driver or of burn.
         words: String,
     },
 }
@@ -140,8 +140,8 @@ impl Explain for ProofError {
     }
 }
 
-/// The steps on the device, with products of float32 operands in float32, held against those on the
-/// CPU.
+/// Takes the steps on the device and on the CPU and compares them, with products of float32
+/// operands in float32.
 ///
 /// # Errors
 /// As for [`prove_in`].
@@ -149,13 +149,13 @@ pub fn prove(tiny: &ProbeModel, device: &Device) -> Result<Verdict, String> {
     prove_in(tiny, device, Products::Float32)
 }
 
-/// The steps on the device held against those on the CPU.
+/// Takes the steps on the device and on the CPU and compares them.
 ///
 /// # Errors
-/// burn or a kernel gave up on the way: what they said.
+/// burn or a kernel failed on the way; the message is theirs.
 ///
 /// # Panics
-/// The device failed or ran out of memory, as anywhere else.
+/// The device failed or ran out of memory.
 pub fn prove_in(tiny: &ProbeModel, device: &Device, products: Products) -> Result<Verdict, String> {
     let found = products.compute(|| on_device(tiny, device, &PASSES, &mut ()))?;
     let expected = trace(tiny, &Device::flex(), &PASSES, &mut ());
@@ -166,7 +166,7 @@ pub fn prove_in(tiny: &ProbeModel, device: &Device, products: Products) -> Resul
     ))
 }
 
-/// What some passes compute there.
+/// Returns what some passes compute on a device.
 fn on_device(
     tiny: &ProbeModel,
     device: &Device,
@@ -181,14 +181,17 @@ fn on_device(
     })
 }
 
-/// The verdict that is kept in a cache folder of a device that was found, or a new one, which is
-/// kept there from now on. Training in 16 bits or in TF32 is proven where that in float32 is:
-/// bounds of coarse numbers let a small fault pass, and the kernels are the same but for products.
-/// Those of the proof in float32 never use TF32, so that it fails for faults only, and a verdict in
-/// TF32 is asked for by nobody but a run in TF32.
+/// Returns the verdict on a device that is kept in a cache folder, or reaches a new one and keeps
+/// it there.
+///
+/// Training in 16 bits or in TF32 counts as proven only where training in float32 is: the bounds of
+/// coarse numbers let a small fault pass, and the kernels are the same except for products. The
+/// proof in float32 never uses TF32, so that it fails for faults only, and only a run in TF32 asks
+/// for a verdict in TF32.
 ///
 /// # Errors
-/// Training there is not proven. What cannot be kept is no error: the next start proves it again.
+/// Training on the device is not proven. A verdict that cannot be kept is no error: the next start
+/// proves it again.
 pub fn prove_once(
     found: &FoundDevice,
     tiny: &ProbeModel,
@@ -232,8 +235,8 @@ pub fn prove_once(
     verdict.check(found.device, numbers).map(|()| verdict)
 }
 
-/// Whether training on a device in 32 bits was proven and is nowhere refused, of all models of
-/// which a cache folder keeps a verdict; `None` where it keeps none.
+/// Whether training on a device in 32 bits was proven and nowhere refused, over all models whose
+/// verdicts a cache folder keeps; `None` where it keeps none.
 pub fn is_proven(found: &FoundDevice, cache: &Path) -> Option<bool> {
     let verdicts = verdict_cache::all_of(&found.identity(), cache);
     (!verdicts.is_empty()).then(|| verdicts.iter().all(Verdict::is_proven))
@@ -243,7 +246,7 @@ impl Verdict {
     /// Refuses a device on which training is not proven.
     ///
     /// # Errors
-    /// It is not.
+    /// Training on the device is not proven.
     pub fn check(&self, device: terms::Device, numbers: Numbers) -> Result<(), ProofError> {
         if self.is_proven() {
             Ok(())

@@ -1,8 +1,8 @@
-//! The small model that a device is proven on: every mechanism of a family, no size of it.
+//! The small model that a device is proven on: it has every mechanism of a family, in small sizes.
 //!
-//! What a kernel can get wrong hides in what it specializes on and in its edges. So the width of a
-//! head, the heads of a group and what is left of a size by a vector are the family's own, while
-//! every size leaves the last tile and the last workgroup partly empty.
+//! The errors of a kernel depend on what it specializes on and on its edges. So the width of a
+//! head, the heads of a group and the remainder of a size after whole vectors are the family's own,
+//! while every size leaves the last tile and the last workgroup partly empty.
 
 use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
@@ -19,46 +19,46 @@ use crate::terms::{Method, ModelDtype};
 use crate::train::LossScale;
 use burn::tensor::{DType, Device};
 
-/// The lowest block's input gets no gradient where adapters train, so two borders need three
-/// blocks.
+/// Blocks. Where adapters train, the lowest block's input gets no gradient, so two borders need
+/// three blocks.
 const LAYERS: usize = 3;
-/// Numbers of a vector at most: a size that it divides is read by vectors, as the family's own is.
+/// The most numbers of a vector. A size that it divides is read by vectors, as the family's own is.
 const VECTOR: usize = 8;
-/// 17 vectors: two tiles of 64 and a piece.
+/// Width of the stream, 17 vectors: two tiles of 64 and a remainder.
 const WIDTH: usize = 17 * VECTOR;
-/// 41 vectors: five tiles of 64 and a piece.
+/// Width of the feed-forward, 41 vectors: five tiles of 64 and a remainder.
 const INNER: usize = 41 * VECTOR;
-/// 129 vectors: four workgroups of 256 and a piece.
+/// Size of the vocabulary, 129 vectors: four workgroups of 256 and a remainder.
 const VOCABULARY: usize = 129 * VECTOR;
-/// Heads of a group at most, so that a model with one key head for all stays small.
+/// The most heads of a group, so that a model with one key head for all stays small.
 const GROUP: usize = 8;
-/// Shorter than the longer documents, so that a window slides.
+/// Length of a sliding window, shorter than the longer documents, so that it slides.
 const WINDOW: usize = 29;
 const RANK: usize = 12;
-/// Experts at most.
+/// The most experts.
 const EXPERTS: usize = 4;
-/// Narrow rows of latent attention at most, five vectors.
+/// The largest rank of latent attention's narrow rows, five vectors.
 const RANK_OF_ROWS: usize = 5 * VECTOR;
 /// Tokens of the documents of each micro-batch. The first is longer than a workgroup; the second is
 /// shorter, so that buffers of the first that are used again are longer than what is put into them.
 const DOCUMENTS: [&[usize]; 2] = [&[37, 150, 113], &[61, 9, 70]];
 const SEED: u64 = 20;
-/// What brings drawn rows of the embedding near 1.
+/// The factor that brings drawn rows of the embedding near 1.
 const BARE_STREAM: f64 = 50.0;
 
-/// A small model and what of it trains.
+/// A small model and which of its weights train.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ProbeModel {
-    /// What it is.
+    /// The decoder's spec.
     pub spec: DecoderSpec,
-    /// How its matrices are kept.
+    /// The format in which its matrices are kept.
     pub storage: Storage,
-    /// What trains.
+    /// The training method.
     pub trained: Method,
 }
 
 impl ProbeModel {
-    /// The small model of a family; of matrices `auto` is f32.
+    /// Makes the small model of a family; `auto` matrices are f32.
     pub fn of(spec: &DecoderSpec, storage: impl Into<Storage>, trained: Method) -> Self {
         let asked: Storage = storage.into();
         let dtype = if asked.dtype == ModelDtype::Auto {
@@ -109,7 +109,8 @@ impl ProbeModel {
         }
     }
 
-    /// The mechanisms of all families together, for a proof that is not of one model.
+    /// Makes a model with the mechanisms of all families together, for a proof that does not depend
+    /// on one model.
     pub fn of_all_mechanisms(storage: impl Into<Storage>, trained: Method) -> Self {
         let rope = RopeSpec {
             head_dim: 64,
@@ -133,7 +134,7 @@ impl ProbeModel {
         Self::of(&spec, storage, trained)
     }
 
-    /// What gradients are multiplied by on the device and on the CPU: a fault that shows in float16
+    /// Returns the factor of gradients on the device and on the CPU. A fault that shows in float16
     /// only must not hide.
     pub(super) fn loss_scale(&self) -> f64 {
         let computed = if self.storage.dtype == ModelDtype::Float16 {
@@ -144,13 +145,13 @@ impl ProbeModel {
         LossScale::factor(LossScale::of(computed, None))
     }
 
-    /// The model on a device, its numbers drawn from a fixed seed: both matrices of every adapter,
-    /// and norms that are not all 1.
+    /// Makes the model on a device with numbers drawn from a fixed seed. Both matrices of every
+    /// adapter are drawn, and norms are not all 1.
     pub(super) fn draw(&self, device: &Device) -> Decoder {
-        let mut decoder = self.spec.draw(SEED, self.storage, device).expect(
-            "numbers that are \
-        drawn are all there",
-        );
+        let mut decoder = self
+            .spec
+            .draw(SEED, self.storage, device)
+            .expect("numbers that are drawn are all there");
         decoder.train_everything();
         decoder.visit(&mut |_, name, weight| vary(name, weight, self.spec.norm_offset));
         if self.trained == Method::Lora {
@@ -163,8 +164,8 @@ impl ProbeModel {
         decoder
     }
 
-    /// The micro-batches of a step, each step's of other tokens in the same places: a buffer of the
-    /// step before has the right shape.
+    /// Returns the micro-batches of a step. Each step has other tokens in the same places, so that
+    /// a buffer of the step before has the right shape.
     pub(super) fn batches(&self, step: u64) -> Vec<Batch> {
         let row = |key: u64, length: usize| {
             let draw = |place: usize| mix(mix(SEED ^ key) ^ place as u64);
@@ -241,7 +242,7 @@ fn tiny_grouped(mixer: GroupedSpec) -> GroupedSpec {
     }
 }
 
-/// Factors of norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small
+/// Sets factors of norms between 0.5 and 1.5 and biases between -0.5 and 0.5: with ones and small
 /// numbers a kernel that leaves them out comes close.
 fn vary(name: &str, weight: Weight, norm_offset: f64) {
     if weight.group() != Group::Vector {
@@ -269,17 +270,13 @@ mod tests {
 
     use super::*;
 
-    /// Those of tests/golden, by the name of their folder.
+    /// Returns the families of tests/golden, by the names of their folders.
     fn families() -> Vec<(String, DecoderSpec)> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs");
-        let folders = root.read_dir().expect("the golden files").map(|entry| {
-            entry
-                .expect(
-                    "an \
-        entry",
-                )
-                .path()
-        });
+        let folders = root
+            .read_dir()
+            .expect("the golden files")
+            .map(|entry| entry.expect("an entry").path());
         let read = |folder: std::path::PathBuf| {
             let spec = DecoderSpec::read(&folder.join("model/config.json")).ok()?;
             Some((folder.display().to_string(), spec))
@@ -370,8 +367,7 @@ mod tests {
         assert_eq!(
             ProbeModel::of(&spec, ModelDtype::Float32, Method::Lora),
             small,
-            "no other \
-        proof is needed"
+            "no other proof is needed"
         );
         spec.layers
             .iter_mut()

@@ -1,8 +1,8 @@
-//! What training computes on a device, number by number: two steps of the training loop itself,
-//! seen by an observer.
+//! The numbers that training computes on a device: two steps of the training loop itself, recorded
+//! by an observer.
 //!
-//! A step in which every border is read waits there for the device, which hides what goes wrong
-//! between kernels that overlap or share a buffer. So one pass reads what a step leaves only.
+//! A step in which every border is read waits there for the device, which hides faults between
+//! kernels that overlap or share a buffer. So one pass reads only the results of a step.
 
 use burn::tensor::{Device, Tensor};
 
@@ -15,25 +15,25 @@ use crate::train::{
     StepOutcome, TrainConfig, accumulate,
 };
 
-/// Stale buffers show in the second step only.
+/// Steps of a pass: stale buffers show in the second step only.
 const STEPS: u64 = 2;
 
-/// Numbers with a name that says where in training they are.
+/// Numbers with a name that tells their place in training.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Site {
-    /// Such as `kept tapes, step 1, micro-batch 2, output of block 0`.
+    /// The name, such as `kept tapes, step 1, micro-batch 2, output of block 0`.
     pub name: String,
-    /// In memory order.
+    /// The numbers in memory order.
     pub values: Vec<f32>,
 }
 
-/// A way to train: each takes other paths through the step.
+/// A way to train, which takes its own path through the step.
 #[derive(Clone, Copy)]
 pub(super) struct Pass {
     name: &'static str,
     memory: Memory,
     dropout: f64,
-    /// Whether what is inside a step is read while it is taken.
+    /// Whether intermediate results are read during the step.
     is_watched: bool,
     pub(super) optimizer: AdamWConfig,
 }
@@ -62,10 +62,10 @@ pub(super) const PASSES: [Pass; 3] = [
     },
 ];
 
-/// A decay that is seen in weights, and updates that are well conditioned. Where ε is far below the
-/// gradients, the first one has the size of the learning rate whatever the gradient: the sign of
-/// one that is all rounding decides, and attention becomes so steep that 16 bits do not tell what
-/// the second step is.
+/// A decay that shows in the weights, and updates that are well conditioned. Where ε is far below
+/// the gradients, the first update has the size of the learning rate whatever the gradient. The
+/// sign of a gradient that is all rounding then decides, and attention becomes so steep that 16
+/// bits do not determine the second step.
 const OPTIMIZER: AdamWConfig = AdamWConfig {
     beta1: 0.9,
     beta2: 0.999,
@@ -74,8 +74,8 @@ const OPTIMIZER: AdamWConfig = AdamWConfig {
     loraplus_lr_ratio: 2.0,
 };
 
-/// Every site of some passes on a device, in the order of computing. What the steps hand on goes
-/// `through` an observer first.
+/// Returns every site of some passes on a device, in the order of computing. What the steps pass on
+/// goes `through` an observer first.
 pub(super) fn trace(
     tiny: &ProbeModel,
     device: &Device,
@@ -120,7 +120,7 @@ pub(super) fn trace(
     sites
 }
 
-/// Numbers that show a fault: a clip that bites, and the optimizer's.
+/// Returns settings that expose a fault: a clip that takes effect, and the optimizer's.
 fn config(pass: &Pass) -> TrainConfig {
     TrainConfig {
         micro_batch_size: 1,
@@ -157,7 +157,7 @@ enum Watch {
     Sums,
 }
 
-/// Writes down what a step hands on.
+/// Records what a step passes on.
 struct Recorder<'a, O> {
     name: String,
     names: &'a [String],

@@ -1,5 +1,5 @@
-//! Verdicts that are kept: of one device under one driver, one version of Rankine and one set of
-//! mechanisms. A proof takes seconds, and longer where kernels are compiled for it.
+//! Verdicts that are kept, each for one device under one driver, one version of Rankine and one set
+//! of mechanisms. A proof takes seconds, and longer where kernels are compiled for it.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,10 @@ use crate::files::{
 };
 use crate::terms::{ModelDtype, Term};
 
-/// Where verdicts are in the cache folder.
+/// The folder of verdicts within the cache folder.
 const FOLDER: &str = "proofs";
 
-/// What a verdict is of: where any of it differs, it says nothing.
+/// What a verdict applies to: it says nothing where any of these differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
@@ -25,15 +25,15 @@ pub struct Key {
     pub rankine: String,
     /// `wgpu` or `cuda`.
     pub backend: String,
-    /// The device as it names itself.
+    /// The name that the device reports.
     pub device: String,
     /// Its driver with the version.
     pub driver: String,
-    /// How the matrices of the base are kept.
+    /// The format in which the base's matrices are kept.
     pub storage: String,
-    /// What trains.
+    /// The training method.
     pub trained: String,
-    /// What products of float32 operands are computed in.
+    /// The precision of products of float32 operands.
     pub products: String,
     /// A hash of the small model.
     pub mechanisms: String,
@@ -47,8 +47,8 @@ struct CachedVerdict {
     verdict: Verdict,
 }
 
-/// All verdicts of a device in 32 bits that a cache folder keeps: bounds of 16 bits and of TF32
-/// tell little of its kernels.
+/// Returns all verdicts on a device in 32 bits that a cache folder keeps: the bounds of 16 bits and
+/// of TF32 tell little about its kernels.
 pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
     let files = std::fs::read_dir(cache.join(FOLDER))
         .into_iter()
@@ -64,7 +64,7 @@ pub(super) fn all_of(identity: &Identity, cache: &Path) -> Vec<Verdict> {
 }
 
 impl Key {
-    /// Of a device and a small model.
+    /// Returns the key of a device and a small model.
     pub fn of(identity: &Identity, tiny: &ProbeModel, products: Products) -> Self {
         Self {
             rankine: identity.version.to_owned(),
@@ -121,17 +121,17 @@ impl Key {
             .join(format!("{}.json", hash_bytes(all.as_bytes())))
     }
 
-    /// The verdict that is kept in a cache folder. One that cannot be read is none.
+    /// Reads the verdict from a cache folder; `None` where it cannot be read.
     pub fn verdict(&self, cache: &Path) -> Option<Verdict> {
         let text = read_text_up_to(&self.path(cache), JSON_BYTES).ok()?;
         let kept: CachedVerdict = serde_json::from_str(&text).ok()?;
         (kept.key == *self).then_some(kept.verdict)
     }
 
-    /// Keeps a verdict.
+    /// Writes a verdict into a cache folder.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The verdict cannot be written.
     pub fn keep(&self, cache: &Path, verdict: &Verdict) -> Result<(), files::FileError> {
         let kept = CachedVerdict {
             key: self.clone(),
@@ -264,8 +264,7 @@ mod tests {
         assert_eq!(
             key.verdict(cache.path()),
             None,
-            "one of another device under this name is \
-        none"
+            "one of another device under this name is none"
         );
     }
 

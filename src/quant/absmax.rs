@@ -1,4 +1,4 @@
-//! The absmax of each block of a packed weight: as f32, or quantized again.
+//! The largest magnitude (absmax) of each block of a packed weight, as f32 or quantized again.
 
 use std::borrow::Cow;
 
@@ -7,19 +7,19 @@ use super::{QuantError, check_length, dynamic};
 /// The largest magnitude of each block.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Absmax {
-    /// As it is: 32 bits a block.
+    /// Not quantized: 32 bits per block.
     Plain(Vec<f32>),
-    /// Quantized again: a little more than 8 bits a block.
+    /// Quantized again: a little more than 8 bits per block.
     Nested(Nested),
 }
 
 impl Absmax {
-    /// Whether it is quantized again.
+    /// Whether the absmax are quantized again.
     pub fn is_nested(&self) -> bool {
         matches!(self, Self::Nested(_))
     }
 
-    /// How many blocks there are.
+    /// Returns the number of blocks.
     pub fn blocks(&self) -> usize {
         match self {
             Self::Plain(values) => values.len(),
@@ -27,7 +27,7 @@ impl Absmax {
         }
     }
 
-    /// The absmax of one block. Panics if there is no such block.
+    /// Returns the absmax of one block. Panics if there is no such block.
     #[inline]
     pub fn at(&self, block: usize) -> f32 {
         match self {
@@ -36,7 +36,7 @@ impl Absmax {
         }
     }
 
-    /// The absmax of every block.
+    /// Returns the absmax of every block.
     pub fn values(&self) -> Cow<'_, [f32]> {
         match self {
             Self::Plain(values) => Cow::Borrowed(values),
@@ -44,7 +44,7 @@ impl Absmax {
         }
     }
 
-    /// Quantized again; what is nested already stays as it is.
+    /// Quantizes the absmax again; nested absmax stay as they are.
     #[must_use]
     pub fn nested(self) -> Self {
         match self {
@@ -54,8 +54,8 @@ impl Absmax {
     }
 }
 
-/// absmax = `DYNAMIC_CODE`\[code\] · (absmax of the code's block of 256) + offset, the double
-/// quantization of Dettmers et al. 2023, arXiv:2305.14314, section 3.
+/// Absmax that are quantized again: absmax = `DYNAMIC_CODE`\[code\] · (absmax of the code's block
+/// of 256) + offset, the double quantization of Dettmers et al. 2023, arXiv:2305.14314, section 3.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Nested {
     codes: Vec<u8>,
@@ -64,10 +64,10 @@ pub struct Nested {
 }
 
 impl Nested {
-    /// Numbers of a block.
+    /// Numbers per block.
     pub const BLOCK: usize = dynamic::BLOCK;
 
-    /// What a checkpoint has: a code for each absmax, and an absmax for each 256 codes.
+    /// Makes it of a checkpoint's parts: a code for each absmax, and an absmax for each 256 codes.
     pub fn new(codes: Vec<u8>, absmax: Vec<f32>, offset: f32) -> Result<Self, QuantError> {
         check_length(
             "nested absmax",
@@ -81,13 +81,13 @@ impl Nested {
         })
     }
 
-    /// Quantizes the distances from the mean, which is the offset.
+    /// Quantizes the distances from the mean, which becomes the offset.
     pub fn of(absmax: &[f32]) -> Self {
         let sum: f64 = absmax.iter().map(|absmax| f64::from(*absmax)).sum();
         Self::around((sum / absmax.len().max(1) as f64) as f32, absmax)
     }
 
-    /// Quantizes the distances from an offset.
+    /// Quantizes the distances from a given offset.
     pub fn around(offset: f32, absmax: &[f32]) -> Self {
         let distances: Vec<f32> = absmax.iter().map(|absmax| absmax - offset).collect();
         let (codes, absmax) = dynamic::pack(&distances);
@@ -98,17 +98,17 @@ impl Nested {
         }
     }
 
-    /// One code for each absmax.
+    /// Returns the codes, one for each absmax.
     pub fn codes(&self) -> &[u8] {
         &self.codes
     }
 
-    /// The largest distance from the offset in each block of codes.
+    /// Returns the largest distance from the offset in each block of codes.
     pub fn absmax(&self) -> &[f32] {
         &self.absmax
     }
 
-    /// What is added to every distance.
+    /// Returns the offset, which is added to every distance.
     pub fn offset(&self) -> f32 {
         self.offset
     }
@@ -118,7 +118,7 @@ impl Nested {
             + self.offset
     }
 
-    /// The absmax that were quantized, as near as the codes have them.
+    /// Returns the absmax as the codes have them.
     pub fn values(&self) -> Vec<f32> {
         let mut values = dynamic::unpack(&self.codes, &self.absmax);
         for value in &mut values {

@@ -1,35 +1,35 @@
-//! The dynamic 8-bit code, by which double quantization packs the absmax of blocks and 8-bit
-//! optimizers their states: the first bits of a magnitude say by which power of ten it is, those
-//! that are left its place between a tenth of that power and the power itself.
+//! The dynamic 8-bit code. Double quantization packs the absmax of blocks with it, and 8-bit
+//! optimizers their states. The first bits of a magnitude tell its power of ten, the others its
+//! place between a tenth of that power and the power itself.
 //!
-//! Dettmers 2016, arXiv:1511.04561; of optimizers Dettmers et al. 2021, arXiv:2110.02861.
+//! Dettmers 2016, arXiv:1511.04561; for optimizers Dettmers et al. 2021, arXiv:2110.02861.
 
 use std::iter;
 
-/// Numbers of a block.
+/// Numbers per block.
 pub const BLOCK: usize = 256;
 
-/// The numbers of the 256 codes, ascending. There is a 1 and no -1.
+/// The numbers of the 256 codes, ascending. 1 is among them, -1 is not.
 pub static DYNAMIC_CODE: [f32; 256] = code();
 static MIDPOINTS: [f32; 255] = midpoints(&DYNAMIC_CODE);
-/// The numbers of the codes where none is negative: one bit more for the place.
+/// The numbers of the unsigned codes, which have one bit more for the place.
 static UNSIGNED_CODE: [f32; 256] = unsigned_code();
 static UNSIGNED_MIDPOINTS: [f32; 255] = midpoints(&UNSIGNED_CODE);
 
-/// Steps from -1 to 1 in the table in which bitsandbytes looks codes up.
+/// Steps from -1 to 1 in the table by which bitsandbytes finds codes.
 const STEPS: f32 = 65535.0;
 
-/// What the 256 codes of an optimizer's state stand for.
+/// The numbers that the 256 codes of an optimizer's state stand for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DynamicMap {
-    /// Numbers of both signs: a mean of gradients.
+    /// Signed numbers, for a mean of gradients.
     Signed,
-    /// Numbers from 0: a mean of squares.
+    /// Numbers from 0 on, for a mean of squares.
     Unsigned,
 }
 
 impl DynamicMap {
-    /// The numbers of the codes as shares of their block's absmax, ascending.
+    /// Returns the numbers of the codes as fractions of their block's absmax, ascending.
     pub fn numbers(self) -> &'static [f32; 256] {
         match self {
             Self::Signed => &DYNAMIC_CODE,
@@ -37,7 +37,7 @@ impl DynamicMap {
         }
     }
 
-    /// The middle between each number and the next.
+    /// Returns the midpoint between each number and the next.
     pub fn midpoints(self) -> &'static [f32; 255] {
         match self {
             Self::Signed => &MIDPOINTS,
@@ -45,7 +45,7 @@ impl DynamicMap {
         }
     }
 
-    /// The code of 0.
+    /// Returns the code of 0.
     pub fn zero(self) -> u8 {
         match self {
             Self::Signed => 127,
@@ -53,8 +53,8 @@ impl DynamicMap {
         }
     }
 
-    /// Writes the nearest codes of a block and returns its absmax. Of two numbers that are equally
-    /// near the lower one is taken; a block of zeros has the code of 0.
+    /// Writes the nearest codes of a block and returns its absmax. A tie takes the lower number; a
+    /// block of zeros has the code of 0.
     pub fn pack(self, numbers: &[f32], codes: &mut [u8]) -> f32 {
         let (absmax, midpoints) = (super::absmax_of(numbers), self.midpoints());
         let divisor = if absmax == 0.0 { 1.0 } else { absmax };
@@ -65,7 +65,7 @@ impl DynamicMap {
         absmax
     }
 
-    /// The numbers of a block.
+    /// Writes the numbers of a block.
     pub fn unpack(self, codes: &[u8], absmax: f32, numbers: &mut [f32]) {
         let shares = self.numbers();
         numbers
@@ -108,7 +108,8 @@ const fn unsigned_code() -> [f32; 256] {
     code
 }
 
-/// `torch.linspace(0.1, 1, items + 1)[index]`: from the nearer end, with one rounding.
+/// Returns `torch.linspace(0.1, 1, items + 1)[index]`: computed from the nearer end, with one
+/// rounding.
 const fn boundary(index: u32, items: u32) -> f32 {
     let step = ((1.0 - 0.1_f32) / items as f32) as f64;
     if index < items.div_ceil(2) {
@@ -127,7 +128,7 @@ const fn midpoints(code: &[f32; 256]) -> [f32; 255] {
     midpoints
 }
 
-/// Codes, and the absmax of each [`BLOCK`].
+/// Returns codes, and the absmax of each [`BLOCK`].
 pub(super) fn pack(numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
     let absmax: Vec<f32> = numbers.chunks(BLOCK).map(super::absmax_of).collect();
     let blocks = numbers.chunks(BLOCK).zip(&absmax);
@@ -137,9 +138,8 @@ pub(super) fn pack(numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
     (codes, absmax)
 }
 
-/// The code of a number: not the nearest one, but the nearest to the closest of 65536 equal steps
-/// of [-1, 1]. A block of zeros has the code of the lowest number, and an absmax of 0 to go with
-/// it.
+/// Returns the code of a number: not the nearest one, but the nearest to the closest of 65536 equal
+/// steps of [-1, 1]. A block of zeros has the code of the lowest number, and an absmax of 0.
 fn nearest(number: f32, absmax: f32) -> u8 {
     if absmax == 0.0 {
         return 0;
@@ -150,7 +150,7 @@ fn nearest(number: f32, absmax: f32) -> u8 {
     MIDPOINTS.partition_point(|midpoint| *midpoint < at) as u8
 }
 
-/// Numbers from codes and the absmax of each [`BLOCK`].
+/// Returns numbers from codes and the absmax of each [`BLOCK`].
 pub(super) fn unpack(codes: &[u8], absmax: &[f32]) -> Vec<f32> {
     let scales = absmax
         .iter()

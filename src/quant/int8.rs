@@ -1,11 +1,11 @@
-//! A weight of 8 bits a number.
+//! A weight in 8 bits per number.
 
 use rayon::prelude::*;
 
 use super::{QuantError, absmax_of, check_finite, check_length, count};
 
-/// 1.5 · 2²³: a sum with it has no fraction, ties having gone to even, and ends in the bits of the
-/// other summand.
+/// 1.5 · 2²³. A number that is added to it loses its fraction, ties going to even, and the sum ends
+/// in the bits of that number.
 const WHOLE: f32 = 12_582_912.0;
 
 /// A weight [out, in] whose rows are scaled by their absmax: w = code · absmax / 127, the
@@ -21,7 +21,7 @@ impl Int8 {
     /// 1 / 127 as bitsandbytes has it: a number is (code · absmax) · unit, rounded twice.
     pub const UNIT: f32 = 0.007_874_016;
 
-    /// What a checkpoint has: a code for each number and an absmax for each row.
+    /// Makes it of a checkpoint's parts: a code for each number and an absmax for each row.
     pub fn new(shape: [usize; 2], codes: Vec<i8>, absmax: Vec<f32>) -> Result<Self, QuantError> {
         check_length("8-bit codes", codes.len(), count(shape))?;
         check_length("absmax", absmax.len(), shape[0])?;
@@ -32,8 +32,8 @@ impl Int8 {
         })
     }
 
-    /// Quantizes numbers [out, in]. The layers of bitsandbytes round a weight to float16 before;
-    /// who wants their bytes does as well.
+    /// Quantizes numbers [out, in]. The layers of bitsandbytes first round a weight to float16;
+    /// callers that want the same bytes must do so too.
     pub fn pack<T: Copy + Sync + Into<f32>>(
         shape: [usize; 2],
         numbers: &[T],
@@ -54,22 +54,22 @@ impl Int8 {
         })
     }
 
-    /// [out, in].
+    /// Returns the shape, [out, in].
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
-    /// One a number, row after row, from -127 to 127.
+    /// Returns the codes, one per number, row after row, from -127 to 127.
     pub fn codes(&self) -> &[i8] {
         &self.codes
     }
 
-    /// One a row.
+    /// Returns the absmax, one per row.
     pub fn absmax(&self) -> &[f32] {
         &self.absmax
     }
 
-    /// All numbers [out, in].
+    /// Returns all numbers [out, in].
     pub fn unpack(&self) -> Vec<f32> {
         let mut numbers = vec![0.0; self.codes.len()];
         let rows = numbers
@@ -80,7 +80,7 @@ impl Int8 {
         numbers
     }
 
-    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there
+    /// Writes the numbers from `start` on, row after row, until `numbers` is full. Panics if there
     /// are fewer, as a slice does.
     pub fn unpack_range(&self, start: usize, mut numbers: &mut [f32]) {
         let mut codes = &self.codes[start..][..numbers.len()];
@@ -94,8 +94,8 @@ impl Int8 {
     }
 }
 
-/// Codes of a row and its absmax. A row with an absmax that has no inverse becomes zeros, be it 0
-/// or below 4e-37.
+/// Writes the codes of a row and returns its absmax. A row whose absmax has no inverse becomes
+/// zeros, be it 0 or below 4e-37.
 fn pack_row<T: Copy + Into<f32>>(numbers: &[T], codes: &mut [i8]) -> f32 {
     let absmax = absmax_of(numbers);
     let factor = (1.0 / absmax) * 127.0;

@@ -1,16 +1,16 @@
-//! The two 4-bit data types: the number of each code, and where one code ends and the next begins.
+//! The two 4-bit data types: the number of each code, and the borders between codes.
 
 /// A 4-bit data type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum FourBitType {
     /// Quantiles of the normal distribution, Dettmers et al. 2023, arXiv:2305.14314, appendix E.
     Nf4,
-    /// A sign, two bits of exponent and one of fraction, over its largest number, 12.
+    /// A sign, two bits of exponent and one bit of fraction, divided by the largest number, 12.
     Fp4,
 }
 
 impl FourBitType {
-    /// The name in bitsandbytes and so in config.json.
+    /// Returns the name in bitsandbytes, and so in config.json.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nf4 => "nf4",
@@ -18,7 +18,7 @@ impl FourBitType {
         }
     }
 
-    /// The numbers of the 16 codes, in [-1, 1].
+    /// Returns the numbers of the 16 codes, in [-1, 1].
     pub fn code(self) -> &'static [f32; 16] {
         &self.table().code
     }
@@ -31,15 +31,15 @@ impl FourBitType {
     }
 }
 
-/// What packing and unpacking look up.
+/// Tables for packing and unpacking.
 #[derive(Debug)]
 pub(super) struct CodeTable {
     /// The number of each code.
     pub code: [f32; 16],
     /// The codes by their numbers, ascending.
     pub order: [u8; 16],
-    /// Halfway between a number and the next one, ascending. A number that lies there belongs to
-    /// the lower one.
+    /// Midpoints between each number and the next, ascending. A number at a midpoint takes the
+    /// lower code.
     pub midpoints: [f32; 15],
 }
 
@@ -81,8 +81,8 @@ static NF4: CodeTable = CodeTable::new(
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
 );
 
-/// Both zeros are codes, and 0 lies halfway between them: it is 0, and what is a little above it is
-/// 8.
+/// FP4. Both zeros are codes, and 0 lies halfway between them: it takes code 0, and a number a
+/// little above it code 8.
 static FP4: CodeTable = CodeTable::new(
     [
         0.0,

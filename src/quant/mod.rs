@@ -1,6 +1,6 @@
 //! Weights in 4 or 8 bits, byte for byte as bitsandbytes 0.50 packs them on a CPU: NF4 and FP4 by
-//! blocks, their absmax quantized again where asked for, and the rows of LLM.int8. Pure functions
-//! of numbers; whoever reads a file or owns a device calls them.
+//! blocks, optionally with double quantization, and the rows of LLM.int8. These are pure functions
+//! of numbers; the callers read files and own devices.
 //!
 //! NF4, FP4 and double quantization: Dettmers et al. 2023, arXiv:2305.14314. The dynamic 8-bit
 //! code: Dettmers 2016, arXiv:1511.04561. Rows of int8: Dettmers et al. 2022, arXiv:2208.07339.
@@ -26,13 +26,13 @@ pub use kind::FourBitType;
 pub use packed::{BlockSize, Packed};
 pub use weight::{QuantFormat, Quantized};
 
-/// Numbers that cannot be packed, or packed parts that do not belong together.
+/// Numbers that cannot be packed, or packed parts that do not fit together.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum QuantError {
-    /// Infinite, or not a number: one of them leaves nothing of its block or row.
+    /// A number is infinite or NaN: it would spoil its whole block or row.
     #[error("number {index} of the weight is {number}, expected a finite one")]
     NotFinite {
-        /// Its place, row after row.
+        /// Index of the number, row after row.
         index: usize,
         /// The number.
         number: f32,
@@ -40,17 +40,17 @@ pub enum QuantError {
     /// A block size that bitsandbytes does not have.
     #[error("the block size is {found}, expected a power of 2 from 32 to 4096")]
     BlockSize {
-        /// Numbers of a block.
+        /// Numbers per block that were asked for.
         found: usize,
     },
-    /// A part is longer or shorter than the others say.
+    /// A part has another length than the others imply.
     #[error("there are {found} {part}, expected {expected}")]
     Length {
-        /// What is counted.
+        /// The part that is counted.
         part: &'static str,
-        /// How many there are.
+        /// Its length.
         found: usize,
-        /// How many the shape and the block size ask for.
+        /// The length that shape and block size ask for.
         expected: usize,
     },
 }
@@ -67,19 +67,20 @@ fn check_length(part: &'static str, found: usize, expected: usize) -> Result<(),
     }
 }
 
-/// Numbers of a matrix; more than memory can hold if the product does not fit.
+/// Returns the number of elements of a matrix, saturated where the product does not fit.
 fn count([rows, columns]: [usize; 2]) -> usize {
     rows.saturating_mul(columns)
 }
 
-/// The largest magnitude; infinite or not a number if one of the numbers is, which no comparison of
-/// floats would keep.
+/// Returns the largest magnitude; infinite or NaN if one of the numbers is, which a comparison of
+/// floats would not keep.
 fn absmax_of<T: Copy + Into<f32>>(numbers: &[T]) -> f32 {
     let magnitude = |number: &T| (*number).into().abs().to_bits();
     f32::from_bits(numbers.iter().map(magnitude).fold(0, u32::max))
 }
 
-/// Refuses numbers of which some absmax is not finite. `group` is how many numbers an absmax is of.
+/// Refuses numbers whose absmax is not finite somewhere. `group` is how many numbers share an
+/// absmax.
 fn check_finite<T: Copy + Into<f32>>(
     numbers: &[T],
     absmax: &[f32],

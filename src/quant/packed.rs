@@ -1,26 +1,26 @@
-//! A weight of 4 bits a number.
+//! A weight in 4 bits per number.
 
 use rayon::prelude::*;
 
 use super::kind::CodeTable;
 use super::{Absmax, FourBitType, QuantError, absmax_of, check_finite, check_length, count};
 
-/// Numbers that are compared at a time; a block has at least as many.
+/// Numbers that are compared at a time; no block is smaller.
 const LANES: usize = 32;
-/// Numbers that a thread takes at a time.
+/// Numbers per piece of work of a thread.
 const PIECE: usize = 1 << 14;
-/// What bitsandbytes divides by at least.
+/// The smallest divisor that bitsandbytes uses.
 const SMALLEST_ABSMAX: f32 = 1e-38;
 
-/// Numbers of a block, each block with an absmax of its own: a power of 2 from 32 to 4096.
+/// Numbers per block, each block with an absmax of its own: a power of 2 from 32 to 4096.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct BlockSize(usize);
 
 impl BlockSize {
-    /// The size that QLoRA has.
+    /// The block size of QLoRA.
     pub const DEFAULT: Self = Self(64);
 
-    /// A size, if bitsandbytes has it.
+    /// Makes a block size, if bitsandbytes has it.
     pub fn new(numbers: usize) -> Result<Self, QuantError> {
         let known = numbers.is_power_of_two() && (32..=4096).contains(&numbers);
         if known {
@@ -30,15 +30,15 @@ impl BlockSize {
         }
     }
 
-    /// The numbers of a block.
+    /// Returns the numbers per block.
     pub fn numbers(self) -> usize {
         self.0
     }
 }
 
 /// A weight [out, in] in 4 bits: w = code\[c\] · absmax of its block. Blocks go along the rows and
-/// from one row into the next; the last one may be short. Two codes share a byte, the first in its
-/// upper half.
+/// continue into the next row; the last one may be short. Two codes share a byte, the first one in
+/// its upper half.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Packed {
     kind: FourBitType,
@@ -49,8 +49,8 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// What a checkpoint has: half a byte for each number of the shape, and an absmax for each
-    /// block.
+    /// Makes it of a checkpoint's parts: half a byte for each number of the shape, and an absmax
+    /// for each block.
     pub fn new(
         kind: FourBitType,
         block_size: BlockSize,
@@ -110,7 +110,7 @@ impl Packed {
         })
     }
 
-    /// The same codes with the absmax quantized again.
+    /// Quantizes the absmax again; the codes stay the same.
     #[must_use]
     pub fn nested(self) -> Self {
         Self {
@@ -119,32 +119,32 @@ impl Packed {
         }
     }
 
-    /// The data type of the codes.
+    /// Returns the data type of the codes.
     pub fn kind(&self) -> FourBitType {
         self.kind
     }
 
-    /// How many numbers have an absmax in common.
+    /// Returns how many numbers share an absmax.
     pub fn block_size(&self) -> BlockSize {
         self.block_size
     }
 
-    /// [out, in].
+    /// Returns the shape, [out, in].
     pub fn shape(&self) -> [usize; 2] {
         self.shape
     }
 
-    /// Two codes a byte.
+    /// Returns the codes, two per byte.
     pub fn codes(&self) -> &[u8] {
         &self.codes
     }
 
-    /// One a block.
+    /// Returns the absmax, one per block.
     pub fn absmax(&self) -> &Absmax {
         &self.absmax
     }
 
-    /// All numbers [out, in].
+    /// Returns all numbers [out, in].
     pub fn unpack(&self) -> Vec<f32> {
         let mut numbers = vec![0.0; count(self.shape)];
         let pieces = numbers.par_chunks_mut(PIECE).enumerate();
@@ -152,14 +152,13 @@ impl Packed {
         numbers
     }
 
-    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there
+    /// Writes the numbers from `start` on, row after row, until `numbers` is full. Panics if there
     /// are fewer, as a slice does.
     pub fn unpack_range(&self, start: usize, mut numbers: &mut [f32]) {
         let end = start.checked_add(numbers.len());
         assert!(
             end.is_some_and(|end| end <= count(self.shape)),
-            "the range ends behind the \
-        weight"
+            "the range ends behind the weight"
         );
         let (size, mut start) = (self.block_size.numbers(), start);
         while !numbers.is_empty() {
@@ -173,7 +172,8 @@ impl Packed {
     }
 }
 
-/// Codes of a block of `size` numbers, or fewer if it is the last one, and its absmax.
+/// Writes the codes of a block of `size` numbers, or fewer in the last block, and returns its
+/// absmax.
 fn pack_block<T: Copy + Into<f32>>(
     table: &CodeTable,
     size: usize,
@@ -196,7 +196,8 @@ fn pack_block<T: Copy + Into<f32>>(
     }
 }
 
-/// Codes of numbers that `scale` brings into [-1, 1]. An odd one shares its byte with a 0.
+/// Writes the codes of numbers that `scale` brings into [-1, 1]. An odd last number shares its byte
+/// with a 0.
 fn pack_scaled<T: Copy + Into<f32>>(
     table: &CodeTable,
     numbers: &[T],
@@ -217,7 +218,7 @@ fn pack_scaled<T: Copy + Into<f32>>(
     }
 }
 
-/// The codes of numbers in [-1, 1].
+/// Returns the codes of numbers in [-1, 1].
 fn nearest(table: &CodeTable, scaled: &[f32; LANES]) -> [u8; LANES] {
     let mut ranks = [0_u32; LANES];
     for midpoint in &table.midpoints {
@@ -229,8 +230,8 @@ fn nearest(table: &CodeTable, scaled: &[f32; LANES]) -> [u8; LANES] {
     ranks.map(|rank| table.order[rank as usize])
 }
 
-/// Numbers of one block from the numbers that its codes stand for. `second` says that the first one
-/// is in a byte's lower half.
+/// Writes the numbers of one block, given the numbers of the codes. `second` tells that the first
+/// one is in the lower half of its byte.
 fn unpack_block(scaled: &[f32; 16], codes: &[u8], second: bool, numbers: &mut [f32]) {
     let halves = |byte: u8| {
         [

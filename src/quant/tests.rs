@@ -1,5 +1,5 @@
-//! Everything here against files that bitsandbytes wrote, and against its rules as they are written
-//! down, a number at a time.
+//! Tests packing against files that bitsandbytes wrote, and against its rules as written, one
+//! number at a time.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ use crate::keyed_random::{mix, unit};
 
 const BOTH: [FourBitType; 2] = [FourBitType::Nf4, FourBitType::Fp4];
 
-/// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.
+/// Returns the path of a file in tests/golden, or in the folder of the same layout that
+/// `RANKINE_GOLDEN` names.
 fn golden(path: &str) -> PathBuf {
     let set = std::env::var_os("RANKINE_GOLDEN").map(PathBuf::from);
     set.unwrap_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"))
@@ -84,7 +85,7 @@ impl Golden {
             .collect()
     }
 
-    /// What comes before an ending in the names that have it; there is at least one.
+    /// Returns the beginnings of all names with an ending; there is at least one.
     fn cases(&self, ending: &str) -> Vec<String> {
         let names = self
             .tensors()
@@ -106,8 +107,8 @@ fn bits(numbers: &[f32]) -> Vec<u32> {
     numbers.iter().map(|number| number.to_bits()).collect()
 }
 
-/// As [`bits`], both zeros being one: bitsandbytes has 0 for FP4's code 8 in one of its loops and
-/// -0 in the other.
+/// Returns [`bits`] with both zeros as one: bitsandbytes has 0 for FP4's code 8 in one of its loops
+/// and -0 in the other.
 fn bits_without_sign_of_zero(numbers: &[f32]) -> Vec<u32> {
     numbers
         .iter()
@@ -115,8 +116,8 @@ fn bits_without_sign_of_zero(numbers: &[f32]) -> Vec<u32> {
         .collect()
 }
 
-/// Equal in all parts but the offset, which is within 2 units in the last place; all equal given
-/// their offset.
+/// Checks that all parts are equal except the offset, which is within 2 units in the last place;
+/// given the same offset all are equal.
 fn assert_nested(absmax: &[f32], theirs: &Nested, case: &str) {
     let ours = Nested::of(absmax);
     assert!(
@@ -186,7 +187,7 @@ fn nested_golden(file: &Golden, case: &str) -> Nested {
     .unwrap()
 }
 
-/// The codes of numbers, those of their bf16, and what both become again.
+/// Checks the codes of numbers and of their bf16, and the numbers unpacked from both.
 fn assert_mode(file: &Golden, packed: &Packed, numbers: &[f32], case: &str) {
     assert_eq!(
         bits(packed.kind().code()),
@@ -304,7 +305,7 @@ fn a_dynamic_code_is_looked_up_by_steps() {
     );
 }
 
-/// `weight.quant_state.bitsandbytes__nf4` is JSON, the offset among it.
+/// `weight.quant_state.bitsandbytes__nf4` is JSON and contains the offset.
 #[test]
 fn a_checkpoint_of_transformers_is_what_its_base_packs_to() {
     let base = Golden::read("archs/llama/model/model.safetensors");
@@ -334,8 +335,7 @@ fn a_checkpoint_of_transformers_is_what_its_base_packs_to() {
 }
 
 #[test]
-fn an_odd_number_shares_its_byte_with_a_zero_and_a_short_block_of_zeros_keeps_what_it_is_divided_by()
- {
+fn an_odd_number_shares_its_byte_with_a_zero_and_a_short_block_of_zeros_keeps_its_divisor() {
     // bitsandbytes 0.50.2 on a CPU: `quantize_4bit(torch.zeros(1, 5), blocksize=32, quant_type=..)`
     for (kind, codes) in [(FourBitType::Nf4, [119; 3]), (FourBitType::Fp4, [0; 3])] {
         let packed =
@@ -391,8 +391,7 @@ fn parts_that_do_not_belong_together_are_refused() {
     let expected = [
         "64 bytes of 4-bit codes, expected 65",
         "2 absmax, expected 3",
-        "1 nested \
-    absmax, expected 2",
+        "1 nested absmax, expected 2",
     ];
     assert_eq!(errors, expected.map(|text| format!("there are {text}")));
     assert!(Int8::new([usize::MAX, 2], vec![0; 2], vec![1.0]).is_err());
@@ -440,8 +439,8 @@ fn the_number_of_threads_changes_nothing() {
     assert!(of_threads.iter().all(|found| *found == of_threads[0]));
 }
 
-/// Numbers of many sizes with runs of zeros, the largest of blocks, and numbers halfway between two
-/// codes.
+/// Returns numbers of many sizes with runs of zeros, the largest of blocks, and numbers halfway
+/// between two codes.
 fn numbers(count: usize, seed: u64, kind: FourBitType) -> Vec<f32> {
     let number = |index: usize| {
         let key = seed.wrapping_mul(0x1_0000_0001).wrapping_add(index as u64);
@@ -464,7 +463,8 @@ fn numbers(count: usize, seed: u64, kind: FourBitType) -> Vec<f32> {
     (0..count).map(number).collect()
 }
 
-/// Where the number of a code ends, with the code, ascending; the last one is without end.
+/// Returns the upper end of each code's numbers, with the code, ascending; the last one is
+/// unbounded.
 fn thresholds(kind: FourBitType) -> Vec<(f32, u8)> {
     let mut ascending: Vec<u8> = (0..16).collect();
     ascending.sort_by(|one, other| {
@@ -483,7 +483,7 @@ fn thresholds(kind: FourBitType) -> Vec<(f32, u8)> {
     (0..16).map(|rank| (end(rank), ascending[rank])).collect()
 }
 
-/// A code for each number and an absmax for each block, one after the other.
+/// Returns a code for each number and an absmax for each block, one after the other.
 fn reference(kind: FourBitType, size: usize, numbers: &[f32]) -> (Vec<u8>, Vec<f32>) {
     let (thresholds, mut codes, mut absmax) = (thresholds(kind), Vec::new(), Vec::new());
     for block in numbers.chunks(size) {
@@ -511,7 +511,7 @@ fn reference(kind: FourBitType, size: usize, numbers: &[f32]) -> (Vec<u8>, Vec<f
     (codes, absmax)
 }
 
-/// Numbers of a checkpoint's type, and what they are as f32.
+/// Returns numbers of a checkpoint's type, and the same as f32.
 fn in_type(
     name: &str,
     kind: FourBitType,
@@ -568,28 +568,52 @@ proptest! {
         ends in prop::collection::vec([0.0..=1.0f64, 0.0..=1.0f64], 4),
     ) {
         let count = shape[0] * shape[1];
-        let (packed, int8, given) = in_type(name, kind, BlockSize::new(size).unwrap(), shape, &numbers(count, seed, kind));
+        let block_size = BlockSize::new(size).unwrap();
+        let numbers = numbers(count, seed, kind);
+        let (packed, int8, given) = in_type(name, kind, block_size, shape, &numbers);
         let (codes, absmax) = reference(kind, size, &given);
-        let zero = thresholds(kind).into_iter().find(|(end, _)| 0.0 <= *end).expect("0 has a \
-        code").1;
-        let bytes: Vec<u8> = codes.chunks(2).map(|pair| pair[0] << 4 | pair.get(1).unwrap_or(&zero)).collect();
+        let zero = thresholds(kind)
+            .into_iter()
+            .find(|(end, _)| 0.0 <= *end)
+            .expect("0 has a code")
+            .1;
+        let bytes: Vec<u8> = codes
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair.get(1).unwrap_or(&zero))
+            .collect();
         prop_assert_eq!(packed.codes(), &bytes);
         prop_assert_eq!(bits(plain(packed.absmax())), bits(&absmax));
 
         let packed = if nested { packed.nested() } else { packed };
         let absmax = packed.absmax().values();
-        let number = |(index, code): (usize, &u8)| kind.code()[usize::from(*code)] * absmax[index / size];
+        let number =
+            |(index, code): (usize, &u8)| kind.code()[usize::from(*code)] * absmax[index / size];
         let of_packed: Vec<f32> = codes.iter().enumerate().map(number).collect();
-        let largest = |numbers: &[f32]| numbers.iter().fold(0.0_f32, |largest, number| largest.max(number.abs()));
+        let largest = |numbers: &[f32]| {
+            numbers
+                .iter()
+                .fold(0.0_f32, |largest, number| largest.max(number.abs()))
+        };
         let of_rows: Vec<f32> = given.chunks(shape[1].max(1)).map(largest).collect();
-        let of_int8: Vec<f32> = given.iter().enumerate().map(|(index, number)| {
-            let absmax = of_rows[index / shape[1]];
-            let factor = 1.0 / absmax * 127.0;
-            let code = if factor.is_finite() { (number * factor).round_ties_even() } else { 0.0 };
-            code * absmax * 0.007_874_016
-        }).collect();
+        let of_int8: Vec<f32> = given
+            .iter()
+            .enumerate()
+            .map(|(index, number)| {
+                let absmax = of_rows[index / shape[1]];
+                let factor = 1.0 / absmax * 127.0;
+                let code = if factor.is_finite() {
+                    (number * factor).round_ties_even()
+                } else {
+                    0.0
+                };
+                code * absmax * 0.007_874_016
+            })
+            .collect();
         prop_assert_eq!(bits(&packed.unpack()), bits(&of_packed));
-        prop_assert_eq!(bits_without_sign_of_zero(&int8.unpack()), bits_without_sign_of_zero(&of_int8));
+        prop_assert_eq!(
+            bits_without_sign_of_zero(&int8.unpack()),
+            bits_without_sign_of_zero(&of_int8)
+        );
         for ends in ends {
             let mut ends = ends.map(|end| (end * count as f64) as usize);
             ends.sort_unstable();

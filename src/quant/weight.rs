@@ -1,33 +1,33 @@
-//! A weight in whichever form, and how a weight is to be packed.
+//! A quantized weight of any format, and the choice of a format.
 
 use super::{BlockSize, FourBitType, Int8, Packed, QuantError};
 use crate::terms::Quantization;
 
-/// How weights are packed.
+/// The format of a packed weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum QuantFormat {
-    /// 4 bits a number, in blocks with an absmax each.
+    /// 4 bits per number, in blocks with an absmax each.
     FourBit {
         /// The data type.
         kind: FourBitType,
-        /// Numbers of a block.
+        /// Numbers per block.
         block_size: BlockSize,
-        /// Whether the absmax are quantized too.
+        /// Whether the absmax are quantized again.
         double_quant: bool,
     },
-    /// 8 bits a number, in rows with an absmax each.
+    /// 8 bits per number, in rows with an absmax each.
     Int8,
 }
 
 impl QuantFormat {
-    /// The form of QLoRA: NF4 in blocks of 64 with double quantization, arXiv:2305.14314.
+    /// The format of QLoRA: NF4 in blocks of 64 with double quantization, arXiv:2305.14314.
     pub const QLORA: Self = Self::FourBit {
         kind: FourBitType::Nf4,
         block_size: BlockSize::DEFAULT,
         double_quant: true,
     };
 
-    /// What a recipe's words come to; `None`: not packed.
+    /// Returns the format that a recipe's settings name; `None` where weights are not packed.
     pub fn of(word: Quantization, block_size: BlockSize, double_quant: bool) -> Option<Self> {
         match word {
             Quantization::None => None,
@@ -45,7 +45,7 @@ impl QuantFormat {
         }
     }
 
-    /// The recipe's word for it.
+    /// Returns the recipe's word for the format.
     pub fn word(self) -> Quantization {
         match self {
             Self::FourBit {
@@ -60,10 +60,11 @@ impl QuantFormat {
         }
     }
 
-    /// Quantizes numbers [out, in]; int8 wants them rounded to float16 before, see [`Int8::pack`].
+    /// Quantizes numbers [out, in]. For int8 they should be rounded to float16 first, see
+    /// [`Int8::pack`].
     ///
     /// # Errors
-    /// One of the numbers is not finite, or there are more or fewer than the shape says.
+    /// A number is not finite, or the count does not fit the shape.
     pub fn pack<T: Copy + Sync + Into<f32>>(
         self,
         shape: [usize; 2],
@@ -86,7 +87,7 @@ impl QuantFormat {
         })
     }
 
-    /// Bytes of a weight [out, in].
+    /// Returns the bytes of a packed weight [out, in].
     pub fn bytes(self, [rows, columns]: [usize; 2]) -> u64 {
         let numbers = rows as u64 * columns as u64;
         match self {
@@ -136,14 +137,14 @@ impl std::fmt::Display for QuantFormat {
 /// A quantized weight [out, in].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Quantized {
-    /// 4 bits a number.
+    /// A weight in 4 bits per number.
     FourBit(Packed),
-    /// 8 bits a number.
+    /// A weight in 8 bits per number.
     Int8(Int8),
 }
 
 impl Quantized {
-    /// [out, in].
+    /// Returns the shape, [out, in].
     pub fn shape(&self) -> [usize; 2] {
         match self {
             Self::FourBit(packed) => packed.shape(),
@@ -151,7 +152,7 @@ impl Quantized {
         }
     }
 
-    /// How it is packed.
+    /// Returns the format.
     pub fn form(&self) -> QuantFormat {
         match self {
             Self::FourBit(packed) => QuantFormat::FourBit {
@@ -163,7 +164,7 @@ impl Quantized {
         }
     }
 
-    /// The numbers from `start` on, row after row, as many as there is room for. Panics if there
+    /// Writes the numbers from `start` on, row after row, until `numbers` is full. Panics if there
     /// are fewer, as a slice does.
     pub fn unpack_range(&self, start: usize, numbers: &mut [f32]) {
         match self {
@@ -172,7 +173,7 @@ impl Quantized {
         }
     }
 
-    /// All numbers [out, in].
+    /// Returns all numbers [out, in].
     pub fn unpack(&self) -> Vec<f32> {
         match self {
             Self::FourBit(packed) => packed.unpack(),

@@ -14,35 +14,35 @@ use crate::quant::BlockSize;
 use crate::terms::{Initial, MAX_RANK, Modules, Offload, Quantization, Technique, TokenIndices};
 
 const MAX_LAYER: u64 = 65_535;
-/// Initializations of PEFT that are not built yet; `pissa_niter_4` and the like, which draw at
-/// random, come on top.
+/// PEFT initializations that are not built yet. `pissa_niter_4` and its kind, which draw at random,
+/// are handled apart.
 const LATER_INITIALIZATIONS: [&str; 6] =
     ["gaussian", "olora", "eva", "corda", "loftq", "orthogonal"];
 
 /// The low-rank adapter, in PEFT's terms.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Adapter {
-    /// What is trained.
+    /// The method: adapter or full fine-tuning.
     pub method: Option<Said<Technique>>,
-    /// How the base's projections are packed.
+    /// How the base's projections are quantized.
     pub quantization: Option<Said<Quantization>>,
     /// Whether the absmax of blocks are quantized too.
     pub double_quant: Option<Said<bool>>,
-    /// Numbers that have an absmax in common.
+    /// The number of weights that share an absmax.
     pub block_size: Option<Said<BlockSize>>,
-    /// Whether a head of its own is packed too.
+    /// Whether an untied head is quantized too.
     pub quantize_head: Option<Said<bool>>,
-    /// Whether an embedding of its own stays in the processor's memory.
+    /// Whether an untied embedding stays in CPU memory.
     pub offload_embedding: Option<Said<Offload>>,
-    /// Rank: the inner width of A and B.
+    /// The rank: the inner width of A and B.
     pub r: Option<Said<usize>>,
-    /// Numerator of the scale alpha / r.
+    /// The numerator of the scale alpha / r.
     pub alpha: Option<Said<f64>>,
-    /// Share of A's input that is dropped in training, below 1.
+    /// The share of A's input that is dropped in training, below 1.
     pub dropout: Option<Said<f64>>,
     /// The projections that get an adapter.
     pub target_modules: Option<Said<Modules>>,
-    /// Parameters of all experts of a layer that get one too.
+    /// Parameters of all experts of a layer that get an adapter too.
     pub target_parameters: Option<Said<Vec<String>>>,
     /// Scale by alpha / sqrt(r), Kalajdzievski 2023, arXiv:2312.03732.
     pub use_rslora: Option<Said<bool>>,
@@ -50,19 +50,19 @@ pub struct Adapter {
     pub use_dora: Option<Said<bool>>,
     /// Whether B has a bias.
     pub lora_bias: Option<Said<bool>>,
-    /// Ranks of the projections that a pattern matches.
+    /// Ranks of the projections that match a pattern.
     pub rank_pattern: BTreeMap<String, Said<usize>>,
-    /// Alphas of the projections that a pattern matches.
+    /// Alphas of the projections that match a pattern.
     pub alpha_pattern: BTreeMap<String, Said<f64>>,
-    /// Layers that get adapters, from 0; a single number is a list of one.
+    /// The layers that get adapters, from 0; a single number is a list of one.
     pub layers_to_transform: Option<Said<Vec<usize>>>,
-    /// How the fresh adapter starts.
+    /// The initialization of a fresh adapter.
     pub init_lora_weights: Option<Said<Initial>>,
-    /// Embedding and head, where they train and are saved whole.
+    /// Embedding and head, if they are trained and saved whole.
     pub modules_to_save: Option<Said<Vec<String>>>,
-    /// Tokens whose rows of embedding and head train.
+    /// Tokens whose rows of embedding and head are trained.
     pub trainable_token_indices: Option<Said<TokenIndices>>,
-    /// An adapter folder to go on from; shape and targets come from there.
+    /// An adapter folder to continue from; shape and targets come from there.
     pub init_from: Option<Said<PathBuf>>,
 }
 
@@ -131,7 +131,7 @@ impl Adapter {
         }
     }
 
-    /// Whether it says that every weight trains.
+    /// Returns whether the recipe asks for full fine-tuning.
     pub(super) fn is_full(&self) -> bool {
         self.method
             .as_ref()
@@ -194,7 +194,7 @@ fn targets(value: Value) -> Option<Said<Modules>> {
     })
 }
 
-/// A list, where names have commas between them as `LLaMA-Factory` writes them.
+/// Rewrites names with commas, as `LLaMA-Factory` writes them, as a list.
 fn list_of(text: &str) -> Option<String> {
     let is_name = |name: &str| {
         !name.is_empty()
@@ -212,7 +212,7 @@ fn list_of(text: &str) -> Option<String> {
     })
 }
 
-/// Whether a value turns something on.
+/// Returns whether a value turns something on.
 fn is_said(value: &Value) -> bool {
     !value.node.is_neutral()
 }
@@ -231,7 +231,7 @@ fn names(value: Value) -> Option<Said<Vec<String>>> {
     })
 }
 
-/// Ids of tokens, alone or by module.
+/// Reads token ids: a list, or a list by module.
 fn tokens(value: Value) -> Option<Said<TokenIndices>> {
     let place = value.node.place.clone();
     let ids = |value: Value| -> Option<Vec<u32>> {
@@ -254,7 +254,7 @@ fn tokens(value: Value) -> Option<Said<TokenIndices>> {
     Some(Said { value, place })
 }
 
-/// The value, if the pattern that belongs to it is a regular expression.
+/// Returns the value if its pattern is a valid regular expression.
 fn with_regex<'a>(value: Value<'a>, pattern: &str) -> Option<Value<'a>> {
     let Err(error) = Regex::new(pattern) else {
         return Some(value);

@@ -1,4 +1,4 @@
-//! Values that are each valid and do not go together.
+//! Contradictions: values that are valid alone and do not go together.
 //!
 //! A value that was refused proves nothing about what the user wanted, so nothing is concluded from
 //! it.
@@ -29,7 +29,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     in_mixing(recipe, notes);
 }
 
-/// A format has columns of its own, and `text` has no turns to choose from.
+/// Checks a dataset's columns against its format. `text` has no turns to choose from.
 fn in_dataset(dataset: &Dataset, notes: &Notes) {
     let Some(format) = dataset.format.as_ref().map(|said| said.value) else {
         return;
@@ -76,7 +76,8 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
     }
 }
 
-/// A chat is a list of turns, or a question and an answer; no other format has a system message.
+/// Checks a chat dataset: it is a list of turns, or a question and an answer. No other format has a
+/// system message.
 fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
     if let Some(system) = dataset.system.as_ref().filter(|_| format != Format::Chat) {
         let message = format!("system: format `{format}` has no system message, `chat` has");
@@ -129,8 +130,8 @@ fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
     }
 }
 
-/// The line that was meant: the other way round, the format's word for another trainer's, or a name
-/// that is not there yet.
+/// Returns the line that was probably meant: the pair swapped, the format's word for another
+/// trainer's, or a column name that is still missing.
 fn of_column(dataset: &Dataset, valid: &[&str], name: &str, column: &str) -> String {
     let is_free = |own: &&&str| !dataset.columns.contains_key(**own);
     if valid.contains(&column) {
@@ -149,7 +150,7 @@ fn of_column(dataset: &Dataset, valid: &[&str], name: &str, column: &str) -> Str
     )
 }
 
-/// PEFT reads layers only where names choose.
+/// Checks `layers_to_transform`: PEFT reads it only where targets are chosen by name.
 fn in_layers(adapter: &Adapter, notes: &Notes) {
     if let (Some(layers), Some(Modules::Regex(pattern))) = (
         &adapter.layers_to_transform,
@@ -169,8 +170,8 @@ fn in_layers(adapter: &Adapter, notes: &Notes) {
     }
 }
 
-/// PEFT adds what a parameter's adapter gives to the parameter, not to what an input makes of it,
-/// so that there is no input to drop from.
+/// Checks `target_parameters`. PEFT adds the adapter's product to the parameter itself, so there is
+/// no input to drop from.
 fn in_parameters(adapter: &Adapter, notes: &Notes) {
     if let (Some(parameters), Some(dropout)) = (&adapter.target_parameters, &adapter.dropout)
         && !parameters.value.is_empty()
@@ -191,8 +192,8 @@ fn in_parameters(adapter: &Adapter, notes: &Notes) {
     }
 }
 
-/// An adapter to go on from brings its shape, its scale and its targets; where every weight trains
-/// there is no adapter.
+/// Checks the adapter: one to continue from brings its shape, scale and targets, and full
+/// fine-tuning has no adapter.
 fn in_adapter(adapter: &Adapter, notes: &Notes) {
     let of_training = [
         ("dropout", adapter.dropout.as_ref().map(|said| &said.place)),
@@ -360,8 +361,8 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     }
 }
 
-/// Where every weight trains it needs all its bits, since an update is smaller than the last one of
-/// bfloat16; and there is no B to have a learning rate of its own.
+/// Checks full fine-tuning. It needs all bits of the weights, since an update is smaller than the
+/// last bit of bfloat16; and there is no B with a learning rate of its own.
 fn in_full(recipe: &Recipe, notes: &Notes) {
     if !recipe.adapter.is_full() {
         return;
@@ -400,7 +401,7 @@ fn in_full(recipe: &Recipe, notes: &Notes) {
     }
 }
 
-/// QLoRA has a base that is packed.
+/// Checks the keys of quantization: `QLoRA` needs a quantized base.
 fn in_packing(adapter: &Adapter, notes: &Notes) {
     let is_qlora = adapter
         .method
@@ -425,7 +426,7 @@ fn in_packing(adapter: &Adapter, notes: &Notes) {
     }
 }
 
-/// A batch is counted in 31 bits.
+/// Checks that a batch is counted in 31 bits.
 fn in_batch(training: &Training, notes: &Notes) {
     if let (Some(rows), Some(tokens)) = (&training.micro_batch_size, &training.sequence_len)
         && rows.value.saturating_mul(tokens.value) >= 1 << 31
@@ -445,7 +446,7 @@ fn in_batch(training: &Training, notes: &Notes) {
     }
 }
 
-/// One warm-up, and keys that go with the optimizer and the schedule.
+/// Checks for a single warm-up, and for keys that fit the optimizer and the schedule.
 fn in_training(training: &Training, notes: &Notes) {
     if let (Some(ratio), Some(_)) = (&training.warmup_ratio, &training.warmup_steps) {
         let fault = Fault::new(
@@ -479,7 +480,7 @@ fn in_training(training: &Training, notes: &Notes) {
     }
 }
 
-/// A key that the chosen one does not have would change nothing.
+/// Refuses keys that the chosen optimizer or schedule does not have: they would change nothing.
 fn in_keys<T: Term>(
     of: &str,
     keys: &[(&'static str, &'static [T])],
@@ -507,7 +508,7 @@ fn in_keys<T: Term>(
     }
 }
 
-/// What an optimizer decides itself.
+/// Refuses keys that the optimizer sets itself.
 fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
     let refuse = |keys: &[&str], why: &str| {
         for (key, place) in keys
@@ -583,7 +584,7 @@ fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
     }
 }
 
-/// Keys that act on weights and on near-duplicates only.
+/// Checks keys that need dataset weights or near-duplicate detection.
 fn in_mixing(recipe: &Recipe, notes: &Notes) {
     let (training, evaluation) = (&recipe.training, &recipe.evaluation);
     let is_unclear = (0..recipe.datasets.len())
@@ -654,7 +655,7 @@ fn in_mixing(recipe: &Recipe, notes: &Notes) {
     }
 }
 
-/// Early stopping needs a validation loss.
+/// Checks that early stopping has a validation loss.
 fn in_evaluation(evaluation: &Evaluation, notes: &Notes) {
     let held_out = evaluation
         .val_set_size

@@ -1,5 +1,5 @@
-//! One element of `datasets` or `evaluation.datasets`: Parquet files, which of their rows are
-//! taken, and how these are read.
+//! One element of `datasets` or `evaluation.datasets`: data files, the rows to take, and how to
+//! read them.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -12,32 +12,32 @@ use super::split::{self, Split};
 use crate::fault::Fault;
 use crate::terms::{Format, TrainOn};
 
-/// Parquet files of one format.
+/// Data files of one format.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dataset {
     /// Where the element starts.
     pub place: Location,
-    /// A file, a glob or a folder; or a data set of the Hub.
+    /// A file, a glob, a folder, or a data set of the Hub.
     pub path: Option<Said<String>>,
     /// The configuration of a data set of the Hub.
     pub config: Option<Said<String>>,
-    /// Its splits, or slices of them; of other files a slice.
+    /// Its splits, or slices of them; for other files a slice.
     pub split: Option<Said<Split>>,
-    /// The most rows that are taken, after the slice.
+    /// The most rows to take, after the slice.
     pub max_rows: Option<Said<u64>>,
-    /// Its files, where they are not those that the path leads to: data of a run that was moved.
+    /// Its files, if they are not where the path leads: data of a run that was moved.
     pub files: Option<Vec<PathBuf>>,
-    /// The shape of its rows.
+    /// The format of its rows.
     pub format: Option<Said<Format>>,
-    /// The file's own name of a column, by the format's name of it.
+    /// The file's own column name, by the format's name of the column.
     pub columns: BTreeMap<String, Said<String>>,
-    /// Words of the data for roles, and the roles that the template knows.
+    /// Role words of the data, with the template's roles for them.
     pub roles: BTreeMap<String, Said<String>>,
-    /// Which tokens carry a loss.
+    /// The tokens that carry a loss.
     pub train_on: Option<Said<TrainOn>>,
     /// The system message of conversations that have none.
     pub system: Option<Said<String>>,
-    /// Its share of an epoch is this over the sum of all.
+    /// Its weight: its share of an epoch is the weight over the sum of all weights.
     pub weight: Option<Said<f64>>,
 }
 
@@ -45,7 +45,7 @@ pub struct Dataset {
 const MAX_WEIGHT: f64 = 1e6;
 
 impl Dataset {
-    /// One that is trained on.
+    /// Takes a dataset to train on.
     pub(super) fn take(section: &mut Section) -> Self {
         let weight = section.number(
             "weight",
@@ -57,7 +57,7 @@ impl Dataset {
         }
     }
 
-    /// One that is only scored on, each row once.
+    /// Takes a dataset that is only scored on, each row once.
     pub(super) fn take_scored(section: &mut Section) -> Self {
         section.require("path", "path: datasets/medical-glossary.parquet");
         section.require("format", "format: chat");

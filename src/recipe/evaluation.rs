@@ -10,17 +10,17 @@ use crate::terms::{Holdout, NearDuplicates};
 /// Validation rows, early stopping and prompts.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Evaluation {
-    /// Training rows that are held out.
+    /// The training rows that are held out.
     pub val_set_size: Option<Said<Holdout>>,
-    /// Validation sets of their own.
+    /// Separate validation sets.
     pub datasets: Vec<Dataset>,
-    /// What happens to rows that train and are near-duplicates of those that only score.
+    /// What happens to training rows that are near-duplicates of validation rows.
     pub near_duplicates: Option<Said<NearDuplicates>>,
-    /// Optimizer steps from one evaluation to the next; 0 for the ends of epochs.
+    /// Optimizer steps between evaluations; 0 for the ends of epochs.
     pub eval_steps: Option<Said<usize>>,
     /// Evaluations without a better loss before training ends; 0 for never.
     pub early_stopping_patience: Option<Said<usize>>,
-    /// What is asked at each evaluation.
+    /// The prompts that are answered at each evaluation.
     pub prompts: Vec<Said<String>>,
 }
 
@@ -45,7 +45,7 @@ impl Evaluation {
     }
 }
 
-/// A list of texts; `false` and `none` are none.
+/// Reads a list of texts; `false` and `none` are an empty list.
 fn prompts(value: Value) -> Vec<Said<String>> {
     let listed = if value.node.is_neutral() {
         None

@@ -1,17 +1,17 @@
-//! Default and description of each key, for `rankine schema` and `rankine init`. A test holds the
-//! list equal to what the reader takes.
+//! Default and description of each key, for `rankine schema` and `rankine init`. A test checks the
+//! list against the keys that the reader takes.
 
-/// What is told of a key.
+/// The default and description of a key.
 pub(super) struct Words {
     /// Its path, such as `adapter.r`.
     pub key: &'static str,
-    /// Its default as JSON; `None` where there is none, or where it follows from other keys.
+    /// Its default as JSON; `None` if there is none, or if it follows from other keys.
     pub default: Option<&'static str>,
-    /// A sentence.
+    /// One sentence.
     pub description: &'static str,
 }
 
-/// What is told of a key.
+/// Returns the default and description of a key.
 pub(super) fn of(key: &str) -> Option<&'static Words> {
     KEYS.iter().find(|words| words.key == key)
 }
@@ -29,8 +29,8 @@ const fn key(key: &'static str, default: &'static str, description: &'static str
     }
 }
 
-/// One row a key, in the order in which a recipe is written. The second column is the default,
-/// empty for none.
+/// One row per key, in the order in which a recipe is written. The second column is the default,
+/// empty if there is none.
 pub(super) const KEYS: &[Words] = &[
     key(
         "base_model",

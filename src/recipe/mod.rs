@@ -1,5 +1,5 @@
-//! What the user wrote: a located tree of YAML, its sections taken by name, and every fault at
-//! once.
+//! The recipe as the user wrote it: a YAML tree with locations, its sections taken by name, and all
+//! faults at once.
 //!
 //! Nothing is filled in here. A [`Recipe`] says what was written and where; `plan` decides what
 //! that means.
@@ -57,60 +57,58 @@ use serde_yaml::granit_parser::Marker;
 use shape::Shape;
 use tree::Node;
 
-/// The most threads that can be asked for.
+/// The highest number of threads.
 const MAX_THREADS: u64 = 4096;
-/// What [`Device::parse`] reads.
+/// The pattern of what [`Device::parse`] reads.
 const DEVICES: &str = "^(auto|cpu|(wgpu|cuda)(:[0-9]+)?)$";
 
-/// A recipe as it was written; `None` is a key that was left out.
+/// A recipe as written; `None` is a key that was left out.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Recipe {
     /// The file.
     pub path: PathBuf,
     /// A folder, or a Hub id.
     pub base_model: Option<Said<String>>,
-    /// The base's folder, where that is not what `base_model` says: the base of a run that was
-    /// moved.
+    /// The base's folder if it is not what `base_model` says: the base of a run that was moved.
     pub base_folder: Option<PathBuf>,
-    /// What renders conversations in place of the base's own template: a file, or the name of a
-    /// template.
+    /// The chat template to use in place of the base's own: a file, or the name of a template.
     pub chat_template: Option<Said<PathBuf>>,
-    /// Variables of the template, by their names.
+    /// Variables of the chat template by name.
     pub chat_template_kwargs: BTreeMap<String, Said<serde_json::Value>>,
-    /// Special tokens by name, and those that the vocabulary gets.
+    /// Special tokens by name, and tokens to add to the vocabulary.
     pub tokens: Tokens,
-    /// Where to compute.
+    /// The device to compute on.
     pub device: Option<Said<Device>>,
-    /// Threads of the processor; 0 for all cores.
+    /// The number of CPU threads; 0 for all cores.
     pub threads: Option<Said<usize>>,
-    /// Where the tokens of the data are kept.
+    /// Where tokenized data are cached.
     pub cache: Option<Said<CacheMode>>,
     /// The run's folder.
     pub output_dir: Option<Said<PathBuf>>,
-    /// What to train on.
+    /// The data sets to train on.
     pub datasets: Vec<Dataset>,
     /// Which projections get low-rank matrices, and of what shape.
     pub adapter: Adapter,
     /// How rows become steps and steps become updates.
     pub training: Training,
-    /// What the adapter is scored on, and when.
+    /// The rows that the adapter is scored on, and when.
     pub evaluation: Evaluation,
-    /// How often the run is saved.
+    /// How often the run is saved, and how much is kept.
     pub output: Output,
-    /// Everything that is wrong so far, in the order of the file, overrides last.
+    /// All faults so far, in the order of the file, overrides last.
     pub faults: Vec<Fault>,
 }
 
-/// A recipe that could not be opened. What is wrong within one is in [`Recipe::faults`].
+/// A recipe that could not be opened. Faults within a recipe are in [`Recipe::faults`].
 #[derive(Debug, thiserror::Error)]
 pub enum RecipeError {
     /// There is no such file.
     #[error("recipe `{path}` does not exist")]
     Missing {
-        /// The file as it was named.
+        /// The path as the user gave it.
         path: PathBuf,
     },
-    /// The file is there and cannot be read.
+    /// The file exists but cannot be read.
     #[error(transparent)]
     File(#[from] files::FileError),
 }
@@ -135,27 +133,27 @@ impl Explain for RecipeError {
     }
 }
 
-/// Reads a recipe and puts the overrides, each `key=value`, in the place of what it says.
+/// Reads a recipe and applies the overrides, each `key=value`.
 ///
 /// # Errors
-/// The file does not exist or cannot be read. Anything wrong in it is no error but one of the
+/// The file does not exist or cannot be read. A fault in its content is not an error but one of the
 /// recipe's faults.
 pub fn read(path: &Path, overrides: &[String]) -> Result<Recipe, RecipeError> {
     Ok(from_bytes(path, &source::read(path)?, overrides))
 }
 
-/// Reads a recipe that is no file yet, as if it lay at `path`.
+/// Reads a recipe from a text, as if it were the file `path`.
 pub fn parse(path: &Path, text: &str) -> Recipe {
     from_bytes(path, text.as_bytes(), &[])
 }
 
-/// What a key is for, in a sentence, such as that of `adapter.r`.
+/// Returns the description of a key such as `adapter.r`: a sentence.
 pub fn description(key: &str) -> Option<&'static str> {
     keys::of(key).map(|words| words.description)
 }
 
-/// Reads the recipe in the lock of a run, which stands there under `recipe`; `run` is the folder of
-/// the run, wherever it lies now.
+/// Reads the recipe under `recipe` in the lock of a run; `run` is the folder of the run, wherever
+/// it lies now.
 pub fn read_locked(path: &Path, lock: &str, run: &Path) -> Recipe {
     let notes = Notes::default();
     let at = |mark: &Marker| Location::File {
@@ -205,7 +203,7 @@ fn read_tree(root: &Node, notes: &Notes) -> Recipe {
 }
 
 impl Recipe {
-    /// A dataset by its key, such as `evaluation.datasets.0`.
+    /// Returns a dataset by its key, such as `evaluation.datasets.0`.
     pub fn dataset_mut(&mut self, key: &str) -> Option<&mut Dataset> {
         let (section, index) = key.rsplit_once('.')?;
         let datasets = if section == "datasets" {
@@ -255,8 +253,8 @@ fn variables(value: Value) -> BTreeMap<String, Said<serde_json::Value>> {
         .collect()
 }
 
-/// A variable of a chat template; its name is a name there, and none that a conversation has
-/// itself.
+/// Reads a variable of a chat template. Its name must be an identifier, and not one of a
+/// conversation's own variables.
 fn variable(name: &str, value: Value) -> Option<Said<serde_json::Value>> {
     let is_name = name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
         && !name.starts_with(|c: char| c.is_ascii_digit());

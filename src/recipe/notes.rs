@@ -1,5 +1,5 @@
-//! Where faults are collected while a recipe is read, so that a person sees all of them at once, in
-//! the order of the file.
+//! Collects faults while a recipe is read, so that the user sees all of them at once, in the order
+//! of the file.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
@@ -34,7 +34,7 @@ struct Unknown {
 }
 
 impl Notes {
-    /// Notes of a reader that is asked for its keys and reads nothing.
+    /// Returns notes for a reader that only lists its keys and reads nothing.
     pub fn describing() -> Self {
         Self {
             describing: Cell::new(true),
@@ -42,12 +42,12 @@ impl Notes {
         }
     }
 
-    /// Whether the reader is asked for its keys.
+    /// Returns whether the reader only lists its keys.
     pub fn is_describing(&self) -> bool {
         self.describing.get()
     }
 
-    /// Takes down what a key may hold, if that is asked; of a key that is taken twice the first is
+    /// Records what a key may hold if keys are being listed. If a key is taken twice, the first is
     /// kept.
     pub fn describe(&self, section: &str, key: &'static str, shape: Shape) {
         let mut described = self.described.borrow_mut();
@@ -65,14 +65,14 @@ impl Notes {
         }
     }
 
-    /// Takes down that a key may not be left out.
+    /// Records that a key is required.
     pub fn need(&self, section: &str, key: &'static str) {
         if self.is_describing() {
             self.needed.borrow_mut().insert((section.to_owned(), key));
         }
     }
 
-    /// What was taken down.
+    /// Returns the recorded keys.
     pub fn into_keys(self) -> Vec<Key> {
         let needed = self.needed.into_inner();
         let required = |key: Key| Key {
@@ -93,14 +93,14 @@ impl Notes {
             .push((place.clone(), fault.at(place)));
     }
 
-    /// Adds a fault of a named value, such as `adapter.r`.
+    /// Adds a fault for a named value, such as `adapter.r`.
     pub fn refuse(&self, name: &str, place: &Location, fault: Fault) {
         self.refused.borrow_mut().insert(name.to_owned());
         self.say(place, fault);
     }
 
-    /// Whether a value, or a part of it, was written and refused, so that nothing follows from its
-    /// absence.
+    /// Returns whether a value, or a part of it, was written and refused, so that nothing follows
+    /// from its absence.
     pub fn is_refused(&self, name: &str) -> bool {
         self.refused
             .borrow()
@@ -108,13 +108,13 @@ impl Notes {
             .any(|refused| refused.starts_with(name))
     }
 
-    /// Says that the schema knows a key in a section.
+    /// Records that the schema has a key in a section.
     pub fn know(&self, section: &str, key: &'static str) {
         self.known.borrow_mut().insert((schema_name(section), key));
     }
 
-    /// Adds a key that the schema does not know. The nearest name is sought at the end, when every
-    /// name is known.
+    /// Adds a key that the schema does not have. The nearest name is looked up at the end, when
+    /// every name is known.
     pub fn unknown(&self, section: &str, key: &str, entry: &KeyValue) {
         let KeyValue { place, value } = entry.clone();
         self.unknown.borrow_mut().push(Unknown {
@@ -125,7 +125,7 @@ impl Notes {
         });
     }
 
-    /// All faults, in the order of the file, overrides last.
+    /// Returns all faults in the order of the file, overrides last.
     pub fn into_faults(self) -> Vec<Fault> {
         for unknown in self.unknown.take() {
             let within = if unknown.section.is_empty() {
@@ -145,8 +145,9 @@ impl Notes {
         faults.into_iter().map(|(_, fault)| fault).collect()
     }
 
-    /// The same name elsewhere, else what another trainer means by it, else the nearest name here,
-    /// else the nearest elsewhere, else what there is.
+    /// Returns the hint for an unknown key: the same name elsewhere, else the key that another
+    /// trainer's word stands for, else the nearest name here, else the nearest elsewhere, else the
+    /// names in the section.
     fn hint_for(&self, unknown: &Unknown) -> String {
         let known = self.known.borrow();
         let section = schema_name(&unknown.section);
@@ -188,7 +189,7 @@ impl Notes {
     }
 }
 
-/// `datasets` for `datasets.0`: the elements of a list share their names.
+/// Returns the name of a section without element numbers: `datasets` for `datasets.0`.
 fn schema_name(section: &str) -> String {
     section
         .split('.')
@@ -205,7 +206,7 @@ fn place_in_words(section: &str) -> String {
     }
 }
 
-/// Words for a person: `` `a`, `b` or `c` ``.
+/// Lists words for the user: `` `a`, `b` or `c` ``.
 pub(super) fn listed(words: &[&str], conjunction: &str) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {

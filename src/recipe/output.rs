@@ -4,13 +4,12 @@ use super::place::Said;
 use super::section::Section;
 use super::training::MAX_COUNT;
 
-/// Checkpoints.
+/// How checkpoints are saved and kept.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
-    /// Optimizer steps from one checkpoint to the next; 0 for the ends of epochs and every five
-    /// minutes.
+    /// Optimizer steps between checkpoints; 0 for the ends of epochs and every five minutes.
     pub save_steps: Option<Said<usize>>,
-    /// Checkpoints that are kept.
+    /// The number of checkpoints to keep.
     pub save_total_limit: Option<Said<usize>>,
 }
 

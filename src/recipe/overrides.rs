@@ -1,5 +1,5 @@
-//! `key=value` arguments, merged into the tree before its sections are read, so that they obey the
-//! same rules as the file.
+//! `key=value` arguments. They are merged into the tree before its sections are read, so that the
+//! same rules apply to them as to the file.
 
 use std::collections::BTreeMap;
 
@@ -9,8 +9,7 @@ use super::synonyms;
 use super::tree::{KeyValue, MAX_DEPTH, Node, NodeValue, parse, shorten};
 use crate::fault::Fault;
 
-/// Puts the value of each override in the place of what the file says; of two for one key the later
-/// wins.
+/// Applies the overrides. Of two for one key the later wins.
 pub(super) fn apply(root: &mut Node, overrides: &[String], notes: &Notes) {
     for typed in overrides {
         let place = Location::Override(shorten(typed));
@@ -39,7 +38,7 @@ fn apply_one(root: &mut Node, typed: &str, place: &Location, notes: &Notes) -> R
     Ok(())
 }
 
-/// The node that the keys lead to; keys that the file lacks are made.
+/// Returns the node that the keys lead to; keys that the file lacks are created.
 fn find<'a>(root: &'a mut Node, keys: &[&str], place: &Location) -> Result<&'a mut Node, Fault> {
     let mut node = root;
     for (depth, key) in keys.iter().enumerate() {

@@ -1,21 +1,21 @@
-//! What was written and where, so that a fault found much later still points at its line.
+//! Locations of values, so that a fault found much later still points at its line.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value comes from. Places of a file sort before overrides, and by line.
+/// The location of a value. Locations in a file sort by line, before overrides.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Location {
     /// The recipe file, printed as `recipes/quickstart.yaml:3:5`.
     File {
-        /// The file as it was named.
+        /// The path as the user gave it.
         path: PathBuf,
         /// From 1.
         line: usize,
         /// In characters, from 1.
         column: usize,
     },
-    /// An override of the command line, as it was typed.
+    /// An override on the command line, as typed.
     Override(String),
 }
 
@@ -28,17 +28,17 @@ impl fmt::Display for Location {
     }
 }
 
-/// A value that the user wrote, and where.
+/// A value that the user wrote, and its location.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Said<T> {
     /// The value.
     pub value: T,
-    /// Where it was written.
+    /// Its location.
     pub place: Location,
 }
 
 impl<T> Said<T> {
-    /// The same place with another value.
+    /// Returns another value at the same location.
     pub fn map<U>(self, change: impl FnOnce(T) -> U) -> Said<U> {
         Said {
             value: change(self.value),

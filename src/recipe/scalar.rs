@@ -1,7 +1,7 @@
-//! What plain text means: numbers, booleans and blanks as people write them for YAML 1.1 readers.
+//! Scalars: numbers, booleans and blanks as people write them for YAML 1.1 readers.
 //!
-//! `1e-4` and `1_000` are numbers and `yes` is a boolean, but only where one is wanted: `no` stays
-//! a text elsewhere. Text in quotes is never a number or a boolean. Source:
+//! `1e-4` and `1_000` are numbers and `yes` is a boolean, but only where one is expected: elsewhere
+//! `no` stays a text. Text in quotes is never a number or a boolean. Source:
 //! <https://yaml.org/type/>.
 
 use serde_json::Value;
@@ -10,7 +10,7 @@ use super::tree::{KeyValue, Node, NodeValue};
 use crate::files::parse_bytes;
 
 impl Node {
-    /// Text without quotes.
+    /// Returns text without quotes.
     pub fn plain(&self) -> Option<&str> {
         match &self.kind {
             NodeValue::Scalar {
@@ -20,7 +20,7 @@ impl Node {
         }
     }
 
-    /// Text with or without quotes; an empty one is none.
+    /// Returns text with or without quotes; `None` if it is empty.
     pub fn text(&self) -> Option<&str> {
         match &self.kind {
             NodeValue::Scalar { text, .. } if !text.is_empty() => Some(text),
@@ -28,13 +28,13 @@ impl Node {
         }
     }
 
-    /// Whether the value is left out: `key:`, `~` or `null`.
+    /// Returns whether the value is left out: `key:`, `~` or `null`.
     pub fn is_blank(&self) -> bool {
         matches!(self.plain(), Some("" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// A whole number. A leading zero is none, since it is octal to some readers and decimal to
-    /// others.
+    /// Returns a whole number. A number with a leading zero is none, since it is octal to some
+    /// readers and decimal to others.
     pub fn whole(&self) -> Option<u64> {
         let text = self.plain()?;
         let digits = text.starts_with(|c: char| c.is_ascii_digit())
@@ -47,7 +47,7 @@ impl Node {
         }
     }
 
-    /// A number that is finite in f32 too, which is what training computes in; `inf` and `nan` are
+    /// Returns a number that is also finite in f32, in which training computes; `inf` and `nan` are
     /// none.
     pub fn number(&self) -> Option<f64> {
         let text = self.plain()?;
@@ -64,13 +64,13 @@ impl Node {
             .filter(|number: &f64| number.abs() <= f64::from(f32::MAX))
     }
 
-    /// Bytes: a whole number of them, or a number with a unit, such as `12 GB` (10⁹) or `1.5GiB`
-    /// (2³⁰).
+    /// Returns a size in bytes: a whole number, or a number with a unit, such as `12 GB` (10⁹) or
+    /// `1.5GiB` (2³⁰).
     pub fn bytes(&self) -> Option<u64> {
         parse_bytes(self.text()?)
     }
 
-    /// A boolean: `true`, `yes` or `on` and their opposites in any case.
+    /// Returns a boolean: `true`, `yes` or `on` and their opposites in any case.
     pub fn flag(&self) -> Option<bool> {
         match self.plain()?.to_ascii_lowercase().as_str() {
             "true" | "yes" | "on" => Some(true),
@@ -79,7 +79,8 @@ impl Node {
         }
     }
 
-    /// Any value as JSON. Text without quotes that reads as a boolean or a number is one.
+    /// Returns any value as JSON. Text without quotes that reads as a boolean or a number becomes
+    /// one.
     pub fn json(&self) -> Option<Value> {
         Some(match &self.kind {
             NodeValue::List(nodes) => nodes.iter().map(Self::json).collect::<Option<_>>()?,
@@ -112,7 +113,7 @@ impl Node {
         })
     }
 
-    /// Whether the value holds nothing: blank or an empty collection.
+    /// Returns whether the value holds nothing: blank or an empty collection.
     pub fn is_empty(&self) -> bool {
         match &self.kind {
             NodeValue::List(nodes) => nodes.is_empty(),
@@ -122,7 +123,7 @@ impl Node {
         }
     }
 
-    /// Whether the value turns something off: nothing, `false` or `none`.
+    /// Returns whether the value turns something off: blank, `false` or `none`.
     pub fn is_neutral(&self) -> bool {
         self.is_empty()
             || self.flag() == Some(false)

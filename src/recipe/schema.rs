@@ -1,10 +1,10 @@
-//! JSON Schema of the recipe, for editors: what the reader says of each key while it takes it, with
-//! the default and the words of [`keys`].
+//! The JSON Schema of the recipe, for editors. It is made of what the reader says of each key as it
+//! takes it, with the defaults and descriptions of [`keys`].
 //!
-//! The schema knows types, words and ranges. That two values do not go together, that a pattern is
-//! a regular expression, what another trainer means by a word and that a file is there only `check`
-//! knows. What the schema accepts has no fault of form. The other way round the spellings of YAML
-//! 1.1 are left out: `yes` and `1_000` are read, and an editor marks them.
+//! The schema knows types, words and ranges. Only `check` knows that two values do not go together,
+//! that a pattern is not a regular expression, what another trainer means by a word, and whether a
+//! file exists. A recipe that the schema accepts has no fault of form. The reverse does not hold:
+//! YAML 1.1 spellings such as `yes` and `1_000` are read here and marked by an editor.
 
 use serde_json::{Map, Value, json};
 
@@ -22,14 +22,14 @@ pub(super) struct Key {
     pub section: String,
     /// The key.
     pub name: &'static str,
-    /// What it may hold.
+    /// The shape of its value.
     pub shape: Shape,
-    /// Whether it may not be left out.
+    /// Whether it is required.
     pub required: bool,
 }
 
 impl Key {
-    /// `adapter.r`.
+    /// Returns the dotted path, such as `adapter.r`.
     pub fn path(&self) -> String {
         if self.section.is_empty() {
             self.name.to_owned()
@@ -39,7 +39,7 @@ impl Key {
     }
 }
 
-/// Every key, in the order in which the reader takes them.
+/// Returns every key, in the order in which the reader takes them.
 pub(super) fn known() -> Vec<Key> {
     let notes = Notes::describing();
     let kind = NodeValue::Map(std::collections::BTreeMap::new());
@@ -56,12 +56,12 @@ pub(super) fn known() -> Vec<Key> {
     notes.into_keys()
 }
 
-/// Whether the recipe has a key, such as `training.optimizer`.
+/// Returns whether the recipe has a key, such as `training.optimizer`.
 pub(super) fn has(path: &str) -> bool {
     known().iter().any(|key| key.path() == path)
 }
 
-/// The JSON Schema of a recipe, draft 2020-12.
+/// Returns the JSON Schema of a recipe, draft 2020-12.
 pub fn schema() -> Value {
     let mut schema = section("", &known());
     let head = json!({
@@ -75,7 +75,7 @@ pub fn schema() -> Value {
     Value::Object(whole)
 }
 
-/// The schema of a section's keys; every other key is wrong.
+/// Returns the schema of a section, which allows no other keys.
 fn section(name: &str, known: &[Key]) -> Map<String, Value> {
     let mut properties = Map::new();
     let mut required = Vec::new();
@@ -109,7 +109,8 @@ fn property(key: &Key, known: &[Key]) -> Value {
             } else {
                 json!(["array", "null"])
             };
-            json!({"type": kind, "items": section(&path, known), "minItems": u8::from(key.required)})
+            let items = section(&path, known);
+            json!({"type": kind, "items": items, "minItems": u8::from(key.required)})
         }
         Shape::TextsOrSections => {
             let items = json!({"anyOf": [Shape::Text.schema(), section(&path, known)]});
@@ -153,7 +154,7 @@ mod tests {
         assert_eq!(keys::KEYS.len(), told.len(), "a key is told twice");
     }
 
-    /// A default is a value that the key may hold.
+    /// Every default is a valid value of its key.
     #[test]
     fn every_default_is_a_value() {
         for key in known() {

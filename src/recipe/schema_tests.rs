@@ -1,5 +1,5 @@
-//! The schema and the reader judge alike: the broken recipes of the tests, the recipes that are
-//! shipped, and values of many kinds for every key.
+//! Tests that the schema and the reader agree on the broken recipes of the tests, the shipped
+//! recipes, and values of many kinds for every key.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use super::tests::{BROKEN, NEEDED};
 use super::tree::{Node, NodeValue};
 use super::*;
 
-/// What JSON Schema says of a value, for the words that the recipe's schema uses. Any other word
-/// fails the test that meets it.
+/// Validates a value against a JSON Schema, for the keywords that the recipe's schema uses. Any
+/// other keyword fails the test.
 fn is_valid(schema: &Value, value: &Value) -> bool {
     let Value::Object(words) = schema else {
         return schema == &json!(true);
@@ -99,7 +99,7 @@ fn has_type(says: &Value, value: &Value) -> bool {
     }
 }
 
-/// A tree as YAML 1.2 reads it, which editors do.
+/// Returns a tree as YAML 1.2 reads it, which is what editors do.
 fn to_json(node: &Node) -> Value {
     let is_number = Regex::new(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$").expect(
         "a \
@@ -131,7 +131,7 @@ fn to_json(node: &Node) -> Value {
     }
 }
 
-/// What the schema says of a text; `None` for one that is no YAML of a recipe.
+/// Returns whether the schema accepts a text; `None` if it is not YAML of a recipe.
 fn judged(text: &str) -> Option<bool> {
     let notes = Notes::default();
     let tree = source::tree(Path::new("x.yaml"), text.as_bytes(), &notes)?;
@@ -141,7 +141,7 @@ fn judged(text: &str) -> Option<bool> {
     Some(is_valid(&schema(), &to_json(&tree)))
 }
 
-/// Whether a fault is one of a single value or key.
+/// Returns whether a fault concerns the form of a single value or key.
 fn is_of_form(message: &str) -> bool {
     let others = [
         "does not go with",
@@ -158,7 +158,8 @@ fn is_of_form(message: &str) -> bool {
     !others.iter().any(|other| message.contains(other))
 }
 
-/// JSON knows no difference between 16 and 16.0.
+/// Returns whether a fault is one that JSON cannot express: it has no difference between 16 and
+/// 16.0.
 fn is_written_otherwise(message: &str) -> bool {
     message.ends_with(".0`")
 }
@@ -238,7 +239,7 @@ const VALUES: [&str; 40] = [
     "{a: [1]}",
 ];
 
-/// The recipe with a value at a key.
+/// Returns the recipe with a value at a key.
 fn with_value(key: &Key, value: &str) -> String {
     let needed = "base_model: m\ndatasets: [{path: d, format: chat}]\n";
     match (key.section.as_str(), key.name) {
@@ -274,8 +275,8 @@ fn with_value(key: &Key, value: &str) -> String {
     }
 }
 
-/// Texts that YAML 1.2 reads as something else than a text: the reader takes them where a text is
-/// wanted, an editor wants quotes.
+/// Returns whether YAML 1.2 reads a text as something other than a text. The reader accepts it
+/// where a text is expected; an editor asks for quotes.
 fn reads_as_other(value: &str) -> bool {
     !matches!(value, "\"16\"" | "word") && !value.chars().all(|c| c.is_ascii_alphabetic())
         || matches!(value, "true" | "false" | "~")

@@ -1,5 +1,5 @@
-//! Takes the keys of a section by name and type. Whatever does not fit becomes a fault, and so does
-//! every key that is left over.
+//! Takes the keys of a section by name and type. Anything that does not fit becomes a fault, and so
+//! does every key that is left over.
 
 use std::collections::BTreeMap;
 use std::ops::{Bound, RangeBounds};
@@ -13,11 +13,11 @@ use super::tree::{KeyValue, Node, NodeValue, shorten};
 use crate::fault::{Fault, nearest};
 use crate::terms::Term;
 
-/// Every number above 0 that f32 arithmetic can bear.
+/// The range of numbers above 0 that f32 can hold.
 pub(super) const ABOVE_ZERO: (Bound<f64>, Bound<f64>) =
     (Bound::Excluded(0.0), Bound::Included(1e30));
 
-/// The keys of one section that are not taken yet.
+/// The keys of a section that are not taken yet.
 pub(super) struct Section<'a> {
     name: String,
     place: &'a Location,
@@ -25,7 +25,7 @@ pub(super) struct Section<'a> {
     notes: &'a Notes,
 }
 
-/// A value that was written, with the name that messages call it by, such as `datasets.0.format`.
+/// A value that was written, with the name for messages, such as `datasets.0.format`.
 pub(super) struct Value<'a> {
     pub name: String,
     pub node: &'a Node,
@@ -33,12 +33,12 @@ pub(super) struct Value<'a> {
 }
 
 impl<'a> Section<'a> {
-    /// Where the section starts.
+    /// Returns where the section starts.
     pub fn place(&self) -> &Location {
         self.place
     }
 
-    /// Takes a key; `None` where it is left out or blank. `shape` is what it may hold.
+    /// Takes a key; `None` if it is left out or blank. `shape` is what it may hold.
     pub fn shaped(&mut self, key: &'static str, shape: Shape) -> Option<Value<'a>> {
         self.notes.know(&self.name, key);
         self.notes.describe(&self.name, key, shape);
@@ -50,7 +50,8 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Adds a fault if a key is left out or holds an empty list; `example` is a line that would do.
+    /// Adds a fault if a key is left out or holds an empty list; `example` is a line that would be
+    /// valid.
     pub fn require(&self, key: &'static str, example: &str) {
         self.notes.need(&self.name, key);
         if self
@@ -71,7 +72,7 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Takes a section; one that is left out is read as an empty one.
+    /// Takes a section; a missing one is read as an empty one.
     pub fn section<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> T {
         let read = self
             .shaped(key, Shape::Section)
@@ -87,7 +88,7 @@ impl<'a> Section<'a> {
         })
     }
 
-    /// Takes a list of sections; an element that is no section is left out, with its fault.
+    /// Takes a list of sections; an element that is not a section is left out, with a fault.
     pub fn sections<T>(&mut self, key: &'static str, take: fn(&mut Section) -> T) -> Vec<T> {
         let elements = self
             .shaped(key, Shape::Sections)
@@ -107,8 +108,8 @@ impl<'a> Section<'a> {
             .collect()
     }
 
-    /// Takes a list of which each element is a text or a section; an element that is neither is
-    /// left out, with its fault.
+    /// Takes a list whose elements are texts or sections; any other element is left out, with a
+    /// fault.
     pub fn texts_or_sections<T>(
         &mut self,
         key: &'static str,
@@ -162,7 +163,7 @@ impl<'a> Section<'a> {
         self.shaped(key, Shape::Text)?.text()
     }
 
-    /// Takes a path, as it is written.
+    /// Takes a path as written.
     pub fn path(&mut self, key: &'static str) -> Option<Said<PathBuf>> {
         Some(self.text(key)?.map(PathBuf::from))
     }
@@ -186,8 +187,8 @@ impl<'a> Section<'a> {
         self.shaped(key, Shape::number(&range))?.number(range)
     }
 
-    /// Takes one of a fixed set of words; `later` are words that the field knows and that are not
-    /// built yet.
+    /// Takes one of a fixed set of words; `later` are words that are common elsewhere and not
+    /// supported yet.
     pub fn word<T: Term>(&mut self, key: &'static str, later: &[&str]) -> Option<Said<T>> {
         let words = T::WORDS.iter().map(|(word, _)| *word).collect();
         self.shaped(key, Shape::Words(words))?.word(later)
@@ -236,7 +237,7 @@ impl<'a> Value<'a> {
         Some(taken)
     }
 
-    /// The elements of a list.
+    /// Reads a list of values.
     pub fn list(self) -> Option<Vec<Value<'a>>> {
         let NodeValue::List(nodes) = &self.node.kind else {
             let hint = self.of_a_dataset().map_or_else(
@@ -254,7 +255,7 @@ impl<'a> Value<'a> {
         Some(nodes.iter().enumerate().map(named).collect())
     }
 
-    /// The entries of a table whose keys the user chooses; blank ones are left out.
+    /// Reads the entries of a table whose keys the user chooses; blank ones are left out.
     pub fn table(self) -> Option<Vec<(&'a str, Value<'a>)>> {
         let NodeValue::Map(entries) = &self.node.kind else {
             self.mismatch("keys with values");
@@ -277,17 +278,17 @@ impl<'a> Value<'a> {
         )
     }
 
-    /// A text that is not empty.
+    /// Reads a text that is not empty.
     pub fn text(self) -> Option<Said<String>> {
         self.read("a text", |node| node.text().map(str::to_owned))
     }
 
-    /// A boolean.
+    /// Reads a boolean.
     pub fn flag(self) -> Option<Said<bool>> {
         self.read("`true` or `false`", Node::flag)
     }
 
-    /// A whole number within a range.
+    /// Reads a whole number within a range.
     pub fn whole<N: TryFrom<u64>>(self, range: impl RangeBounds<u64>) -> Option<Said<N>> {
         let expected = format!("a whole number {}", in_words(&range));
         self.read(&expected, |node| {
@@ -295,7 +296,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// A finite number within a range.
+    /// Reads a finite number within a range.
     pub fn number(self, range: impl RangeBounds<f64>) -> Option<Said<f64>> {
         let expected = format!("a number {}", in_words(&range));
         self.read(&expected, |node| {
@@ -303,7 +304,7 @@ impl<'a> Value<'a> {
         })
     }
 
-    /// One of a fixed set of words, or one that is refused for now.
+    /// Reads one of a fixed set of words; those in `later` are refused for now.
     pub fn word<T: Term>(self, later: &[&str]) -> Option<Said<T>> {
         let words: Vec<&str> = T::WORDS
             .iter()
@@ -335,7 +336,7 @@ impl<'a> Value<'a> {
         None
     }
 
-    /// What `read` makes of the value, or a fault that says what was expected.
+    /// Reads the value with `read`, or adds a fault that says what was expected.
     pub fn read<T>(self, expected: &str, read: impl FnOnce(&Node) -> Option<T>) -> Option<Said<T>> {
         if let Some(value) = read(self.node) {
             return Some(Said {
@@ -346,7 +347,10 @@ impl<'a> Value<'a> {
         let fault = self.unexpected(expected);
         let is_quoted =
             |text: &str, written: &str| !text.is_empty() && written.starts_with(['"', '\'']);
-        let quoted = matches!(&self.node.kind, NodeValue::Scalar { text, written, .. } if is_quoted(text, written));
+        let quoted = matches!(
+            &self.node.kind,
+            NodeValue::Scalar { text, written, .. } if is_quoted(text, written)
+        );
         self.refuse(match self.of_others() {
             Some(hint) => fault.hint(hint),
             None if quoted => fault.hint("remove the quotes: a value in quotes is a text"),
@@ -355,12 +359,12 @@ impl<'a> Value<'a> {
         None
     }
 
-    /// What another trainer means by the value.
+    /// Returns the hint for a value that another trainer uses.
     pub fn of_others(&self) -> Option<String> {
         synonyms::of_value(&self.name, self.node.text()?)
     }
 
-    /// A path where a dataset is wanted.
+    /// Returns the hint for a plain path where a dataset is expected.
     fn of_a_dataset(&self) -> Option<String> {
         let is_dataset = self
             .name
@@ -371,14 +375,14 @@ impl<'a> Value<'a> {
         Some(format!("write `{{path: {}, format: chat}}`", shorten(path)))
     }
 
-    /// Adds a fault of this value, unless it has one already.
+    /// Adds a fault for this value, unless it has one already.
     pub fn refuse(&self, fault: Fault) {
         if self.node.kind != NodeValue::Refused {
             self.notes.refuse(&self.name, &self.node.place, fault);
         }
     }
 
-    /// Adds the fault of a value that the field knows and Rankine does not act on yet.
+    /// Adds the fault for a value that is common elsewhere and that Rankine does not support yet.
     pub fn refuse_for_now(&self, hint: &str) {
         self.refuse(
             Fault::new(format!(
@@ -390,7 +394,7 @@ impl<'a> Value<'a> {
         );
     }
 
-    /// Adds the fault of a value of the wrong type.
+    /// Adds the fault for a value of the wrong type.
     pub fn mismatch(&self, expected: &str) {
         self.refuse(self.unexpected(expected));
     }
@@ -404,7 +408,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// `from 1`, `from 0 to 1`, `from 0 to below 1` or `above 0`.
+/// Describes a range: `from 1`, `from 0 to 1`, `from 0 to below 1` or `above 0`.
 fn in_words<T: std::fmt::Display>(range: &impl RangeBounds<T>) -> String {
     let start = match range.start_bound() {
         Bound::Included(start) => format!("from {start}"),
@@ -418,7 +422,7 @@ fn in_words<T: std::fmt::Display>(range: &impl RangeBounds<T>) -> String {
     }
 }
 
-/// `1e30` for a one with thirty zeros.
+/// Shortens trailing zeros: `1e30` for a one with thirty zeros.
 fn without_zeros(digits: &str) -> String {
     let head = digits.trim_end_matches('0');
     let zeros = digits.len() - head.len();

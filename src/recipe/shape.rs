@@ -1,5 +1,5 @@
-//! What a key of the recipe may hold, told by the reader while it takes the key, so that
-//! `rankine schema` cannot know another recipe than `check`.
+//! The shapes of values that the recipe's keys may hold. The reader states them as it takes each
+//! key, so that `rankine schema` and `check` cannot differ.
 
 use std::ops::{Bound, RangeBounds};
 
@@ -7,12 +7,12 @@ use serde_json::{Map, Number, Value, json};
 
 use crate::terms::NOT_VARIABLES;
 
-/// The form of a value. Blanks are not part of it: every key that is not required may be blank.
+/// The shape of a value. Blanks are not part of it: every key that is not required may be blank.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Shape {
     /// A text that is not empty.
     Text,
-    /// A text that matches, in ECMA 262's syntax.
+    /// A text that matches a pattern, in ECMA 262's syntax.
     Pattern(&'static str),
     /// `true` or `false`.
     Flag,
@@ -26,26 +26,26 @@ pub(super) enum Shape {
     Numbers(&'static [u64]),
     /// One of these words.
     Words(Vec<&'static str>),
-    /// A list; `filled`: of one element at least.
+    /// A list; if `filled`, it has at least one element.
     List { of: Box<Shape>, filled: bool },
-    /// Keys that the user chooses.
+    /// A table whose keys the user chooses.
     Table(Box<Shape>),
     /// Values of any form under the names of a chat template's variables.
     Variables,
     /// A section of the recipe.
     Section,
-    /// A list of sections; `filled`: of one at least.
+    /// A list of sections; a required one has at least one element.
     Sections,
-    /// A list of which each element is a text or a section.
+    /// A list whose elements are texts or sections.
     TextsOrSections,
-    /// Any of several.
+    /// Any of several shapes.
     OneOf(Vec<Shape>),
-    /// `false` or `none`: nothing.
+    /// `false` or `none`.
     Off,
 }
 
 impl Shape {
-    /// A whole number within a range, and within 64 bits.
+    /// A whole number within a range that also fits 64 bits.
     pub fn whole(range: &impl RangeBounds<u64>) -> Self {
         let bound = |bound: Bound<&u64>| match bound {
             Bound::Included(number) => Bound::Included(*number as f64),
@@ -80,7 +80,7 @@ impl Shape {
         }
     }
 
-    /// A list of one element at least.
+    /// A list of at least one element.
     pub fn filled_list(of: Self) -> Self {
         Self::List {
             of: Box::new(of),
@@ -88,7 +88,7 @@ impl Shape {
         }
     }
 
-    /// The shape in JSON Schema; sections are filled in by the schema.
+    /// Returns the shape in JSON Schema. Sections are filled in by the caller.
     pub fn schema(&self) -> Value {
         match self {
             Self::Section | Self::Sections | Self::TextsOrSections => json!({}),
@@ -106,7 +106,10 @@ impl Shape {
             }
             Self::Variables => json!({
                 "type": "object",
-                "propertyNames": {"pattern": "^[A-Za-z_][A-Za-z0-9_]*$", "not": {"enum": NOT_VARIABLES}},
+                "propertyNames": {
+                    "pattern": "^[A-Za-z_][A-Za-z0-9_]*$",
+                    "not": {"enum": NOT_VARIABLES},
+                },
             }),
             Self::OneOf(shapes) => {
                 json!({"anyOf": shapes.iter().map(Self::schema).collect::<Vec<_>>()})
@@ -115,7 +118,7 @@ impl Shape {
         }
     }
 
-    /// The shape, or nothing: `key:`.
+    /// Returns the shape with blank (`key:`) allowed too.
     pub fn schema_or_blank(&self) -> Value {
         match self.schema() {
             Value::Object(mut schema) if schema.contains_key("enum") => {
@@ -161,7 +164,7 @@ fn number_schema(whole: bool, low: Bound<f64>, high: Bound<f64>) -> Value {
     Value::Object(schema)
 }
 
-/// Whole numbers without a point.
+/// Writes whole numbers without a decimal point.
 fn plain(number: f64) -> Value {
     if number.fract() == 0.0 && number.abs() < 1e15 {
         return json!(number as i64);

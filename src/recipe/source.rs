@@ -1,5 +1,5 @@
-//! From a file to a tree: the limits on size and encoding, and the rule that a recipe is keys with
-//! values.
+//! From a file to a tree: limits on size and encoding, and the rule that a recipe consists of keys
+//! with values.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -15,7 +15,7 @@ use crate::files;
 const MAX_BYTES: usize = 256 * 1024;
 const BEGINNING: &str = "begin with `base_model: checkpoints/rankine-tiny`, then `datasets:`";
 
-/// The bytes of a recipe; of one that is too large no more than tells that it is.
+/// Reads the bytes of a recipe. Of one that is too large it reads only enough to notice that.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, RecipeError> {
     let file = File::open(path).map_err(|cause| match cause.kind() {
         ErrorKind::NotFound => RecipeError::Missing {
@@ -31,7 +31,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, RecipeError> {
     Ok(content)
 }
 
-/// The tree of a recipe, whose root is a map; `None` with a fault where there is none.
+/// Returns the tree of a recipe, whose root is a map; `None`, with a fault, if there is none.
 pub(super) fn tree(path: &Path, content: &[u8], notes: &Notes) -> Option<Node> {
     let at = |line, column| Location::File {
         path: path.to_owned(),
@@ -52,7 +52,7 @@ pub(super) fn tree(path: &Path, content: &[u8], notes: &Notes) -> Option<Node> {
     None
 }
 
-/// The content as text, or a fault with its line and column.
+/// Returns the content as text, or a fault with its line and column.
 fn text(content: &[u8]) -> Result<&str, ((usize, usize), Fault)> {
     if content.len() > MAX_BYTES {
         return Err((
@@ -77,7 +77,7 @@ fn text(content: &[u8]) -> Result<&str, ((usize, usize), Fault)> {
     })
 }
 
-/// Line and column, from 1, of what follows a text.
+/// Returns the line and column, from 1, right after a text.
 fn position_after(text: &str) -> (usize, usize) {
     let last = text.rsplit('\n').next().unwrap_or_default();
     (text.matches('\n').count() + 1, last.chars().count() + 1)

@@ -7,24 +7,29 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-/// In ECMA 262's syntax, for the schema.
-pub(super) const PATTERN: &str = r"^ *([A-Za-z0-9_.]+(\[(-?[0-9][0-9_]*%?)?:(-?[0-9][0-9_]*%?)?\])?|\[(-?[0-9][0-9_]*%?)?:(-?[0-9][0-9_]*%?)?\])( *\+ *[A-Za-z0-9_.]+(\[(-?[0-9][0-9_]*%?)?:(-?[0-9][0-9_]*%?)?\])?)* *$";
+/// The pattern of a valid `split` in ECMA 262's syntax, for the schema.
+pub(super) const PATTERN: &str = concat!(
+    r"^ *([A-Za-z0-9_.]+(\[(-?[0-9][0-9_]*%?)?:(-?[0-9][0-9_]*%?)?\])?",
+    r"|\[(-?[0-9][0-9_]*%?)?:(-?[0-9][0-9_]*%?)?\])",
+    r"( *\+ *[A-Za-z0-9_.]+(\[(-?[0-9][0-9_]*%?)?:(-?[0-9][0-9_]*%?)?\])?)* *$",
+);
 const EXPECTED: &str = "expected a split with or without a slice, such as `train`, `train[:20%]`, \
-`train[100:]` or \
-    `train+validation`";
+    `train[100:]` or `train+validation`";
 static PART: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(
-        r"^(?P<name>[A-Za-z0-9_.]+)?(\[((?P<from>-?[0-9][0-9_]*)(?P<from_percent>%)?)?:((?P<to>-?[0-9][0-9_]*)(?P<to_percent>%)?)?\])?$",
-    )
+    Regex::new(concat!(
+        r"^(?P<name>[A-Za-z0-9_.]+)?",
+        r"(\[((?P<from>-?[0-9][0-9_]*)(?P<from_percent>%)?)?",
+        r":((?P<to>-?[0-9][0-9_]*)(?P<to_percent>%)?)?\])?$",
+    ))
     .expect("the pattern is valid")
 });
 
 /// Splits, one after the other.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// As it was written.
+    /// The text as written.
     pub written: String,
-    /// At least one.
+    /// At least one part.
     pub parts: Vec<SplitPart>,
 }
 
@@ -40,13 +45,13 @@ pub struct SplitPart {
 }
 
 impl Split {
-    /// The split of data that name none.
+    /// The split of data that name no split.
     pub const TRAIN: &str = "train";
 
-    /// Reads what was written.
+    /// Parses a `split` value.
     ///
     /// # Errors
-    /// What is wrong with it, in words.
+    /// Returns a message if the text is not valid.
     pub fn parse(text: &str) -> Result<Self, String> {
         let parts: Vec<SplitPart> = text
             .split('+')
@@ -70,7 +75,7 @@ impl Split {
         })
     }
 
-    /// The whole split of a name.
+    /// Returns the whole split of a name.
     pub fn whole(name: &str) -> Self {
         let part = SplitPart {
             name: Some(name.to_owned()),
@@ -139,14 +144,16 @@ impl SplitPart {
         })
     }
 
-    /// The split's name.
+    /// Returns the split's name.
     pub fn name(&self) -> &str {
         self.name.as_deref().unwrap_or(Split::TRAIN)
     }
 
-    /// The rows of a split of so many that are taken. Percents are rounded to the nearest row,
-    /// halves to the even one, as `datasets` does.
+    /// Returns the rows that are taken of a split with this many rows. Percents are rounded to the
+    /// nearest row, halves to the even one, as `datasets` does.
     ///
+    /// A bound is beyond the rows (`datasets` silently takes those that exist), or no row is left.
+    /// The message has both sides.
     /// # Errors
     /// A bound is beyond the rows (`datasets` takes what there is without a word), or none is left;
     /// both sides in words.
@@ -189,7 +196,7 @@ impl SplitPart {
 mod tests {
     use super::*;
 
-    /// As `ReadInstruction.from_spec(..).to_absolute(..)` of `datasets` 5.2.0 gives them.
+    /// Results of `ReadInstruction.from_spec(..).to_absolute(..)` of `datasets` 5.2.0.
     #[test]
     fn slices_take_the_rows_that_datasets_takes() {
         for (text, rows, expected) in [

@@ -1,17 +1,17 @@
-//! Words of other trainers, and what stands for each of them here: of Axolotl, PEFT, transformers'
-//! `TrainingArguments`, TRL, Unsloth, `LLaMA-Factory`, torchtune and mlx-lm. The one table of them;
-//! hints are made of it.
+//! The table of other trainers' words and their equivalents here, from which hints are made. It
+//! covers Axolotl, PEFT, transformers' `TrainingArguments`, TRL, Unsloth, `LLaMA-Factory`,
+//! torchtune and mlx-lm.
 
 use super::tree::{Node, shorten};
 
-/// What stands for a key of another trainer.
+/// The equivalent of another trainer's key.
 #[derive(Debug, Clone, Copy)]
 enum Here {
-    /// A key of a section, which means the same.
+    /// A key in a section, with the same meaning.
     Key(&'static str, &'static str),
-    /// A line that says the same; `..` in it stands for the value that was written.
+    /// A line with the same meaning; `..` in it stands for the value that was written.
     Line(&'static str),
-    /// Nothing, for a reason: the key can go.
+    /// No equivalent: the key can be removed, for this reason.
     Nothing(&'static str),
 }
 
@@ -30,7 +30,7 @@ const HUB: &str = "`rankine push RUN OWNER/NAME` uploads an adapter when it is t
 const TURNS: &str = "`role` with `content` and `from` with `value` are both read";
 const ENDS: &str = "the token that ends a turn is trained with the turn";
 
-/// Keys with those of other trainers. One with a dot is meant in that section only.
+/// Keys with their equivalents in other trainers. One with a dot applies in that section only.
 const KEYS: &[(Here, &[&str])] = &[
     (
         Key("", "base_model"),
@@ -925,7 +925,7 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
 ];
 
-/// Values of other trainers, by the recipe's key, each with the hint that it gets.
+/// Values of other trainers, by the recipe's key, each with its hint.
 const VALUES: &[(&str, &[&str], &str)] = &[
     (
         "adapter",
@@ -1168,17 +1168,17 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     ),
 ];
 
-/// Where a word of another trainer is meant.
+/// The scope of another trainer's word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scope {
-    /// In this section only.
+    /// This section only.
     Section,
-    /// Wherever it is written.
+    /// Any section.
     Anywhere,
 }
 
-/// The hint for a key that the schema does not know; `section` is where it stands, without the
-/// numbers of elements.
+/// Returns the hint for a key that the schema does not have; `section` is its section, without
+/// element numbers.
 pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Option<String> {
     let typed = key.to_lowercase().replace('-', "_");
     let name = if section.is_empty() {
@@ -1237,8 +1237,8 @@ pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Op
     })
 }
 
-/// The hint for a value that the schema does not know; `name` is its key in the recipe, such as
-/// `datasets.0.format`.
+/// Returns the hint for a value that the schema does not have; `name` is its key in the recipe,
+/// such as `datasets.0.format`.
 pub(super) fn of_value(name: &str, written: &str) -> Option<String> {
     let typed = written.to_lowercase();
     let is_of = |key: &str| {
@@ -1258,7 +1258,7 @@ pub(super) fn of_value(name: &str, written: &str) -> Option<String> {
         .map(|(.., hint)| (*hint).to_owned())
 }
 
-/// The format's name of a column that another trainer calls `theirs`.
+/// Returns the format's name of a column that another trainer calls `theirs`.
 pub(super) fn of_column<'a>(columns: &[&'a str], theirs: &str) -> Option<&'a str> {
     const COLUMNS: [(&str, &[&str]); 8] = [
         (
@@ -1297,7 +1297,7 @@ pub(super) fn of_column<'a>(columns: &[&'a str], theirs: &str) -> Option<&'a str
     columns.iter().find(|column| *column == own).copied()
 }
 
-/// What follows a line after a comma is no part of it.
+/// Returns the hint for a line. What follows its first comma is advice and not part of the line.
 fn in_words(line: &str) -> String {
     match line
         .split_once(", ")
@@ -1308,7 +1308,7 @@ fn in_words(line: &str) -> String {
     }
 }
 
-/// Whether a task is another one than to learn a row's tokens.
+/// Returns whether a task is other than causal language modeling on a row's tokens.
 fn is_other_task(value: &Node) -> bool {
     const OTHERS: [&str; 12] = [
         "dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo", "ebft", "ppo", "rm", "reward",
@@ -1323,7 +1323,7 @@ fn last(section: &str) -> &str {
     section.rsplit('.').next().unwrap_or_default()
 }
 
-/// The line with what was written, where that is a name.
+/// Returns the line with the written value filled in, if that is a name.
 fn filled(line: &str, value: &Node) -> String {
     match value.text().filter(|text| {
         text.chars()

@@ -1,4 +1,4 @@
-//! Recipes, whole and broken, with what a person is told about each.
+//! Tests of whole and broken recipes, with the messages for each.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::terms::{
     Checkpointing, Format, Holdout, Modules, Offload, Scheduler, Technique, TrainOn,
 };
 
-/// Four lines that every recipe needs; what a test adds starts at line 5.
+/// Four lines that every recipe needs; the lines of a test start at line 5.
 pub(super) const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";
 
 const EXAMPLE: &str = "\
@@ -36,7 +36,7 @@ fn with(lines: &str) -> Recipe {
     read_text(&format!("{NEEDED}{lines}\n"), &[])
 }
 
-/// Faults as they are printed, the hint after ` | `.
+/// Returns faults as they are printed, with the hint after ` | `.
 fn printed(recipe: &Recipe) -> Vec<String> {
     let one = |fault: &Fault| match &fault.hint {
         Some(hint) => format!("{fault} | {hint}"),
@@ -86,7 +86,7 @@ fn every_broken_recipe_gets_its_place_its_message_and_its_hint() {
     }
 }
 
-/// What follows the four needed lines, and the one fault that it has.
+/// The text after the four needed lines, and its one fault.
 pub(super) const BROKEN: &[(&str, &str)] = &[
     (
         "basemodel: m",
@@ -119,7 +119,8 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  r: \"16\"",
-        r#"x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `"16"` | remove the quotes: a value in quotes is a text"#,
+        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found \
+    `\"16\"` | remove the quotes: a value in quotes is a text",
     ),
     (
         "adapter:\n  r: 16.0",
@@ -922,7 +923,7 @@ fn a_recipe_that_is_not_there_is_an_error() {
     assert_eq!(folder.exit(), Exit::Io);
 }
 
-/// Every fault says where and ends without a period.
+/// Returns whether a fault has a place and ends without a period.
 fn is_well_told(fault: &Fault) -> bool {
     fault.place.is_some() && !fault.message.is_empty() && !fault.message.ends_with('.')
 }
@@ -937,9 +938,10 @@ proptest! {
     fn no_yaml_is_too_strange(
         pieces in proptest::collection::vec(
             prop::sample::select(vec![
-                "base_model", "datasets", "adapter", "training", "r", "path", "columns", "target_modules", ": ", ":", "- ", "\n", "\n  ",
-                "\n    ", "[", "]", "{", "}", ", ", "&a ", "*a", "!!str ", "'", "\"", "|\n", "? ", "---\n", "...\n", "~", "1e-4", "16",
-                "# x", "\t", "\u{feff}", "%YAML 1.1\n", "é",
+                "base_model", "datasets", "adapter", "training", "r", "path", "columns",
+                "target_modules", ": ", ":", "- ", "\n", "\n  ", "\n    ", "[", "]", "{", "}",
+                ", ", "&a ", "*a", "!!str ", "'", "\"", "|\n", "? ", "---\n", "...\n", "~",
+                "1e-4", "16", "# x", "\t", "\u{feff}", "%YAML 1.1\n", "é",
             ]),
             0..60,
         ),

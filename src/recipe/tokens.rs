@@ -1,35 +1,34 @@
-//! The section `tokens`: special tokens by name, and tokens that the base's vocabulary does not
-//! have.
+//! The section `tokens`: special tokens by name, and tokens to add to the base's vocabulary.
 
 use super::place::Said;
 use super::section::{Section, Value};
 use super::shape::Shape;
 
-/// Tokens with a meaning of their own, as they are written in text.
+/// Special tokens and tokens to add, as they are written in text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Tokens {
     /// Begins a sequence.
     pub bos: Option<Said<String>>,
     /// Ends a sequence.
     pub eos: Option<Said<String>>,
-    /// Fills a batch.
+    /// Pads a batch.
     pub pad: Option<Said<String>>,
-    /// Stands for what the vocabulary lacks.
+    /// Stands for anything outside the vocabulary.
     pub unk: Option<Said<String>>,
-    /// Those at which an answer ends, besides `eos`.
+    /// Tokens that end an answer, besides `eos`.
     pub end_of_turn: Option<Said<Vec<String>>>,
-    /// Those that the vocabulary gets where it does not have them.
+    /// Tokens that are added to the vocabulary if it lacks them.
     pub add: Vec<Said<AddedToken>>,
 }
 
-/// A token that is added.
+/// A token to add.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct AddedToken {
-    /// As it is written in text.
+    /// The token's text.
     pub token: String,
-    /// The token whose rows its own start as; `None`: the mean of all rows.
+    /// The token whose embedding rows initialize the new ones; `None` for the mean of all rows.
     pub from: Option<Said<String>>,
-    /// Whether it is left out of decoded text, as eos is.
+    /// Whether it is left out of decoded text, like eos.
     pub special: bool,
 }
 
@@ -47,7 +46,7 @@ impl Tokens {
         }
     }
 
-    /// Whether it says nothing.
+    /// Returns whether the section is empty.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }

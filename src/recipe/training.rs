@@ -10,17 +10,17 @@ use crate::terms::{
     Scheduler, Truncation,
 };
 
-/// The longest row, in tokens, and the largest batch and accumulation, in rows: their product stays
+/// The longest row in tokens, and the largest batch and accumulation in rows. Their product stays
 /// within 64 bits.
 const MAX_TOKENS: u64 = 1 << 20;
 const MAX_ROWS: u64 = 1 << 16;
 /// The highest number of epochs or steps.
 pub(super) const MAX_COUNT: u64 = 1_000_000_000;
 
-/// The highest power, and the most waves, of a schedule.
+/// The highest power, and the highest number of waves, of a schedule.
 const MAX_SHAPE: f64 = 1e6;
 
-/// Optimizers of the field that are not built.
+/// Known optimizers that are not built yet.
 const LATER_OPTIMIZERS: [&str; 29] = [
     "adam",
     "sgd",
@@ -52,21 +52,21 @@ const LATER_OPTIMIZERS: [&str; 29] = [
     "ao_adamw_4bit",
     "ao_adamw_fp8",
 ];
-/// Schedules of the field that are not built.
+/// Known schedules that are not built yet.
 const LATER_SCHEDULERS: [&str; 3] = ["reduce_lr_on_plateau", "rex", "greedy"];
 
 /// Batches, schedule and optimizer, in the field's terms.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Training {
-    /// The longest row, in tokens.
+    /// The maximum row length, in tokens.
     pub sequence_len: Option<Said<usize>>,
     /// Whether short rows are packed into rows of `sequence_len` tokens.
     pub sample_packing: Option<Said<bool>>,
-    /// Whether rows are shuffled every epoch.
+    /// Whether rows are shuffled in every epoch.
     pub shuffle: Option<Said<bool>>,
     /// How many rows an epoch draws from datasets with weights.
     pub stopping_strategy: Option<Said<EpochEnd>>,
-    /// Which rows are left out because an earlier one is like them.
+    /// Which rows are left out because an earlier one is similar.
     pub deduplicate: Option<Said<Deduplicate>>,
     /// The Jaccard similarity from which rows are near-duplicates.
     pub near_threshold: Option<Said<f64>>,
@@ -74,18 +74,18 @@ pub struct Training {
     pub truncation: Option<Said<Truncation>>,
     /// The highest share of rows that may be left out, from 0 to 1.
     pub max_dropped: Option<Said<f64>>,
-    /// Rows, or packs of rows, that are computed at once.
+    /// Rows, or packed rows, per micro-batch.
     pub micro_batch_size: Option<Said<usize>>,
-    /// Micro-batches in one optimizer step.
+    /// Micro-batches per optimizer step.
     pub gradient_accumulation_steps: Option<Said<usize>>,
     /// Passes over the data.
     pub num_epochs: Option<Said<usize>>,
-    /// Optimizer steps; wins over `num_epochs`.
+    /// Optimizer steps; takes precedence over `num_epochs`.
     pub max_steps: Option<Said<usize>>,
     /// The peak of the learning rate.
     pub learning_rate: Option<Said<f64>>,
-    /// The learning rate of B as a multiple of A's, Hayou et al. 2024, arXiv:2402.12354; of
-    /// adapters only.
+    /// The learning rate of B as a multiple of A's (`LoRA+`), Hayou et al. 2024, arXiv:2402.12354;
+    /// for adapters only.
     pub loraplus_lr_ratio: Option<Said<f64>>,
     /// The update rule.
     pub optimizer: Option<Said<Optimizer>>,
@@ -95,25 +95,25 @@ pub struct Training {
     pub adam_beta2: Option<Said<f64>>,
     /// Added to the root of the second moment.
     pub adam_epsilon: Option<Said<f64>>,
-    /// Weights with fewer numbers have a state of 32 bits.
+    /// Weights with fewer elements keep a 32-bit state.
     pub min_8bit_size: Option<Said<usize>>,
-    /// Adafactor's decay of a momentum, below 1; without it there is none.
+    /// Adafactor's momentum decay, below 1; without it there is no momentum.
     pub beta1: Option<Said<f64>>,
-    /// Adafactor's decay of mean squares, below 0.
+    /// Adafactor's decay exponent of the mean squares, below 0.
     pub decay_rate: Option<Said<f64>>,
-    /// The root mean square that an update of Adafactor may have.
+    /// The highest root mean square of an Adafactor update.
     pub clip_threshold: Option<Said<f64>>,
-    /// Whether Adafactor's learning rate is times the weight's root mean square.
+    /// Whether Adafactor's learning rate is multiplied by the weight's root mean square.
     pub scale_parameter: Option<Said<bool>>,
     /// Whether Adafactor's learning rate follows from the number of updates.
     pub relative_step: Option<Said<bool>>,
-    /// Whether that one begins low.
+    /// Whether that learning rate starts low.
     pub warmup_init: Option<Said<bool>>,
-    /// Muon's decay of the momentum, below 1.
+    /// Muon's momentum decay, below 1.
     pub momentum: Option<Said<f64>>,
-    /// How Muon's learning rate follows from a matrix's shape.
+    /// How Muon's learning rate depends on a matrix's shape.
     pub adjust_lr_fn: Option<Said<AdjustLr>>,
-    /// The learning rate's course after the warm-up.
+    /// The learning rate schedule after the warm-up.
     pub lr_scheduler: Option<Said<Scheduler>>,
     /// The lowest learning rate as a share of the peak; not together with `min_lr`.
     pub min_lr_rate: Option<Said<f64>>,
@@ -121,13 +121,13 @@ pub struct Training {
     pub min_lr: Option<Said<f64>>,
     /// The first learning rate of a warm-up as a share of the peak.
     pub warmup_lr_rate: Option<Said<f64>>,
-    /// Waves of a cosine, or how often it falls.
+    /// The number of waves of a cosine, or of restarts.
     pub num_cycles: Option<Said<f64>>,
-    /// The power of a polynomial.
+    /// The power of a polynomial schedule.
     pub power: Option<Said<f64>>,
-    /// The last learning rate of a polynomial.
+    /// The last learning rate of a polynomial schedule.
     pub lr_end: Option<Said<f64>>,
-    /// Steps by which an inverse square root is scaled.
+    /// The time scale of an inverse square root schedule, in steps.
     pub timescale: Option<Said<usize>>,
     /// Steps of the last stage.
     pub num_decay_steps: Option<Said<usize>>,
@@ -135,32 +135,32 @@ pub struct Training {
     pub num_stable_steps: Option<Said<usize>>,
     /// The learning rate before the first stage and after the last as a share of the peak.
     pub min_lr_ratio: Option<Said<f64>>,
-    /// How the first stage goes.
+    /// The curve of the first stage.
     pub warmup_type: Option<Said<Curve>>,
-    /// How the last stage goes.
+    /// The curve of the last stage.
     pub decay_type: Option<Said<Curve>>,
-    /// Steps of linear warm-up as a share of all; not together with `warmup_steps`.
+    /// Linear warm-up as a share of all steps; not together with `warmup_steps`.
     pub warmup_ratio: Option<Said<f64>>,
     /// Steps of linear warm-up.
     pub warmup_steps: Option<Said<usize>>,
     /// Decoupled weight decay.
     pub weight_decay: Option<Said<f64>>,
-    /// The gradients' highest global L2 norm; 0 leaves them as they are.
+    /// The highest global L2 norm of the gradients; 0 turns clipping off.
     pub max_grad_norm: Option<Said<f64>>,
-    /// What the load-balancing loss of routed experts counts; 0: nothing.
+    /// The coefficient of the load-balancing loss of routed experts; 0 for none.
     pub router_aux_loss_coef: Option<Said<f64>>,
-    /// 0: dropout and noise of the base's own config.json, which act in training only and are not
-    /// built, are left out.
+    /// If 0, the dropout and noise of the base's own `config.json`, which act only in training and
+    /// are not built, are left out.
     pub base_dropout: Option<Said<f64>>,
-    /// Which blocks run again in backward.
+    /// Which blocks are recomputed in the backward pass.
     pub gradient_checkpointing: Option<Said<Checkpointing>>,
-    /// Bytes that the run may need at its peak.
+    /// The memory limit of the run at its peak, in bytes.
     pub max_memory: Option<Said<u64>>,
-    /// The numbers that the matrices of a frozen base are kept in.
+    /// The dtype of a frozen base's matrices.
     pub model_dtype: Option<Said<ModelDtype>>,
     /// Whether products of float32 operands may be computed in TF32.
     pub allow_tf32: Option<Said<bool>>,
-    /// What a loss that is not finite leads to.
+    /// What happens when a loss is not finite.
     pub on_nonfinite: Option<Said<OnNonfinite>>,
     /// The seed of shuffling, initialization and dropout.
     pub seed: Option<Said<u64>>,
@@ -256,7 +256,7 @@ fn bytes() -> Shape {
 }
 
 impl Training {
-    /// Where a key that only some optimizers or schedules have is said.
+    /// Returns the place of a key that only some optimizers or schedules have.
     pub(super) fn place_of(&self, key: &str) -> Option<&Location> {
         fn place<T>(said: Option<&Said<T>>) -> Option<&Location> {
             said.map(|said| &said.place)

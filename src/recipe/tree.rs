@@ -1,7 +1,7 @@
-//! YAML as a tree of located nodes. Recipes use a small part of YAML: one document, no anchors,
-//! aliases or tags.
+//! YAML as a tree of located nodes. Recipes use a small part of YAML: one document, without
+//! anchors, aliases or tags.
 //!
-//! A serde derive would stop at the first fault and forget places; the parser's events keep both.
+//! A serde derive would stop at the first fault and lose locations; the parser's events keep both.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry as Slot;
@@ -14,9 +14,9 @@ use super::notes::Notes;
 use super::place::Location;
 use crate::fault::Fault;
 
-/// Collections within collections; the schema needs five.
+/// The highest nesting of collections; the schema needs five.
 pub(super) const MAX_DEPTH: usize = 16;
-/// Characters of a value that a message quotes.
+/// The most characters of a value that a message quotes.
 const MAX_SHOWN: usize = 60;
 
 /// A value and where it starts.
@@ -26,10 +26,11 @@ pub(super) struct Node {
     pub kind: NodeValue,
 }
 
-/// What a node holds.
+/// The content of a node.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum NodeValue {
-    /// Text after escapes; `plain` is false for text in quotes, `written` is the source with them.
+    /// Text after unescaping; `plain` is false for text in quotes, `written` is the source text
+    /// including quotes.
     Scalar {
         text: String,
         written: String,
@@ -37,8 +38,7 @@ pub(super) enum NodeValue {
     },
     List(Vec<Node>),
     Map(BTreeMap<String, KeyValue>),
-    /// Something that has its fault already; who reads it takes it as unset and adds no other
-    /// fault.
+    /// A value that has its fault already. Readers treat it as unset and add no other fault.
     Refused,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct KeyValue {
 }
 
 impl Node {
-    /// A value that is not there.
+    /// Returns a blank value.
     pub fn blank(place: Location) -> Self {
         Self {
             place,
@@ -62,7 +62,7 @@ impl Node {
         }
     }
 
-    /// The value of a key; `None` where this is no map or has no such key.
+    /// Returns the value of a key; `None` if this is no map or has no such key.
     pub fn into_entry(self, key: &str) -> Option<Self> {
         let NodeValue::Map(mut entries) = self.kind else {
             return None;
@@ -70,7 +70,7 @@ impl Node {
         Some(entries.remove(key)?.value)
     }
 
-    /// What a message says was found instead of something else.
+    /// Describes the value for a message of what was found.
     pub fn found(&self) -> String {
         if self.is_blank() {
             "nothing".into()
@@ -79,8 +79,7 @@ impl Node {
         }
     }
 
-    /// The value as it was written, collections in flow style, cut where a message would grow too
-    /// long.
+    /// Returns the value as written, collections in flow style, cut so that messages stay short.
     pub fn shown(&self) -> String {
         let whole = match &self.kind {
             NodeValue::Scalar { written, .. } => written.clone(),
@@ -101,7 +100,7 @@ impl Node {
     }
 }
 
-/// The first line of a text, cut to what a message can carry.
+/// Returns the first line of a text, cut to fit in a message.
 pub(super) fn shorten(text: &str) -> String {
     let line = text.lines().next().unwrap_or_default().trim_end();
     let start: String = line.chars().take(MAX_SHOWN).collect();
@@ -115,8 +114,8 @@ pub(super) fn shorten(text: &str) -> String {
 /// Reads YAML into a tree; a text without a value is a blank node. `locate` turns the parser's
 /// marks into places.
 ///
-/// `None` when the text has no tree, with the fault in `notes`. Other faults leave a tree to go on
-/// with.
+/// Returns `None` if the text has no tree; the fault is then in `notes`. Other faults leave a tree
+/// to continue with.
 pub(super) fn parse(
     text: &str,
     locate: &dyn Fn(&Marker) -> Location,
@@ -155,8 +154,8 @@ fn strict() -> Options {
     options! { emit_comments: false, emit_anchor_events: true, emit_unresolved_aliases: true }
 }
 
-/// Makes nodes of events. Its methods give `None` when reading cannot go on; the fault is then in
-/// `notes`.
+/// Builds nodes from events. Its methods return `None` when reading cannot continue; the fault is
+/// then in `notes`.
 struct Builder<'a> {
     text: &'a str,
     parser: Parser<'a, StrInput<'a>>,
@@ -165,7 +164,7 @@ struct Builder<'a> {
 }
 
 impl<'a> Builder<'a> {
-    /// The next event that is not an anchor.
+    /// Returns the next event that is not an anchor.
     fn next(&mut self) -> Option<(Event<'a>, Span)> {
         loop {
             match self.parser.next()? {
@@ -275,7 +274,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Adds an entry; of a double key the first one stays.
+    /// Adds an entry; of a duplicate key the first one stays.
     fn insert(&self, entries: &mut BTreeMap<String, KeyValue>, key: Node, value: Node) {
         let name = match &key.kind {
             NodeValue::Scalar { text, .. } if !key.is_blank() => text.clone(),

@@ -1,6 +1,8 @@
-//! `metrics.jsonl`, one object a step and one an evaluation, and `samples.jsonl`, one an answer, in
-//! the order in which they happened. A resumed run cuts its files back to what its checkpoint had
-//! seen, so that no line is there twice.
+//! Files of JSON lines: `metrics.jsonl` with one object per step or evaluation, and `samples.jsonl`
+//! with one per answer, in order.
+//!
+//! A resumed run truncates its files to the length at its checkpoint, so that no line appears
+//! twice.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Seek, Write};
@@ -11,7 +13,7 @@ use serde::Serialize;
 use super::{Event, Reporter};
 use crate::files;
 
-/// The open file.
+/// An open file of JSON lines.
 #[derive(Debug)]
 pub struct JsonLines {
     path: PathBuf,
@@ -20,11 +22,11 @@ pub struct JsonLines {
 }
 
 impl JsonLines {
-    /// Opens the file and keeps the first `bytes` of it; 0 starts it anew. What is missing of them
-    /// is told as a note.
+    /// Opens the file and keeps its first `bytes`; 0 starts a new file. If the file is shorter, a
+    /// note says so.
     ///
     /// # Errors
-    /// It cannot be made or cut.
+    /// The file cannot be created or truncated.
     pub fn open(path: &Path, bytes: u64, report: Reporter) -> Result<Self, files::FileError> {
         let failed = |cause| files::FileError::new("write", path, cause);
         let mut file = OpenOptions::new()
@@ -38,8 +40,7 @@ impl JsonLines {
         if found < bytes {
             let path = path.display();
             report(Event::Note(format!(
-                "`{path}` has {found} bytes, the checkpoint knew {bytes}: \
-            lines before it are lost"
+                "`{path}` has {found} bytes, the checkpoint knew {bytes}: lines before it are lost"
             )));
         }
         let bytes = bytes.min(found);
@@ -53,10 +54,10 @@ impl JsonLines {
         })
     }
 
-    /// Appends a line; one that does not fit on the disk leaves no part of itself.
+    /// Appends a line. If the disk is full, no partial line is left.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The line cannot be written.
     pub fn append(&mut self, line: &impl Serialize) -> Result<(), files::FileError> {
         let line = serde_json::to_string(line).expect("numbers can be printed") + "\n";
         self.file.write_all(line.as_bytes()).map_err(|cause| {
@@ -67,7 +68,7 @@ impl JsonLines {
         Ok(())
     }
 
-    /// Forces what was appended to the disk and says how long the file is.
+    /// Syncs the file to the disk and returns its length.
     ///
     /// # Errors
     /// The disk fails.
@@ -109,8 +110,8 @@ mod tests {
         assert!(notes.borrow().is_empty());
         JsonLines::open(&path, 9, &report).expect("opened");
         assert!(
-            matches!(&notes.borrow()[..], [Event::Note(note)] if note.contains("has 4 bytes, \
-        the checkpoint knew 9"))
+            matches!(&notes.borrow()[..], [Event::Note(note)] if note.contains("has 4 bytes, the \
+                checkpoint knew 9"))
         );
     }
 }

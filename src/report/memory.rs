@@ -1,8 +1,9 @@
-//! How much memory the process has needed, and how much there is.
+//! Peak memory of the process and free memory of the machine.
 
 use std::path::Path;
 
-/// Highest resident memory of this process so far, bytes; `None` where the system does not tell.
+/// Returns the peak resident memory of this process in bytes; `None` if the system does not report
+/// it.
 #[cfg(unix)]
 pub fn peak_memory_bytes() -> Option<u64> {
     use nix::sys::resource::{UsageWho, getrusage};
@@ -14,14 +15,14 @@ pub fn peak_memory_bytes() -> Option<u64> {
         .map(|units| units * unit)
 }
 
-/// Highest resident memory of this process so far, bytes; `None` where the system does not tell.
+/// Returns the peak resident memory of this process in bytes; `None` if the system does not report
+/// it.
 #[cfg(not(unix))]
 pub fn peak_memory_bytes() -> Option<u64> {
     None
 }
 
-/// Bytes as people read them of memory, in the unit of `nvidia-smi`: MiB of 2^20, or GiB of 2^30
-/// from ten of them on.
+/// Formats bytes of memory as `nvidia-smi` does: in MiB of 2^20, or in GiB of 2^30 from 10 GiB on.
 pub fn mebibytes(bytes: u64) -> String {
     match bytes as f64 / f64::from(1 << 20) {
         mebibytes if mebibytes >= 10_239.5 => format!("{:.1} GiB", mebibytes / 1024.0),
@@ -30,9 +31,10 @@ pub fn mebibytes(bytes: u64) -> String {
     }
 }
 
-/// Bytes that a new process could have without taking them from another: what the system says is
-/// available, or less where this process's control group is limited. `None` where the system does
-/// not tell.
+/// Returns the bytes that a new process could use without taking them from another: the available
+/// memory of the system, or less if this process's control group has a limit.
+///
+/// `None` if the system does not report it.
 ///
 /// Sources: proc(5), `MemAvailable`; <https://docs.kernel.org/admin-guide/cgroup-v2.html>,
 /// `memory.max`; <https://docs.kernel.org/admin-guide/cgroup-v1/memory.html>,
@@ -57,12 +59,11 @@ pub fn free_memory_bytes() -> Option<u64> {
         .min()
 }
 
-/// Where a version of control groups has a group's limit, what it takes, and how much of that is
-/// pages of files.
+/// Files of a version of control groups: limit, usage, and the part of it that is page cache.
 #[derive(Debug)]
 struct Version {
     root: &'static str,
-    /// Of its line in /proc/self/cgroup.
+    /// Controller in the line of /proc/self/cgroup.
     controller: &'static str,
     limit: &'static str,
     used: &'static str,
@@ -87,7 +88,7 @@ const VERSIONS: [Version; 2] = [
 ];
 
 impl Version {
-    /// The group that a line `number:controllers:/group` names, where it is of this version's
+    /// Returns the group in a line `number:controllers:/group`, if it is of this version's
     /// controller.
     fn group<'a>(&self, line: &'a str) -> Option<&'a str> {
         let (controllers, group) = line.split_once(':')?.1.split_once(":/")?;
@@ -97,8 +98,8 @@ impl Version {
             .then_some(group)
     }
 
-    /// What a control group may still take; pages of files are given back when something else needs
-    /// them.
+    /// Returns the bytes that a control group may still use. The page cache counts as free, because
+    /// the system gives it back.
     fn free_in(&self, folder: &Path) -> Option<u64> {
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).ok();
         let number = |name: &str| read(name)?.trim().parse::<u64>().ok();
@@ -115,7 +116,7 @@ impl Version {
     }
 }
 
-/// The bytes of a line `key   123 kB`.
+/// Returns the bytes in a line `key   123 kB`.
 fn kib_of(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     line.trim()

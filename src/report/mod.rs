@@ -1,4 +1,5 @@
-//! What happened, as plain numbers and strings, and the sinks that show it to people and programs.
+//! Events of a run as plain numbers and strings, and the sinks that show them to people and
+//! programs.
 //!
 //! The library never prints: it hands an [`Event`] to a `&dyn Fn(Event)`.
 
@@ -20,24 +21,24 @@ pub use transfer::Transfer;
 
 use std::path::PathBuf;
 
-/// A receiver of events; long work takes one and calls it as it goes.
+/// Receiver of events. Long operations take one and call it as they go.
 pub type Reporter<'a> = &'a dyn Fn(Event);
 
-/// Something that happened during a run.
+/// An event during a run.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// A part of the work before training moved on, such as reading or tokenizing.
+    /// Progress of a part of the work before training, such as reading or tokenizing.
     Progress {
-        /// What is being done, such as `tokenizing medical-glossary.parquet`.
+        /// Name of the work, such as `tokenizing medical-glossary.parquet`.
         what: String,
         /// Units done.
         done: u64,
-        /// Units in all; 0 where that is not known.
+        /// Units in total; 0 if unknown.
         total: u64,
     },
-    /// Bytes came from the network or went there.
+    /// Progress of a download or an upload.
     Transfer(Transfer),
-    /// Something that a person should know and that stops nothing.
+    /// A note for the user that stops nothing.
     Note(String),
     /// An optimizer step was taken.
     Step(Step),
@@ -71,14 +72,14 @@ pub struct Step {
     pub tokens: u64,
     /// Tokens of this step that carried a loss.
     pub trained_tokens: u64,
-    /// Tokens a second of this step.
+    /// Tokens per second of this step.
     pub tokens_per_second: f64,
-    /// Highest resident memory of the process so far; `None` where the system does not tell.
+    /// Peak resident memory of the process so far; `None` if the system does not report it.
     pub peak_memory_bytes: Option<u64>,
-    /// The most memory of a GPU that was held so far; `None` on the CPU.
+    /// Peak GPU memory held so far; `None` on the CPU.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_peak_memory_bytes: Option<u64>,
-    /// Whether the update was left out because a loss or gradient was not finite.
+    /// Whether the update was skipped because a loss or gradient was not finite.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skipped: bool,
 }
@@ -98,16 +99,16 @@ pub struct Evaluation {
     pub eval_loss_end_of_turn: Option<f64>,
 }
 
-/// What the model as it is says to a prompt.
+/// Answer of the current model to a prompt.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Sample {
     /// Optimizer steps taken so far; 0 before the first.
     pub step: u64,
-    /// Place of the prompt in the recipe, from 0.
+    /// Index of the prompt in the recipe, from 0.
     #[serde(skip)]
     pub place: usize,
-    /// What was asked.
+    /// Text of the prompt.
     pub prompt: String,
-    /// What was answered.
+    /// Text of the answer.
     pub text: String,
 }

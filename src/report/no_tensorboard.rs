@@ -1,25 +1,25 @@
-//! The sink of a build without the feature `tensorboard`: it takes everything and writes nothing.
+//! Sink of a build without the feature `tensorboard`. It accepts events and writes nothing.
 
 use std::path::Path;
 
 use super::Event;
 
-/// Nothing.
+/// Sink that writes nothing.
 #[derive(Debug)]
 pub struct TensorBoard;
 
 impl TensorBoard {
-    /// Writes nothing.
+    /// Makes the sink.
     pub fn start(_folder: &Path, _first: u64, _metrics: &Path) -> Self {
         Self
     }
 
-    /// Takes an event.
+    /// Ignores an event.
     pub fn take(&self, _event: &Event) -> Option<String> {
         None
     }
 
-    /// There is nothing to wait for.
+    /// Returns at once, because nothing is pending.
     pub fn finish(self) -> Option<String> {
         None
     }

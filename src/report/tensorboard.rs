@@ -1,10 +1,9 @@
 //! Event files for TensorBoard: the numbers of `metrics.jsonl` as scalars, the answers of
 //! `samples.jsonl` as text.
 //!
-//! They are for looking on, so they never hold a run up or end it: a thread of its own writes them,
-//! and after its first failure there is one warning and nothing more. Of the crate only what
-//! reports its errors is used; its own writer panics in a thread of its own, and in `Drop`. The
-//! format:
+//! They are for monitoring only, so they never delay or end a run. A separate thread writes them,
+//! and after its first failure there is one warning and nothing more. Only the part of the crate
+//! that returns errors is used; its own writer panics in a thread and in `Drop`. The format:
 //! <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/compat/proto/event.proto>
 
 mod event;
@@ -25,17 +24,17 @@ use super::Event;
 use crate::files::panic_words;
 use file::EventFile;
 
-/// Records that may wait for the disk.
+/// Most records that wait for the disk.
 const WAITING: usize = 4096;
-/// How long the end of a run waits for the last of them.
+/// Longest wait for the last records at the end of a run.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Writes one event file a session of a run.
+/// Writes one event file for each session of a run.
 #[derive(Debug)]
 pub struct TensorBoard(RefCell<Option<Writer>>);
 
-/// A thread that writes what it is sent, and says how that went when nothing more comes or at its
-/// first failure.
+/// A thread that writes the records sent to it. It reports its result at the end or at its first
+/// failure.
 #[derive(Debug)]
 struct Writer {
     records: SyncSender<Record>,
@@ -43,9 +42,8 @@ struct Writer {
 }
 
 impl TensorBoard {
-    /// Starts a new file in `folder`, in front of which readers drop what older ones say of the
-    /// step `first` and later ones. Lines of those steps that are in `metrics` stay true, and are
-    /// said again.
+    /// Starts a new file in `folder`. It tells readers to drop the step `first` and later ones of
+    /// older files. Lines of those steps that are still in `metrics` are written again.
     pub fn start(folder: &Path, first: u64, metrics: &Path) -> Self {
         let (records, received) = sync_channel(WAITING);
         let (done, outcome) = channel();
@@ -54,14 +52,13 @@ impl TensorBoard {
             let written =
                 catch_unwind(AssertUnwindSafe(|| write(&folder, first, &kept, &received)));
             drop(received);
-            // Nobody listens where the run did not wait.
+            // Nobody listens if the run did not wait.
             let _ = done.send(written.unwrap_or_else(|panic| Err(panic_words(&*panic).to_owned())));
         });
         Self(RefCell::new(Some(Writer { records, outcome })))
     }
 
-    /// Takes an event; the first time that something went wrong it is told, and nothing is written
-    /// any more.
+    /// Writes an event. Returns a warning at the first failure; after that, nothing is written.
     pub fn take(&self, event: &Event) -> Option<String> {
         let mut writer = self.0.borrow_mut();
         let failed = match writer.as_ref()?.records.try_send(event::record(event)?) {
@@ -73,15 +70,15 @@ impl TensorBoard {
         Some(warning(&failed))
     }
 
-    /// Waits a little until everything is written; says what went wrong if that was not told
-    /// before.
+    /// Waits briefly until everything is written. Returns a warning if something went wrong and no
+    /// warning was given before.
     pub fn finish(self) -> Option<String> {
         self.0.into_inner()?.end().map(|failed| warning(&failed))
     }
 }
 
 impl Writer {
-    /// Why not everything is written, if so.
+    /// Returns why not everything was written, or `None` if all was.
     fn end(self) -> Option<String> {
         drop(self.records);
         match self.outcome.recv_timeout(PATIENCE) {
@@ -94,7 +91,7 @@ impl Writer {
 fn warning(failed: &str) -> String {
     format!(
         "nothing more is written for TensorBoard: {failed}; the run is not affected, and \
-    `metrics.jsonl` has the numbers"
+        `metrics.jsonl` has the numbers"
     )
 }
 
@@ -114,8 +111,8 @@ fn write(
         .map_err(|error| error.to_string())
 }
 
-/// Lines of the step `first` and later ones. One that cannot be read is left out: readers of the
-/// file itself will miss it too.
+/// Returns the lines of the step `first` and later ones. Lines that cannot be read are left out, as
+/// they are for readers of the file itself.
 fn kept(metrics: &Path, first: u64) -> Vec<Value> {
     let lines = File::open(metrics)
         .into_iter()

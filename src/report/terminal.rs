@@ -1,5 +1,4 @@
-//! Progress for a person: bars on a terminal, a plain line every few seconds elsewhere. Everything
-//! goes to stderr.
+//! Progress on stderr: bars on a terminal, otherwise a plain line every few seconds.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,11 +11,11 @@ use super::{Evaluation, Event, Sample, Step, Transfer, mebibytes};
 use crate::fault::{printable, shown};
 
 const PLAIN_EVERY: Duration = Duration::from_secs(5);
-/// Steps from which the time that is left is told: rows of other lengths and a busy machine show
-/// soon, and a single slow step does not.
+/// Steps from which the remaining time is estimated. It adapts soon to longer rows or a busy
+/// machine, but not to a single slow step.
 const RECENT: usize = 32;
 
-/// What a person sees.
+/// Display of progress and messages on stderr.
 #[derive(Debug)]
 pub struct Terminal {
     is_terminal: bool,
@@ -28,16 +27,16 @@ pub struct Terminal {
 
 #[derive(Debug)]
 struct Training {
-    /// Steps that were taken before.
+    /// Steps taken before this session.
     first: u64,
     steps: u64,
-    /// When the first of the recent steps started, and when each of them ended; evaluation before
-    /// the first step does not count.
+    /// Start of the first of the recent steps, and the end of each. Evaluation before the first
+    /// step is left out.
     recent: VecDeque<Instant>,
 }
 
 impl Training {
-    /// Takes a step that ended now and took so long.
+    /// Records a step that ended now and took this long.
     fn take(&mut self, now: Instant, took: Duration) {
         if self.recent.is_empty() {
             self.recent.push_back(now.checked_sub(took).unwrap_or(now));
@@ -48,7 +47,7 @@ impl Training {
         }
     }
 
-    /// How long the steps after this one take, if they go on like the recent ones.
+    /// Returns the expected time of the steps after this one, at the speed of the recent ones.
     fn left(&self, step: u64) -> Duration {
         let spent = self
             .recent
@@ -67,13 +66,13 @@ impl Default for Terminal {
 }
 
 impl Terminal {
-    /// Whether a person reads it, as far as that can be seen.
+    /// Returns whether stderr is a terminal.
     pub fn is_terminal(&self) -> bool {
         self.is_terminal
     }
 
-    /// Shows to whoever reads stderr; with `is_verbose` every step and checkpoint is a line that
-    /// stays.
+    /// Makes a display on stderr. With `is_verbose`, every step and checkpoint gets a permanent
+    /// line.
     pub fn new(is_verbose: bool) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         Self {
@@ -85,7 +84,7 @@ impl Terminal {
         }
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub fn say(&self, line: &str) {
         match self.bar.borrow().as_ref().filter(|_| self.is_terminal) {
             Some(bar) => bar.println(shown(line)),
@@ -93,7 +92,7 @@ impl Terminal {
         }
     }
 
-    /// The loop goes on after the step `first` and up to `steps`.
+    /// Shows that training runs from after the step `first` up to `steps`.
     pub fn start(&self, first: u64, steps: u64) {
         *self.training.borrow_mut() = Some(Training {
             first,
@@ -103,7 +102,7 @@ impl Terminal {
         self.replace_bar(steps, "{bar:24} {pos}/{len}  {msg}");
     }
 
-    /// Takes the bar away.
+    /// Removes the progress bar.
     pub fn stop(&self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
@@ -120,11 +119,9 @@ impl Terminal {
             Event::Step(step) => self.step(step),
             Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),
             Event::Sampled(sample) => self.say(&sampled(sample)),
-            Event::Saved { path, step } if self.is_verbose => self.say(&format!(
-                "step {step} is \
-            saved in `{}`",
-                path.display()
-            )),
+            Event::Saved { path, step } if self.is_verbose => {
+                self.say(&format!("step {step} is saved in `{}`", path.display()))
+            }
             Event::Saved { .. } => {}
         }
     }
@@ -137,7 +134,7 @@ impl Terminal {
             return;
         }
         if self.training.borrow().is_some() {
-            // The bar is that of the steps.
+            // The bar shows the steps of training.
             if let Some(bar) = self.bar.borrow().as_ref() {
                 bar.set_message(format!("{what}: {done} of {total}"));
             }
@@ -223,18 +220,17 @@ impl Terminal {
     }
 }
 
-/// A line on stderr at once, from a thread that has no [`Terminal`].
+/// Prints a line on stderr at once, from a thread that has no [`Terminal`].
 pub fn say_now(line: &str) {
     print_line(line);
 }
 
-/// A line on stderr. Where nobody reads it any more the run goes on, which `eprintln!` would end
-/// with a panic.
+/// Prints a line on stderr. If stderr is closed, the run continues; `eprintln!` would panic.
 fn print_line(line: &str) {
     let _ = writeln!(std::io::stderr(), "{}", shown(line));
 }
 
-/// One line about a step.
+/// Formats a step as a line.
 fn describe(step: &Step, left: Duration) -> String {
     let memory = step.device_peak_memory_bytes.or(step.peak_memory_bytes);
     let memory = memory.map_or_else(String::new, |bytes| format!("  {}", mebibytes(bytes)));
@@ -245,15 +241,10 @@ fn describe(step: &Step, left: Duration) -> String {
     )
 }
 
-/// One line about an evaluation.
+/// Formats an evaluation as a line.
 fn evaluated(evaluation: &Evaluation) -> String {
     let part = |name: &str, loss: Option<f64>| {
-        loss.map_or_else(String::new, |loss| {
-            format!(
-                ", \
-    {name} {loss:.4}"
-            )
-        })
+        loss.map_or_else(String::new, |loss| format!(", {name} {loss:.4}"))
     };
     format!(
         "evaluation at step {}: loss {:.4}, perplexity {:.2}{}{}",
@@ -265,7 +256,7 @@ fn evaluated(evaluation: &Evaluation) -> String {
     )
 }
 
-/// A prompt and, below it, its answer, whose lines stay below it.
+/// Formats a prompt with its answer below, both indented.
 fn sampled(sample: &Sample) -> String {
     let below = |text: &str| printable(text).replace('\n', "\n    ");
     format!(
@@ -296,7 +287,7 @@ mod tests {
             9990 * second,
             "the first step is all that is known"
         );
-        // An hour of slow steps, and then fast ones.
+        // An hour of slow steps, then fast ones.
         (2..100).for_each(|step| training.take(started + 10 * step * second, 10 * second));
         assert_eq!(training.left(100), 9000 * second);
         (1..=40).for_each(|step| training.take(started + (990 + step) * second, second));

@@ -1,24 +1,24 @@
-//! Bytes on their way, and the line that a person reads of them.
+//! Progress of a download or an upload, and its line for the user.
 
 use std::time::Duration;
 
 use indicatif::{HumanBytes, HumanDuration};
 
-/// How far a download or an upload is, over all its files.
+/// Progress of a download or an upload, over all its files.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transfer {
-    /// The file that bytes moved of.
+    /// File that is being transferred.
     pub file: String,
-    /// Bytes that are where they belong.
+    /// Bytes that are done.
     pub done_bytes: u64,
-    /// Bytes in all.
+    /// Bytes in total.
     pub total_bytes: u64,
-    /// Mean of the bytes that moved.
+    /// Mean speed of the transferred bytes.
     pub bytes_per_second: f64,
 }
 
 impl Transfer {
-    /// File, bytes, speed and time left.
+    /// Formats file, bytes, speed and remaining time as a line.
     pub(super) fn line(&self) -> String {
         let Self {
             file,
@@ -27,7 +27,7 @@ impl Transfer {
             bytes_per_second,
         } = self;
         let left_bytes = total_bytes.saturating_sub(*done_bytes);
-        // Where nothing moves there is no end in sight; a century stands for that.
+        // If nothing moves, the remaining time is unknown; a century stands for it.
         let seconds = (left_bytes as f64 / bytes_per_second.max(1e-9)).clamp(0.0, 3e9);
         let (done, total) = (HumanBytes(*done_bytes), HumanBytes(*total_bytes));
         let (speed, left) = (
@@ -52,8 +52,7 @@ mod tests {
         };
         assert_eq!(
             transfer.line(),
-            "model.safetensors: 1.00 MiB of 3.00 MiB  1.00 MiB/s  2 \
-        seconds left"
+            "model.safetensors: 1.00 MiB of 3.00 MiB  1.00 MiB/s  2 seconds left"
         );
         let stalled = Transfer {
             bytes_per_second: 0.0,

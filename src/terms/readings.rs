@@ -1,26 +1,26 @@
-//! What crosses between data, readouts and objectives: plain numbers, no tensors.
+//! Plain numbers, not tensors, that data, readouts and objectives exchange.
 
 use std::ops::Range;
 
-/// What a readout says of the targets of a micro-batch.
+/// Values of a readout at the targets of a micro-batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Readings {
-    /// log p of each target in its order, nats.
+    /// Log-probability of each target, in order, nats.
     pub values: Vec<f32>,
 }
 
-/// Derivative of a loss by each reading.
+/// Derivatives of a loss with respect to the readings.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Slopes {
-    /// The same for all.
+    /// The same derivative for all readings.
     Same(f32),
-    /// One a reading, in their order.
+    /// One derivative per reading, in order.
     Each(Vec<f32>),
 }
 
-/// What is judged as one and so stays in one micro-batch: a row.
+/// A row, which a loss judges as a whole and which stays in one micro-batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unit {
-    /// Its targets among those of the batch; none where no token of it is trained.
+    /// Its targets among those of the batch; empty if no token is trained.
     pub targets: Range<usize>,
 }

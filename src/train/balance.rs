@@ -1,15 +1,17 @@
-//! The load-balancing loss of routed experts: E Σ f p over E experts, with f the share of tokens
-//! that came to one and p the mean of its probability, both over the tokens of all layers (Fedus et
-//! al. 2021, arXiv:2101.03961, equations 4 to 6, as `load_balancing_loss_func` of
-//! <https://github.com/huggingface/transformers> has them).
+//! The load-balancing loss of routed experts.
+//!
+//! It is E Σ f p over E experts, with f the share of tokens sent to an expert and p the mean of its
+//! probability, both over the tokens of all layers (Fedus et al. 2021, arXiv:2101.03961, equations
+//! 4 to 6, as `load_balancing_loss_func` of <https://github.com/huggingface/transformers> has
+//! them).
 
 use crate::model::DecoderSpec;
 use crate::nn::experts::Load;
 
-/// What came to the experts of all layers.
+/// The load of the experts of all layers.
 #[derive(Debug, Clone)]
 pub(super) struct Balance {
-    /// What the loss counts.
+    /// The coefficient of the loss.
     coefficient: f64,
     chosen: usize,
     choices: Vec<u64>,
@@ -17,7 +19,7 @@ pub(super) struct Balance {
 }
 
 impl Balance {
-    /// Of nothing yet; `None` where the loss does not count.
+    /// Makes an empty balance; `None` where the loss has no weight.
     pub fn of(spec: &DecoderSpec) -> Option<Self> {
         let router = &spec
             .layers
@@ -34,7 +36,7 @@ impl Balance {
         })
     }
 
-    /// Takes in a layer.
+    /// Adds the load of a layer.
     pub fn add(&mut self, load: &Load) {
         self.choices
             .iter_mut()
@@ -47,7 +49,7 @@ impl Balance {
             .for_each(|(sum, of)| *sum += f64::from(of));
     }
 
-    /// The same where the loss counts so many times.
+    /// Returns the balance with the coefficient times `factor`.
     pub fn scaled(self, factor: f64) -> Self {
         Self {
             coefficient: self.coefficient * factor,
@@ -55,12 +57,12 @@ impl Balance {
         }
     }
 
-    /// Tokens of all layers.
+    /// Returns the number of tokens of all layers.
     fn tokens(&self) -> f64 {
         self.choices.iter().sum::<u64>() as f64 / self.chosen as f64
     }
 
-    /// What it adds to the loss.
+    /// Returns the contribution to the loss.
     pub fn loss(&self) -> f64 {
         let sum: f64 = self
             .choices
@@ -71,8 +73,8 @@ impl Balance {
         self.coefficient * self.choices.len() as f64 * sum / self.tokens().powi(2)
     }
 
-    /// The gradient of a layer's sums of probabilities, times `scale`: how often an expert was
-    /// chosen is a constant.
+    /// Returns the gradient of a layer's sums of probabilities, times `scale`. How often an expert
+    /// was chosen is a constant.
     pub fn gradient(&self, scale: f64) -> Vec<f32> {
         let factor = scale * self.coefficient * self.choices.len() as f64 / self.tokens().powi(2);
         self.choices

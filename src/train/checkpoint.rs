@@ -1,4 +1,4 @@
-//! What a run leaves on disk: its product, the best adapter or model, and checkpoints with
+//! The files of a run: its product, which is the best adapter or model, and checkpoints with
 //! everything that the next step depends on.
 
 use std::fs;
@@ -18,31 +18,31 @@ use crate::report::JsonLines;
 /// Names of a checkpoint's files, beside its product and its manifest.
 pub(super) const OPTIMIZER: &str = "optimizer.safetensors";
 pub(super) const STATE: &str = "state.json";
-/// For what is not weights: configs, state, lock, manifest and the folders themselves.
+/// Bytes of everything except weights: configs, state, lock, manifest and the folders themselves.
 const SMALL_FILES_BYTES: u64 = 64 << 10;
 
-/// What a run is for.
+/// The product of a run.
 #[allow(clippy::large_enum_variant, reason = "one a run")]
 #[derive(Debug)]
 pub enum Product {
-    /// A folder in PEFT's format.
+    /// An adapter, as a folder in PEFT's format.
     Adapter {
         /// Its config.
         config: LoraConfig,
-        /// The base as a reader of the adapter is to find it.
+        /// The base, as a reader of the adapter finds it.
         base: String,
-        /// Files of its tokenizer, where that is not the base's.
+        /// Files of the adapter's tokenizer, where it differs from the base's.
         beside: Vec<(PathBuf, Vec<u8>)>,
     },
-    /// A folder in Hugging Face's format.
+    /// A model, as a folder in Hugging Face's format.
     Model {
-        /// What goes with its weights: see [`crate::model::CompanionFiles::read`].
+        /// Files that accompany the weights: see [`crate::model::CompanionFiles::read`].
         beside: Vec<(PathBuf, Vec<u8>)>,
     },
 }
 
 impl Product {
-    /// The name of its folder, in a run and in a checkpoint.
+    /// Returns the name of the product's folder, in a run and in a checkpoint.
     pub fn folder(&self) -> &'static str {
         match self {
             Self::Adapter { .. } => RunFolder::ADAPTER,
@@ -50,7 +50,7 @@ impl Product {
         }
     }
 
-    /// Bytes of what goes with what trains.
+    /// Returns the bytes of the accompanying files.
     fn beside_bytes(&self, decoder: &Decoder) -> u64 {
         match self {
             Self::Adapter { beside, .. } => 4 * decoder.initial_numbers() as u64 + bytes_of(beside),
@@ -73,48 +73,49 @@ impl Product {
     }
 }
 
-/// Where a run writes.
+/// The folder of a run.
 #[derive(Debug)]
 pub struct RunFolder {
-    /// The folder.
+    /// The path.
     pub path: PathBuf,
-    /// What it is for.
+    /// The product.
     pub product: Product,
-    /// The run's lock, of which every checkpoint has a copy.
+    /// The run's lock; every checkpoint has a copy of it.
     pub lock: String,
-    /// What happened at each step.
+    /// The log of steps.
     pub metrics: JsonLines,
-    /// What was said to each prompt, where the recipe has prompts.
+    /// The log of answers to the prompts, where the recipe has prompts.
     pub samples: Option<JsonLines>,
 }
 
 impl RunFolder {
-    /// Folder of the adapter that the run is for.
+    /// Folder of the trained adapter.
     pub const ADAPTER: &str = "adapter";
-    /// Folder of the model that the run is for.
+    /// Folder of the trained model.
     pub const MODEL: &str = "model";
     /// Folder of the checkpoints.
     pub const CHECKPOINTS: &str = "checkpoints";
-    /// One line a step and an evaluation.
+    /// File with one line per step or evaluation.
     pub const METRICS: &str = "metrics.jsonl";
-    /// One line an answer to a prompt.
+    /// File with one line per answer to a prompt.
     pub const SAMPLES: &str = "samples.jsonl";
-    /// One line for each time that `rankine eval` scored the run.
+    /// File with one line for each time that `rankine eval` scored the run.
     pub const EVALUATIONS: &str = "eval.jsonl";
     /// Folder of the event files for TensorBoard.
     pub const TENSORBOARD: &str = "tensorboard";
-    /// Folder of the tokens of its data, where the recipe keeps them with the run.
+    /// Folder of the tokenized data, where the recipe keeps it with the run.
     pub const CACHE: &str = "cache";
-    /// What the run depends on; every run has it before anything else.
+    /// File with everything that the run depends on; it is the first file of every run.
     pub const LOCK: &str = "recipe.lock.yaml";
-    /// What was trained on what.
+    /// File that tells what was trained on what data.
     pub const CARD: &str = "README.md";
-    /// What the run came to, written when it is over.
+    /// File with the result of the run, written at the end.
     pub const RESULT: &str = "result.json";
     /// The page that `rankine report` makes of the run.
     pub const PAGE: &str = "report.html";
 
-    /// The adapter in a folder: it is one itself, or that of a run or a checkpoint with one.
+    /// Finds the adapter of a folder, which is an adapter itself, or a run or a checkpoint with
+    /// one.
     pub fn adapter_in(folder: &Path) -> Option<PathBuf> {
         let of_run = folder.join(Self::ADAPTER);
         [folder, &of_run]
@@ -123,12 +124,12 @@ impl RunFolder {
             .map(Path::to_owned)
     }
 
-    /// Bytes that a run needs at least: the product and one checkpoint.
+    /// Returns the bytes that a run needs at least: the product and one checkpoint.
     pub fn needed_bytes(trainable_parameters: usize) -> u64 {
         product_bytes(trainable_parameters) + checkpoint_bytes(trainable_parameters)
     }
 
-    /// What a run has come to, if anything.
+    /// Returns the folder of a run's product, if there is one.
     pub fn product_in(run: &Path) -> Option<PathBuf> {
         [Self::ADAPTER, Self::MODEL]
             .map(|folder| run.join(folder))
@@ -136,7 +137,7 @@ impl RunFolder {
             .find(|folder| folder.exists())
     }
 
-    /// The files of what a run has come to, by name; none where it has come to nothing.
+    /// Lists the files of a run's product by name; none where there is no product.
     ///
     /// # Errors
     /// The folder cannot be read.
@@ -156,7 +157,7 @@ impl RunFolder {
     }
 
     /// Writes `checkpoints/step-N/` with an optimizer that is at rest, and removes the oldest
-    /// beyond `limit`; the newest and the best stay.
+    /// checkpoints beyond `limit`; the newest and the best stay.
     pub(super) fn save_checkpoint(
         &self,
         decoder: &Decoder,
@@ -194,8 +195,8 @@ impl RunFolder {
         Ok(path)
     }
 
-    /// Leaves `limit` checkpoints, the newest and the best among them. Those of later steps were
-    /// not whole when the run was resumed.
+    /// Keeps `limit` checkpoints, the newest and the best among them. Checkpoints of later steps
+    /// were not whole when the run was resumed.
     fn remove_oldest(&self, state: &State, limit: usize) -> Result<(), TrainError> {
         let found: Vec<_> = checkpoints_of(&self.path)?
             .into_iter()
@@ -219,7 +220,7 @@ impl RunFolder {
     }
 }
 
-/// The checkpoints of a run with their steps, newest first, whole or not.
+/// Lists the checkpoints of a run with their steps, newest first, whole or not.
 pub(super) fn checkpoints_of(run: &Path) -> Result<Vec<(u64, PathBuf)>, files::FileError> {
     let folder = run.join(RunFolder::CHECKPOINTS);
     // A link that leads nowhere is a disk that is not there, not a run without checkpoints.
@@ -249,7 +250,7 @@ pub(super) fn checkpoints_of(run: &Path) -> Result<Vec<(u64, PathBuf)>, files::F
     Ok(found)
 }
 
-/// Folder of a step's checkpoint.
+/// Returns the folder name of a step's checkpoint.
 pub(super) fn name(step: u64) -> String {
     format!("step-{step}")
 }
@@ -262,7 +263,8 @@ fn product_bytes(parameters: usize) -> u64 {
     4 * parameters as u64 + SMALL_FILES_BYTES
 }
 
-/// The product and the state of an optimizer, which has two numbers for each of it at most.
+/// Returns the bytes of the product and of an optimizer's state, which has at most two numbers per
+/// parameter.
 fn checkpoint_bytes(parameters: usize) -> u64 {
     3 * 4 * parameters as u64 + SMALL_FILES_BYTES
 }

@@ -1,5 +1,5 @@
-//! How far a model is from another on rows whose tokens are known: what a merge of an adapter is
-//! held against.
+//! Compares a model with another on rows of known tokens. This is how the merge of an adapter is
+//! checked.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -8,14 +8,14 @@ use super::micro_batch::hidden_of;
 use crate::data::Batch;
 use crate::model::Decoder;
 
-/// What a trained token is to two models.
+/// The predictions of two models for a trained token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Compared {
-    /// -log p of it, nats, in the one and in the other.
+    /// -log p of the token, nats, in the first and in the second model.
     pub losses: [f32; 2],
     /// Σ p log(p / q) over the vocabulary, nats: p is of the first model.
     pub divergence: f64,
-    /// Whether both have the same likeliest token.
+    /// Whether both models have the same likeliest token.
     pub agree: bool,
 }
 
@@ -80,7 +80,7 @@ fn row(one: &[f32], other: &[f32], target: usize) -> Compared {
     }
 }
 
-/// log Σ exp(z).
+/// Returns log Σ exp(z).
 fn log_sum(logits: &[f32]) -> f64 {
     let most = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
     most + logits

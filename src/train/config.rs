@@ -1,4 +1,4 @@
-//! What the loop is handed: every value is filled, none has a default here.
+//! The settings of the loop. Every value is given; none has a default here.
 
 use super::micro_batch::StepConfig;
 use super::optimizer::OptimizerConfig;
@@ -7,7 +7,7 @@ use crate::data::Packing;
 use crate::objective::Objective;
 use crate::terms::OnNonfinite;
 
-/// Everything that decides a run beside the model, the adapter and the rows.
+/// Every setting of a run except the model, the adapter and the rows.
 #[derive(Debug, Clone)]
 pub struct TrainConfig {
     /// Rows of a micro-batch, or packs of rows.
@@ -16,17 +16,17 @@ pub struct TrainConfig {
     pub packing: Packing,
     /// Micro-batches of an optimizer step.
     pub gradient_accumulation_steps: usize,
-    /// The learning rate of each step, and how many there are.
+    /// The learning rate of each step, and the number of steps.
     pub schedule: Schedule,
     /// The optimizer and its hyperparameters.
     pub optimizer: OptimizerConfig,
-    /// Global L2 norm to which gradients are clipped; 0: not at all.
+    /// Global L2 norm to which gradients are clipped; 0: no clipping.
     pub max_grad_norm: f64,
-    /// What is minimized.
+    /// The objective.
     pub objective: Objective,
-    /// How a micro-batch is computed.
+    /// Settings for computing a micro-batch.
     pub step: StepConfig,
-    /// What a loss or gradient that is not finite leads to.
+    /// The response to a loss or gradient that is not finite.
     pub on_nonfinite: OnNonfinite,
     /// Seed of the order of rows and of dropout.
     pub seed: u64,
@@ -34,10 +34,10 @@ pub struct TrainConfig {
     pub shuffle: bool,
     /// Optimizer steps between evaluations; 0: at the ends of epochs.
     pub eval_steps: u64,
-    /// Evaluations without a better loss after which the run ends; 0: never.
+    /// Evaluations without a better loss after which the run ends; 0: it never ends early.
     pub early_stopping_patience: u64,
     /// Optimizer steps between checkpoints; 0: at the ends of epochs and every five minutes.
     pub save_steps: u64,
-    /// Checkpoints that are kept.
+    /// Number of checkpoints to keep.
     pub save_total_limit: usize,
 }

@@ -1,5 +1,5 @@
-//! Every point of a save at which a process can die or a disk can fail, one after the other: at
-//! each of them the newest whole checkpoint loads.
+//! Every point of a save at which a process can die or a disk can fail, one after the other. At
+//! each of them the newest whole checkpoint must load.
 
 use std::cell::{Cell, RefCell};
 use std::fs;
@@ -65,7 +65,7 @@ impl Bench {
         self.home.path().join("run")
     }
 
-    /// Saves adapter and checkpoint of a step, and leaves one checkpoint.
+    /// Saves adapter and checkpoint of a step, and keeps one checkpoint.
     fn save(&self, run: &Path, step: u64) -> Result<(), super::TrainError> {
         fs::create_dir_all(run).expect("made");
         let metrics = JsonLines::open(&run.join(RunFolder::METRICS), 0, &|_: Event| {})?;
@@ -93,7 +93,8 @@ impl Bench {
             .map(drop)
     }
 
-    /// The step from which a run would go on, after everything of its checkpoint was loaded.
+    /// Returns the step from which a run would resume, after everything of its checkpoint was
+    /// loaded.
     fn resumes_from(&self, run: &Path) -> Option<u64> {
         let checkpoint = Checkpoint::latest(run, &|_| {}).ok()??;
         checkpoint
@@ -108,7 +109,7 @@ impl Bench {
         Some(start.state.step)
     }
 
-    /// What a process that died would leave, at every point of `work`.
+    /// Returns the folders that a dying process would leave, one for every point of `work`.
     fn deaths(&self, work: impl FnOnce()) -> Vec<PathBuf> {
         let (run, home, taken) = (
             self.run(),
@@ -199,8 +200,7 @@ fn a_disk_may_fail_at_every_point_of_a_save() {
                 .collect();
             assert!(
                 !left.iter().any(|name| name.starts_with(".rankine")),
-                "point {point}: \
-            {left:?}"
+                "point {point}: {left:?}"
             );
             let step = bench.resumes_from(&run);
             assert!(
@@ -256,8 +256,7 @@ fn nothing_takes_its_name_before_it_is_on_the_disk() {
     };
     assert!(
         log[last_rename..].iter().any(synced),
-        "the folder is synced after the checkpoint took \
-    its name"
+        "the folder is synced after the checkpoint took its name"
     );
 }
 

@@ -1,4 +1,4 @@
-//! The score of the adapter on rows that it is not trained on.
+//! Scores the adapter on rows that it is not trained on.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
@@ -8,11 +8,11 @@ use super::run::Data;
 use crate::model::Decoder;
 use crate::report::{Evaluation, Event, Reporter};
 
-/// An evaluation was told to stop; it has no result.
+/// The error of an evaluation that was told to stop; it has no result.
 #[derive(Debug)]
 pub(super) struct Stopped;
 
-/// Mean loss per trained token over all validation rows; `None` where there are none.
+/// Returns the mean loss per trained token over all validation rows; `None` where there are none.
 pub(super) fn evaluate(
     decoder: &Decoder,
     data: &Data,
@@ -52,7 +52,7 @@ pub(super) fn evaluate(
     }))
 }
 
-/// Losses of trained tokens, those that end a turn or a document apart.
+/// Losses of trained tokens, with those that end a turn or a document kept apart.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Score {
     content: Mean,
@@ -60,7 +60,7 @@ pub struct Score {
 }
 
 impl Score {
-    /// Takes in a token's loss, nats.
+    /// Adds a token's loss, nats.
     pub fn add(&mut self, loss: f32, is_end: bool) {
         if is_end {
             self.ends.add(loss)
@@ -69,7 +69,7 @@ impl Score {
         }
     }
 
-    /// Two scores as one.
+    /// Joins two scores.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -78,22 +78,22 @@ impl Score {
         }
     }
 
-    /// Mean loss per trained token; `None` where there was none.
+    /// Returns the mean loss per trained token; `None` where there was none.
     pub fn loss(&self) -> Option<f64> {
         self.content.and(self.ends).value()
     }
 
-    /// The mean over tokens that do not end a turn or a document.
+    /// Returns the mean over tokens that do not end a turn or a document.
     pub fn content(&self) -> Option<f64> {
         self.content.value()
     }
 
-    /// The mean over tokens that do.
+    /// Returns the mean over tokens that end a turn or a document.
     pub fn end_of_turn(&self) -> Option<f64> {
         self.ends.value()
     }
 
-    /// Tokens that were taken in.
+    /// Returns the number of tokens.
     pub fn trained_tokens(&self) -> u64 {
         self.content.and(self.ends).count
     }

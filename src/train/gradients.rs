@@ -1,4 +1,4 @@
-//! The gradients of a step: each micro-batch has one flat row, and rows are added by one tree.
+//! The gradients of a step. Each micro-batch has one flat row, and rows are added by one tree.
 
 use std::mem::replace;
 
@@ -15,7 +15,7 @@ use crate::ops::{add_at, sum_of_squares};
 /// tree, see [`TreeSum`].
 #[derive(Debug, Clone)]
 pub struct Gradients {
-    /// Of the first micro-batch on.
+    /// The layout of the row, known from the first micro-batch on.
     layout: Option<WeightGroups>,
     sums: TreeSum<Sum>,
     loss_scale: f64,
@@ -27,19 +27,19 @@ impl Default for Gradients {
     }
 }
 
-/// Gradients of one micro-batch or of several, and what they are multiplied by when they are used:
-/// a mean and a clip cost no pass of their own.
+/// Gradients of one micro-batch or of several, with a factor that is applied when they are used: a
+/// mean and a clip need no pass of their own.
 #[derive(Debug, Clone)]
 pub(super) struct Sum {
     pub layout: WeightGroups,
-    /// In the order of the layout, [n].
+    /// Gradients in the order of the layout, [n].
     pub row: Tensor<1>,
     pub scale: f64,
 }
 
 impl Gradients {
-    /// Those that are multiplied by so much while they are computed, see [`super::LossScale`]; what
-    /// is read of them is not.
+    /// Makes empty gradients that are multiplied by `loss_scale` while they are computed, see
+    /// [`super::LossScale`]. The scale is taken out when they are read.
     pub fn of(loss_scale: f64) -> Self {
         Self {
             layout: None,
@@ -52,19 +52,19 @@ impl Gradients {
         self.loss_scale
     }
 
-    /// One a weight in the decoder's order, each in memory order; none before the first micro-batch
-    /// with a trained token.
+    /// Returns one gradient per weight in the decoder's order, each in memory order; none before
+    /// the first micro-batch with a trained token.
     pub fn all(&self) -> Vec<Tensor<1>> {
         let of = |sum: Sum| sum.layout.split(&sum.row.mul_scalar(sum.scale));
         self.clone().into_sum().map_or_else(Vec::new, of)
     }
 
-    /// What was added up, if anything.
+    /// Returns the sum, if there is one.
     pub(super) fn into_sum(self) -> Option<Sum> {
         self.sums.total()
     }
 
-    /// Zeros, to which the gradients of the next micro-batch are added.
+    /// Returns zeros, to which the gradients of the next micro-batch are added.
     pub(super) fn zeros(&mut self, decoder: &Decoder) -> Sum {
         let layout = self
             .layout
@@ -82,7 +82,7 @@ impl Gradients {
         self.sums.push(micro_batch);
     }
 
-    /// Every gradient times `factor`.
+    /// Returns every gradient times `factor`.
     #[must_use]
     pub fn scaled(self, factor: f64) -> Self {
         let Self {
@@ -103,8 +103,8 @@ impl Gradients {
         }
     }
 
-    /// The gradients scaled down to `max_norm` if their global L2 norm is above it, as torch's
-    /// `clip_grad_norm_` does.
+    /// Returns the gradients scaled down to `max_norm` if their global L2 norm is above it, as
+    /// torch's `clip_grad_norm_` does.
     #[must_use]
     pub fn clipped(self, norm: f64, max_norm: f64) -> Self {
         let factor = max_norm / (norm + 1e-6);
@@ -115,7 +115,7 @@ impl Gradients {
         }
     }
 
-    /// The L2 norm of all of them together, summed in a fixed order.
+    /// Returns the L2 norm of all gradients together, summed in a fixed order.
     pub fn norm(&self) -> f64 {
         self.clone()
             .into_sum()
@@ -124,7 +124,7 @@ impl Gradients {
 }
 
 impl Sum {
-    /// The gradients of lower micro-batches and of those that follow.
+    /// Adds the gradients of lower micro-batches and of those that follow.
     fn and(self, upper: Self) -> Self {
         let place = 0..self.row.dims()[0];
         Self {
@@ -133,7 +133,7 @@ impl Sum {
         }
     }
 
-    /// Adds the gradients of the weights of a place, as the observer hands them on. All are added
+    /// Adds the gradients of the weights of a place, as the observer passes them on. All are added
     /// before any is scaled.
     pub fn add(&mut self, place: Place, gradients: Vec<Tensor<1>>, observer: &mut impl Observer) {
         if gradients.is_empty() {
@@ -149,7 +149,7 @@ impl Sum {
         self.row = add_at(replace(&mut self.row, nothing), placed);
     }
 
-    /// Adds the gradients of what trains of the readout; returns that of its input.
+    /// Adds the gradients of what trains of the readout; returns the gradient of its input.
     pub fn add_readout(
         &mut self,
         decoder: &Decoder,
@@ -241,8 +241,7 @@ mod tests {
         assert_eq!(
             mean.clone().clipped(at, at + 1.0).norm().to_bits(),
             at.to_bits(),
-            "a norm \
-        below the bound"
+            "a norm below the bound"
         );
         let clipped = mean.clipped(at, 0.1).norm();
         assert!(

@@ -1,7 +1,6 @@
-//! Where the numbers of each weight that trains stand in a flat row: a gradient, a moment.
+//! The layout of all weights that train in a flat row, which holds gradients or moments.
 //!
-//! Weights of one group stand side by side, so that whatever goes by groups goes over few long
-//! stretches.
+//! Weights of one group stand side by side, so that work by groups covers few long ranges.
 
 use std::ops::Range;
 
@@ -10,13 +9,13 @@ use burn::tensor::{DType, Device, Tensor};
 use crate::model::{Decoder, Place};
 use crate::nn::weight::Group;
 
-/// Places in the network, groups and stretches of the row of all weights that train, in the
-/// decoder's order.
+/// Places in the network, groups, and ranges in the row of all weights that train, in the decoder's
+/// order.
 #[derive(Debug, Clone)]
 pub(super) struct WeightGroups(Vec<(Place, Group, Range<usize>)>);
 
 impl WeightGroups {
-    /// The layout for the weights of `decoder` that train.
+    /// Makes the layout of the weights of `decoder` that train.
     pub fn of(decoder: &Decoder) -> Self {
         let mut weights = Vec::new();
         // Tensors are handles, and the copy is thrown away.
@@ -38,30 +37,30 @@ impl WeightGroups {
         Self(weights)
     }
 
-    /// Index of the first weight at a place of the network or behind it.
+    /// Returns the index of the first weight at a place of the network or after it.
     pub fn first(&self, place: Place) -> usize {
         self.0.partition_point(|(other, ..)| *other < place)
     }
 
-    /// Where the numbers of a weight are.
+    /// Returns the range of a weight's numbers.
     pub fn place(&self, index: usize) -> Range<usize> {
         self.0[index].2.clone()
     }
 
-    /// Groups and places, in the decoder's order.
+    /// Returns groups and ranges, in the decoder's order.
     pub fn places(&self) -> impl Iterator<Item = (Group, Range<usize>)> {
         self.0
             .iter()
             .map(|(_, group, stretch)| (*group, stretch.clone()))
     }
 
-    /// A row of zeros.
+    /// Returns a row of zeros.
     pub fn zeros(&self, device: &Device) -> Tensor<1> {
         let count: usize = self.0.iter().map(|(.., stretch)| stretch.len()).sum();
         Tensor::zeros([count], (device, DType::F32))
     }
 
-    /// The numbers of each weight, in the decoder's order.
+    /// Returns the numbers of each weight, in the decoder's order.
     pub fn split(&self, row: &Tensor<1>) -> Vec<Tensor<1>> {
         self.places()
             .map(|(_, place)| row.clone().slice([place]))

@@ -6,26 +6,26 @@ use serde::{Deserialize, Serialize};
 
 use super::step::StepOutcome;
 
-/// What a run begins with. Gradients are of a sum over tokens, not of a mean, so it need not make
-/// up for the number of tokens.
+/// The exponent at the start of a run. Gradients are of a sum over tokens, not of a mean, so the
+/// scale need not make up for the number of tokens.
 const FIRST: u32 = 8;
 const LARGEST: u32 = 15;
-/// Steps after which a larger one is tried.
+/// Steps after which a larger scale is tried.
 const PATIENCE: u64 = 500;
 
-/// What gradients in float16 are multiplied by while they are computed.
+/// The factor of gradients in float16 while they are computed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LossScale {
-    /// It is 2 to this power.
+    /// The scale is 2 to this power.
     exponent: u32,
-    /// Steps since it was last changed.
+    /// Steps since the scale last changed.
     steps: u64,
 }
 
 impl LossScale {
-    /// That of training in such numbers, which goes on from `before`; none where gradients are as
-    /// they are.
+    /// Returns the scale for training in this type, which goes on from `before`; `None` where
+    /// gradients are not scaled.
     pub fn of(computed: DType, before: Option<Self>) -> Option<Self> {
         (computed == DType::F16).then(|| {
             before.unwrap_or(Self {
@@ -35,20 +35,20 @@ impl LossScale {
         })
     }
 
-    /// The factor; 1 without a scale.
+    /// Returns the factor; 1 without a scale.
     pub fn factor(scale: Option<Self>) -> f64 {
         scale.map_or(1.0, |scale| f64::from(1_u32 << scale.exponent))
     }
 
-    /// Half of the scale of a step that was skipped although its loss is finite: its gradients may
-    /// be finite there. `None` where the step is not to be taken again.
+    /// Returns half of the scale for a step that was skipped although its loss is finite: its
+    /// gradients may be finite there. `None` where the step is not repeated.
     pub(super) fn to_retry(scale: Option<Self>, outcome: &StepOutcome) -> Option<Self> {
         scale
             .filter(|_| outcome.is_skipped() && outcome.loss.is_finite())?
             .halved()
     }
 
-    /// What is said of a step that is taken again at this scale.
+    /// Returns a note about a step that is repeated at this scale.
     pub(super) fn note(self, step: u64) -> String {
         let half = Self::factor(Some(self));
         format!(
@@ -63,7 +63,7 @@ impl LossScale {
             .map(|exponent| Self { exponent, steps: 0 })
     }
 
-    /// The scale after a step whose gradients were finite.
+    /// Returns the scale after a step whose gradients were finite.
     pub(super) fn after_step(self) -> Self {
         if self.steps + 1 >= PATIENCE && self.exponent < LARGEST {
             Self {
@@ -102,8 +102,8 @@ mod tests {
         }
     }
 
-    /// The scales that a step is tried at where gradients are finite up to `most`, and whether it
-    /// is skipped in the end.
+    /// Returns the scales at which a step is tried where gradients are finite up to `most`, and
+    /// whether it is skipped in the end.
     fn tried(mut scale: Option<LossScale>, most: f64, loss: f64) -> (Vec<f64>, bool) {
         let mut tried = Vec::new();
         loop {

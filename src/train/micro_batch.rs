@@ -1,5 +1,5 @@
-//! Loss and gradients of one micro-batch: forward through the network, read its targets, judge the
-//! readings, and back.
+//! Loss and gradients of one micro-batch: forward through the network, readout of its targets,
+//! objective, and backward.
 
 use std::ops::Add;
 use std::sync::Arc;
@@ -17,32 +17,32 @@ use crate::nn::head::{HeadGradients, HeadPass};
 use crate::objective::Objective;
 use crate::terms::{Readings, Slopes};
 
-/// How a micro-batch is computed. Except for dropout it changes cost and memory, never the result
-/// beyond rounding.
+/// Settings for computing a micro-batch. Except for dropout they change cost and memory, never the
+/// result beyond rounding.
 #[derive(Debug, Clone, Copy)]
 pub struct StepConfig {
-    /// What is held between forward and backward.
+    /// The activations that are kept between forward and backward.
     pub memory: Memory,
-    /// Rows of logits that exist at a time.
+    /// Number of rows of logits that exist at a time.
     pub head_chunk_rows: usize,
-    /// Share of an adapter's input features that is dropped.
+    /// Dropout probability of an adapter's input features.
     pub dropout: f64,
 }
 
-/// Logits that exist at a time, at most.
+/// The most logits that exist at a time.
 const LOGITS: usize = 1 << 24;
 
-/// Rows of logits that exist at a time for a vocabulary.
+/// Returns the number of rows of logits that exist at a time for a vocabulary.
 pub fn head_chunk_rows(vocabulary: usize) -> usize {
     (LOGITS / vocabulary).clamp(16, 4096)
 }
 
-/// What a micro-batch cost.
+/// The loss of a micro-batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Loss {
     /// Sum of losses, nats: of -log p over trained tokens.
     pub sum: f64,
-    /// What the sum is divided by, together with that of all micro-batches of a step.
+    /// The divisor of the sum, to be added up over all micro-batches of a step.
     pub weight: f64,
     /// Trained tokens.
     pub trained_tokens: u64,
@@ -82,7 +82,7 @@ pub fn forward_backward(
     )
 }
 
-/// [`forward_backward`] of any objective while somebody looks on: forward, read, judge, backward.
+/// Does the same as [`forward_backward`] for any objective, with an observer.
 pub(super) fn observed(
     decoder: &Decoder,
     batch: &Batch,
@@ -148,15 +148,15 @@ pub(super) fn observed(
     loss
 }
 
-/// What reading leaves for the way back.
+/// The result of reading, for the backward.
 enum Read {
-    /// Of slopes that are known ahead.
+    /// Gradients, where slopes are known ahead.
     Gradients(HeadGradients),
-    /// [labeled, width], to be read once more.
+    /// Hidden rows [labeled, width], which are read once more.
     Hidden(Tensor<2>),
 }
 
-/// Reads the targets of a batch; where slopes are known ahead, gradients come out of the same pass.
+/// Reads the targets of a batch. Where slopes are known ahead, the same pass gives gradients.
 fn read(
     decoder: &Decoder,
     hidden: Tensor<2>,
@@ -179,8 +179,8 @@ fn read(
     }
 }
 
-/// Losses of a batch's trained tokens without a tape and without dropout, in the order of its
-/// targets.
+/// Returns the losses of a batch's trained tokens without a tape and without dropout, in the order
+/// of its targets.
 pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f32> {
     if batch.targets.is_empty() {
         return Vec::new();
@@ -196,8 +196,8 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
     readings.values.into_iter().map(|log_p| -log_p).collect()
 }
 
-/// The hidden rows from which a batch's trained tokens are foretold, before the final norm,
-/// [trained tokens, width].
+/// Returns the hidden rows from which a batch's trained tokens are predicted, before the final
+/// norm, [trained tokens, width].
 pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
     decoder
         .hidden(
@@ -207,8 +207,8 @@ pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
         .squeeze_dim(0)
 }
 
-/// One key a token: a hash of seed, epoch, row and place in the row, wherever that stands in the
-/// batch.
+/// Returns one key per token: a hash of seed, epoch, row and place in the row, wherever the row
+/// stands in the batch.
 fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
     let key = |row: u64, place: usize| mix(mix(mix(mix(seed) ^ epoch) ^ row) ^ place as u64);
     let rows = batch.rows.iter().zip(&batch.lengths);
@@ -230,7 +230,7 @@ mod tests {
     use crate::ops::in_tiles;
     use crate::terms::ModelDtype;
 
-    /// A family with an adapter whose B is not zero.
+    /// Makes a family's decoder with an adapter whose B is not zero.
     fn adapted(family: &Path) -> Decoder {
         let folder = Folder::open(&family.join("model")).expect("a base");
         let mut decoder = folder
@@ -244,8 +244,8 @@ mod tests {
         decoder
     }
 
-    /// The loss of documents that end within, at the end of and behind a tile, and the gradients of
-    /// every weight that trains.
+    /// Returns the loss of documents that end within, at the end of and after a tile, and the
+    /// gradients of every weight that trains.
     fn step(
         decoder: &Decoder,
         objective: &Objective,
@@ -326,22 +326,20 @@ mod tests {
                 let (other, others) = step(&decoder, &objective, tile, chunk, memory);
                 assert!(
                     (other / loss - 1.0).abs() < 1e-6,
-                    "{family}, tile {tile}, chunk {chunk}: \
-                loss {other}, not {loss}"
+                    "{family}, tile {tile}, chunk {chunk}: loss {other}, not {loss}"
                 );
                 let furthest = furthest(&gradients, others);
                 assert!(
                     furthest < 2e-6 * largest,
-                    "{family}, tile {tile}, chunk {chunk}: \
-                {furthest} of {largest}"
+                    "{family}, tile {tile}, chunk {chunk}: {furthest} of {largest}"
                 );
             }
         }
     }
 
-    /// Slopes that are known after reading only: logits are computed twice, and every row has a
-    /// factor of its own. With every weight 1 it is the fused pass; and a loss is linear in its
-    /// weights.
+    /// Slopes that are known only after reading: logits are computed twice, and every row has a
+    /// factor of its own. With every weight 1 the result is that of the fused pass; and a loss is
+    /// linear in its weights.
     #[test]
     fn slopes_of_each_row_are_those_of_the_fused_pass() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/archs");
@@ -373,8 +371,7 @@ mod tests {
             );
             assert!(
                 ((one_loss + other_loss) / loss - 1.0).abs() < 1e-6,
-                "{family}: {one_loss} and \
-            {other_loss}, not {loss}"
+                "{family}: {one_loss} and {other_loss}, not {loss}"
             );
             let off = furthest(
                 &fused,

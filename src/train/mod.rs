@@ -66,67 +66,80 @@ fn row_of(steps: u64) -> String {
 
 fn into_block(block: Option<usize>) -> String {
     block.map_or_else(String::new, |block| {
-        format!(
-            ", and what goes back into \
-    `model.layers.{block}` is not finite"
-        )
+        format!(", and what goes back into `model.layers.{block}` is not finite")
     })
 }
 
-/// A run that cannot go on.
+/// The error of a run that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
     /// A loss, gradient or new weight was not finite; the weights are those of the step before.
-    #[error("step {step} has loss {loss} and gradient norm {grad_norm}{}, expected finite numbers \
-    and finite weights after it{}; {}", into_block(*block), row_of(*in_a_row), kept(checkpoint.as_deref()))]
+    #[error(
+        "step {step} has loss {loss} and gradient norm {grad_norm}{}, expected finite numbers \
+        and finite weights after it{}; {}",
+        into_block(*block),
+        row_of(*in_a_row),
+        kept(checkpoint.as_deref())
+    )]
     Diverged {
-        /// From 1.
+        /// The step, from 1.
         step: u64,
-        /// Steps in a row, this one included, for which that is so.
+        /// Steps in a row, this one included, that failed so.
         in_a_row: u64,
         /// Mean loss, nats.
         loss: f64,
         /// Global L2 norm.
         grad_norm: f64,
-        /// The block from which on its way back a gradient was not finite, where that was looked
-        /// at.
+        /// The block at which backward first met a gradient that was not finite, where that was
+        /// checked.
         block: Option<usize>,
-        /// The weights, if a step changed them.
+        /// The checkpoint of the weights, if a step changed them.
         checkpoint: Option<PathBuf>,
     },
     /// Every step was skipped, or no validation loss after one was finite.
     #[error(
         "none of {steps} steps left anything to keep: their losses, gradients or validation \
-    losses were not finite"
+        losses were not finite"
     )]
     NothingLearned {
-        /// Steps that were taken.
+        /// Number of steps taken.
         steps: u64,
     },
-    /// It was told to stop.
-    #[error("stopped at step {step}: {}", if *step > 0 { "everything up to it is saved" } else { "nothing is lost, because no step was taken" })]
+    /// The run was told to stop.
+    #[error(
+        "stopped at step {step}: {}",
+        if *step > 0 {
+            "everything up to it is saved"
+        } else {
+            "nothing is lost, because no step was taken"
+        }
+    )]
     Stopped {
-        /// Steps taken.
+        /// Number of steps taken.
         step: u64,
         /// The run's folder.
         run: PathBuf,
     },
-    /// There are checkpoints, and none of them holds what was written into it.
+    /// There are checkpoints, but none of them is whole.
     #[error("none of {checkpoints} checkpoints of `{}` is whole", run.display())]
     NoneWhole {
         /// The run's folder.
         run: PathBuf,
-        /// How many there are.
+        /// Number of checkpoints.
         checkpoints: usize,
     },
-    /// A checkpoint is of other weights than those that train.
-    #[error("tensor `{tensor}` of `{}` has shape {}, expected {expected:?}", path.display(), found.as_ref().map_or_else(|| "none".to_owned(), |found| format!("{found:?}")))]
+    /// A checkpoint belongs to other weights than those that train.
+    #[error(
+        "tensor `{tensor}` of `{}` has shape {}, expected {expected:?}",
+        path.display(),
+        found.as_ref().map_or_else(|| "none".to_owned(), |found| format!("{found:?}"))
+    )]
     Moments {
         /// The optimizer's file.
         path: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Its shape, if it is there.
+        /// The tensor's shape, if it is there.
         found: Option<Vec<usize>>,
         /// The shape of its weight.
         expected: Vec<usize>,
@@ -162,8 +175,7 @@ impl Explain for TrainError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Diverged { in_a_row: 2.., .. } => Some(
-                "lower `training.learning_rate` or add `training.warmup_steps`, and start \
-                over"
+                "lower `training.learning_rate` or add `training.warmup_steps`, and start over"
                     .into(),
             ),
             Self::Diverged { .. } => Some(
@@ -181,11 +193,9 @@ impl Explain for TrainError {
                 which loses what was trained"
                     .into(),
             ),
-            Self::Moments { .. } => Some(
-                "the run was started on another base, or its files were \
-            mixed up"
-                    .into(),
-            ),
+            Self::Moments { .. } => {
+                Some("the run was started on another base, or its files were mixed up".into())
+            }
             Self::Stopped { run, .. } => Some(format!(
                 "go on with `rankine resume {}`",
                 shell_word(&run.display().to_string())

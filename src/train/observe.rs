@@ -1,27 +1,26 @@
-//! Who looks on while a step is taken: what is seen is what trains, and no second step stands
-//! beside the real one. A step that nobody watches costs nothing more, because `()` looks on by
-//! doing nothing.
+//! Observers of a step. They see the training itself: there is no second step beside the real one.
+//! A step without an observer costs nothing more, because `()` observes by doing nothing.
 
 use burn::tensor::{DType, Tensor};
 
-/// What goes from block to block.
+/// A border between blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Border {
-    /// Hidden rows that leave the block at an index, on the way forward.
+    /// The output of the block at an index, on the way forward.
     Output(usize),
-    /// The gradient that goes back into the block at an index, of its output.
+    /// The gradient of the output of the block at an index, on the way back.
     Gradient(usize),
 }
 
-/// Sees what a step hands on, and may hand on something else in its place.
+/// Sees what a step passes on, and may replace it.
 pub trait Observer {
-    /// What goes over a border, [1, tokens, width].
+    /// Receives what passes a border, [1, tokens, width].
     fn border(&mut self, _: Border, value: Tensor<3>) -> Tensor<3> {
         value
     }
 
-    /// A micro-batch's gradients of the weights that follow on each other from the one at an index
-    /// of the decoder's order, each in memory order.
+    /// Receives a micro-batch's gradients of consecutive weights, from the one at an index of the
+    /// decoder's order, each in memory order.
     fn weights(&mut self, _first: usize, gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
         gradients
     }
@@ -29,14 +28,13 @@ pub trait Observer {
 
 impl Observer for () {}
 
-/// Steps of a process in which it is looked at whether what goes back between blocks is finite. A
-/// kernel that is wrong is wrong from the start on; that of a later step shows in the norm of its
-/// gradients.
+/// Steps of a process in which gradients between blocks are checked to be finite. A wrong kernel is
+/// wrong from the start; a later step shows in the norm of its gradients.
 const CHECKED_STEPS: u64 = 10;
 
-/// Checks that what goes back between blocks is finite. A sum is, if all its numbers are, and is
-/// all that is read: one number a block. It is taken along one dimension after the other: the sum
-/// of a whole tensor is one of atomic additions on CUDA, in any order.
+/// Checks that the gradients between blocks are finite. A sum is finite if all its numbers are, and
+/// is all that is read: one number per block. It is taken along one dimension after the other,
+/// because on CUDA the sum of a whole tensor uses atomic additions, in any order.
 #[derive(Debug)]
 pub(super) struct FiniteBorders {
     is_checked: bool,
@@ -44,7 +42,7 @@ pub(super) struct FiniteBorders {
 }
 
 impl FiniteBorders {
-    /// For the step after so many steps of this process.
+    /// Makes the check for the step after `taken` steps of this process.
     pub fn after(taken: u64) -> Self {
         Self {
             is_checked: taken < CHECKED_STEPS,
@@ -52,8 +50,8 @@ impl FiniteBorders {
         }
     }
 
-    /// The first block on the way back into which something went that is not finite. Read when all
-    /// is under way, so that a device does not wait between blocks.
+    /// Returns the first block on the way back whose gradient was not finite. It is read when all
+    /// work is queued, so that a device does not wait between blocks.
     pub fn first_not_finite(&self) -> Option<usize> {
         let is_finite = |sum: &Tensor<3>| sum.to_data().iter::<f32>().all(f32::is_finite);
         self.sums
@@ -121,7 +119,7 @@ mod tests {
         }
     }
 
-    /// Looks on behind a block whose backward is wrong.
+    /// An observer that spoils the gradient of a block whose backward is wrong.
     struct Wrong(FiniteBorders);
 
     impl Observer for Wrong {

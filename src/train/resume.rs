@@ -1,4 +1,4 @@
-//! Back from a checkpoint to where a run was. Which one is the latest is never written down: it is
+//! Resumes a run from a checkpoint. The latest checkpoint is never written down: it is the one with
 //! the highest step whose manifest holds.
 
 use std::path::{Path, PathBuf};
@@ -17,26 +17,26 @@ use crate::report::{Event, Reporter};
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    /// Where the run was.
+    /// The state of the run.
     pub state: State,
 }
 
-/// Where a loop starts.
+/// The point at which a loop starts.
 #[derive(Debug)]
 pub struct Start {
-    /// What was done before.
+    /// The state of the run so far.
     pub state: State,
-    /// With the state that it had.
+    /// The optimizer with its state.
     pub optimizer: Optimizer,
 }
 
 impl Checkpoint {
-    /// The checkpoint with the highest step that holds what was written into it; newer ones that do
-    /// not are told as notes.
+    /// Finds the checkpoint with the highest step that is whole; newer ones that are not are
+    /// reported as notes.
     ///
     /// # Errors
-    /// One cannot be read, so that it is not known whether it is whole; or there are some and none
-    /// is whole.
+    /// A checkpoint cannot be read, so that it is not known whether it is whole; or there are
+    /// checkpoints and none is whole.
     pub fn latest(run: &Path, report: Reporter) -> Result<Option<Self>, TrainError> {
         let found = checkpoints_of(run)?;
         for (step, path) in &found {
@@ -59,7 +59,7 @@ impl Checkpoint {
         }
     }
 
-    /// The folder of the newest checkpoint of a run, whole or not.
+    /// Returns the folder of the newest checkpoint of a run, whole or not.
     pub fn newest_path(run: &Path) -> Option<PathBuf> {
         Some(checkpoints_of(run).ok()?.into_iter().next()?.1)
     }
@@ -85,20 +85,20 @@ impl Checkpoint {
         })
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The folder of the model, where all of its weights train.
+    /// Returns the folder of the model, where all of its weights train.
     pub fn model(&self) -> PathBuf {
         self.path.join(RunFolder::MODEL)
     }
 
-    /// The adapter's numbers, for a model with these modules.
+    /// Reads the adapter's numbers, for a model with these modules.
     ///
     /// # Errors
-    /// They are not those of this adapter on this model.
+    /// The numbers do not belong to this adapter on this model.
     pub fn numbers(
         &self,
         config: &LoraConfig,
@@ -111,10 +111,10 @@ impl Checkpoint {
         )?)
     }
 
-    /// Where the loop goes on: `decoder` has the weights of this checkpoint.
+    /// Returns the point at which the loop goes on; `decoder` has the weights of this checkpoint.
     ///
     /// # Errors
-    /// The optimizer's state is not that of the weights that train.
+    /// The optimizer's state does not belong to the weights that train.
     pub fn start(self, optimizer: OptimizerConfig, decoder: &Decoder) -> Result<Start, TrainError> {
         let archive = Archive::open(&self.path.join(OPTIMIZER))?;
         let optimizer = Optimizer::read(optimizer, decoder, &self.state, &archive)?;
@@ -124,11 +124,11 @@ impl Checkpoint {
         })
     }
 
-    /// Makes the run's product that of the best step again, should it be missing, damaged or of a
-    /// later step. Nothing is done where the best step has no whole checkpoint.
+    /// Restores the run's product of the best step, should it be missing, damaged or of a later
+    /// step. Does nothing where the best step has no whole checkpoint.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The product cannot be written.
     pub fn restore_product(&self, run: &Path) -> Result<(), TrainError> {
         let Some(best) = self.state.best_step else {
             return Ok(());
@@ -146,7 +146,7 @@ impl Checkpoint {
 }
 
 impl Start {
-    /// The first step of a run.
+    /// Returns the first step of a run.
     pub fn fresh(optimizer: OptimizerConfig, decoder: &Decoder) -> Self {
         Self {
             state: State::start(),

@@ -20,7 +20,7 @@ use crate::report::{Evaluation, Event, Reporter, Sample, Step};
 use crate::terms::OnNonfinite;
 
 const SAVE_EVERY: Duration = Duration::from_mins(5);
-/// Skipped steps in a row after which no later step is expected to be better.
+/// Skipped steps in a row after which the run ends, because no later step is expected to be better.
 const MAX_SKIPPED_IN_A_ROW: u64 = 5;
 
 /// The rows of a run.
@@ -32,12 +32,12 @@ pub struct Data<'a> {
     pub validation: Vec<Rows<'a>>,
     /// Tokens that end a turn or a document.
     pub end_ids: Vec<i32>,
-    /// What is asked at each evaluation.
+    /// The prompts of each evaluation.
     pub prompts: Option<Prompts<'a>>,
 }
 
-/// Trains the weights of `decoder` that are to train and leaves the run in its folder; returns its
-/// last state. A raised `interrupt` ends it after the step that is being taken.
+/// Trains the weights of `decoder` that are to train and writes the run into its folder; returns
+/// its last state. A raised `interrupt` ends it after the current step.
 ///
 /// # Errors
 /// The run was stopped; a loss or gradient was not finite and the config says to abort; no step
@@ -195,7 +195,7 @@ fn log_evaluation(
     Ok(())
 }
 
-/// Takes the step that a run would take first, to tell how fast it is.
+/// Takes the first step of a run, to measure its speed.
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &TrainConfig) -> Step {
     let mut optimizer = Optimizer::new(config.optimizer, decoder);
     let rows = StepSampler::new(config, &data.training).after(0, 0);
@@ -210,7 +210,7 @@ pub fn first_step(decoder: &mut Decoder, data: &Data, config: &TrainConfig) -> S
     outcome.report(decoder, rows.places.end as f64 / data.training.len() as f64)
 }
 
-/// The micro-batches of a step, each made when it is its turn.
+/// Returns the micro-batches of a step, each made when it is needed.
 fn batches<'a>(data: &'a Data, of_step: &'a StepRows) -> impl Iterator<Item = Batch> + 'a {
     of_step
         .micro_batches

@@ -1,5 +1,5 @@
-//! Which rows each step of a run sees: a function of config and rows alone, so that a run goes on
-//! from a place as if it had never stopped.
+//! The rows of each step of a run. They depend on config and rows alone, so that a resumed run
+//! continues as if it had never stopped.
 
 use std::ops::Range;
 
@@ -8,19 +8,19 @@ use rayon::prelude::*;
 use super::TrainConfig;
 use crate::data::{Draw, Packing, Packs, Rows};
 
-/// The way of a run through its rows, epoch by epoch.
+/// The order in which a run goes through its rows, epoch by epoch.
 #[derive(Debug)]
 pub struct StepSampler<'a> {
     config: &'a TrainConfig,
     rows: &'a Rows<'a>,
-    /// Of the epoch that was asked for last.
+    /// The packs of the epoch that was asked for last.
     packs: Option<(u64, Packs)>,
 }
 
 /// Rows of one optimizer step.
 #[derive(Debug, PartialEq, Eq)]
 pub struct StepRows {
-    /// From 0.
+    /// The epoch, from 0.
     pub epoch: u64,
     /// Places in the epoch's order; the last step of an epoch may have fewer.
     pub places: Range<usize>,
@@ -29,7 +29,7 @@ pub struct StepRows {
 }
 
 impl<'a> StepSampler<'a> {
-    /// The way through these rows.
+    /// Makes the sampler for these rows.
     pub fn new(config: &'a TrainConfig, rows: &'a Rows<'a>) -> Self {
         Self {
             config,
@@ -38,7 +38,7 @@ impl<'a> StepSampler<'a> {
         }
     }
 
-    /// The packs of an epoch; without packing each is a row.
+    /// Returns the packs of an epoch; without packing each row is a pack.
     pub fn packs(&self, epoch: u64) -> Packs {
         let TrainConfig {
             shuffle,
@@ -49,12 +49,12 @@ impl<'a> StepSampler<'a> {
         self.rows.epoch(packing, shuffle.then_some(seed), epoch)
     }
 
-    /// Packs of a step.
+    /// Returns the number of packs per step.
     pub fn packs_per_step(&self) -> usize {
         self.config.micro_batch_size * self.config.gradient_accumulation_steps
     }
 
-    /// Optimizer steps of an epoch.
+    /// Returns the number of optimizer steps of an epoch.
     pub fn steps_of(&self, epoch: u64) -> u64 {
         let packs = if self.config.packing == Packing::Off {
             self.rows.per_epoch()
@@ -64,8 +64,8 @@ impl<'a> StepSampler<'a> {
         packs.div_ceil(self.packs_per_step()) as u64
     }
 
-    /// Optimizer steps of so many epochs. Rows that are shuffled or mixed make another number of
-    /// packs in each.
+    /// Returns the number of optimizer steps of `epochs` epochs. Rows that are shuffled or mixed
+    /// can make a different number of packs in each.
     pub fn steps(&self, epochs: u64) -> u64 {
         if self.config.packing == Packing::Off
             || !(self.config.shuffle || self.rows.mixture().is_some())
@@ -78,8 +78,8 @@ impl<'a> StepSampler<'a> {
             .sum()
     }
 
-    /// The rows of the step after `place` rows of `epoch`. Behind the last row the next epoch
-    /// begins.
+    /// Returns the rows of the step after `place` rows of `epoch`. After the last row the next
+    /// epoch begins.
     pub fn after(&mut self, epoch: u64, place: u64) -> StepRows {
         let done = usize::try_from(place).unwrap_or(usize::MAX);
         let (epoch, done) = if done >= self.rows.per_epoch() {

@@ -1,27 +1,27 @@
-//! What the model says to the recipe's prompts at an evaluation, so that a person sees it learn.
-//! Nothing of it reaches the training.
+//! The model's answers to the recipe's prompts at an evaluation, so that a person sees it learn.
+//! They do not affect the training.
 
 use super::evaluate::Stopped;
 use crate::model::Decoder;
 use crate::report::{Event, Reporter, Sample};
 
-/// The prompts of a run and what answers them. To speak is not the loop's business, so whoever
-/// starts the run brings that.
+/// The prompts of a run, and the function that answers them. Generation is not a part of the loop,
+/// so the caller provides it.
 pub struct Prompts<'a> {
     /// The prompts, in the recipe's order.
     pub texts: &'a [String],
-    /// What the decoder as it is says to the prompt at a place.
+    /// Returns the answer of the current decoder to the prompt at an index.
     pub answer: &'a dyn Fn(&Decoder, usize) -> Answer,
 }
 
-/// What came of a prompt.
+/// The answer to a prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     /// A text.
     Text(String),
-    /// Nothing, and why.
+    /// No answer, with the reason.
     Failed(String),
-    /// It was told to stop.
+    /// The generation was told to stop.
     Stopped,
 }
 
@@ -33,8 +33,8 @@ impl std::fmt::Debug for Prompts<'_> {
     }
 }
 
-/// An answer to each prompt. One that there is none to is told and left out: it is the training
-/// that counts.
+/// Returns an answer to each prompt. A prompt without an answer is reported and left out, because
+/// the training matters more.
 pub(super) fn samples(
     decoder: &Decoder,
     prompts: Option<&Prompts>,
@@ -54,10 +54,8 @@ pub(super) fn samples(
                 text,
             }),
             Answer::Failed(why) => {
-                let note = format!(
-                    "`evaluation.prompts.{place}` has no answer at step {step}: \
-                {why}"
-                );
+                let note =
+                    format!("`evaluation.prompts.{place}` has no answer at step {step}: {why}");
                 report(Event::Note(note));
             }
             Answer::Stopped => return Err(Stopped),

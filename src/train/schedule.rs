@@ -1,4 +1,4 @@
-//! The learning rate of each optimizer step, as transformers' schedules have it.
+//! The learning rate of each optimizer step, by the schedules of transformers.
 
 use std::f64::consts::PI;
 
@@ -9,7 +9,7 @@ use crate::terms::Curve;
 pub struct Schedule {
     /// The highest learning rate.
     pub peak: f64,
-    /// How the rate goes.
+    /// The course of the rate after the warm-up.
     pub course: RateCourse,
     /// Optimizer steps of the warm-up.
     pub warmup_steps: u64,
@@ -17,72 +17,73 @@ pub struct Schedule {
     pub total_steps: u64,
 }
 
-/// How a learning rate goes; rates are shares of the peak. A warm-up goes from 0 to 1 in a line
-/// where nothing else is said.
+/// The course of a learning rate. Rates are fractions of the peak. A warm-up rises linearly from 0
+/// to 1 unless stated otherwise.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum RateCourse {
-    /// It stays.
+    /// The rate stays constant.
     Constant,
-    /// It falls to 0 in a line.
+    /// The rate falls linearly to 0.
     Linear,
-    /// It falls along a cosine to `min`: half a wave with `num_cycles` of 0.5.
+    /// The rate falls along a cosine to `min`: half a wave with `num_cycles` of 0.5.
     Cosine {
-        /// Waves.
+        /// Number of waves.
         num_cycles: f64,
         /// The lowest rate.
         min: f64,
     },
-    /// The same, one step ahead: a warm-up that ends on its last step, and from there.
+    /// The cosine course, one step ahead: the warm-up ends on its last step, and the course goes
+    /// on from there.
     CosineAhead {
-        /// Waves.
+        /// Number of waves.
         num_cycles: f64,
         /// The lowest rate.
         min: f64,
-        /// The rate of the first step; without one it is that of a line from 0, a step ahead.
+        /// The rate of the first step; `None`: that of a line from 0, one step ahead.
         warmup_start: Option<f64>,
     },
-    /// It falls to 0 along half a cosine so many times.
+    /// The rate falls to 0 along half a cosine, `num_cycles` times.
     CosineWithRestarts {
-        /// Falls.
+        /// Number of falls.
         num_cycles: f64,
     },
-    /// What is left of the way to the power of `power` falls to `end`.
+    /// The rate falls to `end` with the remaining fraction of the way to the power of `power`.
     Polynomial {
         /// The power.
         power: f64,
         /// The last rate.
         end: f64,
     },
-    /// One over the root of the steps over `timescale`.
+    /// The rate falls with one over the root of the steps over `timescale`.
     InverseSqrt {
-        /// Steps; those of the warm-up where it is not said, or 10,000 without one.
+        /// Time scale in steps; by default the steps of the warm-up, or 10,000 without one.
         timescale: Option<f64>,
     },
     /// A warm-up, a plateau and a decay at the end.
     WarmupStableDecay(WarmupStableDecay),
-    /// It stays, and a warm-up gives its first step a rate: schedule-free optimizers average by the
-    /// rate, and have no use for a step of 0.
+    /// The rate stays constant, and the warm-up's first step has a rate above 0: schedule-free
+    /// optimizers average by the rate, so a step at rate 0 would be useless.
     ScheduleFree,
 }
 
-/// Three stages.
+/// A course of three stages.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct WarmupStableDecay {
-    /// Steps of the last; `None` for a tenth of all.
+    /// Steps of the decay; `None`: a tenth of all steps.
     pub num_decay_steps: Option<u64>,
-    /// Steps of the plateau; what the others leave where it is not said.
+    /// Steps of the plateau; `None`: the steps that the other stages leave.
     pub num_stable_steps: Option<u64>,
-    /// How the first goes.
+    /// Curve of the warm-up.
     pub warmup_type: Curve,
-    /// How the last goes.
+    /// Curve of the decay.
     pub decay_type: Curve,
-    /// The rate before the first and after the last.
+    /// The rate before the warm-up and after the decay.
     pub min: f64,
-    /// Waves of a decay along a cosine.
+    /// Number of waves of a cosine decay.
     pub num_cycles: f64,
 }
 
-/// Steps that are taken, of a warm-up, and in all.
+/// Steps taken, of the warm-up, and in all.
 #[derive(Clone, Copy)]
 struct Steps {
     taken: f64,
@@ -91,8 +92,8 @@ struct Steps {
 }
 
 impl Schedule {
-    /// The learning rate of the step after `taken` steps, skipped ones included; the first one's is
-    /// `lr_at(0)`, 0 after most warm-ups.
+    /// Returns the learning rate of the step after `taken` steps, skipped ones included. The first
+    /// step's is `lr_at(0)`, 0 after most warm-ups.
     pub fn lr_at(&self, taken: u64) -> f64 {
         let steps = Steps {
             taken: taken as f64,
@@ -109,24 +110,24 @@ impl Schedule {
 }
 
 impl Steps {
-    /// The share of the way from the warm-up to the end that is behind.
+    /// Returns the completed fraction of the way from the warm-up to the end.
     fn progress(self) -> f64 {
         (self.taken - self.warmup) / (self.total - self.warmup).max(1.0)
     }
 }
 
-/// A cosine from 1, around 1/2.
+/// Returns a cosine wave between 1 and 0 that begins at 1.
 fn wave(turns: f64) -> f64 {
     0.5 * (1.0 + (2.0 * PI * turns).cos())
 }
 
-/// From `min` on up to 1.
+/// Maps a rate in [0, 1] to [`min`, 1].
 fn above(min: f64, rate: f64) -> f64 {
     rate * (1.0 - min) + min
 }
 
 impl RateCourse {
-    /// The rate of a step of the warm-up.
+    /// Returns the rate of a step of the warm-up.
     fn warming(self, steps: Steps) -> f64 {
         match self {
             Self::WarmupStableDecay(stages) => {
@@ -147,7 +148,7 @@ impl RateCourse {
         }
     }
 
-    /// The rate of a step after it.
+    /// Returns the rate of a step after the warm-up.
     fn rate(self, steps: Steps) -> f64 {
         let progress = steps.progress();
         match self {

@@ -1,4 +1,5 @@
-//! What the next step depends on beside the adapter and the optimizer's moments.
+//! The state of a run that the next step depends on, in addition to the adapter and the optimizer's
+//! moments.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,58 +8,57 @@ use super::optimizer::{Average, Optimizer};
 use super::sampler::StepRows;
 use crate::report::{Evaluation, Step};
 
-/// The form of `state.json`.
+/// Version of the format of `state.json`.
 const VERSION: u32 = 2;
 
-/// Where a run is.
+/// The state of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct State {
-    /// The form in which this is written.
+    /// Version of the format in which this is written.
     pub(super) version: u32,
     /// Optimizer steps taken, skipped ones included.
     pub step: u64,
-    /// The cursor: passes over the data that are over.
+    /// The cursor: completed passes over the data.
     pub epoch: u64,
-    /// The cursor: rows of this epoch that are done.
+    /// The cursor: completed rows of this epoch.
     pub place: u64,
-    /// Updates that the optimizer made.
+    /// Number of updates that the optimizer made.
     pub updates: u64,
-    /// Steps in a row, up to the last, that were skipped.
+    /// Number of steps in a row, up to the last, that were skipped.
     pub skipped_in_a_row: u64,
-    /// Tokens seen, padding excluded.
+    /// Tokens seen, without padding.
     pub tokens: u64,
     /// Loss of the last step; none if it was not finite.
     pub loss: Option<f64>,
-    /// Whether the adapter as it is now has still to be scored.
+    /// Whether the current adapter still has to be scored.
     pub evaluation_due: bool,
     /// Validation loss before the first step.
     pub eval_loss_first: Option<f64>,
     /// Lowest validation loss after a step.
     pub eval_loss_best: Option<f64>,
-    /// The step whose adapter the run keeps: the best by validation loss, or the last that was
-    /// saved without validation.
+    /// The step whose adapter the run keeps: the best by validation loss, or without validation the
+    /// last one saved.
     pub best_step: Option<u64>,
-    /// Evaluations since then.
+    /// Evaluations since the best step.
     pub evaluations_without_improvement: u64,
-    /// Length of metrics.jsonl.
+    /// Length of metrics.jsonl, bytes.
     pub metrics_bytes: u64,
-    /// Length of samples.jsonl; a state that was written before there was one has none.
+    /// Length of samples.jsonl, bytes; absent in states written before that file existed.
     #[serde(default)]
     pub samples_bytes: u64,
-    /// What gradients are multiplied by while they are computed; nothing where they are as they
-    /// are.
+    /// The factor of gradients while they are computed; `None` where they are not scaled.
     #[serde(default)]
     pub loss_scale: Option<LossScale>,
-    /// What a schedule-free optimizer averages by.
+    /// The state of a schedule-free optimizer's average.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub average: Option<Average>,
-    /// Seconds of training.
+    /// Time spent on training, seconds.
     pub seconds: f64,
 }
 
 impl State {
-    /// Before the first step: the base is scored first.
+    /// Returns the state before the first step: the base is scored first.
     pub fn start() -> Self {
         Self {
             version: VERSION,
@@ -85,14 +85,10 @@ impl State {
     /// Reads `state.json`.
     ///
     /// # Errors
-    /// It is not valid, or of another version, in words.
+    /// The text is not valid, or of another version; the message says which.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let state: Self = serde_json::from_str(text).map_err(|error| {
-            format!(
-                "its state.json is \
-        not valid: {error}"
-            )
-        })?;
+        let state: Self = serde_json::from_str(text)
+            .map_err(|error| format!("its state.json is not valid: {error}"))?;
         if state.version == VERSION {
             Ok(state)
         } else {
@@ -103,7 +99,7 @@ impl State {
         }
     }
 
-    /// The state after a step over these rows.
+    /// Returns the state after a step over these rows.
     #[must_use]
     pub(super) fn after(self, taken: &Step, optimizer: &Optimizer, rows: &StepRows) -> Self {
         Self {
@@ -123,7 +119,7 @@ impl State {
         }
     }
 
-    /// Takes note of an evaluation; true if the adapter as it is now is the one to keep.
+    /// Records an evaluation; returns whether the current adapter is the one to keep.
     pub(super) fn judge(&mut self, evaluation: Option<&Evaluation>) -> bool {
         self.evaluation_due = false;
         if self.step == 0 {

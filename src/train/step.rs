@@ -14,14 +14,14 @@ use crate::device;
 use crate::model::Decoder;
 use crate::report::{Step, peak_memory_bytes};
 
-/// Identity of an attempt at a step.
+/// Number, epoch and loss scale of an attempt at a step.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     /// Number of the step, from 1.
     pub step: u64,
     /// Pass over the data, from 0.
     pub epoch: u64,
-    /// What gradients are multiplied by while they are computed.
+    /// The factor of gradients while they are computed.
     pub loss_scale: f64,
 }
 
@@ -100,19 +100,18 @@ pub struct StepOutcome {
 /// Whether a step changed the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Update {
-    /// It did.
+    /// The step changed the weights.
     Made,
-    /// A loss, gradient or new weight was not finite: the weights are as they were.
+    /// The weights are unchanged, because a loss, gradient or new weight was not finite.
     Skipped {
-        /// The first block on the way back that was handed a gradient that is not finite, where
-        /// that was checked.
+        /// The first block on the way back whose gradient was not finite, where that was checked.
         block: Option<usize>,
     },
 }
 
 impl Accumulated {
-    /// Clips the gradients and updates every weight, or none: if loss, gradients or new weights are
-    /// not finite, or `not_finite` names a block that was handed such a gradient.
+    /// Clips the gradients and updates every weight. It updates none if loss, gradients or new
+    /// weights are not finite, or if `not_finite` names a block with such a gradient.
     pub fn update(
         self,
         decoder: &mut Decoder,
@@ -157,12 +156,13 @@ impl Accumulated {
 }
 
 impl StepOutcome {
-    /// Whether the weights are as they were.
+    /// Whether the weights are unchanged.
     pub fn is_skipped(&self) -> bool {
         self.update != Update::Made
     }
 
-    /// The step as it is reported; `epoch` is the passes over the data at its end, as a fraction.
+    /// Returns the step as it is reported; `epoch` is the passes over the data at its end, as a
+    /// fraction.
     pub fn report(&self, decoder: &Decoder, epoch: f64) -> Step {
         Step {
             step: self.step,

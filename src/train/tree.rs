@@ -1,20 +1,21 @@
-//! Sums in one order of addition, whoever adds.
+//! Sums whose order of addition does not depend on who adds.
 //!
 //! The micro-batches of a step are the leaves of a binary tree that their number fixes: 0+1, 2+3,
 //! .., then pairs of pairs. Neighboring leaves make whole subtrees, so that ranks, devices or
-//! threads that hold some of them each come to the same bits as one that holds all.
+//! threads that hold some of them each reach the same bits as one that holds all.
 
-/// A binary counter of partial sums: two of equal height become one. Of n leaves at most log2(n) +
-/// 1 numbers are held at a time.
+/// A binary counter of partial sums: two of equal height become one. For n leaves it holds at most
+/// log2(n) + 1 numbers at a time.
 #[derive(Debug, Clone)]
 pub(super) struct TreeSum<T> {
     add: fn(T, T) -> T,
-    /// Sums of whole subtrees with their heights, which fall; `None` is the sum of absent leaves.
+    /// Sums of whole subtrees with their heights, in descending order; `None` is the sum of absent
+    /// leaves.
     partial: Vec<(u32, Option<T>)>,
 }
 
 impl<T> TreeSum<T> {
-    /// A sum without leaves; `add` is given the lower leaves first.
+    /// Makes a sum without leaves; `add` gets the lower leaves first.
     pub fn new(add: fn(T, T) -> T) -> Self {
         Self {
             add,
@@ -22,7 +23,7 @@ impl<T> TreeSum<T> {
         }
     }
 
-    /// Adds the next leaf. An absent one has a place in the tree and adds nothing.
+    /// Adds the next leaf. An absent leaf has a place in the tree and adds nothing.
     pub fn push(&mut self, leaf: Option<T>) {
         let (mut height, mut sum) = (0, leaf);
         while let Some((_, lower)) = self.partial.pop_if(|(other, _)| *other == height) {
@@ -31,7 +32,8 @@ impl<T> TreeSum<T> {
         self.partial.push((height, sum));
     }
 
-    /// The sum of all leaves, as if absent ones filled the tree up; `None` where none is there.
+    /// Returns the sum of all leaves, as if absent leaves filled up the tree; `None` where there is
+    /// no leaf.
     pub fn total(mut self) -> Option<T> {
         let (_, mut sum) = self.partial.pop()?;
         while let Some((_, lower)) = self.partial.pop() {
@@ -54,7 +56,7 @@ mod tests {
 
     use super::*;
 
-    /// The sum of a subtree of 2^height leaves from `first` on.
+    /// Returns the sum of a subtree of 2^height leaves from `first` on.
     fn explicit(leaves: &[Option<f32>], first: usize, height: u32) -> Option<f32> {
         if height == 0 {
             return leaves.get(first).copied().flatten();
@@ -75,7 +77,7 @@ mod tests {
         sum.total()
     }
 
-    /// Of sizes so different that every order of addition rounds otherwise.
+    /// Returns leaves of such different sizes that every order of addition rounds differently.
     fn leaf(index: usize) -> f32 {
         (0.7 * index as f32 + 0.3).sin() * 10f32.powi([0, 6, -3, 7, 2, 5, 1, 4][index % 8])
     }
@@ -97,8 +99,7 @@ mod tests {
         assert_ne!(
             total(&all.into_iter().map(Some).collect::<Vec<_>>()),
             in_turn,
-            "the order \
-        counts"
+            "the order counts"
         );
     }
 

@@ -1,5 +1,5 @@
-//! The way of a micro-batch through the blocks and back. Where the base is frozen a step needs the
-//! gradient of activations and of the adapters only.
+//! Passes of a micro-batch through the blocks, forward and backward. Where the base is frozen, a
+//! step needs only the gradients of activations and of adapters.
 
 use std::sync::Arc;
 
@@ -13,42 +13,43 @@ use crate::model::{Block, Decoder, Frame, Place};
 use crate::nn::experts::Load;
 use crate::ops::{Mask, backward_from};
 
-/// What is held between forward and backward: of the lowest blocks their inputs, from which their
-/// forward is computed again in backward, and of all others their tapes.
+/// The choice of activations to keep between forward and backward, for gradient checkpointing: of
+/// the lowest blocks only the inputs, from which backward recomputes their forward, and of all
+/// other blocks the tapes.
 ///
-/// The lowest, because backward comes to them last: a tape that is made again lives beside the
-/// tapes below it, so that above kept ones it would be held on top of the peak, and below them it
-/// takes the place of tapes that are gone by then.
+/// The lowest blocks are recomputed because backward reaches them last. A recomputed tape lives
+/// beside the tapes below it: above kept tapes it would add to the peak, while below them it
+/// replaces tapes that are gone by then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
-    /// Blocks that are computed again, counted from the bottom of the model.
+    /// Number of recomputed blocks, counted from the bottom of the model.
     pub recomputed: usize,
 }
 
 impl Memory {
-    /// Every block's tape.
+    /// Keeps every block's tape.
     pub const KEEP: Self = Self { recomputed: 0 };
-    /// Every block's input.
+    /// Keeps only every block's input.
     pub const RECOMPUTE: Self = Self {
         recomputed: usize::MAX,
     };
 }
 
-/// What a forward leaves behind for its backward.
+/// The result of a forward that its backward needs.
 pub(super) struct Walk<'a> {
     decoder: &'a Decoder,
     frame: Frame,
-    /// [1, tokens].
+    /// Token ids, [1, tokens].
     ids: Tensor<2, Int>,
-    /// The lowest block that backward comes to: below it nothing trains.
+    /// The lowest block that backward reaches: nothing below it trains.
     lowest: usize,
-    /// One for each block from the lowest on.
+    /// One entry for each block from the lowest on.
     saved: Vec<Saved>,
     balance: Option<Balance>,
 }
 
 impl<'a> Walk<'a> {
-    /// Runs a batch forward; returns the hidden rows from which its trained tokens are foretold,
+    /// Runs a batch forward; returns the hidden rows from which its trained tokens are predicted,
     /// before the final norm, [1, labeled, width].
     pub fn forward(
         decoder: &'a Decoder,
@@ -114,23 +115,23 @@ impl<'a> Walk<'a> {
         (output, load)
     }
 
-    /// Whether something below a block needs a gradient.
+    /// Whether anything below a block needs a gradient.
     fn goes_on(&self, index: usize) -> bool {
         self.decoder.trains_embedding() || index > self.lowest
     }
 
-    /// The dropout of what an adapter of the head is given.
+    /// Returns the dropout mask of the head's adapter.
     pub fn head_mask(&self) -> Option<Mask> {
         self.frame.head_mask(self.decoder.blocks.len())
     }
 
-    /// What came to the experts of all blocks, where that counts.
+    /// Returns the load of the experts of all blocks, where the balancing loss counts.
     pub fn balance(&self) -> Option<&Balance> {
         self.balance.as_ref()
     }
 
-    /// Goes back through the blocks, given the gradient of the hidden rows and of the probabilities
-    /// of experts, and adds the gradients of what trains of blocks and embedding.
+    /// Goes back through the blocks, given the gradients of the hidden rows and of the experts'
+    /// probabilities, and adds the gradients of what trains of blocks and embedding.
     pub fn backward(
         mut self,
         gradient: Tensor<3>,
@@ -153,10 +154,7 @@ impl<'a> Walk<'a> {
             // Handed over, so that backward may work in its place.
             let of_output = observer.border(
                 Border::Gradient(index),
-                gradient.take().expect(
-                    "the \
-            block above goes on",
-                ),
+                gradient.take().expect("the block above goes on"),
             );
             let (of_block, of_input) = tape.backward(of_output, of_load);
             sum.add(Place::Segment(index), of_block, observer);
@@ -172,7 +170,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Lets go of what was kept.
+    /// Drops everything that was kept.
     pub fn abandon(self) {
         let decoder = self.decoder;
         drop(self);
@@ -180,7 +178,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// What a block left behind for its backward.
+/// The part of a forward that a block keeps for its backward.
 #[allow(
     clippy::large_enum_variant,
     reason = "a tensor is a handle, and there is one a block"
@@ -195,12 +193,12 @@ struct Tape {
     input: Tensor<3>,
     block: Block,
     output: Tensor<3>,
-    /// What came to its experts.
+    /// The load of the block's experts.
     load: Option<Load>,
 }
 
 impl Tape {
-    /// The input stays a constant where the gradient ends.
+    /// Records a block's forward. The input is a constant where its gradient is not wanted.
     fn record(block: &Block, x: Tensor<3>, frame: &Frame, wants_input_gradient: bool) -> Self {
         let block = block.tracked();
         let input = if wants_input_gradient {
@@ -217,8 +215,8 @@ impl Tape {
         }
     }
 
-    /// Gradients of the block's weights that train and of its input, given that of its output, and
-    /// of the probabilities of its experts.
+    /// Returns the gradients of the block's trained weights and of its input, given those of its
+    /// output and of its experts' probabilities.
     fn backward(
         mut self,
         gradient: Tensor<3>,
@@ -235,16 +233,17 @@ impl Tape {
             _ => (backward_from(self.output, gradient), Vec::new()),
         };
         self.block.visit(&mut |_, weight| {
-            of_weights.push(weight.gradient(&mut gradients).expect(
-                "what trains is a leaf of this \
-            tape",
-            ));
+            of_weights.push(
+                weight
+                    .gradient(&mut gradients)
+                    .expect("what trains is a leaf of this tape"),
+            );
         });
         (of_weights, self.input.grad_remove(&mut gradients))
     }
 }
 
-/// Tapes that were dropped are swept by the next backward only.
+/// Frees dropped tapes, which otherwise only the next backward does.
 fn sweep(decoder: &Decoder) {
     let leaf = Tensor::<1>::zeros([1], &decoder.device())
         .autodiff()
@@ -252,7 +251,7 @@ fn sweep(decoder: &Decoder) {
     leaf.sum().backward();
 }
 
-/// [1, tokens].
+/// Returns token ids, [1, tokens].
 pub(super) fn ids(decoder: &Decoder, batch: &Batch) -> Tensor<2, Int> {
     Tensor::from_data(
         TensorData::new(batch.ids.clone(), [1, batch.ids.len()]),

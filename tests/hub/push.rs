@@ -25,18 +25,32 @@ fn taking(uploads: &str, request: &Request) -> Answer {
                     "regular"
                 }
             };
-            let file = |file: &Value| json!({"path": file["path"], "uploadMode": mode(file["path"].as_str().unwrap()), "shouldIgnore": false, "oid": null});
-            Answer::ok(json!({"files": body["files"].as_array().unwrap().iter().map(file).collect::<Vec<_>>()}).to_string())
+            let file = |file: &Value| {
+                json!({
+                    "path": file["path"],
+                    "uploadMode": mode(file["path"].as_str().unwrap()),
+                    "shouldIgnore": false,
+                    "oid": null,
+                })
+            };
+            let named = body["files"].as_array().unwrap();
+            let files: Vec<_> = named.iter().map(file).collect();
+            Answer::ok(json!({"files": files}).to_string())
         }
         "/me/adapter.git/info/lfs/objects/batch" => {
             let object = &request.json()["objects"][0];
-            let upload = json!({"href": format!("{uploads}/store?X-Signature=s"), "header": {"X-Of-The-Store": "1"}});
+            let upload = json!({
+                "href": format!("{uploads}/store?X-Signature=s"),
+                "header": {"X-Of-The-Store": "1"},
+            });
             let verify = json!({"href": format!("{uploads}/verify")});
             let actions = json!({"upload": upload, "verify": verify});
-            Answer::ok(
-                json!({"transfer": "basic", "objects": [{"oid": object["oid"], "size": object["size"], "actions": actions}]})
-                    .to_string(),
-            )
+            let object = json!({
+                "oid": object["oid"],
+                "size": object["size"],
+                "actions": actions,
+            });
+            Answer::ok(json!({"transfer": "basic", "objects": [object]}).to_string())
         }
         "/api/models/me/adapter/commit/main" => {
             Answer::ok(json!({"commitUrl": "x", "commitOid": COMMIT}).to_string())
@@ -142,7 +156,11 @@ fn an_adapter_goes_up_in_one_commit() {
     assert_eq!(files[4]["size"], weights.len());
     let (oid, size) = (sha256(&weights), weights.len());
     let batch = json!({
-        "operation": "upload", "transfers": ["basic"], "objects": [{"oid": oid, "size": size}], "hash_algo": "sha256", "ref": {"name": "main"}
+        "operation": "upload",
+        "transfers": ["basic"],
+        "objects": [{"oid": oid, "size": size}],
+        "hash_algo": "sha256",
+        "ref": {"name": "main"},
     });
     assert_eq!(requests[2].json(), batch);
     assert_eq!(
@@ -168,7 +186,10 @@ fn an_adapter_goes_up_in_one_commit() {
     );
     assert_eq!(
         lines[5],
-        json!({"key": "lfsFile", "value": {"path": WEIGHTS, "algo": "sha256", "oid": oid, "size": size}})
+        json!({
+            "key": "lfsFile",
+            "value": {"path": WEIGHTS, "algo": "sha256", "oid": oid, "size": size},
+        })
     );
     let content = |line: &Value| {
         use base64::Engine as _;
@@ -265,7 +286,12 @@ fn what_is_there_already_is_not_sent_again() {
     desk.remove("run/recipe.lock.yaml");
     let (server, _store) = servers(move |request| {
         let files = json!({"files": [
-            {"path": "adapter_config.json", "uploadMode": "regular", "shouldIgnore": false, "oid": git_hash(&config)},
+            {
+                "path": "adapter_config.json",
+                "uploadMode": "regular",
+                "shouldIgnore": false,
+                "oid": git_hash(&config),
+            },
             {"path": WEIGHTS, "uploadMode": "lfs", "shouldIgnore": false, "oid": sha256(&weights)},
         ]});
         request
@@ -518,7 +544,12 @@ fn an_answer_that_makes_no_sense_is_refused() {
         let (server, _store) = servers(move |request| {
             request.path.ends_with("/batch").then(|| {
                 let object = &request.json()["objects"][0];
-                Answer::ok(json!({"objects": [{"oid": object["oid"], "size": object["size"], "actions": actions}]}).to_string())
+                let object = json!({
+                    "oid": object["oid"],
+                    "size": object["size"],
+                    "actions": actions,
+                });
+                Answer::ok(json!({"objects": [object]}).to_string())
             })
         });
         push(&desk, &server, &["run", "me/adapter"]).says(part, 69, &[part]);

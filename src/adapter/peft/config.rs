@@ -1,4 +1,4 @@
-//! `adapter_config.json`, which has every key that PEFT writes.
+//! Reads and writes `adapter_config.json`, with every key that PEFT writes.
 
 use std::path::Path;
 
@@ -12,19 +12,18 @@ use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::hub::{Commit, RepoId};
 use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 
-/// The release of PEFT whose files these are.
+/// The release of PEFT whose format this is.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// `adapter_config.json` as it is written; `modules` stand for `all-linear`.
+/// Returns the text of `adapter_config.json`; `modules` replace `all-linear`.
 pub fn config_text(config: &LoraConfig, modules: &[&str], base: &str) -> String {
-    serde_json::to_string_pretty(&config_json(config, modules, base)).expect(
-        "JSON values can be \
-    printed",
-    ) + "\n"
+    serde_json::to_string_pretty(&config_json(config, modules, base))
+        .expect("JSON values can be printed")
+        + "\n"
 }
 
-/// Every key that PEFT writes. `all-linear` is written out as the model's projections, as PEFT
-/// does.
+/// Returns every key that PEFT writes. `all-linear` becomes the list of the model's projections, as
+/// in PEFT.
 fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
     let (base, revision) = match base.rsplit_once('@') {
         Some((base, commit)) if Commit::parse(commit).is_some() => (base, Some(commit)),
@@ -80,7 +79,8 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "rank_pattern": ranks,
         "revision": revision,
         "target_modules": target_modules,
-        "target_parameters": (!config.target_parameters.is_empty()).then_some(&config.target_parameters),
+        "target_parameters":
+            (!config.target_parameters.is_empty()).then_some(&config.target_parameters),
         "task_type": "CAUSAL_LM",
         "trainable_token_indices": config.tables.tokens.as_ref().map(tokens_json),
         "use_bdlora": null,
@@ -91,7 +91,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
     })
 }
 
-/// A choice of modules as PEFT's config, and a recipe, has it.
+/// Returns a choice of modules in the form of PEFT's config, and of a recipe.
 pub fn modules_json(modules: &Modules) -> Value {
     match modules {
         Modules::AllLinear => json!("all-linear"),
@@ -100,7 +100,7 @@ pub fn modules_json(modules: &Modules) -> Value {
     }
 }
 
-/// Tokens as PEFT's config, and a recipe, has them.
+/// Returns tokens in the form of PEFT's config, and of a recipe.
 pub fn tokens_json(tokens: &TokenIndices) -> Value {
     match tokens {
         TokenIndices::Embedding(tokens) => json!(tokens),
@@ -113,7 +113,7 @@ pub fn tokens_json(tokens: &TokenIndices) -> Value {
     }
 }
 
-/// Whole numbers without a point: Ollama wants an integer alpha.
+/// Returns a number; whole numbers have no point, because Ollama needs an integer alpha.
 fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 1e15 {
         json!(value as i64)
@@ -122,7 +122,8 @@ fn number(value: f64) -> Value {
     }
 }
 
-/// The base that `adapter_config.json` names, a folder or a Hub id; `None` where it names none.
+/// Returns the base that `adapter_config.json` names, a folder or a Hub id; `None` where it names
+/// none.
 ///
 /// # Errors
 /// The file is missing or not valid.
@@ -133,8 +134,8 @@ pub fn read_base(folder: &Path) -> Result<Option<String>, AdapterError> {
     Ok(named.filter(|name| !name.is_empty()))
 }
 
-/// The base that `adapter_config.json` names as one on the Hub, at the revision that it names;
-/// `None` where it names none.
+/// Returns the base that `adapter_config.json` names as a Hub repository, at the revision that it
+/// names; `None` where it names none.
 ///
 /// # Errors
 /// The file is missing or not valid.
@@ -149,7 +150,7 @@ pub fn read_hub_base(folder: &Path) -> Result<Option<RepoId>, AdapterError> {
     Ok(id.and_then(|id| revision.map_or(Some(id.clone()), |revision| id.at(revision).ok())))
 }
 
-/// `adapter_config.json` as it is, whatever it asks for.
+/// Reads `adapter_config.json` without judging its values.
 ///
 /// # Errors
 /// The file is missing or not valid.
@@ -187,7 +188,7 @@ fn read_json(path: &Path) -> Result<Value, AdapterError> {
 /// Reads `adapter_config.json`.
 ///
 /// # Errors
-/// The file is missing or not valid, or asks for what is not built.
+/// The file is missing or not valid, or asks for something that is not supported.
 pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
     let path = folder.join(CONFIG);
     let fault = |message: String| AdapterError::Config {
@@ -197,22 +198,14 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
     let config = read_json(&path)?;
     judge(&config, &path.display().to_string(), &known())?;
     let missing = |key: &str, expected: &str| {
-        fault(format!(
-            "`{key}` is `{}`, expected \
-    {expected}",
-            config[key]
-        ))
+        fault(format!("`{key}` is `{}`, expected {expected}", config[key]))
     };
     let names = "names or a regular expression";
     let target_parameters = match &config["target_parameters"] {
         Value::Null => Vec::new(),
-        listed => strings(listed).ok_or_else(|| {
-            missing(
-                "target_parameters",
-                "names of \
-        parameters",
-            )
-        })?,
+        listed => {
+            strings(listed).ok_or_else(|| missing("target_parameters", "names of parameters"))?
+        }
     };
     let saved = match &config["modules_to_save"] {
         Value::Null => Vec::new(),
@@ -244,8 +237,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
     let vector = match (is_true("lora_bias"), is_true("use_dora")) {
         (true, true) => {
             return Err(fault(
-                "`lora_bias` and `use_dora` are both true, expected one of them as in \
-            PEFT"
+                "`lora_bias` and `use_dora` are both true, expected one of them as in PEFT"
                     .to_owned(),
             ));
         }
@@ -278,15 +270,14 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
             tokens: read_tokens(&config["trainable_token_indices"]).ok_or_else(|| {
                 missing(
                     "trainable_token_indices",
-                    "whole numbers, alone or by \
-                module",
+                    "whole numbers, alone or by module",
                 )
             })?,
         },
     })
 }
 
-/// What of a config is passed over, for a person.
+/// Returns notes about parts of a config that are ignored.
 ///
 /// # Errors
 /// As of [`read_config`].
@@ -295,13 +286,13 @@ pub(super) fn notes(folder: &Path) -> Result<Vec<String>, AdapterError> {
     judge(&read_json(&path)?, &path.display().to_string(), &known())
 }
 
-/// Any config has all the keys that PEFT writes.
+/// Returns a config with all the keys that PEFT writes.
 fn known() -> Value {
     config_json(&LoraConfig::all_linear(1, 1.0), &[], "")
 }
 
-/// A choice of modules, none where the value is null or empty; `None` where it is neither names nor
-/// text.
+/// Reads a choice of modules, none where the value is null or empty; `None` where it is neither
+/// names nor text.
 #[allow(
     clippy::option_option,
     reason = "not said and not readable are two things"
@@ -324,8 +315,8 @@ fn read_rank(value: &Value) -> Option<usize> {
         .and_then(|rank| usize::try_from(rank).ok())
 }
 
-/// Layers, none where the value is null; `None` where it is neither a whole number nor a list of
-/// them.
+/// Reads layers, none where the value is null; `None` where it is neither a whole number nor a list
+/// of them.
 #[allow(
     clippy::option_option,
     reason = "not said and not readable are two things"
@@ -343,8 +334,8 @@ fn read_layers(value: &Value) -> Option<Option<Vec<usize>>> {
     }
 }
 
-/// Tokens, none where the value is null; `None` where it is neither a list of whole numbers nor
-/// such lists by name.
+/// Reads tokens, none where the value is null; `None` where it is neither a list of whole numbers
+/// nor such lists by name.
 #[allow(
     clippy::option_option,
     reason = "not said and not readable are two things"
@@ -370,7 +361,7 @@ fn read_tokens(value: &Value) -> Option<Option<TokenIndices>> {
     }
 }
 
-/// A list of texts and of nothing else.
+/// Reads a list of texts only.
 fn strings(value: &Value) -> Option<Vec<String>> {
     value
         .as_array()?

@@ -1,5 +1,5 @@
-//! What an adapter's file holds for a model: every tensor has its place, or is a fault that says
-//! what it is.
+//! Matches the tensors of an adapter's file with a model: every tensor has its place, or is
+//! reported as a fault.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,17 +13,17 @@ use crate::files::safetensors::Archive;
 use crate::model::{LinearSpec, Role};
 use crate::nn::lora::Portion;
 
-/// Where PEFT has the base's own table when it saves it: below matrices, below rows of tokens,
-/// beside a copy that trains, or bare.
+/// Names of the base's own table in PEFT's files: below matrices, below rows of tokens, beside a
+/// trained copy, or bare.
 const BASES: [&str; 4] = [
     "base_layer.weight",
     "token_adapter.base_layer.weight",
     "original_module.weight",
     "weight",
 ];
-/// Where it has a copy that trains, by the way in which it was saved.
+/// Names of a trained copy, by the way in which it was saved.
 const COPIES: [&str; 2] = ["weight", "modules_to_save.weight"];
-/// Words in the names of parts that see or hear.
+/// Words in the names of vision and audio modules.
 const SENSES: [&str; 6] = [
     "vision",
     "visual",
@@ -35,7 +35,7 @@ const SENSES: [&str; 6] = [
 
 const OTHER_BASE: &str = "the adapter was trained on another base, or its files were mixed up";
 
-/// Finds what an open file has, and reads nothing.
+/// Finds the tensors of an open file without reading their numbers.
 ///
 /// # Errors
 /// A tensor is missing, left over or of another shape; all of them are listed.
@@ -77,7 +77,7 @@ pub fn contents_in(
     }
 }
 
-/// Refuses the file of several adapters, two tensors of one name, and tensors that were saved
+/// Refuses the file of several adapters, two tensors with one name, and tensors that were saved
 /// without their numbers.
 fn check_whole(
     keys: &Keys,
@@ -104,8 +104,7 @@ fn check_whole(
         );
         return refused(
             message,
-            "save the one that is meant, with PEFT's `save_pretrained(.., \
-        selected_adapters=[..])`",
+            "save the one that is meant, with PEFT's `save_pretrained(.., selected_adapters=[..])`",
         );
     }
     if let Some([first, second]) = &keys.twice {
@@ -135,16 +134,16 @@ fn check_whole(
     Ok(())
 }
 
-/// Takes tensors by the names that are expected, and keeps what does not fit.
+/// Takes tensors by their expected names, and keeps what does not fit.
 struct Finder<'a> {
     archive: &'a Archive,
     keys: &'a Keys,
-    /// Names that nothing was found for yet, with their shapes.
+    /// Tensors of the file that were not matched yet, with their shapes.
     left: BTreeMap<&'a str, &'a [usize]>,
     faults: Vec<String>,
-    /// A table of another vocabulary: its rows, those of the base.
+    /// Rows of a table with another vocabulary, and rows of the base's.
     resized: Option<[usize; 2]>,
-    /// Whether a tensor of a layer is missing or of another shape.
+    /// Whether a tensor of a layer is missing or has another shape.
     is_layer_off: bool,
 }
 
@@ -164,7 +163,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// The key of a tensor that is to be there.
+    /// Returns the key of a tensor that must be there.
     fn take(&mut self, name: &str, expected: &[usize]) -> String {
         let key = self
             .keys
@@ -176,8 +175,7 @@ impl<'a> Finder<'a> {
             Some(shape) => {
                 self.note_rows(shape, expected, name);
                 self.faults.push(format!(
-                    "tensor `{key}` has shape {shape:?}, expected \
-                {expected:?}"
+                    "tensor `{key}` has shape {shape:?}, expected {expected:?}"
                 ));
             }
             None => {
@@ -190,7 +188,8 @@ impl<'a> Finder<'a> {
         key
     }
 
-    /// Whether it is for another vocabulary: A of an embedding and B of a head have its length too.
+    /// Notes whether the tensor is for another vocabulary: A of an embedding and B of a head have
+    /// its length too.
     fn note_rows(&mut self, shape: &[usize], expected: &[usize], name: &str) {
         if is_of_layer(name) {
             self.is_layer_off = true;
@@ -204,7 +203,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// A and B of every module, and their vectors.
+    /// Finds A and B of every module, and their vectors.
     fn pairs(
         &mut self,
         config: &LoraConfig,
@@ -275,8 +274,8 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// A table that trains whole, or rows of it. PEFT saves it by its module's name, and below
-    /// `modules_to_save` too where all of an embedding is saved.
+    /// Finds a table that trains whole, or rows of it. PEFT saves it by its module's name, and also
+    /// below `modules_to_save` where all of an embedding is saved.
     fn table(&mut self, target: TableTarget) -> Option<StoredTable> {
         let shape = target.shape();
         let (module, name) = (target.module.name.clone(), target.tensor());
@@ -311,7 +310,7 @@ impl<'a> Finder<'a> {
         Some(StoredTable { target, key })
     }
 
-    /// A tensor that stands in the file twice, and is to say the same.
+    /// Takes a second copy of a tensor, which must equal the first.
     fn same(&mut self, key: &str, name: &str) {
         self.left.remove(name);
         let Some(other) = self.keys.key(name) else {
@@ -324,7 +323,7 @@ impl<'a> Finder<'a> {
         }
     }
 
-    /// The base's own table, where the file has it.
+    /// Finds the base's own table, where the file has it.
     fn base(&mut self, linear: &LinearSpec) -> Option<String> {
         let mut found: Option<String> = None;
         for name in BASES.map(|end| format!("{}.{end}", linear.name)) {
@@ -342,7 +341,7 @@ impl<'a> Finder<'a> {
         found
     }
 
-    /// All faults, and the next step.
+    /// Returns all faults, and the next step.
     fn finish(mut self) -> (Vec<String>, String) {
         let left = |(name, shape): (&&str, &&[usize])| {
             let key = self.keys.key(name).map_or(*name, String::as_str);
@@ -387,7 +386,7 @@ fn is_of_layer(name: &str) -> bool {
     name.split('.').any(|part| part.parse::<usize>().is_ok())
 }
 
-/// What PEFT calls A and B of a module.
+/// Returns PEFT's names for A and B of a module.
 fn parts(role: Role) -> [&'static str; 2] {
     match role {
         Role::Embedding => ["lora_embedding_A", "lora_embedding_B"],

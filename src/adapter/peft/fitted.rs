@@ -1,5 +1,5 @@
-//! An adapter's config for a base: where names or a regular expression of the config cannot be read
-//! for its modules, the tensors of the file say where the adapter is.
+//! Fits an adapter's config to a base. Where the names or the regular expression of the config do
+//! not fit the base's modules, the tensors of the file tell where the adapter is.
 
 use std::collections::BTreeSet;
 
@@ -10,13 +10,13 @@ use crate::model::LinearSpec;
 use crate::nn::lora::Portion;
 use crate::terms::{Modules, TokenIndices};
 
-/// A config whose names are those of a base, and what was done for that.
+/// A config in terms of a base's modules, with notes about the changes.
 pub(super) struct Fitted {
     pub config: LoraConfig,
     pub notes: Vec<String>,
 }
 
-/// The config of an open file for a model with these modules.
+/// Returns the config of an open file for a model with these modules.
 ///
 /// # Errors
 /// A pattern of ranks or alphas is not a regular expression, or neither config nor tensors name a
@@ -69,14 +69,14 @@ pub(super) fn fitted(
     })
 }
 
-/// What the file calls a module.
+/// Returns a module's name in the file.
 fn as_in_file(name: &str, moved: Option<&[String; 2]>) -> String {
     let theirs = moved
         .and_then(|[theirs, ours]| Some(format!("{theirs}{}", name.strip_prefix(ours.as_str())?)));
     theirs.unwrap_or_else(|| name.to_owned())
 }
 
-/// Why the config does not say where the adapter is.
+/// Returns why the config does not tell where the adapter is.
 fn told(config: &LoraConfig, error: &AdapterError) -> String {
     let why = match (error, &config.targets.modules) {
         (AdapterError::Pattern { pattern, reason }, modules) => {
@@ -98,8 +98,8 @@ fn told(config: &LoraConfig, error: &AdapterError) -> String {
     format!("{why}; the tensors of the file say where the adapter is")
 }
 
-/// The config by the base's names: ranks and alphas are those that its patterns give to the names
-/// in the file.
+/// Rewrites the config with the base's names. Ranks and alphas are those that its patterns give to
+/// the names in the file.
 fn renamed(
     config: &LoraConfig,
     [theirs, ours]: [&[String]; 2],

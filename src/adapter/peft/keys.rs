@@ -1,11 +1,11 @@
-//! Keys of an adapter's file, whoever wrote it, as PEFT writes them.
+//! Normalizes the keys of an adapter's file to those that PEFT writes.
 //!
-//! A state dict that was saved without PEFT's own function has more in its keys: the name of the
-//! adapter (`lora_A.default.weight`), and what programs wrap a model in (`_orig_mod` of
-//! torch.compile, `module` of DDP, `_fsdp_wrapped_module`, `base_model.model` twice or not at all).
-//! What is around the module's name says nothing about the numbers, so it is taken off, and told.
-//! An adapter that was trained inside a larger model has that model's names in front of its layers;
-//! they become those of the base.
+//! A state dict that was saved without PEFT's own function has longer keys. They contain the name
+//! of the adapter (`lora_A.default.weight`) and the modules in which programs wrap a model
+//! (`_orig_mod` of torch.compile, `module` of DDP, `_fsdp_wrapped_module`, `base_model.model` twice
+//! or not at all). These parts say nothing about the numbers, so they are removed and reported. An
+//! adapter that was trained inside a larger model has that model's names before its layers; they
+//! become those of the base.
 //!
 //! Source: `_remove_adapter_name_from_state_dict_key` and `_remap_adapter_state_dict_for_load` of
 //! <https://github.com/huggingface/peft>, `tuners/tuners_utils.py`.
@@ -14,18 +14,17 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::LinearSpec;
 
-/// What every key of PEFT's begins with.
+/// Prefix of every key in PEFT's files.
 pub(super) const PREFIX: &str = "base_model.model.";
-/// Modules that a wrapper puts in anywhere.
+/// Modules that a wrapper inserts anywhere.
 const WRAPPERS: [&str; 3] = [
     "_orig_mod",
     "_fsdp_wrapped_module",
     "_checkpoint_wrapped_module",
 ];
-/// The module that a wrapper puts in front.
+/// The module that a wrapper puts first.
 const PARALLEL: &str = "module";
-/// What may stand in front of the layers of a language model inside a larger one, by version and
-/// kind of the wrapper.
+/// Prefixes of a language model's layers inside a larger model, by version and kind of the wrapper.
 const OUTER: [&str; 9] = [
     "",
     "model.",
@@ -38,19 +37,19 @@ const OUTER: [&str; 9] = [
     "model.text_model.",
 ];
 
-/// The keys of a file by the names that PEFT would give them, without [`PREFIX`].
+/// The keys of a file by PEFT's names, without [`PREFIX`].
 #[derive(Debug, Default, Clone)]
 pub(super) struct Keys {
     by_name: BTreeMap<String, String>,
-    /// Names of adapters that stand in keys; none where they are as PEFT writes them.
+    /// Names of adapters within keys; none where keys are as PEFT writes them.
     pub adapters: BTreeSet<String>,
-    /// What was around names, in words.
+    /// Removed parts of names, in words.
     pub around: BTreeSet<&'static str>,
-    /// Where names of the file begin otherwise than those of the base: as there, as here.
+    /// The differing prefixes of names, in the file and in the base.
     pub moved: Option<[String; 2]>,
-    /// What the list of layers is called there.
+    /// Name of the list of layers in the file.
     list: String,
-    /// Two keys of one name.
+    /// Two keys with one name.
     pub twice: Option<[String; 2]>,
 }
 
@@ -80,8 +79,8 @@ impl Keys {
         read
     }
 
-    /// The same where names begin as those of these modules do. Nothing is moved unless all names
-    /// of layers begin alike, and as those of a language model inside a larger one may.
+    /// Returns the keys with the prefixes of these modules. Nothing is renamed unless all names of
+    /// layers share a prefix that a language model inside a larger one may have.
     #[must_use]
     pub fn on(mut self, modules: &[LinearSpec]) -> Self {
         let Some((ours, list)) = modules
@@ -118,17 +117,17 @@ impl Keys {
         self
     }
 
-    /// The key of a name.
+    /// Returns the key of a name.
     pub fn key(&self, name: &str) -> Option<&String> {
         self.by_name.get(name)
     }
 
-    /// All names.
+    /// Returns all names.
     pub fn names(&self) -> impl Iterator<Item = &String> {
         self.by_name.keys()
     }
 
-    /// Modules that have matrices.
+    /// Returns the modules that have matrices.
     pub fn modules(&self) -> BTreeSet<&str> {
         let module = |name: &'_ String| -> Option<usize> {
             [
@@ -146,7 +145,7 @@ impl Keys {
             .collect()
     }
 
-    /// What was passed over, for a person.
+    /// Returns notes about what was ignored.
     pub fn notes(&self) -> Vec<String> {
         let mut notes = Vec::new();
         if let Some(adapter) = self.adapters.first() {
@@ -173,7 +172,7 @@ impl Keys {
     }
 }
 
-/// What stands before a numbered list of a name, and the list's name: `model.` and `layers` of
+/// Returns the prefix of a numbered list in a name, and the list's name: `model.` and `layers` of
 /// `model.layers.3.x`.
 fn of_layers<'a>(name: &'a str, list: Option<&str>) -> Option<(&'a str, &'a str)> {
     let mut start = 0;
@@ -190,7 +189,7 @@ fn of_layers<'a>(name: &'a str, list: Option<&str>) -> Option<(&'a str, &'a str)
     None
 }
 
-/// A name as the base begins it.
+/// Returns a name with the base's prefix.
 fn renamed(name: &str, [theirs, ours]: &[String; 2], list: &str, tables: &[&str]) -> String {
     if of_layers(name, Some(list)).is_some() {
         return format!("{ours}{}", &name[theirs.len()..]);
@@ -248,7 +247,7 @@ fn parse(key: &str) -> Parsed<'_> {
     }
 }
 
-/// A name without the adapter's, and that.
+/// Splits the adapter's name off a key.
 fn without_adapter<'a>(segments: &[&'a str]) -> (String, Option<&'a str>) {
     const OWN: [&str; 8] = [
         "lora_A",
@@ -389,8 +388,10 @@ mod tests {
             "module.module.base_model.model.model.layers.0.q_proj.lora_A.weight",
             "base_model.model.base_model.model.model.layers.0.q_proj.lora_A.weight",
             "base_model.model.model.layers.0._fsdp_wrapped_module.q_proj.lora_A.weight",
-            "_fsdp_wrapped_module.base_model.model.model.layers.0._checkpoint_wrapped_module.q_proj.lora_A.weight",
-            "module._orig_mod.base_model.model.base_model.model.model.layers.0.q_proj.lora_A.default.weight",
+            "_fsdp_wrapped_module.base_model.model.model.layers.0._checkpoint_wrapped_module.\
+            q_proj.lora_A.weight",
+            "module._orig_mod.base_model.model.base_model.model.model.layers.0.q_proj.lora_A.\
+            default.weight",
         ] {
             let keys = Keys::read([&key.to_owned()]);
             assert_eq!(keys.names().collect::<Vec<_>>(), [expected], "{key}");

@@ -1,4 +1,4 @@
-//! PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`, read and written
+//! Reads and writes PEFT's adapter folder, `adapter_config.json` and `adapter_model.safetensors`,
 //! exactly.
 
 mod config;
@@ -31,9 +31,8 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Writes the adapter that is attached to `decoder`, see [`LoraConfig::saved`].
 ///
-/// `base` is what a reader finds in `base_model_name_or_path`: a repository on the Hub, or a local
-/// folder without its place on this machine. A commit after `@` goes to `revision`, which is the
-/// base's.
+/// `base` becomes `base_model_name_or_path`: a repository on the Hub, or the name of a local folder
+/// without its path on this machine. A commit after `@` becomes `revision`, which is the base's.
 ///
 /// # Errors
 /// A file cannot be written.
@@ -69,23 +68,23 @@ pub fn write(
     )?)
 }
 
-/// The files that an adapter folder is read from.
+/// Returns the files of an adapter folder.
 pub fn files(folder: &Path) -> [PathBuf; 2] {
     [folder.join(CONFIG), folder.join(WEIGHTS)]
 }
 
-/// Whether a folder has an adapter's config. A dangling link counts: the error comes when it is
-/// read.
+/// Whether a folder has an adapter's config. A dangling link counts: reading it gives the error.
 pub fn is_in(folder: &Path) -> bool {
     folder.join(CONFIG).symlink_metadata().is_ok()
 }
 
-/// Whether a folder has the tensors of an adapter of mlx-lm and none of PEFT's.
+/// Whether a folder has the tensors of an adapter of mlx-lm but not of PEFT.
 pub fn is_of_mlx(folder: &Path) -> bool {
     folder.join("adapters.safetensors").exists() && !folder.join(WEIGHTS).exists()
 }
 
-/// Modules with A and B in an open file, by their names without a prefix, and the two keys.
+/// Returns the modules with A and B in an open file, by their names without a prefix, and the two
+/// keys.
 pub fn pairs_in(archive: &Archive) -> Vec<(String, [String; 2])> {
     let keys = keys::Keys::read(archive.shapes().keys());
     let pair = |module: &str| {
@@ -96,8 +95,8 @@ pub fn pairs_in(archive: &Archive) -> Vec<(String, [String; 2])> {
     keys.modules().into_iter().filter_map(pair).collect()
 }
 
-/// Keys of an open file that are not as PEFT writes them, each with the name that it would have;
-/// for a model with these modules.
+/// Returns the keys of an open file that differ from PEFT's, each with PEFT's name, for a model
+/// with these modules.
 pub fn renamed_in(archive: &Archive, modules: &[LinearSpec]) -> Vec<(String, String)> {
     let keys = keys::Keys::read(archive.shapes().keys()).on(modules);
     let renamed = keys
@@ -106,8 +105,8 @@ pub fn renamed_in(archive: &Archive, modules: &[LinearSpec]) -> Vec<(String, Str
     renamed.filter(|(key, name)| key != name).collect()
 }
 
-/// Reads `adapter_config.json` for a model with these modules: with its names for them, and with
-/// the tensors of the file as targets where the config's cannot be read.
+/// Reads `adapter_config.json` for a model with these modules. It uses the model's names, and takes
+/// the tensors of the file as targets where the config's do not fit.
 ///
 /// # Errors
 /// As of [`read_config`] and [`open`]; or neither the config nor a tensor names one of these
@@ -116,8 +115,8 @@ pub fn read_config_on(folder: &Path, modules: &[LinearSpec]) -> Result<LoraConfi
     Ok(fitted::fitted(read_config(folder)?, &open(folder)?, modules)?.config)
 }
 
-/// What of a folder is passed over or read otherwise than it is written, for a person; with
-/// modules, what is for a model with them.
+/// Returns notes about parts of a folder that are ignored or reinterpreted; with modules, also
+/// those for a model with them.
 ///
 /// # Errors
 /// As of [`read_config`], [`read_config_on`] and [`open`].
@@ -131,8 +130,7 @@ pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String
             notes.extend(fitted.notes);
             if vocabulary::has_tokenizer(folder)? {
                 notes.push(
-                    "it brings a tokenizer of its own, which is used in place of the \
-                base's"
+                    "it brings a tokenizer of its own, which is used in place of the base's"
                         .to_owned(),
                 );
             }

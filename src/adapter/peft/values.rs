@@ -1,13 +1,12 @@
-//! What the values of `adapter_config.json` mean for the numbers of an adapter: some change what is
-//! computed and are refused, some say only how training began, and some say nothing for a linear
-//! map.
+//! The values of `adapter_config.json` and their effect on an adapter's numbers. Some change what
+//! is computed and are refused, some only tell how training began, and some have no effect on a
+//! linear map.
 
 use serde_json::Value;
 
 use crate::adapter::AdapterError;
 
-/// Keys of PEFT's config that change what the adapter computes, with the only values that are
-/// built.
+/// Keys of PEFT's config that change what the adapter computes, with the only supported values.
 const BUILT: [(&str, &[&str]); 17] = [
     ("alora_invocation_tokens", &["null"]),
     ("arrow_config", &["null"]),
@@ -31,7 +30,7 @@ const BUILT: [(&str, &[&str]); 17] = [
     ("enable_lora", &["null"]),
 ];
 
-/// Keys of releases before and after ours whose value changes no number of a trained adapter.
+/// Keys of other PEFT releases whose value changes no number of a trained adapter.
 const PASSED_OVER: [&str; 6] = [
     "lora_ga_config",
     "merge_weights",
@@ -41,16 +40,17 @@ const PASSED_OVER: [&str; 6] = [
     "corda_config",
 ];
 
-/// Ways in which matrices can begin, as words of `init_lora_weights`, that leave the base as it is.
+/// Initializations that leave the base as it is, as words of `init_lora_weights`.
 const PLAIN_STARTS: [&str; 5] = ["gaussian", "orthogonal", "eva", "mica", "default"];
 
-/// Ways that take what the matrices begin as out of the base's weights.
+/// Initializations that subtract the initial product from the base's weights.
 const MOVING_STARTS: [&str; 4] = ["pissa", "olora", "corda", "lora_ga"];
 
-/// Refuses what changes the numbers and is not built; says what is passed over.
+/// Refuses values that change the numbers and are not supported; returns notes about what is
+/// ignored.
 ///
 /// # Errors
-/// The first key with such a value.
+/// The first key with such a value is the error.
 pub(super) fn judge(
     config: &Value,
     place: &str,
@@ -93,7 +93,7 @@ pub(super) fn judge(
     Ok(notes)
 }
 
-/// Values that would be taken for a change and are none.
+/// Returns notes about values that look like a change but are none.
 fn notes_of_values(config: &Value) -> Vec<String> {
     let mut notes = Vec::new();
     if config["fan_in_fan_out"] == Value::Bool(true) {
@@ -120,14 +120,14 @@ fn notes_of_values(config: &Value) -> Vec<String> {
     let bias = config["bias"].as_str().unwrap_or("none");
     if bias != "none" {
         notes.push(format!(
-            "its config has `bias: {bias}` and its file no bias of the base; there \
-        is none to load"
+            "its config has `bias: {bias}` and its file no bias of the base; there is none to load"
         ));
     }
     notes
 }
 
-/// Whether A and B go with the base as it is, however they began; else why not and what to do.
+/// Checks that A and B fit the unchanged base, however they began; the error has the reason and the
+/// next step.
 fn check_start(start: &Value) -> Result<(), String> {
     let Value::String(word) = start else {
         return if matches!(start, Value::Null | Value::Bool(_)) {
@@ -166,7 +166,7 @@ fn check_start(start: &Value) -> Result<(), String> {
     ))
 }
 
-/// Whether a value of a key that we do not know says nothing.
+/// Whether the value of an unknown key has no effect.
 fn is_neutral(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => true,
@@ -192,7 +192,14 @@ mod tests {
         judge(
             &config,
             "x",
-            &json!({"r": 1, "peft_type": 1, "init_lora_weights": 1, "loftq_config": 1, "fan_in_fan_out": 1, "bias": 1}),
+            &json!({
+                "r": 1,
+                "peft_type": 1,
+                "init_lora_weights": 1,
+                "loftq_config": 1,
+                "fan_in_fan_out": 1,
+                "bias": 1,
+            }),
         )
         .map_err(|error| crate::fault::Explain::faults(&error)[0].to_string())
     }

@@ -1,5 +1,5 @@
-//! Adapters that were trained with more tokens than their base has: their rows are in the adapter,
-//! and the base's tables get room for them.
+//! Adapters that were trained with more tokens than their base has. Their rows are in the adapter,
+//! and the base's tables are resized for them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -10,11 +10,11 @@ use crate::files::is_there;
 use crate::model::{Folder, NewRows, Role};
 use crate::terms::TokenIndices;
 
-/// What an adapter with new tokens has beside it.
+/// The file that comes with an adapter that has new tokens.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Gives the tables of a base as many rows as an adapter was trained with that brings a tokenizer
-/// of its own. What the new rows are is in the adapter.
+/// Gives the base's tables as many rows as the adapter was trained with, if it brings a tokenizer
+/// of its own. The numbers of the new rows are in the adapter.
 ///
 /// # Errors
 /// The adapter cannot be read, or lacks one of the rows.
@@ -50,8 +50,7 @@ pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), AdapterError> {
                     table.name
                 ),
                 hint: if is_tied {
-                    "embedding and head are one table in the base: name both in \
-                    `modules_to_save`"
+                    "embedding and head are one table in the base: name both in `modules_to_save`"
                         .to_owned()
                 } else {
                     "it was trained on another base, or its files were mixed up".to_owned()
@@ -62,13 +61,13 @@ pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), AdapterError> {
     Ok(())
 }
 
-/// Whether an adapter brings a tokenizer.
+/// Whether an adapter comes with a tokenizer.
 pub(super) fn has_tokenizer(adapter: &Path) -> Result<bool, AdapterError> {
     Ok(is_there(&adapter.join(TOKENIZER))?)
 }
 
-/// How many rows an adapter needs of the tables: those up to its highest token, and as many as a
-/// table has that it brings whole.
+/// Returns the number of rows that an adapter needs in the tables: up to its highest token, and as
+/// many as in a table that it contains whole.
 fn rows(adapter: &Path) -> Result<usize, AdapterError> {
     let (config, archive) = (read_config(adapter)?, open(adapter)?);
     let tokens = match config.tables.tokens {

@@ -1,4 +1,4 @@
-//! `adapter_model.safetensors`: what lies where in it for a model, and its numbers.
+//! Reads `adapter_model.safetensors`: the place of each tensor for a model, and its numbers.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,9 +14,9 @@ use crate::model::LinearSpec;
 
 const PICKLE: &str = "adapter_model.bin";
 
-/// Reads `adapter_model.safetensors` for a model with these modules: of a table, or of rows of it,
-/// the first of the two alone. Where a table of the base came with them, it stands under
-/// `MODULE.base_layer`.
+/// Reads `adapter_model.safetensors` for a model with these modules. For a table, or rows of it,
+/// only the first of the two entries is used. A table of the base that the file contains stands
+/// under `MODULE.base_layer`.
 ///
 /// # Errors
 /// The file is damaged, or a tensor is missing, left over or of another shape; all of them are
@@ -67,8 +67,7 @@ pub fn open(folder: &Path) -> Result<Archive, AdapterError> {
     }
     if !path.exists() && folder.join(PICKLE).exists() {
         let message = format!(
-            "there is no such file, only `{PICKLE}`; pickle files can run code \
-        and are refused"
+            "there is no such file, only `{PICKLE}`; pickle files can run code and are refused"
         );
         return Err(AdapterError::Config {
             place: path.display().to_string(),
@@ -78,47 +77,46 @@ pub fn open(folder: &Path) -> Result<Archive, AdapterError> {
     Ok(Archive::open(&path)?)
 }
 
-/// What a file holds; names and shapes are right.
+/// The contents of a file; names and shapes are checked.
 #[derive(Debug, Default)]
 pub struct Contents {
     /// Matrices A and B.
     pub pairs: Vec<AdapterTensors>,
     /// Tables, and rows of them.
     pub tables: Vec<StoredTable>,
-    /// Embedding or head, and the key of the base's table that PEFT saved with it.
+    /// Module of embedding or head, and the key of the base's table that PEFT saved with it.
     pub bases: Vec<(String, String)>,
 }
 
-/// A table, or rows of it, where they lie in an open file.
+/// A table, or rows of it, within an open file.
 #[derive(Debug)]
 pub struct StoredTable {
-    /// Which.
+    /// The table, and which part of it.
     pub target: TableTarget,
-    /// Its key.
+    /// The key.
     pub key: String,
 }
 
-/// An adapter's A [r, in] and B [out, r] where they lie in an open file; names and shapes are
-/// right.
+/// An adapter's A [r, in] and B [out, r] within an open file; names and shapes are checked.
 #[derive(Debug)]
 pub struct AdapterTensors {
     /// The adapter.
     pub target: Target,
     pub(super) keys: [String; 2],
-    /// The name of its vector, where it has one, and the key.
+    /// Name and key of its vector, where it has one.
     pub(super) vector: Option<(String, String)>,
-    /// Which part of a matrix of all experts it is.
+    /// Its part of a matrix of all experts.
     pub(super) slice: Option<(Arc<Stack>, Routed)>,
 }
 
-/// The B of all experts that was read last, by its key: each of them asks for its part of it.
+/// The joint B of all experts that was read last, by its key: each expert asks for its part of it.
 pub type LastB = Mutex<Option<(String, Vec<f32>)>>;
 
 impl AdapterTensors {
-    /// The numbers of A and B.
+    /// Reads the numbers of A and B.
     ///
     /// # Errors
-    /// They are not of f32, f16 or bf16.
+    /// Their type is not f32, f16 or bf16.
     pub fn read(&self, archive: &Archive, last: &LastB) -> Result<[Vec<f32>; 2], AdapterError> {
         if let Some((stack, Routed { expert, place, .. })) = &self.slice {
             let ([of_a, of_b], rank) = (&self.keys, self.target.rank);
@@ -136,10 +134,10 @@ impl AdapterTensors {
         Ok([a?.unwrap_or_default(), b?.unwrap_or_default()])
     }
 
-    /// The numbers of its vector [out], where it has one.
+    /// Reads the numbers of its vector [out], where it has one.
     ///
     /// # Errors
-    /// They are not of f32, f16 or bf16.
+    /// Their type is not f32, f16 or bf16.
     pub fn read_vector(&self, archive: &Archive) -> Result<Option<Vec<f32>>, AdapterError> {
         let Some((_, key)) = &self.vector else {
             return Ok(None);
@@ -148,11 +146,11 @@ impl AdapterTensors {
     }
 }
 
-/// Finds the matrices of an open file, and reads none of them.
+/// Finds the matrices of an open file without reading them.
 ///
 /// # Errors
-/// A tensor is missing, left over or of another shape; all of them are listed. Or there is more
-/// than matrices.
+/// A tensor is missing, left over or of another shape; all of them are listed. Or the file holds
+/// more than matrices.
 pub fn stored_in(
     archive: &Archive,
     config: &LoraConfig,
@@ -163,8 +161,7 @@ pub fn stored_in(
         return Ok(contents.pairs);
     };
     let message = format!(
-        "tensor `{}` is no low-rank matrix, and nothing else can be written in \
-    this format",
+        "tensor `{}` is no low-rank matrix, and nothing else can be written in this format",
         table.key
     );
     let hint = "merge the adapter with `rankine merge`, and export the merged model".to_owned();

@@ -1,4 +1,4 @@
-//! What a person is asked, or says with flags.
+//! The user's answers, given as flags or typed at a prompt.
 
 use std::io::IsTerminal;
 
@@ -9,14 +9,14 @@ use crate::files;
 use crate::report::Terminal;
 use crate::terms::{Device, Term};
 
-/// What the model is to learn.
+/// Goal of the training.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Goal {
-    /// To answer as the data do: an adapter.
+    /// Answer as the data does: an adapter.
     Answers,
-    /// The language of a field: a wider adapter, at half the rate.
+    /// Learn the language of a field: a wider adapter, at half the learning rate.
     Language,
-    /// Whatever the data hold, in every weight.
+    /// Learn everything in the data: train all weights.
     Everything,
 }
 
@@ -28,12 +28,12 @@ impl Term for Goal {
     ];
 }
 
-/// A goal's word.
+/// Parses the word of a goal.
 pub(super) fn goal(word: &str) -> Result<Goal, String> {
     Goal::parse(word).ok_or_else(|| "expected answers, language or everything".to_owned())
 }
 
-/// What was said.
+/// Answers of the user.
 pub(super) struct Answers {
     pub base: String,
     pub data: Vec<String>,
@@ -42,7 +42,7 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// Flags first; what is missing is asked where there is a terminal.
+    /// Takes the answers from flags, and asks for the rest if there is a terminal.
     pub fn take(args: &InitArgs, terminal: &Terminal) -> Result<Self, Failure> {
         let asks = std::io::stdin().is_terminal() && terminal.is_terminal();
         let needed = |flag: &str, question: &str| {
@@ -56,14 +56,12 @@ impl Answers {
                 });
             }
             let fault = Fault::new(format!(
-                "`--{flag}` is missing, and there is no terminal to ask \
-            at"
+                "`--{flag}` is missing, and there is no terminal to ask at"
             ));
             Err(Failure::new(
                 Exit::Usage,
                 fault.hint(
-                    "give `--base MODEL --data PATH`, and \
-            `--goal` and `--device` if you like",
+                    "give `--base MODEL --data PATH`, and `--goal` and `--device` if you like",
                 ),
             ))
         };
@@ -71,8 +69,7 @@ impl Answers {
             || {
                 needed(
                     "base",
-                    "Base model (a folder, or a Hub id \
-            such as owner/name)?",
+                    "Base model (a folder, or a Hub id such as owner/name)?",
                 )
             },
             Ok,
@@ -88,8 +85,7 @@ impl Answers {
         let goal = match args.goal {
             None if asks => ask(
                 terminal,
-                "Goal: answers, language or everything (empty: by the \
-            data)?",
+                "Goal: answers, language or everything (empty: by the data)?",
                 |answer| {
                     if answer.is_empty() {
                         Some(None)
@@ -133,7 +129,7 @@ impl Answers {
     }
 }
 
-/// Asks until the answer is one; the end of input ends the command.
+/// Asks until the answer is valid. The end of input ends the command.
 fn ask<T>(
     terminal: &Terminal,
     question: &str,
@@ -148,10 +144,8 @@ fn ask<T>(
         if bytes == 0 {
             return Err(Failure::new(
                 Exit::Usage,
-                Fault::new("the input ended before every question was answered").hint(
-                    "answer with \
-                flags: `rankine init --help`",
-                ),
+                Fault::new("the input ended before every question was answered")
+                    .hint("answer with flags: `rankine init --help`"),
             ));
         }
         if let Some(answer) = read(line.trim()) {

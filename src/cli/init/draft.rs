@@ -1,4 +1,4 @@
-//! The recipe while it is made: keys with values, each under the words that the schema has for it.
+//! The recipe under construction: keys with values, each under its description from the schema.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use super::look::Set;
 use crate::recipe::{description, quoted};
 use crate::terms::{Device, Format};
 
-/// Sections in their order.
+/// Sections of the recipe, in order.
 const SECTIONS: [&str; 3] = ["adapter", "training", "evaluation"];
 
 pub(super) struct Draft<'a> {
@@ -18,7 +18,8 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// A start for a goal: adapters on every projection, a twentieth of the rows held out.
+    /// Starts a recipe for a goal: adapters on every projection, and a twentieth of the rows held
+    /// out.
     pub fn new(answers: &'a Answers, sets: &'a [Set]) -> Self {
         let by_data = if sets.iter().all(|set| set.format == Format::Text) {
             Goal::Language
@@ -43,7 +44,7 @@ impl<'a> Draft<'a> {
             ],
         };
         let rows: u64 = sets.iter().map(|set| set.rows).sum();
-        // Rows held out have to be some, and a step should not be the whole epoch.
+        // There must be held-out rows, and a step should not be the whole epoch.
         let micro = if rows < 64 { "1" } else { "8" };
         let usual = [
             ("training.sequence_len", "1048576"),
@@ -67,7 +68,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Gives a key a value.
+    /// Sets a key to a value.
     pub fn set(&mut self, key: &str, value: impl Into<String>) {
         let value = value.into();
         match self.values.iter_mut().find(|(known, _)| known == key) {
@@ -76,11 +77,10 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The recipe's text.
+    /// Returns the recipe's text.
     pub fn text(&self) -> String {
         let mut text = String::from(
-            "# Written by `rankine init`. Every key and its default: \
-        `rankine schema`.\n\n",
+            "# Written by `rankine init`. Every key and its default: `rankine schema`.\n\n",
         );
         line(
             &mut text,

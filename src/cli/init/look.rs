@@ -1,4 +1,4 @@
-//! Data by their columns: which format they are, whatever these are called.
+//! Recognition of a dataset's format by its columns, whatever their names.
 
 use std::collections::BTreeMap;
 
@@ -12,16 +12,16 @@ use crate::plan::cached_files;
 use crate::report::Terminal;
 use crate::terms::Format;
 
-/// A dataset that was looked at.
+/// A dataset whose columns were examined.
 pub(super) struct Set {
     pub path: String,
     pub format: Format,
-    /// The format's name of a column and the file's, where they differ.
+    /// Column names of the format with those of the file, where they differ.
     pub columns: BTreeMap<String, String>,
     pub rows: u64,
 }
 
-/// Looks at the columns of a path's files.
+/// Examines the columns of the files at a path.
 pub(super) fn look(path: &str, terminal: &Terminal) -> Result<Set, Failure> {
     let (none, cache) = (BTreeMap::new(), RowCache::from(&cache_folder()));
     let reading = Reading {
@@ -43,12 +43,11 @@ pub(super) fn look(path: &str, terminal: &Terminal) -> Result<Set, Failure> {
             .map(|(name, _)| format!("`{name}`"))
             .collect();
         let fault = Fault::new(format!(
-            "`{path}` has the columns {}, which are of no format that \
-        is known",
+            "`{path}` has the columns {}, which are of no format that is known",
             listed.join(", ")
         ));
         let hint = "expected `messages`; `instruction` and `output`; `prompt` and `completion`; or \
-        `text`";
+            `text`";
         return Err(Failure::new(Exit::Input, fault.hint(hint)));
     };
     let rows = files

@@ -1,4 +1,4 @@
-//! An adapter: what it is of, and how much it adds where.
+//! Inspection of an adapter: its base, its modules, and how much it adds to each.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::adapter::{peft, singular_values};
 use crate::cli::{Failure, grouped};
 use crate::files::safetensors::Archive;
 
-/// The matrices of one module, as they are in the file.
+/// Matrices of one module, as the file stores them.
 struct Module {
     name: String,
     rank: usize,
@@ -34,11 +34,7 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     let kinds = [
         ("use_rslora", ", alpha / sqrt(r)"),
         ("use_dora", ", DoRA"),
-        (
-            "lora_bias",
-            ", \
-    with biases",
-        ),
+        ("lora_bias", ", with biases"),
     ];
     let kind: String = kinds
         .iter()
@@ -64,7 +60,7 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
         format!("{} in {} tensors", grouped(parameters), archive.tensors()),
         json!(parameters),
     );
-    // What cannot be read is told too, not only where it is loaded.
+    // Parts that cannot be read are reported here too, not only when the adapter is loaded.
     let notes = peft::notes(path, None).unwrap_or_else(|error| vec![error.to_string()]);
     if !notes.is_empty() {
         found.tell("notes", notes.join("; "), json!(notes));
@@ -75,7 +71,7 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     Ok(found)
 }
 
-/// Those with an A and a B; what scales them is in the config.
+/// Returns the modules with an A and a B. Their scale is in the config.
 fn modules(config: &Value, archive: &Archive) -> Result<Vec<Module>, Failure> {
     let (alpha, is_rslora) = (
         config["lora_alpha"].as_f64().unwrap_or(1.0),
@@ -139,13 +135,18 @@ fn targets(modules: &[Module], archive: &Archive, found: &mut Findings) {
     }
 }
 
-/// Norms of s B A by layer, and how many directions count.
+/// Adds the norms of s B A by layer, and the number of effective directions.
 fn deltas(modules: &[Module], found: &mut Findings) {
     let each: Vec<Value> = modules
         .iter()
-        .map(
-            |module| json!({"name": module.name, "r": module.rank, "norm": module.norm, "effective_rank": module.effective_rank}),
-        )
+        .map(|module| {
+            json!({
+                "name": module.name,
+                "r": module.rank,
+                "norm": module.norm,
+                "effective_rank": module.effective_rank,
+            })
+        })
         .collect();
     let total = modules
         .iter()
@@ -190,14 +191,10 @@ fn deltas(modules: &[Module], found: &mut Findings) {
         let name = if layer == usize::MAX {
             "outside layers".to_owned()
         } else {
-            format!(
-                "layer \
-        {layer}"
-            )
+            format!("layer {layer}")
         };
         found.more(format!(
-            "{name}: norm {norm:.4}, effective rank {mean:.2} ({least:.2} to \
-        {most:.2})"
+            "{name}: norm {norm:.4}, effective rank {mean:.2} ({least:.2} to {most:.2})"
         ));
     }
 }

@@ -1,5 +1,5 @@
-//! A dataset: columns and rows from the footers of its files, and with a base the lengths of its
-//! rows in tokens.
+//! Inspection of a dataset: columns and rows from the footers of its files, and with a base the
+//! lengths of its rows in tokens.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ use crate::plan::cached_files;
 use crate::report::Terminal;
 use crate::terms::{Format, Term, TrainOn, Truncation};
 
-/// Longer than any row.
+/// Length limit that is longer than any row.
 const LONGEST: usize = 1 << 30;
 /// Lines of the histogram, and characters of its longest bar.
 const BINS: usize = 10;
@@ -80,7 +80,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Findings, Failure> {
     }
     let Some((format, names)) = format(args, &files)? else {
         let line = "none that its columns look like: give `--format` and `--columns`, as a recipe \
-        has `format` and `columns`";
+            has `format` and `columns`";
         found.tell("format", line, json!(null));
         return Ok(found);
     };
@@ -95,8 +95,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Findings, Failure> {
         format!(", with `columns: {}`", in_recipe(&shown))
     };
     let guessed = if args.format.is_none() && args.columns.is_empty() && shown.is_empty() {
-        ", by \
-    its columns"
+        ", by its columns"
     } else {
         ""
     };
@@ -128,11 +127,11 @@ pub(super) fn look(args: &InspectArgs) -> Result<Findings, Failure> {
     Ok(found)
 }
 
-/// The format's name of a column, and the file's.
+/// Column names of the format, with those of the file.
 type Names = BTreeMap<String, String>;
 
-/// The format that was named, or the first whose columns are there, or the one that they look like;
-/// with the names of its columns that are not its own.
+/// Returns the named format, or the first whose columns exist, or the one that the columns
+/// resemble. It comes with the column names that differ from the format's own.
 fn format(args: &InspectArgs, files: &[DataFile]) -> Result<Option<(Format, Names)>, Failure> {
     let names: Names = args.columns.iter().cloned().collect();
     let has_names = |format: &Format| {
@@ -169,10 +168,7 @@ fn format(args: &InspectArgs, files: &[DataFile]) -> Result<Option<(Format, Name
         let given: Vec<&str> = names.keys().map(String::as_str).collect();
         let fault = Fault::new(format!(
             "--columns: no format has the columns `{}`",
-            given.join(
-                "`, \
-        `"
-            )
+            given.join("`, `")
         ));
         let all = Format::WORDS
             .iter()
@@ -183,7 +179,7 @@ fn format(args: &InspectArgs, files: &[DataFile]) -> Result<Option<(Format, Name
         );
         return Err(Failure::new(Exit::Usage, fault.hint(hint)));
     };
-    // What is wrong with the names is said of the format that has them.
+    // Faults in the names are reported for the format that has them.
     files.iter().try_for_each(|file| {
         inspect(file, format, &names)
             .map(drop)
@@ -201,8 +197,7 @@ fn refuse_names(format: Format, names: &Names) -> Result<(), Failure> {
     };
     let expected = format.columns().join("`, `");
     let fault = Fault::new(format!(
-        "--columns: format `{format}` has no column `{name}`, it has \
-    `{expected}`"
+        "--columns: format `{format}` has no column `{name}`, it has `{expected}`"
     ));
     Err(Failure::new(
         Exit::Usage,
@@ -213,7 +208,7 @@ fn refuse_names(format: Format, names: &Names) -> Result<(), Failure> {
     ))
 }
 
-/// What is wrong with a column, with the option that names it here.
+/// Converts an error of a column, and names the option that sets it.
 fn with_option(error: &TableError) -> Failure {
     let hint = match error {
         TableError::Missing {
@@ -250,10 +245,7 @@ fn encoder(folder: &std::path::Path, format: Format) -> Result<Encoder, Failure>
         ));
         return Err(Failure::new(
             Exit::Input,
-            fault.hint(
-                "give an instruction-tuned base, or \
-        `--format text`",
-            ),
+            fault.hint("give an instruction-tuned base, or `--format text`"),
         ));
     }
     Ok(Encoder {
@@ -262,7 +254,7 @@ fn encoder(folder: &std::path::Path, format: Format) -> Result<Encoder, Failure>
     })
 }
 
-/// Lengths of rows, and of what of them is trained.
+/// Adds the lengths of rows, and of their trained parts.
 fn lengths(encoder: &Encoder, source: DataSource, found: &mut Findings) -> Result<(), Failure> {
     let limits = Limits {
         sequence_len: LONGEST,
@@ -284,7 +276,15 @@ fn lengths(encoder: &Encoder, source: DataSource, found: &mut Findings) -> Resul
         grouped(total as u64),
         grouped(rows as u64)
     );
-    let value = json!({"rows": rows, "tokens": total, "min": least, "median": median, "p90": high, "p99": highest, "max": most});
+    let value = json!({
+        "rows": rows,
+        "tokens": total,
+        "min": least,
+        "median": median,
+        "p90": high,
+        "p99": highest,
+        "max": most,
+    });
     found.tell("token_lengths", line, value);
     let width = (most - least + 1).div_ceil(BINS).max(1);
     let bins = (0..BINS)

@@ -1,5 +1,5 @@
-//! `rankine inspect`: what a model, an adapter, a run or a dataset is, from its headers and
-//! configs; weights are not loaded.
+//! `rankine inspect`: describes a model, an adapter, a run or a dataset from its headers and
+//! configs, without loading weights.
 
 mod adapter;
 mod dataset;
@@ -63,15 +63,14 @@ fn parse_column(word: &str) -> Result<(String, String), String> {
         .split_once('=')
         .filter(|(name, column)| !name.is_empty() && !column.is_empty());
     let (name, column) = pair.ok_or(
-        "expected the format's name of a column and the file's, such \
-    as `prompt=question`",
+        "expected the format's name of a column and the file's, such as `prompt=question`",
     )?;
     Ok((name.trim().to_owned(), column.to_owned()))
 }
 
-/// What was found, for a person and for a program.
+/// Facts about the subject, for a person and for a program.
 struct Findings {
-    /// A name, and what there is to say of it.
+    /// Lines, each with a name and a description.
     lines: Vec<(String, String)>,
     object: Value,
 }
@@ -88,13 +87,13 @@ impl Findings {
         }
     }
 
-    /// A line, and its value under a key.
+    /// Adds a line, and its value under a key.
     fn tell(&mut self, key: &str, line: impl Into<String>, value: Value) {
         self.lines.push((key.replace('_', " "), line.into()));
         self.object[key] = value;
     }
 
-    /// A further line of what was told last.
+    /// Adds a further line to the last one.
     fn more(&mut self, line: impl Into<String>) {
         self.lines.push((String::new(), line.into()));
     }
@@ -117,7 +116,7 @@ pub(super) fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         .try_for_each(|(name, line)| print(format!("{name:<width$}  {line}").trim_end()))
 }
 
-/// What the subject is follows from what is there.
+/// Recognizes the kind of subject and inspects it.
 fn look(args: &InspectArgs) -> Result<Findings, Failure> {
     let path = &args.subject;
     let written = path.to_string_lossy();
@@ -155,7 +154,7 @@ fn look(args: &InspectArgs) -> Result<Findings, Failure> {
     }
 }
 
-/// Why a file cannot be looked at, where it is no Parquet file.
+/// Returns why a file that is not Parquet cannot be inspected; `None` if it can.
 fn unlike(path: &Path) -> Option<Failure> {
     if !path.is_file() || is_convertible(path) {
         return None;
@@ -170,8 +169,7 @@ fn unlike(path: &Path) -> Option<Failure> {
     match (folder, content) {
         (Some(hint), _) => {
             let fault = Fault::new(format!(
-                "`{}` is a file of a model or an adapter, expected its \
-            folder",
+                "`{}` is a file of a model or an adapter, expected its folder",
                 path.display()
             ));
             Some(Failure::new(Exit::Input, fault.hint(hint)))
@@ -183,13 +181,13 @@ fn unlike(path: &Path) -> Option<Failure> {
             }
             .into(),
         ),
-        // What is called so and is none is broken, and so is what begins like one.
+        // A file with the extension or the first bytes of Parquet is a damaged one.
         (None, None) if is_called || begins_as_parquet(path) => None,
         _ => Some(unknown(path)),
     }
 }
 
-/// Whether a name is one of a model's or an adapter's files.
+/// Returns whether a name is one of a model's or an adapter's files.
 fn is_of_folder(path: &Path) -> bool {
     let is_weights = path.extension().is_some_and(|end| end == "safetensors");
     let name = path.file_name().unwrap_or_default();
@@ -254,7 +252,7 @@ fn unknown(path: &Path) -> Failure {
     Failure::new(Exit::Input, fault.hint(EXPECTED))
 }
 
-/// A share, whole numbers in groups.
+/// Formats a part and its percentage, with digits in groups.
 fn share(part: u64, of: u64) -> String {
     format!(
         "{} ({:.1} %)",

@@ -1,4 +1,4 @@
-//! A base: what computes, what its files hold, and what goes with it.
+//! Inspection of a base: its architecture, its files, and what comes with it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -55,8 +55,8 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     Ok(found)
 }
 
-/// Keys that config.json does not name, with what stands for them as in transformers; and those
-/// that act in training only.
+/// Adds the keys that config.json leaves out, with their defaults in transformers, and the keys
+/// that only affect training.
 fn defaults(folder: &Folder, found: &mut Findings) {
     let told = |(key, value): &(String, Value)| format!("{key} {value}");
     let said = folder
@@ -94,7 +94,7 @@ fn defaults(folder: &Folder, found: &mut Findings) {
     }
 }
 
-/// By what they do: tables, attention, feed-forward, experts that a token is sent to, and norms and
+/// Adds the parameters by purpose: tables, attention, feed-forward, routed experts, and norms and
 /// other vectors.
 fn parameters(spec: &DecoderSpec, found: &mut Findings) {
     let mut parts: BTreeMap<&str, u64> = BTreeMap::new();
@@ -140,7 +140,7 @@ fn parameters(spec: &DecoderSpec, found: &mut Findings) {
     }
 }
 
-/// Types of numbers with how many tensors have them, from the headers.
+/// Adds the number types with the number of tensors of each, from the headers.
 fn tensors(path: &Path, found: &mut Findings) -> Result<(), Failure> {
     let (mut types, mut count, mut bytes): (BTreeMap<String, u64>, u64, u64) =
         (BTreeMap::new(), 0, 0);
@@ -182,7 +182,7 @@ fn tensors(path: &Path, found: &mut Findings) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What adapters can be attached to, by the last part of a name and its shape.
+/// Adds the projections that adapters can target, by the last part of the name and the shape.
 fn projections(spec: &DecoderSpec, found: &mut Findings) {
     let mut groups: Vec<(String, [usize; 2], bool, usize)> = Vec::new();
     for linear in spec.projections() {
@@ -213,7 +213,13 @@ fn projections(spec: &DecoderSpec, found: &mut Findings) {
     let value: Vec<Value> = groups
         .iter()
         .map(|(name, [inputs, outputs], is_routed, count)| {
-            json!({"name": name, "in": inputs, "out": outputs, "count": count, "of_experts": is_routed})
+            json!({
+                "name": name,
+                "in": inputs,
+                "out": outputs,
+                "count": count,
+                "of_experts": is_routed,
+            })
         })
         .collect();
     let total: usize = groups.iter().map(|group| group.3).sum();
@@ -245,13 +251,7 @@ fn license(path: &Path, found: &mut Findings) {
     let beside = if files.is_empty() {
         String::new()
     } else {
-        format!(
-            "; files {}",
-            files.join(
-                ", \
-    "
-            )
-        )
+        format!("; files {}", files.join(", "))
     };
     found.tell(
         "license",

@@ -1,4 +1,4 @@
-//! A run: what was trained on what, and how far it came.
+//! Inspection of a run: what was trained on which data, and its progress.
 
 use std::path::Path;
 
@@ -72,16 +72,16 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     Ok(found)
 }
 
-/// Whether a process is at work in the folder.
+/// Returns whether a process is using the folder.
 pub(super) fn is_running(path: &Path) -> bool {
     Claim::holder(path).is_some()
 }
 
-/// Steps taken, the loss of the last and the lowest validation loss.
+/// Returns the number of steps, the loss of the last one, and the lowest validation loss.
 fn metrics(path: &Path) -> Result<(u64, Option<f64>, Option<f64>), Failure> {
     let (mut steps, mut last, mut best): (u64, Option<f64>, Option<f64>) = (0, None, None);
     for line in read_text(&path.join(RunFolder::METRICS))?.lines() {
-        // The last line of a run that was killed may be cut.
+        // The last line of a killed run may be incomplete.
         let Ok(line) = serde_json::from_str::<Value>(line) else {
             continue;
         };

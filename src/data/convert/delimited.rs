@@ -1,5 +1,5 @@
-//! CSV and TSV taken apart into cells. A row that starts a quote and never closes it would swallow
-//! the rest of the file in silence, so that the end is looked at.
+//! CSV and TSV split into cells. A row that opens a quote and never closes it would silently
+//! swallow the rest of the file, so the end is checked.
 
 use std::ops::Range;
 
@@ -9,22 +9,22 @@ use super::error::ConvertError;
 use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock};
 use super::stream::Stream;
 
-/// More columns than any table has.
+/// Maximum number of columns, more than any table has.
 const MAX_COLUMNS: usize = 2000;
-/// Signs that separate cells, where the header has several of them the first as often as any.
+/// Separators of cells; of those that are equally frequent in the header the first is taken.
 const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
 
-/// Takes a table apart.
+/// Reader that splits a table into cells.
 pub(super) struct DelimitedReader {
     stream: Stream,
     parser: csv_core::Reader,
     header: Vec<String>,
     separator: u8,
-    /// Whether the file has ended and its last row was given.
+    /// Whether the file has ended and its last row was returned.
     is_done: bool,
 }
 
-/// A record that was read into a piece.
+/// Result of reading a record into a piece.
 enum Read {
     Record { line: u64, cells: Vec<Range<usize>> },
     TooLong { line: u64 },
@@ -61,21 +61,14 @@ impl DelimitedReader {
             Read::End => {
                 return Err(reader.refused(
                     "is empty, expected a header and rows",
-                    "give a \
-            file with rows",
+                    "give a file with rows",
                 ));
             }
         };
         for (index, cell) in cells.into_iter().enumerate() {
             let name = String::from_utf8(piece.bytes[cell].to_vec());
             let name = name.map_err(|error| {
-                reader.refused(
-                    &format!(
-                        "has a header that is not \
-            UTF-8: {error}"
-                    ),
-                    RECODE,
-                )
+                reader.refused(&format!("has a header that is not UTF-8: {error}"), RECODE)
             })?;
             let name = if name.is_empty() {
                 format!("Unnamed: {index}")
@@ -85,8 +78,7 @@ impl DelimitedReader {
             if name.contains('\0') {
                 return Err(reader.refused(
                     "has a NUL byte in its header: it is no text",
-                    "give a \
-                table of text",
+                    "give a table of text",
                 ));
             }
             if reader.header.contains(&name) {
@@ -110,7 +102,7 @@ impl DelimitedReader {
         &self.header
     }
 
-    /// What separates its cells, in words, where that is not what its name says.
+    /// Returns the separator in words, if it is not the one that the file's name implies.
     pub fn separator_note(&self) -> Option<&'static str> {
         match self.separator {
             b';' => Some("its cells are separated by `;`"),
@@ -119,7 +111,7 @@ impl DelimitedReader {
         }
     }
 
-    /// The next rows; none at the end.
+    /// Returns the next rows; `None` at the end.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -217,7 +209,8 @@ impl DelimitedReader {
 pub(super) const RECODE: &str = "convert it first, such as `iconv -f WINDOWS-1252 -t UTF-8 IN > \
 OUT`";
 
-/// What separates most names of the header, the one that comes first where several do.
+/// Returns the separator that is most frequent in the header; the first one in [`SEPARATORS`] on a
+/// tie.
 fn common_separator(head: &[u8]) -> u8 {
     let mut in_quotes = false;
     let mut counts = [0_usize; SEPARATORS.len()];
@@ -339,10 +332,12 @@ mod tests {
                 "{content}"
             );
         }
-        assert!(read(b"a\xff,b\n").expect_err("bytes").to_string().contains(
-            "has a header that is \
-        not UTF-8"
-        ));
+        assert!(
+            read(b"a\xff,b\n")
+                .expect_err("bytes")
+                .to_string()
+                .contains("has a header that is not UTF-8")
+        );
         assert_eq!(read(b"a,b\n").expect("read").len(), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! Why rows are not converted.
+//! Errors of a conversion.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ use super::piece::counted;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 
-/// Faults of rows that are printed one by one.
+/// Maximum number of row errors that are printed one by one.
 pub(super) const LISTED: usize = 10;
 
-/// A conversion that came to nothing; the output is as it was.
+/// Error of a conversion; the output is unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// A file cannot be read or written.
@@ -19,35 +19,38 @@ pub enum ConvertError {
     /// A Parquet file cannot be read.
     #[error(transparent)]
     Table(#[from] parquet::TableError),
-    /// A file as a whole is not what its name or its first bytes say.
+    /// A whole file is not what its name or its first bytes imply.
     #[error("`{path}` {reason}")]
     Source {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
         /// The next step.
         hint: String,
     },
-    /// More rows are wrong than may be left out.
-    #[error("{} cannot be converted, at most {allowed} may be left out", counted(*count as usize, "row"))]
+    /// More rows are invalid than may be left out.
+    #[error(
+        "{} cannot be converted, at most {allowed} may be left out",
+        counted(*count as usize, "row")
+    )]
     Rows {
-        /// The first of them.
+        /// The first of these rows' errors.
         faults: Vec<Fault>,
-        /// All of them.
+        /// Number of invalid rows.
         count: u64,
-        /// How many may be left out.
+        /// Number of rows that may be left out.
         allowed: u64,
     },
-    /// The columns do not make the format that was asked for.
+    /// The columns do not fit the requested format.
     #[error("{message}")]
     Columns {
-        /// Both sides.
+        /// The requested format and the columns, in words.
         message: String,
         /// The next step.
         hint: String,
     },
-    /// A signal ended the work.
+    /// A signal ended the conversion.
     #[error("stopped, nothing was written")]
     Stopped,
 }
@@ -85,8 +88,7 @@ impl Explain for ConvertError {
             Self::Table(error) => error.hint(),
             Self::Source { hint, .. } | Self::Columns { hint, .. } => Some(hint.clone()),
             Self::Rows { count, .. } => Some(format!(
-                "correct them, or leave them out: `rankine convert .. --max-dropped \
-                {count}`"
+                "correct them, or leave them out: `rankine convert .. --max-dropped {count}`"
             )),
             Self::Stopped => None,
         }

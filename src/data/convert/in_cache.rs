@@ -1,4 +1,4 @@
-//! Data files that are no Parquet files, converted where a recipe names them: once, into the cache.
+//! Data files other than Parquet, converted into the cache, once, when a recipe names them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,27 +15,27 @@ use crate::files::{self, EntryKind, RowCache, Stamp, hash_bytes, hash_file};
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, Term};
 
-/// Of the rows that a conversion writes. Another version converts again.
+/// Version of the rows that a conversion writes. Files of another version are converted again.
 const VERSION: u32 = 1;
 
-/// A temporary file of a conversion that is so old has no writer any more, unless its file is huge.
+/// Age from which a temporary file of a conversion counts as abandoned, unless it is huge.
 const LEFTOVER: Duration = Duration::from_hours(24);
 
-/// How a recipe reads the rows.
+/// Options with which a recipe reads the rows.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading<'a> {
-    /// Their format, where it is known.
+    /// Format of the rows, if it is known.
     pub format: Option<Format>,
-    /// Canonical column name to the name in the file.
+    /// Map from canonical column names to the names in the file.
     pub columns: &'a BTreeMap<String, String>,
 }
 
-/// The data files at these paths. Of JSON, JSONL, CSV and TSV (packed by gzip or Zstandard too) the
-/// Parquet file in `cache` is read, made now where it is not there. Columns keep their names, and
-/// those that the format reads must hold what it reads.
+/// Opens the data files at these paths. JSON, JSONL, CSV and TSV files (also compressed by gzip or
+/// Zstandard) are read from a Parquet file in `cache`, which is made now if it is missing. Columns
+/// keep their names, and those that the format reads must hold the kind it reads.
 ///
 /// # Errors
-/// A file cannot be read or written, or a row is wrong; the cache may keep nothing.
+/// A file cannot be read or written, or a row is invalid; the cache may then hold no entry.
 pub fn data_files(
     paths: Vec<PathBuf>,
     reading: Reading,
@@ -54,7 +54,7 @@ pub fn data_files(
         .collect()
 }
 
-/// Whether a name and the first bytes are those of rows that can be converted.
+/// Whether a file's name and first bytes are those of rows that can be converted.
 pub fn is_convertible(path: &Path) -> bool {
     let is_named = matches!(
         FileForm::of_name(path),
@@ -110,7 +110,7 @@ fn converted(
     Ok(DataFile::converted(path, parquet, Keep::Entry(lease)))
 }
 
-/// Converts into a folder that goes with the process.
+/// Converts into a temporary folder that is deleted when the process ends.
 fn temporary(
     path: PathBuf,
     name: &str,

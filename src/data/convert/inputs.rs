@@ -1,4 +1,4 @@
-//! The files that are converted, and what each of them is: by its name, else by its first sign.
+//! The files to convert, and the form of each: by its name, otherwise by its first bytes.
 
 use std::path::{Path, PathBuf};
 
@@ -10,34 +10,34 @@ use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock, counted};
 use super::stream::Stream;
 use crate::files;
 
-/// What the text of a file is called, and where it is from.
+/// Columns for the text of a file and for its path.
 const TEXT_COLUMNS: [&str; 2] = ["text", "path"];
-/// Files of a folder at most.
+/// Maximum number of files in a folder.
 const MAX_FILES: usize = 1_000_000;
-/// Endings of packed files.
+/// Extensions of compressed files.
 const PACKED: [&str; 3] = ["gz", "zst", "zstd"];
 /// The first bytes of a Parquet file.
 const PARQUET: &[u8] = b"PAR1";
 
-/// How the rows of a file are written.
+/// Form of a file with rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum FileForm {
-    /// An array of objects, or an object a line.
+    /// An array of objects, or one object per line.
     Json,
-    /// An object a line.
+    /// One object per line.
     JsonLines,
-    /// A table whose separator is looked for.
+    /// A table whose separator is detected.
     Csv,
-    /// A table of tabs.
+    /// A table separated by tabs.
     Tsv,
-    /// One text.
+    /// One text as a whole.
     Text,
     /// Parquet.
     Parquet,
 }
 
 impl FileForm {
-    /// What a name says.
+    /// Returns the form that a name implies.
     pub fn of_name(path: &Path) -> Option<Self> {
         let end = |path: &Path| {
             path.extension()
@@ -60,7 +60,8 @@ impl FileForm {
         }
     }
 
-    /// What the first bytes say, where a name says nothing, or Parquet that is none.
+    /// Returns the form that the first bytes imply, for a name that implies none or a Parquet file
+    /// that is not one.
     fn of_content(path: &Path) -> Option<Self> {
         match first_bytes::Content::of(path)? {
             first_bytes::Content::JsonLines | first_bytes::Content::Json => Some(Self::Json),
@@ -99,18 +100,18 @@ impl FileForm {
 #[derive(Debug)]
 pub(super) struct Input {
     pub path: PathBuf,
-    /// As it was named, or from the folder that was.
+    /// The path as named, or relative to the named folder.
     pub name: String,
     pub form: FileForm,
     pub bytes: u64,
-    /// The file or folder that was named.
+    /// The file or folder that the user named.
     pub top: PathBuf,
 }
 
-/// The files of what was named, in that order; those of a folder are sorted.
+/// Finds the files of the named paths, in that order; the files of a folder are sorted.
 ///
 /// # Errors
-/// There is no such file, or a folder has none that is known.
+/// A file does not exist, or a folder has no file of a known form.
 pub(super) fn find(
     sources: &[PathBuf],
     notes: &mut Vec<String>,
@@ -128,8 +129,7 @@ pub(super) fn find(
                 return Err(ConvertError::source(
                     source,
                     "is empty, expected rows",
-                    "give a file \
-                with rows",
+                    "give a file with rows",
                 ));
             }
             let name = source
@@ -154,15 +154,14 @@ pub(super) fn find(
         let hint = "convert the others first, then all Parquet files together";
         return Err(ConvertError::source(
             &other.path,
-            "is no Parquet file, and others of the \
-        command are",
+            "is no Parquet file, and others of the command are",
             hint,
         ));
     }
     Ok(inputs)
 }
 
-/// Files with rows; where there are none, texts.
+/// Finds the files with rows in a folder, or text files if there are none.
 fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, ConvertError> {
     let mut found = Vec::new();
     walk(folder, &mut found)?;
@@ -210,8 +209,7 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Conve
         return Err(ConvertError::source(
             folder,
             reason,
-            "put .jsonl, .json, .csv, .tsv, .parquet, \
-        .txt or .md files into it",
+            "put .jsonl, .json, .csv, .tsv, .parquet, .txt or .md files into it",
         ));
     }
     let others: Vec<String> = found
@@ -248,15 +246,14 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ConvertError> {
             return Err(ConvertError::source(
                 folder,
                 "has more than a million files",
-                "convert \
-            parts of it",
+                "convert parts of it",
             ));
         }
     }
     Ok(())
 }
 
-/// An open input.
+/// Reader of an input.
 pub(super) enum InputReader {
     Lines(lines::JsonReader),
     Table(Box<delimited::DelimitedReader>),
@@ -292,7 +289,7 @@ impl InputReader {
         })
     }
 
-    /// Names of cells; none for JSON.
+    /// Returns the names of the cells; empty for JSON.
     pub fn header(&self) -> &[String] {
         match self {
             Self::Lines(_) => &[],
@@ -317,7 +314,7 @@ impl InputReader {
         }
     }
 
-    /// What a person should know of how the file was read.
+    /// Returns a note for the user on how the file was read.
     pub fn note(&self, input: &Input) -> Option<String> {
         let said = match self {
             Self::Lines(lines) if lines.blank > 0 => {
@@ -329,7 +326,7 @@ impl InputReader {
         Some(format!("`{}`: {said}", input.path.display()))
     }
 
-    /// The next rows; none at the end.
+    /// Returns the next rows; `None` at the end.
     ///
     /// # Errors
     /// The file cannot be read.
@@ -351,7 +348,7 @@ impl InputReader {
     }
 }
 
-/// A whole file as one row.
+/// Reads a whole file as one row.
 fn text(stream: &mut Stream, name: &str) -> Result<RecordBlock, ConvertError> {
     let mut bytes = Vec::new();
     loop {
@@ -364,8 +361,7 @@ fn text(stream: &mut Stream, name: &str) -> Result<RecordBlock, ConvertError> {
         stream.consume(count);
         if bytes.len() > MAX_ROW_BYTES {
             let reason = format!(
-                "a text of more than {MAX_ROW_BYTES} bytes: split what is that \
-            long into rows"
+                "a text of more than {MAX_ROW_BYTES} bytes: split what is that long into rows"
             );
             return Ok(RecordBlock {
                 bytes: Vec::new(),

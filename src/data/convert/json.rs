@@ -1,5 +1,5 @@
-//! One row of JSON. What JSON readers pass over is a fault here: a key that is there twice, a
-//! number that does not fit.
+//! One row of JSON. Faults that JSON readers ignore are errors here: a repeated key, or a number
+//! that does not fit.
 
 use std::cell::Cell;
 
@@ -9,29 +9,23 @@ use serde_json::{Map, Value};
 use super::piece::{Row, Wrong};
 use crate::fault::quoted;
 
-/// Characters of a word that a message quotes.
+/// Maximum number of characters of a word that a message quotes.
 const MAX_WORD: usize = 20;
-/// Above this a float may be a whole number that lost digits.
+/// Limit above which a float may be a whole number that lost digits.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
-/// The row in some bytes that start in a line.
+/// Parses the row in some bytes, which start in line `line`.
 ///
 /// # Errors
-/// It is no JSON object, and where.
+/// It is not a JSON object; the error has the place.
 pub(super) fn row(bytes: &[u8], line: u64) -> Result<Row, Wrong> {
     let wrong = |column, reason: String| Wrong {
         line,
         column,
         reason,
     };
-    let text = str::from_utf8(bytes).map_err(|error| {
-        wrong(
-            Some(error.valid_up_to() + 1),
-            "it is \
-    not UTF-8"
-                .into(),
-        )
-    })?;
+    let text = str::from_utf8(bytes)
+        .map_err(|error| wrong(Some(error.valid_up_to() + 1), "it is not UTF-8".into()))?;
     match value(text) {
         Ok(Value::Object(row)) => Ok(row),
         Ok(other) => Err(wrong(
@@ -42,10 +36,10 @@ pub(super) fn row(bytes: &[u8], line: u64) -> Result<Row, Wrong> {
     }
 }
 
-/// A JSON text as a value.
+/// Parses a JSON text as a value.
 ///
 /// # Errors
-/// It is none, or says something twice or inexactly.
+/// It is not JSON, repeats a key, or has a number that would lose digits.
 fn value(text: &str) -> serde_json::Result<Value> {
     let is_rounded = Cell::new(false);
     let mut reader = serde_json::Deserializer::from_str(text);
@@ -60,7 +54,7 @@ fn value(text: &str) -> serde_json::Result<Value> {
     }
 }
 
-/// What kind of value it is, in words.
+/// Returns the kind of a value in words.
 pub(super) fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -72,7 +66,7 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
-/// serde's word on a text that may have several lines, with what stands at its place.
+/// Converts serde's error on a text, which may have several lines, and adds the word at its place.
 fn told(text: &str, line: u64, error: &serde_json::Error) -> Wrong {
     let said = error.to_string();
     let reason = said
@@ -104,7 +98,7 @@ fn told(text: &str, line: u64, error: &serde_json::Error) -> Wrong {
     }
 }
 
-/// The first whole number of a text that 64 bits do not hold.
+/// Returns the first whole number of a text that 64 bits do not hold.
 fn long_number(text: &str) -> Option<&str> {
     let (mut in_string, mut is_escaped, mut start) = (false, false, None);
     for (at, byte) in text.bytes().chain([b' ']).enumerate() {
@@ -137,7 +131,7 @@ fn long_number(text: &str) -> Option<&str> {
     None
 }
 
-/// Reads a value, and marks where a number may have lost digits.
+/// Reads a value, and records whether a number may have lost digits.
 #[derive(Clone, Copy)]
 struct Strict<'a>(&'a Cell<bool>);
 
@@ -288,8 +282,7 @@ mod tests {
         for long in [
             "18446744073709551616",
             "-9223372036854775809",
-            "[\"1\", \
-        123456789012345678901234567890]",
+            "[\"1\", 123456789012345678901234567890]",
         ] {
             let reason = read(long).expect_err(long).reason;
             assert!(

@@ -1,5 +1,5 @@
-//! From the columns of a source to those of the Parquet file: their names, their types, and what
-//! each must hold.
+//! Maps the columns of a source to those of the Parquet file: their names, their types, and the
+//! kind that each must hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::fault::quoted as data;
 use crate::files::listed;
 use crate::terms::{Format, Term};
 
-/// Which columns get the names of a format.
+/// Options for naming columns.
 #[derive(Debug, Clone)]
 pub(super) struct Naming {
-    /// The format, where it is not to be guessed.
+    /// The format; `None`: it is guessed.
     pub format: Option<Format>,
-    /// Names that are given: canonical to the file's.
+    /// Given names: map from canonical names to the file's.
     pub columns: BTreeMap<String, String>,
     /// Whether columns keep the file's names, as a recipe reads them.
     pub keeps_names: bool,
 }
 
-/// How rows become those of the Parquet file.
+/// Layout that converts rows to those of the Parquet file.
 #[derive(Debug)]
 pub(super) struct ColumnLayout {
     pub columns: Vec<Column>,
     /// Columns that become a conversation.
     pub chat: Option<ChatOf>,
-    /// What the columns make.
+    /// The format that the columns fit.
     pub proposal: Option<Proposal>,
 }
 
@@ -43,19 +43,19 @@ pub(super) struct ColumnLayout {
 pub(super) struct Column {
     pub source: String,
     pub name: String,
-    /// What a format asks of it.
+    /// The kind that a format requires.
     pub kind: Option<ColumnKind>,
     pub data_type: DataType,
     /// Whether its values are kept as their JSON text.
     pub is_json: bool,
-    /// What it holds, in words.
+    /// Its content in words.
     pub holds: String,
-    /// Rows in which it is null, and in which it is not there.
+    /// Number of rows in which it is null, and in which it is missing.
     pub nulls: u64,
     pub missing: u64,
 }
 
-/// The columns of a conversation of a question and an answer.
+/// The columns of a conversation that is made of a question and an answer.
 #[derive(Debug, Clone)]
 pub(super) struct ChatOf {
     pub prompt: String,
@@ -63,7 +63,7 @@ pub(super) struct ChatOf {
     pub system: Option<String>,
 }
 
-/// What a format asks of a column.
+/// Returns the kind that a format requires of a column.
 fn asked_kind(canonical: &str) -> ColumnKind {
     match canonical {
         "messages" => ColumnKind::Turns,
@@ -73,7 +73,7 @@ fn asked_kind(canonical: &str) -> ColumnKind {
     }
 }
 
-/// The type of turns with a role and a text.
+/// Returns the type of turns with a role and a text.
 pub(super) fn turns_type() -> DataType {
     let field = |name| ArrowField::new(name, DataType::Utf8, true);
     list_of(DataType::Struct(
@@ -81,10 +81,10 @@ pub(super) fn turns_type() -> DataType {
     ))
 }
 
-/// The names of the columns of a format, from what was said and what is there.
+/// Finds the names of a format's columns, from the given names and the existing columns.
 ///
 /// # Errors
-/// They do not make the format, or a name is not there.
+/// The columns do not fit the format, or a given name does not exist.
 pub(super) fn proposal(
     found: &[(String, names::Holds)],
     format: Option<Format>,
@@ -100,10 +100,7 @@ pub(super) fn proposal(
     if let Some((canonical, name)) = said.iter().find(|(canonical, _)| !known(canonical)) {
         let hint = format!("the format's name comes first, such as `--columns prompt={name}`");
         return Err(ConvertError::columns(
-            format!(
-                "--columns: no format has a column \
-        `{canonical}`"
-            ),
+            format!("--columns: no format has a column `{canonical}`"),
             hint,
         ));
     }
@@ -112,8 +109,7 @@ pub(super) fn proposal(
         .find(|(_, name)| !found.iter().any(|(other, _)| other == *name))
     {
         let message = format!(
-            "--columns: `{canonical}={name}`, the rows have no `{name}`; they \
-        have {there}"
+            "--columns: `{canonical}={name}`, the rows have no `{name}`; they have {there}"
         );
         return Err(ConvertError::columns(message, "name one that they have"));
     }
@@ -124,10 +120,7 @@ pub(super) fn proposal(
             let (asked, what) = match format {
                 Some(format) => (
                     names::asked(format).join(", or "),
-                    format!(
-                        "`--format \
-                {format}`"
-                    ),
+                    format!("`--format {format}`"),
                 ),
                 None => (
                     "the other columns of its format".into(),
@@ -138,17 +131,17 @@ pub(super) fn proposal(
             Err(ConvertError::columns(
                 message,
                 "say which column holds what, such as `--columns \
-            prompt=question,completion=answer`",
+                prompt=question,completion=answer`",
             ))
         }
     }
 }
 
 impl ColumnLayout {
-    /// The layout of rows with these columns.
+    /// Returns the layout for rows with these columns.
     ///
     /// # Errors
-    /// They do not make the format that was asked for.
+    /// The columns do not fit the requested format.
     pub fn of(fields: &Fields, naming: &Naming) -> Result<Self, ConvertError> {
         if fields.is_crowded {
             let hint = "put what belongs together into one object, such as `{\"meta\": {..}}`";
@@ -230,19 +223,17 @@ impl ColumnLayout {
                     },
                 );
                 let message = format!(
-                    "`{source}` would be the column `{name}`, and the rows have \
-                another `{name}`"
+                    "`{source}` would be the column `{name}`, and the rows have another `{name}`"
                 );
                 Err(ConvertError::columns(
                     message,
-                    "rename that one in the source, or choose other \
-                columns with `--columns`",
+                    "rename that one in the source, or choose other columns with `--columns`",
                 ))
             }
         }
     }
 
-    /// The schema of the Parquet file.
+    /// Returns the schema of the Parquet file.
     pub fn schema(&self) -> Arc<Schema> {
         let field = |column: &Column| ArrowField::new(&column.name, column.data_type.clone(), true);
         Arc::new(Schema::new(
@@ -250,7 +241,7 @@ impl ColumnLayout {
         ))
     }
 
-    /// A row as the Parquet file has it.
+    /// Converts a row to a row of the Parquet file.
     ///
     /// # Errors
     /// A column holds what its format cannot read.
@@ -282,8 +273,8 @@ impl Column {
         }
     }
 
-    /// A column under its own name. Of one that the format reads as text, values of another kind
-    /// are wrong where there is text at all; what does not fit the format otherwise is said of the
+    /// Returns a column under its own name. If the format reads it as text, values of another kind
+    /// are invalid, provided that some values are text. Other mismatches are reported for the
     /// recipe that names it.
     fn as_read(field: &super::shape::Field, rows: u64, naming: &Naming) -> Self {
         let name_of = |own: &str| {
@@ -331,8 +322,8 @@ impl Column {
         }
     }
 
-    /// Text is text whatever there was. Turns that are texts of JSON in some rows stay what they
-    /// are in each.
+    /// Sets the type of a text column to text, whatever its values were. Turns that are JSON texts
+    /// in some rows stay as they are in each.
     fn settled(self) -> Self {
         match self.kind {
             Some(ColumnKind::Text) => Self {
@@ -344,7 +335,7 @@ impl Column {
         }
     }
 
-    /// A value in the form in which it is written.
+    /// Converts a value to the form in which it is written.
     fn stored(&self, value: Value) -> Result<Value, String> {
         if value.is_null() {
             return Ok(value);
@@ -394,7 +385,7 @@ fn is_object(text: &str) -> bool {
     text.trim().is_empty() || serde_json::from_str::<Map<String, Value>>(text).is_ok()
 }
 
-/// A value's kind, with its beginning where that says more.
+/// Returns a value's kind and its first characters.
 fn quoted(value: &Value) -> String {
     const MAX_SHOWN: usize = 40;
     let text = value.to_string();
@@ -415,8 +406,8 @@ impl ChatOf {
         })
     }
 
-    /// The conversation of a row; null where there is no question or no answer, of which nothing
-    /// could be learned.
+    /// Returns the conversation of a row; null if there is no question or no answer, so that
+    /// nothing could be learned.
     pub fn messages(&self, row: &mut Row) -> Result<Value, String> {
         let mut text = |name: &String| match row.remove(name) {
             None | Some(Value::Null) => Ok(None),
@@ -448,12 +439,12 @@ impl ChatOf {
     }
 }
 
-/// Whether a shape had values of several kinds, for a note.
+/// Whether a column had values of several kinds, for a note.
 pub(super) fn is_mixed(column: &Column) -> bool {
     column.is_json && column.kind != Some(ColumnKind::Text)
 }
 
-/// The shape of nothing that was seen, for files without rows.
+/// Whether no value was seen, as in files without rows.
 pub(super) fn is_empty(fields: &Fields) -> bool {
     fields.count == 0
         || fields

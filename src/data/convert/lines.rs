@@ -1,5 +1,5 @@
-//! JSON taken apart into rows: one object a line, or one array of objects. Which of the two it is
-//! shows at the first sign.
+//! JSON split into rows: one object per line, or one array of objects. The first character decides
+//! which of the two it is.
 
 use serde_json::{Map, Value};
 
@@ -8,27 +8,27 @@ use super::names::is_turns;
 use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock};
 use super::stream::Stream;
 
-/// Where the reader is.
+/// Position of the reader.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ReaderState {
-    /// Before the first sign.
+    /// Before the first character.
     Start,
-    /// In a file of lines.
+    /// In a file with one object per line.
     Lines,
     /// In the array, before a row.
     Array,
-    /// Behind the array.
+    /// After the array.
     Behind,
 }
 
-/// Takes JSON apart.
+/// Reader that splits JSON into rows.
 pub(super) struct JsonReader {
     stream: Stream,
     place: ReaderState,
     line: u64,
-    /// Lines without anything in them.
+    /// Number of blank lines.
     pub blank: u64,
-    /// Whether the name says that a row is a line.
+    /// Whether the name implies one row per line.
     by_lines: bool,
     rows: u64,
 }
@@ -53,10 +53,10 @@ impl JsonReader {
         self.stream
     }
 
-    /// The next rows; none at the end.
+    /// Returns the next rows; `None` at the end.
     ///
     /// # Errors
-    /// The file cannot be read, or is no array of rows.
+    /// The file cannot be read, or is not an array of rows.
     pub fn next_piece(&mut self) -> Result<Option<RecordBlock>, ConvertError> {
         let mut piece = RecordBlock::default();
         while !piece.is_full() {
@@ -88,7 +88,7 @@ impl JsonReader {
         Ok(true)
     }
 
-    /// The next byte that is no space, which stays.
+    /// Skips space and returns the next byte, without consuming it.
     fn skip_space(&mut self) -> Result<Option<u8>, ConvertError> {
         loop {
             let buffer = self.stream.buffer()?;
@@ -109,7 +109,7 @@ impl JsonReader {
         }
     }
 
-    /// Takes a line without its end. What of it is over the limit is dropped.
+    /// Reads a line without its end. The part over the limit is dropped.
     fn take_line(&mut self, piece: &mut RecordBlock) -> Result<bool, ConvertError> {
         let (start, mut length, mut is_ended, line) = (piece.bytes.len(), 0, false, self.line);
         while !is_ended {
@@ -150,21 +150,21 @@ impl JsonReader {
         Ok(true)
     }
 
-    /// An object that goes over many lines is one row in the eyes of nobody.
+    /// Refuses a file whose first object spans several lines, since such an object is not one row.
     fn check_first(&self, bytes: &[u8], line: u64, before: usize) -> Result<(), ConvertError> {
         if self.by_lines || self.rows > 0 || before > 0 {
             return Ok(());
         }
         match serde_json::from_slice::<serde::de::IgnoredAny>(bytes) {
             Err(error) if error.is_eof() => Err(self.one_object(&format!(
-                "begins with an object that does not end in its line, \
-                line {line}"
+                "begins with an object that does not end in its line, line {line}"
             ))),
             _ => Ok(()),
         }
     }
 
-    /// A file of one object whose values are lists or objects has its rows in there.
+    /// Refuses a file of one object whose values are lists or objects, because its rows are inside
+    /// it.
     fn check_only(&mut self, piece: &RecordBlock) -> Result<(), ConvertError> {
         let [
             Record {
@@ -208,7 +208,7 @@ impl JsonReader {
         )
     }
 
-    /// Takes an element of the array and the comma or bracket behind it.
+    /// Reads an element of the array and the comma or bracket after it.
     fn take_element(&mut self, piece: &mut RecordBlock) -> Result<bool, ConvertError> {
         let Some(first) = self.skip_space()? else {
             return Err(self.cut_off(self.line));
@@ -243,8 +243,7 @@ impl JsonReader {
                 return Err(ConvertError::source(
                     self.stream.path(),
                     reason,
-                    "look for a quote or \
-                bracket that is not closed there",
+                    "look for a quote or bracket that is not closed there",
                 ));
             }
             if let Some(last) = last {
@@ -279,8 +278,7 @@ impl JsonReader {
         Err(ConvertError::source(
             self.stream.path(),
             reason,
-            "give one array of objects, or an \
-        object a line",
+            "give one array of objects, or an object a line",
         ))
     }
 }
@@ -290,7 +288,7 @@ fn newlines(bytes: &[u8]) -> u64 {
     bytes.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-/// What of JSON's signs decides where an element ends.
+/// State of JSON's punctuation that decides where an element ends.
 #[derive(Debug, Default)]
 struct Signs {
     depth: usize,
@@ -394,8 +392,7 @@ mod tests {
             ),
             (
                 "[{\"a\": 1},\n{\"a\": \"]",
-                "ends within its array, in the row that starts in line \
-            2",
+                "ends within its array, in the row that starts in line 2",
             ),
             ("[1] [2]", "goes on behind the end of its array, in line 1"),
             (

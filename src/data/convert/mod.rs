@@ -1,7 +1,9 @@
-//! JSON, JSONL, CSV, TSV, texts and Parquet of another shape to a Parquet file that a recipe reads.
+//! Conversion of JSON, JSONL, CSV, TSV, texts and Parquet of another layout to a Parquet file that
+//! a recipe reads.
 //!
-//! Two passes, each with a few megabytes in memory: the first finds the columns and their types
-//! over all rows, the second writes. Every row is kept, or told with its line and the reason.
+//! There are two passes, each with a few megabytes in memory: the first finds the columns and their
+//! types over all rows, the second writes. Every row is kept, or reported with its line and the
+//! reason.
 
 mod delimited;
 mod error;
@@ -40,43 +42,43 @@ use piece::{Record, RecordBlock, Row, Wrong, in_parallel};
 use shape::Fields;
 use walk::{Dropped, Work};
 
-/// What is to be converted.
+/// Request for a conversion.
 #[derive(Debug)]
 pub struct ConvertRequest {
     /// Files and folders.
     pub sources: Vec<PathBuf>,
-    /// The Parquet file.
+    /// The Parquet file to write.
     pub out: PathBuf,
-    /// The format of the rows, where it is not to be guessed.
+    /// The format of the rows; `None`: it is guessed.
     pub format: Option<Format>,
-    /// Canonical column name to the name in the source.
+    /// Map from canonical column names to the names in the source.
     pub columns: BTreeMap<String, String>,
-    /// Rows that may be left out.
+    /// Maximum number of rows that may be left out.
     pub max_dropped: u64,
-    /// The license of the rows, where it is not to be looked for beside them.
+    /// The license of the rows; `None`: it is looked for beside them.
     pub license: Option<String>,
 }
 
-/// What was written.
+/// Result of a conversion.
 #[derive(Debug)]
 pub struct Converted {
-    /// Rows of the Parquet file.
+    /// Number of rows in the Parquet file.
     pub rows: u64,
-    /// Rows of the source that were left out.
+    /// Number of rows of the source that were left out.
     pub dropped: u64,
-    /// What the columns make.
+    /// The format that the columns fit.
     pub proposal: Option<Proposal>,
     /// Its columns.
     pub columns: Vec<ColumnFound>,
-    /// The hash of the source; of several files that of the lines which `b3sum` prints for them.
+    /// Hash of the source; for several files, the hash of the lines that `b3sum` prints for them.
     pub source_hash: Hash,
-    /// The license that is stated for it.
+    /// The stated license of the source.
     pub license: Option<String>,
-    /// Bytes of the source.
+    /// Size of the source in bytes.
     pub source_bytes: u64,
-    /// Bytes of the Parquet file.
+    /// Size of the Parquet file in bytes.
     pub bytes: u64,
-    /// What a person should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
@@ -85,24 +87,24 @@ pub struct Converted {
 pub struct ColumnFound {
     /// Its name.
     pub name: String,
-    /// The name in the source; empty for a conversation that was made of several.
+    /// The name in the source; empty for a conversation made of several columns.
     pub source: String,
-    /// What it holds, in words.
+    /// Its content in words.
     pub holds: String,
     /// Whether values are kept as their JSON text.
     pub is_json: bool,
     /// Whether the format reads it.
     pub is_read: bool,
-    /// Rows in which it is null.
+    /// Number of rows in which it is null.
     pub nulls: u64,
-    /// Rows that have no such column.
+    /// Number of rows without this column.
     pub missing: u64,
 }
 
-/// Converts, to a file that is whole or absent.
+/// Converts to a Parquet file, which is complete or absent.
 ///
 /// # Errors
-/// A source cannot be read, too many rows are wrong, the columns do not make the format, or the
+/// A source cannot be read, too many rows are invalid, the columns do not fit the format, or the
 /// disk is full.
 pub fn convert(
     order: &ConvertRequest,
@@ -153,7 +155,7 @@ struct Job<'a> {
     license: Option<String>,
 }
 
-/// What the first pass finds.
+/// Findings of the first pass.
 struct Survey {
     fields: Fields,
     hash: Hash,
@@ -161,7 +163,7 @@ struct Survey {
 }
 
 impl Job<'_> {
-    /// [`Job::run`], with a panic as an error.
+    /// Runs [`Job::run`] and returns a panic as an error.
     fn run_guarded(self, stop: &AtomicBool, report: Reporter) -> Result<Converted, ConvertError> {
         let out = self.out;
         files::guarded(|| self.run(stop, report)).map_err(|said| internal(out, said))?
@@ -176,8 +178,7 @@ impl Job<'_> {
             return Err(ConvertError::source(
                 &self.inputs[0].path,
                 "has no rows",
-                "give a file with \
-            rows",
+                "give a file with rows",
             ));
         }
         let layout = ColumnLayout::of(&survey.fields, self.naming)?;
@@ -200,8 +201,7 @@ impl Job<'_> {
             if rows == 0 {
                 return Err(ConvertError::source(
                     &self.inputs[0].path,
-                    "has no row that can be \
-                converted",
+                    "has no row that can be converted",
                     "correct its rows",
                 ));
             }
@@ -236,8 +236,7 @@ impl Job<'_> {
         }
         Err(ConvertError::source(
             &self.inputs[0].path,
-            "or a file beside it was changed while it \
-        was converted",
+            "or a file beside it was changed while it was converted",
             "convert it again",
         ))
     }
@@ -288,7 +287,7 @@ impl Job<'_> {
     }
 }
 
-/// The first pass: columns and their shapes, and rows that are none.
+/// Runs the first pass, which finds columns, their shapes, and invalid rows.
 fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, ConvertError> {
     let mut fields = Fields::default();
     let (hash, notes) = work.pass(|input, header, piece| {
@@ -357,7 +356,7 @@ fn write_piece(
     Ok(count)
 }
 
-/// Rows that were left out, the first ones by name.
+/// Returns notes on the rows that were left out, the first ones by name.
 fn told_dropped(dropped: &Dropped) -> Vec<String> {
     let rest = dropped.count.saturating_sub(dropped.faults.len() as u64);
     let more = (rest > 0).then(|| format!("left out: {rest} more rows"));
@@ -372,7 +371,7 @@ fn told_dropped(dropped: &Dropped) -> Vec<String> {
 fn mixed_note(column: &Column) -> String {
     format!(
         "column `{}` is kept as JSON text, because no type of Parquet would keep all of its \
-    values as they are",
+        values as they are",
         column.name
     )
 }
@@ -391,7 +390,7 @@ impl Column {
     }
 }
 
-/// The licenses that lie beside the inputs or are stated in them.
+/// Returns the licenses that are stated in the inputs or lie beside them.
 fn license_of(inputs: &[Input]) -> Option<String> {
     let mut found: Vec<String> = Vec::new();
     for input in inputs.iter().take(1000) {
@@ -430,7 +429,7 @@ mod tests {
         })
     }
 
-    /// Rows whose columns are mostly of one shape, as those of people are.
+    /// Generates rows whose columns are mostly of one shape, like real rows.
     fn rows() -> impl Strategy<Value = Vec<Row>> {
         let number = (-5_i64..5).prop_map(Value::from);
         let turns = prop::collection::vec(("[ab]{0,3}", "[cd]{0,3}"), 0..3);
@@ -440,7 +439,13 @@ mod tests {
                 .map(|(role, content)| json!({"role": role, "content": content}))
                 .collect()
         });
-        let cell = |plain: BoxedStrategy<Value>| prop_oneof![8 => plain.prop_map(Some), 1 => value().prop_map(Some), 1 => Just(None)];
+        let cell = |plain: BoxedStrategy<Value>| {
+            prop_oneof![
+                8 => plain.prop_map(Some),
+                1 => value().prop_map(Some),
+                1 => Just(None),
+            ]
+        };
         let row = (
             cell(".{0,5}".prop_map(Value::from).boxed()),
             cell(number.boxed()),
@@ -495,23 +500,39 @@ mod tests {
         fn rows_come_back_as_they_were(rows in rows()) {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let [source, out] = ["a.jsonl", "a.parquet"].map(|name| folder.path().join(name));
-            let lines: String = rows.iter().map(|row| format!("{}\n", Value::Object(row.clone()))).collect();
+            let line = |row: &Row| format!("{}\n", Value::Object(row.clone()));
+            let lines: String = rows.iter().map(line).collect();
             std::fs::write(&source, lines).expect("written");
             let inputs = inputs::find(&[source], &mut Vec::new()).expect("found");
             let naming = Naming { format: None, columns: BTreeMap::new(), keeps_names: false };
-            let job = Job { inputs: &inputs, out: &out, naming: &naming, max_dropped: 0, license: None };
+            let job = Job {
+                inputs: &inputs,
+                out: &out,
+                naming: &naming,
+                max_dropped: 0,
+                license: None,
+            };
             let converted = job.run(&AtomicBool::new(false), &|_| {}).expect("converted");
             prop_assert_eq!(converted.rows, rows.len() as u64);
-            let is_json = |name: &str| converted.columns.iter().any(|column| column.name == name && column.is_json);
+            let is_json = |name: &str| {
+                converted.columns.iter().any(|column| column.name == name && column.is_json)
+            };
             for (row, found) in rows.iter().zip(read_back(&out)) {
                 for (name, found) in found {
                     let expected = row.get(&name).cloned().unwrap_or_default();
                     match (&found, &expected) {
-                        (Value::String(text), _) if is_json(&name) => prop_assert_eq!(text, &expected.to_string()),
+                        (Value::String(text), _) if is_json(&name) => {
+                            prop_assert_eq!(text, &expected.to_string());
+                        }
                         // A column of whole and other numbers is one of floats.
-                        (Value::Number(found), Value::Number(expected)) => prop_assert_eq!(found.as_f64(), expected.as_f64()),
-                        _ => prop_assert_eq!(found.to_string(), expected.to_string(), "keys keep \
-                        their order"),
+                        (Value::Number(found), Value::Number(expected)) => {
+                            prop_assert_eq!(found.as_f64(), expected.as_f64());
+                        }
+                        _ => prop_assert_eq!(
+                            found.to_string(),
+                            expected.to_string(),
+                            "keys keep their order"
+                        ),
                     }
                 }
             }

@@ -1,5 +1,5 @@
-//! Columns that are known by name: which format rows of these columns are in, and which column
-//! holds what.
+//! Columns that are recognized by name: the format of rows with these columns, and the content of
+//! each column.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use arrow::datatypes::DataType;
 use super::shape::{Field, Shape};
 use crate::terms::Format;
 
-/// What a column holds, as far as a format asks.
+/// Content of a column, as far as a format cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Holds {
     /// Text.
@@ -19,17 +19,17 @@ pub enum Holds {
     Other,
 }
 
-/// A format that columns make, and the file's name of each of its columns.
+/// A format that the columns fit, and the file's name for each of its columns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proposal {
     /// The format.
     pub format: Format,
-    /// Canonical name to the name in the file.
+    /// Map from canonical names to the names in the file.
     pub columns: BTreeMap<String, String>,
 }
 
 impl std::fmt::Display for Proposal {
-    /// As a recipe has it, in one line.
+    /// Formats the proposal as in a recipe, on one line.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "format: {}", self.format)?;
         let named: Vec<_> = self
@@ -54,13 +54,14 @@ impl std::fmt::Display for Proposal {
 }
 
 impl Proposal {
-    /// A chat of a prompt and an answer is one only where a recipe names the two.
+    /// Whether a recipe must name the columns: a chat of a prompt and an answer is recognized only
+    /// then.
     fn needs_names(&self) -> bool {
         self.format == Format::Chat && !self.columns.contains_key("messages")
     }
 }
 
-/// A name as a flow mapping of YAML takes it.
+/// Formats a name for a flow mapping of YAML.
 pub(super) fn yaml_word(word: &str) -> String {
     let is_plain = !word.is_empty()
         && word
@@ -74,7 +75,7 @@ pub(super) fn yaml_word(word: &str) -> String {
     }
 }
 
-/// Names that a column of a format has elsewhere, the usual ones first.
+/// Returns other common names for a column of a format, the most usual first.
 fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
     match (format, canonical) {
         (Format::Chat, "messages") => &[
@@ -99,7 +100,7 @@ fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
     }
 }
 
-/// Whether a list of objects in a row is what people say to each other, or what they may call.
+/// Whether a list of objects with this name holds the turns of a conversation, or tools.
 pub(super) fn is_turns(name: &str) -> bool {
     let known = aliases(Format::Chat, "messages")
         .iter()
@@ -109,7 +110,7 @@ pub(super) fn is_turns(name: &str) -> bool {
         .any(|alias| name.eq_ignore_ascii_case(alias))
 }
 
-/// What a file may do without.
+/// Whether a file may lack a column.
 fn is_optional(canonical: &str) -> bool {
     matches!(
         canonical,
@@ -117,7 +118,7 @@ fn is_optional(canonical: &str) -> bool {
     )
 }
 
-/// Formats in the order in which they are tried, each with the columns that make it.
+/// Formats in the order in which they are tried, each with its columns.
 const SHAPES: [(Format, &[&str]); 5] = [
     (
         Format::Chat,
@@ -135,7 +136,7 @@ const SHAPES: [(Format, &[&str]); 5] = [
     (Format::Chat, &["prompt", "completion", "system"]),
 ];
 
-/// Columns by whose names a table is more than texts.
+/// Columns whose names show that a table is more than plain texts.
 const ROLES: [(Format, &str); 4] = [
     (Format::Chat, "messages"),
     (Format::Instruction, "instruction"),
@@ -143,7 +144,7 @@ const ROLES: [(Format, &str); 4] = [
     (Format::Completion, "completion"),
 ];
 
-/// The columns that a format can be made of, for messages.
+/// Returns the sets of columns that a format can be made of, for messages.
 pub(super) fn asked(format: Format) -> Vec<String> {
     let of_format = SHAPES.iter().filter(|(of, _)| *of == format);
     let required = |columns: &&[&str]| {
@@ -157,7 +158,7 @@ pub(super) fn asked(format: Format) -> Vec<String> {
     of_format.map(|(_, columns)| required(columns)).collect()
 }
 
-/// The format of columns, as it was asked for or as they suggest; `said` are names that are given.
+/// Proposes the format of columns, as requested or as they suggest; `said` holds the given names.
 pub fn propose(
     columns: &[(String, Holds)],
     asked: Option<Format>,
@@ -233,12 +234,12 @@ fn names(
     Some(found)
 }
 
-/// Keys of which a turn has one.
+/// Keys of a turn's speaker, of which each turn has one.
 const SPEAKERS: [&str; 2] = ["role", "from"];
 
 impl Field {
-    /// What a format can do with it. A few values of another kind are wrong rows, and not another
-    /// kind of column.
+    /// Returns the content that a format can use. A few values of another kind are invalid rows,
+    /// and do not make it another kind of column.
     pub(super) fn holds(&self) -> Holds {
         let is_mostly = |count: u64| count * 2 > self.count - self.nulls;
         let is_named = || {
@@ -261,7 +262,7 @@ impl Field {
     }
 }
 
-/// What a format can do with a column of a Parquet file.
+/// Returns the content of a Parquet column that a format can use.
 pub fn holds(data_type: &DataType) -> Holds {
     match data_type {
         DataType::Binary | DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Holds::Text,
@@ -318,8 +319,7 @@ mod tests {
             (&["prompt", "completion", "label"], "format: completion"),
             (
                 &["id", "Question", "Answer"],
-                "format: completion, columns: \
-            {completion: Answer, prompt: Question}",
+                "format: completion, columns: {completion: Answer, prompt: Question}",
             ),
             (&["messages", "tools"], "format: chat"),
             (
@@ -360,10 +360,7 @@ mod tests {
         );
         assert_eq!(
             told(None, &[("text", "answer")]).as_deref(),
-            Some(
-                "format: text, columns: \
-        {text: answer}"
-            )
+            Some("format: text, columns: {text: answer}")
         );
         assert_eq!(
             told(None, &[("prompt", "text")]).as_deref(),
@@ -372,10 +369,7 @@ mod tests {
         assert_eq!(told(Some(Format::Instruction), &[]), None);
         assert_eq!(
             told(None, &[("messages", "text")]).as_deref(),
-            Some(
-                "format: chat, columns: \
-        {messages: text}"
-            )
+            Some("format: chat, columns: {messages: text}")
         );
     }
 }

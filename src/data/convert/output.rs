@@ -1,4 +1,4 @@
-//! The Parquet file that is written: a row group whenever enough has come together, so that memory
+//! Writer of the Parquet file: it writes a row group whenever enough rows are there, so that memory
 //! does not grow with the file.
 
 use std::io::{self, Write};
@@ -19,10 +19,11 @@ use super::error::ConvertError;
 use super::piece::Row;
 use crate::files::{self, NewFile, write_pieces_atomic};
 
-/// Bytes of a row group before they are packed, about.
+/// Approximate bytes of a row group before compression.
 const GROUP_BYTES: usize = 32 << 20;
 
-/// A file that remembers why it could not be written: the writer of Parquet makes words of it.
+/// A file that records why it could not be written, because the Parquet writer turns errors into
+/// text.
 struct Output<'a> {
     file: &'a mut NewFile,
     failed: &'a Mutex<Option<files::FileError>>,
@@ -45,7 +46,7 @@ impl Write for Output<'_> {
     }
 }
 
-/// Takes batches.
+/// Parquet file to which batches are written.
 pub(super) struct ParquetOutput<'a> {
     writer: ArrowWriter<Output<'a>>,
     failed: &'a Mutex<Option<files::FileError>>,
@@ -82,7 +83,7 @@ fn failure(failed: &Mutex<Option<files::FileError>>, path: &Path, reason: String
         .into()
 }
 
-/// Writes a Parquet file, whole or not at all.
+/// Writes a Parquet file, completely or not at all.
 ///
 /// # Errors
 /// The disk is full or fails, or `fill` does.
@@ -125,10 +126,10 @@ pub(super) fn write(
     })
 }
 
-/// Rows as a batch.
+/// Builds a batch from rows.
 ///
 /// # Errors
-/// A value is not of its column's type, in words.
+/// A value is not of its column's type; the reason in words.
 pub(super) fn batch(schema: &Arc<Schema>, rows: &[Row]) -> Result<Option<RecordBatch>, String> {
     if rows.is_empty() {
         return Ok(None);

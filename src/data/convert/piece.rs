@@ -1,4 +1,4 @@
-//! Some records of a source, raw: what one pass has in memory at a time.
+//! Blocks of raw records of a source, which a pass holds in memory one at a time.
 
 use std::ops::Range;
 
@@ -6,30 +6,30 @@ use serde_json::{Map, Value};
 
 use super::json;
 
-/// Bytes of a piece, about.
+/// Approximate bytes of a block.
 pub(super) const PIECE_BYTES: usize = 4 << 20;
-/// The longest record. Its values take thirty times as much while it is read.
+/// Maximum bytes of a record. Its values take thirty times as much while it is read.
 pub(super) const MAX_ROW_BYTES: usize = 16 << 20;
-/// Records of a unit, and bytes after which it ends before that.
+/// Maximum number of records in a unit, and bytes after which it ends earlier.
 const UNIT_ROWS: usize = 256;
 const UNIT_BYTES: usize = 256 << 10;
 
-/// A row as read: its values by column.
+/// A row as read: values by column.
 pub(super) type Row = Map<String, Value>;
 
-/// Records one after the other.
+/// A block of consecutive records.
 #[derive(Debug, Default)]
 pub(super) struct RecordBlock {
     /// Their bytes.
     pub bytes: Vec<u8>,
-    /// Where each is.
+    /// The place of each record.
     pub records: Vec<Record>,
 }
 
 /// One record of a source.
 #[derive(Debug)]
 pub(super) struct Record {
-    /// The line that it starts in, from 1.
+    /// The line in which it starts, from 1.
     pub line: u64,
     pub content: Content,
 }
@@ -40,11 +40,11 @@ pub(super) enum Content {
     Json(Range<usize>),
     /// A cell for each column of the header.
     Cells(Vec<Range<usize>>),
-    /// It could not be taken apart.
+    /// A record that could not be split; the reason.
     Broken(String),
 }
 
-/// Why a record is no row.
+/// Error of a record that is not a row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Wrong {
     /// The line, from 1.
@@ -55,13 +55,13 @@ pub(super) struct Wrong {
 }
 
 impl RecordBlock {
-    /// Whether nothing more is to be put into it.
+    /// Whether the block is full.
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= PIECE_BYTES
     }
 
-    /// Records that are worked on together. Where they end depends on the source alone, so that the
-    /// result does too.
+    /// Returns the units of records that are processed together. The units depend on the source
+    /// alone, so that the result does too.
     pub fn units(&self) -> Vec<&[Record]> {
         let (mut units, mut start, mut bytes) = (Vec::new(), 0, 0);
         for (index, record) in self.records.iter().enumerate() {
@@ -75,10 +75,10 @@ impl RecordBlock {
         units
     }
 
-    /// A record's row; cells take their names from the header.
+    /// Converts a record to a row; cells take their names from the header.
     ///
     /// # Errors
-    /// The record is none.
+    /// The record is not a row.
     pub fn row(&self, record: &Record, header: &[String]) -> Result<Row, Wrong> {
         let wrong = |reason: String| Wrong {
             line: record.line,
@@ -96,12 +96,8 @@ impl RecordBlock {
             Content::Cells(cells) => {
                 let cell = |(range, name): (&Range<usize>, &String)| {
                     let text = str::from_utf8(&self.bytes[range.clone()]);
-                    let text = text.map_err(|error| {
-                        wrong(format!(
-                            "column `{name}` is not UTF-8: \
-                    {error}"
-                        ))
-                    })?;
+                    let text = text
+                        .map_err(|error| wrong(format!("column `{name}` is not UTF-8: {error}")))?;
                     if text.contains('\0') {
                         return Err(wrong(format!(
                             "column `{name}` has a NUL byte: it is no text"
@@ -125,13 +121,13 @@ impl Record {
     }
 }
 
-/// `1 cell`, `2 cells`.
+/// Formats a count with its noun: `1 cell`, `2 cells`.
 pub(super) fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }
 
-/// Work on each of some units by all cores, results in their order. The pool of the run is not made
-/// yet: its threads are the recipe's to choose.
+/// Processes units on all cores and returns the results in order. The pool of the run does not
+/// exist yet, because the recipe chooses its number of threads.
 pub(super) fn in_parallel<U: Sync, T: Send>(units: &[U], work: impl Fn(&U) -> T + Sync) -> Vec<T> {
     use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
     let threads = std::thread::available_parallelism()

@@ -1,5 +1,5 @@
-//! Parquet of another shape: columns get the names of a format, or become a conversation; all
-//! others go through as they are.
+//! Conversion of Parquet files with another layout: columns get the names of a format, or become a
+//! conversation; all others are copied unchanged.
 
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -23,14 +23,14 @@ use super::{ColumnFound, Converted, Job, output};
 use crate::files::{self, Hash, hash_file, open_file};
 use crate::report::Reporter;
 
-/// Rows and bytes of a batch at most, about.
+/// Approximate maximum rows and bytes of a batch.
 const BATCH_ROWS: u64 = 2048;
 const BATCH_BYTES: u64 = 8 << 20;
 
 /// Converts Parquet files of one schema.
 ///
 /// # Errors
-/// One cannot be read, or is of another schema; the columns do not make the format; the disk is
+/// A file cannot be read or has another schema; the columns do not fit the format; the disk is
 /// full.
 pub(super) fn reshape(
     job: &Job,
@@ -66,8 +66,7 @@ pub(super) fn reshape(
             return Err(ConvertError::source(
                 &job.inputs[0].path,
                 "has no rows",
-                "give a file with \
-            rows",
+                "give a file with rows",
             ));
         }
         job.unchanged(hash_of(job.inputs)? == hash)
@@ -109,11 +108,7 @@ fn common_schema(inputs: &[Input]) -> Result<SchemaRef, ConvertError> {
                 let hint = "convert files of different columns one by one";
                 return Err(ConvertError::source(
                     &input.path,
-                    format!(
-                        "has other columns than \
-                `{}`",
-                        inputs[0].path.display()
-                    ),
+                    format!("has other columns than `{}`", inputs[0].path.display()),
                     hint,
                 ));
             }
@@ -130,7 +125,7 @@ fn open(path: &Path) -> Result<ParquetRecordBatchReaderBuilder<std::fs::File>, C
         .map_err(|reason| damaged(path, reason))
 }
 
-/// The rows of a file, so few at a time that their text fits in memory.
+/// Reads the rows of a file in batches whose text fits in memory.
 fn batches(
     path: &Path,
 ) -> Result<impl Iterator<Item = Result<RecordBatch, ConvertError>>, ConvertError> {
@@ -153,12 +148,12 @@ fn batches(
     }))
 }
 
-/// What becomes of the columns.
+/// Conversion of the columns.
 struct Shape {
     schema: SchemaRef,
-    /// Places in the source of the columns that stay.
+    /// Indexes in the source of the columns that stay.
     kept: Vec<usize>,
-    /// The source's names.
+    /// Names of the columns in the source.
     sources: Vec<String>,
     chat: Option<ChatOf>,
     turns: SchemaRef,
@@ -228,12 +223,9 @@ impl Shape {
 
     fn messages(&self, chat: &ChatOf, batch: &RecordBatch) -> Result<ArrayRef, String> {
         let text = |name: &String| {
-            let column = batch.column_by_name(name).ok_or_else(|| {
-                format!(
-                    "it has no column \
-            `{name}`"
-                )
-            })?;
+            let column = batch
+                .column_by_name(name)
+                .ok_or_else(|| format!("it has no column `{name}`"))?;
             cast(column, &DataType::Utf8)
                 .map(|texts| (name.clone(), texts))
                 .map_err(|error| error.to_string())

@@ -1,22 +1,23 @@
-//! What the values of a column are, over all rows. A place that is always of one shape gets a type
-//! of its own; a column in which anything would be lost by that keeps the JSON text of its values.
+//! The shape of a column's values over all rows. A place that always has one shape gets its own
+//! type; a column that would lose anything by that keeps the JSON text of its values.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField};
 use serde_json::{Map, Value};
 
-/// Keys of an object that are told apart; of more they are names of things and not of fields.
+/// Maximum number of keys in an object. If there are more, they are names of things and not of
+/// fields.
 const MAX_KEYS: usize = 256;
-/// Lists and objects in one another that get a type.
+/// Maximum nesting of lists and objects that get a type.
 const MAX_DEPTH: usize = 12;
-/// Whole numbers up to here are exact as floats.
+/// Largest whole number up to which all are exact as floats.
 const EXACT: u64 = 1 << 53;
 
-/// The shape of a place.
+/// Shape of the values at a place.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// There were nulls alone.
+    /// Only nulls.
     #[default]
     Nothing,
     Bool,
@@ -28,7 +29,7 @@ pub(super) enum Shape {
     Mixed,
 }
 
-/// What numbers there were.
+/// Kinds of numbers that were seen.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[allow(
     clippy::struct_excessive_bools,
@@ -38,9 +39,9 @@ pub(super) struct Number {
     has_whole: bool,
     has_floats: bool,
     has_negative: bool,
-    /// Above what 63 bits hold.
+    /// Whether there are whole numbers above 63 bits.
     has_large: bool,
-    /// Whole ones that a float would round.
+    /// Whether there are whole numbers that a float would round.
     has_inexact: bool,
 }
 
@@ -48,7 +49,7 @@ pub(super) struct Number {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields {
     pub fields: Vec<Field>,
-    /// Objects.
+    /// Number of objects.
     pub count: u64,
     /// Whether two objects have the same keys in another order.
     is_disordered: bool,
@@ -61,11 +62,11 @@ pub(super) struct Fields {
 pub(super) struct Field {
     pub name: String,
     pub shape: Shape,
-    /// Objects that have it.
+    /// Number of objects that have it.
     pub count: u64,
-    /// Those in which it is null.
+    /// Number of objects in which it is null.
     pub nulls: u64,
-    /// Those in which it is text, and a list.
+    /// Number of objects in which it is text, and in which it is a list.
     pub texts: u64,
     pub lists: u64,
 }
@@ -96,7 +97,8 @@ impl Number {
         }
     }
 
-    /// Its type. Within a value `1` and `1.0` print differently, so that they have none together.
+    /// Returns the type of the numbers. Within a value, `1` and `1.0` print differently, so they
+    /// have no common type there.
     fn data_type(self, is_inner: bool) -> Option<DataType> {
         match (self.has_whole, self.has_floats) {
             (true, true) => (!is_inner && !self.has_inexact).then_some(DataType::Float64),
@@ -127,7 +129,7 @@ impl Shape {
         }
     }
 
-    /// The shape of what is in either.
+    /// Returns the shape of the values of both.
     pub fn merge(self, other: Self) -> Self {
         match (self, other) {
             (Self::Nothing, shape) | (shape, Self::Nothing) => shape,
@@ -143,8 +145,8 @@ impl Shape {
         }
     }
 
-    /// The type of a column of this shape, from which every value comes back as it was; `None`
-    /// where there is none.
+    /// Returns the type of a column of this shape, from which every value can be restored exactly;
+    /// `None` if there is none.
     pub fn data_type(&self) -> Option<DataType> {
         self.typed(0)
     }
@@ -161,7 +163,7 @@ impl Shape {
         }
     }
 
-    /// In words.
+    /// Describes the shape in words.
     pub fn describe(&self) -> String {
         match self {
             Self::Nothing => "nothing but nulls".into(),
@@ -178,13 +180,13 @@ impl Shape {
     }
 }
 
-/// A list of values that may be null.
+/// Returns the type of a list of values that may be null.
 pub(super) fn list_of(item: DataType) -> DataType {
     DataType::List(Arc::new(ArrowField::new("item", item, true)))
 }
 
 impl Fields {
-    /// Takes the keys of an object.
+    /// Adds the keys of an object.
     pub fn add(&mut self, object: &Map<String, Value>) {
         self.count += 1;
         let mut at = 0;
@@ -221,7 +223,7 @@ impl Fields {
         }
     }
 
-    /// The place of a key that follows the one before `at`; a new one is put there.
+    /// Returns the index of a key that follows the key before `at`; a new key is inserted there.
     fn place(&mut self, name: &str, at: usize) -> Option<usize> {
         if self.fields.get(at).is_some_and(|field| field.name == name) {
             return Some(at);
@@ -253,8 +255,8 @@ impl Fields {
         self.fields.iter().any(|field| field.name == name)
     }
 
-    /// A Parquet object has all keys of all objects in one order, and null for those that one of
-    /// them has not.
+    /// Returns the type of the objects. A Parquet object has the keys of all objects in one order,
+    /// and null for those that an object lacks.
     fn typed(&self, depth: usize) -> Option<DataType> {
         let is_exact = !self.is_disordered && !self.is_crowded && !self.fields.is_empty();
         if !is_exact || self.fields.iter().any(|field| field.nulls > 0) {

@@ -1,5 +1,5 @@
-//! The bytes of a source file: hashed as they lie on the disk, unpacked where they are gzip or
-//! zstd. How they are packed is read from their first bytes, because names lie.
+//! The bytes of a source file: hashed as stored, and decompressed if they are gzip or zstd. The
+//! compression is detected from the first bytes, because names can be wrong.
 
 use std::cell::RefCell;
 use std::fs::File;
@@ -14,15 +14,15 @@ const BUFFER_BYTES: usize = 256 << 10;
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 const UTF8_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
-/// UTF-16 in either order.
+/// Byte order marks of UTF-16.
 const UTF16_MARKS: [[u8; 2]; 2] = [[0xff, 0xfe], [0xfe, 0xff]];
 
-/// The file below the unpacking.
+/// The file below the decompression.
 struct Raw {
     file: File,
     hasher: blake3::Hasher,
     bytes: u64,
-    /// Whether it is the disk that failed, and not the content.
+    /// Whether reading the file failed, as opposed to its content.
     has_failed: bool,
 }
 
@@ -113,7 +113,7 @@ impl Stream {
         &self.path
     }
 
-    /// The unpacked bytes that come next; none at the end.
+    /// Returns the next decompressed bytes; empty at the end.
     ///
     /// # Errors
     /// The file cannot be read or unpacked.
@@ -129,7 +129,7 @@ impl Stream {
         Ok(self.input.fill_buf().unwrap_or_default())
     }
 
-    /// Says how many of these bytes were used.
+    /// Marks this many of these bytes as used.
     pub fn consume(&mut self, count: usize) {
         self.input.consume(count);
     }
@@ -141,23 +141,20 @@ impl Stream {
         let hint = "download or copy it again and compare its size with the original";
         ConvertError::source(
             &self.path,
-            format!(
-                "cannot be unpacked, it is cut off or damaged: \
-        {cause}"
-            ),
+            format!("cannot be unpacked, it is cut off or damaged: {cause}"),
             hint,
         )
     }
 
-    /// Bytes of the file that were read.
+    /// Returns the number of bytes of the file that were read.
     pub fn bytes(&self) -> u64 {
         self.raw.0.borrow().bytes
     }
 
-    /// The hash of the whole file.
+    /// Returns the hash of the whole file.
     ///
     /// # Errors
-    /// What is left of it cannot be read.
+    /// The rest of the file cannot be read.
     pub fn finish(self) -> Result<Hash, ConvertError> {
         let mut raw = self.raw;
         io::copy(&mut raw, &mut io::sink())
@@ -240,10 +237,12 @@ mod tests {
             }
         }
         std::fs::write(&path, b"\xff\xfea\0").expect("written");
-        assert!(read(&path).expect_err("UTF-16").to_string().ends_with(
-            "is UTF-16, expected \
-        UTF-8"
-        ));
+        assert!(
+            read(&path)
+                .expect_err("UTF-16")
+                .to_string()
+                .ends_with("is UTF-16, expected UTF-8")
+        );
     }
 
     fn mixed(number: u32) -> u32 {

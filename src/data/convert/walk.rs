@@ -1,4 +1,4 @@
-//! A pass over all inputs: pieces in order, progress, and the hash of what was read.
+//! A pass over all inputs: blocks in order, progress, and the hash of the bytes read.
 
 use std::cell::Cell;
 use std::path::Path;
@@ -12,13 +12,13 @@ use crate::fault::Fault;
 use crate::files::{Hash, hash_bytes};
 use crate::report::{Event, Reporter, Transfer};
 
-/// What goes with every pass.
+/// Context shared by all passes.
 pub(super) struct Work<'a> {
     pub inputs: &'a [Input],
     pub stop: &'a AtomicBool,
     pub report: Reporter<'a>,
     pub started: Instant,
-    /// Bytes of the passes that are over.
+    /// Bytes of the completed passes.
     pub done_bytes: Cell<u64>,
     /// Bytes of all passes.
     pub total_bytes: u64,
@@ -42,7 +42,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Says how far the work is, and ends it where a signal came.
+    /// Reports progress, and ends the work if a signal came.
     ///
     /// # Errors
     /// A signal came.
@@ -62,8 +62,8 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    /// Goes through all pieces of all inputs, and gives the hash of these: that of the file; of
-    /// several, that of the lines which `b3sum` would print for them.
+    /// Passes all blocks of all inputs to `take`, and returns the hash of the inputs: the hash of
+    /// the file, or for several files the hash of the lines that `b3sum` would print for them.
     ///
     /// # Errors
     /// An input cannot be read, `take` fails, or a signal came.
@@ -87,7 +87,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// The hash of several files.
+/// Returns the joint hash of several files.
 pub(super) fn joined(hashes: &[(&str, Hash)]) -> Hash {
     if let [(_, hash)] = hashes {
         return *hash;
@@ -129,8 +129,10 @@ impl Dropped {
         }
     }
 
+    /// Checks the number of rows that are left out.
+    ///
     /// # Errors
-    /// There are more than may be left out.
+    /// More rows are left out than allowed.
     pub fn check(&self) -> Result<(), ConvertError> {
         if self.count <= self.allowed {
             return Ok(());

@@ -1,5 +1,5 @@
-//! One compiled template and the jinja2 environment in which transformers renders it, held to
-//! limits: a template comes with a model from outside and may loop or grow without end.
+//! A compiled template and the jinja2 environment in which transformers renders it, with limits: a
+//! template comes with a model from outside and may loop or grow without end.
 
 use std::error::Error as _;
 use std::io;
@@ -16,16 +16,16 @@ use regex::Regex;
 use super::generation::Marks;
 use super::{Rendered, TemplateError, json, python, rewrite};
 
-/// Steps of one rendering: about half a second of looping. A conversation of ten thousand turns
-/// stays far below.
+/// Maximum steps of a rendering: about half a second of looping. A conversation of ten thousand
+/// turns stays far below.
 pub(super) const MAX_STEPS: u64 = 20_000_000;
-/// Size of one rendering: far above any sequence that can be trained.
+/// Maximum bytes of a rendering: far above any sequence that can be trained.
 pub(super) const MAX_BYTES: usize = 64 << 20;
-/// Depth of calls, counted by minijinja (four for a macro), low enough for the small stacks of
-/// worker threads.
+/// Maximum depth of calls, as minijinja counts them (four for a macro), low enough for the small
+/// stacks of worker threads.
 const MAX_DEPTH: usize = 200;
 
-/// Bytes of what a template says when it refuses a conversation.
+/// Maximum bytes of the message with which a template refuses a conversation.
 const MAX_SAID: usize = 1000;
 
 const NAME: &str = "chat_template";
@@ -34,12 +34,12 @@ const NAME: &str = "chat_template";
 #[derive(Debug)]
 pub(super) struct Engine {
     environment: Environment<'static>,
-    /// Marks that [`Engine::render`] takes out of the text and turns into spans.
+    /// Marks that [`Engine::render`] removes from the text and turns into spans.
     pub(super) marks: Marks,
 }
 
 impl Engine {
-    /// Compiles a template. `started` is the time that `strftime_now` tells.
+    /// Compiles a template. `started` is the time that `strftime_now` formats.
     ///
     /// # Errors
     /// The template is not valid.
@@ -57,10 +57,10 @@ impl Engine {
         Ok(Self { environment, marks })
     }
 
-    /// Renders the template; what stands between marks becomes spans.
+    /// Renders the template; text between marks becomes spans.
     ///
     /// # Errors
-    /// The template raises, fails, or goes past a limit.
+    /// The template raises an exception, fails, or exceeds a limit.
     pub(super) fn render(&self, variables: Value) -> Result<Rendered, TemplateError> {
         let mut output = Capped {
             text: Vec::new(),
@@ -84,19 +84,14 @@ impl Engine {
 }
 
 static ASKED: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r#"strftime_now\(\s*(?:"([^"]*)"|'([^']*)')?"#).expect(
-        "the \
-    pattern is valid and fixed",
-    )
+    Regex::new(r#"strftime_now\(\s*(?:"([^"]*)"|'([^']*)')?"#)
+        .expect("the pattern is valid and fixed")
 });
 static DAY: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new("^(?:[^%]|%-?[aAbBdejmuUwWyYDF])*$").expect(
-        "the pattern is valid \
-    and fixed",
-    )
+    Regex::new("^(?:[^%]|%-?[aAbBdejmuUwWyYDF])*$").expect("the pattern is valid and fixed")
 });
 
-/// Whether every format that a template gives to `strftime_now` is written out and tells nothing
+/// Whether every format that a template passes to `strftime_now` is a literal and contains nothing
 /// finer than the day.
 pub(super) fn asks_for_the_day_only(source: &str) -> bool {
     let format = |call: regex::Captures| {
@@ -109,7 +104,7 @@ pub(super) fn asks_for_the_day_only(source: &str) -> bool {
         .all(|call| format(call).is_some_and(|format| DAY.is_match(&format)))
 }
 
-/// The environment of transformers' `_compile_jinja_template`.
+/// Creates the environment of transformers' `_compile_jinja_template`.
 fn environment(started: Timestamp) -> Environment<'static> {
     let mut environment = Environment::new();
     let syntax = SyntaxConfig::builder()
@@ -156,7 +151,7 @@ fn environment(started: Timestamp) -> Environment<'static> {
     environment
 }
 
-/// A float as Python prints it; `None` for any other value.
+/// Formats a float as Python prints it; `None` for any other value.
 fn python_float(value: &Value) -> Option<String> {
     let is_float = value.is_number() && !value.is_integer();
     f64::try_from(value.clone())
@@ -165,7 +160,7 @@ fn python_float(value: &Value) -> Option<String> {
         .map(json::python_float)
 }
 
-/// jinja2's undefined has a length, 0; minijinja's has none.
+/// Implements `length`: undefined has the length 0 in jinja2, and none in minijinja.
 fn length(value: &Value) -> Result<usize, minijinja::Error> {
     if value.is_undefined() {
         Ok(0)
@@ -174,13 +169,13 @@ fn length(value: &Value) -> Result<usize, minijinja::Error> {
     }
 }
 
-/// What a template says when it calls `raise_exception`.
+/// Message of a template that calls `raise_exception`.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct Raised(String);
 
 impl Raised {
-    /// The message under an error; errors of blocks and macros wrap it.
+    /// Finds the message inside an error, because errors of blocks and macros wrap it.
     pub(super) fn find(error: &minijinja::Error) -> Option<&str> {
         let mut inner = error.source();
         while let Some(error) = inner {
@@ -201,20 +196,17 @@ fn raise_exception(mut message: String) -> Result<Value, minijinja::Error> {
     )
 }
 
-/// The time in UTC: local time would render another text on another machine.
+/// Formats the time in UTC, because local time would render another text on another machine.
 fn strftime(format: &str, time: Timestamp) -> Result<String, minijinja::Error> {
     jiff::fmt::strtime::format(format, &time.to_zoned(TimeZone::UTC)).map_err(|error| {
         minijinja::Error::new(
             ErrorKind::InvalidOperation,
-            format!(
-                "strftime_now: \
-        {error}"
-            ),
+            format!("strftime_now: {error}"),
         )
     })
 }
 
-/// Takes at most [`MAX_BYTES`].
+/// Output that accepts at most [`MAX_BYTES`].
 struct Capped {
     text: Vec<u8>,
     is_full: bool,
@@ -242,14 +234,15 @@ mod tests {
     fn render(source: &str) -> Result<String, TemplateError> {
         let variables = serde_json::json!({
             "no": null, "yes": true, "number": 2.0, "list": ["a", 1, null], "text": " a b\n",
-            "map": {"items": 1, "values": "v"}, "messages": [{"role": "user"}, {"role": "assistant"}, {"role": "tool"}],
+            "map": {"items": 1, "values": "v"},
+            "messages": [{"role": "user"}, {"role": "assistant"}, {"role": "tool"}],
         });
         Engine::new(source, "2024-07-26T23:30:00Z".parse().unwrap())?
             .render(Value::from(minijinja::value::Serde(variables)))
             .map(|it| it.text)
     }
 
-    /// Each expectation is what jinja2 3.1 gives with the settings of transformers.
+    /// The expected texts are the output of jinja2 3.1 with the settings of transformers.
     #[test]
     fn templates_render_as_jinja2_renders_them() {
         let cases = [
@@ -279,7 +272,8 @@ mod tests {
                 "user",
             ),
             (
-                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}\
+                {% endfor %}{{ ns.n }}",
                 "3",
             ),
             (
@@ -288,19 +282,17 @@ mod tests {
             ),
             (
                 "{{ 'a' in 'abc' }}{{ 'role' in messages[0] }}{{ missing is defined }}{{ no is \
-                none \
-            }}",
+                none }}",
                 "TrueTrueFalseTrue",
             ),
             (
                 "{{ text is sequence }}{{ text is iterable }}{{ map is mapping }}{{ list is string \
-            }}",
+                }}",
                 "TrueTrueTrueFalse",
             ),
             (
                 "{{ 0.00001 }} {{ 0.00001 | string }} {{ 1e6 }} {{ no is iterable }}",
-                "1e-05 1e-05 \
-            1000000.0 False",
+                "1e-05 1e-05 1000000.0 False",
             ),
             (
                 "{{ missing == none }}{{ missing | length }}{{ no | string }}",
@@ -332,11 +324,9 @@ mod tests {
 
     #[test]
     fn a_template_speaks_for_itself() {
-        let error = render(
-            "{% for m in messages %}{{ raise_exception('no ' ~ m.role) \
-        }}{% endfor %}",
-        )
-        .unwrap_err();
+        let error =
+            render("{% for m in messages %}{{ raise_exception('no ' ~ m.role) }}{% endfor %}")
+                .unwrap_err();
         assert!(
             matches!(&error, TemplateError::Raised { message } if message == "no user"),
             "{error}"
@@ -367,7 +357,8 @@ mod tests {
 
     #[test]
     fn a_template_without_end_is_stopped() {
-        let nested = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}{% endfor %}{% endfor %}";
+        let nested = "{% for a in range(9999) %}{% for b in range(9999) %}{% set c = a %}\
+            {% endfor %}{% endfor %}";
         assert!(matches!(render(nested), Err(TemplateError::Endless { .. })));
         let growing = "{% for a in range(9999) %}{{ 'x' * 100000 }}{% endfor %}";
         assert!(matches!(

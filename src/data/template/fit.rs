@@ -1,6 +1,6 @@
-//! Values that a data set writes in one form and a template reads in another: arguments of calls,
-//! which are objects or their JSON text, contents in parts, and what tools answer. The template is
-//! asked which form it prints, with a word that stands for the value.
+//! Values that a dataset writes in one form and a template reads in another: arguments of calls
+//! (objects or their JSON text), contents in parts, and answers of tools. The form that a template
+//! prints is found by rendering it with a marker word in place of the value.
 
 use std::borrow::Cow;
 
@@ -9,15 +9,15 @@ use serde_json::{Value, json};
 use super::{ChatTemplate, Conversation, TemplateError, json::dumps};
 use crate::data::json_text;
 
-/// Stands for a text.
+/// Marker for a text.
 const WORD: &str = "rankine_probe";
-/// Stands for an object in JSON, as Python writes it and without spaces.
+/// Marker for an object in JSON, as Python writes it and without spaces.
 const OBJECT: [&str; 2] = [r#"{"rankine_probe": 1}"#, r#"{"rankine_probe":1}"#];
 
 impl ChatTemplate {
-    /// The conversation with each value in the form that the template prints: arguments as objects
-    /// unless it takes text, contents of text parts joined unless it takes parts, answers of tools
-    /// as JSON text unless it takes values.
+    /// Converts each value of the conversation to the form that the template prints: arguments to
+    /// objects unless it takes text, contents of text parts to joined text unless it takes parts,
+    /// answers of tools to JSON text unless it takes values.
     pub fn fit<'a>(&self, conversation: &'a Conversation) -> Cow<'a, Conversation> {
         let mut fitted = Cow::Borrowed(conversation);
         if has(conversation, |turn| parts(turn).is_some()) && !self.takes_parts(conversation) {
@@ -50,8 +50,8 @@ impl ChatTemplate {
         fitted
     }
 
-    /// Whether the template goes through parts. One that does not prints them as a list, fails over
-    /// them, or loses them.
+    /// Whether the template iterates over content parts. A template that does not prints them as a
+    /// list, fails on them, or loses them.
     fn takes_parts(&self, conversation: &Conversation) -> bool {
         let put = |turn: &mut Value| {
             if parts(turn).is_some() {
@@ -76,7 +76,7 @@ impl ChatTemplate {
             .is_some_and(|text| text.contains(WORD) && (is_list_anyway || !is_list(&text)))
     }
 
-    /// A template may write what a tool answers as JSON itself.
+    /// Whether the template takes a tool's answer as a value and writes it as JSON itself.
     fn takes_values(&self, conversation: &Conversation) -> bool {
         let put = |turn: &mut Value| match &mut turn["content"] {
             content @ Value::Object(_) => *content = json!({WORD: 1}),
@@ -97,8 +97,8 @@ impl ChatTemplate {
                 .is_some_and(|text| OBJECT.iter().any(|word| text.contains(word)))
     }
 
-    /// A template that takes the text writes it as it is; one that makes JSON of it escapes its
-    /// quotes.
+    /// Whether the template takes arguments as text. Such a template writes the text as it is; a
+    /// template that formats it as JSON escapes its quotes.
     fn takes_text_arguments(&self, conversation: &Conversation) -> bool {
         let mut other = conversation.clone();
         change_arguments(&mut other, |_| Some(OBJECT[0].into()));
@@ -106,7 +106,7 @@ impl ChatTemplate {
             .is_ok_and(|text| text.contains(OBJECT[0]))
     }
 
-    /// Objects as text where the template fails over objects and not over text.
+    /// Converts argument objects to text if the template fails on objects and not on text.
     fn with_text_arguments<'a>(
         &self,
         conversation: Cow<'a, Conversation>,
@@ -128,7 +128,7 @@ impl ChatTemplate {
         }
     }
 
-    /// The text of the conversation with its turns changed.
+    /// Renders the conversation with its turns changed; `None` if that fails.
     fn prints(&self, conversation: &Conversation, change: impl Fn(&mut Value)) -> Option<String> {
         let mut other = conversation.clone();
         other.messages.iter_mut().for_each(change);
@@ -140,7 +140,7 @@ fn has(conversation: &Conversation, is: impl Fn(&Value) -> bool) -> bool {
     conversation.messages.iter().any(is)
 }
 
-/// The joined text of a turn whose content is a list of text parts and nothing else.
+/// Returns the joined text of a turn whose content is a list of text parts and nothing else.
 fn parts(turn: &Value) -> Option<String> {
     let text = |part: &Value| {
         part["text"]
@@ -162,7 +162,7 @@ fn is_value(turn: &Value) -> bool {
     !content.is_null() && !content.is_string() && parts(turn).is_none()
 }
 
-/// Where a call keeps its arguments: in its function, or beside its name.
+/// Returns the JSON pointer to a call's arguments: in its function, or beside its name.
 fn place(call: &Value) -> &'static str {
     if call["function"].is_object() {
         "/function/arguments"
@@ -171,7 +171,7 @@ fn place(call: &Value) -> &'static str {
     }
 }
 
-/// The arguments of a turn's calls.
+/// Returns the arguments of a turn's calls.
 fn arguments(turn: &Value) -> impl Iterator<Item = &Value> {
     turn["tool_calls"]
         .as_array()
@@ -196,7 +196,8 @@ fn change_arguments(conversation: &mut Conversation, change: impl Fn(&Value) -> 
     }
 }
 
-/// Whether a text is the JSON text of arguments. A function without any may have an empty text.
+/// Whether a text is the JSON text of arguments. A function without arguments may have an empty
+/// text.
 fn is_object_text(text: &str) -> bool {
     object(text).is_some()
 }
@@ -233,13 +234,19 @@ mod tests {
 
     #[test]
     fn arguments_have_the_form_that_the_template_prints() {
-        let calls = |argument: Value| json!([{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": argument}}]}]);
-        let flat = |argument: Value| json!([{"role": "assistant", "tool_calls": [{"name": "f", "arguments": argument}]}]);
+        let calls = |argument: Value| {
+            let call = json!({"function": {"name": "f", "arguments": argument}});
+            json!([{"role": "assistant", "tool_calls": [call]}])
+        };
+        let flat = |argument: Value| {
+            let call = json!({"name": "f", "arguments": argument});
+            json!([{"role": "assistant", "tool_calls": [call]}])
+        };
         let (text, object) = (json!(r#"{"b":1,"a":[]}"#), json!({"b": 1, "a": []}));
         let each = |body: &str| {
             format!(
                 "{{% for m in messages %}}{{% for c in m.tool_calls %}}{body}{{% \
-            endfor %}}{{% endfor %}}"
+                endfor %}}{{% endfor %}}"
             )
         };
         let (json, spaced) = (r#"{"b":1,"a":[]}"#, r#"{"b": 1, "a": []}"#);
@@ -302,7 +309,8 @@ mod tests {
 
     #[test]
     fn parts_are_joined_unless_the_template_takes_parts() {
-        let said = json!([{"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]}]);
+        let text = |text: &str| json!({"type": "text", "text": text});
+        let said = json!([{"role": "user", "content": [text("a "), text("b")]}]);
         for source in [
             "{% for m in messages %}{{ m.content }}{% endfor %}",
             "{% for m in messages %}{% for p in m.content %}{{ p.text }}{% endfor %}{% endfor %}",

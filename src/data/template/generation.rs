@@ -1,8 +1,8 @@
-//! The marks that carry what a `{% generation %}` block says through a rendering.
+//! Marks that carry the contents of `{% generation %}` blocks through a rendering.
 //!
-//! minijinja knows no such tag, so each is rewritten to a `{% call %}` block, which is also what
-//! transformers makes of it: one tag for one tag, hence the same whitespace control, and the same
-//! scope for what is set inside.
+//! minijinja has no such tag, so each is rewritten to a `{% call %}` block, as in transformers: one
+//! tag for one tag, hence the same white space control, and the same scope for variables set
+//! inside.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
@@ -19,8 +19,8 @@ pub(super) struct Marks {
 }
 
 impl Marks {
-    /// Marks that no text can contain by chance or by intent: the nonce is of this process. It
-    /// never reaches a result.
+    /// Creates marks that no text can contain by chance or intent: the nonce belongs to this
+    /// process and never reaches a result.
     pub(super) fn new() -> Self {
         let nonce = RandomState::new().build_hasher().finish();
         Self {
@@ -29,12 +29,12 @@ impl Marks {
         }
     }
 
-    /// The text between the marks.
+    /// Wraps a text in the marks.
     pub(super) fn wrap(&self, text: &str) -> String {
         format!("{}{text}{}", self.open, self.close)
     }
 
-    /// Takes the marks out of a rendering; `None` where they are not in pairs.
+    /// Removes the marks from a rendering; `None` if they are not in pairs.
     pub(super) fn cut(&self, marked: &str) -> Option<Rendered> {
         let mut rendered = Rendered {
             text: String::with_capacity(marked.len()),
@@ -58,7 +58,7 @@ impl Marks {
         Some(rendered)
     }
 
-    /// The body of a generation block, between the marks.
+    /// Renders the body of a generation block between the marks.
     pub(super) fn call(&self, state: &mut State, arguments: &Kwargs) -> Result<Value, Error> {
         let body = arguments.get::<Value>("caller")?.call(state, &[])?;
         Ok(Value::from(self.wrap(&body.to_string())))

@@ -1,5 +1,5 @@
-//! `tojson` as transformers has it: Python's `json.dumps` with `ensure_ascii=False`, so that a tool
-//! reads in training as it reads when the model is served. jinja2's own filter escapes HTML and is
+//! `tojson` as in transformers: Python's `json.dumps` with `ensure_ascii=False`, so that a tool
+//! reads the same in training and when the model is served. jinja2's own filter escapes HTML and is
 //! not used.
 
 use std::fmt::Write;
@@ -7,9 +7,9 @@ use std::fmt::Write;
 use minijinja::value::{Kwargs, ValueKind};
 use minijinja::{Error, ErrorKind, Value};
 
-/// Deeper values are refused, well before the stack ends. JSON from outside is at most 128 deep.
+/// Maximum nesting of a value, well before the stack ends. JSON from outside is at most 128 deep.
 const MAX_DEPTH: usize = 256;
-/// A wider indent is refused.
+/// Maximum indent.
 const MAX_INDENT: usize = 80;
 
 /// The arguments of `json.dumps` that transformers passes on.
@@ -52,14 +52,13 @@ impl Style {
     }
 }
 
-/// The filter: a value as JSON text.
+/// Implements the filter `tojson`: formats a value as JSON text.
 ///
 /// # Errors
-/// The value, or something in it, has no JSON form, or an argument is off.
+/// The value, or something in it, has no JSON form, or an argument is invalid.
 #[expect(
     clippy::needless_pass_by_value,
-    reason = "minijinja hands keyword arguments over by \
-value"
+    reason = "minijinja hands keyword arguments over by value"
 )]
 pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> {
     let mut text = String::new();
@@ -67,7 +66,7 @@ pub(super) fn tojson(value: &Value, arguments: Kwargs) -> Result<String, Error> 
     Ok(text)
 }
 
-/// A value as `json.dumps` writes it with `ensure_ascii=False`.
+/// Formats a value as `json.dumps` does with `ensure_ascii=False`.
 pub(super) fn dumps(value: &serde_json::Value) -> String {
     let (item_separator, key_separator) = (", ".to_owned(), ": ".to_owned());
     let style = Style {
@@ -97,8 +96,7 @@ fn indent(value: &Value) -> Result<Option<String>, Error> {
     match value.as_usize() {
         Some(width) if width <= MAX_INDENT => Ok(Some(" ".repeat(width))),
         _ => Err(invalid(format!(
-            "`indent` of tojson is {value}, expected a string or a number \
-        from 0 to {MAX_INDENT}"
+            "`indent` of tojson is {value}, expected a string or a number from 0 to {MAX_INDENT}"
         ))),
     }
 }
@@ -107,8 +105,7 @@ fn write_value(text: &mut String, value: &Value, style: &Style, depth: usize) ->
     match value.kind() {
         _ if depth > MAX_DEPTH => {
             return Err(invalid(format!(
-                "a value for tojson is nested more \
-        than {MAX_DEPTH} deep"
+                "a value for tojson is nested more than {MAX_DEPTH} deep"
             )));
         }
         ValueKind::None => text.push_str("null"),
@@ -180,8 +177,8 @@ fn write_number(text: &mut String, value: &Value) {
     }
 }
 
-/// A float as Python's `json` writes it. Rust's `{:?}` has the same shortest digits and turns to
-/// exponents at the same places (1e16 and 1e-4), but writes `1e-5` for Python's `1e-05`.
+/// Formats a float as Python's `json` does. Rust's `{:?}` has the same shortest digits and switches
+/// to exponents at the same points (1e16 and 1e-4), but writes `1e-5` for Python's `1e-05`.
 pub(super) fn python_float(number: f64) -> String {
     if number.is_nan() {
         return "NaN".to_owned();
@@ -237,8 +234,8 @@ fn invalid(message: String) -> Error {
 mod tests {
     use super::*;
 
-    /// What Python prints for `json.dumps(json.loads(json), ensure_ascii=False, ...)` was noted
-    /// beside each case.
+    /// Formats a JSON text with the filter. Each expected text is the output of Python's
+    /// `json.dumps(json.loads(json), ensure_ascii=False, ...)`.
     fn dumps(json: &str, arguments: &str) -> String {
         let mut environment = minijinja::Environment::new();
         environment.add_filter("tojson", tojson);
@@ -254,8 +251,14 @@ mod tests {
 
     #[test]
     fn json_reads_as_python_writes_it() {
-        let json = r#"{"b": [1, -2.5, 1e6, true, null], "a": {"c": "<é🙂 & 'x'>\n\u0001\u007f\\\""}, "e": [], "f": {}}"#;
-        let line = "{\"b\": [1, -2.5, 1000000.0, true, null], \"a\": {\"c\": \"<é🙂 & 'x'>\\n\\u0001\u{7f}\\\\\\\"\"}, \"e\": [], \"f\": {}}";
+        let json = concat!(
+            r#"{"b": [1, -2.5, 1e6, true, null], "#,
+            r#""a": {"c": "<é🙂 & 'x'>\n\u0001\u007f\\\""}, "e": [], "f": {}}"#,
+        );
+        let line = concat!(
+            r#"{"b": [1, -2.5, 1000000.0, true, null], "#,
+            "\"a\": {\"c\": \"<é🙂 & 'x'>\\n\\u0001\u{7f}\\\\\\\"\"}, \"e\": [], \"f\": {}}",
+        );
         assert_eq!(dumps(json, ""), line);
         assert_eq!(
             dumps(r#"{"b": [1, {"a": []}]}"#, "indent=2"),

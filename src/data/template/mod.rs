@@ -1,8 +1,8 @@
-//! Chat templates: a conversation becomes the text that transformers renders from it, with the
-//! spans of that text that the assistant says and that are trained.
+//! Chat templates: they turn a conversation into the text that transformers renders from it, with
+//! the spans of that text that the assistant says and that are trained.
 //!
-//! Few templates mark what the assistant says (`{% generation %}`), so the spans are found by the
-//! first of these that holds: the template's own marks, a marked twin of a stock template,
+//! Few templates mark the assistant's text (`{% generation %}`), so the spans are found by the
+//! first of these ways that works: the template's own marks, a marked twin of a stock template,
 //! sentinels around each answer, prefixes of the conversation.
 
 mod engine;
@@ -30,13 +30,13 @@ use crate::data::tokenize::SpecialTokens;
 use crate::fault::{Exit, Explain};
 use crate::files::{Hash, hash_bytes};
 
-/// The most that is read of a template's file; the longest in use have a fiftieth of it.
+/// Maximum bytes read of a template's file; the longest in use have a fiftieth of it.
 pub const TEMPLATE_BYTES: u64 = 1 << 20;
 
-/// The names under which a turn's reasoning is given, the one that templates read first.
+/// Keys of a turn's reasoning, the one that templates read first.
 pub(in crate::data) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
-/// A conversation and everything else that its template may read.
+/// A conversation with all other input that its template may read.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Conversation {
     /// The turns: objects with at least `role`, mostly with `content`.
@@ -52,20 +52,19 @@ pub struct Conversation {
 pub struct Rendered {
     /// The text that is tokenized, its special tokens written out.
     pub text: String,
-    /// What the assistant says: ranges of bytes of `text`, in order, none empty.
+    /// Byte ranges of `text` that the assistant says, in order, none empty.
     pub assistant: Vec<Range<usize>>,
 }
 
-/// A model's chat template, compiled once and rendered from many threads. Like transformers it
-/// takes the template named `tool_use` for a conversation that comes with tools, where the model
-/// has one.
+/// A model's chat template, compiled once and rendered from many threads. Like transformers it uses
+/// the template named `tool_use`, if the model has one, for a conversation that comes with tools.
 #[derive(Debug)]
 pub struct ChatTemplate {
     default: Single,
     tool_use: Option<Single>,
 }
 
-/// A template that is not valid, or a conversation that it does not render.
+/// Error of a template that is not valid, or does not render a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
     /// The template is not valid jinja.
@@ -73,7 +72,7 @@ pub enum TemplateError {
     Syntax {
         /// Line of the template, from 1.
         line: usize,
-        /// What does not parse.
+        /// The parse error.
         cause: String,
     },
     /// The template called `raise_exception`.
@@ -85,58 +84,59 @@ pub enum TemplateError {
     /// The template failed on this conversation.
     #[error("the chat template fails at line {line}: {cause}")]
     Render {
-        /// Line of the template, from 1; 0 where it is not known.
+        /// Line of the template, from 1; 0 if it is not known.
         line: usize,
-        /// What went wrong.
+        /// The error message.
         cause: String,
     },
-    /// The renderer panicked over this conversation.
+    /// The renderer panicked on this conversation.
     #[error("the chat template cannot be rendered: {cause}")]
     Panicked {
-        /// What it said.
+        /// The panic message.
         cause: String,
     },
-    /// A generation block lies in another.
+    /// A generation block is inside another.
     #[error("`generation` blocks of the chat template lie in one another")]
     Nested,
     /// The template did not come to an end.
     #[error("the chat template takes more than {limit_steps} steps")]
     Endless {
-        /// Steps that a rendering may take.
+        /// Maximum steps of a rendering.
         limit_steps: u64,
     },
     /// The template writes too much.
     #[error("the chat template writes more than {limit_bytes} bytes")]
     TooLong {
-        /// Bytes that a rendering may have.
+        /// Maximum bytes of a rendering.
         limit_bytes: usize,
     },
-    /// It was tried in a process of its own, and a limit ended that.
+    /// The template was tried in its own process, and a limit ended the process.
     #[error("the chat template takes more than {limit}")]
     Unbounded {
         /// The limit, with its unit.
         limit: String,
     },
-    /// It could not be tried.
+    /// The template could not be tried.
     #[error("the chat template cannot be tried in a process of its own: {cause}")]
     Untried {
-        /// What the system said.
+        /// The system's error message.
         cause: String,
     },
-    /// Nothing tells what the assistant says.
+    /// The assistant's text cannot be determined.
     #[error("the chat template does not tell what the assistant says: {reason}")]
     NoSpans {
-        /// Why each way of finding out failed.
+        /// The reason why each way failed.
         reason: String,
     },
 }
 
 impl ChatTemplate {
-    /// Compiles a template. `started` is the time that `strftime_now` tells, in UTC, so that a run
-    /// can be repeated. One that is not a stock template is tried first, see [`sandbox`].
+    /// Compiles a template. `started` is the time that `strftime_now` formats, in UTC, so that a
+    /// run can be repeated. A template that is not a stock template is tried first, see
+    /// [`sandbox`].
     ///
     /// # Errors
-    /// The template is not valid, or goes past a limit.
+    /// The template is not valid, or exceeds a limit.
     pub fn new(
         source: &str,
         special: &SpecialTokens,
@@ -145,10 +145,10 @@ impl ChatTemplate {
         Self::of(&Sources::from(source), special, started)
     }
 
-    /// Compiles what a model renders conversations with, as [`ChatTemplate::new`].
+    /// Compiles the templates of a model, like [`ChatTemplate::new`].
     ///
     /// # Errors
-    /// A template is not valid, or goes past a limit.
+    /// A template is not valid, or exceeds a limit.
     pub fn of(
         sources: &Sources,
         special: &SpecialTokens,
@@ -161,14 +161,15 @@ impl ChatTemplate {
         })
     }
 
-    /// The template as it was given; the one of conversations without tools, where there are two.
+    /// Returns the template as it was given; if there are two, the one for conversations without
+    /// tools.
     pub fn source(&self) -> &str {
         self.default.source()
     }
 
-    /// Everything that a rendering depends on beside the conversation and the special tokens: the
-    /// sources, the variables and, where a source asks for the time, the day, or the moment if it
-    /// may ask for more. Tokens of another identity must not be reused.
+    /// Returns the hash of everything that a rendering depends on besides the conversation and the
+    /// special tokens: the sources, the variables and, if a source uses the time, the day, or the
+    /// moment if it may use more than the day. Tokens of another identity must not be reused.
     pub fn identity(&self) -> Hash {
         let tool_use = self
             .tool_use
@@ -177,10 +178,11 @@ impl ChatTemplate {
         hash_bytes(format!("{tool_use}{}", self.default.identity()).as_bytes())
     }
 
-    /// Renders a conversation; with `add_generation_prompt`, up to where the assistant speaks next.
+    /// Renders a conversation; with `add_generation_prompt`, up to the point where the assistant
+    /// speaks next.
     ///
     /// # Errors
-    /// The template raises, fails, or goes past a limit.
+    /// The template raises an exception, fails, or exceeds a limit.
     pub fn render(
         &self,
         conversation: &Conversation,
@@ -190,12 +192,12 @@ impl ChatTemplate {
             .text(conversation, add_generation_prompt)
     }
 
-    /// Renders a conversation and says which parts of the text the assistant says, the tokens that
-    /// end its turns included.
+    /// Renders a conversation and finds the parts of the text that the assistant says, including
+    /// the tokens that end its turns.
     ///
     /// # Errors
-    /// As [`ChatTemplate::render`]; [`TemplateError::NoSpans`] where the template marks nothing and
-    /// no other way holds either.
+    /// As for [`ChatTemplate::render`]; [`TemplateError::NoSpans`] if the template marks nothing
+    /// and no other way works.
     pub fn render_with_spans(
         &self,
         conversation: &Conversation,
@@ -205,7 +207,7 @@ impl ChatTemplate {
             .text_with_spans(conversation, add_generation_prompt)
     }
 
-    /// The template of a conversation.
+    /// Returns the template for a conversation.
     fn single(&self, conversation: &Conversation) -> &Single {
         self.tool_use
             .as_ref()

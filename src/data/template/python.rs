@@ -1,8 +1,8 @@
-//! Methods of Python's texts, mappings and lists, as far as minijinja's own set of them lacks one
-//! or has another result.
+//! Methods of Python's strings, mappings and lists that minijinja lacks, or implements with another
+//! result.
 //!
-//! transformers renders in jinja2's immutable sandbox: a method that would change a list or a
-//! mapping is refused there, so it is refused here.
+//! transformers renders in jinja2's immutable sandbox, which refuses methods that change a list or
+//! a mapping. They are refused here too.
 
 use std::sync::LazyLock;
 
@@ -14,7 +14,7 @@ use regex::Regex;
 
 use super::engine::MAX_BYTES;
 
-/// Methods that change what they are called on, in jinja2's `_mutable_spec`.
+/// Methods that change their value, from jinja2's `_mutable_spec`.
 const CHANGES: [&str; 11] = [
     "append",
     "clear",
@@ -29,17 +29,13 @@ const CHANGES: [&str; 11] = [
     "update",
 ];
 
-static DECIMAL: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^\d+$").expect(
-        "the pattern is \
-valid and fixed",
-    )
-});
+static DECIMAL: LazyLock<Regex> =
+    LazyLock::new(|| Regex::new(r"^\d+$").expect("the pattern is valid and fixed"));
 
-/// A method of a value, by Python's rules.
+/// Calls a method of a value by Python's rules.
 ///
 /// # Errors
-/// There is none of this name, or it refuses its arguments.
+/// There is no method of this name, or it refuses its arguments.
 pub(super) fn method(
     state: &mut State,
     value: &Value,
@@ -50,8 +46,7 @@ pub(super) fn method(
         ValueKind::String => text_method(value.as_str().unwrap_or_default(), name, arguments)?,
         ValueKind::Seq | ValueKind::Map if CHANGES.contains(&name) => {
             return Err(invalid(format!(
-                "`{name}` would change a value, which transformers lets no \
-            template do"
+                "`{name}` would change a value, which transformers lets no template do"
             )));
         }
         ValueKind::Seq => list_method(value, name, arguments)?,
@@ -64,8 +59,8 @@ pub(super) fn method(
     )
 }
 
-/// `'..' % arguments`: a tuple has one value for each place, a mapping serves named places,
-/// anything else is the one value.
+/// Implements `'..' % arguments`: a tuple has one value for each placeholder, a mapping fills named
+/// placeholders, and anything else is the single value.
 pub(super) fn percent(text: &str, arguments: &Value) -> Result<String, Error> {
     match arguments.downcast_object_ref::<Tuple>() {
         Some(_) => format(
@@ -77,14 +72,14 @@ pub(super) fn percent(text: &str, arguments: &Value) -> Result<String, Error> {
     }
 }
 
-/// `trim` with Python's white space.
+/// Implements `trim` with Python's white space.
 pub(super) fn trim(value: &Value, characters: Option<&str>) -> String {
     let text = value.to_string();
     strip(&text, characters, true, true).to_owned()
 }
 
-/// jinja2's `truncate`: at most `length` characters with `end`, `leeway` more where the whole text
-/// has no more.
+/// Implements jinja2's `truncate`: at most `length` characters including `end`, unless the whole
+/// text is at most `leeway` characters longer.
 #[expect(
     clippy::needless_pass_by_value,
     reason = "minijinja hands arguments over by value"
@@ -115,8 +110,7 @@ pub(super) fn truncate(text: &str, arguments: Rest<Value>) -> Result<String, Err
     let kept = length.checked_sub(end.chars().count());
     let kept = kept.ok_or_else(|| {
         invalid(format!(
-            "`truncate` to {length} characters has no room \
-    for {end:?}"
+            "`truncate` to {length} characters has no room for {end:?}"
         ))
     })?;
     if text.chars().count() <= length.saturating_add(leeway) {
@@ -132,8 +126,7 @@ pub(super) fn truncate(text: &str, arguments: Rest<Value>) -> Result<String, Err
     Ok(format!("{words}{end}"))
 }
 
-/// Every byte that has a meaning in an address as `%` and its number; `/` is left, as in Python's
-/// `quote`.
+/// Percent-encodes every byte that has a meaning in a URL; `/` is kept, as in Python's `quote`.
 pub(super) fn url_encode(value: &Value) -> Result<String, Error> {
     let quote = |text: &str, leaves_slash: bool| -> String {
         let plain = |byte: u8| {
@@ -167,7 +160,7 @@ pub(super) fn url_encode(value: &Value) -> Result<String, Error> {
         .join("&"))
 }
 
-/// Runs of letters, digits and `_`.
+/// Counts the runs of letters, digits and `_`.
 pub(super) fn count_words(text: &str) -> usize {
     text.split(|c: char| !c.is_alphanumeric() && c != '_')
         .filter(|word| !word.is_empty())
@@ -207,7 +200,7 @@ fn text_method(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Val
     }))
 }
 
-/// Properties of a text's characters, as Python's `str.is..` methods report them.
+/// Implements Python's `str.is..` methods on a text.
 fn is(text: &str, name: &str, arguments: &[Value]) -> Result<Option<Value>, Error> {
     let all = |holds: fn(char) -> bool| text.chars().all(holds);
     let (is_empty, has_case) = (
@@ -240,12 +233,9 @@ fn list_method(list: &Value, name: &str, arguments: &[Value]) -> Result<Option<V
                 place(end.unwrap_or(i64::MAX), items.len()),
             );
             let found = (start..end).find(|place| items[*place] == *item);
-            found.map(|place| Some(Value::from(place))).ok_or_else(|| {
-                invalid(format!(
-                    "{item:?} is \
-            not in the list"
-                ))
-            })
+            found
+                .map(|place| Some(Value::from(place)))
+                .ok_or_else(|| invalid(format!("{item:?} is not in the list")))
         }
         _ => Ok(None),
     }
@@ -256,14 +246,18 @@ fn no_arguments(arguments: &[Value], value: Value) -> Result<Value, Error> {
     Ok(value)
 }
 
-/// Python's white space: Unicode's, and the separators of ASCII.
+/// Whether a character is white space in Python: Unicode white space and the ASCII separators.
 fn is_space(c: char) -> bool {
     c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
-/// Decimal digits, and those in circles, above and below the line.
+/// Whether a character is a digit in Python: decimal digits, superscripts, subscripts and enclosed
+/// digits.
 fn is_digit(c: char) -> bool {
-    let is_superscript = matches!(c, '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨' | '⑴'..='⑼' | '⒈'..='⒐' | '⓪');
+    let is_superscript = matches!(
+        c,
+        '²' | '³' | '¹' | '⁰' | '⁴'..='⁹' | '₀'..='₉' | '①'..='⑨' | '⑴'..='⑼' | '⒈'..='⒐' | '⓪'
+    );
     is_superscript || DECIMAL.is_match(c.encode_utf8(&mut [0; 4]))
 }
 
@@ -282,8 +276,8 @@ fn strip<'a>(text: &'a str, characters: Option<&str>, left: bool, right: bool) -
     }
 }
 
-/// `split` and `rsplit`: at a text, or at runs of white space; at most `maxsplit` times, from the
-/// end where `is_right`.
+/// Implements `split` and `rsplit`: at a separator, or at runs of white space; at most `maxsplit`
+/// times, from the end if `is_right`.
 fn split(text: &str, is_right: bool, arguments: &[Value]) -> Result<Value, Error> {
     let (separator, most, named) = from_args::<(Option<&str>, Option<i64>, Kwargs)>(arguments)?;
     let separator = named.get::<Option<&str>>("sep")?.or(separator);
@@ -376,7 +370,8 @@ fn partition(text: &str, is_right: bool, arguments: &[Value]) -> Result<Value, E
     Ok(Value::from(Tuple::from(parts.map(Value::from))))
 }
 
-/// A place in a sequence of so many items; one below 0 counts from the end.
+/// Converts a Python index to one in a sequence of `length` items; a negative index counts from the
+/// end.
 fn place(at: i64, length: usize) -> usize {
     let length = i64::try_from(length).unwrap_or(i64::MAX);
     let at = if at < 0 {
@@ -387,8 +382,8 @@ fn place(at: i64, length: usize) -> usize {
     usize::try_from(at).unwrap_or(0)
 }
 
-/// The characters from `start` to before `end`, and how many stand before them; `None` where the
-/// two are past each other.
+/// Returns the characters from `start` up to `end`, and the number of characters before them;
+/// `None` if `start` is after the text or after `end`.
 fn window(text: &str, start: Option<i64>, end: Option<i64>) -> Option<(usize, &str)> {
     if (start, end) == (None, None) {
         return Some((0, text));
@@ -443,8 +438,7 @@ fn affix(text: &str, is_start: bool, arguments: &[Value]) -> Result<Value, Error
     for affix in &affixes {
         let affix = affix.as_str().ok_or_else(|| {
             invalid(format!(
-                "expected a text or a tuple of \
-        texts, found {affix:?}"
+                "expected a text or a tuple of texts, found {affix:?}"
             ))
         })?;
         if if is_start {
@@ -464,8 +458,7 @@ fn padded(text: &str, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     let width = usize::try_from(width).unwrap_or(0);
     if width > MAX_BYTES || fill.chars().count() != 1 {
         return Err(invalid(format!(
-            "a text is filled up to {MAX_BYTES} characters at most, with \
-        one character"
+            "a text is filled up to {MAX_BYTES} characters at most, with one character"
         )));
     }
     let length = text.chars().count();
@@ -516,7 +509,7 @@ fn expand_tabs(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(expanded))
 }
 
-/// Python joins texts only: a number among them is an error there too.
+/// Implements `join`. As in Python, an item that is not a text is an error.
 fn join(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     let (items,) = from_args::<(&Value,)>(arguments)?;
     let mut joined = String::new();
@@ -525,8 +518,7 @@ fn join(text: &str, arguments: &[Value]) -> Result<Value, Error> {
             .as_str()
             .ok_or_else(|| {
                 invalid(format!(
-                    "item {index} of `join` is {item:?}, \
-            expected a text"
+                    "item {index} of `join` is {item:?}, expected a text"
                 ))
             })?
             .to_owned();
@@ -538,8 +530,8 @@ fn join(text: &str, arguments: &[Value]) -> Result<Value, Error> {
     Ok(Value::from(joined))
 }
 
-/// Lower case in which texts that differ in case only are equal; Unicode's few full foldings beside
-/// `ß` are left out.
+/// Folds case, so that texts that differ only in case become equal. Unicode's few full foldings
+/// besides `ß` are left out.
 fn casefold(text: &str) -> String {
     text.to_lowercase()
         .replace('ß', "ss")
@@ -555,8 +547,8 @@ fn swapped(c: char) -> String {
     }
 }
 
-/// Every first letter large, also behind an apostrophe, as Python's method has it; the filter of
-/// this name is another.
+/// Implements Python's method `title`, which capitalizes every first letter, also after an
+/// apostrophe; the filter of this name differs.
 fn title(text: &str) -> String {
     let (mut title, mut is_inside) = (String::with_capacity(text.len()), false);
     for c in text.chars() {

@@ -1,6 +1,5 @@
-//! A template as jinja2 reads it, written for minijinja: line breaks, `{% generation %}`, what a
-//! closure takes in, and `%` behind a text. Lines stay where they are, so that messages name the
-//! right one.
+//! Rewrites jinja2 templates for minijinja: line breaks, `{% generation %}`, variables captured by
+//! closures, and `%` after a text. Lines keep their numbers, so that messages name the right one.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -12,21 +11,16 @@ use regex::Regex;
 pub(super) const GENERATION: &str = "rankine_generation";
 /// The filter that formats a text with `%`.
 pub(super) const PERCENT: &str = "rankine_percent";
-/// The name under which a closure reads what it takes in.
+/// Variable through which a closure captures names.
 const TAKEN_IN: &str = "rankine_taken_in";
 
 static NAME: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+)?").expect(
-        "the pattern is valid \
-    and fixed",
-    )
+    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+)?").expect("the pattern is valid and fixed")
 });
-/// A name of which a part is taken.
+/// Matches a name that is sliced.
 static SLICED: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+|\[[^\[\]:]*\])*\s*\[[^\[\]]*:").expect(
-        "the pattern \
-    is valid and fixed",
-    )
+    Regex::new(r"([A-Za-z_]\w*)(?:\s*\.\s*\w+|\[[^\[\]:]*\])*\s*\[[^\[\]]*:")
+        .expect("the pattern is valid and fixed")
 });
 /// Words that may stand before a list.
 const KEYWORDS: [&str; 10] = [
@@ -34,10 +28,7 @@ const KEYWORDS: [&str; 10] = [
 ];
 
 static END_OF_RAW: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"\{%[-+]?\s*endraw\s*[-+]?%\}").expect(
-        "the pattern is valid and \
-    fixed",
-    )
+    Regex::new(r"\{%[-+]?\s*endraw\s*[-+]?%\}").expect("the pattern is valid and fixed")
 });
 
 /// A block tag, or with `is_block: false` an expression.
@@ -51,7 +42,7 @@ struct Tag<'a> {
 }
 
 impl Tag<'_> {
-    /// The first word of a block tag.
+    /// Returns the first word of a block tag.
     fn keyword(&self) -> &str {
         let body = self.body.trim_start();
         let end = body
@@ -65,17 +56,17 @@ impl Tag<'_> {
     }
 }
 
-/// Every line break of the template is one LF, as in jinja2.
+/// Converts every line break of the template to LF, as jinja2 does.
 pub(super) fn with_line_feeds(source: &str) -> String {
     source.replace("\r\n", "\n").replace('\r', "\n")
 }
 
-/// Whether a template marks what the assistant says; a tag in a comment marks nothing.
+/// Whether a template marks the assistant's text; a tag in a comment does not count.
 pub(super) fn is_marked(source: &str) -> bool {
     tags(source).iter().any(Tag::is_generation)
 }
 
-/// The template without its `generation` tags, as models are shipped with it.
+/// Removes the `generation` tags from a template, as in the form that models ship.
 pub(super) fn without_marks(source: &str) -> String {
     let marks = tags(source)
         .into_iter()
@@ -84,7 +75,7 @@ pub(super) fn without_marks(source: &str) -> String {
     edited(source, marks)
 }
 
-/// The template as minijinja takes it.
+/// Rewrites a template for minijinja.
 pub(super) fn for_minijinja(source: &str) -> String {
     let source = with_line_feeds(source);
     let tags = tags(&source);
@@ -119,8 +110,8 @@ fn edited(source: &str, edits: impl Iterator<Item = (Range<usize>, String)>) -> 
     text + &source[end..]
 }
 
-/// The tags of a template in their order, without what comments and raw blocks hold. A tag that has
-/// no end is left to the parser.
+/// Returns the tags of a template in order, except those in comments and raw blocks. A tag without
+/// an end is left to the parser.
 fn tags(source: &str) -> Vec<Tag<'_>> {
     let (mut tags, mut at) = (Vec::new(), 0);
     while let Some(open) = source[at..].find('{').map(|open| at + open) {
@@ -160,7 +151,7 @@ fn tag(text: &str, start: usize) -> Tag<'_> {
     }
 }
 
-/// Where a tag ends: behind its `end`, which does not count in a text or in brackets.
+/// Returns the position after a tag's `end`, which is ignored inside string literals and braces.
 fn end_of_tag(tag: &str, end: &str) -> Option<usize> {
     let (mut at, mut depth) = (2, 0_usize);
     loop {
@@ -181,7 +172,7 @@ fn end_of_tag(tag: &str, end: &str) -> Option<usize> {
     }
 }
 
-/// The bytes of the text in quotes with which `rest` begins.
+/// Returns the length in bytes of the string literal at the start of `rest`.
 fn end_of_text(rest: &str) -> Option<usize> {
     let quote = rest.chars().next()?;
     let mut is_escaped = false;
@@ -192,9 +183,9 @@ fn end_of_text(rest: &str) -> Option<usize> {
     })
 }
 
-/// For each tag, the names that its closure has to take in: jinja2's closures see all that is
-/// outside, minijinja's have what they read, less what is assigned to before, of what a part is
-/// taken, and `loop` where a loop goes over what it tells.
+/// Returns, for each tag, the names that its closure must capture. jinja2's closures see everything
+/// outside. minijinja's capture the names that they read, except names that they assign, names that
+/// are sliced, and `loop` where a loop iterates over it.
 fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
     let mut names: Vec<BTreeSet<&'a str>> = vec![BTreeSet::new(); tags.len()];
     let mut open: Vec<usize> = Vec::new();
@@ -240,7 +231,7 @@ fn taken_in<'a>(tags: &[Tag<'a>]) -> Vec<BTreeSet<&'a str>> {
     names
 }
 
-/// `'..' % x` as a filter, because minijinja's `%` is for numbers only.
+/// Rewrites `'..' % x` to a filter, because minijinja's `%` is for numbers only.
 fn percent(body: &str) -> String {
     let (mut text, mut at) = (String::with_capacity(body.len()), 0);
     while let Some(next) = body[at..].chars().next() {
@@ -265,8 +256,8 @@ fn percent(body: &str) -> String {
     text
 }
 
-/// Where the operand with which a text begins ends: a value with what is called, looked up and
-/// filtered of it.
+/// Returns the end of the operand at the start of a text: a value with its calls, lookups and
+/// filters.
 fn end_of_operand(text: &str) -> usize {
     let blank = |at: usize| text.len() - text[at..].trim_start().len();
     let word = |at: usize| {
@@ -333,8 +324,10 @@ mod tests {
 
     #[test]
     fn closures_take_in_what_is_assigned_in_them() {
-        let source = "{% generation -%}\n{% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endgeneration %}{% set d = 1 %}";
-        let expected = "{% call rankine_generation() %}{% set rankine_taken_in = [b, ns] -%}\n{% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endcall %}{% set d = 1 %}";
+        let source = "{% generation -%}\n\
+            {% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endgeneration %}{% set d = 1 %}";
+        let expected = "{% call rankine_generation() %}{% set rankine_taken_in = [b, ns] -%}\n\
+            {% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endcall %}{% set d = 1 %}";
         assert_eq!(for_minijinja(source), expected);
         let sliced = "{% call f() %}{% for a in b.c[loop.index:] %}{% if a in [{'x': 1}] %}{{ \
         d[0][1:] }}{% endif %}{% endfor %}{% endcall %}";

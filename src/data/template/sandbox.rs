@@ -1,9 +1,9 @@
-//! Where a template from outside is tried: a process of its own, whose memory, stack and time are
-//! limited. Fuel bounds the steps of a template, and nothing bounds what one step allocates:
-//! strings double, and minijinja folds `'x' * 100000000` as it compiles.
+//! Trial of templates from outside in a separate process with limited memory, stack and time. Fuel
+//! bounds the steps of a template, but nothing bounds the allocation of one step: strings double,
+//! and minijinja folds `'x' * 100000000` as it compiles.
 //!
-//! The process is this program with a verb that is not shown. It says nothing: it comes to its end,
-//! whatever the template makes of the conversation, or it is ended by a limit.
+//! The process is this program with a hidden subcommand. It reports nothing: it ends normally,
+//! whatever the template makes of the conversation, or a limit ends it.
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -19,46 +19,46 @@ use super::single::Single;
 use super::{Conversation, TemplateError};
 use crate::data::tokenize::SpecialTokens;
 
-/// The verb of the program that carries a request out.
+/// Subcommand of the program that carries out a request.
 pub const VERB: &str = "try-template";
-/// Processor time of a trial: a whole recipe's worth of rows renders faster. How busy the machine
-/// is has no part in it.
+/// Maximum processor time of a trial: a whole recipe's worth of rows renders faster. Processor time
+/// does not depend on how busy the machine is.
 pub const TIME: Duration = Duration::from_secs(10);
-/// How long a trial may lie there, whatever is done meanwhile. Where processes have no limit of
-/// their own, it is that of their time.
+/// Maximum wall-clock time of a trial. Where processes have no limit of their own, it equals the
+/// processor time.
 const PATIENCE: Duration = if cfg!(unix) {
     Duration::from_mins(10)
 } else {
     TIME
 };
-/// Address space of a trial beside the conversation and the program. A rendering of 64 MiB, the
-/// largest that is taken, fits.
+/// Maximum address space of a trial besides the conversation and the program. A rendering of 64
+/// MiB, the maximum, fits.
 const MEMORY_MIB: u64 = 512;
-/// Half of what a worker's thread has.
+/// Stack of a trial, half of a worker thread's.
 const STACK_MIB: usize = 1;
-/// How often the end of a trial is looked for.
+/// Interval at which the end of a trial is polled.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Turns of the conversation that every template is tried with, and words of each: what grows with
-/// either shows.
+/// Number of turns in the conversation that every template is tried with, and of words in each:
+/// growth with either shows.
 const TURNS: usize = 64;
 const WORDS: usize = 200;
 
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
-/// Names the program that has [`VERB`]. Until then, as where the library is called from another
-/// program, templates are not tried.
+/// Sets the program that has [`VERB`]. Until then, for example if the library is called from
+/// another program, templates are not tried.
 pub fn try_in(program: PathBuf) {
     // The first one stands: there is one program.
     let _ = PROGRAM.set(program);
 }
 
-/// Bytes of address space that the trial of a request may have.
+/// Returns the bytes of address space that the trial of a request may have.
 pub fn memory_bytes(request: &str) -> u64 {
     // Parsed, a conversation is several times its text.
     (MEMORY_MIB << 20) + 16 * request.len() as u64
 }
 
-/// Carries a request out. The process must have been limited before.
+/// Carries out a request. The process must have been limited before.
 ///
 /// # Errors
 /// The text is not a request.
@@ -88,7 +88,7 @@ pub fn carry_out(request: &str) -> io::Result<()> {
 /// Tries a template with a conversation.
 ///
 /// # Errors
-/// It went past a limit, or could not be tried.
+/// The trial exceeded a limit, or could not be run.
 pub(super) fn attempt(
     source: &str,
     special: &SpecialTokens,
@@ -136,7 +136,7 @@ fn start(program: &PathBuf, request: &str) -> io::Result<Child> {
     Ok(child)
 }
 
-/// How the process ended; `None` where it had to be ended.
+/// Waits for the process and returns its exit status; `None` if it had to be killed.
 fn wait(child: &mut Child) -> io::Result<Option<ExitStatus>> {
     let started = Instant::now();
     while started.elapsed() < PATIENCE {
@@ -156,7 +156,7 @@ fn out_of_time() -> TemplateError {
     }
 }
 
-/// Whether the system ended a process at its limit of processor time, by SIGXCPU: signal(7).
+/// Whether the system ended a process with SIGXCPU at its limit of processor time: signal(7).
 #[cfg(unix)]
 fn has_used_its_time(status: ExitStatus) -> bool {
     use std::os::unix::process::ExitStatusExt;
@@ -168,7 +168,7 @@ fn has_used_its_time(_: ExitStatus) -> bool {
     false
 }
 
-/// Which limit ended the process: Rust's runtime says so on its way out.
+/// Returns the limit that ended the process, from the message of Rust's runtime.
 fn reason(child: &mut Child, status: ExitStatus) -> TemplateError {
     let mut said = String::new();
     let mut errors = child.stderr.take().expect("it was asked for");
@@ -185,8 +185,8 @@ fn reason(child: &mut Child, status: ExitStatus) -> TemplateError {
     TemplateError::Unbounded { limit }
 }
 
-/// A conversation longer than most: a template that grows with turns or text meets one sooner or
-/// later.
+/// Returns a conversation longer than most: a template that grows with turns or text exceeds a
+/// limit with it.
 pub(super) fn made_up() -> Conversation {
     let role = |turn: usize| {
         if turn.is_multiple_of(2) {
@@ -195,15 +195,16 @@ pub(super) fn made_up() -> Conversation {
             "assistant"
         }
     };
-    let turn = |turn: usize| json!({"role": role(turn), "content": format!("{turn} {}", "word ".repeat(WORDS))});
+    let content = |turn: usize| format!("{turn} {}", "word ".repeat(WORDS));
+    let turn = |turn: usize| json!({"role": role(turn), "content": content(turn)});
     Conversation {
         messages: (0..TURNS).map(turn).collect(),
         ..Conversation::default()
     }
 }
 
-/// What is tried: JSON, a part a line. Parts that come from a row are not nested deeper here than
-/// they were there.
+/// Request for a trial: JSON, one part per line. Parts that come from a row are not nested deeper
+/// here than in the row.
 struct Request {
     source: String,
     special: SpecialTokens,

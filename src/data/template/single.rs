@@ -1,4 +1,4 @@
-//! One template of a model: compiled, tried, and rendered with its variables.
+//! A single template of a model: compiled, tried, and rendered with its variables.
 
 use std::borrow::Cow;
 use std::sync::OnceLock;
@@ -19,12 +19,12 @@ pub(super) struct Single {
     source: String,
     pub(super) special: SpecialTokens,
     started: Timestamp,
-    /// Variables of every conversation; those of its own win.
+    /// Variables for every conversation; a conversation's own variables take precedence.
     variables: Map<String, Value>,
     pub(super) engine: Engine,
-    /// The engine that marks what the assistant says: a twin of a stock template that does not.
+    /// Engine of the marked twin of a stock template that does not mark the assistant's text.
     twin: Option<Engine>,
-    /// What came of the trial with the first conversation.
+    /// Result of the trial with the first conversation.
     tried: OnceLock<Result<(), TemplateError>>,
 }
 
@@ -53,7 +53,7 @@ impl Single {
         })
     }
 
-    /// Compiles a template that is known, or that is being tried.
+    /// Compiles a template without a trial: a stock template, or one that is being tried.
     pub(super) fn compiled(
         source: &str,
         special: &SpecialTokens,
@@ -171,7 +171,7 @@ impl Single {
             .unwrap_or_else(|cause| Err(TemplateError::Panicked { cause }))
     }
 
-    /// The trial with a conversation, with the variables that it is rendered with.
+    /// Tries the template with a conversation and the variables that it is rendered with.
     fn attempt(&self, conversation: &Conversation) -> Result<(), TemplateError> {
         let mut conversation = conversation.clone();
         let own = std::mem::replace(&mut conversation.variables, self.variables.clone());
@@ -180,8 +180,8 @@ impl Single {
     }
 }
 
-/// The message with its reasoning under the names that templates read, as transformers hands it
-/// over.
+/// Returns the message with its reasoning under the keys that templates read, as transformers
+/// passes it.
 fn with_reasoning(message: &Value) -> Cow<'_, Value> {
     let Some(turn) = message.as_object() else {
         return Cow::Borrowed(message);

@@ -1,4 +1,4 @@
-//! Which templates a model has, and which of them, or which other, renders conversations.
+//! The templates of a model, and the choice of the one that renders conversations.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,18 +10,18 @@ use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, read_text_up_to};
 
-/// The template that transformers takes for conversations without tools.
+/// Name of the template that transformers uses for conversations without tools.
 const DEFAULT: &str = "default";
-/// The one that it takes for a conversation that comes with tools.
+/// Name of the template that transformers uses for conversations with tools.
 pub const TOOL_USE: &str = "tool_use";
-/// What conversations are rendered with.
+/// Templates and variables that conversations are rendered with.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sources {
     /// The template.
     pub default: String,
-    /// The one for conversations that come with tools, where that is another.
+    /// The template for conversations with tools, if it is another one.
     pub tool_use: Option<String>,
-    /// Variables of every conversation; those of its own win.
+    /// Variables for every conversation; a conversation's own variables take precedence.
     pub variables: Map<String, Value>,
 }
 
@@ -35,8 +35,8 @@ impl From<&str> for Sources {
 }
 
 impl Sources {
-    /// The files of a model's folder that make every program render as is done here: its own
-    /// variables are set in them, unless whoever renders sets them.
+    /// Returns the template files of a model's folder that let every program render the same text:
+    /// they set their own variables, unless the caller sets them.
     pub fn files(&self) -> Vec<(PathBuf, String)> {
         let tool_use = self
             .tool_use
@@ -49,7 +49,7 @@ impl Sources {
             .collect()
     }
 
-    /// The template of conversations without tools, with its variables.
+    /// Returns the template for conversations without tools, with its variables.
     pub fn default_with_variables(&self) -> String {
         self.with_variables(&self.default)
     }
@@ -61,7 +61,8 @@ impl Sources {
         has(&self.default) || self.tool_use.as_deref().is_some_and(has)
     }
 
-    /// jinja2 takes the line break behind a block away, so the template itself begins as before.
+    /// Puts the variables before a template. jinja2 removes the line break after a block, so the
+    /// template itself begins as before.
     fn with_variables(&self, source: &str) -> String {
         let set = |(name, value): (&String, &Value)| {
             format!(
@@ -73,7 +74,7 @@ impl Sources {
     }
 }
 
-/// A value as jinja2 writes it: JSON with another word for null.
+/// Formats a value as jinja2 does: JSON with another word for null.
 fn literal(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),
@@ -94,12 +95,12 @@ fn literal(value: &Value) -> String {
     }
 }
 
-/// A model's template in its folder.
+/// File of a model's template in its folder.
 pub(in crate::data) const FILE: &str = "chat_template.jinja";
-/// The folder of its further ones.
+/// Folder of a model's further templates.
 pub(in crate::data) const FOLDER: &str = "additional_chat_templates";
 
-/// The chat templates of a model's folder, by their names.
+/// The chat templates of a model's folder, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Templates(BTreeMap<String, String>);
 
@@ -110,12 +111,12 @@ impl FromIterator<(String, String)> for Templates {
 }
 
 impl Templates {
-    /// One template without a name.
+    /// Creates templates from one without a name.
     pub(in crate::data) fn one(source: String) -> Self {
         Self::from_iter([(DEFAULT.to_owned(), source)])
     }
 
-    /// The files of a model's folder that hold them.
+    /// Returns the files of a model's folder that hold the templates.
     pub fn files(&self) -> impl Iterator<Item = (PathBuf, String)> {
         let path = |name: &str| {
             if name == DEFAULT {
@@ -129,12 +130,12 @@ impl Templates {
             .map(move |(name, source)| (path(name).into(), source.clone()))
     }
 
-    /// The one of conversations without tools.
+    /// Returns the template for conversations without tools.
     pub fn default_source(&self) -> Option<&str> {
         self.0.get(DEFAULT).map(String::as_str)
     }
 
-    /// The names, those that are not `default`.
+    /// Returns the names, except `default`.
     pub fn names(&self) -> Vec<&str> {
         self.0
             .keys()
@@ -143,8 +144,7 @@ impl Templates {
             .collect()
     }
 
-    /// What transformers renders with where nothing else is said; `None` where there is no
-    /// template.
+    /// Returns the templates that transformers uses by default; `None` if there are none.
     fn sources(&self) -> Result<Option<Sources>, TemplateSourceError> {
         let tool_use = self.0.get(TOOL_USE).cloned();
         match self.default_source() {
@@ -160,29 +160,35 @@ impl Templates {
     }
 }
 
-/// A template that cannot be used.
+/// Error while a template is chosen.
 #[derive(Debug, thiserror::Error)]
 pub enum TemplateSourceError {
-    /// The model has several and none that is taken without a word.
+    /// The model has several templates, and none is the default.
     #[error("the base has chat templates named {}, none named `default`", quoted(.names))]
     NoDefault {
         /// Their names.
         names: Vec<String>,
     },
-    /// Nothing has this name.
-    #[error("`{name}` is no file, none of the base's chat templates{} and no stock template", if .names.is_empty() { String::new() } else { format!(" ({})", quoted(.names)) })]
+    /// No template has this name.
+    #[error(
+        "`{name}` is no file, none of the base's chat templates{} and no stock template",
+        if .names.is_empty() { String::new() } else { format!(" ({})", quoted(.names)) }
+    )]
     Unknown {
-        /// What was named.
+        /// The name.
         name: String,
         /// The base's further templates.
         names: Vec<String>,
     },
     /// A stock template writes tokens that the model does not have.
-    #[error("the stock template `{name}` writes {}, which the base's tokenizer has not as tokens", quoted(.tokens))]
+    #[error(
+        "the stock template `{name}` writes {}, which the base's tokenizer has not as tokens",
+        quoted(.tokens)
+    )]
     Foreign {
         /// The stock template.
         name: String,
-        /// What it writes.
+        /// The missing tokens.
         tokens: Vec<String>,
     },
     /// A file cannot be read.
@@ -212,12 +218,11 @@ impl Explain for TemplateSourceError {
                 let name = names.first().map_or(TOOL_USE, String::as_str);
                 Some(format!(
                     "name the one to use for every conversation, such as `chat_template: \
-                {name}`, or a file"
+                    {name}`, or a file"
                 ))
             }
             Self::Unknown { .. } => Some(format!(
-                "stock templates are {}; a path is relative to where the command is \
-                started",
+                "stock templates are {}; a path is relative to where the command is started",
                 stock_names()
             )),
             Self::Foreign { .. } => Some(
@@ -230,19 +235,19 @@ impl Explain for TemplateSourceError {
     }
 }
 
-/// The names of the stock templates, in words.
+/// Returns the names of the stock templates in words.
 pub fn stock_names() -> String {
     quoted(&twins::names().map(str::to_owned).collect::<Vec<_>>())
 }
 
 impl Sources {
-    /// What renders the conversations of a model: `named`, which is a file, else the name of one of
-    /// the model's templates, else that of a stock template; without it the model's own, as
-    /// transformers takes them. `None` where it has none.
+    /// Chooses the templates that render the conversations of a model: `named` is a file, otherwise
+    /// the name of one of the model's templates, otherwise that of a stock template. Without it the
+    /// model's own templates are used, as in transformers. `None` if the model has none.
     ///
     /// # Errors
-    /// What was named is nothing of these, a stock template's tokens are not the model's, a file
-    /// cannot be read, or the model's templates have no default.
+    /// `named` is none of these, the model lacks a stock template's tokens, a file cannot be read,
+    /// or the model's templates have no default.
     pub fn choose(
         named: Option<&Path>,
         tokenizer: &Tokenizer,
@@ -304,7 +309,9 @@ mod tests {
             ..Sources::from("  {% if thinks %}x{% endif %}\n")
         };
         let expected = "{% if thinks is not defined %}{% set thinks = false %}{% endif %}\n\
-            {% if words is not defined %}{% set words = [\"a\\\"b\", none, {\"é\": 1}] %}{% endif %}\n  {% if thinks %}x{% endif %}\n";
+            {% if words is not defined %}\
+            {% set words = [\"a\\\"b\", none, {\"é\": 1}] %}{% endif %}\n\
+            \x20 {% if thinks %}x{% endif %}\n";
         assert_eq!(sources.default_with_variables(), expected);
         assert!(sources.reads("thinks") && !sources.reads("think") && !sources.reads("words"));
     }
@@ -318,8 +325,7 @@ mod tests {
         let error = templates.sources().expect_err("no default");
         assert_eq!(
             error.to_string(),
-            "the base has chat templates named `rag`, `tool_use`, none \
-        named `default`"
+            "the base has chat templates named `rag`, `tool_use`, none named `default`"
         );
         assert_eq!(Templates::default().sources().expect("none"), None);
         let one = Templates::one("d".to_owned())

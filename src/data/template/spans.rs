@@ -1,6 +1,6 @@
-//! What the assistant says in a template that does not mark it, found from the outside: by
-//! sentinels around each answer, else by prefixes of the conversation. Both check themselves
-//! against the plain rendering and give up rather than guess.
+//! The assistant's text in a template that does not mark it, found from the outside: by sentinels
+//! around each answer, otherwise by prefixes of the conversation. Both check themselves against the
+//! plain rendering and give up rather than guess.
 
 use std::ops::Range;
 
@@ -11,7 +11,7 @@ use super::{Conversation, REASONING, Rendered, TemplateError};
 use crate::data::tokenize::ENDS_OF_TURNS;
 
 impl Single {
-    /// The rendering with its spans, by the first way that holds.
+    /// Renders a conversation and finds its spans by the first way that works.
     pub(super) fn find_spans(
         &self,
         conversation: &Conversation,
@@ -24,10 +24,7 @@ impl Single {
         let assistant = assistant.or_else(|sentinels| {
             let by_prefixes = self.spans_by_prefixes(conversation, &text);
             by_prefixes.map_err(|prefixes| TemplateError::NoSpans {
-                reason: format!(
-                    "{sentinels}, \
-            and {prefixes}"
-                ),
+                reason: format!("{sentinels}, and {prefixes}"),
             })
         })?;
         Ok(Rendered { text, assistant })
@@ -89,9 +86,9 @@ impl Single {
         widened.collect()
     }
 
-    /// The special tokens with which the template ends the last answer where nothing follows on it,
-    /// so that none of them begins a turn: some templates end an answer and then its turn. `marked`
-    /// are the messages with sentinels.
+    /// Returns the special tokens with which the template ends the last answer when nothing
+    /// follows, so that none of them begins a turn: some templates end an answer and then its turn.
+    /// `marked` holds the messages with sentinels.
     fn ends_of_last(
         &self,
         conversation: &Conversation,
@@ -135,7 +132,7 @@ impl Single {
         ends.into_iter().map(str::to_owned).collect()
     }
 
-    /// The special tokens with which a text begins, one after the other.
+    /// Returns the consecutive special tokens at the start of a text.
     fn specials<'a>(&self, text: &'a str) -> Vec<&'a str> {
         let (mut found, mut rest) = (Vec::new(), text);
         let longest = |rest: &str| {
@@ -161,7 +158,7 @@ impl Single {
             .map(|(_, token)| token)
     }
 
-    /// Whether a token ends a turn or a text, whatever the template makes of it.
+    /// Whether a token ends a turn or a text in any template.
     fn is_end(&self, token: &str) -> bool {
         let of_model = || {
             self.special
@@ -173,8 +170,9 @@ impl Single {
         ENDS_OF_TURNS.contains(&token) || of_model()
     }
 
-    /// Where the prompt for a turn ends, if the template has one. What a template writes between
-    /// prompt and content, such as the empty `<think>` block, the model has to write itself.
+    /// Returns the end of the prompt for a turn, if the template has one. Text that a template
+    /// writes between prompt and content, such as the empty `<think>` block, must be written by the
+    /// model.
     fn end_of_prompt(&self, conversation: &Conversation, turn: usize, text: &str) -> Option<usize> {
         let before = |prompt| {
             self.run(
@@ -189,8 +187,8 @@ impl Single {
         (text.starts_with(&prompted) && before(false)?.text != prompted).then_some(prompted.len())
     }
 
-    /// The span with the special tokens that end its answer: as many as also end the last one, or
-    /// up to one that is always an end. Whatever follows begins the next turn.
+    /// Extends a span by the special tokens that end its answer: as many as also end the last
+    /// answer, or up to one that is always an end. Anything after them begins the next turn.
     fn up_to_end_of_turn(
         &self,
         text: &str,
@@ -222,8 +220,8 @@ impl Single {
         }
     }
 
-    /// Renders the conversation up to each assistant turn, with the prompt for it, and with the
-    /// turn: both must begin the whole.
+    /// Renders the conversation up to each assistant turn, once with the prompt for it and once
+    /// with the turn. The whole rendering must begin with both.
     fn spans_by_prefixes(
         &self,
         conversation: &Conversation,
@@ -255,8 +253,8 @@ impl Single {
             .collect()
     }
 
-    /// What the template writes behind the first turns up to a user's where the assistant is to
-    /// speak.
+    /// Returns the assistant's prompt: the text that the template adds after the turns up to the
+    /// first user's.
     fn prompt(&self, conversation: &Conversation) -> Option<String> {
         let messages = &conversation.messages;
         let user = messages
@@ -285,13 +283,12 @@ impl Single {
         text.starts_with(&prefix)
             .then_some(prefix.len())
             .ok_or(format!(
-                "the first {turns} turns \
-        alone render to another text"
+                "the first {turns} turns alone render to another text"
             ))
     }
 
-    /// An answer without what follows the special token at its end: a model stops at the token and
-    /// never writes the line break.
+    /// Returns an answer without the white space after the special token at its end: a model stops
+    /// at the token and never writes the line break.
     fn without_break<'a>(&self, answer: &'a str) -> &'a str {
         let trimmed = answer.trim_end();
         if self
@@ -307,8 +304,8 @@ impl Single {
     }
 }
 
-/// The words of a turn that every template keeps: thinking that came before them may be left out,
-/// and words beside a call.
+/// Returns the part of a turn's text that every template keeps: templates may leave out thinking
+/// before it, or text beside a call.
 fn said(message: &Value) -> &str {
     if !is_nothing(&message["tool_calls"]) {
         return "";
@@ -325,7 +322,7 @@ fn is_assistant(message: &Value) -> bool {
     message["role"] == "assistant"
 }
 
-/// The content of a turn that has nothing else to say: calls and reasoning would be outside its
+/// Returns the content of a turn that has nothing else: calls and reasoning would be outside its
 /// sentinels.
 fn only_content(message: &mut Value) -> Result<&mut String, String> {
     if let Some(beside) = REASONING
@@ -345,7 +342,7 @@ fn only_content(message: &mut Value) -> Result<&mut String, String> {
     }
 }
 
-/// No calls, or reasoning without a word.
+/// Whether a value is an empty list of calls, or reasoning without text.
 fn is_nothing(value: &Value) -> bool {
     value.is_null() || value == "" || value.as_array().is_some_and(Vec::is_empty)
 }
@@ -428,10 +425,12 @@ mod tests {
     #[test]
     fn calls_are_trained_with_their_turn() {
         let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls | tojson \
-        if \
-            m.tool_calls }}</s>{% endfor %}";
+        if m.tool_calls }}</s>{% endfor %}";
         let source = format!("{turns}{{% if add_generation_prompt %}}<assistant>{{% endif %}}");
-        let call = serde_json::json!([{"role": "user", "content": "?"}, {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}]);
+        let call = serde_json::json!([
+            {"role": "user", "content": "?"},
+            {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]},
+        ]);
         assert_eq!(spans(&source, call).unwrap(), ["[{\"id\": 1}]</s>"]);
     }
 
@@ -461,13 +460,13 @@ mod tests {
         );
     }
 
-    /// Templates whose twins train the line break after the end of a turn too, which no model has
+    /// Templates whose twins also train the line break after the end of a turn, which no model has
     /// to write.
     const TRAINS_BREAKS: [&str; 3] = ["gemma", "phi3", "qwen3"];
 
-    /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes do
-    /// not hold where the template looks ahead (phi3, qwen3). Mistral has no prompt: that the space
-    /// before an answer is the model's shows only where the space has a token to itself.
+    /// Cases whose mask needs the twin. Answers beside calls have no sentinels, and the prefixes
+    /// fail where the template looks ahead (phi3, qwen3). Mistral has no prompt, so the space
+    /// before an answer counts as the model's only if it is a token of its own.
     const NEEDS_TWIN: [&str; 10] = [
         "mistral_v3 system_multi",
         "mistral_v3 newlines",
@@ -481,7 +480,8 @@ mod tests {
         "qwen3 thinking",
     ];
 
-    /// The masks of the twins are those of transformers, as the golden test shows.
+    /// Compares masks with those of the twins, which equal those of transformers, as the golden
+    /// test shows.
     #[test]
     fn without_a_twin_the_masks_are_the_same_but_for_these() {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/chat");

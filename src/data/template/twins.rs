@@ -1,21 +1,22 @@
-//! Stock templates, marked: a model that ships one of them is trained with exact spans although its
+//! Marked stock templates: a model that ships one of them is trained with exact spans although its
 //! copy marks nothing, and a recipe may name one.
 //!
-//! Only the marked form is kept; the form that models ship is the same text without the tags. A
-//! twin is used where the two are equal to the last byte, so it cannot render anything else.
+//! Only the marked form is stored; the form that models ship is the same text without the tags. A
+//! twin is used only if the two are equal to the last byte, so it cannot render anything else.
 
 use super::rewrite;
 
-/// A template by its name.
+/// A stock template with its name.
 pub(super) struct Stock {
     name: &'static str,
     marked: &'static str,
-    /// Tokens without which a conversation would be cut into pieces that no model was tuned on.
+    /// Tokens that a tokenizer must have. Without them a conversation would be cut into pieces that
+    /// no model was tuned on.
     pub tokens: &'static [&'static str],
 }
 
 impl Stock {
-    /// The form that models ship.
+    /// Returns the form that models ship.
     pub fn source(&self) -> String {
         rewrite::without_marks(self.marked)
     }
@@ -61,18 +62,18 @@ const STOCK: [Stock; 7] = [
     },
 ];
 
-/// The names of all.
+/// Returns the names of all stock templates.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     STOCK.iter().map(|stock| stock.name)
 }
 
-/// The stock template of a name.
+/// Returns the stock template with a name.
 pub(super) fn named(name: &str) -> Option<&'static Stock> {
     STOCK.iter().find(|stock| stock.name == name)
 }
 
-/// The marked form of a stock template. One line break at the end makes no difference: jinja2 drops
-/// it.
+/// Returns the marked form of a stock template. One line break at the end makes no difference,
+/// because jinja2 drops it.
 pub(super) fn marked(source: &str) -> Option<&'static str> {
     let same = |marked: &&str| {
         without_last_break(&rewrite::without_marks(marked)) == without_last_break(source)

@@ -1,5 +1,4 @@
-//! The base of what is passed on: its name without this machine's places, its license, and the
-//! license's files.
+//! The base in a card: its name without this machine's paths, its license, and its license files.
 
 use std::path::Path;
 
@@ -7,9 +6,9 @@ use super::words::{code, last};
 use crate::files::license::{License, is_notice, notice_paths, readme_head};
 use crate::model::Folder;
 
-/// What the head of a card calls a license that nobody states.
+/// The license in the front matter of a card if no license is stated.
 pub(super) const NOT_STATED: &str = "not-stated";
-/// Characters of a commit.
+/// The number of characters of a commit hash.
 const COMMIT: usize = 40;
 
 /// A base as a card names it.
@@ -17,11 +16,11 @@ const COMMIT: usize = 40;
 pub struct Base {
     /// The last part of its folder's path, or its id on the Hub.
     pub name: String,
-    /// Where it is on the Hub, if it came from there.
+    /// Its place on the Hub, if it came from there.
     pub hub: Option<HubPlace>,
-    /// What it is, in words.
+    /// A description of the model.
     pub model: Option<String>,
-    /// The license that its README.md states.
+    /// The license that its `README.md` states.
     pub license: Option<License>,
     /// Names of its license files.
     pub notices: Vec<String>,
@@ -32,12 +31,12 @@ pub struct Base {
 pub struct HubPlace {
     /// `owner/name`.
     pub id: String,
-    /// What it held.
+    /// The commit.
     pub commit: String,
 }
 
 impl Base {
-    /// Looks a base's folder through.
+    /// Reads the base's name and licenses from its folder.
     pub fn of(folder: &Path) -> Self {
         let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let name = |path: &Path| {
@@ -57,14 +56,14 @@ impl Base {
         }
     }
 
-    /// The id of a folder in the Hub's cache, of others their own name.
+    /// Returns the id of a folder in the Hub's cache; for other folders their name.
     pub fn name_of(folder: &Path) -> String {
         let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         HubPlace::of(&whole, "models--")
             .map_or_else(|| last(&whole.display().to_string()), |hub| hub.id)
     }
 
-    /// A base of which only the name is known.
+    /// Returns a base of which only the name is known.
     pub fn named(name: &str) -> Self {
         Self {
             name: last(name),
@@ -72,12 +71,12 @@ impl Base {
         }
     }
 
-    /// What stands for the base in a command: its id, or a word to be replaced.
+    /// Returns the base's name in commands: its id, or a placeholder.
     pub(super) fn in_commands(&self) -> &str {
         self.hub.as_ref().map_or("BASE", |hub| &hub.id)
     }
 
-    /// The lines about it.
+    /// Returns the lines about it.
     pub(super) fn lines(&self) -> String {
         let place = match &self.hub {
             Some(hub) => format!(
@@ -126,7 +125,7 @@ impl Base {
 }
 
 impl HubPlace {
-    /// The repository in whose cache a path lies
+    /// Returns the repository whose cache contains a path
     /// (<https://huggingface.co/docs/huggingface_hub/guides/manage-cache>).
     pub(super) fn of(path: &Path, kind: &str) -> Option<Self> {
         let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
@@ -144,12 +143,14 @@ impl HubPlace {
     }
 }
 
-/// A card of ours for a base without a license says that there is none.
+/// Returns whether a license is stated: a card of ours for a base without a license says that there
+/// is none.
 fn is_stated(license: &License) -> bool {
     license.name.as_deref() != Some(NOT_STATED)
 }
 
-/// A license by its identifier and name; a link to a file of ours, or elsewhere, with it.
+/// Returns a license by its identifier and name, with its link if that leads to a file in the
+/// folder or elsewhere.
 pub(super) fn named(license: &License) -> String {
     let name = license
         .name

@@ -1,5 +1,5 @@
-//! The head of a card, which the Hub reads: <https://huggingface.co/docs/hub/model-cards>. Values
-//! are JSON strings, which are YAML too.
+//! The YAML front matter of a card, which the Hub reads:
+//! <https://huggingface.co/docs/hub/model-cards>. Values are JSON strings, which are valid YAML.
 
 use serde_json::{Value, json};
 
@@ -7,7 +7,7 @@ use super::base::{Base, NOT_STATED};
 use super::{Artefact, Card};
 use crate::data::visible;
 
-/// The head, its fences included.
+/// Returns the front matter, including its fences.
 pub(super) fn front(card: &Card) -> String {
     let entries = license(&card.base)
         .into_iter()
@@ -21,7 +21,7 @@ pub(super) fn front(card: &Card) -> String {
     format!("---\n{}---\n", lines.collect::<String>())
 }
 
-/// The base's license; `other` where the Hub could not know it.
+/// Returns the base's license; `other` if the Hub does not know it.
 fn license(base: &Base) -> Vec<(&'static str, Value)> {
     let is_id = |id: &str| {
         !id.is_empty()
@@ -54,7 +54,8 @@ fn license(base: &Base) -> Vec<(&'static str, Value)> {
     entries
 }
 
-/// Only a base that is on the Hub is named: a folder's name could be another's repository there.
+/// Returns the lineage. Only a base that is on the Hub is named: a folder's name could be another
+/// repository there.
 fn lineage(card: &Card) -> Vec<(&'static str, Value)> {
     let Some(hub) = &card.base.hub else {
         return Vec::new();

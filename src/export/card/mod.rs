@@ -1,8 +1,8 @@
-//! The README.md of what is passed on, as the Hub shows it: what it is, its base and data with
-//! their licenses, how it was trained, what came of it, and how each program loads it.
+//! Model cards: the `README.md` of an adapter or model for sharing. It names the base and the data
+//! with their licenses, the training, its results, and how each program loads it.
 //!
-//! Nothing in a card tells of this machine: of every path only the last part is said, and prompts
-//! are left out.
+//! A card contains nothing about this machine: of every path only the last part is shown, and
+//! prompts are left out.
 
 mod base;
 mod front;
@@ -22,77 +22,77 @@ use crate::terms::{AdapterVector, TokenIndices};
 /// The name of a card's file.
 pub const CARD: &str = "README.md";
 
-/// What a card is about.
+/// The subject of a card.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Artefact {
     /// An adapter in PEFT's format, in the card's folder or in `adapter` beside it.
     Adapter,
     /// A model in Hugging Face's layout, in the card's folder or in `model` beside it.
     Model,
-    /// The base packed as bitsandbytes packs weights, in the card's folder.
+    /// A base quantized in the format of bitsandbytes, in the card's folder.
     Packed {
-        /// How.
+        /// The quantization.
         form: String,
     },
     /// A model as a GGUF file.
     Gguf {
-        /// Its name.
+        /// The file name.
         file: String,
-        /// Whether its matrices have lost bits.
+        /// Whether its matrices are quantized.
         is_quantized: bool,
     },
     /// An adapter as a GGUF file.
     GgufAdapter {
-        /// Its name.
+        /// The file name.
         file: String,
     },
-    /// An adapter as mlx-lm has it, in the card's folder.
+    /// An adapter in mlx-lm's format, in the card's folder.
     Mlx,
-    /// A Modelfile and what it names, in the card's folder.
+    /// A Modelfile and the files that it names, in the card's folder.
     Ollama {
         /// The model's GGUF file.
         file: String,
     },
 }
 
-/// What a card says.
+/// The content of a card.
 #[derive(Debug, Clone)]
 pub struct Card {
-    /// What it is about.
+    /// The subject.
     pub artefact: Artefact,
-    /// What that was made from.
+    /// The base that it was made from.
     pub base: Base,
-    /// How it was made: paragraphs of Markdown, with names from outside as [`code`].
+    /// Paragraphs of Markdown on how it was made. Names from outside are formatted with [`code`].
     pub about: Vec<String>,
-    /// The adapters that it is, or that are in it.
+    /// The adapters that it consists of or contains.
     pub parts: Vec<TrainedPart>,
-    /// Files with the hash of each.
+    /// Files with their hashes.
     pub hashes: Vec<(String, Hash)>,
 }
 
-/// What was trained.
+/// A trained part: an adapter, or the weights of a full fine-tuning.
 #[derive(Debug, Clone, Default)]
 pub struct TrainedPart {
-    /// What it is called, where there are several.
+    /// Its name, if there are several.
     pub name: Option<String>,
-    /// How many times what it adds counts, where that was chosen.
+    /// Its weight in a merge, if one was chosen.
     pub weight: Option<f64>,
-    /// The adapter; `None` where all weights were trained.
+    /// The adapter's config; `None` after full fine-tuning.
     pub config: Option<LoraConfig>,
-    /// The run; `None` where nothing of it is known.
+    /// The run; `None` if nothing is known of it.
     pub run: Option<Trained>,
-    /// The tokenizer that it brings; `None` where it has its base's.
+    /// Its own tokenizer; `None` if it uses its base's.
     pub tokenizer: Option<OwnTokenizer>,
 }
 
-/// A tokenizer that is not the base's.
+/// A tokenizer that differs from the base's.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OwnTokenizer {
-    /// Rows of the tables, where the base has fewer.
+    /// Rows of the embedding and the head, if the base has fewer.
     pub rows: Option<usize>,
 }
 
-/// The card as Markdown.
+/// Returns the card as Markdown.
 pub fn card(card: &Card) -> String {
     let about = card
         .about
@@ -132,7 +132,7 @@ impl Card {
         }
     }
 
-    /// The card's own, and those of what each run read.
+    /// Returns the card's own hashes, and those of the files that each run read.
     fn all_hashes(&self) -> Vec<(String, String)> {
         let own = self
             .hashes
@@ -152,7 +152,7 @@ impl Card {
         hashes
     }
 
-    /// Ids of the data sets that came from the Hub.
+    /// Returns the ids of the data sets that came from the Hub.
     fn datasets(&self) -> Vec<String> {
         let mut ids: Vec<String> = self
             .parts
@@ -165,7 +165,7 @@ impl Card {
         ids
     }
 
-    /// What programs will not take as it is.
+    /// Returns which programs do not accept it as it is.
     fn portability(&self) -> Vec<String> {
         let configs = self.parts.iter().filter_map(|part| part.config.as_ref());
         configs
@@ -174,8 +174,8 @@ impl Card {
     }
 }
 
-/// What of embedding and head is trained beside low-rank matrices: where it is merged, it takes the
-/// place of the base's.
+/// Describes the parts of embedding and head that are trained beside low-rank matrices. In a merge
+/// they replace the base's.
 fn tables(config: &LoraConfig) -> String {
     let saved: String = config
         .tables

@@ -1,5 +1,5 @@
-//! What a run's lock and result tell of it: data with their licenses, hyperparameters with their
-//! origin, results.
+//! The part of a card that comes from a run's lock and result: data with their licenses,
+//! hyperparameters with their origin, and results.
 
 use std::path::Path;
 
@@ -11,15 +11,15 @@ use crate::data::Terms;
 use crate::export::page::flatten;
 use crate::terms::{Format, Term as _};
 
-/// Files of a data set that are listed.
+/// The most files of a data set that are listed.
 const MOST_FILES: usize = 30;
-/// Sections of a recipe whose values are hyperparameters.
+/// Sections of a recipe that contain hyperparameters.
 const SECTIONS: [&str; 4] = ["tokens.", "adapter.", "training.", "evaluation."];
-/// Of them, those that are data, or texts and places of their own.
+/// Keys in these sections that are shown elsewhere: data and prompts.
 const ELSEWHERE: [&str; 2] = ["evaluation.datasets", "evaluation.prompts"];
-/// Values that are paths.
+/// Keys whose values are paths.
 const PATHS: [&str; 2] = ["adapter.init_from", "chat_template"];
-/// Kinds of inputs beside data, as the lock and a person call them.
+/// Kinds of inputs other than data, by the lock's names and the names for the user.
 const KINDS: [(&str, &str); 4] = [
     ("base", "base"),
     ("tokenizer_and_config", "base"),
@@ -27,16 +27,16 @@ const KINDS: [(&str, &str); 4] = [
     ("init_from", "adapter to go on from"),
 ];
 
-/// A run, by what it left.
+/// A run, by the files that it left.
 #[derive(Debug, Clone, Default)]
 pub struct Trained {
     /// Its lock.
     pub lock: Map<String, Value>,
-    /// Its result, once it is over.
+    /// Its result, if it has finished.
     pub result: Option<Map<String, Value>>,
 }
 
-/// Formats of the rows that the run of a lock trains, as far as it says.
+/// Returns the formats of the rows that a run trains, as far as its lock states them.
 pub fn formats_of(lock: &Map<String, Value>) -> Vec<Format> {
     let sets = lock
         .get("recipe")
@@ -49,7 +49,7 @@ pub fn formats_of(lock: &Map<String, Value>) -> Vec<Format> {
 }
 
 impl Trained {
-    /// The sections about it, each under a heading that begins with `level`.
+    /// Returns the sections about the run; `level` begins each heading.
     pub(super) fn text(&self, level: &str) -> String {
         let results = self.results().unwrap_or_else(|| {
             "The run was not over when this was taken \
@@ -63,7 +63,7 @@ impl Trained {
         )
     }
 
-    /// Ids of data sets that came from the Hub.
+    /// Returns the ids of data sets that came from the Hub.
     pub(super) fn hub_datasets(&self) -> Vec<String> {
         let paths = self
             .sets()
@@ -74,7 +74,7 @@ impl Trained {
             .collect()
     }
 
-    /// What the run read of its base, with the hash of each file.
+    /// Returns the files that the run read of its base, with their hashes.
     pub(super) fn hashes_read(&self) -> Vec<(String, String)> {
         let of_kind = |(kind, words): &(&str, &str)| {
             let files = self
@@ -90,7 +90,7 @@ impl Trained {
         KINDS.iter().flat_map(of_kind).collect()
     }
 
-    /// Hashes of what the run last went on with.
+    /// Returns the hashes of the inputs with which the run last continued.
     fn blake3(&self) -> Option<&Value> {
         let resumed = self
             .lock
@@ -176,7 +176,7 @@ impl Trained {
         lines
     }
 
-    /// Splits of a data set of the Hub that are not whole.
+    /// Returns the splits of a Hub data set that are not used whole.
     fn parts(&self, key: &str) -> Vec<String> {
         let splits = self
             .lock
@@ -238,7 +238,7 @@ impl Trained {
         )
     }
 
-    /// Values of the recipe that say how it was trained, without places of this machine.
+    /// Returns the recipe's values that describe the training, without paths on this machine.
     fn values(&self) -> Vec<(String, String)> {
         let mut values = Vec::new();
         flatten(
@@ -327,7 +327,7 @@ fn said(value: &Value) -> String {
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// What is known of a data file's license.
+/// Returns what is known of a data file's license.
 fn license(terms: &Terms) -> String {
     let stated = terms.license.as_ref().map(|license| {
         let place = terms.said_in.as_ref().map_or_else(String::new, |place| {

@@ -1,4 +1,5 @@
-//! How each program loads what a card is about, and which do not.
+//! The usage section of a card: how each program loads the model or adapter, and which programs do
+//! not.
 //!
 //! Sources: PEFT `PeftModel.from_pretrained`; vLLM
 //! <https://docs.vllm.ai/en/latest/features/lora.html>; llama.cpp `--lora` and `--model`; Ollama
@@ -11,10 +12,10 @@ use crate::data::{alpaca, visible};
 use crate::fault::shell_word;
 use crate::terms::Format;
 
-/// The ranks up to which vLLM can be told to take adapters (`MaxLoRARanks`).
+/// The ranks that vLLM can be configured for (`MaxLoRARanks`).
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 
-/// The section, program by program.
+/// Returns the section, program by program.
 pub(super) fn usage(card: &Card) -> String {
     let how = match &card.artefact {
         Artefact::Adapter => adapter(card),
@@ -28,7 +29,8 @@ pub(super) fn usage(card: &Card) -> String {
     frames(card) + &how
 }
 
-/// How to ask what was not trained in the chat template in which these programs ask.
+/// Explains how to prompt a model that was not trained with the chat template, in programs that use
+/// it.
 fn frames(card: &Card) -> String {
     let runs = card.parts.iter().filter_map(|part| part.run.as_ref());
     let formats: Vec<Format> = runs.flat_map(|run| formats_of(&run.lock)).collect();
@@ -51,7 +53,7 @@ fn frames(card: &Card) -> String {
     instructions.into_iter().chain(completions).collect()
 }
 
-/// A program with its commands in `language`.
+/// Returns a program's paragraph with its commands in `language`.
 fn block(program: &str, words: &str, language: &str, lines: &[String]) -> String {
     format!(
         "**{program}**{words}\n\n```{language}\n{}\n```\n\n",
@@ -63,7 +65,7 @@ fn no(programs: &str, why: &str) -> String {
     format!("**{programs}**: {why}\n\n")
 }
 
-/// What stands for the base in the commands.
+/// Explains the placeholder for the base in the commands.
 fn legend(card: &Card) -> String {
     match &card.base.hub {
         Some(_) => String::new(),
@@ -71,7 +73,7 @@ fn legend(card: &Card) -> String {
     }
 }
 
-/// `from_pretrained` of the base, at the commit that it was.
+/// Returns the arguments of `from_pretrained` for the base, at the commit that was used.
 fn base_in_python(card: &Card) -> String {
     let revision = card.base.hub.as_ref().map_or_else(String::new, |hub| {
         format!(", revision={}", json!(hub.commit))
@@ -169,8 +171,8 @@ fn adapter(card: &Card) -> String {
     .concat()
 }
 
-/// An adapter that was trained with more tokens than its base has needs the room for them; what
-/// stands in the new rows is in the adapter.
+/// Returns the commands for PEFT. An adapter that was trained with more tokens than its base has
+/// needs a larger embedding; the values of the new rows are in the adapter.
 fn in_peft(card: &Card, base: &str) -> Vec<String> {
     let own = card.parts.iter().find_map(|part| part.tokenizer);
     let tokenizer = if own.is_some() { "\"ADAPTER\"" } else { base };
@@ -278,7 +280,7 @@ fn packed() -> String {
     .concat()
 }
 
-/// A file's name as a path in a shell, which no name can take for an option.
+/// Returns a file name as a path for a shell, so that no name can be taken for an option.
 fn in_shell(file: &str) -> String {
     shell_word(&format!("./{}", visible(file)))
 }

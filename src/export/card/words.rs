@@ -1,13 +1,13 @@
-//! Names and values from outside as Markdown that shows them and obeys nothing in them.
+//! Escapes names and values from outside for Markdown, so that they are shown literally.
 
 use std::path::Path;
 
 use crate::data::visible;
 
-/// Characters of a value that are shown.
+/// The most characters of a value that are shown.
 const MAX_SHOWN: usize = 500;
 
-/// A text as inline code, whatever it holds.
+/// Formats any text as inline code.
 pub fn code(text: &str) -> String {
     let shown = shortened(&visible(text));
     let longest = shown.split(|c| c != '`').map(str::len).max().unwrap_or(0);
@@ -22,7 +22,7 @@ pub fn code(text: &str) -> String {
     format!("{fence}{room}{shown}{room}{fence}")
 }
 
-/// The same in a cell of a table, where a bar would end the cell.
+/// Formats a text as code in a table cell, where a bar would end the cell.
 pub(super) fn cell(text: &str) -> String {
     code(text).replace('|', "\\|")
 }
@@ -32,7 +32,7 @@ fn shortened(text: &str) -> String {
     cut.map_or_else(|| text.to_owned(), |place| format!("{}...", &text[..place]))
 }
 
-/// The last part of a path, which tells nothing of the machine on which it was.
+/// Returns the last part of a path, which reveals nothing about the machine.
 pub(super) fn last(path: &str) -> String {
     let of_path = |path: &Path| {
         path.file_name()
@@ -43,7 +43,7 @@ pub(super) fn last(path: &str) -> String {
         .unwrap_or_default()
 }
 
-/// A number with its thousands apart.
+/// Formats a number with thousands separators.
 pub fn grouped(number: u64) -> String {
     crate::export::page::with_groups(&number.to_string())
 }

@@ -1,5 +1,5 @@
-//! What consumers ask of an adapter: from a recipe before training, or from the files of any folder
-//! in PEFT's format, of which nothing else has to be understood.
+//! The features of an adapter that consumers check: from a recipe before training, or from the
+//! files of any folder in PEFT's format, without understanding anything else in it.
 
 use std::path::Path;
 
@@ -9,29 +9,29 @@ use crate::adapter::{AdapterError, LoraConfig, Tables, peft};
 use crate::model::LinearSpec;
 use crate::terms::AdapterVector;
 
-/// The projections' names in PEFT's files begin so for every family that is known here.
+/// The prefix of projections' names in PEFT's files, for every model family that is known here.
 const PREFIX: &str = "base_model.model.model.layers.";
 /// Modules outside of layers, by the last part of their names.
 const OUTSIDE: [&str; 2] = ["lm_head", "embed_tokens"];
 
-/// What makes an adapter more than plain LoRA.
+/// A feature beyond plain LoRA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Feature {
-    /// It is scaled by alpha / sqrt(r).
+    /// Scaling by alpha / sqrt(r).
     RsLora,
-    /// Ranks or alphas differ by module.
+    /// Ranks or alphas that differ by module.
     Patterns,
-    /// Weights are decomposed into magnitude and direction.
+    /// Weights decomposed into magnitude and direction.
     Dora,
-    /// There are biases in it.
+    /// Biases in the adapter.
     Biases,
-    /// Rows of tokens train, those of new tokens among them.
+    /// Trained token rows, including those of new tokens.
     TokenRows,
-    /// Of them one for a map to which the base has none to add it to: it cannot be merged.
+    /// A bias for a map that has none in the base: it cannot be merged.
     LoneBiases,
 }
 
-/// What is trained or given.
+/// The kind of thing that is trained or served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Subject {
     /// An adapter, alone or merged.
@@ -41,31 +41,31 @@ pub enum Subject {
     Model,
 }
 
-/// An adapter or a model, as far as consumers ask.
+/// The features of an adapter or model, as far as consumers check them.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Features {
-    /// Which of the two it is; of a model only the architecture counts.
+    /// The kind. Of a model only the architecture counts.
     pub subject: Subject,
     /// The largest rank.
     pub rank: usize,
-    /// The first alpha that is no whole number.
+    /// The first alpha that is not a whole number.
     pub broken_alpha: Option<f64>,
-    /// What it is beside plain LoRA.
+    /// Its features beyond plain LoRA.
     pub features: Vec<Feature>,
     /// Modules that are saved whole.
     pub saved_modules: Vec<String>,
     /// Adapters of the head or the embedding.
     pub outside_layers: Vec<String>,
-    /// The first tensor whose name is not the one that PEFT gives.
+    /// The first tensor whose name differs from PEFT's.
     pub misnamed: Option<String>,
     /// The first tensor that is neither A nor B.
     pub stray: Option<String>,
-    /// llama.cpp's name of the base's architecture, where the base is known.
+    /// llama.cpp's name of the base's architecture, if the base is known.
     pub architecture: Option<&'static str>,
 }
 
 impl Features {
-    /// Those of a whole model.
+    /// Returns the features of a whole model.
     pub fn of_model(architecture: Option<&'static str>) -> Self {
         Self {
             subject: Subject::Model,
@@ -74,12 +74,12 @@ impl Features {
         }
     }
 
-    /// Whether it has something beside plain LoRA.
+    /// Returns whether it has a feature beyond plain LoRA.
     pub fn has(&self, feature: Feature) -> bool {
         self.features.contains(&feature)
     }
 
-    /// Those of an adapter that is to be trained.
+    /// Returns the features of an adapter to be trained.
     pub fn of(config: &LoraConfig, architecture: Option<&'static str>) -> Self {
         let ranks = config
             .rank_pattern
@@ -122,7 +122,7 @@ impl Features {
         }
     }
 
-    /// The same where the base's projections are known.
+    /// Adds the features that depend on the base's projections.
     #[must_use]
     pub fn on(mut self, config: &LoraConfig, projections: &[LinearSpec]) -> Self {
         let names: Vec<String> = projections
@@ -139,7 +139,7 @@ impl Features {
         self
     }
 
-    /// Those of a folder in PEFT's format, whoever wrote it.
+    /// Reads the features of a folder in PEFT's format from any source.
     ///
     /// # Errors
     /// A file is missing or damaged.
@@ -211,7 +211,7 @@ impl Features {
     }
 }
 
-/// The features that are there.
+/// Returns the features whose condition holds.
 fn those<const N: usize>(features: [(Feature, bool); N]) -> Vec<Feature> {
     features
         .into_iter()
@@ -220,7 +220,7 @@ fn those<const N: usize>(features: [(Feature, bool); N]) -> Vec<Feature> {
         .collect()
 }
 
-/// Adapters of the head and the embedding that are to be.
+/// Returns the adapters of the head and the embedding that a config asks for.
 fn outside(config: &LoraConfig) -> Vec<String> {
     let chosen = |name: &str| config.resolve(&[name.to_owned()]).unwrap_or_default();
     ["lm_head", "model.embed_tokens"]

@@ -1,5 +1,5 @@
-//! What programs that serve a model take of it and what they reject, said before training and again
-//! of the files.
+//! Checks what serving programs accept and reject of a model or adapter, before training and again
+//! on the files.
 //!
 //! Sources, read in November 2026: vLLM's `peft_helper.py` and `config/lora.py`
 //! (<https://github.com/vllm-project/vllm>), llama.cpp's `convert_lora_to_gguf.py` and
@@ -17,7 +17,7 @@ pub use features::{Feature, Features, Subject};
 pub use model::model_findings;
 pub use rules::{findings, portability};
 
-/// A program that serves a model.
+/// A program that serves models.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consumer {
     /// vLLM.
@@ -35,7 +35,7 @@ pub enum Consumer {
 }
 
 impl Consumer {
-    /// All of them.
+    /// All consumers.
     pub const ALL: [Self; 6] = [
         Self::Vllm,
         Self::LlamaCpp,
@@ -45,7 +45,7 @@ impl Consumer {
         Self::Mlx,
     ];
 
-    /// As it calls itself.
+    /// Returns its name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Vllm => "vLLM",
@@ -58,7 +58,7 @@ impl Consumer {
     }
 }
 
-/// What a consumer is given.
+/// The form in which a consumer gets a model or adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ShippedForm {
     /// A folder in PEFT's format.
@@ -74,7 +74,7 @@ pub enum ShippedForm {
 }
 
 impl ShippedForm {
-    /// In words.
+    /// Describes the form in words.
     pub fn words(self) -> &'static str {
         match self {
             Self::Peft => "an adapter in PEFT's format",
@@ -86,34 +86,34 @@ impl ShippedForm {
     }
 }
 
-/// How much a finding weighs.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Severity {
-    /// The consumer takes it in no way, or computes something else from it without a word.
+    /// The consumer rejects it in any form, or silently computes something else from it.
     Rejects,
-    /// It takes it with an option, in another form, or in some of its releases.
+    /// The consumer accepts it with an option, in another form, or in some of its releases.
     Changes,
 }
 
-/// What a finding comes from.
+/// The cause of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
     /// This adapter or model.
     Content,
-    /// Its format, which any adapter or model has.
+    /// Its format: any adapter or model in it has the same finding.
     Form,
 }
 
-/// What a consumer does with something that it is given.
+/// A finding: a consumer's problem with a model or adapter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How much it weighs.
+    /// Its severity.
     pub severity: Severity,
-    /// What it comes from.
+    /// Its cause.
     pub cause: Cause,
-    /// Both sides, the consumer's name first.
+    /// Both sides, beginning with the consumer's name.
     pub words: String,
-    /// The next step.
+    /// What to do next.
     pub next: String,
 }
 
@@ -134,7 +134,7 @@ impl Finding {
         }
     }
 
-    /// One that any adapter or model would have.
+    /// Returns the same finding with its form as the cause.
     fn of_form(self) -> Self {
         Self {
             cause: Cause::Form,
@@ -142,7 +142,7 @@ impl Finding {
         }
     }
 
-    /// As one line.
+    /// Returns the finding on one line.
     pub fn line(&self) -> String {
         if self.next.is_empty() {
             self.words.clone()

@@ -1,4 +1,4 @@
-//! What consumers take of a base, which does not depend on its adapter.
+//! Checks of a base by consumer, independent of its adapter.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use crate::model::{Folder, LayerSpec};
 use crate::nn::attention::Span;
 
 /// Values of `model_type` whose code in mlx-lm (0.32.2, `models/*.py`) reads `rope_theta` and
-/// `rope_scaling` and not `rope_parameters`, and the theta that it takes then; without one it does
-/// not load the base.
+/// `rope_scaling` but not `rope_parameters`, with the theta that it uses then. If there is none,
+/// mlx-lm does not load the base.
 const MLX_OLD_KEYS: [(&str, Option<f64>); 12] = [
     ("gemma", Some(1e4)),
     ("gemma2", Some(1e4)),
@@ -29,16 +29,16 @@ const MLX_OLD_KEYS: [(&str, Option<f64>); 12] = [
     ("qwen3_moe", None),
     ("smollm3", Some(1e4)),
 ];
-/// Where layers with a window have a rotation of their own, the theta that mlx-lm takes for them.
+/// The theta that mlx-lm uses for layers with a window that have their own rotation.
 const MLX_LOCAL_THETA: f64 = 1e4;
-/// Values of `model_type` whose code there has sliding windows: in all layers but every so many, or
-/// in those that `layer_types` names.
+/// Values of `model_type` whose code in mlx-lm has sliding windows: in all layers except every
+/// n-th, or in those that `layer_types` names.
 const MLX_WINDOWS_BY_PERIOD: [&str; 1] = ["gemma3_text"];
 const MLX_WINDOWS_BY_LAYER: [&str; 3] = ["llama", "mistral", "smollm3"];
 
-/// What a consumer does with models made from the base in `folder`; `tokenizer` and the chat
-/// template `source` are there where they are not the folder's own. Nothing is written, and no
-/// weights are read.
+/// Returns a consumer's findings on models made from the base in `folder`. `tokenizer` and the chat
+/// template `source` are given if they are not the folder's own. Nothing is written, and no weights
+/// are read.
 pub fn model_findings(
     consumer: Consumer,
     folder: &Path,
@@ -53,7 +53,7 @@ pub fn model_findings(
     found.into_iter().flatten().collect()
 }
 
-/// Whether a GGUF file can be made of it.
+/// Checks that a GGUF file can be made of it.
 fn told(consumer: Consumer, folder: &Path) -> Option<Finding> {
     let error = gguf::check_model(folder).err()?;
     Some(Finding::rejects(
@@ -62,7 +62,7 @@ fn told(consumer: Consumer, folder: &Path) -> Option<Finding> {
     ))
 }
 
-/// Whether a template of Ollama's is known that renders as the chat template does.
+/// Checks that a known Ollama template renders like the chat template.
 fn proven(folder: &Path, tokenizer: Option<&Tokenizer>, source: Option<&str>) -> Option<Finding> {
     let proof = match tokenizer {
         None => ollama::prove(folder, source, None),
@@ -86,7 +86,7 @@ fn config_of(folder: &Path) -> Option<Value> {
     serde_json::from_str(&read_text_up_to(&folder.join("config.json"), JSON_BYTES).ok()?).ok()
 }
 
-/// Whether mlx-lm computes another RoPE than the base has.
+/// Checks that mlx-lm computes the base's RoPE.
 fn mlx_rope(folder: &Path) -> Option<Finding> {
     let config = config_of(folder)?;
     let (_, theta) = MLX_OLD_KEYS
@@ -122,7 +122,7 @@ fn mlx_rope(folder: &Path) -> Option<Finding> {
     }
 }
 
-/// Whether mlx-lm lets tokens see what the base's windows hide.
+/// Checks that mlx-lm applies the base's sliding windows.
 fn mlx_window(folder: &Path) -> Option<Finding> {
     let (config, spec) = (config_of(folder)?, Folder::open(folder).ok()?.spec);
     let slides = |layer: &LayerSpec| layer.mixer.span() != Span::Full;

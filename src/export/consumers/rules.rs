@@ -1,12 +1,12 @@
-//! One function a consumer: what it does with an adapter that is yet to be trained (no form), or
-//! with what is given to it.
+//! The rules, one function per consumer: its findings on an adapter to be trained (without a form),
+//! or on a form that it is given.
 
 use super::{Cause, Consumer, Feature, Features, Finding, ShippedForm, Subject};
 
 /// Values of vLLM's `--max-lora-rank`; 16 is its default.
 const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 const VLLM_DEFAULT_RANK: usize = 16;
-/// The architectures of which Ollama converts safetensors adapters, by llama.cpp's names.
+/// The architectures for which Ollama converts safetensors adapters, by llama.cpp's names.
 const OLLAMA_CONVERTS: [&str; 2] = ["llama", "gemma2"];
 
 const TO_PEFT: &str = "give it what `rankine export ADAPTER --to peft --out DIR` writes";
@@ -16,16 +16,16 @@ const TO_GGUF_ADAPTER: &str = "`rankine export ADAPTER --to gguf-adapter --out F
 right";
 const TO_OLLAMA: &str = "give it what `rankine export ADAPTER --to ollama --out DIR` writes";
 const TO_MLX: &str = "give it what `rankine export ADAPTER --to mlx --out DIR` writes";
-/// What adds a bias where the base has none can be given to nobody as a merged model.
+/// The message for an adapter that adds a bias where the base has none. It cannot be merged either.
 const LONE: &str = "takes no biases in an adapter, and this one cannot be merged: the base has no \
 biases to add them to";
 const WITHOUT_BIAS: &str = "train without `lora_bias`";
-/// What programs of which an adapter can be no more than matrices are given in its place.
+/// The hint for programs that accept adapters of matrices only.
 const TO_MERGED: &str = "give it the model that `rankine merge` writes, which has the rows";
 const PLAIN: &str = "train a plain LoRA on attention and MLP projections";
 
-/// What a consumer does with an adapter of which these are the facts: before training where there
-/// is no form yet.
+/// Returns a consumer's findings on an adapter with these features; before training there is no
+/// form.
 pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     if facts.subject == Subject::Model {
         return of_model(consumer, form)
@@ -43,7 +43,7 @@ pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>)
     }
 }
 
-/// What it does with a whole model, whose folder some read as it is.
+/// Returns a consumer's finding on a whole model, whose folder some consumers read as it is.
 fn of_model(consumer: Consumer, form: Option<ShippedForm>) -> Option<Finding> {
     let name = consumer.name();
     match (consumer, form) {
@@ -79,7 +79,7 @@ fn of_model(consumer: Consumer, form: Option<ShippedForm>) -> Option<Finding> {
     }
 }
 
-/// What of this adapter is not taken as it is by somebody, one line each.
+/// Returns one line for each consumer that does not accept this adapter as it is.
 pub fn portability(facts: &Features) -> Vec<String> {
     let all = Consumer::ALL
         .into_iter()
@@ -93,7 +93,7 @@ fn found(findings: impl IntoIterator<Item = Option<Finding>>) -> Vec<Finding> {
     findings.into_iter().flatten().collect()
 }
 
-/// A form that the consumer does not read.
+/// Returns the finding for a form that the consumer does not read.
 fn unread(consumer: Consumer, form: ShippedForm, reads: &str, next: &str) -> Vec<Finding> {
     vec![
         Finding::rejects(
@@ -206,7 +206,7 @@ fn vllm(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     ])
 }
 
-/// vLLM takes ranks up to an option's value, of which there are a few.
+/// Checks the rank for vLLM, whose option accepts only certain values.
 fn vllm_rank(rank: usize) -> Option<Finding> {
     if rank <= VLLM_DEFAULT_RANK {
         return None;
@@ -276,7 +276,7 @@ fn llama_cpp(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     }
 }
 
-/// An adapter whose rows of tokens only a merged model has.
+/// Returns the finding for trained token rows, which only a merged model has for this consumer.
 fn token_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
     let words = || {
         format!(
@@ -289,7 +289,7 @@ fn token_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
         .then(|| Finding::changes(words(), next))
 }
 
-/// The same where the consumer takes adapters, and not this one.
+/// Returns the same finding for a consumer that accepts other adapters.
 fn rejected_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
     token_rows(name, facts, next).map(|finding| Finding::rejects(finding.words, finding.next))
 }
@@ -419,7 +419,8 @@ fn lm_studio(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     }
 }
 
-/// PEFT only warns of keys that it does not find, and goes on with the base.
+/// Returns PEFT's findings. PEFT only warns of keys that it does not find, and continues with the
+/// base.
 fn peft(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     if let Some(
         form @ (ShippedForm::Gguf

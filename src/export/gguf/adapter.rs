@@ -1,5 +1,5 @@
-//! An adapter alone as a GGUF file, as llama.cpp's `convert_lora_to_gguf.py` writes it, for
-//! `--lora` beside a model of the same base.
+//! Writes an adapter alone as a GGUF file, like llama.cpp's `convert_lora_to_gguf.py`, for `--lora`
+//! beside a model of the same base.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,8 +18,8 @@ use crate::report::Reporter;
 /// Writes the adapter of a PEFT folder, made for the model in `base`, to the file `path`, in f32.
 ///
 /// # Errors
-/// The adapter is not whole or not one of this base, llama.cpp has nothing that computes as the
-/// base does, the file is there or cannot be written, or `interrupt` was raised.
+/// The adapter is incomplete or not one of this base, llama.cpp has no architecture that computes
+/// like the base, the file exists or cannot be written, or `interrupt` was raised.
 pub fn write_gguf_adapter(
     adapter: &Path,
     base: &Path,
@@ -74,7 +74,7 @@ pub fn write_gguf_adapter(
     write(path, &pairs, &parts, interrupt, report)
 }
 
-/// Where a module of a layer stands in the file.
+/// Returns the place of a layer's module in the file.
 fn place_of(
     module: &str,
     architecture: &'static Architecture,
@@ -93,7 +93,7 @@ fn place_of(
     place(module, spec).filter(|_| in_layer).ok_or_else(unnamed)
 }
 
-/// A [r, in] and B [out, r] of a module, to be scaled by alpha / r.
+/// The matrices A [r, in] and B [out, r] of a module, to be scaled by alpha / r.
 struct Matrices {
     rank: usize,
     a: Vec<f32>,
@@ -101,8 +101,8 @@ struct Matrices {
 }
 
 impl Matrices {
-    /// Where alpha / r is not the module's scale, B makes up for it; what becomes of the base's
-    /// rows becomes of B's too.
+    /// Reads the matrices. If alpha / r is not the module's scale, B is multiplied by the
+    /// difference. B's rows get the same changes as the base's rows.
     fn read(
         stored: &AdapterTensors,
         (archive, last): (&Archive, &LastB),
@@ -140,8 +140,8 @@ impl Matrices {
         )
     }
 
-    /// The same of a higher rank: rows and columns of zeros, and B so much larger as alpha / r is
-    /// smaller.
+    /// Returns the same product with a higher rank: zeros are added, and B grows as alpha / r
+    /// shrinks.
     fn widened(self, rank: usize) -> Self {
         if rank == self.rank {
             return self;
@@ -164,8 +164,8 @@ impl Matrices {
     }
 }
 
-/// A [experts, r, in] and B [experts, out, r] of one part of all experts of a layer, of which those
-/// that have none add nothing.
+/// Stacks A [experts, r, in] and B [experts, out, r] of one part of all experts of a layer. Experts
+/// without an adapter add nothing.
 fn stacked<'a>(
     module: &str,
     of_experts: Vec<(usize, Matrices)>,

@@ -1,146 +1,146 @@
-//! A decoder as llama.cpp knows it: which of its architectures computes the same. What tells them
-//! apart is data, read in llama.cpp's `src/models/*.cpp`; a model that none of them computes is
-//! refused with what it has and what the nearest one takes.
+//! Finds the llama.cpp architecture that computes the same as a decoder. The differences between
+//! architectures are data, read from llama.cpp's `src/models/*.cpp`. A model that none of them
+//! computes is refused, with its features and those of the nearest architecture.
 
 use super::GgufError;
 use super::differences::Lack;
 use crate::model::{DecoderSpec, Modules, NormPlacement, QueryKeyNorm};
 use crate::ops::Activation;
 
-/// An architecture of llama.cpp's, as far as models differ in it.
+/// An architecture of llama.cpp, as far as models differ in it.
 #[derive(Debug, PartialEq)]
 pub(super) struct Architecture {
-    /// Its name, in front of its keys.
+    /// Its name, the prefix of its keys.
     pub name: &'static str,
     pub pairs: Pairs,
     pub norms: NormPlacement,
     pub qk_norm: QueryKeyNorm,
     pub biases: Biases,
-    /// Of q, k and v, and of gate and up.
+    /// How q, k and v, and gate and up, are divided into modules.
     pub modules: Modules,
     pub activation: Activation,
     pub scales: Scales,
     pub scores: Scores,
     pub caps: Caps,
     pub windows: Windows,
-    /// Stretched rotations beside the plain one.
+    /// Supported RoPE scalings beside the plain rotation.
     pub stretches: &'static [Stretch],
-    /// n, where layers n, 2n, .. do not rotate.
+    /// Layers n, 2n, .. have no rotation.
     pub resting: Option<usize>,
     pub turned: Turned,
     pub experts: Experts,
     pub head: Head,
 }
 
-/// Which features of a head are turned together. Hugging Face's models turn halves.
+/// Which features of a head RoPE rotates together. Hugging Face's models pair halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pairs {
-    /// 0 and 1, 2 and 3, ..: rows of q and k have to be reordered.
+    /// 0 and 1, 2 and 3, and so on: rows of q and k have to be reordered.
     Neighbors,
-    /// As there.
+    /// The first half with the second, as in Hugging Face's models.
     Halves,
 }
 
-/// Biases that are added where they are.
+/// Which biases are added if the file has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Biases {
     None,
-    /// Those of q, k and v.
+    /// Biases of q, k and v.
     Inputs,
-    /// Those of q, k, v and the output together, or none.
+    /// Biases of q, k, v and the output together, or none.
     All,
 }
 
-/// What the embedding, what is added to the stream, and the logits are multiplied by.
+/// Factors of the embedding, the residual additions and the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scales {
     None,
-    /// The embedding by the root of the width.
+    /// The embedding is multiplied by the root of the width.
     Root,
-    /// All of them by keys.
+    /// All factors come from keys.
     Keys,
 }
 
-/// How scores are scaled beside the root of a head's width.
+/// How attention scores are scaled beside the root of a head's width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scores {
     Root,
     /// By a key.
     Key,
-    /// By no key: what is missing goes into q's rows. At `wide` layers the root is that of width /
-    /// heads.
+    /// There is no key: the missing factor is multiplied into q's rows. At `wide` layers the root
+    /// is that of width / heads.
     Queries {
         wide: usize,
     },
-    /// The same, into the norm of q.
+    /// The same, multiplied into the norm of q.
     QueryNorms {
         wide: usize,
     },
 }
 
-/// What c tanh(x / c) is applied to.
+/// Where the soft cap c tanh(x / c) is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Caps {
     None,
-    /// Scores and logits, both of them always.
+    /// To scores and logits, always both.
     Both,
-    /// Logits, where there is a key.
+    /// To logits, if there is a key.
     Logits,
 }
 
-/// What becomes of sliding windows.
+/// How sliding windows are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Windows {
-    /// Every token sees all before it.
+    /// There are none: every token sees all tokens before it.
     Ignored,
-    /// All layers but `period`, 2 `period`, .. have one where no key says otherwise.
+    /// All layers except `period`, 2 `period`, .. have a window, unless a key says otherwise.
     But { period: usize, rotations: Rotations },
 }
 
-/// Whether layers with a window rotate as the others do.
+/// Whether layers with a window rotate like the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rotations {
     One,
-    /// Those with a window have a base of their own, and no stretch.
+    /// Layers with a window have their own base, and no scaling.
     Two,
 }
 
-/// A stretched rotation that is computed.
+/// A supported RoPE scaling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stretch {
     Linear,
-    /// A ramp over frequencies, by the tensor `rope_freqs`.
+    /// A ramp over frequencies, given by the tensor `rope_freqs`.
     Ramp,
-    /// By the tensors `rope_factors_long` and `rope_factors_short`.
+    /// Factors given by the tensors `rope_factors_long` and `rope_factors_short`.
     LongRope,
 }
 
-/// How many features of a head are turned.
+/// How many features of a head are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Turned {
     All,
-    /// Those that a key says, the first ones.
+    /// The first ones, as many as a key says.
     Some,
 }
 
-/// What the feed-forward is.
+/// The kind of feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Experts {
-    /// One, the same for every token.
+    /// A dense feed-forward, the same for every token.
     None,
-    /// A few of some in every layer, whose weights come to 1. With `of_their_own` their width has a
-    /// key of its own.
+    /// Experts in every layer, with routing weights that sum to 1. With `of_their_own` their width
+    /// has its own key.
     Every { of_their_own: bool },
 }
 
-/// Where logits come from.
+/// The source of the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Head {
-    /// The embedding, where there is no head.
+    /// The embedding, if there is no head.
     Either,
-    /// The embedding, whatever there is.
+    /// The embedding, even if there is a head.
     Tied,
-    /// The head, which must be there.
+    /// The head, which must exist.
     Own,
 }
 
@@ -177,7 +177,7 @@ const GEMMA: Architecture = Architecture {
     ..HALVES
 };
 
-/// All that are known, the first that fits is taken.
+/// All known architectures; the first that fits is used.
 static ALL: [Architecture; 12] = [
     LLAMA,
     Architecture {
@@ -256,7 +256,7 @@ static ALL: [Architecture; 12] = [
 ];
 
 impl Architecture {
-    /// The architecture that computes what this decoder does.
+    /// Returns the architecture that computes the same as this decoder.
     pub fn of(spec: &DecoderSpec) -> Result<&'static Self, GgufError> {
         if spec.layers.is_empty() {
             return Err(GgufError::NoLayers);
@@ -282,7 +282,7 @@ impl Architecture {
         })
     }
 
-    /// What llama.cpp multiplies scores by where no key says it.
+    /// Returns the factor by which llama.cpp multiplies scores if there is no key for it.
     pub fn score_scale(&self, spec: &DecoderSpec) -> f64 {
         let [heads, _, head_dim] = spec.layers[0].mixer.heads();
         let width = match self.scores {

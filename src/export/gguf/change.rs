@@ -1,23 +1,23 @@
-//! What has to become of a tensor's numbers for llama.cpp to compute what the model does.
+//! The changes to a tensor's numbers that llama.cpp needs to compute the same as the model.
 
 use super::architecture::{Architecture, Pairs, Scores};
 use super::differences::are_one;
 use crate::model::DecoderSpec;
 
-/// A change of one tensor.
+/// The change of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Change {
-    /// How many heads the rows are reordered in: llama.cpp turns neighbors where Hugging Face turns
-    /// halves.
+    /// The number of heads in which rows are reordered: llama.cpp rotates neighbors, and Hugging
+    /// Face rotates halves.
     pub heads: Option<usize>,
     /// Added to every number: llama.cpp's norms multiply by the weight itself.
     plus: f64,
-    /// Every number is multiplied by this after that: a factor of scores for which there is no key.
+    /// Multiplies every number after that: a factor of the scores that has no key.
     times: f64,
 }
 
 impl Change {
-    /// The same for the rows of one head alone.
+    /// Returns the same change for the rows of one head alone.
     pub fn of_one_head(self) -> Self {
         Self {
             heads: Some(1),
@@ -25,7 +25,7 @@ impl Change {
         }
     }
 
-    /// The numbers of whole heads as they are stored, `width` a row.
+    /// Returns the changed numbers of whole heads as they are stored, `width` per row.
     pub fn apply(self, numbers: Vec<f32>, width: usize) -> Vec<f32> {
         let heads = self.heads.unwrap_or(1);
         let numbers = match self.heads {
@@ -46,7 +46,7 @@ impl Change {
 }
 
 impl Architecture {
-    /// What becomes of the weight or bias of a module, or of B of its adapter.
+    /// Returns the change for the weight or bias of a module, or for B of its adapter.
     pub fn change(&self, module: &str, spec: &DecoderSpec) -> Change {
         let (mixer, last) = (
             &spec.layers[0].mixer,
@@ -79,8 +79,8 @@ impl Architecture {
     }
 }
 
-/// The rows of one head, from Hugging Face's order (first halves of pairs, second halves) to
-/// neighbors.
+/// Reorders the rows of one head from Hugging Face's order (first halves of pairs, then second
+/// halves) to neighbors.
 fn neighbors(head: &[f32], width: usize) -> Vec<f32> {
     let (first, second) = head.split_at(head.len() / 2);
     first

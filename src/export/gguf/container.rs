@@ -2,7 +2,7 @@
 
 use super::kind::GgmlType;
 
-/// Every tensor begins at a multiple of so many bytes after the header.
+/// The alignment of tensors after the header, in bytes.
 const ALIGNMENT: usize = 32;
 const VERSION: u32 = 3;
 
@@ -19,28 +19,28 @@ pub(super) enum Value {
     Bools(Vec<bool>),
 }
 
-/// What the header says of a tensor.
+/// A tensor's entry in the header.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Info {
     pub name: String,
-    /// Rows first.
+    /// Its shape, rows first.
     pub shape: Vec<usize>,
     pub kind: GgmlType,
 }
 
 impl Info {
-    /// Its bytes in the file, without what follows up to the next tensor.
+    /// Returns its size in the file in bytes, without padding.
     pub fn bytes(&self) -> usize {
         self.kind.bytes(self.shape.iter().product())
     }
 }
 
-/// Zeros between the end of so many bytes and the next tensor.
+/// Returns the padding between the end of this many bytes and the next tensor.
 pub(super) fn padding(bytes: usize) -> Vec<u8> {
     vec![0; bytes.next_multiple_of(ALIGNMENT) - bytes]
 }
 
-/// The file up to the first tensor's data.
+/// Returns the file up to the first tensor's data.
 pub(super) fn header(pairs: &[(String, Value)], tensors: &[&Info]) -> Vec<u8> {
     let mut bytes = b"GGUF".to_vec();
     bytes.extend(VERSION.to_le_bytes());
@@ -75,7 +75,7 @@ fn text(bytes: &mut Vec<u8>, text: &str) {
     bytes.extend(text.as_bytes());
 }
 
-/// A value with the number of its type in front.
+/// Appends a value, preceded by the number of its type.
 fn put(bytes: &mut Vec<u8>, value: &Value) {
     let kind: u32 = match value {
         Value::U32(_) => 4,
@@ -101,7 +101,7 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
     }
 }
 
-/// The type of the items, how many there are, and each of them.
+/// Appends a list: the type of the items, their number, and each item.
 fn list<T>(bytes: &mut Vec<u8>, kind: u32, items: &[T], put: impl Fn(&mut Vec<u8>, &T)) {
     bytes.extend(kind.to_le_bytes());
     bytes.extend((items.len() as u64).to_le_bytes());

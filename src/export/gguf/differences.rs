@@ -1,5 +1,4 @@
-//! What an architecture of llama.cpp's would compute otherwise than a decoder does, in words for
-//! both sides.
+//! Describes how an architecture of llama.cpp would compute something other than a decoder does.
 
 use super::architecture::{
     Architecture, Biases, Caps, Experts, Head, Rotations, Scales, Scores, Stretch, Turned, Windows,
@@ -13,16 +12,16 @@ use crate::nn::experts::{RouterScore, RouterSpec};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::ops::Activation;
 
-/// One thing that does not fit.
+/// One difference between a model and an architecture.
 #[derive(Clone)]
 pub(super) struct Lack {
-    /// What the model has.
+    /// The model's side.
     pub has: String,
-    /// What the architecture takes.
+    /// The architecture's side.
     pub takes: String,
 }
 
-/// Those whose condition holds.
+/// Returns the differences whose condition holds.
 fn found<const N: usize>(judged: [(bool, &str, &str); N]) -> Vec<Lack> {
     judged
         .into_iter()
@@ -38,13 +37,14 @@ fn lack(has: impl Into<String>, takes: impl Into<String>) -> Lack {
     }
 }
 
-/// Whether two factors are one in f32.
+/// Returns whether two factors are equal in f32.
 pub(super) fn are_one(left: f64, right: f64) -> bool {
     (left / right - 1.0).abs() < 1e-7
 }
 
 impl Architecture {
-    /// Everything of a decoder, which has a layer, that this architecture does not compute.
+    /// Returns every feature of a decoder, which has at least one layer, that this architecture
+    /// does not compute.
     pub fn lacks(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let (layers, of_kinds) = (&spec.layers, self.lacks_of_kinds(spec));
         let (Some(mixer), Some(mlp)) = (layers[0].mixer.grouped(), gated(&layers[0])) else {
@@ -69,8 +69,8 @@ impl Architecture {
         .concat()
     }
 
-    /// In how many ways a layer is another one, whatever its sizes and factors: of two that differ,
-    /// the one that is of the same kind is nearer.
+    /// Returns in how many ways a layer differs in kind, apart from sizes and factors. It measures
+    /// which of two architectures is nearer.
     pub fn strangeness(&self, spec: &DecoderSpec) -> usize {
         let first = &spec.layers[0];
         let (Some(mixer), Some(mlp)) = (first.mixer.grouped(), gated(first)) else {
@@ -93,7 +93,7 @@ impl Architecture {
         same.into_iter().filter(|is_same| !is_same).count()
     }
 
-    /// What no or not every architecture here has at all.
+    /// Returns the differences in features that some or all of these architectures lack.
     fn lacks_of_kinds(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let any = |holds: fn(&LayerSpec) -> bool| spec.layers.iter().any(holds);
         let (routed, dense) = (
@@ -251,7 +251,7 @@ impl Architecture {
         ])
     }
 
-    /// Rotations and windows, which go by layer.
+    /// Returns the differences in rotations and windows, which go by layer.
     fn lacks_of_places(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let mut lacks: Vec<Lack> = self.lacks_of_rests(spec).into_iter().collect();
         let turning = |slides: bool| {
@@ -349,7 +349,7 @@ impl Architecture {
 }
 
 impl Stretch {
-    /// config.json's name.
+    /// Returns the name in `config.json`.
     fn name(self) -> &'static str {
         match self {
             Self::Linear => "linear",
@@ -359,7 +359,7 @@ impl Stretch {
     }
 }
 
-/// config.json's name of a rotation.
+/// Returns the name of a rotation in `config.json`.
 fn kind(scaling: &RopeScaling) -> &'static str {
     match scaling {
         RopeScaling::Default => "default",
@@ -371,7 +371,7 @@ fn kind(scaling: &RopeScaling) -> &'static str {
     }
 }
 
-/// The feed-forward with a gate, or that of an expert.
+/// Returns the gated feed-forward of a layer, or that of an expert.
 fn gated(layer: &LayerSpec) -> Option<&GatedSpec> {
     layer
         .mlp
@@ -379,7 +379,7 @@ fn gated(layer: &LayerSpec) -> Option<&GatedSpec> {
         .or(layer.mlp.experts().map(|experts| &experts.expert))
 }
 
-/// Whether two layers are one but for rotation and window, and for whether there are experts.
+/// Returns whether two layers are alike, except for rotation, window, and having experts.
 fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
     let rotated = |layer: &LayerSpec| {
         layer.mixer.grouped().map(|mixer| GroupedSpec {
@@ -395,7 +395,7 @@ fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
         && (!same_kind || left.mlp == right.mlp)
 }
 
-/// Whether experts are weighed by the softmax over those that are chosen, and nothing else.
+/// Returns whether experts are weighed by nothing but the softmax over the chosen ones.
 fn is_usual(experts: &ExpertsSpec) -> bool {
     let RouterSpec {
         score,
@@ -414,7 +414,7 @@ fn is_usual(experts: &ExpertsSpec) -> bool {
     score && apart && groups.is_none() && are_one(*scale, 1.0) && !bias && experts.shared.is_none()
 }
 
-/// Tokens that a layer looks back over.
+/// Returns how many tokens a layer looks back.
 pub(super) fn window(layer: &LayerSpec) -> Option<usize> {
     match layer.mixer.span() {
         Span::Sliding { window } => Some(window),

@@ -7,10 +7,10 @@ use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
-/// A key below the architecture's name.
+/// A key, without the architecture's name, and its value.
 type Pair = (&'static str, Value);
 
-/// The hyperparameters of a decoder of this architecture.
+/// Returns the hyperparameters of a decoder of this architecture.
 pub(super) fn hyperparameters(
     architecture: &Architecture,
     spec: &DecoderSpec,
@@ -65,8 +65,8 @@ fn number(number: f64) -> Value {
     Value::F32(number as f32)
 }
 
-/// The rotation of layers with a window or of those without; of any that rotates where there are no
-/// such.
+/// Returns the rotation of layers with or without a window; if no such layer rotates, that of any
+/// layer that does.
 fn rotation(spec: &DecoderSpec, slides: bool) -> &RopeSpec {
     let of = |layer: &&LayerSpec| {
         layer.mixer.rope().is_some() && (layer.mixer.span() != Span::Full) == slides
@@ -168,7 +168,7 @@ fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
     pairs
 }
 
-/// Tensors of divisors of the frequencies where those differ from one to the next.
+/// Returns tensors of the frequencies' divisors, if those differ from one frequency to the next.
 pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
     let rope = rotation(spec, false);
     let rounded = |factors: &[f64]| factors.iter().map(|factor| *factor as f32).collect();
@@ -184,7 +184,7 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
     }
 }
 
-/// What a ramp divides each frequency by.
+/// Returns the divisor of each frequency for a ramp.
 fn ramp(rope: &RopeSpec) -> Vec<f32> {
     let RopeScaling::Ramp {
         factor,
@@ -207,7 +207,7 @@ fn ramp(rope: &RopeSpec) -> Vec<f32> {
     (0..rope.head_dim / 2).map(divisor).collect()
 }
 
-/// What llama.cpp computes otherwise, in words.
+/// Describes what llama.cpp computes differently.
 pub(super) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Vec<String> {
     let ignored = architecture.windows == Windows::Ignored;
     let window = spec.layers.iter().find_map(window).filter(|_| ignored).map(|window| {

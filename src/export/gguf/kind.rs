@@ -4,24 +4,24 @@ use half::f16;
 
 use crate::files::Float;
 
-/// Numbers that share a scale in [`Kind::Q8_0`].
+/// The numbers that share a scale in [`GgmlType::Q8_0`].
 const BLOCK: usize = 32;
 
-/// A type of GGML's.
+/// A number type of GGML.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GgmlType {
     /// 32 bits.
     F32,
-    /// 16 bits.
+    /// 16 bits (f16).
     F16,
-    /// The upper half of an f32.
+    /// The upper half of an f32 (bfloat16).
     Bf16,
-    /// Whole numbers of 8 bits, 32 of them on one f16 scale.
+    /// 8-bit integers in blocks of 32 that share an f16 scale.
     Q8_0,
 }
 
 impl GgmlType {
-    /// The type in words.
+    /// Returns the type in words.
     pub fn name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -31,7 +31,7 @@ impl GgmlType {
         }
     }
 
-    /// What `--dtype` calls it.
+    /// Returns the type's name for `--dtype`.
     pub fn option(self) -> &'static str {
         match self {
             Self::F32 => "f32",
@@ -41,7 +41,7 @@ impl GgmlType {
         }
     }
 
-    /// The numbers of a row, or of whole blocks of it, as a file of this type has them.
+    /// Rounds the numbers of a row, or of whole blocks of it, to what a file of this type holds.
     pub(in crate::export) fn nearest(self, numbers: &[f32]) -> Vec<f32> {
         let float = match self {
             Self::F32 => Float::F32,
@@ -65,7 +65,7 @@ impl GgmlType {
         nearest
     }
 
-    /// GGML's number of the type.
+    /// Returns GGML's number of the type.
     pub(super) fn id(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -75,7 +75,7 @@ impl GgmlType {
         }
     }
 
-    /// llama.cpp's number of a file that is mostly of this type.
+    /// Returns llama.cpp's number of a file that is mostly of this type.
     pub(super) fn file_type(self) -> u32 {
         match self {
             Self::F32 => 0,
@@ -85,8 +85,9 @@ impl GgmlType {
         }
     }
 
-    /// The type of a tensor in a file of this type, as llama.cpp's converter chooses it: vectors
-    /// stay as they are computed with, and rows that cannot be cut into blocks become f16.
+    /// Returns the type of a tensor in a file of this type, as llama.cpp's converter chooses it:
+    /// vectors stay in the type of computation, and rows that cannot be divided into blocks become
+    /// f16.
     pub(super) fn of_tensor(self, shape: &[usize]) -> Self {
         match (self, shape) {
             (_, [_]) => Self::F32,
@@ -95,7 +96,7 @@ impl GgmlType {
         }
     }
 
-    /// Bytes of so many numbers.
+    /// Returns the bytes of this many numbers.
     pub(super) fn bytes(self, numbers: usize) -> usize {
         match self {
             Self::F32 => 4 * numbers,
@@ -104,7 +105,7 @@ impl GgmlType {
         }
     }
 
-    /// Whether it can hold a number: f16 ends at 65504, also as the scale of a block.
+    /// Returns whether the type can hold a number: f16 ends at 65504, also as the scale of a block.
     pub(super) fn holds(self, number: f32) -> bool {
         const F16_ENDS: f32 = 65520.0;
         match self {
@@ -114,7 +115,7 @@ impl GgmlType {
         }
     }
 
-    /// Whole rows as bytes.
+    /// Encodes whole rows.
     pub(super) fn encode(self, numbers: &[f32]) -> Vec<u8> {
         let mut bytes = vec![0; self.bytes(numbers.len())];
         match self {
@@ -134,7 +135,7 @@ impl GgmlType {
     }
 }
 
-/// One block as `quantize_row_q8_0_ref` of GGML has it: d = max |x| / 127 in f16, then x / d
+/// Encodes one block like `quantize_row_q8_0_ref` of GGML: d = max |x| / 127 in f16, then x / d
 /// rounded, halves away from zero.
 fn q8_0(block: &[f32; BLOCK], bytes: &mut [u8]) {
     let largest = block
@@ -148,7 +149,7 @@ fn q8_0(block: &[f32; BLOCK], bytes: &mut [u8]) {
     }
 }
 
-/// The numbers of one block.
+/// Decodes one block.
 fn of_q8_0(bytes: &[u8]) -> impl Iterator<Item = f32> {
     let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
     bytes[2..]

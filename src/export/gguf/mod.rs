@@ -1,4 +1,4 @@
-//! GGUF files, as llama.cpp and what is built on it read them: a whole model, or an adapter alone.
+//! Writes GGUF files for llama.cpp and programs built on it: a whole model, or an adapter alone.
 
 mod adapter;
 mod architecture;
@@ -28,32 +28,32 @@ use crate::files::{self, check_space, write_pieces_atomic};
 use crate::report::{Event, Reporter};
 use crate::{adapter as lora, data, model as base};
 
-/// Numbers that are in memory at a time, as far as rows allow.
+/// The numbers in memory at a time, rounded to whole rows.
 const BLOCK_NUMBERS: usize = 1 << 20;
 
-/// What a file came to.
+/// The size of a written file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Tensors in it.
+    /// The number of tensors.
     pub tensors: usize,
-    /// Its size.
+    /// The size in bytes.
     pub bytes: u64,
 }
 
-/// A tensor to be written, and where its numbers come from.
+/// A tensor to be written, and the source of its numbers.
 struct TensorPart<'a> {
     info: Info,
     numbers: Numbers<'a>,
 }
 
 enum Numbers<'a> {
-    /// Already here, row by row.
+    /// Numbers in memory, row by row.
     Here(Vec<f32>),
-    /// In files, one tensor's rows below the other's.
+    /// Tensors of files, concatenated by rows.
     Stored(Vec<StoredTensor<'a>>),
 }
 
-/// A tensor of a file, and what becomes of it.
+/// A tensor of a file, and the change to be made.
 struct StoredTensor<'a> {
     archive: &'a Archive,
     name: String,
@@ -61,7 +61,7 @@ struct StoredTensor<'a> {
 }
 
 impl<'a> TensorPart<'a> {
-    /// Puts a tensor of a file below those that are here; of a stack, one more.
+    /// Appends a tensor of a file, or another element of a stack.
     fn take(&mut self, stored: StoredTensor<'a>) {
         if let Numbers::Stored(tensors) = &mut self.numbers {
             tensors.push(stored);
@@ -119,7 +119,7 @@ impl StoredTensor<'_> {
     }
 }
 
-/// Writes a file that is whole or absent.
+/// Writes a file, whole or not at all.
 fn write(
     path: &Path,
     pairs: &[(String, Value)],
@@ -186,23 +186,23 @@ pub enum GgufError {
     /// The tokenizer cannot be opened.
     #[error(transparent)]
     Open(#[from] data::tokenize::TokenizeError),
-    /// There is something where the file would go.
+    /// The path of the file already exists.
     #[error("`{}` exists", path.display())]
     Exists {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
-    /// llama.cpp computes nothing like it, or it is not known to.
+    /// llama.cpp has no known architecture that computes the same.
     #[error("{has}: llama.cpp is not known to compute that, its `{name}` takes {takes}")]
     NotKnown {
-        /// What the model has.
+        /// The model's features.
         has: String,
-        /// The architecture that differs least.
+        /// The nearest architecture.
         name: &'static str,
-        /// What that has in the same places.
+        /// The features of that architecture.
         takes: String,
     },
-    /// Nothing is computed between embedding and head.
+    /// The model has no layers.
     #[error("a model without layers: every architecture of llama.cpp has some")]
     NoLayers,
     /// A module that GGUF has no name for.
@@ -213,21 +213,24 @@ pub enum GgufError {
         /// The architecture.
         name: &'static str,
     },
-    /// llama.cpp would cut a text into other tokens.
+    /// llama.cpp would tokenize a text differently.
     #[error("the tokenizer of `{}` cannot be told to llama.cpp: {reason}", path.display())]
     Tokenizer {
-        /// tokenizer.json.
+        /// The `tokenizer.json`.
         path: PathBuf,
-        /// Both sides of what does not fit.
+        /// What was found and what llama.cpp needs.
         reason: String,
     },
-    /// GGUF has forms of its own.
-    #[error("the weights of `{}` are packed by bitsandbytes, of which llama.cpp knows nothing", folder.display())]
+    /// The weights are quantized in a format that GGUF does not have.
+    #[error(
+        "the weights of `{}` are packed by bitsandbytes, of which llama.cpp knows nothing",
+        folder.display()
+    )]
     Packed {
-        /// The model.
+        /// The model's folder.
         folder: PathBuf,
     },
-    /// A weight is beyond its type, or no number.
+    /// A weight is too large for its type, or is not a number.
     #[error("tensor `{tensor}` has a number that {kind:?} cannot hold")]
     NotHeld {
         /// The tensor.
@@ -235,7 +238,7 @@ pub enum GgufError {
         /// The type in which it would be stored.
         kind: GgmlType,
     },
-    /// Somebody stopped it.
+    /// The user interrupted it.
     #[error("stopped: nothing was written")]
     Stopped,
 }

@@ -1,4 +1,4 @@
-//! A model's folder as one GGUF file, with the keys and names of llama.cpp's
+//! Writes a model's folder as one GGUF file, with the keys and names of llama.cpp's
 //! `convert_hf_to_gguf.py`.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ use crate::report::{Event, Reporter};
 
 /// Writes the model of a folder to the file `path`, its matrices in `kind`.
 ///
+/// The folder is incomplete, llama.cpp has nothing that computes or tokenizes the same, the file
+/// exists or cannot be written, or `interrupt` was raised.
 /// # Errors
 /// The folder is not whole, llama.cpp has nothing that computes or tokenizes as it does, the file
 /// is there or cannot be written, or `interrupt` was raised.
@@ -61,21 +63,21 @@ pub fn write_gguf_model(
     write(path, &pairs, &parts, interrupt, report)
 }
 
-/// Refuses a model's folder of which [`write_gguf_model`] would not write a file, by everything but
-/// the weights.
+/// Checks everything except the weights of a model's folder, and refuses it if [`write_gguf_model`]
+/// would.
 ///
 /// # Errors
-/// llama.cpp has nothing that computes or tokenizes as it does.
+/// llama.cpp has nothing that computes or tokenizes the same.
 pub fn check_model(folder: &Path) -> Result<(), GgufError> {
     let spec = Folder::open(folder)?.spec;
     Architecture::of(&spec)?;
     vocabulary(folder, spec.vocabulary).map(drop)
 }
 
-/// llama.cpp's name of what computes as this decoder does.
+/// Returns llama.cpp's name of the architecture that computes the same as this decoder.
 ///
 /// # Errors
-/// There is nothing.
+/// There is no such architecture.
 pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, GgufError> {
     Architecture::of(spec).map(|architecture| architecture.name)
 }
@@ -93,7 +95,7 @@ fn general(folder: &Path, architecture: &Architecture, kind: GgmlType) -> Vec<(S
     ]
 }
 
-/// Every tensor under its name there, those of experts stacked.
+/// Returns every tensor under its GGUF name, with experts stacked.
 fn stored<'a>(
     shards: &'a [Archive],
     architecture: &'static Architecture,

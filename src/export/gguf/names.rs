@@ -17,31 +17,32 @@ const LAYER: [(&str, &str); 12] = [
     ("mlp.down_proj", "ffn_down"),
     ("post_feedforward_layernorm", "post_ffw_norm"),
 ];
-/// The norms before attention and feed-forward, one of which is named after what it follows.
+/// The norms before attention and feed-forward. One of them is named after the block that it
+/// follows.
 const PRE: [(&str, &str); 2] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "ffn_norm"),
 ];
-/// Those where attention's output has a norm too.
+/// The norms if attention's output has one too.
 const POST: [(&str, &str); 3] = [
     ("input_layernorm", "attn_norm"),
     ("post_attention_layernorm", "post_attention_norm"),
     ("pre_feedforward_layernorm", "ffn_norm"),
 ];
-/// Gate, up and down of all experts, stacked, and what chooses among them.
+/// The stacked gate, up and down of all experts; the router has its own name.
 const EXPERTS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
 pub(super) const ROUTER: &str = "ffn_gate_inp";
 
-/// What a module is in a GGUF file.
+/// The place of a module in a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct GgufModule {
-    /// The module there, such as `blk.0.attn_q`.
+    /// The module's GGUF name, such as `blk.0.attn_q`.
     pub module: String,
-    /// Which of its stack it is, where it is one expert's.
+    /// Its index in the stack, if it belongs to an expert.
     pub expert: Option<usize>,
 }
 
-/// GGUF's name of a module, such as `blk.0.attn_q` of `model.layers.0.self_attn.q_proj`.
+/// Returns GGUF's name of a module, such as `blk.0.attn_q` for `model.layers.0.self_attn.q_proj`.
 pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<GgufModule> {
     let whole = |module: &str| {
         Some(GgufModule {
@@ -90,7 +91,7 @@ pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<GgufModule> {
     })
 }
 
-/// The router, or one expert's part.
+/// Returns the name of the router, or of one expert's part.
 fn of_experts(rest: &str, experts: &ExpertsSpec) -> Option<(&'static str, Option<usize>)> {
     let ExpertForm::Apart { module, parts } = experts.form else {
         return None;

@@ -1,6 +1,6 @@
-//! A tokenizer under llama.cpp's keys. llama.cpp has its own code to split a text, chosen by name:
-//! a tokenizer that splits otherwise than every one of them is refused, because the model would
-//! read other tokens than it was trained on.
+//! A tokenizer under llama.cpp's keys. llama.cpp has its own code to split a text, chosen by name.
+//! A tokenizer that splits differently from all of them is refused, because the model would read
+//! other tokens than in training.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -12,13 +12,20 @@ use super::container::Value;
 use crate::data::tokenize::{ENDS_OF_TURNS, Tokenizer};
 use crate::files::read_text_up_to;
 
-/// As much as a tokenizer that was opened may have.
+/// The largest size of a tokenizer file.
 const TOKENIZER_BYTES: u64 = 64 << 20;
-/// How Llama 3 cuts a text into words, and Qwen 2, which takes digits one by one.
-const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+/// The regular expressions that split a text into words for Llama 3 and for Qwen 2, which takes
+/// digits one by one.
+const LLAMA3: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
+const QWEN2: &str = concat!(
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
+    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+);
 
-/// llama.cpp's kinds of tokens.
+/// llama.cpp's token types.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token {
     Normal = 1,
@@ -29,16 +36,17 @@ enum Token {
     Byte = 6,
 }
 
-/// How llama.cpp is to cut a text.
+/// How llama.cpp splits a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Splitting {
-    /// Bytes as characters, words cut by the code of this name.
+    /// Byte-level, split by the pre-tokenizer of this name.
     Bytes(&'static str),
-    /// `SentencePiece`'s, with a blank before the text or without.
+    /// `SentencePiece`, with or without a space before the text.
     Pieces { adds_blank: bool },
 }
 
-/// Every pair of the tokenizer of a model's folder, for an embedding of `rows` rows.
+/// Returns every key and value of the tokenizer in a model's folder, for an embedding of `rows`
+/// rows.
 pub(super) fn vocabulary(folder: &Path, rows: usize) -> Result<Vec<(String, Value)>, GgufError> {
     let tokenizer = Tokenizer::open(folder)?;
     let path = folder.join("tokenizer.json");
@@ -90,7 +98,8 @@ pub(super) fn vocabulary(folder: &Path, rows: usize) -> Result<Vec<(String, Valu
     Ok(pairs)
 }
 
-/// The tokens that begin, end and fill, whether a text gets them, and the template.
+/// Returns the bos, eos and padding tokens, whether they are added to a text, and the chat
+/// template.
 fn special(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Value)>, GgufError> {
     let words = tokenizer.special();
     let id = |word: &Option<String>| {
@@ -137,7 +146,7 @@ fn special(tokenizer: &Tokenizer) -> Result<Vec<(&'static str, Value)>, GgufErro
         .collect())
 }
 
-/// Finds llama.cpp's way to cut a text as this tokenizer does.
+/// Finds llama.cpp's way of splitting that equals this tokenizer's.
 fn splitting(file: &Json) -> Result<Splitting, String> {
     let (model, cutter, normalizer) = (&file["model"], &file["pre_tokenizer"], &file["normalizer"]);
     if model["type"] != "BPE" {
@@ -194,7 +203,7 @@ fn bytes(cutter: &Json) -> Option<&'static str> {
     }
 }
 
-/// Whether a `SentencePiece` tokenizer puts a blank before a text; blanks are `▁` in it.
+/// Returns whether a `SentencePiece` tokenizer puts a space before a text; spaces are `▁` in it.
 fn pieces(normalizer: &Json, cutter: &Json) -> Result<bool, String> {
     let replaces = |part: &Json| {
         part["type"] == "Replace" && part["pattern"]["String"] == " " && part["content"] == "▁"
@@ -220,7 +229,7 @@ fn pieces(normalizer: &Json, cutter: &Json) -> Result<bool, String> {
     }
 }
 
-/// Text and kind of every id; ids that no token has are filled as llama.cpp's converter does.
+/// Returns text and type of every id. Ids without a token are filled like in llama.cpp's converter.
 fn tokens(
     file: &Json,
     added: &[(u32, String, bool)],
@@ -271,13 +280,13 @@ fn tokens(
     Ok((texts, kinds))
 }
 
-/// Pairs that are merged, the first of them first.
+/// Returns the merges, in order.
 fn merges(file: &Json) -> Vec<[&str; 2]> {
     let merges = file["model"]["merges"].as_array().into_iter().flatten();
     merges.filter_map(split_merge).collect()
 }
 
-/// A merge is a text with a blank in it, or a list of two.
+/// Splits a merge, which is a text with a space in it, or a list of two.
 fn split_merge(merge: &Json) -> Option<[&str; 2]> {
     match merge.as_str() {
         Some(text) => text.split_once(' ').map(|(left, right)| [left, right]),
@@ -285,7 +294,7 @@ fn split_merge(merge: &Json) -> Option<[&str; 2]> {
     }
 }
 
-/// `SentencePiece` merges first what scores highest: what is merged first here.
+/// Returns scores in the order of merges, since `SentencePiece` merges the highest score first.
 fn scores(merges: &[[&str; 2]], tokens: &[String]) -> Vec<f32> {
     let ranks: HashMap<String, usize> = merges
         .iter()

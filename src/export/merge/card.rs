@@ -1,4 +1,4 @@
-//! The card of a merged model: what was added to what, so that it can be made again.
+//! The card of a merged model. It lists what was added to what, so that the merge can be repeated.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::adapter::peft;
 use crate::export::card::{Artefact, Base, Card, TrainedPart, card as markdown, grouped};
 use crate::files::{Hash, hash_file};
 
-/// The card as Markdown; `weights` are the base's files of weights with their hashes.
+/// Returns the card as Markdown; `weights` are the base's weight files with their hashes.
 pub(super) fn card(
     order: &MergeRequest,
     origin: &Path,
@@ -78,7 +78,8 @@ fn part(addend: &Addend, name: String) -> Result<TrainedPart, MergeError> {
     })
 }
 
-/// An adapter by its folder; that of a run, which every run calls alike, by the run's.
+/// Returns an adapter's name: that of its folder, or of its run if the folder has the same name in
+/// every run.
 fn called(folder: &Path) -> String {
     let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     match (name_of(&whole), whole.parent()) {

@@ -1,6 +1,6 @@
-//! What is done to the numbers of a tensor. Some columns of two rows are computed at a time, so
-//! that they and the rows of A that they need stay in the fastest cache, and everything about a
-//! number is done while it is in a register.
+//! The changes to a tensor's numbers in a merge. Two rows are computed at a time, some columns
+//! after the other, so that they and the rows of A that they need stay in the fastest cache.
+//! Everything about a number is done while it is in a register.
 
 use rayon::prelude::*;
 
@@ -9,35 +9,35 @@ use crate::adapter::merge::{Delta, Replacement};
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, F32, Number};
 
-/// Numbers that a thread takes at a time, as far as rows allow.
+/// The numbers that a thread takes at a time, rounded to whole rows.
 const SHARE_NUMBERS: usize = 1 << 15;
-/// Numbers of a row that are computed at a time: with 16 rows of A they take 16 KiB.
+/// The numbers of a row that are computed at a time; with 16 rows of A they take 16 KiB.
 const TILE: usize = 256;
 
-/// What is done to a tensor.
+/// The change of a tensor.
 #[derive(Clone, Copy)]
 pub(super) struct Change<'a> {
-    /// What is added; `None`: nothing, only the type may change.
+    /// What is added; `None` if at most the type changes.
     pub delta: Option<&'a Delta>,
-    /// What takes the places of rows.
+    /// The rows that are replaced.
     pub rows: Option<&'a Replacement>,
     /// Numbers of a row.
     pub width: usize,
-    /// The type that the numbers have.
+    /// The type of the old numbers.
     pub from: Float,
-    /// The type that they get.
+    /// The type of the new numbers.
     pub to: Float,
-    /// Whether to count what `Q8_0` would take.
+    /// Whether to measure the loss from rounding to `Q8_0`.
     pub counts_q8_0: bool,
 }
 
 impl Change<'_> {
-    /// Whether the bytes stay as they are.
+    /// Returns whether the bytes stay the same.
     pub fn is_none(&self) -> bool {
         self.delta.is_none() && self.rows.is_none() && self.from == self.to
     }
 
-    /// Puts whole rows from the row `first` on into `new`.
+    /// Appends whole rows, from the row `first` on, to `new`.
     pub fn block(&self, first: usize, old: &[u8], new: &mut Vec<u8>) -> Tally {
         new.resize(old.len() / self.from.bytes() * self.to.bytes(), 0);
         let rows = (SHARE_NUMBERS / self.width).max(1);
@@ -125,7 +125,7 @@ impl Change<'_> {
         tally
     }
 
-    /// [`sums`], with what `Q8_0` would take of them.
+    /// Computes [`sums`], and measures what `Q8_0` would lose of them.
     fn counted<From: Number, To: Number>(
         &self,
         old: &[From::Bytes],
@@ -149,8 +149,8 @@ impl Change<'_> {
         }
     }
 
-    /// What each row of the sums is multiplied by, where rows are: its norm takes the row as a
-    /// whole.
+    /// Returns the factor of each row of the sums, if rows have factors. It depends on the norm of
+    /// the whole row.
     fn factors<From: Number>(&self, first: usize, old: &[From::Bytes]) -> Option<Vec<f32>> {
         let delta = self.delta.filter(|delta| delta.has_magnitudes())?;
         let rows = old.chunks(self.width).enumerate().map(|(index, old)| {
@@ -170,7 +170,7 @@ impl Change<'_> {
         rows.collect()
     }
 
-    /// What is added to some columns of a row and the next.
+    /// Adds up what is added to some columns of a row and the next.
     fn pair(&self, row: usize, column: usize, deltas: &mut [[f32; TILE]; 2]) {
         let columns = TILE.min(self.width - column);
         if let Some(delta) = self.delta {
@@ -180,7 +180,7 @@ impl Change<'_> {
     }
 }
 
-/// Makes of what is added to a row what is to be added so that the sum comes out scaled.
+/// Replaces what is added to a row, so that the sum is scaled by the factor.
 fn scale<From: Number>(old: &[From::Bytes], delta: &mut [f32; TILE], factor: f32) {
     for (old, delta) in old.iter().zip(delta) {
         let old = From::get(*old);
@@ -188,14 +188,14 @@ fn scale<From: Number>(old: &[From::Bytes], delta: &mut [f32; TILE], factor: f32
     }
 }
 
-/// old + delta.
+/// Returns old + delta.
 #[inline]
 fn plus(old: f32, delta: f32) -> f32 {
     // -0 + 0 is 0, which is not the byte that was there.
     if delta == 0.0 { old } else { old + delta }
 }
 
-/// What takes the place of a number, of which the difference counts `weight` times.
+/// Returns the replacement of a number, with `weight` times the difference.
 #[inline]
 #[allow(clippy::float_cmp, reason = "with the weight 1 not a bit is to differ")]
 fn between(old: f32, row: f32, weight: f64) -> f32 {
@@ -206,7 +206,7 @@ fn between(old: f32, row: f32, weight: f64) -> f32 {
     }
 }
 
-/// new = old and what is given, put together and rounded, and what became of the numbers.
+/// Combines old numbers with the given ones, rounds the results into `new`, and counts the changes.
 fn sums<From: Number, To: Number>(
     old: &[From::Bytes],
     given: &[f32],

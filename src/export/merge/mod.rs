@@ -1,5 +1,5 @@
-//! Adapters merged into their base: a new model folder with the files, shards and names of the old
-//! one.
+//! Merges adapters into their base: the result is a new model folder with the files, shards and
+//! names of the old one.
 
 mod card;
 mod change;
@@ -33,12 +33,14 @@ use crate::model::{
 use crate::report::{Event, Reporter};
 use crate::{adapter, data, files::safetensors};
 
-/// For the card and the folders themselves.
+/// Space for the card and the folders themselves.
 const SMALL_FILES_BYTES: u64 = 64 << 10;
 
-/// Writes the merged model to `order.out`, whole or not at all. No more of it is in memory than
-/// some rows and the adapters of one tensor.
+/// Writes the merged model to `order.out`, whole or not at all. Only some rows, and the adapters of
+/// one tensor, are in memory at a time.
 ///
+/// The base or an adapter is damaged or unknown, they do not belong together, a sum does not fit
+/// its type, the disk is full, or `interrupt` was raised. Nothing is then left at `order.out`.
 /// # Errors
 /// The base or an adapter is damaged or unknown, they do not belong together, a sum does not fit
 /// its type, the disk is full, or `interrupt` was raised; there is then nothing at `order.out`.
@@ -59,7 +61,7 @@ pub fn merge(
     merge_as(order, &folder, None, interrupt, report)
 }
 
-/// The base is packed in its files: it is merged into a copy in numbers, which goes afterwards.
+/// Merges into a base that is quantized in its files, by way of a temporary dequantized copy.
 fn merge_onto_unpacked(
     order: &MergeRequest,
     interrupt: &AtomicBool,
@@ -110,7 +112,7 @@ fn merge_onto_unpacked(
     )
 }
 
-/// The base with the rows of tokens that adapters add.
+/// Returns the base with the token rows that adapters add.
 fn resized(base: &Path, adapters: &[Addend]) -> Result<Folder, MergeError> {
     let mut folder = Folder::open(base)?;
     adapters
@@ -119,8 +121,8 @@ fn resized(base: &Path, adapters: &[Addend]) -> Result<Folder, MergeError> {
     Ok(folder)
 }
 
-/// Where the base was unpacked for the time being, `origin` is what a person knows as the base,
-/// with the hashes of its files.
+/// Merges into `base`. If that is a temporary dequantized copy, `origin` is the base to name to the
+/// user, with the hashes of its files.
 fn merge_as(
     order: &MergeRequest,
     folder: &Folder,
@@ -228,8 +230,8 @@ fn merge_as(
     Ok(tally)
 }
 
-/// Refuses an adapter that comes with a table of the base that is not this base's, for a format of
-/// matrices alone.
+/// Refuses an adapter that contains a table of the base that differs from this base's, for a format
+/// of matrices alone.
 ///
 /// # Errors
 /// There is such a table, or a file cannot be read.
@@ -258,7 +260,7 @@ pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), MergeError> {
     Ok(())
 }
 
-/// Every file of weights, with the hash of the old one.
+/// Writes every weight file; returns the hashes of the old ones.
 fn write_weights(
     order: &MergeRequest,
     rewriting: &Rewriting,
@@ -285,7 +287,7 @@ fn write_weights(
     Ok(hashes)
 }
 
-/// Tensors of embedding and head, where a base has one for both, and one in its files.
+/// Returns the tensors of embedding and head, if a base ties them and its files have only one.
 fn untied(
     linears: &[LinearSpec],
     old: &[Archive],
@@ -303,7 +305,7 @@ fn untied(
     (!is_stored).then_some(Untied { embedding, head })
 }
 
-/// What config and index are to say of a head that was none of its own.
+/// Returns what config and index have to state of a head that is no longer tied.
 fn own_head(
     rewriting: &Rewriting,
     old: &[Archive],
@@ -326,8 +328,8 @@ fn own_head(
     Ok(Some(OwnHead { added: None }))
 }
 
-/// Maps by the names of the tensors of their weights in the files: one, or those of a stack in
-/// their order.
+/// Groups linear maps by the tensors of their weights in the files: one map, or those of a stack in
+/// order.
 fn by_weight(
     linears: Vec<LinearSpec>,
     stored: impl Fn(&str) -> String,
@@ -341,7 +343,7 @@ fn by_weight(
     maps
 }
 
-/// The last part of a path.
+/// Returns the last part of a path.
 fn name_of(path: &Path) -> String {
     path.file_name()
         .unwrap_or(path.as_os_str())
@@ -349,7 +351,7 @@ fn name_of(path: &Path) -> String {
         .into_owned()
 }
 
-/// The nearest folder above that is there.
+/// Returns the nearest parent folder that exists.
 fn existing(path: &Path) -> &Path {
     path.ancestors()
         .skip(1)
@@ -369,23 +371,27 @@ pub enum MergeError {
     /// The base cannot be used.
     #[error(transparent)]
     Model(#[from] model::ModelError),
-    /// What is packed cannot be unpacked.
+    /// The quantized base cannot be dequantized.
     #[error(transparent)]
     Repack(#[from] repack::RepackError),
     /// An adapter cannot be used, or is not one of this base.
     #[error(transparent)]
     Adapter(#[from] adapter::AdapterError),
-    /// There is something where the merged model would go.
+    /// The path of the merged model already exists.
     #[error("`{}` exists", path.display())]
     Exists {
-        /// Where.
+        /// The path.
         path: PathBuf,
     },
     /// The tokenizer of the base or of an adapter cannot be opened.
     #[error(transparent)]
     Tokenizer(#[from] data::tokenize::TokenizeError),
-    /// Adapters that were trained with different tokens.
-    #[error("`{}` and `{}` bring different tokenizers, and a model has one", first.display(), second.display())]
+    /// Two adapters were trained with different tokens.
+    #[error(
+        "`{}` and `{}` bring different tokenizers, and a model has one",
+        first.display(),
+        second.display()
+    )]
     TwoTokenizers {
         /// An adapter.
         first: PathBuf,
@@ -395,10 +401,10 @@ pub enum MergeError {
     /// The base is not the one that an adapter was trained on.
     #[error("{message}")]
     OtherBase {
-        /// Both sides.
+        /// What was found and what was expected.
         message: String,
     },
-    /// A number is beyond what the type can hold, or not a number.
+    /// A number is too large for its type, or is not a number.
     #[error("tensor `{tensor}` would hold a number that is not finite in {float}")]
     NotFinite {
         /// The tensor.
@@ -406,7 +412,7 @@ pub enum MergeError {
         /// The type in which it is stored.
         float: Float,
     },
-    /// A signal ended it.
+    /// The user interrupted it.
     #[error("stopped: nothing was written")]
     Interrupted,
 }

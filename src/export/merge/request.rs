@@ -1,4 +1,4 @@
-//! What is merged into what, and whether the adapters were trained on that base.
+//! A merge request, and the check that the adapters were trained on its base.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,31 +15,31 @@ use crate::report::{Event, Reporter};
 pub struct MergeRequest {
     /// The base's folder.
     pub base: PathBuf,
-    /// What is added to it, each to the base as it is.
+    /// The adapters. Each is added to the base as it is.
     pub adapters: Vec<Addend>,
     /// The folder of the merged model.
     pub out: PathBuf,
-    /// The type of all its numbers; `None`: that of the base, tensor by tensor.
+    /// The type of all numbers; `None` for the base's, tensor by tensor.
     pub float: Option<Float>,
-    /// What to do with a base on which an adapter was not trained.
+    /// What to do if the base is not the one that an adapter was trained on.
     pub other_base: OtherBase,
-    /// The numbers of the base that adapters are added to.
+    /// The numbers that adapters are added to.
     pub onto: Onto,
-    /// Whether to count what rounding to `Q8_0` would take of the sums:
+    /// Whether to measure the loss from rounding the sums to `Q8_0`:
     /// [`Tally::rounding_in`](super::Tally::rounding_in).
     pub counts_q8_0: bool,
 }
 
-/// The numbers of a base.
+/// The numbers of a base that adapters are added to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Onto {
-    /// Those of its files; of what is packed there, those that it stands for.
+    /// Those of its files; quantized ones are dequantized.
     Stored,
-    /// Those that remain where projections are packed.
+    /// Those that remain after the projections are quantized.
     Unpacked {
-        /// How they are packed.
+        /// The quantization.
         form: QuantFormat,
-        /// Whether a head of its own is packed too.
+        /// Whether an untied head is quantized too.
         packs_head: bool,
     },
 }
@@ -49,38 +49,38 @@ pub enum Onto {
 pub struct Addend {
     /// Its PEFT folder.
     pub folder: PathBuf,
-    /// How many times what it adds counts.
+    /// Its weight: the factor of what it adds.
     pub weight: f64,
-    /// What it was trained on, where its run says so.
+    /// The base that it was trained on, if its run says so.
     pub trained_on: Option<TrainedOn>,
 }
 
 /// The files of the base on which an adapter was trained.
 #[derive(Debug, Clone)]
 pub struct TrainedOn {
-    /// The lock of its run.
+    /// The lock of the adapter's run.
     pub lock: PathBuf,
-    /// blake3 of the weights by the names of their files.
+    /// blake3 hashes of the weights, by file name.
     pub weights: BTreeMap<String, String>,
-    /// blake3 of config.json.
+    /// The blake3 hash of `config.json`.
     pub config: Option<String>,
-    /// What the run left, for the card.
+    /// The run, for the card.
     pub run: Trained,
 }
 
-/// What to do with a base on which an adapter was not trained.
+/// What to do if the base is not the one that an adapter was trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherBase {
     /// Refuse it.
     Refuse,
-    /// Say so and go on.
+    /// Report it and continue.
     Note,
-    /// Nothing: it was compared before it was unpacked.
+    /// Do nothing: the base was compared before it was dequantized.
     Compared,
 }
 
 impl MergeRequest {
-    /// Compares a file of the base with what each adapter was trained on.
+    /// Compares a file of the base with the one that each adapter was trained on.
     pub(super) fn check(
         &self,
         file: &Path,

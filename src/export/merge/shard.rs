@@ -1,5 +1,5 @@
-//! A file of weights written anew with what adapters add: tensor after tensor in the order of the
-//! old one, a few rows in memory at a time.
+//! Rewrites a weight file with the adapters added: tensor by tensor in the order of the old file,
+//! with a few rows in memory at a time.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,48 +18,49 @@ use crate::files::{Float, Hash, NewFile, OldFile};
 use crate::model::{LinearSpec, Repacking};
 use crate::quant::Quantized;
 
-/// Numbers that are computed at a time, as far as rows allow.
+/// The numbers that are computed at a time, rounded to whole rows.
 const BLOCK_NUMBERS: usize = 1 << 19;
-/// Width of a row where no row matters.
+/// The width of a row if rows do not matter.
 const PIECE_NUMBERS: usize = 1 << 12;
-/// Blocks that wait to be computed, and pieces that wait to be written.
+/// The number of blocks that wait to be computed, and of pieces that wait to be written.
 const AHEAD: usize = 4;
-/// Why a thread's end is taken as it is.
+/// The message for a thread whose panic is not caught.
 const PANIC: &str = "what it panics with is not caught";
 
-/// What is done to every file of a base.
+/// The changes to every file of a base.
 pub(super) struct Rewriting<'a> {
     pub adapters: &'a [MergeSource],
-    /// Linear maps by the names of the tensors of their weights: one, or those of a stack.
+    /// Linear maps by the tensors of their weights: one map, or those of a stack.
     pub linears: BTreeMap<String, Vec<LinearSpec>>,
-    /// Where one table was embedding and head and is no more.
+    /// The new head, if a tied head becomes untied.
     pub untied: Option<Untied>,
-    /// The type of all numbers; `None`: as they are.
+    /// The type of all numbers; `None` if it stays.
     pub float: Option<Float>,
-    /// How the base's weights are packed, where adapters are added to what remains of them then.
+    /// The quantization of the base, if adapters are added to what remains after it.
     pub packing: Option<&'a Repacking>,
-    /// Whether to count what `Q8_0` would take.
+    /// Whether to measure the loss from rounding to `Q8_0`.
     pub counts_q8_0: bool,
-    /// Raised from outside: it ends with [`MergeError::Interrupted`].
+    /// If it is raised, the merge ends with [`MergeError::Interrupted`].
     pub interrupt: &'a AtomicBool,
 }
 
-/// A head that comes to be beside the embedding whose numbers it had.
+/// A new head beside the embedding that it was tied to.
 pub(super) struct Untied {
     /// The embedding's tensor.
     pub embedding: String,
-    /// The head's.
+    /// The head's tensor.
     pub head: String,
 }
 
 impl Rewriting<'_> {
-    /// The header of the new file.
+    /// Returns the header of the new file.
     pub fn header(&self, old: &Archive) -> Result<Vec<u8>, MergeError> {
         let entries = self.entries(old)?.into_iter().chain(self.head(old)?);
         Ok(old.header_for(&entries.collect::<Vec<_>>(), self.float)?)
     }
 
-    /// The old file's tensors as the new one has them: tables of the vocabulary may have more rows.
+    /// Returns the tensors of the new file. Vocabulary tables may have more rows than in the old
+    /// one.
     fn entries(&self, old: &Archive) -> Result<Vec<TensorEntry>, MergeError> {
         Ok(old
             .entries()?
@@ -75,7 +76,7 @@ impl Rewriting<'_> {
         entry
     }
 
-    /// Bytes of the new file's tensors.
+    /// Returns the bytes of the new file's tensors.
     pub fn tensor_bytes(&self, old: &Archive) -> Result<u64, MergeError> {
         let of = |entry: &TensorEntry| {
             (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64
@@ -88,7 +89,7 @@ impl Rewriting<'_> {
             .sum())
     }
 
-    /// The head that comes behind the tensors of a file: behind those among which the embedding is.
+    /// Returns the head that follows the tensors of a file, if the embedding is in it.
     pub fn head(&self, old: &Archive) -> Result<Option<TensorEntry>, MergeError> {
         let Some(untied) = &self.untied else {
             return Ok(None);
@@ -103,8 +104,8 @@ impl Rewriting<'_> {
         }))
     }
 
-    /// Writes the new file; `written` is told of every piece's bytes. Returns the hash of the old
-    /// one, as it was read.
+    /// Writes the new file; `written` gets the bytes of every piece. Returns the hash of the old
+    /// file, as it was read.
     pub fn write(
         &self,
         old: &Archive,
@@ -135,8 +136,8 @@ impl Rewriting<'_> {
         Ok(hash)
     }
 
-    /// Sends the tensors of the old file, block by block, until nobody takes them. Returns the hash
-    /// of what was read.
+    /// Sends the tensors of the old file, block by block, until the receiver closes. Returns the
+    /// hash of what was read.
     fn read(
         &self,
         old: &Archive,
@@ -158,7 +159,7 @@ impl Rewriting<'_> {
         Ok(from.hash())
     }
 
-    /// Sends the new file, piece by piece, as long as blocks come and pieces are taken.
+    /// Sends the new file, piece by piece, while blocks arrive and pieces are taken.
     fn compute(
         &self,
         old: &Archive,
@@ -196,8 +197,7 @@ impl Rewriting<'_> {
         Ok(tally)
     }
 
-    /// Sends a tensor of which `next` has the first `stored` numbers; behind them are rows that
-    /// take the places of zeros.
+    /// Sends a tensor. `next` has its first `stored` numbers; rows after them replace zeros.
     fn tensor(
         &self,
         (entry, stored): (&TensorEntry, usize),
@@ -284,7 +284,8 @@ impl Rewriting<'_> {
         Ok(tally)
     }
 
-    /// What is added to a matrix of a tensor, or to a bias, and what takes the places of its rows.
+    /// Returns what is added to a matrix of a tensor, or to a bias, and which of its rows are
+    /// replaced.
     fn added(
         &self,
         entry: &TensorEntry,
@@ -300,12 +301,12 @@ impl Rewriting<'_> {
         })
     }
 
-    /// The maps whose weights a tensor holds, one below the other.
+    /// Returns the maps whose weights a tensor holds, in order of rows.
     fn maps(&self, entry: &TensorEntry) -> &[LinearSpec] {
         self.linears.get(&entry.name).map_or(&[], Vec::as_slice)
     }
 
-    /// Numbers of a row, where there are rows.
+    /// Returns the numbers per row, if the tensor has rows.
     fn width(&self, entry: &TensorEntry) -> usize {
         let of_bias = || {
             self.biased(entry)
@@ -316,7 +317,7 @@ impl Rewriting<'_> {
             .map_or_else(of_bias, |linear| linear.weight_shape()[1])
     }
 
-    /// The projection whose bias it is.
+    /// Returns the projection that a bias belongs to.
     fn biased(&self, entry: &TensorEntry) -> Option<&LinearSpec> {
         self.linears
             .get(&format!("{}.weight", entry.name.strip_suffix(".bias")?))?
@@ -345,15 +346,15 @@ impl Rewriting<'_> {
 
 /// Whole rows of one matrix of a tensor.
 struct Block {
-    /// Which of the matrices.
+    /// The index of the matrix.
     matrix: usize,
-    /// The first row, from the top of the matrix.
+    /// The first row, counted within the matrix.
     row: usize,
-    /// Where its numbers are in the tensor.
+    /// The range of its numbers in the tensor.
     numbers: Range<usize>,
 }
 
-/// Some numbers of a packed weight, as a file would have them.
+/// Returns some numbers of a quantized weight as a file would store them.
 fn unpacked(weight: &Quantized, numbers: Range<usize>) -> Vec<u8> {
     let mut unpacked = vec![0.0; numbers.len()];
     weight.unpack_range(numbers.start, &mut unpacked);

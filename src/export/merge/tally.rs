@@ -1,11 +1,11 @@
-//! What merging did to the numbers, so that a merge that changed nothing, or that rounding ate,
-//! does not pass unseen.
+//! Counts the effects of a merge on the numbers, so that a merge that changed nothing, or whose
+//! changes were lost to rounding, is noticed.
 
 use crate::export::gguf::GgmlType;
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, Number};
 
-/// The share from which on a person is told what rounding took.
+/// The share of the change lost to rounding from which the user is told.
 const MUCH: f64 = 0.1;
 
 /// Counts and sums over the weights that adapters change.
@@ -13,32 +13,31 @@ const MUCH: f64 = 0.1;
 pub struct Tally {
     /// Tensors written.
     pub tensors: u64,
-    /// Of them, those that an adapter changes.
+    /// Tensors that an adapter changes.
     pub merged_tensors: u64,
-    /// Numbers in those.
+    /// Numbers in those tensors.
     pub numbers: u64,
-    /// Of them, those that are not stored as they were.
+    /// Numbers whose stored value changed.
     pub changed: u64,
-    /// Of the numbers in merged tensors, those that are stored as [`Float::F32`], [`Float::F16`]
-    /// and [`Float::Bf16`].
+    /// Numbers in merged tensors that are stored as [`Float::F32`], [`Float::F16`] and
+    /// [`Float::Bf16`].
     pub(super) stored_in: [u64; 3],
-    /// Bytes of the files of weights.
+    /// Bytes of the weight files.
     pub bytes: u64,
-    /// Of all that were written, those that are infinite or no numbers.
+    /// Numbers written that are infinite or not numbers.
     pub(super) not_finite: u64,
-    /// Sum of the squares of what the adapters add.
+    /// The sum of the squares of what the adapters add.
     pub(super) added: f64,
-    /// Sums of the squares of what rounding takes from it: to the stored type, and to those that it
-    /// could have.
+    /// The sums of the squares of what rounding loses: with the stored type, and with other types.
     pub(super) lost: f64,
     pub(super) lost_in_f16: f64,
     pub(super) lost_in_bf16: f64,
-    /// Counted where it is asked for.
+    /// Only measured on request.
     pub(super) lost_in_q8_0: f64,
 }
 
 impl Tally {
-    /// Adds another's counts and sums to these.
+    /// Adds the counts and sums of another tally.
     pub(super) fn add(&mut self, other: &Self) {
         self.tensors += other.tensors;
         self.merged_tensors += other.merged_tensors;
@@ -57,13 +56,13 @@ impl Tally {
         self.lost_in_q8_0 += other.lost_in_q8_0;
     }
 
-    /// ‖what rounding took‖ / ‖what the adapters add‖; `None` where they add nothing.
+    /// Returns ‖lost to rounding‖ / ‖added by the adapters‖; `None` if they add nothing.
     pub fn rounding(&self) -> Option<f64> {
         self.share(self.lost)
     }
 
-    /// The same where the sums are rounded to another type, once; of [`Kind::Q8_0`] only where the
-    /// merge was asked for it.
+    /// Returns the same for a single rounding to another type; for [`GgmlType::Q8_0`] only if the
+    /// merge measured it.
     pub fn rounding_in(&self, kind: GgmlType) -> Option<f64> {
         self.share(match kind {
             GgmlType::F32 => 0.0,
@@ -77,17 +76,17 @@ impl Tally {
         (self.added > 0.0).then(|| (lost / self.added).sqrt())
     }
 
-    /// Whether there is no change that could be lost.
+    /// Returns whether there is no change that could be lost.
     pub fn added_nothing(&self) -> bool {
         self.added == 0.0
     }
 
-    /// Counts the numbers of a merged tensor.
+    /// Counts the numbers of a merged tensor by stored type.
     pub(super) fn count_stored(&mut self, float: Float) {
         self.stored_in[float as usize] += self.numbers;
     }
 
-    /// [`Tally::rounding_note`] for the type in which most merged numbers are stored.
+    /// Returns [`Tally::rounding_note`] for the type in which most merged numbers are stored.
     pub fn stored_note(&self) -> Option<String> {
         let most = [GgmlType::F32, GgmlType::F16, GgmlType::Bf16]
             .into_iter()
@@ -96,8 +95,8 @@ impl Tally {
         self.note(self.rounding()?, most?.0)
     }
 
-    /// What a person is told of rounding to a type that takes a tenth of the change or more, with
-    /// the types that keep it.
+    /// Returns a note on rounding to a type that loses a tenth of the change or more, with the
+    /// types that keep it.
     pub fn rounding_note(&self, kind: GgmlType) -> Option<String> {
         self.note(self.rounding_in(kind)?, kind)
     }
@@ -128,10 +127,10 @@ impl Tally {
     }
 }
 
-/// Numbers that are looked at together.
+/// The number of lanes that are computed together.
 pub(super) const LANES: usize = 8;
 
-/// Counts and sums of every eighth number, which a processor makes for all eight at once.
+/// Counts and sums in lanes of every eighth number, so that a processor computes eight at once.
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     changed: [u32; LANES],
@@ -143,8 +142,8 @@ pub(super) struct Lanes {
 }
 
 impl Lanes {
-    /// Looks at some numbers: as they were, with what was added, and that as it is stored in `To`.
-    /// What the type would have made of the old number anyway is not taken from the change.
+    /// Adds numbers: the old ones, those with the change added, and these as stored in `To`.
+    /// Rounding that the type would apply to the old number anyway does not count as lost.
     #[allow(
         clippy::float_cmp,
         reason = "a number that was stored as another one is what is \
@@ -191,7 +190,7 @@ impl Lanes {
         }
     }
 
-    /// All lanes together, of so many numbers.
+    /// Combines all lanes, for this many numbers.
     pub fn tally(&self, numbers: u64) -> Tally {
         let (count, sum) = (
             |lanes: &[u32]| lanes.iter().sum::<u32>().into(),
@@ -211,14 +210,14 @@ impl Lanes {
     }
 }
 
-/// What is missing of a change where its ends are rounded.
+/// Returns the part of a change that is lost when both of its ends are rounded.
 #[inline]
 fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
     (sum - old) - (sum_rounded - old_rounded)
 }
 
-/// The square of what `Q8_0` takes from the changes of numbers in whole blocks, of others what f16
-/// does.
+/// Returns the square of what `Q8_0` loses of the changes in whole blocks; for other numbers what
+/// f16 loses.
 pub(super) fn lost_in_q8_0(old: &[f32], sum: &[f32]) -> f64 {
     let (old_rounded, sum_rounded) = (GgmlType::Q8_0.nearest(old), GgmlType::Q8_0.nearest(sum));
     let all = old

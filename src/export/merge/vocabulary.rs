@@ -1,4 +1,4 @@
-//! The tokenizer of a merged model, where an adapter brings one of its own.
+//! The tokenizer of a merged model, if an adapter brings its own.
 
 use std::path::Path;
 
@@ -7,8 +7,8 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
 use crate::model::OwnVocabulary;
 
-/// What the merged model's folder has otherwise than the base's, for tables of so many rows; `None`
-/// where no adapter brings a tokenizer.
+/// Returns the vocabulary of the merged model if it differs from the base's, for tables of this
+/// many rows; `None` if no adapter brings a tokenizer.
 ///
 /// # Errors
 /// A tokenizer cannot be opened, or two adapters bring different ones.

@@ -1,5 +1,5 @@
-//! The conversations over which a template is compared with the base's: with a system message and
-//! without, one turn and several, and what escaping and trimming get wrong. Each ends where the
+//! The conversations on which a template is compared with the base's: with and without a system
+//! message, one turn and several, and contents that test escaping and trimming. Each ends where the
 //! assistant speaks next, as Ollama renders it.
 
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ const SIGNS: [&str; 4] = [
     "100 % of [that]; see <https://example.org/?a=b&c=d#e>\n- one\n- two",
 ];
 
-/// A conversation, all contents different.
+/// A conversation whose contents are all different.
 #[derive(Debug, Clone)]
 pub(super) struct Golden(pub Vec<Turn>);
 
@@ -36,7 +36,7 @@ impl Golden {
         )
     }
 
-    /// As a chat template takes it.
+    /// Returns the messages as a chat template takes them.
     pub fn messages(&self) -> Vec<Value> {
         self.0
             .iter()
@@ -44,7 +44,7 @@ impl Golden {
             .collect()
     }
 
-    /// What the assistant says in it.
+    /// Returns the assistant's messages.
     pub fn answers(&self) -> impl Iterator<Item = &str> {
         self.0
             .iter()
@@ -52,7 +52,7 @@ impl Golden {
             .map(|turn| turn.content.as_str())
     }
 
-    /// Its roles in words.
+    /// Describes its roles in words.
     pub fn roles(&self) -> String {
         self.0
             .iter()
@@ -62,7 +62,7 @@ impl Golden {
     }
 }
 
-/// The conversations.
+/// Returns the conversations.
 pub(super) fn golden() -> Vec<Golden> {
     let [system, user, answer, next] = SIGNS;
     let (u, a, s) = ("user", "assistant", "system");
@@ -90,7 +90,8 @@ pub(super) fn golden() -> Vec<Golden> {
     ]
 }
 
-/// One with blanks around its contents, which some chat templates take away and Go's cannot.
+/// Returns one with white space around its contents, which some chat templates trim and Go's
+/// cannot.
 pub(super) fn with_blanks() -> Golden {
     Golden::new(&[
         ("user", "  What is anaemia?\n"),

@@ -1,5 +1,5 @@
-//! A folder for `ollama create`: a GGUF model and a Modelfile, whose template is shown to render
-//! what the model was trained on.
+//! Writes a folder for `ollama create`: a GGUF model and a Modelfile whose template is proven to
+//! render what the model was trained on.
 
 mod conversations;
 mod go;
@@ -22,14 +22,14 @@ use crate::fault::{Exit, Explain, Fault};
 use crate::files::{self, JSON_BYTES, is_there, read_text_up_to, write_atomic};
 use crate::report::Reporter;
 
-/// The Modelfile's own name.
+/// The file name of the Modelfile.
 const MODELFILE: &str = "Modelfile";
 
 /// Writes the files for the model of the folder `model` into `folder`.
 ///
 /// # Errors
-/// llama.cpp has nothing like the model, the Modelfile would be read otherwise, a file cannot be
-/// written, or `interrupt` was raised.
+/// llama.cpp has no architecture for the model, the Modelfile would be read differently, a file
+/// cannot be written, or `interrupt` was raised.
 pub fn write_ollama(
     model: &Path,
     proof: &Proof,
@@ -44,7 +44,7 @@ pub fn write_ollama(
     Ok(written)
 }
 
-/// `generation_config.json`; empty where it is not there.
+/// Reads `generation_config.json`; empty if it does not exist.
 fn generation(model: &Path) -> Result<Map<String, Value>, OllamaError> {
     let path = model.join("generation_config.json");
     if !is_there(&path)? {
@@ -61,7 +61,7 @@ pub enum OllamaError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] files::FileError),
-    /// The model cannot be told to llama.cpp.
+    /// The model cannot be written as a GGUF file.
     #[error(transparent)]
     Gguf(#[from] gguf::GgufError),
     /// The tokenizer cannot be opened.
@@ -70,7 +70,7 @@ pub enum OllamaError {
     /// The chat template is not valid.
     #[error(transparent)]
     ChatTemplate(#[from] template::TemplateError),
-    /// There is nothing to compare with.
+    /// There is no chat template to compare with.
     #[error("`{}` has no chat template: without one Ollama does not know where an answer begins \
     and ends", folder.display())]
     NoTemplate {
@@ -80,59 +80,59 @@ pub enum OllamaError {
     /// The chat template refuses every conversation.
     #[error("the chat template refuses all of {conversations} conversations")]
     RefusesAll {
-        /// How many were tried.
+        /// The number of conversations that were tried.
         conversations: usize,
     },
-    /// The chat template prints the day.
+    /// The chat template prints the current date.
     #[error("the chat template prints the day, which Ollama's templates cannot")]
     TellsTheDay,
-    /// The tokenizer puts a BOS before a text, and the chat template does not.
+    /// The tokenizer puts a bos token before a text, and the chat template does not.
     #[error(
         "Ollama puts `{bos}` before a conversation as the tokenizer does before a text, the \
     chat template writes none"
     )]
     AddedBos {
-        /// The token.
+        /// The bos token.
         bos: String,
     },
-    /// A Go template renders another text.
+    /// A Go template renders a different text.
     #[error(
         "Ollama's template `{name}` renders a conversation of {roles} otherwise than the chat \
         template: `{found}`, expected `{expected}`"
     )]
     Different {
-        /// The format's name, or the file.
+        /// The name of the format, or the file.
         name: String,
-        /// The conversation.
+        /// The roles of the conversation.
         roles: String,
-        /// Around the first difference.
+        /// The text around the first difference.
         found: String,
         /// The chat template's text there.
         expected: String,
     },
-    /// A Go template is not valid, or has what is not known.
+    /// A Go template is not valid, or uses something that is not supported.
     #[error("{}: {cause}", path.display())]
     Template {
         /// The file.
         path: PathBuf,
-        /// Where and what.
+        /// The line and the reason.
         cause: TemplateError,
     },
-    /// Nothing that Ollama could stop at follows on what the assistant says.
+    /// No text after an assistant message could serve Ollama as a stop.
     #[error(
         "no special token ends what the assistant says, `{follows}` follows: the model would \
     not stop"
     )]
     NoEnd {
-        /// What follows.
+        /// The text that follows.
         follows: String,
     },
-    /// Ollama would read something else.
+    /// Ollama would read a different value.
     #[error("the {what} has {found}, which a Modelfile cannot hold")]
     Modelfile {
         /// `template` or `stop`.
         what: &'static str,
-        /// What cannot be written.
+        /// The text that cannot be written.
         found: String,
     },
 }

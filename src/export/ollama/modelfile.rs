@@ -1,20 +1,20 @@
 //! Ollama's Modelfile (<https://docs.ollama.com/modelfile>). Its reader
-//! (<https://github.com/ollama/ollama/blob/main/parser/parser.go>) knows no escapes, ends a value
-//! at three quotes before a line break and drops characters that Go does not print, without a word:
-//! what it would read otherwise is refused here.
+//! (<https://github.com/ollama/ollama/blob/main/parser/parser.go>) has no escapes, ends a value at
+//! three quotes before a line break, and silently drops characters that Go does not print. Values
+//! that it would read differently are refused here.
 
 use serde_json::{Map, Value};
 
 use super::OllamaError;
 
-/// The name of the file of weights beside the Modelfile.
+/// The name of the weight file beside the Modelfile.
 pub const WEIGHTS: &str = "model.gguf";
-/// Characters of templates in use beside letters and digits, which Go prints.
+/// Characters other than letters and digits that templates use and that Go prints.
 const PRINTED: [char; 2] = ['▁', '｜'];
-/// Sampling of `generation_config.json` under the same names in Ollama.
+/// Keys of `generation_config.json` that have the same names in Ollama.
 const SAMPLING: [&str; 3] = ["temperature", "top_p", "top_k"];
 
-/// The Modelfile of a GGUF model; `generation` is the model's `generation_config.json`.
+/// Returns the Modelfile of a GGUF model; `generation` is the model's `generation_config.json`.
 pub(super) fn modelfile(
     template: &str,
     stops: &[String],
@@ -46,7 +46,7 @@ pub(super) fn modelfile(
     Ok(lines.join("\n") + "\n")
 }
 
-/// A value that is read as it is.
+/// Quotes a value that Ollama reads unchanged.
 fn quoted(what: &'static str, text: &str) -> Result<String, OllamaError> {
     let is_read = |c: char| {
         let is_ascii = c.is_ascii_graphic() || matches!(c, ' ' | '\n' | '\t');
@@ -91,9 +91,10 @@ mod tests {
         let of = |text: &str| {
             modelfile("t", &[], &serde_json::from_str(text).expect("JSON")).expect("a file")
         };
-        let drawing = of(
-            r#"{"do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": null, "max_length": 9}"#,
-        );
+        let drawing = of(r#"{
+                "do_sample": true, "temperature": 0.6, "top_p": 0.9, "top_k": null,
+                "max_length": 9
+            }"#);
         assert!(
             drawing.ends_with(
                 "TEMPLATE \"\"\"t\"\"\"\nPARAMETER temperature 0.6\nPARAMETER \

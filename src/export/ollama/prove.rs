@@ -1,4 +1,4 @@
-//! Shows that a Go template renders what the model was trained on: both render the golden
+//! Proves that a Go template renders what the model was trained on: both templates render the test
 //! conversations, and the texts must be equal.
 
 use std::collections::BTreeSet;
@@ -14,33 +14,33 @@ use crate::data::template::{self, ChatTemplate, Conversation, TEMPLATE_BYTES};
 use crate::data::tokenize::Tokenizer;
 use crate::files::read_text_up_to;
 
-/// A template of Ollama's that is as good as the chat template, and what ends an answer.
+/// An Ollama template that equals the chat template, with the stops of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     /// The name of the format, or the file.
     pub name: String,
     /// The Go template.
     pub template: String,
-    /// Texts that end an answer, the end of a turn first.
+    /// Texts that end an answer; the end of a turn comes first.
     pub stops: Vec<String>,
-    /// Conversations in which it was shown.
+    /// The number of conversations that were compared.
     pub conversations: usize,
-    /// What a person should know.
+    /// Notes for the user.
     pub notes: Vec<String>,
 }
 
-/// What the chat template makes of a conversation, less the BOS that Ollama puts before it.
+/// The chat template's rendering of a conversation, without the bos token that Ollama puts before
+/// it.
 struct Expected {
     golden: Golden,
     text: String,
 }
 
 /// Finds a Go template for the model of a folder, or checks the one in the file `named`. `source`
-/// is the chat template, where it is not the folder's own.
+/// is the chat template if it is not the folder's own.
 ///
 /// # Errors
-/// There is no chat template, none of the Go templates renders as it does, or nothing ends an
-/// answer.
+/// There is no chat template, no Go template renders the same, or nothing ends an answer.
 pub fn prove(
     folder: &Path,
     source: Option<&str>,
@@ -49,10 +49,10 @@ pub fn prove(
     prove_with(&Tokenizer::open(folder)?, (folder, source), named)
 }
 
-/// [`prove`] with a tokenizer that is not the folder's own.
+/// Like [`prove`], with a tokenizer that is not the folder's own.
 ///
 /// # Errors
-/// As of [`prove`].
+/// As for [`prove`].
 pub fn prove_with(
     tokenizer: &Tokenizer,
     (folder, source): (&Path, Option<&str>),
@@ -94,8 +94,8 @@ pub fn prove_with(
     })
 }
 
-/// The user's template without the line break that editors put at the end of a file, and with it,
-/// because some formats end in one.
+/// Returns the user's template without the final line break that editors add, and with it, because
+/// some formats end in one.
 fn own(path: &Path) -> Result<Vec<(String, GoTemplate)>, OllamaError> {
     let text = read_text_up_to(path, TEMPLATE_BYTES)?;
     let unbroken = text
@@ -114,8 +114,8 @@ fn own(path: &Path) -> Result<Vec<(String, GoTemplate)>, OllamaError> {
     })
 }
 
-/// Every known template as it is, then with the BOS before it, if all texts begin with one: a BOS
-/// that is also the start of a turn is written by the template itself.
+/// Returns every known template as it is, then with the bos token before it if all texts begin with
+/// one: if it is also the start of a turn, the template writes it.
 fn known(expected: &[Expected], tokenizer: &Tokenizer) -> Vec<(String, GoTemplate)> {
     let without_system = &expected[0].text;
     let bos = Some(prefix(expected, tokenizer)).filter(|bos| !bos.is_empty());
@@ -128,7 +128,7 @@ fn known(expected: &[Expected], tokenizer: &Tokenizer) -> Vec<(String, GoTemplat
         .collect()
 }
 
-/// The texts to reach, and how many conversations the chat template refuses.
+/// Returns the expected texts, and how many conversations the chat template rejects.
 fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize), OllamaError> {
     // A template that prints the day renders another text tomorrow.
     let days = [0, 400 * 86_400].map(|second| Timestamp::from_second(second).expect("in range"));
@@ -164,8 +164,8 @@ fn expected(source: &str, tokenizer: &Tokenizer) -> Result<(Vec<Expected>, usize
     }
 }
 
-/// Ollama puts a BOS before a text where the GGUF file says so, which it does where the tokenizer
-/// does.
+/// Removes the bos token that Ollama puts before a text if the GGUF file says so, which depends on
+/// the tokenizer.
 fn without_bos(text: String, tokenizer: &Tokenizer) -> Result<String, OllamaError> {
     let Some(bos) = tokenizer
         .special()
@@ -190,7 +190,7 @@ fn adds_bos(tokenizer: &Tokenizer) -> bool {
     tokenizer.bos_id().is_some() && first == tokenizer.bos_id()
 }
 
-/// The BOS with which every text begins; empty where one does not.
+/// Returns the bos token if every text begins with it; else an empty text.
 fn prefix(expected: &[Expected], tokenizer: &Tokenizer) -> String {
     let bos = tokenizer.special().bos.clone().unwrap_or_default();
     if expected
@@ -203,7 +203,7 @@ fn prefix(expected: &[Expected], tokenizer: &Tokenizer) -> String {
     }
 }
 
-/// The first candidate that renders every text; else how the nearest differs.
+/// Returns the first candidate that renders every text, else the difference of the nearest.
 fn first_equal(
     candidates: Vec<(String, GoTemplate)>,
     expected: &[Expected],
@@ -221,8 +221,8 @@ fn first_equal(
     Err(nearest.expect("there is a candidate").1)
 }
 
-/// How a template differs in the first conversation in which it does, and how many bytes are equal
-/// before that.
+/// Returns how a template differs in the first conversation in which it does, and how many bytes
+/// before that are equal.
 fn difference(
     name: &str,
     template: &GoTemplate,
@@ -261,7 +261,7 @@ fn difference(
     None
 }
 
-/// The text around a byte, on one line.
+/// Returns the text around a byte, on one line.
 fn around(text: &str, place: usize) -> String {
     let (from, to) = (
         text.floor_char_boundary(place.saturating_sub(30)),
@@ -275,8 +275,8 @@ fn around(text: &str, place: usize) -> String {
     )
 }
 
-/// What ends an answer: the special tokens that follow on what the assistant says, and those that
-/// end a text.
+/// Returns the stops of an answer: the special tokens that follow assistant messages, and those
+/// that end a text.
 fn stops(expected: &[Expected], tokenizer: &Tokenizer) -> Result<Vec<String>, OllamaError> {
     let special = &tokenizer.special().all;
     let mut stops = Vec::new();
@@ -307,7 +307,7 @@ fn stops(expected: &[Expected], tokenizer: &Tokenizer) -> Result<Vec<String>, Ol
         .collect())
 }
 
-/// Whether the chat template changes the blanks around a message.
+/// Returns whether the chat template changes the white space around a message.
 fn trims(source: &str, tokenizer: &Tokenizer) -> Result<bool, OllamaError> {
     let (golden, template) = (
         with_blanks(),

@@ -1,15 +1,15 @@
-//! Ollama's templates of the formats in use, each tried by rendering: none is chosen by its name.
+//! Ollama's templates of common formats. Each is tried by rendering; none is chosen by its name.
 
 use super::go::GoTemplate;
 
-/// Stands in a template for a text that the chat template puts into every conversation.
+/// The placeholder in a template for a text that the chat template puts into every conversation.
 const FOUND: &str = "@FOUND@";
 
-/// A format.
+/// A format with its template.
 struct Stock {
     name: &'static str,
     template: &'static str,
-    /// Between what [`FOUND`] stands in a conversation without a system message.
+    /// The texts around [`FOUND`] in a conversation without a system message.
     between: Option<[&'static str; 2]>,
 }
 
@@ -64,8 +64,8 @@ const STOCK: [Stock; 9] = [
     },
 ];
 
-/// All formats, `prefix` before each. `without_system` is what a conversation without a system
-/// message has to become.
+/// Returns all formats, each with `prefix` before it. `without_system` is the expected text of a
+/// conversation without a system message.
 pub(super) fn candidates(without_system: &str, prefix: &str) -> Vec<(String, GoTemplate)> {
     let prefix = if prefix.is_empty() {
         String::new()
@@ -89,7 +89,7 @@ pub(super) fn candidates(without_system: &str, prefix: &str) -> Vec<(String, GoT
     STOCK.iter().filter_map(candidate).collect()
 }
 
-/// An action that prints a text.
+/// Returns an action that prints a text.
 fn literal(text: &str) -> String {
     let escape = |c: char| match c {
         '"' => "\\\"".to_owned(),
@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn every_format_is_a_template() {
-        let text = "<|im_start|>system\nD<|im_end|><|start_header_id|>system<|end_header_id|>\n\nP<|eot_id|>";
+        let text = "<|im_start|>system\nD<|im_end|>\
+            <|start_header_id|>system<|end_header_id|>\n\nP<|eot_id|>";
         assert_eq!(candidates(text, "<s>").len(), STOCK.len());
     }
 

@@ -1,8 +1,8 @@
-//! An axis: round numbers over a range, and how they are written.
+//! Axes: round tick values over a range, and their labels.
 
-/// Beyond these a label shows a power of ten.
+/// The range of values that labels show without a power of ten.
 const PLAIN: std::ops::Range<f64> = 0.01..1e6;
-/// A range that is narrower than this share of its values is a single value.
+/// A range that is narrower than this share of its values counts as a single value.
 const NARROW: f64 = 1e-9;
 
 /// A range with ticks at multiples of one, two or five times a power of ten.
@@ -10,17 +10,17 @@ const NARROW: f64 = 1e-9;
 pub(super) struct Axis {
     low: f64,
     high: f64,
-    /// Where a label stands, ascending.
+    /// The tick values, ascending.
     pub ticks: Vec<f64>,
-    /// The power of ten of which ticks are multiples.
+    /// The power of ten that ticks are multiples of.
     decade: i32,
-    /// The power of ten by which labels are divided.
+    /// The power of ten that labels are divided by.
     exponent: i32,
 }
 
 impl Axis {
-    /// An axis from the tick at or below `low` to the one at or above `high`, with about `wanted`
-    /// ticks.
+    /// Returns an axis from the tick at or below `low` to the one at or above `high`, with about
+    /// `wanted` ticks.
     pub fn around(low: f64, high: f64, wanted: usize) -> Self {
         let (low, high) = widened(low, high);
         let (multiple, decade) = step((high - low) / wanted as f64);
@@ -45,7 +45,7 @@ impl Axis {
         }
     }
 
-    /// An axis from 0 to the last step, with ticks at whole steps.
+    /// Returns an axis from 0 to the last step, with ticks at whole steps.
     pub fn of_steps(last: f64, wanted: usize) -> Self {
         let last = last.max(1.0);
         let (multiple, decade) = step((last / wanted as f64).max(1.0));
@@ -62,12 +62,12 @@ impl Axis {
         }
     }
 
-    /// Where a value lies: 0 at the low end, 1 at the high one.
+    /// Returns the position of a value: 0 at the low end, 1 at the high one.
     pub fn share(&self, value: f64) -> f64 {
         (value - self.low) / (self.high - self.low)
     }
 
-    /// The words of a tick.
+    /// Returns the label of a tick.
     pub fn label(&self, tick: f64) -> String {
         let decimals = (self.exponent - self.decade).max(0) as usize;
         // A zero has no sign.
@@ -75,7 +75,7 @@ impl Axis {
         with_groups(&format!("{value:.decimals$}"))
     }
 
-    /// What labels are multiples of, if that is not one.
+    /// Returns the factor of the labels, unless it is 1.
     pub fn factor(&self) -> Option<String> {
         let digit = |c: char| match c {
             '-' => '⁻',
@@ -95,7 +95,7 @@ impl Axis {
     }
 }
 
-/// A range that is wide enough to have ticks.
+/// Widens a range until it has room for ticks.
 fn widened(low: f64, high: f64) -> (f64, f64) {
     let largest = low.abs().max(high.abs());
     if high - low > NARROW * largest && largest > 1e-300 {
@@ -107,7 +107,7 @@ fn widened(low: f64, high: f64) -> (f64, f64) {
     }
 }
 
-/// The round number at or above a size, as one, two or five times a power of ten.
+/// Returns the round number at or above a size, as one, two or five times a power of ten.
 fn step(size: f64) -> (f64, i32) {
     let decade = size.log10().floor() as i32;
     let round = |multiple: f64| size <= multiple * power(decade) * (1.0 + NARROW);
@@ -121,7 +121,7 @@ fn power(decade: i32) -> f64 {
     10_f64.powi(decade)
 }
 
-/// Whole digits in groups of three.
+/// Groups whole digits by thousands.
 pub(in crate::export) fn with_groups(number: &str) -> String {
     let (sign, number) = number
         .strip_prefix('-')

@@ -5,13 +5,13 @@ use super::axis::Axis;
 use super::html::Html;
 use super::line::{Point, path, thinned};
 
-/// Points that a line is drawn with.
+/// The most points of a line.
 const MOST_POINTS: usize = 1000;
-/// Dots that can be told from each other.
+/// The most dots that remain distinguishable.
 const MOST_DOTS: usize = 40;
 const WIDTH: f64 = 480.0;
 const HEIGHT: f64 = 250.0;
-/// The place inside the axes.
+/// The area inside the axes.
 const LEFT: f64 = 58.0;
 const RIGHT: f64 = WIDTH - 30.0;
 const TOP: f64 = 28.0;
@@ -21,22 +21,22 @@ const TICKS: usize = 5;
 /// A plot.
 #[derive(Debug)]
 pub(super) struct Chart {
-    /// What is drawn.
+    /// The title.
     pub title: &'static str,
-    /// What the values are counted in.
+    /// The unit of the values.
     pub unit: &'static str,
-    /// Where the values begin.
+    /// The lower end of the value axis.
     pub floor: Floor,
-    /// The lines, later ones above earlier ones.
+    /// The lines, from back to front.
     pub lines: Vec<Line>,
-    /// Where runs were resumed.
+    /// The steps after which runs were resumed.
     pub marks: Vec<Resumed>,
 }
 
 /// A step after which a run was resumed.
 #[derive(Debug, Clone)]
 pub(super) struct Resumed {
-    /// Whose, and after which step.
+    /// The run's name and the step, in words.
     pub words: String,
     /// The step.
     pub step: f64,
@@ -44,23 +44,23 @@ pub(super) struct Resumed {
     pub color: usize,
 }
 
-/// Where an axis begins.
+/// The lower end of an axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Floor {
-    /// At 0: half as high is half as much.
+    /// 0, so that half the height is half the value.
     Zero,
-    /// At the lowest value.
+    /// The lowest value.
     Lowest,
 }
 
 /// A line of a plot.
 #[derive(Debug)]
 pub(super) struct Line {
-    /// Its words in the legend.
+    /// Its name in the legend.
     pub name: String,
     /// Its color, of six.
     pub color: usize,
-    /// Its dashes, of four kinds; 0 is without.
+    /// Its dash pattern, of four; 0 is solid.
     pub dash: usize,
     /// How it is drawn.
     pub mark: Mark,
@@ -75,7 +75,7 @@ pub(super) enum Mark {
     Line,
     /// As a thin line in the background.
     Faint,
-    /// With a dot at each point.
+    /// As a line with a dot at each point.
     Dots,
 }
 
@@ -84,7 +84,7 @@ impl Line {
         self.points.iter().filter_map(|(_, value)| *value)
     }
 
-    /// Classes of what is drawn, for the stylesheet.
+    /// Returns the classes for the stylesheet.
     fn class(&self, what: &str) -> String {
         let faint = if self.mark == Mark::Faint {
             " faint"
@@ -99,7 +99,7 @@ impl Line {
     }
 }
 
-/// Writes a figure with a plot; one without a value says so.
+/// Writes a figure with a plot, or a text if there are no values.
 pub(super) fn draw(html: &mut Html, chart: &Chart) {
     html.element("figure", &[], |figure| {
         figure.element("figcaption", &[], |caption| {
@@ -274,7 +274,7 @@ fn draw_line(svg: &mut Html, line: &Line, place: impl Fn(f64, f64) -> (f64, f64)
     }
 }
 
-/// Dots at even distances, and at the lowest value.
+/// Draws dots at even distances, and at the lowest value.
 fn draw_dots(svg: &mut Html, line: &Line, place: impl Fn(f64, f64) -> (f64, f64)) {
     let (every, lowest) = (
         line.points.len().div_ceil(MOST_DOTS),
@@ -290,7 +290,7 @@ fn draw_dots(svg: &mut Html, line: &Line, place: impl Fn(f64, f64) -> (f64, f64)
     }
 }
 
-/// A mark on the axis where a value is missing.
+/// Draws a mark on the axis where a value is missing.
 fn gap(svg: &mut Html, step: f64, x: f64) {
     let triangle = format!("M{x:.1} {:.1}l4 8h-8z", BOTTOM - 9.0);
     svg.element("path", &[("class", "gap"), ("d", &triangle)], |mark| {

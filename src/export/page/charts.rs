@@ -1,4 +1,4 @@
-//! Which plots a report has: what a person looks at first when a run went wrong.
+//! The plots of a report: those that help first when a run went wrong.
 
 use super::RunRecord;
 use super::chart::{Chart, Floor, Line, Mark, Resumed, draw};
@@ -11,7 +11,7 @@ const MIB: f64 = (1_u64 << 20) as f64;
 const GIB: f64 = (1_u64 << 30) as f64;
 const NATS: &str = "nats per trained token";
 
-/// What a plot shows of a step.
+/// The value of a step that a plot shows.
 type Value = fn(&StepLine) -> Option<f64>;
 
 /// Writes all plots.
@@ -44,7 +44,7 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
     });
 }
 
-/// Loss of the training rows, and of the held-out ones with dots.
+/// Returns the plot of the loss of training rows, and of validation rows with dots.
 fn loss(runs: &[RunRecord]) -> Chart {
     let training = of_each(runs, 0, "training", Mark::Faint, |run| {
         points(run, |step| step.loss)
@@ -61,7 +61,8 @@ fn loss(runs: &[RunRecord]) -> Chart {
     }
 }
 
-/// A model that does not learn to stop shows in the loss of the tokens that end a turn.
+/// Returns the plot of the loss by kind of token. A model that does not learn to stop shows in the
+/// loss of end-of-turn tokens.
 fn loss_by_kind(runs: &[RunRecord]) -> Chart {
     let content = of_each(runs, 1, "content", Mark::Dots, |run| {
         scores(run, |evaluation| evaluation.content)
@@ -78,7 +79,7 @@ fn loss_by_kind(runs: &[RunRecord]) -> Chart {
     }
 }
 
-/// Where runs were resumed.
+/// Returns the marks where runs were resumed.
 fn marks(runs: &[RunRecord]) -> Vec<Resumed> {
     let of_run = |(color, run): (usize, &RunRecord)| {
         let name = if runs.len() > 1 {
@@ -96,8 +97,8 @@ fn marks(runs: &[RunRecord]) -> Vec<Resumed> {
     runs.iter().enumerate().flat_map(of_run).collect()
 }
 
-/// One of the lines that each run has. A run that is alone has a color a line, several have one a
-/// run.
+/// Returns a line for each run. A single run has one color per line; several runs have one color
+/// each.
 fn of_each(
     runs: &[RunRecord],
     color_alone: usize,

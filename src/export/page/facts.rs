@@ -1,5 +1,4 @@
-//! What was trained on what, and what came of it: a sentence a run, and the figures of all runs
-//! side by side.
+//! What was trained and its results: a sentence per run, and the figures of all runs side by side.
 
 use serde_json::Value;
 
@@ -9,7 +8,7 @@ use super::metrics::StepLine;
 use super::{Progress, RunRecord, listed, said, table};
 use crate::report::mebibytes;
 
-/// Writes what each run is, and its result.
+/// Writes a summary of each run and its result.
 pub(super) fn summaries(html: &mut Html, runs: &[RunRecord]) {
     for run in runs {
         let name = if runs.len() > 1 {
@@ -31,7 +30,7 @@ pub(super) fn summaries(html: &mut Html, runs: &[RunRecord]) {
     }
 }
 
-/// Writes the figures.
+/// Writes the figures of all runs.
 pub(super) fn facts(html: &mut Html, runs: &[RunRecord]) {
     html.element("section", &[], |section| {
         section.words("h2", &[], "Result");
@@ -39,7 +38,7 @@ pub(super) fn facts(html: &mut Html, runs: &[RunRecord]) {
     });
 }
 
-/// A value of the resolved recipe.
+/// Returns a value of the resolved recipe.
 fn setting<'a>(run: &'a RunRecord, section: &str, key: &str) -> Option<&'a Value> {
     run.lock.get("recipe")?.get(section)?.get(key)
 }
@@ -52,7 +51,7 @@ fn adapter(run: &RunRecord) -> String {
     [Some(method), rank, from].into_iter().flatten().collect()
 }
 
-/// A method as people write it.
+/// Returns the usual spelling of a method.
 fn named(method: &str) -> String {
     match method {
         "lora" => "LoRA".to_owned(),
@@ -282,7 +281,7 @@ fn grouped(number: u64) -> String {
     with_groups(&number.to_string())
 }
 
-/// A moment to the second; one that cannot be read stays as it is.
+/// Formats a time to the second; a text that is no time stays as it is.
 pub(super) fn moment(text: &str) -> String {
     text.parse::<jiff::Timestamp>().map_or_else(
         |_| text.to_owned(),

@@ -1,17 +1,17 @@
-//! HTML by construction: a tag that is opened is closed, and what comes from a run is text, never
-//! markup.
+//! Builds HTML in which every opened tag is closed, and everything that comes from a run is text,
+//! never markup.
 
 use crate::fault::printable;
 
-/// Names and values of a tag.
+/// Names and values of a tag's attributes.
 pub(super) type Attributes<'a> = &'a [(&'static str, &'a str)];
 
-/// Markup that is being written.
+/// HTML that is being written.
 #[derive(Debug, Default)]
 pub(super) struct Html(String);
 
 impl Html {
-    /// A tag with what `fill` puts into it.
+    /// Writes a tag with the content that `fill` adds.
     pub fn element(
         &mut self,
         tag: &'static str,
@@ -27,23 +27,24 @@ impl Html {
         }
     }
 
-    /// A tag with words in it.
+    /// Writes a tag with text in it.
     pub fn words(&mut self, tag: &'static str, attributes: Attributes, words: &str) {
         self.element(tag, attributes, |inside| inside.text(words));
     }
 
-    /// A tag that holds nothing.
+    /// Writes a tag without content.
     pub fn empty(&mut self, tag: &'static str, attributes: Attributes) {
         self.open(tag, attributes);
         self.0.push_str("/>\n");
     }
 
-    /// Text of whatever origin; control characters and changes of direction are shown, not obeyed.
+    /// Writes text from any source; control characters and changes of direction are shown, not
+    /// obeyed.
     pub fn text(&mut self, text: &str) {
         self.0.push_str(&escaped(&printable(text)));
     }
 
-    /// A key or path, which a narrow page may break after its separators.
+    /// Writes a key or path that may break after its separators on a narrow page.
     pub fn breakable(&mut self, key: &str) {
         for (index, part) in key.split_inclusive(['.', '_', '/']).enumerate() {
             if index > 0 {
@@ -53,12 +54,12 @@ impl Html {
         }
     }
 
-    /// Text of ours that holds no markup and needs no escape, such as a stylesheet.
+    /// Writes constant text without markup that needs no escaping, such as a stylesheet.
     pub fn constant(&mut self, text: &'static str) {
         self.0.push_str(text);
     }
 
-    /// What was written.
+    /// Returns the HTML.
     pub fn finish(self) -> String {
         self.0
     }
@@ -71,7 +72,7 @@ impl Html {
     }
 }
 
-/// Tags after which a line may end without a gap in the text.
+/// Returns whether a line may end after a tag without a gap in the text.
 fn is_block(tag: &str) -> bool {
     ![
         "a", "b", "code", "em", "mark", "span", "strong", "title", "td", "th",
@@ -103,8 +104,8 @@ mod tests {
         let mut html = Html::default();
         let hostile = "</b><script>alert('1')</script>\u{202e}\u{0}&amp;";
         html.element("b", &[("title", "\"><i>")], |b| b.text(hostile));
-        let expected = "<b \
-        title=\"&quot;&gt;&lt;i&gt;\">&lt;/b&gt;&lt;script&gt;alert(&#39;1&#39;)&lt;/script&gt;\\u{202e}\\u{0}&amp;amp;</b>";
+        let expected = "<b title=\"&quot;&gt;&lt;i&gt;\">&lt;/b&gt;&lt;script&gt;\
+            alert(&#39;1&#39;)&lt;/script&gt;\\u{202e}\\u{0}&amp;amp;</b>";
         assert_eq!(html.finish(), expected);
     }
 }

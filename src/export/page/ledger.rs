@@ -1,11 +1,11 @@
-//! What became of every row, set by set, as the lock has it.
+//! The fate of every row, by data set, as recorded in the lock.
 
 use serde_json::Value;
 
 use super::html::Html;
 use super::{RunRecord, said, table, with_groups};
 
-/// Counts of a set in the lock, as a person calls them.
+/// Counts of a set in the lock, with their names for the user.
 const COUNTS: [(&str, &str); 16] = [
     ("rows", "rows read"),
     ("not_selected", "not selected by `split` or `max_rows`"),
@@ -31,7 +31,7 @@ const COUNTS: [(&str, &str); 16] = [
     ("trained_tokens", "tokens that carry a loss"),
 ];
 
-/// Writes the ledger; nothing where no lock has one.
+/// Writes the ledger; nothing if no lock has one.
 pub(super) fn ledger(html: &mut Html, runs: &[RunRecord]) {
     let rows = table::rows(runs, counts);
     if rows.is_empty() {

@@ -1,15 +1,16 @@
-//! A line of a plot: fewer points than the run had steps, without losing what stands out, and the
-//! path that draws them.
+//! A line of a plot. It has fewer points than the run has steps, keeps outliers, and is drawn as a
+//! path.
 
 use std::fmt::Write;
 
-/// A step and its value; none where it was not finite or is not known.
+/// A step and its value; `None` if it was not finite or is not known.
 pub(super) type Point = (f64, Option<f64>);
 
-/// Points that a part of a line is drawn with: its first and last, lowest and highest, and a gap.
+/// The points that a section of a line is drawn with: first, last, lowest and highest, and a gap.
 const OF_PART: usize = 5;
 
-/// At most about `most` points of a line; the lowest, the highest and every run of gaps stay.
+/// Returns about `most` points of a line at most; the lowest, the highest and every run of gaps
+/// stay.
 pub(super) fn thinned(points: &[Point], most: usize) -> Vec<Point> {
     if points.len() <= most {
         return points.to_vec();
@@ -21,7 +22,7 @@ pub(super) fn thinned(points: &[Point], most: usize) -> Vec<Point> {
         .collect()
 }
 
-/// Indices of the points that a part must keep, ascending.
+/// Returns the indices of the points that a section must keep, ascending.
 fn outstanding(part: &[Point]) -> Vec<usize> {
     let known = || {
         part.iter()
@@ -40,8 +41,8 @@ fn outstanding(part: &[Point]) -> Vec<usize> {
     kept
 }
 
-/// The path through points that `place` puts on the page; it is broken at gaps, and a point between
-/// two gaps is a dot.
+/// Returns the path through points, which `place` puts on the page. It breaks at gaps, and a point
+/// between two gaps becomes a dot.
 pub(super) fn path(points: &[Point], place: impl Fn(f64, f64) -> (f64, f64)) -> String {
     let (mut path, mut is_drawing) = (String::new(), false);
     for (index, (step, value)) in points.iter().enumerate() {

@@ -1,61 +1,61 @@
-//! `metrics.jsonl` as a report reads it: leniently, because a run may be going on, or have ended in
-//! the middle of a line.
+//! Reads `metrics.jsonl` for a report. It is lenient, because a run may still be going on, or may
+//! have ended in the middle of a line.
 
 use std::io::{self, BufRead};
 
 use serde::Deserialize;
 
-/// Values beyond this are as good as not finite, and no axis takes them.
+/// The largest value that an axis shows; values beyond it count as not finite.
 const LARGEST: f64 = 1e300;
 
-/// What a run wrote down at its steps and evaluations.
+/// The metrics of a run's steps and evaluations.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
     /// Steps in the order of the file.
     pub steps: Vec<StepLine>,
     /// Evaluations in the order of the file.
     pub evaluations: Vec<EvaluationLine>,
-    /// Lines that are neither, and were left out.
+    /// The number of lines that are neither, and were left out.
     pub unreadable: u64,
 }
 
-/// An optimizer step; what is not there or was not finite is none.
+/// An optimizer step. A value that is missing or was not finite is `None`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StepLine {
-    /// From 1.
+    /// The step, from 1.
     pub step: u64,
-    /// Passes over the data at its end.
+    /// Passes over the data at the end of the step.
     pub epoch: Option<f64>,
     /// Nats per trained token, before the update.
     pub loss: Option<f64>,
-    /// The rate that the update used.
+    /// The learning rate of the update.
     pub learning_rate: Option<f64>,
     /// Global L2 norm before clipping.
     pub grad_norm: Option<f64>,
-    /// Tokens, padding excluded.
+    /// Tokens, without padding.
     pub tokens: u64,
     /// Tokens that carried a loss.
     pub trained_tokens: u64,
     /// Tokens a second.
     pub tokens_per_second: Option<f64>,
-    /// Highest resident memory so far.
+    /// The highest resident memory so far.
     pub peak_memory_bytes: Option<u64>,
-    /// Most memory of a GPU that was held so far.
+    /// The most GPU memory held so far.
     pub device_peak_memory_bytes: Option<u64>,
-    /// Whether it changed nothing.
+    /// Whether the step changed nothing.
     pub skipped: bool,
 }
 
-/// An evaluation; what is not there or was not finite is none.
+/// An evaluation. A value that is missing or was not finite is `None`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct EvaluationLine {
     /// Steps taken before; 0 is the base alone.
     pub step: u64,
     /// Nats per trained token.
     pub loss: Option<f64>,
-    /// Of the tokens that do not end a turn or a document.
+    /// The loss of tokens that do not end a turn or a document.
     pub content: Option<f64>,
-    /// Of the tokens that do.
+    /// The loss of tokens that do.
     pub end_of_turn: Option<f64>,
 }
 
@@ -67,7 +67,7 @@ struct Line {
     loss: Option<f64>,
     learning_rate: Option<f64>,
     grad_norm: Option<f64>,
-    /// Only steps have it.
+    /// Only on lines of steps.
     tokens: Option<u64>,
     trained_tokens: Option<u64>,
     tokens_per_second: Option<f64>,
@@ -80,7 +80,8 @@ struct Line {
 }
 
 impl StepLine {
-    /// Peak of the memory that was planned: the GPU's where it computes, else the process's.
+    /// Returns the peak of the memory that was planned: the GPU's if it computes there, else the
+    /// process's.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.device_peak_memory_bytes.or(self.peak_memory_bytes)
     }
@@ -90,7 +91,7 @@ impl Metrics {
     /// Reads all lines.
     ///
     /// # Errors
-    /// The reader fails; what it gives is never an error.
+    /// The reader fails. Its content is never an error.
     pub fn read(reader: impl BufRead) -> io::Result<Self> {
         let mut metrics = Self::default();
         for line in reader.split(b'\n') {
@@ -99,7 +100,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// The validation loss before the first step.
+    /// Returns the validation loss before the first step.
     pub fn first_loss(&self) -> Option<f64> {
         self.evaluations
             .iter()
@@ -107,8 +108,8 @@ impl Metrics {
             .loss
     }
 
-    /// The step with the lowest validation loss, and that loss. Of equal ones the earlier is kept,
-    /// as training does.
+    /// Returns the step with the lowest validation loss, and that loss. Of equal ones the earlier
+    /// counts, as in training.
     pub fn best(&self) -> Option<(u64, f64)> {
         let trained = self
             .evaluations
@@ -175,8 +176,10 @@ mod tests {
     #[test]
     fn a_file_of_any_content_is_read() {
         let metrics = read(
-            b"{\"step\":0,\"eval_loss\":6.5}\n\n{\"step\":1,\"loss\":null,\"tokens\":9,\"skipped\":true}\n\xff\n[]\n\
-            {\"step\":1,\"eval_loss\":6.0,\"more\":[1]}\n{\"step\":2,\"eval_loss\":null}\n{\"step\":3,\"eval_loss\":6.0}\n{\"step\":4,\"lo",
+            b"{\"step\":0,\"eval_loss\":6.5}\n\n\
+            {\"step\":1,\"loss\":null,\"tokens\":9,\"skipped\":true}\n\xff\n[]\n\
+            {\"step\":1,\"eval_loss\":6.0,\"more\":[1]}\n{\"step\":2,\"eval_loss\":null}\n\
+            {\"step\":3,\"eval_loss\":6.0}\n{\"step\":4,\"lo",
         );
         assert_eq!(
             (
@@ -208,7 +211,10 @@ mod tests {
 
     #[test]
     fn values_that_no_axis_takes_are_gaps() {
-        let metrics = read(b"{\"step\":1,\"loss\":1.5e308,\"tokens\":1}\n{\"step\":2,\"loss\":1e999,\"tokens\":1}\n");
+        let metrics = read(
+            b"{\"step\":1,\"loss\":1.5e308,\"tokens\":1}\n\
+            {\"step\":2,\"loss\":1e999,\"tokens\":1}\n",
+        );
         assert_eq!(
             (
                 metrics.steps.len(),

@@ -1,7 +1,7 @@
-//! A run, or several side by side, as one page of HTML that needs nothing else: no script, no font,
-//! no picture from elsewhere.
+//! Writes a report of a run, or of several side by side, as one self-contained HTML page: no
+//! script, no font, no picture from elsewhere.
 //!
-//! Plain data goes in, text comes out, the same for the same run.
+//! It turns plain data into text, which is the same for the same run.
 
 mod axis;
 mod chart;
@@ -29,48 +29,49 @@ use serde_json::{Map, Value};
 
 use self::html::Html;
 
-/// A page begins with this; by it a page of ours is told from other files.
+/// The beginning of a page, by which our pages are told from other files.
 pub const PAGE_BEGINS: &str = "<!DOCTYPE html>\n<!-- written by rankine report -->\n";
 const STYLE: &str = include_str!("style.css");
-/// Nothing is fetched and nothing runs, whatever the page holds.
+/// The content security policy: nothing is fetched and nothing is executed, whatever the page
+/// contains.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'";
 
-/// A run as its folder tells it.
+/// A run as read from its folder.
 #[derive(Debug, Clone, Default)]
 pub struct RunRecord {
-    /// What it is called on the page.
+    /// Its name on the page.
     pub name: String,
-    /// What it depends on, without places of the machine.
+    /// Its lock, without paths on the machine.
     pub lock: Map<String, Value>,
-    /// What happened at its steps.
+    /// The metrics of its steps.
     pub metrics: Metrics,
-    /// What it generated.
+    /// The texts that it generated.
     pub samples: Vec<Sample>,
-    /// What `rankine eval` said of it.
+    /// The results of `rankine eval`.
     pub evaluations: Vec<ScoredRun>,
-    /// How far it is.
+    /// Its progress.
     pub progress: Progress,
-    /// Seconds of training, if a checkpoint says.
+    /// Seconds of training, if a checkpoint records them.
     pub seconds: Option<f64>,
-    /// Files that it left, with the hash of each.
+    /// Files that it wrote, with their hashes.
     pub written: Vec<(String, String)>,
-    /// What was noticed while its folder was read.
+    /// Notes from reading its folder.
     pub notes: Vec<String>,
 }
 
-/// How far a run is.
+/// The progress of a run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Progress {
-    /// It took all its steps.
+    /// All steps were taken.
     Finished,
-    /// A process is at work on it.
+    /// A process is working on it.
     Running,
     /// It was stopped.
     #[default]
     Unfinished,
 }
 
-/// The page about these runs.
+/// Returns the page about these runs.
 pub fn page(runs: &[RunRecord]) -> String {
     let mut html = Html::default();
     html.constant(PAGE_BEGINS);
@@ -137,14 +138,14 @@ fn sections(main: &mut Html, runs: &[RunRecord]) {
     });
 }
 
-/// A value of a lock in words: text as it is, anything else as JSON.
+/// Returns a value of a lock in words: text as it is, anything else as JSON.
 fn said(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// Words in a list.
+/// Joins words to a list.
 fn listed(words: impl IntoIterator<Item = String>) -> String {
     words
         .into_iter()

@@ -1,12 +1,12 @@
-//! What a run depends on: every value of its recipe, and the hash of every file that it read or
-//! left.
+//! The inputs of a run: every value of its recipe, and the hash of every file that it read or
+//! wrote.
 
 use serde_json::Value;
 
 use super::html::Html;
 use super::{RunRecord, said, table};
 
-/// Kinds of inputs in the lock, as a person calls them.
+/// Kinds of inputs in the lock, with their names for the user.
 const KINDS: [(&str, &str); 6] = [
     ("datasets", "data"),
     ("evaluation_datasets", "validation data"),
@@ -16,7 +16,7 @@ const KINDS: [(&str, &str); 6] = [
     ("init_from", "adapter to go on from"),
 ];
 
-/// Writes the resolved recipe; of several runs the differences first.
+/// Writes the resolved recipe; for several runs the differences come first.
 pub(super) fn recipe(html: &mut Html, runs: &[RunRecord]) {
     html.element("section", &[], |section| {
         section.words("h2", &[], "Recipe");
@@ -29,7 +29,7 @@ pub(super) fn recipe(html: &mut Html, runs: &[RunRecord]) {
     });
 }
 
-/// Writes files and hashes; of several runs the differences first.
+/// Writes files and hashes; for several runs the differences come first.
 pub(super) fn hashes(html: &mut Html, runs: &[RunRecord]) {
     html.element("section", &[("class", "hashes")], |section| {
         section.words("h2", &[], "Files");
@@ -60,7 +60,7 @@ fn values(run: &RunRecord) -> Vec<(String, String)> {
     values
 }
 
-/// Leaves by their dotted keys; a list without sections in it is one value.
+/// Flattens a value to its leaves by dotted keys; a list without sections is one leaf.
 pub(in crate::export) fn flatten(key: &str, value: &Value, values: &mut Vec<(String, String)>) {
     let below = |name: &str| {
         if key.is_empty() {
@@ -106,7 +106,11 @@ mod tests {
 
     #[test]
     fn a_recipe_is_its_leaves() {
-        let recipe = json!({"a": {"b": [1, 2], "c": {}}, "datasets": [{"path": "x"}, {"path": "y"}], "n": 1e-8});
+        let recipe = json!({
+            "a": {"b": [1, 2], "c": {}},
+            "datasets": [{"path": "x"}, {"path": "y"}],
+            "n": 1e-8,
+        });
         let mut values = Vec::new();
         flatten("", &recipe, &mut values);
         let said: Vec<String> = values

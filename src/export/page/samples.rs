@@ -1,4 +1,5 @@
-//! What a run generated: to each prompt the first text, which is the base's, and the last.
+//! The texts that a run generated: for each prompt the first one, which is the base's, and the
+//! last.
 
 use std::io::{self, BufRead};
 
@@ -8,22 +9,22 @@ use super::axis::with_groups;
 use super::html::Html;
 use super::{RunRecord, said};
 
-/// Prompts that are shown of a run.
+/// The most prompts that are shown for a run.
 const MOST_PROMPTS: usize = 50;
 
 /// A text that a run generated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// Steps taken before; 0 is the base alone.
+    /// The number of steps before it; 0 is the base alone.
     pub step: u64,
-    /// What was asked.
+    /// The prompt.
     pub prompt: String,
-    /// What was answered.
+    /// The answer.
     pub text: String,
 }
 
 impl Sample {
-    /// Reads `samples.jsonl`: one object a line with `step`, `prompt` and `text`. Other lines are
+    /// Reads `samples.jsonl`: one object per line with `step`, `prompt` and `text`. Other lines are
     /// left out.
     ///
     /// # Errors
@@ -43,7 +44,7 @@ impl Sample {
     }
 }
 
-/// Writes the first and the last text to each prompt, if there are any.
+/// Writes the first and the last text for each prompt, if there are any.
 pub(super) fn samples(html: &mut Html, runs: &[RunRecord]) {
     if runs.iter().all(|run| run.samples.is_empty()) {
         return;
@@ -102,8 +103,10 @@ mod tests {
 
     #[test]
     fn the_first_and_the_last_text_are_shown() {
-        let lines = b"{\"step\":0,\"prompt\":\"a\",\"text\":\"one\"}\nno\n{\"step\":5,\"prompt\":\"a\",\"text\":\"two\"}\n{\"step\":1}\n\
-            {\"step\":1500,\"prompt\":\"a\",\"text\":\"three\",\"more\":1}\n{\"step\":5,\"prompt\":[\"b\"],\"text\":\"x\"}\n{\"st";
+        let lines = b"{\"step\":0,\"prompt\":\"a\",\"text\":\"one\"}\nno\n\
+            {\"step\":5,\"prompt\":\"a\",\"text\":\"two\"}\n{\"step\":1}\n\
+            {\"step\":1500,\"prompt\":\"a\",\"text\":\"three\",\"more\":1}\n\
+            {\"step\":5,\"prompt\":[\"b\"],\"text\":\"x\"}\n{\"st";
         let samples = Sample::read(&lines[..]).expect("memory can be read");
         assert_eq!(samples.len(), 4);
         let mut html = Html::default();

@@ -1,5 +1,4 @@
-//! What `rankine eval` said of a run, time by time: the base and what was trained on it, set by
-//! set.
+//! The results of `rankine eval` over time: the base and the trained model, set by set.
 
 use std::io::{self, BufRead};
 
@@ -13,30 +12,30 @@ use super::{RunRecord, table};
 /// A line of `eval.jsonl`.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScoredRun {
-    /// When.
+    /// The time of the evaluation.
     pub at: String,
-    /// Rows of one kind each, those of other text at last.
+    /// The scores of each set of rows; sets of other text come last.
     pub sets: Vec<ScoredSet>,
 }
 
 /// The scores on one set of rows.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct ScoredSet {
-    /// Its name.
+    /// The name of the set.
     pub name: String,
-    /// How many rows.
+    /// The number of rows.
     pub rows: u64,
-    /// Loss of the base, nats a trained token.
+    /// Loss of the base, in nats per trained token.
     pub base: Option<f64>,
-    /// Loss of what was trained on it.
+    /// Loss of the trained model.
     pub trained: Option<f64>,
 }
 
 impl ScoredRun {
-    /// Reads all lines; what is none is left out.
+    /// Reads all lines; invalid ones are left out.
     ///
     /// # Errors
-    /// The reader fails; what it gives is never an error.
+    /// The reader fails. Its content is never an error.
     pub fn read(reader: impl BufRead) -> io::Result<Vec<Self>> {
         let mut runs = Vec::new();
         for line in reader.split(b'\n') {
@@ -99,7 +98,7 @@ impl ScoredSet {
     }
 }
 
-/// Writes the scores; nothing where nobody asked for any.
+/// Writes the scores; nothing if there are none.
 pub(super) fn scores(html: &mut Html, runs: &[RunRecord]) {
     let rows = table::rows(runs, of_run);
     if rows.is_empty() {
@@ -138,7 +137,12 @@ mod tests {
 
     #[test]
     fn lines_are_read_and_shown() {
-        let line = r#"{"at":"2026-11-21T10:58:08Z","sets":[{"name":"x","rows":1200,"base":{"loss":4.0},"adapter":{"loss":3.0}}],"forgetting":{"name":"general","rows":2,"base":{"loss":1.0},"adapter":{"loss":null}}}"#;
+        let line = concat!(
+            r#"{"at":"2026-11-21T10:58:08Z","#,
+            r#""sets":[{"name":"x","rows":1200,"base":{"loss":4.0},"adapter":{"loss":3.0}}],"#,
+            r#""forgetting":{"name":"general","rows":2,"#,
+            r#""base":{"loss":1.0},"adapter":{"loss":null}}}"#,
+        );
         let evaluations = ScoredRun::read(format!("{line}\n{{\"torn\n[]\n\n").as_bytes())
             .expect("memory can be read");
         let run = RunRecord {

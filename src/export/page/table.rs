@@ -1,17 +1,17 @@
-//! Runs side by side: a row a thing, a column a run. What differs comes first and is marked, what
-//! is equal is said once.
+//! Tables that compare runs, with a row per fact and a column per run. Differences come first and
+//! are marked; equal values are shown once.
 
 use std::collections::HashMap;
 
 use super::RunRecord;
 use super::html::Html;
 
-/// A thing and what it is in each run; none where a run has it not.
+/// A fact with its value in each run; `None` for a run without it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TableRow {
-    /// What it is.
+    /// The name of the fact.
     pub name: String,
-    /// One a run, in the order of the runs.
+    /// One value per run, in the order of the runs.
     pub values: Vec<Option<String>>,
 }
 
@@ -21,7 +21,7 @@ impl TableRow {
     }
 }
 
-/// Rows of the things that any run has, in the order in which they first come.
+/// Returns the rows of all facts in any run, in order of first occurrence.
 pub(super) fn rows(
     runs: &[RunRecord],
     of: impl Fn(&RunRecord) -> Vec<(String, String)>,
@@ -42,7 +42,7 @@ pub(super) fn rows(
     rows
 }
 
-/// How values are set.
+/// How values are formatted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Setting {
     /// As prose.
@@ -51,7 +51,7 @@ pub(super) enum Setting {
     Code,
 }
 
-/// Writes the rows as they are, a column a run.
+/// Writes the rows as they are, with a column per run.
 pub(super) fn plain(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     framed(html, runs, |body| {
         rows.iter()
@@ -59,7 +59,7 @@ pub(super) fn plain(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     });
 }
 
-/// Writes the rows that differ, and below them the others.
+/// Writes the rows that differ, followed by the others.
 pub(super) fn compared(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     framed(html, runs, |body| {
         let (differ, same): (Vec<&TableRow>, Vec<&TableRow>) =
@@ -79,7 +79,7 @@ pub(super) fn compared(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     });
 }
 
-/// A table that scrolls by itself where the page is narrow; names of runs are above it if there are
+/// Writes a table that scrolls on a narrow page. The names of runs are above it if there are
 /// several.
 fn framed(html: &mut Html, runs: &[RunRecord], fill: impl FnOnce(&mut Html)) {
     html.element("div", &[("class", "wide")], |frame| {

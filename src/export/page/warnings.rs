@@ -1,4 +1,4 @@
-//! What a reader must know before believing the figures: each run's irregularities in words.
+//! Warnings that a reader needs before trusting the figures: each run's irregularities in words.
 
 use serde_json::Value;
 
@@ -6,7 +6,7 @@ use super::axis::with_groups;
 use super::html::Html;
 use super::{Progress, RunRecord, listed, said};
 
-/// Steps that a sentence names.
+/// The most steps that a sentence names.
 const NAMED: usize = 10;
 
 /// Writes the warnings of all runs, or that there are none.
@@ -101,7 +101,7 @@ fn skipped(run: &RunRecord) -> Option<String> {
     (!skipped.is_empty()).then(words)
 }
 
-/// Without held-out rows nobody can tell learning from learning by heart.
+/// Warns if there are no validation rows: nobody can then tell learning from memorizing.
 fn unscored(run: &RunRecord) -> Option<String> {
     let words = "No row was held out: the training loss alone does not tell what was learned from \
     what was memorized";
@@ -118,7 +118,7 @@ fn no_better(run: &RunRecord) -> Option<String> {
     })
 }
 
-/// Steps after which a run was resumed.
+/// Returns the steps after which a run was resumed.
 pub(super) fn resumed_after(run: &RunRecord) -> Vec<u64> {
     let entries = run
         .lock
@@ -131,7 +131,7 @@ pub(super) fn resumed_after(run: &RunRecord) -> Vec<u64> {
         .collect()
 }
 
-/// How often the run was stopped and went on, and with what that it did not start with.
+/// Returns how often the run was resumed, and with which changes since its start.
 fn resumed(run: &RunRecord) -> Vec<String> {
     let entries = run
         .lock

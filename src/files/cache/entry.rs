@@ -1,6 +1,5 @@
-//! Entries of the cache: what is made of the rows of a data file. Each says in its first bytes what
-//! it is and of which file it was made, by the hash of its content; names of data files stand
-//! nowhere.
+//! Entries of the cache, made from the rows of a data file. The first bytes of an entry hold its
+//! kind and the content hash of its data file. Names of data files are not stored.
 
 use std::fs::File;
 use std::io::Read;
@@ -11,25 +10,24 @@ use super::lease;
 use super::{ROWS, RowCache};
 use crate::files::{FileError, Hash};
 
-/// Bytes that every entry begins with: its kind and version (8), its key (32), the hash of the data
-/// file (32).
+/// Length of the header of an entry: kind and version (8), key (32), hash of the data file (32).
 pub const STAMP_BYTES: usize = 8 + 32 + 32;
-/// A copy of an entry takes seconds: an older temporary file has no writer any more.
+/// Age after which a temporary file has no writer any more: a copy of an entry takes seconds.
 const LEFTOVER: Duration = Duration::from_mins(10);
 
-/// What an entry holds.
+/// Content of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EntryKind {
-    /// The rows of a data file as token ids with their labels.
+    /// The rows of a data file as token ids with labels.
     Tokens,
-    /// The rows of a data file that is no Parquet file, as a Parquet file.
+    /// The rows of a data file in another format, as a Parquet file.
     Converted,
 }
 
 impl EntryKind {
     const ALL: [Self; 2] = [Self::Tokens, Self::Converted];
 
-    /// The kind in a word, which is the ending of its files too.
+    /// Returns the kind as a word, which is also the extension of its files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Tokens => "tokens",
@@ -37,8 +35,8 @@ impl EntryKind {
         }
     }
 
-    /// The first bytes, and the version of the layout and of what is written into it; none where
-    /// the entry is a file of a known format, whose name is its stamp.
+    /// Returns the first bytes, with the version of the layout and content. `None` if the entry is
+    /// a file of a known format, whose name is its stamp.
     fn magic(self) -> Option<(&'static [u8; 7], u8)> {
         match self {
             Self::Tokens => Some((b"RKTOKEN", 3)),
@@ -52,28 +50,28 @@ impl EntryKind {
     }
 }
 
-/// What an entry says of itself.
+/// Header of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stamp {
-    /// What it holds.
+    /// Kind of content.
     pub kind: EntryKind,
-    /// A hash of all that decides its content.
+    /// Hash of everything that determines the content.
     pub key: Hash,
-    /// The hash of the data file.
+    /// Hash of the data file.
     pub source: Hash,
 }
 
 impl Stamp {
-    /// The first bytes of the entry.
+    /// Returns the first bytes of the entry.
     ///
     /// # Panics
-    /// An entry of this kind has no such bytes.
+    /// The entry is of a kind without such bytes.
     pub fn bytes(&self) -> [u8; STAMP_BYTES] {
         let mut bytes = [0; STAMP_BYTES];
-        let (magic, version) = self.kind.magic().expect(
-            "a kind whose entries begin with their \
-        stamp",
-        );
+        let (magic, version) = self
+            .kind
+            .magic()
+            .expect("a kind whose entries begin with their stamp");
         bytes[..7].copy_from_slice(magic);
         bytes[7] = version;
         bytes[8..40].copy_from_slice(&self.key.0);
@@ -81,7 +79,7 @@ impl Stamp {
         bytes
     }
 
-    /// The name of the entry's file: nothing of the data file's name.
+    /// Returns the name of the entry's file, which holds nothing of the data file's name.
     pub fn name(&self) -> String {
         match self.kind {
             EntryKind::Tokens => format!("{}.{}", self.key, self.kind.word()),
@@ -89,7 +87,7 @@ impl Stamp {
         }
     }
 
-    /// The stamp that is a name; none of a name that is no stamp.
+    /// Reads the stamp from a file name; `None` if the name is not a stamp.
     fn of_name(name: &str, kind: EntryKind) -> Option<Self> {
         let (source, key) = name
             .strip_suffix(kind.word())?
@@ -103,11 +101,11 @@ impl Stamp {
     }
 }
 
-/// What the first bytes of a file say.
+/// Result of reading the first bytes of a file.
 enum Said {
     Stamp(Stamp),
     Older,
-    /// Of a newer version, or damaged.
+    /// An entry of a newer version, or a damaged one.
     Unknown,
 }
 
@@ -125,10 +123,11 @@ fn read_stamp(path: &Path, name: &str, kind: EntryKind) -> Said {
         _ if bytes[7] < version => Said::Older,
         Some(bytes) if bytes[7] == version => {
             let hash = |start: usize| {
-                Hash(*bytes[start..].first_chunk().expect(
-                    "a stamp has two \
-            hashes",
-                ))
+                Hash(
+                    *bytes[start..]
+                        .first_chunk()
+                        .expect("a stamp has two hashes"),
+                )
             };
             Said::Stamp(Stamp {
                 kind,
@@ -140,31 +139,31 @@ fn read_stamp(path: &Path, name: &str, kind: EntryKind) -> Said {
     }
 }
 
-/// A file of the cache that holds rows of data.
+/// A cache file that holds rows of data.
 #[derive(Debug, Clone)]
 pub struct CacheEntry {
-    /// Its file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its file's name.
+    /// Name of the file.
     pub name: String,
-    /// What it holds.
+    /// Kind of content.
     pub kind: EntryKind,
-    /// Its size.
+    /// Size of the file.
     pub bytes: u64,
-    /// When it was made, where the file system tells.
+    /// Creation time, if the file system has it.
     pub made: Option<SystemTime>,
-    /// When it was last used.
+    /// Time of last use.
     pub used: SystemTime,
-    /// The hash of the data file; `None` for an entry of another version, or a damaged one.
+    /// Hash of the data file; `None` for an entry of another version or a damaged one.
     pub source: Option<Hash>,
-    /// Whether an older version made it: nobody will read it any more.
+    /// Whether an older version made the entry, so that it is never read again.
     pub is_outdated: bool,
-    /// A process that uses it now.
+    /// Id of a process that uses the entry now.
     pub user: Option<u32>,
 }
 
-/// The entries of a cache, the one that was used last first. A shared cache holds those of older
-/// versions in its folder itself.
+/// Returns the entries of a cache, the most recently used first. In a shared cache, entries of
+/// older versions lie directly in its folder.
 pub fn entries(cache: &RowCache) -> Vec<CacheEntry> {
     let folders = match cache {
         RowCache::Shared(root) => vec![root.join(ROWS), root.clone()],
@@ -199,7 +198,7 @@ fn describe(file: &std::fs::DirEntry) -> Option<CacheEntry> {
     let kind = EntryKind::of_name(&name)?;
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     let said = read_stamp(&path, &name, kind);
-    // The folder that a user named for a cache may hold Parquet files of the user's.
+    // A cache folder that the user named may also hold the user's own Parquet files.
     if kind.magic().is_none() && matches!(said, Said::Unknown) {
         return None;
     }
@@ -222,16 +221,16 @@ fn describe(file: &std::fs::DirEntry) -> Option<CacheEntry> {
     })
 }
 
-/// Dates an entry to now, as one that was used. Of a folder that is only read, the date of the last
-/// write has to do.
+/// Sets the time of last use of an entry to now. In a read-only folder, the time of the last write
+/// counts.
 pub fn mark_used(path: &Path) {
     let _ = File::open(path).and_then(|file| file.set_modified(SystemTime::now()));
 }
 
-/// Removes an entry that nobody uses.
+/// Removes an entry that no process uses.
 ///
 /// # Errors
-/// It cannot be removed. One that is gone is no error.
+/// The entry cannot be removed. A missing entry is not an error.
 pub fn remove(entry: &CacheEntry) -> Result<(), FileError> {
     match std::fs::remove_file(&entry.path) {
         Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
@@ -241,16 +240,16 @@ pub fn remove(entry: &CacheEntry) -> Result<(), FileError> {
     }
 }
 
-/// What was taken out of a cache.
+/// Number and size of the entries that were removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Taken {
-    /// Entries.
+    /// Number of entries.
     pub entries: usize,
-    /// Their bytes.
+    /// Total size in bytes.
     pub bytes: u64,
 }
 
-/// A number of entries in words.
+/// Returns a number of entries in words.
 pub fn entry_count(entries: usize) -> String {
     if entries == 1 {
         "1 entry".to_owned()
@@ -269,7 +268,7 @@ impl Taken {
     }
 }
 
-/// Removes what older versions left, which nobody reads any more.
+/// Removes the entries of older versions, which are never read again.
 pub fn remove_outdated(cache: &RowCache) -> Taken {
     Taken::of(
         entries(cache)
@@ -278,8 +277,8 @@ pub fn remove_outdated(cache: &RowCache) -> Taken {
     )
 }
 
-/// Removes the entries that were used longest ago until all of them take no more than `limit`
-/// bytes. One that is in use stays. What stays, and what was taken out.
+/// Removes the least recently used entries until all entries together take at most `limit` bytes.
+/// Entries in use stay. Returns the remaining bytes and what was removed.
 pub fn trim(cache: &RowCache, limit: u64) -> (u64, Taken) {
     let all = entries(cache);
     let mut total: u64 = all.iter().map(|entry| entry.bytes).sum();
@@ -294,7 +293,7 @@ pub fn trim(cache: &RowCache, limit: u64) -> (u64, Taken) {
     (total, Taken::of(out.into_iter()))
 }
 
-/// Temporary files of writers that are dead.
+/// Returns the temporary files of dead processes.
 pub fn leftovers(cache: &RowCache) -> Vec<(PathBuf, u64)> {
     let folder = cache.folder();
     let files = folder
@@ -372,8 +371,7 @@ mod tests {
         assert_eq!(
             std::fs::read_dir(dir.path()).expect("listed").count(),
             3,
-            "what a person put \
-        there stays"
+            "what a person put there stays"
         );
     }
 
@@ -455,8 +453,7 @@ mod tests {
         assert_eq!(
             names(&cache),
             ["y.tokens", "z.tokens"],
-            "one of a newer version is read by \
-        that"
+            "one of a newer version is read by that"
         );
         assert_eq!(entries(&cache)[1].source, None);
     }

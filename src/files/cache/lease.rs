@@ -1,7 +1,8 @@
-//! Which entries of a folder a living process uses. Each process that uses some has one file in the
-//! folder, which lists them and is locked; the system gives the lock back when the process ends,
-//! however it ends. A lock on every entry would need a file to stay open for each, and a data set
-//! may have a thousand.
+//! Leases: which entries of a folder are in use by live processes.
+//!
+//! Each process has one locked file in the folder that lists its entries. The system releases the
+//! lock when the process ends, even after a crash. A lock on every entry would need one open file
+//! each, and a data set may have a thousand.
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
@@ -10,16 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
-/// How the names of these files begin.
+/// Prefix of the names of lease files.
 const PREFIX: &str = ".in-use-";
-/// Where the file system knows no locks, a process of which nothing was heard for so long is taken
-/// for dead.
+/// Age after which a lease counts as dead on file systems without locks.
 const SILENCE: Duration = Duration::from_hours(24);
 
-/// The leases of this process.
+/// Leases of this process.
 static LEASES: Mutex<Vec<Weak<Lease>>> = Mutex::new(Vec::new());
 
-/// Keeps the entries that this process uses from being removed while it lives.
+/// Keeps entries that this process uses from being removed.
 #[derive(Debug)]
 pub struct Lease {
     folder: PathBuf,
@@ -27,8 +27,8 @@ pub struct Lease {
     file: Mutex<File>,
 }
 
-/// Says that this process uses the entry `name` of a folder, before it opens it. `None` where the
-/// folder cannot be written: then nobody removes anything from it either.
+/// Records that this process uses the entry `name` of a folder, before the entry is opened. `None`
+/// if the folder cannot be written; no process can then remove anything from it either.
 pub fn hold(folder: &Path, name: &str) -> Option<Arc<Lease>> {
     let mut leases = LEASES.lock().unwrap_or_else(PoisonError::into_inner);
     leases.retain(|lease| lease.strong_count() > 0);
@@ -54,7 +54,7 @@ impl Lease {
             .tempfile_in(folder)
             .ok()?;
         let (file, path) = file.keep().ok()?;
-        // Where there are no locks its date counts.
+        // Without locks, the date of the file counts.
         let _ = file.try_lock();
         let lease = Self {
             folder: folder.to_owned(),
@@ -77,8 +77,8 @@ impl Drop for Lease {
     }
 }
 
-/// The entries of a folder that living processes use, each with the number of one. What dead
-/// processes left is removed.
+/// Returns the entries of a folder that live processes use, each with one process id. Removes
+/// leases of dead processes.
 pub(super) fn used(folder: &Path) -> BTreeMap<String, u32> {
     let mut used = BTreeMap::new();
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -146,8 +146,7 @@ mod tests {
         assert_eq!(
             std::fs::read_dir(dir.path()).expect("listed").count(),
             0,
-            "and its file is \
-        removed"
+            "and its file is removed"
         );
     }
 }

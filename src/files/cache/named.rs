@@ -1,5 +1,5 @@
-//! A file that is written without a name, so that nothing is left of it whatever ends the writer,
-//! and gets its name when it is whole.
+//! A file that is written without a name and gets its name when it is complete. If the writer dies,
+//! nothing is left of it.
 
 use std::fs::File;
 use std::io::{self, Seek};
@@ -7,14 +7,14 @@ use std::path::Path;
 
 use crate::files::temporary_in;
 
-/// Gives a nameless file of the same disk the name `path`; what had the name is replaced in one
-/// step. Only this user can read it. Where the system has no way to name such a file it is copied.
+/// Gives an unnamed file of the same disk the name `path`, replacing an existing file in one step.
+/// Only this user can read it. If the system cannot name such a file, it is copied.
 ///
 /// # Errors
 /// The disk is full or fails.
 pub fn give_name(file: &mut File, path: &Path) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
-    // Such a file has the rights that the umask leaves.
+    // An unnamed file has the permissions that the umask leaves.
     #[cfg(unix)]
     file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
     if linked(file, folder, path).is_ok() {
@@ -42,7 +42,7 @@ fn linked(file: &File, folder: &Path, path: &Path) -> io::Result<()> {
             AtFlags::AT_SYMLINK_FOLLOW,
         )?)
     };
-    // A link cannot replace a file, a rename can.
+    // A link cannot replace a file, but a rename can.
     let aside = tempfile::Builder::new()
         .prefix(".rankine-tmp-")
         .make_in(folder, link)?;

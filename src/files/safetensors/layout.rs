@@ -1,5 +1,5 @@
-//! How a safetensors file is laid out, for who writes it anew: its header as it stands, and its
-//! tensors in the order of their data.
+//! Layout of a safetensors file, for rewriting it: its header as stored, and its tensors in the
+//! order of their data.
 
 use serde_json::{Map, Value, json};
 
@@ -9,31 +9,31 @@ use super::{Archive, SafetensorsError};
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
-    /// Its name.
+    /// Name of the tensor.
     pub name: String,
-    /// The type of its numbers.
+    /// Type of the numbers.
     pub float: Float,
-    /// Its shape.
+    /// Shape of the tensor.
     pub shape: Vec<usize>,
 }
 
 impl TensorEntry {
-    /// How many numbers it has.
+    /// Returns the number of elements.
     pub fn numbers(&self) -> usize {
         self.shape.iter().product()
     }
 }
 
 impl Archive {
-    /// The file up to the data of its first tensor.
+    /// Returns the bytes of the file before the data of its first tensor.
     pub fn header(&self) -> &[u8] {
         &self.map[..self.data_start]
     }
 
-    /// The tensors in the order of their data, which has no gaps.
+    /// Returns the tensors in the order of their data, which has no gaps.
     ///
     /// # Errors
-    /// A tensor is not of f32, f16 or bf16.
+    /// A tensor is not in f32, f16 or bf16.
     pub fn entries(&self) -> Result<Vec<TensorEntry>, SafetensorsError> {
         let entry = |name: String| {
             let info = self
@@ -54,11 +54,13 @@ impl Archive {
         self.metadata.offset_keys().into_iter().map(entry).collect()
     }
 
-    /// The header of tensors in this order, all of type `float` or of their own: those of the file,
-    /// perhaps of other shapes, and others. The file's own, byte for byte, where nothing differs.
+    /// Returns the header for tensors in this order, all of type `float` or of their own types.
+    ///
+    /// They may be tensors of the file, perhaps reshaped, or new ones. If nothing differs, it is
+    /// the file's own header, byte for byte.
     ///
     /// # Errors
-    /// A tensor is not of f32, f16 or bf16.
+    /// A tensor is not in f32, f16 or bf16.
     pub fn header_for(
         &self,
         entries: &[TensorEntry],
@@ -97,8 +99,8 @@ impl Archive {
     }
 }
 
-/// A header with its length in front, padded with blanks so that the data begin at a multiple of
-/// eight bytes.
+/// Frames a header: adds its length in front, and pads it with blanks so that the data begins at a
+/// multiple of eight bytes.
 fn framed(header: &Map<String, Value>) -> Vec<u8> {
     let mut text = serde_json::to_string(header).expect("JSON values can be printed");
     text.push_str(&" ".repeat(text.len().next_multiple_of(8) - text.len()));

@@ -1,4 +1,4 @@
-//! Tensors to a new file, of which one at a time need be in memory.
+//! Writing of safetensors files, with one tensor in memory at a time.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -13,7 +13,8 @@ use super::SafetensorsError;
 /// Numbers that are encoded at a time.
 const PIECE: usize = 1 << 18;
 
-/// A tensor to be written: name, shape, and its numbers row by row or what gives them.
+/// A tensor to write: name, shape, and its numbers in row-major order or a function that returns
+/// them.
 pub type Named<N = Vec<f32>> = (String, Vec<usize>, N);
 
 /// Writes f32 tensors as one safetensors file, atomically.
@@ -31,8 +32,8 @@ pub fn write_f32(
     write_f32_lazily(path, lazily.collect(), metadata)
 }
 
-/// The same of numbers that are asked for when it is their turn, and dropped before those of the
-/// next tensor are.
+/// Writes tensors as [`write_f32`] does, but asks for the numbers of each one in turn and drops
+/// them before the next.
 ///
 /// # Errors
 /// The file cannot be written.
@@ -71,14 +72,14 @@ pub fn write_f32_lazily<N: AsRef<[f32]>>(
     })
 }
 
-/// A tensor of whatever type: name, type and shape.
+/// Name, type and shape of a tensor of any type.
 pub type Described = (String, Dtype, Vec<usize>);
 
-/// Writes tensors of whatever types, atomically and in the order that the library has them, the
-/// widest first. `bytes` is asked for each when it is its turn. Returns the bytes of the file.
+/// Writes tensors of any types, atomically. The order is the library's: the widest type first.
+/// `bytes` is called for each tensor in turn. Returns the size of the file in bytes.
 ///
 /// # Errors
-/// `bytes` fails or gives more or fewer than the shape says, or the file cannot be written.
+/// `bytes` fails or returns a length that does not match the shape, or the file cannot be written.
 pub fn write_lazily<'a, E: From<SafetensorsError> + From<FileError>>(
     path: &Path,
     mut tensors: Vec<Described>,
@@ -113,12 +114,12 @@ pub fn write_lazily<'a, E: From<SafetensorsError> + From<FileError>>(
     Ok(written)
 }
 
-/// Bytes of a tensor.
+/// Returns the size of a tensor in bytes.
 pub fn data_bytes(dtype: Dtype, shape: &[usize]) -> usize {
     shape.iter().product::<usize>() * dtype.bitsize() / 8
 }
 
-/// The library's header of the tensors in the order of their data, framed as the library does it.
+/// Returns the library's header for tensors in the order of their data, framed as the library does.
 fn header(
     tensors: impl Iterator<Item = Described>,
     metadata: &[(&str, String)],
@@ -173,10 +174,7 @@ mod tests {
         let views = tensors.iter().zip(&bytes).map(|((name, shape, _), bytes)| {
             (
                 *name,
-                TensorView::new(Dtype::F32, shape.clone(), bytes).expect(
-                    "as long as its \
-            shape",
-                ),
+                TensorView::new(Dtype::F32, shape.clone(), bytes).expect("as long as its shape"),
             )
         });
         let metadata = [("format".to_owned(), "pt".to_owned())].into();
@@ -202,10 +200,10 @@ mod tests {
             .map(|(name, dtype, shape)| ((*name).to_owned(), *dtype, shape.clone()))
             .collect();
         let of = |name: &str| {
-            let (_, dtype, shape) = tensors.iter().find(|(other, ..)| *other == name).expect(
-                "one \
-            of them",
-            );
+            let (_, dtype, shape) = tensors
+                .iter()
+                .find(|(other, ..)| *other == name)
+                .expect("one of them");
             Ok::<_, SafetensorsError>(Cow::Owned(bytes(*dtype, shape)))
         };
         let written =

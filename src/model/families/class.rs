@@ -1,4 +1,4 @@
-//! What transformers takes for keys that a config.json does not name, one class of configs a
+//! Defaults of transformers for keys that a config.json does not name, one class of configs per
 //! family: `defaults.json` beside this file, which `tests/golden/make_defaults.py` writes.
 
 use std::collections::BTreeMap;
@@ -8,17 +8,15 @@ use serde_json::{Map, Value};
 
 static CLASSES: LazyLock<BTreeMap<String, Class>> = LazyLock::new(|| {
     let classes: BTreeMap<String, Map<String, Value>> =
-        serde_json::from_str(include_str!("defaults.json")).expect(
-            "the file is of this crate, and \
-        a test reads it",
-        );
+        serde_json::from_str(include_str!("defaults.json"))
+            .expect("the file is of this crate, and a test reads it");
     classes
         .into_iter()
         .map(|(family, defaults)| (family, Class::new(defaults)))
         .collect()
 });
 
-/// Keys of a family's configs and their defaults.
+/// The keys of a family's configs, with defaults.
 #[derive(Debug)]
 pub(in crate::model) struct Class {
     keys: BTreeMap<String, Key>,
@@ -31,7 +29,7 @@ struct Key {
 }
 
 impl Class {
-    /// The class of a `model_type`.
+    /// Finds the class of a `model_type`.
     pub fn of(family: &str) -> Option<&'static Self> {
         CLASSES.get(family)
     }
@@ -58,19 +56,19 @@ impl Class {
         }
     }
 
-    /// What stands for a key that is absent.
+    /// Returns the default of a key.
     pub fn default(&self, key: &str) -> Option<&Value> {
         self.keys.get(key).map(|key| &key.default)
     }
 
-    /// Every key with what stands for it.
+    /// Returns every key with its default.
     pub fn defaults(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.keys
             .iter()
             .map(|(name, key)| (name.as_str(), &key.default))
     }
 
-    /// The default of a key that may not be null.
+    /// Returns the default of a key that may not be null.
     pub fn refuses_null(&self, key: &str) -> Option<&Value> {
         self.keys
             .get(key)

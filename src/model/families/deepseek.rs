@@ -1,4 +1,4 @@
-//! `DeepSeek` V2 and V3 (and R1, Kimi K2): latent attention, and behind some dense layers routed
+//! `DeepSeek` V2 and V3 (and R1, Kimi K2): latent attention; after some dense layers, routed
 //! experts beside shared ones.
 
 use super::qwen3_moe::FORM;
@@ -43,8 +43,7 @@ pub(super) fn third(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let head_dim = config.size_or("head_dim", rope_dim)?;
     if head_dim != rope_dim {
         return Err(config.fault(format!(
-            "`head_dim` is {head_dim}, expected `qk_rope_head_dim`, \
-        {rope_dim}"
+            "`head_dim` is {head_dim}, expected `qk_rope_head_dim`, {rope_dim}"
         )));
     }
     config.only("topk_method", &["noaux_tc"])?;
@@ -114,14 +113,12 @@ fn mixer(config: &ConfigJson, interleaved: bool) -> Result<LatentSpec, ModelErro
     let kv_heads = config.size_or("num_key_value_heads", heads)?;
     if kv_heads != heads {
         return Err(config.fault(format!(
-            "`num_key_value_heads` is {kv_heads}, expected \
-        `num_attention_heads`, {heads}"
+            "`num_key_value_heads` is {kv_heads}, expected `num_attention_heads`, {heads}"
         )));
     }
     if !rope_dim.is_multiple_of(2) {
         return Err(config.fault(format!(
-            "`qk_rope_head_dim` is {rope_dim}, expected an even \
-        number: rotation works on pairs"
+            "`qk_rope_head_dim` is {rope_dim}, expected an even number: rotation works on pairs"
         )));
     }
     let plain_dim = config.size("qk_nope_head_dim")?;

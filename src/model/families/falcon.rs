@@ -1,5 +1,5 @@
-//! Falcon: attention and feed-forward side by side, one module of queries, keys and values, and
-//! norms of layers.
+//! Falcon: parallel attention and feed-forward, one module for queries, keys and values, and layer
+//! norms.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Modules, Names, NormKind,
@@ -36,10 +36,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         config.not_null(key, expected)?;
     }
     if config.names("head_dim") {
-        return Err(config.fault(
-            "`head_dim` is set, known is a Falcon without: it follows from \
-        `hidden_size`",
-        ));
+        return Err(config
+            .fault("`head_dim` is set, known is a Falcon without: it follows from `hidden_size`"));
     }
     config.only("activation", &["gelu"])?;
     let mixer = mixer(config, is_new)?;
@@ -58,8 +56,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
                 "1 without `new_decoder_architecture`"
             };
             return Err(config.fault(format!(
-                "`num_ln_in_parallel_attn` is {norms}, known are \
-            {known}"
+                "`num_ln_in_parallel_attn` is {norms}, known are {known}"
             )));
         }
     };
@@ -76,7 +73,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     })
 }
 
-/// One key head for all, or some; where there is one, `num_kv_heads` is not looked at.
+/// Reads the attention. Keys and values have one head for all or several; with one, `num_kv_heads`
+/// is ignored.
 fn mixer(config: &ConfigJson, is_new: bool) -> Result<GroupedSpec, ModelError> {
     let (width, heads) = (
         config.size("hidden_size")?,
@@ -84,8 +82,7 @@ fn mixer(config: &ConfigJson, is_new: bool) -> Result<GroupedSpec, ModelError> {
     );
     if config.size_or("n_embed", width)? != width {
         return Err(config.fault(format!(
-            "`n_embed` is another width than `hidden_size`, {width}, \
-        known is one width"
+            "`n_embed` is another width than `hidden_size`, {width}, known is one width"
         )));
     }
     let kv_heads = match (is_new, config.flag("multi_query", false)?) {

@@ -1,11 +1,11 @@
-//! Gemma: norms of 1 + w, an embedding that is scaled, and a gate of GELU.
+//! Gemma: norms with 1 + w, a scaled embedding, and a GELU gate.
 
 use super::{
     ConfigJson, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, ModelError, decoder, heads, rope,
 };
 use crate::ops::Activation;
 
-/// Words for GELU by its tanh.
+/// Names of the tanh form of GELU.
 const BY_TANH: [&str; 3] = ["gelu_pytorch_tanh", "gelu_new", "gelu_fast"];
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
@@ -23,7 +23,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     )
 }
 
-/// Old files of Gemma say `gelu`; transformers has always computed its tanh form.
+/// Reads the gated feed-forward. Old files of Gemma say `gelu`; transformers has always computed
+/// the tanh form.
 pub(super) fn gate(config: &ConfigJson) -> Result<GatedSpec, ModelError> {
     config.only("hidden_act", &[&["gelu"][..], &BY_TANH[..]].concat())?;
     config.only("hidden_activation", &BY_TANH)?;
@@ -33,7 +34,7 @@ pub(super) fn gate(config: &ConfigJson) -> Result<GatedSpec, ModelError> {
     })
 }
 
-/// What all Gemmas have around their layers.
+/// Sets what all Gemma models have around their layers.
 pub(super) fn stream(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSpec, ModelError> {
     if config.flag("use_bidirectional_attention", false)? {
         return Err(config.fault("`use_bidirectional_attention` is `true`, known is `false`"));

@@ -1,5 +1,5 @@
-//! Gemma 2: capped scores and logits, a window in every other layer, and norms of what is added
-//! too.
+//! Gemma 2: capped scores and logits, a window in every other layer, and norms of each layer's
+//! outputs too.
 
 use super::gemma::{gate, stream};
 use super::span::span;

@@ -8,7 +8,7 @@ use super::{
     decoder, heads, kind_of_layer, rope,
 };
 
-/// Every so many layers one has no window where the config does not say it.
+/// Period of the layers without a window where the config does not list them.
 const PATTERN: usize = 6;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
@@ -18,8 +18,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let score_scale = (config.size("query_pre_attn_scalar")? as f64).powf(-0.5);
     if let Some(cap) = config.number_or_none("attn_logit_softcapping")? {
         return Err(config.fault(format!(
-            "`attn_logit_softcapping` is {cap}, known is null: \
-        transformers passes over it here"
+            "`attn_logit_softcapping` is {cap}, known is null: transformers passes over it here"
         )));
     }
     let window = config.size_or_none("sliding_window")?;

@@ -1,5 +1,5 @@
-//! Granite: Llama's layers with multipliers of the embedding, of scores, of what is added to the
-//! stream, and of logits.
+//! Granite: Llama's layers with multipliers for the embedding, scores, residual additions and
+//! logits.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, decoder, heads, plain, rope,

@@ -1,5 +1,5 @@
-//! Mistral 7B and its kin: Llama with a sliding window in every layer where `sliding_window` is
-//! set; Ministral has a list of the layers that do.
+//! Mistral 7B and related models: Llama with a sliding window in every layer where `sliding_window`
+//! is set; Ministral lists the layers that have it.
 
 use super::span::span;
 use super::{
@@ -14,7 +14,8 @@ pub(super) fn by_layer(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     windowed(config, |index| kind_of_layer(config, index))
 }
 
-/// `slides` tells whether a layer has the window; `None`: every one, if there is a window.
+/// Reads the layers. `slides` tells whether a layer has the window; `None`: all do, if there is a
+/// window.
 fn windowed(
     config: &ConfigJson,
     slides: impl Fn(usize) -> Result<Option<bool>, ModelError>,

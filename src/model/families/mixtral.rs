@@ -1,4 +1,4 @@
-//! Mixtral: a few of some experts in every layer, weighed by a softmax over the chosen ones.
+//! Mixtral: routed experts in every layer, weighted by a softmax over the chosen ones.
 
 use super::{
     ConfigJson, DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec,

@@ -1,5 +1,5 @@
-//! config.json to [`DecoderSpec`], one file a family; `model_type` is matched here and nowhere
-//! else.
+//! Turns config.json into a [`DecoderSpec`], with one file per family; `model_type` is matched here
+//! and nowhere else.
 
 mod class;
 mod deepseek;
@@ -38,7 +38,7 @@ use super::spec::{
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 
-/// What reads the config of a family.
+/// A function that reads a family's config.
 type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
 const KNOWN: [(&str, Reader); 18] = [
@@ -61,17 +61,18 @@ const KNOWN: [(&str, Reader); 18] = [
     ("qwen3_moe", qwen3_moe::spec),
     ("smollm3", smollm3::spec),
 ];
-/// Decoders that are found in wrappers only.
+/// Decoders that exist in wrappers only.
 const WRAPPED: [(&str, Reader); 2] = [
     ("qwen2_5_vl_text", qwen2::in_wrapper),
     ("qwen2_vl_text", qwen2::in_wrapper),
 ];
-/// Who packed the weights of a base that is stored packed.
+/// Quantization methods of packed bases.
 const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
-/// More layers than any model has, and few enough to be described before the weights are looked at.
+/// The most layers: more than any model has, and few enough to be described before the weights are
+/// read.
 const MAX_LAYERS: usize = 10_000;
-/// Shares and noises that act in training only: what such a base computes is that of one without,
-/// and how it trains is judged by the plan.
+/// Dropout and noise that act in training only. A base with them computes the same as one without;
+/// whether it trains the same is for the plan to judge.
 const IN_TRAINING: [&str; 5] = [
     "attention_dropout",
     "resid_pdrop",
@@ -80,19 +81,19 @@ const IN_TRAINING: [&str; 5] = [
     "router_jitter_noise",
 ];
 
-/// What a config.json says.
+/// The contents of a config.json.
 #[derive(Debug)]
 pub(super) struct Described {
-    /// The decoder.
+    /// The spec of the decoder.
     pub spec: DecoderSpec,
-    /// Keys that it does not name, with what transformers takes for them.
+    /// Keys that the file does not name, with the defaults of transformers.
     pub filled: Vec<(String, Value)>,
-    /// Shares and noises above 0 that act in training only.
+    /// Dropout and noise above 0 that act in training only.
     pub in_training: Vec<(String, f64)>,
 }
 
 impl Described {
-    /// Whether the file leaves it open that the head is the embedding.
+    /// Whether the file does not say if head and embedding are tied.
     pub fn is_tied_by_default(&self) -> bool {
         self.spec.tied_head
             && self
@@ -102,7 +103,7 @@ impl Described {
     }
 }
 
-/// The decoder that a config.json describes.
+/// Reads the decoder that a config.json describes.
 pub(super) fn describe(config: ConfigJson) -> Result<Described, ModelError> {
     check_packer(&config)?;
     let family = config.text("model_type")?.unwrap_or("missing").to_owned();
@@ -122,13 +123,12 @@ pub(super) fn describe(config: ConfigJson) -> Result<Described, ModelError> {
     described(&config, read)
 }
 
-/// The decoder for text in a model that does more.
+/// Reads the text decoder of a multimodal model.
 fn wrapped(config: &ConfigJson, family: &str, wrapper: &Wrapper) -> Result<Described, ModelError> {
     let (text, inner) = wrapper.text(config)?;
     let Some((read, class)) = reader(&KNOWN, &inner).or_else(|| reader(&WRAPPED, &inner)) else {
         let message = format!(
-            "`model_type` is `{family}`, and that of its `text_config` \
-        `{inner}`, known are {}",
+            "`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {}",
             known()
         );
         return Err(config.fault(message));
@@ -195,8 +195,7 @@ fn check_packer(config: &ConfigJson) -> Result<(), ModelError> {
         return Ok(());
     }
     Err(config.fault(format!(
-        "`quant_method` of `quantization_config` is `{method}`, known are \
-    {}",
+        "`quant_method` of `quantization_config` is `{method}`, known are {}",
         list(&PACKERS)
     )))
 }
@@ -211,7 +210,7 @@ fn described(config: &ConfigJson, read: Reader) -> Result<Described, ModelError>
     })
 }
 
-/// Keys that any config may have and that change what every decoder computes.
+/// Checks keys that any config may have and that change what every decoder computes.
 fn check_every(config: &ConfigJson) -> Result<(), ModelError> {
     config.not_null("is_causal", "true")?;
     if !config.flag("is_causal", true)? {
@@ -219,14 +218,13 @@ fn check_every(config: &ConfigJson) -> Result<(), ModelError> {
     }
     match config.section("per_layer_config")? {
         Some(layers) if layers.keys().next().is_some() => Err(config.fault(
-            "`per_layer_config` gives layers values of their own, known is one \
-            value for all",
+            "`per_layer_config` gives layers values of their own, known is one value for all",
         )),
         _ => Ok(()),
     }
 }
 
-/// Shares and noises above 0 among the class's own keys.
+/// Returns dropout and noise above 0 among the class's own keys.
 fn in_training(config: &ConfigJson) -> Result<Vec<(String, f64)>, ModelError> {
     let of_class = IN_TRAINING.iter().filter(|key| config.knows(key));
     let read = |key: &&str| {
@@ -242,7 +240,7 @@ fn in_training(config: &ConfigJson) -> Result<Vec<(String, f64)>, ModelError> {
         .collect())
 }
 
-/// What was filled, with the heads that follow from other keys.
+/// Returns the keys that were filled, with the heads that follow from other keys.
 fn filled(config: &ConfigJson, spec: &DecoderSpec) -> Vec<(String, Value)> {
     let mut filled = config.filled();
     if rope::names_base(config) {
@@ -265,7 +263,7 @@ fn filled(config: &ConfigJson, spec: &DecoderSpec) -> Vec<(String, Value)> {
     filled
 }
 
-/// What families share; `layer` makes layer `index`.
+/// Reads what families share; `layer` makes layer `index`.
 fn decoder(
     config: &ConfigJson,
     layer: impl Fn(usize) -> Result<LayerSpec, ModelError>,
@@ -273,8 +271,7 @@ fn decoder(
     let layers = config.size("num_hidden_layers")?;
     if layers > MAX_LAYERS {
         return Err(config.fault(format!(
-            "`num_hidden_layers` is `{layers}`, expected at most \
-        {MAX_LAYERS}"
+            "`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}"
         )));
     }
     span::check_length(config, layers)?;
@@ -303,8 +300,8 @@ fn decoder(
     })
 }
 
-/// The token of padding. As in torch a negative one counts from the end, and one that the
-/// vocabulary has not is none.
+/// Reads the padding token. As in torch a negative one counts from the end, and one outside the
+/// vocabulary counts as none.
 fn padding(config: &ConfigJson) -> Result<Option<u32>, ModelError> {
     let vocabulary = config.size("vocab_size")?;
     let from_start = |id: isize| {
@@ -321,10 +318,10 @@ fn padding(config: &ConfigJson) -> Result<Option<u32>, ModelError> {
         .and_then(|id| u32::try_from(id).ok()))
 }
 
-/// More experts than any layer has.
+/// The most experts: more than any layer has.
 const MAX_EXPERTS: usize = 512;
 
-/// A router that cannot choose so many is refused.
+/// Refuses a router that cannot choose so many experts.
 fn check_router(config: &ConfigJson, router: &RouterSpec) -> Result<(), ModelError> {
     let RouterSpec {
         experts, chosen, ..
@@ -358,8 +355,8 @@ fn check_router(config: &ConfigJson, router: &RouterSpec) -> Result<(), ModelErr
     Ok(())
 }
 
-/// How many experts a layer has. transformers takes two names for one number, and the first where
-/// both are there; `key` is that of the class.
+/// Reads the number of experts of a layer. transformers has two names for it, and takes the first
+/// where both are there; `key` is that of the class.
 fn experts(
     config: &ConfigJson,
     [first, second]: [&str; 2],
@@ -368,7 +365,7 @@ fn experts(
     config.size(config.first_named(&[first, second]).unwrap_or(key))
 }
 
-/// With the coefficient of the load-balancing loss, which transformers adds where
+/// Reads the coefficient of the load-balancing loss, which transformers adds where
 /// `output_router_logits` says so.
 fn router_aux(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSpec, ModelError> {
     let is_on = config.flag("output_router_logits", false)?;
@@ -381,12 +378,12 @@ fn router_aux(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSpec, Mod
     })
 }
 
-/// Refuses a gate other than that of `SiLU`.
+/// Refuses a gate other than `SiLU`.
 fn only_silu(config: &ConfigJson) -> Result<(), ModelError> {
     config.only("hidden_act", &["silu", "swish"])
 }
 
-/// A layer with a gate of `SiLU`.
+/// Makes a layer with a `SiLU` gate.
 fn plain(config: &ConfigJson, mixer: GroupedSpec) -> Result<LayerSpec, ModelError> {
     only_silu(config)?;
     let gate = GatedSpec::new(config.size("intermediate_size")?);
@@ -394,8 +391,9 @@ fn plain(config: &ConfigJson, mixer: GroupedSpec) -> Result<LayerSpec, ModelErro
     Ok(LayerSpec::new(mixer, GatedSpec { bias, ..gate }))
 }
 
-/// Query heads, key heads that divide them, and the even width of a head; without keys as many of
-/// them as heads, and the width is that part of the stream.
+/// Reads the number of query heads, of key heads, which must divide it, and the even width of a
+/// head. By default there are as many key heads as query heads, and the width is the stream's
+/// divided by the heads.
 fn heads(config: &ConfigJson) -> Result<[usize; 3], ModelError> {
     let (width, heads) = (
         config.size("hidden_size")?,
@@ -404,8 +402,7 @@ fn heads(config: &ConfigJson) -> Result<[usize; 3], ModelError> {
     let kv_heads = config.size_or("num_key_value_heads", heads)?;
     if heads % kv_heads != 0 {
         return Err(config.fault(format!(
-            "`num_attention_heads` is {heads}, not a multiple of \
-            `num_key_value_heads`, {kv_heads}"
+            "`num_attention_heads` is {heads}, not a multiple of `num_key_value_heads`, {kv_heads}"
         )));
     }
     let head_dim = match config.size_or_none("head_dim")? {
@@ -413,15 +410,13 @@ fn heads(config: &ConfigJson) -> Result<[usize; 3], ModelError> {
         None if width % heads == 0 => width / heads,
         None => {
             return Err(config.fault(format!(
-                "`hidden_size` is {width}, not a multiple of \
-        `num_attention_heads`, {heads}"
+                "`hidden_size` is {width}, not a multiple of `num_attention_heads`, {heads}"
             )));
         }
     };
     if head_dim % 2 != 0 {
         return Err(config.fault(format!(
-            "`head_dim` is {head_dim}, expected an even number: \
-        rotation works on pairs"
+            "`head_dim` is {head_dim}, expected an even number: rotation works on pairs"
         )));
     }
     Ok([heads, kv_heads, head_dim])

@@ -1,4 +1,4 @@
-//! `OLMo` 2: norms of what is added to the stream only, and of all query and key heads together.
+//! `OLMo` 2: norms only of each layer's outputs, and of all query and key heads together.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, NormPlacement, QueryKeyNorm,

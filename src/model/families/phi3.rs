@@ -1,4 +1,4 @@
-//! Phi-3, Phi-3.5 and Phi-4: q, k and v are one module, and so are gate and up.
+//! Phi-3, Phi-3.5 and Phi-4: one module for q, k and v, and one for gate and up.
 
 use super::{
     ConfigJson, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, ModelError, Modules, Span, decoder,

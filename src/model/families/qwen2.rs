@@ -1,5 +1,5 @@
 //! Qwen 2 and 2.5: biases on q, k and v; and the text decoders of Qwen 2 VL and 2.5 VL, whose
-//! rotation of text is that of one position.
+//! rotation depends on one position for text.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, ModelError, decoder, heads, plain, rope, span_by_layer,

@@ -1,5 +1,5 @@
-//! Qwen 3 with experts in all layers, in every so many, or in all but some. Its window is that of
-//! every layer: `max_window_layers` and `layer_types` are not looked at, other than in Qwen 3.
+//! Qwen 3 with experts in all layers, in every nth, or in all except some. Its window holds in
+//! every layer: unlike in Qwen 3, `max_window_layers` and `layer_types` are ignored.
 
 use super::span::window_if_used;
 use super::{

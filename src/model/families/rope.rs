@@ -1,12 +1,12 @@
-//! The rotation as transformers 5 (`rope_parameters`) and 4 (`rope_theta` and `rope_scaling`) write
-//! it. Where both are there `rope_scaling` counts.
+//! Reads the rotation as transformers 5 (`rope_parameters`) and 4 (`rope_theta` and `rope_scaling`)
+//! write it. Where both are there, `rope_scaling` counts.
 
 use serde_json::json;
 
 use super::{ConfigJson, ModelError, list};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
-/// Every key of the section that transformers reads; others may mean another rotation.
+/// The keys of the section that transformers reads; others may mean another rotation.
 const KEYS: [&str; 17] = [
     "rope_type",
     "type",
@@ -27,19 +27,20 @@ const KEYS: [&str; 17] = [
     "finetuned",
 ];
 const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "longrope"];
-/// The sections, the one that counts first.
+/// The sections, in order of precedence.
 const SECTIONS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
 
-/// How a family reads the section.
+/// A family's way of reading the section.
 struct Reading<'a> {
     config: &'a ConfigJson,
     head_dim: usize,
-    /// Whether a part of the features may be turned: elsewhere transformers passes over it, or
-    /// cannot compute.
+    /// Whether only a part of the features may be rotated. In other families transformers ignores
+    /// that, or cannot compute it.
     takes_part: bool,
-    /// Whether it is that of one kind of layers, for which transformers looks at nothing outside.
+    /// Whether the section is that of one kind of layers, for which transformers looks nowhere
+    /// else.
     of_kind: bool,
 }
 
@@ -59,8 +60,8 @@ pub(super) fn spec(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, Mod
     Reading::new(config, head_dim).read(section(config)?)
 }
 
-/// The same for Phi-3, of which a part of the features may be turned, and whose `yarn` and `su` are
-/// older words for `longrope`.
+/// Reads the rotation of Phi-3, which may rotate a part of the features, and whose `yarn` and `su`
+/// are older words for `longrope`.
 pub(super) fn of_phi3(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let mut section = section(config)?;
     let kind = section
@@ -87,10 +88,15 @@ pub(super) fn of_phi3(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, 
     .read(section)
 }
 
-/// The same for gpt-oss, which is stretched where the config does not say how.
+/// Reads the rotation of gpt-oss, which is stretched where the config does not say how.
 pub(super) fn of_gpt_oss(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let absent = json!({
-        "rope_type": "yarn", "factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": false, "original_max_position_embeddings": 4096
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": false,
+        "original_max_position_embeddings": 4096,
     });
     let section = match section(config)? {
         None if config.first_named(&["rope_parameters"]).is_none() => absent
@@ -101,8 +107,8 @@ pub(super) fn of_gpt_oss(config: &ConfigJson, head_dim: usize) -> Result<RopeSpe
     Reading::new(config, head_dim).read(section)
 }
 
-/// The same for wrappers that turn parts of the features by time, height and width, which of text
-/// are one position.
+/// Reads the rotation of wrappers that rotate parts of the features by time, height and width; for
+/// text these are one position.
 pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let mut section = section(config)?;
     if let Some(held) = &section {
@@ -112,8 +118,7 @@ pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSp
         };
         if (sections.iter().sum::<f64>() * 2.0).to_bits() != (head_dim as f64).to_bits() {
             let message = format!(
-                "`mrope_section` is {sections:?}, expected numbers whose sum is {}, half \
-                of a head",
+                "`mrope_section` is {sections:?}, expected numbers whose sum is {}, half of a head",
                 head_dim / 2
             );
             return Err(config.fault(message));
@@ -126,9 +131,9 @@ pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSp
     Reading::new(config, head_dim).read(section)
 }
 
-/// Those of layers without a window and with one, where each kind has its own (Gemma 3): in
-/// `rope_parameters` under its name, or as transformers 4 has them, where layers with a window have
-/// a base of their own and are not stretched.
+/// Reads the rotations of layers without and with a window, where each kind has its own (Gemma 3).
+/// transformers 5 has them in `rope_parameters` by name; in transformers 4 layers with a window
+/// have a base of their own and are not stretched.
 pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec; 2], ModelError> {
     let kinds = config.section("rope_parameters")?;
     if let Some(key) = kinds
@@ -137,8 +142,7 @@ pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec
         .find(|key| ![FULL, SLIDING].contains(&key.as_str()))
     {
         return Err(config.fault(format!(
-            "`rope_parameters` has the key `{key}`, known are \
-        `{FULL}`, `{SLIDING}`"
+            "`rope_parameters` has the key `{key}`, known are `{FULL}`, `{SLIDING}`"
         )));
     }
     let of_kind = |kind: &str| {
@@ -179,8 +183,8 @@ pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec
     ])
 }
 
-/// What scores are multiplied by, twice, where the rotation says so by `mscale_all_dim`
-/// (`yarn_apply_mscale` of transformers): 1 elsewhere.
+/// Returns the factor that is applied to scores twice, where the rotation gives `mscale_all_dim`
+/// (`yarn_apply_mscale` of transformers); 1 elsewhere.
 pub(super) fn magnitude(config: &ConfigJson) -> Result<f64, ModelError> {
     let Some(section) = section(config)? else {
         return Ok(1.0);
@@ -191,14 +195,14 @@ pub(super) fn magnitude(config: &ConfigJson) -> Result<f64, ModelError> {
     }
 }
 
-/// Whether the file says the base of the rotation.
+/// Whether the file gives the base of the rotation.
 pub(super) fn names_base(config: &ConfigJson) -> bool {
     let names = |section: &ConfigJson| section.names("rope_theta");
     config.names("rope_theta")
         || section(config).is_ok_and(|section| section.as_ref().is_some_and(names))
 }
 
-/// The section that counts; an empty one says nothing.
+/// Returns the section that counts; an empty one is ignored.
 fn section(config: &ConfigJson) -> Result<Option<ConfigJson>, ModelError> {
     for key in SECTIONS {
         if let Some(section) = config
@@ -244,7 +248,7 @@ impl Reading<'_> {
         })
     }
 
-    /// Features of a head that are turned.
+    /// Returns the number of rotated features of a head.
     fn turned(&self, section: Option<&ConfigJson>) -> Result<usize, ModelError> {
         let holders = [section, Some(self.config)].into_iter().flatten();
         let shares = holders
@@ -256,14 +260,12 @@ impl Reading<'_> {
         let turned = (self.head_dim as f64 * share) as usize;
         if !self.takes_part && turned != self.head_dim {
             return Err(self.config.fault(format!(
-                "`partial_rotary_factor` is {share}, known is 1 \
-            in this family"
+                "`partial_rotary_factor` is {share}, known is 1 in this family"
             )));
         }
         if share > 1.0 || turned == 0 || !turned.is_multiple_of(2) {
             let wrong = format!(
-                "`partial_rotary_factor` is {share}: {turned} of {} features would \
-            be turned",
+                "`partial_rotary_factor` is {share}: {turned} of {} features would be turned",
                 self.head_dim
             );
             return Err(self
@@ -313,7 +315,7 @@ impl Reading<'_> {
     }
 }
 
-/// `ratio` stands for a factor that is null.
+/// Reads `yarn`; `ratio` stands in for a factor that is null.
 fn yarn(
     section: &ConfigJson,
     ratio: f64,
@@ -333,12 +335,12 @@ fn yarn(
     })
 }
 
-/// A null is false, as in Python.
+/// Reads `truncate`; null is false, as in Python.
 fn truncates(section: &ConfigJson) -> Result<bool, ModelError> {
     section.flag("truncate", !section.names("truncate"))
 }
 
-/// One divisor for each of `pairs` of features.
+/// Reads `longrope`, with one divisor for each of `pairs` pairs of features.
 fn longrope(
     section: &ConfigJson,
     pairs: usize,
@@ -358,8 +360,7 @@ fn longrope(
         let factors = section.numbers(key)?;
         let wrong = || {
             section.fault(format!(
-                "`{key}` has {} numbers, expected {pairs}: one a pair \
-        of features",
+                "`{key}` has {} numbers, expected {pairs}: one a pair of features",
                 factors.len()
             ))
         };
@@ -385,7 +386,7 @@ fn yarn_term(factor: f64, m: f64) -> f64 {
     }
 }
 
-/// 0.1 m ln(factor) + 1, or the ratio of two such terms where the config gives both.
+/// Returns 0.1 m ln(factor) + 1, or the ratio of two such terms where the config gives both.
 fn yarn_attention_factor(section: &ConfigJson, factor: f64) -> Result<f64, ModelError> {
     let term = |m: f64| yarn_term(factor, m);
     let (mscale, all_dim) = (

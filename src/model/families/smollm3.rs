@@ -30,7 +30,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     })
 }
 
-/// `no_rope_layers` has 1 for a layer that rotates; without it every so many layers one does not.
+/// Whether a layer rotates. `no_rope_layers` has 1 for a layer that does; without the list every
+/// nth layer does not.
 fn rotates(config: &ConfigJson, index: usize) -> Result<bool, ModelError> {
     let Some(listed) = config.get("no_rope_layers") else {
         return Ok(!(index + 1).is_multiple_of(config.size("no_rope_layer_interval")?));

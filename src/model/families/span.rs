@@ -1,4 +1,4 @@
-//! Which layers have a window: `layer_types`, or what a family takes where they are not listed.
+//! Which layers have a window: by `layer_types`, or by the family's rule where they are not listed.
 
 use serde_json::Value;
 
@@ -23,12 +23,11 @@ pub(super) fn kind_of_layer(config: &ConfigJson, index: usize) -> Result<Option<
     }
 }
 
-/// A list of another length than the model is refused, as transformers does in every family.
+/// Refuses a list whose length is not the number of layers, as transformers does in every family.
 pub(super) fn check_length(config: &ConfigJson, layers: usize) -> Result<(), ModelError> {
     match listed(config)? {
         Some(kinds) if kinds.len() != layers => Err(config.fault(format!(
-            "`layer_types` has {} layers, expected {layers}, \
-            `num_hidden_layers`",
+            "`layer_types` has {} layers, expected {layers}, `num_hidden_layers`",
             kinds.len()
         ))),
         _ => Ok(()),
@@ -42,13 +41,12 @@ fn listed(config: &ConfigJson) -> Result<Option<&Vec<Value>>, ModelError> {
     match kinds.as_array() {
         Some(kinds) => Ok(Some(kinds)),
         None => Err(config.fault(format!(
-            "`layer_types` is `{kinds}`, expected a list with a kind \
-        for each layer"
+            "`layer_types` is `{kinds}`, expected a list with a kind for each layer"
         ))),
     }
 }
 
-/// The span of layer `index`, where layers with a window need one.
+/// Returns the span of layer `index`; layers with a window need one in the config.
 pub(super) fn span(
     config: &ConfigJson,
     index: usize,
@@ -68,7 +66,7 @@ pub(super) fn span(
     }
 }
 
-/// The window of a config that has to switch it on.
+/// Returns the window of a config that has to switch it on.
 pub(super) fn window_if_used(config: &ConfigJson) -> Result<Option<usize>, ModelError> {
     let window = config.size_or_none("sliding_window")?;
     Ok(if config.flag("use_sliding_window", false)? {
@@ -78,8 +76,8 @@ pub(super) fn window_if_used(config: &ConfigJson) -> Result<Option<usize>, Model
     })
 }
 
-/// The span of layer `index` where `layer_types`, or `use_sliding_window` with `max_window_layers`,
-/// decides (Qwen 2 and 3).
+/// Returns the span of layer `index` in families where `layer_types`, or `use_sliding_window` with
+/// `max_window_layers`, decides (Qwen 2 and 3).
 pub(super) fn span_by_layer(config: &ConfigJson, index: usize) -> Result<Span, ModelError> {
     let window = window_if_used(config)?;
     let slides = match kind_of_layer(config, index)? {

@@ -1,6 +1,6 @@
-//! Models that have a decoder for text beside towers for pictures or sound: which `text_config`
-//! they have, and what they call its modules. `wrappers.json` beside this file is written by
-//! `tests/golden/make_defaults.py`.
+//! Multimodal models, which have a text decoder beside encoders for images or sound: the class of
+//! their `text_config`, and the names of the decoder's modules. `wrappers.json` beside this file is
+//! written by `tests/golden/make_defaults.py`.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -11,40 +11,38 @@ use serde_json::{Map, Value};
 use super::{ConfigJson, ModelError, Names};
 
 static WRAPPERS: LazyLock<BTreeMap<String, Wrapper>> = LazyLock::new(|| {
-    serde_json::from_str(include_str!("wrappers.json")).expect(
-        "the file is of this crate, and a \
-    test reads it",
-    )
+    serde_json::from_str(include_str!("wrappers.json"))
+        .expect("the file is of this crate, and a test reads it")
 });
 
-/// A wrapper.
+/// A kind of multimodal model.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wrapper {
-    /// The class of a `text_config` that does not say one.
+    /// The class of a `text_config` that does not name one.
     text: String,
-    /// Whether it is of that class whatever it says.
+    /// Whether the `text_config` always is of that class, whatever it names.
     fixed: bool,
-    /// Whether the head is the embedding where the wrapper does not say it.
+    /// Whether head and embedding are tied where the wrapper does not say.
     tied: bool,
-    /// Whether the `text_config` may say so too.
+    /// Whether the `text_config` may say so instead.
     either: bool,
-    /// What a `text_config` that is absent altogether has.
+    /// Values of a `text_config` that is absent altogether.
     absent: Map<String, Value>,
 }
 
 impl Wrapper {
-    /// The wrapper of a `model_type`.
+    /// Finds the wrapper of a `model_type`.
     pub fn of(family: &str) -> Option<&'static Self> {
         WRAPPERS.get(family)
     }
 
-    /// Names of all of them.
+    /// Returns the names of all wrappers.
     pub fn known() -> Vec<&'static str> {
         WRAPPERS.keys().map(String::as_str).collect()
     }
 
-    /// The config of the text decoder, and its class.
+    /// Returns the config of the text decoder, and its class.
     pub fn text(&self, config: &ConfigJson) -> Result<(ConfigJson, String), ModelError> {
         let text = match config.section("text_config")? {
             Some(text) => text,
@@ -58,14 +56,14 @@ impl Wrapper {
         Ok((text, class))
     }
 
-    /// Whether the head is the embedding, by the wrapper and its `text_config`.
+    /// Whether head and embedding are tied, by the wrapper and its `text_config`.
     pub fn is_tied(&self, config: &ConfigJson, text: &ConfigJson) -> Result<bool, ModelError> {
         config.not_null("tie_word_embeddings", "true or false")?;
         let of_text = self.either && text.flag("tie_word_embeddings", false)?;
         Ok(config.flag("tie_word_embeddings", self.tied)? || of_text)
     }
 
-    /// What transformers 5 calls the decoder's modules, and so PEFT.
+    /// Returns the names of the decoder's modules in transformers 5, and so in PEFT.
     pub fn names(family: &str) -> Names {
         match family {
             "idefics2" | "idefics3" | "smolvlm" => Names::WRAPPED_TEXT,

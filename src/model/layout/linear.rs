@@ -11,44 +11,44 @@ pub struct LinearSpec {
     pub outputs: usize,
     /// Whether it has a bias.
     pub bias: bool,
-    /// What it is to the checkpoint.
+    /// The form of the weight in the checkpoint.
     pub kind: LinearKind,
-    /// What it does with its weight.
+    /// The use of the weight.
     pub role: Role,
 }
 
-/// What a module does with its weight.
+/// The use of a module's weight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// It projects within a block.
+    /// A projection within a block.
     Projection,
-    /// It looks up rows: inputs are the tokens of the vocabulary.
+    /// A table for looking up rows: inputs are the tokens of the vocabulary.
     Embedding,
-    /// It gives logits: outputs are the tokens of the vocabulary.
+    /// A table that gives logits: outputs are the tokens of the vocabulary.
     Head,
-    /// The same with the embedding's weight.
+    /// A head that uses the embedding's weight.
     TiedHead,
 }
 
-/// What a linear map is to its checkpoint.
+/// The form of a linear map in its checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinearKind {
     /// A module: a weight [out, in], and a bias where it has one.
     Module,
     /// A module of one of the experts of a layer.
     Expert,
-    /// One of a stack.
+    /// One matrix of a stack.
     Stacked(Slice),
 }
 
 /// One matrix [in, out] of a tensor [count, in, out].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
-    /// The tensor; behind its name `_bias` is that of the biases, [count, out].
+    /// Name of the tensor; with `_bias` after it, that of the biases, [count, out].
     pub tensor: String,
-    /// Which.
+    /// Index of the matrix.
     pub index: usize,
-    /// How many there are.
+    /// Number of matrices.
     pub count: usize,
 }
 
@@ -64,7 +64,7 @@ impl LinearSpec {
         }
     }
 
-    /// Rows and columns of its weight in a checkpoint.
+    /// Returns the rows and columns of its weight in a checkpoint.
     pub fn weight_shape(&self) -> [usize; 2] {
         if self.is_turned() {
             [self.inputs, self.outputs]
@@ -78,12 +78,12 @@ impl LinearSpec {
         self.role == Role::Embedding || !self.is_whole()
     }
 
-    /// Whether it is the embedding or the head.
+    /// Whether the map is the embedding or the head.
     pub fn is_table(&self) -> bool {
         self.role != Role::Projection
     }
 
-    /// The tensor of its weight.
+    /// Returns the tensor of its weight.
     pub fn weight(&self) -> String {
         match &self.kind {
             LinearKind::Module | LinearKind::Expert => format!("{}.weight", self.name),

@@ -1,4 +1,4 @@
-//! What a checkpoint calls the tensors of a decoder, and their shapes.
+//! Names and shapes of a decoder's tensors in a checkpoint.
 
 mod linear;
 mod names;
@@ -17,12 +17,12 @@ const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
 const FUSED_GATE_UP: &str = "mlp.gate_up_proj";
 const MLP_OUTPUT: &str = "mlp.down_proj";
 const PLAIN: [&str; 2] = ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
-/// The module of a layer's experts, whose parameters adapters can be of.
+/// The module of a layer's experts, whose parameters can have adapters.
 pub const EXPERTS: &str = "mlp.experts";
 const STACKS: [&str; 2] = ["gate_up_proj", "down_proj"];
 
 impl ExpertsSpec {
-    /// The module of the router below a layer.
+    /// Returns the name of the router's module within a layer.
     pub(super) fn router_name(&self) -> String {
         match self.form {
             ExpertForm::Apart { module, .. } => format!("{module}.gate"),
@@ -30,7 +30,7 @@ impl ExpertsSpec {
         }
     }
 
-    /// Linear maps of an expert: gate and up are one where they are stacked.
+    /// Returns the number of linear maps of an expert: gate and up are one where they are stacked.
     pub fn maps(&self) -> usize {
         match self.form {
             ExpertForm::Apart { .. } => 3,
@@ -38,20 +38,20 @@ impl ExpertsSpec {
         }
     }
 
-    /// Linear maps of the feed-forward that every token has beside them.
+    /// Returns the number of linear maps of the shared expert.
     pub fn shared_maps(&self) -> usize {
         if self.shared.is_some() { 3 } else { 0 }
     }
 }
 
-/// The module of a weight.
+/// Returns the module of a weight.
 pub(super) fn module_of(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }
 
 impl DecoderSpec {
-    /// What an adapter can be attached to: the embedding, the linear maps of the blocks in
-    /// checkpoint order, the head.
+    /// Returns the modules that can have an adapter: the embedding, the linear maps of the blocks
+    /// in checkpoint order, the head.
     pub fn modules(&self) -> Vec<LinearSpec> {
         let (embedding, of_head) = (
             self.names.embedding(),
@@ -70,14 +70,14 @@ impl DecoderSpec {
         [vec![embedding], self.projections(), vec![head]].concat()
     }
 
-    /// The linear maps of the blocks in checkpoint order.
+    /// Returns the linear maps of the blocks in checkpoint order.
     pub fn projections(&self) -> Vec<LinearSpec> {
         (0..self.layers.len())
             .flat_map(|index| self.layer_projections(index))
             .collect()
     }
 
-    /// Those of a layer: attention, then the feed-forward.
+    /// Returns the linear maps of a layer: attention, then the feed-forward.
     pub fn layer_projections(&self, index: usize) -> Vec<LinearSpec> {
         let LayerSpec { mixer, mlp, .. } = &self.layers[index];
         let mut linears = match mixer {
@@ -148,8 +148,8 @@ impl DecoderSpec {
         linears
     }
 
-    /// Queries, by way of a narrow row or not; the narrow row of keys and values; what is made of
-    /// it; the output.
+    /// Returns the maps of latent attention: queries, with or without a narrow row; the narrow row
+    /// of keys and values; the projection of it; the output.
     fn latent(&self, index: usize, spec: &LatentSpec) -> Vec<LinearSpec> {
         let LatentSpec {
             heads,
@@ -194,7 +194,7 @@ impl DecoderSpec {
         linears
     }
 
-    /// Gate, up and down of one expert after the other, then of the shared one.
+    /// Returns gate, up and down of one expert after the other, then of the shared one.
     fn experts(&self, index: usize, spec: &ExpertsSpec) -> Vec<LinearSpec> {
         let (width, inner, count) = (self.width, spec.expert.inner, spec.router.experts);
         let of_expert = |expert: usize| match spec.form {
@@ -251,8 +251,8 @@ impl DecoderSpec {
         (0..count).flat_map(of_expert).chain(shared).collect()
     }
 
-    /// Every tensor of the checkpoint with its shape; linear weights are [out, in] there, but
-    /// stacked ones [count, in, out].
+    /// Returns every tensor of the checkpoint with its shape. Linear weights are [out, in] there,
+    /// except stacked ones, which are [count, in, out].
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![(self.names.embedding(), vec![self.vocabulary, self.width])];
         tensors.extend(self.norm(&self.names.final_norm(), self.width));
@@ -290,7 +290,7 @@ impl DecoderSpec {
         tensors
     }
 
-    /// The tensors of a norm of the stream.
+    /// Returns the tensors of a norm of the stream.
     fn norm(
         &self,
         module: &str,
@@ -302,8 +302,8 @@ impl DecoderSpec {
             .chain(bias)
     }
 
-    /// What of a layer is neither a linear map nor a norm of the stream: inner norms, sinks and the
-    /// router.
+    /// Returns the tensors of a layer that are neither linear maps nor norms of the stream: inner
+    /// norms, sinks and the router.
     fn small(&self, index: usize, layer: &LayerSpec) -> Vec<(String, Vec<usize>)> {
         let mut tensors = Vec::new();
         let mut norm = |name: String, width| tensors.push((format!("{name}.weight"), vec![width]));
@@ -350,8 +350,8 @@ impl DecoderSpec {
         tensors
     }
 
-    /// The first tensor that only one of two models has, in words, by what each is called; `None`
-    /// where all names and shapes are shared.
+    /// Describes the first tensor that only one of two models has, with a name for each model;
+    /// `None` where all names and shapes are the same.
     pub fn mismatch(&self, name: &str, other: &Self, other_name: &str) -> Option<String> {
         let only = |left: &Self, right: &Self| {
             let known: BTreeSet<_> = right.tensors().into_iter().collect();
@@ -368,8 +368,8 @@ impl DecoderSpec {
             .or_else(of_other)
     }
 
-    /// Parameters of the linear maps that one token is multiplied with: of experts those that it is
-    /// sent to.
+    /// Returns the parameters of the linear maps that one token passes; of experts only the chosen
+    /// ones count.
     pub fn computed_parameters(&self) -> usize {
         let of_layer = |(index, layer): (usize, &LayerSpec)| {
             let (mut every, mut routed) = (0, 0);
@@ -388,7 +388,7 @@ impl DecoderSpec {
         self.layers.iter().enumerate().map(of_layer).sum()
     }
 
-    /// Parameters of the base.
+    /// Returns the number of parameters of the base.
     pub fn parameters(&self) -> usize {
         self.tensors()
             .iter()
@@ -397,5 +397,5 @@ impl DecoderSpec {
     }
 }
 
-/// What is added to the scores of a router when it chooses.
+/// Last name of the correction that a router adds to scores for choosing.
 pub(super) const CORRECTION: &str = "e_score_correction_bias";

@@ -1,31 +1,31 @@
-//! What families call modules.
+//! Names of modules by family.
 
-/// Names that families give to what they share.
+/// Names of the modules that all families have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
-    /// What stands before all but the head.
+    /// Prefix of every module except the head.
     pub stem: &'static str,
     /// The embedding.
     pub embedding: &'static str,
     /// The list of layers.
     pub layers: &'static str,
-    /// The norm behind the last layer.
+    /// The final norm.
     pub final_norm: &'static str,
-    /// Attention in a layer.
+    /// The attention module in a layer.
     pub attention: &'static str,
-    /// Its module of q, k and v, where they are one.
+    /// The module of q, k and v, where they are one.
     pub fused_qkv: &'static str,
-    /// Its output.
+    /// The output projection.
     pub attention_output: &'static str,
-    /// Where another version of transformers puts the same tensors: what a name may begin with, and
-    /// what it then means.
+    /// Prefixes that another version of transformers gives to the same tensors, with the prefixes
+    /// that they stand for.
     pub elsewhere: &'static [(&'static str, &'static str)],
-    /// Whether other models stand beside the decoder.
+    /// Whether other models stand beside the decoder, as in a multimodal model.
     pub is_wrapped: bool,
 }
 
 impl Names {
-    /// Those of most families.
+    /// Names of most families.
     pub const USUAL: Self = Self {
         stem: "model.",
         embedding: "embed_tokens",
@@ -38,7 +38,7 @@ impl Names {
         is_wrapped: false,
     };
 
-    /// Those of a text decoder inside a model that does more, as transformers 5 has them.
+    /// Names of a text decoder inside a multimodal model, in transformers 5.
     pub const WRAPPED: Self = Self {
         stem: "model.language_model.",
         elsewhere: &[
@@ -49,7 +49,7 @@ impl Names {
         ..Self::USUAL
     };
 
-    /// Of wrappers that before had the decoder's own names.
+    /// Names for wrappers that used the decoder's own names before.
     pub const WRAPPED_BARE: Self = Self {
         elsewhere: &[
             ("model.embed_tokens.", "model.language_model.embed_tokens."),
@@ -59,7 +59,7 @@ impl Names {
         ..Self::WRAPPED
     };
 
-    /// Of wrappers that call it otherwise.
+    /// Names for wrappers with another prefix.
     pub const WRAPPED_TEXT: Self = Self {
         stem: "model.text_model.",
         elsewhere: &[],
@@ -67,7 +67,7 @@ impl Names {
         ..Self::USUAL
     };
 
-    /// The name that the model has for a tensor, given the one in a file.
+    /// Returns the model's name for a tensor, given the one in a file.
     pub fn canonical(&self, stored: &str) -> String {
         let renamed =
             |(from, to): &(&str, &str)| Some(format!("{to}{}", stored.strip_prefix(from)?));
@@ -77,7 +77,7 @@ impl Names {
             .unwrap_or_else(|| stored.to_owned())
     }
 
-    /// The name of a tensor in files that have these others.
+    /// Returns a tensor's name in files that have these other names.
     pub fn stored<'a>(&self, name: &str, others: impl IntoIterator<Item = &'a str>) -> String {
         let is_elsewhere = |other: &str| {
             self.elsewhere
@@ -92,7 +92,7 @@ impl Names {
             .unwrap_or_else(|| name.to_owned())
     }
 
-    /// Whether a tensor is of what stands beside a text decoder.
+    /// Whether a tensor belongs to a model beside the text decoder.
     pub(in crate::model) fn leaves_out(&self, name: &str) -> bool {
         self.is_wrapped && !name.starts_with(self.stem) && !name.starts_with("lm_head.")
     }
@@ -100,33 +100,33 @@ impl Names {
     /// The head, which may be the embedding.
     pub const HEAD: &'static str = "lm_head.weight";
 
-    /// The tensor of the embedding.
+    /// Returns the tensor of the embedding.
     pub fn embedding(&self) -> String {
         format!("{}{}.weight", self.stem, self.embedding)
     }
 
-    /// The module of the norm behind the last layer.
+    /// Returns the module of the final norm.
     pub fn final_norm(&self) -> String {
         format!("{}{}", self.stem, self.final_norm)
     }
 
-    /// A module, or another thing, in a layer.
+    /// Returns the name of a module or tensor in a layer.
     pub fn in_layer(&self, layer: usize, name: &str) -> String {
         format!("{}{}.{layer}.{name}", self.stem, self.layers)
     }
 
-    /// The norms of queries and of keys in a layer.
+    /// Returns the norms of queries and of keys in a layer.
     pub(in crate::model) fn query_key_norms(&self, layer: usize) -> [String; 2] {
         ["q_norm", "k_norm"].map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
     }
 
-    /// The norms of the narrow rows of queries and of keys and values.
+    /// Returns the norms of the narrow rows of queries and of keys and values.
     pub(in crate::model) fn latent_norms(&self, layer: usize) -> [String; 2] {
         ["q_a_layernorm", "kv_a_layernorm"]
             .map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
     }
 
-    /// The sinks of a layer's heads.
+    /// Returns the sinks of a layer's heads.
     pub(in crate::model) fn sinks(&self, layer: usize) -> String {
         self.in_layer(layer, &format!("{}.sinks", self.attention))
     }

@@ -1,4 +1,4 @@
-//! The attention of a layer, as data.
+//! The spec of a layer's attention.
 
 use super::Modules;
 use crate::nn::attention::Span;
@@ -7,20 +7,20 @@ use crate::nn::rope::RopeSpec;
 /// Whether queries and keys are normalized before the rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryKeyNorm {
-    /// They are not.
+    /// No norms.
     None,
-    /// Each head by itself.
+    /// Each head is normalized by itself.
     Heads,
-    /// All heads together.
+    /// All heads are normalized together.
     Whole,
 }
 
-/// How tokens see each other.
+/// The kind of attention.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MixerSpec {
-    /// Every head, or every group of them, has keys and values of its own.
+    /// Each head, or each group of heads, has keys and values of its own.
     Grouped(GroupedSpec),
-    /// Keys and values of all heads come from one narrow row a token.
+    /// Keys and values of all heads come from one narrow row per token.
     Latent(LatentSpec),
 }
 
@@ -37,7 +37,7 @@ impl From<LatentSpec> for MixerSpec {
 }
 
 impl MixerSpec {
-    /// The rotation; `None`: queries and keys have no place.
+    /// Returns the rotation; `None`: queries and keys have no position.
     pub fn rope(&self) -> Option<&RopeSpec> {
         match self {
             Self::Grouped(grouped) => grouped.rope.as_ref(),
@@ -45,7 +45,7 @@ impl MixerSpec {
         }
     }
 
-    /// Which earlier tokens a query sees.
+    /// Returns the range of earlier tokens that a query sees.
     pub fn span(&self) -> Span {
         match self {
             Self::Grouped(grouped) => grouped.span,
@@ -53,7 +53,7 @@ impl MixerSpec {
         }
     }
 
-    /// Query heads, heads of keys and values, and the width of each.
+    /// Returns the number of query heads, of heads of keys and values, and the width of each.
     pub fn heads(&self) -> [usize; 3] {
         match self {
             Self::Grouped(GroupedSpec {
@@ -66,13 +66,13 @@ impl MixerSpec {
         }
     }
 
-    /// Width of all query heads together.
+    /// Returns the width of all query heads together.
     pub fn query_width(&self) -> usize {
         let [heads, _, head_dim] = self.heads();
         heads * head_dim
     }
 
-    /// That of heads with keys and values of their own.
+    /// Returns the spec of grouped attention.
     pub fn grouped(&self) -> Option<&GroupedSpec> {
         if let Self::Grouped(grouped) = self {
             Some(grouped)
@@ -81,7 +81,7 @@ impl MixerSpec {
         }
     }
 
-    /// The same, to be changed.
+    /// Returns the spec of grouped attention, to be changed.
     pub fn grouped_mut(&mut self) -> Option<&mut GroupedSpec> {
         if let Self::Grouped(grouped) = self {
             Some(grouped)
@@ -106,22 +106,23 @@ pub struct GroupedSpec {
     pub qkv_bias: bool,
     /// Whether the output projection has a bias.
     pub output_bias: bool,
-    /// Norms of queries and keys.
+    /// Norms of query and key heads.
     pub qk_norm: QueryKeyNorm,
-    /// The rotation; `None`: queries and keys have no place.
+    /// The rotation; `None`: queries and keys have no position.
     pub rope: Option<RopeSpec>,
-    /// Which earlier tokens a query sees.
+    /// The range of earlier tokens that a query sees.
     pub span: Span,
-    /// What the product of a query and a key is multiplied by.
+    /// The factor of the product of a query and a key.
     pub score_scale: f64,
-    /// c, where a score s becomes c tanh(s / c) after that.
+    /// The cap c: a scaled score s becomes c tanh(s / c).
     pub softcap: Option<f64>,
-    /// Whether a head has a sink: a score that takes its share of the softmax and has no value.
+    /// Whether each head has a sink: a score that takes its share of the softmax and has no value.
     pub sinks: bool,
 }
 
 impl GroupedSpec {
-    /// Without biases, norms, window, cap or sinks, scores divided by the root of a head's width.
+    /// Makes attention without biases, norms, window, cap or sinks. Scores are divided by the root
+    /// of a head's width.
     pub fn new([heads, kv_heads, head_dim]: [usize; 3], rope: RopeSpec) -> Self {
         let (rope, score_scale) = (Some(rope), 1.0 / (head_dim as f64).sqrt());
         let (qkv, qk_norm, span) = (Modules::Separate, QueryKeyNorm::None, Span::Full);
@@ -142,7 +143,7 @@ impl GroupedSpec {
         }
     }
 
-    /// Widths of the norms of queries and of keys.
+    /// Returns the widths of the norms of queries and of keys.
     pub fn norm_widths(&self) -> Option<[usize; 2]> {
         match self.qk_norm {
             QueryKeyNorm::None => None,
@@ -155,7 +156,7 @@ impl GroupedSpec {
 }
 
 /// Multi-head latent attention, arXiv:2405.04434: keys and values of all heads are projected from
-/// one normalized row of `kv_rank` numbers a token; beside it stands a rotated key that all heads
+/// one normalized row of `kv_rank` numbers per token; beside it stands a rotated key that all heads
 /// share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LatentSpec {
@@ -167,7 +168,7 @@ pub struct LatentSpec {
     pub kv_rank: usize,
     /// Features of a query or key head that are not rotated.
     pub plain_dim: usize,
-    /// Features that are.
+    /// Features of a query or key head that are rotated.
     pub rope_dim: usize,
     /// Features of a value head.
     pub value_dim: usize,
@@ -175,16 +176,16 @@ pub struct LatentSpec {
     pub bias: bool,
     /// The rotation.
     pub rope: RopeSpec,
-    /// Whether the features that turn together stand side by side, not half a head apart.
+    /// Whether the features of a pair are adjacent, not half a head apart.
     pub interleaved: bool,
-    /// What the product of a query and a key is multiplied by.
+    /// The factor of the product of a query and a key.
     pub score_scale: f64,
     /// ε of the norms of the narrow rows.
     pub norm_epsilon: f64,
 }
 
 impl LatentSpec {
-    /// Width of a query or key head.
+    /// Returns the width of a query or key head.
     pub fn head_dim(&self) -> usize {
         self.plain_dim + self.rope_dim
     }

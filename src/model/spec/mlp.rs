@@ -1,17 +1,17 @@
-//! The feed-forward of a layer, as data.
+//! The spec of a layer's feed-forward.
 
 use super::Modules;
 use crate::nn::experts::RouterSpec;
 use crate::ops::Activation;
 
-/// What a layer makes of each token by itself.
+/// The kind of feed-forward.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MlpSpec {
-    /// With a gate.
+    /// Gated.
     Gated(GatedSpec),
-    /// Without.
+    /// Plain, without a gate.
     Plain(PlainSpec),
-    /// A few of many.
+    /// Experts of which a router chooses a few.
     Experts(ExpertsSpec),
 }
 
@@ -34,7 +34,7 @@ impl From<ExpertsSpec> for MlpSpec {
 }
 
 impl MlpSpec {
-    /// That of experts.
+    /// Returns the spec of experts.
     pub fn experts(&self) -> Option<&ExpertsSpec> {
         if let Self::Experts(experts) = self {
             Some(experts)
@@ -43,7 +43,7 @@ impl MlpSpec {
         }
     }
 
-    /// That with a gate.
+    /// Returns the spec of a gated feed-forward.
     pub fn gated(&self) -> Option<&GatedSpec> {
         if let Self::Gated(gated) = self {
             Some(gated)
@@ -52,7 +52,7 @@ impl MlpSpec {
         }
     }
 
-    /// Width between: of an expert, where there are some.
+    /// Returns the inner width, of an expert where there are experts.
     pub fn inner(&self) -> usize {
         match self {
             Self::Gated(gated) => gated.inner,
@@ -61,7 +61,7 @@ impl MlpSpec {
         }
     }
 
-    /// The same, to be changed.
+    /// Returns the inner width, to be changed.
     pub fn inner_mut(&mut self) -> &mut usize {
         match self {
             Self::Gated(gated) => &mut gated.inner,
@@ -71,21 +71,21 @@ impl MlpSpec {
     }
 }
 
-/// down(a(gate(x)) · up(x)), Shazeer 2020, arXiv:2002.05202.
+/// A gated feed-forward: down(a(gate(x)) · up(x)), Shazeer 2020, arXiv:2002.05202.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatedSpec {
-    /// Width between.
+    /// Inner width.
     pub inner: usize,
     /// Modules of gate and up.
     pub gate_up: Modules,
     /// Whether the three projections have a bias.
     pub bias: bool,
-    /// a.
+    /// The activation a.
     pub activation: Activation,
 }
 
 impl GatedSpec {
-    /// With `SiLU` and without biases.
+    /// Makes one with `SiLU` and without biases.
     pub fn new(inner: usize) -> Self {
         Self {
             inner,
@@ -96,35 +96,35 @@ impl GatedSpec {
     }
 }
 
-/// down(gelu(up(x))), with the error function.
+/// A plain feed-forward: down(gelu(up(x))), with the error function.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlainSpec {
-    /// Width between.
+    /// Inner width.
     pub inner: usize,
     /// Whether both projections have a bias.
     pub bias: bool,
 }
 
-/// Σ wᵢ expertᵢ(x) over the experts that the router chooses, and those that every token has;
-/// Shazeer et al. 2017, arXiv:1701.06538.
+/// Σ wᵢ expertᵢ(x) over the experts that the router chooses, plus the shared expert; Shazeer et al.
+/// 2017, arXiv:1701.06538.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ExpertsSpec {
-    /// How experts are chosen and weighed.
+    /// How experts are chosen and weighted.
     pub router: RouterSpec,
-    /// One of them.
+    /// The spec of one expert.
     pub expert: GatedSpec,
-    /// How the checkpoint has them.
+    /// Form of the experts in the checkpoint.
     pub form: ExpertForm,
-    /// Width between of the feed-forward that every token has beside them; `None`: there is none.
+    /// Inner width of the shared expert, which every token passes; `None`: there is none.
     pub shared: Option<usize>,
 }
 
-/// How a checkpoint has the experts of a layer.
+/// Form of a layer's experts in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum ExpertForm {
-    /// Each with modules of its own, called so: gate, up and down.
+    /// Each expert has modules of its own for gate, up and down.
     Apart {
-        /// The module in which they and their router stand.
+        /// The module that contains the experts and their router.
         module: &'static str,
         /// Last names of gate, up and down.
         parts: [&'static str; 3],
@@ -134,7 +134,7 @@ pub enum ExpertForm {
     Stacked {
         /// α.
         alpha: f64,
-        /// The largest g and |u|.
+        /// The limit of g and |u|.
         limit: f64,
     },
 }

@@ -1,4 +1,4 @@
-//! What a decoder is, as data. A family's file makes it; nothing else knows the family.
+//! The spec of a decoder, as data. A family's file makes it; nothing else knows the family.
 
 mod mixer;
 mod mlp;
@@ -17,70 +17,73 @@ pub struct DecoderSpec {
     pub vocabulary: usize,
     /// Width of the residual stream.
     pub width: usize,
-    /// Whether the head is the embedding.
+    /// Whether head and embedding are tied.
     pub tied_head: bool,
-    /// Bottom first.
+    /// The layers, bottom first.
     pub layers: Vec<LayerSpec>,
-    /// What the checkpoint calls its modules.
+    /// Names of the modules in the checkpoint.
     pub names: Names,
-    /// What every norm of the stream is.
+    /// The kind of every norm of the stream.
     pub norm: NormKind,
     /// ε of every norm.
     pub norm_epsilon: f64,
-    /// What is added to the weight of every norm.
+    /// The offset that is added to the weight of every norm.
     pub norm_offset: f64,
-    /// What rows of the embedding are multiplied by.
+    /// The factor of rows of the embedding.
     pub embed_scale: f64,
-    /// What logits are multiplied by.
+    /// The factor of logits.
     pub logit_scale: f64,
-    /// c, where a logit z becomes c tanh(z / c) after that.
+    /// The cap c of logits: a scaled logit z becomes c tanh(z / c).
     pub final_softcap: Option<f64>,
-    /// What the load-balancing loss of routed experts counts in training where the recipe does not
-    /// say.
+    /// The coefficient of the load-balancing loss of routed experts in training, where the recipe
+    /// does not give one.
     pub router_aux_loss_coef: f64,
-    /// Tokens that the model was made for.
+    /// Context length of the model, tokens.
     pub context: usize,
-    /// The token whose looked up rows give adapters of the embedding no gradient: `padding_idx` of
-    /// torch, <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
+    /// The padding token. Its looked-up rows give adapters of the embedding no gradient:
+    /// `padding_idx` of torch,
+    /// <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
     pub padding: Option<u32>,
 }
 
-/// What a norm does before it scales.
+/// The kind of a norm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormKind {
-    /// Divides by the root of the mean square, Zhang and Sennrich 2019, arXiv:1910.07467.
+    /// RMS norm, which divides by the root of the mean square, Zhang and Sennrich 2019,
+    /// arXiv:1910.07467.
     RootMeanSquare,
-    /// Takes the mean away first, and adds a bias at the end: Ba et al. 2016, arXiv:1607.06450.
+    /// Layer norm, which subtracts the mean first and adds a bias at the end: Ba et al. 2016,
+    /// arXiv:1607.06450.
     Layer,
 }
 
-/// One block: attention and a feed-forward, what each gives added to the residual stream.
+/// One block: attention and a feed-forward, each of whose outputs is added to the residual stream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerSpec {
     /// The attention.
     pub mixer: MixerSpec,
     /// The feed-forward.
     pub mlp: MlpSpec,
-    /// Where the stream and what is added to it are normalized.
+    /// The places of the norms.
     pub norms: NormPlacement,
-    /// What is added to the stream is multiplied by this.
+    /// The factor of what is added to the stream.
     pub residual_scale: f64,
 }
 
-/// Whether projections of one input are modules of their own, or one whose rows lie one below the
-/// other.
+/// Whether projections that share an input are modules of their own, or one module whose rows lie
+/// one below the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Modules {
-    /// Each its own.
+    /// Each projection is a module.
     Separate,
-    /// One for all: all of the first, all of the second, all of the third.
+    /// One module: all rows of the first, of the second, of the third.
     Fused,
-    /// One for all: of each key head its queries, its key and its value.
+    /// One module: for each key head its queries, its key and its value.
     FusedByGroup,
 }
 
 impl LayerSpec {
-    /// Linear maps of attention.
+    /// Returns the number of linear maps of attention.
     pub fn mixer_maps(&self) -> usize {
         match &self.mixer {
             MixerSpec::Grouped(grouped) if grouped.qkv == Modules::Separate => 4,
@@ -89,7 +92,7 @@ impl LayerSpec {
         }
     }
 
-    /// Linear maps of the feed-forward, all experts included.
+    /// Returns the number of linear maps of the feed-forward, all experts included.
     pub fn mlp_maps(&self) -> usize {
         match &self.mlp {
             MlpSpec::Gated(gated) if gated.gate_up == Modules::Separate => 3,
@@ -100,7 +103,7 @@ impl LayerSpec {
         }
     }
 
-    /// Norms before attention and feed-forward, and nothing else.
+    /// Makes a layer with norms before attention and feed-forward only.
     pub fn new(mixer: impl Into<MixerSpec>, mlp: impl Into<MlpSpec>) -> Self {
         Self {
             mixer: mixer.into(),
@@ -111,23 +114,25 @@ impl LayerSpec {
     }
 }
 
-/// Which of a layer's norms there are.
+/// The places of a layer's norms.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NormPlacement {
-    /// Of the input of attention and of that of the feed-forward.
+    /// Before attention and before the feed-forward.
     Pre,
-    /// Of their outputs too.
+    /// Before and after each of them.
     PreAndPost,
-    /// Of their outputs only.
+    /// After each of them.
     Post,
-    /// One of the stream, for attention and feed-forward, which do not see what the other adds.
+    /// One norm of the stream, whose result attention and feed-forward both take: neither sees what
+    /// the other adds.
     Parallel,
-    /// The same with a norm for each.
+    /// Parallel attention and feed-forward, each with a norm of its own.
     ParallelApart,
 }
 
 impl NormPlacement {
-    /// Names below `model.layers.N`: before attention, after it, before the feed-forward, after it.
+    /// Returns the names below `model.layers.N`: before attention, after it, before the
+    /// feed-forward, after it.
     pub fn names(self) -> [Option<&'static str>; 4] {
         let after_attention = "post_attention_layernorm";
         match self {
@@ -149,14 +154,14 @@ impl NormPlacement {
         }
     }
 
-    /// Whether the feed-forward sees what attention adds.
+    /// Whether attention and feed-forward are parallel.
     pub fn is_parallel(self) -> bool {
         matches!(self, Self::Parallel | Self::ParallelApart)
     }
 }
 
 impl DecoderSpec {
-    /// With a head of its own, and nothing scaled or capped.
+    /// Makes a decoder with an untied head, in which nothing is scaled or capped.
     pub fn new(vocabulary: usize, width: usize, layers: Vec<LayerSpec>) -> Self {
         Self {
             vocabulary,
@@ -176,8 +181,7 @@ impl DecoderSpec {
         }
     }
 
-    /// Whether embedding, norms and logits are as they are, with nothing added, multiplied or
-    /// capped.
+    /// Whether embedding, norms and logits are plain, with nothing added, multiplied or capped.
     pub fn has_plain_stream(&self) -> bool {
         let factors = [self.embed_scale, self.logit_scale, 1.0 + self.norm_offset];
         let is_plain = self.final_softcap.is_none() && self.norm == NormKind::RootMeanSquare;
@@ -187,8 +191,8 @@ impl DecoderSpec {
                 .all(|factor| factor.to_bits() == 1_f64.to_bits())
     }
 
-    /// Tokens that a text may have: those that the model was made for, or any number where every
-    /// layer looks back over a window only.
+    /// Returns the longest text in tokens: the context length, or any length where every layer has
+    /// a window.
     pub fn longest(&self) -> Option<usize> {
         let slides = self
             .layers
@@ -197,7 +201,7 @@ impl DecoderSpec {
         (!slides).then_some(self.context)
     }
 
-    /// What keeps every weight of it from training, in words; `None` where all can.
+    /// Returns, in words, why not every weight can train; `None` where all can.
     pub fn keeps_from_full_training(&self) -> Option<&'static str> {
         let has_sinks = self
             .layers
@@ -206,7 +210,7 @@ impl DecoderSpec {
         has_sinks.then_some("attention sinks get no gradient")
     }
 
-    /// The model in words.
+    /// Describes the model in words.
     pub fn describe(&self) -> String {
         let Some(LayerSpec { mixer, .. }) = self.layers.first() else {
             return "no layers".to_owned();
@@ -263,10 +267,7 @@ impl DecoderSpec {
                 ..
             } = first.router;
             let shared = first.shared.map_or_else(String::new, |inner| {
-                format!(
-                    " beside a shared \
-            one of {inner}"
-                )
+                format!(" beside a shared one of {inner}")
             });
             format!(
                 "{chosen} of {count} experts of {}{shared} in {} layers",

@@ -1,4 +1,4 @@
-//! The update against its formula in f64, on the CPU and as other devices compute it.
+//! Tests the update against its formula in f64, on the CPU and with other devices' operations.
 
 use burn::tensor::{Device, TensorData};
 use proptest::prelude::*;
@@ -34,8 +34,8 @@ fn bits(state: &AdamWState) -> Vec<u32> {
         .collect()
 }
 
-/// A state of zero moments whose weights are 0.1, 0.2, ..; the places of the segments are those of
-/// `lengths` backwards.
+/// Makes a state of zero moments whose weights are 0.1, 0.2, ..; the segments lie in the reverse
+/// order of `lengths`.
 fn state(lengths: &[usize]) -> (AdamWState, Vec<Segment>) {
     let count: usize = lengths.iter().sum();
     let mut end = count;
@@ -77,29 +77,47 @@ proptest! {
         gradients in proptest::collection::vec(-3.0..3.0f64, 37),
     ) {
         let count: usize = lengths.iter().sum();
-        let gradient = |index: usize, update: usize| gradients[(index + 5 * update) % gradients.len()];
+        let gradient =
+            |index: usize, update: usize| gradients[(index + 5 * update) % gradients.len()];
         for adamw in UPDATES {
             let (mut state, segments) = state(&lengths);
-            let mut expected: Vec<[f64; 3]> = (0..count).map(|index| [f64::from(0.1 * (index + 1) as f32), 0.0, 0.0]).collect();
+            let mut expected: Vec<[f64; 3]> = (0..count)
+                .map(|index| [f64::from(0.1 * (index + 1) as f32), 0.0, 0.0])
+                .collect();
             for update in 1..=3u16 {
-                let numbers: Vec<f32> = (0..count).map(|index| gradient(index, usize::from(update)) as f32).collect();
-                let rule = AdamWRule { update: u64::from(update), ..RULE };
+                let numbers: Vec<f32> = (0..count)
+                    .map(|index| gradient(index, usize::from(update)) as f32)
+                    .collect();
+                let rule = AdamWRule {
+                    update: u64::from(update),
+                    ..RULE
+                };
                 state = adamw(state, tensor(&numbers), &segments, rule).expect("finite");
                 for segment in &segments {
                     for index in segment.place.clone() {
-                        let ([w, m, v], g) = (&mut expected[index], 0.25 * f64::from(numbers[index]));
+                        let ([w, m, v], g) =
+                            (&mut expected[index], 0.25 * f64::from(numbers[index]));
                         (*m, *v) = (0.9 * *m + 0.1 * g, 0.999 * *v + 0.001 * g * g);
                         let past = |beta: f64| beta.powi(i32::from(update));
                         let (m, v) = (*m / (1.0 - past(0.9)), *v / (1.0 - past(0.999)));
-                        let Segment { learning_rate, weight_decay, .. } = segment;
-                        *w = *w * (1.0 - learning_rate * weight_decay) - learning_rate * m / (v.sqrt() + 1e-8);
+                        let Segment {
+                            learning_rate,
+                            weight_decay,
+                            ..
+                        } = segment;
+                        *w = *w * (1.0 - learning_rate * weight_decay)
+                            - learning_rate * m / (v.sqrt() + 1e-8);
                     }
                 }
             }
             for (segment, weight) in segments.iter().zip(&state.weights) {
                 for (index, ours) in segment.place.clone().zip(values(weight)) {
                     let [theirs, ..] = expected[index];
-                    prop_assert!((f64::from(ours) - theirs).abs() <= 1e-5 * theirs.abs().max(1.0), "{index}: {ours} {theirs}");
+                    let bound = 1e-5 * theirs.abs().max(1.0);
+                    prop_assert!(
+                        (f64::from(ours) - theirs).abs() <= bound,
+                        "{index}: {ours} {theirs}"
+                    );
                 }
             }
         }

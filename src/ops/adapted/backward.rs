@@ -1,4 +1,4 @@
-//! The gradients of linear maps with adapters, of x with all maps in one product.
+//! The gradients of linear maps with adapters; the gradient of x is one product over all maps.
 
 use std::ops::Range;
 
@@ -16,7 +16,7 @@ use crate::ops::base::Base;
 use crate::ops::dropout::{KeyedDropout, Mask};
 use crate::ops::product::{ProductInputs, Products, columns_of};
 
-/// What a gradient is of; a number is that of the map.
+/// The operand of a gradient; a number is the index of the map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Of {
     X,
@@ -26,14 +26,15 @@ enum Of {
     Onto,
 }
 
-/// What backward needs of a group: x where a weight or A trains, and what is small or constant.
+/// What backward needs of a group: x where a weight or A trains, and operands that are small or
+/// constant.
 #[derive(Debug, Clone)]
 struct Saved<B: Backend> {
     x: Option<FloatTensor<B>>,
     linears: Linears<FloatTensor<B>>,
     narrow: Option<FloatTensor<B>>,
     mask: Option<Mask>,
-    /// What is wanted.
+    /// The gradients that are wanted.
     parents: Vec<Of>,
 }
 
@@ -44,11 +45,12 @@ struct KeptGroups<B: Backend> {
     groups: Vec<Group<FloatTensor<B>>>,
     narrows: Vec<Option<FloatTensor<B>>>,
     mask: Option<Mask>,
-    /// Of each parent, its group and what it is there; x is of the first.
+    /// Group and operand of each parent; x belongs to the first group.
     parents: Vec<(usize, Of)>,
 }
 
-/// [`forward_groups`] on the tape. Parents of the step are those operands that are tracked.
+/// Records [`forward_groups`] on the tape. The parents of the step are those operands that are
+/// tracked.
 pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
     x: FloatTensor<Autodiff<B, C>>,
     groups: Vec<Group<FloatTensor<Autodiff<B, C>>>>,
@@ -109,8 +111,8 @@ pub(super) fn record<B: Products + KeyedDropout, C: CheckpointStrategy>(
     }
 }
 
-/// A step has a number of parents that is known when it is compiled: those that are left over are
-/// constants.
+/// Records a step with `N` parents. The number of parents is fixed at compile time, so unused ones
+/// are constants.
 fn with_parents<B: Products + KeyedDropout, C: CheckpointStrategy, const N: usize>(
     mut nodes: Vec<NodeGuard>,
     kept: KeptGroups<B>,
@@ -136,8 +138,8 @@ fn with_parents<B: Products + KeyedDropout, C: CheckpointStrategy, const N: usiz
     }
 }
 
-/// With h = s · drop(x) A and u = s · dY Bᵀ: dB = hᵀ dY, dA = drop(x)ᵀ u, dW = xᵀ dY, and dX = Σ dY
-/// Wᵀ + drop'(u Aᵀ) over the maps.
+/// The backward of the maps. With h = s · drop(x) A and u = s · dY Bᵀ: dB = hᵀ dY, dA = drop(x)ᵀ u,
+/// dW = xᵀ dY, and dX = Σ dY Wᵀ + drop'(u Aᵀ) over the maps.
 #[derive(Debug)]
 struct AdaptedBackward;
 
@@ -162,7 +164,7 @@ impl<B: Products + KeyedDropout, const N: usize> Backward<B, N> for AdaptedBackw
     }
 }
 
-/// The gradients that are wanted of all groups.
+/// Returns the wanted gradients of all groups.
 fn of_groups<B: Products + KeyedDropout>(
     kept: KeptGroups<B>,
     gradient: &FloatTensor<B>,
@@ -212,7 +214,7 @@ fn of_groups<B: Products + KeyedDropout>(
     found
 }
 
-/// The gradient of what no row came by.
+/// Returns a gradient of zeros, for a group without rows.
 fn nothing<B: Backend>(linears: &Linears<FloatTensor<B>>, of: Of) -> Option<FloatTensor<B>> {
     let like = |tensor: &FloatTensor<B>| {
         B::float_zeros(tensor.shape(), &tensor.device(), DType::F32.into())
@@ -231,7 +233,7 @@ fn nothing<B: Backend>(linears: &Linears<FloatTensor<B>>, of: Of) -> Option<Floa
     }
 }
 
-/// The gradients that are wanted, given that of the result.
+/// Returns the wanted gradients, given that of the result.
 fn gradients<B: Products + KeyedDropout>(
     kept: Saved<B>,
     gradient: FloatTensor<B>,
@@ -339,7 +341,7 @@ fn gradients<B: Products + KeyedDropout>(
     found
 }
 
-/// Where each map's columns are, in the result and among the narrow ones.
+/// Each map's columns in the result, and in the narrow product.
 struct Places {
     outputs: Vec<Range<usize>>,
     ranks: Vec<Range<usize>>,

@@ -1,4 +1,4 @@
-//! Linear maps of one input, and the way of their tensors to a backend.
+//! Linear maps that share an input, and the conversion of their tensors to those of a backend.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{
@@ -9,37 +9,37 @@ use burn::tensor::Tensor;
 
 use crate::ops::base::Base;
 
-/// A linear map, and its adapter where it has one.
+/// A linear map with an optional adapter.
 #[derive(Debug, Clone)]
 pub struct Linear<T = Tensor<2>> {
-    /// [in, out].
+    /// The weight, [in, out].
     pub weight: Base<T>,
-    /// What is added to it.
+    /// The adapter, which is added to the weight.
     pub adapter: Option<Adapter<T>>,
 }
 
 /// The adapter of a linear map.
 #[derive(Debug, Clone)]
 pub struct Adapter<T = Tensor<2>> {
-    /// [in, r].
+    /// The matrix A, [in, r].
     pub a: T,
-    /// [r, out].
+    /// The matrix B, [r, out].
     pub b: T,
-    /// What the product is multiplied by.
+    /// The factor of the product.
     pub scale: f64,
 }
 
-/// Maps of one input, and what their result is added to.
+/// Maps that share an input, and what their result is added to.
 #[derive(Debug, Clone)]
 pub struct Linears<T = Tensor<2>> {
-    /// One at least.
+    /// The maps, at least one.
     pub maps: Vec<Linear<T>>,
-    /// [tokens, out of all].
+    /// The tensor to which the result is added, [tokens, out of all].
     pub onto: Option<T>,
 }
 
 impl<T> Linears<T> {
-    /// The same of other tensors.
+    /// Applies `of` to every tensor.
     pub(super) fn map<U>(self, mut of: impl FnMut(T) -> U) -> Linears<U> {
         let maps = self.maps.into_iter().map(|Linear { weight, adapter }| {
             let weight = weight.map(&mut of);
@@ -56,22 +56,22 @@ impl<T> Linears<T> {
         }
     }
 
-    /// The adapters, in the order of their maps.
+    /// Returns the adapters, in the order of their maps.
     pub(super) fn adapters(&self) -> impl Iterator<Item = &Adapter<T>> {
         self.maps.iter().filter_map(|map| map.adapter.as_ref())
     }
 }
 
-/// The maps of some rows that follow on those of the group before.
+/// The maps of some rows, which follow on those of the group before.
 #[derive(Debug, Clone)]
 pub struct Group<T = Tensor<2>> {
-    /// How many rows.
+    /// Number of rows.
     pub rows: usize,
-    /// Their maps; of all groups as wide.
+    /// The maps; they have equal widths in all groups.
     pub linears: Linears<T>,
 }
 
-/// All [`Group`]s of a backend.
+/// All [`Group`]s, in tensors of a backend.
 #[derive(Debug, Clone)]
 pub struct Groups<B: Backend>(pub(super) Vec<Group<FloatTensor<B>>>);
 
@@ -81,7 +81,7 @@ impl<B: Backend> Groups<B> {
     }
 }
 
-/// The same groups of other tensors.
+/// Applies `of` to every tensor of the groups.
 pub(super) fn map<T, U>(groups: Vec<Group<T>>, mut of: impl FnMut(T) -> U) -> Vec<Group<U>> {
     groups
         .into_iter()

@@ -1,13 +1,13 @@
-//! Linear maps of one input with their low-rank adapters, y = x W + s · drop(x) A B, as one
+//! Linear maps that share an input, with their low-rank adapters, y = x W + s · drop(x) A B, as one
 //! operation with a backward of its own.
 //!
 //! Maps that share an input (query, key and value; gate and up) are one product whose columns lie
 //! side by side: threads are called once, and x gets one gradient. An adapter's product is added
-//! while a tile of y is in the cache, in backward too, and the tape keeps x and the narrow s ·
-//! drop(x) A only.
+//! while a tile of y is in the cache, also in backward, and the tape keeps only x and the narrow s
+//! · drop(x) A.
 //!
-//! Rows may be of several groups with maps of their own, as tokens are of the experts that they are
-//! sent to.
+//! Rows may belong to several groups with maps of their own, as tokens belong to the experts to
+//! which they are sent.
 
 mod backward;
 mod group;
@@ -26,8 +26,8 @@ use super::base::Base;
 use super::dropout::{KeyedDropout, Mask};
 use super::product::{ProductInputs, Products, columns_of};
 
-/// x W + scale · drop(x) A B, Hu et al. 2021, arXiv:2106.09685, of each map, and all of it onto
-/// what is given.
+/// Computes x W + scale · drop(x) A B, Hu et al. 2021, arXiv:2106.09685, for each map, and adds all
+/// of it to what is given.
 ///
 /// # Shapes
 /// `x` [tokens, in], result [tokens, out of all maps], in their order; a mask has as many tokens.
@@ -39,20 +39,19 @@ pub fn adapted(x: Tensor<2>, linears: Linears, mask: Option<&Mask>) -> Tensor<2>
     adapted_by_group(x, vec![group], mask)
 }
 
-/// [`adapted`] of rows of which each group has maps of its own. What trains in the maps of a group
-/// without rows gets gradients of 0.
+/// Computes [`adapted`] for rows in groups, each with maps of its own. What trains in the maps of a
+/// group without rows gets gradients of 0.
 ///
 /// # Shapes
 /// `x` [rows of all groups, in], result [rows, out of all maps of a group]; a mask has as many
 /// tokens.
 ///
 /// # Panics
-/// Several groups are to go onto what is given.
+/// Several groups are to be added to what is given.
 pub fn adapted_by_group(x: Tensor<2>, groups: Vec<Group>, mask: Option<&Mask>) -> Tensor<2> {
     assert!(
         groups.len() == 1 || groups.iter().all(|group| group.linears.onto.is_none()),
-        "groups \
-    go onto nothing"
+        "groups go onto nothing"
     );
     let groups = Groups(group::map(groups, Tensor::into_dispatch));
     Tensor::from_dispatch(<Dispatch as Adapted>::adapted(
@@ -106,8 +105,8 @@ impl<B: Backend + Adapted + Products + KeyedDropout, C: CheckpointStrategy> Adap
     }
 }
 
-/// Results of all groups one below the other, and what [`forward`] gives beside each; nothing of a
-/// group without rows.
+/// Returns the results of all groups one below the other, and what [`forward`] gives in addition to
+/// each; nothing for a group without rows.
 fn forward_groups<B: Products + KeyedDropout>(
     x: &FloatTensor<B>,
     groups: &[Group<FloatTensor<B>>],
@@ -132,7 +131,7 @@ fn forward_groups<B: Products + KeyedDropout>(
     (output, narrows)
 }
 
-/// Each group with its rows.
+/// Returns each group with its range of rows.
 fn placed<T>(groups: &[Group<T>]) -> impl Iterator<Item = (Range<usize>, &Group<T>)> {
     groups.iter().scan(0, |before, group| {
         let rows = *before..*before + group.rows;
@@ -141,7 +140,7 @@ fn placed<T>(groups: &[Group<T>]) -> impl Iterator<Item = (Range<usize>, &Group<
     })
 }
 
-/// Some rows of a matrix.
+/// Returns some rows of a matrix.
 fn rows_of<B: Backend>(matrix: &FloatTensor<B>, rows: Range<usize>) -> FloatTensor<B> {
     let [count, width] = matrix.shape().dims();
     if rows == (0..count) {
@@ -151,7 +150,7 @@ fn rows_of<B: Backend>(matrix: &FloatTensor<B>, rows: Range<usize>) -> FloatTens
     }
 }
 
-/// The result, and the narrow s · drop(x) A of all adapters side by side, [tokens, ranks].
+/// Returns the result, and the narrow s · drop(x) A of all adapters side by side, [tokens, ranks].
 fn forward<B: Products + KeyedDropout>(
     x: &FloatTensor<B>,
     linears: &Linears<FloatTensor<B>>,
@@ -201,7 +200,7 @@ fn dropped<B: KeyedDropout>(x: &FloatTensor<B>, mask: Option<Mask>) -> FloatTens
     }
 }
 
-/// Each adapter's columns times its scale, [tokens, ranks].
+/// Multiplies each adapter's columns with its scale, [tokens, ranks].
 fn scaled<B: Backend>(narrow: FloatTensor<B>, linears: &Linears<FloatTensor<B>>) -> FloatTensor<B> {
     let mut scales = linears.adapters().map(|adapter| adapter.scale);
     let first = scales.next().expect("what is narrow is of an adapter");

@@ -11,7 +11,7 @@ fn drawn(seed: u64, shape: [usize; 2]) -> Tensor<2> {
     Tensor::from_data(TensorData::new(numbers.collect(), shape), &Device::flex())
 }
 
-/// A group of maps, by sizes: rank 0 is no adapter.
+/// A group of maps, given by sizes; rank 0 means no adapter.
 #[derive(Debug, Clone)]
 struct Case {
     tokens: usize,
@@ -24,7 +24,8 @@ struct Case {
 }
 
 impl Case {
-    /// x, what the result is added to, and each map's weight, A and B, as leaves where they train.
+    /// Returns x, the tensor to which the result is added, and each map's weight, A and B, as
+    /// leaves where they train.
     fn leaves(&self) -> (Tensor<2>, Tensor<2>, Vec<[Tensor<2>; 3]>) {
         let leaf = |seed: u64, shape| drawn(seed, shape).autodiff().require_grad();
         let outputs = self.maps.iter().map(|(outputs, ..)| outputs).sum();
@@ -154,7 +155,10 @@ proptest! {
     #[test]
     fn it_is_the_composition_of_its_parts_and_so_are_its_gradients(
         [tokens, inputs] in [1_usize..40, 1_usize..70],
-        maps in proptest::collection::vec((1_usize..70, 0_usize..5, prop::sample::select(vec![1.7, 2.0])), 1..4),
+        maps in proptest::collection::vec(
+            (1_usize..70, 0_usize..5, prop::sample::select(vec![1.7, 2.0])),
+            1..4,
+        ),
         [drops, onto]: [bool; 2],
     ) {
         Case { tokens, inputs, maps, drops, onto, weights_train: false }.check();

@@ -1,9 +1,9 @@
-//! Backward: the weights of a tile are made again from its scores and the kept sums, Dao 2023,
-//! arXiv:2307.08691, algorithm 2.
+//! Backward of attention: the weights of a tile are recomputed from its scores and the kept sums,
+//! Dao 2023, arXiv:2307.08691, algorithm 2.
 //!
-//! A tile of queries and a tile of keys meet once, and give their parts of dQ, dK and dV. The
+//! A tile of queries and a tile of keys meet once, and add their parts to dQ, dK and dV. The
 //! meetings are held in rounds, in none of which a tile meets two others: so each sum has one owner
-//! at a time and an order that no schedule changes.
+//! at a time, and an order that does not depend on the schedule.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -19,21 +19,21 @@ use crate::ops::exp::exp;
 use crate::ops::product::count;
 use crate::ops::simd::{Arithmetic, vectorised};
 
-/// What forward gave, and the gradient of its output.
+/// The results of forward, and the gradient of its output.
 #[derive(Clone, Copy)]
 pub(super) struct Given<'a> {
-    /// [batch, queries, heads, width].
+    /// The output, [batch, queries, heads, width].
     pub(super) output: &'a [f32],
-    /// [batch, queries, heads].
+    /// The logarithms of sums, [batch, queries, heads].
     pub(super) log_sums: &'a [f32],
-    /// [batch, queries, heads, width].
+    /// The gradient of the output, [batch, queries, heads, width].
     pub(super) gradient: &'a [f32],
 }
 
-/// dQ, dK and dV, each as its tensor lies.
+/// dQ, dK and dV, each in the order of its tensor.
 pub(super) type Gradients = [Vec<f32>; 3];
 
-/// A tile of queries meets one of keys: of all heads that share a head of the keys.
+/// The meeting of a tile of queries with one of keys, for all heads that share a head of the keys.
 struct Meeting {
     batch: usize,
     kv_head: usize,
@@ -41,12 +41,12 @@ struct Meeting {
     keys: Range<usize>,
 }
 
-/// Numbers of a row in scratch: columns of a product come in multiples of 16.
+/// Returns the padded length of a row in scratch: the columns of a product come in multiples of 16.
 fn padded(width: usize) -> usize {
     width.next_multiple_of(16)
 }
 
-/// The three gradients.
+/// Returns the three gradients.
 pub(super) fn backward(inputs: &AttentionRows, given: &Given, tile: usize) -> Gradients {
     let Sizes {
         batch,
@@ -116,9 +116,9 @@ pub(super) fn backward(inputs: &AttentionRows, given: &Given, tile: usize) -> Gr
 /// A row of the batch with a tile of queries and one of keys that it sees.
 type Pair = (usize, usize, usize);
 
-/// The meetings of all tiles that see something of one another, in rounds in which each tile is at
-/// most once. With tiles i of queries and j of keys it is the round (i + j) mod m, where no tile
-/// meets more than m neighboring ones: under a causal mask rounds of equal size.
+/// Returns the meetings of all tiles that see something of one another, in rounds in which each
+/// tile is at most once. Tiles i of queries and j of keys meet in round (i + j) mod m, where no
+/// tile meets more than m neighboring ones: under a causal mask rounds have equal size.
 fn rounds(seen: &KeyRange, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Vec<Pair>> {
     let mut pairs = Vec::new();
     let mut most = 1;
@@ -146,13 +146,13 @@ fn rounds(seen: &KeyRange, query_tiles: &[Tiles], key_tiles: &[Tiles]) -> Vec<Ve
     rounds
 }
 
-/// Sums of tiles, one a tile and head of the keys: [heads, places of the tile, padded width].
+/// Sums of tiles, one per tile and head of the keys: [heads, places of the tile, padded width].
 struct Sums<'a> {
     tiles: &'a [Tiles],
-    /// Tiles of the rows before.
+    /// Number of tiles in the rows before.
     before: Vec<usize>,
     sizes: Sizes,
-    /// Heads that share a head of the keys.
+    /// Number of heads that share a head of the keys.
     heads: usize,
     sums: Vec<Mutex<Vec<f32>>>,
 }
@@ -179,7 +179,7 @@ impl<'a> Sums<'a> {
         &self.sums[(self.before[row] + tile) * self.sizes.kv_heads + kv_head]
     }
 
-    /// As a tensor lies, [batch, length, kv heads · heads, width].
+    /// Returns the sums in the order of a tensor, [batch, length, kv heads · heads, width].
     fn gathered(self, length: usize, factor: f32) -> Vec<f32> {
         let Self {
             tiles,
@@ -196,12 +196,7 @@ impl<'a> Sums<'a> {
         } = self;
         let sums: Vec<Vec<f32>> = sums
             .into_iter()
-            .map(|sums| {
-                sums.into_inner().expect(
-                    "no meeting \
-        panicked",
-                )
-            })
+            .map(|sums| sums.into_inner().expect("no meeting panicked"))
             .collect();
         let mut whole = vec![0.0; batch * length * kv_heads * heads * width];
         whole
@@ -229,8 +224,8 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a meeting is held in, as large as a thread has needed it so far; features and keys of a
-/// tile are padded.
+/// Buffers of a meeting, as large as a thread has needed them so far; features and keys of a tile
+/// are padded.
 #[derive(Default)]
 struct Scratch {
     /// [width, keys].
@@ -247,8 +242,8 @@ struct Scratch {
 }
 
 impl Scratch {
-    /// Makes room. What pads a row is whatever a meeting before left there, and nothing of it comes
-    /// into a sum that is used.
+    /// Makes room. The padding of a row is left over from an earlier meeting, and does not enter
+    /// any sum that is used.
     fn begin(&mut self, queries: usize, keys: usize, width: usize) {
         let Self {
             key_turned,
@@ -281,7 +276,14 @@ vectorised! {
         gradients: [&'a mut [f32]; 3],
     ) {
         let [dq, dk, dv] = gradients;
-        let Sizes { queries, keys, heads, kv_heads, width, .. } = inputs.seen.sizes;
+        let Sizes {
+            queries,
+            keys,
+            heads,
+            kv_heads,
+            width,
+            ..
+        } = inputs.seen.sizes;
         let (group, stride, lanes) = (heads / kv_heads, padded(width), padded(meeting.keys.len()));
         scratch.begin(meeting.queries.len(), meeting.keys.len(), width);
         for (index, key) in meeting.keys.clone().enumerate() {
@@ -290,16 +292,33 @@ vectorised! {
         }
         let from = (meeting.batch * keys + meeting.keys.start) * kv_heads + meeting.kv_head;
         let count = meeting.keys.len();
-        turn(&mut scratch.key_turned, &inputs.key[from * width..], kv_heads * width, count, width, lanes);
-        turn(&mut scratch.value_turned, &inputs.value[from * width..], kv_heads * width, count, width, lanes);
+        turn(
+            &mut scratch.key_turned,
+            &inputs.key[from * width..],
+            kv_heads * width,
+            count,
+            width,
+            lanes,
+        );
+        turn(
+            &mut scratch.value_turned,
+            &inputs.value[from * width..],
+            kv_heads * width,
+            count,
+            width,
+            lanes,
+        );
         for of_group in 0..group {
             let head = meeting.kv_head * group + of_group;
             let row_of = |query: usize| (meeting.batch * queries + query) * heads + head;
             for (index, query) in meeting.queries.clone().enumerate() {
                 let from = row_of(query) * width;
-                let numbers = inputs.query[from..from + width].iter().zip(&mut scratch.query[index * stride..]);
+                let numbers = inputs.query[from..from + width]
+                    .iter()
+                    .zip(&mut scratch.query[index * stride..]);
                 numbers.for_each(|(number, scaled)| *scaled = number * inputs.score.scale);
-                scratch.gradient[index * stride..][..width].copy_from_slice(&given.gradient[from..from + width]);
+                scratch.gradient[index * stride..][..width]
+                    .copy_from_slice(&given.gradient[from..from + width]);
             }
             let sums = |query| (given.log_sums[row_of(query)], along[row_of(query)]);
             weigh::<A>(inputs, meeting, scratch, [lanes, stride], &sums);
@@ -309,7 +328,7 @@ vectorised! {
     }
 }
 
-/// P = e^(S - L) and dS = P ∘ (dP - D) for one head; `sums` gives a query's L and D.
+/// Computes P = e^(S - L) and dS = P ∘ (dP - D) for one head; `sums` gives a query's L and D.
 #[inline(always)]
 fn weigh<A: Arithmetic>(
     inputs: &AttentionRows,
@@ -374,7 +393,8 @@ fn weigh<A: Arithmetic>(
     }
 }
 
-/// dQ += dS K (yet to be scaled), dK += dSᵀ (scale · Q), dV += Pᵀ dO, for one head.
+/// Adds to the gradients, for one head: dQ += dS K (yet to be scaled), dK += dSᵀ (scale · Q), dV +=
+/// Pᵀ dO.
 #[inline(always)]
 fn add_gradients<A: Arithmetic>(
     meeting: &Meeting,
@@ -416,7 +436,7 @@ fn add_gradients<A: Arithmetic>(
     );
 }
 
-/// [rows, width] with rows `stride` apart as [width, lanes].
+/// Transposes [rows, width], with rows `stride` apart, to [width, lanes].
 #[inline(always)]
 fn turn(
     turned: &mut [f32],

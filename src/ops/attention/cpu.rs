@@ -1,4 +1,4 @@
-//! Attention of the CPU's tensors: their numbers are read where they lie.
+//! Attention on the CPU, which reads the numbers of tensors in place.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use super::score::Score;
 use super::{TiledAttention, sizes, with_sinks};
 use crate::ops::numbers::{read, row_major, tensor};
 
-/// Queries and keys of a tile: 64 · 64 scores and as many features of 64 keys stay in a core's
-/// nearest cache.
+/// Number of queries and of keys in a tile: 64 · 64 scores and as many features of 64 keys stay in
+/// a core's first-level cache.
 const TILE: usize = 64;
 
 #[cfg(test)]
@@ -21,7 +21,7 @@ thread_local! {
     static TILE_OF_TEST: std::cell::Cell<usize> = const { std::cell::Cell::new(TILE) };
 }
 
-/// What `compute` gives in tiles of so many queries and keys.
+/// Runs `compute` with tiles of so many queries and keys.
 #[cfg(test)]
 pub(crate) fn in_tiles<T>(tile: usize, compute: impl FnOnce() -> T) -> T {
     TILE_OF_TEST.set(tile);

@@ -1,7 +1,9 @@
-//! Forward: one pass over the keys with a running maximum, Dao 2023, arXiv:2307.08691, algorithm 1.
+//! Forward of attention: one pass over the keys with a running maximum, Dao 2023, arXiv:2307.08691,
+//! algorithm 1.
 //!
 //! The rows of a tile are (query, head of the group) pairs, so a head of the keys is read once for
-//! its whole group and one query still fills a register. Tiles are worked on transposed, a row a
+//! its whole group and one query still fills a register. Tiles are transposed, with one row per
+//! lane: maxima and sums over the keys are then those of whole registers.
 //! lane: maxima and sums over the keys are then those of whole registers.
 
 use std::cell::RefCell;
@@ -16,30 +18,30 @@ use crate::ops::exp::exp;
 use crate::ops::product::count;
 use crate::ops::simd::{Arithmetic, vectorised};
 
-/// What attention is computed from, token by token.
+/// The operands of attention, token by token.
 #[derive(Clone, Copy)]
 pub(super) struct AttentionRows<'a> {
-    /// [batch, queries, heads, width].
+    /// The queries, [batch, queries, heads, width].
     pub(super) query: &'a [f32],
-    /// [batch, keys, kv heads, width].
+    /// The keys, [batch, keys, kv heads, width].
     pub(super) key: &'a [f32],
-    /// As `key`.
+    /// The values, in the shape of `key`.
     pub(super) value: &'a [f32],
-    /// Who sees what.
+    /// The keys that each query sees.
     pub(super) seen: KeyRange<'a>,
-    /// How a product is scored.
+    /// The score of a product.
     pub(super) score: Score,
 }
 
-/// What forward gives.
+/// The results of forward.
 pub(super) struct Mixed {
-    /// [batch, queries, heads, width].
+    /// The output, [batch, queries, heads, width].
     pub(super) output: Vec<f32>,
     /// The logarithm of the sum of a query's exponentials, [batch, queries, heads].
     pub(super) log_sums: Vec<f32>,
 }
 
-/// Rows of a head of the keys, and the keys that one of them sees.
+/// Rows that share a head of the keys, and the keys that any of them sees.
 struct HeadRows {
     batch: usize,
     kv_head: usize,
@@ -47,7 +49,7 @@ struct HeadRows {
     keys: Range<usize>,
 }
 
-/// softmax(score(Q Kᵀ)) V and the logarithms of the sums.
+/// Computes softmax(score(Q Kᵀ)) V and the logarithms of the sums.
 pub(super) fn forward(inputs: &AttentionRows, tile: usize) -> Mixed {
     let sizes = inputs.seen.sizes;
     let (group, width) = (sizes.group(), sizes.width);
@@ -119,7 +121,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// What a tile is worked on in, as large as a thread has needed it so far.
+/// Buffers of a tile, as large as a thread has needed them so far.
 #[derive(Default)]
 struct Scratch {
     /// scale · Qᵀ, [width, lanes].
@@ -128,17 +130,18 @@ struct Scratch {
     weights: Vec<f32>,
     /// Oᵀ before the division, [width, lanes].
     mixed: Vec<f32>,
-    /// The rows' largest scores so far, their sums, what a new maximum shrinks them by; [lanes].
+    /// The rows' largest scores so far, their sums, and the factor by which a new maximum shrinks
+    /// them; [lanes].
     largest: Vec<f32>,
     sum: Vec<f32>,
     shrink: Vec<f32>,
-    /// The rows' first keys and ends; [lanes].
+    /// The rows' first keys and ends of keys; [lanes].
     first: Vec<u32>,
     end: Vec<u32>,
 }
 
 impl Scratch {
-    /// Nothing mixed yet; lanes that no row fills see everything of a query of zeros.
+    /// Starts a tile. Lanes without a row hold a query of zeros that sees every key.
     fn begin(&mut self, tile: usize, lanes: usize, width: usize) {
         let Self {
             query,
@@ -180,7 +183,14 @@ vectorised! {
         output: &'a mut [f32],
         log_sums: &'a mut [f32],
     ) {
-        let Sizes { queries, keys, heads, kv_heads, width, .. } = inputs.seen.sizes;
+        let Sizes {
+            queries,
+            keys,
+            heads,
+            kv_heads,
+            width,
+            ..
+        } = inputs.seen.sizes;
         let group = heads / kv_heads;
         let lanes = place.rows.len().next_multiple_of(16);
         scratch.begin(tile, lanes, width);
@@ -197,8 +207,20 @@ vectorised! {
             let tile_keys = start..place.keys.end.min(start + tile);
             let from = ((place.batch * keys + start) * kv_heads + place.kv_head) * width;
             let (stride, count) = (kv_heads * width, tile_keys.len());
-            let key = Left { numbers: &inputs.key[from..], stride, order: OperandLayout::Rows, rows: count, depth: width };
-            let value = Left { numbers: &inputs.value[from..], stride, order: OperandLayout::Columns, rows: width, depth: count };
+            let key = Left {
+                numbers: &inputs.key[from..],
+                stride,
+                order: OperandLayout::Rows,
+                rows: count,
+                depth: width,
+            };
+            let value = Left {
+                numbers: &inputs.value[from..],
+                stride,
+                order: OperandLayout::Columns,
+                rows: width,
+                depth: count,
+            };
             mix::<A>(scratch, key, value, tile_keys, lanes, inputs.score.softcap);
         }
         for (lane, (output, log_sum)) in output.chunks_exact_mut(width).zip(log_sums).enumerate() {
@@ -211,7 +233,7 @@ vectorised! {
     }
 }
 
-/// Takes in a tile of keys; `key` is K, `value` Vᵀ.
+/// Adds a tile of keys; `key` is K, `value` Vᵀ.
 #[inline(always)]
 fn mix<A: Arithmetic>(
     scratch: &mut Scratch,
@@ -246,7 +268,7 @@ fn mix<A: Arithmetic>(
     product::<A>(value, weights, mixed, lanes, Onto::Add);
 }
 
-/// Minus infinity for what a row does not see.
+/// Sets the scores of keys that a row does not see to minus infinity.
 #[inline(always)]
 fn hide(scores: &mut [f32], keys: &Range<usize>, first: &[u32], end: &[u32]) {
     if first.iter().all(|first| *first as usize <= keys.start)
@@ -268,7 +290,7 @@ fn hide(scores: &mut [f32], keys: &Range<usize>, first: &[u32], end: &[u32]) {
     }
 }
 
-/// exp(z - m) of scores, and what becomes of the rows' maxima m and sums.
+/// Turns scores into exp(z - m), and updates the rows' maxima m and sums.
 #[inline(always)]
 fn soften<A: Arithmetic>(
     scores: &mut [f32],

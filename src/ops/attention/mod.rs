@@ -1,9 +1,9 @@
-//! Attention that keeps its output and one number a query, and makes the weights again in backward:
-//! memory grows with the tokens, not with their square (Dao 2023, arXiv:2307.08691).
+//! Attention that keeps its output and one number per query, and recomputes the weights in
+//! backward: memory grows with the tokens, not with their square (Dao 2023, arXiv:2307.08691).
 //!
-//! What a query sees is one range of keys, so tiles outside a document, a window or the past are
-//! never touched. `cpu` is written on slices, GPUs have kernels, and `portable`, of any backend's
-//! own operations, is what the tests compare with.
+//! A query sees one range of keys, so tiles outside a document, a window or the past are never
+//! touched. `cpu` works on slices and GPUs have kernels; `portable` uses any backend's own
+//! operations, and the tests compare with it.
 
 mod backward;
 mod cpu;
@@ -37,8 +37,8 @@ pub use score::Score;
 
 use super::differentiate;
 
-/// softmax(score(Q Kᵀ)) V, every group of query heads on its key head (Vaswani et al. 2017,
-/// arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245).
+/// Computes softmax(score(Q Kᵀ)) V, every group of query heads with its key head (Vaswani et al.
+/// 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245).
 ///
 /// Query i of a row stands at key `keys - queries + i` and sees the keys from its `first` to there.
 ///
@@ -55,8 +55,9 @@ pub fn attention(
     attention_with_sinks(query, key, value, first, score, None)
 }
 
-/// [`attention`] where every head has a sink besides: a score, one number a head, that takes its
-/// share of the softmax and has no value (Xiao et al. 2023, arXiv:2309.17453). It is a constant.
+/// Computes [`attention`] where every head also has a sink: a score, one number per head, that
+/// takes its share of the softmax and has no value (Xiao et al. 2023, arXiv:2309.17453). It is a
+/// constant.
 pub fn attention_with_sinks(
     query: Tensor<4>,
     key: Tensor<4>,
@@ -77,10 +78,10 @@ pub fn attention_with_sinks(
     Tensor::from_dispatch(output)
 }
 
-/// Attention and the three gradients of it.
+/// Attention and its three gradients.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait TiledAttention: Backend {
-    /// See [`attention_with_sinks`]; beside its result the logarithm of the sum of a query's
+    /// Computes [`attention_with_sinks`], and the logarithm of the sum of each query's
     /// exponentials, [batch, queries, heads].
     fn tiled_attention(
         query: FloatTensor<Self>,
@@ -91,12 +92,11 @@ pub trait TiledAttention: Backend {
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
 
-    /// The gradients of `query`, `key` and `value`, given what forward gave and the gradient of its
-    /// output.
+    /// Returns the gradients of `query`, `key` and `value`, given the results of forward and the
+    /// gradient of its output.
     #[allow(
         clippy::too_many_arguments,
-        reason = "the tensors of the mathematics, and the macro \
-    routes by tensors"
+        reason = "the tensors of the mathematics, and the macro routes by tensors"
     )]
     fn tiled_attention_gradients(
         query: FloatTensor<Self>,
@@ -110,7 +110,7 @@ pub trait TiledAttention: Backend {
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
-/// What heads give, and the logarithms of their sums, where each has a sink s too: O σ and L' =
+/// Adds a sink s to each head: turns the output and the logarithms of its sums into O σ and L' =
 /// log(e^L + e^s), with σ = e^(L - L'). Backward needs no more: its weights e^(S - L') and its D =
 /// rowsum(dO ∘ O) are those of the softmax in which the sink has a value of 0.
 fn with_sinks<B: Backend>(
@@ -141,7 +141,7 @@ fn with_sinks<B: Backend>(
     (B::float_mul(output, share), joint)
 }
 
-/// The sizes of these tensors, one `first` a query.
+/// Returns the sizes of these tensors, and checks that there is one `first` per query.
 fn sizes<B: Backend>(query: &FloatTensor<B>, key: &FloatTensor<B>, first: &[u32]) -> Sizes {
     let [batch, queries, heads, width] = query.shape().dims();
     let [_, keys, kv_heads, _] = key.shape().dims();
@@ -200,7 +200,7 @@ impl TiledAttention for burn::backend::Cube {
     }
 }
 
-/// What backward needs: Q, K, V, O and the logarithms of the sums.
+/// The tensors that backward needs: Q, K, V, O and the logarithms of the sums.
 type Kept<B> = ([FloatTensor<B>; 5], Arc<[u32]>, Score);
 
 impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Autodiff<B, C> {

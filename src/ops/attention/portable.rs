@@ -1,4 +1,4 @@
-//! Attention by tiles of a backend's own operations: the twin that the CPU's is tested with.
+//! Attention in tiles of a backend's own operations: the reference for testing the CPU's.
 
 use std::ops::Range;
 
@@ -11,10 +11,10 @@ use super::score::Score;
 use super::sizes;
 use crate::ops::product::Product;
 
-/// What stands for a score that is not seen: one of which differences and exponentials are numbers.
+/// The score of a key that is not seen; differences and exponentials of it are finite.
 const UNSEEN: f32 = -1e30;
 
-/// What attention is computed from.
+/// The operands of attention.
 pub(super) struct AttentionInputs<'a, B: Backend> {
     query: FloatTensor<B>,
     key: FloatTensor<B>,
@@ -51,8 +51,8 @@ fn tiles(length: usize, tile: usize) -> impl Iterator<Item = Range<usize>> + Clo
         .map(move |start| start..length.min(start + tile))
 }
 
-/// Places of a tensor [batch, length, kv heads · group, width] as rows of its kv heads, [batch, kv
-/// heads, group · places, width].
+/// Reshapes places of a tensor [batch, length, kv heads · group, width] into rows of its kv heads,
+/// [batch, kv heads, group · places, width].
 fn rows<B: Backend>(
     tensor: &FloatTensor<B>,
     places: &Range<usize>,
@@ -80,7 +80,7 @@ fn rows<B: Backend>(
     )
 }
 
-/// The reverse of [`rows`].
+/// The inverse of [`rows`].
 fn places<B: Backend>(rows: FloatTensor<B>, group: usize) -> FloatTensor<B> {
     let [batch, kv_heads, count, width] = rows.shape().dims();
     let parts = B::float_reshape(
@@ -94,11 +94,11 @@ fn places<B: Backend>(rows: FloatTensor<B>, group: usize) -> FloatTensor<B> {
     )
 }
 
-/// What is seen of a tile.
+/// The visible part of a tile.
 enum Sight<B: Backend> {
     Nothing,
     Everything,
-    /// True where a query must not look, [batch, kv heads, group · queries, keys].
+    /// A mask, true where a query must not look, [batch, kv heads, group · queries, keys].
     But(BoolTensor<B>),
 }
 
@@ -144,7 +144,7 @@ fn hide<B: Backend>(tensor: FloatTensor<B>, sight: &Sight<B>, value: f32) -> Flo
     }
 }
 
-/// z, and dz/ds where a cap makes it other than 1, of rows of scaled queries and of keys.
+/// Returns z for rows of scaled queries and keys, and dz/ds where a cap makes it differ from 1.
 fn scores<B: Backend + Product>(
     query: FloatTensor<B>,
     key: FloatTensor<B>,
@@ -163,7 +163,8 @@ fn scores<B: Backend + Product>(
     (B::float_mul_scalar(share, softcap.into()), Some(slope))
 }
 
-/// Output [batch, queries, heads, width] and the logarithms of the sums, [batch, queries, heads].
+/// Returns the output [batch, queries, heads, width] and the logarithms of the sums, [batch,
+/// queries, heads].
 pub(super) fn forward<B: Backend + Product>(
     inputs: &AttentionInputs<B>,
     tile: usize,
@@ -239,7 +240,7 @@ fn add<B: Backend>(sum: &mut Option<FloatTensor<B>>, part: FloatTensor<B>) {
     });
 }
 
-/// dQ, dK and dV.
+/// Returns dQ, dK and dV.
 pub(super) fn backward<B: Backend + Product>(
     inputs: &AttentionInputs<B>,
     output: FloatTensor<B>,

@@ -1,15 +1,15 @@
-//! What a product of query and key becomes before the softmax.
+//! The score of a query and a key, from their product to the softmax.
 
-/// z = s, or z = c tanh(s / c), with s = scale · q · k (arXiv:2408.00118).
+/// A score: z = s, or z = c tanh(s / c), with s = scale · q · k (arXiv:2408.00118).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Score {
-    /// Usually 1 / sqrt(width of a head).
+    /// The scale, usually 1 / sqrt(width of a head).
     pub scale: f32,
-    /// c, which no score passes.
+    /// The cap c, which no score exceeds.
     pub softcap: Option<f32>,
 }
 
-/// c tanh(s / c), in place.
+/// Replaces each s by c tanh(s / c).
 #[inline(always)]
 pub(super) fn cap(scores: &mut [f32], softcap: f32) {
     for score in scores {
@@ -17,7 +17,7 @@ pub(super) fn cap(scores: &mut [f32], softcap: f32) {
     }
 }
 
-/// tanh x within a few units in the last place, as a quotient of polynomials (Eigen,
+/// Returns tanh x within a few units in the last place, as a quotient of polynomials (Eigen,
 /// `generic_fast_tanh_float`). NaN stays NaN.
 #[inline(always)]
 fn tanh(x: f32) -> f32 {

@@ -1,8 +1,8 @@
-//! The product of two tiles, with sums that stay in registers.
+//! The product of two tiles, with sums in registers.
 
 use crate::ops::simd::Arithmetic;
 
-/// How the left operand lies in memory.
+/// The memory layout of the left operand.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum OperandLayout {
     /// Row after row.
@@ -15,21 +15,21 @@ pub(super) enum OperandLayout {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Left<'a> {
     pub(super) numbers: &'a [f32],
-    /// From one row or column to the next.
+    /// Distance from one row or column to the next.
     pub(super) stride: usize,
     pub(super) order: OperandLayout,
     pub(super) rows: usize,
     pub(super) depth: usize,
 }
 
-/// What becomes of the numbers that are there.
+/// The use of the numbers that C holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Onto {
     Overwrite,
     Add,
 }
 
-/// C = A B or C += A B.
+/// Computes C = A B or C += A B.
 ///
 /// # Shapes
 /// `b` [depth, columns], `c` [rows, columns], where the columns are a multiple of 16.
@@ -103,10 +103,9 @@ fn block<A: Arithmetic, const R: usize, const N: usize>(
     let b = b
         .chunks_exact(columns)
         .map(|b| {
-            b[column..].first_chunk::<N>().expect(
-                "the columns are \
-    there",
-            )
+            b[column..]
+                .first_chunk::<N>()
+                .expect("the columns are there")
         })
         .take(a.depth);
     match a.order {
@@ -130,10 +129,7 @@ fn block<A: Arithmetic, const R: usize, const N: usize>(
     for (r, sums) in sums.iter().enumerate() {
         let c = c[(row + r) * columns + column..]
             .first_chunk_mut::<N>()
-            .expect(
-                "the columns are \
-        there",
-            );
+            .expect("the columns are there");
         for (c, sum) in c.iter_mut().zip(sums) {
             *c = if onto == Onto::Add { *c + sum } else { *sum };
         }

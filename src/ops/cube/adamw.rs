@@ -1,5 +1,5 @@
-//! The update of AdamW on a GPU, in place: one launch a weight looks whether all that comes out is
-//! finite, another one writes.
+//! The update of AdamW on a GPU, in place: one launch per weight checks that all results are
+//! finite, another one writes them.
 
 use burn::backend::Cube;
 use burn::tensor::{DType, Tensor};
@@ -11,10 +11,10 @@ use super::super::adamw::{AdamWRule, AdamWState, Constants, Segment};
 use super::super::flat::PIECE;
 use super::{cubes, empty, owned, total, units};
 
-/// Units of a piece's cube.
+/// Units of the cube for a piece.
 const UNITS: u32 = 256;
 
-/// See [`Constants`].
+/// The rates of an update, see [`Constants`].
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Rates {
     scale: f32,
@@ -28,7 +28,7 @@ struct Rates {
     keep: f32,
 }
 
-/// Where the numbers of a weight are in the flat rows.
+/// The range of a weight's numbers in the flat rows.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Place {
     start: u32,
@@ -39,7 +39,7 @@ fn place(segment: &Segment) -> PlaceLaunch {
     PlaceLaunch::new(segment.place.start as u32, segment.place.len() as u32)
 }
 
-/// w, m and v after the update.
+/// Returns w, m and v after the update.
 #[cube]
 fn updated(rates: &Rates, weight: f32, gradient: f32, first: f32, second: f32) -> (f32, f32, f32) {
     let gradient = gradient * rates.scale;
@@ -53,8 +53,8 @@ fn updated(rates: &Rates, weight: f32, gradient: f32, first: f32, second: f32) -
     )
 }
 
-/// 1 where a number is infinite or none. By its bits, for compilers may suppose that there are no
-/// such numbers.
+/// Returns 1 where a number is infinite or NaN. It tests the bits, because compilers may assume
+/// that there are no such numbers.
 #[cube]
 fn open(number: f32) -> f32 {
     let mut open = 0.0f32;
@@ -64,7 +64,7 @@ fn open(number: f32) -> f32 {
     open
 }
 
-/// Of every piece of a weight how many numbers would not be finite.
+/// Counts, for every piece of a weight, the numbers that would not be finite.
 #[cube(launch)]
 fn count_open(
     weight: &[f32],
@@ -198,11 +198,11 @@ fn stays_finite(
         .all(|count| count == 0.0)
 }
 
-/// The state after an update, or as it was where a number of it would not be finite.
+/// Returns the state after an update, or the unchanged state where one of its numbers would not be
+/// finite.
 #[allow(
     clippy::result_large_err,
-    reason = "what is handed back is the state, not the story of an \
-error"
+    reason = "what is handed back is the state, not the story of an error"
 )]
 pub(in crate::ops) fn adamw(
     state: AdamWState,
@@ -211,10 +211,11 @@ pub(in crate::ops) fn adamw(
     rule: AdamWRule,
 ) -> Result<AdamWState, AdamWState> {
     let device = |tensor: Tensor<1>| {
-        into_contiguous(tensor.try_into_primitive::<Cube>().expect(
-            "a GPU's, \
-        for it is not the CPU's",
-        ))
+        into_contiguous(
+            tensor
+                .try_into_primitive::<Cube>()
+                .expect("a GPU's, for it is not the CPU's"),
+        )
     };
     let tensor = Tensor::<1>::from_primitive::<Cube>;
     let mut weights: Vec<CubeTensor> = state.weights.into_iter().map(device).collect();

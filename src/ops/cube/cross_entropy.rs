@@ -1,5 +1,5 @@
-//! The loss of logits on a GPU: a cube a row, which is read once for the sum of its exponentials
-//! and once to become its gradient.
+//! The loss of logits on a GPU: one cube per row, which reads the row once for the sum of its
+//! exponentials and once to replace it by its gradient.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
@@ -9,16 +9,16 @@ use cubecl::prelude::*;
 
 use super::{Extent, across, cubes, element, empty, extent, owned, sharing, upload, vector_size};
 
-/// What becomes of the logits.
+/// The use of the memory of the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::ops) enum Logits {
-    /// Their gradient takes their place.
+    /// The gradient replaces the logits.
     Differentiated,
-    /// They stay as they are.
+    /// The logits stay as they are.
     Kept,
 }
 
-/// The larger of two numbers with a sum of exponentials each, and both sums against it.
+/// Returns the larger of two maxima, and the sum of both sums of exponentials relative to it.
 #[cube]
 fn joined(most: f32, sum: f32, other: f32, of_other: f32) -> (f32, f32) {
     let larger = max(most, other);
@@ -110,7 +110,8 @@ fn losses_of<F: Float, N: Size>(
     }
 }
 
-/// The losses, f32, and the logits or, in their place where nobody else holds them, their gradient.
+/// Returns the losses, f32, and the logits or their gradient, which is in the logits' place where
+/// no other handle holds them.
 pub(in crate::ops) fn cross_entropy(
     logits: CubeTensor,
     targets: &[u32],
@@ -164,13 +165,23 @@ mod tests {
             vocabulary in prop_oneof![1usize..70, Just(1003), Just(5000)],
             seed in 0u64..1000,
         ) {
-            let Some(device) = device() else { return Ok(()) };
+            let Some(device) = device() else {
+                return Ok(());
+            };
             let numbers = drawn(seed, rows * vocabulary, 12.0);
-            let targets: Arc<[u32]> = (0..rows as u32).map(|row| (row * 101 + seed as u32) % vocabulary as u32).collect();
+            let targets: Arc<[u32]> = (0..rows as u32)
+                .map(|row| (row * 101 + seed as u32) % vocabulary as u32)
+                .collect();
             let of = |device: &Device| {
                 let logits = tensor(&numbers, [rows, vocabulary], device);
                 let (losses, gradient) = cross_entropy(logits.clone(), targets.clone());
-                ([losses, cross_entropy_losses(logits.clone(), targets.clone())], [gradient, logits])
+                (
+                    [
+                        losses,
+                        cross_entropy_losses(logits.clone(), targets.clone()),
+                    ],
+                    [gradient, logits],
+                )
             };
             let ((losses, gradient), (exact, exact_gradient)) = (of(&device), of(&Device::flex()));
             for (ours, exact) in losses.into_iter().zip(exact) {

@@ -1,5 +1,5 @@
-//! The keyed mask on a GPU, made where it is used: a draw a feature of SplitMix64, in halves of 32
-//! bits, for WGSL has no larger ones.
+//! The keyed mask on a GPU, computed where it is used: one draw of SplitMix64 per feature, in
+//! halves of 32 bits, because WGSL has no larger integers.
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::kernel::into_contiguous;
@@ -9,7 +9,7 @@ use cubecl::prelude::*;
 use super::super::dropout::Mask;
 use super::{Extent, element, empty, extent, units, upload};
 
-/// (x ^ (x >> shift)) · factor of 64 bits in two halves, the upper one first.
+/// Returns (x ^ (x >> shift)) · factor of 64 bits in two halves, the upper one first.
 #[cube]
 fn stirred(
     high: u32,
@@ -26,7 +26,7 @@ fn stirred(
     )
 }
 
-/// Halves of the sum of 64 bits and 64 more.
+/// Returns the halves of the sum of two 64-bit numbers.
 #[cube]
 fn sum(high: u32, low: u32, of_high: u32, of_low: u32) -> (u32, u32) {
     let lower = low + of_low;
@@ -37,7 +37,8 @@ fn sum(high: u32, low: u32, of_high: u32, of_low: u32) -> (u32, u32) {
     (high + of_high + carry, lower)
 }
 
-/// x times `kept` where the draw's upper 53 bits are no less than `threshold`, 0 elsewhere.
+/// Computes x times `kept` where the draw's upper 53 bits are no less than `threshold`, and 0
+/// elsewhere.
 #[cube(launch)]
 fn masked<F: Float>(
     x: &[F],
@@ -69,7 +70,7 @@ fn masked<F: Float>(
     }
 }
 
-/// x with features dropped and the rest scaled, as `Mask` says.
+/// Drops features of x and scales the rest, as `Mask` says.
 pub(in crate::ops) fn dropout(x: CubeTensor, mask: &Mask) -> CubeTensor {
     let x = into_contiguous(x);
     let (shape, output) = (x.shape(), empty(&x, x.shape(), x.dtype));
@@ -116,11 +117,19 @@ mod tests {
             (features, site) in (1usize..200, any::<u64>()),
             probability in prop_oneof![Just(0.0), Just(0.5), 0.0..0.99f64],
         ) {
-            let Some(device) = device() else { return Ok(()) };
+            let Some(device) = device() else {
+                return Ok(());
+            };
             let (rows, numbers) = (tokens.len(), drawn(3, tokens.len() * features, 2.0));
-            let mask = Mask { tokens: tokens.into(), site, probability };
-            let [ours, exact] = [&device, &Device::flex()]
-                .map(|device| dropout(tensor(&numbers, [rows, features], device), &mask).into_data().try_to_vec::<f32>().expect("f32"));
+            let mask = Mask {
+                tokens: tokens.into(),
+                site,
+                probability,
+            };
+            let [ours, exact] = [&device, &Device::flex()].map(|device| {
+                let dropped = dropout(tensor(&numbers, [rows, features], device), &mask);
+                dropped.into_data().try_to_vec::<f32>().expect("f32")
+            });
             prop_assert_eq!(ours, exact);
         }
     }

@@ -1,4 +1,4 @@
-//! The gated unit on a GPU: act(g) ∘ u and its gradients, a unit a vector of numbers.
+//! The gated unit on a GPU: act(g) ∘ u and its gradients, with one unit per vector of numbers.
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::kernel::into_contiguous;
@@ -8,14 +8,14 @@ use cubecl::prelude::*;
 use super::{Extent, element, empty, extent, owned, units, vector_size};
 use crate::ops::gated::{Activation, GELU, GELU_CUBE};
 
-/// σ(x).
+/// Returns σ(x).
 #[cube]
 fn sigmoid<N: Size>(x: Vector<f32, N>) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(1.0f32);
     one / (one + (-x).exp())
 }
 
-/// a(g).
+/// Returns a(g).
 #[cube]
 fn argument<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     let cubic = Vector::<f32, N>::new(GELU) * (g + Vector::<f32, N>::new(GELU_CUBE) * g * g * g);
@@ -26,7 +26,7 @@ fn argument<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> V
     }
 }
 
-/// a'(g).
+/// Returns a'(g).
 #[cube]
 fn slope<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vector<f32, N> {
     let one = Vector::<f32, N>::new(1.0f32);
@@ -39,7 +39,7 @@ fn slope<N: Size>(g: Vector<f32, N>, #[comptime] activation: Activation) -> Vect
     }
 }
 
-/// The extent is that of the output, whose rows have half the width.
+/// Computes the output. The extent is that of the output, whose rows have half the width.
 #[cube(launch)]
 fn output_of<F: Float, N: Size>(
     gate_up: &[Vector<F, N>],
@@ -59,7 +59,7 @@ fn output_of<F: Float, N: Size>(
     }
 }
 
-/// In place: dG = dY ∘ u σ(a) (1 + g a' (1 - σ(a))), dU = dY ∘ g σ(a).
+/// Computes, in place, dG = dY ∘ u σ(a) (1 + g a' (1 - σ(a))) and dU = dY ∘ g σ(a).
 #[cube(launch)]
 fn gradients_of<F: Float, N: Size>(
     gate_up: &mut [Vector<F, N>],
@@ -83,7 +83,7 @@ fn gradients_of<F: Float, N: Size>(
     }
 }
 
-/// act(gate) ∘ up of rows [rows, 2 · inner] in which they lie side by side.
+/// Returns act(gate) ∘ up of rows [rows, 2 · inner] in which they lie side by side.
 pub(in crate::ops) fn forward(gate_up: CubeTensor, activation: Activation) -> CubeTensor {
     let gate_up = into_contiguous(gate_up);
     let [rows, width] = gate_up.shape().dims();
@@ -108,7 +108,7 @@ pub(in crate::ops) fn forward(gate_up: CubeTensor, activation: Activation) -> Cu
     output
 }
 
-/// The gradient of `gate_up`, in its place where nobody else holds it.
+/// Returns the gradient of `gate_up`, in its place where no other handle holds it.
 pub(in crate::ops) fn backward(
     gate_up: CubeTensor,
     gradient: CubeTensor,
@@ -140,20 +140,35 @@ pub(in crate::ops) fn backward(
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::{device, drawn, worst};
+    use super::super::tests::{device, drawn, tensor, worst};
     use crate::ops::{Activation, backward_from, gated};
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(12))]
         #[test]
-        fn it_is_what_the_cpu_computes(rows in 1usize..70, width in 1usize..70, seed in 0u64..1000, is_gelu: bool) {
-            let activation = if is_gelu { Activation::GeluTanh } else { Activation::Silu };
-            let Some(device) = device() else { return Ok(()) };
-            let (gate_up, gradient) = (drawn(seed, rows * 2 * width, 8.0), drawn(seed + 1000, rows * width, 8.0));
+        fn it_is_what_the_cpu_computes(
+            rows in 1usize..70,
+            width in 1usize..70,
+            seed in 0u64..1000,
+            is_gelu: bool,
+        ) {
+            let activation = if is_gelu {
+                Activation::GeluTanh
+            } else {
+                Activation::Silu
+            };
+            let Some(device) = device() else {
+                return Ok(());
+            };
+            let gate_up = drawn(seed, rows * 2 * width, 8.0);
+            let gradient = drawn(seed + 1000, rows * width, 8.0);
             let of = |device| {
-                let gate_up = super::super::tests::tensor(&gate_up, [rows, 2 * width], device).autodiff().require_grad();
+                let gate_up = tensor(&gate_up, [rows, 2 * width], device)
+                    .autodiff()
+                    .require_grad();
                 let output = gated(gate_up.clone(), activation);
-                let gradients = backward_from(output.clone(), super::super::tests::tensor(&gradient, [rows, width], device));
+                let gradient = tensor(&gradient, [rows, width], device);
+                let gradients = backward_from(output.clone(), gradient);
                 [output.inner(), gate_up.grad(&gradients).expect("tracked")]
             };
             let (ours, exact) = (of(&device), of(&burn::tensor::Device::flex()));

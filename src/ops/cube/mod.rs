@@ -1,27 +1,24 @@
-//! Kernels of our own for GPUs: one definition is compiled for CUDA and for wgpu.
+//! Our own GPU kernels: one definition is compiled for CUDA and for wgpu.
 //!
-//! Nothing here depends on a schedule: no atomics, and sums whose order is fixed by the sizes, so
-//! that a run repeats bit for bit. A kernel binds at most eight storage buffers with the one that
-//! cubecl adds for scalars and lengths, which is what WebGPU promises.
+//! Nothing here depends on a schedule: there are no atomics, and the sizes fix the order of sums,
+//! so that a run repeats bit for bit. A kernel binds at most eight storage buffers, as WebGPU
+//! promises, including the one that cubecl adds for scalars and lengths.
 //!
 //! No kernel asks a buffer for its `len()`: that is the length of the allocation, which CUDA pads
-//! to rows of 512 bytes, and what stands behind a tensor's numbers is nobody's. Every count that
-//! decides something is a scalar of the launch ([`Extent`]); `tests/layers.rs` holds it, and
-//! `padding.rs` runs the kernels on allocations that go on with NaN.
+//! to rows of 512 bytes, and the memory behind a tensor's numbers holds anything. Every count that
+//! decides something is a scalar of the launch ([`Extent`]). `tests/layers.rs` enforces this, and
+//! `padding.rs` runs the kernels on allocations padded with NaN.
 #![allow(
     clippy::used_underscore_binding,
-    reason = "an element's type has no name in a kernel, and \
-one in its launch"
+    reason = "an element's type has no name in a kernel, and one in its launch"
 )]
 #![allow(
     clippy::trivially_copy_pass_by_ref,
-    reason = "what a launch hands to a kernel comes by \
-reference"
+    reason = "what a launch hands to a kernel comes by reference"
 )]
 #![allow(
     clippy::too_many_arguments,
-    reason = "the tensors of the mathematics, and the launches \
-that are made of the kernels"
+    reason = "the tensors of the mathematics, and the launches that are made of the kernels"
 )]
 
 pub(super) mod adamw;
@@ -55,10 +52,10 @@ use cubek::std::InputBinding;
 
 use super::precision;
 
-/// The largest number of cubes in a dimension of a launch that every device takes.
+/// The largest number of cubes in a dimension of a launch that every device accepts.
 const MOST_CUBES: usize = 65_535;
 
-/// The numbers' type, as kernels name it.
+/// Returns the type of a tensor's numbers in kernels.
 fn element(tensor: &CubeTensor) -> ElemType {
     ElemType::Float(match tensor.dtype {
         DType::F32 => FloatKind::F32,
@@ -68,7 +65,7 @@ fn element(tensor: &CubeTensor) -> ElemType {
     })
 }
 
-/// Numbers that are read and written at once: as many as divide each of these.
+/// Returns how many numbers are read and written at once: it divides each of these sizes.
 fn vector_size(sizes: &[usize]) -> usize {
     [4, 2]
         .into_iter()
@@ -76,20 +73,20 @@ fn vector_size(sizes: &[usize]) -> usize {
         .unwrap_or(1)
 }
 
-/// The real lengths of a matrix that a kernel goes through.
+/// The true sizes of a matrix in a kernel.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Extent {
     rows: u32,
-    /// Vectors of a row.
+    /// Number of vectors in a row.
     width: u32,
 }
 
-/// [`Extent`] for a launch.
+/// Returns the [`Extent`] for a launch.
 fn extent(rows: usize, width: usize) -> ExtentLaunch {
     ExtentLaunch::new(rows as u32, width as u32)
 }
 
-/// A tensor without numbers yet, in row-major order, beside another.
+/// Makes an uninitialized tensor, in row-major order, on the device of another.
 fn empty(beside: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTensor {
     let shape = shape.into();
     #[cfg(test)]
@@ -99,8 +96,8 @@ fn empty(beside: &CubeTensor, shape: impl Into<Shape>, dtype: DType) -> CubeTens
     empty_device_contiguous_dtype(beside.client.clone(), beside.device.clone(), shape, dtype)
 }
 
-/// The tensor in row-major order, to be overwritten: itself where no other handle has it, else a
-/// copy.
+/// Returns the tensor in row-major order, to be overwritten: itself where no other handle holds it,
+/// otherwise a copy.
 fn owned(tensor: CubeTensor) -> CubeTensor {
     let tensor = into_contiguous(tensor);
     if tensor.can_mut() {
@@ -116,7 +113,7 @@ fn owned(tensor: CubeTensor) -> CubeTensor {
     copy
 }
 
-/// Numbers of the CPU, beside a tensor.
+/// Moves numbers of the CPU to the device of a tensor.
 fn upload(beside: &CubeTensor, numbers: &[u32]) -> CubeTensor {
     #[cfg(test)]
     if padding::is_on() {
@@ -132,11 +129,11 @@ fn upload(beside: &CubeTensor, numbers: &[u32]) -> CubeTensor {
     )
 }
 
-/// The product of two matrices in the numbers of the left one, with sums in f32, rounded to a type
-/// at the end.
+/// Returns the product of two matrices in the type of the left one, with sums in f32, rounded to a
+/// type at the end.
 ///
-/// By tensor cores where the device has some for these numbers, otherwise without: so does cubek's
-/// own choice too, but that panics where tensor cores are there and do not take the shape.
+/// It uses tensor cores where the device has them for this type. cubek's own choice would do the
+/// same, but it panics where there are tensor cores that do not take the shape.
 pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTensor {
     let rhs = if rhs.dtype == lhs.dtype {
         rhs
@@ -152,8 +149,7 @@ pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTen
         multiply(without, &lhs, &rhs, &output).unwrap_or_else(|error| {
             let (m_k, k_n) = (lhs.shape(), rhs.shape());
             panic!(
-                "no kernel for the product of {m_k:?} and {k_n:?} in {:?} on `{:?}`: \
-            {error:?}",
+                "no kernel for the product of {m_k:?} and {k_n:?} in {:?} on `{:?}`: {error:?}",
                 lhs.dtype, lhs.device
             )
         });
@@ -161,7 +157,7 @@ pub(super) fn product(lhs: CubeTensor, rhs: CubeTensor, given: DType) -> CubeTen
     output
 }
 
-/// [.., m, n] of [.., m, k] and [.., k, n].
+/// Returns the shape [.., m, n] of the product of [.., m, k] and [.., k, n].
 fn shape_of_product(lhs: &CubeTensor, rhs: &CubeTensor) -> Shape {
     let (last, columns) = (
         lhs.shape().num_dims() - 1,
@@ -195,7 +191,7 @@ fn multiply(
     launch_ref(&strategy, &output.client, lhs, rhs, to, &mut elements).map_err(Box::new)
 }
 
-/// The cubes of a kernel in which a unit has an index of its own, and the units of a cube.
+/// Returns the cubes of a kernel with one unit per index, and the units per cube.
 fn units(tensor: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
     let cube = CubeDim::new(&tensor.client, count);
     (
@@ -204,19 +200,19 @@ fn units(tensor: &CubeTensor, count: usize) -> (CubeCount, CubeDim) {
     )
 }
 
-/// At least so many cubes, folded where one dimension cannot hold them: a kernel takes `CUBE_POS`
-/// and leaves what is too many alone.
+/// Returns at least `count` cubes, folded where one dimension cannot hold them: a kernel uses
+/// `CUBE_POS` and ignores the surplus.
 fn cubes(count: usize) -> CubeCount {
     let rows = count.div_ceil(MOST_CUBES).max(1);
     CubeCount::Static(count.div_ceil(rows) as u32, rows as u32, 1)
 }
 
-/// Units of a cube that shares so many items: a power of two, for [`total`].
+/// Returns the units of a cube that shares so many items: a power of two, for [`total`].
 fn sharing(items: usize) -> u32 {
     items.next_power_of_two().clamp(32, 256) as u32
 }
 
-/// The sum of the numbers of a vector.
+/// Returns the sum of the numbers in a vector.
 #[cube]
 fn across<N: Size>(vector: Vector<f32, N>) -> f32 {
     let mut sum = vector.extract(0usize);
@@ -227,8 +223,8 @@ fn across<N: Size>(vector: Vector<f32, N>) -> f32 {
     sum
 }
 
-/// The sum of what the units of a cube have, as a tree over their places. To be called by all of
-/// them.
+/// Returns the sum of the units' numbers in a cube, added as a tree over their places. All units of
+/// the cube must call it.
 #[cube]
 fn total(own: f32, sums: &mut Shared<[f32]>) -> f32 {
     let unit = UNIT_POS as usize;

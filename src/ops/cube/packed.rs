@@ -1,4 +1,5 @@
-//! Packed weights on a GPU: the table's number times the absmax, a unit a vector of numbers.
+//! Packed weights on a GPU: the table's number times the absmax, with one unit per vector of
+//! numbers.
 
 use std::ops::Range;
 
@@ -10,16 +11,16 @@ use cubecl::prelude::*;
 use super::{element, empty, units, vector_size};
 use crate::quant::{Int8, Quantized};
 
-/// A packed weight [out, in] in a GPU's memory. Absmax that were quantized again are f32 here, so
-/// that a number is one product and its bits are those of the CPU.
+/// A packed weight [out, in] in a GPU's memory. Nested absmax are f32 here, so that a number is one
+/// product and has the same bits as on the CPU.
 #[derive(Debug)]
 pub(in crate::ops) struct OnGpu {
     shape: [usize; 2],
-    /// Words of 32 bits: the bytes of the codes, the first one lowest.
+    /// The bytes of the codes as words of 32 bits, the first byte lowest.
     codes: CubeTensor,
-    /// One a group.
+    /// The absmax, one per group.
     absmax: CubeTensor,
-    /// Numbers of a group: of a block, or of a row.
+    /// Numbers per group, which is a block or a row.
     group: usize,
     /// The numbers of 4-bit codes; `None`: codes are whole numbers of 8 bits, in units of 1/127.
     table: Option<CubeTensor>,
@@ -83,18 +84,18 @@ fn cube<E: std::fmt::Debug>(tensor: Result<CubeTensor, E>) -> CubeTensor {
     tensor
 }
 
-/// Which codes become numbers.
+/// The range of codes to unpack.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Codes {
-    /// The place of the first one.
+    /// Place of the first code.
     first: u32,
-    /// Vectors of numbers.
+    /// Number of vectors of numbers.
     count: u32,
     /// Codes that share an absmax.
     group: u32,
 }
 
-/// The number of a 4-bit code: the first of a byte is in its upper half.
+/// Returns the number of a 4-bit code: the first code of a byte is in its upper half.
 #[cube]
 fn four_bits(codes: &[u32], table: &[f32], place: usize) -> f32 {
     let in_word = place % 8;
@@ -125,7 +126,8 @@ fn unpack_four_bits<F: Float, N: Size>(
     }
 }
 
-/// `unit` is no constant, because drivers multiply those first, and round differently.
+/// Unpacks int8. `unit` is not a constant, because drivers multiply constants first, and so round
+/// differently.
 #[cube(launch)]
 fn unpack_int8<F: Float, N: Size>(
     codes: &[u32],
@@ -151,7 +153,7 @@ fn unpack_int8<F: Float, N: Size>(
     }
 }
 
-/// Some rows as numbers of a type, [rows, in].
+/// Unpacks some rows into numbers of a type, [rows, in].
 pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -> CubeTensor {
     let shape = [rows.len(), weight.shape[1]];
     let output = empty(&weight.codes, shape, dtype);
@@ -216,24 +218,47 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(16))]
 
         #[test]
-        fn numbers_are_those_of_the_cpu_to_the_bit(shape in [1usize..70, 1usize..90], form in 0usize..4, cut: bool, seed in 0u64..1000) {
-            let Some(device) = device() else { return Ok(()) };
+        fn numbers_are_those_of_the_cpu_to_the_bit(
+            shape in [1usize..70, 1usize..90],
+            form in 0usize..4,
+            cut: bool,
+            seed in 0u64..1000,
+        ) {
+            let Some(device) = device() else {
+                return Ok(());
+            };
             let weight = packed(form, shape, seed);
             let first = if cut { shape[0] / 3 } else { 0 };
             let expected = weight.unpack()[first * shape[1]..].to_vec();
             let rows = shape[0] - first;
-            let super::super::super::base::Placement::Gpu(kept) = Packed::new(weight, &device).kept().clone() else { unreachable!("a GPU") };
+            let placed = Packed::new(weight, &device).kept().clone();
+            let super::super::super::base::Placement::Gpu(kept) = placed else {
+                unreachable!("a GPU")
+            };
             let numbers = super::unpack(&kept, first..shape[0], DType::F32);
             let numbers = burn::tensor::Tensor::<2>::from_primitive::<burn::backend::Cube>(numbers);
             prop_assert_eq!(numbers.dims(), [rows, shape[1]]);
             let numbers = numbers.into_data().try_to_vec::<f32>().expect("f32");
-            let bits = |numbers: &[f32]| numbers.iter().map(|number| (number + 0.0).to_bits()).collect::<Vec<_>>();
+            let bits = |numbers: &[f32]| {
+                numbers
+                    .iter()
+                    .map(|number| (number + 0.0).to_bits())
+                    .collect::<Vec<_>>()
+            };
             prop_assert_eq!(bits(&numbers), bits(&expected));
         }
 
         #[test]
-        fn products_are_those_of_the_cpu(shape in [1usize..70, 1usize..90], tokens in 1usize..40, form in 0usize..4, turned: bool, seed in 0u64..1000) {
-            let Some(device) = device() else { return Ok(()) };
+        fn products_are_those_of_the_cpu(
+            shape in [1usize..70, 1usize..90],
+            tokens in 1usize..40,
+            form in 0usize..4,
+            turned: bool,
+            seed in 0u64..1000,
+        ) {
+            let Some(device) = device() else {
+                return Ok(());
+            };
             let weight = packed(form, shape, seed);
             let inner = if turned { shape[1] } else { shape[0] };
             let left = drawn(seed + 1000, tokens * inner, 1.0);

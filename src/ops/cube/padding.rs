@@ -1,6 +1,6 @@
-//! The kernels on allocations that go on behind a tensor's numbers, as those of CUDA do, with NaN
-//! there: nothing of it is taken for a number, counted as a length or written over, so that every
-//! result has the bits that it has on allocations without.
+//! Tests of the kernels on allocations that continue behind a tensor's numbers, as those of CUDA
+//! do, filled with NaN. The padding must not be used as a number, counted as a length or
+//! overwritten, so that every result has the same bits as without it.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -19,11 +19,11 @@ use crate::ops::{
 };
 use crate::quant::{BlockSize, FourBitType as Code, QuantFormat};
 
-/// Bytes behind the numbers: two rows of CUDA's padding, a whole number of vectors of every type.
+/// Bytes of padding: two rows of CUDA's padding, a whole number of vectors of every type.
 const TAIL: usize = 1024;
 
 thread_local! {
-    /// What kernels of this thread were given by [`empty`] and [`upload`] while padding is on.
+    /// Tensors that [`empty`] and [`upload`] gave to kernels of this thread while padding is on.
     static MADE: RefCell<Option<Vec<CubeTensor>>> = const { RefCell::new(None) };
 }
 
@@ -32,7 +32,7 @@ pub(super) fn is_on() -> bool {
     MADE.with_borrow(Option::is_some)
 }
 
-/// What comes of an operation whose allocations are all padded; none of them may have its padding
+/// Returns the result of an operation whose allocations are all padded, and checks that no padding
 /// changed.
 fn padded<T>(operation: impl FnOnce() -> T) -> T {
     MADE.set(Some(Vec::new()));
@@ -43,13 +43,13 @@ fn padded<T>(operation: impl FnOnce() -> T) -> T {
     result
 }
 
-/// An allocation of NaN in place of [`super::empty`]'s.
+/// Makes an allocation of NaN in place of [`super::empty`]'s.
 pub(super) fn empty(beside: &CubeTensor, shape: Shape, dtype: DType) -> CubeTensor {
     let bytes = vec![u8::MAX; shape.num_elements() * dtype.size()];
     upload(beside, shape, &bytes, dtype)
 }
 
-/// Numbers of the CPU, and NaN behind them.
+/// Moves numbers of the CPU to the device, with NaN behind them.
 pub(super) fn upload(
     beside: &CubeTensor,
     shape: impl Into<Shape>,
@@ -61,8 +61,8 @@ pub(super) fn upload(
     made
 }
 
-/// A tensor with its numbers in another allocation, padded where padding is on. Nobody else holds
-/// it, so kernels may write in place.
+/// Returns a tensor with its numbers in another allocation, padded where padding is on. No other
+/// handle holds it, so kernels may write in place.
 pub(super) fn moved(tensor: CubeTensor) -> CubeTensor {
     if !is_on() {
         return tensor;
@@ -84,7 +84,8 @@ fn with_tail(beside: &CubeTensor, shape: Shape, bytes: &[u8], dtype: DType) -> C
     )
 }
 
-/// The numbers of a tensor as bytes; what is behind them is NaN as it was, where it is ours.
+/// Returns the numbers of a tensor as bytes, and checks that the padding, where it is ours, is
+/// still NaN.
 fn bytes(tensor: &CubeTensor) -> Vec<u8> {
     let numbers = tensor.shape().num_elements() * tensor.dtype.size();
     let read = tensor
@@ -108,7 +109,7 @@ fn bits<const D: usize>(tensor: Tensor<D>) -> Vec<u8> {
     ))
 }
 
-/// Adapters and cards on which the tests run.
+/// Returns the adapters and cards on which the tests run.
 fn devices() -> Vec<Device> {
     let card = |found: &FoundDevice| {
         device::open(found.device)
@@ -122,7 +123,7 @@ fn devices() -> Vec<Device> {
     device().into_iter().chain(cards).collect()
 }
 
-/// Holds an operation, and the gradients that it gives, to the bits that it has without padding.
+/// Checks that an operation and its gradients have the same bits as without padding.
 fn is_the_same_padded(name: &str, operation: impl Fn(&Device) -> Vec<Vec<u8>>) {
     for device in devices() {
         let expected = operation(&device);
@@ -130,15 +131,14 @@ fn is_the_same_padded(name: &str, operation: impl Fn(&Device) -> Vec<Vec<u8>>) {
         for (index, (found, expected)) in found.iter().zip(&expected).enumerate() {
             assert!(
                 found == expected,
-                "{name}, result {index} of {}: other bits on a padded \
-            allocation",
+                "{name}, result {index} of {}: other bits on a padded allocation",
                 expected.len()
             );
         }
     }
 }
 
-/// Numbers of a type.
+/// Returns numbers of a type.
 fn of<const D: usize>(
     seed: u64,
     shape: [usize; D],
@@ -151,7 +151,7 @@ fn of<const D: usize>(
     ))
 }
 
-/// The types that a device has.
+/// Returns the types that a device has.
 fn types(device: &Device) -> impl Iterator<Item = FloatDType> + use<'_> {
     [FloatDType::F32, FloatDType::F16, FloatDType::BF16]
         .into_iter()

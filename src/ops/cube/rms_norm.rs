@@ -1,7 +1,7 @@
-//! The norm on a GPU: a cube a row, which is read twice and summed as a tree.
+//! RMS norm on a GPU: one cube per row, which is read twice and summed as a tree.
 //!
-//! The gradient of the weight is a sum over rows: first over pieces of [`ROWS`], then over the
-//! pieces, each by one unit in order.
+//! The gradient of the weight is a sum over rows, first over pieces of [`ROWS`] rows, then over the
+//! pieces, each added by one unit in order.
 
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
@@ -16,7 +16,7 @@ use super::{
 /// Rows that a unit adds up.
 const ROWS: usize = 64;
 
-/// 1 / sqrt(mean(x²) + ε) of the row that begins there.
+/// Returns 1 / sqrt(mean(x²) + ε) of the row that begins there.
 #[cube]
 fn inverse_rms<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -63,7 +63,7 @@ fn output_of<F: Float, W: Float, N: Size>(
     }
 }
 
-/// In place of the gradient of y: r (w∘g) - x r³ mean(x∘w∘g).
+/// Replaces the gradient of y by that of x: r (w∘g) - x r³ mean(x∘w∘g).
 #[cube(launch)]
 fn input_of<F: Float, W: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -103,7 +103,7 @@ fn input_of<F: Float, W: Float, N: Size>(
     }
 }
 
-/// r of every row.
+/// Computes r of every row.
 #[cube(launch)]
 fn inverses_of<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -125,7 +125,7 @@ fn inverses_of<F: Float, N: Size>(
     }
 }
 
-/// The sums of x r ∘ g over pieces of the rows, [pieces, width].
+/// Computes the sums of x r ∘ g over pieces of the rows, [pieces, width].
 #[cube(launch)]
 fn pieces_of<F: Float, N: Size>(
     x: &[Vector<F, N>],
@@ -151,7 +151,7 @@ fn pieces_of<F: Float, N: Size>(
     }
 }
 
-/// The sum over the pieces, which are the rows here.
+/// Computes the sum over the pieces, which are the rows here.
 #[cube(launch)]
 fn weight_of<W: Float, N: Size>(
     pieces: &[Vector<f32, N>],
@@ -169,7 +169,8 @@ fn weight_of<W: Float, N: Size>(
     }
 }
 
-/// How rows are shared out: rows, vectors of a row, numbers of a vector, units of a row's cube.
+/// Returns how rows are divided: number of rows, vectors per row, numbers per vector, and units of
+/// a row's cube.
 fn shared_out(x: &CubeTensor, weight: &CubeTensor) -> (usize, usize, usize, u32) {
     let numbers = weight.shape().num_elements();
     let size = vector_size(&[numbers]);
@@ -182,7 +183,7 @@ fn shared_out(x: &CubeTensor, weight: &CubeTensor) -> (usize, usize, usize, u32)
     )
 }
 
-/// x r ∘ w.
+/// Computes x r ∘ w.
 pub(in crate::ops) fn forward(x: CubeTensor, weight: CubeTensor, epsilon: f64) -> CubeTensor {
     let [x, weight] = [x, weight].map(into_contiguous);
     let (rows, width, size, units) = shared_out(&x, &weight);
@@ -208,7 +209,7 @@ pub(in crate::ops) fn forward(x: CubeTensor, weight: CubeTensor, epsilon: f64) -
     output
 }
 
-/// The gradient of `x`, in the place of `gradient` where nobody else holds it.
+/// Returns the gradient of `x`, in the place of `gradient` where no other handle holds it.
 pub(in crate::ops) fn input(
     x: CubeTensor,
     weight: CubeTensor,
@@ -238,7 +239,7 @@ pub(in crate::ops) fn input(
     gradient
 }
 
-/// The gradients of `x` and of the weight.
+/// Returns the gradients of `x` and of the weight.
 pub(in crate::ops) fn both(
     x: CubeTensor,
     weight: CubeTensor,
@@ -325,22 +326,35 @@ mod tests {
             width in prop_oneof![1usize..70, Just(576), Just(1027)],
             seed in 0u64..1000,
         ) {
-            let Some(device) = device() else { return Ok(()) };
+            let Some(device) = device() else {
+                return Ok(());
+            };
             let numbers = [1, 3].map(|part| drawn(seed + 1000 * part, rows * width, 2.0));
             let of_weight = drawn(seed + 2000, width, 2.0);
             let of = |device: &Device| {
-                let [x, gradient] = numbers.each_ref().map(|numbers| tensor(numbers, [rows, width], device));
+                let [x, gradient] = numbers
+                    .each_ref()
+                    .map(|numbers| tensor(numbers, [rows, width], device));
                 let weight = tensor(&of_weight, [width], device);
-                let leaves = (x.clone().autodiff().require_grad(), weight.clone().autodiff().require_grad());
+                let leaves = (
+                    x.clone().autodiff().require_grad(),
+                    weight.clone().autodiff().require_grad(),
+                );
                 let output = rms_norm(leaves.0.clone(), leaves.1.clone(), 1e-5);
                 let gradients = backward_from(output.clone(), gradient.clone());
                 let of_x = rms_norm_input(x.clone(), weight.clone(), gradient.clone(), 1e-5);
                 let (again, of_weight) = rms_norm_gradients(x, weight, gradient, 1e-5);
                 let taped = leaves.1.grad(&gradients).expect("tracked");
-                let all = [output.inner(), leaves.0.grad(&gradients).expect("tracked"), of_x, again];
+                let all = [
+                    output.inner(),
+                    leaves.0.grad(&gradients).expect("tracked"),
+                    of_x,
+                    again,
+                ];
                 (all, [taped, of_weight])
             };
-            let ((ours, of_weights), (exact, exact_of_weights)) = (of(&device), of(&Device::flex()));
+            let ((ours, of_weights), (exact, exact_of_weights)) =
+                (of(&device), of(&Device::flex()));
             for (ours, exact) in ours.into_iter().zip(exact) {
                 prop_assert!(worst(ours, exact) < 2e-5);
             }
@@ -350,7 +364,7 @@ mod tests {
         }
     }
 
-    /// More rows than a dimension of a launch has cubes.
+    /// Rows are normalized where they are more than the cubes in a dimension of a launch.
     #[test]
     fn rows_beyond_a_dimension_of_a_launch_are_normed() {
         let Some(device) = device() else { return };

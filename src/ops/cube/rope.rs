@@ -1,4 +1,4 @@
-//! The rotation on a GPU, in place: a unit turns a vector of pairs.
+//! The rotation on a GPU, in place: each unit rotates a vector of pairs.
 
 use burn::backend::TensorMetadata;
 use burn_cubecl::kernel::into_contiguous;
@@ -8,15 +8,15 @@ use cubecl::prelude::*;
 use super::super::rope::Rotation;
 use super::{element, owned, units, upload, vector_size};
 
-/// The real lengths of what is turned.
+/// The true sizes of the rotated tensor.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Lengths {
-    /// Tokens of all rows.
+    /// Number of tokens in all rows.
     tokens: u32,
-    /// Tokens that have a position each; those of the next row have the same again.
+    /// Number of tokens with a position each; the next row repeats the positions.
     positions: u32,
     heads: u32,
-    /// Vectors of half a head.
+    /// Number of vectors in half a head.
     half: u32,
 }
 
@@ -46,7 +46,8 @@ fn turn<F: Float, T: Float, N: Size>(
     }
 }
 
-/// Every pair turned by the angle of its token's position, in place where nobody else holds `x`.
+/// Rotates every pair by the angle of its token's position, in place where no other handle holds
+/// `x`.
 pub(in crate::ops) fn rope(
     x: CubeTensor,
     tables: [CubeTensor; 2],
@@ -105,20 +106,34 @@ mod tests {
             seed in 0u64..1000,
             of_all_rows in any::<bool>(),
         ) {
-            let Some(device) = device() else { return Ok(()) };
+            let Some(device) = device() else {
+                return Ok(());
+            };
             let shape = [batch, sequence, heads, 2 * half];
             let numbers = [1, 3].map(|part| drawn(seed + 1000 * part, shape.iter().product(), 2.0));
             let tables = [4, 5].map(|part| drawn(seed + 1000 * part, 50 * half, 1.0));
-            let tokens = if of_all_rows { sequence } else { batch * sequence };
+            let tokens = if of_all_rows {
+                sequence
+            } else {
+                batch * sequence
+            };
             let positions: Arc<[u32]> = (0..tokens as u32).map(|token| token * 7 % 50).collect();
             let of = |device: &Device| {
-                let [x, gradient] = numbers.each_ref().map(|numbers| tensor(numbers, shape, device));
-                let [cosines, sines] = tables.each_ref().map(|table| tensor(table, [50, half], device));
+                let [x, gradient] = numbers
+                    .each_ref()
+                    .map(|numbers| tensor(numbers, shape, device));
+                let [cosines, sines] = tables
+                    .each_ref()
+                    .map(|table| tensor(table, [50, half], device));
                 let held = x.clone();
                 let leaf = x.autodiff().require_grad();
                 let turned = rope(leaf.clone(), cosines, sines, positions.clone());
                 let gradients = backward_from(turned.clone(), gradient);
-                [turned.inner(), leaf.grad(&gradients).expect("tracked"), held]
+                [
+                    turned.inner(),
+                    leaf.grad(&gradients).expect("tracked"),
+                    held,
+                ]
             };
             for (ours, exact) in of(&device).into_iter().zip(of(&Device::flex())) {
                 prop_assert!(worst(ours, exact) < 1e-6);

@@ -1,5 +1,5 @@
-//! cubek's routines for one product side by side, to see which of them is the fastest on a card and
-//! whether all agree.
+//! Compares cubek's routines for one product: which of them is the fastest on a card, and whether
+//! all agree.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -15,26 +15,26 @@ use cubek::std::InputBinding;
 use super::element;
 use crate::files::panic_words;
 
-/// What a routine came to.
+/// The result of a routine.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Routine {
-    /// cubek's name.
+    /// The name in cubek.
     pub name: &'static str,
-    /// Its times, or why the device does not take it.
+    /// The times, or why the device does not take the routine.
     pub outcome: Result<Timed, String>,
 }
 
 /// A routine that the device takes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Timed {
-    /// Of each launch after the first, by the device's events.
+    /// Seconds of each launch after the first, by the device's events.
     pub seconds: Vec<f64>,
-    /// From the result of the first routine, as a share of its norm.
+    /// Deviation from the result of the first routine, relative to its norm.
     pub difference: f64,
 }
 
-/// From no tensor cores to those of each generation: loads and products in turn, then overlapped,
-/// by asynchronous copies (from 8.0 on), by tensor maps (from 9.0 on).
+/// Returns the strategies, from no tensor cores to those of each generation: loads and products in
+/// turn, then overlapped, by asynchronous copies (from 8.0 on), by tensor maps (from 9.0 on).
 fn strategies() -> [(&'static str, Strategy); 7] {
     [
         (
@@ -68,8 +68,7 @@ fn strategies() -> [(&'static str, Strategy); 7] {
     ]
 }
 
-/// Each routine with its times for a product, launched once to be compiled and then `launches`
-/// times.
+/// Runs each routine for a product, launched once for compilation and then `launches` times.
 ///
 /// # Shapes
 /// `lhs` [m, k], `rhs` [k, n]; both of one type, on a GPU.
@@ -127,10 +126,8 @@ fn time(
             .profile(move || launch(&strategy, &lhs, &rhs, &output), "product")
             .map_err(|error| format!("{error:?}"))?;
         done?;
-        let ticks = cubecl::future::block_on(profile.resolve()).ok_or(
-            "the device measured \
-        nothing",
-        )?;
+        let ticks =
+            cubecl::future::block_on(profile.resolve()).ok_or("the device measured nothing")?;
         Ok(ticks.duration().as_secs_f64())
     };
     let seconds = (0..launches)
@@ -171,7 +168,7 @@ fn launch(
     })
 }
 
-/// |ours - expected| / |expected|.
+/// Returns |ours - expected| / |expected|.
 fn relative(ours: &[f32], expected: &[f32]) -> f64 {
     let norm = |numbers: &mut dyn Iterator<Item = f64>| {
         numbers.map(|number| number * number).sum::<f64>().sqrt()

@@ -1,5 +1,5 @@
 //! Σ x² of pieces of a flat row, each in units of the piece's largest number, so that no square
-//! leaves what f32 holds.
+//! exceeds the range of f32.
 
 use burn::backend::{Cube, TensorMetadata};
 use burn::tensor::{DType, Tensor};
@@ -10,10 +10,10 @@ use cubecl::prelude::*;
 use super::super::flat::PIECE;
 use super::{cubes, empty, total};
 
-/// Units of a piece's cube.
+/// Units of the cube for a piece.
 const UNITS: u32 = 256;
 
-/// Of every piece the largest |x| and the sum of (x / largest)².
+/// Computes, for every piece, the largest |x| and the sum of (x / largest)².
 #[cube(launch)]
 fn pieces_of(
     x: &[f32],
@@ -65,7 +65,7 @@ fn pieces_of(
     }
 }
 
-/// Σ x² of pieces of [`PIECE`] numbers.
+/// Returns Σ x² of pieces of [`PIECE`] numbers.
 pub(in crate::ops) fn sums_of_squares(x: CubeTensor) -> Vec<f64> {
     let x = into_contiguous(x);
     let numbers = x.shape().num_elements();

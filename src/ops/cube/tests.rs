@@ -1,4 +1,4 @@
-//! What tests of the kernels share: a device, if there is one, and numbers.
+//! Helpers for tests of the kernels: a device, if there is one, and numbers.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,7 +12,7 @@ use crate::ops::{
     rms_norm_input, rope,
 };
 
-/// A wgpu device, where the machine has an adapter.
+/// Returns a wgpu device, where the machine has an adapter.
 pub(crate) fn device() -> Option<Device> {
     static FOUND: OnceLock<Option<Device>> = OnceLock::new();
     let found = FOUND.get_or_init(|| Device::enumerate(DeviceType::Wgpu).into_iter().next());
@@ -22,7 +22,7 @@ pub(crate) fn device() -> Option<Device> {
     found.clone()
 }
 
-/// Numbers between -range and range.
+/// Returns numbers between -range and range.
 pub(super) fn drawn(seed: u64, count: usize, range: f64) -> Vec<f32> {
     (0..count as u64)
         .map(|index| (range * (2.0 * unit(mix(seed ^ mix(index))) - 1.0)) as f32)
@@ -38,13 +38,13 @@ pub(super) fn tensor<const D: usize>(
     if !padding::is_on() {
         return tensor;
     }
-    Tensor::from_primitive::<Cube>(padding::moved(tensor.try_into_primitive::<Cube>().expect(
-        "a \
-    GPU's",
-    )))
+    Tensor::from_primitive::<Cube>(padding::moved(
+        tensor.try_into_primitive::<Cube>().expect("a GPU's"),
+    ))
 }
 
-/// The largest difference of two tensors, in units of the larger of one and the exact number.
+/// Returns the largest difference of two tensors, relative to the exact number or to 1, whichever
+/// is larger.
 pub(super) fn worst<const D: usize>(ours: Tensor<D>, exact: Tensor<D>) -> f64 {
     let [ours, exact] =
         [ours, exact].map(|tensor| tensor.into_data().try_to_vec::<f32>().expect("f32"));
@@ -59,7 +59,7 @@ pub(super) fn worst<const D: usize>(ours: Tensor<D>, exact: Tensor<D>) -> f64 {
     )
 }
 
-/// Results of the operations with a kernel for numbers of any width, all in f32.
+/// Returns the results of the operations that have a kernel for numbers of any width, all in f32.
 fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<Tensor<1>> {
     let [a, b, c, weight] = numbers;
     let of = |numbers: &[f32]| tensor(numbers, [2, 12, 4, 16], device).cast(dtype);
@@ -123,8 +123,8 @@ fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<T
         .collect()
 }
 
-/// Sizes that fill no tile, one that fills it, rows that are few, batches, and a right matrix whose
-/// columns lie in one piece.
+/// Tests sizes that fill no tile, one that fills it, few rows, batches, and a right matrix whose
+/// columns are contiguous.
 #[test]
 fn products_are_those_of_the_cpu_with_tensor_cores_and_without() {
     let Some(device) = device() else { return };
@@ -156,15 +156,14 @@ fn products_are_those_of_the_cpu_with_tensor_cores_and_without() {
                 let distance = worst(precision::with(is_exact, || of(&device)), exact.clone());
                 assert!(
                     distance < 2e-5,
-                    "{batch} x {rows} x {depth} x {columns}, exact \
-                {is_exact}: {distance:e}"
+                    "{batch} x {rows} x {depth} x {columns}, exact {is_exact}: {distance:e}"
                 );
             }
         }
     }
 }
 
-/// Loss scaling is told of an overflow by this.
+/// Loss scaling notices an overflow by this.
 #[test]
 fn what_is_beyond_float16_is_infinite() {
     let Some(device) = device().filter(|device| device.supports_dtype(FloatDType::F16)) else {

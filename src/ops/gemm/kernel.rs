@@ -1,4 +1,4 @@
-//! The innermost loop of a product: a few rows of the left matrix against one packed panel of the
+//! The innermost loop of a product: a few rows of the left matrix times one packed panel of the
 //! right one, with the sums in registers. It is written once over vectors of any width and compiled
 //! for AVX-512, AVX2 and the build's own target.
 #![allow(
@@ -8,8 +8,7 @@ caller says how far they reach"
 )]
 #![allow(
     clippy::inline_always,
-    reason = "only what is inlined into a function with target \
-features is compiled for them"
+    reason = "only what is inlined into a function with target features is compiled for them"
 )]
 
 #[cfg(target_arch = "x86_64")]
@@ -21,7 +20,7 @@ use std::arch::x86_64::{
 
 use crate::ops::simd::{Level, level};
 
-/// Vectors in the widest panel.
+/// Number of vectors in the widest panel.
 pub(super) const VECTORS: usize = 3;
 
 /// A few rows of the left matrix: row i has its k-th number at `start + i · row + k · step`.
@@ -33,13 +32,13 @@ pub(super) struct Left {
     pub step: usize,
 }
 
-/// Where the sums go: row i at `start + i · row`, so many columns of it.
+/// The place of the sums: row i at `start + i · row`, with `columns` columns.
 #[derive(Clone, Copy)]
 pub(super) struct Out {
     pub start: *mut f32,
     pub row: usize,
     pub columns: usize,
-    /// Whether they are added to what is there.
+    /// Whether sums are added to the numbers in that place.
     pub add: bool,
 }
 
@@ -49,11 +48,11 @@ trait Vector: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// self · factor + sum.
+    /// Returns self · factor + sum.
     unsafe fn multiply_add(self, factor: Self, sum: Self) -> Self;
     unsafe fn add(self, other: Self) -> Self;
 
-    /// Of the first lanes only; the others are 0.
+    /// Loads the first lanes only; the others are 0.
     #[inline(always)]
     unsafe fn load_some(from: *const f32, lanes: usize) -> Self {
         let mut values = [0.0; 16];
@@ -63,7 +62,7 @@ trait Vector: Copy {
         }
     }
 
-    /// The first lanes only.
+    /// Stores the first lanes only.
     #[inline(always)]
     unsafe fn store_some(self, to: *mut f32, lanes: usize) {
         let mut values = [0.0; 16];
@@ -132,7 +131,7 @@ impl Vector for __m256 {
     }
 }
 
-/// The safe twin: four floats, which every target of a build has in one register.
+/// The portable version: four floats, which every target has in one register.
 impl Vector for [f32; 4] {
     const LANES: usize = 4;
     #[inline(always)]
@@ -169,7 +168,7 @@ impl Vector for [f32; 4] {
     }
 }
 
-/// Floats in a vector of a level.
+/// Returns the floats per vector of a level.
 pub(super) fn lanes(level: Level) -> usize {
     match level {
         #[cfg(target_arch = "x86_64")]
@@ -180,12 +179,12 @@ pub(super) fn lanes(level: Level) -> usize {
     }
 }
 
-/// Rows of `left` times a panel of so many vectors a row and `depth` rows; the panel's columns
-/// behind `out.columns` are not stored.
+/// Multiplies rows of `left` with a panel of `vectors` vectors per row and `depth` rows; the
+/// panel's columns behind `out.columns` are not stored.
 ///
 /// # Safety
-/// `left` and `panel` are readable, and `out` writable by nobody else, as far as the counts say;
-/// the level is the processor's.
+/// `left` and `panel` must be readable, and `out` writable by nobody else, as far as the counts
+/// say; the processor must have the level.
 pub(super) unsafe fn stripe(depth: usize, left: Left, panel: *const f32, vectors: usize, out: Out) {
     unsafe {
         match level() {
@@ -210,8 +209,8 @@ unsafe fn avx2(depth: usize, left: Left, panel: *const f32, vectors: usize, out:
     unsafe { rows_of::<__m256, 4>(depth, left, panel, vectors, out) }
 }
 
-/// `ROWS` at a time; with three vectors they take 24 registers of the 32 of AVX-512, and 12 of the
-/// 16 of AVX2.
+/// Computes `ROWS` rows at a time; with three vectors they take 24 of the 32 registers of AVX-512,
+/// and 12 of the 16 of AVX2.
 #[inline(always)]
 unsafe fn rows_of<V: Vector, const ROWS: usize>(
     depth: usize,

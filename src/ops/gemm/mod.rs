@@ -1,14 +1,13 @@
 //! Sums of matrix products on the CPU, `C = Σ AᵢBᵢ`, in f32.
 //!
-//! It has what no crate of products offers: a right matrix that is stored in 16, 8 or 4 bits and
+//! No crate of products offers all of this: a right matrix that is stored in 16, 8 or 4 bits and
 //! never widened as a whole, a low-rank product added while the tile of C is in the cache, and sums
-//! whose order depends on nothing but the depth: not on the number of threads, not on the rows
-//! beside. Blocks and packing are those of Goto and van de Geijn 2008,
+//! whose order depends on nothing except the depth: not on the number of threads, not on the other
+//! rows. Blocks and packing are those of Goto and van de Geijn 2008,
 //! <https://doi.org/10.1145/1356052.1356053>.
 #![allow(
     unsafe_code,
-    reason = "tiles of one matrix are written by several threads, each its own \
-columns"
+    reason = "tiles of one matrix are written by several threads, each its own columns"
 )]
 
 mod kernel;
@@ -25,22 +24,22 @@ use self::kernel::{Left, Out, VECTORS, lanes, stripe};
 use crate::ops::simd::level;
 use crate::quant::Quantized;
 
-/// Rows of C and columns of C in a tile: a tile, its rows of A and its panels of B are in the
-/// second cache together.
+/// Rows and columns of a tile of C: a tile, its rows of A and its panels of B fit into the
+/// second-level cache together.
 const TILE: [usize; 2] = [256, 144];
 /// Numbers of a sum that are added before they are added to C.
 const DEPTH: usize = 384;
-/// Rows that stay together when rows are shared out.
+/// Rows that are not split between threads.
 const ROWS: usize = 8;
-/// Multiply-adds below which a thread more costs more than it brings.
+/// Multiply-adds below which another thread costs more than it gains.
 const SMALL: usize = 1 << 19;
 
-/// Numbers of a matrix, as they are stored.
+/// Numbers of a matrix, in their stored format.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Numbers<'a> {
     F32(&'a [f32]),
     Bf16(&'a [bf16]),
-    /// Those of a packed weight from `start` on, in whose order they lie.
+    /// The numbers of a packed weight from `start` on, in its order.
     Packed {
         weight: &'a Quantized,
         start: usize,
@@ -57,20 +56,20 @@ impl Numbers<'_> {
     }
 }
 
-/// A matrix that lies row behind row, or turned: column behind column. Its transpose is the same
-/// numbers, turned.
+/// A matrix stored by rows, or, where turned, by columns. The transpose has the same numbers,
+/// turned.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix<N> {
     pub numbers: N,
     pub rows: usize,
     pub columns: usize,
-    /// Numbers from the start of one row (or column, where turned) to the next.
+    /// Distance from the start of one row (or column, where turned) to the next.
     pub stride: usize,
     pub turned: bool,
 }
 
 impl<N> Matrix<N> {
-    /// The same of other numbers.
+    /// Applies `of` to the numbers.
     pub fn map<M>(self, of: impl FnOnce(N) -> M) -> Matrix<M> {
         let Self {
             numbers,
@@ -88,7 +87,7 @@ impl<N> Matrix<N> {
         }
     }
 
-    /// Steps to the next row and to the next column.
+    /// Returns the distances to the next row and to the next column.
     fn steps(&self) -> [usize; 2] {
         if self.turned {
             [1, self.stride]
@@ -97,7 +96,7 @@ impl<N> Matrix<N> {
         }
     }
 
-    /// Numbers from the first to the last.
+    /// Returns the length from the first number to the last.
     fn reach(&self) -> usize {
         let (outer, inner) = if self.turned {
             (self.columns, self.rows)
@@ -115,8 +114,8 @@ impl<N> Matrix<N> {
 /// One product of a sum; the right matrix may be given in pieces, one below the other.
 pub(super) type Product<'a> = (Matrix<&'a [f32]>, Vec<Matrix<Numbers<'a>>>);
 
-/// A matrix that is wanted: some sums of products, their columns side by side, and what is added to
-/// all of it.
+/// A wanted matrix: some sums of products, their columns side by side, and a matrix to add to all
+/// of it.
 #[derive(Debug)]
 pub(super) struct ProductSum<'a> {
     pub sums: Vec<Vec<Product<'a>>>,
@@ -128,12 +127,12 @@ impl ProductSum<'_> {
         self.sums[0][0].0.rows
     }
 
-    /// Columns of each sum.
+    /// Returns the number of columns of each sum.
     fn columns(&self) -> impl Iterator<Item = usize> {
         self.sums.iter().map(|sum| sum[0].1[0].columns)
     }
 
-    /// Its tiles where so many threads share them.
+    /// Returns its tiles, for so many threads.
     fn tiles(&self, of: usize, panel: usize, threads: usize) -> Vec<Tile> {
         let shape = [self.rows(), self.columns().sum()];
         let depth = |sum: &Vec<Product>| sum.iter().map(|(left, _)| left.columns).sum::<usize>();
@@ -165,16 +164,14 @@ impl ProductSum<'_> {
                 let fit = right.iter().all(|piece| piece.columns == columns);
                 assert!(
                     left.rows == shape[0] && left.columns == depth && fit,
-                    "shapes of a \
-                product fit"
+                    "shapes of a product fit"
                 );
                 let present = right
                     .iter()
                     .all(|piece| piece.reach() <= piece.numbers.len());
                 assert!(
                     left.reach() <= left.numbers.len() && present,
-                    "matrices have their \
-                numbers"
+                    "matrices have their numbers"
                 );
             }
         }
@@ -188,17 +185,17 @@ impl ProductSum<'_> {
     }
 }
 
-/// A part of one of the wanted matrices.
+/// A part of a wanted matrix.
 struct Tile {
     of: usize,
     rows: Range<usize>,
     columns: Range<usize>,
-    /// Where it stands among its matrix's tiles, of 65536.
+    /// Its place among its matrix's tiles, in units of 1/65536.
     place: usize,
 }
 
-/// The wanted matrices, each of rows that lie one behind the other. They are computed together: a
-/// thread that is through with its part of one goes on with the next.
+/// Computes the wanted matrices, each with its rows one behind the other. They are computed
+/// together: a thread that has finished its part of one goes on with the next.
 pub(super) fn matrices(wanted: &[ProductSum]) -> Vec<Vec<f32>> {
     wanted.iter().for_each(ProductSum::check);
     let room = |wanted: &ProductSum| {
@@ -236,7 +233,7 @@ pub(super) fn matrices(wanted: &[ProductSum]) -> Vec<Vec<f32>> {
     matrices
 }
 
-/// A place that threads write to, each its own part.
+/// Memory that several threads write, each its own part.
 #[derive(Clone, Copy)]
 struct Shared(*mut f32);
 
@@ -247,7 +244,7 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How many tiles C is cut into, down and across.
+/// Returns the number of tiles of C, down and across.
 fn grid([rows, columns]: [usize; 2], depth: usize, panel: usize, threads: usize) -> [usize; 2] {
     let [down, across] = [rows.div_ceil(TILE[0]), columns.div_ceil(TILE[1])];
     let useful = (rows * columns * depth / SMALL).clamp(1, threads);
@@ -263,16 +260,18 @@ fn grid([rows, columns]: [usize; 2], depth: usize, panel: usize, threads: usize)
     wider.or_else(taller).unwrap_or([down, across])
 }
 
-/// One of some shares of a length, each but the last a multiple of `unit`.
+/// Returns one share of a length; each except the last is a multiple of `unit`.
 fn share(length: usize, parts: usize, unit: usize, index: usize) -> Range<usize> {
     let units = length.div_ceil(unit);
     let start = |index: usize| (units * index / parts * unit).min(length);
     start(index)..start(index + 1)
 }
 
+/// Computes a tile.
+///
 /// # Safety
-/// Nobody else reads or writes the tile, which lies within the matrix, and the operands were
-/// checked.
+/// Nobody else may read or write the tile, which must lie within the matrix, and the operands must
+/// have been checked.
 unsafe fn compute_tile(to: *mut f32, wanted: &ProductSum, tile: &Tile, scratch: &mut Vec<f32>) {
     let stride: usize = wanted.columns().sum();
     let mut before = 0;
@@ -309,8 +308,10 @@ unsafe fn compute_tile(to: *mut f32, wanted: &ProductSum, tile: &Tile, scratch: 
     }
 }
 
+/// Computes a sum of products.
+///
 /// # Safety
-/// As [`compute_tile`], for rows and columns of one sum, which begins at `to`.
+/// As for [`compute_tile`], for rows and columns of one sum, which begins at `to`.
 unsafe fn compute_sum(
     to: *mut f32,
     stride: usize,
@@ -368,8 +369,8 @@ unsafe fn compute_sum(
     }
 }
 
-/// Some rows and columns of a right matrix, whose pieces lie one below the other. `unpacked` has
-/// room for as many.
+/// Fills a panel with some rows and columns of a right matrix, whose pieces lie one below the
+/// other. `unpacked` has room for as many.
 fn fill(
     panel: &mut [f32],
     right: &[Matrix<Numbers>],
@@ -472,7 +473,7 @@ mod tests {
             .collect()
     }
 
-    /// A matrix of this shape in numbers that lie straight or turned.
+    /// Makes a matrix of this shape whose numbers lie straight or turned.
     fn matrix<N>(numbers: N, [rows, columns]: [usize; 2], turned: bool) -> Matrix<N> {
         let stride = if turned { rows } else { columns };
         Matrix {
@@ -534,22 +535,50 @@ mod tests {
             is_packed: bool,
             seed: u64,
         ) {
-            let numbers = [rows * depth, depth * columns, rows * low, low * columns].map(|count| drawn(count, seed ^ count as u64));
-            let stored: Vec<bf16> = numbers[1].iter().map(|number| bf16::from_f32(*number)).collect();
-            let packed = QuantFormat::QLORA.pack(if turned[1] { [columns, depth] } else { [depth, columns] }, &numbers[1]).expect("finite");
-            let right = || if is_packed { Numbers::Packed { weight: &packed, start: 0 } } else { Numbers::Bf16(&stored) };
-            let products = || vec![
-                (matrix(&numbers[0][..], [rows, depth], turned[0]), vec![matrix(right(), [depth, columns], turned[1])]),
-                (matrix(&numbers[2][..], [rows, low], turned[2]), vec![matrix(Numbers::F32(&numbers[3]), [low, columns], turned[3])]),
-            ];
+            let numbers = [rows * depth, depth * columns, rows * low, low * columns]
+                .map(|count| drawn(count, seed ^ count as u64));
+            let stored: Vec<bf16> = numbers[1]
+                .iter()
+                .map(|number| bf16::from_f32(*number))
+                .collect();
+            let shape = if turned[1] {
+                [columns, depth]
+            } else {
+                [depth, columns]
+            };
+            let packed = QuantFormat::QLORA.pack(shape, &numbers[1]).expect("finite");
+            let right = || {
+                if is_packed {
+                    Numbers::Packed {
+                        weight: &packed,
+                        start: 0,
+                    }
+                } else {
+                    Numbers::Bf16(&stored)
+                }
+            };
+            let products = || {
+                vec![
+                    (
+                        matrix(&numbers[0][..], [rows, depth], turned[0]),
+                        vec![matrix(right(), [depth, columns], turned[1])],
+                    ),
+                    (
+                        matrix(&numbers[2][..], [rows, low], turned[2]),
+                        vec![matrix(Numbers::F32(&numbers[3]), [low, columns], turned[3])],
+                    ),
+                ]
+            };
             // Within the bound of a sum in f32: the number of terms times half a unit of the sum of
             // their sizes.
             let bound = (depth + low) as f64 * 6e-8 * (depth + low) as f64 * 0.25;
             for sum in at_every_level(|| sum_of_products(products())) {
                 for (index, number) in sum.iter().enumerate() {
                     let expected = exact(&products(), index / columns, index % columns);
-                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for \
-                    {expected}");
+                    prop_assert!(
+                        (f64::from(*number) - expected).abs() <= bound,
+                        "{number} for {expected}"
+                    );
                 }
             }
         }
@@ -574,7 +603,11 @@ mod tests {
                 let piece = |rows: Range<usize>, turned: bool| {
                     let size = [rows.len(), columns];
                     let at = |index: usize| {
-                        let [row, column] = if turned { [index % size[0], index / size[0]] } else { [index / columns, index % columns] };
+                        let [row, column] = if turned {
+                            [index % size[0], index / size[0]]
+                        } else {
+                            [index / columns, index % columns]
+                        };
                         numbers[(rows.start + row) * columns + column]
                     };
                     let numbers: Vec<f32> = (0..size[0] * columns).map(at).collect();
@@ -582,10 +615,21 @@ mod tests {
                 };
                 vec![piece(0..above, turned[0]), piece(above..depth, turned[1])]
             };
-            let sum = |which: usize| vec![(matrix(&left[..], [rows, depth], false), pieces(&rights[which], columns[which]))];
+            let sum = |which: usize| {
+                let right = pieces(&rights[which], columns[which]);
+                vec![(matrix(&left[..], [rows, depth], false), right)]
+            };
+            let turned_left = matrix(&short[..], [other, rows], true);
+            let own_right = vec![matrix(Numbers::F32(&left), [rows, depth], false)];
             let wanted = [
-                ProductSum { sums: (0..3).map(sum).collect(), added: Some(matrix(&added[..], [rows, width], false)) },
-                ProductSum { sums: vec![vec![(matrix(&short[..], [other, rows], true), vec![matrix(Numbers::F32(&left), [rows, depth], false)])]], added: None },
+                ProductSum {
+                    sums: (0..3).map(sum).collect(),
+                    added: Some(matrix(&added[..], [rows, width], false)),
+                },
+                ProductSum {
+                    sums: vec![vec![(turned_left, own_right)]],
+                    added: None,
+                },
             ];
             let bound = depth.max(rows) as f64 * 6e-8 * depth.max(rows) as f64 * 0.25 + 1e-7;
             for computed in at_every_level(|| matrices(&wanted)) {
@@ -595,14 +639,19 @@ mod tests {
                         column -= columns[which];
                         which += 1;
                     }
-                    let expected = exact(&wanted[0].sums[which], row, column) + f64::from(added[index]);
-                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for \
-                    {expected}");
+                    let expected =
+                        exact(&wanted[0].sums[which], row, column) + f64::from(added[index]);
+                    prop_assert!(
+                        (f64::from(*number) - expected).abs() <= bound,
+                        "{number} for {expected}"
+                    );
                 }
                 for (index, number) in computed[1].iter().enumerate() {
                     let expected = exact(&wanted[1].sums[0], index / depth, index % depth);
-                    prop_assert!((f64::from(*number) - expected).abs() <= bound, "{number} for \
-                    {expected}");
+                    prop_assert!(
+                        (f64::from(*number) - expected).abs() <= bound,
+                        "{number} for {expected}"
+                    );
                 }
             }
         }

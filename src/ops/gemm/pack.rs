@@ -1,6 +1,6 @@
-//! Brings a block of the right matrix of a product into the order in which the kernel reads it:
-//! panels of a few vectors' columns, row behind row. Numbers that are stored in 16 bits become f32
-//! here, a block at a time, so that no f32 copy of a weight exists.
+//! Packs a block of the right matrix of a product in the order in which the kernel reads it: panels
+//! of a few vectors' columns, row by row. Numbers that are stored in 16 bits become f32 here, a
+//! block at a time, so that no f32 copy of a weight exists.
 #![allow(
     unsafe_code,
     reason = "a square of 16 x 16 numbers is turned in registers, which takes a third of the time \
@@ -8,8 +8,7 @@
 )]
 #![allow(
     clippy::inline_always,
-    reason = "only what is inlined into a function with target \
-features is compiled for them"
+    reason = "only what is inlined into a function with target features is compiled for them"
 )]
 
 #[cfg(target_arch = "x86_64")]
@@ -24,18 +23,18 @@ use half::bf16;
 
 use crate::ops::simd::{Arithmetic, Kernel, Level, level, run};
 
-/// Rows and columns of a square that is turned at a time.
+/// Rows and columns of a square that is transposed at a time.
 const SQUARE: usize = 16;
 
-/// A number as a weight is stored.
+/// A number in the stored type of a weight.
 pub(super) trait StoredNumber: Copy + Sync {
-    /// Its value.
+    /// Returns its value.
     fn value(self) -> f32;
 
-    /// The values of 16 numbers.
+    /// Loads the values of 16 numbers.
     ///
     /// # Safety
-    /// They are readable.
+    /// They must be readable.
     #[cfg(target_arch = "x86_64")]
     unsafe fn load(from: *const Self) -> __m512;
 }
@@ -70,8 +69,8 @@ impl StoredNumber for bf16 {
     }
 }
 
-/// `depth` rows of some columns: row k of the panel is `columns` numbers from `from[k · row]` on,
-/// and zeros up to `to.len() / depth`.
+/// Packs `depth` rows of some columns: row k of the panel is `columns` numbers from `from[k · row]`
+/// on, and zeros up to `to.len() / depth`.
 pub(super) fn straight<T: StoredNumber>(
     from: &[T],
     row: usize,
@@ -118,8 +117,8 @@ impl<T: StoredNumber> Kernel for Straight<'_, T> {
     }
 }
 
-/// The same of a matrix that lies turned: column n of the panel is `depth` numbers from
-/// `from[n · row]` on.
+/// Packs a matrix that lies turned: column n of the panel is `depth` numbers from `from[n · row]`
+/// on.
 pub(super) fn turned<T: StoredNumber>(
     from: &[T],
     row: usize,
@@ -173,7 +172,7 @@ pub(super) fn turned<T: StoredNumber>(
     });
 }
 
-/// The safe twin, and what does not fill a square.
+/// The portable version, also for what does not fill a square.
 struct Turned<'a, T> {
     from: &'a [T],
     row: usize,
@@ -209,7 +208,7 @@ impl<T: StoredNumber> Kernel for Turned<'_, T> {
     }
 }
 
-/// 16 rows of 16 numbers to 16 columns: pairs, fours, eights and halves change places.
+/// Transposes 16 rows of 16 numbers: pairs, fours, eights and halves change places.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f")]
 unsafe fn square<T: StoredNumber>(from: *const T, row: usize, to: *mut f32, width: usize) {
@@ -282,8 +281,7 @@ mod tests {
                 assert_eq!(
                     packed,
                     [expected.clone(), expected.clone()],
-                    "{columns} columns, \
-                {depth} rows"
+                    "{columns} columns, {depth} rows"
                 );
             }
         }

@@ -1,5 +1,5 @@
-//! Numbers of a packed weight, on their way into the panel of a product. To the bit as `quant` has
-//! them: a table's number, or a whole one, times the absmax.
+//! Unpacks numbers of a packed weight for the panel of a product. They are equal to those of
+//! `quant` bit for bit: a number of the table, or a whole number, times the absmax.
 #![allow(
     unsafe_code,
     reason = "sixteen numbers are looked up in a register, an instruction where \
@@ -18,7 +18,7 @@ use std::arch::x86_64::{
 use crate::ops::simd::{Arithmetic, Kernel, Level, level, run};
 use crate::quant::{Int8, Packed, Quantized};
 
-/// The numbers of a weight from `start` on, row after row.
+/// Writes the numbers of a weight from `start` on, row after row.
 pub(super) fn numbers(weight: &Quantized, start: usize, to: &mut [f32]) {
     match weight {
         Quantized::FourBit(packed) => four_bits(packed, start, to),
@@ -26,7 +26,7 @@ pub(super) fn numbers(weight: &Quantized, start: usize, to: &mut [f32]) {
     }
 }
 
-/// Those of a row stay in one row: a product asks for no more.
+/// Writes int8 numbers of a single row: a product asks for no more.
 fn int8(packed: &Int8, start: usize, to: &mut [f32]) {
     let absmax = packed.absmax()[start / packed.shape()[1]];
     run(UnpackedRow {
@@ -79,7 +79,7 @@ fn four_bits(packed: &Packed, start: usize, to: &mut [f32]) {
     }
 }
 
-/// Numbers of one block in sixteens, from an even place on; how many they are.
+/// Writes numbers of one block in sixteens, from an even place on; returns how many.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw")]
 fn sixteens(packed: &Packed, start: usize, to: &mut [f32]) -> usize {
@@ -103,7 +103,7 @@ fn sixteens(packed: &Packed, start: usize, to: &mut [f32]) -> usize {
     to.len() * 16
 }
 
-/// The same in eights: in each half of the table, and the fourth bit says in which.
+/// Does the same in eights: it looks up both halves of the table, and the fourth bit chooses.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 fn eights(packed: &Packed, start: usize, to: &mut [f32]) -> usize {
@@ -149,8 +149,17 @@ mod tests {
             form in prop::sample::select(vec![0, 1, 2, 3]),
             seed: u64,
         ) {
-            let four_bit = |kind, double_quant| QuantFormat::FourBit { kind, block_size: BlockSize::new(32).expect("a size"), double_quant };
-            let form = [QuantFormat::QLORA, four_bit(FourBitType::Fp4, false), four_bit(FourBitType::Nf4, false), QuantFormat::Int8][form];
+            let four_bit = |kind, double_quant| QuantFormat::FourBit {
+                kind,
+                block_size: BlockSize::new(32).expect("a size"),
+                double_quant,
+            };
+            let form = [
+                QuantFormat::QLORA,
+                four_bit(FourBitType::Fp4, false),
+                four_bit(FourBitType::Nf4, false),
+                QuantFormat::Int8,
+            ][form];
             let drawn = |index: usize| unit(mix(seed ^ mix(index as u64))) as f32 - 0.5;
             let numbers_of: Vec<f32> = (0..shape[0] * shape[1]).map(drawn).collect();
             let weight = form.pack(shape, &numbers_of).expect("finite");
@@ -163,7 +172,12 @@ mod tests {
                     numbers(&weight, start, &mut run);
                     run
                 }) {
-                    let bits = |numbers: &[f32]| numbers.iter().map(|number| number.to_bits()).collect::<Vec<_>>();
+                    let bits = |numbers: &[f32]| {
+                        numbers
+                            .iter()
+                            .map(|number| number.to_bits())
+                            .collect::<Vec<_>>()
+                    };
                     prop_assert_eq!(bits(&run), bits(&whole[start..start + count]));
                 }
             }

@@ -1,21 +1,21 @@
-//! The norm of a backend's own operations.
+//! RMS norm by a backend's own operations.
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, TensorMetadata};
 
-/// A tensor as rows of its last dimension, [rows, width].
+/// Returns a tensor as rows of its last dimension, [rows, width].
 fn rows<B: Backend>(x: FloatTensor<B>, width: usize) -> FloatTensor<B> {
     let count = x.shape().num_elements() / width;
     B::float_reshape(x, [count, width].into())
 }
 
-/// 1 / sqrt(mean(x²) + ε) of rows, [rows, 1].
+/// Returns 1 / sqrt(mean(x²) + ε) of rows, [rows, 1].
 fn inverse_rms<B: Backend>(x: FloatTensor<B>, epsilon: f64) -> FloatTensor<B> {
     let mean = B::float_mean_dim(B::float_mul(x.clone(), x), 1);
     B::float_recip(B::float_sqrt(B::float_add_scalar(mean, epsilon.into())))
 }
 
-/// [`super::rms_norm`] of a backend's own operations.
+/// Computes [`super::rms_norm`] by a backend's own operations.
 pub(super) fn norm<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,
@@ -27,7 +27,7 @@ pub(super) fn norm<B: Backend>(
     B::float_reshape(B::float_mul(B::float_mul(x, inverse), weight), shape)
 }
 
-/// [`super::rms_norm_gradients`] of a backend's own operations.
+/// Computes [`super::rms_norm_gradients`] by a backend's own operations.
 pub(super) fn gradients<B: Backend>(
     x: FloatTensor<B>,
     weight: FloatTensor<B>,

@@ -3,15 +3,23 @@
 use crate::ops::lanes::sum_of_products;
 use crate::ops::simd::{Arithmetic, vectorised};
 
-/// 1 / sqrt(mean(x²) + ε).
+/// Returns 1 / sqrt(mean(x²) + ε).
 #[inline(always)]
 fn inverse_rms<A: Arithmetic>(x: &[f32], epsilon: f32) -> f32 {
     1.0 / (sum_of_products::<A>(x, x) / x.len() as f32 + epsilon).sqrt()
 }
 
 vectorised! {
-    pub(super) fn forward<'a, A>(output: &'a mut [f32], x: &'a [f32], weight: &'a [f32], epsilon: f32) {
-        for (output, x) in output.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
+    pub(super) fn forward<'a, A>(
+        output: &'a mut [f32],
+        x: &'a [f32],
+        weight: &'a [f32],
+        epsilon: f32,
+    ) {
+        for (output, x) in output
+            .chunks_exact_mut(weight.len())
+            .zip(x.chunks_exact(weight.len()))
+        {
             let inverse = inverse_rms::<A>(x, epsilon);
             for ((output, x), w) in output.iter_mut().zip(x).zip(weight) {
                 *output = x * inverse * w;
@@ -19,14 +27,22 @@ vectorised! {
         }
     }
 
-    /// In place of the gradient of y.
-    pub(super) fn backward<'a, A>(gradient: &'a mut [f32], x: &'a [f32], weight: &'a [f32], epsilon: f32) {
-        for (gradient, x) in gradient.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
+    /// Replaces the gradient of y by that of x.
+    pub(super) fn backward<'a, A>(
+        gradient: &'a mut [f32],
+        x: &'a [f32],
+        weight: &'a [f32],
+        epsilon: f32,
+    ) {
+        for (gradient, x) in gradient
+            .chunks_exact_mut(weight.len())
+            .zip(x.chunks_exact(weight.len()))
+        {
             backward_row::<A>(gradient, x, weight, inverse_rms::<A>(x, epsilon));
         }
     }
 
-    /// The same, and the gradient of the weight added to `of_weight`.
+    /// Does the same, and adds the gradient of the weight to `of_weight`.
     pub(super) fn backward_both<'a, A>(
         gradient: &'a mut [f32],
         of_weight: &'a mut [f32],
@@ -34,7 +50,10 @@ vectorised! {
         weight: &'a [f32],
         epsilon: f32,
     ) {
-        for (gradient, x) in gradient.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
+        for (gradient, x) in gradient
+            .chunks_exact_mut(weight.len())
+            .zip(x.chunks_exact(weight.len()))
+        {
             let inverse = inverse_rms::<A>(x, epsilon);
             for ((sum, x), g) in of_weight.iter_mut().zip(x).zip(&*gradient) {
                 *sum = A::multiply_add(x * inverse, *g, *sum);
@@ -68,7 +87,7 @@ pub(super) mod tests {
             .collect()
     }
 
-    /// The result, the gradient of x and that of the weight in f64.
+    /// Returns the result, the gradient of x and that of the weight in f64.
     pub fn exact(x: &[f32], weight: &[f32], gradient: &[f32]) -> [Vec<f64>; 3] {
         let (width, mut all) = (weight.len(), [vec![], vec![], vec![0.0; weight.len()]]);
         let wide = |numbers: &[f32]| {
@@ -96,8 +115,7 @@ pub(super) mod tests {
         for (ours, exact) in ours.iter().zip(exact) {
             assert!(
                 (f64::from(*ours) - exact).abs() <= 1e-5 * (1.0 + exact.abs()),
-                "{name}: \
-            {ours}, expected {exact}"
+                "{name}: {ours}, expected {exact}"
             );
         }
     }

@@ -1,8 +1,8 @@
-//! Root-mean-square normalization in one pass a row, forward and backward, Zhang and Sennrich 2019,
-//! arXiv:1910.07467.
+//! Root-mean-square normalization in one pass per row, forward and backward, Zhang and Sennrich
+//! 2019, arXiv:1910.07467.
 //!
-//! Backward keeps x alone, which the residual stream holds anyway: the root mean square is computed
-//! again while the row is at hand.
+//! Backward keeps only x, which the residual stream holds anyway: the root mean square is
+//! recomputed while the row is at hand.
 
 #[cfg(test)]
 mod composed;
@@ -22,7 +22,7 @@ use rayon::prelude::*;
 use super::differentiate;
 use super::numbers::{piece_of_rows, read, row_major, tensor, write};
 
-/// y = x r ∘ w with r = 1 / sqrt(mean(x²) + ε), over the last dimension.
+/// Computes y = x r ∘ w with r = 1 / sqrt(mean(x²) + ε), over the last dimension.
 ///
 /// # Shapes
 /// `x` [.., width], `weight` [width], result as `x`.
@@ -34,7 +34,7 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, epsilon: f64) -
     ))
 }
 
-/// The gradient of `x`, given that of y: r (w∘g) - x r³ mean(x∘w∘g).
+/// Returns the gradient of `x`, given that of y: r (w∘g) - x r³ mean(x∘w∘g).
 ///
 /// # Shapes
 /// `x` and `gradient` [.., width], untracked.
@@ -53,7 +53,7 @@ pub fn rms_norm_input<const D: usize>(
     ))
 }
 
-/// The gradient of `x` and that of `weight`, the sum over rows of x r ∘ g.
+/// Returns the gradient of `x` and that of `weight`, the sum over rows of x r ∘ g.
 ///
 /// # Shapes
 /// `x` and `gradient` [.., width], untracked.
@@ -247,10 +247,10 @@ impl<B: Backend + Norm, C: CheckpointStrategy> Norm for Autodiff<B, C> {
     }
 }
 
-/// x and w, and ε.
+/// The tensors x and w, and ε.
 type Kept<B> = ((FloatTensor<B>, FloatTensor<B>), f64);
 
-/// With one operand, of x alone; with two, of x and of the weight.
+/// The backward: with one operand, of x alone; with two, of x and of the weight.
 #[derive(Debug)]
 struct NormBackward;
 

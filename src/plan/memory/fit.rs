@@ -1,13 +1,13 @@
-//! What fits: how many blocks have to recompute, how long rows may be, and which change of a recipe
-//! is the smallest that helps.
+//! Finds what fits in memory: how many blocks have to be recomputed, how long rows may be, and the
+//! smallest change of a recipe that helps.
 
 use super::{F32, Load, MemoryPlace, RowShape, Trained};
 use crate::quant::QuantFormat;
 use crate::terms::{Method, ModelDtype};
 use crate::train::Memory;
 
-/// The fewest blocks that recompute with which a run stays within so many bytes; `None` where all
-/// do and it does not.
+/// Returns the fewest recomputed blocks with which a run stays within this many bytes; `None` if it
+/// does not with all of them.
 pub fn fewest_recomputed(load: &Load, allowed_bytes: u64) -> Option<usize> {
     let fits = |recomputed: &usize| {
         load.parts(Memory {
@@ -19,8 +19,8 @@ pub fn fewest_recomputed(load: &Load, allowed_bytes: u64) -> Option<usize> {
     (0..=load.spec.layers.len()).find(fits)
 }
 
-/// The longest rows, one at a time and with every block recomputed, with which a run stays within
-/// so many bytes: a power of two from `shortest` on, or the model's context. `None` where the
+/// Returns the longest rows, one at a time and with every block recomputed, with which a run stays
+/// within this many bytes: a power of two from `shortest` on, or the model's context. `None` if the
 /// shortest does not fit.
 pub fn longest_that_fits(load: &Load, allowed_bytes: u64, shortest: usize) -> Option<usize> {
     let context = load.spec.context;
@@ -34,20 +34,21 @@ pub fn longest_that_fits(load: &Load, allowed_bytes: u64, shortest: usize) -> Op
     lengths.chain([context]).take_while(fits).last()
 }
 
-/// A change of a recipe.
+/// A suggested change of a recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Hint {
-    /// `key=value`, to be typed behind the recipe.
+    /// Overrides, each `key=value`, to append to the command.
     pub overrides: Vec<String>,
-    /// What the run would need then.
+    /// The peak memory with them, in bytes.
     pub peak_bytes: u64,
 }
 
 impl Load {
-    /// The smallest change with which a run whose blocks all recompute stays within so many bytes.
-    /// First what changes no step: an embedding in the processor's memory, then a smaller
-    /// micro-batch, accumulated more often; then a frozen base of 16 bits, then of 4; then shorter
-    /// rows; then smaller adapters. `None` where no such change is enough.
+    /// Returns the smallest change with which a run whose blocks are all recomputed stays within
+    /// this many bytes. Changes that leave the steps the same come first: an embedding in CPU
+    /// memory, then a smaller micro-batch with more accumulation. Then come a frozen base of 16
+    /// bits, then of 4; then shorter rows; then smaller adapters. `None` if no such change is
+    /// enough.
     pub fn smallest_change(&self, rank: Option<usize>, allowed_bytes: u64) -> Option<Hint> {
         let (mut load, mut overrides) = (self.clone(), Vec::new());
         let hint = |load: &Self, overrides: &[String]| {
@@ -124,12 +125,12 @@ impl Load {
         None
     }
 
-    /// The peak with every block recomputed.
+    /// Returns the peak with every block recomputed.
     pub fn least_peak_bytes(&self) -> u64 {
         self.parts(Memory::RECOMPUTE).peak_bytes()
     }
 
-    /// The same on other rows.
+    /// Returns the same load with other rows.
     #[must_use]
     pub fn with_rows(&self, rows: RowShape) -> Self {
         Self {
@@ -138,8 +139,8 @@ impl Load {
         }
     }
 
-    /// The same steps in micro-batches of a part of the rows; rows are scored in batches of that
-    /// size too.
+    /// Returns the same steps in micro-batches of a part of the rows. Rows are scored in batches of
+    /// that size too.
     fn split(&self, parts: usize) -> Self {
         let count = self.rows.count.div_ceil(parts);
         let split = |rows: RowShape| rows.within(count, rows.length);
@@ -151,7 +152,7 @@ impl Load {
         }
     }
 
-    /// The same on rows of at most so many tokens.
+    /// Returns the same load with rows of at most this many tokens.
     fn shortened(&self, length: usize) -> Self {
         let cut = |rows: RowShape| rows.within(rows.count, length);
         Self {
@@ -163,7 +164,7 @@ impl Load {
 }
 
 impl Trained {
-    /// The same with every rank halved, down to 1.
+    /// Returns the same load with every rank halved, down to 1.
     fn halved(&self) -> Self {
         Self {
             ranks: self.ranks.iter().map(|rank| rank.div_ceil(2)).collect(),

@@ -1,10 +1,10 @@
-//! How much memory a run needs at its peak, part by part and before anything is loaded: a closed
-//! form of the model's sizes, the adapter's, the rows of a micro-batch, and how many blocks
-//! recompute.
+//! Estimates how much memory a run needs at its peak, part by part and before anything is loaded.
+//! The estimate is a closed form of the sizes of the model, the adapter and the rows of a
+//! micro-batch, and of how many blocks are recomputed.
 //!
-//! What every moment of a run holds is the process, the base, the adapters and the optimizer's
-//! state; on top comes what one of its phases needs, and the largest phase makes the peak. What a
-//! mechanism keeps and works with stands beside its forward, in `model` and `nn`.
+//! The process, the base, the adapters and the optimizer's state are held at all times. Each phase
+//! of a run needs memory on top, and the largest phase makes the peak. The memory that an operation
+//! keeps and works with is stated next to its forward, in `model` and `nn`.
 
 mod fit;
 mod parts;
@@ -29,44 +29,44 @@ use crate::train::{Memory, Rule, STACK, head_chunk_rows};
 /// with two threads on a model of 60 KB, 18 to 20 MiB on models of 10 MB to 2 GB, and 10 MiB more
 /// with the code of wgpu.
 const PROCESS_BYTES: u64 = if cfg!(feature = "wgpu") { 29 } else { 19 } << 20;
-/// What a GPU's allocator holds beside what is in use: a share of it, since its pages are of fixed
-/// sizes, and the first pages. Measured on a software adapter, whose largest page has 128 MiB: up
-/// to 15 % in steps of 90 to 300 MiB, and 44 MiB where next to nothing is in use.
+/// What a GPU's allocator holds beyond what is in use: a share, since its pages have fixed sizes,
+/// and the first pages. Measured on a software adapter, whose largest page has 128 MiB: up to 15 %
+/// in steps of 90 to 300 MiB, and 44 MiB when next to nothing is in use.
 const POOL_SHARE: f64 = 0.15;
 const POOL_BYTES: u64 = 44 << 20;
-/// Scratch of a thread: packed panels of a product, or a tile of attention.
+/// Scratch memory of a thread: packed panels of a product, or a tile of attention.
 const SCRATCH_BYTES: u64 = 1 << 18;
 /// Copies of a tensor that is saved: in the order of its file, as numbers and as bytes.
 const SAVED_COPIES: u64 = 3;
-/// Copies of a stack of weights with which an update by operations computes: weights, gradients,
-/// states and what is between.
+/// Copies of a stack of weights for an update made of tensor operations: weights, gradients, states
+/// and intermediate values.
 const STACK_COPIES: u64 = 10;
 /// Pieces of files that are in memory at once while the base is read.
 const LOADING_BYTES: u64 = 8 << 20;
-/// What a run has beside: readers of rows, templates, metrics and their threads, and what the
-/// allocator does not give back between batches of other sizes. Measured: 6 MB on a model of 140
-/// KB, 9 to 12 on one of 6 MB with up to a hundred thousand rows, and up to 15 MB more in one run
-/// of a recipe than in another of the same.
+/// Other memory of a run: readers of rows, templates, metrics and their threads, and memory that
+/// the allocator does not return between batches of different sizes. Measured: 6 MB on a model of
+/// 140 KB, 9 to 12 on one of 6 MB with up to a hundred thousand rows, and up to 15 MB of difference
+/// between two runs of the same recipe.
 const RUN_BYTES: u64 = 20 << 20;
-/// What a tokenizer takes for a token of its vocabulary: the token in two tables and its merge in a
+/// The tokenizer's memory per token of its vocabulary: the token in two tables and its merge in a
 /// third. Measured: 58 MB for 150 thousand.
 const TOKEN_BYTES: u64 = 400;
 
-/// Rows of one micro-batch.
+/// The size of the rows of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowShape {
-    /// Rows, or packs of them.
+    /// Rows, or packed rows.
     pub count: usize,
-    /// Tokens of the longest of them.
+    /// Tokens of the longest row.
     pub length: usize,
-    /// Tokens of all of them.
+    /// Tokens of all rows.
     pub tokens: usize,
-    /// Tokens of all of them that carry a loss.
+    /// Tokens of all rows that carry a loss.
     pub labeled: usize,
 }
 
 impl RowShape {
-    /// Rows of `length` tokens in which every token but the first carries a loss.
+    /// Returns rows of `length` tokens in which every token except the first carries a loss.
     pub fn dense(count: usize, length: usize) -> Self {
         Self {
             count,
@@ -76,7 +76,7 @@ impl RowShape {
         }
     }
 
-    /// Those of a batch.
+    /// Returns the shape of a batch.
     pub fn of(batch: &Batch) -> Self {
         let length = batch.lengths.iter().copied().max().unwrap_or(0);
         Self {
@@ -87,7 +87,7 @@ impl RowShape {
         }
     }
 
-    /// The same rows where there are at most so many, and each has at most so many tokens.
+    /// Returns the same rows, limited in count and in tokens per row.
     fn within(self, count: usize, length: usize) -> Self {
         let (count, length) = (self.count.min(count), self.length.min(length));
         let tokens = self.tokens.min(count * length);
@@ -100,45 +100,45 @@ impl RowShape {
     }
 }
 
-/// What a run's largest tensor is of.
+/// The kind of a run's largest tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Largest {
-    /// A micro-batch.
+    /// A tensor of a micro-batch.
     Tokens,
-    /// All weights that train, in one row.
+    /// All trained weights, in one row.
     Trained,
     /// A matrix of the base, or its logits.
     Base,
 }
 
-/// What steps are for.
+/// The purpose of the steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Purpose {
-    /// A run, which has a tokenizer and saves what it trains.
+    /// A run, which has a tokenizer and saves the trained weights.
     Run,
     /// A measurement of bare steps.
     Bench,
 }
 
-/// Where a run's tensors are.
+/// The memory that holds a run's tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryPlace {
-    /// In the memory of the process.
+    /// The memory of the process.
     Processor {
         /// Threads that compute.
         threads: usize,
     },
-    /// In a GPU's. What a process needs beside memory of its own is not counted.
+    /// GPU memory. What a process needs beside memory of its own is not counted.
     Gpu {
-        /// The best type of 16 bits that it computes in.
+        /// The best 16-bit dtype that the GPU computes in.
         half: Option<ModelDtype>,
-        /// Whether its memory is the processor's, where the process is too.
+        /// Whether the GPU shares its memory with the CPU, and so with the process.
         is_shared: bool,
     },
 }
 
 impl MemoryPlace {
-    /// That of a device, never `auto`.
+    /// Returns the memory of a device, which is never `auto`.
     pub fn of(device: terms::Device, threads: usize) -> Self {
         match device::halves(device) {
             HalfPrecision::Widened => Self::Processor { threads },
@@ -155,33 +155,33 @@ impl MemoryPlace {
     }
 }
 
-/// What the memory of a run follows from.
+/// The parameters of a run's memory.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
     /// The model.
     pub spec: DecoderSpec,
-    /// How the frozen base is kept; `auto` is f32.
+    /// How the frozen base is stored; `auto` is f32.
     pub storage: Storage,
-    /// What trains.
+    /// What is trained.
     pub trained: Trained,
-    /// How it is updated.
+    /// The optimizer's update rule.
     pub rule: Rule,
-    /// Share of an adapter's input features that is dropped.
+    /// The share of an adapter's input features that is dropped.
     pub dropout: f64,
     /// The largest micro-batch.
     pub rows: RowShape,
-    /// Micro-batches of a step.
+    /// Micro-batches per step.
     pub accumulated: usize,
-    /// The largest batch that is scored; `None` where nothing is.
+    /// The largest batch that is scored; `None` if nothing is scored.
     pub evaluation: Option<RowShape>,
-    /// What the steps are for.
+    /// The purpose of the steps.
     pub purpose: Purpose,
-    /// Where tensors are.
+    /// The memory that holds the tensors.
     pub place: MemoryPlace,
 }
 
 impl Load {
-    /// The parts where so many blocks recompute.
+    /// Returns the parts if this many blocks are recomputed.
     pub fn parts(&self, memory: Memory) -> MemoryParts {
         let trainable = self.trainable_parameters();
         let is_run = self.purpose == Purpose::Run;
@@ -229,7 +229,7 @@ impl Load {
         }
     }
 
-    /// Parameters that train.
+    /// Returns the number of trained parameters.
     pub fn trainable_parameters(&self) -> u64 {
         match self.trained.method {
             Method::Full => self.spec.parameters() as u64,
@@ -240,7 +240,7 @@ impl Load {
         }
     }
 
-    /// The optimizer's state.
+    /// Returns the bytes of the optimizer's state.
     pub fn states_bytes(&self) -> u64 {
         self.trained_shapes()
             .into_iter()
@@ -248,13 +248,13 @@ impl Load {
             .sum()
     }
 
-    /// The same for `AdamW` with moments of 32 bits.
+    /// Returns the same for `AdamW` with 32-bit moments.
     pub fn adamw_bytes(&self) -> u64 {
         2 * self.trainable_parameters() * F32
     }
 
-    /// What an update computes with beside the gradients of the step: `AdamW` is in place, all
-    /// others go over a stack of weights.
+    /// Returns what an update needs beside the gradients of the step. `AdamW` works in place; all
+    /// others work on a stack of weights.
     fn updated_bytes(&self) -> u64 {
         let stack = self
             .largest_trained()
@@ -267,7 +267,7 @@ impl Load {
         }
     }
 
-    /// Weights at which gradients are taken, beside their average.
+    /// Returns the bytes of the weights at which gradients are taken, beside their average.
     fn averaged_bytes(&self) -> u64 {
         if self.rule.averages() {
             self.trainable_parameters() * F32
@@ -276,7 +276,8 @@ impl Load {
         }
     }
 
-    /// Shapes of the weights that train, and whether each is of the embedding or the head.
+    /// Returns the shapes of the trained weights, and whether each belongs to the embedding or the
+    /// head.
     fn trained_shapes(&self) -> Vec<(Vec<usize>, bool)> {
         let spec = &self.spec;
         if self.is_full() {
@@ -313,24 +314,24 @@ impl Load {
             .collect()
     }
 
-    /// Numbers that an adapter has of the embedding and of the head.
+    /// Returns the numbers of parameters that an adapter has of the embedding and of the head.
     fn trained_of_tables(&self) -> [u64; 2] {
         self.trained
             .tables
             .map(|of| of.numbers([self.spec.vocabulary, self.spec.width]))
     }
 
-    /// Whether gradients go through all blocks, because something of the embedding trains.
+    /// Returns whether gradients go through all blocks, because a part of the embedding is trained.
     fn trains_embedding(&self) -> bool {
         self.is_full() || self.trained.tables[0] != OfTable::Rank(0)
     }
 
-    /// Whether all numbers of the head train.
+    /// Returns whether the whole head is trained.
     fn trains_head(&self) -> bool {
         self.is_full() || self.trained.tables[1] == OfTable::Whole
     }
 
-    /// Numbers of the base's tables in whose places copies train.
+    /// Returns the number of weights in the base's tables that are replaced by trained copies.
     fn replaced_tables(&self) -> u64 {
         let table = (self.spec.vocabulary * self.spec.width) as u64;
         let copies = self
@@ -348,7 +349,7 @@ impl Load {
             }
     }
 
-    /// Numbers that train of each projection, in checkpoint order.
+    /// Returns the number of trained parameters of each projection, in checkpoint order.
     fn trained_of_projections(&self) -> impl Iterator<Item = u64> {
         let of = |(linear, rank): (LinearSpec, &usize)| match self.trained.method {
             Method::Lora if *rank == 0 => 0,
@@ -367,7 +368,7 @@ impl Load {
             .map(move |pair| of(pair) as u64)
     }
 
-    /// Numbers of the frozen base.
+    /// Returns the bytes of the frozen base.
     fn base_bytes(&self) -> u64 {
         let number_bytes = |shape: &[usize]| {
             if shape.len() > 1 {
@@ -395,7 +396,7 @@ impl Load {
         }
     }
 
-    /// Those of an embedding that a GPU does not have.
+    /// Returns the bytes of an embedding that a GPU does not hold.
     fn on_host_bytes(&self) -> u64 {
         let is_on_host = self.storage.offloads_embedding && !self.spec.tied_head && self.is_apart();
         if is_on_host {
@@ -405,7 +406,7 @@ impl Load {
         }
     }
 
-    /// Whether tensors are in a memory of their own.
+    /// Returns whether tensors are in a memory of their own.
     fn is_apart(&self) -> bool {
         matches!(
             self.place,
@@ -416,14 +417,14 @@ impl Load {
         )
     }
 
-    /// Whether the embedding may stay in the processor's memory, and a GPU has more room then: it
-    /// is a table of its own and not one that trains whole.
+    /// Returns whether the embedding may stay in CPU memory and this saves GPU memory: it must not
+    /// be tied to the head or trained whole.
     pub fn may_offload(&self) -> bool {
         let is_free = !self.is_full() && self.trained.tables[0] != OfTable::Whole;
         is_free && !self.spec.tied_head && !self.storage.offloads_embedding && self.is_apart()
     }
 
-    /// The same with the embedding in the processor's memory.
+    /// Returns the same load with the embedding in CPU memory.
     #[must_use]
     pub fn offloaded(&self) -> Self {
         Self {
@@ -435,8 +436,8 @@ impl Load {
         }
     }
 
-    /// The same with the head quantized as the projections are; `None` where they are not, the head
-    /// is already, or it is the embedding's table or trains in numbers.
+    /// Returns the same load with the head quantized like the projections. `None` if they are not
+    /// quantized, the head already is, it is tied to the embedding, or its own weights are trained.
     pub fn with_quantized_head(&self) -> Option<Self> {
         let is_free = !self.is_full() && self.trained.trains_no_row_of_head();
         let may = self.storage.form.is_some()
@@ -452,7 +453,7 @@ impl Load {
         })
     }
 
-    /// Matrices that are packed, [out, in].
+    /// Returns the shapes of quantized matrices, [out, in].
     fn packed_shapes(&self) -> impl Iterator<Item = [usize; 2]> {
         let (is_packed, spec) = (self.storage.form.is_some(), &self.spec);
         let packs_head = self.storage.packs_head && !spec.tied_head;
@@ -464,7 +465,7 @@ impl Load {
         projections.chain(head).filter(move |_| is_packed)
     }
 
-    /// What packing takes from a matrix. A GPU has every absmax as f32.
+    /// Returns the bytes that quantization saves of a matrix. A GPU holds every absmax as f32.
     fn saved_bytes(&self, shape: [usize; 2]) -> u64 {
         let form = self.storage.form.map(|form| match form {
             QuantFormat::FourBit {
@@ -480,7 +481,8 @@ impl Load {
         form.map_or(0, |form| dense.saturating_sub(form.bytes(shape)))
     }
 
-    /// What a packed matrix becomes for a product on a GPU, where no more than one is at a time.
+    /// Returns the bytes of a dequantized matrix for a product on a GPU, where only one exists at a
+    /// time.
     fn unpacked_bytes(&self) -> u64 {
         if !self.is_on_gpu() {
             return 0;
@@ -497,7 +499,7 @@ impl Load {
         self.packed_shapes().map(cut).max().unwrap_or(0)
     }
 
-    /// Whether every weight trains.
+    /// Returns whether this is full fine-tuning.
     pub fn is_full(&self) -> bool {
         self.trained.method == Method::Full
     }
@@ -506,7 +508,8 @@ impl Load {
         matches!(self.place, MemoryPlace::Gpu { .. })
     }
 
-    /// The largest tensor in bytes, and what it is of. Tables of the vocabulary may be in pieces.
+    /// Returns the size of the largest tensor in bytes, and its kind. Tables of the vocabulary may
+    /// be in pieces.
     pub fn largest_tensor(&self) -> (u64, Largest) {
         let rows = [Some(self.rows), self.evaluation].into_iter().flatten();
         let widest = |rows: RowShape| {
@@ -535,7 +538,7 @@ impl Load {
             .expect("there are three")
     }
 
-    /// Bytes of a number of a matrix.
+    /// Returns the bytes per element of a stored matrix.
     fn kept_bytes(&self) -> u64 {
         match self.storage.dtype {
             ModelDtype::Auto | ModelDtype::Float32 => F32,
@@ -543,7 +546,7 @@ impl Load {
         }
     }
 
-    /// Bytes of a number that goes from layer to layer.
+    /// Returns the bytes per element of an activation.
     fn computed_bytes(&self) -> u64 {
         match self.place {
             MemoryPlace::Processor { .. } => F32,
@@ -551,7 +554,7 @@ impl Load {
         }
     }
 
-    /// Numbers of the largest tensor that trains.
+    /// Returns the number of elements of the largest trained tensor.
     fn largest_trained(&self) -> u64 {
         let of = |(linear, rank): (LinearSpec, &usize)| rank * linear.inputs.max(linear.outputs);
         let largest = match self.trained.method {
@@ -578,8 +581,8 @@ impl Load {
             .fold(largest.unwrap_or(0) as u64, u64::max)
     }
 
-    /// Pieces of a file that are read and turned, or the numbers of a matrix that is packed, while
-    /// the optimizer's state is not there yet.
+    /// Returns the memory for loading: pieces of a file that are read and transposed, or the
+    /// elements of a matrix that is quantized, before the optimizer's state exists.
     fn loading_bytes(&self) -> u64 {
         let numbers = self
             .packed_shapes()

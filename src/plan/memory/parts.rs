@@ -1,32 +1,32 @@
-//! The parts of a run's memory, and when they are there.
+//! The parts of a run's memory, and the phases in which they exist.
 
 use serde::Serialize;
 
-/// Bytes of a run at its peak, part by part.
+/// The memory of a run at its peak in bytes, part by part.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct MemoryParts {
-    /// The program, its threads and its tokenizer; on a GPU what its allocator holds beside what is
-    /// in use.
+    /// The program, its threads and its tokenizer; on a GPU also what its allocator holds beyond
+    /// what is in use.
     pub process_bytes: u64,
-    /// Weights that do not train.
+    /// Frozen weights.
     pub base_bytes: u64,
-    /// Weights that train.
+    /// Trained weights.
     pub trained_bytes: u64,
     /// The optimizer's state.
     pub moments_bytes: u64,
-    /// What comes on top while the base is read.
+    /// Additional memory while the base is read.
     pub loading_bytes: u64,
-    /// What comes on top while validation rows are scored.
+    /// Additional memory while validation rows are scored.
     pub evaluation_bytes: u64,
-    /// What comes on top in a step, at its highest moment.
+    /// Additional memory in a step, at its highest moment.
     pub step: StepParts,
-    /// What comes on top while weights are updated.
+    /// Additional memory while weights are updated.
     pub update_bytes: u64,
-    /// What comes on top while a checkpoint is written.
+    /// Additional memory while a checkpoint is written.
     pub saving_bytes: u64,
 }
 
-/// What a run does by turns.
+/// A phase of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -36,29 +36,29 @@ pub enum Phase {
     Evaluation,
     /// Forward and backward of a micro-batch.
     Step,
-    /// The optimizer's.
+    /// The optimizer's update.
     Update,
     /// A checkpoint is written.
     Saving,
 }
 
-/// Bytes of a training step at its highest moment, beside what is held all the time.
+/// Bytes of a training step at its highest moment, in addition to what is held all the time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct StepParts {
     /// Gradients of weights.
     pub gradients_bytes: u64,
     /// Inputs and tapes of blocks.
     pub kept_bytes: u64,
-    /// A tape that is made again, 0 where the highest moment is another.
+    /// A recomputed tape; 0 if the highest moment is another.
     pub recomputed_bytes: u64,
-    /// What a block's forward or backward computes with, 0 where the highest moment is another.
+    /// Working memory of a block's forward or backward; 0 if the highest moment is another.
     pub block_bytes: u64,
-    /// Logits of a chunk and what is made of them, 0 where the highest moment is another.
+    /// Logits of a chunk and what is computed from them; 0 if the highest moment is another.
     pub head_bytes: u64,
 }
 
 impl StepParts {
-    /// All of them.
+    /// Returns the sum of all parts.
     pub fn bytes(self) -> u64 {
         self.gradients_bytes
             + self.kept_bytes
@@ -69,12 +69,12 @@ impl StepParts {
 }
 
 impl MemoryParts {
-    /// What every phase has.
+    /// Returns what every phase holds.
     pub fn held_bytes(&self) -> u64 {
         self.process_bytes + self.base_bytes + self.trained_bytes + self.moments_bytes
     }
 
-    /// What each phase has on top.
+    /// Returns what each phase needs on top.
     pub fn phases(&self) -> [(Phase, u64); 5] {
         [
             (Phase::Loading, self.loading_bytes),
@@ -85,7 +85,7 @@ impl MemoryParts {
         ]
     }
 
-    /// The phase that needs most.
+    /// Returns the phase that needs most.
     pub fn highest(&self) -> Phase {
         self.phases()
             .into_iter()
@@ -93,7 +93,7 @@ impl MemoryParts {
             .map_or(Phase::Step, |(phase, _)| phase)
     }
 
-    /// The peak.
+    /// Returns the peak.
     pub fn peak_bytes(&self) -> u64 {
         self.held_bytes()
             + self

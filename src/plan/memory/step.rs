@@ -1,5 +1,5 @@
-//! A training step as a walk over its moments: what is held when the head computes, and when each
-//! block goes backward.
+//! A training step as a sequence of moments: what is held when the head computes, and during the
+//! backward pass of each block.
 
 use super::{F32, Load, MemoryPlace, OfTable, Purpose, RowShape, StepParts, Trained};
 use crate::model::LayerSpec;
@@ -7,32 +7,32 @@ use crate::nn::footprint::{RowShape, TrainedMaps};
 use crate::terms::{AdapterVector, Method};
 use crate::train::Memory;
 
-/// What is as large is mapped from the system and given back to it: glibc's largest
+/// Allocations of this size or more are mapped from the system and returned to it: glibc's largest
 /// `M_MMAP_THRESHOLD`, mallopt(3).
 const MAPPED_BYTES: u64 = 32 << 20;
-/// Of the residual stream at all blocks, the part that the allocator holds back between tensors of
-/// other sizes. Measured: 0.02 to 0.2, where blocks recompute and where they do not. Beside it,
-/// where blocks recompute, a place as wide as gate and up, which lie side by side: what smaller
-/// tensors leave has no room for them. Measured: 17 of 25 MB more where all blocks recompute, and
-/// nothing where none does.
+/// The divisor for what the allocator holds back between tensors of other sizes, as a part of the
+/// residual stream at all blocks. Measured: 0.02 to 0.2, with and without recomputed blocks. If
+/// blocks are recomputed, it also holds back a place as wide as gate and up, which are adjacent:
+/// the gaps that smaller tensors leave are too small for them. Measured: 17 of 25 MB more if all
+/// blocks are recomputed, and nothing if none is.
 pub(super) const HELD_BACK: u64 = 8;
 
-/// Bytes of one block at some rows.
+/// Bytes of one block for some rows.
 pub(super) struct BlockBytes {
     /// Its input and output, [tokens, width].
     input: u64,
-    /// What its tape holds beside the input.
+    /// What its tape holds in addition to the input.
     saved: u64,
-    /// What a forward without a tape computes with beside the input.
+    /// What a forward without a tape needs in addition to the input.
     forward: u64,
-    /// What backward computes with beside the tape.
+    /// What the backward needs in addition to the tape.
     backward: u64,
-    /// The widest of its tensors.
+    /// Its widest tensor.
     pub widest: u64,
 }
 
 impl BlockBytes {
-    /// Those of all blocks of a run.
+    /// Returns the bytes of all blocks of a run.
     pub fn of(load: &Load, rows: RowShape) -> Vec<Self> {
         let Trained {
             method,
@@ -68,7 +68,7 @@ impl BlockBytes {
     }
 }
 
-/// The highest moment of a step.
+/// Returns the parts at the highest moment of a step.
 pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     let blocks = BlockBytes::of(load, load.rows);
     let of_block = trainable_of_blocks(load);
@@ -174,7 +174,7 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     }
 }
 
-/// Numbers that train in each block.
+/// Returns the number of trained parameters in each block.
 fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     let mut each = load.trained_of_projections();
     let norms = if load.trained.method == Method::Full {
@@ -191,8 +191,8 @@ fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     load.spec.layers.iter().map(of_layer).collect()
 }
 
-/// The hidden rows that are labeled and their gradients, beside the logits of a chunk, whose
-/// gradient takes their place, or beside all gradients in one piece.
+/// Returns the bytes of the head: the labeled hidden rows and their gradients, and the larger of
+/// the logits of a chunk (whose gradient takes their place) and all gradients in one piece.
 fn head_bytes(load: &Load) -> u64 {
     let (spec, rows, computed) = (&load.spec, load.rows, load.computed_bytes());
     let (width, chunk, labeled) = (
@@ -223,16 +223,16 @@ fn head_bytes(load: &Load) -> u64 {
     hidden + (logits + hidden).max(2 * hidden) + weights
 }
 
-/// Bytes of a logit: its gradient takes its place, and is there once more in the numbers that go
-/// on.
+/// Returns the bytes of a logit. Its gradient takes its place, and is copied once more in the dtype
+/// of activations.
 fn logit_bytes(load: &Load) -> u64 {
     let computed = load.computed_bytes();
     F32 + if computed == F32 { 0 } else { computed }
 }
 
-/// What the head of the micro-batch before leaves of its place. Micro-batches of a run are of
-/// different sizes, so that a head finds its place too small; what is kept may lie there. Larger
-/// logits are given back to the system. Measured: 31 of 31 MB, and 0 where more is kept.
+/// Returns what remains of the memory of the head of the previous micro-batch. Micro-batches of a
+/// run differ in size, so a head may find this memory too small; kept tensors may use it. Larger
+/// logits are returned to the system. Measured: 31 of 31 MB, and 0 if more is kept.
 fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
     let logits = load.head_chunk_rows(load.rows.labeled) * load.spec.vocabulary as u64;
     let is_left = load.purpose == Purpose::Run && !load.is_on_gpu() && logits * F32 < MAPPED_BYTES;
@@ -243,7 +243,7 @@ fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
     }
 }
 
-/// Bytes of scoring rows without a tape: a block's forward, or the logits of a chunk.
+/// Returns the bytes for scoring rows without a tape: a block's forward, or the logits of a chunk.
 pub(super) fn evaluation_bytes(load: &Load, rows: RowShape) -> u64 {
     let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labeled));
     let computed = load.computed_bytes();

@@ -6,7 +6,8 @@ use crate::adapter::LoraConfig;
 use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
-/// Width 4, two heads of 2 on one key head, 6 between, 10 tokens.
+/// A model of width 4 with two heads of 2 and one key head, a feed-forward width of 6 and 10
+/// tokens.
 fn spec(layers: usize) -> DecoderSpec {
     let rope = RopeSpec {
         head_dim: 2,
@@ -355,28 +356,41 @@ fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared()
 
 proptest! {
     #[test]
-    fn more_rows_or_tokens_never_need_less(count in 1usize..9, length in 2usize..200, recomputed in 0usize..4, rank in 1usize..20) {
+    fn more_rows_or_tokens_never_need_less(
+        count in 1usize..9,
+        length in 2usize..200,
+        recomputed in 0usize..4,
+        rank in 1usize..20,
+    ) {
         let peak = |rows| load(3, rank, rows).parts(Memory { recomputed }).peak_bytes();
         let rows = RowShape::dense(count, length);
         prop_assert!(peak(rows) <= peak(RowShape::dense(count + 1, length)));
         prop_assert!(peak(rows) <= peak(RowShape::dense(count, length + 1)));
     }
 
-    /// But for one block alone, whose tape is whole at the highest moment either way.
+    /// One block alone is an exception: its tape is whole at the highest moment either way.
     #[test]
-    fn more_recomputation_never_needs_more(count in 1usize..9, length in 2usize..200, layers in 2usize..6, rank in 1usize..20, full: bool) {
+    fn more_recomputation_never_needs_more(
+        count in 1usize..9,
+        length in 2usize..200,
+        layers in 2usize..6,
+        rank in 1usize..20,
+        full: bool,
+    ) {
         let mut load = load(layers, rank, RowShape::dense(count, length));
         if full {
             load.trained = Trained::everything(&load.spec);
         }
-        let peaks: Vec<u64> = (0..=layers).map(|recomputed| load.parts(Memory { recomputed }).peak_bytes()).collect();
+        let peaks: Vec<u64> = (0..=layers)
+            .map(|recomputed| load.parts(Memory { recomputed }).peak_bytes())
+            .collect();
         prop_assert!(peaks.is_sorted_by(|fewer, more| fewer >= more), "{peaks:?}");
         prop_assert_eq!(peaks[layers], load.least_peak_bytes());
     }
 }
 
-/// Of 4 x 4, 2 x 4 and 4 x 6 numbers: half a byte each, and of each matrix one block, whose absmax
-/// is a byte with one of 4 beside it.
+/// Matrices of 4 x 4, 2 x 4 and 4 x 6 elements take half a byte each, and each matrix has one block
+/// whose absmax is a byte, with an f32 beside it.
 #[test]
 fn packed_projections_are_counted_by_hand() {
     let packed = |place, packs_head, offloads_embedding| {

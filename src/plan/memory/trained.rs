@@ -1,38 +1,38 @@
-//! What of a model trains, in numbers.
+//! The trained parameters of a model, as sizes.
 
 use crate::adapter::{AdapterError, LoraConfig, TablePart};
 use crate::model::{DecoderSpec, LinearSpec, Role};
 use crate::terms::{AdapterVector, Method};
 
-/// What of a model trains, in numbers.
+/// The trained parameters of a model, as sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trained {
     pub(super) method: Method,
-    /// Rank of the adapter of each projection in checkpoint order; 0: none.
+    /// Rank of the adapter of each projection in checkpoint order; 0 for none.
     pub(super) ranks: Vec<usize>,
     /// Outputs of each projection.
     pub(super) outputs: Vec<usize>,
-    /// What each adapter has beside A and B.
+    /// What each adapter has in addition to A and B.
     pub(super) vector: Option<AdapterVector>,
-    /// Whether matrices that adapters started as are kept beside them.
+    /// Whether the initial matrices of adapters are kept beside them.
     pub(super) keeps_initial: bool,
-    /// What an adapter has of the embedding and of the head.
+    /// The trained parts of the embedding and of the head.
     pub(super) tables: [OfTable; 2],
 }
 
-/// What an adapter has of a table.
+/// The trained part of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OfTable {
-    /// Matrices of this rank; 0: none.
+    /// Matrices of this rank; 0 for none.
     Rank(usize),
-    /// So many rows; of a head that shares those of the embedding they take no place.
+    /// This many rows. A head that shares those of the embedding needs no memory for them.
     Rows(usize),
-    /// A copy of it.
+    /// A copy of the table.
     Whole,
 }
 
 impl OfTable {
-    /// Numbers that train of a table of this vocabulary and width.
+    /// Returns the trained parameters for a table of this vocabulary and width.
     pub(super) fn numbers(self, [vocabulary, width]: [usize; 2]) -> u64 {
         let numbers = match self {
             Self::Rank(rank) => rank * (vocabulary + width),
@@ -42,7 +42,7 @@ impl OfTable {
         numbers as u64
     }
 
-    /// Shapes of its tensors.
+    /// Returns the shapes of its tensors.
     pub(super) fn shapes(self, [vocabulary, width]: [usize; 2]) -> Vec<Vec<usize>> {
         match self {
             Self::Rank(0) | Self::Rows(0) => Vec::new(),
@@ -52,7 +52,7 @@ impl OfTable {
         }
     }
 
-    /// Those of its largest tensor.
+    /// Returns the size of its largest tensor.
     pub(super) fn largest(self, [vocabulary, width]: [usize; 2]) -> u64 {
         if let Self::Rank(rank) = self {
             (rank * vocabulary) as u64
@@ -91,7 +91,7 @@ impl OfTable {
 }
 
 impl Trained {
-    /// An adapter.
+    /// Returns the sizes of an adapter.
     ///
     /// # Errors
     /// See [`LoraConfig::resolve`].
@@ -124,12 +124,12 @@ impl Trained {
         })
     }
 
-    /// Whether no row of the head trains as it is, which a quantized one could not.
+    /// Returns whether no row of the head itself is trained. A quantized head could not be.
     pub(super) fn trains_no_row_of_head(&self) -> bool {
         matches!(self.tables[1], OfTable::Rank(_))
     }
 
-    /// Every weight.
+    /// Returns the sizes of full fine-tuning.
     pub fn everything(spec: &DecoderSpec) -> Self {
         let outputs: Vec<usize> = spec
             .projections()

@@ -1064,7 +1064,8 @@ fn model_type(_: &mut Draft, given: &Given) -> KeyOutcome {
     KeyOutcome::dropped("config.json names the model")
 }
 
-/// gpt-oss: weights of MXFP4 that become numbers when they are loaded, as here.
+/// Maps `model_quantization_config`: gpt-oss has MXFP4 weights that are dequantized on loading, as
+/// here.
 fn model_quantization(_: &mut Draft, given: &Given) -> KeyOutcome {
     let says = given.node.shown();
     if says == "Mxfp4Config" || says == "{dequantize: true}" {
@@ -1074,7 +1075,7 @@ fn model_quantization(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Of changes to config.json those that only add the routers' outputs to what a step returns are
+/// Changes to `config.json`. Only those that add the routers' outputs to a step's results are
 /// known.
 fn model_config(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::Map(entries) = &given.node.kind else {
@@ -1143,7 +1144,8 @@ fn load_in_8bit(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Rankine quantizes the experts of a quantized base, stacked ones included.
+/// Maps `quantize_moe_experts`: Rankine quantizes the experts of a quantized base, stacked ones
+/// included.
 fn quantized_experts(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
         return KeyOutcome::dropped("off");
@@ -1162,7 +1164,7 @@ fn lora_model_dir(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A key of the adapter; without `adapter` Axolotl does not read it.
+/// Maps a key of the adapter. Without `adapter` Axolotl does not read it.
 fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     if is_full(draft) {
         KeyOutcome::dropped("without `adapter` every weight trains, and nothing reads it")
@@ -1171,7 +1173,7 @@ fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     }
 }
 
-/// A key of the adapter that comes from `lora_model_dir` where there is one.
+/// Maps a key of the adapter that comes from `lora_model_dir` if that is set.
 fn shape(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     if draft.at("lora_model_dir").is_some() && !is_full(draft) {
         return KeyOutcome::dropped("the adapter in `lora_model_dir` says it");
@@ -1217,7 +1219,7 @@ fn target_modules(draft: &mut Draft, given: &Given) -> KeyOutcome {
     ))
 }
 
-/// Every linear layer except the head, as `all-linear`.
+/// Maps `lora_target_linear`: every linear layer except the head, as `all-linear`.
 fn target_linear(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() != Some(true) {
         return KeyOutcome::dropped("off");
@@ -1228,7 +1230,7 @@ fn target_linear(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.set("adapter.target_modules", "all-linear")
 }
 
-/// Rows of a step, where the accumulation is not said.
+/// Maps the rows of a step if the accumulation is not given.
 fn batch_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("gradient_accumulation_steps").is_some() {
         return KeyOutcome::dropped("`gradient_accumulation_steps` says it");
@@ -1253,7 +1255,7 @@ fn excess_length(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Axolotl leaves out rows of fewer tokens, 2 unless it is told.
+/// Maps `min_sample_len`: Axolotl leaves out rows with fewer tokens, 2 by default.
 fn min_sample_len(_: &mut Draft, given: &Given) -> KeyOutcome {
     if whole(given.node).is_some_and(|tokens| tokens <= 2) {
         KeyOutcome::dropped("rows of one token train nothing")
@@ -1278,7 +1280,7 @@ fn deduplication(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// The trainer draws a new order for each epoch either way.
+/// Maps `shuffle_merged_datasets`: the trainer draws a new order for each epoch either way.
 fn shuffle_merged(_: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() == Some(false) {
         return KeyOutcome::replaced(
@@ -1321,7 +1323,7 @@ fn min_lr(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.same("training.min_lr_rate", given)
 }
 
-/// Axolotl makes two steps of one.
+/// Maps `warmup_steps`: Axolotl makes two steps of one.
 fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if number(given.node) == Some(1.0) {
         return match draft.set("training.warmup_steps", "2") {
@@ -1361,7 +1363,7 @@ fn attention(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A share up to 1, rows above.
+/// Maps `val_set_size`: a share up to 1, a number of rows above.
 fn val_set_size(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(0.0) => draft.set("evaluation.val_set_size", "0"),
@@ -1400,7 +1402,7 @@ fn watchdog(_: &mut Draft, _: &Given) -> KeyOutcome {
     KeyOutcome::replaced("a run ends at a loss that is not finite; a high one does not end it")
 }
 
-/// A template by name is code of Axolotl.
+/// Maps `chat_template`: a template by name is code of Axolotl.
 fn chat_template(_: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("tokenizer_default") => KeyOutcome::dropped("the base's own template, as here"),
@@ -1423,7 +1425,7 @@ fn chat_template_jinja(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.set("chat_template", quoted(text))
 }
 
-/// Plugins that only change how something is computed.
+/// Maps `plugins`: some only change how something is computed.
 fn plugins(_: &mut Draft, given: &Given) -> KeyOutcome {
     const HARMLESS: [&str; 6] = [
         "cut_cross_entropy",
@@ -1448,7 +1450,7 @@ fn plugins(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// The value of a key of the same dataset.
+/// Returns the value of another key of the same dataset.
 fn beside<'a>(given: &Given<'a>, key: &str) -> Option<&'a Node> {
     let NodeValue::Map(entries) = &given.parent.kind else {
         return None;
@@ -1477,7 +1479,7 @@ fn located(draft: &Draft, dataset: &Node) -> Option<Located> {
     Some(of_hub.unwrap_or_else(|| locate(path, &draft.folder)))
 }
 
-/// A value of a dataset.
+/// Returns the value of a dataset's key.
 fn entry<'a>(dataset: &'a Node, key: &str) -> Option<&'a Node> {
     let NodeValue::Map(entries) = &dataset.kind else {
         return None;
@@ -1488,7 +1490,7 @@ fn entry<'a>(dataset: &'a Node, key: &str) -> Option<&'a Node> {
         .filter(|node| !node.is_blank())
 }
 
-/// The part of a dataset that is wanted, without its files.
+/// Returns the part of a dataset that is wanted, without its files.
 fn wanted_part(dataset: &Node) -> Part<'_> {
     let text = |key: &str| entry(dataset, key).and_then(Node::text);
     Part {
@@ -1513,8 +1515,8 @@ fn path(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Which part of a data set: a split, a configuration, files. Of data that are not fetched by the
-/// recipe it is part of what has to be put where the recipe looks.
+/// Maps a key that selects a part of a dataset: a split, a configuration, or files. If the recipe
+/// does not fetch the data, the part belongs to what the user has to put there.
 fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let said = given.node.text().unwrap_or_default();
     match located(draft, given.parent) {
@@ -1548,7 +1550,7 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// The recipe's format for a dataset's `type`.
+/// Returns the recipe's format for a dataset's `type`.
 fn format_of(dataset: &Node) -> Result<&'static str, String> {
     let NodeValue::Map(entries) = &dataset.kind else {
         return Err("expected keys with values".into());
@@ -1580,7 +1582,7 @@ fn kind(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// The file's name of a column, where the format has that column.
+/// Maps the file's name of a column if the format has that column.
 fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
     let wanted = if ours == "text" { "text" } else { "chat" };
     match format_of(given.parent) {
@@ -1594,7 +1596,7 @@ fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
     }
 }
 
-/// Names within a message: those of `OpenAI` and of `ShareGPT` are both read.
+/// Maps names within a message: those of `OpenAI` and of `ShareGPT` are both read.
 fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> KeyOutcome {
     match given.node.text() {
         Some(name) if names.contains(&name) => KeyOutcome::dropped(
@@ -1608,7 +1610,7 @@ fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> KeyOutcome {
     }
 }
 
-/// Words for roles that a dataset names beyond those that are read without it, each with its role.
+/// Returns the role words of a dataset that are not read by default, each with its role.
 fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
     const READ: [(&str, &[&str]); 6] = [
         ("user", &["user", "human"]),
@@ -1639,7 +1641,7 @@ fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
     Ok(further)
 }
 
-/// The words that a recipe's dataset needs, where it holds conversations.
+/// Returns the role words that a recipe's dataset needs if it holds conversations.
 fn roles_of(dataset: &Node) -> BTreeMap<String, String> {
     let NodeValue::Map(entries) = &dataset.kind else {
         return BTreeMap::new();
@@ -1707,7 +1709,7 @@ fn thinking(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// What the config does not say, and its datasets.
+/// Adds the defaults that the config does not state, and its datasets.
 pub(super) fn finish(draft: &mut Draft) {
     if is_full(draft) {
         draft.add(
@@ -1745,7 +1747,7 @@ pub(super) fn finish(draft: &mut Draft) {
     }
 }
 
-/// A dataset of the recipe; `None` where its key is refused.
+/// Returns a dataset of the recipe; `None` if its key is refused.
 fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
     let NodeValue::Map(entries) = &dataset.kind else {
         return None;

@@ -1,5 +1,5 @@
-//! Where the data of a config are, and which of their rows. Data sets of the Hub are named as such;
-//! of others Rankine reads Parquet, and what lies elsewhere or in another form is named by the path
+//! The location of a config's data, and the rows to take. Data sets of the Hub are named as such.
+//! Of other data Rankine reads Parquet; anything elsewhere or in another form is named by the path
 //! where it is looked for.
 
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::path::Path;
 use super::super::split::Split;
 use super::text::quoted;
 
-/// File names that are data of another form.
+/// File extensions of data in other forms.
 const OTHER_FORMS: [&str; 9] = [
     ".jsonl.zst",
     ".jsonl.gz",
@@ -23,21 +23,21 @@ const OTHER_FORMS: [&str; 9] = [
 /// A path for the recipe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Located {
-    /// What `datasets.path` says, quoted.
+    /// The value of `datasets.path`, quoted.
     pub path: String,
-    /// What has to be put there; `None` where the path is that of the config.
+    /// The task for the user: what to put at the path. `None` if the path is that of the config.
     pub task: Option<String>,
 }
 
 impl Located {
-    /// Whether the data still have to be written, so that a choice of rows or a layout can be a
-    /// part of that.
+    /// Returns whether the data still have to be written, so that a choice of rows or a layout can
+    /// be a part of that task.
     pub fn is_open(&self) -> bool {
         self.task.is_some()
     }
 }
 
-/// A part of a data set, as far as a config says it.
+/// The part of a data set that a config selects.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Part<'a> {
     pub config: Option<&'a str>,
@@ -46,8 +46,8 @@ pub(super) struct Part<'a> {
     pub files: &'a [String],
 }
 
-/// A data set of the Hub as `datasets.path` says it; `None` where the path is no id, or the recipe
-/// has no words for the part.
+/// Returns a data set of the Hub as `datasets.path` names it; `None` if the path is no id, or the
+/// recipe cannot express the part.
 pub(super) fn on_hub(path: &str, part: Part, folder: &Path) -> Option<Located> {
     let is_word = |word: &str| {
         word.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -81,7 +81,7 @@ pub(super) fn on_hub(path: &str, part: Part, folder: &Path) -> Option<Located> {
     })
 }
 
-/// Whether a split of local data is one that a recipe can say of them: a slice of `train`.
+/// Returns whether a recipe can name this split of local data: a slice of `train`.
 pub(super) fn is_slice(split: &str) -> bool {
     Split::parse(split).is_ok_and(|split| {
         split.parts.len() == 1
@@ -91,12 +91,12 @@ pub(super) fn is_slice(split: &str) -> bool {
 }
 
 impl Located {
-    /// Whether it is a data set of the Hub.
+    /// Returns whether this is a data set of the Hub.
     pub fn is_of_hub(&self) -> bool {
         self.path.trim_start_matches('"').starts_with("hf://")
     }
 
-    /// The lines of a recipe's dataset that name it.
+    /// Returns the lines of a recipe's dataset that name it.
     pub fn lines(&self, part: Part) -> Vec<(&'static str, String)> {
         let config = part
             .config
@@ -114,7 +114,7 @@ impl Located {
     }
 }
 
-/// Where data of a path or Hub id are looked for, once they were put there.
+/// Returns where the data of a path or Hub id are looked for, once the user put them there.
 pub(super) fn locate(path: &str, folder: &Path) -> Located {
     let is_there = folder.join(path).exists();
     if path.ends_with(".parquet") && !path.contains("://") {

@@ -1,4 +1,4 @@
-//! The recipe while it is made: lines by key, each with the keys of the config that it comes from.
+//! The draft of a recipe: lines by key, each with the config keys that it comes from.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -12,20 +12,21 @@ use super::fate::{KeyFate, KeyOutcome};
 use super::text::{flow, unquoted};
 use super::{Given, Imported, Rule, Table, Tool, rule};
 
-/// Sections of a recipe in their order; the empty one is its top.
+/// Sections of a recipe in order; the top of the recipe has no name.
 const SECTIONS: [&str; 5] = ["tokens", "adapter", "training", "evaluation", "output"];
-/// Faults of the reader are found a line at a time; a recipe has fewer lines.
+/// The most rounds of reading the draft. The reader finds faults line by line, and a recipe has
+/// fewer lines.
 const MOST_ROUNDS: usize = 200;
 
 /// A line of the recipe.
 #[derive(Debug, Clone)]
 struct Line {
     value: String,
-    /// The key of the config, by its place in the list of fates.
+    /// The index of the config key in the list of fates.
     from: Option<usize>,
 }
 
-/// A dataset of the recipe: keys with values, notes above it.
+/// A dataset of the recipe: keys with values, under notes.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Data {
     pub lines: Vec<(&'static str, String)>,
@@ -34,7 +35,7 @@ pub(super) struct Data {
 
 pub(super) struct Draft<'a> {
     pub tool: Tool,
-    /// Paths of the config that `${..}` names in it: keys that stand for values elsewhere.
+    /// Paths of the config that `${..}` refers to: keys that stand for values elsewhere.
     pub variables: Vec<String>,
     /// The folder of the config.
     pub folder: PathBuf,
@@ -76,7 +77,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A value of the config by its path; `None` where it is left out or blank.
+    /// Returns a value of the config by its path; `None` if it is left out or blank.
     pub fn at(&self, path: &str) -> Option<&'a Node> {
         let mut node = self.root;
         for key in path.split('.') {
@@ -88,7 +89,7 @@ impl<'a> Draft<'a> {
         Some(node).filter(|node| !node.is_blank())
     }
 
-    /// A part of the config at its top.
+    /// Returns a top-level value of the config.
     pub fn root_at(&self, key: &str) -> Option<&'a Node> {
         let NodeValue::Map(entries) = &self.root.kind else {
             return None;
@@ -96,23 +97,23 @@ impl<'a> Draft<'a> {
         entries.get(key).map(|entry| &entry.value)
     }
 
-    /// A text of the config.
+    /// Returns a text of the config.
     pub fn text(&self, path: &str) -> Option<&'a str> {
         self.at(path)?.text()
     }
 
-    /// Whether a flag of the config is on.
+    /// Returns whether a flag of the config is on.
     pub fn is_on(&self, path: &str) -> bool {
         self.at(path)
             .is_some_and(|node| unquoted(node).flag() == Some(true))
     }
 
-    /// Whether the recipe has a line for a key.
+    /// Returns whether the recipe has a line for a key.
     pub fn has(&self, key: &str) -> bool {
         self.lines.contains_key(key)
     }
 
-    /// Writes a line for the key at hand. A second, other value for it is refused.
+    /// Writes a line for the current key. A second, different value for the line is refused.
     pub fn set(&mut self, key: &str, value: impl Into<String>) -> KeyOutcome {
         let value = value.into();
         if let Some(line) = self.lines.get(key)
@@ -132,7 +133,7 @@ impl<'a> Draft<'a> {
         fate
     }
 
-    /// Writes a line that the config does not say, with the reason.
+    /// Writes a line that the config does not contain, with the reason.
     pub fn add(&mut self, key: &str, value: impl Into<String>, why: &str) {
         let value = value.into();
         if !self.has(key) {
@@ -143,8 +144,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Writes what the tool does without being told, where the config has none of the keys that
-    /// would tell.
+    /// Writes a default of the tool if the config has none of the keys in `told_by`.
     pub fn default(&mut self, told_by: &[&str], key: &str, value: &str) {
         if told_by.iter().all(|path| self.at(path).is_none()) {
             let why = format!("{}'s default", self.tool.name());
@@ -152,12 +152,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Gives each key its fate by its rule.
+    /// Assigns each key its fate by its rule.
     pub fn walk(&mut self, tables: &[Table]) {
         self.walk_map(self.root, "", "", tables);
     }
 
-    /// Gives each key of a further file its fate; `prefix` names the file.
+    /// Assigns each key of a further file its fate; `prefix` names the file.
     pub fn walk_file(&mut self, root: &'a Node, prefix: &str, tables: &[Table]) {
         let before = std::mem::replace(&mut self.root, root);
         self.prefix = format!("{prefix}: ");
@@ -215,7 +215,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Whether every value of a key is named elsewhere.
+    /// Returns whether every value of a key is referred to elsewhere.
     fn is_variable(&self, path: &str, node: &Node) -> bool {
         match &node.kind {
             NodeValue::Map(entries) => entries
@@ -286,7 +286,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The value as it is. A number in quotes is a number.
+    /// Copies the value. A number in quotes becomes a number.
     pub fn same(&mut self, key: &str, given: &Given) -> KeyOutcome {
         let node = unquoted(given.node);
         let value = if node.number().is_some() || node.flag().is_some() {
@@ -297,7 +297,7 @@ impl<'a> Draft<'a> {
         self.set(key, value)
     }
 
-    /// Turns the fate of every key of a name into a refusal, once its value is seen not to go with
+    /// Changes the fate of every key of a name to a refusal, once its value is seen not to go with
     /// another.
     pub fn refuse(&mut self, key: &str, reason: &str) {
         let found = self.fates.iter_mut().filter(|fate| fate.key == key);
@@ -306,8 +306,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Refuses a key that the config does not have and that the tool fills with what Rankine cannot
-    /// do.
+    /// Refuses a key that the config leaves out, if the tool's default is something that Rankine
+    /// cannot do.
     pub fn refuse_whole(&mut self, key: &str, reason: &str) {
         let fate = KeyOutcome::refused(reason);
         self.fates.push(KeyFate {
@@ -318,8 +318,8 @@ impl<'a> Draft<'a> {
         });
     }
 
-    /// The recipe and the fates. What the recipe's own reader does not take is refused with its
-    /// words.
+    /// Returns the recipe and the fates. What the recipe's reader does not accept is refused with
+    /// its message.
     pub fn into_imported(mut self) -> Imported {
         for _ in 0..MOST_ROUNDS {
             let (text, owners) = self.render(false);
@@ -361,7 +361,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A recipe needs a base and data.
+    /// Refuses a recipe without a base or data.
     fn refuse_missing(&mut self) {
         let missing = [
             ("base_model", self.has("base_model")),
@@ -388,7 +388,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The text, and for each of its lines the key that it holds.
+    /// Returns the recipe's text, and the key of each of its lines.
     fn render(&self, with_notes: bool) -> (String, Vec<Option<String>>) {
         let mut page = Page::default();
         page.comment(&format!(
@@ -428,7 +428,7 @@ impl<'a> Draft<'a> {
         (page.text, page.owners)
     }
 
-    /// The keys of a section in the order in which a recipe is written.
+    /// Returns the keys of a section in the order in which a recipe is written.
     fn keys_of(&self, section: &str) -> Vec<String> {
         let of = |key: &&String| key.rsplit_once('.').map_or("", |(section, _)| section) == section;
         let mut found: Vec<String> = self.lines.keys().filter(of).cloned().collect();
@@ -464,7 +464,7 @@ impl<'a> Draft<'a> {
         page.push(&format!("{indent}{name}: {}", line.value), Some(key));
     }
 
-    /// What was replaced without a line of its own, and what was refused.
+    /// Writes comments for replaced values without a line of their own, and for refused keys.
     fn notes(&self, page: &mut Page) {
         let has_line = |index: usize| self.lines.values().any(|line| line.from == Some(index));
         let replaced = self.fates.iter().enumerate().filter(|(index, fate)| {
@@ -507,13 +507,13 @@ fn joined(path: &str, name: &str) -> String {
     }
 }
 
-/// Blank, `false`, `none`, 0 or empty.
+/// Returns whether a value is off: blank, `false`, `none`, 0 or empty.
 pub(super) fn is_off(node: &Node) -> bool {
     let node = unquoted(node);
     node.is_neutral() || node.number() == Some(0.0)
 }
 
-/// The line of a fault's place.
+/// Returns the line of a fault's place.
 fn line_of(fault: &crate::fault::Fault) -> Option<usize> {
     fault
         .place
@@ -525,7 +525,7 @@ fn line_of(fault: &crate::fault::Fault) -> Option<usize> {
         .ok()
 }
 
-/// Lines of a recipe with the keys that they hold.
+/// Lines of a recipe with their keys.
 #[derive(Default)]
 struct Page {
     text: String,
@@ -542,7 +542,7 @@ impl Page {
         self.indented_comment("", text);
     }
 
-    /// A comment in one line: nothing of a config becomes a line of the recipe.
+    /// Writes a comment on one line, so that nothing of a config becomes a line of the recipe.
     fn indented_comment(&mut self, indent: &str, text: &str) {
         let text: String = text
             .chars()

@@ -1,43 +1,44 @@
-//! The four fates of a key. There is no fifth.
+//! The four fates of a key.
 
 use super::super::place::Location;
 use crate::fault::Fault;
 
-/// What becomes of a key.
+/// The fate of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyOutcome {
-    /// The recipe says the same: its key and value.
+    /// The recipe says the same: the recipe's key and value.
     Mapped(String),
-    /// It changes no number: why.
+    /// The key changes no number: the reason.
     Dropped(String),
-    /// The recipe, or Rankine without a key, does something close: what, and what is to be done.
+    /// The recipe, or Rankine without a key, does something close: what it does, and what the user
+    /// should do.
     Replaced(String),
-    /// Nothing in Rankine does it: why.
+    /// Rankine cannot do it: the reason.
     Refused(String),
 }
 
 impl KeyOutcome {
-    /// Dropped, for a reason.
+    /// Returns `Dropped`, with a reason.
     pub fn dropped(reason: impl Into<String>) -> Self {
         Self::Dropped(reason.into())
     }
 
-    /// Replaced, with a note.
+    /// Returns `Replaced`, with a note.
     pub fn replaced(note: impl Into<String>) -> Self {
         Self::Replaced(note.into())
     }
 
-    /// Refused, for a reason.
+    /// Returns `Refused`, with a reason.
     pub fn refused(reason: impl Into<String>) -> Self {
         Self::Refused(reason.into())
     }
 
-    /// The word for it.
+    /// Returns the word for the fate.
     pub fn word(&self) -> &'static str {
         ["mapped", "dropped", "replaced", "refused"][self.rank()]
     }
 
-    /// What is said of it.
+    /// Returns the text that goes with the fate.
     pub fn words(&self) -> &str {
         match self {
             Self::Mapped(words)
@@ -62,16 +63,16 @@ impl KeyOutcome {
 pub struct KeyFate {
     /// Its path, such as `datasets.0.type`.
     pub key: String,
-    /// Its value as it was written, shortened.
+    /// Its value as written, shortened.
     pub value: String,
-    /// Where it stands.
+    /// Its place in the file.
     pub place: Location,
-    /// What becomes of it.
+    /// Its fate.
     pub fate: KeyOutcome,
 }
 
 impl KeyFate {
-    /// The fault of a key that was refused.
+    /// Returns the fault if the key was refused.
     pub fn fault(&self) -> Option<Fault> {
         let KeyOutcome::Refused(reason) = &self.fate else {
             return None;

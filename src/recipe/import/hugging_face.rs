@@ -233,7 +233,7 @@ pub(super) const TABLE: Table = &[
     ),
 ];
 
-/// Whole epochs, `3.0` included.
+/// Maps a number of whole epochs; `3.0` is one.
 pub(super) fn epochs(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match whole(given.node) {
         Some(epochs) if epochs > 0 => draft.set("training.num_epochs", epochs.to_string()),
@@ -244,7 +244,7 @@ pub(super) fn epochs(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// -1 is no limit.
+/// Maps `max_steps`, in which -1 is no limit.
 pub(super) fn max_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match number(given.node) {
         Some(steps) if steps <= 0.0 => KeyOutcome::dropped("no limit"),
@@ -252,7 +252,8 @@ pub(super) fn max_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A number of steps; below 1 it is a share of all. transformers and Axolotl read it so.
+/// Maps a number of warm-up steps. Below 1 it is a share of all steps, for transformers and Axolotl
+/// alike.
 pub(super) fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_flat(draft) {
         return KeyOutcome::dropped(NO_WARMUP);
@@ -287,8 +288,8 @@ pub(super) fn warmup_ratio(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.same("training.warmup_ratio", given)
 }
 
-/// transformers' `constant` ignores a warm-up; `constant_with_warmup` is Rankine's `constant`.
-/// Schedule-free AdamW has the warm-up itself.
+/// Returns whether the schedule ignores a warm-up, as transformers' `constant` does;
+/// `constant_with_warmup` is Rankine's `constant`. Schedule-free AdamW has its own warm-up.
 fn is_flat(draft: &Draft) -> bool {
     chosen(draft) != Optimizer::ScheduleFree
         && ["lr_scheduler_type", "lr_scheduler"]
@@ -296,7 +297,7 @@ fn is_flat(draft: &Draft) -> bool {
             .any(|key| draft.text(key) == Some("constant"))
 }
 
-/// The optimizer that the config names; AdamW where it names none.
+/// Returns the optimizer that the config names; AdamW if it names none.
 fn chosen(draft: &Draft) -> Optimizer {
     let word = ["optim", "optimizer"]
         .iter()
@@ -306,7 +307,7 @@ fn chosen(draft: &Draft) -> Optimizer {
         .resident()
 }
 
-/// Schedules by transformers' names.
+/// Maps schedules by transformers' names.
 pub(super) fn scheduler(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text().and_then(Scheduler::parse) {
         Some(scheduler) => draft.set("training.lr_scheduler", scheduler.word()),
@@ -314,7 +315,7 @@ pub(super) fn scheduler(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A schedule's own arguments, which have transformers' names here too.
+/// Maps a schedule's own arguments, which have transformers' names here too.
 pub(super) fn scheduler_arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::Map(entries) = &given.node.kind else {
         return KeyOutcome::refused(
@@ -340,9 +341,9 @@ pub(super) fn scheduler_arguments(draft: &mut Draft, given: &Given) -> KeyOutcom
     }
 }
 
-/// AdamW under names of other kernels.
+/// Names of AdamW with other kernels.
 const ADAMW: [&str; 3] = ["adamw_hf", "adamw_apex_fused", "adamw_torch_xla"];
-/// AdamW of torchao, whose blocks are not those of `adamw_8bit`.
+/// Names of torchao's AdamW, whose blocks are not those of `adamw_8bit`.
 const STORED: [&str; 5] = [
     "adamw_torch_8bit",
     "adamw_torch_4bit",
@@ -353,7 +354,7 @@ const STORED: [&str; 5] = [
 pub(super) const MUON: &str = "Muon for the matrices of blocks with `adjust_lr_fn: \
 match_rms_adamw` and a momentum of 0.95, AdamW for all else; its constants are those of the recipe";
 
-/// Optimizers by transformers' names.
+/// Maps optimizers by transformers' names.
 pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let word = given.node.text().unwrap_or_default();
     if ADAMW.contains(&word) {
@@ -398,7 +399,7 @@ pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A constant of Adam, which not every optimizer reads.
+/// Maps a constant of Adam, which not every optimizer reads.
 pub(super) fn adam(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let optimizer = chosen(draft);
     if Optimizer::KEYS
@@ -411,7 +412,7 @@ pub(super) fn adam(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// `true`: the frozen base is kept in bfloat16. What trains is kept in 32 bits.
+/// Maps `bf16`: if true, the frozen base is kept in bfloat16. Trained weights are kept in 32 bits.
 pub(super) fn bf16(draft: &mut Draft, given: &Given) -> KeyOutcome {
     precision(draft, given, "bfloat16")
 }
@@ -471,7 +472,7 @@ pub(super) fn checkpointing(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// `no`, `epoch` or `steps`.
+/// Maps `eval_strategy`: `no`, `epoch` or `steps`.
 pub(super) fn eval_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text().unwrap_or_default() {
         "epoch" => draft.set("evaluation.eval_steps", "0"),
@@ -480,7 +481,7 @@ pub(super) fn eval_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Steps, or a share of all below 1.
+/// Maps `eval_steps`: a number of steps, or below 1 a share of all.
 pub(super) fn eval_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.text("eval_strategy") == Some("epoch")
         || draft.text("eval_strategy").is_some_and(|word| word == "no")
@@ -501,7 +502,8 @@ pub(super) fn eval_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// How often it is evaluated changes numbers where it ends a run.
+/// Returns the fate of a key that sets how often evaluation happens. It changes numbers only if it
+/// can end a run.
 pub(super) fn rarely(draft: &Draft, note: &str) -> KeyOutcome {
     let patience = ["early_stopping_patience", "early_stopping_steps"]
         .iter()
@@ -548,7 +550,7 @@ fn metric(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// `random`, `group_by_length` or `sequential`.
+/// Maps the order of rows: `random`, `group_by_length` or `sequential`.
 fn sampling(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text().unwrap_or_default() {
         "random" => draft.set("training.shuffle", "true"),
@@ -567,7 +569,7 @@ pub(super) fn group_by_length(_: &mut Draft, given: &Given) -> KeyOutcome {
     )
 }
 
-/// A way to use several devices.
+/// Maps a setting for several devices.
 pub(super) fn several_devices(_: &mut Draft, given: &Given) -> KeyOutcome {
     if super::draft::is_off(given.node) {
         KeyOutcome::dropped("off")
@@ -576,7 +578,7 @@ pub(super) fn several_devices(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A number of devices that share a batch.
+/// Maps the number of devices that share a batch.
 pub(super) fn devices(_: &mut Draft, given: &Given) -> KeyOutcome {
     if number(given.node).is_some_and(|devices| devices > 1.0) {
         KeyOutcome::replaced(BATCH)
@@ -585,7 +587,8 @@ pub(super) fn devices(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Names of modules: `all` and `all-linear`, a list, names with commas, or a regular expression.
+/// Maps names of modules: `all` and `all-linear`, a list, names with commas, or a regular
+/// expression.
 pub(super) fn targets(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let names = texts(given.node);
     match &names[..] {

@@ -534,7 +534,7 @@ fn finetuning_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A key of the adapter, which comes from `adapter_name_or_path` where there is one.
+/// Maps a key of the adapter, which comes from `adapter_name_or_path` if that is set.
 fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     if is_full(draft) {
         return KeyOutcome::dropped("every weight trains, and nothing reads it");
@@ -626,7 +626,7 @@ fn double_quantization(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A template by name is code of LLaMA-Factory.
+/// Maps `template`: a template by name is code of `LLaMA-Factory`.
 fn template(draft: &mut Draft, _: &Given) -> KeyOutcome {
     if draft.text("stage") == Some("pt") {
         return KeyOutcome::dropped("plain text is rendered by no template");
@@ -658,7 +658,7 @@ fn mask_history(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// The first rows of each data set, as here.
+/// Maps `max_samples`: the first rows of each data set, as here.
 fn max_samples(_: &mut Draft, given: &Given) -> KeyOutcome {
     match whole(given.node).filter(|rows| *rows > 0) {
         Some(rows) => KeyOutcome::Mapped(format!("datasets.max_rows: {rows}")),
@@ -696,7 +696,7 @@ fn neat_packing(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Draws of several data sets: `interleave_under` ends with the first that was read whole,
+/// Maps `mix_strategy`: `interleave_under` ends with the first data set that was read whole,
 /// `interleave_over` with the last.
 fn mix_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let end = match given.node.text() {
@@ -746,7 +746,7 @@ fn interleave_probs(draft: &mut Draft, _: &Given) -> KeyOutcome {
     }
 }
 
-/// Whether data sets are drawn by weight.
+/// Returns whether data sets are drawn by weight.
 fn is_interleaved(draft: &Draft) -> bool {
     matches!(
         draft.text("mix_strategy"),
@@ -754,7 +754,7 @@ fn is_interleaved(draft: &Draft) -> bool {
     ) && names(draft, "dataset").len() > 1
 }
 
-/// What `interleave_probs` says, if it is numbers above 0.
+/// Returns the values of `interleave_probs` if they are numbers above 0.
 fn weights(draft: &Draft) -> Option<Vec<String>> {
     let written = match &draft.at("interleave_probs")?.kind {
         NodeValue::List(nodes) => nodes
@@ -801,7 +801,7 @@ fn attention(_: &mut Draft, _: &Given) -> KeyOutcome {
     KeyOutcome::replaced("attention is exact whatever computes it; Rankine has kernels of its own")
 }
 
-/// `KTransformers` computes routed experts on the CPU.
+/// Maps `use_kt`: `KTransformers` computes routed experts on the CPU.
 fn use_kt(_: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
         return KeyOutcome::dropped("off");
@@ -812,7 +812,7 @@ fn use_kt(_: &mut Draft, given: &Given) -> KeyOutcome {
     )
 }
 
-/// How it computes them; experts in 8 or 4 bits are other numbers.
+/// Maps the settings of `KTransformers`. Experts in 8 or 4 bits have other values.
 fn kt_config(_: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::Map(entries) = &given.node.kind else {
         return KeyOutcome::refused(
@@ -836,7 +836,7 @@ fn kt_config(_: &mut Draft, given: &Given) -> KeyOutcome {
     KeyOutcome::dropped(hf::KERNELS)
 }
 
-/// LLaMA-Factory's own Muon.
+/// Maps `use_muon`: `LLaMA-Factory`'s own Muon.
 fn muon(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_off(given.node) {
         return KeyOutcome::dropped("off");
@@ -852,7 +852,7 @@ fn no_checkpointing(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.set("training.gradient_checkpointing", value)
 }
 
-/// `dataset_dir`, or what it is without being told.
+/// Returns `dataset_dir`, or its default.
 fn data_dir<'a>(draft: &Draft<'a>) -> &'a str {
     draft
         .text("dataset_dir")
@@ -861,7 +861,8 @@ fn data_dir<'a>(draft: &Draft<'a>) -> &'a str {
         .trim_end_matches('/')
 }
 
-/// Where `dataset_info.json` is: `dataset_dir`, from the config's folder or one above it.
+/// Returns the path of `dataset_info.json`: in `dataset_dir`, relative to the config's folder or
+/// one above it.
 fn info_path(draft: &Draft) -> Option<PathBuf> {
     let dir = data_dir(draft);
     let absolute = std::path::absolute(&draft.folder).unwrap_or_else(|_| draft.folder.clone());
@@ -894,20 +895,20 @@ fn info(draft: &Draft) -> Result<(PathBuf, Value), String> {
 /// An entry of `dataset_info.json`.
 struct DatasetInfo {
     located: Located,
-    /// Lines of the recipe that name it and its part.
+    /// Lines of the recipe that name the data set and its part.
     part: Vec<(&'static str, String)>,
     columns: Vec<(&'static str, String)>,
-    /// Words of the data for roles.
+    /// Role words of the data.
     roles: BTreeMap<String, String>,
     notes: Vec<String>,
 }
 
-/// Names of data sets, with commas between them.
+/// Reads names of data sets with commas between them.
 fn names(draft: &Draft, key: &str) -> Vec<String> {
     draft.at(key).map(texts).unwrap_or_default()
 }
 
-/// What an entry's keys say; a key that is not known is refused by name.
+/// Reads an entry; a key that is not known is refused by name.
 fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
     const PART: [&str; 4] = ["split", "subset", "folder", "num_samples"];
     const READ: [&str; 11] = [
@@ -999,8 +1000,8 @@ fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
     Ok(found)
 }
 
-/// Rows of `alpaca` have to become conversations, since LLaMA-Factory renders them by the template;
-/// those of `sharegpt` are conversations.
+/// Reads the layout of rows. Rows of `alpaca` have to become conversations, since `LLaMA-Factory`
+/// renders them by the template; those of `sharegpt` are conversations.
 fn layout(
     draft: &Draft,
     name: &str,
@@ -1086,8 +1087,8 @@ fn layout(
     Ok(())
 }
 
-/// Names within messages. Words for roles go into the recipe; other names have to be those of the
-/// data.
+/// Reads the names within messages. Role words go into the recipe; other names have to match those
+/// of the data.
 fn tags(
     name: &str,
     entry: &serde_json::Map<String, Value>,
@@ -1203,7 +1204,7 @@ fn dataset_dir(draft: &mut Draft, given: &Given) -> KeyOutcome {
     KeyOutcome::dropped(format!("where `{INFO}` was found"))
 }
 
-/// What the config does not say, and its datasets.
+/// Adds the defaults that the config does not state, and its datasets.
 pub(super) fn finish(draft: &mut Draft) {
     draft.default(&["finetuning_type"], "adapter.method", "lora");
     let is_adapter = !is_full(draft) && !has_adapter(draft);

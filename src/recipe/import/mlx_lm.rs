@@ -141,7 +141,7 @@ fn in_adapter(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     }
 }
 
-/// mlx's Adam corrects no bias unless it is told; AdamW neither.
+/// Maps the optimizer. mlx's Adam and AdamW do not correct bias by default.
 fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some(word @ ("adam" | "adamw")) => match draft.set("training.optimizer", "adamw") {
@@ -192,7 +192,7 @@ fn bias_correction(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Data sets of the Hub with their splits and columns.
+/// Maps data sets of the Hub with their splits and columns.
 fn hf_dataset(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match hub_sets(given.node) {
         Ok(sets)
@@ -218,7 +218,7 @@ struct HubSet<'a> {
     path: &'a str,
     config: Option<&'a str>,
     revision: Option<&'a str>,
-    /// Splits to train on and to validate on; mlx-lm's own where none are said.
+    /// Splits to train on and to validate on; mlx-lm's defaults if none are given.
     splits: [&'a str; 2],
     format: &'static str,
     columns: Vec<(&'static str, &'a str)>,
@@ -302,7 +302,7 @@ fn hub_set(node: &Node) -> Result<HubSet<'_>, String> {
 }
 
 impl HubSet<'_> {
-    /// The dataset of the recipe for one of the splits.
+    /// Returns the recipe's dataset for one of the splits.
     fn data(&self, split: &str, train_on: &str, folder: &Path) -> Option<Data> {
         let part = Part {
             config: self.config,
@@ -328,8 +328,8 @@ impl HubSet<'_> {
     }
 }
 
-/// A folder of `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a Hub id. What its rows are, the
-/// files say.
+/// Maps a folder of `train.jsonl`, `valid.jsonl` and `test.jsonl`, or a Hub id. Only the files tell
+/// the format of their rows.
 fn data_path(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("hf_dataset").is_some() {
         return KeyOutcome::dropped("`hf_dataset` says it");
@@ -350,7 +350,7 @@ fn data_path(draft: &mut Draft, given: &Given) -> KeyOutcome {
     )
 }
 
-/// The last layers; which ones these are, the base's config.json says.
+/// Maps the number of last layers. Which ones these are depends on the base's `config.json`.
 fn num_layers(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) {
         return if number(given.node).is_some_and(|layers| layers <= 0.0) {
@@ -407,7 +407,7 @@ fn last_layers(draft: &Draft, wanted: u64) -> Result<String, String> {
     ))
 }
 
-/// Micro-batches; an update comes after `grad_accumulation_steps` of them.
+/// Maps the number of micro-batches. There is one update per `grad_accumulation_steps` of them.
 fn iters(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let micro = draft
         .at("grad_accumulation_steps")
@@ -434,7 +434,7 @@ fn accumulation(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// A schedule says the rate itself.
+/// Maps the learning rate. A schedule has its own.
 fn learning_rate(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if draft.at("lr_schedule.arguments").is_some() {
         KeyOutcome::dropped("`lr_schedule` says it")
@@ -443,7 +443,7 @@ fn learning_rate(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// alpha / r is `scale`.
+/// Maps `scale`, which is alpha / r.
 fn scale(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) {
         return KeyOutcome::dropped("every weight trains, and nothing reads it");
@@ -455,7 +455,7 @@ fn scale(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Names within a block, such as `self_attn.q_proj`.
+/// Maps module names within a block, such as `self_attn.q_proj`.
 fn keys(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_full(draft) {
         KeyOutcome::dropped("every weight trains, and nothing reads it")
@@ -482,7 +482,7 @@ fn schedule(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// The lowest rate as a share of the peak.
+/// Returns the lowest rate as a share of the peak.
 fn floor(draft: &Draft) -> Option<f64> {
     let NodeValue::List(arguments) = &draft.at("lr_schedule.arguments")?.kind else {
         return None;
@@ -490,8 +490,8 @@ fn floor(draft: &Draft) -> Option<f64> {
     Some(number(arguments.get(2)?)? / number(arguments.first()?)?)
 }
 
-/// `[rate, steps, lowest rate]` of `cosine_decay`; `[rate, lowest rate, steps]` of
-/// `linear_schedule`.
+/// Maps the arguments of a schedule: `[rate, steps, lowest rate]` of `cosine_decay`, or
+/// `[rate, lowest rate, steps]` of `linear_schedule`.
 fn arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::List(given) = &given.node.kind else {
         return KeyOutcome::refused(
@@ -556,7 +556,7 @@ fn steps_per_eval(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// What `CONFIG_DEFAULTS` says where the config does not, and the data.
+/// Adds the defaults of `CONFIG_DEFAULTS` that the config does not state, and the data.
 pub(super) fn finish(draft: &mut Draft) {
     for (told_by, key, value) in [
         (&["model"][..], "base_model", "Qwen/Qwen3-0.6b"),

@@ -1,8 +1,10 @@
-//! Configs of other trainers to recipes. Every key of a config gets exactly one of four fates, and
-//! no key falls through: one that the tool's table does not have is refused by name.
+//! Converts configs of other trainers to recipes. Every key of a config gets exactly one of four
+//! fates. A key that the tool's table does not have is refused by name.
 //!
 //! ```text
-//! config -> tree -> table of the tool: a fate for each key, lines for the recipe -> recipe, read back by the reader itself
+//! config -> tree
+//!     -> table of the tool: a fate for each key, lines for the recipe
+//!     -> recipe, read back by the reader itself
 //! ```
 
 mod axolotl;
@@ -34,7 +36,7 @@ use crate::fault::Fault;
 use crate::files;
 use crate::terms::Term;
 
-/// A trainer whose configs are read.
+/// A trainer whose configs can be imported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
     /// Axolotl's YAML.
@@ -46,7 +48,7 @@ pub enum Tool {
     /// The YAML of `mlx_lm.lora`.
     MlxLm,
     /// The folder of a finished run: `adapter_config.json`, with `training_args.json` and
-    /// `trainer_state.json` where they are.
+    /// `trainer_state.json` if they exist.
     PeftRun,
 }
 
@@ -67,7 +69,7 @@ impl std::fmt::Display for Tool {
 }
 
 impl Tool {
-    /// How its makers write it.
+    /// Returns the name as its authors write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Axolotl => "Axolotl",
@@ -93,28 +95,28 @@ impl Tool {
     }
 }
 
-/// What is done with a key.
+/// The rule for a key.
 #[derive(Clone, Copy)]
 enum Rule {
-    /// It changes no number, whatever it says; what is below it goes the same way.
+    /// The key changes no number, whatever its value; keys below it are dropped too.
     Dropped(&'static str),
-    /// Nothing in Rankine does it. Turned off (blank, `false`, `none`, 0 or empty) it changes
+    /// Rankine cannot do it. If turned off (blank, `false`, `none`, 0 or empty), it changes
     /// nothing.
     Refused(&'static str),
     /// The recipe's key of the same meaning and form.
     Same(&'static str),
-    /// Like [`Rule::Same`] where this version has the key, else refused.
+    /// Like [`Rule::Same`] if this version has the key; otherwise the key is refused.
     SameIfKnown(&'static str, &'static str),
-    /// Its own keys have rules.
+    /// The keys below it have their own rules.
     Within,
-    /// What it says decides.
+    /// A function decides by the value.
     Read(fn(&mut Draft, &Given) -> KeyOutcome),
 }
 
 /// Keys that share a rule. `datasets[].path` is a key of each element of a list.
 type Table = &'static [(&'static [&'static str], Rule)];
 
-/// The rule of a key, such as `datasets[].path`.
+/// Returns the rule of a key, such as `datasets[].path`.
 fn rule(tables: &[Table], key: &str) -> Option<Rule> {
     let rows = tables.iter().flat_map(|table| table.iter());
     rows.filter(|(keys, _)| keys.contains(&key))
@@ -122,7 +124,7 @@ fn rule(tables: &[Table], key: &str) -> Option<Rule> {
         .next()
 }
 
-/// A key of the config with what stands around it.
+/// A key of the config with its context.
 struct Given<'a> {
     /// The key's own name.
     pub name: &'a str,
@@ -132,26 +134,26 @@ struct Given<'a> {
     pub parent: &'a Node,
 }
 
-/// What a config came to.
+/// The result of an import.
 #[derive(Debug)]
 pub struct Imported {
-    /// Whose config it was.
+    /// The tool of the config.
     pub tool: Tool,
     /// Each key of the config with its fate, in the order of the file.
     pub keys: Vec<KeyFate>,
-    /// What the recipe says because the tool does it without being told: recipe key, value, why.
+    /// Lines that the recipe needs because the tool has other defaults: recipe key, value, reason.
     pub added: Vec<(String, String, String)>,
-    /// The recipe, with a comment for each value that was replaced and each key that was refused.
+    /// The recipe, with a comment for each replaced value and each refused key.
     pub recipe: String,
 }
 
 impl Imported {
-    /// The keys that were refused, as faults of the config.
+    /// Returns the refused keys as faults of the config.
     pub fn refused(&self) -> Vec<Fault> {
         self.keys.iter().filter_map(KeyFate::fault).collect()
     }
 
-    /// How many keys had each fate: mapped, dropped, replaced, refused.
+    /// Returns the number of keys per fate: mapped, dropped, replaced, refused.
     pub fn counts(&self) -> [usize; 4] {
         let mut counts = [0; 4];
         for key in &self.keys {
@@ -164,16 +166,16 @@ impl Imported {
 /// A config that cannot be imported.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// It is not there or cannot be read.
+    /// The config does not exist or cannot be read.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// A file beside it cannot be read.
+    /// A file beside the config cannot be read.
     #[error(transparent)]
     File(#[from] files::FileError),
-    /// It is no config.
+    /// The file is not a config.
     #[error("{} in the config", .faults.len())]
     Faults {
-        /// In the order of the file.
+        /// The faults, in the order of the file.
         faults: Vec<Fault>,
     },
 }
@@ -202,11 +204,10 @@ impl crate::fault::Explain for ImportError {
     }
 }
 
-/// Reads a config, or the folder of a run, and says what becomes of each of its keys. Nothing is
-/// written.
+/// Reads a config, or the folder of a run, and decides the fate of each key. Nothing is written.
 ///
 /// # Errors
-/// It cannot be read, is no YAML, or is of no tool that is known. A key that is refused is no
+/// The config cannot be read, is not YAML, or belongs to no known tool. A refused key is not an
 /// error; see [`Imported::refused`].
 pub fn import(path: &Path, tool: Option<Tool>) -> Result<Imported, ImportError> {
     if path.is_dir()
@@ -249,8 +250,7 @@ pub fn import(path: &Path, tool: Option<Tool>) -> Result<Imported, ImportError> 
     Ok(draft.into_imported())
 }
 
-/// A file as a tree of keys. JSON is read as the YAML that it is, except that its tabs become
-/// spaces.
+/// Reads a file as a tree of keys. JSON is read as YAML, with its tabs replaced by spaces.
 fn read(path: &Path) -> Result<Node, ImportError> {
     let mut bytes = source::read(path)?;
     if path.extension().is_some_and(|end| end == "json") {
@@ -271,7 +271,7 @@ fn read(path: &Path) -> Result<Node, ImportError> {
     }
 }
 
-/// The tree's faults speak of recipes.
+/// Rewords a fault of the tree, which speaks of recipes, for a config.
 fn of_config(fault: Fault) -> Fault {
     let message = fault
         .message
@@ -297,7 +297,7 @@ fn of_config(fault: Fault) -> Fault {
     }
 }
 
-/// The tool that knows most of the keys at the top.
+/// Returns the tool that knows most of the top-level keys.
 fn detect(root: &Node) -> Result<Tool, Fault> {
     let NodeValue::Map(entries) = &root.kind else {
         return Err(Fault::new(

@@ -1,6 +1,6 @@
 //! The folder of a finished run of transformers and PEFT. TRL and Unsloth are scripts, so their
-//! configs are what the run left: `adapter_config.json`, `training_args.json` and
-//! `trainer_state.json`. What the data were, none of them says.
+//! configs are the files that a run leaves: `adapter_config.json`, `training_args.json` and
+//! `trainer_state.json`. None of them names the data.
 
 use std::path::Path;
 
@@ -12,9 +12,9 @@ use super::{Given, ImportError, Imported, Rule, Table, Tool, read};
 use crate::fault::Fault;
 use crate::recipe::RecipeError;
 
-/// What the folder of an adapter has.
+/// The file that every adapter folder has.
 pub(super) const CONFIG: &str = "adapter_config.json";
-/// What else a run may leave.
+/// A file that a run may leave.
 const ARGUMENTS: &str = "training_args.json";
 const STATE: &str = "trainer_state.json";
 
@@ -147,7 +147,7 @@ const OF_TRAINERS: Table = &[
     ),
 ];
 
-/// `trainer_state.json`: what a run came to. It tells steps and rows where no arguments are left.
+/// `trainer_state.json`, the result of a run. It tells steps and rows if the arguments are missing.
 const OF_STATE: Table = &[
     (
         &["max_steps"],
@@ -202,7 +202,7 @@ fn unless_said(draft: &mut Draft, given: &Given, said: &str, key: &str) -> KeyOu
     }
 }
 
-/// Reads the folder, or its `adapter_config.json`.
+/// Imports the folder, or its `adapter_config.json`.
 pub(super) fn import(path: &Path) -> Result<Imported, ImportError> {
     let config = if path.is_dir() {
         path.join(CONFIG)
@@ -283,7 +283,7 @@ fn filled(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     }
 }
 
-/// The data are nobody's to know.
+/// Leaves the data to the user, since no file names them.
 pub(super) fn finish(draft: &mut Draft) {
     let note = "A finished run does not say its data: name them here.";
     draft.train = vec![Data {

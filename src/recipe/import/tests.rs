@@ -1,4 +1,5 @@
-//! Every key of the tools' schemas has one rule, and configs come to recipes that the reader takes.
+//! Tests of the import: every key of the tools' schemas has one rule, and configs become recipes
+//! that the reader accepts.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -6,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// Keys of each tool's schema at the commit that its file names, one a line.
+/// The keys of each tool's schema, one a line, at the commit that the file names.
 const SCHEMAS: [(Tool, &str); 5] = [
     (
         Tool::Axolotl,
@@ -30,7 +31,7 @@ const SCHEMAS: [(Tool, &str); 5] = [
     ),
 ];
 
-/// Whether a key has a rule, or one above it that has the whole of it.
+/// Returns whether a key has a rule, or is below one with a rule for the whole.
 fn is_ruled(tool: Tool, key: &str) -> bool {
     let mut path = String::new();
     for part in key.split('.') {
@@ -66,7 +67,7 @@ fn every_key_of_every_schema_has_one_rule() {
     }
 }
 
-/// A rule that names a key of the recipe names one that there is.
+/// Every rule that names a key of the recipe names an existing one.
 #[test]
 fn every_rule_leads_to_a_key_of_the_recipe() {
     for (_, tool) in Tool::WORDS {
@@ -87,7 +88,7 @@ fn sample(name: &str) -> PathBuf {
         .join(name)
 }
 
-/// The config of a text, in a folder of its own.
+/// Imports a config from a text, in a folder of its own.
 fn imported(tool: Tool, text: &str) -> Imported {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let path = folder.path().join("config.yaml");
@@ -109,7 +110,7 @@ fn fate<'a>(imported: &'a Imported, key: &str) -> &'a KeyOutcome {
         .fate
 }
 
-/// The value of a recipe's key, as text.
+/// Returns the value of a recipe's key as text.
 fn line(imported: &Imported, key: &str) -> Option<String> {
     let start = format!("{key}: ");
     imported.recipe.lines().find_map(|line| {
@@ -284,7 +285,7 @@ fn a_config_without_data_says_so() {
     assert_eq!(line(&found, "base_model").as_deref(), Some("org/base"));
 }
 
-/// No key falls through, whatever it says.
+/// Every refused key is named, whatever its value.
 #[test]
 fn refused_keys_are_named_with_their_reasons() {
     for (lines, key, part) in [
@@ -417,9 +418,10 @@ fn traps_of_the_others() {
             "output_dir: ${oc.env:HOME}/x",
         ),
     );
-    assert!(
-        matches!(fate(&nowhere, "output_dir"), KeyOutcome::Refused(reason) if reason.contains("names nothing"))
-    );
+    assert!(matches!(
+        fate(&nowhere, "output_dir"),
+        KeyOutcome::Refused(reason) if reason.contains("names nothing")
+    ));
     assert_eq!(
         [fate(&found, "a").word(), fate(&found, "c").word()],
         ["dropped", "dropped"]
@@ -435,9 +437,10 @@ fn traps_of_the_others() {
 
     let factory = fs::read_to_string(sample("llama-factory.yaml")).expect("a sample");
     let found = imported(Tool::LlamaFactory, &factory);
-    assert!(
-        matches!(fate(&found, "dataset"), KeyOutcome::Refused(reason) if reason.contains("dataset_info.json"))
-    );
+    assert!(matches!(
+        fate(&found, "dataset"),
+        KeyOutcome::Refused(reason) if reason.contains("dataset_info.json")
+    ));
     let folder = tempfile::tempdir().expect("a folder");
     fs::create_dir(folder.path().join("data")).expect("a folder");
     fs::copy(
@@ -512,7 +515,10 @@ fn traps_of_the_others() {
                 assert_eq!(recipe.faults, [], "{}", found.recipe);
             }
             Err(part) => assert!(
-                matches!(fate(&found, "hf_dataset"), KeyOutcome::Refused(reason) if reason.contains(part)),
+                matches!(
+                    fate(&found, "hf_dataset"),
+                    KeyOutcome::Refused(reason) if reason.contains(part)
+                ),
                 "{sets}"
             ),
         }
@@ -635,7 +641,10 @@ fn roles_and_variables_of_templates_come_along() {
     ] {
         let columns = r#"{"messages": "turns", "system": "frame"}"#;
         let info = format!(
-            r#"{{"talks": {{"file_name": "t.parquet", "formatting": "sharegpt", "columns": {columns}, "tags": {tags}}}}}"#
+            r#"{{"talks": {{
+                "file_name": "t.parquet", "formatting": "sharegpt",
+                "columns": {columns}, "tags": {tags}
+            }}}}"#
         );
         fs::write(folder.path().join("data/dataset_info.json"), info).expect("a file");
         let found = import(&path, None).expect("a config");
@@ -652,7 +661,10 @@ fn roles_and_variables_of_templates_come_along() {
             }
             Err(part) => {
                 assert!(
-                    matches!(fate(&found, "dataset"), KeyOutcome::Refused(reason) if reason.contains(part)),
+                    matches!(
+                        fate(&found, "dataset"),
+                        KeyOutcome::Refused(reason) if reason.contains(part)
+                    ),
                     "{tags}"
                 );
             }

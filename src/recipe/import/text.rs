@@ -1,11 +1,11 @@
-//! Values of a config as text of a recipe: numbers as they were written, texts quoted where YAML
-//! would read something else.
+//! Converts values of a config to text of a recipe: numbers as written, texts quoted if YAML would
+//! read something else.
 
 use std::collections::BTreeMap;
 
 use super::super::tree::{Node, NodeValue};
 
-/// A text as a YAML value in one line.
+/// Returns a text as a YAML value on one line.
 pub fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+@".contains(c);
     let starts_well =
@@ -21,8 +21,7 @@ pub fn quoted(text: &str) -> String {
     }
 }
 
-/// A value in flow style. A number that was written in quotes is a number again where `numbers`
-/// says so: `"2e-5"` is one to every trainer.
+/// Returns a value in flow style. Numbers, booleans and blanks without quotes stay as written.
 pub(super) fn flow(node: &Node) -> String {
     match &node.kind {
         NodeValue::Scalar {
@@ -44,17 +43,17 @@ pub(super) fn flow(node: &Node) -> String {
     }
 }
 
-/// A number or a boolean.
+/// Returns whether a node is a number or a boolean.
 fn is_value(node: &Node) -> bool {
     node.number().is_some() || node.flag().is_some() || node.is_blank()
 }
 
-/// A number in quotes or not.
+/// Returns a number, in quotes or not.
 pub(super) fn number(node: &Node) -> Option<f64> {
     unquoted(node).number()
 }
 
-/// A whole number in quotes or not, `4.0` included.
+/// Returns a whole number, in quotes or not; `4.0` is one.
 pub(super) fn whole(node: &Node) -> Option<u64> {
     let node = unquoted(node);
     node.whole().or_else(|| {
@@ -64,7 +63,7 @@ pub(super) fn whole(node: &Node) -> Option<u64> {
     })
 }
 
-/// The node, with a text in quotes as plain text.
+/// Returns the node with a quoted text as plain text.
 pub(super) fn unquoted(node: &Node) -> Node {
     let kind = match &node.kind {
         NodeValue::Scalar { text, written, .. } => NodeValue::Scalar {
@@ -80,7 +79,7 @@ pub(super) fn unquoted(node: &Node) -> Node {
     }
 }
 
-/// A list of texts, or a text with commas.
+/// Returns a list of texts, from a list or from a text with commas.
 pub(super) fn texts(node: &Node) -> Vec<String> {
     match &node.kind {
         NodeValue::List(nodes) => nodes
@@ -98,7 +97,7 @@ pub(super) fn texts(node: &Node) -> Vec<String> {
     }
 }
 
-/// `{a: b}`.
+/// Writes pairs in flow style: `{a: b}`.
 pub(super) fn pairs(entries: &BTreeMap<String, String>) -> String {
     let entries: Vec<_> = entries
         .iter()
@@ -107,7 +106,7 @@ pub(super) fn pairs(entries: &BTreeMap<String, String>) -> String {
     format!("{{{}}}", entries.join(", "))
 }
 
-/// `[a, b]`.
+/// Writes a list in flow style: `[a, b]`.
 pub(super) fn list(texts: &[String]) -> String {
     format!(
         "[{}]",

@@ -1,5 +1,5 @@
-//! Special tokens and new ones of Axolotl and `LLaMA-Factory`. Several of their keys add to the one
-//! list `tokens.add`, which names a token that the base has without adding it.
+//! Special tokens and new tokens of Axolotl and `LLaMA-Factory`. Several of their keys add to the
+//! one list `tokens.add`, which also accepts tokens that the base has, without adding them.
 
 use super::super::tree::NodeValue;
 use super::Given;
@@ -12,8 +12,7 @@ token to begin as";
 const RENAMED: &str = "a token of the base is not renamed: this one gets a row of its own, behind \
 those of the base; or name the base's token as it is";
 
-/// `special_tokens` of Axolotl: a token by what it is for, which is added where the base does not
-/// have it.
+/// Maps `special_tokens` of Axolotl: a token by its role, which is added if the base lacks it.
 pub(super) fn special_token(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let key = format!("tokens.{}", given.name.trim_end_matches("_token"));
     let fate = draft.set(&key, quoted(given.node.text().unwrap_or_default()));
@@ -24,25 +23,25 @@ pub(super) fn special_token(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// `eot_tokens` of Axolotl.
+/// Maps `eot_tokens` of Axolotl.
 pub(super) fn end_of_turn(draft: &mut Draft, given: &Given) -> KeyOutcome {
     draft.set("tokens.end_of_turn", list(&texts(given.node)))
 }
 
-/// `tokens` and `special_tokens.additional_special_tokens` of Axolotl.
+/// Maps `tokens` and `special_tokens.additional_special_tokens` of Axolotl.
 pub(super) fn added(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let all = of_axolotl(draft);
     replaced(draft, all, START)
 }
 
-/// `added_tokens_overrides` of Axolotl: ids of tokens, with other names for them.
+/// Maps `added_tokens_overrides` of Axolotl: ids of tokens, with other names for them.
 pub(super) fn renamed(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let all = of_axolotl(draft);
     replaced(draft, all, RENAMED)
 }
 
-/// `add_tokens` and `add_special_tokens` of `LLaMA-Factory`, which then trains embedding and head
-/// whole where nothing else is said.
+/// Maps `add_tokens` and `add_special_tokens` of `LLaMA-Factory`, which then trains embedding and
+/// head whole by default.
 pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
     let special = names("add_special_tokens").into_iter().map(|token| {
@@ -81,7 +80,7 @@ fn replaced(draft: &mut Draft, all: String, note: &str) -> KeyOutcome {
     }
 }
 
-/// Every token that a config of Axolotl names, each once.
+/// Returns every token that an Axolotl config names, each once.
 fn of_axolotl(draft: &Draft) -> String {
     let special = |token: String| format!("{{token: {}, special: true}}", quoted(&token));
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();

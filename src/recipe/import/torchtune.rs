@@ -18,7 +18,7 @@ const DATA: &str = "this change of the rows is not supported; write the rows as 
 trained";
 const GENERATION: &str = "it is read when text is generated, not when a model is trained";
 const PROFILER: &str = "profiling changes no number";
-/// Where rows have no limit, the length beyond which a run does not start.
+/// The length beyond which a run does not start if rows have no limit.
 const UNLIMITED: &str = "8192";
 
 pub(super) const TABLES: &[Table] = &[TOP];
@@ -386,13 +386,13 @@ const TOP: Table = &[
     ),
 ];
 
-/// The tree with `${path.to.key}` replaced by what it names; what it does not name is left as it
-/// is.
+/// Returns the tree with `${path.to.key}` replaced by the value at that path. Unknown paths are
+/// left as they are.
 pub(super) fn interpolated(root: &Node) -> Node {
     replaced(root, root)
 }
 
-/// Every path that `${..}` names.
+/// Returns every path that `${..}` refers to.
 pub(super) fn variables(node: &Node) -> Vec<String> {
     match &node.kind {
         NodeValue::Scalar { text, .. } => {
@@ -444,7 +444,8 @@ fn replaced(node: &Node, root: &Node) -> Node {
     }
 }
 
-/// One name may lead to another; a circle ends after a few rounds and stays as it is.
+/// Replaces references in a text. A reference may lead to another; a cycle ends after a few rounds
+/// and stays as it is.
 fn filled(text: &str, root: &Node) -> String {
     let mut text = text.to_owned();
     for _ in 0..8 {
@@ -476,7 +477,7 @@ fn value_of<'a>(root: &'a Node, path: &str) -> Option<&'a str> {
     node.text()
 }
 
-/// The last part of a path such as `torchtune.models.x.lora_x_8b`.
+/// Returns the last part of a path such as `torchtune.models.x.lora_x_8b`.
 fn builder<'a>(draft: &Draft<'a>, part: &str) -> &'a str {
     draft
         .text(&format!("{part}._component_"))
@@ -537,7 +538,7 @@ fn quantize_base(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Names of Hugging Face for torchtune's.
+/// Translates torchtune's module names to those of Hugging Face.
 fn module_names(draft: &Draft) -> Result<Vec<String>, String> {
     let mut names = Vec::new();
     for name in draft
@@ -620,9 +621,9 @@ fn checkpointer(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// What a data set's builder stands for.
+/// The rows that a data set's builder stands for.
 struct BuilderRows {
-    /// Where its rows are, unless `source` says.
+    /// The location of its rows, unless `source` is given.
     source: Option<&'static str>,
     format: &'static str,
     column: Option<(&'static str, &'static str)>,
@@ -678,7 +679,7 @@ fn layout(name: &str) -> Option<BuilderRows> {
     })
 }
 
-/// The part that holds a key: `dataset` or `dataset_val`.
+/// Returns the part that holds a key: `dataset` or `dataset_val`.
 fn part_of(draft: &Draft, given: &Given) -> &'static str {
     let is_validation = draft
         .root_at("dataset_val")
@@ -690,8 +691,8 @@ fn part_of(draft: &Draft, given: &Given) -> &'static str {
     }
 }
 
-/// Where the rows are looked for; those of a builder that makes conversations of them still have to
-/// be written.
+/// Returns where the rows are looked for. If the builder turns them into conversations, the user
+/// still has to write those.
 fn place(draft: &Draft, part: &str) -> Option<Located> {
     let layout = layout(builder(draft, part))?;
     let source = draft.text(&format!("{part}.source"));
@@ -719,7 +720,7 @@ fn place(draft: &Draft, part: &str) -> Option<Located> {
     Some(of_hub.unwrap_or_else(|| locate(&path, &draft.folder)))
 }
 
-/// The part of a data set that is wanted, without its files.
+/// Returns the part of a data set that is wanted, without its files.
 fn wanted_part<'a>(draft: &Draft<'a>, part: &str) -> Part<'a> {
     let text = |key: &str| draft.text(&format!("{part}.{key}"));
     Part {
@@ -998,7 +999,7 @@ fn dtype(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// What the config does not say, and its datasets.
+/// Adds the defaults that the config does not state, and its datasets.
 pub(super) fn finish(draft: &mut Draft) {
     if is_adapter(draft) {
         draft.default(&["model.lora_rank"], "adapter.r", "8");

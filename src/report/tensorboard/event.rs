@@ -1,4 +1,4 @@
-//! Events of a run as records of an event file.
+//! Conversion of events to records of an event file.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,14 +14,16 @@ use tensorboard_rs::summary::scalar;
 
 use crate::report::{Event, Sample};
 
-/// The record with which every file begins.
+/// Returns the record with which every file begins.
 pub(super) fn version() -> Record {
     let mut record = now(0);
     record.set_file_version("brain.Event:2".to_owned());
     record
 }
 
-/// Behind it readers drop what earlier files say of the step `first` and later ones, `_Purge` in
+/// Returns the start of a session.
+///
+/// Readers then drop the step `first` and later ones of earlier files, see `_Purge` in
 /// <https://github.com/tensorflow/tensorboard/blob/master/tensorboard/backend/event_processing/plugin_event_accumulator.py>.
 pub(super) fn session_start(first: u64) -> Record {
     let mut session = SessionLog::new();
@@ -31,7 +33,7 @@ pub(super) fn session_start(first: u64) -> Record {
     record
 }
 
-/// What is shown of an event, if anything.
+/// Converts an event to a record; `None` if TensorBoard does not show it.
 pub(super) fn record(event: &Event) -> Option<Record> {
     match event {
         Event::Step(step) => scalars(&serde_json::to_value(step).ok()?),
@@ -41,7 +43,7 @@ pub(super) fn record(event: &Event) -> Option<Record> {
     }
 }
 
-/// The numbers of a line of metrics.jsonl, by the names that transformers gives them: `eval_loss`
+/// Converts a line of metrics.jsonl to scalars, under the names that transformers uses: `eval_loss`
 /// is `eval/loss`, `loss` is `train/loss`.
 pub(super) fn scalars(line: &Value) -> Option<Record> {
     let number = |value: &Value| {
@@ -63,8 +65,8 @@ pub(super) fn scalars(line: &Value) -> Option<Record> {
     Some(record)
 }
 
-/// A prompt and its answer, which is Markdown to TensorBoard: indented, so that all of it is shown
-/// as it is.
+/// Converts a prompt and its answer to a text record. TensorBoard renders Markdown, so the text is
+/// indented to be shown verbatim.
 fn text(sample: &Sample) -> Record {
     let as_it_is = |text: &str| {
         text.lines()

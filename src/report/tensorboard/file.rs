@@ -1,4 +1,4 @@
-//! One event file: records one behind the other, each with its length and checksums.
+//! An event file: consecutive records, each with its length and checksums.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -11,11 +11,11 @@ use tensorboard_rs::record_writer::RecordWriter;
 
 use crate::files;
 
-/// Names of event files begin with it; seconds since 1970 follow, and TensorBoard reads the files
+/// Prefix of the names of event files. Seconds since 1970 follow, and TensorBoard reads the files
 /// of a folder in the order of their names.
 const BEGINS: &str = "events.out.tfevents.";
 
-/// A file of whole records.
+/// A file of complete records.
 #[derive(Debug)]
 pub(super) struct EventFile {
     path: PathBuf,
@@ -24,10 +24,11 @@ pub(super) struct EventFile {
 }
 
 impl EventFile {
-    /// A new file behind those of the folder, whatever the clock says. No older one is touched.
+    /// Creates a file whose name sorts after those in the folder, whatever the clock says. Older
+    /// files are unchanged.
     ///
     /// # Errors
-    /// It cannot be made.
+    /// The file cannot be created.
     pub fn create(folder: &Path) -> Result<Self, files::FileError> {
         let failed = |action, path: &Path, cause| files::FileError::new(action, path, cause);
         files::create_folder(folder)?;
@@ -57,10 +58,10 @@ impl EventFile {
         }
     }
 
-    /// Appends a record; one that does not fit on the disk leaves no part of itself.
+    /// Appends a record. If the disk is full, no partial record is left.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// The record cannot be written.
     pub fn append(&mut self, record: &Record) -> Result<(), files::FileError> {
         let mut framed = Vec::new();
         let encoded = record.write_to_bytes().map_err(std::io::Error::other);
@@ -76,7 +77,7 @@ impl EventFile {
     }
 }
 
-/// The seconds in the name of an event file, ten digits until the year 2286.
+/// Returns the seconds in the name of an event file, which have ten digits until the year 2286.
 fn seconds(name: &str) -> Option<u64> {
     name.strip_prefix(BEGINS)?
         .split('.')
@@ -122,10 +123,7 @@ mod tests {
             bytes: 0,
         }
         .append(&Record::new())
-        .expect_err(
-            "a full \
-        disk",
-        );
+        .expect_err("a full disk");
         assert!(
             error
                 .to_string()

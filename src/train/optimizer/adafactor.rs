@@ -1,9 +1,11 @@
-//! Adafactor as transformers has it: of a matrix the mean squares of its rows and columns stand in
-//! for those of its numbers. Shazeer and Stern 2018, arXiv:1804.04235.
+//! Adafactor as in transformers: for a matrix, the mean squares of its rows and columns replace
+//! those of its numbers. Shazeer and Stern 2018, arXiv:1804.04235.
 //!
 //! ```text
-//! β = 1 - t^decay_rate        r ← β r + (1 - β) mean over a row of g²        c alike over columns
-//! u = g / √(r / mean r) / √c        u ← η u / max(1, RMS u / clip_threshold)        w ← (1 - η λ) w - u
+//! β = 1 - t^decay_rate
+//! r ← β r + (1 - β) mean over a row of g²    c alike over columns
+//! u = g / √(r / mean r) / √c    u ← η u / max(1, RMS u / clip_threshold)
+//! w ← (1 - η λ) w - u
 //! ```
 
 use burn::tensor::Tensor;
@@ -11,14 +13,14 @@ use burn::tensor::Tensor;
 use super::Adafactor;
 use super::rules::{Rates, Updated, mean};
 
-/// Added to squares.
+/// The ε that is added to squares.
 const SQUARE_EPSILON: f64 = 1e-30;
-/// What a weight's root mean square counts at least where it scales the learning rate.
+/// The smallest root mean square of a weight that scales the learning rate.
 const LEAST_SCALE: f64 = 1e-3;
 
 impl Adafactor {
-    /// The learning rate of an update: the schedule's, or that which follows from how many there
-    /// were.
+    /// Returns the learning rate of an update: the schedule's, or that which depends on the number
+    /// of updates.
     pub(super) fn learning_rate(&self, scheduled: f64, update: u64) -> f64 {
         let update = update as f64;
         let most = if self.warmup_init {
@@ -33,8 +35,8 @@ impl Adafactor {
         }
     }
 
-    /// Rows [weights, n] of `shape` after an update. The states: of a matrix r and c, of a vector
-    /// the mean of squares, then a momentum where there is one.
+    /// Returns rows [weights, n] of `shape` after an update. The states are r and c for a matrix,
+    /// the mean of squares for a vector, then a momentum where there is one.
     pub(super) fn update(
         &self,
         weights: Tensor<2>,
@@ -72,7 +74,7 @@ impl Adafactor {
     }
 }
 
-/// The update of matrices and their new means of rows and columns.
+/// Returns the update of matrices and their new means of rows and columns.
 fn factored(
     gradients: Tensor<2>,
     squares: Tensor<2>,
@@ -102,7 +104,7 @@ fn factored(
     )
 }
 
-/// [weights, 1] of rows [weights, n].
+/// Returns the root mean square of rows [weights, n], [weights, 1].
 fn root_mean_square(rows: Tensor<2>) -> Tensor<2> {
     rows.square().mean_dim(1).sqrt()
 }

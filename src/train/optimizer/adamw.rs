@@ -1,5 +1,5 @@
-//! AdamW over the weights that train, as torch has it: decoupled decay, bias correction, ε outside
-//! the square root. Moments are f32.
+//! AdamW over the weights that train, as in torch: decoupled decay, bias correction, ε outside the
+//! square root. Moments are f32.
 //!
 //! Loshchilov and Hutter 2019, arXiv:1711.05101; with `loraplus_lr_ratio`, `LoRA+` of Hayou et al.
 //! 2024, arXiv:2402.12354.
@@ -24,10 +24,10 @@ pub struct AdamWConfig {
     pub beta2: f64,
     /// Added to the root of the second moment.
     pub epsilon: f64,
-    /// Share of a matrix that decays, times its learning rate. Norms and biases do not.
+    /// Weight decay of matrices, as a multiple of their learning rate. Norms and biases have none.
     pub weight_decay: f64,
-    /// The learning rate of an adapter's B as a multiple of A's: `LoRA+`, arXiv:2402.12354. 1
-    /// without it.
+    /// The learning rate of an adapter's B as a multiple of A's: `LoRA+`, arXiv:2402.12354. 1 turns
+    /// it off.
     pub loraplus_lr_ratio: f64,
 }
 
@@ -36,14 +36,14 @@ pub struct AdamWConfig {
 pub struct AdamW {
     config: AdamWConfig,
     layout: WeightGroups,
-    /// Updates made.
+    /// Number of updates made.
     pub updates: u64,
     /// Running means of the gradients and of their squares, each a row in the order of the layout.
     moments: [Tensor<1>; 2],
 }
 
 impl AdamW {
-    /// Zero moments for the weights that train.
+    /// Makes an optimizer with zero moments for the weights that train.
     pub fn new(config: AdamWConfig, decoder: &Decoder) -> Self {
         let (layout, device) = (WeightGroups::of(decoder), decoder.device());
         Self {
@@ -54,8 +54,8 @@ impl AdamW {
         }
     }
 
-    /// The optimizer as it was after so many updates, with first and second moments as
-    /// [`AdamW::moments`] has them.
+    /// Makes the optimizer as it was after `updates` updates, with first and second moments in the
+    /// order of [`AdamW::moments`].
     pub fn restore(
         config: AdamWConfig,
         decoder: &Decoder,
@@ -71,14 +71,15 @@ impl AdamW {
         }
     }
 
-    /// First and second moments, each one a weight in the decoder's order and in memory order.
+    /// Returns first and second moments, one tensor per weight in the decoder's order, each in
+    /// memory order.
     pub fn moments(&self) -> [Vec<Tensor<1>>; 2] {
         self.moments.each_ref().map(|row| self.layout.split(row))
     }
 
-    /// One update of every weight, or of none: `false` if a weight or a moment would not be finite,
-    /// or there are no gradients. `learning_rate` is that of all weights but B of adapters, where
-    /// they have their own.
+    /// Updates every weight, or none: `false` if a weight or a moment would not be finite, or if
+    /// there are no gradients. `learning_rate` applies to all weights except B of adapters, where
+    /// those have a rate of their own.
     #[must_use]
     pub fn update(
         &mut self,
@@ -140,7 +141,7 @@ impl AdamW {
 }
 
 impl AdamWConfig {
-    /// The learning rate of a weight and its decay.
+    /// Returns the learning rate of a weight and its decay.
     pub(super) fn rates(self, group: Group, learning_rate: f64) -> [f64; 2] {
         match group {
             Group::Matrix => [learning_rate, self.weight_decay],

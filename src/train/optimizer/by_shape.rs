@@ -1,10 +1,8 @@
-//! Optimizers that go over weights of one shape together: as rows [weights, n] in the order of
-//! their files, so that blocks of 8 bits and factors of rows and columns are those of other
-//! programs.
+//! Optimizers that update weights of one shape together: as rows [weights, n] in the order of their
+//! files, so that 8-bit blocks and factors of rows and columns are those of other programs.
 //!
-//! An update is computed twice: once only to see whether all that comes out is finite, then to be
-//! kept. So no more than one stack is there twice, and an update is made of every weight or of
-//! none.
+//! An update is computed twice: once only to check that all results are finite, then to be kept. So
+//! only one stack is there twice, and either every weight is updated or none.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -24,7 +22,7 @@ use crate::quant::DynamicMap;
 /// Numbers that are updated together; a larger weight is updated alone.
 pub const STACK: usize = 1 << 22;
 
-/// An optimizer that goes over weights of one shape together.
+/// An optimizer that updates weights of one shape together.
 #[derive(Debug)]
 pub struct ByShape {
     config: OptimizerConfig,
@@ -37,7 +35,7 @@ pub struct ByShape {
     pub(super) resting: Option<Vec<Tensor<1>>>,
 }
 
-/// By how much the average of a schedule-free optimizer moves.
+/// The state of a schedule-free optimizer's average.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Average {
@@ -51,28 +49,28 @@ pub struct Average {
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
     group: Group,
-    /// That of its file.
+    /// The shape in the file.
     pub shape: Vec<usize>,
-    /// Whether memory has it turned.
+    /// Whether memory has the weight transposed.
     is_turned: bool,
     kind: StateKind,
-    /// Where it is in the row of gradients.
+    /// Range of the weight in the row of gradients.
     place: Range<usize>,
 }
 
 /// Weights of one shape.
 #[derive(Debug)]
 pub(super) struct Stack {
-    /// In the decoder's order.
+    /// Indices in the decoder's order.
     pub members: Vec<usize>,
     pub states: Vec<State>,
 }
 
-/// One state of the weights of a stack.
+/// One state of the weights in a stack.
 #[allow(clippy::large_enum_variant, reason = "one a state of a stack")]
 #[derive(Debug, Clone)]
 pub(super) enum State {
-    /// [weights, m].
+    /// Numbers, [weights, m].
     Numbers(Tensor<2>),
     Codes(Codes),
 }
@@ -102,7 +100,7 @@ impl Slot {
         self.shape.iter().product()
     }
 
-    /// Rows of memory order, in that of files.
+    /// Turns rows in memory order into the order of files.
     pub fn to_file(&self, rows: Tensor<2>) -> Tensor<2> {
         match (&self.shape[..], self.is_turned) {
             ([outputs, inputs], true) => {
@@ -115,7 +113,7 @@ impl Slot {
         }
     }
 
-    /// The inverse.
+    /// The inverse of [`Slot::to_file`].
     pub fn to_memory(&self, rows: Tensor<2>) -> Tensor<2> {
         match (&self.shape[..], self.is_turned) {
             ([outputs, inputs], true) => {
@@ -128,7 +126,7 @@ impl Slot {
         }
     }
 
-    /// Names of the states with their shapes, and the map of those that are in codes.
+    /// Returns the names of the states with their shapes, and the map of those in codes.
     pub fn states(&self, rule: Rule) -> Vec<(&'static str, Vec<usize>, Option<DynamicMap>)> {
         let whole = |name, map| (name, self.shape.clone(), map);
         match self.kind {
@@ -162,7 +160,7 @@ impl Slot {
 }
 
 impl ByShape {
-    /// The state before the first update.
+    /// Makes the optimizer before the first update.
     pub fn new(config: OptimizerConfig, decoder: &Decoder) -> Self {
         let [embedding, head] = [decoder.spec.names.embedding(), Names::HEAD.to_owned()]
             .map(|weight| module(&weight).to_owned());
@@ -186,8 +184,8 @@ impl ByShape {
         Self::of_slots(config, slots.collect()).started(&weights, &decoder.device())
     }
 
-    /// The same for weights of no model: matrices and vectors in the order of their files, which
-    /// all decay.
+    /// Makes an optimizer for weights of no model: matrices and vectors in the order of their
+    /// files, all of which have weight decay.
     pub fn of_weights(
         config: OptimizerConfig,
         shapes: &[Vec<usize>],
@@ -218,7 +216,7 @@ impl ByShape {
         self
     }
 
-    /// Without states.
+    /// Makes an optimizer without states.
     fn of_slots(config: OptimizerConfig, slots: Vec<Slot>) -> Self {
         let mut alike: BTreeMap<(StateKind, Group, Vec<usize>, bool), Vec<usize>> = BTreeMap::new();
         for (index, slot) in slots.iter().enumerate() {
@@ -254,7 +252,7 @@ impl ByShape {
         }
     }
 
-    /// The same with the counts of a run that goes on. A schedule-free one was saved at rest, at
+    /// Sets the counts of a resumed run. A schedule-free optimizer was saved at rest, at
     /// `training_point`.
     pub(super) fn at(
         self,
@@ -270,12 +268,12 @@ impl ByShape {
         }
     }
 
-    /// Updates made.
+    /// Returns the number of updates made.
     pub fn updates(&self) -> u64 {
         self.updates
     }
 
-    /// What a schedule-free optimizer averages by.
+    /// Returns the state of a schedule-free optimizer's average.
     pub fn average(&self) -> Option<Average> {
         self.average
     }
@@ -284,7 +282,7 @@ impl ByShape {
         self.config.rule
     }
 
-    /// The learning rate of the next update where the schedule has this one.
+    /// Returns the learning rate of the next update, given the schedule's.
     pub fn learning_rate(&self, scheduled: f64) -> f64 {
         match self.config.rule {
             Rule::Adafactor(adafactor) => adafactor.learning_rate(scheduled, self.updates + 1),
@@ -292,7 +290,7 @@ impl ByShape {
         }
     }
 
-    /// See [`super::Optimizer::update`].
+    /// Updates the weights, see [`super::Optimizer::update`].
     pub(super) fn update(
         &mut self,
         decoder: &mut Decoder,
@@ -307,8 +305,8 @@ impl ByShape {
         updated
     }
 
-    /// One update of weights, each in memory order, by the row of their gradients times `scale`;
-    /// `false` if nothing was changed, because something would not be finite.
+    /// Updates weights, each in memory order, by the row of their gradients times `scale`. Returns
+    /// `false` if nothing was changed, because a result would not be finite.
     #[must_use]
     pub fn update_numbers(
         &mut self,
@@ -342,7 +340,7 @@ impl ByShape {
         is_finite
     }
 
-    /// Numbers that are finite where all are that the update of a stack gives.
+    /// Returns numbers that are finite only if all results of a stack's update are.
     fn marks(&self, stack: &Stack, weights: &[Tensor<1>], step: Step) -> Vec<Tensor<2>> {
         let slot = &self.slots[stack.members[0]];
         let (weights, gradients) = (self.rows(stack, weights), self.gradients(stack, step));
@@ -388,7 +386,7 @@ impl ByShape {
         self.stacks[index].states = states;
     }
 
-    /// Rows and states after an update.
+    /// Returns rows and states after an update.
     fn updated(
         &self,
         stack: &Stack,
@@ -428,8 +426,8 @@ impl ByShape {
         }
     }
 
-    /// The members of a stack, [weights, n], of numbers in memory order, one a weight of the
-    /// decoder.
+    /// Returns the members of a stack, [weights, n], given numbers in memory order for each weight
+    /// of the decoder.
     fn rows(&self, stack: &Stack, numbers: &[Tensor<1>]) -> Tensor<2> {
         let slot = &self.slots[stack.members[0]];
         let rows = stack
@@ -451,7 +449,8 @@ impl ByShape {
             .mul_scalar(step.scale)
     }
 
-    /// What is to be scored and saved where gradients are taken at `weights`, each in memory order.
+    /// Returns the weights to score and save, where gradients are taken at `weights`, each in
+    /// memory order.
     pub fn averaged(&self, weights: &[Tensor<1>]) -> Vec<Tensor<1>> {
         let mut average = weights.to_vec();
         for stack in self.stacks.iter().filter(|_| self.config.rule.averages()) {
@@ -468,7 +467,7 @@ impl ByShape {
         average
     }
 
-    /// See [`super::Optimizer::rest`].
+    /// Switches to the averaged weights, see [`super::Optimizer::rest`].
     pub(super) fn rest(&mut self, decoder: &mut Decoder) {
         if self.config.rule.averages() && self.resting.is_none() {
             let weights = decoder.take();
@@ -477,7 +476,7 @@ impl ByShape {
         }
     }
 
-    /// See [`super::Optimizer::go_on`].
+    /// Switches to the training weights, see [`super::Optimizer::go_on`].
     pub(super) fn go_on(&mut self, decoder: &mut Decoder) {
         if let Some(weights) = self.resting.take() {
             decoder.put(weights);
@@ -485,18 +484,18 @@ impl ByShape {
     }
 }
 
-/// What all stacks share in an update.
+/// Values that all stacks share in an update.
 #[derive(Clone, Copy)]
 struct Step<'a> {
     row: &'a Tensor<1>,
     scale: f64,
     learning_rate: f64,
-    /// What the new fast sequence is of the average.
+    /// The weight of the new fast sequence in the average.
     share: f64,
 }
 
 impl Average {
-    /// After an update at this rate, with what it is of the average.
+    /// Returns the average after an update at this rate, with the weight of that update in it.
     fn after(self, learning_rate: f64) -> (Self, f64) {
         let lr_max = self.lr_max.max(learning_rate);
         let weight_sum = self.weight_sum + lr_max * lr_max;
@@ -509,7 +508,8 @@ impl Average {
     }
 }
 
-/// The states of a stack before the first update: zeros, and a fast sequence that is the weights.
+/// Returns the states of a stack before the first update: zeros, and a fast sequence that equals
+/// the weights.
 fn start(
     slot: &Slot,
     members: &[usize],
@@ -542,7 +542,7 @@ fn start(
         .collect()
 }
 
-/// Each row by itself.
+/// Splits rows.
 fn split(rows: Tensor<2>) -> Vec<Tensor<1>> {
     let [count, length] = rows.dims();
     (0..count)
@@ -550,7 +550,7 @@ fn split(rows: Tensor<2>) -> Vec<Tensor<1>> {
         .collect()
 }
 
-/// The module of a weight.
+/// Returns the module of a weight.
 fn module(weight: &str) -> &str {
     weight.strip_suffix(".weight").unwrap_or(weight)
 }

@@ -1,4 +1,4 @@
-//! Which optimizer a run has, its hyperparameters, and what its state takes of each weight.
+//! The optimizer of a run, its hyperparameters, and the memory of its state.
 
 use super::AdamWConfig;
 use crate::quant::STATE_BLOCK;
@@ -8,7 +8,7 @@ use crate::quant::STATE_BLOCK;
 pub struct OptimizerConfig {
     /// The rule.
     pub rule: Rule,
-    /// Betas, epsilon, decay and the rate of B; each rule takes those that it has.
+    /// Betas, epsilon, decay and the rate of B; each rule uses those that it has.
     pub adamw: AdamWConfig,
 }
 
@@ -21,27 +21,27 @@ impl From<AdamWConfig> for OptimizerConfig {
     }
 }
 
-/// How gradients become updates.
+/// The rule by which gradients become updates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
     /// `AdamW` with moments of 32 bits.
     AdamW,
     /// `AdamW` with moments of 8 bits, Dettmers et al. 2021, arXiv:2110.02861.
     AdamW8bit {
-        /// Weights with fewer numbers keep 32 bits.
+        /// Weights with fewer numbers keep moments of 32 bits.
         min_8bit_size: usize,
     },
-    /// Adafactor, Shazeer and Stern 2018, arXiv:1804.04235, as transformers has it.
+    /// Adafactor, Shazeer and Stern 2018, arXiv:1804.04235, as in transformers.
     Adafactor(Adafactor),
     /// Lion, Chen et al. 2023, arXiv:2302.06675.
     Lion,
     /// Lion with a momentum of 8 bits.
     Lion8bit {
-        /// Weights with fewer numbers keep 32 bits.
+        /// Weights with fewer numbers keep a momentum of 32 bits.
         min_8bit_size: usize,
     },
     /// Muon, Jordan et al. 2024, <https://kellerjordan.github.io/posts/muon>, for the matrices of
-    /// blocks; `AdamW` for all else.
+    /// blocks; `AdamW` for all other weights.
     Muon(Muon),
     /// Schedule-free `AdamW`, Defazio et al. 2024, arXiv:2405.15682.
     ScheduleFree,
@@ -50,17 +50,17 @@ pub enum Rule {
 /// Adafactor's own hyperparameters.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Adafactor {
-    /// Decay of a momentum over updates; none without one.
+    /// Decay of the momentum; `None`: there is no momentum.
     pub beta1: Option<f64>,
-    /// Below 0: the means of squares decay by 1 - t to this power.
+    /// A negative exponent: the means of squares decay by 1 - t to this power.
     pub decay_rate: f64,
-    /// The root mean square that an update of a weight may have.
+    /// The largest root mean square of a weight's update.
     pub clip_threshold: f64,
-    /// Whether the learning rate is times the weight's root mean square.
+    /// Whether the learning rate is multiplied by the weight's root mean square.
     pub scale_parameter: bool,
-    /// Whether the learning rate follows from the number of updates.
+    /// Whether the learning rate depends on the number of updates.
     pub relative_step: bool,
-    /// Whether that one begins low.
+    /// Whether that learning rate begins low.
     pub warmup_init: bool,
 }
 
@@ -69,13 +69,13 @@ pub struct Adafactor {
 pub struct Muon {
     /// Decay of the momentum.
     pub momentum: f64,
-    /// How the learning rate follows from a matrix's shape.
+    /// How the learning rate depends on a matrix's shape.
     pub adjust_lr: AdjustLr,
 }
 
 pub use crate::terms::AdjustLr;
 
-/// What a weight's state is.
+/// The kind of a weight's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum StateKind {
     /// Two moments.
@@ -95,8 +95,8 @@ pub(super) enum StateKind {
 }
 
 impl Rule {
-    /// What it keeps of a weight of this shape; `is_table` for what belongs to the embedding or the
-    /// head.
+    /// Returns the kind of state for a weight of this shape; `is_table` marks weights of the
+    /// embedding or the head.
     pub(super) fn kind(self, shape: &[usize], is_table: bool) -> StateKind {
         let count: usize = shape.iter().product();
         match self {
@@ -110,7 +110,7 @@ impl Rule {
         }
     }
 
-    /// Bytes of the state of a weight of this shape.
+    /// Returns the bytes of the state of a weight of this shape.
     pub fn state_bytes(self, shape: &[usize], is_table: bool) -> u64 {
         let count: usize = shape.iter().product();
         let in_codes = count + 4 * count.div_ceil(STATE_BLOCK);
@@ -133,7 +133,7 @@ impl Rule {
         bytes as u64
     }
 
-    /// Whether what is scored and saved is an average beside the weights at which gradients are
+    /// Whether the weights to score and save are an average beside those at which gradients are
     /// taken.
     pub fn averages(self) -> bool {
         self == Self::ScheduleFree

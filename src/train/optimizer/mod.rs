@@ -1,7 +1,7 @@
-//! The optimizers: what each keeps of the weights that train, and what it makes of their gradients.
+//! The optimizers: their states and update rules.
 //!
-//! `AdamW` goes over flat rows of all numbers by kernels of its own. All others go over weights of
-//! one shape at a time, see [`by_shape`], by operations that every device has.
+//! `AdamW` updates flat rows of all numbers with kernels of its own. All other rules update weights
+//! of one shape at a time, see [`by_shape`], with operations that every device has.
 
 mod adafactor;
 mod adamw;
@@ -30,7 +30,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// The state before the first update.
+    /// Makes the optimizer before the first update.
     pub fn new(config: OptimizerConfig, decoder: &Decoder) -> Self {
         match config.rule {
             Rule::AdamW => Self::AdamW(AdamW::new(config.adamw, decoder)),
@@ -38,7 +38,7 @@ impl Optimizer {
         }
     }
 
-    /// Updates made.
+    /// Returns the number of updates made.
     pub fn updates(&self) -> u64 {
         match self {
             Self::AdamW(adamw) => adamw.updates,
@@ -46,7 +46,7 @@ impl Optimizer {
         }
     }
 
-    /// The learning rate of the next update where the schedule has this one.
+    /// Returns the learning rate of the next update, given the schedule's.
     pub fn learning_rate(&self, scheduled: f64) -> f64 {
         match self {
             Self::AdamW(_) => scheduled,
@@ -54,8 +54,8 @@ impl Optimizer {
         }
     }
 
-    /// One update of every weight, or of none: `false` if a weight or a state would not be finite,
-    /// or there are no gradients.
+    /// Updates every weight, or none: `false` if a weight or a state would not be finite, or if
+    /// there are no gradients.
     #[must_use]
     pub fn update(
         &mut self,
@@ -72,22 +72,22 @@ impl Optimizer {
         }
     }
 
-    /// Gives the decoder the weights that are to be scored and saved: of a schedule-free optimizer
-    /// their average. Nothing happens where it has them.
+    /// Gives the decoder the weights to score and save: for a schedule-free optimizer their
+    /// average. Does nothing where the decoder has them.
     pub fn rest(&mut self, decoder: &mut Decoder) {
         if let Self::ByShape(by_shape) = self {
             by_shape.rest(decoder);
         }
     }
 
-    /// Gives the decoder the weights at which gradients are to be taken.
+    /// Gives the decoder the weights at which gradients are taken.
     pub fn go_on(&mut self, decoder: &mut Decoder) {
         if let Self::ByShape(by_shape) = self {
             by_shape.go_on(decoder);
         }
     }
 
-    /// What a schedule-free optimizer averages by.
+    /// Returns the state of a schedule-free optimizer's average.
     pub fn average(&self) -> Option<Average> {
         match self {
             Self::AdamW(_) => None,

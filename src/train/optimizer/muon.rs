@@ -1,6 +1,6 @@
-//! Muon: the momentum of a matrix, made nearly orthogonal, is its update. As torch has it, which
-//! does that in bfloat16: here sums are of 32 bits and what torch keeps is rounded as it is there,
-//! on devices without bfloat16 too.
+//! Muon: the update of a matrix is its momentum, made nearly orthogonal. torch does that in
+//! bfloat16. Here sums have 32 bits, and what torch keeps is rounded as in torch, on devices
+//! without bfloat16 too.
 //!
 //! ```text
 //! b ← μ b + (1 - μ) g        u = μ b + (1 - μ) g        X = u / ‖u‖
@@ -14,19 +14,19 @@ use super::config::AdjustLr;
 use super::rules::{Rates, Updated, mean};
 use crate::ops::{in_float32, matmul_each};
 
-/// Newton-Schulz steps, and their polynomial.
+/// Number of Newton-Schulz steps; their polynomial follows.
 const STEPS: usize = 5;
 const POLYNOMIAL: [f64; 3] = [3.4445, -4.7750, 2.0315];
-/// What a norm counts at least.
+/// The smallest divisor in place of a norm.
 const LEAST_NORM: f64 = 1e-7;
 
 impl Muon {
-    /// The momentum after a gradient, all that an update could make infinite.
+    /// Returns the momentum after a gradient, the only result of an update that could be infinite.
     pub(super) fn next_momentum(&self, gradients: Tensor<2>, before: Tensor<2>) -> Tensor<2> {
         mean(before, self.momentum, gradients)
     }
 
-    /// Matrices [weights, rows · columns] after an update.
+    /// Returns matrices [weights, rows · columns] after an update.
     pub(super) fn update(
         &self,
         weights: Tensor<2>,
@@ -45,7 +45,7 @@ impl Muon {
         )
     }
 
-    /// What the learning rate is multiplied by.
+    /// Returns the factor of the learning rate.
     fn ratio(&self, [rows, columns]: [usize; 2]) -> f64 {
         match self.adjust_lr {
             AdjustLr::Original => (rows as f64 / columns as f64).max(1.0).sqrt(),
@@ -54,7 +54,7 @@ impl Muon {
     }
 }
 
-/// The matrices with singular values near 1.
+/// Returns the matrices with singular values near 1.
 fn orthogonal(matrices: Tensor<2>, [rows, columns]: [usize; 2]) -> Tensor<2> {
     let count = matrices.dims()[0];
     let matrices = rounded(matrices);
@@ -79,8 +79,8 @@ fn orthogonal(matrices: Tensor<2>, [rows, columns]: [usize; 2]) -> Tensor<2> {
     turned(polished).reshape([count, rows * columns])
 }
 
-/// The 8 leading bits of numbers, which bfloat16 has (Dekker 1971, doi:10.1007/BF01397083): x (2¹⁶
-/// + 1) has no room for the others.
+/// Rounds numbers to their 8 leading bits, as bfloat16 has (Dekker 1971, doi:10.1007/BF01397083): x
+/// (2¹⁶ + 1) has no room for the others.
 fn rounded<const D: usize>(numbers: Tensor<D>) -> Tensor<D> {
     let above = numbers.clone().mul_scalar(65_537.0);
     above.clone() - (above - numbers)
@@ -119,8 +119,7 @@ mod tests {
                 let expected = 2.0 * rows.min(columns) as f32;
                 assert!(
                     (0.4..1.5).contains(&(squares / expected)),
-                    "{rows} x {columns}, {scale}: \
-                {squares} of {expected}"
+                    "{rows} x {columns}, {scale}: {squares} of {expected}"
                 );
             }
         }

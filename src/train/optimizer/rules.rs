@@ -1,27 +1,27 @@
-//! Rules that treat every number alike: the update of rows [weights, n] by their gradients.
+//! Rules that treat every number alike: they update rows [weights, n] by their gradients.
 
 use burn::tensor::Tensor;
 
 use super::AdamWConfig;
 
-/// What the numbers of an update share.
+/// Values that the numbers of an update share.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rates {
-    /// η, that of the weight.
+    /// η, the learning rate of the weight.
     pub learning_rate: f64,
-    /// λ.
+    /// λ, the weight decay.
     pub weight_decay: f64,
-    /// t, counted from 1.
+    /// t, the number of the update, from 1.
     pub update: u64,
 }
 
 impl Rates {
-    /// β to the power of t.
+    /// Returns β to the power of t.
     fn power(self, beta: f64) -> f64 {
         beta.powi(i32::try_from(self.update).unwrap_or(i32::MAX))
     }
 
-    /// w (1 - η λ).
+    /// Returns w (1 - η λ).
     pub fn decayed<const D: usize>(self, weights: Tensor<D>) -> Tensor<D> {
         weights.mul_scalar(1.0 - self.learning_rate * self.weight_decay)
     }
@@ -30,12 +30,12 @@ impl Rates {
 /// Weights and states after an update.
 pub(super) type Updated = (Tensor<2>, Vec<Tensor<2>>);
 
-/// A mean that decays.
+/// Returns the next value of a decaying mean.
 pub(super) fn mean(before: Tensor<2>, beta: f64, now: Tensor<2>) -> Tensor<2> {
     before.mul_scalar(beta) + now.mul_scalar(1.0 - beta)
 }
 
-/// g / (√v / √(1 - β₂ᵗ) + ε).
+/// Returns g / (√v / √(1 - β₂ᵗ) + ε).
 fn preconditioned(
     numbers: Tensor<2>,
     second: Tensor<2>,
@@ -46,7 +46,7 @@ fn preconditioned(
     numbers / second.sqrt().div_scalar(root).add_scalar(config.epsilon)
 }
 
-/// [`AdamW`](super::AdamW), of the states m and v.
+/// The rule of [`AdamW`](super::AdamW), with the states m and v.
 pub(super) fn adamw(
     weights: Tensor<2>,
     gradients: Tensor<2>,
@@ -67,8 +67,8 @@ pub(super) fn adamw(
     (rates.decayed(weights) - update, vec![first, second])
 }
 
-/// w ← (1 - η λ) w - η sign(β₁ m + (1 - β₁) g), then m ← β₂ m + (1 - β₂) g: Chen et al. 2023,
-/// arXiv:2302.06675.
+/// The rule of Lion: w ← (1 - η λ) w - η sign(β₁ m + (1 - β₁) g), then m ← β₂ m + (1 - β₂) g, Chen
+/// et al. 2023, arXiv:2302.06675.
 pub(super) fn lion(
     weights: Tensor<2>,
     gradients: Tensor<2>,
@@ -81,7 +81,8 @@ pub(super) fn lion(
     (weights, vec![mean(momentum, config.beta2, gradients)])
 }
 
-/// Of the states z and v, where `share` is what the new z is of the average:
+/// The rule of schedule-free `AdamW`, with the states z and v, where `share` is the weight c of the
+/// new z in the average:
 ///
 /// ```text
 /// d = g / (√v̂ + ε) + λ y        z ← z - η d
@@ -112,8 +113,8 @@ pub(super) fn schedule_free(
     )
 }
 
-/// The average of the training point and the fast sequence; the training point where the two are
-/// the same.
+/// Returns the average of the training point and the fast sequence; the training point where the
+/// two are the same.
 pub(super) fn averaged(weights: Tensor<2>, fast: Tensor<2>, beta1: f64) -> Tensor<2> {
     weights.clone() + (fast - weights).mul_scalar(1.0 - 1.0 / beta1)
 }

@@ -1,6 +1,6 @@
-//! The optimizer's state as tensors of a file, each under the name of its weight behind that of the
-//! state, in the order of the weight's file. Codes are bytes, with the absmax of their blocks
-//! beside them.
+//! The optimizer's state as tensors of a file. Each tensor has the name of its state followed by
+//! that of its weight, in the order of the weight's file. Codes are bytes, with the absmax of their
+//! blocks beside them.
 
 use std::borrow::Cow;
 use std::path::Path;
@@ -18,11 +18,11 @@ use crate::nn::weight::Weight;
 use crate::ops::Codes;
 use crate::quant::STATE_BLOCK;
 
-/// What the names of `AdamW`'s states begin with.
+/// Prefixes of `AdamW`'s states.
 const MOMENTS: [&str; 2] = ["first_moment.", "second_moment."];
-/// What stands between a state's name and its weight's for the absmax of its blocks.
+/// Infix for the absmax of a state's blocks, between the names of state and weight.
 const ABSMAX: &str = "absmax.";
-/// Weights at which gradients are taken, beside an average that is the product.
+/// Prefix of the weights at which gradients are taken, where the product is an average.
 const TRAINING_POINT: &str = "training_point.";
 
 /// A tensor of the state of an optimizer.
@@ -35,7 +35,7 @@ pub struct Saved {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum StateSource {
-    /// Numbers, or codes, of a state.
+    /// The numbers, or codes, of a state.
     State {
         stack: usize,
         row: usize,
@@ -50,7 +50,7 @@ enum StateSource {
 }
 
 impl Optimizer {
-    /// Writes the state. The optimizer is at rest, see [`Optimizer::rest`].
+    /// Writes the state. The optimizer must be at rest, see [`Optimizer::rest`].
     pub(in crate::train) fn write(&self, path: &Path, decoder: &Decoder) -> Result<(), TrainError> {
         match self {
             Self::AdamW(adamw) => Ok(write_f32_lazily(path, moments(decoder, adamw), &[])?),
@@ -68,8 +68,8 @@ impl Optimizer {
         }
     }
 
-    /// The state that was written when the run was at `state`, for a decoder with the weights that
-    /// were saved beside it.
+    /// Reads the state that was written when the run was at `state`, for a decoder with the weights
+    /// that were saved beside it.
     pub(in crate::train) fn read(
         config: OptimizerConfig,
         decoder: &Decoder,
@@ -102,7 +102,7 @@ impl Optimizer {
 }
 
 impl ByShape {
-    /// Every tensor of the state; `names` are those of the weights.
+    /// Returns every tensor of the state; `names` are those of the weights.
     pub fn saved(&self, names: &[String]) -> Vec<Saved> {
         let mut all = Vec::new();
         for (stack, of) in self.stacks.iter().enumerate() {
@@ -147,7 +147,7 @@ impl ByShape {
         all
     }
 
-    /// The bytes of one of them.
+    /// Returns the bytes of a tensor.
     pub fn bytes(&self, saved: &Saved) -> Vec<u8> {
         let numbers = |numbers: Tensor<2>| {
             numbers
@@ -182,7 +182,7 @@ impl ByShape {
         }
     }
 
-    /// Takes the states from a file.
+    /// Reads the states from a file.
     fn read(
         &mut self,
         archive: &Archive,
@@ -234,7 +234,7 @@ fn absmax_name(prefix: &str, weight: &str) -> String {
     format!("{prefix}{ABSMAX}{weight}")
 }
 
-/// A tensor of this shape.
+/// Reads a tensor of this shape.
 fn numbers_in(archive: &Archive, tensor: &str, shape: &[usize]) -> Result<Vec<f32>, TrainError> {
     let is_right = archive.shape(tensor) == Some(shape);
     let numbers = if is_right {
@@ -265,7 +265,7 @@ fn missing(archive: &Archive, tensor: &str, expected: &[usize]) -> TrainError {
     }
 }
 
-/// First and second moments under the names of their weights.
+/// Returns first and second moments under the names of their weights.
 fn moments(
     decoder: &Decoder,
     adamw: &AdamW,
@@ -280,7 +280,8 @@ fn moments(
     named.collect()
 }
 
-/// Numbers whose names begin with `prefix`, one a weight that trains, in memory order.
+/// Reads numbers whose names begin with `prefix`, one tensor per weight that trains, in memory
+/// order.
 fn moments_in(
     archive: &Archive,
     prefix: &str,

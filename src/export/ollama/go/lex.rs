@@ -1,9 +1,9 @@
-//! A template's text and actions, with the blanks that `{{-` and `-}}` take away, and the words of
-//! an action.
+//! Splits a template into text and actions, trims the white space that `{{-` and `-}}` remove, and
+//! splits an action into words.
 
 use super::GoTemplateError;
 
-/// What stands between delimiters, or outside of them.
+/// Text outside of delimiters, or the action between them.
 #[derive(Debug)]
 pub(super) enum GoToken {
     Text(String),
@@ -15,7 +15,7 @@ pub(super) enum GoToken {
 pub(super) enum Word {
     /// `range`, `eq`, `true`, ..
     Name(String),
-    /// `.Messages`; only the dot where there is no name.
+    /// `.Messages`; for the dot alone without a name.
     Field(Vec<String>),
     /// `$`, `$m` or `$.Messages`: the name without `$`, and fields.
     Variable(String, Vec<String>),
@@ -25,10 +25,10 @@ pub(super) enum Word {
     Sign(&'static str),
 }
 
-/// What Go takes for a blank.
+/// White space for Go.
 const BLANKS: [char; 4] = [' ', '\t', '\r', '\n'];
 
-/// Cuts a template into its pieces.
+/// Splits a template into its pieces.
 pub(super) fn pieces(source: &str) -> Result<Vec<GoToken>, GoTemplateError> {
     let (mut pieces, mut rest, mut line, mut trims) = (Vec::new(), source, 1, false);
     while !rest.is_empty() {
@@ -69,14 +69,14 @@ pub(super) fn pieces(source: &str) -> Result<Vec<GoToken>, GoTemplateError> {
     Ok(pieces)
 }
 
-/// What is not read yet of an action.
+/// The rest of an action that is not read yet.
 struct Action<'a> {
     rest: &'a str,
     line: usize,
 }
 
 impl Action<'_> {
-    /// The words up to the end; none in a comment.
+    /// Reads the words up to the end; a comment has none.
     fn words(&mut self) -> Result<Vec<Word>, GoTemplateError> {
         if self.rest.starts_with("/*") {
             let end = self
@@ -118,7 +118,7 @@ impl Action<'_> {
         }
     }
 
-    /// Whether the action ends here; `-` counts behind a blank only.
+    /// Returns whether the action ends here; `-` counts only after white space.
     fn is_end(&self, follows_a_word: bool) -> bool {
         self.rest.starts_with("}}") || (!follows_a_word && self.rest.starts_with("-}}"))
     }
@@ -176,7 +176,7 @@ impl Action<'_> {
         Ok(Word::Sign(sign))
     }
 
-    /// Letters, digits and underscores.
+    /// Reads letters, digits and underscores.
     fn name(&mut self) -> String {
         let end = self
             .rest
@@ -187,7 +187,7 @@ impl Action<'_> {
         name
     }
 
-    /// `.A.B`, or a dot alone.
+    /// Reads `.A.B`, or a dot alone.
     fn fields(&mut self) -> Result<Vec<String>, GoTemplateError> {
         let mut fields = Vec::new();
         while self.rest.starts_with('.') {
@@ -241,7 +241,7 @@ impl Action<'_> {
     }
 }
 
-/// The character of an escape.
+/// Returns the character of an escape sequence.
 fn escaped(kind: char, rest: &mut dyn Iterator<Item = char>) -> Option<char> {
     let digits = match kind {
         'n' => return Some('\n'),

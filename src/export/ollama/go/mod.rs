@@ -1,8 +1,8 @@
-//! The part of Go's `text/template` (<https://pkg.go.dev/text/template>) that templates of
-//! conversations use, rendered as Ollama renders it
-//! (<https://github.com/ollama/ollama/blob/main/template/template.go>): `.System`, `.Messages` and
-//! their `.Role` and `.Content`, `if`, `range`, variables, and six functions. Anything else is
-//! refused, so that what is shown to be equal is equal in Ollama too.
+//! The part of Go's `text/template` (<https://pkg.go.dev/text/template>) that chat templates use,
+//! rendered like in Ollama (<https://github.com/ollama/ollama/blob/main/template/template.go>):
+//! `.System`, `.Messages` and their `.Role` and `.Content`, `if`, `range`, variables, and six
+//! functions. Anything else is refused, so that a template that is equal here is equal in Ollama
+//! too.
 
 mod lex;
 mod parse;
@@ -19,13 +19,13 @@ pub(super) struct GoTemplate {
     nodes: Vec<Node>,
 }
 
-/// A template that is not of that part of the language, or does not render.
+/// An error of a template that uses other parts of the language, or that cannot be rendered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct GoTemplateError {
-    /// Line of the template, from 1.
+    /// The line in the template, from 1.
     pub line: usize,
-    /// What is not understood there.
+    /// What is wrong there.
     pub reason: String,
 }
 
@@ -39,10 +39,10 @@ impl GoTemplateError {
 }
 
 impl GoTemplate {
-    /// Reads a template.
+    /// Parses a template.
     ///
     /// # Errors
-    /// It is not valid, or has what is not known here.
+    /// The template is not valid, or uses something that is not supported here.
     pub fn new(source: &str) -> Result<Self, GoTemplateError> {
         let pieces = lex::pieces(source)?;
         let nodes = parse::nodes(pieces)?;
@@ -57,7 +57,7 @@ impl GoTemplate {
         }
     }
 
-    /// The template as it was given.
+    /// Returns the template's source text.
     pub fn source(&self) -> &str {
         &self.source
     }
@@ -65,7 +65,7 @@ impl GoTemplate {
     /// Renders a conversation.
     ///
     /// # Errors
-    /// A value is used as what it is not, or the template takes too long.
+    /// A value has the wrong type, or the template takes too long.
     pub fn render(&self, turns: &[Turn]) -> Result<String, GoTemplateError> {
         render::render(&self.nodes, turns)
     }
@@ -90,7 +90,7 @@ mod tests {
         ])
     }
 
-    /// Each expectation is what Go's package gives by its documentation.
+    /// Each expected text is what Go's package gives by its documentation.
     #[test]
     fn templates_render_as_go_renders_them() {
         let cases = [
@@ -226,8 +226,10 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_it_panic(parts in prop::collection::vec(prop::sample::select(vec![
-            "{{", "}}", "{{- ", " -}}", "-", " ", "\n", "range ", "if ", "else ", "end", ".Messages", ".Role", "$", "$m", ":=", "=", ",", "(", ")",
-            "\"", "`", "\\", "u00e9", "eq ", "and ", "slice ", "len ", "7", "99999999999999999999", "/*", "*/", "ü", ".", "|", "x",
+            "{{", "}}", "{{- ", " -}}", "-", " ", "\n", "range ", "if ", "else ", "end",
+            ".Messages", ".Role", "$", "$m", ":=", "=", ",", "(", ")", "\"", "`", "\\",
+            "u00e9", "eq ", "and ", "slice ", "len ", "7", "99999999999999999999", "/*", "*/",
+            "ü", ".", "|", "x",
         ]), 0..40)) {
             let _ = render(&parts.concat());
         }

@@ -1,13 +1,13 @@
-//! Pieces of a template to the tree that is rendered.
+//! Parses the pieces of a template into a tree.
 
 use std::vec::IntoIter;
 
 use super::GoTemplateError;
 use super::lex::{GoToken, Word};
 
-/// Blocks and parentheses within one another, at most.
+/// The most nested blocks and parentheses.
 const MAX_DEPTH: usize = 64;
-/// Functions with how many values they take, at least and at most.
+/// Functions with their least and most arguments.
 const FUNCTIONS: [(&str, Function, usize, usize); 7] = [
     ("eq", Function::Eq, 2, 16),
     ("ne", Function::Ne, 2, 2),
@@ -23,7 +23,7 @@ const FUNCTIONS: [(&str, Function, usize, usize); 7] = [
 pub(super) enum Node {
     Text(String),
     Print(usize, Value),
-    /// A variable is made, or gets another value.
+    /// A variable is declared or assigned.
     Set {
         line: usize,
         name: String,
@@ -44,7 +44,7 @@ pub(super) enum Node {
     },
 }
 
-/// Something that has a value.
+/// An expression.
 #[derive(Debug)]
 pub(super) enum Value {
     Text(String),
@@ -52,7 +52,7 @@ pub(super) enum Value {
     Flag(bool),
     /// The dot and its fields.
     Field(Vec<String>),
-    /// A variable, `""` for the whole of the data, and its fields.
+    /// A variable with its fields; `""` is the whole data.
     Variable(String, Vec<String>),
     Call(Function, Vec<Value>),
 }
@@ -77,7 +77,7 @@ impl Function {
     }
 }
 
-/// The whole template.
+/// Parses the whole template.
 pub(super) fn nodes(pieces: Vec<GoToken>) -> Result<Vec<Node>, GoTemplateError> {
     let mut parser = Parser {
         pieces: pieces.into_iter(),
@@ -92,7 +92,7 @@ pub(super) fn nodes(pieces: Vec<GoToken>) -> Result<Vec<Node>, GoTemplateError> 
     }
 }
 
-/// Whether a value of the nodes reads a field of this name.
+/// Returns whether a value in the nodes reads a field of this name.
 pub(super) fn names(nodes: &[Node], field: &str) -> bool {
     fn reads(value: &Value, field: &str) -> bool {
         match value {
@@ -124,7 +124,7 @@ struct Parser {
     pieces: IntoIter<GoToken>,
 }
 
-/// An `else` or `end`, and what follows on it.
+/// An `else` or `end`, with the words after it.
 struct End {
     line: usize,
     words: Vec<Word>,
@@ -140,7 +140,7 @@ impl End {
 }
 
 impl Parser {
-    /// Nodes up to an `else` or `end`, or the end of the template.
+    /// Parses nodes up to an `else` or `end`, or the end of the template.
     fn block(&mut self, depth: usize) -> Result<(Vec<Node>, Option<End>), GoTemplateError> {
         let mut nodes = Vec::new();
         while let Some(piece) = self.pieces.next() {
@@ -250,7 +250,7 @@ impl Parser {
     }
 }
 
-/// Refuses any end of a block but `end`.
+/// Refuses any end of a block other than `end`.
 fn closed(line: usize, block: &str, end: Option<End>) -> Result<(), GoTemplateError> {
     match end {
         Some(End { words, .. }) if words == [Word::Name("end".to_owned())] => Ok(()),
@@ -269,7 +269,7 @@ fn closed(line: usize, block: &str, end: Option<End>) -> Result<(), GoTemplateEr
     }
 }
 
-/// An action that is no block: a value that is printed or set.
+/// Parses an action that is not a block: a value that is printed or assigned.
 fn action(line: usize, mut words: Vec<Word>) -> Result<Node, GoTemplateError> {
     if let [
         Word::Variable(name, fields),
@@ -290,7 +290,7 @@ fn action(line: usize, mut words: Vec<Word>) -> Result<Node, GoTemplateError> {
     Ok(Node::Print(line, value(line, words)?))
 }
 
-/// A value from all of the words.
+/// Parses all of the words as one value.
 fn value(line: usize, words: Vec<Word>) -> Result<Value, GoTemplateError> {
     let mut words = words.into_iter();
     let value = command(line, &mut words, 0)?;
@@ -300,7 +300,7 @@ fn value(line: usize, words: Vec<Word>) -> Result<Value, GoTemplateError> {
     }
 }
 
-/// A function with its values, or one value, up to `)` or the end.
+/// Parses a function with its arguments, or one value, up to `)` or the end.
 fn command(
     line: usize,
     words: &mut IntoIter<Word>,

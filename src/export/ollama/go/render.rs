@@ -1,21 +1,21 @@
-//! A template's tree and a conversation to text.
+//! Renders a template's tree with a conversation.
 
 use super::GoTemplateError;
 use super::parse::{Function, Node, Value};
 
-/// Nodes that are rendered, at most: a conversation of ours takes some hundred.
+/// The most nodes to render; a test conversation takes some hundred.
 const MAX_STEPS: usize = 100_000;
-/// Bytes of a rendering, at most: one of ours has some hundred.
+/// The most bytes of a rendering; a test conversation takes some hundred.
 const MAX_BYTES: usize = 16 << 20;
 
-/// A turn as Ollama hands it over.
+/// A turn as Ollama passes it to a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct Turn {
     pub role: String,
     pub content: String,
 }
 
-/// A value at hand.
+/// A value during rendering.
 #[derive(Debug, Clone, PartialEq)]
 enum GoValue<'a> {
     Text(String),
@@ -23,13 +23,13 @@ enum GoValue<'a> {
     Flag(bool),
     Turns(&'a [Turn]),
     Turn(&'a Turn),
-    /// All of the data.
+    /// The whole data.
     Root,
 }
 
 struct Renderer<'a> {
     turns: &'a [Turn],
-    /// Innermost last.
+    /// Variables in scope, innermost last.
     variables: Vec<(String, GoValue<'a>)>,
     dot: GoValue<'a>,
     steps: usize,
@@ -50,7 +50,7 @@ pub(super) fn render(nodes: &[Node], turns: &[Turn]) -> Result<String, GoTemplat
 }
 
 impl<'a> Renderer<'a> {
-    /// Variables that are made within are gone after it.
+    /// Renders a block. Variables declared in it end with it.
     fn block(&mut self, nodes: &[Node]) -> Result<(), GoTemplateError> {
         let before = self.variables.len();
         nodes.iter().try_for_each(|node| self.node(node))?;
@@ -188,7 +188,7 @@ impl<'a> Renderer<'a> {
         }
     }
 
-    /// The first value that decides, or the last.
+    /// Returns the first value that decides `and` or `or`, else the last.
     fn choice(
         &self,
         line: usize,
@@ -205,8 +205,8 @@ impl<'a> Renderer<'a> {
         Ok(found)
     }
 
-    /// What Ollama's data holds under a name. Nobody calls tools, thinks or sends images in the
-    /// conversations here.
+    /// Returns the value of a name in Ollama's data. The conversations here have no tool calls,
+    /// thinking or images.
     fn fields(
         &self,
         line: usize,

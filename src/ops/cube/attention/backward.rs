@@ -1,5 +1,5 @@
-//! Backward: a pass over tiles of queries makes dQ, one over tiles of keys dK and dV. Both make the
-//! weights again from the kept sums.
+//! Backward of attention: a pass over tiles of queries computes dQ, one over tiles of keys dK and
+//! dV. Both recompute the weights from the kept sums.
 
 use burn::backend::ops::FloatTensorOps;
 use burn::backend::{Cube, TensorMetadata};
@@ -15,8 +15,8 @@ use super::spans::{OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
 use super::{KernelShape, LANES, Lengths, Scoring, lengths, scoring};
 
-/// Of each query and head the logarithm of its sum and D = dO · O, side by side: one buffer less to
-/// bind.
+/// Computes, for each query and head, the logarithm of its sum and D = dO · O, side by side: that
+/// saves binding a buffer.
 #[cube(launch)]
 fn sums_of<F: Float, N: Size>(
     output: &[Vector<F, N>],
@@ -39,8 +39,8 @@ fn sums_of<F: Float, N: Size>(
     }
 }
 
-/// P = e^(z - L) and dS = P (dP - D) dz/ds of a query and a key, given their products and the
-/// query's place in `sums`.
+/// Returns P = e^(z - L) and dS = P (dP - D) dz/ds of a query and a key, given their products and
+/// the query's place in `sums`.
 #[cube]
 fn weighed(
     product: f32,
@@ -180,7 +180,7 @@ fn queries_of<F: Float, N: Size>(
     }
 }
 
-/// dK and, after all of it, dV: one buffer less to bind.
+/// Computes dK and, after all of it, dV, in one buffer: that saves binding another.
 #[cube(launch)]
 fn keys_of<F: Float, N: Size>(
     query: &[Vector<F, N>],
@@ -315,18 +315,18 @@ fn keys_of<F: Float, N: Size>(
     }
 }
 
-/// What forward was given and gave, and the gradient of its output.
+/// The operands and results of forward, and the gradient of its output.
 pub(in crate::ops) struct Given {
     pub query: CubeTensor,
     pub key: CubeTensor,
     pub value: CubeTensor,
     pub output: CubeTensor,
-    /// f32, [batch, queries, heads].
+    /// The logarithms of sums, f32, [batch, queries, heads].
     pub log_sums: CubeTensor,
     pub gradient: CubeTensor,
 }
 
-/// dQ, dK and dV.
+/// Returns dQ, dK and dV.
 pub(in crate::ops) fn backward(given: Given, seen: &KeyRange, score: Score) -> [CubeTensor; 3] {
     let Given {
         query,

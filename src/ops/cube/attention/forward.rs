@@ -1,5 +1,5 @@
-//! Forward: the softmax of a query is made while its keys go by, with the largest score so far
-//! (Milakov and Gimelshein 2018, arXiv:1805.02867).
+//! Forward of attention: the softmax of a query is updated while its keys pass by, with the largest
+//! score so far (Milakov and Gimelshein 2018, arXiv:1805.02867).
 
 use burn::backend::TensorMetadata;
 use burn::tensor::DType;
@@ -152,8 +152,8 @@ fn mix<F: Float, N: Size>(
     }
 }
 
-/// The result of attention and the logarithm of the sum of each query's exponentials, f32, [batch,
-/// queries, heads].
+/// Returns the result of attention and the logarithm of the sum of each query's exponentials, f32,
+/// [batch, queries, heads].
 pub(in crate::ops) fn forward(
     query: CubeTensor,
     key: CubeTensor,

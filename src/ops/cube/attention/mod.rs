@@ -1,9 +1,10 @@
-//! Attention on a GPU that keeps its output and one number a query: a cube a tile of a document and
-//! a head, keys and values by tiles in shared memory, f32 sums (Dao 2023, arXiv:2307.08691).
+//! Attention on a GPU that keeps its output and one number per query: one cube per tile of a
+//! document and head, keys and values by tiles in shared memory, f32 sums (Dao 2023,
+//! arXiv:2307.08691).
 //!
-//! Tiles begin where documents do, so what a document gets does not depend on what it is packed
-//! with, and what no query sees is never read. Backward is two passes, one that owns queries and
-//! one that owns keys: no sum has two owners, so nothing is added atomically.
+//! Tiles begin where documents do, so the result of a document does not depend on what it is packed
+//! with, and keys that no query sees are never read. Backward is two passes, one that owns queries
+//! and one that owns keys: no sum has two owners, so nothing is added atomically.
 
 mod backward;
 mod forward;
@@ -24,48 +25,48 @@ use spans::Spans;
 use super::super::attention::{Score, Sizes};
 use super::vector_size;
 
-/// Units that share a query or a key: each has every eighth vector of its features.
+/// Units that share a query or a key; each has every eighth vector of its features.
 const LANES: usize = 8;
 
-/// The largest tile: with [`LANES`] units a row it fills a cube.
+/// The largest tile: with [`LANES`] units per row it fills a cube.
 const LARGEST_TILE: usize = 32;
 
-/// Sizes that a launch may change without a new compilation.
+/// Sizes that can change between launches without a new compilation.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Lengths {
-    /// Tiles of all rows of the batch.
+    /// Number of tiles in all rows of the batch.
     tiles: u32,
     queries: u32,
     keys: u32,
     heads: u32,
     kv_heads: u32,
-    /// Vectors of all keys: dV begins behind so many of dK.
+    /// Number of vectors in all keys: dV begins after that many vectors of dK.
     all_keys: u32,
 }
 
-/// The score's constants; `softcap` counts where a kernel is compiled for one.
+/// The score's constants; `softcap` is used only by a kernel compiled for one.
 #[derive(CubeType, CubeLaunch, Clone, Copy)]
 struct Scoring {
     scale: f32,
     softcap: f32,
 }
 
-/// What a kernel is compiled for.
+/// The compile-time parameters of a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct KernelShape {
-    /// Rows of a tile.
+    /// Number of rows in a tile.
     tile: usize,
-    /// Vectors of a head's features.
+    /// Number of vectors in a head's features.
     width: usize,
-    /// Vectors of them that a unit has.
+    /// Number of these vectors per unit.
     own: usize,
     /// Whether scores are capped.
     capped: bool,
 }
 
 impl KernelShape {
-    /// The largest tiles of which so many, with so many square ones of scores, fit into a cube's
-    /// memory.
+    /// Returns the largest tiles for which `of_features` tiles of features and `of_scores` square
+    /// tiles of scores fit into a cube's memory.
     fn new(
         query: &CubeTensor,
         score: &Score,
@@ -94,13 +95,13 @@ impl KernelShape {
         )
     }
 
-    /// The cube of a tile.
+    /// Returns the cube of a tile.
     fn cube(&self) -> CubeDim {
         CubeDim::new_1d((self.tile * LANES) as u32)
     }
 }
 
-/// [`Lengths`] of these sizes, in heads of so many vectors.
+/// Returns [`Lengths`] for these sizes, in heads of so many vectors.
 fn lengths(spans: &Spans, sizes: Sizes, form: KernelShape) -> LengthsLaunch {
     let Sizes {
         batch,

@@ -1,21 +1,21 @@
-//! Which tiles there are and what meets them, as kernels read it.
+//! The tiles and the ranges that meet them, in the form that kernels read.
 
 use crate::ops::attention::{KeyRange, Tiles};
 
-/// Numbers that stand for a tile: its row of the batch, its places from and to, and from and to of
-/// what meets it.
+/// Numbers per tile: its row of the batch, the start and end of its places, and the start and end
+/// of what meets it.
 pub(super) const OF_TILE: usize = 5;
 
 /// Tiles of [`OF_TILE`] numbers, and after them the first key that each query sees.
 pub(super) struct Spans {
     pub numbers: Vec<u32>,
     pub tiles: usize,
-    /// Pairs of a query and a key in tiles that meet, of one head.
+    /// Pairs of a query and a key in tiles that meet, for one head.
     pub pairs: usize,
 }
 
 impl Spans {
-    /// Tiles of queries, which meet the keys that one of them sees.
+    /// Makes tiles of queries, which meet the keys that any of them sees.
     pub fn of_queries(seen: &KeyRange, tile: usize) -> Self {
         Self::new(seen, |row| {
             (
@@ -25,8 +25,8 @@ impl Spans {
         })
     }
 
-    /// Tiles of keys, which meet the queries from the first at their place to the last that sees
-    /// one of them.
+    /// Makes tiles of keys, which meet the queries from the first at their place to the last that
+    /// sees one of them.
     pub fn of_keys(seen: &KeyRange, tile: usize) -> Self {
         Self::new(seen, |row| {
             let (sizes, first) = (

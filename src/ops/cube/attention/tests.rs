@@ -1,4 +1,4 @@
-//! The kernels against the CPU's form, which is tested against softmax as it is written down.
+//! Tests the kernels against the CPU's form, which is tested against the definition of softmax.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::super::tests::{device, drawn, tensor, worst};
 use crate::ops::{Score, attention, backward_from};
 
-/// An attention with what its queries see.
+/// An attention with the documents and the window that its queries see.
 #[derive(Debug, Clone)]
 struct Case {
     /// Batch, queries, keys, heads, kv heads, features.
@@ -20,7 +20,7 @@ struct Case {
 }
 
 impl Case {
-    /// `starts` are the places, in keys, where documents begin beside the first.
+    /// Makes a case; `starts` are the places, in keys, where documents after the first begin.
     fn new(sizes: [usize; 6], starts: &[usize], window: usize, softcap: Option<f32>) -> Self {
         let [batch, queries, keys, ..] = sizes;
         let first_of = |query: usize| {
@@ -46,7 +46,7 @@ impl Case {
         }
     }
 
-    /// Q, K, V and the gradient of the output, in [`Case::shapes`].
+    /// Returns Q, K, V and the gradient of the output, in [`Case::shapes`].
     fn numbers(&self) -> [Vec<f32>; 4] {
         let mut seed = 0;
         self.shapes().map(|shape| {
@@ -64,7 +64,7 @@ impl Case {
         [of_queries, of_keys, of_keys, of_queries]
     }
 
-    /// Output, dQ, dK and dV.
+    /// Returns the output, dQ, dK and dV.
     fn of(&self, numbers: &[Vec<f32>; 4], device: &Device) -> [Tensor<4>; 4] {
         let shapes = self.shapes();
         let leaf = |index: usize| {
@@ -85,7 +85,7 @@ impl Case {
         [output.inner(), dq, dk, dv]
     }
 
-    /// The largest distance to the CPU's.
+    /// Returns the largest distance from the CPU's.
     fn distance(&self, device: &Device) -> f64 {
         let numbers = self.numbers();
         let pairs = self
@@ -134,7 +134,9 @@ proptest! {
     #[test]
     fn any_sizes_documents_and_windows(
         (batch, queries, before) in (1usize..3, 1usize..50, 0usize..20),
-        (kv_heads, group, features) in (1usize..3, prop::sample::select(vec![1usize, 3]), prop::sample::select(vec![1usize, 4, 7, 18])),
+        kv_heads in 1usize..3,
+        group in prop::sample::select(vec![1usize, 3]),
+        features in prop::sample::select(vec![1usize, 4, 7, 18]),
         starts in prop::collection::vec(0usize..60, 0..5),
         (window, softcap) in (1usize..70, prop::option::of(0.5f32..30.0)),
     ) {
@@ -207,9 +209,9 @@ fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
     assert_eq!([of_keys, of_values], [[0, 1, 2, 3]; 2]);
 }
 
-/// Of an attention of so many tokens with everything held that forward and backward give: the
-/// largest allocation, and all of them. A thread has a stream of its own, and a stream its own
-/// memory.
+/// Returns the largest allocation and the sum of all, for an attention of so many tokens while the
+/// results of forward and backward are all held. A thread has a stream of its own, and a stream its
+/// own memory.
 fn bytes_of(tokens: usize, device: &Device) -> [u64; 2] {
     let device = device.clone();
     let measured = std::thread::spawn(move || {
@@ -240,8 +242,7 @@ fn memory_grows_with_the_tokens_and_not_with_their_square() {
     for (short, long) in short.into_iter().zip(long) {
         assert!(
             short > 0 && long as f64 <= 2.05 * short as f64,
-            "{short} bytes, {long} of twice \
-        the tokens"
+            "{short} bytes, {long} of twice the tokens"
         );
     }
 }

@@ -1,13 +1,13 @@
-//! Tiles in the memory of a cube: rows of features as f32, one vector longer than they are, so that
-//! the rows that units read at once lie in different banks.
+//! Tiles in the memory of a cube: rows of features as f32, padded by one vector, so that the rows
+//! that units read at once lie in different banks.
 
 use cubecl::prelude::*;
 
 use super::super::across;
 use super::{KernelShape, LANES, Scoring};
 
-/// Rows of a tensor times a factor, and zeros after them. `start` is the first row's place and
-/// `step` the way to the next, in vectors.
+/// Loads rows of a tensor times a factor, followed by zeros. `start` is the first row's place and
+/// `step` the distance to the next, in vectors.
 #[cube]
 pub(super) fn load<F: Float, N: Size>(
     from: &[Vector<F, N>],
@@ -32,7 +32,7 @@ pub(super) fn load<F: Float, N: Size>(
     }
 }
 
-/// The product of a row of one tile and a row of another.
+/// Returns the product of a row of one tile and a row of another.
 #[cube]
 pub(super) fn dot<N: Size>(
     left: &Shared<[Vector<f32, N>]>,
@@ -52,7 +52,7 @@ pub(super) fn dot<N: Size>(
     across::<N>(sum)
 }
 
-/// `sums` += a factor times the vectors of a row that a unit has.
+/// Adds to `sums` a factor times the vectors of a row that belong to a unit.
 #[cube]
 pub(super) fn add<N: Size>(
     sums: &mut Array<Vector<f32, N>>,
@@ -71,7 +71,7 @@ pub(super) fn add<N: Size>(
     }
 }
 
-/// The vectors that a unit has times a factor, to their place in a tensor.
+/// Stores a unit's vectors times a factor at their place in a tensor.
 #[cube]
 pub(super) fn store<F: Float, N: Size>(
     sums: &Array<Vector<f32, N>>,
@@ -90,7 +90,7 @@ pub(super) fn store<F: Float, N: Size>(
     }
 }
 
-/// Zeros for the vectors that a unit has.
+/// Returns zeros for a unit's vectors.
 #[cube]
 pub(super) fn zeros<N: Size>(#[comptime] form: KernelShape) -> Array<Vector<f32, N>> {
     let mut sums = Array::<Vector<f32, N>>::new(form.own);
@@ -101,7 +101,7 @@ pub(super) fn zeros<N: Size>(#[comptime] form: KernelShape) -> Array<Vector<f32,
     sums
 }
 
-/// z of a scaled product, and dz/ds.
+/// Returns z of a scaled product, and dz/ds.
 #[cube]
 pub(super) fn scored(product: f32, scoring: &Scoring, #[comptime] form: KernelShape) -> (f32, f32) {
     if comptime![form.capped] {
