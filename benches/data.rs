@@ -26,10 +26,8 @@ fn of_repository(name: &str) -> PathBuf {
 /// The repository's tokenizer with a stock template, which is taken without being tried in a child
 /// of this program.
 fn encoder() -> Encoder {
-    let tokenizer = Tokenizer::open(&of_repository("checkpoints/rankine-tiny")).expect(
-        "a \
-    tokenizer",
-    );
+    let tokenizer =
+        Tokenizer::open(&of_repository("checkpoints/rankine-tiny")).expect("a tokenizer");
     let template = std::fs::read_to_string(of_repository("src/data/template/stock/chatml.jinja"))
         .expect("read");
     let template = ChatTemplate::new(&template, tokenizer.special(), jiff::Timestamp::UNIX_EPOCH)

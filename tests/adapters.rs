@@ -296,8 +296,7 @@ fn adapters_of_others_compute_what_peft_computes_or_are_refused_with_a_reason() 
     let [attached, merged] =
         [&attached_differences, &merged_differences].map(|found| largest(found.iter().copied()));
     println!(
-        "{loaded} load, {attached:e} from PEFT at most; {} merged, {merged:e}; {refused} \
-    refused",
+        "{loaded} load, {attached:e} from PEFT at most; {} merged, {merged:e}; {refused} refused",
         merged_differences.len()
     );
     assert!(
@@ -338,8 +337,7 @@ fn what_peft_would_pass_over_is_loaded_with_a_note() {
             "targets: look-ahead",
             vec![
                 "`target_modules` is `(?!.*mlp)",
-                "the tensors of the file \
-        say where the adapter is",
+                "the tensors of the file say where the adapter is",
             ],
         ),
         ("targets: null", vec!["`target_modules` names no module"]),
@@ -352,10 +350,7 @@ fn what_peft_would_pass_over_is_loaded_with_a_note() {
         ),
         (
             "tables of the base, llama310",
-            vec![
-                "`base_model.model.lm_head.weight` is the base's \
-        table `lm_head`",
-            ],
+            vec!["`base_model.model.lm_head.weight` is the base's table `lm_head`"],
         ),
         ("PEFT 0.2.0", vec![]),
         ("PEFT 0.21.2", vec![]),
@@ -367,12 +362,7 @@ fn what_peft_would_pass_over_is_loaded_with_a_note() {
         let case = cases
             .iter()
             .find(|case| case["name"] == name)
-            .unwrap_or_else(|| {
-                panic!(
-                    "no \
-        case `{name}`"
-                )
-            });
+            .unwrap_or_else(|| panic!("no case `{name}`"));
         let modules = Folder::open(&matrix.base(case["base"].as_str().unwrap()))
             .unwrap()
             .spec
@@ -382,8 +372,7 @@ fn what_peft_would_pass_over_is_loaded_with_a_note() {
         for word in words {
             assert!(
                 notes.iter().any(|note| note.contains(word)),
-                "{name}: `{word}` is not in \
-            {notes:?}"
+                "{name}: `{word}` is not in {notes:?}"
             );
         }
     }
@@ -626,17 +615,12 @@ fn every_verb_takes_an_adapter_by_its_folder_its_run_its_checkpoint_and_its_name
     generate("me/other").says(
         "not in the cache",
         69,
-        &[
-            "`me/other` is not in the cache",
-            "rankine \
-    pull me/other",
-        ],
+        &["`me/other` is not in the cache", "rankine pull me/other"],
     );
     generate("nowhere").says(
         "nothing",
         66,
-        &["adapter `nowhere` does not exist, expected a folder \
-    or a Hub id"],
+        &["adapter `nowhere` does not exist, expected a folder or a Hub id"],
     );
     generate("base").says("a model", 65, &["`base` holds no adapter"]);
     desk.run(&[
@@ -651,8 +635,7 @@ fn every_verb_takes_an_adapter_by_its_folder_its_run_its_checkpoint_and_its_name
         65,
         &[
             "adapter.init_from: `me/other` is neither a folder nor in the Hub's cache",
-            "rankine \
-        pull me/other",
+            "rankine pull me/other",
         ],
     );
 }

@@ -39,12 +39,8 @@ fn every_text_has_the_ids_that_transformers_gives_it() {
     for case in list {
         let (name, expected) = (case["name"].as_str().unwrap(), &case["expected"]);
         let folder = folder(&cases, case);
-        let tokenizer = Tokenizer::open(folder.path()).unwrap_or_else(|error| {
-            panic!(
-                "{name}: \
-        {error}"
-            )
-        });
+        let tokenizer =
+            Tokenizer::open(folder.path()).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(
             tokenizer.vocab_size(),
             usize::try_from(expected["size"].as_u64().unwrap()).unwrap(),
@@ -57,8 +53,7 @@ fn every_text_has_the_ids_that_transformers_gives_it() {
             assert_eq!(
                 ids(true),
                 expected["with_special"][index],
-                "{name}: {text}, with special \
-            tokens"
+                "{name}: {text}, with special tokens"
             );
             assert_eq!(
                 json!(tokenizer.ids(text, true).unwrap()),
@@ -110,8 +105,7 @@ fn an_id_of_another_token_is_refused() {
     let cases = [
         (
             json!({"added_tokens.json": {"<x>": 1}}),
-            "added_tokens.json` gives `<x>` the id 1, which \
-        is that of `</s>`",
+            "added_tokens.json` gives `<x>` the id 1, which is that of `</s>`",
         ),
         (
             json!({"added_tokens.json": {"<|im_end|>": 2}}),
@@ -133,8 +127,7 @@ fn an_id_of_another_token_is_refused() {
     for (files, said) in [
         (
             json!({"added_tokens.json": {"<x>": "a"}}),
-            "`<x>` in `DIR/added_tokens.json` is `\"a\"`, \
-        expected a token id",
+            "`<x>` in `DIR/added_tokens.json` is `\"a\"`, expected a token id",
         ),
         (
             json!({"tokenizer_config.json": {"extra_special_tokens": "<x>"}}),
@@ -143,8 +136,7 @@ fn an_id_of_another_token_is_refused() {
         ),
         (
             json!({"tokenizer_config.json": {"extra_special_tokens": [7]}}),
-            "is `7`, expected a \
-        token",
+            "is `7`, expected a token",
         ),
         (
             json!({"tokenizer_config.json": {"pad_token": 7}}),
@@ -160,8 +152,7 @@ fn an_id_of_another_token_is_refused() {
         ),
         (
             json!({"tokenizer_config.json": {"added_tokens_decoder": []}}),
-            "expected an object of \
-        tokens by their ids",
+            "expected an object of tokens by their ids",
         ),
     ] {
         let dir = own(&json!({}), &json!({}), &files);
@@ -279,7 +270,7 @@ fn markers_of_a_conversation_are_tokens() {
     ran.says("preview", 0, &[]);
     assert!(ran.stdout.contains("9 tokens"), "{}", ran.stdout);
     let noted = "note: tokens that only the files beside tokenizer.json name are added, as \
-    transformers does: `<|im_start|>` (1), `<|im_end|>` (2)";
+        transformers does: `<|im_start|>` (1), `<|im_end|>` (2)";
     desk.run(&["train", "recipe.yaml"])
         .says("train", 0, &[noted]);
     // The GGUF has them as control tokens.
@@ -313,7 +304,7 @@ fn a_token_without_a_row_is_told_and_refused_where_it_is_met() {
             .push(json!("<aside>"))
     });
     let noted = "note: tokens that only the files beside tokenizer.json name have no row in the \
-    embedding, which has 4096: `<aside>` (4096)";
+        embedding, which has 4096: `<aside>` (4096)";
     desk.run(&["train", "recipe.yaml"])
         .says("no row has it", 0, &[noted]);
     desk.write_rows(

@@ -97,8 +97,7 @@ fn what_is_held_grows_with_the_tokens() {
     let of_short = peak(4096, 10);
     assert!(
         of_short * 10 <= peaks[2].1 * 13,
-        "documents of 10 tokens: {of_short} bytes, one of \
-    4096: {}",
+        "documents of 10 tokens: {of_short} bytes, one of 4096: {}",
         peaks[2].1
     );
 }

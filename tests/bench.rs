@@ -151,14 +151,12 @@ fn kernels_and_product_routines_are_those_of_a_gpu() {
         (
             &["--device", "cpu"],
             65,
-            "--device: `cpu` has no product routines to compare, expected a \
-        GPU",
+            "--device: `cpu` has no product routines to compare, expected a GPU",
         ),
         (
             &["--device", "auto"],
             65,
-            "--device: `auto` has no product routines to compare, expected \
-        a GPU",
+            "--device: `auto` has no product routines to compare, expected a GPU",
         ),
         (
             &["--shapes", "2x3"],
@@ -207,14 +205,12 @@ fn what_cannot_be_measured_is_refused() {
         (
             &["--config", &config, "--tokens", "tokens.safetensors"],
             65,
-            "`input_ids` has shape [4], \
-        expected rows of two tokens",
+            "`input_ids` has shape [4], expected rows of two tokens",
         ),
         (
             &["--config", &config, "--tokens", "halves.safetensors"],
             65,
-            "`input_ids` has 16 bytes \
-        for 1 rows of 4",
+            "`input_ids` has 16 bytes for 1 rows of 4",
         ),
     ];
     for (arguments, exit, part) in refused {

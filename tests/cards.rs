@@ -257,8 +257,7 @@ fn ranks_that_vllm_does_not_take_by_itself_are_said() {
             command(rank)
                 .unwrap()
                 .contains(&format!("--max-lora-rank{said}")),
-            "{rank}: \
-        {:?}",
+            "{rank}: {:?}",
             command(rank)
         );
     }
@@ -268,7 +267,7 @@ fn ranks_that_vllm_does_not_take_by_itself_are_said() {
 #[test]
 fn names_from_outside_are_shown_and_not_obeyed() {
     let evil = "x`\n# Buy <script>alert(1)</script> [y](http://z) | \u{202e}\u{1b}[2J \
-    ---\nlicense: mit";
+        ---\nlicense: mit";
     let mut of = of(Artefact::Gguf {
         file: format!("{evil}.gguf"),
         is_quantized: false,
@@ -436,8 +435,7 @@ fn a_run_its_merge_and_its_exports_have_cards_and_licenses() {
         let text = desk.read_text(&format!("{folder}/README.md"));
         assert!(
             text.contains("license `cc-by-4.0`") && text.contains("perplexity "),
-            "{folder}: \
-        {text}"
+            "{folder}: {text}"
         );
     }
     assert_eq!(
@@ -480,8 +478,7 @@ fn licenses_of_a_run_go_with_it_and_those_of_others_stay() {
     desk.write("run/LICENSE", "mine");
     let refused = [
         "`run/LICENSE` is there and is not the license of the base",
-        "choose another \
-    `output_dir`",
+        "choose another `output_dir`",
     ];
     desk.run(&["train", "recipe.yaml"])
         .says("another license", 73, &refused);
@@ -503,8 +500,7 @@ fn licenses_of_a_run_go_with_it_and_those_of_others_stay() {
     desk.run(&["train", "recipe.yaml", "--overwrite"]).says(
         "too large",
         74,
-        &["larger than 4 MiB \
-    is not taken along"],
+        &["larger than 4 MiB is not taken along"],
     );
     assert!(
         desk.path("run/adapter").exists(),

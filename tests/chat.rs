@@ -72,8 +72,7 @@ fn each_turn_is_answered_with_what_was_said_before() {
 
     let ran = type_in(
         &desk,
-        "what is a tort?\n\nand a lien?\n/reset\nand a lien?\n/exit\nnot \
-    read\n",
+        "what is a tort?\n\nand a lien?\n/reset\nand a lien?\n/exit\nnot read\n",
         &SHORT,
     );
     ran.says(
@@ -99,17 +98,13 @@ fn a_turn_for_which_there_is_no_room_is_taken_back() {
     ran.says(
         "chat",
         0,
-        &[
-            "tokens, the base was made for 128: it is taken back, `/reset` begins \
-    anew",
-        ],
+        &["tokens, the base was made for 128: it is taken back, `/reset` begins anew"],
     );
     assert_eq!(
         ran.stdout,
         shown(&[&answer(
             &desk,
-            &json!([{"role": "user", "content": "and a \
-    lien?"}])
+            &json!([{"role": "user", "content": "and a lien?"}])
         )])
     );
 }
@@ -123,8 +118,7 @@ fn a_base_without_a_template_does_not_chat() {
         "chat",
         65,
         &[
-            "a conversation needs a chat template, the base \
-    has none",
+            "a conversation needs a chat template, the base has none",
             hint,
         ],
     );

@@ -111,10 +111,7 @@ fn check(template: &ChatTemplate, tokenizer: &Tokenizer, cases: &[Case]) {
         let rendered = template.render_with_spans(&conversation, case.add_generation_prompt);
         if let Some(expected) = &case.error {
             let Err(TemplateError::Raised { message }) = rendered else {
-                panic!(
-                    "{name}: \
-            {rendered:?}, expected {expected}"
-                )
+                panic!("{name}: {rendered:?}, expected {expected}")
             };
             assert_eq!(format!("TemplateError: {message}"), *expected, "{name}");
             continue;
@@ -176,8 +173,7 @@ fn tokenizers_give_the_ids_and_texts_of_transformers() {
             assert_eq!(
                 tokenizer.encode(&case.text, true).unwrap().ids,
                 case.ids,
-                "{architecture}: \
-            {:?}",
+                "{architecture}: {:?}",
                 case.text
             );
             assert_eq!(

@@ -101,10 +101,8 @@ fn no_model_is_made_without_what_its_base_names() {
     for name in names {
         let desk = linked();
         lose(&desk, name);
-        let said = format!(
-            "base/{name}`: it is a link to `../blobs/cleaned`, which does not \
-        exist"
-        );
+        let said =
+            format!("base/{name}`: it is a link to `../blobs/cleaned`, which does not exist");
         let ran = desk.run(&MERGE);
         ran.says(
             name,
@@ -112,8 +110,7 @@ fn no_model_is_made_without_what_its_base_names() {
             &[
                 &said,
                 "hint: restore the file that the link leads to",
-                "rankine pull \
-        ID",
+                "rankine pull ID",
             ],
         );
         assert!(!desk.path("merged").exists(), "{name}");
@@ -136,8 +133,7 @@ fn no_model_is_made_without_what_its_base_names() {
     desk.run(&MERGE).says(
         "further templates",
         74,
-        &["base/additional_chat_templates`: it is a \
-    link to `nowhere`"],
+        &["base/additional_chat_templates`: it is a link to `nowhere`"],
     );
     // A shard of an index, and a folder in the place of a file.
     let desk = linked();
@@ -150,8 +146,7 @@ fn no_model_is_made_without_what_its_base_names() {
     desk.run(&MERGE).says(
         "a shard",
         74,
-        &["base/model-1.safetensors`: it is a link to \
-    `../blobs/cleaned`"],
+        &["base/model-1.safetensors`: it is a link to `../blobs/cleaned`"],
     );
     let desk = linked();
     fs::create_dir(desk.path("base/merges.txt")).unwrap();
@@ -193,16 +188,14 @@ fn every_verb_names_a_file_that_cannot_be_read() {
         desk.run(verb).says(
             what,
             exit,
-            &["tokenizer_config.json`: it is a link to \
-        `../blobs/cleaned`, which does not exist"],
+            &["tokenizer_config.json`: it is a link to `../blobs/cleaned`, which does not exist"],
         );
         let desk = linked();
         lose(&desk, "model.safetensors");
         desk.run(verb).says(
             what,
             exit,
-            &["model.safetensors`: it is a link to `../blobs/cleaned`, \
-        which does not exist"],
+            &["model.safetensors`: it is a link to `../blobs/cleaned`, which does not exist"],
         );
     }
     // What every weight of which is trained takes along too.
@@ -253,7 +246,7 @@ fn a_leftover_of_quantization_is_dropped_and_told() {
             0,
             &[&format!(
                 "note: config.json of the base {said} its weights are plain numbers: the \
-            merged model gets none"
+                merged model gets none"
             )],
         );
         let merged: Value = serde_json::from_str(&desk.read_text("merged/config.json")).unwrap();
@@ -269,8 +262,7 @@ fn a_leftover_of_quantization_is_dropped_and_told() {
         };
         assert_eq!(keys(&merged), keys(&plain));
         let ignored = format!(
-            "config.json {said} the weights are plain numbers: it is a leftover, \
-        and is ignored"
+            "config.json {said} the weights are plain numbers: it is a leftover, and is ignored"
         );
         let ran = desk.run(&["inspect", "base"]);
         ran.says("inspect", 0, &[]);
@@ -324,7 +316,7 @@ fn a_base_packed_by_others_is_refused_by_name() {
     .concat();
     desk.write("base/model.safetensors", file);
     let said = "`quant_method` of `quantization_config` is `gptq`, known are `bitsandbytes`, \
-    `mxfp4`";
+        `mxfp4`";
     desk.run(&["check", "recipe.yaml"])
         .says("gptq", 65, &[said]);
 }

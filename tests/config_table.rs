@@ -225,8 +225,7 @@ fn judge(
             Outcome::Moved
         }),
         (Ok(ours), Some(theirs)) => Err(format!(
-            "silent: {ours:?}, transformers {theirs:?}, \
-        unchanged {base:?}"
+            "silent: {ours:?}, transformers {theirs:?}, unchanged {base:?}"
         )),
         (Ok(ours), None) => {
             let is_idle = keys(change)
@@ -255,10 +254,7 @@ fn judge(
             if is_named && says {
                 Ok(Outcome::RefusedHere)
             } else {
-                Err(format!(
-                    "refused without \
-            its name: {said}"
-                ))
+                Err(format!("refused without its name: {said}"))
             }
         }
     }
@@ -323,8 +319,7 @@ fn hold(family: &str) {
     let table = fs::read_to_string(committed("configs/table.txt")).unwrap();
     assert!(
         table.lines().any(|known| known == line),
-        "tests/golden/configs/table.txt has another \
-    line than\n{line}"
+        "tests/golden/configs/table.txt has another line than\n{line}"
     );
 }
 

@@ -56,14 +56,12 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         (
             "gemma",
             json!({"use_bidirectional_attention": true}),
-            "`use_bidirectional_attention` is \
-        `true`, known is `false`",
+            "`use_bidirectional_attention` is `true`, known is `false`",
         ),
         (
             "qwen3",
             json!({"layer_types": ["full_attention"]}),
-            "`layer_types` has 1 layers, \
-        expected 2, `num_hidden_layers`",
+            "`layer_types` has 1 layers, expected 2, `num_hidden_layers`",
         ),
         (
             "gemma2",
@@ -78,14 +76,12 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         (
             "llama",
             json!({"partial_rotary_factor": 0.5}),
-            "`partial_rotary_factor` is 0.5, known is \
-        1 in this family",
+            "`partial_rotary_factor` is 0.5, known is 1 in this family",
         ),
         (
             "llama",
             json!({"num_key_value_heads": 3}),
-            "`num_attention_heads` is 4, not a multiple \
-        of `num_key_value_heads`, 3",
+            "`num_attention_heads` is 4, not a multiple of `num_key_value_heads`, 3",
         ),
         (
             "llama",
@@ -111,8 +107,7 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         (
             "mixtral",
             json!({"num_experts_per_tok": 9}),
-            "a layer has 4 experts, of which a token is \
-        sent to 9",
+            "a layer has 4 experts, of which a token is sent to 9",
         ),
         (
             "deepseek_v3",
@@ -122,8 +117,7 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         (
             "deepseek_v3",
             json!({"scoring_func": "softmax"}),
-            "`scoring_func` is `softmax`, known \
-        are `sigmoid`",
+            "`scoring_func` is `softmax`, known are `sigmoid`",
         ),
         (
             "deepseek_v2",
@@ -144,14 +138,12 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         (
             "qwen3_moe",
             json!({"model_type": "qwen9"}),
-            "`model_type` is `qwen9`, known are \
-        `deepseek_v2`, ",
+            "`model_type` is `qwen9`, known are `deepseek_v2`, ",
         ),
         (
             "qwen2",
             json!({"vocab_size": 305}),
-            "tensor `model.embed_tokens.weight` has shape [304, \
-        32], expected [305, 32]",
+            "tensor `model.embed_tokens.weight` has shape [304, 32], expected [305, 32]",
         ),
     ];
     for (family, changes, said) in cases {
@@ -242,7 +234,7 @@ fn dropout_of_the_base_is_judged_by_what_trains() {
         doctored(&desk, family, &json!({ key: 0.1 }));
         let said = format!(
             "base_model: its config.json has `{key}` 0.1, which acts in training \
-        and is not built, known is 0"
+            and is not built, known is 0"
         );
         for command in ["check", "plan", "train"] {
             desk.run(&[command, "recipe.yaml"]).says(
@@ -251,8 +243,7 @@ fn dropout_of_the_base_is_judged_by_what_trains() {
                 &[
                     &said,
                     "recipe.yaml:1:",
-                    "hint: \
-            set `training.base_dropout: 0`",
+                    "hint: set `training.base_dropout: 0`",
                 ],
             );
         }
@@ -278,8 +269,7 @@ fn dropout_of_the_base_is_judged_by_what_trains() {
         .says(key, 0, &[]);
 
         let left_out = format!(
-            "note: `{key}` 0.1 of the base is left out, as \
-        `training.base_dropout: 0` says"
+            "note: `{key}` 0.1 of the base is left out, as `training.base_dropout: 0` says"
         );
         desk.run(&["train", "recipe.yaml", "training.base_dropout=0"])
             .says(key, 0, &[&left_out]);
@@ -292,8 +282,7 @@ fn dropout_of_the_base_is_judged_by_what_trains() {
         assert!(
             desk.read_text("run/recipe.lock.yaml")
                 .contains("base_dropout: 0"),
-            "{key}: the \
-        lock says it"
+            "{key}: the lock says it"
         );
         desk.run(&[
             "merge",

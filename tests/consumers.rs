@@ -54,8 +54,7 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         65,
         &[
             "vLLM takes no `modules_to_save`, this adapter has `lm_head`",
-            "hint: train a plain \
-        LoRA",
+            "hint: train a plain LoRA",
         ],
     ),
     (
@@ -63,22 +62,14 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         &["adapter.modules_to_save=[lm_head]"],
         "llamacpp",
         65,
-        &[
-            "matrices A and \
-    B only",
-            "`lm_head.weight`",
-        ],
+        &["matrices A and B only", "`lm_head.weight`"],
     ),
     (
         "rows",
         &["adapter.trainable_token_indices=[3]"],
         "vllm",
         65,
-        &[
-            "vLLM takes no rows of \
-    tokens",
-            "`rankine merge`",
-        ],
+        &["vLLM takes no rows of tokens", "`rankine merge`"],
     ),
     (
         "rows",
@@ -105,11 +96,7 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         &["adapter.use_dora=true"],
         "vllm",
         65,
-        &[
-            "vLLM takes no DoRA",
-            "hint: train a plain \
-    LoRA",
-        ],
+        &["vLLM takes no DoRA", "hint: train a plain LoRA"],
     ),
     (
         "DoRA",
@@ -158,8 +145,7 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         &["adapter.lora_bias=true"],
         "llamacpp",
         65,
-        &["this adapter has tensor \
-    `lora_B.bias`"],
+        &["this adapter has tensor `lora_B.bias`"],
     ),
     (
         "biases",
@@ -173,11 +159,7 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         &["adapter.lora_bias=true"],
         "lmstudio",
         65,
-        &[
-            "cannot be merged",
-            "hint: train \
-    without `lora_bias`",
-        ],
+        &["cannot be merged", "hint: train without `lora_bias`"],
     ),
     (
         "biases where the base has some",
@@ -237,8 +219,7 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         "ollama",
         0,
         &[
-            "`llama` and `gemma2` only, this base \
-    is `qwen2`",
+            "`llama` and `gemma2` only, this base is `qwen2`",
             "--to ollama",
         ],
     ),
@@ -248,8 +229,7 @@ const BEFORE_TRAINING: [Fixture; 29] = [
         "lmstudio",
         0,
         &[
-            "note: LM Studio takes no adapter, only models as GGUF \
-    files",
+            "note: LM Studio takes no adapter, only models as GGUF files",
             "--to gguf",
         ],
     ),
@@ -344,8 +324,7 @@ fn all_rejections_are_told_together_and_by_plan_too() {
     desk.run(&["check", "recipe.yaml", "adapter.r=600"]).says(
         "without --for",
         0,
-        &["note: vLLM \
-    takes ranks up to 512"],
+        &["note: vLLM takes ranks up to 512"],
     );
 }
 
@@ -363,22 +342,18 @@ fn a_chat_template_that_ollama_cannot_render_is_told_before_training() {
     check().says(
         "no template",
         65,
-        &["Ollama cannot be given this chat template: `base` has no \
-    chat template"],
+        &["Ollama cannot be given this chat template: `base` has no chat template"],
     );
     with(&|config| {
-        config["chat_template"] = json!(
-            "{{ bos_token }}{{ strftime_now('%Y') }}{{ \
-    messages[0].content }}<|eot_id|>"
-        )
+        config["chat_template"] =
+            json!("{{ bos_token }}{{ strftime_now('%Y') }}{{ messages[0].content }}<|eot_id|>")
     });
     check().says(
         "the day",
         65,
         &[
             "prints the day",
-            "hint: train with a copy of the chat template in which the day is \
-        written out",
+            "hint: train with a copy of the chat template in which the day is written out",
         ],
     );
     let template = config.replace("<|end_header_id|>\\\\n\\\\n", "<|end_header_id|>\\\\n");
@@ -388,8 +363,7 @@ fn a_chat_template_that_ollama_cannot_render_is_told_before_training() {
         0,
         &[
             "otherwise than the chat template",
-            "write a Go template \
-    that renders the same",
+            "write a Go template that renders the same",
         ],
     );
 }
@@ -404,12 +378,7 @@ fn a_rope_that_mlx_lm_does_not_read_is_told() {
     desk.run(&[
         "export", "run", "--to", "mlx", "--out", "mlx", "--for", "mlx",
     ])
-    .says(
-        "of the \
-    files",
-        0,
-        &[said],
-    );
+    .says("of the files", 0, &[said]);
     // Qwen2's is the one that mlx-lm takes anyway, and transformers 4 wrote the keys that it reads.
     let check = || desk.run(&["check", "recipe.yaml", "--for", "mlx", "base_model=qwen"]);
     assert!(!check().stderr.contains("RoPE"));
@@ -432,8 +401,7 @@ fn what_mlx_lm_computes_otherwise_is_told_by_family() {
     let desk = desk();
     let (rope, window) = (
         "it computes another RoPE",
-        "mlx-lm computes no such sliding windows: \
-    beyond ",
+        "mlx-lm computes no such sliding windows: beyond ",
     );
     for (family, said) in [
         ("gemma", &[] as &[&str]),
@@ -495,8 +463,7 @@ fn ollama_converts_adapters_of_two_architectures() {
         assert_eq!(
             !ran.stderr.contains("`llama` and `gemma2` only"),
             converts,
-            "{family}: \
-        {ran:?}"
+            "{family}: {ran:?}"
         );
     }
 }
@@ -597,8 +564,7 @@ fn what_a_consumer_rejects_is_said_of_the_files() {
             "a rank",
             |desk| set(desk, "r", json!(1024)),
             "vllm",
-            "vLLM takes ranks up to 512, this \
-        adapter has 1024",
+            "vLLM takes ranks up to 512, this adapter has 1024",
         ),
         (
             "the head",
@@ -610,15 +576,13 @@ fn what_a_consumer_rejects_is_said_of_the_files() {
             "a prefix",
             |desk| rename(desk, "base_model.model.", ""),
             "vllm",
-            "serves the base \
-        without a word",
+            "serves the base without a word",
         ),
         (
             "a prefix",
             |desk| rename(desk, "model.model.", "model."),
             "peft",
-            "no module for tensor \
-        `base_model.model.layers.0.",
+            "no module for tensor `base_model.model.layers.0.",
         ),
         (
             "a stray tensor",
@@ -630,8 +594,7 @@ fn what_a_consumer_rejects_is_said_of_the_files() {
             "rsLoRA",
             |desk| set(desk, "use_rslora", json!(true)),
             "llamacpp",
-            "llama.cpp's converter \
-        ignores `use_rslora`",
+            "llama.cpp's converter ignores `use_rslora`",
         ),
         (
             "a broken alpha",
@@ -656,8 +619,7 @@ fn what_a_consumer_rejects_is_said_of_the_files() {
             "PEFT's files",
             |_| (),
             "mlx",
-            "mlx-lm reads adapters.safetensors and its own \
-        adapter_config.json",
+            "mlx-lm reads adapters.safetensors and its own adapter_config.json",
         ),
     ];
     for (what, edit, consumer, said) in fixtures {
@@ -681,30 +643,21 @@ fn a_whole_model_is_not_told_of_adapters() {
         ("mlx", None),
         (
             "peft",
-            Some(
-                "PEFT has nothing to load of a whole model; give its folder to \
-        transformers",
-            ),
+            Some("PEFT has nothing to load of a whole model; give its folder to transformers"),
         ),
         (
             "llamacpp",
-            Some(
-                "llama.cpp reads models as GGUF files; write one with `rankine export \
-        --to gguf`",
-            ),
+            Some("llama.cpp reads models as GGUF files; write one with `rankine export --to gguf`"),
         ),
         (
             "lmstudio",
-            Some(
-                "LM Studio reads models as GGUF files; write one with `rankine export \
-        --to gguf`",
-            ),
+            Some("LM Studio reads models as GGUF files; write one with `rankine export --to gguf`"),
         ),
         (
             "ollama",
             Some(
                 "Ollama needs a Modelfile with template and stops; write it with `rankine \
-        export --to ollama`",
+                export --to ollama`",
             ),
         ),
     ] {
@@ -737,11 +690,7 @@ fn a_whole_model_is_not_told_of_adapters() {
     desk.run(&["merge", "--adapter", "run", "--out", "y"]).says(
         "merge",
         65,
-        &[
-            "holds a run of all \
-    weights",
-            "`run/model`",
-        ],
+        &["holds a run of all weights", "`run/model`"],
     );
 }
 

@@ -17,11 +17,11 @@ use support::*;
 
 /// Prints what is said, and nothing of calls.
 const PLAIN: &str = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ \
-m.content }}<|eot_id|>{% endfor %}\
+    m.content }}<|eot_id|>{% endfor %}\
     {% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>{% endif %}";
 /// Prints calls with their arguments as JSON.
 const CALLS: &str = "{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>{{ \
-m.content }}\
+    m.content }}\
     {% for c in m.tool_calls or [] %}<call>{{ c.function.name }} {{ c.function.arguments | tojson \
     }}</call>{% endfor %}<|eot_id|>\
     {% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\
@@ -70,12 +70,7 @@ fn row(ran: &Ran, row: usize) -> String {
     let start = ran
         .stdout
         .find(&format!("\nrow {row} ("))
-        .unwrap_or_else(|| {
-            panic!(
-                "row {row} in \
-    {ran:?}"
-            )
-        });
+        .unwrap_or_else(|| panic!("row {row} in {ran:?}"));
     let block = ran.stdout[start + 1..].split("\n\n").next().unwrap();
     let shown = block
         .split_once('\n')
@@ -121,15 +116,12 @@ fn answered_with(call: &str) -> String {
     turn("user", "Which act?")
         + &answer(call)
         + &turn("tool", "Sherman")
-        + &answer(
-            "The Sherman \
-    Act.",
-        )
+        + &answer("The Sherman Act.")
 }
 
 fn tort() -> Value {
     json!([{"role": "user", "content": "Define tort."}, {"role": "assistant", "content": "A civil \
-    wrong."}])
+        wrong."}])
 }
 
 fn tort_text() -> String {
@@ -273,8 +265,7 @@ fn tool_calls_as_json_texts_are_parsed() {
     let turns = list_of(Arc::new(object_of(fields)), &[4]);
     let whole = CALLS.replace(
         "{{ c.function.name }} {{ c.function.arguments | tojson }}",
-        "{{ c | \
-    tojson }}",
+        "{{ c | tojson }}",
     );
     let ran = preview(&desk("chat", "", &whole, vec![("messages", turns)]));
     assert_eq!(row(&ran, 0), answered_with(&format!("<call>{call}</call>")));
@@ -285,14 +276,7 @@ fn every_way_to_keep_a_conversation_reads_the_same() {
     let fields = || {
         vec![
             ("role", words(&["user", "assistant"])),
-            (
-                "content",
-                words(&[
-                    "Define \
-    tort.",
-                    "A civil wrong.",
-                ]),
-            ),
+            ("content", words(&["Define tort.", "A civil wrong."])),
         ]
     };
     let json: Vec<String> = tort()
@@ -356,7 +340,7 @@ fn content_parts_of_text_are_joined_and_others_refused() {
     let desk = chat("", PLAIN, &rows);
     assert_eq!(row(&preview(&desk), 0), tort_text());
     let said = "row 1, column `messages`: message 0 has a content part {\"type\":\"image_url\"}, \
-    expected parts of type `text`";
+        expected parts of type `text`";
     is_broken(&desk, 1, said);
     is_broken(
         &desk,
@@ -365,14 +349,12 @@ fn content_parts_of_text_are_joined_and_others_refused() {
     );
     let by_part = PLAIN.replace(
         "{{ m.content }}",
-        "{% for p in m.content %}{{ p.text \
-    }}{% endfor %}",
+        "{% for p in m.content %}{{ p.text }}{% endfor %}",
     );
     assert_eq!(
         row(&preview(&chat("", &by_part, &rows[..1])), 0),
         tort_text(),
-        "a template that \
-    takes parts gets parts"
+        "a template that takes parts gets parts"
     );
 }
 
@@ -381,7 +363,7 @@ fn turns_of_weight_0_are_context() {
     let turns = |off: Value, on: Value| {
         let mut turns = json!([
             {"role": "user", "content": "Define tort."}, {"role": "assistant", "content": "A \
-            crime."},
+                crime."},
             {"role": "user", "content": "No."}, {"role": "assistant", "content": "A civil wrong."},
         ]);
         for (turn, more) in [(1, off), (3, on)] {
@@ -420,10 +402,7 @@ fn turns_of_weight_0_are_context() {
     let all = row(&preview(&chat("    train_on: all\n", PLAIN, &rows[..1])), 0);
     assert!(
         all.contains("assistant<|end_header_id|>⟧A crime.<|eot_id|>⟦")
-            && all.ends_with(
-                "A civil \
-        wrong.<|eot_id|>⟧"
-            ),
+            && all.ends_with("A civil wrong.<|eot_id|>⟧"),
         "{all}"
     );
     let last = row(
@@ -486,10 +465,7 @@ fn tools_and_keys_that_the_template_does_not_print_are_counted() {
     let ran = preview(&desk);
     assert!(
         ran.stderr.contains("does not print: `id` (1 of 2 rows)")
-            && !ran.stderr.contains(
-                "appear \
-        nowhere"
-            ),
+            && !ran.stderr.contains("appear nowhere"),
         "{}",
         ran.stderr
     );
@@ -504,7 +480,7 @@ fn columns_that_are_not_read_are_named() {
     ];
     let desk = desk("chat", "", PLAIN, columns);
     let said = "datasets.0: columns of `rows.parquet` that format `chat` does not read: `source`, \
-    `id`";
+        `id`";
     for verb in ["check", "preview"] {
         desk.run(&[verb, "recipe.yaml"]).says(verb, 0, &[said]);
     }
@@ -513,11 +489,11 @@ fn columns_that_are_not_read_are_named() {
 #[test]
 fn roles_of_other_data_sets_are_proposed_and_mapped() {
     let turns = json!([{"from": "User", "value": "Define tort."}, {"from": "bot", "value": "A \
-    civil wrong."}]);
+        civil wrong."}]);
     let ran = preview(&chat("", PLAIN, std::slice::from_ref(&turns)));
     let said = "column `messages`: message 0 has role \"User\", expected one of system, developer, \
-    user, assistant, tool, ipython, human, gpt; if that is meant, add `roles: \
-    {User: user, bot: assistant}` to the dataset";
+        user, assistant, tool, ipython, human, gpt; if that is meant, add `roles: \
+        {User: user, bot: assistant}` to the dataset";
     assert!(ran.stdout.contains(said), "{}", ran.stdout);
     let mapped = chat("    roles: {User: user, bot: assistant}\n", PLAIN, &[turns]);
     assert_eq!(row(&preview(&mapped), 0), tort_text());
@@ -546,7 +522,7 @@ fn alpaca_with_system_and_history_has_both_in_its_prompt() {
     ];
     let ran = preview(&desk("instruction", "", PLAIN, columns));
     let expected = "<|begin_of_text|>Answer as a judge.␊␊### Instruction:␊Hello␊␊### Response:Good \
-    day.<|eot_id|>␊␊### Instruction:␊Define tort.␊␊### Response:⟦A civil wrong.<|eot_id|>⟧";
+        day.<|eot_id|>␊␊### Instruction:␊Define tort.␊␊### Response:⟦A civil wrong.<|eot_id|>⟧";
     assert_eq!(row(&ran, 0), expected);
     let columns = vec![
         ("instruction", texts(["q"])),
@@ -609,14 +585,7 @@ fn a_prompt_and_a_completion_may_be_conversations() {
     );
     let columns = vec![
         ("prompt", prompt),
-        (
-            "completion",
-            turns(
-                &["assistant"],
-                &["A civil \
-    wrong."],
-            ),
-        ),
+        ("completion", turns(&["assistant"], &["A civil wrong."])),
     ];
     let desk_of = |more: &str| desk("completion", more, PLAIN, columns.clone());
     let expected = turn("user", "Hello") + &turn("assistant", "Good day.") + &tort_text();
@@ -630,7 +599,7 @@ fn a_prompt_and_a_completion_may_be_conversations() {
     ];
     let ran = preview(&desk("completion", "", PLAIN, mixed));
     let said = "column `completion`: it is a list of messages and the prompt is text, expected \
-    text in both or a list of messages in both";
+        text in both or a list of messages in both";
     assert!(ran.stdout.contains(said), "{}", ran.stdout);
 }
 

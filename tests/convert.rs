@@ -108,7 +108,7 @@ fn converted(desk: &Desk, arguments: &[&str]) -> Value {
 fn alpaca() -> Vec<Value> {
     vec![
         json!({"instruction": "Define `tort`.", "input": "", "output": "A wrong that a court makes \
-        good."}),
+            good."}),
         json!({"instruction": "Translate.", "input": "Höhe 🩺", "output": "height"}),
         json!({
             "instruction": "Say it twice.\nOn two lines.",
@@ -226,8 +226,7 @@ fn alpaca_comes_through_as_array_lines_and_packed() {
         assert_eq!(
             (&told["rows"], &told["format"]),
             (&json!(5), &json!("instruction")),
-            "{name}: \
-        {told}"
+            "{name}: {told}"
         );
         assert_eq!(
             (&told["columns"][1]["nulls"], &told["columns"][1]["missing"]),
@@ -284,10 +283,10 @@ fn sharegpt_with_tools_is_read_as_it_was_written() {
             .contains(&("json_columns".into(), "[\"messages\"]".into()))
     );
     assert!(
-        told["notes"][0].as_str().unwrap().starts_with(
-            "column `messages` is kept as JSON \
-    text"
-        ),
+        told["notes"][0]
+            .as_str()
+            .unwrap()
+            .starts_with("column `messages` is kept as JSON text"),
         "{told}"
     );
     // Without that they have one.
@@ -382,11 +381,7 @@ fn a_folder_of_texts_is_a_row_a_file() {
         ("b.txt", "two\n"),
         ("a.md", "# one"),
         ("deep/c.txt", "three 🩺"),
-        (
-            "deep/photo.png",
-            "no \
-        text",
-        ),
+        ("deep/photo.png", "no text"),
         (".hidden.txt", "x"),
     ] {
         desk.write(&format!("texts/{name}"), text);
@@ -480,12 +475,7 @@ fn parquet_of_another_shape_gets_the_names_of_a_format() {
     .says("schemas", 65, &["has other columns than"]);
     desk.write("cut.parquet", &desk.read("qa.parquet")[..200]);
     desk.run(&["convert", "cut.parquet", "--out", "x.parquet"])
-        .says(
-            "cut",
-            65,
-            &["is not a whole \
-    Parquet file"],
-        );
+        .says("cut", 65, &["is not a whole Parquet file"]);
     assert!(!desk.path("x.parquet").exists());
 }
 
@@ -560,10 +550,7 @@ fn a_converted_file_trains_as_one_made_by_hand() {
 /// The rows of the desk's recipe as a person may have them.
 fn in_other_forms() -> Vec<(&'static str, Vec<u8>)> {
     let rows: Vec<Value> = (0..6)
-        .map(|row| {
-            json!({"id": row, "text": format!("the \
-    term, \"{row}\"\nso")})
-        })
+        .map(|row| json!({"id": row, "text": format!("the term, \"{row}\"\nso")}))
         .collect();
     let cell = |row: &Value| format!("\"{}\"", row["text"].as_str().unwrap().replace('"', "\"\""));
     let table = |separator: char| {
@@ -595,12 +582,7 @@ fn a_recipe_reads_rows_in_other_forms_as_those_of_a_hand_made_file() {
         "hand.parquet",
         vec![(
             "text",
-            texts((0..6).map(|row| {
-                format!(
-                    "the \
-    term, \"{row}\"\nso"
-                )
-            })),
+            texts((0..6).map(|row| format!("the term, \"{row}\"\nso"))),
         )],
     );
     let hand = trained(&desk, "  - path: hand.parquet\n    format: text\n", "hand");
@@ -611,13 +593,7 @@ fn a_recipe_reads_rows_in_other_forms_as_those_of_a_hand_made_file() {
             .replace("sequence_len: 64", "sequence_len: 256");
         desk.write(
             "recipe.yaml",
-            recipe.replace(
-                "output_dir: run",
-                &format!(
-                    "output_dir: \
-        {name}.run"
-                ),
-            ),
+            recipe.replace("output_dir: run", &format!("output_dir: {name}.run")),
         );
         let said = format!("note: `{name}`: 6 rows converted to Parquet");
         desk.run(&["check", "recipe.yaml"])
@@ -703,12 +679,7 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
     check("wrong.jsonl", &[]).says(
         "no text",
         65,
-        &[
-            "wrong.jsonl:3",
-            "`text` holds",
-            "expected \
-    text",
-        ],
+        &["wrong.jsonl:3", "`text` holds", "expected text"],
     );
     assert!(entries_of(&desk).is_empty(), "nothing is kept of it");
     desk.write("empty.jsonl", "");
@@ -719,18 +690,13 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
     check("page.json", &[]).says(
         "a page",
         65,
-        &[
-            "`page.json` is a page of HTML",
-            "download it \
-    again",
-        ],
+        &["`page.json` is a page of HTML", "download it again"],
     );
     desk.write("other.csv", "word,meaning\na,b\n");
     check("other.csv", &[]).says(
         "columns",
         65,
-        &["`other.csv` has no column `text`, it has: word, \
-    meaning"],
+        &["`other.csv` has no column `text`, it has: word, meaning"],
     );
 
     // A folder without Parquet files is read by its other files, and a glob by what it matches.
@@ -764,18 +730,13 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
         &[
             "`rows.jsonl` is no Parquet file",
             "`cache: none`",
-            "`rankine convert rows.jsonl --out \
-        rows.parquet`",
+            "`rankine convert rows.jsonl --out rows.parquet`",
         ],
     );
     check("rows.jsonl", &["cache=run"]).says(
         "of the run",
         0,
-        &[
-            "2 rows converted",
-            "removed at \
-    the end",
-        ],
+        &["2 rows converted", "removed at the end"],
     );
     let train = |more: &[&str]| {
         desk.run(
@@ -896,18 +857,13 @@ fn check_says_what_it_sees() {
     };
     let hints = [
         "missing key `format`",
-        "`format: completion` with `columns: \
-    {prompt: Question, completion: Answer}`",
+        "`format: completion` with `columns: {prompt: Question, completion: Answer}`",
     ];
     check("  - path: qa.parquet\n").says("no format", 65, &hints);
     check("  - path: plain.parquet\n").says(
         "no format",
         65,
-        &[
-            "missing key `format`",
-            "`format: \
-    text`",
-        ],
+        &["missing key `format`", "`format: text`"],
     );
     let hints = [
         "missing key `format`",
@@ -928,7 +884,7 @@ fn check_says_what_it_sees() {
     );
     check(
         "  - path: qa.parquet\n    format: chat\n    columns: \
-    {messages: Question, completion: Answer}\n",
+        {messages: Question, completion: Answer}\n",
     )
     .says(
         "both",
@@ -937,12 +893,12 @@ fn check_says_what_it_sees() {
     );
     check(
         "  - path: qa.parquet\n    format: completion\n    columns: \
-    {prompt: Question, completion: Answer}\n    system: x\n",
+        {prompt: Question, completion: Answer}\n    system: x\n",
     )
     .says("system", 65, &["format `completion` has no system message"]);
     check(
         "  - path: qa.parquet\n    format: chat\n    columns: \
-    {prompt: Question, completion: Answer}\n    system: x\n",
+        {prompt: Question, completion: Answer}\n    system: x\n",
     )
     .says("right", 0, &[]);
 }
@@ -954,8 +910,7 @@ fn what_a_hint_says_makes_a_file_that_the_recipe_reads() {
     let row = json!({"messages": turns});
     let (twice, table) = (
         lines(&[row.clone(), row.clone()]),
-        "word,definition\nAbactor,One who \
-        steals\nAbalienate,To transfer\n",
+        "word,definition\nAbactor,One who steals\nAbalienate,To transfer\n",
     );
     let cases: [(&str, Vec<u8>, &str); 4] = [
         ("law", twice.clone().into_bytes(), "law.parquet"),
@@ -1024,8 +979,7 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
         (
             "bytes",
             b"{\"prompt\": \"\xff\xfe\", \"response\": \"a\"}\n".to_vec(),
-            ":2:13: it is not \
-        UTF-8",
+            ":2:13: it is not UTF-8",
         ),
         (
             "NaN",
@@ -1062,8 +1016,7 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
         (
             "object",
             b"{\"prompt\": {\"a\": 1}, \"response\": \"a\"}\n".to_vec(),
-            "column `prompt` \
-        holds an object",
+            "column `prompt` holds an object",
         ),
         ("NUL", b"\0\0\0\0\0\n".to_vec(), ":2:1: expected value"),
         (
@@ -1075,8 +1028,7 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
         (
             "two values",
             b"{\"prompt\": \"q\"} {\"prompt\": \"q\"}\n".to_vec(),
-            "trailing \
-        characters",
+            "trailing characters",
         ),
         (
             "Python",
@@ -1139,8 +1091,7 @@ fn a_wrong_row_is_named_and_may_be_left_out() {
         65,
         &[
             "rows.jsonl:19:",
-            "20 rows cannot be converted, at most 19 may be left \
-    out",
+            "20 rows cannot be converted, at most 19 may be left out",
         ],
     );
     assert!(!ran.stderr.contains("rows.jsonl:21:"), "ten are told");
@@ -1180,26 +1131,22 @@ fn hostile_files_are_refused_in_words() {
         (
             "cut.json",
             b"[{\"text\": \"a\"}, {\"te".to_vec(),
-            "ends within its array, in the row \
-        that starts in line 1",
+            "ends within its array, in the row that starts in line 1",
         ),
         (
             "one.json",
             b"{\n  \"data\": [\n {\"a\": 1}\n]}".to_vec(),
-            "begins with an object that \
-        does not end in its line",
+            "begins with an object that does not end in its line",
         ),
         (
             "line.json",
             b"{\"version\": \"1\", \"data\": [{\"a\": 1}]}".to_vec(),
-            "is one object \
-        with lists or objects in it",
+            "is one object with lists or objects in it",
         ),
         (
             "columns.json",
             b"{\"a\": [\"x\"], \"b\": {\"0\": \"y\"}}".to_vec(),
-            "is one object with \
-        lists or objects in it",
+            "is one object with lists or objects in it",
         ),
         (
             "behind.json",
@@ -1221,8 +1168,7 @@ fn hostile_files_are_refused_in_words() {
         (
             "open.csv",
             b"text,other\na,b\n\"c,d\ne,f\n".to_vec(),
-            "open.csv:3: a quote that is \
-        opened in this row is not closed",
+            "open.csv:3: a quote that is opened in this row is not closed",
         ),
         (
             "latin.csv",
@@ -1237,8 +1183,7 @@ fn hostile_files_are_refused_in_words() {
         (
             "wide.jsonl",
             Value::Object(wide).to_string().into_bytes(),
-            "more than 256 different \
-        columns",
+            "more than 256 different columns",
         ),
         (
             "photo.bin",
@@ -1249,8 +1194,7 @@ fn hostile_files_are_refused_in_words() {
         (
             "numbers.parquet",
             b"[1, 2]".to_vec(),
-            "numbers.parquet:1: it is a number, expected an \
-        object",
+            "numbers.parquet:1: it is a number, expected an object",
         ),
         (
             "cut.parquet",
@@ -1280,16 +1224,10 @@ fn hostile_files_are_refused_in_words() {
     desk.run(&["convert", "photos", "--out", "x.parquet"]).says(
         "no texts",
         65,
-        &["has no file \
-    that can be converted"],
+        &["has no file that can be converted"],
     );
     desk.run(&["convert", "gone.json", "--out", "x.parquet"])
-        .says(
-            "not there",
-            66,
-            &["`gone.json` \
-    does not exist"],
-        );
+        .says("not there", 66, &["`gone.json` does not exist"]);
     let temporary = fs::read_dir(desk.path("")).unwrap().filter(|entry| {
         entry
             .as_ref()
@@ -1337,8 +1275,7 @@ fn an_output_that_is_there_stays() {
     convert(&["--out", "rows.jsonl", "--overwrite"]).says(
         "itself",
         2,
-        &["is both a source and the \
-    output"],
+        &["is both a source and the output"],
     );
     assert_eq!(desk.read("x.parquet"), b"mine");
     desk.write("rows.jsonl", "{\"text\": \"a\"}\n{");
@@ -1362,14 +1299,12 @@ fn an_output_that_is_there_stays() {
     convert(&["--out", "y.parquet", "--columns", "text"]).says(
         "no pair",
         2,
-        &["expected \
-    NAME=COLUMN, found `text`"],
+        &["expected NAME=COLUMN, found `text`"],
     );
     convert(&["--out", "y.parquet", "--format", "chat"]).says(
         "no chat",
         65,
-        &["needs `messages`, \
-    or `prompt` and `completion`"],
+        &["needs `messages`, or `prompt` and `completion`"],
     );
 }
 

@@ -25,12 +25,11 @@ fn flip(desk: &Desk, name: &str, bytes: usize, stride: usize, masks: &[u8], read
         let mut damaged = whole.clone();
         damaged[place] ^= mask;
         desk.write(name, damaged);
-        panics.extend(guarded(&read).err().map(|panic| {
-            format!(
-                "byte {place} ^ {mask:#04x}: \
-        {panic}"
-            )
-        }));
+        panics.extend(
+            guarded(&read)
+                .err()
+                .map(|panic| format!("byte {place} ^ {mask:#04x}: {panic}")),
+        );
     }
     desk.write(name, whole);
     assert!(panics.is_empty(), "{name}: {panics:#?}");
@@ -81,13 +80,8 @@ fn no_flipped_bit_of_a_base_makes_a_panic() {
         let _ = Folder::open(&base).and_then(|folder| folder.check_weights());
     };
     let tokenizer = || {
-        let _ = Tokenizer::open(&base).and_then(|tokenizer| {
-            tokenizer.encode(
-                "the term 7 means \
-        <|eot_id|> é🙂",
-                true,
-            )
-        });
+        let _ = Tokenizer::open(&base)
+            .and_then(|tokenizer| tokenizer.encode("the term 7 means <|eot_id|> é🙂", true));
     };
     flip(
         &desk,

@@ -23,10 +23,7 @@ fn a_device_that_is_not_there_is_refused_with_what_is() {
         let said = if is_built {
             format!("device `{device}`")
         } else {
-            format!(
-                "device `{device}` is not \
-            in this build, which has "
-            )
+            format!("device `{device}` is not in this build, which has ")
         };
         for verb in ["check", "plan", "train", "warmup"] {
             let ran = desk.run_with(
@@ -119,14 +116,11 @@ fn tf32_is_off_by_default_and_refused_where_there_is_none() {
     let line = plan
         .lines()
         .find(|line| line.starts_with("training.allow_tf32 "))
-        .expect(
-            "it is \
-    listed",
-        );
+        .expect("it is listed");
     assert!(line.ends_with("  false  (default)"), "{line}");
 
     let said = "allow_tf32: device `cpu` has no TF32, which NVIDIA GPUs of compute capability 8.0 \
-    or later have";
+        or later have";
     for verb in ["check", "plan", "train", "warmup"] {
         let ran = desk.run(&[
             verb,
@@ -174,7 +168,7 @@ fn a_type_that_the_cpu_does_not_take_is_refused() {
         65,
         &[
             "training.model_dtype: `float16` is not for device `cpu`, which takes \
-    auto, float32, bfloat16",
+            auto, float32, bfloat16",
         ],
     );
     let bench = [

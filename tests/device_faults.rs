@@ -66,7 +66,6 @@ fn the_first_fault_of_a_device_is_the_cause_of_what_follows() {
     let cause = Cause::of(&*panicked(&long));
     assert!(
         cause.to_string().len() < 500 && whole_words().unwrap().len() < 17 << 10,
-        "words are \
-    bounded"
+        "words are bounded"
     );
 }

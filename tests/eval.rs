@@ -21,8 +21,7 @@ fn desk() -> Desk {
     desk.write(
         "sets.yaml",
         format!(
-            "{RECIPE}evaluation:\n  datasets:\n    - path: \
-    other.parquet\n      format: text\n"
+            "{RECIPE}evaluation:\n  datasets:\n    - path: other.parquet\n      format: text\n"
         ),
     );
     desk
@@ -267,10 +266,8 @@ fn the_table_has_a_line_for_each_set_and_for_what_was_forgotten() {
         ran.stdout
     );
     assert!(
-        ran.stdout.contains(
-            "evaluation.datasets.0: other.parquet\n--forgetting: \
-    rows.parquet\n"
-        ),
+        ran.stdout
+            .contains("evaluation.datasets.0: other.parquet\n--forgetting: rows.parquet\n"),
         "{}",
         ran.stdout
     );
@@ -285,8 +282,7 @@ fn what_cannot_be_scored_is_refused_with_what_to_do() {
         65,
         &[
             "there are no validation rows",
-            "hint: name rows that were not trained on with `--data \
-        FILE`",
+            "hint: name rows that were not trained on with `--data FILE`",
         ],
     );
     eval(&["nowhere"]).says("nothing", 66, &["nowhere"]);
@@ -322,15 +318,13 @@ fn what_cannot_be_scored_is_refused_with_what_to_do() {
     eval(&["recipe.yaml", "--data", "empty.parquet"]).says(
         "no token",
         65,
-        &["--data: there is no \
-    token to score in 2 rows"],
+        &["--data: there is no token to score in 2 rows"],
     );
     desk.run(&["train", "recipe.yaml"]).says("a run", 0, &[]);
     eval(&["run", "training.seed=1"]).says(
         "an override",
         2,
-        &["`training.seed=1`: values of a run \
-    cannot be changed"],
+        &["`training.seed=1`: values of a run cannot be changed"],
     );
     eval(&["run"]).says(
         "a run without validation",
@@ -341,8 +335,7 @@ fn what_cannot_be_scored_is_refused_with_what_to_do() {
     eval(&["run", "--data", "other.parquet"]).says(
         "no adapter in the run",
         66,
-        &["adapter \
-    `run/adapter` does not exist"],
+        &["adapter `run/adapter` does not exist"],
     );
     // Inputs that have changed are told.
     std::fs::rename(desk.path("run/gone"), desk.path("run/adapter")).unwrap();

@@ -44,26 +44,12 @@ fn tiny_desk(format: &str) -> Desk {
         "completion" => {
             vec![
                 ("prompt", texts(vec!["what is fever"; 12])),
-                (
-                    "completion",
-                    texts(vec![
-                        " a high \
-            temperature";
-                        12
-                    ]),
-                ),
+                ("completion", texts(vec![" a high temperature"; 12])),
             ]
         }
         _ => vec![
             ("instruction", texts(vec!["what is fever"; 12])),
-            (
-                "output",
-                texts(vec![
-                    "a high \
-        temperature";
-                    12
-                ]),
-            ),
+            ("output", texts(vec!["a high temperature"; 12])),
         ],
     };
     desk.write_rows("rows.parquet", columns);
@@ -99,13 +85,13 @@ fn said(desk: &Desk, arguments: &[&str]) -> (String, String) {
 }
 
 const FRAME: &str = "Below is an instruction that describes a task. Write a response that \
-appropriately completes the request.\n\n### Instruction:\n";
+    appropriately completes the request.\n\n### Instruction:\n";
 
 #[test]
 fn instructions_are_asked_in_the_frame_in_which_they_were_trained() {
     let desk = tiny_desk("instruction");
     let note = "datasets.0: rows of `instruction` are trained in Alpaca's frame, not in the base's \
-    chat template";
+        chat template";
     let prompts = "evaluation.prompts=[what is fever]";
     for verb in ["check", "plan"] {
         desk.run(&[verb, "recipe.yaml", prompts]).says(
@@ -143,8 +129,7 @@ fn instructions_are_asked_in_the_frame_in_which_they_were_trained() {
     assert_eq!(
         said(&desk, &["--instruction", "what is fever", "--input", ""]).0,
         text,
-        "an empty \
-    input is none, as in a row"
+        "an empty input is none, as in a row"
     );
     let (with_input, _) = said(
         &desk,
@@ -156,7 +141,7 @@ fn instructions_are_asked_in_the_frame_in_which_they_were_trained() {
     assert_eq!(with_input, said(&desk, &["--prompt", by_hand]).0);
 
     let mismatch = "note: trained on `instruction`, asked in a chat template; ask as it was \
-    trained with `rankine generate --instruction TEXT`";
+        trained with `rankine generate --instruction TEXT`";
     assert!(
         said(&desk, &["--chat", "what is fever"])
             .1
@@ -171,10 +156,11 @@ fn instructions_are_asked_in_the_frame_in_which_they_were_trained() {
             .1
             .contains(mismatch)
     );
-    assert!(said(&desk, &["--prompt", "fever"]).1.contains(
-        "note: trained on `instruction`, asked \
-    as a bare text"
-    ));
+    assert!(
+        said(&desk, &["--prompt", "fever"])
+            .1
+            .contains("note: trained on `instruction`, asked as a bare text")
+    );
     desk.run(&["chat", "--adapter", "run/checkpoints/step-2"])
         .says("chat", 0, &[mismatch]);
     desk.run(&[
@@ -186,12 +172,7 @@ fn instructions_are_asked_in_the_frame_in_which_they_were_trained() {
         "--input",
         "y",
     ])
-    .says(
-        "an input \
-    alone",
-        2,
-        &["--input"],
-    );
+    .says("an input alone", 2, &["--input"]);
     desk.run(&[
         "generate",
         "--adapter",
@@ -208,8 +189,7 @@ fn instructions_are_asked_in_the_frame_in_which_they_were_trained() {
     for part in [
         FRAME,
         "Rows of `instruction` were trained in Alpaca's frame",
-        "### \
-    Input:\nINPUT\n",
+        "### Input:\nINPUT\n",
     ] {
         assert!(usage.contains(part), "{part} is not in {usage}");
     }
@@ -231,8 +211,7 @@ fn each_other_frame_is_told_too() {
     let ran = desk.run(&["train", "recipe.yaml", "evaluation.prompts=[what is fever]"]);
     let notes = [
         "datasets.0: rows of `completion` are trained without a frame",
-        "`rankine \
-    generate --prompt`",
+        "`rankine generate --prompt`",
     ];
     ran.says("completions", 0, &notes);
     assert!(
@@ -241,35 +220,33 @@ fn each_other_frame_is_told_too() {
         "{}",
         ran.stdout
     );
-    assert!(said(&desk, &["--chat", "fever"]).1.contains(
-        "note: trained on `completion`, asked in \
-    a chat template"
-    ));
+    assert!(
+        said(&desk, &["--chat", "fever"])
+            .1
+            .contains("note: trained on `completion`, asked in a chat template")
+    );
     assert!(
         !said(&desk, &["--prompt", "what is fever"])
             .1
             .contains("trained on")
     );
-    assert!(desk.read_text("run/README.md").contains(
-        "Rows of `completion` were trained without a \
-    chat template"
-    ));
+    assert!(
+        desk.read_text("run/README.md")
+            .contains("Rows of `completion` were trained without a chat template")
+    );
 
     let desk = tiny_desk("chat");
     let ran = desk.run(&["train", "recipe.yaml"]);
     ran.says("conversations", 0, &[]);
     assert!(
-        !ran.stderr.contains("frame")
-            && ran.stdout.contains(
-                "next: rankine chat --adapter \
-    run\n"
-            ),
+        !ran.stderr.contains("frame") && ran.stdout.contains("next: rankine chat --adapter run\n"),
         "{ran:?}"
     );
-    assert!(said(&desk, &["--instruction", "fever"]).1.contains(
-        "note: trained on `chat`, asked in \
-    Alpaca's frame"
-    ));
+    assert!(
+        said(&desk, &["--instruction", "fever"])
+            .1
+            .contains("note: trained on `chat`, asked in Alpaca's frame")
+    );
     assert!(!said(&desk, &["--chat", "fever"]).1.contains("trained on"));
 
     // Prompts are asked as conversations where some of the rows are.
@@ -283,8 +260,7 @@ fn each_other_frame_is_told_too() {
     desk.edit(
         "recipe.yaml",
         "adapter:",
-        "  - path: more.parquet\n    format: \
-    instruction\nadapter:",
+        "  - path: more.parquet\n    format: instruction\nadapter:",
     );
     let notes = [
         "note: datasets.1: rows of `instruction`",
@@ -326,8 +302,7 @@ fn what_comes_next_names_commands_that_run() {
         "recipe.yaml",
         "training.max_steps=1",
         "adapter.r=",
-        "adapter.init_from=my \
-        run/adapter",
+        "adapter.init_from=my run/adapter",
         "output_dir=my run-2",
     ];
     desk.run(&again).says("another round", 0, &[]);
@@ -414,12 +389,7 @@ fn a_run_or_a_checkpoint_is_an_adapter_for_every_verb() {
         "--max-tokens",
         "2",
     ])
-    .says(
-        "a run \
-    as a base",
-        0,
-        &[],
-    );
+    .says("a run as a base", 0, &[]);
     desk.run(&[
         "generate",
         "--base",
@@ -437,8 +407,7 @@ fn a_system_message_opens_the_conversation() {
     let desk = Desk::new();
     desk.write(
         "all.jinja",
-        "{% for m in messages %}{{ m.role[0] }}:{{ m.content \
-    }};{% endfor %}a:",
+        "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}a:",
     );
     let answer = |messages: Value| {
         desk.write("messages.json", messages.to_string());
@@ -500,8 +469,7 @@ fn a_system_message_opens_the_conversation() {
 
     desk.write(
         "drops.jinja",
-        "{% for m in messages if m.role != 'system' %}{{ m.content \
-    }};{% endfor %}a:",
+        "{% for m in messages if m.role != 'system' %}{{ m.content }};{% endfor %}a:",
     );
     let dropped = "note: the chat template leaves the message of `--system` out";
     desk.chat(
@@ -511,8 +479,7 @@ fn a_system_message_opens_the_conversation() {
     .says("dropped", 0, &[dropped]);
     desk.write(
         "raises.jinja",
-        "{% if messages[0].role == 'system' %}{{ raise_exception('no \
-    system') }}{% endif %}a:",
+        "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}a:",
     );
     desk.chat(
         "",
@@ -628,8 +595,7 @@ fn keys_edit_the_line_and_ctrl_c_clears_it_and_then_leaves() {
     let desk = Desk::new();
     desk.write(
         "short.jinja",
-        "{% for m in messages %}{{ m.role[0] }}:{{ m.content \
-    }};{% endfor %}a:",
+        "{% for m in messages %}{{ m.role[0] }}:{{ m.content }};{% endfor %}a:",
     );
     let chat = [
         "chat",
@@ -828,12 +794,7 @@ fn a_stop_before_the_first_step_leaves_nothing() {
     desk.run(&["train", "recipe.yaml", "output_dir=killed"])
         .says("no step was taken", 0, &[]);
     desk.run(&["train", "recipe.yaml", "output_dir=killed"])
-        .says(
-            "a run",
-            73,
-            &["`killed` holds a \
-    run"],
-        );
+        .says("a run", 73, &["`killed` holds a run"]);
     // A run that is refused leaves no folder either.
     desk.run(&[
         "train",
@@ -855,8 +816,7 @@ fn check_says_what_memory_refuses_and_memory_has_one_unit() {
             &[
                 "the run needs ",
                 "1.0 MiB (training.max_memory) are allowed",
-                "hint: choose a smaller \
-        base",
+                "hint: choose a smaller base",
             ],
         );
     // Rows of full length would have no room; those that are there may have.
@@ -878,8 +838,7 @@ fn check_says_what_memory_refuses_and_memory_has_one_unit() {
         "perhaps",
         0,
         &[
-            "note: with rows of 128 tokens (`training.sequence_len`) the run \
-    needs ",
+            "note: with rows of 128 tokens (`training.sequence_len`) the run needs ",
             "`rankine plan` reads",
         ],
     );
@@ -902,11 +861,10 @@ fn check_says_what_memory_refuses_and_memory_has_one_unit() {
     }
     // The progress has the digits of the plan.
     assert!(
-        train.stderr.lines().any(|line| line.starts_with("step 2/2")
-            && line.contains(
-                " MiB  \
-    "
-            )),
+        train
+            .stderr
+            .lines()
+            .any(|line| line.starts_with("step 2/2") && line.contains(" MiB  ")),
         "{}",
         train.stderr
     );

@@ -946,11 +946,7 @@ fn what_llama_cpp_would_do_otherwise_is_refused() {
     export(&[]).says(
         "an output that is there",
         73,
-        &[
-            "`new/model.gguf` exists",
-            "hint: choose \
-    another `--out`",
-        ],
+        &["`new/model.gguf` exists", "hint: choose another `--out`"],
     );
     desk.remove("new/model.gguf");
     export(&["--dtype", "q4_k"]).says("type", 2, &["f32, f16, bf16, q8_0"]);
@@ -969,8 +965,7 @@ fn what_llama_cpp_would_do_otherwise_is_refused() {
         65,
         &[
             "a RoPE that is `dynamic`",
-            "llama.cpp is not known to compute \
-    that",
+            "llama.cpp is not known to compute that",
         ],
     );
     desk.write("base/config.json", &config);
@@ -980,7 +975,7 @@ fn what_llama_cpp_would_do_otherwise_is_refused() {
         65,
         &[
             "the tokenizer of `base/tokenizer.json` cannot be told to llama.cpp: its pre_tokenizer \
-        is none",
+            is none",
         ],
     );
     desk.write("base/tokenizer.json", &tokenizer);
@@ -988,19 +983,13 @@ fn what_llama_cpp_would_do_otherwise_is_refused() {
     export(&[]).says(
         "other merges",
         65,
-        &["`ignore_merges` is true, which it is not in \
-    llama.cpp's `qwen2`"],
+        &["`ignore_merges` is true, which it is not in llama.cpp's `qwen2`"],
     );
     desk.write("base/tokenizer.json", &tokenizer);
     desk.cut("base/model.safetensors", 0.5);
     export(&[]).says("cut weights", 65, &["is not a whole safetensors file"]);
     desk.run(&["export", "none", "--to", "gguf", "--out", "x"])
-        .says(
-            "no model",
-            66,
-            &["`none` \
-    does not exist"],
-        );
+        .says("no model", 66, &["`none` does not exist"]);
     desk.run(&["export", "base", "--to", "gguf-adapter", "--out", "x"])
         .says("no adapter", 65, &["`base` holds no adapter"]);
     assert_eq!(
@@ -1188,8 +1177,7 @@ fn tokenizers_of_the_families_are_told() {
     assert_eq!(
         plain["tokenizer.ggml.token_type"].split('\n').nth(303),
         Some("1"),
-        "an ordinary \
-    one"
+        "an ordinary one"
     );
     let stepwise = pairs("llama", &|tokenizer| {
         tokenizer["model"]["ignore_merges"] = false.into()
@@ -1216,10 +1204,7 @@ fn a_run_of_ours_is_exported_with_its_base() {
     ran.says(
         "sliding window",
         0,
-        &[
-            "note: llama.cpp has no sliding window for this model: beyond \
-    5 tokens",
-        ],
+        &["note: llama.cpp has no sliding window for this model: beyond 5 tokens"],
     );
     let long = golden("archs/phi3_longrope/model").display().to_string();
     let ran = desk.run(&["export", &long, "--to", "gguf", "--out", "long.gguf"]);
@@ -1229,8 +1214,7 @@ fn a_run_of_ours_is_exported_with_its_base() {
         &[
             "beyond 6 tokens",
             "note: llama.cpp turns by this model's long factors",
-            "`--ctx-size \
-        8`",
+            "`--ctx-size 8`",
         ],
     );
     let gemma = golden("archs/gemma2/model").display().to_string();
@@ -1253,22 +1237,19 @@ fn what_would_be_passed_over_is_refused() {
         export("run", to, &["--dtype", "q8_0"]).says(
             to,
             2,
-            &["--dtype: an adapter's matrices stay \
-        as they are"],
+            &["--dtype: an adapter's matrices stay as they are"],
         );
         export("run", to, &["--chat-template", "own.jinja"]).says(
             to,
             2,
-            &["--chat-template: an \
-        adapter's files have none"],
+            &["--chat-template: an adapter's files have none"],
         );
     }
     for to in ["gguf", "ollama"] {
         export("base", to, &["--base", "base"]).says(
             to,
             2,
-            &["--base: `base` is a model, which \
-        has no base"],
+            &["--base: `base` is a model, which has no base"],
         );
         let said = [
             "--chat-template: `base` is a model, whose template lies in its folder",
@@ -1310,11 +1291,7 @@ fn who_stops_an_export_finds_nothing_left() {
     .unwrap_err();
     assert_eq!(
         (error.exit(), error.to_string().as_str()),
-        (
-            Exit::Signal,
-            "stopped: nothing was \
-    written"
-        )
+        (Exit::Signal, "stopped: nothing was written")
     );
     assert_eq!(fs::read_dir(desk.path("new")).unwrap().count(), 0);
 }
@@ -1438,8 +1415,7 @@ fn a_run_is_rounded_once_to_the_type_of_its_file() {
     );
     assert!(
         numbers().filter(|number| !is_bf16(number)).count() > numbers().count() / 3,
-        "sums in \
-    32 bits"
+        "sums in 32 bits"
     );
     for (dtype, name) in [
         ("f32", "float32"),
@@ -1462,14 +1438,12 @@ fn a_run_is_rounded_once_to_the_type_of_its_file() {
         );
         assert!(
             (found - expected).abs() < 1e-3 * expected.max(1e-3),
-            "{dtype}: {found}, expected \
-        {expected}"
+            "{dtype}: {found}, expected {expected}"
         );
         let by_dtype = &merged["rounding_by_dtype"][dtype];
         assert!(
             dtype == "q8_0" || (by_dtype.as_f64().unwrap() - found).abs() < 1e-9,
-            "{dtype}: \
-        {by_dtype}, {found}"
+            "{dtype}: {by_dtype}, {found}"
         );
         let says = format!("note: {name} rounding ");
         assert_eq!(

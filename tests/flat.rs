@@ -20,8 +20,7 @@ use parquet::file::properties::WriterProperties;
 use rankine::keyed_random::mix;
 use support::Desk;
 
-const RECIPE: &str = "\
-datasets:
+const RECIPE: &str = "datasets:
   - path: rows.parquet
     format: text
 adapter:

@@ -67,12 +67,9 @@ fn by_one_tape(decoder: &Decoder, batch: &Batch) -> Vec<Vec<f32>> {
         .backward();
     let mut all = Vec::new();
     tracked.visit(&mut |_, name, weight| {
-        let gradient = weight.gradient(&mut gradients).unwrap_or_else(|| {
-            panic!(
-                "{name} has no \
-        gradient"
-            )
-        });
+        let gradient = weight
+            .gradient(&mut gradients)
+            .unwrap_or_else(|| panic!("{name} has no gradient"));
         all.push(gradient.into_data().iter().collect());
     });
     all
@@ -97,14 +94,8 @@ fn gradients_of_every_weight_are_those_of_one_tape() {
             in_files.len(),
             "{family}: every tensor of the checkpoint trains"
         );
-        decoder.weights(|name, weight| {
-            assert_eq!(
-                in_files[name],
-                weight.shape(),
-                "{family}: \
-        {name}"
-            )
-        });
+        decoder
+            .weights(|name, weight| assert_eq!(in_files[name], weight.shape(), "{family}: {name}"));
         for memory in [Memory::KEEP, Memory::RECOMPUTE] {
             for head_chunk_rows in [3, 256] {
                 let (step, mut ours) = (
@@ -124,8 +115,7 @@ fn gradients_of_every_weight_are_those_of_one_tape() {
                     let difference = difference(&ours, expected) / scale;
                     assert!(
                         difference <= GRADIENTS,
-                        "{family}, {memory:?}: {name} differs by \
-                    {difference}"
+                        "{family}, {memory:?}: {name} differs by {difference}"
                     );
                 }
             }
@@ -178,14 +168,12 @@ fn twenty_steps_of_all_weights_are_those_of_torch() {
             let (norm, expected) = (gradients.norm(), |key: &str| entry[key].as_f64().unwrap());
             assert!(
                 (loss.sum * mean - expected("loss")).abs() <= STEP_LOSS,
-                "{family}, step \
-            {taken}: loss {}",
+                "{family}, step {taken}: loss {}",
                 loss.sum * mean
             );
             assert!(
                 (norm - expected("grad_norm")).abs() <= 1e-4 * norm.max(1.0),
-                "{family}, step \
-            {taken}: norm {norm}"
+                "{family}, step {taken}: norm {norm}"
             );
             assert!(optimizer.update(
                 &mut decoder,
@@ -211,8 +199,7 @@ fn twenty_steps_of_all_weights_are_those_of_torch() {
     }
 }
 
-const RECIPE: &str = "\
-base_model: base
+const RECIPE: &str = "base_model: base
 datasets:
   - path: rows.parquet
     format: text
@@ -266,8 +253,7 @@ fn the_model_of_a_run_is_a_folder_that_every_verb_takes_as_a_base() {
         assert_ne!(
             base.read_f32(name).unwrap(),
             model.read_f32(name).unwrap(),
-            "{name} was \
-        trained"
+            "{name} was trained"
         );
     }
     assert!(!desk.path("run/adapter").exists());
@@ -339,8 +325,7 @@ fn a_model_has_the_chat_template_that_it_was_trained_with() {
         "license: \"apache-2.0\"",
         "Base: folder `base`",
         "`rows.parquet`",
-        "| \
-    `adapter.method` | `full` |",
+        "| `adapter.method` | `full` |",
     ] {
         assert!(card.contains(part), "{part}: {card}");
     }
@@ -399,10 +384,8 @@ fn what_belongs_to_an_adapter_is_refused() {
         "use_rslora=true",
     ] {
         let key = word.split('=').next().unwrap();
-        let message = format!(
-            "adapter.{key} does not go with `method: full`, which trains every \
-        weight"
-        );
+        let message =
+            format!("adapter.{key} does not go with `method: full`, which trains every weight");
         desk.run(&["check", "recipe.yaml", &format!("adapter.{word}")])
             .says(word, 65, &[&message]);
     }
@@ -432,8 +415,7 @@ fn what_goes_beside_the_weights_is_in_the_lock() {
     desk.write("base/LICENSE", "as it is");
     let parts = [
         "`DESK/base/vocab.json` has changed since the run started",
-        "`DESK/base/LICENSE` has \
-        changed since the run started",
+        "`DESK/base/LICENSE` has changed since the run started",
     ];
     desk.run(&["resume", "run"]).says("changed", 65, &parts);
 }
@@ -449,8 +431,7 @@ fn a_base_that_has_changed_does_not_end_as_a_model_with_anothers_config() {
     desk.run(&["resume", "run"]).says(
         "without a word",
         65,
-        &["`DESK/base/config.json` has changed \
-    since the run started"],
+        &["`DESK/base/config.json` has changed since the run started"],
     );
     desk.run(&["resume", "run", "--force"])
         .says("forced", 0, &["going on after step 4"]);
@@ -577,8 +558,7 @@ fn a_run_without_an_adapter_is_told_from_a_folder_without_one() {
     let desk = desk();
     let parts = [
         "`run` holds a run of all weights, expected an adapter",
-        "it is a base itself, \
-    `run/model`",
+        "it is a base itself, `run/model`",
     ];
     for command in [
         &["merge", "--adapter", "run", "--out", "merged"][..],
@@ -600,8 +580,7 @@ fn a_run_does_not_move_into_the_folder_of_its_base() {
         desk.run(overwrite).says(
             "the base's folder",
             73,
-            &["output_dir: `base` is the folder of \
-        the base"],
+            &["output_dir: `base` is the folder of the base"],
         );
     }
     assert_eq!(desk.read_text("base/LICENSE"), "the base's license");

@@ -310,16 +310,14 @@ fn what_a_model_cannot_read_or_say_is_refused() {
     );
     assert_eq!(
         refused(&decoder, &[1, 304]),
-        "the tokenizer made token id 304, the base's \
-    embedding has ids below 304"
+        "the tokenizer made token id 304, the base's embedding has ids below 304"
     );
     let long = "the prompt has 128 tokens, expected fewer than 128, for which the base was made";
     assert_eq!(refused(&decoder, &text(128)), long);
     decoder.head.norm.weight = decoder.head.norm.weight.clone().mul_scalar(f32::NAN);
     assert_eq!(
         refused(&decoder, &[1, 2]),
-        "after 2 tokens a logit is NaN, expected a finite \
-    number"
+        "after 2 tokens a logit is NaN, expected a finite number"
     );
 }
 
@@ -705,23 +703,17 @@ fn what_cannot_be_answered_is_refused_with_what_to_do() {
     run(&["--base", "base"]).says(
         "no prompt",
         2,
-        &["--prompt <TEXT>|--chat <TEXT>|--instruction \
-    <TEXT>|--messages <FILE.json>"],
+        &["--prompt <TEXT>|--chat <TEXT>|--instruction <TEXT>|--messages <FILE.json>"],
     );
     run(&["--base", "base", "--prompt", "x", "--chat", "y"]).says(
         "two prompts",
         2,
-        &["cannot be \
-    used with"],
+        &["cannot be used with"],
     );
     run(&["--base", "nowhere", "--prompt", "x"]).says(
         "no such base",
         66,
-        &[
-            "base `nowhere` does \
-    not exist",
-            "hint: ",
-        ],
+        &["base `nowhere` does not exist", "hint: "],
     );
     let on_base = |arguments: &[&str]| run(&[&["--base", "base"], arguments].concat());
     for (name, value, expected) in [
@@ -741,16 +733,14 @@ fn what_cannot_be_answered_is_refused_with_what_to_do() {
     on_base(&["--prompt", &"word ".repeat(200)]).says(
         "too long",
         65,
-        &["expected fewer than 128, \
-    for which the base was made"],
+        &["expected fewer than 128, for which the base was made"],
     );
     let doubled = "the prompt begins with the bos token twice, id 298";
     on_base(&["--prompt", "<|begin_of_text|>x"]).says("two bos", 65, &[doubled, "hint: "]);
     on_base(&["--messages", "none.json"]).says(
         "no file",
         66,
-        &["--messages: `none.json` does not \
-    exist"],
+        &["--messages: `none.json` does not exist"],
     );
     for (content, expected) in [
         ("{", "holds no JSON (EOF"),
@@ -764,8 +754,7 @@ fn what_cannot_be_answered_is_refused_with_what_to_do() {
         ),
         (
             r#"[{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]"#,
-            "ends \
-        with what the assistant says",
+            "ends with what the assistant says",
         ),
     ] {
         desk.write("messages.json", content);
@@ -787,13 +776,12 @@ fn what_cannot_be_answered_is_refused_with_what_to_do() {
         r#"{"bos_token": "<|begin_of_text|>"}"#,
     );
     let hint = "hint: give one with `--chat-template FILE`, or ask with `--instruction` or \
-    `--prompt`";
+        `--prompt`";
     on_base(&["--chat", "x"]).says(
         "no template",
         65,
         &[
-            "a conversation needs a chat template, the \
-    base has none",
+            "a conversation needs a chat template, the base has none",
             hint,
         ],
     );

@@ -93,8 +93,7 @@ fn check(
     );
     assert!(
         base <= LOGITS && logits <= LOGITS,
-        "{family}: logits of the base differ by {base}, of \
-    the adapter by {logits}"
+        "{family}: logits of the base differ by {base}, of the adapter by {logits}"
     );
 
     let step = StepConfig {
@@ -117,8 +116,7 @@ fn check(
             );
             assert!(
                 difference <= GRADIENT,
-                "{family}: gradient of {key} differs by {difference} of \
-        its norm"
+                "{family}: gradient of {key} differs by {difference} of its norm"
             );
             difference
         });
@@ -346,8 +344,7 @@ fn a_vocabulary_beyond_the_largest_tensor_is_trained_in_pieces() {
     println!("loss {ours} and {expected}, gradients {difference:.1e} apart");
     assert!(
         (ours / expected - 1.0).abs() < 1e-5 && difference < GRADIENT,
-        "{ours}, {expected}, \
-    {difference}"
+        "{ours}, {expected}, {difference}"
     );
 }
 
@@ -366,10 +363,7 @@ fn a_run_goes_on_where_it_stopped() {
     desk.run(&train).says(
         "the run left alone",
         0,
-        &[&format!(
-            "note: training on `{gpu}:0` is \
-    proven: "
-        )],
+        &[&format!("note: training on `{gpu}:0` is proven: ")],
     );
     let whole = losses(&desk.read_text("run/metrics.jsonl"));
     let adapter = desk.read("run/adapter/adapter_model.safetensors");

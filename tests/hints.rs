@@ -98,7 +98,7 @@ fn a_folder_that_a_glob_matches_is_read() {
             "spark.yaml",
             format!(
                 "base_model: base\n{dataset}adapter: {{r: 2}}\ntraining: {{max_steps: 1, \
-            max_dropped: 1.0}}\n"
+                max_dropped: 1.0}}\n"
             ),
         );
         let ran = desk.run(&["plan", "spark.yaml", &base_with_template(), "--json"]);
@@ -127,11 +127,7 @@ fn the_column_that_was_meant_is_named() {
     let desk = Desk::new();
     let glossary = vec![
         ("term", texts(["tort"])),
-        (
-            "definition",
-            texts(["a wrong, at some \
-    length"]),
-        ),
+        ("definition", texts(["a wrong, at some length"])),
         ("field", texts(["law"])),
     ];
     desk.write_rows("terms.parquet", glossary);
@@ -148,36 +144,31 @@ fn the_column_that_was_meant_is_named() {
             "terms",
             "instruction",
             "{instruction: terms, output: definition}",
-            "hint: did you mean \
-        `term`?",
+            "hint: did you mean `term`?",
         ),
         (
             "terms",
             "instruction",
             "{instruction: Term, output: definition}",
-            "hint: did you mean \
-        `term`?",
+            "hint: did you mean `term`?",
         ),
         (
             "terms",
             "instruction",
             "{instruction: term, output: defintion}",
-            "hint: did you mean \
-        `definition`?",
+            "hint: did you mean `definition`?",
         ),
         (
             "terms",
             "instruction",
             "{instruction: word, output: definition}",
-            "`columns: \
-        {instruction: .., output: definition}`",
+            "`columns: {instruction: .., output: definition}`",
         ),
         (
             "terms",
             "completion",
             "{prompt: term, completion: meaning}",
-            "`columns: \
-        {prompt: term, completion: ..}`",
+            "`columns: {prompt: term, completion: ..}`",
         ),
         (
             "qa",
@@ -189,8 +180,7 @@ fn the_column_that_was_meant_is_named() {
             "qa",
             "completion",
             "{completion: answer}",
-            "`columns: \
-        {prompt: question, completion: answer}`",
+            "`columns: {prompt: question, completion: answer}`",
         ),
         (
             "qa",
@@ -202,27 +192,16 @@ fn the_column_that_was_meant_is_named() {
             "qa",
             "chat",
             "{}",
-            "`format: completion` with `columns: \
-        {prompt: question, completion: answer}`",
+            "`format: completion` with `columns: {prompt: question, completion: answer}`",
         ),
     ];
     for (file, format, columns, hint) in cases {
-        let dataset = format!(
-            "datasets: [{{path: {file}.parquet, format: {format}, columns: \
-        {columns}}}]\n"
-        );
+        let dataset =
+            format!("datasets: [{{path: {file}.parquet, format: {format}, columns: {columns}}}]\n");
         desk.write("columns.yaml", format!("base_model: base\n{dataset}"));
         let what = format!("{format}, {columns}");
         desk.run(&["check", "columns.yaml", &base_with_template()])
-            .says(
-                &what,
-                65,
-                &[
-                    "has no \
-        column `",
-                    hint,
-                ],
-            );
+            .says(&what, 65, &["has no column `", hint]);
     }
 }
 
@@ -232,11 +211,7 @@ fn a_dataset_is_known_by_its_shape_and_takes_names_of_columns() {
     let base = format!("{}/checkpoints/rankine-tiny", env!("CARGO_MANIFEST_DIR"));
     let turns = [
         ("human", "What is a tort?"),
-        (
-            "gpt",
-            "A wrong that is not a breach of \
-    contract.",
-        ),
+        ("gpt", "A wrong that is not a breach of contract."),
     ];
     desk.write_rows(
         "sharegpt.parquet",
@@ -313,8 +288,7 @@ fn a_dataset_is_known_by_its_shape_and_takes_names_of_columns() {
         65,
         &[
             "has no column `prompt`",
-            "`--columns \
-    prompt=question,completion=answer`",
+            "`--columns prompt=question,completion=answer`",
         ],
     );
     assert!(
@@ -334,8 +308,7 @@ fn a_dataset_is_known_by_its_shape_and_takes_names_of_columns() {
     desk.run(&with("text=question")).says(
         "of another format",
         2,
-        &["format `completion` has no \
-    column `text`"],
+        &["format `completion` has no column `text`"],
     );
     desk.run(&with("question"))
         .says("no pair", 2, &["such as `prompt=question`"]);
@@ -349,10 +322,8 @@ fn a_dataset_is_known_by_its_shape_and_takes_names_of_columns() {
     let ran = desk.run(&["inspect", "odd.parquet"]);
     ran.says("odd", 0, &[]);
     assert!(
-        ran.stdout.contains(
-            "none that its columns look like: give `--format` and \
-    `--columns`"
-        ),
+        ran.stdout
+            .contains("none that its columns look like: give `--format` and `--columns`"),
         "{}",
         ran.stdout
     );
@@ -379,8 +350,7 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
         (
             "named.parquet",
             "JSON Lines",
-            "`rankine convert named.parquet --out \
-        named.converted.parquet`",
+            "`rankine convert named.parquet --out named.converted.parquet`",
         ),
         ("law.feather", "an Arrow (Feather) file", "Parquet"),
     ] {
@@ -416,8 +386,7 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
         65,
         &[
             "`law.txt` is text, expected a Parquet file",
-            "rankine convert \
-    law.txt --out law.parquet",
+            "rankine convert law.txt --out law.parquet",
         ],
     );
     // A folder that holds no other files.
@@ -448,8 +417,7 @@ fn a_file_of_another_kind_is_told_with_the_way_to_parquet() {
 
 #[test]
 fn a_recipe_of_another_trainer_is_told_line_by_line() {
-    const AXOLOTL: &str = "\
-base_model: smollm2
+    const AXOLOTL: &str = "base_model: smollm2
 adapter: lora
 lora_r: 16
 lora_alpha: 32
@@ -485,13 +453,7 @@ output_dir: ./out
         lines
             .next()
             .filter(|line| line.contains("hint: "))
-            .unwrap_or_else(|| {
-                panic!(
-                    "no hint for \
-        `{fault}`\n{}",
-                    ran.stderr
-                )
-            })
+            .unwrap_or_else(|| panic!("no hint for `{fault}`\n{}", ran.stderr))
     };
     for (fault, expected) in [
         (
@@ -576,8 +538,7 @@ output_dir: ./out
         ),
         (
             "global_batch_size=32",
-            "`training.micro_batch_size: ROWS`, and beside it \
-        `gradient_accumulation_steps`",
+            "`training.micro_batch_size: ROWS`, and beside it `gradient_accumulation_steps`",
         ),
         ("stage=dpo", "`dpo` is not built"),
         ("stage=sft", "remove it"),
@@ -736,8 +697,7 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
             "mlx",
             &[
                 "`mlx` is an adapter of mlx-lm, expected one in PEFT's format",
-                "hint: name the \
-        run or the PEFT folder",
+                "hint: name the run or the PEFT folder",
             ],
         ),
         ("base", &["`base` holds no adapter: it is a model"]),
@@ -770,16 +730,14 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
             "run/adapter",
             &[
                 "the folder holds an adapter, expected a model",
-                "hint: name the adapter with \
-            `--adapter run/adapter`",
+                "hint: name the adapter with `--adapter run/adapter`",
             ],
         ),
         (
             "run",
             &[
                 "the folder holds a run, expected a model",
-                "hint: name the run with `--adapter \
-        run`",
+                "hint: name the run with `--adapter run`",
             ],
         ),
         (
@@ -795,8 +753,7 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
             "dangling",
             &[
                 "`dangling` is a link to `gone/run`, which does not exist",
-                "hint: restore \
-        what the link leads to",
+                "hint: restore what the link leads to",
             ],
         ),
     ];
@@ -824,15 +781,13 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
         desk.run(&[verb, "recipe.yaml"]).says(
             verb,
             65,
-            &["`recipe.yaml` is a file, expected the \
-        folder of a run"],
+            &["`recipe.yaml` is a file, expected the folder of a run"],
         );
         #[cfg(unix)]
         desk.run(&[verb, "dangling"]).says(
             verb,
             66,
-            &["run `dangling` is a link to `gone/run`, \
-        which does not exist"],
+            &["run `dangling` is a link to `gone/run`, which does not exist"],
         );
     }
     // A file of an adapter that is a link which leads nowhere, as in a cache of the Hub that lost a
@@ -846,8 +801,7 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
             ran.says(
                 &what,
                 ran.exit,
-                &["lost/adapter_config.json`: it is a link to `../blobs/1`, \
-            which does not exist"],
+                &["lost/adapter_config.json`: it is a link to `../blobs/1`, which does not exist"],
             );
             assert_ne!(ran.exit, 0, "{what}");
         }
@@ -861,8 +815,7 @@ fn what_is_no_adapter_is_called_what_it_is_in_every_verb() {
             ran.says(
                 path,
                 65,
-                &["link.parquet` is a link to `gone.parquet`, which does not \
-            exist"],
+                &["link.parquet` is a link to `gone.parquet`, which does not exist"],
             );
         }
     }
@@ -877,15 +830,7 @@ fn validation_rows_that_are_trained_on_are_counted() {
         "val.parquet",
         vec![(
             "text",
-            texts([
-                row(2),
-                "term 90".into(),
-                row(5),
-                "term \
-    91"
-                .into(),
-                row(5),
-            ]),
+            texts([row(2), "term 90".into(), row(5), "term 91".into(), row(5)]),
         )],
     );
     desk.write_rows("new.parquet", vec![("text", texts(["term 90", "term 91"]))]);

@@ -188,8 +188,7 @@ fn names_that_climb_out_of_the_folder_are_refused() {
         (
             "a terminal's command",
             &index(json!("\u{1b}[2J\u{202e}.safetensors")),
-            &["1 of 1 shards \
-        are missing: `\\u{1b}[2J"],
+            &["1 of 1 shards are missing: `\\u{1b}[2J"],
         ),
         (
             "a name of a megabyte",
@@ -250,20 +249,17 @@ fn what_is_not_a_file_is_never_read() {
         (
             "a pipe for a config",
             &pipe("base/config.json"),
-            &["cannot open `base/config.json`: it \
-        is not a file"],
+            &["cannot open `base/config.json`: it is not a file"],
         ),
         (
             "a pipe for weights",
             &pipe(WEIGHTS),
-            &["cannot open `base/model.safetensors`: it is not \
-        a file"],
+            &["cannot open `base/model.safetensors`: it is not a file"],
         ),
         (
             "a pipe for a tokenizer",
             &pipe(TOKENIZER),
-            &["cannot open `base/tokenizer.json`: it is \
-        not a file"],
+            &["cannot open `base/tokenizer.json`: it is not a file"],
         ),
         (
             "a pipe for rows",
@@ -329,22 +325,14 @@ fn headers_that_lie_are_refused() {
         (
             "a length of 2^63",
             &length(1 << 63),
-            &[
-                SAID,
-                "its header claims 9223372036854775808 \
-        bytes",
-            ],
+            &[SAID, "its header claims 9223372036854775808 bytes"],
         ),
         ("the largest length", &length(u64::MAX), &[SAID]),
         ("longer than the file", &length(1000), &[SAID]),
         (
             "99 MB of header",
             &header(format!("{{{}}}", " ".repeat(99_000_000)), 0),
-            &[
-                SAID,
-                "at \
-        most 8388608 are read",
-            ],
+            &[SAID, "at most 8388608 are read"],
         ),
         ("tensors that overlap", &header(two("b", 4), 12), &[SAID]),
         ("the same name twice", &header(two("a", 8), 16), &[SAID]),
@@ -367,11 +355,7 @@ fn headers_that_lie_are_refused() {
         (
             "nested",
             &header(format!("{{\"a\":{}", "[".repeat(4_000_000)), 0),
-            &[
-                SAID,
-                "recursion \
-        limit",
-            ],
+            &[SAID, "recursion limit"],
         ),
         (
             "a million dimensions",
@@ -446,8 +430,7 @@ fn headers_that_lie_are_refused() {
 fn pickles_are_never_opened() {
     const SAID: &[&str] = &[
         "`base/model.safetensors` is a pickle, not a safetensors file",
-        "hint: \
-    convert the weights",
+        "hint: convert the weights",
     ];
     let weights =
         |bytes: &'static [u8]| move |desk: &Desk| desk.write(WEIGHTS, [bytes, &[0; 64]].concat());
@@ -478,11 +461,7 @@ fn pickles_are_never_opened() {
         (
             "pytorch_model.bin",
             &named("pytorch_model.bin"),
-            &[
-                "only `pytorch_model.bin`",
-                "pickle \
-        files can run code",
-            ],
+            &["only `pytorch_model.bin`", "pickle files can run code"],
         ),
         ("model.pt", &named("model.pt"), &["only `model.pt`"]),
         ("model.pth", &named("model.pth"), &["only `model.pth`"]),
@@ -498,8 +477,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
         (
             "a pickle by its bytes",
             &|desk| desk.write(NUMBERS, b"PK\x03\x04 and so on"),
-            &["is a \
-        pickle, not a safetensors file"],
+            &["is a pickle, not a safetensors file"],
         ),
         (
             "a pickle by name",
@@ -512,8 +490,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
                 desk.edit(
                     CONFIG,
                     "\"corda_config\": null",
-                    "\"corda_config\": \
-                {\"cache_file\": \"/etc/passwd\"}",
+                    "\"corda_config\": {\"cache_file\": \"/etc/passwd\"}",
                 );
                 desk.edit(
                     CONFIG,
@@ -537,8 +514,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
         (
             "nested",
             &|desk| desk.write(CONFIG, "{\"a\":".repeat(100_000)),
-            &["not valid JSON: \
-        recursion limit"],
+            &["not valid JSON: recursion limit"],
         ),
         (
             "larger than any",
@@ -547,14 +523,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
         ),
         (
             "a rank beyond all memory",
-            &|desk| {
-                desk.edit(
-                    CONFIG,
-                    "\"r\": 4",
-                    "\"r\": \
-        18446744073709551615",
-                )
-            },
+            &|desk| desk.edit(CONFIG, "\"r\": 4", "\"r\": 18446744073709551615"),
             &["adapter"],
         ),
         (
@@ -563,8 +532,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
                 desk.edit(
                     CONFIG,
                     "\"rank_pattern\": {}",
-                    "\"rank_pattern\": \
-            {\"((a{1000}){1000}){1000}\": 4}",
+                    "\"rank_pattern\": {\"((a{1000}){1000}){1000}\": 4}",
                 )
             },
             &["is not a valid regular expression"],
@@ -662,20 +630,12 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
         (
             "a text that doubles",
             &doubling("normalizer", "normalizers"),
-            &[
-                SAID,
-                "times the length \
-        of a text",
-            ],
+            &[SAID, "times the length of a text"],
         ),
         (
             "words that double",
             &doubling("decoder", "decoders"),
-            &[
-                SAID,
-                "times the length of a \
-        text",
-            ],
+            &[SAID, "times the length of a text"],
         ),
         (
             "a text many times over",
@@ -685,23 +645,17 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
         (
             "an expression of a megabyte",
             &expression("a|".repeat(1 << 19)),
-            &[
-                SAID,
-                "bytes of \
-        patterns",
-            ],
+            &[SAID, "bytes of patterns"],
         ),
         (
             "a nested expression",
             &expression("(".repeat(50_000) + &")".repeat(50_000)),
-            &["is not a \
-        tokenizer: Oniguruma error"],
+            &["is not a tokenizer: Oniguruma error"],
         ),
         (
             "an expression that backtracks",
             &expression("(.+)+\\1{3}zzz|.".into()),
-            &["a text of 23 \
-        bytes cannot be tokenized"],
+            &["a text of 23 bytes cannot be tokenized"],
         ),
         (
             "a config beyond any",
@@ -739,8 +693,7 @@ fn a_config_runs_no_code_and_fills_no_memory() {
         (
             "larger than any",
             &|desk| desk.write("base/config.json", " ".repeat(17 << 20)),
-            &["it is \
-        larger than 16 MiB"],
+            &["it is larger than 16 MiB"],
         ),
         (
             "as large as may be",
@@ -799,10 +752,8 @@ fn a_template_is_tried_where_it_can_do_no_harm() {
     );
     let terms = format!("{{{{ {} }}}}", vec!["a"; 200_000].join("~"));
     let at_a_row = format!("{{% if 'fever' in messages[0].content %}}{doubling}{{% endif %}}");
-    let memory: &[&str] = &[
-        "recipe.yaml:11:16: the chat template takes more than 512 MiB of \
-    memory",
-    ];
+    let memory: &[&str] =
+        &["recipe.yaml:11:16: the chat template takes more than 512 MiB of memory"];
     let stack: &[&str] = &["recipe.yaml:11:16: the chat template takes more than 1 MiB of stack"];
     let big = "{% set s = 'x' * 100000000 %}";
     let many = "{% set a = ['x' * 8] * 100000000 %}";
@@ -811,20 +762,14 @@ fn a_template_is_tried_where_it_can_do_no_harm() {
         ("a sum that doubles", &doubling.replace('~', "+"), memory),
         (
             "a list that doubles",
-            &doubling.replace("'x'", "[1]").replace(
-                "s.s ~ s.s",
-                "(s.s + s.s) \
-        | list",
-            ),
+            &doubling
+                .replace("'x'", "[1]")
+                .replace("s.s ~ s.s", "(s.s + s.s) | list"),
             memory,
         ),
         (
             "a string that doubles with each turn",
-            &doubling.replace(
-                "i in range(60)",
-                "m in \
-        messages",
-            ),
+            &doubling.replace("i in range(60)", "m in messages"),
             memory,
         ),
         ("a constant that is folded", &folded, memory),
@@ -914,27 +859,23 @@ fn a_template_is_tried_where_it_can_do_no_harm() {
             &at_a_row,
             &[
                 "`rows.parquet`, row group 0, row 0, column `messages`: the chat template takes \
-                more \
-            than 512 MiB of memory",
+                more than 512 MiB of memory",
             ],
         ),
         (
             "what is said in raising",
             "{{ raise_exception('x' * 90000000) }}",
-            &["refuses the \
-        conversation: x"],
+            &["refuses the conversation: x"],
         ),
         (
             "two megabytes",
             &" ".repeat(2 << 20),
-            &["cannot read `t.jinja`: it is larger than 1 \
-        MiB"],
+            &["cannot read `t.jinja`: it is larger than 1 MiB"],
         ),
         (
             "calls itself",
             "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-            &["the chat template \
-        fails at line 1"],
+            &["the chat template fails at line 1"],
         ),
         (
             "reads a file",
@@ -944,8 +885,7 @@ fn a_template_is_tried_where_it_can_do_no_harm() {
         (
             "reads the environment",
             "{{ self.__class__ }}{{ environ.HF_TOKEN }}",
-            &["the chat \
-        template fails at line 1"],
+            &["the chat template fails at line 1"],
         ),
     ];
     for (what, template, parts) in cases {
@@ -959,14 +899,13 @@ fn a_bases_own_template_is_tried_too() {
     chat_desk(&desk, "");
     desk.edit("recipe.yaml", "\nchat_template: t.jinja", "");
     let bomb = "{{ ('x' * 100000000) ~ ('x' * 100000000) ~ ('x' * 100000000) ~ ('x' * 100000000) \
-    }}";
+        }}";
     desk.write("base/chat_template.jinja", bomb);
     for verb in ["check", "plan", "train"] {
         run(&desk, verb, &[verb, "recipe.yaml"]).says(
             verb,
             65,
-            &["recipe.yaml:1:13: the chat \
-        template takes more than 512 MiB"],
+            &["recipe.yaml:1:13: the chat template takes more than 512 MiB"],
         );
     }
 }
@@ -982,8 +921,7 @@ fn recipes_are_no_bombs() {
         (
             "laughs",
             &recipe(format!("a0: &a0 [x]\n{laughs}{RECIPE}")),
-            &["recipe.yaml:1:5: anchor \
-        `&a0` is not allowed"],
+            &["recipe.yaml:1:5: anchor `&a0` is not allowed"],
         ),
         (
             "lists in lists",
@@ -1075,8 +1013,7 @@ fn rows_do_not_unpack_to_more_than_there_is() {
             &|desk| write_column(desk, 3, 100, plain()),
             &[
                 "row 0: the rows from here on cannot be read: its pages unpack to",
-                "expected at \
-            most 268435456",
+                "expected at most 268435456",
             ],
         ),
         (
@@ -1087,8 +1024,7 @@ fn rows_do_not_unpack_to_more_than_there_is() {
         (
             "a million million rows",
             &|desk| claim_rows(desk, 1_000_000_000_000),
-            &["its footer \
-        claims 1000000000000 rows"],
+            &["its footer claims 1000000000000 rows"],
         ),
         (
             "fewer rows than none",
@@ -1098,8 +1034,7 @@ fn rows_do_not_unpack_to_more_than_there_is() {
         (
             "the most rows",
             &|desk| claim_rows(desk, i64::MAX),
-            &["`rows.parquet` is not a whole \
-        Parquet file"],
+            &["`rows.parquet` is not a whole Parquet file"],
         ),
         (
             "a footer without end",

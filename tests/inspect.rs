@@ -212,8 +212,7 @@ fn what_is_nothing_or_broken_is_said() {
         66,
         &[
             "`nowhere` does not exist",
-            "hint: \
-    give the folder of a model",
+            "hint: give the folder of a model",
         ],
     );
     desk.run(&["inspect", "*.none"])
@@ -233,11 +232,7 @@ fn what_is_nothing_or_broken_is_said() {
     desk.run(&["inspect", "base"]).says(
         "a pickle",
         65,
-        &[
-            "base/model.safetensors",
-            "is not a \
-    whole safetensors file",
-        ],
+        &["base/model.safetensors", "is not a whole safetensors file"],
     );
     desk.write("rows.parquet", b"PAR1");
     desk.run(&["inspect", "rows.parquet"])

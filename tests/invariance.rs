@@ -182,8 +182,7 @@ fn micro_batches_and_recomputation_change_nothing() {
             println!("{family}, dropout {dropout}: loss {loss:.1e} gradients {gradient:.1e}");
             assert!(
                 loss <= LOSS && gradient <= GRADIENTS,
-                "{family}, dropout {dropout}: {loss}, \
-            {gradient}"
+                "{family}, dropout {dropout}: {loss}, {gradient}"
             );
         }
     }
@@ -231,12 +230,11 @@ fn packs_change_nothing() {
                 );
                 println!(
                     "{family}, dropout {dropout}, {layout}: loss {loss:.1e} gradients \
-                {gradient:.1e}"
+                    {gradient:.1e}"
                 );
                 assert!(
                     loss <= LOSS && gradient <= GRADIENTS,
-                    "{family}, dropout {dropout}, \
-                {layout}: {loss}, {gradient}"
+                    "{family}, dropout {dropout}, {layout}: {loss}, {gradient}"
                 );
             }
         }

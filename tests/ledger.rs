@@ -39,12 +39,7 @@ fn lines(path: &Path) -> Vec<Line> {
         let column = |name: &str| {
             batch
                 .column_by_name(name)
-                .unwrap_or_else(|| {
-                    panic!(
-                        "no column \
-        {name}"
-                    )
-                })
+                .unwrap_or_else(|| panic!("no column {name}"))
                 .clone()
         };
         let text = |name: &str, row: usize| column(name).as_string::<i32>().value(row).to_owned();
@@ -132,8 +127,7 @@ fn adds_up(stdout: &str, lines: &[Line]) {
             "held out for validation",
             "not selected",
             "too long",
-            "no \
-        trained token",
+            "no trained token",
             "broken",
         ];
         assert_eq!(sum(fates), counts["rows read"], "{head}: {counts:?}");
@@ -168,10 +162,10 @@ fn both_glossaries_add_up_to_their_rows() {
     let recipe = format!(
         "base_model: {}\ndatasets:\n  - {{path: {}, format: chat}}\n  - {{path: {}, format: text, \
         columns: {{text: definition}}}}\n\
-         training: {{sequence_len: 96, truncation: drop, max_dropped: 0.9, micro_batch_size: 7, \
-         num_epochs: 2}}\n\
-         evaluation:\n  val_set_size: 0.05\n  datasets: [{{path: {}, format: chat}}]\noutput_dir: \
-         run\n",
+        training: {{sequence_len: 96, truncation: drop, max_dropped: 0.9, micro_batch_size: 7, \
+        num_epochs: 2}}\n\
+        evaluation:\n  val_set_size: 0.05\n  datasets: [{{path: {}, format: chat}}]\noutput_dir: \
+        run\n",
         base.display(),
         medical.display(),
         legal.display(),
@@ -255,8 +249,7 @@ fn folder_desk() -> Desk {
     desk.edit(
         "recipe.yaml",
         "  - path: rows.parquet\n",
-        "  - path: rows.parquet\n    format: \
-    text\n  - path: folder\n",
+        "  - path: rows.parquet\n    format: text\n  - path: folder\n",
     );
     desk.edit(
         "recipe.yaml",
@@ -271,8 +264,7 @@ fn a_folder_with_every_kind_of_row_adds_up() {
     let desk = folder_desk();
     let ran = desk.run(&["preview", "recipe.yaml", "--ledger", "ledger.parquet"]);
     let place = "2 of 30 rows are broken and left out; the first: `folder/a.parquet`, row group 0, \
-    row 6, \
-        column `text`: invalid utf-8";
+        row 6, column `text`: invalid utf-8";
     ran.says("every kind of row", 0, &[place]);
     let lines = lines(&desk.path("ledger.parquet"));
     adds_up(&ran.stdout, &lines);
@@ -284,8 +276,7 @@ fn a_folder_with_every_kind_of_row_adds_up() {
         "too long",
         "no trained token",
         "broken",
-        "of \
-    the kept: duplicates",
+        "of the kept: duplicates",
     ];
     assert_eq!(counts.map(|name| of_folder[name]), [18, 10, 8, 2, 4, 2, 7]);
 
@@ -404,11 +395,7 @@ fn a_ledger_overwrites_nothing() {
     ran.says(
         "the data's own name",
         73,
-        &[
-            "--ledger: `rows.parquet` exists",
-            "hint: name another \
-    file",
-        ],
+        &["--ledger: `rows.parquet` exists", "hint: name another file"],
     );
     assert_eq!(desk.read("rows.parquet"), rows);
 }
@@ -434,8 +421,7 @@ fn a_run_leaves_broken_rows_out_and_trains_the_rest() {
         0,
         &[
             "2 of 30 rows are broken and left out",
-            "2 broken, 7 \
-    duplicates",
+            "2 broken, 7 duplicates",
         ],
     );
 }

@@ -116,8 +116,7 @@ fn what_does_not_fit_is_refused_with_a_change_that_does() {
         &[
             "the run needs ",
             "(training.max_memory) are allowed: ",
-            "frozen \
-    weights",
+            "frozen weights",
             "hint: `",
         ],
     );
@@ -157,8 +156,7 @@ fn what_does_not_fit_is_refused_with_a_change_that_does() {
         &[
             "the run needs ",
             "1.0 MiB (training.max_memory)",
-            "choose \
-    a smaller base",
+            "choose a smaller base",
         ],
     );
     let said = desk.run(&["plan", "recipe.yaml", "training.max_memory=1 MB"]);
@@ -168,15 +166,7 @@ fn what_does_not_fit_is_refused_with_a_change_that_does() {
         &["note: `rankine train` refuses this recipe"],
     );
     desk.run(&["plan", "recipe.yaml", "training.max_memory=much"])
-        .says(
-            "no number",
-            65,
-            &[
-                "such \
-    as `12 GB`",
-                "found `much`",
-            ],
-        );
+        .says("no number", 65, &["such as `12 GB`", "found `much`"]);
 }
 
 #[test]

@@ -422,10 +422,9 @@ fn magnitudes_are_merged_as_in_peft() {
         );
         let error = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap_err();
         assert!(
-            error.to_string().contains(
-                "it is DoRA, whose magnitudes go with the base and \
-        itself alone"
-            ),
+            error
+                .to_string()
+                .contains("it is DoRA, whose magnitudes go with the base and itself alone"),
             "{error}"
         );
         assert!(matches!(error, MergeError::Adapter(_)) && !order.out.exists());
@@ -569,8 +568,7 @@ fn halves_are_the_nearest_to_the_sums() {
         "merged.logits",
     );
     println!(
-        "bf16: merged logits differ by {difference:.1e} from those that PEFT computes in \
-    bf16"
+        "bf16: merged logits differ by {difference:.1e} from those that PEFT computes in bf16"
     );
     assert!(difference <= 1e-1, "{difference}");
 }
@@ -722,10 +720,7 @@ fn a_sharded_base_keeps_its_shards_and_index() {
     assert!(
         fs::read_to_string(sharded.join("README.md"))
             .unwrap()
-            .contains(
-                "with merged LoRA \
-    adapters"
-            )
+            .contains("with merged LoRA adapters")
     );
 
     let (_three, halved, tally) = merged(split.path(), &[(&adapter, 1.0)], Some(Float::Bf16));
@@ -832,11 +827,7 @@ fn a_run_is_merged_into_the_base_that_it_names() {
     desk.run(&words).says(
         "an output that is there",
         73,
-        &[
-            "`new/merged` exists",
-            "hint: choose \
-    another `--out`",
-        ],
+        &["`new/merged` exists", "hint: choose another `--out`"],
     );
     // From elsewhere, and from a copy of the adapter that has lost its run.
     fs::create_dir(desk.path("elsewhere")).unwrap();
@@ -870,8 +861,7 @@ fn another_base_is_refused_unless_forced() {
         "other weights",
         65,
         &[
-            "`DESK/base/model.safetensors` is not what adapter \
-    `run/adapter` was trained on",
+            "`DESK/base/model.safetensors` is not what adapter `run/adapter` was trained on",
             "--force",
         ],
     );
@@ -881,8 +871,7 @@ fn another_base_is_refused_unless_forced() {
         0,
         &[
             "note: `DESK/base/model.safetensors` is not what",
-            "; going on because \
-    of `--force`",
+            "; going on because of `--force`",
         ],
     );
     fs::remove_dir_all(desk.path("merged")).unwrap();
@@ -950,8 +939,7 @@ fn what_is_wrong_with_the_words_is_told() {
     merge(&["--adapter", "adapter", "--base", "none"]).says(
         "no base",
         66,
-        &["base `none` does not \
-    exist"],
+        &["base `none` does not exist"],
     );
     merge(&["--adapter", "adapter"]).says(
         "base of its config",
@@ -964,30 +952,23 @@ fn what_is_wrong_with_the_words_is_told() {
     merge(&["--adapter", "adapter=half", "--base", "base"]).says(
         "weight",
         2,
-        &[
-            "its weight is not \
-    a number",
-            "adapter=0.5",
-        ],
+        &["its weight is not a number", "adapter=0.5"],
     );
     merge(&["--adapter", "adapter=inf", "--base", "base"]).says(
         "infinite",
         2,
-        &["its weight is \
-    not a number"],
+        &["its weight is not a number"],
     );
     merge(&["--adapter", "adapter", "--base", "base", "--dtype", "int8"]).says(
         "type",
         2,
-        &["keep, \
-    f32, bf16, f16"],
+        &["keep, f32, bf16, f16"],
     );
     merge(&[]).says("nothing", 2, &["--adapter"]);
     merge(&["--adapter", "adapter=0", "--base", "base"]).says(
         "0 times",
         0,
-        &["note: the adapters \
-    add nothing"],
+        &["note: the adapters add nothing"],
     );
     fs::remove_dir_all(desk.path("merged")).unwrap();
     desk.edit(
@@ -998,8 +979,7 @@ fn what_is_wrong_with_the_words_is_told() {
     merge(&["--adapter", "adapter", "--base", "base"]).says(
         "DoRA",
         65,
-        &["lora_magnitude_vector` \
-    is missing"],
+        &["lora_magnitude_vector` is missing"],
     );
     desk.edit(
         "adapter/adapter_config.json",
@@ -1010,8 +990,7 @@ fn what_is_wrong_with_the_words_is_told() {
     merge(&["--adapter", "adapter", "--base", "base"]).says(
         "cut base",
         65,
-        &["is not a whole \
-    safetensors file"],
+        &["is not a whole safetensors file"],
     );
     assert!(!desk.path("merged").exists());
 }

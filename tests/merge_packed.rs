@@ -57,12 +57,7 @@ fn of(report: &Value, into: &str) -> Value {
     merges
         .iter()
         .find(|merge| merge["into"] == into)
-        .unwrap_or_else(|| {
-            panic!(
-                "{into} in \
-    {report}"
-            )
-        })
+        .unwrap_or_else(|| panic!("{into} in {report}"))
         .clone()
 }
 
@@ -210,8 +205,7 @@ fn with_a_large_error_of_packing_the_unpacked_base_is_taken() {
             &of_run["total"]["adapter"]["loss"],
             &report["trained"]["loss"]
         ),
-        "{of_run} \
-    {report}"
+        "{of_run} {report}"
     );
     assert_eq!(of_run["total"]["trained_tokens"], report["trained_tokens"]);
     let of_merged = eval(&["recipe.yaml", "base_model=merged", "adapter.method=lora"]);
@@ -270,8 +264,7 @@ fn what_is_too_far_is_not_left_in_place() {
         76,
         &[
             "nats from the trained model, `--max-kl` is 0",
-            "hint: serve the \
-    adapter on its packed base",
+            "hint: serve the adapter on its packed base",
         ],
     );
     let left: Vec<_> = fs::read_dir(desk.path("merged"))
@@ -328,12 +321,7 @@ fn a_base_that_is_stored_packed_is_merged_into_what_it_stands_for() {
         "--max-kl",
         "9",
     ])
-    .says(
-        "of \
-    the base in numbers",
-        0,
-        &[],
-    );
+    .says("of the base in numbers", 0, &[]);
     let tensors =
         |folder: &str| fs::read(desk.path(&format!("{folder}/model.safetensors"))).unwrap();
     assert!(
@@ -347,12 +335,7 @@ fn a_base_that_is_stored_packed_is_merged_into_what_it_stands_for() {
         "\"use_cache\": false",
     );
     desk.run(&["merge", "--adapter", "other/adapter", "--out", "x"])
-        .says(
-            "changed",
-            65,
-            &["is not \
-    what adapter"],
-        );
+        .says("changed", 65, &["is not what adapter"]);
     assert!(!desk.path("x").exists());
 }
 
@@ -364,12 +347,7 @@ fn what_is_not_compared_is_said() {
     desk.run(&["merge", "--adapter", "run/adapter=0.5", "--out", "half"])
         .says("weighted", 0, &["that takes one adapter, of weight 1"]);
     desk.run(&["export", "run", "--to", "gguf", "--out", "x.gguf"])
-        .says(
-            "export",
-            0,
-            &["this one \
-    is not compared"],
-        );
+        .says("export", 0, &["this one is not compared"]);
 
     // Without rows to compare on there is nothing to go by; any file will do.
     desk.run(&[
@@ -393,8 +371,7 @@ fn what_is_not_compared_is_said() {
         65,
         &[
             "there are no validation rows",
-            "hint: name rows that were not trained on with `--data \
-        FILE`",
+            "hint: name rows that were not trained on with `--data FILE`",
         ],
     );
     bare(&["--data", "rows.parquet"]).says("named rows", 0, &[]);
@@ -421,7 +398,6 @@ fn what_is_not_compared_is_said() {
     plain.says(
         "no packed base",
         2,
-        &["is for the comparison with a packed base, and there is \
-    none"],
+        &["is for the comparison with a packed base, and there is none"],
     );
 }

@@ -36,12 +36,8 @@ fn ledger(desk: &Desk, overrides: &[&str]) -> (Vec<Line>, Ran) {
         ]
         .concat(),
     );
-    let file = File::open(desk.path("ledger.parquet")).unwrap_or_else(|error| {
-        panic!(
-            "{error}: \
-    {ran:?}"
-        )
-    });
+    let file =
+        File::open(desk.path("ledger.parquet")).unwrap_or_else(|error| panic!("{error}: {ran:?}"));
     let reader = ParquetRecordBatchReaderBuilder::try_new(file)
         .unwrap()
         .build()
@@ -256,12 +252,7 @@ fn each_dataset_trains_what_its_own_train_on_says() {
     let columns = |rows: std::ops::Range<u64>| {
         let (prompts, completions) = (
             rows.clone().map(sentence),
-            rows.map(|row| {
-                format!(
-                    "answer \
-        {row}"
-                )
-            }),
+            rows.map(|row| format!("answer {row}")),
         );
         vec![
             ("prompt", texts(prompts)),
@@ -271,7 +262,7 @@ fn each_dataset_trains_what_its_own_train_on_says() {
     desk.write_rows("a.parquet", columns(0..10));
     desk.write_rows("b.parquet", columns(0..10));
     let list = "  - path: a.parquet\n    format: completion\n    train_on: all\n    weight: 1\n  - \
-    path: b.parquet\n    format: completion\n    weight: 3\n";
+        path: b.parquet\n    format: completion\n    weight: 3\n";
     desk.edit(
         "recipe.yaml",
         "  - path: rows.parquet\n    format: text\n",
@@ -354,7 +345,7 @@ fn duplicates_go_within_and_across_datasets_and_name_the_row_that_stays() {
         0,
         &[
             "1 of 11 rows are left out: nearly the same as an earlier row (Jaccard \
-    similarity of at least 0.6)",
+            similarity of at least 0.6)",
         ],
     );
     assert_eq!(
@@ -416,8 +407,7 @@ fn what_is_left_out_is_in_check_plan_result_report_and_lock_and_is_not_max_dropp
     let near = ["training.deduplicate=near", "training.max_dropped=0"];
     let said = [
         "2 of 11 rows are left out: an earlier row",
-        "1 of 11 rows are left out: nearly \
-    the same as an earlier row",
+        "1 of 11 rows are left out: nearly the same as an earlier row",
     ];
     desk.run(&[&["check", "recipe.yaml"], &near[..]].concat())
         .says("check", 0, &said);
@@ -440,15 +430,13 @@ fn what_is_left_out_is_in_check_plan_result_report_and_lock_and_is_not_max_dropp
         assert!(lock.contains(line), "{line}: {lock}");
     }
     desk.run(&["report", "run"]).says("a report", 0, &[]);
-    assert!(desk.read_text("run/report.html").contains(
-        "left out, nearly the same as an earlier \
-    one"
-    ));
     assert!(
-        desk.read_text("run/README.md").contains(
-            "5 rows read, 2 trained on, 0 held out, 3 left \
-        out"
-        ),
+        desk.read_text("run/report.html")
+            .contains("left out, nearly the same as an earlier one")
+    );
+    assert!(
+        desk.read_text("run/README.md")
+            .contains("5 rows read, 2 trained on, 0 held out, 3 left out"),
         "{}",
         desk.read_text("run/README.md")
     );
@@ -464,8 +452,7 @@ fn a_dataset_of_nothing_but_duplicates_is_refused_by_name() {
         "nothing of its own",
         65,
         &[
-            "datasets.1: `b.parquet` has no token to train in 3 \
-    rows",
+            "datasets.1: `b.parquet` has no token to train in 3 rows",
             "3 like others",
         ],
     );
@@ -486,7 +473,7 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     let (kept, _) = ledger(&desk, &[]);
     assert_eq!(kept[1].fate, "train");
     let said = "1 row to train on is a near-duplicate of rows that are only scored, the first: row \
-    1 of `a.parquet`, of row 0 of `held.parquet`";
+        1 of `a.parquet`, of row 0 of `held.parquet`";
     for verb in ["check", "plan", "preview"] {
         desk.run(&[verb, "recipe.yaml"]).says(
             verb,
@@ -500,10 +487,7 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     ran.says(
         "drop",
         0,
-        &[
-            "1 of 11 rows are left out: nearly the same as a row that is only \
-    scored",
-        ],
+        &["1 of 11 rows are left out: nearly the same as a row that is only scored"],
     );
     assert_eq!(
         (dropped[1].fate.as_str(), dropped[1].duplicate_of),
@@ -525,8 +509,7 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
     ]);
     assert!(
         row.stdout.contains(
-            "left out, nearly the same as row 11 (row 0 of `held.parquet`), which \
-        is only scored"
+            "left out, nearly the same as row 11 (row 0 of `held.parquet`), which is only scored"
         ),
         "{}",
         row.stdout
@@ -555,8 +538,7 @@ fn rows_near_a_validation_set_are_kept_dropped_or_refused() {
             65,
             &[
                 &format!("error: evaluation.near_duplicates: {said}"),
-                "hint: set \
-        `near_duplicates: drop`",
+                "hint: set `near_duplicates: drop`",
             ],
         );
     }
@@ -614,28 +596,25 @@ fn keys_that_do_not_go_together_are_faults() {
     );
     with(
         &["training.stopping_strategy=all_exhausted"],
-        &["`all_exhausted` needs datasets with a \
-    `weight`"],
+        &["`all_exhausted` needs datasets with a `weight`"],
     );
     with(
         &["training.near_threshold=0.8"],
         &[
             "training.near_threshold goes with `deduplicate: near` or with rows that are only \
-        scored",
+            scored",
         ],
     );
     with(
         &["training.deduplicate=fuzzy"],
-        &["training.deduplicate: expected `none`, `exact` or \
-    `near`"],
+        &["training.deduplicate: expected `none`, `exact` or `near`"],
     );
     with(
         &["evaluation.near_duplicates=refuse"],
-        &["needs rows that are only scored, and there are \
-    none"],
+        &["needs rows that are only scored, and there are none"],
     );
     let list = "evaluation:\n  datasets:\n    - path: a.parquet\n      format: text\n      weight: \
-    2\noutput_dir: run";
+        2\noutput_dir: run";
     desk.edit("recipe.yaml", "output_dir: run", list);
     with(&[], &["unknown key `weight`"]);
 }

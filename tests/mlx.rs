@@ -75,8 +75,7 @@ fn mlx_deltas(folder: &Path) -> (BTreeMap<String, Vec<f32>>, Value) {
         assert_eq!(
             (shape("lora_a")[1], shape("lora_b")[0]),
             (rank, rank),
-            "{module}: one rank for \
-        all"
+            "{module}: one rank for all"
         );
         let (inputs, outputs) = (shape("lora_a")[0], shape("lora_b")[1]);
         let entry = |index: usize| {
@@ -126,8 +125,7 @@ fn an_adapter_adds_the_same_in_mlx_lm() {
             let scale = largest(delta.iter().map(|number| number.abs()));
             assert!(
                 scale > 0.0 && difference(&found[module], delta) <= bound * scale,
-                "{variant}: \
-            {module}"
+                "{variant}: {module}"
             );
         }
         assert_eq!(
@@ -136,8 +134,7 @@ fn an_adapter_adds_the_same_in_mlx_lm() {
         );
         assert_eq!(
             config["num_layers"], layers,
-            "{variant}: layers from the lowest with an \
-        adapter to the last"
+            "{variant}: layers from the lowest with an adapter to the last"
         );
         let keys: Vec<&str> = config["lora_parameters"]["keys"]
             .as_array()
@@ -215,14 +212,8 @@ fn a_folder_for_peft_has_the_tensors_to_the_byte() {
 fn a_run_and_its_checkpoints_are_exported() {
     let desk = Desk::new();
     desk.run(&["train", "recipe.yaml"]).says("train", 0, &[]);
-    let same = |left: &str, right: &str| {
-        assert_eq!(
-            desk.read(left),
-            desk.read(right),
-            "{left}, \
-    {right}"
-        )
-    };
+    let same =
+        |left: &str, right: &str| assert_eq!(desk.read(left), desk.read(right), "{left}, {right}");
     desk.run(&["export", "--to", "peft", "--adapter", "run", "--out", "a"])
         .says("a run", 0, &[]);
     same(
@@ -237,12 +228,7 @@ fn a_run_and_its_checkpoints_are_exported() {
         "--out",
         "b",
     ])
-    .says(
-        "a \
-    checkpoint",
-        0,
-        &[],
-    );
+    .says("a checkpoint", 0, &[]);
     same(
         "b/adapter_model.safetensors",
         "run/checkpoints/step-2/adapter/adapter_model.safetensors",
@@ -261,29 +247,14 @@ fn a_run_and_its_checkpoints_are_exported() {
         desk.read("new/c/adapters.safetensors").len()
     );
     desk.run(&["export", "run", "--to", "gguf-adapter", "--out", "d.gguf"])
-        .says(
-            "a GGUF adapter \
-    of a run",
-            0,
-            &[],
-        );
+        .says("a GGUF adapter of a run", 0, &[]);
 
     desk.run(&["export", "run", "--to", "mlx", "--out", "a"])
         .says("an output that is there", 73, &["`a` exists"]);
     desk.run(&["export", "base", "--to", "peft", "--out", "x"])
-        .says(
-            "a model",
-            65,
-            &["`base` \
-    holds no adapter"],
-        );
+        .says("a model", 65, &["`base` holds no adapter"]);
     desk.run(&["export", "none", "--to", "mlx", "--out", "x"])
-        .says(
-            "nothing",
-            66,
-            &["`none` does \
-    not exist"],
-        );
+        .says("nothing", 66, &["`none` does not exist"]);
     desk.run(&["export", "--to", "mlx", "--out", "x"])
         .says("no source", 2, &["<DIR>"]);
     let both = desk.run(&[
@@ -300,12 +271,7 @@ fn a_run_and_its_checkpoints_are_exported() {
     desk.cut("run/adapter/adapter_model.safetensors", 0.7);
     for form in ["peft", "mlx"] {
         desk.run(&["export", "run", "--to", form, "--out", "x"])
-            .says(
-                "cut",
-                65,
-                &["is not a whole \
-        safetensors file"],
-            );
+            .says("cut", 65, &["is not a whole safetensors file"]);
     }
     assert!(!desk.path("x").exists(), "nothing half is left");
 }
@@ -331,8 +297,7 @@ fn adapters_of_single_experts_are_refused() {
     desk.run(&[&["export"], &words[..]].concat()).says(
         "experts",
         65,
-        &["is of one expert, and \
-    mlx-lm has one module for all"],
+        &["is of one expert, and mlx-lm has one module for all"],
     );
     assert!(!desk.path("x").exists());
     let attention = golden("archs/mixtral/adapter");

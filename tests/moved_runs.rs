@@ -9,8 +9,7 @@ use serde_json::Value;
 use support::{Desk, Ran, copy_folder, texts};
 
 /// A run that keeps its first checkpoints, with rows that are held out.
-const RECIPE: &str = "\
-base_model: base
+const RECIPE: &str = "base_model: base
 datasets:
   - path: rows.parquet
     format: text
@@ -99,7 +98,7 @@ fn other_rows(desk: &Desk, name: &str) {
 }
 
 const MOVED: &str = "note: the run was started in `DESK/proj` and lies elsewhere now: its files \
-are read in `DESK/copy`";
+    are read in `DESK/copy`";
 
 #[test]
 fn a_copy_goes_on_from_its_own_files_whatever_became_of_the_original() {
@@ -131,8 +130,7 @@ fn a_copy_goes_on_from_its_own_files_whatever_became_of_the_original() {
         ran.says(what, 0, &[moved, "going on after step 2"]);
         assert!(
             !ran.stderr.contains("changed") && !ran.stderr.contains("in place of"),
-            "{what}: \
-        {ran:?}"
+            "{what}: {ran:?}"
         );
         assert_eq!(adapter(&desk, "copy/run"), expected, "{what}");
         // Every verb that reads a run reads the copy's.
@@ -228,11 +226,7 @@ fn only_what_has_changed_is_named_and_in_full() {
     run_in(&desk, "copy", &["resume", "run", "--force"]).says(
         "forced",
         0,
-        &[
-            changed,
-            "because of \
-    `--force`",
-        ],
+        &[changed, "because of `--force`"],
     );
     assert_eq!(desk.read("proj/rows.parquet"), before);
     let lock: Value = serde_yaml::from_str(&desk.read_text("copy/run/recipe.lock.yaml")).unwrap();
@@ -252,8 +246,7 @@ fn only_what_has_changed_is_named_and_in_full() {
     run_in(&desk, "copy", &["eval", "run"]).says(
         "eval",
         0,
-        &["tokenizer or config: \
-    `DESK/copy/base/config.json` has changed"],
+        &["tokenizer or config: `DESK/copy/base/config.json` has changed"],
     );
 }
 
@@ -268,8 +261,7 @@ fn a_run_alone_takes_its_files_from_where_it_was_or_from_named_folders() {
     run_in(&desk, "away", &["resume", "run"]).says(
         "the project is there",
         0,
-        &["going on after \
-    step 2"],
+        &["going on after step 2"],
     );
     assert_eq!(adapter(&desk, "away/run"), expected);
     // It is gone, and its parts are elsewhere, under other names.
@@ -307,8 +299,7 @@ fn a_run_alone_takes_its_files_from_where_it_was_or_from_named_folders() {
     run_in(&desk, "away", &["resume", "other", "--base", "../none"]).says(
         "no folder",
         66,
-        &["base \
-    `../none` does not exist"],
+        &["base `../none` does not exist"],
     );
     let both = [
         "resume", "other", "--base", "../model", "--data", "../store",
@@ -316,8 +307,7 @@ fn a_run_alone_takes_its_files_from_where_it_was_or_from_named_folders() {
     run_in(&desk, "away", &both).says(
         "both",
         0,
-        &["`DESK/store/deep/renamed.bin` is read in place \
-    of"],
+        &["`DESK/store/deep/renamed.bin` is read in place of"],
     );
     assert_eq!(adapter(&desk, "away/other"), expected);
     let ran = run_in(
@@ -350,8 +340,7 @@ fn a_run_alone_takes_its_files_from_where_it_was_or_from_named_folders() {
     run_in(&desk, "away", &both).says(
         "another base",
         65,
-        &["tokenizer or config: \
-    `DESK/model/config.json` has changed"],
+        &["tokenizer or config: `DESK/model/config.json` has changed"],
     );
 }
 
@@ -407,12 +396,7 @@ fn folders_globs_and_several_datasets_keep_their_rows_in_order() {
             &format!("proj/{name}"),
             vec![(
                 "text",
-                texts((0..6).map(|row| {
-                    format!(
-                        "row \
-        {row} of {of} in a file"
-                    )
-                })),
+                texts((0..6).map(|row| format!("row {row} of {of} in a file"))),
             )],
         );
     };
@@ -434,8 +418,7 @@ fn folders_globs_and_several_datasets_keep_their_rows_in_order() {
     );
     let recipe = recipe.replace(
         "val_set_size: 4, eval_steps: 3",
-        "eval_steps: 3, datasets: \
-        [{path: valid.parquet, format: text}]",
+        "eval_steps: 3, datasets: [{path: valid.parquet, format: text}]",
     );
     desk.write("proj/recipe.yaml", recipe);
     let expected = train(&desk, &[]);
@@ -464,8 +447,7 @@ fn folders_globs_and_several_datasets_keep_their_rows_in_order() {
     run_in(&desk, "torn", &["resume", "run", "--data", "../store"]).says(
         "renamed",
         0,
-        &["going on \
-    after step 2"],
+        &["going on after step 2"],
     );
     assert_eq!(adapter(&desk, "torn/run"), expected);
     // One of several that is gone is named; the others are there.
@@ -494,11 +476,9 @@ fn templates_and_adapters_to_go_on_from_move_too() {
     desk.write("proj/own.jinja", template);
     desk.write(
         "proj/recipe.yaml",
-        RECIPE.replace("format: text", "format: chat").replace(
-            "output_dir",
-            "chat_template: \
-        own.jinja\noutput_dir",
-        ),
+        RECIPE
+            .replace("format: text", "format: chat")
+            .replace("output_dir", "chat_template: own.jinja\noutput_dir"),
     );
     run_in(&desk, "proj", &["train", "recipe.yaml", "output_dir=first"]).says("first", 0, &[]);
     let expected = train(&desk, &["adapter.init_from=first/adapter", "adapter.r="]);
@@ -530,11 +510,6 @@ fn templates_and_adapters_to_go_on_from_move_too() {
         "away",
         &["resume", "run", "--base", "../model", "--data", "../store"],
     )
-    .says(
-        "by \
-    content",
-        0,
-        &[],
-    );
+    .says("by content", 0, &[]);
     assert_eq!(adapter(&desk, "away/run"), expected);
 }

@@ -29,8 +29,7 @@ const ROWS: usize = 304;
 /// What tests allow between our logits and those of transformers and PEFT.
 const BOUND: f32 = 5e-5;
 
-const RECIPE: &str = "\
-base_model: base
+const RECIPE: &str = "base_model: base
 datasets:
   - path: notes.parquet
     format: text
@@ -219,8 +218,7 @@ fn adapters_of_peft_with_new_tokens_have_pefts_logits_and_so_have_merged_models(
         assert_eq!(
             (new.len(), same),
             (ROWS + 2, ROWS - 1),
-            "{family}: one token of the base \
-        trained"
+            "{family}: one token of the base trained"
         );
     }
 }
@@ -320,7 +318,7 @@ fn from_recipe_to_adapter_merged_model_and_gguf() {
             0,
             &[
                 "tokens.add: new are `<|note|>` (304), `<|turn|>` (305); the \
-        embedding gets 2 rows and has 306",
+                embedding gets 2 rows and has 306",
             ],
         );
         let result: Value = serde_json::from_str(&ran.stdout).unwrap();
@@ -340,8 +338,7 @@ fn from_recipe_to_adapter_merged_model_and_gguf() {
         assert_eq!(
             tokenizer.decode(&[304, 305], true).unwrap(),
             "<|note|>",
-            "an end of turn is \
-        special, {said}"
+            "an end of turn is special, {said}"
         );
         assert_eq!(tokenizer.eos_ids().first(), Some(&303), "{said}: eos stays");
         assert!(tokenizer.eos_ids().contains(&305), "{said}");
@@ -355,8 +352,7 @@ fn from_recipe_to_adapter_merged_model_and_gguf() {
             serde_json::from_str(&desk.run(&["eval", "run", "--json"]).stdout).unwrap();
         assert!(
             (eval["total"]["adapter"]["loss"].as_f64().unwrap() - best).abs() < 1e-9,
-            "{said}: \
-        {eval}"
+            "{said}: {eval}"
         );
         let generate = |of: &[&str]| {
             let ran = desk.run(
@@ -420,8 +416,7 @@ fn from_recipe_to_adapter_merged_model_and_gguf() {
         );
         assert!(
             new.len() == ROWS + 2 && new[..ROWS] == old[..],
-            "{said}: rows of the base's \
-        tokens are the base's"
+            "{said}: rows of the base's tokens are the base's"
         );
 
         desk.run(&[
@@ -440,8 +435,7 @@ fn from_recipe_to_adapter_merged_model_and_gguf() {
         assert_eq!(
             (kinds.len(), &kinds[304..]),
             (306, &[4, 3][..]),
-            "user-defined and control, \
-        {said}"
+            "user-defined and control, {said}"
         );
         assert!(
             ["<|note|>", "<|turn|>"]
@@ -452,8 +446,7 @@ fn from_recipe_to_adapter_merged_model_and_gguf() {
         assert_eq!(
             gguf_id(&file, "tokenizer.ggml.eot_token_id"),
             305,
-            "{said}: llama.cpp stops \
-        there"
+            "{said}: llama.cpp stops there"
         );
         desk.run(&["export", "run", "--to", "peft", "--out", "shared"])
             .says(&said, 0, &[]);
@@ -464,8 +457,7 @@ fn from_recipe_to_adapter_merged_model_and_gguf() {
         let card = desk.read_text("run/README.md");
         assert!(
             card.contains("base.resize_token_embeddings(306, mean_resizing=False)"),
-            "{said}: \
-        {card}"
+            "{said}: {card}"
         );
         assert!(
             card.contains("AutoTokenizer.from_pretrained(\"ADAPTER\")"),
@@ -637,7 +629,7 @@ fn rows_that_no_token_has_are_used_before_the_embedding_grows() {
         "train",
         0,
         &["1 of the rows that no token of the base has become theirs, the embedding keeps its 304 \
-        rows"],
+            rows"],
     );
     desk.run(&["merge", "--adapter", "run", "--out", "merged"])
         .says("merge", 0, &[]);
@@ -657,7 +649,7 @@ fn rows_that_no_token_has_are_used_before_the_embedding_grows() {
         0,
         &[
             "1 rows that no token of the base has become theirs, and the embedding \
-    gets 1 more and has 305",
+            gets 1 more and has 305",
         ],
     );
 }
@@ -676,8 +668,7 @@ fn special_tokens_by_name_reach_templates_rows_stops_and_files() {
     ];
     desk.write(
         "template.jinja",
-        "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ \
-    eos_token }}{% endfor %}",
+        "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}",
     );
     let plan = plan(
         &desk,
@@ -717,10 +708,7 @@ fn special_tokens_by_name_reach_templates_rows_stops_and_files() {
     );
     assert!(
         desk.read_text("run/adapter/chat_template.jinja")
-            .starts_with(
-                "{{ bos_token \
-    }}{% for m"
-            )
+            .starts_with("{{ bos_token }}{% for m")
     );
     let shown = desk.run(&["preview", "recipe.yaml", words[0], words[4], "-n", "1"]);
     assert!(shown.stdout.contains("<|end_of_text|>"), "{shown:?}");
@@ -768,8 +756,7 @@ fn what_cannot_be_is_refused_with_both_sides_and_the_next_step() {
             &["adapter.target_modules=[q_proj, lm_head]"],
             &[
                 "`lm_head` has low-rank matrices by `target_modules`",
-                "hint: leave it out of \
-            `target_modules`",
+                "hint: leave it out of `target_modules`",
             ],
         ),
         (
@@ -778,8 +765,7 @@ fn what_cannot_be_is_refused_with_both_sides_and_the_next_step() {
         ),
         (
             &["adapter.trainable_token_indices=[306]"],
-            &["token 306 has no row in \
-        `model.embed_tokens`, which has 306"],
+            &["token 306 has no row in `model.embed_tokens`, which has 306"],
         ),
     ];
     for (words, parts) in cases {
@@ -834,8 +820,7 @@ fn what_is_there_what_is_unused_and_who_rejects_it_is_said() {
     desk.run(&["plan", "recipe.yaml", add]).says(
         "plan",
         0,
-        &["tokens.add: `<|unused|>` do not \
-    occur in the rows"],
+        &["tokens.add: `<|unused|>` do not occur in the rows"],
     );
     let ran = desk.run(&["check", "recipe.yaml", "--for", "vllm"]);
     ran.says(
@@ -843,8 +828,7 @@ fn what_is_there_what_is_unused_and_who_rejects_it_is_said() {
         65,
         &[
             "error: vLLM takes no rows of tokens",
-            "hint: give it the model that \
-    `rankine merge` writes",
+            "hint: give it the model that `rankine merge` writes",
         ],
     );
     let ran = desk.run(&["check", "recipe.yaml", "--for", "llamacpp"]);
@@ -853,8 +837,7 @@ fn what_is_there_what_is_unused_and_who_rejects_it_is_said() {
         65,
         &[
             "error: llama.cpp takes no rows of tokens",
-            "`rankine export \
-    ADAPTER --to gguf",
+            "`rankine export ADAPTER --to gguf",
         ],
     );
     for consumer in ["ollama", "lmstudio", "peft"] {

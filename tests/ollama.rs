@@ -96,7 +96,7 @@ fn the_chat_templates_of_the_field_are_proven() {
         (
             "ChatML",
             "{% for m in messages %}{{ '<|im_start|>' + m.role + '\\n' + m.content + \
-        '<|eot_id|>' }}\n{% endfor %}",
+            '<|eot_id|>' }}\n{% endfor %}",
             None,
         ),
         (
@@ -116,8 +116,7 @@ fn the_chat_templates_of_the_field_are_proven() {
         ),
         (
             "no end",
-            "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content \
-        }}\n{% endfor %}",
+            "{{ bos_token }}{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}",
             None,
         ),
         (
@@ -162,14 +161,12 @@ fn the_chat_templates_of_the_field_are_proven() {
     // not.
     let qwen = golden("archs/qwen2/model");
     let plain = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + \
-    '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' }}";
+        '<|im_end|>\n' }}{% endfor %}{{ '<|im_start|>assistant\n' }}";
     assert_eq!(prove(&qwen, Some(plain), None).unwrap().name, "ChatML");
     let trimming = plain.replace("m.content", "m.content | trim");
     assert!(
-        prove(&qwen, Some(&trimming), None).unwrap().notes[0].contains(
-            "takes blanks around a \
-    message away"
-        )
+        prove(&qwen, Some(&trimming), None).unwrap().notes[0]
+            .contains("takes blanks around a message away")
     );
     let smol = "{% for m in messages %}{% if loop.first and m.role != 'system' %}{{ \
     '<|im_start|>system\nYou are \"SmolLM\" {{ü}}<|im_end|>\n' }}{% endif %}{{ '<|im_start|>' + \
@@ -256,19 +253,14 @@ fn a_folder_is_what_ollama_reads() {
         desk.read("model.gguf")
             .windows(template.len())
             .any(|window| window == template),
-        "the \
-    GGUF's own chat template"
+        "the GGUF's own chat template"
     );
 
     let again = desk.run(&["export", "base", "--to", "ollama", "--out", "new/ollama"]);
     again.says(
         "an output that is there",
         73,
-        &[
-            "`new/ollama` exists",
-            "hint: choose another \
-    `--out`",
-        ],
+        &["`new/ollama` exists", "hint: choose another `--out`"],
     );
 }
 
@@ -276,9 +268,9 @@ fn a_folder_is_what_ollama_reads() {
 fn a_run_is_merged_with_the_template_that_it_was_trained_with() {
     let desk = Desk::new();
     let template = "{{ bos_token }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + \
-    '<|end_header_id|>\n\n' + m.content + '<|eot_id|>' \
-    }}{% endfor %}{% if add_generation_prompt %}{{ \
-    '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}";
+        '<|end_header_id|>\n\n' + m.content + '<|eot_id|>' \
+        }}{% endfor %}{% if add_generation_prompt %}{{ \
+        '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}";
     desk.write("own.jinja", template);
     desk.run(&["train", "recipe.yaml", "chat_template=own.jinja"])
         .says("train", 0, &[]);
@@ -287,18 +279,15 @@ fn a_run_is_merged_with_the_template_that_it_was_trained_with() {
     ]);
     ran.says("a run", 0, &[]);
     assert!(
-        ran.stdout.contains(
-            "template  Llama 3, equal to the chat template in 7 \
-    conversations"
-        ),
+        ran.stdout
+            .contains("template  Llama 3, equal to the chat template in 7 conversations"),
         "{ran:?}"
     );
     let gguf = desk.read("out/model.gguf");
     assert!(
         gguf.windows(template.len())
             .any(|window| window == template.as_bytes()),
-        "the GGUF \
-    has the run's template"
+        "the GGUF has the run's template"
     );
     desk.run(&["merge", "--adapter", "run/adapter", "--out", "merged"])
         .says("merge", 0, &[]);
@@ -383,19 +372,13 @@ fn a_template_of_ones_own_is_held_to_the_same() {
             proven.replace("assistant<|end", "assistant <|end"),
             &[
                 "`own.gotmpl` renders a conversation of user otherwise",
-                "assistant \
-            <|end_header_id|>",
+                "assistant <|end_header_id|>",
             ],
         ),
         (
             "no end",
             proven.replace("{{ end }}", ""),
-            &[
-                "own.gotmpl: line",
-                "has no `end`",
-                "hint: \
-        known are",
-            ],
+            &["own.gotmpl: line", "has no `end`", "hint: known are"],
         ),
         (
             "an unknown function",
@@ -405,8 +388,7 @@ fn a_template_of_ones_own_is_held_to_the_same() {
         (
             "no messages",
             "{{ .Prompt }}".to_owned(),
-            &["own.gotmpl: line 1: it does not use \
-        `.Messages`"],
+            &["own.gotmpl: line 1: it does not use `.Messages`"],
         ),
         (
             "three quotes",
@@ -416,8 +398,7 @@ fn a_template_of_ones_own_is_held_to_the_same() {
         (
             "what is not printed",
             format!("{proven}{{{{/* \u{200b} */}}}}"),
-            &["the template has the \
-        character `\\u{200b}`"],
+            &["the template has the character `\\u{200b}`"],
         ),
     ];
     for (what, source, said) in cases {
@@ -524,7 +505,7 @@ fn a_bos_that_begins_every_turn_is_not_put_before_the_template() {
 fn the_last_line_break_of_an_own_template_is_tried_both_ways() {
     let desk = tiny(&json!({}));
     let source = "{{- range .Messages }}<|im_start|>{{ .Role }}\n{{ .Content }}<|im_end|>\n{{ end \
-    }}<|im_start|>assistant";
+        }}<|im_start|>assistant";
     let cases = [
         ("as the format needs it", "\n", 0),
         ("with another one of the editor", "\n\n", 0),

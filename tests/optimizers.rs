@@ -241,8 +241,7 @@ fn states_of_8_bits_have_the_codes_of_bitsandbytes() {
             assert_eq!(
                 run.numbers(&format!("map.{of_golden}")).unwrap(),
                 map.numbers(),
-                "{name}: \
-            the map of {of_golden}"
+                "{name}: the map of {of_golden}"
             );
             let ours = run.state(&optimizer, &format!("{prefix}big"));
             let theirs = run.golden.bytes(&format!("big.{of_golden}.codes")).unwrap();
@@ -254,8 +253,7 @@ fn states_of_8_bits_have_the_codes_of_bitsandbytes() {
                 .collect();
             assert!(
                 off.iter().all(|off| *off <= 1),
-                "{name}: a code of {of_golden} is off by more \
-            than 1"
+                "{name}: a code of {of_golden} is off by more than 1"
             );
             (others, count) = (
                 others + off.iter().filter(|off| **off > 0).count(),
@@ -269,8 +267,7 @@ fn states_of_8_bits_have_the_codes_of_bitsandbytes() {
                 .map(|(ours, theirs)| (ours / theirs - 1.0).abs());
             assert!(
                 relative.fold(0.0, f32::max) <= 1e-5,
-                "{name}: {absmax:?}, expected \
-            {expected:?}"
+                "{name}: {absmax:?}, expected {expected:?}"
             );
         }
         println!("{name}: {others} of {count} codes are another by one, weights {furthest} off");
@@ -502,8 +499,7 @@ fn a_gpu_goes_the_way_of_the_cpu() {
             let before: Vec<f32> = weights.iter().flat_map(values).collect();
             assert!(
                 !optimizer.update_numbers(&mut weights, &on(&wrong), 0.5, 1e-2),
-                "{name}: not \
-            a number"
+                "{name}: not a number"
             );
             let after: Vec<f32> = weights.iter().flat_map(values).collect();
             assert_eq!(before, after, "{name}: not a number");
@@ -681,8 +677,7 @@ fn schedules_are_those_of_transformers() {
             let (ours, theirs) = (schedule.lr_at(step as u64), expected.as_f64().unwrap());
             assert!(
                 (ours - theirs).abs() < 1e-12,
-                "{} {}, step {step}: {ours}, expected \
-            {theirs}",
+                "{} {}, step {step}: {ours}, expected {theirs}",
                 case["name"],
                 case["args"]
             );
@@ -739,8 +734,7 @@ fn no_schedule_has_a_rate_that_is_none() {
                 .collect();
             assert!(
                 rates.iter().all(|rate| (0.0..=1.001e-3).contains(rate)),
-                "{course:?}, \
-            {warmup_steps}: {rates:?}"
+                "{course:?}, {warmup_steps}: {rates:?}"
             );
         }
     }
@@ -848,8 +842,7 @@ fn states_that_are_saved_are_those_that_are_counted() {
     }
 }
 
-const RUN: &str = "\
-base_model: base
+const RUN: &str = "base_model: base
 datasets:
   - path: rows.parquet
     format: text
@@ -1006,15 +999,11 @@ fn a_run_of_every_optimizer_goes_on_to_the_same_bytes() {
             desk.run(&["resume", "again"]).says(
                 optimizer,
                 0,
-                &[&format!(
-                    "going on after step \
-            {step}"
-                )],
+                &[&format!("going on after step {step}")],
             );
             assert!(
                 outcome(&desk, "again") == alone,
-                "{optimizer} {overrides:?}, from step \
-            {step}"
+                "{optimizer} {overrides:?}, from step {step}"
             );
         }
     }
@@ -1157,8 +1146,7 @@ fn a_key_of_another_optimizer_or_schedule_is_refused() {
     let cases: [(&[&str], &[&str]); 16] = [
         (
             &["training.momentum=0.9"],
-            &["training.momentum goes with `optimizer: muon` only, found \
-        `adamw`"],
+            &["training.momentum goes with `optimizer: muon` only, found `adamw`"],
         ),
         (
             &["training.optimizer=lion", "training.adam_epsilon=1e-6"],
@@ -1166,37 +1154,24 @@ fn a_key_of_another_optimizer_or_schedule_is_refused() {
         ),
         (
             &["training.optimizer=adafactor", "training.adam_beta1=0.8"],
-            &[
-                "training.adam_beta1 goes \
-        with",
-                "found `adafactor`",
-            ],
+            &["training.adam_beta1 goes with", "found `adafactor`"],
         ),
         (
             &["training.optimizer=adamw", "training.min_8bit_size=1"],
-            &["`adamw_8bit` or `lion_8bit` \
-        only"],
+            &["`adamw_8bit` or `lion_8bit` only"],
         ),
         (&["training.beta1=0.9"], &["`optimizer: adafactor` only"]),
         (
             &["training.optimizer=muon", "training.clip_threshold=2"],
-            &["`optimizer: adafactor` \
-        only, found `muon`"],
+            &["`optimizer: adafactor` only, found `muon`"],
         ),
         (
             &["training.power=2"],
-            &[
-                "training.power goes with `lr_scheduler: polynomial` only, found \
-        `cosine`",
-            ],
+            &["training.power goes with `lr_scheduler: polynomial` only, found `cosine`"],
         ),
         (
             &["training.lr_scheduler=linear", "training.num_cycles=2"],
-            &[
-                "training.num_cycles goes \
-        with",
-                "found `linear`",
-            ],
+            &["training.num_cycles goes with", "found `linear`"],
         ),
         (
             &["training.lr_scheduler=polynomial", "training.lr_end=1"],
@@ -1207,8 +1182,7 @@ fn a_key_of_another_optimizer_or_schedule_is_refused() {
                 "training.lr_scheduler=cosine_with_min_lr",
                 "training.min_lr=1e-3",
             ],
-            &["training.min_lr \
-        is 0.001"],
+            &["training.min_lr is 0.001"],
         ),
         (
             &[
@@ -1223,24 +1197,21 @@ fn a_key_of_another_optimizer_or_schedule_is_refused() {
                 "training.optimizer=schedule_free_adamw",
                 "training.lr_scheduler=cosine",
             ],
-            &["averages \
-        in place of a schedule"],
+            &["averages in place of a schedule"],
         ),
         (
             &[
                 "training.optimizer=schedule_free_adamw",
                 "training.adam_beta1=0",
             ],
-            &["needs a number \
-        above 0"],
+            &["needs a number above 0"],
         ),
         (
             &[
                 "training.optimizer=schedule_free_adamw",
                 "training.num_cycles=2",
             ],
-            &["which has no \
-        schedule"],
+            &["which has no schedule"],
         ),
         (
             &[
@@ -1297,12 +1268,7 @@ fn a_key_of_another_optimizer_or_schedule_is_refused() {
         "recipe.yaml",
         "training.lr_scheduler=constant_with_warmup",
     ])
-    .says(
-        "a \
-    synonym",
-        0,
-        &[],
-    );
+    .says("a synonym", 0, &[]);
 }
 
 /// A checkpoint of one optimizer is none of another.
@@ -1316,12 +1282,7 @@ fn a_run_does_not_go_on_with_the_state_of_another_optimizer() {
         "output_dir=alone",
         "training.optimizer=lion",
     ])
-    .says(
-        "a \
-    run",
-        0,
-        &[],
-    );
+    .says("a run", 0, &[]);
     back_to(&desk, 4);
     let lock = "again/recipe.lock.yaml";
     let text = desk.read_text(lock);

@@ -45,12 +45,7 @@ fn numbers(stdout: &str, fact: &str) -> Vec<f64> {
     let line = stdout
         .lines()
         .find(|line| line.starts_with(fact))
-        .unwrap_or_else(|| {
-            panic!(
-                "no \
-    `{fact}` in\n{stdout}"
-            )
-        });
+        .unwrap_or_else(|| panic!("no `{fact}` in\n{stdout}"));
     line.replace(',', "")
         .split(|c: char| !c.is_ascii_digit() && c != '.')
         .filter_map(|word| word.parse().ok())
@@ -85,12 +80,7 @@ fn the_run_takes_the_steps_of_the_plan_and_every_row_once_an_epoch() {
     assert_eq!(steps[1], (packs / a_step).ceil());
 
     desk.run(&[&["train", "recipe.yaml", PACKED], &SIZES[..]].concat())
-        .says(
-            "a run",
-            0,
-            &["packed \
-    rows"],
-        );
+        .says("a run", 0, &["packed rows"]);
     let taken = metrics(&desk, "run", "grad_norm");
     assert_eq!(taken.len() as f64, steps[0]);
     // Tokens of each epoch, by the epoch's number; a step that ends an epoch belongs to it.
@@ -111,8 +101,7 @@ fn the_run_takes_the_steps_of_the_plan_and_every_row_once_an_epoch() {
     assert_eq!(
         metrics(&desk, "run", "eval_loss").len(),
         1 + 5,
-        "before the first step and at the \
-    end of each epoch"
+        "before the first step and at the end of each epoch"
     );
 
     desk.run(

@@ -123,8 +123,7 @@ fn check_adapter(
         .any(|key| key.starts_with("lora.final."));
     assert!(
         has_final || FAMILIES.iter().all(|family| !name.starts_with(family)),
-        "{name}: no \
-    final weights in the set"
+        "{name}: no final weights in the set"
     );
     let final_weight = has_final.then(|| {
         compare(
@@ -140,7 +139,7 @@ fn check_adapter(
     check_folder(name, &decoder, &config, adapter);
     println!(
         "{name}: logits {logits:.1e} gradients {gradient:.1e} step loss {curve:.1e} final \
-    {final_weight}"
+        {final_weight}"
     );
 }
 
@@ -182,19 +181,16 @@ fn train(
         );
         assert!(
             (norm - expected("grad_norm")).abs() <= 1e-4 * norm.max(1.0),
-            "step {taken}: norm \
-        {norm}"
+            "step {taken}: norm {norm}"
         );
         let learning_rate = schedule.lr_at(taken as u64);
         assert!(
             (learning_rate - expected("lr")).abs() <= 1e-12,
-            "step {taken}: learning rate \
-        {learning_rate}"
+            "step {taken}: learning rate {learning_rate}"
         );
         assert!(
             optimizer.update(decoder, gradients.clipped(norm, 1.0), learning_rate),
-            "step \
-        {taken}"
+            "step {taken}"
         );
         largest = largest.max(difference);
     }
@@ -252,8 +248,7 @@ fn check_folder(name: &str, decoder: &Decoder, config: &LoraConfig, theirs: &Pat
         .count();
     assert!(
         is_stacked || tensors == decoder.numbers().len(),
-        "{name}: {tensors} tensors are read \
-    back"
+        "{name}: {tensors} tensors are read back"
     );
 }
 
@@ -843,8 +838,7 @@ fn documents_in_one_row_equal_transformers() {
                 .iter()
                 .copied()
                 .eq(0..length),
-            "positions \
-        restart"
+            "positions restart"
         );
         TokenRow {
             ids: ids[tokens.clone()]

@@ -29,7 +29,7 @@ const TURNS: &str = concat!(
 );
 
 const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role \
-}}<|end_header_id|>\n\n\
+    }}<|end_header_id|>\n\n\
     {% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|eot_id|>{% endgeneration %}\
     {% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}";
 
@@ -61,8 +61,7 @@ fn color_is_for_terminals_and_whoever_asks_and_never_against_no_color() {
     assert_eq!(
         color.replace("\x1b[32m", "").replace("\x1b[0m", ""),
         plain,
-        "the marks are the \
-    same"
+        "the marks are the same"
     );
     assert_eq!(run(&[("NO_COLOR", "1")]), plain);
 }
@@ -91,20 +90,18 @@ fn no_escape_sequence_of_the_data_reaches_the_terminal() {
         ran.says(
             "a template that quotes the data",
             65,
-            &["refuses the conversation: [text of the \
-        data: -v shows it]"],
+            &["refuses the conversation: [text of the data: -v shows it]"],
         );
         assert!(!ran.stderr.contains("red"), "{ran:?}");
         let loud = chat_desk(raising, &[turn]).run(&[verb, "recipe.yaml", "-v"]);
         loud.says(
             "it is shown where that is asked for",
             65,
-            &["refuses the conversation: \
-        ␛[31mred␛[2J"],
+            &["refuses the conversation: ␛[31mred␛[2J"],
         );
         assert!(is_tame(&ran.stdout) && is_tame(&ran.stderr), "{ran:?}");
         let shown = "row 0 (row 0 of `rows.parquet`): left out, broken: row group 0, row 0, column \
-        `messages`: the chat template";
+            `messages`: the chat template";
         assert_eq!(
             ran.stdout.contains(shown),
             verb == "preview",
@@ -122,8 +119,7 @@ fn any_row_can_be_looked_at_by_its_number_left_out_or_not() {
     desk.edit(
         "recipe.yaml",
         "    format: text\n",
-        "    format: text\n  - path: more.parquet\n    \
-    format: text\n",
+        "    format: text\n  - path: more.parquet\n    format: text\n",
     );
     desk.edit(
         "recipe.yaml",
@@ -156,8 +152,7 @@ fn any_row_can_be_looked_at_by_its_number_left_out_or_not() {
     run("15").says(
         "beyond the last",
         2,
-        &["--row 15: there are 15 rows, expected a number from 0 \
-    to 14"],
+        &["--row 15: there are 15 rows, expected a number from 0 to 14"],
     );
     let cut = desk.run(&[
         "preview",
@@ -184,8 +179,7 @@ fn any_row_can_be_looked_at_by_its_number_left_out_or_not() {
     assert_eq!(
         numbers,
         ["row 0", "row 4", "row 8", "row 13"],
-        "what a small source lacks goes to \
-    the others"
+        "what a small source lacks goes to the others"
     );
 }
 
@@ -205,12 +199,12 @@ fn labels_that_would_teach_the_wrong_thing_are_refused() {
         let run = |template: &str| chat_desk(template, &[TURNS]).run(&[verb, "recipe.yaml"]);
         let said = format!(
             "{row}an answer is followed by `<|eot_id|>`, which is not trained: the \
-        model would not learn to stop"
+            model would not learn to stop"
         );
         run(&untrained).says("an end of turn that is not trained", 65, &[&said, marked]);
         let said = format!(
             "{row}the last answer has no token that ends its turn: the model would \
-        not learn to stop"
+            not learn to stop"
         );
         run(&endless).says("an answer without an end", 65, &[&said, marked]);
         let doubled = format!("{{{{ bos_token }}}}{TEMPLATE}");
@@ -222,11 +216,7 @@ fn labels_that_would_teach_the_wrong_thing_are_refused() {
         run("{{ messages | length }}").says(
             "no spans",
             65,
-            &[
-                "does not tell what the assistant \
-        says",
-                "hint: ",
-            ],
+            &["does not tell what the assistant says", "hint: "],
         );
     }
 }
@@ -245,8 +235,7 @@ fn an_answer_is_judged_before_it_is_cut() {
         0,
         &[
             "1 of 1 rows are cut",
-            "no row trains a token that \
-    ends a turn",
+            "no row trains a token that ends a turn",
         ],
     );
     let untrained = TEMPLATE.replace(
@@ -267,11 +256,7 @@ fn padding_that_is_trained_is_refused() {
         "rows.parquet",
         vec![(
             "text",
-            texts([
-                "fine",
-                "not <|finetune_right_pad_id|> \
-    fine",
-            ]),
+            texts(["fine", "not <|finetune_right_pad_id|> fine"]),
         )],
     );
     let said = [
@@ -290,11 +275,10 @@ fn a_source_that_trains_nothing_is_refused_by_its_name() {
     desk.edit(
         "recipe.yaml",
         "    format: text\n",
-        "    format: text\n  - path: empty.parquet\n    \
-    format: text\n",
+        "    format: text\n  - path: empty.parquet\n    format: text\n",
     );
     let said = "datasets.1: `empty.parquet` has no token to train in 2 rows (0 too long, 2 without \
-    a trained token)";
+        a trained token)";
     for verb in ["preview", "train"] {
         desk.run(&[verb, "recipe.yaml", "training.max_dropped=1"])
             .says("a source", 65, &[said, "hint: "]);
@@ -337,8 +321,7 @@ fn an_end_of_turn_that_the_base_never_learned_is_told() {
     // eos, `<|eot_id|>`, is the last of 304.
     blank_embeddings(&desk, 303, 1);
     let said = "token `<|eot_id|>`, id 303, ends turns or documents, and its embedding looks \
-    untrained in \
-        the base: it is all zeros";
+        untrained in the base: it is all zeros";
     for verb in ["preview", "train"] {
         desk.run(&[verb, "recipe.yaml"]).says(verb, 0, &[said]);
     }
@@ -358,10 +341,5 @@ fn an_end_of_turn_that_the_base_never_learned_is_told() {
         "recipe.yaml",
         "adapter.trainable_token_indices=[302]",
     ])
-    .says(
-        "another \
-    row",
-        0,
-        &[said],
-    );
+    .says("another row", 0, &[said]);
 }

@@ -72,12 +72,7 @@ fn entries(desk: &Desk, folder: &str) -> Vec<String> {
 
 fn write_secret(desk: &Desk, name: &str, rows: usize) {
     let rows: Vec<String> = (0..rows)
-        .map(|row| {
-            format!(
-                "the note {row} says {SECRET} since \
-    {row}"
-            )
-        })
+        .map(|row| format!("the note {row} says {SECRET} since {row}"))
         .collect();
     desk.write_rows(name, vec![("text", texts(rows))]);
 }
@@ -184,8 +179,7 @@ fn tokens_are_kept_where_the_recipe_wants_them_and_train_the_same() {
     assert_eq!(with_tokens(), Vec::<PathBuf>::new());
     assert!(
         !desk.path("run").exists() && !desk.path("cache").exists(),
-        "who only looks makes no \
-    folder"
+        "who only looks makes no folder"
     );
 
     run(&["train", "recipe.yaml", "cache=none", "output_dir=nowhere"]).says("none", 0, &[]);
@@ -235,8 +229,7 @@ fn tokens_are_kept_where_the_recipe_wants_them_and_train_the_same() {
     run(&["check", "recipe.yaml", "cache=here"]).says(
         "no such place",
         65,
-        &["cache: expected \
-    `user`, `run` or `none`"],
+        &["cache: expected `user`, `run` or `none`"],
     );
 }
 
@@ -256,8 +249,7 @@ fn a_purge_takes_exactly_what_fits() {
     assert_eq!((of_a.len(), both.len()), (1, 2));
     assert!(
         both.iter().all(|name| name.len() == 64 + ".tokens".len()),
-        "names are hashes: \
-    {both:?}"
+        "names are hashes: {both:?}"
     );
 
     let listed = desk.run(&["cache", "list"]);
@@ -298,12 +290,7 @@ fn a_purge_takes_exactly_what_fits() {
     desk.run(&["cache", "purge", "--data", "a.parquet"]).says(
         "gone",
         66,
-        &[
-            "`a.parquet` is no \
-    file",
-            "hint: ",
-            "`--data HASH`",
-        ],
+        &["`a.parquet` is no file", "hint: ", "`--data HASH`"],
     );
     let purged = json(&desk.run(&[
         "cache",
@@ -426,8 +413,7 @@ fn above_the_limit_the_oldest_go_and_it_is_said() {
         let parts = [
             "RANKINE_CACHE_LIMIT is",
             "expected a number of bytes, such as `5GB`",
-            "hint: \
-        ",
+            "hint: ",
         ];
         plan("a.parquet", wrong).says(wrong, 65, &parts);
     }
@@ -443,8 +429,7 @@ fn what_older_versions_kept_is_removed_and_said() {
     desk.run(&["plan", "recipe.yaml"]).says(
         "plan",
         0,
-        &["token cache: 1 entry of an older version \
-    of Rankine removed"],
+        &["token cache: 1 entry of an older version of Rankine removed"],
     );
     assert!(!desk.path("cache/patients-0123.tokens").exists());
     desk.write("cache/patients-0123.tokens", &old);
@@ -543,8 +528,7 @@ fn a_build_that_is_killed_leaves_nothing() {
         } else {
             assert!(
                 entries(&desk, folder).len() == 1,
-                "it was over before the signal, or \
-            something is left: {left:?}"
+                "it was over before the signal, or something is left: {left:?}"
             );
         }
         for folder in ["cache", "run"] {
@@ -561,8 +545,7 @@ fn chat_desk(template: &str, broken: &str) -> Desk {
     desk.edit(
         "recipe.yaml",
         "output_dir: run",
-        "output_dir: run\nchat_template: \
-    t.jinja\nevaluation: {val_set_size: 1}",
+        "output_dir: run\nchat_template: t.jinja\nevaluation: {val_set_size: 1}",
     );
     desk.edit(
         "recipe.yaml",
@@ -587,7 +570,7 @@ fn chat_desk(template: &str, broken: &str) -> Desk {
 }
 
 const TEMPLATE: &str = "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m.role \
-}}<|end_header_id|>\n\n\
+    }}<|end_header_id|>\n\n\
     {% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|eot_id|>{% endgeneration %}\
     {% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}";
 
@@ -638,18 +621,15 @@ fn no_message_quotes_a_broken_row() {
         PARTS[1]
     );
     let adding = format!(
-        "{{% if '{}' in messages[0].content %}}{{{{ messages[0].content + 1 \
-    }}}}{{% endif %}}",
+        "{{% if '{}' in messages[0].content %}}{{{{ messages[0].content + 1 }}}}{{% endif %}}",
         PARTS[1]
     );
     let converting = format!(
-        "{{% if '{}' in messages[0].content %}}{{{{ messages[0].content | int \
-    }}}}{{% endif %}}",
+        "{{% if '{}' in messages[0].content %}}{{{{ messages[0].content | int }}}}{{% endif %}}",
         PARTS[1]
     );
     let calling = format!(
-        "{{% if '{}' in messages[0].content %}}{{{{ messages[0].content() \
-    }}}}{{% endif %}}",
+        "{{% if '{}' in messages[0].content %}}{{{{ messages[0].content() }}}}{{% endif %}}",
         PARTS[1]
     );
     // Each with whether it quotes the row when it is asked to.
@@ -821,10 +801,7 @@ fn no_message_quotes_a_row_that_stops_a_run() {
     let at = bytes
         .windows(SECRET.len())
         .position(|window| window == SECRET.as_bytes())
-        .expect(
-            "it \
-    is not compressed",
-        );
+        .expect("it is not compressed");
     bytes[at] = 0xff;
     desk.write("rows.parquet", &bytes);
     says_nothing(
@@ -852,10 +829,7 @@ fn a_conversion_quotes_no_row_and_leaves_its_output_alone() {
         ("a list of words", format!("[\"{SECRET}\"]\n")),
         (
             "a key that is there twice",
-            format!(
-                "{{\"text\": {{\"{SECRET}\": 1, \"{SECRET}\": \
-        2}}}}\n"
-            ),
+            format!("{{\"text\": {{\"{SECRET}\": 1, \"{SECRET}\": 2}}}}\n"),
         ),
         (
             "an object",

@@ -232,12 +232,7 @@ fn a_run_on_a_packed_folder_is_the_run_that_packs_its_base() {
     desk.run(&["quantize", "base", "--out", "packed"])
         .says("quantize", 0, &[]);
     desk.run(&["train", "recipe.yaml", "adapter.method=qlora"])
-        .says(
-            "packs",
-            0,
-            &["nf4 in blocks \
-    of 64, double quantization"],
-        );
+        .says("packs", 0, &["nf4 in blocks of 64, double quantization"]);
     let packed = [
         "train",
         "recipe.yaml",
@@ -292,14 +287,12 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
     quantize(&["base", "--out", "recipe.yaml"]).says(
         "there already",
         73,
-        &["`recipe.yaml` \
-    exists"],
+        &["`recipe.yaml` exists"],
     );
     quantize(&["base", "--out", "x", "--block-size", "100"]).says(
         "block size",
         2,
-        &["expected a \
-    power of 2 from 32 to 4096"],
+        &["expected a power of 2 from 32 to 4096"],
     );
     quantize(&[
         "base",
@@ -314,16 +307,14 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
     quantize(&["base", "--out", "x", "--quantization", "nf3"]).says(
         "nf3",
         2,
-        &["expected `nf4`, \
-    `fp4` or `int8`"],
+        &["expected `nf4`, `fp4` or `int8`"],
     );
     let tied = golden("archs/qwen2/model");
     let tied = tied.to_str().unwrap();
     quantize(&[tied, "--out", "x", "--quantize-head"]).says(
         "tied",
         65,
-        &["one table for its \
-    embedding and its head"],
+        &["one table for its embedding and its head"],
     );
     for key in ["quantize_head", "offload_embedding"] {
         let set = format!("adapter.{key}=true");
@@ -338,8 +329,7 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
             key,
             65,
             &[&format!(
-                "adapter.{key}: the base has one table for its embedding and \
-        its head"
+                "adapter.{key}: the base has one table for its embedding and its head"
             )],
         );
     }
@@ -347,17 +337,11 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
     quantize(&["packed", "--out", "x"]).says(
         "packed already",
         65,
-        &["the weights of `packed` are \
-    packed already"],
+        &["the weights of `packed` are packed already"],
     );
 
     desk.run(&["export", "packed", "--to", "gguf", "--out", "x.gguf"])
-        .says(
-            "GGUF",
-            65,
-            &["are \
-    packed by bitsandbytes"],
-        );
+        .says("GGUF", 65, &["are packed by bitsandbytes"]);
 
     // A number that is none leaves nothing of its block.
     let mut content = desk.read("base/model.safetensors");
@@ -371,7 +355,7 @@ fn what_cannot_be_packed_is_refused_and_leaves_nothing() {
     desk.write("base/model.safetensors", content);
     let words = [
         "tensor `model.layers.0.mlp.up_proj.weight` cannot be quantized: number 0 of the \
-    weight is NaN",
+        weight is NaN",
     ];
     quantize(&["base", "--out", "x"]).says("NaN", 65, &words);
     desk.run(&["train", "recipe.yaml", "adapter.method=qlora"])
@@ -481,7 +465,7 @@ fn what_is_packed_otherwise_than_the_rest_is_refused() {
     let words = format!("tensor `{last}` is not as the first packed projection is, which is ");
     refused(&|tensors| put(tensors, last), &[&words]);
     let other = "tensor `model.layers.0.self_attn.k_proj.weight` is not as the first packed \
-    projection is";
+        projection is";
     refused(&|tensors| put(tensors, first), &[other]);
     let bare =
         |tensors: &mut Tensors| tensors.retain(|part, _| !part.starts_with(&format!("{last}.")));
@@ -489,8 +473,7 @@ fn what_is_packed_otherwise_than_the_rest_is_refused() {
         &bare,
         &[
             &format!("tensor `{last}` has shape [768, 1], expected [48, 32]"),
-            "has dtype \
-    U8, expected F32",
+            "has dtype U8, expected F32",
         ],
     );
 }

@@ -62,8 +62,7 @@ fn assert_whole(page: &str) {
     assert!(open.is_empty(), "{open:?} are not closed");
     assert!(
         !page.contains("url(") && !page.contains("@import"),
-        "the page names something to \
-    fetch"
+        "the page names something to fetch"
     );
 }
 
@@ -191,8 +190,7 @@ fn files_of_others_stay() {
             73,
             &[
                 "`mine.html` is there and is no page of `rankine report`",
-                "hint: choose another \
-            `--out`",
+                "hint: choose another `--out`",
             ],
         );
         assert_eq!(desk.read_text("mine.html"), content);
@@ -212,11 +210,7 @@ fn runs_are_laid_side_by_side_with_what_differs_first() {
     desk.run(&["report", "first", "second"]).says(
         "nowhere to go",
         2,
-        &[
-            "2 runs",
-            "hint: say where \
-    it goes: `--out FILE.html`",
-        ],
+        &["2 runs", "hint: say where it goes: `--out FILE.html`"],
     );
     let page = page(
         &desk,
@@ -304,8 +298,7 @@ fn an_unfinished_run_and_a_torn_line_are_told() {
         &shown,
         &[
             "The run is not finished: its last step is 6",
-            "1 line of metrics.jsonl cannot \
-    be read and is left out",
+            "1 line of metrics.jsonl cannot be read and is left out",
         ],
     );
     for nothing in ["", "\n\n", "{\"torn"] {
@@ -314,8 +307,7 @@ fn an_unfinished_run_and_a_torn_line_are_told() {
             &page(&desk, &["run"], "run/report.html"),
             &[
                 "No step with a finite loss",
-                "no value \
-        yet",
+                "no value yet",
                 "its last step is 0",
             ],
         );
@@ -339,7 +331,7 @@ fn skipped_steps_resumes_and_forced_changes_are_told() {
         desk.read_text("run/metrics.jsonl") + line,
     );
     let resumed = "resumed:\n- step: 3\n  at: \"2026-11-21T10:58:33Z\"\n  forced:\n  - \"data: \
-    `rows.parquet` has changed since the run started\"\n";
+        `rows.parquet` has changed since the run started\"\n";
     desk.write(
         "run/recipe.lock.yaml",
         desk.read_text("run/recipe.lock.yaml") + resumed,
@@ -358,21 +350,11 @@ fn skipped_steps_resumes_and_forced_changes_are_told() {
 fn samples_are_shown_before_and_after() {
     let desk = trained("run");
     let line = |step: u64, text: &str| {
-        format!(
-            "{{\"step\":{step},\"prompt\":\"What is a \
-    writ?\",\"text\":\"{text}\"}}\n"
-        )
+        format!("{{\"step\":{step},\"prompt\":\"What is a writ?\",\"text\":\"{text}\"}}\n")
     };
     desk.write(
         "run/samples.jsonl",
-        line(0, "no idea")
-            + &line(3, "half")
-            + &line(
-                6,
-                "an order of \
-    a court",
-            )
-            + "{torn",
+        line(0, "no idea") + &line(3, "half") + &line(6, "an order of a court") + "{torn",
     );
     let page = page(&desk, &["run"], "run/report.html");
     holds(
@@ -382,8 +364,7 @@ fn samples_are_shown_before_and_after() {
             "before training",
             "no idea",
             "after step 6",
-            "an order of a \
-    court",
+            "an order of a court",
         ],
     );
     assert!(!page.contains("half"));

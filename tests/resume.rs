@@ -19,8 +19,7 @@ use support::*;
 
 /// A run with everything that a resume could lose: dropout, an order for each epoch, accumulation,
 /// a warm-up, a best adapter that is not the last, and patience.
-const RECIPE: &str = "\
-base_model: base
+const RECIPE: &str = "base_model: base
 datasets:
   - path: rows.parquet
     format: text
@@ -111,12 +110,7 @@ fn checkpoints(desk: &Desk, run: &str) -> Vec<u64> {
 /// The run that is left alone.
 fn reference(desk: &Desk, overrides: &[&str]) -> Outcome {
     desk.run(&[&["train", "recipe.yaml", "output_dir=alone"], overrides].concat())
-        .says(
-            "the run \
-    left alone",
-            0,
-            &[],
-        );
+        .says("the run left alone", 0, &[]);
     outcome(desk, "alone")
 }
 
@@ -191,10 +185,7 @@ fn moments(seed: u64, count: usize, lines: usize) -> Vec<Moment> {
 /// `RANKINE_KILLS=50 cargo test --release --test resume`.
 fn runs(few: usize) -> usize {
     std::env::var("RANKINE_KILLS").ok().map_or(few, |kills| {
-        kills.parse().expect(
-            "RANKINE_KILLS is \
-    a number",
-        )
+        kills.parse().expect("RANKINE_KILLS is a number")
     })
 }
 
@@ -258,18 +249,14 @@ fn every_step_can_be_gone_on_from() {
     assert_eq!(
         steps,
         (1..=30).collect::<Vec<_>>(),
-        "5 steps an epoch, 6 epochs, the last of each \
-    with fewer rows"
+        "5 steps an epoch, 6 epochs, the last of each with fewer rows"
     );
     for step in steps {
         back_to(&desk, "alone", "again", step);
         desk.run(&["resume", "again"]).says(
             "a resume",
             0,
-            &[&format!(
-                "going on after step \
-        {step}"
-            )],
+            &[&format!("going on after step {step}")],
         );
         assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
         fs::remove_dir_all(desk.path("again")).unwrap();
@@ -294,10 +281,7 @@ fn every_step_over_packs_can_be_gone_on_from() {
         desk.run(&["resume", "again"]).says(
             "a resume",
             0,
-            &[&format!(
-                "going on after step \
-        {step}"
-            )],
+            &[&format!("going on after step {step}")],
         );
         assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
         fs::remove_dir_all(desk.path("again")).unwrap();
@@ -343,10 +327,7 @@ fn every_step_over_a_mixture_can_be_gone_on_from() {
             desk.run(&["resume", "again"]).says(
                 "a resume",
                 0,
-                &[&format!(
-                    "going on after step \
-            {step}"
-                )],
+                &[&format!("going on after step {step}")],
             );
             assert_eq!(
                 outcome(&desk, "again"),
@@ -393,10 +374,7 @@ fn every_step_on_a_packed_base_can_be_gone_on_from() {
         desk.run(&["resume", "again"]).says(
             "a resume",
             0,
-            &[&format!(
-                "going on after step \
-        {step}"
-            )],
+            &[&format!("going on after step {step}")],
         );
         assert_eq!(outcome(&desk, "again"), alone, "from step {step}");
         fs::remove_dir_all(desk.path("again")).unwrap();
@@ -447,10 +425,7 @@ fn every_step_of_other_adapters_can_be_gone_on_from() {
             desk.run(&["resume", "again"]).says(
                 "a resume",
                 0,
-                &[&format!(
-                    "going on after step \
-            {step}"
-                )],
+                &[&format!("going on after step {step}")],
             );
             assert_eq!(
                 outcome(&desk, "again"),
@@ -616,7 +591,7 @@ fn the_newest_checkpoint_that_is_whole_counts() {
         0,
         &[
             "`again/checkpoints/step-16` is passed over: `optimizer.safetensors` is not what was \
-        written",
+            written",
         ],
     );
     assert!(
@@ -627,8 +602,7 @@ fn the_newest_checkpoint_that_is_whole_counts() {
     assert_eq!(outcome(&desk, "again"), alone);
     assert!(
         !desk.path("again/checkpoints/.rankine-tmp-dead").exists(),
-        "what a dead process left \
-    is collected"
+        "what a dead process left is collected"
     );
 }
 
@@ -663,8 +637,7 @@ fn a_run_goes_on_from_its_lock_alone_and_from_anywhere() {
     assert_eq!(outcome(&desk, "moved/long"), alone);
     assert!(
         other.try_wait().unwrap().is_none() && desk.path("long/.rankine-lock").exists(),
-        "the \
-    other run is let be"
+        "the other run is let be"
     );
     other.kill().unwrap();
     other.wait().unwrap();
@@ -685,8 +658,7 @@ fn what_is_there_is_not_lost_to_a_mistake() {
         "a checkpoint",
         65,
         &[
-            "`alone/checkpoints/step-8` is a checkpoint, expected the \
-    folder of a run",
+            "`alone/checkpoints/step-8` is a checkpoint, expected the folder of a run",
             "DESK/alone`",
         ],
     );
@@ -732,11 +704,7 @@ fn what_is_there_is_not_lost_to_a_mistake() {
     desk.run(&["resume", "broken"]).says(
         "none whole",
         65,
-        &[
-            "none of 2 checkpoints of `broken` is \
-    whole",
-            "--force",
-        ],
+        &["none of 2 checkpoints of `broken` is whole", "--force"],
     );
     assert_eq!(desk.read("broken/metrics.jsonl"), metrics);
     desk.run(&["resume", "broken", "--force"])
@@ -809,8 +777,7 @@ fn a_run_stopped_in_its_last_evaluation_has_the_same_result() {
     assert_eq!(
         (&state["evaluation_due"], &state["best_step"]),
         (&false.into(), &30.into()),
-        "it \
-    is saved again"
+        "it is saved again"
     );
 }
 
@@ -930,8 +897,7 @@ fn one_process_a_run_folder() {
     desk.run(&["resume", "long"]).says(
         "its file was removed by hand",
         73,
-        &["`long` is in use by \
-    another process"],
+        &["`long` is in use by another process"],
     );
     assert!(child.try_wait().unwrap().is_none(), "the first goes on");
     child.kill().unwrap();

@@ -191,8 +191,7 @@ fn prompts_come_back_from_the_lock() {
         "recipe.yaml",
         "output_dir: run",
         &format!(
-            "output_dir: run\nevaluation:\n  prompts: \
-    {}",
+            "output_dir: run\nevaluation:\n  prompts: {}",
             json!(prompts)
         ),
     );
@@ -293,8 +292,7 @@ fn a_signal_ends_an_answer() {
         "recipe.yaml",
         "output_dir: run",
         &format!(
-            "output_dir: run\nevaluation:\n  prompts: \
-    {}",
+            "output_dir: run\nevaluation:\n  prompts: {}",
             json!(prompts)
         ),
     );

@@ -59,8 +59,7 @@ fn the_token_of_the_hub_is_never_written_or_said() {
     fs::write(desk.path("home/token"), CANARY).unwrap();
     desk.write(
         "env.jinja",
-        "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}{{ \
-    environ }}{{ HF_TOKEN }}",
+        "{% for m in messages %}{{ m.content }}<|eot_id|>{% endfor %}{{ environ }}{{ HF_TOKEN }}",
     );
     desk.write("broken.yaml", "base_model: [\nHF_TOKEN: x");
     let template = "chat_template=env.jinja";

@@ -179,8 +179,7 @@ fn schedules_are_those_of_transformers() {
             let (ours, theirs) = (schedule.lr_at(step as u64), expected.as_f64().unwrap());
             assert!(
                 (ours - theirs).abs() < 1e-12,
-                "{name}, step {step}: {ours}, expected \
-            {theirs}"
+                "{name}, step {step}: {ours}, expected {theirs}"
             );
         }
     }

@@ -15,8 +15,7 @@ use rankine::train::RunFolder;
 use serde_json::Value;
 use support::{Desk, Ran};
 
-const RECIPE: &str = "\
-base_model: base
+const RECIPE: &str = "base_model: base
 datasets:
   - path: rows.parquet
     format: text
@@ -217,8 +216,7 @@ fn each_trains_is_merged_and_goes_on() {
             let next = object(&desk.run(&next));
             assert!(
                 (next["eval_loss_first"].as_f64().unwrap() - best).abs() < 1e-9,
-                "{said}: \
-            {next}"
+                "{said}: {next}"
             );
             assert_eq!(outside(&desk, "next"), outside(&desk, "run"), "{said}");
         }
@@ -255,10 +253,7 @@ fn every_checkpoint_can_be_gone_on_from_to_the_bit() {
             desk.run(&["resume", &half]).says(
                 "resume",
                 0,
-                &[&format!(
-                    "going on after step \
-            {step}"
-                )],
+                &[&format!("going on after step {step}")],
             );
             for file in [
                 "adapter/adapter_model.safetensors",
@@ -327,8 +322,7 @@ fn the_plan_counts_what_trains_and_the_disk_holds_it() {
         assert_eq!(
             parts(&bare, "base_bytes") - parts(&with, "base_bytes"),
             replaced,
-            "{words} on \
-        {family}"
+            "{words} on {family}"
         );
 
         desk.run(&["train", "recipe.yaml", "output_dir=run", words])
@@ -340,8 +334,7 @@ fn the_plan_counts_what_trains_and_the_disk_holds_it() {
         let needed = RunFolder::needed_bytes(count(&with) as usize);
         assert!(
             written < needed && needed - written < 200_000,
-            "{words} on {family}: {written} \
-        written, {needed} needed"
+            "{words} on {family}: {written} written, {needed} needed"
         );
     }
 }
@@ -362,8 +355,7 @@ fn what_does_not_go_together_is_refused() {
             &["adapter.modules_to_save=[q_proj]"],
             &[
                 "`q_proj` is neither the embedding nor the head",
-                "hint: give it an adapter with \
-            `target_modules`",
+                "hint: give it an adapter with `target_modules`",
             ],
         ),
         (
@@ -381,8 +373,7 @@ fn what_does_not_go_together_is_refused() {
             ],
             &[
                 "adapter.modules_to_save: `lm_head` is among the `target_modules` too",
-                "hint: name \
-            it in one of the two",
+                "hint: name it in one of the two",
             ],
         ),
         (
@@ -399,34 +390,28 @@ fn what_does_not_go_together_is_refused() {
             ],
             &[
                 "adapter.trainable_token_indices: `model.embed_tokens` is among the \
-                `target_modules` \
-            too",
+                `target_modules` too",
             ],
         ),
         (
             &["adapter.trainable_token_indices=[304]"],
-            &["token 304 has no row in \
-        `model.embed_tokens`, which has 304"],
+            &["token 304 has no row in `model.embed_tokens`, which has 304"],
         ),
         (
             &["adapter.trainable_token_indices=[7, 3, 7]"],
-            &["token 7 is named twice for \
-        `model.embed_tokens`"],
+            &["token 7 is named twice for `model.embed_tokens`"],
         ),
         (
             &["adapter.trainable_token_indices=[-1]"],
-            &["adapter.trainable_token_indices.0: expected \
-        a whole number from 0"],
+            &["adapter.trainable_token_indices.0: expected a whole number from 0"],
         ),
         (
             &["adapter.trainable_token_indices={q_proj: [1]}"],
-            &["`q_proj` is neither the embedding \
-        nor the head"],
+            &["`q_proj` is neither the embedding nor the head"],
         ),
         (
             &["adapter.trainable_token_indices={lm_head: []}"],
-            &["no tokens are named for \
-        `lm_head`"],
+            &["no tokens are named for `lm_head`"],
         ),
         (
             &[
@@ -455,8 +440,7 @@ fn what_does_not_go_together_is_refused() {
             ],
             &[
                 "adapter.modules_to_save: `model.embed_tokens` trains in numbers on the device, \
-                and \
-            with `offload_embedding`",
+                and with `offload_embedding`",
             ],
         ),
         (
@@ -520,7 +504,7 @@ fn what_does_not_go_together_is_refused() {
 #[test]
 fn that_a_head_is_untied_is_said_before_training() {
     const SAID: &str = "note: the base has one table for its embedding and its head, and the \
-    adapter changes them apart";
+        adapter changes them apart";
     let desk = desk("qwen2");
     let check = |words: &str| desk.run(&["check", "recipe.yaml", words]);
     for words in [
@@ -548,7 +532,7 @@ fn that_a_head_is_untied_is_said_before_training() {
         65,
         &[
             "the rows of the embedding are those of `lm_head` too, which is among \
-    the `modules_to_save`",
+            the `modules_to_save`",
         ],
     );
 }

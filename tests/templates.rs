@@ -15,18 +15,17 @@ use serde_json::{Value, json};
 use support::*;
 
 const CHATML: &str = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content \
-}}<|im_end|>\n{% endfor %}\
-    {% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 fn tort() -> Value {
     json!([{"role": "user", "content": "Define tort."}, {"role": "assistant", "content": "A civil \
-    wrong."}])
+        wrong."}])
 }
 
 fn tort_and_lien() -> Value {
     json!([
         {"role": "user", "content": "Define tort."}, {"role": "assistant", "content": "A civil \
-        wrong."},
+            wrong."},
         {"role": "user", "content": "And lien?"}, {"role": "assistant", "content": "A claim."},
     ])
 }
@@ -103,7 +102,7 @@ fn previewed(desk: &Desk, overrides: &[&str]) -> String {
 #[test]
 fn every_special_token_that_ends_an_answer_is_trained() {
     let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content \
-    }}{% if m.role == 'assistant' %}<|im_start|>{% endif %}\
+        }}{% if m.role == 'assistant' %}<|im_start|>{% endif %}\
         <|im_end|>{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     let shown = previewed(&desk_with(source, &[tort_and_lien()]), &[]);
     assert!(
@@ -121,7 +120,7 @@ fn every_special_token_that_ends_an_answer_is_trained() {
 #[test]
 fn an_end_that_only_the_template_knows_is_trained() {
     let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content \
-    }}<|im_end|>{% if m.role == 'assistant' %}<|done|>{% endif %}\
+        }}<|im_end|>{% if m.role == 'assistant' %}<|done|>{% endif %}\
         {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     for ends in ["<|im_end|><|done|>", "<|done|>"] {
         let desk = desk_with(
@@ -149,12 +148,11 @@ fn an_end_that_only_the_template_knows_is_trained() {
 #[test]
 fn the_token_that_begins_the_next_turn_is_never_trained() {
     let source = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content \
-    }}{% if loop.last or m.role == 'user' %}<|im_end|>{% endif %}\
+        }}{% if loop.last or m.role == 'user' %}<|im_end|>{% endif %}\
         {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
     let marked = source.replace(
         "{{ m.content }}",
-        "{% generation %}{{ m.content \
-    }}{% endgeneration %}",
+        "{% generation %}{{ m.content }}{% endgeneration %}",
     );
     for source in [source, &marked] {
         let ran =
@@ -164,8 +162,7 @@ fn the_token_that_begins_the_next_turn_is_never_trained() {
             65,
             &[
                 "1 of 1 rows are broken",
-                "the model would not \
-        learn to stop",
+                "the model would not learn to stop",
             ],
         );
         assert!(ran.stdout.contains("left out, broken: "), "{}", ran.stdout);
@@ -187,17 +184,15 @@ fn the_token_that_begins_the_next_turn_is_never_trained() {
 #[test]
 fn a_namespace_of_outside_is_assigned_to_in_a_generation_block() {
     let source = "{% set ns = namespace(open=false) %}{% for m in messages %}<|im_start|>{{ m.role \
-    }}\n\
-        {% if m.role == 'assistant' %}{% generation %}{% set ns.open = true %}{{ m.content \
-        }}<|im_end|>{% endgeneration %}\
-        {% else %}{{ m.content \
+        }}\n{% if m.role == 'assistant' %}{% generation %}{% set ns.open = true %}{{ m.content \
+        }}<|im_end|>{% endgeneration %}{% else %}{{ m.content \
         }}<|im_end|>{% endif %}\n{% endfor %}{% if ns.open %}said{% endif %}";
     let shown = previewed(&desk_with(source, &[tort()]), &[]);
     assert!(shown.ends_with("⟦A civil wrong.<|im_end|>⟧said"), "{shown}");
 }
 
 const TOOL_USE: &str = "{% if tools %}<|im_start|>system\nTools: {{ tools | tojson \
-}}<|im_end|>\n{% endif %}{% for m in messages %}\
+    }}<|im_end|>\n{% endif %}{% for m in messages %}\
     <|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ \
     c.function.name }} {{ c.function.arguments | tojson }}\
     </call>{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}\
@@ -304,7 +299,7 @@ fn named_templates_without_a_default_are_told_by_their_names() {
         65,
         &[
             "chat_template: `tools` does not exist, expected a file, or one of `rag`, `tool_use`, \
-        `chatml`",
+            `chatml`",
         ],
     );
     name_templates_wrongly(&desk);
@@ -318,8 +313,7 @@ fn name_templates_wrongly(desk: &Desk) {
     desk.run(&["preview", "recipe.yaml"]).says(
         "no template in it",
         65,
-        &["a template or a list of \
-    named templates"],
+        &["a template or a list of named templates"],
     );
 }
 
@@ -329,10 +323,7 @@ fn a_stock_template_is_named_where_the_base_has_its_tokens() {
     let shown = previewed(&desk, &["chat_template=qwen3"]);
     assert!(
         shown.contains("<|im_start|>user␊Define tort.<|im_end|>")
-            && shown.contains(
-                "A civil \
-    wrong.<|im_end|>"
-            ),
+            && shown.contains("A civil wrong.<|im_end|>"),
         "{shown}"
     );
     let ran = desk.run(&["preview", "recipe.yaml", "chat_template=llama3"]);
@@ -341,7 +332,7 @@ fn a_stock_template_is_named_where_the_base_has_its_tokens() {
         65,
         &[
             "the stock template `llama3` writes `<|start_header_id|>`, `<|end_header_id|>`, \
-        `<|eot_id|>`",
+            `<|eot_id|>`",
         ],
     );
 }
@@ -355,7 +346,7 @@ fn line_breaks_of_a_template_are_lf() {
         assert_eq!(
             shown,
             "<|im_start|>user␊Define tort.<|im_end|>␊<|im_start|>assistant␊A civil \
-        wrong.<|im_end|>␊",
+            wrong.<|im_end|>␊",
             "{end:?}"
         );
     }
@@ -402,8 +393,7 @@ fn a_template_is_tried_however_busy_the_machine_is() {
 }
 
 const THINKS: &str = "{% for m in messages %}<|im_start|>{{ m.role \
-}}\n{% if m.role == 'assistant' and thinks %}hm {% endif %}\
-    {{ m.content \
+    }}\n{% if m.role == 'assistant' and thinks %}hm {% endif %}{{ m.content \
     }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
 
 #[test]
@@ -444,15 +434,13 @@ fn variables_of_the_recipe_reach_the_template_and_those_of_a_row_win() {
     ran.says(
         "a variable that is not read",
         0,
-        &["chat_template_kwargs.think: the chat template \
-    does not read it"],
+        &["chat_template_kwargs.think: the chat template does not read it"],
     );
     let ran = desk.run(&["preview", "recipe.yaml", "chat_template_kwargs.tools=[]"]);
     ran.says(
         "a part of the conversation",
         65,
-        &["chat_template_kwargs: `tools` is set for each \
-    conversation"],
+        &["chat_template_kwargs: `tools` is set for each conversation"],
     );
     let rows = |variables: &str| {
         desk.write_rows(
@@ -517,8 +505,7 @@ fn what_a_run_was_trained_with_goes_with_its_adapter() {
                     "--max-tokens",
                     "8",
                     "--chat",
-                    "Define \
-        tort.",
+                    "Define tort.",
                 ],
                 arguments,
             ]
@@ -549,7 +536,7 @@ fn a_row_that_a_template_does_not_mark_is_left_out_and_counted() {
     // Thinking changes what is rendered of a turn, so that neither sentinels nor prefixes hold for
     // it.
     let source = "{% for m in messages %}<|im_start|>{{ m.role \
-    }}\n{% if 'secret' in m.content %}-{% else %}{{ m.content }}{% endif %}<|im_end|>\n\
+        }}\n{% if 'secret' in m.content %}-{% else %}{{ m.content }}{% endif %}<|im_end|>\n\
         {% endfor %}";
     let secret = json!([
         {"role": "user", "content": "Define tort."},
@@ -562,16 +549,11 @@ fn a_row_that_a_template_does_not_mark_is_left_out_and_counted() {
         0,
         &[
             "1 of 2 rows are broken and left out; the first: ",
-            "does not tell \
-    what the assistant says",
+            "does not tell what the assistant says",
         ],
     );
     assert!(
-        ran.stdout.contains("left out, broken: ")
-            && ran.stdout.contains(
-                "put \
-    `{% generation %}`"
-            ),
+        ran.stdout.contains("left out, broken: ") && ran.stdout.contains("put `{% generation %}`"),
         "{}",
         ran.stdout
     );
@@ -581,8 +563,7 @@ fn a_row_that_a_template_does_not_mark_is_left_out_and_counted() {
         65,
         &[
             "1 of 2 rows are left out",
-            "more than \
-    `training.max_dropped`, 0.1",
+            "more than `training.max_dropped`, 0.1",
         ],
     );
 }
@@ -719,10 +700,7 @@ fn joined(spans: &[Span]) -> Vec<Span> {
 
 fn first_difference(found: &Result<String, TemplateError>, expected: Option<&str>) -> String {
     let (Ok(found), Some(expected)) = (found, expected) else {
-        return format!(
-            "{found:?}, expected \
-    {expected:?}"
-        );
+        return format!("{found:?}, expected {expected:?}");
     };
     let same = found
         .bytes()

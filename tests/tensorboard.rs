@@ -261,8 +261,7 @@ fn a_run_that_was_stopped_is_shown_as_one() {
             older
                 .iter()
                 .all(|(file, content)| fs::read(file).unwrap() == *content),
-            "no older \
-        file is touched"
+            "no older file is touched"
         );
         assert_eq!(
             shown(&desk, "run"),
@@ -365,8 +364,7 @@ fn a_folder_that_takes_no_events_costs_one_warning() {
     assert_eq!(ran.stderr.matches(WARNING).count(), 1, "{}", ran.stderr);
     assert!(
         adapter(&desk, "run") == adapter(&desk, "alone"),
-        "the run went on to the same \
-    adapter"
+        "the run went on to the same adapter"
     );
     assert_eq!(desk.read("run/tensorboard"), b"a file of others");
 }

@@ -412,8 +412,7 @@ fn every_format_trains() {
         assert!(steps[0]["trained_tokens"].as_u64().unwrap() > 5, "{format}");
         assert!(
             result["loss"].as_f64() < steps[0]["loss"].as_f64(),
-            "{format}: equal rows are \
-        learned"
+            "{format}: equal rows are learned"
         );
     }
 }
@@ -481,11 +480,10 @@ fn a_loss_that_is_not_finite_ends_the_run_or_skips_the_step() {
     let desk = Desk::new();
     let explodes = ["training.learning_rate=1e30", "training.max_steps=4"];
     let hint = "hint: lower `training.learning_rate`, add `training.warmup_steps`, or set \
-    `training.on_nonfinite: skip`";
+        `training.on_nonfinite: skip`";
     let parts = [
         "error: step 2 has loss NaN",
-        "the weights before it are in \
-    `run/checkpoints/step-1`",
+        "the weights before it are in `run/checkpoints/step-1`",
         hint,
     ];
     train(&desk, &explodes).says("abort", 76, &parts);
@@ -499,11 +497,7 @@ fn a_loss_that_is_not_finite_ends_the_run_or_skips_the_step() {
     train(&desk, &overflows).says(
         "overflow",
         76,
-        &[
-            "error: step 1 has loss",
-            "it changed no \
-    weights",
-        ],
+        &["error: step 1 has loss", "it changed no weights"],
     );
     assert!(!desk.path("overflow/adapter").exists());
     assert!(!desk.path("run/adapter").exists());
@@ -578,8 +572,7 @@ fn a_base_that_changes_under_a_run_is_told() {
     desk.run(&["resume", "run"]).says(
         "after it",
         65,
-        &["`DESK/base/generation_config.json` has \
-    changed since the run started"],
+        &["`DESK/base/generation_config.json` has changed since the run started"],
     );
 }
 
@@ -603,8 +596,7 @@ fn a_run_in_which_nothing_was_learned_fails() {
         train(&desk, overrides).says(
             "a base of NaN",
             76,
-            &["none of 2 steps left anything to \
-        keep"],
+            &["none of 2 steps left anything to keep"],
         );
     }
     assert!(!desk.path("run/adapter").exists() && !desk.path("b/adapter").exists());
@@ -631,8 +623,7 @@ fn what_a_consumer_will_not_take_is_said_before_training() {
     }
     assert!(
         !desk.run(&["check", "recipe.yaml"]).stderr.contains("note:"),
-        "a usual adapter needs \
-    no words"
+        "a usual adapter needs no words"
     );
 }
 

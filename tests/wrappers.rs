@@ -301,8 +301,7 @@ fn a_head_that_differs_is_one_unless_the_config_ties_it() {
         DecoderSpec::read(&desk.path("base/config.json"))
             .unwrap()
             .tied_head,
-        "a Mistral 3 is \
-    tied by default"
+        "a Mistral 3 is tied by default"
     );
     near(
         "untied",
@@ -323,8 +322,7 @@ fn a_wrapper_that_is_not_known_is_refused_with_those_that_are() {
     for (change, said) in [
         (
             json!({"model_type": "paligemma"}),
-            "`model_type` is `paligemma`, known are \
-        `deepseek_v2`",
+            "`model_type` is `paligemma`, known are `deepseek_v2`",
         ),
         (
             json!({"model_type": "paligemma"}),

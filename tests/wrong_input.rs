@@ -34,8 +34,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "key of another section",
         "r: 4",
         "learning_rate: 1e-4",
-        &["`learning_rate` belongs in \
-    `training`"],
+        &["`learning_rate` belongs in `training`"],
     ),
     (
         "double key",
@@ -56,11 +55,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "text for a number",
         "r: 4",
         "r: four",
-        &[
-            "adapter.r: expected a whole number",
-            "found \
-    `four`",
-        ],
+        &["adapter.r: expected a whole number", "found `four`"],
     ),
     (
         "number in quotes",
@@ -72,15 +67,13 @@ const RECIPES: &[BrokenRecipe] = &[
         "dropout of 1",
         "r: 4",
         "dropout: 1",
-        &["adapter.dropout: expected a number from 0 to below \
-    1, found `1`"],
+        &["adapter.dropout: expected a number from 0 to below 1, found `1`"],
     ),
     (
         "negative learning rate",
         "max_steps: 2",
         "learning_rate: -1e-4",
-        &["training.learning_rate: \
-    expected a number above 0"],
+        &["training.learning_rate: expected a number above 0"],
     ),
     (
         "learning rate that is no number",
@@ -98,11 +91,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "unknown word",
         "max_steps: 2",
         "lr_scheduler: cosin",
-        &[
-            "found `cosin`",
-            "did you mean \
-    `cosine`?",
-        ],
+        &["found `cosin`", "did you mean `cosine`?"],
     ),
     (
         "unknown format",
@@ -132,8 +121,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "format that is not built",
         "format: text",
         "format: preference",
-        &["`preference` is not \
-    supported yet"],
+        &["`preference` is not supported yet"],
     ),
     (
         "nested blocks of nothing",
@@ -141,7 +129,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "double_quant: true",
         &[
             "recipe.yaml:6:17: adapter.double_quant goes with `quantization: nf4` and `fp4`, it is \
-        `none`",
+            `none`",
         ],
     ),
     (
@@ -162,8 +150,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "",
         &[
             "missing key `base_model`",
-            "hint: add a line such as \
-    `base_model: ",
+            "hint: add a line such as `base_model: ",
         ],
     ),
     (
@@ -184,16 +171,14 @@ const RECIPES: &[BrokenRecipe] = &[
         "row.parquet",
         &[
             "recipe.yaml:3:11: no data file at `row.parquet`, looked in `DESK`",
-            "there are: \
-        rows.parquet",
+            "there are: rows.parquet",
         ],
     ),
     (
         "glob that is none",
         "rows.parquet",
         "'[.parquet'",
-        &["recipe.yaml:3:11: `[.parquet` is not a \
-    glob"],
+        &["recipe.yaml:3:11: `[.parquet` is not a glob"],
     ),
     (
         "open braces",
@@ -211,8 +196,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "template that is not there",
         "output_dir: run",
         "chat_template: x.jinja",
-        &["chat_template: \
-    `x.jinja` does not exist"],
+        &["chat_template: `x.jinja` does not exist"],
     ),
     (
         "device that is none",
@@ -227,8 +211,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "regular expression that is none",
         "r: 4",
         "target_modules: '(q'",
-        &["`(q` is not a regular \
-    expression"],
+        &["`(q` is not a regular expression"],
     ),
     (
         "targets that match nothing",
@@ -244,8 +227,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "pattern that matches part of a name",
         "r: 4",
         "target_modules: q_proj",
-        &["no projection of \
-    the model matches `q_proj`"],
+        &["no projection of the model matches `q_proj`"],
     ),
     (
         "a norm that is to be saved",
@@ -271,29 +253,26 @@ const RECIPES: &[BrokenRecipe] = &[
         "layers_to_transform: [1]\n  target_modules: .*q_proj",
         &[
             "recipe.yaml:6:24: adapter.layers_to_transform does not go with the regular expression \
-        `.*q_proj`",
+            `.*q_proj`",
         ],
     ),
     (
         "layer that is not there",
         "r: 4",
         "layers_to_transform: [2]",
-        &["layer 2 does not exist, the \
-    base has layers 0 to 1"],
+        &["layer 2 does not exist, the base has layers 0 to 1"],
     ),
     (
         "adapter to go on from that is not there",
         "r: 4",
         "init_from: x",
-        &["adapter.init_from: `x` \
-    does not exist"],
+        &["adapter.init_from: `x` does not exist"],
     ),
     (
         "two warm-ups",
         "max_steps: 2",
         "warmup_steps: 2\n  warmup_ratio: 0.1",
-        &["both set the \
-    length of the warm-up"],
+        &["both set the length of the warm-up"],
     ),
     (
         "early stopping without validation",
@@ -305,8 +284,7 @@ const RECIPES: &[BrokenRecipe] = &[
         "anchor",
         "base_model: base",
         "base_model: &a base",
-        &["recipe.yaml:1:13: anchor `&a` is not \
-    allowed"],
+        &["recipe.yaml:1:13: anchor `&a` is not allowed"],
     ),
     (
         "second document",
@@ -354,8 +332,7 @@ fn a_recipe_that_is_no_yaml_text_is_refused() {
         (
             "bad UTF-8",
             b"base_model: caf\xe9\n",
-            "recipe.yaml:1:16: not UTF-8: byte 0xe9 at offset \
-        15",
+            "recipe.yaml:1:16: not UTF-8: byte 0xe9 at offset 15",
         ),
         ("nothing", b"", "recipe.yaml:1:1: "),
         (
@@ -431,8 +408,7 @@ fn a_broken_config_json_is_refused() {
             "cut off",
             &|desk| desk.cut("base/config.json", 0.5),
             65,
-            &["recipe.yaml:1:13: \
-        base/config.json: not valid JSON"],
+            &["recipe.yaml:1:13: base/config.json: not valid JSON"],
         ),
         (
             "bad UTF-8",
@@ -444,8 +420,7 @@ fn a_broken_config_json_is_refused() {
             "a list",
             &|desk| desk.write("base/config.json", "[1]"),
             65,
-            &["base/config.json: \
-        expected a JSON object"],
+            &["base/config.json: expected a JSON object"],
         ),
         (
             "nested without end",
@@ -473,8 +448,7 @@ fn a_broken_config_json_is_refused() {
             "unknown activation",
             &config(r#""silu""#, r#""relu2""#),
             65,
-            &["`hidden_act` is `relu2`, \
-        known are `silu`"],
+            &["`hidden_act` is `relu2`, known are `silu`"],
         ),
         (
             "heads that do not divide",
@@ -486,8 +460,7 @@ fn a_broken_config_json_is_refused() {
             "odd heads",
             &config(r#""head_dim": 8"#, r#""head_dim": 7"#),
             65,
-            &["`head_dim` is 7, \
-        expected an even number"],
+            &["`head_dim` is 7, expected an even number"],
         ),
         (
             "no width",
@@ -495,8 +468,7 @@ fn a_broken_config_json_is_refused() {
             65,
             &[
                 "config.json does not set `hidden_size` (default 4096): the defaults of \
-                transformers \
-            are used",
+                transformers are used",
             ],
         ),
         (
@@ -541,8 +513,7 @@ fn a_broken_config_json_is_refused() {
             65,
             &[
                 "`model.layers.1.mlp.up_proj.weight` has shape [48, 32], expected [64, 32]",
-                "6 \
-            faults",
+                "6 faults",
             ],
         ),
         (
@@ -557,7 +528,7 @@ fn a_broken_config_json_is_refused() {
             65,
             &[
                 "tensor `model.layers.1.mlp.up_proj.weight` of shape [48, 32] is not part of the \
-            model",
+                model",
             ],
         ),
     ]);
@@ -589,16 +560,14 @@ fn broken_weights_are_refused() {
             65,
             &[
                 "`base/model.safetensors` is not a whole safetensors file",
-                "hint: download or copy \
-            the file again",
+                "hint: download or copy the file again",
             ],
         ),
         (
             "cut in the header",
             &|desk| desk.cut(WEIGHTS, 0.001),
             65,
-            &["not a whole safetensors \
-        file"],
+            &["not a whole safetensors file"],
         ),
         (
             "empty",
@@ -640,8 +609,7 @@ fn broken_weights_are_refused() {
             &|desk| {
                 desk.write(
                     WEIGHTS,
-                    "version https://git-lfs.github.com/spec/v1\noid \
-            sha256:0\n",
+                    "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
                 )
             },
             65,
@@ -660,8 +628,7 @@ fn broken_weights_are_refused() {
             "none",
             &|desk| desk.remove(WEIGHTS),
             65,
-            &["`base` has no model.safetensors and no \
-        model.safetensors.index.json"],
+            &["`base` has no model.safetensors and no model.safetensors.index.json"],
         ),
         (
             "a folder of that name",
@@ -716,15 +683,13 @@ fn a_broken_tokenizer_is_refused() {
             "none",
             &|desk| desk.remove("base/tokenizer.json"),
             65,
-            &["`base` holds no \
-        `tokenizer.json`"],
+            &["`base` holds no `tokenizer.json`"],
         ),
         (
             "cut off",
             &|desk| desk.cut("base/tokenizer.json", 0.9),
             65,
-            &["`base/tokenizer.json` is \
-        not a tokenizer"],
+            &["`base/tokenizer.json` is not a tokenizer"],
         ),
         (
             "bad UTF-8",
@@ -768,8 +733,7 @@ fn a_broken_tokenizer_is_refused() {
             65,
             &[
                 "token id 304, the base's embedding has ids below 304",
-                "hint: use the tokenizer \
-            that came with the base",
+                "hint: use the tokenizer that came with the base",
             ],
         ),
         (
@@ -826,8 +790,7 @@ fn broken_data_is_refused() {
             "empty file",
             &|desk| desk.write(ROWS, ""),
             65,
-            &["`rows.parquet` is not a whole Parquet \
-        file"],
+            &["`rows.parquet` is not a whole Parquet file"],
         ),
         (
             "a CSV",
@@ -836,8 +799,7 @@ fn broken_data_is_refused() {
             &[
                 "`rows.parquet` is text, expected a Parquet file",
                 "hint: ",
-                "`rankine convert \
-            rows.parquet --out ",
+                "`rankine convert rows.parquet --out ",
             ],
         ),
         (
@@ -865,18 +827,13 @@ fn broken_data_is_refused() {
             "bad UTF-8 in a text",
             &bad_text,
             65,
-            &[
-                "`rows.parquet`, row group 0, row 6, column \
-        `text`",
-                "utf-8",
-            ],
+            &["`rows.parquet`, row group 0, row 6, column `text`", "utf-8"],
         ),
         (
             "no rows",
             &|desk| desk.write_rows(ROWS, vec![("text", texts(none))]),
             65,
-            &["no rows to \
-        train on"],
+            &["no rows to train on"],
         ),
         (
             "no such column",
@@ -885,11 +842,7 @@ fn broken_data_is_refused() {
                     ROWS,
                     vec![
                         ("term", texts(["a"])),
-                        (
-                            "definition",
-                            texts(["long \
-            enough"]),
-                        ),
+                        ("definition", texts(["long enough"])),
                     ],
                 )
             },
@@ -920,7 +873,7 @@ fn broken_data_is_refused() {
             65,
             &[
                 "2 of 3 rows are left out (0 too long, 2 without a trained token), more than \
-            `training.max_dropped`, 0.05",
+                `training.max_dropped`, 0.05",
             ],
         ),
         (
@@ -966,8 +919,7 @@ fn broken_data_is_refused() {
                 recipe(
                     desk,
                     "output_dir: run",
-                    "output_dir: run\nevaluation: \
-            {val_set_size: 12}",
+                    "output_dir: run\nevaluation: {val_set_size: 12}",
                 )
             },
             65,
@@ -1044,14 +996,12 @@ fn a_broken_template_is_refused() {
         (
             "syntax error",
             b"{% if %}",
-            &["recipe.yaml:11:16: the chat template is not valid at line \
-        1"],
+            &["recipe.yaml:11:16: the chat template is not valid at line 1"],
         ),
         (
             "open block",
             b"a\n{% for m in messages %}",
-            &["the chat template is not valid at line \
-        2"],
+            &["the chat template is not valid at line 2"],
         ),
         ("bad UTF-8", b"\xff", &["t.jinja", "UTF-8"]),
         (
@@ -1059,14 +1009,13 @@ fn a_broken_template_is_refused() {
             b"{{ raise_exception('no system turn') }}",
             &[
                 "row 0, column `messages`: the chat template refuses the conversation: no system \
-            turn",
+                turn",
             ],
         ),
         (
             "fails",
             b"{{ messages[0].a.b.c }}",
-            &["row 0, column `messages`: the chat template fails \
-        at line 1"],
+            &["row 0, column `messages`: the chat template fails at line 1"],
         ),
         (
             "calls what is not there",
@@ -1076,32 +1025,27 @@ fn a_broken_template_is_refused() {
         (
             "loops",
             endless.as_bytes(),
-            &["row 0, column `messages`: the chat template takes more \
-        than 20000000 steps"],
+            &["row 0, column `messages`: the chat template takes more than 20000000 steps"],
         ),
         (
             "grows",
             b"{% for a in range(9999) %}{{ 'x' * 100000 }}{% endfor %}",
-            &["the chat \
-        template writes more than"],
+            &["the chat template writes more than"],
         ),
         (
             "calls itself",
             b"{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
-            &["the chat template \
-        fails at line 1"],
+            &["the chat template fails at line 1"],
         ),
         (
             "nested without end",
             &[b"{% if a %}".repeat(5000), b"x".to_vec()].concat(),
-            &["the chat \
-        template is not valid"],
+            &["the chat template is not valid"],
         ),
         (
             "parentheses without end",
             &[b"{{ ".to_vec(), b"(".repeat(50_000)].concat(),
-            &["the chat \
-        template is not valid"],
+            &["the chat template is not valid"],
         ),
         (
             "includes a file",
@@ -1111,8 +1055,7 @@ fn a_broken_template_is_refused() {
         (
             "leaves the answer out",
             b"{{ messages | length }}",
-            &["the chat template does not tell \
-        what the assistant says"],
+            &["the chat template does not tell what the assistant says"],
         ),
         (
             "marks nothing",
@@ -1134,8 +1077,7 @@ fn an_endless_template_is_stopped_at_its_first_row() {
         "loops in every row",
         &|desk| chat_desk(desk, endless.as_bytes(), 500),
         65,
-        &["row \
-    0, column `messages`"],
+        &["row 0, column `messages`"],
     )]);
     assert!(
         started.elapsed().as_secs() < 20,
@@ -1186,8 +1128,7 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
         (
             "config cut off",
             &|desk| desk.cut(CONFIG, 0.5),
-            &["run/adapter/adapter_config.json: not \
-        valid JSON"],
+            &["run/adapter/adapter_config.json: not valid JSON"],
         ),
         (
             "config of bad UTF-8",
@@ -1202,14 +1143,12 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
         (
             "alpha 0",
             &edit("\"lora_alpha\": 8", "\"lora_alpha\": 0"),
-            &["`lora_alpha` is `0`, \
-        expected a number above 0"],
+            &["`lora_alpha` is `0`, expected a number above 0"],
         ),
         (
             "another method",
             &edit("\"LORA\"", "\"LOHA\""),
-            &["`peft_type` is `\"LOHA\"`, which is \
-        not supported yet"],
+            &["`peft_type` is `\"LOHA\"`, which is not supported yet"],
         ),
         (
             "numbers that go with another base",
@@ -1219,8 +1158,7 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
             ),
             &[
                 "`init_lora_weights` is `\"pissa\"`, which is not supported yet",
-                "hint: `pissa` \
-            takes what A and B begin as out",
+                "hint: `pissa` takes what A and B begin as out",
             ],
         ),
         (
@@ -1267,8 +1205,7 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
             &edit("\"use_dora\": false", "\"use_dora\": true"),
             &[
                 "self_attn.q_proj.lora_magnitude_vector` is missing, expected shape [32]",
-                "14 \
-            faults",
+                "14 faults",
             ],
         ),
         (
@@ -1379,8 +1316,7 @@ fn what_is_there_is_never_overwritten_unasked() {
     let commands = [
         "`run` holds a run",
         "`rankine resume run`",
-        "`rankine train recipe.yaml \
-    training.seed=7 --overwrite`",
+        "`rankine train recipe.yaml training.seed=7 --overwrite`",
     ];
     again.says("second", 73, &commands);
     let own = [
@@ -1393,8 +1329,7 @@ fn what_is_there_is_never_overwritten_unasked() {
     desk.run(&own).says(
         "from the run that it replaces",
         73,
-        &["adapter.init_from: `run/adapter` \
-    lies in `run`"],
+        &["adapter.init_from: `run/adapter` lies in `run`"],
     );
     assert_eq!(desk.read("run/recipe.lock.yaml"), lock);
 }
@@ -1428,11 +1363,7 @@ fn commands_that_cannot_be_carried_out_have_their_exit_codes() {
             "no recipe of that name",
             &["train", "recpe.yaml"],
             66,
-            &[
-                "recipe `recpe.yaml` does not \
-        exist",
-                "hint: ",
-            ],
+            &["recipe `recpe.yaml` does not exist", "hint: "],
         ),
         (
             "a folder for a recipe",
@@ -1451,16 +1382,14 @@ fn commands_that_cannot_be_carried_out_have_their_exit_codes() {
             "no such option",
             &["train", "recipe.yaml", "--overwrit"],
             2,
-            &["unexpected argument \
-        '--overwrit'"],
+            &["unexpected argument '--overwrit'"],
         ),
         ("no recipe", &["train"], 2, &["required arguments"]),
         (
             "an override without a value",
             &["train", "recipe.yaml", "device"],
             65,
-            &["expected \
-        `key=value`"],
+            &["expected `key=value`"],
         ),
         (
             "an override of an unknown key",
@@ -1478,8 +1407,7 @@ fn commands_that_cannot_be_carried_out_have_their_exit_codes() {
             "an override below a value",
             &["train", "recipe.yaml", "device.x=1"],
             65,
-            &["override \
-        `device.x=1`: device: expected"],
+            &["override `device.x=1`: device: expected"],
         ),
         (
             "a Hub id",
@@ -1487,8 +1415,7 @@ fn commands_that_cannot_be_carried_out_have_their_exit_codes() {
             69,
             &[
                 "`Qwen/Qwen2.5-0.5B` is not in the cache",
-                "hint: fetch it with `rankine pull \
-            Qwen/Qwen2.5-0.5B`",
+                "hint: fetch it with `rankine pull Qwen/Qwen2.5-0.5B`",
             ],
         ),
         (
@@ -1558,11 +1485,7 @@ fn a_damaged_token_cache_is_made_again() {
         desk.run(&["plan", "recipe.yaml"]).says(
             "cut off",
             0,
-            &[
-                "note: the token cache",
-                "is made \
-        again",
-            ],
+            &["note: the token cache", "is made again"],
         );
         assert_eq!(std::fs::read(&cache).unwrap(), whole);
     }

@@ -109,7 +109,7 @@ impl MergeSource {
                     .display()
                     .to_string();
                 let reason = "it is DoRA, whose magnitudes go with the base and itself alone, and \
-                with weight 1"
+                    with weight 1"
                     .to_owned();
                 Err(AdapterError::Unmergeable { folder, reason })
             }
@@ -271,7 +271,7 @@ impl MergeSource {
                 let told = |module| {
                     format!(
                         "the table `{module}` of the adapter takes the place of the \
-                    base's, from which it differs"
+                        base's, from which it differs"
                     )
                 };
                 Ok(self.bases.keys().map(told).collect())

@@ -265,7 +265,7 @@ pub enum AdapterError {
     },
     /// The tensors do not belong to the adapter that the config describes.
     #[error("the tensors of `{place}` are not those that its adapter_config.json describes for \
-    this model: {} faults", faults.len())]
+        this model: {} faults", faults.len())]
     Tensors {
         /// The file.
         place: String,
@@ -294,11 +294,11 @@ impl Explain for AdapterError {
             }
             Self::NoMatch { what: "target_parameters", .. } => {
                 Some("parameters of routed experts are `mlp.experts.gate_up_proj` and \
-                `mlp.experts.down_proj`".into())
+                    `mlp.experts.down_proj`".into())
             }
             Self::NoMatch { .. } => {
                 Some("use `all-linear`, names from that list, or a regular expression that matches \
-                whole module names".into())
+                    whole module names".into())
             }
             Self::Table { hint, .. } => Some((*hint).to_owned()),
             Self::TwoTables { .. } => Some("merge them one after the other".into()),
@@ -311,7 +311,7 @@ impl Explain for AdapterError {
                 Some(format!("leave the module out, or remove `{}`", vector.key()))
             }
             Self::Principal { .. } => Some("leave the module out, lower `r`, or set \
-            `init_lora_weights: true`".into()),
+                `init_lora_weights: true`".into()),
             Self::NoPlace { vector: AdapterVector::Magnitude, .. } => {
                 Some("merge the adapter with `rankine merge`, and export the merged model".into())
             }

@@ -28,7 +28,7 @@ impl LoraConfig {
                 target.module
             );
             let hint = "leave it out of `target_modules`, or train it whole: `modules_to_save: \
-            [embed_tokens, lm_head]`";
+                [embed_tokens, lm_head]`";
             return Err(refused(TOKENS, message, hint));
         }
         let is_saved = |table: &LinearSpec| {

@@ -404,7 +404,7 @@ fn kept_otherwise(key: &'static str, module: &LinearSpec) -> AdapterError {
         key,
         message,
         "remove `quantize_head` or `offload_embedding`, or train it by low-rank \
-    matrices with `target_modules`",
+        matrices with `target_modules`",
     )
 }
 

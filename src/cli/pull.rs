@@ -14,13 +14,13 @@ use crate::report::Terminal;
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  rankine pull Qwen/Qwen2.5-0.5B-Instruct
+  rankine pull owner/model
   rankine pull --dataset owner/name --config medical
   rankine pull --dataset 'owner/name@main/data/train-*.parquet'
 
 A data set is fetched as Parquet: its own Parquet files, or else those of the copy that the Hub \
-makes of public sets (`refs/convert/parquet`). In a recipe it is \
-`path: hf://datasets/owner/name`.")]
+    makes of public sets (`refs/convert/parquet`). In a recipe it is \
+    `path: hf://datasets/owner/name`.")]
 pub(super) struct PullArgs {
     /// owner/name, or owner/name@revision; the revision is a branch, a tag or a commit. Of a data
     /// set, /GLOB behind it names files

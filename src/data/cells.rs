@@ -326,7 +326,7 @@ mod tests {
             ("arguments", Arc::new(arguments.finish())),
         ];
         let expected = json!([{"weight": 1, "score": 0.5, "train": true, "at": "1970-01-01 \
-        00:00:00", "arguments": {"city": "Bern", "unit": "C"}}]);
+            00:00:00", "arguments": {"city": "Bern", "unit": "C"}}]);
         assert_eq!(
             read_column(objects(columns, &[1]), ColumnKind::Turns),
             [expected]

@@ -158,7 +158,7 @@ impl Explain for EncodeError {
             Self::Template(error) => error.hint(),
             Self::Tokenizer(error) => error.hint(),
             Self::NoTemplate => Some("give one with `chat_template: PATH`, or use an \
-            instruction-tuned base".into()),
+                instruction-tuned base".into()),
             Self::NoEos => Some("set `eos_token` in the base's tokenizer_config.json".into()),
             Self::LastTurnUnclear { .. } => Some(
                 "set `train_on: assistant`, or give a template that marks each answer once".into(),
@@ -168,7 +168,7 @@ impl Explain for EncodeError {
                 out of the data".into(),
             ),
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the \
-            data or the template".into()),
+                data or the template".into()),
             Self::UntrainedEnd { .. } | Self::TrainedOpener { .. } | Self::NoEnd => Some(
                 "put the token that ends a turn before `{% endgeneration %}` in a copy of the \
                 template and name it in `chat_template`"
@@ -176,7 +176,7 @@ impl Explain for EncodeError {
             ),
             Self::TrainedPadding { token, .. } => {
                 Some(format!("take `{token}` out of the data, or set another `pad_token` in the \
-                base's tokenizer_config.json"))
+                    base's tokenizer_config.json"))
             }
         }
     }
@@ -465,8 +465,7 @@ pub(super) mod tests {
     const BOS: u32 = 0;
     const EOS: u32 = 1;
     const CHATML: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' \
-    }}\
-        {% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + \
+        }}{% if message['role'] == 'assistant' %}{% generation %}{{ message['content'] + \
         '<|im_end|>' }}{% endgeneration %}{{ '\\n' }}\
         {% else %}{{ message['content'] + '<|im_end|>\\n' }}{% endif %}{% endfor %}";
 
@@ -529,7 +528,7 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut encoder = encoder(folder.path());
         let twice = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %} \
-        {% generation %}</s>{% endgeneration %}{% endfor %}";
+            {% generation %}</s>{% endgeneration %}{% endfor %}";
         let special = encoder.tokenizer.special().clone();
         encoder.template = Some(
             ChatTemplate::new(twice, &special, jiff::Timestamp::UNIX_EPOCH).expect("a template"),
@@ -628,10 +627,9 @@ pub(super) mod tests {
     #[test]
     fn instructions_are_alpacas() {
         let no_input = "Below is an instruction that describes a task. Write a response that \
-        appropriately completes the request.\n\n\
-            ### Instruction:\nDefine tort.\n\n### Response:";
+        appropriately completes the request.\n\n### Instruction:\nDefine tort.\n\n### Response:";
         let with_input = "Below is an instruction that describes a task, paired with an input that \
-        provides further context. Write a \
+            provides further context. Write a \
             response that appropriately completes the request.\n\n### Instruction:\nDefine \
             tort.\n\n### Input:\nUK\n\n### Response:";
         let task = |input: Option<&str>| Instruction {

@@ -196,7 +196,7 @@ impl Content {
             Self::GitPointer => "fetch the file itself with `git lfs pull`".to_owned(),
             Self::Gguf => "a model is named in `base_model`, as a Hugging Face folder".to_owned(),
             Self::Pickle => "a pickle can run code and is not read: write the rows as Parquet, \
-            JSON Lines or CSV"
+                JSON Lines or CSV"
                 .to_owned(),
             Self::Zip | Self::Arrow | Self::Orc | Self::Avro | Self::Sqlite | Self::Pdf => {
                 "write its rows as Parquet, JSON Lines or CSV; `rankine convert FILE --out \

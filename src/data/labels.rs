@@ -169,7 +169,7 @@ mod tests {
             .is_ok()
         );
         let apart = "{% generation %}{{ m.content }}{% endgeneration %} \
-        {% generation %}</s>{% endgeneration %}";
+            {% generation %}</s>{% endgeneration %}";
         assert!(encode(apart, TrainOn::Assistant).is_ok());
     }
 

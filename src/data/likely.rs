@@ -474,7 +474,7 @@ mod tests {
             "did you mean `definition`?"
         );
         let unknown = "say which column holds it, in `columns: \
-        {instruction: .., output: definition}`";
+            {instruction: .., output: definition}`";
         assert_eq!(
             of(&[("instruction", "wort"), ("output", "definition")]),
             unknown
@@ -484,14 +484,14 @@ mod tests {
         assert_eq!(of(&[("instruction", "terms"), ("output", "term")]), unknown);
         let asked = texts(&["question", "answer", "section"]);
         let said = "say which column holds it, such as `columns: \
-        {prompt: question, completion: answer}`";
+            {prompt: question, completion: answer}`";
         assert_eq!(hint(Format::Completion, &[], &asked), said);
         assert_eq!(
             hint(Format::Completion, &[("completion", "answer")], &asked),
             said
         );
         let said = "say which column holds it, such as `columns: \
-        {instruction: question, output: answer}`";
+            {instruction: question, output: answer}`";
         assert_eq!(hint(Format::Instruction, &[], &asked), said);
         assert_eq!(
             hint(Format::Chat, &[], &asked),

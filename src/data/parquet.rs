@@ -745,7 +745,7 @@ pub(super) mod tests {
         std::fs::write(&path, bytes).expect("written");
         let error = read(&path, wanted("text", ColumnKind::Text, false)).expect_err("not UTF-8");
         let expected = "row group 1, row 4, column `text`: invalid utf-8 sequence of 1 bytes from \
-        index 2";
+            index 2";
         assert_eq!(
             error.to_string(),
             format!("`{}`, {expected}", path.display())

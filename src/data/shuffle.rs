@@ -39,10 +39,10 @@ impl Explain for SplitError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Empty => "see which rows were left out and why, and raise \
-            `training.sequence_len` if they are too long"
+                `training.sequence_len` if they are too long"
                 .into(),
             Self::AllHeldOut { .. } => "lower `evaluation.val_set_size`; equal rows always go to \
-            the same side"
+                the same side"
                 .into(),
         })
     }

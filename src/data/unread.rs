@@ -122,7 +122,7 @@ mod tests {
         let both = counts.clone().and(counts);
         let notes = both.notes(&["a.parquet", "b.parquet"], 8);
         let keys = "keys of turns that the chat template does not print: `id␛` (2 of 8 rows), \
-        `name` (4 of 8 rows)";
+            `name` (4 of 8 rows)";
         assert_eq!(notes.len(), 2);
         assert!(
             notes[0].starts_with("`a.parquet` and 1 more: in 2 of 8 rows `tools` appear nowhere"),

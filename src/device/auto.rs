@@ -89,7 +89,7 @@ mod tests {
         let none = chosen(&["slow"]);
         assert_eq!(none.device, terms::Device::Cpu);
         let reason = "training is not proven on wgpu:0 (large, Vulkan 1.2), wgpu:1 (small, Vulkan \
-        1.2)";
+            1.2)";
         assert_eq!(none.reason.as_deref(), Some(reason));
         assert_eq!(
             of(&there[2..], &|_| true),

@@ -136,7 +136,7 @@ mod tests {
     use super::*;
 
     const SAID: &str = "0, GPU-11aa, NVIDIA T4, 550.54.15, 23034, 22500, 00000000:01:00.0, 7.5\n1, \
-    GPU-22bb, NVIDIA H200, 550.54.15, 143771, 143000, 00000000:41:00.0, 9.0\n";
+        GPU-22bb, NVIDIA H200, 550.54.15, 143771, 143000, 00000000:41:00.0, 9.0\n";
 
     #[test]
     fn cards_are_numbered_as_cuda_sees_them() {

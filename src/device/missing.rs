@@ -47,7 +47,7 @@ fn of_wgpu() -> Option<Missing> {
     let is_linux = cfg!(target_os = "linux");
     if is_linux && libraries::find("libvulkan.so").is_none() {
         let advice = "install it, on Debian and Ubuntu `apt install libvulkan1 \
-        mesa-vulkan-drivers`; NVIDIA's comes with its driver";
+            mesa-vulkan-drivers`; NVIDIA's comes with its driver";
         return Some(Missing::new(
             "the Vulkan loader (libvulkan), through which GPUs are reached",
             advice,
@@ -55,16 +55,16 @@ fn of_wgpu() -> Option<Missing> {
     }
     if let Some(node) = closed_node().filter(|_| is_linux) {
         let advice = "add yourself to its group, usually `sudo usermod -aG render $USER`, and log \
-        in again";
+            in again";
         return Some(Missing::new(format!("the right to open `{node}`"), advice));
     }
     if is_linux && !list::may_have_gpu() {
         let advice = "nothing, if there is none; in a container or virtual machine, hand the GPU \
-        in";
+            in";
         return Some(Missing::new("a GPU: the kernel shows none", advice));
     }
     let advice = "install the driver of the GPU's maker; for AMD and Intel on Debian and Ubuntu \
-    `apt install mesa-vulkan-drivers`";
+        `apt install mesa-vulkan-drivers`";
     Some(Missing::new(
         "a driver of Vulkan, Metal or DirectX 12 that shows a GPU",
         advice,

@@ -101,7 +101,7 @@ impl Explain for DeviceError {
             }
             Self::Toolkit { fault, .. } => fault.advice.clone(),
             Self::NotOpened { .. } => "look at the driver with `rankine doctor`, or use `device: \
-            cpu`"
+                cpu`"
                 .into(),
         })
     }

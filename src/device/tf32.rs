@@ -31,7 +31,7 @@ impl FoundDevice {
         let refusal = || {
             format!(
                 "device `{}` has no TF32, which NVIDIA GPUs of compute capability 8.0 or \
-            later have",
+                later have",
                 self.device
             )
         };
@@ -61,7 +61,7 @@ mod tests {
             [true, false, false, false, false]
         );
         let said = "device `wgpu:0` has no TF32, which NVIDIA GPUs of compute capability 8.0 or \
-        later have";
+            later have";
         assert_eq!(
             (ampere.tf32_refusal(), adapter.tf32_refusal().as_deref()),
             (None, Some(said))

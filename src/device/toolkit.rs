@@ -229,7 +229,7 @@ impl Toolkit {
             }
             _ => {
                 "install the CUDA toolkit of an older version, such as 12.8, and set CUDA_PATH to \
-            it"
+                it"
             }
         };
         Err(ToolkitFault::new(problem, advice))
@@ -244,7 +244,7 @@ fn driver() -> Result<(PathBuf, Version), ToolkitFault> {
         "libcuda.so"
     };
     let advice = "install NVIDIA's driver; in a container start it with the GPU, such as `docker \
-    run --gpus all`";
+        run --gpus all`";
     let path = libraries::find(beginning)
         .ok_or_else(|| ToolkitFault::new("the NVIDIA driver (libcuda) is not found", advice))?;
     match cubecl_llvm::driver_version(&path) {
@@ -269,7 +269,7 @@ fn nvrtc(roots: &[PathBuf], driver: Version) -> Result<Nvrtc, (Option<PathBuf>, 
         }
     }
     let advice = "install the CUDA toolkit, or set CUDA_PATH or LD_LIBRARY_PATH to the folder of \
-    libnvrtc";
+        libnvrtc";
     Err(first.unwrap_or_else(|| {
         (
             None,

@@ -44,8 +44,7 @@ pub fn write_folder<T, E: From<FileError>>(
         about.hashes.extend(notices.hashes());
         if let Some(source) = &source {
             about.about.push(format!(
-                "The card of what it was made from lies beside this one: \
-            `{SOURCE_CARD}`."
+                "The card of what it was made from lies beside this one: `{SOURCE_CARD}`."
             ));
             write_atomic(&new.join(SOURCE_CARD), source.as_bytes())?;
         }

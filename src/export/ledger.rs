@@ -122,8 +122,6 @@ fn batch(lines: &[Line]) -> RecordBatch {
             true,
         ),
     ];
-    RecordBatch::try_from_iter_with_nullable(columns).expect(
-        "columns of one length, without nulls \
-    where there may be none",
-    )
+    RecordBatch::try_from_iter_with_nullable(columns)
+        .expect("columns of one length, without nulls where there may be none")
 }

@@ -50,7 +50,7 @@ impl Frame {
         let (formats, asked) = (listed(trained), self.words());
         Some(format!(
             "trained on {formats}, asked {asked}; ask as it was trained with `rankine \
-        generate {option} TEXT`"
+            generate {option} TEXT`"
         ))
     }
 }
@@ -75,13 +75,11 @@ mod tests {
         use Format::{Chat, Completion, Instruction, Text};
         let chat = |trained: &[Format]| Frame::Chat.mismatch(trained);
         let expected = "trained on `instruction`, asked in a chat template; ask as it was trained \
-        with `rankine generate --instruction TEXT`";
+            with `rankine generate --instruction TEXT`";
         assert_eq!(chat(&[Instruction, Instruction]).as_deref(), Some(expected));
         assert!(
-            chat(&[Completion, Text]).is_some_and(|said| said.starts_with(
-                "trained on `text`, \
-        `completion`, asked in"
-            ))
+            chat(&[Completion, Text])
+                .is_some_and(|said| said.starts_with("trained on `text`, `completion`, asked in"))
         );
         assert_eq!(
             [chat(&[]), chat(&[Chat]), chat(&[Instruction, Chat])],
@@ -90,10 +88,7 @@ mod tests {
         assert!(
             Frame::Instruction
                 .mismatch(&[Chat])
-                .is_some_and(|said| said.contains(
-                    "asked in \
-        Alpaca's frame"
-                ))
+                .is_some_and(|said| said.contains("asked in Alpaca's frame"))
         );
         assert_eq!(Frame::Text.mismatch(&[Completion]), None);
     }

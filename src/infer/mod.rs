@@ -36,7 +36,7 @@ pub enum InferError {
     Tokenizer(#[from] tokenize::TokenizeError),
     /// A file of messages holds something else.
     #[error("`{path}` holds {found}, expected a list of messages or an object with `messages` and, \
-    if there are any, `tools`", path = path.display())]
+        if there are any, `tools`", path = path.display())]
     NotMessages {
         /// The file.
         path: PathBuf,
@@ -82,8 +82,7 @@ pub enum InferError {
     },
     /// The prompt leaves no room for an answer.
     #[error(
-        "the prompt has {tokens} tokens, expected fewer than {context}, for which the base was \
-    made"
+        "the prompt has {tokens} tokens, expected fewer than {context}, for which the base was made"
     )]
     TooLong {
         /// Tokens of the prompt.
@@ -123,31 +122,24 @@ impl Explain for InferError {
                 Some("take the last message away, or add one of the user".into())
             }
             Self::NoTemplate => Some(
-                "give one with `--chat-template FILE`, or ask with \
-            `--instruction` or `--prompt`"
+                "give one with `--chat-template FILE`, or ask with `--instruction` or `--prompt`"
                     .into(),
             ),
-            Self::DoubledBos { .. } => Some(
-                "the tokenizer adds one: take the other out of the \
-            prompt"
-                    .into(),
-            ),
+            Self::DoubledBos { .. } => {
+                Some("the tokenizer adds one: take the other out of the prompt".into())
+            }
             Self::Empty => Some("give a text with at least one character".into()),
             Self::UnknownToken { .. } => Some(
                 "use the tokenizer that came with the base, or a base whose embedding was \
                 resized for it"
                     .into(),
             ),
-            Self::TooLong { .. } => Some(
-                "shorten the prompt, or use a base with a longer \
-            context"
-                    .into(),
-            ),
-            Self::NotFinite { .. } => Some(
-                "the base or the adapter is damaged, or its training \
-            diverged"
-                    .into(),
-            ),
+            Self::TooLong { .. } => {
+                Some("shorten the prompt, or use a base with a longer context".into())
+            }
+            Self::NotFinite { .. } => {
+                Some("the base or the adapter is damaged, or its training diverged".into())
+            }
         }
     }
 }

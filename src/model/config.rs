@@ -38,7 +38,7 @@ fn instead_of_a_model(folder: &Path) -> (String, String) {
             message("an adapter"),
             format!(
                 "name the adapter with `--adapter {shown}`, or in a recipe with \
-            `adapter.init_from`, and here its base"
+                `adapter.init_from`, and here its base"
             ),
         ),
         () if holds("model/config.json") => (
@@ -49,7 +49,7 @@ fn instead_of_a_model(folder: &Path) -> (String, String) {
             message("a run"),
             format!(
                 "name the run with `--adapter {shown}`, or in a recipe with \
-            `adapter.init_from`, and here its base"
+                `adapter.init_from`, and here its base"
             ),
         ),
         () => (

@@ -72,7 +72,7 @@ pub enum ModelError {
     },
     /// Weights are missing, left over or of another shape.
     #[error("the tensors in `{}` are not those of the model that its config.json describes: {} \
-    faults", folder.display(), faults.len())]
+        faults", folder.display(), faults.len())]
     Tensors {
         /// The base's folder.
         folder: PathBuf,

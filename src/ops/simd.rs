@@ -7,7 +7,7 @@
 #![allow(
     unsafe_code,
     reason = "a function compiled for more than the build's target may run only \
-where the processor has it"
+        where the processor has it"
 )]
 
 /// An instruction set for which a loop is compiled; the best one is last.

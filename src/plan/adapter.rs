@@ -99,8 +99,7 @@ fn adapter(
                 peft::files(folder)[0].display().to_string(),
             );
             let fault = Fault::new(format!(
-                "adapter.init_from: `{shown}` holds no adapter: {what} \
-            `{config}`"
+                "adapter.init_from: `{shown}` holds no adapter: {what} `{config}`"
             ));
             faults.push(fault.at(&said.place).hint(
                 "name the folder of a run, a checkpoint or an adapter \
@@ -148,8 +147,7 @@ fn no_adapter(folder: &Path, place: &Location) -> Fault {
     match folder.to_str().and_then(hub_id) {
         Some(id) => {
             let fault = Fault::new(format!(
-                "adapter.init_from: `{id}` is neither a folder nor in \
-            the Hub's cache"
+                "adapter.init_from: `{id}` is neither a folder nor in the Hub's cache"
             ))
             .at(place);
             fault.hint(format!(
@@ -159,8 +157,7 @@ fn no_adapter(folder: &Path, place: &Location) -> Fault {
         None => missing(
             "adapter.init_from",
             folder,
-            "the folder of an adapter, a run or a \
-        checkpoint, or a Hub id",
+            "the folder of an adapter, a run or a checkpoint, or a Hub id",
             place,
         ),
     }
@@ -354,7 +351,7 @@ fn check_targets(
             let last = spec.layers.len() - 1;
             Fault::new(format!(
                 "adapter.layers_to_transform: layer {layer} does not exist, the base \
-        has layers 0 to {last}"
+                has layers 0 to {last}"
             ))
             .at(place)
         });
@@ -408,10 +405,11 @@ pub(super) fn check_rates(
             "training.loraplus_lr_ratio does not go with an adapter of `{}`",
             target.module
         );
-        faults.push(Fault::new(message).at(&said.place).hint(
-            "remove one of the two, or train its rows \
-            with `trainable_token_indices`",
-        ));
+        faults.push(
+            Fault::new(message)
+                .at(&said.place)
+                .hint("remove one of the two, or train its rows with `trainable_token_indices`"),
+        );
     }
 }
 

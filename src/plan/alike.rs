@@ -207,16 +207,13 @@ impl Plan {
         let are = if *rows == 1 {
             "row to train on is a near-duplicate"
         } else {
-            "rows to train on \
-        are near-duplicates"
+            "rows to train on are near-duplicates"
         };
-        let message = format!(
-            "{rows} {are} of rows that are only scored, the first: {row}, of \
-        {of}"
-        );
+        let message =
+            format!("{rows} {are} of rows that are only scored, the first: {row}, of {of}");
         if self.alike.held_out == NearDuplicates::Refuse {
             let hint = "set `near_duplicates: drop` to leave them out of training, or take them \
-            out of the data"
+                out of the data"
                 .to_owned();
             return Err(PlanError::Rows {
                 message: format!("evaluation.near_duplicates: {message}"),
@@ -232,18 +229,10 @@ impl Plan {
     pub(super) fn notes_of_alike(&self, total: &RowCounts) -> Vec<String> {
         let (rows, threshold) = (total.rows, self.alike.threshold);
         let note = |count: u64, how: String| {
-            (count > 0).then(|| {
-                format!(
-                    "{count} of {rows} rows \
-        are left out: {how}"
-                )
-            })
+            (count > 0).then(|| format!("{count} of {rows} rows are left out: {how}"))
         };
         let near = |of: &str| {
-            format!(
-                "nearly the same as {of} (Jaccard similarity of at least \
-        {threshold})"
-            )
+            format!("nearly the same as {of} (Jaccard similarity of at least {threshold})")
         };
         [
             note(

@@ -137,8 +137,7 @@ fn fitted(
         );
     } else if let Some(said) = said.filter(|said| said.value > 0.0) {
         let fault = Fault::new(format!(
-            "training.router_aux_loss_coef: {} does not go with a base without \
-            routed experts",
+            "training.router_aux_loss_coef: {} does not go with a base without routed experts",
             said.value
         ));
         faults.push(fault.at(&said.place).hint("remove `router_aux_loss_coef`"));
@@ -155,8 +154,7 @@ fn fitted(
         .filter(|method| method.value == Technique::Full);
     if let (Some(method), Some(reason)) = (full, spec.keeps_from_full_training()) {
         let fault = Fault::new(format!(
-            "adapter.method: `full` does not go with this base: its \
-        {reason}"
+            "adapter.method: `full` does not go with this base: its {reason}"
         ));
         faults.push(
             fault
@@ -213,8 +211,7 @@ fn no_base(name: &str, folder: &Path, place: &Location) -> Fault {
             if !name.contains('@') && NotFolder::of(folder) == Some(NotFolder::Missing) =>
         {
             fault.hint(format!(
-                "correct the path; a Hub id is written `{id}@{}` where a folder \
-            `{owner}` is",
+                "correct the path; a Hub id is written `{id}@{}` where a folder `{owner}` is",
                 id.revision()
             ))
         }
@@ -294,9 +291,7 @@ pub(super) fn missing(key: &str, path: &Path, expected: &str, place: &Location) 
         path.display()
     );
     let relative = || {
-        "correct the path, or start the command from the folder that it is relative \
-    to"
-        .to_owned()
+        "correct the path, or start the command from the folder that it is relative to".to_owned()
     };
     Fault::new(message)
         .at(place)

@@ -50,9 +50,7 @@ impl Plan {
                             .to_owned();
                     return Err(PlanError::Memory {
                         message,
-                        hint: "train an adapter with \
-                    `adapter.method: lora`"
-                            .to_owned(),
+                        hint: "train an adapter with `adapter.method: lora`".to_owned(),
                     });
                 }
                 decoder.train_everything();
@@ -72,7 +70,7 @@ impl Plan {
             &format!("base `{base}`"),
         ) {
             let hint = "put back the base that the run was started on, or start over with \
-            `--overwrite`";
+                `--overwrite`";
             return Err(PlanError::Faults {
                 faults: vec![Fault::new(message).hint(hint)],
             });

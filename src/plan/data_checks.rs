@@ -99,8 +99,7 @@ impl Plan {
         });
         let untrained = (total.untrained > 0).then(|| {
             format!(
-                "{} of {rows} rows have no token to train and \
-            are left out",
+                "{} of {rows} rows have no token to train and are left out",
                 total.untrained
             )
         });
@@ -175,7 +174,7 @@ impl Plan {
                 reasons(tally)
             ),
             hint: "see its rows with `rankine preview`, and correct its `format`, `columns` or \
-            `train_on`, or take it out"
+                `train_on`, or take it out"
                 .to_owned(),
         })
     }
@@ -185,18 +184,15 @@ impl Plan {
             return Ok(());
         }
         let of_length = "raise `training.sequence_len`, set `training.truncation: truncate`, or \
-        raise `training.max_dropped`";
+            raise `training.max_dropped`";
         let of_rows = "see them with `rankine preview --ledger FILE.parquet`; correct the rows, or \
-        raise `training.max_dropped`";
+            raise `training.max_dropped`";
         let (dropped, rows, limit) = (total.unusable(), total.selected(), self.max_dropped);
         let first = total
             .first_broken
             .as_ref()
             .map_or_else(String::new, |first| {
-                format!(
-                    "; the \
-        first broken one: {first}"
-                )
+                format!("; the first broken one: {first}")
             });
         Err(PlanError::Rows {
             message: format!(
@@ -217,12 +213,9 @@ impl Plan {
         report: Reporter,
     ) -> Result<(), PlanError> {
         let total = data.ledger(1).total();
-        self.notes_of(&total).into_iter().for_each(|note| {
-            report(Event::Note(format!(
-                "{name}: \
-        {note}"
-            )))
-        });
+        self.notes_of(&total)
+            .into_iter()
+            .for_each(|note| report(Event::Note(format!("{name}: {note}"))));
         if total.kept() == 0 {
             let message = format!(
                 "{name}: there is no token to score in {} rows{}",
@@ -244,10 +237,10 @@ impl Plan {
             Some(id) => Err(PlanError::Rows {
                 message: format!(
                     "the tokenizer made token id {id}, the base's embedding has ids \
-                below {vocabulary}"
+                    below {vocabulary}"
                 ),
                 hint: "use the tokenizer that came with the base, or a base whose embedding was \
-                resized for it"
+                    resized for it"
                     .to_owned(),
             }),
         }
@@ -264,8 +257,7 @@ impl Plan {
         for source in (0..self.sources.len()).filter(|source| !has_ends(source)) {
             let (key, what) = (
                 self.source_name(source).0,
-                "no row trains a token that ends a turn \
-            or a document",
+                "no row trains a token that ends a turn or a document",
             );
             report(Event::Note(format!(
                 "{key}: {what}: the model will not learn to stop from it"

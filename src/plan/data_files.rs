@@ -72,8 +72,7 @@ pub(super) fn readable(
             .map_err(|error| error.faults()),
         (None, Some(path)) => {
             let message = format!(
-                "`{}` is no Parquet file, and `cache: none` lets no copy of it \
-            be made",
+                "`{}` is no Parquet file, and `cache: none` lets no copy of it be made",
                 path.display()
             );
             let hint = Content::of(path).map(|content| content.hint(path));

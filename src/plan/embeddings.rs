@@ -36,8 +36,7 @@ impl Plan {
             };
             let why = why.describe(token);
             format!(
-                "token `{}`, id {id}, {role}, and its embedding looks untrained in the base: \
-            {why}",
+                "token `{}`, id {id}, {role}, and its embedding looks untrained in the base: {why}",
                 token(id)
             )
         };

@@ -147,8 +147,7 @@ impl Plan {
             }
             Err(error) => {
                 report(Event::Note(format!(
-                    "{name}: whether its rows were trained on is not known: \
-                {error}"
+                    "{name}: whether its rows were trained on is not known: {error}"
                 )));
                 None
             }

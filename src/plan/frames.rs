@@ -44,8 +44,7 @@ impl Plan {
         let frame = if format == Format::Instruction {
             "in Alpaca's frame"
         } else {
-            "without a \
-        frame"
+            "without a frame"
         };
         let (word, option) = (format.word(), Frame::of(format).option());
         let told = || {
@@ -73,8 +72,7 @@ impl Plan {
         };
         let told = || {
             format!(
-                "`evaluation.prompts` are asked {asked}, rows of {} are trained in another \
-            frame",
+                "`evaluation.prompts` are asked {asked}, rows of {} are trained in another frame",
                 listed_formats(&others)
             )
         };

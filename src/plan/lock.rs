@@ -106,9 +106,7 @@ impl Lock {
             if is_lock(&map) {
                 Ok(map)
             } else {
-                Err("it has no `recipe` \
-        and `blake3`"
-                    .to_owned())
+                Err("it has no `recipe` and `blake3`".to_owned())
             }
         });
         let lines = |reason: String| reason.lines().next().unwrap_or_default().to_owned();
@@ -139,10 +137,8 @@ impl Lock {
 
     /// Returns the lock as YAML.
     pub fn text(&self) -> String {
-        let text = serde_yaml::to_string(&Value::Object(self.0.clone())).expect(
-            "JSON values can \
-        be printed as YAML",
-        );
+        let text = serde_yaml::to_string(&Value::Object(self.0.clone()))
+            .expect("JSON values can be printed as YAML");
         format!("# Written by rankine: what this run depends on. Hashes are blake3.\n{text}")
     }
 
@@ -341,8 +337,7 @@ impl Lock {
                 if before.contains_key(name) {
                     "has changed"
                 } else {
-                    "is \
-            new"
+                    "is new"
                 }
             };
             let others = others.map(|(name, (key, _))| (key.clone(), how(name)));
@@ -383,8 +378,7 @@ impl Lock {
             .map(|key| {
                 let (before, now) = (word(before.get(key)), word(now.get(key)));
                 format!(
-                    "recipe: `{key}` is {now}, the run went on with {before} up to its \
-                checkpoint"
+                    "recipe: `{key}` is {now}, the run went on with {before} up to its checkpoint"
                 )
             })
             .collect()
@@ -543,7 +537,7 @@ mod tests {
             others,
             [
                 "the number of threads is 4, the run started with 2: its numbers may \
-        differ in their last bits"
+                differ in their last bits"
             ]
         );
         assert!(

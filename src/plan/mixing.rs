@@ -145,7 +145,7 @@ impl RunData {
                     u32::MAX
                 ),
                 hint: "set weights that are closer together, or `training.stopping_strategy: \
-                all_rows`"
+                    all_rows`"
                     .to_owned(),
             }),
         }

@@ -118,8 +118,7 @@ pub(super) fn notes(overlaps: &[Overlap], name: impl Fn(usize) -> String) -> Vec
         .sum::<u64>();
     let others = (rest > 0).then(|| {
         format!(
-            "{} more files hold {rest} rows that are trained on \
-    too",
+            "{} more files hold {rest} rows that are trained on too",
             trained.len() - NAMED
         )
     });

@@ -176,8 +176,7 @@ impl MemoryPlan {
                 if matches!(self.load.place, MemoryPlace::Gpu { .. }) {
                     "  pools"
                 } else {
-                    "  \
-            process"
+                    "  process"
                 },
                 parts.process_bytes,
             ),
@@ -223,11 +222,7 @@ impl MemoryPlan {
         let held = held
             .map(|(name, bytes)| (name, mebibytes(bytes)))
             .into_iter()
-            .chain([(
-                "  \
-        optimizer state",
-                state,
-            )]);
+            .chain([("  optimizer state", state)]);
         let embedding = self.offload_reason().map(|reason| ("embedding", reason));
         summary
             .into_iter()
@@ -262,7 +257,7 @@ impl MemoryPlan {
         let message = if self.without_offload_bytes.is_some() {
             format!(
                 "{message}; the embedding is in the processor's memory already \
-            (`adapter.offload_embedding: auto`)"
+                (`adapter.offload_embedding: auto`)"
             )
         } else {
             message
@@ -292,8 +287,7 @@ impl MemoryPlan {
             }
             (Largest::Trained, false) => "lower `adapter.r`, or train on another device",
             (Largest::Trained, true) => {
-                "train an adapter with `adapter.method: lora`, or train on \
-            another device"
+                "train an adapter with `adapter.method: lora`, or train on another device"
             }
             (Largest::Base, _) => "train on another device",
         };
@@ -455,10 +449,9 @@ impl Plan {
     fn load_of(&self, rows: RowShape, evaluation: Option<RowShape>) -> Load {
         let spec = self.model.spec.clone();
         let trained = match &self.trains {
-            Trains::Adapter(config) => Trained::adapter(config, &spec).expect(
-                "the plan counted \
-            its parameters",
-            ),
+            Trains::Adapter(config) => {
+                Trained::adapter(config, &spec).expect("the plan counted its parameters")
+            }
             Trains::Everything => Trained::everything(&spec),
         };
         let dropout = self.trains.dropout();
@@ -568,10 +561,8 @@ mod tests {
             context: 8192,
             ..DecoderSpec::new(128_256, 4096, vec![layer; 32])
         };
-        let trained = Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec).expect(
-            "all \
-        projections are chosen",
-        );
+        let trained = Trained::adapter(&LoraConfig::all_linear(16, 32.0), &spec)
+            .expect("all projections are chosen");
         let place = MemoryPlace::Gpu {
             half: Some(ModelDtype::Bfloat16),
             is_shared: false,
@@ -640,8 +631,7 @@ mod tests {
         for said in [
             "`adapter.offload_embedding: auto`",
             needed.as_str(),
-            "7629 MiB \
-        (training.max_memory)",
+            "7629 MiB (training.max_memory)",
             "the same result",
         ] {
             assert!(reason.contains(said), "{reason}");
@@ -679,8 +669,7 @@ mod tests {
         assert!(on_gpu(load.clone(), 7.2, Offload::Auto).fits());
         assert!(
             !refusal(&on_gpu(load.clone(), 5.0, Offload::Auto)).contains("quantize_head"),
-            "it \
-        is quantized"
+            "it is quantized"
         );
         load.storage = Storage {
             form: None,
@@ -689,8 +678,7 @@ mod tests {
         };
         assert!(
             !refusal(&on_gpu(load, 5.0, Offload::Auto)).contains("quantize_head"),
-            "nothing is \
-        quantized"
+            "nothing is quantized"
         );
     }
 

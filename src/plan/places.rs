@@ -87,8 +87,7 @@ impl Places {
                 )
             } else {
                 format!(
-                    "`{shown}`, where the run was started, is gone: its files are read in \
-                `{}`",
+                    "`{shown}`, where the run was started, is gone: its files are read in `{}`",
                     places.home.display()
                 )
             });
@@ -280,11 +279,7 @@ impl Places {
         let elsewhere = if others.is_empty() {
             String::new()
         } else {
-            format!(
-                ", and is not in {} \
-        either",
-                others.join(" or ")
-            )
+            format!(", and is not in {} either", others.join(" or "))
         };
         let base = lock
             .base_folder()
@@ -332,7 +327,7 @@ impl Places {
             ));
             fault.hint(
                 "name a folder that holds it with `--data DIR`: it is found there by its \
-            content, whatever its name",
+                content, whatever its name",
             )
         };
         base.into_iter()
@@ -664,8 +659,7 @@ mod tests {
             assert_eq!(
                 home(run, started_in, now),
                 Path::new(expected),
-                "{run} started in \
-            {started_in}, now {now}"
+                "{run} started in {started_in}, now {now}"
             );
         }
     }

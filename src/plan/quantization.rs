@@ -46,7 +46,7 @@ pub(super) fn packing(
         if let Some(stored) = stored {
             let message = format!(
                 "adapter.method: `full` trains every weight, and those of the \
-            base are stored in {stored}"
+                base are stored in {stored}"
             );
             let fault = recipe
                 .method
@@ -81,8 +81,7 @@ pub(super) fn packing(
     ) {
         let asked = asked.map_or_else(|| "none".to_owned(), |asked| asked.to_string());
         let fault = Fault::new(format!(
-            "adapter.{key}: the base is stored in {stored}, the recipe \
-        asks for {asked}"
+            "adapter.{key}: the base is stored in {stored}, the recipe asks for {asked}"
         ))
         .at(place);
         faults.push(fault.hint("remove the key, or name the base that it was made of"));
@@ -126,7 +125,7 @@ pub(super) fn packing(
         if let Some(place) = place {
             let message = format!(
                 "adapter.{key}: the base has one table for its embedding and its \
-            head, which stays as it is"
+                head, which stays as it is"
             );
             faults.push(
                 Fault::new(message)
@@ -288,8 +287,7 @@ fn refuse_blocks(recipe: &recipe::Adapter, word: Quantization, faults: &mut Vec<
         .map(|said| ("block_size", &said.place));
     for (key, place) in double_quant.into_iter().chain(block_size) {
         let fault = Fault::new(format!(
-            "adapter.{key} goes with `quantization: nf4` and `fp4`, it \
-        is `{word}`"
+            "adapter.{key} goes with `quantization: nf4` and `fp4`, it is `{word}`"
         ))
         .at(place);
         faults.push(fault.hint(format!("remove `{key}`, or write `method: qlora`")));
@@ -339,11 +337,9 @@ fn packed_head(said: Option<&Said<bool>>, filled: &mut Filled, faults: &mut Vec<
 
 fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
     if let Some(Said { place, .. }) = said.filter(|said| said.value) {
-        let fault = Fault::new(
-            "adapter.quantize_head goes with a `quantization`, and there is \
-        none",
-        )
-        .at(place as &Location);
+        let fault =
+            Fault::new("adapter.quantize_head goes with a `quantization`, and there is none")
+                .at(place as &Location);
         faults.push(fault.hint("remove `quantize_head`, or write `method: qlora`"));
     }
     false

@@ -253,8 +253,7 @@ pub(super) fn check_lowest(recipe: &Recipe, peak: f64, faults: &mut Vec<Fault>) 
         .filter(|rate| is(Scheduler::Polynomial) && said.lr_end.is_none() && rate.value <= 1e-7)
     {
         let message = format!(
-            "training.learning_rate is {}, `lr_scheduler: polynomial` ends at \
-        1e-7",
+            "training.learning_rate is {}, `lr_scheduler: polynomial` ends at 1e-7",
             rate.value
         );
         faults.push(

@@ -12,10 +12,8 @@ const PLACES: [&str; 2] = ["command", "working_directory"];
 const FORCED: &str = "forced";
 /// An absolute path in a sentence, up to the end of what may be a path.
 static PATH: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"(?P<before>^|[\s`])(?P<path>(?:~?/|[A-Za-z]:[\\/]|\\\\)[^`,]*)").expect(
-        "the \
-    pattern is valid",
-    )
+    Regex::new(r"(?P<before>^|[\s`])(?P<path>(?:~?/|[A-Za-z]:[\\/]|\\\\)[^`,]*)")
+        .expect("the pattern is valid")
 });
 
 /// An absolute path in a command or a value.
@@ -96,12 +94,10 @@ mod tests {
     #[test]
     fn a_command_keeps_the_last_parts_of_its_paths() {
         let command = "rankine train /home/anna/recipe.yaml output_dir=/home/anna/b \
-        'base_model=C:\\a\\m' \
-            data/x.parquet a=[~/b,'/c/d']";
+            'base_model=C:\\a\\m' data/x.parquet a=[~/b,'/c/d']";
         assert_eq!(
             text(command),
-            "rankine train recipe.yaml output_dir=b 'base_model=m' \
-        data/x.parquet a=[b,'d']"
+            "rankine train recipe.yaml output_dir=b 'base_model=m' data/x.parquet a=[b,'d']"
         );
         assert_eq!(text("1/2 and a:b"), "1/2 and a:b");
     }

@@ -284,10 +284,7 @@ pub fn resolve_on(
         (BaseFound::Folder(base), Some(trains)) => (*base, trains),
         _ => {
             return Err(PlanError::Faults {
-                faults: vec![Fault::new(
-                    "the base model could not be \
-        read",
-                )],
+                faults: vec![Fault::new("the base model could not be read")],
             });
         }
     };
@@ -505,8 +502,7 @@ pub fn now() -> Result<jiff::Timestamp, Fault> {
         .and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
     parsed.ok_or_else(|| {
         Fault::new(format!(
-            "SOURCE_DATE_EPOCH is `{epoch}`, expected whole \
-    seconds since 1970"
+            "SOURCE_DATE_EPOCH is `{epoch}`, expected whole seconds since 1970"
         ))
     })
 }
@@ -615,17 +611,15 @@ impl Reading<'_> {
         if !self.has_template && is_rendered(dataset, &files) {
             let place = &dataset.format.as_ref()?.place;
             let hint = "name a template file with `chat_template`, or use a base that was trained \
-            to chat";
+                to chat";
             let rows = if format == Format::Chat {
                 "`chat` needs"
             } else {
-                "messages in \
-            `completion` need"
+                "messages in `completion` need"
             };
             faults.push(
                 Fault::new(format!(
-                    "{section}.format: {rows} a chat template, the base has \
-            none"
+                    "{section}.format: {rows} a chat template, the base has none"
                 ))
                 .at(place)
                 .hint(hint),
@@ -689,15 +683,10 @@ fn propose(section: &str, file: Option<&DataFile>, faults: &mut [Fault]) {
             let names = if names.is_empty() {
                 String::new()
             } else {
-                format!(
-                    " with `columns: \
-            {}`",
-                    data::in_recipe(&names)
-                )
+                format!(" with `columns: {}`", data::in_recipe(&names))
             };
             fault.hint = Some(format!(
-                "the columns of `{}` look like those of `format: \
-            {format}`{names}",
+                "the columns of `{}` look like those of `format: {format}`{names}",
                 file.path().display()
             ));
         }
@@ -740,10 +729,8 @@ impl Plan {
     /// Returns notes for the user before the run. They do not stop it.
     pub fn notes(&self) -> Vec<String> {
         let (length, context) = (self.limits.sequence_len, self.model.spec.context);
-        let long = format!(
-            "training.sequence_len is {length}, the base was made for {context} \
-        tokens"
-        );
+        let long =
+            format!("training.sequence_len is {length}, the base was made for {context} tokens");
         let switch = self
             .model
             .spec
@@ -769,10 +756,7 @@ impl Plan {
             .iter()
             .filter(|_| self.untrained.is_empty());
         let left_out = left_out.map(|(key, share)| {
-            format!(
-                "`{key}` {share} of the base is left out, as \
-            `training.base_dropout: 0` says"
-            )
+            format!("`{key}` {share} of the base is left out, as `training.base_dropout: 0` says")
         });
         let of_tokens = self
             .vocabulary
@@ -846,12 +830,8 @@ impl Plan {
         let sources = self.own_sources.iter();
         let unread = sources
             .flat_map(|sources| sources.variables.keys().filter(|name| !sources.reads(name)));
-        unread.map(|name| {
-            format!(
-                "chat_template_kwargs.{name}: the chat template does not read \
-        it"
-            )
-        })
+        unread
+            .map(|name| format!("chat_template_kwargs.{name}: the chat template does not read it"))
     }
 
     /// Returns the precision of products of float32 operands on the run's device.
@@ -876,7 +856,7 @@ impl Plan {
         (word != resident).then(|| {
             format!(
                 "`training.optimizer: {word}` is `{resident}` here: the plan counts its \
-            states, and none is moved to the processor's memory while a run goes on"
+                states, and none is moved to the processor's memory while a run goes on"
             )
         })
     }
@@ -921,15 +901,9 @@ impl Plan {
     pub fn device_words(&self) -> String {
         let words = device::find(self.device)
             .map_or_else(|| self.device.to_string(), |found| found.describe());
-        self.device_reason.as_ref().map_or_else(
-            || words.clone(),
-            |reason| {
-                format!(
-                    "{words}: \
-        {reason}"
-                )
-            },
-        )
+        self.device_reason
+            .as_ref()
+            .map_or_else(|| words.clone(), |reason| format!("{words}: {reason}"))
     }
 
     /// Returns the features that consumers check in the adapter, or in the model if there is no

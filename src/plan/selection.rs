@@ -25,17 +25,17 @@ pub(super) fn check_keys(
         let why = if names_files {
             "which names its files"
         } else {
-            "which is no data set of the \
-        Hub"
+            "which is no data set of the Hub"
         };
         let fault = Fault::new(format!(
             "{section}.config: `{}` does not go with `{path}`, {why}",
             config.value
         ));
-        faults.push(fault.at(&config.place).hint(
-            "remove `config`, or write `path: \
-        hf://datasets/owner/name`",
-        ));
+        faults.push(
+            fault
+                .at(&config.place)
+                .hint("remove `config`, or write `path: hf://datasets/owner/name`"),
+        );
     }
 }
 
@@ -70,8 +70,7 @@ pub(super) fn selected(
             .collect(),
         None if split.parts.len() > 1 || split.parts[0].name() != Split::TRAIN => {
             let reason = format!(
-                "`{}` names splits, which local files have not, expected `train` or a \
-                slice of it",
+                "`{}` names splits, which local files have not, expected `train` or a slice of it",
                 split.written
             );
             refuse(reason, "name the files of that split in `path`");
@@ -88,7 +87,7 @@ pub(super) fn selected(
                 refuse(
                     reason,
                     "correct the slice; `max_rows` takes the first rows, or all where \
-                there are fewer",
+                    there are fewer",
                 );
                 return None;
             }

@@ -269,9 +269,7 @@ impl Lookup<'_> {
                 said.value, self.base
             );
             let hint = self.near(&said.value).unwrap_or_else(|| {
-                "name a token of the base, or leave `from` out for the mean of \
-                all rows"
-                    .to_owned()
+                "name a token of the base, or leave `from` out for the mean of all rows".to_owned()
             });
             self.faults
                 .push(Fault::new(message).at(&said.place).hint(hint));
@@ -284,20 +282,13 @@ impl Lookup<'_> {
             || self.add.iter().any(|added| added.value.token == token);
         if !is_known {
             let message = format!(
-                "{key}: `{token}` is neither in the vocabulary of base `{}` nor \
-            in `tokens.add`",
+                "{key}: `{token}` is neither in the vocabulary of base `{}` nor in `tokens.add`",
                 self.base
             );
             let add = format!("add it with `tokens: {{add: [{}]}}`", recipe::quoted(token));
-            let hint = self.near(token).map_or_else(
-                || add.clone(),
-                |near| {
-                    format!(
-                        "{near} \
-            Otherwise {add}"
-                    )
-                },
-            );
+            let hint = self
+                .near(token)
+                .map_or_else(|| add.clone(), |near| format!("{near} Otherwise {add}"));
             self.faults.push(Fault::new(message).at(place).hint(hint));
         }
         is_known
@@ -306,12 +297,8 @@ impl Lookup<'_> {
     /// Returns the base's special token that was probably meant.
     fn near(&self, token: &str) -> Option<String> {
         let special = &self.tokenizer.special().all;
-        nearest(token, special.iter().map(String::as_str)).map(|near| {
-            format!(
-                "did you mean \
-        `{near}`?"
-            )
-        })
+        nearest(token, special.iter().map(String::as_str))
+            .map(|near| format!("did you mean `{near}`?"))
     }
 }
 
@@ -358,10 +345,10 @@ fn revised(
         let token = tokenizer.token_of(*first).unwrap_or_default();
         let message = format!(
             "adapter.init_from: the adapter has no row for `{token}`, id \
-        {first}, which `tokens` names"
+            {first}, which `tokens` names"
         );
         let hint = "merge the adapter with `rankine merge` and add tokens to the merged model, or \
-        leave the token out";
+            leave the token out";
         faults.push(Fault::new(message).at(&said.place).hint(hint));
         return None;
     }
@@ -424,7 +411,7 @@ fn of_rows(
         (spare, 0) => {
             format!(
                 "{spare} of the rows that no token of the base has become theirs, the \
-            embedding keeps its {stored} rows"
+                embedding keeps its {stored} rows"
             )
         }
         (0, _) => format!("the embedding gets {behind} rows and has {vocabulary}"),
@@ -436,10 +423,7 @@ fn of_rows(
     if new.is_empty() {
         format!("tokens: {where_to}")
     } else {
-        format!(
-            "tokens.add: new are \
-    {names}; {where_to}"
-        )
+        format!("tokens.add: new are {names}; {where_to}")
     }
 }
 

@@ -182,7 +182,7 @@ impl fmt::Display for Difference {
                 write!(
                     f,
                     "is off by {norm:.1e} of its norm, and at its worst element by \
-                {largest:.1e} of the largest"
+                    {largest:.1e} of the largest"
                 )
             }
         }

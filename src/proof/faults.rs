@@ -310,7 +310,7 @@ fn what_is_kept_is_not_proven_again() {
     let refused = once().expect_err("what is kept counts");
     assert_eq!(is_proven(&cpu, cache.path()), Some(false));
     let said = "training on `cpu` is refused, its gradients in float32 are not those of the CPU: 1 \
-    of ";
+        of ";
     assert!(
         refused.to_string().starts_with(said)
             && refused.to_string().contains("first loss has 1 numbers"),

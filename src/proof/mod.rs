@@ -99,7 +99,7 @@ pub enum ProofError {
     /// The device's results differ from the CPU's.
     #[error(
         "training on `{device}` is refused, its gradients in {numbers} are not those of the \
-    CPU: {verdict}"
+        CPU: {verdict}"
     )]
     Refused {
         /// The device as the recipe names it.
@@ -135,7 +135,7 @@ impl Explain for ProofError {
         };
         Some(format!(
             "{without}use `device: cpu`; another driver may be right; `--force` trains \
-        there nevertheless"
+            there nevertheless"
         ))
     }
 }

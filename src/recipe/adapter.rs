@@ -203,13 +203,8 @@ fn list_of(text: &str) -> Option<String> {
                 .all(|c| c.is_alphanumeric() || "_.".contains(c))
     };
     let names: Vec<&str> = text.split(',').map(str::trim).collect();
-    (names.len() > 1 && names.iter().all(|name| is_name(name))).then(|| {
-        format!(
-            "write a list: \
-    `[{}]`",
-            names.join(", ")
-        )
-    })
+    (names.len() > 1 && names.iter().all(|name| is_name(name)))
+        .then(|| format!("write a list: `[{}]`", names.join(", ")))
 }
 
 /// Returns whether a value turns something on.

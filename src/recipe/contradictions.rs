@@ -65,8 +65,7 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         && train_on.value != TrainOn::All
     {
         let message = format!(
-            "train_on: `{}` does not go with format `text`, where every token is \
-        trained",
+            "train_on: `{}` does not go with format `text`, where every token is trained",
             train_on.value
         );
         notes.say(
@@ -83,10 +82,7 @@ fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
         let message = format!("system: format `{format}` has no system message, `chat` has");
         notes.say(
             &system.place,
-            Fault::new(message).hint(
-                "remove `system`, or set `format: \
-        chat`",
-            ),
+            Fault::new(message).hint("remove `system`, or set `format: chat`"),
         );
     }
     if format != Format::Chat {
@@ -94,7 +90,7 @@ fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
     }
     let named = |name: &str| dataset.columns.get(name);
     let hint = "name the two columns of a table, such as `columns: \
-    {prompt: question, completion: answer}`";
+        {prompt: question, completion: answer}`";
     match (named("messages"), named("prompt"), named("completion")) {
         (Some(_), Some(other), _) | (Some(_), None, Some(other)) => {
             let fault = Fault::new(
@@ -109,21 +105,13 @@ fn in_chat(dataset: &Dataset, format: Format, notes: &Notes) {
         (None, Some(only), None) => {
             notes.say(
                 &only.place,
-                Fault::new(
-                    "columns: a chat of `prompt` needs `completion` as \
-            well",
-                )
-                .hint(hint),
+                Fault::new("columns: a chat of `prompt` needs `completion` as well").hint(hint),
             );
         }
         (None, None, Some(only)) => {
             notes.say(
                 &only.place,
-                Fault::new(
-                    "columns: a chat of `completion` needs `prompt` as \
-            well",
-                )
-                .hint(hint),
+                Fault::new("columns: a chat of `completion` needs `prompt` as well").hint(hint),
             );
         }
         _ => {}
@@ -157,15 +145,11 @@ fn in_layers(adapter: &Adapter, notes: &Notes) {
         adapter.target_modules.as_ref().map(|said| &said.value),
     ) {
         let fault = Fault::new(format!(
-            "adapter.layers_to_transform does not go with the regular \
-        expression `{pattern}`"
+            "adapter.layers_to_transform does not go with the regular expression `{pattern}`"
         ));
         notes.say(
             &layers.place,
-            fault.hint(
-                "put the layers into the expression, such as \
-        `.*layers\\.(0|1)\\..*q_proj`",
-            ),
+            fault.hint("put the layers into the expression, such as `.*layers\\.(0|1)\\..*q_proj`"),
         );
     }
 }
@@ -184,10 +168,8 @@ fn in_parameters(adapter: &Adapter, notes: &Notes) {
         );
         notes.say(
             &dropout.place,
-            Fault::new(message).hint(
-                "remove `dropout`, or name the modules of experts in \
-            `target_modules`",
-            ),
+            Fault::new(message)
+                .hint("remove `dropout`, or name the modules of experts in `target_modules`"),
         );
     }
 }
@@ -311,7 +293,7 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     ) {
         let message = format!(
             "adapter.init_lora_weights: `pissa` does not go with `{key}`: it is \
-        saved as a plain adapter"
+            saved as a plain adapter"
         );
         notes.say(
             &said.place,
@@ -321,7 +303,7 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
     if let (Some(_), Some(place)) = (&dora, &bias) {
         let fault = Fault::new(
             "adapter.lora_bias does not go with `use_dora`: as in PEFT an \
-        adapter has one of the two",
+            adapter has one of the two",
         );
         notes.say(place, fault.hint("remove one of the two"));
     }
@@ -333,28 +315,24 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
             .filter_map(said)
         {
             let fault = Fault::new(format!(
-                "adapter.{key} does not go with `method: full`, which \
-            trains every weight"
+                "adapter.{key} does not go with `method: full`, which trains every weight"
             ));
             notes.say(
                 place,
                 fault.hint(format!(
-                    "remove `{key}`, or train an adapter with `method: \
-            lora`"
+                    "remove `{key}`, or train an adapter with `method: lora`"
                 )),
             );
         }
     } else if adapter.init_from.is_some() {
         for (key, place) in of_shape.into_iter().filter_map(said) {
             let fault = Fault::new(format!(
-                "adapter.{key} does not go with `init_from`, where it \
-            is set already"
+                "adapter.{key} does not go with `init_from`, where it is set already"
             ));
             notes.say(
                 place,
                 fault.hint(format!(
-                    "remove `{key}`, or remove `init_from` to start \
-            afresh"
+                    "remove `{key}`, or remove `init_from` to start afresh"
                 )),
             );
         }
@@ -370,15 +348,11 @@ fn in_full(recipe: &Recipe, notes: &Notes) {
     let training = &recipe.training;
     if let Some(ratio) = &training.loraplus_lr_ratio {
         let fault = Fault::new(
-            "training.loraplus_lr_ratio does not go with `method: full`, which \
-        trains no adapter",
+            "training.loraplus_lr_ratio does not go with `method: full`, which trains no adapter",
         );
         notes.say(
             &ratio.place,
-            fault.hint(
-                "remove `loraplus_lr_ratio`, or train an adapter with \
-        `method: lora`",
-            ),
+            fault.hint("remove `loraplus_lr_ratio`, or train an adapter with `method: lora`"),
         );
     }
     let is_narrow = |said: &&Said<ModelDtype>| {
@@ -388,15 +362,12 @@ fn in_full(recipe: &Recipe, notes: &Notes) {
         let word = dtype.value;
         let message = format!(
             "training.model_dtype: `{word}` does not go with `method: full`, \
-        whose weights train in 32 bits"
+            whose weights train in 32 bits"
         );
         let fault = Fault::new(message);
         notes.say(
             &dtype.place,
-            fault.hint(
-                "remove `model_dtype`, or train an adapter with \
-        `method: lora`",
-            ),
+            fault.hint("remove `model_dtype`, or train an adapter with `method: lora`"),
         );
     }
 }
@@ -414,14 +385,11 @@ fn in_packing(adapter: &Adapter, notes: &Notes) {
     {
         let fault = Fault::new(
             "adapter.quantization: `none` does not go with `method: qlora`, \
-        which trains on a packed base",
+            which trains on a packed base",
         );
         notes.say(
             &said.place,
-            fault.hint(
-                "remove `quantization` for `nf4`, or write `method: \
-        lora`",
-            ),
+            fault.hint("remove `quantization` for `nf4`, or write `method: lora`"),
         );
     }
 }
@@ -432,16 +400,12 @@ fn in_batch(training: &Training, notes: &Notes) {
         && rows.value.saturating_mul(tokens.value) >= 1 << 31
     {
         let message = format!(
-            "training.micro_batch_size: {} rows of {} tokens are more than \
-        2^31",
+            "training.micro_batch_size: {} rows of {} tokens are more than 2^31",
             rows.value, tokens.value
         );
         notes.say(
             &rows.place,
-            Fault::new(message).hint(
-                "lower it and raise \
-        `gradient_accumulation_steps`",
-            ),
+            Fault::new(message).hint("lower it and raise `gradient_accumulation_steps`"),
         );
     }
 }
@@ -451,14 +415,13 @@ fn in_training(training: &Training, notes: &Notes) {
     if let (Some(ratio), Some(_)) = (&training.warmup_ratio, &training.warmup_steps) {
         let fault = Fault::new(
             "training.warmup_ratio does not go with `warmup_steps`: both set \
-        the length of the warm-up",
+            the length of the warm-up",
         );
         notes.say(&ratio.place, fault.hint("remove one of the two"));
     }
     if let (Some(rate), Some(_)) = (&training.min_lr_rate, &training.min_lr) {
         let fault = Fault::new(
-            "training.min_lr_rate does not go with `min_lr`: both set the \
-        lowest learning rate",
+            "training.min_lr_rate does not go with `min_lr`: both set the lowest learning rate",
         );
         notes.say(&rate.place, fault.hint("remove one of the two"));
     }
@@ -529,8 +492,7 @@ fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
         ];
         refuse(
             &own,
-            "`relative_step: true`, where the learning rate follows from the number of \
-        updates",
+            "`relative_step: true`, where the learning rate follows from the number of updates",
         );
     }
     if let Some(said) = training
@@ -564,10 +526,7 @@ fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
         );
         notes.say(
             &said.place,
-            Fault::new(message).hint(
-                "remove `lr_scheduler`, or set it to \
-        `constant`",
-            ),
+            Fault::new(message).hint("remove `lr_scheduler`, or set it to `constant`"),
         );
     }
     if let Some(said) = training
@@ -576,7 +535,7 @@ fn in_optimizer(optimizer: Optimizer, training: &Training, notes: &Notes) {
         .filter(|said| said.value <= 0.0)
     {
         let message = "training.adam_beta1: `optimizer: schedule_free_adamw` needs a number above \
-        0, found 0";
+            0, found 0";
         notes.say(
             &said.place,
             Fault::new(message).hint("remove `adam_beta1` for 0.9"),
@@ -600,16 +559,12 @@ fn in_mixing(recipe: &Recipe, notes: &Notes) {
         .filter(|said| !has_weight && said.value != EpochEnd::AllRows)
     {
         let message = format!(
-            "training.stopping_strategy: `{}` needs datasets with a `weight`, \
-        and none has one",
+            "training.stopping_strategy: `{}` needs datasets with a `weight`, and none has one",
             said.value
         );
         notes.say(
             &said.place,
-            Fault::new(message).hint(
-                "give each dataset a `weight`, or remove \
-        `stopping_strategy`",
-            ),
+            Fault::new(message).hint("give each dataset a `weight`, or remove `stopping_strategy`"),
         );
     }
     let held_out = evaluation
@@ -627,7 +582,7 @@ fn in_mixing(recipe: &Recipe, notes: &Notes) {
     if let Some(said) = training.near_threshold.as_ref().filter(|_| !is_compared) {
         let fault = Fault::new(
             "training.near_threshold goes with `deduplicate: near` or with rows \
-        that are only scored",
+            that are only scored",
         );
         notes.say(
             &said.place,
@@ -641,16 +596,13 @@ fn in_mixing(recipe: &Recipe, notes: &Notes) {
         && !(held_out || unclear)
     {
         let message = format!(
-            "evaluation.near_duplicates: `{}` needs rows that are only scored, \
-        and there are none",
+            "evaluation.near_duplicates: `{}` needs rows that are only scored, and there are none",
             said.value
         );
         notes.say(
             &said.place,
-            Fault::new(message).hint(
-                "add a line such as `val_set_size: 0.05` \
-        to `evaluation`, or remove it",
-            ),
+            Fault::new(message)
+                .hint("add a line such as `val_set_size: 0.05` to `evaluation`, or remove it"),
         );
     }
 }
@@ -670,15 +622,11 @@ fn in_evaluation(evaluation: &Evaluation, notes: &Notes) {
         && !(held_out || unclear || !evaluation.datasets.is_empty())
     {
         let fault = Fault::new(
-            "evaluation.early_stopping_patience needs validation rows, and \
-        there are none",
+            "evaluation.early_stopping_patience needs validation rows, and there are none",
         );
         notes.say(
             &patience.place,
-            fault.hint(
-                "add a line such as `val_set_size: 0.05` to \
-        `evaluation`",
-            ),
+            fault.hint("add a line such as `val_set_size: 0.05` to `evaluation`"),
         );
     }
 }

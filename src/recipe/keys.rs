@@ -36,26 +36,25 @@ pub(super) const KEYS: &[Words] = &[
         "base_model",
         "",
         "The base: a folder in Hugging Face's layout, or a Hub id `owner/name`, \
-    with or without `@revision`.",
+        with or without `@revision`.",
     ),
     key(
         "chat_template",
         "",
         "What renders conversations in place of the base's own template: a \
-    file in Jinja, the name of one of the base's templates, or that of a stock one, such as \
-    `chatml`.",
+        file in Jinja, the name of one of the base's templates, or that of a stock one, such as \
+        `chatml`.",
     ),
     key(
         "chat_template_kwargs",
         "{}",
         "Variables of the chat template, such as \
-    `{enable_thinking: false}`; a column of this name sets them for a row and wins.",
+        `{enable_thinking: false}`; a column of this name sets them for a row and wins.",
     ),
     key(
         "tokens",
         "",
-        "Special tokens by name, and tokens that the base's vocabulary does not \
-    have.",
+        "Special tokens by name, and tokens that the base's vocabulary does not have.",
     ),
     key(
         "tokens.bos",
@@ -85,8 +84,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "tokens.add",
         "[]",
-        "Tokens that the vocabulary gets: names, or \
-    `{token: NAME, from: NAME, special: true}`.",
+        "Tokens that the vocabulary gets: names, or `{token: NAME, from: NAME, special: true}`.",
     ),
     key(
         "tokens.add.token",
@@ -96,33 +94,31 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "tokens.add.from",
         "",
-        "A token of the base whose rows the new ones start as; the mean of \
-    all rows by default.",
+        "A token of the base whose rows the new ones start as; the mean of all rows by default.",
     ),
     key(
         "tokens.add.special",
         "false",
         "Whether the token is left out of decoded text; always so \
-    for one that is named elsewhere in `tokens`.",
+        for one that is named elsewhere in `tokens`.",
     ),
     key(
         "device",
         "\"auto\"",
         "Where to compute: `cpu`, `wgpu:1`, `cuda:0`; `auto` is the first \
-    GPU that passed the gradient check, else the CPU.",
+        GPU that passed the gradient check, else the CPU.",
     ),
     key("threads", "0", "Threads of the CPU; 0 is one a core."),
     key(
         "cache",
         "\"user\"",
         "Where tokens of the data are kept: in the cache that all runs share \
-    (`user`), in the run's folder (`run`), nowhere (`none`).",
+        (`user`), in the run's folder (`run`), nowhere (`none`).",
     ),
     key(
         "output_dir",
         "",
-        "The run's folder; `checkpoints/NAME` by default, where NAME is the \
-    recipe file's.",
+        "The run's folder; `checkpoints/NAME` by default, where NAME is the recipe file's.",
     ),
     key(
         "datasets",
@@ -133,19 +129,18 @@ pub(super) const KEYS: &[Words] = &[
         "datasets.path",
         "",
         "Data file (Parquet; or JSON, JSONL, CSV, TSV), glob, or folder; or a \
-    data set of the Hub, `hf://datasets/owner/name`, with or without `@revision` and `/GLOB`.",
+        data set of the Hub, `hf://datasets/owner/name`, with or without `@revision` and `/GLOB`.",
     ),
     key(
         "datasets.config",
         "",
-        "Of a data set of the Hub: its configuration; the only one by \
-    default.",
+        "Of a data set of the Hub: its configuration; the only one by default.",
     ),
     key(
         "datasets.split",
         "",
         "Of a data set of the Hub: its split, `train` by default. With a \
-    slice, also of local files: `train[:20%]`, `train[1000:]`.",
+        slice, also of local files: `train[:20%]`, `train[1000:]`.",
     ),
     key(
         "datasets.max_rows",
@@ -156,7 +151,7 @@ pub(super) const KEYS: &[Words] = &[
         "datasets.format",
         "",
         "`text`: every token trains; `completion`: prompt and completion; \
-    `instruction`: Alpaca's columns; `chat`: conversations.",
+        `instruction`: Alpaca's columns; `chat`: conversations.",
     ),
     key(
         "datasets.columns",
@@ -166,14 +161,13 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "datasets.roles",
         "{}",
-        "A role of the data: the role that the template knows, such as \
-    `{bot: assistant}`.",
+        "A role of the data: the role that the template knows, such as `{bot: assistant}`.",
     ),
     key(
         "datasets.train_on",
         "",
         "`assistant`: answers (the default); `last`: the last answer; \
-    `all`: every token (always so for `text`).",
+        `all`: every token (always so for `text`).",
     ),
     key(
         "datasets.system",
@@ -184,7 +178,7 @@ pub(super) const KEYS: &[Words] = &[
         "datasets.weight",
         "",
         "Its share of an epoch is this over the sum of all weights; 1 where \
-    others have one. Without any weight an epoch has every row once.",
+        others have one. Without any weight an epoch has every row once.",
     ),
     key(
         "adapter",
@@ -195,37 +189,35 @@ pub(super) const KEYS: &[Words] = &[
         "adapter.method",
         "\"lora\"",
         "`lora`: low-rank adapters on a frozen base; `qlora`: the \
-    same on a base of 4 bits a weight; `full`: every weight trains.",
+        same on a base of 4 bits a weight; `full`: every weight trains.",
     ),
     key(
         "adapter.quantization",
         "",
         "How the base's projections are quantized: `nf4`, `fp4`, \
-    `int8` or `none`; `nf4` with `qlora`, else `none` by default.",
+        `int8` or `none`; `nf4` with `qlora`, else `none` by default.",
     ),
     key(
         "adapter.double_quant",
         "",
         "Whether the scales of `nf4` and `fp4` are quantized too, in 8 \
-    bits; true with `qlora`, else false by default.",
+        bits; true with `qlora`, else false by default.",
     ),
     key(
         "adapter.block_size",
         "64",
-        "Numbers of `nf4` and `fp4` that share a scale: a power of 2 \
-    from 32 to 4096.",
+        "Numbers of `nf4` and `fp4` that share a scale: a power of 2 from 32 to 4096.",
     ),
     key(
         "adapter.quantize_head",
         "false",
-        "Whether an output head that is not tied to the \
-    embedding is quantized too.",
+        "Whether an output head that is not tied to the embedding is quantized too.",
     ),
     key(
         "adapter.offload_embedding",
         "\"auto\"",
         "Whether an embedding of its own stays in the \
-    processor's memory; `auto`: where a GPU has no room for it.",
+        processor's memory; `auto`: where a GPU has no room for it.",
     ),
     key("adapter.r", "16", "Rank: the inner width of A and B."),
     key(
@@ -242,13 +234,13 @@ pub(super) const KEYS: &[Words] = &[
         "adapter.target_modules",
         "\"all-linear\"",
         "Projections that get an adapter: \
-    `all-linear`, a list of names, or a regular expression for whole module names.",
+        `all-linear`, a list of names, or a regular expression for whole module names.",
     ),
     key(
         "adapter.target_parameters",
         "[]",
         "Parameters of all experts of a layer that get an \
-    adapter, such as `mlp.experts.gate_up_proj`.",
+        adapter, such as `mlp.experts.gate_up_proj`.",
     ),
     key(
         "adapter.use_rslora",
@@ -269,20 +261,18 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "adapter.alpha_pattern",
         "{}",
-        "Regular expression for the end of a module's name: its \
-    alpha.",
+        "Regular expression for the end of a module's name: its alpha.",
     ),
     key(
         "adapter.layers_to_transform",
         "",
-        "A layer or a list of layers that get adapters, from 0; \
-    all by default.",
+        "A layer or a list of layers that get adapters, from 0; all by default.",
     ),
     key(
         "adapter.init_lora_weights",
         "true",
         "`true`: B starts at 0; `false`: B is drawn as A is; \
-    `pissa`: the greatest singular vectors of each weight.",
+        `pissa`: the greatest singular vectors of each weight.",
     ),
     key(
         "adapter.modules_to_save",
@@ -292,14 +282,13 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "adapter.trainable_token_indices",
         "",
-        "Ids of tokens whose rows of the embedding train, \
-    or lists of them by module.",
+        "Ids of tokens whose rows of the embedding train, or lists of them by module.",
     ),
     key(
         "adapter.init_from",
         "",
         "Adapter folder to continue from; r, alpha and targets come from \
-    there and may not be set with it.",
+        there and may not be set with it.",
     ),
     key(
         "training",
@@ -310,8 +299,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.sample_packing",
         "false",
-        "Whether short rows share a row of `sequence_len` \
-    tokens; each sees itself only.",
+        "Whether short rows share a row of `sequence_len` tokens; each sees itself only.",
     ),
     key(
         "training.shuffle",
@@ -329,31 +317,28 @@ pub(super) const KEYS: &[Words] = &[
         "training.deduplicate",
         "\"none\"",
         "Leaves out rows that are like an earlier one of any \
-    dataset: with the same tokens and labels (`exact`), or near-duplicates too (`near`).",
+        dataset: with the same tokens and labels (`exact`), or near-duplicates too (`near`).",
     ),
     key(
         "training.near_threshold",
         "0.6",
         "Rows whose runs of three tokens have at least this \
-    Jaccard similarity are near-duplicates.",
+        Jaccard similarity are near-duplicates.",
     ),
     key(
         "training.truncation",
         "\"drop\"",
-        "A longer row is left out (`drop`), cut (`truncate`), \
-    or the run does not start (`error`).",
+        "A longer row is left out (`drop`), cut (`truncate`), or the run does not start (`error`).",
     ),
     key(
         "training.max_dropped",
         "0.05",
-        "Share of rows that may be left out before the run refuses \
-    to start.",
+        "Share of rows that may be left out before the run refuses to start.",
     ),
     key(
         "training.micro_batch_size",
         "1",
-        "Rows computed at once; with `sample_packing` rows of \
-    `sequence_len` tokens.",
+        "Rows computed at once; with `sample_packing` rows of `sequence_len` tokens.",
     ),
     key(
         "training.gradient_accumulation_steps",
@@ -374,26 +359,24 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.loraplus_lr_ratio",
         "",
-        "LoRA+: the learning rate of B as a multiple of A's, \
-    usually 16; of adapters only.",
+        "LoRA+: the learning rate of B as a multiple of A's, usually 16; of adapters only.",
     ),
     key(
         "training.optimizer",
         "\"adamw\"",
         "The update rule; `adamw` has decoupled weight decay. \
-    `paged_*` are the same without paging.",
+        `paged_*` are the same without paging.",
     ),
     key(
         "training.adam_beta1",
         "0.9",
-        "Decay of the first moment; of every optimizer except \
-    `adafactor`.",
+        "Decay of the first moment; of every optimizer except `adafactor`.",
     ),
     key(
         "training.adam_beta2",
         "0.999",
         "Decay of the second moment; of every optimizer except \
-    `adafactor`. For Lion 0.99 by default.",
+        `adafactor`. For Lion 0.99 by default.",
     ),
     key(
         "training.adam_epsilon",
@@ -403,8 +386,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.min_8bit_size",
         "4096",
-        "Weights with fewer numbers keep a state of 32 bits; of \
-    `adamw_8bit` and `lion_8bit`.",
+        "Weights with fewer numbers keep a state of 32 bits; of `adamw_8bit` and `lion_8bit`.",
     ),
     key(
         "training.beta1",
@@ -419,20 +401,18 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.clip_threshold",
         "1.0",
-        "The root mean square that an update of Adafactor may \
-    have.",
+        "The root mean square that an update of Adafactor may have.",
     ),
     key(
         "training.scale_parameter",
         "false",
-        "Whether Adafactor's learning rate is times the \
-    weight's root mean square.",
+        "Whether Adafactor's learning rate is times the weight's root mean square.",
     ),
     key(
         "training.relative_step",
         "false",
         "Whether Adafactor's learning rate follows from the \
-    number of updates; `learning_rate`, schedule and warm-up do not go with it.",
+        number of updates; `learning_rate`, schedule and warm-up do not go with it.",
     ),
     key(
         "training.warmup_init",
@@ -448,19 +428,19 @@ pub(super) const KEYS: &[Words] = &[
         "training.adjust_lr_fn",
         "\"match_rms_adamw\"",
         "How Muon's learning rate follows from a \
-    matrix's shape: as large as AdamW's updates are, or as in the `original`.",
+        matrix's shape: as large as AdamW's updates are, or as in the `original`.",
     ),
     key(
         "training.lr_scheduler",
         "\"cosine\"",
         "The learning rate's course after the warm-up; \
-    `constant` is the only one of `schedule_free_adamw`.",
+        `constant` is the only one of `schedule_free_adamw`.",
     ),
     key(
         "training.min_lr_rate",
         "",
         "Lowest share of the peak, for `cosine_with_min_lr` and \
-    `cosine_warmup_with_min_lr`; 0 by default.",
+        `cosine_warmup_with_min_lr`; 0 by default.",
     ),
     key(
         "training.min_lr",
@@ -471,13 +451,13 @@ pub(super) const KEYS: &[Words] = &[
         "training.warmup_lr_rate",
         "",
         "First learning rate of the warm-up as a share of the peak, \
-    for `cosine_warmup_with_min_lr`.",
+        for `cosine_warmup_with_min_lr`.",
     ),
     key(
         "training.num_cycles",
         "",
         "Waves of a cosine, 0.5 by default, or how often it falls with \
-    `cosine_with_restarts`, 1 by default.",
+        `cosine_with_restarts`, 1 by default.",
     ),
     key("training.power", "1.0", "The power of `polynomial`."),
     key(
@@ -488,26 +468,23 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.timescale",
         "",
-        "Steps by which `inverse_sqrt` is scaled; the warm-up's, or \
-    10,000, by default.",
+        "Steps by which `inverse_sqrt` is scaled; the warm-up's, or 10,000, by default.",
     ),
     key(
         "training.num_decay_steps",
         "",
-        "Steps of the last stage of `warmup_stable_decay`; a tenth \
-    of all by default.",
+        "Steps of the last stage of `warmup_stable_decay`; a tenth of all by default.",
     ),
     key(
         "training.num_stable_steps",
         "",
-        "Steps of the middle stage of `warmup_stable_decay`; the \
-    rest by default.",
+        "Steps of the middle stage of `warmup_stable_decay`; the rest by default.",
     ),
     key(
         "training.min_lr_ratio",
         "0.0",
         "The learning rate before the first stage and after the \
-    last as a share of the peak, for `warmup_stable_decay`.",
+        last as a share of the peak, for `warmup_stable_decay`.",
     ),
     key(
         "training.warmup_type",
@@ -522,8 +499,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.warmup_ratio",
         "",
-        "Share of the steps over which the rate rises from 0; not \
-    with `warmup_steps`.",
+        "Share of the steps over which the rate rises from 0; not with `warmup_steps`.",
     ),
     key(
         "training.warmup_steps",
@@ -534,50 +510,48 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.max_grad_norm",
         "1.0",
-        "Gradients are clipped to this global norm; 0: not at \
-    all.",
+        "Gradients are clipped to this global norm; 0: not at all.",
     ),
     key(
         "training.router_aux_loss_coef",
         "",
-        "Weight of the load-balancing loss of routed experts; \
-    as config.json has it by default.",
+        "Weight of the load-balancing loss of routed experts; as config.json has it by default.",
     ),
     key(
         "training.base_dropout",
         "",
         "`0`: train without the dropout that the base's config.json \
-    sets, which is not implemented.",
+        sets, which is not implemented.",
     ),
     key(
         "training.gradient_checkpointing",
         "\"auto\"",
         "`true`: every block runs again in \
-    backward; `false`: none; a number: so many of the lowest; `auto`: as few as memory allows.",
+        backward; `false`: none; a number: so many of the lowest; `auto`: as few as memory allows.",
     ),
     key(
         "training.max_memory",
         "",
         "Bytes, or `12 GB`, `12GiB`: a run that needs more is refused \
-    before it loads anything; 0.9 of what is free by default.",
+        before it loads anything; 0.9 of what is free by default.",
     ),
     key(
         "training.model_dtype",
         "\"auto\"",
         "How the frozen base is kept in memory: `float32`, \
-    `bfloat16` or `float16`. `auto` loses nothing on the CPU and picks 16 bits on a GPU.",
+        `bfloat16` or `float16`. `auto` loses nothing on the CPU and picks 16 bits on a GPU.",
     ),
     key(
         "training.allow_tf32",
         "false",
         "Whether products of float32 operands may use TF32, on \
-    NVIDIA GPUs of compute capability 8.0 or later.",
+        NVIDIA GPUs of compute capability 8.0 or later.",
     ),
     key(
         "training.on_nonfinite",
         "\"abort\"",
         "A loss or gradient that is not finite ends the run \
-    (`abort`), or the step changes nothing and is marked (`skip`).",
+        (`abort`), or the step changes nothing and is marked (`skip`).",
     ),
     key(
         "training.seed",
@@ -592,8 +566,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.val_set_size",
         "0",
-        "Rows held out for validation: a share below 1 or a whole \
-    number.",
+        "Rows held out for validation: a share below 1 or a whole number.",
     ),
     key(
         "evaluation.datasets",
@@ -610,20 +583,18 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.datasets.config",
         "",
-        "Of a data set of the Hub: its configuration; the only \
-    one by default.",
+        "Of a data set of the Hub: its configuration; the only one by default.",
     ),
     key(
         "evaluation.datasets.split",
         "",
         "Of a data set of the Hub: its split, `train` by default. \
-    With a slice, also of local files: `train[:20%]`, `train[1000:]`.",
+        With a slice, also of local files: `train[:20%]`, `train[1000:]`.",
     ),
     key(
         "evaluation.datasets.max_rows",
         "",
-        "The most rows that are taken, the first ones; all by \
-    default.",
+        "The most rows that are taken, the first ones; all by default.",
     ),
     key(
         "evaluation.datasets.format",
@@ -638,14 +609,12 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.datasets.roles",
         "{}",
-        "A role of the data: the role that the template knows, \
-    such as `{bot: assistant}`.",
+        "A role of the data: the role that the template knows, such as `{bot: assistant}`.",
     ),
     key(
         "evaluation.datasets.train_on",
         "",
-        "Which tokens are scored: `assistant` (the default), \
-    `last` or `all`.",
+        "Which tokens are scored: `assistant` (the default), `last` or `all`.",
     ),
     key(
         "evaluation.datasets.system",
@@ -667,14 +636,12 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.early_stopping_patience",
         "0",
-        "Evaluations without a better loss before the \
-    run ends; 0: never.",
+        "Evaluations without a better loss before the run ends; 0: never.",
     ),
     key(
         "evaluation.prompts",
         "[]",
-        "Texts that are answered at each evaluation, the one before \
-    the first step included.",
+        "Texts that are answered at each evaluation, the one before the first step included.",
     ),
     key(
         "output",
@@ -684,13 +651,11 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "output.save_steps",
         "0",
-        "Steps between checkpoints; 0: at the ends of epochs and every \
-    five minutes.",
+        "Steps between checkpoints; 0: at the ends of epochs and every five minutes.",
     ),
     key(
         "output.save_total_limit",
         "2",
-        "Checkpoints that are kept; the newest and the best always \
-    are.",
+        "Checkpoints that are kept; the newest and the best always are.",
     ),
 ];

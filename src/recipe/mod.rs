@@ -124,8 +124,7 @@ impl Explain for RecipeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Missing { .. } => Some(
-                "complete recipes lie in `recipes/`; \
-            `recipes/quickstart.yaml` is a first one"
+                "complete recipes lie in `recipes/`; `recipes/quickstart.yaml` is a first one"
                     .into(),
             ),
             Self::File(error) => error.hint(),
@@ -218,8 +217,7 @@ impl Recipe {
         section.require("base_model", "base_model: checkpoints/rankine-tiny");
         section.require(
             "datasets",
-            "datasets: \
-        [{path: datasets/medical-glossary.parquet, format: chat}]",
+            "datasets: [{path: datasets/medical-glossary.parquet, format: chat}]",
         );
         Self {
             base_model: section.text("base_model"),
@@ -262,14 +260,12 @@ fn variable(name: &str, value: Value) -> Option<Said<serde_json::Value>> {
         let reason = if is_name {
             "is set for each conversation"
         } else {
-            "is no name of a \
-        variable"
+            "is no name of a variable"
         };
         let fault = Fault::new(format!("chat_template_kwargs: `{name}` {reason}"));
-        value.refuse(fault.hint(
-            "name a variable that the chat template reads, such as \
-        `enable_thinking`",
-        ));
+        value.refuse(
+            fault.hint("name a variable that the chat template reads, such as `enable_thinking`"),
+        );
         return None;
     }
     value.read("a value", Node::json)

@@ -131,11 +131,7 @@ impl Notes {
             let within = if unknown.section.is_empty() {
                 String::new()
             } else {
-                format!(
-                    " in \
-            `{}`",
-                    unknown.section
-                )
+                format!(" in `{}`", unknown.section)
             };
             let fault = Fault::new(format!("unknown key `{}`{within}", shorten(&unknown.key)));
             self.say(&unknown.place, fault.hint(self.hint_for(&unknown)));
@@ -167,8 +163,7 @@ impl Notes {
                 .any(|(home, key)| *home == section && *key == outer)
         {
             return format!(
-                "write `{outer}:` and in it `{}`; with a dot it is an override, after \
-            the recipe",
+                "write `{outer}:` and in it `{}`; with a dot it is an override, after the recipe",
                 shorten(inner)
             );
         }
@@ -210,13 +205,9 @@ fn place_in_words(section: &str) -> String {
 pub(super) fn listed(words: &[&str], conjunction: &str) -> String {
     let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
     match quoted.split_last() {
-        Some((last, rest)) if !rest.is_empty() => format!(
-            "{} {conjunction} {last}",
-            rest.join(
-                ", \
-        "
-            )
-        ),
+        Some((last, rest)) if !rest.is_empty() => {
+            format!("{} {conjunction} {last}", rest.join(", "))
+        }
         _ => quoted.concat(),
     }
 }

@@ -20,12 +20,8 @@ pub(super) fn apply(root: &mut Node, overrides: &[String], notes: &Notes) {
 }
 
 fn apply_one(root: &mut Node, typed: &str, place: &Location, notes: &Notes) -> Result<(), Fault> {
-    let form = || {
-        Fault::new("expected `key=value`").hint(
-            "write it as in \
-    `training.learning_rate=1e-4`",
-        )
-    };
+    let form =
+        || Fault::new("expected `key=value`").hint("write it as in `training.learning_rate=1e-4`");
     let (path, value) = typed.split_once('=').ok_or_else(form)?;
     let keys: Vec<&str> = path.trim().split('.').collect();
     if keys.contains(&"") || keys.len() > MAX_DEPTH {
@@ -60,16 +56,14 @@ fn find<'a>(root: &'a mut Node, keys: &[&str], place: &Location) -> Result<&'a m
             NodeValue::List(nodes) => element(nodes, &parent, key)?,
             NodeValue::Scalar { text, .. } => {
                 let mut fault = Fault::new(format!(
-                    "`{parent}` holds no keys, so `{key}` cannot be \
-                set in it"
+                    "`{parent}` holds no keys, so `{key}` cannot be set in it"
                 ));
                 fault.hint = synonyms::of_value(&parent, text);
                 return Err(fault);
             }
             NodeValue::Refused => {
                 return Err(Fault::new(format!(
-                    "`{parent}` holds no keys, so \
-            `{key}` cannot be set in it"
+                    "`{parent}` holds no keys, so `{key}` cannot be set in it"
                 )));
             }
         };
@@ -81,8 +75,7 @@ fn element<'a>(nodes: &'a mut [Node], parent: &str, key: &str) -> Result<&'a mut
     let count = nodes.len();
     let Ok(index) = key.parse::<usize>() else {
         let fault = Fault::new(format!(
-            "`{parent}` is a list: expected a number after it, found \
-        `{key}`"
+            "`{parent}` is a list: expected a number after it, found `{key}`"
         ));
         return Err(fault.hint(format!("the first element is `{parent}.0`")));
     };
@@ -93,8 +86,7 @@ fn element<'a>(nodes: &'a mut [Node], parent: &str, key: &str) -> Result<&'a mut
             format!("{count} elements")
         };
         Fault::new(format!(
-            "`{parent}.{key}` is not there: `{parent}` has {elements}, counted from \
-        0"
+            "`{parent}.{key}` is not there: `{parent}` has {elements}, counted from 0"
         ))
     })
 }

@@ -68,7 +68,7 @@ pub fn schema() -> Value {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Rankine recipe",
         "description": "What `rankine train` does: a base model, the data and how an adapter is \
-        trained.",
+            trained.",
     });
     let mut whole = head.as_object().cloned().unwrap_or_default();
     whole.append(&mut schema);
@@ -148,8 +148,7 @@ mod tests {
         let stale: Vec<_> = told.difference(&read).collect();
         assert!(
             missing.is_empty() && stale.is_empty(),
-            "add to src/recipe/keys.rs: {missing:?}; \
-        remove there: {stale:?}"
+            "add to src/recipe/keys.rs: {missing:?}; remove there: {stale:?}"
         );
         assert_eq!(keys::KEYS.len(), told.len(), "a key is told twice");
     }

@@ -101,10 +101,8 @@ fn has_type(says: &Value, value: &Value) -> bool {
 
 /// Returns a tree as YAML 1.2 reads it, which is what editors do.
 fn to_json(node: &Node) -> Value {
-    let is_number = Regex::new(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$").expect(
-        "a \
-    pattern",
-    );
+    let is_number =
+        Regex::new(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$").expect("a pattern");
     match &node.kind {
         NodeValue::Scalar {
             text, plain: true, ..
@@ -243,10 +241,9 @@ const VALUES: [&str; 40] = [
 fn with_value(key: &Key, value: &str) -> String {
     let needed = "base_model: m\ndatasets: [{path: d, format: chat}]\n";
     match (key.section.as_str(), key.name) {
-        ("", "base_model") => format!(
-            "base_model: {value}\ndatasets: [{{path: d, format: \
-        chat}}]\n"
-        ),
+        ("", "base_model") => {
+            format!("base_model: {value}\ndatasets: [{{path: d, format: chat}}]\n")
+        }
         ("", "datasets") => format!("base_model: m\ndatasets: {value}\n"),
         ("", name) => format!("{needed}{name}: {value}\n"),
         ("datasets", name) => {

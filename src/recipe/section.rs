@@ -323,12 +323,8 @@ impl<'a> Value<'a> {
         } else {
             let mut fault = self.unexpected(&listed(&words, "or"));
             let near = || {
-                nearest(written, words.iter().copied()).map(|word| {
-                    format!(
-                        "did you mean \
-            `{word}`?"
-                    )
-                })
+                nearest(written, words.iter().copied())
+                    .map(|word| format!("did you mean `{word}`?"))
             };
             fault.hint = self.of_others().or_else(near);
             self.refuse(fault);

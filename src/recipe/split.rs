@@ -122,8 +122,7 @@ impl SplitPart {
             .collect();
         if marks.iter().any(|mark| *mark != marks[0]) {
             return Err(format!(
-                "`{text}` mixes percent and rows, expected one of them on both \
-            sides of `:`"
+                "`{text}` mixes percent and rows, expected one of them on both sides of `:`"
             ));
         }
         let is_percent = marks.first().copied().unwrap_or(false);

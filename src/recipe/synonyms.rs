@@ -21,7 +21,7 @@ const LOGS: &str = "a run writes its numbers to `metrics.jsonl` and TensorBoard'
 const KERNELS: &str = "the fastest kernels of the device are taken by themselves";
 const MACHINES: &str = "a run is on one device";
 const TOKENIZER: &str = "the base's own tokenizer is used, with its special tokens and those of \
-`tokens`";
+    `tokens`";
 const FAMILY: &str = "the base's config.json says what it is, and no code of a model is run";
 const WORKERS: &str = "all cores are used, or as many as `threads` says";
 const CACHES: &str = "tokens are kept in Rankine's own cache";
@@ -427,7 +427,7 @@ const KEYS: &[(Here, &[&str])] = &[
     (
         Line(
             "training.micro_batch_size: ROWS, and beside it `gradient_accumulation_steps`; it is \
-        the product of the two",
+            the product of the two",
         ),
         &[
             "global_batch_size",
@@ -716,8 +716,7 @@ const KEYS: &[(Here, &[&str])] = &[
     // The same in another form.
     (
         Nothing(
-            "the base's own chat template is used; another one is a file, `chat_template: \
-        FILE`",
+            "the base's own chat template is used; another one is a file, `chat_template: FILE`",
         ),
         &["template", "prompt_template"],
     ),
@@ -951,14 +950,12 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     (
         "adapter.method",
         &["peft", "lora+", "rslora", "pissa"],
-        "set `method: lora`; its variants \
-    have keys of their own",
+        "set `method: lora`; its variants have keys of their own",
     ),
     (
         "adapter.method",
         &["fft", "full_finetune", "full-finetune", "none"],
-        "set `method: full`, \
-    which trains every weight",
+        "set `method: full`, which trains every weight",
     ),
     (
         "adapter.quantization",
@@ -1100,8 +1097,7 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     (
         "training.lr_scheduler",
         &["constant_with_warmup"],
-        "set `lr_scheduler: constant`, and \
-    `warmup_ratio` or `warmup_steps`",
+        "set `lr_scheduler: constant`, and `warmup_ratio` or `warmup_steps`",
     ),
     (
         "training.lr_scheduler",
@@ -1111,8 +1107,7 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     (
         "training.lr_scheduler",
         &["cosine_decay", "cosine_annealing", "cosine_with_warmup"],
-        "set \
-    `lr_scheduler: cosine`",
+        "set `lr_scheduler: cosine`",
     ),
     (
         "training.model_dtype",
@@ -1128,14 +1123,12 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     (
         "training.model_dtype",
         &["fp16", "torch.float16", "half", "f16"],
-        "set `model_dtype: \
-    float16`",
+        "set `model_dtype: float16`",
     ),
     (
         "training.model_dtype",
         &["fp32", "torch.float32", "float", "f32", "no"],
-        "set `model_dtype: \
-    float32`",
+        "set `model_dtype: float32`",
     ),
     (
         "training.gradient_checkpointing",
@@ -1145,8 +1138,7 @@ const VALUES: &[(&str, &[&str], &str)] = &[
     (
         "training.truncation",
         &["true", "keep_start", "right", "longest_first", "cut"],
-        "set \
-    `truncation: truncate`",
+        "set `truncation: truncate`",
     ),
     (
         "training.truncation",
@@ -1163,8 +1155,7 @@ const VALUES: &[(&str, &[&str], &str)] = &[
         &[
             "mps", "metal", "vulkan", "rocm", "hip", "amd", "xpu", "directml", "dx12",
         ],
-        "set \
-    `device: wgpu`",
+        "set `device: wgpu`",
     ),
 ];
 
@@ -1215,13 +1206,11 @@ pub(super) fn of_key(section: &str, key: &str, value: &Node, scope: Scope) -> Op
             "write `train_on: all`".to_owned()
         }
         Line("adapter.method: qlora") if value.whole() == Some(8) => {
-            "write `adapter.quantization: \
-        int8`"
-                .to_owned()
+            "write `adapter.quantization: int8`".to_owned()
         }
         // What is off is off here as well.
         Line(_) if value.is_neutral() => "remove it: nothing of the kind is done unless a recipe \
-        says so"
+            says so"
             .to_owned(),
         Key(home, key) if home == last(section) => format!("did you mean `{key}`?"),
         Key("", key) => format!("did you mean `{key}`? It belongs at the top of the recipe"),

@@ -12,8 +12,7 @@ use crate::terms::{
 /// Four lines that every recipe needs; the lines of a test start at line 5.
 pub(super) const NEEDED: &str = "base_model: m\ndatasets:\n  - path: d\n    format: chat\n";
 
-const EXAMPLE: &str = "\
-base_model: checkpoints/rankine-tiny
+const EXAMPLE: &str = "base_model: checkpoints/rankine-tiny
 datasets:
   - path: datasets/medical-glossary.parquet
     format: chat
@@ -94,63 +93,56 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "learning_rate: 1e-4",
-        "x.yaml:5:1: unknown key `learning_rate` | `learning_rate` belongs in \
-    `training`",
+        "x.yaml:5:1: unknown key `learning_rate` | `learning_rate` belongs in `training`",
     ),
     (
         "learning-rat: 1",
         "x.yaml:5:1: unknown key `learning-rat` | did you mean `learning_rate`? It \
-    belongs in `training`",
+        belongs in `training`",
     ),
     (
         "adapter:\n  quantizaton: 4bit",
-        "x.yaml:6:3: unknown key `quantizaton` in `adapter` | did \
-    you mean `quantization`?",
+        "x.yaml:6:3: unknown key `quantizaton` in `adapter` | did you mean `quantization`?",
     ),
     (
         "output:\n  foo: 1",
         "x.yaml:6:3: unknown key `foo` in `output` | known keys here: \
-    `save_steps` and `save_total_limit`",
+        `save_steps` and `save_total_limit`",
     ),
     (
         "adapter:\n  r: sixteen",
-        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, \
-    found `sixteen`",
+        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `sixteen`",
     ),
     (
         "adapter:\n  r: \"16\"",
         "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found \
-    `\"16\"` | remove the quotes: a value in quotes is a text",
+        `\"16\"` | remove the quotes: a value in quotes is a text",
     ),
     (
         "adapter:\n  r: 16.0",
-        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found \
-    `16.0`",
+        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `16.0`",
     ),
     (
         "adapter:\n  r: 0",
-        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found \
-    `0`",
+        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `0`",
     ),
     (
         "adapter:\n  r: [8, 16]",
-        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, \
-    found `[8, 16]`",
+        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `[8, 16]`",
     ),
     (
         "adapter:\n  r: {a: 1}",
-        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, \
-    found `{a: 1}`",
+        "x.yaml:6:6: adapter.r: expected a whole number from 1 to 65536, found `{a: 1}`",
     ),
     (
         "adapter: lora",
         "x.yaml:5:10: adapter: expected keys with values, found `lora` | write \
-    `adapter: {method: lora}`",
+        `adapter: {method: lora}`",
     ),
     (
         "adapter: qlora",
         "x.yaml:5:10: adapter: expected keys with values, found `qlora` | write \
-    `adapter: {method: qlora}`",
+        `adapter: {method: qlora}`",
     ),
     (
         "adapter.r: 8",
@@ -159,8 +151,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "load_in_4bit: true",
-        "x.yaml:5:1: unknown key `load_in_4bit` | write `adapter.method: \
-    qlora`",
+        "x.yaml:5:1: unknown key `load_in_4bit` | write `adapter.method: qlora`",
     ),
     (
         "load_in_4bit: false",
@@ -173,18 +164,16 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "training:\n  lr: 1",
-        "x.yaml:6:3: unknown key `lr` in `training` | did you mean \
-    `learning_rate`?",
+        "x.yaml:6:3: unknown key `lr` in `training` | did you mean `learning_rate`?",
     ),
     (
         "training:\n  batch_size: 1",
-        "x.yaml:6:3: unknown key `batch_size` in `training` | did you \
-    mean `micro_batch_size`?",
+        "x.yaml:6:3: unknown key `batch_size` in `training` | did you mean `micro_batch_size`?",
     ),
     (
         "max_seq_length: 9",
         "x.yaml:5:1: unknown key `max_seq_length` | did you mean `sequence_len`? \
-    It belongs in `training`",
+        It belongs in `training`",
     ),
     (
         "wandb_project:",
@@ -231,8 +220,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "lora_alpha: 3",
-        "x.yaml:5:1: unknown key `lora_alpha` | did you mean `alpha`? It belongs in \
-    `adapter`",
+        "x.yaml:5:1: unknown key `lora_alpha` | did you mean `alpha`? It belongs in `adapter`",
     ),
     (
         "gradient_clipping: 3",
@@ -251,13 +239,11 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  dropout: 1",
-        "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, \
-    found `1`",
+        "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, found `1`",
     ),
     (
         "adapter:\n  dropout: nan",
-        "x.yaml:6:12: adapter.dropout: expected a number from 0 to below \
-    1, found `nan`",
+        "x.yaml:6:12: adapter.dropout: expected a number from 0 to below 1, found `nan`",
     ),
     (
         "training:\n  learning_rate: -1e-4",
@@ -265,13 +251,11 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "training:\n  shuffle: 1",
-        "x.yaml:6:12: training.shuffle: expected `true` or `false`, found \
-    `1`",
+        "x.yaml:6:12: training.shuffle: expected `true` or `false`, found `1`",
     ),
     (
         "training:\n  seed: -1",
-        "x.yaml:6:9: training.seed: expected a whole number from 0, found \
-    `-1`",
+        "x.yaml:6:9: training.seed: expected a whole number from 0, found `-1`",
     ),
     (
         "training:\n  lr_scheduler: cosin",
@@ -308,8 +292,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "training:\n  sample_packing: 2",
-        "x.yaml:6:19: training.sample_packing: expected `true` or \
-    `false`, found `2`",
+        "x.yaml:6:19: training.sample_packing: expected `true` or `false`, found `2`",
     ),
     (
         "adapter:\n  method: qlora\n  quantization: none",
@@ -357,8 +340,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  use_dora: 1",
-        "x.yaml:6:13: adapter.use_dora: expected `true` or `false`, found \
-    `1`",
+        "x.yaml:6:13: adapter.use_dora: expected `true` or `false`, found `1`",
     ),
     (
         "adapter:\n  init_lora_weights: pissa\n  use_dora: true",
@@ -397,8 +379,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  target_modules: [q_proj, [k]]",
-        "x.yaml:6:28: adapter.target_modules.1: expected \
-    a text, found `[k]`",
+        "x.yaml:6:28: adapter.target_modules.1: expected a text, found `[k]`",
     ),
     (
         "adapter:\n  rank_pattern:\n    '[': 4",
@@ -452,18 +433,15 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "evaluation:\n  prompts: [a, \"\"]",
-        "x.yaml:6:16: evaluation.prompts.1: expected a text, \
-    found `\"\"`",
+        "x.yaml:6:16: evaluation.prompts.1: expected a text, found `\"\"`",
     ),
     (
         "evaluation:\n  prompts:\n    - a: b",
-        "x.yaml:7:7: evaluation.prompts.0: expected a text, \
-    found `{a: b}`",
+        "x.yaml:7:7: evaluation.prompts.0: expected a text, found `{a: b}`",
     ),
     (
         "evaluation:\n  prompts: [a,\n    ~]",
-        "x.yaml:7:5: evaluation.prompts.1: expected a text, \
-    found nothing",
+        "x.yaml:7:5: evaluation.prompts.1: expected a text, found nothing",
     ),
     (
         "evaluation:\n  datasets:\n    - path: x",
@@ -478,8 +456,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "    train_on: none",
-        "x.yaml:5:15: datasets.0.train_on: expected `assistant`, `all` or \
-    `last`, found `none`",
+        "x.yaml:5:15: datasets.0.train_on: expected `assistant`, `all` or `last`, found `none`",
     ),
     (
         "device: gpu",
@@ -492,13 +469,12 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  r: 8\n  r: 16",
-        "x.yaml:7:3: double key `r`, first at x.yaml:6:3 | keep one of \
-    the two",
+        "x.yaml:7:3: double key `r`, first at x.yaml:6:3 | keep one of the two",
     ),
     (
         "adapter: &a\n  r: 8",
         "x.yaml:5:10: anchor `&a` is not allowed in a recipe | write the value \
-    out where it is used",
+        out where it is used",
     ),
     (
         "adapter: *a",
@@ -507,18 +483,16 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "base_model: y",
-        "x.yaml:5:1: double key `base_model`, first at x.yaml:1:1 | keep one of the \
-    two",
+        "x.yaml:5:1: double key `base_model`, first at x.yaml:1:1 | keep one of the two",
     ),
     (
         "---\na: 1",
         "x.yaml:5:1: a second document starts here, expected one | keep one recipe in a \
-    file, without a `---` line",
+        file, without a `---` line",
     ),
     (
         "adapter:\n\tr: 1",
-        "x.yaml:6:2: not YAML: tabs disallowed within this context (block \
-    indentation)",
+        "x.yaml:6:2: not YAML: tabs disallowed within this context (block indentation)",
     ),
     (
         "adapter:\n  [a]: 1",
@@ -535,13 +509,11 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "adapter:\n  r: |\n    16\n",
-        "x.yaml:7:5: adapter.r: expected a whole number from 1 to \
-    65536, found `16`",
+        "x.yaml:7:5: adapter.r: expected a whole number from 1 to 65536, found `16`",
     ),
     (
         "training:\n  sequence_len: 1",
-        "x.yaml:6:17: training.sequence_len: expected a whole number \
-    from 2 to 1048576, found `1`",
+        "x.yaml:6:17: training.sequence_len: expected a whole number from 2 to 1048576, found `1`",
     ),
     (
         " - foo",
@@ -553,8 +525,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
     ),
     (
         "training: {seed: 1, seed: 2}",
-        "x.yaml:5:21: double key `seed`, first at x.yaml:5:12 | keep \
-    one of the two",
+        "x.yaml:5:21: double key `seed`, first at x.yaml:5:12 | keep one of the two",
     ),
     (
         "? {a: b}\n: c",
@@ -569,7 +540,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
 #[test]
 fn every_text_that_is_no_recipe_gets_one_fault() {
     const NOTHING: &str = "x.yaml:1:1: expected keys with values, found nothing | \
-                           begin with `base_model: checkpoints/rankine-tiny`, then `datasets:`";
+        begin with `base_model: checkpoints/rankine-tiny`, then `datasets:`";
     let deep = format!("a: {}{}", "[".repeat(20), "]".repeat(20));
     let large = "#".repeat(300 * 1024);
     let texts: [(&[u8], &str); 8] = [
@@ -579,12 +550,11 @@ fn every_text_that_is_no_recipe_gets_one_fault() {
         (
             b"- base_model: m",
             "x.yaml:1:1: expected keys with values, found `[{base_model: m}]` | \
-             begin with `base_model: checkpoints/rankine-tiny`, then `datasets:`",
+            begin with `base_model: checkpoints/rankine-tiny`, then `datasets:`",
         ),
         (
             b"base_model: m\nad\xff",
-            "x.yaml:2:3: not UTF-8: byte 0xff at offset 16 | save the file \
-        as UTF-8",
+            "x.yaml:2:3: not UTF-8: byte 0xff at offset 16 | save the file as UTF-8",
         ),
         (
             b"base_model: [m\n",
@@ -609,8 +579,7 @@ fn every_text_that_is_no_recipe_gets_one_fault() {
 
 #[test]
 fn all_faults_are_told_at_once_and_in_the_order_of_the_file() {
-    let text = "\
-datasets:
+    let text = "datasets:
   - format: text
     columns: {messages: b}
     train_on: last
@@ -642,8 +611,7 @@ fn a_key_that_is_not_built_yet_may_be_turned_off() {
     let recipe = with(
         "adapter:\n  use_dora: no\n  modules_to_save: []\n  trainable_token_indices: none\n  \
         quantization: none\n  lora_bias: False\n  block_size:\n\
-                       training:\n  sample_packing: false\n  loraplus_lr_ratio:\nevaluation:\n  \
-                       prompts: []",
+        training:\n  sample_packing: false\n  loraplus_lr_ratio:\nevaluation:\n  prompts: []",
     );
     assert_eq!(printed(&recipe), Vec::<String>::new());
 }
@@ -716,7 +684,7 @@ fn memory_is_given_in_bytes_or_in_blocks_that_recompute() {
         Some(4096)
     );
     let expected = "training.max_memory: expected a number of bytes, such as `12 GB` or `12GiB`, \
-    found `lots`";
+        found `lots`";
     assert!(printed(&with("training:\n  max_memory: lots"))[0].contains(expected));
 }
 
@@ -858,7 +826,7 @@ const BROKEN_OVERRIDES: &[(&str, &str)] = &[
     (
         "datasets.path=x",
         "`datasets` is a list: expected a number after it, found `path` | the \
-    first element is `datasets.0`",
+        first element is `datasets.0`",
     ),
     (
         "base_model.x=1",
@@ -883,8 +851,7 @@ const BROKEN_OVERRIDES: &[(&str, &str)] = &[
     ),
     (
         "adapter=lora",
-        "adapter: expected keys with values, found `lora` | write `adapter: \
-    {method: lora}`",
+        "adapter: expected keys with values, found `lora` | write `adapter: {method: lora}`",
     ),
     (
         "datasets.x",
@@ -906,10 +873,7 @@ fn every_broken_override_says_what_was_typed() {
     for (typed, expected) in BROKEN_OVERRIDES {
         assert_eq!(
             printed(&read_text(EXAMPLE, &[typed])),
-            [format!(
-                "override `{typed}`: \
-        {expected}"
-            )]
+            [format!("override `{typed}`: {expected}")]
         );
     }
 }

@@ -136,10 +136,7 @@ pub(super) fn parse(
                 let fault = Fault::new("a second document starts here, expected one");
                 notes.say(
                     &locate(&span.start),
-                    fault.hint(
-                        "keep one recipe in a file, without a \
-                `---` line",
-                    ),
+                    fault.hint("keep one recipe in a file, without a `---` line"),
                 );
                 break;
             }
@@ -195,8 +192,7 @@ impl<'a> Builder<'a> {
             self.say(
                 &span.start,
                 Fault::new(format!(
-                    "more than {MAX_DEPTH} collections within \
-            each other"
+                    "more than {MAX_DEPTH} collections within each other"
                 )),
             );
             return None;
@@ -223,10 +219,7 @@ impl<'a> Builder<'a> {
                 ));
                 self.say(
                     &span.start,
-                    fault.hint(
-                        "write the value out; a text that starts with `*` \
-                needs quotes",
-                    ),
+                    fault.hint("write the value out; a text that starts with `*` needs quotes"),
                 );
                 NodeValue::Refused
             }

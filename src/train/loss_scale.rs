@@ -53,7 +53,7 @@ impl LossScale {
         let half = Self::factor(Some(self));
         format!(
             "step {step} has no finite gradients: the loss scale is halved to {half}, and it \
-        is taken again"
+            is taken again"
         )
     }
 
@@ -128,7 +128,7 @@ mod tests {
         };
         assert_eq!(LossScale::to_retry(start, &outcome(true, 2.0)), Some(half));
         let said = "step 7 has no finite gradients: the loss scale is halved to 128, and it is \
-        taken again";
+            taken again";
         assert_eq!(
             (half.note(7).as_str(), half.after_step()),
             (

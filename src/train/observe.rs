@@ -188,7 +188,7 @@ mod tests {
             checkpoint: None,
         };
         let said = "and gradient norm NaN, and what goes back into `model.layers.0` is not finite, \
-        expected finite numbers";
+            expected finite numbers";
         assert!(error.to_string().contains(said), "{error}");
     }
 }

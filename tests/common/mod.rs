@@ -89,13 +89,10 @@ pub fn committed(path: &str) -> PathBuf {
 }
 
 pub fn json(path: &Path) -> Value {
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_else(|error| {
-        panic!(
-            "{}: \
-    {error}",
-            path.display()
-        )
-    }))
+    serde_json::from_str(
+        &std::fs::read_to_string(path)
+            .unwrap_or_else(|error| panic!("{}: {error}", path.display())),
+    )
     .unwrap()
 }
 

@@ -165,23 +165,14 @@ fn who_may_not_is_told_what_to_do() {
     );
     assert!(
         error.to_string().contains("`owner/name` on the hub")
-            && error.to_string().ends_with(
-                "has \
-        no revision `main`"
-            ),
+            && error.to_string().ends_with("has no revision `main`"),
         "{error}"
     );
 
     // A server that says the token back does not get it printed.
     let (error, _) = refusal(
         true,
-        Answer::new(400, "").header(
-            "X-Error-Message",
-            format!(
-                "bad \
-    token {TOKEN}"
-            ),
-        ),
+        Answer::new(400, "").header("X-Error-Message", format!("bad token {TOKEN}")),
     );
     assert!(
         error

@@ -43,10 +43,7 @@ fn pull_prints_the_folder_last() {
     assert_eq!(ran.stdout.lines().last(), Some(&*folder));
     assert!(
         ran.stdout.contains("model.safetensors")
-            && ran.stdout.contains(
-                "2 of no use here left \
-    there"
-            ),
+            && ran.stdout.contains("2 of no use here left there"),
         "{}",
         ran.stdout
     );
@@ -73,27 +70,23 @@ fn what_is_wrong_with_a_pull_is_told() {
     online(&desk, &server, &["pull", "a/b/c"]).says(
         "no id",
         65,
-        &["`a/b/c` is no id of the Hub: \
-    it has more than one `/`"],
+        &["`a/b/c` is no id of the Hub: it has more than one `/`"],
     );
     online(&desk, &server, &["pull", "../x"]).says("no id", 65, &["is no id of the Hub"]);
     online(&desk, &server, &["pull", "owner/name@a b"]).says(
         "no revision",
         65,
-        &["its revision is \
-    no branch"],
+        &["its revision is no branch"],
     );
     online(&desk, &server, &["pull", "owner/other"]).says(
         "no model",
         69,
-        &["`owner/other` \
-    (revision `main`) is not on the hub"],
+        &["`owner/other` (revision `main`) is not on the hub"],
     );
     online(&desk, &server, &["pull", "owner/name@v9"]).says(
         "no revision",
         69,
-        &["has no revision \
-    `v9`"],
+        &["has no revision `v9`"],
     );
     let said = [
         "`owner/name` is not in the cache `DESK/hub-home/hub`",
@@ -208,12 +201,7 @@ fn without_network_every_verb_works_on_a_cached_model() {
     )
     .unwrap();
     desk.run(&["merge", "--adapter", "alone", "--out", "third"])
-        .says(
-            "a copy",
-            0,
-            &["note: no \
-    lock of a run"],
-        );
+        .says("a copy", 0, &["note: no lock of a run"]);
     for name in ["again", "third"] {
         assert!(
             desk.read("merged/model.safetensors")
@@ -224,8 +212,7 @@ fn without_network_every_verb_works_on_a_cached_model() {
     desk.run(&["generate", "--base", ID, "--prompt", "x"]).says(
         "another main",
         69,
-        &["that \
-    revision was never fetched"],
+        &["that revision was never fetched"],
     );
 }
 
@@ -251,11 +238,7 @@ fn what_is_not_in_the_cache_is_told_by_every_verb() {
         online(&desk, &server, arguments).says(
             arguments[0],
             69,
-            &[
-                "`owner/name` is not in the \
-        cache",
-                hint,
-            ],
+            &["`owner/name` is not in the cache", hint],
         );
     }
     for arguments in [
@@ -265,11 +248,7 @@ fn what_is_not_in_the_cache_is_told_by_every_verb() {
         online(&desk, &server, arguments).says(
             arguments[0],
             69,
-            &[
-                "`owner/name` is not in the \
-        cache",
-                hint,
-            ],
+            &["`owner/name` is not in the cache", hint],
         );
     }
     desk.run(&TRAIN).says(
@@ -277,8 +256,7 @@ fn what_is_not_in_the_cache_is_told_by_every_verb() {
         69,
         &[
             "HF_HUB_OFFLINE switches the network off",
-            "hint: fetch it with `rankine pull \
-        owner/name` where",
+            "hint: fetch it with `rankine pull owner/name` where",
         ],
     );
     online(
@@ -295,8 +273,7 @@ fn what_is_not_in_the_cache_is_told_by_every_verb() {
     ran.says(
         "a mistyped folder",
         65,
-        &["base_model: `base/none` does not exist, expected a folder \
-    or a Hub id"],
+        &["base_model: `base/none` does not exist, expected a folder or a Hub id"],
     );
     let ran = online(
         &desk,
@@ -316,8 +293,7 @@ fn what_is_not_in_the_cache_is_told_by_every_verb() {
     );
     assert!(
         server.requests().is_empty(),
-        "only a `train` without faults and `pull` use the \
-    network: {:?}",
+        "only a `train` without faults and `pull` use the network: {:?}",
         server.requests()
     );
 }
@@ -339,12 +315,7 @@ fn a_run_goes_on_with_the_cached_commit_when_the_network_is_away() {
         &server,
         &["train", "recipe.yaml", &pinned, "output_dir=pinned"],
     )
-    .says(
-        "a \
-    commit",
-        0,
-        &[],
-    );
+    .says("a commit", 0, &[]);
     assert_eq!(server.requests().len(), 1, "a commit does not change");
     // Who is told no has no right to go on with what was fetched before.
     let server = Server::start(|_| Answer::new(403, ""));
@@ -429,8 +400,7 @@ fn a_pull_that_is_stopped_goes_on_with_the_next() {
             let said = String::from_utf8_lossy(&output.stderr);
             assert!(
                 said.contains(
-                    "stopped: what was downloaded stays, and the same command goes \
-            on from there"
+                    "stopped: what was downloaded stays, and the same command goes on from there"
                 ),
                 "{said}"
             );
@@ -509,8 +479,7 @@ fn a_folder_that_came_to_be_called_like_the_owner_takes_nothing_from_a_run() {
     desk.run(&["resume", "owner/run"]).says(
         "an edited lock",
         65,
-        &["recipe: `base_model` is \
-    base"],
+        &["recipe: `base_model` is base"],
     );
 }
 
@@ -521,10 +490,7 @@ fn what_the_cache_has_lost_of_the_base_of_a_run_is_told_as_such() {
     fs::remove_file(snapshot(&desk).join("model.safetensors")).unwrap();
     let said = [
         "these files are missing: model.safetensors",
-        &format!(
-            "rankine pull \
-    owner/name@{COMMIT}"
-        ),
+        &format!("rankine pull owner/name@{COMMIT}"),
     ];
     for arguments in [
         &["generate", "--adapter", "run/adapter", "--prompt", "x"][..],
@@ -537,12 +503,7 @@ fn what_the_cache_has_lost_of_the_base_of_a_run_is_told_as_such() {
     online(&desk, &hub(&llama()), &["pull", ID]).says("pull", 0, &[]);
     let elsewhere = [("HF_HUB_CACHE", "/nowhere")];
     desk.run_with(&["export", "run", "--to", "gguf", "--out", "x"], &elsewhere)
-        .says(
-            "another \
-    cache",
-            0,
-            &[],
-        );
+        .says("another cache", 0, &[]);
 }
 
 #[test]
@@ -577,8 +538,7 @@ fn an_adapter_of_the_hub_is_exported_and_keeps_the_commit_of_its_base() {
         desk.read("base.gguf")
             .windows(ID.len())
             .any(|part| part == ID.as_bytes()),
-        "it is \
-    called by its id"
+        "it is called by its id"
     );
     assert!(
         desk.read_text("mlx/adapter_config.json")
@@ -648,8 +608,7 @@ fn an_adapter_of_the_hub_is_one_in_every_verb_and_is_pulled_as_one() {
     }
     assert!(
         desk.run(&["inspect", id]).stdout.starts_with("adapter"),
-        "it is looked at as an \
-    adapter"
+        "it is looked at as an adapter"
     );
     let chat = desk
         .command(&["chat", "--adapter", id])

@@ -131,10 +131,9 @@ fn pull_fetches_parquet_and_the_card_once_into_the_cache_of_python() {
     assert_eq!(ran.stdout.lines().last(), Some(&*folder));
     assert!(
         ran.stdout.contains("3 files")
-            && ran.stdout.contains(
-                "configuration `default`, train, \
-        validation"
-            ),
+            && ran
+                .stdout
+                .contains("configuration `default`, train, validation"),
         "{}",
         ran.stdout
     );
@@ -215,8 +214,7 @@ fn a_run_reads_the_rows_of_the_hub_and_its_lock_keeps_commit_and_files() {
     );
     assert!(
         ran.stdout.contains(
-            "`datasets/owner/data` is not in the cache, so its columns and rows \
-        are unchecked"
+            "`datasets/owner/data` is not in the cache, so its columns and rows are unchecked"
         ),
         "{}",
         ran.stdout
@@ -226,8 +224,7 @@ fn a_run_reads_the_rows_of_the_hub_and_its_lock_keeps_commit_and_files() {
         69,
         &[
             "HF_HUB_OFFLINE switches the network off",
-            "rankine \
-    pull --dataset owner/data",
+            "rankine pull --dataset owner/data",
         ],
     );
     assert!(server.requests().is_empty());
@@ -294,12 +291,7 @@ fn a_run_reads_the_rows_of_the_hub_and_its_lock_keeps_commit_and_files() {
         "datasets.0.path=folder",
         "output_dir=other",
     ])
-    .says(
-        "a \
-    folder",
-        0,
-        &[],
-    );
+    .says("a folder", 0, &[]);
     assert!(
         desk.read("run/adapter/adapter_model.safetensors")
             == desk.read("other/adapter/adapter_model.safetensors")
@@ -316,10 +308,7 @@ fn a_run_reads_the_rows_of_the_hub_and_its_lock_keeps_commit_and_files() {
     assert!(
         desk.run(&["preview", "recipe.yaml", &path, validation])
             .stdout
-            .contains(
-                "held out for \
-    validation"
-            )
+            .contains("held out for validation")
     );
     desk.run(&["eval", "scored"]).says("eval", 0, &[]);
     let glob = "hf://datasets/owner/data/data/validation-*";
@@ -395,8 +384,7 @@ fn a_run_is_resumed_on_the_commit_of_its_lock() {
     desk.run_with(&["resume", "run"], &environment).says(
         "changed",
         65,
-        &["has changed since the \
-    run started"],
+        &["has changed since the run started"],
     );
     // Elsewhere they are found by their content.
     fs::create_dir(desk.path("copies")).unwrap();
@@ -409,12 +397,7 @@ fn a_run_is_resumed_on_the_commit_of_its_lock() {
     }
     fs::remove_dir_all(desk.path("moved")).unwrap();
     desk.run_with(&["resume", "run", "--data", "copies"], &environment)
-        .says(
-            "copies",
-            0,
-            &["going \
-    on after step 1"],
-        );
+        .says("copies", 0, &["going on after step 1"]);
     assert!(desk.read("run/adapter/adapter_model.safetensors") == adapter);
 }
 
@@ -427,10 +410,7 @@ fn a_branch_that_moved_is_fetched_anew_and_a_network_that_is_away_is_told() {
     online(&desk, &away, &TRAIN).says(
         "away",
         0,
-        &[&format!(
-            "going on with commit {COMMIT} of the \
-    cache"
-        )],
+        &[&format!("going on with commit {COMMIT} of the cache")],
     );
     assert_eq!(away.requests().len(), 1, "whoever has it does not wait");
     let mut newer = own.clone();
@@ -477,10 +457,10 @@ fn the_converted_copy_stands_in_and_a_part_of_a_set_is_said_aloud() {
     ]);
     let server = hub(&main, Some(&converted));
     let note = "split `train` of `datasets/owner/data` is not whole: the Hub has converted its \
-    first 5 GB only (`partial-train`)";
+        first 5 GB only (`partial-train`)";
     let copy = format!(
         "its rows are read from the copy that the Hub made (`refs/convert/parquet`, \
-    commit {CONVERTED})"
+        commit {CONVERTED})"
     );
     online(&desk, &server, &["pull", "--dataset", ID]).says("pull", 0, &[note, &copy]);
     assert_eq!(
@@ -491,13 +471,7 @@ fn the_converted_copy_stands_in_and_a_part_of_a_set_is_said_aloud() {
         desk.run(&[verb, "recipe.yaml", TRAIN[2]]).says(
             verb,
             0,
-            &[
-                &format!(
-                    "note: datasets.0: \
-        {note}"
-                ),
-                &copy,
-            ],
+            &[&format!("note: datasets.0: {note}"), &copy],
         );
     }
     let lock = lock(&desk, "run");
@@ -550,7 +524,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
         65,
         &[
             "error: override `datasets.0.path=hf://datasets/owner/data`: datasets.0.config: \
-        `datasets/owner/data` has several",
+            `datasets/owner/data` has several",
         ],
     );
     check(&["datasets.0.config=art"]).says(
@@ -558,7 +532,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
         65,
         &[
             "datasets.0.config: `datasets/owner/data` has no configuration `art`, it has: `law`, \
-        `medicine`",
+            `medicine`",
         ],
     );
     check(&[config, "datasets.0.split=dev"]).says(
@@ -566,7 +540,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
         65,
         &[
             "datasets.0.split: `hf://datasets/owner/data` has no split `dev` in configuration \
-        `medicine`, it has: `train`, `test`",
+            `medicine`, it has: `train`, `test`",
         ],
     );
     check(&[config, "datasets.0.split=train[:60]"]).says(
@@ -574,8 +548,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
         65,
         &[
             "datasets.0.split: `train[:60]` asks for row 60, split `train` has 5 rows",
-            "hint: \
-        correct the slice; `max_rows`",
+            "hint: correct the slice; `max_rows`",
         ],
     );
     check(&[config, "datasets.0.split=train[:6"]).says(
@@ -589,7 +562,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
         65,
         &[
             "no Parquet file of `datasets/owner/data` matches `art/*.parquet`, it has: \
-        `law/a.parquet`",
+            `law/a.parquet`",
         ],
     );
     let glob = "datasets.0.path=hf://datasets/owner/data/medicine/a.parquet";
@@ -608,7 +581,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
         "local",
         65,
         &["datasets.0.config: `medicine` does not go with `rows.parquet`, which is no data set of \
-        the Hub"],
+            the Hub"],
     );
     desk.run(&["check", "recipe.yaml", local, "datasets.0.split=test"])
         .says(
@@ -628,8 +601,7 @@ fn what_does_not_go_with_the_repository_is_told_with_both_sides() {
             65,
             &[
                 "no data file at `owner/data`",
-                "hint: a data set of the Hub is written \
-        `hf://datasets/owner/data`",
+                "hint: a data set of the Hub is written `hf://datasets/owner/data`",
             ],
         );
     // No Parquet, and nobody converted it.
@@ -695,8 +667,7 @@ fn a_listing_that_leads_elsewhere_is_refused_whole() {
         online(&desk, &server, &["pull", "--dataset", ID]).says(
             name,
             69,
-            &["the hub's answer is \
-        refused: it names a file"],
+            &["the hub's answer is refused: it names a file"],
         );
     }
     assert!(!repository(&desk).exists());
@@ -715,7 +686,7 @@ fn a_cache_of_pythons_client_is_used_and_its_limits_are_told() {
     }
     let note = format!(
         "note: datasets.0: the cache does not say what else `datasets/owner/data` \
-    holds at commit {COMMIT}"
+        holds at commit {COMMIT}"
     );
     desk.run(&TRAIN).says("train", 0, &[&note]);
 }
@@ -766,10 +737,8 @@ fn a_slice_and_max_rows_take_rows_and_the_rest_is_counted() {
     // A row that is not taken is shown as such, and has a line in the ledger's file.
     let ran = local(&["datasets.0.split=train[4:]", "--row", "2"]);
     assert!(
-        ran.stdout.contains(
-            "row 2 (row 2 of `rows.parquet`): not selected by `split` or \
-    `max_rows`"
-        ),
+        ran.stdout
+            .contains("row 2 (row 2 of `rows.parquet`): not selected by `split` or `max_rows`"),
         "{}",
         ran.stdout
     );
@@ -782,24 +751,14 @@ fn a_slice_and_max_rows_take_rows_and_the_rest_is_counted() {
         .collect();
     desk.write_rows("part.parquet", vec![("text", texts(twelve[3..9].to_vec()))]);
     desk.run(&["train", "recipe.yaml", "datasets.0.split=train[3:9]"])
-        .says(
-            "a slice",
-            0,
-            &["6 not \
-    selected"],
-        );
+        .says("a slice", 0, &["6 not selected"]);
     desk.run(&[
         "train",
         "recipe.yaml",
         "datasets.0.path=part.parquet",
         "output_dir=part",
     ])
-    .says(
-        "a \
-    file",
-        0,
-        &[],
-    );
+    .says("a file", 0, &[]);
     assert!(
         desk.read("run/adapter/adapter_model.safetensors")
             == desk.read("part/adapter/adapter_model.safetensors")

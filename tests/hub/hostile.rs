@@ -83,8 +83,7 @@ fn a_hostile_name_refuses_the_whole_repository() {
     refused(
         "one name twice",
         &with("config.json"),
-        "it names both `config.json` and \
-    `config.json`",
+        "it names both `config.json` and `config.json`",
     );
 }
 

@@ -329,7 +329,6 @@ fn two_pulls_at_once_do_not_meet() {
             .filter(|request| is_weights(request))
             .count(),
         1,
-        "one \
-    downloads and the others wait"
+        "one downloads and the others wait"
     );
 }

@@ -150,10 +150,7 @@ fn a_model_that_this_disk_has_no_room_for_is_refused_before_its_first_byte() {
     let error = place.pull(&server).unwrap_err();
     assert!(
         matches!(&error, HubError::File(_))
-            && error.to_string().contains(
-                "bytes are needed, \
-    the disk has"
-            ),
+            && error.to_string().contains("bytes are needed, the disk has"),
         "{error}"
     );
     assert_eq!(server.take().len(), 1);

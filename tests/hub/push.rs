@@ -126,11 +126,7 @@ fn an_adapter_goes_up_in_one_commit() {
     assert!(
         requests
             .iter()
-            .all(|request| request.header("authorization")
-                == format!(
-                    "Bearer \
-    {TOKEN}"
-                ))
+            .all(|request| request.header("authorization") == format!("Bearer {TOKEN}"))
     );
     assert_eq!(
         requests[0].json(),
@@ -265,8 +261,7 @@ fn what_is_there_already_is_not_sent_again() {
     ran.says(
         "an existing repository",
         0,
-        &["note: `run/adapter` has no README.md: the repository \
-    gets no card"],
+        &["note: `run/adapter` has no README.md: the repository gets no card"],
     );
     assert!(
         store.requests().is_empty()
@@ -323,13 +318,11 @@ fn a_store_that_fails_is_tried_again_and_a_commit_is_not() {
     push(&desk, &hub, &["run", "me/adapter"]).says(
         "a store that fails twice",
         0,
-        &["answered 500; \
-    trying again"],
+        &["answered 500; trying again"],
     );
     assert!(
         failing.requests()[2].body == desk.read(&format!("run/adapter/{WEIGHTS}")),
-        "from its \
-    first byte"
+        "from its first byte"
     );
 
     let (server, _store) = servers(|request| {
@@ -372,17 +365,12 @@ fn a_private_repository_is_private_before_anything_is_sent() {
         69,
         &[
             "is a repository that others can see, and `--private` was asked for; nothing was \
-        uploaded",
+            uploaded",
         ],
     );
     assert!(
         store.requests().is_empty()
-            && server.take()
-                == [
-                    "POST /api/repos/create",
-                    "GET \
-    /api/models/me/adapter"
-                ]
+            && server.take() == ["POST /api/repos/create", "GET /api/models/me/adapter"]
     );
 }
 
@@ -393,8 +381,7 @@ fn who_may_not_push_is_told() {
     let said = [
         "`me/adapter@main`: the hub",
         "answered 401, a token was sent",
-        "hint: set HF_TOKEN to a \
-        token that may write there",
+        "hint: set HF_TOKEN to a token that may write there",
     ];
     push(&desk, &server, &["run", "me/adapter"]).says("401", 69, &said);
     // A token for this repository alone cannot make one, and need not.
@@ -413,8 +400,7 @@ fn who_may_not_push_is_told() {
     push(&desk, &server, &["run", "me/adapter", "--revision", "dev"]).says(
         "no branch",
         69,
-        &["has \
-    no revision `dev`"],
+        &["has no revision `dev`"],
     );
 
     let before = server.requests().len();
@@ -423,11 +409,7 @@ fn who_may_not_push_is_told() {
         .says(
             "no token",
             69,
-            &[
-                "there is no \
-    token of the Hub",
-                "HF_TOKEN",
-            ],
+            &["there is no token of the Hub", "HF_TOKEN"],
         );
     let offline = [("HF_TOKEN", TOKEN), ("HF_ENDPOINT", &*server.address)];
     desk.run_with(&["push", "run", "me/adapter"], &offline)
@@ -472,16 +454,14 @@ fn what_is_no_adapter_or_tells_of_this_machine_is_not_uploaded() {
     push(&["run", "me/adapter"]).says(
         "a place in the card",
         65,
-        &["README.md` names \
-    `/data/patients/notes.parquet`"],
+        &["README.md` names `/data/patients/notes.parquet`"],
     );
     desk.write("run/README.md", card);
     desk.cut(&format!("run/adapter/{WEIGHTS}"), 0.5);
     push(&["run", "me/adapter"]).says(
         "a damaged adapter",
         65,
-        &["is not a whole safetensors \
-    file"],
+        &["is not a whole safetensors file"],
     );
     assert!(server.requests().is_empty());
 }
@@ -504,18 +484,15 @@ fn an_answer_that_makes_no_sense_is_refused() {
     let cases: [(Change, &str); 4] = [
         (
             |answer| answer["files"] = json!([]),
-            "it does not say how `adapter_config.json` is to be \
-        sent",
+            "it does not say how `adapter_config.json` is to be sent",
         ),
         (
             |answer| answer["files"][0]["uploadMode"] = json!("xet"),
-            "it wants `adapter_config.json` \
-        to be sent as `xet`",
+            "it wants `adapter_config.json` to be sent as `xet`",
         ),
         (
             |answer| answer["files"][0]["shouldIgnore"] = json!(true),
-            ".gitignore leaves \
-        `adapter_config.json` out",
+            ".gitignore leaves `adapter_config.json` out",
         ),
         (|answer| *answer = json!("x"), "it does not say how"),
     ];
@@ -526,8 +503,7 @@ fn an_answer_that_makes_no_sense_is_refused() {
     let actions = [
         (
             json!({"upload": {"href": "file:///etc/passwd"}}),
-            "it gives `file:///etc/passwd`, which \
-        is no address",
+            "it gives `file:///etc/passwd`, which is no address",
         ),
         (
             json!({"upload": {"href": "ftp://127.0.0.1/x"}}),
@@ -536,8 +512,7 @@ fn an_answer_that_makes_no_sense_is_refused() {
         (json!({"upload": {}}), "it gives no address"),
         (
             json!({"upload": {"href": "http://127.0.0.1/x", "header": {"chunk_size": "5"}}}),
-            "it \
-        wants that in parts",
+            "it wants that in parts",
         ),
     ];
     for (actions, part) in actions {
@@ -559,7 +534,6 @@ fn an_answer_that_makes_no_sense_is_refused() {
     push(&desk, &server, &["run", "me/adapter"]).says(
         "no commit",
         69,
-        &["it made a commit and \
-    names none"],
+        &["it made a commit and names none"],
     );
 }

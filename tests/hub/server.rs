@@ -171,8 +171,7 @@ fn serve(stream: &TcpStream, requests: &Mutex<Vec<Request>>, script: &Script) {
         .collect();
     let length = answer.length.unwrap_or(answer.body.len() as u64);
     let head = format!(
-        "HTTP/1.1 {} Any\r\nConnection: close\r\n{headers}Content-Length: \
-    {length}\r\n\r\n",
+        "HTTP/1.1 {} Any\r\nConnection: close\r\n{headers}Content-Length: {length}\r\n\r\n",
         answer.status
     );
     let sent = &answer.body[..answer

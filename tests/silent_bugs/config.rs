@@ -7,28 +7,28 @@ const KEYS: [(&str, &str); 6] = [
     (
         "",
         "base_model datasets adapter training evaluation output chat_template device threads \
-    output_dir",
+        output_dir",
     ),
     ("datasets", "path format columns train_on"),
     (
         "adapter",
         "method alpha dropout target_modules use_rslora rank_pattern alpha_pattern \
         layers_to_transform init_lora_weights init_from \
-         use_dora modules_to_save trainable_token_indices lora_bias quantization double_quant \
-         block_size quantize_head offload_embedding",
+        use_dora modules_to_save trainable_token_indices lora_bias quantization double_quant \
+        block_size quantize_head offload_embedding",
     ),
     (
         "training",
         "sequence_len sample_packing shuffle truncation max_dropped micro_batch_size \
         gradient_accumulation_steps num_epochs max_steps \
-         learning_rate optimizer loraplus_lr_ratio adam_beta1 adam_beta2 adam_epsilon lr_scheduler \
-         min_lr_rate warmup_ratio \
-         min_8bit_size decay_rate clip_threshold scale_parameter relative_step warmup_init \
-         momentum adjust_lr_fn \
-         warmup_lr_rate num_cycles power lr_end timescale num_decay_steps num_stable_steps \
-         min_lr_ratio warmup_type decay_type \
-         warmup_steps weight_decay max_grad_norm gradient_checkpointing model_dtype allow_tf32 \
-         on_nonfinite seed",
+        learning_rate optimizer loraplus_lr_ratio adam_beta1 adam_beta2 adam_epsilon lr_scheduler \
+        min_lr_rate warmup_ratio \
+        min_8bit_size decay_rate clip_threshold scale_parameter relative_step warmup_init \
+        momentum adjust_lr_fn \
+        warmup_lr_rate num_cycles power lr_end timescale num_decay_steps num_stable_steps \
+        min_lr_ratio warmup_type decay_type \
+        warmup_steps weight_decay max_grad_norm gradient_checkpointing model_dtype allow_tf32 \
+        on_nonfinite seed",
     ),
     (
         "evaluation",
@@ -90,8 +90,7 @@ fn unknown_keys_ignored() {
         "quantizaton: 4bit",
         "quantization: 4bit",
         "load_in_4bit: true",
-        "Adapter: \
-    {r: 8}",
+        "Adapter: {r: 8}",
     ] {
         desk.write("recipe.yaml", format!("{RECIPE}{line}\n"));
         let key = line.split(':').next().unwrap_or_default();

@@ -79,11 +79,7 @@ fn one_shard_with_an_extra_column() {
     ran.says(
         "a shard without the column",
         65,
-        &[
-            "shards/d.parquet",
-            "has no column `text`, it \
-    has: body",
-        ],
+        &["shards/d.parquet", "has no column `text`, it has: body"],
     );
 }
 
@@ -116,15 +112,7 @@ fn partial_column_map_gives_none() {
     let columns = vec![
         task,
         ("input", input as arrow::array::ArrayRef),
-        (
-            "output",
-            texts([
-                "It \
-    is.",
-                "It is.",
-                "It is.",
-            ]),
-        ),
+        ("output", texts(["It is.", "It is.", "It is."])),
     ];
     let mut instruction = source(&desk, "b.parquet", Format::Instruction, columns);
     instruction.columns = BTreeMap::from([("instruction".to_owned(), "task".to_owned())]);
@@ -132,7 +120,7 @@ fn partial_column_map_gives_none() {
         format!(
             "<|begin_of_text|>Below is an instruction that describes a task{setting}. Write a \
             response that appropriately completes the \
-             request.\n\n### Instruction:\nDefine so.\n\n{input}### Response:«It is.<|eot_id|>»"
+            request.\n\n### Instruction:\nDefine so.\n\n{input}### Response:«It is.<|eot_id|>»"
         )
     };
     let with = row(
@@ -280,8 +268,7 @@ fn cache_of_another_tokenizer_reused() {
     assert_eq!(
         after.tokenizer.decode(&ids(&before)[1..7], false).unwrap(),
         "ZbZcus",
-        "the other's \
-    rows would read so"
+        "the other's rows would read so"
     );
 
     // Another eos, and the same file under the same name with other words.
@@ -316,10 +303,7 @@ fn cache_of_another_template_reused() {
         let base = encoder(&golden(BASE), Some(&template));
         assert_eq!(
             seen(&desk, &base, std::slice::from_ref(&chat)),
-            [format!(
-                "{name}: \
-        so?\n«so<|eot_id|>»"
-            )]
+            [format!("{name}: so?\n«so<|eot_id|>»")]
         );
     }
 }

@@ -56,7 +56,7 @@ fn three_turns(template: &str) -> String {
         "llama3" => {
             let head = |role: &str| format!("<|start_header_id|>{role}<|end_header_id|>\n\n");
             let system = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul \
-            2024\n\n<|eot_id|>";
+                2024\n\n<|eot_id|>";
             let (user, assistant) = (
                 head("user") + "?<|eot_id|>",
                 head("assistant") + "«?<|eot_id|>»",
@@ -98,8 +98,7 @@ fn only_the_last_assistant_turn_trained() {
         let first = last.find('«').unwrap();
         assert!(
             last.contains("third") && first > last.find("three?").unwrap(),
-            "{name}, where it \
-        is asked for: {last}"
+            "{name}, where it is asked for: {last}"
         );
     }
 }
@@ -162,8 +161,7 @@ fn all_labels_minus_100() {
     assert_eq!(
         (some.rows, some.kept(), some.untrained),
         (3, 2, 1),
-        "a row among others is left \
-    out and counted"
+        "a row among others is left out and counted"
     );
 
     let turns = r#"[{"role": "user", "content": "so?"}]"#;
@@ -186,8 +184,7 @@ fn all_labels_minus_100() {
     desk.write_rows("good.parquet", vec![("text", texts(["so"; 1000]))]);
     let both = desk.read_text("recipe.yaml").replace(
         "datasets:\n",
-        "datasets:\n  - \
-    {path: good.parquet, format: text}\n",
+        "datasets:\n  - {path: good.parquet, format: text}\n",
     );
     desk.write("recipe.yaml", both);
     let one = desk.run(&["train", "recipe.yaml", "training.max_dropped=1"]);
@@ -214,19 +211,11 @@ fn the_whole_prompt_trained() {
         &desk,
         "a.parquet",
         Format::Completion,
-        columns(
-            ["prompt", "completion"],
-            [
-                "What is \
-        fever?",
-                " Heat.",
-            ],
-        ),
+        columns(["prompt", "completion"], ["What is fever?", " Heat."]),
     );
     assert_eq!(
         seen(&desk, &base, std::slice::from_ref(&completion)),
-        ["<|begin_of_text|>What is \
-    fever?« Heat.<|eot_id|>»"]
+        ["<|begin_of_text|>What is fever?« Heat.<|eot_id|>»"]
     );
 
     let instruction = source(
@@ -236,8 +225,7 @@ fn the_whole_prompt_trained() {
         columns(["instruction", "output"], ["Define fever.", "Heat."]),
     );
     let prompt = "Below is an instruction that describes a task. Write a response that \
-    appropriately completes the request.\n\n\
-                  ### Instruction:\nDefine fever.\n\n### Response:";
+        appropriately completes the request.\n\n### Instruction:\nDefine fever.\n\n### Response:";
     assert_eq!(
         seen(&desk, &base, &[instruction]),
         [format!("<|begin_of_text|>{prompt}«Heat.<|eot_id|>»")]
@@ -261,8 +249,7 @@ fn end_of_turn_not_trained() {
     assert_eq!(gemma.tokenizer.special().eos.as_deref(), Some("<eos>"));
     assert!(
         !template.contains("<eos>") && !template.contains("eos_token"),
-        "its eos is meant to \
-    end no turn"
+        "its eos is meant to end no turn"
     );
     assert_eq!(
         seen(&desk, &gemma, &[chats(&desk, &[THREE])]),
@@ -321,8 +308,8 @@ fn end_of_turn_given_to_the_next_message() {
     assert_eq!(seen(&desk, &chatml, &[chats(&desk, &[turns])]), [expected]);
 
     let template = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ \
-    m.content }}<|eot_id|>{% endgeneration %}\
-                {% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}";
+        m.content }}<|eot_id|>{% endgeneration %}\
+        {% else %}{{ m.content }}<|eot_id|>{% endif %}{% endfor %}";
     let base = encoder(&golden("archs/llama/model"), Some(template));
     let chat = chats(
         &desk,
@@ -336,8 +323,7 @@ fn end_of_turn_given_to_the_next_message() {
             .unwrap()
             .len(),
         1,
-        "nothing \
-    predicts a first token"
+        "nothing predicts a first token"
     );
     assert_eq!(seen(&desk, &base, &[chat]), ["A«<|eot_id|>»q<|eot_id|>"]);
 }
@@ -373,8 +359,7 @@ fn pad_equal_eos_masks_the_eos() {
     assert_eq!(
         seen(&desk, &base, std::slice::from_ref(&source)),
         rows.map(whole),
-        "nothing \
-    predicts a row's first token"
+        "nothing predicts a row's first token"
     );
 
     let batch = batch(&open(&desk, &base, &[source], ALL).unwrap());
@@ -386,13 +371,11 @@ fn pad_equal_eos_masks_the_eos() {
             .filter(|target| **target == eos)
             .count(),
         rows.len(),
-        "one \
-    each, and no padding"
+        "one each, and no padding"
     );
     assert!(
         batch.lengths.iter().min() < batch.lengths.iter().max(),
-        "the rows are meant to differ \
-    in length"
+        "the rows are meant to differ in length"
     );
     assert_eq!(
         batch.ids.len(),
@@ -413,8 +396,7 @@ fn doubled_bos() {
     assert_eq!(
         twice[..2],
         [base.tokenizer.bos_id().unwrap(); 2],
-        "the tokenizer is meant to add \
-    one"
+        "the tokenizer is meant to add one"
     );
 
     let written_twice = format!(
@@ -464,19 +446,13 @@ fn no_generation_marks_in_the_stock_template() {
     }
     let hidden = encoder(
         &desk.path("chatml"),
-        Some(
-            "{% for m in messages %}{{ m.content | length \
-    }}<|im_end|>{% endfor %}",
-        ),
+        Some("{% for m in messages %}{{ m.content | length }}<|im_end|>{% endfor %}"),
     );
     let counted = tally(open(&desk, &hidden, &[chats(&desk, &[THREE])], ALL).unwrap());
     let first = counted.first_broken.unwrap();
     assert!(
         counted.broken == 1
-            && first.contains(
-                "the chat template does not tell what the \
-    assistant says"
-            ),
+            && first.contains("the chat template does not tell what the assistant says"),
         "{first}"
     );
 }

@@ -194,8 +194,7 @@ fn mean_of_means_under_gradient_accumulation() {
     let differs = |index: usize| (wrong[index] / expected[index] - 1.0).abs();
     assert!(
         differs(0) > 1000.0 * ROUNDING && differs(1) > 1000.0 * ROUNDING,
-        "{expected:?}, \
-    {wrong:?}"
+        "{expected:?}, {wrong:?}"
     );
     let trained: usize = by_hand.losses.iter().map(Vec::len).sum();
     for (micro_batch, accumulation) in [(1, 32), (32, 1), (8, 4), (5, 7)] {
@@ -209,7 +208,7 @@ fn mean_of_means_under_gradient_accumulation() {
         let off = largest_share(found, expected);
         println!(
             "{micro_batch} x {accumulation}: {found:?}, by hand {expected:?}, {off:.1e} off; \
-        mean of means {wrong:?}"
+            mean of means {wrong:?}"
         );
         assert_eq!((steps.len(), tokens), (1, trained as u64));
         assert!(off < ROUNDING, "{micro_batch} x {accumulation}: {off}");
@@ -291,8 +290,7 @@ fn packing_leaks_across_documents() {
     let beside = [&first, &other].map(|row| of_second(&decoder, [row, &second]));
     assert!(
         largest_difference(&beside[0], &beside[1]) < 1e-5,
-        "the second document's losses \
-    depend on the first"
+        "the second document's losses depend on the first"
     );
 
     let joined = TokenRow {

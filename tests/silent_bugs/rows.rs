@@ -155,8 +155,7 @@ fn written(encoder: &Encoder, batch: &Batch, row: usize, tokens: usize) -> Strin
         assert_eq!(
             ids.get(position + 1 - start),
             Some(target),
-            "the target of position {position} \
-        is not the next token"
+            "the target of position {position} is not the next token"
         );
         trained[position + 1 - start] = true;
     }

@@ -84,14 +84,7 @@ fn last_saved_instead_of_best() {
         &desk,
         "scored.parquet",
         Format::Text,
-        vec![(
-            "text",
-            texts([
-                "a fever is \
-    heat",
-                "the term so",
-            ]),
-        )],
+        vec![("text", texts(["a fever is heat", "the term so"]))],
     );
     let batch = batch(&open(&desk, &encoder(&desk.path("base"), None), &[scored], ALL).unwrap());
     desk.edit(
@@ -296,11 +289,7 @@ fn added_tokens_resize() {
     ran.says(
         "a token beyond the embedding",
         65,
-        &[
-            "token id 304",
-            "the base's embedding has ids \
-    below 304",
-        ],
+        &["token id 304", "the base's embedding has ids below 304"],
     );
     assert!(!desk.path("c/adapter").exists());
 }
@@ -356,8 +345,7 @@ fn optimizer_missing_on_resume() {
     assert_ne!(
         weights(&desk, "adapter-only"),
         weights(&desk, "whole"),
-        "a start without the \
-    moments shows"
+        "a start without the moments shows"
     );
 
     // A checkpoint that lost them is no checkpoint: the one before it serves, and that is told.
@@ -366,11 +354,7 @@ fn optimizer_missing_on_resume() {
     desk.run(&["resume", "torn"]).says(
         "without the file",
         0,
-        &[
-            "torn/checkpoints/step-3",
-            "step \
-    6/6",
-        ],
+        &["torn/checkpoints/step-3", "step 6/6"],
     );
     assert_eq!(weights(&desk, "torn"), weights(&desk, "whole"));
 }
@@ -407,8 +391,7 @@ fn data_position_missing_on_resume() {
             assert_eq!(
                 epoch.iter().copied().collect::<BTreeSet<_>>(),
                 lengths,
-                "{run}: each row \
-            once, {seen:?}"
+                "{run}: each row once, {seen:?}"
             );
         }
         assert_ne!(seen[..12], seen[12..], "each epoch has an order of its own");

@@ -11,8 +11,7 @@ use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
 /// A recipe that trains two steps on the desk's base and rows.
-pub const RECIPE: &str = "\
-base_model: base
+pub const RECIPE: &str = "base_model: base
 datasets:
   - path: rows.parquet
     format: text

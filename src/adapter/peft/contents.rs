@@ -367,7 +367,7 @@ impl<'a> Finder<'a> {
         }
         if has(&SENSES) {
             return "the adapter changes parts that see or hear too, and only the language model is \
-            built here: train it on the language model alone".to_owned();
+                built here: train it on the language model alone".to_owned();
         }
         if self
             .left
@@ -375,7 +375,7 @@ impl<'a> Finder<'a> {
             .any(|name| name.rsplit('.').next() == Some("bias"))
         {
             return "it has biases of the base that were trained with it (`bias` in \
-            adapter_config.json), which is not supported yet"
+                adapter_config.json), which is not supported yet"
                 .to_owned();
         }
         OTHER_BASE.to_owned()

@@ -87,7 +87,7 @@ fn told(config: &LoraConfig, error: &AdapterError) -> String {
             };
             format!(
                 "`{key}` is `{pattern}`, a regular expression of Python that is not read here \
-            ({reason})"
+                ({reason})"
             )
         }
         (_, Modules::Names(names)) if names.is_empty() => {

@@ -151,7 +151,7 @@ impl Keys {
         if let Some(adapter) = self.adapters.first() {
             notes.push(format!(
                 "its keys have the adapter's name `{adapter}` in them, as a state \
-            dict has that PEFT did not save; it is passed over"
+                dict has that PEFT did not save; it is passed over"
             ));
         }
         if !self.around.is_empty() {
@@ -165,7 +165,7 @@ impl Keys {
             let list = &self.list;
             notes.push(format!(
                 "its layers are called `{theirs}{list}.0` and so on, the base's \
-            `{ours}{list}.0`; they are taken for the same ones"
+                `{ours}{list}.0`; they are taken for the same ones"
             ));
         }
         notes

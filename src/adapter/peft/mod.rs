@@ -137,7 +137,7 @@ pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String
             notes.extend(bases.iter().map(|(module, key)| {
                 format!(
                     "`{key}` is the base's table `{module}`, which PEFT saves with a resized \
-                vocabulary; where it differs from this base's it takes its place"
+                    vocabulary; where it differs from this base's it takes its place"
                 )
             }));
         }

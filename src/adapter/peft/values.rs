@@ -82,7 +82,7 @@ pub(super) fn judge(
         }
         if !is_neutral(value) {
             let hint = "a newer PEFT wrote it, and what it changes is not known here; where it \
-            changes nothing for this adapter, remove it from adapter_config.json";
+                changes nothing for this adapter, remove it from adapter_config.json";
             return Err(refused(key, value, Some(hint.to_owned())));
         }
         notes.push(format!(
@@ -99,7 +99,7 @@ fn notes_of_values(config: &Value) -> Vec<String> {
     if config["fan_in_fan_out"] == Value::Bool(true) {
         notes.push(
             "its config has `fan_in_fan_out: true`, which is for Conv1D; the base has \
-        linear maps, for which it counts as false as in PEFT"
+            linear maps, for which it counts as false as in PEFT"
                 .to_owned(),
         );
     }
@@ -113,7 +113,7 @@ fn notes_of_values(config: &Value) -> Vec<String> {
         if !is_neutral(&config[key]) && !start.eq_ignore_ascii_case(word) {
             notes.push(format!(
                 "its config has a `{key}` and does not begin as `{word}`; it is \
-            passed over as in PEFT"
+                passed over as in PEFT"
             ));
         }
     }
@@ -155,8 +155,8 @@ fn check_start(start: &Value) -> Result<(), String> {
     if word == "loftq" {
         return Err(
             "`loftq` puts quantized weights in the place of the base's, and A and B go with \
-        those: give that base with `--base`, as it was saved with the adapter, and set \
-        `init_lora_weights` to true in adapter_config.json"
+            those: give that base with `--base`, as it was saved with the adapter, and set \
+            `init_lora_weights` to true in adapter_config.json"
                 .to_owned(),
         );
     }

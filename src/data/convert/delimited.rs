@@ -178,7 +178,7 @@ impl DelimitedReader {
                         return Ok(Read::End);
                     }
                     let reason = "a quote that is opened in this row is not closed up to the end \
-                    of the file"
+                        of the file"
                         .to_owned();
                     piece.records.push(Record {
                         line,
@@ -207,7 +207,7 @@ impl DelimitedReader {
 }
 
 pub(super) const RECODE: &str = "convert it first, such as `iconv -f WINDOWS-1252 -t UTF-8 IN > \
-OUT`";
+    OUT`";
 
 /// Returns the separator that is most frequent in the header; the first one in [`SEPARATORS`] on a
 /// tie.

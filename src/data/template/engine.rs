@@ -375,7 +375,7 @@ mod tests {
     #[test]
     fn what_is_set_in_a_generation_block_stays_in_it() {
         let source = "{% for m in messages %}\n  {% generation %}\n{% set x = loop.index %}{{ x \
-        }}\n  {% endgeneration %}\n{{ x }}.{% endfor %}";
+            }}\n  {% endgeneration %}\n{{ x }}.{% endfor %}";
         assert_eq!(render(source).unwrap(), "1\n.2\n.3\n.");
     }
 }

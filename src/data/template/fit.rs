@@ -321,8 +321,8 @@ mod tests {
         }
         // As transformers renders them: the list that a template goes through stays a list.
         let trims = "{% for m in messages %}{% if m.content is string %}{{ m.content \
-        }}{% else %}{% for p in m.content %}{{ p.text | trim \
-        }}|{% endfor %}{% endif %}{% endfor %}";
+            }}{% else %}{% for p in m.content %}{{ p.text | trim \
+            }}|{% endfor %}{% endif %}{% endfor %}";
         assert_eq!(rendered(trims, said), "a|b|");
     }
 
@@ -331,7 +331,7 @@ mod tests {
         let said = |content: Value| json!([{"role": "tool", "content": content}]);
         let plain = "{% for m in messages %}{{ m.content }}{% endfor %}";
         let own = "{% for m in messages %}{% if m.content is mapping or m.content is iterable %}{{ \
-        m.content | tojson }}{% else %}{{ m.content }}{% endif %}{% endfor %}";
+            m.content | tojson }}{% else %}{{ m.content }}{% endif %}{% endfor %}";
         for source in [plain, own] {
             assert_eq!(rendered(source, said(json!({"a": true}))), r#"{"a": true}"#);
             assert_eq!(rendered(source, said(json!([{"a": 1}]))), r#"[{"a": 1}]"#);

@@ -260,7 +260,7 @@ impl Explain for TemplateError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Raised { .. } => "bring the conversation into the shape that the template asks \
-            for"
+                for"
             .to_owned(),
             Self::NoSpans { .. } => {
                 "put `{% generation %}` and `{% endgeneration %}` around what the assistant says \
@@ -268,7 +268,7 @@ impl Explain for TemplateError {
                     .to_owned()
             }
             Self::Untried { .. } => "see that this user may start another process, and run the \
-            command again"
+                command again"
                 .to_owned(),
             _ => "correct a copy of the template and name it in `chat_template`".to_owned(),
         })

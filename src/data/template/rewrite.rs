@@ -309,9 +309,9 @@ mod tests {
     #[test]
     fn tags_keep_their_whitespace_control_and_their_count() {
         let source = "a {%- generation -%} b {% endgeneration %} \
-        {%+ generation %}{% endgeneration -%}";
+            {%+ generation %}{% endgeneration -%}";
         let expected = "a {%- call rankine_generation() -%} b {% endcall %} \
-        {%+ call rankine_generation() %}{% endcall -%}";
+            {%+ call rankine_generation() %}{% endcall -%}";
         assert_eq!(for_minijinja(source), expected);
         assert_eq!(without_marks(source), "a  b  ");
         assert!(is_marked(source) && !is_marked("{% if generation %}{% endif %}"));
@@ -330,11 +330,11 @@ mod tests {
             {% set ns.a = 1 %}{% set b, ns.c = 1, 2 %}{% endcall %}{% set d = 1 %}";
         assert_eq!(for_minijinja(source), expected);
         let sliced = "{% call f() %}{% for a in b.c[loop.index:] %}{% if a in [{'x': 1}] %}{{ \
-        d[0][1:] }}{% endif %}{% endfor %}{% endcall %}";
+            d[0][1:] }}{% endif %}{% endfor %}{% endcall %}";
         let tag = "{% call f() %}{% set rankine_taken_in = [b, d, loop] %}";
         assert_eq!(for_minijinja(sliced), sliced.replace("{% call f() %}", tag));
         let untouched = "{% macro f(x) %}{{ x == '%}' }}{% endmacro %}{% raw %}{% generation %}{% \
-        endraw %}{# {% x";
+            endraw %}{# {% x";
         assert_eq!(for_minijinja(untouched), untouched);
     }
 

@@ -404,7 +404,7 @@ mod tests {
     #[test]
     fn sentinels_train_the_end_of_the_turn_and_nothing_after_it() {
         let source = "{{ bos_token }}{% for m in messages %}{{ m.role }}: {{ m.content \
-        }}<|end|>\n{% endfor %}";
+            }}<|end|>\n{% endfor %}";
         assert_eq!(
             spans(source, dialogue()).unwrap(),
             ["é🙂<|end|>", " bye\n<|end|>"]
@@ -414,7 +414,7 @@ mod tests {
     #[test]
     fn prefixes_serve_where_the_template_changes_an_answer() {
         let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content | trim \
-        }}<|end|>\n{% endfor %}";
+            }}<|end|>\n{% endfor %}";
         let source = format!("{turns}{{% if add_generation_prompt %}}<assistant>{{% endif %}}");
         assert_eq!(
             spans(&source, dialogue()).unwrap(),
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn calls_are_trained_with_their_turn() {
         let turns = "{% for m in messages %}<{{ m.role }}>{{ m.content }}{{ m.tool_calls | tojson \
-        if m.tool_calls }}</s>{% endfor %}";
+            if m.tool_calls }}</s>{% endfor %}";
         let source = format!("{turns}{{% if add_generation_prompt %}}<assistant>{{% endif %}}");
         let call = serde_json::json!([
             {"role": "user", "content": "?"},
@@ -437,7 +437,7 @@ mod tests {
     #[test]
     fn a_template_that_hides_its_answers_is_refused_with_both_reasons() {
         let source = "{% for m in messages %}{{ m.content | trim \
-        }}{% endfor %}{% if add_generation_prompt %}>{% endif %}";
+            }}{% endfor %}{% if add_generation_prompt %}>{% endif %}";
         let Err(TemplateError::NoSpans { reason }) = spans(source, dialogue()) else {
             panic!()
         };

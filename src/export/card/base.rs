@@ -86,12 +86,10 @@ impl Base {
             ),
             None => format!("folder {}", code(&self.name)),
         };
-        let model = self.model.as_ref().map_or_else(String::new, |model| {
-            format!(
-                "- Model: \
-        {model}\n"
-            )
-        });
+        let model = self
+            .model
+            .as_ref()
+            .map_or_else(String::new, |model| format!("- Model: {model}\n"));
         format!(
             "- Base: {place}\n{model}- License: {}\n",
             self.license_words()
@@ -108,10 +106,7 @@ impl Base {
         let files = if files.is_empty() {
             files
         } else {
-            format!(
-                "; its text, taken along: \
-        {files}"
-            )
+            format!("; its text, taken along: {files}")
         };
         match &self.license {
             Some(license) => format!("{}, as the base's README.md states{files}", named(license)),

@@ -203,11 +203,7 @@ impl TrainedPart {
             .weight
             .map_or_else(String::new, |weight| format!(", weight {weight}"));
         let head = self.name.as_ref().map_or_else(String::new, |name| {
-            format!(
-                "## Adapter \
-        {}{weight}\n\n",
-                code(name)
-            )
+            format!("## Adapter {}{weight}\n\n", code(name))
         });
         let config = self.config.as_ref().map_or_else(String::new, |config| {
             let scale = if config.use_rslora {
@@ -218,21 +214,19 @@ impl TrainedPart {
             let (rank, alpha, tables) = (config.rank, config.alpha, tables(config));
             let vector = match config.vector {
                 Some(AdapterVector::Magnitude) => {
-                    ", with the magnitudes of DoRA \
-                (arXiv:2402.09353)"
+                    ", with the magnitudes of DoRA (arXiv:2402.09353)"
                 }
                 Some(AdapterVector::Bias) => ", with biases of B",
                 None => "",
             };
             format!(
                 "Low-rank adapters (arXiv:2106.09685) of rank {rank}, alpha {alpha}, scaled by \
-            {scale}{vector}.{tables}\n\n"
+                {scale}{vector}.{tables}\n\n"
             )
         });
         let level = if self.name.is_some() { "###" } else { "##" };
         let unknown = || {
-            "No lock of a run lay above it: what it was trained on is not known \
-        here.\n\n"
+            "No lock of a run lay above it: what it was trained on is not known here.\n\n"
                 .to_owned()
         };
         format!(

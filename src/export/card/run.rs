@@ -51,15 +51,13 @@ pub fn formats_of(lock: &Map<String, Value>) -> Vec<Format> {
 impl Trained {
     /// Returns the sections about the run; `level` begins each heading.
     pub(super) fn text(&self, level: &str) -> String {
-        let results = self.results().unwrap_or_else(|| {
-            "The run was not over when this was taken \
-        from it.\n"
-                .to_owned()
-        });
+        let results = self
+            .results()
+            .unwrap_or_else(|| "The run was not over when this was taken from it.\n".to_owned());
         let (data, values) = (self.data(), self.hyperparameters());
         format!(
             "{level} Data\n\n{data}\n{level} Hyperparameters\n\n{values}\n{level} \
-        Results\n\n{results}\n"
+            Results\n\n{results}\n"
         )
     }
 
@@ -127,21 +125,18 @@ impl Trained {
             .get("recipe")
             .and_then(|recipe| recipe.pointer(&format!("/{}", key.replace('.', "/"))));
         let word = |key: &str| {
-            code(of_recipe.and_then(|recipe| text(recipe, key)).unwrap_or(
-                "not \
-        recorded",
-            ))
+            code(
+                of_recipe
+                    .and_then(|recipe| text(recipe, key))
+                    .unwrap_or("not recorded"),
+            )
         };
         let not_selected = set
             .get("not_selected")
             .and_then(Value::as_u64)
             .filter(|rows| *rows > 0);
         let not_selected = not_selected.map_or_else(String::new, |rows| {
-            format!(
-                "{} not selected, \
-        ",
-                grouped(rows)
-            )
+            format!("{} not selected, ", grouped(rows))
         });
         let mut lines = format!(
             "- {} ({}, trains {}): {} rows read, {}{} trained on, {} held out, {} left out\n",
@@ -160,19 +155,17 @@ impl Trained {
             let rows = count("trained");
             let of_weight = format!(
                 "  - weight {weight}, {draws} draws an epoch from {rows} rows, \
-            {repeated} of them again\n"
+                {repeated} of them again\n"
             );
             lines.push_str(&of_weight);
         }
         let of_set = files(set);
         lines.extend(of_set.iter().take(MOST_FILES).map(|file| self.file(file)));
         let more = of_set.len().saturating_sub(MOST_FILES);
-        lines.extend((more > 0).then(|| {
-            format!(
-                "  - and {more} more files, which the lock of the \
-        run lists\n"
-            )
-        }));
+        lines.extend(
+            (more > 0)
+                .then(|| format!("  - and {more} more files, which the lock of the run lists\n")),
+        );
         lines
     }
 
@@ -274,16 +267,12 @@ impl Trained {
             )
         });
         let loss = number("loss").map(|loss| {
-            format!(
-                "- Training loss of the last step: {loss:.4} \
-        nats a trained token\n"
-            )
+            format!("- Training loss of the last step: {loss:.4} nats a trained token\n")
         });
         let score = |what: &str, key: &str| {
             number(key).map(|loss| {
                 format!(
-                    "- {what}: {loss:.4} nats a trained token, perplexity \
-            {:.2}\n",
+                    "- {what}: {loss:.4} nats a trained token, perplexity {:.2}\n",
                     loss.exp()
                 )
             })
@@ -296,9 +285,7 @@ impl Trained {
             "eval_loss_best",
         );
         let none = kept.is_none().then(|| {
-            "- No rows were held out: how well it generalises was \
-        not measured\n"
-                .to_owned()
+            "- No rows were held out: how well it generalises was not measured\n".to_owned()
         });
         Some(
             [steps, loss, first, kept, none]
@@ -330,13 +317,10 @@ fn said(value: &Value) -> String {
 /// Returns what is known of a data file's license.
 fn license(terms: &Terms) -> String {
     let stated = terms.license.as_ref().map(|license| {
-        let place = terms.said_in.as_ref().map_or_else(String::new, |place| {
-            format!(
-                ", as {} \
-        states",
-                code(place)
-            )
-        });
+        let place = terms
+            .said_in
+            .as_ref()
+            .map_or_else(String::new, |place| format!(", as {} states", code(place)));
         format!("license {}{place}", named(license))
     });
     let notices = terms

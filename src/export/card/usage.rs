@@ -39,13 +39,12 @@ fn frames(card: &Card) -> String {
         format!(
             "Rows of `instruction` were trained in Alpaca's frame, not in a chat template. Put it \
             around what you ask \
-             (`rankine generate --instruction INSTRUCTION` does):\n\n```text\n{alone}\n```\n\nWith \
-             an input \
-             (`--input INPUT`):\n\n```text\n{with_input}\n```\n\n"
+            (`rankine generate --instruction INSTRUCTION` does):\n\n```text\n{alone}\n```\n\nWith \
+            an input (`--input INPUT`):\n\n```text\n{with_input}\n```\n\n"
         )
     };
     let of_completions = "Rows of `completion` were trained without a chat template: give the \
-    prompt as it is, as `rankine generate --prompt PROMPT` does.\n\n";
+        prompt as it is, as `rankine generate --prompt PROMPT` does.\n\n";
     let instructions = formats.contains(&Format::Instruction).then(of_instructions);
     let completions = formats
         .contains(&Format::Completion)
@@ -96,8 +95,7 @@ fn adapter(card: &Card) -> String {
             ", which takes ranks up to 16 unless told otherwise:",
             "sh",
             &[format!(
-                "vllm serve {base} --enable-lora --max-lora-rank {} --lora-modules \
-            tuned=ADAPTER",
+                "vllm serve {base} --enable-lora --max-lora-rank {} --lora-modules tuned=ADAPTER",
                 most.max(&16)
             )],
         ),
@@ -114,10 +112,7 @@ fn adapter(card: &Card) -> String {
     let notes = if notes.is_empty() {
         notes
     } else {
-        format!(
-            "Not every program takes this adapter \
-    as it is:\n\n{notes}\n"
-        )
+        format!("Not every program takes this adapter as it is:\n\n{notes}\n")
     };
     [
         legend(card),
@@ -191,7 +186,7 @@ fn in_peft(card: &Card, base: &str) -> Vec<String> {
             format!("base = {loaded}"),
             format!(
                 "base.resize_token_embeddings({rows}, mean_resizing=False)  # the new rows are \
-            in the adapter"
+                in the adapter"
             ),
             "model = PeftModel.from_pretrained(base, \"ADAPTER\")".to_owned(),
         ],
@@ -239,9 +234,7 @@ fn model() -> String {
             "sh",
             &[
                 "rankine export MODEL --to ollama --out tuned".to_owned(),
-                "ollama create tuned -f \
-            tuned/Modelfile"
-                    .to_owned(),
+                "ollama create tuned -f tuned/Modelfile".to_owned(),
             ],
         ),
         no(
@@ -273,8 +266,7 @@ fn packed() -> String {
         ),
         no(
             "llama.cpp, Ollama, LM Studio, mlx-lm",
-            "have forms of their own; convert the model \
-        that this was made of.",
+            "have forms of their own; convert the model that this was made of.",
         ),
     ]
     .concat()
@@ -360,8 +352,7 @@ fn gguf_adapter(card: &Card, file: &str) -> String {
         ),
         no(
             "PEFT, transformers, vLLM, mlx-lm",
-            "do not read an adapter in GGUF; take the folder in \
-        PEFT's format.",
+            "do not read an adapter in GGUF; take the folder in PEFT's format.",
         ),
     ]
     .concat()
@@ -377,8 +368,7 @@ fn mlx(card: &Card) -> String {
         block("mlx-lm", ":", "sh", &[command]),
         no(
             "PEFT, transformers, vLLM, llama.cpp, Ollama, LM Studio",
-            "do not read mlx-lm's format; \
-        take the folder in PEFT's.",
+            "do not read mlx-lm's format; take the folder in PEFT's.",
         ),
     ]
     .concat()
@@ -392,9 +382,7 @@ fn ollama(file: &str) -> String {
             "sh",
             &[
                 "ollama create tuned -f Modelfile".to_owned(),
-                "ollama run \
-        tuned"
-                    .to_owned(),
+                "ollama run tuned".to_owned(),
             ],
         ),
         block(

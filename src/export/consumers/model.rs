@@ -106,12 +106,12 @@ fn mlx_rope(folder: &Path) -> Option<Finding> {
         theta.is_some_and(|theta| local && is(of("full_attention").unwrap_or(rope), theta));
     let has_old_keys = !config["rope_theta"].is_null() || !config["rope_scaling"].is_null();
     let next = "give it a copy of the base whose config.json has both, as transformers 4 writes \
-    them";
+        them";
     match theta {
         _ if is_default || has_old_keys => None,
         Some(_) => {
             let words = "mlx-lm reads `rope_theta` and `rope_scaling` of such a base's \
-            config.json, which has only `rope_parameters`: it computes another RoPE";
+                config.json, which has only `rope_parameters`: it computes another RoPE";
             Some(Finding::changes(words, next))
         }
         None => {

@@ -11,14 +11,14 @@ const OLLAMA_CONVERTS: [&str; 2] = ["llama", "gemma2"];
 
 const TO_PEFT: &str = "give it what `rankine export ADAPTER --to peft --out DIR` writes";
 const TO_GGUF: &str = "give it what `rankine export ADAPTER --to gguf --out FILE` writes, a merged \
-model";
+    model";
 const TO_GGUF_ADAPTER: &str = "`rankine export ADAPTER --to gguf-adapter --out FILE` scales it \
-right";
+    right";
 const TO_OLLAMA: &str = "give it what `rankine export ADAPTER --to ollama --out DIR` writes";
 const TO_MLX: &str = "give it what `rankine export ADAPTER --to mlx --out DIR` writes";
 /// The message for an adapter that adds a bias where the base has none. It cannot be merged either.
 const LONE: &str = "takes no biases in an adapter, and this one cannot be merged: the base has no \
-biases to add them to";
+    biases to add them to";
 const WITHOUT_BIAS: &str = "train without `lora_bias`";
 /// The hint for programs that accept adapters of matrices only.
 const TO_MERGED: &str = "give it the model that `rankine merge` writes, which has the rows";
@@ -49,8 +49,7 @@ fn of_model(consumer: Consumer, form: Option<ShippedForm>) -> Option<Finding> {
     match (consumer, form) {
         (Consumer::Peft, None) => Some(Finding::changes(
             "PEFT has nothing to load of a whole model",
-            "give its folder to \
-            transformers",
+            "give its folder to transformers",
         )),
         (Consumer::Vllm | Consumer::Mlx | Consumer::Peft, Some(form)) => {
             let words = format!("{name} does not read {}", form.words());
@@ -113,16 +112,14 @@ fn vllm(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     ) = form
     {
         let next = if form == ShippedForm::Gguf {
-            "give it the folder that `rankine merge` \
-        writes"
+            "give it the folder that `rankine merge` writes"
         } else {
             TO_PEFT
         };
         return unread(
             Consumer::Vllm,
             form,
-            "adapters in PEFT's format and models in Hugging \
-        Face's",
+            "adapters in PEFT's format and models in Hugging Face's",
             next,
         );
     }
@@ -138,27 +135,18 @@ fn vllm(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     let dora = facts
         .has(Feature::Dora)
         .then(|| Finding::rejects("vLLM takes no DoRA", PLAIN));
-    let bias = facts.has(Feature::Biases).then(|| {
-        Finding::rejects(
-            "vLLM takes no biases in an \
-    adapter",
-            PLAIN,
-        )
-    });
+    let bias = facts
+        .has(Feature::Biases)
+        .then(|| Finding::rejects("vLLM takes no biases in an adapter", PLAIN));
     let outside = facts.outside_layers.first().map(|module| {
         Finding::rejects(
-            format!(
-                "vLLM takes no adapter of the head or the embedding, this one has \
-        `{module}`"
-            ),
+            format!("vLLM takes no adapter of the head or the embedding, this one has `{module}`"),
             PLAIN,
         )
     });
     let misnamed = facts.misnamed.as_ref().map(|key| {
-        let words = format!(
-            "vLLM finds no module for tensor `{key}` and serves the base without a \
-        word"
-        );
+        let words =
+            format!("vLLM finds no module for tensor `{key}` and serves the base without a word");
         Finding::rejects(words, "names begin with `base_model.model.model.layers.`")
     });
     let stray = facts
@@ -179,10 +167,7 @@ fn vllm(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
     });
     let stray = stray.map(|key| {
         Finding::rejects(
-            format!(
-                "vLLM takes matrices A and B only, this adapter \
-        has tensor `{key}`"
-            ),
+            format!("vLLM takes matrices A and B only, this adapter has tensor `{key}`"),
             PLAIN,
         )
     });
@@ -191,7 +176,7 @@ fn vllm(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
             "vLLM's older releases scale every module by the one `lora_alpha` and `r`, not by \
             `rank_pattern` and `alpha_pattern`";
         Finding::changes(words, "use a release whose `PEFTHelper` reads the patterns, or merge the \
-        adapter")
+            adapter")
     });
     found([
         saved,
@@ -214,8 +199,7 @@ fn vllm_rank(rank: usize) -> Option<Finding> {
     Some(match VLLM_RANKS.into_iter().find(|value| *value >= rank) {
         Some(value) => Finding::changes(
             format!(
-                "vLLM takes an adapter of rank {rank} only with \
-            `--max-lora-rank {value}` or more"
+                "vLLM takes an adapter of rank {rank} only with `--max-lora-rank {value}` or more"
             ),
             "",
         ),
@@ -234,9 +218,9 @@ fn llama_cpp(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
         }
         Some(ShippedForm::Peft) => {
             let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter \
-            wrongly";
+                wrongly";
             let patterned = "llama.cpp's converter ignores `alpha_pattern` and scales the adapter \
-            wrongly where it applies";
+                wrongly where it applies";
             let rslora = facts
                 .has(Feature::RsLora)
                 .then(|| Finding::rejects(scaled, TO_GGUF_ADAPTER));
@@ -258,7 +242,7 @@ fn llama_cpp(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
         }
         None => {
             let scaled = "llama.cpp's converter ignores `use_rslora` and scales the adapter \
-            wrongly";
+                wrongly";
             let rslora = facts
                 .has(Feature::RsLora)
                 .then(|| Finding::changes(scaled, TO_GGUF_ADAPTER));
@@ -278,12 +262,8 @@ fn llama_cpp(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
 
 /// Returns the finding for trained token rows, which only a merged model has for this consumer.
 fn token_rows(name: &str, facts: &Features, next: &str) -> Option<Finding> {
-    let words = || {
-        format!(
-            "{name} takes no rows of tokens in an adapter \
-    (`trainable_token_indices`)"
-        )
-    };
+    let words =
+        || format!("{name} takes no rows of tokens in an adapter (`trainable_token_indices`)");
     facts
         .has(Feature::TokenRows)
         .then(|| Finding::changes(words(), next))
@@ -301,8 +281,7 @@ fn llama_cpp_stray(facts: &Features) -> Option<Finding> {
         .filter(|_| !facts.has(Feature::TokenRows))?;
     Some(Finding::rejects(
         format!(
-            "llama.cpp's converter takes matrices A and B only, this adapter \
-    has tensor `{key}`"
+            "llama.cpp's converter takes matrices A and B only, this adapter has tensor `{key}`"
         ),
         PLAIN,
     ))
@@ -313,10 +292,7 @@ fn ollama(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
         .has(Feature::LoneBiases)
         .then(|| Finding::rejects(format!("Ollama {LONE}"), WITHOUT_BIAS));
     let alpha = facts.broken_alpha.map(|alpha| {
-        format!(
-            "Ollama takes whole numbers for alpha only, \
-    this adapter has {alpha}"
-        )
+        format!("Ollama takes whole numbers for alpha only, this adapter has {alpha}")
     });
     let family = facts
         .architecture
@@ -324,53 +300,43 @@ fn ollama(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
         .map(|name| {
             format!(
                 "Ollama converts safetensors adapters of the architectures `llama` and `gemma2` \
-        only, this base is `{name}`"
+                only, this base is `{name}`"
             )
         });
     match form {
         Some(ShippedForm::Ollama) => Vec::new(),
         Some(ShippedForm::Gguf | ShippedForm::GgufAdapter) => {
             let words = "Ollama takes a GGUF file through a Modelfile, without whose template and \
-            stops an answer does not end";
+                stops an answer does not end";
             vec![Finding::changes(words, TO_OLLAMA).of_form()]
         }
         Some(ShippedForm::Mlx) => unread(
             Consumer::Ollama,
             ShippedForm::Mlx,
-            "GGUF files and \
-        safetensors adapters in PEFT's format",
+            "GGUF files and safetensors adapters in PEFT's format",
             TO_OLLAMA,
         ),
         Some(ShippedForm::Peft) => {
             let scaled = (facts.has(Feature::RsLora) || facts.has(Feature::Patterns)).then(|| {
-                "Ollama scales every module by alpha / r, this adapter has `use_rslora` \
-                or patterns"
+                "Ollama scales every module by alpha / r, this adapter has `use_rslora` or patterns"
                     .to_owned()
             });
             let stray = facts.stray.as_ref().map(|key| {
-                format!(
-                    "Ollama takes matrices A and B only, this \
-                adapter has tensor `{key}`"
-                )
+                format!("Ollama takes matrices A and B only, this adapter has tensor `{key}`")
             });
             let rejected = [alpha, family, scaled, stray]
                 .into_iter()
                 .flatten()
                 .map(|words| Finding::rejects(words, TO_OLLAMA));
             let words = "Ollama takes an adapter through a Modelfile, without whose template and \
-            stops an answer does not end";
+                stops an answer does not end";
             rejected
                 .chain([Finding::changes(words, TO_OLLAMA).of_form()])
                 .collect()
         }
         None => {
-            let alpha = alpha.map(|words| {
-                Finding::changes(
-                    words,
-                    "a merged or GGUF export has \
-            none",
-                )
-            });
+            let alpha =
+                alpha.map(|words| Finding::changes(words, "a merged or GGUF export has none"));
             let reads = "Ollama needs a Modelfile with template and stops".to_owned();
             found([
                 lone,
@@ -379,8 +345,7 @@ fn ollama(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
                 Some(
                     Finding::changes(
                         family.unwrap_or(reads),
-                        "write it with `rankine export --to \
-                ollama`",
+                        "write it with `rankine export --to ollama`",
                     )
                     .of_form(),
                 ),
@@ -395,21 +360,14 @@ fn lm_studio(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
         Some(form) => unread(
             Consumer::LmStudio,
             form,
-            "models as GGUF files and takes no \
-        adapter",
+            "models as GGUF files and takes no adapter",
             TO_GGUF,
         ),
         None => {
             let next = "write a merged model with `rankine export --to gguf`";
-            let lone = facts.has(Feature::LoneBiases).then(|| {
-                Finding::rejects(
-                    format!(
-                        "LM Studio \
-            {LONE}"
-                    ),
-                    WITHOUT_BIAS,
-                )
-            });
+            let lone = facts
+                .has(Feature::LoneBiases)
+                .then(|| Finding::rejects(format!("LM Studio {LONE}"), WITHOUT_BIAS));
             let reads = Finding::changes(
                 "LM Studio takes no adapter, only models as GGUF files",
                 next,
@@ -437,10 +395,8 @@ fn peft(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
         );
     }
     let misnamed = facts.misnamed.as_ref().map(|key| {
-        let words = format!(
-            "PEFT finds no module for tensor `{key}`, warns and computes with the \
-        base"
-        );
+        let words =
+            format!("PEFT finds no module for tensor `{key}`, warns and computes with the base");
         Finding::rejects(words, "names begin with `base_model.model.model.layers.`")
     });
     found([misnamed])
@@ -452,25 +408,20 @@ fn mlx(facts: &Features, form: Option<ShippedForm>) -> Vec<Finding> {
         Some(form) => unread(
             Consumer::Mlx,
             form,
-            "adapters.safetensors and its own \
-        adapter_config.json",
+            "adapters.safetensors and its own adapter_config.json",
             TO_MLX,
         ),
         None => {
             let rows = rejected_rows("mlx-lm", facts, TO_MERGED);
             let stray = facts.stray.as_ref().filter(|_| rows.is_none()).map(|key| {
                 Finding::rejects(
-                    format!(
-                        "mlx-lm's format has matrices A and B only, this adapter \
-                has `{key}`"
-                    ),
+                    format!("mlx-lm's format has matrices A and B only, this adapter has `{key}`"),
                     PLAIN,
                 )
             });
             let reads = Finding::changes(
                 "mlx-lm does not read PEFT's files",
-                "write its own with \
-            `rankine export --to mlx`",
+                "write its own with `rankine export --to mlx`",
             );
             found([rows, stray, Some(reads.of_form())])
         }

@@ -110,26 +110,22 @@ impl Architecture {
             (
                 any(|layer| layer.mixer.grouped().is_none()),
                 "latent attention",
-                "heads with keys \
-            and values of their own",
+                "heads with keys and values of their own",
             ),
             (
                 any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.sinks)),
-                "attention \
-            sinks",
+                "attention sinks",
                 "none",
             ),
             (
                 any(|layer| gated(layer).is_none()),
                 "a feed-forward without a gate",
-                "one with a \
-            gate",
+                "one with a gate",
             ),
             (
                 spec.norm != NormKind::RootMeanSquare,
                 "norms of layers",
-                "norms of root mean \
-            squares",
+                "norms of root mean squares",
             ),
             (
                 routed && !takes,
@@ -149,8 +145,7 @@ impl Architecture {
             (
                 takes && !usual,
                 "this router, or experts for every token",
-                "a softmax over the \
-            chosen experts, and no others",
+                "a softmax over the chosen experts, and no others",
             ),
         ])
     }
@@ -209,8 +204,7 @@ impl Architecture {
             if is_tied {
                 "the embedding as its head"
             } else {
-                "a head of \
-        its own"
+                "a head of its own"
             }
         };
         let taken = if self.scales == Scales::Root {
@@ -309,8 +303,7 @@ impl Architecture {
             (
                 !rotations,
                 "several rotations",
-                "one, or one for layers with a window and one for \
-            the others",
+                "one, or one for layers with a window and one for the others",
             ),
             (!sizes, "windows of several sizes", "one size"),
         ]));
@@ -428,8 +421,7 @@ fn place(norms: NormPlacement) -> &'static str {
         NormPlacement::PreAndPost => "norms of inputs and outputs",
         NormPlacement::Post => "norms of outputs",
         NormPlacement::Parallel | NormPlacement::ParallelApart => {
-            "attention and feed-forward side \
-        by side"
+            "attention and feed-forward side by side"
         }
     }
 }

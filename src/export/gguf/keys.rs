@@ -77,10 +77,9 @@ fn rotation(spec: &DecoderSpec, slides: bool) -> &RopeSpec {
             .find(|layer| layer.mixer.rope().is_some())
     };
     let layer = spec.layers.iter().find(of).or_else(any);
-    layer.and_then(|layer| layer.mixer.rope()).expect(
-        "every known architecture rotates in a first \
-    layer",
-    )
+    layer
+        .and_then(|layer| layer.mixer.rope())
+        .expect("every known architecture rotates in a first layer")
 }
 
 fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -> Vec<Pair> {
@@ -110,10 +109,10 @@ fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -
 fn scaled(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
     let (mut pairs, mixer) = (
         Vec::new(),
-        spec.layers[0].mixer.grouped().expect(
-            "every known \
-    architecture has such heads",
-        ),
+        spec.layers[0]
+            .mixer
+            .grouped()
+            .expect("every known architecture has such heads"),
     );
     if architecture.scores == Scores::Key {
         pairs.push(("attention.scale", number(mixer.score_scale)));
@@ -224,7 +223,7 @@ pub(super) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Ve
         format!(
             "llama.cpp turns by this model's long factors wherever its context has more than \
             {trained} tokens, the base only where \
-             the text has: serve short texts with `--ctx-size {trained}`"
+            the text has: serve short texts with `--ctx-size {trained}`"
         )
     });
     window.into_iter().chain(long).collect()

@@ -162,16 +162,14 @@ fn splitting(file: &Json) -> Result<Splitting, String> {
         ));
     }
     let name = bytes(cutter).ok_or(
-        "its pre_tokenizer is none that llama.cpp has: those of GPT-2, \
-    Llama 3, Qwen 2 and SmolLM",
+        "its pre_tokenizer is none that llama.cpp has: those of GPT-2, Llama 3, Qwen 2 and SmolLM",
     )?;
     match (name, model["ignore_merges"] == true) {
         // The same words, which are merged step by step there.
         ("llama-bpe", false) => Ok(Splitting::Bytes("dbrx")),
         ("llama-bpe", true) | (_, false) => Ok(Splitting::Bytes(name)),
         (_, true) => Err(format!(
-            "`ignore_merges` is true, which it is not in llama.cpp's \
-        `{name}`"
+            "`ignore_merges` is true, which it is not in llama.cpp's `{name}`"
         )),
     }
 }

@@ -45,18 +45,14 @@ fn about(order: &MergeRequest, tally: &Tally) -> String {
         ..
     } = tally;
     let float = order.float.map_or_else(String::new, |float| {
-        format!(
-            ", all numbers stored as \
-    {float}"
-        )
+        format!(", all numbers stored as {float}")
     });
     let rounding = tally.rounding().unwrap_or(0.0) * 100.0;
     let unpacked = match order.onto {
         Onto::Stored => String::new(),
-        Onto::Unpacked { form, .. } => format!(
-            " W is what remains of it in {form}, on which the \
-        adapter was trained."
-        ),
+        Onto::Unpacked { form, .. } => {
+            format!(" W is what remains of it in {form}, on which the adapter was trained.")
+        }
     };
     format!(
         "Each weight W became W + Σ weight · scale · B A, computed in 32-bit \

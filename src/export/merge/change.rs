@@ -285,8 +285,7 @@ mod tests {
                 assert_eq!(
                     new,
                     encoded(to, &read),
-                    "{from} to {to}, {numbers} numbers in rows of \
-                {width}"
+                    "{from} to {to}, {numbers} numbers in rows of {width}"
                 );
                 assert_eq!(tally, Tally::default());
             }

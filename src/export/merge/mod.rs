@@ -87,14 +87,8 @@ fn merge_onto_unpacked(
     // Where the sums get a type of their own, nothing is rounded before that.
     let dense = Target::Dense(order.float.map(|_| Float::F32));
     check_space(above, 2 * repacked_bytes(&order.base, dense)?)?;
-    let temporary = temporary_folder_in(above).map_err(|cause| {
-        files::FileError::new(
-            "create a \
-    folder in",
-            above,
-            cause,
-        )
-    })?;
+    let temporary = temporary_folder_in(above)
+        .map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
     repack(&order.base, dense, temporary.path(), interrupt, report)?;
     let base = temporary.path().to_owned();
     let unpacked = MergeRequest {
@@ -455,11 +449,9 @@ impl Explain for MergeError {
             } => Some(
                 "F16 ends at 65504: write another type with `--dtype bf16` or `--dtype f32`".into(),
             ),
-            Self::NotFinite { .. } => Some(
-                "look for NaN or infinity in the base and in the \
-            adapters"
-                    .into(),
-            ),
+            Self::NotFinite { .. } => {
+                Some("look for NaN or infinity in the base and in the adapters".into())
+            }
             _ => self.inner()?.hint(),
         }
     }

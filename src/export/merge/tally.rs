@@ -146,8 +146,7 @@ impl Lanes {
     /// Rounding that the type would apply to the old number anyway does not count as lost.
     #[allow(
         clippy::float_cmp,
-        reason = "a number that was stored as another one is what is \
-    counted"
+        reason = "a number that was stored as another one is what is counted"
     )]
     #[inline]
     pub fn take<To: Number>(
@@ -271,7 +270,7 @@ mod tests {
         let quarter = 2f32.powi(-9);
         assert_eq!(note(quarter, GgmlType::F16), None);
         let said = "bfloat16 rounding removed 100 % of the adapter's change; use `--dtype f32` (or \
-        f16: 0 %)";
+            f16: 0 %)";
         assert_eq!(note(quarter, GgmlType::Bf16).as_deref(), Some(said));
         assert_eq!(note(quarter, GgmlType::F32), None);
         let said = "float16 rounding removed 100 % of the adapter's change; use `--dtype f32`";
@@ -296,7 +295,7 @@ mod tests {
             ..Tally::default()
         };
         let said = "Q8_0 rounding changes the weights 2.0 times as much as the adapter does; use \
-        `--dtype f32` (or f16: 10 %)";
+            `--dtype f32` (or f16: 10 %)";
         assert_eq!(half.rounding_note(GgmlType::Q8_0).as_deref(), Some(said));
     }
 }

@@ -72,7 +72,7 @@ pub enum OllamaError {
     ChatTemplate(#[from] template::TemplateError),
     /// There is no chat template to compare with.
     #[error("`{}` has no chat template: without one Ollama does not know where an answer begins \
-    and ends", folder.display())]
+        and ends", folder.display())]
     NoTemplate {
         /// The model's folder.
         folder: PathBuf,
@@ -89,7 +89,7 @@ pub enum OllamaError {
     /// The tokenizer puts a bos token before a text, and the chat template does not.
     #[error(
         "Ollama puts `{bos}` before a conversation as the tokenizer does before a text, the \
-    chat template writes none"
+        chat template writes none"
     )]
     AddedBos {
         /// The bos token.
@@ -121,7 +121,7 @@ pub enum OllamaError {
     /// No text after an assistant message could serve Ollama as a stop.
     #[error(
         "no special token ends what the assistant says, `{follows}` follows: the model would \
-    not stop"
+        not stop"
     )]
     NoEnd {
         /// The text that follows.
@@ -160,7 +160,7 @@ impl Explain for OllamaError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::NoTemplate { .. } => "name the Jinja template that it was trained with: \
-            `--chat-template FILE`, in a recipe `chat_template`"
+                `--chat-template FILE`, in a recipe `chat_template`"
                 .to_owned(),
             Self::TellsTheDay => {
                 "train with a copy of the chat template in which the day is written out, and name \
@@ -173,7 +173,7 @@ impl Explain for OllamaError {
                     .to_owned()
             }
             Self::Different { .. } => "write a Go template that renders the same and name it: \
-            `--template FILE`"
+                `--template FILE`"
                 .to_owned(),
             Self::Template { .. } => {
                 "known are `.System`, `.Messages`, `.Role`, `.Content`, variables, `if`, `range`, \
@@ -181,7 +181,7 @@ impl Explain for OllamaError {
                     .to_owned()
             }
             Self::Modelfile { .. } => "write such a text as a Go string, as in {{ \"\\u200b\" }}, \
-            in a template of your own: `--template FILE`"
+                in a template of your own: `--template FILE`"
                 .to_owned(),
             _ => return self.inner()?.hint(),
         })

@@ -23,8 +23,7 @@ pub(super) fn modelfile(
     let version = env!("CARGO_PKG_VERSION");
     let mut lines = vec![
         format!(
-            "# Written by rankine {version}; `ollama create NAME -f Modelfile` makes the \
-        model"
+            "# Written by rankine {version}; `ollama create NAME -f Modelfile` makes the model"
         ),
         format!("FROM ./{WEIGHTS}"),
         format!("TEMPLATE {}", quoted("template", template)?),
@@ -97,8 +96,7 @@ mod tests {
             }"#);
         assert!(
             drawing.ends_with(
-                "TEMPLATE \"\"\"t\"\"\"\nPARAMETER temperature 0.6\nPARAMETER \
-        top_p 0.9\n"
+                "TEMPLATE \"\"\"t\"\"\"\nPARAMETER temperature 0.6\nPARAMETER top_p 0.9\n"
             ),
             "{drawing}"
         );

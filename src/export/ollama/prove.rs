@@ -74,14 +74,13 @@ pub fn prove_with(
     if refused > 0 {
         notes.push(format!(
             "the chat template refuses {refused} of {} conversations, those with a \
-        system message among them or others; Ollama refuses none",
+            system message among them or others; Ollama refuses none",
             refused + expected.len()
         ));
     }
     if trims(source, tokenizer)? {
         notes.push(
-            "the chat template takes blanks around a message away, which Ollama's templates \
-        cannot"
+            "the chat template takes blanks around a message away, which Ollama's templates cannot"
                 .to_owned(),
         );
     }

@@ -65,14 +65,7 @@ fn base(run: &RunRecord) -> String {
     run.lock
         .get("recipe")
         .and_then(|recipe| recipe.get("base_model"))
-        .map_or_else(
-            || {
-                "an unnamed \
-    base"
-                    .to_owned()
-            },
-            said,
-        )
+        .map_or_else(|| "an unnamed base".to_owned(), said)
 }
 
 fn data(run: &RunRecord) -> String {
@@ -170,12 +163,7 @@ fn results(run: &RunRecord) -> Vec<Fact> {
             losses()
                 .next()
                 .zip(losses().next_back())
-                .map(|(first, last)| {
-                    format!(
-                        "{first:.4} → \
-            {last:.4}"
-                    )
-                }),
+                .map(|(first, last)| format!("{first:.4} → {last:.4}")),
         ),
     ]
 }
@@ -285,13 +273,7 @@ fn grouped(number: u64) -> String {
 pub(super) fn moment(text: &str) -> String {
     text.parse::<jiff::Timestamp>().map_or_else(
         |_| text.to_owned(),
-        |at| {
-            at.strftime(
-                "%Y-%m-%d \
-    %H:%M:%S UTC",
-            )
-            .to_string()
-        },
+        |at| at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
     )
 }
 
@@ -312,13 +294,7 @@ mod tests {
     fn times_and_changes_are_said_as_people_say_them() {
         assert_eq!(
             [9.69, 125.0, 3660.0, 7_200_000.0].map(duration),
-            [
-                "9.7 s",
-                "2 min 05 s",
-                "1 h \
-        01 min",
-                "2,000 h 00 min"
-            ]
+            ["9.7 s", "2 min 05 s", "1 h 01 min", "2,000 h 00 min"]
         );
         assert_eq!(
             [(2.0, 1.0), (1.0, 1.5), (0.0, 1.0)].map(|(first, last)| change(first, last)),

@@ -130,10 +130,7 @@ fn sections(main: &mut Html, runs: &[RunRecord]) {
         footer.words(
             "p",
             &[],
-            &format!(
-                "Written by rankine {version} from what each run left in \
-        its folder."
-            ),
+            &format!("Written by rankine {version} from what each run left in its folder."),
         );
     });
 }
@@ -151,10 +148,8 @@ fn listed(words: impl IntoIterator<Item = String>) -> String {
         .into_iter()
         .enumerate()
         .fold(String::new(), |mut list, (index, word)| {
-            write!(list, "{}{word}", if index > 0 { ", " } else { "" }).expect(
-                "a string takes every \
-        text",
-            );
+            write!(list, "{}{word}", if index > 0 { ", " } else { "" })
+                .expect("a string takes every text");
             list
         })
 }

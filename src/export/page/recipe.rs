@@ -36,16 +36,14 @@ pub(super) fn hashes(html: &mut Html, runs: &[RunRecord]) {
         section.words(
             "p",
             &[("class", "note")],
-            "What was read, by its blake3 when the run \
-        started.",
+            "What was read, by its blake3 when the run started.",
         );
         table::compared(section, runs, &table::rows(runs, read));
         if runs.iter().any(|run| !run.written.is_empty()) {
             section.words(
                 "p",
                 &[("class", "note")],
-                "What the run left, by its blake3 when this \
-            page was written.",
+                "What the run left, by its blake3 when this page was written.",
             );
             table::compared(section, runs, &table::rows(runs, |run| run.written.clone()));
         }

@@ -107,7 +107,7 @@ pub(super) fn scores(html: &mut Html, runs: &[RunRecord]) {
     html.element("section", &[("class", "scores")], |section| {
         section.words("h2", &[], "Scores");
         let words = "What `rankine eval` found, each time with the adapter or model as it was: \
-        loss of the base → after training, nats per trained token.";
+            loss of the base → after training, nats per trained token.";
         section.words("p", &[("class", "note")], words);
         table::plain(section, runs, &rows);
     });

@@ -164,12 +164,9 @@ mod tests {
     fn what_differs_comes_first_and_is_marked() {
         let table = table(&runs(2));
         let place = |part: &str| {
-            table.find(part).unwrap_or_else(|| {
-                panic!(
-                    "{part} is not in \
-        {table}"
-                )
-            })
+            table
+                .find(part)
+                .unwrap_or_else(|| panic!("{part} is not in {table}"))
         };
         let order = [
             "≠ r<",

@@ -16,8 +16,7 @@ pub(super) fn warnings(html: &mut Html, runs: &[RunRecord]) {
         html.words(
             "p",
             &[("class", "regular")],
-            "Nothing irregular is on record: no step skipped, \
-        no stop, no changed input.",
+            "Nothing irregular is on record: no step skipped, no stop, no changed input.",
         );
         return;
     }
@@ -104,17 +103,14 @@ fn skipped(run: &RunRecord) -> Option<String> {
 /// Warns if there are no validation rows: nobody can then tell learning from memorizing.
 fn unscored(run: &RunRecord) -> Option<String> {
     let words = "No row was held out: the training loss alone does not tell what was learned from \
-    what was memorized";
+        what was memorized";
     (run.metrics.evaluations.is_empty() && !run.metrics.steps.is_empty()).then(|| words.to_owned())
 }
 
 fn no_better(run: &RunRecord) -> Option<String> {
     let (first, (_, best)) = (run.metrics.first_loss()?, run.metrics.best()?);
     (best >= first).then(|| {
-        format!(
-            "The base scores {first:.4}, what was trained on it {best:.4}, \
-    which is no better"
-        )
+        format!("The base scores {first:.4}, what was trained on it {best:.4}, which is no better")
     })
 }
 
@@ -145,8 +141,7 @@ fn resumed(run: &RunRecord) -> Vec<String> {
             "The run was stopped and went on once, after step {steps}"
         )),
         times => Some(format!(
-            "The run was stopped and went on {times} times, after steps \
-        {steps}"
+            "The run was stopped and went on {times} times, after steps {steps}"
         )),
     };
     times

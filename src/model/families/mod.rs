@@ -329,7 +329,7 @@ fn check_router(config: &ConfigJson, router: &RouterSpec) -> Result<(), ModelErr
     if experts > MAX_EXPERTS || chosen > experts {
         return Err(config.fault(format!(
             "a layer has {experts} experts, of which a token is sent \
-        to {chosen}, expected at most {MAX_EXPERTS} and no more than there are"
+            to {chosen}, expected at most {MAX_EXPERTS} and no more than there are"
         )));
     }
     let Some(RouterGroups {

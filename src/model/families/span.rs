@@ -59,7 +59,7 @@ pub(super) fn span(
         (true, None) => {
             let message = format!(
                 "layer {index} has a window and there is no `sliding_window`, \
-            expected a number of tokens"
+                expected a number of tokens"
             );
             Err(config.fault(message))
         }

@@ -4,7 +4,7 @@
 #![allow(
     unsafe_code,
     reason = "vector registers are loaded and stored through pointers; the \
-caller says how far they reach"
+        caller says how far they reach"
 )]
 #![allow(
     clippy::inline_always,

@@ -4,7 +4,7 @@
 #![allow(
     unsafe_code,
     reason = "a square of 16 x 16 numbers is turned in registers, which takes a third of the time \
-    of the safe twin"
+        of the safe twin"
 )]
 #![allow(
     clippy::inline_always,

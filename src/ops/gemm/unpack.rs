@@ -3,7 +3,7 @@
 #![allow(
     unsafe_code,
     reason = "sixteen numbers are looked up in a register, an instruction where \
-a loop has sixteen loads"
+        a loop has sixteen loads"
 )]
 
 #[cfg(target_arch = "x86_64")]

@@ -75,15 +75,13 @@ fn two_small_blocks_are_counted_by_hand() {
     assert_eq!(
         again.step,
         step(2 * adapters, 2 * input + gate_up, tape, work),
-        "at the highest \
-    block, with both inputs"
+        "at the highest block, with both inputs"
     );
     let one = load.parts(Memory { recomputed: 1 }).step;
     assert_eq!(
         one,
         step(2 * adapters, 2 * input + tape + gate_up, 0, work),
-        "at the highest \
-    block, which is kept"
+        "at the highest block, which is kept"
     );
     assert_eq!(one.bytes(), again.step.bytes());
     assert_eq!(
@@ -311,8 +309,7 @@ fn the_longest_rows_that_fit_do_and_the_next_do_not() {
     assert_eq!(
         longest_that_fits(&load, u64::MAX, 64),
         Some(1000),
-        "the model's context, though no \
-    power of two"
+        "the model's context, though no power of two"
     );
     assert_eq!(longest_that_fits(&load, peak(64) - 1, 64), None);
 }
@@ -349,8 +346,7 @@ fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared()
     let processor = of(ModelDtype::Bfloat16, MemoryPlace::Processor { threads: 1 });
     assert!(
         processor.step.kept_bytes > wide.step.kept_bytes,
-        "the CPU widens, and its allocator \
-    holds some back"
+        "the CPU widens, and its allocator holds some back"
     );
 }
 
@@ -422,8 +418,7 @@ fn packed_projections_are_counted_by_hand() {
     assert_eq!(
         packed(processor, false, true).base_bytes,
         tables + norms + 2 * layer,
-        "it is there \
-    anyway"
+        "it is there anyway"
     );
     assert_eq!(
         packed(processor, true, false).base_bytes,

@@ -22,7 +22,7 @@ const QAT: &str = "training that imitates a later quantization is not supported"
 const RATES: &str = "learning rates by group are not supported";
 const SCHEDULE: &str = "this change of the schedule is not supported";
 const ROW_TEXT: &str = "a layout of rows that is written in the config is not supported; write the \
-text into a column and use `completion` or `text`";
+    text into a column and use `completion` or `text`";
 const RETIRED: &str = "Axolotl does not read it any more";
 const ATTENTION: &str = "attention is exact whatever computes it; Rankine has kernels of its own";
 
@@ -64,10 +64,7 @@ const TOP: Table = &[
     ),
     (
         &["tokenizer_use_mistral_common"],
-        Rule::Refused(
-            "tokenizers of mistral-common are not \
-    supported, only tokenizer.json",
-        ),
+        Rule::Refused("tokenizers of mistral-common are not supported, only tokenizer.json"),
     ),
     (
         &[
@@ -111,16 +108,12 @@ const TOP: Table = &[
     ),
     (
         &["resize_token_embeddings_to_32x", "embeddings_skip_upcast"],
-        Rule::Dropped(
-            "rows of the \
-    embedding that no token reads change no number",
-        ),
+        Rule::Dropped("rows of the embedding that no token reads change no number"),
     ),
     (
         &["unfrozen_parameters"],
         Rule::Refused(
-            "a choice of the weights that train is not supported: \
-    an adapter or every weight",
+            "a choice of the weights that train is not supported: an adapter or every weight",
         ),
     ),
     (&["output_dir"], Rule::Same("output_dir")),
@@ -315,8 +308,7 @@ const TOP: Table = &[
     (
         &["auto_find_batch_size"],
         Rule::Refused(
-            "a batch that depends on free memory does not \
-    repeat; `rankine plan` tells what fits",
+            "a batch that depends on free memory does not repeat; `rankine plan` tells what fits",
         ),
     ),
     (&["sequence_len"], Rule::Same("training.sequence_len")),
@@ -345,7 +337,7 @@ const TOP: Table = &[
         ],
         Rule::Dropped(
             "how rows are laid out and padded: nothing is computed for padding, and each \
-     row sees itself only",
+            row sees itself only",
         ),
     ),
     (
@@ -375,8 +367,7 @@ const TOP: Table = &[
     (
         &["pretraining_dataset", "streaming", "preprocess_iterable"],
         Rule::Refused(
-            "data that are \
-    streamed are not supported; write the rows as Parquet and use `text`",
+            "data that are streamed are not supported; write the rows as Parquet and use `text`",
         ),
     ),
     (&["dataset_exact_deduplication"], Rule::Read(deduplication)),
@@ -469,18 +460,12 @@ const TOP: Table = &[
     (&["fp16", "float16"], Rule::Read(hf::fp16)),
     (
         &["float32", "fp32_norms", "fp32_norm_classes"],
-        Rule::Dropped(
-            "norms, their statistics and \
-    what trains are in 32 bits",
-        ),
+        Rule::Dropped("norms, their statistics and what trains are in 32 bits"),
     ),
     (&["tf32"], Rule::Read(hf::tf32)),
     (
         &["fp8", "fp8_enable_fsdp_float8_all_gather"],
-        Rule::Refused(
-            "computing in 8 bits is not \
-    supported",
-        ),
+        Rule::Refused("computing in 8 bits is not supported"),
     ),
     (&["gradient_checkpointing"], Rule::Read(hf::checkpointing)),
     (
@@ -756,8 +741,7 @@ const TOP: Table = &[
         &["default_system_message"],
         Rule::SameIfKnown(
             "datasets.system",
-            "a system message for rows \
-    without one is not supported; write it into the rows",
+            "a system message for rows without one is not supported; write it into the rows",
         ),
     ),
     (&["fix_untrained_tokens"], Rule::Refused(WEIGHTS)),
@@ -993,8 +977,7 @@ const DATA: Table = &[
             "test_datasets[].field_model",
         ],
         Rule::Refused(
-            "this change \
-       of the rows is not supported; write the rows as they are to be trained",
+            "this change of the rows is not supported; write the rows as they are to be trained",
         ),
     ),
     (
@@ -1035,10 +1018,7 @@ const DATA: Table = &[
 
 fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let Some(base) = given.node.text() else {
-        return KeyOutcome::refused(
-            "expected a folder or a \
-    Hub id",
-        );
+        return KeyOutcome::refused("expected a folder or a Hub id");
     };
     let whole = draft
         .text("revision_of_model")
@@ -1117,17 +1097,14 @@ fn adapter(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn load_in_4bit(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match (unquoted(given.node).flag(), draft.text("adapter")) {
-        (Some(true), Some("qlora")) => KeyOutcome::Mapped(
-            "adapter.method: qlora (nf4, \
-        double_quant)"
-                .into(),
-        ),
+        (Some(true), Some("qlora")) => {
+            KeyOutcome::Mapped("adapter.method: qlora (nf4, double_quant)".into())
+        }
         (Some(true), Some("lora")) => {
             draft.add(
                 "adapter.double_quant",
                 "true",
-                "Axolotl quantizes the scales of 4-bit \
-            weights too",
+                "Axolotl quantizes the scales of 4-bit weights too",
             );
             draft.set("adapter.quantization", "nf4")
         }
@@ -1213,8 +1190,7 @@ fn target_modules(draft: &mut Draft, given: &Given) -> KeyOutcome {
         return KeyOutcome::dropped("`lora_target_linear` has them");
     }
     KeyOutcome::refused(format!(
-        "`lora_target_linear` and {} more: list every name in \
-    `lora_target_modules`",
+        "`lora_target_linear` and {} more: list every name in `lora_target_modules`",
         list(&more)
     ))
 }
@@ -1285,7 +1261,7 @@ fn shuffle_merged(_: &mut Draft, given: &Given) -> KeyOutcome {
     if unquoted(given.node).flag() == Some(false) {
         return KeyOutcome::replaced(
             "each epoch has an order of its own; `training.shuffle: false` \
-        keeps the order of the files",
+            keeps the order of the files",
         );
     }
     KeyOutcome::dropped("each epoch has an order of its own")
@@ -1316,8 +1292,7 @@ fn min_lr(draft: &mut Draft, given: &Given) -> KeyOutcome {
         draft.add(
             "training.lr_scheduler",
             "cosine_with_min_lr",
-            "Axolotl's schedule is a cosine \
-        unless it is told",
+            "Axolotl's schedule is a cosine unless it is told",
         );
     }
     draft.same("training.min_lr_rate", given)
@@ -1327,11 +1302,9 @@ fn min_lr(draft: &mut Draft, given: &Given) -> KeyOutcome {
 fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if number(given.node) == Some(1.0) {
         return match draft.set("training.warmup_steps", "2") {
-            KeyOutcome::Mapped(_) => KeyOutcome::Mapped(
-                "training.warmup_steps: 2, as Axolotl \
-            makes of 1"
-                    .into(),
-            ),
+            KeyOutcome::Mapped(_) => {
+                KeyOutcome::Mapped("training.warmup_steps: 2, as Axolotl makes of 1".into())
+            }
             other => other,
         };
     }
@@ -1381,8 +1354,7 @@ fn evals_per_epoch(draft: &mut Draft, given: &Given) -> KeyOutcome {
         Some(1.0) => draft.set("evaluation.eval_steps", "0"),
         _ => hf::rarely(
             draft,
-            "evaluation runs once an epoch; `evaluation.eval_steps` takes a \
-        number of steps",
+            "evaluation runs once an epoch; `evaluation.eval_steps` takes a number of steps",
         ),
     }
 }
@@ -1392,8 +1364,7 @@ fn best(_: &mut Draft, given: &Given) -> KeyOutcome {
         KeyOutcome::dropped("off")
     } else {
         KeyOutcome::replaced(
-            "the run's adapter is that of its last step; the best checkpoint is \
-        kept beside it",
+            "the run's adapter is that of its last step; the best checkpoint is kept beside it",
         )
     }
 }
@@ -1418,8 +1389,7 @@ fn chat_template_jinja(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let text = given.node.text().unwrap_or_default();
     if text.contains(['{', '\n']) {
         return KeyOutcome::refused(
-            "a template within the config is not supported: write it to a \
-        file and name that",
+            "a template within the config is not supported: write it to a file and name that",
         );
     }
     draft.set("chat_template", quoted(text))
@@ -1508,10 +1478,7 @@ fn path(draft: &mut Draft, given: &Given) -> KeyOutcome {
         Some(Located {
             path,
             task: Some(task),
-        }) => KeyOutcome::replaced(format!(
-            "`{path}`: \
-        {task}"
-        )),
+        }) => KeyOutcome::replaced(format!("`{path}`: {task}")),
     }
 }
 
@@ -1521,10 +1488,9 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let said = given.node.text().unwrap_or_default();
     match located(draft, given.parent) {
         Some(located) if located.is_of_hub() => match given.name {
-            "split" if said == "train" => KeyOutcome::dropped(
-                "the split that is read without a \
-            word",
-            ),
+            "split" if said == "train" => {
+                KeyOutcome::dropped("the split that is read without a word")
+            }
             "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
             "name" => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
             _ => KeyOutcome::Mapped(format!("datasets.path: {}", located.path)),
@@ -1535,17 +1501,12 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
         Some(Located {
             path,
             task: Some(_),
-        }) => KeyOutcome::replaced(format!(
-            "put only this part \
-        into `{path}`"
-        )),
-        _ if given.name == "split" && given.node.text() == Some("train") => KeyOutcome::dropped(
-            "a \
-        file has one split",
-        ),
+        }) => KeyOutcome::replaced(format!("put only this part into `{path}`")),
+        _ if given.name == "split" && given.node.text() == Some("train") => {
+            KeyOutcome::dropped("a file has one split")
+        }
         _ => KeyOutcome::refused(
-            "a part of local files: write those rows to a file of their own \
-        and name it in `path`",
+            "a part of local files: write those rows to a file of their own and name it in `path`",
         ),
     }
 }
@@ -1563,7 +1524,7 @@ fn format_of(dataset: &Node) -> Result<&'static str, String> {
             "chat_template" | "chat_template.default" | "sharegpt" => Ok("chat"),
             _ => Err(
                 "this layout of rows is not supported; `alpaca`, `completion` and \
-            `chat_template` are"
+                `chat_template` are"
                     .into(),
             ),
         },
@@ -1587,8 +1548,7 @@ fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
     let wanted = if ours == "text" { "text" } else { "chat" };
     match format_of(given.parent) {
         Ok(format) if format == wanted => KeyOutcome::Mapped(format!(
-            "datasets.columns: {{{ours}: \
-        {}}}",
+            "datasets.columns: {{{ours}: {}}}",
             flow(given.node)
         )),
         Ok(_) => KeyOutcome::dropped("this layout of rows does not read it"),
@@ -1599,10 +1559,9 @@ fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
 /// Maps names within a message: those of `OpenAI` and of `ShareGPT` are both read.
 fn property(_: &mut Draft, given: &Given, names: [&str; 2]) -> KeyOutcome {
     match given.node.text() {
-        Some(name) if names.contains(&name) => KeyOutcome::dropped(
-            "both `role`, `content` and \
-        `from`, `value` are read",
-        ),
+        Some(name) if names.contains(&name) => {
+            KeyOutcome::dropped("both `role`, `content` and `from`, `value` are read")
+        }
         _ => KeyOutcome::refused(format!(
             "messages have `{}` or `{}`; rename it in the data",
             names[0], names[1]
@@ -1660,10 +1619,9 @@ fn roles(_: &mut Draft, given: &Given) -> KeyOutcome {
     match (format_of(given.parent), further_roles(given.node)) {
         (Err(_), _) => KeyOutcome::refused("the layout of the rows is not supported"),
         (Ok("chat"), Err(reason)) => KeyOutcome::refused(reason),
-        (Ok("chat"), Ok(further)) if further.is_empty() => KeyOutcome::dropped(
-            "these names are \
-        read without it",
-        ),
+        (Ok("chat"), Ok(further)) if further.is_empty() => {
+            KeyOutcome::dropped("these names are read without it")
+        }
         (Ok("chat"), Ok(further)) => {
             KeyOutcome::Mapped(format!("datasets.roles: {}", pairs(&further)))
         }
@@ -1703,8 +1661,7 @@ fn thinking(_: &mut Draft, given: &Given) -> KeyOutcome {
         KeyOutcome::dropped("what else a message has goes to the template as it is")
     } else {
         KeyOutcome::refused(
-            "the reasoning's name in the template is that of the data; rename it \
-        there",
+            "the reasoning's name in the template is that of the data; rename it there",
         )
     }
 }

@@ -130,10 +130,7 @@ pub(super) fn locate(path: &str, folder: &Path) -> Located {
     {
         return Located {
             path: quoted(&format!("{stem}.parquet")),
-            task: Some(format!(
-                "write \
-        `{path}` there as Parquet"
-            )),
+            task: Some(format!("write `{path}` there as Parquet")),
         };
     }
     if is_there || path.starts_with(['.', '/', '~']) {

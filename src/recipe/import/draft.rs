@@ -202,10 +202,7 @@ impl<'a> Draft<'a> {
                 },
                 None if self.is_variable(&path, &entry.value) => {
                     self.judge(&shown, &entry.place, &given, |_, _| {
-                        KeyOutcome::dropped(
-                            "its value \
-                    stands where `${..}` names it",
-                        )
+                        KeyOutcome::dropped("its value stands where `${..}` names it")
                     });
                 }
                 found => self.judge(&shown, &entry.place, &given, |draft, given| {
@@ -265,10 +262,9 @@ impl<'a> Draft<'a> {
         let names_nothing = self.tool == Tool::Torchtune && given.node.shown().contains("${");
         match rule {
             Rule::Dropped(reason) => KeyOutcome::dropped(reason),
-            _ if names_nothing => KeyOutcome::refused(
-                "`${..}` names nothing that this config \
-            says",
-            ),
+            _ if names_nothing => {
+                KeyOutcome::refused("`${..}` names nothing that this config says")
+            }
             Rule::Refused(reason) | Rule::SameIfKnown(_, reason) if is_off(given.node) => {
                 KeyOutcome::dropped(format!("turned off ({reason})"))
             }
@@ -325,12 +321,10 @@ impl<'a> Draft<'a> {
             let (text, owners) = self.render(false);
             let recipe = from_bytes(Path::new("recipe"), text.as_bytes(), &[]);
             // A key that is missing is nobody's line.
-            let told = recipe.faults.iter().filter(|fault| {
-                !fault.message.starts_with(
-                    "missing \
-            key",
-                )
-            });
+            let told = recipe
+                .faults
+                .iter()
+                .filter(|fault| !fault.message.starts_with("missing key"));
             let faults: Vec<(usize, String)> = told
                 .filter_map(|fault| Some((line_of(fault)?, fault.message.clone())))
                 .collect();
@@ -343,10 +337,8 @@ impl<'a> Draft<'a> {
             };
             match line.from {
                 Some(index) => {
-                    self.fates[index].fate = KeyOutcome::refused(format!(
-                        "the recipe \
-                does not take it: {message}"
-                    ))
+                    self.fates[index].fate =
+                        KeyOutcome::refused(format!("the recipe does not take it: {message}"))
                 }
                 None => self.added.retain(|(added, ..)| *added != key),
             }
@@ -376,8 +368,7 @@ impl<'a> Draft<'a> {
                 continue;
             }
             let fate = KeyOutcome::refused(format!(
-                "a recipe needs `{key}`, and nothing in this \
-            config says it"
+                "a recipe needs `{key}`, and nothing in this config says it"
             ));
             self.fates.push(KeyFate {
                 key: self.name.clone(),

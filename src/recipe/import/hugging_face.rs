@@ -9,22 +9,21 @@ use super::{Given, Rule, Table, Tool};
 use crate::terms::{Optimizer, Scheduler, Term};
 
 pub(super) const LOGGING: &str = "logging changes no number; Rankine writes metrics.jsonl, \
-TensorBoard and a report";
+    TensorBoard and a report";
 pub(super) const HUB: &str = "nothing is uploaded while a run trains; `rankine push` does it";
 pub(super) const KERNELS: &str = "how something is computed, not what; Rankine has kernels of its \
-own";
+    own";
 pub(super) const PARALLEL: &str = "Rankine trains in one process";
 pub(super) const WORKERS: &str = "rows are tokenized once and cached; there are no workers";
 pub(super) const RUNNING: &str = "it says how the program runs, not what it computes";
 pub(super) const EVALUATING: &str = "it says how evaluation runs; Rankine scores every validation \
-row";
+    row";
 pub(super) const SAVING: &str = "it says how checkpoints are written; Rankine's are whole and can \
-be resumed from";
+    be resumed from";
 pub(super) const LOSS: &str = "another loss than the mean cross-entropy of the trained tokens is \
-not supported";
+    not supported";
 pub(super) const BATCH: &str = "Rankine trains on one device; multiply \
-`gradient_accumulation_steps` by the number of GPUs \
-    for the same rows in a step";
+    `gradient_accumulation_steps` by the number of GPUs for the same rows in a step";
 pub(super) const NOISE: &str = "noise on embeddings is not supported";
 pub(super) const FOREIGN_RUN: &str =
     "a run of another program cannot be resumed; start from its adapter with `adapter.init_from`";
@@ -77,17 +76,11 @@ pub(super) const TABLE: Table = &[
     (&["seed"], Rule::Same("training.seed")),
     (
         &["data_seed"],
-        Rule::Refused(
-            "rows are shuffled from `training.seed`; a second seed is not \
-    supported",
-        ),
+        Rule::Refused("rows are shuffled from `training.seed`; a second seed is not supported"),
     ),
     (
         &["full_determinism"],
-        Rule::Dropped(
-            "runs repeat to the byte on the same machine without \
-    it",
-        ),
+        Rule::Dropped("runs repeat to the byte on the same machine without it"),
     ),
     (
         &["eval_strategy", "evaluation_strategy"],
@@ -107,8 +100,7 @@ pub(super) const TABLE: Table = &[
     (
         &["auto_find_batch_size"],
         Rule::Refused(
-            "a batch that depends on free memory does not repeat; `rankine plan` tells \
-        what fits",
+            "a batch that depends on free memory does not repeat; `rankine plan` tells what fits",
         ),
     ),
     (&["resume_from_checkpoint"], Rule::Refused(FOREIGN_RUN)),
@@ -226,10 +218,7 @@ pub(super) const TABLE: Table = &[
     (&["do_train"], Rule::Dropped("`rankine train` trains")),
     (
         &["do_eval", "do_predict"],
-        Rule::Dropped(
-            "`rankine eval` and `rankine generate` do it after \
-    training",
-        ),
+        Rule::Dropped("`rankine eval` and `rankine generate` do it after training"),
     ),
 ];
 
@@ -238,8 +227,7 @@ pub(super) fn epochs(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match whole(given.node) {
         Some(epochs) if epochs > 0 => draft.set("training.num_epochs", epochs.to_string()),
         _ => KeyOutcome::refused(
-            "a part of an epoch is not supported; say the steps with \
-        `max_steps`",
+            "a part of an epoch is not supported; say the steps with `max_steps`",
         ),
     }
 }
@@ -318,10 +306,7 @@ pub(super) fn scheduler(draft: &mut Draft, given: &Given) -> KeyOutcome {
 /// Maps a schedule's own arguments, which have transformers' names here too.
 pub(super) fn scheduler_arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::Map(entries) = &given.node.kind else {
-        return KeyOutcome::refused(
-            "expected \
-    keys with values",
-        );
+        return KeyOutcome::refused("expected keys with values");
     };
     let known = |name: &str| Scheduler::KEYS.iter().any(|(key, _)| *key == name);
     if let Some(name) = entries.keys().find(|name| !known(name)) {
@@ -370,10 +355,7 @@ pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
         };
     }
     let Some(optimizer) = Optimizer::parse(word) else {
-        return KeyOutcome::refused(
-            "this optimizer \
-    is not supported",
-        );
+        return KeyOutcome::refused("this optimizer is not supported");
     };
     let schedule = ["lr_scheduler_type", "lr_scheduler"]
         .iter()
@@ -384,7 +366,7 @@ pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
         {
             return KeyOutcome::refused(
                 "it has no schedule here, and the config has one that is \
-            not `constant`, said or by default",
+                not `constant`, said or by default",
             );
         }
         // transformers gives Lion what it gives Adam.
@@ -510,8 +492,7 @@ pub(super) fn rarely(draft: &Draft, note: &str) -> KeyOutcome {
         .any(|key| draft.at(key).and_then(number).is_some_and(|n| n > 0.0));
     if patience {
         KeyOutcome::refused(
-            "early stopping counts evaluations: say `eval_steps` as a number of \
-        steps",
+            "early stopping counts evaluations: say `eval_steps` as a number of steps",
         )
     } else {
         KeyOutcome::replaced(note)
@@ -524,8 +505,7 @@ pub(super) fn save_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
             draft.set("output.save_steps", format!("{steps}"))
         }
         _ => KeyOutcome::dropped(
-            "checkpoints are written at the ends of epochs and every five \
-        minutes",
+            "checkpoints are written at the ends of epochs and every five minutes",
         ),
     }
 }
@@ -535,8 +515,7 @@ fn best(_: &mut Draft, given: &Given) -> KeyOutcome {
         return KeyOutcome::dropped("off: the adapter is that of the last step");
     }
     KeyOutcome::replaced(
-        "the run's adapter is that of its last step; the best checkpoint is kept \
-    beside it",
+        "the run's adapter is that of its last step; the best checkpoint is kept beside it",
     )
 }
 
@@ -565,7 +544,7 @@ pub(super) fn group_by_length(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
     KeyOutcome::replaced(
         "rows are shuffled without regard to their length; nothing is computed \
-    for padding either way",
+        for padding either way",
     )
 }
 

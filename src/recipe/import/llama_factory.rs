@@ -20,17 +20,17 @@ const REWARDS: &str = "preference data, rewards and reinforcement learning are n
 const IMAGES: &str = "images, video and audio are not supported";
 const OPTIMIZER: &str = "this optimizer is not supported";
 const LOSS: &str = "another loss than the mean cross-entropy of the trained tokens is not \
-supported";
+    supported";
 const FREEZE: &str = "a choice of the weights that train is not supported: an adapter or every \
-weight";
+    weight";
 const MEGATRON: &str = "training by Megatron is not supported";
 const KT: &str = "experts of KTransformers' own (other weights, added ones) are not supported";
 const SERVING: &str = "it is read when the model is used or exported, not when it is trained";
 const WEIGHTS: &str = "this change of the base's weights is not supported";
 const SPLIT: &str = "special tokens in a text are found as tokens, unless tokenizer_config.json \
-says otherwise";
+    says otherwise";
 const DESCRIBED: &str = "new tokens that begin as what their descriptions say are not supported: \
-name the token to begin as, with `from` in `tokens.add`";
+    name the token to begin as, with `from` in `tokens.add`";
 const NEWER: &str = "the newer form of LLaMA-Factory's configs (`v1`) is not read";
 
 pub(super) const TABLES: &[Table] = &[TOP, hf::TABLE];
@@ -44,10 +44,7 @@ const TOP: Table = &[
     (&["adapter_name_or_path"], Rule::Read(adapter)),
     (
         &["create_new_adapter"],
-        Rule::Refused(
-            "an adapter on top of a merged one is not supported; \
-    merge it first",
-        ),
+        Rule::Refused("an adapter on top of a merged one is not supported; merge it first"),
     ),
     (
         &[
@@ -97,10 +94,7 @@ const TOP: Table = &[
     ),
     (
         &["loraplus_lr_embedding"],
-        Rule::Dropped(
-            "of adapters of the embedding only, and \
-    `lora_target: all` has none",
-        ),
+        Rule::Dropped("of adapters of the embedding only, and `lora_target: all` has none"),
     ),
     (&["pissa_init"], Rule::Read(pissa)),
     (&["pissa_iter"], Rule::Read(pissa_iter)),
@@ -110,10 +104,7 @@ const TOP: Table = &[
     ),
     (
         &["module_dropout", "oft_rank", "oft_block_size", "oft_target"],
-        Rule::Refused(
-            "OFT is not \
-    supported; LoRA and QLoRA are",
-        ),
+        Rule::Refused("OFT is not supported; LoRA and QLoRA are"),
     ),
     (&["quantization_bit"], Rule::Read(quantization_bit)),
     (&["quantization_method"], Rule::Read(quantization_method)),
@@ -151,8 +142,7 @@ const TOP: Table = &[
         &["default_system"],
         Rule::SameIfKnown(
             "datasets.system",
-            "a system message for rows without \
-    one is not supported; write it into the rows",
+            "a system message for rows without one is not supported; write it into the rows",
         ),
     ),
     (
@@ -176,10 +166,7 @@ const TOP: Table = &[
     ),
     (
         &["ignore_pad_token_for_loss", "block_diag_attn"],
-        Rule::Dropped(
-            "nothing is padded, and each \
-    row sees itself only",
-        ),
+        Rule::Dropped("nothing is padded, and each row sees itself only"),
     ),
     (&["disable_shuffling"], Rule::Read(disable_shuffling)),
     (
@@ -238,10 +225,7 @@ const TOP: Table = &[
     ),
     (
         &["fp8", "fp8_backend", "fp8_enable_fsdp_float8_all_gather"],
-        Rule::Refused(
-            "computing in 8 \
-    bits is not supported",
-        ),
+        Rule::Refused("computing in 8 bits is not supported"),
     ),
     (
         &[
@@ -482,10 +466,7 @@ const TOP: Table = &[
 
 fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let Some(base) = given.node.text() else {
-        return KeyOutcome::refused(
-            "expected a folder or a \
-    Hub id",
-        );
+        return KeyOutcome::refused("expected a folder or a Hub id");
     };
     let revision = draft
         .text("model_revision")
@@ -570,7 +551,7 @@ fn pissa(draft: &mut Draft, given: &Given) -> KeyOutcome {
         KeyOutcome::Mapped(_) if draft.at("pissa_iter").and_then(number) != Some(-1.0) => {
             KeyOutcome::replaced(
                 "the singular vectors are computed exactly, in place of a few \
-            iterations from random ones",
+                iterations from random ones",
             )
         }
         other => other,
@@ -607,10 +588,7 @@ fn quantization_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_four {
         draft.same("adapter.quantization", given)
     } else {
-        KeyOutcome::dropped(
-            "of 4 bits \
-    only",
-        )
+        KeyOutcome::dropped("of 4 bits only")
     }
 }
 
@@ -619,10 +597,7 @@ fn double_quantization(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if is_four {
         draft.same("adapter.double_quant", given)
     } else {
-        KeyOutcome::dropped(
-            "of 4 bits \
-    only",
-        )
+        KeyOutcome::dropped("of 4 bits only")
     }
 }
 
@@ -683,7 +658,7 @@ fn packing(draft: &mut Draft, given: &Given) -> KeyOutcome {
         _ if draft.is_on("neat_packing") => draft.set("training.sample_packing", "true"),
         _ => KeyOutcome::refused(
             "rows that share a sequence see each other; `neat_packing: true` \
-        keeps them apart, as Rankine does",
+            keeps them apart, as Rankine does",
         ),
     }
 }
@@ -702,17 +677,13 @@ fn mix_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let end = match given.node.text() {
         Some("concat") => return KeyOutcome::dropped("all rows of all data sets, as here"),
         Some("interleave_once") => {
-            return KeyOutcome::replaced(
-                "each row of all data sets once an \
-        epoch, shuffled",
-            );
+            return KeyOutcome::replaced("each row of all data sets once an epoch, shuffled");
         }
         Some("interleave_under") => "first_exhausted",
         Some("interleave_over") => "all_exhausted",
         _ => {
             return KeyOutcome::refused(
-                "expected `concat`, `interleave_under`, `interleave_over` \
-        or `interleave_once`",
+                "expected `concat`, `interleave_under`, `interleave_over` or `interleave_once`",
             );
         }
     };
@@ -721,8 +692,7 @@ fn mix_strategy(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
     match draft.set("training.stopping_strategy", end) {
         KeyOutcome::Mapped(line) => KeyOutcome::replaced(format!(
-            "{line}; the shares are the same, and are kept to in each \
-            epoch, not drawn at random"
+            "{line}; the shares are the same, and are kept to in each epoch, not drawn at random"
         )),
         other => other,
     }
@@ -732,16 +702,13 @@ fn interleave_probs(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let sets = names(draft, "dataset").len();
     if !is_interleaved(draft) || sets < 2 {
         return KeyOutcome::dropped(
-            "of `mix_strategy: interleave_under` and `interleave_over` with \
-        several data sets only",
+            "of `mix_strategy: interleave_under` and `interleave_over` with several data sets only",
         );
     }
     match weights(draft) {
-        Some(weights) if weights.len() == sets => KeyOutcome::Mapped(format!(
-            "datasets.weight: \
-        {}",
-            weights.join(", ")
-        )),
+        Some(weights) if weights.len() == sets => {
+            KeyOutcome::Mapped(format!("datasets.weight: {}", weights.join(", ")))
+        }
         _ => KeyOutcome::refused(format!("expected {sets} numbers above 0, one a data set")),
     }
 }
@@ -815,10 +782,7 @@ fn use_kt(_: &mut Draft, given: &Given) -> KeyOutcome {
 /// Maps the settings of `KTransformers`. Experts in 8 or 4 bits have other values.
 fn kt_config(_: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::Map(entries) = &given.node.kind else {
-        return KeyOutcome::refused(
-            "expected \
-    keys with values",
-        );
+        return KeyOutcome::refused("expected keys with values");
     };
     let said = |key: &str| {
         entries
@@ -882,7 +846,7 @@ fn info(draft: &Draft) -> Result<(PathBuf, Value), String> {
     let missing = || {
         format!(
             "`{dir}/{INFO}` says what it is, and is in no folder from that of the \
-    config upward; put it there"
+            config upward; put it there"
         )
     };
     let path = info_path(draft).ok_or_else(missing)?;
@@ -989,8 +953,7 @@ fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
         .collect();
     if !parts.is_empty() && !found.located.is_open() {
         return Err(format!(
-            "`{name}` is a part of a file: write those rows to a file of their \
-        own"
+            "`{name}` is a part of a file: write those rows to a file of their own"
         ));
     }
     if !parts.is_empty() {
@@ -1040,16 +1003,10 @@ fn layout(
             ]
             .map(|(key, usual)| column(key).unwrap_or(usual));
             let system = column("system").map_or_else(String::new, |column| {
-                format!(
-                    ", and \
-            `{column}` as the system message"
-                )
+                format!(", and `{column}` as the system message")
             });
             let history = column("history").map_or_else(String::new, |column| {
-                format!(
-                    ", and the turns of \
-                `{column}` before them"
-                )
+                format!(", and the turns of `{column}` before them")
             });
             found.notes.push(format!(
                 "Its rows become conversations in a column `messages`: `{prompt}`, a line break \
@@ -1124,8 +1081,7 @@ fn tags(
             }
             if !found.located.is_open() {
                 return Err(format!(
-                    "`{name}` says `{tag}: {value}`; rename it to `{}` in the \
-                data",
+                    "`{name}` says `{tag}: {value}`; rename it to `{}` in the data",
                     read[0]
                 ));
             }
@@ -1139,7 +1095,7 @@ fn tags(
             if value != "function_call" {
                 let task = format!(
                     "turns of `{value}` are calls of tools: write them as \
-                `tool_calls` of an assistant's turn"
+                    `tool_calls` of an assistant's turn"
                 );
                 if !found.located.is_open() {
                     return Err(format!("`{name}`: {task}"));
@@ -1197,8 +1153,7 @@ fn dataset_dir(draft: &mut Draft, given: &Given) -> KeyOutcome {
         && info_path(draft).is_none()
     {
         return KeyOutcome::refused(format!(
-            "a `{INFO}` of the Hub is not fetched; put it beside \
-        the config, in `data/`"
+            "a `{INFO}` of the Hub is not fetched; put it beside the config, in `data/`"
         ));
     }
     KeyOutcome::dropped(format!("where `{INFO}` was found"))
@@ -1242,7 +1197,7 @@ pub(super) fn finish(draft: &mut Draft) {
         draft.refuse(
             "stage",
             "rows of `pt` are joined and see each other; with `packing: false` \
-        each is a row of its own",
+            each is a row of its own",
         );
     }
     for key in ["dataset", "eval_dataset"] {

@@ -67,10 +67,7 @@ const TOP: Table = &[
     (&["lora_parameters.scale"], Rule::Read(scale)),
     (
         &["lora_parameters.alpha"],
-        Rule::Refused(
-            "mlx-lm reads `scale`, the factor itself; alpha is \
-    scale times rank",
-        ),
+        Rule::Refused("mlx-lm reads `scale`, the factor itself; alpha is scale times rank"),
     ),
     (
         &["lora_parameters.dropout"],
@@ -95,10 +92,7 @@ const TOP: Table = &[
     (&["adapter_path"], Rule::Same("output_dir")),
     (
         &["resume_adapter_file"],
-        Rule::Refused(
-            "an adapter of mlx-lm's own layout is not read; start \
-    afresh",
-        ),
+        Rule::Refused("an adapter of mlx-lm's own layout is not read; start afresh"),
     ),
     (
         &["steps_per_report", "report_to", "project_name"],
@@ -150,8 +144,7 @@ fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
             {
                 KeyOutcome::replaced(
                     "AdamW with bias correction, which mlx-lm leaves out unless it is told: the \
-                    first \
-                steps are smaller",
+                    first steps are smaller",
                 )
             }
             other => other,
@@ -385,10 +378,9 @@ fn last_layers(draft: &Draft, wanted: u64) -> Result<String, String> {
         .map_err(|error| error.to_string())?;
     let config: serde_json::Value =
         serde_json::from_str(&text).map_err(|error| error.to_string())?;
-    let all = config["num_hidden_layers"].as_u64().ok_or(
-        "the base's config.json has no \
-    `num_hidden_layers`",
-    )?;
+    let all = config["num_hidden_layers"]
+        .as_u64()
+        .ok_or("the base's config.json has no `num_hidden_layers`")?;
     if wanted >= all {
         return Ok(format!(
             "[{}]",
@@ -427,7 +419,7 @@ fn accumulation(draft: &mut Draft, given: &Given) -> KeyOutcome {
         KeyOutcome::Mapped(_) if number(given.node).is_some_and(|steps| steps > 1.0) => {
             KeyOutcome::replaced(
                 "a step's loss is the mean over its trained tokens; mlx-lm takes \
-            the mean of its micro-batches' means",
+                the mean of its micro-batches' means",
             )
         }
         other => other,
@@ -494,10 +486,7 @@ fn floor(draft: &Draft) -> Option<f64> {
 /// `[rate, lowest rate, steps]` of `linear_schedule`.
 fn arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::List(given) = &given.node.kind else {
-        return KeyOutcome::refused(
-            "expected a \
-    list of numbers",
-        );
+        return KeyOutcome::refused("expected a list of numbers");
     };
     let numbers: Vec<f64> = given.iter().filter_map(number).collect();
     let (peak, steps, lowest) = match (draft.text("lr_schedule.name"), &numbers[..]) {
@@ -521,8 +510,7 @@ fn arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let total = draft.at("iters").and_then(number).unwrap_or(1000.0) / micro as f64;
     if (steps + warmup - total).abs() > warmup.max(0.5) {
         return KeyOutcome::refused(format!(
-            "a schedule of {steps} steps for a run of {total}: \
-        Rankine's ends with the run"
+            "a schedule of {steps} steps for a run of {total}: Rankine's ends with the run"
         ));
     }
     if draft.text("lr_schedule.name") == Some("linear_schedule") && lowest > 0.0 {
@@ -612,8 +600,7 @@ pub(super) fn finish(draft: &mut Draft) {
                     draft.add(
                         "adapter.layers_to_transform",
                         layers,
-                        "mlx-lm adapts the last 16 \
-                    layers unless it is told",
+                        "mlx-lm adapts the last 16 layers unless it is told",
                     );
                 }
                 Err(reason) => draft.refuse_whole("num_layers", &reason),
@@ -674,8 +661,7 @@ pub(super) fn finish(draft: &mut Draft) {
         .to_owned();
     let set = |file: &str| {
         let note = format!(
-            "Write the rows of `{file}.jsonl` there as Parquet, and say what they \
-        are in `format`."
+            "Write the rows of `{file}.jsonl` there as Parquet, and say what they are in `format`."
         );
         let path = quoted(&format!("{folder}/{file}.parquet"));
         let notes = located

@@ -276,17 +276,11 @@ fn of_config(fault: Fault) -> Fault {
     let message = fault
         .message
         .replace("is not allowed in a recipe", "is not read")
-        .replace(
-            "the \
-    recipe is",
-            "the config is",
-        );
+        .replace("the recipe is", "the config is");
     let hint = match fault.hint.as_deref() {
-        Some(hint) if hint.starts_with("begin with `base_model") => Some(
-            "name a config, or the \
-        folder of a run of PEFT"
-                .into(),
-        ),
+        Some(hint) if hint.starts_with("begin with `base_model") => {
+            Some("name a config, or the folder of a run of PEFT".into())
+        }
         Some(hint) => Some(hint.replace("one recipe in a file", "one config in a file")),
         None => None,
     };
@@ -300,10 +294,7 @@ fn of_config(fault: Fault) -> Fault {
 /// Returns the tool that knows most of the top-level keys.
 fn detect(root: &Node) -> Result<Tool, Fault> {
     let NodeValue::Map(entries) = &root.kind else {
-        return Err(Fault::new(
-            "expected keys with \
-    values",
-        ));
+        return Err(Fault::new("expected keys with values"));
     };
     let is_section = |key: &str| {
         entries
@@ -311,10 +302,8 @@ fn detect(root: &Node) -> Result<Tool, Fault> {
             .is_some_and(|entry| matches!(entry.value.kind, NodeValue::Map(_)))
     };
     if entries.contains_key("base_model") && (is_section("training") || is_section("adapter")) {
-        return Err(Fault::new("this is a recipe of Rankine already").hint(
-            "validate it with \
-        `rankine check`",
-        ));
+        return Err(Fault::new("this is a recipe of Rankine already")
+            .hint("validate it with `rankine check`"));
     }
     let known = |tool: Tool| entries.keys().filter(|key| tool.knows(key)).count();
     let mut counts: Vec<(usize, Tool)> = Tool::WORDS

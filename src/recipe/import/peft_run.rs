@@ -117,10 +117,7 @@ const OF_TRAINERS: Table = &[
             "padding_free",
             "dataset_batch_size",
         ],
-        Rule::Dropped(
-            "how the script \
-       loaded base and rows",
-        ),
+        Rule::Dropped("how the script loaded base and rows"),
     ),
     (
         &["max_length", "max_seq_length"],
@@ -129,17 +126,11 @@ const OF_TRAINERS: Table = &[
     (&["packing"], Rule::Same("training.sample_packing")),
     (
         &["packing_strategy", "eval_packing"],
-        Rule::Dropped(
-            "rows that share a sequence see \
-    themselves only",
-        ),
+        Rule::Dropped("rows that share a sequence see themselves only"),
     ),
     (
         &["completion_only_loss", "assistant_only_loss"],
-        Rule::Dropped(
-            "`train_on` says what is \
-    trained",
-        ),
+        Rule::Dropped("`train_on` says what is trained"),
     ),
     (
         &["loss_type", "eos_token"],
@@ -187,10 +178,7 @@ const OF_STATE: Table = &[
             "save_steps",
             "logging_steps",
         ],
-        Rule::Dropped(
-            "what the \
-       run came to, not how it was made",
-        ),
+        Rule::Dropped("what the run came to, not how it was made"),
     ),
 ];
 
@@ -236,10 +224,7 @@ pub(super) fn import(path: &Path) -> Result<Imported, ImportError> {
 
 fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let Some(base) = given.node.text() else {
-        return KeyOutcome::refused(
-            "expected a folder or a \
-    Hub id",
-        );
+        return KeyOutcome::refused("expected a folder or a Hub id");
     };
     let whole = draft
         .text("revision")

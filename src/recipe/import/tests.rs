@@ -101,12 +101,7 @@ fn fate<'a>(imported: &'a Imported, key: &str) -> &'a KeyOutcome {
         .keys
         .iter()
         .find(|fate| fate.key == key)
-        .unwrap_or_else(|| {
-            panic!(
-                "`{key}` has no \
-    fate"
-            )
-        })
+        .unwrap_or_else(|| panic!("`{key}` has no fate"))
         .fate
 }
 
@@ -144,9 +139,9 @@ fn whole_configs_come_to_recipes_that_are_read() {
 }
 
 const AXOLOTL: &str = "base_model: org/base\nmicro_batch_size: 1\nsequence_len: \
-512\nlearning_rate: 2e-5\nlr_scheduler: cosine\n\
-                       datasets:\n  - path: d.parquet\n    type: completion\nwarmup_ratio: \
-                       0.1\nadapter: lora\nlora_r: 8\nlora_target_linear: true\n";
+    512\nlearning_rate: 2e-5\nlr_scheduler: cosine\n\
+    datasets:\n  - path: d.parquet\n    type: completion\nwarmup_ratio: \
+    0.1\nadapter: lora\nlora_r: 8\nlora_target_linear: true\n";
 
 fn axolotl(lines: &str) -> Imported {
     let names: BTreeSet<&str> = lines
@@ -211,7 +206,7 @@ fn traps_of_axolotl() {
     );
     let found = axolotl(
         "datasets:\n  - path: org/d\n    name: en\n    revision: v1\n    type: \
-    alpaca\n    split: train[:5%]",
+        alpaca\n    split: train[:5%]",
     );
     assert_eq!(
         (
@@ -235,10 +230,8 @@ fn traps_of_axolotl() {
         ),
         (Some("datasets/org/d"), "replaced")
     );
-    let found = axolotl(
-        "datasets:\n  - path: d.parquet\n    type: completion\n    split: \
-    train[:10%]",
-    );
+    let found =
+        axolotl("datasets:\n  - path: d.parquet\n    type: completion\n    split: train[:10%]");
     assert_eq!(
         (
             line(&found, "split").as_deref(),
@@ -272,8 +265,7 @@ fn a_config_without_data_says_so() {
     let found = imported(
         Tool::Axolotl,
         &AXOLOTL.replace(
-            "datasets:\n  - path: d.parquet\n    type: \
-        completion\n",
+            "datasets:\n  - path: d.parquet\n    type: completion\n",
             "datasets: []\n",
         ),
     );
@@ -322,8 +314,7 @@ fn refused_keys_are_named_with_their_reasons() {
         (
             "datasets:\n  - path: d.parquet\n    type: {field_output: a}",
             "datasets.0.type",
-            "layout \
-        of rows",
+            "layout of rows",
         ),
         (
             "datasets:\n  - path: d.parquet\n    type: completion\n    fild: a",
@@ -333,8 +324,7 @@ fn refused_keys_are_named_with_their_reasons() {
         (
             "plugins: [axolotl.integrations.diffusion.DiffusionPlugin]",
             "plugins",
-            "trains in \
-        another way",
+            "trains in another way",
         ),
         (
             "fix_untrained_tokens: true",
@@ -344,16 +334,14 @@ fn refused_keys_are_named_with_their_reasons() {
         (
             "lora_dropout: 1.5",
             "lora_dropout",
-            "adapter.dropout: expected a number from 0 to below \
-        1",
+            "adapter.dropout: expected a number from 0 to below 1",
         ),
     ] {
         let found = axolotl(lines);
         let said = fate(&found, key);
         assert!(
             matches!(said, KeyOutcome::Refused(reason) if reason.contains(part)),
-            "{lines}: \
-        {said:?}"
+            "{lines}: {said:?}"
         );
         assert!(
             found.recipe.contains(&format!("# - {key}")),
@@ -364,12 +352,7 @@ fn refused_keys_are_named_with_their_reasons() {
         let form: Vec<_> = recipe
             .faults
             .iter()
-            .filter(|fault| {
-                !fault.message.starts_with(
-                    "missing \
-        key",
-                )
-            })
+            .filter(|fault| !fault.message.starts_with("missing key"))
             .collect();
         assert!(form.is_empty(), "{lines}: {form:?}");
     }
@@ -406,8 +389,7 @@ fn traps_of_the_others() {
         Tool::Torchtune,
         &torchtune.replace(
             "output_dir: /tmp/torchtune/out",
-            "output_dir: ${a.b}/x\na:\n  b: \
-        ${c}\nc: deep",
+            "output_dir: ${a.b}/x\na:\n  b: ${c}\nc: deep",
         ),
     );
     assert_eq!(line(&found, "output_dir").as_deref(), Some("deep/x"));
@@ -468,7 +450,7 @@ fn traps_of_the_others() {
     let found = imported(Tool::MlxLm, &mlx);
     assert!(
         matches!(fate(&found, "num_layers"), KeyOutcome::Refused(reason) if reason.contains("the \
-        last 2 layers"))
+            last 2 layers"))
     );
     for (sets, said) in [
         (
@@ -482,13 +464,11 @@ fn traps_of_the_others() {
         ("path: a/b", Err("says what the rows are")),
         (
             "path: a/b\n  chat_feature: m\n  config: {data_dir: x}",
-            Err("`config.data_dir` of a data \
-        set is not supported"),
+            Err("`config.data_dir` of a data set is not supported"),
         ),
         (
             "path: a/b\n  chat_feature: m\n  shuffled: true",
-            Err("`shuffled` of a data set is not \
-        supported"),
+            Err("`shuffled` of a data set is not supported"),
         ),
     ] {
         let found = imported(
@@ -594,8 +574,7 @@ fn roles_and_variables_of_templates_come_along() {
     }
     // Rows of another layout have no roles, and a recipe may not name any.
     let found = axolotl(
-        "datasets:\n  - path: d.parquet\n    type: completion\n    roles: \
-    {assistant: [bot]}",
+        "datasets:\n  - path: d.parquet\n    type: completion\n    roles: {assistant: [bot]}",
     );
     assert_eq!(
         (
@@ -888,15 +867,11 @@ fn tokens_are_named_and_added() {
 
     let found = imported(
         Tool::LlamaFactory,
-        "model_name_or_path: b\nadd_tokens: \
-        <x>,<y>\nadd_special_tokens: <z>\nresize_vocab: true",
+        "model_name_or_path: b\nadd_tokens: <x>,<y>\nadd_special_tokens: <z>\nresize_vocab: true",
     );
     assert_eq!(
         line(&found, "add").as_deref(),
-        Some(
-            "[\"<x>\", \"<y>\", \
-    {token: \"<z>\", special: true}]"
-        )
+        Some("[\"<x>\", \"<y>\", {token: \"<z>\", special: true}]")
     );
     assert_eq!(
         line(&found, "modules_to_save").as_deref(),

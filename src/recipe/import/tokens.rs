@@ -8,9 +8,9 @@ use super::fate::KeyOutcome;
 use super::text::{list, quoted, texts};
 
 const START: &str = "new rows begin as the mean of all rows, not at random numbers; `from` names a \
-token to begin as";
+    token to begin as";
 const RENAMED: &str = "a token of the base is not renamed: this one gets a row of its own, behind \
-those of the base; or name the base's token as it is";
+    those of the base; or name the base's token as it is";
 
 /// Maps `special_tokens` of Axolotl: a token by its role, which is added if the base lacks it.
 pub(super) fn special_token(draft: &mut Draft, given: &Given) -> KeyOutcome {
@@ -44,13 +44,9 @@ pub(super) fn renamed(draft: &mut Draft, _: &Given) -> KeyOutcome {
 /// head whole by default.
 pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
-    let special = names("add_special_tokens").into_iter().map(|token| {
-        format!(
-            "{{token: {}, \
-    special: true}}",
-            quoted(&token)
-        )
-    });
+    let special = names("add_special_tokens")
+        .into_iter()
+        .map(|token| format!("{{token: {}, special: true}}", quoted(&token)));
     let all: Vec<String> = names("add_tokens")
         .iter()
         .map(|token| quoted(token))
@@ -66,8 +62,7 @@ pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> KeyOutcome {
         draft.add(
             "adapter.modules_to_save",
             "[embed_tokens, lm_head]",
-            "LLaMA-Factory trains both \
-        whole where it adds tokens",
+            "LLaMA-Factory trains both whole where it adds tokens",
         );
     }
     replaced(draft, format!("[{}]", all.join(", ")), START)

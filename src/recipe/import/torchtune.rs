@@ -12,10 +12,10 @@ use super::text::{list, number, quoted, texts, unquoted};
 use super::{Given, Rule, Table};
 
 const OTHER_TRAINING: &str = "distillation, preference data, rewards and quantization-aware \
-training are not supported";
+    training are not supported";
 const SHAPE: &str = "the model's shape is that of the checkpoint's config.json";
 const DATA: &str = "this change of the rows is not supported; write the rows as they are to be \
-trained";
+    trained";
 const GENERATION: &str = "it is read when text is generated, not when a model is trained";
 const PROFILER: &str = "profiling changes no number";
 /// The length beyond which a run does not start if rows have no limit.
@@ -122,7 +122,7 @@ const TOP: Table = &[
         &["checkpointer.adapter_checkpoint"],
         Rule::Refused(
             "an adapter of torchtune's own layout is \
-    not read; save it for PEFT and name it in `adapter.init_from`",
+            not read; save it for PEFT and name it in `adapter.init_from`",
         ),
     ),
     // Data.
@@ -204,7 +204,7 @@ const TOP: Table = &[
         &["datasets", "dataloader"],
         Rule::Refused(
             "data sets with transforms are not read; list them \
-    in `datasets` of the recipe, each with its `weight`",
+            in `datasets` of the recipe, each with its `weight`",
         ),
     ),
     (
@@ -599,8 +599,7 @@ fn tokenizer(_: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn prompt_template(_: &mut Draft, _: &Given) -> KeyOutcome {
     KeyOutcome::replaced(
-        "the base's own template is used; `chat_template` names another, a file \
-    or a stock one",
+        "the base's own template is used; `chat_template` names another, a file or a stock one",
     )
 }
 
@@ -632,7 +631,7 @@ struct BuilderRows {
 }
 
 const ALPACA: &str = "Its rows become conversations in a column `messages`: Alpaca's prompt of \
-`instruction` and `input` as the user's, `output` as the assistant's.";
+    `instruction` and `input` as the user's, `output` as the assistant's.";
 
 fn layout(name: &str) -> Option<BuilderRows> {
     let chat = BuilderRows {
@@ -758,10 +757,7 @@ fn source(draft: &mut Draft, given: &Given) -> KeyOutcome {
         Some(Located {
             path,
             task: Some(task),
-        }) => KeyOutcome::replaced(format!(
-            "`{path}`: \
-        {task}"
-        )),
+        }) => KeyOutcome::replaced(format!("`{path}`: {task}")),
         None => KeyOutcome::refused("the data set is not known"),
     }
 }
@@ -770,10 +766,9 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let said = given.node.text().unwrap_or_default();
     match place(draft, part_of(draft, given)) {
         Some(located) if located.is_of_hub() => match given.name {
-            "split" if said == "train" => KeyOutcome::dropped(
-                "the split that is read without a \
-            word",
-            ),
+            "split" if said == "train" => {
+                KeyOutcome::dropped("the split that is read without a word")
+            }
             "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
             _ => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
         },
@@ -783,10 +778,7 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
         Some(Located {
             path,
             task: Some(_),
-        }) => KeyOutcome::replaced(format!(
-            "put only this part \
-        into `{path}`"
-        )),
+        }) => KeyOutcome::replaced(format!("put only this part into `{path}`")),
         _ if given.node.text() == Some("train") => KeyOutcome::dropped("a file has one split"),
         _ => KeyOutcome::refused("a part of local files: write those rows to a file of their own"),
     }
@@ -800,10 +792,9 @@ fn packed(draft: &mut Draft, given: &Given) -> KeyOutcome {
         && !draft.at("dataset.split_across_pack").is_some_and(is_off)
     {
         return match draft.set("training.sample_packing", "true") {
-            KeyOutcome::Mapped(_) => KeyOutcome::replaced(
-                "a text is never split between two \
-            packed rows",
-            ),
+            KeyOutcome::Mapped(_) => {
+                KeyOutcome::replaced("a text is never split between two packed rows")
+            }
             other => other,
         };
     }
@@ -860,10 +851,9 @@ fn across(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn column_map(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match place(draft, part_of(draft, given)) {
-        Some(located) if located.is_open() => KeyOutcome::replaced(
-            "rename these columns where the \
-        rows become conversations",
-        ),
+        Some(located) if located.is_open() => {
+            KeyOutcome::replaced("rename these columns where the rows become conversations")
+        }
         _ => KeyOutcome::refused(DATA),
     }
 }
@@ -875,8 +865,7 @@ fn max_steps_per_epoch(draft: &mut Draft, given: &Given) -> KeyOutcome {
         .is_some_and(|epochs| epochs > 1.0)
     {
         return KeyOutcome::refused(
-            "epochs that end early are not supported; say all steps with \
-        `training.max_steps`",
+            "epochs that end early are not supported; say all steps with `training.max_steps`",
         );
     }
     match draft.same("training.max_steps", given) {
@@ -910,7 +899,7 @@ fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
             match draft.set("training.optimizer", "adamw") {
                 KeyOutcome::Mapped(_) => KeyOutcome::replaced(
                     "the same AdamW with moments in 32 bits, on the device: more memory and no \
-                rounding of the moments",
+                    rounding of the moments",
                 ),
                 other => other,
             }
@@ -921,10 +910,7 @@ fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
 
 fn betas(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let NodeValue::List(betas) = &given.node.kind else {
-        return KeyOutcome::refused(
-            "expected two \
-    numbers",
-        );
+        return KeyOutcome::refused("expected two numbers");
     };
     match &betas
         .iter()
@@ -978,8 +964,7 @@ fn device(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match given.node.text() {
         Some("cpu") => draft.set("device", "cpu"),
         _ => KeyOutcome::replaced(
-            "`device: auto` takes the first GPU that passed the gradient \
-        check",
+            "`device: auto` takes the first GPU that passed the gradient check",
         ),
     }
 }
@@ -992,8 +977,7 @@ fn dtype(draft: &mut Draft, given: &Given) -> KeyOutcome {
             them; adapters are kept in 32 bits",
         ),
         Some("bf16") => KeyOutcome::replaced(
-            "every weight trains in 32 bits, since an update is \
-        smaller than the last bit of 16",
+            "every weight trains in 32 bits, since an update is smaller than the last bit of 16",
         ),
         _ => KeyOutcome::refused("`bf16` and `fp32` are supported"),
     }

@@ -90,10 +90,7 @@ impl Action<'_> {
             return if self.is_end(is_bare) {
                 Ok(Vec::new())
             } else {
-                Err(self.fault(
-                    "`}}` does not \
-            follow on a comment",
-                ))
+                Err(self.fault("`}}` does not follow on a comment"))
             };
         }
         let mut words: Vec<Word> = Vec::new();
@@ -155,12 +152,10 @@ impl Action<'_> {
             }
             '0'..='9' => {
                 let digits = self.name();
-                digits.parse().map(Word::Whole).map_err(|_| {
-                    self.fault(format!(
-                        "`{digits}` is no \
-                whole number"
-                    ))
-                })
+                digits
+                    .parse()
+                    .map(Word::Whole)
+                    .map_err(|_| self.fault(format!("`{digits}` is no whole number")))
             }
             _ if first.is_ascii_alphabetic() => Ok(Word::Name(self.name())),
             _ => self.sign(first),
@@ -227,10 +222,7 @@ impl Action<'_> {
                         .ok_or_else(|| self.fault("a string has no end"))?;
                     text.push(
                         escaped(kind, &mut chars.by_ref().map(|(_, c)| c)).ok_or_else(|| {
-                            self.fault(format!(
-                                "`\\{kind}` is not known in a \
-                            string"
-                            ))
+                            self.fault(format!("`\\{kind}` is not known in a string"))
                         })?,
                     );
                 }

@@ -117,8 +117,7 @@ mod tests {
             ),
             (
                 "{{ range $i, $_ := .Messages }}{{ if eq (len (slice $.Messages $i)) 1 }}{{ \
-                $.System \
-            }}{{ end }}{{ end }}",
+                $.System }}{{ end }}{{ end }}",
                 "S",
             ),
             (
@@ -127,8 +126,7 @@ mod tests {
             ),
             (
                 "{{/* nothing */}}a {{- /* }} */ -}} {{ range .Messages }}{{ and .Content true \
-                }}{{ \
-            end }}",
+                }}{{ end }}",
                 "atruetruetrue",
             ),
             (
@@ -138,13 +136,11 @@ mod tests {
             ),
             (
                 "{{ `{{ raw` }}{{ \"\\\"\\n\\u00e9\\x41\" }}{{ if .Messages }}{{ end }}",
-                "{{ \
-            raw\"\néA",
+                "{{ raw\"\néA",
             ),
             (
                 "{{ if or .Tools .Think }}t{{ end }}{{ range .Messages }}{{ if .ToolCalls }}c{{ \
-                end \
-            }}{{ end }}{{ .Response }}",
+                end }}{{ end }}{{ .Response }}",
                 "",
             ),
         ];
@@ -202,9 +198,7 @@ mod tests {
             "{}{}{}",
             "{{ range $.Messages }}".repeat(5),
             "x".repeat(1 << 20),
-            "{{ \
-        end }}"
-                .repeat(5)
+            "{{ end }}".repeat(5)
         );
         assert!(
             render(&long)

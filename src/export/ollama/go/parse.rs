@@ -154,10 +154,7 @@ impl Parser {
             if depth > MAX_DEPTH {
                 return Err(GoTemplateError::new(
                     line,
-                    format!(
-                        "more than {MAX_DEPTH} blocks lie in \
-                one another"
-                    ),
+                    format!("more than {MAX_DEPTH} blocks lie in one another"),
                 ));
             }
             let end = End { line, words };
@@ -256,11 +253,7 @@ fn closed(line: usize, block: &str, end: Option<End>) -> Result<(), GoTemplateEr
         Some(End { words, .. }) if words == [Word::Name("end".to_owned())] => Ok(()),
         Some(end) => Err(GoTemplateError::new(
             end.line,
-            format!(
-                "`{}` is not known at the end of \
-        `{block}`",
-                end.word()
-            ),
+            format!("`{}` is not known at the end of `{block}`", end.word()),
         )),
         None => Err(GoTemplateError::new(
             line,
@@ -309,10 +302,7 @@ fn command(
     if depth > MAX_DEPTH {
         return Err(GoTemplateError::new(
             line,
-            format!(
-                "more than {MAX_DEPTH} parentheses lie in \
-        one another"
-            ),
+            format!("more than {MAX_DEPTH} parentheses lie in one another"),
         ));
     }
     let (mut function, mut values) = (None, Vec::new());
@@ -324,10 +314,7 @@ fn command(
             Word::Sign(sign) => {
                 return Err(GoTemplateError::new(
                     line,
-                    format!(
-                        "`{sign}` is not \
-            known here"
-                    ),
+                    format!("`{sign}` is not known here"),
                 ));
             }
             Word::Name(name) if name == "true" || name == "false" => {
@@ -336,22 +323,13 @@ fn command(
             Word::Name(name) if function.is_none() && values.is_empty() => {
                 let known = FUNCTIONS.iter().find(|(known, ..)| *known == name);
                 function = Some(*known.ok_or_else(|| {
-                    GoTemplateError::new(
-                        line,
-                        format!(
-                            "`{name}` \
-                is not known here"
-                        ),
-                    )
+                    GoTemplateError::new(line, format!("`{name}` is not known here"))
                 })?);
             }
             Word::Name(name) => {
                 return Err(GoTemplateError::new(
                     line,
-                    format!(
-                        "`{name}` is not \
-            known here"
-                    ),
+                    format!("`{name}` is not known here"),
                 ));
             }
             Word::Field(fields) => values.push(Value::Field(fields)),
@@ -379,8 +357,7 @@ fn called(
         Some((name, ..)) => Err(GoTemplateError::new(
             line,
             format!(
-                "`{name}` has {} values, which \
-        it does not take",
+                "`{name}` has {} values, which it does not take",
                 values.len()
             ),
         )),
@@ -388,8 +365,7 @@ fn called(
         None => Err(GoTemplateError::new(
             line,
             format!(
-                "{} values stand side by side, expected one \
-        or a function",
+                "{} values stand side by side, expected one or a function",
                 values.len()
             ),
         )),

@@ -69,8 +69,7 @@ impl<'a> Renderer<'a> {
                     _ => {
                         return Err(GoTemplateError::new(
                             *line,
-                            "a list or a whole message is not \
-                    printed",
+                            "a list or a whole message is not printed",
                         ));
                     }
                 };
@@ -131,8 +130,7 @@ impl<'a> Renderer<'a> {
                 return Err(GoTemplateError::new(
                     line,
                     format!(
-                        "it takes more than {MAX_STEPS} steps or writes more than {MAX_BYTES} \
-                    bytes"
+                        "it takes more than {MAX_STEPS} steps or writes more than {MAX_BYTES} bytes"
                     ),
                 ));
             }
@@ -216,10 +214,7 @@ impl<'a> Renderer<'a> {
         let unknown = |name: &str| {
             Err(GoTemplateError::new(
                 line,
-                format!(
-                    "`.{name}` is not known \
-        there"
-                ),
+                format!("`.{name}` is not known there"),
             ))
         };
         let system = || {
@@ -293,11 +288,7 @@ fn call<'a>(
             from.map(GoValue::Turns).ok_or_else(|| {
                 GoTemplateError::new(
                     line,
-                    format!(
-                        "a slice {} \
-            is out of the list",
-                        show(&values[1])
-                    ),
+                    format!("a slice {} is out of the list", show(&values[1])),
                 )
             })
         }
