@@ -17,7 +17,7 @@ use crate::fault::{Exit, Fault};
 use crate::files::safetensors::Archive;
 use crate::keyed_random::mix;
 use crate::model::{Decoder, DecoderSpec, Folder, Storage};
-use crate::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained};
+use crate::plan::memory::{Load, MemoryPlace, MicroBatchRows, Purpose, Trained};
 use crate::quant::{BlockSize, QuantFormat};
 use crate::report::peak_memory_bytes;
 use crate::terms;
@@ -165,7 +165,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         args,
         storage,
         &decoder.spec,
-        RowShape::of(&batch),
+        MicroBatchRows::of(&batch),
         MemoryPlace::of(chosen, threads),
     )?
     .parts(memory);
@@ -284,7 +284,7 @@ fn planned(
     args: &BenchArgs,
     storage: Storage,
     spec: &DecoderSpec,
-    rows: RowShape,
+    rows: MicroBatchRows,
     place: MemoryPlace,
 ) -> Result<Load, Failure> {
     let config = args.init_from.as_ref().map_or_else(

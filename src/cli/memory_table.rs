@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 use super::{Failure, grouped, print};
 use crate::adapter::LoraConfig;
 use crate::model::{DecoderSpec, Storage};
-use crate::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained, longest_that_fits};
+use crate::plan::memory::{Load, MemoryPlace, MicroBatchRows, Purpose, Trained, longest_that_fits};
 use crate::quant::QuantFormat;
 use crate::terms::ModelDtype;
 use crate::train::Rule;
@@ -192,7 +192,7 @@ impl Need {
                     place,
                 )?;
                 Ok(load
-                    .with_rows(RowShape::dense(1, LENGTH.min(spec.context)))
+                    .with_rows(MicroBatchRows::dense(1, LENGTH.min(spec.context)))
                     .least_peak_bytes())
             };
         let bytes = BASES
@@ -216,7 +216,7 @@ fn load(spec: &DecoderSpec, storage: Storage, place: MemoryPlace) -> Result<Load
     let config = LoraConfig::all_linear(RANK, 2.0 * RANK as f64);
     let (trained, rows) = (
         Trained::adapter(&config, spec)?,
-        RowShape::dense(1, SHORTEST),
+        MicroBatchRows::dense(1, SHORTEST),
     );
     let spec = spec.clone();
     let load = Load {

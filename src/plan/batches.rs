@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use super::memory::RowShape;
+use super::memory::MicroBatchRows;
 use super::rows::RunData;
 use crate::data::{self, Packing, Visit};
 use crate::train::{self, StepSampler};
@@ -16,7 +16,7 @@ const MOST_LOOKED_AT: u64 = 1 << 20;
 impl RunData {
     /// Returns a shape with as many tokens as the trained micro-batch with most tokens, and as many
     /// labels as the one with most labels.
-    pub(super) fn largest_trained(&self, config: &train::TrainConfig) -> Option<RowShape> {
+    pub(super) fn largest_trained(&self, config: &train::TrainConfig) -> Option<MicroBatchRows> {
         let (rows, steps) = (self.training(), config.schedule.total_steps);
         let mut course = StepSampler::new(config, &rows);
         if (steps as f64 / course.steps_of(0) as f64 * rows.per_epoch() as f64)
@@ -38,7 +38,7 @@ impl RunData {
     }
 
     /// Returns the same for batches that are scored, which come in order.
-    pub(super) fn largest_scored(&self, size: usize, packing: Packing) -> Option<RowShape> {
+    pub(super) fn largest_scored(&self, size: usize, packing: Packing) -> Option<MicroBatchRows> {
         let of = |rows: &data::Rows| {
             let packs = rows.packs(packing, Visit::InOrder);
             let ends = (0..packs.len())
@@ -52,7 +52,7 @@ impl RunData {
 }
 
 /// Returns the shape of a micro-batch of the rows at these places.
-fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> RowShape {
+fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> MicroBatchRows {
     let (mut length, mut tokens, mut labeled) = (0, 0, 0);
     for (of_row, labels) in places.iter().map(|place| rows.counts(*place)) {
         (length, tokens, labeled) = (length.max(of_row), tokens + of_row, labeled + labels);
@@ -63,7 +63,7 @@ fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> 
     } else {
         length
     };
-    RowShape {
+    MicroBatchRows {
         count: places.len().min(size),
         length,
         tokens,
@@ -72,8 +72,8 @@ fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> 
 }
 
 /// Returns the element-wise maximum of two shapes.
-fn both(one: RowShape, other: RowShape) -> RowShape {
-    RowShape {
+fn both(one: MicroBatchRows, other: MicroBatchRows) -> MicroBatchRows {
+    MicroBatchRows {
         count: one.count.max(other.count),
         length: one.length.max(other.length),
         tokens: one.tokens.max(other.tokens),
@@ -83,9 +83,9 @@ fn both(one: RowShape, other: RowShape) -> RowShape {
 
 /// Returns an upper bound for any order of rows: the longest rows together with the rows with most
 /// labels, or full packs in which every token is a label.
-fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
+fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<MicroBatchRows> {
     if let Packing::BestFit { tokens: room } = packing {
-        return Some(RowShape {
+        return Some(MicroBatchRows {
             count: size,
             length: room,
             tokens: size * room,
@@ -108,14 +108,14 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<RowShape> {
     let (length, labels) = (most(&lengths)?, most(&labeled)?);
     if rows.mixture().is_some() {
         // A row may stand in a batch several times.
-        return Some(RowShape {
+        return Some(MicroBatchRows {
             count: size,
             length,
             tokens: size * length,
             labeled: size * labels,
         });
     }
-    Some(RowShape {
+    Some(MicroBatchRows {
         count: lengths.len(),
         length,
         tokens: sum(&lengths),

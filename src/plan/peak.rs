@@ -4,7 +4,8 @@
 use super::PlanError;
 use super::adapter::Trains;
 use super::memory::{
-    Largest, Load, MemoryParts, MemoryPlace, Phase, Purpose, RowShape, Trained, fewest_recomputed,
+    Largest, Load, MemoryParts, MemoryPlace, MicroBatchRows, Phase, Purpose, Trained,
+    fewest_recomputed,
 };
 use super::resolve::Plan;
 use super::rows::RunData;
@@ -424,14 +425,14 @@ impl Plan {
 
     /// Returns the least memory that a run needs, whatever its rows are.
     pub fn least_memory(&self) -> MemoryPlan {
-        self.memory_of(self.load_of(RowShape::dense(1, 2), None))
+        self.memory_of(self.load_of(MicroBatchRows::dense(1, 2), None))
     }
 
     /// Returns the memory that a run needs if each row is as long as `training.sequence_len`
     /// allows.
     pub fn memory_of_full_rows(&self) -> MemoryPlan {
         self.memory_of(self.load_of(
-            RowShape::dense(self.training.micro_batch_size, self.limits.sequence_len),
+            MicroBatchRows::dense(self.training.micro_batch_size, self.limits.sequence_len),
             None,
         ))
     }
@@ -439,14 +440,14 @@ impl Plan {
     fn load(&self, data: &RunData, config: &train::TrainConfig) -> Load {
         let rows = data
             .largest_trained(config)
-            .unwrap_or(RowShape::dense(self.training.micro_batch_size, 2));
+            .unwrap_or(MicroBatchRows::dense(self.training.micro_batch_size, 2));
         self.load_of(
             rows,
             data.largest_scored(config.micro_batch_size, config.packing),
         )
     }
 
-    fn load_of(&self, rows: RowShape, evaluation: Option<RowShape>) -> Load {
+    fn load_of(&self, rows: MicroBatchRows, evaluation: Option<MicroBatchRows>) -> Load {
         let spec = self.model.spec.clone();
         let trained = match &self.trains {
             Trains::Adapter(config) => {
@@ -492,7 +493,7 @@ mod tests {
 
     #[test]
     fn a_run_that_goes_on_with_less_memory_recomputes_more() {
-        let load = super::super::memory::tests::load(4, 2, RowShape::dense(4, 64));
+        let load = super::super::memory::tests::load(4, 2, MicroBatchRows::dense(4, 64));
         let plan = |allowed| {
             let allowed = Allowed {
                 bytes: allowed,
@@ -523,7 +524,7 @@ mod tests {
 
     #[test]
     fn a_tensor_that_the_device_does_not_take_is_refused_with_what_makes_it_smaller() {
-        let load = super::super::memory::tests::load(2, 2, RowShape::dense(64, 512));
+        let load = super::super::memory::tests::load(2, 2, MicroBatchRows::dense(64, 512));
         let (bytes, of) = load.largest_tensor();
         let gate_up = 64 * 512 * 2 * 6 * 4;
         let logits = 4096 * 10 * 4;
@@ -542,14 +543,14 @@ mod tests {
             refused.contains("takes tensors up to 1.5 MiB; lower `training.micro_batch_size`"),
             "{refused}"
         );
-        let short = load.with_rows(RowShape::dense(1, 2));
+        let short = load.with_rows(MicroBatchRows::dense(1, 2));
         assert_eq!(short.largest_tensor(), (logits, Largest::Base));
         assert!(said(&short, logits - 1).ends_with("; train on another device"));
     }
 
     /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, feed-forward width 14336, 128256 tokens,
     /// untied head.
-    fn eight_billion(rows: RowShape) -> Load {
+    fn eight_billion(rows: MicroBatchRows) -> Load {
         let rope = RopeSpec {
             head_dim: 128,
             theta: 5e5,
@@ -609,7 +610,7 @@ mod tests {
 
     #[test]
     fn an_embedding_for_which_a_gpu_has_no_room_stays_in_the_processors_memory() {
-        let load = eight_billion(RowShape::dense(1, 2048));
+        let load = eight_billion(MicroBatchRows::dense(1, 2048));
         // 24 and 10 GB have room for all of it.
         for room in [24.0, 10.0] {
             let plan = on_gpu(load.clone(), room, Offload::Auto);
@@ -652,7 +653,11 @@ mod tests {
 
     #[test]
     fn a_quantized_head_is_named_with_what_it_saves_and_never_chosen() {
-        let plan = on_gpu(eight_billion(RowShape::dense(1, 2048)), 7.2, Offload::Auto);
+        let plan = on_gpu(
+            eight_billion(MicroBatchRows::dense(1, 2048)),
+            7.2,
+            Offload::Auto,
+        );
         assert!(!plan.fits() && plan.storage().offloads_embedding && !plan.storage().packs_head);
         let refused = refusal(&plan);
         for said in [
@@ -684,7 +689,7 @@ mod tests {
 
     #[test]
     fn nothing_is_moved_where_that_frees_nothing() {
-        let load = eight_billion(RowShape::dense(1, 2048));
+        let load = eight_billion(MicroBatchRows::dense(1, 2048));
         let mut tied = load.clone();
         tied.spec.tied_head = true;
         let mut trained = load.clone();

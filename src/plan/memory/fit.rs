@@ -1,7 +1,7 @@
 //! Finds what fits in memory: how many blocks have to be recomputed, how long rows may be, and the
 //! smallest change of a recipe that helps.
 
-use super::{F32, Load, MemoryPlace, RowShape, Trained};
+use super::{F32, Load, MemoryPlace, MicroBatchRows, Trained};
 use crate::quant::QuantFormat;
 use crate::terms::{Method, ModelDtype};
 use crate::train::Memory;
@@ -27,7 +27,7 @@ pub fn longest_that_fits(load: &Load, allowed_bytes: u64, shortest: usize) -> Op
     let lengths = std::iter::successors(Some(shortest), |length| Some(length * 2))
         .take_while(|length| *length < context);
     let fits = |length: &usize| {
-        load.with_rows(RowShape::dense(1, *length))
+        load.with_rows(MicroBatchRows::dense(1, *length))
             .least_peak_bytes()
             <= allowed_bytes
     };
@@ -132,7 +132,7 @@ impl Load {
 
     /// Returns the same load with other rows.
     #[must_use]
-    pub fn with_rows(&self, rows: RowShape) -> Self {
+    pub fn with_rows(&self, rows: MicroBatchRows) -> Self {
         Self {
             rows,
             ..self.clone()
@@ -143,7 +143,7 @@ impl Load {
     /// that size too.
     fn split(&self, parts: usize) -> Self {
         let count = self.rows.count.div_ceil(parts);
-        let split = |rows: RowShape| rows.within(count, rows.length);
+        let split = |rows: MicroBatchRows| rows.within(count, rows.length);
         Self {
             rows: split(self.rows),
             evaluation: self.evaluation.map(split),
@@ -154,7 +154,7 @@ impl Load {
 
     /// Returns the same load with rows of at most this many tokens.
     fn shortened(&self, length: usize) -> Self {
-        let cut = |rows: RowShape| rows.within(rows.count, length);
+        let cut = |rows: MicroBatchRows| rows.within(rows.count, length);
         Self {
             rows: cut(self.rows),
             evaluation: self.evaluation.map(cut),

@@ -54,7 +54,7 @@ const TOKEN_BYTES: u64 = 400;
 
 /// The size of the rows of a micro-batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowShape {
+pub struct MicroBatchRows {
     /// Rows, or packed rows.
     pub count: usize,
     /// Tokens of the longest row.
@@ -65,7 +65,7 @@ pub struct RowShape {
     pub labeled: usize,
 }
 
-impl RowShape {
+impl MicroBatchRows {
     /// Returns rows of `length` tokens in which every token except the first carries a loss.
     pub fn dense(count: usize, length: usize) -> Self {
         Self {
@@ -169,11 +169,11 @@ pub struct Load {
     /// The share of an adapter's input features that is dropped.
     pub dropout: f64,
     /// The largest micro-batch.
-    pub rows: RowShape,
+    pub rows: MicroBatchRows,
     /// Micro-batches per step.
     pub accumulated: usize,
     /// The largest batch that is scored; `None` if nothing is scored.
-    pub evaluation: Option<RowShape>,
+    pub evaluation: Option<MicroBatchRows>,
     /// The purpose of the steps.
     pub purpose: Purpose,
     /// The memory that holds the tensors.
@@ -512,7 +512,7 @@ impl Load {
     /// be in pieces.
     pub fn largest_tensor(&self) -> (u64, Largest) {
         let rows = [Some(self.rows), self.evaluation].into_iter().flatten();
-        let widest = |rows: RowShape| {
+        let widest = |rows: MicroBatchRows| {
             BlockBytes::of(self, rows)
                 .into_iter()
                 .map(|block| block.widest)

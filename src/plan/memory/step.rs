@@ -1,7 +1,7 @@
 //! A training step as a sequence of moments: what is held when the head computes, and during the
 //! backward pass of each block.
 
-use super::{F32, Load, MemoryPlace, OfTable, Purpose, RowShape, StepParts, Trained};
+use super::{F32, Load, MemoryPlace, MicroBatchRows, OfTable, Purpose, StepParts, Trained};
 use crate::model::LayerSpec;
 use crate::nn::footprint::{RowShape, TrainedMaps};
 use crate::terms::{AdapterVector, Method};
@@ -33,7 +33,7 @@ pub(super) struct BlockBytes {
 
 impl BlockBytes {
     /// Returns the bytes of all blocks of a run.
-    pub fn of(load: &Load, rows: RowShape) -> Vec<Self> {
+    pub fn of(load: &Load, rows: MicroBatchRows) -> Vec<Self> {
         let Trained {
             method,
             ranks,
@@ -244,7 +244,7 @@ fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
 }
 
 /// Returns the bytes for scoring rows without a tape: a block's forward, or the logits of a chunk.
-pub(super) fn evaluation_bytes(load: &Load, rows: RowShape) -> u64 {
+pub(super) fn evaluation_bytes(load: &Load, rows: MicroBatchRows) -> u64 {
     let (width, chunk) = (load.spec.width as u64, load.head_chunk_rows(rows.labeled));
     let computed = load.computed_bytes();
     let head = rows.tokens as u64 * width * computed

@@ -22,7 +22,7 @@ fn spec(layers: usize) -> DecoderSpec {
     }
 }
 
-pub(in crate::plan) fn load(layers: usize, rank: usize, rows: RowShape) -> Load {
+pub(in crate::plan) fn load(layers: usize, rank: usize, rows: MicroBatchRows) -> Load {
     let config = LoraConfig::all_linear(rank, 1.0);
     let trained = Trained::adapter(&config, &spec(layers)).expect("all projections are chosen");
     let spec = spec(layers);
@@ -43,7 +43,7 @@ pub(in crate::plan) fn load(layers: usize, rank: usize, rows: RowShape) -> Load 
 /// Three tokens through two blocks of rank 1, counted by hand. T = 3.
 #[test]
 fn two_small_blocks_are_counted_by_hand() {
-    let load = load(2, 1, RowShape::dense(1, 3));
+    let load = load(2, 1, MicroBatchRows::dense(1, 3));
     let input: u64 = 3 * 4;
     let tape: u64 = 3 * (4 + 3) // input of q, k, v and their x A
         // attention: q, k, v, the result, and a sum for each of 6 queries
@@ -100,7 +100,7 @@ fn two_small_blocks_are_counted_by_hand() {
 /// micro-batch that is computed.
 #[test]
 fn partial_sums_of_micro_batches_are_counted() {
-    let load = load(2, 1, RowShape::dense(1, 3));
+    let load = load(2, 1, MicroBatchRows::dense(1, 3));
     let gradients = |accumulated| {
         Load {
             accumulated,
@@ -123,14 +123,14 @@ fn partial_sums_of_micro_batches_are_counted() {
 /// A vocabulary of 10 and a width of 4, one table that is embedding and head: 40 numbers.
 #[test]
 fn what_trains_of_embedding_and_head_is_counted_by_hand() {
-    let plain = load(2, 1, RowShape::dense(1, 3)).parts(Memory::KEEP);
+    let plain = load(2, 1, MicroBatchRows::dense(1, 3)).parts(Memory::KEEP);
     let of = |change: fn(&mut LoraConfig)| {
         let mut config = LoraConfig::all_linear(1, 1.0);
         change(&mut config);
         let trained = Trained::adapter(&config, &spec(2)).expect("resolved");
         let parts = Load {
             trained,
-            ..load(2, 1, RowShape::dense(1, 3))
+            ..load(2, 1, MicroBatchRows::dense(1, 3))
         }
         .parts(Memory::KEEP);
         (
@@ -185,7 +185,7 @@ fn what_trains_of_embedding_and_head_is_counted_by_hand() {
 fn every_weight_that_trains_has_a_gradient_and_two_moments() {
     let load = Load {
         trained: Trained::everything(&spec(2)),
-        ..load(2, 1, RowShape::dense(1, 3))
+        ..load(2, 1, MicroBatchRows::dense(1, 3))
     };
     let parts = load.parts(Memory::RECOMPUTE);
     assert_eq!(
@@ -201,7 +201,7 @@ fn every_weight_that_trains_has_a_gradient_and_two_moments() {
 
 #[test]
 fn a_change_goes_no_further_than_it_has_to() {
-    let whole = load(2, 16, RowShape::dense(8, 512));
+    let whole = load(2, 16, MicroBatchRows::dense(8, 512));
     let with = |rows| whole.with_rows(rows).least_peak_bytes();
     let change = |allowed| whole.smallest_change(Some(16), allowed);
     let overrides = |allowed| change(allowed).map(|hint| hint.overrides);
@@ -218,13 +218,13 @@ fn a_change_goes_no_further_than_it_has_to() {
         ]
         .concat()
     };
-    let halves = change(with(RowShape::dense(8, 512)) - 1).expect("half fits");
+    let halves = change(with(MicroBatchRows::dense(8, 512)) - 1).expect("half fits");
     assert_eq!(halves.overrides, batch(4, 2));
-    assert!(halves.peak_bytes < with(RowShape::dense(8, 512)));
+    assert!(halves.peak_bytes < with(MicroBatchRows::dense(8, 512)));
     assert_eq!(overrides(halves.peak_bytes - 1), Some(batch(2, 4)));
     let one = Load {
         accumulated: 8,
-        ..whole.with_rows(RowShape::dense(1, 512))
+        ..whole.with_rows(MicroBatchRows::dense(1, 512))
     };
     let narrow = change(one.least_peak_bytes() - 1).expect("a base of 16 bits fits");
     assert_eq!(
@@ -260,8 +260,12 @@ fn a_change_goes_no_further_than_it_has_to() {
         },
         ..one
     };
-    let smaller = overrides(one.with_rows(RowShape::dense(1, 64)).least_peak_bytes() - 1)
-        .expect("a smaller adapter fits");
+    let smaller = overrides(
+        one.with_rows(MicroBatchRows::dense(1, 64))
+            .least_peak_bytes()
+            - 1,
+    )
+    .expect("a smaller adapter fits");
     let shortest = [
         "training.sequence_len=64",
         "training.truncation=truncate",
@@ -275,10 +279,12 @@ fn a_change_goes_no_further_than_it_has_to() {
 fn a_smaller_micro_batch_scores_as_few_rows() {
     let scored = |rows| Load {
         evaluation: Some(rows),
-        ..load(2, 1, RowShape::dense(2, 64))
+        ..load(2, 1, MicroBatchRows::dense(2, 64))
     };
-    let change = scored(RowShape::dense(2, 512))
-        .smallest_change(None, scored(RowShape::dense(1, 512)).least_peak_bytes());
+    let change = scored(MicroBatchRows::dense(2, 512)).smallest_change(
+        None,
+        scored(MicroBatchRows::dense(1, 512)).least_peak_bytes(),
+    );
     let Hint {
         overrides,
         peak_bytes,
@@ -291,17 +297,17 @@ fn a_smaller_micro_batch_scores_as_few_rows() {
         ]
     );
     let one = Load {
-        evaluation: Some(RowShape::dense(1, 512)),
-        ..load(2, 1, RowShape::dense(1, 64))
+        evaluation: Some(MicroBatchRows::dense(1, 512)),
+        ..load(2, 1, MicroBatchRows::dense(1, 64))
     };
     assert_eq!(peak_bytes, one.least_peak_bytes());
 }
 
 #[test]
 fn the_longest_rows_that_fit_do_and_the_next_do_not() {
-    let load = load(2, 16, RowShape::dense(1, 2));
+    let load = load(2, 16, MicroBatchRows::dense(1, 2));
     let peak = |length| {
-        load.with_rows(RowShape::dense(1, length))
+        load.with_rows(MicroBatchRows::dense(1, length))
             .least_peak_bytes()
     };
     assert_eq!(longest_that_fits(&load, peak(256), 64), Some(256));
@@ -320,7 +326,7 @@ fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared()
         Load {
             storage: dtype.into(),
             place,
-            ..load(2, 1, RowShape::dense(1, 64))
+            ..load(2, 1, MicroBatchRows::dense(1, 64))
         }
         .parts(Memory::KEEP)
     };
@@ -359,9 +365,9 @@ proptest! {
         rank in 1usize..20,
     ) {
         let peak = |rows| load(3, rank, rows).parts(Memory { recomputed }).peak_bytes();
-        let rows = RowShape::dense(count, length);
-        prop_assert!(peak(rows) <= peak(RowShape::dense(count + 1, length)));
-        prop_assert!(peak(rows) <= peak(RowShape::dense(count, length + 1)));
+        let rows = MicroBatchRows::dense(count, length);
+        prop_assert!(peak(rows) <= peak(MicroBatchRows::dense(count + 1, length)));
+        prop_assert!(peak(rows) <= peak(MicroBatchRows::dense(count, length + 1)));
     }
 
     /// One block alone is an exception: its tape is whole at the highest moment either way.
@@ -373,7 +379,7 @@ proptest! {
         rank in 1usize..20,
         full: bool,
     ) {
-        let mut load = load(layers, rank, RowShape::dense(count, length));
+        let mut load = load(layers, rank, MicroBatchRows::dense(count, length));
         if full {
             load.trained = Trained::everything(&load.spec);
         }
@@ -399,7 +405,7 @@ fn packed_projections_are_counted_by_hand() {
         let mut load = Load {
             storage,
             place,
-            ..load(2, 1, RowShape::dense(1, 3))
+            ..load(2, 1, MicroBatchRows::dense(1, 3))
         };
         load.spec.tied_head = false;
         load.parts(Memory::KEEP)
@@ -436,7 +442,7 @@ fn packed_projections_are_counted_by_hand() {
     );
     let mut wide = Load {
         place: gpu,
-        ..load(2, 1, RowShape::dense(1, 3))
+        ..load(2, 1, MicroBatchRows::dense(1, 3))
     };
     wide.storage = Storage {
         form: Some(QuantFormat::QLORA),
@@ -451,7 +457,7 @@ fn packed_projections_are_counted_by_hand() {
     );
     let dense = Load {
         place: gpu,
-        ..load(2, 1, RowShape::dense(1, 3))
+        ..load(2, 1, MicroBatchRows::dense(1, 3))
     }
     .parts(Memory::KEEP);
     assert_eq!(
@@ -460,6 +466,8 @@ fn packed_projections_are_counted_by_hand() {
     );
     assert_eq!(
         packed(processor, false, false).step,
-        load(2, 1, RowShape::dense(1, 3)).parts(Memory::KEEP).step
+        load(2, 1, MicroBatchRows::dense(1, 3))
+            .parts(Memory::KEEP)
+            .step
     );
 }
