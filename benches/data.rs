@@ -69,10 +69,10 @@ fn tokenizing(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("tokenizing");
     group.throughput(Throughput::Bytes(text.len() as u64));
     group.bench_function("ids", |bencher| {
-        bencher.iter(|| tokenizer.ids(black_box(&text), true))
+        bencher.iter(|| tokenizer.ids(black_box(&text), true));
     });
     group.bench_function("ids and places", |bencher| {
-        bencher.iter(|| tokenizer.encode(black_box(&text), true))
+        bencher.iter(|| tokenizer.encode(black_box(&text), true));
     });
     group.finish();
 }
@@ -93,7 +93,7 @@ fn corpus(criterion: &mut Criterion) {
         );
     });
     group.bench_function("from the cache", |bencher| {
-        bencher.iter(|| open(&encoder, warm.path()).len())
+        bencher.iter(|| open(&encoder, warm.path()).len());
     });
     group.finish();
 }
@@ -106,14 +106,14 @@ fn batches(criterion: &mut Criterion) {
         .throughput(Throughput::Elements(ROWS as u64))
         .sample_size(10);
     group.bench_function("shuffled", |bencher| {
-        bencher.iter(|| shuffled(42, 1, black_box(ROWS)))
+        bencher.iter(|| shuffled(42, 1, black_box(ROWS)));
     });
     let lengths: Vec<u32> = (0..ROWS as u64)
         .map(|row| 20 + (mix(row) % 400) as u32)
         .collect();
     let visit = Visit::Shuffled { seed: 42, epoch: 1 };
     group.bench_function("packed", |bencher| {
-        bencher.iter(|| Packs::best_fit(black_box(&lengths), 2048, visit))
+        bencher.iter(|| Packs::best_fit(black_box(&lengths), 2048, visit));
     });
     group.finish();
 

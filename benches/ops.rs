@@ -67,7 +67,7 @@ fn forward_and_backward<const D: usize>(
     forward: impl Fn(Tensor<D>) -> Tensor<D>,
 ) {
     group.bench_function("forward", |bencher| {
-        bencher.iter(|| computed(forward(x.clone())))
+        bencher.iter(|| computed(forward(x.clone())));
     });
     group.bench_function("forward and backward", |bencher| {
         bencher.iter(|| {
@@ -88,7 +88,7 @@ fn product(criterion: &mut Criterion) {
         let mut group = group(criterion, name, 2 * rows * inner * columns);
         let (left, right) = (drawn([rows, inner]), drawn([inner, columns]));
         group.bench_function("forward", |bencher| {
-            bencher.iter(|| computed(matmul(left.clone(), right.clone())))
+            bencher.iter(|| computed(matmul(left.clone(), right.clone())));
         });
         group.finish();
     }
@@ -184,7 +184,7 @@ fn head(criterion: &mut Criterion) {
         mask: None,
     };
     group.bench_function("losses", |bencher| {
-        bencher.iter(|| black_box(head.read(&hidden, &targets, pass)))
+        bencher.iter(|| black_box(head.read(&hidden, &targets, pass)));
     });
     group.bench_function("losses and gradient", |bencher| {
         bencher.iter(|| {

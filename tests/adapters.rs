@@ -281,7 +281,7 @@ fn adapters_of_others_compute_what_peft_computes_or_are_refused_with_a_reason() 
         let out = matrix.path(&format!("merged-{index}"));
         match merged(&base, &adapter, &out) {
             Err(error) if case["config"]["lora_bias"] == true => {
-                assert!(error.to_string().contains("it has a bias"), "{error}")
+                assert!(error.to_string().contains("it has a bias"), "{error}");
             }
             Err(error) => wrong.push(format!("{name}: merged, {}", said(&error))),
             Ok(decoder) => {

@@ -301,7 +301,7 @@ fn a_token_without_a_row_is_told_and_refused_where_it_is_met() {
         config["extra_special_tokens"]
             .as_array_mut()
             .unwrap()
-            .push(json!("<aside>"))
+            .push(json!("<aside>"));
     });
     let noted = "note: tokens that only the files beside tokenizer.json name have no row in the \
         embedding, which has 4096: `<aside>` (4096)";

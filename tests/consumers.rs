@@ -346,7 +346,7 @@ fn a_chat_template_that_ollama_cannot_render_is_told_before_training() {
     );
     with(&|config| {
         config["chat_template"] =
-            json!("{{ bos_token }}{{ strftime_now('%Y') }}{{ messages[0].content }}<|eot_id|>")
+            json!("{{ bos_token }}{{ strftime_now('%Y') }}{{ messages[0].content }}<|eot_id|>");
     });
     check().says(
         "the day",
@@ -511,7 +511,7 @@ fn edit_tensors(desk: &Desk, edit: impl FnOnce(&mut Vec<Named>)) {
 /// Adds a tensor.
 fn add(desk: &Desk, name: &str) {
     edit_tensors(desk, |tensors| {
-        tensors.push((name.to_owned(), vec![1, 2], vec![0.0; 2]))
+        tensors.push((name.to_owned(), vec![1, 2], vec![0.0; 2]));
     });
 }
 

@@ -1180,7 +1180,7 @@ fn tokenizers_of_the_families_are_told() {
         "an ordinary one"
     );
     let stepwise = pairs("llama", &|tokenizer| {
-        tokenizer["model"]["ignore_merges"] = false.into()
+        tokenizer["model"]["ignore_merges"] = false.into();
     });
     assert_eq!(stepwise["tokenizer.ggml.pre"], "dbrx");
 }

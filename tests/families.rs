@@ -52,9 +52,9 @@ fn each_trains_on_a_packed_base_in_packs_and_resumes_to_the_bit() {
         ] {
             let path = desk.path("run").join(gone);
             if path.is_dir() {
-                fs::remove_dir_all(path).unwrap()
+                fs::remove_dir_all(path).unwrap();
             } else {
-                fs::remove_file(path).unwrap()
+                fs::remove_file(path).unwrap();
             }
         }
         desk.run(&["resume", "run"])

@@ -483,7 +483,7 @@ fn cards_of_a_model_and_of_its_exports_tell_of_base_and_training() {
     desk.run(&next).says("next", 0, &[]);
     let export = |to: &str, from: &str| {
         desk.run(&["export", from, "--to", "gguf", "--out", to])
-            .says(to, 0, &[])
+            .says(to, 0, &[]);
     };
     export("of-run/", "run");
     export("of-model/", "run/model");

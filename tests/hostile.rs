@@ -507,7 +507,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
                     CONFIG,
                     "\"corda_config\": null",
                     "\"weights_path\": \"../../x.bin\"",
-                )
+                );
             },
             &["`weights_path` is `\"../../x.bin\"`"],
         ),
@@ -533,7 +533,7 @@ fn an_adapter_to_go_on_from_is_not_trusted_either() {
                     CONFIG,
                     "\"rank_pattern\": {}",
                     "\"rank_pattern\": {\"((a{1000}){1000}){1000}\": 4}",
-                )
+                );
             },
             &["is not a valid regular expression"],
         ),
@@ -599,7 +599,7 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
                 File::create(desk.path(TOKENIZER))
                     .unwrap()
                     .set_len(65 << 20)
-                    .unwrap()
+                    .unwrap();
             },
             &["cannot read `base/tokenizer.json`: it is larger than 64 MiB"],
         ),
@@ -614,7 +614,7 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
                 desk.write(
                     TOKENIZER,
                     format!("{{\"x\":[{}0]}}", "0,".repeat(4_000_000)),
-                )
+                );
             },
             &[SAID, "values, expected at most 3500000"],
         ),
@@ -623,7 +623,7 @@ fn a_tokenizer_cannot_ask_for_more_than_there_is() {
             &tokenizer(|json| {
                 json["added_tokens"] = (0..9)
                     .map(|n| json!({"content": n.to_string().repeat(1 << 20)}))
-                    .collect()
+                    .collect();
             }),
             &[SAID, "bytes of added tokens"],
         ),

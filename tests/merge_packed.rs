@@ -290,7 +290,7 @@ fn what_is_too_far_is_not_left_in_place() {
 fn a_base_that_is_stored_packed_is_merged_into_what_it_stands_for() {
     let desk = trained(|desk| {
         desk.run(&["quantize", "base", "--out", "packed"])
-            .says("quantize", 0, &[])
+            .says("quantize", 0, &[]);
     });
     let packed = [
         "train",

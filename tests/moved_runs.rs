@@ -106,13 +106,13 @@ fn a_copy_goes_on_from_its_own_files_whatever_became_of_the_original() {
     let changes: [(&str, Change); 4] = [
         ("unchanged", |_| {}),
         ("other rows", |desk| {
-            desk.write("proj/rows.parquet", [0; 100])
+            desk.write("proj/rows.parquet", [0; 100]);
         }),
         ("another base", |desk| {
-            desk.write("proj/base/model.safetensors", [0; 100])
+            desk.write("proj/base/model.safetensors", [0; 100]);
         }),
         ("gone", |desk| {
-            fs::remove_dir_all(desk.path("proj")).unwrap()
+            fs::remove_dir_all(desk.path("proj")).unwrap();
         }),
     ];
     for (what, change) in changes {

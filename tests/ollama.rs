@@ -134,7 +134,7 @@ fn the_chat_templates_of_the_field_are_proven() {
             | ("no BOS" | "ChatML", Err(OllamaError::AddedBos { .. }))
             | ("refusing", Err(OllamaError::RefusesAll { .. })) => {}
             ("no end", Err(OllamaError::Different { expected, .. })) => {
-                assert!(expected.contains("[user] What is"), "{expected}")
+                assert!(expected.contains("[user] What is"), "{expected}");
             }
             (what, Err(error)) => panic!("{what}: {error}"),
         }

@@ -19,7 +19,7 @@ use rankine::adapter::LoraConfig;
 use rankine::files::safetensors::Archive;
 use rankine::model::{DecoderSpec, GatedSpec, GroupedSpec, LayerSpec};
 use rankine::nn::rope::{RopeScaling, RopeSpec};
-use rankine::plan::memory::{Load, MemoryPlace, Purpose, RowShape, Trained};
+use rankine::plan::memory::{Load, MemoryPlace, MicroBatchRows, Purpose, Trained};
 use rankine::terms::{AdjustLr, Curve, Method, ModelDtype};
 use rankine::train::{
     Adafactor, AdamW, AdamWConfig, ByShape, Gradients, Memory, Muon, Optimizer, OptimizerConfig,
@@ -759,7 +759,7 @@ fn smollm2(rule: Rule) -> Load {
         storage: ModelDtype::Float32.into(),
         rule,
         dropout: 0.0,
-        rows: RowShape::dense(1, 512),
+        rows: MicroBatchRows::dense(1, 512),
         accumulated: 1,
         evaluation: None,
         purpose: Purpose::Run,

@@ -240,7 +240,7 @@ fn a_purge_takes_exactly_what_fits() {
     write_secret(&desk, "b.parquet", 7);
     let plan = |name: &str| {
         desk.run(&["plan", "recipe.yaml", &format!("datasets.0.path={name}")])
-            .says(name, 0, &[])
+            .says(name, 0, &[]);
     };
     plan("a.parquet");
     let of_a = entries(&desk, "cache");

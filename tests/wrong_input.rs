@@ -610,7 +610,7 @@ fn broken_weights_are_refused() {
                 desk.write(
                     WEIGHTS,
                     "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
-                )
+                );
             },
             65,
             &["not a whole safetensors file"],
@@ -663,7 +663,7 @@ fn broken_weights_are_refused() {
                 index(
                     desk,
                     r#"{"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}"#,
-                )
+                );
             },
             65,
             &["1 of 2 shards are missing: `model-2.safetensors`"],
@@ -716,7 +716,7 @@ fn a_broken_tokenizer_is_refused() {
                     CHAT,
                     r#""bos_token": "<|begin_of_text|>""#,
                     r#""bos_token": 7"#,
-                )
+                );
             },
             65,
             &["`bos_token` in `base/tokenizer_config.json` is `7`, expected a token"],
@@ -728,7 +728,7 @@ fn a_broken_tokenizer_is_refused() {
                     "base/tokenizer.json",
                     "\"added_tokens\": [",
                     &format!("\"added_tokens\": [{ADDED},"),
-                )
+                );
             },
             65,
             &[
@@ -844,7 +844,7 @@ fn broken_data_is_refused() {
                         ("term", texts(["a"])),
                         ("definition", texts(["long enough"])),
                     ],
-                )
+                );
             },
             65,
             &[
@@ -883,7 +883,7 @@ fn broken_data_is_refused() {
                     desk,
                     "sequence_len: 64",
                     "sequence_len: 4\n  max_dropped: 1",
-                )
+                );
             },
             65,
             &[
@@ -908,7 +908,7 @@ fn broken_data_is_refused() {
                     desk,
                     "sequence_len: 64",
                     "sequence_len: 30\n  truncation: error",
-                )
+                );
             },
             65,
             &["of 12 rows are longer than sequence_len: 30, the longest is"],
@@ -920,7 +920,7 @@ fn broken_data_is_refused() {
                     desk,
                     "output_dir: run",
                     "output_dir: run\nevaluation: {val_set_size: 12}",
-                )
+                );
             },
             65,
             &["no rows to train on: validation takes 12 of 12 rows"],
@@ -964,7 +964,7 @@ fn broken_data_is_refused() {
                 desk.write_rows(
                     ROWS,
                     vec![("text", texts(["<|begin_of_text|><|begin_of_text|>hello"]))],
-                )
+                );
             },
             65,
             &["the row begins with the bos token twice"],
@@ -1222,7 +1222,7 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
                 desk.write(
                     CONFIG,
                     r#"{"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": 3}"#,
-                )
+                );
             },
             &["`target_modules` is `3`, expected names or a regular expression"],
         ),
@@ -1262,7 +1262,7 @@ fn a_broken_adapter_to_go_on_from_is_refused() {
                     "base/config.json",
                     r#""num_hidden_layers": 2"#,
                     r#""num_hidden_layers": 1"#,
-                )
+                );
             },
             &["tensor `model.layers.1."],
         ),

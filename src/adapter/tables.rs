@@ -190,7 +190,7 @@ fn share(targets: &mut Vec<TableTarget>, modules: &[LinearSpec]) -> Result<(), A
             part: TablePart::Shared(tokens),
         }),
         Some(target) if target.part == TablePart::Rows(tokens.clone()) => {
-            target.part = TablePart::Shared(tokens)
+            target.part = TablePart::Shared(tokens);
         }
         Some(target) if target.part == TablePart::Whole => {
             let message = format!(
@@ -329,10 +329,10 @@ pub(super) fn attach(
             (TablePart::Rows(tokens), _) => {
                 table.own = Some(TrainableTable::Rows(rows(
                     table, module, tokens, given, &device,
-                )?))
+                )?));
             }
             (TablePart::Shared(_), Some(TrainableTable::Rows(rows))) => {
-                table.own = Some(TrainableTable::Shared(rows))
+                table.own = Some(TrainableTable::Shared(rows));
             }
             (TablePart::Shared(_), _) => {
                 unreachable!("what is shared stands behind the embedding's")

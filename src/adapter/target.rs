@@ -200,7 +200,7 @@ impl Targets {
         }
         match (&mut self.modules, &mut self.exclude) {
             (Modules::Names(names), _) => {
-                names.retain(|name| !saved.iter().any(|saved| named(name, saved)))
+                names.retain(|name| !saved.iter().any(|saved| named(name, saved)));
             }
             (Modules::Regex(_), None) => self.exclude = Some(Modules::Names(saved.to_vec())),
             (Modules::Regex(_), Some(Modules::Names(names))) => names.extend_from_slice(saved),

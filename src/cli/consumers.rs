@@ -66,7 +66,7 @@ impl ConsumerArgs {
             match finding.severity {
                 Severity::Changes => terminal.say(&format!("note: {line}")),
                 Severity::Rejects if finding.next.is_empty() => {
-                    faults.push(Fault::new(finding.words))
+                    faults.push(Fault::new(finding.words));
                 }
                 Severity::Rejects => faults.push(Fault::new(finding.words).hint(finding.next)),
             }

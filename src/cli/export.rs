@@ -135,7 +135,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
         LEFTOVER,
     )?;
     let (base, report) = (shipped.base(args.base.as_deref())?, |event| {
-        terminal.take(&event)
+        terminal.take(&event);
     });
     if let Shipped::Adapter(adapter) = &shipped {
         say_notes(

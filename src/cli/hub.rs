@@ -111,7 +111,7 @@ pub(super) fn locked_datasets(
             }
             (None, Some(terminal)) => {
                 let fetched = crate::hub::fetch_locked(&environment, snapshot, &|event| {
-                    terminal.take(&event)
+                    terminal.take(&event);
                 });
                 terminal.stop();
                 fetched?

@@ -143,7 +143,7 @@ fn absence(error: &HubError, out: &Path) -> Option<String> {
 
 fn plan(draft: &Draft, out: &Path, terminal: &Terminal) -> Result<Resolved, Failure> {
     let resolved = resolve(recipe::parse(out, &draft.text()), None, &|event| {
-        terminal.take(&event)
+        terminal.take(&event);
     })?;
     let device = match &resolved {
         Resolved::Plan(plan) => plan.device,

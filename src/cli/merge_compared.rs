@@ -65,7 +65,7 @@ impl Gate {
         let mut trained = plan
             .model
             .load(plan.storage, &device::open(plan.device)?, &|event| {
-                terminal.take(&event)
+                terminal.take(&event);
             })?;
         attach(&mut trained, &config, 0, Some(&numbers))?;
         Ok(Self {

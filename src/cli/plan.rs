@@ -52,7 +52,7 @@ pub(super) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let trial = if args.trial {
         memory.check()?;
         Some(trial(&plan, &data, (&config, &memory), &|event| {
-            terminal.take(&event)
+            terminal.take(&event);
         })?)
     } else {
         None

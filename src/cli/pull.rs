@@ -89,7 +89,7 @@ fn pull_dataset(args: &PullArgs, terminal: &Terminal) -> Result<(), Failure> {
     };
     let leaving = Leaving::listen()?;
     let pulled = crate::hub::pull_dataset(&Environment::read(), &request, &|event| {
-        terminal.take(&event)
+        terminal.take(&event);
     });
     terminal.stop();
     let pulled = pulled?;

@@ -71,7 +71,7 @@ pub(super) fn push(args: &PushArgs, terminal: &Terminal) -> Result<(), Failure> 
         visibility,
     };
     let pushed = crate::hub::push(&Environment::read(), &shipment, &|event| {
-        terminal.take(&event)
+        terminal.take(&event);
     });
     terminal.stop();
     let pushed = pushed?;

@@ -100,7 +100,7 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
     let interrupt = interrupt(&args.out)?;
     let fill = |new: &Path| {
         repack(&from, target, new, &interrupt, &|event| {
-            terminal.take(&event)
+            terminal.take(&event);
         })
     };
     let written = write_folder(&args.out, &from, card, |new| {

@@ -29,7 +29,7 @@ pub(super) fn warmup(args: &WarmupArgs, terminal: &Terminal) -> Result<(), Failu
     memory.check()?;
     let device = device::open(plan.device)?;
     let mut decoder = plan.load_model(memory.storage(), &device, None, &|event| {
-        terminal.take(&event)
+        terminal.take(&event);
     })?;
     terminal.stop();
     let mut seconds = [0.0; 2];

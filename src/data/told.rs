@@ -99,9 +99,9 @@ fn not_of_template<'a>(message: &'a str, template: Option<&ChatTemplate>) -> &'a
             break;
         }
         if source.contains(&message[..middle]) {
-            known = middle
+            known = middle;
         } else {
-            unknown = middle
+            unknown = middle;
         }
     }
     &message[known..]

@@ -530,10 +530,10 @@ fn message(
             _ if is_nothing(&key, &value) => {}
             name if name == role_key => drop(message.insert("role".into(), json!(role))),
             name if name == content_key => {
-                drop(message.insert("content".into(), content(index, &role, value)?))
+                drop(message.insert("content".into(), content(index, &role, value)?));
             }
             name if TRAINED.contains(&name) => {
-                trained = Some(is_trained(index, name, value)? && trained != Some(false))
+                trained = Some(is_trained(index, name, value)? && trained != Some(false));
             }
             "tool_calls" => {
                 if let Some(calls) = calls(index, value)? {

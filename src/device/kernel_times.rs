@@ -151,7 +151,7 @@ mod tests {
         let times = kernel_times(|| {
             sum = burn::tensor::Tensor::<1>::ones([3], &device)
                 .sum()
-                .into_scalar::<f32>()
+                .into_scalar::<f32>();
         });
         assert!(times.is_empty() && (sum - 3.0).abs() < 1e-6, "{times:?}");
     }

@@ -112,7 +112,7 @@ fn pair(
     for k in 0..own_rank {
         (0..inputs).for_each(|row| wide_a[row * rank + k] = a[k * inputs + row]);
         (0..outputs).for_each(|column| {
-            wide_b[k * outputs + column] = (f64::from(b[column * own_rank + k]) * missing) as f32
+            wide_b[k * outputs + column] = (f64::from(b[column * own_rank + k]) * missing) as f32;
         });
     }
     Ok([

@@ -222,17 +222,17 @@ impl Decoder {
         let module = module_of(&embedding);
         self.embedding
             .visit(module, Use::Embedding, &mut |name, weight| {
-                visit(Place::Embedding, name, weight)
+                visit(Place::Embedding, name, weight);
             });
         for (index, block) in self.blocks.iter_mut().enumerate() {
             block.visit(&mut |name, weight| visit(Place::Segment(index), name, weight));
         }
         self.head.norm.visit(&final_norm, &mut |name, weight| {
-            visit(Place::Readout, name, weight)
+            visit(Place::Readout, name, weight);
         });
         match (&mut self.head.table.own, &self.embedding.own) {
             (Some(TrainableTable::Shared(of_head)), Some(TrainableTable::Rows(rows))) => {
-                of_head.clone_from(rows)
+                of_head.clone_from(rows);
             }
             (Some(TrainableTable::Tied), _) => {
                 self.head.table = self.embedding.clone();
@@ -244,7 +244,7 @@ impl Decoder {
         self.head
             .table
             .visit(module, Use::Head, &mut |name, weight| {
-                visit(Place::Readout, name, weight)
+                visit(Place::Readout, name, weight);
             });
     }
 

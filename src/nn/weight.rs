@@ -58,7 +58,7 @@ impl Weight<'_> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => *vector = numbers,
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
-                *matrix = numbers.reshape(matrix.dims())
+                *matrix = numbers.reshape(matrix.dims());
             }
         }
     }
@@ -67,7 +67,7 @@ impl Weight<'_> {
     pub fn track(self) {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => {
-                *vector = vector.clone().autodiff().require_grad()
+                *vector = vector.clone().autodiff().require_grad();
             }
             Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
                 *matrix = matrix.clone().autodiff().require_grad();

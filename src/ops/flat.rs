@@ -30,7 +30,7 @@ pub fn add_at(sum: Tensor<1>, parts: Vec<(Range<usize>, Tensor<1>)>) -> Tensor<1
         pieces.for_each(|(sum, part)| {
             sum.iter_mut()
                 .zip(part)
-                .for_each(|(sum, part)| *sum += part)
+                .for_each(|(sum, part)| *sum += part);
         });
         sum.into_tensor()
     })

@@ -539,7 +539,7 @@ fn tidy(path: &Path) -> PathBuf {
             Component::ParentDir
                 if matches!(tidy.components().next_back(), Some(Component::Normal(_))) =>
             {
-                drop(tidy.pop())
+                tidy.pop();
             }
             Component::ParentDir if tidy.has_root() => {}
             other => tidy.push(other),
@@ -623,7 +623,7 @@ fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
             Ok(found)
                 if found.is_dir() && !path.is_symlink() && !path.join(RunFolder::LOCK).exists() =>
             {
-                walk(&path, files)
+                walk(&path, files);
             }
             Ok(found) if found.is_file() => files.push(path),
             _ => {}

@@ -53,7 +53,7 @@ impl InjectedFault {
                 values[middle] = 2.0
                     * values
                         .iter()
-                        .fold(0.0, |largest, value| value.abs().max(largest))
+                        .fold(0.0, |largest, value| value.abs().max(largest));
             }
             (4, FaultKind::Stale) => values = self.last.take().expect("a step before"),
             _ => {}

@@ -137,7 +137,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a temporary folder");
             let free = || version.free_in(folder.path());
             let write = |name: &str, text: &str| {
-                std::fs::write(folder.path().join(name), text).expect("written")
+                std::fs::write(folder.path().join(name), text).expect("written");
             };
             assert_eq!(free(), None, "the root of all groups has no limit");
             write(version.used, "700\n");

@@ -120,7 +120,7 @@ impl Terminal {
             Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),
             Event::Sampled(sample) => self.say(&sampled(sample)),
             Event::Saved { path, step } if self.is_verbose => {
-                self.say(&format!("step {step} is saved in `{}`", path.display()))
+                self.say(&format!("step {step} is saved in `{}`", path.display()));
             }
             Event::Saved { .. } => {}
         }

@@ -63,9 +63,9 @@ impl Score {
     /// Adds a token's loss, nats.
     pub fn add(&mut self, loss: f32, is_end: bool) {
         if is_end {
-            self.ends.add(loss)
+            self.ends.add(loss);
         } else {
-            self.content.add(loss)
+            self.content.add(loss);
         }
     }
 

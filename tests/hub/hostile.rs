@@ -94,7 +94,7 @@ fn with(name: &str) -> Server {
         listing["siblings"]
             .as_array_mut()
             .unwrap()
-            .push(sibling(&name, b"x"))
+            .push(sibling(&name, b"x"));
     })
 }
 
@@ -128,8 +128,8 @@ fn a_hostile_commit_or_hash_is_joined_to_no_path() {
             hash,
             &listed(move |listing| {
                 set(listing, "model.safetensors", |sibling| {
-                    sibling["lfs"]["sha256"] = json!(said)
-                })
+                    sibling["lfs"]["sha256"] = json!(said);
+                });
             }),
             "the hash of",
         );
@@ -138,8 +138,8 @@ fn a_hostile_commit_or_hash_is_joined_to_no_path() {
             hash,
             &listed(move |listing| {
                 set(listing, "config.json", |sibling| {
-                    sibling["blobId"] = json!(said)
-                })
+                    sibling["blobId"] = json!(said);
+                });
             }),
             "the hash of",
         );
@@ -149,8 +149,8 @@ fn a_hostile_commit_or_hash_is_joined_to_no_path() {
             "size",
             &listed(move |listing| {
                 set(listing, "config.json", |sibling| {
-                    sibling["size"] = size.clone()
-                })
+                    sibling["size"] = size.clone();
+                });
             }),
             "`config.json` has no size",
         );

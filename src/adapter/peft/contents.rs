@@ -329,7 +329,7 @@ impl<'a> Finder<'a> {
         for name in BASES.map(|end| format!("{}.{end}", linear.name)) {
             match &found {
                 None if self.left.contains_key(name.as_str()) => {
-                    found = Some(self.take(&name, &linear.weight_shape()))
+                    found = Some(self.take(&name, &linear.weight_shape()));
                 }
                 Some(key) if self.left.contains_key(name.as_str()) => {
                     let key = key.clone();

@@ -522,7 +522,7 @@ mod tests {
                 };
                 if TRAINS_BREAKS.contains(&name) {
                     let trim = |span: &mut Range<usize>| {
-                        span.end = span.start + expected.text[span.clone()].trim_end().len()
+                        span.end = span.start + expected.text[span.clone()].trim_end().len();
                     };
                     expected.assistant.iter_mut().for_each(trim);
                 }

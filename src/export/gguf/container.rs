@@ -92,11 +92,11 @@ fn put(bytes: &mut Vec<u8>, value: &Value) {
         Value::Text(words) => text(bytes, words),
         Value::Texts(texts) => list(bytes, 8, texts, |bytes, words| text(bytes, words)),
         Value::F32s(numbers) => list(bytes, 6, numbers, |bytes, number| {
-            bytes.extend(number.to_le_bytes())
+            bytes.extend(number.to_le_bytes());
         }),
         Value::Bools(flags) => list(bytes, 7, flags, |bytes, flag| bytes.push(u8::from(*flag))),
         Value::I32s(numbers) => list(bytes, 5, numbers, |bytes, number| {
-            bytes.extend(number.to_le_bytes())
+            bytes.extend(number.to_le_bytes());
         }),
     }
 }

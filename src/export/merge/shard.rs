@@ -173,7 +173,7 @@ impl Rewriting<'_> {
             let stored = entry.numbers();
             let entry = self.grown(entry);
             tally.add(&self.tensor((&entry, stored), next, &mut spare, |piece| {
-                is_taken &= pieces.send(piece).is_ok()
+                is_taken &= pieces.send(piece).is_ok();
             })?);
             if !is_taken {
                 return Ok(tally);
@@ -191,7 +191,7 @@ impl Rewriting<'_> {
             };
             let stored = numbers.len() / size;
             tally.add(&self.tensor((&head, stored), next, &mut spare, |piece| {
-                is_taken &= pieces.send(piece).is_ok()
+                is_taken &= pieces.send(piece).is_ok();
             })?);
         }
         Ok(tally)

@@ -212,7 +212,7 @@ fn first_equal(
         match difference(&name, &template, expected) {
             None => return Ok((name, template)),
             Some((equal, error)) if nearest.as_ref().is_none_or(|(best, _)| equal > *best) => {
-                nearest = Some((equal, error))
+                nearest = Some((equal, error));
             }
             Some(_) => {}
         }

@@ -185,7 +185,7 @@ fn plot(html: &mut Html, chart: &Chart) {
                 );
                 let line = format!("M{at:.1} {TOP}V{BOTTOM}");
                 svg.element("path", &[("class", &class), ("d", &line)], |path| {
-                    path.words("title", &[], &mark.words)
+                    path.words("title", &[], &mark.words);
                 });
             }
             for line in &chart.lines {
@@ -284,7 +284,7 @@ fn draw_dots(svg: &mut Html, line: &Line, place: impl Fn(f64, f64) -> (f64, f64)
         if let Some(value) = value.filter(|value| index.is_multiple_of(every) || *value <= lowest) {
             let words = format!("{}, step {step}: {value:.4}", line.name);
             dot(svg, line, place(*step, value), |dot| {
-                dot.words("title", &[], &words)
+                dot.words("title", &[], &words);
             });
         }
     }

@@ -54,8 +54,9 @@ pub(super) enum Setting {
 /// Writes the rows as they are, with a column per run.
 pub(super) fn plain(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
     framed(html, runs, |body| {
-        rows.iter()
-            .for_each(|row| cells(body, row, Setting::Words, ""))
+        for row in rows {
+            cells(body, row, Setting::Words, "");
+        }
     });
 }
 
@@ -70,7 +71,7 @@ pub(super) fn compared(html: &mut Html, runs: &[RunRecord], rows: &[TableRow]) {
         if runs.len() > 1 && !same.is_empty() {
             let columns = (runs.len() + 1).to_string();
             body.element("tr", &[("class", "between")], |row| {
-                row.words("th", &[("colspan", &columns)], "The same in all runs")
+                row.words("th", &[("colspan", &columns)], "The same in all runs");
             });
         }
         for row in same {
@@ -86,7 +87,7 @@ fn framed(html: &mut Html, runs: &[RunRecord], fill: impl FnOnce(&mut Html)) {
         frame.element("table", &[], |table| {
             if runs.len() > 1 {
                 table.element("thead", &[], |head| {
-                    head.element("tr", &[], |row| heads(row, runs))
+                    head.element("tr", &[], |row| heads(row, runs));
                 });
             }
             table.element("tbody", &[], fill);
@@ -105,7 +106,7 @@ fn cells(html: &mut Html, row: &TableRow, setting: Setting, class: &str) {
     html.element("tr", &[("class", class)], |html| {
         let sign = if class.is_empty() { "" } else { "≠ " };
         html.element("th", &[("scope", "row")], |head| {
-            head.breakable(&format!("{sign}{}", row.name))
+            head.breakable(&format!("{sign}{}", row.name));
         });
         for value in &row.values {
             html.element("td", &[], |cell| said(cell, value.as_deref(), setting));
@@ -118,7 +119,7 @@ fn once(html: &mut Html, row: &TableRow) {
     html.element("tr", &[], |html| {
         html.element("th", &[("scope", "row")], |head| head.breakable(&row.name));
         html.element("td", &[("colspan", &columns)], |cell| {
-            said(cell, row.values[0].as_deref(), Setting::Code)
+            said(cell, row.values[0].as_deref(), Setting::Code);
         });
     });
 }

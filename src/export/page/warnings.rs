@@ -27,7 +27,9 @@ pub(super) fn warnings(html: &mut Html, runs: &[RunRecord]) {
                 section.words("h3", &[], &run.name);
             }
             section.element("ul", &[], |list| {
-                words.iter().for_each(|words| list.words("li", &[], words))
+                for words in words {
+                    list.words("li", &[], words);
+                }
             });
         }
     });

@@ -73,7 +73,7 @@ pub(super) fn of_phi3(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, 
     match kind.as_str() {
         "default" | "longrope" => {}
         "su" | "yarn" => {
-            section = section.map(|section| section.with("rope_type", json!("longrope")))
+            section = section.map(|section| section.with("rope_type", json!("longrope")));
         }
         other => {
             let known = list(&["default", "longrope", "su", "yarn"]);

@@ -197,9 +197,9 @@ fn of_groups<B: Products + KeyedDropout>(
         };
         for (of, gradient) in gradients(kept, rows_of::<B>(gradient, rows)) {
             if of == Of::X {
-                of_x.push(gradient)
+                of_x.push(gradient);
             } else {
-                found.push(((index, of), gradient))
+                found.push(((index, of), gradient));
             }
         }
     }

@@ -125,7 +125,7 @@ impl<B: Backend> ExtensionType<B> for Groups<B> {
     fn autodiff_context(target: &Self::Target) -> DispatchAutodiffContext {
         let mut context = DispatchAutodiffContext::Disabled;
         map(target.0.clone(), |tensor| {
-            context = context.merge(tensor.autodiff)
+            context = context.merge(tensor.autodiff);
         });
         context
     }

@@ -102,7 +102,7 @@ pub(super) fn backward(inputs: &AttentionRows, given: &Given, tile: usize) -> Gr
                         &meeting,
                         scratch,
                         [&mut dq, &mut dk, &mut dv],
-                    )
+                    );
                 });
             });
     }

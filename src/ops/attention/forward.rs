@@ -80,7 +80,7 @@ pub(super) fn forward(inputs: &AttentionRows, tile: usize) -> Mixed {
         let mut output = vec![0.0; place.rows.len() * width];
         let mut log_sums = vec![0.0; place.rows.len()];
         SCRATCH.with_borrow_mut(|scratch| {
-            forward_tile(inputs, place, tile, scratch, &mut output, &mut log_sums)
+            forward_tile(inputs, place, tile, scratch, &mut output, &mut log_sums);
         });
         Mixed { output, log_sums }
     };

@@ -102,7 +102,7 @@ impl Case {
         let add = |to: &mut [f64], factor: f64, from: &[f64]| {
             to.iter_mut()
                 .zip(from)
-                .for_each(|(to, from)| *to += factor * from)
+                .for_each(|(to, from)| *to += factor * from);
         };
         let mut all = [&q, &q, &k, &v].map(|like| vec![0.0; like.len()]);
         let [output, dq, dk, dv] = &mut all;

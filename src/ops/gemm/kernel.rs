@@ -292,7 +292,7 @@ unsafe fn sums<V: Vector, const ROWS: usize, const N: usize>(
                 match out.columns.saturating_sub(index * V::LANES) {
                     0 => {}
                     lanes if lanes >= V::LANES => {
-                        V::store(if out.add { V::load(to).add(sum) } else { sum }, to)
+                        V::store(if out.add { V::load(to).add(sum) } else { sum }, to);
                     }
                     lanes => V::store_some(
                         if out.add {

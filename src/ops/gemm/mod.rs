@@ -219,7 +219,7 @@ pub(super) fn matrices(wanted: &[ProductSum]) -> Vec<Vec<f32>> {
         // SAFETY: tiles do not overlap, and lie within their matrices, whose room is there; the
         // operands were checked.
         SCRATCH.with_borrow_mut(|scratch| unsafe {
-            compute_tile(places[tile.of].0, &wanted[tile.of], tile, scratch)
+            compute_tile(places[tile.of].0, &wanted[tile.of], tile, scratch);
         });
     };
     match &tiles[..] {
@@ -286,7 +286,7 @@ unsafe fn compute_tile(to: *mut f32, wanted: &ProductSum, tile: &Tile, scratch: 
                 sum,
                 [tile.rows.clone(), start..end],
                 scratch,
-            )
+            );
         };
         before += columns;
     }
@@ -364,7 +364,7 @@ unsafe fn compute_sum(
         // SAFETY: a sum of nothing is zero, and the tile is within C.
         rows.for_each(|row| unsafe {
             to.add(row * stride + columns.start)
-                .write_bytes(0, columns.len())
+                .write_bytes(0, columns.len());
         });
     }
 }

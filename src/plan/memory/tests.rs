@@ -176,7 +176,7 @@ fn what_trains_of_embedding_and_head_is_counted_by_hand() {
     });
     assert_eq!(matrices, 4 * (10 + 4));
     let (rows, _, _) = of(|config| {
-        config.tables.tokens = Some(crate::terms::TokenIndices::Embedding(vec![3, 5, 9]))
+        config.tables.tokens = Some(crate::terms::TokenIndices::Embedding(vec![3, 5, 9]));
     });
     assert_eq!(rows, 4 * 3 * 4, "the head has the embedding's");
 }

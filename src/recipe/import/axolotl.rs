@@ -1697,9 +1697,9 @@ pub(super) fn finish(draft: &mut Draft) {
         };
         let data: Vec<Data> = nodes.iter().filter_map(|node| data(draft, node)).collect();
         if key == "datasets" {
-            draft.train = data
+            draft.train = data;
         } else {
-            draft.validation = data
+            draft.validation = data;
         }
     }
 }

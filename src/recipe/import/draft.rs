@@ -338,7 +338,7 @@ impl<'a> Draft<'a> {
             match line.from {
                 Some(index) => {
                     self.fates[index].fate =
-                        KeyOutcome::refused(format!("the recipe does not take it: {message}"))
+                        KeyOutcome::refused(format!("the recipe does not take it: {message}"));
                 }
                 None => self.added.retain(|(added, ..)| *added != key),
             }

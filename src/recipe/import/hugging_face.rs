@@ -371,7 +371,7 @@ pub(super) fn optimizer(draft: &mut Draft, given: &Given) -> KeyOutcome {
         }
         // transformers gives Lion what it gives Adam.
         Optimizer::Lion | Optimizer::Lion8bit => {
-            draft.default(&["adam_beta2"], "training.adam_beta2", "0.999")
+            draft.default(&["adam_beta2"], "training.adam_beta2", "0.999");
         }
         _ => {}
     }

@@ -1211,9 +1211,9 @@ pub(super) fn finish(draft: &mut Draft) {
             .map(|entry| data(draft, entry))
             .collect();
         if key == "dataset" {
-            draft.train = data
+            draft.train = data;
         } else {
-            draft.validation = data
+            draft.validation = data;
         }
     }
     if is_interleaved(draft) {

@@ -192,7 +192,7 @@ impl Parser {
                 }
                 [Word::Name(_)] => break,
                 [Word::Name(_), Word::Name(name), rest @ ..] if name == "if" => {
-                    condition = value(end.line, rest.to_vec())?
+                    condition = value(end.line, rest.to_vec())?;
                 }
                 _ => {
                     return Err(GoTemplateError::new(
@@ -318,7 +318,7 @@ fn command(
                 ));
             }
             Word::Name(name) if name == "true" || name == "false" => {
-                values.push(Value::Flag(name == "true"))
+                values.push(Value::Flag(name == "true"));
             }
             Word::Name(name) if function.is_none() && values.is_empty() => {
                 let known = FUNCTIONS.iter().find(|(known, ..)| *known == name);
