@@ -17,7 +17,8 @@ const README: &str = "README.md";
 /// The stated license terms of a data file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Terms {
-    /// The license, where one is named.
+    /// The license, where one is named; locks of older versions spell it otherwise.
+    #[serde(alias = "licence")]
     pub license: Option<License>,
     /// The file that names it: the data file itself, or a README.md.
     pub said_in: Option<String>,
