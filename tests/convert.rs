@@ -614,6 +614,14 @@ fn a_recipe_reads_rows_in_other_forms_as_those_of_a_hand_made_file() {
             .into_iter()
             .find(|entry| entry.starts_with(&source))
             .unwrap();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = fs::metadata(desk.path(&format!("cache/rows/{entry}")))
+                .unwrap()
+                .permissions();
+            assert_eq!(mode.mode() & 0o777, 0o600, "rows are the user's alone");
+        }
         let made = blake3::hash(&desk.read(&format!("cache/rows/{entry}")))
             .to_hex()
             .to_string();

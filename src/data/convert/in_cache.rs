@@ -118,10 +118,13 @@ fn temporary(
     report: Reporter,
 ) -> Result<DataFile, ConvertError> {
     let failed = |cause| files::FileError::new("create a folder in", &std::env::temp_dir(), cause);
-    let folder = tempfile::Builder::new()
-        .prefix("rankine-")
-        .tempdir()
-        .map_err(failed)?;
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("rankine-");
+    #[cfg(unix)]
+    let owner_alone = std::os::unix::fs::PermissionsExt::from_mode(0o700);
+    #[cfg(unix)]
+    builder.permissions(owner_alone);
+    let folder = builder.tempdir().map_err(failed)?;
     let parquet = folder.path().join(name);
     told(
         &path,
@@ -156,7 +159,11 @@ fn write(
         max_dropped: 0,
         license: license_of(&inputs),
     };
-    job.run_guarded(&AtomicBool::new(false), report)
+    let converted = job.run_guarded(&AtomicBool::new(false), report)?;
+    #[cfg(unix)]
+    std::fs::set_permissions(parquet, std::os::unix::fs::PermissionsExt::from_mode(0o600))
+        .map_err(|cause| files::FileError::new("make private", parquet, cause))?;
+    Ok(converted)
 }
 
 fn told(path: &Path, converted: &Converted, kept: &str, report: Reporter) {
