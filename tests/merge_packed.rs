@@ -123,6 +123,20 @@ fn log_softmax(logits: &[f32], vocabulary: usize) -> Vec<Vec<f64>> {
 }
 
 #[test]
+fn a_run_of_one_thread_is_merged_by_one_thread() {
+    let desk = trained(|_| {});
+    desk.edit(
+        "recipe.yaml",
+        "output_dir: run",
+        "threads: 1\noutput_dir: run",
+    );
+    desk.run(&["train", "recipe.yaml", "--overwrite"])
+        .says("train", 0, &[]);
+    // Reading, computing and writing wait for each other, and the run's pool has one thread.
+    merge(&desk, &[]).says("merge", 0, &[]);
+}
+
+#[test]
 fn with_a_large_error_of_packing_the_unpacked_base_is_taken() {
     let desk = trained(with_outliers);
     let ran = merge(&desk, &["--dtype", "f32"]);

@@ -119,9 +119,15 @@ impl Rewriting<'_> {
         let (block_sender, blocks) = sync_channel(AHEAD);
         let (piece_sender, pieces) = sync_channel(AHEAD);
         let (spare_sender, spares) = channel();
+        // The run's own pool may have this thread alone, which waits here for what is computed.
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(rayon::current_num_threads())
+            .build()
+            .expect("threads can be started");
         let (hash, added) = thread::scope(|scope| {
             let reading = scope.spawn(|| self.read(old, spares, block_sender));
-            let computing = scope.spawn(|| self.compute(old, blocks, piece_sender));
+            let computing =
+                scope.spawn(|| pool.install(|| self.compute(old, blocks, piece_sender)));
             for piece in pieces {
                 to.write(&piece)?;
                 written(piece.len());
