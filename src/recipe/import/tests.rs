@@ -388,17 +388,14 @@ fn traps_of_the_others() {
     let found = imported(
         Tool::Torchtune,
         &torchtune.replace(
-            "output_dir: /tmp/torchtune/out",
+            "output_dir: out/torchtune",
             "output_dir: ${a.b}/x\na:\n  b: ${c}\nc: deep",
         ),
     );
     assert_eq!(line(&found, "output_dir").as_deref(), Some("deep/x"));
     let nowhere = imported(
         Tool::Torchtune,
-        &torchtune.replace(
-            "output_dir: /tmp/torchtune/out",
-            "output_dir: ${oc.env:HOME}/x",
-        ),
+        &torchtune.replace("output_dir: out/torchtune", "output_dir: ${oc.env:HOME}/x"),
     );
     assert!(matches!(
         fate(&nowhere, "output_dir"),
