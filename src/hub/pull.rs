@@ -109,16 +109,23 @@ fn cached(snapshot: Snapshot) -> Result<Pulled, HubError> {
 
 impl Client {
     fn listing(&self, id: &RepoId, attempts: u32, report: Reporter) -> Result<Listing, HubError> {
-        let path = format!(
-            "api/models/{}/revision/{}?blobs=true",
-            id.repository(),
-            escaped(id.revision())
-        );
+        Listing::read(id, &self.revision("models", id, attempts, report)?)
+    }
+
+    /// Asks what a revision of a repository has; `kind` is `models` or `datasets`.
+    pub(super) fn revision(
+        &self,
+        kind: &str,
+        id: &RepoId,
+        attempts: u32,
+        report: Reporter,
+    ) -> Result<Vec<u8>, HubError> {
+        let (repository, revision) = (id.repository(), escaped(id.revision()));
+        let path = format!("api/{kind}/{repository}/revision/{revision}?blobs=true");
         let address = self.address(&path)?;
-        let json = self.insist(attempts, report, || {
+        self.insist(attempts, report, || {
             self.get_small(id, address.clone(), JSON_BYTES)
-        })?;
-        Listing::read(id, &json)
+        })
     }
 
     fn download(

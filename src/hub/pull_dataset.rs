@@ -12,7 +12,6 @@ use super::dataset_select::{Contents, select};
 use super::environment::{Environment, Network};
 use super::error::HubError;
 use super::id::RepoId;
-use super::location::escaped;
 use super::retry::Patience;
 use crate::files::{JSON_BYTES, create_folder, read_text_up_to};
 use crate::report::{Event, Reporter};
@@ -158,15 +157,6 @@ impl Client {
         attempts: u32,
         report: Reporter,
     ) -> Result<DatasetListing, HubError> {
-        let path = format!(
-            "api/datasets/{}/revision/{}?blobs=true",
-            id.repository(),
-            escaped(id.revision())
-        );
-        let address = self.address(&path)?;
-        let json = self.insist(attempts, report, || {
-            self.get_small(id, address.clone(), JSON_BYTES)
-        })?;
-        DatasetListing::read(id, &json)
+        DatasetListing::read(id, &self.revision("datasets", id, attempts, report)?)
     }
 }

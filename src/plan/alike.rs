@@ -9,8 +9,8 @@ use super::filled::Filled;
 use super::overlap::TrainedRows;
 use super::resolve::Plan;
 use crate::data::{
-    Corpus, DataSource, Divided, Duplicate, RowCounts, RowStatus, Split, duplicates,
-    near_duplicates, near_duplicates_of, split, visible,
+    Corpus, Divided, Duplicate, RowCounts, RowStatus, Split, duplicates, near_duplicates,
+    near_duplicates_of, split, visible,
 };
 use crate::recipe::Recipe;
 use crate::report::Reporter;
@@ -166,23 +166,14 @@ impl Plan {
     /// # Errors
     /// The rows cannot be read.
     pub(super) fn trained_rows(&self, report: Reporter) -> Result<TrainedRows, PlanError> {
-        let open = |sources: &[DataSource]| {
-            Corpus::open(
-                sources,
-                &self.encoder,
-                &self.limits,
-                self.row_cache(),
-                report,
-            )
-        };
         let compared = if self.alike.held_out == NearDuplicates::Drop {
             &self.validation_sources[..]
         } else {
             &[]
         };
-        let corpus = open(&self.sources)?;
+        let corpus = self.corpus(&self.sources, report)?;
         let contents = corpus.contents();
-        let evaluation = open(compared)?;
+        let evaluation = self.corpus(compared, report)?;
         Ok(TrainedRows::of(&self.divide(
             corpus,
             &contents,

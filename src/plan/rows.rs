@@ -61,18 +61,26 @@ impl Plan {
         self.open_rows(report)
     }
 
+    /// Opens the rows of sources, as tokens within the limits of the plan.
+    pub(super) fn corpus(
+        &self,
+        sources: &[DataSource],
+        report: Reporter,
+    ) -> Result<Corpus, PlanError> {
+        let cache = self.row_cache();
+        Ok(Corpus::open(
+            sources,
+            &self.encoder,
+            &self.limits,
+            cache,
+            report,
+        )?)
+    }
+
     /// Opens the data without reporting on the plan.
     pub(super) fn open_rows(&self, report: Reporter) -> Result<RunData, PlanError> {
-        let open = |sources: &[DataSource]| {
-            Corpus::open(
-                sources,
-                &self.encoder,
-                &self.limits,
-                self.row_cache(),
-                report,
-            )
-        };
-        let (corpus, evaluation) = (open(&self.sources)?, open(&self.validation_sources)?);
+        let corpus = self.corpus(&self.sources, report)?;
+        let evaluation = self.corpus(&self.validation_sources, report)?;
         let mut contents = corpus.contents();
         let datasets = self.divide(corpus, &contents, &evaluation, report);
         let straddling = self.straddling(&datasets, &evaluation);

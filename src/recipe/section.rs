@@ -77,15 +77,17 @@ impl<'a> Section<'a> {
         let read = self
             .shaped(key, Shape::Section)
             .and_then(|value| value.section(take));
-        read.unwrap_or_else(|| {
-            let name = self.name_of(key);
-            take(&mut Section {
-                name,
-                place: self.place,
-                entries: BTreeMap::new(),
-                notes: self.notes,
-            })
-        })
+        read.unwrap_or_else(|| take(&mut self.empty(key)))
+    }
+
+    /// Returns a section of this name without a key.
+    fn empty(&self, key: &str) -> Section<'a> {
+        Section {
+            name: self.name_of(key),
+            place: self.place,
+            entries: BTreeMap::new(),
+            notes: self.notes,
+        }
     }
 
     /// Takes a list of sections; an element that is not a section is left out, with a fault.
@@ -95,12 +97,7 @@ impl<'a> Section<'a> {
             .and_then(Value::list)
             .unwrap_or_default();
         if self.notes.is_describing() {
-            take(&mut Section {
-                name: self.name_of(key),
-                place: self.place,
-                entries: BTreeMap::new(),
-                notes: self.notes,
-            });
+            take(&mut self.empty(key));
         }
         elements
             .into_iter()
@@ -121,12 +118,7 @@ impl<'a> Section<'a> {
             .and_then(Value::list)
             .unwrap_or_default();
         if self.notes.is_describing() {
-            take(&mut Section {
-                name: self.name_of(key),
-                place: self.place,
-                entries: BTreeMap::new(),
-                notes: self.notes,
-            });
+            take(&mut self.empty(key));
         }
         let element = |element: Value<'a>| {
             let place = element.node.place.clone();

@@ -133,18 +133,12 @@ fn merge_as(
         .map(open)
         .collect::<Result<Vec<_>, _>>()?;
     MergeSource::check_sum(&adapters)?;
-    let old = shard_paths(&order.base)?
-        .iter()
-        .map(|path| Archive::open(path))
-        .collect::<Result<Vec<_>, _>>()?;
+    let old = weight_files(&order.base)?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
     order.check_names(&old, report)?;
     let apart = adapters.iter().any(|adapter| adapter.unties);
-    let names: Vec<String> = old
-        .iter()
-        .flat_map(|old| old.shapes().into_keys())
-        .collect();
+    let names = tensor_names(&old);
     let stored = |name: &str| {
         folder
             .spec
@@ -181,6 +175,10 @@ fn merge_as(
         packing: packing.as_ref(),
         counts_q8_0,
         interrupt,
+        pool: rayon::ThreadPoolBuilder::new()
+            .num_threads(rayon::current_num_threads())
+            .build()
+            .expect("threads can be started"),
     };
     let own_head = own_head(&rewriting, &old, apart)?;
     let beside = CompanionFiles::of(&order.base)?;
@@ -236,14 +234,8 @@ pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), MergeError> {
     if !source.has_bases() {
         return Ok(());
     }
-    let old = shard_paths(base)?
-        .iter()
-        .map(|path| Archive::open(path))
-        .collect::<Result<Vec<_>, _>>()?;
-    let names: Vec<String> = old
-        .iter()
-        .flat_map(|old| old.shapes().into_keys())
-        .collect();
+    let old = weight_files(base)?;
+    let names = tensor_names(&old);
     let stored = |name: &str| {
         folder
             .spec
@@ -252,6 +244,23 @@ pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), MergeError> {
     };
     source.compare_bases(&old, false, stored)?;
     Ok(())
+}
+
+/// Opens the weight files of a base.
+fn weight_files(base: &Path) -> Result<Vec<Archive>, MergeError> {
+    let paths = shard_paths(base)?;
+    Ok(paths
+        .iter()
+        .map(|path| Archive::open(path))
+        .collect::<Result<_, _>>()?)
+}
+
+/// Returns the names of all tensors.
+fn tensor_names(files: &[Archive]) -> Vec<String> {
+    files
+        .iter()
+        .flat_map(|file| file.shapes().into_keys())
+        .collect()
 }
 
 /// Writes every weight file; returns the hashes of the old ones.

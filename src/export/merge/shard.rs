@@ -42,6 +42,9 @@ pub(super) struct Rewriting<'a> {
     pub counts_q8_0: bool,
     /// If it is raised, the merge ends with [`MergeError::Interrupted`].
     pub interrupt: &'a AtomicBool,
+    /// Computes. The run's own pool may have the writing thread alone, which waits for what is
+    /// computed.
+    pub pool: rayon::ThreadPool,
 }
 
 /// A new head beside the embedding that it was tied to.
@@ -119,15 +122,12 @@ impl Rewriting<'_> {
         let (block_sender, blocks) = sync_channel(AHEAD);
         let (piece_sender, pieces) = sync_channel(AHEAD);
         let (spare_sender, spares) = channel();
-        // The run's own pool may have this thread alone, which waits here for what is computed.
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(rayon::current_num_threads())
-            .build()
-            .expect("threads can be started");
         let (hash, added) = thread::scope(|scope| {
             let reading = scope.spawn(|| self.read(old, spares, block_sender));
-            let computing =
-                scope.spawn(|| pool.install(|| self.compute(old, blocks, piece_sender)));
+            let computing = scope.spawn(|| {
+                self.pool
+                    .install(|| self.compute(old, blocks, piece_sender))
+            });
             for piece in pieces {
                 to.write(&piece)?;
                 written(piece.len());

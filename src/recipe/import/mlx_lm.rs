@@ -399,13 +399,18 @@ fn last_layers(draft: &Draft, wanted: u64) -> Result<String, String> {
     ))
 }
 
-/// Maps the number of micro-batches. There is one update per `grad_accumulation_steps` of them.
-fn iters(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let micro = draft
+/// Returns the micro-batches of an update.
+fn micro_batches(draft: &Draft) -> u64 {
+    draft
         .at("grad_accumulation_steps")
         .and_then(whole)
         .unwrap_or(1)
-        .max(1);
+        .max(1)
+}
+
+/// Maps the number of micro-batches. There is one update per `grad_accumulation_steps` of them.
+fn iters(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let micro = micro_batches(draft);
     match whole(given.node) {
         Some(iters) if iters >= micro => {
             draft.set("training.max_steps", (iters / micro).to_string())
@@ -498,11 +503,7 @@ fn arguments(draft: &mut Draft, given: &Given) -> KeyOutcome {
     if numbers.len() != given.len() {
         return KeyOutcome::refused("expected a list of numbers");
     }
-    let micro = draft
-        .at("grad_accumulation_steps")
-        .and_then(whole)
-        .unwrap_or(1)
-        .max(1);
+    let micro = micro_batches(draft);
     let warmup = draft
         .at("lr_schedule.warmup")
         .and_then(number)
@@ -531,11 +532,7 @@ fn mask_prompt(_: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 fn steps_per_eval(draft: &mut Draft, given: &Given) -> KeyOutcome {
-    let micro = draft
-        .at("grad_accumulation_steps")
-        .and_then(whole)
-        .unwrap_or(1)
-        .max(1);
+    let micro = micro_batches(draft);
     match whole(given.node) {
         Some(steps) if steps >= micro => {
             draft.set("evaluation.eval_steps", (steps / micro).to_string())
