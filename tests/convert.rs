@@ -723,6 +723,36 @@ fn what_a_recipe_converts_is_named_as_the_person_named_it() {
         let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
         assert_eq!(shown["training_rows"], rows, "{path}: {shown}");
     }
+    // A loop of links leads to no row twice.
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink(".", desk.path("raw/self")).unwrap();
+        for path in ["raw", "raw/**/*.csv"] {
+            let ran = desk.run(&[
+                "plan",
+                "recipe.yaml",
+                &format!("datasets.0.path={path}"),
+                "--json",
+            ]);
+            let shown: Value = serde_json::from_str(&ran.stdout).unwrap();
+            let rows = if path == "raw" { 2 } else { 1 };
+            assert_eq!(shown["training_rows"], rows, "{path}: {shown}");
+        }
+    }
+    // A disk or a right that is missing is no fault of the recipe.
+    let nowhere = desk.path("raw/b.jsonl/cache").display().to_string();
+    for path in ["raw/b.jsonl", "raw"] {
+        let path = format!("datasets.0.path={path}");
+        desk.run_with(
+            &["check", "recipe.yaml", &path],
+            &[("RANKINE_CACHE", &nowhere)],
+        )
+        .says(
+            "no cache",
+            74,
+            &["raw/b.jsonl/cache", "set RANKINE_CACHE to a folder"],
+        );
+    }
     check("raw", &[]).says("again", 0, &[]);
     fs::remove_dir_all(desk.path("raw/deep")).unwrap();
 

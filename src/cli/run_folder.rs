@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Failure;
+use crate::data::DataFile;
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::license::{Notices, notice_paths};
 use crate::files::{
@@ -40,6 +41,8 @@ pub(super) struct ClaimedRunFolder {
     folder: PathBuf,
     /// Folders that were created for it, the innermost first.
     made: Vec<PathBuf>,
+    /// Temporary folders of its data.
+    temporary: Vec<PathBuf>,
     _claim: Claim,
 }
 
@@ -89,9 +92,11 @@ impl ClaimedRunFolder {
             .take_while(|above| !above.as_os_str().is_empty() && !above.exists());
         let made = made.map(Path::to_owned).collect();
         create_folder(folder)?;
+        let temporary = data_files(plan).filter_map(DataFile::temporary_folder);
         let room = Self {
             folder: folder.clone(),
             made,
+            temporary: temporary.map(Path::to_owned).collect(),
             _claim: claim(folder, "wait until it ends, or choose another `output_dir`")?,
         };
         let (parts, shown, lock) = (room.parts(), folder.display(), RunFolder::LOCK);
@@ -149,6 +154,7 @@ impl ClaimedRunFolder {
         let room = Self {
             folder: run.to_owned(),
             made: Vec::new(),
+            temporary: Vec::new(),
             _claim: claim(run, "wait until it ends")?,
         };
         room.sweep()?;
@@ -166,6 +172,7 @@ impl ClaimedRunFolder {
         let files = of_run
             .into_iter()
             .chain([self.folder.join(Claim::PID_FILE)])
+            .chain(self.temporary.iter().cloned())
             .collect();
         Traces {
             files,
@@ -288,6 +295,13 @@ fn exists(message: String, hint: &str) -> Failure {
     Failure::new(Exit::Exists, Fault::new(message).hint(hint))
 }
 
+fn data_files(plan: &Plan) -> impl Iterator<Item = &DataFile> {
+    plan.sources
+        .iter()
+        .chain(&plan.validation_sources)
+        .flat_map(|source| &source.files)
+}
+
 /// Returns every path that the run reads, with the key that names it.
 fn inputs(plan: &Plan) -> Vec<(&'static str, &Path)> {
     let base = [("base_model", plan.base_folder.as_path())].into_iter();
@@ -299,12 +313,7 @@ fn inputs(plan: &Plan) -> Vec<(&'static str, &Path)> {
         .init_from
         .iter()
         .map(|path| ("adapter.init_from", path.as_path()));
-    let data = plan
-        .sources
-        .iter()
-        .chain(&plan.validation_sources)
-        .flat_map(|source| &source.files)
-        .map(|file| ("datasets", file.path()));
+    let data = data_files(plan).map(|file| ("datasets", file.path()));
     base.chain(template).chain(adapter).chain(data).collect()
 }
 

@@ -23,9 +23,9 @@ struct Made {
 
 /// Owner that keeps a converted Parquet file on disk.
 #[derive(Debug, Clone)]
-#[expect(dead_code, reason = "what is held keeps the file")]
 pub(super) enum Keep {
     /// An entry of the cache, with no lease if nobody can remove it.
+    #[expect(dead_code, reason = "what is held keeps the file")]
     Entry(Option<Arc<Lease>>),
     /// A file in a temporary folder, which is deleted when the last user is dropped.
     Temporary(Arc<TempDir>),
@@ -51,6 +51,14 @@ impl DataFile {
     /// Returns the Parquet file with its rows: the file itself, or the one it was converted to.
     pub fn parquet(&self) -> &Path {
         self.made.as_ref().map_or(&self.path, |made| &made.path)
+    }
+
+    /// Returns the temporary folder of its converted Parquet file, for an end without destructors.
+    pub fn temporary_folder(&self) -> Option<&Path> {
+        match &self.made.as_ref()?.keep {
+            Keep::Temporary(folder) => Some(folder.path()),
+            Keep::Entry(_) => None,
+        }
     }
 
     /// Whether its rows are read from a converted Parquet file.

@@ -1,6 +1,6 @@
 //! Sources of rows: a recipe's file, glob or folder becomes a sorted list of Parquet files.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,7 @@ use super::convert::is_convertible;
 use super::data_file::DataFile;
 use super::first_bytes::Content;
 use crate::fault::{Exit, Explain};
+use crate::files::{FileError, files_below};
 use crate::terms::{Format, TrainOn};
 
 /// Maximum number of files inspected to find one that can be converted to Parquet.
@@ -60,6 +61,9 @@ pub enum SourceError {
         /// The target of the link.
         target: PathBuf,
     },
+    /// A folder cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
     /// The glob pattern is invalid.
     #[error("`{path}` is not a glob: {reason}")]
     Pattern {
@@ -72,7 +76,10 @@ pub enum SourceError {
 
 impl Explain for SourceError {
     fn exit(&self) -> Exit {
-        Exit::Input
+        match self {
+            Self::File(error) => error.exit(),
+            _ => Exit::Input,
+        }
     }
 
     fn hint(&self) -> Option<String> {
@@ -94,12 +101,13 @@ impl Explain for SourceError {
                 ))
             }
             Self::NotFound { nearby, .. } if nearby.is_empty() => {
-                Some("give a Parquet file, a glob or a folder that holds `*.parquet`".into())
+                Some("give a data file (Parquet, JSON, JSONL, CSV, TSV), a glob or a folder".into())
             }
             Self::NotFound { nearby, .. } => Some(format!("there are: {}", nearby.join(", "))),
             Self::Dangling { .. } => {
                 Some("restore the file that the link leads to, or remove the link".into())
             }
+            Self::File(error) => error.hint(),
             Self::Pattern { .. } => None,
         }
     }
@@ -159,24 +167,14 @@ fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
 /// Returns the data files in and below a folder: Parquet files, or files that can be converted if
 /// there are none.
 fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
-    let escaped = Pattern::escape(&folder.to_string_lossy());
-    let escaped = if escaped.ends_with('/') {
-        escaped
-    } else {
-        format!("{escaped}/")
-    };
-    let below = |pattern: &str| {
-        let mut files = matches(&format!("{escaped}**/{pattern}"))?;
-        files.retain(|path| !path.is_dir() && !is_apart(path.strip_prefix(folder).unwrap_or(path)));
-        files.retain(|path| path.is_file() || is_dangling(path));
-        files.sort();
-        Ok(files)
-    };
-    let tables = below("*.parquet")?;
-    if !tables.is_empty() {
-        return Ok(tables);
+    let mut files = files_below(folder)?;
+    files.retain(|path| !is_apart(path.strip_prefix(folder).unwrap_or(path)));
+    let is_table = |path: &PathBuf| path.extension().is_some_and(|end| end == "parquet");
+    if files.iter().any(is_table) {
+        files.retain(is_table);
+        return Ok(files);
     }
-    let mut others: Vec<PathBuf> = below("*")?;
+    let mut others = files;
     others.retain(|path| is_convertible(path));
     Ok(others)
 }
@@ -204,7 +202,19 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
         path: pattern.to_owned(),
         reason: error.to_string(),
     })?;
-    Ok(paths.flatten().collect())
+    let paths = paths.map(|path| {
+        path.map_err(|error| {
+            let path = error.path().to_owned();
+            SourceError::File(FileError::new("read", &path, error.into()))
+        })
+    });
+    let mut found = paths.collect::<Result<Vec<_>, _>>()?;
+    if pattern.contains("**") {
+        // A loop of links leads to each file many times.
+        let mut seen = BTreeSet::new();
+        found.retain(|path| path.canonicalize().map_or(true, |real| seen.insert(real)));
+    }
+    Ok(found)
 }
 
 /// Whether a path may be meant as a repository id: `owner/name`.
@@ -414,7 +424,7 @@ mod tests {
             (
                 "empty",
                 "empty",
-                "give a Parquet file, a glob or a folder that holds `*.parquet`",
+                "give a data file (Parquet, JSON, JSONL, CSV, TSV), a glob or a folder",
             ),
         ] {
             let error =

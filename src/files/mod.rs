@@ -2,6 +2,7 @@
 //! safetensors container.
 
 mod atomic;
+mod below;
 mod cache;
 mod claim;
 pub(crate) mod disk;
@@ -23,6 +24,7 @@ pub use atomic::{
     temporary_folder_in, temporary_in, write_all, write_atomic, write_folder_atomic,
     write_pieces_atomic,
 };
+pub use below::files_below;
 pub use cache::{
     CacheEntry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder,
     cache_limit, entries, entry_count, give_name, hold, home_folder, leftovers, mark_used,

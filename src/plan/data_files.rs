@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use super::PlanError;
 use super::resolve::output_dir;
-use crate::data::convert::{Reading, data_files, is_convertible};
-use crate::data::{Content, DataFile, find_files};
+use crate::data::convert::{ConvertError, Reading, data_files, is_convertible};
+use crate::data::{Content, CorpusError, DataFile, SourceError, find_files};
 use crate::fault::{Explain, Fault};
 use crate::files::{RowCache, cache_folder};
 use crate::recipe::{Dataset, Recipe};
@@ -30,7 +31,14 @@ pub(super) fn cache(mode: CacheMode, run: &Path) -> Option<RowCache> {
 }
 
 /// Finds the files of a recipe's datasets, in the recipe's order.
-pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> Vec<Found> {
+///
+/// # Errors
+/// A file or folder cannot be read or written, which is no fault of the recipe.
+pub(super) fn find(
+    recipe: &Recipe,
+    datasets: &[Dataset],
+    report: Reporter,
+) -> Result<Vec<Found>, PlanError> {
     let mode = recipe
         .cache
         .as_ref()
@@ -46,8 +54,12 @@ pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> V
     let of_dataset = |dataset: &Dataset| {
         let paths = match (&dataset.files, &dataset.path) {
             (Some(files), _) => files.clone(),
-            (None, Some(path)) => find_files(&path.value).map_err(|error| error.faults())?,
-            (None, None) => return Err(Vec::new()),
+            (None, Some(path)) => match find_files(&path.value) {
+                Ok(found) => found,
+                Err(SourceError::File(error)) => return Err(error.into()),
+                Err(error) => return Ok(Err(error.faults())),
+            },
+            (None, None) => return Ok(Err(Vec::new())),
         };
         let (format, columns) = (
             dataset.format.as_ref().map(|said| said.value),
@@ -59,27 +71,41 @@ pub(super) fn find(recipe: &Recipe, datasets: &[Dataset], report: Reporter) -> V
 }
 
 /// Returns the data files at these paths; `cache` is the result of [`cache`].
+///
+/// # Errors
+/// A file cannot be read or written.
 pub(super) fn readable(
     paths: Vec<PathBuf>,
     format: Option<Format>,
     columns: &BTreeMap<String, String>,
     cache: Option<&RowCache>,
     report: Reporter,
-) -> Found {
-    match (cache, paths.iter().find(|path| is_convertible(path))) {
-        (_, None) => Ok(paths.into_iter().map(DataFile::from).collect()),
-        (Some(cache), Some(_)) => data_files(paths, Reading { format, columns }, cache, report)
-            .map_err(|error| error.faults()),
-        (None, Some(path)) => {
-            let message = format!(
-                "`{}` is no Parquet file, and `cache: none` lets no copy of it be made",
-                path.display()
-            );
-            let hint = Content::of(path).map(|content| content.hint(path));
-            Err(vec![Fault {
-                hint,
-                ..Fault::new(message)
-            }])
-        }
-    }
+) -> Result<Found, PlanError> {
+    Ok(
+        match (cache, paths.iter().find(|path| is_convertible(path))) {
+            (_, None) => Ok(paths.into_iter().map(DataFile::from).collect()),
+            (Some(cache), Some(_)) => {
+                match data_files(&paths, Reading { format, columns }, cache, report) {
+                    Err(ConvertError::File(cause)) if paths.contains(&cause.path) => {
+                        return Err(cause.into());
+                    }
+                    Err(ConvertError::File(cause)) => {
+                        return Err(CorpusError::Cache { cause }.into());
+                    }
+                    found => found.map_err(|error| error.faults()),
+                }
+            }
+            (None, Some(path)) => {
+                let message = format!(
+                    "`{}` is no Parquet file, and `cache: none` lets no copy of it be made",
+                    path.display()
+                );
+                let hint = Content::of(path).map(|content| content.hint(path));
+                Err(vec![Fault {
+                    hint,
+                    ..Fault::new(message)
+                }])
+            }
+        },
+    )
 }

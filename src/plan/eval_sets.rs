@@ -189,7 +189,7 @@ impl Plan {
             &like.columns,
             cache.as_ref(),
             report,
-        );
+        )?;
         let source = DataSource {
             files: files.map_err(|faults| placed(name, faults))?,
             selected: None,

@@ -176,8 +176,8 @@ pub fn resolve_on(
     } else {
         None
     };
-    let files = data_files::find(&recipe, &recipe.datasets, report);
-    let validation_files = data_files::find(&recipe, &recipe.evaluation.datasets, report);
+    let files = data_files::find(&recipe, &recipe.datasets, report)?;
+    let validation_files = data_files::find(&recipe, &recipe.evaluation.datasets, report)?;
     let mut with_files = recipe
         .datasets
         .iter()

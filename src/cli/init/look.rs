@@ -33,7 +33,7 @@ pub(super) fn look(path: &str, terminal: &Terminal) -> Result<Set, Failure> {
     } else {
         find_files(path)?
     };
-    let files = data_files(paths, reading, &cache, &|event| terminal.take(&event))?;
+    let files = data_files(&paths, reading, &cache, &|event| terminal.take(&event))?;
     terminal.stop();
     let Some((format, columns)) = guessed(&files)? else {
         let names = columns(&files[0])?.0;

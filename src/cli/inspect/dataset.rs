@@ -44,7 +44,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Findings, Failure> {
     } else {
         find_files(&path)?
     };
-    let files = data_files(paths, reading, &cache, &|event| terminal.take(&event))?;
+    let files = data_files(&paths, reading, &cache, &|event| terminal.take(&event))?;
     terminal.stop();
     let mut found = Findings::new("dataset", &args.subject);
     let (mut rows, mut all) = (0, Vec::new());

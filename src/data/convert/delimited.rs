@@ -26,9 +26,55 @@ pub(super) struct DelimitedReader {
 
 /// Result of reading a record into a piece.
 enum Read {
-    Record { line: u64, cells: Vec<Range<usize>> },
-    TooLong { line: u64 },
+    Record {
+        line: u64,
+        cells: Vec<Range<usize>>,
+    },
+    TooLong {
+        line: u64,
+    },
+    /// A cell continues after its closing quote.
+    Glued {
+        line: u64,
+    },
     End,
+}
+
+/// The reason for a row of [`Read::Glued`].
+const GLUED: &str = "a cell has text after its closing quote: put the whole cell in quotes, and \
+    write a quote within it as `\"\"`";
+
+/// Position within a record, as far as quotes decide it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Quotes {
+    /// At the start of a cell, or in one without quotes.
+    Outside {
+        at_start: bool,
+    },
+    Inside,
+    /// After a quote within quotes, which closes them unless another quote follows.
+    Closing,
+}
+
+impl Quotes {
+    const START: Self = Self::Outside { at_start: true };
+
+    /// Returns the position after the bytes; `None` where a cell continues after its quotes, which
+    /// the parser would join to it.
+    fn after(self, bytes: &[u8], separator: u8) -> Option<Self> {
+        bytes.iter().try_fold(self, |quotes, byte| {
+            let ends = *byte == separator || matches!(byte, b'\n' | b'\r');
+            Some(match (quotes, byte) {
+                (Self::Inside, b'"') => Self::Closing,
+                (Self::Inside, _) | (Self::Closing | Self::Outside { at_start: true }, b'"') => {
+                    Self::Inside
+                }
+                _ if ends => Self::START,
+                (Self::Closing, _) => return None,
+                (Self::Outside { .. }, _) => Self::Outside { at_start: false },
+            })
+        })
+    }
 }
 
 impl DelimitedReader {
@@ -56,6 +102,12 @@ impl DelimitedReader {
                 return Err(reader.refused(
                     "has a header of more than 16 MiB",
                     "give it a line of names",
+                ));
+            }
+            Read::Glued { .. } => {
+                return Err(reader.refused(
+                    "has a name in its header with text after its closing quote",
+                    "put the whole name in quotes",
                 ));
             }
             Read::End => {
@@ -134,6 +186,10 @@ impl DelimitedReader {
                     });
                     self.is_done = true;
                 }
+                Read::Glued { line } => piece.records.push(Record {
+                    line,
+                    content: Content::Broken(GLUED.to_owned()),
+                }),
                 Read::End => break,
             }
         }
@@ -147,6 +203,7 @@ impl DelimitedReader {
         let (start, mut output, mut ends, mut count) =
             (piece.bytes.len(), vec![0; 1024], vec![0; 16], 0);
         let (mut written, mut has_begun, mut line) = (0, false, self.parser.line());
+        let mut quotes = Some(Quotes::START);
         loop {
             let buffer = self.stream.buffer()?;
             let is_end = buffer.is_empty();
@@ -163,6 +220,7 @@ impl DelimitedReader {
                 self.parser
                     .read_record(input, &mut output[written..], &mut ends[count..]);
             has_begun |= input[..used].iter().any(|byte| !b"\r\n".contains(byte));
+            quotes = quotes.and_then(|quotes| quotes.after(&input[..used], self.separator));
             (written, count) = (written + bytes, count + found);
             if !is_end {
                 self.stream.consume(used);
@@ -191,6 +249,9 @@ impl DelimitedReader {
                 self.is_done = true;
                 return Ok(Read::TooLong { line });
             }
+        }
+        if quotes.is_none() {
+            return Ok(Read::Glued { line });
         }
         piece.bytes.extend_from_slice(&output[..written]);
         let starts = std::iter::once(0).chain(ends.iter().copied());
@@ -304,6 +365,29 @@ mod tests {
             read(format!("a,b\n{long},\"{long}\"\n1,2").as_bytes()).expect("read")[1].1,
             [long.clone(), long]
         );
+    }
+
+    #[test]
+    fn a_cell_that_continues_after_its_quotes_is_a_wrong_row() {
+        for cell in ["\"hello\" said he", "\"c\"d", "\"x\\\"y\"", "\"a\" "] {
+            let rows = read(format!("a,b\n1,{cell}\n2,\"3\"\n").as_bytes()).expect("read");
+            assert_eq!(rows[1], (2, vec![GLUED.to_owned()]), "{cell}");
+            assert_eq!(rows[2], (3, vec!["2".to_owned(), "3".to_owned()]), "{cell}");
+        }
+        for cell in [
+            "he said \"hello\"",
+            "a\"b",
+            "\"\"",
+            "\"\"\"a\"\"\"",
+            "\"a\r\nb\"",
+        ] {
+            let rows = read(format!("a,b\n1,{cell}\n2,3").as_bytes()).expect("read");
+            assert_eq!((rows.len(), rows[1].1.len()), (3, 2), "{cell}");
+        }
+        let error = read(b"a,\"b\"c\n1,2\n")
+            .expect_err("the header")
+            .to_string();
+        assert!(error.contains("after its closing quote"), "{error}");
     }
 
     #[test]

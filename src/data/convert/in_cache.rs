@@ -37,21 +37,19 @@ pub struct Reading<'a> {
 /// # Errors
 /// A file cannot be read or written, or a row is invalid; the cache may then hold no entry.
 pub fn data_files(
-    paths: Vec<PathBuf>,
+    paths: &[PathBuf],
     reading: Reading,
     cache: &RowCache,
     report: Reporter,
 ) -> Result<Vec<DataFile>, ConvertError> {
-    paths
-        .into_iter()
-        .map(|path| {
-            if is_convertible(&path) {
-                converted(path, reading, cache, report)
-            } else {
-                Ok(DataFile::from(path))
-            }
-        })
-        .collect()
+    let opened = |path: &PathBuf| {
+        if is_convertible(path) {
+            converted(path.clone(), reading, cache, report)
+        } else {
+            Ok(DataFile::from(path.clone()))
+        }
+    };
+    paths.iter().map(opened).collect()
 }
 
 /// Whether a file's name and first bytes are those of rows that can be converted.

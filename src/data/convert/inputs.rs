@@ -12,8 +12,6 @@ use crate::files;
 
 /// Columns for the text of a file and for its path.
 const TEXT_COLUMNS: [&str; 2] = ["text", "path"];
-/// Maximum number of files in a folder.
-const MAX_FILES: usize = 1_000_000;
 /// Extensions of compressed files.
 const PACKED: [&str; 3] = ["gz", "zst", "zstd"];
 /// The first bytes of a Parquet file.
@@ -163,9 +161,7 @@ pub(super) fn find(
 
 /// Finds the files with rows in a folder, or text files if there are none.
 fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, ConvertError> {
-    let mut found = Vec::new();
-    walk(folder, &mut found)?;
-    found.sort();
+    let found = files::files_below(folder)?;
     let form = |path: &PathBuf| FileForm::of_name(path);
     let is_texts = !found
         .iter()
@@ -224,33 +220,6 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<Input>, Conve
         ));
     }
     Ok(inputs)
-}
-
-fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> Result<(), ConvertError> {
-    let failed = |cause| files::FileError::new("read", folder, cause);
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let (path, is_hidden) = (
-            entry.path(),
-            entry.file_name().as_encoded_bytes().starts_with(b"."),
-        );
-        if is_hidden {
-            continue;
-        }
-        if path.is_dir() && !path.is_symlink() {
-            walk(&path, found)?;
-        } else if path.is_file() {
-            found.push(path);
-        }
-        if found.len() > MAX_FILES {
-            return Err(ConvertError::source(
-                folder,
-                "has more than a million files",
-                "convert parts of it",
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Reader of an input.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::tree::{Node, NodeValue};
-use super::datasets::{Located, Part, is_slice, locate, on_hub};
+use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::KeyOutcome;
 use super::hugging_face as hf;
@@ -1437,6 +1437,14 @@ fn located(draft: &Draft, dataset: &Node) -> Option<Located> {
     let is_shard = ["shards", "shards_idx"]
         .iter()
         .any(|key| entry(dataset, key).is_some());
+    let is_whole = !is_shard
+        && ["name", "revision"]
+            .iter()
+            .all(|key| entry(dataset, key).is_none());
+    let file = loaded_file(dataset).or_else(|| files.is_empty().then(|| path.to_owned()));
+    if let Some(local) = file.filter(|_| is_whole).and_then(|file| local_file(&file)) {
+        return Some(local);
+    }
     let of_hub = on_hub(
         path,
         Part {
@@ -1447,6 +1455,17 @@ fn located(draft: &Draft, dataset: &Node) -> Option<Located> {
     )
     .filter(|_| !is_shard);
     Some(of_hub.unwrap_or_else(|| locate(path, &draft.folder)))
+}
+
+/// Returns the file of a dataset whose `path` is a loader of Hugging Face's library.
+fn loaded_file(dataset: &Node) -> Option<String> {
+    let loader = entry(dataset, "path")?.text()?;
+    let files = texts(entry(dataset, "data_files")?);
+    let is_loader = matches!(loader, "json" | "csv" | "parquet");
+    match &files[..] {
+        [file] if is_loader => Some(file.clone()),
+        _ => None,
+    }
 }
 
 /// Returns the value of a dataset's key.
@@ -1497,6 +1516,11 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
         },
         Some(_) if given.name == "split" && is_slice(said) => {
             KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said)))
+        }
+        Some(Located { path, task: None })
+            if given.name == "data_files" && loaded_file(given.parent).is_some() =>
+        {
+            KeyOutcome::Mapped(format!("datasets.path: {path}"))
         }
         Some(Located {
             path,

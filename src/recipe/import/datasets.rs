@@ -7,7 +7,23 @@ use std::path::Path;
 use super::super::split::Split;
 use super::text::quoted;
 
-/// File extensions of data in other forms.
+/// File extensions of data that a recipe reads without a task for the user.
+const READ_FORMS: [&str; 13] = [
+    ".parquet",
+    ".jsonl",
+    ".jsonl.gz",
+    ".jsonl.zst",
+    ".ndjson",
+    ".json",
+    ".json.gz",
+    ".json.zst",
+    ".csv",
+    ".csv.gz",
+    ".csv.zst",
+    ".tsv",
+    ".tsv.gz",
+];
+/// File extensions of data in other forms, which are written anew where their rows must change.
 const OTHER_FORMS: [&str; 9] = [
     ".jsonl.zst",
     ".jsonl.gz",
@@ -114,14 +130,20 @@ impl Located {
     }
 }
 
+/// Returns a local file that a recipe reads as it is; `None` for any other path.
+pub(super) fn local_file(path: &str) -> Option<Located> {
+    let is_file = !path.contains("://") && READ_FORMS.iter().any(|end| path.ends_with(end));
+    is_file.then(|| Located {
+        path: quoted(path),
+        task: None,
+    })
+}
+
 /// Returns where the data of a path or Hub id are looked for, once the user put them there.
 pub(super) fn locate(path: &str, folder: &Path) -> Located {
     let is_there = folder.join(path).exists();
-    if path.ends_with(".parquet") && !path.contains("://") {
-        return Located {
-            path: quoted(path),
-            task: None,
-        };
+    if let Some(table) = local_file(path).filter(|_| path.ends_with(".parquet")) {
+        return table;
     }
     if let Some(stem) = OTHER_FORMS
         .iter()
@@ -265,6 +287,15 @@ mod tests {
 
     #[test]
     fn data_are_looked_for_where_they_can_be_put() {
+        let read = |path: &str| local_file(path).map(|located| located.path);
+        assert_eq!(
+            read("data/train.jsonl.gz").as_deref(),
+            Some("data/train.jsonl.gz")
+        );
+        assert_eq!(read("a b.csv").as_deref(), Some("\"a b.csv\""));
+        for path in ["a/b", "s3://a/b.jsonl", "a.txt", "a.arrow"] {
+            assert_eq!(read(path), None, "{path}");
+        }
         let at = |path: &str| locate(path, Path::new("nowhere")).path;
         assert_eq!(at("tatsu-lab/alpaca"), "datasets/tatsu-lab/alpaca");
         assert_eq!(at("s3://bucket/../x y"), "datasets/s3-/bucket/x-y");

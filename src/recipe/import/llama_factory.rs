@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::super::tree::NodeValue;
-use super::datasets::{Located, Part, is_slice, locate, on_hub};
+use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::KeyOutcome;
 use super::hugging_face as hf;
@@ -928,10 +928,10 @@ fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
     let is_whole = !["folder", "num_samples"]
         .iter()
         .any(|key| entry.contains_key(*key));
-    if let Some(located) = text("hf_hub_url")
-        .filter(|_| is_whole)
-        .and_then(|id| on_hub(id, part, &draft.folder))
-    {
+    let of_hub = || text("hf_hub_url").and_then(|id| on_hub(id, part, &draft.folder));
+    let file = text("file_name").filter(|_| said.is_none());
+    let local = || local_file(&format!("{}/{}", data_dir(draft), file?));
+    if let Some(located) = of_hub().or_else(local).filter(|_| is_whole) {
         let mut found = DatasetInfo {
             part: located.lines(part),
             ..new(located)

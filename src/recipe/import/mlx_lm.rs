@@ -2,6 +2,7 @@
 //! config leaves out.
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use super::super::tree::{Node, NodeValue};
@@ -13,6 +14,8 @@ use super::text::{list, number, quoted, texts, whole};
 use super::{Given, Rule, Table};
 use crate::files::{JSON_BYTES, read_text_up_to};
 
+/// Bytes of a first row that are looked at.
+const MOST_OF_A_ROW: u64 = 1 << 22;
 const OPTIMIZER: &str = "an argument of the optimizer that is not supported";
 
 pub(super) const TABLES: &[Table] = &[TOP];
@@ -337,10 +340,36 @@ fn data_path(draft: &mut Draft, given: &Given) -> KeyOutcome {
             `messages`, `completion` for `prompt` and `completion`, `text` for `text`",
         );
     }
-    KeyOutcome::replaced(
-        "write its `train` and `valid` rows as Parquet; `format` is `chat` for rows of `messages`, \
-        `completion` for `prompt` and `completion`, `text` for `text`",
-    )
+    let folder = given.node.text().unwrap_or_default();
+    match rows_of(&draft.folder.join(folder).join("train.jsonl")) {
+        Some((format, _)) => KeyOutcome::Mapped(format!(
+            "datasets.path: {folder}/train.jsonl, datasets.format: {format}"
+        )),
+        None => KeyOutcome::replaced(
+            "its `train.jsonl` and `valid.jsonl` are named; `format` is `chat` for rows of \
+            `messages` or of `prompt` and `completion`, `text` for `text`",
+        ),
+    }
+}
+
+/// Returns the format of a file's first row and its columns, as mlx-lm reads them
+/// (`mlx_lm/tuner/datasets.py`); `None` where the file is not there.
+fn rows_of(path: &Path) -> Option<(&'static str, Option<&'static str>)> {
+    let mut line = String::new();
+    let file = std::fs::File::open(path).ok()?;
+    BufReader::new(file.take(MOST_OF_A_ROW))
+        .read_line(&mut line)
+        .ok()?;
+    let row: serde_json::Map<String, serde_json::Value> = serde_json::from_str(&line).ok()?;
+    let has = |name: &str| row.contains_key(name);
+    match () {
+        () if has("messages") => Some(("chat", None)),
+        () if has("prompt") && has("completion") => {
+            Some(("chat", Some("{prompt: prompt, completion: completion}")))
+        }
+        () if has("text") => Some(("text", None)),
+        () => None,
+    }
 }
 
 /// Maps the number of last layers. Which ones these are depends on the base's `config.json`.
@@ -656,24 +685,23 @@ pub(super) fn finish(draft: &mut Draft) {
         .trim_matches('"')
         .trim_end_matches('/')
         .to_owned();
+    let layout = rows_of(&draft.folder.join(&folder).join("train.jsonl"));
     let set = |file: &str| {
-        let note = format!(
-            "Write the rows of `{file}.jsonl` there as Parquet, and say what they are in `format`."
-        );
-        let path = quoted(&format!("{folder}/{file}.parquet"));
-        let notes = located
-            .task
-            .iter()
-            .map(|task| format!("{task}."))
-            .chain([note])
-            .collect();
+        let path = quoted(&format!("{folder}/{file}.jsonl"));
+        let task = located.task.iter().map(|task| format!("{task}."));
+        let unknown = layout
+            .is_none()
+            .then(|| "Say what its rows are in `format`.".into());
+        let (format, columns) = layout.unwrap_or(("chat", None));
+        let columns = columns.map(|columns| ("columns", columns.to_owned()));
+        let lines = [("path", path), ("format", format.into())];
         Data {
-            notes,
-            lines: vec![
-                ("path", path),
-                ("format", "chat".into()),
-                ("train_on", train_on.into()),
-            ],
+            notes: task.chain(unknown).collect(),
+            lines: lines
+                .into_iter()
+                .chain(columns)
+                .chain([("train_on", train_on.into())])
+                .collect(),
         }
     };
     draft.train = vec![set("train")];

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::tree::{KeyValue, Node, NodeValue};
-use super::datasets::{Located, Part, is_slice, locate, on_hub};
+use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::fate::KeyOutcome;
 use super::hugging_face as hf;
@@ -715,6 +715,7 @@ fn place(draft: &Draft, part: &str) -> Option<Located> {
         },
         &draft.folder,
     )
+    .or_else(|| local_file(&path))
     .filter(|_| is_read_as_it_is);
     Some(of_hub.unwrap_or_else(|| locate(&path, &draft.folder)))
 }
