@@ -52,7 +52,7 @@ fn text(path: PathBuf) -> String {
 /// Configs that use the keys of each tool's published examples: mapped, dropped, replaced and
 /// refused.
 const SAMPLES: [(&str, &str, [u64; 4]); 5] = [
-    ("axolotl.yaml", "axolotl", [29, 33, 7, 0]),
+    ("axolotl.yaml", "axolotl", [30, 33, 6, 0]),
     ("llama-factory.yaml", "llama-factory", [18, 16, 5, 0]),
     ("torchtune.yaml", "torchtune", [22, 26, 4, 0]),
     ("mlx-lm.yaml", "mlx-lm", [24, 10, 1, 0]),
