@@ -302,6 +302,43 @@ fn sharegpt_with_tools_is_read_as_it_was_written() {
 }
 
 #[test]
+fn a_row_without_an_answer_is_counted() {
+    let desk = Desk::new();
+    let rows = [
+        json!({"q": "a", "a": "b"}),
+        json!({"q": "c"}),
+        json!({"q": null, "a": "d"}),
+    ];
+    desk.write("rows.jsonl", lines(&rows));
+    desk.write("rows.csv", "q,a\nx,y\nz,\n");
+    desk.write_rows(
+        "rows.parquet",
+        vec![("q", texts(["x", "z"])), ("a", texts(["y", ""]))],
+    );
+    let chat = ["--format", "chat", "--columns", "prompt=q,completion=a"];
+    for (name, nulls) in [("rows.jsonl", 2), ("rows.csv", 1), ("rows.parquet", 1)] {
+        let said = converted(
+            &desk,
+            &[&[name, "--out", &format!("{name}.chat.parquet")], &chat[..]].concat(),
+        );
+        assert_eq!(said["columns"][0]["name"], "messages");
+        assert_eq!(said["columns"][0]["nulls"], nulls, "{name}: {said}");
+    }
+    desk.write("nulls.jsonl", "{\"text\": null}\n{\"text\": null}\n");
+    desk.run(&["convert", "nulls.jsonl", "--out", "x.parquet"])
+        .says("nulls", 65, &["has nothing but nulls in 2 rows"]);
+    desk.run(&[
+        "convert",
+        "rows.jsonl",
+        "--out",
+        "x.parquet",
+        "--columns",
+        "prompt=q,prompt=a",
+    ])
+    .says("twice", 2, &["`prompt` is given twice, as `q` and as `a`"]);
+}
+
+#[test]
 fn preferences_go_through_and_are_no_format_yet() {
     let desk = Desk::new();
     desk.write("dpo.jsonl", lines(&preferences()));
@@ -371,6 +408,69 @@ fn tables_keep_quotes_line_breaks_and_zeros() {
         );
         assert_eq!(rows_of(&desk.path(&out)), expected, "{name}");
     }
+}
+
+#[test]
+fn a_table_that_names_its_separator_is_split_by_it() {
+    let desk = Desk::new();
+    desk.write("excel.csv", "\u{feff}sep=;\r\nid;text\r\n1;a, b, c\r\n");
+    desk.write("pipes.csv", "id|text\n1|a, b; c\n");
+    desk.write("quotes.tsv", "id\ttext\n1\t\"a\n2\tb\"\n3\tc\n");
+    let told = converted(&desk, &["excel.csv", "--out", "excel.parquet"]);
+    assert_eq!(
+        rows_of(&desk.path("excel.parquet")),
+        [json!({"id": "1", "text": "a, b, c"})]
+    );
+    assert!(told["notes"].to_string().contains("separated by `;`"));
+    converted(&desk, &["pipes.csv", "--out", "pipes.parquet"]);
+    assert_eq!(
+        rows_of(&desk.path("pipes.parquet")),
+        [json!({"id": "1", "text": "a, b; c"})]
+    );
+    let told = converted(&desk, &["quotes.tsv", "--out", "quotes.parquet"]);
+    assert_eq!(told["rows"], 2);
+    let note = "1 row with line breaks within quotes, the first in line 2";
+    assert!(told["notes"].to_string().contains(note), "{told}");
+    desk.write("wrong.csv", "sep=;\nid;text\n1;a\n2\n");
+    desk.run(&["convert", "wrong.csv", "--out", "x.parquet"])
+        .says(
+            "the line that an editor shows",
+            65,
+            &["wrong.csv:4: 1 cell, the header has 2"],
+        );
+}
+
+#[test]
+fn what_training_leaves_out_or_does_not_read_is_said() {
+    let desk = Desk::new();
+    let rows = [
+        json!({"text": "a plain row of text"}),
+        json!({"text": "x".repeat((4 << 20) + 1)}),
+        json!({"text": "another plain row"}),
+    ];
+    desk.write("long.jsonl", lines(&rows));
+    let note = "1 row with a text of more than 4194304 bytes, the first at `long.jsonl:2`";
+    let told = converted(&desk, &["long.jsonl", "--out", "long.parquet"]);
+    assert!(told["notes"][0].as_str().unwrap().contains(note), "{told}");
+    let rest = ["training.max_dropped=0.5", "evaluation.val_set_size=0"];
+    let arguments = ["check", "recipe.yaml", "datasets.0.path=long.jsonl"];
+    desk.run(&[&arguments[..], &rest].concat()).says(
+        "its own row",
+        0,
+        &[note, "`long.jsonl`, row 1, column `text`: a text of"],
+    );
+    fs::create_dir(desk.path("mixed")).unwrap();
+    desk.write("mixed/b.jsonl", lines(&rows[..1]));
+    desk.write_rows("mixed/a.parquet", vec![("text", texts(["one", "two"]))]);
+    let arguments = ["check", "recipe.yaml", "datasets.0.path=mixed"];
+    desk.run(&[&arguments[..], &rest].concat()).says(
+        "files that are passed over",
+        0,
+        &[
+            "datasets.0: `mixed` has Parquet files",
+            "(1, such as `mixed/b.jsonl`)",
+        ],
+    );
 }
 
 #[test]
@@ -1344,6 +1444,57 @@ fn an_output_that_is_there_stays() {
         65,
         &["needs `messages`, or `prompt` and `completion`"],
     );
+}
+
+/// With `cache: run` the copy of a data file lies in the temporary folder before the run's folder
+/// exists.
+#[cfg(unix)]
+#[test]
+fn a_run_that_a_signal_ends_leaves_no_copy_of_the_data() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    desk.write(
+        "rows.jsonl",
+        format!("{}\n", json!({"text": "so ".repeat(40)})).repeat(60_000),
+    );
+    fs::create_dir(desk.path("tmp")).unwrap();
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        let child = desk
+            .command(&[
+                "train",
+                "recipe.yaml",
+                "datasets.0.path=rows.jsonl",
+                "cache=run",
+                "training.max_steps=100000",
+                "--overwrite",
+            ])
+            .env("TMPDIR", desk.path("tmp"))
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while !desk.path("run").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let copies: Vec<_> = fs::read_dir(desk.path("tmp")).unwrap().collect();
+        assert_eq!(copies.len(), 1, "the copy that the run reads");
+        let mode = copies[0]
+            .as_ref()
+            .unwrap()
+            .metadata()
+            .unwrap()
+            .permissions();
+        assert_eq!(mode.mode() & 0o777, 0o700, "for this user alone");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+        let ended = child.wait_with_output().unwrap();
+        let said = String::from_utf8_lossy(&ended.stderr).into_owned();
+        assert!(matches!(ended.status.code(), Some(75 | 130)), "{said}");
+        let left = fs::read_dir(desk.path("tmp")).unwrap().count();
+        assert_eq!(left, 0, "{signal}: {said}");
+        let _ = fs::remove_dir_all(desk.path("run"));
+    }
 }
 
 #[cfg(unix)]

@@ -162,6 +162,51 @@ fn a_config_that_is_none_is_told_apart() {
     );
 }
 
+/// Data as configs name them are read as they are, and what was imported passes `check`.
+#[test]
+fn data_of_a_config_are_named_as_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| text(folder.path().join(name));
+    let turns = [("user", "q"), ("assistant", "a")]
+        .map(|(role, content)| serde_json::json!({"role": role, "content": content}));
+    let row = serde_json::json!({ "messages": turns });
+    fs::create_dir(folder.path().join("data")).unwrap();
+    for name in ["law.jsonl", "data/train.jsonl", "data/valid.jsonl"] {
+        fs::write(at(name), format!("{row}\n{row}\n")).unwrap();
+    }
+    let base = text(root().join("checkpoints/rankine-tiny"));
+    let (law, data) = (at("law.jsonl"), at("data"));
+    let axolotl = format!(
+        "base_model: {base}\nadapter: lora\nlora_r: 4\nlora_alpha: 8\nlora_target_linear: true\n\
+        learning_rate: 2e-4\nsequence_len: 64\nmicro_batch_size: 1\nnum_epochs: 1\n"
+    );
+    let plain = format!("{axolotl}datasets:\n  - path: {law}\n    type: chat_template\n");
+    let loader = format!(
+        "{axolotl}datasets:\n  - path: json\n    data_files: {law}\n    type: chat_template\n"
+    );
+    let mlx = format!(
+        "model: {base}\ntrain: true\ndata: {data}\nlora_parameters: {{rank: 4, scale: 2.0}}\n\
+        num_layers: 2\niters: 10\n"
+    );
+    for (tool, config, named) in [
+        ("axolotl", plain, &law),
+        ("axolotl", loader, &law),
+        ("mlx-lm", mlx, &at("data/train.jsonl")),
+    ] {
+        let (path, out) = (at("config.yml"), at("recipe.yaml"));
+        fs::write(&path, &config).unwrap();
+        let _ = fs::remove_file(&out);
+        let printed = stdout(&["import", &path, "--from", tool, "--out", &out, "--json"]);
+        let report: Value = serde_json::from_str(&printed).unwrap();
+        assert_eq!(report["refused"], 0, "{tool}: {report:#}");
+        let recipe = fs::read_to_string(&out).unwrap();
+        assert!(recipe.contains(named.as_str()), "{tool}: {recipe}");
+        let checked = run(&["check", &out]);
+        let said = String::from_utf8_lossy(&checked.stderr).into_owned();
+        assert_eq!(checked.status.code(), Some(0), "{tool}: {recipe}{said}");
+    }
+}
+
 /// The file that recipes point their editors to. After a key was added:
 /// `rankine schema > schema/recipe.json`.
 #[test]
@@ -259,6 +304,43 @@ fn every_shell_has_its_completions_and_every_verb_its_page() {
     }
     assert!(!Path::new(&format!("{pages}/rankine-bench.1")).exists());
     assert!(stdout(&["completions", "man"]).contains(".TH rankine 1"));
+}
+
+/// Questions and answers are turns of a chat where the base has a template, else plain text.
+#[test]
+fn init_reads_a_table_as_the_base_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let (data, out) = (
+        text(folder.path().join("qa.csv")),
+        text(folder.path().join("recipe.yaml")),
+    );
+    let rows: String = (0..8)
+        .map(|row| format!("what is {row}?,it is {row}\n"))
+        .collect();
+    fs::write(&data, format!("question,answer\n{rows}")).unwrap();
+    let (tiny, plain) = (
+        root().join("checkpoints/rankine-tiny"),
+        folder.path().join("plain"),
+    );
+    fs::create_dir(&plain).unwrap();
+    for file in fs::read_dir(&tiny).unwrap().map(Result::unwrap) {
+        if file.path().is_file() && file.file_name() != "chat_template.jinja" {
+            fs::copy(file.path(), plain.join(file.file_name())).unwrap();
+        }
+    }
+    let config = plain.join("tokenizer_config.json");
+    let mut keys: Value = serde_json::from_slice(&fs::read(&config).unwrap()).unwrap();
+    keys.as_object_mut().unwrap().remove("chat_template");
+    fs::write(&config, keys.to_string()).unwrap();
+    for (base, format) in [(tiny, "format: chat"), (plain, "format: completion")] {
+        let base = &text(base);
+        let _ = fs::remove_file(&out);
+        stdout(&["init", "--base", base, "--data", &data, "--out", &out]);
+        let recipe = fs::read_to_string(&out).unwrap();
+        assert!(recipe.contains(format), "{base}: {recipe}");
+        assert!(recipe.contains("prompt: question"), "{base}: {recipe}");
+        stdout(&["check", &out]);
+    }
 }
 
 #[test]

@@ -57,11 +57,7 @@ pub(super) fn convert(args: &ConvertArgs, terminal: &Terminal) -> Result<(), Fai
         sources: args.sources.clone(),
         out: args.out.clone(),
         format: args.format,
-        columns: args
-            .columns
-            .iter()
-            .map(|word| pair(word))
-            .collect::<Result<BTreeMap<_, _>, _>>()?,
+        columns: columns(&args.columns)?,
         max_dropped: args.max_dropped,
         license: args.license.clone(),
     };
@@ -84,6 +80,20 @@ pub(super) fn convert(args: &ConvertArgs, terminal: &Terminal) -> Result<(), Fai
         return print(object(args, &converted, started.elapsed().as_secs_f64()));
     }
     print_lines(args, &converted)
+}
+
+fn columns(words: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+    let mut columns = BTreeMap::new();
+    for word in words {
+        let (name, column) = pair(word)?;
+        if let Some(other) = columns.insert(name.clone(), column.clone()) {
+            let fault = Fault::new(format!(
+                "--columns: `{name}` is given twice, as `{other}` and as `{column}`"
+            ));
+            return Err(Failure::new(Exit::Usage, fault.hint("give it once")));
+        }
+    }
+    Ok(columns)
 }
 
 fn pair(word: &str) -> Result<(String, String), Failure> {

@@ -51,7 +51,7 @@ pub(super) fn import(args: &ImportArgs) -> Result<(), Failure> {
         refused
             .push(fault.hint("`--partial` writes the rest, with a comment for each refused key"));
         if args.json {
-            print(object(&imported, true))?;
+            print(object(&imported, false))?;
         }
         return Err(Failure {
             exit: Exit::Input,

@@ -72,7 +72,9 @@ pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> 
     for set in &sets {
         terminal.say(&format!(
             "note: `{}` has {} rows and is read as `{}`, by its columns",
-            set.path, set.rows, set.format
+            set.path,
+            set.rows,
+            draft.format(set)
         ));
     }
     for note in notes {
@@ -87,6 +89,11 @@ pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> 
 
 /// Chooses the row length by the data and the batch by the memory, and returns what it did.
 fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>, Failure> {
+    // Where the base has a template for chats, questions and answers are turns of one.
+    draft.has_chats = draft.has_tables();
+    if draft.has_chats && !matches!(plan(draft, out, terminal), Ok(Resolved::Plan(_))) {
+        draft.has_chats = false;
+    }
     let plan = match plan(draft, out, terminal)? {
         Resolved::Plan(plan) => plan,
         Resolved::Hub { base, datasets, .. } => {

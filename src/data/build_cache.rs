@@ -310,11 +310,8 @@ fn encode_row(
     let column = || format::main_column(source.format, &source.columns);
     let told = |cause: &dyn Told| told::words(cause, encoder, source.format, batch, row);
     let broken = |column: &str, cause: &dyn Told| {
-        let RowLocation { row_group, row, .. } = batch.place(row);
-        let reason = format!(
-            "row group {row_group}, row {row}, column `{column}`: {}",
-            told(cause)
-        );
+        let place = batch.place(row).in_file();
+        let reason = format!("{place}, column `{column}`: {}", told(cause));
         Ok(Encoded::Broken(
             visible(&reason).chars().take(MAX_REASON).collect(),
         ))
@@ -365,6 +362,7 @@ mod tests {
             path: "x.parquet".into(),
             row_group: 1,
             row: 40 + row as u64,
+            is_converted: false,
         };
         let encode = |row: usize| match row {
             7 | 30 => panic!("slice index {row} \x1b[31m\nsecond line"),

@@ -88,13 +88,20 @@ impl Mixture {
         };
         let parts: Vec<Part> = datasets.iter().map(part).collect();
         let sum: u128 = parts.iter().map(|part| part.weight).sum();
-        // Draws of an epoch in which a dataset's share is all of its rows.
-        let whole = |part: &Part| (u128::from(part.rows()) * sum).div_ceil(part.weight);
-        let each = parts.iter().filter(|part| part.weight > 0).map(whole);
+        let weighted = || parts.iter().filter(|part| part.weight > 0);
+        // Draws of an epoch in which a dataset's share is all of its rows: rounded down no row is
+        // drawn twice, rounded up none is left out.
+        let scaled = |part: &Part| u128::from(part.rows()) * sum;
         let draws = match end {
             EpochEnd::AllRows => parts.iter().map(|part| u128::from(part.rows())).sum(),
-            EpochEnd::FirstExhausted => each.min().unwrap_or(0),
-            EpochEnd::AllExhausted => each.max().unwrap_or(0),
+            EpochEnd::FirstExhausted => {
+                let each = weighted().map(|part| scaled(part) / part.weight);
+                each.min().unwrap_or(0)
+            }
+            EpochEnd::AllExhausted => {
+                let each = weighted().map(|part| scaled(part).div_ceil(part.weight));
+                each.max().unwrap_or(0)
+            }
         };
         Self {
             parts,

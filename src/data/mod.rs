@@ -61,7 +61,7 @@ pub use row_counts::{Ledger, Longest, RowCounts};
 pub use row_status::{Divided, Duplicate, RowRecord, RowStatus, duplicates};
 pub use rows::Rows;
 pub use shuffle::{Split, SplitError, shuffled, split};
-pub use source::{DataSource, SourceError, find_files};
+pub use source::{DataSource, SourceError, find_files, passed_over};
 pub use token_cache::TokenSlice;
 pub use turns::{ConversationError, conversation};
 pub use visible::visible;

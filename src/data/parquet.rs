@@ -54,17 +54,24 @@ pub struct RowLocation {
     pub row_group: usize,
     /// The row in the file, from 0.
     pub row: u64,
+    /// Whether the file was converted to Parquet, so that its row groups are not the user's.
+    pub is_converted: bool,
+}
+
+impl RowLocation {
+    /// Returns the place within the file in words.
+    pub fn in_file(&self) -> String {
+        if self.is_converted {
+            format!("row {}", self.row)
+        } else {
+            format!("row group {}, row {}", self.row_group, self.row)
+        }
+    }
 }
 
 impl std::fmt::Display for RowLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            f,
-            "`{}`, row group {}, row {}",
-            self.path.display(),
-            self.row_group,
-            self.row
-        )
+        write!(f, "`{}`, {}", self.path.display(), self.in_file())
     }
 }
 
@@ -279,6 +286,7 @@ impl ParquetTable {
                 path: self.file.path().to_owned(),
                 row_group,
                 row,
+                is_converted: self.file.is_converted(),
             }
         })
     }

@@ -94,6 +94,12 @@ impl Explain for SourceError {
                 content.describe(),
                 content.hint(path)
             )),
+            Self::NotFound { path, .. } if page_of_hub(path).is_some() => {
+                let name = page_of_hub(path).unwrap_or_default();
+                Some(format!(
+                    "a data set of the Hub is written `hf://datasets/{name}`"
+                ))
+            }
             Self::NotFound { path, nearby, .. } if nearby.is_empty() && looks_like_an_id(path) => {
                 Some(format!(
                     "a data set of the Hub is written `hf://datasets/{path}`; a file, a glob or a \
@@ -179,6 +185,18 @@ fn in_folder(folder: &Path) -> Result<Vec<PathBuf>, SourceError> {
     Ok(others)
 }
 
+/// Returns the files with rows in and below a folder that are not among the files that were found
+/// there, because Parquet files go before all others.
+pub fn passed_over(path: &str, found: &[DataFile]) -> Vec<PathBuf> {
+    let folder = Path::new(path);
+    let mut others = files_below(folder).unwrap_or_default();
+    others.retain(|path| {
+        let is_found = found.iter().any(|file| file.path() == path);
+        !is_found && !is_apart(path.strip_prefix(folder).unwrap_or(path)) && is_convertible(path)
+    });
+    others
+}
+
 /// Whether a file lies in a folder for other files than data, such as `_temporary` or `_delta_log`.
 /// A partition, such as `_year=2020`, is data.
 fn is_apart(path: &Path) -> bool {
@@ -215,6 +233,14 @@ fn matches(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
         found.retain(|path| path.canonicalize().map_or(true, |real| seen.insert(real)));
     }
     Ok(found)
+}
+
+/// Returns the repository id of a path that is the address of a dataset's page.
+fn page_of_hub(path: &str) -> Option<String> {
+    let (host, rest) = path.strip_prefix("https://")?.split_once("/datasets/")?;
+    let mut parts = rest.split(['/', '?', '#']);
+    let (owner, name) = (parts.next()?, parts.next()?);
+    (host.contains("huggingface") || host == "hf.co").then(|| format!("{owner}/{name}"))
 }
 
 /// Whether a path may be meant as a repository id: `owner/name`.

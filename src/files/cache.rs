@@ -15,7 +15,7 @@ pub use entry::{
     remove, remove_outdated, trim,
 };
 pub use lease::{Lease, hold};
-pub use named::give_name;
+pub use named::{give_name, write_private};
 
 use super::{FileError, parse_bytes};
 

@@ -28,7 +28,7 @@ pub use below::files_below;
 pub use cache::{
     CacheEntry, EntryKind, LIMIT, Lease, RowCache, STAMP_BYTES, Stamp, Taken, cache_folder,
     cache_limit, entries, entry_count, give_name, hold, home_folder, leftovers, mark_used,
-    private_cache_folder, remove, remove_outdated, trim,
+    private_cache_folder, remove, remove_outdated, trim, write_private,
 };
 pub use claim::{Claim, Refused};
 pub use float::Float;

@@ -304,7 +304,12 @@ impl Environment {
         })?;
         // If another program filled the cache, missing files do not prove anything.
         if found.is_unlisted && found.files().next().is_none() {
-            return Err(missing(&request.path.id));
+            let glob = request.path.files.as_deref().unwrap_or("*.parquet");
+            let missing = Missing::Files {
+                commit: found.commit.clone(),
+                names: vec![format!("`{glob}`")],
+            };
+            return Err(self.not_cached(&request.path.id, pull(), missing));
         }
         found.whole(self, pull())
     }

@@ -58,9 +58,10 @@ impl DatasetPath {
         );
         let Some((name, revision)) = second.split_once('@') else {
             let id = RepoId::parse_dataset(&format!("{owner}/{second}"))?;
+            let files = third.map(|files| pattern(files, text)).transpose()?;
             return Ok(Self {
                 id,
-                files: third.and_then(pattern),
+                files: files.flatten(),
             });
         };
         let behind = third.map_or_else(
@@ -72,9 +73,10 @@ impl DatasetPath {
             "{owner}/{name}@{}",
             revision.replace("%2F", "/").replace("%2f", "/")
         ))?;
+        let files = files.map(|files| pattern(files, text)).transpose()?;
         Ok(Self {
             id,
-            files: files.and_then(pattern),
+            files: files.flatten(),
         })
     }
 }
@@ -89,8 +91,33 @@ impl fmt::Display for DatasetPath {
 }
 
 /// Reads the glob after a slash; a trailing slash alone names no files.
-fn pattern(files: &str) -> Option<String> {
-    Some(files.trim_end_matches('/').to_owned()).filter(|files| !files.is_empty())
+fn pattern(files: &str, text: &str) -> Result<Option<String>, IdError> {
+    let files = files.trim_end_matches('/');
+    let refused = |reason| {
+        Err(IdError {
+            text: text.to_owned(),
+            reason,
+        })
+    };
+    if files.is_empty() {
+        return Ok(None);
+    }
+    if files.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return refused("a part of the path of its files is empty, `.` or `..`");
+    }
+    if glob::Pattern::new(files).is_err() {
+        return refused("the path of its files is not a glob");
+    }
+    let name = files.rsplit('/').next().unwrap_or_default();
+    let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
+    let is_plain = ending.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_plain && !ending.is_empty() && ending != "parquet" {
+        return refused(
+            "of a dataset of the Hub only Parquet files are read; without files it stands for the \
+            Hub's own Parquet copy",
+        );
+    }
+    Ok(Some(files.to_owned()))
 }
 
 /// Splits a revision from the part after its slash. Of revisions that contain slashes, those that
@@ -177,6 +204,13 @@ mod tests {
             ("hf://datasets/owner/na me", "expected letters"),
             ("hf://datasets/owner/name@", "its revision is empty"),
             ("hf://datasets/../name", "begins or ends with"),
+            ("hf://datasets/owner/name/../x", "`.` or `..`"),
+            ("hf://datasets/owner/name/data//x", "is empty"),
+            ("hf://datasets/owner/name/[x", "not a glob"),
+            (
+                "hf://datasets/owner/name/train.jsonl",
+                "only Parquet files are read",
+            ),
         ] {
             let error = DatasetPath::parse(text).expect_err(text);
             assert!(

@@ -263,12 +263,14 @@ fn with_rows(
     };
     match config.add_token_rows(rows, &base.model.spec.modules()) {
         Ok(()) => {
-            if let (Some(tokens), None) = (&config.tables.tokens, &recipe.trainable_token_indices) {
-                filled.put(
-                    "adapter.trainable_token_indices",
-                    peft::tokens_json(tokens),
-                    Origin::Derived("from tokens"),
-                );
+            if let Some(tokens) = &config.tables.tokens {
+                let origin = match recipe.trainable_token_indices {
+                    None => "from tokens",
+                    Some(_) => "from the recipe and tokens",
+                };
+                let key = "adapter.trainable_token_indices";
+                filled.settings.retain(|setting| setting.key != key);
+                filled.put(key, peft::tokens_json(tokens), Origin::Derived(origin));
             }
             Some(config)
         }

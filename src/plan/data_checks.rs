@@ -41,6 +41,9 @@ impl Plan {
             .into_iter()
             .for_each(|note| report(Event::Note(note)));
         data.check_mixing()?;
+        data.notes_of_mixing()
+            .into_iter()
+            .for_each(|note| report(Event::Note(note)));
         self.check_epochs(data.training().per_epoch())?;
         self.judge_sources(&Sources::new(self.sources.len(), evaluation), report)?;
         let [held_out, of_files] = &data.overlaps;

@@ -122,6 +122,20 @@ impl RunData {
 }
 
 impl RunData {
+    /// Returns notes on datasets whose weight draws no row.
+    pub(super) fn notes_of_mixing(&self) -> Vec<String> {
+        let shares = self.shares().into_iter();
+        let without = shares.filter(|share| share.drawn == 0 && share.rows > 0);
+        without
+            .map(|share| {
+                format!(
+                    "{}: its weight of {} draws none of its {} rows in the first epoch",
+                    share.dataset, share.weight, share.rows
+                )
+            })
+            .collect()
+    }
+
     /// Refuses a dataset with a weight and no row to draw, and an epoch that cannot be counted.
     pub(super) fn check_mixing(&self) -> Result<(), PlanError> {
         if let Some(share) = self.shares().iter().find(|share| share.rows == 0) {

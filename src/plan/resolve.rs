@@ -784,6 +784,7 @@ impl Plan {
             .chain(portability(&self.facts()));
         of_base
             .chain(self.unread_columns())
+            .chain(self.unread_files())
             .chain(self.notes_of_hub_data())
             .collect()
     }
@@ -810,6 +811,26 @@ impl Plan {
                 )
             };
             (!names.is_empty()).then(text)
+        };
+        sources.filter_map(note).collect()
+    }
+
+    /// Returns notes on files with rows in the folders of the data that are not read.
+    fn unread_files(&self) -> Vec<String> {
+        let sources = self
+            .sources
+            .iter()
+            .chain(&self.validation_sources)
+            .enumerate();
+        let note = |(index, source): (usize, &DataSource)| {
+            let (key, path) = self.source_name(index);
+            let others = data::passed_over(&path, &source.files);
+            let first = others.first()?.display();
+            let count = others.len();
+            Some(format!(
+                "{key}: `{path}` has Parquet files, so its JSON, JSONL, CSV and TSV files are not \
+                read ({count}, such as `{first}`); a dataset of its own reads them"
+            ))
         };
         sources.filter_map(note).collect()
     }

@@ -215,7 +215,8 @@ impl Lookup<'_> {
         }
         for (role, said) in roles(tokens) {
             if let Some(said) = said.filter(|said| {
-                self.is_known(&format!("tokens.{}", role.name()), &said.value, &said.place)
+                self.is_name(role, said)
+                    && self.is_known(&format!("tokens.{}", role.name()), &said.value, &said.place)
             }) {
                 revision.roles.push((role, said.value.clone()));
             }
@@ -275,6 +276,23 @@ impl Lookup<'_> {
                 .push(Fault::new(message).at(&said.place).hint(hint));
         }
         id
+    }
+
+    /// Refuses an id in place of a name: the token whose text is that number would be taken.
+    fn is_name(&mut self, role: TokenRole, said: &Said<String>) -> bool {
+        let Ok(id) = said.value.parse::<u32>() else {
+            return true;
+        };
+        let message = format!(
+            "tokens.{}: `{id}` is a number, expected a token as it is written in text",
+            role.name()
+        );
+        let fault = Fault::new(message).at(&said.place);
+        self.faults.push(match self.tokenizer.token_of(id) {
+            Some(token) => fault.hint(format!("id {id} is {}", recipe::quoted(&token))),
+            None => fault.hint("such as `<|im_end|>`"),
+        });
+        false
     }
 
     fn is_known(&mut self, key: &str, token: &str, place: &Location) -> bool {

@@ -14,6 +14,8 @@ pub(super) struct Draft<'a> {
     base: &'a str,
     device: Device,
     sets: &'a [Set],
+    /// Whether tables of prompts and completions are read as chats of two turns.
+    pub has_chats: bool,
     values: Vec<(String, String)>,
 }
 
@@ -64,7 +66,21 @@ impl<'a> Draft<'a> {
             base: &answers.base,
             device: answers.device,
             sets,
+            has_chats: false,
             values,
+        }
+    }
+
+    /// Whether there are tables of prompts and completions, which can be chats too.
+    pub fn has_tables(&self) -> bool {
+        self.sets.iter().any(|set| set.format == Format::Completion)
+    }
+
+    /// Returns the format in which a dataset is read.
+    pub fn format(&self, set: &Set) -> Format {
+        match set.format {
+            Format::Completion if self.has_chats => Format::Chat,
+            format => format,
         }
     }
 
@@ -100,10 +116,18 @@ impl<'a> Draft<'a> {
                 "    # {}",
                 description("datasets.format").unwrap_or_default()
             );
-            let _ = writeln!(text, "    format: {}", set.format);
-            if !set.columns.is_empty() {
-                let columns: Vec<String> = set
-                    .columns
+            let (format, mut columns) = (self.format(set), set.columns.clone());
+            if format != set.format {
+                // A chat of two columns is known by their names alone.
+                for name in ["prompt", "completion"] {
+                    columns
+                        .entry(name.to_owned())
+                        .or_insert_with(|| name.to_owned());
+                }
+            }
+            let _ = writeln!(text, "    format: {format}");
+            if !columns.is_empty() {
+                let columns: Vec<String> = columns
                     .iter()
                     .map(|(ours, theirs)| format!("{ours}: {}", quoted(theirs)))
                     .collect();

@@ -9,7 +9,7 @@ use crate::fault::{Exit, Fault};
 use crate::files::{RowCache, cache_folder};
 use crate::hub::DatasetPath;
 use crate::plan::cached_files;
-use crate::report::Terminal;
+use crate::report::{Event, Terminal};
 use crate::terms::Format;
 
 /// A dataset whose columns were examined.
@@ -33,7 +33,12 @@ pub(super) fn look(path: &str, terminal: &Terminal) -> Result<Set, Failure> {
     } else {
         find_files(path)?
     };
-    let files = data_files(&paths, reading, &cache, &|event| terminal.take(&event))?;
+    // What is noted here is noted again of the recipe.
+    let report = |event: Event| match event {
+        Event::Note(_) => {}
+        event => terminal.take(&event),
+    };
+    let files = data_files(&paths, reading, &cache, &report)?;
     terminal.stop();
     let Some((format, columns)) = guessed(&files)? else {
         let names = columns(&files[0])?.0;

@@ -6,13 +6,13 @@ use std::ops::Range;
 use csv_core::{ReadRecordResult, ReaderBuilder};
 
 use super::error::ConvertError;
-use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock};
+use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock, counted};
 use super::stream::Stream;
 
 /// Maximum number of columns, more than any table has.
 const MAX_COLUMNS: usize = 2000;
 /// Separators of cells; of those that are equally frequent in the header the first is taken.
-const SEPARATORS: [u8; 3] = [b',', b';', b'\t'];
+const SEPARATORS: [u8; 4] = [b',', b';', b'\t', b'|'];
 
 /// Reader that splits a table into cells.
 pub(super) struct DelimitedReader {
@@ -20,6 +20,9 @@ pub(super) struct DelimitedReader {
     parser: csv_core::Reader,
     header: Vec<String>,
     separator: u8,
+    /// Number of rows over several lines, and the line of the first one.
+    long_rows: u64,
+    first_long_row: u64,
     /// Whether the file has ended and its last row was returned.
     is_done: bool,
 }
@@ -83,16 +86,21 @@ impl DelimitedReader {
     /// # Errors
     /// The file cannot be read or is empty, or its header has a name twice.
     pub fn new(mut stream: Stream, separator: Option<u8>) -> Result<Self, ConvertError> {
-        let separator = match separator {
+        let (said_bytes, said) = said_separator(stream.buffer()?);
+        stream.consume(said_bytes);
+        let separator = match separator.or(said) {
             Some(separator) => separator,
             None => common_separator(stream.buffer()?),
         };
-        let parser = ReaderBuilder::new().delimiter(separator).build();
+        let mut parser = ReaderBuilder::new().delimiter(separator).build();
+        parser.set_line(1 + u64::from(said_bytes > 0));
         let mut reader = Self {
             stream,
             parser,
             header: Vec::new(),
             separator,
+            long_rows: 0,
+            first_long_row: 0,
             is_done: false,
         };
         let mut piece = RecordBlock::default();
@@ -154,13 +162,25 @@ impl DelimitedReader {
         &self.header
     }
 
-    /// Returns the separator in words, if it is not the one that the file's name implies.
-    pub fn separator_note(&self) -> Option<&'static str> {
+    /// Returns the separator in words, if it is not a comma.
+    pub fn separator_note(&self) -> Option<String> {
         match self.separator {
-            b';' => Some("its cells are separated by `;`"),
-            b'\t' => Some("its cells are separated by tabs"),
-            _ => None,
+            b',' => None,
+            b'\t' => Some("its cells are separated by tabs".into()),
+            sign => Some(format!("its cells are separated by `{}`", sign as char)),
         }
+    }
+
+    /// Returns the number of rows over several lines in words, if there are any: some programs
+    /// write tables in which a quote is a character like any other.
+    pub fn long_rows_note(&self) -> Option<String> {
+        let rows = counted(self.long_rows as usize, "row");
+        (self.long_rows > 0).then(|| {
+            format!(
+                "{rows} with line breaks within quotes, the first in line {}",
+                self.first_long_row
+            )
+        })
     }
 
     /// Returns the next rows; `None` at the end.
@@ -253,6 +273,13 @@ impl DelimitedReader {
         if quotes.is_none() {
             return Ok(Read::Glued { line });
         }
+        if self.parser.line() > line + 1 {
+            self.long_rows += 1;
+            self.first_long_row = match self.long_rows {
+                1 => line,
+                _ => self.first_long_row,
+            };
+        }
         piece.bytes.extend_from_slice(&output[..written]);
         let starts = std::iter::once(0).chain(ends.iter().copied());
         let cells = starts
@@ -269,6 +296,17 @@ impl DelimitedReader {
 
 pub(super) const RECODE: &str = "convert it first, such as `iconv -f WINDOWS-1252 -t UTF-8 IN > \
     OUT`";
+
+/// Returns the separator that a first line `sep=;` states, as Excel reads and writes it, and the
+/// number of bytes of that line.
+fn said_separator(head: &[u8]) -> (usize, Option<u8>) {
+    let mark = head.len() - head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).len();
+    let line = |end: &[u8]| match head[mark..].strip_prefix(b"sep=")? {
+        [sign, rest @ ..] if rest.starts_with(end) => Some((mark + 5 + end.len(), Some(*sign))),
+        _ => None,
+    };
+    line(b"\r\n").or_else(|| line(b"\n")).unwrap_or_default()
+}
 
 /// Returns the separator that is most frequent in the header; the first one in [`SEPARATORS`] on a
 /// tie.

@@ -156,12 +156,9 @@ fn write(
         naming: &naming,
         max_dropped: 0,
         license: license_of(&inputs),
+        is_private: true,
     };
-    let converted = job.run_guarded(&AtomicBool::new(false), report)?;
-    #[cfg(unix)]
-    std::fs::set_permissions(parquet, std::os::unix::fs::PermissionsExt::from_mode(0o600))
-        .map_err(|cause| files::FileError::new("make private", parquet, cause))?;
-    Ok(converted)
+    job.run_guarded(&AtomicBool::new(false), report)
 }
 
 fn told(path: &Path, converted: &Converted, kept: &str, report: Reporter) {

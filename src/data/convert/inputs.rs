@@ -283,16 +283,22 @@ impl InputReader {
         }
     }
 
-    /// Returns a note for the user on how the file was read.
-    pub fn note(&self, input: &Input) -> Option<String> {
+    /// Returns notes for the user on how the file was read.
+    pub fn notes(&self, input: &Input) -> Vec<String> {
         let said = match self {
             Self::Lines(lines) if lines.blank > 0 => {
-                counted(lines.blank as usize, "blank line") + " passed over"
+                vec![counted(lines.blank as usize, "blank line") + " passed over"]
             }
-            Self::Table(table) if input.form == FileForm::Csv => table.separator_note()?.to_owned(),
-            _ => return None,
+            Self::Table(table) if input.form == FileForm::Csv => {
+                table.separator_note().into_iter().collect()
+            }
+            Self::Table(table) => table.long_rows_note().into_iter().collect(),
+            _ => Vec::new(),
         };
-        Some(format!("`{}`: {said}", input.path.display()))
+        let path = input.path.display();
+        said.iter()
+            .map(|said| format!("`{path}`: {said}"))
+            .collect()
     }
 
     /// Returns the next rows; `None` at the end.

@@ -30,6 +30,7 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
+use super::cells::MAX_TEXT_BYTES;
 use super::license;
 use crate::fault::quoted;
 use crate::files::{self, Hash, listed};
@@ -101,6 +102,15 @@ pub struct ColumnFound {
     pub missing: u64,
 }
 
+impl ColumnFound {
+    /// Counts the rows without a conversation, where the column was made of a prompt and an answer.
+    fn with_nulls(self, unanswered: u64) -> Self {
+        let is_made = self.source.is_empty() && self.name == "messages";
+        let nulls = if is_made { unanswered } else { self.nulls };
+        Self { nulls, ..self }
+    }
+}
+
 /// Converts to a Parquet file, which is complete or absent.
 ///
 /// # Errors
@@ -125,6 +135,7 @@ pub fn convert(
         naming: &naming,
         max_dropped: order.max_dropped,
         license,
+        is_private: false,
     };
     let mut converted = if inputs.iter().any(|input| input.form == FileForm::Parquet) {
         reshape::reshape(&job, stop, report)?
@@ -153,6 +164,8 @@ struct Job<'a> {
     naming: &'a Naming,
     max_dropped: u64,
     license: Option<String>,
+    /// Whether only this user may read the Parquet file.
+    is_private: bool,
 }
 
 /// Findings of the first pass.
@@ -175,18 +188,25 @@ impl Job<'_> {
         let survey = survey(&work, &mut dropped)?;
         dropped.check()?;
         if layout::is_empty(&survey.fields) {
+            let reason = match survey.fields.count {
+                0 => "has no rows".to_owned(),
+                count => format!(
+                    "has nothing but nulls in {}",
+                    piece::counted(count as usize, "row")
+                ),
+            };
             return Err(ConvertError::source(
                 &self.inputs[0].path,
-                "has no rows",
+                reason,
                 "give a file with rows",
             ));
         }
         let layout = ColumnLayout::of(&survey.fields, self.naming)?;
-        let (mut rows, schema) = (0, layout.schema());
+        let (mut rows, mut unanswered, schema) = (0, 0, layout.schema());
         let metadata = self.metadata(&survey.hash, &layout.columns);
         // The second pass meets the same broken rows again.
         let mut dropped = Dropped::new(self.max_dropped);
-        output::write(self.out, &schema, metadata, |table| {
+        output::write((self.out, self.is_private), &schema, metadata, |table| {
             let (hash, _) = work.pass(|input, header, piece| {
                 rows += write_piece(
                     &piece,
@@ -198,6 +218,7 @@ impl Job<'_> {
                 Ok(())
             })?;
             dropped.check()?;
+            unanswered = table.first_nulls;
             if rows == 0 {
                 return Err(ConvertError::source(
                     &self.inputs[0].path,
@@ -220,6 +241,7 @@ impl Job<'_> {
             .columns
             .iter()
             .map(|column| column.found(&layout))
+            .map(|column| column.with_nulls(unanswered))
             .collect();
         self.converted(
             (rows, dropped.count),
@@ -290,30 +312,56 @@ impl Job<'_> {
 /// Runs the first pass, which finds columns, their shapes, and invalid rows.
 fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, ConvertError> {
     let mut fields = Fields::default();
-    let (hash, notes) = work.pass(|input, header, piece| {
+    let mut long = Vec::new();
+    let (hash, mut notes) = work.pass(|input, header, piece| {
         let seen = in_parallel(&piece.units(), |unit| {
-            let (mut fields, mut wrong) = (Fields::default(), Vec::new());
+            let (mut fields, mut long, mut wrong) = (Fields::default(), Vec::new(), Vec::new());
             for record in *unit {
                 match piece.row(record, header) {
-                    Ok(row) => fields.add(&row),
+                    Ok(row) => {
+                        long.extend(row.values().any(is_long).then_some(record.line));
+                        fields.add(&row);
+                    }
                     Err(reason) => wrong.push(reason),
                 }
             }
-            (fields, wrong)
+            (fields, long, wrong)
         });
-        for (of_unit, wrong) in seen {
+        for (of_unit, lines, wrong) in seen {
             fields.merge(of_unit);
+            long.extend(
+                lines
+                    .iter()
+                    .map(|line| format!("`{}:{line}`", input.path.display())),
+            );
             for wrong in wrong {
                 dropped.push(&input.path, wrong);
             }
         }
         Ok(())
     })?;
+    notes.extend(long.first().map(|first| {
+        format!(
+            "{} with a text of more than {MAX_TEXT_BYTES} bytes, the first at {first}: training \
+            leaves such a row out as broken",
+            piece::counted(long.len(), "row")
+        )
+    }));
     Ok(Survey {
         fields,
         hash,
         notes,
     })
+}
+
+/// Whether a value holds a text that training does not read.
+fn is_long(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.len() > MAX_TEXT_BYTES,
+        Value::Array(items) => items.iter().any(is_long),
+        Value::Object(entries) => entries.values().any(is_long),
+        _ => false,
+    }
 }
 
 /// Writes the rows of a piece, and counts them.
@@ -511,6 +559,7 @@ mod tests {
                 naming: &naming,
                 max_dropped: 0,
                 license: None,
+                is_private: false,
             };
             let converted = job.run(&AtomicBool::new(false), &|_| {}).expect("converted");
             prop_assert_eq!(converted.rows, rows.len() as u64);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 
-use arrow::array::RecordBatch;
+use arrow::array::{Array, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow_json::ReaderBuilder;
 use parquet::arrow::ArrowWriter;
@@ -17,7 +17,7 @@ use parquet::file::properties::WriterProperties;
 
 use super::error::ConvertError;
 use super::piece::Row;
-use crate::files::{self, NewFile, write_pieces_atomic};
+use crate::files::{self, NewFile, write_pieces_atomic, write_private};
 
 /// Approximate bytes of a row group before compression.
 const GROUP_BYTES: usize = 32 << 20;
@@ -52,6 +52,8 @@ pub(super) struct ParquetOutput<'a> {
     failed: &'a Mutex<Option<files::FileError>>,
     path: &'a Path,
     bytes: usize,
+    /// Rows so far in which the first column is null.
+    pub first_nulls: u64,
 }
 
 impl ParquetOutput<'_> {
@@ -63,6 +65,7 @@ impl ParquetOutput<'_> {
         let written = self.writer.write(batch);
         self.checked(written.map_err(|error| error.to_string()))?;
         self.bytes += batch.get_array_memory_size();
+        self.first_nulls += batch.columns().first().map_or(0, Array::null_count) as u64;
         if self.bytes >= GROUP_BYTES {
             self.bytes = 0;
             let flushed = self.writer.flush();
@@ -83,12 +86,12 @@ fn failure(failed: &Mutex<Option<files::FileError>>, path: &Path, reason: String
         .into()
 }
 
-/// Writes a Parquet file, completely or not at all.
+/// Writes a Parquet file, completely or not at all; if `is_private`, for this user alone.
 ///
 /// # Errors
 /// The disk is full or fails, or `fill` does.
 pub(super) fn write(
-    path: &Path,
+    (path, is_private): (&Path, bool),
     schema: &SchemaRef,
     metadata: Vec<(&str, String)>,
     fill: impl FnOnce(&mut ParquetOutput) -> Result<(), ConvertError>,
@@ -106,7 +109,7 @@ pub(super) fn write(
         .with_properties(properties)
         .with_skip_arrow_metadata(true);
     let failed = Mutex::new(None);
-    write_pieces_atomic(path, |file| {
+    let write_rows = |file: &mut NewFile| {
         let output = Output {
             file,
             failed: &failed,
@@ -120,10 +123,16 @@ pub(super) fn write(
             failed: &failed,
             path,
             bytes: 0,
+            first_nulls: 0,
         };
         fill(&mut table)?;
         table.writer.close().map(drop).map_err(refused)
-    })
+    };
+    if is_private {
+        write_private(path, write_rows)
+    } else {
+        write_pieces_atomic(path, write_rows)
+    }
 }
 
 /// Builds a batch from rows.
@@ -172,7 +181,9 @@ mod tests {
                 _ => Ok(()),
             };
             let written = trial::with(full, || {
-                write(&path, &schema, Vec::new(), |table| table.write(&rows))
+                write((&path, false), &schema, Vec::new(), |table| {
+                    table.write(&rows)
+                })
             });
             let error = written.expect_err("a full disk");
             assert_eq!(error.exit(), Exit::Io, "{error}");
@@ -184,6 +195,9 @@ mod tests {
             );
             assert_eq!(std::fs::read_dir(folder.path()).expect("listed").count(), 0);
         }
-        write(&path, &schema, Vec::new(), |table| table.write(&rows)).expect("written");
+        write((&path, true), &schema, Vec::new(), |table| {
+            table.write(&rows)
+        })
+        .expect("written");
     }
 }

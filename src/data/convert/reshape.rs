@@ -49,29 +49,37 @@ pub(super) fn reshape(
         proposal(&found, job.naming.format, &job.naming.columns)?,
     )?;
     let hash = hash_of(job.inputs)?;
-    let mut rows = 0;
-    output::write(job.out, &shape.schema, job.metadata(&hash, &[]), |table| {
-        for input in job.inputs {
-            for batch in batches(&input.path)? {
-                let batch = shape
-                    .apply(&batch?)
-                    .map_err(|reason| damaged(&input.path, reason))?;
-                rows += batch.num_rows() as u64;
-                table.write(&batch)?;
-                work.tell(&input.name, 0)?;
+    let (mut rows, mut unanswered) = (0, 0);
+    let metadata = job.metadata(&hash, &[]);
+    output::write(
+        (job.out, job.is_private),
+        &shape.schema,
+        metadata,
+        |table| {
+            for input in job.inputs {
+                for batch in batches(&input.path)? {
+                    let batch = shape
+                        .apply(&batch?)
+                        .map_err(|reason| damaged(&input.path, reason))?;
+                    rows += batch.num_rows() as u64;
+                    table.write(&batch)?;
+                    work.tell(&input.name, 0)?;
+                }
+                work.done_bytes.set(work.done_bytes.get() + input.bytes);
             }
-            work.done_bytes.set(work.done_bytes.get() + input.bytes);
-        }
-        if rows == 0 {
-            return Err(ConvertError::source(
-                &job.inputs[0].path,
-                "has no rows",
-                "give a file with rows",
-            ));
-        }
-        job.unchanged(hash_of(job.inputs)? == hash)
-    })?;
-    let columns = shape.found();
+            unanswered = table.first_nulls;
+            if rows == 0 {
+                return Err(ConvertError::source(
+                    &job.inputs[0].path,
+                    "has no rows",
+                    "give a file with rows",
+                ));
+            }
+            job.unchanged(hash_of(job.inputs)? == hash)
+        },
+    )?;
+    let found = shape.found().into_iter();
+    let columns = found.map(|column| column.with_nulls(unanswered)).collect();
     let job = Job {
         license: job.license.clone(),
         ..*job

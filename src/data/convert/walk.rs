@@ -79,7 +79,7 @@ impl<'a> Work<'a> {
                 take(input, reader.header(), piece)?;
                 self.tell(&input.name, reader.stream().bytes().min(input.bytes))?;
             }
-            notes.extend(reader.note(input));
+            notes.extend(reader.notes(input));
             hashes.push((input.name.as_str(), reader.into_stream().finish()?));
             self.done_bytes.set(self.done_bytes.get() + input.bytes);
         }

@@ -208,7 +208,10 @@ impl Trained {
 
     fn hyperparameters(&self) -> String {
         let origin = |key: &str| match self.lock.get("set_by") {
-            Some(said) => text(said, key).unwrap_or("default"),
+            // An item of a list is set where the list is.
+            Some(said) => std::iter::successors(Some(key), |key| Some(key.rsplit_once('.')?.0))
+                .find_map(|key| text(said, key))
+                .unwrap_or("default"),
             None => "not recorded",
         };
         let rows = self.values().into_iter().map(|(key, value)| {

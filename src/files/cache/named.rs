@@ -5,7 +5,25 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::path::Path;
 
-use crate::files::temporary_in;
+use crate::files::{FileError, NewFile, temporary_in};
+
+/// Writes a file piece by piece without a name, and gives it the name `path` at the end. Only this
+/// user can read it.
+///
+/// # Errors
+/// The file could not be written, or `fill` failed; nothing is left then.
+pub fn write_private<E: From<FileError>>(
+    path: &Path,
+    fill: impl FnOnce(&mut NewFile) -> Result<(), E>,
+) -> Result<(), E> {
+    let failed = |cause| FileError::new("write", path, cause);
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let mut file = tempfile::tempfile_in(folder).map_err(failed)?;
+    let mut new = NewFile::over(file.try_clone().map_err(failed)?, path);
+    fill(&mut new)?;
+    new.finish()?;
+    Ok(give_name(&mut file, path).map_err(failed)?)
+}
 
 /// Gives an unnamed file of the same disk the name `path`, replacing an existing file in one step.
 /// Only this user can read it. If the system cannot name such a file, it is copied.
