@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use clap::Parser;
-use rankine::cli::{Command, Failure};
-use rankine::fault::{Exit, printable};
+use rankine::cli::Command;
+use rankine::fault::{Exit, Failure, printable};
 use rankine::panics;
 
 /// Most faults that are printed. The user corrects some and runs the command again.

@@ -7,14 +7,12 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::artifact::Shipped;
-use super::base::{base_with, say_notes};
 use super::consumers::ConsumerArgs;
 use super::merge::{LEFTOVER, interrupt};
 use super::{Failure, print};
 use crate::adapter::peft;
 use crate::data::template::Sources;
-use crate::export::card::Artefact;
+use crate::export::card::CardSubject;
 use crate::export::consumers::{self, Features, findings, model_findings};
 use crate::export::gguf::{
     self, GgmlType, Written, architecture_name, write_gguf_adapter, write_gguf_model,
@@ -26,6 +24,7 @@ use crate::fault::{Exit, Fault};
 use crate::files::{self, remove_leftovers, write_all, write_atomic};
 use crate::model::Folder;
 use crate::report::Terminal;
+use crate::run::{Artifact, base_with, folder_above, report_notes};
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
@@ -81,13 +80,13 @@ enum ExportForm {
 }
 
 impl ExportForm {
-    fn given(self) -> consumers::ShippedForm {
+    fn given(self) -> consumers::ArtifactForm {
         match self {
-            Self::Peft => consumers::ShippedForm::Peft,
-            Self::Gguf => consumers::ShippedForm::Gguf,
-            Self::GgufAdapter => consumers::ShippedForm::GgufAdapter,
-            Self::Ollama => consumers::ShippedForm::Ollama,
-            Self::Mlx => consumers::ShippedForm::Mlx,
+            Self::Peft => consumers::ArtifactForm::Peft,
+            Self::Gguf => consumers::ArtifactForm::Gguf,
+            Self::GgufAdapter => consumers::ArtifactForm::GgufAdapter,
+            Self::Ollama => consumers::ArtifactForm::Ollama,
+            Self::Mlx => consumers::ArtifactForm::Mlx,
         }
     }
 }
@@ -123,26 +122,16 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
         .or(args.adapter.as_ref())
         .expect("one of the two is required");
     check_options(args)?;
-    let shipped = Shipped::find(from)?;
+    let shipped = Artifact::find(from)?;
     check_model_options(args, &shipped)?;
     judge(args, &shipped, terminal)?;
-    remove_leftovers(
-        &[args
-            .out
-            .parent()
-            .filter(|above| !above.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))],
-        LEFTOVER,
-    )?;
+    remove_leftovers(&[folder_above(&args.out)], LEFTOVER)?;
     let (base, report) = (shipped.base(args.base.as_deref())?, |event| {
         terminal.take(&event);
     });
-    if let Shipped::Adapter(adapter) = &shipped {
-        say_notes(
-            adapter,
-            &base_with(&base, Some(adapter))?.spec.modules(),
-            terminal,
-        )?;
+    if let Artifact::Adapter(adapter) = &shipped {
+        let modules = base_with(&base, Some(adapter))?.spec.modules();
+        report_notes(adapter, &modules, &report)?;
         // These files hold only matrices, so anything else that the adapter changes would be lost.
         if matches!(args.to, ExportForm::GgufAdapter | ExportForm::Mlx) {
             check_tables(&base, adapter)?;
@@ -150,7 +139,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     }
     // Without an adapter, a model's folder has its own templates.
     let has_template = args.to.is_model()
-        || (args.to == ExportForm::Peft && matches!(shipped, Shipped::Adapter(_)));
+        || (args.to == ExportForm::Peft && matches!(shipped, Artifact::Adapter(_)));
     let sources = if has_template {
         shipped.template(&base, args.chat_template.as_deref())?
     } else {
@@ -187,7 +176,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
             template.as_deref(),
             (&args.out, args.kind()),
             &interrupt,
-            terminal,
+            &report,
         )
     });
     let made = made.transpose()?;
@@ -241,7 +230,7 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
         _ => write_folder(
             &args.out,
             &base,
-            shipped.card(&base, args.artefact(), proof.as_ref())?,
+            shipped.card(&base, args.subject(), proof.as_ref())?,
             |folder| {
                 let written = fill(folder)?;
                 if interrupt.load(Relaxed) {
@@ -274,18 +263,18 @@ impl ExportArgs {
     }
 
     /// Returns what the card of the folder describes.
-    fn artefact(&self) -> Artefact {
+    fn subject(&self) -> CardSubject {
         match self.to {
-            ExportForm::Peft => Artefact::Adapter,
-            ExportForm::Mlx => Artefact::Mlx,
-            ExportForm::Gguf => Artefact::Gguf {
+            ExportForm::Peft => CardSubject::Adapter,
+            ExportForm::Mlx => CardSubject::Mlx,
+            ExportForm::Gguf => CardSubject::Gguf {
                 file: MODEL_FILE.to_owned(),
                 is_quantized: self.dtype == Some(Dtype::Q8_0),
             },
-            ExportForm::GgufAdapter => Artefact::GgufAdapter {
+            ExportForm::GgufAdapter => CardSubject::GgufAdapter {
                 file: ADAPTER_FILE.to_owned(),
             },
-            ExportForm::Ollama => Artefact::Ollama {
+            ExportForm::Ollama => CardSubject::Ollama {
                 file: ollama::WEIGHTS.to_owned(),
             },
         }
@@ -333,8 +322,8 @@ fn check_options(args: &ExportArgs) -> Result<(), Failure> {
 }
 
 /// Refuses options that apply only to an adapter: a model has its base and template in its folder.
-fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failure> {
-    let Shipped::Model(folder) = shipped else {
+fn check_model_options(args: &ExportArgs, shipped: &Artifact) -> Result<(), Failure> {
+    let Artifact::Model(folder) = shipped else {
         return Ok(());
     };
     let folder = folder.display();
@@ -359,7 +348,7 @@ fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failu
 }
 
 /// Checks the export against the programs that will read the files.
-fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<(), Failure> {
+fn judge(args: &ExportArgs, shipped: &Artifact, terminal: &Terminal) -> Result<(), Failure> {
     if args.consumers.is_empty() {
         return Ok(());
     }
@@ -370,8 +359,8 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
         .map(|folder| folder.spec);
     let architecture = spec.and_then(|spec| architecture_name(&spec).ok());
     let facts = match shipped {
-        Shipped::Adapter(adapter) => Features::read(adapter, architecture)?,
-        Shipped::Model(_) => Features::of_model(architecture),
+        Artifact::Adapter(adapter) => Features::read(adapter, architecture)?,
+        Artifact::Model(_) => Features::of_model(architecture),
     };
     args.consumers.judge(terminal, |consumer| {
         let mut found = findings(consumer, &facts, Some(args.to.given()));

@@ -1,34 +1,27 @@
 //! The command line, with one file per command. Only this module writes to stdout.
 
-mod artifact;
-mod base;
 mod bench;
 mod bench_products;
 mod cache;
-mod card;
 mod chat;
 mod check;
 mod completions;
 mod consumers;
 mod convert;
-mod device_fault;
 mod doctor;
 mod eval;
 mod eval_table;
 mod export;
 mod generate;
 mod gradcheck;
-mod hub;
 mod import;
 mod init;
 mod inspect;
-mod interrupt;
-mod loaded_model;
+mod leaving;
 mod memory_table;
 mod merge;
-mod merge_compared;
+mod model_args;
 mod next;
-mod out_of_memory;
 mod plan;
 mod preview;
 mod pull;
@@ -38,12 +31,8 @@ mod report;
 mod result;
 mod resume;
 mod row_text;
-mod run_folder;
 mod schema;
-mod session;
-mod signals;
 mod train;
-mod trained;
 mod try_template;
 mod typed;
 mod warmup;
@@ -55,11 +44,12 @@ use std::time::Instant;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::data::template::sandbox;
-use crate::fault::{Exit, Explain, Fault, show_data, shown};
+use crate::fault::{Failure, show_data, shown};
 use crate::plan::{Fetched, Plan, Resolved};
-use crate::report::Terminal;
-use crate::{device, files, recipe};
-use hub::Leaving;
+use crate::recipe::Recipe;
+use crate::report::{Terminal, grouped};
+use crate::run::{self, hub};
+use crate::{files, recipe};
 
 /// Fine-tunes open-weight language models with low-rank adapters.
 #[derive(Debug, Parser)]
@@ -151,101 +141,21 @@ struct RecipeArgs {
 }
 
 impl RecipeArgs {
+    fn read(&self) -> Result<Recipe, Failure> {
+        Ok(recipe::read(&self.recipe, &self.overrides)?)
+    }
+
+    /// Resolves the recipe with what is in the cache.
     fn resolve(&self) -> Result<Resolved, Failure> {
-        self.resolve_on(Fetched::default())
-    }
-
-    /// Makes the plan for what was fetched.
-    fn resolve_on(&self, fetched: Fetched) -> Result<Resolved, Failure> {
         let terminal = Terminal::default();
-        let resolved = crate::plan::resolve_on(
-            recipe::read(&self.recipe, &self.overrides)?,
-            None,
-            fetched,
-            &|event| terminal.take(&event),
-        )?;
-        terminal.stop();
-        let chosen = match &resolved {
-            Resolved::Plan(plan) => plan.device,
-            Resolved::Hub { device, .. } => *device,
-        };
-        device::check(chosen)?;
-        Ok(resolved)
-    }
-
-    /// Fetches the base and the datasets from the Hub. Nothing is fetched for a recipe with faults.
-    fn fetch(&self, terminal: &Terminal) -> Result<(Fetched, Option<Leaving>), Failure> {
-        let recipe = recipe::read(&self.recipe, &self.overrides)?;
-        let id = recipe
-            .base_model
-            .as_ref()
-            .and_then(|said| crate::plan::hub_id(&said.value));
-        if id.is_none() && crate::plan::requests(&recipe).is_empty() {
-            return Ok((Fetched::default(), None));
-        }
-        self.resolve()?;
-        let leaving = Leaving::listen()?;
-        let base = id.map(|id| hub::fetch(&id, terminal)).transpose()?;
-        let datasets = hub::fetch_datasets(&recipe, terminal)?;
-        Ok((Fetched { base, datasets }, Some(leaving)))
+        run::resolve(self.read()?, Fetched::default(), &|event| {
+            terminal.take(&event);
+        })
     }
 
     /// Makes the plan, for commands that need the base.
     fn plan(&self) -> Result<Plan, Failure> {
-        with_base(self.resolve()?)
-    }
-}
-
-/// Returns the plan, if its base and data are available.
-fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
-    match resolved {
-        Resolved::Plan(plan) => Ok(*plan),
-        Resolved::Hub { base, datasets, .. } => {
-            let base = base.map(|(id, missing)| hub::not_cached(&id, missing));
-            let faults = base
-                .iter()
-                .chain(&datasets)
-                .flat_map(Explain::faults)
-                .collect();
-            Err(Failure {
-                exit: Exit::Unavailable,
-                faults,
-            })
-        }
-    }
-}
-
-/// Failure of a command.
-#[derive(Debug)]
-pub struct Failure {
-    /// Exit code of the process.
-    pub exit: Exit,
-    /// What is wrong; empty if the user ended the command.
-    pub faults: Vec<Fault>,
-}
-
-impl Failure {
-    fn new(exit: Exit, fault: Fault) -> Self {
-        Self {
-            exit,
-            faults: vec![fault],
-        }
-    }
-
-    fn quiet(exit: Exit) -> Self {
-        Self {
-            exit,
-            faults: Vec::new(),
-        }
-    }
-}
-
-impl<E: Explain> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self {
-            exit: error.exit(),
-            faults: error.faults(),
-        }
+        run::with_base(self.resolve()?)
     }
 }
 
@@ -310,17 +220,4 @@ fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
-}
-
-/// Formats a number with digits in groups of three.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
 }

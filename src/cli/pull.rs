@@ -6,7 +6,7 @@ use clap::Args;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::hub::Leaving;
+use super::leaving::Leaving;
 use super::{Failure, print};
 use crate::fault::{Exit, Fault, printable};
 use crate::hub::{DatasetPath, DatasetRequest, Environment, Pulled, PulledDataset, RepoId};

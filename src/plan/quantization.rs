@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::adapter::Trains;
 use super::base::Base;
 use super::filled::{Filled, Origin};
-use super::lock::Lock;
 use crate::adapter::{LoraConfig, TablePart, TableTarget};
 use crate::device::HalfPrecision;
 use crate::fault::Fault;
@@ -343,44 +342,6 @@ fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
         faults.push(fault.hint("remove `quantize_head`, or write `method: qlora`"));
     }
     false
-}
-
-impl Lock {
-    /// Returns the quantization of the base that the run's adapter fits, and whether it includes
-    /// the head; `None` if the adapter fits an unquantized base. An adapter that started as a part
-    /// of the base fits the base's own weights: only the residual was quantized.
-    pub fn packing(&self) -> Option<(QuantFormat, bool)> {
-        let said = &self.values()["recipe"]["adapter"];
-        if said["init_lora_weights"] == "pissa" {
-            return None;
-        }
-        let word = Quantization::parse(said["quantization"].as_str()?)?;
-        let block_size = said["block_size"]
-            .as_u64()
-            .and_then(|size| BlockSize::new(size as usize).ok());
-        let form = QuantFormat::of(
-            word,
-            block_size.unwrap_or(BlockSize::DEFAULT),
-            said["double_quant"] == true,
-        )?;
-        Some((form, said["quantize_head"] == true))
-    }
-
-    /// Records the quantization.
-    pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
-        let said = &mut self.0["recipe"]["adapter"];
-        said["quantization"] = json!(form.word().word());
-        if let QuantFormat::FourBit {
-            block_size,
-            double_quant,
-            ..
-        } = form
-        {
-            said["block_size"] = json!(block_size.numbers());
-            said["double_quant"] = json!(double_quant);
-        }
-        said["quantize_head"] = json!(packs_head);
-    }
 }
 
 impl Packing {

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
@@ -99,6 +100,8 @@ pub struct Plan {
     /// When the run started, or `SOURCE_DATE_EPOCH`: the time that a template's `strftime_now`
     /// returns.
     pub started: jiff::Timestamp,
+    /// When the plan's files were first read. A file that is younger has changed since.
+    pub read_since: SystemTime,
     /// How the base is stored in memory. `auto` is resolved, except for the place of the embedding:
     /// see [`super::MemoryPlan::storage`].
     pub storage: Storage,
@@ -140,7 +143,6 @@ pub struct Fetched {
 /// started, or now if there is none yet. Data files that are not Parquet files are converted into
 /// the cache, and `report` is told of it.
 ///
-/// Every fault of the recipe and of what it names, in the recipe's order.
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
 pub fn resolve(
@@ -161,6 +163,7 @@ pub fn resolve_on(
     fetched: Fetched,
     report: Reporter,
 ) -> Result<Resolved, PlanError> {
+    let read_since = SystemTime::now();
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
     let started = started.unwrap_or_else(|| start(&mut faults));
@@ -347,6 +350,7 @@ pub fn resolve_on(
         cache,
         output_dir,
         started,
+        read_since,
         offload: packing.offload,
         untrained,
         allowed: Allowed::find(training.max_memory_bytes, device),

@@ -38,7 +38,7 @@ pub use optimizer::{
 pub use resume::{Checkpoint, Start};
 pub use run::{Data, first_step, run};
 pub use sampler::{StepRows, StepSampler};
-pub use samples::{Answer, Prompts};
+pub use samples::Prompts;
 pub use schedule::{RateCourse, Schedule, WarmupStableDecay};
 pub use state::State;
 pub use step::{Accumulated, At, StepOutcome, Update, accumulate};

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::base::{HubPlace, named};
-use super::words::{cell, code, grouped, last};
+use super::words::{cell, code, last};
 use crate::data::Terms;
 use crate::export::page::flatten;
 use crate::terms::{Format, Term as _};

@@ -6,19 +6,18 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::PlanError;
-use super::filled::Origin;
 use super::inputs::CONVERTED;
 use super::places::Places;
 use super::provenance::set_by;
 use super::redact;
-use super::resolve::Plan;
 use crate::device::{self, cpu_features};
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
-use crate::hub::{Commit, RepoId};
+use crate::hub::{Cache, Commit, DatasetSnapshot, Environment, RepoId};
+use crate::plan::{Origin, Plan, PlanError, Snapshots};
+use crate::quant::{BlockSize, QuantFormat};
 use crate::recipe::{self, Recipe};
-use crate::terms::Device;
+use crate::terms::{Device, Quantization, Term};
 
 /// Kinds of inputs, with their names for the user.
 const KINDS: [(&str, &str); 7] = [
@@ -30,6 +29,8 @@ const KINDS: [(&str, &str); 7] = [
     ("evaluation_datasets", "validation data"),
     (CONVERTED, "data converted to Parquet"),
 ];
+/// The key of the data sets of the Hub.
+const HUB_DATASETS: &str = "hub_datasets";
 /// The key of the cache entries that the run has used.
 const CACHE: &str = "cache";
 /// What may differ when a run is resumed, although its results may then differ in their last bits.
@@ -422,6 +423,72 @@ impl Lock {
         if let Some(entries) = entries.as_array_mut() {
             entries.push(entry);
         }
+    }
+}
+
+impl Lock {
+    /// Returns the quantization of the base that the run's adapter fits, and whether it includes
+    /// the head; `None` if the adapter fits an unquantized base. An adapter that started as a part
+    /// of the base fits the base's own weights: only the residual was quantized.
+    pub fn packing(&self) -> Option<(QuantFormat, bool)> {
+        let said = &self.values()["recipe"]["adapter"];
+        if said["init_lora_weights"] == "pissa" {
+            return None;
+        }
+        let word = Quantization::parse(said["quantization"].as_str()?)?;
+        let block_size = said["block_size"]
+            .as_u64()
+            .and_then(|size| BlockSize::new(size as usize).ok());
+        let form = QuantFormat::of(
+            word,
+            block_size.unwrap_or(BlockSize::DEFAULT),
+            said["double_quant"] == true,
+        )?;
+        Some((form, said["quantize_head"] == true))
+    }
+
+    /// Records the quantization.
+    pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
+        let said = &mut self.0["recipe"]["adapter"];
+        said["quantization"] = json!(form.word().word());
+        if let QuantFormat::FourBit {
+            block_size,
+            double_quant,
+            ..
+        } = form
+        {
+            said["block_size"] = json!(block_size.numbers());
+            said["double_quant"] = json!(double_quant);
+        }
+        said["quantize_head"] = json!(packs_head);
+    }
+
+    /// Records the commits and files of the data sets of the Hub.
+    pub(super) fn record_hub_data(&mut self, found: &Snapshots) {
+        if !found.is_empty() {
+            let entries: Map<_, _> = found
+                .iter()
+                .map(|(key, snapshot)| (key.clone(), snapshot.to_value()))
+                .collect();
+            self.0
+                .insert(HUB_DATASETS.to_owned(), Value::Object(entries));
+        }
+    }
+
+    /// Returns the data sets of the Hub that the run has read, at their present place in the cache.
+    pub fn hub_data(&self) -> Snapshots {
+        let cache = Cache::at(&Environment::read().cache);
+        let entries = self
+            .0
+            .get(HUB_DATASETS)
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten();
+        entries
+            .filter_map(|(key, value)| {
+                Some((key.clone(), DatasetSnapshot::of_value(value, &cache)?))
+            })
+            .collect()
     }
 }
 

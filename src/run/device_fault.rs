@@ -4,8 +4,7 @@
 use std::any::Any;
 use std::path::Path;
 
-use super::Failure;
-use crate::fault::{Exit, Fault, quoted, shell_word};
+use crate::fault::{Exit, Failure, Fault, quoted, shell_word};
 use crate::panics::{Cause, DeviceFault};
 use crate::plan::Plan;
 use crate::train::{Checkpoint, TrainError};
@@ -45,7 +44,7 @@ fn without_values(said: &str) -> String {
 
 /// How to continue a run that a device ended.
 #[derive(Debug)]
-pub(super) struct GoingOn<'a> {
+pub struct GoingOn<'a> {
     pub plan: &'a Plan,
     /// The command that started the run, if nothing of it is saved yet.
     pub start: Option<&'a str>,
