@@ -4,7 +4,6 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser;
 use rankine::cli::Command;
 use rankine::fault::{Exit, Failure, printable};
 use rankine::panics;
@@ -13,7 +12,7 @@ use rankine::panics;
 const MOST_FAULTS: usize = 200;
 
 fn main() -> ExitCode {
-    let command = Command::parse();
+    let command = Command::from_command_line();
     let is_verbose = command.is_verbose();
     std::panic::set_hook(Box::new(panics::hear));
     let ended = catch_unwind(AssertUnwindSafe(|| command.run()));

@@ -40,7 +40,7 @@ pub(super) struct EvalArgs {
         default_missing_value = GENERAL
     )]
     forgetting: Option<PathBuf>,
-    /// Use a device on which training is not proven
+    /// Use a GPU even if its self-check failed
     #[arg(long)]
     force: bool,
     /// Print the result as one JSON object

@@ -59,13 +59,13 @@ pub(super) struct SamplingArgs {
         value_parser = clap::value_parser!(u32).range(1..)
     )]
     max_tokens: u32,
-    /// What logits are divided by; 0: the likeliest token always
+    /// Sampling temperature; 0 is greedy decoding
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = from_zero)]
     temperature: f64,
     /// Draw from the likeliest tokens that together have this probability
     #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f64>,
-    /// Draw from so many of the likeliest tokens
+    /// Sample only from the K most likely tokens
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     top_k: Option<u32>,
     /// What logits of tokens that are there already are divided by

@@ -13,7 +13,7 @@ use crate::hub::{DatasetPath, DatasetRequest, Environment, Pulled, PulledDataset
 use crate::report::Terminal;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_long_help = "Examples:
   rankine pull owner/model
   rankine pull --dataset owner/name --config medical
   rankine pull --dataset 'owner/name@main/data/train-*.parquet'

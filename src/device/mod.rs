@@ -48,7 +48,7 @@ pub enum DeviceError {
         usable: Vec<FoundDevice>,
     },
     /// This machine has no such device.
-    #[error("device `{asked}` is not there, there is {}", words(usable))]
+    #[error("device `{asked}` not found; available: {}", words(usable))]
     NotThere {
         /// The device as the recipe names it.
         asked: terms::Device,

@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::fault::{Exit, Failure, Fault, quoted, shell_word};
 use crate::panics::{Cause, DeviceFault};
 use crate::plan::Plan;
-use crate::train::{Checkpoint, TrainError};
+use crate::train::{Checkpoint, TrainError, all_corrupted};
 
 impl Failure {
     /// Makes the failure of a command that panicked: a device ran out of memory, a device failed,
@@ -83,9 +83,7 @@ impl GoingOn<'_> {
                 &resume,
                 self.start,
             ),
-            Err(TrainError::NoneWhole { checkpoints, .. }) => {
-                format!("none of the {checkpoints} checkpoints is whole")
-            }
+            Err(TrainError::NoneWhole { checkpoints, .. }) => all_corrupted(checkpoints, ""),
             Err(error) => format!(
                 "the checkpoints cannot be read ({error}); once they can, {resume} continues"
             ),
