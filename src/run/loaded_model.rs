@@ -35,8 +35,11 @@ pub struct ModelChoice {
 /// A loaded model with its tokenizer and sampling rule.
 #[derive(Debug)]
 pub struct LoadedModel {
+    /// The model with its adapter.
     pub decoder: Decoder,
+    /// The tokenizer of its training.
     pub tokenizer: Tokenizer,
+    /// The chat template, if there is one.
     pub template: Option<ChatTemplate>,
     /// Formats of the rows it was trained on, if known.
     pub trained: Vec<Format>,
@@ -46,7 +49,9 @@ pub struct LoadedModel {
 /// An answer and its text.
 #[derive(Debug)]
 pub struct Answer {
+    /// Its tokens and why it ended.
     pub generated: Generated,
+    /// Its text.
     pub text: String,
 }
 

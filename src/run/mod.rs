@@ -15,6 +15,7 @@ mod inputs;
 mod interrupt;
 mod loaded_model;
 mod lock;
+mod lock_changes;
 mod merge;
 mod merge_check;
 mod out_of_memory;

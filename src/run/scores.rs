@@ -35,8 +35,11 @@ pub const CACHE_ENTRIES: &str = "cache_entries";
 /// Scores on one set of rows.
 #[derive(Debug, Clone)]
 pub struct ScoreRow {
+    /// The rows.
     pub set: Examined,
+    /// The score of the base.
     pub base: Score,
+    /// The score of what was trained, if there is some.
     pub trained: Option<Score>,
 }
 

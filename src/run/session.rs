@@ -151,22 +151,7 @@ impl Session<'_> {
         announce(plan, &data, (&config, memory), from, speed, report);
         let mut decoder = plan.load_model(memory.storage(), &device, from, report)?;
 
-        // The lock, once everything is read.
-        let (mut lock, checkpoint) = match beginning {
-            Beginning::New { threads, hashing } => {
-                let command = self.command.as_deref().unwrap_or_default();
-                (Lock::new(plan, command, threads, hashing.finish()?), None)
-            }
-            Beginning::Resumed { lock, checkpoint } => (lock, checkpoint),
-        };
-        lock.describe(plan, &data, locked, memory);
-        if let Some(path) = self.inputs.changed() {
-            let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
-            return Err(Failure::new(
-                Exit::Input,
-                fault.hint("start the command again when nobody writes to it"),
-            ));
-        }
+        let (lock, checkpoint) = self.lock(beginning, &data, locked, memory)?;
 
         // From here on the loop handles signals. It starts soon, and removes the files of a run
         // that takes no step.
@@ -236,6 +221,33 @@ impl Session<'_> {
             report(Event::Note(remark));
         }
         Ok(result)
+    }
+
+    /// Returns the lock of the run and the checkpoint to continue from, once everything is read.
+    fn lock(
+        &self,
+        beginning: Beginning,
+        data: &RunData,
+        chosen: train::Memory,
+        memory: &MemoryPlan,
+    ) -> Result<(Lock, Option<Checkpoint>), Failure> {
+        let (mut lock, checkpoint) = match beginning {
+            Beginning::New { threads, hashing } => {
+                let command = self.command.as_deref().unwrap_or_default();
+                let hashes = hashing.finish()?;
+                (Lock::new(&self.plan, command, threads, hashes), None)
+            }
+            Beginning::Resumed { lock, checkpoint } => (lock, checkpoint),
+        };
+        lock.describe(&self.plan, data, chosen, memory);
+        if let Some(path) = self.inputs.changed() {
+            let fault = Fault::new(format!("`{}` changed while it was read", path.display()));
+            return Err(Failure::new(
+                Exit::Input,
+                fault.hint("start the command again when nobody writes to it"),
+            ));
+        }
+        Ok((lock, checkpoint))
     }
 
     /// Makes the failure of a run whose device failed. Any other panic goes on.
