@@ -261,8 +261,6 @@ fn size(folder: &Path) -> (u64, u64) {
     })
 }
 
-pub(super) const CACHE_ENTRIES: &str = "cache_entries";
-
 /// Entries of a cache that a run has used.
 enum Used {
     Names(Vec<String>),

@@ -80,13 +80,13 @@ enum ExportForm {
 }
 
 impl ExportForm {
-    fn given(self) -> consumers::ArtifactForm {
+    fn given(self) -> consumers::ShippedForm {
         match self {
-            Self::Peft => consumers::ArtifactForm::Peft,
-            Self::Gguf => consumers::ArtifactForm::Gguf,
-            Self::GgufAdapter => consumers::ArtifactForm::GgufAdapter,
-            Self::Ollama => consumers::ArtifactForm::Ollama,
-            Self::Mlx => consumers::ArtifactForm::Mlx,
+            Self::Peft => consumers::ShippedForm::Peft,
+            Self::Gguf => consumers::ShippedForm::Gguf,
+            Self::GgufAdapter => consumers::ShippedForm::GgufAdapter,
+            Self::Ollama => consumers::ShippedForm::Ollama,
+            Self::Mlx => consumers::ShippedForm::Mlx,
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::data::{self, DataSource, Packing};
 use crate::export::consumers::portability;
 use crate::hub::DatasetSnapshot;
 use crate::report::mebibytes;
-use crate::terms::{ModelDtype, Term};
+use crate::terms::ModelDtype;
 
 impl Plan {
     /// Returns notes for the user before the run. They do not stop it.

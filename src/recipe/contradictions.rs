@@ -183,11 +183,11 @@ fn place<T>(said: Option<&Said<T>>) -> Option<&Location> {
 }
 
 /// Returns where a key is set to a value.
-fn place_of<T: PartialEq>(said: Option<&Said<T>>, value: &T) -> Option<&Location> {
+fn place_of<'a, T: PartialEq>(said: Option<&'a Said<T>>, value: &T) -> Option<&'a Location> {
     place(said.filter(|said| said.value == *value))
 }
 
-fn set<const N: usize>(keys: [(&'static str, Option<&Location>); N]) -> Keys<'_> {
+fn set<'a, const N: usize>(keys: [(&'static str, Option<&'a Location>); N]) -> Keys<'a> {
     let set = keys
         .into_iter()
         .filter_map(|(key, place)| Some((key, place?)));

@@ -13,7 +13,7 @@ use super::self_check::is_proven;
 use crate::adapter::attach;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
-use crate::fault::{Exit, Failure, Fault};
+use crate::fault::{Exit, Failure};
 use crate::infer::{Frame, GenerateConfig, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder};
 use crate::plan::leftover_note;

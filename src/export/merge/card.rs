@@ -7,6 +7,7 @@ use super::{MergeError, Tally, name_of};
 use crate::adapter::peft;
 use crate::export::card::{Base, Card, CardSubject, TrainedPart, card as markdown};
 use crate::files::{Hash, hash_file};
+use crate::report::grouped;
 
 /// Returns the card as Markdown; `weights` are the base's weight files with their hashes.
 pub(super) fn card(
