@@ -96,7 +96,8 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         data: args.data.clone(),
         uncompared: args.uncompared,
     };
-    let merged = run::merge(options, &interrupt(&args.out)?, &|event| {
+    let interrupt = interrupt(&args.out)?;
+    let merged = run::merge(options, &interrupt, &|event| {
         terminal.take(&event);
     })?;
     if args.json {

@@ -249,7 +249,9 @@ impl Artifact {
         } else {
             tally.rounding_note(kind)
         };
-        note.into_iter().for_each(|note| report(Event::Note(note)));
+        if let Some(note) = note {
+            report(Event::Note(note));
+        }
         if let Some(template) = template {
             write_atomic(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;
         }

@@ -111,23 +111,22 @@ pub fn merge(
         counts_q8_0: false,
     };
     remove_leftovers(&[folder_above(&options.out)], LEFTOVER)?;
-    let (tally, comparison) = match packed_run(&options, report)? {
-        Some(lock) => {
-            let checked = merge_checked(&options, &request, &lock, interrupt, report)?;
-            (checked.tally, Some(checked.report))
-        }
-        None => {
-            let merged = write_merged(&request, interrupt, report);
-            report(Event::Ended);
-            (merged?, None)
-        }
+    let (tally, comparison) = if let Some(lock) = packed_run(&options, report)? {
+        let checked = merge_checked(&options, &request, &lock, interrupt, report)?;
+        (checked.tally, Some(checked.report))
+    } else {
+        let merged = write_merged(&request, interrupt, report);
+        report(Event::Ended);
+        (merged?, None)
     };
     let note = if tally.added_nothing() {
         Some("the adapters add nothing".to_owned())
     } else {
         tally.stored_note()
     };
-    note.into_iter().for_each(|note| report(Event::Note(note)));
+    if let Some(note) = note {
+        report(Event::Note(note));
+    }
     Ok(Merged {
         request,
         tally,

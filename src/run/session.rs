@@ -47,6 +47,7 @@ pub struct Session<'a> {
 }
 
 /// Where a session begins.
+#[allow(clippy::large_enum_variant, reason = "one a run")]
 pub enum Beginning {
     /// At step 0 of a new run. Hashing continues while rows are tokenized and the base is loaded.
     New { threads: usize, hashing: Hashing },
@@ -181,9 +182,9 @@ impl Session<'_> {
         };
         let board = show_on_board(plan, &start.state);
         let warn = |warning: Option<String>| {
-            warning
-                .into_iter()
-                .for_each(|warning| report(Event::Note(warning)));
+            if let Some(warning) = warning {
+                report(Event::Note(warning));
+            }
         };
         let tell = |event: Event| {
             signals.hear(&event);
