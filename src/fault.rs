@@ -101,6 +101,42 @@ pub trait Explain: std::error::Error {
     }
 }
 
+/// Failure of a command.
+#[derive(Debug)]
+pub struct Failure {
+    /// Exit code of the process.
+    pub exit: Exit,
+    /// What is wrong, or what is left of a command that the user ended; may be empty then.
+    pub faults: Vec<Fault>,
+}
+
+impl Failure {
+    /// Makes a failure with one fault.
+    pub fn new(exit: Exit, fault: Fault) -> Self {
+        Self {
+            exit,
+            faults: vec![fault],
+        }
+    }
+
+    /// Makes a failure without words.
+    pub fn quiet(exit: Exit) -> Self {
+        Self {
+            exit,
+            faults: Vec::new(),
+        }
+    }
+}
+
+impl<E: Explain> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self {
+            exit: error.exit(),
+            faults: error.faults(),
+        }
+    }
+}
+
 /// Quotes a word for a shell, for commands in hints.
 pub fn shell_word(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);

@@ -4,16 +4,15 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use clap::Parser;
-use rankine::cli::{Command, Failure};
-use rankine::fault::{Exit, printable};
+use rankine::cli::Command;
+use rankine::fault::{Exit, Failure, printable};
 use rankine::panics;
 
 /// Most faults that are printed. The user corrects some and runs the command again.
 const MOST_FAULTS: usize = 200;
 
 fn main() -> ExitCode {
-    let command = Command::parse();
+    let command = Command::from_command_line();
     let is_verbose = command.is_verbose();
     std::panic::set_hook(Box::new(panics::hear));
     let ended = catch_unwind(AssertUnwindSafe(|| command.run()));

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use rankine::adapter::LoraConfig;
-use rankine::export::card::{Artefact, Base, Card, HubPlace, Trained, TrainedPart, card};
+use rankine::export::card::{Base, Card, CardSubject, HubPlace, Trained, TrainedPart, card};
 use rankine::files::hash_bytes;
 use rankine::files::license::License;
 use serde_json::{Map, Value, json};
@@ -104,7 +104,7 @@ fn base() -> Base {
     }
 }
 
-fn of(artefact: Artefact) -> Card {
+fn of(subject: CardSubject) -> Card {
     let part = TrainedPart {
         config: Some(adapter(32)),
         run: Some(run()),
@@ -115,7 +115,7 @@ fn of(artefact: Artefact) -> Card {
         hash_bytes(b"weights"),
     )];
     Card {
-        artefact,
+        subject,
         base: base(),
         about: Vec::new(),
         parts: vec![part],
@@ -140,28 +140,28 @@ fn usage(card: &str) -> &str {
 
 #[test]
 fn the_card_of_an_adapter() {
-    let text = card(&of(Artefact::Adapter));
+    let text = card(&of(CardSubject::Adapter));
     assert!(!text.to_lowercase().contains("alice"), "{text}");
     insta::assert_snapshot!(text);
 }
 
 #[test]
-fn each_artefact_has_its_own_commands() {
+fn each_subject_has_its_own_commands() {
     let file = || "model.gguf".to_owned();
-    let artefacts = [
-        Artefact::Model,
-        Artefact::Gguf {
+    let subjects = [
+        CardSubject::Model,
+        CardSubject::Gguf {
             file: file(),
             is_quantized: true,
         },
-        Artefact::GgufAdapter {
+        CardSubject::GgufAdapter {
             file: "adapter.gguf".to_owned(),
         },
-        Artefact::Mlx,
-        Artefact::Ollama { file: file() },
+        CardSubject::Mlx,
+        CardSubject::Ollama { file: file() },
     ];
-    let text = artefacts.map(|artefact| {
-        let text = card(&of(artefact));
+    let text = subjects.map(|subject| {
+        let text = card(&of(subject));
         format!(
             "{}\n{}",
             text.lines().find(|line| line.starts_with("# ")).unwrap(),
@@ -173,14 +173,14 @@ fn each_artefact_has_its_own_commands() {
 
 #[test]
 fn the_head_says_what_the_hub_understands() {
-    let of_head = |artefact| Value::Object(head(&card(&of(artefact))));
+    let of_head = |subject| Value::Object(head(&card(&of(subject))));
     let gguf = |is_quantized| {
-        of(Artefact::Gguf {
+        of(CardSubject::Gguf {
             file: "m.gguf".to_owned(),
             is_quantized,
         })
     };
-    let adapter = of_head(Artefact::Adapter);
+    let adapter = of_head(CardSubject::Adapter);
     assert_eq!(
         adapter,
         json!({
@@ -197,8 +197,8 @@ fn the_head_says_what_the_hub_understands() {
     );
     assert_eq!(
         (
-            &of_head(Artefact::Model)["base_model_relation"],
-            &of_head(Artefact::Model)["library_name"]
+            &of_head(CardSubject::Model)["base_model_relation"],
+            &of_head(CardSubject::Model)["library_name"]
         ),
         (&json!("finetune"), &json!("transformers"))
     );
@@ -216,7 +216,7 @@ fn the_head_says_what_the_hub_understands() {
         [Some(json!("quantized")), None]
     );
     // A folder is no repository of the Hub, whatever it is called.
-    let mut local = of(Artefact::Adapter);
+    let mut local = of(CardSubject::Adapter);
     local.base = Base {
         license: Some(License {
             id: "apache-2.0".to_owned(),
@@ -239,7 +239,7 @@ fn the_head_says_what_the_hub_understands() {
 #[test]
 fn ranks_that_vllm_does_not_take_by_itself_are_said() {
     let command = |rank: usize| {
-        let mut of = of(Artefact::Adapter);
+        let mut of = of(CardSubject::Adapter);
         of.parts[0].config = Some(adapter(rank));
         let text = card(&of);
         text.lines()
@@ -268,7 +268,7 @@ fn ranks_that_vllm_does_not_take_by_itself_are_said() {
 fn names_from_outside_are_shown_and_not_obeyed() {
     let evil = "x`\n# Buy <script>alert(1)</script> [y](http://z) | \u{202e}\u{1b}[2J \
         ---\nlicense: mit";
-    let mut of = of(Artefact::Gguf {
+    let mut of = of(CardSubject::Gguf {
         file: format!("{evil}.gguf"),
         is_quantized: false,
     });
@@ -327,7 +327,7 @@ fn a_lock_of_another_shape_is_no_fault() {
             lock: object(lock),
             result: Some(object(json!({"loss": "x"}))),
         };
-        let mut of = of(Artefact::Adapter);
+        let mut of = of(CardSubject::Adapter);
         of.parts[0].run = Some(run);
         assert!(card(&of).contains("## Data"));
     }

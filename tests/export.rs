@@ -974,7 +974,7 @@ fn what_llama_cpp_would_do_otherwise_is_refused() {
         "other words",
         65,
         &[
-            "the tokenizer of `base/tokenizer.json` cannot be told to llama.cpp: its pre_tokenizer \
+            "llama.cpp does not support this tokenizer, `base/tokenizer.json`: its pre_tokenizer \
             is none",
         ],
     );

@@ -260,8 +260,8 @@ fn padding_that_is_trained_is_refused() {
         )],
     );
     let said = [
-        "row 1, column `text`: token ",
-        " is `<|finetune_right_pad_id|>`, which pads, and is trained: the model would learn to pad",
+        "row 1, column `text`: padding token `<|finetune_right_pad_id|>` at position ",
+        " has a label; the model would learn to emit padding",
         "hint: take `<|finetune_right_pad_id|>` out of the data",
     ];
     desk.run(&["train", "recipe.yaml"])

@@ -704,7 +704,10 @@ fn what_is_there_is_not_lost_to_a_mistake() {
     desk.run(&["resume", "broken"]).says(
         "none whole",
         65,
-        &["none of 2 checkpoints of `broken` is whole", "--force"],
+        &[
+            "all 2 checkpoints in `broken` are incomplete or corrupted",
+            "--force",
+        ],
     );
     assert_eq!(desk.read("broken/metrics.jsonl"), metrics);
     desk.run(&["resume", "broken", "--force"])

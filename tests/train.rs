@@ -482,8 +482,8 @@ fn a_loss_that_is_not_finite_ends_the_run_or_skips_the_step() {
     let hint = "hint: lower `training.learning_rate`, add `training.warmup_steps`, or set \
         `training.on_nonfinite: skip`";
     let parts = [
-        "error: step 2 has loss NaN",
-        "the weights before it are in `run/checkpoints/step-1`",
+        "error: non-finite loss or gradients at step 2 (loss NaN, gradient norm ",
+        "weights were not updated, those before it are in `run/checkpoints/step-1`",
         hint,
     ];
     train(&desk, &explodes).says("abort", 76, &parts);
@@ -497,7 +497,10 @@ fn a_loss_that_is_not_finite_ends_the_run_or_skips_the_step() {
     train(&desk, &overflows).says(
         "overflow",
         76,
-        &["error: step 1 has loss", "it changed no weights"],
+        &[
+            "error: non-finite new weights at step 1 (loss ",
+            "weights were not updated",
+        ],
     );
     assert!(!desk.path("overflow/adapter").exists());
     assert!(!desk.path("run/adapter").exists());
@@ -529,7 +532,7 @@ fn a_loss_that_is_not_finite_ends_the_run_or_skips_the_step() {
         "output.save_total_limit=9",
     ];
     let parts = [
-        "error: step 6 has loss NaN",
+        "error: non-finite loss or gradients at step 6 (loss NaN, gradient norm ",
         "the last of 5 such steps in a row",
         "`five/checkpoints/step-5`",
     ];

@@ -8,7 +8,6 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::doctor::parse_device;
-use super::gradcheck::is_proven;
 use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
@@ -20,6 +19,7 @@ use crate::model::{Decoder, DecoderSpec, Folder, Storage};
 use crate::plan::memory::{Load, MemoryPlace, MicroBatchRows, Purpose, Trained};
 use crate::quant::{BlockSize, QuantFormat};
 use crate::report::peak_memory_bytes;
+use crate::run::is_proven;
 use crate::terms;
 use crate::train::{
     AdamW, AdamWConfig, Gradients, LossScale, Memory, Rule, StepConfig, forward_backward,
@@ -181,7 +181,7 @@ pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
         "step_seconds_median": seconds,
         "step_seconds_min": measured.seconds[0],
         "flops_per_second": flops / seconds,
-        "matmul_peak_flops_per_second": device::product_flops_per_second(
+        "matmul_peak_flops_per_second": crate::ops::product_flops_per_second(
             &decoder.device(),
             args.product_width as usize,
             storage.dtype,

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use indicatif::{DecimalBytes, HumanDuration};
 use serde_json::{Value, json};
 
-use super::{Failure, print, resume};
+use super::{Failure, print};
 use crate::data::find_files;
 use crate::fault::{Exit, Fault};
 use crate::files::{
@@ -15,8 +15,9 @@ use crate::files::{
     leftovers,
 };
 use crate::hub::DatasetPath;
-use crate::plan::{Lock, cached_files};
+use crate::plan::cached_files;
 use crate::report::Terminal;
+use crate::run::{CACHE_ENTRIES, Lock, check_is_run};
 use crate::train::RunFolder;
 
 /// Subfolders of the cache that hold nothing from the data, with their contents.
@@ -260,9 +261,6 @@ fn size(folder: &Path) -> (u64, u64) {
     })
 }
 
-/// Key in `eval.jsonl` for the names of entries.
-pub(super) const CACHE_ENTRIES: &str = "cache_entries";
-
 /// Entries of a cache that a run has used.
 enum Used {
     Names(Vec<String>),
@@ -308,17 +306,14 @@ fn scored(run: &Path) -> Vec<String> {
 
 fn purge(args: &PurgeArgs, terminal: &Terminal) -> Result<(), Failure> {
     let shared = RowCache::from(&cache_folder());
-    let (data, run) = (
-        data_files(&args.data)?,
-        args.run.as_deref().map(resume::find).transpose()?,
-    );
+    let (data, run) = (data_files(&args.data)?, args.run.as_deref());
+    run.map_or(Ok(()), check_is_run)?;
     let lock = run
-        .as_ref()
         .map(|run| Lock::read(&run.join(RunFolder::LOCK)))
         .transpose()?;
     let used = lock
         .as_ref()
-        .zip(run.as_ref())
+        .zip(run)
         .map(|(lock, run)| Used::of(lock, run));
     check_readable(&shared)?;
     let all = entries(&shared);

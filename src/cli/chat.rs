@@ -5,14 +5,14 @@ use serde_json::{Value, json};
 
 use super::Failure;
 use super::generate::note;
-use super::interrupt::Interrupt;
-use super::loaded_model::{LoadedModel, ModelArgs, SamplingArgs, end_line, show};
+use super::model_args::{ModelArgs, SamplingArgs, end_line, show};
 use super::typed::{Lines, Typed};
 use crate::data::template::Conversation;
 use crate::fault::Exit;
 use crate::infer::{self, Frame, Prompt};
 use crate::model::Cache;
 use crate::report::Terminal;
+use crate::run::{Interrupt, LoadedModel};
 
 #[derive(Debug, Args)]
 pub(super) struct ChatArgs {
@@ -36,11 +36,11 @@ enum Line<'a> {
 }
 
 pub(super) fn chat(args: &ChatArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let speaker = LoadedModel::open(&args.model, &args.sampling, terminal)?;
+    let speaker = args.model.load(&args.sampling, terminal)?;
     if speaker.template.is_none() {
         return Err(infer::InferError::NoTemplate.into());
     }
-    speaker.note_mismatch(Frame::Chat, terminal);
+    speaker.note_mismatch(Frame::Chat, &|event| terminal.take(&event));
     let opening = opening(args.system.as_deref(), &speaker, terminal)?;
     let interrupt = Interrupt::listen()?;
     let mut lines = Lines::open()?;

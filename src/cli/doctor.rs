@@ -7,10 +7,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::bench::parse_dtype;
-use super::gradcheck::{Asked, gradcheck, is_proven};
+use super::gradcheck::{Asked, gradcheck};
 use super::{Failure, print};
 use crate::device::{self, Choice, DeviceClass, FoundDevice};
 use crate::report::mebibytes;
+use crate::run::is_proven;
 use crate::terms::{self, ModelDtype};
 
 #[derive(Debug, Args)]

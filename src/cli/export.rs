@@ -1,20 +1,18 @@
 //! `rankine export`: writes a model or an adapter as the files that another program reads.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::artifact::Shipped;
-use super::base::{base_with, say_notes};
 use super::consumers::ConsumerArgs;
 use super::merge::{LEFTOVER, interrupt};
 use super::{Failure, print};
 use crate::adapter::peft;
 use crate::data::template::Sources;
-use crate::export::card::Artefact;
+use crate::export::card::CardSubject;
 use crate::export::consumers::{self, Features, findings, model_findings};
 use crate::export::gguf::{
     self, GgmlType, Written, architecture_name, write_gguf_adapter, write_gguf_model,
@@ -25,7 +23,8 @@ use crate::export::{write_folder, write_mlx, write_peft};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, remove_leftovers, write_all, write_atomic};
 use crate::model::Folder;
-use crate::report::Terminal;
+use crate::report::{Reporter, Terminal};
+use crate::run::{Artifact, Made, base_with, folder_above, report_notes};
 
 #[derive(Debug, Args)]
 pub(super) struct ExportArgs {
@@ -123,26 +122,16 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
         .or(args.adapter.as_ref())
         .expect("one of the two is required");
     check_options(args)?;
-    let shipped = Shipped::find(from)?;
+    let shipped = Artifact::find(from)?;
     check_model_options(args, &shipped)?;
     judge(args, &shipped, terminal)?;
-    remove_leftovers(
-        &[args
-            .out
-            .parent()
-            .filter(|above| !above.as_os_str().is_empty())
-            .unwrap_or(Path::new("."))],
-        LEFTOVER,
-    )?;
+    remove_leftovers(&[folder_above(&args.out)], LEFTOVER)?;
     let (base, report) = (shipped.base(args.base.as_deref())?, |event| {
         terminal.take(&event);
     });
-    if let Shipped::Adapter(adapter) = &shipped {
-        say_notes(
-            adapter,
-            &base_with(&base, Some(adapter))?.spec.modules(),
-            terminal,
-        )?;
+    if let Artifact::Adapter(adapter) = &shipped {
+        let modules = base_with(&base, Some(adapter))?.spec.modules();
+        report_notes(adapter, &modules, &report)?;
         // These files hold only matrices, so anything else that the adapter changes would be lost.
         if matches!(args.to, ExportForm::GgufAdapter | ExportForm::Mlx) {
             check_tables(&base, adapter)?;
@@ -150,115 +139,147 @@ pub(super) fn export(args: &ExportArgs, terminal: &Terminal) -> Result<(), Failu
     }
     // Without an adapter, a model's folder has its own templates.
     let has_template = args.to.is_model()
-        || (args.to == ExportForm::Peft && matches!(shipped, Shipped::Adapter(_)));
+        || (args.to == ExportForm::Peft && matches!(shipped, Artifact::Adapter(_)));
     let sources = if has_template {
         shipped.template(&base, args.chat_template.as_deref())?
     } else {
         None
     };
     let template = sources.as_ref().map(Sources::default_with_variables);
-    let is_ollama = args.to == ExportForm::Ollama;
-    let tokenizer = is_ollama.then(|| shipped.tokenizer(&base)).transpose()?;
-    let proof = tokenizer
-        .map(|tokenizer| {
-            prove_with(
-                &tokenizer,
-                (&base, template.as_deref()),
-                args.template.as_deref(),
-            )
-        })
-        .transpose()?;
-    proof
-        .iter()
-        .flat_map(|proof| &proof.notes)
-        .for_each(|note| terminal.say(&format!("note: {note}")));
-    if let Some(note) = args
-        .to
-        .is_model()
-        .then(|| shipped.elsewhere_trained())
-        .flatten()
-    {
+    let proof = prove(args, &shipped, (&base, template.as_deref()), terminal)?;
+    let elsewhere = || shipped.elsewhere_trained();
+    if let Some(note) = args.to.is_model().then(elsewhere).flatten() {
         terminal.say(&format!("note: {note}"));
     }
     let interrupt = interrupt(&args.out)?;
     let made = args.to.is_model().then(|| {
-        shipped.model(
-            &base,
-            template.as_deref(),
-            (&args.out, args.kind()),
-            &interrupt,
-            terminal,
-        )
+        let file = (args.out.as_path(), args.kind());
+        shipped.model(&base, template.as_deref(), file, &interrupt, &report)
     });
-    let made = made.transpose()?;
-    let model = || &made.as_ref().expect("made where a model is wanted").folder;
-    let fill = |folder: &Path| match args.to {
-        ExportForm::Peft | ExportForm::Mlx => {
-            if args.to == ExportForm::Peft {
-                write_all(folder, &shipped.own_tokenizer(&base)?)?;
-            }
-            for (name, source) in sources.iter().flat_map(Sources::files) {
-                write_template(&folder.join(name), &source)?;
-            }
-            write_adapter(args, shipped.adapter()?, &base, folder)
-        }
-        ExportForm::GgufAdapter => Ok(write_gguf_adapter(
-            shipped.adapter()?,
-            &base,
-            &folder.join(ADAPTER_FILE),
-            &interrupt,
-            &report,
-        )?),
-        ExportForm::Gguf => Ok(write_gguf_model(
-            model(),
-            &folder.join(MODEL_FILE),
-            args.kind(),
-            &interrupt,
-            &report,
-        )?),
-        ExportForm::Ollama => {
-            let proof = proof.as_ref().expect("proven for this form");
-            Ok::<_, Failure>(write_ollama(
-                model(),
-                proof,
-                folder,
-                args.kind(),
-                &interrupt,
-                &report,
-            )?)
-        }
-    };
-    let is_folder = args.out.as_os_str().as_encoded_bytes().ends_with(b"/");
-    let written = match args.to {
-        ExportForm::Gguf if !is_folder => {
-            write_gguf_model(model(), &args.out, args.kind(), &interrupt, &report)
-                .map_err(Failure::from)
-        }
-        ExportForm::GgufAdapter if !is_folder => {
-            write_gguf_adapter(shipped.adapter()?, &base, &args.out, &interrupt, &report)
-                .map_err(Failure::from)
-        }
-        _ => write_folder(
-            &args.out,
-            &base,
-            shipped.card(&base, args.artefact(), proof.as_ref())?,
-            |folder| {
-                let written = fill(folder)?;
-                if interrupt.load(Relaxed) {
-                    Err(gguf::GgufError::Stopped.into())
-                } else {
-                    Ok(written)
-                }
-            },
-        ),
-    };
-    terminal.stop();
-    print_result(
+    let export = Export {
         args,
-        written?,
-        proof.as_ref(),
-        made.and_then(|made| made.tally).as_ref(),
-    )
+        made: made.transpose()?,
+        shipped,
+        base,
+        sources,
+        proof,
+        interrupt: &interrupt,
+        report: &report,
+    };
+    let written = export.write();
+    terminal.stop();
+    export.print(written?)
+}
+
+/// Compares the template for Ollama with the model's own.
+fn prove(
+    args: &ExportArgs,
+    shipped: &Artifact,
+    (base, template): (&Path, Option<&str>),
+    terminal: &Terminal,
+) -> Result<Option<Proof>, Failure> {
+    if args.to != ExportForm::Ollama {
+        return Ok(None);
+    }
+    let tokenizer = shipped.tokenizer(base)?;
+    let proof = prove_with(&tokenizer, (base, template), args.template.as_deref())?;
+    for note in &proof.notes {
+        terminal.say(&format!("note: {note}"));
+    }
+    Ok(Some(proof))
+}
+
+/// An export whose parts are read.
+struct Export<'a> {
+    args: &'a ExportArgs,
+    shipped: Artifact,
+    base: PathBuf,
+    /// The chat template, if the form has one.
+    sources: Option<Sources>,
+    /// The comparison of Ollama's template with it.
+    proof: Option<Proof>,
+    /// The model, if the form needs one.
+    made: Option<Made>,
+    interrupt: &'a AtomicBool,
+    report: Reporter<'a>,
+}
+
+impl Export<'_> {
+    /// Writes the file or the folder.
+    fn write(&self) -> Result<Written, Failure> {
+        let Self { args, base, .. } = self;
+        let is_folder = args.out.as_os_str().as_encoded_bytes().ends_with(b"/");
+        match args.to {
+            ExportForm::Gguf if !is_folder => self.write_model(&args.out),
+            ExportForm::GgufAdapter if !is_folder => self.write_gguf_adapter(&args.out),
+            _ => {
+                let card = self
+                    .shipped
+                    .card(base, args.subject(), self.proof.as_ref())?;
+                write_folder(&args.out, base, card, |folder| {
+                    let written = self.fill(folder)?;
+                    if self.interrupt.load(Relaxed) {
+                        Err(gguf::GgufError::Stopped.into())
+                    } else {
+                        Ok(written)
+                    }
+                })
+            }
+        }
+    }
+
+    /// Writes the files of a folder, except its card and licenses.
+    fn fill(&self, folder: &Path) -> Result<Written, Failure> {
+        let Self { args, shipped, .. } = self;
+        match args.to {
+            ExportForm::Peft | ExportForm::Mlx => {
+                if args.to == ExportForm::Peft {
+                    write_all(folder, &shipped.own_tokenizer(&self.base)?)?;
+                }
+                for (name, source) in self.sources.iter().flat_map(Sources::files) {
+                    write_template(&folder.join(name), &source)?;
+                }
+                write_adapter(args, shipped.adapter()?, &self.base, folder)
+            }
+            ExportForm::GgufAdapter => self.write_gguf_adapter(&folder.join(ADAPTER_FILE)),
+            ExportForm::Gguf => self.write_model(&folder.join(MODEL_FILE)),
+            ExportForm::Ollama => {
+                let proof = self.proof.as_ref().expect("proven for this form");
+                let (model, kind) = (self.model(), args.kind());
+                Ok(write_ollama(
+                    model,
+                    proof,
+                    folder,
+                    kind,
+                    self.interrupt,
+                    self.report,
+                )?)
+            }
+        }
+    }
+
+    /// Returns the folder of the model.
+    fn model(&self) -> &Path {
+        let made = self.made.as_ref();
+        &made.expect("made where a model is wanted").folder
+    }
+
+    fn write_model(&self, path: &Path) -> Result<Written, Failure> {
+        let (kind, report) = (self.args.kind(), self.report);
+        let written = write_gguf_model(self.model(), path, kind, self.interrupt, report);
+        Ok(written?)
+    }
+
+    fn write_gguf_adapter(&self, path: &Path) -> Result<Written, Failure> {
+        let (adapter, report) = (self.shipped.adapter()?, self.report);
+        let written = write_gguf_adapter(adapter, &self.base, path, self.interrupt, report);
+        Ok(written?)
+    }
+
+    fn print(&self, written: Written) -> Result<(), Failure> {
+        let tally = self.made.as_ref().and_then(|made| made.tally.as_ref());
+        print_result(self.args, written, self.proof.as_ref(), tally)
+    }
 }
 
 impl ExportForm {
@@ -274,18 +295,18 @@ impl ExportArgs {
     }
 
     /// Returns what the card of the folder describes.
-    fn artefact(&self) -> Artefact {
+    fn subject(&self) -> CardSubject {
         match self.to {
-            ExportForm::Peft => Artefact::Adapter,
-            ExportForm::Mlx => Artefact::Mlx,
-            ExportForm::Gguf => Artefact::Gguf {
+            ExportForm::Peft => CardSubject::Adapter,
+            ExportForm::Mlx => CardSubject::Mlx,
+            ExportForm::Gguf => CardSubject::Gguf {
                 file: MODEL_FILE.to_owned(),
                 is_quantized: self.dtype == Some(Dtype::Q8_0),
             },
-            ExportForm::GgufAdapter => Artefact::GgufAdapter {
+            ExportForm::GgufAdapter => CardSubject::GgufAdapter {
                 file: ADAPTER_FILE.to_owned(),
             },
-            ExportForm::Ollama => Artefact::Ollama {
+            ExportForm::Ollama => CardSubject::Ollama {
                 file: ollama::WEIGHTS.to_owned(),
             },
         }
@@ -333,8 +354,8 @@ fn check_options(args: &ExportArgs) -> Result<(), Failure> {
 }
 
 /// Refuses options that apply only to an adapter: a model has its base and template in its folder.
-fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failure> {
-    let Shipped::Model(folder) = shipped else {
+fn check_model_options(args: &ExportArgs, shipped: &Artifact) -> Result<(), Failure> {
+    let Artifact::Model(folder) = shipped else {
         return Ok(());
     };
     let folder = folder.display();
@@ -359,7 +380,7 @@ fn check_model_options(args: &ExportArgs, shipped: &Shipped) -> Result<(), Failu
 }
 
 /// Checks the export against the programs that will read the files.
-fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<(), Failure> {
+fn judge(args: &ExportArgs, shipped: &Artifact, terminal: &Terminal) -> Result<(), Failure> {
     if args.consumers.is_empty() {
         return Ok(());
     }
@@ -370,8 +391,8 @@ fn judge(args: &ExportArgs, shipped: &Shipped, terminal: &Terminal) -> Result<()
         .map(|folder| folder.spec);
     let architecture = spec.and_then(|spec| architecture_name(&spec).ok());
     let facts = match shipped {
-        Shipped::Adapter(adapter) => Features::read(adapter, architecture)?,
-        Shipped::Model(_) => Features::of_model(architecture),
+        Artifact::Adapter(adapter) => Features::read(adapter, architecture)?,
+        Artifact::Model(_) => Features::of_model(architecture),
     };
     args.consumers.judge(terminal, |consumer| {
         let mut found = findings(consumer, &facts, Some(args.to.given()));

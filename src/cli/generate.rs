@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::interrupt::Interrupt;
-use super::loaded_model::{Answer, LoadedModel, ModelArgs, SamplingArgs, end_line, show};
+use super::model_args::{ModelArgs, SamplingArgs, end_line, show};
 use super::{Failure, print};
 use crate::fault::{Exit, Fault};
 use crate::infer::{Frame, Prompt, Stop, read_messages};
 use crate::model::Cache;
 use crate::report::{Terminal, peak_memory_bytes};
+use crate::run::{Answer, Interrupt, LoadedModel};
 
 #[derive(Debug, Args)]
 pub(super) struct GenerateArgs {
@@ -57,10 +57,10 @@ struct PromptArgs {
 
 pub(super) fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<(), Failure> {
     let prompt = args.prompt.read(args.input.as_deref())?;
-    let speaker = LoadedModel::open(&args.model, &args.sampling, terminal)?;
+    let speaker = args.model.load(&args.sampling, terminal)?;
     let tokens = prompt.tokens(&speaker.tokenizer, speaker.template.as_ref())?;
     if !args.prompt.is_framed_by_hand(&speaker, &tokens) {
-        speaker.note_mismatch(args.prompt.frame(), terminal);
+        speaker.note_mismatch(args.prompt.frame(), &|event| terminal.take(&event));
     }
     // An answer is a text of its own.
     let context = if matches!(prompt, Prompt::Text(_)) {

@@ -1,4 +1,4 @@
-//! The gradient proof on the command line: before the first step on a device, or on its own.
+//! The gradient check of a device on the command line.
 
 use std::path::Path;
 
@@ -6,49 +6,12 @@ use burn::tensor::Device;
 use serde_json::{Value, json};
 
 use super::{Failure, print};
-use crate::device::{self, DeviceClass, FoundDevice};
+use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::files::cache_folder;
-use crate::model::{Folder, Storage};
-use crate::plan::Plan;
+use crate::model::Folder;
 use crate::proof::{self, Key, Numbers, ProbeModel, Products, ProofError, Verdict};
-use crate::report::{Event, Reporter};
 use crate::terms::{self, Method, ModelDtype};
-
-/// Proves the device of a run before its first step, unless the proof is stored or the device is
-/// the CPU, which is the reference. With `force`, a refused device is used anyway, with a note.
-pub(super) fn before_training(
-    plan: &Plan,
-    storage: Storage,
-    device: &Device,
-    force: bool,
-    report: Reporter,
-) -> Result<(), Failure> {
-    let Some(found) =
-        device::find(plan.device).filter(|found| found.kind != DeviceClass::Processor)
-    else {
-        return Ok(());
-    };
-    let tiny = ProbeModel::of(&plan.model.spec, storage, plan.trains.method());
-    match proof::prove_once(&found, &tiny, device, plan.products(), &cache_folder()) {
-        Ok(verdict) => report(Event::Note(format!(
-            "training on `{}` is proven: {verdict}",
-            plan.device
-        ))),
-        Err(error) if force => report(Event::Note(format!(
-            "{error}; going on because of `--force`"
-        ))),
-        Err(error) => return Err(error.into()),
-    }
-    Ok(())
-}
-
-/// Returns whether training of some model is proven on a device, and of none is refused. Runs no
-/// proof.
-pub(super) fn is_proven(found: &FoundDevice) -> bool {
-    found.kind == DeviceClass::Processor
-        || proof::is_proven(found, &cache_folder()).unwrap_or(false)
-}
 
 /// What to prove on a device.
 pub(super) struct Asked<'a> {

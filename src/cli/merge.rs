@@ -9,22 +9,14 @@ use clap::{Args, ValueEnum};
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::base::{base_with, find_adapter, find_base, lock_above, run_folder, say_notes};
-use super::card::run_of;
-use super::eval::places;
-use super::merge_compared::{Gate, Outcome, REPORT, print_report};
-use super::{Failure, grouped, print, resume};
+use super::{Failure, grouped, print};
 use crate::export::gguf::GgmlType;
-use crate::export::merge::{
-    Addend, MergeError, MergeRequest, Onto, OtherBase, Tally, TrainedOn, merge as write_merged,
-};
+use crate::export::merge::{Addend, Tally};
 use crate::fault::{Exit, Fault};
-use crate::files::{self, Float, remove_leftovers};
-use crate::plan::Lock;
+use crate::files::{self, Float};
 use crate::report::{Terminal, peak_memory_bytes};
-
-/// Age after which a temporary folder has no writer any more.
-pub(super) const LEFTOVER: Duration = Duration::from_hours(24);
+pub(super) use crate::run::LEFTOVER;
+use crate::run::{self, MergeOptions, Merged, addend_of, find_adapter};
 
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
@@ -94,168 +86,25 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         .iter()
         .map(|word| addend(word))
         .collect::<Result<Vec<_>, _>>()?;
-    let base = common_base(args.base.as_deref(), &adapters)?;
-    for addend in adapters.iter().filter(|addend| addend.trained_on.is_none()) {
-        let folder = addend.folder.display();
-        terminal.say(&format!(
-            "note: no lock of a run lies above `{folder}`: of its base only the shapes are checked"
-        ));
-    }
-    adapters.iter().try_for_each(|addend| {
-        say_notes(
-            &addend.folder,
-            &base_with(&base, Some(&addend.folder))?.spec.modules(),
-            terminal,
-        )
-    })?;
-    let other_base = if args.force {
-        OtherBase::Note
-    } else {
-        OtherBase::Refuse
-    };
-    let order = MergeRequest {
-        base,
+    let options = MergeOptions {
         adapters,
         out: args.out.clone(),
         float: args.dtype.float(),
-        other_base,
-        onto: Onto::Stored,
-        counts_q8_0: false,
+        base: args.base.clone(),
+        force: args.force,
+        max_kl: args.max_kl,
+        data: args.data.clone(),
+        uncompared: args.uncompared,
     };
-    let above = args
-        .out
-        .parent()
-        .filter(|above| !above.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    remove_leftovers(&[above], LEFTOVER)?;
     let interrupt = interrupt(&args.out)?;
-    let (tally, report) = if let Some(lock) = packed_run(args, &order, terminal)? {
-        let Outcome { tally, report } = merge_compared(args, &order, &lock, &interrupt, terminal)?;
-        (tally, Some(report))
-    } else {
-        let merged = write_merged(&order, &interrupt, &|event| terminal.take(&event));
-        terminal.stop();
-        (merged?, None)
-    };
-    match tally.stored_note() {
-        _ if tally.added_nothing() => terminal.say("note: the adapters add nothing"),
-        Some(note) => terminal.say(&format!("note: {note}")),
-        None => {}
-    }
+    let merged = run::merge(options, &interrupt, &|event| {
+        terminal.take(&event);
+    })?;
     if args.json {
-        return print(object(&order, &tally, report.as_ref(), started.elapsed()));
+        return print(object(&merged, started.elapsed()));
     }
-    print_lines(&order, &tally)?;
-    report.iter().try_for_each(print_report)
-}
-
-/// Returns the lock of the run, if its only adapter was trained on a quantized base and is to be
-/// compared.
-fn packed_run(
-    args: &MergeArgs,
-    order: &MergeRequest,
-    terminal: &Terminal,
-) -> Result<Option<PathBuf>, Failure> {
-    let packed: Vec<&Path> = order.adapters.iter().filter_map(packed_lock).collect();
-    let lock = match (&packed[..], &order.adapters[..]) {
-        ([], _) => None,
-        ([lock], [addend]) if !args.uncompared && addend.weight.to_bits() == 1_f64.to_bits() => {
-            Some((*lock).to_owned())
-        }
-        _ => {
-            let why = if args.uncompared {
-                ""
-            } else {
-                ": that takes one adapter, of weight 1"
-            };
-            terminal.say(&format!(
-                "note: an adapter was trained on a packed base; the merge is not compared with \
-                it{why}"
-            ));
-            None
-        }
-    };
-    if let (Some(data), None) = (&args.data, &lock) {
-        let fault = Fault::new(format!(
-            "--data: `{}` is for the comparison with a packed base, and there is none",
-            data.display()
-        ));
-        return Err(Failure::new(Exit::Usage, fault.hint("leave it out")));
-    }
-    Ok(lock)
-}
-
-/// Returns the lock of an adapter whose run had a quantized base.
-pub(super) fn packed_lock(addend: &Addend) -> Option<&Path> {
-    let path = &addend.trained_on.as_ref()?.lock;
-    Lock::read(path).ok()?.packing().map(|_| path.as_path())
-}
-
-/// Merges, and keeps the merge that is closest to the trained model. Paths are made absolute,
-/// because the run's own are relative to where it was started.
-fn merge_compared(
-    args: &MergeArgs,
-    order: &MergeRequest,
-    lock: &Path,
-    interrupt: &AtomicBool,
-    terminal: &Terminal,
-) -> Result<Outcome, Failure> {
-    let steady = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let adapters = order
-        .adapters
-        .iter()
-        .map(|addend| Addend {
-            folder: steady(&addend.folder),
-            ..addend.clone()
-        })
-        .collect();
-    let order = MergeRequest {
-        base: steady(&order.base),
-        out: steady(&order.out),
-        adapters,
-        ..order.clone()
-    };
-    // Leftovers of an earlier comparison are not a model.
-    let left = std::fs::read_dir(&order.out).map(|entries| {
-        entries
-            .flatten()
-            .map(|entry| entry.file_name())
-            .collect::<Vec<_>>()
-    });
-    if left.is_ok_and(|names| names != [REPORT])
-        || (order.out.symlink_metadata().is_ok() && !order.out.is_dir())
-    {
-        return Err(MergeError::Exists {
-            path: args.out.clone(),
-        }
-        .into());
-    }
-    let (lock, data) = (steady(lock), args.data.as_deref().map(steady));
-    let known = Lock::read(&lock)?;
-    let run = run_folder(&lock);
-    // A user who only wants the merge learns how to skip the comparison.
-    let with_way_out = |mut failure: Failure| {
-        let way_out =
-            || "`--uncompared` merges into the base as it is, without the run's rows and device";
-        for fault in &mut failure.faults {
-            fault.hint.get_or_insert_with(|| way_out().to_owned());
-        }
-        failure
-    };
-    // Without `--force`, a named base is the one that the run was trained on; otherwise the merge
-    // has ended before.
-    let base = Some(order.base.clone()).filter(|_| args.base.is_some() && !args.force);
-    let (places, data) = places(&known, &run, base, data.as_ref()).map_err(with_way_out)?;
-    let plan = resume::plan_of(&known, &lock, &run, &places, terminal).map_err(with_way_out)?;
-    let gate = Gate::open(
-        plan,
-        &order.adapters[0].folder,
-        data.map(PathBuf::as_path),
-        args.max_kl,
-        terminal,
-    )
-    .map_err(with_way_out)?;
-    gate.merge(&order, interrupt, terminal)
+    print_lines(&merged)?;
+    merged.comparison.iter().try_for_each(print_comparison)
 }
 
 /// Parses an adapter argument. If a folder's whole name ends like a weight, it is taken as a
@@ -278,67 +127,6 @@ fn addend(word: &str) -> Result<Addend, Failure> {
     addend_of(find_adapter(Path::new(folder))?, weight)
 }
 
-/// Returns an adapter with what is known of its base.
-pub(super) fn addend_of(folder: PathBuf, weight: f64) -> Result<Addend, Failure> {
-    Ok(Addend {
-        trained_on: trained_on(&folder)?,
-        folder,
-        weight,
-    })
-}
-
-fn trained_on(folder: &Path) -> Result<Option<TrainedOn>, Failure> {
-    let Some(path) = lock_above(folder) else {
-        return Ok(None);
-    };
-    let name = |path: PathBuf| {
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
-    let lock = Lock::read(&path)?;
-    let files = lock
-        .base_files()
-        .into_iter()
-        .map(|(path, hash)| (name(path), hash));
-    let (config, weights): (Vec<_>, Vec<_>) = files.partition(|(name, _)| name == "config.json");
-    let config = config.into_iter().next().map(|(_, hash)| hash);
-    let run = run_of(&path, &lock)?;
-    Ok(Some(TrainedOn {
-        lock: path,
-        weights: weights.into_iter().collect(),
-        config,
-        run,
-    }))
-}
-
-/// Returns the named base, or the one that all adapters were trained on.
-fn common_base(named: Option<&Path>, adapters: &[Addend]) -> Result<PathBuf, Failure> {
-    let bases = adapters
-        .iter()
-        .map(|addend| find_base(named, Some(&addend.folder)))
-        .collect::<Result<Vec<_>, _>>()?;
-    let (first, rest) = bases
-        .split_first()
-        .expect("there is an adapter, the option is required");
-    let same = |other: &&PathBuf| other.canonicalize().ok() == first.canonicalize().ok();
-    match rest.iter().find(|other| !same(other)) {
-        None => Ok(first.clone()),
-        Some(other) => {
-            let message = format!(
-                "the adapters name different bases, `{}` and `{}`",
-                first.display(),
-                other.display()
-            );
-            Err(Failure::new(
-                Exit::Input,
-                Fault::new(message).hint("give the folder of the base with `--base`"),
-            ))
-        }
-    }
-}
-
 /// Returns a flag that SIGINT and SIGTERM set, so that partial output is removed before the process
 /// ends.
 pub(super) fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::FileError> {
@@ -353,7 +141,8 @@ pub(super) fn interrupt(out: &Path) -> Result<Arc<AtomicBool>, files::FileError>
     Ok(raised)
 }
 
-fn object(order: &MergeRequest, tally: &Tally, report: Option<&Value>, elapsed: Duration) -> Value {
+fn object(merged: &Merged, elapsed: Duration) -> Value {
+    let (request, tally) = (&merged.request, &merged.tally);
     let adapter = |addend: &Addend| {
         let lock = addend
             .trained_on
@@ -366,10 +155,10 @@ fn object(order: &MergeRequest, tally: &Tally, report: Option<&Value>, elapsed: 
         })
     };
     json!({
-        "out": order.out.display().to_string(),
-        "base": order.base.display().to_string(),
-        "adapters": order.adapters.iter().map(adapter).collect::<Vec<_>>(),
-        "dtype": order.float.map(|float| float.to_string()),
+        "out": request.out.display().to_string(),
+        "base": request.base.display().to_string(),
+        "adapters": request.adapters.iter().map(adapter).collect::<Vec<_>>(),
+        "dtype": request.float.map(|float| float.to_string()),
         "tensors": tally.tensors,
         "merged_tensors": tally.merged_tensors,
         "numbers": tally.numbers,
@@ -380,7 +169,7 @@ fn object(order: &MergeRequest, tally: &Tally, report: Option<&Value>, elapsed: 
             &[GgmlType::F32, GgmlType::F16, GgmlType::Bf16],
         ),
         "bytes": tally.bytes,
-        "comparison": report,
+        "comparison": merged.comparison,
         "seconds": elapsed.as_secs_f64(),
         "peak_memory_bytes": peak_memory_bytes(),
     })
@@ -394,7 +183,7 @@ pub(super) fn rounding_by_dtype(tally: &Tally, kinds: &[GgmlType]) -> Value {
         .collect()
 }
 
-fn print_lines(order: &MergeRequest, tally: &Tally) -> Result<(), Failure> {
+fn print_lines(merged: &Merged) -> Result<(), Failure> {
     let Tally {
         tensors,
         merged_tensors,
@@ -402,14 +191,15 @@ fn print_lines(order: &MergeRequest, tally: &Tally) -> Result<(), Failure> {
         numbers,
         bytes,
         ..
-    } = tally;
+    } = &merged.tally;
+    let (request, tally) = (&merged.request, &merged.tally);
     print(format_args!(
         "merged model  {} ({})",
-        order.out.display(),
+        request.out.display(),
         HumanBytes(*bytes)
     ))?;
-    print(format_args!("base          {}", order.base.display()))?;
-    for addend in &order.adapters {
+    print(format_args!("base          {}", request.base.display()))?;
+    for addend in &request.adapters {
         print(format_args!(
             "adapter       {}, weight {}",
             addend.folder.display(),
@@ -427,4 +217,34 @@ fn print_lines(order: &MergeRequest, tally: &Tally) -> Result<(), Failure> {
         grouped(*changed),
         grouped(*numbers)
     ))
+}
+
+/// Prints the comparison with the trained model as lines.
+fn print_comparison(comparison: &Value) -> Result<(), Failure> {
+    let loss = |value: &Value| {
+        value["loss"]
+            .as_f64()
+            .map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"))
+    };
+    print(format_args!(
+        "as trained    loss {}, on the base in {}",
+        loss(&comparison["trained"]),
+        comparison["trained_on"].as_str().unwrap_or("-")
+    ))?;
+    for merge in comparison["merges"].as_array().into_iter().flatten() {
+        let number = |key: &str| merge[key].as_f64().unwrap_or(f64::NAN);
+        let chosen = if merge["into"] == comparison["chosen"] {
+            ", chosen"
+        } else {
+            ""
+        };
+        print(format_args!(
+            "merged        loss {}, KL {:.6} nats, top-1 {:.2} %, into the {}{chosen}",
+            loss(merge),
+            number("kl"),
+            100.0 * number("top1_agreement"),
+            merge["into"].as_str().unwrap_or("-"),
+        ))?;
+    }
+    Ok(())
 }

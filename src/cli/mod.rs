@@ -1,34 +1,27 @@
 //! The command line, with one file per command. Only this module writes to stdout.
 
-mod artifact;
-mod base;
 mod bench;
 mod bench_products;
 mod cache;
-mod card;
 mod chat;
 mod check;
 mod completions;
 mod consumers;
 mod convert;
-mod device_fault;
 mod doctor;
 mod eval;
 mod eval_table;
 mod export;
 mod generate;
 mod gradcheck;
-mod hub;
 mod import;
 mod init;
 mod inspect;
-mod interrupt;
-mod loaded_model;
+mod leaving;
 mod memory_table;
 mod merge;
-mod merge_compared;
+mod model_args;
 mod next;
-mod out_of_memory;
 mod plan;
 mod preview;
 mod pull;
@@ -38,12 +31,8 @@ mod report;
 mod result;
 mod resume;
 mod row_text;
-mod run_folder;
 mod schema;
-mod session;
-mod signals;
 mod train;
-mod trained;
 mod try_template;
 mod typed;
 mod warmup;
@@ -52,14 +41,15 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use clap::{ArgAction, Args, Parser, Subcommand};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::data::template::sandbox;
-use crate::fault::{Exit, Explain, Fault, show_data, shown};
+use crate::fault::{Failure, show_data, shown};
 use crate::plan::{Fetched, Plan, Resolved};
-use crate::report::Terminal;
-use crate::{device, files, recipe};
-use hub::Leaving;
+use crate::recipe::Recipe;
+use crate::report::{Terminal, grouped};
+use crate::run::{self, hub};
+use crate::{files, recipe};
 
 /// Fine-tunes open-weight language models with low-rank adapters.
 #[derive(Debug, Parser)]
@@ -72,59 +62,182 @@ pub struct Command {
     verb: Verb,
 }
 
+/// Groups of verbs in the help.
+const GROUPS: [(&str, &[&str]); 5] = [
+    (
+        "Prepare",
+        &[
+            "init", "import", "convert", "check", "plan", "preview", "warmup", "doctor",
+        ],
+    ),
+    ("Train", &["train", "resume", "report"]),
+    ("Use", &["generate", "chat", "eval", "inspect"]),
+    ("Ship", &["merge", "quantize", "export", "pull", "push"]),
+    ("Other", &["cache", "schema", "completions"]),
+];
+
 #[derive(Debug, Subcommand)]
 enum Verb {
-    /// Finds every fault of a recipe and of what it names, without reading weights, or rows where
-    /// there is no validation file
-    Check(check::CheckArgs),
-    /// Shows what a recipe will do: every value and its origin, rows, tokens, steps, memory; or
-    /// what of a model fits where
-    Plan(plan::PlanArgs),
-    /// Shows rows as tokens, what of them is trained, and what becomes of every row
-    Preview(preview::PreviewArgs),
-    /// Converts JSON, JSONL, CSV, TSV, texts or other Parquet to a Parquet file that a recipe reads
-    Convert(convert::ConvertArgs),
-    /// Trains what a recipe describes: an adapter, or every weight of the base
-    Train(train::TrainArgs),
-    /// Goes on with a run that was stopped, from its latest checkpoint
-    Resume(resume::ResumeArgs),
-    /// Shows a run, or several side by side, as one page of HTML
-    Report(report::ReportArgs),
-    /// Merges adapters into their base, tensor by tensor, and writes a new model folder
-    Merge(merge::MergeArgs),
-    /// Packs a model's weights in 4 or 8 bits, as bitsandbytes does, so that it loads faster
-    Quantize(quantize::QuantizeArgs),
-    /// Answers turn after turn, in a conversation that is typed
-    Chat(chat::ChatArgs),
-    /// Scores the base before and after training on rows that were not trained on
-    Eval(eval::EvalArgs),
-    /// Tells what a model, an adapter, a run or a dataset is, without loading weights
-    Inspect(inspect::InspectArgs),
-    /// Goes on from a text or answers in a conversation, with or without an adapter
-    Generate(generate::GenerateArgs),
-    /// Fetches a model or a data set from the Hub into the cache that Python uses too, and prints
-    /// its folder
-    Pull(pull::PullArgs),
-    /// Uploads an adapter with its card to the Hub
-    Push(push::PushArgs),
-    /// Writes a model or an adapter for PEFT, llama.cpp, Ollama or mlx-lm
-    Export(export::ExportArgs),
-    /// Lists the devices of this machine with their drivers, memory and limits, what is missing,
-    /// and what to do about it
-    Doctor(doctor::DoctorArgs),
-    /// Lists what is kept of data files outside of run folders, or removes it
-    Cache(cache::CacheArgs),
-    /// Takes a step of a recipe ahead of its run, so that caches are filled and the run begins at
-    /// once
-    Warmup(warmup::WarmupArgs),
     /// Write a first recipe for a base and data, one that fits into memory
+    ///
+    /// Asks for what is not given, looks at the data and at the memory of the device, and writes a
+    /// commented recipe.
+    #[command(
+        after_long_help = "Example:\n  rankine init --base checkpoints/rankine-tiny --data \
+        datasets/medical-glossary.parquet"
+    )]
     Init(init::InitArgs),
     /// Turn a config of Axolotl, LLaMA-Factory, torchtune or mlx-lm, or a finished run of PEFT,
     /// into a recipe
+    ///
+    /// Says of every key what it became: a key of the recipe, a default, or a reason why it cannot
+    /// be kept.
+    #[command(
+        after_long_help = "Example:\n  rankine import config.yml --from axolotl --out recipe.yaml"
+    )]
     Import(import::ImportArgs),
+    /// Convert JSON, JSONL, CSV, TSV, texts or other Parquet to Parquet that a recipe reads
+    ///
+    /// Decides the type of each column by all rows. Every row is kept, or named with its line and
+    /// the reason. Memory stays flat for files of any size.
+    #[command(
+        after_long_help = "Example:\n  rankine convert faq.csv --out faq.parquet --format chat \
+        --columns prompt=question,completion=answer"
+    )]
+    Convert(convert::ConvertArgs),
+    /// Validate a recipe, its model and its data files
+    ///
+    /// Prints every fault with its file, line and column, and refuses what no memory is enough for.
+    /// Weights are not read beyond their headers, and rows only to compare validation files with
+    /// the training rows or to find duplicates.
+    #[command(after_long_help = "Example:\n  rankine check recipes/quickstart.yaml")]
+    Check(check::CheckArgs),
+    /// Show every value of a recipe, its steps, memory and time
+    ///
+    /// Shows the origin of each value, the model and its trainable parameters, rows and tokens, and
+    /// the peak memory by its parts. With `--fits` it shows what of a model fits into common memory
+    /// sizes.
+    #[command(after_long_help = "Example:\n  rankine plan recipes/quickstart.yaml \
+        training.micro_batch_size=4")]
+    Plan(plan::PlanArgs),
+    /// Show rows as tokens and which of them are trained
+    ///
+    /// Marks the tokens that carry a loss, and counts the status of every row for each dataset.
+    #[command(after_long_help = "Example:\n  rankine preview recipes/quickstart.yaml")]
+    Preview(preview::PreviewArgs),
+    /// Fill caches and compile kernels ahead of a run
+    ///
+    /// Takes two steps and keeps nothing of them. Afterwards the rows are tokenized, the base is in
+    /// the page cache and a GPU has its kernels, so that the run begins at once.
+    #[command(after_long_help = "Example:\n  rankine warmup recipes/quickstart.yaml")]
+    Warmup(warmup::WarmupArgs),
+    /// Show devices, drivers and memory, and what is missing
+    ///
+    /// Lists every device with its limits, which one `auto` takes and why, and what to install for
+    /// others. With `--gradcheck` it compares the gradients of a device with those of the CPU.
+    #[command(after_long_help = "Example:\n  rankine doctor --device cuda --gradcheck")]
+    Doctor(doctor::DoctorArgs),
+    /// Train an adapter, or every weight of a model, from a recipe
+    ///
+    /// Writes the adapter or model, checkpoints, metrics, a lock with everything that the run
+    /// depends on, and a card into `output_dir`. Ctrl-C stops the run after its step, with a
+    /// checkpoint.
+    #[command(after_long_help = "Example:\n  rankine train recipes/quickstart.yaml \
+        training.learning_rate=1e-4")]
+    Train(train::TrainArgs),
+    /// Resume an interrupted run from its latest checkpoint
+    ///
+    /// Needs the folder of the run alone: its lock has the recipe. The result is the same, byte for
+    /// byte, as without the interruption. Inputs that have changed are refused, unless `--force` is
+    /// given.
+    #[command(after_long_help = "Example:\n  rankine resume checkpoints/quickstart")]
+    Resume(resume::ResumeArgs),
+    /// Show a run, or several side by side, as one page of HTML
+    ///
+    /// Shows losses, scores, answers to prompts, the recipe and the rows. The page has no scripts
+    /// from elsewhere and no paths of this machine.
+    #[command(
+        after_long_help = "Example:\n  rankine report checkpoints/quickstart --out quickstart.html"
+    )]
+    Report(report::ReportArgs),
+    /// Generate text from a prompt or a conversation
+    ///
+    /// Streams the answer of a base, with or without an adapter, to stdout. A conversation is
+    /// rendered by the chat template that the adapter was trained with.
+    #[command(
+        after_long_help = "Example:\n  rankine generate --adapter checkpoints/quickstart --prompt \
+        'anaemia: ' --max-tokens 40"
+    )]
+    Generate(generate::GenerateArgs),
+    /// Chat with a model on the terminal
+    ///
+    /// Reads one message a line. `/reset` begins anew, `/exit` leaves, and Ctrl-C ends an answer.
+    #[command(after_long_help = "Example:\n  rankine chat --adapter checkpoints/quickstart")]
+    Chat(chat::ChatArgs),
+    /// Score a base before and after training
+    ///
+    /// Reports loss and perplexity for each set of rows that was not trained on, and with
+    /// `--forgetting` on general text too.
+    #[command(after_long_help = "Example:\n  rankine eval checkpoints/quickstart")]
+    Eval(eval::EvalArgs),
+    /// Describe a model, an adapter, a run or a dataset
+    ///
+    /// Reads headers and configs, no weights: parameters and modules of a model, norms of an
+    /// adapter, the progress of a run, columns and rows of a dataset.
+    #[command(after_long_help = "Example:\n  rankine inspect checkpoints/quickstart")]
+    Inspect(inspect::InspectArgs),
+    /// Merge adapters into their base, as a new model folder
+    ///
+    /// Adds each adapter to the weights, tensor by tensor. An adapter that was trained on a
+    /// quantized base is merged in two ways, and the merge that is closest to the trained model is
+    /// kept.
+    #[command(
+        after_long_help = "Example:\n  rankine merge --adapter checkpoints/quickstart --out merged"
+    )]
+    Merge(merge::MergeArgs),
+    /// Quantize a model to 4 or 8 bits, in the format of bitsandbytes
+    ///
+    /// Writes a model folder that transformers reads, and that a recipe takes as its base and loads
+    /// faster.
+    #[command(
+        after_long_help = "Example:\n  rankine quantize checkpoints/rankine-tiny --out \
+        rankine-tiny-nf4"
+    )]
+    Quantize(quantize::QuantizeArgs),
+    /// Export a model or an adapter for PEFT, llama.cpp, Ollama or mlx-lm
+    ///
+    /// Merges the adapter first where the format needs a model. With `--for` it refuses what the
+    /// serving program would reject.
+    #[command(
+        after_long_help = "Example:\n  rankine export checkpoints/quickstart --to gguf --out \
+        quickstart.gguf"
+    )]
+    Export(export::ExportArgs),
+    /// Download a model or a dataset from the Hub
+    ///
+    /// Downloads into the cache that Python uses too, and prints the folder. What is interrupted
+    /// continues from where it was.
+    Pull(pull::PullArgs),
+    /// Upload an adapter with its card to the Hub
+    ///
+    /// Uploads the files of the adapter, its card and the lock of its run in one commit. Paths of
+    /// this machine are removed.
+    #[command(
+        after_long_help = "Example:\n  rankine push checkpoints/quickstart owner/name --private"
+    )]
+    Push(push::PushArgs),
+    /// List or remove what is kept of data files outside of run folders
+    ///
+    /// Tokenized rows hold the content of the data. Compiled kernels and results of GPU self-checks
+    /// hold nothing of it and stay.
+    #[command(after_long_help = "Example:\n  rankine cache purge --run checkpoints/quickstart")]
+    Cache(cache::CacheArgs),
     /// Print the recipe's JSON Schema, with which an editor completes and checks recipes
+    #[command(after_long_help = "Example:\n  rankine schema > recipe.schema.json")]
     Schema,
     /// Print a shell's completions, or the pages of the manual
+    #[command(after_long_help = "Example:\n  rankine completions bash > \
+        ~/.local/share/bash-completion/completions/rankine")]
     Completions(completions::CompletionsArgs),
     /// Measures training steps
     #[command(hide = true)]
@@ -145,111 +258,39 @@ struct RecipeArgs {
     /// Values to change, such as training.learning_rate=1e-4 or datasets.0.path=my.parquet
     #[arg(value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Use a device on which training is not proven
-    #[arg(long)]
+    /// Train even if the GPU self-check failed
+    #[arg(long, display_order = 900)]
     force: bool,
 }
 
 impl RecipeArgs {
+    fn read(&self) -> Result<Recipe, Failure> {
+        Ok(recipe::read(&self.recipe, &self.overrides)?)
+    }
+
+    /// Resolves the recipe with what is in the cache.
     fn resolve(&self) -> Result<Resolved, Failure> {
-        self.resolve_on(Fetched::default())
-    }
-
-    /// Makes the plan for what was fetched.
-    fn resolve_on(&self, fetched: Fetched) -> Result<Resolved, Failure> {
         let terminal = Terminal::default();
-        let resolved = crate::plan::resolve_on(
-            recipe::read(&self.recipe, &self.overrides)?,
-            None,
-            fetched,
-            &|event| terminal.take(&event),
-        )?;
-        terminal.stop();
-        let chosen = match &resolved {
-            Resolved::Plan(plan) => plan.device,
-            Resolved::Hub { device, .. } => *device,
-        };
-        device::check(chosen)?;
-        Ok(resolved)
-    }
-
-    /// Fetches the base and the datasets from the Hub. Nothing is fetched for a recipe with faults.
-    fn fetch(&self, terminal: &Terminal) -> Result<(Fetched, Option<Leaving>), Failure> {
-        let recipe = recipe::read(&self.recipe, &self.overrides)?;
-        let id = recipe
-            .base_model
-            .as_ref()
-            .and_then(|said| crate::plan::hub_id(&said.value));
-        if id.is_none() && crate::plan::requests(&recipe).is_empty() {
-            return Ok((Fetched::default(), None));
-        }
-        self.resolve()?;
-        let leaving = Leaving::listen()?;
-        let base = id.map(|id| hub::fetch(&id, terminal)).transpose()?;
-        let datasets = hub::fetch_datasets(&recipe, terminal)?;
-        Ok((Fetched { base, datasets }, Some(leaving)))
+        run::resolve(self.read()?, Fetched::default(), &|event| {
+            terminal.take(&event);
+        })
     }
 
     /// Makes the plan, for commands that need the base.
     fn plan(&self) -> Result<Plan, Failure> {
-        with_base(self.resolve()?)
-    }
-}
-
-/// Returns the plan, if its base and data are available.
-fn with_base(resolved: Resolved) -> Result<Plan, Failure> {
-    match resolved {
-        Resolved::Plan(plan) => Ok(*plan),
-        Resolved::Hub { base, datasets, .. } => {
-            let base = base.map(|(id, missing)| hub::not_cached(&id, missing));
-            let faults = base
-                .iter()
-                .chain(&datasets)
-                .flat_map(Explain::faults)
-                .collect();
-            Err(Failure {
-                exit: Exit::Unavailable,
-                faults,
-            })
-        }
-    }
-}
-
-/// Failure of a command.
-#[derive(Debug)]
-pub struct Failure {
-    /// Exit code of the process.
-    pub exit: Exit,
-    /// What is wrong; empty if the user ended the command.
-    pub faults: Vec<Fault>,
-}
-
-impl Failure {
-    fn new(exit: Exit, fault: Fault) -> Self {
-        Self {
-            exit,
-            faults: vec![fault],
-        }
-    }
-
-    fn quiet(exit: Exit) -> Self {
-        Self {
-            exit,
-            faults: Vec::new(),
-        }
-    }
-}
-
-impl<E: Explain> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self {
-            exit: error.exit(),
-            faults: error.faults(),
-        }
+        run::with_base(self.resolve()?)
     }
 }
 
 impl Command {
+    /// Parses the command line. Help, and a mistake in it, end the process.
+    pub fn from_command_line() -> Self {
+        let command = Self::command();
+        let template = grouped_help(&command);
+        let matches = command.help_template(template).get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
     /// Returns whether `-v` was given.
     pub fn is_verbose(&self) -> bool {
         self.verbose > 0
@@ -302,6 +343,33 @@ impl Command {
     }
 }
 
+/// Returns the template of the program's help, with its verbs in groups.
+fn grouped_help(command: &clap::Command) -> String {
+    let (heading, literal) = (
+        *command.get_styles().get_header(),
+        *command.get_styles().get_literal(),
+    );
+    let verbs = GROUPS.iter().flat_map(|(_, verbs)| *verbs);
+    let width = verbs.map(|verb| verb.len()).max().unwrap_or(0);
+    let line = |verb: &&str| {
+        let about = command
+            .find_subcommand(verb)
+            .and_then(|verb| verb.get_about())
+            .cloned()
+            .unwrap_or_default();
+        format!("  {literal}{verb:<width$}{literal:#}  {about}\n")
+    };
+    let groups = GROUPS.map(|(name, verbs)| {
+        let lines: String = verbs.iter().map(line).collect();
+        format!("{heading}{name}:{heading:#}\n{lines}\n")
+    });
+    format!(
+        "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{}{heading}Options:{heading:#}\n\
+        {{options}}\n\n`rankine help VERB` tells what a verb does, with an example",
+        groups.concat()
+    )
+}
+
 /// Prints a line of the result on stdout. A closed pipe is not an error.
 fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
     match writeln!(std::io::stdout(), "{}", shown(&line.to_string())) {
@@ -312,15 +380,44 @@ fn print(line: impl std::fmt::Display) -> Result<(), Failure> {
     }
 }
 
-/// Formats a number with digits in groups of three.
-fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_is_in_one_group_and_has_a_line_a_paragraph_and_an_example() {
+        let command = Command::command();
+        let mut in_groups: Vec<&str> = GROUPS
+            .iter()
+            .flat_map(|(_, verbs)| *verbs)
+            .copied()
+            .collect();
+        let mut visible: Vec<&str> = command
+            .get_subcommands()
+            .filter(|verb| !verb.is_hide_set())
+            .map(|verb| verb.get_name())
+            .collect();
+        in_groups.sort_unstable();
+        visible.sort_unstable();
+        assert_eq!(in_groups, visible);
+        for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let name = verb.get_name();
+            let about = verb
+                .get_about()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                !about.is_empty() && !about.contains('\n'),
+                "{name}: {about}"
+            );
+            let example = verb.get_after_long_help().map(ToString::to_string);
+            let example = example.unwrap_or_default();
+            assert!(
+                example.contains(&format!("rankine {name}")),
+                "{name}: {example}"
+            );
         }
-        grouped.push(digit);
+        let help = grouped_help(&command);
+        assert!(help.contains("Ship:"), "{help}");
     }
-    grouped
 }

@@ -22,7 +22,7 @@ pub(super) struct PreviewArgs {
     /// Show one row: its number among all rows in the order in which they are read, from 0
     #[arg(long, value_name = "NUMBER", conflicts_with = "rows")]
     row: Option<u64>,
-    /// Write the fate of every row to a new Parquet file
+    /// Write the status of every row to a new Parquet file
     #[arg(long, value_name = "FILE.parquet")]
     ledger: Option<PathBuf>,
 }
@@ -100,7 +100,7 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
 /// Describes the outcome of a row in one line.
 fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
     let limit = plan.limits.sequence_len;
-    let fate = match (record.fate, record.reason) {
+    let status = match (record.status, record.reason) {
         (RowStatus::Train, _) => "trained on".to_owned(),
         (RowStatus::Validation, _) => "held out for validation".to_owned(),
         (RowStatus::NotSelected, _) => return "not selected by `split` or `max_rows`".to_owned(),
@@ -135,7 +135,7 @@ fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
         ""
     };
     format!(
-        "{fate}; {} tokens, {} trained{cut}{duplicate}",
+        "{status}; {} tokens, {} trained{cut}{duplicate}",
         record.len(),
         record.trained_tokens()
     )
@@ -252,7 +252,7 @@ fn write(path: &Path, plan: &Plan, data: &RunData, is_accepted: bool) -> Result<
     } else {
         Vec::new()
     };
-    let times_trained = |record: &RowRecord| match (record.fate, record.index) {
+    let times_trained = |record: &RowRecord| match (record.status, record.index) {
         (RowStatus::Train, Some(index)) => times.get(index as usize).copied().unwrap_or(0),
         _ => 0,
     };

@@ -6,14 +6,14 @@ use clap::Args;
 use indicatif::HumanBytes;
 use serde_json::{Value, json};
 
-use super::hub::Leaving;
+use super::leaving::Leaving;
 use super::{Failure, print};
 use crate::fault::{Exit, Fault, printable};
 use crate::hub::{DatasetPath, DatasetRequest, Environment, Pulled, PulledDataset, RepoId};
 use crate::report::Terminal;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:
+#[command(after_long_help = "Examples:
   rankine pull owner/model
   rankine pull --dataset owner/name --config medical
   rankine pull --dataset 'owner/name@main/data/train-*.parquet'

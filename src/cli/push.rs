@@ -9,8 +9,6 @@ use indicatif::HumanBytes;
 use regex::Regex;
 use serde_json::{Value, json};
 
-use super::base::{find_adapter, lock_above};
-use super::resume::is_finished;
 use super::{Failure, print};
 use crate::adapter::peft;
 use crate::data::tokenizer_files::{NAMES, named_template_files};
@@ -19,12 +17,10 @@ use crate::files::license::notice_paths;
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::hub::{Content, Environment, HubError, Pushed, RepoId, Shipment, Visibility};
 use crate::model::CHAT_TEMPLATE;
-use crate::plan::Lock;
 use crate::report::Terminal;
+use crate::run::{Lock, SHARED_LOCK, find_adapter, is_finished, lock_above};
 use crate::train::{Checkpoint, RunFolder};
 
-/// Name of the lock in the repository. Its usual name would suggest a run that can be resumed.
-pub(super) const LOCK: &str = "rankine.lock";
 /// An absolute path of two or more parts in a text, on any system.
 static PLACE: LazyLock<Regex> = LazyLock::new(|| {
     let path =
@@ -173,7 +169,7 @@ impl UploadParts {
         }
         if let Some(lock) = &self.lock {
             files.push((
-                LOCK.to_owned(),
+                SHARED_LOCK.to_owned(),
                 Content::Bytes(Lock::read(lock)?.portable_text().into_bytes()),
             ));
         }

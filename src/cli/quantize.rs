@@ -8,16 +8,16 @@ use clap::{ArgAction, Args};
 use indicatif::HumanBytes;
 use serde_json::json;
 
-use super::base::find_base;
 use super::merge::{LEFTOVER, interrupt};
 use super::{Failure, print};
-use crate::export::card::{Artefact, Base, Card};
+use crate::export::card::{Base, Card, CardSubject};
 use crate::export::{RepackError, repack, repacked_bytes, write_folder};
 use crate::fault::{Exit, Fault};
 use crate::files::{check_space, create_folder, remove_leftovers};
 use crate::model::{Folder, Target};
 use crate::quant::{BlockSize, QuantFormat};
 use crate::report::Terminal;
+use crate::run::{find_base, folder_above};
 use crate::terms::{Quantization, Term};
 
 #[derive(Debug, Args)]
@@ -75,11 +75,7 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
         form,
         packs_head: args.quantize_head,
     };
-    let above = args
-        .out
-        .parent()
-        .filter(|above| !above.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
+    let above = folder_above(&args.out);
     create_folder(above)?;
     remove_leftovers(&[above], LEFTOVER)?;
     check_space(above, repacked_bytes(&from, target)?)?;
@@ -87,11 +83,11 @@ pub(super) fn quantize(args: &QuantizeArgs, terminal: &Terminal) -> Result<(), F
         "Its projections{} are packed as bitsandbytes packs them, {form}; all else is as it was.",
         args.head()
     );
-    let artefact = Artefact::Packed {
+    let subject = CardSubject::Packed {
         form: form.to_string(),
     };
     let card = Card {
-        artefact,
+        subject,
         base: Base::of(&from),
         about: vec![about],
         parts: Vec::new(),

@@ -7,13 +7,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::resume::{find, is_finished, read_lock};
 use super::{Failure, print};
 use crate::export::{Metrics, PAGE_BEGINS, Progress, RunRecord, Sample, ScoredRun, page};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Claim, hash_file, open_file, write_atomic};
-use crate::plan::without_places;
 use crate::report::{Event, Terminal};
+use crate::run::{check_is_run, is_finished, read_lock, without_places};
 use crate::train::{Checkpoint, RunFolder};
 
 /// Most bytes that are read of a file of JSON lines: some millions of steps.
@@ -80,7 +79,7 @@ fn is_page(path: &Path) -> Result<bool, files::FileError> {
 }
 
 fn read(run: &Path, terminal: &Terminal) -> Result<RunRecord, Failure> {
-    let run = find(run)?;
+    check_is_run(run)?;
     let notes = RefCell::new(Vec::new());
     let note = |event| {
         if let Event::Note(note) = event {
@@ -88,27 +87,27 @@ fn read(run: &Path, terminal: &Terminal) -> Result<RunRecord, Failure> {
         }
     };
     // A run with damaged checkpoints still gets its report.
-    let checkpoint = Checkpoint::latest(&run, &note).unwrap_or_else(|error| {
+    let checkpoint = Checkpoint::latest(run, &note).unwrap_or_else(|error| {
         notes.borrow_mut().push(error.to_string());
         None
     });
-    let (path, lock) = read_lock(&run, checkpoint.as_ref(), terminal)?;
+    let (path, lock) = read_lock(run, checkpoint.as_ref(), &|event| terminal.take(&event))?;
     if path != run.join(RunFolder::LOCK) {
         notes.borrow_mut().push(format!(
             "its {} cannot be read: what this page says of the recipe is from `{}`",
             RunFolder::LOCK,
-            path.strip_prefix(&run).unwrap_or(&path).display()
+            path.strip_prefix(run).unwrap_or(&path).display()
         ));
     }
     Ok(RunRecord {
-        name: name(&run),
+        name: name(run),
         lock: lock.portable_values(),
         metrics: lines(&run.join(RunFolder::METRICS), Metrics::read)?,
         samples: lines(&run.join(RunFolder::SAMPLES), Sample::read)?,
         evaluations: lines(&run.join(RunFolder::EVALUATIONS), ScoredRun::read)?,
-        progress: progress(&run),
+        progress: progress(run),
         seconds: checkpoint.map(|checkpoint| checkpoint.state.seconds),
-        written: written(&run)?,
+        written: written(run)?,
         notes: notes
             .into_inner()
             .iter()

@@ -1,17 +1,14 @@
 //! `rankine train`: trains an adapter or a model from a recipe.
 
-use std::time::SystemTime;
-
 use clap::Args;
 
-use super::run_folder::ClaimedRunFolder;
-use super::session::Session;
-use super::signals::Signals;
-use super::{Failure, RecipeArgs, with_base};
-use crate::device;
+use super::leaving::Leaving;
+use super::next::print_next;
+use super::result::print_result;
+use super::{Failure, RecipeArgs};
 use crate::fault::shell_word;
-use crate::plan::{Inputs, Lock};
 use crate::report::Terminal;
+use crate::run::{self, DeviceCheck, Signals, TrainOptions};
 
 #[derive(Debug, Args)]
 pub(super) struct TrainArgs {
@@ -29,34 +26,27 @@ pub(super) struct TrainArgs {
 }
 
 pub(super) fn train(args: &TrainArgs, terminal: &Terminal) -> Result<(), Failure> {
-    let (fetched, leaving) = args.recipe.fetch(terminal)?;
-    let since = SystemTime::now();
-    let plan = with_base(args.recipe.resolve_on(fetched)?)?;
-    plan.check_trains()?;
-    let command = command(args, &[]);
-    let again = self::command(args, &["output_dir", "adapter.init_from"]);
-    let room = ClaimedRunFolder::find(&plan, args.overwrite, &command)?;
+    let report = |event| terminal.take(&event);
+    let recipe = args.recipe.read()?;
+    let leaving = run::is_of_hub(&recipe).then(Leaving::listen).transpose()?;
+    let plan = run::plan(recipe, &report)?;
     let signals = Signals::listen(&plan.output_dir)?;
-    signals.leaves(room.traces(false));
     drop(leaving);
-    let threads = device::set_threads(plan.threads);
-    let inputs = Inputs::of(&plan, since)?;
-    // Hashing continues while rows are tokenized and the base is loaded.
-    let hashing = inputs.hash();
-    let session = Session {
-        plan: &plan,
-        inputs,
-        signals: &signals,
-        terminal,
-        room: &room,
-        checkpoint: None,
-        force: args.recipe.force,
-        skip_proof: args.skip_proof,
-        json: args.json,
-        command: Some(&command),
-        again: &again,
+    let options = TrainOptions {
+        overwrite: args.overwrite,
+        device_check: DeviceCheck {
+            force: args.recipe.force,
+            skip: args.skip_proof,
+        },
+        command: Some(command(args, &[])),
     };
-    session.run(|| Ok(Lock::new(&plan, &command, threads, hashing.finish()?)))
+    let finished = run::train(plan, options, &signals, &report)?;
+    print_result(&finished.plan.output_dir, &finished.result, args.json)?;
+    if args.json {
+        return Ok(());
+    }
+    let again = command(args, &["output_dir", "adapter.init_from"]);
+    print_next(&finished.plan, Some(&again))
 }
 
 /// Returns the command as given, to be pasted into a shell, without overrides of these keys.

@@ -13,10 +13,10 @@ use rustyline::history::MemHistory;
 use rustyline::validate::Validator;
 use rustyline::{Behavior, Config, Context, Editor, Helper};
 
-use super::interrupt::Interrupt;
 use super::{Failure, print};
 use crate::files;
 use crate::report::Terminal;
+use crate::run::Interrupt;
 
 const PROMPT: &str = "> ";
 

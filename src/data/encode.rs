@@ -99,7 +99,10 @@ pub enum EncodeError {
     #[error("the last answer has no token that ends its turn: the model would not learn to stop")]
     NoEnd,
     /// A trained token is the padding token.
-    #[error("token {place} is `{token}`, which pads, and is trained: the model would learn to pad")]
+    #[error(
+        "padding token `{token}` at position {place} has a label; the model would learn to emit \
+        padding"
+    )]
     TrainedPadding {
         /// The padding token.
         token: String,

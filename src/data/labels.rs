@@ -223,7 +223,8 @@ mod tests {
             .expect_err("trained padding");
         assert_eq!(
             error.to_string(),
-            "token 2 is `<|im_start|>`, which pads, and is trained: the model would learn to pad"
+            "padding token `<|im_start|>` at position 2 has a label; the model would learn to emit \
+            padding"
         );
         let prompt = Example::Completion {
             prompt: "<|im_start|>".into(),

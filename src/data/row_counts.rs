@@ -136,7 +136,7 @@ impl RowCounts {
     /// Counts a row.
     pub fn add(&mut self, record: &RowRecord) {
         self.rows += 1;
-        *match record.fate {
+        *match record.status {
             RowStatus::Train => &mut self.train,
             RowStatus::Validation => &mut self.validation,
             RowStatus::NotSelected => &mut self.not_selected,
@@ -154,7 +154,7 @@ impl RowCounts {
             self.trained_tokens += record.trained_tokens() as u64;
         }
         let tokens = record.whole_tokens;
-        let is_read = record.fate != RowStatus::NotSelected;
+        let is_read = record.status != RowStatus::NotSelected;
         if is_read
             && self
                 .longest

@@ -57,7 +57,7 @@ impl RowStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Duplicate {
     /// The kind of duplicate.
-    pub fate: RowStatus,
+    pub status: RowStatus,
     /// The other row, by its number among all rows that were read, validation sets included.
     pub of: u64,
 }
@@ -72,7 +72,7 @@ pub struct RowRecord<'a> {
     /// Its row in that file, from 0.
     pub row: u64,
     /// Its status.
-    pub fate: RowStatus,
+    pub status: RowStatus,
     /// Its tokens: as used if it is kept, as read if it is too long; `None` if it is broken.
     pub tokens: Option<TokenSlice<'a>>,
     /// Number of tokens before the row was cut.
@@ -133,7 +133,7 @@ impl Divided {
             source: part.source,
             file: &part.file,
             row: row as u64,
-            fate: RowStatus::Broken,
+            status: RowStatus::Broken,
             tokens: None,
             whole_tokens: 0,
             is_duplicate: false,
@@ -144,7 +144,7 @@ impl Divided {
         let whole = match part.entry(row) {
             None => {
                 return RowRecord {
-                    fate: RowStatus::NotSelected,
+                    status: RowStatus::NotSelected,
                     ..blank
                 };
             }
@@ -161,14 +161,14 @@ impl Divided {
             ..blank
         };
         match self.corpus.admit(whole) {
-            Err(fate) => {
-                let tokens = if fate == RowStatus::TooLong {
+            Err(status) => {
+                let tokens = if status == RowStatus::TooLong {
                     whole
                 } else {
                     self.corpus.cut(whole)
                 };
                 RowRecord {
-                    fate,
+                    status,
                     tokens: Some(tokens),
                     ..read
                 }
@@ -178,22 +178,22 @@ impl Divided {
                     .corpus
                     .index(number)
                     .expect("what is admitted was kept");
-                if let Some(Duplicate { fate, of }) = self.left_out.get(&index).copied() {
+                if let Some(Duplicate { status, of }) = self.left_out.get(&index).copied() {
                     return RowRecord {
-                        fate,
+                        status,
                         tokens: Some(kept),
                         duplicate_of: Some(of),
                         ..read
                     };
                 }
                 let is_held_out = self.split.validation.binary_search(&index).is_ok();
-                let fate = if is_held_out {
+                let status = if is_held_out {
                     RowStatus::Validation
                 } else {
                     RowStatus::Train
                 };
                 RowRecord {
-                    fate,
+                    status,
                     tokens: Some(kept),
                     is_duplicate: self.duplicates[index as usize],
                     index: Some(index),

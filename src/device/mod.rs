@@ -23,7 +23,7 @@ pub use kernel_times::{KernelTime, kernel_times};
 pub use list::{DeviceClass, FoundDevice, Identity, Limits, cpu, cuda_gpus, usable, wgpu_adapters};
 pub use memory::{free_memory_bytes, largest_tensor_bytes, peak_memory_bytes};
 pub use missing::{Missing, missing};
-pub use processor::{cpu_features, product_flops_per_second, set_threads};
+pub use processor::{cpu_features, set_threads};
 pub use tf32::{allow_tf32, is_tf32_allowed};
 pub use toolkit::{ToolkitFault, ToolkitPart, parts};
 
@@ -48,7 +48,7 @@ pub enum DeviceError {
         usable: Vec<FoundDevice>,
     },
     /// This machine has no such device.
-    #[error("device `{asked}` is not there, there is {}", words(usable))]
+    #[error("device `{asked}` not found; available: {}", words(usable))]
     NotThere {
         /// The device as the recipe names it.
         asked: terms::Device,

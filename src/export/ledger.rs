@@ -16,12 +16,12 @@ use crate::files::{self, write_atomic};
 /// The lines of a batch.
 const BATCH_LINES: usize = 1 << 16;
 
-/// A row and its fate.
+/// A row and its status.
 #[derive(Debug, Clone, Copy)]
 pub struct Line<'a> {
     /// Its source's key in the recipe.
     pub dataset: &'a str,
-    /// The row and its fate.
+    /// The row and its status.
     pub record: RowRecord<'a>,
     /// How often the run trains the row.
     pub times_trained: u32,
@@ -92,7 +92,7 @@ fn batch(lines: &[Line]) -> RecordBatch {
             Arc::new(
                 lines
                     .iter()
-                    .map(|line| Some(line.record.fate.word()))
+                    .map(|line| Some(line.record.status.word()))
                     .collect::<StringArray>(),
             ),
             false,

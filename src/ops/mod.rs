@@ -27,6 +27,7 @@ mod rms_norm;
 mod rope;
 mod seed;
 mod simd;
+mod speed;
 
 use burn::backend::Backend;
 use burn::backend::autodiff::grads::Gradients;
@@ -51,6 +52,7 @@ pub use product::{matmul, matmul_each, product_flops, times};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
 pub use seed::backward_from;
+pub use speed::product_flops_per_second;
 
 /// Registers the gradients of an operation's tracked operands, given what is kept of the operation
 /// and the gradient of its result.

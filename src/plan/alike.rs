@@ -252,7 +252,7 @@ impl Compare<'_> {
                 (
                     *row,
                     Duplicate {
-                        fate: RowStatus::Duplicate,
+                        status: RowStatus::Duplicate,
                         of,
                     },
                 )
@@ -274,7 +274,7 @@ impl Compare<'_> {
             (
                 rest[pair.row as usize],
                 Duplicate {
-                    fate: RowStatus::NearDuplicate,
+                    status: RowStatus::NearDuplicate,
                     of: number(pair.of),
                 },
             )
@@ -307,7 +307,7 @@ impl Compare<'_> {
             Some(of_set) => self.corpus.rows_read() + self.evaluation.number(of_set),
         };
         let duplicate = |of: u32| Duplicate {
-            fate: RowStatus::NearHeldOut,
+            status: RowStatus::NearHeldOut,
             of: number(of as usize),
         };
         pairs

@@ -90,13 +90,13 @@ impl Plan {
         let longest = total.longest.as_ref();
         let too_long = longest.filter(|longest| longest.tokens > limit);
         let long = too_long.map(|longest| {
-            let (count, fate) = if total.truncated > 0 {
+            let (count, status) = if total.truncated > 0 {
                 (total.truncated, "cut")
             } else {
                 (total.too_long, "left out")
             };
             format!(
-                "{count} of {rows} rows are {fate}: they are longer than `training.sequence_len`, \
+                "{count} of {rows} rows are {status}: they are longer than `training.sequence_len`, \
                 {limit}; the longest is {longest}"
             )
         });

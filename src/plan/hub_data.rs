@@ -4,15 +4,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use serde_json::{Map, Value};
-
-use super::lock::Lock;
 use crate::fault::{Explain, Fault};
-use crate::hub::{Cache, DatasetPath, DatasetRequest, DatasetSnapshot, Environment, HubError};
+use crate::hub::{DatasetPath, DatasetRequest, DatasetSnapshot, Environment, HubError};
 use crate::recipe::{Dataset, Location, Recipe, Split};
-
-/// The key in the lock.
-const LOCK: &str = "hub_datasets";
 
 /// Snapshots by the keys of their datasets in the recipe, such as `datasets.0`.
 pub type Snapshots = BTreeMap<String, DatasetSnapshot>;
@@ -162,33 +156,4 @@ fn said_at(key: &str, dataset: &Dataset, error: &HubError, fault: Fault) -> Faul
         ..fault
     };
     fault.at(place.unwrap_or(&dataset.place))
-}
-
-impl Lock {
-    /// Records the commits and files of the data sets of the Hub.
-    pub(super) fn record_hub_data(&mut self, found: &Snapshots) {
-        if !found.is_empty() {
-            let entries: Map<_, _> = found
-                .iter()
-                .map(|(key, snapshot)| (key.clone(), snapshot.to_value()))
-                .collect();
-            self.0.insert(LOCK.to_owned(), Value::Object(entries));
-        }
-    }
-
-    /// Returns the data sets of the Hub that the run has read, at their present place in the cache.
-    pub fn hub_data(&self) -> Snapshots {
-        let cache = Cache::at(&Environment::read().cache);
-        let entries = self
-            .0
-            .get(LOCK)
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten();
-        entries
-            .filter_map(|(key, value)| {
-                Some((key.clone(), DatasetSnapshot::of_value(value, &cache)?))
-            })
-            .collect()
-    }
 }

@@ -2,14 +2,14 @@
 //! that it names looked up.
 //!
 //! [`resolve`] opens `config.json`, the tokenizer and Parquet footers, but no weights;
-//! [`Plan::read_data`] and [`Plan::load_model`] load the parts; [`Lock`] records what a run depends
-//! on.
+//! [`Plan::read_data`] and [`Plan::load_model`] load the parts.
 
 mod adapter;
 mod alike;
 mod base;
 mod batches;
 mod build;
+mod chosen_device;
 mod data_checks;
 mod data_files;
 mod embeddings;
@@ -17,22 +17,19 @@ mod eval_sets;
 mod filled;
 mod frames;
 mod hub_data;
-mod inputs;
-mod lock;
 pub mod memory;
 mod mixing;
+mod notes;
 mod overlap;
 mod peak;
-mod places;
 mod prompts;
-mod provenance;
 mod quantization;
 mod rates;
-mod redact;
 mod resolve;
 mod rows;
 mod sample;
 mod selection;
+mod sources;
 mod tokens;
 mod training;
 
@@ -42,15 +39,12 @@ pub use base::hub_id;
 pub use eval_sets::{Comparison, Examined, Reading, Sheet};
 pub use filled::{Origin, Setting};
 pub use hub_data::{Snapshots, cached_files, requests};
-pub use inputs::{Hashing, Inputs};
-pub use lock::Lock;
 pub use mixing::{Mixing, Share};
+pub use notes::leftover_note;
 pub use peak::{Allowed, MemoryPlan};
-pub use places::{Named, Places};
-pub use redact::{map as entries_without_places, text as without_places};
-pub use resolve::{Fetched, Plan, Resolved, leftover_note, now, resolve, resolve_on};
+pub use resolve::{Fetched, Plan, Resolved, now, resolve, resolve_on};
 pub use rows::RunData;
-pub use tokens::Vocabulary;
+pub use tokens::{Vocabulary, tokenizer_files};
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::{data, device, files, model, train};

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 use super::adapter::Trains;
 use super::base::Base;
 use super::filled::{Filled, Origin};
-use super::lock::Lock;
 use crate::adapter::{LoraConfig, TablePart, TableTarget};
 use crate::device::HalfPrecision;
 use crate::fault::Fault;
@@ -61,91 +60,21 @@ pub(super) fn packing(
         };
     }
     let asked = asked(recipe, stored, filled, faults);
-    let said = [
-        recipe
-            .quantization
-            .as_ref()
-            .map(|said| ("quantization", &said.place)),
-        recipe
-            .double_quant
-            .as_ref()
-            .map(|said| ("double_quant", &said.place)),
-        recipe
-            .block_size
-            .as_ref()
-            .map(|said| ("block_size", &said.place)),
-    ];
-    if let (Some(stored), Some((key, place))) = (
-        stored.filter(|stored| asked != Some(*stored)),
-        said.into_iter().flatten().next(),
-    ) {
-        let asked = asked.map_or_else(|| "none".to_owned(), |asked| asked.to_string());
-        let fault = Fault::new(format!(
-            "adapter.{key}: the base is stored in {stored}, the recipe asks for {asked}"
-        ))
-        .at(place);
-        faults.push(fault.hint("remove the key, or name the base that it was made of"));
-    }
+    refuse_other_form(recipe, stored, asked, faults);
     let form = stored.or(asked);
     let has_packed_head = kept.is_some_and(|kept| kept.packs_head);
+    let said = recipe.quantize_head.as_ref();
     let packs_head = match form {
-        None => refused_head(recipe.quantize_head.as_ref(), faults),
-        Some(_) if has_packed_head => packed_head(recipe.quantize_head.as_ref(), filled, faults),
-        Some(_) => filled.plain(
-            "adapter.quantize_head",
-            recipe.quantize_head.as_ref(),
-            false,
-        ),
+        None => refused_head(said, faults),
+        Some(_) if has_packed_head => packed_head(said, filled, faults),
+        Some(_) => filled.plain("adapter.quantize_head", said, false),
     };
-    let offload = filled.word(
-        "adapter.offload_embedding",
-        recipe.offload_embedding.as_ref(),
-        Offload::Auto,
-    );
-    let is_tied = base.is_some_and(|base| base.model.spec.tied_head);
-    let of_tables = [
-        (
-            "quantize_head",
-            recipe
-                .quantize_head
-                .as_ref()
-                .filter(|said| said.value)
-                .map(|said| &said.place),
-        ),
-        (
-            "offload_embedding",
-            recipe
-                .offload_embedding
-                .as_ref()
-                .filter(|said| said.value == Offload::Always)
-                .map(|said| &said.place),
-        ),
-    ];
-    for (key, place) in of_tables.into_iter().filter(|_| is_tied) {
-        if let Some(place) = place {
-            let message = format!(
-                "adapter.{key}: the base has one table for its embedding and its \
-                head, which stays as it is"
-            );
-            faults.push(
-                Fault::new(message)
-                    .at(place)
-                    .hint(format!("remove `{key}`")),
-            );
-        }
+    let said = recipe.offload_embedding.as_ref();
+    let offload = filled.word("adapter.offload_embedding", said, Offload::Auto);
+    if base.is_some_and(|base| base.model.spec.tied_head) {
+        refuse_tied(recipe, faults);
     }
-    let principal = recipe
-        .init_lora_weights
-        .as_ref()
-        .filter(|said| said.value == Initial::Principal);
-    if let (Some(said), Some(stored)) = (principal, stored) {
-        let message = format!(
-            "adapter.init_lora_weights: `pissa` takes a part out of the base's weights, and those \
-            are stored in {stored}"
-        );
-        let hint = "name the base that it was made of, and pack what remains with `method: qlora`";
-        faults.push(Fault::new(message).at(&said.place).hint(hint));
-    }
+    refuse_stored_start(recipe, stored, faults);
     let packing = Packing {
         form,
         packs_head,
@@ -155,6 +84,69 @@ pub(super) fn packing(
         check_tables(recipe, config, &base.model.spec, packing, faults);
     }
     packing
+}
+
+/// Refuses a quantization that is not the one in which the base is stored.
+fn refuse_other_form(
+    recipe: &recipe::Adapter,
+    stored: Option<QuantFormat>,
+    asked: Option<QuantFormat>,
+    faults: &mut Vec<Fault>,
+) {
+    let quantization = recipe.quantization.as_ref();
+    let double_quant = recipe.double_quant.as_ref();
+    let block_size = recipe.block_size.as_ref();
+    let said = [
+        quantization.map(|said| ("quantization", &said.place)),
+        double_quant.map(|said| ("double_quant", &said.place)),
+        block_size.map(|said| ("block_size", &said.place)),
+    ];
+    let other = stored.filter(|stored| asked != Some(*stored));
+    if let (Some(stored), Some((key, place))) = (other, said.into_iter().flatten().next()) {
+        let asked = asked.map_or_else(|| "none".to_owned(), |asked| asked.to_string());
+        let fault = Fault::new(format!(
+            "adapter.{key}: the base is stored in {stored}, the recipe asks for {asked}"
+        ))
+        .at(place);
+        faults.push(fault.hint("remove the key, or name the base that it was made of"));
+    }
+}
+
+/// Refuses what a base with one table for its embedding and its head cannot have.
+fn refuse_tied(recipe: &recipe::Adapter, faults: &mut Vec<Fault>) {
+    let head = recipe.quantize_head.as_ref().filter(|said| said.value);
+    let offload = recipe.offload_embedding.as_ref();
+    let offload = offload.filter(|said| said.value == Offload::Always);
+    let keys = [
+        head.map(|said| ("quantize_head", &said.place)),
+        offload.map(|said| ("offload_embedding", &said.place)),
+    ];
+    for (key, place) in keys.into_iter().flatten() {
+        let message = format!(
+            "adapter.{key}: the base has one table for its embedding and its head, which stays as \
+            it is"
+        );
+        let fault = Fault::new(message).at(place);
+        faults.push(fault.hint(format!("remove `{key}`")));
+    }
+}
+
+/// Refuses to start as a part of weights that are stored quantized.
+fn refuse_stored_start(
+    recipe: &recipe::Adapter,
+    stored: Option<QuantFormat>,
+    faults: &mut Vec<Fault>,
+) {
+    let start = recipe.init_lora_weights.as_ref();
+    let principal = start.filter(|said| said.value == Initial::Principal);
+    if let (Some(said), Some(stored)) = (principal, stored) {
+        let message = format!(
+            "adapter.init_lora_weights: `pissa` takes a part out of the base's weights, and those \
+            are stored in {stored}"
+        );
+        let hint = "name the base that it was made of, and pack what remains with `method: qlora`";
+        faults.push(Fault::new(message).at(&said.place).hint(hint));
+    }
 }
 
 /// Checks the tables. A table that is trained whole or in rows is not quantized, and is kept where
@@ -343,44 +335,6 @@ fn refused_head(said: Option<&Said<bool>>, faults: &mut Vec<Fault>) -> bool {
         faults.push(fault.hint("remove `quantize_head`, or write `method: qlora`"));
     }
     false
-}
-
-impl Lock {
-    /// Returns the quantization of the base that the run's adapter fits, and whether it includes
-    /// the head; `None` if the adapter fits an unquantized base. An adapter that started as a part
-    /// of the base fits the base's own weights: only the residual was quantized.
-    pub fn packing(&self) -> Option<(QuantFormat, bool)> {
-        let said = &self.values()["recipe"]["adapter"];
-        if said["init_lora_weights"] == "pissa" {
-            return None;
-        }
-        let word = Quantization::parse(said["quantization"].as_str()?)?;
-        let block_size = said["block_size"]
-            .as_u64()
-            .and_then(|size| BlockSize::new(size as usize).ok());
-        let form = QuantFormat::of(
-            word,
-            block_size.unwrap_or(BlockSize::DEFAULT),
-            said["double_quant"] == true,
-        )?;
-        Some((form, said["quantize_head"] == true))
-    }
-
-    /// Records the quantization.
-    pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
-        let said = &mut self.0["recipe"]["adapter"];
-        said["quantization"] = json!(form.word().word());
-        if let QuantFormat::FourBit {
-            block_size,
-            double_quant,
-            ..
-        } = form
-        {
-            said["block_size"] = json!(block_size.numbers());
-            said["double_quant"] = json!(double_quant);
-        }
-        said["quantize_head"] = json!(packs_head);
-    }
 }
 
 impl Packing {

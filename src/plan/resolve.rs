@@ -1,15 +1,16 @@
 //! Resolves a recipe to a plan: every value is filled, every path looked up, and every fault
 //! collected.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde_json::{Value, json};
 
 use super::PlanError;
 use super::adapter::{Trains, check_rates, trains};
 use super::alike::{Alike, alike};
-use super::base::{self, BaseFound, noted};
+use super::base::{self, BaseFound};
+use super::chosen_device::{device_and_storage, refused_by_device};
 use super::data_files;
 use super::filled::{Filled, Setting};
 use super::hub_data::{self, Snapshots};
@@ -18,25 +19,22 @@ use super::peak::Allowed;
 use super::prompts::prompts;
 use super::quantization::packing;
 use super::rates::check_lowest;
-use super::selection::{check_keys, selected};
+use super::sources::{Reading, is_rendered};
 use super::tokens::{Vocabulary, tokens};
 use super::training::{Training, training};
-use crate::adapter::peft;
-use crate::data::template::Sources;
-use crate::data::{self, DataFile, DataSource, Encoder, Limits, Packing};
-use crate::device::{Choice, HalfPrecision};
-use crate::export::consumers::{Features, portability};
+use crate::data::template::{ChatTemplate, Sources};
+use crate::data::{DataSource, Encoder, Limits};
+use crate::device;
+use crate::export::consumers::Features;
 use crate::export::gguf::architecture_name;
-use crate::fault::{Explain, Fault};
-use crate::files::{cache_folder, guarded};
-use crate::hub::{DatasetSnapshot, HubError, Missing, RepoId, Snapshot};
+use crate::fault::Fault;
+use crate::hub::{HubError, Missing, RepoId, Snapshot};
 use crate::infer::SamplePrompt;
-use crate::model::Storage;
-use crate::proof::{ProbeModel, Products};
-use crate::recipe::{self, Dataset, Recipe, Said};
-use crate::report::{Reporter, mebibytes};
-use crate::terms::{CacheMode, Device, Format, Holdout, ModelDtype, Offload, Term, TrainOn};
-use crate::{device, model, panics, proof};
+use crate::model::{self, Storage};
+use crate::proof::Products;
+use crate::recipe::Recipe;
+use crate::report::Reporter;
+use crate::terms::{CacheMode, Device, Holdout, Offload};
 
 /// Everything that a run will do. Counts of rows and steps follow with [`Plan::read_data`].
 #[derive(Debug)]
@@ -99,6 +97,8 @@ pub struct Plan {
     /// When the run started, or `SOURCE_DATE_EPOCH`: the time that a template's `strftime_now`
     /// returns.
     pub started: jiff::Timestamp,
+    /// When the plan's files were first read. A file that is younger has changed since.
+    pub read_since: SystemTime,
     /// How the base is stored in memory. `auto` is resolved, except for the place of the embedding:
     /// see [`super::MemoryPlan::storage`].
     pub storage: Storage,
@@ -140,7 +140,6 @@ pub struct Fetched {
 /// started, or now if there is none yet. Data files that are not Parquet files are converted into
 /// the cache, and `report` is told of it.
 ///
-/// Every fault of the recipe and of what it names, in the recipe's order.
 /// # Errors
 /// Every fault of the recipe and of what it names, in the recipe's order.
 pub fn resolve(
@@ -161,6 +160,7 @@ pub fn resolve_on(
     fetched: Fetched,
     report: Reporter,
 ) -> Result<Resolved, PlanError> {
+    let read_since = SystemTime::now();
     let mut faults = recipe.faults.clone();
     let mut filled = Filled::default();
     let started = started.unwrap_or_else(|| start(&mut faults));
@@ -185,29 +185,15 @@ pub fn resolve_on(
         .chain(recipe.evaluation.datasets.iter().zip(&validation_files));
     let chats = recipe.chat_template.is_some()
         || with_files.any(|(dataset, files)| is_rendered(dataset, files));
-    let before = faults.len();
-    let template = folder
-        .filter(|_| chats)
-        .and_then(|base| base::template(&recipe, base, started, &mut faults));
-    // A template that is refused has its fault already.
-    let is_refused = faults.len() > before;
-    let (own_sources, template) = template.unzip();
-    let is_own = recipe.chat_template.is_some() || !recipe.chat_template_kwargs.is_empty();
-    let own_sources = own_sources.filter(|_| is_own);
-    let is_absent = !matches!(base, BaseFound::Folder(_));
-    let has_template =
-        is_absent || template.is_some() || is_refused || recipe.chat_template.is_some();
-    let chat_template = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| {
-        json!(path.display().to_string())
-    });
-    let chat_template = chat_template.filter(|path| path.is_file());
-    for (name, said) in &recipe.chat_template_kwargs {
-        filled.plain(
-            &format!("chat_template_kwargs.{name}"),
-            Some(said),
-            Value::Null,
-        );
-    }
+    let is_absent = folder.is_none();
+    let base_to_ask = folder.filter(|_| chats);
+    let Templates {
+        own_sources,
+        template,
+        chat_template,
+        has_template,
+    } = templates(&recipe, base_to_ask, started, &mut filled, &mut faults);
+    let has_template = has_template || is_absent;
     let mut reading = Reading {
         has_template,
         hub: &hub_data.found,
@@ -243,77 +229,30 @@ pub fn resolve_on(
         &recipe.evaluation.datasets,
         validation_files,
     );
-    let said = recipe.evaluation.val_set_size.as_ref();
-    let holdout = filled.fill(
-        "evaluation.val_set_size",
-        said,
-        Holdout::Rows(0),
-        as_written,
-    );
+    let holdout = holdout(&recipe, &mut filled);
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
-    let said = filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| {
-        json!(device.to_string())
-    });
-    let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
-    let cache = filled.word("cache", recipe.cache.as_ref(), CacheMode::User);
-    let output_dir = output_dir(&recipe);
-    filled.fill(
-        "output_dir",
-        recipe.output_dir.as_ref(),
-        output_dir.clone(),
-        |path| json!(path.display().to_string()),
-    );
+    let surroundings = surroundings(&recipe, &mut filled);
     if !faults.is_empty() {
         return Err(PlanError::Faults { faults });
     }
+    let (said, is_data_absent) = (surroundings.device, !hub_data.absent.is_empty());
+    let absent = |base| Resolved::Hub {
+        base,
+        datasets: hub_data.absent,
+        device: said,
+    };
     let (base, trains) = match (base, trains) {
-        (BaseFound::Hub(id, missing), _) => {
-            return Ok(Resolved::Hub {
-                base: Some((id, missing)),
-                datasets: hub_data.absent,
-                device: said,
-            });
-        }
-        _ if !hub_data.absent.is_empty() => {
-            return Ok(Resolved::Hub {
-                base: None,
-                datasets: hub_data.absent,
-                device: said,
-            });
-        }
+        (BaseFound::Hub(id, missing), _) => return Ok(absent(Some((id, missing)))),
+        _ if is_data_absent => return Ok(absent(None)),
         (BaseFound::Folder(base), Some(trains)) => (*base, trains),
-        _ => {
-            return Err(PlanError::Faults {
-                faults: vec![Fault::new("the base model could not be read")],
-            });
-        }
+        _ => return Err(faulty(Fault::new("the base model could not be read"))),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;
-    let storage_with = |halves: HalfPrecision| {
-        storage(
-            &base.model,
-            &trains,
-            packing.storage(training.model_dtype),
-            halves,
-        )
-    };
-    let tiny = |found: &device::FoundDevice| {
-        ProbeModel::of(
-            &base.model.spec,
-            storage_with(found.halves()),
-            trains.method(),
-        )
-    };
-    let Choice {
-        device,
-        reason: device_reason,
-    } = choose_device(said, &training, &tiny);
-    if let Some(fault) = refused_by_device(&recipe.training, device) {
-        return Err(PlanError::Faults {
-            faults: vec![fault],
-        });
+    let asked = packing.storage(training.model_dtype);
+    let (chosen, storage) = device_and_storage(said, &base.model, &trains, asked, &training);
+    if let Some(fault) = refused_by_device(&recipe.training, chosen.device) {
+        return Err(faulty(fault));
     }
-    let storage = storage_with(device::halves(device));
     let untrained = base::untrained(&recipe, &base.model);
     Ok(Resolved::Plan(Box::new(Plan {
         recipe: recipe.path,
@@ -341,70 +280,107 @@ pub fn resolve_on(
         mixing,
         alike,
         max_dropped,
-        device,
-        device_reason,
-        threads,
-        cache,
-        output_dir,
+        device: chosen.device,
+        device_reason: chosen.reason,
+        threads: surroundings.threads,
+        cache: surroundings.cache,
+        output_dir: surroundings.output_dir,
         started,
+        read_since,
         offload: packing.offload,
         untrained,
-        allowed: Allowed::find(training.max_memory_bytes, device),
+        allowed: Allowed::find(training.max_memory_bytes, chosen.device),
         storage,
         training,
     })))
 }
 
-/// Returns whether rows of a dataset are rendered by a chat template.
-fn is_rendered(dataset: &Dataset, files: &data_files::Found) -> bool {
-    let Some(format) = dataset.format.as_ref().map(|said| said.value) else {
-        return false;
-    };
-    let columns = dataset
-        .columns
-        .iter()
-        .map(|(name, said)| (name.clone(), said.value.clone()))
-        .collect();
-    data::any_rendered(files.as_deref().unwrap_or_default(), format, &columns)
-}
-
-/// Returns the device that was named, or the best one on which training is proven.
-fn choose_device(
-    said: Device,
-    training: &Training,
-    tiny: &dyn Fn(&device::FoundDevice) -> ProbeModel,
-) -> Choice {
-    // A device is opened for its proof already.
-    device::allow_tf32(training.allow_tf32);
-    let proven = |found: &device::FoundDevice| {
-        let products = Products::new(training.allow_tf32 && found.has_tf32());
-        is_proven(found, &tiny(found), products)
-    };
-    device::choose(said, &|found| {
-        found.takes(training.model_dtype) && proven(found)
-    })
-}
-
-/// Returns the fault if the recipe asks for a dtype, or for TF32, that the device does not have. A
-/// device that is not listed is checked when it is opened.
-fn refused_by_device(training: &recipe::Training, device: Device) -> Option<Fault> {
-    let found = device::find(device)?;
-    let dtype = training
-        .model_dtype
-        .as_ref()
-        .and_then(|said| Some((said, found.refusal(said.value)?)));
-    if let Some((said, refusal)) = dtype {
-        let hint = "choose another type or device; a run goes on where its type is taken";
-        return Some(
-            Fault::new(format!("training.model_dtype: {refusal}"))
-                .at(&said.place)
-                .hint(hint),
-        );
+fn faulty(fault: Fault) -> PlanError {
+    PlanError::Faults {
+        faults: vec![fault],
     }
-    let said = training.allow_tf32.as_ref().filter(|said| said.value)?;
-    let fault =
-        Fault::new(format!("training.allow_tf32: {}", found.tf32_refusal()?)).at(&said.place);
-    Some(fault.hint("remove `allow_tf32`, or name such a GPU, such as `device: cuda`"))
+}
+
+/// The chat template of a recipe.
+struct Templates {
+    /// Its sources, if they are not those of the base's folder.
+    own_sources: Option<Sources>,
+    template: Option<ChatTemplate>,
+    /// The file that the recipe names.
+    chat_template: Option<PathBuf>,
+    /// Whether there is one. A template that is refused has its fault already.
+    has_template: bool,
+}
+
+/// Reads the chat template for a base, unless there is no base to ask.
+fn templates(
+    recipe: &Recipe,
+    base: Option<&base::Base>,
+    started: jiff::Timestamp,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Templates {
+    let before = faults.len();
+    let found = base.and_then(|base| base::template(recipe, base, started, faults));
+    let is_refused = faults.len() > before;
+    let (sources, template) = found.unzip();
+    let is_own = recipe.chat_template.is_some() || !recipe.chat_template_kwargs.is_empty();
+    let has_template = template.is_some() || is_refused || recipe.chat_template.is_some();
+    let named = filled.optional("chat_template", recipe.chat_template.as_ref(), |path| {
+        json!(path.display().to_string())
+    });
+    for (name, said) in &recipe.chat_template_kwargs {
+        let key = format!("chat_template_kwargs.{name}");
+        filled.plain(&key, Some(said), Value::Null);
+    }
+    Templates {
+        own_sources: sources.filter(|_| is_own),
+        template,
+        chat_template: named.filter(|path| path.is_file()),
+        has_template,
+    }
+}
+
+/// Where a run computes and writes.
+struct Surroundings {
+    /// As the recipe names it, `auto` included.
+    device: Device,
+    threads: usize,
+    cache: CacheMode,
+    output_dir: PathBuf,
+}
+
+/// Fills the keys of a run's surroundings.
+fn surroundings(recipe: &Recipe, filled: &mut Filled) -> Surroundings {
+    let device = filled.fill("device", recipe.device.as_ref(), Device::Auto, |device| {
+        json!(device.to_string())
+    });
+    let threads = filled.plain("threads", recipe.threads.as_ref(), 0);
+    let cache = filled.word("cache", recipe.cache.as_ref(), CacheMode::User);
+    let (said, default) = (recipe.output_dir.as_ref(), output_dir(recipe));
+    let output_dir = filled.fill("output_dir", said, default, |path| {
+        json!(path.display().to_string())
+    });
+    Surroundings {
+        device,
+        threads,
+        cache,
+        output_dir,
+    }
+}
+
+/// Fills how many training rows are held out.
+fn holdout(recipe: &Recipe, filled: &mut Filled) -> Holdout {
+    let said = recipe.evaluation.val_set_size.as_ref();
+    filled.fill(
+        "evaluation.val_set_size",
+        said,
+        Holdout::Rows(0),
+        |holdout| match holdout {
+            Holdout::Share(share) => json!(share),
+            Holdout::Rows(rows) => json!(rows),
+        },
+    )
 }
 
 impl Plan {
@@ -423,47 +399,6 @@ impl Plan {
     }
 }
 
-/// Returns how the base is stored on a device. Trained weights are f32.
-fn storage(
-    base: &model::Folder,
-    trains: &Trains,
-    asked: Storage,
-    halves: HalfPrecision,
-) -> Storage {
-    match trains {
-        Trains::Everything => ModelDtype::Float32.into(),
-        // Of weights that cannot be read, loading tells.
-        Trains::Adapter(_) => base.kept_in(asked, halves).unwrap_or(Storage {
-            dtype: ModelDtype::Float32,
-            ..asked
-        }),
-    }
-}
-
-/// Returns whether training is proven on a GPU, so that `auto` may choose it. If it has not been
-/// proven yet, it is proven now. A GPU that fails is passed over, and later errors are not blamed
-/// on it.
-fn is_proven(found: &device::FoundDevice, tiny: &ProbeModel, products: Products) -> bool {
-    let prove = || {
-        device::open(found.device).is_ok_and(|device| {
-            proof::prove_once(found, tiny, &device, products, &cache_folder()).is_ok()
-        })
-    };
-    let is_proven = guarded(prove).unwrap_or(false);
-    if !is_proven {
-        panics::forget();
-    }
-    is_proven
-}
-
-/// Returns a note on a `quantization_config` whose weights are not quantized.
-pub fn leftover_note(method: &str) -> String {
-    format!(
-        "config.json has a `quantization_config` ({method}), and the weights are plain numbers: it \
-        is a leftover, and is ignored"
-    )
-}
-
 fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
     now().unwrap_or_else(|fault| {
         faults.push(fault);
@@ -478,13 +413,6 @@ pub(super) fn output_dir(recipe: &Recipe) -> PathBuf {
         || Path::new("checkpoints").join(stem),
         |said| said.value.clone(),
     )
-}
-
-fn as_written(holdout: &Holdout) -> Value {
-    match holdout {
-        Holdout::Share(share) => json!(share),
-        Holdout::Rows(rows) => json!(rows),
-    }
 }
 
 /// Returns the current time, or the value of `SOURCE_DATE_EPOCH`
@@ -505,198 +433,6 @@ pub fn now() -> Result<jiff::Timestamp, Fault> {
             "SOURCE_DATE_EPOCH is `{epoch}`, expected whole seconds since 1970"
         ))
     })
-}
-
-/// The context in which the datasets of a recipe are read.
-struct Reading<'a> {
-    /// Whether there is a chat template.
-    has_template: bool,
-    hub: &'a Snapshots,
-    filled: &'a mut Filled,
-    faults: &'a mut Vec<Fault>,
-}
-
-impl Reading<'_> {
-    fn sources(
-        &mut self,
-        section: &str,
-        datasets: &[Dataset],
-        files: Vec<data_files::Found>,
-    ) -> Vec<DataSource> {
-        let each = datasets.iter().zip(files).enumerate();
-        each.filter_map(|(index, (dataset, files))| {
-            self.source(&format!("{section}.{index}"), dataset, files)
-        })
-        .collect()
-    }
-
-    fn source(
-        &mut self,
-        section: &str,
-        dataset: &Dataset,
-        files: data_files::Found,
-    ) -> Option<DataSource> {
-        let (filled, faults, snapshot) =
-            (&mut *self.filled, &mut *self.faults, self.hub.get(section));
-        filled.optional(&format!("{section}.path"), dataset.path.as_ref(), |path| {
-            json!(path)
-        });
-        filled.optional(
-            &format!("{section}.config"),
-            dataset.config.as_ref(),
-            |config| json!(config),
-        );
-        filled.optional(
-            &format!("{section}.split"),
-            dataset.split.as_ref(),
-            |split| json!(split.written),
-        );
-        filled.optional(
-            &format!("{section}.max_rows"),
-            dataset.max_rows.as_ref(),
-            |rows| json!(rows),
-        );
-        let format = filled.optional(
-            &format!("{section}.format"),
-            dataset.format.as_ref(),
-            |format| json!(format.word()),
-        );
-        let Some(format) = format else {
-            propose(
-                section,
-                files.as_deref().ok().and_then(<[_]>::first),
-                faults,
-            );
-            return None;
-        };
-        let columns = dataset
-            .columns
-            .iter()
-            .map(|(name, said)| (name.clone(), said.value.clone()))
-            .collect();
-        for (name, said) in &dataset.columns {
-            filled.plain(
-                &format!("{section}.columns.{name}"),
-                Some(said),
-                String::new(),
-            );
-        }
-        let roles: BTreeMap<String, String> = dataset
-            .roles
-            .iter()
-            .map(|(word, said)| (word.clone(), said.value.clone()))
-            .collect();
-        let said = dataset.roles.values().next().map(|first| Said {
-            value: roles.clone(),
-            place: first.place.clone(),
-        });
-        filled.optional(&format!("{section}.roles"), said.as_ref(), |roles| {
-            json!(roles)
-        });
-        let default = if format == Format::Text {
-            TrainOn::All
-        } else {
-            TrainOn::Assistant
-        };
-        let train_on = filled.word(
-            &format!("{section}.train_on"),
-            dataset.train_on.as_ref(),
-            default,
-        );
-        let system = filled.optional(
-            &format!("{section}.system"),
-            dataset.system.as_ref(),
-            |system| json!(system),
-        );
-        if !self.has_template && is_rendered(dataset, &files) {
-            let place = &dataset.format.as_ref()?.place;
-            let hint = "name a template file with `chat_template`, or use a base that was trained \
-                to chat";
-            let rows = if format == Format::Chat {
-                "`chat` needs"
-            } else {
-                "messages in `completion` need"
-            };
-            faults.push(
-                Fault::new(format!(
-                    "{section}.format: {rows} a chat template, the base has none"
-                ))
-                .at(place)
-                .hint(hint),
-            );
-        }
-        let place = &dataset.path.as_ref()?.place;
-        // A row that is wrong has a place of its own.
-        let placed = |fault: Fault| {
-            if fault.place.is_none() {
-                fault.at(place)
-            } else {
-                fault
-            }
-        };
-        let files = files
-            .map_err(|found| faults.extend(found.into_iter().map(placed)))
-            .ok()?;
-        let rows: Vec<Option<u64>> = files
-            .iter()
-            .map(|file| noted(data::inspect(file, format, &columns), place, faults))
-            .collect();
-        if snapshot.is_none() && hub_data::is_of_hub(dataset) {
-            return Some(DataSource {
-                files,
-                selected: None,
-                format,
-                columns,
-                roles,
-                train_on,
-                system,
-            });
-        }
-        check_keys(section, dataset, snapshot, faults);
-        // Of a file that cannot be read there is a fault already.
-        let rows: Option<Vec<u64>> = rows.into_iter().collect();
-        let selected = selected(section, dataset, &rows?, snapshot, faults);
-        Some(DataSource {
-            files,
-            selected,
-            format,
-            columns,
-            roles,
-            train_on,
-            system,
-        })
-    }
-}
-
-/// Suggests in the fault of a missing format the one that the rows seem to have.
-fn propose(section: &str, file: Option<&DataFile>, faults: &mut [Fault]) {
-    let missing = format!("missing key `format` in `{section}`");
-    let fault = faults.iter_mut().find(|fault| fault.message == missing);
-    let (Some(fault), Some(file)) = (fault, file) else {
-        return;
-    };
-    match data::candidates(file) {
-        Ok(columns) => {
-            let Some((format, names)) = data::detected(&columns) else {
-                return;
-            };
-            let names = if names.is_empty() {
-                String::new()
-            } else {
-                format!(" with `columns: {}`", data::in_recipe(&names))
-            };
-            fault.hint = Some(format!(
-                "the columns of `{}` look like those of `format: {format}`{names}",
-                file.path().display()
-            ));
-        }
-        Err(error @ data::TableError::Other { .. }) => {
-            fault.hint = error
-                .hint()
-                .map(|hint| format!("`{}` is no Parquet file: {hint}", file.path().display()));
-        }
-        Err(_) => {}
-    }
 }
 
 impl Plan {
@@ -726,196 +462,9 @@ impl Plan {
         self.portable_base_name() + &commit
     }
 
-    /// Returns notes for the user before the run. They do not stop it.
-    pub fn notes(&self) -> Vec<String> {
-        let (length, context) = (self.limits.sequence_len, self.model.spec.context);
-        let long =
-            format!("training.sequence_len is {length}, the base was made for {context} tokens");
-        let switch = self
-            .model
-            .spec
-            .layers
-            .iter()
-            .filter_map(|layer| layer.mixer.rope()?.switches_at())
-            .min();
-        let is_packed = self.training.packing != Packing::Off;
-        let is_shared = self.training.micro_batch_size > 1 || is_packed;
-        let alone = if is_packed { " without packing" } else { "" };
-        let switches = switch
-            .filter(|switch| length > *switch && is_shared)
-            .map(|switch| {
-                format!(
-                    "the base's RoPE changes for a micro-batch with a row of more than {switch} \
-            tokens, so the loss of a row depends on the rows beside it, as in transformers; \
-            `training.micro_batch_size: 1`{alone} avoids that"
-                )
-            });
-        let left_out = self
-            .model
-            .in_training
-            .iter()
-            .filter(|_| self.untrained.is_empty());
-        let left_out = left_out.map(|(key, share)| {
-            format!("`{key}` {share} of the base is left out, as `training.base_dropout: 0` says")
-        });
-        let of_tokens = self
-            .vocabulary
-            .iter()
-            .flat_map(|vocabulary| vocabulary.notes.clone());
-        let of_base = of_tokens
-            .chain((length > context).then_some(long))
-            .chain(switches)
-            .chain(self.notes_of_base())
-            .chain(left_out);
-        let of_adapter = self.init_from.iter().flat_map(|folder| {
-            let notes = peft::notes(folder, Some(&self.model.spec.modules())).unwrap_or_default();
-            notes
-                .into_iter()
-                .map(move |note| format!("adapter.init_from `{}`: {note}", folder.display()))
-        });
-        let of_base = of_base
-            .chain(of_adapter)
-            .chain(self.unread_variables())
-            .chain(self.notes_of_frames());
-        let of_base = of_base
-            .chain(self.untied())
-            .chain(self.without_tf32())
-            .chain(self.not_paged())
-            .chain(portability(&self.facts()));
-        of_base
-            .chain(self.unread_columns())
-            .chain(self.unread_files())
-            .chain(self.notes_of_hub_data())
-            .collect()
-    }
-
-    /// Returns notes on columns of the data that are not read.
-    fn unread_columns(&self) -> Vec<String> {
-        let sources = self
-            .sources
-            .iter()
-            .chain(&self.validation_sources)
-            .enumerate();
-        let note = |(index, source): (usize, &DataSource)| {
-            let columns = data::unread_columns(&source.files, source.format, &source.columns);
-            let names: Vec<String> = columns
-                .iter()
-                .map(|column| format!("`{}`", data::visible(column)))
-                .collect();
-            let (key, path) = self.source_name(index);
-            let text = || {
-                format!(
-                    "{key}: columns of `{path}` that format `{}` does not read: {}",
-                    source.format,
-                    names.join(", ")
-                )
-            };
-            (!names.is_empty()).then(text)
-        };
-        sources.filter_map(note).collect()
-    }
-
-    /// Returns notes on files with rows in the folders of the data that are not read.
-    fn unread_files(&self) -> Vec<String> {
-        let sources = self
-            .sources
-            .iter()
-            .chain(&self.validation_sources)
-            .enumerate();
-        let note = |(index, source): (usize, &DataSource)| {
-            let (key, path) = self.source_name(index);
-            let others = data::passed_over(&path, &source.files);
-            let first = others.first()?.display();
-            let count = others.len();
-            Some(format!(
-                "{key}: `{path}` has Parquet files, so its JSON, JSONL, CSV and TSV files are not \
-                read ({count}, such as `{first}`); a dataset of its own reads them"
-            ))
-        };
-        sources.filter_map(note).collect()
-    }
-
-    /// Returns notes on where Hub data come from.
-    fn notes_of_hub_data(&self) -> impl Iterator<Item = String> {
-        let of = |(key, snapshot): (&String, &DatasetSnapshot)| {
-            let notes = snapshot.notes().into_iter();
-            notes
-                .map(|note| format!("{key}: {note}"))
-                .collect::<Vec<_>>()
-        };
-        self.hub_data.iter().flat_map(of)
-    }
-
-    /// Returns notes on variables of the recipe that no template reads.
-    fn unread_variables(&self) -> impl Iterator<Item = String> {
-        let sources = self.own_sources.iter();
-        let unread = sources
-            .flat_map(|sources| sources.variables.keys().filter(|name| !sources.reads(name)));
-        unread
-            .map(|name| format!("chat_template_kwargs.{name}: the chat template does not read it"))
-    }
-
     /// Returns the precision of products of float32 operands on the run's device.
     pub fn products(&self) -> Products {
         Products::new(self.training.allow_tf32)
-    }
-
-    /// Returns a note if TF32 is allowed and does not apply to the base's dtype.
-    fn without_tf32(&self) -> Option<String> {
-        let dtype = Some(self.storage.dtype)
-            .filter(|dtype| self.training.allow_tf32 && *dtype != ModelDtype::Float32)?;
-        Some(format!(
-            "`training.allow_tf32` is for products of float32 operands, and this base computes in \
-            `{dtype}`: next to nothing changes"
-        ))
-    }
-
-    /// Returns a note if the recipe's optimizer is a paged one, which is not paged here.
-    fn not_paged(&self) -> Option<String> {
-        let word = self.training.optimizer_word;
-        let resident = word.resident();
-        (word != resident).then(|| {
-            format!(
-                "`training.optimizer: {word}` is `{resident}` here: the plan counts its \
-                states, and none is moved to the processor's memory while a run goes on"
-            )
-        })
-    }
-
-    /// Returns notes on the base's files, whatever they are used for.
-    pub fn notes_of_base(&self) -> Vec<String> {
-        let leftover = self.model.leftover_quantization.as_deref();
-        let of_tokenizer = self.encoder.tokenizer.notes(self.model.spec.vocabulary);
-        leftover
-            .map(leftover_note)
-            .into_iter()
-            .chain(of_tokenizer)
-            .collect()
-    }
-
-    /// Returns a note if the base ties embedding and head, and they are trained apart, as PEFT
-    /// does: the user should not first see it in a merged model.
-    fn untied(&self) -> Option<String> {
-        let spec = &self.model.spec;
-        let Trains::Adapter(config) = &self.trains else {
-            return None;
-        };
-        if !spec.tied_head || !config.unties(&spec.modules()) {
-            return None;
-        }
-        let size = mebibytes(
-            (spec.vocabulary * spec.width) as u64
-                * if self.storage.dtype == ModelDtype::Float32 {
-                    4
-                } else {
-                    2
-                },
-        );
-        Some(format!(
-            "the base has one table for its embedding and its head, and the adapter changes them \
-            apart, as in PEFT: a merged model has both (`tie_word_embeddings: false`) and is \
-            {size} larger"
-        ))
     }
 
     /// Describes the device in words.

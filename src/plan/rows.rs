@@ -189,7 +189,7 @@ impl RunData {
         }
     }
 
-    /// Returns the fate of every row that was read, source by source.
+    /// Returns the status of every row that was read, source by source.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }

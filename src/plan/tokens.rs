@@ -468,7 +468,7 @@ fn begins_otherwise(tokenizer: &Tokenizer, revision: &Revision) -> Option<String
 }
 
 /// Returns the paths of the tokenizer's files of the adapter to continue from, which the run reads.
-pub(super) fn files_of(adapter: &Path) -> Vec<PathBuf> {
+pub fn tokenizer_files(adapter: &Path) -> Vec<PathBuf> {
     let paths = NAMES.into_iter().map(|name| adapter.join(name));
     paths
         .filter(|path| path.symlink_metadata().is_ok())

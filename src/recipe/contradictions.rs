@@ -174,80 +174,39 @@ fn in_parameters(adapter: &Adapter, notes: &Notes) {
     }
 }
 
-/// Checks the adapter: one to continue from brings its shape, scale and targets, and full
-/// fine-tuning has no adapter.
-fn in_adapter(adapter: &Adapter, notes: &Notes) {
-    let of_training = [
-        ("dropout", adapter.dropout.as_ref().map(|said| &said.place)),
-        (
-            "init_from",
-            adapter.init_from.as_ref().map(|said| &said.place),
-        ),
-    ];
-    let of_base = [
-        (
-            "quantization",
-            adapter
-                .quantization
-                .as_ref()
-                .filter(|said| said.value != Quantization::None)
-                .map(|said| &said.place),
-        ),
-        (
-            "double_quant",
-            adapter
-                .double_quant
-                .as_ref()
-                .filter(|said| said.value)
-                .map(|said| &said.place),
-        ),
-        (
-            "block_size",
-            adapter.block_size.as_ref().map(|said| &said.place),
-        ),
-        (
-            "quantize_head",
-            adapter
-                .quantize_head
-                .as_ref()
-                .filter(|said| said.value)
-                .map(|said| &said.place),
-        ),
-        (
-            "offload_embedding",
-            adapter
-                .offload_embedding
-                .as_ref()
-                .filter(|said| said.value == Offload::Always)
-                .map(|said| &said.place),
-        ),
-    ];
-    let place_of_true = |said: &Option<Said<bool>>| {
-        said.as_ref()
-            .filter(|said| said.value)
-            .map(|said| said.place.clone())
-    };
-    let [dora, bias] = [
-        place_of_true(&adapter.use_dora),
-        place_of_true(&adapter.lora_bias),
-    ];
-    let of_shape: [(&str, Option<&Location>); 13] = [
-        ("r", adapter.r.as_ref().map(|said| &said.place)),
-        ("alpha", adapter.alpha.as_ref().map(|said| &said.place)),
-        (
-            "target_modules",
-            adapter.target_modules.as_ref().map(|said| &said.place),
-        ),
+/// Keys of a section with their places, where they are set.
+type Keys<'a> = Vec<(&'static str, &'a Location)>;
+
+/// Returns where a key is set.
+fn place<T>(said: Option<&Said<T>>) -> Option<&Location> {
+    said.map(|said| &said.place)
+}
+
+/// Returns where a key is set to a value.
+fn place_of<'a, T: PartialEq>(said: Option<&'a Said<T>>, value: &T) -> Option<&'a Location> {
+    place(said.filter(|said| said.value == *value))
+}
+
+fn set<'a, const N: usize>(keys: [(&'static str, Option<&'a Location>); N]) -> Keys<'a> {
+    let set = keys
+        .into_iter()
+        .filter_map(|(key, place)| Some((key, place?)));
+    set.collect()
+}
+
+/// Returns the keys that are set of an adapter's shape, scale and targets.
+fn keys_of_shape(adapter: &Adapter) -> Keys<'_> {
+    set([
+        ("r", place(adapter.r.as_ref())),
+        ("alpha", place(adapter.alpha.as_ref())),
+        ("target_modules", place(adapter.target_modules.as_ref())),
         (
             "target_parameters",
-            adapter.target_parameters.as_ref().map(|said| &said.place),
+            place(adapter.target_parameters.as_ref()),
         ),
-        (
-            "use_rslora",
-            adapter.use_rslora.as_ref().map(|said| &said.place),
-        ),
-        ("use_dora", dora.as_ref()),
-        ("lora_bias", bias.as_ref()),
+        ("use_rslora", place(adapter.use_rslora.as_ref())),
+        ("use_dora", place_of(adapter.use_dora.as_ref(), &true)),
+        ("lora_bias", place_of(adapter.lora_bias.as_ref(), &true)),
         (
             "rank_pattern",
             adapter.rank_pattern.values().next().map(|said| &said.place),
@@ -262,58 +221,78 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
         ),
         (
             "layers_to_transform",
-            adapter.layers_to_transform.as_ref().map(|said| &said.place),
+            place(adapter.layers_to_transform.as_ref()),
         ),
         (
             "init_lora_weights",
-            adapter.init_lora_weights.as_ref().map(|said| &said.place),
+            place(adapter.init_lora_weights.as_ref()),
         ),
-        (
-            "modules_to_save",
-            adapter.modules_to_save.as_ref().map(|said| &said.place),
-        ),
+        ("modules_to_save", place(adapter.modules_to_save.as_ref())),
         (
             "trainable_token_indices",
-            adapter
-                .trainable_token_indices
-                .as_ref()
-                .map(|said| &said.place),
+            place(adapter.trainable_token_indices.as_ref()),
         ),
-    ];
-    let said = |(key, place): (&'static str, Option<_>)| Some((key, place?));
-    let principal = adapter
-        .init_lora_weights
-        .as_ref()
-        .filter(|said| said.value == Initial::Principal);
-    if let (Some(said), Some(key)) = (
-        principal,
-        dora.as_ref()
-            .map(|_| "use_dora")
-            .or(bias.as_ref().map(|_| "lora_bias")),
-    ) {
+    ])
+}
+
+/// Returns the keys that are set of an adapter's training and start.
+fn keys_of_training(adapter: &Adapter) -> Keys<'_> {
+    set([
+        ("dropout", place(adapter.dropout.as_ref())),
+        ("init_from", place(adapter.init_from.as_ref())),
+    ])
+}
+
+/// Returns the keys that are set of how a frozen base is kept.
+fn keys_of_base(adapter: &Adapter) -> Keys<'_> {
+    let quantization = adapter.quantization.as_ref();
+    let quantization = quantization.filter(|said| said.value != Quantization::None);
+    set([
+        ("quantization", quantization.map(|said| &said.place)),
+        (
+            "double_quant",
+            place_of(adapter.double_quant.as_ref(), &true),
+        ),
+        ("block_size", place(adapter.block_size.as_ref())),
+        (
+            "quantize_head",
+            place_of(adapter.quantize_head.as_ref(), &true),
+        ),
+        (
+            "offload_embedding",
+            place_of(adapter.offload_embedding.as_ref(), &Offload::Always),
+        ),
+    ])
+}
+
+/// Checks the adapter: one to continue from brings its shape, scale and targets, and full
+/// fine-tuning has no adapter.
+fn in_adapter(adapter: &Adapter, notes: &Notes) {
+    let dora = place_of(adapter.use_dora.as_ref(), &true);
+    let bias = place_of(adapter.lora_bias.as_ref(), &true);
+    let principal = place_of(adapter.init_lora_weights.as_ref(), &Initial::Principal);
+    let beside_principal = dora.map(|_| "use_dora").or(bias.map(|_| "lora_bias"));
+    if let (Some(place), Some(key)) = (principal, beside_principal) {
         let message = format!(
-            "adapter.init_lora_weights: `pissa` does not go with `{key}`: it is \
-            saved as a plain adapter"
+            "adapter.init_lora_weights: `pissa` does not go with `{key}`: it is saved as a plain \
+            adapter"
         );
-        notes.say(
-            &said.place,
-            Fault::new(message).hint("remove one of the two"),
-        );
+        notes.say(place, Fault::new(message).hint("remove one of the two"));
     }
-    if let (Some(_), Some(place)) = (&dora, &bias) {
+    if let (Some(_), Some(place)) = (dora, bias) {
         let fault = Fault::new(
-            "adapter.lora_bias does not go with `use_dora`: as in PEFT an \
-            adapter has one of the two",
+            "adapter.lora_bias does not go with `use_dora`: as in PEFT an adapter has one of the \
+            two",
         );
         notes.say(place, fault.hint("remove one of the two"));
     }
     if adapter.is_full() {
-        for (key, place) in of_shape
-            .into_iter()
-            .chain(of_training)
-            .chain(of_base)
-            .filter_map(said)
-        {
+        let keys = [
+            keys_of_shape(adapter),
+            keys_of_training(adapter),
+            keys_of_base(adapter),
+        ];
+        for (key, place) in keys.concat() {
             let fault = Fault::new(format!(
                 "adapter.{key} does not go with `method: full`, which trains every weight"
             ));
@@ -325,7 +304,7 @@ fn in_adapter(adapter: &Adapter, notes: &Notes) {
             );
         }
     } else if adapter.init_from.is_some() {
-        for (key, place) in of_shape.into_iter().filter_map(said) {
+        for (key, place) in keys_of_shape(adapter) {
             let fault = Fault::new(format!(
                 "adapter.{key} does not go with `init_from`, where it is set already"
             ));

@@ -3,6 +3,7 @@
 //!
 //! The library never prints: it hands an [`Event`] to a `&dyn Fn(Event)`.
 
+mod digits;
 mod jsonl;
 mod memory;
 #[cfg(feature = "tensorboard")]
@@ -13,6 +14,7 @@ mod tensorboard;
 mod terminal;
 mod transfer;
 
+pub use digits::grouped;
 pub use jsonl::JsonLines;
 pub use memory::{free_memory_bytes, mebibytes, peak_memory_bytes};
 pub use tensorboard::TensorBoard;
@@ -38,8 +40,19 @@ pub enum Event {
     },
     /// Progress of a download or an upload.
     Transfer(Transfer),
+    /// A line for the user.
+    Line(String),
     /// A note for the user that stops nothing.
     Note(String),
+    /// Training starts.
+    Started {
+        /// Optimizer steps taken before.
+        step: u64,
+        /// Optimizer steps in total.
+        steps: u64,
+    },
+    /// The work whose progress was shown has ended.
+    Ended,
     /// An optimizer step was taken.
     Step(Step),
     /// The adapter was scored on the validation rows.

@@ -93,7 +93,7 @@ impl Terminal {
     }
 
     /// Shows that training runs from after the step `first` up to `steps`.
-    pub fn start(&self, first: u64, steps: u64) {
+    fn start(&self, first: u64, steps: u64) {
         *self.training.borrow_mut() = Some(Training {
             first,
             steps,
@@ -115,6 +115,9 @@ impl Terminal {
         match event {
             Event::Progress { what, done, total } => self.progress(what, *done, *total),
             Event::Transfer(transfer) => self.transfer(transfer),
+            Event::Line(line) => self.say(line),
+            Event::Started { step, steps } => self.start(*step, *steps),
+            Event::Ended => self.stop(),
             Event::Note(note) => self.say(&format!("note: {}", printable(note))),
             Event::Step(step) => self.step(step),
             Event::Evaluated(evaluation) => self.say(&evaluated(evaluation)),

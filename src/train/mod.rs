@@ -38,7 +38,7 @@ pub use optimizer::{
 pub use resume::{Checkpoint, Start};
 pub use run::{Data, first_step, run};
 pub use sampler::{StepRows, StepSampler};
-pub use samples::{Answer, Prompts};
+pub use samples::Prompts;
 pub use schedule::{RateCourse, Schedule, WarmupStableDecay};
 pub use state::State;
 pub use step::{Accumulated, At, StepOutcome, Update, accumulate};
@@ -50,15 +50,14 @@ use crate::fault::{Exit, Explain, shell_word};
 use crate::{adapter, files, model};
 
 fn kept(checkpoint: Option<&Path>) -> String {
-    let nothing = || "it changed no weights".to_owned();
-    checkpoint.map_or_else(nothing, |path| {
-        format!("the weights before it are in `{}`", path.display())
+    checkpoint.map_or_else(String::new, |path| {
+        format!(", those before it are in `{}`", path.display())
     })
 }
 
 fn row_of(steps: u64) -> String {
     if steps > 1 {
-        format!(", and is the last of {steps} such steps in a row")
+        format!(", the last of {steps} such steps in a row")
     } else {
         String::new()
     }
@@ -66,8 +65,26 @@ fn row_of(steps: u64) -> String {
 
 fn into_block(block: Option<usize>) -> String {
     block.map_or_else(String::new, |block| {
-        format!(", and what goes back into `model.layers.{block}` is not finite")
+        format!(", first into `model.layers.{block}` on the way back")
     })
+}
+
+/// Returns what of a step is not finite: its loss or gradients, or else the weights after it.
+fn not_finite(loss: f64, grad_norm: f64, block: Option<usize>) -> &'static str {
+    if loss.is_finite() && grad_norm.is_finite() && block.is_none() {
+        "new weights"
+    } else {
+        "loss or gradients"
+    }
+}
+
+/// Describes checkpoints none of which is whole.
+pub fn all_corrupted(checkpoints: usize, place: &str) -> String {
+    if checkpoints == 1 {
+        format!("the only checkpoint{place} is incomplete or corrupted")
+    } else {
+        format!("all {checkpoints} checkpoints{place} are incomplete or corrupted")
+    }
 }
 
 /// The error of a run that cannot go on.
@@ -75,8 +92,9 @@ fn into_block(block: Option<usize>) -> String {
 pub enum TrainError {
     /// A loss, gradient or new weight was not finite; the weights are those of the step before.
     #[error(
-        "step {step} has loss {loss} and gradient norm {grad_norm}{}, expected finite numbers \
-        and finite weights after it{}; {}",
+        "non-finite {} at step {step} (loss {loss}, gradient norm {grad_norm}{}){}; weights were \
+        not updated{}",
+        not_finite(*loss, *grad_norm, *block),
         into_block(*block),
         row_of(*in_a_row),
         kept(checkpoint.as_deref())
@@ -121,7 +139,7 @@ pub enum TrainError {
         run: PathBuf,
     },
     /// There are checkpoints, but none of them is whole.
-    #[error("none of {checkpoints} checkpoints of `{}` is whole", run.display())]
+    #[error("{}", all_corrupted(*checkpoints, &format!(" in `{}`", run.display())))]
     NoneWhole {
         /// The run's folder.
         run: PathBuf,

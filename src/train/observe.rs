@@ -187,8 +187,8 @@ mod tests {
             block,
             checkpoint: None,
         };
-        let said = "and gradient norm NaN, and what goes back into `model.layers.0` is not finite, \
-            expected finite numbers";
+        let said = "gradient norm NaN, first into `model.layers.0` on the way back); weights were \
+            not updated";
         assert!(error.to_string().contains(said), "{error}");
     }
 }

@@ -1,5 +1,6 @@
 //! The training loop.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -51,127 +52,197 @@ pub fn run(
     interrupt: &AtomicBool,
     report: Reporter,
 ) -> Result<State, TrainError> {
-    let Start {
-        mut state,
-        mut optimizer,
-    } = start;
+    let (mut state, optimizer) = (start.state, start.optimizer);
     let (started, seconds_before, steps_before) = (Instant::now(), state.seconds, state.step);
-    let (rows, last) = (data.training.per_epoch(), config.schedule.total_steps);
-    let (mut is_new, mut saved_at, mut course) = (
-        false,
-        Instant::now(),
-        StepSampler::new(config, &data.training),
-    );
+    let mut sampler = StepSampler::new(config, &data.training);
+    let mut training = Training {
+        decoder,
+        data,
+        config,
+        folder,
+        optimizer,
+        interrupt,
+        report,
+    };
+    let (mut is_new, mut saved_at) = (false, Instant::now());
     loop {
         // Evaluate.
-        if state.evaluation_due {
-            optimizer.rest(decoder);
-            if let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report)
-                && let Ok(samples) = samples(decoder, data.prompts.as_ref(), state.step, report)
-            {
-                log_evaluation(folder, evaluation.as_ref(), samples, report)?;
-                if state.judge(evaluation.as_ref()) {
-                    folder.save_product(decoder)?;
-                }
-                is_new = state.step > 0;
-            }
+        if state.evaluation_due && training.evaluate(&mut state)? {
+            is_new = state.step > 0;
         }
 
         // Save.
         state.seconds = seconds_before + started.elapsed().as_secs_f64();
-        let (is_done, is_stopped, ends_epoch) = (
-            config.is_done(&state),
-            interrupt.load(Relaxed),
-            state.place == rows as u64,
-        );
+        let (is_done, is_stopped) = (config.is_done(&state), interrupt.load(Relaxed));
+        let ends_epoch = state.place == data.training.per_epoch() as u64;
+        let is_late = ends_epoch || saved_at.elapsed() >= SAVE_EVERY;
         let is_best = state.best_step == Some(state.step);
-        let save_is_due = is_due(
-            state.step,
-            config.save_steps,
-            ends_epoch || saved_at.elapsed() >= SAVE_EVERY,
-        );
-        if is_new && (is_done || is_stopped || is_best || save_is_due) {
-            optimizer.rest(decoder);
-            let path =
-                folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit)?;
-            report(Event::Saved {
-                path,
-                step: state.step,
-            });
+        let save_is_due = is_best || is_due(state.step, config.save_steps, is_late);
+        if is_new && (is_done || is_stopped || save_is_due) {
+            training.save(&state)?;
             saved_at = Instant::now();
         }
 
         // Stop.
-        match (is_done, is_stopped, state.best_step) {
-            (true, _, None) => return Err(TrainError::NothingLearned { steps: state.step }),
-            (true, ..) => return Ok(state),
-            (_, true, _) => {
-                return Err(TrainError::Stopped {
-                    step: state.step,
-                    run: folder.path.clone(),
-                });
-            }
-            _ => {}
+        if is_done {
+            return state.finished();
+        }
+        if is_stopped {
+            let (step, run) = (state.step, training.folder.path.clone());
+            return Err(TrainError::Stopped { step, run });
         }
 
         // Step.
-        let step_rows = course.after(state.epoch, state.place);
-        state.loss_scale = LossScale::of(decoder.computed, state.loss_scale);
-        let mut scale = state.loss_scale;
-        let outcome = loop {
-            let at = At {
-                step: state.step + 1,
-                epoch: step_rows.epoch,
-                loss_scale: LossScale::factor(scale),
-            };
-            let mut borders = FiniteBorders::after(state.step - steps_before);
-            optimizer.go_on(decoder);
-            let sums = accumulate(decoder, batches(data, &step_rows), config, at, &mut borders);
-            let outcome = sums.update(decoder, &mut optimizer, config, borders.first_not_finite());
-            // Nothing of a skipped step is kept, so no row is left out when it is taken again.
-            let Some(half) = LossScale::to_retry(scale, &outcome) else {
-                break outcome;
-            };
-            report(Event::Note(half.note(at.step)));
-            scale = Some(half);
-        };
-        if let Update::Skipped { block } = outcome.update
-            && config.gives_up(&state)
-        {
-            optimizer.rest(decoder);
-            let save =
-                || folder.save_checkpoint(decoder, &optimizer, &state, config.save_total_limit);
-            let checkpoint = (state.step > 0).then(save).transpose()?;
-            let StepOutcome {
-                step,
-                loss,
-                grad_norm,
-                ..
-            } = outcome;
-            return Err(TrainError::Diverged {
-                step,
-                in_a_row: state.skipped_in_a_row + 1,
-                loss,
-                grad_norm,
-                block,
-                checkpoint,
-            });
+        let rows = sampler.after(state.epoch, state.place);
+        let taken = state.step - steps_before;
+        let (outcome, scale) = training.step(&rows, &mut state, taken);
+        if outcome.is_skipped() && config.gives_up(&state) {
+            return Err(training.diverged(&outcome, &state)?);
         }
 
         // Log.
-        let step = outcome.report(
-            decoder,
-            step_rows.epoch as f64 + step_rows.places.end as f64 / rows as f64,
-        );
+        (state, is_new) = (training.log(state, &outcome, scale, &rows)?, true);
+    }
+}
+
+/// What a run trains, and with what.
+struct Training<'a> {
+    decoder: &'a mut Decoder,
+    data: &'a Data<'a>,
+    config: &'a TrainConfig,
+    folder: &'a mut RunFolder,
+    optimizer: Optimizer,
+    interrupt: &'a AtomicBool,
+    report: Reporter<'a>,
+}
+
+impl Training<'_> {
+    /// Scores the weights, answers the prompts, and keeps the weights if they are the best so far.
+    /// Returns whether it came to an end before an interrupt.
+    fn evaluate(&mut self, state: &mut State) -> Result<bool, TrainError> {
+        let Self {
+            data,
+            config,
+            interrupt,
+            report,
+            ..
+        } = *self;
+        self.optimizer.rest(self.decoder);
+        let decoder = &*self.decoder;
+        let Ok(evaluation) = evaluate(decoder, data, config, state.step, interrupt, report) else {
+            return Ok(false);
+        };
+        let prompts = data.prompts.as_ref();
+        let Ok(samples) = samples(decoder, prompts, state.step, interrupt, report) else {
+            return Ok(false);
+        };
+        log_evaluation(self.folder, evaluation.as_ref(), samples, report)?;
+        if state.judge(evaluation.as_ref()) {
+            self.folder.save_product(decoder)?;
+        }
+        Ok(true)
+    }
+
+    /// Writes a checkpoint and returns its folder.
+    fn checkpoint(&mut self, state: &State) -> Result<PathBuf, TrainError> {
+        self.optimizer.rest(self.decoder);
+        let limit = self.config.save_total_limit;
+        self.folder
+            .save_checkpoint(self.decoder, &self.optimizer, state, limit)
+    }
+
+    /// Writes a checkpoint and reports it.
+    fn save(&mut self, state: &State) -> Result<(), TrainError> {
+        let path = self.checkpoint(state)?;
+        let step = state.step;
+        (self.report)(Event::Saved { path, step });
+        Ok(())
+    }
+
+    /// Takes a step, the one after `taken` steps of this process. It is taken again at half of the
+    /// loss scale as long as that may help; returns the scale at which it was taken last.
+    fn step(
+        &mut self,
+        rows: &StepRows,
+        state: &mut State,
+        taken: u64,
+    ) -> (StepOutcome, Option<LossScale>) {
+        let Self { data, config, .. } = *self;
+        state.loss_scale = LossScale::of(self.decoder.computed, state.loss_scale);
+        let mut scale = state.loss_scale;
+        loop {
+            let at = At {
+                step: state.step + 1,
+                epoch: rows.epoch,
+                loss_scale: LossScale::factor(scale),
+            };
+            let mut borders = FiniteBorders::after(taken);
+            self.optimizer.go_on(self.decoder);
+            let sums = accumulate(self.decoder, batches(data, rows), config, at, &mut borders);
+            let not_finite = borders.first_not_finite();
+            let outcome = sums.update(self.decoder, &mut self.optimizer, config, not_finite);
+            // Nothing of a skipped step is kept, so no row is left out when it is taken again.
+            let Some(half) = LossScale::to_retry(scale, &outcome) else {
+                return (outcome, scale);
+            };
+            (self.report)(Event::Note(half.note(at.step)));
+            scale = Some(half);
+        }
+    }
+
+    /// Makes the error of a run that a skipped step ends, and saves the weights before it.
+    fn diverged(&mut self, outcome: &StepOutcome, state: &State) -> Result<TrainError, TrainError> {
+        let block = match outcome.update {
+            Update::Skipped { block } => block,
+            Update::Made => None,
+        };
+        let checkpoint = if state.step > 0 {
+            Some(self.checkpoint(state)?)
+        } else {
+            None
+        };
+        Ok(TrainError::Diverged {
+            step: outcome.step,
+            in_a_row: state.skipped_in_a_row + 1,
+            loss: outcome.loss,
+            grad_norm: outcome.grad_norm,
+            block,
+            checkpoint,
+        })
+    }
+
+    /// Writes a step down and returns the state after it.
+    fn log(
+        &mut self,
+        mut state: State,
+        outcome: &StepOutcome,
+        scale: Option<LossScale>,
+        rows: &StepRows,
+    ) -> Result<State, TrainError> {
+        let (config, per_epoch) = (self.config, self.data.training.per_epoch());
+        let epoch = rows.epoch as f64 + rows.places.end as f64 / per_epoch as f64;
+        let step = outcome.report(self.decoder, epoch);
         if !step.skipped {
             // The scale of a skipped step tells nothing.
             state.loss_scale = scale.map(LossScale::after_step);
         }
-        (state, is_new) = (state.after(&step, &optimizer, &step_rows), true);
-        state.evaluation_due = state.step == last
-            || is_due(state.step, config.eval_steps, step_rows.places.end == rows);
-        folder.metrics.append(&step)?;
-        report(Event::Step(step));
+        state = state.after(&step, &self.optimizer, rows);
+        let ends_epoch = rows.places.end == per_epoch;
+        state.evaluation_due = state.step == config.schedule.total_steps
+            || is_due(state.step, config.eval_steps, ends_epoch);
+        self.folder.metrics.append(&step)?;
+        (self.report)(Event::Step(step));
+        Ok(state)
+    }
+}
+
+impl State {
+    /// Returns the state of a run that has taken its last step.
+    fn finished(self) -> Result<Self, TrainError> {
+        match self.best_step {
+            Some(_) => Ok(self),
+            None => Err(TrainError::NothingLearned { steps: self.step }),
+        }
     }
 }
 

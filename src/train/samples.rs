@@ -1,36 +1,20 @@
 //! The model's answers to the recipe's prompts at an evaluation, so that a person sees it learn.
 //! They do not affect the training.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
 use super::evaluate::Stopped;
+use crate::infer::{Answerer, SamplePrompt};
 use crate::model::Decoder;
 use crate::report::{Event, Reporter, Sample};
 
-/// The prompts of a run, and the function that answers them. Generation is not a part of the loop,
-/// so the caller provides it.
+/// The prompts of a run, and what answers them.
+#[derive(Debug)]
 pub struct Prompts<'a> {
     /// The prompts, in the recipe's order.
-    pub texts: &'a [String],
-    /// Returns the answer of the current decoder to the prompt at an index.
-    pub answer: &'a dyn Fn(&Decoder, usize) -> Answer,
-}
-
-/// The answer to a prompt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
-    /// A text.
-    Text(String),
-    /// No answer, with the reason.
-    Failed(String),
-    /// The generation was told to stop.
-    Stopped,
-}
-
-impl std::fmt::Debug for Prompts<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Prompts")
-            .field("texts", &self.texts)
-            .finish_non_exhaustive()
-    }
+    pub prompts: &'a [SamplePrompt],
+    /// Answers them with the tokenizer and the template of the run.
+    pub answerer: Answerer<'a>,
 }
 
 /// Returns an answer to each prompt. A prompt without an answer is reported and left out, because
@@ -39,31 +23,32 @@ pub(super) fn samples(
     decoder: &Decoder,
     prompts: Option<&Prompts>,
     step: u64,
+    interrupt: &AtomicBool,
     report: Reporter,
 ) -> Result<Vec<Sample>, Stopped> {
-    let Some(Prompts { texts, answer }) = prompts else {
+    let Some(Prompts { prompts, answerer }) = prompts else {
         return Ok(Vec::new());
     };
     let mut samples = Vec::new();
-    for (place, prompt) in texts.iter().enumerate() {
-        match answer(decoder, place) {
-            Answer::Text(text) => samples.push(Sample {
+    for (place, prompt) in prompts.iter().enumerate() {
+        match answerer.answer(decoder, prompt, || interrupt.load(Relaxed)) {
+            Ok(Some(text)) => samples.push(Sample {
                 step,
                 place,
-                prompt: prompt.clone(),
+                prompt: prompt.text.clone(),
                 text,
             }),
-            Answer::Failed(why) => {
+            Ok(None) => return Err(Stopped),
+            Err(why) => {
                 let note =
                     format!("`evaluation.prompts.{place}` has no answer at step {step}: {why}");
                 report(Event::Note(note));
             }
-            Answer::Stopped => return Err(Stopped),
         }
         report(Event::Progress {
             what: "answering".to_owned(),
             done: place as u64 + 1,
-            total: texts.len() as u64,
+            total: prompts.len() as u64,
         });
     }
     Ok(samples)

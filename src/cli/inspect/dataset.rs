@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{Findings, InspectArgs};
-use crate::cli::base::find_base;
 use crate::cli::{Failure, grouped};
 use crate::data::convert::{Reading, data_files};
 use crate::data::template::{ChatTemplate, Sources};
@@ -20,6 +19,7 @@ use crate::files::{RowCache, cache_folder};
 use crate::hub::DatasetPath;
 use crate::plan::cached_files;
 use crate::report::Terminal;
+use crate::run::find_base;
 use crate::terms::{Format, Term, TrainOn, Truncation};
 
 /// Length limit that is longer than any row.

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::base::find_base;
 use super::{Failure, print};
 use crate::data::convert::is_convertible;
 use crate::data::{Content, SourceError, TableError, find_files};
@@ -21,6 +20,7 @@ use crate::fault::{Exit, Fault};
 use crate::files::NotFolder;
 use crate::hub::DatasetPath;
 use crate::plan::hub_id;
+use crate::run::find_base;
 use crate::terms::{Format, Term};
 use crate::train::RunFolder;
 

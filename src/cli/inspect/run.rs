@@ -5,9 +5,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::{Findings, adapter};
-use crate::cli::{Failure, result};
+use crate::cli::Failure;
 use crate::files::{Claim, read_text};
-use crate::plan::Lock;
+use crate::run::{Lock, read_result};
 use crate::train::RunFolder;
 
 pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
@@ -55,7 +55,7 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     };
     found.tell("state", line, json!(word));
     if is_over {
-        found.object["result"] = result::read(path)?;
+        found.object["result"] = read_result(path)?;
     }
     if let Some(product) = RunFolder::product_in(path) {
         found.tell(

@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::base::{Base, NOT_STATED};
-use super::{Artefact, Card};
+use super::{Card, CardSubject};
 use crate::data::visible;
 
 /// Returns the front matter, including its fences.
@@ -12,7 +12,7 @@ pub(super) fn front(card: &Card) -> String {
     let entries = license(&card.base)
         .into_iter()
         .chain(lineage(card))
-        .chain(kind(&card.artefact));
+        .chain(kind(&card.subject));
     let datasets = card.datasets();
     let datasets = (!datasets.is_empty()).then(|| ("datasets", json!(datasets)));
     let lines = entries
@@ -60,18 +60,20 @@ fn lineage(card: &Card) -> Vec<(&'static str, Value)> {
     let Some(hub) = &card.base.hub else {
         return Vec::new();
     };
-    let relation = match &card.artefact {
-        Artefact::Adapter | Artefact::GgufAdapter { .. } | Artefact::Mlx => Some("adapter"),
-        Artefact::Model => Some("finetune"),
+    let relation = match &card.subject {
+        CardSubject::Adapter | CardSubject::GgufAdapter { .. } | CardSubject::Mlx => {
+            Some("adapter")
+        }
+        CardSubject::Model => Some("finetune"),
         // In whatever format: what was trained is no copy of the base.
-        Artefact::Gguf { .. } | Artefact::Ollama { .. } if !card.parts.is_empty() => {
+        CardSubject::Gguf { .. } | CardSubject::Ollama { .. } if !card.parts.is_empty() => {
             Some("finetune")
         }
-        Artefact::Packed { .. }
-        | Artefact::Gguf {
+        CardSubject::Packed { .. }
+        | CardSubject::Gguf {
             is_quantized: true, ..
         } => Some("quantized"),
-        Artefact::Gguf { .. } | Artefact::Ollama { .. } => None,
+        CardSubject::Gguf { .. } | CardSubject::Ollama { .. } => None,
     };
     let relation = relation.map(|relation| ("base_model_relation", json!(relation)));
     [("base_model", json!(hub.id))]
@@ -80,14 +82,14 @@ fn lineage(card: &Card) -> Vec<(&'static str, Value)> {
         .collect()
 }
 
-fn kind(artefact: &Artefact) -> Vec<(&'static str, Value)> {
-    let (library, tags) = match artefact {
-        Artefact::Adapter => (Some("peft"), &["lora"][..]),
-        Artefact::Model => (Some("transformers"), &[][..]),
-        Artefact::Packed { .. } => (Some("transformers"), &["bitsandbytes"][..]),
-        Artefact::Gguf { .. } | Artefact::Ollama { .. } => (None, &["gguf"][..]),
-        Artefact::GgufAdapter { .. } => (None, &["gguf", "lora"][..]),
-        Artefact::Mlx => (Some("mlx"), &["lora"][..]),
+fn kind(subject: &CardSubject) -> Vec<(&'static str, Value)> {
+    let (library, tags) = match subject {
+        CardSubject::Adapter => (Some("peft"), &["lora"][..]),
+        CardSubject::Model => (Some("transformers"), &[][..]),
+        CardSubject::Packed { .. } => (Some("transformers"), &["bitsandbytes"][..]),
+        CardSubject::Gguf { .. } | CardSubject::Ollama { .. } => (None, &["gguf"][..]),
+        CardSubject::GgufAdapter { .. } => (None, &["gguf", "lora"][..]),
+        CardSubject::Mlx => (Some("mlx"), &["lora"][..]),
     };
     let tags: Vec<&str> = tags.iter().copied().chain(["rankine"]).collect();
     let library = library.map(|library| ("library_name", json!(library)));

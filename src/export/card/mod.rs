@@ -12,7 +12,7 @@ mod words;
 
 pub use base::{Base, HubPlace};
 pub use run::{Trained, formats_of};
-pub use words::{code, grouped};
+pub use words::code;
 
 use super::consumers::{Features, portability};
 use crate::adapter::LoraConfig;
@@ -24,7 +24,7 @@ pub const CARD: &str = "README.md";
 
 /// The subject of a card.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Artefact {
+pub enum CardSubject {
     /// An adapter in PEFT's format, in the card's folder or in `adapter` beside it.
     Adapter,
     /// A model in Hugging Face's layout, in the card's folder or in `model` beside it.
@@ -59,7 +59,7 @@ pub enum Artefact {
 #[derive(Debug, Clone)]
 pub struct Card {
     /// The subject.
-    pub artefact: Artefact,
+    pub subject: CardSubject,
     /// The base that it was made from.
     pub base: Base,
     /// Paragraphs of Markdown on how it was made. Names from outside are formatted with [`code`].
@@ -121,14 +121,14 @@ impl Card {
     fn title(&self) -> String {
         let base = code(&self.base.name);
         let is_merged = self.parts.iter().any(|part| part.config.is_some());
-        match &self.artefact {
-            Artefact::Adapter | Artefact::Mlx => format!("LoRA adapter for {base}"),
-            Artefact::GgufAdapter { .. } => format!("LoRA adapter for {base}, as GGUF"),
-            Artefact::Model if is_merged => format!("{base} with merged LoRA adapters"),
-            Artefact::Model => format!("{base}, trained further"),
-            Artefact::Packed { form } => format!("{base} in {form}"),
-            Artefact::Gguf { .. } => format!("{base} as GGUF"),
-            Artefact::Ollama { .. } => format!("{base} for Ollama"),
+        match &self.subject {
+            CardSubject::Adapter | CardSubject::Mlx => format!("LoRA adapter for {base}"),
+            CardSubject::GgufAdapter { .. } => format!("LoRA adapter for {base}, as GGUF"),
+            CardSubject::Model if is_merged => format!("{base} with merged LoRA adapters"),
+            CardSubject::Model => format!("{base}, trained further"),
+            CardSubject::Packed { form } => format!("{base} in {form}"),
+            CardSubject::Gguf { .. } => format!("{base} as GGUF"),
+            CardSubject::Ollama { .. } => format!("{base} for Ollama"),
         }
     }
 

@@ -6,9 +6,10 @@ use std::path::Path;
 use serde_json::{Map, Value};
 
 use super::base::{HubPlace, named};
-use super::words::{cell, code, grouped, last};
+use super::words::{cell, code, last};
 use crate::data::Terms;
 use crate::export::page::flatten;
+use crate::report::grouped;
 use crate::terms::{Format, Term as _};
 
 /// The most files of a data set that are listed.

@@ -7,7 +7,7 @@
 
 use serde_json::json;
 
-use super::{Artefact, Card, formats_of};
+use super::{Card, CardSubject, formats_of};
 use crate::data::{alpaca, visible};
 use crate::fault::shell_word;
 use crate::terms::Format;
@@ -17,14 +17,14 @@ const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 
 /// Returns the section, program by program.
 pub(super) fn usage(card: &Card) -> String {
-    let how = match &card.artefact {
-        Artefact::Adapter => adapter(card),
-        Artefact::Model => model(),
-        Artefact::Packed { .. } => packed(),
-        Artefact::Gguf { file, .. } => gguf(card, file),
-        Artefact::GgufAdapter { file } => gguf_adapter(card, file),
-        Artefact::Mlx => mlx(card),
-        Artefact::Ollama { file } => ollama(file),
+    let how = match &card.subject {
+        CardSubject::Adapter => adapter(card),
+        CardSubject::Model => model(),
+        CardSubject::Packed { .. } => packed(),
+        CardSubject::Gguf { file, .. } => gguf(card, file),
+        CardSubject::GgufAdapter { file } => gguf_adapter(card, file),
+        CardSubject::Mlx => mlx(card),
+        CardSubject::Ollama { file } => ollama(file),
     };
     frames(card) + &how
 }

@@ -43,11 +43,6 @@ pub(super) fn last(path: &str) -> String {
         .unwrap_or_default()
 }
 
-/// Formats a number with thousands separators.
-pub fn grouped(number: u64) -> String {
-    crate::export::page::with_groups(&number.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

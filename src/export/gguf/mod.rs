@@ -214,7 +214,7 @@ pub enum GgufError {
         name: &'static str,
     },
     /// llama.cpp would tokenize a text differently.
-    #[error("the tokenizer of `{}` cannot be told to llama.cpp: {reason}", path.display())]
+    #[error("llama.cpp does not support this tokenizer, `{}`: {reason}", path.display())]
     Tokenizer {
         /// The `tokenizer.json`.
         path: PathBuf,

@@ -5,8 +5,9 @@ use std::path::Path;
 use super::request::{Addend, MergeRequest, Onto};
 use super::{MergeError, Tally, name_of};
 use crate::adapter::peft;
-use crate::export::card::{Artefact, Base, Card, TrainedPart, card as markdown, grouped};
+use crate::export::card::{Base, Card, CardSubject, TrainedPart, card as markdown};
 use crate::files::{Hash, hash_file};
+use crate::report::grouped;
 
 /// Returns the card as Markdown; `weights` are the base's weight files with their hashes.
 pub(super) fn card(
@@ -29,7 +30,7 @@ pub(super) fn card(
     }
     let base = Base::of(origin);
     Ok(markdown(&Card {
-        artefact: Artefact::Model,
+        subject: CardSubject::Model,
         base,
         about: vec![about(order, tally)],
         parts,

@@ -122,7 +122,7 @@ fn power(decade: i32) -> f64 {
 }
 
 /// Groups whole digits by thousands.
-pub(in crate::export) fn with_groups(number: &str) -> String {
+pub(super) fn with_groups(number: &str) -> String {
     let (sign, number) = number
         .strip_prefix('-')
         .map_or(("", number), |rest| ("-", rest));

@@ -6,7 +6,7 @@ use super::axis::with_groups;
 use super::html::Html;
 use super::metrics::StepLine;
 use super::{Progress, RunRecord, listed, said, table};
-use crate::report::mebibytes;
+use crate::report::{grouped, mebibytes};
 
 /// Writes a summary of each run and its result.
 pub(super) fn summaries(html: &mut Html, runs: &[RunRecord]) {
@@ -263,10 +263,6 @@ fn perplexity(loss: f64) -> String {
     } else {
         format!("{value:.1e}")
     }
-}
-
-fn grouped(number: u64) -> String {
-    with_groups(&number.to_string())
 }
 
 /// Formats a time to the second; a text that is no time stays as it is.

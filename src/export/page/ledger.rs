@@ -1,4 +1,4 @@
-//! The fate of every row, by data set, as recorded in the lock.
+//! The status of every row, by data set, as recorded in the lock.
 
 use serde_json::Value;
 

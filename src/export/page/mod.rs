@@ -17,7 +17,7 @@ mod scores;
 mod table;
 mod warnings;
 
-pub(super) use axis::with_groups;
+use axis::with_groups;
 pub use metrics::{EvaluationLine, Metrics, StepLine};
 pub(super) use recipe::flatten;
 pub use samples::Sample;

@@ -39,7 +39,13 @@ pub(super) fn record(event: &Event) -> Option<Record> {
         Event::Step(step) => scalars(&serde_json::to_value(step).ok()?),
         Event::Evaluated(evaluation) => scalars(&serde_json::to_value(evaluation).ok()?),
         Event::Sampled(sample) => Some(text(sample)),
-        Event::Progress { .. } | Event::Transfer(_) | Event::Note(_) | Event::Saved { .. } => None,
+        Event::Progress { .. }
+        | Event::Transfer(_)
+        | Event::Line(_)
+        | Event::Note(_)
+        | Event::Started { .. }
+        | Event::Ended
+        | Event::Saved { .. } => None,
     }
 }
 

@@ -8,9 +8,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::Failure;
 use crate::data::DataFile;
-use crate::fault::{Exit, Fault, shell_word};
+use crate::fault::{Exit, Failure, Fault, shell_word};
 use crate::files::license::{Notices, notice_paths};
 use crate::files::{
     self, Claim, JSON_BYTES, Refused, RowCache, check_space, create_folder, hash_file,
@@ -37,7 +36,7 @@ const PARTS: [&str; 10] = [
 
 /// A run folder that this process has claimed.
 #[derive(Debug)]
-pub(super) struct ClaimedRunFolder {
+pub struct ClaimedRunFolder {
     folder: PathBuf,
     /// Folders that were created for it, the innermost first.
     made: Vec<PathBuf>,
@@ -48,7 +47,7 @@ pub(super) struct ClaimedRunFolder {
 
 /// Files that a run creates before its first step, which are removed if it takes none.
 #[derive(Debug)]
-pub(super) struct Traces {
+pub struct Traces {
     files: Vec<PathBuf>,
     /// Folders, removed only if they are empty.
     folders: Vec<PathBuf>,

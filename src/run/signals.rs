@@ -5,23 +5,23 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::run_folder::Traces;
+use super::folder::Traces;
 use crate::fault::{Exit, shell_word};
 use crate::files::FileError;
-use crate::report::say_now;
+use crate::report::{Event, say_now};
 
-/// Flags that the signal thread and the run share.
+/// Flags that a run shares with whoever may end it: the thread that hears signals, or the caller.
 #[derive(Debug, Default)]
-pub(super) struct Signals {
-    /// Set by a signal: the run ends after its step.
+pub struct Signals {
+    /// Set to end the run after its step.
     pub interrupt: AtomicBool,
     /// The training loop is running and checks `interrupt`. Before that, a signal ends the process
     /// at once.
-    pub looping: AtomicBool,
+    pub(super) looping: AtomicBool,
     /// There is a checkpoint of this run to resume from.
-    pub saved: AtomicBool,
+    pub(super) saved: AtomicBool,
     /// The loop has taken a step, or resumed after one.
-    pub stepped: AtomicBool,
+    pub(super) stepped: AtomicBool,
     /// Files to remove if the run ends before its first step.
     traces: Mutex<Option<Traces>>,
 }
@@ -71,13 +71,21 @@ impl Signals {
         Ok(Arc::default())
     }
 
+    /// Records whether a step was taken or saved.
+    pub(super) fn hear(&self, event: &Event) {
+        self.stepped
+            .fetch_or(matches!(event, Event::Step(_)), Relaxed);
+        self.saved
+            .fetch_or(matches!(event, Event::Saved { .. }), Relaxed);
+    }
+
     /// Records what the run has created so far.
-    pub fn leaves(&self, traces: Traces) {
+    pub(super) fn leaves(&self, traces: Traces) {
         *self.traces.lock().unwrap_or_else(PoisonError::into_inner) = Some(traces);
     }
 
     /// Removes what a run without a step has created.
-    pub fn remove_traces(&self) {
+    pub(super) fn remove_traces(&self) {
         if let Some(traces) = self
             .traces
             .lock()

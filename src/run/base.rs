@@ -4,23 +4,29 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{Failure, hub};
+use super::hub;
+use super::lock::Lock;
+use super::places::Places;
 use crate::adapter::{self, LoraConfig, Numbers, peft};
 use crate::data::template::{Sources, sources};
 use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
 use crate::export::card::{OwnTokenizer, formats_of};
-use crate::fault::{Exit, Fault, shell_word};
+use crate::fault::{Exit, Failure, Fault, shell_word};
 use crate::files::NotFolder;
 use crate::hub::RepoId;
 use crate::model::{Folder, LinearSpec, Storage, shard_paths};
-use crate::plan::{Lock, Places, hub_id};
-use crate::report::Terminal;
+use crate::plan::hub_id;
+use crate::report::{Event, Reporter};
 use crate::terms::{Format, ModelDtype, Technique, Term};
 use crate::train::{Checkpoint, RunFolder};
 
+/// Name of the lock that lies beside an adapter that was shared. The usual name would suggest a run
+/// that can be resumed.
+pub const SHARED_LOCK: &str = "rankine.lock";
+
 /// Returns the folder of the named base, or of the base that the adapter was trained on.
-pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf, Failure> {
+pub fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf, Failure> {
     if let Some(base) = named {
         return find_named(base);
     }
@@ -72,7 +78,7 @@ pub(super) fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<
 }
 
 /// Returns the folder of a named base: a folder, or a Hub id in the cache.
-pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
+pub fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     if base.is_dir() {
         // A run that trained all weights keeps its model in a subfolder.
         let model = Some(base.join(RunFolder::MODEL))
@@ -97,7 +103,7 @@ pub(super) fn find_named(base: &Path) -> Result<PathBuf, Failure> {
 }
 
 /// Makes the error for a path that should be a folder; `hint` is used if nothing is there.
-pub(super) fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> Failure {
+pub fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> Failure {
     let why = NotFolder::of(path).unwrap_or(NotFolder::Other);
     let exit = if why.is_there() {
         Exit::Input
@@ -115,14 +121,14 @@ pub(super) fn no_folder(what: &str, path: &Path, expected: &str, hint: &str) -> 
 }
 
 /// Returns the lock of the run or checkpoint that contains an adapter.
-pub(super) fn lock_above(adapter: &Path) -> Option<PathBuf> {
+pub fn lock_above(adapter: &Path) -> Option<PathBuf> {
     // The path must be absolute, because `.` has no parent.
     Some(adapter.canonicalize().ok()?.parent()?.join(RunFolder::LOCK)).filter(|lock| lock.exists())
 }
 
 /// Returns the folder of the run that a lock belongs to: the lock's folder, or the run of its
 /// checkpoint.
-pub(super) fn run_folder(lock: &Path) -> PathBuf {
+pub fn run_folder(lock: &Path) -> PathBuf {
     let folder = lock.parent().expect("a file lies in a folder");
     let above = folder
         .parent()
@@ -133,7 +139,7 @@ pub(super) fn run_folder(lock: &Path) -> PathBuf {
 
 /// Returns the base of the run above an adapter or a model, at its current place. The adapter's own
 /// file does not have the whole path.
-pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
+pub fn base_of_run(adapter: &Path) -> Option<PathBuf> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
     Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?)
@@ -141,7 +147,7 @@ pub(super) fn base_of_run(adapter: &Path) -> Option<PathBuf> {
 }
 
 /// Returns the lock of the run or checkpoint that contains a model with all weights trained.
-pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
+pub fn lock_of_model(model: &Path) -> Option<PathBuf> {
     let path = lock_above(model).filter(|_| {
         model
             .canonicalize()
@@ -153,14 +159,14 @@ pub(super) fn lock_of_model(model: &Path) -> Option<PathBuf> {
 
 /// Returns the row formats that an adapter, or a model with all weights trained, was trained on, if
 /// a lock says so.
-pub(super) fn trained_formats(product: &Path) -> Vec<Format> {
+pub fn trained_formats(product: &Path) -> Vec<Format> {
     let is_model = product.join("config.json").exists();
     let above = if is_model {
         lock_of_model(product)
     } else {
         lock_above(product)
     };
-    let lock = above.unwrap_or_else(|| product.join(super::push::LOCK));
+    let lock = above.unwrap_or_else(|| product.join(SHARED_LOCK));
     Lock::read(&lock).map_or_else(|_| Vec::new(), |lock| formats_of(lock.values()))
 }
 
@@ -169,7 +175,7 @@ pub(super) fn trained_formats(product: &Path) -> Vec<Format> {
 ///
 /// Each has the variables of that run. The second value is whether template or variables differ
 /// from the base's own.
-pub(super) fn template_sources(
+pub fn template_sources(
     named: Option<&Path>,
     adapter: Option<&Path>,
     tokenizer: &Tokenizer,
@@ -223,7 +229,7 @@ fn template_of_run(adapter: &Path) -> Option<(Option<PathBuf>, Map<String, Value
 
 /// Returns how the adapter's run stored its base. The adapter answers as trained only on the same
 /// numbers.
-pub(super) fn storage_of_run(adapter: &Path) -> Storage {
+pub fn storage_of_run(adapter: &Path) -> Storage {
     let packing = lock_above(adapter).and_then(|path| Lock::read(&path).ok()?.packing());
     let (form, packs_head) =
         packing.map_or((None, false), |(form, packs_head)| (Some(form), packs_head));
@@ -235,14 +241,14 @@ pub(super) fn storage_of_run(adapter: &Path) -> Storage {
 }
 
 /// Opens the base in a folder, with the token rows that an adapter adds.
-pub(super) fn base_with(base: &Path, adapter: Option<&Path>) -> Result<Folder, Failure> {
+pub fn base_with(base: &Path, adapter: Option<&Path>) -> Result<Folder, Failure> {
     let mut folder = Folder::open(base)?;
     adapter.map_or(Ok(()), |adapter| peft::resize(&mut folder, adapter))?;
     Ok(folder)
 }
 
 /// Returns the card's entry on the tokenizer that comes with an adapter; `None` if it has none.
-pub(super) fn own_tokenizer(base: &Path, adapter: &Path) -> Result<Option<OwnTokenizer>, Failure> {
+pub fn own_tokenizer(base: &Path, adapter: &Path) -> Result<Option<OwnTokenizer>, Failure> {
     if TokenizerFiles::beside(adapter, base)?.is_none() {
         return Ok(None);
     }
@@ -254,32 +260,35 @@ pub(super) fn own_tokenizer(base: &Path, adapter: &Path) -> Result<Option<OwnTok
 
 /// Reads the adapter in a folder, for a model with these modules. Notes say what is read
 /// differently from how it is stored.
-pub(super) fn read_adapter(
+pub fn read_adapter(
     folder: &Path,
     modules: &[LinearSpec],
-    terminal: &Terminal,
+    report: Reporter,
 ) -> Result<(LoraConfig, Numbers), Failure> {
     let config = peft::read_config_on(folder, modules)?;
     let numbers = peft::read_numbers(folder, &config, modules)?;
-    say_notes(folder, modules, terminal)?;
+    report_notes(folder, modules, report)?;
     Ok((config, numbers))
 }
 
-/// Prints notes on what of an adapter is read differently from how it is stored.
-pub(super) fn say_notes(
+/// Reports notes on what of an adapter is read differently from how it is stored.
+pub fn report_notes(
     folder: &Path,
     modules: &[LinearSpec],
-    terminal: &Terminal,
+    report: Reporter,
 ) -> Result<(), Failure> {
     for note in peft::notes(folder, Some(modules))? {
-        terminal.say(&format!("note: adapter `{}`: {note}", folder.display()));
+        report(Event::Note(format!(
+            "adapter `{}`: {note}",
+            folder.display()
+        )));
     }
     Ok(())
 }
 
 /// Returns the folder of a named adapter: its folder, that of a run or a checkpoint, or a Hub id in
 /// the cache.
-pub(super) fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
+pub fn find_adapter(named: &Path) -> Result<PathBuf, Failure> {
     if let Some(folder) = RunFolder::adapter_in(named) {
         return Ok(folder);
     }

@@ -1,20 +1,24 @@
-//! Input of the commands to cards: the card of a finished run, and the facts of the run above an
+//! Input of a run to cards: the card of a finished run, and the facts of the run above an
 //! adapter.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use super::{Failure, result};
-use crate::export::card::{Artefact, Base, CARD, Card, OwnTokenizer, Trained, TrainedPart, card};
+use super::lock::Lock;
+use super::result;
+use crate::export::card::{
+    Base, CARD, Card, CardSubject, OwnTokenizer, Trained, TrainedPart, card,
+};
+use crate::fault::Failure;
 use crate::files::license::Notices;
 use crate::files::{hash_file, write_atomic};
-use crate::plan::{Lock, Plan, Trains};
+use crate::plan::{Plan, Trains};
 use crate::train::RunFolder;
 
 /// Writes the card of a run, with the licenses of its base beside it. A model's card also lies in
 /// its folder. The card is the last file that a run writes.
-pub(super) fn write_run_card(
+pub fn write_run_card(
     plan: &Plan,
     lock: &Lock,
     result: &Value,
@@ -52,9 +56,9 @@ pub(super) fn write_run_card(
             )
         }
     });
-    let (artefact, config) = match &plan.trains {
-        Trains::Adapter(config) => (Artefact::Adapter, Some(config.saved())),
-        Trains::Everything => (Artefact::Model, None),
+    let (subject, config) = match &plan.trains {
+        Trains::Adapter(config) => (CardSubject::Adapter, Some(config.saved())),
+        Trains::Everything => (CardSubject::Model, None),
     };
     let tokenizer = plan.vocabulary.as_ref().map(|vocabulary| OwnTokenizer {
         rows: vocabulary.grown_to,
@@ -66,7 +70,7 @@ pub(super) fn write_run_card(
         ..TrainedPart::default()
     };
     let text = card(&Card {
-        artefact,
+        subject,
         base,
         about: [about].into_iter().chain(packed).collect(),
         parts: vec![part],
@@ -83,7 +87,7 @@ pub(super) fn write_run_card(
 }
 
 /// Returns the facts of the run or checkpoint with this lock.
-pub(super) fn run_of(path: &Path, lock: &Lock) -> Result<Trained, Failure> {
+pub fn run_of(path: &Path, lock: &Lock) -> Result<Trained, Failure> {
     let run = path.parent().unwrap_or(Path::new("."));
     let over = run.join(RunFolder::RESULT).exists();
     let result = if over { Some(result::read(run)?) } else { None };

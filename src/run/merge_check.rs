@@ -10,26 +10,25 @@ use std::sync::atomic::Ordering::Relaxed;
 use serde_json::{Value, json};
 
 use super::base::read_adapter;
-use super::eval::sheets;
-use super::{Failure, print};
+use super::scores::sheets;
 use crate::adapter::attach;
 use crate::device;
 use crate::export::merge::{MergeError, MergeRequest, Onto, Tally, merge};
-use crate::fault::{Exit, Fault};
+use crate::fault::{Exit, Failure, Fault};
 use crate::files::{
     self, Float, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic,
     write_folder_atomic,
 };
 use crate::model::{Decoder, Folder};
 use crate::plan::{Comparison, Plan, Sheet};
-use crate::report::{Event, Reporter, Terminal, mebibytes};
+use crate::report::{Event, Reporter, mebibytes};
 use crate::terms::{Device, ModelDtype};
 
 /// Name of the report in the folder of the merged model.
-pub(super) const REPORT: &str = "merge-report.json";
+pub const REPORT: &str = "merge-report.json";
 
 /// The trained model and the rows on which merges are compared with it.
-pub(super) struct Gate {
+pub struct Gate {
     plan: Plan,
     sheets: Vec<Sheet>,
     trained: Decoder,
@@ -45,7 +44,7 @@ struct Candidate {
 }
 
 /// Result of a compared merge.
-pub(super) struct Outcome {
+pub struct Checked {
     pub tally: Tally,
     pub report: Value,
 }
@@ -57,16 +56,14 @@ impl Gate {
         adapter: &Path,
         data: Option<&Path>,
         max_kl: f64,
-        terminal: &Terminal,
+        report: Reporter,
     ) -> Result<Self, Failure> {
         device::set_threads(plan.threads);
-        let (config, numbers) = read_adapter(adapter, &plan.model.spec.modules(), terminal)?;
-        let sheets = sheets(&plan, data, false, terminal)?;
+        let (config, numbers) = read_adapter(adapter, &plan.model.spec.modules(), report)?;
+        let sheets = sheets(&plan, data, false, report)?;
         let mut trained = plan
             .model
-            .load(plan.storage, &device::open(plan.device)?, &|event| {
-                terminal.take(&event);
-            })?;
+            .load(plan.storage, &device::open(plan.device)?, report)?;
         attach(&mut trained, &config, 0, Some(&numbers))?;
         Ok(Self {
             plan,
@@ -82,12 +79,11 @@ impl Gate {
     /// not close enough, only the report is written.
     pub fn merge(
         &self,
-        order: &MergeRequest,
+        request: &MergeRequest,
         interrupt: &AtomicBool,
-        terminal: &Terminal,
-    ) -> Result<Outcome, Failure> {
-        let report = |event: Event| terminal.take(&event);
-        let above = order.out.parent().expect("the path is absolute");
+        report: Reporter,
+    ) -> Result<Checked, Failure> {
+        let above = request.out.parent().expect("the path is absolute");
         create_folder(above)?;
         let temporary = temporary_folder_in(above)
             .map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
@@ -101,7 +97,7 @@ impl Gate {
                 },
             )
         });
-        let folder = Folder::open(&order.base)?;
+        let folder = Folder::open(&request.base)?;
         let ways: Vec<(&str, Onto)> = match folder.stored_form()? {
             // There are no other weights.
             Some(_) => vec![(UNPACKED, Onto::Stored)],
@@ -110,24 +106,24 @@ impl Gate {
                 .chain(unpacked)
                 .collect(),
         };
-        self.check_memory(&folder, order.float)?;
+        self.check_memory(&folder, request.float)?;
         let mut candidates = Vec::new();
         for (into, onto) in ways {
-            let order = MergeRequest {
+            let request = MergeRequest {
                 out: temporary.path().join(into),
                 onto,
-                ..order.clone()
+                ..request.clone()
             };
-            let tally = merge(&order, interrupt, &report)?;
-            let comparison = self.compare(&order.out, into, interrupt, &report)?;
+            let tally = merge(&request, interrupt, report)?;
+            let comparison = self.compare(&request.out, into, interrupt, report)?;
             candidates.push(Candidate {
                 into,
-                folder: order.out,
+                folder: request.out,
                 tally,
                 comparison,
             });
         }
-        terminal.stop();
+        report(Event::Ended);
         let closest = |one: &&Candidate, other: &&Candidate| {
             one.comparison
                 .divergence()
@@ -136,11 +132,11 @@ impl Gate {
         let chosen = candidates.iter().min_by(closest).expect("there is one");
         let divergence = chosen.comparison.divergence();
         let is_close = divergence <= self.max_kl;
-        let report = self.report(&candidates, chosen, is_close);
+        let compared = self.report(&candidates, chosen, is_close);
         let text =
-            serde_json::to_string_pretty(&report).expect("numbers and words are JSON") + "\n";
+            serde_json::to_string_pretty(&compared).expect("numbers and words are JSON") + "\n";
         if !is_close {
-            write_folder_atomic(&order.out, |new| {
+            write_folder_atomic(&request.out, |new| {
                 write_atomic(&new.join(REPORT), text.as_bytes())
             })?;
             let message = format!(
@@ -151,19 +147,19 @@ impl Gate {
             let hint = format!(
                 "serve the adapter on its packed base, or take the merge with a higher `--max-kl`; \
                 `{}` has the numbers",
-                order.out.join(REPORT).display()
+                request.out.join(REPORT).display()
             );
             return Err(Failure::new(Exit::Diverged, Fault::new(message).hint(hint)));
         }
         write_atomic(&chosen.folder.join(REPORT), text.as_bytes())?;
-        if order.out.exists() {
+        if request.out.exists() {
             // Leftovers of an earlier comparison.
-            remove_folder(&order.out)?;
+            remove_folder(&request.out)?;
         }
-        move_folder(&chosen.folder, &order.out)?;
-        Ok(Outcome {
+        move_folder(&chosen.folder, &request.out)?;
+        Ok(Checked {
             tally: chosen.tally.clone(),
-            report,
+            report: compared,
         })
     }
 
@@ -267,33 +263,3 @@ impl Gate {
 
 /// Name of the only possible target if the base is stored quantized.
 const UNPACKED: &str = "dequantized base";
-
-/// Prints the report as lines.
-pub(super) fn print_report(report: &Value) -> Result<(), Failure> {
-    let loss = |value: &Value| {
-        value["loss"]
-            .as_f64()
-            .map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"))
-    };
-    print(format_args!(
-        "as trained    loss {}, on the base in {}",
-        loss(&report["trained"]),
-        report["trained_on"].as_str().unwrap_or("-")
-    ))?;
-    for merge in report["merges"].as_array().into_iter().flatten() {
-        let number = |key: &str| merge[key].as_f64().unwrap_or(f64::NAN);
-        let chosen = if merge["into"] == report["chosen"] {
-            ", chosen"
-        } else {
-            ""
-        };
-        print(format_args!(
-            "merged        loss {}, KL {:.6} nats, top-1 {:.2} %, into the {}{chosen}",
-            loss(merge),
-            number("kl"),
-            100.0 * number("top1_agreement"),
-            merge["into"].as_str().unwrap_or("-"),
-        ))?;
-    }
-    Ok(())
-}

@@ -9,10 +9,10 @@ use std::path::{Component, Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 use serde_json::{Map, Value};
 
-use super::PlanError;
 use super::lock::Lock;
 use crate::fault::Fault;
 use crate::files::hash_file;
+use crate::plan::PlanError;
 use crate::recipe::{Dataset, Recipe, Said};
 use crate::train::RunFolder;
 

@@ -7,7 +7,7 @@ use crate::files::FileError;
 
 /// Flag that tells an answer to end.
 #[derive(Debug)]
-pub(super) struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt(Arc<AtomicBool>);
 
 impl Interrupt {
     /// Starts to listen. While the flag is set, Ctrl-C ends the program with exit code 130.
@@ -37,6 +37,7 @@ impl Interrupt {
         Ok(Self(Arc::default()))
     }
 
+    /// Returns whether the flag is set.
     pub fn is_raised(&self) -> bool {
         self.0.load(Relaxed)
     }

@@ -1,31 +1,24 @@
-//! Result of a run, an adapter or a model, to be scored beside its base.
+//! An adapter or a model that is opened on its base.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use super::Failure;
+use super::artifact::Artifact;
 use super::base::{find_adapter, no_folder, read_adapter};
 use crate::adapter::{LoraConfig, Numbers, attach};
-use crate::fault::{Exit, Fault};
+use crate::fault::{Exit, Failure, Fault};
 use crate::model::{Decoder, DecoderSpec, Folder};
-use crate::report::{Reporter, Terminal};
+use crate::report::Reporter;
 use crate::terms::ModelDtype;
 
-/// Folder of a trained adapter or model.
-#[derive(Debug)]
-pub(super) enum Trained {
-    /// In PEFT's format.
-    Adapter(PathBuf),
-    /// In Hugging Face's format.
-    Model(PathBuf),
-}
-
 /// Opened adapter or model; the weights of a model are not loaded yet.
-pub(super) enum Opened {
+pub enum Opened {
+    /// An adapter.
     Adapter(Box<(LoraConfig, Numbers)>),
+    /// A model.
     Model(Box<Folder>),
 }
 
-impl Trained {
+impl Artifact {
     /// Returns `adapter` or `model`.
     pub fn name(&self) -> &'static str {
         match self {
@@ -42,12 +35,12 @@ impl Trained {
     }
 
     /// Opens the folder and checks it against the base.
-    pub fn open(&self, base: &DecoderSpec, terminal: &Terminal) -> Result<Opened, Failure> {
+    pub fn open(&self, base: &DecoderSpec, report: Reporter) -> Result<Opened, Failure> {
         match self {
             Self::Adapter(path) => Ok(Opened::Adapter(Box::new(read_adapter(
                 &find_adapter(path)?,
                 &base.modules(),
-                terminal,
+                report,
             )?))),
             Self::Model(path) if !path.is_dir() => Err(no_folder(
                 "model ",

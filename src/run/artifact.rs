@@ -1,4 +1,4 @@
-//! Subject of `rankine export`: a model's folder, or an adapter, alone or in a run or checkpoint.
+//! An adapter, alone or in a run or checkpoint, or a model's folder, and what an export needs of it.
 //! An adapter is merged if the target needs a model.
 
 use std::path::{Path, PathBuf};
@@ -6,45 +6,49 @@ use std::sync::atomic::AtomicBool;
 
 use tempfile::TempDir;
 
-use super::Failure;
 use super::base::{
     base_of_run, find_adapter, find_base, lock_above, lock_of_model, no_folder, own_tokenizer,
     template_sources, trained_formats,
 };
 use super::card::run_of;
-use super::merge::{addend_of, packed_lock};
+use super::lock::Lock;
+use super::merge::{addend_of, folder_above, packed_lock};
 use crate::adapter::{self, peft};
 use crate::data::template::Sources;
 use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
-use crate::export::card::{Artefact, Base, Card, TrainedPart, code};
+use crate::export::card::{Base, Card, CardSubject, TrainedPart, code};
 use crate::export::gguf::GgmlType;
 use crate::export::merge::{MergeRequest, Onto, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
+use crate::fault::Failure;
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
 use crate::infer::{Frame, listed_formats};
 use crate::model::CHAT_TEMPLATE;
-use crate::plan::{Lock, hub_id};
-use crate::report::Terminal;
+use crate::plan::hub_id;
+use crate::report::{Event, Reporter};
 use crate::train::RunFolder;
 
-/// A model or an adapter to export.
+/// A trained adapter or model, by its folder.
 #[derive(Debug)]
-pub(super) enum Shipped {
+pub enum Artifact {
+    /// A model in Hugging Face's format.
     Model(PathBuf),
+    /// An adapter in PEFT's format.
     Adapter(PathBuf),
 }
 
 /// Folder of a model, which may be temporary.
 #[derive(Debug)]
-pub(super) struct Made {
+pub struct Made {
+    /// The path.
     pub folder: PathBuf,
     /// Statistics of the merge, if an adapter was merged.
     pub tally: Option<Tally>,
     _temporary: Option<TempDir>,
 }
 
-impl Shipped {
+impl Artifact {
     /// Finds the model or adapter in a folder.
     pub fn find(folder: &Path) -> Result<Self, Failure> {
         let model_of_run = folder.join(RunFolder::MODEL);
@@ -135,7 +139,7 @@ impl Shipped {
     pub fn card(
         &self,
         base: &Path,
-        artefact: Artefact,
+        subject: CardSubject,
         proof: Option<&Proof>,
     ) -> Result<Card, Failure> {
         let run = |lock: Option<PathBuf>| {
@@ -189,7 +193,7 @@ impl Shipped {
             },
         );
         Ok(Card {
-            artefact,
+            subject,
             base: Base::of(&base),
             about: proven.into_iter().collect(),
             parts,
@@ -207,7 +211,7 @@ impl Shipped {
         template: Option<&str>,
         (out, kind): (&Path, GgmlType),
         interrupt: &AtomicBool,
-        terminal: &Terminal,
+        report: Reporter,
     ) -> Result<Made, Failure> {
         let Self::Adapter(adapter) = self else {
             return Ok(Made {
@@ -216,15 +220,12 @@ impl Shipped {
                 _temporary: None,
             });
         };
-        let above = out
-            .parent()
-            .filter(|above| !above.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let above = folder_above(out);
         files::create_folder(above)?;
         let temporary = temporary_folder_in(above)
             .map_err(|cause| files::FileError::new("create a folder in", above, cause))?;
         let folder = temporary.path().join("model");
-        let order = MergeRequest {
+        let request = MergeRequest {
             base: base.to_owned(),
             adapters: vec![addend_of(adapter.clone(), 1.0)?],
             out: folder.clone(),
@@ -233,19 +234,23 @@ impl Shipped {
             onto: Onto::Stored,
             counts_q8_0: kind == GgmlType::Q8_0,
         };
-        if packed_lock(&order.adapters[0]).is_some() {
-            terminal.say(
-                "note: the adapter was trained on a packed base; `rankine merge` compares merges \
-                with what was trained, this one is not compared",
-            );
+        if packed_lock(&request.adapters[0]).is_some() {
+            report(Event::Note(
+                "the adapter was trained on a packed base; `rankine merge` compares merges with \
+                what was trained, this one is not compared"
+                    .to_owned(),
+            ));
         }
-        let merged = merge(&order, interrupt, &|event| terminal.take(&event));
-        terminal.stop();
+        let merged = merge(&request, interrupt, report);
+        report(Event::Ended);
         let tally = merged?;
-        match tally.rounding_note(kind) {
-            _ if tally.added_nothing() => terminal.say("note: the adapter adds nothing"),
-            Some(note) => terminal.say(&format!("note: {note}")),
-            None => {}
+        let note = if tally.added_nothing() {
+            Some("the adapter adds nothing".to_owned())
+        } else {
+            tally.rounding_note(kind)
+        };
+        if let Some(note) = note {
+            report(Event::Note(note));
         }
         if let Some(template) = template {
             write_atomic(&folder.join(CHAT_TEMPLATE), template.as_bytes())?;

@@ -1,10 +1,9 @@
 //! A device that runs out of memory during a run: what is saved, and which change of the recipe
 //! would need less.
 
-use super::Failure;
 use super::device_fault::GoingOn;
 use crate::device;
-use crate::fault::{Exit, Fault};
+use crate::fault::{Exit, Failure, Fault};
 use crate::files::guarded;
 use crate::plan::MemoryPlan;
 
@@ -21,7 +20,7 @@ impl Failure {
 }
 
 /// Makes the failure of a run whose device ran out of memory; `planned` is its memory plan.
-pub(super) fn during(run: &GoingOn, planned: Option<&MemoryPlan>, said: &str) -> Failure {
+pub fn during(run: &GoingOn, planned: Option<&MemoryPlan>, said: &str) -> Failure {
     let Some(planned) = planned else {
         return Failure::ran_out(said);
     };

@@ -1,131 +1,45 @@
-//! Shared parts of `generate` and `chat`: the model with its adapter, the sampling options, and
-//! text streamed to stdout.
+//! A model that is loaded to answer prompts, with its adapter and the chat template that it was
+//! trained with.
 
-use std::io::{ErrorKind, IsTerminal, Write};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-
-use clap::Args;
+use std::path::PathBuf;
 
 use super::base::{
     base_with, find_adapter, find_base, read_adapter, storage_of_run, template_sources,
     trained_formats,
 };
-use super::gradcheck::is_proven;
 use super::interrupt::Interrupt;
-use super::{Failure, print};
+use super::self_check::is_proven;
 use crate::adapter::attach;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
-use crate::fault::{Exit, Fault, printable};
+use crate::fault::{Exit, Failure};
 use crate::infer::{Frame, GenerateConfig, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder};
 use crate::plan::leftover_note;
-use crate::report::Terminal;
+use crate::report::{Event, Reporter};
 use crate::terms::Format;
-use crate::{device, files, terms};
+use crate::{device, terms};
 
-#[derive(Debug, Args)]
-pub(super) struct ModelArgs {
-    /// The folder of the base, or a Hub id that was pulled; without it the one that the adapter was
-    /// trained on
-    #[arg(long, value_name = "DIR", required_unless_present = "adapter")]
-    base: Option<PathBuf>,
-    /// An adapter in PEFT's format: its folder, that of a run or a checkpoint, or a Hub id that was
-    /// pulled
-    #[arg(long, value_name = "DIR|ID")]
-    adapter: Option<PathBuf>,
-    /// A chat template: a file, or the name of one of the base's or of a stock template; without it
-    /// the one that the adapter's run was trained with, or the base's
-    #[arg(long, value_name = "FILE")]
-    chat_template: Option<PathBuf>,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct SamplingArgs {
-    /// Tokens of an answer at most
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 256,
-        value_parser = clap::value_parser!(u32).range(1..)
-    )]
-    max_tokens: u32,
-    /// What logits are divided by; 0: the likeliest token always
-    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = from_zero)]
-    temperature: f64,
-    /// Draw from the likeliest tokens that together have this probability
-    #[arg(long, value_name = "P", value_parser = share)]
-    top_p: Option<f64>,
-    /// Draw from so many of the likeliest tokens
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
-    top_k: Option<u32>,
-    /// What logits of tokens that are there already are divided by
-    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = above_zero)]
-    repetition_penalty: f64,
-    /// Seed of the draws [default: 42]
-    #[arg(long, value_name = "S")]
-    seed: Option<u64>,
-}
-
-fn number(text: &str, is_valid: impl Fn(f64) -> bool, expected: &str) -> Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|number: &f64| number.is_finite() && is_valid(*number))
-        .ok_or_else(|| format!("expected {expected}"))
-}
-
-fn from_zero(text: &str) -> Result<f64, String> {
-    number(text, |number| number >= 0.0, "a number from 0")
-}
-
-fn above_zero(text: &str) -> Result<f64, String> {
-    number(text, |number| number > 0.0, "a number above 0")
-}
-
-fn share(text: &str) -> Result<f64, String> {
-    number(
-        text,
-        |number| number > 0.0 && number <= 1.0,
-        "a number above 0, at most 1",
-    )
-}
-
-impl SamplingArgs {
-    /// Returns the sampling rule. An option that would be ignored is refused.
-    fn sampling(&self) -> Result<Sampling, Failure> {
-        let of_draws = [
-            ("--top-p", self.top_p.is_some()),
-            ("--top-k", self.top_k.is_some()),
-            ("--seed", self.seed.is_some()),
-        ];
-        if let Some((name, _)) = of_draws
-            .into_iter()
-            .find(|(_, is_said)| *is_said && self.temperature == 0.0)
-        {
-            let fault = Fault::new(format!(
-                "{name}: nothing is drawn, because `--temperature` is 0"
-            ));
-            return Err(Failure::new(
-                Exit::Usage,
-                fault.hint("give a `--temperature` above 0, such as 0.7"),
-            ));
-        }
-        Ok(Sampling {
-            temperature: self.temperature,
-            top_k: self.top_k.map_or(0, |kept| kept as usize),
-            top_p: self.top_p.unwrap_or(1.0),
-            repetition_penalty: self.repetition_penalty,
-            seed: self.seed.unwrap_or(42),
-        })
-    }
+/// Which model answers: a base, an adapter on its base, or on another one.
+#[derive(Debug, Clone, Default)]
+pub struct ModelChoice {
+    /// The folder of the base, or a Hub id in the cache; without it that of the adapter.
+    pub base: Option<PathBuf>,
+    /// The adapter.
+    pub adapter: Option<PathBuf>,
+    /// The chat template, a file or a name; without it that of the adapter's run, or the base's.
+    pub chat_template: Option<PathBuf>,
 }
 
 /// A loaded model with its tokenizer and sampling rule.
 #[derive(Debug)]
-pub(super) struct LoadedModel {
+pub struct LoadedModel {
+    /// The model with its adapter.
     pub decoder: Decoder,
+    /// The tokenizer of its training.
     pub tokenizer: Tokenizer,
+    /// The chat template, if there is one.
     pub template: Option<ChatTemplate>,
     /// Formats of the rows it was trained on, if known.
     pub trained: Vec<Format>,
@@ -134,19 +48,24 @@ pub(super) struct LoadedModel {
 
 /// An answer and its text.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub struct Answer {
+    /// Its tokens and why it ended.
     pub generated: Generated,
+    /// Its text.
     pub text: String,
 }
 
 impl LoadedModel {
     /// Loads the base and attaches the adapter. Everything else is checked first.
+    ///
+    /// # Errors
+    /// There is no such model, its parts do not fit each other, or it cannot be loaded.
     pub fn open(
-        model: &ModelArgs,
-        sampling: &SamplingArgs,
-        terminal: &Terminal,
+        model: &ModelChoice,
+        sampling: Sampling,
+        max_tokens: usize,
+        report: Reporter,
     ) -> Result<Self, Failure> {
-        let sampling_rule = sampling.sampling()?;
         let adapter = model.adapter.as_deref().map(find_adapter).transpose()?;
         let base = find_base(model.base.as_deref(), adapter.as_deref())?;
         let folder = base_with(&base, adapter.as_deref())?;
@@ -155,7 +74,7 @@ impl LoadedModel {
         let notes = leftover
             .into_iter()
             .chain(tokenizer.notes(folder.spec.vocabulary));
-        notes.for_each(|note| terminal.say(&format!("note: {note}")));
+        notes.for_each(|note| report(Event::Note(note)));
         let trained = trained_formats(adapter.as_deref().unwrap_or(&base));
         let (sources, _) = template_sources(
             model.chat_template.as_deref(),
@@ -170,7 +89,7 @@ impl LoadedModel {
             .as_deref()
             .map_or(terms::ModelDtype::Auto.into(), storage_of_run);
         let adapter = adapter
-            .map(|adapter| read_adapter(&adapter, &folder.spec.modules(), terminal))
+            .map(|adapter| read_adapter(&adapter, &folder.spec.modules(), report))
             .transpose()?;
         device::set_threads(0);
         let chosen = device::choose(terms::Device::Auto, &is_proven).device;
@@ -178,15 +97,15 @@ impl LoadedModel {
             device::open(chosen)?,
             folder.kept_in(storage, device::halves(chosen))?,
         );
-        let mut decoder = folder.load(storage, &device, &|event| terminal.take(&event))?;
+        let mut decoder = folder.load(storage, &device, report)?;
         if let Some((config, numbers)) = adapter {
             attach(&mut decoder, &config, 0, Some(&numbers))?;
         }
-        terminal.stop();
+        report(Event::Ended);
         let stops = stops(&tokenizer, template.as_ref());
         let config = GenerateConfig {
-            max_tokens: sampling.max_tokens as usize,
-            sampling: sampling_rule,
+            max_tokens,
+            sampling,
             stops,
         };
         Ok(Self {
@@ -242,10 +161,10 @@ impl LoadedModel {
         Ok(Answer { generated, text })
     }
 
-    /// Notes a prompt whose frame differs from that of the training rows.
-    pub fn note_mismatch(&self, frame: Frame, terminal: &Terminal) {
+    /// Reports a prompt whose frame differs from that of the training rows.
+    pub fn note_mismatch(&self, frame: Frame, report: Reporter) {
         if let Some(mismatch) = frame.mismatch(&self.trained) {
-            terminal.say(&format!("note: {mismatch}"));
+            report(Event::Note(mismatch));
         }
     }
 
@@ -281,33 +200,5 @@ impl LoadedModel {
     /// Returns the most tokens of an answer.
     pub fn max_tokens(&self) -> usize {
         self.config.max_tokens
-    }
-}
-
-/// Prints text on stdout at once; on a terminal, control characters are escaped. If the reader has
-/// closed the pipe, generation ends.
-pub(super) fn show(text: &str) -> Result<ControlFlow<()>, Failure> {
-    let mut stdout = std::io::stdout();
-    let text = if stdout.is_terminal() {
-        printable(text)
-    } else {
-        text.to_owned()
-    };
-    match stdout
-        .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-    {
-        Ok(()) => Ok(ControlFlow::Continue(())),
-        Err(cause) if cause.kind() == ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
-        Err(cause) => Err(files::FileError::new("write", Path::new("stdout"), cause).into()),
-    }
-}
-
-/// Ends the line of an answer.
-pub(super) fn end_line(text: &str) -> Result<(), Failure> {
-    if text.ends_with('\n') {
-        Ok(())
-    } else {
-        print("")
     }
 }

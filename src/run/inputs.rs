@@ -7,15 +7,12 @@ use std::time::SystemTime;
 
 use serde_json::{Map, Value, json};
 
-use super::PlanError;
-use super::adapter::Trains;
-use super::resolve::Plan;
-use super::tokens::files_of;
 use crate::adapter::peft;
 use crate::data::tokenizer_files::named_template_files;
 use crate::data::{DataFile, DataSource};
 use crate::files::{self, hash_file};
 use crate::model::{CompanionFiles, shard_paths};
+use crate::plan::{Plan, PlanError, Trains, tokenizer_files};
 
 /// Files of the base's folder that are read, other than the weights.
 const BESIDE: [&str; 8] = [
@@ -48,11 +45,11 @@ type Look = (u64, Option<SystemTime>);
 pub struct Hashing(JoinHandle<Result<Value, files::FileError>>);
 
 impl Inputs {
-    /// Lists the inputs of a plan, none of which were read before `since`.
+    /// Lists the inputs of a plan.
     ///
     /// # Errors
     /// The base's index cannot be read.
-    pub fn of(plan: &Plan, since: SystemTime) -> Result<Self, PlanError> {
+    pub fn of(plan: &Plan) -> Result<Self, PlanError> {
         let beside = BESIDE
             .into_iter()
             .map(|name| plan.base_folder.join(name))
@@ -84,10 +81,11 @@ impl Inputs {
         let all = files(&plan.sources)
             .into_iter()
             .chain(files(&plan.validation_sources));
-        let init_from = plan
-            .init_from
-            .iter()
-            .flat_map(|folder| peft::files(folder).into_iter().chain(files_of(folder)));
+        let init_from = plan.init_from.iter().flat_map(|folder| {
+            peft::files(folder)
+                .into_iter()
+                .chain(tokenizer_files(folder))
+        });
         let by_kind = vec![
             ("base", as_they_are(shard_paths(&plan.base_folder)?)),
             ("tokenizer_and_config", as_they_are(beside)),
@@ -108,7 +106,7 @@ impl Inputs {
             .map(|file| (file.path().to_owned(), look(file.path())))
             .collect();
         Ok(Self {
-            since,
+            since: plan.read_since,
             by_kind,
             seen,
         })

@@ -1,27 +1,25 @@
 //! `recipe.lock.yaml`: the resolved recipe and everything else that a run depends on, so that it
 //! can be repeated, resumed and audited.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::PlanError;
-use super::filled::Origin;
 use super::inputs::CONVERTED;
-use super::places::Places;
 use super::provenance::set_by;
 use super::redact;
-use super::resolve::Plan;
 use crate::device::{self, cpu_features};
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
-use crate::hub::{Commit, RepoId};
+use crate::hub::{Cache, Commit, DatasetSnapshot, Environment, RepoId};
+use crate::plan::{Origin, Plan, PlanError, Snapshots};
+use crate::quant::{BlockSize, QuantFormat};
 use crate::recipe::{self, Recipe};
-use crate::terms::Device;
+use crate::terms::{Device, Quantization, Term};
 
 /// Kinds of inputs, with their names for the user.
-const KINDS: [(&str, &str); 7] = [
+pub(super) const KINDS: [(&str, &str); 7] = [
     ("base", "base"),
     ("tokenizer_and_config", "tokenizer or config"),
     ("chat_template", "chat template"),
@@ -30,16 +28,10 @@ const KINDS: [(&str, &str); 7] = [
     ("evaluation_datasets", "validation data"),
     (CONVERTED, "data converted to Parquet"),
 ];
+/// The key of the data sets of the Hub.
+const HUB_DATASETS: &str = "hub_datasets";
 /// The key of the cache entries that the run has used.
 const CACHE: &str = "cache";
-/// What may differ when a run is resumed, although its results may then differ in their last bits.
-const SURROUNDINGS: [(&str, &str); 5] = [
-    ("rankine", "version of rankine"),
-    ("device", "device"),
-    ("gpu", "GPU or its driver"),
-    ("threads", "number of threads"),
-    ("cpu_features", "processor"),
-];
 
 /// The lock of a run: everything that it depends on.
 #[derive(Debug, Clone)]
@@ -314,44 +306,6 @@ impl Lock {
         of_kind("base").chain(config).filter_map(file).collect()
     }
 
-    /// Describes the inputs that have changed; `now` has them under this lock's names, `places`
-    /// knows where they are.
-    pub fn changed_inputs(&self, now: &Self, places: &Places) -> Vec<String> {
-        // Each with its whole name in the lock, by the name that stays where a cache has moved.
-        let files = |lock: &Self, kind: &str| {
-            let named = lock
-                .locked(kind)
-                .into_iter()
-                .map(|(key, hash)| (lock.name_in_cache(&key).to_owned(), (key, hash)));
-            named.collect::<BTreeMap<_, _>>()
-        };
-        let of_kind = |(kind, words): (&str, &'static str)| {
-            let (before, now) = (files(self, kind), files(now, kind));
-            let gone = before.iter().filter(|(name, _)| !now.contains_key(*name));
-            let gone = gone.map(|(_, (key, _))| (key.clone(), "is not read any more"));
-            let hash_before = |name: &String| before.get(name).map(|(_, hash)| hash);
-            let others = now
-                .iter()
-                .filter(|(name, (_, hash))| hash_before(name) != Some(hash));
-            let how = |name: &String| {
-                if before.contains_key(name) {
-                    "has changed"
-                } else {
-                    "is new"
-                }
-            };
-            let others = others.map(|(name, (key, _))| (key.clone(), how(name)));
-            let told = |(key, how): (String, &str)| {
-                format!(
-                    "{words}: `{}` {how} since the run started",
-                    places.shown(&key).display()
-                )
-            };
-            gone.chain(others).map(told).collect::<Vec<_>>()
-        };
-        KINDS.into_iter().flat_map(of_kind).collect()
-    }
-
     /// Returns the hashes of the inputs with which the run last continued.
     fn last_hashes(&self) -> &Value {
         let resumed = self
@@ -366,98 +320,69 @@ impl Lock {
             .unwrap_or_else(|| &self.0["blake3"])
     }
 
-    /// Describes the values of the recipe that differ from another lock of the same run.
-    pub fn changed_recipe(&self, edited: &Self) -> Vec<String> {
-        let (before, now) = (flat(&self.0["recipe"]), flat(&edited.0["recipe"]));
-        let keys: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
-        let differs = keys
+    /// Returns the quantization of the base that the run's adapter fits, and whether it includes
+    /// the head; `None` if the adapter fits an unquantized base. An adapter that started as a part
+    /// of the base fits the base's own weights: only the residual was quantized.
+    pub fn packing(&self) -> Option<(QuantFormat, bool)> {
+        let said = &self.values()["recipe"]["adapter"];
+        if said["init_lora_weights"] == "pissa" {
+            return None;
+        }
+        let word = Quantization::parse(said["quantization"].as_str()?)?;
+        let block_size = said["block_size"]
+            .as_u64()
+            .and_then(|size| BlockSize::new(size as usize).ok());
+        let form = QuantFormat::of(
+            word,
+            block_size.unwrap_or(BlockSize::DEFAULT),
+            said["double_quant"] == true,
+        )?;
+        Some((form, said["quantize_head"] == true))
+    }
+
+    /// Records the quantization.
+    pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
+        let said = &mut self.0["recipe"]["adapter"];
+        said["quantization"] = json!(form.word().word());
+        if let QuantFormat::FourBit {
+            block_size,
+            double_quant,
+            ..
+        } = form
+        {
+            said["block_size"] = json!(block_size.numbers());
+            said["double_quant"] = json!(double_quant);
+        }
+        said["quantize_head"] = json!(packs_head);
+    }
+
+    /// Records the commits and files of the data sets of the Hub.
+    pub(super) fn record_hub_data(&mut self, found: &Snapshots) {
+        if !found.is_empty() {
+            let entries: Map<_, _> = found
+                .iter()
+                .map(|(key, snapshot)| (key.clone(), snapshot.to_value()))
+                .collect();
+            self.0
+                .insert(HUB_DATASETS.to_owned(), Value::Object(entries));
+        }
+    }
+
+    /// Returns the data sets of the Hub that the run has read, at their present place in the cache.
+    pub fn hub_data(&self) -> Snapshots {
+        let cache = Cache::at(&Environment::read().cache);
+        let entries = self
+            .0
+            .get(HUB_DATASETS)
+            .and_then(Value::as_object)
             .into_iter()
-            .filter(|key| before.get(*key) != now.get(*key));
-        let word = |value: Option<&Value>| value.map_or_else(|| "not set".to_owned(), shown);
-        differs
-            .map(|key| {
-                let (before, now) = (word(before.get(key)), word(now.get(key)));
-                format!(
-                    "recipe: `{key}` is {now}, the run went on with {before} up to its checkpoint"
-                )
+            .flatten();
+        entries
+            .filter_map(|(key, value)| {
+                Some((key.clone(), DatasetSnapshot::of_value(value, &cache)?))
             })
             .collect()
     }
-
-    /// Describes what else has changed.
-    pub fn other_surroundings(&self, now: &Self) -> Vec<String> {
-        let differs = |(key, words): (&str, &str)| {
-            let [before, now] = [self, now].map(|lock| lock.0.get(key).unwrap_or(&Value::Null));
-            let differs = || {
-                format!(
-                    "the {words} is {}, the run started with {}: its numbers may differ in their \
-                    last bits",
-                    shown(now),
-                    shown(before)
-                )
-            };
-            (before != now).then(differs)
-        };
-        SURROUNDINGS
-            .into_iter()
-            .filter(|(key, _)| self.0.contains_key(*key))
-            .filter_map(differs)
-            .collect()
-    }
-
-    /// Records that the run continued from a step, and the changes since its start.
-    pub fn record(&mut self, now: &Self, step: u64, changes: &[String]) {
-        let mut entry = json!({"step": step, "at": jiff::Timestamp::now().to_string()});
-        for (key, _) in SURROUNDINGS
-            .iter()
-            .filter(|(key, _)| self.0.get(*key) != now.0.get(*key))
-        {
-            entry[*key] = now.0.get(*key).cloned().unwrap_or_default();
-        }
-        if !changes.is_empty() {
-            entry["forced"] = json!(changes);
-            entry["blake3"] = now.0["blake3"].clone();
-        }
-        let entries = self.0.entry("resumed").or_insert_with(|| json!([]));
-        if let Some(entries) = entries.as_array_mut() {
-            entries.push(entry);
-        }
-    }
-}
-
-/// Returns the values of a tree by their dotted keys.
-fn flat(tree: &Value) -> BTreeMap<String, Value> {
-    let below = |key: &str, value: &Value| {
-        let joined = |(inner, value): (String, Value)| {
-            (
-                if inner.is_empty() {
-                    key.to_owned()
-                } else {
-                    format!("{key}.{inner}")
-                },
-                value,
-            )
-        };
-        flat(value).into_iter().map(joined).collect::<Vec<_>>()
-    };
-    match tree {
-        Value::Object(entries) => entries
-            .iter()
-            .flat_map(|(key, value)| below(key, value))
-            .collect(),
-        Value::Array(items) => items
-            .iter()
-            .enumerate()
-            .flat_map(|(index, value)| below(&index.to_string(), value))
-            .collect(),
-        leaf => BTreeMap::from([(String::new(), leaf.clone())]),
-    }
-}
-
-fn shown(value: &Value) -> String {
-    value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Puts a value at a dotted key; `datasets.0.path` makes a list. The dots of a pattern remain part
@@ -502,71 +427,5 @@ mod tests {
             "device": "cpu",
         });
         assert_eq!(tree, expected);
-    }
-
-    #[test]
-    fn every_kind_of_change_is_named() {
-        let lock = |threads: usize, base: Value| {
-            let lock = json!({
-                "rankine": "0.1.0",
-                "threads": threads,
-                "device": "cpu",
-                "cpu_features": [],
-                "recipe": {},
-                "blake3": base,
-            });
-            Lock(lock.as_object().cloned().expect("an object"))
-        };
-        let mut before = lock(
-            2,
-            json!({"base": {"a": "1", "b": "2"}, "datasets": {"d": "3"}}),
-        );
-        let now = lock(
-            4,
-            json!({"base": {"a": "1", "b": "x"}, "datasets": {"e": "3"}}),
-        );
-        let changes = before.changed_inputs(&now, &Places::default());
-        let expected = [
-            "base: `b` has changed since the run started",
-            "data: `d` is not read any more since the run started",
-            "data: `e` is new since the run started",
-        ];
-        assert_eq!(changes, expected);
-        let others = before.other_surroundings(&now);
-        assert_eq!(
-            others,
-            [
-                "the number of threads is 4, the run started with 2: its numbers may \
-                differ in their last bits"
-            ]
-        );
-        assert!(
-            before
-                .changed_inputs(&before.clone(), &Places::default())
-                .is_empty()
-        );
-
-        assert_eq!(
-            before.base_files(),
-            [("a".into(), "1".into()), ("b".into(), "2".into())]
-        );
-        before.record(&now, 7, &changes);
-        assert_eq!(
-            before.base_files(),
-            [("a".into(), "1".into()), ("b".into(), "x".into())],
-            "what was read last"
-        );
-        let entry = &before.0["resumed"][0];
-        assert_eq!(
-            (&entry["step"], &entry["threads"], &entry["forced"][0]),
-            (&json!(7), &json!(4), &json!(expected[0]))
-        );
-        let text = before.text();
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        std::fs::write(dir.path().join("lock"), &text).expect("written");
-        assert_eq!(
-            Lock::read(&dir.path().join("lock")).expect("read").text(),
-            text
-        );
     }
 }

@@ -4,11 +4,10 @@
 use std::any::Any;
 use std::path::Path;
 
-use super::Failure;
-use crate::fault::{Exit, Fault, quoted, shell_word};
+use crate::fault::{Exit, Failure, Fault, quoted, shell_word};
 use crate::panics::{Cause, DeviceFault};
 use crate::plan::Plan;
-use crate::train::{Checkpoint, TrainError};
+use crate::train::{Checkpoint, TrainError, all_corrupted};
 
 impl Failure {
     /// Makes the failure of a command that panicked: a device ran out of memory, a device failed,
@@ -45,7 +44,7 @@ fn without_values(said: &str) -> String {
 
 /// How to continue a run that a device ended.
 #[derive(Debug)]
-pub(super) struct GoingOn<'a> {
+pub struct GoingOn<'a> {
     pub plan: &'a Plan,
     /// The command that started the run, if nothing of it is saved yet.
     pub start: Option<&'a str>,
@@ -84,9 +83,7 @@ impl GoingOn<'_> {
                 &resume,
                 self.start,
             ),
-            Err(TrainError::NoneWhole { checkpoints, .. }) => {
-                format!("none of the {checkpoints} checkpoints is whole")
-            }
+            Err(TrainError::NoneWhole { checkpoints, .. }) => all_corrupted(checkpoints, ""),
             Err(error) => format!(
                 "the checkpoints cannot be read ({error}); once they can, {resume} continues"
             ),
