@@ -91,10 +91,12 @@ pub(super) fn init(args: &InitArgs, terminal: &Terminal) -> Result<(), Failure> 
 fn fit(draft: &mut Draft, out: &Path, terminal: &Terminal) -> Result<Vec<String>, Failure> {
     // Where the base has a template for chats, questions and answers are turns of one.
     draft.has_chats = draft.has_tables();
-    if draft.has_chats && !matches!(plan(draft, out, terminal), Ok(Resolved::Plan(_))) {
+    let mut resolved = plan(draft, out, terminal);
+    if draft.has_chats && !matches!(resolved, Ok(Resolved::Plan(_))) {
         draft.has_chats = false;
+        resolved = plan(draft, out, terminal);
     }
-    let plan = match plan(draft, out, terminal)? {
+    let plan = match resolved? {
         Resolved::Plan(plan) => plan,
         Resolved::Hub { base, datasets, .. } => {
             let base = base.map(|(id, missing)| hub::not_cached(&id, missing));

@@ -62,7 +62,7 @@ pub(super) struct SamplingArgs {
     /// Sampling temperature; 0 is greedy decoding
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = from_zero)]
     temperature: f64,
-    /// Draw from the likeliest tokens that together have this probability
+    /// Sample only from the most likely tokens whose probabilities add up to P (nucleus sampling)
     #[arg(long, value_name = "P", value_parser = share)]
     top_p: Option<f64>,
     /// Sample only from the K most likely tokens

@@ -11,10 +11,10 @@ use crate::keyed_random::{mix, unit};
 pub struct Sampling {
     /// The divisor of the logits; 0 for greedy decoding, without a draw.
     pub temperature: f64,
-    /// Draw from this many of the likeliest tokens only; 0 for all.
+    /// Sample only from this many of the most likely tokens; 0 for all.
     pub top_k: usize,
-    /// Draw from the likeliest tokens that together have this probability only; 1 for all. Holtzman
-    /// et al. 2019, arXiv:1904.09751.
+    /// Sample only from the most likely tokens whose probabilities add up to this (nucleus
+    /// sampling); 1 for all. Holtzman et al. 2019, arXiv:1904.09751.
     pub top_p: f64,
     /// Logits of tokens that already occur are divided by it if positive and multiplied if
     /// negative; 1 for no penalty. Keskar et al. 2019, arXiv:1909.05858.

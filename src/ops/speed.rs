@@ -16,7 +16,7 @@ pub fn product_flops_per_second(device: &Device, width: usize, kept: ModelDtype)
         ModelDtype::Bfloat16 => DType::BF16,
         ModelDtype::Float16 => DType::F16,
     };
-    // The CPU widens what is kept on its way into a product.
+    // On the CPU a product converts stored weights to float32.
     let computed = if device::is_cpu(device) {
         DType::F32
     } else {

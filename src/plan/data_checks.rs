@@ -96,8 +96,8 @@ impl Plan {
                 (total.too_long, "left out")
             };
             format!(
-                "{count} of {rows} rows are {status}: they are longer than `training.sequence_len`, \
-                {limit}; the longest is {longest}"
+                "{count} of {rows} rows are {status}: they are longer than \
+                `training.sequence_len`, {limit}; the longest is {longest}"
             )
         });
         let untrained = (total.untrained > 0).then(|| {

@@ -73,20 +73,26 @@ impl Plan {
             .collect()
     }
 
+    /// Returns notes on datasets, each given with its key and path in the recipe.
+    fn notes_of_sources(
+        &self,
+        note: impl Fn((String, String), &DataSource) -> Option<String>,
+    ) -> Vec<String> {
+        let sources = self.sources.iter().chain(&self.validation_sources);
+        sources
+            .enumerate()
+            .filter_map(|(index, source)| note(self.source_name(index), source))
+            .collect()
+    }
+
     /// Returns notes on columns of the data that are not read.
     fn unread_columns(&self) -> Vec<String> {
-        let sources = self
-            .sources
-            .iter()
-            .chain(&self.validation_sources)
-            .enumerate();
-        let note = |(index, source): (usize, &DataSource)| {
+        self.notes_of_sources(|(key, path), source| {
             let columns = data::unread_columns(&source.files, source.format, &source.columns);
             let names: Vec<String> = columns
                 .iter()
                 .map(|column| format!("`{}`", data::visible(column)))
                 .collect();
-            let (key, path) = self.source_name(index);
             let text = || {
                 format!(
                     "{key}: columns of `{path}` that format `{}` does not read: {}",
@@ -95,19 +101,12 @@ impl Plan {
                 )
             };
             (!names.is_empty()).then(text)
-        };
-        sources.filter_map(note).collect()
+        })
     }
 
     /// Returns notes on files with rows in the folders of the data that are not read.
     fn unread_files(&self) -> Vec<String> {
-        let sources = self
-            .sources
-            .iter()
-            .chain(&self.validation_sources)
-            .enumerate();
-        let note = |(index, source): (usize, &DataSource)| {
-            let (key, path) = self.source_name(index);
+        self.notes_of_sources(|(key, path), source| {
             let others = data::passed_over(&path, &source.files);
             let first = others.first()?.display();
             let count = others.len();
@@ -115,8 +114,7 @@ impl Plan {
                 "{key}: `{path}` has Parquet files, so its JSON, JSONL, CSV and TSV files are not \
                 read ({count}, such as `{first}`); a dataset of its own reads them"
             ))
-        };
-        sources.filter_map(note).collect()
+        })
     }
 
     /// Returns notes on where Hub data come from.

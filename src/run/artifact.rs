@@ -1,4 +1,5 @@
-//! An adapter, alone or in a run or checkpoint, or a model's folder, and what an export needs of it.
+//! An adapter, alone or in a run or checkpoint, or a model's folder, and what an export needs of
+//! it.
 //! An adapter is merged if the target needs a model.
 
 use std::path::{Path, PathBuf};

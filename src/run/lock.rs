@@ -10,6 +10,7 @@ use super::inputs::CONVERTED;
 use super::provenance::set_by;
 use super::redact;
 use crate::device::{self, cpu_features};
+use crate::export::card::last_hashes;
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
 use crate::hub::{Cache, Commit, DatasetSnapshot, Environment, RepoId};
@@ -254,9 +255,8 @@ impl Lock {
     /// Returns the files of a kind by the run's names for them, with their hashes when they were
     /// last read.
     pub fn locked(&self, kind: &str) -> Vec<(String, String)> {
-        let files = self
-            .last_hashes()
-            .get(kind)
+        let files = last_hashes(&self.0)
+            .and_then(|hashes| hashes.get(kind))
             .and_then(Value::as_object)
             .into_iter()
             .flatten();
@@ -291,9 +291,9 @@ impl Lock {
     /// Returns the base's weight files and its `config.json` with the hashes that the run last
     /// read; paths are relative to [`Lock::working_directory`].
     pub fn base_files(&self) -> Vec<(PathBuf, String)> {
-        let last = self.last_hashes();
+        let last = last_hashes(&self.0);
         let of_kind = |kind: &str| {
-            last.get(kind)
+            last.and_then(|hashes| hashes.get(kind))
                 .and_then(Value::as_object)
                 .into_iter()
                 .flatten()
@@ -304,20 +304,6 @@ impl Lock {
             Some((PathBuf::from(path), hash.as_str()?.to_owned()))
         };
         of_kind("base").chain(config).filter_map(file).collect()
-    }
-
-    /// Returns the hashes of the inputs with which the run last continued.
-    fn last_hashes(&self) -> &Value {
-        let resumed = self
-            .0
-            .get("resumed")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
-        resumed
-            .rev()
-            .find_map(|entry| entry.get("blake3"))
-            .unwrap_or_else(|| &self.0["blake3"])
     }
 
     /// Returns the quantization of the base that the run's adapter fits, and whether it includes

@@ -319,7 +319,9 @@ fn survey(work: &Work, dropped: &mut Dropped) -> Result<Survey, ConvertError> {
             for record in *unit {
                 match piece.row(record, header) {
                     Ok(row) => {
-                        long.extend(row.values().any(is_long).then_some(record.line));
+                        // Most records are shorter than such a text.
+                        let is_long = record.len() > MAX_TEXT_BYTES && row.values().any(is_long);
+                        long.extend(is_long.then_some(record.line));
                         fields.add(&row);
                     }
                     Err(reason) => wrong.push(reason),

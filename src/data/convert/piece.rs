@@ -112,7 +112,8 @@ impl RecordBlock {
 }
 
 impl Record {
-    fn len(&self) -> usize {
+    /// Returns the number of its bytes.
+    pub fn len(&self) -> usize {
         match &self.content {
             Content::Json(range) => range.len(),
             Content::Cells(cells) => cells.iter().map(|cell| cell.len()).sum(),

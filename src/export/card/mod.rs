@@ -11,7 +11,7 @@ mod usage;
 mod words;
 
 pub use base::{Base, HubPlace};
-pub use run::{Trained, formats_of};
+pub use run::{Trained, formats_of, last_hashes};
 pub use words::code;
 
 use super::consumers::{Features, portability};

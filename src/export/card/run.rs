@@ -37,6 +37,17 @@ pub struct Trained {
     pub result: Option<Map<String, Value>>,
 }
 
+/// Returns the hashes of the inputs with which a run last continued, as its lock states them.
+pub fn last_hashes(lock: &Map<String, Value>) -> Option<&Value> {
+    let resumed = lock.get("resumed").and_then(Value::as_array);
+    resumed
+        .into_iter()
+        .flatten()
+        .rev()
+        .find_map(|entry| entry.get("blake3"))
+        .or_else(|| lock.get("blake3"))
+}
+
 /// Returns the formats of the rows that a run trains, as far as its lock states them.
 pub fn formats_of(lock: &Map<String, Value>) -> Vec<Format> {
     let sets = lock
@@ -76,8 +87,7 @@ impl Trained {
     /// Returns the files that the run read of its base, with their hashes.
     pub(super) fn hashes_read(&self) -> Vec<(String, String)> {
         let of_kind = |(kind, words): &(&str, &str)| {
-            let files = self
-                .blake3()
+            let files = last_hashes(&self.lock)
                 .and_then(|hashes| hashes.get(kind))
                 .and_then(Value::as_object);
             let files = files
@@ -87,20 +97,6 @@ impl Trained {
             files.collect::<Vec<_>>()
         };
         KINDS.iter().flat_map(of_kind).collect()
-    }
-
-    /// Returns the hashes of the inputs with which the run last continued.
-    fn blake3(&self) -> Option<&Value> {
-        let resumed = self
-            .lock
-            .get("resumed")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten();
-        resumed
-            .rev()
-            .find_map(|entry| entry.get("blake3"))
-            .or_else(|| self.lock.get("blake3"))
     }
 
     fn sets(&self) -> impl Iterator<Item = &Value> {
@@ -193,7 +189,7 @@ impl Trained {
         let path = text(file, "path").unwrap_or_default();
         let hash = ["datasets", "evaluation_datasets"]
             .iter()
-            .find_map(|kind| text(self.blake3()?.get(kind)?, path));
+            .find_map(|kind| text(last_hashes(&self.lock)?.get(kind)?, path));
         let hash = hash.map_or_else(String::new, |hash| format!(", blake3 {}", code(hash)));
         let hub = HubPlace::of(Path::new(path), "datasets--");
         let hub = hub.map_or_else(String::new, |hub| {
