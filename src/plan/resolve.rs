@@ -20,7 +20,7 @@ use super::quantization::packing;
 use super::rates::check_lowest;
 use super::selection::{check_keys, selected};
 use super::tokens::{Vocabulary, tokens};
-use super::training::{Training, training};
+use super::training::{Training, check_positions, training};
 use crate::adapter::peft;
 use crate::data::template::Sources;
 use crate::data::{self, DataFile, DataSource, Encoder, Limits, Packing};
@@ -230,6 +230,7 @@ pub fn resolve_on(
     );
     let mixing = mixing(&recipe, &mut filled);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
+    check_positions(&recipe, &limits, folder, &mut faults);
     let alike = alike(&recipe, &mut filled);
     check_lowest(&recipe, training.learning_rate, &mut faults);
     let mut reading = Reading {
