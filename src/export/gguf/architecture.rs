@@ -34,11 +34,22 @@ pub(super) struct Architecture {
     pub stretches: &'static [Stretch],
     pub resting: Resting,
     pub turned: Turned,
+    pub heads: Heads,
     /// Whether queries grow with their position.
     pub grows_queries: bool,
     pub experts: Experts,
     pub head: Head,
     pub head_bias: bool,
+}
+
+/// Which shapes of heads fit its tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heads {
+    Any,
+    /// All query heads together are as wide as the stream.
+    AsWide,
+    /// So are all key heads.
+    AllAsWide,
 }
 
 /// The kind of a dense feed-forward, or of an expert.
@@ -125,6 +136,8 @@ pub(super) enum Windows {
     Ignored,
     /// All layers except `period`, 2 `period`, .. have a window, unless a key says otherwise.
     But { period: usize, rotations: Rotations },
+    /// The same where there are so many layers, whatever a key says; else there are none.
+    InModelsOf { layers: usize, period: usize },
 }
 
 /// Whether layers with a window rotate like the others.
@@ -201,6 +214,7 @@ pub(super) const LLAMA: Architecture = Architecture {
     stretches: &[Stretch::Linear, Stretch::Ramp],
     resting: Resting::None,
     turned: Turned::All,
+    heads: Heads::Any,
     grows_queries: false,
     experts: Experts::None,
     head: Head::Either,
@@ -215,6 +229,7 @@ const HALVES: Architecture = Architecture {
 /// Layer norms and a feed-forward without a gate.
 const LAYER_NORMS: Architecture = Architecture {
     norm: NormKind::Layer,
+    heads: Heads::AsWide,
     ..HALVES
 };
 const GEMMA: Architecture = Architecture {
@@ -247,6 +262,7 @@ static ALL: [Architecture; 24] = [
     Architecture {
         name: "qwen2",
         biases: Biases::Inputs,
+        heads: Heads::AsWide,
         ..HALVES
     },
     Architecture {
@@ -267,6 +283,7 @@ static ALL: [Architecture; 24] = [
     Architecture {
         name: "qwen2moe",
         biases: Biases::Inputs,
+        heads: Heads::AsWide,
         experts: Experts::Every {
             of_their_own: true,
             normalizes: false,
@@ -277,6 +294,7 @@ static ALL: [Architecture; 24] = [
     Architecture {
         name: "olmoe",
         qk_norm: QueryKeyNorm::Whole,
+        heads: Heads::AllAsWide,
         experts: Experts::Every {
             of_their_own: false,
             normalizes: false,
@@ -299,9 +317,9 @@ static ALL: [Architecture; 24] = [
         name: "exaone4",
         norms: NormPlacement::Post,
         qk_norm: QueryKeyNorm::Heads,
-        windows: Windows::But {
+        windows: Windows::InModelsOf {
+            layers: 64,
             period: 4,
-            rotations: Rotations::One,
         },
         resting: Resting::Full,
         ..HALVES
@@ -321,6 +339,7 @@ static ALL: [Architecture; 24] = [
         norm: NormKind::LayerWithoutBias,
         norms: NormPlacement::Parallel,
         scales: Scales::Logits,
+        heads: Heads::AsWide,
         windows: Windows::But {
             period: 4,
             rotations: Rotations::One,

@@ -1,8 +1,8 @@
 //! Describes how an architecture of llama.cpp would compute something other than a decoder does.
 
 use super::architecture::{
-    Architecture, Biases, Caps, Experts, Feed, Head, Pairs, Resting, Rotations, Scales, Scores,
-    Stretch, Turned, Windows,
+    Architecture, Biases, Caps, Experts, Feed, Head, Heads, Pairs, Resting, Rotations, Scales,
+    Scores, Stretch, Turned, Windows,
 };
 use crate::model::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, MlpSpec, Modules,
@@ -285,6 +285,16 @@ impl Architecture {
             .any(|(factor, is_told)| !is_told && !are_one(*factor, 1.0));
         let scored =
             self.scores == Scores::Root && !are_one(mixer.score_scale, self.score_scale(spec));
+        let [count, kv_heads, head_dim] = spec.layers[0].mixer.heads();
+        let (is_wide, all_wide) = (
+            count * head_dim == spec.width,
+            kv_heads * head_dim == spec.width,
+        );
+        let fits = match self.heads {
+            Heads::Any => true,
+            Heads::AsWide => is_wide,
+            Heads::AllAsWide => is_wide && all_wide,
+        };
         let head = (self.head == Head::Tied && !spec.tied_head)
             || (self.head == Head::Own && spec.tied_head);
         let heads = |is_tied: bool| {
@@ -311,6 +321,15 @@ impl Architecture {
                 "the root of a head's width",
             ),
             (head, heads(spec.tied_head), heads(!spec.tied_head)),
+            (
+                !fits,
+                "heads of this width or number",
+                if self.heads == Heads::AllAsWide {
+                    "query and key heads that are as wide as the stream together"
+                } else {
+                    "query heads that are as wide as the stream together"
+                },
+            ),
         ])
     }
 
@@ -388,6 +407,24 @@ impl Architecture {
                 one(turning(false).collect()),
                 windows.windows(2).all(|pair| pair[0] == pair[1]),
             ),
+            Windows::InModelsOf { layers, period } => {
+                let slides = |index: usize| {
+                    spec.layers.len() == layers && !(index + 1).is_multiple_of(period)
+                };
+                let places = spec.layers.iter().enumerate();
+                let is_so = places
+                    .into_iter()
+                    .all(|(index, layer)| window(layer).is_some() == slides(index));
+                lacks.extend(found([(
+                    !is_so,
+                    "windows in these layers",
+                    "windows in models of 64 layers only, in three of four",
+                )]));
+                (
+                    one(turning(false).collect()),
+                    windows.windows(2).all(|pair| pair[0] == pair[1]),
+                )
+            }
             Windows::Ignored => (one(turning(false).collect()), true),
         };
         let head_dim = spec.layers[0].mixer.heads()[2];

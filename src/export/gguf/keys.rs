@@ -184,6 +184,9 @@ fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
         .collect();
     let tokens = spec.layers.iter().find_map(window);
     let size = |tokens: usize| ("attention.sliding_window", Value::U32(tokens as u32));
+    if let Windows::InModelsOf { .. } = architecture.windows {
+        return tokens.map(size).into_iter().collect();
+    }
     let Windows::But { period, rotations } = architecture.windows else {
         // Where modules are fused llama.cpp tells by a window of 0 that there is none.
         let fused = architecture.qkv == Modules::Fused;

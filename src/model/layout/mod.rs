@@ -65,7 +65,10 @@ impl DecoderSpec {
             ..LinearSpec::new(module_of(weight).to_owned(), shape, false)
         };
         let embedding = table(&embedding, [self.vocabulary, self.width], Role::Embedding);
-        let head = table(&head, [self.width, self.vocabulary], of_head);
+        let head = LinearSpec {
+            bias: self.head_bias,
+            ..table(&head, [self.width, self.vocabulary], of_head)
+        };
         [vec![embedding], self.projections(), vec![head]].concat()
     }
 
