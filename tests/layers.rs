@@ -358,9 +358,35 @@ fn without_tests(text: &str) -> &str {
 /// templates is written where they are told of, and stock templates are files with names.
 #[test]
 fn no_family_is_named_outside_of_its_file() {
-    const FAMILIES: [&str; 14] = [
-        "llama", "gemma", "mistral", "mixtral", "qwen", "phi3", "phi-3", "olmo", "smollm",
-        "granite", "deepseek", "falcon", "gpt_oss", "gpt-oss",
+    const FAMILIES: [&str; 28] = [
+        "llama",
+        "gemma",
+        "mistral",
+        "ministral",
+        "mixtral",
+        "qwen",
+        "phi3",
+        "phi-3",
+        "olmo",
+        "smollm",
+        "granite",
+        "deepseek",
+        "falcon",
+        "gpt_oss",
+        "gpt-oss",
+        "exaone",
+        "cohere",
+        "glm4",
+        "seed_oss",
+        "hunyuan",
+        "ernie",
+        "nanochat",
+        "starcoder",
+        "nemotron",
+        "stablelm",
+        "neox",
+        "gpt2",
+        "gpt-2",
     ];
     const PROGRAMS: [&str; 4] = ["llama.cpp", "llamacpp", "ollama", "llama-factory"];
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -668,6 +668,7 @@ fn dropout_of_scaled_outputs_is_as_in_peft() {
     };
     let projection = Projection {
         name: String::new(),
+        is_stored_so: false,
         weight: weight.into(),
         bias: None,
         trains: false,
@@ -880,7 +881,7 @@ fn hidden_states_equal_transformers() {
         let (decoder, rows) = (load(&folder.join("model")), rows(&archive, "", None));
         let batch = batch(rows.clone());
         let frame = decoder.frame(&batch.lengths, None);
-        let mut x = decoder.embed(ids(&batch));
+        let mut x = decoder.embed(ids(&batch), &frame);
         let mut largest: f32 = 0.0;
         let mut compare = |index: usize, ours: Vec<f32>| {
             let expected = archive

@@ -8,16 +8,16 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 use super::block::Block;
 use super::decoder::Decoder;
 use super::frame::BlockPlace;
-use super::layout::{CORRECTION, LinearKind, LinearSpec, Names, Slice};
+use super::layout::{CORRECTION, LinearKind, LinearSpec, Slice, WeightOrder};
 use super::mixer::{Grouped, Latent, Mixer, Query};
 use super::mlp::Mlp;
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    Modules, NormKind,
+    Modules,
 };
 use super::{ModelError, Storage};
 use crate::device;
-use crate::nn::experts::{Expert, Experts, Router, Unit};
+use crate::nn::experts::{Expert, Experts, Router, SharedExpert, Unit};
 use crate::nn::head::Head;
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
@@ -40,7 +40,8 @@ pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
     }
 }
 
-/// A source of a decoder's numbers; names and shapes are those of [`DecoderSpec::tensors`].
+/// A source of a decoder's numbers; names are those of [`DecoderSpec::tensors`], and linear weights
+/// are [out, in] whatever their order in the files.
 pub(super) trait WeightSource {
     /// Returns the numbers of a vector.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError>;
@@ -131,17 +132,34 @@ pub(super) fn assemble(
     let embedding = assembly.table(&spec.names.embedding(), home)?;
     let table = match storage.form.filter(|_| storage.packs_head) {
         _ if spec.tied_head => embedding.clone(),
-        Some(form) => assembly.packed_table(Names::HEAD, form)?,
-        None => assembly.table(Names::HEAD, device)?,
+        Some(form) => assembly.packed_table(&spec.names.head(), form)?,
+        None => assembly.table(&spec.names.head(), device)?,
     };
     let (norm, scale, softcap) = (
         assembly.norm(&spec.names.final_norm(), spec.width)?,
         spec.logit_scale,
         spec.final_softcap,
     );
+    let bias = spec
+        .head_bias
+        .then(|| assembly.vector(&format!("{}.bias", spec.names.head), spec.vocabulary))
+        .transpose()?;
+    let embedding_norm = spec
+        .normalizes_embedding
+        .then(|| assembly.bare_norm(spec.width, spec.norm_epsilon));
+    let positions = spec
+        .learns_positions
+        .then(|| {
+            let (name, rows) = (spec.names.positions(), 0..spec.context);
+            let rows = source.rows(&name, rows, spec.width, dtype)?;
+            Ok::<_, ModelError>(Tensor::from_data(rows, (device, kept)))
+        })
+        .transpose()?;
     let head = Head {
         norm,
         table,
+        bias,
+        trains_bias: false,
         scale,
         softcap,
     };
@@ -149,6 +167,9 @@ pub(super) fn assemble(
         padding: spec.padding,
         computed,
         embedding,
+        embedding_norm,
+        positions,
+        trains_positions: false,
         blocks,
         head,
         ropes,
@@ -222,26 +243,42 @@ impl Assembly<'_> {
 
     /// Reads a norm of the stream.
     fn norm(&self, module: &str, width: usize) -> Result<Norm, ModelError> {
-        let bias = self.spec.norm == NormKind::Layer;
-        let bias = bias
+        let kind = self.spec.norm;
+        let bias = kind
+            .has_bias()
             .then(|| self.vector(&format!("{module}.bias"), width))
             .transpose()?;
         Ok(Norm {
             bias,
+            centers: kind.centers(),
             ..self.inner_norm(module, width, self.spec.norm_epsilon)?
         })
     }
 
     /// Reads an RMS norm.
     fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, ModelError> {
-        let weight = self.vector(&format!("{module}.weight"), width)?;
+        if !self.spec.norm.has_weight() {
+            return Ok(self.bare_norm(width, epsilon));
+        }
         Ok(Norm {
-            weight,
-            bias: None,
-            epsilon,
+            weight: self.vector(&format!("{module}.weight"), width)?,
+            is_fixed: false,
             offset: self.spec.norm_offset,
-            trains: false,
+            ..self.bare_norm(width, epsilon)
         })
+    }
+
+    /// Makes an RMS norm without a weight.
+    fn bare_norm(&self, width: usize, epsilon: f64) -> Norm {
+        Norm {
+            weight: Tensor::ones([width], (self.device, DType::F32)),
+            bias: None,
+            centers: false,
+            is_fixed: true,
+            epsilon,
+            offset: 0.0,
+            trains: false,
+        }
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, ModelError> {
@@ -280,6 +317,7 @@ impl Assembly<'_> {
         Ok(Projection {
             name: name.clone(),
             weight,
+            is_stored_so: linear.order == WeightOrder::InOut,
             bias,
             trains: false,
             lora: None,
@@ -312,7 +350,7 @@ impl Assembly<'_> {
     fn block(&self, layer: &LayerSpec, place: BlockPlace) -> Result<Block, ModelError> {
         let (names, index) = (&self.spec.names, place.layer);
         let [before_attention, after_attention, before_mlp, after_mlp] =
-            layer.norms.names().map(|name| {
+            names.of_norms(layer.norms).map(|name| {
                 name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width))
                     .transpose()
             });
@@ -339,9 +377,10 @@ impl Assembly<'_> {
                     down,
                 }
             }
-            MlpSpec::Plain(_) => {
-                Mlp::Plain(Box::new([next(&mut projections), next(&mut projections)]))
-            }
+            MlpSpec::Plain(spec) => Mlp::Plain {
+                activation: spec.activation,
+                maps: Box::new([next(&mut projections), next(&mut projections)]),
+            },
             MlpSpec::Experts(spec) => {
                 Mlp::Experts(Box::new(self.experts(index, spec, &mut projections)?))
             }
@@ -484,7 +523,10 @@ impl Assembly<'_> {
                 of_stack(1, self.spec.width)?,
             ])
         });
-        let shared = spec.shared.map(|_| [next(from), next(from), next(from)]);
+        let shared = spec.shared.map(|shared| SharedExpert {
+            gate: shared.gate.map(|_| next(from)),
+            maps: [next(from), next(from), next(from)],
+        });
         Ok(Experts {
             router,
             each,

@@ -155,10 +155,8 @@ impl Block {
 
     fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut Norm)> {
         let (layer, names) = (self.place.layer, &self.names);
-        let of_stream = self
-            .spec
-            .norms
-            .names()
+        let of_stream = names
+            .of_norms(self.spec.norms)
             .map(|name| name.map(|name| names.in_layer(layer, name)));
         let of_heads = match &self.spec.mixer {
             MixerSpec::Grouped(_) => names.query_key_norms(layer),

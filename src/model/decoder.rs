@@ -3,16 +3,17 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::block::Block;
 use super::frame::{Frame, LastRows};
-use super::layout::{Names, module_of};
+use super::layout::module_of;
 use super::spec::DecoderSpec;
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
 use crate::nn::lora::Lora;
+use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
 use crate::nn::rope::{RopeSpec, RopeTables};
 use crate::nn::table::EmbeddingTable;
@@ -31,6 +32,11 @@ pub struct Decoder {
     pub computed: DType,
     /// The embedding, [vocabulary, width].
     pub embedding: EmbeddingTable,
+    /// The norm of looked-up rows.
+    pub(super) embedding_norm: Option<Norm>,
+    /// Learned rows that are added by position, [context, width].
+    pub(super) positions: Option<Tensor<2>>,
+    pub(super) trains_positions: bool,
     /// The blocks, bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
@@ -76,6 +82,7 @@ impl Decoder {
         Frame {
             ropes: self.rope_tables(0..longest, longest),
             positions: places.into(),
+            first_position: 0,
             first: firsts.into_iter().map(Arc::from).collect(),
             dropout,
             last_rows: None,
@@ -131,6 +138,7 @@ impl Decoder {
         Frame {
             ropes: self.rope_tables(positions.clone(), length),
             positions: (0..positions.len() as u32).collect(),
+            first_position: positions.start,
             first: self
                 .spans
                 .iter()
@@ -148,20 +156,50 @@ impl Decoder {
             .collect()
     }
 
-    /// Looks up and scales rows of the embedding.
+    /// Looks up, scales and normalizes rows of the embedding, and adds those of learned positions.
     ///
     /// # Shapes
-    /// `ids` [batch, sequence], result [batch, sequence, width].
-    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+    /// `ids` [1, tokens], of the frame, result [1, tokens, width].
+    pub fn embed(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
         let [batch, sequence] = ids.dims();
-        let rows = self.embedding.select(ids.reshape([batch * sequence])); // [tokens, width]
-        let (rows, scale) = (rows.cast(self.computed), self.spec.embed_scale);
-        let rows = if scale.to_bits() == 1_f64.to_bits() {
+        let rows = self.rows(ids.reshape([batch * sequence])); // [tokens, width]
+        let rows = match &self.embedding_norm {
+            Some(norm) => norm.forward(rows),
+            None => rows,
+        };
+        let rows = match &self.positions {
+            Some(positions) => {
+                rows + positions
+                    .clone()
+                    .select(0, self.positions_of(frame))
+                    .cast(self.computed)
+            }
+            None => rows,
+        };
+        rows.reshape([batch, sequence, self.spec.width])
+    }
+
+    /// Returns the position of each token of a frame in its document, [tokens].
+    fn positions_of(&self, frame: &Frame) -> Tensor<1, Int> {
+        let positions: Vec<i32> = frame
+            .positions
+            .iter()
+            .map(|position| frame.first_position as i32 + position.cast_signed())
+            .collect();
+        Tensor::from_data(TensorData::from(&positions[..]), &self.device())
+    }
+
+    /// Returns scaled rows of the embedding before their norm, [n, width], of ids [n].
+    fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        let (rows, scale) = (
+            self.embedding.select(ids).cast(self.computed),
+            self.spec.embed_scale,
+        );
+        if scale.to_bits() == 1_f64.to_bits() {
             rows
         } else {
             rows.mul_scalar(scale)
-        };
-        rows.reshape([batch, sequence, self.spec.width])
+        }
     }
 
     /// Returns the hidden rows before the final norm that the frame asks for, without a tape,
@@ -169,7 +207,7 @@ impl Decoder {
     pub fn hidden(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
         self.blocks
             .iter()
-            .fold(self.embed(ids), |x, block| block.forward(x, frame))
+            .fold(self.embed(ids, frame), |x, block| block.forward(x, frame))
     }
 
     /// Returns the logits of every token of documents of these lengths, [tokens, vocabulary]. They
@@ -213,6 +251,8 @@ impl Decoder {
             .iter_mut()
             .for_each(|block| block.set_trains(trains));
         self.head.norm.trains = trains;
+        self.head.trains_bias = trains;
+        self.trains_positions = trains;
     }
 
     /// Visits the weights that train, with places and names, in an order that never changes: that
@@ -224,6 +264,10 @@ impl Decoder {
             .visit(module, Use::Embedding, &mut |name, weight| {
                 visit(Place::Embedding, name, weight);
             });
+        if let Some(positions) = self.positions.as_mut().filter(|_| self.trains_positions) {
+            let name = self.spec.names.positions();
+            visit(Place::Embedding, &name, Weight::Matrix(positions));
+        }
         for (index, block) in self.blocks.iter_mut().enumerate() {
             block.visit(&mut |name, weight| visit(Place::Segment(index), name, weight));
         }
@@ -240,12 +284,16 @@ impl Decoder {
             }
             _ => {}
         }
-        let module = module_of(Names::HEAD);
+        let module = self.spec.names.head;
         self.head
             .table
             .visit(module, Use::Head, &mut |name, weight| {
                 visit(Place::Readout, name, weight);
             });
+        if let Some(bias) = self.head.bias.as_mut().filter(|_| self.head.trains_bias) {
+            let name = format!("{module}.bias");
+            visit(Place::Readout, &name, Weight::Vector(bias));
+        }
     }
 
     /// Whether any part of the embedding trains, so that gradients go through all blocks.
@@ -261,23 +309,38 @@ impl Decoder {
         )
     }
 
-    /// Returns the gradients of what trains of the embedding, each in memory order, given that of
-    /// the embedded tokens.
+    /// Returns the gradients of what trains of the embedding and of positions, each in memory order,
+    /// given that of the embedded tokens.
     ///
     /// # Shapes
-    /// `ids` [batch, sequence], `of_tokens` [batch, sequence, width].
-    pub fn embedding_gradients(&self, ids: Tensor<2, Int>, of_tokens: Tensor<3>) -> Vec<Tensor<1>> {
+    /// `ids` [1, tokens], of the frame, `of_tokens` [1, tokens, width].
+    pub fn embedding_gradients(
+        &self,
+        ids: Tensor<2, Int>,
+        of_tokens: Tensor<3>,
+        frame: &Frame,
+    ) -> Vec<Tensor<1>> {
         let [batch, sequence, width] = of_tokens.dims();
         let tokens = batch * sequence;
-        let of_rows = of_tokens
-            .reshape([tokens, width])
-            .cast(DType::F32)
-            .mul_scalar(self.spec.embed_scale);
-        let gradients = self
-            .embedding
-            .of_rows(ids.reshape([tokens]), of_rows, self.padding);
+        let (ids, of_tokens) = (ids.reshape([tokens]), of_tokens.reshape([tokens, width]));
+        let of_positions =
+            self.positions
+                .as_ref()
+                .filter(|_| self.trains_positions)
+                .map(|positions| {
+                    let of_rows = of_tokens.clone().cast(DType::F32);
+                    Tensor::<2>::zeros(positions.dims(), (&of_rows.device(), DType::F32))
+                        .select_assign(0, self.positions_of(frame), of_rows, IndexingUpdateOp::Add)
+                });
+        let of_rows = match &self.embedding_norm {
+            Some(norm) => norm.backward(self.rows(ids.clone()), of_tokens),
+            None => of_tokens,
+        };
+        let of_rows = of_rows.cast(DType::F32).mul_scalar(self.spec.embed_scale);
+        let gradients = self.embedding.of_rows(ids, of_rows, self.padding);
         gradients
             .into_iter()
+            .chain(of_positions)
             .map(|gradient| gradient.reshape([-1]))
             .collect()
     }

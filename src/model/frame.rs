@@ -18,6 +18,8 @@ pub struct Frame {
     pub(super) first: Vec<Arc<[u32]>>,
     /// The row of the tables for each token of a row, [sequence].
     pub(super) positions: Arc<[u32]>,
+    /// The position of the tables' first row.
+    pub(super) first_position: usize,
     /// Dropout probability and one key per token; `None` outside training.
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
     /// The tokens of which the last block gives hidden rows; `None`: all tokens.

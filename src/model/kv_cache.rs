@@ -99,7 +99,7 @@ impl Decoder {
             .collect();
         let ids =
             Tensor::<2, Int>::from_data(TensorData::new(ids, [1, positions.len()]), &self.device());
-        let mut x = self.embed(ids); // [1, tokens, width]
+        let mut x = self.embed(ids, &frame); // [1, tokens, width]
         for (block, past) in self.blocks.iter().zip(&mut cache.pasts) {
             x = block.advance(x, &frame, Some(past)).0;
             // What no later token sees goes.

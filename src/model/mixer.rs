@@ -217,9 +217,12 @@ impl Grouped {
         }
         if let Some(rope) = place.rope.map(|rope| &frame.ropes[rope]) {
             (query, key) = (
-                rope.rotate(query, frame.positions.clone()),
-                rope.rotate(key, frame.positions.clone()),
+                rope.rotate_queries(query, frame.positions.clone()),
+                rope.rotate_keys(key, frame.positions.clone()),
             );
+        }
+        if let Some([of_query, of_key]) = norms(QueryKeyNorm::HeadsAfterRotation) {
+            (query, key) = (of_query.forward(query), of_key.forward(key));
         }
         let [key, value] = match past {
             Some(past) => past.extend([key, value]),
@@ -359,10 +362,15 @@ impl Latent {
         let both = self.kv_b.forward(narrow, mask(Site::KeyValueRow).as_ref());
         let both = both.reshape([batch, length, heads, plain_dim + value_dim]);
         let rope = &frame.ropes[place.rope.expect("latent attention rotates")];
-        let turned = |of: Tensor<4>| rope.rotate(self.in_halves(of), frame.positions.clone());
-        let rotated = turned(query.clone().narrow(3, plain_dim, rope_dim));
+        let positions = &frame.positions;
+        let rotated = rope.rotate_queries(
+            query.clone().narrow(3, plain_dim, rope_dim),
+            positions.clone(),
+        );
         let query = Tensor::cat(vec![query.narrow(3, 0, plain_dim), rotated], 3);
-        let shared = turned(shared).expand([batch, length, heads, rope_dim]);
+        let shared = rope
+            .rotate_keys(shared, positions.clone())
+            .expand([batch, length, heads, rope_dim]);
         let key = Tensor::cat(vec![both.clone().narrow(3, 0, plain_dim), shared], 3);
         let value = both.narrow(3, plain_dim, value_dim);
         // Attention has one width for queries, keys and values.
@@ -380,18 +388,6 @@ impl Latent {
         mixed
             .narrow(3, 0, value_dim)
             .reshape([batch, length, heads * value_dim])
-    }
-
-    /// Reorders features that rotate as adjacent pairs, so that pairs lie half a head apart.
-    /// Queries and keys are reordered alike, so that their products stay the same.
-    fn in_halves(&self, of: Tensor<4>) -> Tensor<4> {
-        if !self.spec.interleaved {
-            return of;
-        }
-        let [batch, length, heads, width] = of.dims();
-        of.reshape([batch * length, heads, width / 2, 2])
-            .swap_dims(2, 3)
-            .reshape([batch, length, heads, width])
     }
 }
 

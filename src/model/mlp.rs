@@ -1,10 +1,11 @@
 //! Feed-forward of a block: gated, plain, or of experts.
 
-use std::f64::consts::SQRT_2;
+use std::f64::consts::{FRAC_2_SQRT_PI, SQRT_2};
 
 use burn::tensor::Tensor;
+use burn::tensor::activation::{relu, sigmoid};
 
-use super::spec::{GatedSpec, MlpSpec};
+use super::spec::{GatedSpec, MlpSpec, PlainActivation, SharedExpertSpec};
 use crate::nn::experts::{Experts, Load};
 use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::projection::{Projection, side_by_side};
@@ -24,8 +25,11 @@ pub(super) enum Mlp {
         gate_up: Vec<Projection>,
         down: Projection,
     },
-    /// The up and down projections.
-    Plain(Box<[Projection; 2]>),
+    Plain {
+        activation: PlainActivation,
+        /// The up and down projections.
+        maps: Box<[Projection; 2]>,
+    },
     Experts(Box<Experts>),
 }
 
@@ -56,9 +60,10 @@ impl Mlp {
                     .reshape([batch, length, inner / 2]);
                 (projected(down, inner, onto), None)
             }
-            Self::Plain(maps) => {
+            Self::Plain { activation, maps } => {
                 let [up, down] = &**maps;
-                (projected(down, gelu(up.forward(x, of_input)), onto), None)
+                let inner = activation.of(up.forward(x, of_input));
+                (projected(down, inner, onto), None)
             }
             Self::Experts(experts) => {
                 let (y, load) =
@@ -76,7 +81,7 @@ impl Mlp {
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter().chain([down]).collect(),
-            Self::Plain(maps) => maps.iter().collect(),
+            Self::Plain { maps, .. } => maps.iter().collect(),
             Self::Experts(experts) => experts.projections().collect(),
         }
     }
@@ -85,7 +90,7 @@ impl Mlp {
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter_mut().chain([down]).collect(),
-            Self::Plain(maps) => maps.iter_mut().collect(),
+            Self::Plain { maps, .. } => maps.iter_mut().collect(),
             Self::Experts(experts) => experts.projections_mut().collect(),
         }
     }
@@ -161,15 +166,20 @@ impl MlpSpec {
         rows.bytes(maps * self.rows_per_token() * self.inner() as u64)
     }
 
-    /// Returns the bytes that are kept in addition to gate and up: input and result of the error
-    /// function; or the rows of experts, and the shared expert.
+    /// Returns the bytes that are kept in addition to gate and up: of a plain feed-forward what its
+    /// activation keeps; or the rows of experts, and the shared expert.
     pub(super) fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
         match self {
             Self::Gated(_) => 0,
-            Self::Plain(plain) => rows.bytes(2 * plain.inner as u64),
+            Self::Plain(plain) => rows.bytes(plain.activation.saved_numbers() * plain.inner as u64),
             Self::Experts(experts) => {
+                let of_shared = |shared: SharedExpertSpec| {
+                    // What is weighted is kept before it is.
+                    let weighted = shared.gate.map_or(0, |_| width + 2);
+                    3 * shared.inner as u64 + weighted
+                };
                 experts.router.saved_bytes(width, rows)
-                    + rows.bytes(3 * experts.shared.unwrap_or(0) as u64)
+                    + rows.bytes(experts.shared.map_or(0, of_shared))
             }
         }
     }
@@ -181,14 +191,44 @@ impl MlpSpec {
     }
 }
 
-/// Returns x Φ(x), Hendrycks and Gimpel 2016, arXiv:1606.08415. burn's own GELU has the gradient of
-/// another function, the tanh form, on GPUs.
-fn gelu(x: Tensor<3>) -> Tensor<3> {
-    let cumulative = x
-        .clone()
-        .div_scalar(SQRT_2)
-        .erf()
-        .add_scalar(1.0)
-        .mul_scalar(0.5);
-    x * cumulative
+impl PlainActivation {
+    /// Computes the activation by operations whose gradients burn has. Its own GELU has on GPUs the
+    /// gradient of the tanh form.
+    fn of(self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Gelu => {
+                let cumulative = x
+                    .clone()
+                    .div_scalar(SQRT_2)
+                    .erf()
+                    .add_scalar(1.0)
+                    .mul_scalar(0.5);
+                x * cumulative
+            }
+            // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
+            Self::GeluTanh => {
+                let squares = x.clone() * x.clone();
+                let slope = squares
+                    .mul_scalar(0.044_715)
+                    .add_scalar(1.0)
+                    .mul_scalar(SQRT_2 * FRAC_2_SQRT_PI);
+                let share = sigmoid(x.clone() * slope);
+                x * share
+            }
+            Self::SquaredRelu => {
+                let positive = relu(x);
+                positive.clone() * positive
+            }
+        }
+    }
+
+    /// Returns how many numbers each output keeps for the backward, beside the input: input and
+    /// result of the error function; slope and share of the input; or nothing, because the positive
+    /// part takes the place of the input.
+    fn saved_numbers(self) -> u64 {
+        match self {
+            Self::Gelu | Self::GeluTanh => 2,
+            Self::SquaredRelu => 0,
+        }
+    }
 }

@@ -37,13 +37,14 @@ pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
 pub use frame::Frame;
 pub use kv_cache::Cache;
-pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
+pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice, WeightOrder};
 pub use load::Folder;
 pub use repack::{Repacking, Target};
 pub use resized::{NewRow, NewRows};
 pub use spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
-    MlpSpec, Modules, NormKind, NormPlacement, PlainSpec, QueryKeyNorm,
+    MlpSpec, Modules, NormKind, NormPlacement, PlainActivation, PlainSpec, QueryKeyNorm,
+    SharedExpertSpec,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;

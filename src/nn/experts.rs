@@ -242,8 +242,50 @@ pub struct Experts {
     pub biases: Option<[Tensor<2>; 2]>,
     /// The gated unit.
     pub unit: Unit,
-    /// Gate, up and down projections of the shared expert, which every token passes.
-    pub shared: Option<[Projection; 3]>,
+    /// The shared expert, which every token passes.
+    pub shared: Option<SharedExpert>,
+}
+
+/// The expert of a layer that every token passes.
+#[derive(Debug, Clone)]
+pub struct SharedExpert {
+    /// The map to one number, whose sigmoid weighs the output.
+    pub gate: Option<Projection>,
+    /// Gate, up and down projections.
+    pub maps: [Projection; 3],
+}
+
+impl SharedExpert {
+    /// Adds the output to that of the other experts.
+    ///
+    /// # Shapes
+    /// `x`, `onto` and the result [1, tokens, width].
+    fn forward_onto(
+        &self,
+        onto: Tensor<3>,
+        x: Tensor<3>,
+        unit: Unit,
+        [of_input, of_output]: Masks,
+    ) -> Tensor<3> {
+        let (gate_up, down) = self.maps.split_at(2);
+        let both = side_by_side(gate_up, x.clone(), None, of_input).squeeze_dim(0);
+        let inner = unit.of(both).unsqueeze();
+        match &self.gate {
+            None => side_by_side(down, inner, Some(onto), of_output),
+            Some(gate) => {
+                let weight = sigmoid(gate.forward(x, of_input)); // [1, tokens, 1]
+                onto + side_by_side(down, inner, None, of_output) * weight
+            }
+        }
+    }
+
+    fn projections(&self) -> impl Iterator<Item = &Projection> {
+        self.gate.iter().chain(&self.maps)
+    }
+
+    fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        self.gate.iter_mut().chain(&mut self.maps)
+    }
 }
 
 /// The load of the experts: how often each was chosen, and the sum of its probabilities over
@@ -286,11 +328,9 @@ impl Experts {
         let weights = weights.cast(of_choices.dtype()).unsqueeze_dim::<3>(2); // [tokens, chosen, 1]
         let mut y = (of_choices * weights).sum_dim(1).reshape([tokens, width]);
         if let Some(shared) = &self.shared {
-            let ([gate_up_mask, down_mask], (gate_up, down)) = (masks, shared.split_at(2));
-            let gate_up: Tensor<2> =
-                side_by_side(gate_up, x.unsqueeze(), None, gate_up_mask).squeeze_dim(0);
-            let inner = self.unit.of(gate_up).unsqueeze();
-            y = side_by_side(down, inner, Some(y.unsqueeze()), down_mask).squeeze_dim(0);
+            y = shared
+                .forward_onto(y.unsqueeze(), x.unsqueeze(), self.unit, masks)
+                .squeeze_dim(0);
         }
         (
             y,
@@ -339,7 +379,7 @@ impl Experts {
         self.each
             .iter()
             .flat_map(|expert| expert.gate_up.iter().chain([&expert.down]))
-            .chain(self.shared.iter().flatten())
+            .chain(self.shared.iter().flat_map(SharedExpert::projections))
     }
 
     /// Returns the projections in checkpoint order.
@@ -348,7 +388,11 @@ impl Experts {
             .each
             .iter_mut()
             .flat_map(|expert| expert.gate_up.iter_mut().chain([&mut expert.down]));
-        of_experts.chain(self.shared.iter_mut().flatten())
+        of_experts.chain(
+            self.shared
+                .iter_mut()
+                .flat_map(SharedExpert::projections_mut),
+        )
     }
 
     /// Visits the weights that train, with their names.
@@ -371,7 +415,7 @@ impl Experts {
         }
         self.shared
             .iter_mut()
-            .flatten()
+            .flat_map(SharedExpert::projections_mut)
             .for_each(|projection| projection.visit(visit));
     }
 }

@@ -15,6 +15,8 @@ pub struct Projection {
     pub name: String,
     /// Weight, [in, out].
     pub weight: Base,
+    /// Whether the file has the weight as it is here, not as [out, in].
+    pub is_stored_so: bool,
     /// Bias, [out].
     pub bias: Option<Tensor<1>>,
     /// Whether weight and bias train; the adapter then does not.
@@ -52,6 +54,7 @@ impl Projection {
         let Self {
             name,
             weight,
+            is_stored_so,
             bias,
             trains,
             lora,
@@ -59,7 +62,12 @@ impl Projection {
         if *trains {
             // What is packed never trains.
             if let Some(weight) = weight.dense_mut() {
-                visit(&format!("{name}.weight"), Weight::Turned(weight));
+                let weight = if *is_stored_so {
+                    Weight::Matrix(weight)
+                } else {
+                    Weight::Turned(weight)
+                };
+                visit(&format!("{name}.weight"), weight);
             }
             if let Some(bias) = bias {
                 visit(&format!("{name}.bias"), Weight::Vector(bias));

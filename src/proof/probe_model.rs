@@ -9,7 +9,7 @@ use crate::data::{Batch, TokenRow};
 use crate::keyed_random::{mix, unit};
 use crate::model::{
     Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    NormPlacement, QueryKeyNorm, Storage,
+    NormPlacement, QueryKeyNorm, SharedExpertSpec, Storage,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
@@ -95,6 +95,17 @@ impl ProbeModel {
             spec.embed_scale
         };
         let padding = spec.padding.and(Some(0));
+        let context = if spec.learns_positions {
+            DOCUMENTS
+                .iter()
+                .copied()
+                .flatten()
+                .copied()
+                .max()
+                .unwrap_or(0)
+        } else {
+            spec.context
+        };
         Self {
             spec: DecoderSpec {
                 vocabulary,
@@ -102,6 +113,7 @@ impl ProbeModel {
                 layers,
                 embed_scale,
                 padding,
+                context,
                 ..spec.clone()
             },
             storage,
@@ -112,11 +124,7 @@ impl ProbeModel {
     /// Makes a model with the mechanisms of all families together, for a proof that does not depend
     /// on one model.
     pub fn of_all_mechanisms(storage: impl Into<Storage>, trained: Method) -> Self {
-        let rope = RopeSpec {
-            head_dim: 64,
-            theta: 1e4,
-            scaling: RopeScaling::Default,
-        };
+        let rope = RopeSpec::new(64, 1e4, RopeScaling::Default);
         let plain = GroupedSpec::new([6, 2, 64], rope);
         let mixer = GroupedSpec {
             qkv_bias: true,
@@ -205,7 +213,10 @@ fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
             groups: None,
             ..experts.router.clone()
         };
-        experts.shared = experts.shared.map(|shared| INNER + shared % VECTOR);
+        experts.shared = experts.shared.map(|shared| SharedExpertSpec {
+            inner: INNER + shared.inner % VECTOR,
+            ..shared
+        });
     }
     let mixer = match layer.mixer.clone() {
         MixerSpec::Grouped(grouped) => MixerSpec::Grouped(tiny_grouped(grouped)),
@@ -294,7 +305,7 @@ mod tests {
 
     #[test]
     fn it_keeps_the_mechanisms_of_a_family() {
-        assert_eq!(families().len(), 19);
+        assert_eq!(families().len(), 37);
         for (name, spec) in families() {
             let tiny = ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora).spec;
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");

@@ -83,7 +83,7 @@ impl<'a> Walk<'a> {
             saved: Vec::with_capacity(blocks.len()),
             balance,
         };
-        let mut x = decoder.embed(walk.ids.clone()); // [1, tokens, width]
+        let mut x = decoder.embed(walk.ids.clone(), &walk.frame); // [1, tokens, width]
         for (index, block) in blocks.iter().enumerate() {
             let (output, load) = walk.step(index, block, x, memory);
             if let (Some(balance), Some(load)) = (&mut walk.balance, &load) {
@@ -164,7 +164,8 @@ impl<'a> Walk<'a> {
             let of_input = gradient.expect("where the embedding trains, it goes on to there");
             sum.add(
                 Place::Embedding,
-                self.decoder.embedding_gradients(self.ids, of_input),
+                self.decoder
+                    .embedding_gradients(self.ids, of_input, &self.frame),
                 observer,
             );
         }

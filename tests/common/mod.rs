@@ -11,7 +11,7 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 19] = [
+pub const FAMILIES: [&str; 37] = [
     "llama",
     "mistral",
     "qwen2",
@@ -31,6 +31,24 @@ pub const FAMILIES: [&str; 19] = [
     "falcon_7b",
     "falcon_new",
     "gpt_oss",
+    "ministral3",
+    "olmo3",
+    "granite4",
+    "exaone4",
+    "cohere2",
+    "glm4",
+    "seed_oss",
+    "hunyuan_v1_dense",
+    "ernie4_5",
+    "nanochat",
+    "qwen2_moe",
+    "olmoe",
+    "starcoder2",
+    "phi",
+    "nemotron",
+    "stablelm",
+    "gpt_neox",
+    "gpt2",
 ];
 /// The families that a test on a GPU goes through: all, or those that `RANKINE_TEST_FAMILIES` names
 /// with commas between them.

@@ -31,6 +31,8 @@ CASES = {
     "llava_onevision_qwen2": ("llava_onevision", "qwen2", {}, "vision_config", SIGLIP | dict(model_type="siglip_vision_model"), "LlavaOnevisionForConditionalGeneration"),
     "mistral3": ("mistral3", "mistral", {}, "vision_config", dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8, image_size=16, patch_size=8, model_type="pixtral"),
                  "Mistral3ForConditionalGeneration"),
+    "mistral3_ministral3": ("mistral3", "ministral3", {}, "vision_config", dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8, image_size=16, patch_size=8, model_type="pixtral"),
+                            "Mistral3ForConditionalGeneration"),
     "qwen2_5_vl": ("qwen2_5_vl", "qwen2", {}, "vision_config", QWEN | dict(hidden_size=16, intermediate_size=16, out_hidden_size=32, fullatt_block_indexes=[0]), "Qwen2_5_VLForConditionalGeneration"),
     "qwen2_vl": ("qwen2_vl", "qwen2", {}, "vision_config", QWEN | dict(embed_dim=16, hidden_size=32, mlp_ratio=1), "Qwen2VLForConditionalGeneration"),
     "internvl_qwen2": ("internvl", "qwen2", {}, "vision_config", SIGLIP | dict(image_size=[16, 16], patch_size=[8, 8]), "InternVLForConditionalGeneration"),

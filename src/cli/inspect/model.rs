@@ -11,7 +11,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::files::license::{License, notice_paths, readme_head};
 use crate::files::safetensors::Archive;
 use crate::files::{is_there, read_text};
-use crate::model::{DecoderSpec, Folder, LinearKind, Names, shard_paths};
+use crate::model::{DecoderSpec, Folder, LinearKind, shard_paths};
 use crate::plan::leftover_note;
 use crate::report::mebibytes;
 
@@ -108,7 +108,7 @@ fn parameters(spec: &DecoderSpec, found: &mut Findings) {
         let numbers = shape.iter().product::<usize>() as u64;
         let part = match &name {
             name if *name == spec.names.embedding() => "embedding",
-            name if name == Names::HEAD => "head",
+            name if *name == spec.names.head() => "head",
             _ if shape.len() == 1 => "norms, biases and other vectors",
             name if name.contains(&format!(".{}.", spec.names.attention)) => "attention",
             name if name.contains(".experts.") => "routed experts",

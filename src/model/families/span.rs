@@ -68,12 +68,11 @@ pub(super) fn span(
 
 /// Returns the window of a config that has to switch it on.
 pub(super) fn window_if_used(config: &ConfigJson) -> Result<Option<usize>, ModelError> {
-    let window = config.size_or_none("sliding_window")?;
-    Ok(if config.flag("use_sliding_window", false)? {
-        window
+    if config.flag("use_sliding_window", false)? {
+        config.size_or_none("sliding_window")
     } else {
-        None
-    })
+        Ok(None)
+    }
 }
 
 /// Returns the span of layer `index` in families where `layer_types`, or `use_sliding_window` with

@@ -15,6 +15,17 @@ pub struct LinearSpec {
     pub kind: LinearKind,
     /// The use of the weight.
     pub role: Role,
+    /// The order of the weight of a module.
+    pub order: WeightOrder,
+}
+
+/// The order of a module's weight in the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightOrder {
+    /// [out, in], as of `torch.nn.Linear`.
+    OutIn,
+    /// [in, out], as of `Conv1D` of transformers.
+    InOut,
 }
 
 /// The use of a module's weight.
@@ -61,6 +72,7 @@ impl LinearSpec {
             bias,
             kind: LinearKind::Module,
             role: Role::Projection,
+            order: WeightOrder::OutIn,
         }
     }
 
@@ -75,7 +87,7 @@ impl LinearSpec {
 
     /// Whether its weight is [in, out] in a checkpoint.
     pub fn is_turned(&self) -> bool {
-        self.role == Role::Embedding || !self.is_whole()
+        self.role == Role::Embedding || !self.is_whole() || self.order == WeightOrder::InOut
     }
 
     /// Whether the map is the embedding or the head.
@@ -91,7 +103,7 @@ impl LinearSpec {
         }
     }
 
-    /// Whether its weight is a tensor of its own, [out, in].
+    /// Whether its weight is a tensor of its own.
     pub fn is_whole(&self) -> bool {
         !matches!(self.kind, LinearKind::Stacked(_))
     }

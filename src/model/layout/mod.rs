@@ -5,18 +5,15 @@ mod names;
 
 use std::collections::BTreeSet;
 
-pub use linear::{LinearKind, LinearSpec, Role, Slice};
+pub use linear::{LinearKind, LinearSpec, Role, Slice, WeightOrder};
 pub use names::Names;
 
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
-    MlpSpec, Modules, NormKind,
+    MlpSpec, Modules,
 };
 
 const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
-const FUSED_GATE_UP: &str = "mlp.gate_up_proj";
-const MLP_OUTPUT: &str = "mlp.down_proj";
-const PLAIN: [&str; 2] = ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
 /// The module of a layer's experts, whose parameters can have adapters.
 pub const EXPERTS: &str = "mlp.experts";
 const STACKS: [&str; 2] = ["gate_up_proj", "down_proj"];
@@ -40,7 +37,8 @@ impl ExpertsSpec {
 
     /// Returns the number of linear maps of the shared expert.
     pub fn shared_maps(&self) -> usize {
-        if self.shared.is_some() { 3 } else { 0 }
+        self.shared
+            .map_or(0, |shared| 3 + usize::from(shared.gate.is_some()))
     }
 }
 
@@ -53,8 +51,9 @@ impl DecoderSpec {
     /// Returns the modules that can have an adapter: the embedding, the linear maps of the blocks
     /// in checkpoint order, the head.
     pub fn modules(&self) -> Vec<LinearSpec> {
-        let (embedding, of_head) = (
+        let (embedding, head, of_head) = (
             self.names.embedding(),
+            self.names.head(),
             if self.tied_head {
                 Role::TiedHead
             } else {
@@ -66,7 +65,10 @@ impl DecoderSpec {
             ..LinearSpec::new(module_of(weight).to_owned(), shape, false)
         };
         let embedding = table(&embedding, [self.vocabulary, self.width], Role::Embedding);
-        let head = table(Names::HEAD, [self.width, self.vocabulary], of_head);
+        let head = LinearSpec {
+            bias: self.head_bias,
+            ..table(&head, [self.width, self.vocabulary], of_head)
+        };
         [vec![embedding], self.projections(), vec![head]].concat()
     }
 
@@ -90,17 +92,23 @@ impl DecoderSpec {
                     Modules::Separate => linears.extend(self.gate_up(index, GATE_UP, gated)),
                     _ => linears.push(self.linear(
                         index,
-                        FUSED_GATE_UP,
+                        self.names.fused_gate_up,
                         [self.width, 2 * gated.inner],
                         gated.bias,
                     )),
                 }
-                linears.push(self.linear(index, MLP_OUTPUT, [gated.inner, self.width], gated.bias));
+                linears.push(self.linear(
+                    index,
+                    self.names.mlp_output,
+                    [gated.inner, self.width],
+                    gated.bias,
+                ));
             }
             MlpSpec::Plain(plain) => {
                 let shapes = [[self.width, plain.inner], [plain.inner, self.width]];
                 linears.extend(
-                    PLAIN
+                    self.names
+                        .plain_mlp
                         .into_iter()
                         .zip(shapes)
                         .map(|(name, shape)| self.linear(index, name, shape, plain.bias)),
@@ -112,7 +120,10 @@ impl DecoderSpec {
     }
 
     fn linear(&self, index: usize, name: &str, shape: [usize; 2], bias: bool) -> LinearSpec {
-        LinearSpec::new(self.names.in_layer(index, name), shape, bias)
+        LinearSpec {
+            order: self.weight_order,
+            ..LinearSpec::new(self.names.in_layer(index, name), shape, bias)
+        }
     }
 
     fn gate_up(&self, index: usize, names: [&str; 2], gated: &GatedSpec) -> [LinearSpec; 2] {
@@ -194,7 +205,8 @@ impl DecoderSpec {
         linears
     }
 
-    /// Returns gate, up and down of one expert after the other, then of the shared one.
+    /// Returns gate, up and down of one expert after the other, then of the shared one, whose weight
+    /// comes first.
     fn experts(&self, index: usize, spec: &ExpertsSpec) -> Vec<LinearSpec> {
         let (width, inner, count) = (self.width, spec.expert.inner, spec.router.experts);
         let of_expert = |expert: usize| match spec.form {
@@ -236,33 +248,42 @@ impl DecoderSpec {
                     .collect()
             }
         };
-        let shared = spec.shared.iter().flat_map(|inner| {
-            let module = "mlp.shared_experts";
+        let shared = spec.shared.iter().flat_map(|shared| {
             let of = |(part, shape)| {
-                self.linear(index, &format!("{module}.{part}"), shape, spec.expert.bias)
+                let name = format!("{}.{part}", shared.module);
+                self.linear(index, &name, shape, spec.expert.bias)
             };
-            [
-                ("gate_proj", [width, *inner]),
-                ("up_proj", [width, *inner]),
-                ("down_proj", [*inner, width]),
-            ]
-            .map(of)
+            let gate = shared
+                .gate
+                .map(|gate| self.linear(index, gate, [width, 1], false));
+            let maps = [
+                ("gate_proj", [width, shared.inner]),
+                ("up_proj", [width, shared.inner]),
+                ("down_proj", [shared.inner, width]),
+            ];
+            gate.into_iter().chain(maps.map(of))
         });
         (0..count).flat_map(of_expert).chain(shared).collect()
     }
 
-    /// Returns every tensor of the checkpoint with its shape. Linear weights are [out, in] there,
-    /// except stacked ones, which are [count, in, out].
+    /// Returns every tensor of the checkpoint with its shape. Linear weights are in the order of the
+    /// family, and stacked ones are [count, in, out].
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![(self.names.embedding(), vec![self.vocabulary, self.width])];
+        if self.learns_positions {
+            tensors.push((self.names.positions(), vec![self.context, self.width]));
+        }
         tensors.extend(self.norm(&self.names.final_norm(), self.width));
         if !self.tied_head {
-            tensors.push((Names::HEAD.to_owned(), vec![self.vocabulary, self.width]));
+            tensors.push((self.names.head(), vec![self.vocabulary, self.width]));
+        }
+        if self.head_bias {
+            tensors.push((format!("{}.bias", self.names.head), vec![self.vocabulary]));
         }
         for linear in self.projections() {
             match &linear.kind {
                 LinearKind::Module | LinearKind::Expert => {
-                    tensors.push((linear.weight(), vec![linear.outputs, linear.inputs]));
+                    tensors.push((linear.weight(), linear.weight_shape().to_vec()));
                     if linear.bias {
                         tensors.push((format!("{}.bias", linear.name), vec![linear.outputs]));
                     }
@@ -281,7 +302,7 @@ impl DecoderSpec {
             }
         }
         for (index, layer) in self.layers.iter().enumerate() {
-            let names = layer.norms.names().into_iter().flatten();
+            let names = self.names.of_norms(layer.norms).into_iter().flatten();
             tensors.extend(
                 names.flat_map(|norm| self.norm(&self.names.in_layer(index, norm), self.width)),
             );
@@ -296,17 +317,25 @@ impl DecoderSpec {
         module: &str,
         width: usize,
     ) -> impl Iterator<Item = (String, Vec<usize>)> + use<> {
-        let bias = (self.norm == NormKind::Layer).then(|| (format!("{module}.bias"), vec![width]));
-        [(format!("{module}.weight"), vec![width])]
+        let parts = [
+            ("weight", self.norm.has_weight()),
+            ("bias", self.norm.has_bias()),
+        ];
+        let module = module.to_owned();
+        parts
             .into_iter()
-            .chain(bias)
+            .filter(|(_, is_there)| *is_there)
+            .map(move |(part, _)| (format!("{module}.{part}"), vec![width]))
     }
 
     /// Returns the tensors of a layer that are neither linear maps nor norms of the stream: inner
     /// norms, sinks and the router.
     fn small(&self, index: usize, layer: &LayerSpec) -> Vec<(String, Vec<usize>)> {
         let mut tensors = Vec::new();
-        let mut norm = |name: String, width| tensors.push((format!("{name}.weight"), vec![width]));
+        let has_weight = self.norm.has_weight();
+        let mut norm = |name: String, width| {
+            tensors.extend(has_weight.then(|| (format!("{name}.weight"), vec![width])));
+        };
         match &layer.mixer {
             MixerSpec::Grouped(grouped) => {
                 for (name, width) in self

@@ -4,14 +4,16 @@ use super::Modules;
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeSpec;
 
-/// Whether queries and keys are normalized before the rotation.
+/// Whether and where queries and keys are normalized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QueryKeyNorm {
     /// No norms.
     None,
-    /// Each head is normalized by itself.
+    /// Each head is normalized by itself, before the rotation.
     Heads,
-    /// All heads are normalized together.
+    /// Each head is normalized by itself, after the rotation.
+    HeadsAfterRotation,
+    /// All heads are normalized together, before the rotation.
     Whole,
 }
 
@@ -123,8 +125,8 @@ pub struct GroupedSpec {
 impl GroupedSpec {
     /// Makes attention without biases, norms, window, cap or sinks. Scores are divided by the root
     /// of a head's width.
-    pub fn new([heads, kv_heads, head_dim]: [usize; 3], rope: RopeSpec) -> Self {
-        let (rope, score_scale) = (Some(rope), 1.0 / (head_dim as f64).sqrt());
+    pub fn new([heads, kv_heads, head_dim]: [usize; 3], rope: impl Into<Option<RopeSpec>>) -> Self {
+        let (rope, score_scale) = (rope.into(), 1.0 / (head_dim as f64).sqrt());
         let (qkv, qk_norm, span) = (Modules::Separate, QueryKeyNorm::None, Span::Full);
         let (qkv_bias, output_bias, softcap, sinks) = (false, false, None, false);
         Self {
@@ -147,7 +149,7 @@ impl GroupedSpec {
     pub fn norm_widths(&self) -> Option<[usize; 2]> {
         match self.qk_norm {
             QueryKeyNorm::None => None,
-            QueryKeyNorm::Heads => Some([self.head_dim; 2]),
+            QueryKeyNorm::Heads | QueryKeyNorm::HeadsAfterRotation => Some([self.head_dim; 2]),
             QueryKeyNorm::Whole => {
                 Some([self.heads * self.head_dim, self.kv_heads * self.head_dim])
             }
@@ -176,8 +178,6 @@ pub struct LatentSpec {
     pub bias: bool,
     /// The rotation.
     pub rope: RopeSpec,
-    /// Whether the features of a pair are adjacent, not half a head apart.
-    pub interleaved: bool,
     /// The factor of the product of a query and a key.
     pub score_scale: f64,
     /// ε of the norms of the narrow rows.

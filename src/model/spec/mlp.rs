@@ -96,13 +96,26 @@ impl GatedSpec {
     }
 }
 
-/// A plain feed-forward: down(gelu(up(x))), with the error function.
+/// A plain feed-forward: down(a(up(x))).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlainSpec {
     /// Inner width.
     pub inner: usize,
     /// Whether both projections have a bias.
     pub bias: bool,
+    /// The activation a.
+    pub activation: PlainActivation,
+}
+
+/// The activation of a feed-forward without a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainActivation {
+    /// x Φ(x), with the error function, Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    Gelu,
+    /// Its approximation by tanh, from the same paper.
+    GeluTanh,
+    /// max(x, 0)², So et al. 2021, arXiv:2109.08668.
+    SquaredRelu,
 }
 
 /// Σ wᵢ expertᵢ(x) over the experts that the router chooses, plus the shared expert; Shazeer et al.
@@ -115,8 +128,20 @@ pub struct ExpertsSpec {
     pub expert: GatedSpec,
     /// Form of the experts in the checkpoint.
     pub form: ExpertForm,
-    /// Inner width of the shared expert, which every token passes; `None`: there is none.
-    pub shared: Option<usize>,
+    /// The shared expert, which every token passes; `None`: there is none.
+    pub shared: Option<SharedExpertSpec>,
+}
+
+/// The expert of a layer that every token passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedExpertSpec {
+    /// Its module.
+    pub module: &'static str,
+    /// Inner width.
+    pub inner: usize,
+    /// The linear map to one number, whose sigmoid is the weight of the expert's output; `None`:
+    /// the weight is 1.
+    pub gate: Option<&'static str>,
 }
 
 /// Form of a layer's experts in a checkpoint.

@@ -4,9 +4,11 @@ mod mixer;
 mod mlp;
 
 pub use mixer::{GroupedSpec, LatentSpec, MixerSpec, QueryKeyNorm};
-pub use mlp::{ExpertForm, ExpertsSpec, GatedSpec, MlpSpec, PlainSpec};
+pub use mlp::{
+    ExpertForm, ExpertsSpec, GatedSpec, MlpSpec, PlainActivation, PlainSpec, SharedExpertSpec,
+};
 
-use super::layout::Names;
+use super::layout::{Names, WeightOrder};
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
 
@@ -31,6 +33,14 @@ pub struct DecoderSpec {
     pub norm_offset: f64,
     /// The factor of rows of the embedding.
     pub embed_scale: f64,
+    /// Whether rows of the embedding are normalized by a norm without a weight.
+    pub normalizes_embedding: bool,
+    /// Whether the head has a bias.
+    pub head_bias: bool,
+    /// Whether a learned row of each position is added to the embedding.
+    pub learns_positions: bool,
+    /// The order of weights of linear maps in the checkpoint.
+    pub weight_order: WeightOrder,
     /// The factor of logits.
     pub logit_scale: f64,
     /// The cap c of logits: a scaled logit z becomes c tanh(z / c).
@@ -52,9 +62,30 @@ pub enum NormKind {
     /// RMS norm, which divides by the root of the mean square, Zhang and Sennrich 2019,
     /// arXiv:1910.07467.
     RootMeanSquare,
+    /// RMS norm without a weight, also of queries and keys.
+    Bare,
     /// Layer norm, which subtracts the mean first and adds a bias at the end: Ba et al. 2016,
     /// arXiv:1607.06450.
     Layer,
+    /// Layer norm without a bias.
+    LayerWithoutBias,
+}
+
+impl NormKind {
+    /// Whether there is a weight.
+    pub fn has_weight(self) -> bool {
+        self != Self::Bare
+    }
+
+    /// Whether a bias is added.
+    pub fn has_bias(self) -> bool {
+        self == Self::Layer
+    }
+
+    /// Whether the mean is subtracted.
+    pub fn centers(self) -> bool {
+        matches!(self, Self::Layer | Self::LayerWithoutBias)
+    }
 }
 
 /// One block: attention and a feed-forward, each of whose outputs is added to the residual stream.
@@ -173,6 +204,10 @@ impl DecoderSpec {
             norm_epsilon: 1e-5,
             norm_offset: 0.0,
             embed_scale: 1.0,
+            normalizes_embedding: false,
+            head_bias: false,
+            learns_positions: false,
+            weight_order: WeightOrder::OutIn,
             logit_scale: 1.0,
             final_softcap: None,
             router_aux_loss_coef: 0.0,
@@ -184,7 +219,11 @@ impl DecoderSpec {
     /// Whether embedding, norms and logits are plain, with nothing added, multiplied or capped.
     pub fn has_plain_stream(&self) -> bool {
         let factors = [self.embed_scale, self.logit_scale, 1.0 + self.norm_offset];
-        let is_plain = self.final_softcap.is_none() && self.norm == NormKind::RootMeanSquare;
+        let is_plain = self.final_softcap.is_none()
+            && self.norm == NormKind::RootMeanSquare
+            && !self.normalizes_embedding
+            && !self.head_bias
+            && !self.learns_positions;
         is_plain
             && factors
                 .iter()
@@ -198,7 +237,7 @@ impl DecoderSpec {
             .layers
             .iter()
             .all(|layer| layer.mixer.span() != Span::Full);
-        (!slides).then_some(self.context)
+        (!slides || self.learns_positions).then_some(self.context)
     }
 
     /// Returns, in words, why not every weight can train; `None` where all can.
@@ -266,8 +305,8 @@ impl DecoderSpec {
                 chosen,
                 ..
             } = first.router;
-            let shared = first.shared.map_or_else(String::new, |inner| {
-                format!(" beside a shared one of {inner}")
+            let shared = first.shared.map_or_else(String::new, |shared| {
+                format!(" beside a shared one of {}", shared.inner)
             });
             format!(
                 "{chosen} of {count} experts of {}{shared} in {} layers",

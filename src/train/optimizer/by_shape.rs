@@ -14,7 +14,7 @@ use super::super::gradients::Sum;
 use super::super::layout::WeightGroups;
 use super::config::{OptimizerConfig, Rule, StateKind};
 use super::rules::{Rates, Updated, adamw, averaged, lion, schedule_free};
-use crate::model::{Decoder, Names};
+use crate::model::Decoder;
 use crate::nn::weight::{Group, Weight};
 use crate::ops::Codes;
 use crate::quant::DynamicMap;
@@ -162,7 +162,7 @@ impl Slot {
 impl ByShape {
     /// Makes the optimizer before the first update.
     pub fn new(config: OptimizerConfig, decoder: &Decoder) -> Self {
-        let [embedding, head] = [decoder.spec.names.embedding(), Names::HEAD.to_owned()]
+        let [embedding, head] = [decoder.spec.names.embedding(), decoder.spec.names.head()]
             .map(|weight| module(&weight).to_owned());
         let is_table = |name: &str| {
             [&embedding, &head]
