@@ -6,17 +6,22 @@ use std::ops::Range;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::block::Block;
+use super::convolution::Convolution;
 use super::decoder::Decoder;
 use super::frame::BlockPlace;
-use super::layout::{CORRECTION, LinearKind, LinearSpec, Slice, WeightOrder};
+use super::layout::{
+    CONVOLUTION, CORRECTION, LONE_CONVOLUTION, LinearKind, LinearSpec, Slice, WeightOrder,
+};
 use super::mixer::{Grouped, Latent, Mixer, Query};
 use super::mlp::Mlp;
+use super::recurrent::Recurrent;
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    Modules,
+    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec,
+    MixerSpec, MlpSpec, Modules, OutputGate, RecurrentSpec,
 };
 use super::{ModelError, Storage};
 use crate::device;
+use crate::nn::conv::Conv;
 use crate::nn::experts::{Expert, Experts, Router, SharedExpert, Unit};
 use crate::nn::head::Head;
 use crate::nn::norm::Norm;
@@ -367,6 +372,12 @@ impl Assembly<'_> {
             MixerSpec::Latent(spec) => {
                 Mixer::Latent(Box::new(self.latent(index, spec, &mut projections)?))
             }
+            MixerSpec::Convolution(spec) => {
+                Mixer::Convolution(Box::new(self.convolution(index, spec, &mut projections)?))
+            }
+            MixerSpec::Recurrent(spec) => {
+                Mixer::Recurrent(Box::new(self.recurrent(index, spec, &mut projections)?))
+            }
         };
         let mlp = match &layer.mlp {
             MlpSpec::Gated(spec) => {
@@ -423,6 +434,7 @@ impl Assembly<'_> {
                 .by_ref()
                 .take(if spec.qkv == Modules::Separate { 3 } else { 1 })
                 .collect(),
+            gate: matches!(spec.gate, OutputGate::Heads(_)).then(|| next(from)),
             output: next(from),
             spec: spec.clone(),
         })
@@ -454,6 +466,78 @@ impl Assembly<'_> {
             kv_b: next(from),
             output: next(from),
             spec: spec.clone(),
+        })
+    }
+
+    fn recurrent(
+        &self,
+        index: usize,
+        spec: &RecurrentSpec,
+        from: &mut impl Iterator<Item = Projection>,
+    ) -> Result<Recurrent, ModelError> {
+        let name = |of: &str| {
+            let name = format!("{}.{of}", spec.module);
+            self.spec.names.in_layer(index, &name)
+        };
+        let vector = |of: &&str| Ok((name(of), self.vector(&name(of), spec.form.value_heads)?));
+        let vectors = spec.vectors().iter().map(vector);
+        let vectors = vectors.collect::<Result<_, ModelError>>()?;
+        let norm = self.inner_norm(&name("norm"), spec.norm_width(), self.spec.norm_epsilon)?;
+        Ok(Recurrent {
+            inputs: from.by_ref().take(spec.inputs().len()).collect(),
+            conv: Conv {
+                silu: true,
+                ..self.conv(
+                    name(CONVOLUTION),
+                    [spec.form.channels(), spec.taps],
+                    spec.conv_bias,
+                )?
+            },
+            vectors,
+            // Its weight is itself, whatever those of the stream are.
+            norm: Norm {
+                offset: 0.0,
+                ..norm
+            },
+            output: next(from),
+            spec: spec.clone(),
+        })
+    }
+
+    fn convolution(
+        &self,
+        index: usize,
+        spec: &ConvolutionSpec,
+        from: &mut impl Iterator<Item = Projection>,
+    ) -> Result<Convolution, ModelError> {
+        let name = format!("{}.{LONE_CONVOLUTION}", spec.module);
+        let name = self.spec.names.in_layer(index, &name);
+        Ok(Convolution {
+            input: next(from),
+            conv: self.conv(name, [spec.channels, spec.taps], spec.bias)?,
+            output: next(from),
+        })
+    }
+
+    /// Reads a convolution of single channels.
+    fn conv(
+        &self,
+        name: String,
+        [channels, taps]: [usize; 2],
+        bias: bool,
+    ) -> Result<Conv, ModelError> {
+        let kernel = self
+            .source
+            .rows(&format!("{name}.weight"), 0..channels, taps, DType::F32)?;
+        let bias = bias
+            .then(|| self.vector(&format!("{name}.bias"), channels))
+            .transpose()?;
+        Ok(Conv {
+            kernel: Tensor::from_data(kernel, (self.device, DType::F32)),
+            bias,
+            silu: false,
+            trains: false,
+            name,
         })
     }
 

@@ -132,6 +132,7 @@ impl Block {
             .projections_mut()
             .into_iter()
             .for_each(|projection| projection.visit(visit));
+        self.mixer.visit_own(visit);
         self.mlp.visit(visit);
         self.norms_mut()
             .for_each(|(name, norm)| norm.visit(&name, visit));
@@ -149,6 +150,7 @@ impl Block {
             .projections_mut()
             .into_iter()
             .for_each(|projection| projection.trains = trains);
+        self.mixer.set_own_trains(trains);
         self.mlp.set_trains(trains);
         self.norms_mut().for_each(|(_, norm)| norm.trains = trains);
     }
@@ -161,6 +163,9 @@ impl Block {
         let of_heads = match &self.spec.mixer {
             MixerSpec::Grouped(_) => names.query_key_norms(layer),
             MixerSpec::Latent(_) => names.latent_norms(layer),
+            MixerSpec::Convolution(_) => [String::new(), String::new()],
+            MixerSpec::Recurrent(recurrent) => ["norm", ""]
+                .map(|norm| names.in_layer(layer, &format!("{}.{norm}", recurrent.module))),
         };
         let of_stream = of_stream
             .into_iter()

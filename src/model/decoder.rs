@@ -81,6 +81,7 @@ impl Decoder {
         let longest = documents.iter().copied().max().unwrap_or(0);
         Frame {
             ropes: self.rope_tables(0..longest, longest),
+            documents: documents.iter().map(|length| *length as u32).collect(),
             positions: places.into(),
             first_position: 0,
             first: firsts.into_iter().map(Arc::from).collect(),
@@ -137,6 +138,7 @@ impl Decoder {
     pub(super) fn frame_of(&self, positions: Range<usize>, length: usize) -> Frame {
         Frame {
             ropes: self.rope_tables(positions.clone(), length),
+            documents: [positions.len() as u32].into(),
             positions: (0..positions.len() as u32).collect(),
             first_position: positions.start,
             first: self

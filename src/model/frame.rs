@@ -16,6 +16,8 @@ pub struct Frame {
     /// For each distinct span of the model, and for every query, the index of the first key that it
     /// sees; it sees all keys from there to itself.
     pub(super) first: Vec<Arc<[u32]>>,
+    /// Lengths of the documents.
+    pub(super) documents: Arc<[u32]>,
     /// The row of the tables for each token of a row, [sequence].
     pub(super) positions: Arc<[u32]>,
     /// The position of the tables' first row.

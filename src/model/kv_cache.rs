@@ -1,5 +1,5 @@
-//! The cache of keys and values of tokens that a model has read, so that the next token costs the
-//! work of one token.
+//! The cache of keys and values, or of states, of tokens that a model has read, so that the next
+//! token costs the work of one token.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ pub struct Cache {
     tokens: Vec<u32>,
     /// The length for which the keys were rotated.
     rotated_for: usize,
-    /// Keys and values, one entry per block.
+    /// Keys and values, or states, one entry per block.
     pasts: Vec<Past>,
 }
 
@@ -37,7 +37,7 @@ impl Cache {
     }
 
     /// Goes back to the common beginning of this text and another, or to the start where a window
-    /// has dropped what is needed; returns how many tokens are left.
+    /// has dropped what is needed, or a state cannot go back; returns how many tokens are left.
     pub fn rewind(&mut self, other: &[u32]) -> usize {
         let (read, alike) = (
             self.tokens.len(),
@@ -47,7 +47,7 @@ impl Cache {
                 .take_while(|(left, right)| left == right)
                 .count(),
         );
-        let is_whole = self.pasts.iter().all(|past| past.tokens() == read);
+        let is_whole = self.pasts.iter().all(|past| past.goes_back(read));
         let left = if alike == read || is_whole { alike } else { 0 };
         self.tokens.truncate(left);
         if left < read {

@@ -1,16 +1,20 @@
 //! Attention of a block: heads with keys and values of their own, or with keys and values from one
-//! narrow row per token.
+//! narrow row per token; or states in their place, see `recurrent`.
 
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
+use burn::tensor::activation::sigmoid;
 
+use super::convolution::Convolution;
 use super::frame::{BlockPlace, Frame, Site};
 use super::past::Past;
-use super::spec::{GroupedSpec, LatentSpec, MixerSpec, Modules, QueryKeyNorm};
+use super::recurrent::Recurrent;
+use super::spec::{GroupedSpec, LatentSpec, MixerSpec, Modules, OutputGate, QueryKeyNorm};
 use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
+use crate::nn::weight::Weight;
 use crate::ops::{Mask, Score, attention_with_sinks};
 
 /// The attention of a block.
@@ -22,6 +26,8 @@ use crate::ops::{Mask, Score, attention_with_sinks};
 pub(super) enum Mixer {
     Grouped(Grouped),
     Latent(Box<Latent>),
+    Recurrent(Box<Recurrent>),
+    Convolution(Box<Convolution>),
 }
 
 impl Mixer {
@@ -37,6 +43,8 @@ impl Mixer {
         match self {
             Self::Grouped(grouped) => grouped.mix(x, place, frame, past),
             Self::Latent(latent) => latent.mix(x, place, frame, past),
+            Self::Recurrent(recurrent) => recurrent.mix(x, place, frame, past),
+            Self::Convolution(convolution) => convolution.mix(x, place, frame, past),
         }
     }
 
@@ -45,26 +53,56 @@ impl Mixer {
         match self {
             Self::Grouped(grouped) => &grouped.output,
             Self::Latent(latent) => &latent.output,
+            Self::Recurrent(recurrent) => &recurrent.output,
+            Self::Convolution(convolution) => &convolution.output,
         }
     }
 
     /// Returns the projections in checkpoint order.
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
-            Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter().chain([output]).collect(),
+            Self::Grouped(Grouped {
+                qkv, gate, output, ..
+            }) => qkv.iter().chain(gate).chain([output]).collect(),
             Self::Latent(latent) => latent.projections(),
+            Self::Recurrent(recurrent) => recurrent.projections(),
+            Self::Convolution(convolution) => vec![&convolution.input, &convolution.output],
         }
     }
 
     /// Returns the projections in checkpoint order.
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
-            Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter_mut().chain([output]).collect(),
+            Self::Grouped(Grouped {
+                qkv, gate, output, ..
+            }) => qkv.iter_mut().chain(gate).chain([output]).collect(),
             Self::Latent(latent) => latent.projections_mut(),
+            Self::Recurrent(recurrent) => recurrent.projections_mut(),
+            Self::Convolution(convolution) => {
+                vec![&mut convolution.input, &mut convolution.output]
+            }
         }
     }
 
-    /// Returns the norms of queries and of keys.
+    /// Visits the weights that train and are neither projections nor norms.
+    pub(super) fn visit_own(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        match self {
+            Self::Grouped(_) | Self::Latent(_) => {}
+            Self::Recurrent(recurrent) => recurrent.visit(visit),
+            Self::Convolution(convolution) => convolution.conv.visit(visit),
+        }
+    }
+
+    /// Marks whether weights train that are neither projections nor norms.
+    pub(super) fn set_own_trains(&mut self, trains: bool) {
+        match self {
+            Self::Grouped(_) | Self::Latent(_) => {}
+            Self::Recurrent(recurrent) => recurrent.conv.trains = trains,
+            Self::Convolution(convolution) => convolution.conv.trains = trains,
+        }
+    }
+
+    /// Returns the norms of queries and of keys, or that of the result of states.
     pub(super) fn norms_mut(&mut self) -> [Option<&mut Norm>; 2] {
         match self {
             Self::Grouped(grouped) => grouped
@@ -79,6 +117,8 @@ impl Mixer {
                 };
                 [of_query, Some(&mut latent.kv_norm)]
             }
+            Self::Recurrent(recurrent) => [Some(&mut recurrent.norm), None],
+            Self::Convolution(_) => [None, None],
         }
     }
 }
@@ -93,7 +133,7 @@ impl MixerSpec {
         maps: TrainedMaps,
     ) -> [ProjectionGroup; 2] {
         let [input, output] = maps.split_last();
-        let [queries, _] = self.head_widths();
+        let [queries, _] = self.head_widths(); // those of values, where there are states
         let dropped = if rows.drops && output.group(0).scaled > 0 {
             queries
         } else {
@@ -106,6 +146,11 @@ impl MixerSpec {
     /// numbers that queries and keys are made of, queries, keys and values after the rotation, the
     /// result, and the logarithm of each query's sum. The rotation keeps nothing.
     pub(super) fn saved_bytes(&self, rows: RowShape) -> u64 {
+        match self {
+            Self::Recurrent(recurrent) => return recurrent.saved_bytes(rows),
+            Self::Convolution(convolution) => return convolution.saved_bytes(rows),
+            Self::Grouped(_) | Self::Latent(_) => {}
+        }
         let ([queries, keys], [heads, ..]) = (self.head_widths(), self.heads());
         rows.bytes(self.way() + 2 * queries + 2 * keys + heads as u64)
     }
@@ -113,6 +158,11 @@ impl MixerSpec {
     /// Returns the bytes of intermediate results: queries, keys and values, and the result in tiles
     /// and as a whole. A backward takes as many for their gradients.
     pub(super) fn computed_bytes(&self, rows: RowShape) -> u64 {
+        match self {
+            Self::Recurrent(recurrent) => return recurrent.computed_bytes(rows),
+            Self::Convolution(convolution) => return convolution.saved_bytes(rows),
+            Self::Grouped(_) | Self::Latent(_) => {}
+        }
         let [queries, keys] = self.head_widths();
         rows.bytes(3 * queries + 2 * keys + self.way())
     }
@@ -126,7 +176,7 @@ impl MixerSpec {
     fn head_widths(&self) -> [u64; 2] {
         let [heads, kv_heads, head_dim] = self.heads();
         let head_dim = match self {
-            Self::Grouped(_) => head_dim,
+            Self::Grouped(_) | Self::Recurrent(_) | Self::Convolution(_) => head_dim,
             Self::Latent(latent) => head_dim.max(latent.value_dim),
         };
         [heads, kv_heads].map(|heads| (heads * head_dim) as u64)
@@ -143,6 +193,7 @@ impl MixerSpec {
                 head_dim,
                 qk_norm,
                 qkv,
+                gate,
                 ..
             }) => {
                 let before_norms = if *qk_norm == QueryKeyNorm::None {
@@ -150,8 +201,15 @@ impl MixerSpec {
                 } else {
                     (heads + kv_heads) * head_dim
                 };
+                // Queries and gates in one, the gates, and the result before them.
+                let gates = match gate {
+                    OutputGate::None => 0,
+                    OutputGate::Features => 3 * heads * head_dim,
+                    OutputGate::Heads(_) => heads + heads * head_dim,
+                };
                 // Groups are put in order.
                 before_norms
+                    + gates
                     + if *qkv == Modules::FusedByGroup {
                         (heads + 2 * kv_heads) * head_dim
                     } else {
@@ -164,6 +222,7 @@ impl MixerSpec {
                 rope_dim,
                 ..
             }) => 2 * query_rank.unwrap_or(0) + 2 * (kv_rank + rope_dim),
+            Self::Recurrent(_) | Self::Convolution(_) => 0,
         };
         numbers as u64
     }
@@ -177,6 +236,8 @@ pub(super) struct Grouped {
     pub(super) qkv: Vec<Projection>,
     /// Norms of queries and of keys.
     pub(super) norms: Option<[Norm; 2]>,
+    /// The projection of gates, one per head.
+    pub(super) gate: Option<Projection>,
     /// Sinks, one per head.
     pub(super) sinks: Option<Arc<[f32]>>,
     pub(super) output: Projection,
@@ -201,7 +262,7 @@ impl Grouped {
             ..
         } = self.spec;
         let mask = frame.mask(place.layer, Site::AttentionInput);
-        let [mut query, mut key, value] = self.project(x, mask.as_ref());
+        let ([mut query, mut key, value], gate) = self.project(x, mask.as_ref());
         let norms = |of: QueryKeyNorm| self.norms.as_ref().filter(|_| qk_norm == of);
         if let Some([of_query, of_key]) = norms(QueryKeyNorm::Whole) {
             (query, key) = (of_query.forward(query), of_key.forward(key));
@@ -232,19 +293,45 @@ impl Grouped {
             scale: score_scale as f32,
             softcap: softcap.map(|cap| cap as f32),
         };
-        attention_with_sinks(
+        let mixed = attention_with_sinks(
             query,
             key,
             value,
             &frame.first[place.span],
             score,
             self.sinks.as_ref(),
-        )
-        .reshape([batch, length, heads * head_dim])
+        );
+        let mixed = match gate {
+            None => mixed,
+            Some(gate) => {
+                let each = gate.dims()[2] / heads;
+                mixed * sigmoid(gate.reshape([batch, length, heads, each]))
+            }
+        };
+        mixed.reshape([batch, length, heads * head_dim])
     }
 
-    /// Returns queries, keys and values, [batch, sequence, heads · d] each.
-    fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
+    /// Returns queries, keys and values, [batch, sequence, heads · d] each, and the gates of the
+    /// result, one per feature or head.
+    fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> ([Tensor<3>; 3], Option<Tensor<3>>) {
+        let of_heads = self.gate.as_ref();
+        let of_heads = of_heads.map(|gate| gate.forward(x.clone(), mask));
+        let [query, key, value] = self.project_qkv(x, mask);
+        if self.spec.gate != OutputGate::Features {
+            return ([query, key, value], of_heads);
+        }
+        let ([batch, length, _], head_dim) = (query.dims(), self.spec.head_dim);
+        let both = query.reshape([batch * length, self.spec.heads, 2 * head_dim]);
+        let [query, gate] = [0, head_dim].map(|start| {
+            let width = self.spec.heads * head_dim;
+            both.clone()
+                .narrow(2, start, head_dim)
+                .reshape([batch, length, width])
+        });
+        ([query, key, value], Some(gate))
+    }
+
+    fn project_qkv(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
         let GroupedSpec {
             heads,
             kv_heads,

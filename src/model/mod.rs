@@ -6,6 +6,7 @@ mod block;
 mod changed;
 mod companion_files;
 mod config;
+mod convolution;
 mod decoder;
 mod drawn;
 mod embedding;
@@ -19,6 +20,7 @@ mod mlp;
 mod mxfp4;
 mod past;
 mod prequantized;
+mod recurrent;
 mod repack;
 mod resized;
 mod save;
@@ -42,9 +44,9 @@ pub use load::Folder;
 pub use repack::{Repacking, Target};
 pub use resized::{NewRow, NewRows};
 pub use spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
-    MlpSpec, Modules, NormKind, NormPlacement, PlainActivation, PlainSpec, QueryKeyNorm,
-    SharedExpertSpec,
+    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec,
+    LayerSpec, MixerSpec, MlpSpec, Modules, NormKind, NormPlacement, OutputGate, PlainActivation,
+    PlainSpec, QueryKeyNorm, RecurrentSpec, SharedExpertSpec,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;

@@ -8,13 +8,14 @@ use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::keyed_random::{mix, unit};
 use crate::model::{
-    Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    NormPlacement, QueryKeyNorm, SharedExpertSpec, Storage,
+    ConvolutionSpec, Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec,
+    MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, RecurrentSpec, SharedExpertSpec, Storage,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::nn::weight::{Group, Weight};
+use crate::ops::RecurrenceForm;
 use crate::terms::{Method, ModelDtype};
 use crate::train::LossScale;
 use burn::tensor::{DType, Device};
@@ -228,6 +229,23 @@ fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
             kv_rank: latent.kv_rank.min(RANK_OF_ROWS) + latent.kv_rank % VECTOR,
             ..latent
         }),
+        MixerSpec::Convolution(convolution) => MixerSpec::Convolution(ConvolutionSpec {
+            channels: WIDTH + convolution.channels % VECTOR,
+            ..convolution
+        }),
+        MixerSpec::Recurrent(recurrent) => {
+            let form = recurrent.form;
+            let key_heads = form.key_heads.min(2);
+            let value_heads = key_heads * (form.value_heads / form.key_heads).min(GROUP);
+            MixerSpec::Recurrent(RecurrentSpec {
+                form: RecurrenceForm {
+                    key_heads,
+                    value_heads,
+                    ..form
+                },
+                ..recurrent
+            })
+        }
     };
     LayerSpec {
         mixer,

@@ -11,11 +11,14 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 37] = [
+pub const FAMILIES: [&str; 41] = [
     "llama",
     "mistral",
     "qwen2",
     "qwen3",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "lfm2",
     "gemma",
     "gemma2",
     "gemma3_text",
@@ -34,6 +37,7 @@ pub const FAMILIES: [&str; 37] = [
     "ministral3",
     "olmo3",
     "granite4",
+    "granite4_h",
     "exaone4",
     "cohere2",
     "glm4",
@@ -89,7 +93,14 @@ pub fn tested_gpu() -> Option<&'static FoundDevice> {
 }
 
 /// Those of which there are goldens of all weights trained.
-pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+pub const FIRST_FAMILIES: [&str; 6] = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_5",
+    "granite4_h",
+];
 
 /// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.
 pub fn golden(path: &str) -> PathBuf {

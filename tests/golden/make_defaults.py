@@ -15,15 +15,15 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 FAMILIES = ["cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite",
-            "granitemoehybrid", "hunyuan_v1_dense", "llama", "ministral", "ministral3", "mistral", "mixtral", "nanochat", "nemotron", "olmo2", "olmo3", "olmoe", "phi", "phi3",
-            "qwen2", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"]
+            "granitemoehybrid", "hunyuan_v1_dense", "lfm2", "lfm3", "llama", "ministral", "ministral3", "mistral", "mixtral", "nanochat", "nemotron", "olmo2", "olmo3", "olmoe", "phi",
+            "phi3", "qwen2", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"]
 # Of every model, or of generation and saving: they say nothing about what a decoder computes.
 OTHER = {"transformers_version", "architectures", "output_hidden_states", "return_dict", "dtype", "chunk_size_feed_forward", "is_encoder_decoder",
          "id2label", "label2id", "problem_type", "use_cache", "bos_token_id", "eos_token_id", "initializer_range", "rope_parameters", "pretraining_tp",
          "num_mtp_layers", "time_step_limit", "classifier_dropout", "eod_token_id"}
 WRAPPERS = ["deepseek_vl", "deepseek_vl_hybrid", "gemma3", "glmasr", "got_ocr2", "granite_speech", "idefics2", "idefics3", "internvl", "janus", "kimi_k25",
-            "lighton_ocr", "llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_audio", "qwen2_vl",
-            "smolvlm", "video_llava", "vipllava", "voxtral"]
+            "lighton_ocr", "llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_audio", "qwen2_vl", "qwen3_5",
+            "qwen3_5_moe", "smolvlm", "video_llava", "vipllava", "voxtral"]
 # Those that are tied where their text_config says so, too.
 EITHER = {"llava", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen2_vl"}
 

@@ -1,7 +1,7 @@
 """Decoders inside larger models, by transformers and PEFT: python make_wrappers.py OUT, in the folder of this file.
 
 Each wrapper of a list is made small, around the weights of a family of `archs`, and saved; OUT/wrappers.json has its config.json as transformers
-writes it with only what differs from the class's defaults in `text_config`, the name of its first query projection and of its head, keys of the
+writes it with only what differs from the class's defaults in `text_config`, the name of its embedding and of its head, keys of the
 adapter of that family as PEFT saves it on the wrapper, and [loss, mark] of `make_configs.py` without and with it. OUT/published.json has configs
 as their makers published them (towers left out), and what transformers makes of them: numbers of the decoder for text, and its values.
 """
@@ -37,6 +37,7 @@ CASES = {
     "qwen2_vl": ("qwen2_vl", "qwen2", {}, "vision_config", QWEN | dict(embed_dim=16, hidden_size=32, mlp_ratio=1), "Qwen2VLForConditionalGeneration"),
     "internvl_qwen2": ("internvl", "qwen2", {}, "vision_config", SIGLIP | dict(image_size=[16, 16], patch_size=[8, 8]), "InternVLForConditionalGeneration"),
     "idefics3": ("idefics3", "llama", {}, "vision_config", SIGLIP, "Idefics3ForConditionalGeneration"),
+    "qwen3_5": ("qwen3_5", "qwen3_5", {}, "vision_config", QWEN | dict(hidden_size=16, intermediate_size=16, out_hidden_size=32, num_position_embeddings=4), "Qwen3_5ForConditionalGeneration"),
     "smolvlm": ("smolvlm", "llama", {}, "vision_config", SIGLIP, "SmolVLMForConditionalGeneration"),
 }
 
@@ -119,8 +120,8 @@ def case(name):
         model.tie_weights()
     vocabulary = text["vocab_size"]
     base = scores(model, vocabulary)
-    projections = [key for key in model.state_dict() if key.endswith("layers.0.self_attn.q_proj.weight")]
-    stem = next(key for key in projections if "language_model" in key or "text_model" in key).removesuffix("layers.0.self_attn.q_proj.weight")
+    embeddings = [key for key in model.state_dict() if key.endswith("embed_tokens.weight")]
+    stem = next(key for key in embeddings if "language_model" in key or "text_model" in key).removesuffix("embed_tokens.weight")
     with tempfile.TemporaryDirectory() as place:
         model.save_pretrained(place)
         saved = json.loads((Path(place) / "config.json").read_text())

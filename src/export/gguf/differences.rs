@@ -5,8 +5,8 @@ use super::architecture::{
     Scores, Stretch, Turned, Windows,
 };
 use crate::model::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, MlpSpec, Modules,
-    NormKind, NormPlacement, PlainActivation, QueryKeyNorm,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, MixerSpec, MlpSpec,
+    Modules, NormKind, NormPlacement, OutputGate, PlainActivation, QueryKeyNorm,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterScore, RouterSpec};
@@ -111,9 +111,22 @@ impl Architecture {
             .all(|experts| self.routes(experts));
         found([
             (
-                any(|layer| layer.mixer.grouped().is_none()),
+                any(|layer| matches!(layer.mixer, MixerSpec::Latent(_))),
                 "latent attention",
                 "heads with keys and values of their own",
+            ),
+            (
+                any(|layer| layer.mixer.carries()),
+                "states or windows that are carried from token to token",
+                "attention in every layer",
+            ),
+            (
+                any(|layer| {
+                    let mixer = layer.mixer.grouped();
+                    mixer.is_some_and(|mixer| mixer.gate != OutputGate::None)
+                }),
+                "a gate of attention's result",
+                "none",
             ),
             (
                 any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.sinks)),

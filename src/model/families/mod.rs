@@ -17,6 +17,7 @@ mod gpt_oss;
 mod granite;
 mod granite_hybrid;
 mod hunyuan;
+mod lfm2;
 mod llama;
 mod ministral3;
 mod mistral;
@@ -31,6 +32,8 @@ mod phi3;
 mod qwen2;
 mod qwen2_moe;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
 mod qwen3_moe;
 mod rope;
 mod seed_oss;
@@ -50,8 +53,8 @@ use super::ModelError;
 use super::config::{ConfigJson, list};
 use super::layout::{Names, WeightOrder};
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, Modules,
-    NormKind, NormPlacement, PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
+    Modules, NormKind, NormPlacement, PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
@@ -59,7 +62,7 @@ use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 /// A function that reads a family's config.
 type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
-const KNOWN: [(&str, Reader); 36] = [
+const KNOWN: [(&str, Reader); 39] = [
     ("cohere2", cohere2::spec),
     ("deepseek_v2", deepseek::second),
     ("deepseek_v3", deepseek::third),
@@ -76,6 +79,7 @@ const KNOWN: [(&str, Reader); 36] = [
     ("granite", granite::spec),
     ("granitemoehybrid", granite_hybrid::spec),
     ("hunyuan_v1_dense", hunyuan::spec),
+    ("lfm2", lfm2::spec),
     ("llama", llama::spec),
     ("ministral", mistral::by_layer),
     ("ministral3", ministral3::spec),
@@ -91,6 +95,8 @@ const KNOWN: [(&str, Reader); 36] = [
     ("qwen2", qwen2::spec),
     ("qwen2_moe", qwen2_moe::spec),
     ("qwen3", qwen3::spec),
+    ("qwen3_5_moe_text", qwen3_5_moe::spec),
+    ("qwen3_5_text", qwen3_5::spec),
     ("qwen3_moe", qwen3_moe::spec),
     ("seed_oss", seed_oss::spec),
     ("smollm3", smollm3::spec),
@@ -456,7 +462,7 @@ fn plain_activation(config: &ConfigJson, key: &str) -> Result<PlainActivation, M
 }
 
 /// Makes a layer with a `SiLU` gate.
-fn plain(config: &ConfigJson, mixer: GroupedSpec) -> Result<LayerSpec, ModelError> {
+fn plain(config: &ConfigJson, mixer: impl Into<MixerSpec>) -> Result<LayerSpec, ModelError> {
     only_silu(config)?;
     let gate = GatedSpec::new(config.size("intermediate_size")?);
     let bias = config.knows("mlp_bias") && config.flag("mlp_bias", false)?;

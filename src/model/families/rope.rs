@@ -242,6 +242,26 @@ pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSp
     Reading::new(config, head_dim).read(section)
 }
 
+/// Reads the rotation of a part of each head where some of the features turn by height and width,
+/// which for text are the position: see [`of_part`].
+pub(super) fn of_sections_in_part(
+    config: &ConfigJson,
+    head_dim: usize,
+    share: f64,
+) -> Result<RopeSpec, ModelError> {
+    config.not_null("partial_rotary_factor", "a number above 0")?;
+    let section = section(config)?.map(|section| {
+        section
+            .without("mrope_section")
+            .without("mrope_interleaved")
+    });
+    Reading {
+        part: Some(share),
+        ..Reading::new(config, head_dim)
+    }
+    .read(section)
+}
+
 /// The bases of the rotations of layers without and with a window where the config names none.
 pub(super) struct Bases {
     pub full: f64,

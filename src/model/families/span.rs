@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ConfigJson, ModelError, Span};
+use super::{ConfigJson, ModelError, Span, list};
 
 /// Whether layer `index` has a window by `layer_types`; `None` where they are not listed.
 /// `attention` is the older word.
@@ -20,6 +20,26 @@ pub(super) fn kind_of_layer(config: &ConfigJson, index: usize) -> Result<Option<
                 "`layer_types` of layer {index} is `{found}`, {known}"
             )))
         }
+    }
+}
+
+/// Returns the kind of layer `index` by `layer_types`, one of `known`; `None` where they are not
+/// listed.
+pub(super) fn named_kind<'a>(
+    config: &'a ConfigJson,
+    index: usize,
+    known: &[&str],
+) -> Result<Option<&'a str>, ModelError> {
+    let Some(kinds) = listed(config)? else {
+        return Ok(None);
+    };
+    match kinds.get(index).and_then(Value::as_str) {
+        Some(kind) if known.contains(&kind) => Ok(Some(kind)),
+        other => Err(config.fault(format!(
+            "`layer_types` of layer {index} is `{}`, known are {}",
+            other.unwrap_or("missing"),
+            list(known)
+        ))),
     }
 }
 

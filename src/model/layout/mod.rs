@@ -2,18 +2,19 @@
 
 mod linear;
 mod names;
+mod recurrent;
 
 use std::collections::BTreeSet;
 
 pub use linear::{LinearKind, LinearSpec, Role, Slice, WeightOrder};
 pub use names::Names;
+pub(super) use recurrent::{CONVOLUTION, LONE_CONVOLUTION};
 
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
-    MlpSpec, Modules,
+    MlpSpec, Modules, OutputGate,
 };
 
-const GATE_UP: [&str; 2] = ["mlp.gate_proj", "mlp.up_proj"];
 /// The module of a layer's experts, whose parameters can have adapters.
 pub const EXPERTS: &str = "mlp.experts";
 const STACKS: [&str; 2] = ["gate_up_proj", "down_proj"];
@@ -85,11 +86,15 @@ impl DecoderSpec {
         let mut linears = match mixer {
             MixerSpec::Grouped(grouped) => self.grouped(index, grouped),
             MixerSpec::Latent(latent) => self.latent(index, latent),
+            MixerSpec::Recurrent(recurrent) => self.recurrent(index, recurrent),
+            MixerSpec::Convolution(convolution) => self.convolution(index, convolution),
         };
         match mlp {
             MlpSpec::Gated(gated) => {
                 match gated.gate_up {
-                    Modules::Separate => linears.extend(self.gate_up(index, GATE_UP, gated)),
+                    Modules::Separate => {
+                        linears.extend(self.gate_up(index, self.names.gate_up, gated))
+                    }
                     _ => linears.push(self.linear(
                         index,
                         self.names.fused_gate_up,
@@ -131,7 +136,7 @@ impl DecoderSpec {
     }
 
     fn grouped(&self, index: usize, spec: &GroupedSpec) -> Vec<LinearSpec> {
-        let (q, kv) = (spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim);
+        let (q, [queries, keys, values]) = (spec.heads * spec.head_dim, spec.qkv_widths());
         let of = |name: &str, shape, bias| {
             self.linear(
                 index,
@@ -141,16 +146,19 @@ impl DecoderSpec {
             )
         };
         let mut linears: Vec<_> = match spec.qkv {
-            Modules::Separate => [("q_proj", q), ("k_proj", kv), ("v_proj", kv)]
+            Modules::Separate => [("q_proj", queries), ("k_proj", keys), ("v_proj", values)]
                 .into_iter()
                 .map(|(name, outputs)| of(name, [self.width, outputs], spec.qkv_bias))
                 .collect(),
             _ => vec![of(
                 self.names.fused_qkv,
-                [self.width, q + 2 * kv],
+                [self.width, queries + keys + values],
                 spec.qkv_bias,
             )],
         };
+        if let OutputGate::Heads(gate) = spec.gate {
+            linears.push(of(gate, [self.width, spec.heads], false));
+        }
         linears.push(of(
             self.names.attention_output,
             [q, self.width],
@@ -357,6 +365,12 @@ impl DecoderSpec {
                     .into_iter()
                     .for_each(|rank| norm(of_query.clone(), rank));
                 norm(of_key, latent.kv_rank);
+            }
+            MixerSpec::Recurrent(recurrent) => {
+                tensors.extend(self.recurrent_tensors(index, recurrent));
+            }
+            MixerSpec::Convolution(convolution) => {
+                tensors.extend(self.convolution_tensors(index, convolution));
             }
         }
         if let MlpSpec::Experts(experts) = &layer.mlp {

@@ -29,6 +29,8 @@ pub struct Names {
     pub norms: Option<[&'static str; 4]>,
     /// The module of gate and up, where they are one.
     pub fused_gate_up: &'static str,
+    /// The modules of gate and up, where each is one.
+    pub gate_up: [&'static str; 2],
     /// The down projection of a gated feed-forward.
     pub mlp_output: &'static str,
     /// The up and down projections of a feed-forward without a gate.
@@ -40,6 +42,8 @@ pub struct Names {
     pub elsewhere: &'static [(&'static str, &'static str)],
     /// Last names of buffers that files of older versions have and that follow from the config.
     pub buffers: &'static [&'static str],
+    /// Prefixes of tensors that are not the decoder's and that transformers passes by.
+    pub passes_by: &'static [&'static str],
     /// Whether other models stand beside the decoder, as in a multimodal model.
     pub is_wrapped: bool,
 }
@@ -58,11 +62,13 @@ impl Names {
         query_key_norms: ["q_norm", "k_norm"],
         norms: None,
         fused_gate_up: "mlp.gate_up_proj",
+        gate_up: ["mlp.gate_proj", "mlp.up_proj"],
         mlp_output: "mlp.down_proj",
         plain_mlp: ["mlp.up_proj", "mlp.down_proj"],
         head: "lm_head",
         elsewhere: &[],
         buffers: &["rotary_emb.inv_freq"],
+        passes_by: &[],
         is_wrapped: false,
     };
 
@@ -120,9 +126,11 @@ impl Names {
             .unwrap_or_else(|| name.to_owned())
     }
 
-    /// Whether a tensor belongs to a model beside the text decoder.
+    /// Whether a tensor belongs to something beside the text decoder.
     pub(in crate::model) fn leaves_out(&self, name: &str) -> bool {
-        self.is_wrapped && !name.starts_with(self.stem) && module_of(name) != self.head
+        let is_beside =
+            self.is_wrapped && !name.starts_with(self.stem) && module_of(name) != self.head;
+        is_beside || self.passes_by.iter().any(|prefix| name.starts_with(prefix))
     }
 
     /// Returns the tensor of the head, which may be the embedding.

@@ -1,8 +1,9 @@
 //! The spec of a layer's attention.
 
-use super::Modules;
+use super::{ConvolutionSpec, Modules, RecurrentSpec};
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeSpec;
+use crate::ops::RecurrenceForm;
 
 /// Whether and where queries and keys are normalized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +18,17 @@ pub enum QueryKeyNorm {
     Whole,
 }
 
+/// The gate of the result of heads, a factor σ(g).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputGate {
+    /// No gate.
+    None,
+    /// One per feature: the projection of queries gives each head's query, and its gates behind it.
+    Features,
+    /// One per head, from a projection with this last name.
+    Heads(&'static str),
+}
+
 /// The kind of attention.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MixerSpec {
@@ -24,11 +36,27 @@ pub enum MixerSpec {
     Grouped(GroupedSpec),
     /// Keys and values of all heads come from one narrow row per token.
     Latent(LatentSpec),
+    /// A state per head takes the place of keys and values.
+    Recurrent(RecurrentSpec),
+    /// A short convolution alone.
+    Convolution(ConvolutionSpec),
 }
 
 impl From<GroupedSpec> for MixerSpec {
     fn from(spec: GroupedSpec) -> Self {
         Self::Grouped(spec)
+    }
+}
+
+impl From<RecurrentSpec> for MixerSpec {
+    fn from(spec: RecurrentSpec) -> Self {
+        Self::Recurrent(spec)
+    }
+}
+
+impl From<ConvolutionSpec> for MixerSpec {
+    fn from(spec: ConvolutionSpec) -> Self {
+        Self::Convolution(spec)
     }
 }
 
@@ -44,14 +72,15 @@ impl MixerSpec {
         match self {
             Self::Grouped(grouped) => grouped.rope.as_ref(),
             Self::Latent(latent) => Some(&latent.rope),
+            Self::Recurrent(_) | Self::Convolution(_) => None,
         }
     }
 
-    /// Returns the range of earlier tokens that a query sees.
+    /// Returns the range of earlier tokens that a query sees; states are of all of them.
     pub fn span(&self) -> Span {
         match self {
             Self::Grouped(grouped) => grouped.span,
-            Self::Latent(_) => Span::Full,
+            Self::Latent(_) | Self::Recurrent(_) | Self::Convolution(_) => Span::Full,
         }
     }
 
@@ -65,13 +94,51 @@ impl MixerSpec {
                 ..
             }) => [*heads, *kv_heads, *head_dim],
             Self::Latent(latent) => [latent.heads, latent.heads, latent.head_dim()],
+            Self::Recurrent(RecurrentSpec { form, .. }) => {
+                [form.value_heads, form.key_heads, form.value_dim]
+            }
+            Self::Convolution(convolution) => [1, 1, convolution.channels],
         }
     }
 
-    /// Returns the width of all query heads together.
-    pub fn query_width(&self) -> usize {
+    /// Returns the floating-point operations of a forward and of a backward per token, projections
+    /// apart, in documents of `length` tokens. Of attention half of all pairs are seen, and
+    /// backward makes the scores again: five products to two.
+    pub fn flops(&self, length: f64) -> [f64; 2] {
+        if let Self::Recurrent(RecurrentSpec { form, .. }) = self {
+            let forward = 2.0 * form.multiply_adds() as f64;
+            return [forward, RecurrenceForm::BACKWARD as f64 * forward];
+        }
+        if let Self::Convolution(ConvolutionSpec { channels, taps, .. }) = self {
+            let forward = 2.0 * (channels * taps) as f64;
+            return [forward, 2.0 * forward];
+        }
         let [heads, _, head_dim] = self.heads();
-        heads * head_dim
+        let forward = 2.0 * (heads * head_dim) as f64 * length;
+        [forward, 2.5 * forward]
+    }
+
+    /// Whether something is carried from token to token that cannot go back.
+    pub fn carries(&self) -> bool {
+        matches!(self, Self::Recurrent(_) | Self::Convolution(_))
+    }
+
+    /// Returns the name of the module of what is carried.
+    pub fn carrying_module(&self) -> Option<&'static str> {
+        match self {
+            Self::Recurrent(recurrent) => Some(recurrent.module),
+            Self::Convolution(convolution) => Some(convolution.module),
+            Self::Grouped(_) | Self::Latent(_) => None,
+        }
+    }
+
+    /// Returns the spec of states.
+    pub fn recurrent(&self) -> Option<&RecurrentSpec> {
+        if let Self::Recurrent(recurrent) = self {
+            Some(recurrent)
+        } else {
+            None
+        }
     }
 
     /// Returns the spec of grouped attention.
@@ -120,6 +187,8 @@ pub struct GroupedSpec {
     pub softcap: Option<f64>,
     /// Whether each head has a sink: a score that takes its share of the softmax and has no value.
     pub sinks: bool,
+    /// The gate of the result.
+    pub gate: OutputGate,
 }
 
 impl GroupedSpec {
@@ -142,6 +211,16 @@ impl GroupedSpec {
             score_scale,
             softcap,
             sinks,
+            gate: OutputGate::None,
+        }
+    }
+
+    /// Returns the number of outputs of the projections of queries, keys and values.
+    pub fn qkv_widths(&self) -> [usize; 3] {
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        match self.gate {
+            OutputGate::None | OutputGate::Heads(_) => [queries, keys, keys],
+            OutputGate::Features => [2 * queries, keys, keys],
         }
     }
 

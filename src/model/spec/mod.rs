@@ -2,15 +2,18 @@
 
 mod mixer;
 mod mlp;
+mod recurrent;
 
-pub use mixer::{GroupedSpec, LatentSpec, MixerSpec, QueryKeyNorm};
+pub use mixer::{GroupedSpec, LatentSpec, MixerSpec, OutputGate, QueryKeyNorm};
 pub use mlp::{
     ExpertForm, ExpertsSpec, GatedSpec, MlpSpec, PlainActivation, PlainSpec, SharedExpertSpec,
 };
+pub use recurrent::{ConvolutionSpec, RecurrentSpec};
 
 use super::layout::{Names, WeightOrder};
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
+use crate::ops::{RecurrenceForm, Update};
 
 /// A causal decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,9 +120,17 @@ impl LayerSpec {
     /// Returns the number of linear maps of attention.
     pub fn mixer_maps(&self) -> usize {
         match &self.mixer {
-            MixerSpec::Grouped(grouped) if grouped.qkv == Modules::Separate => 4,
-            MixerSpec::Grouped(_) => 2,
+            MixerSpec::Grouped(grouped) => {
+                let of_input = if grouped.qkv == Modules::Separate {
+                    3
+                } else {
+                    1
+                };
+                of_input + usize::from(matches!(grouped.gate, OutputGate::Heads(_))) + 1
+            }
             MixerSpec::Latent(latent) => 4 + usize::from(latent.query_rank.is_some()),
+            MixerSpec::Recurrent(recurrent) => recurrent.inputs().len() + 1,
+            MixerSpec::Convolution(_) => 2,
         }
     }
 
@@ -251,7 +262,9 @@ impl DecoderSpec {
 
     /// Describes the model in words.
     pub fn describe(&self) -> String {
-        let Some(LayerSpec { mixer, .. }) = self.layers.first() else {
+        let attends = |layer: &&LayerSpec| !layer.mixer.carries();
+        let attention = self.layers.iter().find(attends);
+        let Some(LayerSpec { mixer, .. }) = attention.or(self.layers.first()) else {
             return "no layers".to_owned();
         };
         let windows = self
@@ -264,11 +277,12 @@ impl DecoderSpec {
             .grouped()
             .is_some_and(|grouped| grouped.qk_norm != QueryKeyNorm::None);
         format!(
-            "{} layers of width {}, {heads} heads of {head_dim} on {}, {}, vocabulary {}{}{}{}",
+            "{} layers of width {}, {heads} heads of {head_dim} on {}, {}, vocabulary {}{}{}{}{}",
             self.layers.len(),
             self.width,
             match mixer {
-                MixerSpec::Grouped(_) => format!("{kv_heads} key heads"),
+                MixerSpec::Grouped(_) | MixerSpec::Recurrent(_) | MixerSpec::Convolution(_) =>
+                    format!("{kv_heads} key heads"),
                 MixerSpec::Latent(latent) => format!("latent rows of {}", latent.kv_rank),
             },
             self.describe_mlp(),
@@ -284,7 +298,47 @@ impl DecoderSpec {
             } else {
                 String::new()
             },
+            self.describe_recurrence(),
         )
+    }
+
+    fn describe_recurrence(&self) -> String {
+        let all = self
+            .layers
+            .iter()
+            .filter_map(|layer| layer.mixer.recurrent())
+            .collect::<Vec<_>>();
+        let Some(first) = all.first() else {
+            return self.describe_convolutions();
+        };
+        let RecurrenceForm {
+            update,
+            value_heads,
+            key_dim,
+            value_dim,
+            ..
+        } = first.form;
+        let kind = match update {
+            Update::Delta => "gated delta rule",
+            Update::Sum { .. } => "Mamba 2",
+        };
+        format!(
+            ", {kind} with {value_heads} states of {key_dim} by {value_dim} in {} layers",
+            all.len()
+        )
+    }
+
+    fn describe_convolutions(&self) -> String {
+        let mut taps = self.layers.iter().filter_map(|layer| match &layer.mixer {
+            MixerSpec::Convolution(convolution) => Some(convolution.taps),
+            _ => None,
+        });
+        taps.next().map_or_else(String::new, |first| {
+            format!(
+                ", convolutions of {first} tokens in {} layers",
+                1 + taps.count()
+            )
+        })
     }
 
     fn describe_mlp(&self) -> String {
