@@ -336,5 +336,6 @@ macro_rules! families {
 
 families! {
     llama mistral qwen2 qwen3 gemma gemma2 gemma3_text granite olmo2 smollm3 phi3 phi3_longrope
-    mixtral qwen3_moe deepseek_v2 deepseek_v3 falcon_7b falcon_new gpt_oss
+    mixtral qwen3_moe deepseek_v2 deepseek_v3 falcon_7b falcon_new gpt_oss gemma4_dense gemma4_moe
+    gemma4_small
 }

@@ -326,7 +326,9 @@ fn the_token_of_padding_is_that_of_transformers() {
             DecoderSpec::read(&path).unwrap().padding
         };
         let absent = match family {
-            "gemma" | "gemma2" | "gemma3_text" => Some(0),
+            "gemma" | "gemma2" | "gemma3_text" | "gemma4_dense" | "gemma4_moe" | "gemma4_small" => {
+                Some(0)
+            }
             "olmo2" => Some(1),
             "phi3" | "phi3_longrope" => Some(32_000),
             "smollm3" => Some(128_004),

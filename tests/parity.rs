@@ -897,7 +897,7 @@ fn hidden_states_equal_transformers() {
         };
         for (index, block) in decoder.blocks.iter().enumerate() {
             compare(index, x.to_data().iter().collect());
-            x = block.forward(x, &frame);
+            x = block.forward(x, &frame).stream;
         }
         // The last one is behind the final norm.
         compare(

@@ -10,19 +10,21 @@ use super::convolution::Convolution;
 use super::decoder::Decoder;
 use super::frame::BlockPlace;
 use super::layout::{
-    CONVOLUTION, CORRECTION, LONE_CONVOLUTION, LinearKind, LinearSpec, Slice, WeightOrder,
+    BESIDE_EXPERTS, CONVOLUTION, CORRECTION, LONE_CONVOLUTION, LinearKind, LinearSpec,
+    PER_LAYER_NORM, SCALAR, Slice, WeightOrder, module_above,
 };
 use super::mixer::{Grouped, Latent, Mixer, Query};
-use super::mlp::Mlp;
+use super::mlp::{GatedAndExperts, Mlp};
+use super::per_layer::{PerLayer, PerLayerInputs};
 use super::recurrent::Recurrent;
 use super::spec::{
-    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec,
-    MixerSpec, MlpSpec, Modules, OutputGate, RecurrentSpec,
+    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec,
+    LayerSpec, MixerSpec, MlpSpec, OutputGate, RecurrentSpec,
 };
 use super::{ModelError, Storage};
 use crate::device;
 use crate::nn::conv::Conv;
-use crate::nn::experts::{Expert, Experts, Router, SharedExpert, Unit};
+use crate::nn::experts::{Expert, Experts, Router, RouterScales, SharedExpert, Unit};
 use crate::nn::head::Head;
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
@@ -119,6 +121,7 @@ pub(super) fn assemble(
                 layer: index,
                 rope,
                 span,
+                is_source: spec.is_source(index),
             },
         )?);
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
@@ -134,11 +137,11 @@ pub(super) fn assemble(
     } else {
         device
     };
-    let embedding = assembly.table(&spec.names.embedding(), home)?;
+    let embedding = assembly.table(&spec.names.embedding(), spec.width, home)?;
     let table = match storage.form.filter(|_| storage.packs_head) {
         _ if spec.tied_head => embedding.clone(),
         Some(form) => assembly.packed_table(&spec.names.head(), form)?,
-        None => assembly.table(&spec.names.head(), device)?,
+        None => assembly.table(&spec.names.head(), spec.width, device)?,
     };
     let (norm, scale, softcap) = (
         assembly.norm(&spec.names.final_norm(), spec.width)?,
@@ -175,6 +178,7 @@ pub(super) fn assemble(
         embedding_norm,
         positions,
         trains_positions: false,
+        per_layer: assembly.per_layer_inputs()?,
         blocks,
         head,
         ropes,
@@ -203,15 +207,22 @@ impl Assembly<'_> {
         ))
     }
 
-    /// Reads a matrix [vocabulary, width] in as few pieces as the device allows.
-    fn table(&self, name: &str, device: &Device) -> Result<EmbeddingTable, ModelError> {
+    /// Reads a matrix [vocabulary, width] of that width in as few pieces as the device allows.
+    fn table(
+        &self,
+        name: &str,
+        width: usize,
+        device: &Device,
+    ) -> Result<EmbeddingTable, ModelError> {
         let piece = |rows: Range<usize>| -> Result<Base, ModelError> {
-            let rows = self.source.rows(name, rows, self.spec.width, self.dtype)?;
+            let rows = self.source.rows(name, rows, width, self.dtype)?;
             Ok(Base::Dense(Tensor::from_data(rows, (device, self.kept))))
         };
         let most = device::largest_tensor_bytes(device).unwrap_or(u64::MAX);
         Ok(EmbeddingTable::of(
-            self.pieces(most).map(piece).collect::<Result<_, _>>()?,
+            self.pieces(width, most)
+                .map(piece)
+                .collect::<Result<_, _>>()?,
         ))
     }
 
@@ -228,7 +239,7 @@ impl Assembly<'_> {
             PIECE_BYTES
         };
         Ok(EmbeddingTable::of(
-            self.pieces(most)
+            self.pieces(self.spec.width, most)
                 .map(|rows| Base::Packed(whole.rows(rows)))
                 .collect(),
         ))
@@ -236,8 +247,8 @@ impl Assembly<'_> {
 
     /// Splits the rows of a table into pieces of at most `most_bytes`; all except the last have as
     /// many rows.
-    fn pieces(&self, most_bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (vocabulary, width) = (self.spec.vocabulary, self.spec.width);
+    fn pieces(&self, width: usize, most_bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
+        let vocabulary = self.spec.vocabulary;
         let most = most_bytes / (width * self.kept.size()) as u64;
         let pieces = (vocabulary as u64).div_ceil(most.max(1)) as usize;
         let rows = vocabulary.div_ceil(pieces);
@@ -306,7 +317,14 @@ impl Assembly<'_> {
             .filter(|_| !linear.is_whole() || !self.source.stays_dense(&key, shape));
         let weight = match (kind, form) {
             (LinearKind::Stacked(slice), None) => {
-                dense(self.source.slice(slice, [*inputs, *outputs], self.dtype)?)
+                let data = self
+                    .source
+                    .slice(slice, linear.weight_shape(), self.dtype)?;
+                dense(if slice.is_turned {
+                    data
+                } else {
+                    transposed(&data, shape)
+                })
             }
             (LinearKind::Stacked(slice), Some(form)) => {
                 packed(self.packed_slice(slice, shape, form)?)
@@ -336,16 +354,14 @@ impl Assembly<'_> {
         [outputs, inputs]: [usize; 2],
         form: QuantFormat,
     ) -> Result<Quantized, ModelError> {
-        let numbers: Vec<f32> = self
-            .source
-            .slice(slice, [inputs, outputs], DType::F32)?
-            .iter()
-            .collect();
-        let turned: Vec<f32> = (0..outputs)
-            .flat_map(|row| (0..inputs).map(move |column| (row, column)))
-            .map(|(row, column)| numbers[column * outputs + row])
-            .collect();
-        form.pack([outputs, inputs], &turned)
+        let data = if slice.is_turned {
+            let stored = [inputs, outputs];
+            transposed(&self.source.slice(slice, stored, DType::F32)?, stored)
+        } else {
+            self.source.slice(slice, [outputs, inputs], DType::F32)?
+        };
+        let numbers: Vec<f32> = data.iter().collect();
+        form.pack([outputs, inputs], &numbers)
             .map_err(|cause| ModelError::Packing {
                 name: slice.tensor.clone(),
                 cause,
@@ -380,14 +396,7 @@ impl Assembly<'_> {
             }
         };
         let mlp = match &layer.mlp {
-            MlpSpec::Gated(spec) => {
-                let down = next_back(&mut projections);
-                Mlp::Gated {
-                    spec: spec.clone(),
-                    gate_up: projections.collect(),
-                    down,
-                }
-            }
+            MlpSpec::Gated(spec) => gated(spec, &mut projections),
             MlpSpec::Plain(spec) => Mlp::Plain {
                 activation: spec.activation,
                 maps: Box::new([next(&mut projections), next(&mut projections)]),
@@ -395,7 +404,38 @@ impl Assembly<'_> {
             MlpSpec::Experts(spec) => {
                 Mlp::Experts(Box::new(self.experts(index, spec, &mut projections)?))
             }
+            MlpSpec::GatedAndExperts(both) => {
+                let norm_names = BESIDE_EXPERTS.map(|name| names.in_layer(index, name));
+                let [after_gated, before_experts, after_experts] = &norm_names;
+                let norm = |name: &str| self.norm(name, self.spec.width);
+                Mlp::GatedAndExperts(Box::new(GatedAndExperts {
+                    gated: gated(&both.gated, &mut projections),
+                    experts: self.experts(index, &both.experts, &mut projections)?,
+                    norms: [
+                        norm(after_gated)?,
+                        norm(before_experts)?,
+                        norm(after_experts)?,
+                    ],
+                    norm_names,
+                }))
+            }
         };
+        let per_layer = layer
+            .per_layer_input
+            .map(|spec| {
+                let norm_name = names.in_layer(index, PER_LAYER_NORM);
+                Ok::<_, ModelError>(Box::new(PerLayer {
+                    spec,
+                    maps: [next(&mut projections), next(&mut projections)],
+                    norm: self.norm(&norm_name, self.spec.width)?,
+                    norm_name,
+                }))
+            })
+            .transpose()?;
+        let scalar = layer
+            .has_scalar
+            .then(|| self.source.vector(&names.in_layer(index, SCALAR), 1))
+            .transpose()?;
         Ok(Block {
             spec: layer.clone(),
             names: names.clone(),
@@ -403,7 +443,27 @@ impl Assembly<'_> {
             norms: [before_attention?, after_attention?, before_mlp?, after_mlp?],
             mixer,
             mlp,
+            per_layer,
+            scalar: scalar.and_then(|numbers| numbers.first().copied()),
         })
+    }
+
+    /// Reads what gives layers their own inputs.
+    fn per_layer_inputs(&self) -> Result<Option<PerLayerInputs>, ModelError> {
+        let (spec, names) = (self.spec, &self.spec.names);
+        let (Some(width), Some(linear)) = (spec.per_layer_width(), spec.per_layer_projection())
+        else {
+            return Ok(None);
+        };
+        let (table_name, norm_name) = (names.per_layer_embedding(), names.per_layer_norm());
+        Ok(Some(PerLayerInputs {
+            table: self.table(&table_name, linear.outputs, self.device)?,
+            table_name,
+            projection: self.projection(&linear)?,
+            norm: self.norm(&norm_name, width)?,
+            norm_name,
+            width,
+        }))
     }
 
     fn grouped(
@@ -414,12 +474,15 @@ impl Assembly<'_> {
     ) -> Result<Grouped, ModelError> {
         let [query, key] = self.spec.names.query_key_norms(index);
         let epsilon = self.spec.norm_epsilon;
-        let of_heads = |[of_query, of_key]: [usize; 2]| {
-            Ok::<_, ModelError>([
-                self.inner_norm(&query, of_query, epsilon)?,
-                self.inner_norm(&key, of_key, epsilon)?,
-            ])
+        let norm = |name: &str, width: Option<usize>| {
+            width
+                .map(|width| self.inner_norm(name, width, epsilon))
+                .transpose()
         };
+        let [of_query, of_key] = spec.norm_widths();
+        let value_norm = spec
+            .value_norm
+            .then(|| self.bare_norm(spec.head_dim, epsilon));
         let sinks = spec
             .sinks
             .then(|| {
@@ -428,12 +491,10 @@ impl Assembly<'_> {
             })
             .transpose()?;
         Ok(Grouped {
-            norms: spec.norm_widths().map(of_heads).transpose()?,
+            norms: [norm(&query, of_query)?, norm(&key, of_key)?],
+            value_norm,
             sinks: sinks.map(Into::into),
-            qkv: from
-                .by_ref()
-                .take(if spec.qkv == Modules::Separate { 3 } else { 1 })
-                .collect(),
+            qkv: from.by_ref().take(spec.input_maps()).collect(),
             gate: matches!(spec.gate, OutputGate::Heads(_)).then(|| next(from)),
             output: next(from),
             spec: spec.clone(),
@@ -571,7 +632,17 @@ impl Assembly<'_> {
             .router
             .bias
             .then(|| Tensor::from_data(TensorData::new(bias, [count]), self.device));
+        let scales = spec.router_scales().map(|[input, experts]| {
+            let names = &self.spec.names;
+            Ok::<_, ModelError>(RouterScales {
+                name: module_above(&name).to_owned(),
+                input: self.vector(&names.in_layer(index, &input), self.spec.width)?,
+                experts: self.vector(&names.in_layer(index, &experts), count)?,
+                epsilon: self.spec.norm_epsilon,
+            })
+        });
         let router = Router {
+            scales: scales.transpose()?,
             weight: Tensor::from_data(rows, (self.device, DType::F32)),
             name,
             bias,
@@ -586,7 +657,9 @@ impl Assembly<'_> {
             })
             .collect();
         let unit = match spec.form {
-            ExpertForm::Apart { .. } => Unit::SideBySide(spec.expert.activation),
+            ExpertForm::Apart { .. } | ExpertForm::Rows { .. } => {
+                Unit::SideBySide(spec.expert.activation)
+            }
             ExpertForm::Stacked { alpha, limit } => Unit::InTurns { alpha, limit },
         };
         let of_stack = |part: usize, outputs: usize| -> Result<Tensor<2>, ModelError> {
@@ -628,8 +701,24 @@ fn next(projections: &mut impl Iterator<Item = Projection>) -> Projection {
     projections.next().expect(LISTED)
 }
 
-fn next_back(projections: &mut impl DoubleEndedIterator<Item = Projection>) -> Projection {
-    projections.next_back().expect(LISTED)
+/// Takes a gated feed-forward.
+fn gated(spec: &GatedSpec, projections: &mut impl Iterator<Item = Projection>) -> Mlp {
+    Mlp::Gated {
+        spec: spec.clone(),
+        gate_up: projections.by_ref().take(spec.maps() - 1).collect(),
+        down: next(projections),
+    }
+}
+
+/// Returns the transpose of a matrix [rows, columns].
+fn transposed(matrix: &TensorData, [rows, columns]: [usize; 2]) -> TensorData {
+    let size = matrix.dtype.size();
+    let bytes: Vec<u8> = (0..columns)
+        .flat_map(|column| (0..rows).map(move |row| row * columns + column))
+        .flat_map(|place| &matrix.bytes[place * size..(place + 1) * size])
+        .copied()
+        .collect();
+    TensorData::from_bytes_vec(bytes, [columns, rows], matrix.dtype)
 }
 
 /// Returns the index of `item` in `items`; a new item is appended.

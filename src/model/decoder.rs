@@ -6,8 +6,10 @@ use std::sync::Arc;
 use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::block::Block;
+use super::flow::Context;
 use super::frame::{Frame, LastRows};
 use super::layout::module_of;
+use super::per_layer::PerLayerInputs;
 use super::spec::DecoderSpec;
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
@@ -37,6 +39,8 @@ pub struct Decoder {
     /// Learned rows that are added by position, [context, width].
     pub(super) positions: Option<Tensor<2>>,
     pub(super) trains_positions: bool,
+    /// What gives blocks their own inputs of each token, where they have such.
+    pub(super) per_layer: Option<PerLayerInputs>,
     /// The blocks, bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
@@ -48,7 +52,7 @@ pub struct Decoder {
 /// The place of a weight in the network; the order is that of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// The table for looking up tokens.
+    /// The table for looking up tokens, and what gives blocks their own inputs.
     Embedding,
     /// The block at an index, counted from the bottom.
     Segment(usize),
@@ -62,9 +66,13 @@ impl Decoder {
         self.head.norm.weight.device()
     }
 
-    /// Whether embedding and head are one tensor each.
+    /// Whether embedding, head and the table of the layers' own inputs are one tensor each.
     pub fn has_whole_tables(&self) -> bool {
-        self.embedding.whole().is_some() && self.head.table.whole().is_some()
+        let of_inputs = self.per_layer.as_ref().map(|input| &input.table);
+        [&self.embedding, &self.head.table]
+            .into_iter()
+            .chain(of_inputs)
+            .all(|table| table.whole().is_some())
     }
 
     /// Makes what all blocks share for documents of these lengths, laid end to end in one row;
@@ -204,12 +212,30 @@ impl Decoder {
         }
     }
 
+    /// Returns the input of the lowest block, and what stands beside it.
+    ///
+    /// # Shapes
+    /// `ids` [1, tokens], result [1, tokens, width].
+    pub fn enter(&self, ids: Tensor<2, Int>, frame: &Frame) -> (Tensor<3>, Context) {
+        let stream = self.embed(ids.clone(), frame);
+        let inputs = |per_layer: &PerLayerInputs| {
+            per_layer.forward(ids, stream.clone(), frame.per_layer_mask().as_ref())
+        };
+        let context = Context {
+            per_layer: self.per_layer.as_ref().map(inputs),
+            ..Context::default()
+        };
+        (stream, context)
+    }
+
     /// Returns the hidden rows before the final norm that the frame asks for, without a tape,
     /// [batch, rows, width].
     pub fn hidden(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
-        self.blocks
-            .iter()
-            .fold(self.embed(ids, frame), |x, block| block.forward(x, frame))
+        let (stream, mut context) = self.enter(ids, frame);
+        self.blocks.iter().fold(stream, |x, block| {
+            let output = block.forward(context.input(block, x), frame);
+            context.keep(block, output).0
+        })
     }
 
     /// Returns the logits of every token of documents of these lengths, [tokens, vocabulary]. They
@@ -252,6 +278,9 @@ impl Decoder {
         self.blocks
             .iter_mut()
             .for_each(|block| block.set_trains(trains));
+        if let Some(per_layer) = &mut self.per_layer {
+            per_layer.set_trains(trains);
+        }
         self.head.norm.trains = trains;
         self.head.trains_bias = trains;
         self.trains_positions = trains;
@@ -269,6 +298,9 @@ impl Decoder {
         if let Some(positions) = self.positions.as_mut().filter(|_| self.trains_positions) {
             let name = self.spec.names.positions();
             visit(Place::Embedding, &name, Weight::Matrix(positions));
+        }
+        if let Some(per_layer) = &mut self.per_layer {
+            per_layer.visit(&mut |name, weight| visit(Place::Embedding, name, weight));
         }
         for (index, block) in self.blocks.iter_mut().enumerate() {
             block.visit(&mut |name, weight| visit(Place::Segment(index), name, weight));
@@ -303,6 +335,12 @@ impl Decoder {
         self.embedding.own.is_some()
     }
 
+    /// Whether anything trains of what gives blocks their own inputs, so that gradients go back into
+    /// those of all blocks.
+    pub fn trains_per_layer(&self) -> bool {
+        self.per_layer.as_ref().is_some_and(PerLayerInputs::trains)
+    }
+
     /// Whether the trained part of the head is that of the embedding.
     pub fn shares_tables(&self) -> bool {
         matches!(
@@ -311,12 +349,48 @@ impl Decoder {
         )
     }
 
+    /// Returns the gradients of what trains of the embedding and of what gives blocks their own
+    /// inputs, each in memory order and in the order of a visit. They are given those of the input
+    /// of the lowest block and of the blocks' own inputs, where anything depends on them.
+    ///
+    /// # Shapes
+    /// `ids` [1, tokens], `of_stream` [1, tokens, width], `of_inputs` [1, tokens, layers, width of
+    /// an input].
+    pub fn entry_gradients(
+        &self,
+        ids: &Tensor<2, Int>,
+        of_stream: Option<Tensor<3>>,
+        of_inputs: Option<Tensor<4>>,
+        frame: &Frame,
+    ) -> Vec<Tensor<1>> {
+        let trains = self.trains_embedding();
+        let (of_own, through) = match (&self.per_layer, of_inputs) {
+            (Some(per_layer), Some(of_inputs)) => per_layer.backward(
+                ids.clone(),
+                self.embed(ids.clone(), frame),
+                of_inputs,
+                frame.per_layer_mask().as_ref(),
+                self.padding,
+                trains,
+            ),
+            _ => (Vec::new(), None),
+        };
+        let of_tokens = match (of_stream, through) {
+            (Some(of_stream), Some(through)) => Some(of_stream + through),
+            (of_stream, through) => of_stream.or(through),
+        };
+        let of_embedding = of_tokens
+            .filter(|_| trains)
+            .map(|of_tokens| self.embedding_gradients(ids.clone(), of_tokens, frame));
+        of_embedding.into_iter().flatten().chain(of_own).collect()
+    }
+
     /// Returns the gradients of what trains of the embedding and of positions, each in memory order,
     /// given that of the embedded tokens.
     ///
     /// # Shapes
     /// `ids` [1, tokens], of the frame, `of_tokens` [1, tokens, width].
-    pub fn embedding_gradients(
+    fn embedding_gradients(
         &self,
         ids: Tensor<2, Int>,
         of_tokens: Tensor<3>,
@@ -425,14 +499,22 @@ impl Decoder {
         settled
     }
 
-    /// Returns all projections of the blocks in checkpoint order.
+    /// Returns all projections in the order of [`DecoderSpec::projections`].
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.blocks.iter().flat_map(Block::projections)
+        let of_inputs = self.per_layer.iter().map(|input| &input.projection);
+        self.blocks
+            .iter()
+            .flat_map(Block::projections)
+            .chain(of_inputs)
     }
 
-    /// Returns all projections of the blocks in checkpoint order.
+    /// Returns all projections in the order of [`DecoderSpec::projections`].
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
-        self.blocks.iter_mut().flat_map(Block::projections_mut)
+        let of_inputs = self.per_layer.iter_mut().map(|input| &mut input.projection);
+        self.blocks
+            .iter_mut()
+            .flat_map(Block::projections_mut)
+            .chain(of_inputs)
     }
 
     /// Returns the attached adapters with their modules' names, in checkpoint order.

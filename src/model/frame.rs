@@ -53,24 +53,28 @@ pub(super) enum Site {
     /// Narrow rows from which queries, and keys and values, are projected.
     QueryRow,
     KeyValueRow,
+    /// The stream and the product from which a layer's own input is added.
+    PerLayerInput,
+    PerLayerOutput,
+    /// Experts beside a feed-forward.
+    ExpertInput,
+    ExpertOutput,
 }
 
 impl Site {
     /// Returns a number that is unique within a model.
     fn of(self, layer: usize) -> u64 {
-        match self {
-            Self::QueryRow | Self::KeyValueRow => 1 << 40 | (layer as u64 * 4 + self as u64),
-            _ => layer as u64 * 4 + self as u64,
-        }
+        let kind = self as u64;
+        (kind / 4) << 40 | (layer as u64 * 4 + kind)
     }
 }
 
 impl Frame {
     pub(super) fn mask(&self, layer: usize, site: Site) -> Option<Mask> {
         let (probability, tokens) = self.dropout.as_ref()?;
-        let is_of_rows = matches!(
+        let is_of_rows = !matches!(
             site,
-            Site::AttentionOutput | Site::MlpInput | Site::MlpOutput
+            Site::AttentionInput | Site::QueryRow | Site::KeyValueRow
         );
         let tokens = match self
             .last_rows_of(layer)
@@ -98,6 +102,16 @@ impl Frame {
         })
     }
 
+    /// Returns the dropout mask of the adapter that gives the layers' own inputs.
+    pub(super) fn per_layer_mask(&self) -> Option<Mask> {
+        let (probability, tokens) = self.dropout.as_ref()?;
+        Some(Mask {
+            tokens: tokens.clone(),
+            site: 3 << 40,
+            probability: *probability,
+        })
+    }
+
     pub(super) fn last_rows_of(&self, layer: usize) -> Option<&LastRows> {
         self.last_rows.as_ref().filter(|rows| rows.block == layer)
     }
@@ -109,4 +123,6 @@ pub(super) struct BlockPlace {
     pub(super) layer: usize,
     pub(super) rope: Option<usize>,
     pub(super) span: usize,
+    /// Whether a higher block uses its keys and values.
+    pub(super) is_source: bool,
 }

@@ -7,10 +7,13 @@ use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
 use super::convolution::Convolution;
+use super::flow::KeyValueRows;
 use super::frame::{BlockPlace, Frame, Site};
 use super::past::Past;
 use super::recurrent::Recurrent;
-use super::spec::{GroupedSpec, LatentSpec, MixerSpec, Modules, OutputGate, QueryKeyNorm};
+use super::spec::{
+    GroupedSpec, KeyValues, LatentSpec, MixerSpec, Modules, OutputGate, QueryKeyNorm,
+};
 use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
@@ -32,19 +35,21 @@ pub(super) enum Mixer {
 
 impl Mixer {
     /// Returns the result of the heads before the output projection, [batch, tokens, heads · width
-    /// of values].
+    /// of values], and keys and values where a higher block uses them. `lent` are those of a lower
+    /// block, where this one has none.
     pub(super) fn mix(
         &self,
         x: Tensor<3>,
+        lent: Option<KeyValueRows>,
         place: BlockPlace,
         frame: &Frame,
         past: Option<&mut Past>,
-    ) -> Tensor<3> {
+    ) -> (Tensor<3>, Option<KeyValueRows>) {
         match self {
-            Self::Grouped(grouped) => grouped.mix(x, place, frame, past),
-            Self::Latent(latent) => latent.mix(x, place, frame, past),
-            Self::Recurrent(recurrent) => recurrent.mix(x, place, frame, past),
-            Self::Convolution(convolution) => convolution.mix(x, place, frame, past),
+            Self::Grouped(grouped) => grouped.mix(x, lent, place, frame, past),
+            Self::Latent(latent) => (latent.mix(x, place, frame, past), None),
+            Self::Recurrent(recurrent) => (recurrent.mix(x, place, frame, past), None),
+            Self::Convolution(convolution) => (convolution.mix(x, place, frame, past), None),
         }
     }
 
@@ -105,10 +110,7 @@ impl Mixer {
     /// Returns the norms of queries and of keys, or that of the result of states.
     pub(super) fn norms_mut(&mut self) -> [Option<&mut Norm>; 2] {
         match self {
-            Self::Grouped(grouped) => grouped
-                .norms
-                .as_mut()
-                .map_or([None, None], |norms| norms.each_mut().map(Some)),
+            Self::Grouped(grouped) => grouped.norms.each_mut().map(Option::as_mut),
             Self::Latent(latent) => {
                 let of_query = if let Query::Narrow { norm, .. } = &mut latent.query {
                     Some(norm)
@@ -152,7 +154,14 @@ impl MixerSpec {
             Self::Grouped(_) | Self::Latent(_) => {}
         }
         let ([queries, keys], [heads, ..]) = (self.head_widths(), self.heads());
-        rows.bytes(self.way() + 2 * queries + 2 * keys + heads as u64)
+        // Another block keeps those that are lent.
+        let own_keys = if self.source().is_some() { 0 } else { keys };
+        rows.bytes(self.way() + 2 * queries + 2 * own_keys + heads as u64)
+    }
+
+    /// Returns the bytes of keys and values.
+    pub(super) fn key_value_bytes(&self, rows: RowShape) -> u64 {
+        rows.bytes(2 * self.head_widths()[1])
     }
 
     /// Returns the bytes of intermediate results: queries, keys and values, and the result in tiles
@@ -194,12 +203,25 @@ impl MixerSpec {
                 qk_norm,
                 qkv,
                 gate,
+                key_values,
+                value_norm,
                 ..
             }) => {
+                let (own_keys, own_values) = match key_values {
+                    KeyValues::Projected => (*kv_heads, *kv_heads),
+                    // Values are made of what keys are made of.
+                    KeyValues::KeysAsValues => (*kv_heads, 0),
+                    KeyValues::OfLayer(_) => (0, 0),
+                };
                 let before_norms = if *qk_norm == QueryKeyNorm::None {
                     0
                 } else {
-                    (heads + kv_heads) * head_dim
+                    (heads + own_keys) * head_dim
+                };
+                let before_value_norm = if *value_norm {
+                    own_values * head_dim
+                } else {
+                    0
                 };
                 // Queries and gates in one, the gates, and the result before them.
                 let gates = match gate {
@@ -210,6 +232,7 @@ impl MixerSpec {
                 // Groups are put in order.
                 before_norms
                     + gates
+                    + before_value_norm
                     + if *qkv == Modules::FusedByGroup {
                         (heads + 2 * kv_heads) * head_dim
                     } else {
@@ -232,10 +255,12 @@ impl MixerSpec {
 #[derive(Debug, Clone)]
 pub(super) struct Grouped {
     pub(super) spec: GroupedSpec,
-    /// The projections of q, k and v, or one of all three.
+    /// The projections of q, k and v, as far as the layer has them, or one of all three.
     pub(super) qkv: Vec<Projection>,
     /// Norms of queries and of keys.
-    pub(super) norms: Option<[Norm; 2]>,
+    pub(super) norms: [Option<Norm>; 2],
+    /// The norm of values, which has no weight: ones stand in its place.
+    pub(super) value_norm: Option<Norm>,
     /// The projection of gates, one per head.
     pub(super) gate: Option<Projection>,
     /// Sinks, one per head.
@@ -247,48 +272,47 @@ impl Grouped {
     fn mix(
         &self,
         x: Tensor<3>,
+        lent: Option<KeyValueRows>,
         place: BlockPlace,
         frame: &Frame,
         past: Option<&mut Past>,
-    ) -> Tensor<3> {
+    ) -> (Tensor<3>, Option<KeyValueRows>) {
         let [batch, length, _] = x.dims();
         let GroupedSpec {
             heads,
             kv_heads,
             head_dim,
-            qk_norm,
             score_scale,
             softcap,
             ..
         } = self.spec;
         let mask = frame.mask(place.layer, Site::AttentionInput);
-        let ([mut query, mut key, value], gate) = self.project(x, mask.as_ref());
-        let norms = |of: QueryKeyNorm| self.norms.as_ref().filter(|_| qk_norm == of);
-        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Whole) {
-            (query, key) = (of_query.forward(query), of_key.forward(key));
-        }
-        let split = |of: Tensor<3>, heads| of.reshape([batch, length, heads, head_dim]);
-        let (mut query, mut key, value) = (
-            split(query, heads),
-            split(key, kv_heads),
-            split(value, kv_heads),
-        ); // [batch, length, heads, d]
-        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Heads) {
-            (query, key) = (of_query.forward(query), of_key.forward(key));
-        }
-        if let Some(rope) = place.rope.map(|rope| &frame.ropes[rope]) {
-            (query, key) = (
-                rope.rotate_queries(query, frame.positions.clone()),
-                rope.rotate_keys(key, frame.positions.clone()),
-            );
-        }
-        if let Some([of_query, of_key]) = norms(QueryKeyNorm::HeadsAfterRotation) {
-            (query, key) = (of_query.forward(query), of_key.forward(key));
-        }
-        let [key, value] = match past {
-            Some(past) => past.extend([key, value]),
-            None => [key, value],
-        };
+        let (query, own, gate) = self.project(x, mask.as_ref());
+        let [of_query, of_key] = self.norms.each_ref().map(Option::as_ref);
+        let rope = place.rope.map(|rope| &frame.ropes[rope]);
+        let query = self.heads_of(query, heads, of_query, |query| match rope {
+            Some(rope) => rope.rotate_queries(query, frame.positions.clone()),
+            None => query,
+        });
+        let own = own.map(|[key, value]| {
+            let key = self.heads_of(key, kv_heads, of_key, |key| match rope {
+                Some(rope) => rope.rotate_keys(key, frame.positions.clone()),
+                None => key,
+            });
+            let value: Tensor<4> = value.reshape([batch, length, kv_heads, head_dim]);
+            let value = match &self.value_norm {
+                Some(norm) => norm.forward(value),
+                None => value,
+            };
+            match past {
+                Some(past) => past.extend([key, value]),
+                None => [key, value],
+            }
+        });
+        let [key, value] = own
+            .or(lent)
+            .expect("a block without keys is given those of a lower one");
+        let given = place.is_source.then(|| [key.clone(), value.clone()]);
         let score = Score {
             scale: score_scale as f32,
             softcap: softcap.map(|cap| cap as f32),
@@ -308,17 +332,49 @@ impl Grouped {
                 mixed * sigmoid(gate.reshape([batch, length, heads, each]))
             }
         };
-        mixed.reshape([batch, length, heads * head_dim])
+        (mixed.reshape([batch, length, heads * head_dim]), given)
     }
 
-    /// Returns queries, keys and values, [batch, sequence, heads · d] each, and the gates of the
-    /// result, one per feature or head.
-    fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> ([Tensor<3>; 3], Option<Tensor<3>>) {
+    /// Splits queries or keys into heads, with their norm before or after the rotation, [batch,
+    /// length, heads, d].
+    fn heads_of(
+        &self,
+        mut of: Tensor<3>,
+        heads: usize,
+        norm: Option<&Norm>,
+        rotated: impl FnOnce(Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let GroupedSpec {
+            head_dim, qk_norm, ..
+        } = self.spec;
+        let norm = |kind: QueryKeyNorm| norm.filter(|_| qk_norm == kind);
+        if let Some(norm) = norm(QueryKeyNorm::Whole) {
+            of = norm.forward(of);
+        }
+        let [batch, length, _] = of.dims();
+        let mut of: Tensor<4> = of.reshape([batch, length, heads, head_dim]);
+        if let Some(norm) = norm(QueryKeyNorm::Heads) {
+            of = norm.forward(of);
+        }
+        let of = rotated(of);
+        match norm(QueryKeyNorm::HeadsAfterRotation) {
+            Some(norm) => norm.forward(of),
+            None => of,
+        }
+    }
+
+    /// Returns queries, the layer's own keys and values, [batch, sequence, heads · d] each, and the
+    /// gates of the result, one per feature or head.
+    fn project(
+        &self,
+        x: Tensor<3>,
+        mask: Option<&Mask>,
+    ) -> (Tensor<3>, Option<[Tensor<3>; 2]>, Option<Tensor<3>>) {
         let of_heads = self.gate.as_ref();
         let of_heads = of_heads.map(|gate| gate.forward(x.clone(), mask));
-        let [query, key, value] = self.project_qkv(x, mask);
+        let (query, own) = self.project_qkv(x, mask);
         if self.spec.gate != OutputGate::Features {
-            return ([query, key, value], of_heads);
+            return (query, own, of_heads);
         }
         let ([batch, length, _], head_dim) = (query.dims(), self.spec.head_dim);
         let both = query.reshape([batch * length, self.spec.heads, 2 * head_dim]);
@@ -328,10 +384,14 @@ impl Grouped {
                 .narrow(2, start, head_dim)
                 .reshape([batch, length, width])
         });
-        ([query, key, value], Some(gate))
+        (query, own, Some(gate))
     }
 
-    fn project_qkv(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
+    fn project_qkv(
+        &self,
+        x: Tensor<3>,
+        mask: Option<&Mask>,
+    ) -> (Tensor<3>, Option<[Tensor<3>; 2]>) {
         let GroupedSpec {
             heads,
             kv_heads,
@@ -340,22 +400,32 @@ impl Grouped {
             ..
         } = self.spec;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        if let [q, k, v] = &self.qkv[..] {
-            return [q, k, v].map(|projection| projection.forward(x.clone(), mask));
+        if qkv == Modules::Separate {
+            let mut each = self
+                .qkv
+                .iter()
+                .map(|projection| projection.forward(x.clone(), mask));
+            let query = each.next().expect("the layout lists it");
+            let (key, value) = (each.next(), each.next());
+            return (query, key.map(|key| [key.clone(), value.unwrap_or(key)]));
         }
         let all = side_by_side(&self.qkv, x, None, mask);
         if qkv == Modules::Fused {
-            return [(0, q), (q, kv), (q + kv, kv)]
-                .map(|(start, width)| all.clone().narrow(2, start, width));
+            let part = |start, width| all.clone().narrow(2, start, width);
+            return (part(0, q), Some([part(q, kv), part(q + kv, kv)]));
         }
         let ([batch, length, _], group) = (all.dims(), heads / kv_heads);
         let groups = all.reshape([batch * length, kv_heads, group + 2, head_dim]);
-        [(0, group, q), (group, 1, kv), (group + 1, 1, kv)].map(|(start, count, width)| {
+        let part = |start, count, width| {
             groups
                 .clone()
                 .narrow(2, start, count)
                 .reshape([batch, length, width])
-        })
+        };
+        (
+            part(0, group, q),
+            Some([part(group, 1, kv), part(group + 1, 1, kv)]),
+        )
     }
 }
 

@@ -191,6 +191,7 @@ impl Repacking {
                 tensor: tensor.to_owned(),
                 index,
                 count,
+                is_turned: true,
             };
             let numbers: Vec<f32> = self
                 .weights

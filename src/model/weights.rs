@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use super::assemble::WeightSource;
 use super::layout::{LinearSpec, Slice, WeightOrder};
 use super::prequantized::QuantizedParts;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, LayerSpec};
 use super::transpose::{Element, read_straight, read_transposed};
 use super::{ModelError, Storage, mxfp4, prequantized};
 use crate::device::HalfPrecision;
@@ -217,22 +217,35 @@ impl Weights {
         // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied
         // head may be stored twice. What is beside a text model in one that does more is not asked
         // for.
+        let unread = |(index, layer): (usize, &LayerSpec)| {
+            layer.mixer.source().map(|_| spec.names.unread_keys(index))
+        };
+        let unread: BTreeSet<String> = spec
+            .layers
+            .iter()
+            .enumerate()
+            .filter_map(unread)
+            .flatten()
+            .collect();
         let harmless = |name: &str| {
             let is_stored_twice = spec.tied_head && name == spec.names.head();
             spec.names
                 .buffers
                 .iter()
                 .any(|buffer| name.ends_with(buffer))
+                || unread.contains(name)
                 || is_stored_twice
                 || prequantized::is_part(name)
                 || spec.names.leaves_out(name)
         };
-        let unread = weights
+        let unreadable = weights
             .shards
             .iter()
             .flat_map(Archive::unreadable)
             .map(|(name, dtype)| (spec.names.canonical(&name), dtype));
-        for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !harmless(name)) {
+        for (name, dtype) in
+            unreadable.filter(|(name, _)| !packed.contains(name) && !harmless(name))
+        {
             faults.push(format!(
                 "tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"
             ));

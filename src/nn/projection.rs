@@ -146,11 +146,39 @@ pub fn side_by_side(
 }
 
 impl ProjectionGroup {
+    /// Returns both groups together: inputs of which no gradient is taken are not counted.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let inputs = |group: Self| {
+            if group.takes_gradient() {
+                group.inputs
+            } else {
+                0
+            }
+        };
+        Self {
+            inputs: inputs(self) + inputs(other),
+            ranks: self.ranks + other.ranks,
+            scaled: self.scaled + other.scaled,
+            trains: self.trains || other.trains,
+        }
+    }
+
+    fn takes_gradient(self) -> bool {
+        self.trains || self.ranks > 0
+    }
+
     /// Returns the bytes that [`side_by_side`] keeps for its backward: the input where a gradient
     /// of weights is taken, and x A of each adapter.
     pub fn saved_bytes(self, rows: RowShape) -> u64 {
-        let takes_gradient = self.trains || self.ranks > 0;
-        rows.bytes(self.ranks + if takes_gradient { self.inputs } else { 0 })
+        rows.bytes(
+            self.ranks
+                + if self.takes_gradient() {
+                    self.inputs
+                } else {
+                    0
+                },
+        )
     }
 
     /// Returns the bytes of the outputs that magnitudes scale, in f32.

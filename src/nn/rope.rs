@@ -90,6 +90,9 @@ pub enum RopeScaling {
         long: Vec<f64>,
         trained_length: usize,
     },
+    /// All frequencies divided by `factor`, and those after the first `pairs` 0: as many pairs of
+    /// features rotate, at the frequencies that they have in a head that rotates as a whole.
+    Proportional { factor: f64, pairs: usize },
 }
 
 impl RopeSpec {
@@ -130,6 +133,16 @@ impl RopeSpec {
             RopeScaling::Default => plain().collect(),
             RopeScaling::Linear { factor } => plain()
                 .map(|frequency| frequency / *factor as f32)
+                .collect(),
+            RopeScaling::Proportional { factor, pairs } => plain()
+                .enumerate()
+                .map(|(pair, frequency)| {
+                    if pair < *pairs {
+                        frequency / *factor as f32
+                    } else {
+                        0.0
+                    }
+                })
                 .collect(),
             RopeScaling::Dynamic {
                 factor,

@@ -55,7 +55,7 @@ pub use product::{matmul, matmul_each, product_flops, times};
 pub use recurrence::{RecurrenceForm, Update, recurrence};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
-pub use seed::backward_from;
+pub use seed::{backward_from, root_of};
 pub use short_conv::short_conv;
 pub use speed::product_flops_per_second;
 

@@ -8,8 +8,9 @@ use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::keyed_random::{mix, unit};
 use crate::model::{
-    ConvolutionSpec, Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec,
-    MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, RecurrentSpec, SharedExpertSpec, Storage,
+    ConvolutionSpec, Decoder, DecoderSpec, GatedSpec, GroupedSpec, KeyValues, LatentSpec,
+    LayerSpec, MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, RecurrentSpec, SharedExpertSpec,
+    Storage,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
@@ -68,12 +69,7 @@ impl ProbeModel {
             asked.dtype
         };
         let storage = Storage { dtype, ..asked };
-        let mut kinds: Vec<LayerSpec> = Vec::new();
-        for layer in spec.layers.iter().map(tiny_layer) {
-            if !kinds.contains(&layer) {
-                kinds.push(layer);
-            }
-        }
+        let kinds = kinds(spec);
         let layers = kinds
             .iter()
             .cycle()
@@ -200,11 +196,33 @@ impl ProbeModel {
     }
 }
 
+/// Returns the distinct layers of a model, small. One that uses the keys and values of a lower layer
+/// stands above a layer of that one's kind.
+fn kinds(spec: &DecoderSpec) -> Vec<LayerSpec> {
+    let (mut kinds, mut places): (Vec<LayerSpec>, Vec<usize>) = (Vec::new(), Vec::new());
+    for layer in &spec.layers {
+        let mut layer = tiny_layer(layer);
+        let source = layer.mixer.source().and_then(|source| places.get(source));
+        if let (Some(source), Some(grouped)) = (source, layer.mixer.grouped_mut()) {
+            grouped.key_values = KeyValues::OfLayer(*source);
+        }
+        let place = kinds.iter().position(|kind| *kind == layer);
+        places.push(place.unwrap_or(kinds.len()));
+        if place.is_none() {
+            kinds.push(layer);
+        }
+    }
+    kinds
+}
+
 fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
     let mut mlp = layer.mlp.clone();
     let inner = INNER + mlp.inner() % VECTOR;
     *mlp.inner_mut() = inner;
-    if let MlpSpec::Experts(experts) = &mut mlp {
+    if let MlpSpec::GatedAndExperts(both) = &mut mlp {
+        both.gated.inner = INNER + both.gated.inner % VECTOR;
+    }
+    if let Some(experts) = mlp.experts_mut() {
         // Which experts are chosen is a matter of rounding where two are close, so that all are:
         // the choice itself is made on the host.
         let count = experts.router.experts.min(EXPERTS);
@@ -323,7 +341,7 @@ mod tests {
 
     #[test]
     fn it_keeps_the_mechanisms_of_a_family() {
-        assert_eq!(families().len(), 37);
+        assert_eq!(families().len(), 40);
         for (name, spec) in families() {
             let tiny = ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora).spec;
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");

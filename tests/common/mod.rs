@@ -53,6 +53,9 @@ pub const FAMILIES: [&str; 41] = [
     "stablelm",
     "gpt_neox",
     "gpt2",
+    "gemma4_dense",
+    "gemma4_moe",
+    "gemma4_small",
 ];
 /// The families that a test on a GPU goes through: all, or those that `RANKINE_TEST_FAMILIES` names
 /// with commas between them.
@@ -158,12 +161,13 @@ pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
 
 /// Adapters of stacked parameters of experts, and of single experts' modules: the family and the
 /// variant.
-pub const OF_EXPERTS: [(&str, &str); 9] = [
+pub const OF_EXPERTS: [(&str, &str); 10] = [
     ("mixtral", "target_parameters"),
     ("qwen3_moe", "target_parameters"),
     ("deepseek_v2", "target_parameters"),
     ("deepseek_v3", "target_parameters"),
     ("gpt_oss", "target_parameters"),
+    ("gemma4_moe", "target_parameters"),
     ("mixtral", "per_expert"),
     ("qwen3_moe", "per_expert"),
     ("deepseek_v2", "per_expert"),
@@ -187,8 +191,9 @@ pub fn variants<'a>(
     folders.filter(|(_, _, _, case)| case.exists() || std::env::var_os("RANKINE_GOLDEN").is_none())
 }
 
-/// Adapters of the embedding and the head: the family and the variant.
-pub const TABLES: [(&str, &str); 11] = [
+/// Adapters of the embedding and the head, and of what comes from the embedding: the family and the
+/// variant.
+pub const TABLES: [(&str, &str); 13] = [
     ("llama", "modules_to_save"),
     ("llama", "embedding_lora"),
     ("llama", "trainable_tokens"),
@@ -202,6 +207,9 @@ pub const TABLES: [(&str, &str); 11] = [
     ("gemma2", "modules_to_save"),
     ("gemma2", "embedding_lora"),
     ("gemma2", "trainable_tokens"),
+    // The layers' own inputs come from the embedding.
+    ("gemma4_small", "all_linear"),
+    ("gemma4_small", "trainable_tokens"),
 ];
 
 /// The rows of `input_ids`, `attention_mask` and `labels` under a prefix: [rows, length] each, or

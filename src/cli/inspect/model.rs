@@ -118,9 +118,11 @@ fn parameters(spec: &DecoderSpec, found: &mut Findings) {
         let part = match &name {
             name if *name == spec.names.embedding() => "embedding",
             name if *name == spec.names.head() => "head",
+            name if *name == spec.names.per_layer_embedding() => "embedding of inputs per layer",
             _ if shape.len() == 1 => "norms, biases and other vectors",
             name if name.contains(&format!(".{}.", spec.names.attention)) => "attention",
             name if name.contains(".experts.") => "routed experts",
+            name if name.contains("per_layer_") => "projections of inputs per layer",
             name if carries(name) => "recurrence",
             _ => "feed-forward",
         };

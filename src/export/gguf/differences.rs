@@ -5,8 +5,8 @@ use super::architecture::{
     Scores, Stretch, Turned, Windows,
 };
 use crate::model::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, MixerSpec, MlpSpec,
-    Modules, NormKind, NormPlacement, OutputGate, PlainActivation, QueryKeyNorm,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, KeyValues, LayerSpec, MixerSpec,
+    MlpSpec, Modules, NormKind, NormPlacement, OutputGate, PlainActivation, QueryKeyNorm,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterScore, RouterSpec};
@@ -137,6 +137,39 @@ impl Architecture {
                 spec.norm != self.norm,
                 normalized(spec.norm),
                 normalized(self.norm),
+            ),
+            (
+                any(|layer| layer.mixer.source().is_some()),
+                "layers that use keys and values of lower ones",
+                "keys and values of their own",
+            ),
+            (
+                any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.value_norm)),
+                "normalized values",
+                "values as they are projected",
+            ),
+            (
+                any(|layer| {
+                    let grouped = layer.mixer.grouped();
+                    grouped.is_some_and(|mixer| mixer.key_values == KeyValues::KeysAsValues)
+                }),
+                "keys that are values too",
+                "values with a projection of their own",
+            ),
+            (
+                any(|layer| layer.per_layer_input.is_some()),
+                "inputs of the layers' own",
+                "none",
+            ),
+            (
+                any(|layer| layer.has_scalar),
+                "a factor for the output of each layer",
+                "none",
+            ),
+            (
+                any(|layer| matches!(layer.mlp, MlpSpec::GatedAndExperts(_))),
+                "experts beside a feed-forward",
+                "one of both",
             ),
             (
                 spec.learns_positions,
@@ -520,6 +553,7 @@ fn kind(scaling: &RopeScaling) -> &'static str {
         RopeScaling::Ramp { .. } => "llama3",
         RopeScaling::Yarn { .. } => "yarn",
         RopeScaling::LongRope { .. } => "longrope",
+        RopeScaling::Proportional { .. } => "proportional",
     }
 }
 
@@ -569,7 +603,7 @@ fn is_usual(experts: &ExpertsSpec, normalized: bool) -> bool {
     let score = match score {
         RouterScore::Softmax => *normalizes == normalized,
         RouterScore::SoftmaxOfChosen => normalized,
-        RouterScore::Sigmoid => false,
+        RouterScore::ScaledSoftmax | RouterScore::Sigmoid => false,
     };
     let apart = matches!(experts.form, ExpertForm::Apart { .. });
     score && apart && groups.is_none() && are_one(*scale, 1.0) && !bias

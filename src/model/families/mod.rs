@@ -10,6 +10,7 @@ mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod gemma4;
 mod glm4;
 mod gpt2;
 mod gpt_neox;
@@ -23,6 +24,7 @@ mod ministral3;
 mod mistral;
 mod mixtral;
 mod nanochat;
+mod near;
 mod nemotron;
 mod olmo2;
 mod olmo3;
@@ -53,8 +55,9 @@ use super::ModelError;
 use super::config::{ConfigJson, list};
 use super::layout::{Names, WeightOrder};
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
-    Modules, NormKind, NormPlacement, PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, GroupedSpec, KeyValues,
+    LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind, NormPlacement, PerLayerInputSpec,
+    PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
@@ -72,6 +75,8 @@ const KNOWN: [(&str, Reader); 39] = [
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
     ("gemma3_text", gemma3_text::spec),
+    ("gemma4_text", gemma4::spec),
+    ("gemma4_unified_text", gemma4::spec),
     ("glm4", glm4::spec),
     ("gpt2", gpt2::spec),
     ("gpt_neox", gpt_neox::spec),
@@ -190,7 +195,7 @@ fn wrapped(config: &ConfigJson, family: &str, wrapper: &Wrapper) -> Result<Descr
             "`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {}",
             known()
         );
-        return Err(config.fault(message));
+        return Err(near_to(config.fault(message), &inner));
     };
     if inner == "mistral" && text.names("layer_types") {
         return Err(config.fault(
@@ -234,11 +239,29 @@ fn unknown(config: &ConfigJson, family: &str) -> ModelError {
             list(&Wrapper::known())
         )
     };
-    config.fault(if config.names("text_config") {
+    let error = config.fault(if config.names("text_config") {
         of_wrapper()
     } else {
         message
-    })
+    });
+    near_to(error, family)
+}
+
+/// Adds to an error what is near to a family that is not known.
+fn near_to(error: ModelError, family: &str) -> ModelError {
+    let known: Vec<&str> = KNOWN
+        .iter()
+        .map(|(known, _)| *known)
+        .chain(Wrapper::known())
+        .collect();
+    match error {
+        ModelError::Config { path, message, .. } => ModelError::Config {
+            path,
+            message,
+            hint: near::hint(family, &known),
+        },
+        error => error,
+    }
 }
 
 fn check_packer(config: &ConfigJson) -> Result<(), ModelError> {
@@ -276,6 +299,8 @@ fn check_every(config: &ConfigJson) -> Result<(), ModelError> {
         return Err(config.fault("`is_causal` is `false`, known is `true`"));
     }
     match config.section("per_layer_config")? {
+        // A family that has such reads them itself.
+        Some(_) if config.knows("per_layer_config") => Ok(()),
         Some(layers) if layers.keys().next().is_some() => Err(config.fault(
             "`per_layer_config` gives layers values of their own, known is one value for all",
         )),
@@ -328,12 +353,7 @@ fn decoder(
     layer: impl Fn(usize) -> Result<LayerSpec, ModelError>,
 ) -> Result<DecoderSpec, ModelError> {
     let layers = config.size("num_hidden_layers")?;
-    if layers > MAX_LAYERS {
-        return Err(config.fault(format!(
-            "`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}"
-        )));
-    }
-    span::check_length(config, layers)?;
+    check_layers(config, layers)?;
     let layers = (0..layers)
         .map(layer)
         .collect::<Result<Vec<_>, ModelError>>()?;
@@ -356,6 +376,16 @@ fn decoder(
             layers,
         )
     })
+}
+
+/// Refuses more layers than any model has, and a list of layers of another length.
+fn check_layers(config: &ConfigJson, layers: usize) -> Result<(), ModelError> {
+    if layers > MAX_LAYERS {
+        return Err(config.fault(format!(
+            "`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}"
+        )));
+    }
+    span::check_length(config, layers)
 }
 
 /// Reads the padding token. As in torch a negative one counts from the end, and one outside the

@@ -31,6 +31,7 @@ const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "lon
 const SECTIONS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
+const PROPORTIONAL: &str = "proportional";
 
 /// A family's way of reading the section.
 struct Reading<'a> {
@@ -42,6 +43,8 @@ struct Reading<'a> {
     /// Whether the section is that of one kind of layers, for which transformers looks nowhere
     /// else.
     of_kind: bool,
+    /// Whether a part of the pairs may rotate at the frequencies of all, [`PROPORTIONAL`].
+    takes_proportional: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -51,6 +54,7 @@ impl<'a> Reading<'a> {
             head_dim,
             part: None,
             of_kind: false,
+            takes_proportional: false,
         }
     }
 }
@@ -332,6 +336,40 @@ pub(super) fn of_kinds(
     ])
 }
 
+/// Reads the rotations of layers without and with a window, whose heads have these widths (Gemma 4).
+/// Where the config gives none, a quarter of the pairs rotates in layers without a window.
+pub(super) fn of_wide_kinds(
+    config: &ConfigJson,
+    widths: [usize; 2],
+) -> Result<[RopeSpec; 2], ModelError> {
+    let usual = [
+        json!({"rope_type": PROPORTIONAL, "partial_rotary_factor": 0.25, "rope_theta": 1e6}),
+        json!({"rope_type": "default", "rope_theta": 1e4}),
+    ];
+    let kinds = config.section("rope_parameters")?;
+    let read = |(kind, usual): (&str, &serde_json::Value), head_dim: usize| {
+        let section = match &kinds {
+            None => config.replaced(usual.as_object().cloned().unwrap_or_default()),
+            Some(kinds) => kinds.section(kind)?.ok_or_else(|| {
+                config.fault(format!(
+                    "`rope_parameters` has no `{kind}`, expected the rotation of such layers"
+                ))
+            })?,
+        };
+        section.number("rope_theta")?;
+        Reading {
+            of_kind: true,
+            takes_proportional: true,
+            ..Reading::new(config, head_dim)
+        }
+        .read(Some(section))
+    };
+    Ok([
+        read((FULL, &usual[0]), widths[0])?,
+        read((SLIDING, &usual[1]), widths[1])?,
+    ])
+}
+
 /// Returns the factor that is applied to scores twice, where the rotation gives `mscale_all_dim`
 /// (`yarn_apply_mscale` of transformers); 1 elsewhere.
 pub(super) fn magnitude(config: &ConfigJson) -> Result<f64, ModelError> {
@@ -386,7 +424,17 @@ impl Reading<'_> {
             Some(theta) => theta,
             None => config.number("rope_theta")?,
         };
-        let head_dim = self.turned(section.as_ref())?;
+        let is_proportional = self.takes_proportional
+            && section
+                .as_ref()
+                .map(kind)
+                .transpose()?
+                .is_some_and(|kind| kind == PROPORTIONAL);
+        let head_dim = if is_proportional {
+            self.head_dim
+        } else {
+            self.turned(section.as_ref())?
+        };
         let scaling = section.map_or(Ok(RopeScaling::Default), |section| {
             self.scaling(&section, head_dim)
         })?;
@@ -452,12 +500,29 @@ impl Reading<'_> {
             }),
             "yarn" => yarn(section, ratio, trained_length),
             "longrope" => longrope(section, head_dim / 2, ratio, trained_length),
+            PROPORTIONAL if self.takes_proportional => proportional(section, head_dim),
             other => Err(section.fault(format!(
                 "`rope_type` is `{other}`, known are {}",
                 list(&KNOWN)
             ))),
         }
     }
+}
+
+/// Reads `proportional` for heads of this width.
+fn proportional(section: &ConfigJson, head_dim: usize) -> Result<RopeScaling, ModelError> {
+    let share = section
+        .number_or_none("partial_rotary_factor")?
+        .unwrap_or(1.0);
+    if share > 1.0 {
+        return Err(section.fault(format!(
+            "`partial_rotary_factor` is {share}, expected at most 1"
+        )));
+    }
+    Ok(RopeScaling::Proportional {
+        factor: section.number_or_none("factor")?.unwrap_or(1.0),
+        pairs: (share * head_dim as f64 / 2.0).floor() as usize,
+    })
 }
 
 /// Reads `yarn`; `ratio` stands in for a factor that is null.

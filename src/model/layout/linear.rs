@@ -52,7 +52,7 @@ pub enum LinearKind {
     Stacked(Slice),
 }
 
-/// One matrix [in, out] of a tensor [count, in, out].
+/// One matrix of a tensor [count, in, out] or [count, out, in].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
     /// Name of the tensor; with `_bias` after it, that of the biases, [count, out].
@@ -61,6 +61,8 @@ pub struct Slice {
     pub index: usize,
     /// Number of matrices.
     pub count: usize,
+    /// Whether a matrix is [in, out], not [out, in].
+    pub is_turned: bool,
 }
 
 impl LinearSpec {
@@ -87,7 +89,12 @@ impl LinearSpec {
 
     /// Whether its weight is [in, out] in a checkpoint.
     pub fn is_turned(&self) -> bool {
-        self.role == Role::Embedding || !self.is_whole() || self.order == WeightOrder::InOut
+        match &self.kind {
+            LinearKind::Stacked(slice) => slice.is_turned,
+            LinearKind::Module | LinearKind::Expert => {
+                self.role == Role::Embedding || self.order == WeightOrder::InOut
+            }
+        }
     }
 
     /// Whether the map is the embedding or the head.

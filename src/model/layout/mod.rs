@@ -18,6 +18,17 @@ use super::spec::{
 /// The module of a layer's experts, whose parameters can have adapters.
 pub const EXPERTS: &str = "mlp.experts";
 const STACKS: [&str; 2] = ["gate_up_proj", "down_proj"];
+/// The number by which a layer's output is multiplied.
+pub(super) const SCALAR: &str = "layer_scalar";
+/// The two maps of a layer's own input, and the norm of what it adds.
+const PER_LAYER: [&str; 2] = ["per_layer_input_gate", "per_layer_projection"];
+pub(super) const PER_LAYER_NORM: &str = "post_per_layer_input_norm";
+/// The norms of a gated feed-forward beside experts: after it, before the experts, after them.
+pub(super) const BESIDE_EXPERTS: [&str; 3] = [
+    "post_feedforward_layernorm_1",
+    "pre_feedforward_layernorm_2",
+    "post_feedforward_layernorm_2",
+];
 
 impl ExpertsSpec {
     /// Returns the name of the router's module within a layer.
@@ -25,15 +36,29 @@ impl ExpertsSpec {
         match self.form {
             ExpertForm::Apart { module, .. } => format!("{module}.gate"),
             ExpertForm::Stacked { .. } => "mlp.router".to_owned(),
+            ExpertForm::Rows { router, .. } => format!("{router}.proj"),
         }
+    }
+
+    /// Returns the names of a router's scales within a layer: of its input, and of the experts'
+    /// weights.
+    pub(super) fn router_scales(&self) -> Option<[String; 2]> {
+        let name = self.router_name();
+        let module = self.router.is_scaled().then(|| module_above(&name))?;
+        Some(["scale", "per_expert_scale"].map(|scale| format!("{module}.{scale}")))
     }
 
     /// Returns the number of linear maps of an expert: gate and up are one where they are stacked.
     pub fn maps(&self) -> usize {
         match self.form {
             ExpertForm::Apart { .. } => 3,
-            ExpertForm::Stacked { .. } => 2,
+            ExpertForm::Stacked { .. } | ExpertForm::Rows { .. } => 2,
         }
+    }
+
+    /// Returns the number of linear maps of all experts and of the shared one.
+    pub fn all_maps(&self) -> usize {
+        self.maps() * self.router.experts + self.shared_maps()
     }
 
     /// Returns the number of linear maps of the shared expert.
@@ -41,6 +66,11 @@ impl ExpertsSpec {
         self.shared
             .map_or(0, |shared| 3 + usize::from(shared.gate.is_some()))
     }
+}
+
+/// Returns the module that contains a module.
+pub(super) fn module_above(module: &str) -> &str {
+    module.rsplit_once('.').map_or("", |(above, _)| above)
 }
 
 /// Returns the module of a weight.
@@ -73,16 +103,46 @@ impl DecoderSpec {
         [vec![embedding], self.projections(), vec![head]].concat()
     }
 
-    /// Returns the linear maps of the blocks in checkpoint order.
+    /// Returns the linear maps of the blocks in checkpoint order, then the one that gives the
+    /// layers' own inputs.
     pub fn projections(&self) -> Vec<LinearSpec> {
         (0..self.layers.len())
             .flat_map(|index| self.layer_projections(index))
+            .chain(self.per_layer_projection())
             .collect()
     }
 
-    /// Returns the linear maps of a layer: attention, then the feed-forward.
+    /// Returns the linear map from the embedded tokens to the inputs of all layers.
+    pub(super) fn per_layer_projection(&self) -> Option<LinearSpec> {
+        let shape = [self.width, self.layers.len() * self.per_layer_width()?];
+        Some(LinearSpec::new(
+            self.names.per_layer_projection(),
+            shape,
+            false,
+        ))
+    }
+
+    /// Returns the tensors of tables with one row per token of the vocabulary, the head among them
+    /// even where it is tied.
+    pub fn tables(&self) -> Vec<String> {
+        [self.names.embedding(), self.names.head()]
+            .into_iter()
+            .chain(
+                self.per_layer_width()
+                    .map(|_| self.names.per_layer_embedding()),
+            )
+            .collect()
+    }
+
+    /// Returns the linear maps of a layer: attention, then the feed-forward, then those of its own
+    /// input.
     pub fn layer_projections(&self, index: usize) -> Vec<LinearSpec> {
-        let LayerSpec { mixer, mlp, .. } = &self.layers[index];
+        let LayerSpec {
+            mixer,
+            mlp,
+            per_layer_input,
+            ..
+        } = &self.layers[index];
         let mut linears = match mixer {
             MixerSpec::Grouped(grouped) => self.grouped(index, grouped),
             MixerSpec::Latent(latent) => self.latent(index, latent),
@@ -90,25 +150,7 @@ impl DecoderSpec {
             MixerSpec::Convolution(convolution) => self.convolution(index, convolution),
         };
         match mlp {
-            MlpSpec::Gated(gated) => {
-                match gated.gate_up {
-                    Modules::Separate => {
-                        linears.extend(self.gate_up(index, self.names.gate_up, gated))
-                    }
-                    _ => linears.push(self.linear(
-                        index,
-                        self.names.fused_gate_up,
-                        [self.width, 2 * gated.inner],
-                        gated.bias,
-                    )),
-                }
-                linears.push(self.linear(
-                    index,
-                    self.names.mlp_output,
-                    [gated.inner, self.width],
-                    gated.bias,
-                ));
-            }
+            MlpSpec::Gated(gated) => linears.extend(self.gated(index, gated)),
             MlpSpec::Plain(plain) => {
                 let shapes = [[self.width, plain.inner], [plain.inner, self.width]];
                 linears.extend(
@@ -120,7 +162,36 @@ impl DecoderSpec {
                 );
             }
             MlpSpec::Experts(experts) => linears.extend(self.experts(index, experts)),
+            MlpSpec::GatedAndExperts(both) => {
+                linears.extend(self.gated(index, &both.gated));
+                linears.extend(self.experts(index, &both.experts));
+            }
         }
+        if let Some(input) = per_layer_input {
+            let shapes = [[self.width, input.width], [input.width, self.width]];
+            linears.extend(
+                PER_LAYER
+                    .into_iter()
+                    .zip(shapes)
+                    .map(|(name, shape)| self.linear(index, name, shape, false)),
+            );
+        }
+        linears
+    }
+
+    /// Returns gate, up and down of a gated feed-forward.
+    fn gated(&self, index: usize, gated: &GatedSpec) -> Vec<LinearSpec> {
+        let mut linears = match gated.gate_up {
+            Modules::Separate => self.gate_up(index, self.names.gate_up, gated).to_vec(),
+            _ => vec![self.linear(
+                index,
+                self.names.fused_gate_up,
+                [self.width, 2 * gated.inner],
+                gated.bias,
+            )],
+        };
+        let shape = [gated.inner, self.width];
+        linears.push(self.linear(index, self.names.mlp_output, shape, gated.bias));
         linears
     }
 
@@ -148,6 +219,7 @@ impl DecoderSpec {
         let mut linears: Vec<_> = match spec.qkv {
             Modules::Separate => [("q_proj", queries), ("k_proj", keys), ("v_proj", values)]
                 .into_iter()
+                .take(spec.input_maps())
                 .map(|(name, outputs)| of(name, [self.width, outputs], spec.qkv_bias))
                 .collect(),
             _ => vec![of(
@@ -238,6 +310,7 @@ impl DecoderSpec {
                         tensor,
                         index: expert,
                         count,
+                        is_turned: true,
                     });
                     LinearSpec {
                         kind,
@@ -247,6 +320,26 @@ impl DecoderSpec {
                             shape,
                             spec.expert.bias,
                         )
+                    }
+                };
+                STACKS
+                    .into_iter()
+                    .zip([[width, 2 * inner], [inner, width]])
+                    .map(of)
+                    .collect()
+            }
+            ExpertForm::Rows { module, .. } => {
+                let of = |(part, shape): (&str, [usize; 2])| {
+                    let name = format!("{module}.{part}");
+                    let kind = LinearKind::Stacked(Slice {
+                        tensor: self.names.in_layer(index, &name),
+                        index: expert,
+                        count,
+                        is_turned: false,
+                    });
+                    LinearSpec {
+                        kind,
+                        ..self.linear(index, &format!("{name}.{expert}"), shape, false)
                     }
                 };
                 STACKS
@@ -275,7 +368,7 @@ impl DecoderSpec {
     }
 
     /// Returns every tensor of the checkpoint with its shape. Linear weights are in the order of the
-    /// family, and stacked ones are [count, in, out].
+    /// family; stacked ones are [count, in, out] or [count, out, in].
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![(self.names.embedding(), vec![self.vocabulary, self.width])];
         if self.learns_positions {
@@ -287,6 +380,11 @@ impl DecoderSpec {
         }
         if self.head_bias {
             tensors.push((format!("{}.bias", self.names.head), vec![self.vocabulary]));
+        }
+        if let Some(width) = self.per_layer_width() {
+            let (all, norm) = (self.layers.len() * width, self.names.per_layer_norm());
+            tensors.push((self.names.per_layer_embedding(), vec![self.vocabulary, all]));
+            tensors.push((format!("{norm}.weight"), vec![width]));
         }
         for linear in self.projections() {
             match &linear.kind {
@@ -300,8 +398,10 @@ impl DecoderSpec {
                     tensor,
                     index: 0,
                     count,
+                    ..
                 }) => {
-                    tensors.push((tensor.clone(), vec![*count, linear.inputs, linear.outputs]));
+                    let [rows, columns] = linear.weight_shape();
+                    tensors.push((tensor.clone(), vec![*count, rows, columns]));
                     if linear.bias {
                         tensors.push((format!("{tensor}_bias"), vec![*count, linear.outputs]));
                     }
@@ -336,8 +436,8 @@ impl DecoderSpec {
             .map(move |(part, _)| (format!("{module}.{part}"), vec![width]))
     }
 
-    /// Returns the tensors of a layer that are neither linear maps nor norms of the stream: inner
-    /// norms, sinks and the router.
+    /// Returns the tensors of a layer that are neither linear maps nor norms around attention and
+    /// feed-forward: inner norms, sinks, the router and the layer's own factor.
     fn small(&self, index: usize, layer: &LayerSpec) -> Vec<(String, Vec<usize>)> {
         let mut tensors = Vec::new();
         let has_weight = self.norm.has_weight();
@@ -350,9 +450,11 @@ impl DecoderSpec {
                     .names
                     .query_key_norms(index)
                     .into_iter()
-                    .zip(grouped.norm_widths().into_iter().flatten())
+                    .zip(grouped.norm_widths())
                 {
-                    norm(name, width);
+                    width
+                        .into_iter()
+                        .for_each(|width| norm(name.clone(), width));
                 }
                 if grouped.sinks {
                     tensors.push((self.names.sinks(index), vec![grouped.heads]));
@@ -373,7 +475,17 @@ impl DecoderSpec {
                 tensors.extend(self.convolution_tensors(index, convolution));
             }
         }
-        if let MlpSpec::Experts(experts) = &layer.mlp {
+        let mut of_stream = |name: &str| norm(self.names.in_layer(index, name), self.width);
+        if let MlpSpec::GatedAndExperts(_) = &layer.mlp {
+            BESIDE_EXPERTS.into_iter().for_each(&mut of_stream);
+        }
+        if layer.per_layer_input.is_some() {
+            of_stream(PER_LAYER_NORM);
+        }
+        if layer.has_scalar {
+            tensors.push((self.names.in_layer(index, SCALAR), vec![1]));
+        }
+        if let Some(experts) = layer.mlp.experts() {
             let (router, count) = (
                 self.names.in_layer(index, &experts.router_name()),
                 experts.router.experts,
@@ -388,6 +500,12 @@ impl DecoderSpec {
                     .iter()
                     .filter(|(_, is_there)| *is_there)
                     .map(|(end, _)| (format!("{router}.{end}"), vec![count])),
+            );
+            let scales = experts.router_scales().into_iter().flatten();
+            tensors.extend(
+                scales
+                    .zip([self.width, count])
+                    .map(|(scale, width)| (self.names.in_layer(index, &scale), vec![width])),
             );
         }
         tensors
@@ -428,13 +546,17 @@ impl DecoderSpec {
             });
             every + share
         };
-        self.layers.iter().enumerate().map(of_layer).sum()
+        let of_inputs = self
+            .per_layer_projection()
+            .map_or(0, |linear| linear.inputs * linear.outputs);
+        self.layers.iter().enumerate().map(of_layer).sum::<usize>() + of_inputs
     }
 
-    /// Returns the number of parameters of the base.
+    /// Returns the number of parameters of the base. The factor of a layer is none: it is a buffer.
     pub fn parameters(&self) -> usize {
         self.tensors()
             .iter()
+            .filter(|(name, _)| !name.ends_with(SCALAR))
             .map(|(_, shape)| shape.iter().product::<usize>())
             .sum()
     }

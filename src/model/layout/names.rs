@@ -126,6 +126,13 @@ impl Names {
             .unwrap_or_else(|| name.to_owned())
     }
 
+    /// Returns the tensors of a layer that uses the keys and values of another, as some files have
+    /// them: nothing reads them.
+    pub(in crate::model) fn unread_keys(&self, layer: usize) -> [String; 4] {
+        ["k_proj", "v_proj", "k_norm", "v_norm"]
+            .map(|name| self.in_layer(layer, &format!("{}.{name}.weight", self.attention)))
+    }
+
     /// Whether a tensor belongs to something beside the text decoder.
     pub(in crate::model) fn leaves_out(&self, name: &str) -> bool {
         let is_beside =
@@ -146,6 +153,21 @@ impl Names {
     /// Returns the tensor of the embedding of positions.
     pub fn positions(&self) -> String {
         format!("{}{}.weight", self.stem, self.positions)
+    }
+
+    /// Returns the tensor of the layers' own embeddings, [vocabulary, layers · width].
+    pub fn per_layer_embedding(&self) -> String {
+        format!("{}{}_per_layer.weight", self.stem, self.embedding)
+    }
+
+    /// Returns the map from the embedded tokens to the layers' own inputs.
+    pub(in crate::model) fn per_layer_projection(&self) -> String {
+        format!("{}per_layer_model_projection", self.stem)
+    }
+
+    /// Returns the norm of what that map gives for a layer.
+    pub(in crate::model) fn per_layer_norm(&self) -> String {
+        format!("{}per_layer_projection_norm", self.stem)
     }
 
     /// Returns the module of the final norm.

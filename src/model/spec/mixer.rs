@@ -29,6 +29,17 @@ pub enum OutputGate {
     Heads(&'static str),
 }
 
+/// The source of a layer's keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyValues {
+    /// Keys and values have a projection each.
+    Projected,
+    /// One projection, whose output is keys, after norm and rotation, and values.
+    KeysAsValues,
+    /// The keys and values of the lower layer at this index; the layer itself has queries only.
+    OfLayer(usize),
+}
+
 /// The kind of attention.
 #[derive(Debug, Clone, PartialEq)]
 pub enum MixerSpec {
@@ -141,6 +152,15 @@ impl MixerSpec {
         }
     }
 
+    /// Returns the index of the lower layer whose keys and values the layer uses; `None` where it
+    /// has its own.
+    pub fn source(&self) -> Option<usize> {
+        match self.grouped()?.key_values {
+            KeyValues::OfLayer(index) => Some(index),
+            KeyValues::Projected | KeyValues::KeysAsValues => None,
+        }
+    }
+
     /// Returns the spec of grouped attention.
     pub fn grouped(&self) -> Option<&GroupedSpec> {
         if let Self::Grouped(grouped) = self {
@@ -177,6 +197,10 @@ pub struct GroupedSpec {
     pub output_bias: bool,
     /// Norms of query and key heads.
     pub qk_norm: QueryKeyNorm,
+    /// The source of keys and values.
+    pub key_values: KeyValues,
+    /// Whether value heads are normalized, by a norm without a weight.
+    pub value_norm: bool,
     /// The rotation; `None`: queries and keys have no position.
     pub rope: Option<RopeSpec>,
     /// The range of earlier tokens that a query sees.
@@ -198,6 +222,7 @@ impl GroupedSpec {
         let (rope, score_scale) = (rope.into(), 1.0 / (head_dim as f64).sqrt());
         let (qkv, qk_norm, span) = (Modules::Separate, QueryKeyNorm::None, Span::Full);
         let (qkv_bias, output_bias, softcap, sinks) = (false, false, None, false);
+        let (key_values, value_norm) = (KeyValues::Projected, false);
         Self {
             heads,
             kv_heads,
@@ -206,6 +231,8 @@ impl GroupedSpec {
             qkv_bias,
             output_bias,
             qk_norm,
+            key_values,
+            value_norm,
             rope,
             span,
             score_scale,
@@ -224,14 +251,24 @@ impl GroupedSpec {
         }
     }
 
-    /// Returns the widths of the norms of queries and of keys.
-    pub fn norm_widths(&self) -> Option<[usize; 2]> {
-        match self.qk_norm {
-            QueryKeyNorm::None => None,
-            QueryKeyNorm::Heads | QueryKeyNorm::HeadsAfterRotation => Some([self.head_dim; 2]),
-            QueryKeyNorm::Whole => {
-                Some([self.heads * self.head_dim, self.kv_heads * self.head_dim])
-            }
+    /// Returns the widths of the norms of queries and of keys; a layer that has no keys of its own
+    /// has no norm of them.
+    pub fn norm_widths(&self) -> [Option<usize>; 2] {
+        let [query, key] = match self.qk_norm {
+            QueryKeyNorm::None => return [None; 2],
+            QueryKeyNorm::Heads | QueryKeyNorm::HeadsAfterRotation => [self.head_dim; 2],
+            QueryKeyNorm::Whole => [self.heads, self.kv_heads].map(|heads| heads * self.head_dim),
+        };
+        let has_keys = !matches!(self.key_values, KeyValues::OfLayer(_));
+        [Some(query), has_keys.then_some(key)]
+    }
+
+    /// Returns the number of linear maps from the stream.
+    pub fn input_maps(&self) -> usize {
+        match (self.qkv, self.key_values) {
+            (Modules::Separate, KeyValues::Projected) => 3,
+            (Modules::Separate, KeyValues::KeysAsValues) => 2,
+            _ => 1,
         }
     }
 }

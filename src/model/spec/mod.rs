@@ -4,16 +4,19 @@ mod mixer;
 mod mlp;
 mod recurrent;
 
-pub use mixer::{GroupedSpec, LatentSpec, MixerSpec, OutputGate, QueryKeyNorm};
+pub use mixer::{GroupedSpec, KeyValues, LatentSpec, MixerSpec, OutputGate, QueryKeyNorm};
 pub use mlp::{
-    ExpertForm, ExpertsSpec, GatedSpec, MlpSpec, PlainActivation, PlainSpec, SharedExpertSpec,
+    ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, MlpSpec, PlainActivation, PlainSpec,
+    SharedExpertSpec,
 };
 pub use recurrent::{ConvolutionSpec, RecurrentSpec};
+
+use std::collections::BTreeSet;
 
 use super::layout::{Names, WeightOrder};
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
-use crate::ops::{RecurrenceForm, Update};
+use crate::ops::{Activation, RecurrenceForm, Update};
 
 /// A causal decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -102,6 +105,21 @@ pub struct LayerSpec {
     pub norms: NormPlacement,
     /// The factor of what is added to the stream.
     pub residual_scale: f64,
+    /// What the layer adds for the token itself.
+    pub per_layer_input: Option<PerLayerInputSpec>,
+    /// Whether the layer's output is multiplied by a number of the checkpoint, which never trains.
+    pub has_scalar: bool,
+}
+
+/// The input that a layer has of its own for each token, beside the stream: after the feed-forward
+/// it adds norm(projection(a(gate(x)) · input)). See
+/// <https://huggingface.co/docs/transformers/model_doc/gemma4>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerInputSpec {
+    /// Width of the input.
+    pub width: usize,
+    /// The activation a.
+    pub activation: Activation,
 }
 
 /// Whether projections that share an input are modules of their own, or one module whose rows lie
@@ -121,12 +139,8 @@ impl LayerSpec {
     pub fn mixer_maps(&self) -> usize {
         match &self.mixer {
             MixerSpec::Grouped(grouped) => {
-                let of_input = if grouped.qkv == Modules::Separate {
-                    3
-                } else {
-                    1
-                };
-                of_input + usize::from(matches!(grouped.gate, OutputGate::Heads(_))) + 1
+                let of_gate = usize::from(matches!(grouped.gate, OutputGate::Heads(_)));
+                grouped.input_maps() + of_gate + 1
             }
             MixerSpec::Latent(latent) => 4 + usize::from(latent.query_rank.is_some()),
             MixerSpec::Recurrent(recurrent) => recurrent.inputs().len() + 1,
@@ -137,12 +151,17 @@ impl LayerSpec {
     /// Returns the number of linear maps of the feed-forward, all experts included.
     pub fn mlp_maps(&self) -> usize {
         match &self.mlp {
-            MlpSpec::Gated(gated) if gated.gate_up == Modules::Separate => 3,
-            MlpSpec::Gated(_) | MlpSpec::Plain(_) => 2,
-            MlpSpec::Experts(experts) => {
-                experts.maps() * experts.router.experts + experts.shared_maps()
-            }
+            MlpSpec::Gated(gated) => gated.maps(),
+            MlpSpec::Plain(_) => 2,
+            MlpSpec::Experts(experts) => experts.all_maps(),
+            MlpSpec::GatedAndExperts(both) => both.gated.maps() + both.experts.all_maps(),
         }
+    }
+
+    /// Returns the number of linear maps of the layer.
+    pub fn maps(&self) -> usize {
+        let of_input = if self.per_layer_input.is_some() { 2 } else { 0 };
+        self.mixer_maps() + self.mlp_maps() + of_input
     }
 
     /// Makes a layer with norms before attention and feed-forward only.
@@ -152,6 +171,8 @@ impl LayerSpec {
             mlp: mlp.into(),
             norms: NormPlacement::Pre,
             residual_scale: 1.0,
+            per_layer_input: None,
+            has_scalar: false,
         }
     }
 }
@@ -251,6 +272,21 @@ impl DecoderSpec {
         (!slides || self.learns_positions).then_some(self.context)
     }
 
+    /// Whether a higher layer uses the keys and values of this one.
+    pub fn is_source(&self, index: usize) -> bool {
+        self.layers
+            .iter()
+            .any(|layer| layer.mixer.source() == Some(index))
+    }
+
+    /// Returns the width of the inputs per layer; `None` where layers have none.
+    pub fn per_layer_width(&self) -> Option<usize> {
+        let [first, ..] = &self.layers[..] else {
+            return None;
+        };
+        first.per_layer_input.map(|input| input.width)
+    }
+
     /// Returns, in words, why not every weight can train; `None` where all can.
     pub fn keeps_from_full_training(&self) -> Option<&'static str> {
         let has_sinks = self
@@ -298,7 +334,7 @@ impl DecoderSpec {
             } else {
                 String::new()
             },
-            self.describe_recurrence(),
+            self.describe_recurrence() + &self.describe_unusual(head_dim),
         )
     }
 
@@ -341,13 +377,49 @@ impl DecoderSpec {
         })
     }
 
+    /// Describes what layers have beside attention and a feed-forward, and where they differ.
+    fn describe_unusual(&self, head_dim: usize) -> String {
+        let mixers = || self.layers.iter().map(|layer| &layer.mixer);
+        let others: BTreeSet<usize> = mixers()
+            .map(|mixer| mixer.heads()[2])
+            .filter(|other| *other != head_dim)
+            .collect();
+        let others = others.into_iter().map(|other| {
+            let layers = mixers().filter(|mixer| mixer.heads()[2] == other).count();
+            format!(", heads of {other} in {layers} layers")
+        });
+        let of_source = |source: fn(&GroupedSpec) -> bool, said: &str| {
+            let layers = mixers()
+                .filter(|mixer| mixer.grouped().is_some_and(source))
+                .count();
+            (layers > 0).then(|| format!(", {said} in {layers} layers"))
+        };
+        let as_values = of_source(
+            |mixer| mixer.key_values == KeyValues::KeysAsValues,
+            "keys as values",
+        );
+        let shared = of_source(
+            |mixer| matches!(mixer.key_values, KeyValues::OfLayer(_)),
+            "keys and values of lower layers",
+        );
+        let inputs = self
+            .per_layer_width()
+            .map(|width| format!(", inputs of {width} per layer"));
+        others
+            .chain(as_values)
+            .chain(shared)
+            .chain(inputs)
+            .collect()
+    }
+
     fn describe_mlp(&self) -> String {
-        let dense = self
-            .layers
-            .iter()
-            .map(|layer| &layer.mlp)
-            .find(|mlp| mlp.experts().is_none());
-        let dense = dense.map(|mlp| format!("feed-forward {}", mlp.inner()));
+        let dense = |layer: &LayerSpec| match &layer.mlp {
+            MlpSpec::GatedAndExperts(both) => Some(both.gated.inner),
+            MlpSpec::Experts(_) => None,
+            mlp => Some(mlp.inner()),
+        };
+        let dense = self.layers.iter().find_map(dense);
+        let dense = dense.map(|inner| format!("feed-forward {inner}"));
         let experts = self
             .layers
             .iter()

@@ -281,7 +281,7 @@ impl Load {
     fn trained_shapes(&self) -> Vec<(Vec<usize>, bool)> {
         let spec = &self.spec;
         if self.is_full() {
-            let tables = [spec.names.embedding(), spec.names.head()];
+            let tables = spec.tables();
             return spec
                 .tensors()
                 .into_iter()
