@@ -146,6 +146,17 @@ pub fn load_with_config(folder: &Path, config: &Path) -> Decoder {
     load(copy.path())
 }
 
+/// A bound on what golden.json has of `quantity`, or five times the noise of the golden itself (its
+/// runs in f64 and by another attention) where that is more than a fifth of the bound.
+pub fn bound(info: &Value, quantity: &str, usual: f64) -> f64 {
+    let runs = info["noise"].as_object();
+    let noise = runs
+        .into_iter()
+        .flat_map(|runs| runs.values())
+        .filter_map(|run| run[quantity].as_f64());
+    usual.max(5.0 * noise.fold(0.0, f64::max))
+}
+
 /// A plain adapter on every projection.
 pub fn lora(rank: usize, alpha: f64) -> LoraConfig {
     LoraConfig::all_linear(rank, alpha)
