@@ -367,6 +367,21 @@ mod tests {
     }
 
     #[test]
+    fn a_part_of_the_pairs_rotates_as_in_a_head_that_rotates_as_a_whole() {
+        let spec = |scaling| RopeSpec {
+            head_dim: 8,
+            theta: 1e6,
+            scaling,
+        };
+        let whole = spec(RopeScaling::Default).frequencies(16);
+        let part = spec(RopeScaling::Proportional {
+            factor: 2.0,
+            pairs: 1,
+        });
+        assert_eq!(part.frequencies(16), [whole[0] / 2.0, 0.0, 0.0, 0.0]);
+    }
+
+    #[test]
     fn features_behind_the_turned_ones_stay() {
         let x = drawn([1, 2, 3, 6]);
         let tables = spec(4).tables(2, &Device::flex());
