@@ -33,6 +33,8 @@ const LOGITS: f32 = 5e-5;
 const GRADIENTS: f32 = 2e-5;
 const STEP_LOSS: f64 = 5e-5;
 const FINAL_WEIGHT: f32 = 5e-6;
+/// Relative. Where a norm meets rows near 0, torch's own runs in f32 and f64 differ by 6.5e-4.
+const GRAD_NORM: f64 = 1e-3;
 
 const STEP: StepConfig = StepConfig {
     memory: Memory::RECOMPUTE,
@@ -180,7 +182,7 @@ fn train(
             "step {taken}: loss differs by {difference}"
         );
         assert!(
-            (norm - expected("grad_norm")).abs() <= 1e-4 * norm.max(1.0),
+            (norm - expected("grad_norm")).abs() <= GRAD_NORM * norm.max(1.0),
             "step {taken}: norm {norm}"
         );
         let learning_rate = schedule.lr_at(taken as u64);

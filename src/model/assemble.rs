@@ -712,13 +712,13 @@ fn gated(spec: &GatedSpec, projections: &mut impl Iterator<Item = Projection>) -
 
 /// Returns the transpose of a matrix [rows, columns].
 fn transposed(matrix: &TensorData, [rows, columns]: [usize; 2]) -> TensorData {
-    let size = matrix.dtype.size();
+    let (size, stored) = (matrix.dtype().size(), matrix.bytes());
     let bytes: Vec<u8> = (0..columns)
         .flat_map(|column| (0..rows).map(move |row| row * columns + column))
-        .flat_map(|place| &matrix.bytes[place * size..(place + 1) * size])
+        .flat_map(|place| &stored[place * size..(place + 1) * size])
         .copied()
         .collect();
-    TensorData::from_bytes_vec(bytes, [columns, rows], matrix.dtype)
+    TensorData::from_bytes_vec(bytes, [columns, rows], matrix.dtype())
 }
 
 /// Returns the index of `item` in `items`; a new item is appended.

@@ -221,11 +221,8 @@ impl Decoder {
         let inputs = |per_layer: &PerLayerInputs| {
             per_layer.forward(ids, stream.clone(), frame.per_layer_mask().as_ref())
         };
-        let context = Context {
-            per_layer: self.per_layer.as_ref().map(inputs),
-            ..Context::default()
-        };
-        (stream, context)
+        let inputs = self.per_layer.as_ref().map(inputs);
+        (stream, Context::of(inputs))
     }
 
     /// Returns the hidden rows before the final norm that the frame asks for, without a tape,

@@ -48,12 +48,20 @@ pub struct BlockOutput {
 #[derive(Debug, Default)]
 pub struct Context {
     /// The inputs of all layers, [1, tokens, layers, width of one].
-    pub(super) per_layer: Option<Tensor<4>>,
+    per_layer: Option<Tensor<4>>,
     /// Keys and values that higher blocks use, by the index of their block.
     key_values: BTreeMap<usize, KeyValueRows>,
 }
 
 impl Context {
+    /// Makes the context of the lowest block, given the inputs of all layers.
+    pub(super) fn of(per_layer: Option<Tensor<4>>) -> Self {
+        Self {
+            per_layer,
+            ..Self::default()
+        }
+    }
+
     /// Returns what a block computes from, given the stream.
     pub fn input(&self, block: &Block, stream: Tensor<3>) -> BlockInput {
         let of_block = |all: &Tensor<4>| {

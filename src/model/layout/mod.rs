@@ -475,13 +475,15 @@ impl DecoderSpec {
                 tensors.extend(self.convolution_tensors(index, convolution));
             }
         }
-        let mut of_stream = |name: &str| norm(self.names.in_layer(index, name), self.width);
-        if let MlpSpec::GatedAndExperts(_) = &layer.mlp {
-            BESIDE_EXPERTS.into_iter().for_each(&mut of_stream);
-        }
-        if layer.per_layer_input.is_some() {
-            of_stream(PER_LAYER_NORM);
-        }
+        let beside_experts: &[&str] = match &layer.mlp {
+            MlpSpec::GatedAndExperts(_) => &BESIDE_EXPERTS,
+            _ => &[],
+        };
+        let of_input = layer.per_layer_input.map(|_| PER_LAYER_NORM);
+        let of_stream = beside_experts.iter().copied().chain(of_input);
+        tensors.extend(
+            of_stream.flat_map(|name| self.norm(&self.names.in_layer(index, name), self.width)),
+        );
         if layer.has_scalar {
             tensors.push((self.names.in_layer(index, SCALAR), vec![1]));
         }
