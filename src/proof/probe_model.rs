@@ -341,7 +341,7 @@ mod tests {
 
     #[test]
     fn it_keeps_the_mechanisms_of_a_family() {
-        assert_eq!(families().len(), 40);
+        assert!(families().len() >= 43, "{}", families().len());
         for (name, spec) in families() {
             let tiny = ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora).spec;
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");

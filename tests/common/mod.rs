@@ -11,7 +11,7 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 41] = [
+pub const FAMILIES: [&str; 44] = [
     "llama",
     "mistral",
     "qwen2",

@@ -65,7 +65,7 @@ use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 /// A function that reads a family's config.
 type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
-const KNOWN: [(&str, Reader); 39] = [
+const KNOWN: [(&str, Reader); 41] = [
     ("cohere2", cohere2::spec),
     ("deepseek_v2", deepseek::second),
     ("deepseek_v3", deepseek::third),
