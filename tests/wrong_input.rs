@@ -433,9 +433,9 @@ fn a_broken_config_json_is_refused() {
             &config(r#""llama","#, r#""gpt_bigcode","#),
             65,
             &[
-                "`model_type` is `gpt_bigcode`, known are `deepseek_v2`, `deepseek_v3`, `falcon`, \
-                `gemma`, `gemma2`, `gemma3_text`, ",
-                "`qwen3_moe`, `smollm3`",
+                "`model_type` is `gpt_bigcode`, known are `",
+                "`gemma3_text`, `gemma4_text`, ",
+                "hint: the nearest known by name are `gpt_neox`, `gpt_oss`",
             ],
         ),
         (
