@@ -136,6 +136,38 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
             number",
         ),
         (
+            "gemma4_small",
+            json!({"num_kv_shared_layers": 4}),
+            "`num_kv_shared_layers` is 4, expected fewer than `num_hidden_layers`, 4",
+        ),
+        (
+            "gemma4_small",
+            json!({"num_kv_shared_layers": 3}),
+            "layer 1 uses keys and values of a lower layer of its kind in `layer_types`, and none \
+            of the lowest 1 is of it",
+        ),
+        (
+            "gemma4_small",
+            json!({"vocab_size_per_layer_input": 608}),
+            "`vocab_size_per_layer_input` is 608, expected `vocab_size`, 304",
+        ),
+        (
+            "gemma4_dense",
+            json!({"per_layer_config": {"1": {"head_dim": 16, "sliding_window": 2}}}),
+            "`per_layer_config` has `sliding_window` for layer 1, known are `head_dim`, \
+            `num_key_value_heads`",
+        ),
+        (
+            "gemma4_dense",
+            json!({"use_bidirectional_attention": "all"}),
+            "`use_bidirectional_attention` is `all`, known are `vision`",
+        ),
+        (
+            "gemma4_dense",
+            json!({"rope_parameters": {"sliding_attention": {"rope_theta": 1e4}}}),
+            "`rope_parameters` has no `full_attention`, expected the rotation of such layers",
+        ),
+        (
             "qwen3_moe",
             json!({"model_type": "qwen9"}),
             "`model_type` is `qwen9`, known are `cohere2`, ",
