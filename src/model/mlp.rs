@@ -161,7 +161,7 @@ impl Mlp {
                 both.experts.router.trains = trains;
                 both.norms_mut().for_each(|(_, norm)| norm.trains = trains);
             }
-            Self::Gated { .. } | Self::Plain(_) => {}
+            Self::Gated { .. } | Self::Plain { .. } => {}
         }
     }
 

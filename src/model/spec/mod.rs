@@ -379,19 +379,17 @@ impl DecoderSpec {
 
     /// Describes what layers have beside attention and a feed-forward, and where they differ.
     fn describe_unusual(&self, head_dim: usize) -> String {
-        let mixers = || self.layers.iter().map(|layer| &layer.mixer);
+        let mixers = || self.layers.iter().filter_map(|layer| layer.mixer.grouped());
         let others: BTreeSet<usize> = mixers()
-            .map(|mixer| mixer.heads()[2])
+            .map(|mixer| mixer.head_dim)
             .filter(|other| *other != head_dim)
             .collect();
         let others = others.into_iter().map(|other| {
-            let layers = mixers().filter(|mixer| mixer.heads()[2] == other).count();
+            let layers = mixers().filter(|mixer| mixer.head_dim == other).count();
             format!(", heads of {other} in {layers} layers")
         });
         let of_source = |source: fn(&GroupedSpec) -> bool, said: &str| {
-            let layers = mixers()
-                .filter(|mixer| mixer.grouped().is_some_and(source))
-                .count();
+            let layers = mixers().filter(|mixer| source(mixer)).count();
             (layers > 0).then(|| format!(", {said} in {layers} layers"))
         };
         let as_values = of_source(
