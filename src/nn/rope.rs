@@ -368,11 +368,7 @@ mod tests {
 
     #[test]
     fn a_part_of_the_pairs_rotates_as_in_a_head_that_rotates_as_a_whole() {
-        let spec = |scaling| RopeSpec {
-            head_dim: 8,
-            theta: 1e6,
-            scaling,
-        };
+        let spec = |scaling| RopeSpec::new(8, 1e6, scaling);
         let whole = spec(RopeScaling::Default).frequencies(16);
         let part = spec(RopeScaling::Proportional {
             factor: 2.0,
