@@ -70,16 +70,12 @@ impl PerLayerInputSpec {
     /// input side by side, and what the norm takes.
     pub(super) fn saved_bytes(self, width: u64, rows: RowShape, maps: TrainedMaps) -> u64 {
         let [gate, projection] = maps.split_last();
-        let (own, inputs) = (self.width as u64, [gate, projection]);
-        let of_maps: u64 = inputs
-            .into_iter()
-            .zip([width, own])
-            .map(|(maps, inputs)| {
-                let group = maps.group(inputs);
-                group.saved_bytes(rows) + group.scaled_bytes(rows)
-            })
-            .sum();
-        of_maps + rows.bytes(width + 2 * own)
+        let own = self.width as u64;
+        let of_map = |maps: TrainedMaps, inputs: u64| {
+            let group = maps.group(inputs);
+            group.saved_bytes(rows) + group.scaled_bytes(rows)
+        };
+        of_map(gate, width) + of_map(projection, own) + rows.bytes(width + 2 * own)
     }
 }
 

@@ -167,8 +167,8 @@ pub struct SharedExpertSpec {
 }
 
 /// norm(gated(x)) + norm(experts(norm(h))): the gated feed-forward takes x, the normalized stream,
-/// and the experts take the stream h through a norm of their own. The router takes h as it is. Team
-/// Gemma 2026, <https://huggingface.co/docs/transformers/model_doc/gemma4>.
+/// and the experts take the stream h through a norm of their own. The router takes h as it is:
+/// <https://huggingface.co/docs/transformers/model_doc/gemma4>.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GatedAndExpertsSpec {
     /// The feed-forward of every token.
