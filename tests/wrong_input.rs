@@ -433,8 +433,10 @@ fn a_broken_config_json_is_refused() {
             &config(r#""llama","#, r#""gpt_bigcode","#),
             65,
             &[
-                "`model_type` is `gpt_bigcode`, known are `",
+                "`model_type` is `gpt_bigcode`, known are `cohere2`, `deepseek_v2`, `deepseek_v3`, ",
                 "`gemma3_text`, `gemma4_text`, ",
+                ", `llama`, `ministral`, `ministral3`, `mistral`, `mixtral`, ",
+                ", `stablelm`, `starcoder2`",
                 "hint: the nearest known by name are `gpt_neox`, `gpt_oss`",
             ],
         ),

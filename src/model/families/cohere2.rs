@@ -11,6 +11,7 @@ use super::{
 const PATTERN: usize = 4;
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
+    config.not_null("head_dim", "a whole number")?;
     let shape = heads(config)?;
     let rope = rope::of_neighbors(rope::spec(config, shape[2])?);
     let bias = config.flag("attention_bias", false)?;

@@ -19,6 +19,7 @@ const NAMES: Names = Names {
 };
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
+    config.not_null("num_local_experts", "0")?;
     let experts = config.count_or("num_local_experts", 0)?;
     if experts > 0 {
         return Err(config.fault(format!(

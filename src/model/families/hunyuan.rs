@@ -11,6 +11,8 @@ const NAMES: Names = Names {
 };
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
+    // transformers cannot compute without it.
+    config.size("head_dim")?;
     let shape = heads(config)?;
     let bias = config.flag("attention_bias", false)?;
     let mixer = GroupedSpec {

@@ -5,7 +5,7 @@ use super::qwen3_moe::{FORM, sparse};
 use super::span::{span, window_if_used};
 use super::{
     ConfigJson, DecoderSpec, ExpertsSpec, GatedSpec, GroupedSpec, ModelError, RouterScore,
-    RouterSpec, SharedExpertSpec, decoder, experts, heads, kind_of_layer, rope, router_aux,
+    RouterSpec, SharedExpertSpec, decoder, heads, kind_of_layer, rope, router_aux,
 };
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
@@ -15,7 +15,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         ..GroupedSpec::new(shape, rope::spec(config, shape[2])?)
     };
     let router = RouterSpec {
-        experts: experts(config, ["num_local_experts", "num_experts"], "num_experts")?,
+        experts: config.size("num_experts")?,
         chosen: config.size("num_experts_per_tok")?,
         score: RouterScore::Softmax,
         groups: None,
@@ -40,6 +40,12 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     );
     let layer = |index: usize| {
         let slides = match kind_of_layer(config, index)? {
+            Some(true) if window.is_none() => {
+                return Err(config.fault(format!(
+                    "`layer_types` of layer {index} is `sliding_attention` and \
+                    `use_sliding_window` is `false`, expected `full_attention`"
+                )));
+            }
             Some(slides) => slides,
             None => window.is_some() && index.is_multiple_of(2) && index < lower,
         };

@@ -129,10 +129,12 @@ pub(super) fn of_ministral3(config: &ConfigJson, head_dim: usize) -> Result<Rope
     };
     let section = section.unwrap_or_else(|| config.replaced(serde_json::Map::new()));
     let beta = section.number("llama_4_scaling_beta")?;
-    let trained_length = match section.size_or_none("original_max_position_embeddings")? {
-        Some(length) => length,
-        None if kind(&section)? != "default" => config.size("max_position_embeddings")?,
-        None => section.size("original_max_position_embeddings")?,
+    let key = "original_max_position_embeddings";
+    let trained_length = if ["yarn", "llama3", "longrope"].contains(&kind(&section)?) {
+        let inside = section.size_or(key, config.size("max_position_embeddings")?)?;
+        config.size_or(key, inside)?
+    } else {
+        section.size(key)?
     };
     // The length after stretching says nothing that the factor does not.
     let section = section

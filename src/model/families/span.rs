@@ -88,10 +88,14 @@ pub(super) fn span(
 
 /// Returns the window of a config that has to switch it on.
 pub(super) fn window_if_used(config: &ConfigJson) -> Result<Option<usize>, ModelError> {
-    if config.flag("use_sliding_window", false)? {
-        config.size_or_none("sliding_window")
-    } else {
-        Ok(None)
+    let window = config.count_or("sliding_window", usize::MAX)?;
+    match (config.flag("use_sliding_window", false)?, window) {
+        // Where it is off, 0 may stand for none.
+        (false, _) | (true, usize::MAX) => Ok(None),
+        (true, 0) => Err(config.fault(
+            "`use_sliding_window` is `true` and `sliding_window` is 0, expected a number of tokens",
+        )),
+        (true, window) => Ok(Some(window)),
     }
 }
 
