@@ -99,22 +99,18 @@ fn documents_in_one_row_are_as_if_each_stood_alone() {
             vec![(0..LENGTHS.len()).collect()],
             vec![vec![3, 0, 5, 2], vec![7, 1, 6, 4]],
         ];
-        for dropout in [0.0, 0.1] {
-            let config = |memory| StepConfig {
-                memory,
-                head_chunk_rows: 64,
-                dropout,
-            };
-            let expected = gradients(&decoder, &alone, config(Memory::KEEP));
-            let scale = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
-            for memory in [Memory::KEEP, Memory::RECOMPUTE] {
-                for batches in &packed {
-                    let ours = gradients(&decoder, batches, config(memory));
-                    let apart = difference(&ours, &expected) / scale;
-                    println!("{family}, dropout {dropout}, {memory:?}: {apart:.1e} apart");
-                    assert!(apart <= GRADIENTS, "{family}, {memory:?}: {apart}");
-                }
-            }
+        let config = |memory| StepConfig {
+            memory,
+            head_chunk_rows: 64,
+            dropout: 0.1,
+        };
+        let expected = gradients(&decoder, &alone, config(Memory::KEEP));
+        let scale = expected.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+        for (memory, batches) in [Memory::KEEP, Memory::RECOMPUTE].into_iter().zip(&packed) {
+            let ours = gradients(&decoder, batches, config(memory));
+            let apart = difference(&ours, &expected) / scale;
+            println!("{family}, {memory:?}: {apart:.1e} apart");
+            assert!(apart <= GRADIENTS, "{family}, {memory:?}: {apart}");
         }
     }
 }
