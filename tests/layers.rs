@@ -245,17 +245,7 @@ const UNORDERED: [&str; 7] = [
 ];
 
 /// Those that decide no bits, with why.
-const HARMLESS: [(&str, &str, &str); 6] = [
-    (
-        "train/walk.rs",
-        "let surrogate = (self.output * gradient.autodiff()).sum()",
-        "its gradient is taken, its value is never read",
-    ),
-    (
-        "train/walk.rs",
-        "+ (load.probabilities * of_load).sum();",
-        "the other term of it",
-    ),
+const HARMLESS: [(&str, &str, &str); 4] = [
     (
         "train/walk.rs",
         "leaf.sum().backward();",
