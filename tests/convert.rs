@@ -453,7 +453,7 @@ fn what_training_leaves_out_or_does_not_read_is_said() {
     let told = converted(&desk, &["long.jsonl", "--out", "long.parquet"]);
     assert!(told["notes"][0].as_str().unwrap().contains(note), "{told}");
     let rest = ["training.max_dropped=0.5", "evaluation.val_set_size=0"];
-    let arguments = ["check", "recipe.yaml", "datasets.0.path=long.jsonl"];
+    let arguments = ["preview", "recipe.yaml", "datasets.0.path=long.jsonl"];
     desk.run(&[&arguments[..], &rest].concat()).says(
         "its own row",
         0,

@@ -2,6 +2,8 @@
 //! values that upper layers take from lower ones; inputs of the layers' own; and experts beside the
 //! feed-forward.
 
+use serde_json::Value;
+
 use super::gemma::gate;
 use super::span::span;
 use super::{
@@ -23,6 +25,7 @@ const FORM: ExpertForm = ExpertForm::Rows {
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     config.only("use_bidirectional_attention", &["vision"])?;
+    check_keys_of_others(config)?;
     let kinds = kinds(config)?;
     let sources = sources(config, &kinds)?;
     let shapes = shapes(config, &kinds)?;
@@ -68,6 +71,32 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         final_softcap: config.number_or_none("final_logit_softcapping")?,
         ..decoder
     })
+}
+
+/// Refuses keys of other families that transformers does not take here.
+fn check_keys_of_others(config: &ConfigJson) -> Result<(), ModelError> {
+    let is_list_of_layers = |list: &Value| {
+        let layers = config.size("num_hidden_layers").ok();
+        list.as_array().map(Vec::len) == layers
+    };
+    for (key, is_wrong) in [
+        ("rope_scaling", config.names("rope_scaling")),
+        (
+            "attention_chunk_size",
+            config.get("attention_chunk_size").is_some(),
+        ),
+        (
+            "mlp_layer_types",
+            config
+                .get("mlp_layer_types")
+                .is_some_and(|list| !is_list_of_layers(list)),
+        ),
+    ] {
+        if is_wrong {
+            return Err(config.fault(format!("`{key}` is not known for this `model_type`")));
+        }
+    }
+    config.count_or("vocab_size_per_layer_input", 0).map(drop)
 }
 
 /// Returns whether each layer has a window. The last one never has.
