@@ -46,7 +46,7 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-const RECURRENT: [&str; 4] = ["qwen3_5", "qwen3_5_moe", "lfm2", "granite4_h"];
+const RECURRENT: [&str; 5] = ["qwen3_5", "qwen3_5_moe", "lfm2", "lfm3", "granite4_h"];
 /// Shorter than a convolution, than a chunk, and longer.
 const LENGTHS: [usize; 8] = [2, 70, 3, 1, 64, 130, 65, 9];
 /// Of the largest gradient.

@@ -11,7 +11,7 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 44] = [
+pub const FAMILIES: [&str; 45] = [
     "llama",
     "mistral",
     "qwen2",
@@ -19,6 +19,7 @@ pub const FAMILIES: [&str; 44] = [
     "qwen3_5",
     "qwen3_5_moe",
     "lfm2",
+    "lfm3",
     "gemma",
     "gemma2",
     "gemma3_text",

@@ -14,6 +14,8 @@ use super::{
 
 /// Period of the layers without a window where the config does not list them.
 const PATTERN: usize = 6;
+/// The share of the pairs that rotate in layers without a window where the config does not say.
+const TURNED: f64 = 0.25;
 /// Width of heads without a window where the config does not say.
 const WIDE: usize = 512;
 /// Keys that layers may have values of their own for.
@@ -29,7 +31,8 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let kinds = kinds(config)?;
     let sources = sources(config, &kinds)?;
     let shapes = shapes(config, &kinds)?;
-    let [full, sliding] = rope::of_wide_kinds(config, shapes.map(|[_, _, head_dim]| head_dim))?;
+    let [full, sliding] =
+        rope::of_wide_kinds(config, shapes.map(|[_, _, head_dim]| head_dim), TURNED)?;
     let (bias, window) = (
         config.flag("attention_bias", false)?,
         config.size_or_none("sliding_window")?,

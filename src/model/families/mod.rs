@@ -19,6 +19,7 @@ mod granite;
 mod granite_hybrid;
 mod hunyuan;
 mod lfm2;
+mod lfm3;
 mod llama;
 mod ministral3;
 mod mistral;
@@ -65,7 +66,7 @@ use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 /// A function that reads a family's config.
 type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
-const KNOWN: [(&str, Reader); 41] = [
+const KNOWN: [(&str, Reader); 42] = [
     ("cohere2", cohere2::spec),
     ("deepseek_v2", deepseek::second),
     ("deepseek_v3", deepseek::third),
@@ -85,6 +86,7 @@ const KNOWN: [(&str, Reader); 41] = [
     ("granitemoehybrid", granite_hybrid::spec),
     ("hunyuan_v1_dense", hunyuan::spec),
     ("lfm2", lfm2::spec),
+    ("lfm3", lfm3::spec),
     ("llama", llama::spec),
     ("ministral", mistral::by_layer),
     ("ministral3", ministral3::spec),

@@ -338,14 +338,15 @@ pub(super) fn of_kinds(
     ])
 }
 
-/// Reads the rotations of layers without and with a window, whose heads have these widths (Gemma 4).
-/// Where the config gives none, a quarter of the pairs rotates in layers without a window.
+/// Reads the rotations of layers without and with a window, whose heads have these widths. Where
+/// the config gives none, `share` of the pairs rotates in layers without a window.
 pub(super) fn of_wide_kinds(
     config: &ConfigJson,
     widths: [usize; 2],
+    share: f64,
 ) -> Result<[RopeSpec; 2], ModelError> {
     let usual = [
-        json!({"rope_type": PROPORTIONAL, "partial_rotary_factor": 0.25, "rope_theta": 1e6}),
+        json!({"rope_type": PROPORTIONAL, "partial_rotary_factor": share, "rope_theta": 1e6}),
         json!({"rope_type": "default", "rope_theta": 1e4}),
     ];
     let kinds = config.section("rope_parameters")?;

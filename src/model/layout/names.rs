@@ -40,6 +40,8 @@ pub struct Names {
     /// Prefixes that another version of transformers gives to the same tensors, with the prefixes
     /// that they stand for.
     pub elsewhere: &'static [(&'static str, &'static str)],
+    /// Names of modules within a layer that files have otherwise, with what they stand for.
+    pub modules_elsewhere: &'static [(&'static str, &'static str)],
     /// Last names of buffers that files of older versions have and that follow from the config.
     pub buffers: &'static [&'static str],
     /// Prefixes of tensors that are not the decoder's and that transformers passes by.
@@ -67,6 +69,7 @@ impl Names {
         plain_mlp: ["mlp.up_proj", "mlp.down_proj"],
         head: "lm_head",
         elsewhere: &[],
+        modules_elsewhere: &[],
         buffers: &["rotary_emb.inv_freq"],
         passes_by: &[],
         is_wrapped: false,
@@ -105,14 +108,21 @@ impl Names {
     pub fn canonical(&self, stored: &str) -> String {
         let renamed =
             |(from, to): &(&str, &str)| Some(format!("{to}{}", stored.strip_prefix(from)?));
-        self.elsewhere
+        let name = self.elsewhere.iter().find_map(renamed);
+        let name = name.unwrap_or_else(|| stored.to_owned());
+        self.modules_elsewhere
             .iter()
-            .find_map(renamed)
-            .unwrap_or_else(|| stored.to_owned())
+            .fold(name, |name, (from, to)| name.replace(from, to))
     }
 
     /// Returns a tensor's name in files that have these other names.
     pub fn stored<'a>(&self, name: &str, others: impl IntoIterator<Item = &'a str>) -> String {
+        let others: Vec<&str> = others.into_iter().collect();
+        let name = &self
+            .modules_elsewhere
+            .iter()
+            .filter(|(from, _)| others.iter().any(|other| other.contains(from)))
+            .fold(name.to_owned(), |name, (from, to)| name.replace(to, from));
         let is_elsewhere = |other: &str| {
             self.elsewhere
                 .iter()
