@@ -363,6 +363,7 @@ fn the_token_of_padding_is_that_of_transformers() {
         let absent = match family {
             "gemma" | "gemma2" | "gemma3_text" | "gemma4_dense" | "gemma4_moe" | "gemma4_small"
             | "cohere2" | "hunyuan_v1_dense" | "ernie4_5" | "lfm2" => Some(0),
+            "lfm3" => Some(124_893),
             "olmo2" | "olmo3" | "olmoe" | "seed_oss" | "nanochat" => Some(1),
             "ministral3" => Some(11),
             "glm4" => Some(151_329),
