@@ -18,11 +18,11 @@ pub fn write_private<E: From<FileError>>(
 ) -> Result<(), E> {
     let failed = |cause| FileError::new("write", path, cause);
     let folder = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::tempfile_in(folder).map_err(failed)?;
-    let mut new = NewFile::over(file.try_clone().map_err(failed)?, path);
+    let mut written = tempfile::tempfile_in(folder).map_err(failed)?;
+    let mut new = NewFile::over(written.try_clone().map_err(failed)?, path);
     fill(&mut new)?;
     new.finish()?;
-    Ok(give_name(&mut file, path).map_err(failed)?)
+    Ok(give_name(&mut written, path).map_err(failed)?)
 }
 
 /// Gives an unnamed file of the same disk the name `path`, replacing an existing file in one step.
