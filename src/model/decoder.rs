@@ -194,7 +194,7 @@ impl Decoder {
         let positions: Vec<i32> = frame
             .positions
             .iter()
-            .map(|position| frame.first_position as i32 + position.cast_signed())
+            .map(|position| (frame.first_position as u32 + position).cast_signed())
             .collect();
         Tensor::from_data(TensorData::from(&positions[..]), &self.device())
     }

@@ -109,8 +109,8 @@ impl ProbeModel {
                 width,
                 layers,
                 embed_scale,
-                padding,
                 context,
+                padding,
                 ..spec.clone()
             },
             storage,

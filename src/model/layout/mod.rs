@@ -452,9 +452,9 @@ impl DecoderSpec {
                     .into_iter()
                     .zip(grouped.norm_widths())
                 {
-                    width
-                        .into_iter()
-                        .for_each(|width| norm(name.clone(), width));
+                    if let Some(width) = width {
+                        norm(name.clone(), width);
+                    }
                 }
                 if grouped.sinks {
                     tensors.push((self.names.sinks(index), vec![grouped.heads]));

@@ -182,6 +182,10 @@ impl MixerSpec {
 
 /// Multi-head, grouped-query or multi-query attention.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a feature of its own"
+)]
 pub struct GroupedSpec {
     /// Query heads.
     pub heads: usize,

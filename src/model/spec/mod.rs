@@ -20,6 +20,10 @@ use crate::ops::{Activation, RecurrenceForm, Update};
 
 /// A causal decoder.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a feature of its own"
+)]
 pub struct DecoderSpec {
     /// Tokens in the embedding.
     pub vocabulary: usize,

@@ -5,7 +5,7 @@
 //! from its start, and the state S before it, let F = e^(γᵢ - γⱼ) for j ≤ i and U the writes of its
 //! tokens. Then (1 + L) U = β ∘ (V - e^γ ∘ K S) with L = β ∘ F ∘ K Kᵀ below the diagonal, or U = β ∘
 //! V where nothing is erased; the output is e^γ ∘ Q S + (F ∘ Q Kᵀ) U, and the state after it is
-//! e^γ_last S + (e^(γ_last - γ) ∘ K)ᵀ U.
+//! e^γ' S + (e^(γ' - γ) ∘ K)ᵀ U with γ' the last of the sums.
 
 use crate::ops::exp::exp;
 use crate::ops::lanes::sum_of_products;
@@ -413,7 +413,7 @@ fn scale_queries<A: Arithmetic>(tiles: &mut Tiles) {
     }
 }
 
-/// Computes e^(γ_last - γ) ∘ K.
+/// Computes e^(γ' - γ) ∘ K.
 #[inline(always)]
 fn scale_keys<A: Arithmetic>(tiles: &mut Tiles) {
     let (keys, last) = (padded(tiles.widths[0]), tiles.decay[tiles.rows - 1]);
