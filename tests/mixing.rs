@@ -209,7 +209,7 @@ fn an_epoch_ends_as_the_recipe_says() {
     let desk = mixed_desk();
     for (end, rows) in [
         ("all_rows", 90),
-        ("first_exhausted", 53),
+        ("first_exhausted", 52),
         ("all_exhausted", 185),
     ] {
         let end = format!("training.stopping_strategy={end}");

@@ -264,7 +264,7 @@ fn base_logits_equal_transformers() {
             archive.read_f32("logits").unwrap().unwrap(),
         );
         let most = bound(&json(&folder.join("golden.json")), "logits", LOGITS.into());
-        let models = [
+        let models = vec![
             load(&folder.join("model")),
             load_with_config(&folder.join("model"), &folder.join("config_v4.json")),
         ];
@@ -513,7 +513,7 @@ fn adapters_train_on_packed_bases_as_in_peft() {
             rows(&archive, "", None),
             archive.read_f32("logits").unwrap().unwrap(),
         );
-        for (source, decoder) in [("packed by us", Some(packed())), ("packed before", saved)] {
+        for (source, decoder) in vec![("packed by us", Some(packed())), ("packed before", saved)] {
             let Some(decoder) = decoder else { continue };
             let difference = logits_difference(&decoder, &rows, &expected);
             println!("{name}, {source}: logits of the base {difference:.1e}");

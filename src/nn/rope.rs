@@ -412,8 +412,8 @@ mod tests {
         let plain = numbers(x.clone());
         for (token, ours) in numbers(turned).chunks(8).enumerate() {
             for (head, ours) in ours.chunks(4).enumerate() {
-                for pair in 0..2 {
-                    let (sin, cos) = (token as f32 / 100_f32.powi(pair as i32)).sin_cos();
+                for (pair, wavelength) in [1.0, 100.0_f32].into_iter().enumerate() {
+                    let (sin, cos) = (token as f32 / wavelength).sin_cos();
                     let place = token * 8 + head * 4 + 2 * pair;
                     let (left, right) = (plain[place], plain[place + 1]);
                     let expected = [left * cos - right * sin, right * cos + left * sin];

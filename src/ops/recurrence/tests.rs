@@ -70,7 +70,7 @@ impl Case {
         let (keys, values) = (form.key_dim, form.value_dim);
         let mut output = vec![0.0; self.tokens() * form.values()];
         let mut last = Vec::new();
-        let (_, group) = ((), form.value_heads / form.key_heads);
+        let group = form.value_heads / form.key_heads;
         for head in 0..form.value_heads {
             let mut state = self.state[head * keys * values..][..keys * values].to_vec();
             let mut token = 0;
@@ -99,7 +99,9 @@ impl Case {
                     let shift = self.vectors[form.value_heads + head];
                     let (decay, write) = match form.update {
                         Update::Delta => {
-                            query.iter_mut().for_each(|x| *x /= (keys as f64).sqrt());
+                            for x in &mut query {
+                                *x /= (keys as f64).sqrt();
+                            }
                             (
                                 -rate * softplus(gates[form.value_heads + head] + shift),
                                 1.0 / (1.0 + (-gates[head]).exp()),
@@ -111,7 +113,9 @@ impl Case {
                             (-rate * step, step)
                         }
                     };
-                    state.iter_mut().for_each(|x| *x *= decay.exp());
+                    for x in &mut state {
+                        *x *= decay.exp();
+                    }
                     for column in 0..values {
                         let recalled: f64 = (0..keys)
                             .map(|row| key[row] * state[row * values + column])
@@ -219,6 +223,8 @@ fn it_is_the_definition_for_documents_of_any_length() {
     }
 }
 
+type Of = fn(&mut Case) -> &mut Vec<f64>;
+
 #[test]
 fn gradients_are_finite_differences_of_the_definition() {
     for (update, sizes) in [DELTA, SUM]
@@ -229,7 +235,6 @@ fn gradients_are_finite_differences_of_the_definition() {
             let mut case = Case::new(form(update, sizes), documents);
             let weight = drawn(case.tokens() * case.form.values(), 2.3);
             let ours = case.gradients(&weight);
-            type Of = fn(&mut Case) -> &mut Vec<f64>;
             let operands: [Of; 3] = [
                 |case| &mut case.mixed,
                 |case| &mut case.gates,
