@@ -119,6 +119,8 @@ fn pointwise(criterion: &mut Criterion) {
     let norm = Norm {
         weight: drawn([WIDTH]),
         bias: None,
+        centers: false,
+        is_fixed: false,
         epsilon: 1e-5,
         offset: 0.0,
         trains: false,
@@ -146,6 +148,7 @@ fn projection(criterion: &mut Criterion) {
     let projection = Projection {
         name: "q_proj".to_owned(),
         weight: drawn([WIDTH, WIDTH]).into(),
+        is_stored_so: false,
         bias: None,
         trains: false,
         lora: Some(lora),
@@ -162,6 +165,8 @@ fn head(criterion: &mut Criterion) {
     let norm = Norm {
         weight: drawn([WIDTH]),
         bias: None,
+        centers: false,
+        is_fixed: false,
         epsilon: 1e-5,
         offset: 0.0,
         trains: false,
@@ -169,6 +174,8 @@ fn head(criterion: &mut Criterion) {
     let head = Head {
         norm,
         table: EmbeddingTable::from(drawn([VOCABULARY, WIDTH])),
+        bias: None,
+        trains_bias: false,
         scale: 1.0,
         softcap: None,
     };

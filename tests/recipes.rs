@@ -52,11 +52,14 @@ fn there_is_a_recipe_for_each_purpose() {
         "gemma-1.1-2b",
         "gemma-2-2b",
         "gemma-3-1b",
+        "gemma-4-12b",
+        "gemma-4-e2b",
         "gpt-oss-20b",
         "granite-3.3-2b",
         "legal-glossary",
         "legal-text",
         "llama-3.2-1b",
+        "medgemma-4b",
         "mistral-7b",
         "mixtral-8x7b",
         "olmo-2-1b",
@@ -66,6 +69,7 @@ fn there_is_a_recipe_for_each_purpose() {
         "qwen2.5-0.5b",
         "qwen3-30b-a3b",
         "qwen3-8b",
+        "saul-7b",
         "smollm3-3b",
     ];
     assert_eq!(names, expected.map(|name| format!("recipes/{name}.yaml")));

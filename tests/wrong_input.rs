@@ -433,9 +433,11 @@ fn a_broken_config_json_is_refused() {
             &config(r#""llama","#, r#""gpt_bigcode","#),
             65,
             &[
-                "`model_type` is `gpt_bigcode`, known are `deepseek_v2`, `deepseek_v3`, `falcon`, \
-                `gemma`, `gemma2`, `gemma3_text`, `gpt_oss`, `granite`, `llama`, `ministral`, \
-                `mistral`, `mixtral`, `olmo2`, `phi3`, `qwen2`, `qwen3`, `qwen3_moe`, `smollm3`",
+                "`model_type` is `gpt_bigcode`, known are `cohere2`, `deepseek_v2`, `deepseek_v3`, ",
+                "`gemma3_text`, `gemma4_text`, ",
+                ", `llama`, `ministral`, `ministral3`, `mistral`, `mixtral`, ",
+                ", `stablelm`, `starcoder2`",
+                "hint: the nearest known by name are `gpt_neox`, `gpt_oss`",
             ],
         ),
         (

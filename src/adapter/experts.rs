@@ -40,8 +40,14 @@ impl Routed {
     /// Reads the name of a linear map; `None` where it does not belong to a routed expert.
     pub fn of(name: &str) -> Option<Self> {
         let (before, behind) = name.split_once(".experts.")?;
-        let layer = before.rsplit_once('.')?.0;
-        let parameter = |last: &str| format!("{layer}.{EXPERTS}.{last}");
+        let (above, module) = before.rsplit_once('.')?;
+        // Experts that stand in the layer itself, or in a module of it, whatever its name is.
+        let experts = if module.bytes().all(|byte| byte.is_ascii_digit()) {
+            format!("{before}.experts")
+        } else {
+            format!("{above}.{EXPERTS}")
+        };
+        let parameter = |last: &str| format!("{experts}.{last}");
         let (first, second) = behind.split_once('.')?;
         if let Ok(expert) = first.parse() {
             let (_, last, place) = MODULES.into_iter().find(|(module, ..)| *module == second)?;
@@ -257,6 +263,10 @@ mod tests {
         assert_eq!(
             routed("model.layers.3.mlp.experts.gate_up_proj.2"),
             Some((parameter("gate_up_proj"), 2, 0, false))
+        );
+        assert_eq!(
+            routed("model.layers.3.experts.down_proj.1"),
+            Some(("model.layers.3.experts.down_proj".to_owned(), 1, 0, false))
         );
         for other in [
             "model.layers.3.mlp.shared_experts.down_proj",

@@ -114,7 +114,7 @@ fn last(module: &str) -> String {
 mod tests {
     use super::*;
     use crate::adapter::Targets;
-    use crate::model::LinearKind;
+    use crate::model::{LinearKind, WeightOrder};
     use crate::terms::Modules;
 
     fn modules(head: Role) -> Vec<LinearSpec> {
@@ -125,6 +125,7 @@ mod tests {
             bias: false,
             role,
             kind: LinearKind::Module,
+            order: WeightOrder::OutIn,
         };
         vec![
             table("model.embed_tokens", Role::Embedding),

@@ -92,10 +92,19 @@ impl LoraConfig {
         }
         let mut targets = Vec::new();
         for name in &self.tables.saved {
+            let module = find(SAVED, name, modules)?.clone();
+            if module.bias {
+                return Err(AdapterError::Config {
+                    place: SAVED.to_owned(),
+                    message: format!(
+                        "`{name}` has a bias, which PEFT would train along, known is a table without"
+                    ),
+                });
+            }
             add(
                 &mut targets,
                 TableTarget {
-                    module: find(SAVED, name, modules)?.clone(),
+                    module,
                     part: TablePart::Whole,
                 },
                 SAVED,

@@ -376,15 +376,14 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
 }
 
 /// Returns the floating-point operations per token with a frozen base: 4 per parameter that the
-/// token uses, and causal attention over half of all pairs, forward and backward.
+/// token uses, and causal attention over half of all pairs, or the recurrence, forward and backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
-    let heads: usize = spec
+    let mixing: f64 = spec
         .layers
         .iter()
-        .map(|layer| layer.mixer.query_width())
+        .map(|layer| layer.mixer.flops(length as f64)[0])
         .sum();
-    4.0 * (spec.computed_parameters() + spec.vocabulary * spec.width) as f64
-        + 6.0 * (heads * length) as f64
+    4.0 * (spec.computed_parameters() + spec.vocabulary * spec.width) as f64 + 3.0 * mixing
 }
 
 fn print_lines(result: &Value) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use super::gguf::Written;
 use crate::adapter::{AdapterError, peft};
 use crate::files::safetensors::{self, Archive, write_lazily};
 use crate::files::{self, copy, write_atomic};
-use crate::model::LinearSpec;
+use crate::model::{LinearSpec, WeightOrder};
 
 /// Writes the files into `folder`. `base` is the name by which a reader finds the base,
 /// `projections` are the base's modules.
@@ -32,6 +32,14 @@ pub fn write_peft(
         .iter()
         .map(|stored| stored.target.module.as_str())
         .collect();
+    let is_in_out = projections
+        .iter()
+        .any(|linear| linear.order == WeightOrder::InOut);
+    let order = if is_in_out {
+        WeightOrder::InOut
+    } else {
+        WeightOrder::OutIn
+    };
     let [config_name, weights_name] = peft::files(Path::new(""));
     let weights = folder.join(&weights_name);
     let renamed: BTreeMap<String, String> = peft::renamed_in(&archive, projections)
@@ -45,7 +53,7 @@ pub fn write_peft(
     }
     write_atomic(
         &folder.join(&config_name),
-        peft::config_text(&config, &modules, base).as_bytes(),
+        peft::config_text(&config, &modules, order, base).as_bytes(),
     )?;
     let bytes = weights
         .metadata()

@@ -6,18 +6,25 @@ use std::ops::Range;
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::block::Block;
+use super::convolution::Convolution;
 use super::decoder::Decoder;
 use super::frame::BlockPlace;
-use super::layout::{CORRECTION, LinearKind, LinearSpec, Names, Slice};
+use super::layout::{
+    BESIDE_EXPERTS, CONVOLUTION, CORRECTION, LONE_CONVOLUTION, LinearKind, LinearSpec,
+    PER_LAYER_NORM, SCALAR, Slice, WeightOrder, module_above,
+};
 use super::mixer::{Grouped, Latent, Mixer, Query};
-use super::mlp::Mlp;
+use super::mlp::{GatedAndExperts, Mlp};
+use super::per_layer::{PerLayer, PerLayerInputs};
+use super::recurrent::Recurrent;
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    Modules, NormKind,
+    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec,
+    LayerSpec, MixerSpec, MlpSpec, OutputGate, RecurrentSpec,
 };
 use super::{ModelError, Storage};
 use crate::device;
-use crate::nn::experts::{Expert, Experts, Router, Unit};
+use crate::nn::conv::Conv;
+use crate::nn::experts::{Expert, Experts, Router, RouterScales, SharedExpert, Unit};
 use crate::nn::head::Head;
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
@@ -40,7 +47,8 @@ pub(super) fn numbers_of(dtype: ModelDtype) -> DType {
     }
 }
 
-/// A source of a decoder's numbers; names and shapes are those of [`DecoderSpec::tensors`].
+/// A source of a decoder's numbers; names are those of [`DecoderSpec::tensors`], and linear weights
+/// are [out, in] whatever their order in the files.
 pub(super) trait WeightSource {
     /// Returns the numbers of a vector.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError>;
@@ -113,6 +121,7 @@ pub(super) fn assemble(
                 layer: index,
                 rope,
                 span,
+                is_source: spec.is_source(index),
             },
         )?);
         let (done, total) = (index as u64 + 1, spec.layers.len() as u64);
@@ -128,20 +137,37 @@ pub(super) fn assemble(
     } else {
         device
     };
-    let embedding = assembly.table(&spec.names.embedding(), home)?;
+    let embedding = assembly.table(&spec.names.embedding(), spec.width, home)?;
     let table = match storage.form.filter(|_| storage.packs_head) {
         _ if spec.tied_head => embedding.clone(),
-        Some(form) => assembly.packed_table(Names::HEAD, form)?,
-        None => assembly.table(Names::HEAD, device)?,
+        Some(form) => assembly.packed_table(&spec.names.head(), form)?,
+        None => assembly.table(&spec.names.head(), spec.width, device)?,
     };
     let (norm, scale, softcap) = (
         assembly.norm(&spec.names.final_norm(), spec.width)?,
         spec.logit_scale,
         spec.final_softcap,
     );
+    let bias = spec
+        .head_bias
+        .then(|| assembly.vector(&format!("{}.bias", spec.names.head), spec.vocabulary))
+        .transpose()?;
+    let embedding_norm = spec
+        .normalizes_embedding
+        .then(|| assembly.bare_norm(spec.width, spec.norm_epsilon));
+    let positions = spec
+        .learns_positions
+        .then(|| {
+            let (name, rows) = (spec.names.positions(), 0..spec.context);
+            let rows = source.rows(&name, rows, spec.width, dtype)?;
+            Ok::<_, ModelError>(Tensor::from_data(rows, (device, kept)))
+        })
+        .transpose()?;
     let head = Head {
         norm,
         table,
+        bias,
+        trains_bias: false,
         scale,
         softcap,
     };
@@ -149,6 +175,10 @@ pub(super) fn assemble(
         padding: spec.padding,
         computed,
         embedding,
+        embedding_norm,
+        positions,
+        trains_positions: false,
+        per_layer: assembly.per_layer_inputs()?,
         blocks,
         head,
         ropes,
@@ -177,15 +207,22 @@ impl Assembly<'_> {
         ))
     }
 
-    /// Reads a matrix [vocabulary, width] in as few pieces as the device allows.
-    fn table(&self, name: &str, device: &Device) -> Result<EmbeddingTable, ModelError> {
+    /// Reads a matrix [vocabulary, width] of that width in as few pieces as the device allows.
+    fn table(
+        &self,
+        name: &str,
+        width: usize,
+        device: &Device,
+    ) -> Result<EmbeddingTable, ModelError> {
         let piece = |rows: Range<usize>| -> Result<Base, ModelError> {
-            let rows = self.source.rows(name, rows, self.spec.width, self.dtype)?;
+            let rows = self.source.rows(name, rows, width, self.dtype)?;
             Ok(Base::Dense(Tensor::from_data(rows, (device, self.kept))))
         };
         let most = device::largest_tensor_bytes(device).unwrap_or(u64::MAX);
         Ok(EmbeddingTable::of(
-            self.pieces(most).map(piece).collect::<Result<_, _>>()?,
+            self.pieces(width, most)
+                .map(piece)
+                .collect::<Result<_, _>>()?,
         ))
     }
 
@@ -202,7 +239,7 @@ impl Assembly<'_> {
             PIECE_BYTES
         };
         Ok(EmbeddingTable::of(
-            self.pieces(most)
+            self.pieces(self.spec.width, most)
                 .map(|rows| Base::Packed(whole.rows(rows)))
                 .collect(),
         ))
@@ -210,8 +247,8 @@ impl Assembly<'_> {
 
     /// Splits the rows of a table into pieces of at most `most_bytes`; all except the last have as
     /// many rows.
-    fn pieces(&self, most_bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (vocabulary, width) = (self.spec.vocabulary, self.spec.width);
+    fn pieces(&self, width: usize, most_bytes: u64) -> impl Iterator<Item = Range<usize>> + use<> {
+        let vocabulary = self.spec.vocabulary;
         let most = most_bytes / (width * self.kept.size()) as u64;
         let pieces = (vocabulary as u64).div_ceil(most.max(1)) as usize;
         let rows = vocabulary.div_ceil(pieces);
@@ -222,26 +259,42 @@ impl Assembly<'_> {
 
     /// Reads a norm of the stream.
     fn norm(&self, module: &str, width: usize) -> Result<Norm, ModelError> {
-        let bias = self.spec.norm == NormKind::Layer;
-        let bias = bias
+        let kind = self.spec.norm;
+        let bias = kind
+            .has_bias()
             .then(|| self.vector(&format!("{module}.bias"), width))
             .transpose()?;
         Ok(Norm {
             bias,
+            centers: kind.centers(),
             ..self.inner_norm(module, width, self.spec.norm_epsilon)?
         })
     }
 
     /// Reads an RMS norm.
     fn inner_norm(&self, module: &str, width: usize, epsilon: f64) -> Result<Norm, ModelError> {
-        let weight = self.vector(&format!("{module}.weight"), width)?;
+        if !self.spec.norm.has_weight() {
+            return Ok(self.bare_norm(width, epsilon));
+        }
         Ok(Norm {
-            weight,
-            bias: None,
-            epsilon,
+            weight: self.vector(&format!("{module}.weight"), width)?,
+            is_fixed: false,
             offset: self.spec.norm_offset,
-            trains: false,
+            ..self.bare_norm(width, epsilon)
         })
+    }
+
+    /// Makes an RMS norm without a weight.
+    fn bare_norm(&self, width: usize, epsilon: f64) -> Norm {
+        Norm {
+            weight: Tensor::ones([width], (self.device, DType::F32)),
+            bias: None,
+            centers: false,
+            is_fixed: true,
+            epsilon,
+            offset: 0.0,
+            trains: false,
+        }
     }
 
     fn projection(&self, linear: &LinearSpec) -> Result<Projection, ModelError> {
@@ -264,7 +317,14 @@ impl Assembly<'_> {
             .filter(|_| !linear.is_whole() || !self.source.stays_dense(&key, shape));
         let weight = match (kind, form) {
             (LinearKind::Stacked(slice), None) => {
-                dense(self.source.slice(slice, [*inputs, *outputs], self.dtype)?)
+                let data = self
+                    .source
+                    .slice(slice, linear.weight_shape(), self.dtype)?;
+                dense(if slice.is_turned {
+                    data
+                } else {
+                    transposed(&data, shape)
+                })
             }
             (LinearKind::Stacked(slice), Some(form)) => {
                 packed(self.packed_slice(slice, shape, form)?)
@@ -280,6 +340,7 @@ impl Assembly<'_> {
         Ok(Projection {
             name: name.clone(),
             weight,
+            is_stored_so: linear.order == WeightOrder::InOut,
             bias,
             trains: false,
             lora: None,
@@ -293,16 +354,14 @@ impl Assembly<'_> {
         [outputs, inputs]: [usize; 2],
         form: QuantFormat,
     ) -> Result<Quantized, ModelError> {
-        let numbers: Vec<f32> = self
-            .source
-            .slice(slice, [inputs, outputs], DType::F32)?
-            .iter()
-            .collect();
-        let turned: Vec<f32> = (0..outputs)
-            .flat_map(|row| (0..inputs).map(move |column| (row, column)))
-            .map(|(row, column)| numbers[column * outputs + row])
-            .collect();
-        form.pack([outputs, inputs], &turned)
+        let data = if slice.is_turned {
+            let stored = [inputs, outputs];
+            transposed(&self.source.slice(slice, stored, DType::F32)?, stored)
+        } else {
+            self.source.slice(slice, [outputs, inputs], DType::F32)?
+        };
+        let numbers: Vec<f32> = data.iter().collect();
+        form.pack([outputs, inputs], &numbers)
             .map_err(|cause| ModelError::Packing {
                 name: slice.tensor.clone(),
                 cause,
@@ -312,7 +371,7 @@ impl Assembly<'_> {
     fn block(&self, layer: &LayerSpec, place: BlockPlace) -> Result<Block, ModelError> {
         let (names, index) = (&self.spec.names, place.layer);
         let [before_attention, after_attention, before_mlp, after_mlp] =
-            layer.norms.names().map(|name| {
+            names.of_norms(layer.norms).map(|name| {
                 name.map(|name| self.norm(&names.in_layer(index, name), self.spec.width))
                     .transpose()
             });
@@ -329,23 +388,54 @@ impl Assembly<'_> {
             MixerSpec::Latent(spec) => {
                 Mixer::Latent(Box::new(self.latent(index, spec, &mut projections)?))
             }
+            MixerSpec::Convolution(spec) => {
+                Mixer::Convolution(Box::new(self.convolution(index, spec, &mut projections)?))
+            }
+            MixerSpec::Recurrent(spec) => {
+                Mixer::Recurrent(Box::new(self.recurrent(index, spec, &mut projections)?))
+            }
         };
         let mlp = match &layer.mlp {
-            MlpSpec::Gated(spec) => {
-                let down = next_back(&mut projections);
-                Mlp::Gated {
-                    spec: spec.clone(),
-                    gate_up: projections.collect(),
-                    down,
-                }
-            }
-            MlpSpec::Plain(_) => {
-                Mlp::Plain(Box::new([next(&mut projections), next(&mut projections)]))
-            }
+            MlpSpec::Gated(spec) => gated(spec, &mut projections),
+            MlpSpec::Plain(spec) => Mlp::Plain {
+                activation: spec.activation,
+                maps: Box::new([next(&mut projections), next(&mut projections)]),
+            },
             MlpSpec::Experts(spec) => {
                 Mlp::Experts(Box::new(self.experts(index, spec, &mut projections)?))
             }
+            MlpSpec::GatedAndExperts(both) => {
+                let norm_names = BESIDE_EXPERTS.map(|name| names.in_layer(index, name));
+                let [after_gated, before_experts, after_experts] = &norm_names;
+                let norm = |name: &str| self.norm(name, self.spec.width);
+                Mlp::GatedAndExperts(Box::new(GatedAndExperts {
+                    gated: gated(&both.gated, &mut projections),
+                    experts: self.experts(index, &both.experts, &mut projections)?,
+                    norms: [
+                        norm(after_gated)?,
+                        norm(before_experts)?,
+                        norm(after_experts)?,
+                    ],
+                    norm_names,
+                }))
+            }
         };
+        let per_layer = layer
+            .per_layer_input
+            .map(|spec| {
+                let norm_name = names.in_layer(index, PER_LAYER_NORM);
+                Ok::<_, ModelError>(Box::new(PerLayer {
+                    spec,
+                    maps: [next(&mut projections), next(&mut projections)],
+                    norm: self.norm(&norm_name, self.spec.width)?,
+                    norm_name,
+                }))
+            })
+            .transpose()?;
+        let scalar = layer
+            .has_scalar
+            .then(|| self.source.vector(&names.in_layer(index, SCALAR), 1))
+            .transpose()?;
         Ok(Block {
             spec: layer.clone(),
             names: names.clone(),
@@ -353,7 +443,27 @@ impl Assembly<'_> {
             norms: [before_attention?, after_attention?, before_mlp?, after_mlp?],
             mixer,
             mlp,
+            per_layer,
+            scalar: scalar.and_then(|numbers| numbers.first().copied()),
         })
+    }
+
+    /// Reads what gives layers their own inputs.
+    fn per_layer_inputs(&self) -> Result<Option<PerLayerInputs>, ModelError> {
+        let (spec, names) = (self.spec, &self.spec.names);
+        let (Some(width), Some(linear)) = (spec.per_layer_width(), spec.per_layer_projection())
+        else {
+            return Ok(None);
+        };
+        let (table_name, norm_name) = (names.per_layer_embedding(), names.per_layer_norm());
+        Ok(Some(PerLayerInputs {
+            table: self.table(&table_name, linear.outputs, self.device)?,
+            table_name,
+            projection: self.projection(&linear)?,
+            norm: self.norm(&norm_name, width)?,
+            norm_name,
+            width,
+        }))
     }
 
     fn grouped(
@@ -364,12 +474,15 @@ impl Assembly<'_> {
     ) -> Result<Grouped, ModelError> {
         let [query, key] = self.spec.names.query_key_norms(index);
         let epsilon = self.spec.norm_epsilon;
-        let of_heads = |[of_query, of_key]: [usize; 2]| {
-            Ok::<_, ModelError>([
-                self.inner_norm(&query, of_query, epsilon)?,
-                self.inner_norm(&key, of_key, epsilon)?,
-            ])
+        let norm = |name: &str, width: Option<usize>| {
+            width
+                .map(|width| self.inner_norm(name, width, epsilon))
+                .transpose()
         };
+        let [of_query, of_key] = spec.norm_widths();
+        let value_norm = spec
+            .value_norm
+            .then(|| self.bare_norm(spec.head_dim, epsilon));
         let sinks = spec
             .sinks
             .then(|| {
@@ -378,12 +491,11 @@ impl Assembly<'_> {
             })
             .transpose()?;
         Ok(Grouped {
-            norms: spec.norm_widths().map(of_heads).transpose()?,
+            norms: [norm(&query, of_query)?, norm(&key, of_key)?],
+            value_norm,
             sinks: sinks.map(Into::into),
-            qkv: from
-                .by_ref()
-                .take(if spec.qkv == Modules::Separate { 3 } else { 1 })
-                .collect(),
+            qkv: from.by_ref().take(spec.input_maps()).collect(),
+            gate: matches!(spec.gate, OutputGate::Heads(_)).then(|| next(from)),
             output: next(from),
             spec: spec.clone(),
         })
@@ -418,6 +530,78 @@ impl Assembly<'_> {
         })
     }
 
+    fn recurrent(
+        &self,
+        index: usize,
+        spec: &RecurrentSpec,
+        from: &mut impl Iterator<Item = Projection>,
+    ) -> Result<Recurrent, ModelError> {
+        let name = |of: &str| {
+            let name = format!("{}.{of}", spec.module);
+            self.spec.names.in_layer(index, &name)
+        };
+        let vector = |of: &&str| Ok((name(of), self.vector(&name(of), spec.form.value_heads)?));
+        let vectors = spec.vectors().iter().map(vector);
+        let vectors = vectors.collect::<Result<_, ModelError>>()?;
+        let norm = self.inner_norm(&name("norm"), spec.norm_width(), self.spec.norm_epsilon)?;
+        Ok(Recurrent {
+            inputs: from.by_ref().take(spec.inputs().len()).collect(),
+            conv: Conv {
+                silu: true,
+                ..self.conv(
+                    name(CONVOLUTION),
+                    [spec.form.channels(), spec.taps],
+                    spec.conv_bias,
+                )?
+            },
+            vectors,
+            // Its weight is itself, whatever those of the stream are.
+            norm: Norm {
+                offset: 0.0,
+                ..norm
+            },
+            output: next(from),
+            spec: spec.clone(),
+        })
+    }
+
+    fn convolution(
+        &self,
+        index: usize,
+        spec: &ConvolutionSpec,
+        from: &mut impl Iterator<Item = Projection>,
+    ) -> Result<Convolution, ModelError> {
+        let name = format!("{}.{LONE_CONVOLUTION}", spec.module);
+        let name = self.spec.names.in_layer(index, &name);
+        Ok(Convolution {
+            input: next(from),
+            conv: self.conv(name, [spec.channels, spec.taps], spec.bias)?,
+            output: next(from),
+        })
+    }
+
+    /// Reads a convolution of single channels.
+    fn conv(
+        &self,
+        name: String,
+        [channels, taps]: [usize; 2],
+        bias: bool,
+    ) -> Result<Conv, ModelError> {
+        let kernel = self
+            .source
+            .rows(&format!("{name}.weight"), 0..channels, taps, DType::F32)?;
+        let bias = bias
+            .then(|| self.vector(&format!("{name}.bias"), channels))
+            .transpose()?;
+        Ok(Conv {
+            kernel: Tensor::from_data(kernel, (self.device, DType::F32)),
+            bias,
+            silu: false,
+            trains: false,
+            name,
+        })
+    }
+
     fn experts(
         &self,
         index: usize,
@@ -448,7 +632,17 @@ impl Assembly<'_> {
             .router
             .bias
             .then(|| Tensor::from_data(TensorData::new(bias, [count]), self.device));
+        let scales = spec.router_scales().map(|[input, experts]| {
+            let names = &self.spec.names;
+            Ok::<_, ModelError>(RouterScales {
+                name: module_above(&name).to_owned(),
+                input: self.vector(&names.in_layer(index, &input), self.spec.width)?,
+                experts: self.vector(&names.in_layer(index, &experts), count)?,
+                epsilon: self.spec.norm_epsilon,
+            })
+        });
         let router = Router {
+            scales: scales.transpose()?,
             weight: Tensor::from_data(rows, (self.device, DType::F32)),
             name,
             bias,
@@ -463,7 +657,9 @@ impl Assembly<'_> {
             })
             .collect();
         let unit = match spec.form {
-            ExpertForm::Apart { .. } => Unit::SideBySide(spec.expert.activation),
+            ExpertForm::Apart { .. } | ExpertForm::Rows { .. } => {
+                Unit::SideBySide(spec.expert.activation)
+            }
             ExpertForm::Stacked { alpha, limit } => Unit::InTurns { alpha, limit },
         };
         let of_stack = |part: usize, outputs: usize| -> Result<Tensor<2>, ModelError> {
@@ -484,7 +680,10 @@ impl Assembly<'_> {
                 of_stack(1, self.spec.width)?,
             ])
         });
-        let shared = spec.shared.map(|_| [next(from), next(from), next(from)]);
+        let shared = spec.shared.map(|shared| SharedExpert {
+            gate: shared.gate.map(|_| next(from)),
+            maps: [next(from), next(from), next(from)],
+        });
         Ok(Experts {
             router,
             each,
@@ -502,8 +701,24 @@ fn next(projections: &mut impl Iterator<Item = Projection>) -> Projection {
     projections.next().expect(LISTED)
 }
 
-fn next_back(projections: &mut impl DoubleEndedIterator<Item = Projection>) -> Projection {
-    projections.next_back().expect(LISTED)
+/// Takes a gated feed-forward.
+fn gated(spec: &GatedSpec, projections: &mut impl Iterator<Item = Projection>) -> Mlp {
+    Mlp::Gated {
+        spec: spec.clone(),
+        gate_up: projections.by_ref().take(spec.maps() - 1).collect(),
+        down: next(projections),
+    }
+}
+
+/// Returns the transpose of a matrix [rows, columns].
+fn transposed(matrix: &TensorData, [rows, columns]: [usize; 2]) -> TensorData {
+    let (size, stored) = (matrix.dtype().size(), matrix.bytes());
+    let bytes: Vec<u8> = (0..columns)
+        .flat_map(|column| (0..rows).map(move |row| row * columns + column))
+        .flat_map(|place| &stored[place * size..(place + 1) * size])
+        .copied()
+        .collect();
+    TensorData::from_bytes_vec(bytes, [columns, rows], matrix.dtype())
 }
 
 /// Returns the index of `item` in `items`; a new item is appended.

@@ -2,11 +2,13 @@
 
 use burn::tensor::Tensor;
 
+use super::flow::{BlockInput, BlockOutput};
 use super::frame::{BlockPlace, Frame, LastRows, Site};
 use super::layout::Names;
 use super::mixer::Mixer;
 use super::mlp::Mlp;
 use super::past::Past;
+use super::per_layer::PerLayer;
 use super::spec::{LayerSpec, MixerSpec, NormPlacement};
 use crate::nn::experts::Load;
 use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
@@ -15,7 +17,8 @@ use crate::nn::projection::Projection;
 use crate::nn::weight::Weight;
 
 /// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))). A family has some of the norms,
-/// and most have s = 1. In a parallel block the feed-forward does not see what attention added.
+/// and most have s = 1. In a parallel block the feed-forward does not see what attention added. Some
+/// add for each token what an input of its own gives, and multiply the sum by a number.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(super) spec: LayerSpec,
@@ -25,36 +28,49 @@ pub struct Block {
     pub(super) norms: [Option<Norm>; 4],
     pub(super) mixer: Mixer,
     pub(super) mlp: Mlp,
+    pub(super) per_layer: Option<Box<PerLayer>>,
+    /// The factor of the output.
+    pub(super) scalar: Option<f32>,
 }
 
 impl Block {
     /// Computes the block.
     ///
     /// # Shapes
-    /// `x` [1, tokens, width], result the same; the last block gives only the rows that the frame
-    /// asks for.
-    pub fn forward(&self, x: Tensor<3>, frame: &Frame) -> Tensor<3> {
-        self.advance(x, frame, None).0
+    /// The stream is [1, tokens, width], and so is the result; the last block gives only the rows
+    /// that the frame asks for.
+    pub fn forward(&self, input: impl Into<BlockInput>, frame: &Frame) -> BlockOutput {
+        self.advance(input.into(), frame, None)
     }
 
-    /// Computes the block and returns the load of its experts, where it has some.
-    pub fn forward_with_load(&self, x: Tensor<3>, frame: &Frame) -> (Tensor<3>, Option<Load>) {
-        self.advance(x, frame, None)
+    /// Returns the index of the block, counted from the bottom.
+    pub fn index(&self) -> usize {
+        self.place.layer
+    }
+
+    /// Returns the index of the lower block whose keys and values this one uses.
+    pub fn source(&self) -> Option<usize> {
+        self.spec.mixer.source()
     }
 
     /// Computes the block for tokens that follow on those in `past`, and adds their keys and values
     /// to it.
     pub(super) fn advance(
         &self,
-        x: Tensor<3>,
+        input: BlockInput,
         frame: &Frame,
         past: Option<&mut Past>,
-    ) -> (Tensor<3>, Option<Load>) {
+    ) -> BlockOutput {
+        let BlockInput {
+            stream: x,
+            mut per_layer,
+            key_values: lent,
+        } = input;
         let [before_attention, after_attention, before_mlp, after_mlp] =
             self.norms.each_ref().map(Option::as_ref);
         let is_parallel = self.spec.norms.is_parallel();
         let seen = normed(before_attention, x.clone());
-        let mut mixed = self.mixer.mix(seen.clone(), self.place, frame, past);
+        let (mut mixed, key_values) = self.mixer.mix(seen.clone(), lent, self.place, frame, past);
         // What the feed-forward sees where it does not wait for attention.
         let mut beside = is_parallel.then(|| {
             if before_mlp.is_some() {
@@ -71,6 +87,7 @@ impl Block {
                 at(mixed, rows),
                 beside.map(|beside| at(beside, rows)),
             );
+            per_layer = per_layer.map(|input| at(input, rows));
         }
         let mask = |site| frame.mask(self.place.layer, site);
         let of_output = mask(Site::AttentionOutput);
@@ -87,16 +104,39 @@ impl Block {
         let (x, _) = x;
         let inner = normed(before_mlp, beside.unwrap_or_else(|| x.clone()));
         let masks = [mask(Site::MlpInput), mask(Site::MlpOutput)];
-        let (x, load) = self.add(x, after_mlp, |onto| {
-            self.mlp
-                .forward(inner, onto, masks.each_ref().map(Option::as_ref))
-        });
-        (
-            wanted
-                .filter(|rows| rows.at_end)
-                .map_or_else(|| x.clone(), |rows| at(x.clone(), rows)),
+        let (x, load) = match &self.mlp {
+            Mlp::GatedAndExperts(both) => {
+                let of_experts = [mask(Site::ExpertInput), mask(Site::ExpertOutput)];
+                let (y, load) = both.forward(inner, x.clone(), [masks, of_experts]);
+                let sum = |onto: Option<Tensor<3>>| match onto {
+                    Some(onto) => (onto + y, None),
+                    None => (y, None),
+                };
+                (self.add(x, after_mlp, sum).0, Some(load))
+            }
+            mlp => self.add(x, after_mlp, |onto| {
+                mlp.forward(inner, onto, masks.each_ref().map(Option::as_ref))
+            }),
+        };
+        let x = match (&self.per_layer, per_layer) {
+            (Some(maps), Some(input)) => {
+                let masks = [mask(Site::PerLayerInput), mask(Site::PerLayerOutput)];
+                x.clone() + maps.forward(x, input, masks.each_ref().map(Option::as_ref))
+            }
+            _ => x,
+        };
+        let x = match self.scalar {
+            Some(scalar) => x.mul_scalar(scalar),
+            None => x,
+        };
+        BlockOutput {
+            stream: match wanted.filter(|rows| rows.at_end) {
+                Some(rows) => at(x, rows),
+                None => x,
+            },
             load,
-        )
+            key_values,
+        }
     }
 
     /// Adds the output of attention or feed-forward to the residual stream, normalized and scaled
@@ -132,7 +172,11 @@ impl Block {
             .projections_mut()
             .into_iter()
             .for_each(|projection| projection.visit(visit));
+        self.mixer.visit_own(visit);
         self.mlp.visit(visit);
+        if let Some(per_layer) = &mut self.per_layer {
+            per_layer.visit(visit);
+        }
         self.norms_mut()
             .for_each(|(name, norm)| norm.visit(&name, visit));
     }
@@ -149,20 +193,25 @@ impl Block {
             .projections_mut()
             .into_iter()
             .for_each(|projection| projection.trains = trains);
+        self.mixer.set_own_trains(trains);
         self.mlp.set_trains(trains);
+        if let Some(per_layer) = &mut self.per_layer {
+            per_layer.set_trains(trains);
+        }
         self.norms_mut().for_each(|(_, norm)| norm.trains = trains);
     }
 
     fn norms_mut(&mut self) -> impl Iterator<Item = (String, &mut Norm)> {
         let (layer, names) = (self.place.layer, &self.names);
-        let of_stream = self
-            .spec
-            .norms
-            .names()
+        let of_stream = names
+            .of_norms(self.spec.norms)
             .map(|name| name.map(|name| names.in_layer(layer, name)));
         let of_heads = match &self.spec.mixer {
             MixerSpec::Grouped(_) => names.query_key_norms(layer),
             MixerSpec::Latent(_) => names.latent_norms(layer),
+            MixerSpec::Convolution(_) => [String::new(), String::new()],
+            MixerSpec::Recurrent(recurrent) => ["norm", ""]
+                .map(|norm| names.in_layer(layer, &format!("{}.{norm}", recurrent.module))),
         };
         let of_stream = of_stream
             .into_iter()
@@ -179,6 +228,7 @@ impl Block {
             .projections()
             .into_iter()
             .chain(self.mlp.projections())
+            .chain(self.per_layer.iter().flat_map(|input| &input.maps))
     }
 
     /// Returns the projections in checkpoint order.
@@ -187,6 +237,7 @@ impl Block {
             .projections_mut()
             .into_iter()
             .chain(self.mlp.projections_mut())
+            .chain(self.per_layer.iter_mut().flat_map(|input| &mut input.maps))
     }
 }
 
@@ -194,6 +245,7 @@ impl LayerSpec {
     /// Returns the bytes that a block's tape holds for its backward in addition to its input, which
     /// the first norm keeps. Sums onto the stream keep nothing.
     pub fn saved_bytes(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> u64 {
+        let [_, of_input] = self.split_input(maps);
         let groups = self.groups(width, rows, maps);
         let [of_mixer, _] = groups.map(|groups| {
             groups
@@ -216,6 +268,7 @@ impl LayerSpec {
             + rows.bytes(after_norms * width as u64)
             + scaled
             + self.mlp_saved_bytes(width, rows, groups[1])
+            + self.input_saved_bytes(width as u64, rows, of_input)
     }
 
     /// Returns the peak bytes of a forward without a tape, in addition to the input: a norm of it,
@@ -255,6 +308,11 @@ impl LayerSpec {
             .max(attention.saturating_sub(self.mlp_saved_bytes(width, rows, of_mlp)))
     }
 
+    /// Returns the bytes of its keys and values.
+    pub fn key_value_bytes(&self, rows: RowShape) -> u64 {
+        self.mixer.key_value_bytes(rows)
+    }
+
     /// Returns the bytes of the widest of the block's tensors.
     pub fn widest_bytes(&self, rows: RowShape) -> u64 {
         self.mlp.gate_up_bytes(rows)
@@ -265,6 +323,17 @@ impl LayerSpec {
     fn mlp_saved_bytes(&self, width: usize, rows: RowShape, groups: [ProjectionGroup; 2]) -> u64 {
         let of_projections: u64 = groups.iter().map(|group| group.saved_bytes(rows)).sum();
         rows.bytes(width as u64) + of_projections + self.mlp.saved_bytes(width as u64, rows)
+    }
+
+    /// Splits off the maps of the layer's own input.
+    fn split_input<'a>(&self, maps: TrainedMaps<'a>) -> [TrainedMaps<'a>; 2] {
+        maps.split_at(self.mixer_maps() + self.mlp_maps())
+    }
+
+    /// Returns the bytes that the layer's own input and its factor keep.
+    fn input_saved_bytes(&self, width: u64, rows: RowShape, maps: TrainedMaps) -> u64 {
+        self.per_layer_input
+            .map_or(0, |input| input.saved_bytes(width, rows, maps))
     }
 
     /// Returns the most bytes of outputs that magnitudes scale at once.
@@ -280,6 +349,7 @@ impl LayerSpec {
 
     /// Returns the projections of attention and of the feed-forward, grouped by input.
     fn groups(&self, width: usize, rows: RowShape, maps: TrainedMaps) -> [[ProjectionGroup; 2]; 2] {
+        let [maps, _] = self.split_input(maps);
         let [of_mixer, of_mlp] = maps.split_at(self.mixer_maps());
         [
             self.mixer.groups(width as u64, rows, of_mixer),

@@ -274,6 +274,17 @@ impl ConfigJson {
         self
     }
 
+    /// Returns the config with the first key of each pair under the name of the second.
+    #[must_use]
+    pub fn renamed(mut self, pairs: &[(&str, &str)]) -> Self {
+        for (from, to) in pairs {
+            if let Some(value) = self.values.remove(*from) {
+                self.values.insert((*to).to_owned(), value);
+            }
+        }
+        self
+    }
+
     /// Returns the config without a key.
     #[must_use]
     pub fn without(mut self, key: &str) -> Self {

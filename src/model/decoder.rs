@@ -3,16 +3,19 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use burn::tensor::{DType, Device, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
 use super::block::Block;
+use super::flow::Context;
 use super::frame::{Frame, LastRows};
-use super::layout::{Names, module_of};
+use super::layout::module_of;
+use super::per_layer::PerLayerInputs;
 use super::spec::DecoderSpec;
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
 use crate::nn::lora::Lora;
+use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
 use crate::nn::rope::{RopeSpec, RopeTables};
 use crate::nn::table::EmbeddingTable;
@@ -31,6 +34,13 @@ pub struct Decoder {
     pub computed: DType,
     /// The embedding, [vocabulary, width].
     pub embedding: EmbeddingTable,
+    /// The norm of looked-up rows.
+    pub(super) embedding_norm: Option<Norm>,
+    /// Learned rows that are added by position, [context, width].
+    pub(super) positions: Option<Tensor<2>>,
+    pub(super) trains_positions: bool,
+    /// What gives blocks their own inputs of each token, where they have such.
+    pub(super) per_layer: Option<PerLayerInputs>,
     /// The blocks, bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
@@ -42,7 +52,7 @@ pub struct Decoder {
 /// The place of a weight in the network; the order is that of a forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// The table for looking up tokens.
+    /// The table for looking up tokens, and what gives blocks their own inputs.
     Embedding,
     /// The block at an index, counted from the bottom.
     Segment(usize),
@@ -56,9 +66,13 @@ impl Decoder {
         self.head.norm.weight.device()
     }
 
-    /// Whether embedding and head are one tensor each.
+    /// Whether embedding, head and the table of the layers' own inputs are one tensor each.
     pub fn has_whole_tables(&self) -> bool {
-        self.embedding.whole().is_some() && self.head.table.whole().is_some()
+        let of_inputs = self.per_layer.as_ref().map(|input| &input.table);
+        [&self.embedding, &self.head.table]
+            .into_iter()
+            .chain(of_inputs)
+            .all(|table| table.whole().is_some())
     }
 
     /// Makes what all blocks share for documents of these lengths, laid end to end in one row;
@@ -75,7 +89,9 @@ impl Decoder {
         let longest = documents.iter().copied().max().unwrap_or(0);
         Frame {
             ropes: self.rope_tables(0..longest, longest),
+            documents: documents.iter().map(|length| *length as u32).collect(),
             positions: places.into(),
+            first_position: 0,
             first: firsts.into_iter().map(Arc::from).collect(),
             dropout,
             last_rows: None,
@@ -130,7 +146,9 @@ impl Decoder {
     pub(super) fn frame_of(&self, positions: Range<usize>, length: usize) -> Frame {
         Frame {
             ropes: self.rope_tables(positions.clone(), length),
+            documents: [positions.len() as u32].into(),
             positions: (0..positions.len() as u32).collect(),
+            first_position: positions.start,
             first: self
                 .spans
                 .iter()
@@ -148,28 +166,73 @@ impl Decoder {
             .collect()
     }
 
-    /// Looks up and scales rows of the embedding.
+    /// Looks up, scales and normalizes rows of the embedding, and adds those of learned positions.
     ///
     /// # Shapes
-    /// `ids` [batch, sequence], result [batch, sequence, width].
-    pub fn embed(&self, ids: Tensor<2, Int>) -> Tensor<3> {
+    /// `ids` [1, tokens], of the frame, result [1, tokens, width].
+    pub fn embed(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
         let [batch, sequence] = ids.dims();
-        let rows = self.embedding.select(ids.reshape([batch * sequence])); // [tokens, width]
-        let (rows, scale) = (rows.cast(self.computed), self.spec.embed_scale);
-        let rows = if scale.to_bits() == 1_f64.to_bits() {
+        let rows = self.rows(ids.reshape([batch * sequence])); // [tokens, width]
+        let rows = match &self.embedding_norm {
+            Some(norm) => norm.forward(rows),
+            None => rows,
+        };
+        let rows = match &self.positions {
+            Some(positions) => {
+                rows + positions
+                    .clone()
+                    .select(0, self.positions_of(frame))
+                    .cast(self.computed)
+            }
+            None => rows,
+        };
+        rows.reshape([batch, sequence, self.spec.width])
+    }
+
+    /// Returns the position of each token of a frame in its document, [tokens].
+    fn positions_of(&self, frame: &Frame) -> Tensor<1, Int> {
+        let positions: Vec<i32> = frame
+            .positions
+            .iter()
+            .map(|position| (frame.first_position as u32 + position).cast_signed())
+            .collect();
+        Tensor::from_data(TensorData::from(&positions[..]), &self.device())
+    }
+
+    /// Returns scaled rows of the embedding before their norm, [n, width], of ids [n].
+    fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
+        let (rows, scale) = (
+            self.embedding.select(ids).cast(self.computed),
+            self.spec.embed_scale,
+        );
+        if scale.to_bits() == 1_f64.to_bits() {
             rows
         } else {
             rows.mul_scalar(scale)
+        }
+    }
+
+    /// Returns the input of the lowest block, and what stands beside it.
+    ///
+    /// # Shapes
+    /// `ids` [1, tokens], result [1, tokens, width].
+    pub fn enter(&self, ids: Tensor<2, Int>, frame: &Frame) -> (Tensor<3>, Context) {
+        let stream = self.embed(ids.clone(), frame);
+        let inputs = |per_layer: &PerLayerInputs| {
+            per_layer.forward(ids, stream.clone(), frame.per_layer_mask().as_ref())
         };
-        rows.reshape([batch, sequence, self.spec.width])
+        let inputs = self.per_layer.as_ref().map(inputs);
+        (stream, Context::of(inputs))
     }
 
     /// Returns the hidden rows before the final norm that the frame asks for, without a tape,
     /// [batch, rows, width].
     pub fn hidden(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
-        self.blocks
-            .iter()
-            .fold(self.embed(ids), |x, block| block.forward(x, frame))
+        let (stream, mut context) = self.enter(ids, frame);
+        self.blocks.iter().fold(stream, |x, block| {
+            let output = block.forward(context.input(block, x), frame);
+            context.keep(block, output).0
+        })
     }
 
     /// Returns the logits of every token of documents of these lengths, [tokens, vocabulary]. They
@@ -212,7 +275,12 @@ impl Decoder {
         self.blocks
             .iter_mut()
             .for_each(|block| block.set_trains(trains));
+        if let Some(per_layer) = &mut self.per_layer {
+            per_layer.set_trains(trains);
+        }
         self.head.norm.trains = trains;
+        self.head.trains_bias = trains;
+        self.trains_positions = trains;
     }
 
     /// Visits the weights that train, with places and names, in an order that never changes: that
@@ -224,6 +292,13 @@ impl Decoder {
             .visit(module, Use::Embedding, &mut |name, weight| {
                 visit(Place::Embedding, name, weight);
             });
+        if let Some(positions) = self.positions.as_mut().filter(|_| self.trains_positions) {
+            let name = self.spec.names.positions();
+            visit(Place::Embedding, &name, Weight::Matrix(positions));
+        }
+        if let Some(per_layer) = &mut self.per_layer {
+            per_layer.visit(&mut |name, weight| visit(Place::Embedding, name, weight));
+        }
         for (index, block) in self.blocks.iter_mut().enumerate() {
             block.visit(&mut |name, weight| visit(Place::Segment(index), name, weight));
         }
@@ -240,17 +315,27 @@ impl Decoder {
             }
             _ => {}
         }
-        let module = module_of(Names::HEAD);
+        let module = self.spec.names.head;
         self.head
             .table
             .visit(module, Use::Head, &mut |name, weight| {
                 visit(Place::Readout, name, weight);
             });
+        if let Some(bias) = self.head.bias.as_mut().filter(|_| self.head.trains_bias) {
+            let name = format!("{module}.bias");
+            visit(Place::Readout, &name, Weight::Vector(bias));
+        }
     }
 
     /// Whether any part of the embedding trains, so that gradients go through all blocks.
     pub fn trains_embedding(&self) -> bool {
         self.embedding.own.is_some()
+    }
+
+    /// Whether anything trains of what gives blocks their own inputs, so that gradients go back into
+    /// those of all blocks.
+    pub fn trains_per_layer(&self) -> bool {
+        self.per_layer.as_ref().is_some_and(PerLayerInputs::trains)
     }
 
     /// Whether the trained part of the head is that of the embedding.
@@ -261,23 +346,74 @@ impl Decoder {
         )
     }
 
-    /// Returns the gradients of what trains of the embedding, each in memory order, given that of
-    /// the embedded tokens.
+    /// Returns the gradients of what trains of the embedding and of what gives blocks their own
+    /// inputs, each in memory order and in the order of a visit. They are given those of the input
+    /// of the lowest block and of the blocks' own inputs, where anything depends on them.
     ///
     /// # Shapes
-    /// `ids` [batch, sequence], `of_tokens` [batch, sequence, width].
-    pub fn embedding_gradients(&self, ids: Tensor<2, Int>, of_tokens: Tensor<3>) -> Vec<Tensor<1>> {
+    /// `ids` [1, tokens], `of_stream` [1, tokens, width], `of_inputs` [1, tokens, layers, width of
+    /// an input].
+    pub fn entry_gradients(
+        &self,
+        ids: &Tensor<2, Int>,
+        of_stream: Option<Tensor<3>>,
+        of_inputs: Option<Tensor<4>>,
+        frame: &Frame,
+    ) -> Vec<Tensor<1>> {
+        let trains = self.trains_embedding();
+        let (of_own, through) = match (&self.per_layer, of_inputs) {
+            (Some(per_layer), Some(of_inputs)) => per_layer.backward(
+                ids.clone(),
+                self.embed(ids.clone(), frame),
+                of_inputs,
+                frame.per_layer_mask().as_ref(),
+                self.padding,
+                trains,
+            ),
+            _ => (Vec::new(), None),
+        };
+        let of_tokens = match (of_stream, through) {
+            (Some(of_stream), Some(through)) => Some(of_stream + through),
+            (of_stream, through) => of_stream.or(through),
+        };
+        let of_embedding = of_tokens
+            .filter(|_| trains)
+            .map(|of_tokens| self.embedding_gradients(ids.clone(), of_tokens, frame));
+        of_embedding.into_iter().flatten().chain(of_own).collect()
+    }
+
+    /// Returns the gradients of what trains of the embedding and of positions, each in memory order,
+    /// given that of the embedded tokens.
+    ///
+    /// # Shapes
+    /// `ids` [1, tokens], of the frame, `of_tokens` [1, tokens, width].
+    fn embedding_gradients(
+        &self,
+        ids: Tensor<2, Int>,
+        of_tokens: Tensor<3>,
+        frame: &Frame,
+    ) -> Vec<Tensor<1>> {
         let [batch, sequence, width] = of_tokens.dims();
         let tokens = batch * sequence;
-        let of_rows = of_tokens
-            .reshape([tokens, width])
-            .cast(DType::F32)
-            .mul_scalar(self.spec.embed_scale);
-        let gradients = self
-            .embedding
-            .of_rows(ids.reshape([tokens]), of_rows, self.padding);
+        let (ids, of_tokens) = (ids.reshape([tokens]), of_tokens.reshape([tokens, width]));
+        let of_positions =
+            self.positions
+                .as_ref()
+                .filter(|_| self.trains_positions)
+                .map(|positions| {
+                    let of_rows = of_tokens.clone().cast(DType::F32);
+                    Tensor::<2>::zeros(positions.dims(), (&of_rows.device(), DType::F32))
+                        .select_assign(0, self.positions_of(frame), of_rows, IndexingUpdateOp::Add)
+                });
+        let of_rows = match &self.embedding_norm {
+            Some(norm) => norm.backward(self.rows(ids.clone()), of_tokens),
+            None => of_tokens,
+        };
+        let of_rows = of_rows.cast(DType::F32).mul_scalar(self.spec.embed_scale);
+        let gradients = self.embedding.of_rows(ids, of_rows, self.padding);
         gradients
             .into_iter()
+            .chain(of_positions)
             .map(|gradient| gradient.reshape([-1]))
             .collect()
     }
@@ -360,14 +496,22 @@ impl Decoder {
         settled
     }
 
-    /// Returns all projections of the blocks in checkpoint order.
+    /// Returns all projections in the order of [`DecoderSpec::projections`].
     pub fn projections(&self) -> impl Iterator<Item = &Projection> {
-        self.blocks.iter().flat_map(Block::projections)
+        let of_inputs = self.per_layer.iter().map(|input| &input.projection);
+        self.blocks
+            .iter()
+            .flat_map(Block::projections)
+            .chain(of_inputs)
     }
 
-    /// Returns all projections of the blocks in checkpoint order.
+    /// Returns all projections in the order of [`DecoderSpec::projections`].
     pub fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
-        self.blocks.iter_mut().flat_map(Block::projections_mut)
+        let of_inputs = self.per_layer.iter_mut().map(|input| &mut input.projection);
+        self.blocks
+            .iter_mut()
+            .flat_map(Block::projections_mut)
+            .chain(of_inputs)
     }
 
     /// Returns the attached adapters with their modules' names, in checkpoint order.

@@ -56,11 +56,16 @@ fn made(
 }
 
 impl WeightSource for Drawn {
-    /// Returns the weights of a norm, which scale nothing.
+    /// Returns the weights of a norm, which scale nothing, or factors of 1.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
-        let is_norm = name.ends_with(".weight");
+        let (is_norm, is_factor) = (
+            name.ends_with(".weight"),
+            name.ends_with("scale") || name.ends_with("_scalar"),
+        );
         Ok(if is_norm {
             vec![self.norm; length]
+        } else if is_factor {
+            vec![1.0; length]
         } else {
             (0..length).map(self.numbers(name)).collect()
         })

@@ -16,8 +16,12 @@ pub struct Frame {
     /// For each distinct span of the model, and for every query, the index of the first key that it
     /// sees; it sees all keys from there to itself.
     pub(super) first: Vec<Arc<[u32]>>,
+    /// Lengths of the documents.
+    pub(super) documents: Arc<[u32]>,
     /// The row of the tables for each token of a row, [sequence].
     pub(super) positions: Arc<[u32]>,
+    /// The position of the tables' first row.
+    pub(super) first_position: usize,
     /// Dropout probability and one key per token; `None` outside training.
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
     /// The tokens of which the last block gives hidden rows; `None`: all tokens.
@@ -49,24 +53,28 @@ pub(super) enum Site {
     /// Narrow rows from which queries, and keys and values, are projected.
     QueryRow,
     KeyValueRow,
+    /// The stream and the product from which a layer's own input is added.
+    PerLayerInput,
+    PerLayerOutput,
+    /// Experts beside a feed-forward.
+    ExpertInput,
+    ExpertOutput,
 }
 
 impl Site {
     /// Returns a number that is unique within a model.
     fn of(self, layer: usize) -> u64 {
-        match self {
-            Self::QueryRow | Self::KeyValueRow => 1 << 40 | (layer as u64 * 4 + self as u64),
-            _ => layer as u64 * 4 + self as u64,
-        }
+        let kind = self as u64;
+        (kind / 4) << 40 | (layer as u64 * 4 + kind)
     }
 }
 
 impl Frame {
     pub(super) fn mask(&self, layer: usize, site: Site) -> Option<Mask> {
         let (probability, tokens) = self.dropout.as_ref()?;
-        let is_of_rows = matches!(
+        let is_of_rows = !matches!(
             site,
-            Site::AttentionOutput | Site::MlpInput | Site::MlpOutput
+            Site::AttentionInput | Site::QueryRow | Site::KeyValueRow
         );
         let tokens = match self
             .last_rows_of(layer)
@@ -94,6 +102,16 @@ impl Frame {
         })
     }
 
+    /// Returns the dropout mask of the adapter that gives the layers' own inputs.
+    pub(super) fn per_layer_mask(&self) -> Option<Mask> {
+        let (probability, tokens) = self.dropout.as_ref()?;
+        Some(Mask {
+            tokens: tokens.clone(),
+            site: 3 << 40,
+            probability: *probability,
+        })
+    }
+
     pub(super) fn last_rows_of(&self, layer: usize) -> Option<&LastRows> {
         self.last_rows.as_ref().filter(|rows| rows.block == layer)
     }
@@ -105,4 +123,6 @@ pub(super) struct BlockPlace {
     pub(super) layer: usize,
     pub(super) rope: Option<usize>,
     pub(super) span: usize,
+    /// Whether a higher block uses its keys and values.
+    pub(super) is_source: bool,
 }

@@ -1,5 +1,5 @@
-//! The cache of keys and values of tokens that a model has read, so that the next token costs the
-//! work of one token.
+//! The cache of keys and values, or of states, of tokens that a model has read, so that the next
+//! token costs the work of one token.
 
 use std::ops::Range;
 
@@ -17,8 +17,9 @@ pub struct Cache {
     tokens: Vec<u32>,
     /// The length for which the keys were rotated.
     rotated_for: usize,
-    /// Keys and values, one entry per block.
-    pasts: Vec<Past>,
+    /// Keys and values, or states, one entry per block; `None` for blocks that use those of a lower
+    /// block.
+    pasts: Vec<Option<Past>>,
 }
 
 impl Cache {
@@ -27,7 +28,11 @@ impl Cache {
         Self {
             tokens: Vec::new(),
             rotated_for: 0,
-            pasts: vec![Past::default(); decoder.blocks.len()],
+            pasts: decoder
+                .blocks
+                .iter()
+                .map(|block| block.source().is_none().then(Past::default))
+                .collect(),
         }
     }
 
@@ -37,7 +42,7 @@ impl Cache {
     }
 
     /// Goes back to the common beginning of this text and another, or to the start where a window
-    /// has dropped what is needed; returns how many tokens are left.
+    /// has dropped what is needed, or a state cannot go back; returns how many tokens are left.
     pub fn rewind(&mut self, other: &[u32]) -> usize {
         let (read, alike) = (
             self.tokens.len(),
@@ -47,19 +52,23 @@ impl Cache {
                 .take_while(|(left, right)| left == right)
                 .count(),
         );
-        let is_whole = self.pasts.iter().all(|past| past.tokens() == read);
+        let is_whole = self.pasts.iter().flatten().all(|past| past.goes_back(read));
         let left = if alike == read || is_whole { alike } else { 0 };
         self.tokens.truncate(left);
         if left < read {
             self.pasts
                 .iter_mut()
+                .flatten()
                 .for_each(|past| past.keep(0..left.min(past.tokens())));
         }
         left
     }
 
     fn forget(&mut self) {
-        self.pasts.fill(Past::default());
+        self.pasts
+            .iter_mut()
+            .flatten()
+            .for_each(|past| *past = Past::default());
     }
 }
 
@@ -99,9 +108,11 @@ impl Decoder {
             .collect();
         let ids =
             Tensor::<2, Int>::from_data(TensorData::new(ids, [1, positions.len()]), &self.device());
-        let mut x = self.embed(ids); // [1, tokens, width]
+        let (mut x, mut context) = self.enter(ids, &frame); // [1, tokens, width]
         for (block, past) in self.blocks.iter().zip(&mut cache.pasts) {
-            x = block.advance(x, &frame, Some(past)).0;
+            let output = block.advance(context.input(block, x), &frame, past.as_mut());
+            x = context.keep(block, output).0;
+            let Some(past) = past else { continue };
             // What no later token sees goes.
             let (held, seen) = (
                 past.tokens(),

@@ -189,7 +189,7 @@ impl Folder {
                 hint,
             });
         }
-        let tables = [self.spec.names.embedding(), Names::HEAD.to_owned()];
+        let tables = [self.spec.names.embedding(), self.spec.names.head()];
         make(&Resized::new(weights, rows, self.stored_rows, tables))
     }
 
@@ -349,6 +349,6 @@ fn has_own_head(path: &Path, names: &Names) -> bool {
             .iter()
             .find_map(|archive| archive.bytes(&stored(archive)?))
     };
-    bytes(Names::HEAD)
+    bytes(&names.head())
         .is_some_and(|head| bytes(&names.embedding()).is_some_and(|embedding| head != embedding))
 }

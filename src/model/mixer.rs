@@ -1,16 +1,23 @@
 //! Attention of a block: heads with keys and values of their own, or with keys and values from one
-//! narrow row per token.
+//! narrow row per token; or states in their place, see `recurrent`.
 
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
+use burn::tensor::activation::sigmoid;
 
+use super::convolution::Convolution;
+use super::flow::KeyValueRows;
 use super::frame::{BlockPlace, Frame, Site};
 use super::past::Past;
-use super::spec::{GroupedSpec, LatentSpec, MixerSpec, Modules, QueryKeyNorm};
+use super::recurrent::Recurrent;
+use super::spec::{
+    GroupedSpec, KeyValues, LatentSpec, MixerSpec, Modules, OutputGate, QueryKeyNorm,
+};
 use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
+use crate::nn::weight::Weight;
 use crate::ops::{Mask, Score, attention_with_sinks};
 
 /// The attention of a block.
@@ -22,21 +29,27 @@ use crate::ops::{Mask, Score, attention_with_sinks};
 pub(super) enum Mixer {
     Grouped(Grouped),
     Latent(Box<Latent>),
+    Recurrent(Box<Recurrent>),
+    Convolution(Box<Convolution>),
 }
 
 impl Mixer {
     /// Returns the result of the heads before the output projection, [batch, tokens, heads · width
-    /// of values].
+    /// of values], and keys and values where a higher block uses them. `lent` are those of a lower
+    /// block, where this one has none.
     pub(super) fn mix(
         &self,
         x: Tensor<3>,
+        lent: Option<KeyValueRows>,
         place: BlockPlace,
         frame: &Frame,
         past: Option<&mut Past>,
-    ) -> Tensor<3> {
+    ) -> (Tensor<3>, Option<KeyValueRows>) {
         match self {
-            Self::Grouped(grouped) => grouped.mix(x, place, frame, past),
-            Self::Latent(latent) => latent.mix(x, place, frame, past),
+            Self::Grouped(grouped) => grouped.mix(x, lent, place, frame, past),
+            Self::Latent(latent) => (latent.mix(x, place, frame, past), None),
+            Self::Recurrent(recurrent) => (recurrent.mix(x, place, frame, past), None),
+            Self::Convolution(convolution) => (convolution.mix(x, place, frame, past), None),
         }
     }
 
@@ -45,32 +58,59 @@ impl Mixer {
         match self {
             Self::Grouped(grouped) => &grouped.output,
             Self::Latent(latent) => &latent.output,
+            Self::Recurrent(recurrent) => &recurrent.output,
+            Self::Convolution(convolution) => &convolution.output,
         }
     }
 
     /// Returns the projections in checkpoint order.
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
-            Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter().chain([output]).collect(),
+            Self::Grouped(Grouped {
+                qkv, gate, output, ..
+            }) => qkv.iter().chain(gate).chain([output]).collect(),
             Self::Latent(latent) => latent.projections(),
+            Self::Recurrent(recurrent) => recurrent.projections(),
+            Self::Convolution(convolution) => vec![&convolution.input, &convolution.output],
         }
     }
 
     /// Returns the projections in checkpoint order.
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
-            Self::Grouped(Grouped { qkv, output, .. }) => qkv.iter_mut().chain([output]).collect(),
+            Self::Grouped(Grouped {
+                qkv, gate, output, ..
+            }) => qkv.iter_mut().chain(gate).chain([output]).collect(),
             Self::Latent(latent) => latent.projections_mut(),
+            Self::Recurrent(recurrent) => recurrent.projections_mut(),
+            Self::Convolution(convolution) => {
+                vec![&mut convolution.input, &mut convolution.output]
+            }
         }
     }
 
-    /// Returns the norms of queries and of keys.
+    /// Visits the weights that train and are neither projections nor norms.
+    pub(super) fn visit_own(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
+        match self {
+            Self::Grouped(_) | Self::Latent(_) => {}
+            Self::Recurrent(recurrent) => recurrent.visit(visit),
+            Self::Convolution(convolution) => convolution.conv.visit(visit),
+        }
+    }
+
+    /// Marks whether weights train that are neither projections nor norms.
+    pub(super) fn set_own_trains(&mut self, trains: bool) {
+        match self {
+            Self::Grouped(_) | Self::Latent(_) => {}
+            Self::Recurrent(recurrent) => recurrent.conv.trains = trains,
+            Self::Convolution(convolution) => convolution.conv.trains = trains,
+        }
+    }
+
+    /// Returns the norms of queries and of keys, or that of the result of states.
     pub(super) fn norms_mut(&mut self) -> [Option<&mut Norm>; 2] {
         match self {
-            Self::Grouped(grouped) => grouped
-                .norms
-                .as_mut()
-                .map_or([None, None], |norms| norms.each_mut().map(Some)),
+            Self::Grouped(grouped) => grouped.norms.each_mut().map(Option::as_mut),
             Self::Latent(latent) => {
                 let of_query = if let Query::Narrow { norm, .. } = &mut latent.query {
                     Some(norm)
@@ -79,6 +119,8 @@ impl Mixer {
                 };
                 [of_query, Some(&mut latent.kv_norm)]
             }
+            Self::Recurrent(recurrent) => [Some(&mut recurrent.norm), None],
+            Self::Convolution(_) => [None, None],
         }
     }
 }
@@ -93,7 +135,7 @@ impl MixerSpec {
         maps: TrainedMaps,
     ) -> [ProjectionGroup; 2] {
         let [input, output] = maps.split_last();
-        let [queries, _] = self.head_widths();
+        let [queries, _] = self.head_widths(); // those of values, where there are states
         let dropped = if rows.drops && output.group(0).scaled > 0 {
             queries
         } else {
@@ -106,13 +148,30 @@ impl MixerSpec {
     /// numbers that queries and keys are made of, queries, keys and values after the rotation, the
     /// result, and the logarithm of each query's sum. The rotation keeps nothing.
     pub(super) fn saved_bytes(&self, rows: RowShape) -> u64 {
+        match self {
+            Self::Recurrent(recurrent) => return recurrent.saved_bytes(rows),
+            Self::Convolution(convolution) => return convolution.saved_bytes(rows),
+            Self::Grouped(_) | Self::Latent(_) => {}
+        }
         let ([queries, keys], [heads, ..]) = (self.head_widths(), self.heads());
-        rows.bytes(self.way() + 2 * queries + 2 * keys + heads as u64)
+        // Another block keeps those that are lent.
+        let own_keys = if self.source().is_some() { 0 } else { keys };
+        rows.bytes(self.way() + 2 * queries + 2 * own_keys + heads as u64)
+    }
+
+    /// Returns the bytes of keys and values.
+    pub(super) fn key_value_bytes(&self, rows: RowShape) -> u64 {
+        rows.bytes(2 * self.head_widths()[1])
     }
 
     /// Returns the bytes of intermediate results: queries, keys and values, and the result in tiles
     /// and as a whole. A backward takes as many for their gradients.
     pub(super) fn computed_bytes(&self, rows: RowShape) -> u64 {
+        match self {
+            Self::Recurrent(recurrent) => return recurrent.computed_bytes(rows),
+            Self::Convolution(convolution) => return convolution.saved_bytes(rows),
+            Self::Grouped(_) | Self::Latent(_) => {}
+        }
         let [queries, keys] = self.head_widths();
         rows.bytes(3 * queries + 2 * keys + self.way())
     }
@@ -126,7 +185,7 @@ impl MixerSpec {
     fn head_widths(&self) -> [u64; 2] {
         let [heads, kv_heads, head_dim] = self.heads();
         let head_dim = match self {
-            Self::Grouped(_) => head_dim,
+            Self::Grouped(_) | Self::Recurrent(_) | Self::Convolution(_) => head_dim,
             Self::Latent(latent) => head_dim.max(latent.value_dim),
         };
         [heads, kv_heads].map(|heads| (heads * head_dim) as u64)
@@ -143,15 +202,37 @@ impl MixerSpec {
                 head_dim,
                 qk_norm,
                 qkv,
+                gate,
+                key_values,
+                value_norm,
                 ..
             }) => {
+                let (own_keys, own_values) = match key_values {
+                    KeyValues::Projected => (*kv_heads, *kv_heads),
+                    // Values are made of what keys are made of.
+                    KeyValues::KeysAsValues => (*kv_heads, 0),
+                    KeyValues::OfLayer(_) => (0, 0),
+                };
                 let before_norms = if *qk_norm == QueryKeyNorm::None {
                     0
                 } else {
-                    (heads + kv_heads) * head_dim
+                    (heads + own_keys) * head_dim
+                };
+                let before_value_norm = if *value_norm {
+                    own_values * head_dim
+                } else {
+                    0
+                };
+                // Queries and gates in one, the gates, and the result before them.
+                let gates = match gate {
+                    OutputGate::None => 0,
+                    OutputGate::Features => 3 * heads * head_dim,
+                    OutputGate::Heads(_) => heads + heads * head_dim,
                 };
                 // Groups are put in order.
                 before_norms
+                    + gates
+                    + before_value_norm
                     + if *qkv == Modules::FusedByGroup {
                         (heads + 2 * kv_heads) * head_dim
                     } else {
@@ -164,6 +245,7 @@ impl MixerSpec {
                 rope_dim,
                 ..
             }) => 2 * query_rank.unwrap_or(0) + 2 * (kv_rank + rope_dim),
+            Self::Recurrent(_) | Self::Convolution(_) => 0,
         };
         numbers as u64
     }
@@ -173,10 +255,14 @@ impl MixerSpec {
 #[derive(Debug, Clone)]
 pub(super) struct Grouped {
     pub(super) spec: GroupedSpec,
-    /// The projections of q, k and v, or one of all three.
+    /// The projections of q, k and v, as far as the layer has them, or one of all three.
     pub(super) qkv: Vec<Projection>,
     /// Norms of queries and of keys.
-    pub(super) norms: Option<[Norm; 2]>,
+    pub(super) norms: [Option<Norm>; 2],
+    /// The norm of values, which has no weight: ones stand in its place.
+    pub(super) value_norm: Option<Norm>,
+    /// The projection of gates, one per head.
+    pub(super) gate: Option<Projection>,
     /// Sinks, one per head.
     pub(super) sinks: Option<Arc<[f32]>>,
     pub(super) output: Projection,
@@ -186,62 +272,126 @@ impl Grouped {
     fn mix(
         &self,
         x: Tensor<3>,
+        lent: Option<KeyValueRows>,
         place: BlockPlace,
         frame: &Frame,
         past: Option<&mut Past>,
-    ) -> Tensor<3> {
+    ) -> (Tensor<3>, Option<KeyValueRows>) {
         let [batch, length, _] = x.dims();
         let GroupedSpec {
             heads,
             kv_heads,
             head_dim,
-            qk_norm,
             score_scale,
             softcap,
             ..
         } = self.spec;
         let mask = frame.mask(place.layer, Site::AttentionInput);
-        let [mut query, mut key, value] = self.project(x, mask.as_ref());
-        let norms = |of: QueryKeyNorm| self.norms.as_ref().filter(|_| qk_norm == of);
-        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Whole) {
-            (query, key) = (of_query.forward(query), of_key.forward(key));
-        }
-        let split = |of: Tensor<3>, heads| of.reshape([batch, length, heads, head_dim]);
-        let (mut query, mut key, value) = (
-            split(query, heads),
-            split(key, kv_heads),
-            split(value, kv_heads),
-        ); // [batch, length, heads, d]
-        if let Some([of_query, of_key]) = norms(QueryKeyNorm::Heads) {
-            (query, key) = (of_query.forward(query), of_key.forward(key));
-        }
-        if let Some(rope) = place.rope.map(|rope| &frame.ropes[rope]) {
-            (query, key) = (
-                rope.rotate(query, frame.positions.clone()),
-                rope.rotate(key, frame.positions.clone()),
-            );
-        }
-        let [key, value] = match past {
-            Some(past) => past.extend([key, value]),
-            None => [key, value],
-        };
+        let (query, own, gate) = self.project(x, mask.as_ref());
+        let [of_query, of_key] = self.norms.each_ref().map(Option::as_ref);
+        let rope = place.rope.map(|rope| &frame.ropes[rope]);
+        let query = self.heads_of(query, heads, of_query, |query| match rope {
+            Some(rope) => rope.rotate_queries(query, frame.positions.clone()),
+            None => query,
+        });
+        let own = own.map(|[key, value]| {
+            let key = self.heads_of(key, kv_heads, of_key, |key| match rope {
+                Some(rope) => rope.rotate_keys(key, frame.positions.clone()),
+                None => key,
+            });
+            let value: Tensor<4> = value.reshape([batch, length, kv_heads, head_dim]);
+            let value = match &self.value_norm {
+                Some(norm) => norm.forward(value),
+                None => value,
+            };
+            match past {
+                Some(past) => past.extend([key, value]),
+                None => [key, value],
+            }
+        });
+        let [key, value] = own
+            .or(lent)
+            .expect("a block without keys is given those of a lower one");
+        let given = place.is_source.then(|| [key.clone(), value.clone()]);
         let score = Score {
             scale: score_scale as f32,
             softcap: softcap.map(|cap| cap as f32),
         };
-        attention_with_sinks(
+        let mixed = attention_with_sinks(
             query,
             key,
             value,
             &frame.first[place.span],
             score,
             self.sinks.as_ref(),
-        )
-        .reshape([batch, length, heads * head_dim])
+        );
+        let mixed = match gate {
+            None => mixed,
+            Some(gate) => {
+                let each = gate.dims()[2] / heads;
+                mixed * sigmoid(gate.reshape([batch, length, heads, each]))
+            }
+        };
+        (mixed.reshape([batch, length, heads * head_dim]), given)
     }
 
-    /// Returns queries, keys and values, [batch, sequence, heads · d] each.
-    fn project(&self, x: Tensor<3>, mask: Option<&Mask>) -> [Tensor<3>; 3] {
+    /// Splits queries or keys into heads, with their norm before or after the rotation, [batch,
+    /// length, heads, d].
+    fn heads_of(
+        &self,
+        mut of: Tensor<3>,
+        heads: usize,
+        norm: Option<&Norm>,
+        rotated: impl FnOnce(Tensor<4>) -> Tensor<4>,
+    ) -> Tensor<4> {
+        let GroupedSpec {
+            head_dim, qk_norm, ..
+        } = self.spec;
+        let norm = |kind: QueryKeyNorm| norm.filter(|_| qk_norm == kind);
+        if let Some(norm) = norm(QueryKeyNorm::Whole) {
+            of = norm.forward(of);
+        }
+        let [batch, length, _] = of.dims();
+        let mut of: Tensor<4> = of.reshape([batch, length, heads, head_dim]);
+        if let Some(norm) = norm(QueryKeyNorm::Heads) {
+            of = norm.forward(of);
+        }
+        let of = rotated(of);
+        match norm(QueryKeyNorm::HeadsAfterRotation) {
+            Some(norm) => norm.forward(of),
+            None => of,
+        }
+    }
+
+    /// Returns queries, the layer's own keys and values, [batch, sequence, heads · d] each, and the
+    /// gates of the result, one per feature or head.
+    fn project(
+        &self,
+        x: Tensor<3>,
+        mask: Option<&Mask>,
+    ) -> (Tensor<3>, Option<[Tensor<3>; 2]>, Option<Tensor<3>>) {
+        let of_heads = self.gate.as_ref();
+        let of_heads = of_heads.map(|gate| gate.forward(x.clone(), mask));
+        let (query, own) = self.project_qkv(x, mask);
+        if self.spec.gate != OutputGate::Features {
+            return (query, own, of_heads);
+        }
+        let ([batch, length, _], head_dim) = (query.dims(), self.spec.head_dim);
+        let both = query.reshape([batch * length, self.spec.heads, 2 * head_dim]);
+        let [query, gate] = [0, head_dim].map(|start| {
+            let width = self.spec.heads * head_dim;
+            both.clone()
+                .narrow(2, start, head_dim)
+                .reshape([batch, length, width])
+        });
+        (query, own, Some(gate))
+    }
+
+    fn project_qkv(
+        &self,
+        x: Tensor<3>,
+        mask: Option<&Mask>,
+    ) -> (Tensor<3>, Option<[Tensor<3>; 2]>) {
         let GroupedSpec {
             heads,
             kv_heads,
@@ -250,22 +400,32 @@ impl Grouped {
             ..
         } = self.spec;
         let (q, kv) = (heads * head_dim, kv_heads * head_dim);
-        if let [q, k, v] = &self.qkv[..] {
-            return [q, k, v].map(|projection| projection.forward(x.clone(), mask));
+        if qkv == Modules::Separate {
+            let mut each = self
+                .qkv
+                .iter()
+                .map(|projection| projection.forward(x.clone(), mask));
+            let query = each.next().expect("the layout lists it");
+            let (key, value) = (each.next(), each.next());
+            return (query, key.map(|key| [key.clone(), value.unwrap_or(key)]));
         }
         let all = side_by_side(&self.qkv, x, None, mask);
         if qkv == Modules::Fused {
-            return [(0, q), (q, kv), (q + kv, kv)]
-                .map(|(start, width)| all.clone().narrow(2, start, width));
+            let part = |start, width| all.clone().narrow(2, start, width);
+            return (part(0, q), Some([part(q, kv), part(q + kv, kv)]));
         }
         let ([batch, length, _], group) = (all.dims(), heads / kv_heads);
         let groups = all.reshape([batch * length, kv_heads, group + 2, head_dim]);
-        [(0, group, q), (group, 1, kv), (group + 1, 1, kv)].map(|(start, count, width)| {
+        let part = |start, count, width| {
             groups
                 .clone()
                 .narrow(2, start, count)
                 .reshape([batch, length, width])
-        })
+        };
+        (
+            part(0, group, q),
+            Some([part(group, 1, kv), part(group + 1, 1, kv)]),
+        )
     }
 }
 
@@ -359,10 +519,15 @@ impl Latent {
         let both = self.kv_b.forward(narrow, mask(Site::KeyValueRow).as_ref());
         let both = both.reshape([batch, length, heads, plain_dim + value_dim]);
         let rope = &frame.ropes[place.rope.expect("latent attention rotates")];
-        let turned = |of: Tensor<4>| rope.rotate(self.in_halves(of), frame.positions.clone());
-        let rotated = turned(query.clone().narrow(3, plain_dim, rope_dim));
+        let positions = &frame.positions;
+        let rotated = rope.rotate_queries(
+            query.clone().narrow(3, plain_dim, rope_dim),
+            positions.clone(),
+        );
         let query = Tensor::cat(vec![query.narrow(3, 0, plain_dim), rotated], 3);
-        let shared = turned(shared).expand([batch, length, heads, rope_dim]);
+        let shared = rope
+            .rotate_keys(shared, positions.clone())
+            .expand([batch, length, heads, rope_dim]);
         let key = Tensor::cat(vec![both.clone().narrow(3, 0, plain_dim), shared], 3);
         let value = both.narrow(3, plain_dim, value_dim);
         // Attention has one width for queries, keys and values.
@@ -380,18 +545,6 @@ impl Latent {
         mixed
             .narrow(3, 0, value_dim)
             .reshape([batch, length, heads * value_dim])
-    }
-
-    /// Reorders features that rotate as adjacent pairs, so that pairs lie half a head apart.
-    /// Queries and keys are reordered alike, so that their products stay the same.
-    fn in_halves(&self, of: Tensor<4>) -> Tensor<4> {
-        if !self.spec.interleaved {
-            return of;
-        }
-        let [batch, length, heads, width] = of.dims();
-        of.reshape([batch * length, heads, width / 2, 2])
-            .swap_dims(2, 3)
-            .reshape([batch, length, heads, width])
     }
 }
 

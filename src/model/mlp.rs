@@ -1,12 +1,14 @@
 //! Feed-forward of a block: gated, plain, or of experts.
 
-use std::f64::consts::SQRT_2;
+use std::f64::consts::{FRAC_2_SQRT_PI, SQRT_2};
 
 use burn::tensor::Tensor;
+use burn::tensor::activation::{relu, sigmoid};
 
-use super::spec::{GatedSpec, MlpSpec};
+use super::spec::{ExpertsSpec, GatedSpec, MlpSpec, PlainActivation, SharedExpertSpec};
 use crate::nn::experts::{Experts, Load};
 use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
+use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::weight::Weight;
 use crate::ops::{Mask, gated};
@@ -24,9 +26,57 @@ pub(super) enum Mlp {
         gate_up: Vec<Projection>,
         down: Projection,
     },
-    /// The up and down projections.
-    Plain(Box<[Projection; 2]>),
+    Plain {
+        activation: PlainActivation,
+        /// The up and down projections.
+        maps: Box<[Projection; 2]>,
+    },
     Experts(Box<Experts>),
+    GatedAndExperts(Box<GatedAndExperts>),
+}
+
+/// A gated feed-forward and experts, see [`super::spec::GatedAndExpertsSpec`].
+#[derive(Debug, Clone)]
+pub(super) struct GatedAndExperts {
+    /// A gated feed-forward.
+    pub(super) gated: Mlp,
+    pub(super) experts: Experts,
+    /// The norms after the feed-forward, before the experts and after them.
+    pub(super) norms: [Norm; 3],
+    /// Modules of the norms.
+    pub(super) norm_names: [String; 3],
+}
+
+impl GatedAndExperts {
+    /// Returns the sum of both, and the load of the experts.
+    ///
+    /// # Shapes
+    /// `x`, what the feed-forward takes, `stream` and the result [batch, tokens, width].
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        stream: Tensor<3>,
+        masks: [[Option<Mask>; 2]; 2],
+    ) -> (Tensor<3>, Load) {
+        let [batch, length, width] = x.dims();
+        let [after_gated, before_experts, after_experts] = &self.norms;
+        let [of_gated, of_experts] = masks
+            .each_ref()
+            .map(|masks| masks.each_ref().map(Option::as_ref));
+        let (gated, _) = self.gated.forward(x, None, of_gated);
+        let rows = |of: Tensor<3>| of.reshape([batch * length, width]);
+        let (y, load) = self.experts.forward_chosen_by(
+            rows(stream.clone()),
+            rows(before_experts.forward(stream)),
+            of_experts,
+        );
+        let y = after_experts.forward(y.reshape([batch, length, width]));
+        (after_gated.forward(gated) + y, load)
+    }
+
+    fn norms_mut(&mut self) -> impl Iterator<Item = (&String, &mut Norm)> {
+        self.norm_names.iter().zip(&mut self.norms)
+    }
 }
 
 impl Mlp {
@@ -56,9 +106,10 @@ impl Mlp {
                     .reshape([batch, length, inner / 2]);
                 (projected(down, inner, onto), None)
             }
-            Self::Plain(maps) => {
+            Self::Plain { activation, maps } => {
                 let [up, down] = &**maps;
-                (projected(down, gelu(up.forward(x, of_input)), onto), None)
+                let inner = activation.of(up.forward(x, of_input));
+                (projected(down, inner, onto), None)
             }
             Self::Experts(experts) => {
                 let (y, load) =
@@ -69,6 +120,7 @@ impl Mlp {
                     Some(load),
                 )
             }
+            Self::GatedAndExperts(_) => unreachable!("a block gives it the stream too"),
         }
     }
 
@@ -76,8 +128,12 @@ impl Mlp {
     pub(super) fn projections(&self) -> Vec<&Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter().chain([down]).collect(),
-            Self::Plain(maps) => maps.iter().collect(),
+            Self::Plain { maps, .. } => maps.iter().collect(),
             Self::Experts(experts) => experts.projections().collect(),
+            Self::GatedAndExperts(both) => {
+                let gated = both.gated.projections().into_iter();
+                gated.chain(both.experts.projections()).collect()
+            }
         }
     }
 
@@ -85,8 +141,12 @@ impl Mlp {
     pub(super) fn projections_mut(&mut self) -> Vec<&mut Projection> {
         match self {
             Self::Gated { gate_up, down, .. } => gate_up.iter_mut().chain([down]).collect(),
-            Self::Plain(maps) => maps.iter_mut().collect(),
+            Self::Plain { maps, .. } => maps.iter_mut().collect(),
             Self::Experts(experts) => experts.projections_mut().collect(),
+            Self::GatedAndExperts(both) => {
+                let gated = both.gated.projections_mut().into_iter();
+                gated.chain(both.experts.projections_mut()).collect()
+            }
         }
     }
 
@@ -95,8 +155,13 @@ impl Mlp {
         self.projections_mut()
             .into_iter()
             .for_each(|projection| projection.trains = trains);
-        if let Self::Experts(experts) = self {
-            experts.router.trains = trains;
+        match self {
+            Self::Experts(experts) => experts.router.trains = trains,
+            Self::GatedAndExperts(both) => {
+                both.experts.router.trains = trains;
+                both.norms_mut().for_each(|(_, norm)| norm.trains = trains);
+            }
+            Self::Gated { .. } | Self::Plain { .. } => {}
         }
     }
 
@@ -104,6 +169,12 @@ impl Mlp {
     pub(super) fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
         match self {
             Self::Experts(experts) => experts.visit(visit),
+            Self::GatedAndExperts(both) => {
+                both.gated.visit(visit);
+                both.experts.visit(visit);
+                both.norms_mut()
+                    .for_each(|(name, norm)| norm.visit(name, visit));
+            }
             other => other
                 .projections_mut()
                 .into_iter()
@@ -117,15 +188,75 @@ impl MlpSpec {
     /// of routed experts get the rows that are sent to them, and all experts are alike; only the
     /// shared expert may have magnitudes.
     pub(super) fn groups(&self, width: u64, maps: TrainedMaps) -> [ProjectionGroup; 2] {
-        let inner = self.rows_per_token() * self.inner() as u64;
-        let Self::Experts(experts) = self else {
-            let [input, output] = maps.split_last();
-            return [input.group(width), output.group(inner)];
-        };
-        let chosen = experts.router.chosen as u64;
+        match self {
+            Self::Gated(_) | Self::Plain(_) => {
+                let [input, output] = maps.split_last();
+                [input.group(width), output.group(self.inner_numbers())]
+            }
+            Self::Experts(experts) => experts.groups(width, maps),
+            Self::GatedAndExperts(both) => {
+                let [of_gated, of_experts] = maps.split_at(both.gated.maps());
+                let [input, output] = of_gated.split_last();
+                let [expert_input, expert_output] = both.experts.groups(width, of_experts);
+                [
+                    input.group(width).and(expert_input),
+                    output.group(both.gated.inner as u64).and(expert_output),
+                ]
+            }
+        }
+    }
+
+    /// Returns the bytes that [`Mlp::forward`] keeps for its backward in addition to its input and
+    /// what its projections keep: gate and up, which the gated unit keeps, and
+    /// [`MlpSpec::beside_bytes`].
+    pub(super) fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        self.gate_up_bytes(rows) + self.beside_bytes(width, rows)
+    }
+
+    /// Returns the peak bytes of intermediate results, in addition to the input: gate and up with
+    /// that input, or with the result of the gated unit.
+    pub(super) fn computed_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        let unit = rows.bytes(self.inner_numbers());
+        self.gate_up_bytes(rows) + unit.max(rows.bytes(width)) + self.beside_bytes(width, rows)
+    }
+
+    /// Returns the bytes of gate and up, the widest of a block's tensors.
+    pub(super) fn gate_up_bytes(&self, rows: RowShape) -> u64 {
+        let maps = if let Self::Plain(_) = self { 1 } else { 2 };
+        rows.bytes(maps * self.inner_numbers())
+    }
+
+    /// Returns the bytes that are kept in addition to gate and up: of a plain feed-forward what its
+    /// activation keeps; or the rows of experts, and the shared expert.
+    pub(super) fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        match self {
+            Self::Gated(_) => 0,
+            Self::Plain(plain) => rows.bytes(plain.activation.saved_numbers() * plain.inner as u64),
+            Self::Experts(experts) => experts.beside_bytes(width, rows),
+            // What the norms of both give and take.
+            Self::GatedAndExperts(both) => {
+                both.experts.beside_bytes(width, rows) + rows.bytes(3 * width)
+            }
+        }
+    }
+
+    /// Returns the numbers of the gated unit per token, of all chosen experts together.
+    fn inner_numbers(&self) -> u64 {
+        match self {
+            Self::Gated(_) | Self::Plain(_) => self.inner() as u64,
+            Self::Experts(experts) => experts.inner_numbers(),
+            Self::GatedAndExperts(both) => both.gated.inner as u64 + both.experts.inner_numbers(),
+        }
+    }
+}
+
+impl ExpertsSpec {
+    /// Returns the projections from the stream, and those back to it, see [`MlpSpec::groups`].
+    fn groups(&self, width: u64, maps: TrainedMaps) -> [ProjectionGroup; 2] {
+        let (chosen, inner) = (self.router.chosen as u64, self.inner_numbers());
         let ([of_expert, _], [_, of_shared]) = (
-            maps.split_at(experts.maps()),
-            maps.split_at(maps.ranks.len() - experts.shared_maps()),
+            maps.split_at(self.maps()),
+            maps.split_at(maps.ranks.len() - self.shared_maps()),
         );
         let ([input, output], [shared_input, shared_output]) =
             (of_expert.split_last(), of_shared.split_last());
@@ -141,54 +272,59 @@ impl MlpSpec {
         )
     }
 
-    /// Returns the bytes that [`Mlp::forward`] keeps for its backward in addition to its input and
-    /// what its projections keep: gate and up, which the gated unit keeps, and
-    /// [`MlpSpec::beside_bytes`].
-    pub(super) fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
-        self.gate_up_bytes(rows) + self.beside_bytes(width, rows)
+    fn inner_numbers(&self) -> u64 {
+        (self.router.chosen * self.expert.inner) as u64
     }
 
-    /// Returns the peak bytes of intermediate results, in addition to the input: gate and up with
-    /// that input, or with the result of the gated unit.
-    pub(super) fn computed_bytes(&self, width: u64, rows: RowShape) -> u64 {
-        let unit = rows.bytes(self.rows_per_token() * self.inner() as u64);
-        self.gate_up_bytes(rows) + unit.max(rows.bytes(width)) + self.beside_bytes(width, rows)
+    /// Returns the bytes of the rows of experts, and of the shared expert.
+    fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
+        let of_shared = |shared: SharedExpertSpec| {
+            // What is weighted is kept before it is.
+            let weighted = shared.gate.map_or(0, |_| width + 2);
+            3 * shared.inner as u64 + weighted
+        };
+        self.router.saved_bytes(width, rows) + rows.bytes(self.shared.map_or(0, of_shared))
     }
+}
 
-    /// Returns the bytes of gate and up, the widest of a block's tensors.
-    pub(super) fn gate_up_bytes(&self, rows: RowShape) -> u64 {
-        let maps = if let Self::Plain(_) = self { 1 } else { 2 };
-        rows.bytes(maps * self.rows_per_token() * self.inner() as u64)
-    }
-
-    /// Returns the bytes that are kept in addition to gate and up: input and result of the error
-    /// function; or the rows of experts, and the shared expert.
-    pub(super) fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
+impl PlainActivation {
+    /// Computes the activation by operations whose gradients burn has. Its own GELU has on GPUs the
+    /// gradient of the tanh form.
+    fn of(self, x: Tensor<3>) -> Tensor<3> {
         match self {
-            Self::Gated(_) => 0,
-            Self::Plain(plain) => rows.bytes(2 * plain.inner as u64),
-            Self::Experts(experts) => {
-                experts.router.saved_bytes(width, rows)
-                    + rows.bytes(3 * experts.shared.unwrap_or(0) as u64)
+            Self::Gelu => {
+                let cumulative = x
+                    .clone()
+                    .div_scalar(SQRT_2)
+                    .erf()
+                    .add_scalar(1.0)
+                    .mul_scalar(0.5);
+                x * cumulative
+            }
+            // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
+            Self::GeluTanh => {
+                let squares = x.clone() * x.clone();
+                let slope = squares
+                    .mul_scalar(0.044_715)
+                    .add_scalar(1.0)
+                    .mul_scalar(SQRT_2 * FRAC_2_SQRT_PI);
+                let share = sigmoid(x.clone() * slope);
+                x * share
+            }
+            Self::SquaredRelu => {
+                let positive = relu(x);
+                positive.clone() * positive
             }
         }
     }
 
-    /// Returns the number of rows that are computed per token: one, or one per chosen expert.
-    fn rows_per_token(&self) -> u64 {
-        self.experts()
-            .map_or(1, |experts| experts.router.chosen as u64)
+    /// Returns how many numbers each output keeps for the backward, beside the input: input and
+    /// result of the error function; slope and share of the input; or nothing, because the positive
+    /// part takes the place of the input.
+    fn saved_numbers(self) -> u64 {
+        match self {
+            Self::Gelu | Self::GeluTanh => 2,
+            Self::SquaredRelu => 0,
+        }
     }
-}
-
-/// Returns x Φ(x), Hendrycks and Gimpel 2016, arXiv:1606.08415. burn's own GELU has the gradient of
-/// another function, the tanh form, on GPUs.
-fn gelu(x: Tensor<3>) -> Tensor<3> {
-    let cumulative = x
-        .clone()
-        .div_scalar(SQRT_2)
-        .erf()
-        .add_scalar(1.0)
-        .mul_scalar(0.5);
-    x * cumulative
 }

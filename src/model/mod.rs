@@ -6,10 +6,12 @@ mod block;
 mod changed;
 mod companion_files;
 mod config;
+mod convolution;
 mod decoder;
 mod drawn;
 mod embedding;
 mod families;
+mod flow;
 mod frame;
 mod kv_cache;
 mod layout;
@@ -18,7 +20,9 @@ mod mixer;
 mod mlp;
 mod mxfp4;
 mod past;
+mod per_layer;
 mod prequantized;
+mod recurrent;
 mod repack;
 mod resized;
 mod save;
@@ -35,15 +39,18 @@ pub use changed::Change;
 pub use companion_files::{CHAT_TEMPLATE, CompanionFiles, OwnHead, OwnVocabulary};
 pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
+pub use flow::{BlockInput, BlockOutput, Context, KeyValueRows};
 pub use frame::Frame;
 pub use kv_cache::Cache;
-pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice};
+pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice, WeightOrder};
 pub use load::Folder;
 pub use repack::{Repacking, Target};
 pub use resized::{NewRow, NewRows};
 pub use spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
-    MlpSpec, Modules, NormKind, NormPlacement, PlainSpec, QueryKeyNorm,
+    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec,
+    GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
+    NormPlacement, OutputGate, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm,
+    RecurrentSpec, SharedExpertSpec,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;

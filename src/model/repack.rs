@@ -11,7 +11,7 @@ use safetensors::Dtype;
 use serde_json::Value;
 
 use super::assemble::WeightSource;
-use super::layout::{Names, Slice};
+use super::layout::{Slice, WeightOrder};
 use super::load::Folder;
 use super::spec::DecoderSpec;
 use super::weights::Weights;
@@ -59,6 +59,14 @@ impl Repacking {
     /// As of [`Folder::check_weights`].
     pub fn open(folder: &Folder, target: Target) -> Result<Self, ModelError> {
         let spec = &folder.stored_spec();
+        if spec.weight_order == WeightOrder::InOut {
+            return Err(ModelError::Config {
+                path: folder.path.clone(),
+                message: "its linear weights are [in, out], known are quantized files of [out, in]"
+                    .to_owned(),
+                hint: Some("quantize when the base is loaded, `method: qlora`".to_owned()),
+            });
+        }
         let weights = Weights::open(&folder.path, spec)?;
         let float = match target {
             Target::Dense(Some(float)) => float,
@@ -183,6 +191,7 @@ impl Repacking {
                 tensor: tensor.to_owned(),
                 index,
                 count,
+                is_turned: true,
             };
             let numbers: Vec<f32> = self
                 .weights
@@ -231,7 +240,7 @@ fn changes(
                 .projections()
                 .iter()
                 .any(|linear| linear.is_whole() && linear.weight() == name);
-            is_linear || (name == Names::HEAD && packs_head)
+            is_linear || (name == spec.names.head() && packs_head)
         }
         Target::Dense(_) => weights.parts(name, shape).is_some(),
     };

@@ -133,8 +133,11 @@ fn encoded(numbers: &[f32], dtype: DType) -> Vec<u8> {
 }
 
 impl WeightSource for Resized<'_> {
+    /// Returns a vector. That of a head's bias is 0 for new rows.
     fn vector(&self, name: &str, length: usize) -> Result<Vec<f32>, ModelError> {
-        self.source.vector(name, length)
+        let mut numbers = self.source.vector(name, length)?;
+        numbers.resize(length, 0.0);
+        Ok(numbers)
     }
 
     fn rows(

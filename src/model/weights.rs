@@ -9,9 +9,9 @@ use half::{bf16, f16};
 use serde_json::{Map, Value};
 
 use super::assemble::WeightSource;
-use super::layout::{LinearSpec, Names, Slice};
+use super::layout::{LinearSpec, Slice, WeightOrder};
 use super::prequantized::QuantizedParts;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, LayerSpec};
 use super::transpose::{Element, read_straight, read_transposed};
 use super::{ModelError, Storage, mxfp4, prequantized};
 use crate::device::HalfPrecision;
@@ -140,6 +140,8 @@ pub(super) struct Weights {
     shards: Vec<Archive>,
     /// The shard of each tensor and its name there, by the model's name for it.
     place: BTreeMap<String, (usize, String)>,
+    /// Linear weights that are [in, out] in the files, unless they are packed.
+    in_out: BTreeSet<String>,
     /// Whether any tensor is packed by bitsandbytes.
     has_packed: bool,
 }
@@ -161,16 +163,23 @@ impl Weights {
                 found.insert(name, shape);
             }
         }
+        let in_out = spec
+            .projections()
+            .iter()
+            .filter(|linear| linear.order == WeightOrder::InOut)
+            .map(LinearSpec::weight)
+            .collect();
         let mut weights = Self {
             shards,
             place,
+            in_out,
             has_packed: false,
         };
         let mut packed = BTreeSet::new();
         for (name, shape) in spec.tensors() {
             let parts = <[usize; 2]>::try_from(&shape[..])
                 .ok()
-                .and_then(|shape| weights.parts(&name, shape));
+                .and_then(|shape| weights.parts(&name, weights.out_in(&name, shape)));
             if let Some(parts) = &parts {
                 faults.extend(
                     parts.as_ref().err().map(|fault| {
@@ -208,19 +217,35 @@ impl Weights {
         // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied
         // head may be stored twice. What is beside a text model in one that does more is not asked
         // for.
+        let unread = |(index, layer): (usize, &LayerSpec)| {
+            layer.mixer.source().map(|_| spec.names.unread_keys(index))
+        };
+        let unread: BTreeSet<String> = spec
+            .layers
+            .iter()
+            .enumerate()
+            .filter_map(unread)
+            .flatten()
+            .collect();
         let harmless = |name: &str| {
-            let is_stored_twice = spec.tied_head && name == Names::HEAD;
-            name.ends_with("rotary_emb.inv_freq")
+            let is_stored_twice = spec.tied_head && name == spec.names.head();
+            spec.names
+                .buffers
+                .iter()
+                .any(|buffer| name.ends_with(buffer))
+                || unread.contains(name)
                 || is_stored_twice
                 || prequantized::is_part(name)
                 || spec.names.leaves_out(name)
         };
-        let unread = weights
+        let unreadable = weights
             .shards
             .iter()
             .flat_map(Archive::unreadable)
             .map(|(name, dtype)| (spec.names.canonical(&name), dtype));
-        for (name, dtype) in unread.filter(|(name, _)| !packed.contains(name) && !harmless(name)) {
+        for (name, dtype) in
+            unreadable.filter(|(name, _)| !packed.contains(name) && !harmless(name))
+        {
             faults.push(format!(
                 "tensor `{name}` has dtype {dtype:?}, expected F32, F16 or BF16"
             ));
@@ -250,8 +275,8 @@ impl Weights {
         let projections =
             projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
         let head = packed
-            .contains(Names::HEAD)
-            .then(|| (Names::HEAD.to_owned(), [spec.vocabulary, spec.width]));
+            .contains(&spec.names.head())
+            .then(|| (spec.names.head(), [spec.vocabulary, spec.width]));
         let differs = |(name, shape): &(String, [usize; 2])| match self.parts(name, *shape) {
             // What bitsandbytes was told to leave (`llm_int8_skip_modules`) are numbers; of parts
             // that do not fit more was said already.
@@ -268,8 +293,8 @@ impl Weights {
 
     /// Checks that a stored copy of a tied head equals the embedding.
     fn tied_head_fault(&self, spec: &DecoderSpec) -> Option<String> {
-        let (head, embedding) = (Names::HEAD, spec.names.embedding());
-        let differ = spec.tied_head && self.bytes(head)? != self.bytes(&embedding)?;
+        let (head, embedding) = (spec.names.head(), spec.names.embedding());
+        let differ = spec.tied_head && self.bytes(&head)? != self.bytes(&embedding)?;
         differ.then(|| {
             format!(
                 "tensor `{head}` differs from `{embedding}`, expected equal: config.json ties them"
@@ -291,6 +316,32 @@ impl Weights {
     /// Returns a tensor's name in its shard.
     pub(super) fn stored_name(&self, name: &str) -> &str {
         &self.place[name].1
+    }
+
+    /// Returns the shape of a linear weight as [out, in], given the one in the files.
+    fn out_in(&self, name: &str, shape: [usize; 2]) -> [usize; 2] {
+        let [first, second] = shape;
+        if self.in_out.contains(name) {
+            [second, first]
+        } else {
+            shape
+        }
+    }
+
+    /// Reads a weight [rows, columns] in that order, whatever the one in the files.
+    fn read<T: Element>(
+        &self,
+        name: &str,
+        rows: Range<usize>,
+        columns: usize,
+    ) -> Result<Vec<T>, ModelError> {
+        let (stored, numbers) = (self.stored(name)?, rows.start * columns..rows.end * columns);
+        if !self.in_out.contains(name) {
+            return Ok(read_straight(&stored, numbers));
+        }
+        let mut turned = read_transposed::<T>(&stored, columns, stored.len() / columns);
+        turned.truncate(numbers.end);
+        Ok(turned.split_off(numbers.start))
     }
 
     pub(super) fn stored(&self, name: &str) -> Result<TensorBytes<'_>, ModelError> {
@@ -381,7 +432,7 @@ impl Weights {
     ) -> Result<Storage, ModelError> {
         let stored = self.form(spec);
         let has_packed_head = self
-            .parts(Names::HEAD, [spec.vocabulary, spec.width])
+            .parts(&spec.names.head(), [spec.vocabulary, spec.width])
             .is_some();
         Ok(Storage {
             dtype: self.dtype(asked.dtype, spec, halves)?,
@@ -403,7 +454,9 @@ impl Weights {
             return Ok(asked);
         }
         let is_numbers = |(name, shape): &(String, Vec<usize>)| match shape[..] {
-            [rows, columns] => self.parts(name, [rows, columns]).is_none(),
+            [rows, columns] => self
+                .parts(name, self.out_in(name, [rows, columns]))
+                .is_none(),
             [_, _, _] => !self.is_mxfp4(name),
             _ => false,
         };
@@ -445,14 +498,13 @@ impl WeightSource for Weights {
         columns: usize,
         dtype: DType,
     ) -> Result<TensorData, ModelError> {
-        let (stored, shape) = (self.stored(name)?, [rows.len(), columns]);
-        let numbers = rows.start * columns..rows.end * columns;
+        let shape = [rows.len(), columns];
         Ok(match dtype {
-            DType::BF16 => TensorData::new(read_straight::<bf16>(&stored, numbers), shape),
+            DType::BF16 => TensorData::new(self.read::<bf16>(name, rows, columns)?, shape),
             DType::F16 => {
-                TensorData::new(finite(name, read_straight::<f16>(&stored, numbers))?, shape)
+                TensorData::new(finite(name, self.read::<f16>(name, rows, columns)?)?, shape)
             }
-            _ => TensorData::new(read_straight::<f32>(&stored, numbers), shape),
+            _ => TensorData::new(self.read::<f32>(name, rows, columns)?, shape),
         })
     }
 
@@ -463,6 +515,16 @@ impl WeightSource for Weights {
         dtype: DType,
     ) -> Result<TensorData, ModelError> {
         let stored = self.stored(name)?;
+        if self.in_out.contains(name) {
+            let (shape, whole) = ([columns, rows], 0..stored.len());
+            return Ok(match dtype {
+                DType::BF16 => TensorData::new(read_straight::<bf16>(&stored, whole), shape),
+                DType::F16 => {
+                    TensorData::new(finite(name, read_straight::<f16>(&stored, whole))?, shape)
+                }
+                _ => TensorData::new(read_straight::<f32>(&stored, whole), shape),
+            });
+        }
         Ok(match dtype {
             DType::BF16 => TensorData::new(
                 read_transposed::<bf16>(&stored, rows, columns),
@@ -512,14 +574,15 @@ impl WeightSource for Weights {
                 .expect("it was checked when the files were opened")
                 .read(shape));
         }
-        let (stored, whole) = (self.stored(name)?, 0..shape[0] * shape[1]);
-        let packed = match (form, stored.float) {
-            (QuantFormat::Int8, _) => {
-                form.pack(shape, &finite(name, read_straight::<f16>(&stored, whole))?)
-            }
-            (_, Float::Bf16) => form.pack(shape, &read_straight::<bf16>(&stored, whole)),
-            (_, Float::F16) => form.pack(shape, &read_straight::<f16>(&stored, whole)),
-            (_, Float::F32) => form.pack(shape, &read_straight::<f32>(&stored, whole)),
+        let (rows, columns) = (0..shape[0], shape[1]);
+        let packed = match (form, self.stored(name)?.float) {
+            (QuantFormat::Int8, _) => form.pack(
+                shape,
+                &finite(name, self.read::<f16>(name, rows, columns)?)?,
+            ),
+            (_, Float::Bf16) => form.pack(shape, &self.read::<bf16>(name, rows, columns)?),
+            (_, Float::F16) => form.pack(shape, &self.read::<f16>(name, rows, columns)?),
+            (_, Float::F32) => form.pack(shape, &self.read::<f32>(name, rows, columns)?),
         };
         packed.map_err(|cause| ModelError::Packing {
             name: name.to_owned(),

@@ -8,7 +8,9 @@ use super::footprint::{F32, RowShape};
 use super::lora::Portion;
 use super::projection::{Projection, side_by_side};
 use super::weight::Weight;
-use crate::ops::{Activation, Group, Linear, Linears, Mask, adapted_by_group, gated, matmul};
+use crate::ops::{
+    Activation, Group, Linear, Linears, Mask, adapted_by_group, gated, matmul, rms_norm,
+};
 
 /// How experts are chosen and weighted.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +39,9 @@ pub enum RouterScore {
     Softmax,
     /// The softmax over the chosen experts, arXiv:2508.10925.
     SoftmaxOfChosen,
+    /// The softmax over all experts, of logits of a normalized and scaled input. The weight of each
+    /// expert is multiplied by a number of its own at the end, see [`RouterScales`].
+    ScaledSoftmax,
     /// The sigmoid. The corrected scores choose, the uncorrected ones give the weights:
     /// arXiv:2412.19437.
     Sigmoid,
@@ -55,6 +60,11 @@ impl RouterSpec {
     /// Whether a constant is added to the scores that choose.
     pub fn is_corrected(&self) -> bool {
         self.score == RouterScore::Sigmoid
+    }
+
+    /// Whether the input and the weights of experts have learned scales.
+    pub fn is_scaled(&self) -> bool {
+        self.score == RouterScore::ScaledSoftmax
     }
 
     /// Returns the experts of one token, given one choosing score per expert. Among equal ones the
@@ -102,7 +112,9 @@ impl RouterSpec {
     /// rows by expert, the outputs of experts by expert and by token, and the router's results, in
     /// f32.
     pub fn saved_bytes(&self, width: u64, rows: RowShape) -> u64 {
-        rows.bytes(3 * self.chosen as u64 * width) + rows.tokens * 4 * self.experts as u64 * F32
+        let scaled_input = if self.is_scaled() { width } else { 0 };
+        rows.bytes(3 * self.chosen as u64 * width)
+            + rows.tokens * (4 * self.experts as u64 + scaled_input) * F32
     }
 }
 
@@ -117,10 +129,35 @@ pub struct Router {
     pub bias: Option<Tensor<1>>,
     /// Correction that is added to scores for choosing only; one per expert, or none.
     pub correction: Vec<f32>,
+    /// Scales of the input and of the experts' weights.
+    pub scales: Option<RouterScales>,
     /// How the router chooses.
     pub spec: RouterSpec,
-    /// Whether weight and bias train.
+    /// Whether weight, bias and scales train.
     pub trains: bool,
+}
+
+/// Learned scales of a router: it sees x / sqrt(mean(x²) + ε) · s / sqrt(width), and the weight of
+/// expert e is multiplied by `t_e`.
+#[derive(Debug, Clone)]
+pub struct RouterScales {
+    /// Name of the module that has both.
+    pub name: String,
+    /// s, [width].
+    pub input: Tensor<1>,
+    /// t, [experts].
+    pub experts: Tensor<1>,
+    /// ε.
+    pub epsilon: f64,
+}
+
+impl RouterScales {
+    /// Returns what the router sees of x, [tokens, width] in f32.
+    fn of_input(&self, x: Tensor<2>) -> Tensor<2> {
+        let [_, width] = x.dims();
+        let scale = self.input.clone().div_scalar((width as f64).sqrt());
+        rms_norm(x, scale, self.epsilon)
+    }
 }
 
 /// The routing of tokens.
@@ -139,12 +176,16 @@ impl Router {
     /// differences decide which expert comes first.
     fn route(&self, x: Tensor<2>) -> Routed {
         let (spec, device, [tokens, _]) = (&self.spec, x.device(), x.dims());
-        let mut logits = matmul(in_f32(x), self.weight.clone().transpose()); // [tokens, experts]
+        let x = match &self.scales {
+            Some(scales) => scales.of_input(in_f32(x)),
+            None => in_f32(x),
+        };
+        let mut logits = matmul(x, self.weight.clone().transpose()); // [tokens, experts]
         if let Some(bias) = &self.bias {
             logits = logits + bias.clone().unsqueeze();
         }
         let scores = match spec.score {
-            RouterScore::Softmax => softmax(logits.clone()),
+            RouterScore::Softmax | RouterScore::ScaledSoftmax => softmax(logits.clone()),
             RouterScore::SoftmaxOfChosen => logits.clone(),
             RouterScore::Sigmoid => sigmoid(logits.clone()),
         };
@@ -162,7 +203,7 @@ impl Router {
         };
         let experts: Vec<usize> = numbers.chunks(spec.experts).flat_map(choose).collect();
         let places = ints(experts.iter().copied(), &device).reshape([tokens, spec.chosen]);
-        let mut weights = scores.clone().gather(1, places); // [tokens, chosen]
+        let mut weights = scores.clone().gather(1, places.clone()); // [tokens, chosen]
         if spec.score == RouterScore::SoftmaxOfChosen {
             weights = softmax(weights);
         }
@@ -178,10 +219,13 @@ impl Router {
         if spec.scale.to_bits() != 1_f64.to_bits() {
             weights = weights.mul_scalar(spec.scale);
         }
-        let probabilities = if spec.score == RouterScore::Softmax {
-            scores
-        } else {
-            softmax(logits)
+        if let Some(scales) = &self.scales {
+            let of_chosen = scales.experts.clone().select(0, places.reshape([-1]));
+            weights = weights * of_chosen.reshape([tokens, spec.chosen]);
+        }
+        let probabilities = match spec.score {
+            RouterScore::Softmax | RouterScore::ScaledSoftmax => scores,
+            RouterScore::SoftmaxOfChosen | RouterScore::Sigmoid => softmax(logits),
         };
         Routed {
             experts,
@@ -242,8 +286,50 @@ pub struct Experts {
     pub biases: Option<[Tensor<2>; 2]>,
     /// The gated unit.
     pub unit: Unit,
-    /// Gate, up and down projections of the shared expert, which every token passes.
-    pub shared: Option<[Projection; 3]>,
+    /// The shared expert, which every token passes.
+    pub shared: Option<SharedExpert>,
+}
+
+/// The expert of a layer that every token passes.
+#[derive(Debug, Clone)]
+pub struct SharedExpert {
+    /// The map to one number, whose sigmoid weighs the output.
+    pub gate: Option<Projection>,
+    /// Gate, up and down projections.
+    pub maps: [Projection; 3],
+}
+
+impl SharedExpert {
+    /// Adds the output to that of the other experts.
+    ///
+    /// # Shapes
+    /// `x`, `onto` and the result [1, tokens, width].
+    fn forward_onto(
+        &self,
+        onto: Tensor<3>,
+        x: Tensor<3>,
+        unit: Unit,
+        [of_input, of_output]: Masks,
+    ) -> Tensor<3> {
+        let (gate_up, down) = self.maps.split_at(2);
+        let both = side_by_side(gate_up, x.clone(), None, of_input).squeeze_dim(0);
+        let inner = unit.of(both).unsqueeze();
+        match &self.gate {
+            None => side_by_side(down, inner, Some(onto), of_output),
+            Some(gate) => {
+                let weight = sigmoid(gate.forward(x, of_input)); // [1, tokens, 1]
+                onto + side_by_side(down, inner, None, of_output) * weight
+            }
+        }
+    }
+
+    fn projections(&self) -> impl Iterator<Item = &Projection> {
+        self.gate.iter().chain(&self.maps)
+    }
+
+    fn projections_mut(&mut self) -> impl Iterator<Item = &mut Projection> {
+        self.gate.iter_mut().chain(&mut self.maps)
+    }
 }
 
 /// The load of the experts: how often each was chosen, and the sum of its probabilities over
@@ -265,12 +351,28 @@ impl Experts {
     /// # Shapes
     /// `x` and the result [tokens, width]; masks have as many tokens.
     pub fn forward(&self, x: Tensor<2>, masks: Masks) -> (Tensor<2>, Load) {
+        let routed = self.router.route(x.clone());
+        self.computed(x, routed, masks)
+    }
+
+    /// Does the same as [`Experts::forward`], but the router chooses by another input than that of
+    /// the experts, [tokens, width].
+    pub fn forward_chosen_by(
+        &self,
+        of_router: Tensor<2>,
+        x: Tensor<2>,
+        masks: Masks,
+    ) -> (Tensor<2>, Load) {
+        self.computed(x, self.router.route(of_router), masks)
+    }
+
+    fn computed(&self, x: Tensor<2>, routed: Routed, masks: Masks) -> (Tensor<2>, Load) {
         let ([tokens, width], device, chosen) = (x.dims(), x.device(), self.router.spec.chosen);
         let Routed {
             experts,
             weights,
             probabilities,
-        } = self.router.route(x.clone());
+        } = routed;
         let order = ExpertOrder::new(&experts, self.each.len());
         let token_of = |choice: &usize| choice / chosen;
         let of_rows =
@@ -286,11 +388,9 @@ impl Experts {
         let weights = weights.cast(of_choices.dtype()).unsqueeze_dim::<3>(2); // [tokens, chosen, 1]
         let mut y = (of_choices * weights).sum_dim(1).reshape([tokens, width]);
         if let Some(shared) = &self.shared {
-            let ([gate_up_mask, down_mask], (gate_up, down)) = (masks, shared.split_at(2));
-            let gate_up: Tensor<2> =
-                side_by_side(gate_up, x.unsqueeze(), None, gate_up_mask).squeeze_dim(0);
-            let inner = self.unit.of(gate_up).unsqueeze();
-            y = side_by_side(down, inner, Some(y.unsqueeze()), down_mask).squeeze_dim(0);
+            y = shared
+                .forward_onto(y.unsqueeze(), x.unsqueeze(), self.unit, masks)
+                .squeeze_dim(0);
         }
         (
             y,
@@ -339,7 +439,7 @@ impl Experts {
         self.each
             .iter()
             .flat_map(|expert| expert.gate_up.iter().chain([&expert.down]))
-            .chain(self.shared.iter().flatten())
+            .chain(self.shared.iter().flat_map(SharedExpert::projections))
     }
 
     /// Returns the projections in checkpoint order.
@@ -348,18 +448,34 @@ impl Experts {
             .each
             .iter_mut()
             .flat_map(|expert| expert.gate_up.iter_mut().chain([&mut expert.down]));
-        of_experts.chain(self.shared.iter_mut().flatten())
+        of_experts.chain(
+            self.shared
+                .iter_mut()
+                .flat_map(SharedExpert::projections_mut),
+        )
     }
 
     /// Visits the weights that train, with their names.
     pub fn visit(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
         if self.router.trains {
             let Router {
-                name, weight, bias, ..
+                name,
+                weight,
+                bias,
+                scales,
+                ..
             } = &mut self.router;
             visit(&format!("{name}.weight"), Weight::Matrix(weight));
             if let Some(bias) = bias {
                 visit(&format!("{name}.bias"), Weight::Vector(bias));
+            }
+            if let Some(scales) = scales {
+                let name = &scales.name;
+                visit(&format!("{name}.scale"), Weight::Vector(&mut scales.input));
+                visit(
+                    &format!("{name}.per_expert_scale"),
+                    Weight::Vector(&mut scales.experts),
+                );
             }
         }
         for Expert { gate_up, down } in &mut self.each {
@@ -371,7 +487,7 @@ impl Experts {
         }
         self.shared
             .iter_mut()
-            .flatten()
+            .flat_map(SharedExpert::projections_mut)
             .for_each(|projection| projection.visit(visit));
     }
 }

@@ -18,6 +18,10 @@ pub struct Head {
     pub norm: Norm,
     /// The table [vocabulary, width]; where the family ties them, it is the embedding itself.
     pub table: EmbeddingTable,
+    /// The bias of logits, [vocabulary].
+    pub bias: Option<Tensor<1>>,
+    /// Whether the bias trains.
+    pub trains_bias: bool,
     /// The factor of logits.
     pub scale: f64,
     /// The cap c of logits: a scaled logit z becomes c tanh(z / c).
@@ -44,16 +48,24 @@ pub struct HeadGradients {
     pub norm: Vec<Tensor<1>>,
     /// Gradients of what trains of the table, in its order.
     pub table: Vec<Tensor<2>>,
+    /// Gradient of the bias, [vocabulary], where it trains.
+    pub bias: Vec<Tensor<1>>,
 }
 
 impl Head {
     /// Returns the logits of every row, [rows, vocabulary] in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
-        self.capped(self.table.logits(&self.norm.forward(hidden), None))
+        self.read_out(&self.norm.forward(hidden), None)
     }
 
-    /// Scales and caps the products with the table.
-    fn capped(&self, logits: Tensor<2>) -> Tensor<2> {
+    /// Returns the logits of normalized rows, [rows, vocabulary]: products with the table, plus the
+    /// bias, scaled and capped.
+    fn read_out(&self, normed: &Tensor<2>, mask: Option<&Mask>) -> Tensor<2> {
+        let logits = self.table.logits(normed, mask);
+        let logits = match &self.bias {
+            Some(bias) => logits + bias.clone().unsqueeze(),
+            None => logits,
+        };
         let logits = if is_one(self.scale) {
             logits
         } else {
@@ -65,8 +77,8 @@ impl Head {
         }
     }
 
-    /// Returns the gradient of the input of [`Head::capped`], given its result and the gradient of
-    /// that: the tangent of tanh is 1 - tanh².
+    /// Returns the gradient of logits before scale and cap, given the logits and their gradient:
+    /// the tangent of tanh is 1 - tanh².
     fn through_cap(&self, capped: Option<Tensor<2>>, gradient: Tensor<2>) -> Tensor<2> {
         let gradient = match (capped, self.softcap) {
             (Some(capped), Some(cap)) => gradient * (1.0 - capped.div_scalar(cap).powi_scalar(2)),
@@ -90,7 +102,7 @@ impl Head {
         } in chunks(hidden, targets, pass)
         {
             // [rows of the chunk, vocabulary]
-            let logits = self.capped(self.table.logits(&self.norm.forward(x), mask.as_ref()));
+            let logits = self.read_out(&self.norm.forward(x), mask.as_ref());
             extend(&mut values, cross_entropy_losses(logits, targets));
         }
         Readings { values }
@@ -110,8 +122,9 @@ impl Head {
         slopes: &Slopes,
         pass: HeadPass,
     ) -> (Readings, HeadGradients) {
-        let (mut values, mut of_inputs, mut of_norm, mut of_table) = (
+        let (mut values, mut of_inputs, mut of_norm, mut of_table, mut of_bias) = (
             Vec::with_capacity(targets.len()),
+            Vec::new(),
             Vec::new(),
             Vec::new(),
             Vec::new(),
@@ -126,14 +139,17 @@ impl Head {
         {
             let normed = self.norm.forward(x.clone());
             // [rows of the chunk, vocabulary]
-            let logits = self.capped(self.table.logits(&normed, mask.as_ref()));
+            let logits = self.read_out(&normed, mask.as_ref());
             // Without a cap the gradient takes the place of the logits.
             let capped = self.softcap.map(|_| logits.clone());
             let (losses, d_logits) = cross_entropy(logits, targets);
             extend(&mut values, losses);
+            let d_logits = sloped(self.through_cap(capped, d_logits), slopes, rows, pass.scale);
+            if self.trains_bias && self.bias.is_some() {
+                of_bias = added(of_bias, vec![d_logits.clone().sum_dim(0).squeeze_dim(0)]);
+            }
             // Scaled before they are rounded.
-            let d_logits =
-                sloped(self.through_cap(capped, d_logits), slopes, rows, pass.scale).cast(computed);
+            let d_logits = d_logits.cast(computed);
             // [rows of the chunk, width]
             let (d_normed, of_chunk) = self.table.backward(&normed, d_logits, mask.as_ref());
             of_table = added(of_table, of_chunk);
@@ -151,6 +167,7 @@ impl Head {
                 input: Tensor::cat(of_inputs, 0),
                 norm: of_norm,
                 table: of_table,
+                bias: of_bias,
             },
         )
     }

@@ -1,6 +1,7 @@
 //! The mechanisms of a decoder, one per file. Nothing here knows a family or a file format.
 
 pub mod attention;
+pub mod conv;
 pub mod experts;
 pub mod footprint;
 pub mod head;

@@ -6,14 +6,18 @@ use super::weight::Weight;
 use crate::ops::{rms_norm, rms_norm_gradients, rms_norm_input};
 
 /// A norm of rows. RMS norm: y = x / sqrt(mean(x²) + ε) · (o + w), Zhang and Sennrich 2019,
-/// arXiv:1910.07467. With a bias b it is layer norm, Ba et al. 2016, arXiv:1607.06450: the same of
-/// x - mean(x), plus b.
+/// arXiv:1910.07467. Layer norm, Ba et al. 2016, arXiv:1607.06450, is the same of x - mean(x), plus b
+/// where there is a bias b.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// The weight w, [width].
     pub weight: Tensor<1>,
     /// The bias b, [width].
     pub bias: Option<Tensor<1>>,
+    /// Whether the mean is subtracted.
+    pub centers: bool,
+    /// Whether w is a constant that no file has.
+    pub is_fixed: bool,
     /// ε, added to the mean square.
     pub epsilon: f64,
     /// The offset o, which some families leave out of their files.
@@ -32,10 +36,10 @@ impl Norm {
         }
     }
 
-    /// Returns x - mean(x) where there is a bias. The map is its own transpose: a gradient goes
+    /// Returns x - mean(x) where the norm centers. The map is its own transpose: a gradient goes
     /// back through it the same way.
     fn centered<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        if self.bias.is_none() {
+        if !self.centers {
             return x;
         }
         let given = x.dtype();
@@ -73,7 +77,7 @@ impl Norm {
 
     /// Visits w and b where they train; `module` is the norm's name.
     pub fn visit(&mut self, module: &str, visit: &mut dyn FnMut(&str, Weight)) {
-        if self.trains {
+        if self.trains && !self.is_fixed {
             visit(
                 &format!("{module}.weight"),
                 Weight::Vector(&mut self.weight),
@@ -84,7 +88,7 @@ impl Norm {
         }
     }
 
-    /// Returns the gradients of x and of w, and of b where there is one, [width], given that of y.
+    /// Returns the gradients of x and of what [`Norm::visit`] visits, [width] each, given that of y.
     ///
     /// # Shapes
     /// `x` and `gradient` [rows, width], untracked.
@@ -95,9 +99,10 @@ impl Norm {
             .map(|_| gradient.clone().cast(DType::F32).sum_dim(0).squeeze_dim(0));
         let (of_x, of_weight) =
             rms_norm_gradients(self.centered(x), self.factor(), gradient, self.epsilon);
+        let of_weight = (!self.is_fixed).then_some(of_weight);
         (
             self.centered(of_x),
-            [of_weight].into_iter().chain(of_bias).collect(),
+            of_weight.into_iter().chain(of_bias).collect(),
         )
     }
 }
@@ -127,6 +132,8 @@ mod tests {
         let norm = Norm {
             weight: vector(0.4),
             bias: Some(vector(2.3)),
+            centers: true,
+            is_fixed: false,
             epsilon,
             offset: 0.0,
             trains: true,

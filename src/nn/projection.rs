@@ -15,6 +15,8 @@ pub struct Projection {
     pub name: String,
     /// Weight, [in, out].
     pub weight: Base,
+    /// Whether the file has the weight as it is here, not as [out, in].
+    pub is_stored_so: bool,
     /// Bias, [out].
     pub bias: Option<Tensor<1>>,
     /// Whether weight and bias train; the adapter then does not.
@@ -52,6 +54,7 @@ impl Projection {
         let Self {
             name,
             weight,
+            is_stored_so,
             bias,
             trains,
             lora,
@@ -59,7 +62,12 @@ impl Projection {
         if *trains {
             // What is packed never trains.
             if let Some(weight) = weight.dense_mut() {
-                visit(&format!("{name}.weight"), Weight::Turned(weight));
+                let weight = if *is_stored_so {
+                    Weight::Matrix(weight)
+                } else {
+                    Weight::Turned(weight)
+                };
+                visit(&format!("{name}.weight"), weight);
             }
             if let Some(bias) = bias {
                 visit(&format!("{name}.bias"), Weight::Vector(bias));
@@ -138,11 +146,39 @@ pub fn side_by_side(
 }
 
 impl ProjectionGroup {
+    /// Returns both groups together: inputs of which no gradient is taken are not counted.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let inputs = |group: Self| {
+            if group.takes_gradient() {
+                group.inputs
+            } else {
+                0
+            }
+        };
+        Self {
+            inputs: inputs(self) + inputs(other),
+            ranks: self.ranks + other.ranks,
+            scaled: self.scaled + other.scaled,
+            trains: self.trains || other.trains,
+        }
+    }
+
+    fn takes_gradient(self) -> bool {
+        self.trains || self.ranks > 0
+    }
+
     /// Returns the bytes that [`side_by_side`] keeps for its backward: the input where a gradient
     /// of weights is taken, and x A of each adapter.
     pub fn saved_bytes(self, rows: RowShape) -> u64 {
-        let takes_gradient = self.trains || self.ranks > 0;
-        rows.bytes(self.ranks + if takes_gradient { self.inputs } else { 0 })
+        rows.bytes(
+            self.ranks
+                + if self.takes_gradient() {
+                    self.inputs
+                } else {
+                    0
+                },
+        )
     }
 
     /// Returns the bytes of the outputs that magnitudes scale, in f32.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::ops::rope;
+use crate::ops::{Rotation, rope};
 
 /// The rotation of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,6 +17,38 @@ pub struct RopeSpec {
     pub theta: f64,
     /// How the frequencies are stretched beyond the context that the model was first trained on.
     pub scaling: RopeScaling,
+    /// The features that are rotated together.
+    pub pairs: Pairs,
+    /// The direction of the rotation; almost all families turn forward.
+    pub direction: Rotation,
+    /// How queries grow with their position; `None`: they do not.
+    pub query_growth: Option<QueryGrowth>,
+}
+
+/// The rotated features of a head that make a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pairs {
+    /// Feature i and i + d/2.
+    Halves,
+    /// Features 2i and 2i + 1.
+    Neighbors,
+}
+
+/// A factor of queries by their position p: 1 + β ln(1 + ⌊p / n⌋). It keeps the softmax of long texts
+/// as sharp as that of n tokens, as in Nakanishi 2025, arXiv:2501.19399.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryGrowth {
+    /// β.
+    pub beta: f64,
+    /// n, tokens.
+    pub trained_length: usize,
+}
+
+impl QueryGrowth {
+    fn factor(self, position: usize) -> f32 {
+        let lengths = (position / self.trained_length) as f32;
+        1.0 + self.beta as f32 * (1.0 + lengths).ln()
+    }
 }
 
 /// Ways to stretch a context, as `modeling_rope_utils.py` of transformers computes them.
@@ -58,9 +90,24 @@ pub enum RopeScaling {
         long: Vec<f64>,
         trained_length: usize,
     },
+    /// All frequencies divided by `factor`, and those after the first `pairs` 0: as many pairs of
+    /// features rotate, at the frequencies that they have in a head that rotates as a whole.
+    Proportional { factor: f64, pairs: usize },
 }
 
 impl RopeSpec {
+    /// Makes a forward rotation of halves, whose queries do not grow.
+    pub fn new(head_dim: usize, theta: f64, scaling: RopeScaling) -> Self {
+        Self {
+            head_dim,
+            theta,
+            scaling,
+            pairs: Pairs::Halves,
+            direction: Rotation::Forward,
+            query_growth: None,
+        }
+    }
+
     /// Returns the length, in tokens, beyond which the longest row of a batch changes the
     /// frequencies of all its rows.
     pub fn switches_at(&self) -> Option<usize> {
@@ -86,6 +133,16 @@ impl RopeSpec {
             RopeScaling::Default => plain().collect(),
             RopeScaling::Linear { factor } => plain()
                 .map(|frequency| frequency / *factor as f32)
+                .collect(),
+            RopeScaling::Proportional { factor, pairs } => plain()
+                .enumerate()
+                .map(|(pair, frequency)| {
+                    if pair < *pairs {
+                        frequency / *factor as f32
+                    } else {
+                        0.0
+                    }
+                })
                 .collect(),
             RopeScaling::Dynamic {
                 factor,
@@ -201,8 +258,9 @@ impl RopeSpec {
     /// `length` tokens.
     pub fn tables_of(&self, positions: Range<usize>, length: usize, device: &Device) -> RopeTables {
         let (frequencies, factor) = (self.frequencies(length), self.attention_factor() as f32);
-        let table = |function: fn(f32) -> f32| {
+        let table = |function: fn(f32) -> f32, grown: &dyn Fn(usize) -> f32| {
             let row = |position: usize| {
+                let factor = factor * grown(position);
                 frequencies
                     .iter()
                     .map(move |frequency| function(position as f32 * frequency) * factor)
@@ -213,9 +271,17 @@ impl RopeSpec {
                 device,
             )
         };
+        let sine: fn(f32) -> f32 = match self.direction {
+            Rotation::Forward => f32::sin,
+            Rotation::Back => |angle: f32| -angle.sin(),
+        };
+        let both = |grown: &dyn Fn(usize) -> f32| [table(f32::cos, grown), table(sine, grown)];
         RopeTables {
-            cos: table(f32::cos),
-            sin: table(f32::sin),
+            keys: both(&|_| 1.0),
+            queries: self
+                .query_growth
+                .map(|growth| both(&|position| growth.factor(position))),
+            pairs: self.pairs,
         }
     }
 }
@@ -237,24 +303,51 @@ fn ramp(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32) -
 /// Cosines and sines, [positions, `head_dim` / 2] each.
 #[derive(Debug, Clone)]
 pub struct RopeTables {
-    cos: Tensor<2>,
-    sin: Tensor<2>,
+    keys: [Tensor<2>; 2],
+    /// Those of queries, where they grow.
+    queries: Option<[Tensor<2>; 2]>,
+    pairs: Pairs,
 }
 
 impl RopeTables {
-    /// Rotates queries or keys by the angles of their positions, see [`rope`].
+    /// Rotates queries by the angles of their positions, see [`rope`]. Neighbors come out half of
+    /// the rotated features apart; so do those of keys, so that products of the two are the same.
     ///
     /// # Shapes
-    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are rotated;
-    /// `positions`, the tables' row for each token.
-    pub fn rotate(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
-        let ([.., width], turned) = (x.dims(), 2 * self.cos.dims()[1]);
-        let rotated = |x: Tensor<4>| rope(x, self.cos.clone(), self.sin.clone(), positions);
-        if turned == width {
-            return rotated(x);
+    /// `x` [batch, sequence, heads, width], of which the first `head_dim` features are rotated, all
+    /// where queries grow; `positions`, the tables' row for each token.
+    pub fn rotate_queries(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
+        self.rotate(x, self.queries.as_ref().unwrap_or(&self.keys), positions)
+    }
+
+    /// Rotates keys, see [`RopeTables::rotate_queries`].
+    pub fn rotate_keys(&self, x: Tensor<4>, positions: Arc<[u32]>) -> Tensor<4> {
+        self.rotate(x, &self.keys, positions)
+    }
+
+    fn rotate(
+        &self,
+        x: Tensor<4>,
+        [cos, sin]: &[Tensor<2>; 2],
+        positions: Arc<[u32]>,
+    ) -> Tensor<4> {
+        let ([.., width], rotated) = (x.dims(), 2 * cos.dims()[1]);
+        let of_part = |x: Tensor<4>| rope(self.in_halves(x), cos.clone(), sin.clone(), positions);
+        if rotated == width {
+            return of_part(x);
         }
-        let rest = x.clone().narrow(3, turned, width - turned);
-        Tensor::cat(vec![rotated(x.narrow(3, 0, turned)), rest], 3)
+        let rest = x.clone().narrow(3, rotated, width - rotated);
+        Tensor::cat(vec![of_part(x.narrow(3, 0, rotated)), rest], 3)
+    }
+
+    fn in_halves(&self, x: Tensor<4>) -> Tensor<4> {
+        if self.pairs == Pairs::Halves {
+            return x;
+        }
+        let [batch, length, heads, width] = x.dims();
+        x.reshape([batch * length, heads, width / 2, 2])
+            .swap_dims(2, 3)
+            .reshape([batch, length, heads, width])
     }
 }
 
@@ -262,22 +355,35 @@ impl RopeTables {
 mod tests {
     use super::*;
 
+    fn drawn(shape: [usize; 4]) -> Tensor<4> {
+        let numbers: Vec<f32> = (0..shape.iter().product())
+            .map(|place: usize| (place as f32 * 0.7).sin())
+            .collect();
+        Tensor::from_data(TensorData::new(numbers, shape), &Device::flex())
+    }
+
+    fn spec(head_dim: usize) -> RopeSpec {
+        RopeSpec::new(head_dim, 1e4, RopeScaling::Default)
+    }
+
+    #[test]
+    fn a_part_of_the_pairs_rotates_as_in_a_head_that_rotates_as_a_whole() {
+        let spec = |scaling| RopeSpec::new(8, 1e6, scaling);
+        let whole = spec(RopeScaling::Default).frequencies(16);
+        let part = spec(RopeScaling::Proportional {
+            factor: 2.0,
+            pairs: 1,
+        });
+        assert_eq!(part.frequencies(16), [whole[0] / 2.0, 0.0, 0.0, 0.0]);
+    }
+
     #[test]
     fn features_behind_the_turned_ones_stay() {
-        let device = Device::flex();
-        let numbers: Vec<f32> = (0..2 * 3 * 6)
-            .map(|place| (place as f32 * 0.7).sin())
-            .collect();
-        let x = Tensor::<4>::from_data(TensorData::new(numbers, [1, 2, 3, 6]), &device);
-        let tables = RopeSpec {
-            head_dim: 4,
-            theta: 1e4,
-            scaling: RopeScaling::Default,
-        }
-        .tables(2, &device);
+        let x = drawn([1, 2, 3, 6]);
+        let tables = spec(4).tables(2, &Device::flex());
         let positions: Arc<[u32]> = Arc::from([0, 1]);
-        let turned = tables.rotate(x.clone(), positions.clone());
-        let first = tables.rotate(x.clone().narrow(3, 0, 4), positions);
+        let turned = tables.rotate_keys(x.clone(), positions.clone());
+        let first = tables.rotate_keys(x.clone().narrow(3, 0, 4), positions);
         turned
             .clone()
             .narrow(3, 0, 4)
@@ -287,5 +393,76 @@ mod tests {
             .narrow(3, 4, 2)
             .into_data()
             .assert_eq(&x.narrow(3, 4, 2).into_data(), true);
+    }
+
+    #[test]
+    fn neighbors_turn_by_their_definition_and_a_rotation_back_undoes_one_forward() {
+        let (x, positions) = (drawn([1, 3, 2, 4]), Arc::<[u32]>::from([0, 1, 2]));
+        let tables = |pairs, direction| {
+            RopeSpec {
+                pairs,
+                direction,
+                ..spec(4)
+            }
+            .tables(3, &Device::flex())
+        };
+        let numbers = |x: Tensor<4>| x.into_data().iter::<f32>().collect::<Vec<_>>();
+        let turned =
+            tables(Pairs::Neighbors, Rotation::Forward).rotate_keys(x.clone(), positions.clone());
+        let plain = numbers(x.clone());
+        for (token, ours) in numbers(turned).chunks(8).enumerate() {
+            for (head, ours) in ours.chunks(4).enumerate() {
+                for (pair, wavelength) in [1.0, 100.0_f32].into_iter().enumerate() {
+                    let (sin, cos) = (token as f32 / wavelength).sin_cos();
+                    let place = token * 8 + head * 4 + 2 * pair;
+                    let (left, right) = (plain[place], plain[place + 1]);
+                    let expected = [left * cos - right * sin, right * cos + left * sin];
+                    assert!(
+                        (ours[pair] - expected[0]).abs() < 1e-6,
+                        "{token} {head} {pair}"
+                    );
+                    assert!(
+                        (ours[pair + 2] - expected[1]).abs() < 1e-6,
+                        "{token} {head} {pair}"
+                    );
+                }
+            }
+        }
+        let back = tables(Pairs::Halves, Rotation::Forward).rotate_keys(
+            tables(Pairs::Halves, Rotation::Back).rotate_keys(x.clone(), positions.clone()),
+            positions,
+        );
+        let worst = (back - x).abs().max().into_scalar::<f32>();
+        assert!(worst < 1e-6, "{worst}");
+    }
+
+    #[test]
+    fn queries_grow_with_each_stretch_of_their_trained_length_and_keys_do_not() {
+        let growth = QueryGrowth {
+            beta: 0.1,
+            trained_length: 2,
+        };
+        let tables = RopeSpec {
+            query_growth: Some(growth),
+            ..spec(4)
+        }
+        .tables(5, &Device::flex());
+        let positions: Arc<[u32]> = (0..5).collect();
+        let x = drawn([1, 5, 1, 4]);
+        let [queries, keys] = [
+            tables.rotate_queries(x.clone(), positions.clone()),
+            tables.rotate_keys(x, positions),
+        ]
+        .map(|x| x.into_data().iter::<f32>().collect::<Vec<_>>());
+        for (token, (query, key)) in queries.chunks(4).zip(keys.chunks(4)).enumerate() {
+            let factor = 1.0 + 0.1 * (1.0 + (token / 2) as f32).ln();
+            assert!(
+                query
+                    .iter()
+                    .zip(key)
+                    .all(|(query, key)| (query - key * factor).abs() < 1e-6),
+                "{token}"
+            );
+        }
     }
 }

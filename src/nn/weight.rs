@@ -23,6 +23,9 @@ pub enum Weight<'a> {
     Vector(&'a mut Tensor<1>),
     /// A matrix in the order of the file.
     Matrix(&'a mut Tensor<2>),
+    /// The kernel of a convolution of single channels, [channels, taps], which the file has as
+    /// [channels, 1, taps].
+    Kernel(&'a mut Tensor<2>),
     /// A matrix [in, out] that the file has as [out, in].
     Turned(&'a mut Tensor<2>),
     /// B of an adapter, [r, out], which the file has as [out, r].
@@ -36,9 +39,10 @@ impl Weight<'_> {
     pub fn numbers(&self) -> Tensor<1> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => (*vector).clone(),
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
-                (*matrix).clone().reshape([-1])
-            }
+            Self::Matrix(matrix)
+            | Self::Kernel(matrix)
+            | Self::Turned(matrix)
+            | Self::LoraB(matrix) => (*matrix).clone().reshape([-1]),
         }
     }
 
@@ -47,9 +51,10 @@ impl Weight<'_> {
     pub fn take(self) -> Tensor<1> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => take(vector),
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
-                take(matrix).reshape([-1])
-            }
+            Self::Matrix(matrix)
+            | Self::Kernel(matrix)
+            | Self::Turned(matrix)
+            | Self::LoraB(matrix) => take(matrix).reshape([-1]),
         }
     }
 
@@ -57,7 +62,10 @@ impl Weight<'_> {
     pub fn put(self, numbers: Tensor<1>) {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => *vector = numbers,
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
+            Self::Matrix(matrix)
+            | Self::Kernel(matrix)
+            | Self::Turned(matrix)
+            | Self::LoraB(matrix) => {
                 *matrix = numbers.reshape(matrix.dims());
             }
         }
@@ -69,7 +77,10 @@ impl Weight<'_> {
             Self::Vector(vector) | Self::LoraVector(vector) => {
                 *vector = vector.clone().autodiff().require_grad();
             }
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
+            Self::Matrix(matrix)
+            | Self::Kernel(matrix)
+            | Self::Turned(matrix)
+            | Self::LoraB(matrix) => {
                 *matrix = matrix.clone().autodiff().require_grad();
             }
         }
@@ -79,9 +90,10 @@ impl Weight<'_> {
     pub fn gradient(&self, gradients: &mut Gradients) -> Option<Tensor<1>> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => vector.grad_remove(gradients),
-            Self::Matrix(matrix) | Self::Turned(matrix) | Self::LoraB(matrix) => {
-                Some(matrix.grad_remove(gradients)?.reshape([-1]))
-            }
+            Self::Matrix(matrix)
+            | Self::Kernel(matrix)
+            | Self::Turned(matrix)
+            | Self::LoraB(matrix) => Some(matrix.grad_remove(gradients)?.reshape([-1])),
         }
     }
 
@@ -89,7 +101,7 @@ impl Weight<'_> {
     pub fn group(&self) -> Group {
         match self {
             Self::Vector(_) => Group::Vector,
-            Self::Matrix(_) | Self::Turned(_) => Group::Matrix,
+            Self::Matrix(_) | Self::Kernel(_) | Self::Turned(_) => Group::Matrix,
             Self::LoraB(_) | Self::LoraVector(_) => Group::LoraB,
         }
     }
@@ -99,6 +111,10 @@ impl Weight<'_> {
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => vector.dims().to_vec(),
             Self::Matrix(matrix) => matrix.dims().to_vec(),
+            Self::Kernel(matrix) => {
+                let [channels, taps] = matrix.dims();
+                vec![channels, 1, taps]
+            }
             Self::Turned(matrix) | Self::LoraB(matrix) => matrix.dims().into_iter().rev().collect(),
         }
     }
@@ -107,7 +123,7 @@ impl Weight<'_> {
     /// the file.
     pub fn to_file(&self, numbers: Tensor<1>) -> impl FnOnce() -> Vec<f32> + use<> {
         let turned = match self {
-            Self::Vector(_) | Self::LoraVector(_) | Self::Matrix(_) => None,
+            Self::Vector(_) | Self::LoraVector(_) | Self::Matrix(_) | Self::Kernel(_) => None,
             Self::Turned(matrix) | Self::LoraB(matrix) => Some(matrix.dims()),
         };
         move || {
@@ -126,7 +142,7 @@ impl Weight<'_> {
         };
         match self {
             Self::Vector(vector) | Self::LoraVector(vector) => of(vector.device()),
-            Self::Matrix(matrix) => of(matrix.device()),
+            Self::Matrix(matrix) | Self::Kernel(matrix) => of(matrix.device()),
             Self::Turned(matrix) | Self::LoraB(matrix) => {
                 let [inputs, outputs] = matrix.dims();
                 of(matrix.device())

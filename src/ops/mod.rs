@@ -23,11 +23,14 @@ mod lanes;
 mod numbers;
 mod precision;
 mod product;
+mod recurrence;
 mod rms_norm;
 mod rope;
 mod seed;
+mod short_conv;
 mod simd;
 mod speed;
+mod tile_product;
 
 use burn::backend::Backend;
 use burn::backend::autodiff::grads::Gradients;
@@ -49,9 +52,11 @@ pub use flat::{add_at, sum_of_squares};
 pub use gated::{Activation, gated};
 pub use precision::in_float32;
 pub use product::{matmul, matmul_each, product_flops, times};
+pub use recurrence::{RecurrenceForm, Update, recurrence};
 pub use rms_norm::{rms_norm, rms_norm_gradients, rms_norm_input};
 pub use rope::{Rotation, rope};
-pub use seed::backward_from;
+pub use seed::{backward_from, root_of};
+pub use short_conv::short_conv;
 pub use speed::product_flops_per_second;
 
 /// Registers the gradients of an operation's tracked operands, given what is kept of the operation

@@ -22,15 +22,21 @@ pub fn backward_from<const D: usize>(
     output: Tensor<D>,
     gradient: Tensor<D>,
 ) -> burn::tensor::Gradients {
+    root_of(output, gradient).backward()
+}
+
+/// Returns a zero, [1], whose backward gives `gradient` to `output`. The backward of a sum of such
+/// goes back from all of their outputs at once.
+pub fn root_of<const D: usize>(output: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
     let root = <Dispatch as Seed>::seed(output.into_dispatch(), gradient.into_dispatch());
-    Tensor::<1>::from_dispatch(root).backward()
+    Tensor::<1>::from_dispatch(root)
 }
 
 /// The root of a tape.
 #[backend_extension(Flex, Cube: cfg(any(feature = "wgpu", feature = "cuda")), Autodiff)]
 pub trait Seed: Backend {
     /// Returns a zero, [1], whose backward gives `gradient` to `output`, whatever its own gradient
-    /// is. Only [`backward_from`] uses it.
+    /// is. Only [`root_of`] uses it.
     fn seed(output: FloatTensor<Self>, gradient: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 

@@ -290,10 +290,14 @@ impl Plan {
         let epochs = config.schedule.total_steps as f64
             / StepSampler::new(config, &data.training()).steps_of(0) as f64;
         let mean_length = tokens as f64 / rows;
-        // Half of all pairs are seen; backward makes the scores again, five products to two.
-        let layer =
-            |layer: &crate::model::LayerSpec| 2.0 * layer.mixer.query_width() as f64 * mean_length;
-        let attention: f64 = spec.layers.iter().map(layer).sum();
+        let of_layers = spec
+            .layers
+            .iter()
+            .map(|layer| layer.mixer.flops(mean_length));
+        let [attention, attention_back] = of_layers
+            .fold([0.0; 2], |[sum, back], [more, of_back]| {
+                [sum + more, back + of_back]
+            });
         let linear = spec.computed_parameters();
         let (beside, trained) = match &self.trains {
             Trains::Adapter(config) => {
@@ -311,7 +315,7 @@ impl Plan {
         let forward = 2.0 * (linear + beside) as f64 + attention;
         let again = forward * config.step.memory.recomputed.min(spec.layers.len()) as f64
             / spec.layers.len() as f64;
-        let backward = 2.0 * (linear + beside + trained) as f64 + 2.5 * attention;
+        let backward = 2.0 * (linear + beside + trained) as f64 + attention_back;
         let of_head = if self.trains_whole_head() { 6.0 } else { 4.0 };
         let head = of_head * (spec.vocabulary * spec.width) as f64;
         epochs * (tokens as f64 * (forward + again + backward) + labeled as f64 * head)

@@ -551,11 +551,7 @@ mod tests {
     /// Llama 3 8B: 32 blocks of width 4096, 32 heads on 8, feed-forward width 14336, 128256 tokens,
     /// untied head.
     fn eight_billion(rows: MicroBatchRows) -> Load {
-        let rope = RopeSpec {
-            head_dim: 128,
-            theta: 5e5,
-            scaling: RopeScaling::Default,
-        };
+        let rope = RopeSpec::new(128, 5e5, RopeScaling::Default);
         let layer = LayerSpec::new(GroupedSpec::new([32, 8, 128], rope), GatedSpec::new(14_336));
         let spec = DecoderSpec {
             tied_head: false,

@@ -21,7 +21,7 @@ use super::quantization::packing;
 use super::rates::check_lowest;
 use super::sources::{Reading, is_rendered};
 use super::tokens::{Vocabulary, tokens};
-use super::training::{Training, training};
+use super::training::{Training, check_positions, training};
 use crate::data::template::{ChatTemplate, Sources};
 use crate::data::{DataSource, Encoder, Limits};
 use crate::device;
@@ -216,6 +216,7 @@ pub fn resolve_on(
     );
     let mixing = mixing(&recipe, &mut filled);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
+    check_positions(&recipe, &limits, folder, &mut faults);
     let alike = alike(&recipe, &mut filled);
     check_lowest(&recipe, training.learning_rate, &mut faults);
     let mut reading = Reading {

@@ -370,6 +370,16 @@ fn revised(
         faults.push(Fault::new(message).at(&said.place).hint(hint));
         return None;
     }
+    if vocabulary > stored && base.model.spec.per_layer_width().is_some() {
+        let message = format!(
+            "tokens: {vocabulary} tokens are more than the {stored} of the base, whose table of \
+            inputs per layer has no rows for the others and none in an adapter"
+        );
+        let hint = "name tokens of the vocabulary that the base does not use, such as \
+            `<unused0>`, in their place";
+        faults.push(Fault::new(message).hint(hint));
+        return None;
+    }
     let starts: BTreeMap<u32, u32> = from
         .iter()
         .filter_map(|(token, from)| Some((id(token)?, *from)))

@@ -3,9 +3,11 @@
 
 use serde_json::json;
 
+use super::base::Base;
 use super::filled::Filled;
 use super::rates::{course, optimizer};
 use crate::data::{Limits, Packing};
+use crate::fault::Fault;
 use crate::recipe::Recipe;
 use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Truncation};
 use crate::train::{OptimizerConfig, RateCourse};
@@ -43,6 +45,33 @@ pub(super) struct Training {
 pub(super) enum Warmup {
     Steps(usize),
     Ratio(f64),
+}
+
+/// Refuses rows that are longer than a base with learned positions has positions.
+pub(super) fn check_positions(
+    recipe: &Recipe,
+    limits: &Limits,
+    base: Option<&Base>,
+    faults: &mut Vec<Fault>,
+) {
+    let Some(spec) = base
+        .map(|base| &base.model.spec)
+        .filter(|spec| spec.learns_positions && limits.sequence_len > spec.context)
+    else {
+        return;
+    };
+    let fault = Fault::new(format!(
+        "training.sequence_len is {}, the base has learned {} positions",
+        limits.sequence_len, spec.context
+    ))
+    .hint(format!(
+        "set `training.sequence_len: {}` or less",
+        spec.context
+    ));
+    faults.push(match &recipe.training.sequence_len {
+        Some(said) => fault.at(&said.place),
+        None => fault,
+    });
 }
 
 /// Fills the training values.

@@ -8,13 +8,15 @@ use crate::adapter::{LoraConfig, attach};
 use crate::data::{Batch, TokenRow};
 use crate::keyed_random::{mix, unit};
 use crate::model::{
-    Decoder, DecoderSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec, MlpSpec,
-    NormPlacement, QueryKeyNorm, Storage,
+    ConvolutionSpec, Decoder, DecoderSpec, GatedSpec, GroupedSpec, KeyValues, LatentSpec,
+    LayerSpec, MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, RecurrentSpec, SharedExpertSpec,
+    Storage,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 use crate::nn::weight::{Group, Weight};
+use crate::ops::RecurrenceForm;
 use crate::terms::{Method, ModelDtype};
 use crate::train::LossScale;
 use burn::tensor::{DType, Device};
@@ -67,12 +69,7 @@ impl ProbeModel {
             asked.dtype
         };
         let storage = Storage { dtype, ..asked };
-        let mut kinds: Vec<LayerSpec> = Vec::new();
-        for layer in spec.layers.iter().map(tiny_layer) {
-            if !kinds.contains(&layer) {
-                kinds.push(layer);
-            }
-        }
+        let kinds = kinds(spec);
         let layers = kinds
             .iter()
             .cycle()
@@ -95,12 +92,24 @@ impl ProbeModel {
             spec.embed_scale
         };
         let padding = spec.padding.and(Some(0));
+        let context = if spec.learns_positions {
+            DOCUMENTS
+                .iter()
+                .copied()
+                .flatten()
+                .copied()
+                .max()
+                .unwrap_or(0)
+        } else {
+            spec.context
+        };
         Self {
             spec: DecoderSpec {
                 vocabulary,
                 width,
                 layers,
                 embed_scale,
+                context,
                 padding,
                 ..spec.clone()
             },
@@ -112,11 +121,7 @@ impl ProbeModel {
     /// Makes a model with the mechanisms of all families together, for a proof that does not depend
     /// on one model.
     pub fn of_all_mechanisms(storage: impl Into<Storage>, trained: Method) -> Self {
-        let rope = RopeSpec {
-            head_dim: 64,
-            theta: 1e4,
-            scaling: RopeScaling::Default,
-        };
+        let rope = RopeSpec::new(64, 1e4, RopeScaling::Default);
         let plain = GroupedSpec::new([6, 2, 64], rope);
         let mixer = GroupedSpec {
             qkv_bias: true,
@@ -191,11 +196,33 @@ impl ProbeModel {
     }
 }
 
+/// Returns the distinct layers of a model, small. One that uses the keys and values of a lower layer
+/// stands above a layer of that one's kind.
+fn kinds(spec: &DecoderSpec) -> Vec<LayerSpec> {
+    let (mut kinds, mut places): (Vec<LayerSpec>, Vec<usize>) = (Vec::new(), Vec::new());
+    for layer in &spec.layers {
+        let mut layer = tiny_layer(layer);
+        let source = layer.mixer.source().and_then(|source| places.get(source));
+        if let (Some(source), Some(grouped)) = (source, layer.mixer.grouped_mut()) {
+            grouped.key_values = KeyValues::OfLayer(*source);
+        }
+        let place = kinds.iter().position(|kind| *kind == layer);
+        places.push(place.unwrap_or(kinds.len()));
+        if place.is_none() {
+            kinds.push(layer);
+        }
+    }
+    kinds
+}
+
 fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
     let mut mlp = layer.mlp.clone();
     let inner = INNER + mlp.inner() % VECTOR;
     *mlp.inner_mut() = inner;
-    if let MlpSpec::Experts(experts) = &mut mlp {
+    if let MlpSpec::GatedAndExperts(both) = &mut mlp {
+        both.gated.inner = INNER + both.gated.inner % VECTOR;
+    }
+    if let Some(experts) = mlp.experts_mut() {
         // Which experts are chosen is a matter of rounding where two are close, so that all are:
         // the choice itself is made on the host.
         let count = experts.router.experts.min(EXPERTS);
@@ -205,7 +232,10 @@ fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
             groups: None,
             ..experts.router.clone()
         };
-        experts.shared = experts.shared.map(|shared| INNER + shared % VECTOR);
+        experts.shared = experts.shared.map(|shared| SharedExpertSpec {
+            inner: INNER + shared.inner % VECTOR,
+            ..shared
+        });
     }
     let mixer = match layer.mixer.clone() {
         MixerSpec::Grouped(grouped) => MixerSpec::Grouped(tiny_grouped(grouped)),
@@ -217,6 +247,23 @@ fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
             kv_rank: latent.kv_rank.min(RANK_OF_ROWS) + latent.kv_rank % VECTOR,
             ..latent
         }),
+        MixerSpec::Convolution(convolution) => MixerSpec::Convolution(ConvolutionSpec {
+            channels: WIDTH + convolution.channels % VECTOR,
+            ..convolution
+        }),
+        MixerSpec::Recurrent(recurrent) => {
+            let form = recurrent.form;
+            let key_heads = form.key_heads.min(2);
+            let value_heads = key_heads * (form.value_heads / form.key_heads).min(GROUP);
+            MixerSpec::Recurrent(RecurrentSpec {
+                form: RecurrenceForm {
+                    key_heads,
+                    value_heads,
+                    ..form
+                },
+                ..recurrent
+            })
+        }
     };
     LayerSpec {
         mixer,
@@ -294,7 +341,7 @@ mod tests {
 
     #[test]
     fn it_keeps_the_mechanisms_of_a_family() {
-        assert_eq!(families().len(), 19);
+        assert!(families().len() >= 43, "{}", families().len());
         for (name, spec) in families() {
             let tiny = ProbeModel::of(&spec, ModelDtype::Auto, Method::Lora).spec;
             assert_eq!(tiny.tied_head, spec.tied_head, "{name}");

@@ -156,18 +156,27 @@ impl Sum {
         gradients: HeadGradients,
         observer: &mut impl Observer,
     ) -> Tensor<2> {
-        let HeadGradients { input, norm, table } = gradients;
+        let HeadGradients {
+            input,
+            norm,
+            table,
+            bias,
+        } = gradients;
         let table: Vec<Tensor<1>> = table
             .into_iter()
             .map(|of_table| of_table.reshape([-1]))
             .collect();
         if decoder.shares_tables() {
             self.add(Place::Embedding, table, observer);
-            self.add(Place::Readout, norm, observer);
+            self.add(
+                Place::Readout,
+                norm.into_iter().chain(bias).collect(),
+                observer,
+            );
         } else {
             self.add(
                 Place::Readout,
-                norm.into_iter().chain(table).collect(),
+                norm.into_iter().chain(table).chain(bias).collect(),
                 observer,
             );
         }

@@ -305,7 +305,7 @@ mod tests {
             .expect("the golden files")
             .map(|entry| entry.expect("an entry").path())
             .collect();
-        assert_eq!(families.len(), 19);
+        assert_eq!(families.len(), 45);
         for path in &families {
             let (family, decoder, objective) =
                 (path.display(), adapted(path), Objective::NextToken);

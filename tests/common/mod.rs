@@ -11,11 +11,15 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 19] = [
+pub const FAMILIES: [&str; 45] = [
     "llama",
     "mistral",
     "qwen2",
     "qwen3",
+    "qwen3_5",
+    "qwen3_5_moe",
+    "lfm2",
+    "lfm3",
     "gemma",
     "gemma2",
     "gemma3_text",
@@ -31,6 +35,28 @@ pub const FAMILIES: [&str; 19] = [
     "falcon_7b",
     "falcon_new",
     "gpt_oss",
+    "ministral3",
+    "olmo3",
+    "granite4",
+    "granite4_h",
+    "exaone4",
+    "cohere2",
+    "glm4",
+    "seed_oss",
+    "hunyuan_v1_dense",
+    "ernie4_5",
+    "nanochat",
+    "qwen2_moe",
+    "olmoe",
+    "starcoder2",
+    "phi",
+    "nemotron",
+    "stablelm",
+    "gpt_neox",
+    "gpt2",
+    "gemma4_dense",
+    "gemma4_moe",
+    "gemma4_small",
 ];
 /// The families that a test on a GPU goes through: all, or those that `RANKINE_TEST_FAMILIES` names
 /// with commas between them.
@@ -71,7 +97,14 @@ pub fn tested_gpu() -> Option<&'static FoundDevice> {
 }
 
 /// Those of which there are goldens of all weights trained.
-pub const FIRST_FAMILIES: [&str; 4] = ["llama", "mistral", "qwen2", "qwen3"];
+pub const FIRST_FAMILIES: [&str; 6] = [
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "qwen3_5",
+    "granite4_h",
+];
 
 /// A file of tests/golden, or of the set of the same layout that `RANKINE_GOLDEN` names.
 pub fn golden(path: &str) -> PathBuf {
@@ -114,6 +147,17 @@ pub fn load_with_config(folder: &Path, config: &Path) -> Decoder {
     load(copy.path())
 }
 
+/// A bound on what golden.json has of `quantity`, or five times the noise of the golden itself (its
+/// runs in f64 and by another attention) where that is more than a fifth of the bound.
+pub fn bound(info: &Value, quantity: &str, usual: f64) -> f64 {
+    let runs = info["noise"].as_object();
+    let noise = runs
+        .into_iter()
+        .flat_map(|runs| runs.values())
+        .filter_map(|run| run[quantity].as_f64());
+    usual.max(5.0 * noise.fold(0.0, f64::max))
+}
+
 /// A plain adapter on every projection.
 pub fn lora(rank: usize, alpha: f64) -> LoraConfig {
     LoraConfig::all_linear(rank, alpha)
@@ -129,12 +173,13 @@ pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
 
 /// Adapters of stacked parameters of experts, and of single experts' modules: the family and the
 /// variant.
-pub const OF_EXPERTS: [(&str, &str); 9] = [
+pub const OF_EXPERTS: [(&str, &str); 10] = [
     ("mixtral", "target_parameters"),
     ("qwen3_moe", "target_parameters"),
     ("deepseek_v2", "target_parameters"),
     ("deepseek_v3", "target_parameters"),
     ("gpt_oss", "target_parameters"),
+    ("gemma4_moe", "target_parameters"),
     ("mixtral", "per_expert"),
     ("qwen3_moe", "per_expert"),
     ("deepseek_v2", "per_expert"),
@@ -158,8 +203,9 @@ pub fn variants<'a>(
     folders.filter(|(_, _, _, case)| case.exists() || std::env::var_os("RANKINE_GOLDEN").is_none())
 }
 
-/// Adapters of the embedding and the head: the family and the variant.
-pub const TABLES: [(&str, &str); 11] = [
+/// Adapters of the embedding and the head, and of what comes from the embedding: the family and the
+/// variant.
+pub const TABLES: [(&str, &str); 13] = [
     ("llama", "modules_to_save"),
     ("llama", "embedding_lora"),
     ("llama", "trainable_tokens"),
@@ -173,6 +219,9 @@ pub const TABLES: [(&str, &str); 11] = [
     ("gemma2", "modules_to_save"),
     ("gemma2", "embedding_lora"),
     ("gemma2", "trainable_tokens"),
+    // The layers' own inputs come from the embedding.
+    ("gemma4_small", "all_linear"),
+    ("gemma4_small", "trainable_tokens"),
 ];
 
 /// The rows of `input_ids`, `attention_mask` and `labels` under a prefix: [rows, length] each, or

@@ -32,7 +32,7 @@ torch.set_num_threads(1)
 ROOT = Path(__file__).parent / "archs"
 LENGTHS = [24, 9]
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "granite", "olmo2", "smollm3", "phi3", "phi3_longrope", "mixtral",
-            "qwen3_moe", "deepseek_v2", "deepseek_v3", "falcon_7b", "falcon_new", "gpt_oss"]
+            "qwen3_moe", "deepseek_v2", "deepseek_v3", "falcon_7b", "falcon_new", "gpt_oss", "gemma4_dense", "gemma4_moe", "gemma4_small"]
 # Of no family: they say nothing about logits, and are tried in one value each.
 NEUTRAL = {"architectures": ["SomethingElse"], "transformers_version": "4.31.0", "use_cache": False, "initializer_range": 0.5, "bos_token_id": 5,
            "eos_token_id": [3, 4], "pad_token_id": 9, "torch_dtype": "float16", "dtype": "bfloat16", "output_hidden_states": True, "return_dict": False,

@@ -14,24 +14,30 @@ from pathlib import Path
 from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-FAMILIES = ["deepseek_v2", "deepseek_v3", "falcon", "gemma", "gemma2", "gemma3_text", "gpt_oss", "granite", "llama", "ministral", "mistral", "mixtral",
-            "olmo2", "phi3", "qwen2", "qwen2_5_vl_text", "qwen2_vl_text", "qwen3", "qwen3_moe", "smollm3"]
+FAMILIES = ["cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite",
+            "granitemoehybrid", "hunyuan_v1_dense", "lfm2", "lfm3", "llama", "ministral", "ministral3", "mistral", "mixtral", "nanochat", "nemotron", "olmo2", "olmo3", "olmoe", "phi",
+            "phi3", "qwen2", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"]
 # Of every model, or of generation and saving: they say nothing about what a decoder computes.
 OTHER = {"transformers_version", "architectures", "output_hidden_states", "return_dict", "dtype", "chunk_size_feed_forward", "is_encoder_decoder",
          "id2label", "label2id", "problem_type", "use_cache", "bos_token_id", "eos_token_id", "initializer_range", "rope_parameters", "pretraining_tp",
-         "num_mtp_layers"}
-WRAPPERS = ["deepseek_vl", "deepseek_vl_hybrid", "gemma3", "glmasr", "got_ocr2", "granite_speech", "idefics2", "idefics3", "internvl", "janus", "kimi_k25",
-            "lighton_ocr", "llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_audio", "qwen2_vl",
-            "smolvlm", "video_llava", "vipllava", "voxtral"]
+         "num_mtp_layers", "time_step_limit", "classifier_dropout", "eod_token_id"}
+# Those whose layers may have values of their own.
+BY_LAYER = {"gemma4_text", "gemma4_unified_text"}
+WRAPPERS = ["deepseek_vl", "deepseek_vl_hybrid", "gemma3", "gemma4", "gemma4_unified", "glmasr", "got_ocr2", "granite_speech", "idefics2", "idefics3", "internvl", "janus", "kimi_k25",
+            "lighton_ocr", "llava", "llava_next", "llava_next_video", "llava_onevision", "mistral3", "ovis2", "qwen2_5_vl", "qwen2_audio", "qwen2_vl", "qwen3_5",
+            "qwen3_5_moe", "smolvlm", "video_llava", "vipllava", "voxtral"]
 # Those that are tied where their text_config says so, too.
 EITHER = {"llava", "llava_next_video", "llava_onevision", "qwen2_5_vl", "qwen2_vl"}
 
 
 def defaults(family):
     config = CONFIG_MAPPING[family]
-    of_class = {field.name + ("?" if "None" in str(field.type) else ""): field.default for field in fields(config) if field.name not in OTHER}
-    theta = {} if isinstance(config.default_theta, dict) else {"rope_theta": config.default_theta}
-    return dict(sorted((of_class | theta).items()))
+    of_class = {field.name + ("?" if "None" in str(field.type) or "Optional" in str(field.type) else ""): field.default for field in fields(config) if field.name not in OTHER}
+    theta = {} if isinstance(config.default_theta, dict) or family == "gpt2" else {"rope_theta": config.default_theta}
+    layers = {"per_layer_config?": None} if family in BY_LAYER else {}
+    # Sizes under their usual names.
+    usual = {own: name for name, own in config.attribute_map.items()} if family == "gpt2" else {}
+    return dict(sorted({usual.get(key, key): value for key, value in (of_class | theta | layers).items() if not key.startswith("summary_")}.items()))
 
 
 def wrapper(name):

@@ -1,7 +1,7 @@
 """Decoders inside larger models, by transformers and PEFT: python make_wrappers.py OUT, in the folder of this file.
 
 Each wrapper of a list is made small, around the weights of a family of `archs`, and saved; OUT/wrappers.json has its config.json as transformers
-writes it with only what differs from the class's defaults in `text_config`, the name of its first query projection and of its head, keys of the
+writes it with only what differs from the class's defaults in `text_config`, the name of its embedding and of its head, keys of the
 adapter of that family as PEFT saves it on the wrapper, and [loss, mark] of `make_configs.py` without and with it. OUT/published.json has configs
 as their makers published them (towers left out), and what transformers makes of them: numbers of the decoder for text, and its values.
 """
@@ -22,24 +22,35 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 SIGLIP = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=16, patch_size=8)
 CLIP = SIGLIP | dict(projection_dim=16, model_type="clip_vision_model")
 QWEN = dict(depth=1, num_heads=2, patch_size=8)
+GEMMA4 = dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2, head_dim=8, patch_size=8)
+# Modules beside the layers that `all-linear` takes too, and the adapter of `archs` has not.
+ALL_LINEAR = {"gemma4_small": ["per_layer_model_projection"]}
 # Name: wrapper, family, its own keys, its tower's, its class.
 CASES = {
     "gemma3": ("gemma3", "gemma3_text", dict(mm_tokens_per_image=4), "vision_config", SIGLIP, "Gemma3ForConditionalGeneration"),
+    "gemma4_small": ("gemma4", "gemma4_small", dict(audio_config=None), "vision_config", GEMMA4, "Gemma4ForConditionalGeneration"),
+    "gemma4_moe": ("gemma4", "gemma4_moe", dict(audio_config=None), "vision_config", GEMMA4, "Gemma4ForConditionalGeneration"),
+    "gemma4_unified": ("gemma4_unified", "gemma4_dense", dict(audio_config=None), "vision_config", dict(mm_embed_dim=16, mm_posemb_size=8, output_proj_dims=32, patch_size=8),
+                       "Gemma4UnifiedForConditionalGeneration"),
     "llava_llama": ("llava", "llama", {}, "vision_config", CLIP, "LlavaForConditionalGeneration"),
     "llava_mistral": ("llava", "mistral", {}, "vision_config", CLIP, "LlavaForConditionalGeneration"),
     "llava_next_qwen3": ("llava_next", "qwen3", {}, "vision_config", CLIP, "LlavaNextForConditionalGeneration"),
     "llava_onevision_qwen2": ("llava_onevision", "qwen2", {}, "vision_config", SIGLIP | dict(model_type="siglip_vision_model"), "LlavaOnevisionForConditionalGeneration"),
     "mistral3": ("mistral3", "mistral", {}, "vision_config", dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8, image_size=16, patch_size=8, model_type="pixtral"),
                  "Mistral3ForConditionalGeneration"),
+    "mistral3_ministral3": ("mistral3", "ministral3", {}, "vision_config", dict(hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, head_dim=8, image_size=16, patch_size=8, model_type="pixtral"),
+                            "Mistral3ForConditionalGeneration"),
     "qwen2_5_vl": ("qwen2_5_vl", "qwen2", {}, "vision_config", QWEN | dict(hidden_size=16, intermediate_size=16, out_hidden_size=32, fullatt_block_indexes=[0]), "Qwen2_5_VLForConditionalGeneration"),
     "qwen2_vl": ("qwen2_vl", "qwen2", {}, "vision_config", QWEN | dict(embed_dim=16, hidden_size=32, mlp_ratio=1), "Qwen2VLForConditionalGeneration"),
     "internvl_qwen2": ("internvl", "qwen2", {}, "vision_config", SIGLIP | dict(image_size=[16, 16], patch_size=[8, 8]), "InternVLForConditionalGeneration"),
     "idefics3": ("idefics3", "llama", {}, "vision_config", SIGLIP, "Idefics3ForConditionalGeneration"),
+    "qwen3_5": ("qwen3_5", "qwen3_5", {}, "vision_config", QWEN | dict(hidden_size=16, intermediate_size=16, out_hidden_size=32, num_position_embeddings=4), "Qwen3_5ForConditionalGeneration"),
     "smolvlm": ("smolvlm", "llama", {}, "vision_config", SIGLIP, "SmolVLMForConditionalGeneration"),
 }
 
 
 LINEAR = {"factor": 8.0, "rope_type": "linear"}
+GEMMA4_ROPE = {"full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"}, "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}}
 PUBLISHED = {
     "gemma-3-4b": {"model_type": "gemma3", "text_config": dict(hidden_size=2560, intermediate_size=10240, model_type="gemma3_text", num_hidden_layers=34, rope_scaling=LINEAR, sliding_window=1024)},
     "gemma-3-12b": {"model_type": "gemma3", "text_config": dict(hidden_size=3840, intermediate_size=15360, model_type="gemma3_text", num_attention_heads=16, num_hidden_layers=48, num_key_value_heads=8,
@@ -64,8 +75,19 @@ PUBLISHED = {
     "internvl3-1b": {"model_type": "internvl", "tie_word_embeddings": False, "text_config": dict(model_type="qwen2", hidden_size=896, intermediate_size=4864, num_attention_heads=14, num_hidden_layers=24,
                                                                                                num_key_value_heads=2, rope_theta=1000000.0, vocab_size=151674)},
     "gemma3 without text_config": {"model_type": "gemma3"},
+    "gemma-4-e2b": {"model_type": "gemma4", "tie_word_embeddings": True, "text_config": dict(
+        attention_k_eq_v=False, final_logit_softcapping=30.0, global_head_dim=512, head_dim=256, hidden_size=1536, hidden_size_per_layer_input=256, intermediate_size=6144,
+        layer_types=(["sliding_attention"] * 4 + ["full_attention"]) * 7, max_position_embeddings=131072, num_attention_heads=8, num_global_key_value_heads=None, num_hidden_layers=35,
+        num_key_value_heads=1, num_kv_shared_layers=20, pad_token_id=0, rms_norm_eps=1e-6, rope_parameters=GEMMA4_ROPE, sliding_window=512, use_double_wide_mlp=True, vocab_size=262144,
+        vocab_size_per_layer_input=262144)},
+    "gemma-4-12b": {"model_type": "gemma4_unified", "tie_word_embeddings": True, "text_config": dict(
+        attention_bias=False, attention_dropout=0.0, attention_k_eq_v=True, enable_moe_block=False, final_logit_softcapping=30.0, global_head_dim=512, head_dim=256,
+        hidden_activation="gelu_pytorch_tanh", hidden_size=3840, hidden_size_per_layer_input=0, intermediate_size=15360, layer_types=(["sliding_attention"] * 5 + ["full_attention"]) * 8,
+        max_position_embeddings=262144, model_type="gemma4_unified_text", moe_intermediate_size=None, num_attention_heads=16, num_experts=None, num_global_key_value_heads=1, num_hidden_layers=48,
+        num_key_value_heads=8, num_kv_shared_layers=0, pad_token_id=0, rms_norm_eps=1e-6, rope_parameters=GEMMA4_ROPE, sliding_window=1024, tie_word_embeddings=True, top_k_experts=None,
+        use_bidirectional_attention="vision", use_double_wide_mlp=False, vocab_size=262144, vocab_size_per_layer_input=262144)},
 }
-CLASSES = {"gemma3": "Gemma3ForConditionalGeneration", "llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration", "mistral3": "Mistral3ForConditionalGeneration",
+CLASSES = {"gemma3": "Gemma3ForConditionalGeneration", "gemma4": "Gemma4ForConditionalGeneration", "gemma4_unified": "Gemma4UnifiedForConditionalGeneration", "llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration", "mistral3": "Mistral3ForConditionalGeneration",
            "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "internvl": "InternVLForConditionalGeneration"}
 VALUES = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "query_pre_attn_scalar", "sliding_window", "max_position_embeddings"]
 
@@ -79,7 +101,11 @@ def published(config):
         model = getattr(transformers, CLASSES[config["model_type"]])(read)
     count = sum(parameter.numel() for parameter in model.model.language_model.parameters())
     tied = model.lm_head.weight is model.model.language_model.embed_tokens.weight
-    values = {key: getattr(text, key, None) for key in VALUES} | {"tied": tied}
+    by_layer = getattr(text, "per_layer_config", None)
+    first = by_layer[0] if by_layer else text
+    values = {key: getattr(first, key, None) for key in VALUES} | {"tied": tied}
+    if text.model_type.startswith("gemma4"):
+        values["query_pre_attn_scalar"] = 1  # Scores are not scaled.
     values["windows"] = sum(kind == "sliding_attention" for kind in getattr(text, "layer_types", None) or [])
     return {"config": config, "parameters": count + (0 if tied else model.lm_head.weight.numel()), "values": values}
 
@@ -106,6 +132,8 @@ def case(name):
     if wrapper.endswith("_vl"):
         text["model_type"] = f"{wrapper}_text"
         text["rope_parameters"] = text["rope_parameters"] | {"rope_type": "default", "mrope_section": [2, 1, 1]}
+    if wrapper == "gemma4_unified":
+        text["model_type"] = "gemma4_unified_text"
     config = CONFIG_MAPPING[wrapper](text_config=text, **{tower: small}, **own)
     config.tie_word_embeddings = text["tie_word_embeddings"]
     config._attn_implementation = "eager"
@@ -117,8 +145,8 @@ def case(name):
         model.tie_weights()
     vocabulary = text["vocab_size"]
     base = scores(model, vocabulary)
-    projections = [key for key in model.state_dict() if key.endswith("layers.0.self_attn.q_proj.weight")]
-    stem = next(key for key in projections if "language_model" in key or "text_model" in key).removesuffix("layers.0.self_attn.q_proj.weight")
+    embeddings = [key for key in model.state_dict() if key.endswith("embed_tokens.weight")]
+    stem = next(key for key in embeddings if "language_model" in key or "text_model" in key).removesuffix("embed_tokens.weight")
     with tempfile.TemporaryDirectory() as place:
         model.save_pretrained(place)
         saved = json.loads((Path(place) / "config.json").read_text())
@@ -130,13 +158,16 @@ def case(name):
     lora = json.loads((folder / "adapter/adapter_config.json").read_text())
     of_family = load_file(folder / "adapter/adapter_model.safetensors")
     # The tower has modules of the same names, so that the wrapper's users name the decoder's in a pattern.
-    pattern = rf".*(language_model|text_model)\..*\.({'|'.join(lora['target_modules'])})"
+    above = ALL_LINEAR.get(family, [])
+    between = r"(\..*)?" if above else r"\..*"
+    pattern = rf".*(language_model|text_model){between}\.({'|'.join(lora['target_modules'] + above)})"
     peft = get_peft_model(model, LoraConfig(r=lora["r"], lora_alpha=lora["lora_alpha"], target_modules=pattern, task_type="CAUSAL_LM"))
     with tempfile.TemporaryDirectory() as place:
         peft.save_pretrained(place)
         keys = sorted(load_file(Path(place) / "adapter_model.safetensors"))
         peft_config = json.loads((Path(place) / "adapter_config.json").read_text())
-    state = {key.replace(".weight", ".default.weight"): of_family[key.replace(stem, "model.")] for key in keys if stem in key}
+    theirs = {key: key.replace(stem, "model.") for key in keys if stem in key}
+    state = {key.replace(".weight", ".default.weight"): of_family[own] for key, own in theirs.items() if own in of_family}
     info = peft.load_state_dict(state, strict=False)
     assert not info.unexpected_keys and len(state) == len(of_family), name
     return {"family": family, "config": saved, "stem": stem, "base": base, "adapted": scores(peft.eval(), vocabulary), "adapter_keys": [keys[0], keys[-1]],

@@ -316,7 +316,7 @@ fn rotated_products(decoder: &Decoder, start: usize) -> Vec<f32> {
         &Device::flex(),
     );
     let before = Tensor::zeros([1, start, 1, width], &Device::flex());
-    let turned = rope.tables(start + length, &Device::flex()).rotate(
+    let turned = rope.tables(start + length, &Device::flex()).rotate_keys(
         Tensor::cat(vec![before, x], 1),
         (0..(start + length) as u32).collect(),
     );

@@ -10,21 +10,28 @@ use crate::adapter::tables::Tables;
 use crate::adapter::{AdapterError, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::hub::{Commit, RepoId};
+use crate::model::WeightOrder;
 use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 
 /// The release of PEFT whose format this is.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// Returns the text of `adapter_config.json`; `modules` replace `all-linear`.
-pub fn config_text(config: &LoraConfig, modules: &[&str], base: &str) -> String {
-    serde_json::to_string_pretty(&config_json(config, modules, base))
+/// Returns the text of `adapter_config.json`; `modules` replace `all-linear`, and their weights have
+/// this order in the base.
+pub fn config_text(
+    config: &LoraConfig,
+    modules: &[&str],
+    order: WeightOrder,
+    base: &str,
+) -> String {
+    serde_json::to_string_pretty(&config_json(config, modules, order, base))
         .expect("JSON values can be printed")
         + "\n"
 }
 
 /// Returns every key that PEFT writes. `all-linear` becomes the list of the model's projections, as
 /// in PEFT.
-fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
+fn config_json(config: &LoraConfig, modules: &[&str], order: WeightOrder, base: &str) -> Value {
     let (base, revision) = match base.rsplit_once('@') {
         Some((base, commit)) if Commit::parse(commit).is_some() => (base, Some(commit)),
         _ => (base, None),
@@ -56,7 +63,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], base: &str) -> Value {
         "ensure_weight_tying": false,
         "eva_config": null,
         "exclude_modules": targets.exclude.as_ref().map(modules_json),
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": order == WeightOrder::InOut,
         "inference_mode": true,
         "init_lora_weights": config.init_lora_weights,
         "kasa_config": null,
@@ -288,7 +295,7 @@ pub(super) fn notes(folder: &Path) -> Result<Vec<String>, AdapterError> {
 
 /// Returns a config with all the keys that PEFT writes.
 fn known() -> Value {
-    config_json(&LoraConfig::all_linear(1, 1.0), &[], "")
+    config_json(&LoraConfig::all_linear(1, 1.0), &[], WeightOrder::OutIn, "")
 }
 
 /// Reads a choice of modules, none where the value is null or empty; `None` where it is neither

@@ -23,7 +23,7 @@ use super::pissa::converted;
 use super::{AdapterError, LoraConfig, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::write_atomic;
-use crate::model::{Decoder, LinearSpec};
+use crate::model::{Decoder, LinearSpec, WeightOrder};
 use crate::nn::lora::Portion;
 
 const CONFIG: &str = "adapter_config.json";
@@ -64,7 +64,7 @@ pub fn write(
     };
     Ok(write_atomic(
         &folder.join(CONFIG),
-        config_text(config, &modules, base).as_bytes(),
+        config_text(config, &modules, decoder.spec.weight_order, base).as_bytes(),
     )?)
 }
 
@@ -127,6 +127,12 @@ pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String
         Some(modules) => {
             let fitted = fitted::fitted(read_config(folder)?, &archive, modules)?;
             let bases = contents_in(&archive, &fitted.config, modules)?.bases;
+            if modules
+                .iter()
+                .any(|linear| linear.order == WeightOrder::InOut)
+            {
+                notes.retain(|note| note != values::FAN_IN_FAN_OUT);
+            }
             notes.extend(fitted.notes);
             if vocabulary::has_tokenizer(folder)? {
                 notes.push(

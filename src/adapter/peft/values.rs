@@ -93,15 +93,15 @@ pub(super) fn judge(
     Ok(notes)
 }
 
+/// The note about `fan_in_fan_out: true`, which is right where the base has weights [in, out].
+pub(super) const FAN_IN_FAN_OUT: &str = "its config has `fan_in_fan_out: true`, which is for \
+    Conv1D; the base has linear maps, for which it counts as false as in PEFT";
+
 /// Returns notes about values that look like a change but are none.
 fn notes_of_values(config: &Value) -> Vec<String> {
     let mut notes = Vec::new();
     if config["fan_in_fan_out"] == Value::Bool(true) {
-        notes.push(
-            "its config has `fan_in_fan_out: true`, which is for Conv1D; the base has \
-            linear maps, for which it counts as false as in PEFT"
-                .to_owned(),
-        );
+        notes.push(FAN_IN_FAN_OUT.to_owned());
     }
     let start = config["init_lora_weights"].as_str().unwrap_or_default();
     for (key, word) in [

@@ -26,6 +26,16 @@ pub fn resize(folder: &mut Folder, adapter: &Path) -> Result<(), AdapterError> {
     if rows <= stored {
         return Ok(());
     }
+    if folder.spec.per_layer_width().is_some() {
+        return Err(AdapterError::Mixed {
+            place: adapter.join(CONFIG).display().to_string(),
+            message: format!(
+                "it was trained with {rows} tokens, the base has {stored}, and the adapter has no \
+                rows for the base's table of inputs per layer"
+            ),
+            hint: "train with tokens of the vocabulary that the base does not use".to_owned(),
+        });
+    }
     folder.resize(NewRows {
         vocabulary: rows,
         rows: BTreeMap::new(),

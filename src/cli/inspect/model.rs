@@ -1,6 +1,6 @@
 //! Inspection of a base: its architecture, its files, and what comes with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::files::license::{License, notice_paths, readme_head};
 use crate::files::safetensors::Archive;
 use crate::files::{is_there, read_text};
-use crate::model::{DecoderSpec, Folder, LinearKind, Names, shard_paths};
+use crate::model::{DecoderSpec, Folder, LinearKind, shard_paths};
 use crate::plan::leftover_note;
 use crate::report::mebibytes;
 
@@ -94,8 +94,8 @@ fn defaults(folder: &Folder, found: &mut Findings) {
     }
 }
 
-/// Adds the parameters by purpose: tables, attention, feed-forward, routed experts, and norms and
-/// other vectors.
+/// Adds the parameters by purpose: tables, attention, recurrences, feed-forward, routed experts, and
+/// norms and other vectors.
 fn parameters(spec: &DecoderSpec, found: &mut Findings) {
     let mut parts: BTreeMap<&str, u64> = BTreeMap::new();
     let experts: u64 = spec
@@ -104,14 +104,26 @@ fn parameters(spec: &DecoderSpec, found: &mut Findings) {
         .filter(|linear| linear.kind != LinearKind::Module)
         .map(|linear| (linear.inputs * linear.outputs) as u64)
         .sum();
+    let modules: BTreeSet<&str> = spec
+        .layers
+        .iter()
+        .filter_map(|layer| layer.mixer.carrying_module())
+        .collect();
+    let carries = |name: &str| {
+        let mut modules = modules.iter();
+        modules.any(|module| name.contains(&format!(".{module}.")))
+    };
     for (name, shape) in spec.tensors() {
         let numbers = shape.iter().product::<usize>() as u64;
         let part = match &name {
             name if *name == spec.names.embedding() => "embedding",
-            name if name == Names::HEAD => "head",
+            name if *name == spec.names.head() => "head",
+            name if *name == spec.names.per_layer_embedding() => "embedding of inputs per layer",
             _ if shape.len() == 1 => "norms, biases and other vectors",
             name if name.contains(&format!(".{}.", spec.names.attention)) => "attention",
             name if name.contains(".experts.") => "routed experts",
+            name if name.contains("per_layer_") => "projections of inputs per layer",
+            name if carries(name) => "recurrence",
             _ => "feed-forward",
         };
         *parts.entry(part).or_default() += numbers;

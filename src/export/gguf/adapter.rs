@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 
 use super::architecture::Architecture;
 use super::container::{Info, Value};
-use super::names::{GgufModule, place};
+use super::names::{GgufModule, places};
 use super::{GgmlType, GgufError, Numbers, TensorPart, Written, write};
 use crate::adapter::AdapterError;
 use crate::adapter::peft::{self, AdapterTensors, LastB};
@@ -54,11 +54,18 @@ pub fn write_gguf_adapter(
     );
     let last = LastB::default();
     for stored in &stored {
-        let GgufModule { module, expert } = place_of(&stored.target.module, architecture, &spec)?;
         let matrices = Matrices::read(stored, (&archive, &last), architecture, &spec, alpha)?;
-        match expert {
-            None => parts.extend(matrices.parts(&module)),
-            Some(expert) => stacks.entry(module).or_default().push((expert, matrices)),
+        for GgufModule {
+            module,
+            expert,
+            half,
+        } in places_of(&stored.target.module, architecture, &spec)?
+        {
+            let matrices = matrices.half(half);
+            match expert {
+                None => parts.extend(matrices.parts(&module)),
+                Some(expert) => stacks.entry(module).or_default().push((expert, matrices)),
+            }
         }
     }
     for (module, of_experts) in stacks {
@@ -74,12 +81,12 @@ pub fn write_gguf_adapter(
     write(path, &pairs, &parts, interrupt, report)
 }
 
-/// Returns the place of a layer's module in the file.
-fn place_of(
+/// Returns the places of a layer's module in the file.
+fn places_of(
     module: &str,
     architecture: &'static Architecture,
     spec: &DecoderSpec,
-) -> Result<GgufModule, GgufError> {
+) -> Result<Vec<GgufModule>, GgufError> {
     // What llama.cpp does with matrices of embedding and head depends on whether they are one
     // table.
     let in_layer = spec
@@ -90,7 +97,9 @@ fn place_of(
         module: module.to_owned(),
         name: architecture.name,
     };
-    place(module, spec).filter(|_| in_layer).ok_or_else(unnamed)
+    places(module, architecture, spec)
+        .filter(|_| in_layer)
+        .ok_or_else(unnamed)
 }
 
 /// The matrices A [r, in] and B [out, r] of a module, to be scaled by alpha / r.
@@ -117,7 +126,7 @@ impl Matrices {
             .into_iter()
             .map(|number| (f64::from(number) * missing) as f32)
             .collect();
-        let b = architecture.change(module, spec).apply(b, rank);
+        let b = architecture.change(module, "weight", spec).apply(b, rank);
         if !a
             .iter()
             .chain(&b)
@@ -129,6 +138,20 @@ impl Matrices {
             });
         }
         Ok(Self { rank, a, b })
+    }
+
+    /// Returns the matrices of one half of the outputs, or of all.
+    fn half(&self, half: Option<usize>) -> Self {
+        let rows = self.b.len() / self.rank;
+        let b = match half {
+            None => &self.b[..],
+            Some(half) => &self.b[half * rows / 2 * self.rank..(half + 1) * rows / 2 * self.rank],
+        };
+        Self {
+            rank: self.rank,
+            a: self.a.clone(),
+            b: b.to_vec(),
+        }
     }
 
     fn parts<'a>(self, module: &str) -> [TensorPart<'a>; 2] {

@@ -4,7 +4,7 @@
 
 use super::GgufError;
 use super::differences::Lack;
-use crate::model::{DecoderSpec, Modules, NormPlacement, QueryKeyNorm};
+use crate::model::{DecoderSpec, Modules, NormKind, NormPlacement, PlainActivation, QueryKeyNorm};
 use crate::ops::Activation;
 
 /// An architecture of llama.cpp, as far as models differ in it.
@@ -13,23 +13,60 @@ pub(super) struct Architecture {
     /// Its name, the prefix of its keys.
     pub name: &'static str,
     pub pairs: Pairs,
+    pub norm: NormKind,
     pub norms: NormPlacement,
+    /// The name of the norm before the feed-forward where outputs have none.
+    pub second_norm: &'static str,
     pub qk_norm: QueryKeyNorm,
     pub biases: Biases,
-    /// How q, k and v, and gate and up, are divided into modules.
-    pub modules: Modules,
-    pub activation: Activation,
+    /// Whether the feed-forward has biases.
+    pub mlp_biases: bool,
+    /// How q, k and v are divided into modules.
+    pub qkv: Modules,
+    /// How gate and up are divided into modules.
+    pub gate_up: Modules,
+    pub feed: Feed,
     pub scales: Scales,
     pub scores: Scores,
     pub caps: Caps,
     pub windows: Windows,
     /// Supported RoPE scalings beside the plain rotation.
     pub stretches: &'static [Stretch],
-    /// Layers n, 2n, .. have no rotation.
-    pub resting: Option<usize>,
+    pub resting: Resting,
     pub turned: Turned,
+    pub heads: Heads,
+    /// Whether queries grow with their position.
+    pub grows_queries: bool,
     pub experts: Experts,
     pub head: Head,
+    pub head_bias: bool,
+}
+
+/// Which shapes of heads fit its tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Heads {
+    Any,
+    /// All query heads together are as wide as the stream.
+    AsWide,
+    /// So are all key heads.
+    AllAsWide,
+}
+
+/// The kind of a dense feed-forward, or of an expert.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Feed {
+    Gated(Activation),
+    Plain(PlainActivation),
+}
+
+/// Which layers have no rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Resting {
+    None,
+    /// Layers n, 2n, ..
+    Every(usize),
+    /// Those without a window, where others have one.
+    Full,
 }
 
 /// Which features of a head RoPE rotates together. Hugging Face's models pair halves.
@@ -47,6 +84,8 @@ pub(super) enum Biases {
     None,
     /// Biases of q, k and v.
     Inputs,
+    /// Biases of q, k and v, or none.
+    InputsOrNone,
     /// Biases of q, k, v and the output together, or none.
     All,
 }
@@ -59,6 +98,8 @@ pub(super) enum Scales {
     Root,
     /// All factors come from keys.
     Keys,
+    /// The factor of logits comes from a key.
+    Logits,
 }
 
 /// How attention scores are scaled beside the root of a head's width.
@@ -95,6 +136,8 @@ pub(super) enum Windows {
     Ignored,
     /// All layers except `period`, 2 `period`, .. have a window, unless a key says otherwise.
     But { period: usize, rotations: Rotations },
+    /// The same where there are so many layers, whatever a key says; else there are none.
+    InModelsOf { layers: usize, period: usize },
 }
 
 /// Whether layers with a window rotate like the others.
@@ -103,6 +146,8 @@ pub(super) enum Rotations {
     One,
     /// Layers with a window have their own base, and no scaling.
     Two,
+    /// Layers with a window have the same base, and no scaling.
+    Unstretched,
 }
 
 /// A supported RoPE scaling.
@@ -113,6 +158,7 @@ pub(super) enum Stretch {
     Ramp,
     /// Factors given by the tensors `rope_factors_long` and `rope_factors_short`.
     LongRope,
+    Yarn,
 }
 
 /// How many features of a head are rotated.
@@ -128,9 +174,14 @@ pub(super) enum Turned {
 pub(super) enum Experts {
     /// A dense feed-forward, the same for every token.
     None,
-    /// Experts in every layer, with routing weights that sum to 1. With `of_their_own` their width
-    /// has its own key.
-    Every { of_their_own: bool },
+    /// Experts in every layer. With `of_their_own` their width has its own key, with `normalizes`
+    /// routing weights sum to 1, and with `shared` there is an expert that every token passes,
+    /// weighted by a sigmoid.
+    Every {
+        of_their_own: bool,
+        normalizes: bool,
+        shared: bool,
+    },
 }
 
 /// The source of the logits.
@@ -144,23 +195,30 @@ pub(super) enum Head {
     Own,
 }
 
-const LLAMA: Architecture = Architecture {
+pub(super) const LLAMA: Architecture = Architecture {
     name: "llama",
     pairs: Pairs::Neighbors,
+    norm: NormKind::RootMeanSquare,
     norms: NormPlacement::Pre,
+    second_norm: "ffn_norm",
     qk_norm: QueryKeyNorm::None,
     biases: Biases::All,
-    modules: Modules::Separate,
-    activation: Activation::Silu,
+    mlp_biases: false,
+    qkv: Modules::Separate,
+    gate_up: Modules::Separate,
+    feed: Feed::Gated(Activation::Silu),
     scales: Scales::None,
     scores: Scores::Root,
     caps: Caps::None,
     windows: Windows::Ignored,
     stretches: &[Stretch::Linear, Stretch::Ramp],
-    resting: None,
+    resting: Resting::None,
     turned: Turned::All,
+    heads: Heads::Any,
+    grows_queries: false,
     experts: Experts::None,
     head: Head::Either,
+    head_bias: false,
 };
 const HALVES: Architecture = Architecture {
     pairs: Pairs::Halves,
@@ -168,9 +226,15 @@ const HALVES: Architecture = Architecture {
     stretches: &[Stretch::Linear],
     ..LLAMA
 };
+/// Layer norms and a feed-forward without a gate.
+const LAYER_NORMS: Architecture = Architecture {
+    norm: NormKind::Layer,
+    heads: Heads::AsWide,
+    ..HALVES
+};
 const GEMMA: Architecture = Architecture {
     name: "gemma",
-    activation: Activation::GeluTanh,
+    feed: Feed::Gated(Activation::GeluTanh),
     scales: Scales::Root,
     scores: Scores::Queries { wide: usize::MAX },
     head: Head::Tied,
@@ -178,17 +242,27 @@ const GEMMA: Architecture = Architecture {
 };
 
 /// All known architectures; the first that fits is used.
-static ALL: [Architecture; 12] = [
+static ALL: [Architecture; 24] = [
     LLAMA,
     Architecture {
         experts: Experts::Every {
             of_their_own: false,
+            normalizes: true,
+            shared: false,
         },
+        ..LLAMA
+    },
+    Architecture {
+        name: "mistral3",
+        biases: Biases::None,
+        stretches: &[Stretch::Yarn],
+        grows_queries: true,
         ..LLAMA
     },
     Architecture {
         name: "qwen2",
         biases: Biases::Inputs,
+        heads: Heads::AsWide,
         ..HALVES
     },
     Architecture {
@@ -199,8 +273,112 @@ static ALL: [Architecture; 12] = [
     Architecture {
         name: "qwen3moe",
         qk_norm: QueryKeyNorm::Heads,
-        experts: Experts::Every { of_their_own: true },
+        experts: Experts::Every {
+            of_their_own: true,
+            normalizes: true,
+            shared: false,
+        },
         ..HALVES
+    },
+    Architecture {
+        name: "qwen2moe",
+        biases: Biases::Inputs,
+        heads: Heads::AsWide,
+        experts: Experts::Every {
+            of_their_own: true,
+            normalizes: false,
+            shared: true,
+        },
+        ..HALVES
+    },
+    Architecture {
+        name: "olmoe",
+        qk_norm: QueryKeyNorm::Whole,
+        heads: Heads::AllAsWide,
+        experts: Experts::Every {
+            of_their_own: false,
+            normalizes: false,
+            shared: false,
+        },
+        ..HALVES
+    },
+    Architecture {
+        name: "seed_oss",
+        second_norm: "post_attention_norm",
+        biases: Biases::InputsOrNone,
+        ..HALVES
+    },
+    Architecture {
+        name: "hunyuan-dense",
+        qk_norm: QueryKeyNorm::HeadsAfterRotation,
+        ..HALVES
+    },
+    Architecture {
+        name: "exaone4",
+        norms: NormPlacement::Post,
+        qk_norm: QueryKeyNorm::Heads,
+        windows: Windows::InModelsOf {
+            layers: 64,
+            period: 4,
+        },
+        resting: Resting::Full,
+        ..HALVES
+    },
+    Architecture {
+        name: "glm4",
+        pairs: Pairs::Neighbors,
+        norms: NormPlacement::PreAndPost,
+        biases: Biases::InputsOrNone,
+        gate_up: Modules::Fused,
+        turned: Turned::Some,
+        ..HALVES
+    },
+    Architecture {
+        name: "cohere2",
+        pairs: Pairs::Neighbors,
+        norm: NormKind::LayerWithoutBias,
+        norms: NormPlacement::Parallel,
+        scales: Scales::Logits,
+        heads: Heads::AsWide,
+        windows: Windows::But {
+            period: 4,
+            rotations: Rotations::One,
+        },
+        resting: Resting::Full,
+        head: Head::Tied,
+        ..HALVES
+    },
+    Architecture {
+        name: "starcoder2",
+        biases: Biases::All,
+        mlp_biases: true,
+        feed: Feed::Plain(PlainActivation::GeluTanh),
+        ..LAYER_NORMS
+    },
+    Architecture {
+        name: "phi2",
+        norms: NormPlacement::Parallel,
+        biases: Biases::All,
+        mlp_biases: true,
+        feed: Feed::Plain(PlainActivation::GeluTanh),
+        turned: Turned::Some,
+        head: Head::Own,
+        head_bias: true,
+        ..LAYER_NORMS
+    },
+    Architecture {
+        name: "nemotron",
+        feed: Feed::Plain(PlainActivation::SquaredRelu),
+        turned: Turned::Some,
+        head: Head::Own,
+        ..LAYER_NORMS
+    },
+    Architecture {
+        name: "stablelm",
+        biases: Biases::InputsOrNone,
+        turned: Turned::Some,
+        head: Head::Own,
+        ..LAYER_NORMS
     },
     Architecture {
         name: "granite",
@@ -211,19 +389,25 @@ static ALL: [Architecture; 12] = [
     Architecture {
         name: "smollm3",
         pairs: Pairs::Neighbors,
-        resting: Some(4),
+        resting: Resting::Every(4),
         ..HALVES
     },
     Architecture {
         name: "olmo2",
         norms: NormPlacement::Post,
         qk_norm: QueryKeyNorm::Whole,
+        windows: Windows::But {
+            period: 4,
+            rotations: Rotations::Unstretched,
+        },
+        stretches: &[Stretch::Linear, Stretch::Yarn],
         head: Head::Own,
         ..HALVES
     },
     Architecture {
         name: "phi3",
-        modules: Modules::Fused,
+        qkv: Modules::Fused,
+        gate_up: Modules::Fused,
         stretches: &[Stretch::Linear, Stretch::LongRope],
         turned: Turned::Some,
         ..HALVES
@@ -267,7 +451,7 @@ impl Architecture {
             (
                 known.strangeness(spec),
                 lacks.len(),
-                known.resting.is_some() != rests,
+                (known.resting != Resting::None) != rests,
             )
         });
         let (architecture, lacks) = nearest.expect("there are some");

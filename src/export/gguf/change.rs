@@ -3,6 +3,7 @@
 use super::architecture::{Architecture, Pairs, Scores};
 use super::differences::are_one;
 use crate::model::DecoderSpec;
+use crate::nn::rope::{self, RopeSpec};
 
 /// The change of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,14 +47,17 @@ impl Change {
 }
 
 impl Architecture {
-    /// Returns the change for the weight or bias of a module, or for B of its adapter.
-    pub fn change(&self, module: &str, spec: &DecoderSpec) -> Change {
+    /// Returns the change for the weight or bias of a module, which `end` tells, or for B of its
+    /// adapter.
+    pub fn change(&self, module: &str, end: &str, spec: &DecoderSpec) -> Change {
         let (mixer, last) = (
             &spec.layers[0].mixer,
             module.rsplit('.').next().unwrap_or_default(),
         );
         let [of_queries, of_keys, _] = mixer.heads();
-        let turned = self.pairs == Pairs::Neighbors;
+        // Where the model rotates neighbors itself its rows are in order.
+        let halves = mixer_rope(spec).is_none_or(|rope| rope.pairs == rope::Pairs::Halves);
+        let turned = self.pairs == Pairs::Neighbors && halves;
         let heads = match last {
             "q_proj" if turned => Some(of_queries),
             "k_proj" if turned => Some(of_keys),
@@ -63,7 +67,7 @@ impl Architecture {
             (self.scores, last),
             (Scores::Queries { .. }, "q_proj") | (Scores::QueryNorms { .. }, "q_norm")
         );
-        let plus = if last.ends_with("norm") {
+        let plus = if last.ends_with("norm") && end == "weight" {
             spec.norm_offset
         } else {
             0.0
@@ -77,6 +81,11 @@ impl Architecture {
             times: if is_scaled { scale } else { 1.0 },
         }
     }
+}
+
+/// Returns the rotation of the first layer that has one.
+fn mixer_rope(spec: &DecoderSpec) -> Option<&RopeSpec> {
+    spec.layers.iter().find_map(|layer| layer.mixer.rope())
 }
 
 /// Reorders the rows of one head from Hugging Face's order (first halves of pairs, then second

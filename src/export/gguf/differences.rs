@@ -1,16 +1,17 @@
 //! Describes how an architecture of llama.cpp would compute something other than a decoder does.
 
 use super::architecture::{
-    Architecture, Biases, Caps, Experts, Head, Rotations, Scales, Scores, Stretch, Turned, Windows,
+    Architecture, Biases, Caps, Experts, Feed, Head, Heads, Pairs, Resting, Rotations, Scales,
+    Scores, Stretch, Turned, Windows,
 };
 use crate::model::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LayerSpec, Modules, NormKind,
-    NormPlacement, QueryKeyNorm,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, KeyValues, LayerSpec, MixerSpec,
+    MlpSpec, Modules, NormKind, NormPlacement, OutputGate, PlainActivation, QueryKeyNorm,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterScore, RouterSpec};
-use crate::nn::rope::{RopeScaling, RopeSpec};
-use crate::ops::Activation;
+use crate::nn::rope::{self, RopeScaling, RopeSpec};
+use crate::ops::{Activation, Rotation};
 
 /// One difference between a model and an architecture.
 #[derive(Clone)]
@@ -47,7 +48,7 @@ impl Architecture {
     /// does not compute.
     pub fn lacks(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let (layers, of_kinds) = (&spec.layers, self.lacks_of_kinds(spec));
-        let (Some(mixer), Some(mlp)) = (layers[0].mixer.grouped(), gated(&layers[0])) else {
+        let Some(mixer) = layers[0].mixer.grouped() else {
             return of_kinds;
         };
         let several = !layers.iter().all(|layer| alike(&layers[0], layer));
@@ -57,7 +58,7 @@ impl Architecture {
             "layers of one kind",
         )]);
         let of_caps = self.lacks_of_caps(mixer.softcap.is_some(), spec.final_softcap.is_some());
-        let of_layer = self.lacks_of_layer(mixer, mlp, layers[0].norms);
+        let of_layer = self.lacks_of_layer(mixer, &layers[0]);
         [
             of_kinds,
             of_layers,
@@ -73,21 +74,22 @@ impl Architecture {
     /// which of two architectures is nearer.
     pub fn strangeness(&self, spec: &DecoderSpec) -> usize {
         let first = &spec.layers[0];
-        let (Some(mixer), Some(mlp)) = (first.mixer.grouped(), gated(first)) else {
+        let Some(mixer) = first.mixer.grouped() else {
             return 0;
         };
-        let modules = mixer.qkv == self.modules && mlp.gate_up == self.modules;
+        let fused = gated(first).map_or(self.gate_up, |mlp| mlp.gate_up);
+        let modules = mixer.qkv == self.qkv && fused == self.gate_up;
         let experts = spec
             .layers
             .iter()
             .any(|layer| layer.mlp.experts().is_some())
             == (self.experts != Experts::None);
-        let (norms, activation) = (first.norms == self.norms, mlp.activation == self.activation);
         let same = [
-            norms,
+            spec.norm == self.norm,
+            first.norms == self.norms,
             mixer.qk_norm == self.qk_norm,
             modules,
-            activation,
+            feed(first) == self.feed,
             experts,
         ];
         same.into_iter().filter(|is_same| !is_same).count()
@@ -101,16 +103,30 @@ impl Architecture {
             any(|layer| layer.mlp.experts().is_none()),
         );
         let takes = self.experts != Experts::None;
+        let grows = any(|layer| layer.mixer.rope().is_some_and(grows_queries));
         let usual = spec
             .layers
             .iter()
             .filter_map(|layer| layer.mlp.experts())
-            .all(is_usual);
+            .all(|experts| self.routes(experts));
         found([
             (
-                any(|layer| layer.mixer.grouped().is_none()),
+                any(|layer| matches!(layer.mixer, MixerSpec::Latent(_))),
                 "latent attention",
                 "heads with keys and values of their own",
+            ),
+            (
+                any(|layer| layer.mixer.carries()),
+                "states or windows that are carried from token to token",
+                "attention in every layer",
+            ),
+            (
+                any(|layer| {
+                    let mixer = layer.mixer.grouped();
+                    mixer.is_some_and(|mixer| mixer.gate != OutputGate::None)
+                }),
+                "a gate of attention's result",
+                "none",
             ),
             (
                 any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.sinks)),
@@ -118,14 +134,83 @@ impl Architecture {
                 "none",
             ),
             (
-                any(|layer| gated(layer).is_none()),
-                "a feed-forward without a gate",
-                "one with a gate",
+                spec.norm != self.norm,
+                normalized(spec.norm),
+                normalized(self.norm),
             ),
             (
-                spec.norm != NormKind::RootMeanSquare,
-                "norms of layers",
-                "norms of root mean squares",
+                any(|layer| layer.mixer.source().is_some()),
+                "layers that use keys and values of lower ones",
+                "keys and values of their own",
+            ),
+            (
+                any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.value_norm)),
+                "normalized values",
+                "values as they are projected",
+            ),
+            (
+                any(|layer| {
+                    let grouped = layer.mixer.grouped();
+                    grouped.is_some_and(|mixer| mixer.key_values == KeyValues::KeysAsValues)
+                }),
+                "keys that are values too",
+                "values with a projection of their own",
+            ),
+            (
+                any(|layer| layer.per_layer_input.is_some()),
+                "inputs of the layers' own",
+                "none",
+            ),
+            (
+                any(|layer| layer.has_scalar),
+                "a factor for the output of each layer",
+                "none",
+            ),
+            (
+                any(|layer| matches!(layer.mlp, MlpSpec::GatedAndExperts(_))),
+                "experts beside a feed-forward",
+                "one of both",
+            ),
+            (
+                spec.learns_positions,
+                "learned positions",
+                "positions by rotation",
+            ),
+            (
+                spec.normalizes_embedding,
+                "a norm of the embedding",
+                "none there",
+            ),
+            (
+                spec.head_bias && !self.head_bias,
+                "a bias of the head",
+                "none there",
+            ),
+            (
+                self.head_bias && !spec.head_bias,
+                "no bias of the head",
+                "one there",
+            ),
+            (
+                self.pairs == Pairs::Halves
+                    && any(|layer| layer.mixer.rope().is_some_and(is_of_neighbors)),
+                "a rotation of neighboring features",
+                "one of halves",
+            ),
+            (
+                any(|layer| layer.mixer.rope().is_some_and(is_backward)),
+                "a rotation backwards",
+                "one forward",
+            ),
+            (
+                grows && !self.grows_queries,
+                "queries that grow with their position",
+                "queries that do not",
+            ),
+            (
+                !grows && self.grows_queries,
+                "queries that do not grow with their position",
+                "queries that do",
             ),
             (
                 routed && !takes,
@@ -144,21 +229,52 @@ impl Architecture {
             ),
             (
                 takes && !usual,
-                "this router, or experts for every token",
-                "a softmax over the chosen experts, and no others",
+                "this router, or these experts for every token",
+                self.routing(),
             ),
         ])
     }
 
-    fn lacks_of_layer(
-        &self,
-        mixer: &GroupedSpec,
-        mlp: &GatedSpec,
-        norms: NormPlacement,
-    ) -> Vec<Lack> {
+    /// Whether the router and the shared expert are those of the architecture.
+    fn routes(&self, experts: &ExpertsSpec) -> bool {
+        let Experts::Every {
+            normalizes, shared, ..
+        } = self.experts
+        else {
+            return false;
+        };
+        is_usual(experts, normalizes)
+            && experts.shared.is_some() == shared
+            && experts.shared.is_none_or(|shared| shared.gate.is_some())
+    }
+
+    fn routing(&self) -> &'static str {
+        match self.experts {
+            Experts::Every {
+                normalizes: false,
+                shared: true,
+                ..
+            } => "a softmax over all experts, and a shared one weighted by a sigmoid",
+            Experts::Every {
+                normalizes: false, ..
+            } => "a softmax over all experts, and no others",
+            _ => "a softmax over the chosen experts, and no others",
+        }
+    }
+
+    fn lacks_of_layer(&self, mixer: &GroupedSpec, layer: &LayerSpec) -> Vec<Lack> {
+        let (norms, gated) = (layer.norms, gated(layer));
+        let mlp_bias = match &layer.mlp {
+            MlpSpec::Plain(plain) => plain.bias,
+            _ => gated.is_some_and(|gated| gated.bias),
+        };
+        // Where gate and up are one module and need not be, they are divided.
+        let fused = gated.map_or(self.gate_up, |gated| gated.gate_up);
+        let divides = self.gate_up == Modules::Separate;
         let biases = match self.biases {
             Biases::None => !mixer.qkv_bias && !mixer.output_bias,
             Biases::Inputs => mixer.qkv_bias && !mixer.output_bias,
+            Biases::InputsOrNone => !mixer.output_bias,
             Biases::All => mixer.qkv_bias == mixer.output_bias,
         };
         found([
@@ -169,16 +285,26 @@ impl Architecture {
                 normed(self.qk_norm),
             ),
             (!biases, biased(mixer), biases_taken(self.biases)),
-            (mlp.bias, "biases in the feed-forward", "none there"),
             (
-                mixer.qkv != self.modules || mlp.gate_up != self.modules,
-                fused(mixer.qkv),
-                fused(self.modules),
+                mlp_bias && !self.mlp_biases,
+                "biases in the feed-forward",
+                "none there",
             ),
             (
-                mlp.activation != self.activation,
-                activation(mlp.activation),
-                activation(self.activation),
+                !mlp_bias && self.mlp_biases,
+                "no biases in the feed-forward",
+                "biases there",
+            ),
+            (mixer.qkv != self.qkv, divided(mixer.qkv), divided(self.qkv)),
+            (
+                fused != self.gate_up && !divides,
+                "gate and up as modules of their own",
+                "gate and up as one",
+            ),
+            (
+                feed(layer) != self.feed,
+                activated(feed(layer)),
+                activated(self.feed),
             ),
         ])
     }
@@ -194,10 +320,27 @@ impl Architecture {
             spec.logit_scale,
             spec.layers[0].residual_scale,
         ];
-        let scaled =
-            self.scales != Scales::Keys && !factors.iter().all(|factor| are_one(*factor, 1.0));
+        let is_told = match self.scales {
+            Scales::Keys => [true; 3],
+            Scales::Logits => [false, true, false],
+            Scales::None | Scales::Root => [false; 3],
+        };
+        let scaled = factors
+            .iter()
+            .zip(is_told)
+            .any(|(factor, is_told)| !is_told && !are_one(*factor, 1.0));
         let scored =
             self.scores == Scores::Root && !are_one(mixer.score_scale, self.score_scale(spec));
+        let [count, kv_heads, head_dim] = spec.layers[0].mixer.heads();
+        let (is_wide, all_wide) = (
+            count * head_dim == spec.width,
+            kv_heads * head_dim == spec.width,
+        );
+        let fits = match self.heads {
+            Heads::Any => true,
+            Heads::AsWide => is_wide,
+            Heads::AllAsWide => is_wide && all_wide,
+        };
         let head = (self.head == Head::Tied && !spec.tied_head)
             || (self.head == Head::Own && spec.tied_head);
         let heads = |is_tied: bool| {
@@ -224,6 +367,15 @@ impl Architecture {
                 "the root of a head's width",
             ),
             (head, heads(spec.tied_head), heads(!spec.tied_head)),
+            (
+                !fits,
+                "heads of this width or number",
+                if self.heads == Heads::AllAsWide {
+                    "query and key heads that are as wide as the stream together"
+                } else {
+                    "query heads that are as wide as the stream together"
+                },
+            ),
         ])
     }
 
@@ -285,10 +437,40 @@ impl Architecture {
                     windows.windows(2).all(|pair| pair[0] == pair[1]),
                 )
             }
+            Windows::But {
+                rotations: Rotations::Unstretched,
+                ..
+            } => {
+                let base = |rope: &RopeSpec| (rope.theta, rope.head_dim);
+                let bases: Vec<_> = turning(false).map(base).collect();
+                let plain = turning(true).all(|rope| rope.scaling == RopeScaling::Default);
+                (
+                    plain && one(full.collect()) && bases.windows(2).all(|pair| pair[0] == pair[1]),
+                    windows.windows(2).all(|pair| pair[0] == pair[1]),
+                )
+            }
             Windows::But { .. } => (
                 one(turning(false).collect()),
                 windows.windows(2).all(|pair| pair[0] == pair[1]),
             ),
+            Windows::InModelsOf { layers, period } => {
+                let slides = |index: usize| {
+                    spec.layers.len() == layers && !(index + 1).is_multiple_of(period)
+                };
+                let places = spec.layers.iter().enumerate();
+                let is_so = places
+                    .into_iter()
+                    .all(|(index, layer)| window(layer).is_some() == slides(index));
+                lacks.extend(found([(
+                    !is_so,
+                    "windows in these layers",
+                    "windows in models of 64 layers only, in three of four",
+                )]));
+                (
+                    one(turning(false).collect()),
+                    windows.windows(2).all(|pair| pair[0] == pair[1]),
+                )
+            }
             Windows::Ignored => (one(turning(false).collect()), true),
         };
         let head_dim = spec.layers[0].mixer.heads()[2];
@@ -311,16 +493,17 @@ impl Architecture {
     }
 
     fn lacks_of_rests(&self, spec: &DecoderSpec) -> Option<Lack> {
-        let rests = |index: usize| {
-            self.resting
-                .is_some_and(|period| (index + 1).is_multiple_of(period))
+        let slides = spec.layers.iter().any(|layer| window(layer).is_some());
+        let rests = |index: usize| match self.resting {
+            Resting::None => false,
+            Resting::Every(period) => (index + 1).is_multiple_of(period),
+            Resting::Full => slides && window(&spec.layers[index]).is_none(),
         };
         let layers = || spec.layers.iter().enumerate();
-        let takes = || {
-            self.resting
-                .map_or("a rotation in every layer".to_owned(), |n| {
-                    format!("none in every {n}th layer")
-                })
+        let takes = || match self.resting {
+            Resting::None => "a rotation in every layer".to_owned(),
+            Resting::Every(n) => format!("none in every {n}th layer"),
+            Resting::Full => "one in layers with a window, where some have one".to_owned(),
         };
         let (index, layer) =
             layers().find(|(index, layer)| layer.mixer.rope().is_some() == rests(*index))?;
@@ -337,7 +520,15 @@ impl Architecture {
             .stretches
             .iter()
             .any(|stretch| stretch.name() == kind(&rope.scaling));
-        rope.scaling == RopeScaling::Default || known
+        // llama.cpp rounds the bounds of the ramp.
+        let truncates = !matches!(
+            rope.scaling,
+            RopeScaling::Yarn {
+                truncate: false,
+                ..
+            }
+        );
+        rope.scaling == RopeScaling::Default || (known && truncates)
     }
 }
 
@@ -348,6 +539,7 @@ impl Stretch {
             Self::Linear => "linear",
             Self::Ramp => "llama3",
             Self::LongRope => "longrope",
+            Self::Yarn => "yarn",
         }
     }
 }
@@ -361,6 +553,7 @@ fn kind(scaling: &RopeScaling) -> &'static str {
         RopeScaling::Ramp { .. } => "llama3",
         RopeScaling::Yarn { .. } => "yarn",
         RopeScaling::LongRope { .. } => "longrope",
+        RopeScaling::Proportional { .. } => "proportional",
     }
 }
 
@@ -388,8 +581,17 @@ fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
         && (!same_kind || left.mlp == right.mlp)
 }
 
-/// Returns whether experts are weighed by nothing but the softmax over the chosen ones.
-fn is_usual(experts: &ExpertsSpec) -> bool {
+/// Returns the kind of the feed-forward of a layer, or of an expert.
+fn feed(layer: &LayerSpec) -> Feed {
+    match (&layer.mlp, gated(layer)) {
+        (MlpSpec::Plain(plain), _) => Feed::Plain(plain.activation),
+        (_, gated) => Feed::Gated(gated.map_or(Activation::Silu, |gated| gated.activation)),
+    }
+}
+
+/// Returns whether experts are weighed by nothing but a softmax, over the chosen ones where
+/// `normalized`.
+fn is_usual(experts: &ExpertsSpec, normalized: bool) -> bool {
     let RouterSpec {
         score,
         groups,
@@ -399,12 +601,12 @@ fn is_usual(experts: &ExpertsSpec) -> bool {
         ..
     } = &experts.router;
     let score = match score {
-        RouterScore::Softmax => *normalizes,
-        RouterScore::SoftmaxOfChosen => true,
-        RouterScore::Sigmoid => false,
+        RouterScore::Softmax => *normalizes == normalized,
+        RouterScore::SoftmaxOfChosen => normalized,
+        RouterScore::ScaledSoftmax | RouterScore::Sigmoid => false,
     };
     let apart = matches!(experts.form, ExpertForm::Apart { .. });
-    score && apart && groups.is_none() && are_one(*scale, 1.0) && !bias && experts.shared.is_none()
+    score && apart && groups.is_none() && are_one(*scale, 1.0) && !bias
 }
 
 /// Returns how many tokens a layer looks back.
@@ -412,6 +614,27 @@ pub(super) fn window(layer: &LayerSpec) -> Option<usize> {
     match layer.mixer.span() {
         Span::Sliding { window } => Some(window),
         Span::Full => None,
+    }
+}
+
+fn is_of_neighbors(spec: &RopeSpec) -> bool {
+    spec.pairs == rope::Pairs::Neighbors
+}
+
+fn is_backward(rope: &RopeSpec) -> bool {
+    rope.direction == Rotation::Back
+}
+
+fn grows_queries(rope: &RopeSpec) -> bool {
+    rope.query_growth.is_some()
+}
+
+fn normalized(norm: NormKind) -> &'static str {
+    match norm {
+        NormKind::RootMeanSquare => "norms of root mean squares",
+        NormKind::Bare => "norms without weights",
+        NormKind::Layer => "norms of layers",
+        NormKind::LayerWithoutBias => "norms of layers without biases",
     }
 }
 
@@ -430,6 +653,7 @@ fn normed(norm: QueryKeyNorm) -> &'static str {
     match norm {
         QueryKeyNorm::None => "no norms of queries and keys",
         QueryKeyNorm::Heads => "norms of each query and key",
+        QueryKeyNorm::HeadsAfterRotation => "norms of each rotated query and key",
         QueryKeyNorm::Whole => "norms of all queries and keys together",
     }
 }
@@ -447,21 +671,25 @@ fn biases_taken(biases: Biases) -> &'static str {
     match biases {
         Biases::None => "no biases",
         Biases::Inputs => "biases of q, k and v",
+        Biases::InputsOrNone => "biases of q, k and v, or none",
         Biases::All => "biases of all or none",
     }
 }
 
-fn fused(modules: Modules) -> &'static str {
+fn divided(modules: Modules) -> &'static str {
     match modules {
-        Modules::Separate => "q, k, v, gate and up as modules of their own",
-        Modules::Fused => "q, k and v as one module, and gate and up as one",
+        Modules::Separate => "q, k and v as modules of their own",
+        Modules::Fused => "q, k and v as one module",
         Modules::FusedByGroup => "q, k and v of each key head as one",
     }
 }
 
-fn activation(activation: Activation) -> &'static str {
-    match activation {
-        Activation::Silu => "a gate of SiLU",
-        Activation::GeluTanh => "a gate of GELU",
+fn activated(feed: Feed) -> &'static str {
+    match feed {
+        Feed::Gated(Activation::Silu) => "a gate of SiLU",
+        Feed::Gated(Activation::GeluTanh) => "a gate of GELU",
+        Feed::Plain(PlainActivation::Gelu) => "GELU by the error function, without a gate",
+        Feed::Plain(PlainActivation::GeluTanh) => "GELU by tanh, without a gate",
+        Feed::Plain(PlainActivation::SquaredRelu) => "squared ReLU, without a gate",
     }
 }

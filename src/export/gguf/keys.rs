@@ -3,7 +3,7 @@
 use super::architecture::{Architecture, Experts, Rotations, Scales, Scores, Stretch, Windows};
 use super::container::Value;
 use super::differences::window;
-use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules};
+use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules, NormKind};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
@@ -28,7 +28,11 @@ pub(super) fn hyperparameters(
         ("attention.key_length", size(head_dim)),
         ("attention.value_length", size(head_dim)),
         (
-            "attention.layer_norm_rms_epsilon",
+            if architecture.norm == NormKind::RootMeanSquare {
+                "attention.layer_norm_rms_epsilon"
+            } else {
+                "attention.layer_norm_epsilon"
+            },
             number(spec.norm_epsilon),
         ),
         ("rope.dimension_count", size(rope.head_dim)),
@@ -43,6 +47,10 @@ pub(super) fn hyperparameters(
     pairs.extend(stretched(architecture, spec, rope));
     pairs.extend(scaled(architecture, spec));
     pairs.extend(windows(architecture, spec));
+    if architecture.name == "stablelm" {
+        let is_parallel = spec.layers[0].norms.is_parallel();
+        pairs.push(("use_parallel_residual", Value::Bool(is_parallel)));
+    }
     pairs
         .into_iter()
         .map(|(key, value)| (format!("{}.{key}", architecture.name), value))
@@ -55,8 +63,14 @@ fn routed(architecture: &Architecture, experts: &ExpertsSpec) -> Vec<Pair> {
         ("expert_count", size(experts.router.experts)),
         ("expert_used_count", size(experts.router.chosen)),
     ];
-    if architecture.experts == (Experts::Every { of_their_own: true }) {
+    if let Experts::Every {
+        of_their_own: true, ..
+    } = architecture.experts
+    {
         pairs.push(("expert_feed_forward_length", size(experts.expert.inner)));
+    }
+    if let Some(shared) = experts.shared {
+        pairs.push(("expert_shared_feed_forward_length", size(shared.inner)));
     }
     pairs
 }
@@ -87,6 +101,30 @@ fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -
     if let RopeScaling::Linear { factor } = rope.scaling {
         pairs.push(("rope.scaling.type", Value::Text("linear".to_owned())));
         pairs.push(("rope.scaling.factor", number(factor)));
+    }
+    if let RopeScaling::Yarn {
+        factor,
+        attention_factor,
+        beta_fast,
+        beta_slow,
+        trained_length,
+        ..
+    } = rope.scaling
+    {
+        pairs.push(("rope.scaling.type", Value::Text("yarn".to_owned())));
+        pairs.push(("rope.scaling.factor", number(factor)));
+        pairs.push((
+            "rope.scaling.original_context_length",
+            Value::U32(trained_length as u32),
+        ));
+        pairs.push(("rope.scaling.yarn_beta_fast", number(beta_fast)));
+        pairs.push(("rope.scaling.yarn_beta_slow", number(beta_slow)));
+        // llama.cpp multiplies by 0.1 ln(factor) + 1 itself.
+        let usual = 0.1 * factor.ln() + 1.0;
+        pairs.push(("rope.scaling.attn_factor", number(attention_factor / usual)));
+    }
+    if let Some(growth) = rope.query_growth {
+        pairs.push(("attention.temperature_scale", number(growth.beta)));
     }
     if architecture.stretches.contains(&Stretch::LongRope) {
         let (trained, factor) = match rope.scaling {
@@ -123,6 +161,9 @@ fn scaled(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
         // llama.cpp divides by it.
         pairs.push(("logit_scale", number(1.0 / spec.logit_scale)));
     }
+    if architecture.scales == Scales::Logits {
+        pairs.push(("logit_scale", number(spec.logit_scale)));
+    }
     pairs.extend(
         mixer
             .softcap
@@ -143,9 +184,12 @@ fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
         .collect();
     let tokens = spec.layers.iter().find_map(window);
     let size = |tokens: usize| ("attention.sliding_window", Value::U32(tokens as u32));
+    if let Windows::InModelsOf { .. } = architecture.windows {
+        return tokens.map(size).into_iter().collect();
+    }
     let Windows::But { period, rotations } = architecture.windows else {
         // Where modules are fused llama.cpp tells by a window of 0 that there is none.
-        let fused = architecture.modules == Modules::Fused;
+        let fused = architecture.qkv == Modules::Fused;
         return if fused {
             vec![size(tokens.unwrap_or(0))]
         } else {

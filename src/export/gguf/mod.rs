@@ -57,6 +57,8 @@ enum Numbers<'a> {
 struct StoredTensor<'a> {
     archive: &'a Archive,
     name: String,
+    /// The half of the rows that is taken; `None`: all.
+    half: Option<usize>,
     change: Change,
 }
 
@@ -91,10 +93,13 @@ impl StoredTensor<'_> {
         let Self {
             archive,
             name,
+            half,
             change,
         } = self;
         let shape = archive.shape(name).unwrap_or_default();
-        let (rows, width) = (shape[0], shape[1..].iter().product::<usize>().max(1));
+        let (count, width) = (shape[0], shape[1..].iter().product::<usize>().max(1));
+        let taken = half.map_or(0..count, |half| half * count / 2..(half + 1) * count / 2);
+        let rows = taken.len();
         let head = change.heads.map(|heads| rows / heads);
         let change = if head.is_some() {
             change.of_one_head()
@@ -102,9 +107,9 @@ impl StoredTensor<'_> {
             *change
         };
         let step = head.unwrap_or((BLOCK_NUMBERS / width).max(1));
-        for first in (0..rows).step_by(step) {
+        for first in taken.clone().step_by(step) {
             let numbers = archive
-                .read_rows_f32(name, first..(first + step).min(rows))?
+                .read_rows_f32(name, first..(first + step).min(taken.end))?
                 .unwrap_or_default();
             let numbers = change.apply(numbers, width);
             if !numbers.iter().all(|number| kind.holds(*number)) {

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::architecture::Architecture;
 use super::container::{Info, Value};
 use super::keys::{differences, divisors, hyperparameters};
-use super::names::{ROUTER, place};
+use super::names::{ROUTER, places as places_of};
 use super::vocabulary::vocabulary;
 use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, Written, write};
 use crate::export::card::Base;
@@ -117,44 +117,57 @@ fn stored<'a>(
             name: architecture.name,
         };
         let (module, end) = name.rsplit_once('.').ok_or_else(unnamed)?;
-        let place = place(module, spec).ok_or_else(unnamed)?;
         let (archive, stored) = places
             .get(&name)
             .cloned()
             .expect("the weights were checked");
-        let stored = StoredTensor {
-            archive,
-            name: stored,
-            change: architecture.change(module, spec),
-        };
-        let gguf = format!("{}.{end}", place.module);
-        if let Some(index) = stacks.get(&gguf) {
-            parts[*index].take(stored);
-            continue;
+        for place in places_of(module, architecture, spec).ok_or_else(unnamed)? {
+            let stored = StoredTensor {
+                archive,
+                name: stored.clone(),
+                half: place.half,
+                change: architecture.change(module, end, spec),
+            };
+            let gguf = format!("{}.{end}", place.module);
+            if let Some(index) = stacks.get(&gguf) {
+                parts[*index].take(stored);
+                continue;
+            }
+            let mut shape = shape.clone();
+            if place.half.is_some() {
+                shape[0] /= 2;
+            }
+            if place.expert.is_some() {
+                shape.insert(0, 0);
+                stacks.insert(gguf.clone(), parts.len());
+            }
+            let kind = if place.module.ends_with(ROUTER) || is_weight_of_shared(&shape) {
+                GgmlType::F32
+            } else {
+                kind.of_tensor(&shape)
+            };
+            // The weight of the shared expert is a vector there.
+            let shape = if is_weight_of_shared(&shape) {
+                vec![shape[1]]
+            } else {
+                shape
+            };
+            let mut part = TensorPart {
+                info: Info {
+                    name: gguf,
+                    shape,
+                    kind,
+                },
+                numbers: Numbers::Stored(Vec::new()),
+            };
+            part.take(stored);
+            parts.push(part);
         }
-        let shape = if place.expert.is_some() {
-            [vec![0], shape].concat()
-        } else {
-            shape
-        };
-        if place.expert.is_some() {
-            stacks.insert(gguf.clone(), parts.len());
-        }
-        let kind = if place.module.ends_with(ROUTER) {
-            GgmlType::F32
-        } else {
-            kind.of_tensor(&shape)
-        };
-        let mut part = TensorPart {
-            info: Info {
-                name: gguf,
-                shape,
-                kind,
-            },
-            numbers: Numbers::Stored(Vec::new()),
-        };
-        part.take(stored);
-        parts.push(part);
     }
     Ok(parts)
+}
+
+/// Whether a matrix has one row, as the weight of the shared expert has.
+fn is_weight_of_shared(shape: &[usize]) -> bool {
+    matches!(shape, [1, _])
 }

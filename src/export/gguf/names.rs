@@ -1,33 +1,17 @@
 //! GGUF's names of tensors.
 
-use crate::model::{DecoderSpec, ExpertForm, ExpertsSpec, NormPlacement};
+use super::architecture::Architecture;
+use crate::model::{DecoderSpec, ExpertForm, ExpertsSpec, Modules, Names, NormPlacement};
 
-/// Hugging Face's names of a layer's modules, and GGUF's.
-const LAYER: [(&str, &str); 12] = [
-    ("self_attn.q_proj", "attn_q"),
-    ("self_attn.k_proj", "attn_k"),
-    ("self_attn.v_proj", "attn_v"),
-    ("self_attn.qkv_proj", "attn_qkv"),
-    ("self_attn.o_proj", "attn_output"),
-    ("self_attn.q_norm", "attn_q_norm"),
-    ("self_attn.k_norm", "attn_k_norm"),
-    ("mlp.gate_proj", "ffn_gate"),
-    ("mlp.up_proj", "ffn_up"),
-    ("mlp.gate_up_proj", "ffn_up"),
-    ("mlp.down_proj", "ffn_down"),
-    ("post_feedforward_layernorm", "post_ffw_norm"),
-];
-/// The norms before attention and feed-forward. One of them is named after the block that it
-/// follows.
-const PRE: [(&str, &str); 2] = [
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "ffn_norm"),
-];
-/// The norms if attention's output has one too.
-const POST: [(&str, &str); 3] = [
-    ("input_layernorm", "attn_norm"),
-    ("post_attention_layernorm", "post_attention_norm"),
-    ("pre_feedforward_layernorm", "ffn_norm"),
+/// Hugging Face's names of a layer's modules that all families share, and GGUF's.
+const LAYER: [(&str, &str); 2] = [("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up")];
+/// GGUF's names of gate and up.
+const GATE_UP: [&str; 2] = ["ffn_gate", "ffn_up"];
+/// The parts of the expert that every token passes.
+const SHARED: [(&str, &str); 3] = [
+    ("gate_proj", "ffn_gate_shexp"),
+    ("up_proj", "ffn_up_shexp"),
+    ("down_proj", "ffn_down_shexp"),
 ];
 /// The stacked gate, up and down of all experts; the router has its own name.
 const EXPERTS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
@@ -40,55 +24,121 @@ pub(super) struct GgufModule {
     pub module: String,
     /// Its index in the stack, if it belongs to an expert.
     pub expert: Option<usize>,
+    /// The half of the rows that it is, if the module is divided.
+    pub half: Option<usize>,
 }
 
-/// Returns GGUF's name of a module, such as `blk.0.attn_q` for `model.layers.0.self_attn.q_proj`.
-pub(super) fn place(module: &str, spec: &DecoderSpec) -> Option<GgufModule> {
+/// Returns GGUF's names of a module, such as `blk.0.attn_q` for `model.layers.0.self_attn.q_proj`:
+/// one, or two where gate and up are divided.
+pub(super) fn places(
+    module: &str,
+    architecture: &Architecture,
+    spec: &DecoderSpec,
+) -> Option<Vec<GgufModule>> {
     let whole = |module: &str| {
-        Some(GgufModule {
+        vec![GgufModule {
             module: module.to_owned(),
             expert: None,
-        })
+            half: None,
+        }]
     };
     let names = &spec.names;
     if names.embedding().strip_suffix(".weight") == Some(module) {
-        return whole("token_embd");
+        return Some(whole("token_embd"));
     }
     if names.final_norm() == module {
-        return whole("output_norm");
+        return Some(whole("output_norm"));
     }
-    if module == "lm_head" {
-        return whole("output");
+    if module == names.head {
+        return Some(whole("output"));
     }
     let (layer, rest) = module
         .strip_prefix(names.stem)?
         .strip_prefix(names.layers)?
         .strip_prefix('.')?
         .split_once('.')?;
-    let spec = spec.layers.get(layer.parse::<usize>().ok()?)?;
-    let found = |table: &[(&str, &'static str)]| {
-        table
-            .iter()
-            .find(|(hf, _)| *hf == rest)
-            .map(|(_, gguf)| (*gguf, None))
-    };
+    let of_layer = spec.layers.get(layer.parse::<usize>().ok()?)?;
+    if rest == names.fused_gate_up && architecture.gate_up == Modules::Separate {
+        let half = |(half, gguf): (usize, &str)| GgufModule {
+            module: format!("blk.{layer}.{gguf}"),
+            expert: None,
+            half: Some(half),
+        };
+        return Some(GATE_UP.into_iter().enumerate().map(half).collect());
+    }
     let norm = || {
-        if spec.norms == NormPlacement::Pre {
-            found(&PRE)
-        } else {
-            found(&POST)
-        }
+        let of_norms = names.of_norms(of_layer.norms);
+        let index = of_norms.iter().position(|name| *name == Some(rest))?;
+        Some((name_of_norm(index, of_layer.norms, architecture), None))
     };
     let expert = || {
-        spec.mlp
-            .experts()
-            .and_then(|experts| of_experts(rest, experts))
+        let experts = of_layer.mlp.experts()?;
+        of_shared(rest, experts).or_else(|| of_experts(rest, experts))
     };
-    let (gguf, expert) = found(&LAYER).or_else(norm).or_else(expert)?;
-    Some(GgufModule {
+    let (gguf, expert) = of_names(rest, names)
+        .map(|gguf| (gguf, None))
+        .or_else(norm)
+        .or_else(expert)?;
+    Some(vec![GgufModule {
         module: format!("blk.{layer}.{gguf}"),
         expert,
-    })
+        half: None,
+    }])
+}
+
+/// Returns the name of a module of attention or of a dense feed-forward.
+fn of_names(rest: &str, names: &Names) -> Option<&'static str> {
+    let inside = |name: &str| format!("{}.{name}", names.attention);
+    let [query_norm, key_norm] = names.query_key_norms;
+    let of_attention = [
+        ("q_proj", "attn_q"),
+        ("k_proj", "attn_k"),
+        ("v_proj", "attn_v"),
+        (names.fused_qkv, "attn_qkv"),
+        (names.attention_output, "attn_output"),
+        (query_norm, "attn_q_norm"),
+        (key_norm, "attn_k_norm"),
+    ];
+    let [up, down] = names.plain_mlp;
+    let of_mlp = [
+        (names.fused_gate_up, "ffn_up"),
+        (names.mlp_output, "ffn_down"),
+        (up, "ffn_up"),
+        (down, "ffn_down"),
+    ];
+    of_attention
+        .into_iter()
+        .find(|(name, _)| inside(name) == rest)
+        .or_else(|| {
+            LAYER
+                .into_iter()
+                .chain(of_mlp)
+                .find(|(name, _)| *name == rest)
+        })
+        .map(|(_, gguf)| gguf)
+}
+
+/// Returns the name of a norm of the stream by its index among those of a layer. Before the
+/// feed-forward it is the second one where outputs have none.
+fn name_of_norm(index: usize, norms: NormPlacement, architecture: &Architecture) -> &'static str {
+    match (index, norms) {
+        (0, _) => "attn_norm",
+        (1, _) => "post_attention_norm",
+        (2, NormPlacement::PreAndPost) => "ffn_norm",
+        (2, _) => architecture.second_norm,
+        _ => "post_ffw_norm",
+    }
+}
+
+/// Returns the name of a part of the shared expert, or of its weight.
+fn of_shared(rest: &str, experts: &ExpertsSpec) -> Option<(&'static str, Option<usize>)> {
+    let shared = experts.shared?;
+    if shared.gate == Some(rest) {
+        return Some(("ffn_gate_inp_shexp", None));
+    }
+    let part = rest.strip_prefix(shared.module)?.strip_prefix('.')?;
+    let (_, gguf) = SHARED.into_iter().find(|(known, _)| *known == part)?;
+    Some((gguf, None))
 }
 
 /// Returns the name of the router, or of one expert's part.
@@ -107,20 +157,14 @@ fn of_experts(rest: &str, experts: &ExpertsSpec) -> Option<(&'static str, Option
 
 #[cfg(test)]
 mod tests {
+    use super::super::architecture::LLAMA;
     use super::*;
     use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
     use crate::nn::experts::{RouterScore, RouterSpec};
     use crate::nn::rope::{RopeScaling, RopeSpec};
 
     fn spec(norms: NormPlacement) -> DecoderSpec {
-        let mixer = GroupedSpec::new(
-            [2, 1, 4],
-            RopeSpec {
-                head_dim: 4,
-                theta: 1e4,
-                scaling: RopeScaling::Default,
-            },
-        );
+        let mixer = GroupedSpec::new([2, 1, 4], RopeSpec::new(4, 1e4, RopeScaling::Default));
         let router = RouterSpec {
             experts: 2,
             chosen: 1,
@@ -155,7 +199,34 @@ mod tests {
     }
 
     fn name(module: &str, norms: NormPlacement) -> Option<(String, Option<usize>)> {
-        place(module, &spec(norms)).map(|place| (place.module, place.expert))
+        let [place] = &places(module, &LLAMA, &spec(norms))?[..] else {
+            panic!("{module} is divided")
+        };
+        Some((place.module.clone(), place.expert))
+    }
+
+    #[test]
+    fn gate_and_up_of_one_module_are_halves_where_the_architecture_divides_them() {
+        let spec = spec(NormPlacement::Pre);
+        let places = |architecture| {
+            places("model.layers.0.mlp.gate_up_proj", architecture, &spec)
+                .expect("a name")
+                .into_iter()
+                .map(|place| (place.module, place.half))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            places(&LLAMA),
+            [
+                ("blk.0.ffn_gate".to_owned(), Some(0)),
+                ("blk.0.ffn_up".to_owned(), Some(1))
+            ]
+        );
+        let fused = Architecture {
+            gate_up: Modules::Fused,
+            ..LLAMA
+        };
+        assert_eq!(places(&fused), [("blk.0.ffn_up".to_owned(), None)]);
     }
 
     #[test]

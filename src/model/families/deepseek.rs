@@ -4,7 +4,7 @@
 use super::qwen3_moe::FORM;
 use super::{
     ConfigJson, DecoderSpec, ExpertsSpec, GatedSpec, LatentSpec, LayerSpec, ModelError,
-    RouterGroups, RouterScore, RouterSpec, decoder, experts, only_silu, rope,
+    RouterGroups, RouterScore, RouterSpec, SharedExpertSpec, decoder, experts, only_silu, rope,
 };
 
 const NORM_EPSILON: f64 = 1e-6;
@@ -79,7 +79,11 @@ fn spec(
     let mixer = mixer(config, interleaved)?;
     only_silu(config)?;
     let expert = GatedSpec::new(config.size("moe_intermediate_size")?);
-    let shared = config.size("n_shared_experts")? * expert.inner;
+    let shared = SharedExpertSpec {
+        module: "mlp.shared_experts",
+        inner: config.size("n_shared_experts")? * expert.inner,
+        gate: None,
+    };
     let experts = ExpertsSpec {
         router,
         expert,
@@ -123,6 +127,11 @@ fn mixer(config: &ConfigJson, interleaved: bool) -> Result<LatentSpec, ModelErro
     }
     let plain_dim = config.size("qk_nope_head_dim")?;
     let (rope, stretch) = (rope::spec(config, rope_dim)?, rope::magnitude(config)?);
+    let rope = if interleaved {
+        rope::of_neighbors(rope)
+    } else {
+        rope
+    };
     Ok(LatentSpec {
         heads,
         // Where the key is there and null, queries come from the stream.
@@ -133,7 +142,6 @@ fn mixer(config: &ConfigJson, interleaved: bool) -> Result<LatentSpec, ModelErro
         value_dim: config.size("v_head_dim")?,
         bias: config.flag("attention_bias", false)?,
         rope,
-        interleaved,
         score_scale: ((plain_dim + rope_dim) as f64).powf(-0.5) * stretch * stretch,
         norm_epsilon: NORM_EPSILON,
     })

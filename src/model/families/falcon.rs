@@ -3,7 +3,7 @@
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Modules, Names, NormKind,
-    NormPlacement, PlainSpec, decoder, rope,
+    NormPlacement, PlainActivation, PlainSpec, decoder, rope,
 };
 
 const NAMES: Names = Names {
@@ -14,6 +14,7 @@ const NAMES: Names = Names {
     attention: "self_attention",
     fused_qkv: "query_key_value",
     attention_output: "dense",
+    plain_mlp: ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
     ..Names::USUAL
 };
 
@@ -45,6 +46,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let mlp = PlainSpec {
         inner: config.size_or("ffn_hidden_size", 4 * width)?,
         bias: mixer.output_bias,
+        activation: PlainActivation::Gelu,
     };
     let norms = match (is_new, config.size_or_none("num_ln_in_parallel_attn")?) {
         (true, None | Some(2)) => NormPlacement::ParallelApart,

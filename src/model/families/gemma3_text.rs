@@ -10,10 +10,15 @@ use super::{
 
 /// Period of the layers without a window where the config does not list them.
 const PATTERN: usize = 6;
+const BASES: rope::Bases = rope::Bases {
+    full: 1e6,
+    sliding: 1e4,
+    sliding_key: Some("rope_local_base_freq"),
+};
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
-    let [full, sliding] = rope::of_kinds(config, shape[2])?;
+    let [full, sliding] = rope::of_kinds(config, shape[2], &BASES)?;
     let bias = config.flag("attention_bias", false)?;
     let score_scale = (config.size("query_pre_attn_scalar")? as f64).powf(-0.5);
     if let Some(cap) = config.number_or_none("attn_logit_softcapping")? {

@@ -6,32 +6,34 @@ use super::{
 };
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
+    let mixer = attention(config)?;
+    scaled(config, decoder(config, |_| plain(config, mixer.clone()))?)
+}
+
+/// Reads the attention, whose scores have a multiplier.
+pub(super) fn attention(config: &ConfigJson) -> Result<GroupedSpec, ModelError> {
     let shape = heads(config)?;
     let rope = rope::spec(config, shape[2])?;
     let bias = config.flag("attention_bias", false)?;
-    let (score_scale, residual_scale) = (
-        config.number("attention_multiplier")?,
-        config.number("residual_multiplier")?,
-    );
-    let mixer = GroupedSpec {
+    Ok(GroupedSpec {
         qkv_bias: bias,
         output_bias: bias,
-        score_scale,
+        score_scale: config.number("attention_multiplier")?,
         ..GroupedSpec::new(shape, rope)
-    };
-    let spec = decoder(config, |_| {
-        Ok(LayerSpec {
-            residual_scale,
-            ..plain(config, mixer.clone())?
-        })
-    })?;
-    let (embed_scale, logit_scale) = (
-        config.number("embedding_multiplier")?,
-        1.0 / config.number("logits_scaling")?,
-    );
+    })
+}
+
+/// Sets the multipliers of embedding, residual additions and logits.
+pub(super) fn scaled(config: &ConfigJson, spec: DecoderSpec) -> Result<DecoderSpec, ModelError> {
+    let residual_scale = config.number("residual_multiplier")?;
+    let layers = spec.layers.into_iter().map(|layer| LayerSpec {
+        residual_scale,
+        ..layer
+    });
     Ok(DecoderSpec {
-        embed_scale,
-        logit_scale,
+        layers: layers.collect(),
+        embed_scale: config.number("embedding_multiplier")?,
+        logit_scale: 1.0 / config.number("logits_scaling")?,
         ..spec
     })
 }

@@ -2,24 +2,48 @@
 //! and nowhere else.
 
 mod class;
+mod cohere2;
 mod deepseek;
+mod ernie4_5;
+mod exaone4;
 mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
+mod gemma4;
+mod glm4;
+mod gpt2;
+mod gpt_neox;
 mod gpt_oss;
 mod granite;
+mod granite_hybrid;
+mod hunyuan;
+mod lfm2;
+mod lfm3;
 mod llama;
+mod ministral3;
 mod mistral;
 mod mixtral;
+mod nanochat;
+mod near;
+mod nemotron;
 mod olmo2;
+mod olmo3;
+mod olmoe;
+mod phi;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_5;
+mod qwen3_5_moe;
 mod qwen3_moe;
 mod rope;
+mod seed_oss;
 mod smollm3;
 mod span;
+mod stablelm;
+mod starcoder2;
 mod wrapper;
 
 use serde_json::Value;
@@ -30,10 +54,11 @@ use wrapper::Wrapper;
 
 use super::ModelError;
 use super::config::{ConfigJson, list};
-use super::layout::Names;
+use super::layout::{Names, WeightOrder};
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, Modules,
-    NormKind, NormPlacement, PlainSpec, QueryKeyNorm,
+    DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, GroupedSpec, KeyValues,
+    LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind, NormPlacement, PerLayerInputSpec,
+    PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
@@ -41,31 +66,57 @@ use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 /// A function that reads a family's config.
 type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
-const KNOWN: [(&str, Reader); 18] = [
+const KNOWN: [(&str, Reader); 42] = [
+    ("cohere2", cohere2::spec),
     ("deepseek_v2", deepseek::second),
     ("deepseek_v3", deepseek::third),
+    ("ernie4_5", ernie4_5::spec),
+    ("exaone4", exaone4::spec),
     ("falcon", falcon::spec),
     ("gemma", gemma::spec),
     ("gemma2", gemma2::spec),
     ("gemma3_text", gemma3_text::spec),
+    ("gemma4_text", gemma4::spec),
+    ("gemma4_unified_text", gemma4::spec),
+    ("glm4", glm4::spec),
+    ("gpt2", gpt2::spec),
+    ("gpt_neox", gpt_neox::spec),
     ("gpt_oss", gpt_oss::spec),
     ("granite", granite::spec),
+    ("granitemoehybrid", granite_hybrid::spec),
+    ("hunyuan_v1_dense", hunyuan::spec),
+    ("lfm2", lfm2::spec),
+    ("lfm3", lfm3::spec),
     ("llama", llama::spec),
     ("ministral", mistral::by_layer),
+    ("ministral3", ministral3::spec),
     ("mistral", mistral::spec),
     ("mixtral", mixtral::spec),
+    ("nanochat", nanochat::spec),
+    ("nemotron", nemotron::spec),
     ("olmo2", olmo2::spec),
+    ("olmo3", olmo3::spec),
+    ("olmoe", olmoe::spec),
+    ("phi", phi::spec),
     ("phi3", phi3::spec),
     ("qwen2", qwen2::spec),
+    ("qwen2_moe", qwen2_moe::spec),
     ("qwen3", qwen3::spec),
+    ("qwen3_5_moe_text", qwen3_5_moe::spec),
+    ("qwen3_5_text", qwen3_5::spec),
     ("qwen3_moe", qwen3_moe::spec),
+    ("seed_oss", seed_oss::spec),
     ("smollm3", smollm3::spec),
+    ("stablelm", stablelm::spec),
+    ("starcoder2", starcoder2::spec),
 ];
 /// Decoders that exist in wrappers only.
 const WRAPPED: [(&str, Reader); 2] = [
     ("qwen2_5_vl_text", qwen2::in_wrapper),
     ("qwen2_vl_text", qwen2::in_wrapper),
 ];
+/// Families with keys of their own for sizes, and the usual ones.
+const RENAMED: [(&str, &[(&str, &str)]); 1] = [("gpt2", &gpt2::KEYS)];
 /// Quantization methods of packed bases.
 const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
 /// The most layers: more than any model has, and few enough to be described before the weights are
@@ -73,12 +124,23 @@ const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
 const MAX_LAYERS: usize = 10_000;
 /// Dropout and noise that act in training only. A base with them computes the same as one without;
 /// whether it trains the same is for the plan to judge.
-const IN_TRAINING: [&str; 5] = [
+const IN_TRAINING: [&str; 8] = [
     "attention_dropout",
+    "attn_pdrop",
     "resid_pdrop",
+    "residual_dropout",
     "embd_pdrop",
+    "embedding_dropout",
     "hidden_dropout",
     "router_jitter_noise",
+];
+
+/// Keys of ε of norms, of which a class has one; the others have `rms_norm_eps`.
+const EPSILONS: [&str; 4] = [
+    "layer_norm_epsilon",
+    "layer_norm_eps",
+    "norm_epsilon",
+    "norm_eps",
 ];
 
 /// The contents of a config.json.
@@ -119,6 +181,10 @@ pub(super) fn describe(config: ConfigJson) -> Result<Described, ModelError> {
     let Some((read, class)) = reader(&KNOWN, &family) else {
         return Err(unknown(&config, &family));
     };
+    let config = RENAMED
+        .iter()
+        .filter(|(renamed, _)| *renamed == family)
+        .fold(config, |config, (_, keys)| config.renamed(keys));
     let config = config.of_class(class)?;
     described(&config, read)
 }
@@ -131,7 +197,7 @@ fn wrapped(config: &ConfigJson, family: &str, wrapper: &Wrapper) -> Result<Descr
             "`model_type` is `{family}`, and that of its `text_config` `{inner}`, known are {}",
             known()
         );
-        return Err(config.fault(message));
+        return Err(near_to(config.fault(message), &inner));
     };
     if inner == "mistral" && text.names("layer_types") {
         return Err(config.fault(
@@ -175,11 +241,29 @@ fn unknown(config: &ConfigJson, family: &str) -> ModelError {
             list(&Wrapper::known())
         )
     };
-    config.fault(if config.names("text_config") {
+    let error = config.fault(if config.names("text_config") {
         of_wrapper()
     } else {
         message
-    })
+    });
+    near_to(error, family)
+}
+
+/// Adds to an error what is near to a family that is not known.
+fn near_to(error: ModelError, family: &str) -> ModelError {
+    let known: Vec<&str> = KNOWN
+        .iter()
+        .map(|(known, _)| *known)
+        .chain(Wrapper::known())
+        .collect();
+    match error {
+        ModelError::Config { path, message, .. } => ModelError::Config {
+            path,
+            message,
+            hint: near::hint(family, &known),
+        },
+        error => error,
+    }
 }
 
 fn check_packer(config: &ConfigJson) -> Result<(), ModelError> {
@@ -217,6 +301,8 @@ fn check_every(config: &ConfigJson) -> Result<(), ModelError> {
         return Err(config.fault("`is_causal` is `false`, known is `true`"));
     }
     match config.section("per_layer_config")? {
+        // A family that has such reads them itself.
+        Some(_) if config.knows("per_layer_config") => Ok(()),
         Some(layers) if layers.keys().next().is_some() => Err(config.fault(
             "`per_layer_config` gives layers values of their own, known is one value for all",
         )),
@@ -269,12 +355,7 @@ fn decoder(
     layer: impl Fn(usize) -> Result<LayerSpec, ModelError>,
 ) -> Result<DecoderSpec, ModelError> {
     let layers = config.size("num_hidden_layers")?;
-    if layers > MAX_LAYERS {
-        return Err(config.fault(format!(
-            "`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}"
-        )));
-    }
-    span::check_length(config, layers)?;
+    check_layers(config, layers)?;
     let layers = (0..layers)
         .map(layer)
         .collect::<Result<Vec<_>, ModelError>>()?;
@@ -282,11 +363,10 @@ fn decoder(
         .iter()
         .filter_map(|layer| layer.mlp.experts())
         .try_for_each(|experts| check_router(config, &experts.router))?;
-    let epsilon = if config.knows("layer_norm_epsilon") {
-        "layer_norm_epsilon"
-    } else {
-        "rms_norm_eps"
-    };
+    let epsilon = EPSILONS
+        .into_iter()
+        .find(|key| config.knows(key))
+        .unwrap_or("rms_norm_eps");
     Ok(DecoderSpec {
         tied_head: config.flag("tie_word_embeddings", false)?,
         norm_epsilon: config.number(epsilon)?,
@@ -298,6 +378,16 @@ fn decoder(
             layers,
         )
     })
+}
+
+/// Refuses more layers than any model has, and a list of layers of another length.
+fn check_layers(config: &ConfigJson, layers: usize) -> Result<(), ModelError> {
+    if layers > MAX_LAYERS {
+        return Err(config.fault(format!(
+            "`num_hidden_layers` is `{layers}`, expected at most {MAX_LAYERS}"
+        )));
+    }
+    span::check_length(config, layers)
 }
 
 /// Reads the padding token. As in torch a negative one counts from the end, and one outside the
@@ -383,8 +473,28 @@ fn only_silu(config: &ConfigJson) -> Result<(), ModelError> {
     config.only("hidden_act", &["silu", "swish"])
 }
 
+/// Reads the activation of a feed-forward without a gate.
+fn plain_activation(config: &ConfigJson, key: &str) -> Result<PlainActivation, ModelError> {
+    match config.text(key)? {
+        Some("gelu") => Ok(PlainActivation::Gelu),
+        Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Ok(PlainActivation::GeluTanh),
+        Some("relu2") => Ok(PlainActivation::SquaredRelu),
+        other => Err(config.fault(format!(
+            "`{key}` is `{}`, known are {}",
+            other.unwrap_or("missing"),
+            list(&[
+                "gelu",
+                "gelu_fast",
+                "gelu_new",
+                "gelu_pytorch_tanh",
+                "relu2"
+            ])
+        ))),
+    }
+}
+
 /// Makes a layer with a `SiLU` gate.
-fn plain(config: &ConfigJson, mixer: GroupedSpec) -> Result<LayerSpec, ModelError> {
+fn plain(config: &ConfigJson, mixer: impl Into<MixerSpec>) -> Result<LayerSpec, ModelError> {
     only_silu(config)?;
     let gate = GatedSpec::new(config.size("intermediate_size")?);
     let bias = config.knows("mlp_bias") && config.flag("mlp_bias", false)?;

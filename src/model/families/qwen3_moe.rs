@@ -43,16 +43,24 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
         form: FORM,
         shared: None,
     };
+    let layer = |index: usize| sparse(config, index, mixer.clone(), &experts);
+    router_aux(config, decoder(config, layer)?)
+}
+
+/// Makes a layer with experts, or a dense one where the config says so.
+pub(super) fn sparse(
+    config: &ConfigJson,
+    index: usize,
+    mixer: GroupedSpec,
+    experts: &ExpertsSpec,
+) -> Result<LayerSpec, ModelError> {
     let (step, dense) = (
         config.size("decoder_sparse_step")?,
         config.layers("mlp_only_layers")?,
     );
-    let layer = |index: usize| {
-        if dense.contains(&index) || !(index + 1).is_multiple_of(step) {
-            return plain(config, mixer.clone());
-        }
-        only_silu(config)?;
-        Ok(LayerSpec::new(mixer.clone(), experts.clone()))
-    };
-    router_aux(config, decoder(config, layer)?)
+    if dense.contains(&index) || !(index + 1).is_multiple_of(step) {
+        return plain(config, mixer);
+    }
+    only_silu(config)?;
+    Ok(LayerSpec::new(mixer, experts.clone()))
 }

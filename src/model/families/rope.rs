@@ -4,7 +4,7 @@
 use serde_json::json;
 
 use super::{ConfigJson, ModelError, list};
-use crate::nn::rope::{RopeScaling, RopeSpec};
+use crate::nn::rope::{Pairs, QueryGrowth, RopeScaling, RopeSpec};
 
 /// The keys of the section that transformers reads; others may mean another rotation.
 const KEYS: [&str; 17] = [
@@ -31,17 +31,20 @@ const KNOWN: [&str; 6] = ["default", "linear", "dynamic", "llama3", "yarn", "lon
 const SECTIONS: [&str; 2] = ["rope_scaling", "rope_parameters"];
 const FULL: &str = "full_attention";
 const SLIDING: &str = "sliding_attention";
+const PROPORTIONAL: &str = "proportional";
 
 /// A family's way of reading the section.
 struct Reading<'a> {
     config: &'a ConfigJson,
     head_dim: usize,
-    /// Whether only a part of the features may be rotated. In other families transformers ignores
-    /// that, or cannot compute it.
-    takes_part: bool,
+    /// The share of features that is rotated where the config does not say; `None`: all features
+    /// are, because transformers ignores a share in this family, or cannot compute it.
+    part: Option<f64>,
     /// Whether the section is that of one kind of layers, for which transformers looks nowhere
     /// else.
     of_kind: bool,
+    /// Whether a part of the pairs may rotate at the frequencies of all, [`PROPORTIONAL`].
+    takes_proportional: bool,
 }
 
 impl<'a> Reading<'a> {
@@ -49,8 +52,9 @@ impl<'a> Reading<'a> {
         Self {
             config,
             head_dim,
-            takes_part: false,
+            part: None,
             of_kind: false,
+            takes_proportional: false,
         }
     }
 }
@@ -58,6 +62,119 @@ impl<'a> Reading<'a> {
 /// Reads the rotation of heads of width `head_dim`.
 pub(super) fn spec(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     Reading::new(config, head_dim).read(section(config)?)
+}
+
+/// Reads the rotation of a part of heads of width `head_dim`, `share` of it where the config does
+/// not say.
+pub(super) fn of_part(
+    config: &ConfigJson,
+    head_dim: usize,
+    share: f64,
+) -> Result<RopeSpec, ModelError> {
+    config.not_null("partial_rotary_factor", "a number above 0")?;
+    Reading {
+        part: Some(share),
+        ..Reading::new(config, head_dim)
+    }
+    .read(section(config)?)
+}
+
+/// Reads the rotation of GPT-NeoX, whose older keys for base and share are others.
+pub(super) fn of_gpt_neox(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
+    let older = |key: &str, default: f64| {
+        config.not_null(key, "a number above 0")?;
+        Ok::<_, ModelError>(config.number_or_none(key)?.unwrap_or(default))
+    };
+    let (theta, share) = (older("rotary_emb_base", 1e4)?, older("rotary_pct", 0.25)?);
+    let section = section(config)?.unwrap_or_else(|| config.replaced(serde_json::Map::new()));
+    let section = if section.names("rope_theta") {
+        section
+    } else {
+        section.with("rope_theta", json!(theta))
+    };
+    Reading {
+        part: Some(share),
+        ..Reading::new(&config.clone().without("partial_rotary_factor"), head_dim)
+    }
+    .read(Some(section))
+}
+
+/// Returns a rotation of neighbors.
+pub(super) fn of_neighbors(rope: RopeSpec) -> RopeSpec {
+    RopeSpec {
+        pairs: Pairs::Neighbors,
+        ..rope
+    }
+}
+
+/// Reads the rotation of Ministral 3, whose queries grow with their position, and which is
+/// stretched where the config does not say how.
+pub(super) fn of_ministral3(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
+    let absent = json!({
+        "rope_type": "yarn",
+        "rope_theta": 1_000_000.0,
+        "factor": 16.0,
+        "original_max_position_embeddings": 16384,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "mscale_all_dim": 1.0,
+        "mscale": 1.0,
+        "llama_4_scaling_beta": 0.1,
+    });
+    let section = match section(config)? {
+        None if config.first_named(&["rope_parameters"]).is_none() => absent
+            .as_object()
+            .map(|values| config.replaced(values.clone())),
+        section => section,
+    };
+    let section = section.unwrap_or_else(|| config.replaced(serde_json::Map::new()));
+    let beta = section.number("llama_4_scaling_beta")?;
+    let key = "original_max_position_embeddings";
+    let trained_length = if ["yarn", "llama3", "longrope"].contains(&kind(&section)?) {
+        let inside = section.size_or(key, config.size("max_position_embeddings")?)?;
+        config.size_or(key, inside)?
+    } else {
+        section.size(key)?
+    };
+    // The length after stretching says nothing that the factor does not.
+    let section = section
+        .without("llama_4_scaling_beta")
+        .without("max_position_embeddings");
+    Ok(RopeSpec {
+        query_growth: Some(QueryGrowth {
+            beta,
+            trained_length,
+        }),
+        ..Reading::new(config, head_dim).read(Some(section))?
+    })
+}
+
+/// Reads the rotation of Hunyuan, where `dynamic` with an `alpha` is a base that grows once and for
+/// all: θ α^(d / (d - 2)).
+pub(super) fn of_hunyuan(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
+    let section = section(config)?;
+    let Some(held) = section.as_ref() else {
+        return spec(config, head_dim);
+    };
+    let alpha = held.number_or_zero("alpha")?.filter(|alpha| *alpha > 0.0);
+    let rest = held.clone().without("alpha");
+    let reading = Reading::new(config, head_dim);
+    let Some(alpha) = alpha.filter(|_| kind(held).is_ok_and(|kind| kind == "dynamic")) else {
+        return reading.read(Some(rest));
+    };
+    if head_dim <= 2 {
+        return Err(config.fault(format!(
+            "`head_dim` is {head_dim}, expected more than 2 where the rotation has `alpha`"
+        )));
+    }
+    let plain = reading.read(Some(
+        rest.without("type").with("rope_type", json!("default")),
+    ))?;
+    let width = head_dim as f64;
+    Ok(RopeSpec {
+        theta: plain.theta * alpha.powf(width / (width - 2.0)),
+        ..plain
+    })
 }
 
 /// Reads the rotation of Phi-3, which may rotate a part of the features, and whose `yarn` and `su`
@@ -82,7 +199,7 @@ pub(super) fn of_phi3(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, 
     }
     config.not_null("partial_rotary_factor", "a number above 0")?;
     Reading {
-        takes_part: true,
+        part: Some(1.0),
         ..Reading::new(config, head_dim)
     }
     .read(section)
@@ -131,10 +248,42 @@ pub(super) fn by_sections(config: &ConfigJson, head_dim: usize) -> Result<RopeSp
     Reading::new(config, head_dim).read(section)
 }
 
-/// Reads the rotations of layers without and with a window, where each kind has its own (Gemma 3).
+/// Reads the rotation of a part of each head where some of the features turn by height and width,
+/// which for text are the position: see [`of_part`].
+pub(super) fn of_sections_in_part(
+    config: &ConfigJson,
+    head_dim: usize,
+    share: f64,
+) -> Result<RopeSpec, ModelError> {
+    config.not_null("partial_rotary_factor", "a number above 0")?;
+    let section = section(config)?.map(|section| {
+        section
+            .without("mrope_section")
+            .without("mrope_interleaved")
+    });
+    Reading {
+        part: Some(share),
+        ..Reading::new(config, head_dim)
+    }
+    .read(section)
+}
+
+/// The bases of the rotations of layers without and with a window where the config names none.
+pub(super) struct Bases {
+    pub full: f64,
+    pub sliding: f64,
+    /// The key of the base of layers with a window, where there is one.
+    pub sliding_key: Option<&'static str>,
+}
+
+/// Reads the rotations of layers without and with a window, where each kind has its own.
 /// transformers 5 has them in `rope_parameters` by name; in transformers 4 layers with a window
 /// have a base of their own and are not stretched.
-pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec; 2], ModelError> {
+pub(super) fn of_kinds(
+    config: &ConfigJson,
+    head_dim: usize,
+    bases: &Bases,
+) -> Result<[RopeSpec; 2], ModelError> {
     let kinds = config.section("rope_parameters")?;
     if let Some(key) = kinds
         .iter()
@@ -161,9 +310,15 @@ pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec
         }
         full = full.with_all(&scaling);
     }
-    let read = |section: ConfigJson, key: &str, base: f64| {
-        config.not_null(key, "a number above 0")?;
-        let base = config.number_or_none(key)?.unwrap_or(base);
+    let read = |section: ConfigJson, key: Option<&str>, base: f64| {
+        let named = match key {
+            Some(key) => {
+                config.not_null(key, "a number above 0")?;
+                config.number_or_none(key)?
+            }
+            None => None,
+        };
+        let base = named.unwrap_or(base);
         let base = section.number_or_none("rope_theta")?.unwrap_or(base);
         if !truncates(&section)? {
             return Err(config.fault(
@@ -178,8 +333,43 @@ pub(super) fn of_kinds(config: &ConfigJson, head_dim: usize) -> Result<[RopeSpec
         .read(Some(section.with("rope_theta", json!(base))))
     };
     Ok([
-        read(full, "rope_theta", 1e6)?,
-        read(of_kind(SLIDING)?, "rope_local_base_freq", 1e4)?,
+        read(full, Some("rope_theta"), bases.full)?,
+        read(of_kind(SLIDING)?, bases.sliding_key, bases.sliding)?,
+    ])
+}
+
+/// Reads the rotations of layers without and with a window, whose heads have these widths. Where
+/// the config gives none, `share` of the pairs rotates in layers without a window.
+pub(super) fn of_wide_kinds(
+    config: &ConfigJson,
+    widths: [usize; 2],
+    share: f64,
+) -> Result<[RopeSpec; 2], ModelError> {
+    let usual = [
+        json!({"rope_type": PROPORTIONAL, "partial_rotary_factor": share, "rope_theta": 1e6}),
+        json!({"rope_type": "default", "rope_theta": 1e4}),
+    ];
+    let kinds = config.section("rope_parameters")?;
+    let read = |(kind, usual): (&str, &serde_json::Value), head_dim: usize| {
+        let section = match &kinds {
+            None => config.replaced(usual.as_object().cloned().unwrap_or_default()),
+            Some(kinds) => kinds.section(kind)?.ok_or_else(|| {
+                config.fault(format!(
+                    "`rope_parameters` has no `{kind}`, expected the rotation of such layers"
+                ))
+            })?,
+        };
+        section.number("rope_theta")?;
+        Reading {
+            of_kind: true,
+            takes_proportional: true,
+            ..Reading::new(config, head_dim)
+        }
+        .read(Some(section))
+    };
+    Ok([
+        read((FULL, &usual[0]), widths[0])?,
+        read((SLIDING, &usual[1]), widths[1])?,
     ])
 }
 
@@ -237,15 +427,21 @@ impl Reading<'_> {
             Some(theta) => theta,
             None => config.number("rope_theta")?,
         };
-        let head_dim = self.turned(section.as_ref())?;
+        let is_proportional = self.takes_proportional
+            && section
+                .as_ref()
+                .map(kind)
+                .transpose()?
+                .is_some_and(|kind| kind == PROPORTIONAL);
+        let head_dim = if is_proportional {
+            self.head_dim
+        } else {
+            self.turned(section.as_ref())?
+        };
         let scaling = section.map_or(Ok(RopeScaling::Default), |section| {
             self.scaling(&section, head_dim)
         })?;
-        Ok(RopeSpec {
-            head_dim,
-            theta,
-            scaling,
-        })
+        Ok(RopeSpec::new(head_dim, theta, scaling))
     }
 
     /// Returns the number of rotated features of a head.
@@ -254,11 +450,11 @@ impl Reading<'_> {
         let shares = holders
             .map(|holder| holder.number_or_none("partial_rotary_factor"))
             .collect::<Result<Vec<_>, ModelError>>()?;
-        let Some(share) = shares.into_iter().flatten().next() else {
+        let Some(share) = shares.into_iter().flatten().next().or(self.part) else {
             return Ok(self.head_dim);
         };
         let turned = (self.head_dim as f64 * share) as usize;
-        if !self.takes_part && turned != self.head_dim {
+        if self.part.is_none() && turned != self.head_dim {
             return Err(self.config.fault(format!(
                 "`partial_rotary_factor` is {share}, known is 1 in this family"
             )));
@@ -307,12 +503,29 @@ impl Reading<'_> {
             }),
             "yarn" => yarn(section, ratio, trained_length),
             "longrope" => longrope(section, head_dim / 2, ratio, trained_length),
+            PROPORTIONAL if self.takes_proportional => proportional(section, head_dim),
             other => Err(section.fault(format!(
                 "`rope_type` is `{other}`, known are {}",
                 list(&KNOWN)
             ))),
         }
     }
+}
+
+/// Reads `proportional` for heads of this width.
+fn proportional(section: &ConfigJson, head_dim: usize) -> Result<RopeScaling, ModelError> {
+    let share = section
+        .number_or_none("partial_rotary_factor")?
+        .unwrap_or(1.0);
+    if share > 1.0 {
+        return Err(section.fault(format!(
+            "`partial_rotary_factor` is {share}, expected at most 1"
+        )));
+    }
+    Ok(RopeScaling::Proportional {
+        factor: section.number_or_none("factor")?.unwrap_or(1.0),
+        pairs: (share * head_dim as f64 / 2.0).floor() as usize,
+    })
 }
 
 /// Reads `yarn`; `ratio` stands in for a factor that is null.

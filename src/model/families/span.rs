@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{ConfigJson, ModelError, Span};
+use super::{ConfigJson, ModelError, Span, list};
 
 /// Whether layer `index` has a window by `layer_types`; `None` where they are not listed.
 /// `attention` is the older word.
@@ -20,6 +20,26 @@ pub(super) fn kind_of_layer(config: &ConfigJson, index: usize) -> Result<Option<
                 "`layer_types` of layer {index} is `{found}`, {known}"
             )))
         }
+    }
+}
+
+/// Returns the kind of layer `index` by `layer_types`, one of `known`; `None` where they are not
+/// listed.
+pub(super) fn named_kind<'a>(
+    config: &'a ConfigJson,
+    index: usize,
+    known: &[&str],
+) -> Result<Option<&'a str>, ModelError> {
+    let Some(kinds) = listed(config)? else {
+        return Ok(None);
+    };
+    match kinds.get(index).and_then(Value::as_str) {
+        Some(kind) if known.contains(&kind) => Ok(Some(kind)),
+        other => Err(config.fault(format!(
+            "`layer_types` of layer {index} is `{}`, known are {}",
+            other.unwrap_or("missing"),
+            list(known)
+        ))),
     }
 }
 
@@ -68,12 +88,15 @@ pub(super) fn span(
 
 /// Returns the window of a config that has to switch it on.
 pub(super) fn window_if_used(config: &ConfigJson) -> Result<Option<usize>, ModelError> {
-    let window = config.size_or_none("sliding_window")?;
-    Ok(if config.flag("use_sliding_window", false)? {
-        window
-    } else {
-        None
-    })
+    let window = config.count_or("sliding_window", usize::MAX)?;
+    match (config.flag("use_sliding_window", false)?, window) {
+        // Where it is off, 0 may stand for none.
+        (false, _) | (true, usize::MAX) => Ok(None),
+        (true, 0) => Err(config.fault(
+            "`use_sliding_window` is `true` and `sliding_window` is 0, expected a number of tokens",
+        )),
+        (true, window) => Ok(Some(window)),
+    }
 }
 
 /// Returns the span of layer `index` in families where `layer_types`, or `use_sliding_window` with

@@ -15,6 +15,17 @@ pub struct LinearSpec {
     pub kind: LinearKind,
     /// The use of the weight.
     pub role: Role,
+    /// The order of the weight of a module.
+    pub order: WeightOrder,
+}
+
+/// The order of a module's weight in the checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WeightOrder {
+    /// [out, in], as of `torch.nn.Linear`.
+    OutIn,
+    /// [in, out], as of `Conv1D` of transformers.
+    InOut,
 }
 
 /// The use of a module's weight.
@@ -41,7 +52,7 @@ pub enum LinearKind {
     Stacked(Slice),
 }
 
-/// One matrix [in, out] of a tensor [count, in, out].
+/// One matrix of a tensor [count, in, out] or [count, out, in].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
     /// Name of the tensor; with `_bias` after it, that of the biases, [count, out].
@@ -50,6 +61,8 @@ pub struct Slice {
     pub index: usize,
     /// Number of matrices.
     pub count: usize,
+    /// Whether a matrix is [in, out], not [out, in].
+    pub is_turned: bool,
 }
 
 impl LinearSpec {
@@ -61,6 +74,7 @@ impl LinearSpec {
             bias,
             kind: LinearKind::Module,
             role: Role::Projection,
+            order: WeightOrder::OutIn,
         }
     }
 
@@ -75,7 +89,12 @@ impl LinearSpec {
 
     /// Whether its weight is [in, out] in a checkpoint.
     pub fn is_turned(&self) -> bool {
-        self.role == Role::Embedding || !self.is_whole()
+        match &self.kind {
+            LinearKind::Stacked(slice) => slice.is_turned,
+            LinearKind::Module | LinearKind::Expert => {
+                self.role == Role::Embedding || self.order == WeightOrder::InOut
+            }
+        }
     }
 
     /// Whether the map is the embedding or the head.
@@ -91,7 +110,7 @@ impl LinearSpec {
         }
     }
 
-    /// Whether its weight is a tensor of its own, [out, in].
+    /// Whether its weight is a tensor of its own.
     pub fn is_whole(&self) -> bool {
         !matches!(self.kind, LinearKind::Stacked(_))
     }

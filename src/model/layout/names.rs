@@ -1,5 +1,8 @@
 //! Names of modules by family.
 
+use super::super::spec::NormPlacement;
+use super::module_of;
+
 /// Names of the modules that all families have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -7,6 +10,8 @@ pub struct Names {
     pub stem: &'static str,
     /// The embedding.
     pub embedding: &'static str,
+    /// The embedding of positions, where they are learned.
+    pub positions: &'static str,
     /// The list of layers.
     pub layers: &'static str,
     /// The final norm.
@@ -17,9 +22,30 @@ pub struct Names {
     pub fused_qkv: &'static str,
     /// The output projection.
     pub attention_output: &'static str,
+    /// The norms of queries and of keys.
+    pub query_key_norms: [&'static str; 2],
+    /// The norms of a layer before attention, after it, before the feed-forward and after it, where
+    /// they are not called as in most families with the same placement.
+    pub norms: Option<[&'static str; 4]>,
+    /// The module of gate and up, where they are one.
+    pub fused_gate_up: &'static str,
+    /// The modules of gate and up, where each is one.
+    pub gate_up: [&'static str; 2],
+    /// The down projection of a gated feed-forward.
+    pub mlp_output: &'static str,
+    /// The up and down projections of a feed-forward without a gate.
+    pub plain_mlp: [&'static str; 2],
+    /// The module of the head.
+    pub head: &'static str,
     /// Prefixes that another version of transformers gives to the same tensors, with the prefixes
     /// that they stand for.
     pub elsewhere: &'static [(&'static str, &'static str)],
+    /// Names of modules within a layer that files have otherwise, with what they stand for.
+    pub modules_elsewhere: &'static [(&'static str, &'static str)],
+    /// Last names of buffers that files of older versions have and that follow from the config.
+    pub buffers: &'static [&'static str],
+    /// Prefixes of tensors that are not the decoder's and that transformers passes by.
+    pub passes_by: &'static [&'static str],
     /// Whether other models stand beside the decoder, as in a multimodal model.
     pub is_wrapped: bool,
 }
@@ -29,12 +55,23 @@ impl Names {
     pub const USUAL: Self = Self {
         stem: "model.",
         embedding: "embed_tokens",
+        positions: "embed_positions",
         layers: "layers",
         final_norm: "norm",
         attention: "self_attn",
         fused_qkv: "qkv_proj",
         attention_output: "o_proj",
+        query_key_norms: ["q_norm", "k_norm"],
+        norms: None,
+        fused_gate_up: "mlp.gate_up_proj",
+        gate_up: ["mlp.gate_proj", "mlp.up_proj"],
+        mlp_output: "mlp.down_proj",
+        plain_mlp: ["mlp.up_proj", "mlp.down_proj"],
+        head: "lm_head",
         elsewhere: &[],
+        modules_elsewhere: &[],
+        buffers: &["rotary_emb.inv_freq"],
+        passes_by: &[],
         is_wrapped: false,
     };
 
@@ -71,14 +108,21 @@ impl Names {
     pub fn canonical(&self, stored: &str) -> String {
         let renamed =
             |(from, to): &(&str, &str)| Some(format!("{to}{}", stored.strip_prefix(from)?));
-        self.elsewhere
+        let name = self.elsewhere.iter().find_map(renamed);
+        let name = name.unwrap_or_else(|| stored.to_owned());
+        self.modules_elsewhere
             .iter()
-            .find_map(renamed)
-            .unwrap_or_else(|| stored.to_owned())
+            .fold(name, |name, (from, to)| name.replace(from, to))
     }
 
     /// Returns a tensor's name in files that have these other names.
     pub fn stored<'a>(&self, name: &str, others: impl IntoIterator<Item = &'a str>) -> String {
+        let others: Vec<&str> = others.into_iter().collect();
+        let name = &self
+            .modules_elsewhere
+            .iter()
+            .filter(|(from, _)| others.iter().any(|other| other.contains(from)))
+            .fold(name.to_owned(), |name, (from, to)| name.replace(to, from));
         let is_elsewhere = |other: &str| {
             self.elsewhere
                 .iter()
@@ -92,17 +136,48 @@ impl Names {
             .unwrap_or_else(|| name.to_owned())
     }
 
-    /// Whether a tensor belongs to a model beside the text decoder.
-    pub(in crate::model) fn leaves_out(&self, name: &str) -> bool {
-        self.is_wrapped && !name.starts_with(self.stem) && !name.starts_with("lm_head.")
+    /// Returns the tensors of a layer that uses the keys and values of another, as some files have
+    /// them: nothing reads them.
+    pub(in crate::model) fn unread_keys(&self, layer: usize) -> [String; 4] {
+        ["k_proj", "v_proj", "k_norm", "v_norm"]
+            .map(|name| self.in_layer(layer, &format!("{}.{name}.weight", self.attention)))
     }
 
-    /// The head, which may be the embedding.
-    pub const HEAD: &'static str = "lm_head.weight";
+    /// Whether a tensor belongs to something beside the text decoder.
+    pub(in crate::model) fn leaves_out(&self, name: &str) -> bool {
+        let is_beside =
+            self.is_wrapped && !name.starts_with(self.stem) && module_of(name) != self.head;
+        is_beside || self.passes_by.iter().any(|prefix| name.starts_with(prefix))
+    }
+
+    /// Returns the tensor of the head, which may be the embedding.
+    pub fn head(&self) -> String {
+        format!("{}.weight", self.head)
+    }
 
     /// Returns the tensor of the embedding.
     pub fn embedding(&self) -> String {
         format!("{}{}.weight", self.stem, self.embedding)
+    }
+
+    /// Returns the tensor of the embedding of positions.
+    pub fn positions(&self) -> String {
+        format!("{}{}.weight", self.stem, self.positions)
+    }
+
+    /// Returns the tensor of the layers' own embeddings, [vocabulary, layers · width].
+    pub fn per_layer_embedding(&self) -> String {
+        format!("{}{}_per_layer.weight", self.stem, self.embedding)
+    }
+
+    /// Returns the map from the embedded tokens to the layers' own inputs.
+    pub(in crate::model) fn per_layer_projection(&self) -> String {
+        format!("{}per_layer_model_projection", self.stem)
+    }
+
+    /// Returns the norm of what that map gives for a layer.
+    pub(in crate::model) fn per_layer_norm(&self) -> String {
+        format!("{}per_layer_projection_norm", self.stem)
     }
 
     /// Returns the module of the final norm.
@@ -115,9 +190,19 @@ impl Names {
         format!("{}{}.{layer}.{name}", self.stem, self.layers)
     }
 
+    /// Returns the names of a layer's norms, see [`NormPlacement::names`].
+    pub fn of_norms(&self, placement: NormPlacement) -> [Option<&'static str>; 4] {
+        let usual = placement.names();
+        match self.norms {
+            None => usual,
+            Some(own) => std::array::from_fn(|place| usual[place].map(|_| own[place])),
+        }
+    }
+
     /// Returns the norms of queries and of keys in a layer.
     pub(in crate::model) fn query_key_norms(&self, layer: usize) -> [String; 2] {
-        ["q_norm", "k_norm"].map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
+        self.query_key_norms
+            .map(|norm| self.in_layer(layer, &format!("{}.{norm}", self.attention)))
     }
 
     /// Returns the norms of the narrow rows of queries and of keys and values.

@@ -13,6 +13,8 @@ pub enum MlpSpec {
     Plain(PlainSpec),
     /// Experts of which a router chooses a few.
     Experts(ExpertsSpec),
+    /// A gated feed-forward and experts, side by side.
+    GatedAndExperts(Box<GatedAndExpertsSpec>),
 }
 
 impl From<GatedSpec> for MlpSpec {
@@ -36,14 +38,23 @@ impl From<ExpertsSpec> for MlpSpec {
 impl MlpSpec {
     /// Returns the spec of experts.
     pub fn experts(&self) -> Option<&ExpertsSpec> {
-        if let Self::Experts(experts) = self {
-            Some(experts)
-        } else {
-            None
+        match self {
+            Self::Experts(experts) => Some(experts),
+            Self::GatedAndExperts(both) => Some(&both.experts),
+            Self::Gated(_) | Self::Plain(_) => None,
         }
     }
 
-    /// Returns the spec of a gated feed-forward.
+    /// Returns the spec of experts, to be changed.
+    pub fn experts_mut(&mut self) -> Option<&mut ExpertsSpec> {
+        match self {
+            Self::Experts(experts) => Some(experts),
+            Self::GatedAndExperts(both) => Some(&mut both.experts),
+            Self::Gated(_) | Self::Plain(_) => None,
+        }
+    }
+
+    /// Returns the spec of a gated feed-forward that every token passes and that stands alone.
     pub fn gated(&self) -> Option<&GatedSpec> {
         if let Self::Gated(gated) = self {
             Some(gated)
@@ -58,6 +69,7 @@ impl MlpSpec {
             Self::Gated(gated) => gated.inner,
             Self::Plain(plain) => plain.inner,
             Self::Experts(experts) => experts.expert.inner,
+            Self::GatedAndExperts(both) => both.experts.expert.inner,
         }
     }
 
@@ -67,6 +79,7 @@ impl MlpSpec {
             Self::Gated(gated) => &mut gated.inner,
             Self::Plain(plain) => &mut plain.inner,
             Self::Experts(experts) => &mut experts.expert.inner,
+            Self::GatedAndExperts(both) => &mut both.experts.expert.inner,
         }
     }
 }
@@ -94,15 +107,37 @@ impl GatedSpec {
             activation: Activation::Silu,
         }
     }
+
+    /// Returns the number of linear maps.
+    pub fn maps(&self) -> usize {
+        if self.gate_up == Modules::Separate {
+            3
+        } else {
+            2
+        }
+    }
 }
 
-/// A plain feed-forward: down(gelu(up(x))), with the error function.
+/// A plain feed-forward: down(a(up(x))).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PlainSpec {
     /// Inner width.
     pub inner: usize,
     /// Whether both projections have a bias.
     pub bias: bool,
+    /// The activation a.
+    pub activation: PlainActivation,
+}
+
+/// The activation of a feed-forward without a gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainActivation {
+    /// x Φ(x), with the error function, Hendrycks and Gimpel 2016, arXiv:1606.08415.
+    Gelu,
+    /// Its approximation by tanh, from the same paper.
+    GeluTanh,
+    /// max(x, 0)², So et al. 2021, arXiv:2109.08668.
+    SquaredRelu,
 }
 
 /// Σ wᵢ expertᵢ(x) over the experts that the router chooses, plus the shared expert; Shazeer et al.
@@ -115,8 +150,31 @@ pub struct ExpertsSpec {
     pub expert: GatedSpec,
     /// Form of the experts in the checkpoint.
     pub form: ExpertForm,
-    /// Inner width of the shared expert, which every token passes; `None`: there is none.
-    pub shared: Option<usize>,
+    /// The shared expert, which every token passes; `None`: there is none.
+    pub shared: Option<SharedExpertSpec>,
+}
+
+/// The expert of a layer that every token passes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SharedExpertSpec {
+    /// Its module.
+    pub module: &'static str,
+    /// Inner width.
+    pub inner: usize,
+    /// The linear map to one number, whose sigmoid is the weight of the expert's output; `None`:
+    /// the weight is 1.
+    pub gate: Option<&'static str>,
+}
+
+/// norm(gated(x)) + norm(experts(norm(h))): the gated feed-forward takes x, the normalized stream,
+/// and the experts take the stream h through a norm of their own. The router takes h as it is:
+/// <https://huggingface.co/docs/transformers/model_doc/gemma4>.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GatedAndExpertsSpec {
+    /// The feed-forward of every token.
+    pub gated: GatedSpec,
+    /// The experts.
+    pub experts: ExpertsSpec,
 }
 
 /// Form of a layer's experts in a checkpoint.
@@ -136,5 +194,12 @@ pub enum ExpertForm {
         alpha: f64,
         /// The limit of g and |u|.
         limit: f64,
+    },
+    /// Stacked [experts, out, in] without biases; the rows of gate are above those of up.
+    Rows {
+        /// The module that contains the experts.
+        module: &'static str,
+        /// The module of the router.
+        router: &'static str,
     },
 }

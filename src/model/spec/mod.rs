@@ -2,16 +2,28 @@
 
 mod mixer;
 mod mlp;
+mod recurrent;
 
-pub use mixer::{GroupedSpec, LatentSpec, MixerSpec, QueryKeyNorm};
-pub use mlp::{ExpertForm, ExpertsSpec, GatedSpec, MlpSpec, PlainSpec};
+pub use mixer::{GroupedSpec, KeyValues, LatentSpec, MixerSpec, OutputGate, QueryKeyNorm};
+pub use mlp::{
+    ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, MlpSpec, PlainActivation, PlainSpec,
+    SharedExpertSpec,
+};
+pub use recurrent::{ConvolutionSpec, RecurrentSpec};
 
-use super::layout::Names;
+use std::collections::BTreeSet;
+
+use super::layout::{Names, WeightOrder};
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
+use crate::ops::{Activation, RecurrenceForm, Update};
 
 /// A causal decoder.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a feature of its own"
+)]
 pub struct DecoderSpec {
     /// Tokens in the embedding.
     pub vocabulary: usize,
@@ -31,6 +43,14 @@ pub struct DecoderSpec {
     pub norm_offset: f64,
     /// The factor of rows of the embedding.
     pub embed_scale: f64,
+    /// Whether rows of the embedding are normalized by a norm without a weight.
+    pub normalizes_embedding: bool,
+    /// Whether the head has a bias.
+    pub head_bias: bool,
+    /// Whether a learned row of each position is added to the embedding.
+    pub learns_positions: bool,
+    /// The order of weights of linear maps in the checkpoint.
+    pub weight_order: WeightOrder,
     /// The factor of logits.
     pub logit_scale: f64,
     /// The cap c of logits: a scaled logit z becomes c tanh(z / c).
@@ -52,9 +72,30 @@ pub enum NormKind {
     /// RMS norm, which divides by the root of the mean square, Zhang and Sennrich 2019,
     /// arXiv:1910.07467.
     RootMeanSquare,
+    /// RMS norm without a weight, also of queries and keys.
+    Bare,
     /// Layer norm, which subtracts the mean first and adds a bias at the end: Ba et al. 2016,
     /// arXiv:1607.06450.
     Layer,
+    /// Layer norm without a bias.
+    LayerWithoutBias,
+}
+
+impl NormKind {
+    /// Whether there is a weight.
+    pub fn has_weight(self) -> bool {
+        self != Self::Bare
+    }
+
+    /// Whether a bias is added.
+    pub fn has_bias(self) -> bool {
+        self == Self::Layer
+    }
+
+    /// Whether the mean is subtracted.
+    pub fn centers(self) -> bool {
+        matches!(self, Self::Layer | Self::LayerWithoutBias)
+    }
 }
 
 /// One block: attention and a feed-forward, each of whose outputs is added to the residual stream.
@@ -68,6 +109,21 @@ pub struct LayerSpec {
     pub norms: NormPlacement,
     /// The factor of what is added to the stream.
     pub residual_scale: f64,
+    /// What the layer adds for the token itself.
+    pub per_layer_input: Option<PerLayerInputSpec>,
+    /// Whether the layer's output is multiplied by a number of the checkpoint, which never trains.
+    pub has_scalar: bool,
+}
+
+/// The input that a layer has of its own for each token, beside the stream: after the feed-forward
+/// it adds norm(projection(a(gate(x)) · input)). See
+/// <https://huggingface.co/docs/transformers/model_doc/gemma4>.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerInputSpec {
+    /// Width of the input.
+    pub width: usize,
+    /// The activation a.
+    pub activation: Activation,
 }
 
 /// Whether projections that share an input are modules of their own, or one module whose rows lie
@@ -86,21 +142,30 @@ impl LayerSpec {
     /// Returns the number of linear maps of attention.
     pub fn mixer_maps(&self) -> usize {
         match &self.mixer {
-            MixerSpec::Grouped(grouped) if grouped.qkv == Modules::Separate => 4,
-            MixerSpec::Grouped(_) => 2,
+            MixerSpec::Grouped(grouped) => {
+                let of_gate = usize::from(matches!(grouped.gate, OutputGate::Heads(_)));
+                grouped.input_maps() + of_gate + 1
+            }
             MixerSpec::Latent(latent) => 4 + usize::from(latent.query_rank.is_some()),
+            MixerSpec::Recurrent(recurrent) => recurrent.inputs().len() + 1,
+            MixerSpec::Convolution(_) => 2,
         }
     }
 
     /// Returns the number of linear maps of the feed-forward, all experts included.
     pub fn mlp_maps(&self) -> usize {
         match &self.mlp {
-            MlpSpec::Gated(gated) if gated.gate_up == Modules::Separate => 3,
-            MlpSpec::Gated(_) | MlpSpec::Plain(_) => 2,
-            MlpSpec::Experts(experts) => {
-                experts.maps() * experts.router.experts + experts.shared_maps()
-            }
+            MlpSpec::Gated(gated) => gated.maps(),
+            MlpSpec::Plain(_) => 2,
+            MlpSpec::Experts(experts) => experts.all_maps(),
+            MlpSpec::GatedAndExperts(both) => both.gated.maps() + both.experts.all_maps(),
         }
+    }
+
+    /// Returns the number of linear maps of the layer.
+    pub fn maps(&self) -> usize {
+        let of_input = if self.per_layer_input.is_some() { 2 } else { 0 };
+        self.mixer_maps() + self.mlp_maps() + of_input
     }
 
     /// Makes a layer with norms before attention and feed-forward only.
@@ -110,6 +175,8 @@ impl LayerSpec {
             mlp: mlp.into(),
             norms: NormPlacement::Pre,
             residual_scale: 1.0,
+            per_layer_input: None,
+            has_scalar: false,
         }
     }
 }
@@ -173,6 +240,10 @@ impl DecoderSpec {
             norm_epsilon: 1e-5,
             norm_offset: 0.0,
             embed_scale: 1.0,
+            normalizes_embedding: false,
+            head_bias: false,
+            learns_positions: false,
+            weight_order: WeightOrder::OutIn,
             logit_scale: 1.0,
             final_softcap: None,
             router_aux_loss_coef: 0.0,
@@ -184,7 +255,11 @@ impl DecoderSpec {
     /// Whether embedding, norms and logits are plain, with nothing added, multiplied or capped.
     pub fn has_plain_stream(&self) -> bool {
         let factors = [self.embed_scale, self.logit_scale, 1.0 + self.norm_offset];
-        let is_plain = self.final_softcap.is_none() && self.norm == NormKind::RootMeanSquare;
+        let is_plain = self.final_softcap.is_none()
+            && self.norm == NormKind::RootMeanSquare
+            && !self.normalizes_embedding
+            && !self.head_bias
+            && !self.learns_positions;
         is_plain
             && factors
                 .iter()
@@ -198,7 +273,22 @@ impl DecoderSpec {
             .layers
             .iter()
             .all(|layer| layer.mixer.span() != Span::Full);
-        (!slides).then_some(self.context)
+        (!slides || self.learns_positions).then_some(self.context)
+    }
+
+    /// Whether a higher layer uses the keys and values of this one.
+    pub fn is_source(&self, index: usize) -> bool {
+        self.layers
+            .iter()
+            .any(|layer| layer.mixer.source() == Some(index))
+    }
+
+    /// Returns the width of the inputs per layer; `None` where layers have none.
+    pub fn per_layer_width(&self) -> Option<usize> {
+        let [first, ..] = &self.layers[..] else {
+            return None;
+        };
+        first.per_layer_input.map(|input| input.width)
     }
 
     /// Returns, in words, why not every weight can train; `None` where all can.
@@ -212,7 +302,9 @@ impl DecoderSpec {
 
     /// Describes the model in words.
     pub fn describe(&self) -> String {
-        let Some(LayerSpec { mixer, .. }) = self.layers.first() else {
+        let attends = |layer: &&LayerSpec| !layer.mixer.carries();
+        let attention = self.layers.iter().find(attends);
+        let Some(LayerSpec { mixer, .. }) = attention.or(self.layers.first()) else {
             return "no layers".to_owned();
         };
         let windows = self
@@ -225,11 +317,12 @@ impl DecoderSpec {
             .grouped()
             .is_some_and(|grouped| grouped.qk_norm != QueryKeyNorm::None);
         format!(
-            "{} layers of width {}, {heads} heads of {head_dim} on {}, {}, vocabulary {}{}{}{}",
+            "{} layers of width {}, {heads} heads of {head_dim} on {}, {}, vocabulary {}{}{}{}{}",
             self.layers.len(),
             self.width,
             match mixer {
-                MixerSpec::Grouped(_) => format!("{kv_heads} key heads"),
+                MixerSpec::Grouped(_) | MixerSpec::Recurrent(_) | MixerSpec::Convolution(_) =>
+                    format!("{kv_heads} key heads"),
                 MixerSpec::Latent(latent) => format!("latent rows of {}", latent.kv_rank),
             },
             self.describe_mlp(),
@@ -245,16 +338,90 @@ impl DecoderSpec {
             } else {
                 String::new()
             },
+            self.describe_recurrence() + &self.describe_unusual(head_dim),
         )
     }
 
-    fn describe_mlp(&self) -> String {
-        let dense = self
+    fn describe_recurrence(&self) -> String {
+        let all = self
             .layers
             .iter()
-            .map(|layer| &layer.mlp)
-            .find(|mlp| mlp.experts().is_none());
-        let dense = dense.map(|mlp| format!("feed-forward {}", mlp.inner()));
+            .filter_map(|layer| layer.mixer.recurrent())
+            .collect::<Vec<_>>();
+        let Some(first) = all.first() else {
+            return self.describe_convolutions();
+        };
+        let RecurrenceForm {
+            update,
+            value_heads,
+            key_dim,
+            value_dim,
+            ..
+        } = first.form;
+        let kind = match update {
+            Update::Delta => "gated delta rule",
+            Update::Sum { .. } => "Mamba 2",
+        };
+        format!(
+            ", {kind} with {value_heads} states of {key_dim} by {value_dim} in {} layers",
+            all.len()
+        )
+    }
+
+    fn describe_convolutions(&self) -> String {
+        let mut taps = self.layers.iter().filter_map(|layer| match &layer.mixer {
+            MixerSpec::Convolution(convolution) => Some(convolution.taps),
+            _ => None,
+        });
+        taps.next().map_or_else(String::new, |first| {
+            format!(
+                ", convolutions of {first} tokens in {} layers",
+                1 + taps.count()
+            )
+        })
+    }
+
+    /// Describes what layers have beside attention and a feed-forward, and where they differ.
+    fn describe_unusual(&self, head_dim: usize) -> String {
+        let mixers = || self.layers.iter().filter_map(|layer| layer.mixer.grouped());
+        let others: BTreeSet<usize> = mixers()
+            .map(|mixer| mixer.head_dim)
+            .filter(|other| *other != head_dim)
+            .collect();
+        let others = others.into_iter().map(|other| {
+            let layers = mixers().filter(|mixer| mixer.head_dim == other).count();
+            format!(", heads of {other} in {layers} layers")
+        });
+        let of_source = |source: fn(&GroupedSpec) -> bool, said: &str| {
+            let layers = mixers().filter(|mixer| source(mixer)).count();
+            (layers > 0).then(|| format!(", {said} in {layers} layers"))
+        };
+        let as_values = of_source(
+            |mixer| mixer.key_values == KeyValues::KeysAsValues,
+            "keys as values",
+        );
+        let shared = of_source(
+            |mixer| matches!(mixer.key_values, KeyValues::OfLayer(_)),
+            "keys and values of lower layers",
+        );
+        let inputs = self
+            .per_layer_width()
+            .map(|width| format!(", inputs of {width} per layer"));
+        others
+            .chain(as_values)
+            .chain(shared)
+            .chain(inputs)
+            .collect()
+    }
+
+    fn describe_mlp(&self) -> String {
+        let dense = |layer: &LayerSpec| match &layer.mlp {
+            MlpSpec::GatedAndExperts(both) => Some(both.gated.inner),
+            MlpSpec::Experts(_) => None,
+            mlp => Some(mlp.inner()),
+        };
+        let dense = self.layers.iter().find_map(dense);
+        let dense = dense.map(|inner| format!("feed-forward {inner}"));
         let experts = self
             .layers
             .iter()
@@ -266,8 +433,8 @@ impl DecoderSpec {
                 chosen,
                 ..
             } = first.router;
-            let shared = first.shared.map_or_else(String::new, |inner| {
-                format!(" beside a shared one of {inner}")
+            let shared = first.shared.map_or_else(String::new, |shared| {
+                format!(" beside a shared one of {}", shared.inner)
             });
             format!(
                 "{chosen} of {count} experts of {}{shared} in {} layers",

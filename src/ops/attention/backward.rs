@@ -14,10 +14,10 @@ use rayon::prelude::*;
 use super::forward::AttentionRows;
 use super::key_range::{KeyRange, Sizes, Tiles};
 use super::score::cap;
-use super::tile_product::{Left, Onto, OperandLayout, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
 use crate::ops::simd::{Arithmetic, vectorised};
+use crate::ops::tile_product::{Left, Onto, OperandLayout, product};
 
 /// The results of forward, and the gradient of its output.
 #[derive(Clone, Copy)]

@@ -13,10 +13,10 @@ use rayon::prelude::*;
 
 use super::key_range::{KeyRange, Sizes, Tiles};
 use super::score::{Score, cap};
-use super::tile_product::{Left, Onto, OperandLayout, product};
 use crate::ops::exp::exp;
 use crate::ops::product::count;
 use crate::ops::simd::{Arithmetic, vectorised};
+use crate::ops::tile_product::{Left, Onto, OperandLayout, product};
 
 /// The operands of attention, token by token.
 #[derive(Clone, Copy)]

@@ -14,7 +14,6 @@ mod portable;
 mod score;
 #[cfg(test)]
 mod tests;
-mod tile_product;
 
 use std::sync::Arc;
 

@@ -19,7 +19,7 @@ use self::step::BlockBytes;
 use self::trained::OfTable;
 use crate::data::Batch;
 use crate::device::{self, DeviceClass, FoundDevice, HalfPrecision};
-use crate::model::{DecoderSpec, LinearSpec, Names, PIECE_BYTES, Storage};
+use crate::model::{DecoderSpec, LinearSpec, PIECE_BYTES, Storage};
 use crate::nn::footprint::F32;
 use crate::quant::QuantFormat;
 use crate::terms::{self, Method, ModelDtype};
@@ -281,7 +281,7 @@ impl Load {
     fn trained_shapes(&self) -> Vec<(Vec<usize>, bool)> {
         let spec = &self.spec;
         if self.is_full() {
-            let tables = [spec.names.embedding(), Names::HEAD.to_owned()];
+            let tables = spec.tables();
             return spec
                 .tensors()
                 .into_iter()

@@ -42,11 +42,7 @@ impl BlockBytes {
             ..
         } = &load.trained;
         let (width, has_magnitudes) = (load.spec.width, *vector == Some(AdapterVector::Magnitude));
-        let rows = RowShape {
-            tokens: rows.tokens as u64,
-            number_bytes: load.computed_bytes(),
-            drops: load.dropout > 0.0,
-        };
+        let rows = row_shape(load, rows);
         let mut rest = TrainedMaps {
             ranks,
             outputs,
@@ -54,7 +50,7 @@ impl BlockBytes {
             trains: *method == Method::Full,
         };
         let of_layer = |layer: &LayerSpec| {
-            let [maps, above] = rest.split_at(layer.mixer_maps() + layer.mlp_maps());
+            let [maps, above] = rest.split_at(layer.maps());
             rest = above;
             Self {
                 input: rows.bytes(width as u64),
@@ -105,7 +101,8 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         }
         MemoryPlace::Gpu { .. } => 0,
     };
-    let mut kept_bytes: u64 = held_back + (0..blocks.len()).map(kept).sum::<u64>();
+    let beside = beside_stream_bytes(load, load.rows);
+    let mut kept_bytes: u64 = held_back + beside + (0..blocks.len()).map(kept).sum::<u64>();
     let at_head = if load.is_full() {
         gradients_bytes
     } else {
@@ -155,7 +152,7 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     }
     // A block below the lowest adapter, or one that recomputes, first runs forward without a tape.
     let forward = |index: usize| StepParts {
-        kept_bytes: held_back + (0..index).map(kept).sum::<u64>(),
+        kept_bytes: held_back + beside + (0..index).map(kept).sum::<u64>(),
         block_bytes: blocks[index].forward,
         ..StepParts::default()
     };
@@ -174,6 +171,32 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     }
 }
 
+/// Returns the bytes of what stands beside the stream through a whole step, with as many of
+/// gradients: the layers' own inputs, and keys and values that higher layers use.
+fn beside_stream_bytes(load: &Load, rows: MicroBatchRows) -> u64 {
+    let (spec, rows) = (&load.spec, row_shape(load, rows));
+    let inputs = spec
+        .per_layer_width()
+        .map_or(0, |width| rows.bytes((width * spec.layers.len()) as u64));
+    let of_layer = |(index, layer): (usize, &LayerSpec)| {
+        if spec.is_source(index) {
+            layer.key_value_bytes(rows)
+        } else {
+            0
+        }
+    };
+    let lent: u64 = spec.layers.iter().enumerate().map(of_layer).sum();
+    2 * (inputs + lent)
+}
+
+fn row_shape(load: &Load, rows: MicroBatchRows) -> RowShape {
+    RowShape {
+        tokens: rows.tokens as u64,
+        number_bytes: load.computed_bytes(),
+        drops: load.dropout > 0.0,
+    }
+}
+
 /// Returns the number of trained parameters in each block.
 fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     let mut each = load.trained_of_projections();
@@ -182,12 +205,7 @@ fn trainable_of_blocks(load: &Load) -> Vec<u64> {
     } else {
         0
     };
-    let of_layer = |layer: &LayerSpec| {
-        each.by_ref()
-            .take(layer.mixer_maps() + layer.mlp_maps())
-            .sum::<u64>()
-            + norms
-    };
+    let of_layer = |layer: &LayerSpec| each.by_ref().take(layer.maps()).sum::<u64>() + norms;
     load.spec.layers.iter().map(of_layer).collect()
 }
 
@@ -252,5 +270,5 @@ pub(super) fn evaluation_bytes(load: &Load, rows: MicroBatchRows) -> u64 {
     let of_blocks = BlockBytes::of(load, rows)
         .into_iter()
         .map(|block| block.input + block.forward);
-    of_blocks.chain([head]).max().unwrap_or(0)
+    of_blocks.chain([head]).max().unwrap_or(0) + beside_stream_bytes(load, rows) / 2
 }

@@ -9,11 +9,7 @@ use crate::nn::rope::{RopeScaling, RopeSpec};
 /// A model of width 4 with two heads of 2 and one key head, a feed-forward width of 6 and 10
 /// tokens.
 fn spec(layers: usize) -> DecoderSpec {
-    let rope = RopeSpec {
-        head_dim: 2,
-        theta: 1e4,
-        scaling: RopeScaling::Default,
-    };
+    let rope = RopeSpec::new(2, 1e4, RopeScaling::Default);
     let layer = LayerSpec::new(GroupedSpec::new([2, 1, 2], rope), GatedSpec::new(6));
     DecoderSpec {
         tied_head: true,

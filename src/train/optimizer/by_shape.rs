@@ -14,7 +14,7 @@ use super::super::gradients::Sum;
 use super::super::layout::WeightGroups;
 use super::config::{OptimizerConfig, Rule, StateKind};
 use super::rules::{Rates, Updated, adamw, averaged, lion, schedule_free};
-use crate::model::{Decoder, Names};
+use crate::model::Decoder;
 use crate::nn::weight::{Group, Weight};
 use crate::ops::Codes;
 use crate::quant::DynamicMap;
@@ -162,11 +162,11 @@ impl Slot {
 impl ByShape {
     /// Makes the optimizer before the first update.
     pub fn new(config: OptimizerConfig, decoder: &Decoder) -> Self {
-        let [embedding, head] = [decoder.spec.names.embedding(), Names::HEAD.to_owned()]
-            .map(|weight| module(&weight).to_owned());
+        let tables = decoder.spec.tables();
         let is_table = |name: &str| {
-            [&embedding, &head]
-                .into_iter()
+            tables
+                .iter()
+                .map(|table| module(table))
                 .any(|table| name == table || name.starts_with(&format!("{table}.")))
         };
         let slots = decoder.weights(|name, weight| Slot::new(name, &weight, is_table, config.rule));

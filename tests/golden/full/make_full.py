@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 torch.set_num_threads(1)
-for family in ["llama", "mistral", "qwen2", "qwen3"]:
+for family in ["llama", "mistral", "qwen2", "qwen3", "qwen3_5", "granite4_h"]:
     folder = Path(sys.argv[1]) / family
     model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32, attn_implementation="eager")
     # Else torch leaves out the gradient of the padding token's row, be it the token that ends a turn.
