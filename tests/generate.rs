@@ -68,7 +68,7 @@ fn decoders() -> impl Iterator<Item = (String, Decoder)> {
         let folder = golden(&format!("archs/{family}"));
         let (base, mut adapted) = (load(&folder.join("model")), load(&folder.join("model")));
         attach_peft(&mut adapted, &folder.join("adapter"));
-        [
+        vec![
             (family.to_owned(), base),
             (format!("{family} with an adapter"), adapted),
         ]

@@ -8,7 +8,7 @@ use regex::Regex;
 use super::experts::Routed;
 use super::tables::TableTarget;
 use super::{AdapterError, LoraConfig};
-use crate::model::LinearSpec;
+use crate::model::{LinearSpec, PER_LAYER_PROJECTION};
 use crate::nn::lora::Portion;
 use crate::terms::Modules;
 
@@ -318,7 +318,10 @@ impl<'a> Matcher<'a> {
     fn matches(&self, module: &str) -> bool {
         match self {
             // Embedding and head are in no layer.
-            Self::All => module.split('.').any(|part| part.parse::<usize>().is_ok()),
+            Self::All => {
+                let in_layer = module.split('.').any(|part| part.parse::<usize>().is_ok());
+                in_layer || named(module, PER_LAYER_PROJECTION)
+            }
             Self::Names(names) => names.iter().any(|name| named(module, name)),
             Self::Regex(regex) => regex.is_match(module),
         }

@@ -42,7 +42,9 @@ pub use embedding::Untrained;
 pub use flow::{BlockInput, BlockOutput, Context, KeyValueRows};
 pub use frame::Frame;
 pub use kv_cache::Cache;
-pub use layout::{EXPERTS, LinearKind, LinearSpec, Names, Role, Slice, WeightOrder};
+pub use layout::{
+    EXPERTS, LinearKind, LinearSpec, Names, PER_LAYER_PROJECTION, Role, Slice, WeightOrder,
+};
 pub use load::Folder;
 pub use repack::{Repacking, Target};
 pub use resized::{NewRow, NewRows};

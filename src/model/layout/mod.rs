@@ -7,7 +7,7 @@ mod recurrent;
 use std::collections::BTreeSet;
 
 pub use linear::{LinearKind, LinearSpec, Role, Slice, WeightOrder};
-pub use names::Names;
+pub use names::{Names, PER_LAYER_PROJECTION};
 pub(super) use recurrent::{CONVOLUTION, LONE_CONVOLUTION};
 
 use super::spec::{

@@ -3,6 +3,9 @@
 use super::super::spec::NormPlacement;
 use super::module_of;
 
+/// The module outside of layers that gives all of them their own inputs.
+pub const PER_LAYER_PROJECTION: &str = "per_layer_model_projection";
+
 /// Names of the modules that all families have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Names {
@@ -172,7 +175,7 @@ impl Names {
 
     /// Returns the map from the embedded tokens to the layers' own inputs.
     pub(in crate::model) fn per_layer_projection(&self) -> String {
-        format!("{}per_layer_model_projection", self.stem)
+        format!("{}{PER_LAYER_PROJECTION}", self.stem)
     }
 
     /// Returns the norm of what that map gives for a layer.
