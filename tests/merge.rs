@@ -205,7 +205,7 @@ fn trained_tables_are_merged_and_untied() {
         );
         assert_eq!(
             is_tied,
-            was_tied && matches!(&*variant, "trainable_tokens" | "all_linear"),
+            was_tied && matches!(variant, "trainable_tokens" | "all_linear"),
             "{variant} on {family}"
         );
         let [before, after] = [&model.join("model"), &out].map(|folder| tensors(folder));

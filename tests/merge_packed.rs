@@ -264,8 +264,8 @@ fn an_adapter_that_adds_nothing_leaves_the_trained_model() {
         ids: (5..25).collect(),
         trained: vec![true; 20],
     };
-    let [packed, dense] =
-        [base, merged].map(|decoder| common::logits(&decoder, &common::batch(vec![row.clone()])));
+    let logits = |decoder| common::logits(decoder, &common::batch(vec![row.clone()]));
+    let (packed, dense) = (logits(&base), logits(&merged));
     assert!(packed == dense, "to the bit");
 }
 

@@ -573,7 +573,7 @@ fn adamw_by_shapes_is_adamw_of_a_model() {
         let by_shape = config(Rule::AdamW8bit {
             min_8bit_size: usize::MAX,
         });
-        let [mut one, mut other] = [decoder(), decoder()];
+        let (mut one, mut other) = (decoder(), decoder());
         let mut flat = Optimizer::AdamW(AdamW::new(ADAMW, &one));
         let mut shaped = Optimizer::new(by_shape, &other);
         let step = StepConfig {

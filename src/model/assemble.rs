@@ -449,21 +449,21 @@ impl Assembly<'_> {
     }
 
     /// Reads what gives layers their own inputs.
-    fn per_layer_inputs(&self) -> Result<Option<PerLayerInputs>, ModelError> {
+    fn per_layer_inputs(&self) -> Result<Option<Box<PerLayerInputs>>, ModelError> {
         let (spec, names) = (self.spec, &self.spec.names);
         let (Some(width), Some(linear)) = (spec.per_layer_width(), spec.per_layer_projection())
         else {
             return Ok(None);
         };
         let (table_name, norm_name) = (names.per_layer_embedding(), names.per_layer_norm());
-        Ok(Some(PerLayerInputs {
+        Ok(Some(Box::new(PerLayerInputs {
             table: self.table(&table_name, linear.outputs, self.device)?,
             table_name,
             projection: self.projection(&linear)?,
             norm: self.norm(&norm_name, width)?,
             norm_name,
             width,
-        }))
+        })))
     }
 
     fn grouped(

@@ -40,7 +40,7 @@ pub struct Decoder {
     pub(super) positions: Option<Tensor<2>>,
     pub(super) trains_positions: bool,
     /// What gives blocks their own inputs of each token, where they have such.
-    pub(super) per_layer: Option<PerLayerInputs>,
+    pub(super) per_layer: Option<Box<PerLayerInputs>>,
     /// The blocks, bottom first.
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
@@ -68,7 +68,7 @@ impl Decoder {
 
     /// Whether embedding, head and the table of the layers' own inputs are one tensor each.
     pub fn has_whole_tables(&self) -> bool {
-        let of_inputs = self.per_layer.as_ref().map(|input| &input.table);
+        let of_inputs = self.per_layer.as_deref().map(|input| &input.table);
         [&self.embedding, &self.head.table]
             .into_iter()
             .chain(of_inputs)
@@ -221,7 +221,7 @@ impl Decoder {
         let inputs = |per_layer: &PerLayerInputs| {
             per_layer.forward(ids, stream.clone(), frame.per_layer_mask().as_ref())
         };
-        let inputs = self.per_layer.as_ref().map(inputs);
+        let inputs = self.per_layer.as_deref().map(inputs);
         (stream, Context::of(inputs))
     }
 
@@ -335,7 +335,9 @@ impl Decoder {
     /// Whether anything trains of what gives blocks their own inputs, so that gradients go back into
     /// those of all blocks.
     pub fn trains_per_layer(&self) -> bool {
-        self.per_layer.as_ref().is_some_and(PerLayerInputs::trains)
+        self.per_layer
+            .as_deref()
+            .is_some_and(PerLayerInputs::trains)
     }
 
     /// Whether the trained part of the head is that of the embedding.
