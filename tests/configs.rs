@@ -131,9 +131,13 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         ),
         (
             "phi3",
-            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.2}}),
-            "`partial_rotary_factor` is 0.2: 1 of 8 features would be turned, expected an even \
-            number",
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.1}}),
+            "`partial_rotary_factor` is 0.1: 0 of 8 features would be turned, expected pairs",
+        ),
+        (
+            "phi",
+            json!({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.4}}),
+            "features to be turned, expected an even number",
         ),
         (
             "gemma4_small",

@@ -11,7 +11,8 @@ use crate::ops::{Rotation, rope};
 /// The rotation of a model's queries and keys.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
-    /// Number of rotated features of a head: the first ones, in most families all.
+    /// Number of rotated features of a head: the first ones, in most families all. With an odd
+    /// number the feature behind them is turned too, as transformers' Qwen 3.5 does.
     pub head_dim: usize,
     /// The base of the wavelengths.
     pub theta: f64,
@@ -124,7 +125,7 @@ impl RopeSpec {
     fn frequencies(&self, length: usize) -> Vec<f32> {
         let width = self.head_dim as f64;
         let powers = |theta: f64| -> Vec<f32> {
-            (0..self.head_dim / 2)
+            (0..self.head_dim.div_ceil(2))
                 .map(|pair| (theta as f32).powf((2 * pair) as f32 / width as f32))
                 .collect()
         };
@@ -300,7 +301,7 @@ fn ramp(frequency: f32, factor: f32, low: f32, high: f32, trained_length: f32) -
     }
 }
 
-/// Cosines and sines, [positions, `head_dim` / 2] each.
+/// Cosines and sines, [positions, pairs of features] each.
 #[derive(Debug, Clone)]
 pub struct RopeTables {
     keys: [Tensor<2>; 2],

@@ -476,7 +476,9 @@ impl Architecture {
         let head_dim = spec.layers[0].mixer.heads()[2];
         let partly =
             self.turned == Turned::All && turning(false).any(|rope| rope.head_dim != head_dim);
+        let odd = turning(false).any(|rope| !rope.head_dim.is_multiple_of(2));
         lacks.extend(found([
+            (odd, "a rotation of an odd number of features", "pairs"),
             (
                 partly,
                 "a rotation of a part of each head",

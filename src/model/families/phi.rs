@@ -21,7 +21,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let mixer = GroupedSpec {
         qkv_bias: true,
         output_bias: true,
-        ..GroupedSpec::new(shape, rope::of_part(config, shape[2], 0.5)?)
+        ..GroupedSpec::new(shape, rope::of_even_part(config, shape[2], 0.5)?)
     };
     let mlp = PlainSpec {
         inner: config.size("intermediate_size")?,

@@ -79,6 +79,24 @@ pub(super) fn of_part(
     .read(section(config)?)
 }
 
+/// Reads the rotation of a part as [`of_part`], where transformers cannot turn an odd number of
+/// features.
+pub(super) fn of_even_part(
+    config: &ConfigJson,
+    head_dim: usize,
+    share: f64,
+) -> Result<RopeSpec, ModelError> {
+    let rope = of_part(config, head_dim, share)?;
+    if rope.head_dim.is_multiple_of(2) {
+        return Ok(rope);
+    }
+    Err(config.fault(format!(
+        "`partial_rotary_factor` leaves {} of {head_dim} features to be turned, expected an even \
+        number of them in this family",
+        rope.head_dim
+    )))
+}
+
 /// Reads the rotation of GPT-NeoX, whose older keys for base and share are others.
 pub(super) fn of_gpt_neox(config: &ConfigJson, head_dim: usize) -> Result<RopeSpec, ModelError> {
     let older = |key: &str, default: f64| {
@@ -459,14 +477,12 @@ impl Reading<'_> {
                 "`partial_rotary_factor` is {share}, known is 1 in this family"
             )));
         }
-        if share > 1.0 || turned == 0 || !turned.is_multiple_of(2) {
-            let wrong = format!(
-                "`partial_rotary_factor` is {share}: {turned} of {} features would be turned",
+        if share > 1.0 || turned == 0 || turned.next_multiple_of(2) > self.head_dim {
+            return Err(self.config.fault(format!(
+                "`partial_rotary_factor` is {share}: {turned} of {} features would be turned, \
+                expected pairs of them",
                 self.head_dim
-            );
-            return Err(self
-                .config
-                .fault(format!("{wrong}, expected an even number of them")));
+            )));
         }
         Ok(turned)
     }
@@ -502,7 +518,7 @@ impl Reading<'_> {
                 trained_length,
             }),
             "yarn" => yarn(section, ratio, trained_length),
-            "longrope" => longrope(section, head_dim / 2, ratio, trained_length),
+            "longrope" => longrope(section, head_dim.div_ceil(2), ratio, trained_length),
             PROPORTIONAL if self.takes_proportional => proportional(section, head_dim),
             other => Err(section.fault(format!(
                 "`rope_type` is `{other}`, known are {}",

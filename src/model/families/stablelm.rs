@@ -13,7 +13,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let shape = heads(config)?;
     let mixer = GroupedSpec {
         qkv_bias: config.flag("use_qkv_bias", false)?,
-        ..GroupedSpec::new(shape, rope::of_part(config, shape[2], 0.25)?)
+        ..GroupedSpec::new(shape, rope::of_even_part(config, shape[2], 0.25)?)
     };
     let norms = if config.flag("use_parallel_residual", false)? {
         NormPlacement::Parallel
