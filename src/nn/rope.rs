@@ -12,7 +12,7 @@ use crate::ops::{Rotation, rope};
 #[derive(Debug, Clone, PartialEq)]
 pub struct RopeSpec {
     /// Number of rotated features of a head: the first ones, in most families all. With an odd
-    /// number the feature behind them is turned too, as transformers' Qwen 3.5 does.
+    /// number the feature behind them is turned too, as in transformers.
     pub head_dim: usize,
     /// The base of the wavelengths.
     pub theta: f64,
