@@ -30,8 +30,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use super::cells::MAX_TEXT_BYTES;
-use super::license;
+use crate::data::read::cells::MAX_TEXT_BYTES;
+use crate::data::read::license;
 use crate::fault::quoted;
 use crate::files::{self, Hash, listed};
 use crate::report::Reporter;
@@ -458,8 +458,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::{cells, footer};
     use super::*;
+    use crate::data::read::{cells, footer};
 
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![

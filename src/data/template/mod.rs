@@ -26,7 +26,7 @@ use serde_json::{Map, Value};
 use self::engine::Raised;
 use self::single::Single;
 pub use self::sources::{Sources, Templates};
-use crate::data::tokenize::SpecialTokens;
+use crate::data::tokenizer::tokenize::SpecialTokens;
 use crate::fault::{Exit, Explain};
 use crate::files::{Hash, hash_bytes};
 

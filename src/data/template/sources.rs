@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use super::{TEMPLATE_BYTES, twins};
-use crate::data::tokenize::Tokenizer;
+use crate::data::tokenizer::tokenize::Tokenizer;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, read_text_up_to};
 

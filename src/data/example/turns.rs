@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::json_text::{self, parse};
-use super::template::{Conversation, REASONING};
+use crate::data::json_text::{self, parse};
+use crate::data::template::{Conversation, REASONING};
 use crate::terms::{NOT_VARIABLES, TrainOn};
 
 /// Words for roles and the role that chat templates know: the roles themselves and `ShareGPT`'s
@@ -591,7 +591,7 @@ fn is_trained(index: usize, key: &str, value: Value) -> Result<bool, Conversatio
 }
 
 /// Reads the content of a turn: text, a list of text parts, or, in a tool's answer, any value.
-/// [`super::template::ChatTemplate::fit`] chooses the form for the template.
+/// [`crate::data::template::ChatTemplate::fit`] chooses the form for the template.
 fn content(index: usize, role: &str, value: Value) -> Result<Value, ConversationError> {
     let is_of_tool = ["tool", "ipython", "function"].contains(&role);
     match value {

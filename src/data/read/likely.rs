@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 
 use super::cells::ColumnKind;
-use super::format;
 use super::parquet::WantedColumn;
+use crate::data::example::format;
 use crate::fault::nearest;
 use crate::terms::{Format, Term};
 

@@ -7,14 +7,14 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::build_cache::{self, Opened};
-use super::data_file::DataFile;
-use super::encode::{self, Encoder};
-use super::parquet::{self, RowLocation};
 use super::row_set::RowSet;
 use super::row_status::RowStatus;
 use super::source::DataSource;
 use super::token_cache::{Cache, CachedRow, TokenSlice};
-use super::unread::Counts;
+use crate::data::example::encode::{self, Encoder};
+use crate::data::example::unread::Counts;
+use crate::data::read::data_file::DataFile;
+use crate::data::read::parquet::{self, RowLocation};
 use crate::fault::{Exit, Explain};
 use crate::files::{self, RowCache};
 use crate::report::{Event, Reporter};
@@ -357,12 +357,12 @@ mod tests {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
-    use super::super::encode::tests::encoder;
-    use super::super::parquet::tests::{texts, write_table};
     use super::super::row_counts::RowCounts;
     use super::super::row_status::{Divided, duplicates};
     use super::super::shuffle::split;
     use super::*;
+    use crate::data::example::encode::tests::encoder;
+    use crate::data::read::parquet::tests::{texts, write_table};
     use crate::fault::{revealed, without_data};
     use crate::terms::{Format, Holdout, TrainOn};
 

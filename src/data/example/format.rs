@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::cells::ColumnKind;
-use super::data_file::DataFile;
-use super::likely::detected;
-use super::parquet::{self, Batch, ParquetTable, WantedColumn};
 use super::turns::{self, Chat, chat, history};
 use super::unread::Unread;
+use crate::data::read::cells::ColumnKind;
+use crate::data::read::data_file::DataFile;
+use crate::data::read::likely::detected;
+use crate::data::read::parquet::{self, Batch, ParquetTable, WantedColumn};
 use crate::terms::{Format, Term};
 
 /// One row, before it is tokenized.
@@ -448,8 +448,8 @@ mod tests {
 
     use arrow::array::{ArrayRef, StringArray};
 
-    use super::super::parquet::tests::{texts, write_table};
     use super::*;
+    use crate::data::read::parquet::tests::{texts, write_table};
 
     fn read_all(
         format: Format,

@@ -5,9 +5,9 @@
 use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
-use super::added_tokens::DECODER;
+use super::added::DECODER;
+use super::files::{ADDED, CONFIG, GENERATION, MAP, TOKENIZER, TokenizerFiles};
 use super::tokenize::{TokenizeError, Tokenizer};
-use super::tokenizer_files::{ADDED, CONFIG, GENERATION, MAP, TOKENIZER, TokenizerFiles};
 
 /// Role of a special token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

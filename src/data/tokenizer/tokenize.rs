@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokenizers::models::ModelWrapper;
 
-use super::added_tokens::{Added, Files};
-use super::renumbered_tokens::{self, RenumberedToken};
+use super::added::{Added, Files};
+use super::files::{CONFIG, GENERATION, TOKENIZER, TokenizerFiles};
+use super::limits::vet;
+use super::renumbered::{self, RenumberedToken};
 use super::revised::TokenRole;
-use super::template::Templates;
-use super::tokenizer_files::{CONFIG, GENERATION, TOKENIZER, TokenizerFiles};
-use super::tokenizer_limits::vet;
+use crate::data::template::Templates;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, listed};
 
@@ -181,7 +181,7 @@ impl Tokenizer {
         let config = files.json(CONFIG)?;
         let splits_special = config.values.get("split_special_tokens") == Some(&Value::Bool(true));
         inner.set_encode_special_tokens(splits_special);
-        let mut renumbered = renumbered_tokens::find(source, &inner);
+        let mut renumbered = renumbered::find(source, &inner);
         let added = Files::of(files, config)?.add_to(&mut inner, padding.as_deref())?;
         let mut special = special_tokens(&inner, &added);
         let chat_templates = files.all_templates()?;

@@ -11,7 +11,7 @@ use arrow::datatypes::{
 use serde_json::{Map, Value};
 
 /// Maximum bytes of text in a cell. Its tokens take forty times as much, on every thread.
-pub(super) const MAX_TEXT_BYTES: usize = 4 << 20;
+pub(in crate::data) const MAX_TEXT_BYTES: usize = 4 << 20;
 /// Maximum number of items in a cell's list.
 const MAX_ITEMS: usize = 100_000;
 

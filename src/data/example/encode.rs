@@ -9,10 +9,10 @@ use serde_json::Value;
 
 use super::format::{Example, Instruction};
 use super::labels;
-use super::template::{self, ChatTemplate, Conversation};
-use super::tokenize::{self, Tokenizer};
 use super::turns::Chat;
 use super::unread::Unread;
+use crate::data::template::{self, ChatTemplate, Conversation};
+use crate::data::tokenizer::tokenize::{self, Tokenizer};
 use crate::fault::{Exit, Explain};
 use crate::terms::TrainOn;
 
@@ -457,7 +457,7 @@ fn between(spans: impl Iterator<Item = Range<usize>>, length: usize) -> Vec<Rang
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::data) mod tests {
     use std::path::Path;
 
     use proptest::prelude::*;
@@ -474,7 +474,7 @@ pub(super) mod tests {
 
     /// Encoder with one token per character, except for `::`. Plain text begins with bos, and eos
     /// is also the padding token.
-    pub(in super::super) fn encoder(folder: &Path) -> Encoder {
+    pub(in crate::data) fn encoder(folder: &Path) -> Encoder {
         let special = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"];
         let words = special
             .iter()

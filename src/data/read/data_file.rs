@@ -23,7 +23,7 @@ struct Made {
 
 /// Owner that keeps a converted Parquet file on disk.
 #[derive(Debug, Clone)]
-pub(super) enum Keep {
+pub(in crate::data) enum Keep {
     /// An entry of the cache, with no lease if nobody can remove it.
     #[expect(dead_code, reason = "what is held keeps the file")]
     Entry(Option<Arc<Lease>>),
@@ -33,7 +33,7 @@ pub(super) enum Keep {
 
 impl DataFile {
     /// Creates a data file that was converted to the Parquet file at `parquet`.
-    pub(super) fn converted(path: PathBuf, parquet: PathBuf, keep: Keep) -> Self {
+    pub(in crate::data) fn converted(path: PathBuf, parquet: PathBuf, keep: Keep) -> Self {
         Self {
             path,
             made: Some(Made {

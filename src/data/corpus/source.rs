@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use glob::{MatchOptions, Pattern};
 
-use super::convert::is_convertible;
-use super::data_file::DataFile;
-use super::first_bytes::Content;
+use crate::data::convert::is_convertible;
+use crate::data::read::data_file::DataFile;
+use crate::data::read::first_bytes::Content;
 use crate::fault::{Exit, Explain};
 use crate::files::{FileError, files_below};
 use crate::terms::{Format, TrainOn};

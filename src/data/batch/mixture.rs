@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::shuffle::shuffled;
+use crate::data::corpus::shuffle::shuffled;
 use crate::keyed_random::mix;
 use crate::terms::EpochEnd;
 

@@ -2,7 +2,7 @@
 //! so that the model never stops, and padding that is trained.
 
 use super::encode::{EncodeError, TokenRow};
-use super::tokenize::Tokenizer;
+use crate::data::tokenizer::tokenize::Tokenizer;
 
 /// Refuses a conversation in which a trained answer does not end in a trained token. White space
 /// between the two is ignored.
@@ -113,9 +113,9 @@ mod tests {
     use super::super::encode::tests::encoder;
     use super::super::encode::{EncodeError, Encoder};
     use super::super::format::Example;
-    use super::super::template::{self, ChatTemplate, Conversation};
-    use super::super::tokenize::SpecialTokens;
     use super::*;
+    use crate::data::template::{self, ChatTemplate, Conversation};
+    use crate::data::tokenizer::tokenize::SpecialTokens;
     use crate::terms::TrainOn;
 
     fn two_answers() -> Example {

@@ -10,7 +10,7 @@
 use std::collections::BTreeSet;
 
 use super::mixture::Draw;
-use super::shuffle::shuffled;
+use crate::data::corpus::shuffle::shuffled;
 use crate::keyed_random::mix;
 
 /// Content of a row of a micro-batch.

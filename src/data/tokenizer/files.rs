@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::template::sources::{FILE, FOLDER};
-use super::template::{TEMPLATE_BYTES, Templates};
 use super::tokenize::TokenizeError;
+use crate::data::template::sources::{FILE, FOLDER};
+use crate::data::template::{TEMPLATE_BYTES, Templates};
 use crate::files::{self, is_there};
 
 /// Maximum bytes read of `tokenizer.json`; the largest in use has 33 MB.

@@ -584,7 +584,7 @@ impl Batch {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(in crate::data) mod tests {
     use std::fs::File;
     use std::path::Path;
     use std::sync::Arc;
@@ -595,7 +595,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    pub(in super::super) fn write_table(
+    pub(in crate::data) fn write_table(
         path: &Path,
         columns: Vec<(&str, ArrayRef)>,
         group_rows: usize,
@@ -616,12 +616,12 @@ pub(super) mod tests {
         writer.close().expect("closed");
     }
 
-    pub(in super::super) fn texts<const ROWS: usize>(rows: [&str; ROWS]) -> ArrayRef {
+    pub(in crate::data) fn texts<const ROWS: usize>(rows: [&str; ROWS]) -> ArrayRef {
         Arc::new(StringArray::from(rows.to_vec()))
     }
 
     /// Writes a column to a file and returns the values read back.
-    pub(in super::super) fn read_column(column: ArrayRef, kind: ColumnKind) -> Vec<Value> {
+    pub(in crate::data) fn read_column(column: ArrayRef, kind: ColumnKind) -> Vec<Value> {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.parquet");
         write_table(&path, vec![("x", column)], 1000);

@@ -2,11 +2,11 @@
 
 use rayon::prelude::*;
 
-use super::batch::Batch;
-use super::corpus::Corpus;
-use super::encode::TokenRow;
 use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
+use super::row_batch::Batch;
+use crate::data::corpus::indexed_rows::Corpus;
+use crate::data::example::encode::TokenRow;
 
 /// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]

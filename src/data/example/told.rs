@@ -7,9 +7,11 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use super::encode::Encoder;
-use super::parquet::Batch;
-use super::template::{self, ChatTemplate};
-use super::{cells, encode, tokenize, turns};
+use super::{encode, turns};
+use crate::data::read::cells;
+use crate::data::read::parquet::Batch;
+use crate::data::template::{self, ChatTemplate};
+use crate::data::tokenizer::tokenize;
 use crate::fault::{quoted, quoting, without_data};
 use crate::terms::Format;
 
@@ -170,7 +172,7 @@ fn any_text(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tokenize::SpecialTokens;
+    use crate::data::tokenizer::tokenize::SpecialTokens;
 
     #[test]
     fn what_a_template_says_itself_is_no_text_of_the_row() {

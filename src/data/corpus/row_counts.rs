@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::row_status::{RowRecord, RowStatus};
-use super::visible::visible;
+use crate::data::visible::visible;
 
 /// Row counts of each source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

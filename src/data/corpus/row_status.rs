@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rayon::prelude::*;
 
-use super::corpus::Corpus;
+use super::indexed_rows::Corpus;
 use super::row_counts::{Ledger, RowCounts};
 use super::shuffle::Split;
 use super::token_cache::{CachedRow, TokenSlice};

@@ -1,0 +1,9 @@
+//! Rows as examples: the columns and conversations of each format, encoded as token ids with the
+//! positions that are trained.
+
+pub mod encode;
+pub mod format;
+mod labels;
+pub mod told;
+pub mod turns;
+pub mod unread;
