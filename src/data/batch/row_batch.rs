@@ -1,7 +1,7 @@
 //! Batches of rows: laid end to end in one row without padding, with the positions that carry a
 //! loss.
 
-use crate::data::example::encode::TokenRow;
+use crate::data::example::token_row::TokenRow;
 use crate::terms::Unit;
 
 /// Rows of one micro-batch.

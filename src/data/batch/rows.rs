@@ -6,7 +6,7 @@ use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
 use super::row_batch::Batch;
 use crate::data::corpus::indexed_rows::Corpus;
-use crate::data::example::encode::TokenRow;
+use crate::data::example::token_row::TokenRow;
 
 /// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]

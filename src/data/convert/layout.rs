@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::error::ConvertError;
 use super::json::kind;
 use super::names::{self, Proposal};
-use super::piece::Row;
+use super::row::Row;
 use super::shape::{Fields, Shape, list_of};
 use crate::data::read::cells::ColumnKind;
 use crate::fault::quoted as data;

@@ -16,6 +16,7 @@ mod names;
 mod output;
 mod piece;
 mod reshape;
+mod row;
 mod shape;
 mod stream;
 mod walk;
@@ -39,7 +40,8 @@ use crate::terms::Format;
 use inputs::{FileForm, Input};
 use layout::{Column, ColumnLayout, Naming};
 use output::ParquetOutput;
-use piece::{Record, RecordBlock, Row, Wrong, in_parallel};
+use piece::{Record, RecordBlock, in_parallel};
+use row::{Row, Wrong};
 use shape::Fields;
 use walk::{Dropped, Work};
 

@@ -15,7 +15,7 @@ use super::error::ConvertError;
 use super::inputs::Input;
 use super::layout::{ChatOf, proposal, turns_type};
 use super::names::{self, Holds, Proposal};
-use super::piece::Row;
+use super::row::Row;
 use super::walk::{Work, joined};
 use super::{ColumnFound, Converted, Job, output};
 use crate::data::read::parquet;

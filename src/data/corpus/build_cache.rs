@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use indicatif::DecimalBytes;
 use rayon::prelude::*;
 
-use super::indexed_rows::CorpusError;
+use super::error::CorpusError;
 use super::source::DataSource;
 use super::token_cache::{Cache, Writer};
-use crate::data::example::encode::{Encoder, TokenRow};
+use crate::data::example::encode::Encoder;
 use crate::data::example::format::{self, Read};
+use crate::data::example::token_row::TokenRow;
 use crate::data::example::told::{self, Told};
 use crate::data::example::unread::{Counts, Unread};
+use crate::data::read::columns::{column_name, main_column, wanted};
 use crate::data::read::data_file::DataFile;
 use crate::data::read::parquet::{self, Batch, ParquetTable, RowLocation};
 use crate::data::visible::visible;
@@ -64,7 +66,7 @@ pub fn open(
     cache: &RowCache,
     report: Reporter,
 ) -> Result<Opened, CorpusError> {
-    let table = ParquetTable::open(file, &format::wanted(source.format, &source.columns))?;
+    let table = ParquetTable::open(file, &wanted(source.format, &source.columns))?;
     let rows = table.rows();
     let taken = taken
         .map(|taken| taken.start.min(rows)..taken.end.min(rows))
@@ -183,7 +185,7 @@ fn stamp(
     taken: Option<&Range<u64>>,
     encoder: &Encoder,
 ) -> Result<Stamp, CorpusError> {
-    let columns = format::wanted(source.format, &source.columns);
+    let columns = wanted(source.format, &source.columns);
     let is_rendered = format::is_rendered(source.format, &ParquetTable::open(file, &columns)?);
     let template = encoder
         .template
@@ -227,7 +229,7 @@ fn tokenize(
     writer: &mut Writer,
     report: Reporter,
 ) -> Result<(), CorpusError> {
-    let table = ParquetTable::open(file, &format::wanted(source.format, &source.columns))?;
+    let table = ParquetTable::open(file, &wanted(source.format, &source.columns))?;
     let what = format!(
         "tokenizing {}",
         file.path()
@@ -307,7 +309,7 @@ fn encode_row(
     batch: &Batch,
     row: usize,
 ) -> Result<Encoded, CorpusError> {
-    let column = || format::main_column(source.format, &source.columns);
+    let column = || main_column(source.format, &source.columns);
     let told = |cause: &dyn Told| told::words(cause, encoder, source.format, batch, row);
     let broken = |column: &str, cause: &dyn Told| {
         let place = batch.place(row).in_file();
@@ -327,10 +329,7 @@ fn encode_row(
         }
         Err(format::FormatError::Cell(error)) => return Err(error.into()),
         Err(format::FormatError::Content { column, cause }) => {
-            return broken(
-                &format::column_name(column, &source.columns),
-                cause.as_ref(),
-            );
+            return broken(&column_name(column, &source.columns), cause.as_ref());
         }
     };
     match encoder.encode(&example, source.train_on) {

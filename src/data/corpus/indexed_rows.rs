@@ -7,15 +7,14 @@ use std::path::PathBuf;
 use rayon::prelude::*;
 
 use super::build_cache::{self, Opened};
+use super::error::CorpusError;
 use super::row_set::RowSet;
 use super::row_status::RowStatus;
 use super::source::DataSource;
 use super::token_cache::{Cache, CachedRow, TokenSlice};
-use crate::data::example::encode::{self, Encoder};
+use crate::data::example::encode::Encoder;
 use crate::data::example::unread::Counts;
 use crate::data::read::data_file::DataFile;
-use crate::data::read::parquet::{self, RowLocation};
-use crate::fault::{Exit, Explain};
 use crate::files::{self, RowCache};
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
@@ -27,85 +26,6 @@ pub struct Limits {
     pub sequence_len: usize,
     /// How longer rows are handled.
     pub truncation: Truncation,
-}
-
-/// Error while a corpus is opened.
-#[derive(Debug, thiserror::Error)]
-pub enum CorpusError {
-    /// A data file cannot be read.
-    #[error(transparent)]
-    Table(#[from] parquet::TableError),
-    /// An example cannot be encoded, for a reason that other rows will share.
-    #[error("{place}, column `{column}`: {said}")]
-    Encode {
-        /// The row.
-        place: RowLocation,
-        /// Its main column in the file.
-        column: String,
-        /// The error message, with text of the row marked.
-        said: String,
-        /// The error itself.
-        #[source]
-        cause: Box<encode::EncodeError>,
-    },
-    /// Encoding a row panicked.
-    #[error("{place}: internal error: {said}")]
-    Panicked {
-        /// The row.
-        place: RowLocation,
-        /// The panic message.
-        said: String,
-    },
-    /// The cache folder cannot be written.
-    #[error("the token cache cannot be written: {cause}")]
-    Cache {
-        /// The file error.
-        #[source]
-        cause: files::FileError,
-    },
-    /// The environment variable for the size of the cache is not a size.
-    #[error(
-        "{} is `{found}`, expected a number of bytes, such as `5GB` or `20 GiB`",
-        files::LIMIT
-    )]
-    Limit {
-        /// Value of the variable.
-        found: String,
-    },
-    /// More rows than an index can count.
-    #[error("the datasets have more than {} rows", u32::MAX)]
-    TooMany,
-}
-
-impl Explain for CorpusError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::Table(error) => error.exit(),
-            Self::Encode { cause, .. } => cause.exit(),
-            Self::Panicked { .. } => Exit::Internal,
-            Self::Cache { .. } => Exit::Io,
-            Self::Limit { .. } | Self::TooMany => Exit::Input,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::Table(error) => error.hint(),
-            Self::Encode { cause, .. } => cause.hint(),
-            Self::Panicked { .. } => Some(
-                "please report it with that row to the project's issues; without the row the \
-                run goes on"
-                    .into(),
-            ),
-            Self::Cache { .. } => Some(
-                "set RANKINE_CACHE to a folder that can be written and has room, or `cache: run` \
-                in the recipe to keep the tokens in the run's folder"
-                    .into(),
-            ),
-            Self::Limit { .. } => Some("correct it, or unset it for 20 GB".into()),
-            Self::TooMany => Some("train on fewer files at a time".into()),
-        }
-    }
 }
 
 /// The rows of a list of sources: all rows that were read, by number, and the kept rows, by index.
@@ -357,13 +277,13 @@ mod tests {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
 
+    use super::super::divided::{Divided, duplicates};
     use super::super::row_counts::RowCounts;
-    use super::super::row_status::{Divided, duplicates};
     use super::super::shuffle::split;
     use super::*;
     use crate::data::example::encode::tests::encoder;
     use crate::data::read::parquet::tests::{texts, write_table};
-    use crate::fault::{revealed, without_data};
+    use crate::fault::{Exit, Explain, revealed, without_data};
     use crate::terms::{Format, Holdout, TrainOn};
 
     const LIMITS: Limits = Limits {

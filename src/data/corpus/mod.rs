@@ -1,6 +1,8 @@
 //! The rows of all sources: tokenized once into a cache, cut and divided, each with its status.
 
 mod build_cache;
+pub mod divided;
+pub mod error;
 pub mod indexed_rows;
 pub mod near;
 pub mod row_counts;

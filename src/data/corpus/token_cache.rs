@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::data::example::encode::TokenRow;
+use crate::data::example::token_row::TokenRow;
 use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
 
 const CHECKSUM_START: usize = STAMP_BYTES + 8 + 8;

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use super::turns::{self, Chat, chat, history};
 use super::unread::Unread;
-use crate::data::read::cells::ColumnKind;
+use crate::data::read::columns::wanted;
 use crate::data::read::data_file::DataFile;
 use crate::data::read::likely::detected;
-use crate::data::read::parquet::{self, Batch, ParquetTable, WantedColumn};
+use crate::data::read::parquet::{self, Batch, ParquetTable};
 use crate::terms::{Format, Term};
 
 /// One row, before it is tokenized.
@@ -78,76 +78,6 @@ pub enum FormatError {
         #[source]
         cause: Box<turns::ConversationError>,
     },
-}
-
-/// Returns the kind of a canonical column of a format, and whether a file may lack it.
-fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
-    match (format, column) {
-        (_, "messages") => (ColumnKind::Turns, false),
-        (_, "tools" | "history") => (ColumnKind::List, true),
-        (_, "input" | "system") => (ColumnKind::Text, true),
-        (_, "chat_template_kwargs") => (ColumnKind::Object, true),
-        (Format::Completion, _) => (ColumnKind::TextOrTurns, false),
-        _ => (ColumnKind::Text, false),
-    }
-}
-
-/// Returns the columns that a format reads from a file. A column that the recipe names must be
-/// there, optional or not.
-pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedColumn> {
-    let wanted = |canonical: &&'static str| {
-        let (kind, optional) = shape(format, canonical);
-        let optional = optional && !names.contains_key(*canonical);
-        WantedColumn {
-            canonical,
-            name: column_name(canonical, names),
-            kind,
-            optional,
-        }
-    };
-    format
-        .columns()
-        .iter()
-        .filter(|canonical| is_read(format, names, canonical))
-        .map(wanted)
-        .collect()
-}
-
-/// Whether conversations are built from a question and an answer column, because the recipe names
-/// these columns.
-fn is_table(names: &BTreeMap<String, String>) -> bool {
-    ["prompt", "completion"]
-        .iter()
-        .any(|canonical| names.contains_key(*canonical))
-}
-
-fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) -> bool {
-    match (format, canonical) {
-        (Format::Chat, "messages") => !is_table(names),
-        (Format::Chat, "prompt" | "completion") => is_table(names),
-        _ => true,
-    }
-}
-
-/// Returns the file's name for a canonical column.
-pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String {
-    names
-        .get(canonical)
-        .map_or(canonical, String::as_str)
-        .to_owned()
-}
-
-/// Returns the file's column with the answer, which errors of a row name unless they concern
-/// another column.
-pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
-    let canonical = match format {
-        Format::Text => "text",
-        Format::Completion => "completion",
-        Format::Instruction => "output",
-        Format::Chat if is_table(names) => "completion",
-        Format::Chat => "messages",
-    };
-    column_name(canonical, names)
 }
 
 /// Returns the number of rows of a file from its footer, after checking that the format's columns

@@ -1,7 +1,8 @@
 //! Checks for labels that would silently teach the wrong thing: an answer whose end is not trained,
 //! so that the model never stops, and padding that is trained.
 
-use super::encode::{EncodeError, TokenRow};
+use super::error::EncodeError;
+use super::token_row::TokenRow;
 use crate::data::tokenizer::tokenize::Tokenizer;
 
 /// Refuses a conversation in which a trained answer does not end in a trained token. White space
@@ -110,12 +111,13 @@ mod tests {
     use jiff::Timestamp;
     use serde_json::{Value, json};
 
+    use super::super::encode::Encoder;
     use super::super::encode::tests::encoder;
-    use super::super::encode::{EncodeError, Encoder};
+    use super::super::error::EncodeError;
     use super::super::format::Example;
     use super::*;
     use crate::data::template::{self, ChatTemplate, Conversation};
-    use crate::data::tokenizer::tokenize::SpecialTokens;
+    use crate::data::tokenizer::special::SpecialTokens;
     use crate::terms::TrainOn;
 
     fn two_answers() -> Example {

@@ -2,8 +2,10 @@
 //! positions that are trained.
 
 pub mod encode;
+pub mod error;
 pub mod format;
 mod labels;
+pub mod token_row;
 pub mod told;
 pub mod turns;
 pub mod unread;

@@ -7,11 +7,12 @@ use std::fmt::Display;
 use serde_json::Value;
 
 use super::encode::Encoder;
-use super::{encode, turns};
+use super::error::EncodeError;
+use super::turns;
 use crate::data::read::cells;
 use crate::data::read::parquet::Batch;
 use crate::data::template::{self, ChatTemplate};
-use crate::data::tokenizer::tokenize;
+use crate::data::tokenizer::error::TokenizeError;
 use crate::fault::{quoted, quoting, without_data};
 use crate::terms::Format;
 
@@ -42,7 +43,7 @@ impl Told for turns::ConversationError {
     }
 }
 
-impl Told for encode::EncodeError {
+impl Told for EncodeError {
     fn message(&self) -> String {
         self.reason()
     }
@@ -67,8 +68,7 @@ impl Told for encode::EncodeError {
             }
             Self::Template(template::TemplateError::Panicked { cause })
             | Self::Tokenizer(
-                tokenize::TokenizeError::Encode { cause, .. }
-                | tokenize::TokenizeError::Panicked { cause, .. },
+                TokenizeError::Encode { cause, .. } | TokenizeError::Panicked { cause, .. },
             ) => cause,
             _ => "",
         };
@@ -172,7 +172,7 @@ fn any_text(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tokenizer::tokenize::SpecialTokens;
+    use crate::data::tokenizer::special::SpecialTokens;
 
     #[test]
     fn what_a_template_says_itself_is_no_text_of_the_row() {

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::cells::ColumnKind;
-use super::parquet::WantedColumn;
-use crate::data::example::format;
+use super::columns::{WantedColumn, wanted};
 use crate::fault::nearest;
 use crate::terms::{Format, Term};
 
@@ -230,7 +229,7 @@ impl Meant {
 }
 
 fn reads(format: Format, canonical: &str) -> bool {
-    format::wanted(format, &BTreeMap::new())
+    wanted(format, &BTreeMap::new())
         .iter()
         .any(|of| of.canonical == canonical)
 }
@@ -350,7 +349,7 @@ fn largest(kind: ColumnKind, free: &[&&Candidate]) -> Option<String> {
 pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, String)>)> {
     let free: Vec<&Candidate> = columns.iter().collect();
     let by_format = |format: Format| {
-        let wanted = format::wanted(format, &BTreeMap::new());
+        let wanted = wanted(format, &BTreeMap::new());
         let rest: Vec<&&Candidate> = free.iter().collect();
         let mut names: Vec<(&'static str, String)> = Vec::new();
         for of in wanted {
@@ -450,7 +449,7 @@ mod tests {
             .iter()
             .map(|(own, name)| ((*own).to_owned(), (*name).to_owned()))
             .collect();
-        let wanted = format::wanted(format, &names);
+        let wanted = wanted(format, &names);
         let missing = wanted
             .iter()
             .find(|of| !of.optional && there.iter().all(|column| column.name != of.name));

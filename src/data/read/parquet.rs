@@ -12,6 +12,7 @@ use parquet::file::metadata::ColumnChunkMetaData;
 use serde_json::Value;
 
 use super::cells::{self, ColumnKind};
+use super::columns::WantedColumn;
 use super::data_file::DataFile;
 use super::first_bytes::Content;
 use super::footer;
@@ -31,19 +32,6 @@ const MAX_PAGE_BYTES: u64 = 256 << 20;
 /// Maximum number of rows per byte of a file. Equal rows take next to nothing, but 64 thousand of
 /// them in a kilobyte are not data.
 const MAX_ROWS_PER_BYTE: i128 = 64;
-
-/// A column that a format reads.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WantedColumn {
-    /// The name that the format knows.
-    pub canonical: &'static str,
-    /// The name in the file.
-    pub name: String,
-    /// The kind of content that it must hold.
-    pub kind: ColumnKind,
-    /// Whether a file may lack it.
-    pub optional: bool,
-}
 
 /// Place of a row.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,9 +15,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 use tokenizers::AddedToken;
 
+use super::error::TokenizeError;
 use super::files::{ADDED, Config, MAP, TokenizerFiles};
 use super::renumbered::RenumberedToken;
-use super::tokenize::TokenizeError;
 
 /// Keys of single special tokens, in the order in which they are added.
 const NAMES: [&str; 7] = [

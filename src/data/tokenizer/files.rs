@@ -7,9 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::tokenize::TokenizeError;
-use crate::data::template::sources::{FILE, FOLDER};
-use crate::data::template::{TEMPLATE_BYTES, Templates};
+use super::error::TokenizeError;
+use super::templates::{FILE, FOLDER, TEMPLATE_BYTES, Templates};
 use crate::files::{self, is_there};
 
 /// Maximum bytes read of `tokenizer.json`; the largest in use has 33 MB.

@@ -2,9 +2,12 @@
 //! back.
 
 mod added;
+pub mod error;
 pub mod files;
 mod limits;
 pub mod pieces;
 pub mod renumbered;
 pub mod revised;
+pub mod special;
+pub mod templates;
 pub mod tokenize;

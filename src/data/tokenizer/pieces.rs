@@ -1,7 +1,8 @@
 //! Token ids as readable pieces of text, each with its label. A character that takes several tokens
 //! is one piece.
 
-use super::tokenize::{TokenizeError, Tokenizer};
+use super::error::TokenizeError;
+use super::tokenize::Tokenizer;
 
 /// Maximum number of tokens that one character takes.
 const MAX_TOKENS: usize = 4;

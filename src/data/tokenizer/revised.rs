@@ -6,43 +6,10 @@ use serde_json::{Map, Value, json};
 use tokenizers::AddedToken;
 
 use super::added::DECODER;
+use super::error::TokenizeError;
 use super::files::{ADDED, CONFIG, GENERATION, MAP, TOKENIZER, TokenizerFiles};
-use super::tokenize::{TokenizeError, Tokenizer};
-
-/// Role of a special token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TokenRole {
-    /// Begins a sequence.
-    Bos,
-    /// Ends a sequence.
-    Eos,
-    /// Pads a batch.
-    Pad,
-    /// Stands for text that the vocabulary lacks.
-    Unk,
-}
-
-impl TokenRole {
-    /// Returns its name in recipes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bos => "bos",
-            Self::Eos => "eos",
-            Self::Pad => "pad",
-            Self::Unk => "unk",
-        }
-    }
-
-    /// Returns its key in a tokenizer's files.
-    fn token_key(self) -> String {
-        format!("{}_token", self.name())
-    }
-
-    /// Returns its key in a model's files, which hold ids.
-    pub fn id_key(self) -> String {
-        format!("{}_token_id", self.name())
-    }
-}
+use super::special::TokenRole;
+use super::tokenize::Tokenizer;
 
 /// Changes to a tokenizer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

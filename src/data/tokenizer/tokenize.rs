@@ -2,42 +2,20 @@
 //! the model folder.
 
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokenizers::models::ModelWrapper;
 
 use super::added::{Added, Files};
+pub use super::error::TokenizeError;
 use super::files::{CONFIG, GENERATION, TOKENIZER, TokenizerFiles};
 use super::limits::vet;
 use super::renumbered::{self, RenumberedToken};
-use super::revised::TokenRole;
-use crate::data::template::Templates;
-use crate::fault::{Exit, Explain};
+use super::special::TokenRole;
+pub use super::special::{ENDS_OF_TURNS, SpecialTokens};
+use super::templates::Templates;
 use crate::files::{self, listed};
-
-/// Special tokens, as written in text.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SpecialTokens {
-    /// Begins a sequence.
-    pub bos: Option<String>,
-    /// Ends a sequence.
-    pub eos: Option<String>,
-    /// Pads a batch.
-    pub pad: Option<String>,
-    /// Stands for text that the vocabulary lacks.
-    pub unk: Option<String>,
-    /// Every special token of the tokenizer, including those above and those of chat templates, in
-    /// the order of their ids.
-    pub all: Vec<String>,
-    /// Tokens at which generation stops, including those of `generation_config.json`.
-    pub ends: Vec<String>,
-}
-
-/// The tokens that end a turn in stock templates; they count as ends in every tokenizer that has
-/// them.
-pub const ENDS_OF_TURNS: [&str; 4] = ["<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"];
 
 /// A tokenized text.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,80 +40,6 @@ pub struct Tokenizer {
     /// BPE dropout in the file: the share of merges that it skips at random.
     dropout: Option<f32>,
     hash: files::Hash,
-}
-
-/// Error while a tokenizer is opened or used.
-#[derive(Debug, thiserror::Error)]
-pub enum TokenizeError {
-    /// A file exists and cannot be read.
-    #[error(transparent)]
-    File(#[from] files::FileError),
-    /// The folder has no `tokenizer.json`.
-    #[error("`{folder}` holds no `tokenizer.json`{instead}")]
-    Missing {
-        /// The folder of the base model.
-        folder: PathBuf,
-        /// Text on a tokenizer of another form in the folder, which ends the message.
-        instead: &'static str,
-    },
-    /// A file does not have the content that its name implies.
-    #[error("`{path}` is not {expected}: {cause}")]
-    Broken {
-        /// The file.
-        path: PathBuf,
-        /// The expected content.
-        expected: &'static str,
-        /// The parse error.
-        cause: String,
-    },
-    /// A value of a configuration file has another type.
-    #[error("`{key}` in `{path}` is {found}, expected {expected}")]
-    Value {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// The value in the file.
-        found: String,
-        /// The expected content.
-        expected: &'static str,
-    },
-    /// A file gives a token the id of another token.
-    #[error("`{path}` gives `{token}` the id {id}, which is that of `{other}`")]
-    Collision {
-        /// The file.
-        path: PathBuf,
-        /// The token.
-        token: String,
-        /// The id.
-        id: u32,
-        /// The token that has this id in `tokenizer.json`.
-        other: String,
-    },
-    /// A text cannot be tokenized.
-    #[error("a text of {bytes} bytes cannot be tokenized: {cause}")]
-    Encode {
-        /// Size of the text.
-        bytes: usize,
-        /// The tokenizer's error message.
-        cause: String,
-    },
-    /// The tokenizers crate panicked on a text.
-    #[error("a text of {bytes} bytes cannot be tokenized: {cause}")]
-    Panicked {
-        /// Size of the text.
-        bytes: usize,
-        /// The panic message.
-        cause: String,
-    },
-    /// Tokens cannot be decoded.
-    #[error("{tokens} tokens cannot be turned into text: {cause}")]
-    Decode {
-        /// Number of tokens.
-        tokens: usize,
-        /// The tokenizer's error message.
-        cause: String,
-    },
 }
 
 impl Tokenizer {
@@ -594,42 +498,10 @@ fn missing(folder: &Path) -> TokenizeError {
     }
 }
 
-impl Explain for TokenizeError {
-    fn exit(&self) -> Exit {
-        match self {
-            Self::File(error) => error.exit(),
-            _ => Exit::Input,
-        }
-    }
-
-    fn hint(&self) -> Option<String> {
-        match self {
-            Self::File(error) => error.hint(),
-            Self::Missing { instead: "", .. } => {
-                Some("take the base's `tokenizer.json` along with its weights".to_owned())
-            }
-            Self::Missing { .. } => Some(
-                "convert it once with transformers: \
-                `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)`"
-                    .to_owned(),
-            ),
-            Self::Broken { .. } => {
-                Some("fetch the file again from where the base comes from".to_owned())
-            }
-            Self::Value { .. } => Some("correct the value, or fetch the file again".to_owned()),
-            Self::Collision { .. } => Some(
-                "take tokenizer.json and the files beside it from one place, or remove the file \
-                that does not belong there"
-                    .to_owned(),
-            ),
-            Self::Encode { .. } | Self::Panicked { .. } | Self::Decode { .. } => None,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::Explain;
 
     /// Creates a folder with a tokenizer of four words and the given files.
     fn folder(files: &[(&str, Value)]) -> tempfile::TempDir {
