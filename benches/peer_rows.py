@@ -38,7 +38,7 @@ def arguments():
 
 
 def read_rows(path, sequence_len):
-    """Ids and, for each, whether it is trained, of every row that rankine keeps; the layout is that of src/data/token_cache.rs."""
+    """Ids and, for each, whether it is trained, of every row that rankine keeps; the layout is that of src/data/corpus/token_cache.rs."""
     content = path.read_bytes()
     magic, rows, records, _, _ = HEADER.unpack_from(content)
     if magic != MAGIC:
@@ -64,7 +64,7 @@ def mix(key):
 
 
 def order_of_rankine(seed, rows):
-    """The first epoch's, src/data/shuffle.rs."""
+    """The first epoch's, src/data/corpus/shuffle.rs."""
     key = mix(mix(seed))
     return sorted(range(rows), key=lambda row: mix(key ^ row))
 

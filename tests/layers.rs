@@ -20,6 +20,16 @@ const LEVELS: [&[&str]; 13] = [
     &["cli"],
 ];
 
+/// The floors inside of `data`: its rooms and loose files.
+const DATA: [&[&str]; 6] = [
+    &["json_text", "visible"],
+    &["read", "tokenizer"],
+    &["convert", "template"],
+    &["example"],
+    &["corpus"],
+    &["batch"],
+];
+
 fn level(module: &str) -> usize {
     LEVELS
         .iter()
@@ -70,15 +80,15 @@ fn sources() -> Vec<(PathBuf, String, String)> {
         .collect()
 }
 
-/// Modules named after `crate::`, those in braces included.
-fn imported(text: &str) -> Vec<String> {
+/// Modules named after a prefix such as `crate::`, those in braces included.
+fn imported(text: &str, prefix: &str) -> Vec<String> {
     let word = |text: &str| {
         text.trim()
             .chars()
             .take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
             .collect::<String>()
     };
-    let after = text.split("crate::").skip(1);
+    let after = text.split(prefix).skip(1);
     let names = after.flat_map(|rest| match rest.strip_prefix('{') {
         Some(list) => outer_items(list).iter().map(|item| word(item)).collect(),
         None => vec![word(rest)],
@@ -106,7 +116,14 @@ fn outer_items(list: &str) -> Vec<String> {
 fn imports_are_read_with_their_braces() {
     let text = "use crate::{data::{self, Rows}, plan::Plan, model};\n\
         use crate::fault::{Exit, Fault};\nfn f() -> crate::nn::Head {}";
-    assert_eq!(imported(text), ["data", "plan", "model", "fault", "nn"]);
+    assert_eq!(
+        imported(text, "crate::"),
+        ["data", "plan", "model", "fault", "nn"]
+    );
+    assert_eq!(
+        imported("crate::data::{read::cells, visible}", "crate::data::"),
+        ["read", "visible"]
+    );
 }
 
 #[test]
@@ -116,7 +133,7 @@ fn imports_go_only_downward() {
         .into_iter()
         .filter(|(_, module, _)| !["lib", "main"].contains(&module.as_str()))
     {
-        for target in imported(&text)
+        for target in imported(&text, "crate::")
             .into_iter()
             .filter(|target| *target != module)
         {
@@ -126,6 +143,35 @@ fn imports_go_only_downward() {
                     "{}: `{module}` (level {from}) imports `{target}` (level {to})",
                     path.display()
                 ));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn rooms_of_data_import_only_downward() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data");
+    let floor = |room: &str| DATA.iter().position(|floor| floor.contains(&room));
+    let mut wrong = Vec::new();
+    for (path, _, text) in sources() {
+        let Ok(inside) = path.strip_prefix(&root) else {
+            continue;
+        };
+        if inside == Path::new("mod.rs") {
+            continue;
+        }
+        let first = inside.components().next().expect("a name");
+        let room = first.as_os_str().to_str().unwrap().trim_end_matches(".rs");
+        let from = floor(room).unwrap_or_else(|| panic!("`{room}` has no floor in DATA"));
+        // A path that climbs names rooms too; what is no room is a file of the same one.
+        let climbs = imported(&text, "super::super::");
+        let climbs = climbs.into_iter().filter(|name| floor(name).is_some());
+        let named = imported(&text, "crate::data::").into_iter().chain(climbs);
+        for target in named.filter(|target| target != room) {
+            // What `data` exports is for those outside: inside, each thing is named by its room.
+            if floor(&target).is_none_or(|to| to >= from) {
+                wrong.push(format!("{}: `{room}` imports `{target}`", path.display()));
             }
         }
     }

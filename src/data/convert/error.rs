@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::parquet;
 use super::piece::counted;
+use crate::data::read::parquet;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 

@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use super::super::first_bytes;
 use super::delimited;
 use super::error::ConvertError;
 use super::lines;
 use super::piece::{Content, MAX_ROW_BYTES, Record, RecordBlock, counted};
 use super::stream::Stream;
+use crate::data::read::first_bytes;
 use crate::files;
 
 /// Columns for the text of a file and for its path.

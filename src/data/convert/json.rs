@@ -6,7 +6,7 @@ use std::cell::Cell;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::piece::{Row, Wrong};
+use super::row::{Row, Wrong};
 use crate::fault::quoted;
 
 /// Maximum number of characters of a word that a message quotes.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field as ArrowField, Schema};
 use serde_json::{Map, Value, json};
 
-use super::super::cells::ColumnKind;
 use super::error::ConvertError;
 use super::json::kind;
 use super::names::{self, Proposal};
-use super::piece::Row;
+use super::row::Row;
 use super::shape::{Fields, Shape, list_of};
+use crate::data::read::cells::ColumnKind;
 use crate::fault::quoted as data;
 use crate::files::listed;
 use crate::terms::{Format, Term};

@@ -16,6 +16,7 @@ mod names;
 mod output;
 mod piece;
 mod reshape;
+mod row;
 mod shape;
 mod stream;
 mod walk;
@@ -30,8 +31,8 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 
-use super::cells::MAX_TEXT_BYTES;
-use super::license;
+use crate::data::read::cells::MAX_TEXT_BYTES;
+use crate::data::read::license;
 use crate::fault::quoted;
 use crate::files::{self, Hash, listed};
 use crate::report::Reporter;
@@ -39,7 +40,8 @@ use crate::terms::Format;
 use inputs::{FileForm, Input};
 use layout::{Column, ColumnLayout, Naming};
 use output::ParquetOutput;
-use piece::{Record, RecordBlock, Row, Wrong, in_parallel};
+use piece::{Record, RecordBlock, in_parallel};
+use row::{Row, Wrong};
 use shape::Fields;
 use walk::{Dropped, Work};
 
@@ -458,8 +460,8 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::super::{cells, footer};
     use super::*;
+    use crate::data::read::{cells, footer};
 
     fn value() -> impl Strategy<Value = Value> {
         let leaf = prop_oneof![

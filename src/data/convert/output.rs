@@ -16,7 +16,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 
 use super::error::ConvertError;
-use super::piece::Row;
+use super::row::Row;
 use crate::files::{self, NewFile, write_pieces_atomic, write_private};
 
 /// Approximate bytes of a row group before compression.

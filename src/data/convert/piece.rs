@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::json;
+use super::row::{Row, Wrong};
 
 /// Approximate bytes of a block.
 pub(super) const PIECE_BYTES: usize = 4 << 20;
@@ -13,9 +14,6 @@ pub(super) const MAX_ROW_BYTES: usize = 16 << 20;
 /// Maximum number of records in a unit, and bytes after which it ends earlier.
 const UNIT_ROWS: usize = 256;
 const UNIT_BYTES: usize = 256 << 10;
-
-/// A row as read: values by column.
-pub(super) type Row = Map<String, Value>;
 
 /// A block of consecutive records.
 #[derive(Debug, Default)]
@@ -42,16 +40,6 @@ pub(super) enum Content {
     Cells(Vec<Range<usize>>),
     /// A record that could not be split; the reason.
     Broken(String),
-}
-
-/// Error of a record that is not a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Wrong {
-    /// The line, from 1.
-    pub line: u64,
-    /// The byte of that line, from 1, where it is known.
-    pub column: Option<usize>,
-    pub reason: String,
 }
 
 impl RecordBlock {

@@ -11,15 +11,15 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::Value;
 use std::sync::Arc;
 
-use super::super::parquet;
-use super::super::{cells, footer};
 use super::error::ConvertError;
 use super::inputs::Input;
 use super::layout::{ChatOf, proposal, turns_type};
 use super::names::{self, Holds, Proposal};
-use super::piece::Row;
+use super::row::Row;
 use super::walk::{Work, joined};
 use super::{ColumnFound, Converted, Job, output};
+use crate::data::read::parquet;
+use crate::data::read::{cells, footer};
 use crate::files::{self, Hash, hash_file, open_file};
 use crate::report::Reporter;
 

@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use super::error::{ConvertError, LISTED};
 use super::inputs::{Input, InputReader};
-use super::piece::{RecordBlock, Wrong};
+use super::piece::RecordBlock;
+use super::row::Wrong;
 use crate::fault::Fault;
 use crate::files::{Hash, hash_bytes};
 use crate::report::{Event, Reporter, Transfer};

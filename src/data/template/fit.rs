@@ -213,7 +213,7 @@ fn object(text: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::tokenize::SpecialTokens;
+    use crate::data::tokenizer::special::SpecialTokens;
 
     fn rendered(source: &str, messages: Value) -> String {
         let template = ChatTemplate::new(

@@ -25,13 +25,10 @@ use serde_json::{Map, Value};
 
 use self::engine::Raised;
 use self::single::Single;
-pub use self::sources::{Sources, Templates};
-use crate::data::tokenize::SpecialTokens;
+pub use self::sources::Sources;
+use crate::data::tokenizer::special::SpecialTokens;
 use crate::fault::{Exit, Explain};
 use crate::files::{Hash, hash_bytes};
-
-/// Maximum bytes read of a template's file; the longest in use have a fiftieth of it.
-pub const TEMPLATE_BYTES: u64 = 1 << 20;
 
 /// Keys of a turn's reasoning, the one that templates read first.
 pub(in crate::data) const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];

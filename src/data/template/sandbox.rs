@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 use super::single::Single;
 use super::{Conversation, TemplateError};
-use crate::data::tokenize::SpecialTokens;
+use crate::data::tokenizer::special::SpecialTokens;
 
 /// Subcommand of the program that carries out a request.
 pub const VERB: &str = "try-template";

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use super::engine::{self, Engine};
 use super::{Conversation, REASONING, Rendered, TemplateError, rewrite, sandbox, twins};
-use crate::data::tokenize::SpecialTokens;
+use crate::data::tokenizer::special::SpecialTokens;
 use crate::files::{Hash, guarded, hash_bytes};
 
 /// A template, compiled once and rendered from many threads.

@@ -1,19 +1,15 @@
 //! The templates of a model, and the choice of the one that renders conversations.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::{TEMPLATE_BYTES, twins};
-use crate::data::tokenize::Tokenizer;
+use super::twins;
+use crate::data::tokenizer::templates::{FILE, FOLDER, TEMPLATE_BYTES, TOOL_USE, Templates};
+use crate::data::tokenizer::tokenize::Tokenizer;
 use crate::fault::{Exit, Explain};
 use crate::files::{self, read_text_up_to};
 
-/// Name of the template that transformers uses for conversations without tools.
-const DEFAULT: &str = "default";
-/// Name of the template that transformers uses for conversations with tools.
-pub const TOOL_USE: &str = "tool_use";
 /// Templates and variables that conversations are rendered with.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sources {
@@ -61,6 +57,21 @@ impl Sources {
         has(&self.default) || self.tool_use.as_deref().is_some_and(has)
     }
 
+    /// Returns the templates that transformers uses by default; `None` if there are none.
+    fn of_model(templates: &Templates) -> Result<Option<Self>, TemplateSourceError> {
+        let tool_use = templates.get(TOOL_USE).map(str::to_owned);
+        match templates.default_source() {
+            Some(source) => Ok(Some(Self {
+                tool_use,
+                ..Self::from(source)
+            })),
+            None if *templates == Templates::default() => Ok(None),
+            None => Err(TemplateSourceError::NoDefault {
+                names: templates.names().into_iter().map(str::to_owned).collect(),
+            }),
+        }
+    }
+
     /// Puts the variables before a template. jinja2 removes the line break after a block, so the
     /// template itself begins as before.
     fn with_variables(&self, source: &str) -> String {
@@ -92,71 +103,6 @@ fn literal(value: &Value) -> String {
             )
         }
         other => other.to_string(),
-    }
-}
-
-/// File of a model's template in its folder.
-pub(in crate::data) const FILE: &str = "chat_template.jinja";
-/// Folder of a model's further templates.
-pub(in crate::data) const FOLDER: &str = "additional_chat_templates";
-
-/// The chat templates of a model's folder, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Templates(BTreeMap<String, String>);
-
-impl FromIterator<(String, String)> for Templates {
-    fn from_iter<T: IntoIterator<Item = (String, String)>>(templates: T) -> Self {
-        Self(templates.into_iter().collect())
-    }
-}
-
-impl Templates {
-    /// Creates templates from one without a name.
-    pub(in crate::data) fn one(source: String) -> Self {
-        Self::from_iter([(DEFAULT.to_owned(), source)])
-    }
-
-    /// Returns the files of a model's folder that hold the templates.
-    pub fn files(&self) -> impl Iterator<Item = (PathBuf, String)> {
-        let path = |name: &str| {
-            if name == DEFAULT {
-                FILE.to_owned()
-            } else {
-                format!("{FOLDER}/{name}.jinja")
-            }
-        };
-        self.0
-            .iter()
-            .map(move |(name, source)| (path(name).into(), source.clone()))
-    }
-
-    /// Returns the template for conversations without tools.
-    pub fn default_source(&self) -> Option<&str> {
-        self.0.get(DEFAULT).map(String::as_str)
-    }
-
-    /// Returns the names, except `default`.
-    pub fn names(&self) -> Vec<&str> {
-        self.0
-            .keys()
-            .map(String::as_str)
-            .filter(|name| *name != DEFAULT)
-            .collect()
-    }
-
-    /// Returns the templates that transformers uses by default; `None` if there are none.
-    fn sources(&self) -> Result<Option<Sources>, TemplateSourceError> {
-        let tool_use = self.0.get(TOOL_USE).cloned();
-        match self.default_source() {
-            Some(source) => Ok(Some(Sources {
-                tool_use,
-                ..Sources::from(source)
-            })),
-            None if self.0.is_empty() => Ok(None),
-            None => Err(TemplateSourceError::NoDefault {
-                names: self.names().into_iter().map(str::to_owned).collect(),
-            }),
-        }
     }
 }
 
@@ -254,7 +200,7 @@ impl Sources {
     ) -> Result<Option<Self>, TemplateSourceError> {
         let templates = tokenizer.chat_templates();
         let Some(path) = named else {
-            return templates.sources();
+            return Self::of_model(templates);
         };
         let name = path.to_str().unwrap_or_default();
         if path.is_file() {
@@ -262,8 +208,8 @@ impl Sources {
                 read_text_up_to(path, TEMPLATE_BYTES)?.as_str(),
             )));
         }
-        if let Some(source) = templates.0.get(name) {
-            return Ok(Some(Self::from(source.as_str())));
+        if let Some(source) = templates.get(name) {
+            return Ok(Some(Self::from(source)));
         }
         let of_model = || templates.names().into_iter().map(str::to_owned).collect();
         let stock = twins::named(name).ok_or_else(|| TemplateSourceError::Unknown {
@@ -322,14 +268,16 @@ mod tests {
             ("tool_use".to_owned(), "t".to_owned()),
             ("rag".to_owned(), "r".to_owned()),
         ]);
-        let error = templates.sources().expect_err("no default");
+        let error = Sources::of_model(&templates).expect_err("no default");
         assert_eq!(
             error.to_string(),
             "the base has chat templates named `rag`, `tool_use`, none named `default`"
         );
-        assert_eq!(Templates::default().sources().expect("none"), None);
-        let one = Templates::one("d".to_owned())
-            .sources()
+        assert_eq!(
+            Sources::of_model(&Templates::default()).expect("none"),
+            None
+        );
+        let one = Sources::of_model(&Templates::one("d".to_owned()))
             .expect("one")
             .expect("a template");
         assert_eq!(one, Sources::from("d"));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::single::Single;
 use super::{Conversation, REASONING, Rendered, TemplateError};
-use crate::data::tokenize::ENDS_OF_TURNS;
+use crate::data::tokenizer::special::ENDS_OF_TURNS;
 
 impl Single {
     /// Renders a conversation and finds its spans by the first way that works.
@@ -353,7 +353,8 @@ mod tests {
 
     use super::super::ChatTemplate;
     use super::*;
-    use crate::data::tokenize::{SpecialTokens, Tokenizer};
+    use crate::data::tokenizer::special::SpecialTokens;
+    use crate::data::tokenizer::tokenize::Tokenizer;
 
     fn special() -> SpecialTokens {
         let all = ["<s>", "</s>", "<|end|>"].map(str::to_owned).to_vec();

@@ -10,8 +10,9 @@ use super::OllamaError;
 use super::conversations::{Golden, golden, with_blanks};
 use super::go::GoTemplate;
 use super::stock;
-use crate::data::template::{self, ChatTemplate, Conversation, TEMPLATE_BYTES};
+use crate::data::template::{self, ChatTemplate, Conversation};
 use crate::data::tokenize::Tokenizer;
+use crate::data::tokenizer::templates::TEMPLATE_BYTES;
 use crate::files::read_text_up_to;
 
 /// An Ollama template that equals the chat template, with the stops of an answer.

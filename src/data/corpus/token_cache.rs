@@ -1,0 +1,586 @@
+//! The token cache: the rows of one data file as tokens, written once and memory-mapped by every
+//! later run.
+//!
+//! Layout, little-endian: stamp (kind and version, key, hash of the data file), number of rows
+//! (u64), bytes of records (u64), checksum (32 bytes); then a record for each row: its ids (u32
+//! each) and its label bits (first token in the lowest bit); then an index entry for each row:
+//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64). The record of
+//! a broken row is the reason in UTF-8; its entry has the length of the reason in place of the
+//! tokens, and [`BROKEN`] in place of the trained tokens. One more entry of this kind follows the
+//! last row; its text holds the remarks on the whole file. The checksum is blake3 over the records,
+//! the index and everything before the checksum. Length limits are not part of a cache, so changing
+//! them needs no new tokenization.
+
+use std::fs::File;
+use std::io::{BufWriter, Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::data::example::token_row::TokenRow;
+use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
+
+const CHECKSUM_START: usize = STAMP_BYTES + 8 + 8;
+const HEADER_BYTES: usize = CHECKSUM_START + 32;
+const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
+/// Bytes of the index that are held in memory at a time.
+const INDEX_PIECE_BYTES: usize = 1 << 18;
+/// Count of trained tokens that marks a broken row; no row has as many.
+const BROKEN: u32 = u32::MAX;
+
+/// A row in the cache.
+#[derive(Debug, Clone, Copy)]
+pub enum CachedRow<'a> {
+    /// Its tokens; none if there was nothing to learn.
+    Row(TokenSlice<'a>),
+    /// The reason why it makes no tokens, with its place in the file.
+    Broken(&'a str),
+}
+
+/// The tokens of one row, borrowed from the cache.
+#[derive(Debug, Clone, Copy)]
+pub struct TokenSlice<'a> {
+    ids: &'a [[u8; 4]],
+    bits: &'a [u8],
+    trained_tokens: usize,
+    /// Hash of ids and labels from the cache; `None` for a row that was cut.
+    content: Option<u64>,
+}
+
+impl TokenSlice<'_> {
+    /// Returns the number of tokens in the row.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there was nothing to learn in the row.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// Returns the token ids.
+    pub fn ids(&self) -> Vec<u32> {
+        self.ids.iter().map(|id| u32::from_le_bytes(*id)).collect()
+    }
+
+    /// Returns whether each token is a target; the first never is.
+    pub fn trained(&self) -> Vec<bool> {
+        (0..self.len()).map(|token| bit(self.bits, token)).collect()
+    }
+
+    /// Returns the number of tokens that are targets.
+    pub fn trained_tokens(&self) -> usize {
+        self.trained_tokens
+    }
+
+    /// Returns the highest id.
+    pub fn highest_id(&self) -> Option<u32> {
+        self.ids.iter().map(|id| u32::from_le_bytes(*id)).max()
+    }
+
+    /// Whether a token is a target somewhere in the row.
+    pub fn trains(&self, id: u32) -> bool {
+        let id = id.to_le_bytes();
+        self.ids
+            .iter()
+            .enumerate()
+            .any(|(token, other)| *other == id && bit(self.bits, token))
+    }
+
+    /// Whether a token is somewhere in the row.
+    pub fn has(&self, id: u32) -> bool {
+        self.ids.contains(&id.to_le_bytes())
+    }
+
+    /// Returns a hash of ids and labels; equal for equal rows.
+    pub fn content(&self) -> u64 {
+        self.content
+            .unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
+    }
+
+    /// Returns a hash of the ids alone; equal for rows with the same tokens, whichever are trained.
+    pub fn text(&self) -> u64 {
+        content(self.ids.as_flattened(), &[])
+    }
+
+    /// Returns the row cut to its first `len` tokens.
+    #[must_use]
+    pub fn first(self, len: usize) -> Self {
+        if len >= self.len() {
+            return self;
+        }
+        let (ids, bits) = (&self.ids[..len], &self.bits[..len.div_ceil(8)]);
+        let trained_tokens = first_bits(bits, len)
+            .iter()
+            .map(|byte| byte.count_ones() as usize)
+            .sum();
+        Self {
+            ids,
+            bits,
+            trained_tokens,
+            content: None,
+        }
+    }
+}
+
+/// The rows of one data file.
+#[derive(Debug)]
+pub struct Cache {
+    map: Map,
+    rows: usize,
+    index_start: usize,
+    /// Its name and the lease that protects it from removal; `None` for a file without a name.
+    entry: Option<(String, Option<Arc<Lease>>)>,
+}
+
+impl Cache {
+    /// Maps a cache, checks that it is complete and has this stamp, and marks it as used now.
+    ///
+    /// # Errors
+    /// It cannot be read or does not match; the reason in words.
+    pub fn open(path: &Path, stamp: &Stamp) -> Result<Self, String> {
+        let file = files::open_file(path).map_err(|error| error.to_string())?;
+        let cache = Self::of(&file, path, stamp)?;
+        // Of a folder that is only read, the date of the last write has to do.
+        let _ = file.set_modified(SystemTime::now());
+        Ok(cache)
+    }
+
+    /// Like [`Cache::open`], for an open file; `path` is its name in messages.
+    ///
+    /// # Errors
+    /// As for [`Cache::open`].
+    pub fn of(file: &File, path: &Path, stamp: &Stamp) -> Result<Self, String> {
+        let map = files::map_file(file, path).map_err(|error| error.to_string())?;
+        let header = map
+            .first_chunk::<HEADER_BYTES>()
+            .ok_or("its header is cut off")?;
+        let (said, checksum) = header.split_at(CHECKSUM_START);
+        let (rows, records) = (u64_at(said, STAMP_BYTES), u64_at(said, STAMP_BYTES + 8));
+        if said[..STAMP_BYTES] != stamp.bytes() {
+            return Err("it is of another kind, version or key".into());
+        }
+        let length = rows
+            .checked_add(1)
+            .and_then(|entries| entries.checked_mul(ENTRY_BYTES as u64))
+            .and_then(|index| index.checked_add(records)?.checked_add(HEADER_BYTES as u64));
+        if length != Some(map.len() as u64) {
+            return Err(format!(
+                "it has {} bytes, its header describes another length",
+                map.len()
+            ));
+        }
+        let mut hasher = blake3::Hasher::new();
+        update_in_parallel(&mut hasher, &map, HEADER_BYTES);
+        if hasher.update(said).finalize().as_bytes() != checksum {
+            return Err("its checksum does not fit its content".into());
+        }
+        // Both are below the length of the map, which is a usize.
+        Ok(Self {
+            rows: rows as usize,
+            index_start: HEADER_BYTES + records as usize,
+            map,
+            entry: None,
+        })
+    }
+
+    /// Turns the cache into an entry with this name, protected by `lease`.
+    #[must_use]
+    pub fn named(self, name: String, lease: Option<Arc<Lease>>) -> Self {
+        Self {
+            entry: Some((name, lease)),
+            ..self
+        }
+    }
+
+    /// Returns the name of its entry; `None` if it has none.
+    pub fn name(&self) -> Option<&str> {
+        self.entry.as_ref().map(|(name, _)| name.as_str())
+    }
+
+    /// Returns the number of rows of the data file, those without tokens included.
+    pub fn len(&self) -> usize {
+        self.rows
+    }
+
+    /// Returns the remarks on the whole file from when it was written.
+    pub fn remarks(&self) -> &str {
+        match self.entry(self.rows) {
+            CachedRow::Broken(remarks) => remarks,
+            CachedRow::Row(_) => "",
+        }
+    }
+
+    /// Returns a row by its place in the data file.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn entry(&self, row: usize) -> CachedRow<'_> {
+        let entry = self.index_start + row * ENTRY_BYTES;
+        let entry = self.map.slice(entry..entry + ENTRY_BYTES);
+        let (start, length, trained_tokens) = (
+            u64_at(entry, 0) as usize,
+            u32_at(entry, 8) as usize,
+            u32_at(entry, 12),
+        );
+        let record = |bytes: usize| {
+            self.map
+                .slice(HEADER_BYTES + start..HEADER_BYTES + start + bytes)
+        };
+        if trained_tokens == BROKEN {
+            return CachedRow::Broken(
+                str::from_utf8(record(length))
+                    .expect("the checksum holds what was written from a text"),
+            );
+        }
+        let (ids, bits) = record(length * 4 + length.div_ceil(8)).split_at(length * 4);
+        CachedRow::Row(TokenSlice {
+            ids: ids.as_chunks().0,
+            bits,
+            trained_tokens: trained_tokens as usize,
+            content: Some(u64_at(entry, 16)),
+        })
+    }
+}
+
+/// Writer of a cache, row by row, into a file without a name: however the writer ends, it leaves
+/// nothing behind. The index is kept in a second such file until all records are written.
+pub struct Writer {
+    path: PathBuf,
+    stamp: Stamp,
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+    index: BufWriter<File>,
+    rows: u64,
+    records: u64,
+    remarks: String,
+}
+
+impl Writer {
+    /// Starts a cache on the disk of a folder.
+    ///
+    /// # Errors
+    /// The folder cannot be written.
+    pub fn create(folder: &Path, stamp: Stamp) -> Result<Self, files::FileError> {
+        let nameless = || {
+            tempfile::tempfile_in(folder)
+                .map_err(|cause| files::FileError::new("write", folder, cause))
+        };
+        let mut file = BufWriter::new(nameless()?);
+        file.write_all(&[0; HEADER_BYTES])
+            .map_err(|cause| files::FileError::new("write", folder, cause))?;
+        let index = BufWriter::new(nameless()?);
+        Ok(Self {
+            path: folder.to_owned(),
+            stamp,
+            file,
+            hasher: blake3::Hasher::new(),
+            index,
+            rows: 0,
+            records: 0,
+            remarks: String::new(),
+        })
+    }
+
+    /// Appends a row.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn push(&mut self, row: &TokenRow) -> Result<(), files::FileError> {
+        let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+        let bits = pack(&row.trained);
+        self.push_entry(
+            row.ids.len() as u32,
+            count(&row.trained) as u32,
+            content(&ids, &bits),
+        )?;
+        self.push_record(&ids)
+            .and_then(|()| self.push_record(&bits))
+    }
+
+    /// Appends a row that makes no tokens, with the reason.
+    ///
+    /// # Errors
+    /// The disk is full or fails.
+    pub fn push_broken(&mut self, reason: &str) -> Result<(), files::FileError> {
+        self.push_entry(reason.len() as u32, BROKEN, 0)?;
+        self.push_record(reason.as_bytes())
+    }
+
+    /// Sets the remarks on the whole file.
+    pub fn remark(&mut self, remarks: String) {
+        self.remarks = remarks;
+    }
+
+    fn push_entry(
+        &mut self,
+        length: u32,
+        trained_tokens: u32,
+        content: u64,
+    ) -> Result<(), files::FileError> {
+        let mut entry = [0; ENTRY_BYTES];
+        entry[..8].copy_from_slice(&self.records.to_le_bytes());
+        entry[8..12].copy_from_slice(&length.to_le_bytes());
+        entry[12..16].copy_from_slice(&trained_tokens.to_le_bytes());
+        entry[16..].copy_from_slice(&content.to_le_bytes());
+        self.rows += 1;
+        self.index
+            .write_all(&entry)
+            .map_err(|cause| files::FileError::new("write", &self.path, cause))
+    }
+
+    fn push_record(&mut self, bytes: &[u8]) -> Result<(), files::FileError> {
+        self.records += bytes.len() as u64;
+        self.write(bytes)
+    }
+
+    /// Finishes the cache, still without a name. It is not synced: a cache torn by a crash is
+    /// detected by its checksum and made again.
+    ///
+    /// # Errors
+    /// The disk is full or fails; no cache is left then.
+    pub fn finish(mut self) -> Result<File, files::FileError> {
+        let rows = self.rows;
+        let remarks = std::mem::take(&mut self.remarks);
+        self.push_broken(&remarks)?;
+        self.append_index()?;
+        let mut header = Vec::with_capacity(HEADER_BYTES);
+        header.extend(self.stamp.bytes());
+        header.extend(rows.to_le_bytes());
+        header.extend(self.records.to_le_bytes());
+        let checksum = self.hasher.update(&header).finalize();
+        header.extend(checksum.as_bytes());
+        let failed = |cause| files::FileError::new("write", &self.path, cause);
+        let mut file = self
+            .file
+            .into_inner()
+            .map_err(|error| failed(error.into_error()))?;
+        file.rewind()
+            .and_then(|()| file.write_all(&header))
+            .map_err(failed)?;
+        Ok(file)
+    }
+
+    fn append_index(&mut self) -> Result<(), files::FileError> {
+        let failed = |cause| files::FileError::new("write", &self.path, cause);
+        self.index.rewind().map_err(failed)?;
+        let mut piece = vec![0; INDEX_PIECE_BYTES];
+        loop {
+            let failed = |cause| files::FileError::new("read back", &self.path, cause);
+            match self.index.get_mut().read(&mut piece).map_err(failed)? {
+                0 => return Ok(()),
+                bytes => self.write(&piece[..bytes])?,
+            }
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<(), files::FileError> {
+        self.hasher.update(bytes);
+        self.file
+            .write_all(bytes)
+            .map_err(|cause| files::FileError::new("write", &self.path, cause))
+    }
+}
+
+fn content(ids: &[u8], bits: &[u8]) -> u64 {
+    u64_at(
+        blake3::Hasher::new()
+            .update(ids)
+            .update(bits)
+            .finalize()
+            .as_bytes(),
+        0,
+    )
+}
+
+fn count(trained: &[bool]) -> usize {
+    trained.iter().filter(|trained| **trained).count()
+}
+
+fn pack(trained: &[bool]) -> Vec<u8> {
+    trained
+        .chunks(8)
+        .map(|eight| {
+            eight
+                .iter()
+                .rev()
+                .fold(0, |byte, trained| byte << 1 | u8::from(*trained))
+        })
+        .collect()
+}
+
+/// Returns the label bits of the first `len` tokens, and zeros after them.
+fn first_bits(bits: &[u8], len: usize) -> Vec<u8> {
+    let mut bits = bits[..len.div_ceil(8)].to_vec();
+    if let Some(last) = bits.last_mut().filter(|_| !len.is_multiple_of(8)) {
+        *last &= (1 << (len % 8)) - 1;
+    }
+    bits
+}
+
+fn bit(bits: &[u8], token: usize) -> bool {
+    bits[token / 8] >> (token % 8) & 1 == 1
+}
+
+fn u64_at(bytes: &[u8], start: usize) -> u64 {
+    u64::from_le_bytes(
+        *bytes[start..]
+            .first_chunk()
+            .expect("headers and entries have a fixed length"),
+    )
+}
+
+fn u32_at(bytes: &[u8], start: usize) -> u32 {
+    u32::from_le_bytes(
+        *bytes[start..]
+            .first_chunk()
+            .expect("entries have a fixed length"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::files::{EntryKind, Hash};
+
+    fn stamp(key: u8) -> Stamp {
+        Stamp {
+            kind: EntryKind::Tokens,
+            key: Hash([key; 32]),
+            source: Hash([9; 32]),
+        }
+    }
+
+    fn write(path: &Path, rows: &[TokenRow], key: u8) {
+        let folder = path.parent().expect("inside");
+        std::fs::create_dir_all(folder).expect("made");
+        let mut writer = Writer::create(folder, stamp(key)).expect("created");
+        for row in rows {
+            writer.push(row).expect("pushed");
+        }
+        files::give_name(&mut writer.finish().expect("finished"), path).expect("named");
+    }
+
+    fn tokens(cache: &Cache, row: usize) -> TokenSlice<'_> {
+        match cache.entry(row) {
+            CachedRow::Row(row) => row,
+            CachedRow::Broken(reason) => panic!("{reason}"),
+        }
+    }
+
+    fn rows() -> impl Strategy<Value = Vec<TokenRow>> {
+        let row = prop::collection::vec(any::<(u32, bool)>(), 0..40);
+        let row = row.prop_map(|tokens| {
+            let (ids, trained) = tokens.into_iter().unzip();
+            TokenRow { ids, trained }
+        });
+        prop::collection::vec(row, 0..12)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back_whole_or_cut(rows in rows(), len in 0_usize..50) {
+            let folder = tempfile::tempdir().expect("a temporary folder");
+            let path = folder.path().join("new/folder/x.tokens");
+            let cut = |row: &TokenRow| TokenRow {
+                ids: row.ids.iter().take(len).copied().collect(),
+                trained: row.trained.iter().take(len).copied().collect(),
+            };
+            let short: Vec<TokenRow> = rows.iter().map(cut).collect();
+            write(&path, &rows, 7);
+            let whole = Cache::open(&path, &stamp(7)).expect("opened");
+            write(&path, &short, 7);
+            let shortened = Cache::open(&path, &stamp(7)).expect("opened");
+            prop_assert_eq!(whole.len(), rows.len());
+            for (index, row) in rows.iter().enumerate() {
+                let (read, first) = (tokens(&whole, index), tokens(&whole, index).first(len));
+                for (slice, row) in [(&read, row), (&first, &short[index])] {
+                    prop_assert_eq!(slice.ids(), row.ids.clone());
+                    prop_assert_eq!(slice.trained(), row.trained.clone());
+                }
+                prop_assert_eq!(first.content(), tokens(&shortened, index).content());
+                prop_assert_eq!(first.trained_tokens(), tokens(&shortened, index).trained_tokens());
+            }
+        }
+    }
+
+    #[test]
+    fn a_broken_row_keeps_its_reason_and_its_neighbors_their_tokens() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let row = TokenRow {
+            ids: vec![5, 6],
+            trained: vec![false, true],
+        };
+        let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
+        writer
+            .push(&row)
+            .and_then(|()| writer.push_broken("row 1: ü"))
+            .and_then(|()| writer.push(&row))
+            .expect("pushed");
+        writer.remark("of all: ü".to_owned());
+        files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
+        let cache = Cache::open(&path, &stamp(3)).expect("opened");
+        assert_eq!(
+            (
+                cache.len(),
+                tokens(&cache, 0).ids(),
+                tokens(&cache, 2).ids()
+            ),
+            (3, vec![5, 6], vec![5, 6])
+        );
+        assert!(matches!(cache.entry(1), CachedRow::Broken("row 1: ü")));
+        assert_eq!(cache.remarks(), "of all: ü");
+    }
+
+    #[test]
+    fn equal_rows_and_only_they_have_equal_content() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let row = |ids: [u32; 2], trained: [bool; 2]| TokenRow {
+            ids: ids.into(),
+            trained: trained.into(),
+        };
+        let rows = [
+            row([1, 2], [false, true]),
+            row([1, 2], [false, true]),
+            row([1, 2], [true, true]),
+            row([1, 3], [false, true]),
+        ];
+        write(&path, &rows, 0);
+        let cache = Cache::open(&path, &stamp(0)).expect("opened");
+        let contents: Vec<u64> = (0..4)
+            .map(|index| tokens(&cache, index).content())
+            .collect();
+        assert_eq!(contents[0], contents[1]);
+        assert!(
+            contents[0] != contents[2] && contents[0] != contents[3] && contents[2] != contents[3]
+        );
+    }
+
+    #[test]
+    fn a_cache_with_any_byte_changed_or_missing_or_of_another_key_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        write(
+            &path,
+            &[TokenRow {
+                ids: vec![5, 6, 7],
+                trained: vec![false, true, true],
+            }],
+            1,
+        );
+        assert!(Cache::open(&path, &stamp(2)).is_err());
+        let whole = std::fs::read(&path).expect("read");
+        for index in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[index] ^= 0x10;
+            std::fs::write(&path, changed).expect("written");
+            assert!(Cache::open(&path, &stamp(1)).is_err(), "byte {index}");
+            std::fs::write(&path, &whole[..index]).expect("written");
+            assert!(Cache::open(&path, &stamp(1)).is_err(), "length {index}");
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! The columns that a format reads: their names in a file, and what each must hold.
+
+use std::collections::BTreeMap;
+
+use super::cells::ColumnKind;
+use crate::terms::Format;
+
+/// A column that a format reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WantedColumn {
+    /// The name that the format knows.
+    pub canonical: &'static str,
+    /// The name in the file.
+    pub name: String,
+    /// The kind of content that it must hold.
+    pub kind: ColumnKind,
+    /// Whether a file may lack it.
+    pub optional: bool,
+}
+
+/// Returns the kind of a canonical column of a format, and whether a file may lack it.
+fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
+    match (format, column) {
+        (_, "messages") => (ColumnKind::Turns, false),
+        (_, "tools" | "history") => (ColumnKind::List, true),
+        (_, "input" | "system") => (ColumnKind::Text, true),
+        (_, "chat_template_kwargs") => (ColumnKind::Object, true),
+        (Format::Completion, _) => (ColumnKind::TextOrTurns, false),
+        _ => (ColumnKind::Text, false),
+    }
+}
+
+/// Returns the columns that a format reads from a file. A column that the recipe names must be
+/// there, optional or not.
+pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedColumn> {
+    let wanted = |canonical: &&'static str| {
+        let (kind, optional) = shape(format, canonical);
+        let optional = optional && !names.contains_key(*canonical);
+        WantedColumn {
+            canonical,
+            name: column_name(canonical, names),
+            kind,
+            optional,
+        }
+    };
+    format
+        .columns()
+        .iter()
+        .filter(|canonical| is_read(format, names, canonical))
+        .map(wanted)
+        .collect()
+}
+
+/// Whether conversations are built from a question and an answer column, because the recipe names
+/// these columns.
+fn is_table(names: &BTreeMap<String, String>) -> bool {
+    ["prompt", "completion"]
+        .iter()
+        .any(|canonical| names.contains_key(*canonical))
+}
+
+fn is_read(format: Format, names: &BTreeMap<String, String>, canonical: &str) -> bool {
+    match (format, canonical) {
+        (Format::Chat, "messages") => !is_table(names),
+        (Format::Chat, "prompt" | "completion") => is_table(names),
+        _ => true,
+    }
+}
+
+/// Returns the file's name for a canonical column.
+pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String {
+    names
+        .get(canonical)
+        .map_or(canonical, String::as_str)
+        .to_owned()
+}
+
+/// Returns the file's column with the answer, which errors of a row name unless they concern
+/// another column.
+pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
+    let canonical = match format {
+        Format::Text => "text",
+        Format::Completion => "completion",
+        Format::Instruction => "output",
+        Format::Chat if is_table(names) => "completion",
+        Format::Chat => "messages",
+    };
+    column_name(canonical, names)
+}

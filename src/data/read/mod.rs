@@ -1,0 +1,12 @@
+//! Reads data files: the kind of a file, its license, its columns, and its rows as JSON values.
+
+pub mod cells;
+pub mod columns;
+pub mod data_file;
+pub mod first_bytes;
+pub mod footer;
+pub mod license;
+pub mod likely;
+mod pages;
+pub mod parquet;
+mod times;

@@ -1,0 +1,13 @@
+//! The tokenizer of a base: its files, their limits, its special tokens, and text to token ids and
+//! back.
+
+mod added;
+pub mod error;
+pub mod files;
+mod limits;
+pub mod pieces;
+pub mod renumbered;
+pub mod revised;
+pub mod special;
+pub mod templates;
+pub mod tokenize;
