@@ -15,8 +15,8 @@ import resource
 import struct
 from pathlib import Path
 
-MAGIC = b"RKTOKEN\x02"
-HEADER, ENTRY = struct.Struct("<8sQQ32s32s"), struct.Struct("<QIIQ")
+MAGIC = b"RKTOKEN\x03"
+HEADER, ENTRY = struct.Struct("<8s32s32sQQ32s"), struct.Struct("<QIIQ")
 BROKEN = 2**32 - 1
 MASK = 2**64 - 1
 
@@ -40,7 +40,7 @@ def arguments():
 def read_rows(path, sequence_len):
     """Ids and, for each, whether it is trained, of every row that rankine keeps; the layout is that of src/data/corpus/token_cache.rs."""
     content = path.read_bytes()
-    magic, rows, records, _, _ = HEADER.unpack_from(content)
+    magic, _, _, rows, records, _ = HEADER.unpack_from(content)
     if magic != MAGIC:
         raise SystemExit(f"{path} is not a token cache of this version")
     kept = []
