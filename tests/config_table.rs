@@ -349,5 +349,6 @@ families! {
     llama mistral qwen2 qwen3 gemma gemma2 gemma3_text granite olmo2 smollm3 phi3 phi3_longrope
     mixtral qwen3_moe deepseek_v2 deepseek_v3 falcon_7b falcon_new gpt_oss ministral3 olmo3
     granite4 exaone4 cohere2 glm4 seed_oss hunyuan_v1_dense ernie4_5 nanochat qwen2_moe
+    granitemoe
     gemma4_dense gemma4_moe gemma4_small
 }

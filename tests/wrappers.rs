@@ -188,7 +188,7 @@ fn an_adapter_that_is_trained_on_a_wrapper_has_the_names_that_peft_gives_it() {
 
 /// The configs that makers publish: what transformers counts and fills.
 #[test]
-fn published_wrappers_are_the_models_that_they_are() {
+fn published_configs_are_the_models_that_they_are() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.json");
     for (name, case) in json(&committed("configs/published.json"))
@@ -199,7 +199,11 @@ fn published_wrappers_are_the_models_that_they_are() {
         let spec = DecoderSpec::read(&path).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert_eq!(json!(spec.parameters()), case["parameters"], "{name}");
         let values = case["values"].as_object().unwrap();
-        let grouped = spec.layers[0].mixer.grouped().unwrap();
+        let grouped = spec
+            .layers
+            .iter()
+            .find_map(|layer| layer.mixer.grouped())
+            .unwrap();
         let windows = spec
             .layers
             .iter()
@@ -239,6 +243,33 @@ fn published_wrappers_are_the_models_that_they_are() {
         if let Some(head_dim) = values["head_dim"].as_u64() {
             assert_eq!(grouped.head_dim as u64, head_dim, "{name}");
         }
+    }
+}
+
+/// What each needs is told from its config alone.
+#[test]
+fn published_configs_come_to_a_plan() {
+    let desk = Desk::new();
+    let published = json(&committed("configs/published.json"));
+    let published = published.as_object().unwrap();
+    let names: Vec<String> = published
+        .keys()
+        .map(|name| format!("{name}.json"))
+        .collect();
+    for (name, case) in names.iter().zip(published.values()) {
+        desk.write(name, case["config"].to_string());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let ran = desk.run(&[&["plan", "--fits"], &names[..], &["--json"]].concat());
+    ran.says("plan --fits", 0, &[]);
+    let told: Value = serde_json::from_str(&ran.stdout).unwrap();
+    let models = told["models"].as_array().unwrap();
+    assert_eq!(models.len(), names.len());
+    for (model, case) in models.iter().zip(published.values()) {
+        assert_eq!(model["parameters"], case["parameters"], "{model}");
+        let bytes = |base: &str| model["peak_bytes"][base].as_u64().unwrap();
+        assert!(bytes("qlora") < bytes("bfloat16"), "{model}");
+        assert!(bytes("bfloat16") < bytes("float32"), "{model}");
     }
 }
 

@@ -40,19 +40,13 @@ impl Routed {
     /// Reads the name of a linear map; `None` where it does not belong to a routed expert.
     pub fn of(name: &str) -> Option<Self> {
         let (before, behind) = name.split_once(".experts.")?;
-        let (above, module) = before.rsplit_once('.')?;
-        // Experts that stand in the layer itself, or in a module of it, whatever its name is.
-        let experts = if module.bytes().all(|byte| byte.is_ascii_digit()) {
-            format!("{before}.experts")
-        } else {
-            format!("{above}.{EXPERTS}")
-        };
-        let parameter = |last: &str| format!("{experts}.{last}");
         let (first, second) = behind.split_once('.')?;
         if let Ok(expert) = first.parse() {
+            // transformers 5 stacks modules in `mlp`, whatever theirs is called.
+            let (layer, _) = before.rsplit_once('.')?;
             let (_, last, place) = MODULES.into_iter().find(|(module, ..)| *module == second)?;
             return Some(Self {
-                parameter: parameter(last),
+                parameter: format!("{layer}.{EXPERTS}.{last}"),
                 expert,
                 place,
                 is_module: true,
@@ -60,7 +54,7 @@ impl Routed {
         }
         let expert = second.parse().ok()?;
         Some(Self {
-            parameter: parameter(first),
+            parameter: format!("{before}.experts.{first}"),
             expert,
             place: 0,
             is_module: false,
@@ -267,6 +261,15 @@ mod tests {
         assert_eq!(
             routed("model.layers.3.experts.down_proj.1"),
             Some(("model.layers.3.experts.down_proj".to_owned(), 1, 0, false))
+        );
+        assert_eq!(
+            routed("model.layers.3.block_sparse_moe.experts.gate_up_proj.1"),
+            Some((
+                "model.layers.3.block_sparse_moe.experts.gate_up_proj".to_owned(),
+                1,
+                0,
+                false
+            ))
         );
         for other in [
             "model.layers.3.mlp.shared_experts.down_proj",

@@ -657,7 +657,7 @@ impl Assembly<'_> {
             })
             .collect();
         let unit = match spec.form {
-            ExpertForm::Apart { .. } | ExpertForm::Rows { .. } => {
+            ExpertForm::Apart { .. } | ExpertForm::Rows(_) => {
                 Unit::SideBySide(spec.expert.activation)
             }
             ExpertForm::Stacked { alpha, limit } => Unit::InTurns { alpha, limit },

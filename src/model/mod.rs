@@ -43,7 +43,8 @@ pub use flow::{BlockInput, BlockOutput, Context, KeyValueRows};
 pub use frame::Frame;
 pub use kv_cache::Cache;
 pub use layout::{
-    EXPERTS, LinearKind, LinearSpec, Names, PER_LAYER_PROJECTION, Role, Slice, WeightOrder,
+    EXPERT_STACKS, EXPERTS, LinearKind, LinearSpec, Names, PER_LAYER_PROJECTION, Role, Slice,
+    WeightOrder,
 };
 pub use load::Folder;
 pub use repack::{Repacking, Target};
@@ -52,7 +53,7 @@ pub use spec::{
     ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec,
     GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
     NormPlacement, OutputGate, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm,
-    RecurrentSpec, SharedExpertSpec,
+    RecurrentSpec, SharedExpertSpec, StackNames,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;

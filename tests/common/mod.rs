@@ -11,7 +11,7 @@ use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
-pub const FAMILIES: [&str; 45] = [
+pub const FAMILIES: [&str; 46] = [
     "llama",
     "mistral",
     "qwen2",
@@ -48,6 +48,7 @@ pub const FAMILIES: [&str; 45] = [
     "nanochat",
     "qwen2_moe",
     "olmoe",
+    "granitemoe",
     "starcoder2",
     "phi",
     "nemotron",
@@ -173,13 +174,14 @@ pub fn attach_peft(decoder: &mut Decoder, folder: &Path) -> LoraConfig {
 
 /// Adapters of stacked parameters of experts, and of single experts' modules: the family and the
 /// variant.
-pub const OF_EXPERTS: [(&str, &str); 10] = [
+pub const OF_EXPERTS: [(&str, &str); 11] = [
     ("mixtral", "target_parameters"),
     ("qwen3_moe", "target_parameters"),
     ("deepseek_v2", "target_parameters"),
     ("deepseek_v3", "target_parameters"),
     ("gpt_oss", "target_parameters"),
     ("gemma4_moe", "target_parameters"),
+    ("granitemoe", "target_parameters"),
     ("mixtral", "per_expert"),
     ("qwen3_moe", "per_expert"),
     ("deepseek_v2", "per_expert"),

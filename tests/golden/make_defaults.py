@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 FAMILIES = ["cohere2", "deepseek_v2", "deepseek_v3", "ernie4_5", "exaone4", "falcon", "gemma", "gemma2", "gemma3_text", "gemma4_text", "gemma4_unified_text", "glm4", "gpt2", "gpt_neox", "gpt_oss", "granite",
-            "granitemoehybrid", "hunyuan_v1_dense", "lfm2", "lfm3", "llama", "ministral", "ministral3", "mistral", "mixtral", "nanochat", "nemotron", "olmo2", "olmo3", "olmoe", "phi",
+            "granitemoe", "granitemoehybrid", "hunyuan_v1_dense", "lfm2", "lfm3", "llama", "ministral", "ministral3", "mistral", "mixtral", "nanochat", "nemotron", "olmo2", "olmo3", "olmoe", "phi",
             "phi3", "qwen2", "qwen2_5_vl_text", "qwen2_moe", "qwen2_vl_text", "qwen3", "qwen3_5_moe_text", "qwen3_5_text", "qwen3_moe", "seed_oss", "smollm3", "stablelm", "starcoder2"]
 # Of every model, or of generation and saving: they say nothing about what a decoder computes.
 OTHER = {"transformers_version", "architectures", "output_hidden_states", "return_dict", "dtype", "chunk_size_feed_forward", "is_encoder_decoder",

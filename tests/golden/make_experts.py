@@ -16,16 +16,18 @@ from make_fixtures import adapter_case, load_golden, per_expert_case, stored_bat
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
-for name, attention in [("gpt_oss", "q_proj"), ("deepseek_v2", "q_proj"), ("deepseek_v3", "q_b_proj")]:
+STACKED = ["gpt_oss", "granitemoe"]
+for name, attention, experts in [("gpt_oss", "q_proj", "mlp.experts"), ("deepseek_v2", "q_proj", "mlp.experts"), ("deepseek_v3", "q_b_proj", "mlp.experts"),
+                                 ("granitemoe", "q_proj", "block_sparse_moe.experts")]:
     golden = load_golden(root / name / "golden.safetensors")
     batch, batches = stored_batches(golden)
     model, out = root / name / "model", root / name / "variants" / "target_parameters"
     kwargs = dict(r=2, lora_alpha=4, lora_dropout=0.0, target_modules=[attention],
-                  target_parameters=["mlp.experts.gate_up_proj", "mlp.experts.down_proj"], task_type="CAUSAL_LM")
+                  target_parameters=[f"{experts}.gate_up_proj", f"{experts}.down_proj"], task_type="CAUSAL_LM")
     tensors, info = adapter_case(model, out / "adapter", kwargs, batch, batches, derive_seed(1, name, "tp"), golden["logits"],
                                  noise=False, final=False)
     save_tensors(out / "golden.safetensors", tensors)
     write_json(out / "golden.json", {"variant": "target_parameters", "base": name} | info)
     print(name, info["reload_max_diff"], info["merged_max_diff"], info["adapter_effect"])
-    if name != "gpt_oss":
+    if name not in STACKED:
         per_expert_case(name, "", model, batch, golden["logits"], 1, root)

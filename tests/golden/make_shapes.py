@@ -16,7 +16,7 @@ from pathlib import Path
 from transformers.utils import chat_template_utils as utils
 
 SPECIAL = re.compile(
-    r"<\|[^|<>\s'\"{}]+\|>|<｜[^｜<>'\"{}]+｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]{3,}\]|</?s>|<\|?(?:turn|tool_call|channel)\|?>"
+    r"<\|[^|<>\s'\"{}]+\|>|<｜[^｜<>'\"{}]+｜>|<(?:start|end)_of_turn>|\[/?[A-Z_]{3,}\]|</?s>|<\|?(?:turn|tool_call|channel)\|?>|<seed:[^<>\s]+>|\[\|[a-z_]+\|\]"
 )
 TOOLS = [
     {
@@ -166,7 +166,8 @@ for index, expression in enumerate(
 
 def special_tokens(source):
     found = sorted(set(SPECIAL.findall(source)))
-    ends = [t for t in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>", "</s>") if t in found]
+    ends = [t for t in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>", "<｜end▁of▁sentence｜>", "<|END_OF_TURN_TOKEN|>",
+                            "<|end_of_text|>", "<|end_of_sentence|>", "<seed:eos>", "[|endofturn|]", "<turn|>", "</s>") if t in found]
     return {"bos": "<s>", "eos": ends[0] if ends else "</s>", "all": sorted(set(found) | {"<s>", "</s>"})}
 
 

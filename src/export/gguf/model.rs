@@ -135,7 +135,8 @@ fn stored<'a>(
             }
             let mut shape = shape.clone();
             if place.half.is_some() {
-                shape[0] /= 2;
+                let rows = shape.len() - 2;
+                shape[rows] /= 2;
             }
             if place.expert.is_some() {
                 shape.insert(0, 0);

@@ -1,7 +1,9 @@
 //! GGUF's names of tensors.
 
 use super::architecture::Architecture;
-use crate::model::{DecoderSpec, ExpertForm, ExpertsSpec, Modules, Names, NormPlacement};
+use crate::model::{
+    DecoderSpec, EXPERT_STACKS, ExpertForm, ExpertsSpec, Modules, Names, NormPlacement,
+};
 
 /// Hugging Face's names of a layer's modules that all families share, and GGUF's.
 const LAYER: [(&str, &str); 2] = [("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up")];
@@ -65,6 +67,17 @@ pub(super) fn places(
             half: Some(half),
         };
         return Some(GATE_UP.into_iter().enumerate().map(half).collect());
+    }
+    if let Some(places) = of_layer
+        .mlp
+        .experts()
+        .and_then(|experts| of_stacks(rest, experts))
+    {
+        let named = |place: GgufModule| GgufModule {
+            module: format!("blk.{layer}.{}", place.module),
+            ..place
+        };
+        return Some(places.into_iter().map(named).collect());
     }
     let norm = || {
         let of_norms = names.of_norms(of_layer.norms);
@@ -153,6 +166,42 @@ fn of_experts(rest: &str, experts: &ExpertsSpec) -> Option<(&'static str, Option
     let (expert, part) = inside.strip_prefix(".experts.")?.split_once('.')?;
     let index = parts.iter().position(|known| *known == part)?;
     Some((EXPERTS[index], Some(expert.parse().ok()?)))
+}
+
+/// Returns the places of a stack of all experts' maps, or of one expert's map in it, where gate and
+/// up are one; and that of their router.
+fn of_stacks(rest: &str, experts: &ExpertsSpec) -> Option<Vec<GgufModule>> {
+    let ExpertForm::Rows(names) = experts.form else {
+        return None;
+    };
+    let place = |index: usize, expert: Option<usize>, half: Option<usize>| GgufModule {
+        module: EXPERTS[index].to_owned(),
+        expert,
+        half,
+    };
+    if rest == names.router {
+        return Some(vec![GgufModule {
+            module: ROUTER.to_owned(),
+            ..place(0, None, None)
+        }]);
+    }
+    let stack = names
+        .tensors
+        .iter()
+        .position(|tensor| tensor.strip_suffix(".weight") == Some(rest));
+    let of_expert = || {
+        let (part, expert) = rest
+            .strip_prefix(names.module)?
+            .strip_prefix('.')?
+            .rsplit_once('.')?;
+        let index = EXPERT_STACKS.into_iter().position(|known| known == part)?;
+        Some((index, Some(expert.parse().ok()?)))
+    };
+    let (index, expert) = stack.map(|index| (index, None)).or_else(of_expert)?;
+    Some(match index {
+        0 => vec![place(0, expert, Some(0)), place(1, expert, Some(1))],
+        _ => vec![place(2, expert, None)],
+    })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::span::span;
 use super::{
     ConfigJson, DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, GroupedSpec,
     KeyValues, LayerSpec, MlpSpec, ModelError, NormPlacement, PerLayerInputSpec, QueryKeyNorm,
-    RouterScore, RouterSpec, decoder, heads, kind_of_layer, rope,
+    RouterScore, RouterSpec, StackNames, decoder, heads, kind_of_layer, rope,
 };
 
 /// Period of the layers without a window where the config does not list them.
@@ -20,10 +20,11 @@ const TURNED: f64 = 0.25;
 const WIDE: usize = 512;
 /// Keys that layers may have values of their own for.
 const OF_LAYER: [&str; 2] = ["head_dim", "num_key_value_heads"];
-const FORM: ExpertForm = ExpertForm::Rows {
+const FORM: ExpertForm = ExpertForm::Rows(StackNames {
     module: "experts",
-    router: "router",
-};
+    tensors: ["experts.gate_up_proj", "experts.down_proj"],
+    router: "router.proj",
+});
 
 pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     config.only("use_bidirectional_attention", &["vision"])?;

@@ -17,6 +17,7 @@ mod gpt_neox;
 mod gpt_oss;
 mod granite;
 mod granite_hybrid;
+mod granitemoe;
 mod hunyuan;
 mod lfm2;
 mod lfm3;
@@ -58,7 +59,7 @@ use super::layout::{Names, WeightOrder};
 use super::spec::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, GroupedSpec, KeyValues,
     LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind, NormPlacement, PerLayerInputSpec,
-    PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
+    PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec, StackNames,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
@@ -66,7 +67,7 @@ use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 /// A function that reads a family's config.
 type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
-const KNOWN: [(&str, Reader); 42] = [
+const KNOWN: [(&str, Reader); 43] = [
     ("cohere2", cohere2::spec),
     ("deepseek_v2", deepseek::second),
     ("deepseek_v3", deepseek::third),
@@ -83,6 +84,7 @@ const KNOWN: [(&str, Reader); 42] = [
     ("gpt_neox", gpt_neox::spec),
     ("gpt_oss", gpt_oss::spec),
     ("granite", granite::spec),
+    ("granitemoe", granitemoe::spec),
     ("granitemoehybrid", granite_hybrid::spec),
     ("hunyuan_v1_dense", hunyuan::spec),
     ("lfm2", lfm2::spec),

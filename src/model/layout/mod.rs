@@ -17,7 +17,8 @@ use super::spec::{
 
 /// The module of a layer's experts, whose parameters can have adapters.
 pub const EXPERTS: &str = "mlp.experts";
-const STACKS: [&str; 2] = ["gate_up_proj", "down_proj"];
+/// The parameters of stacked experts.
+pub const EXPERT_STACKS: [&str; 2] = ["gate_up_proj", "down_proj"];
 /// The number by which a layer's output is multiplied.
 pub(super) const SCALAR: &str = "layer_scalar";
 /// The two maps of a layer's own input, and the norm of what it adds.
@@ -36,7 +37,7 @@ impl ExpertsSpec {
         match self.form {
             ExpertForm::Apart { module, .. } => format!("{module}.gate"),
             ExpertForm::Stacked { .. } => "mlp.router".to_owned(),
-            ExpertForm::Rows { router, .. } => format!("{router}.proj"),
+            ExpertForm::Rows(names) => names.router.to_owned(),
         }
     }
 
@@ -52,7 +53,7 @@ impl ExpertsSpec {
     pub fn maps(&self) -> usize {
         match self.form {
             ExpertForm::Apart { .. } => 3,
-            ExpertForm::Stacked { .. } | ExpertForm::Rows { .. } => 2,
+            ExpertForm::Stacked { .. } | ExpertForm::Rows(_) => 2,
         }
     }
 
@@ -322,28 +323,29 @@ impl DecoderSpec {
                         )
                     }
                 };
-                STACKS
+                EXPERT_STACKS
                     .into_iter()
                     .zip([[width, 2 * inner], [inner, width]])
                     .map(of)
                     .collect()
             }
-            ExpertForm::Rows { module, .. } => {
-                let of = |(part, shape): (&str, [usize; 2])| {
-                    let name = format!("{module}.{part}");
+            ExpertForm::Rows(names) => {
+                let of = |((part, tensor), shape): ((&str, &str), [usize; 2])| {
                     let kind = LinearKind::Stacked(Slice {
-                        tensor: self.names.in_layer(index, &name),
+                        tensor: self.names.in_layer(index, tensor),
                         index: expert,
                         count,
                         is_turned: false,
                     });
+                    let name = format!("{}.{part}.{expert}", names.module);
                     LinearSpec {
                         kind,
-                        ..self.linear(index, &format!("{name}.{expert}"), shape, false)
+                        ..self.linear(index, &name, shape, false)
                     }
                 };
-                STACKS
+                EXPERT_STACKS
                     .into_iter()
+                    .zip(names.tensors)
                     .zip([[width, 2 * inner], [inner, width]])
                     .map(of)
                     .collect()

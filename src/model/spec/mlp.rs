@@ -196,10 +196,17 @@ pub enum ExpertForm {
         limit: f64,
     },
     /// Stacked [experts, out, in] without biases; the rows of gate are above those of up.
-    Rows {
-        /// The module that contains the experts.
-        module: &'static str,
-        /// The module of the router.
-        router: &'static str,
-    },
+    Rows(StackNames),
+}
+
+/// Names within a layer of stacked experts without biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StackNames {
+    /// The module of the experts in transformers, whose parameters `gate_up_proj` and `down_proj`
+    /// can have adapters.
+    pub module: &'static str,
+    /// The tensors of these parameters in a checkpoint.
+    pub tensors: [&'static str; 2],
+    /// The module of the router.
+    pub router: &'static str,
 }

@@ -7,7 +7,7 @@ mod recurrent;
 pub use mixer::{GroupedSpec, KeyValues, LatentSpec, MixerSpec, OutputGate, QueryKeyNorm};
 pub use mlp::{
     ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, MlpSpec, PlainActivation, PlainSpec,
-    SharedExpertSpec,
+    SharedExpertSpec, StackNames,
 };
 pub use recurrent::{ConvolutionSpec, RecurrentSpec};
 
