@@ -126,7 +126,10 @@ impl Matrices {
             .into_iter()
             .map(|number| (f64::from(number) * missing) as f32)
             .collect();
-        let b = architecture.change(module, "weight", spec).apply(b, rank);
+        let change = architecture.change(module, "weight", spec);
+        let b = change.of_rows().apply(b, rank);
+        let inputs = a.len() / rank;
+        let a = change.of_columns().apply(a, inputs);
         if !a
             .iter()
             .chain(&b)

@@ -3,7 +3,8 @@
 //! computes is refused, with its features and those of the nearest architecture.
 
 use super::GgufError;
-use super::differences::Lack;
+use super::carried::Carried;
+use super::differences::{Lack, attending};
 use crate::model::{DecoderSpec, Modules, NormKind, NormPlacement, PlainActivation, QueryKeyNorm};
 use crate::ops::Activation;
 
@@ -38,6 +39,7 @@ pub(super) struct Architecture {
     /// Whether queries grow with their position.
     pub grows_queries: bool,
     pub experts: Experts,
+    pub carried: Carried,
     pub head: Head,
     pub head_bias: bool,
 }
@@ -67,6 +69,8 @@ pub(super) enum Resting {
     Every(usize),
     /// Those without a window, where others have one.
     Full,
+    /// All or none, by a key.
+    AllOrNone,
 }
 
 /// Which features of a head RoPE rotates together. Hugging Face's models pair halves.
@@ -217,6 +221,7 @@ pub(super) const LLAMA: Architecture = Architecture {
     heads: Heads::Any,
     grows_queries: false,
     experts: Experts::None,
+    carried: Carried::None,
     head: Head::Either,
     head_bias: false,
 };
@@ -241,8 +246,17 @@ const GEMMA: Architecture = Architecture {
     ..HALVES
 };
 
+const QWEN35: Architecture = Architecture {
+    name: "qwen35",
+    second_norm: "post_attention_norm",
+    qk_norm: QueryKeyNorm::Heads,
+    turned: Turned::Some,
+    carried: Carried::Delta,
+    ..HALVES
+};
+
 /// All known architectures; the first that fits is used.
-static ALL: [Architecture; 25] = [
+static ALL: [Architecture; 29] = [
     LLAMA,
     Architecture {
         experts: Experts::Every {
@@ -398,6 +412,31 @@ static ALL: [Architecture; 25] = [
         ..LLAMA
     },
     Architecture {
+        name: "granitehybrid",
+        scales: Scales::Keys,
+        scores: Scores::Key,
+        resting: Resting::AllOrNone,
+        carried: Carried::Sum,
+        ..LLAMA
+    },
+    Architecture {
+        name: "lfm2",
+        qk_norm: QueryKeyNorm::Heads,
+        heads: Heads::AsWide,
+        carried: Carried::Convolution,
+        ..HALVES
+    },
+    QWEN35,
+    Architecture {
+        name: "qwen35moe",
+        experts: Experts::Every {
+            of_their_own: true,
+            normalizes: true,
+            shared: true,
+        },
+        ..QWEN35
+    },
+    Architecture {
         name: "smollm3",
         pairs: Pairs::Neighbors,
         resting: Resting::Every(4),
@@ -456,7 +495,10 @@ impl Architecture {
         if spec.layers.is_empty() {
             return Err(GgufError::NoLayers);
         }
-        let rests = spec.layers.iter().any(|layer| layer.mixer.rope().is_none());
+        let rests = spec
+            .layers
+            .iter()
+            .any(|layer| layer.mixer.rope().is_none() && !layer.mixer.carries());
         let judged = ALL.iter().map(|known| (known, known.lacks(spec)));
         let nearest = judged.min_by_key(|(known, lacks)| {
             (
@@ -479,7 +521,7 @@ impl Architecture {
 
     /// Returns the factor by which llama.cpp multiplies scores if there is no key for it.
     pub fn score_scale(&self, spec: &DecoderSpec) -> f64 {
-        let [heads, _, head_dim] = spec.layers[0].mixer.heads();
+        let [heads, _, head_dim] = attending(spec).mixer.heads();
         let width = match self.scores {
             Scores::Queries { wide } | Scores::QueryNorms { wide } if spec.layers.len() == wide => {
                 spec.width / heads

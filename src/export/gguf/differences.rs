@@ -4,6 +4,7 @@ use super::architecture::{
     Architecture, Biases, Caps, Experts, Feed, Head, Heads, Pairs, Resting, Rotations, Scales,
     Scores, Stretch, Turned, Windows,
 };
+use super::carried::Carried;
 use crate::model::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, KeyValues, LayerSpec, MixerSpec,
     MlpSpec, Modules, NormKind, NormPlacement, OutputGate, PlainActivation, QueryKeyNorm,
@@ -31,11 +32,23 @@ fn found<const N: usize>(judged: [(bool, &str, &str); N]) -> Vec<Lack> {
         .collect()
 }
 
-fn lack(has: impl Into<String>, takes: impl Into<String>) -> Lack {
-    Lack {
-        has: has.into(),
-        takes: takes.into(),
+impl Lack {
+    pub fn new(has: impl Into<String>, takes: impl Into<String>) -> Self {
+        Self {
+            has: has.into(),
+            takes: takes.into(),
+        }
     }
+}
+
+fn lack(has: impl Into<String>, takes: impl Into<String>) -> Lack {
+    Lack::new(has, takes)
+}
+
+/// Returns the first layer that has attention; where none has, the first one.
+pub(super) fn attending(spec: &DecoderSpec) -> &LayerSpec {
+    let attends = |layer: &&LayerSpec| !layer.mixer.carries();
+    spec.layers.iter().find(attends).unwrap_or(&spec.layers[0])
 }
 
 /// Returns whether two factors are equal in f32.
@@ -47,18 +60,22 @@ impl Architecture {
     /// Returns every feature of a decoder, which has at least one layer, that this architecture
     /// does not compute.
     pub fn lacks(&self, spec: &DecoderSpec) -> Vec<Lack> {
-        let (layers, of_kinds) = (&spec.layers, self.lacks_of_kinds(spec));
-        let Some(mixer) = layers[0].mixer.grouped() else {
+        let (layers, first) = (&spec.layers, attending(spec));
+        let of_kinds = [self.lacks_of_kinds(spec), self.carried.lacks(spec)].concat();
+        let Some(mixer) = first.mixer.grouped() else {
             return of_kinds;
         };
-        let several = !layers.iter().all(|layer| alike(&layers[0], layer));
+        let carrying = layers.iter().find(|layer| layer.mixer.carries());
+        let several = !layers.iter().all(|layer| {
+            alike(first, layer) && carrying.is_none_or(|carrying| alike(carrying, layer))
+        });
         let of_layers = found([(
             several,
             "layers that differ in more than rotation and window",
             "layers of one kind",
         )]);
         let of_caps = self.lacks_of_caps(mixer.softcap.is_some(), spec.final_softcap.is_some());
-        let of_layer = self.lacks_of_layer(mixer, &layers[0]);
+        let of_layer = self.lacks_of_layer(mixer, first);
         [
             of_kinds,
             of_layers,
@@ -73,7 +90,7 @@ impl Architecture {
     /// Returns in how many ways a layer differs in kind, apart from sizes and factors. It measures
     /// which of two architectures is nearer.
     pub fn strangeness(&self, spec: &DecoderSpec) -> usize {
-        let first = &spec.layers[0];
+        let first = attending(spec);
         let Some(mixer) = first.mixer.grouped() else {
             return 0;
         };
@@ -91,6 +108,7 @@ impl Architecture {
             modules,
             feed(first) == self.feed,
             experts,
+            Carried::of(spec) == self.carried,
         ];
         same.into_iter().filter(|is_same| !is_same).count()
     }
@@ -116,16 +134,21 @@ impl Architecture {
                 "heads with keys and values of their own",
             ),
             (
-                any(|layer| layer.mixer.carries()),
-                "states or windows that are carried from token to token",
-                "attention in every layer",
+                gated_heads(spec) && self.gate() != OutputGate::Features,
+                "a gate of attention's result",
+                "none",
+            ),
+            (
+                !gated_heads(spec) && self.gate() == OutputGate::Features,
+                "no gate of attention's result",
+                "one per feature",
             ),
             (
                 any(|layer| {
                     let mixer = layer.mixer.grouped();
-                    mixer.is_some_and(|mixer| mixer.gate != OutputGate::None)
+                    mixer.is_some_and(|mixer| matches!(mixer.gate, OutputGate::Heads(_)))
                 }),
-                "a gate of attention's result",
+                "a gate of each head's result",
                 "none",
             ),
             (
@@ -235,6 +258,15 @@ impl Architecture {
         ])
     }
 
+    /// Returns the gate of attention's result.
+    fn gate(&self) -> OutputGate {
+        if self.carried == Carried::Delta {
+            OutputGate::Features
+        } else {
+            OutputGate::None
+        }
+    }
+
     /// Whether the router and the shared expert are those of the architecture.
     fn routes(&self, experts: &ExpertsSpec) -> bool {
         let Experts::Every {
@@ -331,7 +363,7 @@ impl Architecture {
             .any(|(factor, is_told)| !is_told && !are_one(*factor, 1.0));
         let scored =
             self.scores == Scores::Root && !are_one(mixer.score_scale, self.score_scale(spec));
-        let [count, kv_heads, head_dim] = spec.layers[0].mixer.heads();
+        let [count, kv_heads, head_dim] = attending(spec).mixer.heads();
         let (is_wide, all_wide) = (
             count * head_dim == spec.width,
             kv_heads * head_dim == spec.width,
@@ -473,7 +505,7 @@ impl Architecture {
             }
             Windows::Ignored => (one(turning(false).collect()), true),
         };
-        let head_dim = spec.layers[0].mixer.heads()[2];
+        let head_dim = attending(spec).mixer.heads()[2];
         let partly =
             self.turned == Turned::All && turning(false).any(|rope| rope.head_dim != head_dim);
         let odd = turning(false).any(|rope| !rope.head_dim.is_multiple_of(2));
@@ -500,12 +532,15 @@ impl Architecture {
             Resting::None => false,
             Resting::Every(period) => (index + 1).is_multiple_of(period),
             Resting::Full => slides && window(&spec.layers[index]).is_none(),
+            Resting::AllOrNone => attending(spec).mixer.rope().is_none(),
         };
-        let layers = || spec.layers.iter().enumerate();
+        let attends = |(_, layer): &(usize, &LayerSpec)| !layer.mixer.carries();
+        let layers = || spec.layers.iter().enumerate().filter(attends);
         let takes = || match self.resting {
             Resting::None => "a rotation in every layer".to_owned(),
             Resting::Every(n) => format!("none in every {n}th layer"),
             Resting::Full => "one in layers with a window, where some have one".to_owned(),
+            Resting::AllOrNone => "one in all layers or in none".to_owned(),
         };
         let (index, layer) =
             layers().find(|(index, layer)| layer.mixer.rope().is_some() == rests(*index))?;
@@ -576,8 +611,14 @@ fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
             ..mixer.clone()
         })
     };
+    // One that carries and one that attends are compared by what both have.
+    let mixers = if left.mixer.carries() || right.mixer.carries() {
+        left.mixer.carries() != right.mixer.carries() || left.mixer == right.mixer
+    } else {
+        rotated(left) == rotated(right)
+    };
     let same_kind = left.mlp.experts().is_some() == right.mlp.experts().is_some();
-    rotated(left) == rotated(right)
+    mixers
         && left.norms == right.norms
         && are_one(left.residual_scale, right.residual_scale)
         && (!same_kind || left.mlp == right.mlp)
@@ -609,6 +650,14 @@ fn is_usual(experts: &ExpertsSpec, normalized: bool) -> bool {
     };
     let plain = !matches!(experts.form, ExpertForm::Stacked { .. });
     score && plain && groups.is_none() && are_one(*scale, 1.0) && !bias
+}
+
+/// Whether the result of attention has a gate per feature.
+fn gated_heads(spec: &DecoderSpec) -> bool {
+    let gate = |layer: &LayerSpec| layer.mixer.grouped().map(|mixer| mixer.gate);
+    spec.layers
+        .iter()
+        .any(|layer| gate(layer) == Some(OutputGate::Features))
 }
 
 /// Returns how many tokens a layer looks back.

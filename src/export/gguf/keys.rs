@@ -1,30 +1,46 @@
 //! A decoder's hyperparameters under llama.cpp's keys, and the tensors that belong to them.
 
 use super::architecture::{Architecture, Experts, Rotations, Scales, Scores, Stretch, Windows};
+use super::carried::Carried;
 use super::container::Value;
-use super::differences::window;
+use super::differences::{attending, window};
 use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules, NormKind};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
+/// The base of a rotation that no layer has, as Hugging Face's configs leave it.
+const UNUSED_BASE: f64 = 1e4;
+
 /// A key, without the architecture's name, and its value.
-type Pair = (&'static str, Value);
+pub(super) type Pair = (&'static str, Value);
 
 /// Returns the hyperparameters of a decoder of this architecture.
 pub(super) fn hyperparameters(
     architecture: &Architecture,
     spec: &DecoderSpec,
 ) -> Vec<(String, Value)> {
-    let (LayerSpec { mixer, mlp, .. }, rope) = (&spec.layers[0], rotation(spec, false));
+    let (LayerSpec { mixer, mlp, .. }, rope) = (attending(spec), rotation(spec, false));
     let [heads, kv_heads, head_dim] = mixer.heads();
     let size = |size: usize| Value::U32(size as u32);
+    let of_layer = |layer: &LayerSpec| {
+        if layer.mixer.carries() {
+            0
+        } else {
+            kv_heads as i32
+        }
+    };
+    let kv_heads = if architecture.carried.tells_by_heads() {
+        Value::I32s(spec.layers.iter().map(of_layer).collect())
+    } else {
+        size(kv_heads)
+    };
     let mut pairs = vec![
         ("block_count", size(spec.layers.len())),
         ("context_length", size(spec.context)),
         ("embedding_length", size(spec.width)),
         ("feed_forward_length", size(mlp.inner())),
         ("attention.head_count", size(heads)),
-        ("attention.head_count_kv", size(kv_heads)),
+        ("attention.head_count_kv", kv_heads),
         ("attention.key_length", size(head_dim)),
         ("attention.value_length", size(head_dim)),
         (
@@ -35,8 +51,14 @@ pub(super) fn hyperparameters(
             },
             number(spec.norm_epsilon),
         ),
-        ("rope.dimension_count", size(rope.head_dim)),
-        ("rope.freq_base", number(rope.theta)),
+        (
+            "rope.dimension_count",
+            size(rope.map_or(head_dim, |rope| rope.head_dim)),
+        ),
+        (
+            "rope.freq_base",
+            number(rope.map_or(UNUSED_BASE, |rope| rope.theta)),
+        ),
         ("vocab_size", size(spec.vocabulary)),
     ];
     pairs.extend(
@@ -44,7 +66,11 @@ pub(super) fn hyperparameters(
             .into_iter()
             .flat_map(|experts| routed(architecture, experts)),
     );
-    pairs.extend(stretched(architecture, spec, rope));
+    pairs.extend(
+        rope.into_iter()
+            .flat_map(|rope| stretched(architecture, spec, rope)),
+    );
+    pairs.extend(Carried::keys(spec));
     pairs.extend(scaled(architecture, spec));
     pairs.extend(windows(architecture, spec));
     if architecture.name == "stablelm" {
@@ -81,7 +107,7 @@ fn number(number: f64) -> Value {
 
 /// Returns the rotation of layers with or without a window; if no such layer rotates, that of any
 /// layer that does.
-fn rotation(spec: &DecoderSpec, slides: bool) -> &RopeSpec {
+fn rotation(spec: &DecoderSpec, slides: bool) -> Option<&RopeSpec> {
     let of = |layer: &&LayerSpec| {
         layer.mixer.rope().is_some() && (layer.mixer.span() != Span::Full) == slides
     };
@@ -91,9 +117,7 @@ fn rotation(spec: &DecoderSpec, slides: bool) -> &RopeSpec {
             .find(|layer| layer.mixer.rope().is_some())
     };
     let layer = spec.layers.iter().find(of).or_else(any);
-    layer
-        .and_then(|layer| layer.mixer.rope())
-        .expect("every known architecture rotates in a first layer")
+    layer.and_then(|layer| layer.mixer.rope())
 }
 
 fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -> Vec<Pair> {
@@ -147,7 +171,7 @@ fn stretched(architecture: &Architecture, spec: &DecoderSpec, rope: &RopeSpec) -
 fn scaled(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
     let (mut pairs, mixer) = (
         Vec::new(),
-        spec.layers[0]
+        attending(spec)
             .mixer
             .grouped()
             .expect("every known architecture has such heads"),
@@ -197,8 +221,9 @@ fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
         };
     };
     let mut pairs: Vec<Pair> = tokens.map(size).into_iter().collect();
-    if tokens.is_some() && rotations == Rotations::Two {
-        pairs.push(("rope.freq_base_swa", number(rotation(spec, true).theta)));
+    let of_windows = rotation(spec, true).filter(|_| tokens.is_some());
+    if let (Some(rope), Rotations::Two) = (of_windows, rotations) {
+        pairs.push(("rope.freq_base_swa", number(rope.theta)));
     }
     let usual = slides
         .iter()
@@ -213,7 +238,9 @@ fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
 
 /// Returns tensors of the frequencies' divisors, if those differ from one frequency to the next.
 pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
-    let rope = rotation(spec, false);
+    let Some(rope) = rotation(spec, false) else {
+        return Vec::new();
+    };
     let rounded = |factors: &[f64]| factors.iter().map(|factor| *factor as f32).collect();
     match &rope.scaling {
         RopeScaling::Ramp { .. } => vec![("rope_freqs.weight", ramp(rope))],
@@ -259,8 +286,8 @@ pub(super) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Ve
             differ from those of the base"
         )
     });
-    let trained = match rotation(spec, false).scaling {
-        RopeScaling::LongRope { trained_length, .. } => Some(trained_length),
+    let trained = match rotation(spec, false).map(|rope| &rope.scaling) {
+        Some(RopeScaling::LongRope { trained_length, .. }) => Some(*trained_length),
         _ => None,
     };
     let long = trained.map(|trained| {

@@ -2,6 +2,7 @@
 
 mod adapter;
 mod architecture;
+mod carried;
 mod change;
 mod container;
 mod differences;
@@ -109,8 +110,12 @@ impl StoredTensor<'_> {
         }
         let taken = half.map_or(0..count, |half| half * count / 2..(half + 1) * count / 2);
         let rows = taken.len();
-        let head = change.heads.map(|heads| rows / heads);
-        let change = if head.is_some() {
+        let head = match change.heads {
+            // Heads change places, so that all are read.
+            _ if change.tiled.is_some() => Some(rows),
+            heads => heads.map(|heads| rows / heads),
+        };
+        let change = if change.heads.is_some() {
             change.of_one_head()
         } else {
             *change

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::architecture::Architecture;
+use super::carried::CarriedTensor;
 use super::container::{Info, Value};
 use super::keys::{differences, divisors, hyperparameters};
 use super::names::{ROUTER, places as places_of};
@@ -121,6 +122,22 @@ fn stored<'a>(
             .get(&name)
             .cloned()
             .expect("the weights were checked");
+        if let Some(carried) = CarriedTensor::of(&name, &shape, spec) {
+            let info = Info {
+                name: carried.name,
+                shape: carried.shape,
+                kind: GgmlType::F32,
+            };
+            let stored = StoredTensor {
+                archive,
+                name: stored,
+                half: None,
+                change: carried.change,
+            };
+            let numbers = Numbers::Stored(vec![stored]);
+            parts.push(TensorPart { info, numbers });
+            continue;
+        }
         for place in places_of(module, architecture, spec).ok_or_else(unnamed)? {
             let stored = StoredTensor {
                 archive,

@@ -1,12 +1,11 @@
 //! GGUF's names of tensors.
 
 use super::architecture::Architecture;
+use super::carried::Carried;
 use crate::model::{
     DecoderSpec, EXPERT_STACKS, ExpertForm, ExpertsSpec, Modules, Names, NormPlacement,
 };
 
-/// Hugging Face's names of a layer's modules that all families share, and GGUF's.
-const LAYER: [(&str, &str); 2] = [("mlp.gate_proj", "ffn_gate"), ("mlp.up_proj", "ffn_up")];
 /// GGUF's names of gate and up.
 const GATE_UP: [&str; 2] = ["ffn_gate", "ffn_up"];
 /// The parts of the expert that every token passes.
@@ -49,7 +48,11 @@ pub(super) fn places(
         return Some(whole("token_embd"));
     }
     if names.final_norm() == module {
-        return Some(whole("output_norm"));
+        // llama.cpp's own word for the norm behind the last layer, with convolutions.
+        return Some(whole(match architecture.carried {
+            Carried::Convolution => "token_embd_norm",
+            _ => "output_norm",
+        }));
     }
     if module == names.head {
         return Some(whole("output"));
@@ -79,6 +82,14 @@ pub(super) fn places(
         };
         return Some(places.into_iter().map(named).collect());
     }
+    let carried = || {
+        let inside = rest
+            .strip_prefix(of_layer.mixer.carrying_module()?)?
+            .strip_prefix('.')?;
+        let mut known = architecture.carried.projections().iter();
+        let (_, gguf) = known.find(|(name, _)| *name == inside)?;
+        Some((*gguf, None))
+    };
     let norm = || {
         let of_norms = names.of_norms(of_layer.norms);
         let index = of_norms.iter().position(|name| *name == Some(rest))?;
@@ -90,6 +101,7 @@ pub(super) fn places(
     };
     let (gguf, expert) = of_names(rest, names)
         .map(|gguf| (gguf, None))
+        .or_else(carried)
         .or_else(norm)
         .or_else(expert)?;
     Some(vec![GgufModule {
@@ -113,7 +125,10 @@ fn of_names(rest: &str, names: &Names) -> Option<&'static str> {
         (key_norm, "attn_k_norm"),
     ];
     let [up, down] = names.plain_mlp;
+    let [gate, up_of_gate] = names.gate_up;
     let of_mlp = [
+        (gate, "ffn_gate"),
+        (up_of_gate, "ffn_up"),
         (names.fused_gate_up, "ffn_up"),
         (names.mlp_output, "ffn_down"),
         (up, "ffn_up"),
@@ -122,12 +137,7 @@ fn of_names(rest: &str, names: &Names) -> Option<&'static str> {
     of_attention
         .into_iter()
         .find(|(name, _)| inside(name) == rest)
-        .or_else(|| {
-            LAYER
-                .into_iter()
-                .chain(of_mlp)
-                .find(|(name, _)| *name == rest)
-        })
+        .or_else(|| of_mlp.into_iter().find(|(name, _)| *name == rest))
         .map(|(_, gguf)| gguf)
 }
 
