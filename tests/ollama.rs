@@ -182,6 +182,56 @@ fn the_chat_templates_of_the_field_are_proven() {
     );
 }
 
+/// A tokenizer's folder whose end of a turn is called otherwise.
+fn ending_with(end: &str) -> tempfile::TempDir {
+    let (model, folder) = (golden("archs/qwen2/model"), tempfile::tempdir().unwrap());
+    for file in ["config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let text = fs::read_to_string(model.join(file)).unwrap();
+        fs::write(folder.path().join(file), text.replace("<|im_end|>", end)).unwrap();
+    }
+    folder
+}
+
+/// What Granite, Gemma and Qwen 3.5 render, in words of our own.
+#[test]
+fn the_chat_templates_of_newer_families_are_proven() {
+    let granite = "{% for m in messages %}<|start_of_role|>{{ m.role }}<|end_of_role|>{{ m.content \
+        }}<|end_of_text|>\n{% endfor %}{% if add_generation_prompt %}\
+        <|start_of_role|>assistant<|end_of_role|>{% endif %}";
+    let default = "{% if messages[0].role != 'system' %}<|start_of_role|>system<|end_of_role|>\
+        Be \"safe\".<|end_of_text|>\n{% endif %}";
+    let gemma = "{% for m in messages %}{% if m.role == 'system' %}{% else %}<start_of_turn>{{ \
+        'model' if m.role == 'assistant' else m.role }}\n{% if messages[0].role == 'system' and \
+        loop.index == 2 %}{{ messages[0].content + '\n\n' }}{% endif %}{{ m.content \
+        }}<end_of_turn>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<start_of_turn>model\
+        {{ '\n' }}{% endif %}";
+    let gemma4 = "{% for m in messages %}<|turn>{{ 'model' if m.role == 'assistant' else m.role \
+        }}\n{{ m.content }}<turn|>\n{% endfor %}{% if add_generation_prompt %}<|turn>model\
+        {{ '\n' }}{% endif %}";
+    let silent = gemma4.replace("{{ '\n' }}", "{{ '\n<|channel>thought\n<channel|>' }}");
+    let thinking = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n\
+        {% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n\n</think>\
+        {{ '\n\n' }}{% endif %}";
+    for (name, end, source) in [
+        ("Granite", "<|end_of_text|>", granite.to_owned()),
+        (
+            "Granite with a default system message",
+            "<|end_of_text|>",
+            format!("{default}{granite}"),
+        ),
+        ("Gemma", "<end_of_turn>", gemma.to_owned()),
+        ("Gemma 4", "<turn|>", gemma4.to_owned()),
+        ("Gemma 4 without thinking", "<turn|>", silent),
+        ("ChatML without thinking", "<|im_end|>", thinking.to_owned()),
+    ] {
+        let folder = ending_with(end);
+        let proof = prove(folder.path(), Some(&source), None)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+        assert_eq!((proof.name.as_str(), proof.conversations), (name, 7));
+        assert_eq!(proof.stops[0], end, "{name}");
+    }
+}
+
 #[test]
 fn a_folder_is_what_ollama_reads() {
     let desk = Desk::new();

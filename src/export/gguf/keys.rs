@@ -29,7 +29,7 @@ pub(super) fn hyperparameters(
             kv_heads as i32
         }
     };
-    let kv_heads = if architecture.carried.tells_by_heads() {
+    let kv_heads = if architecture.carried.is_told_by_heads() {
         Value::I32s(spec.layers.iter().map(of_layer).collect())
     } else {
         size(kv_heads)

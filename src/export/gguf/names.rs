@@ -218,7 +218,7 @@ fn of_stacks(rest: &str, experts: &ExpertsSpec) -> Option<Vec<GgufModule>> {
 mod tests {
     use super::super::architecture::LLAMA;
     use super::*;
-    use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
+    use crate::model::{GatedSpec, GroupedSpec, LayerSpec, StackNames};
     use crate::nn::experts::{RouterScore, RouterSpec};
     use crate::nn::rope::{RopeScaling, RopeSpec};
 
@@ -320,6 +320,37 @@ mod tests {
         ] {
             assert_eq!(name(module, NormPlacement::Pre), None, "{module}");
         }
+    }
+
+    #[test]
+    fn stacks_of_gate_and_up_are_halves_of_two_stacks() {
+        let mut spec = spec(NormPlacement::Pre);
+        let experts = spec.layers[1].mlp.experts_mut().expect("there are some");
+        experts.form = ExpertForm::Rows(StackNames {
+            module: "moe.experts",
+            tensors: ["moe.input_linear.weight", "moe.output_linear.weight"],
+            router: "moe.router.layer",
+        });
+        let found = |rest: &str| {
+            let places = places(&format!("model.layers.1.{rest}"), &LLAMA, &spec);
+            let places = places.expect("a name").into_iter();
+            places
+                .map(|place| (place.module, place.expert, place.half))
+                .collect::<Vec<_>>()
+        };
+        let [gate, up, down, router] =
+            ["gate_exps", "up_exps", "down_exps", "gate_inp"].map(|of| format!("blk.1.ffn_{of}"));
+        assert_eq!(
+            found("moe.input_linear"),
+            [(gate.clone(), None, Some(0)), (up.clone(), None, Some(1))]
+        );
+        assert_eq!(
+            found("moe.experts.gate_up_proj.1"),
+            [(gate, Some(1), Some(0)), (up, Some(1), Some(1))]
+        );
+        assert_eq!(found("moe.output_linear"), [(down.clone(), None, None)]);
+        assert_eq!(found("moe.experts.down_proj.0"), [(down, Some(0), None)]);
+        assert_eq!(found("moe.router.layer"), [(router, None, None)]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ struct Stock {
     between: Option<[&'static str; 2]>,
 }
 
-const STOCK: [Stock; 9] = [
+const STOCK: [Stock; 15] = [
     Stock {
         name: "ChatML",
         template: include_str!("stock/chatml.gotmpl"),
@@ -23,6 +23,36 @@ const STOCK: [Stock; 9] = [
         name: "ChatML with a default system message",
         template: include_str!("stock/chatml_default_system.gotmpl"),
         between: Some(["<|im_start|>system\n", "<|im_end|>"]),
+    },
+    Stock {
+        name: "ChatML without thinking",
+        template: include_str!("stock/chatml_without_thinking.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "Granite",
+        template: include_str!("stock/granite.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "Granite with a default system message",
+        template: include_str!("stock/granite_default_system.gotmpl"),
+        between: Some(["<|start_of_role|>system<|end_of_role|>", "<|end_of_text|>"]),
+    },
+    Stock {
+        name: "Gemma",
+        template: include_str!("stock/gemma.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "Gemma 4",
+        template: include_str!("stock/gemma4.gotmpl"),
+        between: None,
+    },
+    Stock {
+        name: "Gemma 4 without thinking",
+        template: include_str!("stock/gemma4_without_thinking.gotmpl"),
+        between: None,
     },
     Stock {
         name: "Llama 3",
@@ -112,6 +142,7 @@ mod tests {
     #[test]
     fn every_format_is_a_template() {
         let text = "<|im_start|>system\nD<|im_end|>\
+            <|start_of_role|>system<|end_of_role|>D<|end_of_text|>\
             <|start_header_id|>system<|end_header_id|>\n\nP<|eot_id|>";
         assert_eq!(candidates(text, "<s>").len(), STOCK.len());
     }
