@@ -88,10 +88,9 @@ fn places_of(
     spec: &DecoderSpec,
 ) -> Result<Vec<GgufModule>, GgufError> {
     // What llama.cpp does with matrices of embedding and head depends on whether they are one
-    // table.
-    let in_layer = spec
-        .projections()
-        .iter()
+    // table. It adds nothing to the map that gives layers their own inputs.
+    let in_layer = (0..spec.layers.len())
+        .flat_map(|index| spec.layer_projections(index))
         .any(|linear| linear.name == module);
     let unnamed = || GgufError::Unnamed {
         module: module.to_owned(),

@@ -40,6 +40,9 @@ pub(super) struct Architecture {
     pub grows_queries: bool,
     pub experts: Experts,
     pub carried: Carried,
+    /// Whether heads have two widths, values are normalized, upper layers use the keys and values
+    /// of lower ones, and layers may have inputs of their own.
+    pub is_uneven: bool,
     pub head: Head,
     pub head_bias: bool,
 }
@@ -110,6 +113,8 @@ pub(super) enum Scales {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scores {
     Root,
+    /// They are not scaled at all.
+    One,
     /// By a key.
     Key,
     /// There is no key: the missing factor is multiplied into q's rows. At `wide` layers the root
@@ -163,6 +168,8 @@ pub(super) enum Stretch {
     /// Factors given by the tensors `rope_factors_long` and `rope_factors_short`.
     LongRope,
     Yarn,
+    /// The first pairs of a head, given by the tensor `rope_freqs`.
+    Proportional,
 }
 
 /// How many features of a head are rotated.
@@ -222,6 +229,7 @@ pub(super) const LLAMA: Architecture = Architecture {
     grows_queries: false,
     experts: Experts::None,
     carried: Carried::None,
+    is_uneven: false,
     head: Head::Either,
     head_bias: false,
 };
@@ -256,7 +264,7 @@ const QWEN35: Architecture = Architecture {
 };
 
 /// All known architectures; the first that fits is used.
-static ALL: [Architecture; 29] = [
+static ALL: [Architecture; 30] = [
     LLAMA,
     Architecture {
         experts: Experts::Every {
@@ -487,6 +495,21 @@ static ALL: [Architecture; 29] = [
         head: Head::Either,
         ..GEMMA
     },
+    Architecture {
+        name: "gemma4",
+        norms: NormPlacement::PreAndPost,
+        qk_norm: QueryKeyNorm::Heads,
+        scores: Scores::One,
+        caps: Caps::Logits,
+        windows: Windows::But {
+            period: usize::MAX,
+            rotations: Rotations::Two,
+        },
+        stretches: &[Stretch::Proportional],
+        is_uneven: true,
+        head: Head::Either,
+        ..GEMMA
+    },
 ];
 
 impl Architecture {
@@ -523,6 +546,7 @@ impl Architecture {
     pub fn score_scale(&self, spec: &DecoderSpec) -> f64 {
         let [heads, _, head_dim] = attending(spec).mixer.heads();
         let width = match self.scores {
+            Scores::One => 1,
             Scores::Queries { wide } | Scores::QueryNorms { wide } if spec.layers.len() == wide => {
                 spec.width / heads
             }

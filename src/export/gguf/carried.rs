@@ -195,9 +195,9 @@ fn period(spec: &DecoderSpec) -> Option<usize> {
         .then_some(period)
 }
 
-/// A tensor of a layer that carries, projections apart.
+/// The place of a tensor that is neither a linear map nor a norm of the stream.
 #[derive(Debug, PartialEq)]
-pub(super) struct CarriedTensor {
+pub(super) struct PlacedTensor {
     /// Its name in a GGUF file.
     pub name: String,
     /// Its shape there.
@@ -206,8 +206,9 @@ pub(super) struct CarriedTensor {
     pub change: Change,
 }
 
-impl CarriedTensor {
-    /// Returns the place of a tensor of this shape; `None` where it is none of a layer that carries.
+impl PlacedTensor {
+    /// Returns the place of a tensor of this shape; `None` where it is none of a layer that carries,
+    /// or a projection.
     pub fn of(name: &str, shape: &[usize], spec: &DecoderSpec) -> Option<Self> {
         let (layer, rest) = name
             .strip_prefix(spec.names.stem)?

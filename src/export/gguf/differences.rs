@@ -5,6 +5,7 @@ use super::architecture::{
     Scores, Stretch, Turned, Windows,
 };
 use super::carried::Carried;
+use super::uneven;
 use crate::model::{
     DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, KeyValues, LayerSpec, MixerSpec,
     MlpSpec, Modules, NormKind, NormPlacement, OutputGate, PlainActivation, QueryKeyNorm,
@@ -66,9 +67,10 @@ impl Architecture {
             return of_kinds;
         };
         let carrying = layers.iter().find(|layer| layer.mixer.carries());
-        let several = !layers.iter().all(|layer| {
-            alike(first, layer) && carrying.is_none_or(|carrying| alike(carrying, layer))
-        });
+        let several = !self.is_uneven
+            && !layers.iter().all(|layer| {
+                alike(first, layer) && carrying.is_none_or(|carrying| alike(carrying, layer))
+            });
         let of_layers = found([(
             several,
             "layers that differ in more than rotation and window",
@@ -78,6 +80,11 @@ impl Architecture {
         let of_layer = self.lacks_of_layer(mixer, first);
         [
             of_kinds,
+            if self.is_uneven {
+                uneven::lacks(spec)
+            } else {
+                Vec::new()
+            },
             of_layers,
             of_layer,
             self.lacks_of_stream(spec, mixer),
@@ -162,30 +169,32 @@ impl Architecture {
                 normalized(self.norm),
             ),
             (
-                any(|layer| layer.mixer.source().is_some()),
+                !self.is_uneven && any(|layer| layer.mixer.source().is_some()),
                 "layers that use keys and values of lower ones",
                 "keys and values of their own",
             ),
             (
-                any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.value_norm)),
+                !self.is_uneven
+                    && any(|layer| layer.mixer.grouped().is_some_and(|mixer| mixer.value_norm)),
                 "normalized values",
                 "values as they are projected",
             ),
             (
-                any(|layer| {
-                    let grouped = layer.mixer.grouped();
-                    grouped.is_some_and(|mixer| mixer.key_values == KeyValues::KeysAsValues)
-                }),
+                !self.is_uneven
+                    && any(|layer| {
+                        let grouped = layer.mixer.grouped();
+                        grouped.is_some_and(|mixer| mixer.key_values == KeyValues::KeysAsValues)
+                    }),
                 "keys that are values too",
                 "values with a projection of their own",
             ),
             (
-                any(|layer| layer.per_layer_input.is_some()),
+                !self.is_uneven && any(|layer| layer.per_layer_input.is_some()),
                 "inputs of the layers' own",
                 "none",
             ),
             (
-                any(|layer| layer.has_scalar),
+                !self.is_uneven && any(|layer| layer.has_scalar),
                 "a factor for the output of each layer",
                 "none",
             ),
@@ -361,8 +370,8 @@ impl Architecture {
             .iter()
             .zip(is_told)
             .any(|(factor, is_told)| !is_told && !are_one(*factor, 1.0));
-        let scored =
-            self.scores == Scores::Root && !are_one(mixer.score_scale, self.score_scale(spec));
+        let scored = matches!(self.scores, Scores::Root | Scores::One)
+            && !are_one(mixer.score_scale, self.score_scale(spec));
         let [count, kv_heads, head_dim] = attending(spec).mixer.heads();
         let (is_wide, all_wide) = (
             count * head_dim == spec.width,
@@ -396,7 +405,11 @@ impl Architecture {
             (
                 scored,
                 "this factor of scores",
-                "the root of a head's width",
+                if self.scores == Scores::One {
+                    "none"
+                } else {
+                    "the root of a head's width"
+                },
             ),
             (head, heads(spec.tied_head), heads(!spec.tied_head)),
             (
@@ -505,9 +518,11 @@ impl Architecture {
             }
             Windows::Ignored => (one(turning(false).collect()), true),
         };
-        let head_dim = attending(spec).mixer.heads()[2];
-        let partly =
-            self.turned == Turned::All && turning(false).any(|rope| rope.head_dim != head_dim);
+        let in_part = |layer: &LayerSpec| {
+            let rope = layer.mixer.rope();
+            rope.is_some_and(|rope| rope.head_dim != layer.mixer.heads()[2])
+        };
+        let partly = self.turned == Turned::All && spec.layers.iter().any(in_part);
         let odd = turning(false).any(|rope| !rope.head_dim.is_multiple_of(2));
         lacks.extend(found([
             (odd, "a rotation of an odd number of features", "pairs"),
@@ -577,6 +592,7 @@ impl Stretch {
             Self::Ramp => "llama3",
             Self::LongRope => "longrope",
             Self::Yarn => "yarn",
+            Self::Proportional => "proportional",
         }
     }
 }

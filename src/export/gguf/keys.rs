@@ -4,9 +4,13 @@ use super::architecture::{Architecture, Experts, Rotations, Scales, Scores, Stre
 use super::carried::Carried;
 use super::container::Value;
 use super::differences::{attending, window};
+use super::uneven;
 use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules, NormKind};
 use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
+
+/// The divisor of the frequency of a pair that does not rotate, as llama.cpp's converter has it.
+const RESTING: f32 = 1e30;
 
 /// The base of a rotation that no layer has, as Hugging Face's configs leave it.
 const UNUSED_BASE: f64 = 1e4;
@@ -19,26 +23,30 @@ pub(super) fn hyperparameters(
     architecture: &Architecture,
     spec: &DecoderSpec,
 ) -> Vec<(String, Value)> {
-    let (LayerSpec { mixer, mlp, .. }, rope) = (attending(spec), rotation(spec, false));
+    let shown = if architecture.is_uneven {
+        uneven::wide(spec)
+    } else {
+        attending(spec)
+    };
+    let (LayerSpec { mixer, mlp, .. }, rope) = (shown, rotation(spec, false));
     let [heads, kv_heads, head_dim] = mixer.heads();
     let size = |size: usize| Value::U32(size as u32);
-    let of_layer = |layer: &LayerSpec| {
-        if layer.mixer.carries() {
-            0
-        } else {
-            kv_heads as i32
-        }
-    };
-    let kv_heads = if architecture.carried.is_told_by_heads() {
-        Value::I32s(spec.layers.iter().map(of_layer).collect())
+    let (kv_heads, inner) = if architecture.is_uneven {
+        (
+            uneven::by_layer(spec, |layer| layer.mixer.heads()[1]),
+            uneven::by_layer(spec, |layer| layer.mlp.inner()),
+        )
+    } else if architecture.carried.is_told_by_heads() {
+        let of_layer = |layer: &LayerSpec| usize::from(!layer.mixer.carries()) * kv_heads;
+        (uneven::by_layer(spec, of_layer), size(mlp.inner()))
     } else {
-        size(kv_heads)
+        (size(kv_heads), size(mlp.inner()))
     };
     let mut pairs = vec![
         ("block_count", size(spec.layers.len())),
         ("context_length", size(spec.context)),
         ("embedding_length", size(spec.width)),
-        ("feed_forward_length", size(mlp.inner())),
+        ("feed_forward_length", inner),
         ("attention.head_count", size(heads)),
         ("attention.head_count_kv", kv_heads),
         ("attention.key_length", size(head_dim)),
@@ -71,6 +79,9 @@ pub(super) fn hyperparameters(
             .flat_map(|rope| stretched(architecture, spec, rope)),
     );
     pairs.extend(Carried::keys(spec));
+    if architecture.is_uneven {
+        pairs.extend(uneven::keys(spec));
+    }
     pairs.extend(scaled(architecture, spec));
     pairs.extend(windows(architecture, spec));
     if architecture.name == "stablelm" {
@@ -244,6 +255,17 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
     let rounded = |factors: &[f64]| factors.iter().map(|factor| *factor as f32).collect();
     match &rope.scaling {
         RopeScaling::Ramp { .. } => vec![("rope_freqs.weight", ramp(rope))],
+        RopeScaling::Proportional { factor, pairs } => {
+            let divisor = |pair: usize| {
+                if pair < *pairs {
+                    *factor as f32
+                } else {
+                    RESTING
+                }
+            };
+            let all = (0..rope.head_dim / 2).map(divisor).collect();
+            vec![("rope_freqs.weight", all)]
+        }
         RopeScaling::LongRope { short, long, .. } => {
             vec![
                 ("rope_factors_long.weight", rounded(long)),

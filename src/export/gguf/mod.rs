@@ -10,6 +10,7 @@ mod keys;
 mod kind;
 mod model;
 mod names;
+mod uneven;
 mod vocabulary;
 
 use std::ops::Range;

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::architecture::Architecture;
-use super::carried::CarriedTensor;
+use super::carried::PlacedTensor;
 use super::container::{Info, Value};
 use super::keys::{differences, divisors, hyperparameters};
 use super::names::{ROUTER, places as places_of};
+use super::uneven::scalar;
 use super::vocabulary::vocabulary;
 use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, Written, write};
 use crate::export::card::Base;
@@ -122,17 +123,18 @@ fn stored<'a>(
             .get(&name)
             .cloned()
             .expect("the weights were checked");
-        if let Some(carried) = CarriedTensor::of(&name, &shape, spec) {
+        let placed = PlacedTensor::of(&name, &shape, spec).or_else(|| scalar(&name, spec));
+        if let Some(placed) = placed {
             let info = Info {
-                name: carried.name,
-                shape: carried.shape,
+                name: placed.name,
+                shape: placed.shape,
                 kind: GgmlType::F32,
             };
             let stored = StoredTensor {
                 archive,
                 name: stored,
                 half: None,
-                change: carried.change,
+                change: placed.change,
             };
             let numbers = Numbers::Stored(vec![stored]);
             parts.push(TensorPart { info, numbers });

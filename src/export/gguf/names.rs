@@ -57,6 +57,15 @@ pub(super) fn places(
     if module == names.head {
         return Some(whole("output"));
     }
+    if names.per_layer_embedding().strip_suffix(".weight") == Some(module) {
+        return Some(whole("per_layer_token_embd"));
+    }
+    if names.per_layer_projection() == module {
+        return Some(whole("per_layer_model_proj"));
+    }
+    if names.per_layer_norm() == module {
+        return Some(whole("per_layer_proj_norm"));
+    }
     let (layer, rest) = module
         .strip_prefix(names.stem)?
         .strip_prefix(names.layers)?
@@ -127,6 +136,9 @@ fn of_names(rest: &str, names: &Names) -> Option<&'static str> {
     let [up, down] = names.plain_mlp;
     let [gate, up_of_gate] = names.gate_up;
     let of_mlp = [
+        ("per_layer_input_gate", "inp_gate"),
+        ("per_layer_projection", "proj"),
+        ("post_per_layer_input_norm", "post_norm"),
         (gate, "ffn_gate"),
         (up_of_gate, "ffn_up"),
         (names.fused_gate_up, "ffn_up"),

@@ -174,12 +174,12 @@ impl Names {
     }
 
     /// Returns the map from the embedded tokens to the layers' own inputs.
-    pub(in crate::model) fn per_layer_projection(&self) -> String {
+    pub fn per_layer_projection(&self) -> String {
         format!("{}{PER_LAYER_PROJECTION}", self.stem)
     }
 
     /// Returns the norm of what that map gives for a layer.
-    pub(in crate::model) fn per_layer_norm(&self) -> String {
+    pub fn per_layer_norm(&self) -> String {
         format!("{}per_layer_projection_norm", self.stem)
     }
 
