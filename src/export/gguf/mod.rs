@@ -66,13 +66,11 @@ struct StoredTensor<'a> {
 }
 
 impl<'a> TensorPart<'a> {
-    /// Appends a tensor of a file, or another element of a stack.
+    /// Appends another matrix of a stack.
     fn take(&mut self, stored: StoredTensor<'a>) {
         if let Numbers::Stored(tensors) = &mut self.numbers {
             tensors.push(stored);
-            if self.info.shape.len() > 2 {
-                self.info.shape[0] = tensors.len();
-            }
+            self.info.shape[0] = tensors.len();
         }
     }
 

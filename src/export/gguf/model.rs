@@ -158,7 +158,7 @@ fn stored<'a>(
                 shape[rows] /= 2;
             }
             if place.expert.is_some() {
-                shape.insert(0, 0);
+                shape.insert(0, 1);
                 stacks.insert(gguf.clone(), parts.len());
             }
             let kind = if place.module.ends_with(ROUTER) || is_weight_of_shared(&shape) {
@@ -172,16 +172,13 @@ fn stored<'a>(
             } else {
                 shape
             };
-            let mut part = TensorPart {
-                info: Info {
-                    name: gguf,
-                    shape,
-                    kind,
-                },
-                numbers: Numbers::Stored(Vec::new()),
+            let info = Info {
+                name: gguf,
+                shape,
+                kind,
             };
-            part.take(stored);
-            parts.push(part);
+            let numbers = Numbers::Stored(vec![stored]);
+            parts.push(TensorPart { info, numbers });
         }
     }
     Ok(parts)
