@@ -10,6 +10,10 @@ use crate::ops::Activation;
 
 /// An architecture of llama.cpp, as far as models differ in it.
 #[derive(Debug, PartialEq)]
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a feature of its own"
+)]
 pub(super) struct Architecture {
     /// Its name, the prefix of its keys.
     pub name: &'static str,

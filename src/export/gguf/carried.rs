@@ -174,9 +174,9 @@ impl Carried {
             Update::Delta => {
                 // The pairs take turns in three positions, which are one of text.
                 let turning = rope.map_or(0, |rope| rope.head_dim / 2);
-                let of = |turn: usize| (turning + 2 - turn) as i32 / 3;
-                let sections = vec![of(0), of(1), of(2), 0];
-                pairs.push(("rope.dimension_sections", Value::I32s(sections)));
+                let of = |turn: usize| (turning + 2 - turn) / 3;
+                let sections = Value::sizes([of(0), of(1), of(2), 0]);
+                pairs.push(("rope.dimension_sections", sections));
                 let every = period(spec).map(|period| ("full_attention_interval", size(period)));
                 pairs.extend(every);
             }

@@ -19,6 +19,14 @@ pub(super) enum Value {
     Bools(Vec<bool>),
 }
 
+impl Value {
+    /// Returns a list of sizes.
+    pub fn sizes(sizes: impl IntoIterator<Item = usize>) -> Self {
+        let number = |size| i32::try_from(size).unwrap_or(i32::MAX);
+        Self::I32s(sizes.into_iter().map(number).collect())
+    }
+}
+
 /// A tensor's entry in the header.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Info {

@@ -120,11 +120,11 @@ fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
 
 /// Returns a number of every layer, or one where it is the same for all.
 pub(super) fn by_layer(spec: &DecoderSpec, of: impl Fn(&LayerSpec) -> usize) -> Value {
-    let all: Vec<i32> = spec.layers.iter().map(|layer| of(layer) as i32).collect();
-    if all.windows(2).all(|pair| pair[0] == pair[1]) {
-        return Value::U32(of(&spec.layers[0]) as u32);
+    let first = of(&spec.layers[0]);
+    if spec.layers.iter().all(|layer| of(layer) == first) {
+        return Value::U32(first as u32);
     }
-    Value::I32s(all)
+    Value::sizes(spec.layers.iter().map(of))
 }
 
 /// Returns the hyperparameters that only such layers have.
