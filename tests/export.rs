@@ -708,6 +708,86 @@ fn routers_stay_in_f32() {
     );
 }
 
+/// Layers that carry a window or a state are told by keys, and their tensors have llama.cpp's shapes
+/// and signs; LOG.md has what it computes of them.
+#[test]
+fn layers_without_attention_are_those_of_llama_cpp() {
+    let model = committed("archs/lfm2/model");
+    let gguf = exported(&model, GgmlType::Q8_0).0;
+    assert_eq!(gguf.pairs["lfm2.attention.head_count_kv"], "0\n2");
+    let (shape, numbers) = &gguf.tensors["blk.0.shortconv.conv.weight"];
+    let taps = json(&model.join("config.json"))["conv_L_cache"]
+        .as_u64()
+        .unwrap();
+    assert_eq!(shape[..], [usize::try_from(taps).unwrap(), 32]);
+    assert_eq!(*numbers, weight(&model, "model.layers.0.conv.conv.weight"));
+    assert!(gguf.tensors.contains_key("token_embd_norm.weight"));
+
+    let model = committed("archs/granite4_h/model");
+    let gguf = exported(&model, GgmlType::F32).0;
+    for (key, told) in [
+        ("attention.head_count_kv", "0\n2"),
+        ("ssm.inner_size", "64"),
+        ("ssm.time_step_rank", "4"),
+        ("rope.scaling.finetuned", "false"),
+    ] {
+        assert_eq!(gguf.pairs[&format!("granitehybrid.{key}")], told, "{key}");
+    }
+    let rates = weight(&model, "model.layers.0.mamba.A_log");
+    let decays: Vec<f32> = rates.iter().map(|rate| -rate.exp()).collect();
+    let (shape, numbers) = &gguf.tensors["blk.0.ssm_a"];
+    assert_eq!((&shape[..], numbers), (&[1, 4][..], &decays));
+
+    let refused = check_model(&committed("archs/qwen3_5/model")).unwrap_err();
+    let said = "keys and values of several widths in a state";
+    assert!(refused.to_string().contains(said), "{refused}");
+}
+
+/// Heads of two widths, keys of lower layers and inputs of the layers' own are told by keys.
+#[test]
+fn uneven_layers_are_those_of_llama_cpp() {
+    let model = committed("archs/gemma4_small/model");
+    let gguf = exported(&model, GgmlType::F32).0;
+    for (key, told) in [
+        ("attention.shared_kv_layers", "2"),
+        ("attention.key_length", "16"),
+        ("attention.key_length_swa", "8"),
+        ("embedding_length_per_layer_input", "6"),
+        (
+            "attention.sliding_window_pattern",
+            "true\nfalse\ntrue\nfalse",
+        ),
+    ] {
+        assert_eq!(gguf.pairs[&format!("gemma4.{key}")], told, "{key}");
+    }
+    let (_, frequencies) = &gguf.tensors["rope_freqs.weight"];
+    assert_eq!(frequencies.len(), 8);
+    assert!(frequencies.contains(&1.0) && frequencies.contains(&1e30));
+    assert!(!gguf.tensors.contains_key("blk.2.attn_k.weight"));
+}
+
+/// Gate and up of all experts are the halves of each matrix of one stack.
+#[test]
+fn stacks_of_gate_and_up_come_apart() {
+    let model = committed("archs/granitemoe/model");
+    let gguf = exported(&model, GgmlType::F32).0;
+    let stack = weight(
+        &model,
+        "model.layers.1.block_sparse_moe.input_linear.weight",
+    );
+    let half = stack.len() / 8;
+    for (index, name) in ["gate", "up"].into_iter().enumerate() {
+        let (shape, numbers) = &gguf.tensors[&format!("blk.1.ffn_{name}_exps.weight")];
+        let halves = stack.chunks_exact(half).skip(index).step_by(2);
+        let expected: Vec<f32> = halves.flatten().copied().collect();
+        assert_eq!(
+            (&shape[..], numbers),
+            (&[32, 48, 4][..], &expected),
+            "{name}"
+        );
+    }
+}
+
 /// A text decoder inside a model that does more is that decoder, whichever names its tensors have.
 #[test]
 fn a_wrapped_decoder_is_the_decoder() {
