@@ -3,7 +3,7 @@
 
 mod readings;
 
-pub use readings::{Readings, Slopes, Unit};
+pub use readings::{Readings, RowForm, Slopes, Unit, UnitKind};
 
 /// A choice with a fixed set of words.
 pub trait Term: Sized + Copy + PartialEq + 'static {
@@ -52,6 +52,10 @@ macro_rules! term {
     };
 }
 
+mod objective;
+
+pub use objective::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType};
+
 term! {
     /// Format of a dataset's rows.
     Format {
@@ -63,6 +67,10 @@ term! {
         Instruction = "instruction",
         /// A conversation, rendered by the base's chat template.
         Chat = "chat",
+        /// A prompt with a chosen and a rejected completion.
+        Preference = "preference",
+        /// A prompt and a completion that is desirable or not.
+        Unpaired = "unpaired",
     }
 }
 
@@ -81,7 +89,26 @@ impl Format {
                 "system",
                 "chat_template_kwargs",
             ],
+            Self::Preference => &[
+                "prompt",
+                "chosen",
+                "rejected",
+                "tools",
+                "chat_template_kwargs",
+            ],
+            Self::Unpaired => &[
+                "prompt",
+                "completion",
+                "label",
+                "tools",
+                "chat_template_kwargs",
+            ],
         }
+    }
+
+    /// Whether rows compare or rate completions.
+    pub fn is_of_preferences(self) -> bool {
+        matches!(self, Self::Preference | Self::Unpaired)
     }
 }
 

@@ -48,6 +48,7 @@ fn there_is_a_recipe_for_each_purpose() {
     let names: Vec<String> = recipes().into_iter().map(|(path, _)| path).collect();
     let expected = [
         "deepseek-v2-lite",
+        "dpo-glossary",
         "falcon-7b",
         "gemma-1.1-2b",
         "gemma-2-2b",
@@ -57,6 +58,7 @@ fn there_is_a_recipe_for_each_purpose() {
         "gpt-oss-20b",
         "granite-3.3-2b",
         "granite-4.0-micro",
+        "kto-glossary",
         "legal-glossary",
         "legal-text",
         "lfm2-1.2b",

@@ -120,8 +120,8 @@ const RECIPES: &[BrokenRecipe] = &[
     (
         "format that is not built",
         "format: text",
-        "format: preference",
-        &["`preference` is not supported yet"],
+        "format: classification",
+        &["`classification` is not supported yet"],
     ),
     (
         "nested blocks of nothing",

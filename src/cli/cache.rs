@@ -191,7 +191,7 @@ fn list(args: &ListArgs) -> Result<(), Failure> {
             None => String::new(),
         };
         print(format_args!(
-            "{kind:<8} {size:>10}  made {age} ago, used {used} ago{state}, from data {hash}{name}"
+            "{kind:<9} {size:>10}  made {age} ago, used {used} ago{state}, from data {hash}{name}"
         ))?;
     }
     let (count, total) = (entry_count(all.len()), DecimalBytes(total));

@@ -66,7 +66,7 @@ fn asked(plan: &Plan) -> Vec<&'static str> {
         () if formats.contains(&Format::Instruction) => {
             vec!["rankine generate MODEL --instruction TEXT"]
         }
-        () if has_template(plan) && !formats.contains(&Format::Completion) => {
+        () if has_template(plan) && formats.contains(&Format::Text) => {
             vec!["rankine generate MODEL --prompt TEXT", "rankine chat MODEL"]
         }
         () => vec!["rankine generate MODEL --prompt TEXT"],

@@ -6,11 +6,13 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::{Failure, RecipeArgs, grouped, print, row_text};
-use crate::data::{RowCounts, RowRecord, RowStatus, visible};
+use crate::data::tokenize::Tokenizer;
+use crate::data::{RatedRow, RowCounts, RowRecord, RowStatus, TokenRow, visible};
 use crate::export::{Line, write_ledger};
 use crate::fault::{Exit, Fault, revealed};
 use crate::plan::{Plan, RunData};
 use crate::report::Terminal;
+use crate::terms::{Format, RowForm};
 
 #[derive(Debug, Args)]
 pub(super) struct PreviewArgs {
@@ -91,10 +93,43 @@ fn print_rows(plan: &Plan, data: &RunData, numbers: &[u64]) -> Result<(), Failur
         let Some(tokens) = record.tokens.filter(|tokens| !tokens.is_empty()) else {
             continue;
         };
-        let pieces = crate::data::pieces(&plan.encoder.tokenizer, &tokens.ids(), &tokens.trained());
+        let tokenizer = &plan.encoder.tokenizer;
+        if let Some(RatedRow::Pair(halves)) = tokens.rated() {
+            print_pair(tokenizer, &halves, &palette)?;
+            continue;
+        }
+        let pieces = crate::data::pieces(tokenizer, &tokens.ids(), &tokens.trained());
         print(row_text::rendered(&pieces?, &palette))?;
     }
     print("")
+}
+
+/// Prints the prompt of a pair, and its two completions next to each other.
+fn print_pair(
+    tokenizer: &Tokenizer,
+    halves: &[TokenRow; 2],
+    palette: &row_text::Palette,
+) -> Result<(), Failure> {
+    let [chosen, rejected] = halves;
+    let prompt = chosen
+        .trained
+        .iter()
+        .take_while(|trained| !**trained)
+        .count();
+    let (ids, trained) = (&chosen.ids[..prompt], &chosen.trained[..prompt]);
+    print(row_text::rendered(
+        &crate::data::pieces(tokenizer, ids, trained)?,
+        palette,
+    ))?;
+    let completion = |row: &TokenRow| {
+        let start = prompt.min(row.ids.len());
+        crate::data::pieces(tokenizer, &row.ids[start..], &row.trained[start..])
+    };
+    let (chosen, rejected) = (completion(chosen)?, completion(rejected)?);
+    print(row_text::side_by_side(
+        ["chosen", "rejected"],
+        [&chosen, &rejected],
+    ))
 }
 
 /// Describes the outcome of a row in one line.
@@ -111,6 +146,7 @@ fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
             "left out, nothing to learn".to_owned()
         }
         (RowStatus::NoTrainedToken, _) => "left out, no trained token".to_owned(),
+        (RowStatus::EqualHalves, _) => "left out, chosen and rejected are the same".to_owned(),
         (RowStatus::Duplicate, _) => format!("left out, the same as {}", other(data, record)),
         (RowStatus::NearDuplicate, _) => {
             format!("left out, nearly the same as {}", other(data, record))
@@ -134,8 +170,13 @@ fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
     } else {
         ""
     };
+    let form = match record.tokens.map(|tokens| tokens.form()) {
+        Some(RowForm::Rated { desirable: true }) => ", desirable",
+        Some(RowForm::Rated { desirable: false }) => ", undesirable",
+        _ => "",
+    };
     format!(
-        "{status}; {} tokens, {} trained{cut}{duplicate}",
+        "{status}; {} tokens, {} trained{form}{cut}{duplicate}",
         record.len(),
         record.trained_tokens()
     )
@@ -173,7 +214,10 @@ const COUNTS: [Count; 13] = [
     ("  trained tokens", |tally| tally.trained_tokens),
 ];
 
-/// Lines after `broken`, if the recipe removes duplicates.
+/// The line after `broken` of pairs.
+const OF_PAIRS: [Count; 1] = [("    equal halves", |tally| tally.equal_halves)];
+
+/// Lines after that, if the recipe removes duplicates.
 const ALIKE: [Count; 3] = [
     ("    equal to an earlier row", |tally| {
         tally.exact_duplicates
@@ -196,7 +240,12 @@ fn counts(plan: &Plan) -> Vec<Count> {
     } else {
         &[]
     };
-    [of_rows, alike, of_kept].concat()
+    let has_pairs = plan
+        .sources
+        .iter()
+        .any(|source| source.format == Format::Preference);
+    let of_pairs = if has_pairs { &OF_PAIRS[..] } else { &[] };
+    [of_rows, of_pairs, alike, of_kept].concat()
 }
 
 /// Prints the ledger, with one column per source and one for all of them.

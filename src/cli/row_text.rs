@@ -70,6 +70,40 @@ pub(super) fn legend(tokenizer: &Tokenizer, end_ids: &[u32]) -> String {
     )
 }
 
+/// Characters of a column of [`side_by_side`].
+const COLUMN: usize = 56;
+
+/// Formats two texts of several lines next to each other, under their headings.
+pub(super) fn side_by_side(headings: [&str; 2], texts: [&[TokenText]; 2]) -> String {
+    let plain = Palette {
+        trained: Style::new(),
+    };
+    let [left, right] = [0, 1].map(|half| {
+        let text = rendered(texts[half], &plain);
+        let lines = text.lines().map(str::trim_start).flat_map(wrapped);
+        std::iter::once(headings[half].to_owned())
+            .chain(lines)
+            .collect::<Vec<_>>()
+    });
+    let none = String::new();
+    let line = |index: usize| {
+        let [left, right] = [&left, &right].map(|lines| lines.get(index).unwrap_or(&none));
+        let gap = " ".repeat(COLUMN.saturating_sub(left.chars().count()));
+        format!("  {left}{gap} | {right}").trim_end().to_owned()
+    };
+    let lines = (0..left.len().max(right.len())).map(line);
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// Breaks a line into pieces that fit a column.
+fn wrapped(line: &str) -> Vec<String> {
+    let characters: Vec<char> = line.chars().collect();
+    characters
+        .chunks(COLUMN)
+        .map(|piece| piece.iter().collect())
+        .collect()
+}
+
 /// Formats the pieces of a row as indented lines.
 pub(super) fn rendered(pieces: &[TokenText], palette: &Palette) -> String {
     let mut text = INDENT[1..].to_owned();
@@ -157,6 +191,22 @@ mod tests {
             trained: Style::new().fg_color(Some(AnsiColor::Green.into())),
         };
         assert_eq!(rendered(&pieces[1..3], &green), "  Q\x1b[32m⟦ a⟧\x1b[0m");
+    }
+
+    #[test]
+    fn halves_of_a_pair_stand_next_to_each_other() {
+        let long = "x".repeat(60);
+        let (left, right) = ([piece(&long, true)], [piece("a\n", true), piece("b", true)]);
+        let gap = |word: &str| " ".repeat(COLUMN - word.chars().count());
+        let expected = [
+            format!("  chosen{} | rejected", gap("chosen")),
+            format!("  ⟦{} | ⟦a␊¦", "x".repeat(COLUMN - 1)),
+            format!("  xxxxx⟧{} | b⟧", gap("xxxxx⟧")),
+        ];
+        assert_eq!(
+            side_by_side(["chosen", "rejected"], [&left, &right]),
+            expected.join("\n")
+        );
     }
 
     #[test]

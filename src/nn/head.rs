@@ -52,7 +52,33 @@ pub struct HeadGradients {
     pub bias: Vec<Tensor<1>>,
 }
 
+impl HeadGradients {
+    /// Returns the gradients at these slopes, given those at slope 1 of a head of which nothing
+    /// trains: the gradient of the input is linear in the slope of its row.
+    #[must_use]
+    pub fn at(self, slopes: &Slopes) -> Self {
+        let input = match slopes {
+            Slopes::Same(slope) => self.input.mul_scalar(*slope),
+            Slopes::Each(slopes) => {
+                let dtype = self.input.dtype();
+                let factors = Tensor::<1>::from_data(
+                    TensorData::from(&slopes[..]),
+                    (&self.input.device(), DType::F32),
+                );
+                let factors = factors.unsqueeze_dim::<2>(1);
+                (self.input.cast(DType::F32) * factors).cast(dtype)
+            }
+        };
+        Self { input, ..self }
+    }
+}
+
 impl Head {
+    /// Whether anything of it trains.
+    pub fn trains(&self) -> bool {
+        self.norm.trains || self.table.own.is_some() || (self.trains_bias && self.bias.is_some())
+    }
+
     /// Returns the logits of every row, [rows, vocabulary] in f32.
     pub fn logits(&self, hidden: Tensor<2>) -> Tensor<2> {
         self.read_out(&self.norm.forward(hidden), None)

@@ -1,20 +1,58 @@
 //! The objectives that training minimizes. An objective takes the readings of a micro-batch and
 //! gives a loss and its derivative by each reading. These are numbers without tensors, so that a
 //! test can compare them with a closed form.
+//!
+//! Losses of pairs and of completions with labels are means over the units of an optimizer step. A
+//! few of them depend on numbers of the whole step, [`StepStatistics`], which are known before its
+//! first backward, so that micro-batches of any size give the same result.
 
+mod cpo;
+mod dpo;
+mod figures;
+mod kto;
 mod next_token;
+mod orpo;
+mod pair;
+mod scalar;
 
-use crate::terms::{Readings, Slopes, Unit};
+pub use cpo::{Cpo, Simpo};
+pub use dpo::Dpo;
+pub use figures::Figures;
+pub use kto::Kto;
+pub use orpo::Orpo;
+
+use crate::terms::{KtoLoss, Readings, Slopes, Unit};
 
 /// A loss to minimize.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Objective {
     /// Cross-entropy of the trained tokens.
     NextToken,
+    /// Preferences against a reference.
+    Dpo(Dpo),
+    /// Preferences without a reference.
+    Cpo(Cpo),
+    /// Preferences of mean log-probabilities.
+    Simpo(Simpo),
+    /// Cross-entropy with an odds ratio of preferences.
+    Orpo(Orpo),
+    /// Completions with labels against a reference.
+    Kto(Kto),
     /// Cross-entropy with a weight for each row, so that slopes differ and are known only after
     /// reading.
     #[cfg(test)]
     WeightedRows(Vec<f32>),
+}
+
+/// Numbers of all units of an optimizer step, or of all units that are scored.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct StepStatistics {
+    /// Number of units.
+    pub units: u64,
+    /// Targets of chosen sequences.
+    pub supervised_targets: u64,
+    /// KTO's reference point, nats.
+    pub kl: f64,
 }
 
 /// The loss and the slopes of some readings.
@@ -26,6 +64,8 @@ pub struct Judged {
     pub weight: f64,
     /// Derivative of the sum by each reading.
     pub slopes: Slopes,
+    /// Figures beside the loss.
+    pub figures: Figures,
 }
 
 impl Objective {
@@ -34,15 +74,63 @@ impl Objective {
     pub fn slope_ahead(&self) -> Option<f32> {
         match self {
             Self::NextToken => Some(next_token::SLOPE),
-            #[cfg(test)]
-            Self::WeightedRows(_) => None,
+            _ => None,
+        }
+    }
+
+    /// Whether losses are means over units rather than over tokens, so that [`StepStatistics`] are
+    /// needed.
+    pub fn is_of_units(&self) -> bool {
+        matches!(
+            self,
+            Self::Dpo(_) | Self::Cpo(_) | Self::Simpo(_) | Self::Orpo(_) | Self::Kto(_)
+        )
+    }
+
+    /// Whether the prompt of a chosen sequence is read too.
+    pub fn reads_prompts(&self) -> bool {
+        matches!(self, Self::Orpo(_))
+    }
+
+    /// Whether rows are also read with completions of other rows.
+    pub fn reads_mismatched(&self) -> bool {
+        matches!(self, Self::Kto(kto) if kto.loss_type == KtoLoss::Kto)
+    }
+
+    /// Whether the loss compares with a reference.
+    pub fn has_reference(&self) -> bool {
+        matches!(self, Self::Dpo(_) | Self::Kto(_))
+    }
+
+    /// Returns the loss where the policy is the reference; `None` where it depends on more.
+    pub fn loss_at_reference(&self) -> Option<f64> {
+        match self {
+            Self::Dpo(dpo) => dpo.loss_at_reference(),
+            _ => None,
         }
     }
 
     /// Returns the loss of a micro-batch whose targets belong to these units.
-    pub fn judge(&self, readings: &Readings, units: &[Unit]) -> Judged {
+    pub fn judge(&self, readings: &Readings, units: &[Unit], step: &StepStatistics) -> Judged {
+        let weight = |weight: f64| (weight > 0.0).then_some(weight);
         match self {
             Self::NextToken => next_token::judge(readings, units),
+            Self::Dpo(dpo) => {
+                let nll = weight(dpo.sft_weight);
+                pair::judge(readings, units, step, nll, |pair| dpo.loss(pair))
+            }
+            Self::Cpo(cpo) => {
+                let nll = weight(cpo.cpo_alpha);
+                pair::judge(readings, units, step, nll, |pair| cpo.loss(pair))
+            }
+            Self::Simpo(simpo) => {
+                let nll = weight(simpo.cpo_alpha);
+                pair::judge(readings, units, step, nll, |pair| simpo.loss(pair))
+            }
+            Self::Orpo(orpo) => {
+                pair::judge(readings, units, step, Some(1.0), |pair| orpo.loss(pair))
+            }
+            Self::Kto(kto) => kto.judge(readings, units, step),
             #[cfg(test)]
             Self::WeightedRows(weights) => {
                 let of_targets = units
@@ -60,8 +148,15 @@ impl Objective {
                     loss_sum: losses.sum(),
                     weight: weights.len() as f64,
                     slopes,
+                    figures: Figures::default(),
                 }
             }
         }
+    }
+
+    /// Returns the sum of log-ratios of completions that belong to other prompts, whose mean over a
+    /// step is KTO's reference point where it is above 0.
+    pub fn mismatched_log_ratios(readings: &Readings, units: &[Unit]) -> f64 {
+        kto::sum_of_log_ratios(readings, units)
     }
 }

@@ -1,6 +1,7 @@
 //! Cross-entropy: the sum of -log p over trained tokens.
 
 use super::Judged;
+use super::figures::Figures;
 use crate::terms::{Readings, Slopes, Unit};
 
 /// The derivative of -log p by log p.
@@ -14,6 +15,7 @@ pub(super) fn judge(readings: &Readings, units: &[Unit]) -> Judged {
         loss_sum: losses.sum(),
         weight: trained_tokens as f64,
         slopes: Slopes::Same(SLOPE),
+        figures: Figures::default(),
     }
 }
 
@@ -26,15 +28,12 @@ mod tests {
         let readings = Readings {
             values: vec![0.5_f32.ln(), 0.25_f32.ln(), 0.0],
         };
-        let units = [
-            Unit { targets: 0..2 },
-            Unit { targets: 2..2 },
-            Unit { targets: 2..3 },
-        ];
+        let units = [0..2, 2..2, 2..3].map(Unit::tokens);
         let Judged {
             loss_sum,
             weight,
             slopes,
+            ..
         } = judge(&readings, &units);
         assert!((loss_sum - 8f64.ln()).abs() < 1e-6, "{loss_sum}");
         assert_eq!(

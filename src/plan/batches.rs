@@ -47,15 +47,24 @@ impl RunData {
             ends.map(|range| counted(rows, packs.rows(range), size, packing))
                 .reduce(both)
         };
-        self.rows().validation.iter().filter_map(of).reduce(both)
+        let data = self.rows();
+        // A reference, and completions of other rows, are scored for the rows that train too.
+        let training = Some(&data.training).filter(|_| self.scores_training());
+        data.validation
+            .iter()
+            .chain(training)
+            .filter_map(of)
+            .reduce(both)
     }
 }
 
 /// Returns the shape of a micro-batch of the rows at these places.
 fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> MicroBatchRows {
     let (mut length, mut tokens, mut labeled) = (0, 0, 0);
-    for (of_row, labels) in places.iter().map(|place| rows.counts(*place)) {
-        (length, tokens, labeled) = (length.max(of_row), tokens + of_row, labeled + labels);
+    for place in places {
+        let (of_row, labels) = rows.counts(*place);
+        (tokens, labeled) = (tokens + of_row, labeled + labels);
+        length = length.max(rows.longest(*place));
     }
     // Rows that share a pack become shorter or fewer together.
     let length = if let Packing::BestFit { tokens: room } = packing {
@@ -65,6 +74,7 @@ fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> 
     };
     MicroBatchRows {
         count: places.len().min(size),
+        sequences: rows.sequences(),
         length,
         tokens,
         labeled,
@@ -75,6 +85,7 @@ fn counted(rows: &data::Rows, places: &[u32], size: usize, packing: Packing) -> 
 fn both(one: MicroBatchRows, other: MicroBatchRows) -> MicroBatchRows {
     MicroBatchRows {
         count: one.count.max(other.count),
+        sequences: one.sequences.max(other.sequences),
         length: one.length.max(other.length),
         tokens: one.tokens.max(other.tokens),
         labeled: one.labeled.max(other.labeled),
@@ -87,6 +98,7 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<MicroBatchR
     if let Packing::BestFit { tokens: room } = packing {
         return Some(MicroBatchRows {
             count: size,
+            sequences: 1,
             length: room,
             tokens: size * room,
             labeled: size * room,
@@ -110,14 +122,16 @@ fn bound(rows: &data::Rows, size: usize, packing: Packing) -> Option<MicroBatchR
         // A row may stand in a batch several times.
         return Some(MicroBatchRows {
             count: size,
-            length,
+            sequences: rows.sequences(),
+            length: length.div_ceil(rows.sequences()),
             tokens: size * length,
             labeled: size * labels,
         });
     }
     Some(MicroBatchRows {
         count: lengths.len(),
-        length,
+        sequences: rows.sequences(),
+        length: length.div_ceil(rows.sequences()),
         tokens: sum(&lengths),
         labeled: sum(&labeled),
     })

@@ -16,7 +16,6 @@ use crate::data::template::Sources;
 use crate::fault::Fault;
 use crate::files::Float;
 use crate::model::{CompanionFiles, Decoder, Folder, LinearSpec, Role, Storage};
-use crate::objective::Objective;
 use crate::report::Reporter;
 use crate::train::{self, Checkpoint, Product, RunFolder, Schedule, StepConfig, StepSampler};
 
@@ -243,7 +242,8 @@ impl Plan {
             },
             optimizer: of.optimizer,
             max_grad_norm: of.max_grad_norm,
-            objective: Objective::NextToken,
+            objective: self.aim.objective.clone(),
+            first_loss: self.first_loss(),
             step: StepConfig {
                 memory: train::Memory::KEEP,
                 head_chunk_rows: self.head_chunk_rows(),

@@ -106,13 +106,19 @@ impl Plan {
                 total.untrained
             )
         });
+        let equal = (total.equal_halves > 0).then(|| {
+            format!(
+                "{} of {rows} pairs are left out: their chosen and rejected sequences are the same",
+                total.equal_halves
+            )
+        });
         let broken = total.first_broken.as_ref().map(|first| {
             format!(
                 "{} of {rows} rows are broken and left out; the first: {first}",
                 total.broken
             )
         });
-        [long, untrained, broken]
+        [long, untrained, equal, broken]
             .into_iter()
             .flatten()
             .chain(self.notes_of_alike(total))
@@ -312,8 +318,13 @@ fn reasons(tally: &RowCounts) -> String {
     } else {
         String::new()
     };
+    let equal = if tally.equal_halves > 0 {
+        format!(", {} with equal halves", tally.equal_halves)
+    } else {
+        String::new()
+    };
     format!(
-        " ({} too long, {} without a trained token{broken}{alike})",
+        " ({} too long, {} without a trained token{equal}{broken}{alike})",
         tally.too_long, tally.untrained
     )
 }

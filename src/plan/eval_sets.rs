@@ -261,14 +261,16 @@ impl Sheet {
         let rows = Rows::new(&self.data.corpus, self.data.split.validation.clone());
         let (mut scores, mut done) = (vec![Score::default(); self.sets.len()], 0);
         for batch in rows.batches(self.micro_batch_size, self.packing) {
-            for (index, loss) in score(decoder, &batch, self.head_chunk_rows)
-                .into_iter()
-                .enumerate()
-            {
-                let set = self.data.corpus.source(batch.row_of(index) as usize);
-                scores[set].add(loss, self.end_ids.contains(&batch.targets[index]));
+            let losses = score(decoder, &batch, self.head_chunk_rows);
+            // Of a pair the chosen completion is scored.
+            for unit in &batch.units {
+                let first = unit.targets.start;
+                for index in first..first + unit.supervised_targets() {
+                    let set = self.data.corpus.source(batch.row_of(index) as usize);
+                    scores[set].add(losses[index], self.end_ids.contains(&batch.targets[index]));
+                }
             }
-            done += batch.rows.len() as u64;
+            done += batch.units.len() as u64;
             report(Event::Progress {
                 what: format!("scoring {what}"),
                 done,
@@ -299,7 +301,7 @@ impl Sheet {
             {
                 found.add(token, self.end_ids.contains(target));
             }
-            done += batch.rows.len() as u64;
+            done += batch.units.len() as u64;
             report(Event::Progress {
                 what: format!("comparing {what}"),
                 done,

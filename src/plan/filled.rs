@@ -98,12 +98,13 @@ impl Filled {
 
     /// Returns the values, grouped by section.
     pub fn by_section(mut self) -> Vec<Setting> {
-        const SECTIONS: [&str; 9] = [
+        const SECTIONS: [&str; 10] = [
             "base_model",
             "chat_template",
             "chat_template_kwargs",
             "tokens",
             "datasets",
+            "objective",
             "adapter",
             "training",
             "evaluation",

@@ -26,7 +26,13 @@ impl Plan {
     /// Returns notes on rows that are trained in a frame other than the base's, and on prompts in a
     /// frame other than that of the rows.
     pub(super) fn notes_of_frames(&self) -> Vec<String> {
-        let of_rows = [Format::Completion, Format::Instruction]
+        let framed = [
+            Format::Completion,
+            Format::Instruction,
+            Format::Preference,
+            Format::Unpaired,
+        ];
+        let of_rows = framed
             .into_iter()
             .filter_map(|format| self.beside_template(format));
         of_rows.chain(self.prompts_elsewhere()).collect()
@@ -47,11 +53,15 @@ impl Plan {
             "without a frame"
         };
         let (word, option) = (format.word(), Frame::of(format).option());
+        let instead = if format.is_of_preferences() {
+            "give lists of messages in place of texts"
+        } else {
+            "train it as `format: chat`"
+        };
         let told = || {
             format!(
                 "{}: rows of `{word}` are trained {frame}, not in the base's chat template: ask \
-                for what they teach with `rankine generate {option}`, or train it as `format: \
-                chat`",
+                for what they teach with `rankine generate {option}`, or {instead}",
                 named.join(", ")
             )
         };

@@ -7,7 +7,7 @@ use super::filled::Filled;
 use super::training::Warmup;
 use crate::fault::Fault;
 use crate::recipe::{Recipe, Training};
-use crate::terms::{AdjustLr, Curve, Optimizer, Scheduler};
+use crate::terms::{AdjustLr, Curve, ObjectiveType, Optimizer, Scheduler};
 use crate::train::{
     Adafactor, AdamWConfig, Muon, OptimizerConfig, RateCourse, Rule, WarmupStableDecay,
 };
@@ -19,6 +19,11 @@ pub(super) struct Rates {
     pub warmup: Warmup,
 }
 
+/// The default learning rate.
+const LEARNING_RATE: f64 = 2e-4;
+/// The same for preferences. TRL's default, 1e-6, is for training of all weights; users of adapters
+/// raise it to 5e-6 to 5e-5.
+const OF_PREFERENCES: f64 = 1e-5;
 /// Weights with fewer elements keep a 32-bit state, as in bitsandbytes.
 const MIN_8BIT_SIZE: usize = 4096;
 
@@ -107,7 +112,12 @@ fn adafactor(said: &Training, filled: &mut Filled) -> Adafactor {
 }
 
 /// Returns the learning rates.
-pub(super) fn course(said: &Training, rule: Rule, filled: &mut Filled) -> Rates {
+pub(super) fn course(
+    said: &Training,
+    rule: Rule,
+    kind: ObjectiveType,
+    filled: &mut Filled,
+) -> Rates {
     if matches!(rule, Rule::Adafactor(adafactor) if adafactor.relative_step) {
         return Rates {
             peak: 1e-2,
@@ -115,7 +125,12 @@ pub(super) fn course(said: &Training, rule: Rule, filled: &mut Filled) -> Rates 
             warmup: Warmup::Steps(0),
         };
     }
-    let peak = filled.plain("training.learning_rate", said.learning_rate.as_ref(), 2e-4);
+    let usual = if kind == ObjectiveType::Sft {
+        LEARNING_RATE
+    } else {
+        OF_PREFERENCES
+    };
+    let peak = filled.plain("training.learning_rate", said.learning_rate.as_ref(), usual);
     let usual = if rule.averages() {
         Scheduler::Constant
     } else {

@@ -15,6 +15,7 @@ use super::data_files;
 use super::filled::{Filled, Setting};
 use super::hub_data::{self, Snapshots};
 use super::mixing::{Mixing, mixing};
+use super::objective::{Aim, objective};
 use super::peak::Allowed;
 use super::prompts::prompts;
 use super::quantization::packing;
@@ -109,6 +110,7 @@ pub struct Plan {
     /// The memory that the run may use.
     pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
+    pub(super) aim: Aim,
 }
 
 /// The result of [`resolve`].
@@ -215,6 +217,7 @@ pub fn resolve_on(
         &mut faults,
     );
     let mixing = mixing(&recipe, &mut filled);
+    let aim = objective(&recipe, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
     check_positions(&recipe, &limits, folder, &mut faults);
     let alike = alike(&recipe, &mut filled);
@@ -293,6 +296,7 @@ pub fn resolve_on(
         allowed: Allowed::find(training.max_memory_bytes, chosen.device),
         storage,
         training,
+        aim,
     })))
 }
 

@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use super::PlanError;
 use super::alike::Straddling;
 use super::mixing::Mixing;
+use super::objective::Reference;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use crate::data::{
-    Corpus, DataSource, Divided, Ledger, Packing, RowRecord, Rows, Split, duplicates,
+    Corpus, DataSource, Divided, Ledger, Packing, Preferences, RowRecord, Rows, Split, duplicates,
 };
 use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
@@ -35,6 +36,19 @@ pub struct RunData {
     /// Cache entries of data files that were converted to Parquet.
     converted: Vec<String>,
     end_ids: Vec<u32>,
+    preferences: Preferences,
+    /// Whether training rows are scored too.
+    scores_training: bool,
+    reference: ReferenceScores,
+}
+
+/// Log-probabilities of completions under the reference, in the order of [`RunData::sets`].
+#[derive(Debug, Default)]
+pub struct ReferenceScores {
+    /// Of each row, as [`Rows::with_reference`] takes them.
+    pub sets: [Vec<[f64; 2]>; 3],
+    /// The names of the cache entries that hold them.
+    pub entries: Vec<String>,
 }
 
 impl Plan {
@@ -121,6 +135,10 @@ impl Plan {
             sources,
             converted,
             end_ids,
+            preferences: self.preferences(),
+            scores_training: self.aim.reference != Reference::None
+                || self.aim.objective.reads_mismatched(),
+            reference: ReferenceScores::default(),
         })
     }
 
@@ -160,7 +178,9 @@ impl RunData {
     /// Returns the training rows.
     pub fn training(&self) -> Rows<'_> {
         let (corpus, training) = (&self.datasets.corpus, &self.datasets.split.training);
-        let rows = Rows::new(corpus, training.clone());
+        let rows = Rows::new(corpus, training.clone())
+            .reading(self.preferences)
+            .with_reference(&self.reference.sets[0]);
         let Some(mixing) = &self.mixing else {
             return rows;
         };
@@ -176,17 +196,48 @@ impl RunData {
 
     /// Returns the rows as the training loop takes them, without prompts.
     pub fn rows(&self) -> train::Data<'_> {
-        let validation = [&self.datasets, &self.evaluation]
-            .map(|of| Rows::new(&of.corpus, of.split.validation.clone()));
+        let [training, held_out, evaluation] = self.sets();
         train::Data {
-            training: self.training(),
-            validation: validation
+            training,
+            validation: [held_out, evaluation]
                 .into_iter()
                 .filter(|rows| !rows.is_empty())
                 .collect(),
             end_ids: self.end_ids.iter().map(|id| id.cast_signed()).collect(),
             prompts: None,
         }
+    }
+
+    /// Returns the rows to train on, those that are held out of them, and those of validation sets.
+    pub fn sets(&self) -> [Rows<'_>; 3] {
+        let [_, of_held_out, of_evaluation] = &self.reference.sets;
+        let held_out = Rows::new(
+            &self.datasets.corpus,
+            self.datasets.split.validation.clone(),
+        );
+        let evaluation = Rows::new(
+            &self.evaluation.corpus,
+            self.evaluation.split.validation.clone(),
+        );
+        [
+            self.training(),
+            held_out
+                .reading(self.preferences)
+                .with_reference(of_held_out),
+            evaluation
+                .reading(self.preferences)
+                .with_reference(of_evaluation),
+        ]
+    }
+
+    /// Gives every row the log-probabilities of its completions under the reference.
+    pub fn set_reference(&mut self, scores: ReferenceScores) {
+        self.reference = scores;
+    }
+
+    /// Whether training rows are scored too, because of a reference or of completions of other rows.
+    pub(super) fn scores_training(&self) -> bool {
+        self.scores_training
     }
 
     /// Returns the status of every row that was read, source by source.
@@ -233,6 +284,7 @@ impl RunData {
             .flat_map(Corpus::entries)
             .map(str::to_owned)
             .chain(self.converted.iter().cloned())
+            .chain(self.reference.entries.iter().cloned())
             .collect()
     }
 

@@ -9,7 +9,7 @@ use super::rates::{course, optimizer};
 use crate::data::{Limits, Packing};
 use crate::fault::Fault;
 use crate::recipe::Recipe;
-use crate::terms::{Checkpointing, ModelDtype, OnNonfinite, Optimizer, Truncation};
+use crate::terms::{Checkpointing, Format, ModelDtype, OnNonfinite, Optimizer, Truncation};
 use crate::train::{OptimizerConfig, RateCourse};
 
 /// The loop's values that do not depend on the number of rows.
@@ -110,13 +110,20 @@ pub(super) fn training(recipe: &Recipe, filled: &mut Filled) -> (Limits, f64, Tr
             Checkpointing::Lowest(blocks) => json!(blocks),
         },
     );
-    let rates = course(said, optimizer.rule, filled);
+    let kind = recipe.objective.type_or_default();
+    let rates = course(said, optimizer.rule, kind, filled);
     let training = Training {
         model_dtype,
         allow_tf32,
         packing: if is_packed {
+            // A pair has two sequences, which stay together.
+            let sequences = if kind.formats().contains(&Format::Preference) {
+                2
+            } else {
+                1
+            };
             Packing::BestFit {
-                tokens: limits.sequence_len,
+                tokens: limits.sequence_len * sequences,
             }
         } else {
             Packing::Off

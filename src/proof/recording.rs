@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::probe_model::ProbeModel;
 use crate::data::Packing;
-use crate::objective::Objective;
+use crate::objective::{Objective, StepStatistics};
 use crate::terms::OnNonfinite;
 use crate::train::{
     AdamWConfig, At, Border, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig,
@@ -109,6 +109,7 @@ pub(super) fn trace(
                 step,
                 epoch: 0,
                 loss_scale,
+                statistics: StepStatistics::default(),
             };
             optimizer.go_on(&mut decoder);
             let sums = accumulate(&decoder, batches, &config, at, &mut recorder);
@@ -135,6 +136,7 @@ fn config(pass: &Pass) -> TrainConfig {
         optimizer: pass.optimizer.into(),
         max_grad_norm: 0.5,
         objective: Objective::NextToken,
+        first_loss: None,
         // A few rows at a time, so that chunks of the head are joined.
         step: StepConfig {
             memory: pass.memory,

@@ -4,13 +4,15 @@
 //! it.
 
 use super::notes::{Notes, listed};
+use super::objective::loss_types;
 use super::synonyms;
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
-    Deduplicate, EpochEnd, Format, Initial, ModelDtype, Modules, NearDuplicates, Offload,
-    Optimizer, Quantization, Scheduler, Technique, Term, TrainOn,
+    CpoLoss, Deduplicate, DpoLoss, EpochEnd, Format, Initial, KtoLoss, ModelDtype, Modules,
+    NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, Technique, Term,
+    TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -18,6 +20,7 @@ pub(super) fn find(recipe: &Recipe, notes: &Notes) {
     for dataset in recipe.datasets.iter().chain(&recipe.evaluation.datasets) {
         in_dataset(dataset, notes);
     }
+    in_objective(recipe, notes);
     in_adapter(&recipe.adapter, notes);
     in_layers(&recipe.adapter, notes);
     in_parameters(&recipe.adapter, notes);
@@ -60,6 +63,19 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         );
     }
     in_chat(dataset, format, notes);
+    if let Some(train_on) = dataset
+        .train_on
+        .as_ref()
+        .filter(|_| format.is_of_preferences())
+    {
+        let message = format!(
+            "train_on: format `{format}` has no `train_on`: its completions are what is compared"
+        );
+        notes.say(
+            &train_on.place,
+            Fault::new(message).hint("remove `train_on`"),
+        );
+    }
     if let Some(train_on) = &dataset.train_on
         && format == Format::Text
         && train_on.value != TrainOn::All
@@ -71,6 +87,132 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         notes.say(
             &train_on.place,
             Fault::new(message).hint("remove `train_on`"),
+        );
+    }
+}
+
+/// Checks the keys of an objective against its type, and the formats of its rows.
+fn in_objective(recipe: &Recipe, notes: &Notes) {
+    let objective = &recipe.objective;
+    if notes.is_refused("objective.type") {
+        return;
+    }
+    let kind = objective.type_or_default();
+    for (key, owners) in ObjectiveType::KEYS
+        .iter()
+        .filter(|(_, owners)| !owners.contains(&kind))
+    {
+        let Some(place) = objective.place_of(key) else {
+            continue;
+        };
+        let words: Vec<&str> = owners.iter().map(|owner| owner.word()).collect();
+        let message = format!(
+            "objective.{key} goes with `type` {} only, found `{kind}`",
+            listed(&words, "or")
+        );
+        notes.say(
+            place,
+            Fault::new(message).hint(format!("set `type: {}`, or remove `{key}`", words[0])),
+        );
+    }
+    in_loss_type(recipe, kind, notes);
+    let datasets = recipe.datasets.iter().chain(&recipe.evaluation.datasets);
+    for format in datasets.filter_map(|dataset| dataset.format.as_ref()) {
+        let valid: Vec<&str> = kind.formats().iter().map(|format| format.word()).collect();
+        if kind.formats().contains(&format.value) {
+            continue;
+        }
+        let others: Vec<&str> = ObjectiveType::WORDS
+            .iter()
+            .filter(|(_, other)| other.formats().contains(&format.value))
+            .map(|(word, _)| *word)
+            .collect();
+        let fault = Fault::new(format!(
+            "format: `{}` does not go with `objective: {{type: {kind}}}`, which reads {}",
+            format.value,
+            listed(&valid, "or")
+        ));
+        notes.say(
+            &format.place,
+            fault.hint(format!(
+                "rows of this format are for `objective: {{type: ..}}` {}",
+                listed(&others, "or")
+            )),
+        );
+    }
+}
+
+/// Checks the loss of an objective, and keys that only some losses have.
+fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
+    let objective = &recipe.objective;
+    let valid = loss_types(kind);
+    let said = objective.loss_type.as_ref().filter(|_| !valid.is_empty());
+    if let Some(said) = said.filter(|said| !valid.contains(&said.value.as_str())) {
+        let message = format!(
+            "objective.loss_type: `{}` is no loss of `type: {kind}`, expected {}",
+            said.value,
+            listed(&valid, "or")
+        );
+        notes.say(
+            &said.place,
+            Fault::new(message).hint("choose one of them, or remove `loss_type`"),
+        );
+        return;
+    }
+    let word = said.map_or("sigmoid", |said| said.value.as_str());
+    let is_smoothed = match kind {
+        ObjectiveType::Dpo => DpoLoss::parse(word).is_none_or(DpoLoss::is_smoothed),
+        ObjectiveType::Cpo => word == CpoLoss::Sigmoid.word(),
+        _ => true,
+    };
+    if let Some(smoothing) = objective.label_smoothing.as_ref().filter(|_| !is_smoothed) {
+        let message = format!(
+            "objective.label_smoothing does not go with `loss_type: {word}`, which ignores it"
+        );
+        notes.say(
+            &smoothing.place,
+            Fault::new(message).hint("remove `label_smoothing`, or set `loss_type: sigmoid`"),
+        );
+    }
+    let is_exo = kind == ObjectiveType::Dpo && word == DpoLoss::ExoPair.word();
+    let smoothing = objective.label_smoothing.as_ref();
+    if let Some(said) = said.filter(|_| is_exo && smoothing.is_none_or(|said| said.value <= 0.0)) {
+        let fault = Fault::new(
+            "objective.loss_type: `exo_pair` needs a `label_smoothing` above 0: its loss has the \
+            logarithm of it",
+        );
+        notes.say(&said.place, fault.hint("set `label_smoothing: 0.001`"));
+    }
+    let is_discopop = word == DpoLoss::Discopop.word();
+    if let Some(tau) = objective
+        .discopop_tau
+        .as_ref()
+        .filter(|_| kind == ObjectiveType::Dpo && !is_discopop)
+    {
+        let message =
+            format!("objective.discopop_tau goes with `loss_type: discopop` only, found `{word}`");
+        notes.say(
+            &tau.place,
+            Fault::new(message).hint("set `loss_type: discopop`, or remove `discopop_tau`"),
+        );
+    }
+    let is_alone = |said: Option<&Said<usize>>| said.is_none_or(|said| said.value == 1);
+    let training = &recipe.training;
+    let has_one_row = is_alone(training.micro_batch_size.as_ref())
+        && is_alone(training.gradient_accumulation_steps.as_ref());
+    let has_mismatched = word != KtoLoss::ApoZeroUnpaired.word();
+    if let Some(said) = objective
+        .kind
+        .as_ref()
+        .filter(|_| kind == ObjectiveType::Kto && has_mismatched && has_one_row)
+    {
+        let fault = Fault::new(
+            "objective.type: `kto` reads prompts with completions of other rows of a step, and a \
+            step has 1 row: `micro_batch_size` 1 times `gradient_accumulation_steps` 1",
+        );
+        notes.say(
+            &said.place,
+            fault.hint("set `training.gradient_accumulation_steps: 8`"),
         );
     }
 }

@@ -151,7 +151,8 @@ pub(super) const KEYS: &[Words] = &[
         "datasets.format",
         "",
         "`text`: every token trains; `completion`: prompt and completion; \
-        `instruction`: Alpaca's columns; `chat`: conversations.",
+        `instruction`: Alpaca's columns; `chat`: conversations; `preference`: prompt, chosen and \
+        rejected; `unpaired`: prompt, completion and label.",
     ),
     key(
         "datasets.columns",
@@ -179,6 +180,74 @@ pub(super) const KEYS: &[Words] = &[
         "",
         "Its share of an epoch is this over the sum of all weights; 1 where \
         others have one. Without any weight an epoch has every row once.",
+    ),
+    key(
+        "objective",
+        "",
+        "The loss to minimize; its keys belong to its `type`.",
+    ),
+    key(
+        "objective.type",
+        "\"sft\"",
+        "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; `kto`: \
+        completions with labels, of `format: unpaired`.",
+    ),
+    key(
+        "objective.loss_type",
+        "",
+        "The variant of `dpo`, `cpo` (both `sigmoid` by default) or `kto` (`kto` by default).",
+    ),
+    key(
+        "objective.beta",
+        "",
+        "Factor of log-ratios, or of the odds ratio with `orpo`; 0.1 by default, and 2 for `simpo`.",
+    ),
+    key(
+        "objective.label_smoothing",
+        "0.0",
+        "Assumed share of pairs whose labels are swapped, below 0.5; of `dpo` with `sigmoid`, \
+        `robust` and `exo_pair`, of `cpo` with `sigmoid`, and of `simpo`.",
+    ),
+    key(
+        "objective.discopop_tau",
+        "0.05",
+        "Temperature of `loss_type: discopop`.",
+    ),
+    key(
+        "objective.sft_weight",
+        "0.0",
+        "Weight of the cross-entropy of chosen completions that `dpo` mixes in.",
+    ),
+    key(
+        "objective.cpo_alpha",
+        "",
+        "Weight of the cross-entropy of chosen completions; 1 for `cpo` and 0 for `simpo` by default.",
+    ),
+    key(
+        "objective.simpo_gamma",
+        "0.5",
+        "Margin between the rewards of `simpo`; `beta` does not multiply it.",
+    ),
+    key(
+        "objective.alpha",
+        "0.0",
+        "AlphaPO: the exponent that shapes the rewards of `simpo`.",
+    ),
+    key(
+        "objective.desirable_weight",
+        "1.0",
+        "Weight of desirable rows of `kto`.",
+    ),
+    key(
+        "objective.undesirable_weight",
+        "1.0",
+        "Weight of undesirable rows of `kto`.",
+    ),
+    key(
+        "objective.reference",
+        "\"init\"",
+        "What `dpo` and `kto` compare with: `init`, the model as training starts; `base`, the base \
+        without an adapter; `none`; or the folder of an adapter or a model.",
     ),
     key(
         "adapter",
@@ -354,7 +423,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "training.learning_rate",
         "0.0002",
-        "The peak of the learning rate.",
+        "The peak of the learning rate; 1e-5 by default where the objective reads preferences.",
     ),
     key(
         "training.loraplus_lr_ratio",
@@ -599,7 +668,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.datasets.format",
         "",
-        "`text`, `completion`, `instruction` or `chat`.",
+        "`text`, `completion`, `instruction`, `chat`, `preference` or `unpaired`.",
     ),
     key(
         "evaluation.datasets.columns",

@@ -15,6 +15,7 @@ mod evaluation;
 pub mod import;
 mod keys;
 mod notes;
+mod objective;
 mod output;
 mod overrides;
 mod place;
@@ -41,6 +42,7 @@ pub use adapter::Adapter;
 pub use dataset::Dataset;
 pub use evaluation::Evaluation;
 pub use import::quoted;
+pub use objective::Objective;
 pub use output::Output;
 pub use place::{Location, Said};
 pub use schema::schema;
@@ -87,6 +89,8 @@ pub struct Recipe {
     pub output_dir: Option<Said<PathBuf>>,
     /// The data sets to train on.
     pub datasets: Vec<Dataset>,
+    /// The loss to minimize.
+    pub objective: Objective,
     /// Which projections get low-rank matrices, and of what shape.
     pub adapter: Adapter,
     /// How rows become steps and steps become updates.
@@ -234,6 +238,7 @@ impl Recipe {
             cache: section.word("cache", &[]),
             output_dir: section.path("output_dir"),
             datasets: section.sections("datasets", Dataset::take),
+            objective: section.section("objective", Objective::take),
             adapter: section.section("adapter", Adapter::take),
             training: section.section("training", Training::take),
             evaluation: section.section("evaluation", Evaluation::take),

@@ -21,6 +21,7 @@ pub use tensorboard::TensorBoard;
 pub use terminal::{Terminal, say_now};
 pub use transfer::Transfer;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 /// Receiver of events. Long operations take one and call it as they go.
@@ -75,8 +76,12 @@ pub struct Step {
     pub step: u64,
     /// Passes over the data at the end of this step, as a fraction.
     pub epoch: f64,
-    /// Mean cross-entropy per trained token before the update, nats.
+    /// Mean loss before the update, nats: cross-entropy per trained token, or the loss of a pair or
+    /// of a completion with a label.
     pub loss: f64,
+    /// Figures of the objective beside the loss, under TRL's names.
+    #[serde(flatten)]
+    pub figures: BTreeMap<String, f64>,
     /// The learning rate that the update used.
     pub learning_rate: f64,
     /// Global L2 norm of the gradients before clipping.
@@ -102,14 +107,19 @@ pub struct Step {
 pub struct Evaluation {
     /// Optimizer steps taken so far; 0 before the first.
     pub step: u64,
-    /// Mean cross-entropy per trained token, nats.
+    /// Mean loss, nats: cross-entropy per trained token, or the loss of a pair or of a completion with
+    /// a label.
     pub eval_loss: f64,
-    /// `exp(eval_loss)`.
-    pub eval_perplexity: f64,
+    /// `exp(eval_loss)` of cross-entropy.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_perplexity: Option<f64>,
     /// Mean over the trained tokens that do not end a turn or a document.
     pub eval_loss_content: Option<f64>,
     /// Mean over the trained tokens that end a turn or a document.
     pub eval_loss_end_of_turn: Option<f64>,
+    /// Figures of the objective beside the loss, under TRL's names after `eval_`.
+    #[serde(flatten)]
+    pub figures: BTreeMap<String, f64>,
 }
 
 /// Answer of the current model to a prompt.

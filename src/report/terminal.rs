@@ -1,7 +1,7 @@
 //! Progress on stderr: bars on a terminal, otherwise a plain line every few seconds.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -239,9 +239,26 @@ fn describe(step: &Step, left: Duration) -> String {
     let memory = memory.map_or_else(String::new, |bytes| format!("  {}", mebibytes(bytes)));
     let left = HumanDuration(left);
     format!(
-        "loss {:.4}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left",
-        step.loss, step.learning_rate, step.tokens_per_second
+        "loss {:.4}{}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left",
+        step.loss,
+        of_preferences(&step.figures, "", "  "),
+        step.learning_rate,
+        step.tokens_per_second
     )
+}
+
+/// Formats the figures of preferences that tell most.
+fn of_preferences(figures: &BTreeMap<String, f64>, prefix: &str, between: &str) -> String {
+    let shown = [
+        ("accuracy", "rewards/accuracies"),
+        ("margin", "rewards/margins"),
+        ("kl", "kl"),
+    ];
+    let shown = shown.iter().filter_map(|(word, name)| {
+        let value = figures.get(&format!("{prefix}{name}"))?;
+        Some(format!("{between}{word} {value:.3}"))
+    });
+    shown.collect()
 }
 
 /// Formats an evaluation as a line.
@@ -249,11 +266,14 @@ fn evaluated(evaluation: &Evaluation) -> String {
     let part = |name: &str, loss: Option<f64>| {
         loss.map_or_else(String::new, |loss| format!(", {name} {loss:.4}"))
     };
+    let perplexity = evaluation.eval_perplexity;
+    let perplexity = perplexity.map(|perplexity| format!(", perplexity {perplexity:.2}"));
     format!(
-        "evaluation at step {}: loss {:.4}, perplexity {:.2}{}{}",
+        "evaluation at step {}: loss {:.4}{}{}{}{}",
         evaluation.step,
         evaluation.eval_loss,
-        evaluation.eval_perplexity,
+        perplexity.unwrap_or_default(),
+        of_preferences(&evaluation.figures, "eval_", ", "),
         part("content", evaluation.eval_loss_content),
         part("end of turn", evaluation.eval_loss_end_of_turn)
     )

@@ -12,7 +12,8 @@ use crate::data::tokenizer_files::named_template_files;
 use crate::data::{DataFile, DataSource};
 use crate::files::{self, hash_file};
 use crate::model::{CompanionFiles, shard_paths};
-use crate::plan::{Plan, PlanError, Trains, tokenizer_files};
+use crate::plan::{Plan, PlanError, Reference, Trains, tokenizer_files};
+use crate::train::RunFolder;
 
 /// Files of the base's folder that are read, other than the weights.
 const BESIDE: [&str; 8] = [
@@ -94,6 +95,7 @@ impl Inputs {
                 as_they_are(plan.chat_template.iter().cloned().collect()),
             ),
             ("init_from", as_they_are(init_from.collect())),
+            ("reference", as_they_are(reference_files(plan)?)),
             ("datasets", data(&plan.sources)),
             ("evaluation_datasets", data(&plan.validation_sources)),
             (CONVERTED, all.filter(DataFile::is_converted).collect()),
@@ -139,6 +141,19 @@ impl Hashing {
     pub fn finish(self) -> Result<Value, PlanError> {
         Ok(self.0.join().expect("hashing does not panic")?)
     }
+}
+
+/// Returns the files of the adapter or model that the objective compares with.
+fn reference_files(plan: &Plan) -> Result<Vec<PathBuf>, PlanError> {
+    let Reference::Folder(folder) = plan.reference() else {
+        return Ok(Vec::new());
+    };
+    if let Some(adapter) = RunFolder::adapter_in(folder) {
+        return Ok(peft::files(&adapter).into_iter().collect());
+    }
+    let model = folder.join(RunFolder::MODEL);
+    let folder = if model.is_dir() { &model } else { folder };
+    Ok(shard_paths(folder)?)
 }
 
 fn look(path: &Path) -> Option<Look> {

@@ -20,11 +20,12 @@ use crate::recipe::{self, Recipe};
 use crate::terms::{Device, Quantization, Term};
 
 /// Kinds of inputs, with their names for the user.
-pub(super) const KINDS: [(&str, &str); 7] = [
+pub(super) const KINDS: [(&str, &str); 8] = [
     ("base", "base"),
     ("tokenizer_and_config", "tokenizer or config"),
     ("chat_template", "chat template"),
     ("init_from", "adapter to go on from"),
+    ("reference", "reference"),
     ("datasets", "data"),
     ("evaluation_datasets", "validation data"),
     (CONVERTED, "data converted to Parquet"),

@@ -24,6 +24,7 @@ mod plan_lines;
 mod planned;
 mod provenance;
 mod redact;
+mod reference;
 mod result;
 mod resume;
 mod scores;

@@ -19,12 +19,14 @@ use crate::train::RunFolder;
 const DATA: [&str; 2] = ["datasets", "evaluation_datasets"];
 const TEMPLATE: &str = "chat_template";
 const INIT_FROM: &str = "init_from";
+const REFERENCE: &str = "reference";
 /// Kinds of files in a lock that are looked up one by one, with their names for the user.
-const FILES: [(&str, &str); 4] = [
+const FILES: [(&str, &str); 5] = [
     (DATA[0], "data"),
     (DATA[1], "validation data"),
     (TEMPLATE, "chat template"),
     (INIT_FROM, "adapter to go on from"),
+    (REFERENCE, "reference"),
 ];
 /// The most files of a folder that are searched for data.
 const MAX_FILES: usize = 100_000;
@@ -252,6 +254,15 @@ impl Places {
             let folder = self.moved_to(key).and_then(Path::parent);
             if let Some(folder) = folder {
                 folder.clone_into(&mut said.value);
+            }
+        }
+        if let (Some(said), Some((key, _))) = (
+            &mut recipe.objective.reference,
+            lock.locked(REFERENCE).first(),
+        ) {
+            let folder = self.moved_to(key).and_then(Path::parent);
+            if let Some(folder) = folder {
+                said.value = folder.display().to_string();
             }
         }
         let sections = [&mut recipe.datasets, &mut recipe.evaluation.datasets];

@@ -37,7 +37,7 @@ pub fn plan_lines(
         (
             "rows read",
             format!(
-                "{}, {}{} too long, {} cut, {} without a trained token, {} broken, {} duplicates{}",
+                "{}, {}{} too long, {} cut, {} without a trained token, {}{} broken, {} duplicates{}",
                 grouped(total.rows),
                 if total.not_selected > 0 {
                     format!("{} not selected, ", grouped(total.not_selected))
@@ -47,6 +47,11 @@ pub fn plan_lines(
                 total.too_long,
                 total.truncated,
                 total.untrained,
+                if total.equal_halves > 0 {
+                    format!("{} with equal halves, ", grouped(total.equal_halves))
+                } else {
+                    String::new()
+                },
                 total.broken,
                 total.duplicates,
                 alike(&total)

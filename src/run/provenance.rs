@@ -69,6 +69,7 @@ fn provenance(plan: &Plan, data: &RunData) -> Value {
             "left_out": tally.dropped(),
             "too_long": tally.too_long,
             "no_trained_token": tally.untrained,
+            "equal_halves": tally.equal_halves,
             "broken": tally.broken,
             "exact_duplicates": tally.exact_duplicates,
             "near_duplicates": tally.near_duplicates,

@@ -17,7 +17,7 @@ use super::lock::Lock;
 use super::plan_lines::plan_lines;
 use super::self_check::check_before_training;
 use super::signals::Signals;
-use super::{out_of_memory, result};
+use super::{out_of_memory, reference, result};
 use crate::device;
 use crate::export::card::Base;
 use crate::fault::{Exit, Failure, Fault, shell_word};
@@ -138,7 +138,7 @@ impl Session<'_> {
 
         // Rows, memory, device.
         let device = device::open(plan.device)?;
-        let data = plan.read_data(report)?;
+        let mut data = plan.read_data(report)?;
         let (mut config, memory) = plan.prepare(&data);
         let locked = memory.chosen;
         let memory = &*progress.memory.insert(self.check_memory(memory)?);
@@ -150,6 +150,13 @@ impl Session<'_> {
         let speed = product_flops_per_second(&device, PRODUCT_WIDTH, plan.storage.dtype);
         let from = beginning.checkpoint();
         announce(plan, &data, (&config, memory), from, speed, report);
+        reference::score(
+            plan,
+            &mut data,
+            &config,
+            (memory.storage(), &device),
+            report,
+        )?;
         let mut decoder = plan.load_model(memory.storage(), &device, from, report)?;
 
         let (lock, checkpoint) = self.lock(beginning, &data, locked, memory)?;

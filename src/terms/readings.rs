@@ -19,8 +19,71 @@ pub enum Slopes {
 }
 
 /// A row, which a loss judges as a whole and which stays in one micro-batch.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Unit {
     /// Its targets among those of the batch; empty if no token is trained.
     pub targets: Range<usize>,
+    /// The meaning of its targets.
+    pub kind: UnitKind,
+}
+
+/// The meaning of a unit's targets.
+#[derive(Debug, Clone, PartialEq)]
+pub enum UnitKind {
+    /// Trained tokens of one sequence.
+    Tokens,
+    /// A chosen and a rejected sequence with the same prompt.
+    Pair {
+        /// The first target of the chosen completion. Those before it are of the prompt, for losses
+        /// that read it.
+        completion: usize,
+        /// The first target of the rejected completion; it ends with the unit.
+        rejected: usize,
+        /// Log-probability of each completion under the reference, nats; 0 without one.
+        reference: [f64; 2],
+    },
+    /// A completion with a label.
+    Rated {
+        /// Whether the completion is desirable.
+        desirable: bool,
+        /// Log-probability of the completion under the reference, nats; 0 without one.
+        reference: f64,
+    },
+}
+
+impl Unit {
+    /// Makes a unit of the trained tokens of one sequence.
+    pub fn tokens(targets: Range<usize>) -> Self {
+        Self {
+            targets,
+            kind: UnitKind::Tokens,
+        }
+    }
+
+    /// Returns the number of targets whose likelihood a supervised loss raises: those of the chosen
+    /// sequence, or all.
+    pub fn supervised_targets(&self) -> usize {
+        match self.kind {
+            UnitKind::Pair { rejected, .. } => rejected - self.targets.start,
+            UnitKind::Tokens | UnitKind::Rated { .. } => self.targets.len(),
+        }
+    }
+}
+
+/// The form of a row of data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RowForm {
+    /// One sequence.
+    #[default]
+    Single,
+    /// Two sequences, laid end to end: a chosen and a rejected completion of the same prompt.
+    Pair {
+        /// Tokens of the chosen sequence.
+        chosen: u32,
+    },
+    /// One sequence whose completion has a label.
+    Rated {
+        /// Whether the completion is desirable.
+        desirable: bool,
+    },
 }

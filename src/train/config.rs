@@ -24,6 +24,9 @@ pub struct TrainConfig {
     pub max_grad_norm: f64,
     /// The objective.
     pub objective: Objective,
+    /// The loss that the first step must have, where it is known: that of a policy that is its
+    /// reference.
+    pub first_loss: Option<f64>,
     /// Settings for computing a micro-batch.
     pub step: StepConfig,
     /// The response to a loss or gradient that is not finite.

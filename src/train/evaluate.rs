@@ -1,10 +1,13 @@
 //! Scores the adapter on rows that it is not trained on.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::TrainConfig;
-use super::micro_batch::score;
+use super::micro_batch::{Goal, Loss, readings_of, score};
 use super::run::Data;
+use super::step::statistics;
+use crate::data::Batch;
 use crate::model::Decoder;
 use crate::report::{Evaluation, Event, Reporter};
 
@@ -22,6 +25,9 @@ pub(super) fn evaluate(
     report: Reporter,
 ) -> Result<Option<Evaluation>, Stopped> {
     let decoder = &decoder.settled();
+    if config.objective.is_of_units() {
+        return evaluate_units(decoder, data, config, step, interrupt, report);
+    }
     let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
     let (mut sum, mut done) = (Score::default(), 0);
     for rows in &data.validation {
@@ -46,10 +52,84 @@ pub(super) fn evaluate(
     Ok(sum.loss().map(|eval_loss| Evaluation {
         step,
         eval_loss,
-        eval_perplexity: eval_loss.exp(),
+        eval_perplexity: Some(eval_loss.exp()),
         eval_loss_content: sum.content(),
         eval_loss_end_of_turn: sum.end_of_turn(),
+        figures: BTreeMap::new(),
     }))
+}
+
+/// Returns the mean loss over the units of all validation rows, and the figures of the objective.
+/// Numbers that the loss takes from a step are those of all validation rows.
+fn evaluate_units(
+    decoder: &Decoder,
+    data: &Data,
+    config: &TrainConfig,
+    step: u64,
+    interrupt: &AtomicBool,
+    report: Reporter,
+) -> Result<Option<Evaluation>, Stopped> {
+    let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
+    let is_stopped = || interrupt.load(Relaxed);
+    let mismatched = data.validation.iter().flat_map(|rows| {
+        let places: Vec<u32> = (0..).take(rows.len()).collect();
+        let batches = places.chunks(config.micro_batch_size);
+        let batches: Vec<Vec<u32>> = batches.map(<[u32]>::to_vec).collect();
+        batches
+            .into_iter()
+            .map(move |places| rows.mismatched(&places))
+    });
+    let mut of_all = statistics(
+        decoder,
+        &config.objective,
+        config.step.head_chunk_rows,
+        batches(data, config),
+        mismatched.take_while(|_| !is_stopped()),
+    );
+    of_all.units = of_all.units.max(1);
+    let goal = Goal {
+        objective: &config.objective,
+        step: &of_all,
+    };
+    let (mut sum, mut done) = (Loss::default(), 0);
+    for batch in batches(data, config) {
+        if is_stopped() {
+            return Err(Stopped);
+        }
+        let readings = readings_of(decoder, &batch, config.step.head_chunk_rows);
+        let judged = goal.judge(&readings, &batch);
+        done += batch.units.len();
+        sum = sum
+            + Loss {
+                sum: judged.loss_sum,
+                weight: judged.weight,
+                trained_tokens: batch.trained_tokens(),
+                figures: judged.figures,
+            };
+        report(Event::Progress {
+            what: "evaluating".to_owned(),
+            done: done as u64,
+            total: total as u64,
+        });
+    }
+    let figures = sum.figures.means().into_iter();
+    Ok((sum.weight > 0.0).then(|| Evaluation {
+        step,
+        eval_loss: sum.sum / sum.weight,
+        eval_perplexity: None,
+        eval_loss_content: None,
+        eval_loss_end_of_turn: None,
+        figures: figures
+            .map(|(name, mean)| (format!("eval_{name}"), mean))
+            .collect(),
+    }))
+}
+
+/// Returns all validation rows in batches.
+fn batches<'a>(data: &'a Data, config: &'a TrainConfig) -> impl Iterator<Item = Batch> + 'a {
+    data.validation
+        .iter()
+        .flat_map(move |rows| rows.batches(config.micro_batch_size, config.packing))
 }
 
 /// Losses of trained tokens, with those that end a turn or a document kept apart.

@@ -83,6 +83,7 @@ impl LossScale {
 mod tests {
     use super::super::step::Update;
     use super::*;
+    use crate::objective::Figures;
 
     fn outcome(is_skipped: bool, loss: f64) -> StepOutcome {
         let update = if is_skipped {
@@ -93,6 +94,7 @@ mod tests {
         StepOutcome {
             step: 7,
             loss,
+            figures: Figures::default(),
             grad_norm: 1.0,
             learning_rate: 0.0,
             tokens: 1,

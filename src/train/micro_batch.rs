@@ -1,7 +1,7 @@
 //! Loss and gradients of one micro-batch: forward through the network, readout of its targets,
 //! objective, and backward.
 
-use std::ops::Add;
+use std::ops::{Add, Range};
 use std::sync::Arc;
 
 use burn::tensor::Tensor;
@@ -14,8 +14,8 @@ use crate::data::Batch;
 use crate::keyed_random::mix;
 use crate::model::Decoder;
 use crate::nn::head::{HeadGradients, HeadPass};
-use crate::objective::Objective;
-use crate::terms::{Readings, Slopes};
+use crate::objective::{Figures, Judged, Objective, StepStatistics};
+use crate::terms::{Readings, Slopes, Unit, UnitKind};
 
 /// Settings for computing a micro-batch. Except for dropout they change cost and memory, never the
 /// result beyond rounding.
@@ -37,8 +37,24 @@ pub fn head_chunk_rows(vocabulary: usize) -> usize {
     (LOGITS / vocabulary).clamp(16, 4096)
 }
 
+/// What a micro-batch is judged by.
+#[derive(Debug, Clone, Copy)]
+pub struct Goal<'a> {
+    /// The objective.
+    pub objective: &'a Objective,
+    /// Numbers of the whole step.
+    pub step: &'a StepStatistics,
+}
+
+impl Goal<'_> {
+    /// Returns the loss of a batch with these readings.
+    pub(super) fn judge(self, readings: &Readings, batch: &Batch) -> Judged {
+        self.objective.judge(readings, &batch.units, self.step)
+    }
+}
+
 /// The loss of a micro-batch.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Loss {
     /// Sum of losses, nats: of -log p over trained tokens.
     pub sum: f64,
@@ -46,6 +62,8 @@ pub struct Loss {
     pub weight: f64,
     /// Trained tokens.
     pub trained_tokens: u64,
+    /// Figures of the objective beside the loss.
+    pub figures: Figures,
 }
 
 impl Add for Loss {
@@ -56,6 +74,7 @@ impl Add for Loss {
             sum: self.sum + other.sum,
             weight: self.weight + other.weight,
             trained_tokens: self.trained_tokens + other.trained_tokens,
+            figures: self.figures.and(other.figures),
         }
     }
 }
@@ -71,22 +90,30 @@ pub fn forward_backward(
     stream: [u64; 2],
     gradients: &mut Gradients,
 ) -> Loss {
-    observed(
-        decoder,
-        batch,
-        &Objective::NextToken,
-        config,
-        stream,
-        gradients,
-        &mut (),
-    )
+    let goal = Goal {
+        objective: &Objective::NextToken,
+        step: &StepStatistics::default(),
+    };
+    judged_backward(decoder, batch, goal, config, stream, gradients)
 }
 
-/// Does the same as [`forward_backward`] for any objective, with an observer.
+/// Does the same as [`forward_backward`] for any objective.
+pub fn judged_backward(
+    decoder: &Decoder,
+    batch: &Batch,
+    goal: Goal,
+    config: StepConfig,
+    stream: [u64; 2],
+    gradients: &mut Gradients,
+) -> Loss {
+    observed(decoder, batch, goal, config, stream, gradients, &mut ())
+}
+
+/// Does the same as [`judged_backward`] with an observer.
 pub(super) fn observed(
     decoder: &Decoder,
     batch: &Batch,
-    objective: &Objective,
+    goal: Goal,
     config: StepConfig,
     stream: [u64; 2],
     gradients: &mut Gradients,
@@ -106,9 +133,9 @@ pub(super) fn observed(
         scale: gradients.loss_scale(),
         mask: mask.as_ref(),
     };
-    let (readings, read) = read(decoder, hidden.squeeze_dim(0), batch, objective, pass);
+    let (readings, read) = read(decoder, hidden.squeeze_dim(0), batch, goal.objective, pass);
 
-    let judged = objective.judge(&readings, &batch.units);
+    let judged = goal.judge(&readings, batch);
     // What is judged is divided behind the last micro-batch, so that what experts add counts once a
     // token.
     let balance = walk
@@ -119,6 +146,7 @@ pub(super) fn observed(
         sum: judged.loss_sum + of_experts,
         weight: judged.weight,
         trained_tokens: batch.trained_tokens(),
+        figures: judged.figures,
     };
     if !loss.sum.is_finite() {
         walk.abandon();
@@ -128,6 +156,7 @@ pub(super) fn observed(
 
     let of_readout = match read {
         Read::Gradients(gradients) => gradients,
+        Read::AtSlopeOne(gradients) => gradients.at(&judged.slopes),
         Read::Hidden(hidden) => {
             decoder
                 .head
@@ -152,11 +181,14 @@ pub(super) fn observed(
 enum Read {
     /// Gradients, where slopes are known ahead.
     Gradients(HeadGradients),
+    /// Gradients at slope 1, where nothing of the head trains: they are linear in the slopes.
+    AtSlopeOne(HeadGradients),
     /// Hidden rows [labeled, width], which are read once more.
     Hidden(Tensor<2>),
 }
 
-/// Reads the targets of a batch. Where slopes are known ahead, the same pass gives gradients.
+/// Reads the targets of a batch. Where slopes are known ahead, or gradients are linear in them, the
+/// same pass gives gradients.
 fn read(
     decoder: &Decoder,
     hidden: Tensor<2>,
@@ -172,6 +204,12 @@ fn read(
                     .backward(&hidden, &batch.targets, &Slopes::Same(slope), pass);
             (readings, Read::Gradients(gradients))
         }
+        None if !decoder.head.trains() => {
+            let slope = Slopes::Same(1.0);
+            let (readings, gradients) =
+                decoder.head.backward(&hidden, &batch.targets, &slope, pass);
+            (readings, Read::AtSlopeOne(gradients))
+        }
         None => (
             decoder.head.read(&hidden, &batch.targets, pass),
             Read::Hidden(hidden),
@@ -182,18 +220,42 @@ fn read(
 /// Returns the losses of a batch's trained tokens without a tape and without dropout, in the order
 /// of its targets.
 pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f32> {
+    let readings = readings_of(decoder, batch, head_chunk_rows);
+    readings.values.into_iter().map(|log_p| -log_p).collect()
+}
+
+/// Returns the log-probabilities of a batch's targets without a tape and without dropout.
+pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Readings {
     if batch.targets.is_empty() {
-        return Vec::new();
+        return Readings { values: Vec::new() };
     }
     let pass = HeadPass {
         chunk_rows: head_chunk_rows,
         scale: 1.0,
         mask: None,
     };
-    let readings = decoder
+    decoder
         .head
-        .read(&hidden_of(decoder, batch), &batch.targets, pass);
-    readings.values.into_iter().map(|log_p| -log_p).collect()
+        .read(&hidden_of(decoder, batch), &batch.targets, pass)
+}
+
+/// Returns the log-probability of the chosen and of the rejected completion of each unit of a batch,
+/// or of its only one and 0, without a tape and without dropout: sums in order and in f64, nats.
+pub fn log_p_of_units(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<[f64; 2]> {
+    let readings = readings_of(decoder, batch, head_chunk_rows);
+    let sum = |targets: Range<usize>| -> f64 {
+        let values = readings.values[targets].iter();
+        values.copied().map(f64::from).sum()
+    };
+    let of_unit = |unit: &Unit| match unit.kind {
+        UnitKind::Pair {
+            completion,
+            rejected,
+            ..
+        } => [sum(completion..rejected), sum(rejected..unit.targets.end)],
+        UnitKind::Tokens | UnitKind::Rated { .. } => [sum(unit.targets.clone()), 0.0],
+    };
+    batch.units.iter().map(of_unit).collect()
 }
 
 /// Returns the hidden rows from which a batch's trained tokens are predicted, before the final
@@ -274,15 +336,9 @@ mod tests {
             dropout: 0.1,
         };
         let loss = in_tiles(tile, || {
-            observed(
-                decoder,
-                &batch,
-                objective,
-                config,
-                [1, 2],
-                &mut gradients,
-                &mut (),
-            )
+            let step = &StepStatistics::default();
+            let goal = Goal { objective, step };
+            judged_backward(decoder, &batch, goal, config, [1, 2], &mut gradients)
         });
         let numbers = gradients
             .all()

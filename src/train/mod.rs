@@ -29,7 +29,10 @@ pub use config::TrainConfig;
 pub use evaluate::Score;
 pub use gradients::Gradients;
 pub use loss_scale::LossScale;
-pub use micro_batch::{Loss, StepConfig, forward_backward, head_chunk_rows, score};
+pub use micro_batch::{
+    Goal, Loss, StepConfig, forward_backward, head_chunk_rows, judged_backward, log_p_of_units,
+    score,
+};
 pub use observe::{Border, Observer};
 pub use optimizer::{
     Adafactor, AdamW, AdamWConfig, AdjustLr, Average, ByShape, Muon, Optimizer, OptimizerConfig,
@@ -41,7 +44,7 @@ pub use sampler::{StepRows, StepSampler};
 pub use samples::Prompts;
 pub use schedule::{RateCourse, Schedule, WarmupStableDecay};
 pub use state::State;
-pub use step::{Accumulated, At, StepOutcome, Update, accumulate};
+pub use step::{Accumulated, At, StepOutcome, Update, accumulate, statistics};
 pub use walk::Memory;
 
 use std::path::{Path, PathBuf};
@@ -123,6 +126,17 @@ pub enum TrainError {
         /// Number of steps taken.
         steps: u64,
     },
+    /// The first loss is not that of a policy that is its reference.
+    #[error(
+        "the first loss is {loss}, expected {expected}: training starts at its reference, and the \
+        two do not agree; weights were not saved"
+    )]
+    NotTheReference {
+        /// The loss of the first step.
+        loss: f64,
+        /// The loss where policy and reference are the same.
+        expected: f64,
+    },
     /// The run was told to stop.
     #[error(
         "stopped at step {step}: {}",
@@ -181,6 +195,7 @@ impl Explain for TrainError {
         match self {
             Self::Diverged { .. } | Self::NothingLearned { .. } => Exit::Diverged,
             Self::NoneWhole { .. } | Self::Moments { .. } => Exit::Input,
+            Self::NotTheReference { .. } => Exit::Internal,
             Self::Stopped { step: 0, .. } => Exit::Signal,
             Self::Stopped { .. } => Exit::Interrupted,
             Self::File(error) => error.exit(),
@@ -209,6 +224,11 @@ impl Explain for TrainError {
             Self::NoneWhole { .. } => Some(
                 "copy one back from where it is whole, or start from step 0 with `--force`, \
                 which loses what was trained"
+                    .into(),
+            ),
+            Self::NotTheReference { .. } => Some(
+                "remove the token cache with `rankine cache`, and start over; if that changes \
+                nothing, please report it"
                     .into(),
             ),
             Self::Moments { .. } => {

@@ -78,14 +78,14 @@ mod tests {
 
     use burn::tensor::Device;
 
-    use super::super::micro_batch::{StepConfig, observed};
+    use super::super::micro_batch::{Goal, StepConfig, observed};
     use super::super::walk::Memory;
     use super::super::{Gradients, TrainError};
     use super::*;
     use crate::adapter::{LoraConfig, attach};
     use crate::data::{Batch, TokenRow};
     use crate::model::DecoderSpec;
-    use crate::objective::Objective;
+    use crate::objective::{Objective, StepStatistics};
     use crate::terms::ModelDtype;
 
     fn row(values: [f32; 3]) -> Tensor<3> {
@@ -154,11 +154,15 @@ mod tests {
             head_chunk_rows: 4,
             dropout: 0.0,
         };
+        let goal = Goal {
+            objective: &Objective::NextToken,
+            step: &StepStatistics::default(),
+        };
         let (mut right, mut wrong) = (FiniteBorders::after(0), Wrong(FiniteBorders::after(0)));
         observed(
             &decoder,
             &batch,
-            &Objective::NextToken,
+            goal,
             step,
             [0, 0],
             &mut Gradients::default(),
@@ -171,7 +175,7 @@ mod tests {
         let loss = observed(
             &decoder,
             &batch,
-            &Objective::NextToken,
+            goal,
             step,
             [0, 0],
             &mut Gradients::default(),

@@ -13,16 +13,20 @@ use super::resume::Start;
 use super::sampler::{StepRows, StepSampler};
 use super::samples::{Prompts, samples};
 use super::state::State;
-use super::step::{At, StepOutcome, Update, accumulate};
+use super::step::{At, StepOutcome, Update, accumulate, statistics};
 use super::{TrainConfig, TrainError};
 use crate::data::{Batch, Rows};
 use crate::model::Decoder;
+use crate::objective::StepStatistics;
 use crate::report::{Evaluation, Event, Reporter, Sample, Step};
 use crate::terms::OnNonfinite;
 
 const SAVE_EVERY: Duration = Duration::from_mins(5);
 /// Skipped steps in a row after which the run ends, because no later step is expected to be better.
 const MAX_SKIPPED_IN_A_ROW: u64 = 5;
+/// Relative difference from the loss of a policy that is its reference up to which the first loss
+/// may be rounded.
+const FIRST_LOSS: f64 = 5e-3;
 
 /// The rows of a run.
 #[derive(Debug)]
@@ -96,6 +100,9 @@ pub fn run(
         let rows = sampler.after(state.epoch, state.place);
         let taken = state.step - steps_before;
         let (outcome, scale) = training.step(&rows, &mut state, taken);
+        if state.step == 0 {
+            training.check_first_loss(&outcome)?;
+        }
         if outcome.is_skipped() && config.gives_up(&state) {
             return Err(training.diverged(&outcome, &state)?);
         }
@@ -170,11 +177,14 @@ impl Training<'_> {
         let Self { data, config, .. } = *self;
         state.loss_scale = LossScale::of(self.decoder.computed, state.loss_scale);
         let mut scale = state.loss_scale;
+        self.optimizer.go_on(self.decoder);
+        let statistics = statistics_of(self.decoder, data, rows, config);
         loop {
             let at = At {
                 step: state.step + 1,
                 epoch: rows.epoch,
                 loss_scale: LossScale::factor(scale),
+                statistics,
             };
             let mut borders = FiniteBorders::after(taken);
             self.optimizer.go_on(self.decoder);
@@ -188,6 +198,21 @@ impl Training<'_> {
             (self.report)(Event::Note(half.note(at.step)));
             scale = Some(half);
         }
+    }
+
+    /// Checks the loss of the first step where it is known, and reports it.
+    fn check_first_loss(&self, outcome: &StepOutcome) -> Result<(), TrainError> {
+        let Some(expected) = self.config.first_loss.filter(|_| outcome.loss.is_finite()) else {
+            return Ok(());
+        };
+        let loss = outcome.loss;
+        if (loss - expected).abs() > FIRST_LOSS * (1.0 + expected) {
+            return Err(TrainError::NotTheReference { loss, expected });
+        }
+        (self.report)(Event::Line(format!(
+            "the first loss is {loss:.4}, as it must be where the policy is its reference"
+        )));
+        Ok(())
     }
 
     /// Makes the error of a run that a skipped step ends, and saves the weights before it.
@@ -270,12 +295,13 @@ fn log_evaluation(
 pub fn first_step(decoder: &mut Decoder, data: &Data, config: &TrainConfig) -> Step {
     let mut optimizer = Optimizer::new(config.optimizer, decoder);
     let rows = StepSampler::new(config, &data.training).after(0, 0);
+    optimizer.go_on(decoder);
     let at = At {
         step: 1,
         epoch: 0,
         loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)),
+        statistics: statistics_of(decoder, data, &rows, config),
     };
-    optimizer.go_on(decoder);
     let sums = accumulate(decoder, batches(data, &rows), config, at, &mut ());
     let outcome = sums.update(decoder, &mut optimizer, config, None);
     outcome.report(decoder, rows.places.end as f64 / data.training.len() as f64)
@@ -287,6 +313,24 @@ fn batches<'a>(data: &'a Data, of_step: &'a StepRows) -> impl Iterator<Item = Ba
         .micro_batches
         .iter()
         .map(|rows| data.training.batch(rows))
+}
+
+fn statistics_of(
+    decoder: &Decoder,
+    data: &Data,
+    of_step: &StepRows,
+    config: &TrainConfig,
+) -> StepStatistics {
+    let mismatched = of_step.micro_batches.iter();
+    let mismatched = mismatched.map(|rows| data.training.mismatched(rows));
+    let (objective, chunk) = (&config.objective, config.step.head_chunk_rows);
+    statistics(
+        decoder,
+        objective,
+        chunk,
+        batches(data, of_step),
+        mismatched,
+    )
 }
 
 fn is_due(step: u64, every: u64, otherwise: bool) -> bool {

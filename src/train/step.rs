@@ -5,16 +5,17 @@ use std::time::Instant;
 
 use super::TrainConfig;
 use super::gradients::Gradients;
-use super::micro_batch::{Loss, observed};
+use super::micro_batch::{Goal, Loss, observed, readings_of};
 use super::observe::Observer;
 use super::optimizer::Optimizer;
 use super::tree::TreeSum;
 use crate::data::Batch;
 use crate::device;
 use crate::model::Decoder;
+use crate::objective::{Figures, Objective, StepStatistics};
 use crate::report::{Step, peak_memory_bytes};
 
-/// Number, epoch and loss scale of an attempt at a step.
+/// Number, epoch and loss scale of an attempt at a step, and numbers of all its rows.
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     /// Number of the step, from 1.
@@ -23,9 +24,39 @@ pub struct At {
     pub epoch: u64,
     /// The factor of gradients while they are computed.
     pub loss_scale: f64,
+    /// Numbers of the whole step; see [`statistics`].
+    pub statistics: StepStatistics,
 }
 
-/// Loss and gradients of a step, means over its trained tokens.
+/// Returns the numbers of all units of a step, or of all that are scored, which the loss of each
+/// depends on. `batches` are its micro-batches, and `mismatched` those with completions of other
+/// rows, read where the objective asks for them.
+pub fn statistics(
+    decoder: &Decoder,
+    objective: &Objective,
+    head_chunk_rows: usize,
+    batches: impl Iterator<Item = Batch>,
+    mismatched: impl Iterator<Item = Batch>,
+) -> StepStatistics {
+    let mut step = StepStatistics::default();
+    if !objective.is_of_units() {
+        return step;
+    }
+    for unit in batches.flat_map(|batch| batch.units) {
+        step.units += 1;
+        step.supervised_targets += unit.supervised_targets() as u64;
+    }
+    if objective.reads_mismatched() {
+        let sums = mismatched.map(|batch| {
+            let readings = readings_of(decoder, &batch, head_chunk_rows);
+            Objective::mismatched_log_ratios(&readings, &batch.units)
+        });
+        step.kl = (sums.sum::<f64>() / step.units as f64).max(0.0);
+    }
+    step
+}
+
+/// Loss and gradients of a step: means over its trained tokens, or over its units.
 #[derive(Debug)]
 pub struct Accumulated {
     step: u64,
@@ -33,6 +64,7 @@ pub struct Accumulated {
     loss: f64,
     tokens: u64,
     trained_tokens: u64,
+    figures: Figures,
     /// Gradients before clipping.
     pub gradients: Gradients,
 }
@@ -49,12 +81,16 @@ pub fn accumulate(
     let started = Instant::now();
     let (mut gradients, mut losses, mut tokens) =
         (Gradients::of(at.loss_scale), TreeSum::new(Loss::add), 0);
+    let goal = Goal {
+        objective: &config.objective,
+        step: &at.statistics,
+    };
     for batch in batches {
         let stream = [config.seed, at.epoch];
         losses.push(Some(observed(
             decoder,
             &batch,
-            &config.objective,
+            goal,
             config.step,
             stream,
             &mut gradients,
@@ -72,6 +108,7 @@ pub fn accumulate(
         loss,
         tokens,
         trained_tokens: sum.trained_tokens,
+        figures: sum.figures,
         gradients,
     }
 }
@@ -81,8 +118,10 @@ pub fn accumulate(
 pub struct StepOutcome {
     /// Number of the step, from 1.
     pub step: u64,
-    /// Mean loss per trained token before the update, nats.
+    /// Mean loss before the update, nats: per trained token, or per unit.
     pub loss: f64,
+    /// Figures of the objective beside the loss.
+    pub figures: Figures,
     /// Global L2 norm of the gradients before clipping.
     pub grad_norm: f64,
     /// Learning rate of the update.
@@ -125,6 +164,7 @@ impl Accumulated {
             loss,
             tokens,
             trained_tokens,
+            figures,
             gradients,
         } = self;
         let grad_norm = gradients.norm();
@@ -145,6 +185,7 @@ impl Accumulated {
         StepOutcome {
             step,
             loss,
+            figures,
             grad_norm,
             learning_rate,
             tokens,
@@ -168,6 +209,7 @@ impl StepOutcome {
             step: self.step,
             epoch,
             loss: self.loss,
+            figures: self.figures.means(),
             learning_rate: self.learning_rate,
             grad_norm: self.grad_norm,
             tokens: self.tokens,

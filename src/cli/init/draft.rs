@@ -54,6 +54,18 @@ impl<'a> Draft<'a> {
             ("training.num_epochs", "1"),
             ("training.warmup_ratio", "0.03"),
         ];
+        let objective: &[(&str, &str)] = match sets.first().map(|set| set.format) {
+            Some(Format::Preference) => &[
+                ("objective.type", "dpo"),
+                ("training.learning_rate", "1e-5"),
+            ],
+            Some(Format::Unpaired) => &[
+                ("objective.type", "kto"),
+                ("training.learning_rate", "1e-5"),
+                ("training.gradient_accumulation_steps", "2"),
+            ],
+            _ => &[],
+        };
         let held_out = [("evaluation.val_set_size", "0.05")];
         let held_out = held_out.iter().filter(|_| rows >= 40);
         let values = of_goal
@@ -62,13 +74,17 @@ impl<'a> Draft<'a> {
             .chain(held_out)
             .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
             .collect();
-        Self {
+        let mut draft = Self {
             base: &answers.base,
             device: answers.device,
             sets,
             has_chats: false,
             values,
+        };
+        for (key, value) in objective {
+            draft.set(key, *value);
         }
+        draft
     }
 
     /// Whether there are tables of prompts and completions, which can be chats too.

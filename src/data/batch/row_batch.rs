@@ -1,23 +1,27 @@
 //! Batches of rows: laid end to end in one row without padding, with the positions that carry a
 //! loss.
 
-use crate::data::example::token_row::TokenRow;
-use crate::terms::Unit;
+use crate::data::example::token_row::{RatedRow, TokenRow};
+use crate::terms::{Unit, UnitKind};
+
+/// The bit by which the key of a rejected sequence differs from that of the chosen one.
+const REJECTED: u64 = 1 << 63;
 
 /// Rows of one micro-batch.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
     /// Ids of all rows, end to end.
     pub ids: Vec<i32>,
-    /// Tokens of each row.
+    /// Tokens of each sequence.
     pub lengths: Vec<usize>,
-    /// Identifier of each row in its dataset, independent of the batch.
+    /// Identifier of each sequence, independent of the batch: that of its row in its dataset. Of a
+    /// rejected sequence the highest bit is set.
     pub rows: Vec<u64>,
     /// Index into `ids` of the position before each trained token, ascending.
     pub positions: Vec<i32>,
     /// The trained tokens.
     pub targets: Vec<i32>,
-    /// One unit for each of `rows`: the targets that belong to it.
+    /// One unit for each row of data: the targets that belong to it.
     pub units: Vec<Unit>,
 }
 
@@ -27,21 +31,67 @@ impl Batch {
     pub fn new(rows: impl IntoIterator<Item = (u64, TokenRow)>) -> Self {
         let mut batch = Self::default();
         for (key, row) in rows {
-            let (start, first_target) = (batch.ids.len(), batch.targets.len());
-            for place in (1..row.ids.len()).filter(|place| row.trained[*place]) {
-                batch.positions.push(as_index(start + place - 1));
-                batch.targets.push(as_index(row.ids[place] as usize));
-            }
+            let first_target = batch.targets.len();
+            batch.push(key, &row, false);
             batch
-                .ids
-                .extend(row.ids.iter().map(|id| as_index(*id as usize)));
-            batch.lengths.push(row.ids.len());
-            batch.rows.push(key);
+                .units
+                .push(Unit::tokens(first_target..batch.targets.len()));
+        }
+        batch
+    }
+
+    /// Lays the sequences of rows of preferences end to end; each row comes with its identifier and
+    /// the log-probabilities of its completions under the reference. With `reads_prompts`, the
+    /// prompts of chosen sequences are targets too.
+    pub fn of_preferences(
+        rows: impl IntoIterator<Item = (u64, RatedRow, [f64; 2])>,
+        reads_prompts: bool,
+    ) -> Self {
+        let mut batch = Self::default();
+        for (key, row, reference) in rows {
+            let first_target = batch.targets.len();
+            let kind = match row {
+                RatedRow::Pair([chosen, rejected]) => {
+                    batch.push(key, &chosen, reads_prompts);
+                    let border = batch.targets.len();
+                    let completions = (1..chosen.ids.len())
+                        .filter(|place| chosen.trained[*place])
+                        .count();
+                    batch.push(key | REJECTED, &rejected, false);
+                    UnitKind::Pair {
+                        completion: border - completions,
+                        rejected: border,
+                        reference,
+                    }
+                }
+                RatedRow::Rated(row, desirable) => {
+                    batch.push(key, &row, false);
+                    let [reference, _] = reference;
+                    UnitKind::Rated {
+                        desirable,
+                        reference,
+                    }
+                }
+            };
             batch.units.push(Unit {
                 targets: first_target..batch.targets.len(),
+                kind,
             });
         }
         batch
+    }
+
+    /// Appends a sequence with its trained tokens, or all tokens after the first, as targets.
+    fn push(&mut self, key: u64, row: &TokenRow, reads_all: bool) {
+        let start = self.ids.len();
+        for place in (1..row.ids.len()).filter(|place| reads_all || row.trained[*place]) {
+            self.positions.push(as_index(start + place - 1));
+            self.targets.push(as_index(row.ids[place] as usize));
+        }
+        self.ids
+            .extend(row.ids.iter().map(|id| as_index(*id as usize)));
+        self.lengths.push(row.ids.len());
+        self.rows.push(key);
     }
 
     /// Returns the identifier of the row that a target belongs to.
@@ -49,9 +99,11 @@ impl Batch {
     /// # Panics
     /// There is no such target.
     pub fn row_of(&self, target: usize) -> u64 {
-        self.rows[self
+        let unit = self
             .units
-            .partition_point(|unit| unit.targets.end <= target)]
+            .partition_point(|unit| unit.targets.end <= target);
+        let sequences = self.rows.len() / self.units.len();
+        self.rows[unit * sequences]
     }
 
     /// Returns the number of tokens in all rows.
@@ -101,10 +153,39 @@ mod tests {
             (5, 2, [7, 9].as_slice())
         );
         assert_eq!([batch.row_of(0), batch.row_of(1)], [7, 9]);
-        assert_eq!(
-            batch.units,
-            [Unit { targets: 0..1 }, Unit { targets: 1..2 }]
-        );
+        assert_eq!(batch.units, [Unit::tokens(0..1), Unit::tokens(1..2)]);
+    }
+
+    #[test]
+    fn both_halves_of_a_pair_are_one_unit() {
+        let row = |ids: &[u32], prompt: usize| TokenRow {
+            ids: ids.to_vec(),
+            trained: (0..ids.len()).map(|place| place >= prompt).collect(),
+        };
+        let pair = || RatedRow::Pair([row(&[5, 6, 7, 8], 2), row(&[5, 6, 9], 2)]);
+        for (reads_prompts, targets, completion) in
+            [(false, vec![7, 8, 9], 0), (true, vec![6, 7, 8, 9], 1)]
+        {
+            let batch = Batch::of_preferences([(3, pair(), [-1.0, -2.0])], reads_prompts);
+            assert_eq!(batch.ids, [5, 6, 7, 8, 5, 6, 9]);
+            assert_eq!(
+                (batch.lengths.as_slice(), &batch.targets),
+                ([4, 3].as_slice(), &targets)
+            );
+            assert_eq!(batch.rows, [3, 3 | REJECTED]);
+            let kind = UnitKind::Pair {
+                completion,
+                rejected: targets.len() - 1,
+                reference: [-1.0, -2.0],
+            };
+            let unit = Unit {
+                targets: 0..targets.len(),
+                kind,
+            };
+            assert_eq!(unit.supervised_targets(), targets.len() - 1);
+            assert_eq!(batch.units, [unit]);
+            assert_eq!(batch.row_of(targets.len() - 1), 3);
+        }
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! A selection of rows of a corpus, batched by place.
 
+use std::path::Path;
+
 use rayon::prelude::*;
 
 use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
 use super::row_batch::Batch;
 use crate::data::corpus::indexed_rows::Corpus;
-use crate::data::example::token_row::TokenRow;
+use crate::data::corpus::token_cache::TokenSlice;
+use crate::data::example::token_row::{RatedRow, TokenRow};
+use crate::terms::RowForm;
 
 /// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]
@@ -14,6 +18,19 @@ pub struct Rows<'a> {
     corpus: &'a Corpus,
     indexes: Vec<u32>,
     mixture: Option<Mixture>,
+    preferences: Preferences,
+    /// Log-probabilities of each row's completions under the reference: of the chosen and the
+    /// rejected one, or of its own and that of another row; none without a reference.
+    reference: &'a [[f64; 2]],
+}
+
+/// How rows of preferences are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Preferences {
+    /// Whether the prompts of chosen sequences are targets too.
+    pub reads_prompts: bool,
+    /// The number of consecutive rows whose completions are exchanged; 0 for none.
+    pub group: usize,
 }
 
 impl<'a> Rows<'a> {
@@ -23,7 +40,24 @@ impl<'a> Rows<'a> {
             corpus,
             indexes,
             mixture: None,
+            preferences: Preferences::default(),
+            reference: &[],
         }
+    }
+
+    /// Sets how rows of preferences are read.
+    #[must_use]
+    pub fn reading(self, preferences: Preferences) -> Self {
+        Self {
+            preferences,
+            ..self
+        }
+    }
+
+    /// Gives each row the log-probabilities of its completions under the reference.
+    #[must_use]
+    pub fn with_reference(self, reference: &'a [[f64; 2]]) -> Self {
+        Self { reference, ..self }
     }
 
     /// Lets each epoch draw the rows of a mixture, instead of each row once.
@@ -100,26 +134,142 @@ impl<'a> Rows<'a> {
             .map(move |first| self.batch(packs.rows(first..packs.len().min(first + size))))
     }
 
-    /// Returns the number of tokens of the row at a place, and how many of them carry a loss.
+    /// Returns the number of tokens of the row at a place, and how many of them are targets.
     pub fn counts(&self, place: u32) -> (usize, usize) {
-        let row = self.corpus.row(self.indexes[place as usize] as usize);
-        (row.len(), row.trained_tokens())
+        let row = self.row(place);
+        let of_prompt = if self.preferences.reads_prompts {
+            row.first_len()
+                .saturating_sub(1 + row.first_trained_tokens())
+        } else {
+            0
+        };
+        (row.len(), row.trained_tokens() + of_prompt)
+    }
+
+    /// Returns the number of tokens of the longest sequence of the row at a place.
+    pub fn longest(&self, place: u32) -> usize {
+        self.row(place).longest()
+    }
+
+    /// Returns the data file of the row at a place.
+    pub fn file(&self, place: u32) -> &'a Path {
+        self.corpus.file(self.indexes[place as usize] as usize)
+    }
+
+    /// Returns the number of sequences of a row.
+    pub fn sequences(&self) -> usize {
+        match self.form() {
+            RowForm::Pair { .. } => 2,
+            RowForm::Single | RowForm::Rated { .. } => 1,
+        }
+    }
+
+    /// Returns the form of the first row, whose kind all have.
+    fn form(&self) -> RowForm {
+        let first = self.indexes.first();
+        first.map_or(RowForm::Single, |index| {
+            self.corpus.row(*index as usize).form()
+        })
+    }
+
+    fn row(&self, place: u32) -> TokenSlice<'a> {
+        self.corpus.row(self.indexes[place as usize] as usize)
     }
 
     /// Builds a batch of the rows at these places, or of draws. Each row is identified by its index
     /// in the corpus, and in the upper 32 bits by how often its epoch has drawn it before.
     pub fn batch<D: Into<Draw> + Copy>(&self, draws: &[D]) -> Batch {
-        Batch::new(draws.iter().map(|draw| {
-            let Draw { place, copy } = (*draw).into();
-            let index = self.indexes[place as usize];
-            let row = self.corpus.row(index as usize);
-            (
-                u64::from(copy) << 32 | u64::from(index),
-                TokenRow {
-                    ids: row.ids(),
-                    trained: row.trained(),
-                },
-            )
-        }))
+        let draws = draws.iter().map(|draw| (*draw).into());
+        let key = |Draw { place, copy }: Draw| {
+            u64::from(copy) << 32 | u64::from(self.indexes[place as usize])
+        };
+        if self.form() == RowForm::Single {
+            return Batch::new(draws.map(|draw| {
+                let row = self.row(draw.place);
+                let (ids, trained) = (row.ids(), row.trained());
+                (key(draw), TokenRow { ids, trained })
+            }));
+        }
+        let rated = draws.filter_map(|draw| {
+            let reference = self.reference.get(draw.place as usize);
+            Some((
+                key(draw),
+                self.row(draw.place).rated()?,
+                reference.copied().unwrap_or_default(),
+            ))
+        });
+        Batch::of_preferences(rated, self.preferences.reads_prompts)
+    }
+
+    /// Builds a batch of the prompts of the rows at these places, each with the completion of the
+    /// row before it in its group; the first of a group has that of the last. A group is a number of
+    /// consecutive rows of the data, so that the result depends neither on the order of an epoch nor
+    /// on micro-batches. A last group of one row takes the completion of the row before it.
+    ///
+    /// Sequences are cut to the limit of the run.
+    pub fn mismatched<D: Into<Draw> + Copy>(&self, draws: &[D]) -> Batch {
+        let rows = draws.iter().filter_map(|draw| {
+            let Draw { place, .. } = (*draw).into();
+            let row = self.mismatched_row(place)?;
+            let [_, reference] = self
+                .reference
+                .get(place as usize)
+                .copied()
+                .unwrap_or_default();
+            Some((u64::from(place), row, [reference; 2]))
+        });
+        Batch::of_preferences(rows, false)
+    }
+
+    fn mismatched_row(&self, place: u32) -> Option<RatedRow> {
+        let other = donor(place as usize, self.len(), self.preferences.group);
+        let (RatedRow::Rated(own, desirable), RatedRow::Rated(other, _)) = (
+            self.row(place).rated()?,
+            self.row(u32::try_from(other).ok()?).rated()?,
+        ) else {
+            return None;
+        };
+        let prompt = own.ids.len() - own.trained.iter().filter(|trained| **trained).count();
+        let completion = other.ids.iter().zip(&other.trained);
+        let completion = completion
+            .filter(|(_, trained)| **trained)
+            .map(|(id, _)| *id);
+        let mut ids: Vec<u32> = own.ids[..prompt]
+            .iter()
+            .copied()
+            .chain(completion)
+            .collect();
+        ids.truncate(self.corpus.limit());
+        let trained = (0..ids.len()).map(|place| place >= prompt).collect();
+        Some(RatedRow::Rated(TokenRow { ids, trained }, desirable))
+    }
+}
+
+/// Returns the row whose completion the row at a place takes, among `rows` rows in groups of
+/// `group`.
+fn donor(place: usize, rows: usize, group: usize) -> usize {
+    let first = place - place % group.max(1);
+    let end = rows.min(first + group.max(1));
+    match place.checked_sub(1) {
+        Some(before) if place > first || end - first == 1 => before,
+        _ => end - 1,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completions_rotate_within_groups_of_the_data() {
+        let of = |rows: usize, group: usize| -> Vec<usize> {
+            (0..rows).map(|place| donor(place, rows, group)).collect()
+        };
+        assert_eq!(of(6, 3), [2, 0, 1, 5, 3, 4]);
+        assert_eq!(of(5, 3), [2, 0, 1, 4, 3]);
+        // A group of one row takes from the row before it, and one row alone from itself.
+        assert_eq!(of(4, 3), [2, 0, 1, 2]);
+        assert_eq!(of(1, 3), [0]);
+        assert_eq!(of(3, 100), [2, 0, 1]);
     }
 }

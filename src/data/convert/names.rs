@@ -96,6 +96,9 @@ fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
         (_, "prompt") => &["prompt", "question", "query", "input"],
         (_, "completion") => &["completion", "response", "answer", "output"],
         (Format::Text, "text") => &["text", "content", "document"],
+        (_, "chosen") => &["chosen"],
+        (_, "rejected") => &["rejected"],
+        (_, "label") => &["label", "kto_tag"],
         _ => &[],
     }
 }
@@ -119,7 +122,7 @@ fn is_optional(canonical: &str) -> bool {
 }
 
 /// Formats in the order in which they are tried, each with its columns.
-const SHAPES: [(Format, &[&str]); 5] = [
+const SHAPES: [(Format, &[&str]); 8] = [
     (
         Format::Chat,
         &["messages", "tools", "system", "chat_template_kwargs"],
@@ -134,6 +137,30 @@ const SHAPES: [(Format, &[&str]); 5] = [
     ),
     (Format::Text, &["text"]),
     (Format::Chat, &["prompt", "completion", "system"]),
+    (
+        Format::Preference,
+        &[
+            "prompt",
+            "chosen",
+            "rejected",
+            "tools",
+            "chat_template_kwargs",
+        ],
+    ),
+    (
+        Format::Preference,
+        &["chosen", "rejected", "tools", "chat_template_kwargs"],
+    ),
+    (
+        Format::Unpaired,
+        &[
+            "prompt",
+            "completion",
+            "label",
+            "tools",
+            "chat_template_kwargs",
+        ],
+    ),
 ];
 
 /// Columns whose names show that a table is more than plain texts.
@@ -172,7 +199,7 @@ pub fn propose(
             && said.keys().all(|name| parts.contains(&name.as_str()));
         // Neither answer of a pair is what a model is to say before somebody says so.
         let is_guess = asked.is_none() && said.is_empty();
-        if !is_meant || (is_guess && is_preference) {
+        if !is_meant || (is_guess && (is_preference || format.is_of_preferences())) {
             continue;
         }
         if let Some(columns) = names(format, parts, columns, said) {
@@ -202,7 +229,8 @@ fn names(
         let is_free = |name: &String| !found.values().any(|taken| taken == name);
         let fits = |holds: Holds| match *part {
             "messages" => holds != Holds::Other,
-            "tools" | "history" | "chat_template_kwargs" => true,
+            "tools" | "history" | "chat_template_kwargs" | "label" => true,
+            _ if format.is_of_preferences() => holds != Holds::Other,
             _ => holds == Holds::Text,
         };
         let of_name = |alias: &&str| {

@@ -25,7 +25,7 @@ use crate::data::visible::visible;
 use crate::fault::quoted;
 use crate::files::{self, EntryKind, RowCache, Stamp, Taken, panic_words};
 use crate::report::{Event, Reporter};
-use crate::terms::Term;
+use crate::terms::{RowForm, Term};
 
 /// Maximum number of characters in a reason, because a template may quote a whole row.
 const MAX_REASON: usize = 700;
@@ -34,7 +34,7 @@ const MAX_REASON: usize = 700;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Encoded {
     /// Tokens, none where there is nothing to learn, and the contents of the row that are unused.
-    Row(TokenRow, Vec<Unread>),
+    Row(TokenRow, RowForm, Vec<Unread>),
     /// The reason and the row's place in the file.
     Broken(String),
 }
@@ -253,9 +253,9 @@ fn tokenize(
             let encode = |row| encode_row(source, encoder, &batch, first + row);
             for row in encode_rows(count, |row| batch.place(first + row), encode)? {
                 let pushed = match row {
-                    Encoded::Row(row, of_row) => {
+                    Encoded::Row(row, form, of_row) => {
                         unread.add(of_row);
-                        writer.push(&row)
+                        writer.push(&row, form)
                     }
                     Encoded::Broken(reason) => writer.push_broken(&reason),
                 };
@@ -284,7 +284,11 @@ fn encode_rows(
     let failed = AtomicUsize::new(usize::MAX);
     let guarded = |row: usize| {
         if row > failed.load(Relaxed) {
-            return Ok(Encoded::Row(TokenRow::default(), Vec::new()));
+            return Ok(Encoded::Row(
+                TokenRow::default(),
+                RowForm::Single,
+                Vec::new(),
+            ));
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(row)));
         // The words of a panic may hold the text that it was about.
@@ -323,7 +327,13 @@ fn encode_row(
         mut unread,
     } = match format::read(source.format, &source.roles, batch, row) {
         Ok(Some(read)) => read.with_system(source.system.as_deref()),
-        Ok(None) => return Ok(Encoded::Row(TokenRow::default(), Vec::new())),
+        Ok(None) => {
+            return Ok(Encoded::Row(
+                TokenRow::default(),
+                RowForm::Single,
+                Vec::new(),
+            ));
+        }
         Err(format::FormatError::Cell(parquet::TableError::Cell { column, reason, .. })) => {
             return broken(&column, &reason);
         }
@@ -332,10 +342,10 @@ fn encode_row(
             return broken(&column_name(column, &source.columns), cause.as_ref());
         }
     };
-    match encoder.encode(&example, source.train_on) {
-        Ok(row) => {
+    match encoder.encode_row(&example, source.train_on) {
+        Ok((row, form)) => {
             unread.extend(encoder.unread(&example, source.train_on));
-            Ok(Encoded::Row(row, unread))
+            Ok(Encoded::Row(row, form, unread))
         }
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
         Err(cause) => {
@@ -365,7 +375,11 @@ mod tests {
         };
         let encode = |row: usize| match row {
             7 | 30 => panic!("slice index {row} \x1b[31m\nsecond line"),
-            _ => Ok(Encoded::Row(TokenRow::default(), Vec::new())),
+            _ => Ok(Encoded::Row(
+                TokenRow::default(),
+                RowForm::Single,
+                Vec::new(),
+            )),
         };
         for _ in 0..20 {
             let error = encode_rows(64, place, encode).expect_err("a panic");

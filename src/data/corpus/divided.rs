@@ -40,6 +40,7 @@ impl Divided {
             status: RowStatus::Broken,
             tokens: None,
             whole_tokens: 0,
+            longest: 0,
             is_duplicate: false,
             reason: None,
             duplicate_of: None,
@@ -62,6 +63,7 @@ impl Divided {
         };
         let read = RowRecord {
             whole_tokens: whole.len(),
+            longest: whole.longest(),
             ..blank
         };
         match self.corpus.admit(whole) {

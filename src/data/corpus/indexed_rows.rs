@@ -259,11 +259,18 @@ impl Corpus {
         let row = self.cut(whole);
         if row.len() < whole.len() && self.limits.truncation != Truncation::Truncate {
             Err(RowStatus::TooLong)
-        } else if row.trained_tokens() == 0 {
+        } else if row.has_untrained_sequence() {
             Err(RowStatus::NoTrainedToken)
+        } else if row.has_equal_halves() {
+            Err(RowStatus::EqualHalves)
         } else {
             Ok(row)
         }
+    }
+
+    /// Returns the maximum number of tokens of a sequence.
+    pub(super) fn limit(&self) -> usize {
+        self.limits.sequence_len
     }
 
     /// Cuts the row to the limit.

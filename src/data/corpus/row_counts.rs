@@ -52,6 +52,8 @@ pub struct RowCounts {
     /// Rows that are left out because no token of theirs is trained: empty rows, and rows whose
     /// answer was cut off.
     pub untrained: u64,
+    /// Pairs that are left out because their chosen and rejected sequences are the same.
+    pub equal_halves: u64,
     /// Rows that are left out because they make no example.
     pub broken: u64,
     /// Rows that are left out because an earlier one has the same tokens and labels.
@@ -68,7 +70,8 @@ pub struct RowCounts {
     pub tokens: u64,
     /// Tokens of the kept rows that carry a loss.
     pub trained_tokens: u64,
-    /// The longest row, before it was cut or left out; the first of several equally long ones.
+    /// The longest row, before it was cut or left out, or that with the longest sequence; the first
+    /// of several equally long ones.
     pub longest: Option<Longest>,
     /// The place of the first broken row, and its error.
     pub first_broken: Option<String>,
@@ -115,7 +118,7 @@ impl RowCounts {
 
     /// Returns the number of rows that are left out because of their own content.
     pub fn unusable(&self) -> u64 {
-        self.too_long + self.untrained + self.broken
+        self.too_long + self.untrained + self.equal_halves + self.broken
     }
 
     /// Returns the number of rows that are left out as exact or near-duplicates.
@@ -142,6 +145,7 @@ impl RowCounts {
             RowStatus::NotSelected => &mut self.not_selected,
             RowStatus::TooLong => &mut self.too_long,
             RowStatus::NoTrainedToken => &mut self.untrained,
+            RowStatus::EqualHalves => &mut self.equal_halves,
             RowStatus::Broken => &mut self.broken,
             RowStatus::Duplicate => &mut self.exact_duplicates,
             RowStatus::NearDuplicate => &mut self.near_duplicates,
@@ -153,7 +157,7 @@ impl RowCounts {
             self.tokens += record.len() as u64;
             self.trained_tokens += record.trained_tokens() as u64;
         }
-        let tokens = record.whole_tokens;
+        let tokens = record.longest;
         let is_read = record.status != RowStatus::NotSelected;
         if is_read
             && self
@@ -188,6 +192,7 @@ impl RowCounts {
             not_selected: self.not_selected + other.not_selected,
             too_long: self.too_long + other.too_long,
             untrained: self.untrained + other.untrained,
+            equal_halves: self.equal_halves + other.equal_halves,
             broken: self.broken + other.broken,
             exact_duplicates: self.exact_duplicates + other.exact_duplicates,
             near_duplicates: self.near_duplicates + other.near_duplicates,

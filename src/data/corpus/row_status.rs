@@ -17,6 +17,8 @@ pub enum RowStatus {
     TooLong,
     /// Left out: no token is trained. The row is empty, or its answer was cut off.
     NoTrainedToken,
+    /// Left out: a pair whose chosen and rejected sequences are the same.
+    EqualHalves,
     /// Left out: it makes no example.
     Broken,
     /// Left out: an earlier row has the same tokens and labels.
@@ -36,6 +38,7 @@ impl RowStatus {
             Self::NotSelected => "not_selected",
             Self::TooLong => "too_long",
             Self::NoTrainedToken => "no_trained_token",
+            Self::EqualHalves => "equal_halves",
             Self::Broken => "broken",
             Self::Duplicate => "duplicate",
             Self::NearDuplicate => "near_duplicate",
@@ -68,6 +71,8 @@ pub struct RowRecord<'a> {
     pub tokens: Option<TokenSlice<'a>>,
     /// Number of tokens before the row was cut.
     pub whole_tokens: usize,
+    /// Number of tokens of its longest sequence before it was cut.
+    pub longest: usize,
     /// Whether an earlier kept row has the same tokens and labels; the row is kept nevertheless.
     pub is_duplicate: bool,
     /// The error of a broken row, its place in the file included.

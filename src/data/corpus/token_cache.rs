@@ -4,25 +4,27 @@
 //! Layout, little-endian: stamp (kind and version, key, hash of the data file), number of rows
 //! (u64), bytes of records (u64), checksum (32 bytes); then a record for each row: its ids (u32
 //! each) and its label bits (first token in the lowest bit); then an index entry for each row:
-//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64). The record of
-//! a broken row is the reason in UTF-8; its entry has the length of the reason in place of the
-//! tokens, and [`BROKEN`] in place of the trained tokens. One more entry of this kind follows the
-//! last row; its text holds the remarks on the whole file. The checksum is blake3 over the records,
-//! the index and everything before the checksum. Length limits are not part of a cache, so changing
-//! them needs no new tokenization.
+//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64), form (u32) and a
+//! number of the form (u32): see [`RowForm`]. The record of a broken row is the reason in UTF-8; its
+//! entry has the length of the reason in place of the tokens, and [`BROKEN`] in place of the trained
+//! tokens. One more entry of this kind follows the last row; its text holds the remarks on the whole
+//! file. The checksum is blake3 over the records, the index and everything before the checksum.
+//! Length limits are not part of a cache, so changing them needs no new tokenization.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::data::example::token_row::TokenRow;
+use crate::data::example::token_row::{RatedRow, TokenRow};
 use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
+use crate::terms::RowForm;
 
 const CHECKSUM_START: usize = STAMP_BYTES + 8 + 8;
 const HEADER_BYTES: usize = CHECKSUM_START + 32;
-const ENTRY_BYTES: usize = 8 + 4 + 4 + 8;
+const ENTRY_BYTES: usize = 8 + 4 + 4 + 8 + 4 + 4;
 /// Bytes of the index that are held in memory at a time.
 const INDEX_PIECE_BYTES: usize = 1 << 18;
 /// Count of trained tokens that marks a broken row; no row has as many.
@@ -37,20 +39,67 @@ pub enum CachedRow<'a> {
     Broken(&'a str),
 }
 
-/// The tokens of one row, borrowed from the cache.
+/// The tokens of one row, borrowed from the cache. A pair has those of both sequences, the chosen
+/// one first.
 #[derive(Debug, Clone, Copy)]
 pub struct TokenSlice<'a> {
     ids: &'a [[u8; 4]],
     bits: &'a [u8],
+    form: RowForm,
+    /// Tokens that are kept of each sequence at most.
+    limit: usize,
     trained_tokens: usize,
-    /// Hash of ids and labels from the cache; `None` for a row that was cut.
+    /// Hash of ids, labels and form from the cache; `None` for a row that was cut.
     content: Option<u64>,
 }
 
 impl TokenSlice<'_> {
+    /// Returns the places of the kept tokens of each sequence; the second is empty but for pairs.
+    fn sequences(&self) -> [Range<usize>; 2] {
+        let all = self.ids.len();
+        let first = match self.form {
+            RowForm::Pair { chosen } => (chosen as usize).min(all),
+            RowForm::Single | RowForm::Rated { .. } => all,
+        };
+        let kept = |sequence: Range<usize>| {
+            let end = sequence.start + sequence.len().min(self.limit);
+            sequence.start..end
+        };
+        [kept(0..first), kept(first..all)]
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> {
+        let [first, second] = self.sequences();
+        first.chain(second)
+    }
+
+    fn id(&self, place: usize) -> u32 {
+        u32::from_le_bytes(self.ids[place])
+    }
+
+    fn sequence(&self, places: Range<usize>) -> TokenRow {
+        TokenRow {
+            ids: places.clone().map(|place| self.id(place)).collect(),
+            trained: places.map(|place| bit(self.bits, place)).collect(),
+        }
+    }
+
+    /// Returns the form of the row.
+    pub fn form(&self) -> RowForm {
+        self.form
+    }
+
     /// Returns the number of tokens in the row.
     pub fn len(&self) -> usize {
-        self.ids.len()
+        self.sequences().iter().map(Range::len).sum()
+    }
+
+    /// Returns the number of tokens in its longest sequence.
+    pub fn longest(&self) -> usize {
+        self.sequences()
+            .map(|of| of.len())
+            .into_iter()
+            .fold(0, usize::max)
     }
 
     /// Whether there was nothing to learn in the row.
@@ -60,12 +109,24 @@ impl TokenSlice<'_> {
 
     /// Returns the token ids.
     pub fn ids(&self) -> Vec<u32> {
-        self.ids.iter().map(|id| u32::from_le_bytes(*id)).collect()
+        self.places().map(|place| self.id(place)).collect()
     }
 
-    /// Returns whether each token is a target; the first never is.
+    /// Returns whether each token is a target; the first of a sequence never is.
     pub fn trained(&self) -> Vec<bool> {
-        (0..self.len()).map(|token| bit(self.bits, token)).collect()
+        self.places().map(|place| bit(self.bits, place)).collect()
+    }
+
+    /// Returns the tokens of a row of preferences; `None` of any other.
+    pub fn rated(&self) -> Option<RatedRow> {
+        let [first, second] = self.sequences();
+        match self.form {
+            RowForm::Single => None,
+            RowForm::Pair { .. } => Some(RatedRow::Pair(
+                [first, second].map(|places| self.sequence(places)),
+            )),
+            RowForm::Rated { desirable } => Some(RatedRow::Rated(self.sequence(first), desirable)),
+        }
     }
 
     /// Returns the number of tokens that are targets.
@@ -73,52 +134,87 @@ impl TokenSlice<'_> {
         self.trained_tokens
     }
 
+    /// Returns the number of targets of the first sequence.
+    pub fn first_trained_tokens(&self) -> usize {
+        let [first, _] = self.sequences();
+        first.filter(|place| bit(self.bits, *place)).count()
+    }
+
+    /// Returns the number of tokens of the first sequence.
+    pub fn first_len(&self) -> usize {
+        self.sequences()[0].len()
+    }
+
+    /// Whether a sequence of the row has no target.
+    pub fn has_untrained_sequence(&self) -> bool {
+        match self.form {
+            RowForm::Pair { .. } => {
+                let of_chosen = self.first_trained_tokens();
+                of_chosen == 0 || of_chosen == self.trained_tokens
+            }
+            RowForm::Single | RowForm::Rated { .. } => self.trained_tokens == 0,
+        }
+    }
+
+    /// Whether both sequences of a pair are the same.
+    pub fn has_equal_halves(&self) -> bool {
+        let [chosen, rejected] = self.sequences();
+        matches!(self.form, RowForm::Pair { .. }) && self.ids[chosen] == self.ids[rejected]
+    }
+
     /// Returns the highest id.
     pub fn highest_id(&self) -> Option<u32> {
-        self.ids.iter().map(|id| u32::from_le_bytes(*id)).max()
+        self.places().map(|place| self.id(place)).max()
     }
 
     /// Whether a token is a target somewhere in the row.
     pub fn trains(&self, id: u32) -> bool {
-        let id = id.to_le_bytes();
-        self.ids
-            .iter()
-            .enumerate()
-            .any(|(token, other)| *other == id && bit(self.bits, token))
+        self.places()
+            .any(|place| self.id(place) == id && bit(self.bits, place))
     }
 
     /// Whether a token is somewhere in the row.
     pub fn has(&self, id: u32) -> bool {
-        self.ids.contains(&id.to_le_bytes())
+        self.places().any(|place| self.id(place) == id)
     }
 
-    /// Returns a hash of ids and labels; equal for equal rows.
+    /// Returns a hash of ids, labels and form; equal for equal rows.
     pub fn content(&self) -> u64 {
-        self.content
-            .unwrap_or_else(|| content(self.ids.as_flattened(), &first_bits(self.bits, self.len())))
+        self.content.unwrap_or_else(|| {
+            let form = match self.form {
+                RowForm::Pair { .. } => RowForm::Pair {
+                    chosen: self.first_len() as u32,
+                },
+                other => other,
+            };
+            content(&self.id_bytes(), &pack(&self.trained()), form)
+        })
     }
 
     /// Returns a hash of the ids alone; equal for rows with the same tokens, whichever are trained.
     pub fn text(&self) -> u64 {
-        content(self.ids.as_flattened(), &[])
+        content(&self.id_bytes(), &[], RowForm::Single)
     }
 
-    /// Returns the row cut to its first `len` tokens.
+    fn id_bytes(&self) -> Vec<u8> {
+        self.places().flat_map(|place| self.ids[place]).collect()
+    }
+
+    /// Returns the row with each sequence cut to its first `len` tokens.
     #[must_use]
     pub fn first(self, len: usize) -> Self {
-        if len >= self.len() {
+        if len >= self.longest() {
             return self;
         }
-        let (ids, bits) = (&self.ids[..len], &self.bits[..len.div_ceil(8)]);
-        let trained_tokens = first_bits(bits, len)
-            .iter()
-            .map(|byte| byte.count_ones() as usize)
-            .sum();
-        Self {
-            ids,
-            bits,
-            trained_tokens,
+        let cut = Self {
+            limit: len,
             content: None,
+            ..self
+        };
+        let trained_tokens = cut.places().filter(|place| bit(cut.bits, *place)).count();
+        Self {
+            trained_tokens,
+            ..cut
         }
     }
 }
@@ -237,6 +333,8 @@ impl Cache {
         CachedRow::Row(TokenSlice {
             ids: ids.as_chunks().0,
             bits,
+            form: form_of([u32_at(entry, 24), u32_at(entry, 28)]),
+            limit: usize::MAX,
             trained_tokens: trained_tokens as usize,
             content: Some(u64_at(entry, 16)),
         })
@@ -286,13 +384,14 @@ impl Writer {
     ///
     /// # Errors
     /// The disk is full or fails.
-    pub fn push(&mut self, row: &TokenRow) -> Result<(), files::FileError> {
+    pub fn push(&mut self, row: &TokenRow, form: RowForm) -> Result<(), files::FileError> {
         let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let bits = pack(&row.trained);
         self.push_entry(
             row.ids.len() as u32,
             count(&row.trained) as u32,
-            content(&ids, &bits),
+            content(&ids, &bits, form),
+            form,
         )?;
         self.push_record(&ids)
             .and_then(|()| self.push_record(&bits))
@@ -303,7 +402,7 @@ impl Writer {
     /// # Errors
     /// The disk is full or fails.
     pub fn push_broken(&mut self, reason: &str) -> Result<(), files::FileError> {
-        self.push_entry(reason.len() as u32, BROKEN, 0)?;
+        self.push_entry(reason.len() as u32, BROKEN, 0, RowForm::Single)?;
         self.push_record(reason.as_bytes())
     }
 
@@ -317,12 +416,16 @@ impl Writer {
         length: u32,
         trained_tokens: u32,
         content: u64,
+        form: RowForm,
     ) -> Result<(), files::FileError> {
         let mut entry = [0; ENTRY_BYTES];
         entry[..8].copy_from_slice(&self.records.to_le_bytes());
         entry[8..12].copy_from_slice(&length.to_le_bytes());
         entry[12..16].copy_from_slice(&trained_tokens.to_le_bytes());
-        entry[16..].copy_from_slice(&content.to_le_bytes());
+        entry[16..24].copy_from_slice(&content.to_le_bytes());
+        let [kind, number] = numbers_of(form);
+        entry[24..28].copy_from_slice(&kind.to_le_bytes());
+        entry[28..].copy_from_slice(&number.to_le_bytes());
         self.rows += 1;
         self.index
             .write_all(&entry)
@@ -382,15 +485,37 @@ impl Writer {
     }
 }
 
-fn content(ids: &[u8], bits: &[u8]) -> u64 {
-    u64_at(
-        blake3::Hasher::new()
-            .update(ids)
-            .update(bits)
-            .finalize()
-            .as_bytes(),
-        0,
-    )
+/// Returns a hash of ids, labels and form. Rows of one sequence have the hash of their ids and
+/// labels alone.
+fn content(ids: &[u8], bits: &[u8], form: RowForm) -> u64 {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(ids).update(bits);
+    if form != RowForm::Single {
+        let [kind, number] = numbers_of(form);
+        hasher
+            .update(&kind.to_le_bytes())
+            .update(&number.to_le_bytes());
+    }
+    u64_at(hasher.finalize().as_bytes(), 0)
+}
+
+/// Returns the form as it is stored: its kind and its number.
+fn numbers_of(form: RowForm) -> [u32; 2] {
+    match form {
+        RowForm::Single => [0, 0],
+        RowForm::Pair { chosen } => [1, chosen],
+        RowForm::Rated { desirable } => [2, u32::from(desirable)],
+    }
+}
+
+fn form_of([kind, number]: [u32; 2]) -> RowForm {
+    match kind {
+        1 => RowForm::Pair { chosen: number },
+        2 => RowForm::Rated {
+            desirable: number == 1,
+        },
+        _ => RowForm::Single,
+    }
 }
 
 fn count(trained: &[bool]) -> usize {
@@ -407,15 +532,6 @@ fn pack(trained: &[bool]) -> Vec<u8> {
                 .fold(0, |byte, trained| byte << 1 | u8::from(*trained))
         })
         .collect()
-}
-
-/// Returns the label bits of the first `len` tokens, and zeros after them.
-fn first_bits(bits: &[u8], len: usize) -> Vec<u8> {
-    let mut bits = bits[..len.div_ceil(8)].to_vec();
-    if let Some(last) = bits.last_mut().filter(|_| !len.is_multiple_of(8)) {
-        *last &= (1 << (len % 8)) - 1;
-    }
-    bits
 }
 
 fn bit(bits: &[u8], token: usize) -> bool {
@@ -458,7 +574,7 @@ mod tests {
         std::fs::create_dir_all(folder).expect("made");
         let mut writer = Writer::create(folder, stamp(key)).expect("created");
         for row in rows {
-            writer.push(row).expect("pushed");
+            writer.push(row, RowForm::Single).expect("pushed");
         }
         files::give_name(&mut writer.finish().expect("finished"), path).expect("named");
     }
@@ -516,9 +632,9 @@ mod tests {
         };
         let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
         writer
-            .push(&row)
+            .push(&row, RowForm::Single)
             .and_then(|()| writer.push_broken("row 1: ü"))
-            .and_then(|()| writer.push(&row))
+            .and_then(|()| writer.push(&row, RowForm::Single))
             .expect("pushed");
         writer.remark("of all: ü".to_owned());
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
@@ -533,6 +649,50 @@ mod tests {
         );
         assert!(matches!(cache.entry(1), CachedRow::Broken("row 1: ü")));
         assert_eq!(cache.remarks(), "of all: ü");
+    }
+
+    #[test]
+    fn each_sequence_of_a_pair_is_cut_to_the_limit() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let row = TokenRow {
+            ids: vec![1, 2, 3, 4, 5, 1, 2, 6],
+            trained: [false, false, true, true, true, false, false, true].into(),
+        };
+        let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
+        for chosen in [5, 4] {
+            writer.push(&row, RowForm::Pair { chosen }).expect("pushed");
+        }
+        writer
+            .push(&row, RowForm::Rated { desirable: true })
+            .expect("pushed");
+        files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
+        let cache = Cache::open(&path, &stamp(3)).expect("opened");
+        let whole = tokens(&cache, 0);
+        assert_eq!((whole.len(), whole.longest()), (8, 5));
+        assert_eq!(
+            (whole.trained_tokens(), whole.first_trained_tokens()),
+            (4, 3)
+        );
+        let cut = whole.first(3);
+        assert_eq!(cut.ids(), [1, 2, 3, 1, 2, 6]);
+        assert_eq!((cut.trained_tokens(), cut.first_trained_tokens()), (2, 1));
+        assert!(!cut.has_untrained_sequence() && !cut.has_equal_halves());
+        let same = whole.first(2);
+        assert!(same.has_untrained_sequence() && same.has_equal_halves());
+        assert_ne!(whole.content(), tokens(&cache, 1).content());
+        assert_ne!(whole.content(), tokens(&cache, 2).content());
+        let half = |ids: &[u32], trained: usize| TokenRow {
+            ids: ids.to_vec(),
+            trained: (0..ids.len())
+                .map(|place| place >= ids.len() - trained)
+                .collect(),
+        };
+        assert_eq!(
+            cut.rated(),
+            Some(RatedRow::Pair([half(&[1, 2, 3], 1), half(&[1, 2, 6], 1)]))
+        );
+        assert_eq!(tokens(&cache, 2).rated(), Some(RatedRow::Rated(row, true)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::turns::Chat;
 use super::unread::Unread;
 use crate::data::template::{ChatTemplate, Conversation};
 use crate::data::tokenizer::tokenize::Tokenizer;
-use crate::terms::TrainOn;
+use crate::terms::{RowForm, TrainOn};
 
 /// Encoder from examples to tokens.
 #[derive(Debug)]
@@ -42,17 +42,57 @@ impl Encoder {
                 self.completion(&self.alpaca(task)?, &task.output, train_on)?
             }
             Example::Chat(chat) => self.chat(chat, train_on)?,
+            Example::Pair(_) | Example::Rated(..) => {
+                return Ok(self.encode_row(example, train_on)?.0);
+            }
         };
+        if let Some(first) = row.trained.first_mut() {
+            *first = false;
+        }
+        self.check(&row)?;
+        Ok(row)
+    }
+
+    /// Encodes an example of any form. Of preferences the sequences are laid end to end, and
+    /// everything after the prompt is trained.
+    ///
+    /// # Errors
+    /// As for [`Encoder::encode`].
+    pub fn encode_row(
+        &self,
+        example: &Example,
+        train_on: TrainOn,
+    ) -> Result<(TokenRow, RowForm), EncodeError> {
+        match example {
+            Example::Pair(halves) => {
+                let length = |sequences: &[TokenRow]| sequences[0].ids.len() as u32;
+                self.preferences(&halves[..], |sequences| RowForm::Pair {
+                    chosen: length(sequences),
+                })
+            }
+            Example::Rated(example, desirable) => {
+                let form = RowForm::Rated {
+                    desirable: *desirable,
+                };
+                self.preferences(std::slice::from_ref(&**example), |_| form)
+            }
+            other => Ok((self.encode(other, train_on)?, RowForm::Single)),
+        }
+    }
+
+    /// Refuses a sequence that begins with two bos or trains padding.
+    pub(super) fn check(&self, row: &TokenRow) -> Result<(), EncodeError> {
         if let ([first, second, ..], Some(bos)) = (row.ids.as_slice(), self.tokenizer.bos_id())
             && [*first, *second] == [bos, bos]
         {
             return Err(EncodeError::DoubledBos { bos });
         }
-        if let Some(first) = row.trained.first_mut() {
-            *first = false;
-        }
-        labels::check_padding(&self.tokenizer, &row)?;
-        Ok(row)
+        labels::check_padding(&self.tokenizer, row)
+    }
+
+    /// Encodes a text with the special tokens that the tokenizer adds and an eos at its end.
+    pub(super) fn with_eos(&self, text: &str) -> Result<Vec<u32>, EncodeError> {
+        Ok(self.plain(text, None)?.ids)
     }
 
     /// Encodes prompt and completion as one string, so that its tokens are those that the model

@@ -1,4 +1,4 @@
-//! The four formats of a row: which columns each reads, and how their cells become one example.
+//! The formats of a row: which columns each reads, and how their cells become one example.
 
 use std::collections::BTreeMap;
 
@@ -28,6 +28,10 @@ pub enum Example {
     Instruction(Instruction),
     /// A whole conversation.
     Chat(Chat),
+    /// A chosen and a rejected completion of the same prompt, each as prompt and completion.
+    Pair(Box<[Self; 2]>),
+    /// A prompt and its completion, and whether the completion is desirable.
+    Rated(Box<Self>, bool),
 }
 
 /// A task in Alpaca's form, with LLaMA-Factory's additions.
@@ -156,14 +160,15 @@ pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String,
         ParquetTable::open(file, &wanted(format, names))
             .is_ok_and(|table| is_rendered(format, &table))
     };
-    format == Format::Chat || (format == Format::Completion && files.iter().any(is_table))
+    files.iter().any(is_table) || format == Format::Chat
 }
 
 /// Whether rows of a table are rendered by a chat template.
 pub fn is_rendered(format: Format, table: &ParquetTable) -> bool {
     match format {
         Format::Text | Format::Instruction => false,
-        Format::Completion => table.has_lists("completion"),
+        Format::Completion | Format::Unpaired => table.has_lists("completion"),
+        Format::Preference => table.has_lists("chosen"),
         Format::Chat => true,
     }
 }
@@ -188,18 +193,27 @@ pub fn read(
             .instruction()?
             .map(|task| Example::Instruction(task).into()),
         Format::Chat => cells.chat()?,
+        Format::Preference => cells.pair()?,
+        Format::Unpaired => cells.rated()?,
     })
 }
 
 /// The cells of a row.
-struct Cells<'a> {
-    roles: &'a BTreeMap<String, String>,
+pub(super) struct Cells<'a> {
+    /// Further words for roles.
+    pub(super) roles: &'a BTreeMap<String, String>,
     batch: &'a Batch,
     row: usize,
 }
 
 impl Cells<'_> {
-    fn cell(&self, column: &str) -> Result<Value, FormatError> {
+    /// Whether the file has a column.
+    pub(super) fn has(&self, column: &str) -> bool {
+        self.batch.has(column)
+    }
+
+    /// Returns a cell; null where the file lacks the column.
+    pub(super) fn cell(&self, column: &str) -> Result<Value, FormatError> {
         Ok(self.batch.cell(column, self.row)?)
     }
 
@@ -212,7 +226,7 @@ impl Cells<'_> {
     }
 
     /// Parses a cell with one of the readers of conversations.
-    fn parsed<T>(
+    pub(super) fn parsed<T>(
         &self,
         column: &'static str,
         read: impl Fn(Value) -> Result<T, turns::ConversationError>,
@@ -239,7 +253,7 @@ impl Cells<'_> {
 
     /// Reads a prompt and completion: texts, or TRL's conversational form with prompt messages and
     /// messages to learn.
-    fn completion(&self) -> Result<Option<Read>, FormatError> {
+    pub(super) fn completion(&self) -> Result<Option<Read>, FormatError> {
         let (prompt, completion) = (self.cell("prompt")?, self.cell("completion")?);
         let tools = self.parsed("tools", turns::tools)?;
         match (prompt, completion) {

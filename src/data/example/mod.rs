@@ -5,6 +5,7 @@ pub mod encode;
 pub mod error;
 pub mod format;
 mod labels;
+mod preference;
 pub mod token_row;
 pub mod told;
 pub mod turns;

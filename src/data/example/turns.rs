@@ -261,6 +261,29 @@ pub enum ConversationError {
         /// The form of the prompt.
         prompt: &'static str,
     },
+    /// One of two completions is text, and the other a conversation.
+    #[error(
+        "it is {found} and the chosen one is {chosen}, expected text in both or a list of messages \
+        in both"
+    )]
+    MixedHalves {
+        /// The form of the rejected completion.
+        found: &'static str,
+        /// The form of the chosen completion.
+        chosen: &'static str,
+    },
+    /// Two conversations have no turn in common, and there is no prompt.
+    #[error(
+        "the chosen and the rejected conversation begin with different turns, expected a `prompt` \
+        or the same first turns"
+    )]
+    NoPrompt,
+    /// A label is neither true nor false.
+    #[error("the label is {found}, expected true or false, or 1 or 0")]
+    Label {
+        /// The value instead.
+        found: Value,
+    },
 }
 
 impl ConversationError {
@@ -283,13 +306,16 @@ impl ConversationError {
             | Self::Weight { found, .. }
             | Self::Call { found, .. }
             | Self::NotATool { found, .. }
-            | Self::NotAPair { found, .. } => vec![found.to_string()],
+            | Self::NotAPair { found, .. }
+            | Self::Label { found } => vec![found.to_string()],
             Self::NotJson { .. }
             | Self::Number(json_text::JsonTextError::NotJson { .. })
             | Self::Uneven { .. }
             | Self::Reserved { .. }
             | Self::NoContent { .. }
-            | Self::Mixed { .. } => Vec::new(),
+            | Self::Mixed { .. }
+            | Self::MixedHalves { .. }
+            | Self::NoPrompt => Vec::new(),
         }
     }
 }

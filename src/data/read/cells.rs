@@ -54,15 +54,19 @@ pub enum ColumnKind {
     List,
     /// An object, or JSON text of one.
     Object,
+    /// True or false, or 1 or 0.
+    Label,
 }
 
 impl ColumnKind {
     /// Whether a column of this type can be read as this kind; a column of nulls only can.
     pub fn accepts(self, data_type: &DataType) -> bool {
         match data_type {
-            DataType::Null | DataType::Binary => true,
+            DataType::Null => true,
+            _ if self == Self::Label => *data_type == DataType::Boolean || data_type.is_integer(),
+            DataType::Binary => true,
             DataType::List(item) => match self {
-                Self::Text | Self::Object => false,
+                Self::Text | Self::Object | Self::Label => false,
                 Self::Turns | Self::TextOrTurns => {
                     matches!(
                         item.data_type(),
@@ -88,6 +92,7 @@ impl ColumnKind {
             Self::TextOrTurns => "text or a list of messages",
             Self::List => "a list or JSON text",
             Self::Object => "an object or JSON text",
+            Self::Label => "true and false",
         }
     }
 }

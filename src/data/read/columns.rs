@@ -25,7 +25,11 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
         (_, "tools" | "history") => (ColumnKind::List, true),
         (_, "input" | "system") => (ColumnKind::Text, true),
         (_, "chat_template_kwargs") => (ColumnKind::Object, true),
-        (Format::Completion, _) => (ColumnKind::TextOrTurns, false),
+        (Format::Preference, "prompt") => (ColumnKind::TextOrTurns, true),
+        (Format::Unpaired, "label") => (ColumnKind::Label, false),
+        (Format::Completion | Format::Preference | Format::Unpaired, _) => {
+            (ColumnKind::TextOrTurns, false)
+        }
         _ => (ColumnKind::Text, false),
     }
 }
@@ -80,7 +84,8 @@ pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String 
 pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     let canonical = match format {
         Format::Text => "text",
-        Format::Completion => "completion",
+        Format::Completion | Format::Unpaired => "completion",
+        Format::Preference => "chosen",
         Format::Instruction => "output",
         Format::Chat if is_table(names) => "completion",
         Format::Chat => "messages",

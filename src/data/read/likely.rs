@@ -9,7 +9,7 @@ use crate::fault::nearest;
 use crate::terms::{Format, Term};
 
 /// Common names of a format's columns, the most likely first.
-const NAMES: [(&str, &[&str]); 8] = [
+const NAMES: [(&str, &[&str]); 11] = [
     (
         "messages",
         &[
@@ -27,6 +27,20 @@ const NAMES: [(&str, &[&str]); 8] = [
         ],
     ),
     ("tools", &["tools", "functions"]),
+    (
+        "chosen",
+        &["chosen", "chosen_response", "preferred", "chatgpt"],
+    ),
+    (
+        "rejected",
+        &[
+            "rejected",
+            "rejected_response",
+            "dispreferred",
+            "llama2-13b-chat",
+        ],
+    ),
+    ("label", &["label", "kto_tag", "desirable"]),
     (
         "prompt",
         &[
@@ -376,8 +390,14 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
     let is_own = |format: &Format| {
         by_format(*format).is_some_and(|names| names.iter().all(|(own, name)| own == name))
     };
-    let formats = || Format::WORDS.iter().map(|(_, format)| *format);
+    // Rows of preferences have columns of other formats too.
+    let of_preferences = [Format::Preference, Format::Unpaired];
+    let formats = || {
+        let all = Format::WORDS.iter().map(|(_, format)| *format);
+        of_preferences.into_iter().chain(all)
+    };
     let others = [
+        Format::Preference,
         Format::Chat,
         Format::Instruction,
         Format::Completion,

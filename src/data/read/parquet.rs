@@ -448,6 +448,7 @@ impl ParquetTable {
             DataType::Binary => vec![ColumnKind::Text],
             DataType::List(item) if cells::is_turn(item.data_type()) => vec![ColumnKind::Turns],
             DataType::List(_) => vec![ColumnKind::List],
+            DataType::Boolean => vec![ColumnKind::Label],
             _ => Vec::new(),
         }
     }

@@ -15,11 +15,17 @@ use crate::terms::{Format, Term as _};
 /// The most files of a data set that are listed.
 const MOST_FILES: usize = 30;
 /// Sections of a recipe that contain hyperparameters.
-const SECTIONS: [&str; 4] = ["tokens.", "adapter.", "training.", "evaluation."];
+const SECTIONS: [&str; 5] = [
+    "tokens.",
+    "objective.",
+    "adapter.",
+    "training.",
+    "evaluation.",
+];
 /// Keys in these sections that are shown elsewhere: data and prompts.
 const ELSEWHERE: [&str; 2] = ["evaluation.datasets", "evaluation.prompts"];
 /// Keys whose values are paths.
-const PATHS: [&str; 2] = ["adapter.init_from", "chat_template"];
+const PATHS: [&str; 3] = ["adapter.init_from", "chat_template", "objective.reference"];
 /// Kinds of inputs other than data, by the lock's names and the names for the user.
 const KINDS: [(&str, &str); 4] = [
     ("base", "base"),
@@ -266,16 +272,26 @@ impl Trained {
                 grouped(whole("tokens").unwrap_or(0))
             )
         });
-        let loss = number("loss").map(|loss| {
-            format!("- Training loss of the last step: {loss:.4} nats a trained token\n")
+        let objective = self.lock.get("recipe").and_then(|recipe| {
+            recipe
+                .pointer("/objective/type")
+                .and_then(Value::as_str)
+                .filter(|word| *word != "sft")
         });
+        let unit = objective.map_or_else(
+            || "nats a trained token".to_owned(),
+            |word| format!("loss of `{word}`"),
+        );
+        let loss = number("loss")
+            .map(|loss| format!("- Training loss of the last step: {loss:.4} {unit}\n"));
         let score = |what: &str, key: &str| {
-            number(key).map(|loss| {
-                format!(
-                    "- {what}: {loss:.4} nats a trained token, perplexity {:.2}\n",
-                    loss.exp()
-                )
-            })
+            let loss = number(key)?;
+            let more = if objective.is_none() {
+                format!(", perplexity {:.2}", loss.exp())
+            } else {
+                figures(result.get(&key.replace("loss", "figures")))
+            };
+            Some(format!("- {what}: {loss:.4} {unit}{more}\n"))
         };
         let best = whole("best_step")
             .map_or_else(String::new, |step| format!(" (step {})", grouped(step)));
@@ -294,6 +310,16 @@ impl Trained {
                 .collect(),
         )
     }
+}
+
+/// Returns figures of an objective as they go on in a line.
+fn figures(of: Option<&Value>) -> String {
+    let entries = of.and_then(Value::as_object).into_iter().flatten();
+    let shown = entries.filter_map(|(key, value)| {
+        let name = key.strip_prefix("eval_").unwrap_or(key);
+        Some(format!(", {} {:.4}", code(name), value.as_f64()?))
+    });
+    shown.collect()
 }
 
 fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {

@@ -43,12 +43,18 @@ fn frames(card: &Card) -> String {
             an input (`--input INPUT`):\n\n```text\n{with_input}\n```\n\n"
         )
     };
-    let of_completions = "Rows of `completion` were trained without a chat template: give the \
-        prompt as it is, as `rankine generate --prompt PROMPT` does.\n\n";
+    let of_completions = |format: &Format| {
+        format!(
+            "Rows of `{format}` were trained without a chat template: give the prompt as it is, as \
+            `rankine generate --prompt PROMPT` does.\n\n"
+        )
+    };
     let instructions = formats.contains(&Format::Instruction).then(of_instructions);
-    let completions = formats
-        .contains(&Format::Completion)
-        .then(|| of_completions.to_owned());
+    let completions = [Format::Completion, Format::Preference, Format::Unpaired];
+    let completions = completions
+        .iter()
+        .filter(|format| formats.contains(format))
+        .map(of_completions);
     instructions.into_iter().chain(completions).collect()
 }
 

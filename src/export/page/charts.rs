@@ -27,7 +27,10 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
             );
         }
         draw(section, &loss(runs));
-        if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
+        if runs.iter().any(|run| run.metrics.is_of_preferences()) {
+            draw(section, &margins(runs));
+            draw(section, &accuracies(runs));
+        } else if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
             draw(section, &loss_by_kind(runs));
         }
         let plain: [(_, _, Value); 3] = [
@@ -52,10 +55,49 @@ fn loss(runs: &[RunRecord]) -> Chart {
     let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
         scores(run, |evaluation| evaluation.loss)
     });
+    let unit = if runs.iter().any(|run| run.metrics.is_of_preferences()) {
+        "nats per pair or row"
+    } else {
+        NATS
+    };
     Chart {
         title: "Loss",
-        unit: NATS,
+        unit,
         floor: Floor::Lowest,
+        lines: training.chain(validation).collect(),
+        marks: marks(runs),
+    }
+}
+
+/// Returns the plot of the mean difference of rewards.
+fn margins(runs: &[RunRecord]) -> Chart {
+    let training = of_each(runs, 0, "training", Mark::Faint, |run| {
+        points(run, |step| step.margin)
+    });
+    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
+        scores(run, |evaluation| evaluation.margin)
+    });
+    Chart {
+        title: "Reward margin",
+        unit: "chosen minus rejected",
+        floor: Floor::Lowest,
+        lines: training.chain(validation).collect(),
+        marks: marks(runs),
+    }
+}
+
+/// Returns the plot of the share of pairs whose chosen completion wins.
+fn accuracies(runs: &[RunRecord]) -> Chart {
+    let training = of_each(runs, 0, "training", Mark::Faint, |run| {
+        points(run, |step| step.accuracy)
+    });
+    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
+        scores(run, |evaluation| evaluation.accuracy)
+    });
+    Chart {
+        title: "Preference accuracy",
+        unit: "share of pairs",
+        floor: Floor::Zero,
         lines: training.chain(validation).collect(),
         marks: marks(runs),
     }

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::axis::with_groups;
 use super::html::Html;
-use super::metrics::StepLine;
+use super::metrics::{Metrics, StepLine};
 use super::{Progress, RunRecord, listed, said, table};
 use crate::report::{grouped, mebibytes};
 
@@ -138,7 +138,13 @@ fn results(run: &RunRecord) -> Vec<Fact> {
     let (metrics, losses) = (&run.metrics, || {
         run.metrics.steps.iter().filter_map(|step| step.loss)
     });
-    let perplexity = |loss: f64| format!("{loss:.4} (perplexity {})", perplexity(loss));
+    let perplexity = |loss: f64| {
+        if metrics.is_of_preferences() {
+            format!("{loss:.4}")
+        } else {
+            format!("{loss:.4} (perplexity {})", perplexity(loss))
+        }
+    };
     let best = |(step, loss): (u64, f64)| format!("{} at step {}", perplexity(loss), grouped(step));
     let last = metrics
         .evaluations
@@ -158,6 +164,10 @@ fn results(run: &RunRecord) -> Vec<Fact> {
         ),
         ("Validation loss at its best", metrics.best().map(best)),
         ("Validation loss at the end", last.map(best)),
+        (
+            "Preference accuracy, before and after",
+            accuracies(metrics).map(|[first, last]| format!("{first:.3}, {last:.3}")),
+        ),
         (
             "Training loss, first and last step",
             losses()
@@ -254,6 +264,15 @@ pub(super) fn change(first: f64, last: f64) -> String {
     } else {
         "from 0".to_owned()
     }
+}
+
+/// Returns the preference accuracy of validation rows at the first and at the last evaluation.
+fn accuracies(metrics: &Metrics) -> Option<[f64; 2]> {
+    let all = || {
+        let evaluations = metrics.evaluations.iter();
+        evaluations.filter_map(|evaluation| evaluation.accuracy)
+    };
+    Some([all().next()?, all().next_back()?])
 }
 
 fn perplexity(loss: f64) -> String {

@@ -26,8 +26,12 @@ pub struct StepLine {
     pub step: u64,
     /// Passes over the data at the end of the step.
     pub epoch: Option<f64>,
-    /// Nats per trained token, before the update.
+    /// Nats per trained token, or per pair or row of preferences, before the update.
     pub loss: Option<f64>,
+    /// Mean difference of the rewards of preferences.
+    pub margin: Option<f64>,
+    /// Share of pairs whose chosen completion has the higher reward.
+    pub accuracy: Option<f64>,
     /// The learning rate of the update.
     pub learning_rate: Option<f64>,
     /// Global L2 norm before clipping.
@@ -51,8 +55,12 @@ pub struct StepLine {
 pub struct EvaluationLine {
     /// Steps taken before; 0 is the base alone.
     pub step: u64,
-    /// Nats per trained token.
+    /// Nats per trained token, or per pair or row of preferences.
     pub loss: Option<f64>,
+    /// Mean difference of the rewards of preferences.
+    pub margin: Option<f64>,
+    /// Share of pairs whose chosen completion has the higher reward.
+    pub accuracy: Option<f64>,
     /// The loss of tokens that do not end a turn or a document.
     pub content: Option<f64>,
     /// The loss of tokens that do.
@@ -76,6 +84,14 @@ struct Line {
     skipped: Option<bool>,
     eval_loss: Option<f64>,
     eval_loss_content: Option<f64>,
+    #[serde(rename = "rewards/margins")]
+    margin: Option<f64>,
+    #[serde(rename = "rewards/accuracies")]
+    accuracy: Option<f64>,
+    #[serde(rename = "eval_rewards/margins")]
+    eval_margin: Option<f64>,
+    #[serde(rename = "eval_rewards/accuracies")]
+    eval_accuracy: Option<f64>,
     eval_loss_end_of_turn: Option<f64>,
 }
 
@@ -98,6 +114,11 @@ impl Metrics {
             metrics.take(&line?);
         }
         Ok(metrics)
+    }
+
+    /// Whether the steps are of preferences.
+    pub fn is_of_preferences(&self) -> bool {
+        self.steps.iter().any(|step| step.margin.is_some())
     }
 
     /// Returns the validation loss before the first step.
@@ -140,6 +161,8 @@ impl Line {
             step: self.step,
             epoch: usable(self.epoch),
             loss: usable(self.loss),
+            margin: usable(self.margin),
+            accuracy: usable(self.accuracy),
             learning_rate: usable(self.learning_rate),
             grad_norm: usable(self.grad_norm),
             tokens,
@@ -155,6 +178,8 @@ impl Line {
         EvaluationLine {
             step: self.step,
             loss: usable(self.eval_loss),
+            margin: usable(self.eval_margin),
+            accuracy: usable(self.eval_accuracy),
             content: usable(self.eval_loss_content),
             end_of_turn: usable(self.eval_loss_end_of_turn),
         }

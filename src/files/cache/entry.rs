@@ -22,16 +22,19 @@ pub enum EntryKind {
     Tokens,
     /// The rows of a data file in another format, as a Parquet file.
     Converted,
+    /// Log-probabilities of the rows of a data file under a reference model.
+    Reference,
 }
 
 impl EntryKind {
-    const ALL: [Self; 2] = [Self::Tokens, Self::Converted];
+    const ALL: [Self; 3] = [Self::Tokens, Self::Converted, Self::Reference];
 
     /// Returns the kind as a word, which is also the extension of its files.
     pub fn word(self) -> &'static str {
         match self {
             Self::Tokens => "tokens",
             Self::Converted => "parquet",
+            Self::Reference => "reference",
         }
     }
 
@@ -39,7 +42,8 @@ impl EntryKind {
     /// a file of a known format, whose name is its stamp.
     fn magic(self) -> Option<(&'static [u8; 7], u8)> {
         match self {
-            Self::Tokens => Some((b"RKTOKEN", 3)),
+            Self::Tokens => Some((b"RKTOKEN", 4)),
+            Self::Reference => Some((b"RKREFER", 1)),
             Self::Converted => None,
         }
     }
@@ -82,7 +86,9 @@ impl Stamp {
     /// Returns the name of the entry's file, which holds nothing of the data file's name.
     pub fn name(&self) -> String {
         match self.kind {
-            EntryKind::Tokens => format!("{}.{}", self.key, self.kind.word()),
+            EntryKind::Tokens | EntryKind::Reference => {
+                format!("{}.{}", self.key, self.kind.word())
+            }
             EntryKind::Converted => format!("{}-{}.{}", self.source, self.key, self.kind.word()),
         }
     }

@@ -57,7 +57,9 @@ const TOKEN_BYTES: u64 = 400;
 pub struct MicroBatchRows {
     /// Rows, or packed rows.
     pub count: usize,
-    /// Tokens of the longest row.
+    /// Sequences of a row: 2 of pairs, else 1.
+    pub sequences: usize,
+    /// Tokens of the longest sequence.
     pub length: usize,
     /// Tokens of all rows.
     pub tokens: usize,
@@ -70,6 +72,7 @@ impl MicroBatchRows {
     pub fn dense(count: usize, length: usize) -> Self {
         Self {
             count,
+            sequences: 1,
             length,
             tokens: count * length,
             labeled: count * length.saturating_sub(1),
@@ -80,7 +83,8 @@ impl MicroBatchRows {
     pub fn of(batch: &Batch) -> Self {
         let length = batch.lengths.iter().copied().max().unwrap_or(0);
         Self {
-            count: batch.lengths.len(),
+            count: batch.units.len(),
+            sequences: batch.lengths.len().div_ceil(batch.units.len().max(1)),
             length,
             tokens: batch.ids.len(),
             labeled: batch.targets.len(),
@@ -90,12 +94,13 @@ impl MicroBatchRows {
     /// Returns the same rows, limited in count and in tokens per row.
     fn within(self, count: usize, length: usize) -> Self {
         let (count, length) = (self.count.min(count), self.length.min(length));
-        let tokens = self.tokens.min(count * length);
+        let tokens = self.tokens.min(count * self.sequences * length);
         Self {
             count,
             length,
             tokens,
             labeled: self.labeled.min(tokens),
+            ..self
         }
     }
 }

@@ -1,0 +1,239 @@
+//! The section `objective`, filled: the loss to minimize, and the reference that it compares with.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::filled::Filled;
+use super::resolve::Plan;
+use crate::adapter::LoraConfig;
+use crate::data::Preferences;
+use crate::fault::Fault;
+use crate::objective::{Cpo, Dpo, Kto, Objective, Orpo, Simpo};
+use crate::recipe::{self, Recipe, Said};
+use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Term};
+use crate::train::RunFolder;
+
+/// The model whose log-probabilities a loss compares with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// The model as training starts.
+    Init,
+    /// The base without an adapter.
+    Base,
+    /// An adapter on the base, or a model with the same vocabulary.
+    Folder(PathBuf),
+    /// None: its log-probabilities count as 0.
+    None,
+}
+
+/// The objective of a run.
+#[derive(Debug, Clone)]
+pub(super) struct Aim {
+    pub kind: ObjectiveType,
+    pub objective: Objective,
+    pub reference: Reference,
+}
+
+/// Fills the keys that the type of objective has.
+pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<Fault>) -> Aim {
+    let said = &recipe.objective;
+    let kind = said.type_or_default();
+    if kind == ObjectiveType::Sft {
+        filled.optional("objective.type", said.kind.as_ref(), |kind| {
+            json!(kind.word())
+        });
+        return Aim {
+            kind,
+            objective: Objective::NextToken,
+            reference: Reference::None,
+        };
+    }
+    filled.word("objective.type", said.kind.as_ref(), kind);
+    let objective = match kind {
+        ObjectiveType::Dpo => Objective::Dpo(dpo(said, filled)),
+        ObjectiveType::Cpo => {
+            let loss_type = loss_type(said, CpoLoss::Sigmoid, filled);
+            Objective::Cpo(Cpo {
+                loss_type,
+                beta: number("beta", said.beta.as_ref(), 0.1, filled),
+                label_smoothing: if loss_type == CpoLoss::Sigmoid {
+                    smoothing(said, filled)
+                } else {
+                    0.0
+                },
+                cpo_alpha: number("cpo_alpha", said.cpo_alpha.as_ref(), 1.0, filled),
+            })
+        }
+        ObjectiveType::Simpo => Objective::Simpo(Simpo {
+            beta: number("beta", said.beta.as_ref(), 2.0, filled),
+            gamma: number("simpo_gamma", said.simpo_gamma.as_ref(), 0.5, filled),
+            label_smoothing: smoothing(said, filled),
+            cpo_alpha: number("cpo_alpha", said.cpo_alpha.as_ref(), 0.0, filled),
+            alpha: number("alpha", said.alpha.as_ref(), 0.0, filled),
+        }),
+        ObjectiveType::Orpo => Objective::Orpo(Orpo {
+            beta: number("beta", said.beta.as_ref(), 0.1, filled),
+        }),
+        ObjectiveType::Kto => Objective::Kto(Kto {
+            loss_type: loss_type(said, KtoLoss::Kto, filled),
+            beta: number("beta", said.beta.as_ref(), 0.1, filled),
+            desirable_weight: number(
+                "desirable_weight",
+                said.desirable_weight.as_ref(),
+                1.0,
+                filled,
+            ),
+            undesirable_weight: number(
+                "undesirable_weight",
+                said.undesirable_weight.as_ref(),
+                1.0,
+                filled,
+            ),
+        }),
+        ObjectiveType::Sft => Objective::NextToken,
+    };
+    let reference = if objective.has_reference() {
+        reference(said.reference.as_ref(), filled, faults)
+    } else {
+        Reference::None
+    };
+    Aim {
+        kind,
+        objective,
+        reference,
+    }
+}
+
+fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {
+    let loss_type = loss_type(said, DpoLoss::Sigmoid, filled);
+    let default_tau = 0.05;
+    Dpo {
+        loss_type,
+        beta: number("beta", said.beta.as_ref(), 0.1, filled),
+        label_smoothing: if loss_type.is_smoothed() {
+            smoothing(said, filled)
+        } else {
+            0.0
+        },
+        discopop_tau: if loss_type == DpoLoss::Discopop {
+            number(
+                "discopop_tau",
+                said.discopop_tau.as_ref(),
+                default_tau,
+                filled,
+            )
+        } else {
+            default_tau
+        },
+        sft_weight: number("sft_weight", said.sft_weight.as_ref(), 0.0, filled),
+    }
+}
+
+fn number(key: &str, said: Option<&Said<f64>>, default: f64, filled: &mut Filled) -> f64 {
+    filled.plain(&format!("objective.{key}"), said, default)
+}
+
+fn smoothing(said: &recipe::Objective, filled: &mut Filled) -> f64 {
+    number(
+        "label_smoothing",
+        said.label_smoothing.as_ref(),
+        0.0,
+        filled,
+    )
+}
+
+/// Fills the loss. A word of another type has a fault already.
+fn loss_type<T: Term>(said: &recipe::Objective, default: T, filled: &mut Filled) -> T {
+    let said = said.loss_type.as_ref().and_then(|said| {
+        Some(Said {
+            value: T::parse(&said.value)?,
+            place: said.place.clone(),
+        })
+    });
+    filled.word("objective.loss_type", said.as_ref(), default)
+}
+
+fn reference(
+    said: Option<&Said<String>>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Reference {
+    let word = filled.plain("objective.reference", said, "init".to_owned());
+    match word.as_str() {
+        "init" => Reference::Init,
+        "base" => Reference::Base,
+        "none" => Reference::None,
+        path => {
+            let folder = Path::new(path);
+            let is_model = |folder: &Path| folder.join("config.json").is_file();
+            let is_found = RunFolder::adapter_in(folder).is_some()
+                || is_model(folder)
+                || is_model(&folder.join(RunFolder::MODEL));
+            if !is_found {
+                let fault = Fault::new(format!(
+                    "objective.reference: `{path}` is neither `init`, `base`, `none`, nor the folder \
+                    of an adapter or a model"
+                ))
+                .hint("name a folder with `adapter_config.json` or `config.json`");
+                faults.push(match said {
+                    Some(said) => fault.at(&said.place),
+                    None => fault,
+                });
+            }
+            Reference::Folder(folder.to_owned())
+        }
+    }
+}
+
+impl Plan {
+    /// Returns the objective.
+    pub fn objective(&self) -> &Objective {
+        &self.aim.objective
+    }
+
+    /// Returns the type of the objective.
+    pub fn objective_type(&self) -> ObjectiveType {
+        self.aim.kind
+    }
+
+    /// Returns the reference of the objective.
+    pub fn reference(&self) -> &Reference {
+        &self.aim.reference
+    }
+
+    /// Returns how rows of preferences are read.
+    pub(super) fn preferences(&self) -> Preferences {
+        let of = &self.training;
+        Preferences {
+            reads_prompts: self.aim.objective.reads_prompts(),
+            group: if self.aim.objective.reads_mismatched() {
+                of.micro_batch_size * of.gradient_accumulation_steps
+            } else {
+                0
+            },
+        }
+    }
+
+    /// Returns the loss of the first step where the recipe decides it: training starts at the
+    /// reference, and nothing else counts.
+    pub(super) fn first_loss(&self) -> Option<f64> {
+        let starts_at_base = |config: &LoraConfig| {
+            self.init_from.is_none() && config.init_lora_weights && !config.is_principal
+        };
+        let is_same = match (&self.aim.reference, &self.trains) {
+            (Reference::Init, super::Trains::Everything) => true,
+            (Reference::Init, super::Trains::Adapter(config)) => {
+                config.dropout == 0.0 || starts_at_base(config)
+            }
+            (Reference::Base, super::Trains::Everything) => true,
+            (Reference::Base, super::Trains::Adapter(config)) => starts_at_base(config),
+            (Reference::Folder(_) | Reference::None, _) => false,
+        };
+        let has_balance = self.model.spec.router_aux_loss_coef > 0.0;
+        self.aim
+            .objective
+            .loss_at_reference()
+            .filter(|_| is_same && !has_balance)
+    }
+}
