@@ -8,8 +8,6 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
-
 use super::artifact::Artifact;
 use super::trained::Opened;
 use crate::adapter::peft;
@@ -46,7 +44,7 @@ pub fn score(
     plan: &Plan,
     data: &mut RunData,
     config: &TrainConfig,
-    (storage, device): (Storage, &Device),
+    storage: Storage,
     report: Reporter,
 ) -> Result<(), Failure> {
     if *plan.reference() == Reference::None {
@@ -79,7 +77,7 @@ pub fn score(
         } else {
             let decoder = match &mut model {
                 Some(decoder) => decoder,
-                none => none.insert(load(plan, storage, device, report)?.settled()),
+                none => none.insert(load(plan, storage, report)?.settled()),
             };
             let mut values = Vec::with_capacity(part.places.len());
             for places in part.places.chunks(config.micro_batch_size) {
@@ -115,19 +113,15 @@ pub fn score(
 }
 
 /// Loads the model that the objective compares with.
-fn load(
-    plan: &Plan,
-    storage: Storage,
-    device: &Device,
-    report: Reporter,
-) -> Result<Decoder, Failure> {
-    let base = || plan.model.load(storage, device, report);
+fn load(plan: &Plan, storage: Storage, report: Reporter) -> Result<Decoder, Failure> {
+    let device = device::open(plan.device)?;
+    let base = || plan.model.load(storage, &device, report);
     Ok(match plan.reference() {
-        Reference::Init => plan.load_model(storage, device, None, report)?,
+        Reference::Init => plan.load_model(storage, &device, None, report)?,
         Reference::Base | Reference::None => base()?,
         Reference::Folder(folder) => {
             match Artifact::find(folder)?.open(&plan.model.spec, report)? {
-                Opened::Model(folder) => folder.load(storage, device, report)?,
+                Opened::Model(folder) => folder.load(storage, &device, report)?,
                 adapter @ Opened::Adapter(_) => adapter.on(base()?, storage.dtype, report)?,
             }
         }

@@ -150,13 +150,7 @@ impl Session<'_> {
         let speed = product_flops_per_second(&device, PRODUCT_WIDTH, plan.storage.dtype);
         let from = beginning.checkpoint();
         announce(plan, &data, (&config, memory), from, speed, report);
-        reference::score(
-            plan,
-            &mut data,
-            &config,
-            (memory.storage(), &device),
-            report,
-        )?;
+        reference::score(plan, &mut data, &config, memory.storage(), report)?;
         let mut decoder = plan.load_model(memory.storage(), &device, from, report)?;
 
         let (lock, checkpoint) = self.lock(beginning, &data, locked, memory)?;

@@ -27,18 +27,10 @@ const NAMES: [(&str, &[&str]); 11] = [
         ],
     ),
     ("tools", &["tools", "functions"]),
-    (
-        "chosen",
-        &["chosen", "chosen_response", "preferred", "chatgpt"],
-    ),
+    ("chosen", &["chosen", "chosen_response", "preferred"]),
     (
         "rejected",
-        &[
-            "rejected",
-            "rejected_response",
-            "dispreferred",
-            "llama2-13b-chat",
-        ],
+        &["rejected", "rejected_response", "dispreferred"],
     ),
     ("label", &["label", "kto_tag", "desirable"]),
     (
