@@ -269,7 +269,7 @@ impl Corpus {
     }
 
     /// Returns the maximum number of tokens of a sequence.
-    pub(super) fn limit(&self) -> usize {
+    pub fn limit(&self) -> usize {
         self.limits.sequence_len
     }
 
