@@ -32,6 +32,7 @@ mod padding;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod routines;
+pub(super) mod short_conv;
 pub(super) mod squares;
 #[cfg(test)]
 mod tests;

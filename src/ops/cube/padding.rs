@@ -15,7 +15,7 @@ use crate::device::{self, DeviceClass, FoundDevice};
 use crate::ops::{
     Activation, AdamWRule, AdamWState, Base, Mask, Packed, Score, Segment, adamw, attention,
     backward_from, cross_entropy, cross_entropy_losses, dropout, gated, rms_norm,
-    rms_norm_gradients, rms_norm_input, rope, sum_of_squares, times,
+    rms_norm_gradients, rms_norm_input, rope, short_conv, sum_of_squares, times,
 };
 use crate::quant::{BlockSize, FourBitType as Code, QuantFormat};
 
@@ -230,6 +230,25 @@ fn attentions() {
             let of_leaves =
                 [query, key, value].map(|leaf| bits(leaf.grad(&gradients).expect("tracked")));
             [bits(output.inner())].into_iter().chain(of_leaves)
+        });
+        of_all.collect()
+    });
+}
+
+#[test]
+fn convolutions() {
+    is_the_same_padded("a convolution", |device| {
+        let all = types(device).flat_map(|dtype| [5, 36].map(|channels| (dtype, channels)));
+        let of_all = all.flat_map(|(dtype, channels)| {
+            let leaf = |seed, shape| of(seed, shape, dtype, device).autodiff().require_grad();
+            let (x, kernel) = (leaf(1, [75, channels]), leaf(2, [channels, 4]));
+            let bias = of(3, [channels], dtype, device).autodiff().require_grad();
+            let documents = [2, 70, 3].into();
+            let output = short_conv(x.clone(), kernel.clone(), bias.clone(), &documents, true);
+            let gradients = backward_from(output.clone(), of(4, [75, channels], dtype, device));
+            let of_leaves = [x, kernel].map(|leaf| bits(leaf.grad(&gradients).expect("tracked")));
+            let of_bias = bits(bias.grad(&gradients).expect("tracked"));
+            [bits(output.inner()), of_bias].into_iter().chain(of_leaves)
         });
         of_all.collect()
     });
