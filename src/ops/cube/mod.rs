@@ -29,6 +29,7 @@ pub(super) mod gated;
 pub(super) mod packed;
 #[cfg(test)]
 mod padding;
+pub(super) mod recurrence;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod routines;
