@@ -302,7 +302,7 @@ impl LayerSpec {
         // Of what is scaled: its gradient, that of what it was before, and both sides' product,
         // which becomes that of the magnitudes.
         let scaled = 3 * self.most_scaled_bytes(width, rows, maps);
-        let attention = stream + self.mixer.computed_bytes(rows);
+        let attention = stream + self.mixer.computed_bytes(rows) + self.mixer.scratch_bytes(rows);
         whole
             .max(dropped + scaled)
             .max(attention.saturating_sub(self.mlp_saved_bytes(width, rows, of_mlp)))

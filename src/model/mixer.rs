@@ -176,6 +176,14 @@ impl MixerSpec {
         rows.bytes(3 * queries + 2 * keys + self.way())
     }
 
+    /// Returns the bytes that a backward holds beside these and their gradients.
+    pub(super) fn scratch_bytes(&self, rows: RowShape) -> u64 {
+        match self {
+            Self::Recurrent(recurrent) => recurrent.scratch_bytes(rows),
+            Self::Convolution(_) | Self::Grouped(_) | Self::Latent(_) => 0,
+        }
+    }
+
     /// Returns the bytes of all query heads.
     pub(super) fn query_bytes(&self, rows: RowShape) -> u64 {
         rows.bytes(self.head_widths()[0])

@@ -6,7 +6,7 @@ use super::frame::{BlockPlace, Frame, Site};
 use super::past::Past;
 use super::spec::RecurrentSpec;
 use crate::nn::conv::Conv;
-use crate::nn::footprint::RowShape;
+use crate::nn::footprint::{F32, RowShape};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::weight::Weight;
@@ -140,6 +140,16 @@ impl RecurrentSpec {
         let (form, whole) = (self.form, self.inputs().len() == 1);
         let values = if whole { 5 } else { 4 } * form.values();
         rows.bytes((2 * form.channels() + form.gates() + values) as u64)
+    }
+
+    /// Returns the bytes that the backward of the recurrence on a GPU holds beside its operands and
+    /// their gradients.
+    pub(super) fn scratch_bytes(&self, rows: RowShape) -> u64 {
+        if rows.on_gpu {
+            rows.tokens * self.form.gpu_scratch() as u64 * F32
+        } else {
+            0
+        }
     }
 
     /// Returns the bytes of intermediate results: what is kept, the results of heads before they

@@ -14,6 +14,8 @@ pub struct RowShape {
     pub number_bytes: u64,
     /// Whether adapters have dropout.
     pub drops: bool,
+    /// Whether a GPU computes.
+    pub on_gpu: bool,
 }
 
 impl RowShape {

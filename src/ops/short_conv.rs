@@ -275,10 +275,8 @@ impl ShortConv for burn::backend::Cube {
         documents: Arc<[u32]>,
         silu: bool,
     ) -> FloatTensor<Self> {
-        let like = x.clone();
-        let [x, kernel, bias] = [x, kernel, bias].map(super::host::brought);
-        let y = Flex::short_conv(x, kernel, bias, documents, silu);
-        super::host::sent(&y, &like)
+        let given = super::cube::short_conv::Given { x, kernel, bias };
+        super::cube::short_conv::forward(given, &documents, silu)
     }
 
     fn short_conv_gradients(
@@ -290,15 +288,8 @@ impl ShortConv for burn::backend::Cube {
         silu: bool,
         trains: bool,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let like = [x.clone(), kernel.clone(), bias.clone()];
-        let [x, kernel, bias, gradient] = [x, kernel, bias, gradient].map(super::host::brought);
-        let (of_x, of_kernel, of_bias) =
-            Flex::short_conv_gradients(x, kernel, bias, gradient, documents, silu, trains);
-        (
-            super::host::sent(&of_x, &like[0]),
-            super::host::sent(&of_kernel, &like[1]),
-            super::host::sent(&of_bias, &like[2]),
-        )
+        let given = super::cube::short_conv::Given { x, kernel, bias };
+        super::cube::short_conv::backward(given, gradient, &documents, silu, trains).into()
     }
 }
 

@@ -29,9 +29,11 @@ pub(super) mod gated;
 pub(super) mod packed;
 #[cfg(test)]
 mod padding;
+pub(super) mod recurrence;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod routines;
+pub(super) mod short_conv;
 pub(super) mod squares;
 #[cfg(test)]
 mod tests;

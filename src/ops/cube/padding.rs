@@ -13,9 +13,10 @@ use burn_cubecl::tensor::CubeTensor;
 use super::tests::{device, drawn, tensor};
 use crate::device::{self, DeviceClass, FoundDevice};
 use crate::ops::{
-    Activation, AdamWRule, AdamWState, Base, Mask, Packed, Score, Segment, adamw, attention,
-    backward_from, cross_entropy, cross_entropy_losses, dropout, gated, rms_norm,
-    rms_norm_gradients, rms_norm_input, rope, sum_of_squares, times,
+    Activation, AdamWRule, AdamWState, Base, Mask, Packed, RecurrenceForm, Score, Segment, Update,
+    adamw, attention, backward_from, cross_entropy, cross_entropy_losses, dropout, gated,
+    recurrence, rms_norm, rms_norm_gradients, rms_norm_input, rope, short_conv, sum_of_squares,
+    times,
 };
 use crate::quant::{BlockSize, FourBitType as Code, QuantFormat};
 
@@ -230,6 +231,64 @@ fn attentions() {
             let of_leaves =
                 [query, key, value].map(|leaf| bits(leaf.grad(&gradients).expect("tracked")));
             [bits(output.inner())].into_iter().chain(of_leaves)
+        });
+        of_all.collect()
+    });
+}
+
+#[test]
+fn convolutions() {
+    is_the_same_padded("a convolution", |device| {
+        let all = types(device).flat_map(|dtype| [5, 36].map(|channels| (dtype, channels)));
+        let of_all = all.flat_map(|(dtype, channels)| {
+            let leaf = |seed, shape| of(seed, shape, dtype, device).autodiff().require_grad();
+            let (x, kernel) = (leaf(1, [75, channels]), leaf(2, [channels, 4]));
+            let bias = of(3, [channels], dtype, device).autodiff().require_grad();
+            let documents = [2, 70, 3].into();
+            let output = short_conv(x.clone(), kernel.clone(), bias.clone(), &documents, true);
+            let gradients = backward_from(output.clone(), of(4, [75, channels], dtype, device));
+            let of_leaves = [x, kernel].map(|leaf| bits(leaf.grad(&gradients).expect("tracked")));
+            let of_bias = bits(bias.grad(&gradients).expect("tracked"));
+            [bits(output.inner()), of_bias].into_iter().chain(of_leaves)
+        });
+        of_all.collect()
+    });
+}
+
+#[test]
+fn recurrences() {
+    is_the_same_padded("a recurrence", |device| {
+        let all = types(device).flat_map(|dtype| {
+            let sum = Update::Sum {
+                least: 0.05,
+                most: 2.5,
+            };
+            [Update::Delta, sum].map(|update| (dtype, update))
+        });
+        let of_all = all.flat_map(|(dtype, update)| {
+            let form = RecurrenceForm {
+                update,
+                key_heads: 2,
+                value_heads: 4,
+                key_dim: 6,
+                value_dim: 5,
+            };
+            let leaves = [
+                [92, form.channels()],
+                [92, form.gates()],
+                [form.vectors(), 4],
+            ]
+            .map(|shape| of(1, shape, dtype, device).autodiff().require_grad());
+            let [mixed, gates, vectors] = leaves.clone();
+            let state = of(2, [4, 6, 5], FloatDType::F32, device).autodiff();
+            let documents = [70, 1, 21].into();
+            let (output, last) = recurrence(mixed, gates, vectors, state, form, &documents);
+            let gradient = of(3, [92, form.values()], dtype, device);
+            let gradients = backward_from(output.clone(), gradient);
+            let of_leaves = leaves.map(|leaf| bits(leaf.grad(&gradients).expect("tracked")));
+            [bits(output.inner()), bits(last.inner())]
+                .into_iter()
+                .chain(of_leaves)
         });
         of_all.collect()
     });

@@ -13,7 +13,7 @@ use crate::ops::simd::{Arithmetic, vectorised};
 use crate::ops::tile_product::{Left, Onto, OperandLayout, product};
 
 /// Tokens per chunk.
-pub(super) const CHUNK: usize = 64;
+pub(in crate::ops) const CHUNK: usize = 64;
 /// Rows that are solved one after the other; the rows before them are one product.
 const BLOCK: usize = 16;
 

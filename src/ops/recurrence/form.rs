@@ -37,8 +37,11 @@ pub struct RecurrenceForm {
     pub value_dim: usize,
 }
 
+/// Numbers of a token and head in the table of a GPU's form.
+pub(in crate::ops) const OF_HEAD: usize = 6;
+
 /// ε of the lengths of queries and keys.
-const LENGTH_EPSILON: f32 = 1e-6;
+pub(in crate::ops) const LENGTH_EPSILON: f32 = 1e-6;
 
 /// Gates of a token and head.
 #[derive(Debug, Clone, Copy)]
@@ -101,8 +104,20 @@ impl RecurrenceForm {
     /// and has two products for each of forward's.
     pub const BACKWARD: usize = 4;
 
+    /// Returns the numbers per token, f32, that a backward on a GPU holds beside operands and
+    /// gradients: what a head writes and its gradient, the gradients of queries and keys by head of
+    /// values, a table of gates, and the states between chunks.
+    pub fn gpu_scratch(&self) -> usize {
+        let writes = match self.update {
+            Update::Delta => 2 * self.values(),
+            Update::Sum { .. } => self.values(),
+        };
+        let states = (self.key_dim * (self.value_dim + 1)).div_ceil(CHUNK);
+        writes + self.value_heads * (2 * self.key_dim + OF_HEAD + states)
+    }
+
     /// Returns the places of the first query, key and value in a token's features.
-    pub(super) fn offsets(&self) -> [usize; 3] {
+    pub(in crate::ops) fn offsets(&self) -> [usize; 3] {
         let keys = self.key_heads * self.key_dim;
         match self.update {
             Update::Delta => [0, keys, 2 * keys],

@@ -1,9 +1,9 @@
 //! A state per head that each token changes and reads: the gated delta rule and Mamba 2, forward
-//! and backward in chunks, linear in time and memory.
+//! and backward, linear in time and memory.
 //!
-//! Backward keeps the operands only: states are made again, those between chunks of one head at a
-//! time. All numbers within are f32 whatever the type of the stream. `walk` computes on the CPU; for
-//! a GPU the operands come to the CPU and the results go back.
+//! Backward keeps the operands only: states are made again. All numbers within are f32 whatever the
+//! type of the stream. `walk` computes on the CPU, in chunks, of which it keeps the states between
+//! those of one head at a time; `ops/cube/recurrence` on a GPU, token by token.
 
 mod chunk;
 mod form;
@@ -23,6 +23,10 @@ use burn::backend::{
 };
 use burn::tensor::Tensor;
 
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(super) use chunk::CHUNK;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+pub(super) use form::{LENGTH_EPSILON, OF_HEAD};
 pub use form::{RecurrenceForm, Update};
 use walk::Given;
 
@@ -145,14 +149,13 @@ impl Recurrent for burn::backend::Cube {
         form: RecurrenceForm,
         documents: Arc<[u32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
-        let like = [mixed.clone(), state.clone()];
-        let [mixed, gates, vectors, state] =
-            [mixed, gates, vectors, state].map(super::host::brought);
-        let (output, state) = Flex::recurrence(mixed, gates, vectors, state, form, documents);
-        (
-            super::host::sent(&output, &like[0]),
-            super::host::sent(&state, &like[1]),
-        )
+        let given = super::cube::recurrence::Given {
+            mixed,
+            gates,
+            vectors,
+            state,
+        };
+        super::cube::recurrence::forward(given, form, &documents)
     }
 
     fn recurrence_gradients(
@@ -164,16 +167,13 @@ impl Recurrent for burn::backend::Cube {
         form: RecurrenceForm,
         documents: Arc<[u32]>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
-        let like = [mixed.clone(), gates.clone(), vectors.clone()];
-        let [mixed, gates, vectors, state, gradient] =
-            [mixed, gates, vectors, state, gradient].map(super::host::brought);
-        let (of_mixed, of_gates, of_vectors) =
-            Flex::recurrence_gradients(mixed, gates, vectors, state, gradient, form, documents);
-        (
-            super::host::sent(&of_mixed, &like[0]),
-            super::host::sent(&of_gates, &like[1]),
-            super::host::sent(&of_vectors, &like[2]),
-        )
+        let given = super::cube::recurrence::Given {
+            mixed,
+            gates,
+            vectors,
+            state,
+        };
+        super::cube::recurrence::backward(given, gradient, form, &documents).into()
     }
 }
 

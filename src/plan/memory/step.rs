@@ -194,6 +194,7 @@ fn row_shape(load: &Load, rows: MicroBatchRows) -> RowShape {
         tokens: rows.tokens as u64,
         number_bytes: load.computed_bytes(),
         drops: load.dropout > 0.0,
+        on_gpu: matches!(load.place, MemoryPlace::Gpu { .. }),
     }
 }
 

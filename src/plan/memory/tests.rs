@@ -3,8 +3,9 @@ use proptest::prelude::*;
 use super::step::HELD_BACK;
 use super::*;
 use crate::adapter::LoraConfig;
-use crate::model::{GatedSpec, GroupedSpec, LayerSpec};
+use crate::model::{GatedSpec, GroupedSpec, LayerSpec, RecurrentSpec};
 use crate::nn::rope::{RopeScaling, RopeSpec};
+use crate::ops::{RecurrenceForm, Update};
 
 /// A model of width 4 with two heads of 2 and one key head, a feed-forward width of 6 and 10
 /// tokens.
@@ -349,6 +350,49 @@ fn a_gpu_has_numbers_of_its_own_size_and_a_process_only_where_memory_is_shared()
     assert!(
         processor.step.kept_bytes > wide.step.kept_bytes,
         "the CPU widens, and its allocator holds some back"
+    );
+}
+
+#[test]
+fn the_backward_of_a_recurrence_on_a_gpu_holds_more_than_the_stream() {
+    let form = RecurrenceForm {
+        update: Update::Delta,
+        key_heads: 1,
+        value_heads: 2,
+        key_dim: 64,
+        value_dim: 32,
+    };
+    let mixer = RecurrentSpec {
+        module: "linear_attn",
+        form,
+        taps: 4,
+        conv_bias: false,
+        bias: false,
+    };
+    let layer = LayerSpec::new(mixer, GatedSpec::new(6));
+    let mut load = load(1, 1, MicroBatchRows::dense(1, 50));
+    load.spec.layers = vec![layer];
+    load.trained = Trained::adapter(&LoraConfig::all_linear(1, 1.0), &load.spec)
+        .expect("all projections are chosen");
+    let [processor, gpu] = [
+        MemoryPlace::Processor { threads: 1 },
+        MemoryPlace::Gpu {
+            half: None,
+            is_shared: false,
+        },
+    ]
+    .map(|place| {
+        let load = Load {
+            place,
+            ..load.clone()
+        };
+        load.parts(Memory::KEEP).step.block_bytes
+    });
+    // e and du of 2 x 32 features, dq and dk of 2 x 64, 6 numbers of each head, and a 64th of its
+    // state and of a number for each row.
+    assert_eq!(
+        gpu - processor,
+        4 * 50 * (2 * 64 + 2 * 128 + 2 * 6 + 2 * 33)
     );
 }
 
