@@ -18,7 +18,7 @@ pub struct Orpo {
 
 impl Orpo {
     /// Returns the odds-ratio loss of a chosen and a rejected completion.
-    pub(super) fn loss(&self, pair: [Completion; 2]) -> PairLoss {
+    pub(super) fn loss(self, pair: [Completion; 2]) -> PairLoss {
         let means = pair.map(|of| of.mean().min(MOST_LIKELY));
         let odds = means.map(|mean| mean - log_one_minus_exp(mean));
         let ratio = odds[0] - odds[1];

@@ -123,18 +123,18 @@ fn stored<'a>(
             .get(&name)
             .cloned()
             .expect("the weights were checked");
-        let placed = PlacedTensor::of(&name, &shape, spec).or_else(|| scalar(&name, spec));
-        if let Some(placed) = placed {
+        let own = PlacedTensor::of(&name, &shape, spec).or_else(|| scalar(&name, spec));
+        if let Some(own) = own {
             let info = Info {
-                name: placed.name,
-                shape: placed.shape,
+                name: own.name,
+                shape: own.shape,
                 kind: GgmlType::F32,
             };
             let stored = StoredTensor {
                 archive,
                 name: stored,
                 half: None,
-                change: placed.change,
+                change: own.change,
             };
             let numbers = Numbers::Stored(vec![stored]);
             parts.push(TensorPart { info, numbers });

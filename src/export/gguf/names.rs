@@ -85,11 +85,11 @@ pub(super) fn places(
         .experts()
         .and_then(|experts| of_stacks(rest, experts))
     {
-        let named = |place: GgufModule| GgufModule {
+        let in_layer = |place: GgufModule| GgufModule {
             module: format!("blk.{layer}.{}", place.module),
             ..place
         };
-        return Some(places.into_iter().map(named).collect());
+        return Some(places.into_iter().map(in_layer).collect());
     }
     let carried = || {
         let inside = rest

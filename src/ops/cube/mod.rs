@@ -13,6 +13,11 @@
     reason = "an element's type has no name in a kernel, and one in its launch"
 )]
 #![allow(
+    clippy::collapsible_if,
+    clippy::manual_is_multiple_of,
+    reason = "a condition of the launch stands alone, and kernels have the operators of their language"
+)]
+#![allow(
     clippy::trivially_copy_pass_by_ref,
     reason = "what a launch hands to a kernel comes by reference"
 )]
