@@ -89,7 +89,7 @@ impl Simpo {
             value,
             slopes: [by(0), -by(1)],
             rewards: scores.map(|score| self.beta * score),
-            log_p: scores,
+            log_p: pair.map(|of| of.mean()),
             figures: Vec::new(),
         }
     }

@@ -40,7 +40,7 @@ pub(super) struct InspectArgs {
     /// Of a dataset: the model whose tokenizer and chat template count its tokens
     #[arg(long, value_name = "DIR|ID")]
     base: Option<PathBuf>,
-    /// Of a dataset: the shape of its rows, `text`, `completion`, `instruction` or `chat`; without
+    /// Of a dataset: the shape of its rows, `text`, `completion`, `instruction`, `chat`, `preference` or `unpaired`; without
     /// it, the one whose columns are there
     #[arg(long, value_parser = parse_format)]
     format: Option<Format>,
@@ -54,8 +54,10 @@ pub(super) struct InspectArgs {
 }
 
 fn parse_format(word: &str) -> Result<Format, String> {
-    Format::parse(word)
-        .ok_or_else(|| "expected `text`, `completion`, `instruction` or `chat`".to_owned())
+    Format::parse(word).ok_or_else(|| {
+        "expected `text`, `completion`, `instruction`, `chat`, `preference` or `unpaired`"
+            .to_owned()
+    })
 }
 
 fn parse_column(word: &str) -> Result<(String, String), String> {
