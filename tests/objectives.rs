@@ -1,6 +1,6 @@
-//! Preference objectives against TRL (tests/golden/objectives, made by reference scripts): losses and
-//! figures of 20 steps, gradients of the first, and weights after the last; and the same results
-//! from micro-batches of any size.
+//! Preference objectives against TRL (tests/golden/objectives, made by reference scripts): losses
+//! and figures of 20 steps, gradients of the first, and weights after the last; and the same
+//! results from micro-batches of any size.
 
 mod common;
 

@@ -29,8 +29,8 @@ pub struct Simpo {
     pub label_smoothing: f64,
     /// The weight of the cross-entropy of the chosen completions; 0 for none.
     pub cpo_alpha: f64,
-    /// `AlphaPO`'s exponent: the reward is (1 - e^(-alpha m)) / alpha of the mean log-probability m;
-    /// 0 for m itself.
+    /// `AlphaPO`'s exponent: the reward is (1 - e^(-alpha m)) / alpha of the mean log-probability
+    /// m; 0 for m itself.
     pub alpha: f64,
 }
 

@@ -110,8 +110,8 @@ impl Dpo {
         }
     }
 
-    /// Returns the loss of a pair where the policy is the reference; `None` where it depends on more
-    /// than log-ratios. It is log 2 for `sigmoid`.
+    /// Returns the loss of a pair where the policy is the reference; `None` where it depends on
+    /// more than log-ratios. It is log 2 for `sigmoid`.
     pub(super) fn loss_at_reference(&self) -> Option<f64> {
         let same = Completion {
             log_p: 0.0,

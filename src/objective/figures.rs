@@ -28,8 +28,8 @@ impl Figures {
         self
     }
 
-    /// Returns the means by name. Of completions with labels the margin is the difference of the two
-    /// means, as in TRL.
+    /// Returns the means by name. Of completions with labels the margin is the difference of the
+    /// two means, as in TRL.
     pub fn means(&self) -> BTreeMap<String, f64> {
         let mut means: BTreeMap<String, f64> = self
             .0

@@ -172,8 +172,8 @@ fn reference(
                 || is_model(&folder.join(RunFolder::MODEL));
             if !is_found {
                 let fault = Fault::new(format!(
-                    "objective.reference: `{path}` is neither `init`, `base`, `none`, nor the folder \
-                    of an adapter or a model"
+                    "objective.reference: `{path}` is neither `init`, `base`, `none`, nor the \
+                    folder of an adapter or a model"
                 ))
                 .hint("name a folder with `adapter_config.json` or `config.json`");
                 faults.push(match said {

@@ -235,7 +235,8 @@ impl RunData {
         self.reference = scores;
     }
 
-    /// Whether training rows are scored too, because of a reference or of completions of other rows.
+    /// Whether training rows are scored too, because of a reference or of completions of other
+    /// rows.
     pub(super) fn scores_training(&self) -> bool {
         self.scores_training
     }

@@ -189,8 +189,8 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "objective.type",
         "\"sft\"",
-        "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; `kto`: \
-        completions with labels, of `format: unpaired`.",
+        "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; \
+        `kto`: completions with labels, of `format: unpaired`.",
     ),
     key(
         "objective.loss_type",
@@ -200,7 +200,8 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "objective.beta",
         "",
-        "Factor of log-ratios, or of the odds ratio with `orpo`; 0.1 by default, and 2 for `simpo`.",
+        "Factor of log-ratios, or of the odds ratio with `orpo`; 0.1 by default, and 2 for \
+        `simpo`.",
     ),
     key(
         "objective.label_smoothing",
@@ -221,7 +222,8 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "objective.cpo_alpha",
         "",
-        "Weight of the cross-entropy of chosen completions; 1 for `cpo` and 0 for `simpo` by default.",
+        "Weight of the cross-entropy of chosen completions; 1 for `cpo` and 0 for `simpo` by \
+        default.",
     ),
     key(
         "objective.simpo_gamma",

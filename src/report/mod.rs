@@ -107,8 +107,8 @@ pub struct Step {
 pub struct Evaluation {
     /// Optimizer steps taken so far; 0 before the first.
     pub step: u64,
-    /// Mean loss, nats: cross-entropy per trained token, or the loss of a pair or of a completion with
-    /// a label.
+    /// Mean loss, nats: cross-entropy per trained token, or the loss of a pair or of a completion
+    /// with a label.
     pub eval_loss: f64,
     /// `exp(eval_loss)` of cross-entropy.
     #[serde(skip_serializing_if = "Option::is_none")]

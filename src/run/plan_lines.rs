@@ -37,7 +37,8 @@ pub fn plan_lines(
         (
             "rows read",
             format!(
-                "{}, {}{} too long, {} cut, {} without a trained token, {}{} broken, {} duplicates{}",
+                "{}, {}{} too long, {} cut, {} without a trained token, {}{} broken, {} \
+                duplicates{}",
                 grouped(total.rows),
                 if total.not_selected > 0 {
                     format!("{} not selected, ", grouped(total.not_selected))

@@ -51,8 +51,8 @@ const OF_LOSS: [&str; 5] = [
     "eval_loss_end_of_turn",
 ];
 
-/// Returns the objective's own figures of the validation rows, before training and at the best step,
-/// from the run's metrics; nothing where the objective has none.
+/// Returns the objective's own figures of the validation rows, before training and at the best
+/// step, from the run's metrics; nothing where the objective has none.
 fn figures(run: &Path, state: &State) -> Map<String, Value> {
     let text = read_text(&run.join(RunFolder::METRICS)).unwrap_or_default();
     let lines: Vec<Map<String, Value>> = text

@@ -55,8 +55,8 @@ impl ObjectiveType {
 }
 
 term! {
-    /// Loss of a pair in direct preference optimization, under TRL's names. Smoothing of `sigmoid` is
-    /// conservative DPO.
+    /// Loss of a pair in direct preference optimization, under TRL's names. Smoothing of `sigmoid`
+    /// is conservative DPO.
     DpoLoss {
         /// -log σ of the margin, arXiv:2305.18290.
         Sigmoid = "sigmoid",

@@ -239,8 +239,9 @@ pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usi
         .read(&hidden_of(decoder, batch), &batch.targets, pass)
 }
 
-/// Returns the log-probability of the chosen and of the rejected completion of each unit of a batch,
-/// or of its only one and 0, without a tape and without dropout: sums in order and in f64, nats.
+/// Returns the log-probability of the chosen and of the rejected completion of each unit of a
+/// batch, or of its only one and 0, without a tape and without dropout: sums in order and in f64,
+/// nats.
 pub fn log_p_of_units(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<[f64; 2]> {
     let readings = readings_of(decoder, batch, head_chunk_rows);
     let sum = |targets: Range<usize>| -> f64 {

@@ -40,8 +40,8 @@ pub(super) struct InspectArgs {
     /// Of a dataset: the model whose tokenizer and chat template count its tokens
     #[arg(long, value_name = "DIR|ID")]
     base: Option<PathBuf>,
-    /// Of a dataset: the shape of its rows, `text`, `completion`, `instruction`, `chat`, `preference` or `unpaired`; without
-    /// it, the one whose columns are there
+    /// Of a dataset: the shape of its rows, `text`, `completion`, `instruction`, `chat`,
+    /// `preference` or `unpaired`; without it, the one whose columns are there
     #[arg(long, value_parser = parse_format)]
     format: Option<Format>,
     /// Of a dataset: the file's names of the format's columns, such as

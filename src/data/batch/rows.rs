@@ -202,9 +202,9 @@ impl<'a> Rows<'a> {
     }
 
     /// Builds a batch of the prompts of the rows at these places, each with the completion of the
-    /// row before it in its group; the first of a group has that of the last. A group is a number of
-    /// consecutive rows of the data, so that the result depends neither on the order of an epoch nor
-    /// on micro-batches. A last group of one row takes the completion of the row before it.
+    /// row before it in its group; the first of a group has that of the last. A group is a number
+    /// of consecutive rows of the data, so that the result depends neither on the order of an epoch
+    /// nor on micro-batches. A last group of one row takes the completion of the row before it.
     ///
     /// Sequences are cut to the limit of the run.
     pub fn mismatched<D: Into<Draw> + Copy>(&self, draws: &[D]) -> Batch {

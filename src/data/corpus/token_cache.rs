@@ -4,12 +4,12 @@
 //! Layout, little-endian: stamp (kind and version, key, hash of the data file), number of rows
 //! (u64), bytes of records (u64), checksum (32 bytes); then a record for each row: its ids (u32
 //! each) and its label bits (first token in the lowest bit); then an index entry for each row:
-//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64), form (u32) and a
-//! number of the form (u32): see [`RowForm`]. The record of a broken row is the reason in UTF-8; its
-//! entry has the length of the reason in place of the tokens, and [`BROKEN`] in place of the trained
-//! tokens. One more entry of this kind follows the last row; its text holds the remarks on the whole
-//! file. The checksum is blake3 over the records, the index and everything before the checksum.
-//! Length limits are not part of a cache, so changing them needs no new tokenization.
+//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64), form (u32)
+//! and a number of the form (u32): see [`RowForm`]. The record of a broken row is the reason in
+//! UTF-8; its entry has the length of the reason in place of the tokens, and [`BROKEN`] in place of
+//! the trained tokens. One more entry of this kind follows the last row; its text holds the remarks
+//! on the whole file. The checksum is blake3 over the records, the index and everything before the
+//! checksum. Length limits are not part of a cache, so changing them needs no new tokenization.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
