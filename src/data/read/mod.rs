@@ -7,6 +7,7 @@ pub mod first_bytes;
 pub mod footer;
 pub mod license;
 pub mod likely;
+pub mod names;
 mod pages;
 pub mod parquet;
 mod times;
