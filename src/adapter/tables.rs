@@ -97,7 +97,8 @@ impl LoraConfig {
                 return Err(AdapterError::Config {
                     place: SAVED.to_owned(),
                     message: format!(
-                        "`{name}` has a bias, which PEFT would train along, known is a table without"
+                        "`{name}` has a bias, which PEFT would train along, known is a table \
+                        without"
                     ),
                 });
             }

@@ -376,7 +376,8 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
 }
 
 /// Returns the floating-point operations per token with a frozen base: 4 per parameter that the
-/// token uses, and causal attention over half of all pairs, or the recurrence, forward and backward.
+/// token uses, and causal attention over half of all pairs, or the recurrence, forward and
+/// backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
     let mixing: f64 = spec
         .layers

@@ -44,7 +44,7 @@ pub struct BlockOutput {
     pub key_values: Option<KeyValueRows>,
 }
 
-/// What stands beside the stream on its way through the blocks.
+/// Tensors beside the stream on its way through the blocks.
 #[derive(Debug, Default)]
 pub struct Context {
     /// The inputs of all layers, [1, tokens, layers, width of one].

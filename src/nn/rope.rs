@@ -35,8 +35,8 @@ pub enum Pairs {
     Neighbors,
 }
 
-/// A factor of queries by their position p: 1 + β ln(1 + ⌊p / n⌋). It keeps the softmax of long texts
-/// as sharp as that of n tokens, as in Nakanishi 2025, arXiv:2501.19399.
+/// A factor of queries by their position p: 1 + β ln(1 + ⌊p / n⌋). It keeps the softmax of long
+/// texts as sharp as that of n tokens, as in Nakanishi 2025, arXiv:2501.19399.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryGrowth {
     /// β.
@@ -280,7 +280,8 @@ impl RopeSpec {
 }
 
 /// Returns the first and the last pair of features between which `YaRN` blends, from the pairs that
-/// rotate `beta_fast` and `beta_slow` times, as `find_correction_range` of `modeling_rope_utils.py`.
+/// rotate `beta_fast` and `beta_slow` times, as `find_correction_range` of
+/// `modeling_rope_utils.py`.
 fn blended_pairs([low, high]: [f64; 2], truncate: bool, last: f64) -> (f64, f64) {
     let (low, high) = if truncate {
         (low.floor(), high.ceil())

@@ -19,7 +19,7 @@ use crate::terms::{Deduplicate, NearDuplicates};
 /// The Jaccard similarity from which rows are near-duplicates: about one word in twelve differs.
 const THRESHOLD: f64 = 0.6;
 
-/// Which rows are left out as duplicates or near-duplicates.
+/// Rule for rows that are left out as duplicates or near-duplicates.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Alike {
     /// The rule for rows that are like an earlier one.

@@ -19,7 +19,7 @@ use crate::train::{self, Memory, Rule};
 /// and other programs need memory too.
 const SHARE_OF_FREE: f64 = 0.9;
 
-/// How much memory a run needs, and how much it may use.
+/// Memory that a run needs, and memory that it may use.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
     /// The parameters of the estimate.

@@ -293,8 +293,8 @@ impl<'a> Draft<'a> {
         self.set(key, value)
     }
 
-    /// Changes the outcome of every key of a name to a refusal, once its value is seen not to go with
-    /// another.
+    /// Changes the outcome of every key of a name to a refusal, once its value is seen not to go
+    /// with another.
     pub fn refuse(&mut self, key: &str, reason: &str) {
         let found = self.keys.iter_mut().filter(|found| found.key == key);
         for key in found {
@@ -314,8 +314,8 @@ impl<'a> Draft<'a> {
         });
     }
 
-    /// Returns the recipe and the outcomes. What the recipe's reader does not accept is refused with
-    /// its message.
+    /// Returns the recipe and the outcomes. What the recipe's reader does not accept is refused
+    /// with its message.
     pub fn into_imported(mut self) -> Imported {
         for _ in 0..MOST_ROUNDS {
             let (text, owners) = self.render(false);

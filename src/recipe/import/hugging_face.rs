@@ -484,8 +484,8 @@ pub(super) fn eval_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Returns the outcome of a key that sets how often evaluation happens. It changes numbers only if it
-/// can end a run.
+/// Returns the outcome of a key that sets how often evaluation happens. It changes numbers only if
+/// it can end a run.
 pub(super) fn rarely(draft: &Draft, note: &str) -> KeyOutcome {
     let patience = ["early_stopping_patience", "early_stopping_steps"]
         .iter()
