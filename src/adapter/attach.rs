@@ -1,6 +1,6 @@
 //! Attaches adapters to a decoder, and reads their numbers back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 

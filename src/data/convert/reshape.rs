@@ -18,6 +18,7 @@ use super::names::{self, Holds, Proposal};
 use super::row::Row;
 use super::walk::{Work, joined};
 use super::{ColumnFound, Converted, Job, output};
+use crate::data::read::error::TableError;
 use crate::data::read::parquet;
 use crate::data::read::{cells, footer};
 use crate::files::{self, Hash, hash_file, open_file};
@@ -97,7 +98,7 @@ fn hash_of(inputs: &[Input]) -> Result<Hash, files::FileError> {
 }
 
 fn damaged(path: &Path, reason: String) -> ConvertError {
-    parquet::TableError::Damaged {
+    TableError::Damaged {
         path: path.to_owned(),
         reason,
     }

@@ -3,6 +3,7 @@
 pub mod cells;
 pub mod columns;
 pub mod data_file;
+pub mod error;
 pub mod first_bytes;
 pub mod footer;
 pub mod license;
