@@ -11,13 +11,16 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::Value;
 use std::sync::Arc;
 
+use super::chat_of::ChatOf;
+use super::converted::{ColumnFound, Converted};
 use super::error::ConvertError;
 use super::inputs::Input;
-use super::layout::{ChatOf, proposal, turns_type};
+use super::job::Job;
+use super::layout::{proposal, turns_type};
 use super::names::{self, Holds, Proposal};
+use super::output;
 use super::row::Row;
 use super::walk::{Work, joined};
-use super::{ColumnFound, Converted, Job, output};
 use crate::data::read::error::TableError;
 use crate::data::read::parquet;
 use crate::data::read::{cells, footer};
