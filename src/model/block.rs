@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 
-use super::flow::{BlockInput, BlockOutput};
+use super::block_io::{BlockInput, BlockOutput};
 use super::frame::{BlockPlace, Frame, LastRows, Site};
 use super::layout::Names;
 use super::mixer::Mixer;
