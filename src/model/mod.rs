@@ -29,6 +29,7 @@ mod resized;
 mod save;
 mod spec;
 mod storage;
+mod token_gate;
 mod transpose;
 mod weights;
 
@@ -55,7 +56,7 @@ pub use spec::{
     ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec,
     GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
     NormPlacement, OutputGate, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm,
-    RecurrentSpec, SharedExpertSpec, StackNames,
+    RecurrentSpec, SharedExpertSpec, StackNames, TokenGateSpec,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;
