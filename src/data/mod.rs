@@ -1,6 +1,8 @@
-//! From rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and
-//! [`shuffled`], [`Packs`], [`Rows`], [`Batch`]; how datasets are mixed: [`Mixture`]; and the
-//! status of each row on the way: [`near_duplicates`], [`RowStatus`], [`Ledger`].
+//! From files of rows to batches of tokens, in rooms of which none imports one after it: `read`
+//! (files to values) and `tokenizer`; [`convert`] (other files to Parquet) and [`template`]
+//! (conversations to text); `example` (values to tokens); `corpus` (the rows of all sources, each
+//! with its status: [`Corpus`], [`split`], [`near_duplicates`], [`Ledger`]); `batch` (what a step
+//! reads: [`Mixture`], [`Packs`], [`Rows`], [`Batch`]).
 
 mod batch;
 pub mod convert;
