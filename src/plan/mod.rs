@@ -5,6 +5,7 @@
 //! [`Plan::read_data`] and [`Plan::load_model`] load the parts.
 
 mod adapter;
+mod aim;
 mod alike;
 mod allowed;
 mod base;
