@@ -21,7 +21,6 @@ use super::spec::{
     ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec,
     LayerSpec, MixerSpec, MlpSpec, OutputGate, RecurrentSpec,
 };
-use super::token_gate::TokenGate;
 use super::{ModelError, Storage};
 use crate::device;
 use crate::nn::conv::Conv;
@@ -395,10 +394,6 @@ impl Assembly<'_> {
             MixerSpec::Recurrent(spec) => {
                 Mixer::Recurrent(Box::new(self.recurrent(index, spec, &mut projections)?))
             }
-            MixerSpec::TokenGate(_) => Mixer::TokenGate(Box::new(TokenGate {
-                input: next(&mut projections),
-                output: next(&mut projections),
-            })),
         };
         let mlp = match &layer.mlp {
             MlpSpec::Gated(spec) => gated(spec, &mut projections),

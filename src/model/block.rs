@@ -209,7 +209,7 @@ impl Block {
         let of_heads = match &self.spec.mixer {
             MixerSpec::Grouped(_) => names.query_key_norms(layer),
             MixerSpec::Latent(_) => names.latent_norms(layer),
-            MixerSpec::Convolution(_) | MixerSpec::TokenGate(_) => [String::new(), String::new()],
+            MixerSpec::Convolution(_) => [String::new(), String::new()],
             MixerSpec::Recurrent(recurrent) => ["norm", ""]
                 .map(|norm| names.in_layer(layer, &format!("{}.{norm}", recurrent.module))),
         };

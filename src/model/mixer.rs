@@ -14,7 +14,6 @@ use super::recurrent::Recurrent;
 use super::spec::{
     GroupedSpec, KeyValues, LatentSpec, MixerSpec, Modules, OutputGate, QueryKeyNorm,
 };
-use super::token_gate::TokenGate;
 use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
@@ -32,7 +31,6 @@ pub(super) enum Mixer {
     Latent(Box<Latent>),
     Recurrent(Box<Recurrent>),
     Convolution(Box<Convolution>),
-    TokenGate(Box<TokenGate>),
 }
 
 impl Mixer {
@@ -52,7 +50,6 @@ impl Mixer {
             Self::Latent(latent) => (latent.mix(x, place, frame, past), None),
             Self::Recurrent(recurrent) => (recurrent.mix(x, place, frame, past), None),
             Self::Convolution(convolution) => (convolution.mix(x, place, frame, past), None),
-            Self::TokenGate(gate) => (gate.mix(x, place, frame), None),
         }
     }
 
@@ -63,7 +60,6 @@ impl Mixer {
             Self::Latent(latent) => &latent.output,
             Self::Recurrent(recurrent) => &recurrent.output,
             Self::Convolution(convolution) => &convolution.output,
-            Self::TokenGate(gate) => &gate.output,
         }
     }
 
@@ -76,7 +72,6 @@ impl Mixer {
             Self::Latent(latent) => latent.projections(),
             Self::Recurrent(recurrent) => recurrent.projections(),
             Self::Convolution(convolution) => vec![&convolution.input, &convolution.output],
-            Self::TokenGate(gate) => vec![&gate.input, &gate.output],
         }
     }
 
@@ -91,14 +86,13 @@ impl Mixer {
             Self::Convolution(convolution) => {
                 vec![&mut convolution.input, &mut convolution.output]
             }
-            Self::TokenGate(gate) => vec![&mut gate.input, &mut gate.output],
         }
     }
 
     /// Visits the weights that train and are neither projections nor norms.
     pub(super) fn visit_own(&mut self, visit: &mut dyn FnMut(&str, Weight)) {
         match self {
-            Self::Grouped(_) | Self::Latent(_) | Self::TokenGate(_) => {}
+            Self::Grouped(_) | Self::Latent(_) => {}
             Self::Recurrent(recurrent) => recurrent.visit(visit),
             Self::Convolution(convolution) => convolution.conv.visit(visit),
         }
@@ -107,7 +101,7 @@ impl Mixer {
     /// Marks whether weights train that are neither projections nor norms.
     pub(super) fn set_own_trains(&mut self, trains: bool) {
         match self {
-            Self::Grouped(_) | Self::Latent(_) | Self::TokenGate(_) => {}
+            Self::Grouped(_) | Self::Latent(_) => {}
             Self::Recurrent(recurrent) => recurrent.conv.trains = trains,
             Self::Convolution(convolution) => convolution.conv.trains = trains,
         }
@@ -126,7 +120,7 @@ impl Mixer {
                 [of_query, Some(&mut latent.kv_norm)]
             }
             Self::Recurrent(recurrent) => [Some(&mut recurrent.norm), None],
-            Self::Convolution(_) | Self::TokenGate(_) => [None, None],
+            Self::Convolution(_) => [None, None],
         }
     }
 }
@@ -157,7 +151,6 @@ impl MixerSpec {
         match self {
             Self::Recurrent(recurrent) => return recurrent.saved_bytes(rows),
             Self::Convolution(convolution) => return convolution.saved_bytes(rows),
-            Self::TokenGate(gate) => return gate.saved_bytes(rows),
             Self::Grouped(_) | Self::Latent(_) => {}
         }
         let ([queries, keys], [heads, ..]) = (self.head_widths(), self.heads());
@@ -177,7 +170,6 @@ impl MixerSpec {
         match self {
             Self::Recurrent(recurrent) => return recurrent.computed_bytes(rows),
             Self::Convolution(convolution) => return convolution.saved_bytes(rows),
-            Self::TokenGate(gate) => return gate.saved_bytes(rows),
             Self::Grouped(_) | Self::Latent(_) => {}
         }
         let [queries, keys] = self.head_widths();
@@ -201,9 +193,7 @@ impl MixerSpec {
     fn head_widths(&self) -> [u64; 2] {
         let [heads, kv_heads, head_dim] = self.heads();
         let head_dim = match self {
-            Self::Grouped(_) | Self::Recurrent(_) | Self::Convolution(_) | Self::TokenGate(_) => {
-                head_dim
-            }
+            Self::Grouped(_) | Self::Recurrent(_) | Self::Convolution(_) => head_dim,
             Self::Latent(latent) => head_dim.max(latent.value_dim),
         };
         [heads, kv_heads].map(|heads| (heads * head_dim) as u64)
@@ -263,7 +253,7 @@ impl MixerSpec {
                 rope_dim,
                 ..
             }) => 2 * query_rank.unwrap_or(0) + 2 * (kv_rank + rope_dim),
-            Self::Recurrent(_) | Self::Convolution(_) | Self::TokenGate(_) => 0,
+            Self::Recurrent(_) | Self::Convolution(_) => 0,
         };
         numbers as u64
     }

@@ -29,7 +29,6 @@ mod resized;
 mod save;
 mod spec;
 mod storage;
-mod token_gate;
 mod transpose;
 mod weights;
 
@@ -56,7 +55,7 @@ pub use spec::{
     ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec,
     GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
     NormPlacement, OutputGate, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm,
-    RecurrentSpec, SharedExpertSpec, StackNames, TokenGateSpec,
+    RecurrentSpec, SharedExpertSpec, StackNames,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;

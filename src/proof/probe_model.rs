@@ -10,7 +10,7 @@ use crate::keyed_random::{mix, unit};
 use crate::model::{
     ConvolutionSpec, Decoder, DecoderSpec, GatedSpec, GroupedSpec, KeyValues, LatentSpec,
     LayerSpec, MixerSpec, MlpSpec, NormPlacement, QueryKeyNorm, RecurrentSpec, SharedExpertSpec,
-    Storage, TokenGateSpec,
+    Storage,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
@@ -250,10 +250,6 @@ fn tiny_layer(layer: &LayerSpec) -> LayerSpec {
         MixerSpec::Convolution(convolution) => MixerSpec::Convolution(ConvolutionSpec {
             channels: WIDTH + convolution.channels % VECTOR,
             ..convolution
-        }),
-        MixerSpec::TokenGate(gate) => MixerSpec::TokenGate(TokenGateSpec {
-            channels: WIDTH + gate.channels % VECTOR,
-            ..gate
         }),
         MixerSpec::Recurrent(recurrent) => {
             let form = recurrent.form;

@@ -33,7 +33,7 @@ impl Carried {
                 Update::Sum { .. } => Self::Sum,
                 Update::Delta => Self::Delta,
             }),
-            MixerSpec::Grouped(_) | MixerSpec::Latent(_) | MixerSpec::TokenGate(_) => None,
+            MixerSpec::Grouped(_) | MixerSpec::Latent(_) => None,
         };
         spec.layers.iter().find_map(of).unwrap_or(Self::None)
     }
@@ -138,7 +138,7 @@ impl Carried {
                     ]);
                 }
             }
-            MixerSpec::Grouped(_) | MixerSpec::Latent(_) | MixerSpec::TokenGate(_) => {}
+            MixerSpec::Grouped(_) | MixerSpec::Latent(_) => {}
         }
         judged
             .into_iter()

@@ -149,7 +149,6 @@ impl DecoderSpec {
             MixerSpec::Latent(latent) => self.latent(index, latent),
             MixerSpec::Recurrent(recurrent) => self.recurrent(index, recurrent),
             MixerSpec::Convolution(convolution) => self.convolution(index, convolution),
-            MixerSpec::TokenGate(gate) => self.token_gate(index, gate),
         };
         match mlp {
             MlpSpec::Gated(gated) => linears.extend(self.gated(index, gated)),
@@ -477,7 +476,6 @@ impl DecoderSpec {
             MixerSpec::Convolution(convolution) => {
                 tensors.extend(self.convolution_tensors(index, convolution));
             }
-            MixerSpec::TokenGate(_) => {}
         }
         let beside_experts: &[&str] = match &layer.mlp {
             MlpSpec::GatedAndExperts(_) => &BESIDE_EXPERTS,

@@ -1,7 +1,7 @@
 //! Names and shapes of mixers that carry something from token to token.
 
 use super::{DecoderSpec, LinearSpec};
-use crate::model::spec::{ConvolutionSpec, RecurrentSpec, TokenGateSpec};
+use crate::model::spec::{ConvolutionSpec, RecurrentSpec};
 
 /// The convolution of a recurrence.
 pub(in crate::model) const CONVOLUTION: &str = "conv1d";
@@ -45,17 +45,6 @@ impl DecoderSpec {
         tensors.extend(spec.vectors().iter().map(|of| (name(of), vec![heads])));
         tensors.push((name("norm.weight"), vec![spec.norm_width()]));
         tensors
-    }
-
-    /// Returns the projections of a gate of single tokens.
-    pub(super) fn token_gate(&self, index: usize, spec: &TokenGateSpec) -> Vec<LinearSpec> {
-        let of = |name: &str, shape| {
-            self.linear(index, &format!("{}.{name}", spec.module), shape, false)
-        };
-        vec![
-            of("in_proj", [self.width, 2 * spec.channels]),
-            of("out_proj", [spec.channels, self.width]),
-        ]
     }
 
     /// Returns the projections of a convolution between gates.

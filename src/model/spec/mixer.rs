@@ -1,6 +1,6 @@
 //! The spec of a layer's attention.
 
-use super::{ConvolutionSpec, Modules, RecurrentSpec, TokenGateSpec};
+use super::{ConvolutionSpec, Modules, RecurrentSpec};
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeSpec;
 use crate::ops::RecurrenceForm;
@@ -51,8 +51,6 @@ pub enum MixerSpec {
     Recurrent(RecurrentSpec),
     /// A short convolution alone.
     Convolution(ConvolutionSpec),
-    /// A gate of each token by itself.
-    TokenGate(TokenGateSpec),
 }
 
 impl From<GroupedSpec> for MixerSpec {
@@ -85,7 +83,7 @@ impl MixerSpec {
         match self {
             Self::Grouped(grouped) => grouped.rope.as_ref(),
             Self::Latent(latent) => Some(&latent.rope),
-            Self::Recurrent(_) | Self::Convolution(_) | Self::TokenGate(_) => None,
+            Self::Recurrent(_) | Self::Convolution(_) => None,
         }
     }
 
@@ -93,9 +91,7 @@ impl MixerSpec {
     pub fn span(&self) -> Span {
         match self {
             Self::Grouped(grouped) => grouped.span,
-            Self::Latent(_) | Self::Recurrent(_) | Self::Convolution(_) | Self::TokenGate(_) => {
-                Span::Full
-            }
+            Self::Latent(_) | Self::Recurrent(_) | Self::Convolution(_) => Span::Full,
         }
     }
 
@@ -113,7 +109,6 @@ impl MixerSpec {
                 [form.value_heads, form.key_heads, form.value_dim]
             }
             Self::Convolution(convolution) => [1, 1, convolution.channels],
-            Self::TokenGate(gate) => [1, 1, gate.channels],
         }
     }
 
@@ -127,10 +122,6 @@ impl MixerSpec {
         }
         if let Self::Convolution(ConvolutionSpec { channels, taps, .. }) = self {
             let forward = 2.0 * (channels * taps) as f64;
-            return [forward, 2.0 * forward];
-        }
-        if let Self::TokenGate(TokenGateSpec { channels, .. }) = self {
-            let forward = 2.0 * *channels as f64;
             return [forward, 2.0 * forward];
         }
         let [heads, _, head_dim] = self.heads();
@@ -148,7 +139,7 @@ impl MixerSpec {
         match self {
             Self::Recurrent(recurrent) => Some(recurrent.module),
             Self::Convolution(convolution) => Some(convolution.module),
-            Self::Grouped(_) | Self::Latent(_) | Self::TokenGate(_) => None,
+            Self::Grouped(_) | Self::Latent(_) => None,
         }
     }
 

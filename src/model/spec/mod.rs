@@ -9,7 +9,7 @@ pub use mlp::{
     ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, MlpSpec, PlainActivation, PlainSpec,
     SharedExpertSpec, StackNames,
 };
-pub use recurrent::{ConvolutionSpec, RecurrentSpec, TokenGateSpec};
+pub use recurrent::{ConvolutionSpec, RecurrentSpec};
 
 use std::collections::BTreeSet;
 
@@ -148,7 +148,7 @@ impl LayerSpec {
             }
             MixerSpec::Latent(latent) => 4 + usize::from(latent.query_rank.is_some()),
             MixerSpec::Recurrent(recurrent) => recurrent.inputs().len() + 1,
-            MixerSpec::Convolution(_) | MixerSpec::TokenGate(_) => 2,
+            MixerSpec::Convolution(_) => 2,
         }
     }
 
@@ -321,10 +321,8 @@ impl DecoderSpec {
             self.layers.len(),
             self.width,
             match mixer {
-                MixerSpec::Grouped(_)
-                | MixerSpec::Recurrent(_)
-                | MixerSpec::Convolution(_)
-                | MixerSpec::TokenGate(_) => format!("{kv_heads} key heads"),
+                MixerSpec::Grouped(_) | MixerSpec::Recurrent(_) | MixerSpec::Convolution(_) =>
+                    format!("{kv_heads} key heads"),
                 MixerSpec::Latent(latent) => format!("latent rows of {}", latent.kv_rank),
             },
             self.describe_mlp(),

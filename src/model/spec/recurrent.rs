@@ -52,16 +52,6 @@ impl RecurrentSpec {
     }
 }
 
-/// A gate of each token's own values: y = σ(G) ∘ V, with G and V projected from the stream side by
-/// side.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TokenGateSpec {
-    /// The name of its module in a layer.
-    pub module: &'static str,
-    /// Number of channels.
-    pub channels: usize,
-}
-
 /// A convolution of each channel by itself between two gates: y = C ∘ conv(B ∘ x), with B, C and x
 /// projected from the stream side by side.
 #[derive(Debug, Clone, PartialEq)]
