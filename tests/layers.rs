@@ -1,6 +1,7 @@
 //! Imports go only downward: a module may import any lower level and its own folder, and no module
 //! beside it.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -176,6 +177,195 @@ fn rooms_of_data_import_only_downward() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Files that import each other, folders' own files aside. None in `adapter`, `data` outside of
+/// templates, `model` or `plan`.
+const CIRCLES: [&[&str]; 15] = [
+    &["data/template/engine", "data/template/python"],
+    &["data/template/sandbox", "data/template/single"],
+    &["device/adapters", "device/cuda", "device/list"],
+    &[
+        "export/gguf/architecture",
+        "export/gguf/carried",
+        "export/gguf/change",
+        "export/gguf/differences",
+        "export/gguf/keys",
+        "export/gguf/uneven",
+    ],
+    &["hub/client", "hub/retry"],
+    &["hub/dataset", "hub/dataset_select"],
+    &["hub/push", "hub/upload"],
+    &[
+        "ops/base",
+        "ops/cube/gated",
+        "ops/cube/packed",
+        "ops/cube/padding",
+        "ops/gated",
+        "ops/product",
+    ],
+    &["ops/cube/dropout", "ops/dropout"],
+    &["ops/cube/rope", "ops/rope"],
+    &["ops/cube/squares", "ops/flat"],
+    &[
+        "recipe/notes",
+        "recipe/schema",
+        "recipe/section",
+        "recipe/synonyms",
+        "recipe/tree",
+    ],
+    &[
+        "run/artifact",
+        "run/merge",
+        "run/merge_check",
+        "run/reference",
+        "run/resume",
+        "run/scores",
+        "run/session",
+        "run/trained",
+    ],
+    &["run/lock", "run/provenance"],
+    &["train/evaluate", "train/run", "train/samples"],
+];
+
+/// Paths of imports, and those written out, one for each name in braces.
+fn paths(code: &str) -> Vec<Vec<String>> {
+    fn expand(head: &[String], list: &str, found: &mut Vec<Vec<String>>) {
+        let mut depth = 0_i32;
+        let items = list.split(|c| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            c == ',' && depth == 0
+        });
+        for item in items {
+            let (path, inner) = item.split_once('{').unwrap_or((item, ""));
+            let parts = path.split("::").map(|part| {
+                let name = part.trim().chars();
+                name.take_while(|c| c.is_ascii_alphanumeric() || *c == '_')
+                    .collect()
+            });
+            let parts = parts.filter(|part: &String| !part.is_empty());
+            let whole: Vec<String> = head.iter().cloned().chain(parts).collect();
+            match inner.rsplit_once('}') {
+                Some((inner, _)) => expand(&whole, inner, found),
+                None => found.push(whole),
+            }
+        }
+    }
+    let code: String = code
+        .lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .flat_map(|line| [line, "\n"])
+        .collect();
+    let mut found = Vec::new();
+    for (start, _) in code.match_indices("use ") {
+        let list = code[start + 4..].split(';').next().unwrap_or_default();
+        expand(&[], list, &mut found);
+    }
+    for root in ["crate::", "super::"] {
+        for (start, _) in code.match_indices(root) {
+            let is_path = |c: &char| c.is_ascii_alphanumeric() || [':', '_'].contains(c);
+            let path: String = code[start..].chars().take_while(is_path).collect();
+            expand(&[], &path, &mut found);
+        }
+    }
+    found
+}
+
+#[test]
+fn paths_are_read_with_their_braces() {
+    let found: Vec<String> =
+        paths("use a::{self, b::{C, d}};\nlet x = super::e::f(g); // crate::h")
+            .into_iter()
+            .map(|path| path.join("::"))
+            .collect();
+    assert_eq!(found, ["a::self", "a::b::C", "a::b::d", "super::e::f"]);
+}
+
+/// Every file of src but those of a folder itself, by its module, with the files that it imports.
+fn imports_of_files() -> BTreeMap<String, BTreeSet<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files: Vec<(Vec<String>, bool, String)> = sources()
+        .into_iter()
+        .map(|(path, _, text)| {
+            let inside = path.strip_prefix(&root).unwrap().with_extension("");
+            let parts = inside.iter().map(|part| part.to_str().unwrap().to_owned());
+            let mut module: Vec<String> = parts.collect();
+            let is_folder = path.with_extension("").is_dir() || path.ends_with("mod.rs");
+            if path.ends_with("mod.rs") {
+                module.pop();
+            }
+            (module, is_folder, text)
+        })
+        .collect();
+    let is_module = |path: &[String]| files.iter().any(|(module, ..)| module == path);
+    let is_folder = |path: &[String]| files.iter().any(|(module, is, _)| *is && module == path);
+    // The longest start of a path that is a module.
+    let module_of = |from: &[String], path: &[String]| {
+        let climbs = path.iter().take_while(|part| *part == "super").count();
+        let (mut at, rest) = match path.first().map(String::as_str) {
+            Some("crate") => (Vec::new(), &path[1..]),
+            Some("super") if climbs <= from.len() => {
+                (from[..from.len() - climbs].to_vec(), &path[climbs..])
+            }
+            _ => return None,
+        };
+        for part in rest {
+            at.push(part.clone());
+            if !is_module(&at) {
+                at.pop();
+                break;
+            }
+        }
+        Some(at)
+    };
+    let leaves = files
+        .iter()
+        .filter(|(module, is_folder, _)| !is_folder && !module.ends_with(&["tests".to_owned()]));
+    leaves
+        .map(|(module, _, text)| {
+            let targets = paths(without_tests(text))
+                .iter()
+                .filter_map(|path| module_of(module, path))
+                .filter(|target| target != module && !target.is_empty() && !is_folder(target))
+                .map(|target| target.join("/"))
+                .collect();
+            (module.join("/"), targets)
+        })
+        .collect()
+}
+
+#[test]
+fn files_that_import_each_other_are_known() {
+    let imports = imports_of_files();
+    let reached = |from: &str| {
+        let (mut reached, mut next) = (BTreeSet::new(), vec![from.to_owned()]);
+        while let Some(file) = next.pop() {
+            for target in imports.get(&file).into_iter().flatten() {
+                if reached.insert(target.clone()) {
+                    next.push(target.clone());
+                }
+            }
+        }
+        reached
+    };
+    let reached: BTreeMap<&String, BTreeSet<String>> =
+        imports.keys().map(|file| (file, reached(file))).collect();
+    let circle = |file: &String| -> Vec<&str> {
+        let all = reached.iter();
+        let both =
+            all.filter(|(other, back)| back.contains(file) && reached[file].contains(**other));
+        both.map(|(other, _)| other.as_str()).collect()
+    };
+    let circles: BTreeSet<Vec<&str>> = imports
+        .keys()
+        .map(circle)
+        .filter(|of| of.len() > 1)
+        .collect();
+    let known: BTreeSet<Vec<&str>> = CIRCLES.iter().map(|circle| circle.to_vec()).collect();
+    let new: Vec<_> = circles.difference(&known).collect();
+    assert!(new.is_empty(), "import each other: {new:?}");
+    let stale: Vec<_> = known.difference(&circles).collect();
+    assert!(stale.is_empty(), "import each other no more: {stale:?}");
 }
 
 /// Where a word may stand.

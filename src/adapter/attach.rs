@@ -1,12 +1,12 @@
 //! Attaches adapters to a decoder, and reads their numbers back.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::experts::joined;
-use super::pissa::INITIAL;
-use super::{AdapterError, LoraConfig, Target, tables};
+use super::numbers::{INITIAL, Numbers};
+use super::{AdapterError, LoraConfig, Target, table_weights};
 use crate::files::safetensors::Named;
 use crate::model::{Decoder, LinearSpec, Role};
 use crate::nn::lora::{Lora, Portion, Vector, initial, initial_normal};
@@ -14,11 +14,6 @@ use crate::nn::magnitude::Magnitude;
 use crate::nn::trainable_table::TrainableTable;
 use crate::ops::Base;
 use crate::terms::AdapterVector;
-
-/// Numbers of A [r, in] and B [out, r] by module, in the layout of PEFT's files. For a table, rows
-/// of it, or a vector, only the first entry is used. The initial numbers of adapters that were
-/// subtracted from the weight stand under `MODULE.initial`.
-pub type Numbers = BTreeMap<String, [Vec<f32>; 2]>;
 
 /// Attaches an adapter to every module that the config chooses: with the numbers given, or with
 /// PEFT's initial distribution (A from draws keyed by `seed`, B zero unless the config says
@@ -78,7 +73,7 @@ pub fn attach(
         .iter_mut()
         .for_each(|block| block.visit(&mut |_, _| {}));
     numbers.map_or(Ok(()), |numbers| {
-        tables::put_bases(decoder, &modules, numbers)
+        table_weights::put_bases(decoder, &modules, numbers)
     })?;
     for linear in modules.iter().filter(|linear| linear.is_table()) {
         let table = if linear.role == Role::Embedding {
@@ -88,7 +83,7 @@ pub fn attach(
         };
         table.own = lora(linear).map(TrainableTable::Lora);
     }
-    tables::attach(decoder, &config.table_targets(&modules)?, numbers)
+    table_weights::attach(decoder, &config.table_targets(&modules)?, numbers)
 }
 
 /// Draws A; B is zero, or drawn too. For an embedding the roles are swapped, and draws are from the

@@ -3,11 +3,14 @@
 mod attach;
 mod experts;
 pub mod merge;
+mod module_names;
 mod new_tokens;
+mod numbers;
 pub mod peft;
 mod pissa;
 mod singular;
 pub mod singular_values;
+mod table_weights;
 mod tables;
 mod target;
 
@@ -16,9 +19,11 @@ use crate::files;
 use crate::model::LinearSpec;
 use crate::terms::AdapterVector;
 
-pub use attach::{Numbers, attach, tensors};
+pub use attach::{attach, tensors};
+pub use numbers::Numbers;
 pub use pissa::Extraction;
-pub use tables::{TablePart, TableTarget, Tables, check_bases};
+pub use table_weights::check_bases;
+pub use tables::{TablePart, TableTarget, Tables};
 pub use target::{Target, Targets};
 
 /// The config of an adapter, as PEFT's `LoraConfig`.

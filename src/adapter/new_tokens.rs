@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
+use super::module_names::named;
 use super::tables::{SAVED, TOKENS, refused};
-use super::target::named;
 use super::{AdapterError, LoraConfig};
 use crate::model::{LinearSpec, Role};
 use crate::terms::TokenIndices;

@@ -8,14 +8,11 @@
 
 use std::collections::BTreeMap;
 
-use super::attach::Numbers;
+use super::numbers::{INITIAL, Numbers};
 use super::singular::principal;
 use super::{AdapterError, LoraConfig, Target};
 use crate::files::safetensors::Named;
 use crate::model::{Change, Decoder, LinearSpec};
-
-/// Last name of A₀ and B₀ among numbers.
-pub(super) const INITIAL: &str = "initial";
 
 /// Subtracts principal parts from weights while they are loaded, and keeps them.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::doctor::parse_device;
+use super::words::{parse_device, parse_dtype, parse_quantization};
 use super::{Failure, grouped, print};
 use crate::adapter::{LoraConfig, attach, peft};
 use crate::data::{Batch, TokenRow};
@@ -119,11 +119,6 @@ pub(super) struct BenchArgs {
     json: bool,
 }
 
-pub(super) fn parse_dtype(word: &str) -> Result<terms::ModelDtype, String> {
-    <terms::ModelDtype as terms::Term>::parse(word)
-        .ok_or_else(|| "expected `auto`, `float32`, `bfloat16` or `float16`".to_owned())
-}
-
 pub(super) fn bench(args: &BenchArgs, started: Instant) -> Result<(), Failure> {
     let threads = device::set_threads(args.threads);
     let chosen = device::choose(args.device, &is_proven).device;
@@ -229,11 +224,6 @@ fn step(decoder: &mut Decoder, optimizer: &mut AdamW, batch: &Batch, config: Ste
         LEARNING_RATE,
     );
     loss.sum * mean
-}
-
-fn parse_quantization(word: &str) -> Result<terms::Quantization, String> {
-    <terms::Quantization as terms::Term>::parse(word)
-        .ok_or_else(|| "expected `none`, `nf4`, `fp4` or `int8`".to_owned())
 }
 
 /// Returns how the base is stored on this device.
@@ -376,7 +366,8 @@ fn read_tokens(path: &Path, vocabulary: usize) -> Result<Vec<Vec<u32>>, Failure>
 }
 
 /// Returns the floating-point operations per token with a frozen base: 4 per parameter that the
-/// token uses, and causal attention over half of all pairs, or the recurrence, forward and backward.
+/// token uses, and causal attention over half of all pairs, or the recurrence, forward and
+/// backward.
 fn flops_a_token(spec: &DecoderSpec, length: usize) -> f64 {
     let mixing: f64 = spec
         .layers

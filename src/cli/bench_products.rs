@@ -4,8 +4,7 @@
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::bench::parse_dtype;
-use super::doctor::parse_device;
+use super::words::{parse_device, parse_dtype};
 use super::{Failure, print};
 use crate::terms;
 

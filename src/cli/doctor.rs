@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::bench::parse_dtype;
 use super::gradcheck::{Asked, gradcheck};
+use super::words::{parse_device, parse_dtype};
 use super::{Failure, print};
 use crate::device::{self, Choice, DeviceClass, FoundDevice};
 use crate::report::mebibytes;
@@ -38,12 +38,6 @@ pub(super) struct DoctorArgs {
     /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
-}
-
-/// Parses a device as a recipe names it.
-pub(super) fn parse_device(word: &str) -> Result<terms::Device, String> {
-    terms::Device::parse(word)
-        .ok_or_else(|| "expected `auto`, `cpu`, `wgpu`, `wgpu:N`, `cuda` or `cuda:N`".to_owned())
 }
 
 pub(super) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {

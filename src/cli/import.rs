@@ -27,7 +27,7 @@ pub(super) struct ImportArgs {
     /// Write the rest where keys are refused; each of them becomes a comment
     #[arg(long)]
     partial: bool,
-    /// Print the fates, and the recipe unless it has a file, as one JSON object
+    /// Print the outcomes, and the recipe unless it has a file, as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -103,12 +103,12 @@ fn report(imported: &Imported) -> Vec<String> {
         .max()
         .unwrap_or(0)
         .min(48);
-    let key = |key: &crate::recipe::import::KeyFate| {
+    let key = |key: &crate::recipe::import::ImportedKey| {
         format!(
             "{:<8}  {:<wide$}  {}",
-            key.fate.word(),
+            key.outcome.word(),
             key.key,
-            key.fate.words()
+            key.outcome.words()
         )
     };
     let added = imported
@@ -133,13 +133,13 @@ fn report(imported: &Imported) -> Vec<String> {
 }
 
 fn object(imported: &Imported, with_recipe: bool) -> Value {
-    let key = |key: &crate::recipe::import::KeyFate| {
+    let key = |key: &crate::recipe::import::ImportedKey| {
         json!({
             "key": key.key,
             "value": key.value,
             "place": key.place.to_string(),
-            "fate": key.fate.word(),
-            "words": key.fate.words(),
+            "fate": key.outcome.word(),
+            "words": key.outcome.words(),
         })
     };
     let [mapped, dropped, replaced, refused] = imported.counts();

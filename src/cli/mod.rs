@@ -36,6 +36,7 @@ mod train;
 mod try_template;
 mod typed;
 mod warmup;
+mod words;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -1,6 +1,8 @@
-//! From rows of Parquet to batches of tokens: [`find_files`], [`Corpus`], [`split`] and
-//! [`shuffled`], [`Packs`], [`Rows`], [`Batch`]; how datasets are mixed: [`Mixture`]; and the
-//! status of each row on the way: [`near_duplicates`], [`RowStatus`], [`Ledger`].
+//! From files of rows to batches of tokens, in rooms of which none imports one after it: `read`
+//! (files to values) and `tokenizer`; [`convert`] (other files to Parquet) and [`template`]
+//! (conversations to text); `example` (values to tokens); `corpus` (the rows of all sources, each
+//! with its status: [`Corpus`], [`split`], [`near_duplicates`], [`Ledger`]); `batch` (what a step
+//! reads: [`Mixture`], [`Packs`], [`Rows`], [`Batch`]).
 
 mod batch;
 pub mod convert;
@@ -25,15 +27,17 @@ pub use corpus::row_status::{Duplicate, RowRecord, RowStatus};
 pub use corpus::shuffle::{Split, SplitError, shuffled, split};
 pub use corpus::source::{DataSource, SourceError, find_files, passed_over};
 pub use corpus::token_cache::TokenSlice;
+pub use example::conversation_error::ConversationError;
 pub use example::encode::{Encoder, alpaca};
 pub use example::format::{any_rendered, guessed, inspect, unread_columns};
 pub use example::token_row::{RatedRow, TokenRow};
-pub use example::turns::{ConversationError, conversation};
+pub use example::turns::conversation;
 pub use read::data_file::DataFile;
+pub use read::error::TableError;
 pub use read::first_bytes::Content;
 pub use read::license::{Terms, terms};
 pub use read::likely::{Candidate, Meant, detected, in_recipe};
-pub use read::parquet::{TableError, candidates, columns};
+pub use read::parquet::{candidates, columns};
 pub use tokenizer::pieces::{TokenText, pieces};
 pub use tokenizer::renumbered::RenumberedToken;
 pub use tokenizer::revised::Revision;

@@ -3,7 +3,7 @@
 use super::list::{DeviceClass, FoundDevice};
 use crate::terms::{Device, ModelDtype, Term};
 
-/// How a device handles matrices that are kept in 16 bits.
+/// Handling of matrices that are kept in 16 bits by a device.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HalfPrecision {
     /// The CPU widens them on their way into a product.

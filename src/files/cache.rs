@@ -63,7 +63,7 @@ pub fn cache_limit() -> Result<u64, String> {
     parse_bytes(said.trim()).ok_or(said)
 }
 
-/// Where tokenized or converted rows are kept.
+/// Place where tokenized or converted rows are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RowCache {
     /// In the cache that all runs share, at this folder.

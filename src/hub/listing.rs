@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::HubError;
 use super::digest::Digest;
 use super::id::{Commit, RepoId, is_hex};
-use super::names::{FileStatus, fate, is_pickle, is_weights};
+use super::names::{FileStatus, is_pickle, is_weights, status};
 use crate::fault::printable;
 use crate::files::listed;
 
@@ -45,7 +45,7 @@ impl Listing {
         let (mut files, mut pickles, mut skipped) = (BTreeMap::new(), Vec::new(), 0);
         for sibling in &siblings {
             let name = name_of(sibling).map_err(refused)?;
-            match fate(name) {
+            match status(name) {
                 FileStatus::Hostile(reason) => {
                     return Err(refused(format!("it names a file `{name}`, which {reason}")));
                 }

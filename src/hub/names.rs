@@ -49,7 +49,7 @@ pub(super) enum FileStatus {
 }
 
 /// Returns the treatment of a file with this name.
-pub(super) fn fate(name: &str) -> FileStatus {
+pub(super) fn status(name: &str) -> FileStatus {
     if let Some(reason) = leads_out(name) {
         return FileStatus::Hostile(reason);
     }
@@ -159,7 +159,7 @@ mod tests {
             "tokenizer.model",
             "additional_chat_templates/tool_use.jinja",
         ] {
-            assert_eq!(fate(name), FileStatus::Wanted, "{name}");
+            assert_eq!(status(name), FileStatus::Wanted, "{name}");
         }
         for name in [
             "pytorch_model.bin",
@@ -175,7 +175,7 @@ mod tests {
             "config.json.bak",
             "näme.txt",
         ] {
-            assert_eq!(fate(name), FileStatus::Skipped, "{name}");
+            assert_eq!(status(name), FileStatus::Skipped, "{name}");
         }
     }
 
@@ -241,9 +241,9 @@ mod tests {
         ];
         for name in hostile {
             assert!(
-                matches!(fate(name), FileStatus::Hostile(_)),
+                matches!(status(name), FileStatus::Hostile(_)),
                 "{name:?}: {:?}",
-                fate(name)
+                status(name)
             );
         }
     }

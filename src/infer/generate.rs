@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::{InferError, Sampling};
 use crate::model::{Cache, Decoder, DecoderSpec};
 
-/// When generation stops and how tokens are chosen.
+/// Limits of generation, and the choice of its tokens.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GenerateConfig {
     /// The most tokens to generate.

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use crate::keyed_random::{mix, unit};
 
-/// How the next token is chosen.
+/// Choice of the next token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
     /// The divisor of the logits; 0 for greedy decoding, without a draw.

@@ -332,8 +332,8 @@ impl Decoder {
         self.embedding.own.is_some()
     }
 
-    /// Whether anything trains of what gives blocks their own inputs, so that gradients go back into
-    /// those of all blocks.
+    /// Whether anything trains of what gives blocks their own inputs, so that gradients go back
+    /// into those of all blocks.
     pub fn trains_per_layer(&self) -> bool {
         self.per_layer
             .as_deref()
@@ -384,8 +384,8 @@ impl Decoder {
         of_embedding.into_iter().flatten().chain(of_own).collect()
     }
 
-    /// Returns the gradients of what trains of the embedding and of positions, each in memory order,
-    /// given that of the embedded tokens.
+    /// Returns the gradients of what trains of the embedding and of positions, each in memory
+    /// order, given that of the embedded tokens.
     ///
     /// # Shapes
     /// `ids` [1, tokens], of the frame, `of_tokens` [1, tokens, width].

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use burn::tensor::Tensor;
 use burn::tensor::activation::sigmoid;
 
+use super::block_io::KeyValueRows;
 use super::convolution::Convolution;
-use super::flow::KeyValueRows;
 use super::frame::{BlockPlace, Frame, Site};
 use super::past::Past;
 use super::recurrent::Recurrent;

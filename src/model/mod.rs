@@ -3,6 +3,7 @@
 
 mod assemble;
 mod block;
+mod block_io;
 mod changed;
 mod companion_files;
 mod config;
@@ -35,11 +36,12 @@ use std::path::PathBuf;
 
 pub use assemble::PIECE_BYTES;
 pub use block::Block;
+pub use block_io::{BlockInput, BlockOutput, KeyValueRows};
 pub use changed::Change;
 pub use companion_files::{CHAT_TEMPLATE, CompanionFiles, OwnHead, OwnVocabulary};
 pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
-pub use flow::{BlockInput, BlockOutput, Context, KeyValueRows};
+pub use flow::Context;
 pub use frame::Frame;
 pub use kv_cache::Cache;
 pub use layout::{

@@ -79,7 +79,7 @@ impl PerLayerInputSpec {
     }
 }
 
-/// What gives the inputs of all layers: (norm(W e / √width) + √p · row) / √2 with e the embedded
+/// Source of the inputs of all layers: (norm(W e / √width) + √p · row) / √2 with e the embedded
 /// token, p the width of an input and the token's row of a table of their own.
 #[derive(Debug, Clone)]
 pub struct PerLayerInputs {

@@ -113,6 +113,65 @@ fn no_weights(folder: &Path) -> ModelError {
     }
 }
 
+/// The tensors that stand in shards, by canonical name.
+struct Stored {
+    shapes: BTreeMap<String, Vec<usize>>,
+    /// The shard of each, and its name there.
+    place: BTreeMap<String, (usize, String)>,
+    faults: Vec<String>,
+}
+
+impl Stored {
+    fn of(shards: &[Archive], spec: &DecoderSpec) -> Self {
+        let (mut shapes, mut place, mut faults) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        for (index, shard) in shards.iter().enumerate() {
+            for (stored, shape) in shard.shapes() {
+                let name = spec.names.canonical(&stored);
+                if let Some((first, _)) = place.insert(name.clone(), (index, stored.clone())) {
+                    let [first, second] =
+                        [first, index].map(|shard: usize| shards[shard].path().display());
+                    faults.push(format!(
+                        "tensor `{stored}` stands in two shards, `{first}` and `{second}`"
+                    ));
+                }
+                shapes.insert(name, shape);
+            }
+        }
+        Self {
+            shapes,
+            place,
+            faults,
+        }
+    }
+}
+
+/// Returns which tensors a checkpoint may have although nothing reads them. Old checkpoints store
+/// the rotation's frequencies, which follow from config.json; a tied head may be stored twice. What
+/// is beside a text model in one that does more is not asked for.
+fn unread_tensors(spec: &DecoderSpec) -> impl Fn(&str) -> bool {
+    let unread = |(index, layer): (usize, &LayerSpec)| {
+        layer.mixer.source().map(|_| spec.names.unread_keys(index))
+    };
+    let unread: BTreeSet<String> = spec
+        .layers
+        .iter()
+        .enumerate()
+        .filter_map(unread)
+        .flatten()
+        .collect();
+    move |name| {
+        let is_stored_twice = spec.tied_head && name == spec.names.head();
+        spec.names
+            .buffers
+            .iter()
+            .any(|buffer| name.ends_with(buffer))
+            || unread.contains(name)
+            || is_stored_twice
+            || prequantized::is_part(name)
+            || spec.names.leaves_out(name)
+    }
+}
+
 /// Opens every shard. All headers together may not describe more than memory can hold.
 fn open_shards(folder: &Path) -> Result<Vec<Archive>, ModelError> {
     let (mut shards, mut tensors) = (Vec::new(), 0);
@@ -149,20 +208,11 @@ pub(super) struct Weights {
 impl Weights {
     pub(super) fn open(folder: &Path, spec: &DecoderSpec) -> Result<Self, ModelError> {
         let shards = open_shards(folder)?;
-        let (mut found, mut place, mut faults) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
-        for (index, shard) in shards.iter().enumerate() {
-            for (stored, shape) in shard.shapes() {
-                let name = spec.names.canonical(&stored);
-                if let Some((first, _)) = place.insert(name.clone(), (index, stored.clone())) {
-                    let [first, second] =
-                        [first, index].map(|shard: usize| shards[shard].path().display());
-                    faults.push(format!(
-                        "tensor `{stored}` stands in two shards, `{first}` and `{second}`"
-                    ));
-                }
-                found.insert(name, shape);
-            }
-        }
+        let Stored {
+            mut shapes,
+            place,
+            mut faults,
+        } = Stored::of(&shards, spec);
         let in_out = spec
             .projections()
             .iter()
@@ -199,7 +249,7 @@ impl Weights {
                 None => vec![(name, shape)],
             };
             for (name, shape) in expected {
-                match found.remove(&name) {
+                match shapes.remove(&name) {
                     None => faults.push(format!(
                         "tensor `{name}` is missing, expected shape {shape:?}"
                     )),
@@ -214,30 +264,7 @@ impl Weights {
                 }
             }
         }
-        // Old checkpoints store the rotation's frequencies, which follow from config.json; a tied
-        // head may be stored twice. What is beside a text model in one that does more is not asked
-        // for.
-        let unread = |(index, layer): (usize, &LayerSpec)| {
-            layer.mixer.source().map(|_| spec.names.unread_keys(index))
-        };
-        let unread: BTreeSet<String> = spec
-            .layers
-            .iter()
-            .enumerate()
-            .filter_map(unread)
-            .flatten()
-            .collect();
-        let harmless = |name: &str| {
-            let is_stored_twice = spec.tied_head && name == spec.names.head();
-            spec.names
-                .buffers
-                .iter()
-                .any(|buffer| name.ends_with(buffer))
-                || unread.contains(name)
-                || is_stored_twice
-                || prequantized::is_part(name)
-                || spec.names.leaves_out(name)
-        };
+        let harmless = unread_tensors(spec);
         let unreadable = weights
             .shards
             .iter()
@@ -252,7 +279,7 @@ impl Weights {
         }
         weights.has_packed = weights.form(spec).is_some();
         faults.extend(weights.half_packed_fault(spec, &packed));
-        let extra = found.iter().filter(|(name, _)| !harmless(name));
+        let extra = shapes.iter().filter(|(name, _)| !harmless(name));
         faults.extend(extra.map(|(name, shape)| {
             format!("tensor `{name}` of shape {shape:?} is not part of the model")
         }));

@@ -12,7 +12,7 @@ use crate::ops::{
     Activation, Group, Linear, Linears, Mask, adapted_by_group, gated, matmul, rms_norm,
 };
 
-/// How experts are chosen and weighted.
+/// Choice and weights of the experts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RouterSpec {
     /// Number of experts.

@@ -38,7 +38,7 @@ pub struct ProjectionGroup {
     pub trains: bool,
 }
 
-/// What trains of some projections, one entry per projection in checkpoint order.
+/// Trained parts of some projections, one entry per projection in checkpoint order.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainedMaps<'a> {
     /// Ranks of their adapters; 0 without one.

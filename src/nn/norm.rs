@@ -6,8 +6,8 @@ use super::weight::Weight;
 use crate::ops::{rms_norm, rms_norm_gradients, rms_norm_input};
 
 /// A norm of rows. RMS norm: y = x / sqrt(mean(x²) + ε) · (o + w), Zhang and Sennrich 2019,
-/// arXiv:1910.07467. Layer norm, Ba et al. 2016, arXiv:1607.06450, is the same of x - mean(x), plus b
-/// where there is a bias b.
+/// arXiv:1910.07467. Layer norm, Ba et al. 2016, arXiv:1607.06450, is the same of x - mean(x), plus
+/// b where there is a bias b.
 #[derive(Debug, Clone)]
 pub struct Norm {
     /// The weight w, [width].
@@ -88,7 +88,8 @@ impl Norm {
         }
     }
 
-    /// Returns the gradients of x and of what [`Norm::visit`] visits, [width] each, given that of y.
+    /// Returns the gradients of x and of what [`Norm::visit`] visits, [width] each, given that of
+    /// y.
     ///
     /// # Shapes
     /// `x` and `gradient` [rows, width], untracked.

@@ -35,8 +35,8 @@ pub enum Pairs {
     Neighbors,
 }
 
-/// A factor of queries by their position p: 1 + β ln(1 + ⌊p / n⌋). It keeps the softmax of long texts
-/// as sharp as that of n tokens, as in Nakanishi 2025, arXiv:2501.19399.
+/// A factor of queries by their position p: 1 + β ln(1 + ⌊p / n⌋). It keeps the softmax of long
+/// texts as sharp as that of n tokens, as in Nakanishi 2025, arXiv:2501.19399.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct QueryGrowth {
     /// β.
@@ -184,16 +184,8 @@ impl RopeSpec {
                     width * (*trained_length as f64 / (rotations * std::f64::consts::TAU)).ln()
                         / (2.0 * self.theta.ln())
                 };
-                let (low, high) = (bound(*beta_fast), bound(*beta_slow));
-                let (low, high) = if *truncate {
-                    (low.floor(), high.ceil())
-                } else {
-                    (low, high)
-                };
-                let (low, mut high) = (low.max(0.0), high.min(width - 1.0));
-                if (high - low).abs() < f64::EPSILON {
-                    high += 0.001;
-                }
+                let (low, high) =
+                    blended_pairs([*beta_fast, *beta_slow].map(bound), *truncate, width - 1.0);
                 let blend = |(pair, power): (usize, f32)| {
                     let ramp = ((pair as f32 - low as f32) / (high - low) as f32).clamp(0.0, 1.0);
                     (1.0 / (*factor as f32 * power)) * ramp + (1.0 / power) * (1.0 - ramp)
@@ -285,6 +277,20 @@ impl RopeSpec {
             pairs: self.pairs,
         }
     }
+}
+
+/// Returns the first and the last pair of features between which `YaRN` blends, from the pairs that
+/// rotate `beta_fast` and `beta_slow` times, as `find_correction_range` of
+/// `modeling_rope_utils.py`.
+fn blended_pairs([low, high]: [f64; 2], truncate: bool, last: f64) -> (f64, f64) {
+    let (low, high) = if truncate {
+        (low.floor(), high.ceil())
+    } else {
+        (low, high)
+    };
+    let (low, high) = (low.max(0.0), high.min(last));
+    let is_one_pair = (high - low).abs() < f64::EPSILON;
+    (low, if is_one_pair { high + 0.001 } else { high })
 }
 
 /// Returns a frequency stretched by the ramp, as `modeling_rope_utils.py` of

@@ -8,7 +8,7 @@ use super::lora::Lora;
 use super::weight::Weight;
 use crate::ops::{Base, Mask, dropout, times};
 
-/// What trains of a table in addition to a frozen base.
+/// Trained part of a table, in addition to a frozen base.
 #[derive(Debug, Clone)]
 pub enum TrainableTable {
     /// All numbers: a copy of the base's, or the base's own where every weight trains.

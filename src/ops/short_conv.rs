@@ -20,8 +20,9 @@ use super::exp::sigmoid;
 use super::numbers::{piece_of_rows, read, row_major, tensor, write};
 use super::simd::vectorised;
 
-/// Computes y\[t, c\] = b\[c\] + Σⱼ w\[c, j\] x\[t - (taps - 1) + j, c\] within each document, whose
-/// lengths are given; tokens before its first count as zeros. With `silu` the result is y σ(y).
+/// Computes y\[t, c\] = b\[c\] + Σⱼ w\[c, j\] x\[t - (taps - 1) + j, c\] within each document,
+/// whose lengths are given; tokens before its first count as zeros. With `silu` the result is y
+/// σ(y).
 ///
 /// # Shapes
 /// `x` and the result [tokens, channels], `kernel` [channels, taps], `bias` [channels].

@@ -15,7 +15,7 @@ use crate::recipe::{self, Location, Said};
 use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
 use crate::train::RunFolder;
 
-/// What is trained.
+/// Trained weights: an adapter, or every weight.
 #[allow(clippy::large_enum_variant, reason = "one a run")]
 #[derive(Debug, Clone, PartialEq)]
 pub enum Trains {

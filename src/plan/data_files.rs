@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::PlanError;
-use super::resolve::output_dir;
+use super::output_dir::output_dir;
 use crate::data::convert::{ConvertError, Reading, data_files, is_convertible};
 use crate::data::{Content, CorpusError, DataFile, SourceError, find_files};
 use crate::fault::{Explain, Fault};

@@ -19,7 +19,7 @@ use crate::report::{Event, Reporter};
 use crate::terms::{Format, TrainOn};
 use crate::train::{Compared, Score, compare, score};
 
-/// How the rows of another file are read.
+/// Reading of the rows of another file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reading {
     /// Like those of the recipe's first dataset.

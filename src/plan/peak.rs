@@ -3,6 +3,7 @@
 
 use super::PlanError;
 use super::adapter::Trains;
+use super::allowed::Allowed;
 use super::memory::{
     Largest, Load, MemoryParts, MemoryPlace, MicroBatchRows, Phase, Purpose, Trained,
     fewest_recomputed,
@@ -15,11 +16,7 @@ use crate::report::mebibytes;
 use crate::terms::{Checkpointing, Device, Offload};
 use crate::train::{self, Memory, Rule};
 
-/// The share of free memory that a run uses by default: the closed form may be a few percent off,
-/// and other programs need memory too.
-const SHARE_OF_FREE: f64 = 0.9;
-
-/// How much memory a run needs, and how much it may use.
+/// Memory that a run needs, and memory that it may use.
 #[derive(Debug, Clone)]
 pub struct MemoryPlan {
     /// The parameters of the estimate.
@@ -39,41 +36,6 @@ pub struct MemoryPlan {
     largest_tensor_bytes: Option<u64>,
     /// The peak with the embedding on the GPU, if `auto` leaves it in CPU memory.
     without_offload_bytes: Option<u64>,
-}
-
-/// The memory that a run may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Allowed {
-    /// The limit in bytes.
-    pub bytes: u64,
-    /// Whether the limit comes from `training.max_memory`.
-    pub is_said: bool,
-}
-
-impl Allowed {
-    /// Returns the limit in the recipe, or most of the free memory of the device if that is known.
-    pub(super) fn find(said_bytes: Option<u64>, device: Device) -> Option<Self> {
-        let said = said_bytes.map(|bytes| Self {
-            bytes,
-            is_said: true,
-        });
-        let free = || device::free_memory_bytes(device);
-        said.or_else(|| {
-            free().map(|bytes| Self {
-                bytes: (bytes as f64 * SHARE_OF_FREE) as u64,
-                is_said: false,
-            })
-        })
-    }
-
-    fn describe(self) -> String {
-        let from = if self.is_said {
-            "training.max_memory".to_owned()
-        } else {
-            format!("{SHARE_OF_FREE} of what is free")
-        };
-        format!("{} ({from})", mebibytes(self.bytes))
-    }
 }
 
 impl MemoryPlan {

@@ -4,7 +4,6 @@
 use serde_json::json;
 
 use super::filled::Filled;
-use super::training::Warmup;
 use crate::fault::Fault;
 use crate::recipe::{Recipe, Training};
 use crate::terms::{AdjustLr, Curve, ObjectiveType, Optimizer, Scheduler};
@@ -24,6 +23,13 @@ const LEARNING_RATE: f64 = 2e-4;
 /// The same for preferences. TRL's default, 1e-6, is for training of all weights; users of adapters
 /// raise it to 5e-6 to 5e-5.
 const OF_PREFERENCES: f64 = 1e-5;
+/// The length of the warm-up.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Warmup {
+    Steps(usize),
+    Ratio(f64),
+}
+
 /// Weights with fewer elements keep a 32-bit state, as in bitsandbytes.
 const MIN_8BIT_SIZE: usize = 4096;
 

@@ -8,15 +8,16 @@ use serde_json::{Value, json};
 
 use super::PlanError;
 use super::adapter::{Trains, check_rates, trains};
-use super::alike::{Alike, alike};
+use super::allowed::Allowed;
 use super::base::{self, BaseFound};
 use super::chosen_device::{device_and_storage, refused_by_device};
 use super::data_files;
+use super::deduplicate::{Alike, alike};
 use super::filled::{Filled, Setting};
 use super::hub_data::{self, Snapshots};
 use super::mixing::{Mixing, mixing};
 use super::objective::{Aim, objective};
-use super::peak::Allowed;
+use super::output_dir::output_dir;
 use super::prompts::prompts;
 use super::quantization::packing;
 use super::rates::check_lowest;
@@ -111,6 +112,15 @@ pub struct Plan {
     pub(super) allowed: Option<Allowed>,
     pub(super) training: Training,
     pub(super) aim: Aim,
+}
+
+impl Plan {
+    /// Returns the tokens that the recipe adds to the base, with their ids.
+    pub(super) fn new_tokens(&self) -> impl Iterator<Item = &(String, u32)> {
+        self.vocabulary
+            .iter()
+            .flat_map(|vocabulary| &vocabulary.new)
+    }
 }
 
 /// The result of [`resolve`].
@@ -409,15 +419,6 @@ fn start(faults: &mut Vec<Fault>) -> jiff::Timestamp {
         faults.push(fault);
         jiff::Timestamp::UNIX_EPOCH
     })
-}
-
-/// Returns the folder of a recipe's run: the one that it names, or one with the recipe's name.
-pub(super) fn output_dir(recipe: &Recipe) -> PathBuf {
-    let stem = recipe.path.file_stem().unwrap_or(recipe.path.as_os_str());
-    recipe.output_dir.as_ref().map_or_else(
-        || Path::new("checkpoints").join(stem),
-        |said| said.value.clone(),
-    )
 }
 
 /// Returns the current time, or the value of `SOURCE_DATE_EPOCH`

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use super::adapter::within;
 use super::base::{Base, noted};
 use super::filled::Filled;
-use super::resolve::Plan;
 use crate::adapter::peft;
 use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::{NAMES, TokenizerFiles};
@@ -410,15 +409,6 @@ fn revised(
         },
         before,
     ))
-}
-
-impl Plan {
-    /// Returns the tokens that the recipe adds to the base, with their ids.
-    pub(super) fn new_tokens(&self) -> impl Iterator<Item = &(String, u32)> {
-        self.vocabulary
-            .iter()
-            .flat_map(|vocabulary| &vocabulary.new)
-    }
 }
 
 /// Describes which tokens are new, and where their rows are.

@@ -5,7 +5,7 @@ use serde_json::json;
 
 use super::base::Base;
 use super::filled::Filled;
-use super::rates::{course, optimizer};
+use super::rates::{Warmup, course, optimizer};
 use crate::data::{Limits, Packing};
 use crate::fault::Fault;
 use crate::recipe::Recipe;
@@ -38,13 +38,6 @@ pub(super) struct Training {
     pub save_total_limit: usize,
     pub model_dtype: ModelDtype,
     pub allow_tf32: bool,
-}
-
-/// The length of the warm-up.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Warmup {
-    Steps(usize),
-    Ratio(f64),
 }
 
 /// Refuses rows that are longer than a base with learned positions has positions.

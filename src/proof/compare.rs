@@ -77,7 +77,7 @@ impl fmt::Display for Bound {
     }
 }
 
-/// How a site differs from the CPU's.
+/// Difference of a site from the CPU's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Difference {

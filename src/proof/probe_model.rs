@@ -196,8 +196,8 @@ impl ProbeModel {
     }
 }
 
-/// Returns the distinct layers of a model, small. One that uses the keys and values of a lower layer
-/// stands above a layer of that one's kind.
+/// Returns the distinct layers of a model, small. One that uses the keys and values of a lower
+/// layer stands above a layer of that one's kind.
 fn kinds(spec: &DecoderSpec) -> Vec<LayerSpec> {
     let (mut kinds, mut places): (Vec<LayerSpec>, Vec<usize>) = (Vec::new(), Vec::new());
     for layer in &spec.layers {

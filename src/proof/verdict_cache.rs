@@ -17,7 +17,7 @@ use crate::terms::{ModelDtype, Term};
 /// The folder of verdicts within the cache folder.
 const FOLDER: &str = "proofs";
 
-/// What a verdict applies to: it says nothing where any of these differs.
+/// Conditions that a verdict applies to: it says nothing where any of these differs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Key {

@@ -4,7 +4,7 @@ use super::place::Said;
 use super::section::Section;
 use super::training::MAX_COUNT;
 
-/// How checkpoints are saved and kept.
+/// Settings for saving and keeping checkpoints.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
     /// Optimizer steps between checkpoints; 0 for the ends of epochs and every five minutes.

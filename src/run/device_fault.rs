@@ -42,7 +42,7 @@ fn without_values(said: &str) -> String {
     format!("{}{}", &said[..start], quoted(&said[start..]))
 }
 
-/// How to continue a run that a device ended.
+/// Ways to continue a run that a device ended.
 #[derive(Debug)]
 pub struct GoingOn<'a> {
     pub plan: &'a Plan,

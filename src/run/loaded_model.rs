@@ -21,7 +21,7 @@ use crate::report::{Event, Reporter};
 use crate::terms::Format;
 use crate::{device, terms};
 
-/// Which model answers: a base, an adapter on its base, or on another one.
+/// Model that answers: a base, an adapter on its base, or on another one.
 #[derive(Debug, Clone, Default)]
 pub struct ModelChoice {
     /// The folder of the base, or a Hub id in the cache; without it that of the adapter.

@@ -22,7 +22,7 @@ use crate::report::{Event, Reporter};
 /// Age after which a temporary folder has no writer any more.
 pub const LEFTOVER: Duration = Duration::from_hours(24);
 
-/// What to merge, and how a merge is checked.
+/// Adapters to merge, and the check of the merge.
 #[derive(Debug, Clone)]
 pub struct MergeOptions {
     /// The adapters, see [`addend_of`].

@@ -20,7 +20,7 @@ use crate::plan::{Fetched, Plan};
 use crate::report::{Event, Reporter};
 use crate::train::{Checkpoint, RunFolder, TrainError};
 
-/// How a run is continued.
+/// Settings for continuing a run.
 #[derive(Debug, Default)]
 pub struct ResumeOptions {
     /// The folder of the base, or a Hub id in the cache, if it is not beside the run.

@@ -96,7 +96,7 @@ pub(super) fn object(row: &ScoreRow, name: &str) -> Value {
     })
 }
 
-/// What is scored. Paths are relative to the same folder as the plan's.
+/// Model, adapter and rows that are scored. Paths are relative to the same folder as the plan's.
 #[derive(Debug)]
 pub struct Subject {
     /// The plan of the run, or of a recipe.
@@ -111,7 +111,8 @@ pub struct Subject {
     pub run: Option<PathBuf>,
 }
 
-/// What to score of a run, and on what; by default its adapter or model, on its validation rows.
+/// Choice of what to score of a run, and on which rows; by default its adapter or model, on its
+/// validation rows.
 #[derive(Debug, Default)]
 pub struct ScoreOptions {
     /// Another adapter.

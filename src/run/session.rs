@@ -46,7 +46,7 @@ pub struct Session<'a> {
     pub report: Reporter<'a>,
 }
 
-/// Where a session begins.
+/// Beginning of a session.
 #[allow(clippy::large_enum_variant, reason = "one a run")]
 pub enum Beginning {
     /// At step 0 of a new run. Hashing continues while rows are tokenized and the base is loaded.
@@ -58,7 +58,7 @@ pub enum Beginning {
     },
 }
 
-/// What is done about a device that is not proven.
+/// Handling of a device that is not proven.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DeviceCheck {
     /// Whether to train on a device that failed the check.

@@ -9,7 +9,7 @@ use crate::fault::{Failure, shell_word};
 use crate::plan::Plan;
 use crate::report::Reporter;
 
-/// How a run is started.
+/// Settings for starting a run.
 #[derive(Debug, Default)]
 pub struct TrainOptions {
     /// Whether to remove the run that the output folder holds.

@@ -16,8 +16,8 @@ use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
 /// The release of PEFT whose format this is.
 const PEFT_VERSION: &str = "0.21.2";
 
-/// Returns the text of `adapter_config.json`; `modules` replace `all-linear`, and their weights have
-/// this order in the base.
+/// Returns the text of `adapter_config.json`; `modules` replace `all-linear`, and their weights
+/// have this order in the base.
 pub fn config_text(
     config: &LoraConfig,
     modules: &[&str],

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::keys::{Keys, PREFIX};
-use super::weights::{AdapterTensors, Contents, StoredTable};
+use super::stored::{AdapterTensors, Contents, StoredTable};
 use crate::adapter::experts::{Routed, Stack, stacks};
 use crate::adapter::tables::{TablePart, TableTarget};
 use crate::adapter::{AdapterError, LoraConfig, Target};

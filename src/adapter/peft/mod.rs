@@ -5,6 +5,7 @@ mod config;
 mod contents;
 mod fitted;
 mod keys;
+mod stored;
 mod values;
 mod vocabulary;
 mod weights;
@@ -15,8 +16,9 @@ pub use config::{
     config_text, modules_json, read_base, read_config, read_hub_base, read_json_config, tokens_json,
 };
 pub use contents::contents_in;
+pub use stored::{AdapterTensors, Contents, LastB, StoredTable};
 pub use vocabulary::resize;
-pub use weights::{AdapterTensors, Contents, LastB, StoredTable, open, read_numbers, stored_in};
+pub use weights::{open, read_numbers, stored_in};
 
 use super::experts::Routed;
 use super::pissa::converted;

@@ -94,8 +94,8 @@ fn defaults(folder: &Folder, found: &mut Findings) {
     }
 }
 
-/// Adds the parameters by purpose: tables, attention, recurrences, feed-forward, routed experts, and
-/// norms and other vectors.
+/// Adds the parameters by purpose: tables, attention, recurrences, feed-forward, routed experts,
+/// and norms and other vectors.
 fn parameters(spec: &DecoderSpec, found: &mut Findings) {
     let mut parts: BTreeMap<&str, u64> = BTreeMap::new();
     let experts: u64 = spec

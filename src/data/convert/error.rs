@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::piece::counted;
-use crate::data::read::parquet;
+use crate::data::read::error::TableError;
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
 
@@ -18,7 +18,7 @@ pub enum ConvertError {
     File(#[from] files::FileError),
     /// A Parquet file cannot be read.
     #[error(transparent)]
-    Table(#[from] parquet::TableError),
+    Table(#[from] TableError),
     /// A whole file is not what its name or its first bytes imply.
     #[error("`{path}` {reason}")]
     Source {

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use super::converted::Converted;
+use super::error::ConvertError;
 use super::inputs::{self, FileForm};
+use super::job::{Job, license_of};
 use super::layout::Naming;
-use super::{ConvertError, Converted, Job, license_of};
 use crate::data::read::data_file::{DataFile, Keep};
 use crate::data::read::first_bytes::{Content, is_parquet};
 use crate::files::{self, EntryKind, RowCache, Stamp, hash_bytes, hash_file};

@@ -66,6 +66,15 @@ pub(super) fn kind(value: &Value) -> &'static str {
     }
 }
 
+/// Returns a value's kind and its first characters.
+pub(super) fn shown(value: &Value) -> String {
+    const MAX_SHOWN: usize = 40;
+    let text = value.to_string();
+    let start: String = text.chars().take(MAX_SHOWN).collect();
+    let dots = if start.len() < text.len() { ".." } else { "" };
+    format!("{}, `{}`", kind(value), quoted(format!("{start}{dots}")))
+}
+
 /// Converts serde's error on a text, which may have several lines, and adds the word at its place.
 fn told(text: &str, line: u64, error: &serde_json::Error) -> Wrong {
     let said = error.to_string();

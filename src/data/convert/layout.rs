@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field as ArrowField, Schema};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
+use super::chat_of::ChatOf;
 use super::error::ConvertError;
-use super::json::kind;
+use super::json::shown;
 use super::names::{self, Proposal};
 use super::row::Row;
 use super::shape::{Fields, Shape, list_of};
 use crate::data::read::cells::ColumnKind;
-use crate::fault::quoted as data;
 use crate::files::listed;
 use crate::terms::{Format, Term};
 
@@ -53,14 +53,6 @@ pub(super) struct Column {
     /// Number of rows in which it is null, and in which it is missing.
     pub nulls: u64,
     pub missing: u64,
-}
-
-/// The columns of a conversation that is made of a question and an answer.
-#[derive(Debug, Clone)]
-pub(super) struct ChatOf {
-    pub prompt: String,
-    pub completion: String,
-    pub system: Option<String>,
 }
 
 /// Returns the kind that a format requires of a column.
@@ -344,7 +336,7 @@ impl Column {
             Err(format!(
                 "column `{}` holds {}, expected {expected}",
                 self.source,
-                quoted(&value)
+                shown(&value)
             ))
         };
         match (self.kind, &value) {
@@ -358,7 +350,7 @@ impl Column {
                     return Err(format!(
                         "column `{}` has {} among its turns, expected objects",
                         self.source,
-                        quoted(other)
+                        shown(other)
                     ));
                 }
             }
@@ -383,60 +375,6 @@ fn is_list(text: &str) -> bool {
 
 fn is_object(text: &str) -> bool {
     text.trim().is_empty() || serde_json::from_str::<Map<String, Value>>(text).is_ok()
-}
-
-/// Returns a value's kind and its first characters.
-fn quoted(value: &Value) -> String {
-    const MAX_SHOWN: usize = 40;
-    let text = value.to_string();
-    let shown: String = text.chars().take(MAX_SHOWN).collect();
-    let dots = if shown.len() < text.len() { ".." } else { "" };
-    format!("{}, `{}`", kind(value), data(format!("{shown}{dots}")))
-}
-
-impl ChatOf {
-    pub fn of(proposal: &Proposal) -> Option<Self> {
-        let name = |canonical: &str| proposal.columns.get(canonical).cloned();
-        let is_table = proposal.format == Format::Chat && name("messages").is_none();
-        is_table.then_some(())?;
-        Some(Self {
-            prompt: name("prompt")?,
-            completion: name("completion")?,
-            system: name("system"),
-        })
-    }
-
-    /// Returns the conversation of a row; null if there is no question or no answer, so that
-    /// nothing could be learned.
-    pub fn messages(&self, row: &mut Row) -> Result<Value, String> {
-        let mut text = |name: &String| match row.remove(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text)),
-            Some(other) => Err(format!(
-                "column `{name}` holds {}, expected text",
-                quoted(&other)
-            )),
-        };
-        let (prompt, completion) = (
-            text(&self.prompt)?,
-            text(&self.completion)?.filter(|text| !text.is_empty()),
-        );
-        let system = self
-            .system
-            .as_ref()
-            .map(text)
-            .transpose()?
-            .flatten()
-            .filter(|text| !text.is_empty());
-        let (Some(prompt), Some(completion)) = (prompt, completion) else {
-            return Ok(Value::Null);
-        };
-        let turn = |role: &str, content: String| json!({"role": role, "content": content});
-        let turns = system.map(|system| turn("system", system)).into_iter();
-        Ok(turns
-            .chain([turn("user", prompt), turn("assistant", completion)])
-            .collect())
-    }
 }
 
 /// Whether a column had values of several kinds, for a note.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use arrow::datatypes::DataType;
 
 use super::shape::{Field, Shape};
+use crate::data::read::names::{certain_names, is_certainly};
 use crate::terms::Format;
 
 /// Content of a column, as far as a format cares.
@@ -75,42 +76,11 @@ pub(super) fn yaml_word(word: &str) -> String {
     }
 }
 
-/// Returns other common names for a column of a format, the most usual first.
-fn aliases(format: Format, canonical: &str) -> &'static [&'static str] {
-    match (format, canonical) {
-        (Format::Chat, "messages") => &[
-            "messages",
-            "conversations",
-            "conversation",
-            "dialogue",
-            "dialog",
-            "turns",
-        ],
-        (_, "tools") => &["tools"],
-        (_, "history") => &["history"],
-        (_, "chat_template_kwargs") => &["chat_template_kwargs"],
-        (_, "system") => &["system", "system_prompt"],
-        (Format::Instruction, "instruction") => &["instruction"],
-        (Format::Instruction, "input") => &["input", "context"],
-        (Format::Instruction, "output") => &["output", "response", "answer", "completion"],
-        (_, "prompt") => &["prompt", "question", "query", "input"],
-        (_, "completion") => &["completion", "response", "answer", "output"],
-        (Format::Text, "text") => &["text", "content", "document"],
-        (_, "chosen") => &["chosen"],
-        (_, "rejected") => &["rejected"],
-        (_, "label") => &["label", "kto_tag"],
-        _ => &[],
-    }
-}
-
 /// Whether a list of objects with this name holds the turns of a conversation, or tools.
 pub(super) fn is_turns(name: &str) -> bool {
-    let known = aliases(Format::Chat, "messages")
+    ["messages", "tools", "chosen", "rejected"]
         .iter()
-        .chain(&["tools", "chosen", "rejected"]);
-    known
-        .into_iter()
-        .any(|alias| name.eq_ignore_ascii_case(alias))
+        .any(|canonical| is_certainly(canonical, name))
 }
 
 /// Whether a file may lack a column.
@@ -164,12 +134,7 @@ const SHAPES: [(Format, &[&str]); 8] = [
 ];
 
 /// Columns whose names show that a table is more than plain texts.
-const ROLES: [(Format, &str); 4] = [
-    (Format::Chat, "messages"),
-    (Format::Instruction, "instruction"),
-    (Format::Completion, "prompt"),
-    (Format::Completion, "completion"),
-];
+const ROLES: [&str; 4] = ["messages", "instruction", "prompt", "completion"];
 
 /// Returns the sets of columns that a format can be made of, for messages.
 pub(super) fn asked(format: Format) -> Vec<String> {
@@ -217,13 +182,7 @@ fn names(
 ) -> Option<BTreeMap<String, String>> {
     let mut found: BTreeMap<String, String> = said.clone();
     // A question without an answer that is text is no text to learn.
-    let is_role = |name: &String| {
-        ROLES.iter().any(|(format, role)| {
-            aliases(*format, role)
-                .iter()
-                .any(|it| it.eq_ignore_ascii_case(name))
-        })
-    };
+    let is_role = |name: &String| ROLES.iter().any(|role| is_certainly(role, name));
     let has_roles = columns.iter().any(|(name, _)| is_role(name));
     for part in parts.iter().filter(|part| !said.contains_key(**part)) {
         let is_free = |name: &String| !found.values().any(|taken| taken == name);
@@ -233,13 +192,13 @@ fn names(
             _ if format.is_of_preferences() => holds != Holds::Other,
             _ => holds == Holds::Text,
         };
-        let of_name = |alias: &&str| {
+        let of_name = |alias: &str| {
             let same = |(name, holds): &&(String, Holds)| {
                 name.eq_ignore_ascii_case(alias) && fits(*holds) && is_free(name)
             };
             columns.iter().find(same).map(|(name, _)| name.clone())
         };
-        let by_name = aliases(format, part).iter().find_map(of_name);
+        let by_name = certain_names(part).find_map(of_name);
         // Of one that is alone in what it holds the name does not matter.
         let alone = |kind: Holds| {
             let mut of_kind = columns.iter().filter(|(_, holds)| *holds == kind);
@@ -270,11 +229,7 @@ impl Field {
     /// and do not make it another kind of column.
     pub(super) fn holds(&self) -> Holds {
         let is_mostly = |count: u64| count * 2 > self.count - self.nulls;
-        let is_named = || {
-            aliases(Format::Chat, "messages")
-                .iter()
-                .any(|alias| self.name.eq_ignore_ascii_case(alias))
-        };
+        let is_named = || is_certainly("messages", &self.name);
         match &self.shape {
             Shape::Text => Holds::Text,
             Shape::Mixed if is_mostly(self.texts) => Holds::Text,

@@ -11,13 +11,17 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use serde_json::Value;
 use std::sync::Arc;
 
+use super::chat_of::ChatOf;
+use super::converted::{ColumnFound, Converted};
 use super::error::ConvertError;
 use super::inputs::Input;
-use super::layout::{ChatOf, proposal, turns_type};
+use super::job::Job;
+use super::layout::{proposal, turns_type};
 use super::names::{self, Holds, Proposal};
+use super::output;
 use super::row::Row;
 use super::walk::{Work, joined};
-use super::{ColumnFound, Converted, Job, output};
+use crate::data::read::error::TableError;
 use crate::data::read::parquet;
 use crate::data::read::{cells, footer};
 use crate::files::{self, Hash, hash_file, open_file};
@@ -97,7 +101,7 @@ fn hash_of(inputs: &[Input]) -> Result<Hash, files::FileError> {
 }
 
 fn damaged(path: &Path, reason: String) -> ConvertError {
-    parquet::TableError::Damaged {
+    TableError::Damaged {
         path: path.to_owned(),
         reason,
     }

@@ -20,7 +20,8 @@ use crate::data::example::told::{self, Told};
 use crate::data::example::unread::{Counts, Unread};
 use crate::data::read::columns::{column_name, main_column, wanted};
 use crate::data::read::data_file::DataFile;
-use crate::data::read::parquet::{self, Batch, ParquetTable, RowLocation};
+use crate::data::read::error::{RowLocation, TableError};
+use crate::data::read::parquet::{Batch, ParquetTable};
 use crate::data::visible::visible;
 use crate::fault::quoted;
 use crate::files::{self, EntryKind, RowCache, Stamp, Taken, panic_words};
@@ -192,10 +193,10 @@ fn stamp(
         .as_ref()
         .filter(|_| is_rendered)
         .map(|template| template.identity().to_string());
-    let hash = files::hash_file_in_parallel(file.parquet()).map_err(parquet::TableError::File)?;
+    let hash = files::hash_file_in_parallel(file.parquet()).map_err(TableError::File)?;
     // Of a file that was converted the cache can be asked by both.
     let source_hash = if file.is_converted() {
-        files::hash_file_in_parallel(file.path()).map_err(parquet::TableError::File)?
+        files::hash_file_in_parallel(file.path()).map_err(TableError::File)?
     } else {
         hash
     };
@@ -334,7 +335,7 @@ fn encode_row(
                 Vec::new(),
             ));
         }
-        Err(format::FormatError::Cell(parquet::TableError::Cell { column, reason, .. })) => {
+        Err(format::FormatError::Cell(TableError::Cell { column, reason, .. })) => {
             return broken(&column, &reason);
         }
         Err(format::FormatError::Cell(error)) => return Err(error.into()),

@@ -1,7 +1,7 @@
 //! Errors while a corpus is opened.
 
 use crate::data::example::error::EncodeError;
-use crate::data::read::parquet::{self, RowLocation};
+use crate::data::read::error::{RowLocation, TableError};
 use crate::fault::{Exit, Explain};
 use crate::files;
 
@@ -10,7 +10,7 @@ use crate::files;
 pub enum CorpusError {
     /// A data file cannot be read.
     #[error(transparent)]
-    Table(#[from] parquet::TableError),
+    Table(#[from] TableError),
     /// An example cannot be encoded, for a reason that other rows will share.
     #[error("{place}, column `{column}`: {said}")]
     Encode {

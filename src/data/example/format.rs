@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::conversation_error::ConversationError;
 use super::turns::{self, Chat, chat, history};
 use super::unread::Unread;
 use crate::data::read::columns::wanted;
 use crate::data::read::data_file::DataFile;
+use crate::data::read::error::TableError;
 use crate::data::read::likely::detected;
 use crate::data::read::parquet::{self, Batch, ParquetTable};
 use crate::terms::{Format, Term};
@@ -72,7 +74,7 @@ impl From<Example> for Read {
 pub enum FormatError {
     /// A cell cannot be read.
     #[error(transparent)]
-    Cell(#[from] parquet::TableError),
+    Cell(#[from] TableError),
     /// The content of a cell cannot be used.
     #[error("{cause}")]
     Content {
@@ -80,7 +82,7 @@ pub enum FormatError {
         column: &'static str,
         /// The error.
         #[source]
-        cause: Box<turns::ConversationError>,
+        cause: Box<ConversationError>,
     },
 }
 
@@ -93,7 +95,7 @@ pub fn inspect(
     file: &DataFile,
     format: Format,
     names: &BTreeMap<String, String>,
-) -> Result<u64, parquet::TableError> {
+) -> Result<u64, TableError> {
     Ok(ParquetTable::open(file, &wanted(format, names))?.rows())
 }
 
@@ -105,7 +107,7 @@ pub type ColumnNames = BTreeMap<String, String>;
 ///
 /// # Errors
 /// The first file cannot be opened.
-pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, parquet::TableError> {
+pub fn guessed(files: &[DataFile]) -> Result<Option<(Format, ColumnNames)>, TableError> {
     let fits = |format: Format, names: &ColumnNames| {
         files
             .iter()
@@ -229,7 +231,7 @@ impl Cells<'_> {
     pub(super) fn parsed<T>(
         &self,
         column: &'static str,
-        read: impl Fn(Value) -> Result<T, turns::ConversationError>,
+        read: impl Fn(Value) -> Result<T, ConversationError>,
     ) -> Result<T, FormatError> {
         read(self.cell(column)?).map_err(|cause| FormatError::Content {
             column,
@@ -274,7 +276,7 @@ impl Cells<'_> {
                         "a list of messages"
                     }
                 };
-                let cause = turns::ConversationError::Mixed {
+                let cause = ConversationError::Mixed {
                     found: form(&completion),
                     prompt: form(&prompt),
                 };

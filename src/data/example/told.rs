@@ -6,9 +6,9 @@ use std::fmt::Display;
 
 use serde_json::Value;
 
+use super::conversation_error::ConversationError;
 use super::encode::Encoder;
 use super::error::EncodeError;
-use super::turns;
 use crate::data::read::cells;
 use crate::data::read::parquet::Batch;
 use crate::data::template::{self, ChatTemplate};
@@ -37,7 +37,7 @@ impl Told for cells::CellError {
     }
 }
 
-impl Told for turns::ConversationError {
+impl Told for ConversationError {
     fn quotes(&self, _: Option<&ChatTemplate>) -> Vec<String> {
         self.quotes()
     }

@@ -5,102 +5,9 @@ use std::collections::BTreeMap;
 
 use super::cells::ColumnKind;
 use super::columns::{WantedColumn, wanted};
+use super::names::common_names;
 use crate::fault::nearest;
 use crate::terms::{Format, Term};
-
-/// Common names of a format's columns, the most likely first.
-const NAMES: [(&str, &[&str]); 11] = [
-    (
-        "messages",
-        &[
-            "messages",
-            "conversations",
-            "conversation",
-            "message",
-            "dialogue",
-            "dialog",
-            "dialogs",
-            "turns",
-            "chat",
-            "chats",
-            "items",
-        ],
-    ),
-    ("tools", &["tools", "functions"]),
-    ("chosen", &["chosen", "chosen_response", "preferred"]),
-    (
-        "rejected",
-        &["rejected", "rejected_response", "dispreferred"],
-    ),
-    ("label", &["label", "kto_tag", "desirable"]),
-    (
-        "prompt",
-        &[
-            "prompt",
-            "question",
-            "questions",
-            "query",
-            "instruction",
-            "input",
-            "problem",
-            "source",
-            "context",
-            "user",
-            "human",
-            "q",
-        ],
-    ),
-    (
-        "completion",
-        &[
-            "completion",
-            "response",
-            "answer",
-            "answers",
-            "output",
-            "solution",
-            "target",
-            "reply",
-            "chosen",
-            "assistant",
-            "label",
-            "a",
-        ],
-    ),
-    (
-        "instruction",
-        &[
-            "instruction",
-            "instructions",
-            "prompt",
-            "question",
-            "query",
-            "task",
-            "problem",
-        ],
-    ),
-    ("input", &["input", "inputs", "context"]),
-    (
-        "output",
-        &[
-            "output",
-            "outputs",
-            "response",
-            "answer",
-            "completion",
-            "solution",
-            "target",
-            "reply",
-        ],
-    ),
-    (
-        "text",
-        &[
-            "text", "content", "body", "document", "passage", "article", "sentence", "raw",
-            "markdown", "code",
-        ],
-    ),
-];
 
 /// A column of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -332,13 +239,11 @@ fn names_of(
 }
 
 fn by_name(canonical: &str, kind: ColumnKind, free: &[&&Candidate]) -> Option<String> {
-    let (_, names) = NAMES.iter().find(|(of, _)| *of == canonical)?;
-    let called = |name: &&str| {
+    let called = |name: &'static str| {
         free.iter()
             .find(|column| column.name.eq_ignore_ascii_case(name) && column.holds(kind))
     };
-    names
-        .iter()
+    common_names(canonical)
         .find_map(called)
         .map(|column| column.name.clone())
 }

@@ -3,10 +3,12 @@
 pub mod cells;
 pub mod columns;
 pub mod data_file;
+pub mod error;
 pub mod first_bytes;
 pub mod footer;
 pub mod license;
 pub mod likely;
+pub mod names;
 mod pages;
 pub mod parquet;
 mod times;

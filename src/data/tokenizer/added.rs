@@ -13,11 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use tokenizers::AddedToken;
 
 use super::error::TokenizeError;
 use super::files::{ADDED, Config, MAP, TokenizerFiles};
 use super::renumbered::RenumberedToken;
+use super::token::Token;
 
 /// Keys of single special tokens, in the order in which they are added.
 const NAMES: [&str; 7] = [
@@ -54,96 +54,6 @@ pub(super) struct Added {
     pub renumbered: Vec<RenumberedToken>,
     /// Descriptions of every change to the tokenizer, for its identity.
     pub identity: Vec<String>,
-}
-
-/// A token as a file defines it.
-#[allow(clippy::struct_excessive_bools, reason = "the flags of the format")]
-#[derive(Debug, Clone, PartialEq)]
-struct Token {
-    content: String,
-    single_word: bool,
-    lstrip: bool,
-    rstrip: bool,
-    /// Whether normalized text is searched for it; `None`: unless it is special.
-    normalized: Option<bool>,
-    special: bool,
-}
-
-impl Token {
-    fn special(content: &str) -> Self {
-        Self {
-            special: true,
-            ..Self::plain(content)
-        }
-    }
-
-    fn plain(content: &str) -> Self {
-        let content = content.to_owned();
-        Self {
-            content,
-            single_word: false,
-            lstrip: false,
-            rstrip: false,
-            normalized: None,
-            special: false,
-        }
-    }
-
-    /// Reads a token: a string is a special token, an object states its properties.
-    fn read(value: &Value) -> Option<Self> {
-        let Some(content) = value["content"].as_str() else {
-            return value.as_str().map(Self::special);
-        };
-        let flag = |key: &str| value[key].as_bool();
-        let is = |key: &str| flag(key).unwrap_or(false);
-        let (single_word, lstrip, rstrip) = (is("single_word"), is("lstrip"), is("rstrip"));
-        Some(Self {
-            single_word,
-            lstrip,
-            rstrip,
-            normalized: flag("normalized"),
-            special: is("special"),
-            ..Self::plain(content)
-        })
-    }
-
-    fn known(token: &AddedToken) -> Self {
-        let AddedToken {
-            single_word,
-            lstrip,
-            rstrip,
-            normalized,
-            special,
-            ref content,
-        } = *token;
-        Self {
-            content: content.clone(),
-            single_word,
-            lstrip,
-            rstrip,
-            normalized: Some(normalized),
-            special,
-        }
-    }
-
-    fn into_added(self) -> AddedToken {
-        let Self {
-            content,
-            single_word,
-            lstrip,
-            rstrip,
-            special,
-            normalized,
-        } = self;
-        AddedToken {
-            content,
-            single_word,
-            lstrip,
-            rstrip,
-            special,
-            normalized: normalized.unwrap_or(!special),
-        }
-    }
 }
 
 /// Tokens that the files name.

@@ -1,6 +1,7 @@
 //! Special tokens: their texts and their roles.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// Special tokens, as written in text.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +19,43 @@ pub struct SpecialTokens {
     pub all: Vec<String>,
     /// Tokens at which generation stops, including those of `generation_config.json`.
     pub ends: Vec<String>,
+}
+
+impl SpecialTokens {
+    /// Collects the special tokens of a tokenizer; `named` has those with a key, such as
+    /// `bos_token`.
+    pub(super) fn of(inner: &tokenizers::Tokenizer, named: &Map<String, Value>) -> Self {
+        let token = |key: &str| named.get(key).and_then(Value::as_str).map(str::to_owned);
+        let (bos, eos, pad, unk) = (
+            token("bos_token"),
+            token("eos_token"),
+            token("pad_token"),
+            token("unk_token"),
+        );
+        let mut special: Vec<_> = inner
+            .get_added_tokens_decoder()
+            .into_iter()
+            .filter(|(_, token)| token.special)
+            .collect();
+        special.sort_unstable_by_key(|(id, _)| *id);
+        let mut all: Vec<String> = special
+            .into_iter()
+            .map(|(_, token)| token.content)
+            .collect();
+        for named in [&bos, &eos, &pad, &unk].into_iter().flatten() {
+            if !all.contains(named) {
+                all.push(named.clone());
+            }
+        }
+        Self {
+            bos,
+            eos,
+            pad,
+            unk,
+            all,
+            ends: Vec::new(),
+        }
+    }
 }
 
 /// The tokens that end a turn in stock templates; they count as ends in every tokenizer that has

@@ -5,12 +5,11 @@ use std::ops::Range;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use tokenizers::models::ModelWrapper;
 
-use super::added::{Added, Files};
+use super::added::Files;
 pub use super::error::TokenizeError;
 use super::files::{CONFIG, GENERATION, TOKENIZER, TokenizerFiles};
-use super::limits::vet;
+use super::parsed::{Parsed, parse};
 use super::renumbered::{self, RenumberedToken};
 use super::special::TokenRole;
 pub use super::special::{ENDS_OF_TURNS, SpecialTokens};
@@ -87,7 +86,7 @@ impl Tokenizer {
         inner.set_encode_special_tokens(splits_special);
         let mut renumbered = renumbered::find(source, &inner);
         let added = Files::of(files, config)?.add_to(&mut inner, padding.as_deref())?;
-        let mut special = special_tokens(&inner, &added);
+        let mut special = SpecialTokens::of(&inner, &added.named);
         let chat_templates = files.all_templates()?;
         let mut eos_ids: Vec<u32> = special
             .eos
@@ -373,91 +372,6 @@ fn tokens_of(span: &Range<usize>, offsets: &[(usize, usize)]) -> Range<usize> {
     match (first, last) {
         (Some(first), Some(last)) if first <= last => first..last + 1,
         _ => 0..0,
-    }
-}
-
-/// A parsed `tokenizer.json`.
-struct Parsed {
-    inner: tokenizers::Tokenizer,
-    /// The token that it pads batches with.
-    padding: Option<String>,
-    /// Its BPE dropout: the share of merges that it would skip at random.
-    dropout: Option<f32>,
-}
-
-fn parse(path: &Path, source: &str) -> Result<Parsed, TokenizeError> {
-    let broken = |error: tokenizers::Error| TokenizeError::Broken {
-        path: path.to_owned(),
-        expected: "a tokenizer",
-        cause: error.to_string(),
-    };
-    vet(source).map_err(|reason| broken(reason.into()))?;
-    let parsed = files::guarded(|| {
-        let mut inner = tokenizers::Tokenizer::from_bytes(source)?;
-        let padding = inner.get_padding().map(|padding| padding.pad_token.clone());
-        // Rows are cut and padded where that is counted.
-        inner.with_truncation(None)?.with_padding(None);
-        let dropout = take_dropout(&mut inner);
-        // A post-processor that names a special token which it does not describe fails at its first
-        // text only.
-        inner.encode("", true)?;
-        Ok(Parsed {
-            inner,
-            padding,
-            dropout,
-        })
-    });
-    parsed.map_err(Into::into).flatten().map_err(broken)
-}
-
-/// Switches off the dropout of a BPE model and returns it.
-fn take_dropout(inner: &mut tokenizers::Tokenizer) -> Option<f32> {
-    let ModelWrapper::BPE(model) = inner.get_model() else {
-        return None;
-    };
-    let dropout = model.dropout.filter(|dropout| *dropout > 0.0)?;
-    let mut model = model.clone();
-    model.dropout = None;
-    inner.with_model(ModelWrapper::BPE(model));
-    Some(dropout)
-}
-
-fn special_tokens(inner: &tokenizers::Tokenizer, added: &Added) -> SpecialTokens {
-    let token = |key: &str| {
-        added
-            .named
-            .get(key)
-            .and_then(Value::as_str)
-            .map(str::to_owned)
-    };
-    let (bos, eos, pad, unk) = (
-        token("bos_token"),
-        token("eos_token"),
-        token("pad_token"),
-        token("unk_token"),
-    );
-    let mut special: Vec<_> = inner
-        .get_added_tokens_decoder()
-        .into_iter()
-        .filter(|(_, token)| token.special)
-        .collect();
-    special.sort_unstable_by_key(|(id, _)| *id);
-    let mut all: Vec<String> = special
-        .into_iter()
-        .map(|(_, token)| token.content)
-        .collect();
-    for named in [&bos, &eos, &pad, &unk].into_iter().flatten() {
-        if !all.contains(named) {
-            all.push(named.clone());
-        }
-    }
-    SpecialTokens {
-        bos,
-        eos,
-        pad,
-        unk,
-        all,
-        ends: Vec::new(),
     }
 }
 

@@ -126,13 +126,7 @@ fn merge_as(
 ) -> Result<Tally, MergeError> {
     folder.check_weights()?;
     let linears = folder.spec.modules();
-    let open = |addend: &Addend| MergeSource::open(&addend.folder, addend.weight, &linears);
-    let mut adapters = order
-        .adapters
-        .iter()
-        .map(open)
-        .collect::<Result<Vec<_>, _>>()?;
-    MergeSource::check_sum(&adapters)?;
+    let mut adapters = open_adapters(order, &linears)?;
     let old = weight_files(&order.base)?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
@@ -189,14 +183,7 @@ fn merge_as(
             plain numbers: the merged model gets none"
         )));
     }
-    let tensor_bytes = old
-        .iter()
-        .map(|old| rewriting.tensor_bytes(old))
-        .sum::<Result<u64, _>>()?;
-    let header_bytes = old
-        .iter()
-        .map(|old| Ok(rewriting.header(old)?.len() as u64))
-        .sum::<Result<u64, MergeError>>()?;
+    let (tensor_bytes, header_bytes) = written_bytes(&rewriting, &old)?;
     let mut tally = Tally {
         bytes: tensor_bytes + header_bytes,
         ..Tally::default()
@@ -220,6 +207,31 @@ fn merge_as(
         )?)
     })?;
     Ok(tally)
+}
+
+/// Opens the adapters of a request, which have a sum.
+fn open_adapters(
+    order: &MergeRequest,
+    linears: &[LinearSpec],
+) -> Result<Vec<MergeSource>, MergeError> {
+    let open = |addend: &Addend| MergeSource::open(&addend.folder, addend.weight, linears);
+    let adapters = order
+        .adapters
+        .iter()
+        .map(open)
+        .collect::<Result<Vec<_>, _>>()?;
+    MergeSource::check_sum(&adapters)?;
+    Ok(adapters)
+}
+
+/// Returns the bytes of all tensors that will be written, and of the files' headers.
+fn written_bytes(rewriting: &Rewriting, old: &[Archive]) -> Result<(u64, u64), MergeError> {
+    let mut bytes = (0, 0);
+    for old in old {
+        bytes.0 += rewriting.tensor_bytes(old)?;
+        bytes.1 += rewriting.header(old)?.len() as u64;
+    }
+    Ok(bytes)
 }
 
 /// Refuses an adapter that contains a table of the base that differs from this base's, for a format

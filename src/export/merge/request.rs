@@ -21,7 +21,7 @@ pub struct MergeRequest {
     pub out: PathBuf,
     /// The type of all numbers; `None` for the base's, tensor by tensor.
     pub float: Option<Float>,
-    /// What to do if the base is not the one that an adapter was trained on.
+    /// Handling of a base that is not the one an adapter was trained on.
     pub other_base: OtherBase,
     /// The numbers that adapters are added to.
     pub onto: Onto,
@@ -68,7 +68,7 @@ pub struct TrainedOn {
     pub run: Trained,
 }
 
-/// What to do if the base is not the one that an adapter was trained on.
+/// Handling of a base that is not the one an adapter was trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OtherBase {
     /// Refuse it.

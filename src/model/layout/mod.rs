@@ -286,8 +286,8 @@ impl DecoderSpec {
         linears
     }
 
-    /// Returns gate, up and down of one expert after the other, then of the shared one, whose weight
-    /// comes first.
+    /// Returns gate, up and down of one expert after the other, then of the shared one, whose
+    /// weight comes first.
     fn experts(&self, index: usize, spec: &ExpertsSpec) -> Vec<LinearSpec> {
         let (width, inner, count) = (self.width, spec.expert.inner, spec.router.experts);
         let of_expert = |expert: usize| match spec.form {
@@ -369,8 +369,8 @@ impl DecoderSpec {
         (0..count).flat_map(of_expert).chain(shared).collect()
     }
 
-    /// Returns every tensor of the checkpoint with its shape. Linear weights are in the order of the
-    /// family; stacked ones are [count, in, out] or [count, out, in].
+    /// Returns every tensor of the checkpoint with its shape. Linear weights are in the order of
+    /// the family; stacked ones are [count, in, out] or [count, out, in].
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![(self.names.embedding(), vec![self.vocabulary, self.width])];
         if self.learns_positions {

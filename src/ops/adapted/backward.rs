@@ -291,36 +291,7 @@ fn gradients<B: Products + KeyedDropout>(
         .then(|| dropped::<B>(x.as_ref().expect("kept"), mask.clone()));
     for of in &parents {
         let sum = match (*of, &u, &x, &dropped_x) {
-            (Of::X, u, ..) => {
-                let weights = linears
-                    .maps
-                    .iter()
-                    .map(|map| map.weight.transposed_by(turned))
-                    .collect();
-                let through_weights = (gradient.clone(), weights);
-                let as_turned = || {
-                    linears
-                        .adapters()
-                        .map(|adapter| Base::Dense(turned(&adapter.a)))
-                        .collect::<Vec<_>>()
-                };
-                let through_adapters = u.as_ref().map(|u| (u.clone(), as_turned()));
-                match (through_adapters, &mask) {
-                    (Some(through_adapters), Some(mask)) => ProductInputs::side_by_side(
-                        vec![vec![through_weights]],
-                        Some(B::keyed_dropout(
-                            product::<B>(ProductInputs::sum(vec![through_adapters])),
-                            mask.clone(),
-                        )),
-                    ),
-                    (through_adapters, _) => ProductInputs::sum(
-                        [through_weights]
-                            .into_iter()
-                            .chain(through_adapters)
-                            .collect(),
-                    ),
-                }
-            }
+            (Of::X, u, ..) => d_x::<B>(&linears, &gradient, u.as_ref(), mask.as_ref()),
             (Of::A(index), Some(u), _, Some(x)) => {
                 ProductInputs::of_weight(turned(x), columns_of::<B>(u, places.ranks[index].clone()))
             }
@@ -339,6 +310,44 @@ fn gradients<B: Products + KeyedDropout>(
         found.push((Of::Onto, gradient));
     }
     found
+}
+
+/// dX: Σ dY Wᵀ, and Σ u Aᵀ through the dropout of the adapters' inputs.
+fn d_x<B: Products + KeyedDropout>(
+    linears: &Linears<FloatTensor<B>>,
+    gradient: &FloatTensor<B>,
+    u: Option<&FloatTensor<B>>,
+    mask: Option<&Mask>,
+) -> ProductInputs<FloatTensor<B>> {
+    let turned = |tensor: &FloatTensor<B>| B::float_transpose(tensor.clone());
+    let weights = linears
+        .maps
+        .iter()
+        .map(|map| map.weight.transposed_by(turned))
+        .collect();
+    let through_weights = (gradient.clone(), weights);
+    let as_turned = || {
+        linears
+            .adapters()
+            .map(|adapter| Base::Dense(turned(&adapter.a)))
+            .collect::<Vec<_>>()
+    };
+    let through_adapters = u.map(|u| (u.clone(), as_turned()));
+    match (through_adapters, mask) {
+        (Some(through_adapters), Some(mask)) => ProductInputs::side_by_side(
+            vec![vec![through_weights]],
+            Some(B::keyed_dropout(
+                product::<B>(ProductInputs::sum(vec![through_adapters])),
+                mask.clone(),
+            )),
+        ),
+        (through_adapters, _) => ProductInputs::sum(
+            [through_weights]
+                .into_iter()
+                .chain(through_adapters)
+                .collect(),
+        ),
+    }
 }
 
 /// Each map's columns in the result, and in the narrow product.

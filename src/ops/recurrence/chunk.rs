@@ -3,8 +3,8 @@
 //!
 //! In a chunk with queries Q, keys K, values V, strengths β, sums γ of the logarithms of the decays
 //! from its start, and the state S before it, let F = e^(γᵢ - γⱼ) for j ≤ i and U the writes of its
-//! tokens. Then (1 + L) U = β ∘ (V - e^γ ∘ K S) with L = β ∘ F ∘ K Kᵀ below the diagonal, or U = β ∘
-//! V where nothing is erased; the output is e^γ ∘ Q S + (F ∘ Q Kᵀ) U, and the state after it is
+//! tokens. Then (1 + L) U = β ∘ (V - e^γ ∘ K S) with L = β ∘ F ∘ K Kᵀ below the diagonal, or U = β
+//! ∘ V where nothing is erased; the output is e^γ ∘ Q S + (F ∘ Q Kᵀ) U, and the state after it is
 //! e^γ' S + (e^(γ' - γ) ∘ K)ᵀ U with γ' the last of the sums.
 
 use crate::ops::exp::exp;

@@ -68,14 +68,7 @@ impl BlockBytes {
 pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     let blocks = BlockBytes::of(load, load.rows);
     let of_block = trainable_of_blocks(load);
-    let lowest = if load.trains_embedding() {
-        0
-    } else {
-        of_block
-            .iter()
-            .position(|numbers| *numbers > 0)
-            .unwrap_or(blocks.len())
-    };
+    let lowest = lowest_with_tape(load, &of_block);
     let recomputes = |index: usize| index < memory.recomputed;
     let kept = |index: usize| match index {
         _ if index < lowest => 0,
@@ -90,17 +83,7 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
         u64::from(load.accumulated.max(1).ilog2()),
     );
     let gradients_bytes = row_bytes * (partial + 1);
-    let widest = if memory.recomputed > lowest {
-        blocks.iter().map(|block| block.widest).max().unwrap_or(0)
-    } else {
-        0
-    };
-    let held_back = match load.place {
-        MemoryPlace::Processor { .. } => {
-            blocks.iter().map(|block| block.input).sum::<u64>() / HELD_BACK + widest
-        }
-        MemoryPlace::Gpu { .. } => 0,
-    };
+    let held_back = held_back_bytes(load, &blocks, memory.recomputed > lowest);
     let beside = beside_stream_bytes(load, load.rows);
     let mut kept_bytes: u64 = held_back + beside + (0..blocks.len()).map(kept).sum::<u64>();
     let at_head = if load.is_full() {
@@ -168,6 +151,27 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     StepParts {
         block_bytes: highest.block_bytes + load.unpacked_bytes(),
         ..highest
+    }
+}
+
+/// Returns the lowest block that the backward pass comes to; `of_block` counts what trains in each.
+fn lowest_with_tape(load: &Load, of_block: &[u64]) -> usize {
+    if load.trains_embedding() {
+        return 0;
+    }
+    let trains = of_block.iter().position(|numbers| *numbers > 0);
+    trains.unwrap_or(of_block.len())
+}
+
+/// Returns the bytes that the CPU's allocator holds back between tensors, see [`HELD_BACK`].
+fn held_back_bytes(load: &Load, blocks: &[BlockBytes], recomputes: bool) -> u64 {
+    let widest = blocks.iter().map(|block| block.widest).max();
+    let widest = widest.filter(|_| recomputes).unwrap_or(0);
+    match load.place {
+        MemoryPlace::Processor { .. } => {
+            blocks.iter().map(|block| block.input).sum::<u64>() / HELD_BACK + widest
+        }
+        MemoryPlace::Gpu { .. } => 0,
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::tree::{Node, NodeValue};
 use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
-use super::fate::KeyOutcome;
 use super::hugging_face as hf;
+use super::key_outcome::KeyOutcome;
 use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
 use super::{Given, Rule, Table, tokens};
 

@@ -8,7 +8,7 @@ use super::super::place::Location;
 use super::super::schema;
 use super::super::tree::{Node, NodeValue, shorten};
 use super::super::{from_bytes, keys};
-use super::fate::{KeyFate, KeyOutcome};
+use super::key_outcome::{ImportedKey, KeyOutcome};
 use super::text::{flow, unquoted};
 use super::{Given, Imported, Rule, Table, Tool, rule};
 
@@ -22,7 +22,7 @@ const MOST_ROUNDS: usize = 200;
 #[derive(Debug, Clone)]
 struct Line {
     value: String,
-    /// The index of the config key in the list of fates.
+    /// The index of the config key among `keys`.
     from: Option<usize>,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct Draft<'a> {
     pub validation: Vec<Data>,
     name: String,
     lines: BTreeMap<String, Line>,
-    fates: Vec<KeyFate>,
+    keys: Vec<ImportedKey>,
     added: Vec<(String, String, String)>,
     current: Option<usize>,
     prefix: String,
@@ -70,7 +70,7 @@ impl<'a> Draft<'a> {
             validation: Vec::new(),
             name,
             lines: BTreeMap::new(),
-            fates: Vec::new(),
+            keys: Vec::new(),
             added: Vec::new(),
             current: None,
             prefix: String::new(),
@@ -122,7 +122,7 @@ impl<'a> Draft<'a> {
         {
             return KeyOutcome::refused(format!("another key says `{key}: {}`", line.value));
         }
-        let fate = KeyOutcome::Mapped(format!("{key}: {value}"));
+        let outcome = KeyOutcome::Mapped(format!("{key}: {value}"));
         self.lines.insert(
             key.to_owned(),
             Line {
@@ -130,7 +130,7 @@ impl<'a> Draft<'a> {
                 from: self.current,
             },
         );
-        fate
+        outcome
     }
 
     /// Writes a line that the config does not contain, with the reason.
@@ -152,12 +152,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Assigns each key its fate by its rule.
+    /// Assigns each key its outcome by its rule.
     pub fn walk(&mut self, tables: &[Table]) {
         self.walk_map(self.root, "", "", tables);
     }
 
-    /// Assigns each key of a further file its fate; `prefix` names the file.
+    /// Assigns each key of a further file its outcome; `prefix` names the file.
     pub fn walk_file(&mut self, root: &'a Node, prefix: &str, tables: &[Table]) {
         let before = std::mem::replace(&mut self.root, root);
         self.prefix = format!("{prefix}: ");
@@ -206,7 +206,7 @@ impl<'a> Draft<'a> {
                     });
                 }
                 found => self.judge(&shown, &entry.place, &given, |draft, given| {
-                    draft.fate(found, given)
+                    draft.outcome(found, given)
                 }),
             }
         }
@@ -227,28 +227,28 @@ impl<'a> Draft<'a> {
         shown: &str,
         place: &Location,
         given: &Given,
-        fate: impl FnOnce(&mut Self, &Given) -> KeyOutcome,
+        outcome: impl FnOnce(&mut Self, &Given) -> KeyOutcome,
     ) {
-        let index = self.fates.len();
+        let index = self.keys.len();
         let key = format!("{}{shown}", self.prefix);
         let value = if given.node.is_blank() {
             String::new()
         } else {
             given.node.shown()
         };
-        self.fates.push(KeyFate {
+        self.keys.push(ImportedKey {
             key,
             value,
             place: place.clone(),
-            fate: KeyOutcome::dropped(""),
+            outcome: KeyOutcome::dropped(""),
         });
         self.current = Some(index);
-        let fate = fate(self, given);
-        self.fates[index].fate = fate;
+        let outcome = outcome(self, given);
+        self.keys[index].outcome = outcome;
         self.current = None;
     }
 
-    fn fate(&mut self, rule: Option<Rule>, given: &Given) -> KeyOutcome {
+    fn outcome(&mut self, rule: Option<Rule>, given: &Given) -> KeyOutcome {
         let unknown = || {
             KeyOutcome::refused(format!(
                 "{} has no such key that is known here",
@@ -293,29 +293,29 @@ impl<'a> Draft<'a> {
         self.set(key, value)
     }
 
-    /// Changes the fate of every key of a name to a refusal, once its value is seen not to go with
-    /// another.
+    /// Changes the outcome of every key of a name to a refusal, once its value is seen not to go
+    /// with another.
     pub fn refuse(&mut self, key: &str, reason: &str) {
-        let found = self.fates.iter_mut().filter(|fate| fate.key == key);
-        for fate in found {
-            fate.fate = KeyOutcome::refused(reason);
+        let found = self.keys.iter_mut().filter(|found| found.key == key);
+        for key in found {
+            key.outcome = KeyOutcome::refused(reason);
         }
     }
 
     /// Refuses a key that the config leaves out, if the tool's default is something that Rankine
     /// cannot do.
     pub fn refuse_whole(&mut self, key: &str, reason: &str) {
-        let fate = KeyOutcome::refused(reason);
-        self.fates.push(KeyFate {
+        let outcome = KeyOutcome::refused(reason);
+        self.keys.push(ImportedKey {
             key: key.to_owned(),
             value: String::new(),
             place: self.root.place.clone(),
-            fate,
+            outcome,
         });
     }
 
-    /// Returns the recipe and the fates. What the recipe's reader does not accept is refused with
-    /// its message.
+    /// Returns the recipe and the outcomes. What the recipe's reader does not accept is refused
+    /// with its message.
     pub fn into_imported(mut self) -> Imported {
         for _ in 0..MOST_ROUNDS {
             let (text, owners) = self.render(false);
@@ -337,7 +337,7 @@ impl<'a> Draft<'a> {
             };
             match line.from {
                 Some(index) => {
-                    self.fates[index].fate =
+                    self.keys[index].outcome =
                         KeyOutcome::refused(format!("the recipe does not take it: {message}"));
                 }
                 None => self.added.retain(|(added, ..)| *added != key),
@@ -347,7 +347,7 @@ impl<'a> Draft<'a> {
         let recipe = self.render(true).0;
         Imported {
             tool: self.tool,
-            keys: self.fates,
+            keys: self.keys,
             added: self.added,
             recipe,
         }
@@ -361,20 +361,20 @@ impl<'a> Draft<'a> {
         ];
         for (key, _) in missing.iter().filter(|(_, is_there)| !is_there) {
             if self
-                .fates
+                .keys
                 .iter()
-                .any(|fate| matches!(fate.fate, KeyOutcome::Refused(_)))
+                .any(|key| matches!(key.outcome, KeyOutcome::Refused(_)))
             {
                 continue;
             }
-            let fate = KeyOutcome::refused(format!(
+            let outcome = KeyOutcome::refused(format!(
                 "a recipe needs `{key}`, and nothing in this config says it"
             ));
-            self.fates.push(KeyFate {
+            self.keys.push(ImportedKey {
                 key: self.name.clone(),
                 value: String::new(),
                 place: self.root.place.clone(),
-                fate,
+                outcome,
             });
         }
     }
@@ -438,9 +438,9 @@ impl<'a> Draft<'a> {
         if with_notes {
             let note =
                 line.from
-                    .map(|index| &self.fates[index])
-                    .and_then(|fate| match &fate.fate {
-                        KeyOutcome::Replaced(note) => Some(format!("{}: {note}", fate.key)),
+                    .map(|index| &self.keys[index])
+                    .and_then(|key| match &key.outcome {
+                        KeyOutcome::Replaced(note) => Some(format!("{}: {note}", key.key)),
                         _ => None,
                     });
             let added = self
@@ -458,33 +458,33 @@ impl<'a> Draft<'a> {
     /// Writes comments for replaced values without a line of their own, and for refused keys.
     fn notes(&self, page: &mut Page) {
         let has_line = |index: usize| self.lines.values().any(|line| line.from == Some(index));
-        let replaced = self.fates.iter().enumerate().filter(|(index, fate)| {
-            matches!(fate.fate, KeyOutcome::Replaced(_)) && !has_line(*index)
+        let replaced = self.keys.iter().enumerate().filter(|(index, key)| {
+            matches!(key.outcome, KeyOutcome::Replaced(_)) && !has_line(*index)
         });
         let refused = self
-            .fates
+            .keys
             .iter()
-            .filter(|fate| matches!(fate.fate, KeyOutcome::Refused(_)));
-        let lists: [(&str, Vec<&KeyFate>); 2] = [
+            .filter(|key| matches!(key.outcome, KeyOutcome::Refused(_)));
+        let lists: [(&str, Vec<&ImportedKey>); 2] = [
             (
                 "Replaced: read these before the first run.",
-                replaced.map(|(_, fate)| fate).collect(),
+                replaced.map(|(_, key)| key).collect(),
             ),
             (
                 "Refused: these keys are not in this recipe.",
                 refused.collect(),
             ),
         ];
-        for (heading, fates) in lists.into_iter().filter(|(_, fates)| !fates.is_empty()) {
+        for (heading, keys) in lists.into_iter().filter(|(_, keys)| !keys.is_empty()) {
             page.push("", None);
             page.comment(heading);
-            for fate in fates {
-                let value = if fate.value.is_empty() {
+            for key in keys {
+                let value = if key.value.is_empty() {
                     String::new()
                 } else {
-                    format!(": {}", fate.value)
+                    format!(": {}", key.value)
                 };
-                page.comment(&format!("- {}{value}: {}", fate.key, fate.fate.words()));
+                page.comment(&format!("- {}{value}: {}", key.key, key.outcome.words()));
             }
         }
     }

@@ -3,7 +3,7 @@
 
 use super::super::tree::{NodeValue, shorten};
 use super::draft::Draft;
-use super::fate::KeyOutcome;
+use super::key_outcome::KeyOutcome;
 use super::text::{flow, number, texts, unquoted, whole};
 use super::{Given, Rule, Table, Tool};
 use crate::terms::{Optimizer, Scheduler, Term};
@@ -484,8 +484,8 @@ pub(super) fn eval_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-/// Returns the fate of a key that sets how often evaluation happens. It changes numbers only if it
-/// can end a run.
+/// Returns the outcome of a key that sets how often evaluation happens. It changes numbers only if
+/// it can end a run.
 pub(super) fn rarely(draft: &Draft, note: &str) -> KeyOutcome {
     let patience = ["early_stopping_patience", "early_stopping_steps"]
         .iter()

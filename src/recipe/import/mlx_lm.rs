@@ -8,14 +8,16 @@ use std::path::Path;
 use super::super::tree::{Node, NodeValue};
 use super::datasets::{Located, Part, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
-use super::fate::KeyOutcome;
 use super::hugging_face as hf;
+use super::key_outcome::KeyOutcome;
 use super::text::{list, number, quoted, texts, whole};
 use super::{Given, Rule, Table};
 use crate::files::{JSON_BYTES, read_text_up_to};
 
 /// Bytes of a first row that are looked at.
 const MOST_OF_A_ROW: u64 = 1 << 22;
+/// The dataset of a config without one.
+const DEFAULT_DATA: &str = "mlx-community/WikiSQL";
 const OPTIMIZER: &str = "an argument of the optimizer that is not supported";
 
 pub(super) const TABLES: &[Table] = &[TOP];
@@ -605,89 +607,92 @@ pub(super) fn finish(draft: &mut Draft) {
     }
     draft.default(&["fine_tune_type"], "adapter.method", "lora");
     if !is_full(draft) {
-        let rank = draft
-            .at("lora_parameters.rank")
-            .map_or(Some(8), whole)
-            .unwrap_or(8);
-        draft.default(&["lora_parameters.rank"], "adapter.r", "8");
-        draft.default(
-            &["lora_parameters.scale"],
-            "adapter.alpha",
-            &(20 * rank).to_string(),
-        );
-        draft.default(
-            &["lora_parameters.keys"],
-            "adapter.target_modules",
-            "all-linear",
-        );
-        if draft.at("num_layers").is_none() {
-            match last_layers(draft, 16) {
-                Ok(layers) => {
-                    draft.add(
-                        "adapter.layers_to_transform",
-                        layers,
-                        "mlx-lm adapts the last 16 layers unless it is told",
-                    );
-                }
-                Err(reason) => draft.refuse_whole("num_layers", &reason),
-            }
-        }
+        adapter_defaults(draft);
     }
     let train_on = if draft.is_on("mask_prompt") {
         "last"
     } else {
         "all"
     };
-    if let Some(Ok(sets)) = draft.at("hf_dataset").map(hub_sets) {
-        let of = |split: usize| {
+    let path = draft.text("data").unwrap_or(DEFAULT_DATA);
+    let [train, validation] = if let Some(Ok(sets)) = draft.at("hf_dataset").map(hub_sets) {
+        [0, 1].map(|split| {
             sets.iter()
                 .filter_map(|set| set.data(set.splits[split], train_on, &draft.folder))
                 .collect()
-        };
-        let (train, validation) = (of(0), of(1));
-        (draft.train, draft.validation) = (train, validation);
-        return;
-    }
-    let Some(path) = draft.text("data").or(Some("mlx-community/WikiSQL")) else {
-        return;
+        })
+    } else if on_hub(path, Part::default(), &draft.folder).is_some() {
+        ["train", "valid"].map(|split| {
+            data_of_hub(path, split, train_on, &draft.folder)
+                .into_iter()
+                .collect()
+        })
+    } else {
+        data_of_folder(path, train_on, &draft.folder).map(|data| vec![data])
     };
-    if on_hub(path, Part::default(), &draft.folder).is_some() {
-        let set = |split: &str| {
-            let part = Part {
-                split: Some(split),
-                ..Part::default()
-            };
-            let mut lines = on_hub(path, part, &draft.folder)?.lines(part);
-            lines.extend([("format", "chat".into()), ("train_on", train_on.into())]);
-            Some(Data {
-                notes: vec!["Say what its rows are in `format`.".into()],
-                lines,
-            })
-        };
-        let (train, validation) = (set("train"), set("valid"));
-        (draft.train, draft.validation) = (
-            train.into_iter().collect(),
-            validation.into_iter().collect(),
-        );
-        return;
+    (draft.train, draft.validation) = (train, validation);
+}
+
+/// Adds what mlx-lm fills in for an adapter.
+fn adapter_defaults(draft: &mut Draft) {
+    let rank = draft
+        .at("lora_parameters.rank")
+        .map_or(Some(8), whole)
+        .unwrap_or(8);
+    draft.default(&["lora_parameters.rank"], "adapter.r", "8");
+    draft.default(
+        &["lora_parameters.scale"],
+        "adapter.alpha",
+        &(20 * rank).to_string(),
+    );
+    draft.default(
+        &["lora_parameters.keys"],
+        "adapter.target_modules",
+        "all-linear",
+    );
+    if draft.at("num_layers").is_none() {
+        match last_layers(draft, 16) {
+            Ok(layers) => {
+                draft.add(
+                    "adapter.layers_to_transform",
+                    layers,
+                    "mlx-lm adapts the last 16 layers unless it is told",
+                );
+            }
+            Err(reason) => draft.refuse_whole("num_layers", &reason),
+        }
     }
+}
+
+/// Returns a split of a dataset of the Hub; `None` if `path` is none.
+fn data_of_hub(path: &str, split: &str, train_on: &str, folder: &Path) -> Option<Data> {
+    let part = Part {
+        split: Some(split),
+        ..Part::default()
+    };
+    let mut lines = on_hub(path, part, folder)?.lines(part);
+    lines.extend([("format", "chat".into()), ("train_on", train_on.into())]);
+    Some(Data {
+        notes: vec!["Say what its rows are in `format`.".into()],
+        lines,
+    })
+}
+
+/// Returns the training and validation rows of a folder, `train.jsonl` and `valid.jsonl`.
+fn data_of_folder(path: &str, train_on: &str, folder: &Path) -> [Data; 2] {
     // A word alone is a folder to mlx-lm first.
     let located = if path.contains('/') {
-        locate(path, &draft.folder)
+        locate(path, folder)
     } else {
         Located {
             path: quoted(path),
             task: None,
         }
     };
-    let folder = located
-        .path
-        .trim_matches('"')
-        .trim_end_matches('/')
-        .to_owned();
-    let layout = rows_of(&draft.folder.join(&folder).join("train.jsonl"));
-    let set = |file: &str| {
-        let path = quoted(&format!("{folder}/{file}.jsonl"));
+    let named = located.path.trim_matches('"').trim_end_matches('/');
+    let layout = rows_of(&folder.join(named).join("train.jsonl"));
+    ["train", "valid"].map(|file| {
+        let path = quoted(&format!("{named}/{file}.jsonl"));
         let task = located.task.iter().map(|task| format!("{task}."));
         let unknown = layout
             .is_none()
@@ -703,7 +708,5 @@ pub(super) fn finish(draft: &mut Draft) {
                 .chain([("train_on", train_on.into())])
                 .collect(),
         }
-    };
-    draft.train = vec![set("train")];
-    draft.validation = vec![set("valid")];
+    })
 }

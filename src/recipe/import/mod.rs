@@ -1,17 +1,17 @@
 //! Converts configs of other trainers to recipes. Every key of a config gets exactly one of four
-//! fates. A key that the tool's table does not have is refused by name.
+//! outcomes. A key that the tool's table does not have is refused by name.
 //!
 //! ```text
 //! config -> tree
-//!     -> table of the tool: a fate for each key, lines for the recipe
+//!     -> table of the tool: an outcome for each key, lines for the recipe
 //!     -> recipe, read back by the reader itself
 //! ```
 
 mod axolotl;
 mod datasets;
 mod draft;
-mod fate;
 mod hugging_face;
+mod key_outcome;
 mod llama_factory;
 mod mlx_lm;
 mod peft_run;
@@ -24,7 +24,7 @@ mod tests;
 
 use std::path::Path;
 
-pub use fate::{KeyFate, KeyOutcome};
+pub use key_outcome::{ImportedKey, KeyOutcome};
 pub use text::quoted;
 
 use self::draft::Draft;
@@ -139,8 +139,8 @@ struct Given<'a> {
 pub struct Imported {
     /// The tool of the config.
     pub tool: Tool,
-    /// Each key of the config with its fate, in the order of the file.
-    pub keys: Vec<KeyFate>,
+    /// Each key of the config with its outcome, in the order of the file.
+    pub keys: Vec<ImportedKey>,
     /// Lines that the recipe needs because the tool has other defaults: recipe key, value, reason.
     pub added: Vec<(String, String, String)>,
     /// The recipe, with a comment for each replaced value and each refused key.
@@ -150,14 +150,14 @@ pub struct Imported {
 impl Imported {
     /// Returns the refused keys as faults of the config.
     pub fn refused(&self) -> Vec<Fault> {
-        self.keys.iter().filter_map(KeyFate::fault).collect()
+        self.keys.iter().filter_map(ImportedKey::fault).collect()
     }
 
-    /// Returns the number of keys per fate: mapped, dropped, replaced, refused.
+    /// Returns the number of keys per outcome: mapped, dropped, replaced, refused.
     pub fn counts(&self) -> [usize; 4] {
         let mut counts = [0; 4];
         for key in &self.keys {
-            counts[key.fate.rank()] += 1;
+            counts[key.outcome.rank()] += 1;
         }
         counts
     }
@@ -204,7 +204,7 @@ impl crate::fault::Explain for ImportError {
     }
 }
 
-/// Reads a config, or the folder of a run, and decides the fate of each key. Nothing is written.
+/// Reads a config, or the folder of a run, and decides the outcome of each key. Nothing is written.
 ///
 /// # Errors
 /// The config cannot be read, is not YAML, or belongs to no known tool. A refused key is not an

@@ -5,8 +5,8 @@
 use std::path::Path;
 
 use super::draft::{Data, Draft, is_off};
-use super::fate::KeyOutcome;
 use super::hugging_face as hf;
+use super::key_outcome::KeyOutcome;
 use super::text::{list, quoted, texts};
 use super::{Given, ImportError, Imported, Rule, Table, Tool, read};
 use crate::fault::Fault;

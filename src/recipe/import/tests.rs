@@ -100,9 +100,9 @@ fn fate<'a>(imported: &'a Imported, key: &str) -> &'a KeyOutcome {
     &imported
         .keys
         .iter()
-        .find(|fate| fate.key == key)
+        .find(|found| found.key == key)
         .unwrap_or_else(|| panic!("`{key}` has no fate"))
-        .fate
+        .outcome
 }
 
 /// Returns the value of a recipe's key as text.
@@ -132,7 +132,10 @@ fn whole_configs_come_to_recipes_that_are_read() {
         assert_eq!(recipe.faults, [], "{name}\n{}", imported.recipe);
         assert_eq!(imported.counts().iter().sum::<usize>(), imported.keys.len());
         assert!(
-            imported.keys.iter().all(|key| !key.fate.words().is_empty()),
+            imported
+                .keys
+                .iter()
+                .all(|key| !key.outcome.words().is_empty()),
             "{name}"
         );
     }

@@ -4,7 +4,7 @@
 use super::super::tree::NodeValue;
 use super::Given;
 use super::draft::Draft;
-use super::fate::KeyOutcome;
+use super::key_outcome::KeyOutcome;
 use super::text::{list, quoted, texts};
 
 const START: &str = "new rows begin as the mean of all rows, not at random numbers; `from` names a \
@@ -15,10 +15,10 @@ const RENAMED: &str = "a token of the base is not renamed: this one gets a row o
 /// Maps `special_tokens` of Axolotl: a token by its role, which is added if the base lacks it.
 pub(super) fn special_token(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let key = format!("tokens.{}", given.name.trim_end_matches("_token"));
-    let fate = draft.set(&key, quoted(given.node.text().unwrap_or_default()));
+    let outcome = draft.set(&key, quoted(given.node.text().unwrap_or_default()));
     let all = of_axolotl(draft);
     match draft.set("tokens.add", all) {
-        KeyOutcome::Mapped(_) => fate,
+        KeyOutcome::Mapped(_) => outcome,
         refused => refused,
     }
 }

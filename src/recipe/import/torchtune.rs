@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::super::tree::{KeyValue, Node, NodeValue};
 use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
-use super::fate::KeyOutcome;
 use super::hugging_face as hf;
+use super::key_outcome::KeyOutcome;
 use super::text::{list, number, quoted, texts, unquoted};
 use super::{Given, Rule, Table};
 

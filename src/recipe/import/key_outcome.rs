@@ -1,9 +1,9 @@
-//! The four fates of a key.
+//! The four outcomes of a key.
 
 use super::super::place::Location;
 use crate::fault::Fault;
 
-/// The fate of a key.
+/// The outcome of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyOutcome {
     /// The recipe says the same: the recipe's key and value.
@@ -33,12 +33,12 @@ impl KeyOutcome {
         Self::Refused(reason.into())
     }
 
-    /// Returns the word for the fate.
+    /// Returns the word for the outcome.
     pub fn word(&self) -> &'static str {
         ["mapped", "dropped", "replaced", "refused"][self.rank()]
     }
 
-    /// Returns the text that goes with the fate.
+    /// Returns the text that goes with the outcome.
     pub fn words(&self) -> &str {
         match self {
             Self::Mapped(words)
@@ -58,23 +58,23 @@ impl KeyOutcome {
     }
 }
 
-/// A key of the config and its fate.
+/// A key of the config and its outcome.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeyFate {
+pub struct ImportedKey {
     /// Its path, such as `datasets.0.type`.
     pub key: String,
     /// Its value as written, shortened.
     pub value: String,
     /// Its place in the file.
     pub place: Location,
-    /// Its fate.
-    pub fate: KeyOutcome,
+    /// Its outcome.
+    pub outcome: KeyOutcome,
 }
 
-impl KeyFate {
+impl ImportedKey {
     /// Returns the fault if the key was refused.
     pub fn fault(&self) -> Option<Fault> {
-        let KeyOutcome::Refused(reason) = &self.fate else {
+        let KeyOutcome::Refused(reason) = &self.outcome else {
             return None;
         };
         let value = if self.value.is_empty() {
