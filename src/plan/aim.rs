@@ -43,11 +43,10 @@ impl Plan {
             self.init_from.is_none() && config.init_lora_weights && !config.is_principal
         };
         let is_same = match (&self.aim.reference, &self.trains) {
-            (Reference::Init, super::Trains::Everything) => true,
+            (Reference::Init | Reference::Base, super::Trains::Everything) => true,
             (Reference::Init, super::Trains::Adapter(config)) => {
                 config.dropout == 0.0 || starts_at_base(config)
             }
-            (Reference::Base, super::Trains::Everything) => true,
             (Reference::Base, super::Trains::Adapter(config)) => starts_at_base(config),
             (Reference::Folder(_) | Reference::None, _) => false,
         };

@@ -265,9 +265,10 @@ impl Sheet {
             // Of a pair the chosen completion is scored.
             for unit in &batch.units {
                 let first = unit.targets.start;
-                for index in first..first + unit.supervised_targets() {
+                let scored = first..first + unit.supervised_targets();
+                for (index, loss) in scored.clone().zip(&losses[scored]) {
                     let set = self.data.corpus.source(batch.row_of(index) as usize);
-                    scores[set].add(losses[index], self.end_ids.contains(&batch.targets[index]));
+                    scores[set].add(*loss, self.end_ids.contains(&batch.targets[index]));
                 }
             }
             done += batch.units.len() as u64;

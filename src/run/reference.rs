@@ -215,9 +215,11 @@ fn parts(sets: &[Rows; 3], config: &TrainConfig, identity: &str) -> Result<Vec<P
                     batches.push(rows.mismatched(&[*place]));
                 }
                 for batch in batches {
-                    let lengths = batch.lengths.iter().map(|length| *length as i32);
-                    let numbers = lengths.chain(batch.ids).chain(batch.positions);
-                    let bytes: Vec<u8> = numbers.flat_map(i32::to_le_bytes).collect();
+                    let lengths = batch.lengths.iter().map(|length| *length as u64);
+                    let lengths = lengths.flat_map(u64::to_le_bytes);
+                    let numbers = batch.ids.into_iter().chain(batch.positions);
+                    let bytes: Vec<u8> =
+                        lengths.chain(numbers.flat_map(i32::to_le_bytes)).collect();
                     hasher.update(hash_bytes(&bytes).0.as_slice());
                 }
             }
