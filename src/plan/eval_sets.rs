@@ -265,8 +265,8 @@ impl Sheet {
             // Of a pair the chosen completion is scored.
             for unit in &batch.units {
                 let first = unit.targets.start;
-                let scored = first..first + unit.supervised_targets();
-                for (index, loss) in scored.clone().zip(&losses[scored]) {
+                let chosen = first..first + unit.supervised_targets();
+                for (index, loss) in chosen.clone().zip(&losses[chosen]) {
                     let set = self.data.corpus.source(batch.row_of(index) as usize);
                     scores[set].add(*loss, self.end_ids.contains(&batch.targets[index]));
                 }

@@ -5,11 +5,12 @@
 
 use serde_json::{Value, json};
 
+use super::conversation_error::ConversationError;
 use super::encode::Encoder;
 use super::error::EncodeError;
 use super::format::{Cells, Example, FormatError, Read};
 use super::token_row::TokenRow;
-use super::turns::{self, Chat, ConversationError, chat};
+use super::turns::{self, Chat, chat};
 use super::unread::Unread;
 use crate::terms::{RowForm, TrainOn};
 
