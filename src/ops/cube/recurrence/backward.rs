@@ -47,7 +47,7 @@ pub(in crate::ops) fn backward(
     };
     let writes = walks.writes();
     let pairs = walks.pairs(&writes);
-    let of_mixed = walks.gather(writes, &pairs);
+    let of_mixed = walks.assembled(writes, &pairs);
     let [of_gates, of_vectors] = walks.gates(pairs);
     [of_mixed, of_gates, of_vectors]
 }
@@ -154,7 +154,7 @@ impl Walks<'_> {
     }
 
     /// Returns the gradient of queries, keys and values, and leaves the gates' in the table.
-    fn gather(&self, writes: CubeTensor, pairs: &CubeTensor) -> CubeTensor {
+    fn assembled(&self, writes: CubeTensor, pairs: &CubeTensor) -> CubeTensor {
         let (given, form, documents) = (&self.given, self.form, self.documents);
         let of_mixed = empty(&given.mixed, given.mixed.shape(), given.mixed.dtype);
         let args = || {
