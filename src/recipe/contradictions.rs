@@ -4,7 +4,7 @@
 //! it.
 
 use super::notes::{Notes, listed};
-use super::objective::loss_types;
+use super::objective::{all_loss_types, loss_types};
 use super::synonyms;
 use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
@@ -145,11 +145,16 @@ fn in_objective(recipe: &Recipe, notes: &Notes) {
 /// Checks the loss of an objective, and keys that only some losses have.
 fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
     let objective = &recipe.objective;
-    let valid = loss_types(kind);
-    let said = objective.loss_type.as_ref().filter(|_| !valid.is_empty());
+    let of_kind = loss_types(kind);
+    let (valid, of) = if of_kind.is_empty() {
+        (all_loss_types(), String::new())
+    } else {
+        (of_kind.clone(), format!(" of `type: {kind}`"))
+    };
+    let said = objective.loss_type.as_ref();
     if let Some(said) = said.filter(|said| !valid.contains(&said.value.as_str())) {
         let message = format!(
-            "objective.loss_type: `{}` is no loss of `type: {kind}`, expected {}",
+            "objective.loss_type: `{}` is no loss{of}, expected {}",
             said.value,
             listed(&valid, "or")
         );
@@ -159,6 +164,7 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
         );
         return;
     }
+    let said = said.filter(|_| !of_kind.is_empty());
     let word = said.map_or("sigmoid", |said| said.value.as_str());
     let is_smoothed = match kind {
         ObjectiveType::Dpo => DpoLoss::parse(word).is_none_or(DpoLoss::is_smoothed),

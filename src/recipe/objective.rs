@@ -102,7 +102,8 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
     }
 }
 
-fn all_loss_types() -> Vec<&'static str> {
+/// Returns the words of `loss_type` of all types of objectives.
+pub(super) fn all_loss_types() -> Vec<&'static str> {
     let mut all: Vec<&str> = Vec::new();
     for (_, kind) in ObjectiveType::WORDS {
         for word in loss_types(*kind) {

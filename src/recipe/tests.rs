@@ -231,7 +231,7 @@ pub(super) const BROKEN: &[(&str, &str)] = &[
         "foo_bar_baz: 3",
         "x.yaml:5:1: unknown key `foo_bar_baz` | known keys here: `adapter`, `base_model`, \
         `cache`, `chat_template`, `chat_template_kwargs`, `datasets`, `device`, `evaluation`, \
-        `output`, `output_dir`, `threads`, `tokens` and `training`",
+        `objective`, `output`, `output_dir`, `threads`, `tokens` and `training`",
     ),
     (
         "~: 3",

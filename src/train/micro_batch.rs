@@ -362,7 +362,7 @@ mod tests {
             .expect("the golden files")
             .map(|entry| entry.expect("an entry").path())
             .collect();
-        assert_eq!(families.len(), 45);
+        assert_eq!(families.len(), 46);
         for path in &families {
             let (family, decoder, objective) =
                 (path.display(), adapted(path), Objective::NextToken);

@@ -391,7 +391,7 @@ mod tests {
             ("c.tokens", 3),
             ("d.tokens", 2),
         ] {
-            write(dir.path(), name, 3, age);
+            write(dir.path(), name, 4, age);
         }
         std::fs::write(dir.path().join("notes.txt"), "not ours").expect("written");
         assert_eq!(
@@ -447,8 +447,8 @@ mod tests {
         std::fs::create_dir(dir.path().join(ROWS)).expect("made");
         write(dir.path(), "patients-0011.tokens", 2, 1);
         write(&dir.path().join(ROWS), "x.tokens", 2, 1);
-        write(&dir.path().join(ROWS), "y.tokens", 3, 1);
-        write(&dir.path().join(ROWS), "z.tokens", 4, 2);
+        write(&dir.path().join(ROWS), "y.tokens", 4, 1);
+        write(&dir.path().join(ROWS), "z.tokens", 5, 2);
         assert_eq!(
             remove_outdated(&cache),
             Taken {
