@@ -271,7 +271,13 @@ fn apart(ours: &[Named], archive: &Archive) -> f64 {
 
 fn model(group: &Path, info: &Value, adapter: Option<&str>) -> Decoder {
     let arch = info["arch"].as_str().unwrap();
-    let mut decoder = load(&golden(&format!("archs/{arch}/model")));
+    let folder = golden(&format!("archs/{arch}/model"));
+    let mut decoder = load(&folder);
+    // TRL was asked for the loss that balances experts, which the config leaves out.
+    if info["train"][0]["aux_loss"].is_number() {
+        let coefficient = &json(&folder.join("config.json"))["router_aux_loss_coef"];
+        decoder.spec.router_aux_loss_coef = coefficient.as_f64().unwrap();
+    }
     if let Some(adapter) = adapter {
         attach_peft(&mut decoder, &group.join(adapter));
     }
