@@ -152,11 +152,11 @@ fn imports_go_only_downward() {
 
 #[test]
 fn rooms_of_data_import_only_downward() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/data");
     let floor = |room: &str| DATA.iter().position(|floor| floor.contains(&room));
     let mut wrong = Vec::new();
     for (path, _, text) in sources() {
-        let Ok(inside) = path.strip_prefix(&root) else {
+        let Ok(inside) = path.strip_prefix(&folder) else {
             continue;
         };
         if inside == Path::new("mod.rs") {
