@@ -207,8 +207,8 @@ pub(super) struct PlacedTensor {
 }
 
 impl PlacedTensor {
-    /// Returns the place of a tensor of this shape; `None` where it is none of a layer that carries,
-    /// or a projection.
+    /// Returns the place of a tensor of this shape; `None` where it is none of a layer that
+    /// carries, or a projection.
     pub fn of(name: &str, shape: &[usize], spec: &DecoderSpec) -> Option<Self> {
         let (layer, rest) = name
             .strip_prefix(spec.names.stem)?
@@ -248,9 +248,9 @@ impl PlacedTensor {
     }
 }
 
-/// Returns the order of a tensor's rows, or of the columns of a projection back to the stream, where
-/// the delta rule has several heads of values for one key: llama.cpp repeats all keys one after the
-/// other, and Hugging Face each by itself. `end` is the tensor's name in its module.
+/// Returns the order of a tensor's rows, or of the columns of a projection back to the stream,
+/// where the delta rule has several heads of values for one key: llama.cpp repeats all keys one
+/// after the other, and Hugging Face each by itself. `end` is the tensor's name in its module.
 pub(super) fn tiled(recurrent: &RecurrentSpec, end: &str) -> Option<Tiled> {
     let form = recurrent.form;
     if form.update != Update::Delta || form.key_heads == form.value_heads {

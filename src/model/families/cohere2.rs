@@ -1,5 +1,5 @@
-//! Cohere 2 (Command R7B, Command A): parallel attention and feed-forward after one layer norm without
-//! a bias, and a window in three of four layers; the others do not rotate.
+//! Cohere 2 (Command R7B, Command A): parallel attention and feed-forward after one layer norm
+//! without a bias, and a window in three of four layers; the others do not rotate.
 
 use super::span::span;
 use super::{

@@ -1,4 +1,5 @@
-//! ERNIE 4.5 (dense): Llama with a rotation of neighbors, and biases everywhere if the config says so.
+//! ERNIE 4.5 (dense): Llama with a rotation of neighbors, and biases everywhere if the config says
+//! so.
 
 use super::{
     ConfigJson, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, ModelError, decoder, heads,

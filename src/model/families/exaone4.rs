@@ -1,5 +1,5 @@
-//! EXAONE 4: norms of each layer's outputs and of every query and key head; where some layers have a
-//! window, only those rotate.
+//! EXAONE 4: norms of each layer's outputs and of every query and key head; where some layers have
+//! a window, only those rotate.
 
 use super::span::span;
 use super::{

@@ -1,5 +1,5 @@
-//! GLM-4 (0414): norms of each layer's inputs and outputs, a rotation of neighbors in half of a head,
-//! and one module for gate and up.
+//! GLM-4 (0414): norms of each layer's inputs and outputs, a rotation of neighbors in half of a
+//! head, and one module for gate and up.
 
 use super::{
     ConfigJson, DecoderSpec, GatedSpec, GroupedSpec, LayerSpec, ModelError, Modules, Names,

@@ -1,5 +1,5 @@
-//! GPT-2: learned positions instead of a rotation, layer norms, biases, a feed-forward of GELU without a
-//! gate, and weights that files have as [in, out].
+//! GPT-2: learned positions instead of a rotation, layer norms, biases, a feed-forward of GELU
+//! without a gate, and weights that files have as [in, out].
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Modules, Names, NormKind,

@@ -1,5 +1,5 @@
-//! GPT-NeoX and Pythia: one module for queries, keys and values of each head, layer norms, a rotation
-//! of a part of each head, and parallel attention and feed-forward with a norm each.
+//! GPT-NeoX and Pythia: one module for queries, keys and values of each head, layer norms, a
+//! rotation of a part of each head, and parallel attention and feed-forward with a norm each.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Modules, Names, NormKind,

@@ -1,5 +1,5 @@
-//! Granite 4: Granite with gate and up in one module of its shared feed-forward, attention that need
-//! not rotate, and in its H models Mamba 2 in most layers.
+//! Granite 4: Granite with gate and up in one module of its shared feed-forward, attention that
+//! need not rotate, and in its H models Mamba 2 in most layers.
 
 use super::span::named_kind;
 use serde_json::Value;
@@ -87,7 +87,8 @@ fn states(config: &ConfigJson) -> Result<RecurrentSpec, ModelError> {
     if heads * head_dim != width || heads % groups != 0 {
         return Err(config.fault(format!(
             "`mamba_n_heads` is {heads} of `mamba_d_head`, {head_dim}, in `mamba_n_groups`, \
-            {groups}, expected {width} features (`mamba_expand` times `hidden_size`) in equal groups"
+            {groups}, expected {width} features (`mamba_expand` times `hidden_size`) in equal \
+            groups"
         )));
     }
     let [least, most] = limits(config)?;

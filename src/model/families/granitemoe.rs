@@ -1,5 +1,5 @@
-//! Granite with experts in every layer, weighted by a softmax over the chosen ones; those of a layer
-//! are stacked.
+//! Granite with experts in every layer, weighted by a softmax over the chosen ones; those of a
+//! layer are stacked.
 
 use super::granite::{attention, scaled};
 use super::{

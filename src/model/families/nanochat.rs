@@ -1,5 +1,5 @@
-//! nanochat: norms without weights, also of the embedding and of rotated queries and keys, a rotation
-//! backwards, a feed-forward of squared `ReLU`, and capped logits.
+//! nanochat: norms without weights, also of the embedding and of rotated queries and keys, a
+//! rotation backwards, a feed-forward of squared `ReLU`, and capped logits.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Names, NormKind, PlainActivation,

@@ -1,5 +1,5 @@
-//! Nemotron and Minitron: layer norms with 1 + w, a feed-forward of squared `ReLU`, and a rotation of a
-//! part of each head.
+//! Nemotron and Minitron: layer norms with 1 + w, a feed-forward of squared `ReLU`, and a rotation
+//! of a part of each head.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, NormKind, PlainSpec, decoder,

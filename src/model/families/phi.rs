@@ -1,5 +1,5 @@
-//! Phi-1, 1.5 and 2: parallel attention and feed-forward after one layer norm, biases everywhere, also
-//! of the head, and a rotation of a part of each head.
+//! Phi-1, 1.5 and 2: parallel attention and feed-forward after one layer norm, biases everywhere,
+//! also of the head, and a rotation of a part of each head.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Names, NormKind, NormPlacement,

@@ -1,5 +1,5 @@
-//! Qwen 1.5 and 2 with experts, beside a shared one that is weighted by a sigmoid; a window, where it is
-//! used, in every other layer of the lower ones.
+//! Qwen 1.5 and 2 with experts, beside a shared one that is weighted by a sigmoid; a window, where
+//! it is used, in every other layer of the lower ones.
 
 use super::qwen3_moe::{FORM, sparse};
 use super::span::{span, window_if_used};

@@ -1,5 +1,5 @@
-//! Seed-OSS: Llama with biases of queries, keys and values, and one of the output if the config says
-//! so.
+//! Seed-OSS: Llama with biases of queries, keys and values, and one of the output if the config
+//! says so.
 
 use super::{ConfigJson, DecoderSpec, GroupedSpec, ModelError, decoder, heads, plain, rope};
 

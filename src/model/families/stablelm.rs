@@ -1,5 +1,5 @@
-//! `StableLM`: Llama with layer norms and a rotation of a part of each head; some have parallel attention
-//! and feed-forward.
+//! `StableLM`: Llama with layer norms and a rotation of a part of each head; some have parallel
+//! attention and feed-forward.
 
 use super::{
     ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, NormKind, NormPlacement, decoder,

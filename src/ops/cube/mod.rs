@@ -15,7 +15,7 @@
 #![allow(
     clippy::collapsible_if,
     clippy::manual_is_multiple_of,
-    reason = "a condition of the launch stands alone, and kernels have the operators of their language"
+    reason = "a condition of the launch stands alone, and a kernel has few methods"
 )]
 #![allow(
     clippy::trivially_copy_pass_by_ref,
