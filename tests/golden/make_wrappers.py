@@ -89,21 +89,21 @@ PUBLISHED = {
         max_position_embeddings=262144, model_type="gemma4_unified_text", moe_intermediate_size=None, num_attention_heads=16, num_experts=None, num_global_key_value_heads=1, num_hidden_layers=48,
         num_key_value_heads=8, num_kv_shared_layers=0, pad_token_id=0, rms_norm_eps=1e-6, rope_parameters=GEMMA4_ROPE, sliding_window=1024, tie_word_embeddings=True, top_k_experts=None,
         use_bidirectional_attention="vision", use_double_wide_mlp=False, vocab_size=262144, vocab_size_per_layer_input=262144)},
-    # Sizes as slime (scripts/models/qwen3.5-0.8B.sh) and Megatron-Bridge name them; the rest is the class's default.
+    # Sizes of 0.8B as slime (scripts/models/qwen3.5-0.8B.sh) names them; those of 4B are from memory, not from its file; the rest is the class's default.
     "qwen3.5-0.8b": {"model_type": "qwen3_5", "tie_word_embeddings": True, "text_config": QWEN3_5 | dict(
         hidden_size=1024, intermediate_size=3584, num_hidden_layers=24, num_attention_heads=8, num_key_value_heads=2, linear_num_value_heads=16)},
     "qwen3.5-4b": {"model_type": "qwen3_5", "tie_word_embeddings": True, "text_config": QWEN3_5 | dict(
         hidden_size=2560, intermediate_size=9216, num_hidden_layers=32, num_attention_heads=16, num_key_value_heads=4, linear_num_value_heads=32)},
-    # Megatron-Bridge, docs/models/vlm/ministral3.md; the rotation is the class's default.
+    # From memory of Megatron-Bridge's page on Ministral 3, not from its file; the rotation is the class's default.
     "ministral-3-3b": {"model_type": "mistral3", "tie_word_embeddings": True, "text_config": dict(
         model_type="ministral3", hidden_size=3072, intermediate_size=9216, num_hidden_layers=26, num_attention_heads=32, num_key_value_heads=8, head_dim=128, vocab_size=131072,
         max_position_embeddings=262144, rms_norm_eps=1e-5, tie_word_embeddings=True)},
-    # The table of its model card, https://huggingface.co/ibm-granite/granite-4.0-micro.
+    # Sizes as IBM's table of Granite 4.1 3B has them; the multipliers are from memory of Granite 4.0 Micro's file.
     "granite-4.0-micro": dict(
         model_type="granitemoehybrid", hidden_size=2560, intermediate_size=8192, shared_intermediate_size=8192, num_hidden_layers=40, num_attention_heads=40, num_key_value_heads=8,
         layer_types=["attention"] * 40, num_local_experts=0, num_experts_per_tok=0, position_embedding_type="rope", rope_theta=10000000, embedding_multiplier=12, residual_multiplier=0.22,
         attention_multiplier=0.015625, logits_scaling=10, max_position_embeddings=131072, rms_norm_eps=1e-5, tie_word_embeddings=True, vocab_size=100352, pad_token_id=100256),
-    # OLMo-core's olmo3_7B with the long context of https://huggingface.co/allenai/Olmo-3-7B-Instruct.
+    # Sizes of the class's defaults; the long context is from memory of Olmo-3-7B-Instruct's file.
     "olmo-3-7b": dict(
         model_type="olmo3", hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=32, max_position_embeddings=65536, rms_norm_eps=1e-6,
         rope_theta=500000, sliding_window=4096, vocab_size=100278, pad_token_id=100277, tie_word_embeddings=False,
