@@ -143,13 +143,17 @@ impl Reading<'_> {
         roles
     }
 
-    /// Fills which parts of a row are trained, and the system message of all rows.
+    /// Fills which parts of a row are trained, and the system message of all rows. Rows of
+    /// preferences have neither: the completions are what is compared.
     fn trained_parts(
         &mut self,
         section: &str,
         dataset: &Dataset,
         format: Format,
     ) -> (TrainOn, Option<String>) {
+        if format.is_of_preferences() {
+            return (TrainOn::Assistant, None);
+        }
         let default = if format == Format::Text {
             TrainOn::All
         } else {
