@@ -147,6 +147,23 @@ pub fn shell_word(word: &str) -> String {
     }
 }
 
+/// Quotes a text for YAML, on one line and also within braces, where it would be read as something
+/// else.
+pub fn yaml_word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+@".contains(c);
+    let starts_well =
+        text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '.' || c == '_');
+    let is_word = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"]
+        .contains(&text.to_ascii_lowercase().as_str());
+    let is_number = text.starts_with('.')
+        && text[1..].starts_with(|c: char| c.is_ascii_digit() || "iInN".contains(c));
+    if starts_well && !is_word && !is_number && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        serde_json::to_string(text).expect("a text can be written")
+    }
+}
+
 /// Most characters of a message that are shown.
 const MAX_SHOWN: usize = 4000;
 
@@ -208,6 +225,19 @@ pub fn nearest<'a>(word: &str, words: impl Iterator<Item = &'a str> + Clone) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn words_that_yaml_reads_otherwise_are_quoted() {
+        let quoted = [
+            "no", "Null", "true", "12", ".5", "", "a b: c", "a, b", "- x", "é", "#x",
+        ];
+        for word in quoted {
+            assert_eq!(yaml_word(word), format!("\"{word}\""));
+        }
+        for word in ["question", "q_1", "a-b", "data/x.jsonl", "./x"] {
+            assert_eq!(yaml_word(word), word);
+        }
+    }
 
     #[test]
     fn the_nearest_word_is_near() {

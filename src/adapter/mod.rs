@@ -298,8 +298,8 @@ impl Explain for AdapterError {
                 Some("a pattern matches a whole module name or what follows a dot in it".into())
             }
             Self::NoMatch { what: "target_parameters", .. } => {
-                Some("parameters of routed experts are `mlp.experts.gate_up_proj` and \
-                    `mlp.experts.down_proj`".into())
+                Some("parameters of routed experts are `experts.gate_up_proj` and \
+                    `experts.down_proj`".into())
             }
             Self::NoMatch { .. } => {
                 Some("use `all-linear`, names from that list, or a regular expression that matches \

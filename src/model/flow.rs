@@ -9,7 +9,7 @@ use super::block::Block;
 use super::block_io::{BlockInput, BlockOutput, KeyValueRows};
 use crate::nn::experts::Load;
 
-/// Tensors beside the stream on its way through the blocks.
+/// Tensors that accompany the residual stream through the blocks.
 #[derive(Debug, Default)]
 pub struct Context {
     /// The inputs of all layers, [1, tokens, layers, width of one].

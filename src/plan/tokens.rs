@@ -13,7 +13,7 @@ use crate::adapter::peft;
 use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::{NAMES, TokenizerFiles};
 use crate::data::{Revision, TokenRole};
-use crate::fault::{Fault, nearest};
+use crate::fault::{Fault, nearest, yaml_word};
 use crate::files::listed;
 use crate::model::{CompanionFiles, NewRow, NewRows, OwnVocabulary};
 use crate::recipe::{self, AddedToken, Location, Recipe, Said};
@@ -288,7 +288,7 @@ impl Lookup<'_> {
         );
         let fault = Fault::new(message).at(&said.place);
         self.faults.push(match self.tokenizer.token_of(id) {
-            Some(token) => fault.hint(format!("id {id} is {}", recipe::quoted(&token))),
+            Some(token) => fault.hint(format!("id {id} is {}", yaml_word(&token))),
             None => fault.hint("such as `<|im_end|>`"),
         });
         false
@@ -302,7 +302,7 @@ impl Lookup<'_> {
                 "{key}: `{token}` is neither in the vocabulary of base `{}` nor in `tokens.add`",
                 self.base
             );
-            let add = format!("add it with `tokens: {{add: [{}]}}`", recipe::quoted(token));
+            let add = format!("add it with `tokens: {{add: [{}]}}`", yaml_word(token));
             let hint = self
                 .near(token)
                 .map_or_else(|| add.clone(), |near| format!("{near} Otherwise {add}"));

@@ -41,7 +41,6 @@ use std::path::{Path, PathBuf};
 pub use adapter::Adapter;
 pub use dataset::Dataset;
 pub use evaluation::Evaluation;
-pub use import::quoted;
 pub use objective::Objective;
 pub use output::Output;
 pub use place::{Location, Said};

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 
 use super::answers::{Answers, Goal};
 use super::look::Set;
-use crate::recipe::{description, quoted};
+use crate::fault::yaml_word;
+use crate::recipe::description;
 use crate::terms::{Device, Format};
 
 /// Sections of the recipe, in order.
@@ -119,14 +120,14 @@ impl<'a> Draft<'a> {
             "",
             "base_model",
             "base_model",
-            &quoted(self.base),
+            &yaml_word(self.base),
         );
         if self.device != Device::Auto {
             line(&mut text, "", "device", "device", &self.device.to_string());
         }
         text.push_str("\ndatasets:\n");
         for set in self.sets {
-            let _ = writeln!(text, "  - path: {}", quoted(&set.path));
+            let _ = writeln!(text, "  - path: {}", yaml_word(&set.path));
             let _ = writeln!(
                 text,
                 "    # {}",
@@ -145,7 +146,7 @@ impl<'a> Draft<'a> {
             if !columns.is_empty() {
                 let columns: Vec<String> = columns
                     .iter()
-                    .map(|(ours, theirs)| format!("{ours}: {}", quoted(theirs)))
+                    .map(|(ours, theirs)| format!("{ours}: {}", yaml_word(theirs)))
                     .collect();
                 let _ = writeln!(text, "    columns: {{{}}}", columns.join(", "));
             }

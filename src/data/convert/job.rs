@@ -136,7 +136,7 @@ impl Job<'_> {
         }
         Err(ConvertError::source(
             &self.inputs[0].path,
-            "or a file beside it was changed while it was converted",
+            "or a file next to it was changed during the conversion",
             "convert it again",
         ))
     }

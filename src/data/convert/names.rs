@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use arrow::datatypes::DataType;
 
 use super::shape::{Field, Shape};
+use crate::data::read::likely::in_recipe;
 use crate::data::read::names::{certain_names, is_certainly};
 use crate::terms::Format;
 
@@ -41,16 +42,12 @@ impl std::fmt::Display for Proposal {
         if named.is_empty() && !self.needs_names() {
             return Ok(());
         }
-        let all = if self.needs_names() {
+        let listed = if self.needs_names() {
             self.columns.iter().collect()
         } else {
             named
         };
-        let listed: Vec<String> = all
-            .iter()
-            .map(|(canonical, name)| format!("{canonical}: {}", yaml_word(name)))
-            .collect();
-        write!(f, ", columns: {{{}}}", listed.join(", "))
+        write!(f, ", columns: {}", in_recipe(&listed))
     }
 }
 
@@ -59,20 +56,6 @@ impl Proposal {
     /// then.
     fn needs_names(&self) -> bool {
         self.format == Format::Chat && !self.columns.contains_key("messages")
-    }
-}
-
-/// Formats a name for a flow mapping of YAML.
-pub(super) fn yaml_word(word: &str) -> String {
-    let is_plain = !word.is_empty()
-        && word
-            .chars()
-            .all(|c| c.is_alphanumeric() || "_-".contains(c))
-        && !word.starts_with('-');
-    if is_plain {
-        word.to_owned()
-    } else {
-        format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
     }
 }
 

@@ -2,11 +2,12 @@
 //! by common names and by content.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 
 use super::cells::ColumnKind;
 use super::columns::{WantedColumn, wanted};
 use super::names::common_names;
-use crate::fault::nearest;
+use crate::fault::{nearest, yaml_word};
 use crate::terms::{Format, Term};
 
 /// A column of a file.
@@ -148,26 +149,12 @@ fn reads(format: Format, canonical: &str) -> bool {
 }
 
 /// Formats names as a recipe does: `{prompt: question, completion: answer}`.
-pub fn in_recipe(names: &[(&'static str, String)]) -> String {
+pub fn in_recipe<K: Display, N: AsRef<str>>(names: &[(K, N)]) -> String {
     let pairs: Vec<String> = names
         .iter()
-        .map(|(canonical, name)| format!("{canonical}: {}", in_yaml(name)))
+        .map(|(canonical, name)| format!("{canonical}: {}", yaml_word(name.as_ref())))
         .collect();
     format!("{{{}}}", pairs.join(", "))
-}
-
-/// Formats a name as YAML reads it within braces.
-fn in_yaml(name: &str) -> String {
-    let is_plain = name.starts_with(|c: char| c.is_alphabetic() || c == '_')
-        && name
-            .chars()
-            .all(|c| c.is_alphanumeric() || "_-. ".contains(c))
-        && !name.ends_with(' ');
-    if is_plain {
-        name.to_owned()
-    } else {
-        format!("'{}'", name.replace('\'', "''"))
-    }
 }
 
 fn in_option(names: &[(&'static str, String)]) -> String {
@@ -416,7 +403,7 @@ mod tests {
         );
         assert_eq!(
             hint(Format::Text, &[], &texts(&["a b: c"])),
-            "say which column holds it, such as `columns: {text: 'a b: c'}`"
+            "say which column holds it, such as `columns: {text: \"a b: c\"}`"
         );
     }
 

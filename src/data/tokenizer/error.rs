@@ -103,7 +103,7 @@ impl Explain for TokenizeError {
             }
             Self::Value { .. } => Some("correct the value, or fetch the file again".to_owned()),
             Self::Collision { .. } => Some(
-                "take tokenizer.json and the files beside it from one place, or remove the file \
+                "take tokenizer.json and the files next to it from one place, or remove the file \
                 that does not belong there"
                     .to_owned(),
             ),

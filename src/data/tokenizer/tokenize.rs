@@ -141,16 +141,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no tokens for the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Encoding, TokenizeError> {
-        // A regular expression that backtracks too often makes its crate panic.
-        let encoding = files::guarded(|| self.inner.encode(text, add_special_tokens));
-        let encoding = encoding.map_err(|cause| TokenizeError::Panicked {
-            bytes: text.len(),
-            cause,
-        })?;
-        let encoding = encoding.map_err(|error| TokenizeError::Encode {
-            bytes: text.len(),
-            cause: error.to_string(),
-        })?;
+        let encoding = guarded(text, || self.inner.encode(text, add_special_tokens))?;
         Ok(Encoding {
             ids: encoding.get_ids().to_vec(),
             offsets: encoding.get_offsets().to_vec(),
@@ -162,15 +153,7 @@ impl Tokenizer {
     /// # Errors
     /// The tokenizer has no tokens for the text.
     pub fn ids(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>, TokenizeError> {
-        let encoding = files::guarded(|| self.inner.encode_fast(text, add_special_tokens));
-        let encoding = encoding.map_err(|cause| TokenizeError::Panicked {
-            bytes: text.len(),
-            cause,
-        })?;
-        let encoding = encoding.map_err(|error| TokenizeError::Encode {
-            bytes: text.len(),
-            cause: error.to_string(),
-        })?;
+        let encoding = guarded(text, || self.inner.encode_fast(text, add_special_tokens))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -410,6 +393,20 @@ fn missing(folder: &Path) -> TokenizeError {
         folder: folder.to_owned(),
         instead,
     }
+}
+
+/// Runs an encoding of a text. A regular expression that backtracks too often makes its crate panic.
+fn guarded(
+    text: &str,
+    encode: impl FnOnce() -> tokenizers::Result<tokenizers::Encoding>,
+) -> Result<tokenizers::Encoding, TokenizeError> {
+    let bytes = text.len();
+    files::guarded(encode)
+        .map_err(|cause| TokenizeError::Panicked { bytes, cause })?
+        .map_err(|error| TokenizeError::Encode {
+            bytes,
+            cause: error.to_string(),
+        })
 }
 
 #[cfg(test)]

@@ -7,8 +7,9 @@ use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::hugging_face as hf;
 use super::key_outcome::KeyOutcome;
-use super::text::{flow, list, number, pairs, quoted, texts, unquoted, whole};
+use super::text::{flow, list, number, pairs, texts, unquoted, whole};
 use super::{Given, Rule, Table, tokens};
+use crate::fault::yaml_word;
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images and audio are not supported";
@@ -1023,7 +1024,7 @@ fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let whole = draft
         .text("revision_of_model")
         .map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
-    draft.set("base_model", quoted(&whole))
+    draft.set("base_model", yaml_word(&whole))
 }
 
 fn same_base(draft: &mut Draft, given: &Given) -> KeyOutcome {
@@ -1392,7 +1393,7 @@ fn chat_template_jinja(draft: &mut Draft, given: &Given) -> KeyOutcome {
             "a template within the config is not supported: write it to a file and name that",
         );
     }
-    draft.set("chat_template", quoted(text))
+    draft.set("chat_template", yaml_word(text))
 }
 
 /// Maps `plugins`: some only change how something is computed.
@@ -1510,12 +1511,12 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
             "split" if said == "train" => {
                 KeyOutcome::dropped("the split that is read without a word")
             }
-            "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
-            "name" => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
+            "split" => KeyOutcome::Mapped(format!("datasets.split: {}", yaml_word(said))),
+            "name" => KeyOutcome::Mapped(format!("datasets.config: {}", yaml_word(said))),
             _ => KeyOutcome::Mapped(format!("datasets.path: {}", located.path)),
         },
         Some(_) if given.name == "split" && is_slice(said) => {
-            KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said)))
+            KeyOutcome::Mapped(format!("datasets.split: {}", yaml_word(said)))
         }
         Some(Located { path, task: None })
             if given.name == "data_files" && loaded_file(given.parent).is_some() =>
@@ -1771,7 +1772,7 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
     };
     let mut named: Vec<String> = columns
         .iter()
-        .filter_map(|(ours, key)| Some(format!("{ours}: {}", quoted(value(key)?.text()?))))
+        .filter_map(|(ours, key)| Some(format!("{ours}: {}", yaml_word(value(key)?.text()?))))
         .collect();
     if value("type").and_then(Node::text) == Some("sharegpt") && value("field_messages").is_none() {
         named.push("messages: conversations".into());

@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use super::super::split::Split;
-use super::text::quoted;
+use crate::fault::yaml_word;
 
 /// File extensions of data that a recipe reads without a task for the user.
 const READ_FORMS: [&str; 13] = [
@@ -92,7 +92,7 @@ pub(super) fn on_hub(path: &str, part: Part, folder: &Path) -> Option<Located> {
         .revision
         .map_or_else(String::new, |revision| format!("@{revision}"));
     Some(Located {
-        path: quoted(&format!("hf://datasets/{owner}/{name}{revision}{files}")),
+        path: yaml_word(&format!("hf://datasets/{owner}/{name}{revision}{files}")),
         task: None,
     })
 }
@@ -117,11 +117,11 @@ impl Located {
         let config = part
             .config
             .filter(|_| self.is_of_hub())
-            .map(|config| ("config", quoted(config)));
+            .map(|config| ("config", yaml_word(config)));
         let split = part
             .split
             .filter(|split| self.is_of_hub() && *split != Split::TRAIN || is_slice(split));
-        let split = split.map(|split| ("split", quoted(split)));
+        let split = split.map(|split| ("split", yaml_word(split)));
         [("path", self.path.clone())]
             .into_iter()
             .chain(config)
@@ -134,7 +134,7 @@ impl Located {
 pub(super) fn local_file(path: &str) -> Option<Located> {
     let is_file = !path.contains("://") && READ_FORMS.iter().any(|end| path.ends_with(end));
     is_file.then(|| Located {
-        path: quoted(path),
+        path: yaml_word(path),
         task: None,
     })
 }
@@ -151,13 +151,13 @@ pub(super) fn locate(path: &str, folder: &Path) -> Located {
         .filter(|_| !path.contains("://"))
     {
         return Located {
-            path: quoted(&format!("{stem}.parquet")),
+            path: yaml_word(&format!("{stem}.parquet")),
             task: Some(format!("write `{path}` there as Parquet")),
         };
     }
     if is_there || path.starts_with(['.', '/', '~']) {
         return Located {
-            path: quoted(path),
+            path: yaml_word(path),
             task: None,
         };
     }
@@ -184,7 +184,7 @@ pub(super) fn locate(path: &str, folder: &Path) -> Located {
         )
     };
     Located {
-        path: quoted(&format!("datasets/{}", inside.join("/"))),
+        path: yaml_word(&format!("datasets/{}", inside.join("/"))),
         task: Some(task),
     }
 }

@@ -6,6 +6,7 @@ use super::draft::Draft;
 use super::key_outcome::KeyOutcome;
 use super::text::{flow, number, texts, unquoted, whole};
 use super::{Given, Rule, Table, Tool};
+use crate::fault::yaml_word;
 use crate::terms::{Optimizer, Scheduler, Term};
 
 pub(super) const LOGGING: &str = "logging changes no number; Rankine writes metrics.jsonl, \
@@ -579,7 +580,7 @@ pub(super) fn targets(draft: &mut Draft, given: &Given) -> KeyOutcome {
             if given.node.text().is_some()
                 && one.contains(['*', '\\', '[', '(', '^', '$', '|']) =>
         {
-            draft.set("adapter.target_modules", super::text::quoted(one))
+            draft.set("adapter.target_modules", yaml_word(one))
         }
         _ => draft.set("adapter.target_modules", super::text::list(&names)),
     }

@@ -12,8 +12,9 @@ use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::hugging_face as hf;
 use super::key_outcome::KeyOutcome;
-use super::text::{list, number, pairs, quoted, texts, unquoted, whole};
+use super::text::{list, number, pairs, texts, unquoted, whole};
 use super::{Given, Rule, Table, tokens};
+use crate::fault::yaml_word;
 use crate::files::{JSON_BYTES, read_text_up_to};
 
 const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
@@ -472,7 +473,7 @@ fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
         .text("model_revision")
         .filter(|revision| *revision != "main");
     let whole = revision.map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
-    draft.set("base_model", quoted(&whole))
+    draft.set("base_model", yaml_word(&whole))
 }
 
 fn is_full(draft: &Draft) -> bool {
@@ -486,7 +487,7 @@ fn has_adapter(draft: &Draft) -> bool {
 fn adapter(draft: &mut Draft, given: &Given) -> KeyOutcome {
     match &texts(given.node)[..] {
         _ if is_full(draft) => KeyOutcome::refused("every weight trains; merge the adapter first"),
-        [one] => draft.set("adapter.init_from", quoted(one)),
+        [one] => draft.set("adapter.init_from", yaml_word(one)),
         _ => KeyOutcome::refused("several adapters: merge all except the last into the base first"),
     }
 }
@@ -1244,7 +1245,7 @@ fn data(draft: &Draft, entry: DatasetInfo) -> Data {
         .columns
         .iter()
         .filter(|(ours, name)| ours != name)
-        .map(|(ours, name)| format!("{ours}: {}", quoted(name)))
+        .map(|(ours, name)| format!("{ours}: {}", yaml_word(name)))
         .collect();
     if !columns.is_empty() {
         data.lines

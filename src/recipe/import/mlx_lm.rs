@@ -10,8 +10,9 @@ use super::datasets::{Located, Part, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::hugging_face as hf;
 use super::key_outcome::KeyOutcome;
-use super::text::{list, number, quoted, texts, whole};
+use super::text::{list, number, texts, whole};
 use super::{Given, Rule, Table};
+use crate::fault::yaml_word;
 use crate::files::{JSON_BYTES, read_text_up_to};
 
 /// Bytes of a first row that are looked at.
@@ -313,7 +314,7 @@ impl HubSet<'_> {
         let columns: Vec<String> = self
             .columns
             .iter()
-            .map(|(ours, name)| format!("{ours}: {}", quoted(name)))
+            .map(|(ours, name)| format!("{ours}: {}", yaml_word(name)))
             .collect();
         lines.push(("columns", format!("{{{}}}", columns.join(", "))));
         if self.format == "chat" {
@@ -685,14 +686,14 @@ fn data_of_folder(path: &str, train_on: &str, folder: &Path) -> [Data; 2] {
         locate(path, folder)
     } else {
         Located {
-            path: quoted(path),
+            path: yaml_word(path),
             task: None,
         }
     };
     let named = located.path.trim_matches('"').trim_end_matches('/');
     let layout = rows_of(&folder.join(named).join("train.jsonl"));
     ["train", "valid"].map(|file| {
-        let path = quoted(&format!("{named}/{file}.jsonl"));
+        let path = yaml_word(&format!("{named}/{file}.jsonl"));
         let task = located.task.iter().map(|task| format!("{task}."));
         let unknown = layout
             .is_none()

@@ -25,7 +25,6 @@ mod tests;
 use std::path::Path;
 
 pub use key_outcome::{ImportedKey, KeyOutcome};
-pub use text::quoted;
 
 use self::draft::Draft;
 use super::RecipeError;

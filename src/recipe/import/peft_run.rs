@@ -7,9 +7,9 @@ use std::path::Path;
 use super::draft::{Data, Draft, is_off};
 use super::hugging_face as hf;
 use super::key_outcome::KeyOutcome;
-use super::text::{list, quoted, texts};
+use super::text::{list, texts};
 use super::{Given, ImportError, Imported, Rule, Table, Tool, read};
-use crate::fault::Fault;
+use crate::fault::{Fault, yaml_word};
 use crate::recipe::RecipeError;
 
 /// The file that every adapter folder has.
@@ -229,7 +229,7 @@ fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let whole = draft
         .text("revision")
         .map_or_else(|| base.to_owned(), |revision| format!("{base}@{revision}"));
-    draft.set("base_model", quoted(&whole))
+    draft.set("base_model", yaml_word(&whole))
 }
 
 fn peft_type(draft: &mut Draft, given: &Given) -> KeyOutcome {

@@ -4,22 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::super::tree::{Node, NodeValue};
-
-/// Returns a text as a YAML value on one line.
-pub fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./-+@".contains(c);
-    let starts_well =
-        text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '.' || c == '_');
-    let is_word = ["true", "false", "yes", "no", "on", "off", "null", "y", "n"]
-        .contains(&text.to_ascii_lowercase().as_str());
-    let is_number = text.starts_with('.')
-        && text[1..].starts_with(|c: char| c.is_ascii_digit() || "iInN".contains(c));
-    if starts_well && !is_word && !is_number && text.chars().all(is_plain) {
-        text.to_owned()
-    } else {
-        serde_json::to_string(text).expect("a text can be written")
-    }
-}
+use crate::fault::yaml_word;
 
 /// Returns a value in flow style. Numbers, booleans and blanks without quotes stay as written.
 pub(super) fn flow(node: &Node) -> String {
@@ -27,7 +12,7 @@ pub(super) fn flow(node: &Node) -> String {
         NodeValue::Scalar {
             text, plain: true, ..
         } if is_value(node) => text.clone(),
-        NodeValue::Scalar { text, .. } => quoted(text),
+        NodeValue::Scalar { text, .. } => yaml_word(text),
         NodeValue::List(nodes) => format!(
             "[{}]",
             nodes.iter().map(flow).collect::<Vec<_>>().join(", ")
@@ -35,7 +20,7 @@ pub(super) fn flow(node: &Node) -> String {
         NodeValue::Map(entries) => {
             let pairs: Vec<_> = entries
                 .iter()
-                .map(|(key, entry)| format!("{}: {}", quoted(key), flow(&entry.value)))
+                .map(|(key, entry)| format!("{}: {}", yaml_word(key), flow(&entry.value)))
                 .collect();
             format!("{{{}}}", pairs.join(", "))
         }
@@ -101,7 +86,7 @@ pub(super) fn texts(node: &Node) -> Vec<String> {
 pub(super) fn pairs(entries: &BTreeMap<String, String>) -> String {
     let entries: Vec<_> = entries
         .iter()
-        .map(|(key, value)| format!("{}: {}", quoted(key), quoted(value)))
+        .map(|(key, value)| format!("{}: {}", yaml_word(key), yaml_word(value)))
         .collect();
     format!("{{{}}}", entries.join(", "))
 }
@@ -112,7 +97,7 @@ pub(super) fn list(texts: &[String]) -> String {
         "[{}]",
         texts
             .iter()
-            .map(|text| quoted(text))
+            .map(|text| yaml_word(text))
             .collect::<Vec<_>>()
             .join(", ")
     )

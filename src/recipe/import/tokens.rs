@@ -5,7 +5,8 @@ use super::super::tree::NodeValue;
 use super::Given;
 use super::draft::Draft;
 use super::key_outcome::KeyOutcome;
-use super::text::{list, quoted, texts};
+use super::text::{list, texts};
+use crate::fault::yaml_word;
 
 const START: &str = "new rows begin as the mean of all rows, not at random numbers; `from` names a \
     token to begin as";
@@ -15,7 +16,7 @@ const RENAMED: &str = "a token of the base is not renamed: this one gets a row o
 /// Maps `special_tokens` of Axolotl: a token by its role, which is added if the base lacks it.
 pub(super) fn special_token(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let key = format!("tokens.{}", given.name.trim_end_matches("_token"));
-    let outcome = draft.set(&key, quoted(given.node.text().unwrap_or_default()));
+    let outcome = draft.set(&key, yaml_word(given.node.text().unwrap_or_default()));
     let all = of_axolotl(draft);
     match draft.set("tokens.add", all) {
         KeyOutcome::Mapped(_) => outcome,
@@ -46,10 +47,10 @@ pub(super) fn of_llama_factory(draft: &mut Draft, _: &Given) -> KeyOutcome {
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
     let special = names("add_special_tokens")
         .into_iter()
-        .map(|token| format!("{{token: {}, special: true}}", quoted(&token)));
+        .map(|token| format!("{{token: {}, special: true}}", yaml_word(&token)));
     let all: Vec<String> = names("add_tokens")
         .iter()
-        .map(|token| quoted(token))
+        .map(|token| yaml_word(token))
         .chain(special)
         .collect();
     let is_adapter = draft
@@ -77,7 +78,7 @@ fn replaced(draft: &mut Draft, all: String, note: &str) -> KeyOutcome {
 
 /// Returns every token that an Axolotl config names, each once.
 fn of_axolotl(draft: &Draft) -> String {
-    let special = |token: String| format!("{{token: {}, special: true}}", quoted(&token));
+    let special = |token: String| format!("{{token: {}, special: true}}", yaml_word(&token));
     let names = |key: &str| draft.at(key).map(texts).unwrap_or_default();
     let roles = ["bos", "eos", "unk"]
         .into_iter()
@@ -109,7 +110,7 @@ fn of_axolotl(draft: &Draft) -> String {
         if is_special {
             special(token)
         } else {
-            quoted(&token)
+            yaml_word(&token)
         }
     });
     format!("[{}]", all.collect::<Vec<_>>().join(", "))

@@ -8,8 +8,9 @@ use super::datasets::{Located, Part, is_slice, local_file, locate, on_hub};
 use super::draft::{Data, Draft, is_off};
 use super::hugging_face as hf;
 use super::key_outcome::KeyOutcome;
-use super::text::{list, number, quoted, texts, unquoted};
+use super::text::{list, number, texts, unquoted};
 use super::{Given, Rule, Table};
+use crate::fault::yaml_word;
 
 const OTHER_TRAINING: &str = "distillation, preference data, rewards and quantization-aware \
     training are not supported";
@@ -770,11 +771,11 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
             "split" if said == "train" => {
                 KeyOutcome::dropped("the split that is read without a word")
             }
-            "split" => KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said))),
-            _ => KeyOutcome::Mapped(format!("datasets.config: {}", quoted(said))),
+            "split" => KeyOutcome::Mapped(format!("datasets.split: {}", yaml_word(said))),
+            _ => KeyOutcome::Mapped(format!("datasets.config: {}", yaml_word(said))),
         },
         Some(_) if given.name == "split" && is_slice(said) => {
-            KeyOutcome::Mapped(format!("datasets.split: {}", quoted(said)))
+            KeyOutcome::Mapped(format!("datasets.split: {}", yaml_word(said)))
         }
         Some(Located {
             path,
@@ -1055,7 +1056,7 @@ fn data(draft: &Draft, part: &str) -> Option<Data> {
     };
     if let Some((ours, name)) = column.filter(|(ours, name)| ours != name) {
         data.lines
-            .push(("columns", format!("{{{ours}: {}}}", quoted(name))));
+            .push(("columns", format!("{{{ours}: {}}}", yaml_word(name))));
     }
     let trains_all = said("train_on_input").map_or(layout.trains_all, |node| !is_off(node));
     if trains_all && layout.format != "text" {
