@@ -11,8 +11,8 @@ use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
     CpoLoss, Deduplicate, DpoLoss, EpochEnd, Format, Initial, KtoLoss, ModelDtype, Modules,
-    NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, Technique, Term,
-    TrainOn,
+    NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, SftLoss, Technique,
+    Term, TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -42,6 +42,7 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         .columns
         .iter()
         .filter(|(name, _)| !valid.contains(&name.as_str()))
+        .filter(|(name, _)| name.as_str() != Format::LOSS_WEIGHT || format.is_of_preferences())
     {
         let message = format!(
             "columns: format `{format}` has no column `{}`, expected {}",
@@ -63,6 +64,23 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         );
     }
     in_chat(dataset, format, notes);
+    if let Some(weight) = dataset
+        .loss_weight
+        .as_ref()
+        .filter(|_| format.is_of_preferences())
+    {
+        let message = format!(
+            "loss_weight: format `{format}` has no `loss_weight`: the losses of an objective of \
+            preferences are of pairs or of labels"
+        );
+        let hint = if format == Format::Unpaired {
+            "remove `loss_weight`; `objective.desirable_weight` and `objective.undesirable_weight` \
+            weigh the two kinds of rows"
+        } else {
+            "remove `loss_weight`; `weight` changes how often rows of a dataset are drawn"
+        };
+        notes.say(&weight.place, Fault::new(message).hint(hint));
+    }
     if let Some(train_on) = dataset
         .train_on
         .as_ref()
@@ -165,8 +183,13 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
         return;
     }
     let said = said.filter(|_| !of_kind.is_empty());
-    let word = said.map_or("sigmoid", |said| said.value.as_str());
+    let plain = match kind {
+        ObjectiveType::Sft => SftLoss::Nll.word(),
+        _ => "sigmoid",
+    };
+    let word = said.map_or(plain, |said| said.value.as_str());
     let is_smoothed = match kind {
+        ObjectiveType::Sft => word != SftLoss::Dft.word(),
         ObjectiveType::Dpo => DpoLoss::parse(word).is_none_or(DpoLoss::is_smoothed),
         ObjectiveType::Cpo => word == CpoLoss::Sigmoid.word(),
         _ => true,
@@ -177,7 +200,9 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
         );
         notes.say(
             &smoothing.place,
-            Fault::new(message).hint("remove `label_smoothing`, or set `loss_type: sigmoid`"),
+            Fault::new(message).hint(format!(
+                "remove `label_smoothing`, or set `loss_type: {plain}`"
+            )),
         );
     }
     let is_exo = kind == ObjectiveType::Dpo && word == DpoLoss::ExoPair.word();

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::place::{Location, Said};
 use super::section::{ABOVE_ZERO, Section};
 use super::shape::Shape;
-use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Term};
+use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, SftLoss, Term};
 
 /// The objective and its own keys, under TRL's names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,8 +16,11 @@ pub struct Objective {
     pub loss_type: Option<Said<String>>,
     /// The factor of log-ratios or log-probabilities.
     pub beta: Option<Said<f64>>,
-    /// The assumed share of pairs whose labels are swapped.
+    /// The share of a label that all tokens get, or the assumed share of pairs whose labels are
+    /// swapped.
     pub label_smoothing: Option<Said<f64>>,
+    /// Alpha of the noise on embeddings.
+    pub neftune_noise_alpha: Option<Said<f64>>,
     /// The temperature of DPO's `discopop`.
     pub discopop_tau: Option<Said<f64>>,
     /// The weight of cross-entropy in DPO.
@@ -49,6 +52,7 @@ impl Objective {
                 .and_then(super::section::Value::text),
             beta: section.number("beta", ABOVE_ZERO),
             label_smoothing: section.number("label_smoothing", 0.0..0.5),
+            neftune_noise_alpha: section.number("neftune_noise_alpha", 0.0..=1e3),
             discopop_tau: section.number("discopop_tau", ABOVE_ZERO),
             sft_weight: section.number("sft_weight", weight.clone()),
             cpo_alpha: section.number("cpo_alpha", weight.clone()),
@@ -76,6 +80,7 @@ impl Objective {
             "loss_type" => place(self.loss_type.as_ref()),
             "beta" => place(self.beta.as_ref()),
             "label_smoothing" => place(self.label_smoothing.as_ref()),
+            "neftune_noise_alpha" => place(self.neftune_noise_alpha.as_ref()),
             "discopop_tau" => place(self.discopop_tau.as_ref()),
             "sft_weight" => place(self.sft_weight.as_ref()),
             "cpo_alpha" => place(self.cpo_alpha.as_ref()),
@@ -95,10 +100,11 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
         T::WORDS.iter().map(|(word, _)| *word).collect()
     }
     match of {
+        ObjectiveType::Sft => words::<SftLoss>(),
         ObjectiveType::Dpo => words::<DpoLoss>(),
         ObjectiveType::Cpo => words::<CpoLoss>(),
         ObjectiveType::Kto => words::<KtoLoss>(),
-        ObjectiveType::Sft | ObjectiveType::Orpo | ObjectiveType::Simpo => Vec::new(),
+        ObjectiveType::Orpo | ObjectiveType::Simpo => Vec::new(),
     }
 }
 

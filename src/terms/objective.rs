@@ -36,13 +36,20 @@ impl ObjectiveType {
     }
 
     /// Recipe keys of the section `objective`, with the types that have them.
-    pub const KEYS: [(&'static str, &'static [Self]); 11] = [
-        ("loss_type", &[Self::Dpo, Self::Cpo, Self::Kto]),
+    pub const KEYS: [(&'static str, &'static [Self]); 12] = [
+        (
+            "loss_type",
+            &[Self::Sft, Self::Dpo, Self::Cpo, Self::Kto],
+        ),
         (
             "beta",
             &[Self::Dpo, Self::Orpo, Self::Simpo, Self::Cpo, Self::Kto],
         ),
-        ("label_smoothing", &[Self::Dpo, Self::Simpo, Self::Cpo]),
+        (
+            "label_smoothing",
+            &[Self::Sft, Self::Dpo, Self::Simpo, Self::Cpo],
+        ),
+        ("neftune_noise_alpha", &[Self::Sft]),
         ("discopop_tau", &[Self::Dpo]),
         ("sft_weight", &[Self::Dpo]),
         ("cpo_alpha", &[Self::Simpo, Self::Cpo]),
@@ -52,6 +59,16 @@ impl ObjectiveType {
         ("undesirable_weight", &[Self::Kto]),
         ("reference", &[Self::Dpo, Self::Kto]),
     ];
+}
+
+term! {
+    /// Loss of a token in supervised fine-tuning, under TRL's names.
+    SftLoss {
+        /// -log p.
+        Nll = "nll",
+        /// -log p times p, which has no gradient: dynamic fine-tuning, arXiv:2508.05629.
+        Dft = "dft",
+    }
 }
 
 term! {

@@ -343,8 +343,20 @@ fn encode_row(
             return broken(&column_name(column, &source.columns), cause.as_ref());
         }
     };
+    let weight = match format::loss_weight(batch, row) {
+        Ok(weight) => weight,
+        Err(format::FormatError::Content { column, cause }) => {
+            return broken(&column_name(column, &source.columns), cause.as_ref());
+        }
+        Err(format::FormatError::Cell(error)) => return Err(error.into()),
+    };
     match encoder.encode_row(&example, source.train_on) {
-        Ok((row, form)) => {
+        Ok((mut row, mut form)) => {
+            if weight <= 0.0 {
+                row.trained.fill(false);
+            } else if form == RowForm::Single {
+                form = RowForm::weighted(weight);
+            }
             unread.extend(encoder.unread(&example, source.train_on));
             Ok(Encoded::Row(row, form, unread))
         }

@@ -172,6 +172,12 @@ pub enum ConversationError {
         /// The value instead.
         found: Value,
     },
+    /// The factor of a row's loss is negative or no number.
+    #[error("the weight of the row's loss is {found}, expected a number from 0 to 1000000")]
+    LossWeight {
+        /// The value instead.
+        found: Value,
+    },
 }
 
 impl ConversationError {
@@ -195,6 +201,7 @@ impl ConversationError {
             | Self::Call { found, .. }
             | Self::NotATool { found, .. }
             | Self::NotAPair { found, .. }
+            | Self::LossWeight { found }
             | Self::Label { found } => vec![found.to_string()],
             Self::NotJson { .. }
             | Self::Number(json_text::JsonTextError::NotJson { .. })

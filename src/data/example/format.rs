@@ -200,6 +200,27 @@ pub fn read(
     })
 }
 
+/// The highest factor of a row's loss.
+const MAX_LOSS_WEIGHT: f64 = 1e6;
+
+/// Reads the factor of a row's loss; 1 where the cell is null or the file lacks the column.
+///
+/// # Errors
+/// The cell cannot be read, or it is no number from 0 to a million.
+pub fn loss_weight(batch: &Batch, row: usize) -> Result<f32, FormatError> {
+    match batch.cell(Format::LOSS_WEIGHT, row)? {
+        Value::Null => Ok(1.0),
+        found => found
+            .as_f64()
+            .filter(|weight| (0.0..=MAX_LOSS_WEIGHT).contains(weight))
+            .map(|weight| weight as f32)
+            .ok_or_else(|| FormatError::Content {
+                column: Format::LOSS_WEIGHT,
+                cause: ConversationError::LossWeight { found }.into(),
+            }),
+    }
+}
+
 /// The cells of a row.
 pub(super) struct Cells<'a> {
     /// Further words for roles.

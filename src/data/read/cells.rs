@@ -56,6 +56,8 @@ pub enum ColumnKind {
     Object,
     /// True or false, or 1 or 0.
     Label,
+    /// A number.
+    Number,
 }
 
 impl ColumnKind {
@@ -64,9 +66,10 @@ impl ColumnKind {
         match data_type {
             DataType::Null => true,
             _ if self == Self::Label => *data_type == DataType::Boolean || data_type.is_integer(),
+            _ if self == Self::Number => data_type.is_integer() || data_type.is_floating(),
             DataType::Binary => true,
             DataType::List(item) => match self {
-                Self::Text | Self::Object | Self::Label => false,
+                Self::Text | Self::Object | Self::Label | Self::Number => false,
                 Self::Turns | Self::TextOrTurns => {
                     matches!(
                         item.data_type(),
@@ -93,6 +96,7 @@ impl ColumnKind {
             Self::List => "a list or JSON text",
             Self::Object => "an object or JSON text",
             Self::Label => "true and false",
+            Self::Number => "numbers",
         }
     }
 }

@@ -26,6 +26,7 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
         (_, "input" | "system") => (ColumnKind::Text, true),
         (_, "chat_template_kwargs") => (ColumnKind::Object, true),
         (Format::Preference, "prompt") => (ColumnKind::TextOrTurns, true),
+        (_, Format::LOSS_WEIGHT) => (ColumnKind::Number, false),
         (Format::Unpaired, "label") => (ColumnKind::Label, false),
         (Format::Completion | Format::Preference | Format::Unpaired, _) => {
             (ColumnKind::TextOrTurns, false)
@@ -47,10 +48,12 @@ pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedCol
             optional,
         }
     };
-    format
-        .columns()
-        .iter()
+    let is_weighted = names.contains_key(Format::LOSS_WEIGHT) && !format.is_of_preferences();
+    let weight = is_weighted.then_some(&Format::LOSS_WEIGHT);
+    let columns = format.columns().iter();
+    columns
         .filter(|canonical| is_read(format, names, canonical))
+        .chain(weight)
         .map(wanted)
         .collect()
 }
