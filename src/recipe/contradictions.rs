@@ -37,7 +37,15 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
     let Some(format) = dataset.format.as_ref().map(|said| said.value) else {
         return;
     };
-    let valid = format.columns();
+    let is_of_pairs = format == Format::Unpaired
+        && ["chosen", "rejected"]
+            .iter()
+            .any(|name| dataset.columns.contains_key(*name));
+    let valid = if is_of_pairs {
+        Format::Preference.columns()
+    } else {
+        format.columns()
+    };
     for (name, column) in dataset
         .columns
         .iter()

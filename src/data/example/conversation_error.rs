@@ -166,6 +166,18 @@ pub enum ConversationError {
         or the same first turns"
     )]
     NoPrompt,
+    /// A completion is text, and the file has no column with its prompt.
+    #[error(
+        "it is text and there is no column `prompt`, expected a `prompt` or a whole conversation \
+        as a list of messages"
+    )]
+    NoPromptOfText,
+    /// A conversation that should hold its prompt has one turn.
+    #[error(
+        "the conversation has one message and there is no column `prompt`, expected the messages \
+        of the prompt before the one that the label is for"
+    )]
+    OneTurn,
     /// A label is neither true nor false.
     #[error("the label is {found}, expected true or false, or 1 or 0")]
     Label {
@@ -210,7 +222,9 @@ impl ConversationError {
             | Self::NoContent { .. }
             | Self::Mixed { .. }
             | Self::MixedHalves { .. }
-            | Self::NoPrompt => Vec::new(),
+            | Self::NoPrompt
+            | Self::NoPromptOfText
+            | Self::OneTurn => Vec::new(),
         }
     }
 }

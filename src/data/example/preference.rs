@@ -106,10 +106,34 @@ impl Cells<'_> {
             Value::Number(label) if label.as_u64() == Some(1) => true,
             found => return Err(content("label", ConversationError::Label { found })),
         };
-        Ok(self.completion()?.map(|read| Read {
+        let read = if self.has("prompt") {
+            self.completion()?
+        } else {
+            self.conversation()?
+        };
+        Ok(read.map(|read| Read {
             example: Example::Rated(Box::new(read.example), desirable),
             unread: read.unread,
         }))
+    }
+
+    /// Reads a conversation that holds its prompt: its last turn is the completion.
+    fn conversation(&self) -> Result<Option<Read>, FormatError> {
+        if self.cell("completion")?.is_string() {
+            return Err(content("completion", ConversationError::NoPromptOfText));
+        }
+        let Some(turns) = self.parsed("completion", turns::turns)? else {
+            return Ok(None);
+        };
+        if turns.len() < 2 {
+            return Err(content("completion", ConversationError::OneTurn));
+        }
+        let tools = self.parsed("tools", turns::tools)?;
+        let mut whole =
+            chat(turns, tools, self.roles).map_err(|cause| content("completion", cause))?;
+        whole.prompt_turns = whole.trained.len() - 1;
+        whole.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
+        Ok(Some(Example::Chat(whole).into()))
     }
 }
 

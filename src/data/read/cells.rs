@@ -78,6 +78,14 @@ impl ColumnKind {
                 }
                 Self::List => true,
             },
+            // One message.
+            DataType::Struct(fields)
+                if self == Self::TextOrTurns
+                    && is_turn(data_type)
+                    && fields.iter().all(|field| !field.data_type().is_nested()) =>
+            {
+                true
+            }
             // An object with a list for each key.
             DataType::Struct(fields) if matches!(self, Self::Turns | Self::TextOrTurns) => fields
                 .iter()
