@@ -476,7 +476,8 @@ fn weights_of_rows_and_datasets_are_read_shown_and_counted() {
         desk.run(&[&fixed, overrides].concat())
             .says("a run", 0, &[]);
         let lines = metrics(&desk, "run");
-        let numbers = ["eval_loss", "loss"].map(|key| lines[usize::from(key == "loss")][key].clone());
+        let numbers =
+            ["eval_loss", "loss"].map(|key| lines[usize::from(key == "loss")][key].clone());
         numbers.map(|number| number.as_f64().unwrap())
     };
     let [plain_eval, plain] = first(&[]);

@@ -71,9 +71,12 @@ pub fn smoothed_cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>, share: f64
         // The mean of z, less ln Σ e^z = loss + z[target].
         mean_log_p: (mean - of_target).squeeze_dim::<1>(1) - losses.clone(),
         losses,
-        d_logits: d_logits
-            .sub_scalar(share / vocabulary as f64)
-            .scatter(1, indices, of_onehot, IndexingUpdateOp::Add),
+        d_logits: d_logits.sub_scalar(share / vocabulary as f64).scatter(
+            1,
+            indices,
+            of_onehot,
+            IndexingUpdateOp::Add,
+        ),
     }
 }
 

@@ -102,7 +102,9 @@ impl Plan {
                 .iter()
                 .find(|column| is_weighable && WEIGHTS.contains(&column.as_str()));
             let proposed = weight.map_or_else(String::new, |weight| {
-                format!("; `columns: {{weight: {weight}}}` takes it as the factor of each row's loss")
+                format!(
+                    "; `columns: {{weight: {weight}}}` takes it as the factor of each row's loss"
+                )
             });
             let text = || {
                 format!(

@@ -139,9 +139,7 @@ fn loss_weights(datasets: &[recipe::Dataset], filled: &mut Filled) -> Vec<f32> {
         return Vec::new();
     }
     let weights = weights.into_iter();
-    weights
-        .map(|weight| weight.unwrap_or(1.0) as f32)
-        .collect()
+    weights.map(|weight| weight.unwrap_or(1.0) as f32).collect()
 }
 
 fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {

@@ -37,10 +37,7 @@ impl ObjectiveType {
 
     /// Recipe keys of the section `objective`, with the types that have them.
     pub const KEYS: [(&'static str, &'static [Self]); 12] = [
-        (
-            "loss_type",
-            &[Self::Sft, Self::Dpo, Self::Cpo, Self::Kto],
-        ),
+        ("loss_type", &[Self::Sft, Self::Dpo, Self::Cpo, Self::Kto]),
         (
             "beta",
             &[Self::Dpo, Self::Orpo, Self::Simpo, Self::Cpo, Self::Kto],

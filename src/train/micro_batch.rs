@@ -418,8 +418,7 @@ mod tests {
             .collect();
         assert_eq!(families.len(), 46);
         for path in &families {
-            let (family, decoder, objective) =
-                (path.display(), adapted(path), PLAIN);
+            let (family, decoder, objective) = (path.display(), adapted(path), PLAIN);
             let (loss, gradients) = step(&decoder, &objective, 64, 1000, Memory::KEEP);
             let largest = gradients
                 .iter()

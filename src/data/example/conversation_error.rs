@@ -178,6 +178,9 @@ pub enum ConversationError {
         of the prompt before the one that the label is for"
     )]
     OneTurn,
+    /// A completion has no turn of the assistant.
+    #[error("none of its messages is the assistant's, expected an answer to compare")]
+    NoAnswer,
     /// A label is neither true nor false.
     #[error("the label is {found}, expected true or false, or 1 or 0")]
     Label {
@@ -224,7 +227,8 @@ impl ConversationError {
             | Self::MixedHalves { .. }
             | Self::NoPrompt
             | Self::NoPromptOfText
-            | Self::OneTurn => Vec::new(),
+            | Self::OneTurn
+            | Self::NoAnswer => Vec::new(),
         }
     }
 }

@@ -65,7 +65,10 @@ impl ColumnKind {
     pub fn accepts(self, data_type: &DataType) -> bool {
         match data_type {
             DataType::Null => true,
-            _ if self == Self::Label => *data_type == DataType::Boolean || data_type.is_integer(),
+            // A table with nulls holds whole numbers as floats.
+            _ if self == Self::Label => {
+                *data_type == DataType::Boolean || data_type.is_integer() || data_type.is_floating()
+            }
             _ if self == Self::Number => data_type.is_integer() || data_type.is_floating(),
             DataType::Binary => true,
             DataType::List(item) => match self {

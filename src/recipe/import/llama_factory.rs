@@ -261,12 +261,7 @@ const TOP: Table = &[
     (&["use_muon"], Rule::Read(muon)),
     (&["use_dft_loss"], Rule::Read(dft)),
     (
-        &[
-            "use_asft_loss",
-            "asft_alpha",
-            "use_eaft_loss",
-            "eaft_alpha",
-        ],
+        &["use_asft_loss", "asft_alpha", "use_eaft_loss", "eaft_alpha"],
         Rule::Refused(LOSS),
     ),
     (
@@ -1211,9 +1206,9 @@ fn preference_layout(
                 _ => "its texts become lists of messages, `prompt` and `completion`, with `label`",
             };
             if found.located.is_open() {
-                found
-                    .notes
-                    .push(format!("LLaMA-Factory renders texts by a template: {task}."));
+                found.notes.push(format!(
+                    "LLaMA-Factory renders texts by a template: {task}."
+                ));
                 return Ok(());
             }
             return Err(format!(
@@ -1440,7 +1435,9 @@ fn preferences_by_default(draft: &mut Draft) {
     match (preference_format(draft), loss) {
         (Some("preference"), "simpo") => draft.default(&["pref_beta"], "objective.beta", "0.1"),
         (Some("preference"), "orpo") | (None, _) => {}
-        (Some(_), _) if has_adapter(draft) && !is_full(draft) && draft.at("ref_model").is_none() => {
+        (Some(_), _)
+            if has_adapter(draft) && !is_full(draft) && draft.at("ref_model").is_none() =>
+        {
             draft.add(
                 "objective.reference",
                 "base",

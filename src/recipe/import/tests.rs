@@ -963,7 +963,11 @@ fn preferences_of_axolotl_are_carried_over() {
             "dpo_loss_type",
             "several losses",
         ),
-        ("rl: dpo\ntrl: {beta: 0.1, vllm_mode: colocate}\n", "trl", "only `beta`"),
+        (
+            "rl: dpo\ntrl: {beta: 0.1, vllm_mode: colocate}\n",
+            "trl",
+            "only `beta`",
+        ),
         (
             "rl: dpo\ndpo_use_weighting: true\n",
             "dpo_use_weighting",
@@ -1016,7 +1020,10 @@ fn factory(config: &str) -> Imported {
     for name in ["pairs", "labels", "alpaca", "plain"] {
         fs::write(data.join(format!("{name}.parquet")), "PAR1").expect("written");
     }
-    let config = config.replace("output_dir", &format!("dataset_dir: {}\noutput_dir", data.display()));
+    let config = config.replace(
+        "output_dir",
+        &format!("dataset_dir: {}\noutput_dir", data.display()),
+    );
     let path = folder.path().join("config.yaml");
     fs::write(&path, config).expect("a config");
     import(&path, Some(Tool::LlamaFactory)).expect("a config that is read")
@@ -1086,7 +1093,11 @@ fn preferences_of_llama_factory_are_carried_over() {
             "ref_model",
             "rankine pull",
         ),
-        (PAIRS_OF_FACTORY.replace("stage: dpo", "stage: ppo"), "stage", "reinforcement"),
+        (
+            PAIRS_OF_FACTORY.replace("stage: dpo", "stage: ppo"),
+            "stage",
+            "reinforcement",
+        ),
     ] {
         let found = factory(&config);
         let said = fate(&found, key);
@@ -1107,7 +1118,9 @@ fn options_of_supervised_fine_tuning_are_carried_over() {
         .replace("dataset: pairs", "dataset: plain");
     let found = factory(&format!("{sft}label_smoothing_factor: 0.1\n"));
     assert_eq!(line(&found, "label_smoothing").as_deref(), Some("0.1"));
-    let found = factory(&format!("{sft}use_dft_loss: true\nneftune_noise_alpha: 5\n"));
+    let found = factory(&format!(
+        "{sft}use_dft_loss: true\nneftune_noise_alpha: 5\n"
+    ));
     assert_eq!(line(&found, "loss_type").as_deref(), Some("dft"));
     read_back(&found);
 }
