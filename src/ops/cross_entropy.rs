@@ -42,6 +42,7 @@ pub fn cross_entropy_losses(logits: Tensor<2>, targets: Arc<[u32]>) -> Tensor<1>
 }
 
 /// The result of [`smoothed_cross_entropy`].
+#[derive(Debug)]
 pub struct Smoothed {
     /// -log p of each row's target, nats, [rows].
     pub losses: Tensor<1>,
