@@ -54,7 +54,7 @@ macro_rules! term {
 
 mod objective;
 
-pub use objective::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, SftLoss};
+pub use objective::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss};
 
 term! {
     /// Format of a dataset's rows.

@@ -26,11 +26,6 @@ impl Completion {
     pub fn mean(&self) -> f64 {
         self.log_p / self.tokens
     }
-
-    /// Returns the mean log-ratio of a token.
-    pub fn mean_ratio(&self) -> f64 {
-        self.log_ratio() / self.tokens
-    }
 }
 
 /// The loss of a pair.

@@ -8,7 +8,7 @@ use super::filled::Filled;
 use crate::fault::Fault;
 use crate::objective::{Cpo, Dpo, Kto, NextToken, Objective, Orpo, Simpo};
 use crate::recipe::{self, Recipe, Said};
-use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, SftLoss, Term};
+use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss, Term};
 use crate::train::RunFolder;
 
 /// The model whose log-probabilities a loss compares with.
@@ -144,7 +144,15 @@ fn loss_weights(datasets: &[recipe::Dataset], filled: &mut Filled) -> Vec<f32> {
 
 fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {
     let loss_type = loss_type(said, DpoLoss::Sigmoid, filled);
-    let default_tau = 0.05;
+    let (default_tau, default_alpha) = (0.05, 0.5);
+    let divergence = match &said.f_divergence_type {
+        Some(word) => filled.word(
+            "objective.f_divergence_type",
+            Some(word),
+            FDivergence::ReverseKl,
+        ),
+        None => FDivergence::ReverseKl,
+    };
     Dpo {
         loss_type,
         beta: number("beta", said.beta.as_ref(), 0.1, filled),
@@ -152,6 +160,13 @@ fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {
             smoothing(said, filled)
         } else {
             0.0
+        },
+        divergence,
+        alpha: if divergence == FDivergence::AlphaDivergence {
+            let said = said.f_alpha_divergence_coef.as_ref();
+            number("f_alpha_divergence_coef", said, default_alpha, filled)
+        } else {
+            default_alpha
         },
         discopop_tau: if loss_type == DpoLoss::Discopop {
             number(

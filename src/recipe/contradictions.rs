@@ -7,12 +7,12 @@ use super::notes::{Notes, listed};
 use super::objective::{all_loss_types, loss_types};
 use super::synonyms;
 use super::tree::shorten;
-use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
+use super::{Adapter, Dataset, Evaluation, Location, Objective, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
-    CpoLoss, Deduplicate, DpoLoss, EpochEnd, Format, Initial, KtoLoss, ModelDtype, Modules,
-    NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, SftLoss, Technique,
-    Term, TrainOn,
+    CpoLoss, Deduplicate, DpoLoss, EpochEnd, FDivergence, Format, Initial, KtoLoss, ModelDtype,
+    Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, SftLoss,
+    Technique, Term, TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -235,6 +235,7 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
             Fault::new(message).hint("set `loss_type: discopop`, or remove `discopop_tau`"),
         );
     }
+    in_divergence(objective, kind, word, notes);
     let is_alone = |said: Option<&Said<usize>>| said.is_none_or(|said| said.value == 1);
     let training = &recipe.training;
     let has_one_row = is_alone(training.micro_batch_size.as_ref())
@@ -252,6 +253,36 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
         notes.say(
             &said.place,
             fault.hint("set `training.gradient_accumulation_steps: 8`"),
+        );
+    }
+}
+
+/// Checks the divergence from the reference, which losses of the margin have.
+fn in_divergence(objective: &Objective, kind: ObjectiveType, word: &str, notes: &Notes) {
+    let has_divergence = DpoLoss::parse(word).is_none_or(DpoLoss::has_divergence);
+    let said = objective.f_divergence_type.as_ref();
+    if let Some(said) = said.filter(|_| kind == ObjectiveType::Dpo && !has_divergence) {
+        let message = format!(
+            "objective.f_divergence_type does not go with `loss_type: {word}`, which is one of \
+            log-ratios"
+        );
+        notes.say(
+            &said.place,
+            Fault::new(message).hint("remove `f_divergence_type`, or set `loss_type: sigmoid`"),
+        );
+    }
+    let is_alpha = said.is_some_and(|said| said.value == FDivergence::AlphaDivergence);
+    if let Some(said) = objective
+        .f_alpha_divergence_coef
+        .as_ref()
+        .filter(|_| kind == ObjectiveType::Dpo && !is_alpha)
+    {
+        let fault = Fault::new(
+            "objective.f_alpha_divergence_coef goes with `f_divergence_type: alpha_divergence` only",
+        );
+        notes.say(
+            &said.place,
+            fault.hint("set `f_divergence_type: alpha_divergence`, or remove it"),
         );
     }
 }

@@ -229,6 +229,17 @@ pub(super) const KEYS: &[Words] = &[
         "Temperature of `loss_type: discopop`.",
     ),
     key(
+        "objective.f_divergence_type",
+        "\"reverse_kl\"",
+        "Divergence of `dpo` from the reference, with losses of the margin: `reverse_kl`, \
+        `forward_kl`, `js_divergence` or `alpha_divergence`.",
+    ),
+    key(
+        "objective.f_alpha_divergence_coef",
+        "0.5",
+        "The a of `f_divergence_type: alpha_divergence`, between 0 and 1.",
+    ),
+    key(
         "objective.sft_weight",
         "0.0",
         "Weight of the cross-entropy of chosen completions that `dpo` mixes in.",
