@@ -189,6 +189,7 @@ fn head(criterion: &mut Criterion) {
         chunk_rows: rankine::train::head_chunk_rows(VOCABULARY),
         scale: 1.0,
         mask: None,
+        smoothed_share: 0.0,
     };
     group.bench_function("losses", |bencher| {
         bencher.iter(|| black_box(head.read(&hidden, &targets, pass)));

@@ -54,7 +54,7 @@ macro_rules! term {
 
 mod objective;
 
-pub use objective::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType};
+pub use objective::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss};
 
 term! {
     /// Format of a dataset's rows.
@@ -105,6 +105,10 @@ impl Format {
             ],
         }
     }
+
+    /// The canonical name of a column with the factor of each row's loss, which formats without
+    /// preferences read where a recipe names it.
+    pub const LOSS_WEIGHT: &'static str = "weight";
 
     /// Whether rows compare or rate completions.
     pub fn is_of_preferences(self) -> bool {

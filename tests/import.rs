@@ -88,13 +88,13 @@ fn a_refused_key_writes_nothing_and_partial_writes_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let config = text(folder.path().join("x.yml"));
     let good = fs::read_to_string(root().join("tests/import/axolotl.yaml")).unwrap();
-    fs::write(&config, format!("{good}rl: dpo\nunheard_of: 3\n")).unwrap();
+    fs::write(&config, format!("{good}rl: grpo\nunheard_of: 3\n")).unwrap();
     let out = text(folder.path().join("recipe.yaml"));
     let (code, said) = refused(&["import", &config, "--out", &out]);
     assert_eq!(code, 65, "{said}");
     assert!(!Path::new(&out).exists());
     for part in [
-        "rl: `dpo`: preference data",
+        "rl: `grpo`: `dpo`, `ipo`, `orpo`",
         "unheard_of: `3`: Axolotl has no such key",
         "2 keys are refused",
         "--partial",

@@ -755,6 +755,7 @@ fn smollm2(rule: Rule) -> Load {
         storage: ModelDtype::Float32.into(),
         rule,
         dropout: 0.0,
+        noise: false,
         rows: MicroBatchRows::dense(1, 512),
         accumulated: 1,
         evaluation: None,

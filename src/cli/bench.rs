@@ -289,6 +289,7 @@ fn planned(
         trained,
         rule: Rule::AdamW,
         dropout: 0.0,
+        noise: false,
         rows,
         accumulated: 1,
         evaluation: None,

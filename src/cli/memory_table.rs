@@ -225,6 +225,7 @@ fn load(spec: &DecoderSpec, storage: Storage, place: MemoryPlace) -> Result<Load
         trained,
         rule: Rule::AdamW,
         dropout: 0.0,
+        noise: false,
         rows,
         accumulated: 1,
         evaluation: None,

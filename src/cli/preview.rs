@@ -171,9 +171,15 @@ fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
         ""
     };
     let form = match record.tokens.map(|tokens| tokens.form()) {
-        Some(RowForm::Rated { desirable: true }) => ", desirable",
-        Some(RowForm::Rated { desirable: false }) => ", undesirable",
-        _ => "",
+        Some(RowForm::Rated { desirable: true }) => ", desirable".to_owned(),
+        Some(RowForm::Rated { desirable: false }) => ", undesirable".to_owned(),
+        Some(form) => {
+            let weight = data.loss_weight(record.source, form);
+            let is_plain = weight.to_bits() == 1_f32.to_bits();
+            let text = || format!(", loss weight {weight}");
+            if is_plain { String::new() } else { text() }
+        }
+        None => String::new(),
     };
     format!(
         "{status}; {} tokens, {} trained{form}{cut}{duplicate}",

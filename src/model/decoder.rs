@@ -94,6 +94,7 @@ impl Decoder {
             first_position: 0,
             first: firsts.into_iter().map(Arc::from).collect(),
             dropout,
+            noise: None,
             last_rows: None,
         }
     }
@@ -155,6 +156,7 @@ impl Decoder {
                 .map(|span| span.first_keys(positions.clone(), 0).collect())
                 .collect(),
             dropout: None,
+            noise: None,
             last_rows: None,
         }
     }
@@ -172,7 +174,7 @@ impl Decoder {
     /// `ids` [1, tokens], of the frame, result [1, tokens, width].
     pub fn embed(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
         let [batch, sequence] = ids.dims();
-        let rows = self.rows(ids.reshape([batch * sequence])); // [tokens, width]
+        let rows = self.rows(ids.reshape([batch * sequence]), frame); // [tokens, width]
         let rows = match &self.embedding_norm {
             Some(norm) => norm.forward(rows),
             None => rows,
@@ -199,12 +201,15 @@ impl Decoder {
         Tensor::from_data(TensorData::from(&positions[..]), &self.device())
     }
 
-    /// Returns scaled rows of the embedding before their norm, [n, width], of ids [n].
-    fn rows(&self, ids: Tensor<1, Int>) -> Tensor<2> {
-        let (rows, scale) = (
-            self.embedding.select(ids).cast(self.computed),
-            self.spec.embed_scale,
-        );
+    /// Returns rows of the embedding with the frame's noise, scaled, before their norm, [n, width],
+    /// of ids [n].
+    fn rows(&self, ids: Tensor<1, Int>, frame: &Frame) -> Tensor<2> {
+        let rows = self.embedding.select(ids).cast(self.computed);
+        let rows = match &frame.noise {
+            Some(noise) => rows + noise.clone().cast(self.computed),
+            None => rows,
+        };
+        let scale = self.spec.embed_scale;
         if scale.to_bits() == 1_f64.to_bits() {
             rows
         } else {
@@ -408,7 +413,7 @@ impl Decoder {
                         .select_assign(0, self.positions_of(frame), of_rows, IndexingUpdateOp::Add)
                 });
         let of_rows = match &self.embedding_norm {
-            Some(norm) => norm.backward(self.rows(ids.clone()), of_tokens),
+            Some(norm) => norm.backward(self.rows(ids.clone(), frame), of_tokens),
             None => of_tokens,
         };
         let of_rows = of_rows.cast(DType::F32).mul_scalar(self.spec.embed_scale);

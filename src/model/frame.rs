@@ -24,6 +24,8 @@ pub struct Frame {
     pub(super) first_position: usize,
     /// Dropout probability and one key per token; `None` outside training.
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
+    /// Noise on the rows of the embedding, [tokens, width]; `None` where there is none.
+    pub(super) noise: Option<Tensor<2>>,
     /// The tokens of which the last block gives hidden rows; `None`: all tokens.
     pub(super) last_rows: Option<LastRows>,
 }
@@ -88,6 +90,16 @@ impl Frame {
             site: site.of(layer),
             probability: *probability,
         })
+    }
+
+    /// Adds noise to the rows of the embedding as the table has them, before scale, norm and
+    /// positions, [tokens, width].
+    #[must_use]
+    pub fn with_noise(self, noise: Tensor<2>) -> Self {
+        Self {
+            noise: Some(noise),
+            ..self
+        }
     }
 
     /// Returns the dropout mask of the head's adapter, after so many blocks, for the rows that the

@@ -8,7 +8,7 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::norm::Norm;
 use super::table::EmbeddingTable;
-use crate::ops::{Mask, cross_entropy, cross_entropy_losses};
+use crate::ops::{Mask, cross_entropy, cross_entropy_losses, smoothed_cross_entropy};
 use crate::terms::{Readings, Slopes};
 
 /// Final norm and vocabulary projection.
@@ -37,6 +37,9 @@ pub struct HeadPass<'a> {
     pub scale: f64,
     /// Dropout mask of the input of the table's adapter; as many tokens as rows.
     pub mask: Option<&'a Mask>,
+    /// The share e of a label that all tokens of the vocabulary get: what has a slope in
+    /// [`Head::backward`] is (1 - e) log p of the target plus e times the mean of log p.
+    pub smoothed_share: f64,
 }
 
 /// Gradients of a sum of readings, each times its slope.
@@ -131,13 +134,15 @@ impl Head {
             let logits = self.read_out(&self.norm.forward(x), mask.as_ref());
             extend(&mut values, cross_entropy_losses(logits, targets));
         }
-        Readings { values }
+        Readings::of_targets(values)
     }
 
     /// Returns the gradients of the sum of all readings, each times its slope, and the readings
     /// too, because logits are recomputed: where slopes are known ahead this is the only pass.
     ///
     /// For one reading and slope s the gradient of the input is s Norm'(x) (onehot - softmax(z)) W.
+    /// With smoothed labels the readings have the means too, and (1 - e) onehot + e / V replaces
+    /// onehot.
     ///
     /// # Shapes
     /// `hidden` [rows, width], untracked, one target and slope per row.
@@ -148,8 +153,8 @@ impl Head {
         slopes: &Slopes,
         pass: HeadPass,
     ) -> (Readings, HeadGradients) {
-        let (mut values, mut of_inputs, mut of_norm, mut of_table, mut of_bias) = (
-            Vec::with_capacity(targets.len()),
+        let (mut readings, mut of_inputs, mut of_norm, mut of_table, mut of_bias) = (
+            Readings::of_targets(Vec::with_capacity(targets.len())),
             Vec::new(),
             Vec::new(),
             Vec::new(),
@@ -168,8 +173,16 @@ impl Head {
             let logits = self.read_out(&normed, mask.as_ref());
             // Without a cap the gradient takes the place of the logits.
             let capped = self.softcap.map(|_| logits.clone());
-            let (losses, d_logits) = cross_entropy(logits, targets);
-            extend(&mut values, losses);
+            let (losses, d_logits) = if pass.smoothed_share > 0.0 {
+                let smoothed = smoothed_cross_entropy(logits, targets, pass.smoothed_share);
+                readings
+                    .means
+                    .extend(smoothed.mean_log_p.into_data().iter::<f32>());
+                (smoothed.losses, smoothed.d_logits)
+            } else {
+                cross_entropy(logits, targets)
+            };
+            extend(&mut readings.values, losses);
             let d_logits = sloped(self.through_cap(capped, d_logits), slopes, rows, pass.scale);
             if self.trains_bias && self.bias.is_some() {
                 of_bias = added(of_bias, vec![d_logits.clone().sum_dim(0).squeeze_dim(0)]);
@@ -188,7 +201,7 @@ impl Head {
             });
         }
         (
-            Readings { values },
+            readings,
             HeadGradients {
                 input: Tensor::cat(of_inputs, 0),
                 norm: of_norm,

@@ -3,7 +3,7 @@
 
 use super::pair::{Completion, PairLoss};
 use super::scalar::{sigmoid, softplus};
-use crate::terms::DpoLoss;
+use crate::terms::{DpoLoss, FDivergence};
 
 /// Settings of DPO.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,19 +16,34 @@ pub struct Dpo {
     pub label_smoothing: f64,
     /// The temperature of `discopop`; above 0.
     pub discopop_tau: f64,
+    /// The divergence from the reference, of losses that have one.
+    pub divergence: FDivergence,
+    /// The a of `alpha_divergence`; not 1.
+    pub alpha: f64,
     /// The weight of the cross-entropy of the chosen completions, Liu et al. 2024,
     /// arXiv:2404.19733; 0 for none.
     pub sft_weight: f64,
 }
+
+/// The highest exponent of a score, as in TRL: e⁸⁰ is still a number in 32 bits.
+const MAX_EXPONENT: f64 = 80.0;
 
 impl Dpo {
     /// Returns the loss of a chosen and a rejected completion.
     pub(super) fn loss(&self, pair: [Completion; 2]) -> PairLoss {
         let [chosen, rejected] = pair;
         let rewards = pair.map(|of| self.beta * of.log_ratio());
-        let margin = rewards[0] - rewards[1];
+        let [(score, of_score), (other, of_other)] = pair.map(|of| self.score(of.log_ratio()));
+        let margin = self.beta * (score - other);
         // A loss of the margin, by its derivative there.
-        let of_margin = |value: f64, slope: f64| (value, [self.beta * slope, -self.beta * slope]);
+        let of_margin = |value: f64, slope: f64| {
+            let slope = self.beta * slope;
+            (value, [slope * of_score, -slope * of_other])
+        };
+        let of_means = |slope: f64| {
+            let (of_chosen, of_rejected) = (of_score / chosen.tokens, of_other / rejected.tokens);
+            [slope * of_chosen, -slope * of_rejected]
+        };
         let of_rewards = |value: f64, slopes: [f64; 2]| (value, slopes.map(|s| self.beta * s));
         let e = self.label_smoothing;
         let (value, slopes) = match self.loss_type {
@@ -45,17 +60,12 @@ impl Dpo {
                 if margin < 1.0 { -1.0 } else { 0.0 },
             ),
             DpoLoss::Ipo => {
-                let off = chosen.mean_ratio() - rejected.mean_ratio() - 0.5 / self.beta;
-                let slope = 2.0 * off;
-                (off * off, [slope / chosen.tokens, -slope / rejected.tokens])
+                let off = score / chosen.tokens - other / rejected.tokens - 0.5 / self.beta;
+                (off * off, of_means(2.0 * off))
             }
             DpoLoss::SigmoidNorm => {
-                let margin = self.beta * (chosen.mean_ratio() - rejected.mean_ratio());
-                let slope = -self.beta * sigmoid(-margin);
-                (
-                    softplus(-margin),
-                    [slope / chosen.tokens, -slope / rejected.tokens],
-                )
+                let margin = self.beta * (score / chosen.tokens - other / rejected.tokens);
+                (softplus(-margin), of_means(-self.beta * sigmoid(-margin)))
             }
             DpoLoss::ExoPair => {
                 let (p, log_odds) = (sigmoid(margin), ((1.0 - e) / e).ln());
@@ -85,10 +95,13 @@ impl Dpo {
                 sigmoid(-rewards[0]) + sigmoid(rewards[1]),
                 [-bump(rewards[0]), bump(rewards[1])],
             ),
-            DpoLoss::ApoDown => of_rewards(
-                sigmoid(rewards[0]) + sigmoid(-margin),
-                [bump(rewards[0]) - bump(margin), bump(margin)],
-            ),
+            DpoLoss::ApoDown => {
+                let margin = rewards[0] - rewards[1];
+                of_rewards(
+                    sigmoid(rewards[0]) + sigmoid(-margin),
+                    [bump(rewards[0]) - bump(margin), bump(margin)],
+                )
+            }
             DpoLoss::Discopop => {
                 let share = sigmoid(margin / self.discopop_tau);
                 let of_share = bump(margin / self.discopop_tau) / self.discopop_tau;
@@ -107,6 +120,28 @@ impl Dpo {
             rewards,
             log_p: pair.map(|of| of.log_p),
             figures: Vec::new(),
+        }
+    }
+
+    /// Returns the score of a completion with a log-ratio, and its derivative by the log-ratio.
+    fn score(&self, ratio: f64) -> (f64, f64) {
+        match self.divergence {
+            FDivergence::ReverseKl => (ratio, 1.0),
+            FDivergence::ForwardKl => {
+                let power = (-ratio).min(MAX_EXPONENT).exp();
+                (1.0 - power, if -ratio < MAX_EXPONENT { power } else { 0.0 })
+            }
+            FDivergence::JsDivergence => {
+                let score = std::f64::consts::LN_2 - softplus(-ratio);
+                (score, sigmoid(-ratio))
+            }
+            FDivergence::AlphaDivergence => {
+                let factor = self.alpha - 1.0;
+                let exponent = factor * ratio;
+                let power = exponent.min(MAX_EXPONENT).exp();
+                let slope = if exponent < MAX_EXPONENT { power } else { 0.0 };
+                ((power - 1.0) / factor, slope)
+            }
         }
     }
 
@@ -139,6 +174,8 @@ mod tests {
             beta: 0.3,
             label_smoothing: 0.1,
             discopop_tau: 0.05,
+            divergence: FDivergence::ReverseKl,
+            alpha: 0.5,
             sft_weight: 0.0,
         }
     }
@@ -146,7 +183,13 @@ mod tests {
     #[test]
     fn slopes_are_derivatives() {
         for (word, loss_type) in DpoLoss::WORDS {
-            check_slopes(word, |pair| dpo(*loss_type).loss(pair));
+            for (divergence, kind) in FDivergence::WORDS {
+                let dpo = Dpo {
+                    divergence: *kind,
+                    ..dpo(*loss_type)
+                };
+                check_slopes(&format!("{word}, {divergence}"), |pair| dpo.loss(pair));
+            }
         }
     }
 

@@ -79,7 +79,7 @@ fn log_ratios<'a>(
             let log_p: f64 = values.iter().copied().map(f64::from).sum();
             Some((unit, log_p, log_p - reference))
         }
-        UnitKind::Tokens | UnitKind::Pair { .. } => None,
+        UnitKind::Tokens { .. } | UnitKind::Pair { .. } => None,
     })
 }
 
@@ -122,9 +122,7 @@ mod tests {
                 reference: -3.0,
             },
         };
-        let readings = Readings {
-            values: vec![-1.0, -2.0, -5.0],
-        };
+        let readings = Readings::of_targets(vec![-1.0, -2.0, -5.0]);
         let step = StepStatistics {
             units: 2,
             ..StepStatistics::default()

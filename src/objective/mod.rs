@@ -19,6 +19,7 @@ pub use cpo::{Cpo, Simpo};
 pub use dpo::Dpo;
 pub use figures::Figures;
 pub use kto::Kto;
+pub use next_token::NextToken;
 pub use orpo::Orpo;
 
 use crate::terms::{KtoLoss, Readings, Slopes, Unit};
@@ -27,7 +28,7 @@ use crate::terms::{KtoLoss, Readings, Slopes, Unit};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Objective {
     /// Cross-entropy of the trained tokens.
-    NextToken,
+    NextToken(NextToken),
     /// Preferences against a reference.
     Dpo(Dpo),
     /// Preferences without a reference.
@@ -69,12 +70,29 @@ pub struct Judged {
 }
 
 impl Objective {
-    /// Returns the slope of every reading where it does not depend on the readings: reading and
-    /// backward may then be one pass.
-    pub fn slope_ahead(&self) -> Option<f32> {
+    /// Returns the slopes of a micro-batch with these units where they do not depend on the
+    /// readings: reading and backward may then be one pass.
+    pub fn slopes_ahead(&self, units: &[Unit]) -> Option<Slopes> {
         match self {
-            Self::NextToken => Some(next_token::SLOPE),
+            Self::NextToken(sft) => sft.slopes_ahead(units),
             _ => None,
+        }
+    }
+
+    /// Returns the share of a label that all tokens of the vocabulary get, for which readings have
+    /// means.
+    pub fn smoothed_share(&self) -> f64 {
+        match self {
+            Self::NextToken(sft) => sft.label_smoothing,
+            _ => 0.0,
+        }
+    }
+
+    /// Returns alpha of the noise on embeddings in training; 0: none.
+    pub fn noise_alpha(&self) -> f64 {
+        match self {
+            Self::NextToken(sft) => sft.neftune_noise_alpha,
+            _ => 0.0,
         }
     }
 
@@ -114,7 +132,7 @@ impl Objective {
     pub fn judge(&self, readings: &Readings, units: &[Unit], step: &StepStatistics) -> Judged {
         let weight = |weight: f64| (weight > 0.0).then_some(weight);
         match self {
-            Self::NextToken => next_token::judge(readings, units),
+            Self::NextToken(sft) => sft.judge(readings, units),
             Self::Dpo(dpo) => {
                 let nll = weight(dpo.sft_weight);
                 pair::judge(readings, units, step, nll, |pair| dpo.loss(pair))

@@ -26,11 +26,6 @@ impl Completion {
     pub fn mean(&self) -> f64 {
         self.log_p / self.tokens
     }
-
-    /// Returns the mean log-ratio of a token.
-    pub fn mean_ratio(&self) -> f64 {
-        self.log_ratio() / self.tokens
-    }
 }
 
 /// The loss of a pair.
@@ -168,9 +163,7 @@ pub(super) mod tests {
             },
         };
         let judged = |values: &[f32], chosen: usize| {
-            let readings = Readings {
-                values: values.to_vec(),
-            };
+            let readings = Readings::of_targets(values.to_vec());
             let units = [unit(chosen, values.len() - chosen)];
             judge(&readings, &units, &step, Some(0.5), |_| PairLoss::default())
         };

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Backend, Dispatch, Flex, TensorMetadata, backend_extension};
-use burn::tensor::Tensor;
+use burn::tensor::{IndexingUpdateOp, Int, Tensor, TensorData};
 use rayon::prelude::*;
 
 use super::exp::exp;
@@ -39,6 +39,46 @@ pub fn cross_entropy_losses(logits: Tensor<2>, targets: Arc<[u32]>) -> Tensor<1>
         logits.into_dispatch(),
         targets,
     ))
+}
+
+/// The result of [`smoothed_cross_entropy`].
+#[derive(Debug)]
+pub struct Smoothed {
+    /// -log p of each row's target, nats, [rows].
+    pub losses: Tensor<1>,
+    /// The mean of log p over the vocabulary, nats, [rows].
+    pub mean_log_p: Tensor<1>,
+    /// The gradient of the sum of smoothed losses, [rows, vocabulary].
+    pub d_logits: Tensor<2>,
+}
+
+/// Computes [`cross_entropy`] of labels of which every token of the vocabulary V gets a share e
+/// evenly: (1 - e) (-log p) + e mean(-log p), Szegedy et al. 2016, arXiv:1512.00567.
+///
+/// The gradient is softmax(z) - (1 - e) onehot(target) - e / V.
+///
+/// # Shapes
+/// `logits` [rows, vocabulary], untracked, one target per row.
+pub fn smoothed_cross_entropy(logits: Tensor<2>, targets: Arc<[u32]>, share: f64) -> Smoothed {
+    let [rows, vocabulary] = logits.dims();
+    let indices: Vec<i32> = targets.iter().map(|target| target.cast_signed()).collect();
+    let indices =
+        Tensor::<2, Int>::from_data(TensorData::new(indices, [rows, 1]), &logits.device());
+    let mean = logits.clone().mean_dim(1);
+    let of_target = logits.clone().gather(1, indices.clone());
+    let (losses, d_logits) = cross_entropy(logits, targets);
+    let of_onehot = Tensor::<2>::full([rows, 1], share, (&d_logits.device(), d_logits.dtype()));
+    Smoothed {
+        // The mean of z, less ln Σ e^z = loss + z[target].
+        mean_log_p: (mean - of_target).squeeze_dim::<1>(1) - losses.clone(),
+        losses,
+        d_logits: d_logits.sub_scalar(share / vocabulary as f64).scatter(
+            1,
+            indices,
+            of_onehot,
+            IndexingUpdateOp::Add,
+        ),
+    }
 }
 
 /// The loss and its gradient. There is no tape: the head differentiates itself.
@@ -181,7 +221,7 @@ fn composed<B: Backend>(
     let (device, dtype, rows) = (logits.device(), logits.dtype(), targets.len());
     let log_p = B::log_softmax(logits, 1);
     let indices: Vec<i32> = targets.iter().map(|target| target.cast_signed()).collect();
-    let indices = B::int_from_data(burn::tensor::TensorData::new(indices, [rows, 1]), &device);
+    let indices = B::int_from_data(TensorData::new(indices, [rows, 1]), &device);
     let losses = B::float_neg(B::float_gather(1, log_p.clone(), indices.clone()));
     let minus_one = B::float_neg(B::float_ones([rows, 1].into(), &device, dtype.into()));
     let gradient = B::float_scatter(
@@ -189,14 +229,14 @@ fn composed<B: Backend>(
         B::float_exp(log_p),
         indices,
         minus_one,
-        burn::tensor::IndexingUpdateOp::Add,
+        IndexingUpdateOp::Add,
     );
     (B::float_reshape(losses, [rows].into()), gradient)
 }
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, TensorData};
+    use burn::tensor::Device;
 
     use super::super::simd::at_every_level;
     use super::*;
@@ -243,6 +283,35 @@ mod tests {
                     .zip(&gradient)
                     .map(|(ours, exact)| (f64::from(*ours) - exact).abs());
                 assert!(worst.fold(0.0, f64::max) < 1e-6);
+            }
+        }
+    }
+
+    #[test]
+    fn smoothed_labels_are_the_closed_form() {
+        let (rows, vocabulary, share) = (3, 1003, 0.15);
+        let all = numbers(rows * vocabulary);
+        let targets: Arc<[u32]> = [0, 500, 1002].into();
+        let logits = TensorData::new(all.clone(), [rows, vocabulary]);
+        let logits = Tensor::<2>::from_data(logits, &Device::flex());
+        let smoothed = smoothed_cross_entropy(logits, targets.clone(), share);
+        let of = |data: TensorData| data.try_to_vec::<f32>().expect("f32");
+        let (losses, means) = (
+            of(smoothed.losses.into_data()),
+            of(smoothed.mean_log_p.into_data()),
+        );
+        let gradient = of(smoothed.d_logits.into_data());
+        for (row, numbers) in all.chunks(vocabulary).enumerate() {
+            let target = targets[row] as usize;
+            let (loss, of_row) = exact(numbers, target);
+            assert!((f64::from(losses[row]) - loss).abs() < 1e-5);
+            let mean: f64 = numbers.iter().copied().map(f64::from).sum::<f64>() / 1003.0;
+            let expected = mean - f64::from(numbers[target]) - loss;
+            assert!((f64::from(means[row]) - expected).abs() < 1e-5);
+            for (at, exact) in of_row.into_iter().enumerate() {
+                let moved = if at == target { share } else { 0.0 } - share / 1003.0;
+                let found = f64::from(gradient[row * vocabulary + at]);
+                assert!((found - exact - moved).abs() < 1e-6, "{row}, {at}: {found}");
             }
         }
     }

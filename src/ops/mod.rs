@@ -44,7 +44,7 @@ pub(crate) use attention::in_tiles;
 pub use attention::{Score, attention, attention_with_sinks};
 pub use base::{Base, Packed};
 pub use codes::Codes;
-pub use cross_entropy::{cross_entropy, cross_entropy_losses};
+pub use cross_entropy::{cross_entropy, cross_entropy_losses, smoothed_cross_entropy};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub use cube::routines::{Routine, Timed, product_routines};
 pub use dropout::{Mask, dropout};

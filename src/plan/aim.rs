@@ -2,10 +2,11 @@
 
 use super::objective::Reference;
 use super::resolve::Plan;
+use super::rows::RunData;
 use crate::adapter::LoraConfig;
 use crate::data::Preferences;
 use crate::objective::Objective;
-use crate::terms::ObjectiveType;
+use crate::terms::{ObjectiveType, RowForm};
 
 impl Plan {
     /// Returns the objective.
@@ -34,6 +35,47 @@ impl Plan {
                 0
             },
         }
+    }
+
+    /// Returns a note on rows with labels of which one kind is missing or far outweighs the other.
+    /// Ethayarajh et al. 2024, arXiv:2402.01306, weigh them so that the weights of all desirable
+    /// rows come to between 1 and 4/3 of those of all undesirable ones.
+    pub(super) fn note_of_labels(&self, data: &RunData) -> Option<String> {
+        let Objective::Kto(kto) = &self.aim.objective else {
+            return None;
+        };
+        let training = &data.datasets.split.training;
+        let is_desirable = |index: &&u32| {
+            let form = data.datasets.corpus.row(**index as usize).form();
+            form == RowForm::Rated { desirable: true }
+        };
+        let (all, desirable) = (training.len(), training.iter().filter(is_desirable).count());
+        let undesirable = all - desirable;
+        for (kind, count, other) in [
+            ("desirable", desirable, "undesirable"),
+            ("undesirable", undesirable, "desirable"),
+        ] {
+            if all > 0 && count == all {
+                return Some(format!(
+                    "all {all} training rows are {kind}: `kto` learns from the contrast with \
+                    {other} ones; add rows of the other label"
+                ));
+            }
+        }
+        let ratio =
+            kto.desirable_weight * desirable as f64 / (kto.undesirable_weight * undesirable as f64);
+        let (key, weight) = if ratio > 1.0 {
+            ("undesirable_weight", kto.undesirable_weight * ratio)
+        } else {
+            ("desirable_weight", kto.desirable_weight / ratio)
+        };
+        let is_usual = (1.0..=4.0 / 3.0).contains(&ratio) || !weight.is_finite();
+        (!is_usual).then(|| {
+            format!(
+                "{desirable} desirable and {undesirable} undesirable training rows, with weights \
+                {ratio:.2} to 1; from 1 to 1.33 is usual, such as by `objective.{key}: {weight:.2}`"
+            )
+        })
     }
 
     /// Returns the loss of the first step where the recipe decides it: training starts at the

@@ -40,6 +40,9 @@ impl Plan {
         self.check_straddling(data.straddling.as_ref())?
             .into_iter()
             .for_each(|note| report(Event::Note(note)));
+        if let Some(note) = self.note_of_labels(data) {
+            report(Event::Note(note));
+        }
         data.check_mixing()?;
         data.notes_of_mixing()
             .into_iter()

@@ -7,7 +7,10 @@ use crate::data::{self, DataSource, Packing};
 use crate::export::consumers::portability;
 use crate::hub::DatasetSnapshot;
 use crate::report::mebibytes;
-use crate::terms::ModelDtype;
+use crate::terms::{Format, ModelDtype};
+
+/// Common names of a column with the factor of each row's loss.
+const WEIGHTS: [&str; 4] = ["weight", "loss_weight", "sample_weight", "row_weight"];
 
 impl Plan {
     /// Returns notes for the user before the run. They do not stop it.
@@ -93,9 +96,19 @@ impl Plan {
                 .iter()
                 .map(|column| format!("`{}`", data::visible(column)))
                 .collect();
+            let is_weighable = !source.format.is_of_preferences()
+                && !source.columns.contains_key(Format::LOSS_WEIGHT);
+            let weight = columns
+                .iter()
+                .find(|column| is_weighable && WEIGHTS.contains(&column.as_str()));
+            let proposed = weight.map_or_else(String::new, |weight| {
+                format!(
+                    "; `columns: {{weight: {weight}}}` takes it as the factor of each row's loss"
+                )
+            });
             let text = || {
                 format!(
-                    "{key}: columns of `{path}` that format `{}` does not read: {}",
+                    "{key}: columns of `{path}` that format `{}` does not read: {}{proposed}",
                     source.format,
                     names.join(", ")
                 )

@@ -6,9 +6,9 @@ use serde_json::json;
 
 use super::filled::Filled;
 use crate::fault::Fault;
-use crate::objective::{Cpo, Dpo, Kto, Objective, Orpo, Simpo};
+use crate::objective::{Cpo, Dpo, Kto, NextToken, Objective, Orpo, Simpo};
 use crate::recipe::{self, Recipe, Said};
-use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Term};
+use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss, Term};
 use crate::train::RunFolder;
 
 /// The model whose log-probabilities a loss compares with.
@@ -30,6 +30,8 @@ pub(super) struct Aim {
     pub kind: ObjectiveType,
     pub objective: Objective,
     pub reference: Reference,
+    /// The factor of the loss of each dataset's rows; empty if none has one.
+    pub loss_weights: Vec<f32>,
 }
 
 /// Fills the keys that the type of objective has.
@@ -42,8 +44,9 @@ pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<F
         });
         return Aim {
             kind,
-            objective: Objective::NextToken,
+            objective: Objective::NextToken(sft(said, filled)),
             reference: Reference::None,
+            loss_weights: loss_weights(&recipe.datasets, filled),
         };
     }
     filled.word("objective.type", said.kind.as_ref(), kind);
@@ -88,7 +91,7 @@ pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<F
                 filled,
             ),
         }),
-        ObjectiveType::Sft => Objective::NextToken,
+        ObjectiveType::Sft => Objective::NextToken(NextToken::PLAIN),
     };
     let reference = if objective.has_reference() {
         reference(said.reference.as_ref(), filled, faults)
@@ -99,12 +102,57 @@ pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<F
         kind,
         objective,
         reference,
+        loss_weights: Vec::new(),
     }
+}
+
+/// Fills the keys of supervised fine-tuning that are said: a recipe without them has cross-entropy
+/// and nothing else.
+fn sft(said: &recipe::Objective, filled: &mut Filled) -> NextToken {
+    let mut number = |key: &str, said: Option<&Said<f64>>| {
+        let key = format!("objective.{key}");
+        filled.optional(&key, said, |number| json!(number))
+    };
+    let (label_smoothing, neftune_noise_alpha) = (
+        number("label_smoothing", said.label_smoothing.as_ref()),
+        number("neftune_noise_alpha", said.neftune_noise_alpha.as_ref()),
+    );
+    let loss_type = match &said.loss_type {
+        Some(_) => loss_type(said, SftLoss::Nll, filled),
+        None => SftLoss::Nll,
+    };
+    NextToken {
+        loss_type,
+        label_smoothing: label_smoothing.unwrap_or(0.0),
+        neftune_noise_alpha: neftune_noise_alpha.unwrap_or(0.0),
+    }
+}
+
+/// Fills the factors of losses that datasets have.
+fn loss_weights(datasets: &[recipe::Dataset], filled: &mut Filled) -> Vec<f32> {
+    let weights = datasets.iter().enumerate().map(|(index, dataset)| {
+        let key = format!("datasets.{index}.loss_weight");
+        filled.optional(&key, dataset.loss_weight.as_ref(), |weight| json!(weight))
+    });
+    let weights: Vec<Option<f64>> = weights.collect();
+    if weights.iter().all(Option::is_none) {
+        return Vec::new();
+    }
+    let weights = weights.into_iter();
+    weights.map(|weight| weight.unwrap_or(1.0) as f32).collect()
 }
 
 fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {
     let loss_type = loss_type(said, DpoLoss::Sigmoid, filled);
-    let default_tau = 0.05;
+    let (default_tau, default_alpha) = (0.05, 0.5);
+    let divergence = match &said.f_divergence_type {
+        Some(word) => filled.word(
+            "objective.f_divergence_type",
+            Some(word),
+            FDivergence::ReverseKl,
+        ),
+        None => FDivergence::ReverseKl,
+    };
     Dpo {
         loss_type,
         beta: number("beta", said.beta.as_ref(), 0.1, filled),
@@ -112,6 +160,13 @@ fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {
             smoothing(said, filled)
         } else {
             0.0
+        },
+        divergence,
+        alpha: if divergence == FDivergence::AlphaDivergence {
+            let said = said.f_alpha_divergence_coef.as_ref();
+            number("f_alpha_divergence_coef", said, default_alpha, filled)
+        } else {
+            default_alpha
         },
         discopop_tau: if loss_type == DpoLoss::Discopop {
             number(

@@ -15,7 +15,7 @@ use crate::data::{
 };
 use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
-use crate::terms::CacheMode;
+use crate::terms::{CacheMode, RowForm};
 use crate::train::{self, RunFolder, StepSampler};
 
 /// The rows of a plan, as tokens.
@@ -40,6 +40,8 @@ pub struct RunData {
     /// Whether training rows are scored too.
     scores_training: bool,
     reference: ReferenceScores,
+    /// The factor of the loss of each source's training rows.
+    loss_weights: Vec<f32>,
 }
 
 /// Log-probabilities of completions under the reference, in the order of [`RunData::sets`].
@@ -139,6 +141,7 @@ impl Plan {
             scores_training: self.aim.reference != Reference::None
                 || self.aim.objective.reads_mismatched(),
             reference: ReferenceScores::default(),
+            loss_weights: self.aim.loss_weights.clone(),
         })
     }
 
@@ -180,7 +183,8 @@ impl RunData {
         let (corpus, training) = (&self.datasets.corpus, &self.datasets.split.training);
         let rows = Rows::new(corpus, training.clone())
             .reading(self.preferences)
-            .with_reference(&self.reference.sets[0]);
+            .with_reference(&self.reference.sets[0])
+            .with_loss_weights(&self.loss_weights);
         let Some(mixing) = &self.mixing else {
             return rows;
         };
@@ -228,6 +232,11 @@ impl RunData {
                 .reading(self.preferences)
                 .with_reference(of_evaluation),
         ]
+    }
+
+    /// Returns the factor of the loss of a source's row with a form.
+    pub fn loss_weight(&self, source: usize, form: RowForm) -> f32 {
+        self.loss_weights.get(source).copied().unwrap_or(1.0) * form.weight()
     }
 
     /// Gives every row the log-probabilities of its completions under the reference.

@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::probe_model::ProbeModel;
 use crate::data::Packing;
-use crate::objective::{Objective, StepStatistics};
+use crate::objective::{NextToken, Objective, StepStatistics};
 use crate::terms::OnNonfinite;
 use crate::train::{
     AdamWConfig, At, Border, Memory, Observer, Optimizer, RateCourse, Schedule, StepConfig,
@@ -135,7 +135,7 @@ fn config(pass: &Pass) -> TrainConfig {
         },
         optimizer: pass.optimizer.into(),
         max_grad_norm: 0.5,
-        objective: Objective::NextToken,
+        objective: Objective::NextToken(NextToken::PLAIN),
         first_loss: None,
         // A few rows at a time, so that chunks of the head are joined.
         step: StepConfig {

@@ -7,12 +7,12 @@ use super::notes::{Notes, listed};
 use super::objective::{all_loss_types, loss_types};
 use super::synonyms;
 use super::tree::shorten;
-use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
+use super::{Adapter, Dataset, Evaluation, Location, Objective, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
-    CpoLoss, Deduplicate, DpoLoss, EpochEnd, Format, Initial, KtoLoss, ModelDtype, Modules,
-    NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, Technique, Term,
-    TrainOn,
+    CpoLoss, Deduplicate, DpoLoss, EpochEnd, FDivergence, Format, Initial, KtoLoss, ModelDtype,
+    Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, SftLoss,
+    Technique, Term, TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -37,11 +37,20 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
     let Some(format) = dataset.format.as_ref().map(|said| said.value) else {
         return;
     };
-    let valid = format.columns();
+    let is_of_pairs = format == Format::Unpaired
+        && ["chosen", "rejected"]
+            .iter()
+            .any(|name| dataset.columns.contains_key(*name));
+    let valid = if is_of_pairs {
+        Format::Preference.columns()
+    } else {
+        format.columns()
+    };
     for (name, column) in dataset
         .columns
         .iter()
         .filter(|(name, _)| !valid.contains(&name.as_str()))
+        .filter(|(name, _)| name.as_str() != Format::LOSS_WEIGHT || format.is_of_preferences())
     {
         let message = format!(
             "columns: format `{format}` has no column `{}`, expected {}",
@@ -63,6 +72,23 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         );
     }
     in_chat(dataset, format, notes);
+    if let Some(weight) = dataset
+        .loss_weight
+        .as_ref()
+        .filter(|_| format.is_of_preferences())
+    {
+        let message = format!(
+            "loss_weight: format `{format}` has no `loss_weight`: the losses of an objective of \
+            preferences are of pairs or of labels"
+        );
+        let hint = if format == Format::Unpaired {
+            "remove `loss_weight`; `objective.desirable_weight` and `objective.undesirable_weight` \
+            weigh the two kinds of rows"
+        } else {
+            "remove `loss_weight`; `weight` changes how often rows of a dataset are drawn"
+        };
+        notes.say(&weight.place, Fault::new(message).hint(hint));
+    }
     if let Some(train_on) = dataset
         .train_on
         .as_ref()
@@ -165,8 +191,13 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
         return;
     }
     let said = said.filter(|_| !of_kind.is_empty());
-    let word = said.map_or("sigmoid", |said| said.value.as_str());
+    let plain = match kind {
+        ObjectiveType::Sft => SftLoss::Nll.word(),
+        _ => "sigmoid",
+    };
+    let word = said.map_or(plain, |said| said.value.as_str());
     let is_smoothed = match kind {
+        ObjectiveType::Sft => word != SftLoss::Dft.word(),
         ObjectiveType::Dpo => DpoLoss::parse(word).is_none_or(DpoLoss::is_smoothed),
         ObjectiveType::Cpo => word == CpoLoss::Sigmoid.word(),
         _ => true,
@@ -177,7 +208,9 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
         );
         notes.say(
             &smoothing.place,
-            Fault::new(message).hint("remove `label_smoothing`, or set `loss_type: sigmoid`"),
+            Fault::new(message).hint(format!(
+                "remove `label_smoothing`, or set `loss_type: {plain}`"
+            )),
         );
     }
     let is_exo = kind == ObjectiveType::Dpo && word == DpoLoss::ExoPair.word();
@@ -202,6 +235,7 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
             Fault::new(message).hint("set `loss_type: discopop`, or remove `discopop_tau`"),
         );
     }
+    in_divergence(objective, kind, word, notes);
     let is_alone = |said: Option<&Said<usize>>| said.is_none_or(|said| said.value == 1);
     let training = &recipe.training;
     let has_one_row = is_alone(training.micro_batch_size.as_ref())
@@ -219,6 +253,36 @@ fn in_loss_type(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
         notes.say(
             &said.place,
             fault.hint("set `training.gradient_accumulation_steps: 8`"),
+        );
+    }
+}
+
+/// Checks the divergence from the reference, which losses of the margin have.
+fn in_divergence(objective: &Objective, kind: ObjectiveType, word: &str, notes: &Notes) {
+    let has_divergence = DpoLoss::parse(word).is_none_or(DpoLoss::has_divergence);
+    let said = objective.f_divergence_type.as_ref();
+    if let Some(said) = said.filter(|_| kind == ObjectiveType::Dpo && !has_divergence) {
+        let message = format!(
+            "objective.f_divergence_type does not go with `loss_type: {word}`, which is one of \
+            log-ratios"
+        );
+        notes.say(
+            &said.place,
+            Fault::new(message).hint("remove `f_divergence_type`, or set `loss_type: sigmoid`"),
+        );
+    }
+    let is_alpha = said.is_some_and(|said| said.value == FDivergence::AlphaDivergence);
+    if let Some(said) = objective
+        .f_alpha_divergence_coef
+        .as_ref()
+        .filter(|_| kind == ObjectiveType::Dpo && !is_alpha)
+    {
+        let fault = Fault::new(
+            "objective.f_alpha_divergence_coef goes with `f_divergence_type: alpha_divergence` only",
+        );
+        notes.say(
+            &said.place,
+            fault.hint("set `f_divergence_type: alpha_divergence`, or remove it"),
         );
     }
 }

@@ -39,6 +39,8 @@ pub struct Dataset {
     pub system: Option<Said<String>>,
     /// Its weight: its share of an epoch is the weight over the sum of all weights.
     pub weight: Option<Said<f64>>,
+    /// The factor of its rows' loss.
+    pub loss_weight: Option<Said<f64>>,
 }
 
 /// The highest weight.
@@ -47,12 +49,10 @@ const MAX_WEIGHT: f64 = 1e6;
 impl Dataset {
     /// Takes a dataset to train on.
     pub(super) fn take(section: &mut Section) -> Self {
-        let weight = section.number(
-            "weight",
-            (Bound::Excluded(0.0), Bound::Included(MAX_WEIGHT)),
-        );
+        let above_zero = (Bound::Excluded(0.0), Bound::Included(MAX_WEIGHT));
         Self {
-            weight,
+            weight: section.number("weight", above_zero),
+            loss_weight: section.number("loss_weight", above_zero),
             ..Self::take_scored(section)
         }
     }
@@ -76,6 +76,7 @@ impl Dataset {
             train_on: section.word("train_on", &[]),
             system: section.text("system"),
             weight: None,
+            loss_weight: None,
         }
     }
 }

@@ -182,6 +182,12 @@ pub(super) const KEYS: &[Words] = &[
         others have one. Without any weight an epoch has every row once.",
     ),
     key(
+        "datasets.loss_weight",
+        "",
+        "Factor of the loss of its rows, with `objective: {type: sft}`; 1 by default. A column that \
+        `columns: {weight: NAME}` names has a factor for each row.",
+    ),
+    key(
         "objective",
         "",
         "The loss to minimize; its keys belong to its `type`.",
@@ -195,7 +201,8 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "objective.loss_type",
         "",
-        "The variant of `dpo`, `cpo` (both `sigmoid` by default) or `kto` (`kto` by default).",
+        "The variant of `sft` (`nll`, the default, or `dft`), `dpo`, `cpo` (both `sigmoid` by \
+        default) or `kto` (`kto` by default).",
     ),
     key(
         "objective.beta",
@@ -206,13 +213,31 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "objective.label_smoothing",
         "0.0",
-        "Assumed share of pairs whose labels are swapped, below 0.5; of `dpo` with `sigmoid`, \
-        `robust` and `exo_pair`, of `cpo` with `sigmoid`, and of `simpo`.",
+        "Share of a label that all tokens of the vocabulary get, with `sft` and `nll`; assumed \
+        share of pairs whose labels are swapped, of `dpo` with `sigmoid`, `robust` and `exo_pair`, \
+        of `cpo` with `sigmoid`, and of `simpo`. Below 0.5.",
+    ),
+    key(
+        "objective.neftune_noise_alpha",
+        "0.0",
+        "NEFTune: noise on embeddings in training, uniform within alpha / sqrt(T H) for a row of T \
+        tokens and embeddings of H numbers; usually 5 to 15, with `sft`.",
     ),
     key(
         "objective.discopop_tau",
         "0.05",
         "Temperature of `loss_type: discopop`.",
+    ),
+    key(
+        "objective.f_divergence_type",
+        "\"reverse_kl\"",
+        "Divergence of `dpo` from the reference, with losses of the margin: `reverse_kl`, \
+        `forward_kl`, `js_divergence` or `alpha_divergence`.",
+    ),
+    key(
+        "objective.f_alpha_divergence_coef",
+        "0.5",
+        "The a of `f_divergence_type: alpha_divergence`, between 0 and 1.",
     ),
     key(
         "objective.sft_weight",

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::place::{Location, Said};
 use super::section::{ABOVE_ZERO, Section};
 use super::shape::Shape;
-use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Term};
+use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss, Term};
 
 /// The objective and its own keys, under TRL's names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -16,10 +16,17 @@ pub struct Objective {
     pub loss_type: Option<Said<String>>,
     /// The factor of log-ratios or log-probabilities.
     pub beta: Option<Said<f64>>,
-    /// The assumed share of pairs whose labels are swapped.
+    /// The share of a label that all tokens get, or the assumed share of pairs whose labels are
+    /// swapped.
     pub label_smoothing: Option<Said<f64>>,
+    /// Alpha of the noise on embeddings.
+    pub neftune_noise_alpha: Option<Said<f64>>,
     /// The temperature of DPO's `discopop`.
     pub discopop_tau: Option<Said<f64>>,
+    /// The divergence of DPO from the reference.
+    pub f_divergence_type: Option<Said<FDivergence>>,
+    /// The a of `alpha_divergence`.
+    pub f_alpha_divergence_coef: Option<Said<f64>>,
     /// The weight of cross-entropy in DPO.
     pub sft_weight: Option<Said<f64>>,
     /// The weight of cross-entropy in CPO and `SimPO`.
@@ -49,7 +56,13 @@ impl Objective {
                 .and_then(super::section::Value::text),
             beta: section.number("beta", ABOVE_ZERO),
             label_smoothing: section.number("label_smoothing", 0.0..0.5),
+            neftune_noise_alpha: section.number("neftune_noise_alpha", 0.0..=1e3),
             discopop_tau: section.number("discopop_tau", ABOVE_ZERO),
+            f_divergence_type: section.word("f_divergence_type", &[]),
+            f_alpha_divergence_coef: section.number(
+                "f_alpha_divergence_coef",
+                (Bound::Excluded(0.0), Bound::Excluded(1.0)),
+            ),
             sft_weight: section.number("sft_weight", weight.clone()),
             cpo_alpha: section.number("cpo_alpha", weight.clone()),
             simpo_gamma: section.number("simpo_gamma", weight.clone()),
@@ -76,7 +89,10 @@ impl Objective {
             "loss_type" => place(self.loss_type.as_ref()),
             "beta" => place(self.beta.as_ref()),
             "label_smoothing" => place(self.label_smoothing.as_ref()),
+            "neftune_noise_alpha" => place(self.neftune_noise_alpha.as_ref()),
             "discopop_tau" => place(self.discopop_tau.as_ref()),
+            "f_divergence_type" => place(self.f_divergence_type.as_ref()),
+            "f_alpha_divergence_coef" => place(self.f_alpha_divergence_coef.as_ref()),
             "sft_weight" => place(self.sft_weight.as_ref()),
             "cpo_alpha" => place(self.cpo_alpha.as_ref()),
             "simpo_gamma" => place(self.simpo_gamma.as_ref()),
@@ -95,10 +111,11 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
         T::WORDS.iter().map(|(word, _)| *word).collect()
     }
     match of {
+        ObjectiveType::Sft => words::<SftLoss>(),
         ObjectiveType::Dpo => words::<DpoLoss>(),
         ObjectiveType::Cpo => words::<CpoLoss>(),
         ObjectiveType::Kto => words::<KtoLoss>(),
-        ObjectiveType::Sft | ObjectiveType::Orpo | ObjectiveType::Simpo => Vec::new(),
+        ObjectiveType::Orpo | ObjectiveType::Simpo => Vec::new(),
     }
 }
 

@@ -272,6 +272,23 @@ const KEYS: &[(Here, &[&str])] = &[
     ),
     (Line("train_on: last"), &["mask_history"]),
     (Nothing(ENDS), &["train_on_eos", "train_on_eot"]),
+    (
+        Key("datasets", "loss_weight"),
+        &["loss_scale", "dataset_loss_weight"],
+    ),
+    // The objective.
+    (
+        Key("objective", "label_smoothing"),
+        &["label_smoothing_factor"],
+    ),
+    (
+        Key("objective", "neftune_noise_alpha"),
+        &["neftune_alpha", "noisy_embedding_alpha"],
+    ),
+    (
+        Line("objective: {type: sft, loss_type: dft}"),
+        &["use_dft_loss"],
+    ),
     // The adapter.
     (
         Key("adapter", "r"),

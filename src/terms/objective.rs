@@ -36,14 +36,20 @@ impl ObjectiveType {
     }
 
     /// Recipe keys of the section `objective`, with the types that have them.
-    pub const KEYS: [(&'static str, &'static [Self]); 11] = [
-        ("loss_type", &[Self::Dpo, Self::Cpo, Self::Kto]),
+    pub const KEYS: [(&'static str, &'static [Self]); 14] = [
+        ("loss_type", &[Self::Sft, Self::Dpo, Self::Cpo, Self::Kto]),
         (
             "beta",
             &[Self::Dpo, Self::Orpo, Self::Simpo, Self::Cpo, Self::Kto],
         ),
-        ("label_smoothing", &[Self::Dpo, Self::Simpo, Self::Cpo]),
+        (
+            "label_smoothing",
+            &[Self::Sft, Self::Dpo, Self::Simpo, Self::Cpo],
+        ),
+        ("neftune_noise_alpha", &[Self::Sft]),
         ("discopop_tau", &[Self::Dpo]),
+        ("f_divergence_type", &[Self::Dpo]),
+        ("f_alpha_divergence_coef", &[Self::Dpo]),
         ("sft_weight", &[Self::Dpo]),
         ("cpo_alpha", &[Self::Simpo, Self::Cpo]),
         ("simpo_gamma", &[Self::Simpo]),
@@ -52,6 +58,16 @@ impl ObjectiveType {
         ("undesirable_weight", &[Self::Kto]),
         ("reference", &[Self::Dpo, Self::Kto]),
     ];
+}
+
+term! {
+    /// Loss of a token in supervised fine-tuning, under TRL's names.
+    SftLoss {
+        /// -log p.
+        Nll = "nll",
+        /// -log p times p, which has no gradient: dynamic fine-tuning, arXiv:2508.05629.
+        Dft = "dft",
+    }
 }
 
 term! {
@@ -89,6 +105,38 @@ impl DpoLoss {
     /// Whether `label_smoothing` acts.
     pub fn is_smoothed(self) -> bool {
         matches!(self, Self::Sigmoid | Self::Robust | Self::ExoPair)
+    }
+}
+
+impl DpoLoss {
+    /// Whether the divergence from the reference is chosen by `f_divergence_type`: the loss is one
+    /// of scores of both completions, and not of their log-ratios.
+    pub fn has_divergence(self) -> bool {
+        matches!(
+            self,
+            Self::Sigmoid
+                | Self::Robust
+                | Self::Hinge
+                | Self::Ipo
+                | Self::SigmoidNorm
+                | Self::ExoPair
+                | Self::Discopop
+        )
+    }
+}
+
+term! {
+    /// Divergence from the reference in direct preference optimization, Wang et al. 2023,
+    /// arXiv:2309.16240, under TRL's names. It gives a completion with log-ratio r a score.
+    FDivergence {
+        /// The score is r.
+        ReverseKl = "reverse_kl",
+        /// 1 - e⁻ʳ.
+        ForwardKl = "forward_kl",
+        /// log 2 + log σ(r).
+        JsDivergence = "js_divergence",
+        /// (e^((a - 1) r) - 1) / (a - 1).
+        AlphaDivergence = "alpha_divergence",
     }
 }
 

@@ -7,6 +7,19 @@ use std::ops::Range;
 pub struct Readings {
     /// Log-probability of each target, in order, nats.
     pub values: Vec<f32>,
+    /// Mean log-probability of all tokens of the vocabulary at each target, nats; empty unless
+    /// labels are smoothed.
+    pub means: Vec<f32>,
+}
+
+impl Readings {
+    /// Makes readings of the targets alone.
+    pub fn of_targets(values: Vec<f32>) -> Self {
+        Self {
+            values,
+            means: Vec::new(),
+        }
+    }
 }
 
 /// Derivatives of a loss with respect to the readings.
@@ -31,7 +44,10 @@ pub struct Unit {
 #[derive(Debug, Clone, PartialEq)]
 pub enum UnitKind {
     /// Trained tokens of one sequence.
-    Tokens,
+    Tokens {
+        /// The factor of their loss.
+        weight: f32,
+    },
     /// A chosen and a rejected sequence with the same prompt.
     Pair {
         /// The first target of the chosen completion. Those before it are of the prompt, for losses
@@ -54,9 +70,14 @@ pub enum UnitKind {
 impl Unit {
     /// Makes a unit of the trained tokens of one sequence.
     pub fn tokens(targets: Range<usize>) -> Self {
+        Self::weighted_tokens(targets, 1.0)
+    }
+
+    /// Makes a unit of the trained tokens of one sequence whose loss has a factor.
+    pub fn weighted_tokens(targets: Range<usize>, weight: f32) -> Self {
         Self {
             targets,
-            kind: UnitKind::Tokens,
+            kind: UnitKind::Tokens { weight },
         }
     }
 
@@ -65,7 +86,7 @@ impl Unit {
     pub fn supervised_targets(&self) -> usize {
         match self.kind {
             UnitKind::Pair { rejected, .. } => rejected - self.targets.start,
-            UnitKind::Tokens | UnitKind::Rated { .. } => self.targets.len(),
+            UnitKind::Tokens { .. } | UnitKind::Rated { .. } => self.targets.len(),
         }
     }
 }
@@ -76,6 +97,11 @@ pub enum RowForm {
     /// One sequence.
     #[default]
     Single,
+    /// One sequence whose loss has a factor other than 1.
+    Weighted {
+        /// The bits of the factor in f32.
+        bits: u32,
+    },
     /// Two sequences, laid end to end: a chosen and a rejected completion of the same prompt.
     Pair {
         /// Tokens of the chosen sequence.
@@ -86,4 +112,24 @@ pub enum RowForm {
         /// Whether the completion is desirable.
         desirable: bool,
     },
+}
+
+impl RowForm {
+    /// Returns the form of one sequence whose loss has this factor.
+    pub fn weighted(weight: f32) -> Self {
+        let bits = weight.to_bits();
+        if bits == 1_f32.to_bits() {
+            Self::Single
+        } else {
+            Self::Weighted { bits }
+        }
+    }
+
+    /// Returns the factor of the row's loss.
+    pub fn weight(self) -> f32 {
+        match self {
+            Self::Weighted { bits } => f32::from_bits(bits),
+            Self::Single | Self::Pair { .. } | Self::Rated { .. } => 1.0,
+        }
+    }
 }

@@ -8,13 +8,14 @@ use burn::tensor::Tensor;
 
 use super::balance::Balance;
 use super::gradients::Gradients;
+use super::noise;
 use super::observe::Observer;
 use super::walk::{Memory, Walk, ids};
 use crate::data::Batch;
 use crate::keyed_random::mix;
 use crate::model::Decoder;
 use crate::nn::head::{HeadGradients, HeadPass};
-use crate::objective::{Figures, Judged, Objective, StepStatistics};
+use crate::objective::{Figures, Judged, NextToken, Objective, StepStatistics};
 use crate::terms::{Readings, Slopes, Unit, UnitKind};
 
 /// Settings for computing a micro-batch. Except for dropout they change cost and memory, never the
@@ -91,7 +92,7 @@ pub fn forward_backward(
     gradients: &mut Gradients,
 ) -> Loss {
     let goal = Goal {
-        objective: &Objective::NextToken,
+        objective: &Objective::NextToken(NextToken::PLAIN),
         step: &StepStatistics::default(),
     };
     judged_backward(decoder, batch, goal, config, stream, gradients)
@@ -123,8 +124,51 @@ pub(super) fn observed(
         gradients.push(None);
         return Loss::default();
     }
-    let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
-    let (walk, hidden) = Walk::forward(decoder, batch, dropout, config.memory, observer);
+    let keys = || token_keys(batch, stream);
+    let (dropout, alpha) = (config.dropout, goal.objective.noise_alpha());
+    let dropout = (dropout > 0.0).then(|| (dropout, keys()));
+    let noise = (alpha > 0.0).then(|| noise::drawn(batch, &keys(), decoder.spec.width, alpha));
+    let drawn = Drawn { dropout, noise };
+    walked(decoder, batch, goal, config, drawn, gradients, observer)
+}
+
+/// Does the same as [`judged_backward`] with this noise on the embeddings, [tokens, width], in
+/// place of drawn noise and dropout: that of another program can be compared.
+pub fn noised_backward(
+    decoder: &Decoder,
+    batch: &Batch,
+    goal: Goal,
+    config: StepConfig,
+    noise: Vec<f32>,
+    gradients: &mut Gradients,
+) -> Loss {
+    let drawn = Drawn {
+        dropout: None,
+        noise: Some(noise),
+    };
+    walked(decoder, batch, goal, config, drawn, gradients, &mut ())
+}
+
+/// What is random in a micro-batch.
+struct Drawn {
+    /// Dropout probability and one key per token.
+    dropout: Option<(f64, Arc<[u64]>)>,
+    /// Noise on embeddings, [tokens, width].
+    noise: Option<Vec<f32>>,
+}
+
+/// Runs a batch that has targets forward and backward.
+fn walked(
+    decoder: &Decoder,
+    batch: &Batch,
+    goal: Goal,
+    config: StepConfig,
+    drawn: Drawn,
+    gradients: &mut Gradients,
+    observer: &mut impl Observer,
+) -> Loss {
+    let Drawn { dropout, noise } = drawn;
+    let (walk, hidden) = Walk::forward(decoder, batch, dropout, noise, config.memory, observer);
     let shape = hidden.shape(); // [1, labeled, width]
 
     let mask = walk.head_mask();
@@ -132,6 +176,7 @@ pub(super) fn observed(
         chunk_rows: config.head_chunk_rows,
         scale: gradients.loss_scale(),
         mask: mask.as_ref(),
+        smoothed_share: goal.objective.smoothed_share(),
     };
     let (readings, read) = read(decoder, hidden.squeeze_dim(0), batch, goal.objective, pass);
 
@@ -196,12 +241,12 @@ fn read(
     objective: &Objective,
     pass: HeadPass,
 ) -> (Readings, Read) {
-    match objective.slope_ahead() {
-        Some(slope) => {
+    match objective.slopes_ahead(&batch.units) {
+        Some(slopes) => {
             let (readings, gradients) =
                 decoder
                     .head
-                    .backward(&hidden, &batch.targets, &Slopes::Same(slope), pass);
+                    .backward(&hidden, &batch.targets, &slopes, pass);
             (readings, Read::Gradients(gradients))
         }
         None if !decoder.head.trains() => {
@@ -227,12 +272,13 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
 /// Returns the log-probabilities of a batch's targets without a tape and without dropout.
 pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Readings {
     if batch.targets.is_empty() {
-        return Readings { values: Vec::new() };
+        return Readings::of_targets(Vec::new());
     }
     let pass = HeadPass {
         chunk_rows: head_chunk_rows,
         scale: 1.0,
         mask: None,
+        smoothed_share: 0.0,
     };
     decoder
         .head
@@ -254,7 +300,7 @@ pub fn log_p_of_units(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) 
             rejected,
             ..
         } => [sum(completion..rejected), sum(rejected..unit.targets.end)],
-        UnitKind::Tokens | UnitKind::Rated { .. } => [sum(unit.targets.clone()), 0.0],
+        UnitKind::Tokens { .. } | UnitKind::Rated { .. } => [sum(unit.targets.clone()), 0.0],
     };
     batch.units.iter().map(of_unit).collect()
 }
@@ -292,6 +338,8 @@ mod tests {
     use crate::model::Folder;
     use crate::ops::in_tiles;
     use crate::terms::ModelDtype;
+
+    const PLAIN: Objective = Objective::NextToken(NextToken::PLAIN);
 
     /// Makes a family's decoder with an adapter whose B is not zero.
     fn adapted(family: &Path) -> Decoder {
@@ -370,8 +418,7 @@ mod tests {
             .collect();
         assert_eq!(families.len(), 46);
         for path in &families {
-            let (family, decoder, objective) =
-                (path.display(), adapted(path), Objective::NextToken);
+            let (family, decoder, objective) = (path.display(), adapted(path), PLAIN);
             let (loss, gradients) = step(&decoder, &objective, 64, 1000, Memory::KEEP);
             let largest = gradients
                 .iter()
@@ -420,7 +467,7 @@ mod tests {
             }
             let of = |objective: Objective| step(&decoder, &objective, 64, 5, Memory::KEEP);
             let weighted = |weights: [f32; 6]| of(Objective::WeightedRows(weights.to_vec()));
-            let (loss, fused) = of(Objective::NextToken);
+            let (loss, fused) = of(PLAIN);
             let largest = fused
                 .iter()
                 .fold(0.0_f32, |largest, x| largest.max(x.abs()));

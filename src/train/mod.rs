@@ -11,6 +11,7 @@ mod gradients;
 mod layout;
 mod loss_scale;
 mod micro_batch;
+mod noise;
 mod observe;
 mod optimizer;
 mod resume;
@@ -31,7 +32,7 @@ pub use gradients::Gradients;
 pub use loss_scale::LossScale;
 pub use micro_batch::{
     Goal, Loss, StepConfig, forward_backward, head_chunk_rows, judged_backward, log_p_of_units,
-    score,
+    noised_backward, score,
 };
 pub use observe::{Border, Observer};
 pub use optimizer::{

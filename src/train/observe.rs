@@ -85,7 +85,7 @@ mod tests {
     use crate::adapter::{LoraConfig, attach};
     use crate::data::{Batch, TokenRow};
     use crate::model::DecoderSpec;
-    use crate::objective::{Objective, StepStatistics};
+    use crate::objective::{NextToken, Objective, StepStatistics};
     use crate::terms::ModelDtype;
 
     fn row(values: [f32; 3]) -> Tensor<3> {
@@ -155,7 +155,7 @@ mod tests {
             dropout: 0.0,
         };
         let goal = Goal {
-            objective: &Objective::NextToken,
+            objective: &Objective::NextToken(NextToken::PLAIN),
             step: &StepStatistics::default(),
         };
         let (mut right, mut wrong) = (FiniteBorders::after(0), Wrong(FiniteBorders::after(0)));

@@ -52,12 +52,14 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// Runs a batch forward; returns the hidden rows from which its trained tokens are predicted,
+    /// Runs a batch forward, with noise on its embeddings, [tokens, width], if there is some;
+    /// returns the hidden rows from which its trained tokens are predicted,
     /// before the final norm, [1, labeled, width].
     pub fn forward(
         decoder: &'a Decoder,
         batch: &Batch,
         dropout: Option<(f64, Arc<[u64]>)>,
+        noise: Option<Vec<f32>>,
         memory: Memory,
         observer: &mut impl Observer,
     ) -> (Self, Tensor<3>) {
@@ -65,6 +67,13 @@ impl<'a> Walk<'a> {
         let frame = match balance {
             Some(_) => decoder.frame_with_load(&batch.lengths, &batch.positions, dropout),
             None => decoder.frame_for(&batch.lengths, &batch.positions, dropout),
+        };
+        let frame = match noise {
+            Some(noise) => frame.with_noise(Tensor::from_data(
+                TensorData::new(noise, [batch.ids.len(), decoder.spec.width]),
+                (&decoder.device(), DType::F32),
+            )),
+            None => frame,
         };
         let (ids, blocks) = (ids(decoder, batch), &decoder.blocks);
         let lowest_block = || {

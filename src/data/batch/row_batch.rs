@@ -29,13 +29,17 @@ impl Batch {
     /// Lays rows end to end; each comes with its identifier. The first token of a row is never a
     /// target, because nothing predicts it.
     pub fn new(rows: impl IntoIterator<Item = (u64, TokenRow)>) -> Self {
+        Self::weighted(rows.into_iter().map(|(key, row)| (key, row, 1.0)))
+    }
+
+    /// Lays rows end to end as [`Batch::new`] does; each comes with the factor of its loss too.
+    pub fn weighted(rows: impl IntoIterator<Item = (u64, TokenRow, f32)>) -> Self {
         let mut batch = Self::default();
-        for (key, row) in rows {
+        for (key, row, weight) in rows {
             let first_target = batch.targets.len();
             batch.push(key, &row, false);
-            batch
-                .units
-                .push(Unit::tokens(first_target..batch.targets.len()));
+            let targets = first_target..batch.targets.len();
+            batch.units.push(Unit::weighted_tokens(targets, weight));
         }
         batch
     }

@@ -22,6 +22,8 @@ pub struct Rows<'a> {
     /// Log-probabilities of each row's completions under the reference: of the chosen and the
     /// rejected one, or of its own and that of another row; none without a reference.
     reference: &'a [[f64; 2]],
+    /// The factor of the loss of each source's rows; 1 for sources that have none.
+    loss_weights: &'a [f32],
 }
 
 /// How rows of preferences are read.
@@ -42,6 +44,7 @@ impl<'a> Rows<'a> {
             mixture: None,
             preferences: Preferences::default(),
             reference: &[],
+            loss_weights: &[],
         }
     }
 
@@ -58,6 +61,22 @@ impl<'a> Rows<'a> {
     #[must_use]
     pub fn with_reference(self, reference: &'a [[f64; 2]]) -> Self {
         Self { reference, ..self }
+    }
+
+    /// Gives the rows of each source a factor of their loss.
+    #[must_use]
+    pub fn with_loss_weights(self, loss_weights: &'a [f32]) -> Self {
+        Self {
+            loss_weights,
+            ..self
+        }
+    }
+
+    /// Returns the factor of the loss of the row at a place.
+    pub fn loss_weight(&self, place: u32) -> f32 {
+        let source = self.corpus.source(self.indexes[place as usize] as usize);
+        let of_source = self.loss_weights.get(source).copied().unwrap_or(1.0);
+        of_source * self.row(place).form().weight()
     }
 
     /// Lets each epoch draw the rows of a mixture, instead of each row once.
@@ -160,7 +179,7 @@ impl<'a> Rows<'a> {
     pub fn sequences(&self) -> usize {
         match self.form() {
             RowForm::Pair { .. } => 2,
-            RowForm::Single | RowForm::Rated { .. } => 1,
+            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => 1,
         }
     }
 
@@ -183,11 +202,12 @@ impl<'a> Rows<'a> {
         let key = |Draw { place, copy }: Draw| {
             u64::from(copy) << 32 | u64::from(self.indexes[place as usize])
         };
-        if self.form() == RowForm::Single {
-            return Batch::new(draws.map(|draw| {
+        if let RowForm::Single | RowForm::Weighted { .. } = self.form() {
+            return Batch::weighted(draws.map(|draw| {
                 let row = self.row(draw.place);
                 let (ids, trained) = (row.ids(), row.trained());
-                (key(draw), TokenRow { ids, trained })
+                let weight = self.loss_weight(draw.place);
+                (key(draw), TokenRow { ids, trained }, weight)
             }));
         }
         let rated = draws.filter_map(|draw| {

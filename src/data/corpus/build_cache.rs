@@ -14,7 +14,7 @@ use super::error::CorpusError;
 use super::source::DataSource;
 use super::token_cache::{Cache, Writer};
 use crate::data::example::encode::Encoder;
-use crate::data::example::format::{self, Read};
+use crate::data::example::format::{self, Half, Read};
 use crate::data::example::token_row::TokenRow;
 use crate::data::example::told::{self, Told};
 use crate::data::example::unread::{Counts, Unread};
@@ -53,8 +53,8 @@ pub struct Opened {
     pub is_new: bool,
 }
 
-/// Returns the tokens of the selected rows of one data file, or of all rows if none are selected.
-/// They come from the cache if it has a complete entry.
+/// Returns the tokens of the selected rows of one data file, or of all rows if none are selected; of
+/// one half of each row if `half` says so. They come from the cache if it has a complete entry.
 ///
 /// # Errors
 /// The file cannot be read, a row has an error that other rows share, or the cache cannot be
@@ -62,6 +62,7 @@ pub struct Opened {
 pub fn open(
     file: &DataFile,
     source: &DataSource,
+    half: Option<Half>,
     taken: Option<Range<u64>>,
     encoder: &Encoder,
     cache: &RowCache,
@@ -72,9 +73,9 @@ pub fn open(
     let taken = taken
         .map(|taken| taken.start.min(rows)..taken.end.min(rows))
         .filter(|taken| *taken != (0..rows));
-    let stamp = stamp(file, source, taken.as_ref(), encoder)?;
+    let stamp = stamp(file, source, half, taken.as_ref(), encoder)?;
     let taken = taken.unwrap_or(0..rows);
-    let (cache, is_new) = from_cache(file, source, &taken, encoder, (cache, stamp), report)?;
+    let (cache, is_new) = from_cache(file, source, half, &taken, encoder, (cache, stamp), report)?;
     Ok(Opened {
         cache,
         taken_from: taken.start,
@@ -86,12 +87,14 @@ pub fn open(
 fn from_cache(
     file: &DataFile,
     source: &DataSource,
+    half: Option<Half>,
     taken: &Range<u64>,
     encoder: &Encoder,
     (cache, stamp): (&RowCache, Stamp),
     report: Reporter,
 ) -> Result<(Cache, bool), CorpusError> {
-    let tokenize = |writer: &mut Writer| tokenize(file, source, taken, encoder, writer, report);
+    let tokenize =
+        |writer: &mut Writer| tokenize(file, source, half, taken, encoder, writer, report);
     let Some(folder) = cache.folder() else {
         return Ok((make_nameless(cache, stamp, tokenize)?, false));
     };
@@ -183,6 +186,7 @@ fn unreadable(path: &Path, reason: String) -> files::FileError {
 fn stamp(
     file: &DataFile,
     source: &DataSource,
+    half: Option<Half>,
     taken: Option<&Range<u64>>,
     encoder: &Encoder,
 ) -> Result<Stamp, CorpusError> {
@@ -215,9 +219,10 @@ fn stamp(
     );
     // Entries of whole files keep the names that they have.
     let taken = taken.map_or_else(String::new, |taken| format!("{taken:?}"));
+    let half = half.map_or_else(String::new, |half| format!("{half:?}"));
     Ok(Stamp {
         kind: EntryKind::Tokens,
-        key: files::hash_bytes(format!("{parts:?}{taken}").as_bytes()),
+        key: files::hash_bytes(format!("{parts:?}{taken}{half}").as_bytes()),
         source: source_hash,
     })
 }
@@ -225,6 +230,7 @@ fn stamp(
 fn tokenize(
     file: &DataFile,
     source: &DataSource,
+    half: Option<Half>,
     taken: &Range<u64>,
     encoder: &Encoder,
     writer: &mut Writer,
@@ -251,7 +257,7 @@ fn tokenize(
             if count == 0 {
                 continue;
             }
-            let encode = |row| encode_row(source, encoder, &batch, first + row);
+            let encode = |row| encode_row(source, half, encoder, &batch, first + row);
             for row in encode_rows(count, |row| batch.place(first + row), encode)? {
                 let pushed = match row {
                     Encoded::Row(row, form, of_row) => {
@@ -310,6 +316,7 @@ fn encode_rows(
 
 fn encode_row(
     source: &DataSource,
+    half: Option<Half>,
     encoder: &Encoder,
     batch: &Batch,
     row: usize,
@@ -323,10 +330,14 @@ fn encode_row(
             visible(&reason).chars().take(MAX_REASON).collect(),
         ))
     };
+    let read = match half {
+        Some(half) => format::read_half(half, &source.roles, batch, row),
+        None => format::read(source.format, &source.roles, batch, row),
+    };
     let Read {
         example,
         mut unread,
-    } = match format::read(source.format, &source.roles, batch, row) {
+    } = match read {
         Ok(Some(read)) => read.with_system(source.system.as_deref()),
         Ok(None) => {
             return Ok(Encoded::Row(
@@ -343,8 +354,20 @@ fn encode_row(
             return broken(&column_name(column, &source.columns), cause.as_ref());
         }
     };
+    let weight = match format::loss_weight(batch, row) {
+        Ok(weight) => weight,
+        Err(format::FormatError::Content { column, cause }) => {
+            return broken(&column_name(column, &source.columns), cause.as_ref());
+        }
+        Err(format::FormatError::Cell(error)) => return Err(error.into()),
+    };
     match encoder.encode_row(&example, source.train_on) {
-        Ok((row, form)) => {
+        Ok((mut row, mut form)) => {
+            if weight <= 0.0 {
+                row.trained.fill(false);
+            } else if form == RowForm::Single {
+                form = RowForm::weighted(weight);
+            }
             unread.extend(encoder.unread(&example, source.train_on));
             Ok(Encoded::Row(row, form, unread))
         }

@@ -105,9 +105,12 @@ impl Corpus {
                     .selected
                     .as_ref()
                     .and_then(|selected| selected.get(place).cloned());
-                let opened = build_cache::open(file, of, taken, encoder, &cache, report)?;
-                has_new |= opened.is_new;
-                corpus.push(source, file.path().to_owned(), opened)?;
+                for half in of.halves() {
+                    let (taken, half) = (taken.clone(), *half);
+                    let opened = build_cache::open(file, of, half, taken, encoder, &cache, report)?;
+                    has_new |= opened.is_new;
+                    corpus.push(source, file.path().to_owned(), opened)?;
+                }
             }
             corpus
                 .notes(source, &of.files)

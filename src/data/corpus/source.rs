@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 
 use crate::data::convert::is_convertible;
+use crate::data::example::format::Half;
+use crate::data::read::columns::is_unpaired;
 use crate::data::read::data_file::DataFile;
 use crate::data::read::first_bytes::Content;
 use crate::fault::{Exit, Explain};
@@ -36,6 +38,18 @@ pub struct DataSource {
     pub train_on: TrainOn,
     /// The system message of conversations that have none.
     pub system: Option<String>,
+}
+
+impl DataSource {
+    /// Returns the completions that each row of a file gives a row of: both of a pair whose
+    /// completions are read as rows with labels. `None` for a row as it is.
+    pub(super) fn halves(&self) -> &'static [Option<Half>] {
+        if is_unpaired(self.format, &self.columns) {
+            &[Some(Half::Chosen), Some(Half::Rejected)]
+        } else {
+            &[None]
+        }
+    }
 }
 
 /// A path that leads to no file.

@@ -59,7 +59,7 @@ impl TokenSlice<'_> {
         let all = self.ids.len();
         let first = match self.form {
             RowForm::Pair { chosen } => (chosen as usize).min(all),
-            RowForm::Single | RowForm::Rated { .. } => all,
+            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => all,
         };
         let kept = |sequence: Range<usize>| {
             let end = sequence.start + sequence.len().min(self.limit);
@@ -121,7 +121,7 @@ impl TokenSlice<'_> {
     pub fn rated(&self) -> Option<RatedRow> {
         let [first, second] = self.sequences();
         match self.form {
-            RowForm::Single => None,
+            RowForm::Single | RowForm::Weighted { .. } => None,
             RowForm::Pair { .. } => Some(RatedRow::Pair(
                 [first, second].map(|places| self.sequence(places)),
             )),
@@ -152,7 +152,9 @@ impl TokenSlice<'_> {
                 let of_chosen = self.first_trained_tokens();
                 of_chosen == 0 || of_chosen == self.trained_tokens
             }
-            RowForm::Single | RowForm::Rated { .. } => self.trained_tokens == 0,
+            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => {
+                self.trained_tokens == 0
+            }
         }
     }
 
@@ -505,6 +507,7 @@ fn numbers_of(form: RowForm) -> [u32; 2] {
         RowForm::Single => [0, 0],
         RowForm::Pair { chosen } => [1, chosen],
         RowForm::Rated { desirable } => [2, u32::from(desirable)],
+        RowForm::Weighted { bits } => [3, bits],
     }
 }
 
@@ -514,6 +517,7 @@ fn form_of([kind, number]: [u32; 2]) -> RowForm {
         2 => RowForm::Rated {
             desirable: number == 1,
         },
+        3 => RowForm::Weighted { bits: number },
         _ => RowForm::Single,
     }
 }

@@ -166,9 +166,30 @@ pub enum ConversationError {
         or the same first turns"
     )]
     NoPrompt,
+    /// A completion is text, and the file has no column with its prompt.
+    #[error(
+        "it is text and there is no column `prompt`, expected a `prompt` or a whole conversation \
+        as a list of messages"
+    )]
+    NoPromptOfText,
+    /// A conversation that should hold its prompt has one turn.
+    #[error(
+        "the conversation has one message and there is no column `prompt`, expected the messages \
+        of the prompt before the one that the label is for"
+    )]
+    OneTurn,
+    /// A completion has no turn of the assistant.
+    #[error("none of its messages is the assistant's, expected an answer to compare")]
+    NoAnswer,
     /// A label is neither true nor false.
     #[error("the label is {found}, expected true or false, or 1 or 0")]
     Label {
+        /// The value instead.
+        found: Value,
+    },
+    /// The factor of a row's loss is negative or no number.
+    #[error("the weight of the row's loss is {found}, expected a number from 0 to 1000000")]
+    LossWeight {
         /// The value instead.
         found: Value,
     },
@@ -195,6 +216,7 @@ impl ConversationError {
             | Self::Call { found, .. }
             | Self::NotATool { found, .. }
             | Self::NotAPair { found, .. }
+            | Self::LossWeight { found }
             | Self::Label { found } => vec![found.to_string()],
             Self::NotJson { .. }
             | Self::Number(json_text::JsonTextError::NotJson { .. })
@@ -203,7 +225,10 @@ impl ConversationError {
             | Self::NoContent { .. }
             | Self::Mixed { .. }
             | Self::MixedHalves { .. }
-            | Self::NoPrompt => Vec::new(),
+            | Self::NoPrompt
+            | Self::NoPromptOfText
+            | Self::OneTurn
+            | Self::NoAnswer => Vec::new(),
         }
     }
 }

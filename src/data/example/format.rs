@@ -169,10 +169,48 @@ pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String,
 pub fn is_rendered(format: Format, table: &ParquetTable) -> bool {
     match format {
         Format::Text | Format::Instruction => false,
-        Format::Completion | Format::Unpaired => table.has_lists("completion"),
+        Format::Completion => table.has_lists("completion"),
+        Format::Unpaired => table.has_lists("completion") || table.has_lists("chosen"),
         Format::Preference => table.has_lists("chosen"),
         Format::Chat => true,
     }
+}
+
+/// A completion of a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Half {
+    /// The chosen one.
+    Chosen,
+    /// The rejected one.
+    Rejected,
+}
+
+/// Reads the example of one completion of the pair in a row, with a label; `None` if there is
+/// nothing to learn.
+///
+/// # Errors
+/// As for [`read`].
+pub fn read_half(
+    half: Half,
+    roles: &BTreeMap<String, String>,
+    batch: &Batch,
+    row: usize,
+) -> Result<Option<Read>, FormatError> {
+    let pair = Cells { roles, batch, row }.pair()?;
+    Ok(pair.map(|read| Read {
+        example: match read.example {
+            Example::Pair(halves) => {
+                let [chosen, rejected] = *halves;
+                let example = match half {
+                    Half::Chosen => chosen,
+                    Half::Rejected => rejected,
+                };
+                Example::Rated(Box::new(example), half == Half::Chosen)
+            }
+            other => other,
+        },
+        unread: read.unread,
+    }))
 }
 
 /// Reads the example in a row of a batch; `None` if there is nothing to learn: a needed cell is
@@ -198,6 +236,27 @@ pub fn read(
         Format::Preference => cells.pair()?,
         Format::Unpaired => cells.rated()?,
     })
+}
+
+/// The highest factor of a row's loss.
+const MAX_LOSS_WEIGHT: f64 = 1e6;
+
+/// Reads the factor of a row's loss; 1 where the cell is null or the file lacks the column.
+///
+/// # Errors
+/// The cell cannot be read, or it is no number from 0 to a million.
+pub fn loss_weight(batch: &Batch, row: usize) -> Result<f32, FormatError> {
+    match batch.cell(Format::LOSS_WEIGHT, row)? {
+        Value::Null => Ok(1.0),
+        found => found
+            .as_f64()
+            .filter(|weight| (0.0..=MAX_LOSS_WEIGHT).contains(weight))
+            .map(|weight| weight as f32)
+            .ok_or_else(|| FormatError::Content {
+                column: Format::LOSS_WEIGHT,
+                cause: ConversationError::LossWeight { found }.into(),
+            }),
+    }
 }
 
 /// The cells of a row.

@@ -72,7 +72,17 @@ impl Cells<'_> {
                 let Some(prompt) = self.parsed("prompt", turns::turns)? else {
                     return Ok(None);
                 };
-                (prompt, [chosen, rejected])
+                let halves = [chosen, rejected];
+                // Both may be whole conversations that hold the prompt again.
+                let is_held =
+                    |half: &Vec<Value>| half.len() > prompt.len() && half.starts_with(&prompt);
+                let first = if halves.iter().all(is_held) {
+                    prompt.len()
+                } else {
+                    0
+                };
+                let halves = halves.map(|half| half[first..].to_vec());
+                (prompt, halves)
             }
         };
         let variables = self.parsed("chat_template_kwargs", turns::variables)?;
@@ -81,6 +91,10 @@ impl Cells<'_> {
         let prompt = read("prompt", prompt)?;
         let half = |column, turns: Vec<Value>| -> Result<Example, FormatError> {
             let completion = read(column, turns)?;
+            let is_answer = |turn: &Value| turn["role"] == "assistant";
+            if !completion.conversation.messages.iter().any(is_answer) {
+                return Err(content(column, ConversationError::NoAnswer));
+            }
             let mut whole = prompt.clone();
             whole.prompt_turns = whole.trained.len();
             whole.conversation.tools.clone_from(&tools);
@@ -102,14 +116,49 @@ impl Cells<'_> {
         let desirable = match self.cell("label")? {
             Value::Null => return Ok(None),
             Value::Bool(label) => label,
-            Value::Number(label) if label.as_u64() == Some(0) => false,
-            Value::Number(label) if label.as_u64() == Some(1) => true,
+            Value::Number(label) if label.as_f64() == Some(0.0) => false,
+            Value::Number(label) if label.as_f64() == Some(1.0) => true,
             found => return Err(content("label", ConversationError::Label { found })),
         };
-        Ok(self.completion()?.map(|read| Read {
+        let read = if self.has("prompt") {
+            self.completion()?
+        } else {
+            self.conversation()?
+        };
+        if let Some(Example::Chat(whole)) = read.as_ref().map(|read| &read.example) {
+            let completion = whole.conversation.messages.get(whole.prompt_turns..);
+            let is_answer = |turn: &Value| turn["role"] == "assistant";
+            if !completion.unwrap_or_default().iter().any(is_answer) {
+                return Err(content("completion", ConversationError::NoAnswer));
+            }
+        }
+        Ok(read.map(|read| Read {
             example: Example::Rated(Box::new(read.example), desirable),
             unread: read.unread,
         }))
+    }
+
+    /// Reads a conversation that holds its prompt: its last turn is the completion.
+    fn conversation(&self) -> Result<Option<Read>, FormatError> {
+        if self.cell("completion")?.is_string() {
+            return Err(content("completion", ConversationError::NoPromptOfText));
+        }
+        let Some(turns) = self.parsed("completion", turns::turns)? else {
+            return Ok(None);
+        };
+        if turns.len() < 2 {
+            return Err(content("completion", ConversationError::OneTurn));
+        }
+        let tools = self.parsed("tools", turns::tools)?;
+        let mut whole =
+            chat(turns, tools, self.roles).map_err(|cause| content("completion", cause))?;
+        let last = whole.conversation.messages.last();
+        if last.is_none_or(|turn| turn["role"] != "assistant") {
+            return Err(content("completion", ConversationError::NoAnswer));
+        }
+        whole.prompt_turns = whole.trained.len() - 1;
+        whole.conversation.variables = self.parsed("chat_template_kwargs", turns::variables)?;
+        Ok(Some(Example::Chat(whole).into()))
     }
 }
 

@@ -66,14 +66,19 @@ impl From<Conversation> for Chat {
     }
 }
 
-/// Returns the turns in a cell: a list of objects or of their JSON texts, the JSON text of one, or
-/// an object with a list for each key, as `datasets` stores a sequence of objects. `None` if there
-/// is none.
+/// Returns the turns in a cell: a list of objects or of their JSON texts, the JSON text of one, one
+/// message, or an object with a list for each key, as `datasets` stores a sequence of objects.
+/// `None` if there is none.
 ///
 /// # Errors
 /// The cell holds something else.
 pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
+    let is_text = |turn: &Map<String, Value>| {
+        let role = turn.get("role").or_else(|| turn.get("from"));
+        role.is_some_and(Value::is_string)
+    };
     let cell = match parsed(cell)? {
+        Value::Object(turn) if is_text(&turn) => vec![turn.into()].into(),
         Value::Object(columns) if columns.contains_key("role") || columns.contains_key("from") => {
             by_turn(columns)?
         }

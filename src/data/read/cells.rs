@@ -56,6 +56,8 @@ pub enum ColumnKind {
     Object,
     /// True or false, or 1 or 0.
     Label,
+    /// A number.
+    Number,
 }
 
 impl ColumnKind {
@@ -63,10 +65,14 @@ impl ColumnKind {
     pub fn accepts(self, data_type: &DataType) -> bool {
         match data_type {
             DataType::Null => true,
-            _ if self == Self::Label => *data_type == DataType::Boolean || data_type.is_integer(),
+            // A table with nulls holds whole numbers as floats.
+            _ if self == Self::Label => {
+                *data_type == DataType::Boolean || data_type.is_integer() || data_type.is_floating()
+            }
+            _ if self == Self::Number => data_type.is_integer() || data_type.is_floating(),
             DataType::Binary => true,
             DataType::List(item) => match self {
-                Self::Text | Self::Object | Self::Label => false,
+                Self::Text | Self::Object | Self::Label | Self::Number => false,
                 Self::Turns | Self::TextOrTurns => {
                     matches!(
                         item.data_type(),
@@ -75,6 +81,14 @@ impl ColumnKind {
                 }
                 Self::List => true,
             },
+            // One message.
+            DataType::Struct(fields)
+                if self == Self::TextOrTurns
+                    && is_turn(data_type)
+                    && fields.iter().all(|field| !field.data_type().is_nested()) =>
+            {
+                true
+            }
             // An object with a list for each key.
             DataType::Struct(fields) if matches!(self, Self::Turns | Self::TextOrTurns) => fields
                 .iter()
@@ -93,6 +107,7 @@ impl ColumnKind {
             Self::List => "a list or JSON text",
             Self::Object => "an object or JSON text",
             Self::Label => "true and false",
+            Self::Number => "numbers",
         }
     }
 }

@@ -26,6 +26,7 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
         (_, "input" | "system") => (ColumnKind::Text, true),
         (_, "chat_template_kwargs") => (ColumnKind::Object, true),
         (Format::Preference, "prompt") => (ColumnKind::TextOrTurns, true),
+        (_, Format::LOSS_WEIGHT) => (ColumnKind::Number, false),
         (Format::Unpaired, "label") => (ColumnKind::Label, false),
         (Format::Completion | Format::Preference | Format::Unpaired, _) => {
             (ColumnKind::TextOrTurns, false)
@@ -37,8 +38,16 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
 /// Returns the columns that a format reads from a file. A column that the recipe names must be
 /// there, optional or not.
 pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedColumn> {
+    let format = if is_unpaired(format, names) {
+        Format::Preference
+    } else {
+        format
+    };
+    let has_conversation = format == Format::Unpaired && names.contains_key("completion");
     let wanted = |canonical: &&'static str| {
         let (kind, optional) = shape(format, canonical);
+        // Whole conversations hold the prompt.
+        let optional = optional || has_conversation && *canonical == "prompt";
         let optional = optional && !names.contains_key(*canonical);
         WantedColumn {
             canonical,
@@ -47,12 +56,20 @@ pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedCol
             optional,
         }
     };
-    format
-        .columns()
-        .iter()
+    let is_weighted = names.contains_key(Format::LOSS_WEIGHT) && !format.is_of_preferences();
+    let weight = is_weighted.then_some(&Format::LOSS_WEIGHT);
+    let columns = format.columns().iter();
+    columns
         .filter(|canonical| is_read(format, names, canonical))
+        .chain(weight)
         .map(wanted)
         .collect()
+}
+
+/// Whether rows with labels are the halves of pairs, because the recipe names their columns.
+pub fn is_unpaired(format: Format, names: &BTreeMap<String, String>) -> bool {
+    let has = |canonical: &str| names.contains_key(canonical);
+    format == Format::Unpaired && (has("chosen") || has("rejected"))
 }
 
 /// Whether conversations are built from a question and an answer column, because the recipe names
@@ -83,6 +100,7 @@ pub fn column_name(canonical: &str, names: &BTreeMap<String, String>) -> String 
 /// another column.
 pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     let canonical = match format {
+        Format::Unpaired if is_unpaired(format, names) => "chosen",
         Format::Text => "text",
         Format::Completion | Format::Unpaired => "completion",
         Format::Preference => "chosen",

@@ -128,7 +128,9 @@ impl Explain for TableError {
                 ..
             } => Some("write the column as UTF-8 text".into()),
             Self::Cell { .. } => Some("split what is that long into rows".into()),
-            Self::Unusable { .. } => None,
+            Self::Unusable { expected, .. } => Some(format!(
+                "write it as {expected}, or name another column in `columns`"
+            )),
         }
     }
 }

@@ -173,6 +173,8 @@ pub struct Load {
     pub rule: Rule,
     /// The share of an adapter's input features that is dropped.
     pub dropout: f64,
+    /// Whether there is noise on embeddings.
+    pub noise: bool,
     /// The largest micro-batch.
     pub rows: MicroBatchRows,
     /// Micro-batches per step.

@@ -84,7 +84,7 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     );
     let gradients_bytes = row_bytes * (partial + 1);
     let held_back = held_back_bytes(load, &blocks, memory.recomputed > lowest);
-    let beside = beside_stream_bytes(load, load.rows);
+    let beside = beside_stream_bytes(load, load.rows) + noise_bytes(load);
     let mut kept_bytes: u64 = held_back + beside + (0..blocks.len()).map(kept).sum::<u64>();
     let at_head = if load.is_full() {
         gradients_bytes
@@ -151,6 +151,15 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
     StepParts {
         block_bytes: highest.block_bytes + load.unpacked_bytes(),
         ..highest
+    }
+}
+
+/// Returns the bytes of the noise on embeddings, which a step keeps in 32 bits.
+fn noise_bytes(load: &Load) -> u64 {
+    if load.noise {
+        load.rows.tokens as u64 * load.spec.width as u64 * F32
+    } else {
+        0
     }
 }
 

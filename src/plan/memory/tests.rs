@@ -29,6 +29,7 @@ pub(in crate::plan) fn load(layers: usize, rank: usize, rows: MicroBatchRows) ->
         trained,
         rule: Rule::AdamW,
         dropout: 0.0,
+        noise: false,
         rows,
         accumulated: 1,
         evaluation: None,

@@ -8,10 +8,10 @@ use super::draft::{Data, Draft, is_off};
 use super::hugging_face as hf;
 use super::key_outcome::KeyOutcome;
 use super::text::{flow, list, number, pairs, texts, unquoted, whole};
-use super::{Given, Rule, Table, tokens};
+use super::{Given, Rule, Table, axolotl_preferences as preferences, tokens};
 use crate::fault::yaml_word;
 
-const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
+const REWARDS: &str = "rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images and audio are not supported";
 const SERVICE: &str = "it configures a service beside the training";
 const CACHING: &str = "tokens are cached by content; nothing has to be said";
@@ -320,10 +320,7 @@ const TOP: Table = &[
         Rule::Refused("validation rows have the length of `sequence_len`"),
     ),
     (&["min_sample_len"], Rule::Read(min_sample_len)),
-    (
-        &["max_prompt_len"],
-        Rule::Dropped("of preference data only"),
-    ),
+    (&["max_prompt_len"], Rule::Read(preferences::max_prompt_len)),
     (
         &[
             "eval_sample_packing",
@@ -455,7 +452,7 @@ const TOP: Table = &[
     (&["warmup_ratio"], Rule::Read(hf::warmup_ratio)),
     (&["seed"], Rule::Same("training.seed")),
     (&["train_on_inputs"], Rule::Read(train_on_inputs)),
-    (&["neftune_noise_alpha"], Rule::Refused(hf::NOISE)),
+    (&["neftune_noise_alpha"], Rule::Read(hf::noise)),
     // Numbers and memory.
     (&["bf16", "bfloat16"], Rule::Read(hf::bf16)),
     (&["fp16", "float16"], Rule::Read(hf::fp16)),
@@ -766,31 +763,58 @@ const TOP: Table = &[
         Rule::Read(tokens::added),
     ),
     (&["plugins"], Rule::Read(plugins)),
+    // Preferences.
+    (&["rl"], Rule::Read(preferences::rl)),
+    (&["trl"], Rule::Read(preferences::trl)),
+    (&["dpo_loss_type"], Rule::Read(preferences::loss_type)),
+    (&["dpo_loss_weights"], Rule::Read(preferences::loss_weights)),
+    (
+        &["rl_beta", "dpo_beta", "orpo_alpha"],
+        Rule::Read(|draft, given| preferences::own(draft, given, "objective.beta")),
+    ),
+    (
+        &["dpo_label_smoothing"],
+        Rule::Read(|draft, given| preferences::own(draft, given, "objective.label_smoothing")),
+    ),
+    (
+        &["rpo_alpha"],
+        Rule::Read(|draft, given| preferences::own(draft, given, "objective.sft_weight")),
+    ),
+    (
+        &["simpo_gamma"],
+        Rule::Read(|draft, given| preferences::own(draft, given, "objective.simpo_gamma")),
+    ),
+    (
+        &["cpo_alpha"],
+        Rule::Read(|draft, given| preferences::own(draft, given, "objective.cpo_alpha")),
+    ),
+    (
+        &["kto_desirable_weight"],
+        Rule::Read(|draft, given| preferences::own(draft, given, "objective.desirable_weight")),
+    ),
+    (
+        &["kto_undesirable_weight"],
+        Rule::Read(|draft, given| preferences::own(draft, given, "objective.undesirable_weight")),
+    ),
+    (
+        &["precompute_ref_log_probs"],
+        Rule::Dropped("the reference is always scored once, before training"),
+    ),
+    (
+        &["dpo_use_liger_kernel", "dpo_padding_free"],
+        Rule::Dropped(hf::KERNELS),
+    ),
+    (
+        &["dpo_use_weighting", "dpo_norm_loss"],
+        Rule::Refused("this change of the loss of pairs is not supported"),
+    ),
     // Other ways to train.
     (
         &[
-            "rl",
-            "trl",
             "ebft",
             "reward_model",
             "process_reward_model",
             "center_rewards_coefficient",
-            "dpo_use_weighting",
-            "dpo_label_smoothing",
-            "precompute_ref_log_probs",
-            "dpo_use_liger_kernel",
-            "dpo_padding_free",
-            "dpo_loss_type",
-            "dpo_loss_weights",
-            "orpo_alpha",
-            "simpo_gamma",
-            "cpo_alpha",
-            "kto_desirable_weight",
-            "kto_undesirable_weight",
-            "rl_beta",
-            "dpo_beta",
-            "dpo_norm_loss",
-            "rpo_alpha",
             "nemo_gym_enabled",
             "nemo_gym_dir",
             "nemo_gym_auto_clone",
@@ -886,6 +910,17 @@ const DATA: Table = &[
             "test_datasets[].field_messages",
         ],
         Rule::Read(|draft, given| column(draft, given, "messages")),
+    ),
+    (
+        &["datasets[].field_chosen", "test_datasets[].field_chosen"],
+        Rule::Read(|draft, given| column(draft, given, "chosen")),
+    ),
+    (
+        &[
+            "datasets[].field_rejected",
+            "test_datasets[].field_rejected",
+        ],
+        Rule::Read(|draft, given| column(draft, given, "rejected")),
     ),
     (
         &["datasets[].field_tools", "test_datasets[].field_tools"],
@@ -985,15 +1020,11 @@ const DATA: Table = &[
         &[
             "datasets[].logprobs_field",
             "datasets[].temperature",
-            "datasets[].field_chosen",
-            "datasets[].field_rejected",
             "datasets[].step_separator",
             "datasets[].max_completion_length",
             "datasets[].train_on_last_step_only",
             "test_datasets[].logprobs_field",
             "test_datasets[].temperature",
-            "test_datasets[].field_chosen",
-            "test_datasets[].field_rejected",
             "test_datasets[].step_separator",
             "test_datasets[].max_completion_length",
             "test_datasets[].train_on_last_step_only",
@@ -1312,7 +1343,10 @@ fn warmup_steps(draft: &mut Draft, given: &Given) -> KeyOutcome {
     hf::warmup_steps(draft, given)
 }
 
-fn train_on_inputs(_: &mut Draft, given: &Given) -> KeyOutcome {
+fn train_on_inputs(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if preferences::format(draft).is_some() {
+        return KeyOutcome::dropped("completions are what is compared");
+    }
     let word = if unquoted(given.node).flag() == Some(true) {
         "all"
     } else {
@@ -1537,10 +1571,16 @@ fn part(draft: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 /// Returns the recipe's format for a dataset's `type`.
-fn format_of(dataset: &Node) -> Result<&'static str, String> {
+fn format_of(draft: &Draft, dataset: &Node) -> Result<&'static str, String> {
     let NodeValue::Map(entries) = &dataset.kind else {
         return Err("expected keys with values".into());
     };
+    if let Some(format) = preferences::format(draft) {
+        return match entries.get("type").map(|entry| &entry.value) {
+            Some(node) if matches!(node.kind, NodeValue::Map(_)) => Err(ROW_TEXT.into()),
+            kind => preferences::layout(format, kind.and_then(Node::text)).map(|()| format),
+        };
+    }
     match entries.get("type").map(|entry| &entry.value) {
         Some(node) if matches!(node.kind, NodeValue::Map(_)) => Err(ROW_TEXT.into()),
         Some(node) => match node.text().unwrap_or_default() {
@@ -1557,8 +1597,15 @@ fn format_of(dataset: &Node) -> Result<&'static str, String> {
     }
 }
 
-fn kind(_: &mut Draft, given: &Given) -> KeyOutcome {
-    match format_of(given.parent) {
+fn kind(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let format = format_of(draft, given.parent);
+    if let Some(note) = preferences::note_of(given.node.text().unwrap_or_default())
+        && format.is_ok()
+        && preferences::format(draft).is_some()
+    {
+        return KeyOutcome::replaced(note);
+    }
+    match format {
         Ok("instruction") => KeyOutcome::replaced(
             "`format: instruction`: Axolotl's prompt ends with a line break after `### Response:`, \
             Rankine's does not",
@@ -1569,9 +1616,17 @@ fn kind(_: &mut Draft, given: &Given) -> KeyOutcome {
 }
 
 /// Maps the file's name of a column if the format has that column.
-fn column(_: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
-    let wanted = if ours == "text" { "text" } else { "chat" };
-    match format_of(given.parent) {
+fn column(draft: &mut Draft, given: &Given, ours: &str) -> KeyOutcome {
+    let ours = match preferences::format(draft) {
+        Some(_) if ours == "messages" => "prompt",
+        _ => ours,
+    };
+    let wanted = match ours {
+        "text" => "text",
+        "prompt" | "chosen" | "rejected" => "preference",
+        _ => "chat",
+    };
+    match format_of(draft, given.parent) {
         Ok(format) if format == wanted => KeyOutcome::Mapped(format!(
             "datasets.columns: {{{ours}: {}}}",
             flow(given.node)
@@ -1626,7 +1681,7 @@ fn further_roles(roles: &Node) -> Result<BTreeMap<String, String>, String> {
 }
 
 /// Returns the role words that a recipe's dataset needs if it holds conversations.
-fn roles_of(dataset: &Node) -> BTreeMap<String, String> {
+fn roles_of(draft: &Draft, dataset: &Node) -> BTreeMap<String, String> {
     let NodeValue::Map(entries) = &dataset.kind else {
         return BTreeMap::new();
     };
@@ -1635,27 +1690,35 @@ fn roles_of(dataset: &Node) -> BTreeMap<String, String> {
         .map(|entry| &entry.value)
         .filter(|node| !node.is_blank());
     roles
-        .filter(|_| format_of(dataset) == Ok("chat"))
+        .filter(|_| format_of(draft, dataset).is_ok_and(has_turns))
         .and_then(|roles| further_roles(roles).ok())
         .unwrap_or_default()
 }
 
-fn roles(_: &mut Draft, given: &Given) -> KeyOutcome {
-    match (format_of(given.parent), further_roles(given.node)) {
+/// Whether rows of a format hold conversations.
+fn has_turns(format: &str) -> bool {
+    ["chat", "preference", "unpaired"].contains(&format)
+}
+
+fn roles(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    match (format_of(draft, given.parent), further_roles(given.node)) {
         (Err(_), _) => KeyOutcome::refused("the layout of the rows is not supported"),
-        (Ok("chat"), Err(reason)) => KeyOutcome::refused(reason),
-        (Ok("chat"), Ok(further)) if further.is_empty() => {
+        (Ok(format), Err(reason)) if has_turns(format) => KeyOutcome::refused(reason),
+        (Ok(format), Ok(further)) if has_turns(format) && further.is_empty() => {
             KeyOutcome::dropped("these names are read without it")
         }
-        (Ok("chat"), Ok(further)) => {
+        (Ok(format), Ok(further)) if has_turns(format) => {
             KeyOutcome::Mapped(format!("datasets.roles: {}", pairs(&further)))
         }
         (Ok(_), _) => KeyOutcome::dropped("this layout of rows does not read it"),
     }
 }
 
-fn roles_to_train(_: &mut Draft, given: &Given) -> KeyOutcome {
-    let (names, further) = (texts(given.node), roles_of(given.parent));
+fn roles_to_train(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if preferences::format(draft).is_some() {
+        return KeyOutcome::dropped("completions are what is compared");
+    }
+    let (names, further) = (texts(given.node), roles_of(draft, given.parent));
     let role = |name: &String| further.get(name).cloned().unwrap_or_else(|| name.clone());
     let are_answers = !names.is_empty()
         && names
@@ -1693,6 +1756,7 @@ fn thinking(_: &mut Draft, given: &Given) -> KeyOutcome {
 
 /// Adds the defaults that the config does not state, and its datasets.
 pub(super) fn finish(draft: &mut Draft) {
+    preferences::finish(draft);
     if is_full(draft) {
         draft.add(
             "adapter.method",
@@ -1740,7 +1804,7 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
             .map(|entry| &entry.value)
             .filter(|node| !node.is_blank())
     };
-    let (located, format) = (located(draft, dataset)?, format_of(dataset).ok()?);
+    let (located, format) = (located(draft, dataset)?, format_of(draft, dataset).ok()?);
     let mut data = Data::default();
     let split = value("split").and_then(Node::text).is_some_and(is_slice);
     let parts: Vec<String> = [
@@ -1768,6 +1832,11 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
     let columns: &[(&str, &str)] = match format {
         "text" => &[("text", "field")],
         "chat" => &[("messages", "field_messages"), ("tools", "field_tools")],
+        "preference" => &[
+            ("prompt", "field_messages"),
+            ("chosen", "field_chosen"),
+            ("rejected", "field_rejected"),
+        ],
         _ => &[],
     };
     let mut named: Vec<String> = columns
@@ -1777,15 +1846,21 @@ fn data(draft: &Draft, dataset: &Node) -> Option<Data> {
     if value("type").and_then(Node::text) == Some("sharegpt") && value("field_messages").is_none() {
         named.push("messages: conversations".into());
     }
+    let kind = value("type").and_then(Node::text).unwrap_or_default();
+    let has_messages = format == "preference" && preferences::reads_messages(kind);
+    if has_messages && value("field_messages").is_none() {
+        named.insert(0, "prompt: messages".into());
+    }
     if !named.is_empty() {
         data.lines
             .push(("columns", format!("{{{}}}", named.join(", "))));
     }
-    let roles = roles_of(dataset);
+    let roles = roles_of(draft, dataset);
     if !roles.is_empty() {
         data.lines.push(("roles", pairs(&roles)));
     }
-    if draft.is_on("train_on_inputs") && format != "text" {
+    let is_compared = preferences::format(draft).is_some();
+    if draft.is_on("train_on_inputs") && format != "text" && !is_compared {
         data.lines.push(("train_on", "all".into()));
     }
     Some(data)

@@ -13,7 +13,14 @@ use super::text::{flow, unquoted};
 use super::{Given, Imported, Rule, Table, Tool, rule};
 
 /// Sections of a recipe in order; the top of the recipe has no name.
-const SECTIONS: [&str; 5] = ["tokens", "adapter", "training", "evaluation", "output"];
+const SECTIONS: [&str; 6] = [
+    "tokens",
+    "objective",
+    "adapter",
+    "training",
+    "evaluation",
+    "output",
+];
 /// The most rounds of reading the draft. The reader finds faults line by line, and a recipe has
 /// fewer lines.
 const MOST_ROUNDS: usize = 200;

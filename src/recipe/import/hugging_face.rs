@@ -2,7 +2,7 @@
 //! finished run share, and words that several tools share.
 
 use super::super::tree::{NodeValue, shorten};
-use super::draft::Draft;
+use super::draft::{Draft, is_off};
 use super::key_outcome::KeyOutcome;
 use super::text::{flow, number, texts, unquoted, whole};
 use super::{Given, Rule, Table, Tool};
@@ -25,7 +25,6 @@ pub(super) const LOSS: &str = "another loss than the mean cross-entropy of the t
     not supported";
 pub(super) const BATCH: &str = "Rankine trains on one device; multiply \
     `gradient_accumulation_steps` by the number of GPUs for the same rows in a step";
-pub(super) const NOISE: &str = "noise on embeddings is not supported";
 pub(super) const FOREIGN_RUN: &str =
     "a run of another program cannot be resumed; start from its adapter with `adapter.init_from`";
 const PART_OF_ANOTHER: &str = "it is an argument of the key beside it, which Rankine does not have";
@@ -58,8 +57,8 @@ pub(super) const TABLE: Table = &[
         Rule::Read(adam),
     ),
     (&["max_grad_norm"], Rule::Same("training.max_grad_norm")),
-    (&["label_smoothing_factor"], Rule::Refused(LOSS)),
-    (&["neftune_noise_alpha"], Rule::Refused(NOISE)),
+    (&["label_smoothing_factor"], Rule::Read(smoothing)),
+    (&["neftune_noise_alpha"], Rule::Read(noise)),
     (&["bf16"], Rule::Read(bf16)),
     (&["fp16"], Rule::Read(fp16)),
     (&["tf32"], Rule::Read(tf32)),
@@ -222,6 +221,34 @@ pub(super) const TABLE: Table = &[
         Rule::Dropped("`rankine eval` and `rankine generate` do it after training"),
     ),
 ];
+
+/// Maps smoothed labels. Trainers of preferences have a loss of their own and do not read the key.
+fn smoothing(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) {
+        return KeyOutcome::dropped("off");
+    }
+    let is_of_preferences = draft
+        .text("stage")
+        .is_some_and(|stage| !["sft", "pt"].contains(&stage));
+    if is_of_preferences {
+        return KeyOutcome::dropped("the loss of preferences does not read it");
+    }
+    draft.same("objective.label_smoothing", given)
+}
+
+/// Maps noise on embeddings, whose size depends on the length of a row.
+pub(super) fn noise(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) {
+        return KeyOutcome::dropped("off");
+    }
+    match draft.same("objective.neftune_noise_alpha", given) {
+        KeyOutcome::Mapped(line) => KeyOutcome::replaced(format!(
+            "{line}; the noise of a row depends on its own length, and not on that of the padded \
+            batch"
+        )),
+        other => other,
+    }
+}
 
 /// Maps a number of whole epochs; `3.0` is one.
 pub(super) fn epochs(draft: &mut Draft, given: &Given) -> KeyOutcome {

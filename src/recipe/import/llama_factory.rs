@@ -17,7 +17,7 @@ use super::{Given, Rule, Table, tokens};
 use crate::fault::yaml_word;
 use crate::files::{JSON_BYTES, read_text_up_to};
 
-const REWARDS: &str = "preference data, rewards and reinforcement learning are not supported";
+const REWARDS: &str = "rewards and reinforcement learning are not supported";
 const IMAGES: &str = "images, video and audio are not supported";
 const OPTIMIZER: &str = "this optimizer is not supported";
 const LOSS: &str = "another loss than the mean cross-entropy of the trained tokens is not \
@@ -260,41 +260,58 @@ const TOP: Table = &[
         Rule::Refused(OPTIMIZER),
     ),
     (&["use_muon"], Rule::Read(muon)),
+    (&["use_dft_loss"], Rule::Read(dft)),
     (
-        &[
-            "use_dft_loss",
-            "use_asft_loss",
-            "asft_alpha",
-            "use_eaft_loss",
-            "eaft_alpha",
-        ],
+        &["use_asft_loss", "asft_alpha", "use_eaft_loss", "eaft_alpha"],
         Rule::Refused(LOSS),
     ),
     (
         &[
-            "pref_beta",
-            "pref_ftx",
-            "pref_bco_weight",
-            "pref_loss",
-            "dpo_label_smoothing",
-            "kto_chosen_weight",
-            "kto_rejected_weight",
-            "simpo_gamma",
             "ppo_buffer_size",
             "ppo_epochs",
             "ppo_score_norm",
             "ppo_target",
             "ppo_whiten_rewards",
-            "ref_model",
-            "ref_model_adapters",
-            "ref_model_quantization_bit",
             "reward_model",
             "reward_model_adapters",
             "reward_model_quantization_bit",
             "reward_model_type",
-            "ld_alpha",
         ],
         Rule::Refused(REWARDS),
+    ),
+    (&["pref_loss"], Rule::Read(pref_loss)),
+    (
+        &["pref_beta"],
+        Rule::Read(|draft, given| of_preferences(draft, given, "objective.beta")),
+    ),
+    (
+        &["dpo_label_smoothing"],
+        Rule::Read(|draft, given| of_preferences(draft, given, "objective.label_smoothing")),
+    ),
+    (
+        &["simpo_gamma"],
+        Rule::Read(|draft, given| of_preferences(draft, given, "objective.simpo_gamma")),
+    ),
+    (
+        &["kto_chosen_weight"],
+        Rule::Read(|draft, given| of_preferences(draft, given, "objective.desirable_weight")),
+    ),
+    (
+        &["kto_rejected_weight"],
+        Rule::Read(|draft, given| of_preferences(draft, given, "objective.undesirable_weight")),
+    ),
+    (&["pref_ftx"], Rule::Read(pref_ftx)),
+    (
+        &["pref_bco_weight", "ld_alpha"],
+        Rule::Refused("this change of the loss of pairs is not supported"),
+    ),
+    (&["ref_model"], Rule::Read(ref_model)),
+    (
+        &["ref_model_adapters", "ref_model_quantization_bit"],
+        Rule::Refused(
+            "a reference of several parts is not supported: merge it, and name the folder in \
+            `objective.reference`",
+        ),
     ),
     (&["use_kt"], Rule::Read(use_kt)),
     (&["kt_config"], Rule::Read(kt_config)),
@@ -492,8 +509,112 @@ fn adapter(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-fn stage(_: &mut Draft, given: &Given) -> KeyOutcome {
+/// Returns the recipe's format of rows where the stage trains on preferences.
+fn preference_format(draft: &Draft) -> Option<&'static str> {
+    match draft.text("stage")? {
+        "dpo" => Some("preference"),
+        "kto" => Some("unpaired"),
+        _ => None,
+    }
+}
+
+/// Returns the loss of pairs of the stage `dpo`.
+fn loss_of_pairs<'a>(draft: &Draft<'a>) -> &'a str {
+    draft.text("pref_loss").unwrap_or("sigmoid")
+}
+
+/// Maps a key that is read by the stages `dpo` and `kto`.
+fn of_preferences(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
+    let is_read = match (given.name, draft.text("stage")) {
+        ("pref_beta", Some("dpo" | "kto")) => true,
+        ("dpo_label_smoothing", Some("dpo")) => {
+            !["orpo", "simpo"].contains(&loss_of_pairs(draft)) && !is_off(given.node)
+        }
+        ("simpo_gamma", Some("dpo")) => loss_of_pairs(draft) == "simpo",
+        ("kto_chosen_weight" | "kto_rejected_weight", Some("kto")) => true,
+        _ => false,
+    };
+    if is_read {
+        draft.same(key, given)
+    } else {
+        KeyOutcome::dropped("this stage and loss do not read it")
+    }
+}
+
+fn pref_loss(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if draft.text("stage") != Some("dpo") {
+        return KeyOutcome::dropped("of `stage: dpo` only");
+    }
     match given.node.text() {
+        Some("sigmoid") => draft.set("objective.loss_type", "sigmoid"),
+        Some("hinge") => draft.set("objective.loss_type", "hinge"),
+        Some("ipo") => draft.set("objective.loss_type", "ipo"),
+        Some("simpo") => KeyOutcome::Mapped("objective.type: simpo".into()),
+        Some("orpo") => KeyOutcome::replaced(
+            "`objective.type: orpo`: the cross-entropy is a mean over the tokens of prompt and \
+            chosen answer, as in the paper and in TRL; LLaMA-Factory leaves the prompt out",
+        ),
+        _ => KeyOutcome::refused(
+            "this loss of pairs is not supported; `sigmoid`, `hinge`, `ipo`, `orpo` and `simpo` are",
+        ),
+    }
+}
+
+/// Maps the cross-entropy that is mixed in.
+fn pref_ftx(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) {
+        return KeyOutcome::dropped("off");
+    }
+    let key = match (draft.text("stage"), loss_of_pairs(draft)) {
+        (Some("dpo"), "simpo") => "objective.cpo_alpha",
+        (Some("dpo"), "orpo") => {
+            return KeyOutcome::refused("`orpo` has its cross-entropy already");
+        }
+        (Some("dpo"), _) => "objective.sft_weight",
+        (Some("kto"), _) => {
+            return KeyOutcome::refused("`kto` with cross-entropy is not supported");
+        }
+        _ => return KeyOutcome::dropped("of preference data only"),
+    };
+    match draft.same(key, given) {
+        KeyOutcome::Mapped(line) => KeyOutcome::replaced(format!(
+            "{line}; the cross-entropy is a mean over the tokens of a step's chosen answers, and \
+            not of each answer's mean"
+        )),
+        other => other,
+    }
+}
+
+/// Maps the reference: a folder or a Hub id.
+fn ref_model(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let has_reference =
+        preference_format(draft).is_some() && !["orpo", "simpo"].contains(&loss_of_pairs(draft));
+    let Some(path) = given.node.text().filter(|_| has_reference) else {
+        return KeyOutcome::dropped("this stage and loss have no reference");
+    };
+    if Path::new(path).is_dir() || path.starts_with(['.', '/']) {
+        return draft.set("objective.reference", yaml_word(path));
+    }
+    KeyOutcome::refused(
+        "a reference of the Hub is not fetched: pull it with `rankine pull`, and name its folder in \
+        `objective.reference`",
+    )
+}
+
+fn dft(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if is_off(given.node) {
+        return KeyOutcome::dropped("off");
+    }
+    draft.set("objective.loss_type", "dft")
+}
+
+fn stage(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    match given.node.text() {
+        Some("dpo") => match loss_of_pairs(draft) {
+            word @ ("orpo" | "simpo") => draft.set("objective.type", word),
+            _ => draft.set("objective.type", "dpo"),
+        },
+        Some("kto") => draft.set("objective.type", "kto"),
         Some("sft") => KeyOutcome::Mapped("datasets.format: chat".into()),
         Some("pt") => KeyOutcome::Mapped("datasets.format: text".into()),
         _ => KeyOutcome::refused(REWARDS),
@@ -893,9 +1014,6 @@ fn entry(draft: &Draft, name: &str) -> Result<DatasetInfo, String> {
     let Some(entry) = info.get(name).and_then(Value::as_object) else {
         return Err(format!("`{name}` is not in `{}`", path.display()));
     };
-    if entry.get("ranking").and_then(Value::as_bool) == Some(true) {
-        return Err(format!("`{name}`: {REWARDS}"));
-    }
     if let Some(key) = entry
         .keys()
         .find(|key| !READ.contains(&key.as_str()) && key.as_str() != "ranking")
@@ -984,8 +1102,14 @@ fn layout(
     {
         return Err(format!("`{name}` has {media}: {IMAGES}"));
     }
-    if column("chosen").or_else(|| column("kto_tag")).is_some() {
-        return Err(format!("`{name}`: {REWARDS}"));
+    if let Some(format) = preference_format(draft) {
+        return preference_layout(name, format, entry, found);
+    }
+    let is_ranked = entry.get("ranking").and_then(Value::as_bool) == Some(true);
+    if is_ranked || column("kto_tag").is_some() {
+        return Err(format!(
+            "`{name}` has preferences, which the stages `dpo` and `kto` read"
+        ));
     }
     let is_text = draft.text("stage") == Some("pt");
     let formatting = entry
@@ -1043,6 +1167,85 @@ fn layout(
         }
     }
     Ok(())
+}
+
+/// Reads the layout of rows of preferences. Those of `sharegpt` are conversations with a column for
+/// each completion, or whole conversations with a label; those of `alpaca` are texts that the
+/// template renders, which have to become messages.
+fn preference_layout(
+    name: &str,
+    format: &str,
+    entry: &serde_json::Map<String, Value>,
+    found: &mut DatasetInfo,
+) -> Result<(), String> {
+    let columns = entry.get("columns");
+    let column = |key: &str| columns.and_then(|columns| columns.get(key)?.as_str());
+    let is_ranked = entry.get("ranking").and_then(Value::as_bool) == Some(true);
+    let label = column("kto_tag");
+    if format == "preference" && !is_ranked {
+        return Err(format!(
+            "`{name}` has no pairs (`ranking: true`), which the stage `dpo` reads"
+        ));
+    }
+    if format == "unpaired" && label.is_none() {
+        return Err(format!(
+            "`{name}` has no labels (`kto_tag`), which the stage `kto` reads"
+        ));
+    }
+    let formatting = entry
+        .get("formatting")
+        .and_then(Value::as_str)
+        .unwrap_or("alpaca");
+    let usual = match formatting {
+        "openai" => "messages",
+        "sharegpt" => "conversations",
+        "alpaca" => {
+            let task = match format {
+                "preference" => {
+                    "its texts become lists of messages: `prompt`, `chosen` and `rejected`"
+                }
+                _ => "its texts become lists of messages, `prompt` and `completion`, with `label`",
+            };
+            if found.located.is_open() {
+                found.notes.push(format!(
+                    "LLaMA-Factory renders texts by a template: {task}."
+                ));
+                return Ok(());
+            }
+            return Err(format!(
+                "`{name}` has texts, which LLaMA-Factory renders by a template; {task}"
+            ));
+        }
+        other => {
+            return Err(format!(
+                "`{name}`: the layout `{other}` is not supported here"
+            ));
+        }
+    };
+    let messages = column("messages").unwrap_or(usual).to_owned();
+    match label {
+        Some(label) if format == "unpaired" => {
+            found.columns.push(("completion", messages));
+            found.columns.push(("label", label.to_owned()));
+        }
+        _ => {
+            found.columns.push(("prompt", messages));
+            for key in ["chosen", "rejected"] {
+                found
+                    .columns
+                    .push((key, column(key).unwrap_or(key).to_owned()));
+            }
+        }
+    }
+    if let Some(system) = column("system") {
+        return Err(format!(
+            "`{name}` has system messages in `{system}`: write them into the conversations"
+        ));
+    }
+    found
+        .columns
+        .extend(column("tools").map(|column| ("tools", column.to_owned())));
+    tags(name, entry, found)
 }
 
 /// Reads the names within messages. Role words go into the recipe; other names have to match those
@@ -1185,6 +1388,7 @@ pub(super) fn finish(draft: &mut Draft) {
     ] {
         draft.default(told_by, key, value);
     }
+    preferences_by_default(draft);
     draft.add(
         "training.truncation",
         "truncate",
@@ -1226,8 +1430,29 @@ pub(super) fn finish(draft: &mut Draft) {
     }
 }
 
+/// Adds what stages of preferences have by default and a recipe has not.
+fn preferences_by_default(draft: &mut Draft) {
+    let loss = loss_of_pairs(draft);
+    match (preference_format(draft), loss) {
+        (Some("preference"), "simpo") => draft.default(&["pref_beta"], "objective.beta", "0.1"),
+        (Some("preference"), "orpo") | (None, _) => {}
+        (Some(_), _)
+            if has_adapter(draft) && !is_full(draft) && draft.at("ref_model").is_none() =>
+        {
+            draft.add(
+                "objective.reference",
+                "base",
+                "LLaMA-Factory's reference is the base without the adapter; `init` compares with \
+                the adapter that training starts from",
+            );
+        }
+        _ => {}
+    }
+}
+
 fn data(draft: &Draft, entry: DatasetInfo) -> Data {
     let is_text = draft.text("stage") == Some("pt");
+    let of_preferences = preference_format(draft);
     let limit = draft
         .at("max_samples")
         .and_then(whole)
@@ -1239,8 +1464,9 @@ fn data(draft: &Draft, entry: DatasetInfo) -> Data {
     };
     data.lines
         .extend(limit.map(|rows| ("max_rows", rows.to_string())));
+    let plain = if is_text { "text" } else { "chat" };
     data.lines
-        .push(("format", if is_text { "text" } else { "chat" }.into()));
+        .push(("format", of_preferences.unwrap_or(plain).into()));
     let columns: Vec<String> = entry
         .columns
         .iter()
@@ -1259,7 +1485,7 @@ fn data(draft: &Draft, entry: DatasetInfo) -> Data {
     } else {
         draft.is_on("mask_history").then_some("last")
     };
-    if let Some(word) = train_on.filter(|_| !is_text) {
+    if let Some(word) = train_on.filter(|_| !is_text && of_preferences.is_none()) {
         data.lines.push(("train_on", word.into()));
     }
     data

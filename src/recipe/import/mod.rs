@@ -8,6 +8,7 @@
 //! ```
 
 mod axolotl;
+mod axolotl_preferences;
 mod datasets;
 mod draft;
 mod hugging_face;

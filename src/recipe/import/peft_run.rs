@@ -132,8 +132,9 @@ const OF_TRAINERS: Table = &[
         &["completion_only_loss", "assistant_only_loss"],
         Rule::Dropped("`train_on` says what is trained"),
     ),
+    (&["loss_type"], Rule::Read(loss_type)),
     (
-        &["loss_type", "eos_token"],
+        &["eos_token"],
         Rule::Refused("this change of the training is not supported"),
     ),
 ];
@@ -220,6 +221,17 @@ pub(super) fn import(path: &Path) -> Result<Imported, ImportError> {
     }
     finish(&mut draft);
     Ok(draft.into_imported())
+}
+
+/// Maps TRL's loss of supervised fine-tuning.
+fn loss_type(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    match given.node.text() {
+        Some("nll") => KeyOutcome::dropped("cross-entropy, as here"),
+        Some("dft") => draft.set("objective.loss_type", "dft"),
+        _ => KeyOutcome::refused(
+            "of runs on preferences the arguments are not read: write `objective` by hand",
+        ),
+    }
 }
 
 fn base_model(draft: &mut Draft, given: &Given) -> KeyOutcome {

@@ -286,7 +286,7 @@ fn refused_keys_are_named_with_their_reasons() {
     for (lines, key, part) in [
         ("made_up: 1", "made_up", "no such key"),
         ("made_up:", "made_up", "no such key"),
-        ("rl: dpo", "rl", "preference"),
+        ("rl: grpo", "rl", "reinforcement learning is not"),
         (
             "lora_r: 0",
             "lora_r",
@@ -880,4 +880,275 @@ fn tokens_are_named_and_added() {
         found.recipe
     );
     assert_eq!(fate(&found, "resize_vocab").word(), "dropped");
+}
+
+/// Returns the recipe's objective and dataset, after the recipe is seen to be read.
+fn read_back(imported: &Imported) -> crate::recipe::Recipe {
+    assert_eq!(imported.refused(), [], "{}", imported.recipe);
+    let recipe = super::super::from_bytes(Path::new("x"), imported.recipe.as_bytes(), &[]);
+    assert_eq!(recipe.faults, [], "{}", imported.recipe);
+    recipe
+}
+
+const PAIRS_OF_AXOLOTL: &str = "base_model: base
+adapter: lora
+lora_target_linear: true
+sequence_len: 512
+micro_batch_size: 2
+gradient_accumulation_steps: 2
+num_epochs: 1
+learning_rate: 1e-5
+output_dir: out
+datasets:
+  - path: pairs.parquet
+    type: chat_template.default
+    field_messages: conversation
+    field_chosen: better
+";
+
+#[test]
+fn preferences_of_axolotl_are_carried_over() {
+    let of = |lines: &str| imported(Tool::Axolotl, &format!("{PAIRS_OF_AXOLOTL}{lines}"));
+    let found = of("rl: dpo\nrl_beta: 0.3\nrpo_alpha: 0.5\nmax_prompt_len: 256\n");
+    let recipe = read_back(&found);
+    let objective = &recipe.objective;
+    assert_eq!(objective.type_or_default().word(), "dpo");
+    assert_eq!(objective.beta.as_ref().map(|said| said.value), Some(0.3));
+    assert_eq!(
+        objective.sft_weight.as_ref().map(|said| said.value),
+        Some(0.5)
+    );
+    assert_eq!(fate(&found, "max_prompt_len").word(), "replaced");
+    assert_eq!(line(&found, "format").as_deref(), Some("preference"));
+    assert_eq!(
+        line(&found, "columns").as_deref(),
+        Some("{prompt: conversation, chosen: better}")
+    );
+    for (lines, kind, loss) in [
+        ("rl: ipo\n", "dpo", Some("ipo")),
+        (
+            "rl: dpo\ndpo_loss_type: [hinge]\ndpo_loss_weights: [1.0]\n",
+            "dpo",
+            Some("hinge"),
+        ),
+        ("rl: orpo\norpo_alpha: 0.1\n", "orpo", None),
+        ("rl: simpo\nsimpo_gamma: 0.8\n", "simpo", None),
+    ] {
+        let recipe = read_back(&of(lines));
+        let objective = &recipe.objective;
+        assert_eq!(objective.type_or_default().word(), kind, "{lines}");
+        let found = objective.loss_type.as_ref().map(|said| said.value.as_str());
+        assert_eq!(found, loss, "{lines}");
+    }
+    // TRL's defaults of CPO, which are not those of SimPO's paper.
+    let simpo = of("rl: simpo\n");
+    assert_eq!(line(&simpo, "beta").as_deref(), Some("0.1"));
+    assert_eq!(line(&simpo, "cpo_alpha").as_deref(), Some("1.0"));
+    let both = of("rl: dpo\ndpo_loss_type: [sigmoid, sft]\ndpo_loss_weights: [1.0, 0.2]\n");
+    assert_eq!(line(&both, "sft_weight").as_deref(), Some("0.2"));
+
+    let kto = PAIRS_OF_AXOLOTL
+        .replace("    type: chat_template.default\n", "")
+        .replace("    field_messages: conversation\n", "")
+        .replace("    field_chosen: better\n", "");
+    let lines = "rl: kto\nkto_desirable_weight: 1.2\n";
+    let recipe = read_back(&imported(Tool::Axolotl, &format!("{kto}{lines}")));
+    assert_eq!(recipe.objective.type_or_default().word(), "kto");
+    let weight = recipe.objective.desirable_weight.map(|said| said.value);
+    assert_eq!(weight, Some(1.2));
+
+    for (lines, key, part) in [
+        (
+            "rl: dpo\ndpo_loss_type: [sigmoid, bco_pair]\n",
+            "dpo_loss_type",
+            "several losses",
+        ),
+        (
+            "rl: dpo\ntrl: {beta: 0.1, vllm_mode: colocate}\n",
+            "trl",
+            "only `beta`",
+        ),
+        (
+            "rl: dpo\ndpo_use_weighting: true\n",
+            "dpo_use_weighting",
+            "not supported",
+        ),
+    ] {
+        let found = of(lines);
+        let said = fate(&found, key);
+        assert!(
+            matches!(said, KeyOutcome::Refused(reason) if reason.contains(part)),
+            "{lines}: {said:?}"
+        );
+    }
+    let texts = PAIRS_OF_AXOLOTL.replace("chat_template.default", "chatml.intel");
+    let found = imported(Tool::Axolotl, &format!("{texts}rl: dpo\n"));
+    assert!(matches!(
+        fate(&found, "datasets.0.type"),
+        KeyOutcome::Refused(reason) if reason.contains("leave `type` out")
+    ));
+    let idle = fate(&axolotl("rl_beta: 0.1"), "rl_beta").clone();
+    assert_eq!(idle.words(), "without `rl` nothing reads it");
+}
+
+const PAIRS_OF_FACTORY: &str = "model_name_or_path: base
+stage: dpo
+finetuning_type: lora
+lora_rank: 8
+lora_target: all
+dataset: pairs
+template: llama3
+output_dir: out
+";
+
+/// Imports a config of LLaMA-Factory beside a `dataset_info.json`.
+fn factory(config: &str) -> Imported {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = folder.path().join("data");
+    fs::create_dir(&data).expect("a folder");
+    let info = r#"{
+        "pairs": {"file_name": "pairs.parquet", "ranking": true, "formatting": "sharegpt",
+            "columns": {"messages": "conversations", "chosen": "chosen", "rejected": "worse"}},
+        "labels": {"file_name": "labels.parquet", "formatting": "sharegpt",
+            "columns": {"messages": "messages", "kto_tag": "good"},
+            "tags": {"role_tag": "role", "content_tag": "content"}},
+        "alpaca": {"file_name": "alpaca.parquet", "ranking": true,
+            "columns": {"prompt": "instruction", "chosen": "chosen", "rejected": "rejected"}},
+        "plain": {"file_name": "plain.parquet", "formatting": "sharegpt"}
+    }"#;
+    fs::write(data.join("dataset_info.json"), info).expect("written");
+    for name in ["pairs", "labels", "alpaca", "plain"] {
+        fs::write(data.join(format!("{name}.parquet")), "PAR1").expect("written");
+    }
+    let config = config.replace(
+        "output_dir",
+        &format!("dataset_dir: {}\noutput_dir", data.display()),
+    );
+    let path = folder.path().join("config.yaml");
+    fs::write(&path, config).expect("a config");
+    import(&path, Some(Tool::LlamaFactory)).expect("a config that is read")
+}
+
+#[test]
+fn preferences_of_llama_factory_are_carried_over() {
+    let of = |lines: &str| factory(&format!("{PAIRS_OF_FACTORY}{lines}"));
+    let found = of("pref_loss: sigmoid\npref_beta: 0.2\npref_ftx: 0.1\nsimpo_gamma: 0.5\n");
+    let recipe = read_back(&found);
+    assert_eq!(recipe.objective.type_or_default().word(), "dpo");
+    let beta = recipe.objective.beta.as_ref().map(|said| said.value);
+    assert_eq!(beta, Some(0.2));
+    assert_eq!(fate(&found, "pref_ftx").word(), "replaced");
+    assert_eq!(fate(&found, "simpo_gamma").word(), "dropped");
+    assert_eq!(
+        line(&found, "columns").as_deref(),
+        Some("{prompt: conversations, rejected: worse}")
+    );
+    assert_eq!(line(&found, "reference"), None);
+    // Its reference is the base, whatever adapter training goes on from.
+    let on = of("adapter_name_or_path: sft\n");
+    assert_eq!(line(&on, "reference").as_deref(), Some("base"));
+    for (loss, kind) in [("orpo", "orpo"), ("simpo", "simpo"), ("ipo", "dpo")] {
+        let recipe = read_back(&of(&format!("pref_loss: {loss}\n")));
+        assert_eq!(recipe.objective.type_or_default().word(), kind, "{loss}");
+    }
+    let kto = PAIRS_OF_FACTORY
+        .replace("stage: dpo", "stage: kto")
+        .replace("dataset: pairs", "dataset: labels");
+    let found = factory(&format!("{kto}kto_chosen_weight: 1.5\n"));
+    let recipe = read_back(&found);
+    assert_eq!(recipe.objective.type_or_default().word(), "kto");
+    assert_eq!(
+        line(&found, "columns").as_deref(),
+        Some("{completion: messages, label: good}")
+    );
+    assert_eq!(line(&found, "format").as_deref(), Some("unpaired"));
+    for (config, key, part) in [
+        (
+            PAIRS_OF_FACTORY.replace("dataset: pairs", "dataset: plain"),
+            "dataset",
+            "has no pairs",
+        ),
+        (
+            kto.replace("dataset: labels", "dataset: pairs"),
+            "dataset",
+            "has no labels",
+        ),
+        (
+            PAIRS_OF_FACTORY.replace("dataset: pairs", "dataset: alpaca"),
+            "dataset",
+            "become lists of messages",
+        ),
+        (
+            PAIRS_OF_FACTORY.replace("stage: dpo", "stage: sft"),
+            "dataset",
+            "has preferences, which the stages",
+        ),
+        (
+            format!("{PAIRS_OF_FACTORY}pref_loss: kto_pair\n"),
+            "pref_loss",
+            "this loss of pairs is not supported",
+        ),
+        (
+            format!("{PAIRS_OF_FACTORY}ref_model: org/other\n"),
+            "ref_model",
+            "rankine pull",
+        ),
+        (
+            PAIRS_OF_FACTORY.replace("stage: dpo", "stage: ppo"),
+            "stage",
+            "reinforcement",
+        ),
+    ] {
+        let found = factory(&config);
+        let said = fate(&found, key);
+        assert!(
+            matches!(said, KeyOutcome::Refused(reason) if reason.contains(part)),
+            "{config}: {said:?}"
+        );
+    }
+}
+
+#[test]
+fn options_of_supervised_fine_tuning_are_carried_over() {
+    let found = axolotl("neftune_noise_alpha: 5");
+    assert_eq!(line(&found, "neftune_noise_alpha").as_deref(), Some("5"));
+    assert_eq!(fate(&found, "neftune_noise_alpha").word(), "replaced");
+    let sft = PAIRS_OF_FACTORY
+        .replace("stage: dpo", "stage: sft")
+        .replace("dataset: pairs", "dataset: plain");
+    let found = factory(&format!("{sft}label_smoothing_factor: 0.1\n"));
+    assert_eq!(line(&found, "label_smoothing").as_deref(), Some("0.1"));
+    let found = factory(&format!(
+        "{sft}use_dft_loss: true\nneftune_noise_alpha: 5\n"
+    ));
+    assert_eq!(line(&found, "loss_type").as_deref(), Some("dft"));
+    read_back(&found);
+}
+
+#[test]
+fn preferences_of_torchtune_are_carried_over() {
+    let sample = fs::read_to_string(sample("torchtune.yaml")).expect("a sample");
+    let validation = "dataset_val:\n  _component_: torchtune.datasets.alpaca_cleaned_dataset\n  \
+        split: train[95%:]\nrun_val_every_n_steps: 25\n";
+    let config = sample
+        .replace(validation, "")
+        .replace(
+            "torchtune.datasets.alpaca_cleaned_dataset\n  packed: False\n  split: train[:95%]\n",
+            "torchtune.datasets.preference_dataset\n  source: parquet\n  data_files: \
+            pairs.parquet\n  column_map: {chosen: better, rejected: worse}\n",
+        )
+        .replace(
+            "torchtune.modules.loss.LinearCrossEntropyLoss\n",
+            "torchtune.rlhf.loss.DPOLoss\n  beta: 0.2\n  label_smoothing: 0.1\n",
+        );
+    let found = imported(Tool::Torchtune, &config);
+    let recipe = read_back(&found);
+    assert_eq!(recipe.objective.type_or_default().word(), "dpo");
+    let beta = recipe.objective.beta.as_ref().map(|said| said.value);
+    assert_eq!(beta, Some(0.2));
+    assert_eq!(line(&found, "format").as_deref(), Some("preference"));
+    assert_eq!(
+        line(&found, "columns").as_deref(),
+        Some("{chosen: better, rejected: worse}")
+    );
 }

@@ -12,8 +12,8 @@ use super::text::{list, number, texts, unquoted};
 use super::{Given, Rule, Table};
 use crate::fault::yaml_word;
 
-const OTHER_TRAINING: &str = "distillation, preference data, rewards and quantization-aware \
-    training are not supported";
+const OTHER_TRAINING: &str = "distillation, rewards and quantization-aware training are not \
+    supported";
 const SHAPE: &str = "the model's shape is that of the checkpoint's config.json";
 const DATA: &str = "this change of the rows is not supported; write the rows as they are to be \
     trained";
@@ -267,11 +267,37 @@ const TOP: Table = &[
         Rule::Dropped("no token has the label of another"),
     ),
     (
+        &["loss.beta"],
+        Rule::Read(|draft, given| of_pairs(draft, given, "objective.beta")),
+    ),
+    (
+        &["loss.gamma"],
+        Rule::Read(|draft, given| of_pairs(draft, given, "objective.beta")),
+    ),
+    (
+        &["loss.label_smoothing"],
+        Rule::Read(|draft, given| of_pairs(draft, given, "objective.label_smoothing")),
+    ),
+    (&["ref_checkpointer"], Rule::Within),
+    (
+        &["ref_checkpointer.checkpoint_dir"],
+        Rule::Read(ref_checkpointer),
+    ),
+    (
         &[
-            "loss.beta",
+            "ref_checkpointer._component_",
+            "ref_checkpointer.checkpoint_files",
+            "ref_checkpointer.model_type",
+            "ref_checkpointer.output_dir",
+            "ref_checkpointer.recipe_checkpoint",
+            "ref_checkpointer.safe_serialization",
+        ],
+        Rule::Dropped("the reference's folder is read as it is"),
+    ),
+    (
+        &[
             "loss.epsilon",
             "loss.kl_coeff",
-            "loss.label_smoothing",
             "loss.value_clip_range",
             "loss.value_coeff",
         ],
@@ -671,6 +697,24 @@ fn layout(name: &str) -> Option<BuilderRows> {
             ),
             ..chat
         },
+        "preference_dataset" => BuilderRows {
+            format: "preference",
+            ..chat
+        },
+        "hh_rlhf_helpful_dataset" => BuilderRows {
+            source: Some("RLHFlow/HH-RLHF-Helpful-standard"),
+            format: "preference",
+            ..chat
+        },
+        "stack_exchange_paired_dataset" => BuilderRows {
+            source: Some("lvwerra/stack-exchange-paired"),
+            format: "preference",
+            note: Some(
+                "Its rows become lists of messages: `prompt` with the question, `chosen` with \
+                `response_j` and `rejected` with `response_k`.",
+            ),
+            ..chat
+        },
         "text_completion_dataset" => BuilderRows {
             format: "text",
             ..chat
@@ -744,6 +788,10 @@ fn component(draft: &mut Draft, given: &Given) -> KeyOutcome {
         None => KeyOutcome::refused("it names no `source`"),
         Some(located) => match (located.task, layout.note) {
             (Some(task), _) => KeyOutcome::replaced(format!("`{}`: {task}", located.path)),
+            (None, Some(_)) if layout.format == "preference" => KeyOutcome::refused(
+                "its rows are conversations to torchtune: write `prompt`, `chosen` and `rejected` \
+                as lists of messages and use `preference`",
+            ),
             (None, Some(_)) => KeyOutcome::refused(
                 "its rows are conversations to torchtune: write them into a \
                 column `messages` and use `chat`",
@@ -817,7 +865,15 @@ fn column(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-fn train_on_input(_: &mut Draft, given: &Given) -> KeyOutcome {
+fn train_on_input(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let layout = layout(builder(draft, part_of(draft, given)));
+    if layout.is_some_and(|layout| layout.format == "preference") {
+        return if is_off(given.node) {
+            KeyOutcome::dropped("completions are what is compared, as here")
+        } else {
+            KeyOutcome::refused("the prompt of a pair is not compared")
+        };
+    }
     KeyOutcome::Mapped(format!(
         "datasets.train_on: {}",
         if is_off(given.node) {
@@ -851,7 +907,30 @@ fn across(draft: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
+/// Returns the columns of a data set of pairs whose names are not those of the format.
+fn pairs_of_columns(map: &Node) -> Option<Vec<(&'static str, String)>> {
+    let NodeValue::Map(entries) = &map.kind else {
+        return None;
+    };
+    let named = entries.iter().map(|(own, entry)| {
+        let own = ["chosen", "rejected"]
+            .into_iter()
+            .find(|known| known == own)?;
+        Some((own, entry.value.text()?.to_owned()))
+    });
+    named.collect()
+}
+
 fn column_map(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    let is_of_pairs = layout(builder(draft, part_of(draft, given)))
+        .is_some_and(|layout| layout.format == "preference" && layout.note.is_none());
+    if let Some(columns) = pairs_of_columns(given.node).filter(|_| is_of_pairs) {
+        let columns: Vec<String> = columns
+            .iter()
+            .map(|(own, name)| format!("{own}: {name}"))
+            .collect();
+        return KeyOutcome::Mapped(format!("datasets.columns: {{{}}}", columns.join(", ")));
+    }
     match place(draft, part_of(draft, given)) {
         Some(located) if located.is_open() => {
             KeyOutcome::replaced("rename these columns where the rows become conversations")
@@ -958,8 +1037,39 @@ fn loss(_: &mut Draft, given: &Given) -> KeyOutcome {
         "LinearCrossEntropyLoss" | "CEWithChunkedOutputLoss" | "CrossEntropyLoss" => {
             KeyOutcome::dropped("the mean cross-entropy of the trained tokens of a step, as here")
         }
+        "DPOLoss" => draft.set("objective.type", "dpo"),
+        "RSOLoss" => {
+            draft.set("objective.loss_type", "hinge");
+            draft.set("objective.type", "dpo")
+        }
         _ => KeyOutcome::refused(hf::LOSS),
     }
+}
+
+/// Whether the loss is one of pairs.
+fn is_of_pairs(draft: &Draft) -> bool {
+    let name = draft.text("loss._component_").unwrap_or_default();
+    name.ends_with(".DPOLoss") || name.ends_with(".RSOLoss")
+}
+
+/// Maps an argument of a loss of pairs.
+fn of_pairs(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
+    if is_of_pairs(draft) {
+        draft.same(key, given)
+    } else {
+        KeyOutcome::refused(OTHER_TRAINING)
+    }
+}
+
+/// Maps the reference of a recipe that trains every weight.
+fn ref_checkpointer(draft: &mut Draft, given: &Given) -> KeyOutcome {
+    if !is_of_pairs(draft) {
+        return KeyOutcome::dropped("of losses of pairs only");
+    }
+    if given.node.text() == draft.text("checkpointer.checkpoint_dir") {
+        return KeyOutcome::dropped("the model as training starts, as here");
+    }
+    draft.same("objective.reference", given)
 }
 
 fn device(draft: &mut Draft, given: &Given) -> KeyOutcome {
@@ -1054,12 +1164,21 @@ fn data(draft: &Draft, part: &str) -> Option<Data> {
         (Some((ours, _)), Some(name)) => Some((ours, name)),
         (column, _) => column,
     };
+    let of_pairs = said("column_map").filter(|_| layout.format == "preference");
+    if let Some(columns) = of_pairs.and_then(pairs_of_columns) {
+        let named = columns
+            .iter()
+            .map(|(ours, name)| format!("{ours}: {}", yaml_word(name)));
+        let named: Vec<String> = named.collect();
+        data.lines
+            .push(("columns", format!("{{{}}}", named.join(", "))));
+    }
     if let Some((ours, name)) = column.filter(|(ours, name)| ours != name) {
         data.lines
             .push(("columns", format!("{{{ours}: {}}}", yaml_word(name))));
     }
     let trains_all = said("train_on_input").map_or(layout.trains_all, |node| !is_off(node));
-    if trains_all && layout.format != "text" {
+    if trains_all && layout.format == "chat" {
         data.lines.push(("train_on", "all".into()));
     }
     Some(data)
