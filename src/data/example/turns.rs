@@ -78,7 +78,7 @@ pub fn turns(cell: Value) -> Result<Option<Vec<Value>>, ConversationError> {
         role.is_some_and(Value::is_string)
     };
     let cell = match parsed(cell)? {
-        Value::Object(turn) if is_text(&turn) => vec![turn.into()].into(),
+        Value::Object(turn) if is_text(&turn) => Value::Array(vec![Value::Object(turn)]),
         Value::Object(columns) if columns.contains_key("role") || columns.contains_key("from") => {
             by_turn(columns)?
         }

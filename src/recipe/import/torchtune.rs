@@ -1027,7 +1027,7 @@ fn num_cycles(_: &mut Draft, given: &Given) -> KeyOutcome {
     }
 }
 
-fn loss(_: &mut Draft, given: &Given) -> KeyOutcome {
+fn loss(draft: &mut Draft, given: &Given) -> KeyOutcome {
     let name = given
         .node
         .text()
