@@ -25,9 +25,7 @@ mod tests {
 
     #[test]
     fn the_loss_is_the_sum_of_negative_logarithms() {
-        let readings = Readings {
-            values: vec![0.5_f32.ln(), 0.25_f32.ln(), 0.0],
-        };
+        let readings = Readings::of(vec![0.5_f32.ln(), 0.25_f32.ln(), 0.0]);
         let units = [0..2, 2..2, 2..3].map(Unit::tokens);
         let Judged {
             loss_sum,

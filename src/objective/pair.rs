@@ -168,9 +168,7 @@ pub(super) mod tests {
             },
         };
         let judged = |values: &[f32], chosen: usize| {
-            let readings = Readings {
-                values: values.to_vec(),
-            };
+            let readings = Readings::of(values.to_vec());
             let units = [unit(chosen, values.len() - chosen)];
             judge(&readings, &units, &step, Some(0.5), |_| PairLoss::default())
         };
