@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
 use super::row_batch::Batch;
+use super::top_rows::TopRows;
 use crate::data::corpus::indexed_rows::Corpus;
 use crate::data::corpus::token_cache::TokenSlice;
 use crate::data::example::token_row::{RatedRow, TokenRow};
-use crate::terms::RowForm;
+use crate::terms::{RowForm, TopTokens};
 
 /// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub struct Rows<'a> {
     /// Log-probabilities of each row's completions under the reference: of the chosen and the
     /// rejected one, or of its own and that of another row; none without a reference.
     reference: &'a [[f64; 2]],
+    /// The most likely tokens of each row's targets under a teacher, where they are known.
+    top: Option<&'a TopRows>,
 }
 
 /// How rows of preferences are read.
@@ -42,6 +45,7 @@ impl<'a> Rows<'a> {
             mixture: None,
             preferences: Preferences::default(),
             reference: &[],
+            top: None,
         }
     }
 
@@ -58,6 +62,15 @@ impl<'a> Rows<'a> {
     #[must_use]
     pub fn with_reference(self, reference: &'a [[f64; 2]]) -> Self {
         Self { reference, ..self }
+    }
+
+    /// Gives each row the most likely tokens of its targets under a teacher.
+    #[must_use]
+    pub fn with_top(self, top: &'a TopRows) -> Self {
+        Self {
+            top: Some(top).filter(|top| top.each() > 0),
+            ..self
+        }
     }
 
     /// Lets each epoch draw the rows of a mixture, instead of each row once.
@@ -156,6 +169,11 @@ impl<'a> Rows<'a> {
         self.corpus.file(self.indexes[place as usize] as usize)
     }
 
+    /// Returns the number of the row at a place in its data file, from 0.
+    pub fn position(&self, place: u32) -> u64 {
+        self.corpus.position(self.indexes[place as usize] as usize)
+    }
+
     /// Returns the number of sequences of a row.
     pub fn sequences(&self) -> usize {
         match self.form() {
@@ -184,11 +202,16 @@ impl<'a> Rows<'a> {
             u64::from(copy) << 32 | u64::from(self.indexes[place as usize])
         };
         if self.form() == RowForm::Single {
-            return Batch::new(draws.map(|draw| {
+            let top = self.top_of(draws.clone());
+            let rows = draws.map(|draw| {
                 let row = self.row(draw.place);
                 let (ids, trained) = (row.ids(), row.trained());
                 (key(draw), TokenRow { ids, trained })
-            }));
+            });
+            return Batch {
+                top,
+                ..Batch::new(rows)
+            };
         }
         let rated = draws.filter_map(|draw| {
             let reference = self.reference.get(draw.place as usize);
@@ -199,6 +222,17 @@ impl<'a> Rows<'a> {
             ))
         });
         Batch::of_preferences(rated, self.preferences.reads_prompts)
+    }
+
+    /// Returns the most likely tokens of all targets of draws, in their order.
+    fn top_of(&self, draws: impl Iterator<Item = Draw>) -> Option<TopTokens> {
+        let top = self.top?;
+        let mut all = TopTokens {
+            each: top.each(),
+            ..TopTokens::default()
+        };
+        draws.for_each(|draw| top.append(draw.place, &mut all));
+        Some(all)
     }
 
     /// Builds a batch of the prompts of the rows at these places, each with the completion of the
