@@ -294,6 +294,7 @@ fn planned(
         evaluation: None,
         purpose,
         place,
+        teacher: None,
     })
 }
 
