@@ -760,6 +760,7 @@ fn smollm2(rule: Rule) -> Load {
         evaluation: None,
         purpose: Purpose::Run,
         place: MemoryPlace::Processor { threads: 2 },
+        teacher: None,
     }
 }
 
