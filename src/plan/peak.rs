@@ -564,6 +564,7 @@ mod tests {
             evaluation: None,
             purpose,
             place,
+            teacher: None,
         }
     }
 

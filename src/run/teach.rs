@@ -26,7 +26,7 @@ use crate::data::{Asked, Batch, DataFile, TEACHER_COLUMNS, TEACHER_TEMPERATURE, 
 use crate::device;
 use crate::fault::{Exit, Failure, Fault, shell_word};
 use crate::files::{self, FileError, hash_bytes, hash_file, write_pieces_atomic};
-use crate::infer::{Prompt, Stop};
+use crate::infer::{InferError, Prompt, Stop};
 use crate::keyed_random::mix;
 use crate::model::Cache;
 use crate::report::{Event, Reporter};
@@ -227,6 +227,15 @@ impl Work<'_> {
             let row = encoder
                 .answered(asked, &answer.text)
                 .map_err(|error| placed(error.into()))?;
+            let vocabulary = self.teacher.decoder.spec.vocabulary;
+            if let Some(id) = row
+                .ids
+                .iter()
+                .copied()
+                .find(|id| *id as usize >= vocabulary)
+            {
+                return Err(placed(InferError::UnknownToken { id, vocabulary }.into()));
+            }
             self.read_out(number, row, &mut line);
         }
         Ok(Some(line))
