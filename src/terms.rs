@@ -3,7 +3,7 @@
 
 mod readings;
 
-pub use readings::{Readings, RowForm, Slopes, Unit, UnitKind};
+pub use readings::{Readings, RowForm, Slopes, TopTokens, Unit, UnitKind};
 
 /// A choice with a fixed set of words.
 pub trait Term: Sized + Copy + PartialEq + 'static {
@@ -54,7 +54,7 @@ macro_rules! term {
 
 mod objective;
 
-pub use objective::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss};
+pub use objective::{CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, SftLoss};
 
 term! {
     /// Format of a dataset's rows.

@@ -222,6 +222,7 @@ const CIRCLES: [&[&str]; 15] = [
         "run/resume",
         "run/scores",
         "run/session",
+        "run/teacher",
         "run/trained",
     ],
     &["run/lock", "run/provenance"],

@@ -259,10 +259,7 @@ fn gradients(
     decoder: &Decoder,
     step: &(StepStatistics, Vec<Batch>),
 ) -> (Loss, Gradients) {
-    let goal = Goal {
-        objective: &case.objective,
-        step: &step.0,
-    };
+    let goal = Goal::of(&case.objective, &step.0);
     let (mut gradients, mut sum) = (Gradients::default(), Loss::default());
     for batch in &step.1 {
         sum = sum + judged_backward(decoder, batch, goal, STEP, [0, 0], &mut gradients);

@@ -761,6 +761,7 @@ fn smollm2(rule: Rule) -> Load {
         evaluation: None,
         purpose: Purpose::Run,
         place: MemoryPlace::Processor { threads: 2 },
+        teacher: None,
     }
 }
 

@@ -48,6 +48,7 @@ fn there_is_a_recipe_for_each_purpose() {
     let names: Vec<String> = recipes().into_iter().map(|(path, _)| path).collect();
     let expected = [
         "deepseek-v2-lite",
+        "distill-nf4",
         "dpo-glossary",
         "falcon-7b",
         "gemma-1.1-2b",

@@ -295,6 +295,7 @@ fn planned(
         evaluation: None,
         purpose,
         place,
+        teacher: None,
     })
 }
 

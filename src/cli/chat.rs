@@ -37,7 +37,7 @@ enum Line<'a> {
 
 pub(super) fn chat(args: &ChatArgs, terminal: &Terminal) -> Result<(), Failure> {
     let speaker = args.model.load(&args.sampling, terminal)?;
-    if speaker.template.is_none() {
+    if speaker.encoder.template.is_none() {
         return Err(infer::InferError::NoTemplate.into());
     }
     speaker.note_mismatch(Frame::Chat, &|event| terminal.take(&event));
@@ -91,6 +91,7 @@ fn opening(
     };
     let messages = vec![json!({"role": "system", "content": system})];
     let template = speaker
+        .encoder
         .template
         .as_ref()
         .ok_or(infer::InferError::NoTemplate)?;
@@ -139,7 +140,10 @@ impl Talk {
             ..Conversation::default()
         });
         let speaker = &self.speaker;
-        let tokens = prompt.tokens(&speaker.tokenizer, speaker.template.as_ref())?;
+        let tokens = prompt.tokens(
+            &speaker.encoder.tokenizer,
+            speaker.encoder.template.as_ref(),
+        )?;
         if let Some(context) = speaker
             .decoder
             .spec

@@ -58,7 +58,10 @@ struct PromptArgs {
 pub(super) fn generate(args: &GenerateArgs, terminal: &Terminal) -> Result<(), Failure> {
     let prompt = args.prompt.read(args.input.as_deref())?;
     let speaker = args.model.load(&args.sampling, terminal)?;
-    let tokens = prompt.tokens(&speaker.tokenizer, speaker.template.as_ref())?;
+    let tokens = prompt.tokens(
+        &speaker.encoder.tokenizer,
+        speaker.encoder.template.as_ref(),
+    )?;
     if !args.prompt.is_framed_by_hand(&speaker, &tokens) {
         speaker.note_mismatch(args.prompt.frame(), &|event| terminal.take(&event));
     }
@@ -115,7 +118,7 @@ impl PromptArgs {
             tokens
                 .iter()
                 .skip(1)
-                .any(|id| speaker.tokenizer.is_added(*id))
+                .any(|id| speaker.encoder.tokenizer.is_added(*id))
         };
         self.prompt
             .as_ref()

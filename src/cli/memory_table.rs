@@ -231,6 +231,7 @@ fn load(spec: &DecoderSpec, storage: Storage, place: MemoryPlace) -> Result<Load
         evaluation: None,
         purpose: Purpose::Run,
         place,
+        teacher: None,
     };
     // A run does the same if the GPU has no room.
     Ok(if load.may_offload() {

@@ -32,6 +32,7 @@ mod result;
 mod resume;
 mod row_text;
 mod schema;
+mod teach;
 mod train;
 mod try_template;
 mod typed;
@@ -71,7 +72,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
             "init", "import", "convert", "check", "plan", "preview", "warmup", "doctor",
         ],
     ),
-    ("Train", &["train", "resume", "report"]),
+    ("Train", &["teach", "train", "resume", "report"]),
     ("Use", &["generate", "chat", "eval", "inspect"]),
     ("Ship", &["merge", "quantize", "export", "pull", "push"]),
     ("Other", &["cache", "schema", "completions"]),
@@ -138,6 +139,16 @@ enum Verb {
     /// others. With `--gradcheck` it compares the gradients of a device with those of the CPU.
     #[command(after_long_help = "Example:\n  rankine doctor --device cuda --gradcheck")]
     Doctor(doctor::DoctorArgs),
+    /// Write a teacher's answers to prompts, with its most likely tokens, as rows to train on
+    ///
+    /// Writes Parquet rows of `format: completion`. A student trains on the answers alone, or with
+    /// `objective: {type: distill, teacher: data}` on the distributions too. What is interrupted
+    /// continues with the same command, to the same bytes.
+    #[command(
+        after_long_help = "Example:\n  rankine teach --base checkpoints/rankine-tiny \
+        --prompts prompts.parquet --out answers.parquet"
+    )]
+    Teach(teach::TeachArgs),
     /// Train an adapter, or every weight of a model, from a recipe
     ///
     /// Writes the adapter or model, checkpoints, metrics, a lock with everything that the run
@@ -318,6 +329,7 @@ impl Command {
             Verb::Plan(args) => plan::plan(&args),
             Verb::Preview(args) => preview::preview(&args, &terminal),
             Verb::Convert(args) => convert::convert(&args, &terminal),
+            Verb::Teach(args) => teach::teach(&args, &terminal),
             Verb::Train(args) => train::train(&args, &terminal),
             Verb::Resume(args) => resume::resume(&args, &terminal),
             Verb::Report(args) => report::report(&args, &terminal),

@@ -12,7 +12,7 @@ use crate::fault::{Exit, Fault, printable};
 use crate::files;
 use crate::infer::Sampling;
 use crate::report::Terminal;
-use crate::run::{LoadedModel, ModelChoice};
+use crate::run::{LoadedModel, ModelChoice, find_adapter, find_base, model_hashes};
 
 #[derive(Debug, Args)]
 pub(super) struct ModelArgs {
@@ -31,6 +31,23 @@ pub(super) struct ModelArgs {
 }
 
 impl ModelArgs {
+    /// Returns the hashes of the files that the model is made of.
+    pub fn hashes(&self) -> Result<String, Failure> {
+        let adapter = self.adapter.as_deref().map(find_adapter).transpose()?;
+        let base = find_base(self.base.as_deref(), adapter.as_deref())?;
+        let mut all = model_hashes(&base)?;
+        if let Some(adapter) = adapter {
+            all = format!("{all}, {}", model_hashes(&adapter)?);
+        }
+        if let Some(template) = self.chat_template.as_deref() {
+            // A name is that of a stock template.
+            let hash = template.is_file().then(|| files::hash_file(template));
+            let hash = hash.transpose()?.map(|hash| hash.to_string());
+            all = format!("{all}, {}", hash.unwrap_or(template.display().to_string()));
+        }
+        Ok(all)
+    }
+
     /// Loads the model. Everything else is checked first.
     pub fn load(
         &self,
@@ -87,7 +104,7 @@ fn from_zero(text: &str) -> Result<f64, String> {
     number(text, |number| number >= 0.0, "a number from 0")
 }
 
-fn above_zero(text: &str) -> Result<f64, String> {
+pub(super) fn above_zero(text: &str) -> Result<f64, String> {
     number(text, |number| number > 0.0, "a number above 0")
 }
 
@@ -100,6 +117,11 @@ fn share(text: &str) -> Result<f64, String> {
 }
 
 impl SamplingArgs {
+    /// Returns the seed of the draws.
+    pub fn seed(&self) -> u64 {
+        self.seed.unwrap_or(42)
+    }
+
     /// Returns the sampling rule. An option that would be ignored is refused.
     fn sampling(&self) -> Result<Sampling, Failure> {
         let of_draws = [
@@ -124,7 +146,7 @@ impl SamplingArgs {
             top_k: self.top_k.map_or(0, |kept| kept as usize),
             top_p: self.top_p.unwrap_or(1.0),
             repetition_penalty: self.repetition_penalty,
-            seed: self.seed.unwrap_or(42),
+            seed: self.seed(),
         })
     }
 }

@@ -14,7 +14,7 @@ use crate::device;
 use crate::fault::{Exit, Fault};
 use crate::plan::{MemoryPlan, Plan, RunData, Share};
 use crate::report::{Reporter, Step, Terminal};
-use crate::run::plan_lines;
+use crate::run::{self, plan_lines};
 use crate::train::{self, StepSampler};
 
 #[derive(Debug, Args)]
@@ -99,7 +99,12 @@ fn trial(
 ) -> Result<Step, Failure> {
     let mut decoder =
         plan.load_model(memory.storage(), &device::open(plan.device)?, None, report)?;
-    Ok(train::first_step(&mut decoder, &data.rows(), config))
+    let teacher = run::load_teacher(plan, report)?;
+    let rows = train::Data {
+        teacher: teacher.as_ref(),
+        ..data.rows()
+    };
+    Ok(train::first_step(&mut decoder, &rows, config))
 }
 
 /// Returns the seconds of a run whose every step takes as long.

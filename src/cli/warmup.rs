@@ -10,7 +10,7 @@ use serde_json::json;
 use super::{Failure, RecipeArgs, print};
 use crate::device;
 use crate::report::Terminal;
-use crate::train;
+use crate::{run, train};
 
 #[derive(Debug, Args)]
 pub(super) struct WarmupArgs {
@@ -31,11 +31,16 @@ pub(super) fn warmup(args: &WarmupArgs, terminal: &Terminal) -> Result<(), Failu
     let mut decoder = plan.load_model(memory.storage(), &device, None, &|event| {
         terminal.take(&event);
     })?;
+    let teacher = run::load_teacher(&plan, &|event| terminal.take(&event))?;
     terminal.stop();
+    let rows = train::Data {
+        teacher: teacher.as_ref(),
+        ..data.rows()
+    };
     let mut seconds = [0.0; 2];
     for seconds in &mut seconds {
         let started = Instant::now();
-        train::first_step(&mut decoder, &data.rows(), &config);
+        train::first_step(&mut decoder, &rows, &config);
         *seconds = started.elapsed().as_secs_f64();
     }
     let [first, second] = seconds;

@@ -18,6 +18,7 @@ pub use batch::mixture::{Draw, Mixture, Quota};
 pub use batch::pack::{Packing, Packs, Visit};
 pub use batch::row_batch::Batch;
 pub use batch::rows::{Preferences, Rows};
+pub use batch::top_rows::TopRows;
 pub use corpus::divided::{Divided, duplicates};
 pub use corpus::error::CorpusError;
 pub use corpus::indexed_rows::{Corpus, Limits};
@@ -27,6 +28,7 @@ pub use corpus::row_status::{Duplicate, RowRecord, RowStatus};
 pub use corpus::shuffle::{Split, SplitError, shuffled, split};
 pub use corpus::source::{DataSource, SourceError, find_files, passed_over};
 pub use corpus::token_cache::TokenSlice;
+pub use example::asked::{Asked, asked};
 pub use example::conversation_error::ConversationError;
 pub use example::encode::{Encoder, alpaca};
 pub use example::format::{any_rendered, guessed, inspect, unread_columns};
@@ -38,6 +40,9 @@ pub use read::first_bytes::Content;
 pub use read::license::{Terms, terms};
 pub use read::likely::{Candidate, Meant, detected, in_recipe};
 pub use read::parquet::{candidates, columns};
+pub use read::teacher::{
+    COLUMNS as TEACHER_COLUMNS, TEMPERATURE as TEACHER_TEMPERATURE, TaughtRow, taught_rows,
+};
 pub use tokenizer::pieces::{TokenText, pieces};
 pub use tokenizer::renumbered::RenumberedToken;
 pub use tokenizer::revised::Revision;

@@ -8,8 +8,12 @@ use burn::tensor::{DType, Tensor, TensorData};
 
 use super::norm::Norm;
 use super::table::EmbeddingTable;
-use crate::ops::{Mask, cross_entropy, cross_entropy_losses, smoothed_cross_entropy};
-use crate::terms::{Readings, Slopes};
+use crate::objective::Distill;
+use crate::ops::{
+    Compared, Mask, cross_entropy, cross_entropy_losses, divergence, divergence_from_top,
+    smoothed_cross_entropy,
+};
+use crate::terms::{Readings, Slopes, TopTokens};
 
 /// Final norm and vocabulary projection.
 #[derive(Debug, Clone)]
@@ -153,13 +157,80 @@ impl Head {
         slopes: &Slopes,
         pass: HeadPass,
     ) -> (Readings, HeadGradients) {
-        let (mut readings, mut of_inputs, mut of_norm, mut of_table, mut of_bias) = (
-            Readings::of_targets(Vec::with_capacity(targets.len())),
-            Vec::new(),
-            Vec::new(),
-            Vec::new(),
-            Vec::new(),
-        );
+        let mut readings = Readings::of_targets(Vec::with_capacity(targets.len()));
+        let gradients = self.through(hidden, targets, slopes, pass, |_, logits, targets| {
+            let (losses, d_logits) = if pass.smoothed_share > 0.0 {
+                let smoothed = smoothed_cross_entropy(logits, targets, pass.smoothed_share);
+                let means = smoothed.mean_log_p.into_data();
+                readings.means.extend(means.iter::<f32>());
+                (smoothed.losses, smoothed.d_logits)
+            } else {
+                cross_entropy(logits, targets)
+            };
+            extend(&mut readings.values, losses);
+            d_logits
+        });
+        (readings, gradients)
+    }
+
+    /// Returns log p of the target of each row, and its divergence from a teacher.
+    ///
+    /// # Shapes
+    /// As for [`Head::backward_from_teacher`].
+    pub fn read_beside_teacher(
+        &self,
+        hidden: &Tensor<2>,
+        targets: &[i32],
+        (teacher, of): (&TeacherRows, &Distill),
+        pass: HeadPass,
+    ) -> Readings {
+        let mut readings = Readings::default();
+        for Chunk {
+            rows,
+            x,
+            mask,
+            targets,
+        } in chunks(hidden, targets, pass)
+        {
+            let logits = self.read_out(&self.norm.forward(x), mask.as_ref());
+            teacher.compare(rows, logits, targets, of, &mut readings);
+        }
+        readings
+    }
+
+    /// Returns the gradients of the sum of all losses, which mix each target's cross-entropy with
+    /// its divergence from a teacher, and the readings of both.
+    ///
+    /// # Shapes
+    /// `hidden` [rows, width], untracked, one target per row; the teacher has as many rows.
+    pub fn backward_from_teacher(
+        &self,
+        hidden: &Tensor<2>,
+        targets: &[i32],
+        (teacher, of): (&TeacherRows, &Distill),
+        pass: HeadPass,
+    ) -> (Readings, HeadGradients) {
+        let mut readings = Readings::default();
+        // What is differentiated is the loss, of which readings are the negative.
+        let slopes = Slopes::Same(-1.0);
+        let gradients = self.through(hidden, targets, &slopes, pass, |rows, logits, targets| {
+            teacher.compare(rows, logits, targets, of, &mut readings)
+        });
+        (readings, gradients)
+    }
+
+    /// Returns the gradients of the negative sum of all losses, each times its slope. `loss` takes
+    /// the logits of a chunk of rows and returns the gradient of the sum of their losses.
+    fn through(
+        &self,
+        hidden: &Tensor<2>,
+        targets: &[i32],
+        slopes: &Slopes,
+        pass: HeadPass,
+        mut loss: impl FnMut(Range<usize>, Tensor<2>, Arc<[u32]>) -> Tensor<2>,
+    ) -> HeadGradients {
+        let (mut of_inputs, mut of_norm, mut of_table, mut of_bias) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let computed = hidden.dtype();
         for Chunk {
             rows,
@@ -173,16 +244,7 @@ impl Head {
             let logits = self.read_out(&normed, mask.as_ref());
             // Without a cap the gradient takes the place of the logits.
             let capped = self.softcap.map(|_| logits.clone());
-            let (losses, d_logits) = if pass.smoothed_share > 0.0 {
-                let smoothed = smoothed_cross_entropy(logits, targets, pass.smoothed_share);
-                readings
-                    .means
-                    .extend(smoothed.mean_log_p.into_data().iter::<f32>());
-                (smoothed.losses, smoothed.d_logits)
-            } else {
-                cross_entropy(logits, targets)
-            };
-            extend(&mut readings.values, losses);
+            let d_logits = loss(rows.clone(), logits, targets);
             let d_logits = sloped(self.through_cap(capped, d_logits), slopes, rows, pass.scale);
             if self.trains_bias && self.bias.is_some() {
                 of_bias = added(of_bias, vec![d_logits.clone().sum_dim(0).squeeze_dim(0)]);
@@ -200,15 +262,50 @@ impl Head {
                 self.norm.backward(x, d_normed)
             });
         }
-        (
-            readings,
-            HeadGradients {
-                input: Tensor::cat(of_inputs, 0),
-                norm: of_norm,
-                table: of_table,
-                bias: of_bias,
-            },
-        )
+        HeadGradients {
+            input: Tensor::cat(of_inputs, 0),
+            norm: of_norm,
+            table: of_table,
+            bias: of_bias,
+        }
+    }
+}
+
+/// What the rows of a pass are compared with.
+#[derive(Debug, Clone)]
+pub enum TeacherRows<'a> {
+    /// The head of a model, and the rows that it reads, [rows, width].
+    Model(&'a Head, Tensor<2>),
+    /// The most likely tokens of each row.
+    Top(&'a TopTokens),
+}
+
+impl TeacherRows<'_> {
+    /// Appends the readings of a chunk of rows, and returns the gradient of the sum of their
+    /// losses by the student's logits, [rows, vocabulary].
+    fn compare(
+        &self,
+        rows: Range<usize>,
+        student: Tensor<2>,
+        targets: Arc<[u32]>,
+        of: &Distill,
+        readings: &mut Readings,
+    ) -> Tensor<2> {
+        let compared = match self {
+            Self::Model(head, hidden) => {
+                let teacher = head.logits(hidden.clone().slice(rows));
+                divergence(student, teacher, targets, of)
+            }
+            Self::Top(top) => divergence_from_top(student, &top.of_targets(rows), targets, of),
+        };
+        let Compared {
+            losses,
+            divergences,
+            gradient,
+        } = compared;
+        readings.values.extend(losses.into_iter().map(|loss| -loss));
+        readings.divergences.extend(divergences);
+        gradient
     }
 }
 

@@ -54,8 +54,10 @@ pub(super) const LOG_P: [&str; 2] = ["logps/chosen", "logps/rejected"];
 pub(super) const MARGINS: &str = "rewards/margins";
 /// Share of pairs whose chosen completion has the higher reward.
 pub(super) const ACCURACIES: &str = "rewards/accuracies";
-/// Mean cross-entropy of the chosen sequences, nats per token.
+/// Mean cross-entropy of the chosen sequences, or of all trained tokens, nats per token.
 pub(super) const NLL: &str = "nll_loss";
+/// Mean divergence from a teacher, nats per token.
+pub(super) const DIVERGENCE: &str = "divergence";
 /// KTO's estimate of the divergence from the reference, nats.
 pub(super) const KL: &str = "kl";
 /// ORPO's log σ of the log-odds ratio, and the ratio.

@@ -7,6 +7,7 @@
 //! first backward, so that micro-batches of any size give the same result.
 
 mod cpo;
+mod distill;
 mod dpo;
 mod figures;
 mod kto;
@@ -16,6 +17,7 @@ mod pair;
 mod scalar;
 
 pub use cpo::{Cpo, Simpo};
+pub use distill::{Distill, Sparse};
 pub use dpo::Dpo;
 pub use figures::Figures;
 pub use kto::Kto;
@@ -39,6 +41,8 @@ pub enum Objective {
     Orpo(Orpo),
     /// Completions with labels against a reference.
     Kto(Kto),
+    /// The divergence from a teacher.
+    Distill(Distill),
     /// Cross-entropy with a weight for each row, so that slopes differ and are known only after
     /// reading.
     #[cfg(test)]
@@ -120,6 +124,14 @@ impl Objective {
         matches!(self, Self::Dpo(_) | Self::Kto(_))
     }
 
+    /// Returns the comparison with a teacher, where the loss is one.
+    pub fn distill(&self) -> Option<&Distill> {
+        match self {
+            Self::Distill(distill) => Some(distill),
+            _ => None,
+        }
+    }
+
     /// Returns the loss where the policy is the reference; `None` where it depends on more.
     pub fn loss_at_reference(&self) -> Option<f64> {
         match self {
@@ -133,6 +145,7 @@ impl Objective {
         let weight = |weight: f64| (weight > 0.0).then_some(weight);
         match self {
             Self::NextToken(sft) => sft.judge(readings, units),
+            Self::Distill(distill) => distill.judge(readings),
             Self::Dpo(dpo) => {
                 let nll = weight(dpo.sft_weight);
                 pair::judge(readings, units, step, nll, |pair| dpo.loss(pair))

@@ -13,6 +13,7 @@ mod codes;
 mod cross_entropy;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 mod cube;
+mod divergence;
 mod dropout;
 mod exp;
 mod flat;
@@ -31,6 +32,7 @@ mod short_conv;
 mod simd;
 mod speed;
 mod tile_product;
+mod top_tokens;
 
 use burn::backend::Backend;
 use burn::backend::autodiff::grads::Gradients;
@@ -47,6 +49,7 @@ pub use codes::Codes;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses, smoothed_cross_entropy};
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub use cube::routines::{Routine, Timed, product_routines};
+pub use divergence::{Compared, divergence, divergence_from_top};
 pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
 pub use gated::{Activation, gated};
@@ -58,6 +61,7 @@ pub use rope::{Rotation, rope};
 pub use seed::{backward_from, root_of};
 pub use short_conv::short_conv;
 pub use speed::product_flops_per_second;
+pub use top_tokens::top_tokens;
 
 /// Registers the gradients of an operation's tracked operands, given what is kept of the operation
 /// and the gradient of its result.

@@ -3,6 +3,7 @@
 use super::objective::Reference;
 use super::resolve::Plan;
 use super::rows::RunData;
+use super::teacher::{Teacher, TeacherModel};
 use crate::adapter::LoraConfig;
 use crate::data::Preferences;
 use crate::objective::Objective;
@@ -22,6 +23,19 @@ impl Plan {
     /// Returns the reference of the objective.
     pub fn reference(&self) -> &Reference {
         &self.aim.reference
+    }
+
+    /// Returns what a distillation learns from.
+    pub fn teacher(&self) -> Option<&Teacher> {
+        self.aim.teacher.as_ref()
+    }
+
+    /// Returns the model that a distillation learns from.
+    pub fn teacher_model(&self) -> Option<&TeacherModel> {
+        match self.teacher()? {
+            Teacher::Model(model) => Some(model),
+            Teacher::Data => None,
+        }
     }
 
     /// Returns how rows of preferences are read.

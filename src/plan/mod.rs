@@ -36,6 +36,7 @@ mod sample;
 mod selection;
 mod shares;
 mod sources;
+mod teacher;
 mod tokens;
 mod training;
 
@@ -51,7 +52,8 @@ pub use notes::leftover_note;
 pub use objective::Reference;
 pub use peak::MemoryPlan;
 pub use resolve::{Fetched, Plan, Resolved, now, resolve, resolve_on};
-pub use rows::{ReferenceScores, RunData};
+pub use rows::{ReferenceScores, RunData, TeacherTokens};
+pub use teacher::{Teacher, TeacherModel};
 pub use tokens::{Vocabulary, tokenizer_files};
 
 use crate::fault::{Exit, Explain, Fault};

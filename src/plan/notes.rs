@@ -2,8 +2,9 @@
 
 use super::adapter::Trains;
 use super::resolve::Plan;
+use super::teacher::Teacher;
 use crate::adapter::peft;
-use crate::data::{self, DataSource, Packing};
+use crate::data::{self, DataSource, Packing, TEACHER_COLUMNS};
 use crate::export::consumers::portability;
 use crate::hub::DatasetSnapshot;
 use crate::report::mebibytes;
@@ -92,8 +93,12 @@ impl Plan {
     fn unread_columns(&self) -> Vec<String> {
         self.notes_of_sources(|(key, path), source| {
             let columns = data::unread_columns(&source.files, source.format, &source.columns);
+            let is_read = |column: &str| {
+                matches!(self.aim.teacher, Some(Teacher::Data)) && TEACHER_COLUMNS.contains(&column)
+            };
             let names: Vec<String> = columns
                 .iter()
+                .filter(|column| !is_read(column))
                 .map(|column| format!("`{}`", data::visible(column)))
                 .collect();
             let is_weighable = !source.format.is_of_preferences()

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::base::Base;
 use super::filled::Filled;
+use super::teacher::{Teacher, teacher};
 use crate::fault::Fault;
-use crate::objective::{Cpo, Dpo, Kto, NextToken, Objective, Orpo, Simpo};
+use crate::objective::{Cpo, Distill, Dpo, Kto, NextToken, Objective, Orpo, Simpo};
 use crate::recipe::{self, Recipe, Said};
-use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss, Term};
+use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, SftLoss, Term};
 use crate::train::RunFolder;
 
 /// The model whose log-probabilities a loss compares with.
@@ -25,17 +27,25 @@ pub enum Reference {
 }
 
 /// The objective of a run.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Aim {
     pub kind: ObjectiveType,
     pub objective: Objective,
     pub reference: Reference,
     /// The factor of the loss of each dataset's rows; empty if none has one.
     pub loss_weights: Vec<f32>,
+    /// What a distillation learns from.
+    pub teacher: Option<Teacher>,
 }
 
 /// Fills the keys that the type of objective has.
-pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<Fault>) -> Aim {
+pub(super) fn objective(
+    recipe: &Recipe,
+    base: Option<&Base>,
+    sequence_len: usize,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Aim {
     let said = &recipe.objective;
     let kind = said.type_or_default();
     if kind == ObjectiveType::Sft {
@@ -47,6 +57,7 @@ pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<F
             objective: Objective::NextToken(sft(said, filled)),
             reference: Reference::None,
             loss_weights: loss_weights(&recipe.datasets, filled),
+            teacher: None,
         };
     }
     filled.word("objective.type", said.kind.as_ref(), kind);
@@ -92,17 +103,24 @@ pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<F
             ),
         }),
         ObjectiveType::Sft => Objective::NextToken(NextToken::PLAIN),
+        ObjectiveType::Distill => Objective::Distill(distill(said, filled)),
     };
     let reference = if objective.has_reference() {
         reference(said.reference.as_ref(), filled, faults)
     } else {
         Reference::None
     };
+    let teacher = if objective.distill().is_some() {
+        teacher(said, base, sequence_len, filled, faults)
+    } else {
+        None
+    };
     Aim {
         kind,
         objective,
         reference,
         loss_weights: Vec::new(),
+        teacher,
     }
 }
 
@@ -179,6 +197,20 @@ fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {
             default_tau
         },
         sft_weight: number("sft_weight", said.sft_weight.as_ref(), 0.0, filled),
+    }
+}
+
+fn distill(said: &recipe::Objective, filled: &mut Filled) -> Distill {
+    Distill {
+        beta: number("beta", said.beta.as_ref(), 0.0, filled),
+        temperature: number("temperature", said.temperature.as_ref(), 1.0, filled),
+        t_squared: filled.plain("objective.t_squared", said.t_squared.as_ref(), false),
+        ce_alpha: number("ce_alpha", said.ce_alpha.as_ref(), 0.0, filled),
+        missing_mass: filled.word(
+            "objective.missing_mass",
+            said.missing_mass.as_ref(),
+            MissingMass::Tail,
+        ),
     }
 }
 

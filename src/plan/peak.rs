@@ -5,7 +5,7 @@ use super::PlanError;
 use super::adapter::Trains;
 use super::allowed::Allowed;
 use super::memory::{
-    Largest, Load, MemoryParts, MemoryPlace, MicroBatchRows, Phase, Purpose, Trained,
+    Largest, Load, MemoryParts, MemoryPlace, MicroBatchRows, Phase, Purpose, TeacherLoad, Trained,
     fewest_recomputed,
 };
 use super::resolve::Plan;
@@ -182,9 +182,11 @@ impl MemoryPlan {
                 mebibytes(self.load.adamw_bytes())
             ),
         };
+        let teacher = Some(parts.teacher_bytes).filter(|bytes| *bytes > 0);
         let held = held
-            .map(|(name, bytes)| (name, mebibytes(bytes)))
             .into_iter()
+            .chain(teacher.map(|bytes| ("  teacher", bytes)))
+            .map(|(name, bytes)| (name, mebibytes(bytes)))
             .chain([("  optimizer state", state)]);
         let embedding = self.offload_reason().map(|reason| ("embedding", reason));
         summary
@@ -429,6 +431,25 @@ impl Plan {
             },
         );
         let (rule, purpose) = (self.training.optimizer.rule, Purpose::Run);
+        let teacher = self.teacher_model().map(|teacher| {
+            let spec = teacher.model.spec.clone();
+            Box::new(TeacherLoad {
+                load: Load {
+                    storage: teacher.storage(self.device),
+                    trained: Trained::nothing(&spec),
+                    spec,
+                    rule,
+                    dropout: 0.0,
+                    rows,
+                    accumulated: 1,
+                    evaluation,
+                    purpose,
+                    place,
+                    teacher: None,
+                },
+                is_gone: teacher.cached.is_some(),
+            })
+        });
         Load {
             spec,
             storage: self.storage,
@@ -441,6 +462,7 @@ impl Plan {
             evaluation,
             purpose,
             place,
+            teacher,
         }
     }
 }
@@ -544,6 +566,7 @@ mod tests {
             evaluation: None,
             purpose,
             place,
+            teacher: None,
         }
     }
 

@@ -227,8 +227,14 @@ pub fn resolve_on(
         &mut faults,
     );
     let mixing = mixing(&recipe, &mut filled);
-    let aim = objective(&recipe, &mut filled, &mut faults);
     let (limits, max_dropped, training) = training(&recipe, &mut filled);
+    let aim = objective(
+        &recipe,
+        folder,
+        limits.sequence_len,
+        &mut filled,
+        &mut faults,
+    );
     check_positions(&recipe, &limits, folder, &mut faults);
     let alike = alike(&recipe, &mut filled);
     check_lowest(&recipe, training.learning_rate, &mut faults);

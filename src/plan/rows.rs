@@ -11,7 +11,8 @@ use super::objective::Reference;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use crate::data::{
-    Corpus, DataSource, Divided, Ledger, Packing, Preferences, RowRecord, Rows, Split, duplicates,
+    Corpus, DataSource, Divided, Ledger, Packing, Preferences, RowRecord, Rows, Split, TopRows,
+    duplicates,
 };
 use crate::files::{RowCache, cache_folder};
 use crate::report::{Event, Reporter};
@@ -42,6 +43,7 @@ pub struct RunData {
     reference: ReferenceScores,
     /// The factor of the loss of each source's training rows.
     loss_weights: Vec<f32>,
+    teacher: TeacherTokens,
 }
 
 /// Log-probabilities of completions under the reference, in the order of [`RunData::sets`].
@@ -49,6 +51,15 @@ pub struct RunData {
 pub struct ReferenceScores {
     /// Of each row, as [`Rows::with_reference`] takes them.
     pub sets: [Vec<[f64; 2]>; 3],
+    /// The names of the cache entries that hold them.
+    pub entries: Vec<String>,
+}
+
+/// The most likely tokens of rows under a teacher, in the order of [`RunData::sets`].
+#[derive(Debug, Default)]
+pub struct TeacherTokens {
+    /// Those of each row's targets.
+    pub sets: [TopRows; 3],
     /// The names of the cache entries that hold them.
     pub entries: Vec<String>,
 }
@@ -139,9 +150,11 @@ impl Plan {
             end_ids,
             preferences: self.preferences(),
             scores_training: self.aim.reference != Reference::None
-                || self.aim.objective.reads_mismatched(),
+                || self.aim.objective.reads_mismatched()
+                || self.aim.teacher.is_some(),
             reference: ReferenceScores::default(),
             loss_weights: self.aim.loss_weights.clone(),
+            teacher: TeacherTokens::default(),
         })
     }
 
@@ -184,7 +197,8 @@ impl RunData {
         let rows = Rows::new(corpus, training.clone())
             .reading(self.preferences)
             .with_reference(&self.reference.sets[0])
-            .with_loss_weights(&self.loss_weights);
+            .with_loss_weights(&self.loss_weights)
+            .with_top(&self.teacher.sets[0]);
         let Some(mixing) = &self.mixing else {
             return rows;
         };
@@ -209,12 +223,14 @@ impl RunData {
                 .collect(),
             end_ids: self.end_ids.iter().map(|id| id.cast_signed()).collect(),
             prompts: None,
+            teacher: None,
         }
     }
 
     /// Returns the rows to train on, those that are held out of them, and those of validation sets.
     pub fn sets(&self) -> [Rows<'_>; 3] {
         let [_, of_held_out, of_evaluation] = &self.reference.sets;
+        let [_, top_of_held_out, top_of_evaluation] = &self.teacher.sets;
         let held_out = Rows::new(
             &self.datasets.corpus,
             self.datasets.split.validation.clone(),
@@ -227,10 +243,12 @@ impl RunData {
             self.training(),
             held_out
                 .reading(self.preferences)
-                .with_reference(of_held_out),
+                .with_reference(of_held_out)
+                .with_top(top_of_held_out),
             evaluation
                 .reading(self.preferences)
-                .with_reference(of_evaluation),
+                .with_reference(of_evaluation)
+                .with_top(top_of_evaluation),
         ]
     }
 
@@ -242,6 +260,11 @@ impl RunData {
     /// Gives every row the log-probabilities of its completions under the reference.
     pub fn set_reference(&mut self, scores: ReferenceScores) {
         self.reference = scores;
+    }
+
+    /// Gives every row the most likely tokens of its targets under a teacher.
+    pub fn set_teacher(&mut self, tokens: TeacherTokens) {
+        self.teacher = tokens;
     }
 
     /// Whether training rows are scored too, because of a reference or of completions of other
@@ -295,6 +318,7 @@ impl RunData {
             .map(str::to_owned)
             .chain(self.converted.iter().cloned())
             .chain(self.reference.entries.iter().cloned())
+            .chain(self.teacher.entries.iter().cloned())
             .collect()
     }
 

@@ -110,6 +110,7 @@ pub(super) fn trace(
                 epoch: 0,
                 loss_scale,
                 statistics: StepStatistics::default(),
+                teacher: None,
             };
             optimizer.go_on(&mut decoder);
             let sums = accumulate(&decoder, batches, &config, at, &mut recorder);

@@ -10,9 +10,9 @@ use super::tree::shorten;
 use super::{Adapter, Dataset, Evaluation, Location, Objective, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
-    CpoLoss, Deduplicate, DpoLoss, EpochEnd, FDivergence, Format, Initial, KtoLoss, ModelDtype,
-    Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, SftLoss,
-    Technique, Term, TrainOn,
+    CpoLoss, Deduplicate, DpoLoss, EpochEnd, FDivergence, Format, Initial, KtoLoss, MissingMass,
+    ModelDtype, Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler,
+    SftLoss, Technique, Term, TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -142,6 +142,7 @@ fn in_objective(recipe: &Recipe, notes: &Notes) {
         );
     }
     in_loss_type(recipe, kind, notes);
+    in_distillation(recipe, kind, notes);
     let datasets = recipe.datasets.iter().chain(&recipe.evaluation.datasets);
     for format in datasets.filter_map(|dataset| dataset.format.as_ref()) {
         let valid: Vec<&str> = kind.formats().iter().map(|format| format.word()).collect();
@@ -165,6 +166,61 @@ fn in_objective(recipe: &Recipe, notes: &Notes) {
                 listed(&others, "or")
             )),
         );
+    }
+}
+
+/// Checks what distillation learns from, and `beta`, of which each type has a range.
+fn in_distillation(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
+    let objective = &recipe.objective;
+    let is_distill = kind == ObjectiveType::Distill;
+    if let Some(beta) = objective.beta.as_ref() {
+        let of_distill = is_distill && beta.value > 1.0;
+        if of_distill || (!is_distill && beta.value <= 0.0) {
+            let expected = if is_distill {
+                "a number from 0 to 1"
+            } else {
+                "a number above 0"
+            };
+            let message = format!(
+                "objective.beta is {}, `type: {kind}` has {expected}",
+                beta.value
+            );
+            let hint = if is_distill {
+                "0 is forward KL, 1 reverse KL, 0.5 the Jensen-Shannon divergence"
+            } else {
+                "remove `beta` for the default"
+            };
+            notes.say(&beta.place, Fault::new(message).hint(hint));
+        }
+    }
+    if !is_distill {
+        return;
+    }
+    if let Some(said) = objective
+        .kind
+        .as_ref()
+        .filter(|_| objective.teacher.is_none())
+    {
+        let fault = Fault::new("objective.type: `distill` needs a `teacher`");
+        notes.say(
+            &said.place,
+            fault.hint(
+                "name the folder of a model or a Hub id, or `data` for tokens that the rows bring",
+            ),
+        );
+    }
+    let is_reverse = objective
+        .beta
+        .as_ref()
+        .is_some_and(|said| said.value >= 1.0);
+    let of_teacher = objective.missing_mass.as_ref();
+    let of_teacher = of_teacher.filter(|said| said.value == MissingMass::TeacherRenorm);
+    if let Some(said) = of_teacher.filter(|_| is_reverse) {
+        let fault = Fault::new(
+            "objective.missing_mass: `teacher_renorm` leaves nothing to other tokens, and reverse \
+            KL (`beta: 1`) is infinite there",
+        );
+        notes.say(&said.place, fault.hint("set `missing_mass: tail`"));
     }
 }
 

@@ -196,7 +196,8 @@ pub(super) const KEYS: &[Words] = &[
         "objective.type",
         "\"sft\"",
         "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; \
-        `kto`: completions with labels, of `format: unpaired`.",
+        `kto`: completions with labels, of `format: unpaired`; `distill`: the distribution of a \
+        teacher.",
     ),
     key(
         "objective.loss_type",
@@ -208,7 +209,8 @@ pub(super) const KEYS: &[Words] = &[
         "objective.beta",
         "",
         "Factor of log-ratios, or of the odds ratio with `orpo`; 0.1 by default, and 2 for \
-        `simpo`.",
+        `simpo`. With `distill` 0 is forward KL, the default, 1 reverse KL, and between them the \
+        teacher's weight in the generalized Jensen-Shannon divergence.",
     ),
     key(
         "objective.label_smoothing",
@@ -275,6 +277,50 @@ pub(super) const KEYS: &[Words] = &[
         "\"init\"",
         "What `dpo` and `kto` compare with: `init`, the model as training starts; `base`, the base \
         without an adapter; `none`; or the folder of an adapter or a model.",
+    ),
+    key(
+        "objective.teacher",
+        "",
+        "What `distill` learns from: the folder of a model, a Hub id, or `data`: the most likely \
+        tokens that rows bring, as `rankine teach` writes them.",
+    ),
+    key(
+        "objective.teacher_quantization",
+        "\"none\"",
+        "Packs the teacher's projections: `nf4`, `fp4` or `int8`.",
+    ),
+    key(
+        "objective.cache_teacher",
+        "false",
+        "Computes the teacher's most likely tokens once, before training, and keeps them with the \
+        tokenized data: no second model is in memory while a run trains.",
+    ),
+    key(
+        "objective.loss_top_k",
+        "64",
+        "How many tokens of each distribution `cache_teacher` keeps.",
+    ),
+    key(
+        "objective.temperature",
+        "1.0",
+        "Divisor of the logits of teacher and student in `distill`.",
+    ),
+    key(
+        "objective.t_squared",
+        "false",
+        "Multiplies the divergence by the square of the temperature, as Hinton et al. do and TRL \
+        does not.",
+    ),
+    key(
+        "objective.ce_alpha",
+        "0.0",
+        "Share of the cross-entropy of the rows' own tokens that `distill` mixes in.",
+    ),
+    key(
+        "objective.missing_mass",
+        "\"tail\"",
+        "Where only some tokens of a teacher are known: `tail` counts all others as one, `renorm` \
+        renormalizes teacher and student over the known ones, `teacher_renorm` only the teacher.",
     ),
     key(
         "adapter",

@@ -5,7 +5,7 @@ use std::ops::Bound;
 use super::place::{Location, Said};
 use super::section::{ABOVE_ZERO, Section};
 use super::shape::Shape;
-use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, ObjectiveType, SftLoss, Term};
+use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, Quantization, SftLoss, Term};
 
 /// The objective and its own keys, under TRL's names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,7 +14,8 @@ pub struct Objective {
     pub kind: Option<Said<ObjectiveType>>,
     /// The variant of the loss.
     pub loss_type: Option<Said<String>>,
-    /// The factor of log-ratios or log-probabilities.
+    /// The factor of log-ratios or log-probabilities; in distillation the share of the teacher in the
+    /// mean distribution.
     pub beta: Option<Said<f64>>,
     /// The share of a label that all tokens get, or the assumed share of pairs whose labels are
     /// swapped.
@@ -41,20 +42,33 @@ pub struct Objective {
     pub undesirable_weight: Option<Said<f64>>,
     /// The reference: a word or a folder.
     pub reference: Option<Said<String>>,
+    /// What a student learns from: a folder, a Hub id, or the word for the data.
+    pub teacher: Option<Said<String>>,
+    /// The quantization of a teacher's projections.
+    pub teacher_quantization: Option<Said<Quantization>>,
+    /// Whether a teacher's most likely tokens are computed once and kept.
+    pub cache_teacher: Option<Said<bool>>,
+    /// How many of them are kept.
+    pub loss_top_k: Option<Said<usize>>,
+    /// The divisor of logits in distillation.
+    pub temperature: Option<Said<f64>>,
+    /// Whether the divergence is multiplied by the square of the temperature.
+    pub t_squared: Option<Said<bool>>,
+    /// The share of cross-entropy in distillation.
+    pub ce_alpha: Option<Said<f64>>,
+    /// What becomes of a teacher's mass outside of its known tokens.
+    pub missing_mass: Option<Said<MissingMass>>,
 }
 
 impl Objective {
     pub(super) fn take(section: &mut Section) -> Self {
         let weight = 0.0..=1e6;
         Self {
-            kind: section.word(
-                "type",
-                &["reward", "classification", "embedding", "distill"],
-            ),
+            kind: section.word("type", &["reward", "classification", "embedding"]),
             loss_type: section
                 .shaped("loss_type", Shape::Words(all_loss_types()))
                 .and_then(super::section::Value::text),
-            beta: section.number("beta", ABOVE_ZERO),
+            beta: section.number("beta", weight.clone()),
             label_smoothing: section.number("label_smoothing", 0.0..0.5),
             neftune_noise_alpha: section.number("neftune_noise_alpha", 0.0..=1e3),
             discopop_tau: section.number("discopop_tau", ABOVE_ZERO),
@@ -70,6 +84,14 @@ impl Objective {
             desirable_weight: section.number("desirable_weight", weight.clone()),
             undesirable_weight: section.number("undesirable_weight", weight),
             reference: section.text("reference"),
+            teacher: section.text("teacher"),
+            teacher_quantization: section.word("teacher_quantization", &[]),
+            cache_teacher: section.flag("cache_teacher"),
+            loss_top_k: section.whole("loss_top_k", 1..=1 << 20),
+            temperature: section.number("temperature", ABOVE_ZERO),
+            t_squared: section.flag("t_squared"),
+            ce_alpha: section.number("ce_alpha", 0.0..=1.0),
+            missing_mass: section.word("missing_mass", &[]),
         }
     }
 
@@ -100,6 +122,14 @@ impl Objective {
             "desirable_weight" => place(self.desirable_weight.as_ref()),
             "undesirable_weight" => place(self.undesirable_weight.as_ref()),
             "reference" => place(self.reference.as_ref()),
+            "teacher" => place(self.teacher.as_ref()),
+            "teacher_quantization" => place(self.teacher_quantization.as_ref()),
+            "cache_teacher" => place(self.cache_teacher.as_ref()),
+            "loss_top_k" => place(self.loss_top_k.as_ref()),
+            "temperature" => place(self.temperature.as_ref()),
+            "t_squared" => place(self.t_squared.as_ref()),
+            "ce_alpha" => place(self.ce_alpha.as_ref()),
+            "missing_mass" => place(self.missing_mass.as_ref()),
             _ => None,
         }
     }
@@ -115,7 +145,7 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
         ObjectiveType::Dpo => words::<DpoLoss>(),
         ObjectiveType::Cpo => words::<CpoLoss>(),
         ObjectiveType::Kto => words::<KtoLoss>(),
-        ObjectiveType::Orpo | ObjectiveType::Simpo => Vec::new(),
+        ObjectiveType::Orpo | ObjectiveType::Simpo | ObjectiveType::Distill => Vec::new(),
     }
 }
 

@@ -241,18 +241,19 @@ fn describe(step: &Step, left: Duration) -> String {
     format!(
         "loss {:.4}{}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left",
         step.loss,
-        of_preferences(&step.figures, "", "  "),
+        of_objective(&step.figures, "", "  "),
         step.learning_rate,
         step.tokens_per_second
     )
 }
 
-/// Formats the figures of preferences that tell most.
-fn of_preferences(figures: &BTreeMap<String, f64>, prefix: &str, between: &str) -> String {
+/// Formats the figures of an objective that tell most.
+fn of_objective(figures: &BTreeMap<String, f64>, prefix: &str, between: &str) -> String {
     let shown = [
         ("accuracy", "rewards/accuracies"),
         ("margin", "rewards/margins"),
         ("kl", "kl"),
+        ("divergence", "divergence"),
     ];
     let shown = shown.iter().filter_map(|(word, name)| {
         let value = figures.get(&format!("{prefix}{name}"))?;
@@ -273,7 +274,7 @@ fn evaluated(evaluation: &Evaluation) -> String {
         evaluation.step,
         evaluation.eval_loss,
         perplexity.unwrap_or_default(),
-        of_preferences(&evaluation.figures, "eval_", ", "),
+        of_objective(&evaluation.figures, "eval_", ", "),
         part("content", evaluation.eval_loss_content),
         part("end of turn", evaluation.eval_loss_end_of_turn)
     )

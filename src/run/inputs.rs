@@ -96,6 +96,7 @@ impl Inputs {
             ),
             ("init_from", as_they_are(init_from.collect())),
             ("reference", as_they_are(reference_files(plan)?)),
+            ("teacher", as_they_are(teacher_files(plan)?)),
             ("datasets", data(&plan.sources)),
             ("evaluation_datasets", data(&plan.validation_sources)),
             (CONVERTED, all.filter(DataFile::is_converted).collect()),
@@ -154,6 +155,17 @@ fn reference_files(plan: &Plan) -> Result<Vec<PathBuf>, PlanError> {
     let model = folder.join(RunFolder::MODEL);
     let folder = if model.is_dir() { &model } else { folder };
     Ok(shard_paths(folder)?)
+}
+
+/// Returns the files of the model that the objective learns from.
+fn teacher_files(plan: &Plan) -> Result<Vec<PathBuf>, PlanError> {
+    let Some(teacher) = plan.teacher_model() else {
+        return Ok(Vec::new());
+    };
+    let beside = ["config.json", "tokenizer.json"].map(|name| teacher.folder.join(name));
+    let mut files = shard_paths(&teacher.folder)?;
+    files.extend(beside.into_iter().filter(|path| path.is_file()));
+    Ok(files)
 }
 
 fn look(path: &Path) -> Option<Look> {

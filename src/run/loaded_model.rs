@@ -11,6 +11,7 @@ use super::base::{
 use super::interrupt::Interrupt;
 use super::self_check::is_proven;
 use crate::adapter::attach;
+use crate::data::Encoder;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Exit, Failure};
@@ -37,10 +38,8 @@ pub struct ModelChoice {
 pub struct LoadedModel {
     /// The model with its adapter.
     pub decoder: Decoder,
-    /// The tokenizer of its training.
-    pub tokenizer: Tokenizer,
-    /// The chat template, if there is one.
-    pub template: Option<ChatTemplate>,
+    /// The tokenizer of its training, and the chat template, if there is one.
+    pub encoder: Encoder,
     /// Formats of the rows it was trained on, if known.
     pub trained: Vec<Format>,
     config: GenerateConfig,
@@ -110,8 +109,10 @@ impl LoadedModel {
         };
         Ok(Self {
             decoder,
-            tokenizer,
-            template,
+            encoder: Encoder {
+                tokenizer,
+                template,
+            },
             trained,
             config,
         })
@@ -128,7 +129,7 @@ impl LoadedModel {
         mut show: impl FnMut(&str) -> Result<ControlFlow<()>, Failure>,
     ) -> Result<Answer, Failure> {
         let (mut stream, mut text, mut failed) = (
-            TextStream::after(&self.tokenizer, context),
+            TextStream::after(&self.encoder.tokenizer, context),
             String::new(),
             None,
         );
@@ -159,6 +160,11 @@ impl LoadedModel {
         }
         let _ = take(stream.finish()?)?;
         Ok(Answer { generated, text })
+    }
+
+    /// Sets the seed of the draws.
+    pub fn seed(&mut self, seed: u64) {
+        self.config.sampling.seed = seed;
     }
 
     /// Reports a prompt whose frame differs from that of the training rows.

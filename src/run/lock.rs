@@ -20,12 +20,13 @@ use crate::recipe::{self, Recipe};
 use crate::terms::{Device, Quantization, Term};
 
 /// Kinds of inputs, with their names for the user.
-pub(super) const KINDS: [(&str, &str); 8] = [
+pub(super) const KINDS: [(&str, &str); 9] = [
     ("base", "base"),
     ("tokenizer_and_config", "tokenizer or config"),
     ("chat_template", "chat template"),
     ("init_from", "adapter to go on from"),
     ("reference", "reference"),
+    ("teacher", "teacher"),
     ("datasets", "data"),
     ("evaluation_datasets", "validation data"),
     (CONVERTED, "data converted to Parquet"),

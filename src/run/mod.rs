@@ -31,6 +31,8 @@ mod scores;
 mod self_check;
 mod session;
 mod signals;
+mod teach;
+mod teacher;
 mod train;
 mod trained;
 
@@ -53,5 +55,7 @@ pub use scores::{CACHE_ENTRIES, GENERAL, ScoreOptions, ScoreRow, Scores, Subject
 pub use self_check::is_proven;
 pub use session::{DeviceCheck, Finished};
 pub use signals::Signals;
+pub use teach::{Taught, TeachOptions, model_hashes, teach};
+pub use teacher::load_teacher;
 pub use train::{TrainOptions, train};
 pub use trained::Opened;

@@ -20,13 +20,15 @@ const DATA: [&str; 2] = ["datasets", "evaluation_datasets"];
 const TEMPLATE: &str = "chat_template";
 const INIT_FROM: &str = "init_from";
 const REFERENCE: &str = "reference";
+const TEACHER: &str = "teacher";
 /// Kinds of files in a lock that are looked up one by one, with their names for the user.
-const FILES: [(&str, &str); 5] = [
+const FILES: [(&str, &str); 6] = [
     (DATA[0], "data"),
     (DATA[1], "validation data"),
     (TEMPLATE, "chat template"),
     (INIT_FROM, "adapter to go on from"),
     (REFERENCE, "reference"),
+    (TEACHER, "teacher"),
 ];
 /// The most files of a folder that are searched for data.
 const MAX_FILES: usize = 100_000;
@@ -256,13 +258,17 @@ impl Places {
                 folder.clone_into(&mut said.value);
             }
         }
-        if let (Some(said), Some((key, _))) = (
-            &mut recipe.objective.reference,
-            lock.locked(REFERENCE).first(),
-        ) {
-            let folder = self.moved_to(key).and_then(Path::parent);
-            if let Some(folder) = folder {
-                said.value = folder.display().to_string();
+        let objective = &mut recipe.objective;
+        for (said, kind) in [
+            (&mut objective.reference, REFERENCE),
+            (&mut objective.teacher, TEACHER),
+        ] {
+            let moved = lock.locked(kind).first().and_then(|(key, _)| {
+                let folder = self.moved_to(key)?.parent()?;
+                Some(folder.display().to_string())
+            });
+            if let (Some(said), Some(folder)) = (said, moved) {
+                said.value = folder;
             }
         }
         let sections = [&mut recipe.datasets, &mut recipe.evaluation.datasets];

@@ -27,12 +27,13 @@ const ROW_BYTES: usize = 16;
 const HASH_BYTES: usize = 32;
 
 /// The rows of one data file among those of a set.
-struct Part {
+pub(super) struct Part {
     /// Place of the set in [`RunData::sets`].
-    set: usize,
+    pub set: usize,
     /// Their places.
-    places: Vec<u32>,
-    stamp: Stamp,
+    pub places: Vec<u32>,
+    /// The stamp of the entry that holds what is known of them.
+    pub stamp: Stamp,
 }
 
 /// Gives each row of `data` the log-probabilities of its completions under the reference, from the
@@ -58,7 +59,7 @@ pub fn score(
     let sets = data.sets();
     let total: usize = sets.iter().map(Rows::len).sum();
     let mut done = 0;
-    for part in parts(&sets, config, &identity)? {
+    for part in parts(&sets, config, &identity, EntryKind::Reference)? {
         let name = part.stamp.name();
         let path = folder.as_ref().map(|folder| folder.join(&name));
         let found = path.as_deref().filter(|path| path.exists());
@@ -188,6 +189,12 @@ fn identity(plan: &Plan, config: &TrainConfig, storage: Storage) -> Result<Strin
         .filter(|setting| setting.key.starts_with("tokens."))
         .map(|setting| format!("{}: {}", setting.key, setting.value))
         .collect();
+    let computed = computed(plan, config, storage);
+    Ok(format!("{reference:?} {tokens:?} {computed}"))
+}
+
+/// Returns what the numbers of a model depend on beside its weights and rows.
+pub(super) fn computed(plan: &Plan, config: &TrainConfig, storage: Storage) -> String {
     let gpu = device::find(plan.device).map(|found| found.identity());
     let computed = (
         env!("CARGO_PKG_VERSION"),
@@ -198,11 +205,17 @@ fn identity(plan: &Plan, config: &TrainConfig, storage: Storage) -> Result<Strin
         storage,
         config.micro_batch_size,
     );
-    Ok(format!("{reference:?} {tokens:?} {computed:?}"))
+    format!("{computed:?}")
 }
 
-/// Divides the rows by set and data file.
-fn parts(sets: &[Rows; 3], config: &TrainConfig, identity: &str) -> Result<Vec<Part>, Failure> {
+/// Divides the rows by set and data file; `identity` is everything but the rows that an entry
+/// depends on.
+pub(super) fn parts(
+    sets: &[Rows; 3],
+    config: &TrainConfig,
+    identity: &str,
+    kind: EntryKind,
+) -> Result<Vec<Part>, Failure> {
     let mut parts = Vec::new();
     for (set, rows) in sets.iter().enumerate() {
         let places: Vec<u32> = (0..).take(rows.len()).collect();
@@ -224,7 +237,7 @@ fn parts(sets: &[Rows; 3], config: &TrainConfig, identity: &str) -> Result<Vec<P
                 }
             }
             let stamp = Stamp {
-                kind: EntryKind::Reference,
+                kind,
                 key: Hash(*hasher.finalize().as_bytes()),
                 source: hash_file_in_parallel(rows.file(places[0]))?,
             };

@@ -17,7 +17,7 @@ use super::lock::Lock;
 use super::plan_lines::plan_lines;
 use super::self_check::check_before_training;
 use super::signals::Signals;
-use super::{out_of_memory, reference, result};
+use super::{out_of_memory, reference, result, teacher};
 use crate::device;
 use crate::export::card::Base;
 use crate::fault::{Exit, Failure, Fault, shell_word};
@@ -151,6 +151,8 @@ impl Session<'_> {
         let from = beginning.checkpoint();
         announce(plan, &data, (&config, memory), from, speed, report);
         reference::score(plan, &mut data, &config, memory.storage(), report)?;
+        teacher::read_out(plan, &mut data, &config, report)?;
+        let teacher = teacher::load_teacher(plan, report)?;
         let mut decoder = plan.load_model(memory.storage(), &device, from, report)?;
 
         let (lock, checkpoint) = self.lock(beginning, &data, locked, memory)?;
@@ -179,6 +181,7 @@ impl Session<'_> {
                 prompts: &plan.prompts,
                 answerer: Answerer::new(&plan.encoder),
             }),
+            teacher: teacher.as_ref(),
             ..data.rows()
         };
         let board = show_on_board(plan, &start.state);

@@ -17,6 +17,8 @@ term! {
         Cpo = "cpo",
         /// Kahneman-Tversky optimization.
         Kto = "kto",
+        /// Distillation from a teacher.
+        Distill = "distill",
     }
 }
 
@@ -24,7 +26,7 @@ impl ObjectiveType {
     /// Returns the formats of rows that the objective reads.
     pub fn formats(self) -> &'static [Format] {
         match self {
-            Self::Sft => &[
+            Self::Sft | Self::Distill => &[
                 Format::Text,
                 Format::Completion,
                 Format::Instruction,
@@ -36,11 +38,18 @@ impl ObjectiveType {
     }
 
     /// Recipe keys of the section `objective`, with the types that have them.
-    pub const KEYS: [(&'static str, &'static [Self]); 14] = [
+    pub const KEYS: [(&'static str, &'static [Self]); 22] = [
         ("loss_type", &[Self::Sft, Self::Dpo, Self::Cpo, Self::Kto]),
         (
             "beta",
-            &[Self::Dpo, Self::Orpo, Self::Simpo, Self::Cpo, Self::Kto],
+            &[
+                Self::Dpo,
+                Self::Orpo,
+                Self::Simpo,
+                Self::Cpo,
+                Self::Kto,
+                Self::Distill,
+            ],
         ),
         (
             "label_smoothing",
@@ -57,6 +66,14 @@ impl ObjectiveType {
         ("desirable_weight", &[Self::Kto]),
         ("undesirable_weight", &[Self::Kto]),
         ("reference", &[Self::Dpo, Self::Kto]),
+        ("teacher", &[Self::Distill]),
+        ("teacher_quantization", &[Self::Distill]),
+        ("cache_teacher", &[Self::Distill]),
+        ("loss_top_k", &[Self::Distill]),
+        ("temperature", &[Self::Distill]),
+        ("t_squared", &[Self::Distill]),
+        ("ce_alpha", &[Self::Distill]),
+        ("missing_mass", &[Self::Distill]),
     ];
 }
 
@@ -159,5 +176,17 @@ term! {
         Kto = "kto",
         /// Without a reference point, arXiv:2408.06266.
         ApoZeroUnpaired = "apo_zero_unpaired",
+    }
+}
+
+term! {
+    /// What becomes of a teacher's mass outside of its known tokens.
+    MissingMass {
+        /// All other tokens are one outcome.
+        Tail = "tail",
+        /// Teacher and student are renormalized over the known tokens.
+        Renorm = "renorm",
+        /// The teacher is renormalized, so that the student learns to leave nothing to others.
+        TeacherRenorm = "teacher_renorm",
     }
 }

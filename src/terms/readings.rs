@@ -3,13 +3,15 @@
 use std::ops::Range;
 
 /// Values of a readout at the targets of a micro-batch.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {
     /// Log-probability of each target, in order, nats.
     pub values: Vec<f32>,
     /// Mean log-probability of all tokens of the vocabulary at each target, nats; empty unless
     /// labels are smoothed.
     pub means: Vec<f32>,
+    /// Divergence from a teacher at each target, nats; empty where there is none.
+    pub divergences: Vec<f32>,
 }
 
 impl Readings {
@@ -17,7 +19,31 @@ impl Readings {
     pub fn of_targets(values: Vec<f32>) -> Self {
         Self {
             values,
-            means: Vec::new(),
+            ..Self::default()
+        }
+    }
+}
+
+/// The most likely next tokens under a teacher, for each of some targets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TopTokens {
+    /// The number of tokens of a target.
+    pub each: usize,
+    /// Their ids, no id twice for a target.
+    pub ids: Vec<u32>,
+    /// Their log-probabilities over the whole vocabulary, nats.
+    pub log_p: Vec<f32>,
+}
+
+impl TopTokens {
+    /// Returns the tokens of a range of targets.
+    #[must_use]
+    pub fn of_targets(&self, targets: Range<usize>) -> Self {
+        let places = targets.start * self.each..targets.end * self.each;
+        Self {
+            each: self.each,
+            ids: self.ids[places.clone()].to_vec(),
+            log_p: self.log_p[places].to_vec(),
         }
     }
 }

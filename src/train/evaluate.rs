@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::TrainConfig;
-use super::micro_batch::{Goal, Loss, readings_of, score};
+use super::micro_batch::{Goal, Loss, goal_readings, score};
 use super::run::Data;
 use super::step::statistics;
 use crate::data::Batch;
@@ -25,7 +25,7 @@ pub(super) fn evaluate(
     report: Reporter,
 ) -> Result<Option<Evaluation>, Stopped> {
     let decoder = &decoder.settled();
-    if config.objective.is_of_units() {
+    if config.objective.is_of_units() || config.objective.distill().is_some() {
         return evaluate_units(decoder, data, config, step, interrupt, report);
     }
     let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
@@ -59,7 +59,8 @@ pub(super) fn evaluate(
     }))
 }
 
-/// Returns the mean loss over the units of all validation rows, and the figures of the objective.
+/// Returns the mean loss over the units or tokens of all validation rows, and the figures of the
+/// objective.
 /// Numbers that the loss takes from a step are those of all validation rows.
 fn evaluate_units(
     decoder: &Decoder,
@@ -90,13 +91,14 @@ fn evaluate_units(
     let goal = Goal {
         objective: &config.objective,
         step: &of_all,
+        teacher: data.teacher,
     };
     let (mut sum, mut done) = (Loss::default(), 0);
     for batch in batches(data, config) {
         if is_stopped() {
             return Err(Stopped);
         }
-        let readings = readings_of(decoder, &batch, config.step.head_chunk_rows);
+        let readings = goal_readings(decoder, &batch, goal, config.step.head_chunk_rows);
         let judged = goal.judge(&readings, &batch);
         done += batch.units.len();
         sum = sum

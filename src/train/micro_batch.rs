@@ -14,9 +14,10 @@ use super::walk::{Memory, Walk, ids};
 use crate::data::Batch;
 use crate::keyed_random::mix;
 use crate::model::Decoder;
-use crate::nn::head::{HeadGradients, HeadPass};
-use crate::objective::{Figures, Judged, NextToken, Objective, StepStatistics};
-use crate::terms::{Readings, Slopes, Unit, UnitKind};
+use crate::nn::head::{HeadGradients, HeadPass, TeacherRows};
+use crate::objective::{Distill, Figures, Judged, NextToken, Objective, StepStatistics};
+use crate::terms::{Readings, Slopes, TopTokens, Unit, UnitKind};
+use crate::ops;
 
 /// Settings for computing a micro-batch. Except for dropout they change cost and memory, never the
 /// result beyond rounding.
@@ -45,12 +46,37 @@ pub struct Goal<'a> {
     pub objective: &'a Objective,
     /// Numbers of the whole step.
     pub step: &'a StepStatistics,
+    /// The model that the objective learns from, where rows have no tokens of one.
+    pub teacher: Option<&'a Decoder>,
 }
 
-impl Goal<'_> {
+impl<'a> Goal<'a> {
+    /// Makes a goal without a teacher.
+    pub fn of(objective: &'a Objective, step: &'a StepStatistics) -> Self {
+        Self {
+            objective,
+            step,
+            teacher: None,
+        }
+    }
+
     /// Returns the loss of a batch with these readings.
     pub(super) fn judge(self, readings: &Readings, batch: &Batch) -> Judged {
         self.objective.judge(readings, &batch.units, self.step)
+    }
+
+    /// Returns what the targets of a batch are compared with, where the objective has a teacher.
+    fn teaching<'b>(self, batch: &'b Batch) -> Option<(TeacherRows<'b>, &'b Distill)>
+    where
+        'a: 'b,
+    {
+        let of = self.objective.distill()?;
+        let rows = match (&batch.top, self.teacher) {
+            (Some(top), _) => TeacherRows::Top(top),
+            (None, Some(teacher)) => TeacherRows::Model(&teacher.head, hidden_of(teacher, batch)),
+            (None, None) => return None,
+        };
+        Some((rows, of))
     }
 }
 
@@ -91,10 +117,8 @@ pub fn forward_backward(
     stream: [u64; 2],
     gradients: &mut Gradients,
 ) -> Loss {
-    let goal = Goal {
-        objective: &Objective::NextToken(NextToken::PLAIN),
-        step: &StepStatistics::default(),
-    };
+    let step = StepStatistics::default();
+    let goal = Goal::of(&Objective::NextToken(NextToken::PLAIN), &step);
     judged_backward(decoder, batch, goal, config, stream, gradients)
 }
 
@@ -178,7 +202,7 @@ fn walked(
         mask: mask.as_ref(),
         smoothed_share: goal.objective.smoothed_share(),
     };
-    let (readings, read) = read(decoder, hidden.squeeze_dim(0), batch, goal.objective, pass);
+    let (readings, read) = read(decoder, hidden.squeeze_dim(0), batch, goal, pass);
 
     let judged = goal.judge(&readings, batch);
     // What is judged is divided behind the last micro-batch, so that what experts add counts once a
@@ -238,10 +262,18 @@ fn read(
     decoder: &Decoder,
     hidden: Tensor<2>,
     batch: &Batch,
-    objective: &Objective,
+    goal: Goal,
     pass: HeadPass,
 ) -> (Readings, Read) {
-    match objective.slopes_ahead(&batch.units) {
+    if let Some((teacher, of)) = goal.teaching(batch) {
+        let beside = (&teacher, of);
+        let targets = &batch.targets;
+        let (readings, gradients) = decoder
+            .head
+            .backward_from_teacher(&hidden, targets, beside, pass);
+        return (readings, Read::Gradients(gradients));
+    }
+    match goal.objective.slopes_ahead(&batch.units) {
         Some(slopes) => {
             let (readings, gradients) =
                 decoder
@@ -269,10 +301,31 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
     readings.values.into_iter().map(|log_p| -log_p).collect()
 }
 
+/// Returns what a goal reads of a batch's targets, without a tape and without dropout.
+pub(super) fn goal_readings(
+    decoder: &Decoder,
+    batch: &Batch,
+    goal: Goal,
+    head_chunk_rows: usize,
+) -> Readings {
+    let Some((teacher, of)) = goal.teaching(batch).filter(|_| !batch.targets.is_empty()) else {
+        return readings_of(decoder, batch, head_chunk_rows);
+    };
+    let pass = HeadPass {
+        chunk_rows: head_chunk_rows,
+        scale: 1.0,
+        mask: None,
+    };
+    let hidden = hidden_of(decoder, batch);
+    decoder
+        .head
+        .read_beside_teacher(&hidden, &batch.targets, (&teacher, of), pass)
+}
+
 /// Returns the log-probabilities of a batch's targets without a tape and without dropout.
 pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Readings {
     if batch.targets.is_empty() {
-        return Readings::of_targets(Vec::new());
+        return Readings::default();
     }
     let pass = HeadPass {
         chunk_rows: head_chunk_rows,
@@ -303,6 +356,32 @@ pub fn log_p_of_units(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) 
         UnitKind::Tokens { .. } | UnitKind::Rated { .. } => [sum(unit.targets.clone()), 0.0],
     };
     batch.units.iter().map(of_unit).collect()
+}
+
+/// Returns the most likely tokens of each target of a batch, as [`ops::top_tokens`] does, without a
+/// tape and without dropout.
+pub fn top_tokens(
+    decoder: &Decoder,
+    batch: &Batch,
+    head_chunk_rows: usize,
+    (vocabulary, each, temperature): (usize, usize, f64),
+) -> TopTokens {
+    let mut all = TopTokens {
+        each,
+        ..TopTokens::default()
+    };
+    if batch.targets.is_empty() {
+        return all;
+    }
+    let hidden = hidden_of(decoder, batch);
+    for first in (0..batch.targets.len()).step_by(head_chunk_rows) {
+        let rows = first..batch.targets.len().min(first + head_chunk_rows);
+        let logits = decoder.head.logits(hidden.clone().slice(rows));
+        let more = ops::top_tokens(logits, vocabulary, each, temperature);
+        all.ids.extend(more.ids);
+        all.log_p.extend(more.log_p);
+    }
+    all
 }
 
 /// Returns the hidden rows from which a batch's trained tokens are predicted, before the final
@@ -392,7 +471,7 @@ mod tests {
         };
         let loss = in_tiles(tile, || {
             let step = &StepStatistics::default();
-            let goal = Goal { objective, step };
+            let goal = Goal::of(objective, step);
             judged_backward(decoder, &batch, goal, config, [1, 2], &mut gradients)
         });
         let numbers = gradients

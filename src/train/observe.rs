@@ -154,10 +154,8 @@ mod tests {
             head_chunk_rows: 4,
             dropout: 0.0,
         };
-        let goal = Goal {
-            objective: &Objective::NextToken(NextToken::PLAIN),
-            step: &StepStatistics::default(),
-        };
+        let statistics = StepStatistics::default();
+        let goal = Goal::of(&Objective::NextToken(NextToken::PLAIN), &statistics);
         let (mut right, mut wrong) = (FiniteBorders::after(0), Wrong(FiniteBorders::after(0)));
         observed(
             &decoder,

@@ -39,6 +39,8 @@ pub struct Data<'a> {
     pub end_ids: Vec<i32>,
     /// The prompts of each evaluation.
     pub prompts: Option<Prompts<'a>>,
+    /// The model that the objective learns from, where rows have no tokens of one.
+    pub teacher: Option<&'a Decoder>,
 }
 
 /// Trains the weights of `decoder` that are to train and writes the run into its folder; returns
@@ -185,6 +187,7 @@ impl Training<'_> {
                 epoch: rows.epoch,
                 loss_scale: LossScale::factor(scale),
                 statistics,
+                teacher: data.teacher,
             };
             let mut borders = FiniteBorders::after(taken);
             self.optimizer.go_on(self.decoder);
@@ -301,6 +304,7 @@ pub fn first_step(decoder: &mut Decoder, data: &Data, config: &TrainConfig) -> S
         epoch: 0,
         loss_scale: LossScale::factor(LossScale::of(decoder.computed, None)),
         statistics: statistics_of(decoder, data, &rows, config),
+        teacher: data.teacher,
     };
     let sums = accumulate(decoder, batches(data, &rows), config, at, &mut ());
     let outcome = sums.update(decoder, &mut optimizer, config, None);

@@ -17,7 +17,7 @@ use crate::report::{Step, peak_memory_bytes};
 
 /// Number, epoch and loss scale of an attempt at a step, and numbers of all its rows.
 #[derive(Debug, Clone, Copy)]
-pub struct At {
+pub struct At<'a> {
     /// Number of the step, from 1.
     pub step: u64,
     /// Pass over the data, from 0.
@@ -26,6 +26,8 @@ pub struct At {
     pub loss_scale: f64,
     /// Numbers of the whole step; see [`statistics`].
     pub statistics: StepStatistics,
+    /// The model that the objective learns from, if there is one.
+    pub teacher: Option<&'a Decoder>,
 }
 
 /// Returns the numbers of all units of a step, or of all that are scored, which the loss of each
@@ -84,6 +86,7 @@ pub fn accumulate(
     let goal = Goal {
         objective: &config.objective,
         step: &at.statistics,
+        teacher: at.teacher,
     };
     for batch in batches {
         let stream = [config.seed, at.epoch];

@@ -4,3 +4,4 @@ pub mod mixture;
 pub mod pack;
 pub mod row_batch;
 pub mod rows;
+pub mod top_rows;

@@ -2,7 +2,7 @@
 //! loss.
 
 use crate::data::example::token_row::{RatedRow, TokenRow};
-use crate::terms::{Unit, UnitKind};
+use crate::terms::{TopTokens, Unit, UnitKind};
 
 /// The bit by which the key of a rejected sequence differs from that of the chosen one.
 const REJECTED: u64 = 1 << 63;
@@ -23,6 +23,8 @@ pub struct Batch {
     pub targets: Vec<i32>,
     /// One unit for each row of data: the targets that belong to it.
     pub units: Vec<Unit>,
+    /// The most likely tokens of each target under a teacher, where rows come with them.
+    pub top: Option<TopTokens>,
 }
 
 impl Batch {

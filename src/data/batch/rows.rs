@@ -7,10 +7,11 @@ use rayon::prelude::*;
 use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
 use super::row_batch::Batch;
+use super::top_rows::TopRows;
 use crate::data::corpus::indexed_rows::Corpus;
 use crate::data::corpus::token_cache::TokenSlice;
 use crate::data::example::token_row::{RatedRow, TokenRow};
-use crate::terms::RowForm;
+use crate::terms::{RowForm, TopTokens};
 
 /// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Rows<'a> {
     reference: &'a [[f64; 2]],
     /// The factor of the loss of each source's rows; 1 for sources that have none.
     loss_weights: &'a [f32],
+    /// The most likely tokens of each row's targets under a teacher, where they are known.
+    top: Option<&'a TopRows>,
 }
 
 /// How rows of preferences are read.
@@ -45,6 +48,7 @@ impl<'a> Rows<'a> {
             preferences: Preferences::default(),
             reference: &[],
             loss_weights: &[],
+            top: None,
         }
     }
 
@@ -77,6 +81,15 @@ impl<'a> Rows<'a> {
         let source = self.corpus.source(self.indexes[place as usize] as usize);
         let of_source = self.loss_weights.get(source).copied().unwrap_or(1.0);
         of_source * self.row(place).form().weight()
+    }
+
+    /// Gives each row the most likely tokens of its targets under a teacher.
+    #[must_use]
+    pub fn with_top(self, top: &'a TopRows) -> Self {
+        Self {
+            top: Some(top).filter(|top| top.each() > 0),
+            ..self
+        }
     }
 
     /// Lets each epoch draw the rows of a mixture, instead of each row once.
@@ -175,6 +188,11 @@ impl<'a> Rows<'a> {
         self.corpus.file(self.indexes[place as usize] as usize)
     }
 
+    /// Returns the number of the row at a place in its data file, from 0.
+    pub fn position(&self, place: u32) -> u64 {
+        self.corpus.position(self.indexes[place as usize] as usize)
+    }
+
     /// Returns the number of sequences of a row.
     pub fn sequences(&self) -> usize {
         match self.form() {
@@ -203,12 +221,17 @@ impl<'a> Rows<'a> {
             u64::from(copy) << 32 | u64::from(self.indexes[place as usize])
         };
         if let RowForm::Single | RowForm::Weighted { .. } = self.form() {
-            return Batch::weighted(draws.map(|draw| {
+            let top = self.top_of(draws.clone());
+            let rows = draws.map(|draw| {
                 let row = self.row(draw.place);
                 let (ids, trained) = (row.ids(), row.trained());
                 let weight = self.loss_weight(draw.place);
                 (key(draw), TokenRow { ids, trained }, weight)
-            }));
+            });
+            return Batch {
+                top,
+                ..Batch::weighted(rows)
+            };
         }
         let rated = draws.filter_map(|draw| {
             let reference = self.reference.get(draw.place as usize);
@@ -219,6 +242,17 @@ impl<'a> Rows<'a> {
             ))
         });
         Batch::of_preferences(rated, self.preferences.reads_prompts)
+    }
+
+    /// Returns the most likely tokens of all targets of draws, in their order.
+    fn top_of(&self, draws: impl Iterator<Item = Draw>) -> Option<TopTokens> {
+        let top = self.top?;
+        let mut all = TopTokens {
+            each: top.each(),
+            ..TopTokens::default()
+        };
+        draws.for_each(|draw| top.append(draw.place, &mut all));
+        Some(all)
     }
 
     /// Builds a batch of the prompts of the rows at these places, each with the completion of the

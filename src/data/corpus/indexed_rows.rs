@@ -220,6 +220,14 @@ impl Corpus {
         &self.slot(index).0.file
     }
 
+    /// Returns the position of a kept row in its data file.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn position(&self, index: usize) -> u64 {
+        self.slot(index).1 as u64
+    }
+
     /// Returns the position in its file, and the file, of the row with a number.
     ///
     /// # Panics

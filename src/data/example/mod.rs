@@ -1,6 +1,7 @@
 //! Rows as examples: the columns and conversations of each format, encoded as token ids with the
 //! positions that are trained.
 
+pub mod asked;
 pub mod conversation_error;
 pub mod encode;
 pub mod error;

@@ -9,6 +9,7 @@ mod parsed;
 pub mod pieces;
 pub mod renumbered;
 pub mod revised;
+mod same;
 pub mod special;
 pub mod templates;
 mod token;

@@ -25,7 +25,12 @@ const SECTIONS: [&str; 5] = [
 /// Keys in these sections that are shown elsewhere: data and prompts.
 const ELSEWHERE: [&str; 2] = ["evaluation.datasets", "evaluation.prompts"];
 /// Keys whose values are paths.
-const PATHS: [&str; 3] = ["adapter.init_from", "chat_template", "objective.reference"];
+const PATHS: [&str; 4] = [
+    "adapter.init_from",
+    "chat_template",
+    "objective.reference",
+    "objective.teacher",
+];
 /// Kinds of inputs other than data, by the lock's names and the names for the user.
 const KINDS: [(&str, &str); 4] = [
     ("base", "base"),

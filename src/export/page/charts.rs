@@ -30,6 +30,8 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
         if runs.iter().any(|run| run.metrics.is_of_preferences()) {
             draw(section, &margins(runs));
             draw(section, &accuracies(runs));
+        } else if runs.iter().any(|run| run.metrics.is_of_distillation()) {
+            draw(section, &divergence(runs));
         } else if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
             draw(section, &loss_by_kind(runs));
         }
@@ -97,6 +99,23 @@ fn accuracies(runs: &[RunRecord]) -> Chart {
     Chart {
         title: "Preference accuracy",
         unit: "share of pairs",
+        floor: Floor::Zero,
+        lines: training.chain(validation).collect(),
+        marks: marks(runs),
+    }
+}
+
+/// Returns the plot of the divergence from a teacher.
+fn divergence(runs: &[RunRecord]) -> Chart {
+    let training = of_each(runs, 0, "training", Mark::Faint, |run| {
+        points(run, |step| step.divergence)
+    });
+    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
+        scores(run, |evaluation| evaluation.divergence)
+    });
+    Chart {
+        title: "Divergence from the teacher",
+        unit: NATS,
         floor: Floor::Zero,
         lines: training.chain(validation).collect(),
         marks: marks(runs),

@@ -139,7 +139,7 @@ fn results(run: &RunRecord) -> Vec<Fact> {
         run.metrics.steps.iter().filter_map(|step| step.loss)
     });
     let perplexity = |loss: f64| {
-        if metrics.is_of_preferences() {
+        if metrics.is_of_preferences() || metrics.is_of_distillation() {
             format!("{loss:.4}")
         } else {
             format!("{loss:.4} (perplexity {})", perplexity(loss))

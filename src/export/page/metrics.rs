@@ -32,6 +32,8 @@ pub struct StepLine {
     pub margin: Option<f64>,
     /// Share of pairs whose chosen completion has the higher reward.
     pub accuracy: Option<f64>,
+    /// Mean divergence from a teacher, nats per trained token.
+    pub divergence: Option<f64>,
     /// The learning rate of the update.
     pub learning_rate: Option<f64>,
     /// Global L2 norm before clipping.
@@ -61,6 +63,8 @@ pub struct EvaluationLine {
     pub margin: Option<f64>,
     /// Share of pairs whose chosen completion has the higher reward.
     pub accuracy: Option<f64>,
+    /// Mean divergence from a teacher, nats per trained token.
+    pub divergence: Option<f64>,
     /// The loss of tokens that do not end a turn or a document.
     pub content: Option<f64>,
     /// The loss of tokens that do.
@@ -88,6 +92,8 @@ struct Line {
     margin: Option<f64>,
     #[serde(rename = "rewards/accuracies")]
     accuracy: Option<f64>,
+    divergence: Option<f64>,
+    eval_divergence: Option<f64>,
     #[serde(rename = "eval_rewards/margins")]
     eval_margin: Option<f64>,
     #[serde(rename = "eval_rewards/accuracies")]
@@ -119,6 +125,11 @@ impl Metrics {
     /// Whether the steps are of preferences.
     pub fn is_of_preferences(&self) -> bool {
         self.steps.iter().any(|step| step.margin.is_some())
+    }
+
+    /// Whether the steps are of a distillation.
+    pub fn is_of_distillation(&self) -> bool {
+        self.steps.iter().any(|step| step.divergence.is_some())
     }
 
     /// Returns the validation loss before the first step.
@@ -163,6 +174,7 @@ impl Line {
             loss: usable(self.loss),
             margin: usable(self.margin),
             accuracy: usable(self.accuracy),
+            divergence: usable(self.divergence),
             learning_rate: usable(self.learning_rate),
             grad_norm: usable(self.grad_norm),
             tokens,
@@ -180,6 +192,7 @@ impl Line {
             loss: usable(self.eval_loss),
             margin: usable(self.eval_margin),
             accuracy: usable(self.eval_accuracy),
+            divergence: usable(self.eval_divergence),
             content: usable(self.eval_loss_content),
             end_of_turn: usable(self.eval_loss_end_of_turn),
         }

@@ -24,10 +24,17 @@ pub enum EntryKind {
     Converted,
     /// Log-probabilities of the rows of a data file under a reference model.
     Reference,
+    /// The most likely tokens of the rows of a data file under a teacher.
+    Teacher,
 }
 
 impl EntryKind {
-    const ALL: [Self; 3] = [Self::Tokens, Self::Converted, Self::Reference];
+    const ALL: [Self; 4] = [
+        Self::Tokens,
+        Self::Converted,
+        Self::Reference,
+        Self::Teacher,
+    ];
 
     /// Returns the kind as a word, which is also the extension of its files.
     pub fn word(self) -> &'static str {
@@ -35,6 +42,7 @@ impl EntryKind {
             Self::Tokens => "tokens",
             Self::Converted => "parquet",
             Self::Reference => "reference",
+            Self::Teacher => "teacher",
         }
     }
 
@@ -44,6 +52,7 @@ impl EntryKind {
         match self {
             Self::Tokens => Some((b"RKTOKEN", 4)),
             Self::Reference => Some((b"RKREFER", 1)),
+            Self::Teacher => Some((b"RKTEACH", 1)),
             Self::Converted => None,
         }
     }
@@ -86,7 +95,7 @@ impl Stamp {
     /// Returns the name of the entry's file, which holds nothing of the data file's name.
     pub fn name(&self) -> String {
         match self.kind {
-            EntryKind::Tokens | EntryKind::Reference => {
+            EntryKind::Tokens | EntryKind::Reference | EntryKind::Teacher => {
                 format!("{}.{}", self.key, self.kind.word())
             }
             EntryKind::Converted => format!("{}-{}.{}", self.source, self.key, self.kind.word()),

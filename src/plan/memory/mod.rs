@@ -185,6 +185,17 @@ pub struct Load {
     pub purpose: Purpose,
     /// The memory that holds the tensors.
     pub place: MemoryPlace,
+    /// The model that the objective learns from, which trains nothing.
+    pub teacher: Option<Box<TeacherLoad>>,
+}
+
+/// The model that an objective learns from.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TeacherLoad {
+    /// The model, over the rows of the run.
+    pub load: Load,
+    /// Whether it is gone before the student is loaded, because its tokens are kept.
+    pub is_gone: bool,
 }
 
 impl Load {
@@ -209,12 +220,17 @@ impl Load {
                 MemoryPlace::Gpu { .. } => 0,
             },
             base_bytes: self.base_bytes(),
+            teacher_bytes: self.teacher_beside().map_or(0, Self::base_bytes),
             trained_bytes: trainable * F32 * if self.trained.keeps_initial { 2 } else { 1 },
             moments_bytes: self.states_bytes(),
             // What is read and written passes through the memory of the process.
-            loading_bytes: if is_apart { 0 } else { self.loading_bytes() },
+            loading_bytes: if is_apart { 0 } else { self.loading_bytes() }
+                .max(self.read_out_bytes()),
             evaluation_bytes: self.evaluation.map_or(0, |rows| {
-                step::evaluation_bytes(self, rows) + self.unpacked_bytes() + self.averaged_bytes()
+                step::evaluation_bytes(self, rows)
+                    + step::teacher_bytes(self, rows)
+                    + self.unpacked_bytes()
+                    + self.averaged_bytes()
             }),
             step: step::highest(self, memory),
             update_bytes: trainable * F32 + self.updated_bytes(),
@@ -234,6 +250,24 @@ impl Load {
             process_bytes: parts.process_bytes + pools_bytes,
             ..parts
         }
+    }
+
+    /// Returns the model that runs beside the student.
+    fn teacher_beside(&self) -> Option<&Self> {
+        let teacher = self.teacher.as_deref()?;
+        (!teacher.is_gone).then_some(&teacher.load)
+    }
+
+    /// Returns what reading out a teacher before training needs beyond what training holds, which
+    /// is not there yet.
+    fn read_out_bytes(&self) -> u64 {
+        let Some(teacher) = self.teacher.as_deref().filter(|teacher| teacher.is_gone) else {
+            return 0;
+        };
+        let rows = self.evaluation.unwrap_or(self.rows);
+        let needed = teacher.load.base_bytes() + step::evaluation_bytes(&teacher.load, rows);
+        let held = self.base_bytes() + self.trainable_parameters() * F32 + self.states_bytes();
+        needed.saturating_sub(held)
     }
 
     /// Returns the number of trained parameters.

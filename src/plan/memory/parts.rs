@@ -10,6 +10,8 @@ pub struct MemoryParts {
     pub process_bytes: u64,
     /// Frozen weights.
     pub base_bytes: u64,
+    /// Weights of the model that the objective learns from.
+    pub teacher_bytes: u64,
     /// Trained weights.
     pub trained_bytes: u64,
     /// The optimizer's state.
@@ -71,7 +73,11 @@ impl StepParts {
 impl MemoryParts {
     /// Returns what every phase holds.
     pub fn held_bytes(&self) -> u64 {
-        self.process_bytes + self.base_bytes + self.trained_bytes + self.moments_bytes
+        self.process_bytes
+            + self.base_bytes
+            + self.teacher_bytes
+            + self.trained_bytes
+            + self.moments_bytes
     }
 
     /// Returns what each phase needs on top.

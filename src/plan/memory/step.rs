@@ -144,6 +144,20 @@ pub(super) fn highest(load: &Load, memory: Memory) -> StepParts {
             .filter(|index| *index < lowest || recomputes(*index))
             .map(forward),
     );
+    if let Some(teacher) = load.teacher_beside() {
+        // Its forward runs when the student's is done, and its logits are there beside those of the
+        // student.
+        let of_teacher = teacher_bytes(load, load.rows);
+        let labeled = load.rows.labeled as u64 * load.spec.width as u64 * load.computed_bytes();
+        let all = moments[0];
+        let chunk = teacher.head_chunk_rows(load.rows.labeled) * teacher.spec.vocabulary as u64;
+        let hidden = load.rows.labeled as u64 * teacher.spec.width as u64;
+        moments[0].head_bytes += chunk * F32 + hidden * teacher.computed_bytes();
+        moments.push(StepParts {
+            head_bytes: labeled + of_teacher,
+            ..all
+        });
+    }
     let highest = moments
         .into_iter()
         .max_by_key(|parts| parts.bytes())
@@ -273,6 +287,12 @@ fn left_of_heads(load: &Load, head: u64, kept: u64) -> u64 {
     } else {
         0
     }
+}
+
+/// Returns the bytes for a forward of the model that the objective learns from; 0 without one.
+pub(super) fn teacher_bytes(load: &Load, rows: MicroBatchRows) -> u64 {
+    load.teacher_beside()
+        .map_or(0, |teacher| evaluation_bytes(teacher, rows))
 }
 
 /// Returns the bytes for scoring rows without a tape: a block's forward, or the logits of a chunk.

@@ -35,6 +35,7 @@ pub(in crate::plan) fn load(layers: usize, rank: usize, rows: MicroBatchRows) ->
         evaluation: None,
         purpose: Purpose::Bench,
         place: MemoryPlace::Processor { threads: 1 },
+        teacher: None,
     }
 }
 
@@ -511,4 +512,32 @@ fn packed_projections_are_counted_by_hand() {
             .parts(Memory::KEEP)
             .step
     );
+}
+
+/// A teacher adds its weights and the memory of its forward; one that is read out before training
+/// adds only what training does not need anyway.
+#[test]
+fn a_teacher_is_counted_beside_the_student_or_before_it() {
+    let student = load(2, 1, MicroBatchRows::dense(1, 3));
+    let teacher = load(6, 1, student.rows);
+    let teacher = Load {
+        trained: Trained::nothing(&teacher.spec),
+        ..teacher
+    };
+    let with = |is_gone| {
+        let load = teacher.clone();
+        Load {
+            teacher: Some(Box::new(TeacherLoad { load, is_gone })),
+            ..student.clone()
+        }
+        .parts(Memory::KEEP)
+    };
+    let (alone, beside, before) = (student.parts(Memory::KEEP), with(false), with(true));
+    assert_eq!(beside.teacher_bytes, teacher.base_bytes());
+    assert!(beside.teacher_bytes > alone.base_bytes);
+    let logits = 2 * student.spec.vocabulary as u64 * F32;
+    assert!(beside.step.bytes() >= alone.step.bytes() + logits);
+    assert_eq!((before.teacher_bytes, before.step), (0, alone.step));
+    assert!(before.loading_bytes > alone.loading_bytes);
+    assert!(before.peak_bytes() < beside.peak_bytes());
 }

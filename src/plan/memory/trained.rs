@@ -129,6 +129,14 @@ impl Trained {
         matches!(self.tables[1], OfTable::Rank(_))
     }
 
+    /// Returns the sizes of a model that trains nothing.
+    pub fn nothing(spec: &DecoderSpec) -> Self {
+        Self {
+            method: Method::Lora,
+            ..Self::everything(spec)
+        }
+    }
+
     /// Returns the sizes of full fine-tuning.
     pub fn everything(spec: &DecoderSpec) -> Self {
         let outputs: Vec<usize> = spec
