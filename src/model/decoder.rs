@@ -79,10 +79,10 @@ impl Decoder {
     /// `dropout` has one key per token. A token sees its own document only, and its position counts
     /// from the start of that document.
     pub fn frame(&self, documents: &[usize], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
-        let (mut places, mut firsts) = (Vec::new(), vec![Vec::new(); self.spans.len()]);
+        let (mut places, mut all_seen) = (Vec::new(), vec![Vec::new(); self.spans.len()]);
         for length in documents {
-            for (span, first) in self.spans.iter().zip(&mut firsts) {
-                first.extend(span.first_keys(0..*length, places.len()));
+            for (span, seen) in self.spans.iter().zip(&mut all_seen) {
+                seen.extend(span.seen_keys(0..*length, *length, places.len()));
             }
             places.extend(0..*length as u32);
         }
@@ -92,7 +92,7 @@ impl Decoder {
             documents: documents.iter().map(|length| *length as u32).collect(),
             positions: places.into(),
             first_position: 0,
-            first: firsts.into_iter().map(Arc::from).collect(),
+            seen: all_seen.into_iter().map(Arc::from).collect(),
             dropout,
             last_rows: None,
         }
@@ -149,10 +149,10 @@ impl Decoder {
             documents: [positions.len() as u32].into(),
             positions: (0..positions.len() as u32).collect(),
             first_position: positions.start,
-            first: self
+            seen: self
                 .spans
                 .iter()
-                .map(|span| span.first_keys(positions.clone(), 0).collect())
+                .map(|span| span.seen_keys(positions.clone(), length, 0).collect())
                 .collect(),
             dropout: None,
             last_rows: None,

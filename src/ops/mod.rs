@@ -41,7 +41,7 @@ pub use adamw::{AdamWRule, AdamWState, Segment, adamw};
 pub use adapted::{Adapter, Group, Linear, Linears, adapted, adapted_by_group};
 #[cfg(test)]
 pub(crate) use attention::in_tiles;
-pub use attention::{Score, attention, attention_with_sinks};
+pub use attention::{Score, SeenKeys, attention, attention_with_sinks};
 pub use base::{Base, Packed};
 pub use codes::Codes;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses};

@@ -446,7 +446,7 @@ impl Architecture {
     fn lacks_of_places(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let mut lacks: Vec<Lack> = self.lacks_of_rests(spec).into_iter().collect();
         let turning = |slides: bool| {
-            let of = move |layer: &&LayerSpec| !slides || layer.mixer.span() != Span::Full;
+            let of = move |layer: &&LayerSpec| !slides || layer.mixer.span().is_window();
             spec.layers
                 .iter()
                 .filter(of)
@@ -469,7 +469,7 @@ impl Architecture {
         let full = spec
             .layers
             .iter()
-            .filter(|layer| layer.mixer.span() == Span::Full)
+            .filter(|layer| !layer.mixer.span().is_window())
             .filter_map(|layer| layer.mixer.rope());
         let (rotations, sizes) = match self.windows {
             Windows::But {
@@ -680,7 +680,7 @@ fn gated_heads(spec: &DecoderSpec) -> bool {
 pub(super) fn window(layer: &LayerSpec) -> Option<usize> {
     match layer.mixer.span() {
         Span::Sliding { window } => Some(window),
-        Span::Full => None,
+        Span::Full | Span::Document | Span::Around { .. } => None,
     }
 }
 

@@ -14,7 +14,6 @@ pub use recurrent::{ConvolutionSpec, RecurrentSpec};
 use std::collections::BTreeSet;
 
 use super::layout::{Names, WeightOrder};
-use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
 use crate::ops::{Activation, RecurrenceForm, Update};
 
@@ -272,7 +271,7 @@ impl DecoderSpec {
         let slides = self
             .layers
             .iter()
-            .all(|layer| layer.mixer.span() != Span::Full);
+            .all(|layer| layer.mixer.span().is_window());
         (!slides || self.learns_positions).then_some(self.context)
     }
 
@@ -310,7 +309,7 @@ impl DecoderSpec {
         let windows = self
             .layers
             .iter()
-            .filter(|layer| layer.mixer.span() != Span::Full)
+            .filter(|layer| layer.mixer.span().is_window())
             .count();
         let [heads, kv_heads, head_dim] = mixer.heads();
         let normalizes = mixer
