@@ -49,7 +49,7 @@ pub use cross_entropy::{cross_entropy, cross_entropy_losses};
 pub use cube::routines::{Routine, Timed, product_routines};
 pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
-pub use gated::{Activation, gated};
+pub use gated::{Activation, gated, gelu};
 pub use precision::in_float32;
 pub use product::{matmul, matmul_each, product_flops, times};
 pub use recurrence::{RecurrenceForm, Update, recurrence};
