@@ -6,6 +6,7 @@
 //! few of them depend on numbers of the whole step, [`StepStatistics`], which are known before its
 //! first backward, so that micro-batches of any size give the same result.
 
+mod contrastive;
 mod cpo;
 mod dpo;
 mod figures;
@@ -13,13 +14,16 @@ mod kto;
 mod next_token;
 mod orpo;
 mod pair;
+mod ranking;
 mod scalar;
 
+pub use contrastive::Contrastive;
 pub use cpo::{Cpo, Simpo};
 pub use dpo::Dpo;
 pub use figures::Figures;
 pub use kto::Kto;
 pub use orpo::Orpo;
+pub use ranking::ranking;
 
 use crate::terms::{KtoLoss, Readings, Slopes, Unit};
 
@@ -38,6 +42,8 @@ pub enum Objective {
     Orpo(Orpo),
     /// Completions with labels against a reference.
     Kto(Kto),
+    /// Vectors of texts that belong together.
+    Contrastive(Contrastive),
     /// Cross-entropy with a weight for each row, so that slopes differ and are known only after
     /// reading.
     #[cfg(test)]
@@ -131,6 +137,8 @@ impl Objective {
                 pair::judge(readings, units, step, Some(1.0), |pair| orpo.loss(pair))
             }
             Self::Kto(kto) => kto.judge(readings, units, step),
+            // Of the vectors of a whole step.
+            Self::Contrastive(contrastive) => contrastive.judge(&readings.values, units),
             #[cfg(test)]
             Self::WeightedRows(weights) => {
                 let of_targets = units

@@ -5,7 +5,7 @@ use super::resolve::Plan;
 use crate::adapter::LoraConfig;
 use crate::data::Preferences;
 use crate::objective::Objective;
-use crate::terms::ObjectiveType;
+use crate::terms::{ObjectiveType, Pooling};
 
 impl Plan {
     /// Returns the objective.
@@ -32,6 +32,10 @@ impl Plan {
                 of.micro_batch_size * of.gradient_accumulation_steps
             } else {
                 0
+            },
+            pooling: match &self.aim.objective {
+                Objective::Contrastive(loss) => loss.pooling,
+                _ => Pooling::Mean,
             },
         }
     }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
+use super::embedding::contrastive;
 use super::filled::Filled;
 use crate::fault::Fault;
 use crate::objective::{Cpo, Dpo, Kto, Objective, Orpo, Simpo};
@@ -88,6 +89,7 @@ pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<F
                 filled,
             ),
         }),
+        ObjectiveType::Embedding => Objective::Contrastive(contrastive(said, filled)),
         ObjectiveType::Sft => Objective::NextToken,
     };
     let reference = if objective.has_reference() {

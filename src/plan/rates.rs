@@ -131,7 +131,7 @@ pub(super) fn course(
             warmup: Warmup::Steps(0),
         };
     }
-    let usual = if kind == ObjectiveType::Sft {
+    let usual = if matches!(kind, ObjectiveType::Sft | ObjectiveType::Embedding) {
         LEARNING_RATE
     } else {
         OF_PREFERENCES

@@ -190,7 +190,8 @@ pub(super) const KEYS: &[Words] = &[
         "objective.type",
         "\"sft\"",
         "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; \
-        `kto`: completions with labels, of `format: unpaired`.",
+        `kto`: completions with labels, of `format: unpaired`; `embedding`: vectors of texts, of \
+        `format: retrieval`.",
     ),
     key(
         "objective.loss_type",
@@ -250,6 +251,32 @@ pub(super) const KEYS: &[Words] = &[
         "\"init\"",
         "What `dpo` and `kto` compare with: `init`, the model as training starts; `base`, the base \
         without an adapter; `none`; or the folder of an adapter or a model.",
+    ),
+    key(
+        "objective.pooling",
+        "\"mean\"",
+        "How the hidden rows of a text's tokens become its vector with `embedding`: `mean`, \
+        `lasttoken` or `cls`.",
+    ),
+    key(
+        "objective.temperature",
+        "0.05",
+        "Divisor of the cosines of `embedding`; the inverse of sentence-transformers' `scale`.",
+    ),
+    key(
+        "objective.symmetric",
+        "false",
+        "Whether positives of `embedding` look for their anchors too.",
+    ),
+    key(
+        "objective.matryoshka_dims",
+        "",
+        "Widths to which vectors of `embedding` are cut; the loss is the sum over them.",
+    ),
+    key(
+        "objective.matryoshka_weights",
+        "",
+        "Weight of the loss of each of these widths; 1 by default.",
     ),
     key(
         "adapter",

@@ -1,11 +1,11 @@
 //! The section `objective`: the loss that training minimizes.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 use super::place::{Location, Said};
-use super::section::{ABOVE_ZERO, Section};
+use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
-use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Term};
+use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Pooling, Term};
 
 /// The objective and its own keys, under TRL's names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,19 +34,26 @@ pub struct Objective {
     pub undesirable_weight: Option<Said<f64>>,
     /// The reference: a word or a folder.
     pub reference: Option<Said<String>>,
+    /// How the rows of a text's tokens become its vector.
+    pub pooling: Option<Said<Pooling>>,
+    /// The divisor of cosines.
+    pub temperature: Option<Said<f64>>,
+    /// Whether positives look for their anchors too.
+    pub symmetric: Option<Said<bool>>,
+    /// Widths to which vectors are cut.
+    pub matryoshka_dims: Option<Said<Vec<usize>>>,
+    /// Weights of the losses of these widths.
+    pub matryoshka_weights: Option<Said<Vec<f64>>>,
 }
 
 impl Objective {
     pub(super) fn take(section: &mut Section) -> Self {
         let weight = 0.0..=1e6;
         Self {
-            kind: section.word(
-                "type",
-                &["reward", "classification", "embedding", "distill"],
-            ),
+            kind: section.word("type", &["reward", "classification", "distill"]),
             loss_type: section
                 .shaped("loss_type", Shape::Words(all_loss_types()))
-                .and_then(super::section::Value::text),
+                .and_then(Value::text),
             beta: section.number("beta", ABOVE_ZERO),
             label_smoothing: section.number("label_smoothing", 0.0..0.5),
             discopop_tau: section.number("discopop_tau", ABOVE_ZERO),
@@ -57,6 +64,18 @@ impl Objective {
             desirable_weight: section.number("desirable_weight", weight.clone()),
             undesirable_weight: section.number("undesirable_weight", weight),
             reference: section.text("reference"),
+            pooling: section.word("pooling", &[]),
+            temperature: section.number("temperature", ABOVE_ZERO),
+            symmetric: section.flag("symmetric"),
+            matryoshka_dims: section
+                .shaped("matryoshka_dims", Shape::filled_list(Shape::whole(&WIDTHS)))
+                .and_then(|value| list(value, |value| value.whole(WIDTHS))),
+            matryoshka_weights: section
+                .shaped(
+                    "matryoshka_weights",
+                    Shape::filled_list(Shape::number(&ABOVE_ZERO)),
+                )
+                .and_then(|value| list(value, |value| value.number(ABOVE_ZERO))),
         }
     }
 
@@ -84,9 +103,30 @@ impl Objective {
             "desirable_weight" => place(self.desirable_weight.as_ref()),
             "undesirable_weight" => place(self.undesirable_weight.as_ref()),
             "reference" => place(self.reference.as_ref()),
+            "pooling" => place(self.pooling.as_ref()),
+            "temperature" => place(self.temperature.as_ref()),
+            "symmetric" => place(self.symmetric.as_ref()),
+            "matryoshka_dims" => place(self.matryoshka_dims.as_ref()),
+            "matryoshka_weights" => place(self.matryoshka_weights.as_ref()),
             _ => None,
         }
     }
+}
+
+/// Widths that a vector may have.
+const WIDTHS: RangeInclusive<u64> = 1..=1 << 20;
+
+/// Reads a list whose elements all have one form.
+fn list<T>(value: Value, read: impl Fn(Value) -> Option<Said<T>>) -> Option<Said<Vec<T>>> {
+    let place = value.node.place.clone();
+    let all = value
+        .list()?
+        .into_iter()
+        .map(|value| Some(read(value)?.value));
+    Some(Said {
+        value: all.collect::<Option<_>>()?,
+        place,
+    })
 }
 
 /// Returns the words of `loss_type` that a type of objective has.
@@ -98,7 +138,10 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
         ObjectiveType::Dpo => words::<DpoLoss>(),
         ObjectiveType::Cpo => words::<CpoLoss>(),
         ObjectiveType::Kto => words::<KtoLoss>(),
-        ObjectiveType::Sft | ObjectiveType::Orpo | ObjectiveType::Simpo => Vec::new(),
+        ObjectiveType::Sft
+        | ObjectiveType::Orpo
+        | ObjectiveType::Simpo
+        | ObjectiveType::Embedding => Vec::new(),
     }
 }
 

@@ -17,6 +17,8 @@ term! {
         Cpo = "cpo",
         /// Kahneman-Tversky optimization.
         Kto = "kto",
+        /// Vectors of texts.
+        Embedding = "embedding",
     }
 }
 
@@ -32,11 +34,12 @@ impl ObjectiveType {
             ],
             Self::Dpo | Self::Orpo | Self::Simpo | Self::Cpo => &[Format::Preference],
             Self::Kto => &[Format::Unpaired],
+            Self::Embedding => &[Format::Retrieval],
         }
     }
 
     /// Recipe keys of the section `objective`, with the types that have them.
-    pub const KEYS: [(&'static str, &'static [Self]); 11] = [
+    pub const KEYS: [(&'static str, &'static [Self]); 16] = [
         ("loss_type", &[Self::Dpo, Self::Cpo, Self::Kto]),
         (
             "beta",
@@ -51,6 +54,11 @@ impl ObjectiveType {
         ("desirable_weight", &[Self::Kto]),
         ("undesirable_weight", &[Self::Kto]),
         ("reference", &[Self::Dpo, Self::Kto]),
+        ("pooling", &[Self::Embedding]),
+        ("temperature", &[Self::Embedding]),
+        ("symmetric", &[Self::Embedding]),
+        ("matryoshka_dims", &[Self::Embedding]),
+        ("matryoshka_weights", &[Self::Embedding]),
     ];
 }
 

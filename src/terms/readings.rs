@@ -49,7 +49,13 @@ pub enum UnitKind {
         /// Log-probability of the completion under the reference, nats; 0 without one.
         reference: f64,
     },
+    /// Texts that become a vector each: an anchor, a positive and negatives. The targets of each
+    /// end where those of the next begin.
+    Texts(Vec<TextEnd>),
 }
+
+/// The place after the last target of a text, and a hash of its tokens.
+pub type TextEnd = (usize, u64);
 
 impl Unit {
     /// Makes a unit of the trained tokens of one sequence.
@@ -65,7 +71,7 @@ impl Unit {
     pub fn supervised_targets(&self) -> usize {
         match self.kind {
             UnitKind::Pair { rejected, .. } => rejected - self.targets.start,
-            UnitKind::Tokens | UnitKind::Rated { .. } => self.targets.len(),
+            UnitKind::Tokens | UnitKind::Rated { .. } | UnitKind::Texts(_) => self.targets.len(),
         }
     }
 }
@@ -86,4 +92,6 @@ pub enum RowForm {
         /// Whether the completion is desirable.
         desirable: bool,
     },
+    /// Texts, laid end to end. Of each the first token is not trained, and all others are.
+    Texts,
 }

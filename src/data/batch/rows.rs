@@ -10,7 +10,7 @@ use super::row_batch::Batch;
 use crate::data::corpus::indexed_rows::Corpus;
 use crate::data::corpus::token_cache::TokenSlice;
 use crate::data::example::token_row::{RatedRow, TokenRow};
-use crate::terms::RowForm;
+use crate::terms::{Pooling, RowForm};
 
 /// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub struct Preferences {
     pub reads_prompts: bool,
     /// The number of consecutive rows whose completions are exchanged; 0 for none.
     pub group: usize,
+    /// How texts become vectors.
+    pub pooling: Pooling,
 }
 
 impl<'a> Rows<'a> {
@@ -137,6 +139,11 @@ impl<'a> Rows<'a> {
     /// Returns the number of tokens of the row at a place, and how many of them are targets.
     pub fn counts(&self, place: u32) -> (usize, usize) {
         let row = self.row(place);
+        if row.form() == RowForm::Texts {
+            let pooled = row.texts().into_iter();
+            let pooled = pooled.map(|ids| self.preferences.pooling.places(ids.len()).len());
+            return (row.len(), pooled.sum());
+        }
         let of_prompt = if self.preferences.reads_prompts {
             row.first_len()
                 .saturating_sub(1 + row.first_trained_tokens())
@@ -161,6 +168,8 @@ impl<'a> Rows<'a> {
         match self.form() {
             RowForm::Pair { .. } => 2,
             RowForm::Single | RowForm::Rated { .. } => 1,
+            // Of the first row: others may have another number of negatives.
+            RowForm::Texts => self.row(0).texts().len(),
         }
     }
 
@@ -189,6 +198,10 @@ impl<'a> Rows<'a> {
                 let (ids, trained) = (row.ids(), row.trained());
                 (key(draw), TokenRow { ids, trained })
             }));
+        }
+        if self.form() == RowForm::Texts {
+            let texts = draws.map(|draw| (key(draw), self.row(draw.place).texts()));
+            return Batch::of_texts(texts, self.preferences.pooling);
         }
         let rated = draws.filter_map(|draw| {
             let reference = self.reference.get(draw.place as usize);

@@ -166,6 +166,12 @@ pub enum ConversationError {
         or the same first turns"
     )]
     NoPrompt,
+    /// A negative is not a text.
+    #[error("one of its negatives is {found}, expected text")]
+    NoText {
+        /// The value instead.
+        found: Value,
+    },
     /// A label is neither true nor false.
     #[error("the label is {found}, expected true or false, or 1 or 0")]
     Label {
@@ -195,6 +201,7 @@ impl ConversationError {
             | Self::Call { found, .. }
             | Self::NotATool { found, .. }
             | Self::NotAPair { found, .. }
+            | Self::NoText { found }
             | Self::Label { found } => vec![found.to_string()],
             Self::NotJson { .. }
             | Self::Number(json_text::JsonTextError::NotJson { .. })

@@ -25,6 +25,8 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
         (_, "tools" | "history") => (ColumnKind::List, true),
         (_, "input" | "system") => (ColumnKind::Text, true),
         (_, "chat_template_kwargs") => (ColumnKind::Object, true),
+        (Format::Retrieval, "anchor" | "positive") => (ColumnKind::Text, false),
+        (Format::Retrieval, _) => (ColumnKind::TextOrTexts, true),
         (Format::Preference, "prompt") => (ColumnKind::TextOrTurns, true),
         (Format::Unpaired, "label") => (ColumnKind::Label, false),
         (Format::Completion | Format::Preference | Format::Unpaired, _) => {
@@ -86,6 +88,7 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
         Format::Text => "text",
         Format::Completion | Format::Unpaired => "completion",
         Format::Preference => "chosen",
+        Format::Retrieval => "positive",
         Format::Instruction => "output",
         Format::Chat if is_table(names) => "completion",
         Format::Chat => "messages",

@@ -61,6 +61,33 @@ const NAMES: [(&str, &[CommonName]); 14] = [
         ],
     ),
     (
+        "anchor",
+        &[
+            certain("anchor"),
+            certain("query"),
+            likely("question"),
+            likely("sentence1"),
+        ],
+    ),
+    (
+        "positive",
+        &[
+            certain("positive"),
+            certain("pos"),
+            likely("positive_passage"),
+        ],
+    ),
+    (
+        "negative",
+        &[
+            certain("negative"),
+            certain("neg"),
+            likely("negatives"),
+            likely("negative_passage"),
+            likely("hard_negative"),
+        ],
+    ),
+    (
         "label",
         &[certain("label"), certain("kto_tag"), likely("desirable")],
     ),
