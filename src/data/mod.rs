@@ -38,6 +38,7 @@ pub use read::first_bytes::Content;
 pub use read::license::{Terms, terms};
 pub use read::likely::{Candidate, Meant, detected, in_recipe};
 pub use read::parquet::{candidates, columns};
+pub use read::texts::texts;
 pub use tokenizer::pieces::{TokenText, pieces};
 pub use tokenizer::renumbered::RenumberedToken;
 pub use tokenizer::revised::Revision;

@@ -9,6 +9,7 @@ mod artifact;
 mod base;
 mod card;
 mod device_fault;
+mod embed;
 mod folder;
 pub mod hub;
 mod inputs;
@@ -38,6 +39,7 @@ pub use artifact::{Artifact, Made};
 pub use base::{
     SHARED_LOCK, base_with, find_adapter, find_base, lock_above, no_folder, report_notes,
 };
+pub use embed::{EmbedRequest, Embedded, embed};
 pub use inputs::{Hashing, Inputs};
 pub use interrupt::Interrupt;
 pub use loaded_model::{Answer, LoadedModel, ModelChoice};

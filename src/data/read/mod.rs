@@ -11,4 +11,5 @@ pub mod likely;
 pub mod names;
 mod pages;
 pub mod parquet;
+pub mod texts;
 mod times;
