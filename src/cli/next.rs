@@ -62,6 +62,9 @@ pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure
 fn asked(plan: &Plan) -> Vec<&'static str> {
     let formats = plan.trained_formats();
     match () {
+        () if formats.contains(&Format::Retrieval) => {
+            vec!["rankine embed FILE MODEL --out FILE.parquet"]
+        }
         () if formats.contains(&Format::Chat) => vec!["rankine chat MODEL"],
         () if formats.contains(&Format::Instruction) => {
             vec!["rankine generate MODEL --instruction TEXT"]

@@ -30,6 +30,8 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
         if runs.iter().any(|run| run.metrics.is_of_preferences()) {
             draw(section, &margins(runs));
             draw(section, &accuracies(runs));
+        } else if runs.iter().any(|run| run.metrics.is_of_texts()) {
+            draw(section, &recalls(runs));
         } else if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
             draw(section, &loss_by_kind(runs));
         }
@@ -57,6 +59,8 @@ fn loss(runs: &[RunRecord]) -> Chart {
     });
     let unit = if runs.iter().any(|run| run.metrics.is_of_preferences()) {
         "nats per pair or row"
+    } else if runs.iter().any(|run| run.metrics.is_of_texts()) {
+        "nats per row"
     } else {
         NATS
     };
@@ -99,6 +103,20 @@ fn accuracies(runs: &[RunRecord]) -> Chart {
         unit: "share of pairs",
         floor: Floor::Zero,
         lines: training.chain(validation).collect(),
+        marks: marks(runs),
+    }
+}
+
+/// Returns the plot of the recall among the ten nearest texts.
+fn recalls(runs: &[RunRecord]) -> Chart {
+    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
+        scores(run, |evaluation| evaluation.recall)
+    });
+    Chart {
+        title: "Recall at 10",
+        unit: "share of positives",
+        floor: Floor::Zero,
+        lines: validation.collect(),
         marks: marks(runs),
     }
 }

@@ -61,6 +61,8 @@ pub struct EvaluationLine {
     pub margin: Option<f64>,
     /// Share of pairs whose chosen completion has the higher reward.
     pub accuracy: Option<f64>,
+    /// Share of what belongs to an anchor among the ten nearest texts.
+    pub recall: Option<f64>,
     /// The loss of tokens that do not end a turn or a document.
     pub content: Option<f64>,
     /// The loss of tokens that do.
@@ -92,6 +94,8 @@ struct Line {
     eval_margin: Option<f64>,
     #[serde(rename = "eval_rewards/accuracies")]
     eval_accuracy: Option<f64>,
+    #[serde(rename = "eval_recall@10")]
+    eval_recall: Option<f64>,
     eval_loss_end_of_turn: Option<f64>,
 }
 
@@ -119,6 +123,13 @@ impl Metrics {
     /// Whether the steps are of preferences.
     pub fn is_of_preferences(&self) -> bool {
         self.steps.iter().any(|step| step.margin.is_some())
+    }
+
+    /// Whether the evaluations are of vectors of texts.
+    pub fn is_of_texts(&self) -> bool {
+        self.evaluations
+            .iter()
+            .any(|evaluation| evaluation.recall.is_some())
     }
 
     /// Returns the validation loss before the first step.
