@@ -49,6 +49,7 @@ fn there_is_a_recipe_for_each_purpose() {
     let expected = [
         "deepseek-v2-lite",
         "dpo-glossary",
+        "embed-glossary",
         "falcon-7b",
         "gemma-1.1-2b",
         "gemma-2-2b",

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::axis::with_groups;
 use super::html::Html;
-use super::metrics::{Metrics, StepLine};
+use super::metrics::{EvaluationLine, Metrics, StepLine};
 use super::{Progress, RunRecord, listed, said, table};
 use crate::report::{grouped, mebibytes};
 

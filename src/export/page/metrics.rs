@@ -191,6 +191,7 @@ impl Line {
             loss: usable(self.eval_loss),
             margin: usable(self.eval_margin),
             accuracy: usable(self.eval_accuracy),
+            recall: usable(self.eval_recall),
             content: usable(self.eval_loss_content),
             end_of_turn: usable(self.eval_loss_end_of_turn),
         }
