@@ -107,6 +107,8 @@ fn a_run_is_written_down_and_its_adapter_loads_without_a_head() {
     let card = desk.read_text("run/README.md");
     assert!(card.contains("`recall@10` "), "{card}");
 
+    desk.run(&["eval", "run"])
+        .says("figures", 0, &["recall@10", "with adapter"]);
     let ran = desk.run(&[
         "embed",
         "pairs.parquet",

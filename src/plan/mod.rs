@@ -18,6 +18,7 @@ mod deduplicate;
 mod embedding;
 mod embeddings;
 mod eval_sets;
+mod eval_texts;
 mod filled;
 mod frames;
 mod hub_data;
