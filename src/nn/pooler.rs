@@ -38,7 +38,10 @@ pub fn pool_backward(
         .enumerate()
         .flat_map(|(text, rows)| rows.clone().map(move |_| (text, 1.0 / rows.len() as f32)));
     let (text_of, shares): (Vec<usize>, Vec<f32>) = of_rows.unzip();
-    let text_of: Vec<i32> = text_of.into_iter().map(|text| text as i32).collect();
+    let text_of: Vec<i32> = text_of
+        .into_iter()
+        .map(|text| (text as u32).cast_signed())
+        .collect();
     let text_of = Tensor::<1, Int>::from_data(TensorData::from(&text_of[..]), &device);
     let shares = Tensor::<1>::from_data(TensorData::from(&shares[..]), (&device, DType::F32));
     let d_normed = d_vectors.select(0, text_of) * shares.unsqueeze_dim::<2>(1);

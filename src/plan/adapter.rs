@@ -232,6 +232,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         target_parameters: parameters.unwrap_or_default(),
         init_lora_weights: initial != Initial::Drawn,
         is_principal: initial == Initial::Principal,
+        is_of_features: false,
         vector: match (has_bias, has_magnitude) {
             (true, _) => Some(AdapterVector::Bias),
             (_, true) => Some(AdapterVector::Magnitude),

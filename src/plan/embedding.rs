@@ -10,7 +10,7 @@ use super::resolve::Plan;
 use crate::fault::Fault;
 use crate::objective::{Contrastive, Objective};
 use crate::recipe::{self, Recipe};
-use crate::terms::{ObjectiveType, Pooling, Term};
+use crate::terms::{ObjectiveType, Pooling};
 
 /// sentence-transformers' default of `scale` is its inverse, 20.
 const TEMPERATURE: f64 = 0.05;

@@ -88,7 +88,7 @@ fn is_optional(canonical: &str) -> bool {
     matches!(
         canonical,
         "input" | "tools" | "system" | "history" | "chat_template_kwargs"
-    ) || name.starts_with("negative")
+    ) || canonical.starts_with("negative")
 }
 
 /// Formats in the order in which they are tried, each with its columns.

@@ -144,6 +144,7 @@ impl Explain for EncodeError {
                 "give a template that marks each answer once, or take `weight`, `train` and `loss` \
                 out of the data".into(),
             ),
+            Self::NoToken => Some("take the row out of the data".into()),
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the \
                 data or the template".into()),
             Self::UntrainedEnd { .. } | Self::TrainedOpener { .. } | Self::NoEnd => Some(

@@ -23,7 +23,7 @@ const fn likely(name: &'static str) -> CommonName {
 }
 
 /// Common names of each canonical column, the most likely first.
-const NAMES: [(&str, &[CommonName]); 14] = [
+const NAMES: [(&str, &[CommonName]); 17] = [
     (
         "messages",
         &[
