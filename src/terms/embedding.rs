@@ -14,12 +14,6 @@ term! {
     }
 }
 
-impl Default for Pooling {
-    fn default() -> Self {
-        Self::Mean
-    }
-}
-
 impl Pooling {
     /// Returns the places of the tokens whose rows are pooled, of a text of so many tokens.
     pub fn places(self, tokens: usize) -> std::ops::Range<usize> {

@@ -25,7 +25,7 @@ pub struct Rows<'a> {
 }
 
 /// How rows of preferences are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preferences {
     /// Whether the prompts of chosen sequences are targets too.
     pub reads_prompts: bool,
@@ -33,6 +33,16 @@ pub struct Preferences {
     pub group: usize,
     /// How texts become vectors.
     pub pooling: Pooling,
+}
+
+impl Default for Preferences {
+    fn default() -> Self {
+        Self {
+            reads_prompts: false,
+            group: 0,
+            pooling: Pooling::Mean,
+        }
+    }
 }
 
 impl<'a> Rows<'a> {
