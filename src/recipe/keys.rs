@@ -152,7 +152,8 @@ pub(super) const KEYS: &[Words] = &[
         "",
         "`text`: every token trains; `completion`: prompt and completion; \
         `instruction`: Alpaca's columns; `chat`: conversations; `preference`: prompt, chosen and \
-        rejected; `unpaired`: prompt, completion and label.",
+        rejected; `unpaired`: prompt, completion and label; `retrieval`: anchor, positive and \
+        negatives.",
     ),
     key(
         "datasets.columns",
@@ -697,7 +698,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.datasets.format",
         "",
-        "`text`, `completion`, `instruction`, `chat`, `preference` or `unpaired`.",
+        "`text`, `completion`, `instruction`, `chat`, `preference`, `unpaired` or `retrieval`.",
     ),
     key(
         "evaluation.datasets.columns",
