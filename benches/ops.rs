@@ -18,7 +18,7 @@ use rankine::nn::lora::{Lora, Portion};
 use rankine::nn::norm::Norm;
 use rankine::nn::projection::Projection;
 use rankine::nn::table::EmbeddingTable;
-use rankine::ops::{Activation, Score, attention as attend, gated, matmul};
+use rankine::ops::{Activation, Score, SeenKeys, attention as attend, gated, matmul};
 use rankine::terms::Slopes;
 
 const TOKENS: usize = 256;
@@ -98,7 +98,7 @@ fn product(criterion: &mut Criterion) {
 fn attention(criterion: &mut Criterion) {
     for tokens in [TOKENS, 4 * TOKENS] {
         let mut group = group(criterion, &format!("attention/{tokens}"), tokens);
-        let first: Arc<[u32]> = Span::Full.first_keys(0..tokens, 0).collect();
+        let seen: Arc<[SeenKeys]> = Span::Full.seen_keys(0..tokens, tokens, 0).collect();
         let [key, value] = [0; 2].map(|_| drawn([1, tokens, KV_HEADS, HEAD_WIDTH]));
         let (query, score) = (
             drawn([1, tokens, HEADS, HEAD_WIDTH]),
@@ -108,7 +108,7 @@ fn attention(criterion: &mut Criterion) {
             },
         );
         forward_and_backward(&mut group, query, |query| {
-            attend(query, key.clone(), value.clone(), &first, score)
+            attend(query, key.clone(), value.clone(), &seen, score)
         });
         group.finish();
     }

@@ -3,7 +3,7 @@
 
 mod readings;
 
-pub use readings::{Readings, RowForm, Slopes, TopTokens, Unit, UnitKind};
+pub use readings::{Readings, RowForm, Slopes, TextEnd, TopTokens, Unit, UnitKind};
 
 /// A choice with a fixed set of words.
 pub trait Term: Sized + Copy + PartialEq + 'static {
@@ -52,8 +52,10 @@ macro_rules! term {
     };
 }
 
+mod embedding;
 mod objective;
 
+pub use embedding::Pooling;
 pub use objective::{CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, SftLoss};
 
 term! {
@@ -71,12 +73,14 @@ term! {
         Preference = "preference",
         /// A prompt and a completion that is desirable or not.
         Unpaired = "unpaired",
+        /// A text, one that belongs to it, and texts that do not.
+        Retrieval = "retrieval",
     }
 }
 
 impl Format {
     /// Returns the columns that the format reads, by their canonical names.
-    pub fn columns(self) -> &'static [&'static str] {
+    pub const fn columns(self) -> &'static [&'static str] {
         match self {
             Self::Text => &["text"],
             Self::Completion => &["prompt", "completion", "tools", "chat_template_kwargs"],
@@ -103,6 +107,19 @@ impl Format {
                 "tools",
                 "chat_template_kwargs",
             ],
+            Self::Retrieval => &[
+                "anchor",
+                "positive",
+                "negative",
+                "negative_1",
+                "negative_2",
+                "negative_3",
+                "negative_4",
+                "negative_5",
+                "negative_6",
+                "negative_7",
+                "negative_8",
+            ],
         }
     }
 
@@ -113,6 +130,11 @@ impl Format {
     /// Whether rows compare or rate completions.
     pub fn is_of_preferences(self) -> bool {
         matches!(self, Self::Preference | Self::Unpaired)
+    }
+
+    /// Whether parts of a row are trained, so that the recipe may say which.
+    pub fn has_trained_parts(self) -> bool {
+        !self.is_of_preferences() && self != Self::Retrieval
     }
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use rankine::ops::{Score, attention};
+use rankine::ops::{Score, SeenKeys, attention};
 
 /// Counts the bytes that are held.
 struct Counting;
@@ -60,14 +60,17 @@ fn peak(tokens: usize, document: usize) -> usize {
         numbers(KV_HEADS, 0.73),
         numbers(KV_HEADS, 1.1),
     ];
-    let first: Arc<[u32]> = (0..tokens)
-        .map(|token| (token / document * document) as u32)
+    let seen: Arc<[SeenKeys]> = (0..tokens)
+        .map(|token| SeenKeys {
+            first: (token / document * document) as u32,
+            end: token as u32 + 1,
+        })
         .collect();
     let output = attention(
         query.clone(),
         key,
         value,
-        &first,
+        &seen,
         Score {
             scale: 0.25,
             softcap: None,

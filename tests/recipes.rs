@@ -50,6 +50,7 @@ fn there_is_a_recipe_for_each_purpose() {
         "deepseek-v2-lite",
         "distill-nf4",
         "dpo-glossary",
+        "embed-glossary",
         "falcon-7b",
         "gemma-1.1-2b",
         "gemma-2-2b",

@@ -17,7 +17,7 @@ use rankine::data::{Batch, TokenRow};
 use rankine::model::Decoder;
 use rankine::nn::attention::Span;
 use rankine::ops::{
-    RecurrenceForm, Score, Update, attention, backward_from, recurrence, short_conv,
+    RecurrenceForm, Score, SeenKeys, Update, attention, backward_from, recurrence, short_conv,
 };
 use rankine::train::{Gradients, Memory, StepConfig, forward_backward};
 
@@ -194,8 +194,8 @@ fn of_states(document: usize) -> (f64, usize) {
 
 /// Attention of as many features as the values of the states, on a quarter of the key heads.
 fn of_attention(document: usize) -> (f64, usize) {
-    let first: Arc<[u32]> = (0..TOKENS / document)
-        .flat_map(|place| Span::Full.first_keys(0..document, place * document))
+    let seen: Arc<[SeenKeys]> = (0..TOKENS / document)
+        .flat_map(|place| Span::Full.seen_keys(0..document, document, place * document))
         .collect();
     let [key, value] = [0; 2].map(|_| drawn([1, TOKENS, 4, 128]));
     let query = drawn([1, TOKENS, 16, 128]);
@@ -209,7 +209,7 @@ fn of_attention(document: usize) -> (f64, usize) {
             scale: 0.088,
             softcap: None,
         };
-        let y = attention(query.clone(), key, value, &first, score);
+        let y = attention(query.clone(), key, value, &seen, score);
         let gradients = backward_from(y, gradient.clone());
         assert!(query.grad(&gradients).is_some());
     })

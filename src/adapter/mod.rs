@@ -55,6 +55,8 @@ pub struct LoraConfig {
     pub vector: Option<AdapterVector>,
     /// The parts of embedding and head that train too.
     pub tables: Tables,
+    /// Whether hidden rows are its result, so that it belongs to the model without a head.
+    pub is_of_features: bool,
 }
 
 impl LoraConfig {
@@ -73,6 +75,7 @@ impl LoraConfig {
             is_principal: false,
             vector: None,
             tables: Tables::NONE,
+            is_of_features: false,
         }
     }
 

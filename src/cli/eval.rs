@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::eval_table::print_table;
+use super::eval_table::{print_ranks, print_table};
 use super::{Failure, RecipeArgs, print};
 use crate::fault::{Exit, Fault};
 use crate::report::Terminal;
@@ -68,6 +68,14 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
     } else {
         of_recipe(args)?
     };
+    if run::is_embedder(&subject) {
+        let ranks = run::rank(&subject, &report)?;
+        return if args.json {
+            print(ranks.object)
+        } else {
+            print_ranks(&ranks)
+        };
+    }
     let scores = run::score(&subject, &report)?;
     if args.json {
         return print(scores.object);

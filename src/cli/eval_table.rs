@@ -2,7 +2,7 @@
 
 use super::{Failure, grouped, print};
 use crate::data::visible;
-use crate::run::{ScoreRow, Scores};
+use crate::run::{Ranks, ScoreRow, Scores};
 use crate::train::Score;
 
 /// Returns the cells of a line.
@@ -77,4 +77,18 @@ pub(super) fn print_table(scores: &Scores) -> Result<(), Failure> {
         print(format_args!("{}: {}", row.set.name, visible(&row.set.path)))?;
     }
     Ok(())
+}
+
+/// Prints how well an embedder finds what belongs to a text, one line per figure.
+pub(super) fn print_ranks(ranks: &Ranks) -> Result<(), Failure> {
+    let trained = format!("with {}", ranks.name);
+    print(format_args!("{:<10}  {:>8}  {trained:>12}", "", "base"))?;
+    for (name, base, after) in &ranks.figures {
+        let after = after.map_or_else(|| "-".to_owned(), |after| format!("{after:.4}"));
+        print(format_args!("{name:<10}  {base:>8.4}  {after:>12}"))?;
+    }
+    print(format_args!(
+        "among the texts of {} rows",
+        grouped(ranks.rows as u64)
+    ))
 }

@@ -9,6 +9,7 @@ mod completions;
 mod consumers;
 mod convert;
 mod doctor;
+mod embed;
 mod eval;
 mod eval_table;
 mod export;
@@ -73,7 +74,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("Train", &["teach", "train", "resume", "report"]),
-    ("Use", &["generate", "chat", "eval", "inspect"]),
+    ("Use", &["generate", "chat", "eval", "embed", "inspect"]),
     ("Ship", &["merge", "quantize", "export", "pull", "push"]),
     ("Other", &["cache", "schema", "completions"]),
 ];
@@ -192,6 +193,15 @@ enum Verb {
     /// `--forgetting` on general text too.
     #[command(after_long_help = "Example:\n  rankine eval checkpoints/quickstart")]
     Eval(eval::EvalArgs),
+    /// Turn texts into vectors, as Parquet
+    ///
+    /// Pools the hidden rows of an encoder or of a language model, with or without an adapter, to
+    /// one vector of length 1 for each text, as sentence-transformers does.
+    #[command(
+        after_long_help = "Example:\n  rankine embed terms.parquet --column term --adapter \
+        checkpoints/retrieval --out vectors.parquet"
+    )]
+    Embed(embed::EmbedArgs),
     /// Describe a model, an adapter, a run or a dataset
     ///
     /// Reads headers and configs, no weights: parameters and modules of a model, norms of an
@@ -337,6 +347,7 @@ impl Command {
             Verb::Quantize(args) => quantize::quantize(&args, &terminal),
             Verb::Chat(args) => chat::chat(&args, &terminal),
             Verb::Eval(args) => eval::eval(&args, &terminal),
+            Verb::Embed(args) => embed::embed(&args, &terminal),
             Verb::Inspect(args) => inspect::inspect(&args),
             Verb::Generate(args) => generate::generate(&args, &terminal),
             Verb::Export(args) => export::export(&args, &terminal),

@@ -32,10 +32,10 @@ pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure
         ("gguf", ".gguf")
     };
     let out = shell_word(&beside(plan, end).display().to_string());
-    lines.extend([
-        format!("rankine report {run}"),
-        format!("rankine export {run} --to {form} --out {out}"),
-    ]);
+    lines.push(format!("rankine report {run}"));
+    if !plan.trained_formats().contains(&Format::Retrieval) {
+        lines.push(format!("rankine export {run} --to {form} --out {out}"));
+    }
     for (index, line) in lines.iter().enumerate() {
         print(format_args!(
             "{}{line}",
@@ -62,6 +62,9 @@ pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure
 fn asked(plan: &Plan) -> Vec<&'static str> {
     let formats = plan.trained_formats();
     match () {
+        () if formats.contains(&Format::Retrieval) => {
+            vec!["rankine embed FILE MODEL --out FILE.parquet"]
+        }
         () if formats.contains(&Format::Chat) => vec!["rankine chat MODEL"],
         () if formats.contains(&Format::Instruction) => {
             vec!["rankine generate MODEL --instruction TEXT"]

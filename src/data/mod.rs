@@ -43,6 +43,7 @@ pub use read::parquet::{candidates, columns};
 pub use read::teacher::{
     COLUMNS as TEACHER_COLUMNS, TEMPERATURE as TEACHER_TEMPERATURE, TaughtRow, taught_rows,
 };
+pub use read::texts::texts;
 pub use tokenizer::pieces::{TokenText, pieces};
 pub use tokenizer::renumbered::RenumberedToken;
 pub use tokenizer::revised::Revision;

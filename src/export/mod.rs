@@ -11,6 +11,7 @@ pub mod ollama;
 mod page;
 mod peft;
 mod repack;
+mod vectors;
 
 pub use card::{Card, card};
 pub use folder::write_folder;
@@ -21,3 +22,4 @@ pub use page::{
 };
 pub use peft::write_peft;
 pub use repack::{RepackError, Repacked, repack, repacked_bytes};
+pub use vectors::{Vectors, write_vectors};

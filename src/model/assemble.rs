@@ -18,8 +18,8 @@ use super::mlp::{GatedAndExperts, Mlp};
 use super::per_layer::{PerLayer, PerLayerInputs};
 use super::recurrent::Recurrent;
 use super::spec::{
-    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec,
-    LayerSpec, MixerSpec, MlpSpec, OutputGate, RecurrentSpec,
+    ConvolutionSpec, DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec,
+    LatentSpec, LayerSpec, MixerSpec, MlpSpec, OutputGate, RecurrentSpec,
 };
 use super::{ModelError, Storage};
 use crate::device;
@@ -144,7 +144,7 @@ pub(super) fn assemble(
         None => assembly.table(&spec.names.head(), spec.width, device)?,
     };
     let (norm, scale, softcap) = (
-        assembly.norm(&spec.names.final_norm(), spec.width)?,
+        assembly.norm(&spec.final_norm(), spec.width)?,
         spec.logit_scale,
         spec.final_softcap,
     );
@@ -152,13 +152,22 @@ pub(super) fn assemble(
         .head_bias
         .then(|| assembly.vector(&format!("{}.bias", spec.names.head), spec.vocabulary))
         .transpose()?;
-    let embedding_norm = spec
-        .normalizes_embedding
-        .then(|| assembly.bare_norm(spec.width, spec.norm_epsilon));
+    let embedding_norm = match spec.embedding_norm {
+        EmbeddingNorm::None => None,
+        EmbeddingNorm::Bare => Some(assembly.bare_norm(spec.width, spec.norm_epsilon)),
+        EmbeddingNorm::OfSum => Some(assembly.norm(&spec.names.embedding_norm(), spec.width)?),
+    };
+    let token_type = (spec.token_types > 0)
+        .then(|| {
+            let name = spec.names.token_types();
+            let row = source.rows(&name, 0..1, spec.width, DType::F32)?;
+            Ok::<_, ModelError>(Tensor::<2>::from_data(row, (device, DType::F32)).squeeze_dim(0))
+        })
+        .transpose()?;
     let positions = spec
         .learns_positions
         .then(|| {
-            let (name, rows) = (spec.names.positions(), 0..spec.context);
+            let (name, rows) = (spec.names.positions(), 0..spec.positions());
             let rows = source.rows(&name, rows, spec.width, dtype)?;
             Ok::<_, ModelError>(Tensor::from_data(rows, (device, kept)))
         })
@@ -176,6 +185,7 @@ pub(super) fn assemble(
         computed,
         embedding,
         embedding_norm,
+        token_type,
         positions,
         trains_positions: false,
         per_layer: assembly.per_layer_inputs()?,

@@ -17,7 +17,7 @@ use crate::nn::projection::Projection;
 use crate::nn::weight::Weight;
 
 /// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))). A family has some of the norms,
-/// and most have s = 1. In a parallel block the feed-forward does not see what attention added.
+/// and most have s = 1. In some the norm is that of the sum. In a parallel block the feed-forward does not see what attention added.
 /// Some add for each token what an input of its own gives, and multiply the sum by a number.
 #[derive(Debug, Clone)]
 pub struct Block {
@@ -149,8 +149,10 @@ impl Block {
     ) -> (Tensor<3>, Option<Load>) {
         let scale = self.spec.residual_scale;
         let is_plain = scale.to_bits() == 1_f64.to_bits();
-        if norm.is_none() && is_plain {
-            return give(Some(onto));
+        let is_of_sums = self.spec.norms.is_of_sums();
+        if is_plain && (norm.is_none() || is_of_sums) {
+            let (sum, load) = give(Some(onto));
+            return (normed(norm, sum), load);
         }
         let (y, load) = give(None);
         let y = normed(norm, y);
@@ -253,10 +255,10 @@ impl LayerSpec {
                 .into_iter()
                 .sum::<u64>()
         });
-        let after_norms = if matches!(self.norms, NormPlacement::PreAndPost | NormPlacement::Post) {
-            2
-        } else {
-            0
+        let after_norms = match self.norms {
+            NormPlacement::PreAndPost | NormPlacement::Post | NormPlacement::Sum => 2,
+            NormPlacement::FirstSum => 1,
+            _ => 0,
         };
         let scaled: u64 = groups
             .as_flattened()

@@ -10,7 +10,7 @@ use super::flow::Context;
 use super::frame::{Frame, LastRows};
 use super::layout::module_of;
 use super::per_layer::PerLayerInputs;
-use super::spec::DecoderSpec;
+use super::spec::{DecoderSpec, EmbeddingNorm};
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
@@ -34,8 +34,10 @@ pub struct Decoder {
     pub computed: DType,
     /// The embedding, [vocabulary, width].
     pub embedding: EmbeddingTable,
-    /// The norm of looked-up rows.
+    /// The norm of looked-up rows, or of their sum; see the spec.
     pub(super) embedding_norm: Option<Norm>,
+    /// The row of the first token type, which is added to every token, [width].
+    pub(super) token_type: Option<Tensor<1>>,
     /// Learned rows that are added by position, [context, width].
     pub(super) positions: Option<Tensor<2>>,
     pub(super) trains_positions: bool,
@@ -79,10 +81,10 @@ impl Decoder {
     /// `dropout` has one key per token. A token sees its own document only, and its position counts
     /// from the start of that document.
     pub fn frame(&self, documents: &[usize], dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
-        let (mut places, mut firsts) = (Vec::new(), vec![Vec::new(); self.spans.len()]);
+        let (mut places, mut all_seen) = (Vec::new(), vec![Vec::new(); self.spans.len()]);
         for length in documents {
-            for (span, first) in self.spans.iter().zip(&mut firsts) {
-                first.extend(span.first_keys(0..*length, places.len()));
+            for (span, seen) in self.spans.iter().zip(&mut all_seen) {
+                seen.extend(span.seen_keys(0..*length, *length, places.len()));
             }
             places.extend(0..*length as u32);
         }
@@ -92,7 +94,7 @@ impl Decoder {
             documents: documents.iter().map(|length| *length as u32).collect(),
             positions: places.into(),
             first_position: 0,
-            first: firsts.into_iter().map(Arc::from).collect(),
+            seen: all_seen.into_iter().map(Arc::from).collect(),
             dropout,
             noise: None,
             last_rows: None,
@@ -150,10 +152,10 @@ impl Decoder {
             documents: [positions.len() as u32].into(),
             positions: (0..positions.len() as u32).collect(),
             first_position: positions.start,
-            first: self
+            seen: self
                 .spans
                 .iter()
-                .map(|span| span.first_keys(positions.clone(), 0).collect())
+                .map(|span| span.seen_keys(positions.clone(), length, 0).collect())
                 .collect(),
             dropout: None,
             noise: None,
@@ -175,11 +177,25 @@ impl Decoder {
     pub fn embed(&self, ids: Tensor<2, Int>, frame: &Frame) -> Tensor<3> {
         let [batch, sequence] = ids.dims();
         let rows = self.rows(ids.reshape([batch * sequence]), frame); // [tokens, width]
-        let rows = match &self.embedding_norm {
-            Some(norm) => norm.forward(rows),
+        let rows = match (&self.embedding_norm, self.spec.embedding_norm) {
+            (Some(norm), EmbeddingNorm::Bare) => norm.forward(rows),
+            _ => rows,
+        };
+        let rows = self.with_places(rows, frame);
+        let rows = match (&self.embedding_norm, self.spec.embedding_norm) {
+            (Some(norm), EmbeddingNorm::OfSum) => norm.forward(rows),
+            _ => rows,
+        };
+        rows.reshape([batch, sequence, self.spec.width])
+    }
+
+    /// Adds the rows of positions and of the first token type, [tokens, width].
+    fn with_places(&self, rows: Tensor<2>, frame: &Frame) -> Tensor<2> {
+        let rows = match &self.token_type {
+            Some(token_type) => rows + token_type.clone().cast(self.computed).unsqueeze(),
             None => rows,
         };
-        let rows = match &self.positions {
+        match &self.positions {
             Some(positions) => {
                 rows + positions
                     .clone()
@@ -187,16 +203,16 @@ impl Decoder {
                     .cast(self.computed)
             }
             None => rows,
-        };
-        rows.reshape([batch, sequence, self.spec.width])
+        }
     }
 
-    /// Returns the position of each token of a frame in its document, [tokens].
+    /// Returns the row of each token's position in the table of positions, [tokens].
     fn positions_of(&self, frame: &Frame) -> Tensor<1, Int> {
+        let first = (self.spec.first_position + frame.first_position) as u32;
         let positions: Vec<i32> = frame
             .positions
             .iter()
-            .map(|position| (frame.first_position as u32 + position).cast_signed())
+            .map(|position| (first + position).cast_signed())
             .collect();
         Tensor::from_data(TensorData::from(&positions[..]), &self.device())
     }
@@ -291,7 +307,7 @@ impl Decoder {
     /// Visits the weights that train, with places and names, in an order that never changes: that
     /// of [`Place`], with the final norm first within the readout.
     pub fn visit(&mut self, visit: &mut dyn FnMut(Place, &str, Weight)) {
-        let (embedding, final_norm) = (self.spec.names.embedding(), self.spec.names.final_norm());
+        let (embedding, final_norm) = (self.spec.names.embedding(), self.spec.final_norm());
         let module = module_of(&embedding);
         self.embedding
             .visit(module, Use::Embedding, &mut |name, weight| {
@@ -412,9 +428,12 @@ impl Decoder {
                     Tensor::<2>::zeros(positions.dims(), (&of_rows.device(), DType::F32))
                         .select_assign(0, self.positions_of(frame), of_rows, IndexingUpdateOp::Add)
                 });
-        let of_rows = match &self.embedding_norm {
-            Some(norm) => norm.backward(self.rows(ids.clone(), frame), of_tokens),
-            None => of_tokens,
+        let of_rows = match (&self.embedding_norm, self.spec.embedding_norm) {
+            (Some(norm), EmbeddingNorm::Bare) => norm.backward(self.rows(ids.clone(), frame), of_tokens),
+            (Some(norm), _) => {
+                norm.backward(self.with_places(self.rows(ids.clone(), frame), frame), of_tokens)
+            }
+            _ => of_tokens,
         };
         let of_rows = of_rows.cast(DType::F32).mul_scalar(self.spec.embed_scale);
         let gradients = self.embedding.of_rows(ids, of_rows, self.padding);

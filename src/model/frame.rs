@@ -5,7 +5,7 @@ use std::sync::Arc;
 use burn::tensor::{Int, Tensor};
 
 use crate::nn::rope::RopeTables;
-use crate::ops::Mask;
+use crate::ops::{Mask, SeenKeys};
 
 /// Data that depend on the batch's documents, not on the block. They are made once per batch, and
 /// used by forward and by every recomputation.
@@ -13,9 +13,8 @@ use crate::ops::Mask;
 pub struct Frame {
     /// Tables of each distinct rotation of the model.
     pub(super) ropes: Vec<RopeTables>,
-    /// For each distinct span of the model, and for every query, the index of the first key that it
-    /// sees; it sees all keys from there to itself.
-    pub(super) first: Vec<Arc<[u32]>>,
+    /// For each distinct span of the model, the keys that every query sees.
+    pub(super) seen: Vec<Arc<[SeenKeys]>>,
     /// Lengths of the documents.
     pub(super) documents: Arc<[u32]>,
     /// The row of the tables for each token of a row, [sequence].

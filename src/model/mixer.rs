@@ -329,7 +329,7 @@ impl Grouped {
             query,
             key,
             value,
-            &frame.first[place.span],
+            &frame.seen[place.span],
             score,
             self.sinks.as_ref(),
         );
@@ -549,7 +549,7 @@ impl Latent {
             scale: score_scale as f32,
             softcap: None,
         };
-        let mixed = attention_with_sinks(query, key, value, &frame.first[place.span], score, None);
+        let mixed = attention_with_sinks(query, key, value, &frame.seen[place.span], score, None);
         mixed
             .narrow(3, 0, value_dim)
             .reshape([batch, length, heads * value_dim])

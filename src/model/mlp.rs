@@ -11,7 +11,7 @@ use crate::nn::footprint::{ProjectionGroup, RowShape, TrainedMaps};
 use crate::nn::norm::Norm;
 use crate::nn::projection::{Projection, side_by_side};
 use crate::nn::weight::Weight;
-use crate::ops::{Mask, gated};
+use crate::ops::{Activation, Mask, gated, gelu};
 
 /// The feed-forward of a block.
 #[derive(Debug, Clone)]
@@ -230,6 +230,10 @@ impl MlpSpec {
     /// activation keeps; or the rows of experts, and the shared expert.
     pub(super) fn beside_bytes(&self, width: u64, rows: RowShape) -> u64 {
         match self {
+            // Gate and up apart, and what the error function keeps.
+            Self::Gated(gated) if gated.activation == Activation::Gelu => {
+                rows.bytes(4 * gated.inner as u64)
+            }
             Self::Gated(_) => 0,
             Self::Plain(plain) => rows.bytes(plain.activation.saved_numbers() * plain.inner as u64),
             Self::Experts(experts) => experts.beside_bytes(width, rows),
@@ -288,19 +292,10 @@ impl ExpertsSpec {
 }
 
 impl PlainActivation {
-    /// Computes the activation by operations whose gradients burn has. Its own GELU has on GPUs the
-    /// gradient of the tanh form.
+    /// Computes the activation by operations whose gradients burn has.
     fn of(self, x: Tensor<3>) -> Tensor<3> {
         match self {
-            Self::Gelu => {
-                let cumulative = x
-                    .clone()
-                    .div_scalar(SQRT_2)
-                    .erf()
-                    .add_scalar(1.0)
-                    .mul_scalar(0.5);
-                x * cumulative
-            }
+            Self::Gelu => gelu(x),
             // (1 + tanh(u)) / 2 is the sigmoid of 2 u.
             Self::GeluTanh => {
                 let squares = x.clone() * x.clone();

@@ -52,10 +52,10 @@ pub use load::Folder;
 pub use repack::{Repacking, Target};
 pub use resized::{NewRow, NewRows};
 pub use spec::{
-    ConvolutionSpec, DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec,
-    GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
-    NormPlacement, OutputGate, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm,
-    RecurrentSpec, SharedExpertSpec, StackNames,
+    ConvolutionSpec, DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedAndExpertsSpec,
+    GatedSpec, GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules,
+    NormKind, NormPlacement, OutputGate, PerLayerInputSpec, PlainActivation, PlainSpec,
+    QueryKeyNorm, RecurrentSpec, SharedExpertSpec, StackNames,
 };
 pub use storage::Storage;
 pub use weights::shard_paths;

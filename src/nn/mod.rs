@@ -8,6 +8,7 @@ pub mod head;
 pub mod lora;
 pub mod magnitude;
 pub mod norm;
+pub mod pooler;
 pub mod projection;
 pub mod rope;
 pub mod table;

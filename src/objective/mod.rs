@@ -6,6 +6,7 @@
 //! few of them depend on numbers of the whole step, [`StepStatistics`], which are known before its
 //! first backward, so that micro-batches of any size give the same result.
 
+mod contrastive;
 mod cpo;
 mod distill;
 mod dpo;
@@ -14,8 +15,10 @@ mod kto;
 mod next_token;
 mod orpo;
 mod pair;
+mod ranking;
 mod scalar;
 
+pub use contrastive::Contrastive;
 pub use cpo::{Cpo, Simpo};
 pub use distill::{Distill, Sparse};
 pub use dpo::Dpo;
@@ -23,6 +26,7 @@ pub use figures::Figures;
 pub use kto::Kto;
 pub use next_token::NextToken;
 pub use orpo::Orpo;
+pub use ranking::ranking;
 
 use crate::terms::{KtoLoss, Readings, Slopes, Unit};
 
@@ -43,6 +47,8 @@ pub enum Objective {
     Kto(Kto),
     /// The divergence from a teacher.
     Distill(Distill),
+    /// Vectors of texts that belong together.
+    Contrastive(Contrastive),
     /// Cross-entropy with a weight for each row, so that slopes differ and are known only after
     /// reading.
     #[cfg(test)]
@@ -162,6 +168,8 @@ impl Objective {
                 pair::judge(readings, units, step, Some(1.0), |pair| orpo.loss(pair))
             }
             Self::Kto(kto) => kto.judge(readings, units, step),
+            // Of the vectors of a whole step.
+            Self::Contrastive(contrastive) => contrastive.judge(&readings.values, units),
             #[cfg(test)]
             Self::WeightedRows(weights) => {
                 let of_targets = units

@@ -4,6 +4,8 @@
 //! As separate operations it would take six passes over the widest tensors of a block on one
 //! thread, and keep three of them.
 
+use std::f64::consts::SQRT_2;
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::CheckpointStrategy;
 use burn::backend::autodiff::grads::Gradients;
@@ -30,6 +32,8 @@ pub enum Activation {
     /// gelu(g) in its tanh form, Hendrycks and Gimpel 2016, arXiv:1606.08415, with a = 2 sqrt(2/π)
     /// (g + 0.044715 g³).
     GeluTanh,
+    /// g Φ(g) with the error function, of the same paper; it is composed of operations.
+    Gelu,
 }
 
 /// 2 sqrt(2/π).
@@ -43,10 +47,30 @@ pub(super) const GELU_CUBE: f32 = 0.044_715;
 /// # Shapes
 /// `gate_up` [rows, 2 · inner], result [rows, inner].
 pub fn gated(gate_up: Tensor<2>, activation: Activation) -> Tensor<2> {
+    if activation == Activation::Gelu {
+        let inner = gate_up.dims()[1] / 2;
+        let [gate, up] = [0, inner].map(|start| gate_up.clone().narrow(1, start, inner));
+        return gelu(gate) * up;
+    }
     Tensor::from_dispatch(<Dispatch as Gated>::gated(
         gate_up.into_dispatch(),
         activation,
     ))
+}
+
+/// Computes x Φ(x) with the error function by operations whose gradients burn has. Its own GELU has
+/// on GPUs the gradient of the tanh form.
+///
+/// # Shapes
+/// `x` of any, result the same.
+pub fn gelu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    let cumulative = x
+        .clone()
+        .div_scalar(SQRT_2)
+        .erf()
+        .add_scalar(1.0)
+        .mul_scalar(0.5);
+    x * cumulative
 }
 
 /// The gated unit and its gradients.
@@ -75,6 +99,7 @@ vectorised! {
             Activation::GeluTanh => forward_by::<A>(output, gate, up, |g| {
                 GELU * A::multiply_add(GELU_CUBE * g * g, g, g)
             }),
+            Activation::Gelu => unreachable!("composed of operations"),
         }
     }
 
@@ -93,6 +118,7 @@ vectorised! {
                     GELU * A::multiply_add(3.0 * square, g, g),
                 ]
             }),
+            Activation::Gelu => unreachable!("composed of operations"),
         }
     }
 }

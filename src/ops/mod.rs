@@ -43,7 +43,7 @@ pub use adamw::{AdamWRule, AdamWState, Segment, adamw};
 pub use adapted::{Adapter, Group, Linear, Linears, adapted, adapted_by_group};
 #[cfg(test)]
 pub(crate) use attention::in_tiles;
-pub use attention::{Score, attention, attention_with_sinks};
+pub use attention::{Score, SeenKeys, attention, attention_with_sinks};
 pub use base::{Base, Packed};
 pub use codes::Codes;
 pub use cross_entropy::{cross_entropy, cross_entropy_losses, smoothed_cross_entropy};
@@ -52,7 +52,7 @@ pub use cube::routines::{Routine, Timed, product_routines};
 pub use divergence::{Compared, divergence, divergence_from_top};
 pub use dropout::{Mask, dropout};
 pub use flat::{add_at, sum_of_squares};
-pub use gated::{Activation, gated};
+pub use gated::{Activation, gated, gelu};
 pub use precision::in_float32;
 pub use product::{matmul, matmul_each, product_flops, times};
 pub use recurrence::{RecurrenceForm, Update, recurrence};

@@ -11,6 +11,7 @@ use crate::adapter::{AdapterError, LoraConfig, Tables, Targets, peft};
 use crate::fault::{Explain, Fault};
 use crate::hub::{Cache, Environment};
 use crate::model::{DecoderSpec, Role};
+use crate::objective::Objective;
 use crate::recipe::{self, Location, Said};
 use crate::terms::{AdapterVector, Initial, Method, Modules, Technique};
 use crate::train::RunFolder;
@@ -34,6 +35,18 @@ impl Trains {
         match self {
             Self::Adapter(config) => config.parameters(&spec.modules()),
             Self::Everything => Ok(spec.parameters()),
+        }
+    }
+
+    /// Returns what trains for an objective: that of vectors asks nothing of the head.
+    #[must_use]
+    pub(super) fn of_objective(self, objective: &Objective) -> Self {
+        match self {
+            Self::Adapter(config) => Self::Adapter(LoraConfig {
+                is_of_features: matches!(objective, Objective::Contrastive(_)),
+                ..config
+            }),
+            Self::Everything => Self::Everything,
         }
     }
 
@@ -219,6 +232,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
         target_parameters: parameters.unwrap_or_default(),
         init_lora_weights: initial != Initial::Drawn,
         is_principal: initial == Initial::Principal,
+        is_of_features: false,
         vector: match (has_bias, has_magnitude) {
             (true, _) => Some(AdapterVector::Bias),
             (_, true) => Some(AdapterVector::Magnitude),

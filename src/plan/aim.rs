@@ -7,7 +7,7 @@ use super::teacher::{Teacher, TeacherModel};
 use crate::adapter::LoraConfig;
 use crate::data::Preferences;
 use crate::objective::Objective;
-use crate::terms::{ObjectiveType, RowForm};
+use crate::terms::{ObjectiveType, Pooling, RowForm};
 
 impl Plan {
     /// Returns the objective.
@@ -47,6 +47,10 @@ impl Plan {
                 of.micro_batch_size * of.gradient_accumulation_steps
             } else {
                 0
+            },
+            pooling: match &self.aim.objective {
+                Objective::Contrastive(loss) => loss.pooling,
+                _ => Pooling::Mean,
             },
         }
     }

@@ -147,11 +147,15 @@ impl Plan {
                 Product::Adapter {
                     config: config.clone(),
                     base: self.pinned_base_name(),
-                    beside: beside.unwrap_or_default(),
+                    beside: beside
+                        .into_iter()
+                        .flatten()
+                        .chain(self.embedder_files())
+                        .collect(),
                 }
             }
             Trains::Everything => Product::Model {
-                beside: self.beside()?,
+                beside: [self.beside()?, self.embedder_files()].concat(),
             },
         })
     }

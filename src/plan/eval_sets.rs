@@ -47,12 +47,12 @@ pub struct Examined {
 /// Rows that are scored in batches, as a run scores them.
 #[derive(Debug)]
 pub struct Sheet {
-    data: Divided,
+    pub(super) data: Divided,
     /// One set per source.
     pub sets: Vec<Examined>,
     end_ids: Vec<i32>,
-    micro_batch_size: usize,
-    packing: Packing,
+    pub(super) micro_batch_size: usize,
+    pub(super) packing: Packing,
     head_chunk_rows: usize,
 }
 

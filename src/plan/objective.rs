@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::base::Base;
+use super::embedding::contrastive;
 use super::filled::Filled;
 use super::teacher::{Teacher, teacher};
 use crate::fault::Fault;
@@ -104,6 +105,7 @@ pub(super) fn objective(
         }),
         ObjectiveType::Sft => Objective::NextToken(NextToken::PLAIN),
         ObjectiveType::Distill => Objective::Distill(distill(said, filled)),
+        ObjectiveType::Embedding => Objective::Contrastive(contrastive(said, filled)),
     };
     let reference = if objective.has_reference() {
         reference(said.reference.as_ref(), filled, faults)

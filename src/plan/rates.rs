@@ -131,7 +131,10 @@ pub(super) fn course(
             warmup: Warmup::Steps(0),
         };
     }
-    let usual = if matches!(kind, ObjectiveType::Sft | ObjectiveType::Distill) {
+    let usual = if matches!(
+        kind,
+        ObjectiveType::Sft | ObjectiveType::Distill | ObjectiveType::Embedding
+    ) {
         LEARNING_RATE
     } else {
         OF_PREFERENCES

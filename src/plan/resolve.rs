@@ -13,6 +13,7 @@ use super::base::{self, BaseFound};
 use super::chosen_device::{device_and_storage, refused_by_device};
 use super::data_files;
 use super::deduplicate::{Alike, alike};
+use super::embedding::check_embedder;
 use super::filled::{Filled, Setting};
 use super::hub_data::{self, Snapshots};
 use super::mixing::{Mixing, mixing};
@@ -236,6 +237,7 @@ pub fn resolve_on(
         &mut faults,
     );
     check_positions(&recipe, &limits, folder, &mut faults);
+    check_embedder(&recipe, folder, &mut faults);
     let alike = alike(&recipe, &mut filled);
     check_lowest(&recipe, training.learning_rate, &mut faults);
     let mut reading = Reading {
@@ -264,7 +266,7 @@ pub fn resolve_on(
     let (base, trains) = match (base, trains) {
         (BaseFound::Hub(id, missing), _) => return Ok(absent(Some((id, missing)))),
         _ if is_data_absent => return Ok(absent(None)),
-        (BaseFound::Folder(base), Some(trains)) => (*base, trains),
+        (BaseFound::Folder(base), Some(trains)) => (*base, trains.of_objective(&aim.objective)),
         _ => return Err(faulty(Fault::new("the base model could not be read"))),
     };
     let trainable_parameters = trains.parameters(&base.model.spec)?;

@@ -151,7 +151,7 @@ impl Reading<'_> {
         dataset: &Dataset,
         format: Format,
     ) -> (TrainOn, Option<String>) {
-        if format.is_of_preferences() {
+        if !format.has_trained_parts() {
             return (TrainOn::Assistant, None);
         }
         let default = if format == Format::Text {

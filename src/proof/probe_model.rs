@@ -276,7 +276,10 @@ fn tiny_grouped(mixer: GroupedSpec) -> GroupedSpec {
     let kv_heads = mixer.kv_heads.min(2);
     let heads = kv_heads * (mixer.heads / mixer.kv_heads).min(GROUP);
     let span = match mixer.span {
-        Span::Full => Span::Full,
+        Span::Full | Span::Document => mixer.span,
+        Span::Around { reach } => Span::Around {
+            reach: reach.min(WINDOW),
+        },
         Span::Sliding { window } => Span::Sliding {
             window: window.min(WINDOW),
         },
@@ -390,7 +393,7 @@ mod tests {
                     });
                     let other = of_other;
                     let scores = [one, other].map(|mixer| (mixer.score_scale, mixer.softcap));
-                    let slides = [one, other].map(|mixer| mixer.span != Span::Full);
+                    let slides = [one, other].map(|mixer| mixer.span.is_window());
                     let same = groups[0] == groups[1]
                         && flags[0] == flags[1]
                         && slides[0] == slides[1]

@@ -92,7 +92,7 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
     if let Some(train_on) = dataset
         .train_on
         .as_ref()
-        .filter(|_| format.is_of_preferences())
+        .filter(|_| !format.has_trained_parts())
     {
         let message = format!(
             "train_on: format `{format}` has no `train_on`: its completions are what is compared"
@@ -143,6 +143,7 @@ fn in_objective(recipe: &Recipe, notes: &Notes) {
     }
     in_loss_type(recipe, kind, notes);
     in_distillation(recipe, kind, notes);
+    in_widths(recipe, notes);
     let datasets = recipe.datasets.iter().chain(&recipe.evaluation.datasets);
     for format in datasets.filter_map(|dataset| dataset.format.as_ref()) {
         let valid: Vec<&str> = kind.formats().iter().map(|format| format.word()).collect();
@@ -221,6 +222,23 @@ fn in_distillation(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
             KL (`beta: 1`) is infinite there",
         );
         notes.say(&said.place, fault.hint("set `missing_mass: tail`"));
+    }
+}
+
+/// Checks that each width has one weight, and that an anchor has texts to be told from.
+fn in_widths(recipe: &Recipe, notes: &Notes) {
+    let objective = &recipe.objective;
+    if let Some(weights) = &objective.matryoshka_weights {
+        let dims = objective.matryoshka_dims.as_ref();
+        let dims = dims.map_or(0, |dims| dims.value.len());
+        if dims != weights.value.len() {
+            let message = format!(
+                "objective.matryoshka_weights has {} numbers, `matryoshka_dims` has {dims}",
+                weights.value.len()
+            );
+            let fault = Fault::new(message).hint("give each width one weight, or remove them");
+            notes.say(&weights.place, fault);
+        }
     }
 }
 

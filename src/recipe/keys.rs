@@ -152,7 +152,8 @@ pub(super) const KEYS: &[Words] = &[
         "",
         "`text`: every token trains; `completion`: prompt and completion; \
         `instruction`: Alpaca's columns; `chat`: conversations; `preference`: prompt, chosen and \
-        rejected; `unpaired`: prompt, completion and label.",
+        rejected; `unpaired`: prompt, completion and label; `retrieval`: anchor, positive and \
+        negatives.",
     ),
     key(
         "datasets.columns",
@@ -197,7 +198,7 @@ pub(super) const KEYS: &[Words] = &[
         "\"sft\"",
         "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; \
         `kto`: completions with labels, of `format: unpaired`; `distill`: the distribution of a \
-        teacher.",
+        teacher; `embedding`: vectors of texts, of `format: retrieval`.",
     ),
     key(
         "objective.loss_type",
@@ -302,8 +303,9 @@ pub(super) const KEYS: &[Words] = &[
     ),
     key(
         "objective.temperature",
-        "1.0",
-        "Divisor of the logits of teacher and student in `distill`.",
+        "",
+        "Divisor of the logits of teacher and student in `distill`, 1 by default, and of cosines in \
+        `embedding`, 0.05 by default.",
     ),
     key(
         "objective.t_squared",
@@ -321,6 +323,27 @@ pub(super) const KEYS: &[Words] = &[
         "\"tail\"",
         "Where only some tokens of a teacher are known: `tail` counts all others as one, `renorm` \
         renormalizes teacher and student over the known ones, `teacher_renorm` only the teacher.",
+    ),
+    key(
+        "objective.pooling",
+        "\"mean\"",
+        "How the hidden rows of a text's tokens become its vector with `embedding`: `mean`, \
+        `lasttoken` or `cls`.",
+    ),
+    key(
+        "objective.symmetric",
+        "false",
+        "Whether positives of `embedding` look for their anchors too.",
+    ),
+    key(
+        "objective.matryoshka_dims",
+        "",
+        "Widths to which vectors of `embedding` are cut; the loss is the sum over them.",
+    ),
+    key(
+        "objective.matryoshka_weights",
+        "",
+        "Weight of the loss of each of these widths; 1 by default.",
     ),
     key(
         "adapter",
@@ -741,7 +764,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.datasets.format",
         "",
-        "`text`, `completion`, `instruction`, `chat`, `preference` or `unpaired`.",
+        "`text`, `completion`, `instruction`, `chat`, `preference`, `unpaired` or `retrieval`.",
     ),
     key(
         "evaluation.datasets.columns",

@@ -1,11 +1,14 @@
 //! The section `objective`: the loss that training minimizes.
 
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 
 use super::place::{Location, Said};
-use super::section::{ABOVE_ZERO, Section};
+use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
-use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, Quantization, SftLoss, Term};
+use crate::terms::{
+    CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, Pooling, Quantization,
+    SftLoss, Term,
+};
 
 /// The objective and its own keys, under TRL's names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -50,7 +53,7 @@ pub struct Objective {
     pub cache_teacher: Option<Said<bool>>,
     /// How many of them are kept.
     pub loss_top_k: Option<Said<usize>>,
-    /// The divisor of logits in distillation.
+    /// The divisor of logits in distillation, or of cosines.
     pub temperature: Option<Said<f64>>,
     /// Whether the divergence is multiplied by the square of the temperature.
     pub t_squared: Option<Said<bool>>,
@@ -58,16 +61,24 @@ pub struct Objective {
     pub ce_alpha: Option<Said<f64>>,
     /// What becomes of a teacher's mass outside of its known tokens.
     pub missing_mass: Option<Said<MissingMass>>,
+    /// How the rows of a text's tokens become its vector.
+    pub pooling: Option<Said<Pooling>>,
+    /// Whether positives look for their anchors too.
+    pub symmetric: Option<Said<bool>>,
+    /// Widths to which vectors are cut.
+    pub matryoshka_dims: Option<Said<Vec<usize>>>,
+    /// Weights of the losses of these widths.
+    pub matryoshka_weights: Option<Said<Vec<f64>>>,
 }
 
 impl Objective {
     pub(super) fn take(section: &mut Section) -> Self {
         let weight = 0.0..=1e6;
         Self {
-            kind: section.word("type", &["reward", "classification", "embedding"]),
+            kind: section.word("type", &["reward", "classification"]),
             loss_type: section
                 .shaped("loss_type", Shape::Words(all_loss_types()))
-                .and_then(super::section::Value::text),
+                .and_then(Value::text),
             beta: section.number("beta", weight.clone()),
             label_smoothing: section.number("label_smoothing", 0.0..0.5),
             neftune_noise_alpha: section.number("neftune_noise_alpha", 0.0..=1e3),
@@ -92,6 +103,17 @@ impl Objective {
             t_squared: section.flag("t_squared"),
             ce_alpha: section.number("ce_alpha", 0.0..=1.0),
             missing_mass: section.word("missing_mass", &[]),
+            pooling: section.word("pooling", &[]),
+            symmetric: section.flag("symmetric"),
+            matryoshka_dims: section
+                .shaped("matryoshka_dims", Shape::filled_list(Shape::whole(&WIDTHS)))
+                .and_then(|value| list(value, |value| value.whole(WIDTHS))),
+            matryoshka_weights: section
+                .shaped(
+                    "matryoshka_weights",
+                    Shape::filled_list(Shape::number(&ABOVE_ZERO)),
+                )
+                .and_then(|value| list(value, |value| value.number(ABOVE_ZERO))),
         }
     }
 
@@ -130,9 +152,29 @@ impl Objective {
             "t_squared" => place(self.t_squared.as_ref()),
             "ce_alpha" => place(self.ce_alpha.as_ref()),
             "missing_mass" => place(self.missing_mass.as_ref()),
+            "pooling" => place(self.pooling.as_ref()),
+            "symmetric" => place(self.symmetric.as_ref()),
+            "matryoshka_dims" => place(self.matryoshka_dims.as_ref()),
+            "matryoshka_weights" => place(self.matryoshka_weights.as_ref()),
             _ => None,
         }
     }
+}
+
+/// Widths that a vector may have.
+const WIDTHS: RangeInclusive<u64> = 1..=1 << 20;
+
+/// Reads a list whose elements all have one form.
+fn list<T>(value: Value, read: impl Fn(Value) -> Option<Said<T>>) -> Option<Said<Vec<T>>> {
+    let place = value.node.place.clone();
+    let all = value
+        .list()?
+        .into_iter()
+        .map(|value| Some(read(value)?.value));
+    Some(Said {
+        value: all.collect::<Option<_>>()?,
+        place,
+    })
 }
 
 /// Returns the words of `loss_type` that a type of objective has.
@@ -145,7 +187,10 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
         ObjectiveType::Dpo => words::<DpoLoss>(),
         ObjectiveType::Cpo => words::<CpoLoss>(),
         ObjectiveType::Kto => words::<KtoLoss>(),
-        ObjectiveType::Orpo | ObjectiveType::Simpo | ObjectiveType::Distill => Vec::new(),
+        ObjectiveType::Orpo
+        | ObjectiveType::Simpo
+        | ObjectiveType::Distill
+        | ObjectiveType::Embedding => Vec::new(),
     }
 }
 

@@ -240,6 +240,22 @@ pub fn storage_of_run(adapter: &Path) -> Storage {
     }
 }
 
+/// Refuses an encoder where tokens are to be predicted.
+///
+/// # Errors
+/// The base is an encoder.
+pub fn refuse_encoder(folder: &Folder, base: &Path) -> Result<(), Failure> {
+    if !folder.spec.is_encoder() {
+        return Ok(());
+    }
+    let fault = Fault::new(format!(
+        "the base in `{}` is an encoder: its tokens see later ones, so that it can continue no text",
+        base.display()
+    ));
+    let hint = "an encoder gives vectors of texts, by `rankine embed`";
+    Err(Failure::new(Exit::Input, fault.hint(hint)))
+}
+
 /// Opens the base in a folder, with the token rows that an adapter adds.
 pub fn base_with(base: &Path, adapter: Option<&Path>) -> Result<Folder, Failure> {
     let mut folder = Folder::open(base)?;

@@ -5,8 +5,8 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use super::base::{
-    base_with, find_adapter, find_base, read_adapter, storage_of_run, template_sources,
-    trained_formats,
+    base_with, find_adapter, find_base, read_adapter, refuse_encoder, storage_of_run,
+    template_sources, trained_formats,
 };
 use super::interrupt::Interrupt;
 use super::self_check::is_proven;
@@ -68,6 +68,7 @@ impl LoadedModel {
         let adapter = model.adapter.as_deref().map(find_adapter).transpose()?;
         let base = find_base(model.base.as_deref(), adapter.as_deref())?;
         let folder = base_with(&base, adapter.as_deref())?;
+        refuse_encoder(&folder, &base)?;
         let tokenizer = Tokenizer::open_with(&base, adapter.as_deref())?;
         let leftover = folder.leftover_quantization.as_deref().map(leftover_note);
         let notes = leftover

@@ -19,6 +19,8 @@ term! {
         Kto = "kto",
         /// Distillation from a teacher.
         Distill = "distill",
+        /// Vectors of texts.
+        Embedding = "embedding",
     }
 }
 
@@ -34,11 +36,12 @@ impl ObjectiveType {
             ],
             Self::Dpo | Self::Orpo | Self::Simpo | Self::Cpo => &[Format::Preference],
             Self::Kto => &[Format::Unpaired],
+            Self::Embedding => &[Format::Retrieval],
         }
     }
 
     /// Recipe keys of the section `objective`, with the types that have them.
-    pub const KEYS: [(&'static str, &'static [Self]); 22] = [
+    pub const KEYS: [(&'static str, &'static [Self]); 26] = [
         ("loss_type", &[Self::Sft, Self::Dpo, Self::Cpo, Self::Kto]),
         (
             "beta",
@@ -70,10 +73,14 @@ impl ObjectiveType {
         ("teacher_quantization", &[Self::Distill]),
         ("cache_teacher", &[Self::Distill]),
         ("loss_top_k", &[Self::Distill]),
-        ("temperature", &[Self::Distill]),
+        ("temperature", &[Self::Distill, Self::Embedding]),
         ("t_squared", &[Self::Distill]),
         ("ce_alpha", &[Self::Distill]),
         ("missing_mass", &[Self::Distill]),
+        ("pooling", &[Self::Embedding]),
+        ("symmetric", &[Self::Embedding]),
+        ("matryoshka_dims", &[Self::Embedding]),
+        ("matryoshka_weights", &[Self::Embedding]),
     ];
 }
 

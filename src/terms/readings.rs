@@ -91,7 +91,13 @@ pub enum UnitKind {
         /// Log-probability of the completion under the reference, nats; 0 without one.
         reference: f64,
     },
+    /// Texts that become a vector each: an anchor, a positive and negatives. The targets of each
+    /// end where those of the next begin.
+    Texts(Vec<TextEnd>),
 }
+
+/// The place after the last target of a text, and a hash of its tokens.
+pub type TextEnd = (usize, u64);
 
 impl Unit {
     /// Makes a unit of the trained tokens of one sequence.
@@ -112,7 +118,9 @@ impl Unit {
     pub fn supervised_targets(&self) -> usize {
         match self.kind {
             UnitKind::Pair { rejected, .. } => rejected - self.targets.start,
-            UnitKind::Tokens { .. } | UnitKind::Rated { .. } => self.targets.len(),
+            UnitKind::Tokens { .. } | UnitKind::Rated { .. } | UnitKind::Texts(_) => {
+                self.targets.len()
+            }
         }
     }
 }
@@ -138,6 +146,8 @@ pub enum RowForm {
         /// Whether the completion is desirable.
         desirable: bool,
     },
+    /// Texts, laid end to end. Of each the first token is not trained, and all others are.
+    Texts,
 }
 
 impl RowForm {
@@ -155,7 +165,7 @@ impl RowForm {
     pub fn weight(self) -> f32 {
         match self {
             Self::Weighted { bits } => f32::from_bits(bits),
-            Self::Single | Self::Pair { .. } | Self::Rated { .. } => 1.0,
+            Self::Single | Self::Pair { .. } | Self::Rated { .. } | Self::Texts => 1.0,
         }
     }
 }

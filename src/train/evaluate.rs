@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::TrainConfig;
+use super::evaluate_texts::evaluate_texts;
 use super::micro_batch::{Goal, Loss, goal_readings, score};
 use super::run::Data;
 use super::step::statistics;
 use crate::data::Batch;
 use crate::model::Decoder;
+use crate::objective::Objective;
 use crate::report::{Evaluation, Event, Reporter};
 
 /// The error of an evaluation that was told to stop; it has no result.
@@ -25,6 +27,9 @@ pub(super) fn evaluate(
     report: Reporter,
 ) -> Result<Option<Evaluation>, Stopped> {
     let decoder = &decoder.settled();
+    if let Objective::Contrastive(loss) = &config.objective {
+        return evaluate_texts(decoder, data, loss, config, step, interrupt, report);
+    }
     if config.objective.is_of_units() || config.objective.distill().is_some() {
         return evaluate_units(decoder, data, config, step, interrupt, report);
     }

@@ -353,7 +353,9 @@ pub fn log_p_of_units(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) 
             rejected,
             ..
         } => [sum(completion..rejected), sum(rejected..unit.targets.end)],
-        UnitKind::Tokens { .. } | UnitKind::Rated { .. } => [sum(unit.targets.clone()), 0.0],
+        UnitKind::Tokens { .. } | UnitKind::Rated { .. } | UnitKind::Texts(_) => {
+            [sum(unit.targets.clone()), 0.0]
+        }
     };
     batch.units.iter().map(of_unit).collect()
 }
@@ -397,7 +399,7 @@ pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
 
 /// Returns one key per token: a hash of seed, epoch, row and place in the row, wherever the row
 /// stands in the batch.
-fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
+pub(super) fn token_keys(batch: &Batch, [seed, epoch]: [u64; 2]) -> Arc<[u64]> {
     let key = |row: u64, place: usize| mix(mix(mix(mix(seed) ^ epoch) ^ row) ^ place as u64);
     let rows = batch.rows.iter().zip(&batch.lengths);
     rows.flat_map(|(row, length)| (0..*length).map(move |place| key(*row, place)))

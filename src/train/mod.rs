@@ -7,6 +7,7 @@ mod config;
 #[cfg(test)]
 mod crash_points;
 mod evaluate;
+mod evaluate_texts;
 mod gradients;
 mod layout;
 mod loss_scale;
@@ -14,6 +15,7 @@ mod micro_batch;
 mod noise;
 mod observe;
 mod optimizer;
+mod pool;
 mod resume;
 mod run;
 mod sampler;
@@ -39,6 +41,7 @@ pub use optimizer::{
     Adafactor, AdamW, AdamWConfig, AdjustLr, Average, ByShape, Muon, Optimizer, OptimizerConfig,
     Rule, STACK, Saved,
 };
+pub use pool::{pooled_backward, vectors_of};
 pub use resume::{Checkpoint, Start};
 pub use run::{Data, first_step, run};
 pub use sampler::{StepRows, StepSampler};

@@ -8,6 +8,7 @@ use super::gradients::Gradients;
 use super::micro_batch::{Goal, Loss, observed, readings_of};
 use super::observe::Observer;
 use super::optimizer::Optimizer;
+use super::pool::pooled_backward;
 use super::tree::TreeSum;
 use crate::data::Batch;
 use crate::device;
@@ -88,8 +89,22 @@ pub fn accumulate(
         step: &at.statistics,
         teacher: at.teacher,
     };
+    let stream = [config.seed, at.epoch];
+    let mut batches = batches;
+    if let Objective::Contrastive(loss) = &config.objective {
+        let all: Vec<Batch> = batches.by_ref().collect();
+        tokens = all.iter().map(Batch::tokens).sum();
+        losses.push(Some(pooled_backward(
+            decoder,
+            &all,
+            loss,
+            config.step,
+            stream,
+            &mut gradients,
+            observer,
+        )));
+    }
     for batch in batches {
-        let stream = [config.seed, at.epoch];
         losses.push(Some(observed(
             decoder,
             &batch,

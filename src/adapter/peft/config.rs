@@ -4,8 +4,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::CONFIG;
 use super::values::judge;
+use super::{CONFIG, FEATURES};
 use crate::adapter::tables::Tables;
 use crate::adapter::{AdapterError, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
@@ -88,7 +88,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], order: WeightOrder, base: 
         "target_modules": target_modules,
         "target_parameters":
             (!config.target_parameters.is_empty()).then_some(&config.target_parameters),
-        "task_type": "CAUSAL_LM",
+        "task_type": if config.is_of_features { FEATURES } else { "CAUSAL_LM" },
         "trainable_token_indices": config.tables.tokens.as_ref().map(tokens_json),
         "use_bdlora": null,
         "use_dora": config.has(AdapterVector::Magnitude),
@@ -272,6 +272,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
             value.as_f64().filter(|alpha| *alpha > 0.0)
         })
         .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
+        is_of_features: config["task_type"] == FEATURES,
         tables: Tables {
             saved,
             tokens: read_tokens(&config["trainable_token_indices"]).ok_or_else(|| {

@@ -97,7 +97,9 @@ impl Keys {
         let [theirs] = starts.into_iter().collect::<Vec<_>>()[..] else {
             return self;
         };
-        if theirs == ours || !OUTER.contains(&theirs) {
+        // A model without a head has no name before those of its modules.
+        let is_outer = OUTER.contains(&theirs) || ours.ends_with(theirs);
+        if theirs == ours || !is_outer {
             return self;
         }
         let moved = [theirs.to_owned(), ours.to_owned()];

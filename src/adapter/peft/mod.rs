@@ -30,6 +30,8 @@ use crate::nn::lora::Portion;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
+/// PEFT's `task_type` of a model without a head.
+const FEATURES: &str = "FEATURE_EXTRACTION";
 
 /// Writes the adapter that is attached to `decoder`, see [`LoraConfig::saved`].
 ///
@@ -44,10 +46,20 @@ pub fn write(
     config: &LoraConfig,
     base: &str,
 ) -> Result<(), AdapterError> {
-    let (config, all) = (
+    let (config, mut all) = (
         &config.saved(),
         converted(decoder, tensors(decoder, &decoder.numbers())),
     );
+    let stem = decoder.spec.names.stem;
+    let name = |module: &str| {
+        let own = module.strip_prefix(stem).filter(|_| config.is_of_features);
+        own.unwrap_or(module).to_owned()
+    };
+    for (key, ..) in &mut all {
+        if let Some(of_model) = key.strip_prefix(keys::PREFIX) {
+            *key = format!("{}{}", keys::PREFIX, name(of_model));
+        }
+    }
     write_f32(&folder.join(WEIGHTS), &all, &[("format", "pt".to_owned())])?;
     // Full names choose whatever `layers_to_transform` says, so with it only those of its layers
     // may be written.
@@ -64,6 +76,8 @@ pub fn write(
             .map(|(module, _)| module)
             .collect(),
     };
+    let modules: Vec<String> = modules.into_iter().map(name).collect();
+    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
     Ok(write_atomic(
         &folder.join(CONFIG),
         config_text(config, &modules, decoder.spec.weight_order, base).as_bytes(),

@@ -65,6 +65,10 @@ impl<'a> Draft<'a> {
                 ("training.learning_rate", "1e-5"),
                 ("training.gradient_accumulation_steps", "2"),
             ],
+            Some(Format::Retrieval) => &[
+                ("objective.type", "embedding"),
+                ("training.gradient_accumulation_steps", "32"),
+            ],
             _ => &[],
         };
         let held_out = [("evaluation.val_set_size", "0.05")];

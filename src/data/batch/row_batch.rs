@@ -2,10 +2,14 @@
 //! loss.
 
 use crate::data::example::token_row::{RatedRow, TokenRow};
-use crate::terms::{TopTokens, Unit, UnitKind};
+use crate::keyed_random::mix;
+use crate::terms::{Pooling, TopTokens, Unit, UnitKind};
 
 /// The bit by which the key of a rejected sequence differs from that of the chosen one.
 const REJECTED: u64 = 1 << 63;
+
+/// The bits of the key of a text after the first of its row.
+const TEXT_SHIFT: u32 = 48;
 
 /// Rows of one micro-batch.
 #[derive(Debug, Clone, Default)]
@@ -82,6 +86,40 @@ impl Batch {
             batch.units.push(Unit {
                 targets: first_target..batch.targets.len(),
                 kind,
+            });
+        }
+        batch
+    }
+
+    /// Lays the texts of rows end to end; each row comes with its identifier. The tokens whose
+    /// hidden rows are pooled stand in the place of targets.
+    pub fn of_texts(
+        rows: impl IntoIterator<Item = (u64, Vec<Vec<u32>>)>,
+        pooling: Pooling,
+    ) -> Self {
+        let mut batch = Self::default();
+        for (key, texts) in rows {
+            let first_target = batch.targets.len();
+            let mut ends = Vec::with_capacity(texts.len());
+            for (index, ids) in texts.iter().enumerate() {
+                let start = batch.ids.len();
+                for place in pooling.places(ids.len()) {
+                    batch.positions.push(as_index(start + place));
+                    batch.targets.push(as_index(ids[place] as usize));
+                }
+                batch
+                    .ids
+                    .extend(ids.iter().map(|id| as_index(*id as usize)));
+                batch.lengths.push(ids.len());
+                batch.rows.push(key | (index as u64) << TEXT_SHIFT);
+                let hash = ids
+                    .iter()
+                    .fold(ids.len() as u64, |hash, id| mix(hash ^ u64::from(*id)));
+                ends.push((batch.targets.len(), hash));
+            }
+            batch.units.push(Unit {
+                targets: first_target..batch.targets.len(),
+                kind: UnitKind::Texts(ends),
             });
         }
         batch
@@ -191,6 +229,25 @@ mod tests {
             assert_eq!(unit.supervised_targets(), targets.len() - 1);
             assert_eq!(batch.units, [unit]);
             assert_eq!(batch.row_of(targets.len() - 1), 3);
+        }
+    }
+
+    #[test]
+    fn texts_are_pooled_over_all_their_tokens_or_at_one_end() {
+        let texts = || vec![vec![1, 5, 6], vec![1, 7], vec![1, 7]];
+        for (pooling, positions) in [
+            (Pooling::Mean, vec![0, 1, 2, 3, 4, 5, 6]),
+            (Pooling::Last, vec![2, 4, 6]),
+            (Pooling::First, vec![0, 3, 5]),
+        ] {
+            let batch = Batch::of_texts([(9, texts())], pooling);
+            assert_eq!(batch.lengths, [3, 2, 2]);
+            assert_eq!(batch.positions, positions);
+            let UnitKind::Texts(ends) = &batch.units[0].kind else {
+                panic!("{:?}", batch.units);
+            };
+            assert_eq!(ends.last().map(|(end, _)| *end), Some(positions.len()));
+            assert!(ends[1].1 == ends[2].1 && ends[0].1 != ends[1].1);
         }
     }
 

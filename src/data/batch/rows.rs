@@ -11,7 +11,7 @@ use super::top_rows::TopRows;
 use crate::data::corpus::indexed_rows::Corpus;
 use crate::data::corpus::token_cache::TokenSlice;
 use crate::data::example::token_row::{RatedRow, TokenRow};
-use crate::terms::{RowForm, TopTokens};
+use crate::terms::{Pooling, RowForm, TopTokens};
 
 /// A selection of rows of a corpus, in an order of its own.
 #[derive(Debug)]
@@ -30,12 +30,24 @@ pub struct Rows<'a> {
 }
 
 /// How rows of preferences are read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Preferences {
     /// Whether the prompts of chosen sequences are targets too.
     pub reads_prompts: bool,
     /// The number of consecutive rows whose completions are exchanged; 0 for none.
     pub group: usize,
+    /// How texts become vectors.
+    pub pooling: Pooling,
+}
+
+impl Default for Preferences {
+    fn default() -> Self {
+        Self {
+            reads_prompts: false,
+            group: 0,
+            pooling: Pooling::Mean,
+        }
+    }
 }
 
 impl<'a> Rows<'a> {
@@ -169,6 +181,11 @@ impl<'a> Rows<'a> {
     /// Returns the number of tokens of the row at a place, and how many of them are targets.
     pub fn counts(&self, place: u32) -> (usize, usize) {
         let row = self.row(place);
+        if row.form() == RowForm::Texts {
+            let pooled = row.texts().into_iter();
+            let pooled = pooled.map(|ids| self.preferences.pooling.places(ids.len()).len());
+            return (row.len(), pooled.sum());
+        }
         let of_prompt = if self.preferences.reads_prompts {
             row.first_len()
                 .saturating_sub(1 + row.first_trained_tokens())
@@ -198,6 +215,8 @@ impl<'a> Rows<'a> {
         match self.form() {
             RowForm::Pair { .. } => 2,
             RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => 1,
+            // Of the first row: others may have another number of negatives.
+            RowForm::Texts => self.row(0).texts().len(),
         }
     }
 
@@ -232,6 +251,10 @@ impl<'a> Rows<'a> {
                 top,
                 ..Batch::weighted(rows)
             };
+        }
+        if self.form() == RowForm::Texts {
+            let texts = draws.map(|draw| (key(draw), self.row(draw.place).texts()));
+            return Batch::of_texts(texts, self.preferences.pooling);
         }
         let rated = draws.filter_map(|draw| {
             let reference = self.reference.get(draw.place as usize);

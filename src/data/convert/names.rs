@@ -71,11 +71,11 @@ fn is_optional(canonical: &str) -> bool {
     matches!(
         canonical,
         "input" | "tools" | "system" | "history" | "chat_template_kwargs"
-    )
+    ) || canonical.starts_with("negative")
 }
 
 /// Formats in the order in which they are tried, each with its columns.
-const SHAPES: [(Format, &[&str]); 8] = [
+const SHAPES: [(Format, &[&str]); 9] = [
     (
         Format::Chat,
         &["messages", "tools", "system", "chat_template_kwargs"],
@@ -114,6 +114,7 @@ const SHAPES: [(Format, &[&str]); 8] = [
             "chat_template_kwargs",
         ],
     ),
+    (Format::Retrieval, Format::Retrieval.columns()),
 ];
 
 /// Columns whose names show that a table is more than plain texts.
@@ -172,6 +173,7 @@ fn names(
         let fits = |holds: Holds| match *part {
             "messages" => holds != Holds::Other,
             "tools" | "history" | "chat_template_kwargs" | "label" => true,
+            part if part.starts_with("negative") => true,
             _ if format.is_of_preferences() => holds != Holds::Other,
             _ => holds == Holds::Text,
         };

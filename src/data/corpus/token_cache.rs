@@ -55,22 +55,44 @@ pub struct TokenSlice<'a> {
 
 impl TokenSlice<'_> {
     /// Returns the places of the kept tokens of each sequence; the second is empty but for pairs.
+    /// Of texts both are empty.
     fn sequences(&self) -> [Range<usize>; 2] {
         let all = self.ids.len();
         let first = match self.form {
             RowForm::Pair { chosen } => (chosen as usize).min(all),
             RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => all,
+            RowForm::Texts => return [0..0, 0..0],
         };
-        let kept = |sequence: Range<usize>| {
-            let end = sequence.start + sequence.len().min(self.limit);
-            sequence.start..end
-        };
-        [kept(0..first), kept(first..all)]
+        [self.kept(0..first), self.kept(first..all)]
     }
 
-    fn places(&self) -> impl Iterator<Item = usize> {
-        let [first, second] = self.sequences();
-        first.chain(second)
+    fn kept(&self, sequence: Range<usize>) -> Range<usize> {
+        let end = sequence.start + sequence.len().min(self.limit);
+        sequence.start..end
+    }
+
+    /// Returns the places of the kept tokens of each text.
+    fn text_places(&self) -> Vec<Range<usize>> {
+        if self.form != RowForm::Texts {
+            return Vec::new();
+        }
+        let all = self.ids.len();
+        let starts: Vec<usize> = (0..all).filter(|place| !bit(self.bits, *place)).collect();
+        let ends = starts.iter().skip(1).copied().chain([all]);
+        starts
+            .iter()
+            .zip(ends)
+            .map(|(start, end)| self.kept(*start..end))
+            .collect()
+    }
+
+    /// Returns the places of the kept tokens of all sequences; some may be empty.
+    fn all_sequences(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        self.text_places().into_iter().chain(self.sequences())
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> + use<> {
+        self.all_sequences().flatten()
     }
 
     fn id(&self, place: usize) -> u32 {
@@ -91,15 +113,12 @@ impl TokenSlice<'_> {
 
     /// Returns the number of tokens in the row.
     pub fn len(&self) -> usize {
-        self.sequences().iter().map(Range::len).sum()
+        self.all_sequences().map(|of| of.len()).sum()
     }
 
     /// Returns the number of tokens in its longest sequence.
     pub fn longest(&self) -> usize {
-        self.sequences()
-            .map(|of| of.len())
-            .into_iter()
-            .fold(0, usize::max)
+        self.all_sequences().map(|of| of.len()).fold(0, usize::max)
     }
 
     /// Whether there was nothing to learn in the row.
@@ -121,12 +140,20 @@ impl TokenSlice<'_> {
     pub fn rated(&self) -> Option<RatedRow> {
         let [first, second] = self.sequences();
         match self.form {
-            RowForm::Single | RowForm::Weighted { .. } => None,
+            RowForm::Single | RowForm::Weighted { .. } | RowForm::Texts => None,
             RowForm::Pair { .. } => Some(RatedRow::Pair(
                 [first, second].map(|places| self.sequence(places)),
             )),
             RowForm::Rated { desirable } => Some(RatedRow::Rated(self.sequence(first), desirable)),
         }
+    }
+
+    /// Returns the tokens of each text; none of a row of any other form.
+    pub fn texts(&self) -> Vec<Vec<u32>> {
+        let places = self.text_places().into_iter();
+        places
+            .map(|places| places.map(|place| self.id(place)).collect())
+            .collect()
     }
 
     /// Returns the number of tokens that are targets.
@@ -155,6 +182,7 @@ impl TokenSlice<'_> {
             RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => {
                 self.trained_tokens == 0
             }
+            RowForm::Texts => false,
         }
     }
 
@@ -508,6 +536,7 @@ fn numbers_of(form: RowForm) -> [u32; 2] {
         RowForm::Pair { chosen } => [1, chosen],
         RowForm::Rated { desirable } => [2, u32::from(desirable)],
         RowForm::Weighted { bits } => [3, bits],
+        RowForm::Texts => [8, 0],
     }
 }
 
@@ -518,6 +547,7 @@ fn form_of([kind, number]: [u32; 2]) -> RowForm {
             desirable: number == 1,
         },
         3 => RowForm::Weighted { bits: number },
+        8 => RowForm::Texts,
         _ => RowForm::Single,
     }
 }

@@ -181,6 +181,12 @@ pub enum ConversationError {
     /// A completion has no turn of the assistant.
     #[error("none of its messages is the assistant's, expected an answer to compare")]
     NoAnswer,
+    /// A negative is not a text.
+    #[error("one of its negatives is {found}, expected text")]
+    NoText {
+        /// The value instead.
+        found: Value,
+    },
     /// A label is neither true nor false.
     #[error("the label is {found}, expected true or false, or 1 or 0")]
     Label {
@@ -217,6 +223,7 @@ impl ConversationError {
             | Self::NotATool { found, .. }
             | Self::NotAPair { found, .. }
             | Self::LossWeight { found }
+            | Self::NoText { found }
             | Self::Label { found } => vec![found.to_string()],
             Self::NotJson { .. }
             | Self::Number(json_text::JsonTextError::NotJson { .. })

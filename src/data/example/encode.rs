@@ -42,7 +42,7 @@ impl Encoder {
                 self.completion(&self.alpaca(task)?, &task.output, train_on)?
             }
             Example::Chat(chat) => self.chat(chat, train_on)?,
-            Example::Pair(_) | Example::Rated(..) => {
+            Example::Pair(_) | Example::Rated(..) | Example::Texts(_) => {
                 return Ok(self.encode_row(example, train_on)?.0);
             }
         };
@@ -76,6 +76,7 @@ impl Encoder {
                 };
                 self.preferences(std::slice::from_ref(&**example), |_| form)
             }
+            Example::Texts(texts) => self.texts(texts),
             other => Ok((self.encode(other, train_on)?, RowForm::Single)),
         }
     }

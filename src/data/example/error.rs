@@ -19,6 +19,9 @@ pub enum EncodeError {
     /// The tokenizer has no eos token to end the row with.
     #[error("the tokenizer has no eos token to end a row with")]
     NoEos,
+    /// A text makes no token.
+    #[error("one of its texts has no token")]
+    NoToken,
     /// The last span may be only a part of the last turn.
     #[error(
         "the chat template marks {spans} spans in {turns} answers, so `train_on: last` does \
@@ -105,6 +108,7 @@ impl EncodeError {
                 | Self::UntrainedEnd { .. }
                 | Self::TrainedOpener { .. }
                 | Self::NoEnd
+                | Self::NoToken
         )
     }
 
@@ -140,6 +144,7 @@ impl Explain for EncodeError {
                 "give a template that marks each answer once, or take `weight`, `train` and `loss` \
                 out of the data".into(),
             ),
+            Self::NoToken => Some("take the row out of the data".into()),
             Self::DoubledBos { .. } => Some("the tokenizer adds one: take the other out of the \
                 data or the template".into()),
             Self::UntrainedEnd { .. } | Self::TrainedOpener { .. } | Self::NoEnd => Some(

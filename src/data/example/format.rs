@@ -34,6 +34,8 @@ pub enum Example {
     Pair(Box<[Self; 2]>),
     /// A prompt and its completion, and whether the completion is desirable.
     Rated(Box<Self>, bool),
+    /// An anchor, a positive and negatives.
+    Texts(Vec<String>),
 }
 
 /// A task in Alpaca's form, with LLaMA-Factory's additions.
@@ -168,7 +170,7 @@ pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String,
 /// Whether rows of a table are rendered by a chat template.
 pub fn is_rendered(format: Format, table: &ParquetTable) -> bool {
     match format {
-        Format::Text | Format::Instruction => false,
+        Format::Text | Format::Instruction | Format::Retrieval => false,
         Format::Completion => table.has_lists("completion"),
         Format::Unpaired => table.has_lists("completion") || table.has_lists("chosen"),
         Format::Preference => table.has_lists("chosen"),
@@ -235,6 +237,7 @@ pub fn read(
         Format::Chat => cells.chat()?,
         Format::Preference => cells.pair()?,
         Format::Unpaired => cells.rated()?,
+        Format::Retrieval => cells.texts()?,
     })
 }
 

@@ -8,6 +8,7 @@ pub mod error;
 pub mod format;
 mod labels;
 mod preference;
+mod retrieval;
 mod roles;
 pub mod token_row;
 pub mod told;

@@ -50,6 +50,8 @@ pub enum ColumnKind {
     Turns,
     /// Text, or a list of objects.
     TextOrTurns,
+    /// Text, or a list of texts.
+    TextOrTexts,
     /// A list or an object, or JSON text of one.
     List,
     /// An object, or JSON text of one.
@@ -79,6 +81,9 @@ impl ColumnKind {
                         DataType::Struct(_) | DataType::Map(..) | DataType::Binary | DataType::Null
                     )
                 }
+                Self::TextOrTexts => {
+                    matches!(item.data_type(), DataType::Binary | DataType::Null)
+                }
                 Self::List => true,
             },
             // One message.
@@ -104,6 +109,7 @@ impl ColumnKind {
             Self::Text => "text",
             Self::Turns => "a list of objects or JSON text",
             Self::TextOrTurns => "text or a list of messages",
+            Self::TextOrTexts => "text or a list of texts",
             Self::List => "a list or JSON text",
             Self::Object => "an object or JSON text",
             Self::Label => "true and false",

@@ -28,6 +28,7 @@ impl Candidate {
         is_among(kind)
             || kind == ColumnKind::TextOrTurns
                 && (is_among(ColumnKind::Text) || is_among(ColumnKind::Turns))
+            || kind == ColumnKind::TextOrTexts && is_among(ColumnKind::Text)
     }
 }
 
@@ -275,13 +276,14 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
         by_format(*format).is_some_and(|names| names.iter().all(|(own, name)| own == name))
     };
     // Rows of preferences have columns of other formats too.
-    let of_preferences = [Format::Preference, Format::Unpaired];
+    let of_preferences = [Format::Preference, Format::Unpaired, Format::Retrieval];
     let formats = || {
         let all = Format::WORDS.iter().map(|(_, format)| *format);
         of_preferences.into_iter().chain(all)
     };
     let others = [
         Format::Preference,
+        Format::Retrieval,
         Format::Chat,
         Format::Instruction,
         Format::Completion,

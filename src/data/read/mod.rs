@@ -12,4 +12,5 @@ pub mod names;
 mod pages;
 pub mod parquet;
 pub mod teacher;
+pub mod texts;
 mod times;

@@ -23,7 +23,7 @@ const fn likely(name: &'static str) -> CommonName {
 }
 
 /// Common names of each canonical column, the most likely first.
-const NAMES: [(&str, &[CommonName]); 14] = [
+const NAMES: [(&str, &[CommonName]); 17] = [
     (
         "messages",
         &[
@@ -58,6 +58,33 @@ const NAMES: [(&str, &[CommonName]); 14] = [
             certain("rejected"),
             likely("rejected_response"),
             likely("dispreferred"),
+        ],
+    ),
+    (
+        "anchor",
+        &[
+            certain("anchor"),
+            certain("query"),
+            likely("question"),
+            likely("sentence1"),
+        ],
+    ),
+    (
+        "positive",
+        &[
+            certain("positive"),
+            certain("pos"),
+            likely("positive_passage"),
+        ],
+    ),
+    (
+        "negative",
+        &[
+            certain("negative"),
+            certain("neg"),
+            likely("negatives"),
+            likely("negative_passage"),
+            likely("hard_negative"),
         ],
     ),
     (

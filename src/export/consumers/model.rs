@@ -125,13 +125,13 @@ fn mlx_rope(folder: &Path) -> Option<Finding> {
 /// Checks that mlx-lm applies the base's sliding windows.
 fn mlx_window(folder: &Path) -> Option<Finding> {
     let (config, spec) = (config_of(folder)?, Folder::open(folder).ok()?.spec);
-    let slides = |layer: &LayerSpec| layer.mixer.span() != Span::Full;
+    let slides = |layer: &LayerSpec| layer.mixer.span().is_window();
     let window = spec
         .layers
         .iter()
         .find_map(|layer| match layer.mixer.span() {
             Span::Sliding { window } => Some(window),
-            Span::Full => None,
+            Span::Full | Span::Document | Span::Around { .. } => None,
         })?;
     let is_one_of = |known: &[&str]| known.iter().any(|known| config["model_type"] == **known);
     let period = config["sliding_window_pattern"]

@@ -7,8 +7,9 @@ use super::architecture::{
 use super::carried::Carried;
 use super::uneven;
 use crate::model::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, KeyValues, LayerSpec, MixerSpec,
-    MlpSpec, Modules, NormKind, NormPlacement, OutputGate, PlainActivation, QueryKeyNorm,
+    DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, KeyValues,
+    LayerSpec, MixerSpec, MlpSpec, Modules, NormKind, NormPlacement, OutputGate, PlainActivation,
+    QueryKeyNorm,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterScore, RouterSpec};
@@ -204,12 +205,17 @@ impl Architecture {
                 "one of both",
             ),
             (
+                spec.is_encoder(),
+                "attention to later tokens",
+                "attention to earlier ones",
+            ),
+            (
                 spec.learns_positions,
                 "learned positions",
                 "positions by rotation",
             ),
             (
-                spec.normalizes_embedding,
+                spec.embedding_norm != EmbeddingNorm::None,
                 "a norm of the embedding",
                 "none there",
             ),
@@ -446,7 +452,7 @@ impl Architecture {
     fn lacks_of_places(&self, spec: &DecoderSpec) -> Vec<Lack> {
         let mut lacks: Vec<Lack> = self.lacks_of_rests(spec).into_iter().collect();
         let turning = |slides: bool| {
-            let of = move |layer: &&LayerSpec| !slides || layer.mixer.span() != Span::Full;
+            let of = move |layer: &&LayerSpec| !slides || layer.mixer.span().is_window();
             spec.layers
                 .iter()
                 .filter(of)
@@ -469,7 +475,7 @@ impl Architecture {
         let full = spec
             .layers
             .iter()
-            .filter(|layer| layer.mixer.span() == Span::Full)
+            .filter(|layer| !layer.mixer.span().is_window())
             .filter_map(|layer| layer.mixer.rope());
         let (rotations, sizes) = match self.windows {
             Windows::But {
@@ -680,7 +686,7 @@ fn gated_heads(spec: &DecoderSpec) -> bool {
 pub(super) fn window(layer: &LayerSpec) -> Option<usize> {
     match layer.mixer.span() {
         Span::Sliding { window } => Some(window),
-        Span::Full => None,
+        Span::Full | Span::Document | Span::Around { .. } => None,
     }
 }
 
@@ -709,7 +715,9 @@ fn place(norms: NormPlacement) -> &'static str {
     match norms {
         NormPlacement::Pre => "norms of inputs",
         NormPlacement::PreAndPost => "norms of inputs and outputs",
+        NormPlacement::PreMlp => "norms of inputs, not of the first",
         NormPlacement::Post => "norms of outputs",
+        NormPlacement::Sum | NormPlacement::FirstSum => "norms of sums",
         NormPlacement::Parallel | NormPlacement::ParallelApart => {
             "attention and feed-forward side by side"
         }
@@ -755,6 +763,7 @@ fn activated(feed: Feed) -> &'static str {
     match feed {
         Feed::Gated(Activation::Silu) => "a gate of SiLU",
         Feed::Gated(Activation::GeluTanh) => "a gate of GELU",
+        Feed::Gated(Activation::Gelu) => "a gate of GELU with the error function",
         Feed::Plain(PlainActivation::Gelu) => "GELU by the error function, without a gate",
         Feed::Plain(PlainActivation::GeluTanh) => "GELU by tanh, without a gate",
         Feed::Plain(PlainActivation::SquaredRelu) => "squared ReLU, without a gate",

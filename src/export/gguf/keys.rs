@@ -6,7 +6,6 @@ use super::container::Value;
 use super::differences::{attending, window};
 use super::uneven;
 use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules, NormKind};
-use crate::nn::attention::Span;
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
 /// The divisor of the frequency of a pair that does not rotate, as llama.cpp's converter has it.
@@ -120,7 +119,7 @@ fn number(number: f64) -> Value {
 /// layer that does.
 fn rotation(spec: &DecoderSpec, slides: bool) -> Option<&RopeSpec> {
     let of = |layer: &&LayerSpec| {
-        layer.mixer.rope().is_some() && (layer.mixer.span() != Span::Full) == slides
+        layer.mixer.rope().is_some() && layer.mixer.span().is_window() == slides
     };
     let any = || {
         spec.layers

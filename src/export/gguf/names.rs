@@ -47,7 +47,7 @@ pub(super) fn places(
     if names.embedding().strip_suffix(".weight") == Some(module) {
         return Some(whole("token_embd"));
     }
-    if names.final_norm() == module {
+    if spec.final_norm() == module {
         // llama.cpp's own word for the norm behind the last layer, with convolutions.
         return Some(whole(match architecture.carried {
             Carried::Convolution => "token_embd_norm",

@@ -32,6 +32,8 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
             draw(section, &accuracies(runs));
         } else if runs.iter().any(|run| run.metrics.is_of_distillation()) {
             draw(section, &divergence(runs));
+        } else if runs.iter().any(|run| run.metrics.is_of_texts()) {
+            draw(section, &recalls(runs));
         } else if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
             draw(section, &loss_by_kind(runs));
         }
@@ -59,6 +61,8 @@ fn loss(runs: &[RunRecord]) -> Chart {
     });
     let unit = if runs.iter().any(|run| run.metrics.is_of_preferences()) {
         "nats per pair or row"
+    } else if runs.iter().any(|run| run.metrics.is_of_texts()) {
+        "nats per row"
     } else {
         NATS
     };
@@ -118,6 +122,20 @@ fn divergence(runs: &[RunRecord]) -> Chart {
         unit: NATS,
         floor: Floor::Zero,
         lines: training.chain(validation).collect(),
+        marks: marks(runs),
+    }
+}
+
+/// Returns the plot of the recall among the ten nearest texts.
+fn recalls(runs: &[RunRecord]) -> Chart {
+    let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
+        scores(run, |evaluation| evaluation.recall)
+    });
+    Chart {
+        title: "Recall at 10",
+        unit: "share of positives",
+        floor: Floor::Zero,
+        lines: validation.collect(),
         marks: marks(runs),
     }
 }

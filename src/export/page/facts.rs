@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::axis::with_groups;
 use super::html::Html;
-use super::metrics::{Metrics, StepLine};
+use super::metrics::{EvaluationLine, Metrics, StepLine};
 use super::{Progress, RunRecord, listed, said, table};
 use crate::report::{grouped, mebibytes};
 
@@ -139,7 +139,7 @@ fn results(run: &RunRecord) -> Vec<Fact> {
         run.metrics.steps.iter().filter_map(|step| step.loss)
     });
     let perplexity = |loss: f64| {
-        if metrics.is_of_preferences() || metrics.is_of_distillation() {
+        if metrics.is_of_preferences() || metrics.is_of_distillation() || metrics.is_of_texts() {
             format!("{loss:.4}")
         } else {
             format!("{loss:.4} (perplexity {})", perplexity(loss))
@@ -166,7 +166,11 @@ fn results(run: &RunRecord) -> Vec<Fact> {
         ("Validation loss at the end", last.map(best)),
         (
             "Preference accuracy, before and after",
-            accuracies(metrics).map(|[first, last]| format!("{first:.3}, {last:.3}")),
+            before_and_after(metrics, |evaluation| evaluation.accuracy),
+        ),
+        (
+            "Recall at 10, before and after",
+            before_and_after(metrics, |evaluation| evaluation.recall),
         ),
         (
             "Training loss, first and last step",
@@ -267,12 +271,13 @@ pub(super) fn change(first: f64, last: f64) -> String {
 }
 
 /// Returns the preference accuracy of validation rows at the first and at the last evaluation.
-fn accuracies(metrics: &Metrics) -> Option<[f64; 2]> {
-    let all = || {
-        let evaluations = metrics.evaluations.iter();
-        evaluations.filter_map(|evaluation| evaluation.accuracy)
-    };
-    Some([all().next()?, all().next_back()?])
+fn before_and_after(
+    metrics: &Metrics,
+    value: fn(&EvaluationLine) -> Option<f64>,
+) -> Option<String> {
+    let all = || metrics.evaluations.iter().filter_map(value);
+    let (first, last) = (all().next()?, all().next_back()?);
+    Some(format!("{first:.3}, {last:.3}"))
 }
 
 fn perplexity(loss: f64) -> String {

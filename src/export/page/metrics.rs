@@ -65,6 +65,8 @@ pub struct EvaluationLine {
     pub accuracy: Option<f64>,
     /// Mean divergence from a teacher, nats per trained token.
     pub divergence: Option<f64>,
+    /// Share of what belongs to an anchor among the ten nearest texts.
+    pub recall: Option<f64>,
     /// The loss of tokens that do not end a turn or a document.
     pub content: Option<f64>,
     /// The loss of tokens that do.
@@ -98,6 +100,8 @@ struct Line {
     eval_margin: Option<f64>,
     #[serde(rename = "eval_rewards/accuracies")]
     eval_accuracy: Option<f64>,
+    #[serde(rename = "eval_recall@10")]
+    eval_recall: Option<f64>,
     eval_loss_end_of_turn: Option<f64>,
 }
 
@@ -130,6 +134,13 @@ impl Metrics {
     /// Whether the steps are of a distillation.
     pub fn is_of_distillation(&self) -> bool {
         self.steps.iter().any(|step| step.divergence.is_some())
+    }
+
+    /// Whether the evaluations are of vectors of texts.
+    pub fn is_of_texts(&self) -> bool {
+        self.evaluations
+            .iter()
+            .any(|evaluation| evaluation.recall.is_some())
     }
 
     /// Returns the validation loss before the first step.
@@ -193,6 +204,7 @@ impl Line {
             margin: usable(self.eval_margin),
             accuracy: usable(self.eval_accuracy),
             divergence: usable(self.eval_divergence),
+            recall: usable(self.eval_recall),
             content: usable(self.eval_loss_content),
             end_of_turn: usable(self.eval_loss_end_of_turn),
         }

@@ -1,6 +1,7 @@
 //! Turns config.json into a [`DecoderSpec`], with one file per family; `model_type` is matched here
 //! and nowhere else.
 
+mod bert;
 mod class;
 mod cohere2;
 mod deepseek;
@@ -25,6 +26,7 @@ mod llama;
 mod ministral3;
 mod mistral;
 mod mixtral;
+mod modernbert;
 mod nanochat;
 mod near;
 mod nemotron;
@@ -57,9 +59,10 @@ use super::ModelError;
 use super::config::{ConfigJson, list};
 use super::layout::{Names, WeightOrder};
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec, GroupedSpec, KeyValues,
-    LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind, NormPlacement, PerLayerInputSpec,
-    PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec, StackNames,
+    DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec,
+    GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
+    NormPlacement, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
+    StackNames,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
@@ -67,7 +70,8 @@ use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};
 /// A function that reads a family's config.
 type Reader = fn(&ConfigJson) -> Result<DecoderSpec, ModelError>;
 
-const KNOWN: [(&str, Reader); 43] = [
+const KNOWN: [(&str, Reader); 47] = [
+    ("bert", bert::bert),
     ("cohere2", cohere2::spec),
     ("deepseek_v2", deepseek::second),
     ("deepseek_v3", deepseek::third),
@@ -94,6 +98,7 @@ const KNOWN: [(&str, Reader); 43] = [
     ("ministral3", ministral3::spec),
     ("mistral", mistral::spec),
     ("mixtral", mixtral::spec),
+    ("modernbert", modernbert::spec),
     ("nanochat", nanochat::spec),
     ("nemotron", nemotron::spec),
     ("olmo2", olmo2::spec),
@@ -107,10 +112,12 @@ const KNOWN: [(&str, Reader); 43] = [
     ("qwen3_5_moe_text", qwen3_5_moe::spec),
     ("qwen3_5_text", qwen3_5::spec),
     ("qwen3_moe", qwen3_moe::spec),
+    ("roberta", bert::roberta),
     ("seed_oss", seed_oss::spec),
     ("smollm3", smollm3::spec),
     ("stablelm", stablelm::spec),
     ("starcoder2", starcoder2::spec),
+    ("xlm-roberta", bert::roberta),
 ];
 /// Decoders that exist in wrappers only.
 const WRAPPED: [(&str, Reader); 2] = [
@@ -118,7 +125,8 @@ const WRAPPED: [(&str, Reader); 2] = [
     ("qwen2_vl_text", qwen2::in_wrapper),
 ];
 /// Families with keys of their own for sizes, and the usual ones.
-const RENAMED: [(&str, &[(&str, &str)]); 1] = [("gpt2", &gpt2::KEYS)];
+const RENAMED: [(&str, &[(&str, &str)]); 2] =
+    [("gpt2", &gpt2::KEYS), ("modernbert", &modernbert::KEYS)];
 /// Quantization methods of packed bases.
 const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
 /// The most layers: more than any model has, and few enough to be described before the weights are
@@ -126,14 +134,17 @@ const PACKERS: [&str; 2] = ["bitsandbytes", "mxfp4"];
 const MAX_LAYERS: usize = 10_000;
 /// Dropout and noise that act in training only. A base with them computes the same as one without;
 /// whether it trains the same is for the plan to judge.
-const IN_TRAINING: [&str; 8] = [
+const IN_TRAINING: [&str; 11] = [
     "attention_dropout",
+    "attention_probs_dropout_prob",
     "attn_pdrop",
     "resid_pdrop",
     "residual_dropout",
     "embd_pdrop",
     "embedding_dropout",
     "hidden_dropout",
+    "hidden_dropout_prob",
+    "mlp_dropout",
     "router_jitter_noise",
 ];
 

@@ -2,8 +2,8 @@
 //! rotation backwards, a feed-forward of squared `ReLU`, and capped logits.
 
 use super::{
-    ConfigJson, DecoderSpec, GroupedSpec, LayerSpec, ModelError, Names, NormKind, PlainActivation,
-    PlainSpec, QueryKeyNorm, decoder, heads, rope,
+    ConfigJson, DecoderSpec, EmbeddingNorm, GroupedSpec, LayerSpec, ModelError, Names, NormKind,
+    PlainActivation, PlainSpec, QueryKeyNorm, decoder, heads, rope,
 };
 use crate::nn::rope::RopeSpec;
 use crate::ops::Rotation;
@@ -35,7 +35,7 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     Ok(DecoderSpec {
         names: NAMES,
         norm: NormKind::Bare,
-        normalizes_embedding: true,
+        embedding_norm: EmbeddingNorm::Bare,
         final_softcap: config.number_or_none("final_logit_softcapping")?,
         ..decoder(config, |_| Ok(LayerSpec::new(mixer.clone(), mlp.clone())))?
     })

@@ -11,8 +11,8 @@ pub use names::{Names, PER_LAYER_PROJECTION};
 pub(super) use recurrent::{CONVOLUTION, LONE_CONVOLUTION};
 
 use super::spec::{
-    DecoderSpec, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec, LayerSpec, MixerSpec,
-    MlpSpec, Modules, OutputGate,
+    DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec, LatentSpec,
+    LayerSpec, MixerSpec, MlpSpec, Modules, OutputGate,
 };
 
 /// The module of a layer's experts, whose parameters can have adapters.
@@ -218,8 +218,11 @@ impl DecoderSpec {
             )
         };
         let mut linears: Vec<_> = match spec.qkv {
-            Modules::Separate => [("q_proj", queries), ("k_proj", keys), ("v_proj", values)]
+            Modules::Separate => self
+                .names
+                .qkv
                 .into_iter()
+                .zip([queries, keys, values])
                 .take(spec.input_maps())
                 .map(|(name, outputs)| of(name, [self.width, outputs], spec.qkv_bias))
                 .collect(),
@@ -374,9 +377,16 @@ impl DecoderSpec {
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![(self.names.embedding(), vec![self.vocabulary, self.width])];
         if self.learns_positions {
-            tensors.push((self.names.positions(), vec![self.context, self.width]));
+            tensors.push((self.names.positions(), vec![self.positions(), self.width]));
         }
-        tensors.extend(self.norm(&self.names.final_norm(), self.width));
+        if self.token_types > 0 {
+            let shape = vec![self.token_types, self.width];
+            tensors.push((self.names.token_types(), shape));
+        }
+        if self.embedding_norm == EmbeddingNorm::OfSum {
+            tensors.extend(self.norm(&self.names.embedding_norm(), self.width));
+        }
+        tensors.extend(self.norm(&self.final_norm(), self.width));
         if !self.tied_head {
             tensors.push((self.names.head(), vec![self.vocabulary, self.width]));
         }

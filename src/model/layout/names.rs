@@ -21,6 +21,12 @@ pub struct Names {
     pub final_norm: &'static str,
     /// The attention module in a layer.
     pub attention: &'static str,
+    /// The embedding of token types, where there is one.
+    pub token_types: &'static str,
+    /// The norm of the embedding, where it has weights.
+    pub embedding_norm: &'static str,
+    /// The modules of q, k and v, where each is one.
+    pub qkv: [&'static str; 3],
     /// The module of q, k and v, where they are one.
     pub fused_qkv: &'static str,
     /// The output projection.
@@ -62,6 +68,9 @@ impl Names {
         layers: "layers",
         final_norm: "norm",
         attention: "self_attn",
+        token_types: "token_type_embeddings",
+        embedding_norm: "embed_norm",
+        qkv: ["q_proj", "k_proj", "v_proj"],
         fused_qkv: "qkv_proj",
         attention_output: "o_proj",
         query_key_norms: ["q_norm", "k_norm"],
@@ -166,6 +175,16 @@ impl Names {
     /// Returns the tensor of the embedding of positions.
     pub fn positions(&self) -> String {
         format!("{}{}.weight", self.stem, self.positions)
+    }
+
+    /// Returns the tensor of the embedding of token types.
+    pub fn token_types(&self) -> String {
+        format!("{}{}.weight", self.stem, self.token_types)
+    }
+
+    /// Returns the module of the norm of the embedding.
+    pub fn embedding_norm(&self) -> String {
+        format!("{}{}", self.stem, self.embedding_norm)
     }
 
     /// Returns the tensor of the layers' own embeddings, [vocabulary, layers · width].

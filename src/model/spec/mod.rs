@@ -14,7 +14,6 @@ pub use recurrent::{ConvolutionSpec, RecurrentSpec};
 use std::collections::BTreeSet;
 
 use super::layout::{Names, WeightOrder};
-use crate::nn::attention::Span;
 use crate::nn::experts::RouterSpec;
 use crate::ops::{Activation, RecurrenceForm, Update};
 
@@ -43,12 +42,18 @@ pub struct DecoderSpec {
     pub norm_offset: f64,
     /// The factor of rows of the embedding.
     pub embed_scale: f64,
-    /// Whether rows of the embedding are normalized by a norm without a weight.
-    pub normalizes_embedding: bool,
+    /// The norm of what is looked up.
+    pub embedding_norm: EmbeddingNorm,
     /// Whether the head has a bias.
     pub head_bias: bool,
     /// Whether a learned row of each position is added to the embedding.
     pub learns_positions: bool,
+    /// The row of the first position in the table of positions: rows before it are those of
+    /// padding.
+    pub first_position: usize,
+    /// Rows of the table of token types, of which the first is added to the embedding; 0: there is
+    /// no such table.
+    pub token_types: usize,
     /// The order of weights of linear maps in the checkpoint.
     pub weight_order: WeightOrder,
     /// The factor of logits.
@@ -64,6 +69,17 @@ pub struct DecoderSpec {
     /// `padding_idx` of torch,
     /// <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
     pub padding: Option<u32>,
+}
+
+/// The norm of the rows that are looked up for tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmbeddingNorm {
+    /// There is none.
+    None,
+    /// A norm without a weight, of the rows of the embedding alone.
+    Bare,
+    /// A norm of the model's kind, of the sum of the rows of token, position and token type.
+    OfSum,
 }
 
 /// The kind of a norm.
@@ -188,8 +204,14 @@ pub enum NormPlacement {
     Pre,
     /// Before and after each of them.
     PreAndPost,
+    /// Before the feed-forward only: the stream is normalized already.
+    PreMlp,
     /// After each of them.
     Post,
+    /// Of the stream after each sum: x = norm(x + f(x)), Vaswani et al. 2017, arXiv:1706.03762.
+    Sum,
+    /// Of the stream after attention's sum. The norm after the second sum stands before the head.
+    FirstSum,
     /// One norm of the stream, whose result attention and feed-forward both take: neither sees what
     /// the other adds.
     Parallel,
@@ -210,15 +232,22 @@ impl NormPlacement {
                 Some("pre_feedforward_layernorm"),
                 Some("post_feedforward_layernorm"),
             ],
-            Self::Post => [
+            Self::PreMlp => [None, None, Some(after_attention), None],
+            Self::Post | Self::Sum => [
                 None,
                 Some(after_attention),
                 None,
                 Some("post_feedforward_layernorm"),
             ],
+            Self::FirstSum => [None, Some(after_attention), None, None],
             Self::Parallel => [Some("input_layernorm"), None, None, None],
             Self::ParallelApart => [Some("ln_attn"), None, Some("ln_mlp"), None],
         }
+    }
+
+    /// Whether norms are those of sums.
+    pub fn is_of_sums(self) -> bool {
+        matches!(self, Self::Sum | Self::FirstSum)
     }
 
     /// Whether attention and feed-forward are parallel.
@@ -240,9 +269,11 @@ impl DecoderSpec {
             norm_epsilon: 1e-5,
             norm_offset: 0.0,
             embed_scale: 1.0,
-            normalizes_embedding: false,
+            embedding_norm: EmbeddingNorm::None,
             head_bias: false,
             learns_positions: false,
+            first_position: 0,
+            token_types: 0,
             weight_order: WeightOrder::OutIn,
             logit_scale: 1.0,
             final_softcap: None,
@@ -257,7 +288,7 @@ impl DecoderSpec {
         let factors = [self.embed_scale, self.logit_scale, 1.0 + self.norm_offset];
         let is_plain = self.final_softcap.is_none()
             && self.norm == NormKind::RootMeanSquare
-            && !self.normalizes_embedding
+            && self.embedding_norm == EmbeddingNorm::None
             && !self.head_bias
             && !self.learns_positions;
         is_plain
@@ -272,7 +303,7 @@ impl DecoderSpec {
         let slides = self
             .layers
             .iter()
-            .all(|layer| layer.mixer.span() != Span::Full);
+            .all(|layer| layer.mixer.span().is_window());
         (!slides || self.learns_positions).then_some(self.context)
     }
 
@@ -297,7 +328,35 @@ impl DecoderSpec {
             .layers
             .iter()
             .any(|layer| layer.mixer.grouped().is_some_and(|grouped| grouped.sinks));
+        if self.is_encoder() {
+            return Some("token types and the norm of the embedding get no gradient");
+        }
         has_sinks.then_some("attention sinks get no gradient")
+    }
+
+    /// Returns the number of rows of the table of positions.
+    pub fn positions(&self) -> usize {
+        self.first_position + self.context
+    }
+
+    /// Whether tokens see later ones, so that nothing can be generated.
+    pub fn is_encoder(&self) -> bool {
+        self.layers
+            .iter()
+            .any(|layer| !layer.mixer.span().is_causal())
+    }
+
+    /// Returns the module of the norm before the head: where every layer normalizes its sums, that
+    /// of the last one.
+    pub fn final_norm(&self) -> String {
+        match self.layers.last() {
+            Some(layer) if layer.norms == NormPlacement::FirstSum => {
+                let [.., name] = self.names.of_norms(NormPlacement::Sum);
+                let name = name.unwrap_or_default();
+                self.names.in_layer(self.layers.len() - 1, name)
+            }
+            _ => self.names.final_norm(),
+        }
     }
 
     /// Describes the model in words.
@@ -310,7 +369,7 @@ impl DecoderSpec {
         let windows = self
             .layers
             .iter()
-            .filter(|layer| layer.mixer.span() != Span::Full)
+            .filter(|layer| layer.mixer.span().is_window())
             .count();
         let [heads, kv_heads, head_dim] = mixer.heads();
         let normalizes = mixer

@@ -9,7 +9,7 @@ use super::backward::{Given, backward};
 use super::forward::{AttentionRows, forward};
 use super::key_range::KeyRange;
 use super::score::Score;
-use super::{TiledAttention, sizes, with_sinks};
+use super::{SeenKeys, TiledAttention, sizes, with_sinks};
 use crate::ops::numbers::{read, row_major, tensor};
 
 /// Number of queries and of keys in a tile: 64 · 64 scores and as many features of 64 keys stay in
@@ -45,16 +45,13 @@ impl TiledAttention for Flex {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value] = [query, key, value].map(row_major);
-        let sizes = sizes::<Self>(&query, &key, &first);
-        let seen = KeyRange {
-            sizes,
-            first: &first,
-        };
+        let sizes = sizes::<Self>(&query, &key, &seen);
+        let seen = KeyRange { sizes, seen: &seen };
         let mixed = forward(
             &AttentionRows {
                 query: read(&query),
@@ -80,14 +77,14 @@ impl TiledAttention for Flex {
         output: FloatTensor<Self>,
         log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value, output, log_sums, gradient] =
             [query, key, value, output, log_sums, gradient].map(row_major);
         let seen = KeyRange {
-            sizes: sizes::<Self>(&query, &key, &first),
-            first: &first,
+            sizes: sizes::<Self>(&query, &key, &seen),
+            seen: &seen,
         };
         let inputs = AttentionRows {
             query: read(&query),

@@ -1,7 +1,16 @@
-//! The keys that the queries of a batch see: always one range, from a first key to the query's own
-//! place.
+//! The keys that the queries of a batch see: one range for each query, which holds its own place.
 
 use std::ops::Range;
+
+/// The keys of a row that one query sees. From one query of a row to the next, neither number
+/// falls.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeenKeys {
+    /// The first of them.
+    pub first: u32,
+    /// The place after the last of them.
+    pub end: u32,
+}
 
 /// The sizes of an attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,22 +41,23 @@ impl Sizes {
 pub(in crate::ops) struct KeyRange<'a> {
     /// Sizes of the batch.
     pub(in crate::ops) sizes: Sizes,
-    /// For every query of every row, [batch · queries], the first key that it sees; it sees all
-    /// keys from there to itself.
-    pub(in crate::ops) first: &'a [u32],
+    /// The keys that every query of every row sees, [batch · queries].
+    pub(in crate::ops) seen: &'a [SeenKeys],
 }
 
 impl KeyRange<'_> {
+    /// Returns the keys that each query of a row sees.
+    pub(in crate::ops) fn of_row(&self, row: usize) -> &[SeenKeys] {
+        &self.seen[row * self.sizes.queries..][..self.sizes.queries]
+    }
+
     /// Returns the keys that any of some queries of a row sees. They have no gap, because neighbors
     /// stand at neighboring places.
     pub(in crate::ops) fn by(&self, row: usize, queries: Range<usize>) -> Range<usize> {
-        let offset = row * self.sizes.queries;
-        let first = self.first[offset + queries.start..offset + queries.end]
-            .iter()
-            .min()
-            .copied()
-            .unwrap_or(0);
-        first as usize..self.sizes.keys - self.sizes.queries + queries.end
+        let seen = &self.of_row(row)[queries];
+        let first = seen.iter().map(|seen| seen.first).min().unwrap_or(0);
+        let end = seen.iter().map(|seen| seen.end).max().unwrap_or(0);
+        first as usize..end as usize
     }
 
     /// Returns the keys of a row in tiles.
@@ -65,12 +75,16 @@ impl KeyRange<'_> {
     }
 
     /// Returns the places in a row at which a document begins, where a query sees nothing before
-    /// itself. Queries that follow on a cache belong to one document.
+    /// itself and is not seen from there. Queries that follow on a cache belong to one document.
     fn starts(&self, row: usize) -> impl Iterator<Item = usize> {
         let (queries, is_whole) = (self.sizes.queries, self.sizes.queries == self.sizes.keys);
-        let first = &self.first[row * queries..][..queries];
-        (0..queries)
-            .filter(move |query| *query == 0 || (is_whole && first[*query] as usize == *query))
+        let seen = self.of_row(row);
+        (0..queries).filter(move |query| {
+            let parts = |query: usize| {
+                seen[query].first as usize == query && seen[query - 1].end as usize <= query
+            };
+            *query == 0 || (is_whole && parts(*query))
+        })
     }
 
     /// Returns the part of some keys that a query sees, counted from the first of them.

@@ -29,6 +29,7 @@ use burn::tensor::{Tensor, TensorData};
 
 #[cfg(test)]
 pub(crate) use cpu::in_tiles;
+pub use key_range::SeenKeys;
 pub(super) use key_range::Sizes;
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 pub(super) use key_range::{KeyRange, Tiles};
@@ -39,19 +40,20 @@ use super::differentiate;
 /// Computes softmax(score(Q Kᵀ)) V, every group of query heads with its key head (Vaswani et al.
 /// 2017, arXiv:1706.03762; Ainslie et al. 2023, arXiv:2305.13245).
 ///
-/// Query i of a row stands at key `keys - queries + i` and sees the keys from its `first` to there.
+/// Query i of a row stands at key `keys - queries + i` and sees the keys of its `seen`, that one
+/// among them.
 ///
 /// # Shapes
 /// `query` and the result [batch, queries, heads, d], `key` and `value` [batch, keys, kv heads, d],
-/// `first` [batch · queries].
+/// `seen` [batch · queries].
 pub fn attention(
     query: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,
-    first: &Arc<[u32]>,
+    seen: &Arc<[SeenKeys]>,
     score: Score,
 ) -> Tensor<4> {
-    attention_with_sinks(query, key, value, first, score, None)
+    attention_with_sinks(query, key, value, seen, score, None)
 }
 
 /// Computes [`attention`] where every head also has a sink: a score, one number per head, that
@@ -61,7 +63,7 @@ pub fn attention_with_sinks(
     query: Tensor<4>,
     key: Tensor<4>,
     value: Tensor<4>,
-    first: &Arc<[u32]>,
+    seen: &Arc<[SeenKeys]>,
     score: Score,
     sinks: Option<&Arc<[f32]>>,
 ) -> Tensor<4> {
@@ -70,7 +72,7 @@ pub fn attention_with_sinks(
         query,
         key,
         value,
-        first.clone(),
+        seen.clone(),
         score,
         sinks.cloned(),
     );
@@ -86,7 +88,7 @@ pub trait TiledAttention: Backend {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
@@ -104,7 +106,7 @@ pub trait TiledAttention: Backend {
         output: FloatTensor<Self>,
         log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
@@ -140,11 +142,11 @@ fn with_sinks<B: Backend>(
     (B::float_mul(output, share), joint)
 }
 
-/// Returns the sizes of these tensors, and checks that there is one `first` per query.
-fn sizes<B: Backend>(query: &FloatTensor<B>, key: &FloatTensor<B>, first: &[u32]) -> Sizes {
+/// Returns the sizes of these tensors, and checks that there is one range of keys per query.
+fn sizes<B: Backend>(query: &FloatTensor<B>, key: &FloatTensor<B>, seen: &[SeenKeys]) -> Sizes {
     let [batch, queries, heads, width] = query.shape().dims();
     let [_, keys, kv_heads, _] = key.shape().dims();
-    assert_eq!(first.len(), batch * queries, "one first key a query");
+    assert_eq!(seen.len(), batch * queries, "one range of keys a query");
     Sizes {
         batch,
         queries,
@@ -161,13 +163,13 @@ impl TiledAttention for burn::backend::Cube {
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
         let seen = KeyRange {
-            sizes: sizes::<Self>(&query, &key, &first),
-            first: &first,
+            sizes: sizes::<Self>(&query, &key, &seen),
+            seen: &seen,
         };
         let (output, log_sums) = super::cube::attention::forward(query, key, value, &seen, score);
         with_sinks::<Self>(output, log_sums, sinks.as_deref())
@@ -180,12 +182,12 @@ impl TiledAttention for burn::backend::Cube {
         output: FloatTensor<Self>,
         log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let seen = KeyRange {
-            sizes: sizes::<Self>(&query, &key, &first),
-            first: &first,
+            sizes: sizes::<Self>(&query, &key, &seen),
+            seen: &seen,
         };
         let given = super::cube::attention::Given {
             query,
@@ -200,14 +202,14 @@ impl TiledAttention for burn::backend::Cube {
 }
 
 /// The tensors that backward needs: Q, K, V, O and the logarithms of the sums.
-type Kept<B> = ([FloatTensor<B>; 5], Arc<[u32]>, Score);
+type Kept<B> = ([FloatTensor<B>; 5], Arc<[SeenKeys]>, Score);
 
 impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Autodiff<B, C> {
     fn tiled_attention(
         query: FloatTensor<Self>,
         key: FloatTensor<Self>,
         value: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
         sinks: Option<Arc<[f32]>>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>) {
@@ -217,7 +219,7 @@ impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Auto
             query.clone(),
             key.clone(),
             value.clone(),
-            first.clone(),
+            seen.clone(),
             score,
             sinks,
         );
@@ -228,7 +230,7 @@ impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Auto
             .stateful()
         {
             OpsKind::Tracked(prep) => prep.finish(
-                ([query, key, value, output.clone(), log_sums], first, score),
+                ([query, key, value, output.clone(), log_sums], seen, score),
                 output,
             ),
             OpsKind::UnTracked(prep) => prep.finish(output),
@@ -243,13 +245,13 @@ impl<B: Backend + TiledAttention, C: CheckpointStrategy> TiledAttention for Auto
         output: FloatTensor<Self>,
         log_sums: FloatTensor<Self>,
         gradient: FloatTensor<Self>,
-        first: Arc<[u32]>,
+        seen: Arc<[SeenKeys]>,
         score: Score,
     ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>) {
         let [query, key, value, output, log_sums, gradient] =
             [query, key, value, output, log_sums, gradient].map(|tensor| tensor.into_parts().0);
         let (dq, dk, dv) = B::tiled_attention_gradients(
-            query, key, value, output, log_sums, gradient, first, score,
+            query, key, value, output, log_sums, gradient, seen, score,
         );
         let outer = <Self as AutodiffBackend>::from_inner;
         (outer(dq), outer(dk), outer(dv))
@@ -271,9 +273,9 @@ impl<B: Backend + TiledAttention> Backward<B, 3> for AttentionBackward {
         differentiate::<B, _, 3>(
             ops,
             grads,
-            |([query, key, value, output, log_sums], first, score), gradient| {
+            |([query, key, value, output, log_sums], seen, score), gradient| {
                 B::tiled_attention_gradients(
-                    query, key, value, output, log_sums, gradient, first, score,
+                    query, key, value, output, log_sums, gradient, seen, score,
                 )
                 .into()
             },

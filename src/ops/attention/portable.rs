@@ -6,7 +6,7 @@ use burn::backend::tensor::{BoolTensor, FloatTensor};
 use burn::backend::{Backend, TensorMetadata, get_device_settings};
 use burn::tensor::{DType, Shape, TensorData};
 
-use super::key_range::{KeyRange, Sizes};
+use super::key_range::{KeyRange, SeenKeys, Sizes};
 use super::score::Score;
 use super::sizes;
 use crate::ops::product::Product;
@@ -28,12 +28,12 @@ impl<'a, B: Backend> AttentionInputs<'a, B> {
         query: FloatTensor<B>,
         key: FloatTensor<B>,
         value: FloatTensor<B>,
-        first: &'a [u32],
+        seen: &'a [SeenKeys],
         score: Score,
     ) -> Self {
         let seen = KeyRange {
-            sizes: sizes::<B>(&query, &key, first),
-            first,
+            sizes: sizes::<B>(&query, &key, seen),
+            seen,
         };
         Self {
             query,

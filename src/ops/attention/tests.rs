@@ -1,5 +1,7 @@
 //! Tests both forms against the definition of softmax, in f64.
 
+use std::ops::Range;
+
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Flex, TensorMetadata};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -7,37 +9,58 @@ use proptest::prelude::*;
 
 use super::backward::{Given, backward};
 use super::forward::{AttentionRows, forward};
-use super::key_range::{KeyRange, Sizes};
+use super::key_range::{KeyRange, SeenKeys, Sizes};
 use super::{Score, attention, portable};
 
-/// An attention with the documents and the window that its queries see.
+/// An attention with the keys that its queries see.
 #[derive(Debug, Clone)]
 struct Case {
     sizes: Sizes,
-    first: Vec<u32>,
+    seen: Vec<SeenKeys>,
     score: Score,
     tile: usize,
 }
 
 impl Case {
-    /// Makes a case; `starts` are the places, in keys, where documents after the first begin.
+    /// Makes a causal case; `starts` are the places, in keys, where documents after the first
+    /// begin.
     fn new(sizes: Sizes, tile: usize, starts: &[usize], window: usize) -> Self {
-        let first_of = |query: usize| {
+        Self::seeing(sizes, tile, starts, |place| {
+            (place + 1).saturating_sub(window)..place + 1
+        })
+    }
+
+    /// Makes a case in which a query sees the tokens of its document at most `reach` away.
+    fn both_sides(sizes: Sizes, tile: usize, starts: &[usize], reach: usize) -> Self {
+        Self::seeing(sizes, tile, starts, |place| {
+            place.saturating_sub(reach)..place + 1 + reach
+        })
+    }
+
+    fn seeing(
+        sizes: Sizes,
+        tile: usize,
+        starts: &[usize],
+        near: impl Fn(usize) -> Range<usize>,
+    ) -> Self {
+        let seen_of = |query: usize| {
             let place = sizes.keys - sizes.queries + query;
-            let document = starts
-                .iter()
-                .filter(|start| **start <= place)
-                .max()
-                .copied()
-                .unwrap_or(0);
-            document.max((place + 1).saturating_sub(window)) as u32
+            let (before, after): (Vec<usize>, Vec<usize>) =
+                starts.iter().partition(|start| **start <= place);
+            let document = before.into_iter().max().unwrap_or(0)
+                ..after.into_iter().min().unwrap_or(sizes.keys);
+            let near = near(place);
+            SeenKeys {
+                first: document.start.max(near.start) as u32,
+                end: document.end.min(near.end).min(sizes.keys) as u32,
+            }
         };
-        let first = (0..sizes.batch)
-            .flat_map(|_| (0..sizes.queries).map(first_of))
+        let seen = (0..sizes.batch)
+            .flat_map(|_| (0..sizes.queries).map(seen_of))
             .collect();
         Self {
             sizes,
-            first,
+            seen,
             score: Score {
                 scale: 0.3,
                 softcap: None,
@@ -111,7 +134,8 @@ impl Case {
         {
             let at = ((row * queries + query) * heads + head) * width;
             let at = at..at + width;
-            let seen = self.first[row * queries + query] as usize..keys - queries + query + 1;
+            let SeenKeys { first, end } = self.seen[row * queries + query];
+            let seen = first as usize..end as usize;
             let key_at =
                 |key: usize| ((row * keys + key) * kv_heads + head * kv_heads / heads) * width;
             let of_key = |key: usize| key_at(key)..key_at(key) + width;
@@ -165,7 +189,7 @@ impl Case {
     fn composed(&self) -> [Vec<f32>; 4] {
         let [query, key, value, gradient] = self.primitives();
         let inputs =
-            portable::AttentionInputs::<Flex>::new(query, key, value, &self.first, self.score);
+            portable::AttentionInputs::<Flex>::new(query, key, value, &self.seen, self.score);
         let (output, log_sums) = portable::forward(&inputs, self.tile);
         let [dq, dk, dv] =
             portable::backward(&inputs, output.clone(), log_sums, gradient, self.tile);
@@ -196,7 +220,7 @@ impl Case {
             query.clone(),
             key.clone(),
             value.clone(),
-            &self.first.clone().into(),
+            &self.seen.clone().into(),
             self.score,
         );
         let gradients = (output.clone() * tensors[3].clone()).sum().backward();
@@ -207,14 +231,18 @@ impl Case {
 
     /// Returns the output, dQ, dK and dV of the CPU's form.
     fn computed(&self) -> [Vec<f32>; 4] {
-        let [query, key, value, gradient] = &self.tensors();
+        self.of(&self.tensors())
+    }
+
+    /// Does the same as [`Case::computed`] for any numbers.
+    fn of(&self, [query, key, value, gradient]: &[Vec<f32>; 4]) -> [Vec<f32>; 4] {
         let inputs = AttentionRows {
             query,
             key,
             value,
             seen: KeyRange {
                 sizes: self.sizes,
-                first: &self.first,
+                seen: &self.seen,
             },
             score: self.score,
         };
@@ -275,6 +303,14 @@ fn cases() -> Vec<Case> {
                 let sizes = sizes(length, heads, kv_heads, width);
                 cases.push(Case::new(sizes, tile, &[], length));
                 cases.push(Case::new(sizes, tile, &[], tile / 2 + 1));
+                cases.push(Case::both_sides(sizes, tile, &[], length));
+                cases.push(Case::both_sides(sizes, tile, &[], tile / 2 - 1));
+                cases.push(Case::both_sides(
+                    sizes,
+                    tile,
+                    &[tile / 2, tile + 1, tile + 2, 2 * tile],
+                    tile + 1,
+                ));
                 cases.push(
                     Case::new(
                         sizes,
@@ -332,7 +368,7 @@ fn a_tape_gets_the_same_gradients() {
         query.clone(),
         key.clone(),
         value,
-        &case.first.into(),
+        &case.seen.into(),
         case.score,
     )
     .sum()
@@ -361,6 +397,38 @@ fn numbers_do_not_depend_on_the_threads() {
     }
 }
 
+/// Returns these tokens of the first row of tensors [batch, tokens, heads, width].
+fn part(numbers: &[f32], tokens: Range<usize>, heads_width: usize) -> &[f32] {
+    &numbers[tokens.start * heads_width..tokens.end * heads_width]
+}
+
+#[test]
+fn a_document_that_sees_both_ways_does_not_depend_on_what_it_is_packed_with() {
+    let (before, length, after) = (23, 57, 30);
+    let of = |tokens: usize| Sizes {
+        batch: 1,
+        ..sizes(tokens, 4, 2, 8)
+    };
+    for reach in [9, 200] {
+        let starts = [before, before + length];
+        let packed = Case::both_sides(of(before + length + after), 16, &starts, reach);
+        let alone = Case::both_sides(of(length), 16, &[], reach);
+        let numbers = packed.tensors();
+        let widths = [4 * 8, 2 * 8, 2 * 8, 4 * 8];
+        let own = before..before + length;
+        let mut index = 0;
+        let parts = numbers.each_ref().map(|numbers| {
+            index += 1;
+            part(numbers, own.clone(), widths[index - 1]).to_vec()
+        });
+        let (all, alone) = (packed.of(&numbers), alone.of(&parts));
+        // Output and dQ have the width of queries, dK and dV that of keys.
+        for ((all, alone), width) in all.iter().zip(&alone).zip([32, 32, 16, 16]) {
+            assert_eq!(part(all, own.clone(), width), alone, "reach {reach}");
+        }
+    }
+}
+
 #[test]
 fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
     let case = Case::new(sizes(12, 1, 1, 4), 4, &[6], 12);
@@ -372,7 +440,7 @@ fn what_is_not_a_number_shows_where_it_is_seen_and_nowhere_else() {
         value: &value,
         seen: KeyRange {
             sizes: case.sizes,
-            first: &case.first,
+            seen: &case.seen,
         },
         score: case.score,
     };
@@ -397,6 +465,7 @@ proptest! {
         group in prop::sample::select(vec![1usize, 3, 8]),
         starts in prop::collection::vec(0usize..60, 0..5),
         (window, tile, softcap) in (1usize..70, 3usize..20, prop::option::of(0.5f32..30.0)),
+        is_causal in any::<bool>(),
     ) {
         let sizes = Sizes {
             batch,
@@ -406,7 +475,11 @@ proptest! {
             kv_heads,
             width,
         };
-        let case = Case::new(sizes, tile, &starts, window);
+        let case = if is_causal {
+            Case::new(sizes, tile, &starts, window)
+        } else {
+            Case::both_sides(sizes, tile, &starts, window - 1)
+        };
         let case = softcap.map_or_else(|| case.clone(), |softcap| case.clone().capped(softcap));
         let distance = case.distance(&case.computed());
         prop_assert!(distance <= BOUND, "{:e}", distance);

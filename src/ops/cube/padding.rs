@@ -13,10 +13,10 @@ use burn_cubecl::tensor::CubeTensor;
 use super::tests::{device, drawn, tensor};
 use crate::device::{self, DeviceClass, FoundDevice};
 use crate::ops::{
-    Activation, AdamWRule, AdamWState, Base, Mask, Packed, RecurrenceForm, Score, Segment, Update,
-    adamw, attention, backward_from, cross_entropy, cross_entropy_losses, dropout, gated,
-    recurrence, rms_norm, rms_norm_gradients, rms_norm_input, rope, short_conv, sum_of_squares,
-    times,
+    Activation, AdamWRule, AdamWState, Base, Mask, Packed, RecurrenceForm, Score, SeenKeys,
+    Segment, Update, adamw, attention, backward_from, cross_entropy, cross_entropy_losses, dropout,
+    gated, recurrence, rms_norm, rms_norm_gradients, rms_norm_input, rope, short_conv,
+    sum_of_squares, times,
 };
 use crate::quant::{BlockSize, FourBitType as Code, QuantFormat};
 
@@ -213,14 +213,17 @@ fn attentions() {
                     .require_grad()
             };
             let [query, key, value] = [leaf(1, 4), leaf(2, 2), leaf(3, 2)];
-            let first: Arc<[u32]> = (0..74)
-                .map(|query| if query % 37 < 21 { 0 } else { 21 })
+            let seen: Arc<[SeenKeys]> = (0..74)
+                .map(|query| SeenKeys {
+                    first: if query % 37 < 21 { 0 } else { 21 },
+                    end: query % 37 + 1,
+                })
                 .collect();
             let output = attention(
                 query.clone(),
                 key.clone(),
                 value.clone(),
-                &first,
+                &seen,
                 Score {
                     scale: 0.3,
                     softcap,

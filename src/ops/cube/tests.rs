@@ -8,8 +8,8 @@ use burn::tensor::{Device, DeviceType, FloatDType, Tensor, TensorData};
 use super::padding;
 use crate::keyed_random::{mix, unit};
 use crate::ops::{
-    Activation, Score, attention, backward_from, cross_entropy, gated, matmul, precision, rms_norm,
-    rms_norm_input, rope,
+    Activation, Score, SeenKeys, attention, backward_from, cross_entropy, gated, matmul, precision,
+    rms_norm, rms_norm_input, rope,
 };
 
 /// Returns a wgpu device, where the machine has an adapter.
@@ -75,12 +75,16 @@ fn results(numbers: &[Vec<f32>; 4], dtype: FloatDType, device: &Device) -> Vec<T
     );
     let leaves = [&x, &y, &z].map(|leaf| leaf.clone().autodiff().require_grad());
     let [query, key, value] = leaves.clone();
-    let first: Arc<[u32]> = [0; 24].into();
+    let seen = (0..24).map(|query| SeenKeys {
+        first: 0,
+        end: query % 12 + 1,
+    });
+    let seen: Arc<[SeenKeys]> = seen.collect();
     let mixed = attention(
         query,
         key,
         value,
-        &first,
+        &seen,
         Score {
             scale: 0.25,
             softcap: None,

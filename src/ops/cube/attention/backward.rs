@@ -11,7 +11,7 @@ use cubecl::prelude::*;
 use super::super::super::attention::{KeyRange, Score};
 use super::super::super::product::count;
 use super::super::{Extent, across, cubes, element, empty, extent, units, upload};
-use super::spans::{OF_TILE, Spans};
+use super::spans::{OF_QUERY, OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
 use super::{KernelShape, LANES, Lengths, Scoring, lengths, scoring};
 
@@ -116,8 +116,9 @@ fn queries_of<F: Float, N: Size>(
     let mut from = last_key;
     let mut to = last_key;
     if own < end - start {
-        from = spans[lengths.tiles as usize * OF_TILE + row * queries + start + own] as usize;
-        to = keys - queries + start + own + 1;
+        let seen = lengths.tiles as usize * OF_TILE + OF_QUERY * (row * queries + start + own);
+        from = spans[seen] as usize;
+        to = spans[seen + 1] as usize;
     }
     let of_own = (row * queries + start + own) * heads + head;
     let mut dq = zeros::<N>(form);
@@ -231,7 +232,7 @@ fn keys_of<F: Float, N: Size>(
         form,
     );
 
-    let firsts = lengths.tiles as usize * OF_TILE + row * queries;
+    let all_seen = lengths.tiles as usize * OF_TILE + OF_QUERY * row * queries;
     let own_key = start + own;
     let mut dk = zeros::<N>(form);
     let mut dv = zeros::<N>(form);
@@ -265,9 +266,9 @@ fn keys_of<F: Float, N: Size>(
             while place < form.tile {
                 let mut weight = 0.0f32;
                 let mut of_score = 0.0f32;
-                let first = spans[firsts + min(at + place, last_query - 1)] as usize;
-                let is_past = keys + at + place >= queries + own_key;
-                if place < rows && own_key < end && first <= own_key && is_past {
+                let seen = all_seen + OF_QUERY * min(at + place, last_query - 1);
+                let is_seen = spans[seen] as usize <= own_key && own_key < spans[seen + 1] as usize;
+                if place < rows && own_key < end && is_seen {
                     let product = dot::<N>(&q, place, &k, own, form);
                     let of_weight = dot::<N>(&g, place, &v, own, form);
                     let of_query = (row * queries + at + place) * heads + head;

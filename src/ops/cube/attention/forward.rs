@@ -10,7 +10,7 @@ use cubecl::prelude::*;
 use super::super::super::attention::{KeyRange, Score};
 use super::super::super::product::count;
 use super::super::{cubes, element, empty, upload};
-use super::spans::{OF_TILE, Spans};
+use super::spans::{OF_QUERY, OF_TILE, Spans};
 use super::tile::{add, dot, load, scored, store, zeros};
 use super::{KernelShape, LANES, Lengths, Scoring, lengths, scoring};
 
@@ -66,8 +66,9 @@ fn mix<F: Float, N: Size>(
     let mut from = last_key;
     let mut to = last_key;
     if own < end - start {
-        from = spans[lengths.tiles as usize * OF_TILE + row * queries + start + own] as usize;
-        to = keys - queries + start + own + 1;
+        let seen = lengths.tiles as usize * OF_TILE + OF_QUERY * (row * queries + start + own);
+        from = spans[seen] as usize;
+        to = spans[seen + 1] as usize;
     }
     let mut largest = f32::new(-1e30);
     let mut sum = 0.0f32;

@@ -6,7 +6,10 @@ use crate::ops::attention::{KeyRange, Tiles};
 /// of what meets it.
 pub(super) const OF_TILE: usize = 5;
 
-/// Tiles of [`OF_TILE`] numbers, and after them the first key that each query sees.
+/// Numbers per query: the first key that it sees, and the place after the last.
+pub(super) const OF_QUERY: usize = 2;
+
+/// Tiles of [`OF_TILE`] numbers, and after them [`OF_QUERY`] numbers for each query.
 pub(super) struct Spans {
     pub numbers: Vec<u32>,
     pub tiles: usize,
@@ -25,28 +28,15 @@ impl Spans {
         })
     }
 
-    /// Makes tiles of keys, which meet the queries from the first at their place to the last that
-    /// sees one of them.
+    /// Makes tiles of keys, which meet the queries from the first to the last that sees one of
+    /// them.
     pub fn of_keys(seen: &KeyRange, tile: usize) -> Self {
         Self::new(seen, |row| {
-            let (sizes, first) = (
-                seen.sizes,
-                &seen.first[row * seen.sizes.queries..][..seen.sizes.queries],
-            );
-            // After the last query that sees a key or one before it.
-            let mut ends = vec![0; sizes.keys];
-            first
-                .iter()
-                .enumerate()
-                .for_each(|(query, first)| ends[*first as usize] = query + 1);
-            let mut most = 0;
-            for end in &mut ends {
-                most = most.max(*end);
-                *end = most;
-            }
-            let before = sizes.keys - sizes.queries;
+            let of_row = seen.of_row(row);
             let met = move |from: usize, to: usize| {
-                from.saturating_sub(before)..ends[to - 1].max(from.saturating_sub(before))
+                let first = of_row.partition_point(|seen| seen.end as usize <= from);
+                let end = of_row.partition_point(|seen| (seen.first as usize) < to);
+                first..end.max(first)
             };
             (seen.key_tiles(row, tile), Box::new(met))
         })
@@ -77,7 +67,7 @@ impl Spans {
             }
         }
         let tiles = numbers.len() / OF_TILE;
-        numbers.extend(seen.first);
+        numbers.extend(seen.seen.iter().flat_map(|seen| [seen.first, seen.end]));
         Self {
             numbers,
             tiles,

@@ -1,5 +1,6 @@
 //! Tests the kernels against the CPU's form, which is tested against the definition of softmax.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use burn::backend::Cube;
@@ -8,37 +9,56 @@ use cubecl::MemoryScope;
 use proptest::prelude::*;
 
 use super::super::tests::{device, drawn, tensor, worst};
-use crate::ops::{Score, attention, backward_from};
+use crate::ops::{Score, SeenKeys, attention, backward_from};
 
-/// An attention with the documents and the window that its queries see.
+/// An attention with the keys that its queries see.
 #[derive(Debug, Clone)]
 struct Case {
     /// Batch, queries, keys, heads, kv heads, features.
     sizes: [usize; 6],
-    first: Arc<[u32]>,
+    seen: Arc<[SeenKeys]>,
     score: Score,
 }
 
 impl Case {
-    /// Makes a case; `starts` are the places, in keys, where documents after the first begin.
+    /// Makes a causal case; `starts` are the places, in keys, where documents after the first
+    /// begin.
     fn new(sizes: [usize; 6], starts: &[usize], window: usize, softcap: Option<f32>) -> Self {
+        Self::seeing(sizes, starts, softcap, |place| {
+            (place + 1).saturating_sub(window)..place + 1
+        })
+    }
+
+    /// Makes a case in which a query sees the tokens of its document at most `reach` away.
+    fn both_sides(sizes: [usize; 6], starts: &[usize], reach: usize, softcap: Option<f32>) -> Self {
+        Self::seeing(sizes, starts, softcap, |place| {
+            place.saturating_sub(reach)..place + 1 + reach
+        })
+    }
+
+    fn seeing(
+        sizes: [usize; 6],
+        starts: &[usize],
+        softcap: Option<f32>,
+        near: impl Fn(usize) -> Range<usize>,
+    ) -> Self {
         let [batch, queries, keys, ..] = sizes;
-        let first_of = |query: usize| {
+        let seen_of = |query: usize| {
             let place = keys - queries + query;
-            let document = starts
-                .iter()
-                .filter(|start| **start <= place)
-                .max()
-                .copied()
-                .unwrap_or(0);
-            document.max((place + 1).saturating_sub(window)) as u32
+            let (before, after): (Vec<usize>, Vec<usize>) =
+                starts.iter().partition(|start| **start <= place);
+            let document =
+                before.into_iter().max().unwrap_or(0)..after.into_iter().min().unwrap_or(keys);
+            let near = near(place);
+            SeenKeys {
+                first: document.start.max(near.start) as u32,
+                end: document.end.min(near.end).min(keys) as u32,
+            }
         };
-        let first = (0..batch)
-            .flat_map(|_| (0..queries).map(first_of))
-            .collect();
+        let seen = (0..batch).flat_map(|_| (0..queries).map(seen_of)).collect();
         Self {
             sizes,
-            first,
+            seen,
             score: Score {
                 scale: 0.3,
                 softcap,
@@ -77,7 +97,7 @@ impl Case {
             query.clone(),
             key.clone(),
             value.clone(),
-            &self.first,
+            &self.seen,
             self.score,
         );
         let gradients = backward_from(output.clone(), tensor(&numbers[3], shapes[3], device));
@@ -114,6 +134,9 @@ fn lengths_around_a_tile_groups_windows_documents_and_wide_heads() {
                 Case::new(sizes, &[], length, None),
                 Case::new(sizes, &[8, 17, 18, 40], 13, Some(2.0)),
                 Case::new(later, &[9], 30, None),
+                Case::both_sides(sizes, &[], length, None),
+                Case::both_sides(sizes, &[8, 17, 18, 40], 13, Some(2.0)),
+                Case::both_sides(later, &[9], 30, None),
             ];
             for case in cases {
                 let distance = case.distance(&device);
@@ -139,10 +162,16 @@ proptest! {
         features in prop::sample::select(vec![1usize, 4, 7, 18]),
         starts in prop::collection::vec(0usize..60, 0..5),
         (window, softcap) in (1usize..70, prop::option::of(0.5f32..30.0)),
+        is_causal in any::<bool>(),
     ) {
         let Some(device) = device() else { return Ok(()) };
         let sizes = [batch, queries, queries + before, kv_heads * group, kv_heads, features];
-        let distance = Case::new(sizes, &starts, window, softcap).distance(&device);
+        let case = if is_causal {
+            Case::new(sizes, &starts, window, softcap)
+        } else {
+            Case::both_sides(sizes, &starts, window - 1, softcap)
+        };
+        let distance = case.distance(&device);
         prop_assert!(distance < BOUND, "{:e}", distance);
     }
 }
@@ -154,17 +183,23 @@ fn bits(tensors: [Tensor<4>; 4]) -> [Vec<u32>; 4] {
 #[test]
 fn a_run_repeats_bit_for_bit_and_a_document_does_not_depend_on_what_it_is_packed_with() {
     let Some(device) = device() else { return };
+    for make in [Case::new, Case::both_sides] {
+        is_the_same_packed(&device, make);
+    }
+}
+
+fn is_the_same_packed(device: &Device, make: fn([usize; 6], &[usize], usize, Option<f32>) -> Case) {
     let [before, length] = [23, 57];
-    let packed = Case::new(
+    let packed = make(
         [1, before + length, before + length, 4, 2, 8],
         &[before],
         40,
         None,
     );
     let numbers = packed.numbers();
-    let all = bits(packed.of(&numbers, &device));
-    assert_eq!(all, bits(packed.of(&numbers, &device)));
-    let alone = Case::new([1, length, length, 4, 2, 8], &[], 40, None);
+    let all = bits(packed.of(&numbers, device));
+    assert_eq!(all, bits(packed.of(&numbers, device)));
+    let alone = make([1, length, length, 4, 2, 8], &[], 40, None);
     let widths = [4 * 8, 2 * 8, 2 * 8, 4 * 8];
     let mut part = numbers;
     part.iter_mut()
@@ -172,7 +207,7 @@ fn a_run_repeats_bit_for_bit_and_a_document_does_not_depend_on_what_it_is_packed
         .for_each(|(numbers, width)| drop(numbers.drain(..before * width)));
     // Output and dQ have the width of queries, dK and dV that of keys.
     let widths = [widths[0], widths[0], widths[1], widths[1]];
-    for ((alone, packed), width) in bits(alone.of(&part, &device)).iter().zip(&all).zip(widths) {
+    for ((alone, packed), width) in bits(alone.of(&part, device)).iter().zip(&all).zip(widths) {
         assert!(
             *alone == packed[before * width..],
             "the document is another beside others"

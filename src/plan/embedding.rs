@@ -1,0 +1,134 @@
+//! The settings of an embedder, and what they ask of the base.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::base::Base;
+use super::filled::Filled;
+use super::resolve::Plan;
+use crate::fault::Fault;
+use crate::objective::{Contrastive, Objective};
+use crate::recipe::{self, Recipe};
+use crate::terms::{ObjectiveType, Pooling};
+
+/// sentence-transformers' default of `scale` is its inverse, 20.
+const TEMPERATURE: f64 = 0.05;
+
+/// Fills the keys of the objective.
+pub(super) fn contrastive(said: &recipe::Objective, filled: &mut Filled) -> Contrastive {
+    let dims = filled.optional(
+        "objective.matryoshka_dims",
+        said.matryoshka_dims.as_ref(),
+        |dims| json!(dims),
+    );
+    let weights = filled.optional(
+        "objective.matryoshka_weights",
+        said.matryoshka_weights.as_ref(),
+        |weights| json!(weights),
+    );
+    let dims = dims.unwrap_or_default();
+    let weights = weights.unwrap_or_else(|| vec![1.0; dims.len()]);
+    Contrastive {
+        pooling: filled.word("objective.pooling", said.pooling.as_ref(), Pooling::Mean),
+        temperature: filled.plain(
+            "objective.temperature",
+            said.temperature.as_ref(),
+            TEMPERATURE,
+        ),
+        symmetric: filled.plain("objective.symmetric", said.symmetric.as_ref(), false),
+        widths: dims.into_iter().zip(weights).collect(),
+    }
+}
+
+/// Refuses an encoder for objectives that predict the next token, and widths that the base's
+/// vectors do not have.
+pub(super) fn check_embedder(recipe: &Recipe, base: Option<&Base>, faults: &mut Vec<Fault>) {
+    let Some(spec) = base.map(|base| &base.model.spec) else {
+        return;
+    };
+    let kind = recipe.objective.type_or_default();
+    let predicts = kind != ObjectiveType::Embedding;
+    if let Some(said) = recipe
+        .base_model
+        .as_ref()
+        .filter(|_| predicts && spec.is_encoder())
+    {
+        let fault = Fault::new(format!(
+            "base_model: it is an encoder, whose tokens see later ones, and `objective: {{type: \
+            {kind}}}` predicts the next token"
+        ));
+        faults.push(
+            fault
+                .at(&said.place)
+                .hint("set `objective: {type: embedding}`, or choose a causal language model"),
+        );
+    }
+    let too_wide = |said: &&recipe::Said<Vec<usize>>| {
+        said.value.iter().copied().max().unwrap_or(0) > spec.width
+    };
+    if let Some(said) = recipe.objective.matryoshka_dims.as_ref().filter(too_wide) {
+        let fault = Fault::new(format!(
+            "objective.matryoshka_dims has {}, the base's vectors have {} numbers",
+            said.value.iter().copied().max().unwrap_or(0),
+            spec.width
+        ));
+        faults.push(
+            fault
+                .at(&said.place)
+                .hint(format!("name widths up to {}", spec.width)),
+        );
+    }
+}
+
+impl Plan {
+    /// Returns the files by which sentence-transformers loads the product of an embedder: text to
+    /// hidden rows, pooling, and vectors of length 1. None with another objective.
+    pub(super) fn embedder_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let Objective::Contrastive(loss) = self.objective() else {
+            return Vec::new();
+        };
+        let module = |index: usize, path: &str, kind: &str| {
+            json!({
+                "idx": index,
+                "name": index.to_string(),
+                "path": path,
+                "type": format!("sentence_transformers.models.{kind}"),
+            })
+        };
+        let modules = json!([
+            module(0, "", "Transformer"),
+            module(1, "1_Pooling", "Pooling"),
+            module(2, "2_Normalize", "Normalize"),
+        ]);
+        let is = |pooling: Pooling| loss.pooling == pooling;
+        let pooling = json!({
+            "word_embedding_dimension": self.model.spec.width,
+            "pooling_mode_cls_token": is(Pooling::First),
+            "pooling_mode_mean_tokens": is(Pooling::Mean),
+            "pooling_mode_max_tokens": false,
+            "pooling_mode_mean_sqrt_len_tokens": false,
+            "pooling_mode_weightedmean_tokens": false,
+            "pooling_mode_lasttoken": is(Pooling::Last),
+            "include_prompt": true,
+        });
+        let transformer = json!({
+            "max_seq_length": self.limits.sequence_len,
+            "do_lower_case": false,
+        });
+        let model = json!({
+            "prompts": {},
+            "default_prompt_name": null,
+            "similarity_fn_name": "cosine",
+        });
+        [
+            ("modules.json", modules),
+            ("1_Pooling/config.json", pooling),
+            ("sentence_bert_config.json", transformer),
+            ("config_sentence_transformers.json", model),
+        ]
+        .into_iter()
+        .map(|(name, value)| (PathBuf::from(name), format!("{value:#}\n").into_bytes()))
+        .collect()
+    }
+}
