@@ -54,7 +54,7 @@ macro_rules! term {
 
 mod objective;
 
-pub use objective::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType};
+pub use objective::{CpoLoss, DpoLoss, KtoLoss, MarginSource, ObjectiveType, ProblemType};
 
 term! {
     /// Format of a dataset's rows.
@@ -71,6 +71,8 @@ term! {
         Preference = "preference",
         /// A prompt and a completion that is desirable or not.
         Unpaired = "unpaired",
+        /// A text, or a pair of texts, with its label; or words with a tag each.
+        Classification = "classification",
     }
 }
 
@@ -95,6 +97,9 @@ impl Format {
                 "rejected",
                 "tools",
                 "chat_template_kwargs",
+                "margin",
+                "score_chosen",
+                "score_rejected",
             ],
             Self::Unpaired => &[
                 "prompt",
@@ -103,12 +108,18 @@ impl Format {
                 "tools",
                 "chat_template_kwargs",
             ],
+            Self::Classification => &["tokens", "tags", "text", "text_pair", "label"],
         }
     }
 
     /// Whether rows compare or rate completions.
     pub fn is_of_preferences(self) -> bool {
         matches!(self, Self::Preference | Self::Unpaired)
+    }
+
+    /// Whether which tokens are trained follows from the format, so that there is no `train_on`.
+    pub fn sets_train_on(self) -> bool {
+        self.is_of_preferences() || self == Self::Classification
     }
 }
 

@@ -8,6 +8,7 @@ mod new_tokens;
 mod numbers;
 pub mod peft;
 mod pissa;
+mod score;
 mod singular;
 pub mod singular_values;
 mod table_weights;
@@ -22,6 +23,7 @@ use crate::terms::AdapterVector;
 pub use attach::{attach, tensors};
 pub use numbers::Numbers;
 pub use pissa::Extraction;
+pub use score::{LABELS, ScoreConfig};
 pub use table_weights::check_bases;
 pub use tables::{TablePart, TableTarget, Tables};
 pub use target::{Target, Targets};
@@ -55,6 +57,8 @@ pub struct LoraConfig {
     pub vector: Option<AdapterVector>,
     /// The parts of embedding and head that train too.
     pub tables: Tables,
+    /// The head that scores texts or tokens in place of the vocabulary's.
+    pub score: Option<ScoreConfig>,
 }
 
 impl LoraConfig {
@@ -73,6 +77,7 @@ impl LoraConfig {
             is_principal: false,
             vector: None,
             tables: Tables::NONE,
+            score: None,
         }
     }
 

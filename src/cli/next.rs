@@ -32,10 +32,12 @@ pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure
         ("gguf", ".gguf")
     };
     let out = shell_word(&beside(plan, end).display().to_string());
-    lines.extend([
-        format!("rankine report {run}"),
-        format!("rankine export {run} --to {form} --out {out}"),
-    ]);
+    lines.push(format!("rankine report {run}"));
+    if plan.scoring().is_some() {
+        lines[0] = format!("rankine classify {run} FILE --out FILE.parquet");
+    } else {
+        lines.push(format!("rankine export {run} --to {form} --out {out}"));
+    }
     for (index, line) in lines.iter().enumerate() {
         print(format_args!(
             "{}{line}",

@@ -17,7 +17,11 @@ impl Frame {
     /// Returns the frame in which rows of a format are trained.
     pub fn of(format: Format) -> Self {
         match format {
-            Format::Text | Format::Completion | Format::Preference | Format::Unpaired => Self::Text,
+            Format::Text
+            | Format::Completion
+            | Format::Preference
+            | Format::Unpaired
+            | Format::Classification => Self::Text,
             Format::Instruction => Self::Instruction,
             Format::Chat => Self::Chat,
         }

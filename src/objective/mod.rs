@@ -6,6 +6,8 @@
 //! few of them depend on numbers of the whole step, [`StepStatistics`], which are known before its
 //! first backward, so that micro-batches of any size give the same result.
 
+mod class_scores;
+mod classify;
 mod cpo;
 mod dpo;
 mod figures;
@@ -13,13 +15,17 @@ mod kto;
 mod next_token;
 mod orpo;
 mod pair;
+mod reward;
 mod scalar;
 
+pub use class_scores::{ClassScores, ClassTable};
+pub use classify::{Classify, likeliest};
 pub use cpo::{Cpo, Simpo};
 pub use dpo::Dpo;
 pub use figures::Figures;
 pub use kto::Kto;
 pub use orpo::Orpo;
+pub use reward::Reward;
 
 use crate::terms::{KtoLoss, Readings, Slopes, Unit};
 
@@ -38,6 +44,10 @@ pub enum Objective {
     Orpo(Orpo),
     /// Completions with labels against a reference.
     Kto(Kto),
+    /// Scores of pairs.
+    Reward(Reward),
+    /// Scores of texts or tokens with labels.
+    Classify(Classify),
     /// Cross-entropy with a weight for each row, so that slopes differ and are known only after
     /// reading.
     #[cfg(test)]
@@ -84,7 +94,17 @@ impl Objective {
         matches!(
             self,
             Self::Dpo(_) | Self::Cpo(_) | Self::Simpo(_) | Self::Orpo(_) | Self::Kto(_)
-        )
+        ) || self.labels().is_some()
+    }
+
+    /// Returns the number of scores of each target where a score head is read; `None` where the
+    /// vocabulary's head is.
+    pub fn labels(&self) -> Option<usize> {
+        match self {
+            Self::Reward(_) => Some(1),
+            Self::Classify(classify) => Some(classify.labels),
+            _ => None,
+        }
     }
 
     /// Whether the prompt of a chosen sequence is read too.
@@ -131,6 +151,8 @@ impl Objective {
                 pair::judge(readings, units, step, Some(1.0), |pair| orpo.loss(pair))
             }
             Self::Kto(kto) => kto.judge(readings, units, step),
+            Self::Reward(reward) => reward.judge(readings, units),
+            Self::Classify(classify) => classify.judge(readings, units),
             #[cfg(test)]
             Self::WeightedRows(weights) => {
                 let of_targets = units

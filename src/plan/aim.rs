@@ -2,8 +2,8 @@
 
 use super::objective::Reference;
 use super::resolve::Plan;
-use crate::adapter::LoraConfig;
-use crate::data::Preferences;
+use crate::adapter::{LoraConfig, ScoreConfig};
+use crate::data::{Preferences, Scoring};
 use crate::objective::Objective;
 use crate::terms::ObjectiveType;
 
@@ -33,7 +33,25 @@ impl Plan {
             } else {
                 0
             },
+            scoring: self.scoring(),
         }
+    }
+
+    /// Returns the score head that is trained, if there is one.
+    pub fn score_head(&self) -> Option<&ScoreConfig> {
+        match &self.trains {
+            super::Trains::Adapter(config) => config.score.as_ref(),
+            super::Trains::Everything => None,
+        }
+    }
+
+    /// Returns how rows are scored, where a score head is read.
+    pub fn scoring(&self) -> Option<Scoring> {
+        self.aim.objective.labels()?;
+        let padding = self.encoder.tokenizer.pad_id();
+        Some(Scoring {
+            padding: padding.or(self.model.spec.padding),
+        })
     }
 
     /// Returns the loss of the first step where the recipe decides it: training starts at the

@@ -33,6 +33,8 @@ mod rates;
 mod resolve;
 mod rows;
 mod sample;
+mod score_sets;
+mod scores;
 mod selection;
 mod shares;
 mod sources;
@@ -52,6 +54,7 @@ pub use objective::Reference;
 pub use peak::MemoryPlan;
 pub use resolve::{Fetched, Plan, Resolved, now, resolve, resolve_on};
 pub use rows::{ReferenceScores, RunData};
+pub use score_sets::HeadScore;
 pub use tokens::{Vocabulary, tokenizer_files};
 
 use crate::fault::{Exit, Explain, Fault};

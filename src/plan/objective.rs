@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::filled::Filled;
+use crate::data::LabelReading;
 use crate::fault::Fault;
-use crate::objective::{Cpo, Dpo, Kto, Objective, Orpo, Simpo};
+use crate::objective::{Classify, Cpo, Dpo, Kto, Objective, Orpo, Reward, Simpo};
 use crate::recipe::{self, Recipe, Said};
-use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Term};
+use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, ProblemType, Term};
 use crate::train::RunFolder;
 
 /// The model whose log-probabilities a loss compares with.
@@ -33,7 +34,12 @@ pub(super) struct Aim {
 }
 
 /// Fills the keys that the type of objective has.
-pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<Fault>) -> Aim {
+pub(super) fn objective(
+    recipe: &Recipe,
+    labels: Option<&LabelReading>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Aim {
     let said = &recipe.objective;
     let kind = said.type_or_default();
     if kind == ObjectiveType::Sft {
@@ -88,6 +94,17 @@ pub(super) fn objective(recipe: &Recipe, filled: &mut Filled, faults: &mut Vec<F
                 filled,
             ),
         }),
+        ObjectiveType::Reward => Objective::Reward(Reward {
+            center_rewards_coefficient: number(
+                "center_rewards_coefficient",
+                said.center_rewards_coefficient.as_ref(),
+                0.0,
+                filled,
+            ),
+        }),
+        ObjectiveType::Classification => {
+            Objective::Classify(classify(said, labels, filled, faults))
+        }
         ObjectiveType::Sft => Objective::NextToken,
     };
     let reference = if objective.has_reference() {
@@ -124,6 +141,50 @@ fn dpo(said: &recipe::Objective, filled: &mut Filled) -> Dpo {
             default_tau
         },
         sft_weight: number("sft_weight", said.sft_weight.as_ref(), 0.0, filled),
+    }
+}
+
+/// Fills a classification. Labels that cannot be read have a fault already.
+fn classify(
+    said: &recipe::Objective,
+    labels: Option<&LabelReading>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Classify {
+    let weights = said.class_weights.as_ref();
+    let class_weights = filled
+        .optional("objective.class_weights", weights, |weights| json!(weights))
+        .unwrap_or_default();
+    let Some(LabelReading::Classes(classes)) = labels else {
+        return Classify {
+            problem: ProblemType::SingleLabel,
+            labels: 1,
+            class_weights,
+        };
+    };
+    if let Some(said) = weights {
+        let found = class_weights.len();
+        let problem = classes.problem;
+        let fault = match problem {
+            ProblemType::Regression => Some(format!(
+                "objective.class_weights does not go with `problem_type: {problem}`, which has no \
+                classes"
+            )),
+            _ if found != classes.labels => Some(format!(
+                "objective.class_weights has {found} weights, expected one for each of {} classes",
+                classes.labels
+            )),
+            _ => None,
+        };
+        let fault = fault.map(|message| Fault::new(message).at(&said.place));
+        faults.extend(fault.map(|fault| {
+            fault.hint("give a weight for each of `objective.labels`, or remove `class_weights`")
+        }));
+    }
+    Classify {
+        problem: classes.problem,
+        labels: classes.labels,
+        class_weights,
     }
 }
 

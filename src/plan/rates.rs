@@ -131,7 +131,7 @@ pub(super) fn course(
             warmup: Warmup::Steps(0),
         };
     }
-    let usual = if kind == ObjectiveType::Sft {
+    let usual = if kind == ObjectiveType::Sft || kind.has_score_head() {
         LEARNING_RATE
     } else {
         OF_PREFERENCES

@@ -96,6 +96,7 @@ impl Reading<'_> {
             roles,
             train_on,
             system,
+            labels: None,
         })
     }
 
@@ -144,14 +145,15 @@ impl Reading<'_> {
     }
 
     /// Fills which parts of a row are trained, and the system message of all rows. Rows of
-    /// preferences have neither: the completions are what is compared.
+    /// preferences and of classes have neither: the completions are what is compared, and texts
+    /// what is scored.
     fn trained_parts(
         &mut self,
         section: &str,
         dataset: &Dataset,
         format: Format,
     ) -> (TrainOn, Option<String>) {
-        if format.is_of_preferences() {
+        if format.sets_train_on() {
             return (TrainOn::Assistant, None);
         }
         let default = if format == Format::Text {

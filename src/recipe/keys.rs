@@ -190,7 +190,8 @@ pub(super) const KEYS: &[Words] = &[
         "objective.type",
         "\"sft\"",
         "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; \
-        `kto`: completions with labels, of `format: unpaired`.",
+        `kto`: completions with labels, of `format: unpaired`; `reward`: a score of pairs; \
+        `classification`: texts with labels, of `format: classification`.",
     ),
     key(
         "objective.loss_type",
@@ -250,6 +251,34 @@ pub(super) const KEYS: &[Words] = &[
         "\"init\"",
         "What `dpo` and `kto` compare with: `init`, the model as training starts; `base`, the base \
         without an adapter; `none`; or the folder of an adapter or a model.",
+    ),
+    key(
+        "objective.margin",
+        "\"none\"",
+        "By how much the chosen score of `reward` is to exceed the rejected one: `none`, `column` \
+        (the column `margin`) or `scores` (`score_chosen` less `score_rejected`).",
+    ),
+    key(
+        "objective.center_rewards_coefficient",
+        "0.0",
+        "Weight of the squared sum of both rewards of a pair, which keeps `reward` near 0.",
+    ),
+    key(
+        "objective.problem_type",
+        "",
+        "The problem of `classification`: `single_label_classification`, \
+        `multi_label_classification`, `regression` or `token_classification`; from the labels by \
+        default, where they leave only one.",
+    ),
+    key(
+        "objective.labels",
+        "",
+        "Names of the classes or labels of `classification`, in order; from the data by default.",
+    ),
+    key(
+        "objective.class_weights",
+        "",
+        "Weight of each class of `classification`, or of each label where it holds; 1 by default.",
     ),
     key(
         "adapter",
@@ -670,7 +699,7 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.datasets.format",
         "",
-        "`text`, `completion`, `instruction`, `chat`, `preference` or `unpaired`.",
+        "`text`, `completion`, `instruction`, `chat`, `preference`, `unpaired` or `classification`.",
     ),
     key(
         "evaluation.datasets.columns",

@@ -2,10 +2,11 @@
 
 use std::ops::Bound;
 
+use super::adapter::names;
 use super::place::{Location, Said};
-use super::section::{ABOVE_ZERO, Section};
+use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
-use crate::terms::{CpoLoss, DpoLoss, KtoLoss, ObjectiveType, Term};
+use crate::terms::{CpoLoss, DpoLoss, KtoLoss, MarginSource, ObjectiveType, ProblemType, Term};
 
 /// The objective and its own keys, under TRL's names.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -34,19 +35,26 @@ pub struct Objective {
     pub undesirable_weight: Option<Said<f64>>,
     /// The reference: a word or a folder.
     pub reference: Option<Said<String>>,
+    /// The margin of pairs of a reward model.
+    pub margin: Option<Said<MarginSource>>,
+    /// The weight of squared sums of rewards.
+    pub center_rewards_coefficient: Option<Said<f64>>,
+    /// The problem of a classification.
+    pub problem_type: Option<Said<ProblemType>>,
+    /// The names of classes or labels, in order.
+    pub labels: Option<Said<Vec<String>>>,
+    /// A weight for each class.
+    pub class_weights: Option<Said<Vec<f64>>>,
 }
 
 impl Objective {
     pub(super) fn take(section: &mut Section) -> Self {
         let weight = 0.0..=1e6;
         Self {
-            kind: section.word(
-                "type",
-                &["reward", "classification", "embedding", "distill"],
-            ),
+            kind: section.word("type", &["embedding", "distill"]),
             loss_type: section
                 .shaped("loss_type", Shape::Words(all_loss_types()))
-                .and_then(super::section::Value::text),
+                .and_then(Value::text),
             beta: section.number("beta", ABOVE_ZERO),
             label_smoothing: section.number("label_smoothing", 0.0..0.5),
             discopop_tau: section.number("discopop_tau", ABOVE_ZERO),
@@ -55,8 +63,17 @@ impl Objective {
             simpo_gamma: section.number("simpo_gamma", weight.clone()),
             alpha: section.number("alpha", (Bound::Included(-10.0), Bound::Included(10.0))),
             desirable_weight: section.number("desirable_weight", weight.clone()),
-            undesirable_weight: section.number("undesirable_weight", weight),
+            undesirable_weight: section.number("undesirable_weight", weight.clone()),
             reference: section.text("reference"),
+            margin: section.word("margin", &[]),
+            center_rewards_coefficient: section.number("center_rewards_coefficient", weight),
+            problem_type: section.word("problem_type", &[]),
+            labels: section
+                .shaped("labels", Shape::filled_list(Shape::Text))
+                .and_then(names),
+            class_weights: section
+                .shaped("class_weights", Shape::filled_list(weight_shape()))
+                .and_then(weights),
         }
     }
 
@@ -84,9 +101,28 @@ impl Objective {
             "desirable_weight" => place(self.desirable_weight.as_ref()),
             "undesirable_weight" => place(self.undesirable_weight.as_ref()),
             "reference" => place(self.reference.as_ref()),
+            "margin" => place(self.margin.as_ref()),
+            "center_rewards_coefficient" => place(self.center_rewards_coefficient.as_ref()),
+            "problem_type" => place(self.problem_type.as_ref()),
+            "labels" => place(self.labels.as_ref()),
+            "class_weights" => place(self.class_weights.as_ref()),
             _ => None,
         }
     }
+}
+
+fn weight_shape() -> Shape {
+    Shape::number(&ABOVE_ZERO)
+}
+
+fn weights(value: Value) -> Option<Said<Vec<f64>>> {
+    let place = value.node.place.clone();
+    let weights = value.list()?.into_iter();
+    let weights = weights.filter_map(|weight| Some(weight.number(ABOVE_ZERO)?.value));
+    Some(Said {
+        value: weights.collect(),
+        place,
+    })
 }
 
 /// Returns the words of `loss_type` that a type of objective has.
@@ -98,7 +134,11 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
         ObjectiveType::Dpo => words::<DpoLoss>(),
         ObjectiveType::Cpo => words::<CpoLoss>(),
         ObjectiveType::Kto => words::<KtoLoss>(),
-        ObjectiveType::Sft | ObjectiveType::Orpo | ObjectiveType::Simpo => Vec::new(),
+        ObjectiveType::Sft
+        | ObjectiveType::Orpo
+        | ObjectiveType::Simpo
+        | ObjectiveType::Reward
+        | ObjectiveType::Classification => Vec::new(),
     }
 }
 

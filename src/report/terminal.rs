@@ -241,18 +241,25 @@ fn describe(step: &Step, left: Duration) -> String {
     format!(
         "loss {:.4}{}  lr {:.2e}  {:.0} tokens/s{memory}  {left} left",
         step.loss,
-        of_preferences(&step.figures, "", "  "),
+        figures(&step.figures, "", "  "),
         step.learning_rate,
         step.tokens_per_second
     )
 }
 
-/// Formats the figures of preferences that tell most.
-fn of_preferences(figures: &BTreeMap<String, f64>, prefix: &str, between: &str) -> String {
+/// Formats the figures of an objective that tell most.
+fn figures(figures: &BTreeMap<String, f64>, prefix: &str, between: &str) -> String {
     let shown = [
         ("accuracy", "rewards/accuracies"),
         ("margin", "rewards/margins"),
         ("kl", "kl"),
+        ("accuracy", "accuracy"),
+        ("margin", "margin"),
+        ("F1", "f1"),
+        ("AUROC", "auroc"),
+        ("ECE", "ece"),
+        ("MSE", "mse"),
+        ("R²", "r2"),
     ];
     let shown = shown.iter().filter_map(|(word, name)| {
         let value = figures.get(&format!("{prefix}{name}"))?;
@@ -273,7 +280,7 @@ fn evaluated(evaluation: &Evaluation) -> String {
         evaluation.step,
         evaluation.eval_loss,
         perplexity.unwrap_or_default(),
-        of_preferences(&evaluation.figures, "eval_", ", "),
+        figures(&evaluation.figures, "eval_", ", "),
         part("content", evaluation.eval_loss_content),
         part("end of turn", evaluation.eval_loss_end_of_turn)
     )

@@ -8,8 +8,10 @@
 mod artifact;
 mod base;
 mod card;
+mod classify;
 mod device_fault;
 mod folder;
+mod head_scores;
 pub mod hub;
 mod inputs;
 mod interrupt;
@@ -38,6 +40,8 @@ pub use artifact::{Artifact, Made};
 pub use base::{
     SHARED_LOCK, base_with, find_adapter, find_base, lock_above, no_folder, report_notes,
 };
+pub use classify::{ClassifyOptions, ClassifyResult, classify};
+pub use head_scores::{HeadScores, score_head};
 pub use inputs::{Hashing, Inputs};
 pub use interrupt::Interrupt;
 pub use loaded_model::{Answer, LoadedModel, ModelChoice};

@@ -17,6 +17,10 @@ term! {
         Cpo = "cpo",
         /// Kahneman-Tversky optimization.
         Kto = "kto",
+        /// Reward model of pairs.
+        Reward = "reward",
+        /// Classes, labels or numbers of texts, or classes of words.
+        Classification = "classification",
     }
 }
 
@@ -30,13 +34,21 @@ impl ObjectiveType {
                 Format::Instruction,
                 Format::Chat,
             ],
-            Self::Dpo | Self::Orpo | Self::Simpo | Self::Cpo => &[Format::Preference],
+            Self::Dpo | Self::Orpo | Self::Simpo | Self::Cpo | Self::Reward => {
+                &[Format::Preference]
+            }
             Self::Kto => &[Format::Unpaired],
+            Self::Classification => &[Format::Classification],
         }
     }
 
+    /// Whether a score head takes the place of the vocabulary's.
+    pub fn has_score_head(self) -> bool {
+        matches!(self, Self::Reward | Self::Classification)
+    }
+
     /// Recipe keys of the section `objective`, with the types that have them.
-    pub const KEYS: [(&'static str, &'static [Self]); 11] = [
+    pub const KEYS: [(&'static str, &'static [Self]); 16] = [
         ("loss_type", &[Self::Dpo, Self::Cpo, Self::Kto]),
         (
             "beta",
@@ -51,7 +63,45 @@ impl ObjectiveType {
         ("desirable_weight", &[Self::Kto]),
         ("undesirable_weight", &[Self::Kto]),
         ("reference", &[Self::Dpo, Self::Kto]),
+        ("margin", &[Self::Reward]),
+        ("center_rewards_coefficient", &[Self::Reward]),
+        ("problem_type", &[Self::Classification]),
+        ("labels", &[Self::Classification]),
+        ("class_weights", &[Self::Classification]),
     ];
+}
+
+term! {
+    /// Problem of a classification, under transformers' names.
+    ProblemType {
+        /// One of several classes: cross-entropy.
+        SingleLabel = "single_label_classification",
+        /// Each of several labels holds or not: binary cross-entropy of each.
+        MultiLabel = "multi_label_classification",
+        /// One number or several: squared error.
+        Regression = "regression",
+        /// A class for each word: cross-entropy of each.
+        Token = "token_classification",
+    }
+}
+
+impl ProblemType {
+    /// Whether a row belongs to one class, or each of its words does.
+    pub fn has_classes(self) -> bool {
+        matches!(self, Self::SingleLabel | Self::Token)
+    }
+}
+
+term! {
+    /// Margin by which a chosen reward is to exceed the rejected one.
+    MarginSource {
+        /// No margin.
+        None = "none",
+        /// The column `margin`.
+        Column = "column",
+        /// The column `score_chosen` less `score_rejected`.
+        Scores = "scores",
+    }
 }
 
 term! {

@@ -5,7 +5,8 @@ use std::ops::Range;
 /// Values of a readout at the targets of a micro-batch.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Readings {
-    /// Log-probability of each target, in order, nats.
+    /// Log-probability of each target, in order, nats; or the scores of each target of a score
+    /// head, one after the other.
     pub values: Vec<f32>,
 }
 
@@ -49,6 +50,16 @@ pub enum UnitKind {
         /// Log-probability of the completion under the reference, nats; 0 without one.
         reference: f64,
     },
+    /// A chosen and a rejected sequence with a target each, which are scored.
+    Compared {
+        /// By how much the chosen score is to exceed the rejected one.
+        margin: f64,
+    },
+    /// A sequence that is scored, or tokens of one that are.
+    Labeled {
+        /// The class of each target, or the numbers that its scores are to meet.
+        values: Vec<f32>,
+    },
 }
 
 impl Unit {
@@ -65,7 +76,10 @@ impl Unit {
     pub fn supervised_targets(&self) -> usize {
         match self.kind {
             UnitKind::Pair { rejected, .. } => rejected - self.targets.start,
-            UnitKind::Tokens | UnitKind::Rated { .. } => self.targets.len(),
+            UnitKind::Tokens
+            | UnitKind::Rated { .. }
+            | UnitKind::Compared { .. }
+            | UnitKind::Labeled { .. } => self.targets.len(),
         }
     }
 }
@@ -80,10 +94,22 @@ pub enum RowForm {
     Pair {
         /// Tokens of the chosen sequence.
         chosen: u32,
+        /// Whether a number follows: by how much the chosen score is to exceed the rejected one.
+        has_margin: bool,
     },
     /// One sequence whose completion has a label.
     Rated {
         /// Whether the completion is desirable.
         desirable: bool,
+    },
+    /// One sequence with a label.
+    Labeled {
+        /// How many numbers follow: the label.
+        values: u32,
+    },
+    /// One sequence with a class for each of its trained tokens.
+    Tagged {
+        /// How many numbers follow: one for each trained token.
+        values: u32,
     },
 }

@@ -14,6 +14,7 @@ use crate::data::Batch;
 use crate::keyed_random::mix;
 use crate::model::Decoder;
 use crate::nn::head::{HeadGradients, HeadPass};
+use crate::nn::readout::{Readout, ReadoutGradients};
 use crate::objective::{Figures, Judged, Objective, StepStatistics};
 use crate::terms::{Readings, Slopes, Unit, UnitKind};
 
@@ -156,12 +157,11 @@ pub(super) fn observed(
 
     let of_readout = match read {
         Read::Gradients(gradients) => gradients,
-        Read::AtSlopeOne(gradients) => gradients.at(&judged.slopes),
+        Read::AtSlopeOne(gradients) => ReadoutGradients::Tokens(gradients.at(&judged.slopes)),
         Read::Hidden(hidden) => {
             decoder
-                .head
-                .backward(&hidden, &batch.targets, &judged.slopes, pass)
-                .1
+                .readout()
+                .gradients(&hidden, &batch.targets, &judged.slopes, pass)
         }
     };
     let of_load = balance.map(|balance| balance.gradient(gradients.loss_scale()));
@@ -180,8 +180,9 @@ pub(super) fn observed(
 /// The result of reading, for the backward.
 enum Read {
     /// Gradients, where slopes are known ahead.
-    Gradients(HeadGradients),
-    /// Gradients at slope 1, where nothing of the head trains: they are linear in the slopes.
+    Gradients(ReadoutGradients),
+    /// Gradients at slope 1, where nothing of the vocabulary's head trains: they are linear in the
+    /// slopes.
     AtSlopeOne(HeadGradients),
     /// Hidden rows [labeled, width], which are read once more.
     Hidden(Tensor<2>),
@@ -196,22 +197,20 @@ fn read(
     objective: &Objective,
     pass: HeadPass,
 ) -> (Readings, Read) {
-    match objective.slope_ahead() {
-        Some(slope) => {
-            let (readings, gradients) =
-                decoder
-                    .head
-                    .backward(&hidden, &batch.targets, &Slopes::Same(slope), pass);
+    let readout = decoder.readout();
+    match (objective.slope_ahead(), readout) {
+        (Some(slope), _) => {
+            let slopes = Slopes::Same(slope);
+            let (readings, gradients) = readout.backward(&hidden, &batch.targets, &slopes, pass);
             (readings, Read::Gradients(gradients))
         }
-        None if !decoder.head.trains() => {
+        (None, Readout::Tokens(head)) if !head.trains() => {
             let slope = Slopes::Same(1.0);
-            let (readings, gradients) =
-                decoder.head.backward(&hidden, &batch.targets, &slope, pass);
+            let (readings, gradients) = head.backward(&hidden, &batch.targets, &slope, pass);
             (readings, Read::AtSlopeOne(gradients))
         }
-        None => (
-            decoder.head.read(&hidden, &batch.targets, pass),
+        (None, _) => (
+            readout.read(&hidden, &batch.targets, pass),
             Read::Hidden(hidden),
         ),
     }
@@ -224,8 +223,9 @@ pub fn score(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Vec<f3
     readings.values.into_iter().map(|log_p| -log_p).collect()
 }
 
-/// Returns the log-probabilities of a batch's targets without a tape and without dropout.
-pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Readings {
+/// Returns the readings of a batch's targets without a tape and without dropout: log-probabilities,
+/// or scores.
+pub fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Readings {
     if batch.targets.is_empty() {
         return Readings { values: Vec::new() };
     }
@@ -235,7 +235,7 @@ pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usi
         mask: None,
     };
     decoder
-        .head
+        .readout()
         .read(&hidden_of(decoder, batch), &batch.targets, pass)
 }
 
@@ -254,7 +254,7 @@ pub fn log_p_of_units(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) 
             rejected,
             ..
         } => [sum(completion..rejected), sum(rejected..unit.targets.end)],
-        UnitKind::Tokens | UnitKind::Rated { .. } => [sum(unit.targets.clone()), 0.0],
+        _ => [sum(unit.targets.clone()), 0.0],
     };
     batch.units.iter().map(of_unit).collect()
 }

@@ -31,7 +31,7 @@ pub use gradients::Gradients;
 pub use loss_scale::LossScale;
 pub use micro_batch::{
     Goal, Loss, StepConfig, forward_backward, head_chunk_rows, judged_backward, log_p_of_units,
-    score,
+    readings_of, score,
 };
 pub use observe::{Border, Observer};
 pub use optimizer::{

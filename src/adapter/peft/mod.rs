@@ -22,6 +22,7 @@ pub use weights::{open, read_numbers, stored_in};
 
 use super::experts::Routed;
 use super::pissa::converted;
+use super::score::LABELS;
 use super::{AdapterError, LoraConfig, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::write_atomic;
@@ -64,6 +65,9 @@ pub fn write(
             .map(|(module, _)| module)
             .collect(),
     };
+    if let Some(score) = &config.score {
+        write_atomic(&folder.join(LABELS), score.labels_text().as_bytes())?;
+    }
     Ok(write_atomic(
         &folder.join(CONFIG),
         config_text(config, &modules, decoder.spec.weight_order, base).as_bytes(),

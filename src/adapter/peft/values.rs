@@ -21,7 +21,10 @@ const BUILT: [(&str, &[&str]); 17] = [
     ("lora_bias", &["false", "true", "null"]),
     ("monteclora_config", &["null"]),
     ("peft_type", &["\"LORA\""]),
-    ("task_type", &["\"CAUSAL_LM\"", "null"]),
+    (
+        "task_type",
+        &["\"CAUSAL_LM\"", "\"SEQ_CLS\"", "\"TOKEN_CLS\"", "null"],
+    ),
     ("use_bdlora", &["null", "false"]),
     ("use_dora", &["false", "true", "null"]),
     ("use_qalora", &["false", "null"]),

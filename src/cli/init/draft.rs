@@ -64,6 +64,7 @@ impl<'a> Draft<'a> {
                 ("training.learning_rate", "1e-5"),
                 ("training.gradient_accumulation_steps", "2"),
             ],
+            Some(Format::Classification) => &[("objective.type", "classification")],
             _ => &[],
         };
         let held_out = [("evaluation.val_set_size", "0.05")];

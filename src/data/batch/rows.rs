@@ -31,6 +31,15 @@ pub struct Preferences {
     pub reads_prompts: bool,
     /// The number of consecutive rows whose completions are exchanged; 0 for none.
     pub group: usize,
+    /// How rows are scored, where a score head is read.
+    pub scoring: Option<Scoring>,
+}
+
+/// How rows are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scoring {
+    /// The padding token, which no text is scored at.
+    pub padding: Option<u32>,
 }
 
 impl<'a> Rows<'a> {
@@ -137,6 +146,14 @@ impl<'a> Rows<'a> {
     /// Returns the number of tokens of the row at a place, and how many of them are targets.
     pub fn counts(&self, place: u32) -> (usize, usize) {
         let row = self.row(place);
+        if self.preferences.scoring.is_some() {
+            let scored = match row.form() {
+                RowForm::Tagged { .. } => row.trained_tokens(),
+                RowForm::Pair { .. } => 2,
+                _ => 1,
+            };
+            return (row.len(), scored);
+        }
         let of_prompt = if self.preferences.reads_prompts {
             row.first_len()
                 .saturating_sub(1 + row.first_trained_tokens())
@@ -160,7 +177,7 @@ impl<'a> Rows<'a> {
     pub fn sequences(&self) -> usize {
         match self.form() {
             RowForm::Pair { .. } => 2,
-            RowForm::Single | RowForm::Rated { .. } => 1,
+            _ => 1,
         }
     }
 
@@ -183,6 +200,10 @@ impl<'a> Rows<'a> {
         let key = |Draw { place, copy }: Draw| {
             u64::from(copy) << 32 | u64::from(self.indexes[place as usize])
         };
+        if let Some(Scoring { padding }) = self.preferences.scoring {
+            let scored = draws.filter_map(|draw| Some((key(draw), self.row(draw.place).scored()?)));
+            return Batch::of_scored(scored, padding);
+        }
         if self.form() == RowForm::Single {
             return Batch::new(draws.map(|draw| {
                 let row = self.row(draw.place);

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 
 use crate::data::convert::is_convertible;
+use crate::data::example::classes::LabelReading;
 use crate::data::read::data_file::DataFile;
 use crate::data::read::first_bytes::Content;
 use crate::fault::{Exit, Explain};
@@ -36,6 +37,8 @@ pub struct DataSource {
     pub train_on: TrainOn,
     /// The system message of conversations that have none.
     pub system: Option<String>,
+    /// How labels and margins are read, where rows are scored.
+    pub labels: Option<LabelReading>,
 }
 
 /// A path that leads to no file.

@@ -56,6 +56,10 @@ pub enum ColumnKind {
     Object,
     /// True or false, or 1 or 0.
     Label,
+    /// A number.
+    Number,
+    /// A label of any kind: a number, a text, or a list of such.
+    Any,
 }
 
 impl ColumnKind {
@@ -64,9 +68,11 @@ impl ColumnKind {
         match data_type {
             DataType::Null => true,
             _ if self == Self::Label => *data_type == DataType::Boolean || data_type.is_integer(),
+            _ if self == Self::Number => data_type.is_numeric(),
+            _ if self == Self::Any => !matches!(data_type, DataType::Struct(_) | DataType::Map(..)),
             DataType::Binary => true,
             DataType::List(item) => match self {
-                Self::Text | Self::Object | Self::Label => false,
+                Self::Text | Self::Object | Self::Label | Self::Number | Self::Any => false,
                 Self::Turns | Self::TextOrTurns => {
                     matches!(
                         item.data_type(),
@@ -93,6 +99,8 @@ impl ColumnKind {
             Self::List => "a list or JSON text",
             Self::Object => "an object or JSON text",
             Self::Label => "true and false",
+            Self::Number => "numbers",
+            Self::Any => "a number, text, or a list",
         }
     }
 }
