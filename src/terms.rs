@@ -56,7 +56,10 @@ mod embedding;
 mod objective;
 
 pub use embedding::Pooling;
-pub use objective::{CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, SftLoss};
+pub use objective::{
+    CpoLoss, DpoLoss, FDivergence, KtoLoss, MarginSource, MissingMass, ObjectiveType, ProblemType,
+    SftLoss,
+};
 
 term! {
     /// Format of a dataset's rows.
@@ -75,6 +78,8 @@ term! {
         Unpaired = "unpaired",
         /// A text, one that belongs to it, and texts that do not.
         Retrieval = "retrieval",
+        /// A text, or a pair of texts, with its label; or words with a tag each.
+        Classification = "classification",
     }
 }
 
@@ -99,6 +104,9 @@ impl Format {
                 "rejected",
                 "tools",
                 "chat_template_kwargs",
+                "margin",
+                "score_chosen",
+                "score_rejected",
             ],
             Self::Unpaired => &[
                 "prompt",
@@ -120,6 +128,7 @@ impl Format {
                 "negative_7",
                 "negative_8",
             ],
+            Self::Classification => &["tokens", "tags", "text", "text_pair", "label"],
         }
     }
 
@@ -134,7 +143,7 @@ impl Format {
 
     /// Whether parts of a row are trained, so that the recipe may say which.
     pub fn has_trained_parts(self) -> bool {
-        !self.is_of_preferences() && self != Self::Retrieval
+        !self.is_of_preferences() && !matches!(self, Self::Retrieval | Self::Classification)
     }
 }
 

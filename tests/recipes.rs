@@ -47,6 +47,7 @@ fn rankine(arguments: &[&str]) -> String {
 fn there_is_a_recipe_for_each_purpose() {
     let names: Vec<String> = recipes().into_iter().map(|(path, _)| path).collect();
     let expected = [
+        "classify-glossary",
         "deepseek-v2-lite",
         "distill-nf4",
         "dpo-glossary",

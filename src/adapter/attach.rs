@@ -19,7 +19,7 @@ use crate::terms::AdapterVector;
 /// PEFT's initial distribution (A from draws keyed by `seed`, B zero unless the config says
 /// otherwise; for the embedding A is zero).
 ///
-/// Nothing else trains. Adapters that were attached before are removed, except that a table which
+/// A score head is attached too, fresh where the numbers have none. Nothing else trains. Adapters that were attached before are removed, except that a table which
 /// trained whole keeps its numbers.
 ///
 /// # Errors
@@ -83,7 +83,12 @@ pub fn attach(
         };
         table.own = lora(linear).map(TrainableTable::Lora);
     }
-    table_weights::attach(decoder, &config.table_targets(&modules)?, numbers)
+    table_weights::attach(decoder, &config.table_targets(&modules)?, numbers)?;
+    decoder.scores = config
+        .score
+        .as_ref()
+        .map(|score| score.head(decoder, seed, numbers));
+    Ok(())
 }
 
 /// Draws A; B is zero, or drawn too. For an embedding the roles are swapped, and draws are from the

@@ -8,6 +8,7 @@ mod new_tokens;
 mod numbers;
 pub mod peft;
 mod pissa;
+mod score;
 mod singular;
 pub mod singular_values;
 mod table_weights;
@@ -22,6 +23,7 @@ use crate::terms::AdapterVector;
 pub use attach::{attach, tensors};
 pub use numbers::Numbers;
 pub use pissa::Extraction;
+pub use score::{LABELS, ScoreConfig};
 pub use table_weights::check_bases;
 pub use tables::{TablePart, TableTarget, Tables};
 pub use target::{Target, Targets};
@@ -57,6 +59,8 @@ pub struct LoraConfig {
     pub tables: Tables,
     /// Whether hidden rows are its result, so that it belongs to the model without a head.
     pub is_of_features: bool,
+    /// The head that scores texts or tokens in place of the vocabulary's.
+    pub score: Option<ScoreConfig>,
 }
 
 impl LoraConfig {
@@ -76,6 +80,7 @@ impl LoraConfig {
             vector: None,
             tables: Tables::NONE,
             is_of_features: false,
+            score: None,
         }
     }
 

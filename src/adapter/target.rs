@@ -7,7 +7,7 @@ use super::experts::Routed;
 use super::module_names::{LayerFilter, Matcher, Patterns, compiled, named, no_match, none_idle};
 use super::tables::TableTarget;
 use super::{AdapterError, LoraConfig};
-use crate::model::LinearSpec;
+use crate::model::{LinearSpec, Role};
 use crate::nn::lora::Portion;
 use crate::terms::Modules;
 
@@ -136,7 +136,13 @@ impl LoraConfig {
             .iter()
             .filter_map(TableTarget::shape)
             .map(|[rows, width]| rows * width);
-        Ok(targets.iter().filter_map(of).chain(of_tables).sum())
+        let width = projections
+            .iter()
+            .find(|linear| linear.role == Role::Embedding)
+            .map_or(0, |linear| linear.weight_shape()[1]);
+        let of_score = self.score.as_ref().map(|score| score.parameters(width));
+        let all = targets.iter().filter_map(of).chain(of_tables);
+        Ok(all.chain(of_score).sum())
     }
 
     /// Refuses names and patterns that match no projection: in a recipe they are faults, while PEFT

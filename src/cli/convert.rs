@@ -82,7 +82,7 @@ pub(super) fn convert(args: &ConvertArgs, terminal: &Terminal) -> Result<(), Fai
     print_lines(args, &converted)
 }
 
-fn columns(words: &[String]) -> Result<BTreeMap<String, String>, Failure> {
+pub(super) fn columns(words: &[String]) -> Result<BTreeMap<String, String>, Failure> {
     let mut columns = BTreeMap::new();
     for word in words {
         let (name, column) = pair(word)?;

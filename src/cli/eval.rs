@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::eval_table::{print_ranks, print_table};
+use super::eval_table::{print_head_scores, print_ranks, print_table};
 use super::{Failure, RecipeArgs, print};
 use crate::fault::{Exit, Fault};
 use crate::report::Terminal;
@@ -74,6 +74,15 @@ pub(super) fn eval(args: &EvalArgs, terminal: &Terminal) -> Result<(), Failure> 
             print(ranks.object)
         } else {
             print_ranks(&ranks)
+        };
+    }
+    if subject.plan.scoring().is_some() {
+        let scores = run::score_head(&subject, &report)?;
+        terminal.stop();
+        return if args.json {
+            print(scores.object)
+        } else {
+            print_head_scores(&scores)
         };
     }
     let scores = run::score(&subject, &report)?;

@@ -2,7 +2,8 @@
 
 use super::{Failure, grouped, print};
 use crate::data::visible;
-use crate::run::{Ranks, ScoreRow, Scores};
+use crate::objective::ClassTable;
+use crate::run::{HeadScores, Ranks, ScoreRow, Scores};
 use crate::train::Score;
 
 /// Returns the cells of a line.
@@ -91,4 +92,75 @@ pub(super) fn print_ranks(ranks: &Ranks) -> Result<(), Failure> {
         "among the texts of {} rows",
         grouped(ranks.rows as u64)
     ))
+}
+
+/// Prints the scores of a score head: a line for each set, with its table of classes below.
+pub(super) fn print_head_scores(scores: &HeadScores) -> Result<(), Failure> {
+    for (set, score) in &scores.sets {
+        let loss = score
+            .loss
+            .map_or_else(|| "-".to_owned(), |loss| format!("{loss:.4}"));
+        let figures = score.figures.iter();
+        let figures: Vec<String> = figures
+            .map(|(name, value)| format!(", {name} {value:.4}"))
+            .collect();
+        let rows = grouped(set.rows);
+        print(format_args!(
+            "{}: {rows} rows, loss {loss}{}",
+            set.name,
+            figures.concat()
+        ))?;
+        if let Some(table) = &score.confusion {
+            print_confusion(table, &scores.names)?;
+        }
+        if !set.path.is_empty() {
+            print(format_args!("{}: {}", set.name, visible(&set.path)))?;
+        }
+    }
+    Ok(())
+}
+
+/// Prints how often each class was taken for each; of several labels, a table of no and yes each.
+fn print_confusion(table: &ClassTable, names: &[String]) -> Result<(), Failure> {
+    let is_of_labels = table.first().is_some_and(|row| row.len() != table.len());
+    let name = |index: usize| {
+        let named = names.get(index).map(|name| visible(name));
+        named.unwrap_or_else(|| format!("LABEL_{index}"))
+    };
+    let row_name = |index: usize| {
+        if is_of_labels {
+            let holds = if index.is_multiple_of(2) { "no" } else { "yes" };
+            format!("{} {holds}", name(index / 2))
+        } else {
+            name(index)
+        }
+    };
+    let columns = table.first().map_or(0, Vec::len);
+    let heads: Vec<String> = if is_of_labels {
+        vec!["no".to_owned(), "yes".to_owned()]
+    } else {
+        (0..columns).map(name).collect()
+    };
+    let first = (0..table.len())
+        .map(|row| row_name(row).chars().count())
+        .fold("true, taken for".len(), usize::max);
+    let widths: Vec<usize> = heads
+        .iter()
+        .map(|head| head.chars().count().max(6))
+        .collect();
+    let line = |first_cell: &str, cells: Vec<String>| {
+        let cells = cells.iter().zip(&widths);
+        let cells: Vec<String> = cells
+            .map(|(cell, width)| format!("  {cell:>width$}"))
+            .collect();
+        print(format_args!("  {first_cell:<first$}{}", cells.concat()))
+    };
+    line("true, taken for", heads.clone())?;
+    for (index, row) in table.iter().enumerate() {
+        line(
+            &row_name(index),
+            row.iter().map(|count| grouped(*count)).collect(),
+        )?;
+    }
+    Ok(())
 }

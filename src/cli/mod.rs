@@ -5,6 +5,7 @@ mod bench_products;
 mod cache;
 mod chat;
 mod check;
+mod classify;
 mod completions;
 mod consumers;
 mod convert;
@@ -74,7 +75,10 @@ const GROUPS: [(&str, &[&str]); 5] = [
         ],
     ),
     ("Train", &["teach", "train", "resume", "report"]),
-    ("Use", &["generate", "chat", "eval", "embed", "inspect"]),
+    (
+        "Use",
+        &["generate", "chat", "classify", "embed", "eval", "inspect"],
+    ),
     ("Ship", &["merge", "quantize", "export", "pull", "push"]),
     ("Other", &["cache", "schema", "completions"]),
 ];
@@ -187,6 +191,15 @@ enum Verb {
     /// Reads one message a line. `/reset` begins anew, `/exit` leaves, and Ctrl-C ends an answer.
     #[command(after_long_help = "Example:\n  rankine chat --adapter checkpoints/quickstart")]
     Chat(chat::ChatArgs),
+    /// Score texts with an adapter that classifies them, or with a reward model
+    ///
+    /// Reads rows without labels, and writes the class, the probabilities and the scores of each
+    /// into a Parquet file, in the order of the rows.
+    #[command(
+        after_long_help = "Example:\n  rankine classify checkpoints/classify-glossary \
+        datasets/glossary-fields-test.parquet --out classes.parquet"
+    )]
+    Classify(classify::ClassifyArgs),
     /// Score a base before and after training
     ///
     /// Reports loss and perplexity for each set of rows that was not trained on, and with
@@ -346,6 +359,7 @@ impl Command {
             Verb::Merge(args) => merge::merge(&args, &terminal),
             Verb::Quantize(args) => quantize::quantize(&args, &terminal),
             Verb::Chat(args) => chat::chat(&args, &terminal),
+            Verb::Classify(args) => classify::classify(&args, &terminal),
             Verb::Eval(args) => eval::eval(&args, &terminal),
             Verb::Embed(args) => embed::embed(&args, &terminal),
             Verb::Inspect(args) => inspect::inspect(&args),

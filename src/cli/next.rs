@@ -33,7 +33,9 @@ pub(super) fn print_next(plan: &Plan, again: Option<&str>) -> Result<(), Failure
     };
     let out = shell_word(&beside(plan, end).display().to_string());
     lines.push(format!("rankine report {run}"));
-    if !plan.trained_formats().contains(&Format::Retrieval) {
+    if plan.scoring().is_some() {
+        lines[0] = format!("rankine classify {run} FILE --out FILE.parquet");
+    } else if !plan.trained_formats().contains(&Format::Retrieval) {
         lines.push(format!("rankine export {run} --to {form} --out {out}"));
     }
     for (index, line) in lines.iter().enumerate() {

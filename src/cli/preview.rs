@@ -7,12 +7,12 @@ use clap::Args;
 
 use super::{Failure, RecipeArgs, grouped, print, row_text};
 use crate::data::tokenize::Tokenizer;
-use crate::data::{RatedRow, RowCounts, RowRecord, RowStatus, TokenRow, visible};
+use crate::data::{RatedRow, RowCounts, RowRecord, RowStatus, TokenRow, TokenSlice, visible};
 use crate::export::{Line, write_ledger};
 use crate::fault::{Exit, Fault, revealed};
 use crate::plan::{Plan, RunData};
 use crate::report::Terminal;
-use crate::terms::{Format, RowForm};
+use crate::terms::{Format, ProblemType, RowForm};
 
 #[derive(Debug, Args)]
 pub(super) struct PreviewArgs {
@@ -181,11 +181,41 @@ fn describe(plan: &Plan, data: &RunData, record: &RowRecord) -> String {
         }
         None => String::new(),
     };
+    let label = record
+        .tokens
+        .map_or_else(String::new, |tokens| label(plan, &tokens));
     format!(
-        "{status}; {} tokens, {} trained{form}{cut}{duplicate}",
+        "{status}; {} tokens{}{form}{label}{cut}{duplicate}",
         record.len(),
-        record.trained_tokens()
+        if plan.scoring().is_some() {
+            String::new()
+        } else {
+            format!(", {} trained", record.trained_tokens())
+        }
     )
+}
+
+/// Describes the label of a row, the classes of its words, or the margin of a pair.
+fn label(plan: &Plan, row: &TokenSlice) -> String {
+    let values = row.values();
+    let shown = |value: &f32| value.to_string();
+    let (Some(score), false) = (plan.score_head(), values.is_empty()) else {
+        return String::new();
+    };
+    let is_of_classes = score.problem.is_some_and(ProblemType::has_classes);
+    let values: Vec<String> = values
+        .iter()
+        .map(|value| match value {
+            class if is_of_classes => visible(&score.name(*class as usize)),
+            number => shown(number),
+        })
+        .collect();
+    let what = match row.form() {
+        RowForm::Pair { .. } => "margin",
+        RowForm::Tagged { .. } => "classes",
+        _ => "label",
+    };
+    format!(", {what} {}", values.join(", "))
 }
 
 /// Names the row that another one duplicates.

@@ -10,7 +10,7 @@ use regex::Regex;
 use serde_json::{Value, json};
 
 use super::{Failure, print};
-use crate::adapter::peft;
+use crate::adapter::{LABELS, peft};
 use crate::data::tokenizer_files::{NAMES, named_template_files};
 use crate::fault::{Exit, Fault, shell_word};
 use crate::files::license::notice_paths;
@@ -172,6 +172,10 @@ impl UploadParts {
                 SHARED_LOCK.to_owned(),
                 Content::Bytes(Lock::read(lock)?.portable_text().into_bytes()),
             ));
+        }
+        let labels = self.adapter.join(LABELS);
+        if labels.exists() {
+            files.push(small(&labels)?);
         }
         files.extend(tokenizer_files(&self.adapter)?);
         let beside = self.card.iter().filter_map(|card| card.parent());

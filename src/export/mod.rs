@@ -1,6 +1,7 @@
 //! Exports of a run for other programs and people, one format per file.
 
 pub mod card;
+mod classified;
 pub mod consumers;
 mod folder;
 pub mod gguf;
@@ -14,6 +15,7 @@ mod repack;
 mod vectors;
 
 pub use card::{Card, card};
+pub use classified::{Classified, LabelColumn, write_classified};
 pub use folder::write_folder;
 pub use ledger::{Line, write_ledger};
 pub use mlx::write_mlx;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::gguf::Written;
-use crate::adapter::{AdapterError, peft};
+use crate::adapter::{AdapterError, LABELS, peft};
 use crate::files::safetensors::{self, Archive, write_lazily};
 use crate::files::{self, copy, write_atomic};
 use crate::model::{LinearSpec, WeightOrder};
@@ -55,6 +55,9 @@ pub fn write_peft(
         &folder.join(&config_name),
         peft::config_text(&config, &modules, order, base).as_bytes(),
     )?;
+    if let Some(score) = &config.score {
+        write_atomic(&folder.join(LABELS), score.labels_text().as_bytes())?;
+    }
     let bytes = weights
         .metadata()
         .map_err(|cause| files::FileError::new("read", &weights, cause))?

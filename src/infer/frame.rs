@@ -21,7 +21,8 @@ impl Frame {
             | Format::Completion
             | Format::Preference
             | Format::Unpaired
-            | Format::Retrieval => Self::Text,
+            | Format::Retrieval
+            | Format::Classification => Self::Text,
             Format::Instruction => Self::Instruction,
             Format::Chat => Self::Chat,
         }

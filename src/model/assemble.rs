@@ -191,6 +191,7 @@ pub(super) fn assemble(
         per_layer: assembly.per_layer_inputs()?,
         blocks,
         head,
+        scores: None,
         ropes,
         spans,
         spec,

@@ -17,7 +17,9 @@ use crate::nn::head::Head;
 use crate::nn::lora::Lora;
 use crate::nn::norm::Norm;
 use crate::nn::projection::Projection;
+use crate::nn::readout::Readout;
 use crate::nn::rope::{RopeSpec, RopeTables};
+use crate::nn::score_head::ScoreHead;
 use crate::nn::table::EmbeddingTable;
 use crate::nn::trainable_table::{TrainableTable, Use};
 use crate::nn::weight::Weight;
@@ -47,6 +49,8 @@ pub struct Decoder {
     pub blocks: Vec<Block>,
     /// Final norm and vocabulary projection.
     pub head: Head,
+    /// The head that is read in place of the vocabulary's, where an adapter brings one.
+    pub scores: Option<ScoreHead>,
     pub(super) ropes: Vec<RopeSpec>,
     pub(super) spans: Vec<Span>,
 }
@@ -66,6 +70,14 @@ impl Decoder {
     /// Returns the device of the tensors.
     pub fn device(&self) -> Device {
         self.head.norm.weight.device()
+    }
+
+    /// Returns what turns hidden rows into readings.
+    pub fn readout(&self) -> Readout<'_> {
+        match &self.scores {
+            Some(scores) => Readout::Scores(&self.head.norm, scores),
+            None => Readout::Tokens(&self.head),
+        }
     }
 
     /// Whether embedding, head and the table of the layers' own inputs are one tensor each.
@@ -345,6 +357,9 @@ impl Decoder {
         if let Some(bias) = self.head.bias.as_mut().filter(|_| self.head.trains_bias) {
             let name = format!("{module}.bias");
             visit(Place::Readout, &name, Weight::Vector(bias));
+        }
+        if let Some(scores) = &mut self.scores {
+            scores.visit(&mut |name, weight| visit(Place::Readout, name, weight));
         }
     }
 

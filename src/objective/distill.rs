@@ -268,6 +268,7 @@ mod tests {
         let readings = Readings {
             values: vec![-1.0, -3.0],
             divergences: vec![0.5, 0.25],
+            ..Readings::default()
         };
         let judged = of.judge(&readings);
         let expected = 0.25 * 4.0 + 0.75 * 4.0 * 0.75;
@@ -279,6 +280,7 @@ mod tests {
         let ruled_out = Readings {
             values: vec![f32::NEG_INFINITY],
             divergences: vec![0.5],
+            ..Readings::default()
         };
         let alone = distill(0.0, 1.0, MissingMass::Tail).judge(&ruled_out);
         assert!((alone.loss_sum - 0.5).abs() < 1e-12);

@@ -1,10 +1,15 @@
-//! Figures of an objective beside its loss: means over the units of a step, under TRL's names.
+//! Figures of an objective beside its loss: means over the units of a step, or extremes of them,
+//! under TRL's names.
 
 use std::collections::BTreeMap;
 
-/// Sums with their weights, by name.
+/// Sums with their weights, and extremes, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Figures(BTreeMap<&'static str, [f64; 2]>);
+pub struct Figures {
+    sums: BTreeMap<&'static str, [f64; 2]>,
+    least: BTreeMap<&'static str, f64>,
+    most: BTreeMap<&'static str, f64>,
+}
 
 impl Figures {
     /// Adds a value with weight 1.
@@ -14,27 +19,49 @@ impl Figures {
 
     /// Adds a sum of values and the sum of their weights.
     pub(super) fn add_sum(&mut self, name: &'static str, sum: f64, weight: f64) {
-        let [all, weights] = self.0.entry(name).or_default();
+        let [all, weights] = self.sums.entry(name).or_default();
         *all += sum;
         *weights += weight;
+    }
+
+    /// Adds a value of which the least counts.
+    pub(super) fn add_least(&mut self, name: &'static str, value: f64) {
+        let least = self.least.entry(name).or_insert(value);
+        *least = least.min(value);
+    }
+
+    /// Adds a value of which the highest counts.
+    pub(super) fn add_most(&mut self, name: &'static str, value: f64) {
+        let most = self.most.entry(name).or_insert(value);
+        *most = most.max(value);
     }
 
     /// Joins the figures of two micro-batches.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        for (name, [sum, weight]) in other.0 {
+        for (name, [sum, weight]) in other.sums {
             self.add_sum(name, sum, weight);
+        }
+        for (name, value) in other.least {
+            self.add_least(name, value);
+        }
+        for (name, value) in other.most {
+            self.add_most(name, value);
         }
         self
     }
 
-    /// Returns the means by name. Of completions with labels the margin is the difference of the
+    /// Returns the means and extremes by name. Of completions with labels the margin is the difference of the
     /// two means, as in TRL.
     pub fn means(&self) -> BTreeMap<String, f64> {
-        let mut means: BTreeMap<String, f64> = self
-            .0
+        let means = self
+            .sums
             .iter()
-            .map(|(name, [sum, weight])| ((*name).to_owned(), sum / weight))
+            .map(|(name, [sum, weight])| (*name, sum / weight));
+        let extremes = self.least.iter().chain(&self.most);
+        let mut means: BTreeMap<String, f64> = means
+            .chain(extremes.map(|(name, value)| (*name, *value)))
+            .map(|(name, value)| (name.to_owned(), value))
             .collect();
         if let (Some(chosen), Some(rejected)) = (
             means.get(REWARDS[0]).copied(),

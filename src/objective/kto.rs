@@ -79,7 +79,7 @@ fn log_ratios<'a>(
             let log_p: f64 = values.iter().copied().map(f64::from).sum();
             Some((unit, log_p, log_p - reference))
         }
-        UnitKind::Tokens { .. } | UnitKind::Pair { .. } | UnitKind::Texts(_) => None,
+        _ => None,
     })
 }
 

@@ -6,6 +6,8 @@
 //! few of them depend on numbers of the whole step, [`StepStatistics`], which are known before its
 //! first backward, so that micro-batches of any size give the same result.
 
+mod class_scores;
+mod classify;
 mod contrastive;
 mod cpo;
 mod distill;
@@ -16,8 +18,11 @@ mod next_token;
 mod orpo;
 mod pair;
 mod ranking;
+mod reward;
 mod scalar;
 
+pub use class_scores::{ClassScores, ClassTable};
+pub use classify::{Classify, likeliest};
 pub use contrastive::Contrastive;
 pub use cpo::{Cpo, Simpo};
 pub use distill::{Distill, Sparse};
@@ -27,6 +32,7 @@ pub use kto::Kto;
 pub use next_token::NextToken;
 pub use orpo::Orpo;
 pub use ranking::ranking;
+pub use reward::Reward;
 
 use crate::terms::{KtoLoss, Readings, Slopes, Unit};
 
@@ -49,6 +55,10 @@ pub enum Objective {
     Distill(Distill),
     /// Vectors of texts that belong together.
     Contrastive(Contrastive),
+    /// Scores of pairs.
+    Reward(Reward),
+    /// Scores of texts or tokens with labels.
+    Classify(Classify),
     /// Cross-entropy with a weight for each row, so that slopes differ and are known only after
     /// reading.
     #[cfg(test)]
@@ -112,7 +122,17 @@ impl Objective {
         matches!(
             self,
             Self::Dpo(_) | Self::Cpo(_) | Self::Simpo(_) | Self::Orpo(_) | Self::Kto(_)
-        )
+        ) || self.labels().is_some()
+    }
+
+    /// Returns the number of scores of each target where a score head is read; `None` where the
+    /// vocabulary's head is.
+    pub fn labels(&self) -> Option<usize> {
+        match self {
+            Self::Reward(_) => Some(1),
+            Self::Classify(classify) => Some(classify.labels),
+            _ => None,
+        }
     }
 
     /// Whether the prompt of a chosen sequence is read too.
@@ -170,6 +190,8 @@ impl Objective {
             Self::Kto(kto) => kto.judge(readings, units, step),
             // Of the vectors of a whole step.
             Self::Contrastive(contrastive) => contrastive.judge(&readings.values, units),
+            Self::Reward(reward) => reward.judge(readings, units),
+            Self::Classify(classify) => classify.judge(readings, units),
             #[cfg(test)]
             Self::WeightedRows(weights) => {
                 let of_targets = units

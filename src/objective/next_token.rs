@@ -103,6 +103,7 @@ mod tests {
         Readings {
             values: vec![0.5_f32.ln(), 0.25_f32.ln(), 0.0],
             means: vec![-3.0, -2.5, -9.0],
+            ..Readings::default()
         }
     }
 

@@ -247,6 +247,7 @@ fn fresh_adapter(recipe: &recipe::Adapter, filled: &mut Filled) -> LoraConfig {
             .iter()
             .map(|(pattern, said)| ((*pattern).clone(), said.value))
             .collect(),
+        score: None,
         tables: Tables {
             saved: filled
                 .optional(

@@ -4,8 +4,8 @@ use super::objective::Reference;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::teacher::{Teacher, TeacherModel};
-use crate::adapter::LoraConfig;
-use crate::data::Preferences;
+use crate::adapter::{LoraConfig, ScoreConfig};
+use crate::data::{Preferences, Scoring};
 use crate::objective::Objective;
 use crate::terms::{ObjectiveType, Pooling, RowForm};
 
@@ -52,8 +52,10 @@ impl Plan {
                 Objective::Contrastive(loss) => loss.pooling,
                 _ => Pooling::Mean,
             },
+            scoring: self.scoring(),
         }
     }
+
 
     /// Returns a note on rows with labels of which one kind is missing or far outweighs the other.
     /// Ethayarajh et al. 2024, arXiv:2402.01306, weigh them so that the weights of all desirable
@@ -93,6 +95,23 @@ impl Plan {
                 "{desirable} desirable and {undesirable} undesirable training rows, with weights \
                 {ratio:.2} to 1; from 1 to 1.33 is usual, such as by `objective.{key}: {weight:.2}`"
             )
+        })
+    }
+
+    /// Returns the score head that is trained, if there is one.
+    pub fn score_head(&self) -> Option<&ScoreConfig> {
+        match &self.trains {
+            super::Trains::Adapter(config) => config.score.as_ref(),
+            super::Trains::Everything => None,
+        }
+    }
+
+    /// Returns how rows are scored, where a score head is read.
+    pub fn scoring(&self) -> Option<Scoring> {
+        self.aim.objective.labels()?;
+        let padding = self.encoder.tokenizer.pad_id();
+        Some(Scoring {
+            padding: padding.or(self.model.spec.padding),
         })
     }
 

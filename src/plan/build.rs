@@ -88,7 +88,15 @@ impl Plan {
         let modules = self.model.spec.modules();
         let numbers = match (checkpoint, &self.init_from) {
             (Some(checkpoint), _) => Some(checkpoint.numbers(&config.saved(), &modules)?),
-            (None, Some(folder)) => Some(peft::read_numbers(folder, config, &modules)?),
+            (None, Some(folder)) => {
+                // A head that the adapter lacks begins afresh.
+                let score = peft::read_config_on(folder, &modules)?.score;
+                let config = &LoraConfig {
+                    score,
+                    ..config.clone()
+                };
+                Some(peft::read_numbers(folder, config, &modules)?)
+            }
             (None, None) => None,
         };
         if config.is_principal {

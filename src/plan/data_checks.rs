@@ -266,7 +266,8 @@ impl Plan {
         let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids(), &[]);
         self.check_vocabulary(of_training.highest.max(of_evaluation.highest))?;
         let has_ends = |source: &usize| of_training.ends.iter().any(|(with, _)| with == source);
-        for source in (0..self.sources.len()).filter(|source| !has_ends(source)) {
+        let is_scored = self.scoring().is_some();
+        for source in (0..self.sources.len()).filter(|source| !is_scored && !has_ends(source)) {
             let (key, what) = (
                 self.source_name(source).0,
                 "no row trains a token that ends a turn or a document",

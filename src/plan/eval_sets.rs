@@ -11,7 +11,9 @@ use super::hub_data::cached_files;
 use super::overlap::{self, Overlap};
 use super::resolve::Plan;
 use super::rows::RunData;
-use crate::data::{Corpus, DataSource, Divided, Packing, Rows, Split, find_files, inspect};
+use crate::data::{
+    Batch, Corpus, DataSource, Divided, Packing, Preferences, Rows, Split, find_files, inspect,
+};
 use crate::fault::{Explain, Fault};
 use crate::hub::DatasetPath;
 use crate::model::Decoder;
@@ -54,9 +56,29 @@ pub struct Sheet {
     pub(super) micro_batch_size: usize,
     pub(super) packing: Packing,
     head_chunk_rows: usize,
+    preferences: Preferences,
 }
 
 impl Sheet {
+    /// Returns the rows of all sets.
+    pub(super) fn validation(&self) -> Rows<'_> {
+        Rows::new(&self.data.corpus, self.data.split.validation.clone()).reading(self.preferences)
+    }
+
+    /// Returns the rows of all sets in batches.
+    pub(super) fn batches<'a>(&self, rows: &'a Rows<'_>) -> impl Iterator<Item = Batch> + 'a {
+        rows.batches(self.micro_batch_size, self.packing)
+    }
+
+    /// Returns the index of the set of a row, by its identifier.
+    pub(super) fn set_of(&self, row: u64) -> usize {
+        self.data.corpus.source(row as usize)
+    }
+
+    pub(super) fn head_chunk_rows(&self) -> usize {
+        self.head_chunk_rows
+    }
+
     /// Returns the names of the cache entries that hold its rows.
     pub fn cache_entries(&self) -> impl Iterator<Item = &str> {
         self.data.corpus.entries()
@@ -169,6 +191,7 @@ impl Plan {
             roles: BTreeMap::new(),
             train_on: TrainOn::All,
             system: None,
+            labels: None,
         };
         let of_recipe = self
             .sources
@@ -236,6 +259,10 @@ impl Plan {
             micro_batch_size: training.micro_batch_size,
             packing: training.packing,
             head_chunk_rows,
+            preferences: Preferences {
+                scoring: self.scoring(),
+                ..Preferences::default()
+            },
         }
     }
 }

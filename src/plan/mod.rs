@@ -35,6 +35,8 @@ mod rates;
 mod resolve;
 mod rows;
 mod sample;
+mod score_sets;
+mod scores;
 mod selection;
 mod shares;
 mod sources;
@@ -55,6 +57,7 @@ pub use objective::Reference;
 pub use peak::MemoryPlan;
 pub use resolve::{Fetched, Plan, Resolved, now, resolve, resolve_on};
 pub use rows::{ReferenceScores, RunData, TeacherTokens};
+pub use score_sets::HeadScore;
 pub use teacher::{Teacher, TeacherModel};
 pub use tokens::{Vocabulary, tokenizer_files};
 

@@ -8,10 +8,15 @@ use super::base::Base;
 use super::embedding::contrastive;
 use super::filled::Filled;
 use super::teacher::{Teacher, teacher};
+use crate::data::LabelReading;
 use crate::fault::Fault;
-use crate::objective::{Cpo, Distill, Dpo, Kto, NextToken, Objective, Orpo, Simpo};
+use crate::objective::{
+    Classify, Cpo, Distill, Dpo, Kto, NextToken, Objective, Orpo, Reward, Simpo,
+};
 use crate::recipe::{self, Recipe, Said};
-use crate::terms::{CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, SftLoss, Term};
+use crate::terms::{
+    CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, ProblemType, SftLoss, Term,
+};
 use crate::train::RunFolder;
 
 /// The model whose log-probabilities a loss compares with.
@@ -42,6 +47,7 @@ pub(super) struct Aim {
 /// Fills the keys that the type of objective has.
 pub(super) fn objective(
     recipe: &Recipe,
+    labels: Option<&LabelReading>,
     base: Option<&Base>,
     sequence_len: usize,
     filled: &mut Filled,
@@ -106,6 +112,17 @@ pub(super) fn objective(
         ObjectiveType::Sft => Objective::NextToken(NextToken::PLAIN),
         ObjectiveType::Distill => Objective::Distill(distill(said, filled)),
         ObjectiveType::Embedding => Objective::Contrastive(contrastive(said, filled)),
+        ObjectiveType::Reward => Objective::Reward(Reward {
+            center_rewards_coefficient: number(
+                "center_rewards_coefficient",
+                said.center_rewards_coefficient.as_ref(),
+                0.0,
+                filled,
+            ),
+        }),
+        ObjectiveType::Classification => {
+            Objective::Classify(classify(said, labels, filled, faults))
+        }
     };
     let reference = if objective.has_reference() {
         reference(said.reference.as_ref(), filled, faults)
@@ -213,6 +230,50 @@ fn distill(said: &recipe::Objective, filled: &mut Filled) -> Distill {
             said.missing_mass.as_ref(),
             MissingMass::Tail,
         ),
+    }
+}
+
+/// Fills a classification. Labels that cannot be read have a fault already.
+fn classify(
+    said: &recipe::Objective,
+    labels: Option<&LabelReading>,
+    filled: &mut Filled,
+    faults: &mut Vec<Fault>,
+) -> Classify {
+    let weights = said.class_weights.as_ref();
+    let class_weights = filled
+        .optional("objective.class_weights", weights, |weights| json!(weights))
+        .unwrap_or_default();
+    let Some(LabelReading::Classes(classes)) = labels else {
+        return Classify {
+            problem: ProblemType::SingleLabel,
+            labels: 1,
+            class_weights,
+        };
+    };
+    if let Some(said) = weights {
+        let found = class_weights.len();
+        let problem = classes.problem;
+        let fault = match problem {
+            ProblemType::Regression => Some(format!(
+                "objective.class_weights does not go with `problem_type: {problem}`, which has no \
+                classes"
+            )),
+            _ if found != classes.labels => Some(format!(
+                "objective.class_weights has {found} weights, expected one for each of {} classes",
+                classes.labels
+            )),
+            _ => None,
+        };
+        let fault = fault.map(|message| Fault::new(message).at(&said.place));
+        faults.extend(fault.map(|fault| {
+            fault.hint("give a weight for each of `objective.labels`, or remove `class_weights`")
+        }));
+    }
+    Classify {
+        problem: classes.problem,
+        labels: classes.labels,
+        class_weights,
     }
 }
 

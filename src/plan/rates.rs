@@ -131,10 +131,11 @@ pub(super) fn course(
             warmup: Warmup::Steps(0),
         };
     }
-    let usual = if matches!(
+    let is_plain = matches!(
         kind,
         ObjectiveType::Sft | ObjectiveType::Distill | ObjectiveType::Embedding
-    ) {
+    );
+    let usual = if is_plain || kind.has_score_head() {
         LEARNING_RATE
     } else {
         OF_PREFERENCES

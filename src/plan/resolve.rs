@@ -22,6 +22,7 @@ use super::output_dir::output_dir;
 use super::prompts::prompts;
 use super::quantization::packing;
 use super::rates::check_lowest;
+use super::scores;
 use super::sources::{Reading, is_rendered};
 use super::tokens::{Vocabulary, tokens};
 use super::training::{Training, check_positions, training};
@@ -213,12 +214,14 @@ pub fn resolve_on(
         filled: &mut filled,
         faults: &mut faults,
     };
-    let sources = reading.sources("datasets", &recipe.datasets, files);
+    let mut sources = reading.sources("datasets", &recipe.datasets, files);
+    let labels = scores::label_reading(&recipe, &sources, &mut filled, &mut faults);
     let rows = vocabulary
         .as_ref()
         .map(|vocabulary| vocabulary.rows.clone())
         .unwrap_or_default();
-    let (trains, init_from) = trains(&recipe.adapter, (folder, &rows), &mut filled, &mut faults);
+    let (mut trains, init_from) =
+        trains(&recipe.adapter, (folder, &rows), &mut filled, &mut faults);
     check_rates(&recipe, trains.as_ref(), folder, &mut faults);
     let packing = packing(
         &recipe.adapter,
@@ -233,9 +236,16 @@ pub fn resolve_on(
         &recipe,
         folder,
         limits.sequence_len,
+        labels.as_ref(),
         &mut filled,
         &mut faults,
     );
+    if let (Some(Trains::Adapter(config)), Some(base)) = (&mut trains, folder) {
+        let said = recipe.adapter.init_from.as_ref();
+        let from = init_from.as_deref().zip(said.map(|said| &said.place));
+        let (objective, labels) = (&aim.objective, labels.as_ref());
+        scores::add_head(config, objective, labels, base, from, &mut faults);
+    }
     check_positions(&recipe, &limits, folder, &mut faults);
     check_embedder(&recipe, folder, &mut faults);
     let alike = alike(&recipe, &mut filled);
@@ -246,11 +256,14 @@ pub fn resolve_on(
         filled: &mut filled,
         faults: &mut faults,
     };
-    let validation_sources = reading.sources(
+    let mut validation_sources = reading.sources(
         "evaluation.datasets",
         &recipe.evaluation.datasets,
         validation_files,
     );
+    for source in sources.iter_mut().chain(&mut validation_sources) {
+        source.labels.clone_from(&labels);
+    }
     let holdout = holdout(&recipe, &mut filled);
     let prompts = prompts(&recipe, folder, template.as_ref(), &mut filled, &mut faults);
     let surroundings = surroundings(&recipe, &mut filled);

@@ -96,6 +96,7 @@ impl Reading<'_> {
             roles,
             train_on,
             system,
+            labels: None,
         })
     }
 
@@ -144,7 +145,8 @@ impl Reading<'_> {
     }
 
     /// Fills which parts of a row are trained, and the system message of all rows. Rows of
-    /// preferences have neither: the completions are what is compared.
+    /// preferences and of classes have neither: the completions are what is compared, and texts
+    /// what is scored.
     fn trained_parts(
         &mut self,
         section: &str,

@@ -212,7 +212,7 @@ fn is_said(value: &Value) -> bool {
     !value.node.is_neutral()
 }
 
-fn names(value: Value) -> Option<Said<Vec<String>>> {
+pub(super) fn names(value: Value) -> Option<Said<Vec<String>>> {
     let place = value.node.place.clone();
     let names: Vec<String> = value
         .list()?

@@ -11,8 +11,8 @@ use super::{Adapter, Dataset, Evaluation, Location, Objective, Recipe, Said, Tra
 use crate::fault::Fault;
 use crate::terms::{
     CpoLoss, Deduplicate, DpoLoss, EpochEnd, FDivergence, Format, Initial, KtoLoss, MissingMass,
-    ModelDtype, Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler,
-    SftLoss, Technique, Term, TrainOn,
+    ModelDtype, Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, ProblemType,
+    Quantization, Scheduler, SftLoss, Technique, Term, TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -63,7 +63,10 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         );
     }
     if let Some(role) = dataset.roles.values().next()
-        && matches!(format, Format::Text | Format::Instruction)
+        && matches!(
+            format,
+            Format::Text | Format::Instruction | Format::Classification
+        )
     {
         let fault = Fault::new(format!("roles: format `{format}` has no roles"));
         notes.say(
@@ -94,9 +97,12 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         .as_ref()
         .filter(|_| !format.has_trained_parts())
     {
-        let message = format!(
-            "train_on: format `{format}` has no `train_on`: its completions are what is compared"
-        );
+        let why = if format == Format::Classification {
+            "its texts are scored as a whole"
+        } else {
+            "its completions are what is compared"
+        };
+        let message = format!("train_on: format `{format}` has no `train_on`: {why}");
         notes.say(
             &train_on.place,
             Fault::new(message).hint("remove `train_on`"),
@@ -144,6 +150,7 @@ fn in_objective(recipe: &Recipe, notes: &Notes) {
     in_loss_type(recipe, kind, notes);
     in_distillation(recipe, kind, notes);
     in_widths(recipe, notes);
+    in_score_head(recipe, kind, notes);
     let datasets = recipe.datasets.iter().chain(&recipe.evaluation.datasets);
     for format in datasets.filter_map(|dataset| dataset.format.as_ref()) {
         let valid: Vec<&str> = kind.formats().iter().map(|format| format.word()).collect();
@@ -239,6 +246,62 @@ fn in_widths(recipe: &Recipe, notes: &Notes) {
             let fault = Fault::new(message).hint("give each width one weight, or remove them");
             notes.say(&weights.place, fault);
         }
+    }
+}
+
+/// Checks what does not go with a score head: it is trained beside an adapter, and takes the place
+/// of the vocabulary's head.
+fn in_score_head(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
+    if !kind.has_score_head() {
+        return;
+    }
+    let adapter = &recipe.adapter;
+    if let Some(said) = adapter.method.as_ref().filter(|_| adapter.is_full()) {
+        let fault = Fault::new(format!(
+            "adapter.method: `full` does not go with `objective: {{type: {kind}}}` yet, whose \
+            score head is trained beside an adapter"
+        ));
+        notes.say(&said.place, fault.hint("set `method: lora`"));
+    }
+    let is_head = |name: &String| name.ends_with("lm_head") || name.ends_with("embed_out");
+    let of_saved = adapter.modules_to_save.as_ref();
+    let saved = of_saved.filter(|said| said.value.iter().any(is_head));
+    let targets = adapter
+        .target_modules
+        .as_ref()
+        .filter(|said| matches!(&said.value, Modules::Names(names) if names.iter().any(is_head)));
+    let places = [
+        ("modules_to_save", saved.map(|said| &said.place)),
+        ("target_modules", targets.map(|said| &said.place)),
+    ];
+    for (key, place) in places {
+        let Some(place) = place else { continue };
+        let fault = Fault::new(format!(
+            "adapter.{key} names the vocabulary's head, whose place the score head of \
+            `objective: {{type: {kind}}}` takes"
+        ));
+        notes.say(
+            place,
+            fault.hint("leave it out; the score head is trained and saved"),
+        );
+    }
+    if let Some(prompt) = recipe.evaluation.prompts.first() {
+        let fault = Fault::new(format!(
+            "evaluation.prompts does not go with `objective: {{type: {kind}}}`: a score head \
+            answers no prompt"
+        ));
+        notes.say(&prompt.place, fault.hint("remove `prompts`"));
+    }
+    let problem = recipe.objective.problem_type.as_ref();
+    if let (Some(weights), Some(ProblemType::Regression)) = (
+        &recipe.objective.class_weights,
+        problem.map(|said| said.value),
+    ) {
+        let fault = Fault::new(
+            "objective.class_weights does not go with `problem_type: regression`, which has no \
+            classes",
+        );
+        notes.say(&weights.place, fault.hint("remove `class_weights`"));
     }
 }
 

@@ -198,7 +198,8 @@ pub(super) const KEYS: &[Words] = &[
         "\"sft\"",
         "`sft`: cross-entropy; `dpo`, `orpo`, `simpo`, `cpo`: pairs of `format: preference`; \
         `kto`: completions with labels, of `format: unpaired`; `distill`: the distribution of a \
-        teacher; `embedding`: vectors of texts, of `format: retrieval`.",
+        teacher; `embedding`: vectors of texts, of `format: retrieval`; `reward`: a score of \
+        pairs; `classification`: texts with labels, of `format: classification`.",
     ),
     key(
         "objective.loss_type",
@@ -344,6 +345,34 @@ pub(super) const KEYS: &[Words] = &[
         "objective.matryoshka_weights",
         "",
         "Weight of the loss of each of these widths; 1 by default.",
+    ),
+    key(
+        "objective.margin",
+        "\"none\"",
+        "By how much the chosen score of `reward` is to exceed the rejected one: `none`, `column` \
+        (the column `margin`) or `scores` (`score_chosen` less `score_rejected`).",
+    ),
+    key(
+        "objective.center_rewards_coefficient",
+        "0.0",
+        "Weight of the squared sum of both rewards of a pair, which keeps `reward` near 0.",
+    ),
+    key(
+        "objective.problem_type",
+        "",
+        "The problem of `classification`: `single_label_classification`, \
+        `multi_label_classification`, `regression` or `token_classification`; from the labels by \
+        default, where they leave only one.",
+    ),
+    key(
+        "objective.labels",
+        "",
+        "Names of the classes or labels of `classification`, in order; from the data by default.",
+    ),
+    key(
+        "objective.class_weights",
+        "",
+        "Weight of each class of `classification`, or of each label where it holds; 1 by default.",
     ),
     key(
         "adapter",
@@ -764,7 +793,8 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "evaluation.datasets.format",
         "",
-        "`text`, `completion`, `instruction`, `chat`, `preference`, `unpaired` or `retrieval`.",
+        "`text`, `completion`, `instruction`, `chat`, `preference`, `unpaired`, `retrieval` or \
+        `classification`.",
     ),
     key(
         "evaluation.datasets.columns",

@@ -2,12 +2,13 @@
 
 use std::ops::{Bound, RangeInclusive};
 
+use super::adapter::names;
 use super::place::{Location, Said};
 use super::section::{ABOVE_ZERO, Section, Value};
 use super::shape::Shape;
 use crate::terms::{
-    CpoLoss, DpoLoss, FDivergence, KtoLoss, MissingMass, ObjectiveType, Pooling, Quantization,
-    SftLoss, Term,
+    CpoLoss, DpoLoss, FDivergence, KtoLoss, MarginSource, MissingMass, ObjectiveType, Pooling,
+    ProblemType, Quantization, SftLoss, Term,
 };
 
 /// The objective and its own keys, under TRL's names.
@@ -69,13 +70,23 @@ pub struct Objective {
     pub matryoshka_dims: Option<Said<Vec<usize>>>,
     /// Weights of the losses of these widths.
     pub matryoshka_weights: Option<Said<Vec<f64>>>,
+    /// The margin of pairs of a reward model.
+    pub margin: Option<Said<MarginSource>>,
+    /// The weight of squared sums of rewards.
+    pub center_rewards_coefficient: Option<Said<f64>>,
+    /// The problem of a classification.
+    pub problem_type: Option<Said<ProblemType>>,
+    /// The names of classes or labels, in order.
+    pub labels: Option<Said<Vec<String>>>,
+    /// A weight for each class.
+    pub class_weights: Option<Said<Vec<f64>>>,
 }
 
 impl Objective {
     pub(super) fn take(section: &mut Section) -> Self {
         let weight = 0.0..=1e6;
         Self {
-            kind: section.word("type", &["reward", "classification"]),
+            kind: section.word("type", &[]),
             loss_type: section
                 .shaped("loss_type", Shape::Words(all_loss_types()))
                 .and_then(Value::text),
@@ -93,7 +104,7 @@ impl Objective {
             simpo_gamma: section.number("simpo_gamma", weight.clone()),
             alpha: section.number("alpha", (Bound::Included(-10.0), Bound::Included(10.0))),
             desirable_weight: section.number("desirable_weight", weight.clone()),
-            undesirable_weight: section.number("undesirable_weight", weight),
+            undesirable_weight: section.number("undesirable_weight", weight.clone()),
             reference: section.text("reference"),
             teacher: section.text("teacher"),
             teacher_quantization: section.word("teacher_quantization", &[]),
@@ -114,6 +125,15 @@ impl Objective {
                     Shape::filled_list(Shape::number(&ABOVE_ZERO)),
                 )
                 .and_then(|value| list(value, |value| value.number(ABOVE_ZERO))),
+            margin: section.word("margin", &[]),
+            center_rewards_coefficient: section.number("center_rewards_coefficient", weight),
+            problem_type: section.word("problem_type", &[]),
+            labels: section
+                .shaped("labels", Shape::filled_list(Shape::Text))
+                .and_then(names),
+            class_weights: section
+                .shaped("class_weights", Shape::filled_list(weight_shape()))
+                .and_then(weights),
         }
     }
 
@@ -156,6 +176,11 @@ impl Objective {
             "symmetric" => place(self.symmetric.as_ref()),
             "matryoshka_dims" => place(self.matryoshka_dims.as_ref()),
             "matryoshka_weights" => place(self.matryoshka_weights.as_ref()),
+            "margin" => place(self.margin.as_ref()),
+            "center_rewards_coefficient" => place(self.center_rewards_coefficient.as_ref()),
+            "problem_type" => place(self.problem_type.as_ref()),
+            "labels" => place(self.labels.as_ref()),
+            "class_weights" => place(self.class_weights.as_ref()),
             _ => None,
         }
     }
@@ -190,7 +215,9 @@ pub(super) fn loss_types(of: ObjectiveType) -> Vec<&'static str> {
         ObjectiveType::Orpo
         | ObjectiveType::Simpo
         | ObjectiveType::Distill
-        | ObjectiveType::Embedding => Vec::new(),
+        | ObjectiveType::Embedding
+        | ObjectiveType::Reward
+        | ObjectiveType::Classification => Vec::new(),
     }
 }
 

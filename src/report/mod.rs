@@ -120,6 +120,10 @@ pub struct Evaluation {
     /// Figures of the objective beside the loss, under TRL's names after `eval_`.
     #[serde(flatten)]
     pub figures: BTreeMap<String, f64>,
+    /// How often each class was taken for each: a row for each true class; or for each label two
+    /// rows, where it does not hold and where it does.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_confusion: Option<Vec<Vec<u64>>>,
 }
 
 /// Answer of the current model to a prompt.

@@ -254,6 +254,13 @@ fn of_objective(figures: &BTreeMap<String, f64>, prefix: &str, between: &str) ->
         ("margin", "rewards/margins"),
         ("kl", "kl"),
         ("divergence", "divergence"),
+        ("accuracy", "accuracy"),
+        ("margin", "margin"),
+        ("F1", "f1"),
+        ("AUROC", "auroc"),
+        ("ECE", "ece"),
+        ("MSE", "mse"),
+        ("R²", "r2"),
     ];
     let shown = shown.iter().filter_map(|(word, name)| {
         let value = figures.get(&format!("{prefix}{name}"))?;

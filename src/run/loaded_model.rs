@@ -14,7 +14,7 @@ use crate::adapter::attach;
 use crate::data::Encoder;
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
-use crate::fault::{Exit, Failure};
+use crate::fault::{Exit, Failure, Fault};
 use crate::infer::{Frame, GenerateConfig, Generated, Sampling, TextStream, generate, stops};
 use crate::model::{Cache, Decoder};
 use crate::plan::leftover_note;
@@ -91,6 +91,18 @@ impl LoadedModel {
         let adapter = adapter
             .map(|adapter| read_adapter(&adapter, &folder.spec.modules(), report))
             .transpose()?;
+        if let Some((config, _)) = &adapter
+            && let Some(score) = &config.score
+        {
+            let fault = Fault::new(format!(
+                "the adapter has a score head, `{}`: it scores texts and answers none",
+                score.module
+            ));
+            return Err(Failure::new(
+                Exit::Input,
+                fault.hint("score texts with `rankine classify`"),
+            ));
+        }
         device::set_threads(0);
         let chosen = device::choose(terms::Device::Auto, &is_proven).device;
         let (device, storage) = (

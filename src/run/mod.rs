@@ -8,9 +8,11 @@
 mod artifact;
 mod base;
 mod card;
+mod classify;
 mod device_fault;
 mod embed;
 mod folder;
+mod head_scores;
 pub mod hub;
 mod inputs;
 mod interrupt;
@@ -42,6 +44,8 @@ pub use artifact::{Artifact, Made};
 pub use base::{
     SHARED_LOCK, base_with, find_adapter, find_base, lock_above, no_folder, report_notes,
 };
+pub use classify::{ClassifyOptions, ClassifyResult, classify};
+pub use head_scores::{HeadScores, score_head};
 pub use embed::{EmbedRequest, Embedded, embed};
 pub use inputs::{Hashing, Inputs};
 pub use interrupt::Interrupt;

@@ -1,9 +1,14 @@
 //! A plan in lines: the model, its rows, tokens and steps.
 
+use crate::adapter::ScoreConfig;
 use crate::data::{Packing, RowCounts};
 use crate::plan::{MemoryPlan, Plan, RunData};
 use crate::report::grouped;
+use crate::terms::ProblemType;
 use crate::train::{self, StepSampler};
+
+/// Names of classes that a line shows.
+const SHOWN_NAMES: usize = 12;
 
 /// Describes what follows from the values and the data, each line with its heading.
 pub fn plan_lines(
@@ -65,9 +70,21 @@ pub fn plan_lines(
         ),
         (
             "tokens an epoch",
-            format!("{}, {} trained", grouped(tokens), grouped(trained)),
+            format!(
+                "{}, {} {}",
+                grouped(tokens),
+                grouped(trained),
+                if plan.scoring().is_some() {
+                    "scored"
+                } else {
+                    "trained"
+                }
+            ),
         ),
     ];
+    let score = plan
+        .score_head()
+        .map(|score| ("score head", described(score)));
     let mixed = data
         .shares()
         .into_iter()
@@ -85,10 +102,38 @@ pub fn plan_lines(
     ];
     before
         .into_iter()
+        .chain(score)
         .chain(mixed)
         .chain(packed(config, &course, tokens))
         .chain(after)
         .collect()
+}
+
+/// Describes a score head.
+fn described(score: &ScoreConfig) -> String {
+    let unit = match score.problem {
+        None | Some(ProblemType::Regression) => "number",
+        Some(ProblemType::MultiLabel) => "label",
+        Some(ProblemType::SingleLabel | ProblemType::Token) => "class",
+    };
+    let plural = match (score.labels, unit) {
+        (1, _) => "",
+        (_, "class") => "es",
+        _ => "s",
+    };
+    let of = if score.is_of_tokens { "word" } else { "text" };
+    let names: Vec<String> = score.names.iter().take(SHOWN_NAMES).cloned().collect();
+    let more = if score.names.len() > SHOWN_NAMES {
+        ", .."
+    } else {
+        ""
+    };
+    let names = if names.is_empty() {
+        String::new()
+    } else {
+        format!(": {}{more}", names.join(", "))
+    };
+    format!("{} {unit}{plural} a {of}{names}", score.labels)
 }
 
 /// Describes the rows that are left out as duplicates, if any.

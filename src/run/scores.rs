@@ -292,7 +292,7 @@ fn within(subject: &Path) -> Option<(PathBuf, PathBuf)> {
 
 /// Adds the scores to those in the run's folder, without paths of this machine, and with the cache
 /// entries that were used. If the folder cannot be written, only this record is lost.
-fn keep_scores(
+pub(super) fn keep_scores(
     run: &Path,
     scores: &Value,
     entries: &[&str],

@@ -21,6 +21,10 @@ term! {
         Distill = "distill",
         /// Vectors of texts.
         Embedding = "embedding",
+        /// Reward model of pairs.
+        Reward = "reward",
+        /// Classes, labels or numbers of texts, or classes of words.
+        Classification = "classification",
     }
 }
 
@@ -34,14 +38,22 @@ impl ObjectiveType {
                 Format::Instruction,
                 Format::Chat,
             ],
-            Self::Dpo | Self::Orpo | Self::Simpo | Self::Cpo => &[Format::Preference],
+            Self::Dpo | Self::Orpo | Self::Simpo | Self::Cpo | Self::Reward => {
+                &[Format::Preference]
+            }
             Self::Kto => &[Format::Unpaired],
             Self::Embedding => &[Format::Retrieval],
+            Self::Classification => &[Format::Classification],
         }
     }
 
+    /// Whether a score head takes the place of the vocabulary's.
+    pub fn has_score_head(self) -> bool {
+        matches!(self, Self::Reward | Self::Classification)
+    }
+
     /// Recipe keys of the section `objective`, with the types that have them.
-    pub const KEYS: [(&'static str, &'static [Self]); 26] = [
+    pub const KEYS: [(&'static str, &'static [Self]); 31] = [
         ("loss_type", &[Self::Sft, Self::Dpo, Self::Cpo, Self::Kto]),
         (
             "beta",
@@ -81,6 +93,11 @@ impl ObjectiveType {
         ("symmetric", &[Self::Embedding]),
         ("matryoshka_dims", &[Self::Embedding]),
         ("matryoshka_weights", &[Self::Embedding]),
+        ("margin", &[Self::Reward]),
+        ("center_rewards_coefficient", &[Self::Reward]),
+        ("problem_type", &[Self::Classification]),
+        ("labels", &[Self::Classification]),
+        ("class_weights", &[Self::Classification]),
     ];
 }
 
@@ -91,6 +108,39 @@ term! {
         Nll = "nll",
         /// -log p times p, which has no gradient: dynamic fine-tuning, arXiv:2508.05629.
         Dft = "dft",
+    }
+}
+
+term! {
+    /// Problem of a classification, under transformers' names.
+    ProblemType {
+        /// One of several classes: cross-entropy.
+        SingleLabel = "single_label_classification",
+        /// Each of several labels holds or not: binary cross-entropy of each.
+        MultiLabel = "multi_label_classification",
+        /// One number or several: squared error.
+        Regression = "regression",
+        /// A class for each word: cross-entropy of each.
+        Token = "token_classification",
+    }
+}
+
+impl ProblemType {
+    /// Whether a row belongs to one class, or each of its words does.
+    pub fn has_classes(self) -> bool {
+        matches!(self, Self::SingleLabel | Self::Token)
+    }
+}
+
+term! {
+    /// Margin by which a chosen reward is to exceed the rejected one.
+    MarginSource {
+        /// No margin.
+        None = "none",
+        /// The column `margin`.
+        Column = "column",
+        /// The column `score_chosen` less `score_rejected`.
+        Scores = "scores",
     }
 }
 

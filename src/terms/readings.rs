@@ -5,7 +5,8 @@ use std::ops::Range;
 /// Values of a readout at the targets of a micro-batch.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Readings {
-    /// Log-probability of each target, in order, nats.
+    /// Log-probability of each target, in order, nats; or the scores of each target of a score
+    /// head, one after the other.
     pub values: Vec<f32>,
     /// Mean log-probability of all tokens of the vocabulary at each target, nats; empty unless
     /// labels are smoothed.
@@ -94,6 +95,16 @@ pub enum UnitKind {
     /// Texts that become a vector each: an anchor, a positive and negatives. The targets of each
     /// end where those of the next begin.
     Texts(Vec<TextEnd>),
+    /// A chosen and a rejected sequence with a target each, which are scored.
+    Compared {
+        /// By how much the chosen score is to exceed the rejected one.
+        margin: f64,
+    },
+    /// A sequence that is scored, or tokens of one that are.
+    Labeled {
+        /// The class of each target, or the numbers that its scores are to meet.
+        values: Vec<f32>,
+    },
 }
 
 /// The place after the last target of a text, and a hash of its tokens.
@@ -118,9 +129,11 @@ impl Unit {
     pub fn supervised_targets(&self) -> usize {
         match self.kind {
             UnitKind::Pair { rejected, .. } => rejected - self.targets.start,
-            UnitKind::Tokens { .. } | UnitKind::Rated { .. } | UnitKind::Texts(_) => {
-                self.targets.len()
-            }
+            UnitKind::Tokens { .. }
+            | UnitKind::Rated { .. }
+            | UnitKind::Texts(_)
+            | UnitKind::Compared { .. }
+            | UnitKind::Labeled { .. } => self.targets.len(),
         }
     }
 }
@@ -140,6 +153,8 @@ pub enum RowForm {
     Pair {
         /// Tokens of the chosen sequence.
         chosen: u32,
+        /// Whether a number follows: by how much the chosen score is to exceed the rejected one.
+        has_margin: bool,
     },
     /// One sequence whose completion has a label.
     Rated {
@@ -148,6 +163,16 @@ pub enum RowForm {
     },
     /// Texts, laid end to end. Of each the first token is not trained, and all others are.
     Texts,
+    /// One sequence with a label.
+    Labeled {
+        /// How many numbers follow: the label.
+        values: u32,
+    },
+    /// One sequence with a class for each of its trained tokens.
+    Tagged {
+        /// How many numbers follow: one for each trained token.
+        values: u32,
+    },
 }
 
 impl RowForm {
@@ -165,7 +190,7 @@ impl RowForm {
     pub fn weight(self) -> f32 {
         match self {
             Self::Weighted { bits } => f32::from_bits(bits),
-            Self::Single | Self::Pair { .. } | Self::Rated { .. } | Self::Texts => 1.0,
+            _ => 1.0,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::run::Data;
 use super::step::statistics;
 use crate::data::Batch;
 use crate::model::Decoder;
-use crate::objective::Objective;
+use crate::objective::{ClassScores, Objective};
 use crate::report::{Evaluation, Event, Reporter};
 
 /// The error of an evaluation that was told to stop; it has no result.
@@ -61,6 +61,7 @@ pub(super) fn evaluate(
         eval_loss_content: sum.content(),
         eval_loss_end_of_turn: sum.end_of_turn(),
         figures: BTreeMap::new(),
+        eval_confusion: None,
     }))
 }
 
@@ -99,11 +100,15 @@ fn evaluate_units(
         teacher: data.teacher,
     };
     let (mut sum, mut done) = (Loss::default(), 0);
+    let mut classes = ClassScores::of(&config.objective);
     for batch in batches(data, config) {
         if is_stopped() {
             return Err(Stopped);
         }
         let readings = goal_readings(decoder, &batch, goal, config.step.head_chunk_rows);
+        if let Some(classes) = &mut classes {
+            classes.add(&readings, &batch.units);
+        }
         let judged = goal.judge(&readings, &batch);
         done += batch.units.len();
         sum = sum
@@ -119,7 +124,10 @@ fn evaluate_units(
             total: total as u64,
         });
     }
-    let figures = sum.figures.means().into_iter();
+    let mut figures = sum.figures.means();
+    let of_classes = classes.iter().flat_map(ClassScores::figures);
+    figures.extend(of_classes.map(|(name, value)| (name.to_owned(), value)));
+    let figures = figures.into_iter();
     Ok((sum.weight > 0.0).then(|| Evaluation {
         step,
         eval_loss: sum.sum / sum.weight,
@@ -129,6 +137,7 @@ fn evaluate_units(
         figures: figures
             .map(|(name, mean)| (format!("eval_{name}"), mean))
             .collect(),
+        eval_confusion: classes.and_then(|classes| classes.table()),
     }))
 }
 

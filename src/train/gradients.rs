@@ -9,6 +9,8 @@ use super::observe::Observer;
 use super::tree::TreeSum;
 use crate::model::{Decoder, Place};
 use crate::nn::head::HeadGradients;
+use crate::nn::readout::ReadoutGradients;
+use crate::nn::score_head::ScoreGradients;
 use crate::ops::{add_at, sum_of_squares};
 
 /// Gradients of every weight that trains, summed over micro-batches in the order of one binary
@@ -153,7 +155,7 @@ impl Sum {
     pub fn add_readout(
         &mut self,
         decoder: &Decoder,
-        gradients: HeadGradients,
+        gradients: ReadoutGradients,
         observer: &mut impl Observer,
     ) -> Tensor<2> {
         let HeadGradients {
@@ -161,7 +163,13 @@ impl Sum {
             norm,
             table,
             bias,
-        } = gradients;
+        } = match gradients {
+            ReadoutGradients::Tokens(gradients) => gradients,
+            ReadoutGradients::Scores(ScoreGradients { input, weights }) => {
+                self.add(Place::Readout, weights, observer);
+                return input;
+            }
+        };
         let table: Vec<Tensor<1>> = table
             .into_iter()
             .map(|of_table| of_table.reshape([-1]))

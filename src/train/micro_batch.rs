@@ -15,9 +15,10 @@ use crate::data::Batch;
 use crate::keyed_random::mix;
 use crate::model::Decoder;
 use crate::nn::head::{HeadGradients, HeadPass, TeacherRows};
+use crate::nn::readout::{Readout, ReadoutGradients};
 use crate::objective::{Distill, Figures, Judged, NextToken, Objective, StepStatistics};
-use crate::terms::{Readings, Slopes, TopTokens, Unit, UnitKind};
 use crate::ops;
+use crate::terms::{Readings, Slopes, TopTokens, Unit, UnitKind};
 
 /// Settings for computing a micro-batch. Except for dropout they change cost and memory, never the
 /// result beyond rounding.
@@ -225,12 +226,11 @@ fn walked(
 
     let of_readout = match read {
         Read::Gradients(gradients) => gradients,
-        Read::AtSlopeOne(gradients) => gradients.at(&judged.slopes),
+        Read::AtSlopeOne(gradients) => ReadoutGradients::Tokens(gradients.at(&judged.slopes)),
         Read::Hidden(hidden) => {
             decoder
-                .head
-                .backward(&hidden, &batch.targets, &judged.slopes, pass)
-                .1
+                .readout()
+                .gradients(&hidden, &batch.targets, &judged.slopes, pass)
         }
     };
     let of_load = balance.map(|balance| balance.gradient(gradients.loss_scale()));
@@ -249,8 +249,9 @@ fn walked(
 /// The result of reading, for the backward.
 enum Read {
     /// Gradients, where slopes are known ahead.
-    Gradients(HeadGradients),
-    /// Gradients at slope 1, where nothing of the head trains: they are linear in the slopes.
+    Gradients(ReadoutGradients),
+    /// Gradients at slope 1, where nothing of the vocabulary's head trains: they are linear in the
+    /// slopes.
     AtSlopeOne(HeadGradients),
     /// Hidden rows [labeled, width], which are read once more.
     Hidden(Tensor<2>),
@@ -271,24 +272,24 @@ fn read(
         let (readings, gradients) = decoder
             .head
             .backward_from_teacher(&hidden, targets, beside, pass);
-        return (readings, Read::Gradients(gradients));
+        return (
+            readings,
+            Read::Gradients(ReadoutGradients::Tokens(gradients)),
+        );
     }
-    match goal.objective.slopes_ahead(&batch.units) {
-        Some(slopes) => {
-            let (readings, gradients) =
-                decoder
-                    .head
-                    .backward(&hidden, &batch.targets, &slopes, pass);
+    let readout = decoder.readout();
+    match (goal.objective.slopes_ahead(&batch.units), readout) {
+        (Some(slopes), _) => {
+            let (readings, gradients) = readout.backward(&hidden, &batch.targets, &slopes, pass);
             (readings, Read::Gradients(gradients))
         }
-        None if !decoder.head.trains() => {
+        (None, Readout::Tokens(head)) if !head.trains() => {
             let slope = Slopes::Same(1.0);
-            let (readings, gradients) =
-                decoder.head.backward(&hidden, &batch.targets, &slope, pass);
+            let (readings, gradients) = head.backward(&hidden, &batch.targets, &slope, pass);
             (readings, Read::AtSlopeOne(gradients))
         }
-        None => (
-            decoder.head.read(&hidden, &batch.targets, pass),
+        (None, _) => (
+            readout.read(&hidden, &batch.targets, pass),
             Read::Hidden(hidden),
         ),
     }
@@ -315,6 +316,7 @@ pub(super) fn goal_readings(
         chunk_rows: head_chunk_rows,
         scale: 1.0,
         mask: None,
+        smoothed_share: 0.0,
     };
     let hidden = hidden_of(decoder, batch);
     decoder
@@ -322,8 +324,9 @@ pub(super) fn goal_readings(
         .read_beside_teacher(&hidden, &batch.targets, (&teacher, of), pass)
 }
 
-/// Returns the log-probabilities of a batch's targets without a tape and without dropout.
-pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Readings {
+/// Returns the readings of a batch's targets without a tape and without dropout: log-probabilities,
+/// or scores.
+pub fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> Readings {
     if batch.targets.is_empty() {
         return Readings::default();
     }
@@ -334,7 +337,7 @@ pub(super) fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usi
         smoothed_share: 0.0,
     };
     decoder
-        .head
+        .readout()
         .read(&hidden_of(decoder, batch), &batch.targets, pass)
 }
 
@@ -353,9 +356,7 @@ pub fn log_p_of_units(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) 
             rejected,
             ..
         } => [sum(completion..rejected), sum(rejected..unit.targets.end)],
-        UnitKind::Tokens { .. } | UnitKind::Rated { .. } | UnitKind::Texts(_) => {
-            [sum(unit.targets.clone()), 0.0]
-        }
+        _ => [sum(unit.targets.clone()), 0.0],
     };
     batch.units.iter().map(of_unit).collect()
 }

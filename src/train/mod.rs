@@ -34,7 +34,7 @@ pub use gradients::Gradients;
 pub use loss_scale::LossScale;
 pub use micro_batch::{
     Goal, Loss, StepConfig, forward_backward, head_chunk_rows, judged_backward, log_p_of_units,
-    noised_backward, score, top_tokens,
+    noised_backward, readings_of, score, top_tokens,
 };
 pub use observe::{Border, Observer};
 pub use optimizer::{

@@ -47,6 +47,7 @@ fn one_shard_with_an_extra_column() {
         roles: BTreeMap::new(),
         train_on,
         system: None,
+        labels: None,
     };
     let expected = ["one", "two two", "three", "four four four"]
         .map(|text| format!("<|begin_of_text|>«{text}<|eot_id|>»"));

@@ -81,6 +81,7 @@ pub fn source(
         roles: BTreeMap::new(),
         train_on: TrainOn::Assistant,
         system: None,
+        labels: None,
     }
 }
 

@@ -41,7 +41,19 @@ impl MergeSource {
             pairs,
             tables,
             bases,
+            score,
         } = peft::contents_in(&archive, &config, modules)?;
+        if let Some(score) = score {
+            let reason = format!(
+                "it has a score head, `{}`, and the merged model would be a language model \
+                without one; score texts with `rankine classify`, or load the adapter in PEFT",
+                score.module
+            );
+            return Err(AdapterError::Unmergeable {
+                folder: folder.display().to_string(),
+                reason,
+            });
+        }
         let pairs: BTreeMap<_, _> = pairs
             .into_iter()
             .map(|stored| (stored.target.module.clone(), stored))

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
+use super::keys::Keys;
 use super::values::judge;
 use super::{CONFIG, FEATURES};
+use crate::adapter::score::{MODULES, SCORE_COPIES, ScoreConfig};
 use crate::adapter::tables::Tables;
 use crate::adapter::{AdapterError, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
@@ -47,6 +49,8 @@ fn config_json(config: &LoraConfig, modules: &[&str], order: WeightOrder, base: 
         .iter()
         .map(|(key, alpha)| (key.clone(), number(*alpha)))
         .collect();
+    let of_score = config.score.as_ref().map(|score| &score.module);
+    let saved: Vec<&String> = config.tables.saved.iter().chain(of_score).collect();
     let ranks: Map<String, Value> = config
         .rank_pattern
         .iter()
@@ -77,7 +81,7 @@ fn config_json(config: &LoraConfig, modules: &[&str], order: WeightOrder, base: 
         "lora_ga_config": null,
         "megatron_config": null,
         "megatron_core": "megatron.core",
-        "modules_to_save": (!config.tables.saved.is_empty()).then_some(&config.tables.saved),
+        "modules_to_save": (!saved.is_empty()).then_some(saved),
         "monteclora_config": null,
         "peft_type": "LORA",
         "peft_version": PEFT_VERSION,
@@ -88,7 +92,11 @@ fn config_json(config: &LoraConfig, modules: &[&str], order: WeightOrder, base: 
         "target_modules": target_modules,
         "target_parameters":
             (!config.target_parameters.is_empty()).then_some(&config.target_parameters),
-        "task_type": if config.is_of_features { FEATURES } else { "CAUSAL_LM" },
+        "task_type": match &config.score {
+            Some(score) => score.task_type(),
+            None if config.is_of_features => FEATURES,
+            None => "CAUSAL_LM",
+        },
         "trainable_token_indices": config.tables.tokens.as_ref().map(tokens_json),
         "use_bdlora": null,
         "use_dora": config.has(AdapterVector::Magnitude),
@@ -214,10 +222,15 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
             strings(listed).ok_or_else(|| missing("target_parameters", "names of parameters"))?
         }
     };
-    let saved = match &config["modules_to_save"] {
+    let mut saved = match &config["modules_to_save"] {
         Value::Null => Vec::new(),
         other => strings(other).ok_or_else(|| missing("modules_to_save", "names"))?,
     };
+    let score = score_in(folder, &config)?;
+    if score.is_some() {
+        // PEFT names both, whichever the model has.
+        saved.retain(|name| !MODULES.contains(&name.as_str()));
+    }
     let targets = Targets {
         modules: match read_modules(&config["target_modules"]) {
             Some(Some(modules)) => modules,
@@ -273,6 +286,7 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
         })
         .ok_or_else(|| missing("alpha_pattern", "numbers by pattern"))?,
         is_of_features: config["task_type"] == FEATURES,
+        score,
         tables: Tables {
             saved,
             tokens: read_tokens(&config["trainable_token_indices"]).ok_or_else(|| {
@@ -283,6 +297,51 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
             })?,
         },
     })
+}
+
+/// Reads the score head of a folder whose `task_type` says that there is one.
+fn score_in(folder: &Path, config: &Value) -> Result<Option<ScoreConfig>, AdapterError> {
+    let is_of_tokens = match config["task_type"].as_str() {
+        Some("SEQ_CLS") => false,
+        Some("TOKEN_CLS") => true,
+        _ => return Ok(None),
+    };
+    let archive = super::open(folder)?;
+    let shapes = archive.shapes();
+    let keys = Keys::read(shapes.keys());
+    let shape = |name: &str| keys.key(name).and_then(|key| shapes.get(key));
+    let found = MODULES.iter().find_map(|module| {
+        let weight = SCORE_COPIES
+            .iter()
+            .find_map(|copy| shape(&format!("{module}.{copy}weight")))?;
+        let has_bias = SCORE_COPIES
+            .iter()
+            .any(|copy| shape(&format!("{module}.{copy}bias")).is_some());
+        Some((*module, weight, has_bias))
+    });
+    let place = archive.path().display().to_string();
+    let found = found.and_then(|(module, shape, has_bias)| match shape[..] {
+        [labels, _] if labels > 0 => Some((module, labels, has_bias)),
+        _ => None,
+    });
+    let Some((module, labels, has_bias)) = found else {
+        let message = format!(
+            "there is no tensor `base_model.model.score.weight` [labels, width], which an adapter \
+            of `task_type` {} has: the head was not saved, or the model has another kind of head",
+            config["task_type"]
+        );
+        return Err(AdapterError::Config { place, message });
+    };
+    let score = ScoreConfig {
+        module: module.to_owned(),
+        labels,
+        has_bias,
+        is_of_tokens,
+        names: Vec::new(),
+        problem: None,
+        padding: None,
+    };
+    score.with_labels_of(folder).map(Some)
 }
 
 /// Returns notes about parts of a config that are ignored.

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::keys::{Keys, PREFIX};
-use super::stored::{AdapterTensors, Contents, StoredTable};
+use super::stored::{AdapterTensors, Contents, ScoreTensors, StoredTable};
 use crate::adapter::experts::{Routed, Stack, stacks};
+use crate::adapter::score::{SCORE_COPIES, ScoreConfig};
 use crate::adapter::tables::{TablePart, TableTarget};
 use crate::adapter::{AdapterError, LoraConfig, Target};
 use crate::files::safetensors::Archive;
@@ -56,6 +57,9 @@ pub fn contents_in(
     };
     for target in config.table_targets(modules)? {
         contents.tables.extend(finder.table(target));
+    }
+    if let (Some(score), Some(width)) = (&config.score, width_of(modules)) {
+        contents.score = Some(finder.score(score, width));
     }
     for linear in modules.iter().filter(|linear| linear.is_table()) {
         let trains = contents.tables.iter().any(|stored| {
@@ -310,6 +314,31 @@ impl<'a> Finder<'a> {
         Some(StoredTable { target, key })
     }
 
+    /// Finds the weight of a score head, and its bias where it has one. The untrained copy that some
+    /// files have beside it is passed over.
+    fn score(&mut self, score: &ScoreConfig, width: usize) -> ScoreTensors {
+        let module = &score.module;
+        let mut key = |part: &str, shape: &[usize]| {
+            self.left
+                .remove(format!("{module}.original_module.{part}").as_str());
+            let copies = SCORE_COPIES.map(|copy| format!("{module}.{copy}{part}"));
+            let there: Vec<&String> = copies
+                .iter()
+                .filter(|name| self.left.contains_key(name.as_str()))
+                .collect();
+            let key = self.take(there.first().copied().unwrap_or(&copies[0]), shape);
+            for second in there.iter().skip(1) {
+                self.same(&key, second);
+            }
+            key
+        };
+        ScoreTensors {
+            module: module.clone(),
+            weight: key("weight", &[score.labels, width]),
+            bias: score.has_bias.then(|| key("bias", &[score.labels])),
+        }
+    }
+
     /// Takes a second copy of a tensor, which must equal the first.
     fn same(&mut self, key: &str, name: &str) {
         self.left.remove(name);
@@ -380,6 +409,14 @@ impl<'a> Finder<'a> {
         }
         OTHER_BASE.to_owned()
     }
+}
+
+/// Returns the width of a model with these modules.
+fn width_of(modules: &[LinearSpec]) -> Option<usize> {
+    let embedding = modules
+        .iter()
+        .find(|linear| linear.role == Role::Embedding)?;
+    Some(embedding.weight_shape()[1])
 }
 
 fn is_of_layer(name: &str) -> bool {

@@ -22,6 +22,7 @@ pub use weights::{open, read_numbers, stored_in};
 
 use super::experts::Routed;
 use super::pissa::converted;
+use super::score::LABELS;
 use super::{AdapterError, LoraConfig, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::write_atomic;
@@ -76,6 +77,9 @@ pub fn write(
             .map(|(module, _)| module)
             .collect(),
     };
+    if let Some(score) = &config.score {
+        write_atomic(&folder.join(LABELS), score.labels_text().as_bytes())?;
+    }
     let modules: Vec<String> = modules.into_iter().map(name).collect();
     let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
     Ok(write_atomic(

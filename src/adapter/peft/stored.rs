@@ -16,6 +16,19 @@ pub struct Contents {
     pub tables: Vec<StoredTable>,
     /// Module of embedding or head, and the key of the base's table that PEFT saved with it.
     pub bases: Vec<(String, String)>,
+    /// The score head.
+    pub score: Option<ScoreTensors>,
+}
+
+/// The keys of a score head within an open file.
+#[derive(Debug)]
+pub struct ScoreTensors {
+    /// The module.
+    pub module: String,
+    /// The key of its weight, [labels, width].
+    pub weight: String,
+    /// The key of its bias, [labels].
+    pub bias: Option<String>,
 }
 
 /// A table, or rows of it, within an open file.

@@ -29,6 +29,7 @@ pub fn read_numbers(
         pairs,
         tables,
         bases,
+        score,
     } = contents_in(&archive, config, modules)?;
     let one =
         |key: &str| Ok::<_, AdapterError>([archive.read_f32(key)?.unwrap_or_default(), Vec::new()]);
@@ -49,7 +50,13 @@ pub fn read_numbers(
     let bases = bases
         .into_iter()
         .map(|(module, key)| Ok((format!("{module}.base_layer"), one(&key)?)));
-    pairs.chain(tables).chain(bases).chain(vectors).collect()
+    let score = score.into_iter().map(|score| {
+        let bias = score.bias.map(|key| archive.read_f32(&key)).transpose()?;
+        let [weight, _] = one(&score.weight)?;
+        Ok((score.module, [weight, bias.flatten().unwrap_or_default()]))
+    });
+    let others = tables.chain(bases).chain(vectors);
+    pairs.chain(others).chain(score).collect()
 }
 
 /// Opens `adapter_model.safetensors`.
@@ -86,6 +93,18 @@ pub fn stored_in(
     modules: &[LinearSpec],
 ) -> Result<Vec<AdapterTensors>, AdapterError> {
     let contents = contents_in(archive, config, modules)?;
+    if let Some(score) = &contents.score {
+        let message = format!(
+            "tensor `{}` is a score head, which this format has no place for",
+            score.weight
+        );
+        let hint = "score texts with `rankine classify`, or load it in PEFT".to_owned();
+        return Err(AdapterError::Mixed {
+            place: archive.path().display().to_string(),
+            message,
+            hint,
+        });
+    }
     let Some(table) = contents.tables.first() else {
         return Ok(contents.pairs);
     };

@@ -69,6 +69,7 @@ impl<'a> Draft<'a> {
                 ("objective.type", "embedding"),
                 ("training.gradient_accumulation_steps", "32"),
             ],
+            Some(Format::Classification) => &[("objective.type", "classification")],
             _ => &[],
         };
         let held_out = [("evaluation.val_set_size", "0.05")];

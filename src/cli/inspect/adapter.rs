@@ -60,6 +60,14 @@ pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
         format!("{} in {} tensors", grouped(parameters), archive.tensors()),
         json!(parameters),
     );
+    if let Some(score) = peft::read_config(path).ok().and_then(|config| config.score) {
+        let names: Vec<String> = (0..score.labels).map(|label| score.name(label)).collect();
+        found.tell(
+            "score head",
+            format!("{} scores: {}", score.labels, names.join(", ")),
+            json!({"labels": names, "task_type": score.task_type()}),
+        );
+    }
     // Parts that cannot be read are reported here too, not only when the adapter is loaded.
     let notes = peft::notes(path, None).unwrap_or_else(|error| vec![error.to_string()]);
     if !notes.is_empty() {

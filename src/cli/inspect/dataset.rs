@@ -122,6 +122,7 @@ pub(super) fn look(args: &InspectArgs) -> Result<Findings, Failure> {
         roles: BTreeMap::new(),
         train_on: TrainOn::Assistant,
         system: None,
+        labels: None,
     };
     lengths(&encoder(&folder, format)?, source, &mut found)?;
     Ok(found)

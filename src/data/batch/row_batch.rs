@@ -1,7 +1,7 @@
 //! Batches of rows: laid end to end in one row without padding, with the positions that carry a
 //! loss.
 
-use crate::data::example::token_row::{RatedRow, TokenRow};
+use crate::data::example::token_row::{RatedRow, ScoredRow, TokenRow};
 use crate::keyed_random::mix;
 use crate::terms::{Pooling, TopTokens, Unit, UnitKind};
 
@@ -21,9 +21,10 @@ pub struct Batch {
     /// Identifier of each sequence, independent of the batch: that of its row in its dataset. Of a
     /// rejected sequence the highest bit is set.
     pub rows: Vec<u64>,
-    /// Index into `ids` of the position before each trained token, ascending.
+    /// Index into `ids` of the position before each trained token, ascending; or of each token that
+    /// is scored.
     pub positions: Vec<i32>,
-    /// The trained tokens.
+    /// The trained tokens; or those that are scored.
     pub targets: Vec<i32>,
     /// One unit for each row of data: the targets that belong to it.
     pub units: Vec<Unit>,
@@ -125,6 +126,53 @@ impl Batch {
         batch
     }
 
+    /// Lays rows that are scored end to end; each comes with its identifier. A text is scored at its
+    /// last token that is not padding, as by transformers; words at their trained tokens.
+    pub fn of_scored(
+        rows: impl IntoIterator<Item = (u64, ScoredRow)>,
+        padding: Option<u32>,
+    ) -> Self {
+        let mut batch = Self::default();
+        for (key, row) in rows {
+            let first_target = batch.targets.len();
+            let kind = match row {
+                ScoredRow::Pair([chosen, rejected], margin) => {
+                    batch.push_scored(key, &chosen, [last_token(&chosen.ids, padding)]);
+                    let place = last_token(&rejected.ids, padding);
+                    batch.push_scored(key | REJECTED, &rejected, [place]);
+                    UnitKind::Compared { margin }
+                }
+                ScoredRow::Text(row, values) => {
+                    batch.push_scored(key, &row, [last_token(&row.ids, padding)]);
+                    UnitKind::Labeled { values }
+                }
+                ScoredRow::Tokens(row, values) => {
+                    let places = (0..row.ids.len()).filter(|place| row.trained[*place]);
+                    batch.push_scored(key, &row, places);
+                    UnitKind::Labeled { values }
+                }
+            };
+            batch.units.push(Unit {
+                targets: first_target..batch.targets.len(),
+                kind,
+            });
+        }
+        batch
+    }
+
+
+    /// Appends a sequence that is scored at some places.
+    fn push_scored(&mut self, key: u64, row: &TokenRow, places: impl IntoIterator<Item = usize>) {
+        let start = self.ids.len();
+        for place in places {
+            self.positions.push(as_index(start + place));
+            self.targets.push(as_index(row.ids[place] as usize));
+        }
+        self.ids
+            .extend(row.ids.iter().map(|id| as_index(*id as usize)));
+        self.lengths.push(row.ids.len());
+        self.rows.push(key);
+    }
     /// Appends a sequence with its trained tokens, or all tokens after the first, as targets.
     fn push(&mut self, key: u64, row: &TokenRow, reads_all: bool) {
         let start = self.ids.len();
@@ -159,6 +207,13 @@ impl Batch {
     pub fn trained_tokens(&self) -> u64 {
         self.targets.len() as u64
     }
+}
+
+/// Returns the place of the last token that is not padding; the first of padding only.
+fn last_token(ids: &[u32], padding: Option<u32>) -> usize {
+    ids.iter()
+        .rposition(|id| Some(*id) != padding)
+        .unwrap_or_default()
 }
 
 fn as_index(value: usize) -> i32 {
@@ -249,6 +304,30 @@ mod tests {
             assert_eq!(ends.last().map(|(end, _)| *end), Some(positions.len()));
             assert!(ends[1].1 == ends[2].1 && ends[0].1 != ends[1].1);
         }
+    }
+
+    #[test]
+    fn texts_are_scored_at_their_last_token_that_is_not_padding() {
+        let row = |ids: &[u32], trained: &[bool]| TokenRow {
+            ids: ids.to_vec(),
+            trained: trained.to_vec(),
+        };
+        let text = |ids: &[u32]| row(ids, &vec![true; ids.len()]);
+        let rows = [
+            (3, ScoredRow::Text(text(&[5, 0, 6]), vec![1.0])),
+            (4, ScoredRow::Text(text(&[7, 8, 0, 0]), vec![0.0])),
+            (5, ScoredRow::Pair([text(&[9]), text(&[4, 0])], 0.5)),
+        ];
+        let batch = Batch::of_scored(rows, Some(0));
+        assert_eq!(batch.positions, [2, 4, 7, 8]);
+        assert_eq!(batch.targets, [6, 8, 9, 4]);
+        assert_eq!(batch.rows, [3, 4, 5, 5 | REJECTED]);
+        assert_eq!(batch.units[2].targets, 2..4);
+        assert_eq!(batch.units[2].kind, UnitKind::Compared { margin: 0.5 });
+        let tags = row(&[1, 2, 3], &[true, false, true]);
+        let batch = Batch::of_scored([(0, ScoredRow::Tokens(tags, vec![2.0, 0.0]))], None);
+        assert_eq!(batch.positions, [0, 2], "the first token may have a class");
+        assert_eq!(last_token(&[0, 0], Some(0)), 0);
     }
 
     #[test]

@@ -38,6 +38,8 @@ pub struct Preferences {
     pub group: usize,
     /// How texts become vectors.
     pub pooling: Pooling,
+    /// How rows are scored, where a score head is read.
+    pub scoring: Option<Scoring>,
 }
 
 impl Default for Preferences {
@@ -46,8 +48,16 @@ impl Default for Preferences {
             reads_prompts: false,
             group: 0,
             pooling: Pooling::Mean,
+            scoring: None,
         }
     }
+}
+
+/// How rows are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scoring {
+    /// The padding token, which no text is scored at.
+    pub padding: Option<u32>,
 }
 
 impl<'a> Rows<'a> {
@@ -186,6 +196,14 @@ impl<'a> Rows<'a> {
             let pooled = pooled.map(|ids| self.preferences.pooling.places(ids.len()).len());
             return (row.len(), pooled.sum());
         }
+        if self.preferences.scoring.is_some() {
+            let scored = match row.form() {
+                RowForm::Tagged { .. } => row.trained_tokens(),
+                RowForm::Pair { .. } => 2,
+                _ => 1,
+            };
+            return (row.len(), scored);
+        }
         let of_prompt = if self.preferences.reads_prompts {
             row.first_len()
                 .saturating_sub(1 + row.first_trained_tokens())
@@ -214,9 +232,9 @@ impl<'a> Rows<'a> {
     pub fn sequences(&self) -> usize {
         match self.form() {
             RowForm::Pair { .. } => 2,
-            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => 1,
             // Of the first row: others may have another number of negatives.
             RowForm::Texts => self.row(0).texts().len(),
+            _ => 1,
         }
     }
 
@@ -239,6 +257,10 @@ impl<'a> Rows<'a> {
         let key = |Draw { place, copy }: Draw| {
             u64::from(copy) << 32 | u64::from(self.indexes[place as usize])
         };
+        if let Some(Scoring { padding }) = self.preferences.scoring {
+            let scored = draws.filter_map(|draw| Some((key(draw), self.row(draw.place).scored()?)));
+            return Batch::of_scored(scored, padding);
+        }
         if let RowForm::Single | RowForm::Weighted { .. } = self.form() {
             let top = self.top_of(draws.clone());
             let rows = draws.map(|draw| {

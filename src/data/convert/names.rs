@@ -70,12 +70,20 @@ pub(super) fn is_turns(name: &str) -> bool {
 fn is_optional(canonical: &str) -> bool {
     matches!(
         canonical,
-        "input" | "tools" | "system" | "history" | "chat_template_kwargs"
+        "input"
+            | "tools"
+            | "system"
+            | "history"
+            | "chat_template_kwargs"
+            | "margin"
+            | "score_chosen"
+            | "score_rejected"
+            | "text_pair"
     ) || canonical.starts_with("negative")
 }
 
 /// Formats in the order in which they are tried, each with its columns.
-const SHAPES: [(Format, &[&str]); 9] = [
+const SHAPES: [(Format, &[&str]); 10] = [
     (
         Format::Chat,
         &["messages", "tools", "system", "chat_template_kwargs"],
@@ -98,12 +106,25 @@ const SHAPES: [(Format, &[&str]); 9] = [
             "rejected",
             "tools",
             "chat_template_kwargs",
+            "margin",
+            "score_chosen",
+            "score_rejected",
         ],
     ),
     (
         Format::Preference,
-        &["chosen", "rejected", "tools", "chat_template_kwargs"],
+        &[
+            "chosen",
+            "rejected",
+            "tools",
+            "chat_template_kwargs",
+            "margin",
+            "score_chosen",
+            "score_rejected",
+        ],
     ),
+    (Format::Classification, &["text", "text_pair", "label"]),
+    (Format::Classification, &["tokens", "tags"]),
     (
         Format::Unpaired,
         &[
@@ -172,7 +193,15 @@ fn names(
         let is_free = |name: &String| !found.values().any(|taken| taken == name);
         let fits = |holds: Holds| match *part {
             "messages" => holds != Holds::Other,
-            "tools" | "history" | "chat_template_kwargs" | "label" => true,
+            "tools"
+            | "history"
+            | "chat_template_kwargs"
+            | "label"
+            | "tokens"
+            | "tags"
+            | "margin"
+            | "score_chosen"
+            | "score_rejected" => true,
             part if part.starts_with("negative") => true,
             _ if format.is_of_preferences() => holds != Holds::Other,
             _ => holds == Holds::Text,

@@ -15,7 +15,7 @@ use super::source::DataSource;
 use super::token_cache::{Cache, Writer};
 use crate::data::example::encode::Encoder;
 use crate::data::example::format::{self, Half, Read};
-use crate::data::example::token_row::TokenRow;
+use crate::data::example::token_row::EncodedRow;
 use crate::data::example::told::{self, Told};
 use crate::data::example::unread::{Counts, Unread};
 use crate::data::read::columns::{column_name, main_column, wanted};
@@ -26,16 +26,16 @@ use crate::data::visible::visible;
 use crate::fault::quoted;
 use crate::files::{self, EntryKind, RowCache, Stamp, Taken, panic_words};
 use crate::report::{Event, Reporter};
-use crate::terms::{RowForm, Term};
+use crate::terms::Term;
 
 /// Maximum number of characters in a reason, because a template may quote a whole row.
 const MAX_REASON: usize = 700;
 
 /// Result of encoding a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Encoded {
     /// Tokens, none where there is nothing to learn, and the contents of the row that are unused.
-    Row(TokenRow, RowForm, Vec<Unread>),
+    Row(EncodedRow, Vec<Unread>),
     /// The reason and the row's place in the file.
     Broken(String),
 }
@@ -217,12 +217,14 @@ fn stamp(
         &source.roles,
         &source.system,
     );
-    // Entries of whole files keep the names that they have.
+    // Entries of whole files, and of rows without labels, keep the names that they have.
     let taken = taken.map_or_else(String::new, |taken| format!("{taken:?}"));
     let half = half.map_or_else(String::new, |half| format!("{half:?}"));
+    let labels = source.labels.as_ref();
+    let labels = labels.map_or_else(String::new, |labels| format!("{labels:?}"));
     Ok(Stamp {
         kind: EntryKind::Tokens,
-        key: files::hash_bytes(format!("{parts:?}{taken}{half}").as_bytes()),
+        key: files::hash_bytes(format!("{parts:?}{taken}{half}{labels}").as_bytes()),
         source: source_hash,
     })
 }
@@ -260,9 +262,9 @@ fn tokenize(
             let encode = |row| encode_row(source, half, encoder, &batch, first + row);
             for row in encode_rows(count, |row| batch.place(first + row), encode)? {
                 let pushed = match row {
-                    Encoded::Row(row, form, of_row) => {
+                    Encoded::Row(EncodedRow { row, form, values }, of_row) => {
                         unread.add(of_row);
-                        writer.push(&row, form)
+                        writer.push(&row, form, &values)
                     }
                     Encoded::Broken(reason) => writer.push_broken(&reason),
                 };
@@ -291,11 +293,7 @@ fn encode_rows(
     let failed = AtomicUsize::new(usize::MAX);
     let guarded = |row: usize| {
         if row > failed.load(Relaxed) {
-            return Ok(Encoded::Row(
-                TokenRow::default(),
-                RowForm::Single,
-                Vec::new(),
-            ));
+            return Ok(Encoded::Row(EncodedRow::default(), Vec::new()));
         }
         let encoded = catch_unwind(AssertUnwindSafe(|| encode(row)));
         // The words of a panic may hold the text that it was about.
@@ -332,7 +330,10 @@ fn encode_row(
     };
     let read = match half {
         Some(half) => format::read_half(half, &source.roles, batch, row),
-        None => format::read(source.format, &source.roles, batch, row),
+        None => {
+            let labels = source.labels.as_ref();
+            format::read(source.format, &source.roles, labels, batch, row)
+        }
     };
     let Read {
         example,
@@ -340,11 +341,7 @@ fn encode_row(
     } = match read {
         Ok(Some(read)) => read.with_system(source.system.as_deref()),
         Ok(None) => {
-            return Ok(Encoded::Row(
-                TokenRow::default(),
-                RowForm::Single,
-                Vec::new(),
-            ));
+            return Ok(Encoded::Row(EncodedRow::default(), Vec::new()));
         }
         Err(format::FormatError::Cell(TableError::Cell { column, reason, .. })) => {
             return broken(&column, &reason);
@@ -362,14 +359,14 @@ fn encode_row(
         Err(format::FormatError::Cell(error)) => return Err(error.into()),
     };
     match encoder.encode_row(&example, source.train_on) {
-        Ok((mut row, mut form)) => {
+        Ok(mut encoded) => {
             if weight <= 0.0 {
-                row.trained.fill(false);
-            } else if form == RowForm::Single {
-                form = RowForm::weighted(weight);
+                encoded.row.trained.fill(false);
+            } else if encoded.form == RowForm::Single {
+                encoded.form = RowForm::weighted(weight);
             }
             unread.extend(encoder.unread(&example, source.train_on));
-            Ok(Encoded::Row(row, form, unread))
+            Ok(Encoded::Row(encoded, unread))
         }
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
         Err(cause) => {
@@ -399,11 +396,7 @@ mod tests {
         };
         let encode = |row: usize| match row {
             7 | 30 => panic!("slice index {row} \x1b[31m\nsecond line"),
-            _ => Ok(Encoded::Row(
-                TokenRow::default(),
-                RowForm::Single,
-                Vec::new(),
-            )),
+            _ => Ok(Encoded::Row(EncodedRow::default(), Vec::new())),
         };
         for _ in 0..20 {
             let error = encode_rows(64, place, encode).expect_err("a panic");

@@ -349,6 +349,7 @@ mod tests {
                 roles: BTreeMap::new(),
                 train_on: TrainOn::Assistant,
                 system: None,
+                labels: None,
             }
         }
 

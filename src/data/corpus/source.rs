@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use glob::{MatchOptions, Pattern};
 
 use crate::data::convert::is_convertible;
+use crate::data::example::classes::LabelReading;
 use crate::data::example::format::Half;
 use crate::data::read::columns::is_unpaired;
 use crate::data::read::data_file::DataFile;
@@ -38,6 +39,8 @@ pub struct DataSource {
     pub train_on: TrainOn,
     /// The system message of conversations that have none.
     pub system: Option<String>,
+    /// How labels and margins are read, where rows are scored.
+    pub labels: Option<LabelReading>,
 }
 
 impl DataSource {

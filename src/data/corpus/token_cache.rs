@@ -3,7 +3,8 @@
 //!
 //! Layout, little-endian: stamp (kind and version, key, hash of the data file), number of rows
 //! (u64), bytes of records (u64), checksum (32 bytes); then a record for each row: its ids (u32
-//! each) and its label bits (first token in the lowest bit); then an index entry for each row:
+//! each), its label bits (first token in the lowest bit) and the numbers of its form (f32 each);
+//! then an index entry for each row:
 //! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64), form (u32)
 //! and a number of the form (u32): see [`RowForm`]. The record of a broken row is the reason in
 //! UTF-8; its entry has the length of the reason in place of the tokens, and [`BROKEN`] in place of
@@ -18,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::data::example::token_row::{RatedRow, TokenRow};
+use crate::data::example::token_row::{RatedRow, ScoredRow, TokenRow};
 use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
 use crate::terms::RowForm;
 
@@ -46,6 +47,8 @@ pub struct TokenSlice<'a> {
     ids: &'a [[u8; 4]],
     bits: &'a [u8],
     form: RowForm,
+    /// The numbers of the form.
+    values: &'a [[u8; 4]],
     /// Tokens that are kept of each sequence at most.
     limit: usize,
     trained_tokens: usize,
@@ -59,9 +62,9 @@ impl TokenSlice<'_> {
     fn sequences(&self) -> [Range<usize>; 2] {
         let all = self.ids.len();
         let first = match self.form {
-            RowForm::Pair { chosen } => (chosen as usize).min(all),
-            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => all,
+            RowForm::Pair { chosen, .. } => (chosen as usize).min(all),
             RowForm::Texts => return [0..0, 0..0],
+            _ => all,
         };
         [self.kept(0..first), self.kept(first..all)]
     }
@@ -140,7 +143,11 @@ impl TokenSlice<'_> {
     pub fn rated(&self) -> Option<RatedRow> {
         let [first, second] = self.sequences();
         match self.form {
-            RowForm::Single | RowForm::Weighted { .. } | RowForm::Texts => None,
+            RowForm::Single
+            | RowForm::Weighted { .. }
+            | RowForm::Texts
+            | RowForm::Labeled { .. }
+            | RowForm::Tagged { .. } => None,
             RowForm::Pair { .. } => Some(RatedRow::Pair(
                 [first, second].map(|places| self.sequence(places)),
             )),
@@ -153,6 +160,36 @@ impl TokenSlice<'_> {
         let places = self.text_places().into_iter();
         places
             .map(|places| places.map(|place| self.id(place)).collect())
+            .collect()
+    }
+
+    /// Returns a row to score; `None` of any that has neither labels nor two sequences.
+    pub fn scored(&self) -> Option<ScoredRow> {
+        let [first, second] = self.sequences();
+        let values = self.values();
+        match self.form {
+            RowForm::Single
+            | RowForm::Weighted { .. }
+            | RowForm::Rated { .. }
+            | RowForm::Texts => None,
+            RowForm::Pair { .. } => Some(ScoredRow::Pair(
+                [first, second].map(|places| self.sequence(places)),
+                values.first().copied().map_or(0.0, f64::from),
+            )),
+            RowForm::Labeled { .. } => Some(ScoredRow::Text(self.sequence(first), values)),
+            RowForm::Tagged { .. } => Some(ScoredRow::Tokens(self.sequence(first), values)),
+        }
+    }
+
+    /// Returns the numbers of the form, those of tokens that were cut off left out.
+    pub fn values(&self) -> Vec<f32> {
+        let kept = match self.form {
+            RowForm::Tagged { .. } => self.trained_tokens,
+            _ => self.values.len(),
+        };
+        self.values[..kept]
+            .iter()
+            .map(|value| f32::from_le_bytes(*value))
             .collect()
     }
 
@@ -179,10 +216,8 @@ impl TokenSlice<'_> {
                 let of_chosen = self.first_trained_tokens();
                 of_chosen == 0 || of_chosen == self.trained_tokens
             }
-            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } => {
-                self.trained_tokens == 0
-            }
             RowForm::Texts => false,
+            _ => self.trained_tokens == 0,
         }
     }
 
@@ -212,18 +247,23 @@ impl TokenSlice<'_> {
     pub fn content(&self) -> u64 {
         self.content.unwrap_or_else(|| {
             let form = match self.form {
-                RowForm::Pair { .. } => RowForm::Pair {
+                RowForm::Pair { has_margin, .. } => RowForm::Pair {
                     chosen: self.first_len() as u32,
+                    has_margin,
+                },
+                RowForm::Tagged { .. } => RowForm::Tagged {
+                    values: self.trained_tokens as u32,
                 },
                 other => other,
             };
-            content(&self.id_bytes(), &pack(&self.trained()), form)
+            let values = self.values();
+            content(&self.id_bytes(), &pack(&self.trained()), form, &values)
         })
     }
 
     /// Returns a hash of the ids alone; equal for rows with the same tokens, whichever are trained.
     pub fn text(&self) -> u64 {
-        content(&self.id_bytes(), &[], RowForm::Single)
+        content(&self.id_bytes(), &[], RowForm::Single, &[])
     }
 
     fn id_bytes(&self) -> Vec<u8> {
@@ -359,11 +399,16 @@ impl Cache {
                     .expect("the checksum holds what was written from a text"),
             );
         }
-        let (ids, bits) = record(length * 4 + length.div_ceil(8)).split_at(length * 4);
+        let form = form_of([u32_at(entry, 24), u32_at(entry, 28)]);
+        let bit_bytes = length.div_ceil(8);
+        let bytes = length * 4 + bit_bytes + values_of(form) * 4;
+        let (ids, rest) = record(bytes).split_at(length * 4);
+        let (bits, values) = rest.split_at(bit_bytes);
         CachedRow::Row(TokenSlice {
             ids: ids.as_chunks().0,
             bits,
-            form: form_of([u32_at(entry, 24), u32_at(entry, 28)]),
+            form,
+            values: values.as_chunks().0,
             limit: usize::MAX,
             trained_tokens: trained_tokens as usize,
             content: Some(u64_at(entry, 16)),
@@ -410,21 +455,28 @@ impl Writer {
         })
     }
 
-    /// Appends a row.
+    /// Appends a row with the numbers of its form.
     ///
     /// # Errors
     /// The disk is full or fails.
-    pub fn push(&mut self, row: &TokenRow, form: RowForm) -> Result<(), files::FileError> {
+    pub fn push(
+        &mut self,
+        row: &TokenRow,
+        form: RowForm,
+        values: &[f32],
+    ) -> Result<(), files::FileError> {
+        debug_assert_eq!(values.len(), values_of(form));
         let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let bits = pack(&row.trained);
         self.push_entry(
             row.ids.len() as u32,
             count(&row.trained) as u32,
-            content(&ids, &bits, form),
+            content(&ids, &bits, form, values),
             form,
         )?;
-        self.push_record(&ids)
-            .and_then(|()| self.push_record(&bits))
+        self.push_record(&ids)?;
+        self.push_record(&bits)?;
+        self.push_record(&bytes_of(values))
     }
 
     /// Appends a row that makes no tokens, with the reason.
@@ -517,14 +569,15 @@ impl Writer {
 
 /// Returns a hash of ids, labels and form. Rows of one sequence have the hash of their ids and
 /// labels alone.
-fn content(ids: &[u8], bits: &[u8], form: RowForm) -> u64 {
+fn content(ids: &[u8], bits: &[u8], form: RowForm, values: &[f32]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(ids).update(bits);
     if form != RowForm::Single {
         let [kind, number] = numbers_of(form);
         hasher
             .update(&kind.to_le_bytes())
-            .update(&number.to_le_bytes());
+            .update(&number.to_le_bytes())
+            .update(&bytes_of(values));
     }
     u64_at(hasher.finalize().as_bytes(), 0)
 }
@@ -533,16 +586,46 @@ fn content(ids: &[u8], bits: &[u8], form: RowForm) -> u64 {
 fn numbers_of(form: RowForm) -> [u32; 2] {
     match form {
         RowForm::Single => [0, 0],
-        RowForm::Pair { chosen } => [1, chosen],
+        RowForm::Pair {
+            chosen,
+            has_margin: false,
+        } => [1, chosen],
         RowForm::Rated { desirable } => [2, u32::from(desirable)],
         RowForm::Weighted { bits } => [3, bits],
+        RowForm::Pair {
+            chosen,
+            has_margin: true,
+        } => [4, chosen],
+        RowForm::Tagged { values } => [5, values],
+        RowForm::Labeled { values } => [6, values],
         RowForm::Texts => [8, 0],
     }
 }
 
+/// Returns how many numbers follow the labels of a row.
+fn values_of(form: RowForm) -> usize {
+    match form {
+        RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } | RowForm::Texts => 0,
+        RowForm::Pair { has_margin, .. } => usize::from(has_margin),
+        RowForm::Labeled { values } | RowForm::Tagged { values } => values as usize,
+    }
+}
+
+fn bytes_of(values: &[f32]) -> Vec<u8> {
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
+}
+
 fn form_of([kind, number]: [u32; 2]) -> RowForm {
     match kind {
-        1 => RowForm::Pair { chosen: number },
+        1 | 4 => RowForm::Pair {
+            chosen: number,
+            has_margin: kind == 4,
+        },
+        3 => RowForm::Labeled { values: number },
+        5 => RowForm::Tagged { values: number },
         2 => RowForm::Rated {
             desirable: number == 1,
         },
@@ -608,7 +691,7 @@ mod tests {
         std::fs::create_dir_all(folder).expect("made");
         let mut writer = Writer::create(folder, stamp(key)).expect("created");
         for row in rows {
-            writer.push(row, RowForm::Single).expect("pushed");
+            writer.push(row, RowForm::Single, &[]).expect("pushed");
         }
         files::give_name(&mut writer.finish().expect("finished"), path).expect("named");
     }
@@ -666,9 +749,9 @@ mod tests {
         };
         let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
         writer
-            .push(&row, RowForm::Single)
+            .push(&row, RowForm::Single, &[])
             .and_then(|()| writer.push_broken("row 1: ü"))
-            .and_then(|()| writer.push(&row, RowForm::Single))
+            .and_then(|()| writer.push(&row, RowForm::Single, &[]))
             .expect("pushed");
         writer.remark("of all: ü".to_owned());
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
@@ -695,10 +778,14 @@ mod tests {
         };
         let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
         for chosen in [5, 4] {
-            writer.push(&row, RowForm::Pair { chosen }).expect("pushed");
+            let form = RowForm::Pair {
+                chosen,
+                has_margin: false,
+            };
+            writer.push(&row, form, &[]).expect("pushed");
         }
         writer
-            .push(&row, RowForm::Rated { desirable: true })
+            .push(&row, RowForm::Rated { desirable: true }, &[])
             .expect("pushed");
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
         let cache = Cache::open(&path, &stamp(3)).expect("opened");
@@ -727,6 +814,46 @@ mod tests {
             Some(RatedRow::Pair([half(&[1, 2, 3], 1), half(&[1, 2, 6], 1)]))
         );
         assert_eq!(tokens(&cache, 2).rated(), Some(RatedRow::Rated(row, true)));
+    }
+
+    #[test]
+    fn numbers_of_a_row_are_kept_and_cut_with_the_tokens_that_have_them() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let row = TokenRow {
+            ids: vec![1, 2, 3, 4],
+            trained: vec![true, false, true, true],
+        };
+        let text = TokenRow {
+            trained: vec![true; 4],
+            ..row.clone()
+        };
+        let pair = RowForm::Pair {
+            chosen: 2,
+            has_margin: true,
+        };
+        let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
+        for (row, form, values) in [
+            (&row, RowForm::Tagged { values: 3 }, &[5.0, 6.0, 7.0][..]),
+            (&text, RowForm::Labeled { values: 1 }, &[2.0]),
+            (&text, RowForm::Labeled { values: 1 }, &[1.0]),
+            (&row, pair, &[0.5]),
+        ] {
+            writer.push(row, form, values).expect("pushed");
+        }
+        files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
+        let cache = Cache::open(&path, &stamp(3)).expect("opened");
+        let words = tokens(&cache, 0);
+        assert_eq!(words.values(), [5.0, 6.0, 7.0]);
+        assert_eq!(words.first(3).values(), [5.0, 6.0]);
+        assert_eq!(tokens(&cache, 1).first(2).values(), [2.0]);
+        assert_ne!(tokens(&cache, 1).content(), tokens(&cache, 2).content());
+        let scored = tokens(&cache, 3).scored();
+        assert!(matches!(scored, Some(ScoredRow::Pair(_, margin)) if margin == 0.5));
+        assert_eq!(
+            tokens(&cache, 0).scored(),
+            Some(ScoredRow::Tokens(row, vec![5.0, 6.0, 7.0]))
+        );
     }
 
     #[test]

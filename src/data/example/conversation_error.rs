@@ -187,6 +187,28 @@ pub enum ConversationError {
         /// The value instead.
         found: Value,
     },
+    /// A label is none of those that the rows may have.
+    #[error("the label is {found}, expected {expected}")]
+    ClassLabel {
+        /// The value instead.
+        found: Value,
+        /// What it may be.
+        expected: String,
+    },
+    /// A word is not a text, or empty.
+    #[error("one of its words is {found}, expected text that is more than spaces")]
+    NoWord {
+        /// The value instead.
+        found: Value,
+    },
+    /// There are more words than tags, or fewer.
+    #[error("it has {tags} tags for {words} words, expected one for each word")]
+    TagCount {
+        /// The number of tags.
+        tags: usize,
+        /// The number of words.
+        words: usize,
+    },
     /// A label is neither true nor false.
     #[error("the label is {found}, expected true or false, or 1 or 0")]
     Label {
@@ -224,12 +246,15 @@ impl ConversationError {
             | Self::NotAPair { found, .. }
             | Self::LossWeight { found }
             | Self::NoText { found }
+            | Self::ClassLabel { found, .. }
+            | Self::NoWord { found }
             | Self::Label { found } => vec![found.to_string()],
             Self::NotJson { .. }
             | Self::Number(json_text::JsonTextError::NotJson { .. })
             | Self::Uneven { .. }
             | Self::Reserved { .. }
             | Self::NoContent { .. }
+            | Self::TagCount { .. }
             | Self::Mixed { .. }
             | Self::MixedHalves { .. }
             | Self::NoPrompt

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::error::EncodeError;
 use super::format::{Example, Instruction};
 use super::labels;
-use super::token_row::TokenRow;
+use super::token_row::{EncodedRow, TokenRow};
 use super::turns::Chat;
 use super::unread::Unread;
 use crate::data::template::{ChatTemplate, Conversation};
@@ -42,8 +42,12 @@ impl Encoder {
                 self.completion(&self.alpaca(task)?, &task.output, train_on)?
             }
             Example::Chat(chat) => self.chat(chat, train_on)?,
-            Example::Pair(_) | Example::Rated(..) | Example::Texts(_) => {
-                return Ok(self.encode_row(example, train_on)?.0);
+            Example::Pair(_)
+            | Example::Rated(..)
+            | Example::Margin(..)
+            | Example::Labeled(_)
+            | Example::Texts(_) => {
+                return Ok(self.encode_row(example, train_on)?.row);
             }
         };
         if let Some(first) = row.trained.first_mut() {
@@ -62,14 +66,31 @@ impl Encoder {
         &self,
         example: &Example,
         train_on: TrainOn,
-    ) -> Result<(TokenRow, RowForm), EncodeError> {
+    ) -> Result<EncodedRow, EncodeError> {
         match example {
             Example::Pair(halves) => {
                 let length = |sequences: &[TokenRow]| sequences[0].ids.len() as u32;
                 self.preferences(&halves[..], |sequences| RowForm::Pair {
                     chosen: length(sequences),
+                    has_margin: false,
                 })
             }
+            Example::Margin(pair, margin) => {
+                let encoded = self.encode_row(pair, train_on)?;
+                let form = match encoded.form {
+                    RowForm::Pair { chosen, .. } => RowForm::Pair {
+                        chosen,
+                        has_margin: true,
+                    },
+                    other => other,
+                };
+                Ok(EncodedRow {
+                    form,
+                    values: vec![*margin],
+                    ..encoded
+                })
+            }
+            Example::Labeled(labeled) => self.labeled(labeled),
             Example::Rated(example, desirable) => {
                 let form = RowForm::Rated {
                     desirable: *desirable,
@@ -77,7 +98,10 @@ impl Encoder {
                 self.preferences(std::slice::from_ref(&**example), |_| form)
             }
             Example::Texts(texts) => self.texts(texts),
-            other => Ok((self.encode(other, train_on)?, RowForm::Single)),
+            other => Ok(EncodedRow {
+                row: self.encode(other, train_on)?,
+                ..EncodedRow::default()
+            }),
         }
     }
 

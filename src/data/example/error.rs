@@ -71,6 +71,18 @@ pub enum EncodeError {
     /// An answer has no end.
     #[error("the last answer has no token that ends its turn: the model would not learn to stop")]
     NoEnd,
+    /// A text that is scored ends with the padding token.
+    #[error(
+        "the text ends with the padding token `{token}`, and texts are scored at their last token \
+        that is not padding"
+    )]
+    EndsWithPadding {
+        /// The padding token.
+        token: String,
+    },
+    /// No word has a class and a token of its own.
+    #[error("none of its words has a class and a token of its own")]
+    NoTaggedWord,
     /// A trained token is the padding token.
     #[error(
         "padding token `{token}` at position {place} has a label; the model would learn to emit \
@@ -93,6 +105,8 @@ impl EncodeError {
             Self::Template(
                 template::TemplateError::Raised { .. } | template::TemplateError::Render { .. }
             ) | Self::Tokenizer(TokenizeError::Encode { .. })
+                | Self::EndsWithPadding { .. }
+                | Self::NoTaggedWord
         );
         is_told || self.is_of_marks()
     }
@@ -152,7 +166,8 @@ impl Explain for EncodeError {
                 template and name it in `chat_template`"
                     .into(),
             ),
-            Self::TrainedPadding { token, .. } => {
+            Self::NoTaggedWord => None,
+            Self::EndsWithPadding { token } | Self::TrainedPadding { token, .. } => {
                 Some(format!("take `{token}` out of the data, or set another `pad_token` in the \
                     base's tokenizer_config.json"))
             }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
+use super::classes::{LabelReading, Labeled};
 use super::conversation_error::ConversationError;
 use super::turns::{self, Chat, chat, history};
 use super::unread::Unread;
@@ -36,6 +37,10 @@ pub enum Example {
     Rated(Box<Self>, bool),
     /// An anchor, a positive and negatives.
     Texts(Vec<String>),
+    /// A pair, and by how much the score of the chosen completion is to exceed the other.
+    Margin(Box<Self>, f32),
+    /// A text or words with labels.
+    Labeled(Labeled),
 }
 
 /// A task in Alpaca's form, with LLaMA-Factory's additions.
@@ -170,7 +175,7 @@ pub fn any_rendered(files: &[DataFile], format: Format, names: &BTreeMap<String,
 /// Whether rows of a table are rendered by a chat template.
 pub fn is_rendered(format: Format, table: &ParquetTable) -> bool {
     match format {
-        Format::Text | Format::Instruction | Format::Retrieval => false,
+        Format::Text | Format::Instruction | Format::Retrieval | Format::Classification => false,
         Format::Completion => table.has_lists("completion"),
         Format::Unpaired => table.has_lists("completion") || table.has_lists("chosen"),
         Format::Preference => table.has_lists("chosen"),
@@ -217,13 +222,14 @@ pub fn read_half(
 
 /// Reads the example in a row of a batch; `None` if there is nothing to learn: a needed cell is
 /// null, or the text, completion, output or conversation is empty. `roles` maps further words to
-/// roles.
+/// roles; `labels` tells how labels and margins are read, where they are.
 ///
 /// # Errors
 /// A cell cannot be read, or a conversation is invalid.
 pub fn read(
     format: Format,
     roles: &BTreeMap<String, String>,
+    labels: Option<&LabelReading>,
     batch: &Batch,
     row: usize,
 ) -> Result<Option<Read>, FormatError> {
@@ -235,9 +241,18 @@ pub fn read(
             .instruction()?
             .map(|task| Example::Instruction(task).into()),
         Format::Chat => cells.chat()?,
-        Format::Preference => cells.pair()?,
+        Format::Preference => match (cells.pair()?, labels) {
+            (Some(read), Some(LabelReading::Margin(source))) => {
+                Some(read.and(cells.margin(*source)?))
+            }
+            (read, _) => read,
+        },
         Format::Unpaired => cells.rated()?,
         Format::Retrieval => cells.texts()?,
+        Format::Classification => match labels {
+            Some(LabelReading::Classes(reading)) => cells.labeled(reading)?,
+            _ => None,
+        },
     })
 }
 
@@ -420,6 +435,15 @@ fn put_in_front(chat: &mut Chat, system: &str) {
 }
 
 impl Read {
+    /// Adds the margin of a pair.
+    fn and(self, margin: Option<f32>) -> Self {
+        let Some(margin) = margin else { return self };
+        Self {
+            example: Example::Margin(Box::new(self.example), margin),
+            unread: self.unread,
+        }
+    }
+
     /// Adds the dataset's system message to a conversation that has none; other rows stay as they
     /// are.
     #[must_use]
@@ -470,7 +494,7 @@ mod tests {
         let start = table.row_groups().next().expect("a row group");
         let batch = table.read(&start)?.next().expect("a batch")?;
         (0..batch.rows())
-            .map(|row| read(format, &BTreeMap::new(), &batch, row))
+            .map(|row| read(format, &BTreeMap::new(), None, &batch, row))
             .collect()
     }
 

@@ -2,10 +2,13 @@
 //! positions that are trained.
 
 pub mod asked;
+pub mod classes;
 pub mod conversation_error;
 pub mod encode;
 pub mod error;
 pub mod format;
+pub mod label_scan;
+mod labeled;
 mod labels;
 mod preference;
 mod retrieval;
@@ -13,4 +16,5 @@ mod roles;
 pub mod token_row;
 pub mod told;
 pub mod turns;
+pub mod unlabeled;
 pub mod unread;

@@ -9,7 +9,7 @@ use super::conversation_error::ConversationError;
 use super::encode::Encoder;
 use super::error::EncodeError;
 use super::format::{Cells, Example, FormatError, Read};
-use super::token_row::TokenRow;
+use super::token_row::{EncodedRow, TokenRow};
 use super::turns::{self, Chat, chat};
 use super::unread::Unread;
 use crate::terms::{RowForm, TrainOn};
@@ -240,7 +240,7 @@ impl Encoder {
         &self,
         examples: &[Example],
         form: impl FnOnce(&[TokenRow]) -> RowForm,
-    ) -> Result<(TokenRow, RowForm), EncodeError> {
+    ) -> Result<EncodedRow, EncodeError> {
         let ids = examples
             .iter()
             .map(|example| self.prompt_and_whole(example))
@@ -266,7 +266,11 @@ impl Encoder {
             row.ids.extend(sequence.ids);
             row.trained.extend(sequence.trained);
         }
-        Ok((row, form))
+        Ok(EncodedRow {
+            row,
+            form,
+            values: Vec::new(),
+        })
     }
 
     /// Returns the tokens of a prompt alone, and of the prompt with its completion.
@@ -329,10 +333,10 @@ mod tests {
     fn encoded(pair: [Example; 2]) -> ([String; 2], [Vec<u32>; 2]) {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let encoder = encoder(folder.path());
-        let (row, form) = encoder
+        let EncodedRow { row, form, .. } = encoder
             .encode_row(&Example::Pair(Box::new(pair)), TrainOn::Assistant)
             .expect("encoded");
-        let RowForm::Pair { chosen } = form else {
+        let RowForm::Pair { chosen, .. } = form else {
             panic!("{form:?}");
         };
         let of = |places: std::ops::Range<usize>| {

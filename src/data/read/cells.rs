@@ -60,6 +60,8 @@ pub enum ColumnKind {
     Label,
     /// A number.
     Number,
+    /// A label of any kind: a number, a text, or a list of such.
+    Any,
 }
 
 impl ColumnKind {
@@ -72,9 +74,10 @@ impl ColumnKind {
                 *data_type == DataType::Boolean || data_type.is_integer() || data_type.is_floating()
             }
             _ if self == Self::Number => data_type.is_integer() || data_type.is_floating(),
+            _ if self == Self::Any => !matches!(data_type, DataType::Struct(_) | DataType::Map(..)),
             DataType::Binary => true,
             DataType::List(item) => match self {
-                Self::Text | Self::Object | Self::Label | Self::Number => false,
+                Self::Text | Self::Object | Self::Label | Self::Number | Self::Any => false,
                 Self::Turns | Self::TextOrTurns => {
                     matches!(
                         item.data_type(),
@@ -114,6 +117,7 @@ impl ColumnKind {
             Self::Object => "an object or JSON text",
             Self::Label => "true and false",
             Self::Number => "numbers",
+            Self::Any => "a number, text, or a list",
         }
     }
 }

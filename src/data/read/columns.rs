@@ -16,6 +16,8 @@ pub struct WantedColumn {
     pub kind: ColumnKind,
     /// Whether a file may lack it.
     pub optional: bool,
+    /// The canonical name of a column that may stand in its place.
+    pub instead: Option<&'static str>,
 }
 
 /// Returns the kind of a canonical column of a format, and whether a file may lack it.
@@ -30,10 +32,26 @@ fn shape(format: Format, column: &str) -> (ColumnKind, bool) {
         (Format::Preference, "prompt") => (ColumnKind::TextOrTurns, true),
         (_, Format::LOSS_WEIGHT) => (ColumnKind::Number, false),
         (Format::Unpaired, "label") => (ColumnKind::Label, false),
+        (Format::Preference, "margin" | "score_chosen" | "score_rejected") => {
+            (ColumnKind::Number, true)
+        }
+        (Format::Classification, "text_pair") => (ColumnKind::Text, true),
+        (Format::Classification, "label") => (ColumnKind::Any, false),
+        (Format::Classification, "tokens" | "tags") => (ColumnKind::List, true),
         (Format::Completion | Format::Preference | Format::Unpaired, _) => {
             (ColumnKind::TextOrTurns, false)
         }
         _ => (ColumnKind::Text, false),
+    }
+}
+
+/// Returns the column that may stand in the place of another: words with tags in that of a text
+/// with its label.
+fn instead(format: Format, column: &str) -> Option<&'static str> {
+    match (format, column) {
+        (Format::Classification, "text") => Some("tokens"),
+        (Format::Classification, "label") => Some("tags"),
+        _ => None,
     }
 }
 
@@ -56,6 +74,7 @@ pub fn wanted(format: Format, names: &BTreeMap<String, String>) -> Vec<WantedCol
             name: column_name(canonical, names),
             kind,
             optional,
+            instead: instead(format, canonical),
         }
     };
     let is_weighted = names.contains_key(Format::LOSS_WEIGHT) && !format.is_of_preferences();
@@ -104,6 +123,8 @@ pub fn main_column(format: Format, names: &BTreeMap<String, String>) -> String {
     let canonical = match format {
         Format::Unpaired if is_unpaired(format, names) => "chosen",
         Format::Text => "text",
+        Format::Classification if names.contains_key("tags") => "tags",
+        Format::Classification => "label",
         Format::Completion | Format::Unpaired => "completion",
         Format::Preference => "chosen",
         Format::Retrieval => "positive",

@@ -26,6 +26,7 @@ impl Candidate {
     fn holds(&self, kind: ColumnKind) -> bool {
         let is_among = |kind| self.kinds.contains(&kind);
         is_among(kind)
+            || kind == ColumnKind::Any
             || kind == ColumnKind::TextOrTurns
                 && (is_among(ColumnKind::Text) || is_among(ColumnKind::Turns))
             || kind == ColumnKind::TextOrTexts && is_among(ColumnKind::Text)
@@ -251,6 +252,9 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
         let wanted = wanted(format, &BTreeMap::new());
         let rest: Vec<&&Candidate> = free.iter().collect();
         let mut names: Vec<(&'static str, String)> = Vec::new();
+        let is_there = |names: &[(&'static str, String)], canonical: Option<&str>| {
+            names.iter().any(|(own, _)| Some(*own) == canonical)
+        };
         for of in wanted {
             let left: Vec<&&Candidate> = rest
                 .iter()
@@ -266,7 +270,7 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
                 .or_else(|| by_name(of.canonical, of.kind, &left));
             match name.or_else(|| (of.canonical == "messages").then(|| largest(of.kind, &left))?) {
                 Some(name) => names.push((of.canonical, name)),
-                None if of.optional => {}
+                None if of.optional || is_there(&names, of.instead) => {}
                 None => return None,
             }
         }
@@ -275,11 +279,16 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
     let is_own = |format: &Format| {
         by_format(*format).is_some_and(|names| names.iter().all(|(own, name)| own == name))
     };
-    // Rows of preferences have columns of other formats too.
-    let of_preferences = [Format::Preference, Format::Unpaired, Format::Retrieval];
+    // Rows of preferences, of classes and of retrieval have columns of other formats too.
+    let first = [
+        Format::Preference,
+        Format::Unpaired,
+        Format::Retrieval,
+        Format::Classification,
+    ];
     let formats = || {
         let all = Format::WORDS.iter().map(|(_, format)| *format);
-        of_preferences.into_iter().chain(all)
+        first.into_iter().chain(all)
     };
     let others = [
         Format::Preference,
@@ -287,6 +296,7 @@ pub fn detected(columns: &[Candidate]) -> Option<(Format, Vec<(&'static str, Str
         Format::Chat,
         Format::Instruction,
         Format::Completion,
+        Format::Classification,
         Format::Text,
     ];
     // `instruction` is a word that no other format has; a question with an answer is a completion.

@@ -23,7 +23,7 @@ const fn likely(name: &'static str) -> CommonName {
 }
 
 /// Common names of each canonical column, the most likely first.
-const NAMES: [(&str, &[CommonName]); 17] = [
+const NAMES: [(&str, &[CommonName]); 21] = [
     (
         "messages",
         &[
@@ -89,7 +89,57 @@ const NAMES: [(&str, &[CommonName]); 17] = [
     ),
     (
         "label",
-        &[certain("label"), certain("kto_tag"), likely("desirable")],
+        &[
+            certain("label"),
+            certain("kto_tag"),
+            likely("desirable"),
+            likely("labels"),
+            likely("class"),
+            likely("category"),
+            likely("intent"),
+            likely("sentiment"),
+            likely("target"),
+        ],
+    ),
+    (
+        "text_pair",
+        &[
+            certain("text_pair"),
+            likely("text2"),
+            likely("sentence2"),
+            likely("hypothesis"),
+        ],
+    ),
+    ("tokens", &[certain("tokens"), likely("words")]),
+    (
+        "tags",
+        &[
+            certain("tags"),
+            likely("ner_tags"),
+            likely("pos_tags"),
+            likely("chunk_tags"),
+        ],
+    ),
+    ("margin", &[certain("margin")]),
+    (
+        "score_chosen",
+        &[
+            certain("score_chosen"),
+            likely("chosen_score"),
+            likely("chosen-score"),
+            likely("chosen-rating"),
+            likely("chosen_rating"),
+        ],
+    ),
+    (
+        "score_rejected",
+        &[
+            certain("score_rejected"),
+            likely("rejected_score"),
+            likely("rejected-score"),
+            likely("rejected-rating"),
+            likely("rejected_rating"),
+        ],
     ),
     (
         "prompt",
@@ -164,6 +214,9 @@ const NAMES: [(&str, &[CommonName]); 17] = [
             likely("passage"),
             likely("article"),
             likely("sentence"),
+            likely("sentence1"),
+            likely("premise"),
+            likely("review"),
             likely("raw"),
             likely("markdown"),
             likely("code"),

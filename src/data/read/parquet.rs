@@ -101,11 +101,45 @@ impl ParquetTable {
                 // A column that the recipe does not name and the format can do without may be of
                 // another matter altogether.
                 Some(_) | None if column.optional => {}
+                None if table.has_instead(column, wanted) => {}
                 Some(found) => return Err(table.unusable(column, found)),
                 None => return Err(table.missing(column, wanted)),
             }
         }
         Ok(table)
+    }
+
+    /// Whether another column stands in the place of one.
+    fn has_instead(&self, column: &WantedColumn, wanted: &[WantedColumn]) -> bool {
+        let instead = wanted
+            .iter()
+            .find(|other| Some(other.canonical) == column.instead);
+        instead.is_some_and(|other| self.type_of(&other.name).is_some())
+    }
+
+    /// Returns the names of the classes of a column, by its canonical name, where Hugging Face's
+    /// `datasets` wrote them into the file: the feature `ClassLabel`, alone or of a list.
+    pub fn class_names(&self, canonical: &str) -> Option<Vec<String>> {
+        let column = self
+            .columns
+            .iter()
+            .find(|column| column.canonical == canonical)?;
+        let metadata = self.metadata.metadata().file_metadata();
+        let entries = metadata.key_value_metadata()?.iter();
+        let text = entries
+            .filter(|entry| entry.key == "huggingface")
+            .find_map(|entry| entry.value.as_deref())?;
+        let said: Value = serde_json::from_str(text).ok()?;
+        let mut feature = &said["info"]["features"][&column.name];
+        // A list is `Sequence` or `List` with a feature, or a JSON list of one.
+        while feature["_type"] != "ClassLabel" {
+            feature = match feature {
+                Value::Array(items) => items.first()?,
+                other => other.get("feature")?,
+            };
+        }
+        let names = feature["names"].as_array()?.iter();
+        names.map(|name| name.as_str().map(str::to_owned)).collect()
     }
 
     /// Returns the number of rows in the file.
@@ -125,6 +159,13 @@ impl ParquetTable {
             .filter(|name| !self.columns.iter().any(|column| column.name == **name))
             .cloned()
             .collect()
+    }
+
+    /// Whether a column with this canonical name is read.
+    pub fn has_column(&self, canonical: &str) -> bool {
+        self.columns
+            .iter()
+            .any(|column| column.canonical == canonical)
     }
 
     /// Whether a column with this canonical name exists and holds lists or objects.
@@ -323,6 +364,7 @@ impl ParquetTable {
             DataType::List(item) if cells::is_turn(item.data_type()) => vec![ColumnKind::Turns],
             DataType::List(_) => vec![ColumnKind::List],
             DataType::Boolean => vec![ColumnKind::Label],
+            number if number.is_numeric() => vec![ColumnKind::Number],
             _ => Vec::new(),
         }
     }
@@ -334,6 +376,7 @@ impl ParquetTable {
             name: name.to_owned(),
             kind: ColumnKind::Turns,
             optional: false,
+            instead: None,
         };
         let table = Self {
             file: self.file.clone(),
@@ -498,6 +541,7 @@ pub(in crate::data) mod tests {
             name: name.to_owned(),
             kind,
             optional,
+            instead: None,
         }
     }
 

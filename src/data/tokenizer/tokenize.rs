@@ -157,6 +157,27 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// Tokenizes a pair of texts like [`Tokenizer::ids`], with the special tokens around each that
+    /// the tokenizer puts around pairs.
+    ///
+    /// # Errors
+    /// The tokenizer has no tokens for the texts.
+    pub fn pair_ids(&self, first: &str, second: &str) -> Result<Vec<u32>, TokenizeError> {
+        let bytes = first.len() + second.len();
+        let encoding = files::guarded(|| self.inner.encode_fast((first, second), true));
+        let encoding = encoding.map_err(|cause| TokenizeError::Panicked { bytes, cause })?;
+        let encoding = encoding.map_err(|error| TokenizeError::Encode {
+            bytes,
+            cause: error.to_string(),
+        })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// Returns the padding token.
+    pub fn pad_id(&self) -> Option<u32> {
+        self.token_to_id(self.special.pad.as_deref()?)
+    }
+
     /// Tokenizes a rendered conversation: returns the ids, and for each token whether it lies in
     /// one of `spans` (bytes of `text`). Nothing is added, because a chat template writes its own
     /// BOS.

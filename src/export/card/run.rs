@@ -266,6 +266,41 @@ impl Trained {
         values.into_iter().map(told).collect()
     }
 
+    /// Returns how often each class was taken for each, as a table: a row for each true class, or
+    /// two for each label.
+    fn confusion(&self, table: &Value) -> Option<String> {
+        let rows = table.as_array()?;
+        let names = self.lock.get("recipe")?.pointer("/objective/labels");
+        let name = |index: usize| {
+            let named = names.and_then(|names| names.get(index)?.as_str());
+            cell(named.unwrap_or(&format!("LABEL_{index}")))
+        };
+        let columns = rows.first()?.as_array()?.len();
+        let is_of_labels = columns != rows.len();
+        let heads: Vec<String> = if is_of_labels {
+            vec!["no".to_owned(), "yes".to_owned()]
+        } else {
+            (0..columns).map(name).collect()
+        };
+        let row = |(index, row): (usize, &Value)| {
+            let counts = row.as_array().into_iter().flatten();
+            let counts: Vec<String> = counts.map(Value::to_string).collect();
+            let name = match (is_of_labels, index % 2) {
+                (false, _) => name(index),
+                (true, 0) => format!("{}: no", name(index / 2)),
+                (true, _) => format!("{}: yes", name(index / 2)),
+            };
+            format!("| {name} | {} |\n", counts.join(" | "))
+        };
+        let rows: String = rows.iter().enumerate().map(row).collect();
+        Some(format!(
+            "\nHeld-out rows: the true class, and what it was taken for.\n\n| | {} |\n|---|{}\n\
+            {rows}",
+            heads.join(" | "),
+            "---|".repeat(heads.len())
+        ))
+    }
+
     fn results(&self) -> Option<String> {
         let result = self.result.as_ref()?;
         let number = |key: &str| result.get(key).and_then(Value::as_f64);
@@ -308,8 +343,11 @@ impl Trained {
         let none = kept.is_none().then(|| {
             "- No rows were held out: how well it generalises was not measured\n".to_owned()
         });
+        let confusion = result
+            .get("eval_figures_best")
+            .and_then(|figures| self.confusion(figures.get("eval_confusion")?));
         Some(
-            [steps, loss, first, kept, none]
+            [steps, loss, first, kept, none, confusion]
                 .into_iter()
                 .flatten()
                 .collect(),

@@ -8,6 +8,7 @@
 use serde_json::json;
 
 use super::{Card, CardSubject, formats_of};
+use crate::adapter::{LABELS, ScoreConfig};
 use crate::data::{alpaca, visible};
 use crate::fault::shell_word;
 use crate::terms::Format;
@@ -17,6 +18,9 @@ const VLLM_RANKS: [usize; 9] = [1, 8, 16, 32, 64, 128, 256, 320, 512];
 
 /// Returns the section, program by program.
 pub(super) fn usage(card: &Card) -> String {
+    if let Some(score) = score_head(card) {
+        return scored(card, score);
+    }
     let how = match &card.subject {
         CardSubject::Adapter => adapter(card),
         CardSubject::Model => model(),
@@ -27,6 +31,60 @@ pub(super) fn usage(card: &Card) -> String {
         CardSubject::Ollama { file } => ollama(file),
     };
     frames(card) + &how
+}
+
+/// Returns the score head of the adapter, if it has one.
+fn score_head(card: &Card) -> Option<&ScoreConfig> {
+    card.parts
+        .iter()
+        .find_map(|part| part.config.as_ref()?.score.as_ref())
+}
+
+/// Explains how to score texts with an adapter that has a score head.
+fn scored(card: &Card, score: &ScoreConfig) -> String {
+    let (class, what, token) = if score.is_of_tokens {
+        ("AutoModelForTokenClassification", "words", "first token")
+    } else {
+        (
+            "AutoModelForSequenceClassification",
+            "texts",
+            "last token that is not padding",
+        )
+    };
+    let base = base_in_python(card);
+    let notes: String = card
+        .portability()
+        .into_iter()
+        .map(|note| format!("- {note}\n"))
+        .collect();
+    let python = [
+        "import json".to_owned(),
+        "from peft import PeftModel".to_owned(),
+        format!("from transformers import {class}, AutoTokenizer"),
+        String::new(),
+        format!("tokenizer = AutoTokenizer.from_pretrained({base})"),
+        format!("labels = json.load(open(\"ADAPTER/{LABELS}\"))"),
+        "labels[\"id2label\"] = {int(id): name for id, name in labels[\"id2label\"].items()}"
+            .to_owned(),
+        format!("base = {class}.from_pretrained({base}, **labels)"),
+        "model = PeftModel.from_pretrained(base, \"ADAPTER\").eval()".to_owned(),
+    ];
+    [
+        legend(card),
+        format!(
+            "`ADAPTER` stands for the folder with `adapter_config.json`: that of this card, or \
+            `adapter` beside it. It scores {what}, each at its {token}, and writes none.\n\n"
+        ),
+        format!("Not every program takes this adapter as it is:\n\n{notes}\n"),
+        block(
+            "Rankine",
+            ":",
+            "sh",
+            &["rankine classify ADAPTER FILE --out classes.parquet".to_owned()],
+        ),
+        block("PEFT, transformers", ":", "python", &python),
+    ]
+    .concat()
 }
 
 /// Explains how to prompt a model that was not trained with the chat template, in programs that use

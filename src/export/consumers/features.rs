@@ -29,6 +29,10 @@ pub enum Feature {
     TokenRows,
     /// A bias for a map that has none in the base: it cannot be merged.
     LoneBiases,
+    /// A head that scores texts.
+    ScoreHead,
+    /// A head that scores words.
+    TokenScoreHead,
 }
 
 /// The kind of thing that is trained or served.
@@ -96,6 +100,7 @@ impl Features {
             .iter()
             .find(|module| module.ends_with(OUTSIDE[1]))
             .map(|module| format!("{module}.lora_embedding_A"));
+        let scores_tokens = config.score.as_ref().map(|score| score.is_of_tokens);
         let Tables { saved, tokens } = &config.tables;
         let of_saved = saved.first().map(|name| format!("{name}.weight"));
         Self {
@@ -110,6 +115,8 @@ impl Features {
                 (Feature::Dora, config.has(AdapterVector::Magnitude)),
                 (Feature::Biases, config.has(AdapterVector::Bias)),
                 (Feature::TokenRows, tokens.is_some()),
+                (Feature::ScoreHead, scores_tokens == Some(false)),
+                (Feature::TokenScoreHead, scores_tokens == Some(true)),
             ]),
             architecture,
             saved_modules: saved.clone(),
@@ -197,6 +204,8 @@ impl Features {
                     Feature::TokenRows,
                     keys.keys().any(|key| key.contains(".trainable_tokens")),
                 ),
+                (Feature::ScoreHead, config["task_type"] == "SEQ_CLS"),
+                (Feature::TokenScoreHead, config["task_type"] == "TOKEN_CLS"),
             ]),
             saved_modules: names(&config["modules_to_save"]),
             outside_layers,

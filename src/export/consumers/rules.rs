@@ -33,6 +33,9 @@ pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>)
             .map(Finding::of_form)
             .collect();
     }
+    if let Some(loader) = loader_of_scores(facts) {
+        return vec![of_score_head(consumer, loader)];
+    }
     match consumer {
         Consumer::Vllm => vllm(facts, form),
         Consumer::LlamaCpp => llama_cpp(facts, form),
@@ -40,6 +43,37 @@ pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>)
         Consumer::LmStudio => lm_studio(facts, form),
         Consumer::Peft => peft(facts, form),
         Consumer::Mlx => mlx(facts, form),
+    }
+}
+
+/// Returns the class of transformers that loads a model with the score head of an adapter, if it
+/// has one.
+fn loader_of_scores(facts: &Features) -> Option<&'static str> {
+    match () {
+        () if facts.has(Feature::ScoreHead) => Some("AutoModelForSequenceClassification"),
+        () if facts.has(Feature::TokenScoreHead) => Some("AutoModelForTokenClassification"),
+        () => None,
+    }
+}
+
+/// Returns a consumer's finding on an adapter with a score head.
+fn of_score_head(consumer: Consumer, loader: &str) -> Finding {
+    let name = consumer.name();
+    match consumer {
+        Consumer::Peft => Finding::changes(
+            format!("PEFT loads the score head onto a base of `{loader}`"),
+            "give `from_pretrained` the keywords in labels.json",
+        ),
+        Consumer::Vllm => Finding::changes(
+            "vLLM loads adapters with a score head in recent versions only",
+            "use its latest version, or score texts with `rankine classify`",
+        ),
+        Consumer::LlamaCpp | Consumer::Ollama | Consumer::LmStudio | Consumer::Mlx => {
+            Finding::rejects(
+                format!("{name} takes adapters of language models, this one has a score head"),
+                "score texts with `rankine classify`, or load the adapter in PEFT",
+            )
+        }
     }
 }
 

@@ -29,12 +29,23 @@ pub(super) fn charts(html: &mut Html, runs: &[RunRecord]) {
         draw(section, &loss(runs));
         if runs.iter().any(|run| run.metrics.is_of_preferences()) {
             draw(section, &margins(runs));
-            draw(section, &accuracies(runs));
+            draw(
+                section,
+                &accuracies(runs, "Preference accuracy", "share of pairs"),
+            );
         } else if runs.iter().any(|run| run.metrics.is_of_distillation()) {
             draw(section, &divergence(runs));
         } else if runs.iter().any(|run| run.metrics.is_of_texts()) {
             draw(section, &recalls(runs));
-        } else if runs.iter().any(|run| !run.metrics.evaluations.is_empty()) {
+        } else if runs.iter().any(|run| run.metrics.has_accuracy()) {
+            draw(
+                section,
+                &accuracies(runs, "Accuracy", "share that is right"),
+            );
+        } else if runs
+            .iter()
+            .any(|run| !run.metrics.evaluations.is_empty() && !run.metrics.is_of_units())
+        {
             draw(section, &loss_by_kind(runs));
         }
         let plain: [(_, _, Value); 3] = [
@@ -59,10 +70,8 @@ fn loss(runs: &[RunRecord]) -> Chart {
     let validation = of_each(runs, 1, "validation", Mark::Dots, |run| {
         scores(run, |evaluation| evaluation.loss)
     });
-    let unit = if runs.iter().any(|run| run.metrics.is_of_preferences()) {
-        "nats per pair or row"
-    } else if runs.iter().any(|run| run.metrics.is_of_texts()) {
-        "nats per row"
+    let unit = if runs.iter().any(|run| run.metrics.is_of_units()) {
+        "per pair or row"
     } else {
         NATS
     };
@@ -92,8 +101,8 @@ fn margins(runs: &[RunRecord]) -> Chart {
     }
 }
 
-/// Returns the plot of the share of pairs whose chosen completion wins.
-fn accuracies(runs: &[RunRecord]) -> Chart {
+/// Returns the plot of the share of pairs whose chosen completion wins, or of right classes.
+fn accuracies(runs: &[RunRecord], title: &'static str, unit: &'static str) -> Chart {
     let training = of_each(runs, 0, "training", Mark::Faint, |run| {
         points(run, |step| step.accuracy)
     });
@@ -101,8 +110,8 @@ fn accuracies(runs: &[RunRecord]) -> Chart {
         scores(run, |evaluation| evaluation.accuracy)
     });
     Chart {
-        title: "Preference accuracy",
-        unit: "share of pairs",
+        title,
+        unit,
         floor: Floor::Zero,
         lines: training.chain(validation).collect(),
         marks: marks(runs),

@@ -139,7 +139,7 @@ fn results(run: &RunRecord) -> Vec<Fact> {
         run.metrics.steps.iter().filter_map(|step| step.loss)
     });
     let perplexity = |loss: f64| {
-        if metrics.is_of_preferences() || metrics.is_of_distillation() || metrics.is_of_texts() {
+        if metrics.is_of_units() || metrics.is_of_distillation() {
             format!("{loss:.4}")
         } else {
             format!("{loss:.4} (perplexity {})", perplexity(loss))
@@ -165,7 +165,11 @@ fn results(run: &RunRecord) -> Vec<Fact> {
         ("Validation loss at its best", metrics.best().map(best)),
         ("Validation loss at the end", last.map(best)),
         (
-            "Preference accuracy, before and after",
+            if metrics.is_of_preferences() {
+                "Preference accuracy, before and after"
+            } else {
+                "Accuracy, before and after"
+            },
             before_and_after(metrics, |evaluation| evaluation.accuracy),
         ),
         (

@@ -71,6 +71,8 @@ pub struct EvaluationLine {
     pub content: Option<f64>,
     /// The loss of tokens that do.
     pub end_of_turn: Option<f64>,
+    /// Whether the loss is of labels rather than of tokens.
+    pub is_of_unit: bool,
 }
 
 /// A line of either kind.
@@ -90,19 +92,21 @@ struct Line {
     skipped: Option<bool>,
     eval_loss: Option<f64>,
     eval_loss_content: Option<f64>,
-    #[serde(rename = "rewards/margins")]
+    #[serde(rename = "rewards/margins", alias = "margin")]
     margin: Option<f64>,
-    #[serde(rename = "rewards/accuracies")]
+    #[serde(rename = "rewards/accuracies", alias = "accuracy")]
     accuracy: Option<f64>,
     divergence: Option<f64>,
     eval_divergence: Option<f64>,
-    #[serde(rename = "eval_rewards/margins")]
+    #[serde(rename = "eval_rewards/margins", alias = "eval_margin")]
     eval_margin: Option<f64>,
-    #[serde(rename = "eval_rewards/accuracies")]
+    #[serde(rename = "eval_rewards/accuracies", alias = "eval_accuracy")]
     eval_accuracy: Option<f64>,
     #[serde(rename = "eval_recall@10")]
     eval_recall: Option<f64>,
     eval_loss_end_of_turn: Option<f64>,
+    eval_f1: Option<f64>,
+    eval_mse: Option<f64>,
 }
 
 impl StepLine {
@@ -141,6 +145,25 @@ impl Metrics {
         self.evaluations
             .iter()
             .any(|evaluation| evaluation.recall.is_some())
+    }
+
+    /// Whether steps or evaluations count what was right.
+    pub fn has_accuracy(&self) -> bool {
+        let evaluations = self.evaluations.iter();
+        self.steps.iter().any(|step| step.accuracy.is_some())
+            || evaluations
+                .map(|evaluation| evaluation.accuracy)
+                .any(|accuracy| accuracy.is_some())
+    }
+
+    /// Whether losses are of pairs, rows or scores rather than of tokens.
+    pub fn is_of_units(&self) -> bool {
+        let lacks_parts =
+            |evaluation: &EvaluationLine| evaluation.loss.is_some() && evaluation.is_of_unit;
+        self.is_of_preferences()
+            || self.has_accuracy()
+            || self.is_of_texts()
+            || self.evaluations.iter().any(lacks_parts)
     }
 
     /// Returns the validation loss before the first step.
@@ -207,6 +230,7 @@ impl Line {
             recall: usable(self.eval_recall),
             content: usable(self.eval_loss_content),
             end_of_turn: usable(self.eval_loss_end_of_turn),
+            is_of_unit: self.eval_f1.is_some() || self.eval_mse.is_some(),
         }
     }
 }

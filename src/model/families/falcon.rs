@@ -14,6 +14,7 @@ const NAMES: Names = Names {
     attention: "self_attention",
     fused_qkv: "query_key_value",
     attention_output: "dense",
+    token_scores: "classifier",
     plain_mlp: ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
     ..Names::USUAL
 };

@@ -24,6 +24,7 @@ const NAMES: Names = Names {
     fused_qkv: "c_attn",
     attention_output: "c_proj",
     norms: Some(["ln_1", "", "ln_2", ""]),
+    token_scores: "classifier",
     plain_mlp: ["mlp.c_fc", "mlp.c_proj"],
     // The first checkpoints are of the model without its head.
     elsewhere: &[

@@ -14,6 +14,7 @@ const NAMES: Names = Names {
     fused_qkv: "query_key_value",
     attention_output: "dense",
     norms: Some(["input_layernorm", "", "post_attention_layernorm", ""]),
+    token_scores: "classifier",
     plain_mlp: ["mlp.dense_h_to_4h", "mlp.dense_4h_to_h"],
     head: "embed_out",
     // Masks of the context.

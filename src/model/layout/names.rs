@@ -46,6 +46,8 @@ pub struct Names {
     pub plain_mlp: [&'static str; 2],
     /// The module of the head.
     pub head: &'static str,
+    /// The module that scores tokens in a model that classifies them.
+    pub token_scores: &'static str,
     /// Prefixes that another version of transformers gives to the same tensors, with the prefixes
     /// that they stand for.
     pub elsewhere: &'static [(&'static str, &'static str)],
@@ -80,6 +82,7 @@ impl Names {
         mlp_output: "mlp.down_proj",
         plain_mlp: ["mlp.up_proj", "mlp.down_proj"],
         head: "lm_head",
+        token_scores: "score",
         elsewhere: &[],
         modules_elsewhere: &[],
         buffers: &["rotary_emb.inv_freq"],
