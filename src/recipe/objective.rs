@@ -130,10 +130,10 @@ impl Objective {
             problem_type: section.word("problem_type", &[]),
             labels: section
                 .shaped("labels", Shape::filled_list(Shape::Text))
-                .and_then(names),
+                .and_then(|value| list(value, Value::text)),
             class_weights: section
-                .shaped("class_weights", Shape::filled_list(weight_shape()))
-                .and_then(weights),
+                .shaped("class_weights", Shape::filled_list(Shape::number(&ABOVE_ZERO)))
+                .and_then(|value| list(value, |value| value.number(ABOVE_ZERO))),
         }
     }
 
