@@ -48,6 +48,7 @@ fn glossary() -> DataSource {
         roles: BTreeMap::new(),
         train_on: TrainOn::Assistant,
         system: None,
+        labels: None,
     }
 }
 

@@ -138,7 +138,7 @@ impl Head {
             let logits = self.read_out(&self.norm.forward(x), mask.as_ref());
             extend(&mut values, cross_entropy_losses(logits, targets));
         }
-        Readings::of_targets(values)
+        Readings::of_values(values)
     }
 
     /// Returns the gradients of the sum of all readings, each times its slope, and the readings
@@ -157,7 +157,7 @@ impl Head {
         slopes: &Slopes,
         pass: HeadPass,
     ) -> (Readings, HeadGradients) {
-        let mut readings = Readings::of_targets(Vec::with_capacity(targets.len()));
+        let mut readings = Readings::of_values(Vec::with_capacity(targets.len()));
         let gradients = self.through(hidden, targets, slopes, pass, |_, logits, targets| {
             let (losses, d_logits) = if pass.smoothed_share > 0.0 {
                 let smoothed = smoothed_cross_entropy(logits, targets, pass.smoothed_share);

@@ -57,9 +57,7 @@ impl ScoreHead {
             Some(bias) => scores + bias.clone().unsqueeze(),
             None => scores,
         };
-        Readings {
-            values: scores.into_data().iter().collect(),
-        }
+        Readings::of_values(scores.into_data().iter().collect())
     }
 
     /// Returns the gradients of the sum of all scores, each times its slope and all times `scale`.

@@ -272,9 +272,7 @@ mod tests {
                 },
             })
             .collect();
-        let readings = Readings {
-            values: scores.to_vec(),
-        };
+        let readings = Readings::of_values(scores.to_vec());
         all.add(&readings, &units);
         all
     }

@@ -229,9 +229,7 @@ mod tests {
                 values: vec![class],
             },
         };
-        let readings = Readings {
-            values: vec![0.0; 6],
-        };
+        let readings = Readings::of_values(vec![0.0; 6]);
         let judged = classify.judge(&readings, &[unit(0, 0.0), unit(1, 1.0)]);
         assert!((judged.weight - 5.0).abs() < 1e-15);
         assert!((judged.loss_sum / judged.weight - 3_f64.ln()).abs() < 1e-15);
@@ -250,9 +248,7 @@ mod tests {
                 values: vec![2.0, 0.0],
             },
         };
-        let readings = Readings {
-            values: vec![9.0, 9.0, 9.0, 0.0, 0.0, 5.0, 0.0, 0.0, 5.0],
-        };
+        let readings = Readings::of_values(vec![9.0, 9.0, 9.0, 0.0, 0.0, 5.0, 0.0, 0.0, 5.0]);
         let judged = classify.judge(&readings, &[unit]);
         assert!((judged.weight - 2.0).abs() < 1e-15);
         assert!((judged.figures.means()["accuracy"] - 0.5).abs() < 1e-15);

@@ -122,7 +122,7 @@ mod tests {
                 reference: -3.0,
             },
         };
-        let readings = Readings::of_targets(vec![-1.0, -2.0, -5.0]);
+        let readings = Readings::of_values(vec![-1.0, -2.0, -5.0]);
         let step = StepStatistics {
             units: 2,
             ..StepStatistics::default()

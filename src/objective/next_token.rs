@@ -91,7 +91,7 @@ impl NextToken {
 fn weight(unit: &Unit) -> f32 {
     match unit.kind {
         UnitKind::Tokens { weight } => weight,
-        UnitKind::Pair { .. } | UnitKind::Rated { .. } => 1.0,
+        _ => 1.0,
     }
 }
 

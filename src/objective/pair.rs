@@ -163,7 +163,7 @@ pub(super) mod tests {
             },
         };
         let judged = |values: &[f32], chosen: usize| {
-            let readings = Readings::of_targets(values.to_vec());
+            let readings = Readings::of_values(values.to_vec());
             let units = [unit(chosen, values.len() - chosen)];
             judge(&readings, &units, &step, Some(0.5), |_| PairLoss::default())
         };

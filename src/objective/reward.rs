@@ -94,9 +94,7 @@ mod tests {
             center_rewards_coefficient: 0.0,
         };
         assert!((reward.loss([0.5, 0.5], 0.0).0 - 2_f64.ln()).abs() < 1e-15);
-        let readings = Readings {
-            values: vec![1.0, -2.0, 0.25, 0.5],
-        };
+        let readings = Readings::of_values(vec![1.0, -2.0, 0.25, 0.5]);
         let units = [0..2, 2..4].map(|targets| Unit {
             targets,
             kind: UnitKind::Compared { margin: 0.0 },

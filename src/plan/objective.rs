@@ -47,9 +47,9 @@ pub(super) struct Aim {
 /// Fills the keys that the type of objective has.
 pub(super) fn objective(
     recipe: &Recipe,
-    labels: Option<&LabelReading>,
     base: Option<&Base>,
     sequence_len: usize,
+    labels: Option<&LabelReading>,
     filled: &mut Filled,
     faults: &mut Vec<Fault>,
 ) -> Aim {

@@ -440,6 +440,7 @@ impl Plan {
                     spec,
                     rule,
                     dropout: 0.0,
+                    noise: false,
                     rows,
                     accumulated: 1,
                     evaluation,

@@ -130,7 +130,7 @@ impl Objective {
             problem_type: section.word("problem_type", &[]),
             labels: section
                 .shaped("labels", Shape::filled_list(Shape::Text))
-                .and_then(|value| list(value, Value::text)),
+                .and_then(names),
             class_weights: section
                 .shaped("class_weights", Shape::filled_list(Shape::number(&ABOVE_ZERO)))
                 .and_then(|value| list(value, |value| value.number(ABOVE_ZERO))),

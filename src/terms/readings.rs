@@ -16,8 +16,8 @@ pub struct Readings {
 }
 
 impl Readings {
-    /// Makes readings of the targets alone.
-    pub fn of_targets(values: Vec<f32>) -> Self {
+    /// Makes readings of one kind alone.
+    pub fn of_values(values: Vec<f32>) -> Self {
         Self {
             values,
             ..Self::default()

@@ -75,5 +75,6 @@ pub(super) fn evaluate_texts(
             .chain(ranked)
             .map(|(name, value)| (format!("eval_{name}"), value))
             .collect(),
+        eval_confusion: None,
     }))
 }

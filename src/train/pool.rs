@@ -16,6 +16,7 @@ use crate::data::Batch;
 use crate::model::Decoder;
 use crate::nn::head::HeadGradients;
 use crate::nn::pooler::{pool, pool_backward};
+use crate::nn::readout::ReadoutGradients;
 use crate::objective::{Contrastive, Judged};
 use crate::terms::{Slopes, Unit, UnitKind};
 
@@ -86,7 +87,7 @@ fn backward(
         return judge(&[]);
     }
     let dropout = (config.dropout > 0.0).then(|| (config.dropout, token_keys(batch, stream)));
-    let (walk, hidden) = Walk::forward(decoder, batch, dropout, config.memory, observer);
+    let (walk, hidden) = Walk::forward(decoder, batch, dropout, None, config.memory, observer);
     let shape = hidden.shape(); // [1, pooled, width]
     let hidden: Tensor<2> = hidden.squeeze_dim(0);
     let norm = &decoder.head.norm;
@@ -102,12 +103,12 @@ fn backward(
         Tensor::<2>::from_data(TensorData::new(slopes.clone(), size), (&device, DType::F32))
             .mul_scalar(gradients.loss_scale());
     let (input, of_norm) = pool_backward(norm, hidden, &texts, d_vectors);
-    let of_readout = HeadGradients {
+    let of_readout = ReadoutGradients::Tokens(HeadGradients {
         input,
         norm: of_norm,
         table: Vec::new(),
         bias: Vec::new(),
-    };
+    });
     let mut sum = gradients.zeros(decoder);
     let of_hidden = sum.add_readout(decoder, of_readout, observer);
     let of_load = walk.balance().map(|balance| {

@@ -83,7 +83,7 @@ fn is_optional(canonical: &str) -> bool {
 }
 
 /// Formats in the order in which they are tried, each with its columns.
-const SHAPES: [(Format, &[&str]); 10] = [
+const SHAPES: [(Format, &[&str]); 11] = [
     (
         Format::Chat,
         &["messages", "tools", "system", "chat_template_kwargs"],

@@ -26,7 +26,7 @@ use crate::data::visible::visible;
 use crate::fault::quoted;
 use crate::files::{self, EntryKind, RowCache, Stamp, Taken, panic_words};
 use crate::report::{Event, Reporter};
-use crate::terms::Term;
+use crate::terms::{RowForm, Term};
 
 /// Maximum number of characters in a reason, because a template may quote a whole row.
 const MAX_REASON: usize = 700;

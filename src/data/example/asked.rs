@@ -37,6 +37,7 @@ pub fn asked(file: &DataFile, column: &str) -> Result<Vec<Option<Asked>>, String
         name: column.to_owned(),
         kind: ColumnKind::TextOrTurns,
         optional: false,
+        instead: None,
     };
     let table = ParquetTable::open(file, &[wanted]).map_err(|error| error.to_string())?;
     let mut all = Vec::new();

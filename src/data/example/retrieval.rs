@@ -7,7 +7,7 @@ use super::conversation_error::ConversationError;
 use super::encode::Encoder;
 use super::error::EncodeError;
 use super::format::{Cells, Example, FormatError, Read};
-use super::token_row::TokenRow;
+use super::token_row::{EncodedRow, TokenRow};
 use crate::terms::RowForm;
 
 /// Columns with one more negative each.
@@ -62,7 +62,7 @@ impl Encoder {
     ///
     /// # Errors
     /// A text has no token or begins with two bos.
-    pub fn texts(&self, texts: &[String]) -> Result<(TokenRow, RowForm), EncodeError> {
+    pub fn texts(&self, texts: &[String]) -> Result<EncodedRow, EncodeError> {
         let mut row = TokenRow::default();
         for text in texts {
             let ids = self.tokenizer.ids(text, true)?;
@@ -77,7 +77,11 @@ impl Encoder {
             row.trained.extend((0..ids.len()).map(|place| place > 0));
             row.ids.extend(ids);
         }
-        Ok((row, RowForm::Texts))
+        Ok(EncodedRow {
+            row,
+            form: RowForm::Texts,
+            ..EncodedRow::default()
+        })
     }
 }
 
@@ -91,7 +95,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let encoder = encoder(folder.path());
         let texts = ["Q: x", "yes", "no"].map(str::to_owned);
-        let (row, form) = encoder.texts(&texts).expect("encoded");
+        let EncodedRow { row, form, .. } = encoder.texts(&texts).expect("encoded");
         assert_eq!(form, RowForm::Texts);
         let starts: Vec<usize> = (0..row.ids.len())
             .filter(|place| !row.trained[*place])

@@ -23,7 +23,7 @@ const fn likely(name: &'static str) -> CommonName {
 }
 
 /// Common names of each canonical column, the most likely first.
-const NAMES: [(&str, &[CommonName]); 21] = [
+const NAMES: [(&str, &[CommonName]); 23] = [
     (
         "messages",
         &[

@@ -16,6 +16,7 @@ pub fn texts(file: &DataFile, column: &str) -> Result<Vec<Option<String>>, Table
         name: column.to_owned(),
         kind: ColumnKind::Text,
         optional: false,
+        instead: None,
     }];
     let table = ParquetTable::open(file, &wanted)?;
     let mut texts = Vec::new();
