@@ -181,7 +181,10 @@ fn in_objective(recipe: &Recipe, notes: &Notes) {
 fn in_distillation(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
     let objective = &recipe.objective;
     let is_distill = kind == ObjectiveType::Distill;
-    if let Some(beta) = objective.beta.as_ref() {
+    let has_beta = ObjectiveType::KEYS
+        .iter()
+        .any(|(key, owners)| *key == "beta" && owners.contains(&kind));
+    if let Some(beta) = objective.beta.as_ref().filter(|_| has_beta) {
         let of_distill = is_distill && beta.value > 1.0;
         if of_distill || (!is_distill && beta.value <= 0.0) {
             let expected = if is_distill {
