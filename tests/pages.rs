@@ -3,12 +3,20 @@
 //!
 //! `RANKINE_WRITE_PAGES=1 cargo test --release --test pages` writes the help texts anew.
 
+#![cfg(unix)]
+
+mod support;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use regex::Regex;
+use safetensors::Dtype;
+use safetensors::tensor::TensorView;
 use serde_json::Value;
 
 /// Most lines of the README.
@@ -100,9 +108,10 @@ impl Page {
     /// Anchors of its headings, as GitHub and mdBook make them.
     fn anchors(&self) -> BTreeSet<String> {
         let mut seen = BTreeMap::<String, usize>::new();
-        let headings = self.prose().into_iter().filter(|line| {
-            line.trim_start_matches('#').starts_with(' ') && line.starts_with('#')
-        });
+        let headings = self
+            .prose()
+            .into_iter()
+            .filter(|line| line.trim_start_matches('#').starts_with(' ') && line.starts_with('#'));
         headings
             .map(|line| {
                 let kept = line.trim_start_matches('#').trim().to_lowercase();
@@ -423,7 +432,9 @@ fn every_key_of_a_recipe_is_on_its_page_with_its_default() {
                 other => other.to_string() == first,
             };
             if !is_equal {
-                faults.push(format!("`{key}`: default {default}, the page says `{cell}`"));
+                faults.push(format!(
+                    "`{key}`: default {default}, the page says `{cell}`"
+                ));
             }
         }
     }
@@ -495,7 +506,7 @@ fn environment_variables_are_those_that_are_read() {
     assert_eq!(told, read);
 }
 
-/// A folder as a checkout is, with what commands of pages write beside it.
+/// A folder as a checkout is, but with a smaller base and fewer rows, for the commands of a page.
 struct Workshop {
     folder: tempfile::TempDir,
 }
@@ -510,19 +521,113 @@ case " $* " in
     *) exec "$PAGES_BINARY" "$@" "${short[@]}" ;;
 esac
 "#;
+/// Rows that are kept of each dataset.
+const ROWS: usize = 200;
+/// Width and inner width of the smaller base.
+const WIDTH: usize = 64;
+
+/// Writes the shipped base with one narrow layer of drawn weights.
+fn write_base(to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    let shipped = root().join("checkpoints/rankine-tiny");
+    for file in fs::read_dir(&shipped).unwrap().map(Result::unwrap) {
+        if file.file_name() != "model.safetensors" {
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let config = fs::read_to_string(shipped.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&config).unwrap();
+    for (key, value) in [
+        ("hidden_size", WIDTH),
+        ("intermediate_size", WIDTH),
+        ("num_attention_heads", 2),
+        ("num_key_value_heads", 1),
+        ("num_hidden_layers", 1),
+    ] {
+        config[key] = value.into();
+    }
+    fs::write(to.join("config.json"), config.to_string()).unwrap();
+    let vocabulary = config["vocab_size"].as_u64().unwrap() as usize;
+    let layer = "model.layers.0";
+    let shapes = [
+        ("model.embed_tokens".to_owned(), vec![vocabulary, WIDTH]),
+        ("model.norm".to_owned(), vec![WIDTH]),
+        (format!("{layer}.input_layernorm"), vec![WIDTH]),
+        (format!("{layer}.post_attention_layernorm"), vec![WIDTH]),
+        (format!("{layer}.self_attn.q_proj"), vec![WIDTH, WIDTH]),
+        (format!("{layer}.self_attn.k_proj"), vec![32, WIDTH]),
+        (format!("{layer}.self_attn.v_proj"), vec![32, WIDTH]),
+        (format!("{layer}.self_attn.o_proj"), vec![WIDTH, WIDTH]),
+        (format!("{layer}.mlp.gate_proj"), vec![WIDTH, WIDTH]),
+        (format!("{layer}.mlp.up_proj"), vec![WIDTH, WIDTH]),
+        (format!("{layer}.mlp.down_proj"), vec![WIDTH, WIDTH]),
+    ];
+    let mut state = 1_u64;
+    let mut draw = || {
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        (state >> 40) as f32 / (1 << 24) as f32 - 0.5
+    };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = shapes
+        .into_iter()
+        .map(|(name, shape)| {
+            let bytes = (0..shape.iter().product())
+                .flat_map(|_| half::bf16::from_f32(0.3 * draw()).to_le_bytes())
+                .collect();
+            (format!("{name}.weight"), shape, bytes)
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, shape, bytes)| {
+        let view = TensorView::new(Dtype::BF16, shape.clone(), bytes).unwrap();
+        (name.as_str(), view)
+    });
+    safetensors::serialize_to_file(views, None, &to.join("model.safetensors")).unwrap();
+}
+
+/// Writes the first rows of the shipped datasets.
+fn write_datasets(to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for file in fs::read_dir(root().join("datasets")).unwrap() {
+        let (path, name) = (file.as_ref().unwrap().path(), file.unwrap().file_name());
+        if path.extension().is_none_or(|end| end != "parquet") {
+            fs::copy(&path, to.join(name)).unwrap();
+            continue;
+        }
+        let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(&path).unwrap())
+            .unwrap()
+            .with_limit(ROWS)
+            .with_batch_size(ROWS)
+            .build()
+            .unwrap();
+        let batch = reader.into_iter().next().unwrap().unwrap();
+        let file = File::create(to.join(name)).unwrap();
+        let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+    }
+}
 
 impl Workshop {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        fs::create_dir_all(at("checkpoints")).unwrap();
-        fs::create_dir_all(at("bin")).unwrap();
-        for name in ["datasets", "recipes", "benches", "checkpoints/rankine-tiny"] {
-            std::os::unix::fs::symlink(root().join(name), at(name)).unwrap();
+        fs::create_dir(at("bin")).unwrap();
+        for name in ["recipes", "benches"] {
+            support::copy_folder(&root().join(name), &at(name));
         }
+        write_base(&at("checkpoints/rankine-tiny"));
+        write_datasets(&at("datasets"));
         fs::write(at("bin/rankine"), PROGRAM).unwrap();
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         fs::set_permissions(at("bin/rankine"), mode).unwrap();
+        Self { folder }
+    }
+
+    /// Another one with the same files.
+    fn copy(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        support::copy_folder(self.folder.path(), folder.path());
         Self { folder }
     }
 
@@ -591,7 +696,10 @@ fn commands(page: &Page) -> (Vec<String>, Vec<String>) {
 fn what_a_command_needs_is_said_in_known_words() {
     for page in pages() {
         assert!(
-            !page.text.lines().any(|line| line.starts_with("    rankine ")),
+            !page
+                .text
+                .lines()
+                .any(|line| line.starts_with("    rankine ")),
             "{}: commands stand in blocks of `sh`",
             page.name
         );
@@ -667,10 +775,10 @@ fn hold_fields(page: &Page, objects: &[Value], sources: &str) -> Vec<String> {
 #[test]
 fn every_command_runs_or_says_what_it_needs_and_json_has_the_documented_fields() {
     let cache = tempfile::tempdir().unwrap();
-    let quickstart = Workshop::new();
-    let made = quickstart.bash("rankine train recipes/quickstart.yaml", cache.path());
+    let bare = Workshop::new();
+    let trained = bare.copy();
+    let made = trained.bash("rankine train recipes/quickstart.yaml", cache.path());
     assert!(made.status.success(), "{made:?}");
-    let run = quickstart.folder.path().join("checkpoints/quickstart");
     let sources = sources();
     let mut faults = Vec::new();
     let mut ran = 0;
@@ -679,17 +787,12 @@ fn every_command_runs_or_says_what_it_needs_and_json_has_the_documented_fields()
         if blocks.is_empty() {
             continue;
         }
-        let workshop = Workshop::new();
         let trains = blocks.iter().any(|block| {
             block
                 .lines()
                 .any(|line| line == "rankine train recipes/quickstart.yaml")
         });
-        if !trains {
-            let to = workshop.folder.path().join("checkpoints/");
-            let copied = Command::new("cp").arg("-R").arg(&run).arg(to).status();
-            assert!(copied.unwrap().success());
-        }
+        let workshop = if trains { bare.copy() } else { trained.copy() };
         for block in blocks {
             let started = std::time::Instant::now();
             let output = workshop.bash(&block, cache.path());
