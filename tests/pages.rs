@@ -506,6 +506,29 @@ fn environment_variables_are_those_that_are_read() {
     assert_eq!(told, read);
 }
 
+/// Headings of messages begin in small letters or with a backtick, and `..` stands for what varies.
+#[test]
+fn messages_of_the_page_on_troubleshooting_are_said_by_the_program() {
+    let joined = Regex::new(r"\\\n\s*").unwrap();
+    let sources = sources();
+    let sources = joined.replace_all(&sources, "");
+    let page = page("docs/troubleshooting.md");
+    let headings = page
+        .text
+        .lines()
+        .filter_map(|line| line.strip_prefix("### "));
+    let messages: Vec<&str> = headings
+        .filter(|heading| !heading.starts_with(char::is_uppercase))
+        .collect();
+    assert!(messages.len() > 20, "{messages:?}");
+    for message in messages {
+        for part in message.split("..") {
+            let part = part.trim();
+            assert!(sources.contains(part), "`{part}` of `{message}`");
+        }
+    }
+}
+
 /// A folder as a checkout is, but with a smaller base and fewer rows, for the commands of a page.
 struct Workshop {
     folder: tempfile::TempDir,
