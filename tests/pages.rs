@@ -24,7 +24,7 @@ const README_LINES: usize = 200;
 /// Most words of the README's median paragraph.
 const README_MEDIAN: usize = 15;
 /// Most words of a paragraph or a cell of a table on any page.
-const PARAGRAPH: usize = 90;
+const PARAGRAPH: usize = 80;
 const CELL: usize = 40;
 
 /// What a command may need that a test does not have. A page says it in the line above the command:
@@ -246,7 +246,8 @@ fn paragraphs(page: &Page) -> Vec<(usize, String)> {
     let (mut found, mut current) = (Vec::new(), String::new());
     let prose = page.prose();
     for line in prose.into_iter().chain([""]) {
-        let is_item = line.starts_with("- ") || line.starts_with("1. ");
+        let number = line.trim_start_matches(|c: char| c.is_ascii_digit());
+        let is_item = line.starts_with("- ") || number.starts_with(". ");
         let is_other = line.is_empty() || line.starts_with(['|', '#', '<']);
         if (is_item || is_other) && !current.is_empty() {
             found.push((current.split_whitespace().count(), current.clone()));
