@@ -682,6 +682,15 @@ impl Workshop {
     }
 }
 
+/// Whole recipes of a page: blocks of `yaml` that begin with a base.
+fn recipes(page: &Page) -> Vec<&str> {
+    let blocks = page.text.split("```yaml\n").skip(1);
+    blocks
+        .map(|rest| rest.split("```").next().unwrap_or_default())
+        .filter(|block| block.starts_with("base_model:"))
+        .collect()
+}
+
 /// Blocks of commands of a page: those that can run here, and the needs of the others.
 fn commands(page: &Page) -> (Vec<String>, Vec<String>) {
     let (mut run, mut needs) = (Vec::new(), Vec::new());
@@ -807,7 +816,12 @@ fn every_command_runs_or_says_what_it_needs_and_json_has_the_documented_fields()
     let mut faults = Vec::new();
     let mut ran = 0;
     for page in pages() {
-        let (blocks, _) = commands(&page);
+        let (mut blocks, _) = commands(&page);
+        for recipe in recipes(&page) {
+            blocks.push(format!(
+                "cat > of-page.yaml <<'EOT'\n{recipe}EOT\nrankine check of-page.yaml\n"
+            ));
+        }
         if blocks.is_empty() {
             continue;
         }
