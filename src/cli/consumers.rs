@@ -10,8 +10,8 @@ use crate::report::Terminal;
 
 #[derive(Debug, Args)]
 pub(super) struct ConsumerArgs {
-    /// Who is to serve the result: what it rejects is an error, what it takes with a change is
-    /// noted; may be given several times
+    /// Check for this program: what it cannot load is an error, what needs a change a note; may be
+    /// given several times
     #[arg(long = "for", value_name = "CONSUMER", value_enum)]
     consumers: Vec<Word>,
 }

@@ -19,11 +19,11 @@ pub(super) struct DoctorArgs {
     /// Ask for this device: exit code 69 if it cannot be used, with the reason
     #[arg(long, value_parser = parse_device)]
     device: Option<terms::Device>,
-    /// Prove training on the device: two steps of a small model there and on the CPU, compared site
-    /// by site
+    /// Run the GPU self-check: two steps of a small model there and on the CPU, compared place by
+    /// place
     #[arg(long, requires = "device")]
     gradcheck: bool,
-    /// With --gradcheck: the folder of a model whose mechanisms are proven, in place of those of
+    /// With --gradcheck: the folder of a model whose mechanisms are checked, instead of those of
     /// all families
     #[arg(long, value_name = "DIR", requires = "gradcheck")]
     model: Option<PathBuf>,
@@ -31,8 +31,8 @@ pub(super) struct DoctorArgs {
     /// `auto`: as a run does
     #[arg(long, default_value = "float32", value_parser = parse_dtype)]
     model_dtype: ModelDtype,
-    /// With --gradcheck: prove training with products in TF32 as well, as `training.allow_tf32` of
-    /// a recipe has them
+    /// With --gradcheck: also check training with products in TF32, which `training.allow_tf32` of
+    /// a recipe allows
     #[arg(long, requires = "gradcheck")]
     allow_tf32: bool,
     /// Print the result as one JSON object

@@ -32,7 +32,7 @@ pub(super) struct GenerateArgs {
     input: Option<String>,
     #[command(flatten)]
     sampling: SamplingArgs,
-    /// Print one JSON object, when all is there
+    /// Print the result as one JSON object
     #[arg(long)]
     json: bool,
 }
@@ -40,7 +40,7 @@ pub(super) struct GenerateArgs {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct PromptArgs {
-    /// A text to go on from
+    /// A text to continue
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// What a user says, to be answered in the base's chat template

@@ -20,8 +20,8 @@ use crate::run::{self, MergeOptions, Merged, addend_of, find_adapter};
 
 #[derive(Debug, Args)]
 pub(super) struct MergeArgs {
-    /// An adapter (its folder, that of a run or a checkpoint, or a Hub id that was pulled), and how
-    /// many times what it adds counts (1); may be given several times
+    /// An adapter (its folder, that of a run or a checkpoint, or a Hub id that was pulled), and its
+    /// weight (1); may be given several times
     #[arg(long, value_name = "DIR|ID[=WEIGHT]", required = true)]
     adapter: Vec<String>,
     /// The folder of the merged model, which may not exist yet
@@ -36,15 +36,15 @@ pub(super) struct MergeArgs {
     /// Merge into a base that is not the one that an adapter was trained on
     #[arg(long)]
     force: bool,
-    /// Of an adapter that was trained on a packed base: how far the merged model may be from the
-    /// trained one, mean KL divergence a token in nats
+    /// Of an adapter of a quantized base: how far the merged model may be from the trained one,
+    /// mean KL divergence per token in nats
     #[arg(long, value_name = "NATS", default_value_t = 0.05)]
     max_kl: f64,
     /// Compare on this file, in the form of the recipe's first dataset, in place of the run's
     /// validation rows; or a folder that holds the run's data, by their hashes
     #[arg(long, value_name = "FILE|DIR")]
     data: Option<PathBuf>,
-    /// Merge an adapter that was trained on a packed base without comparing
+    /// Merge an adapter of a quantized base without comparing
     #[arg(long, conflicts_with = "data")]
     uncompared: bool,
     /// Print the result as one JSON object

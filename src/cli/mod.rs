@@ -59,7 +59,7 @@ use crate::{files, recipe};
 #[derive(Debug, Parser)]
 #[command(name = "rankine", version, arg_required_else_help = true)]
 pub struct Command {
-    /// A line for every step and every checkpoint, on a terminal too
+    /// Keep a line per step and checkpoint, and show text of the data in messages
     #[arg(short, long, global = true, action = ArgAction::Count)]
     verbose: u8,
     #[command(subcommand)]

@@ -68,7 +68,7 @@ impl ModelArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct SamplingArgs {
-    /// Tokens of an answer at most
+    /// Most tokens of an answer
     #[arg(
         long,
         value_name = "N",
@@ -85,7 +85,7 @@ pub(super) struct SamplingArgs {
     /// Sample only from the K most likely tokens
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..))]
     top_k: Option<u32>,
-    /// What logits of tokens that are there already are divided by
+    /// Divides the logits of tokens that are there already; 1 changes nothing
     #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = above_zero)]
     repetition_penalty: f64,
     /// Seed of the draws [default: 42]

@@ -25,10 +25,10 @@ pub(super) struct QuantizeArgs {
     /// The folder of a model, or a Hub id that was pulled
     #[arg(value_name = "MODEL")]
     model: PathBuf,
-    /// The folder of the packed model, which may not exist yet
+    /// The folder of the quantized model, which may not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// How projections are packed: `nf4`, `fp4` or `int8`
+    /// How projections are quantized: `nf4`, `fp4` or `int8`
     #[arg(long, value_name = "FORM", default_value = "nf4", value_parser = parse_form)]
     quantization: Quantization,
     /// Whether the absmax of 4-bit blocks are quantized too (true)
@@ -37,7 +37,7 @@ pub(super) struct QuantizeArgs {
     /// Numbers of a 4-bit block, a power of 2 from 32 to 4096 (64)
     #[arg(long, value_name = "NUMBERS")]
     block_size: Option<usize>,
-    /// Pack a head of its own too; the embedding stays as it is
+    /// Also quantize an output head that is not tied to the embedding
     #[arg(long)]
     quantize_head: bool,
     /// Print the result as one JSON object

@@ -22,11 +22,11 @@ pub(super) struct ResumeArgs {
     /// hashes, whatever their names
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// Go on although the base, the tokenizer, the template or data have changed, or on a device
-    /// that is not proven
+    /// Continue although the base, tokenizer, template or data have changed, or on a GPU that failed
+    /// its self-check
     #[arg(long)]
     force: bool,
-    /// Do not check gradients on a GPU against the CPU before the first training there
+    /// Skip the GPU self-check before the first training on a GPU
     #[arg(long)]
     skip_proof: bool,
     /// Print the result as one JSON object

@@ -17,7 +17,7 @@ pub(super) struct TrainArgs {
     /// Remove the run that the output folder holds
     #[arg(long)]
     overwrite: bool,
-    /// Do not check gradients on a GPU against the CPU before the first training there
+    /// Skip the GPU self-check before the first training on a GPU
     #[arg(long)]
     skip_proof: bool,
     /// Print the result as one JSON object

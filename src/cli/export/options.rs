@@ -30,8 +30,8 @@ pub(in crate::cli) struct ExportArgs {
     /// What to write
     #[arg(long, value_enum)]
     pub(super) to: ExportForm,
-    /// The file or folder, which may not exist yet; a GGUF file with a `/` at the end of this is
-    /// laid into a folder, with a card and the base's licenses
+    /// The file or folder, which may not exist yet; with a `/` at the end, a GGUF file goes into a
+    /// folder with a card and the base's licenses
     #[arg(long, value_name = "PATH|FOLDER/")]
     pub(super) out: PathBuf,
     /// The type of a model's matrices (f16); an adapter's stay in f32
@@ -60,7 +60,7 @@ pub(super) enum ExportForm {
     Peft,
     /// A model as one GGUF file; an adapter is merged first
     Gguf,
-    /// An adapter as a GGUF file of its own, for `--lora` beside its base
+    /// An adapter as a GGUF file of its own, for `--lora` with a GGUF of its base
     GgufAdapter,
     /// A folder for `ollama create`: a GGUF model and a Modelfile; an adapter is merged first
     Ollama,
