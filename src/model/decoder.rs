@@ -444,10 +444,13 @@ impl Decoder {
                         .select_assign(0, self.positions_of(frame), of_rows, IndexingUpdateOp::Add)
                 });
         let of_rows = match (&self.embedding_norm, self.spec.embedding_norm) {
-            (Some(norm), EmbeddingNorm::Bare) => norm.backward(self.rows(ids.clone(), frame), of_tokens),
-            (Some(norm), _) => {
-                norm.backward(self.with_places(self.rows(ids.clone(), frame), frame), of_tokens)
+            (Some(norm), EmbeddingNorm::Bare) => {
+                norm.backward(self.rows(ids.clone(), frame), of_tokens)
             }
+            (Some(norm), _) => norm.backward(
+                self.with_places(self.rows(ids.clone(), frame), frame),
+                of_tokens,
+            ),
             _ => of_tokens,
         };
         let of_rows = of_rows.cast(DType::F32).mul_scalar(self.spec.embed_scale);

@@ -56,7 +56,6 @@ impl Plan {
         }
     }
 
-
     /// Returns a note on rows with labels of which one kind is missing or far outweighs the other.
     /// Ethayarajh et al. 2024, arXiv:2402.01306, weigh them so that the weights of all desirable
     /// rows come to between 1 and 4/3 of those of all undesirable ones.

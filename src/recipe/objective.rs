@@ -132,7 +132,10 @@ impl Objective {
                 .shaped("labels", Shape::filled_list(Shape::Text))
                 .and_then(names),
             class_weights: section
-                .shaped("class_weights", Shape::filled_list(Shape::number(&ABOVE_ZERO)))
+                .shaped(
+                    "class_weights",
+                    Shape::filled_list(Shape::number(&ABOVE_ZERO)),
+                )
                 .and_then(|value| list(value, |value| value.number(ABOVE_ZERO))),
         }
     }

@@ -45,8 +45,8 @@ pub use base::{
     SHARED_LOCK, base_with, find_adapter, find_base, lock_above, no_folder, report_notes,
 };
 pub use classify::{ClassifyOptions, ClassifyResult, classify};
-pub use head_scores::{HeadScores, score_head};
 pub use embed::{EmbedRequest, Embedded, embed};
+pub use head_scores::{HeadScores, score_head};
 pub use inputs::{Hashing, Inputs};
 pub use interrupt::Interrupt;
 pub use loaded_model::{Answer, LoadedModel, ModelChoice};

@@ -23,7 +23,13 @@ const BUILT: [(&str, &[&str]); 17] = [
     ("peft_type", &["\"LORA\""]),
     (
         "task_type",
-        &["\"CAUSAL_LM\"", "\"FEATURE_EXTRACTION\"", "\"SEQ_CLS\"", "\"TOKEN_CLS\"", "null"],
+        &[
+            "\"CAUSAL_LM\"",
+            "\"FEATURE_EXTRACTION\"",
+            "\"SEQ_CLS\"",
+            "\"TOKEN_CLS\"",
+            "null",
+        ],
     ),
     ("use_bdlora", &["null", "false"]),
     ("use_dora", &["false", "true", "null"]),

@@ -160,7 +160,6 @@ impl Batch {
         batch
     }
 
-
     /// Appends a sequence that is scored at some places.
     fn push_scored(&mut self, key: u64, row: &TokenRow, places: impl IntoIterator<Item = usize>) {
         let start = self.ids.len();

@@ -168,10 +168,9 @@ impl TokenSlice<'_> {
         let [first, second] = self.sequences();
         let values = self.values();
         match self.form {
-            RowForm::Single
-            | RowForm::Weighted { .. }
-            | RowForm::Rated { .. }
-            | RowForm::Texts => None,
+            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } | RowForm::Texts => {
+                None
+            }
             RowForm::Pair { .. } => Some(ScoredRow::Pair(
                 [first, second].map(|places| self.sequence(places)),
                 values.first().copied().map_or(0.0, f64::from),
