@@ -623,7 +623,7 @@ fn form_of([kind, number]: [u32; 2]) -> RowForm {
             chosen: number,
             has_margin: kind == 4,
         },
-        3 => RowForm::Labeled { values: number },
+        6 => RowForm::Labeled { values: number },
         5 => RowForm::Tagged { values: number },
         2 => RowForm::Rated {
             desirable: number == 1,
