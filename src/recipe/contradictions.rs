@@ -11,8 +11,8 @@ use super::{Adapter, Dataset, Evaluation, Location, Recipe, Said, Training};
 use crate::fault::Fault;
 use crate::terms::{
     CpoLoss, Deduplicate, DpoLoss, EpochEnd, Format, Initial, KtoLoss, ModelDtype, Modules,
-    NearDuplicates, ObjectiveType, Offload, Optimizer, ProblemType, Quantization, Scheduler,
-    Technique, Term, TrainOn,
+    NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization, Scheduler, Technique, Term,
+    TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.
@@ -187,17 +187,6 @@ fn in_score_head(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
             answers no prompt"
         ));
         notes.say(&prompt.place, fault.hint("remove `prompts`"));
-    }
-    let problem = recipe.objective.problem_type.as_ref();
-    if let (Some(weights), Some(ProblemType::Regression)) = (
-        &recipe.objective.class_weights,
-        problem.map(|said| said.value),
-    ) {
-        let fault = Fault::new(
-            "objective.class_weights does not go with `problem_type: regression`, which has no \
-            classes",
-        );
-        notes.say(&weights.place, fault.hint("remove `class_weights`"));
     }
 }
 
