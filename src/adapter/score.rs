@@ -114,11 +114,10 @@ impl ScoreConfig {
             ))
         })?;
         let problem = said["problem_type"].as_str().and_then(ProblemType::parse);
-        let of_tokens = self.is_of_tokens.then_some(ProblemType::Token);
         let padding = said["pad_token_id"].as_u64();
         Ok(Self {
             names,
-            problem: problem.or(of_tokens),
+            problem: problem.or(self.problem),
             padding: padding.and_then(|id| u32::try_from(id).ok()),
             ..self
         })

@@ -11,7 +11,7 @@ use super::{Adapter, Dataset, Evaluation, Location, Objective, Recipe, Said, Tra
 use crate::fault::Fault;
 use crate::terms::{
     CpoLoss, Deduplicate, DpoLoss, EpochEnd, FDivergence, Format, Initial, KtoLoss, MissingMass,
-    ModelDtype, Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, ProblemType,
+    ModelDtype, Modules, NearDuplicates, ObjectiveType, Offload, Optimizer,
     Quantization, Scheduler, SftLoss, Technique, Term, TrainOn,
 };
 
@@ -294,17 +294,6 @@ fn in_score_head(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
             answers no prompt"
         ));
         notes.say(&prompt.place, fault.hint("remove `prompts`"));
-    }
-    let problem = recipe.objective.problem_type.as_ref();
-    if let (Some(weights), Some(ProblemType::Regression)) = (
-        &recipe.objective.class_weights,
-        problem.map(|said| said.value),
-    ) {
-        let fault = Fault::new(
-            "objective.class_weights does not go with `problem_type: regression`, which has no \
-            classes",
-        );
-        notes.say(&weights.place, fault.hint("remove `class_weights`"));
     }
 }
 

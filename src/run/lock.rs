@@ -14,7 +14,7 @@ use crate::export::card::last_hashes;
 use crate::fault::Fault;
 use crate::files::{read_text, write_atomic};
 use crate::hub::{Cache, Commit, DatasetSnapshot, Environment, RepoId};
-use crate::plan::{Origin, Plan, PlanError, Snapshots};
+use crate::plan::{Origin, Plan, PlanError, Setting, Snapshots};
 use crate::quant::{BlockSize, QuantFormat};
 use crate::recipe::{self, Recipe};
 use crate::terms::{Device, Quantization, Term};
@@ -45,12 +45,12 @@ impl Lock {
     /// inputs.
     pub fn new(plan: &Plan, command: &str, threads: usize, hashes: Value) -> Self {
         let mut recipe = Value::Object(Map::new());
-        // What comes from elsewhere would contradict the key that brings it.
-        for setting in plan
-            .settings
-            .iter()
-            .filter(|setting| !matches!(setting.origin, Origin::Derived(_)))
-        {
+        // What comes from elsewhere would contradict the key that brings it, except the names of
+        // classes, which the data bring.
+        let is_kept = |setting: &&Setting| {
+            !matches!(setting.origin, Origin::Derived(_)) || setting.key.starts_with("objective.")
+        };
+        for setting in plan.settings.iter().filter(is_kept) {
             put(&mut recipe, &setting.key, setting.value.clone());
         }
         let lock = json!({

@@ -13,7 +13,7 @@ use crate::adapter::{AdapterError, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
 use crate::hub::{Commit, RepoId};
 use crate::model::WeightOrder;
-use crate::terms::{AdapterVector, MAX_RANK, Modules, TokenIndices};
+use crate::terms::{AdapterVector, MAX_RANK, Modules, ProblemType, TokenIndices};
 
 /// The release of PEFT whose format this is.
 const PEFT_VERSION: &str = "0.21.2";
@@ -338,7 +338,7 @@ fn score_in(folder: &Path, config: &Value) -> Result<Option<ScoreConfig>, Adapte
         has_bias,
         is_of_tokens,
         names: Vec::new(),
-        problem: None,
+        problem: is_of_tokens.then_some(ProblemType::Token),
         padding: None,
     };
     score.with_labels_of(folder).map(Some)

@@ -16,6 +16,10 @@ use crate::terms::{Format, ProblemType};
 const MOST_NAMES: usize = 1000;
 
 /// What the labels of some files are.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a kind of label that was met"
+)]
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct LabelScan {
     /// The column of labels or tags, by its name in the file.

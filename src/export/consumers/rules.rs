@@ -63,7 +63,8 @@ fn of_score_head(consumer: Consumer, loader: &str) -> Finding {
         Consumer::Peft => Finding::changes(
             format!("PEFT loads the score head onto a base of `{loader}`"),
             "give `from_pretrained` the keywords in labels.json",
-        ),
+        )
+        .of_form(),
         Consumer::Vllm => Finding::changes(
             "vLLM loads adapters with a score head in recent versions only",
             "use its latest version, or score texts with `rankine classify`",
