@@ -15,6 +15,7 @@ mod chosen_device;
 mod data_checks;
 mod data_files;
 mod deduplicate;
+mod embedder;
 mod embedding;
 mod embeddings;
 mod eval_sets;

@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use super::TrainConfig;
 use super::evaluate_texts::evaluate_texts;
 use super::micro_batch::{Goal, Loss, goal_readings, score};
+use super::evaluate_texts::{Interrupted, evaluate_texts};
+use super::micro_batch::{Goal, Loss, readings_of, score};
 use super::run::Data;
 use super::step::statistics;
 use crate::data::Batch;
@@ -28,7 +30,9 @@ pub(super) fn evaluate(
 ) -> Result<Option<Evaluation>, Stopped> {
     let decoder = &decoder.settled();
     if let Objective::Contrastive(loss) = &config.objective {
-        return evaluate_texts(decoder, data, loss, config, step, interrupt, report);
+        let rows = &data.validation;
+        let evaluated = evaluate_texts(decoder, rows, loss, config, step, interrupt, report);
+        return evaluated.map_err(|Interrupted| Stopped);
     }
     if config.objective.is_of_units() || config.objective.distill().is_some() {
         return evaluate_units(decoder, data, config, step, interrupt, report);

@@ -4,32 +4,35 @@
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::TrainConfig;
-use super::evaluate::Stopped;
 use super::micro_batch::Loss;
 use super::pool::vectors_of;
-use super::run::Data;
+use crate::data::Rows;
 use crate::model::Decoder;
 use crate::objective::{Contrastive, ranking};
 use crate::report::{Evaluation, Event, Reporter};
 use crate::terms::{Unit, UnitKind};
 
+/// The error of an evaluation that was told to stop.
+#[derive(Debug)]
+pub(super) struct Interrupted;
+
 /// Returns the mean loss over all validation rows, and the figures of the objective; `None` where
 /// there are no rows.
 pub(super) fn evaluate_texts(
     decoder: &Decoder,
-    data: &Data,
+    validation: &[Rows],
     loss: &Contrastive,
     config: &TrainConfig,
     step: u64,
     interrupt: &AtomicBool,
     report: Reporter,
-) -> Result<Option<Evaluation>, Stopped> {
-    let total: usize = data.validation.iter().map(|rows| rows.len()).sum();
+) -> Result<Option<Evaluation>, Interrupted> {
+    let total: usize = validation.iter().map(|rows| rows.len()).sum();
     let (mut vectors, mut units): (Vec<f32>, Vec<Unit>) = (Vec::new(), Vec::new());
-    for rows in &data.validation {
+    for rows in validation {
         for batch in rows.batches(config.micro_batch_size, config.packing) {
             if interrupt.load(Relaxed) {
-                return Err(Stopped);
+                return Err(Interrupted);
             }
             vectors.extend(vectors_of(decoder, &batch));
             units.extend(batch.units);
