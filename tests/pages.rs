@@ -539,14 +539,14 @@ struct Workshop {
 const PROGRAM: &str = r#"#!/usr/bin/env bash
 set -o pipefail
 short=()
-case "$1" in train | warmup) short=(training.max_steps=2 training.micro_batch_size=2 evaluation.val_set_size=8 evaluation.prompts=) ;; esac
+case "$1" in train | warmup) short=(training.max_steps=2 training.micro_batch_size=2 evaluation.val_set_size=2 evaluation.prompts=) ;; esac
 case " $* " in
     *" --json "*) "$PAGES_BINARY" "$@" "${short[@]}" | tee -a "$PAGES_JSON" ;;
     *) exec "$PAGES_BINARY" "$@" "${short[@]}" ;;
 esac
 "#;
 /// Rows that are kept of each dataset.
-const ROWS: usize = 200;
+const ROWS: usize = 40;
 /// Width and inner width of the smaller base.
 const WIDTH: usize = 64;
 
