@@ -317,7 +317,8 @@ fn verbs(help: &str) -> Vec<String> {
 fn hold_help(name: &str, heading: &str, help: &str) -> Result<(), String> {
     let path = root().join(name);
     let text = fs::read_to_string(&path).map_err(|error| format!("{name}: {error}"))?;
-    let block = format!("{heading}\n\n```text\n{}\n```\n", help.trim_end());
+    let lines: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
+    let block = format!("{heading}\n\n```text\n{}\n```\n", lines.join("\n"));
     if text.contains(&block) {
         return Ok(());
     }
