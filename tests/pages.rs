@@ -674,7 +674,7 @@ impl Workshop {
             .unwrap()
     }
 
-    /// Objects that `--json` has printed, with `verb` before each.
+    /// Objects that `--json` has printed.
     fn objects(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.folder.path().join("json")).unwrap_or_default();
         text.lines()
