@@ -317,7 +317,8 @@ fn verbs(help: &str) -> Vec<String> {
 fn hold_help(name: &str, heading: &str, help: &str) -> Result<(), String> {
     let path = root().join(name);
     let text = fs::read_to_string(&path).map_err(|error| format!("{name}: {error}"))?;
-    let block = format!("{heading}\n\n```text\n{}\n```\n", help.trim_end());
+    let lines: Vec<&str> = help.trim_end().lines().map(str::trim_end).collect();
+    let block = format!("{heading}\n\n```text\n{}\n```\n", lines.join("\n"));
     if text.contains(&block) {
         return Ok(());
     }
@@ -539,14 +540,14 @@ struct Workshop {
 const PROGRAM: &str = r#"#!/usr/bin/env bash
 set -o pipefail
 short=()
-case "$1" in train | warmup) short=(training.max_steps=2 training.micro_batch_size=2 evaluation.val_set_size=8 evaluation.prompts=) ;; esac
+case "$1" in train | warmup) short=(training.max_steps=2 training.micro_batch_size=2 evaluation.val_set_size=2 evaluation.prompts=) ;; esac
 case " $* " in
     *" --json "*) "$PAGES_BINARY" "$@" "${short[@]}" | tee -a "$PAGES_JSON" ;;
     *) exec "$PAGES_BINARY" "$@" "${short[@]}" ;;
 esac
 "#;
 /// Rows that are kept of each dataset.
-const ROWS: usize = 200;
+const ROWS: usize = 40;
 /// Width and inner width of the smaller base.
 const WIDTH: usize = 64;
 
@@ -673,7 +674,7 @@ impl Workshop {
             .unwrap()
     }
 
-    /// Objects that `--json` has printed, with `verb` before each.
+    /// Objects that `--json` has printed.
     fn objects(&self) -> Vec<Value> {
         let text = fs::read_to_string(self.folder.path().join("json")).unwrap_or_default();
         text.lines()
