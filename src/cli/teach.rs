@@ -61,7 +61,7 @@ pub(super) fn teach(args: &TeachArgs, terminal: &Terminal) -> Result<(), Failure
     };
     let interrupt = Interrupt::listen()?;
     let taught = run::teach(teacher, &options, &interrupt, &|event| {
-        terminal.take(&event)
+        terminal.take(&event);
     })?;
     let out = args.out.display();
     if args.json {

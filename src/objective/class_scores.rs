@@ -222,7 +222,7 @@ fn area_under_roc(mut scored: Vec<(f32, bool)>) -> Option<f64> {
     scored.sort_by(|(one, _), (other, _)| one.total_cmp(other));
     let (mut rank_sum, mut before) = (0.0, 0);
     for ties in scored.chunk_by(|(one, _), (other, _)| one.total_cmp(other).is_eq()) {
-        let rank = before as f64 + (ties.len() as f64 + 1.0) / 2.0;
+        let rank = before as f64 + f64::midpoint(ties.len() as f64, 1.0);
         let holding = ties.iter().filter(|(_, holds)| *holds).count();
         rank_sum += rank * holding as f64;
         before += ties.len();
@@ -291,7 +291,7 @@ mod tests {
         let figures = all.figures();
         close(figures["auroc"], 0.75);
         close(figures["accuracy"], 0.75);
-        close(figures["f1"], (0.8 + 2.0 / 3.0) / 2.0);
+        close(figures["f1"], f64::midpoint(0.8, 2.0 / 3.0));
         assert_eq!(all.table(), Some(vec![vec![2, 0], vec![1, 1]]));
         let expected = (0.1 + 0.4 + 0.65 + 0.2) / 4.0;
         assert!((figures["ece"] - expected).abs() < 1e-6, "{figures:?}");
@@ -312,7 +312,7 @@ mod tests {
         let all = scores(ProblemType::MultiLabel, 2, &given, &[1.0, 0.0, 0.0, 1.0]);
         let figures = all.figures();
         close(figures["accuracy"], 0.5);
-        close(figures["f1"], (2.0 / 3.0 + 1.0) / 2.0);
+        close(figures["f1"], f64::midpoint(2.0 / 3.0, 1.0));
         let table = vec![vec![0, 1], vec![0, 1], vec![1, 0], vec![0, 1]];
         assert_eq!(all.table(), Some(table));
         let numbers = scores(ProblemType::Regression, 1, &[1.0, 2.0], &[0.0, 4.0]);

@@ -146,7 +146,7 @@ mod tests {
         let found = ranking(&vectors.concat(), &units);
         // Of anchor 1 text 2 comes first, of anchor 4 text 2 comes last of three.
         assert!(
-            (found["recall@1"] - (0.5 + 0.0) / 2.0).abs() < 1e-12,
+            (found["recall@1"] - f64::midpoint(0.5, 0.0)).abs() < 1e-12,
             "{found:?}"
         );
         assert!((found["recall@5"] - 1.0).abs() < 1e-12);

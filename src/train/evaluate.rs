@@ -4,10 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use super::TrainConfig;
-use super::evaluate_texts::evaluate_texts;
-use super::micro_batch::{Goal, Loss, goal_readings, score};
 use super::evaluate_texts::{Interrupted, evaluate_texts};
-use super::micro_batch::{Goal, Loss, readings_of, score};
+use super::micro_batch::{Goal, Loss, goal_readings, score};
 use super::run::Data;
 use super::step::statistics;
 use crate::data::Batch;

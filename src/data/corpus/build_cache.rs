@@ -328,12 +328,9 @@ fn encode_row(
             visible(&reason).chars().take(MAX_REASON).collect(),
         ))
     };
-    let read = match half {
-        Some(half) => format::read_half(half, &source.roles, batch, row),
-        None => {
-            let labels = source.labels.as_ref();
-            format::read(source.format, &source.roles, labels, batch, row)
-        }
+    let read = if let Some(half) = half { format::read_half(half, &source.roles, batch, row) } else {
+        let labels = source.labels.as_ref();
+        format::read(source.format, &source.roles, labels, batch, row)
     };
     let Read {
         example,
