@@ -99,7 +99,7 @@ fn write_named(desk: &Desk, name: &str, columns: Vec<(&str, ArrayRef)>, feature:
 /// A desk with texts, words and pairs.
 fn desk() -> Desk {
     let desk = Desk::new();
-    let classes: Int64Array = rows().map(|row| Some((row % 3) as i64)).collect();
+    let classes: Int64Array = rows().map(|row| i64::try_from(row % 3).ok()).collect();
     let names = json!(["medical", "legal", "general"]);
     write_named(
         &desk,
@@ -523,9 +523,9 @@ fn margins_come_from_a_column_or_from_scores() {
     assert!(centred > none, "{none} and {centred}");
 }
 
-/// Recipes and label files that are refused, each with its message.
+/// Recipes that are refused, each with its message.
 #[test]
-fn broken_labels_are_refused_with_both_sides() {
+fn recipes_that_do_not_fit_their_labels_are_refused() {
     let desk = desk();
     let check = |what: &str, recipe: &str, overrides: &[&str], part: &str| {
         desk.run(&[&["check", recipe], overrides].concat())
@@ -598,6 +598,16 @@ fn broken_labels_are_refused_with_both_sides() {
     ] {
         check(what, "texts.yaml", overrides, part);
     }
+}
+
+/// Files whose labels are refused, each with its message.
+#[test]
+fn broken_label_files_are_refused_with_both_sides() {
+    let desk = desk();
+    let check = |what: &str, recipe: &str, overrides: &[&str], part: &str| {
+        desk.run(&[&["check", recipe], overrides].concat())
+            .says(what, 65, &[part]);
+    };
     let label = |name: &str, label: ArrayRef| {
         let count = label.len();
         desk.write_rows(

@@ -29,6 +29,10 @@ pub use tables::{TablePart, TableTarget, Tables};
 pub use target::{Target, Targets};
 
 /// The config of an adapter, as PEFT's `LoraConfig`.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "each is a setting of its own in PEFT's file"
+)]
 #[derive(Debug, Clone, PartialEq)]
 pub struct LoraConfig {
     /// Rank of modules that no pattern matches.

@@ -101,9 +101,9 @@ impl ScoreConfig {
         let text = read_text_up_to(&path, JSON_BYTES)?;
         let said: Value = serde_json::from_str(&text)
             .map_err(|error| fault(format!("not valid JSON: {error}")))?;
-        let named = |label: usize| said["id2label"][label.to_string()].as_str();
+        let name_of = |label: usize| said["id2label"][label.to_string()].as_str();
         let names: Option<Vec<String>> = (0..self.labels)
-            .map(|label| named(label).map(str::to_owned))
+            .map(|label| name_of(label).map(str::to_owned))
             .collect();
         let found = said["id2label"].as_object().map_or(0, Map::len);
         let names = names.filter(|names| names.len() == found).ok_or_else(|| {

@@ -1,5 +1,6 @@
 //! `rankine embed`: vectors of the texts of a file, as Parquet.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use clap::Args;
@@ -83,13 +84,14 @@ pub(super) fn embed(args: &EmbedArgs, terminal: &Terminal) -> Result<(), Failure
         args.out.display()
     );
     if made.without_text > 0 {
-        line += &format!(
+        let _ = write!(
+            line,
             "; {} rows without text have none",
             grouped(made.without_text as u64)
         );
     }
     if made.cut > 0 {
-        line += &format!("; {} texts were cut", grouped(made.cut as u64));
+        let _ = write!(line, "; {} texts were cut", grouped(made.cut as u64));
     }
     print(line)
 }

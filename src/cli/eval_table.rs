@@ -124,8 +124,8 @@ pub(super) fn print_head_scores(scores: &HeadScores) -> Result<(), Failure> {
 fn print_confusion(table: &ClassTable, names: &[String]) -> Result<(), Failure> {
     let is_of_labels = table.first().is_some_and(|row| row.len() != table.len());
     let name = |index: usize| {
-        let named = names.get(index).map(|name| visible(name));
-        named.unwrap_or_else(|| format!("LABEL_{index}"))
+        let known = names.get(index).map(|name| visible(name));
+        known.unwrap_or_else(|| format!("LABEL_{index}"))
     };
     let row_name = |index: usize| {
         if is_of_labels {

@@ -275,7 +275,7 @@ impl Head {
 #[derive(Debug, Clone)]
 pub enum TeacherRows<'a> {
     /// The head of a model, and the rows that it reads, [rows, width].
-    Model(&'a Head, Tensor<2>),
+    Model(&'a Head, Box<Tensor<2>>),
     /// The most likely tokens of each row.
     Top(&'a TopTokens),
 }
@@ -293,7 +293,7 @@ impl TeacherRows<'_> {
     ) -> Tensor<2> {
         let compared = match self {
             Self::Model(head, hidden) => {
-                let teacher = head.logits(hidden.clone().slice(rows));
+                let teacher = head.logits(hidden.as_ref().clone().slice(rows));
                 divergence(student, teacher, targets, of)
             }
             Self::Top(top) => divergence_from_top(student, &top.of_targets(rows), targets, of),

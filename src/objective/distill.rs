@@ -90,11 +90,11 @@ impl Distill {
                 log_p.push(log_one_minus_exp(of_p.min(LOG_WHOLE)));
             }
             MissingMass::Renorm => {
-                log_q.iter_mut().for_each(|log_q| *log_q -= of_q);
-                log_p.iter_mut().for_each(|log_p| *log_p -= of_p);
+                shift(&mut log_q, of_q);
+                shift(&mut log_p, of_p);
             }
             MissingMass::TeacherRenorm => {
-                log_q.iter_mut().for_each(|log_q| *log_q -= of_q);
+                shift(&mut log_q, of_q);
                 log_q.push(f64::NEG_INFINITY);
                 log_p.push(log_one_minus_exp(of_p.min(LOG_WHOLE)));
             }
@@ -154,6 +154,13 @@ fn log_sum(values: &[f64]) -> f64 {
     }
     let sum: f64 = values.iter().map(|value| (value - most).exp()).sum();
     most + sum.ln()
+}
+
+/// Subtracts a number from all numbers.
+fn shift(numbers: &mut [f64], by: f64) {
+    for number in numbers {
+        *number -= by;
+    }
 }
 
 #[cfg(test)]

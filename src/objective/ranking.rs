@@ -121,7 +121,8 @@ mod tests {
         for (found, expected) in figures(&wanted, &found).into_iter().zip(expected) {
             assert!((found - expected).abs() < 1e-12, "{found}, not {expected}");
         }
-        assert_eq!(figures(&wanted, &[1, 2]), [0.0; 5]);
+        let none = figures(&wanted, &[1, 2]);
+        assert!(none.iter().all(|figure| *figure <= 0.0), "{none:?}");
     }
 
     #[test]

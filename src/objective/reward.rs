@@ -16,7 +16,7 @@ pub struct Reward {
 
 impl Reward {
     /// Returns the loss of a pair's rewards and its derivative by each.
-    fn loss(&self, [chosen, rejected]: [f64; 2], margin: f64) -> (f64, [f64; 2]) {
+    fn loss(self, [chosen, rejected]: [f64; 2], margin: f64) -> (f64, [f64; 2]) {
         let (c, sum) = (self.center_rewards_coefficient, chosen + rejected);
         let ahead = chosen - rejected - margin;
         let value = softplus(-ahead) + c * sum * sum;
@@ -25,7 +25,7 @@ impl Reward {
     }
 
     /// Judges pairs of scores. The figures are those of TRL's `RewardTrainer`.
-    pub(super) fn judge(&self, readings: &Readings, units: &[Unit]) -> Judged {
+    pub(super) fn judge(self, readings: &Readings, units: &[Unit]) -> Judged {
         let mut slopes = vec![0_f32; readings.values.len()];
         let (mut loss_sum, mut pairs, mut figures) = (0.0, 0.0, Figures::default());
         for unit in units {

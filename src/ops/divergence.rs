@@ -286,7 +286,7 @@ vectorised! {
         [divergence, slopes]
     }
 
-    /// Replaces each logit by factor · slope + by_p e^(p's exponent) + entropy e^(exponent).
+    /// Replaces each logit by factor · slope + `by_p` e^(p's exponent) + entropy e^(exponent).
     fn mixed<'a, A>(
         row: &'a mut [f32],
         slopes: &'a [f32],

@@ -11,8 +11,8 @@ use super::{Adapter, Dataset, Evaluation, Location, Objective, Recipe, Said, Tra
 use crate::fault::Fault;
 use crate::terms::{
     CpoLoss, Deduplicate, DpoLoss, EpochEnd, FDivergence, Format, Initial, KtoLoss, MissingMass,
-    ModelDtype, Modules, NearDuplicates, ObjectiveType, Offload, Optimizer,
-    Quantization, Scheduler, SftLoss, Technique, Term, TrainOn,
+    ModelDtype, Modules, NearDuplicates, ObjectiveType, Offload, Optimizer, Quantization,
+    Scheduler, SftLoss, Technique, Term, TrainOn,
 };
 
 /// Adds a fault for every contradiction within a recipe.

@@ -183,9 +183,9 @@ impl Work<'_> {
         let folder = folder.into_iter().next().unwrap_or_else(std::env::temp_dir);
         let mut entry = Entry::start(&folder, part)?;
         let each = match self.source {
-            Source::Data => self.from_columns(part, rows, &mut entry)?,
+            Source::Data => self.take_columns(part, rows, &mut entry)?,
             Source::Model { model, each } => {
-                self.from_model(model, each, part, rows, &mut entry)?;
+                self.read_out(model, each, part, rows, &mut entry)?;
                 each
             }
         };
@@ -193,7 +193,7 @@ impl Work<'_> {
         Ok((each, map, path.map(|_| name)))
     }
 
-    fn from_model(
+    fn read_out(
         &mut self,
         model: &TeacherModel,
         each: usize,
@@ -222,7 +222,7 @@ impl Work<'_> {
 
     /// Takes the tokens from the columns of a data file, whose trained tokens must be those of the
     /// rows. Rows may be cut.
-    fn from_columns(
+    fn take_columns(
         &mut self,
         part: &Part,
         rows: &Rows,

@@ -74,7 +74,9 @@ impl<'a> Goal<'a> {
         let of = self.objective.distill()?;
         let rows = match (&batch.top, self.teacher) {
             (Some(top), _) => TeacherRows::Top(top),
-            (None, Some(teacher)) => TeacherRows::Model(&teacher.head, hidden_of(teacher, batch)),
+            (None, Some(teacher)) => {
+                TeacherRows::Model(&teacher.head, Box::new(hidden_of(teacher, batch)))
+            }
             (None, None) => return None,
         };
         Some((rows, of))

@@ -98,7 +98,9 @@ mod tests {
         };
         let rows = [row(10, 3), row(40, 0), row(20, 1)];
         let mut bytes = b"stamp".to_vec();
-        rows.iter().for_each(|row| TopRows::write(row, &mut bytes));
+        for row in &rows {
+            TopRows::write(row, &mut bytes);
+        }
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("x.teacher");
         std::fs::write(&path, bytes).expect("written");

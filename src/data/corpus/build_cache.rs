@@ -328,7 +328,9 @@ fn encode_row(
             visible(&reason).chars().take(MAX_REASON).collect(),
         ))
     };
-    let read = if let Some(half) = half { format::read_half(half, &source.roles, batch, row) } else {
+    let read = if let Some(half) = half {
+        format::read_half(half, &source.roles, batch, row)
+    } else {
         let labels = source.labels.as_ref();
         format::read(source.format, &source.roles, labels, batch, row)
     };
@@ -356,14 +358,14 @@ fn encode_row(
         Err(format::FormatError::Cell(error)) => return Err(error.into()),
     };
     match encoder.encode_row(&example, source.train_on) {
-        Ok(mut encoded) => {
+        Ok(mut tokens) => {
             if weight <= 0.0 {
-                encoded.row.trained.fill(false);
-            } else if encoded.form == RowForm::Single {
-                encoded.form = RowForm::weighted(weight);
+                tokens.row.trained.fill(false);
+            } else if tokens.form == RowForm::Single {
+                tokens.form = RowForm::weighted(weight);
             }
             unread.extend(encoder.unread(&example, source.train_on));
-            Ok(Encoded::Row(encoded, unread))
+            Ok(Encoded::Row(tokens, unread))
         }
         Err(cause) if cause.is_of_the_row() => broken(&column(), &cause),
         Err(cause) => {

@@ -848,7 +848,9 @@ mod tests {
         assert_eq!(tokens(&cache, 1).first(2).values(), [2.0]);
         assert_ne!(tokens(&cache, 1).content(), tokens(&cache, 2).content());
         let scored = tokens(&cache, 3).scored();
-        assert!(matches!(scored, Some(ScoredRow::Pair(_, margin)) if margin == 0.5));
+        assert!(
+            matches!(scored, Some(ScoredRow::Pair(_, margin)) if margin.to_bits() == 0.5_f64.to_bits())
+        );
         assert_eq!(
             tokens(&cache, 0).scored(),
             Some(ScoredRow::Tokens(row, vec![5.0, 6.0, 7.0]))

@@ -309,9 +309,9 @@ mod tests {
             has_labels: true,
             ..LabelScan::default()
         };
-        labels
-            .iter()
-            .for_each(|label| scan.add(label.clone(), false));
+        for label in labels {
+            scan.add(label.clone(), false);
+        }
         scan
     }
 

@@ -234,11 +234,11 @@ mod tests {
             words: words.to_vec(),
             classes: vec![Some(2), Some(0), None],
         };
-        let encoded = encoder.labeled(&labeled).expect("encoded");
-        let first: Vec<usize> = (0..encoded.row.ids.len())
-            .filter(|place| encoded.row.trained[*place])
+        let tokens = encoder.labeled(&labeled).expect("encoded");
+        let first: Vec<usize> = (0..tokens.row.ids.len())
+            .filter(|place| tokens.row.trained[*place])
             .collect();
-        assert_eq!((first, encoded.values), (vec![1, 4], vec![2.0, 0.0]));
+        assert_eq!((first, tokens.values), (vec![1, 4], vec![2.0, 0.0]));
         let none = Labeled::Words {
             words: words.to_vec(),
             classes: vec![None; 3],

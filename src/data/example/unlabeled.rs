@@ -49,7 +49,7 @@ pub fn unlabeled_rows<E: From<TableError>>(
     encoder: &Encoder,
     mut each: impl FnMut(Result<Option<Unlabeled>, String>) -> Result<(), E>,
 ) -> Result<u64, E> {
-    let (format, columns) = columns_of(file, form, columns)?;
+    let (format, columns) = columns_of(file, form, columns);
     let table = ParquetTable::open(file, &columns)?;
     for group in table.row_groups() {
         for batch in table.read(&group)? {
@@ -72,7 +72,7 @@ fn columns_of(
     file: &DataFile,
     form: UnlabeledForm,
     names: &BTreeMap<String, String>,
-) -> Result<(Format, Vec<WantedColumn>), TableError> {
+) -> (Format, Vec<WantedColumn>) {
     let column = |canonical: &'static str, kind, optional: bool| WantedColumn {
         canonical,
         name: column_name(canonical, names),
@@ -80,7 +80,7 @@ fn columns_of(
         optional: optional && !names.contains_key(canonical),
         instead: None,
     };
-    Ok(match form {
+    match form {
         UnlabeledForm::Texts => (
             Format::Classification,
             vec![
@@ -101,7 +101,7 @@ fn columns_of(
             let format = formats.into_iter().find(fits).unwrap_or(Format::Completion);
             (format, wanted(format, names))
         }
-    })
+    }
 }
 
 type Read = Result<Option<Unlabeled>, String>;
@@ -178,7 +178,7 @@ fn answer(format: Format, batch: &Batch, row: usize, encoder: &Encoder) -> Read 
         other => other,
     };
     let rated = Example::Rated(Box::new(example), true);
-    let encoded = encoder.encode_row(&rated, TrainOn::All);
-    let encoded = encoded.map_err(|error| told(&error))?;
-    Ok(Some(whole(encoded.row.ids)))
+    let tokens = encoder.encode_row(&rated, TrainOn::All);
+    let tokens = tokens.map_err(|error| told(&error))?;
+    Ok(Some(whole(tokens.row.ids)))
 }

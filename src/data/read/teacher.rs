@@ -172,8 +172,9 @@ fn tokens(list: &ArrayRef) -> Result<Vec<u32>, String> {
 fn check(ids: &[u32], log_p: &[f32]) -> Result<(), String> {
     let mut sorted = ids.to_vec();
     sorted.sort_unstable();
-    if let Some(twice) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
-        return Err(format!("id {} is there twice", twice[0]));
+    let mut pairs = sorted.iter().zip(sorted.iter().skip(1));
+    if let Some((twice, _)) = pairs.find(|(left, right)| left == right) {
+        return Err(format!("id {twice} is there twice"));
     }
     if let Some(found) = log_p.iter().find(|log_p| log_p.is_nan() || **log_p > 1e-3) {
         return Err(format!("{found} is no logarithm of a probability"));

@@ -272,8 +272,8 @@ impl Trained {
         let rows = table.as_array()?;
         let names = self.lock.get("recipe")?.pointer("/objective/labels");
         let name = |index: usize| {
-            let named = names.and_then(|names| names.get(index)?.as_str());
-            cell(named.unwrap_or(&format!("LABEL_{index}")))
+            let known = names.and_then(|names| names.get(index)?.as_str());
+            cell(known.unwrap_or(&format!("LABEL_{index}")))
         };
         let columns = rows.first()?.as_array()?.len();
         let is_of_labels = columns != rows.len();

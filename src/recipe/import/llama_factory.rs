@@ -526,12 +526,12 @@ fn loss_of_pairs<'a>(draft: &Draft<'a>) -> &'a str {
 /// Maps a key that is read by the stages `dpo` and `kto`.
 fn of_preferences(draft: &mut Draft, given: &Given, key: &str) -> KeyOutcome {
     let is_read = match (given.name, draft.text("stage")) {
-        ("pref_beta", Some("dpo" | "kto")) => true,
+        ("pref_beta", Some("dpo" | "kto"))
+        | ("kto_chosen_weight" | "kto_rejected_weight", Some("kto")) => true,
         ("dpo_label_smoothing", Some("dpo")) => {
             !["orpo", "simpo"].contains(&loss_of_pairs(draft)) && !is_off(given.node)
         }
         ("simpo_gamma", Some("dpo")) => loss_of_pairs(draft) == "simpo",
-        ("kto_chosen_weight" | "kto_rejected_weight", Some("kto")) => true,
         _ => false,
     };
     if is_read {
