@@ -209,7 +209,7 @@ fn published_configs_are_the_models_that_they_are() {
             .iter()
             .filter_map(|layer| match layer.mixer.span() {
                 Span::Sliding { window } => Some(window),
-                Span::Full => None,
+                _ => None,
             });
         let windows: Vec<usize> = windows.collect();
         let told: BTreeMap<&str, Value> = [
