@@ -176,6 +176,7 @@ fn gradients(case: &Case, decoder: &Decoder, index: usize, size: usize) -> (Loss
     let goal = Goal {
         objective: &case.objective,
         step: &step,
+        teacher: None,
     };
     let (mut gradients, mut sum) = (Gradients::default(), Loss::default());
     for rows in case.batches[index].chunks(size) {
