@@ -173,11 +173,7 @@ fn batch(case: &Case, rows: &[ScoredRow]) -> Batch {
 /// Loss and gradients of a step in micro-batches of `size` rows.
 fn gradients(case: &Case, decoder: &Decoder, index: usize, size: usize) -> (Loss, Gradients) {
     let step = StepStatistics::default();
-    let goal = Goal {
-        objective: &case.objective,
-        step: &step,
-        teacher: None,
-    };
+    let goal = Goal::of(&case.objective, &step);
     let (mut gradients, mut sum) = (Gradients::default(), Loss::default());
     for rows in case.batches[index].chunks(size) {
         let batch = batch(case, rows);
