@@ -456,6 +456,7 @@ fn open_rows(path: &Path, format: Format, train_on: TrainOn) -> Option<u64> {
         roles: BTreeMap::new(),
         train_on,
         system: None,
+        labels: None,
     }];
     let limits = Limits {
         sequence_len: SEQUENCE_LEN,

@@ -55,6 +55,7 @@ fn no_flipped_bit_of_a_parquet_file_makes_a_panic() {
         roles: BTreeMap::new(),
         train_on: TrainOn::All,
         system: None,
+        labels: None,
     }];
     flip(
         &desk,

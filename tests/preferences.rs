@@ -258,6 +258,9 @@ fn killed_runs() -> usize {
 /// Runs are killed wherever they are, scoring the reference included, and go on to the same bytes.
 #[test]
 fn killed_at_random_moments_runs_come_to_the_same_bytes() {
+    fn words(arguments: &[String]) -> Vec<&str> {
+        arguments.iter().map(String::as_str).collect()
+    }
     for recipe in ["recipe.yaml", "kto.yaml"] {
         let desk = desk();
         let train = |run: &str| {
@@ -265,8 +268,6 @@ fn killed_at_random_moments_runs_come_to_the_same_bytes() {
             let arguments = ["train", recipe, "training.num_epochs=5", &output];
             arguments.map(str::to_owned)
         };
-        let words =
-            |arguments: &[String]| -> Vec<&str> { arguments.iter().map(String::as_str).collect() };
         desk.run(&words(&train("alone")))
             .says("the run left alone", 0, &[]);
         let (whole, all) = (adapter(&desk, "alone"), metrics(&desk, "alone"));

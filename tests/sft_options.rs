@@ -115,10 +115,8 @@ fn check(case: &std::path::Path) {
     for (taken, entry) in log.iter().enumerate() {
         let rows = &batches[taken % batches.len()];
         let batch = Batch::new(rows.iter().cloned().zip(0..).map(|(row, key)| (key, row)));
-        let goal = Goal {
-            objective: &objective,
-            step: &StepStatistics::default(),
-        };
+        let statistics = StepStatistics::default();
+        let goal = Goal::of(&objective, &statistics);
         let mut gradients = Gradients::default();
         let loss = if archive.shape("noise").is_some() {
             let noise = noise_of(&archive, taken, rows);
@@ -192,10 +190,8 @@ fn step_of(
     rows: &[(u64, TokenRow, f32)],
     size: usize,
 ) -> (f64, Vec<f32>) {
-    let goal = Goal {
-        objective,
-        step: &StepStatistics::default(),
-    };
+    let statistics = StepStatistics::default();
+    let goal = Goal::of(objective, &statistics);
     let (mut gradients, mut sum) = (Gradients::default(), Loss::default());
     for rows in rows.chunks(size) {
         let batch = Batch::weighted(rows.iter().cloned());
