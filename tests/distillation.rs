@@ -1,4 +1,4 @@
-//! Distillation against TRL (tests/golden/objectives/distillation_llama, made by reference
+//! Distillation against TRL (`tests/golden/objectives/distillation_llama`, made by reference
 //! scripts): divergences of stored logits, losses of 20 steps, gradients of the first and weights
 //! after the last, from a model and from its most likely tokens; and the same results from
 //! micro-batches of any size.
@@ -270,7 +270,9 @@ fn check(case: &Case, teacher: &Decoder) {
 #[test]
 fn students_train_as_in_trl() {
     let teacher = teacher();
-    cases().iter().for_each(|case| check(case, &teacher));
+    for case in cases() {
+        check(&case, &teacher);
+    }
 }
 
 /// Of stored logits, without a model.

@@ -1,5 +1,5 @@
 //! Encoders against transformers and PEFT (tests/golden/encoders), and vectors of texts against
-//! sentence-transformers' loss (tests/golden/objectives/embeddings_llama): hidden rows, losses of
+//! sentence-transformers' loss (`tests/golden/objectives/embeddings_llama`): hidden rows, losses of
 //! 20 steps, gradients of the first, weights after the last, and the same from micro-batches of any
 //! size.
 

@@ -1,5 +1,5 @@
 //! Options of supervised fine-tuning: smoothed labels, dynamic fine-tuning and noise on embeddings
-//! against TRL and transformers (tests/golden/objectives/sft_options_llama), weights of losses, the
+//! against TRL and transformers (`tests/golden/objectives/sft_options_llama`), weights of losses, the
 //! same results from micro-batches and packs of any size, and resuming.
 
 mod common;
@@ -180,7 +180,9 @@ fn options_train_as_in_trl() {
         .collect();
     cases.sort();
     assert_eq!(cases.len(), 4);
-    cases.iter().for_each(|case| check(case));
+    for case in &cases {
+        check(case);
+    }
 }
 
 /// Loss and gradients of a step whose rows come in micro-batches of `size` rows.
