@@ -197,7 +197,7 @@ enum Verb {
     /// into a Parquet file, in the order of the rows.
     #[command(
         after_long_help = "Example:\n  rankine classify checkpoints/classify-glossary \
-        datasets/glossary-fields-test.parquet --out classes.parquet"
+        datasets/glossary-fields.parquet --out classes.parquet"
     )]
     Classify(classify::ClassifyArgs),
     /// Score a base before and after training
@@ -211,8 +211,8 @@ enum Verb {
     /// Pools the hidden rows of an encoder or of a language model, with or without an adapter, to
     /// one vector of length 1 for each text, as sentence-transformers does.
     #[command(
-        after_long_help = "Example:\n  rankine embed terms.parquet --column term --adapter \
-        checkpoints/retrieval --out vectors.parquet"
+        after_long_help = "Example:\n  rankine embed datasets/medical-glossary.parquet --column \
+        definition --adapter checkpoints/embed-glossary --out vectors.parquet"
     )]
     Embed(embed::EmbedArgs),
     /// Describe a model, an adapter, a run or a dataset
