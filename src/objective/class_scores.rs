@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn figures_of_two_classes() {
         let logit = |p: f32| (p / (1.0 - p)).ln();
-        let chances = [0.1, 0.4, 0.35, 0.8];
+        let chances = [0.1, 0.45, 0.35, 0.8];
         let given: Vec<f32> = chances.iter().flat_map(|p| [0.0, logit(*p)]).collect();
         let all = scores(ProblemType::SingleLabel, 2, &given, &[0.0, 0.0, 1.0, 1.0]);
         let figures = all.figures();
@@ -293,7 +293,7 @@ mod tests {
         close(figures["accuracy"], 0.75);
         close(figures["f1"], f64::midpoint(0.8, 2.0 / 3.0));
         assert_eq!(all.table(), Some(vec![vec![2, 0], vec![1, 1]]));
-        let expected = (0.1 + 0.4 + 0.65 + 0.2) / 4.0;
+        let expected = (0.1 + 0.45 + 0.65 + 0.2) / 4.0;
         assert!((figures["ece"] - expected).abs() < 1e-6, "{figures:?}");
     }
 

@@ -238,7 +238,8 @@ pub fn certain_names(canonical: &str) -> impl Iterator<Item = &'static str> {
 
 /// Whether a name is one of a canonical column's that leave no doubt, in any case of letters.
 pub fn is_certainly(canonical: &str, name: &str) -> bool {
-    certain_names(canonical).any(|known| known.eq_ignore_ascii_case(name))
+    canonical.eq_ignore_ascii_case(name)
+        || certain_names(canonical).any(|known| known.eq_ignore_ascii_case(name))
 }
 
 fn of(canonical: &str) -> impl Iterator<Item = &'static CommonName> {
