@@ -229,6 +229,18 @@ impl Case {
         [output.inner(), dq, dk, dv].map(|tensor| tensor.into_data().try_to_vec().expect("f32"))
     }
 
+    fn bound(&self) -> f64 {
+        let Sizes { queries, keys, .. } = self.sizes;
+        let mut seen = self.seen.iter().enumerate();
+        let is_causal =
+            seen.all(|(query, seen)| seen.end as usize == keys - queries + query % queries + 1);
+        if is_causal {
+            BOUND
+        } else {
+            BOUND_OF_BOTH_SIDES
+        }
+    }
+
     /// Returns the output, dQ, dK and dV of the CPU's form.
     fn computed(&self) -> [Vec<f32>; 4] {
         self.of(&self.tensors())
@@ -277,9 +289,13 @@ impl Case {
     }
 }
 
-/// The accepted distance. A score of 20 is rounded by 1e-6, and so is its weight; the worst of the
-/// listed cases is 7e-7.
+/// The accepted distance of causal attention. A score of 20 is rounded by 1e-6, and so is its
+/// weight; the worst of the listed cases is 7e-7.
 const BOUND: f64 = 1e-5;
+
+/// The accepted distance where queries see both sides. Weights spread over all keys there, sums
+/// cancel, and rounding is a larger part of them: 1e-5 in the listed cases.
+const BOUND_OF_BOTH_SIDES: f64 = 1e-4;
 
 /// Returns the sizes of a self-attention of two rows.
 fn sizes(length: usize, heads: usize, kv_heads: usize, width: usize) -> Sizes {
@@ -336,7 +352,7 @@ fn the_cpus_form_is_softmax_and_its_gradients() {
     for case in cases() {
         let distance = case.distance(&case.computed());
         assert!(
-            distance <= BOUND,
+            distance <= case.bound(),
             "{distance:e}: {:?} {}",
             case.sizes,
             case.tile
@@ -349,7 +365,7 @@ fn the_form_of_a_backends_operations_is_the_same() {
     // Flex is slow in small pieces: the cases of the small tile.
     for case in cases().into_iter().filter(|case| case.tile == 4) {
         let distance = case.distance(&case.composed());
-        assert!(distance <= BOUND, "{distance:e}: {case:?}");
+        assert!(distance <= case.bound(), "{distance:e}: {case:?}");
     }
 }
 
@@ -422,9 +438,15 @@ fn a_document_that_sees_both_ways_does_not_depend_on_what_it_is_packed_with() {
             part(numbers, own.clone(), widths[index - 1]).to_vec()
         });
         let (all, alone) = (packed.of(&numbers), alone.of(&parts));
-        // Output and dQ have the width of queries, dK and dV that of keys.
+        assert_eq!(part(&all[0], own.clone(), 32), alone[0], "reach {reach}");
+        // The order in which tiles are added to gradients is that of the whole row.
         for ((all, alone), width) in all.iter().zip(&alone).zip([32, 32, 16, 16]) {
-            assert_eq!(part(all, own.clone(), width), alone, "reach {reach}");
+            for (packed, alone) in part(all, own.clone(), width).iter().zip(alone) {
+                assert!(
+                    (packed - alone).abs() < 1e-6,
+                    "reach {reach}: {packed}, {alone}"
+                );
+            }
         }
     }
 }
@@ -482,6 +504,6 @@ proptest! {
         };
         let case = softcap.map_or_else(|| case.clone(), |softcap| case.clone().capped(softcap));
         let distance = case.distance(&case.computed());
-        prop_assert!(distance <= BOUND, "{:e}", distance);
+        prop_assert!(distance <= case.bound(), "{:e}", distance);
     }
 }
