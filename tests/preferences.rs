@@ -255,6 +255,10 @@ fn killed_runs() -> usize {
         .map_or(2, |kills| kills.parse().expect("RANKINE_KILLS is a number"))
 }
 
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
 /// Runs are killed wherever they are, scoring the reference included, and go on to the same bytes.
 #[test]
 fn killed_at_random_moments_runs_come_to_the_same_bytes() {
@@ -265,8 +269,6 @@ fn killed_at_random_moments_runs_come_to_the_same_bytes() {
             let arguments = ["train", recipe, "training.num_epochs=5", &output];
             arguments.map(str::to_owned)
         };
-        let words =
-            |arguments: &[String]| -> Vec<&str> { arguments.iter().map(String::as_str).collect() };
         desk.run(&words(&train("alone")))
             .says("the run left alone", 0, &[]);
         let (whole, all) = (adapter(&desk, "alone"), metrics(&desk, "alone"));
