@@ -319,7 +319,7 @@ fn broken_files_of_pairs_are_refused() {
                 ("chosen", column(StringArray::from(Vec::<&str>::new()))),
                 ("rejected", column(StringArray::from(Vec::<&str>::new()))),
             ],
-            &["0 rows"],
+            &["no rows to train on"],
         ),
     ] {
         desk.write_rows("rows.parquet", columns);

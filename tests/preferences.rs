@@ -255,6 +255,10 @@ fn killed_runs() -> usize {
         .map_or(2, |kills| kills.parse().expect("RANKINE_KILLS is a number"))
 }
 
+fn words(arguments: &[String]) -> Vec<&str> {
+    arguments.iter().map(String::as_str).collect()
+}
+
 /// Runs are killed wherever they are, scoring the reference included, and go on to the same bytes.
 #[test]
 fn killed_at_random_moments_runs_come_to_the_same_bytes() {

@@ -347,9 +347,9 @@ fn teach(desk: &Desk, out: &str, more: &[&str]) -> Ran {
         "--out",
         out,
         "--temperature",
-        "1.3",
+        "5",
         "--max-tokens",
-        "40",
+        "48",
         "--logprobs",
         "8",
         "--json",
@@ -381,6 +381,7 @@ fn a_teacher_answers_and_a_student_trains_on_its_answers() {
         "recipe.yaml",
         "--overwrite",
         "datasets.0.path=answers.parquet",
+        "training.sequence_len=100",
     ];
     let run = |more: &[&str]| {
         let ran = desk.run(&[&words, more].concat());
@@ -453,9 +454,9 @@ fn answers_that_were_interrupted_come_to_the_same_bytes() {
             "--out",
             "x.parquet",
             "--temperature",
-            "1.3",
+            "5",
             "--max-tokens",
-            "40",
+            "48",
             "--logprobs",
             "8",
             "--json",

@@ -212,7 +212,12 @@ impl Plan {
                 {limit}{first}",
                 reasons(total)
             ),
-            hint: if total.broken > 0 { of_rows } else { of_length }.to_owned(),
+            hint: if total.broken > 0 || total.too_long == 0 {
+                of_rows
+            } else {
+                of_length
+            }
+            .to_owned(),
         })
     }
 

@@ -373,7 +373,6 @@ const TOP: Table = &[
             "teacher_checkpointer",
             "kd_loss",
             "kd_ratio",
-            "ref_checkpointer",
             "ref_policy_checkpointer",
             "reward_checkpointer",
             "reward_and_value_model",
