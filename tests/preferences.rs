@@ -589,8 +589,8 @@ fn what_does_not_fit_is_refused_with_both_sides() {
         ),
         (
             "a type that is not built",
-            &["objective.type=distill"],
-            "`distill` is not supported yet",
+            &["objective.type=grpo"],
+            "`grpo` is not supported yet",
         ),
         (
             "a column that is no column",

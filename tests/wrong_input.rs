@@ -118,12 +118,6 @@ const RECIPES: &[BrokenRecipe] = &[
         ],
     ),
     (
-        "format that is not built",
-        "format: text",
-        "format: classification",
-        &["`classification` is not supported yet"],
-    ),
-    (
         "nested blocks of nothing",
         "r: 4",
         "double_quant: true",
@@ -433,7 +427,7 @@ fn a_broken_config_json_is_refused() {
             &config(r#""llama","#, r#""gpt_bigcode","#),
             65,
             &[
-                "`model_type` is `gpt_bigcode`, known are `cohere2`, `deepseek_v2`, `deepseek_v3`, ",
+                "`model_type` is `gpt_bigcode`, known are `bert`, `cohere2`, `deepseek_v2`, `deepseek_v3`, ",
                 "`gemma3_text`, `gemma4_text`, ",
                 ", `llama`, `ministral`, `ministral3`, `mistral`, `mixtral`, ",
                 ", `stablelm`, `starcoder2`",

@@ -70,7 +70,7 @@ impl Dataset {
                 .and_then(split_of),
             max_rows: section.whole("max_rows", 1..),
             files: None,
-            format: section.word("format", &["retrieval"]),
+            format: section.word("format", &[]),
             columns: section.table_of("columns", Shape::Text, |_, value| value.text()),
             roles: section.table_of("roles", Shape::Text, |_, value| value.text()),
             train_on: section.word("train_on", &[]),

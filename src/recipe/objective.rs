@@ -86,7 +86,7 @@ impl Objective {
     pub(super) fn take(section: &mut Section) -> Self {
         let weight = 0.0..=1e6;
         Self {
-            kind: section.word("type", &[]),
+            kind: section.word("type", &["grpo"]),
             loss_type: section
                 .shaped("loss_type", Shape::Words(all_loss_types()))
                 .and_then(Value::text),
