@@ -33,6 +33,8 @@ pub enum Feature {
     ScoreHead,
     /// A head that scores words.
     TokenScoreHead,
+    /// Vectors of texts: the adapter is of the model without its head.
+    Embedder,
 }
 
 /// The kind of thing that is trained or served.
@@ -117,6 +119,7 @@ impl Features {
                 (Feature::TokenRows, tokens.is_some()),
                 (Feature::ScoreHead, scores_tokens == Some(false)),
                 (Feature::TokenScoreHead, scores_tokens == Some(true)),
+                (Feature::Embedder, config.is_of_features),
             ]),
             architecture,
             saved_modules: saved.clone(),
@@ -206,6 +209,10 @@ impl Features {
                 ),
                 (Feature::ScoreHead, config["task_type"] == "SEQ_CLS"),
                 (Feature::TokenScoreHead, config["task_type"] == "TOKEN_CLS"),
+                (
+                    Feature::Embedder,
+                    config["task_type"] == "FEATURE_EXTRACTION",
+                ),
             ]),
             saved_modules: names(&config["modules_to_save"]),
             outside_layers,

@@ -36,6 +36,9 @@ pub fn findings(consumer: Consumer, facts: &Features, form: Option<ShippedForm>)
     if let Some(loader) = loader_of_scores(facts) {
         return vec![of_score_head(consumer, loader)];
     }
+    if facts.has(Feature::Embedder) {
+        return vec![of_embedder(consumer)];
+    }
     match consumer {
         Consumer::Vllm => vllm(facts, form),
         Consumer::LlamaCpp => llama_cpp(facts, form),
@@ -73,6 +76,30 @@ fn of_score_head(consumer: Consumer, loader: &str) -> Finding {
             Finding::rejects(
                 format!("{name} takes adapters of language models, this one has a score head"),
                 "score texts with `rankine classify`, or load the adapter in PEFT",
+            )
+        }
+    }
+}
+
+/// Returns a consumer's finding on an adapter that makes vectors.
+fn of_embedder(consumer: Consumer) -> Finding {
+    let name = consumer.name();
+    match consumer {
+        Consumer::Peft => Finding::changes(
+            "PEFT loads the adapter of an embedder onto a base of `AutoModel`",
+            "load it so, or the folder in sentence-transformers",
+        )
+        .of_form(),
+        Consumer::Vllm => Finding::changes(
+            "adapters of embedders have not been tried with vLLM",
+            "make vectors with `rankine embed`, or load the folder in sentence-transformers",
+        ),
+        Consumer::LlamaCpp | Consumer::Ollama | Consumer::LmStudio | Consumer::Mlx => {
+            Finding::rejects(
+                format!(
+                    "{name} takes adapters of language models, this one makes vectors of texts"
+                ),
+                "make vectors with `rankine embed`, or load the folder in sentence-transformers",
             )
         }
     }
