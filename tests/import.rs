@@ -106,7 +106,7 @@ fn a_refused_key_writes_nothing_and_partial_writes_the_rest() {
     assert!(report.contains("2 refused"), "{report}");
     let recipe = fs::read_to_string(&out).unwrap();
     assert!(
-        recipe.contains("# - rl: dpo: ") && recipe.contains("# - unheard_of: 3: "),
+        recipe.contains("# - rl: grpo: ") && recipe.contains("# - unheard_of: 3: "),
         "{recipe}"
     );
     let (code, said) = refused(&["import", &config, "--out", &out, "--partial"]);

@@ -12,6 +12,7 @@ use super::rows::RunData;
 use super::training::Training;
 use crate::data::{Corpus, Divided, Ledger, Packing, RowCounts};
 use crate::files::listed;
+use crate::objective::Objective;
 use crate::report::{Event, Reporter};
 use crate::terms::Truncation;
 
@@ -271,8 +272,12 @@ impl Plan {
         let of_evaluation = Census::of(&data.evaluation.corpus, data.end_ids(), &[]);
         self.check_vocabulary(of_training.highest.max(of_evaluation.highest))?;
         let has_ends = |source: &usize| of_training.ends.iter().any(|(with, _)| with == source);
-        let is_scored = self.scoring().is_some();
-        for source in (0..self.sources.len()).filter(|source| !is_scored && !has_ends(source)) {
+        // Scores and vectors generate nothing that has to end.
+        let generates = !matches!(
+            self.objective(),
+            Objective::Reward(_) | Objective::Classify(_) | Objective::Contrastive(_)
+        );
+        for source in (0..self.sources.len()).filter(|source| generates && !has_ends(source)) {
             let (key, what) = (
                 self.source_name(source).0,
                 "no row trains a token that ends a turn or a document",

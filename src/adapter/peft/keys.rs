@@ -14,6 +14,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::LinearSpec;
 
+/// The beginning of the note on layers that have other names.
+pub const MOVED: &str = "its layers are called";
+
 /// Prefix of every key in PEFT's files.
 pub(super) const PREFIX: &str = "base_model.model.";
 /// Modules that a wrapper inserts anywhere.
@@ -166,8 +169,8 @@ impl Keys {
         if let Some([theirs, ours]) = &self.moved {
             let list = &self.list;
             notes.push(format!(
-                "its layers are called `{theirs}{list}.0` and so on, the base's \
-                `{ours}{list}.0`; they are taken for the same ones"
+                "{MOVED} `{theirs}{list}.0` and so on, the base's `{ours}{list}.0`; they are \
+                taken for the same ones"
             ));
         }
         notes

@@ -153,7 +153,10 @@ pub fn notes(folder: &Path, modules: Option<&[LinearSpec]>) -> Result<Vec<String
             {
                 notes.retain(|note| note != values::FAN_IN_FAN_OUT);
             }
-            notes.extend(fitted.notes);
+            // The model without a head has other names in PEFT, which writes them so.
+            let is_known =
+                |note: &String| fitted.config.is_of_features && note.starts_with(keys::MOVED);
+            notes.extend(fitted.notes.into_iter().filter(|note| !is_known(note)));
             if vocabulary::has_tokenizer(folder)? {
                 notes.push(
                     "it brings a tokenizer of its own, which is used in place of the base's"
