@@ -265,7 +265,7 @@ const MAX_LOSS_WEIGHT: f64 = 1e6;
 /// The cell cannot be read, or it is no number from 0 to a million.
 pub fn loss_weight(batch: &Batch, row: usize) -> Result<f32, FormatError> {
     match batch.cell(Format::LOSS_WEIGHT, row)? {
-        Value::Null => Ok(1.0),
+        Value::Null if batch.is_null(Format::LOSS_WEIGHT, row) => Ok(1.0),
         found => found
             .as_f64()
             .filter(|weight| (0.0..=MAX_LOSS_WEIGHT).contains(weight))

@@ -469,6 +469,14 @@ impl Batch {
         }
     }
 
+    /// Whether a cell is null, or its column is absent. What JSON has no number for, such as NaN,
+    /// is not.
+    pub fn is_null(&self, canonical: &str, row: usize) -> bool {
+        let mut columns = self.columns.iter();
+        let found = columns.find(|(column, _)| column.canonical == canonical);
+        found.is_none_or(|(_, values)| values.is_null(row))
+    }
+
     /// Returns a cell by the column's canonical name; null if the file lacks that column.
     ///
     /// # Errors
