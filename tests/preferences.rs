@@ -262,9 +262,6 @@ fn words(arguments: &[String]) -> Vec<&str> {
 /// Runs are killed wherever they are, scoring the reference included, and go on to the same bytes.
 #[test]
 fn killed_at_random_moments_runs_come_to_the_same_bytes() {
-    fn words(arguments: &[String]) -> Vec<&str> {
-        arguments.iter().map(String::as_str).collect()
-    }
     for recipe in ["recipe.yaml", "kto.yaml"] {
         let desk = desk();
         let train = |run: &str| {
