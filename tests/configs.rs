@@ -174,7 +174,7 @@ fn configs_that_cannot_be_right_are_refused_with_both_sides() {
         (
             "qwen3_moe",
             json!({"model_type": "qwen9"}),
-            "`model_type` is `qwen9`, known are `cohere2`, ",
+            "`model_type` is `qwen9`, known are `bert`, `cohere2`, ",
         ),
         (
             "qwen2",
