@@ -353,7 +353,7 @@ fn a_wrapper_that_is_not_known_is_refused_with_those_that_are() {
     for (change, said) in [
         (
             json!({"model_type": "paligemma"}),
-            "`model_type` is `paligemma`, known are `cohere2`",
+            "`model_type` is `paligemma`, known are `bert`, `cohere2`",
         ),
         (
             json!({"model_type": "paligemma"}),
