@@ -148,6 +148,7 @@ fn is_of_form(message: &str) -> bool {
         "regular expression that is understood",
         "more than 2^31",
         "has no column",
+        "`matryoshka_dims` has",
         "has no roles",
         // Texts that could be a pattern; only the reader knows what another trainer means by them.
         "a list of names, found `all`",
