@@ -559,6 +559,19 @@ fn what_does_not_fit_is_refused_with_both_sides() {
             &["loss_weight: format `preference` has no `loss_weight`"],
         ),
         (
+            "weights of a distillation",
+            &["objective.type=distill", "datasets.0.loss_weight=2"],
+            &["loss_weight goes with `objective: {type: sft}` only, found `distill`"],
+        ),
+        (
+            "a column of weights of a distillation",
+            &[
+                "objective.type=distill",
+                "datasets.0.columns.weight=sample_weight",
+            ],
+            &["columns: `weight` goes with `objective: {type: sft}` only, found `distill`"],
+        ),
+        (
             "a column of weights of pairs",
             &[
                 "datasets.0.format=preference",

@@ -19,8 +19,9 @@ use crate::terms::AdapterVector;
 /// PEFT's initial distribution (A from draws keyed by `seed`, B zero unless the config says
 /// otherwise; for the embedding A is zero).
 ///
-/// A score head is attached too, fresh where the numbers have none. Nothing else trains. Adapters that were attached before are removed, except that a table which
-/// trained whole keeps its numbers.
+/// A score head is attached too, fresh where the numbers have none. Nothing else trains. Adapters
+/// that were attached before are removed, except that a table which trained whole keeps its
+/// numbers.
 ///
 /// # Errors
 /// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or

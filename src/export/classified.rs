@@ -20,7 +20,7 @@ const BATCH_LINES: usize = 1 << 16;
 /// What a score head says of a row.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Classified {
-    /// The likeliest class; the labels that hold; or the class of each word, `None` of one that
+    /// The most likely class; the labels that hold; or the class of each word, `None` of one that
     /// has no token of its own. Nothing of numbers.
     pub labels: Vec<Option<String>>,
     /// The probability of each class or label; of words that of the class of each.

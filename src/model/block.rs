@@ -17,8 +17,9 @@ use crate::nn::projection::Projection;
 use crate::nn::weight::Weight;
 
 /// x + s norm(attention(norm(x))), then x + s norm(mlp(norm(x))). A family has some of the norms,
-/// and most have s = 1. In some the norm is that of the sum. In a parallel block the feed-forward does not see what attention added.
-/// Some add for each token what an input of its own gives, and multiply the sum by a number.
+/// and most have s = 1. In some the norm is that of the sum. In a parallel block the feed-forward
+/// does not see what attention added. Some add for each token what an input of its own gives, and
+/// multiply the sum by a number.
 #[derive(Debug, Clone)]
 pub struct Block {
     pub(super) spec: LayerSpec,

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use super::Objective;
-use super::classify::{Classify, likeliest};
+use super::classify::{Classify, argmax};
 use crate::terms::{ProblemType, Readings, Unit};
 
 /// Bins of confidence for the calibration error.
 const BINS: usize = 15;
 
-/// How often each class was taken for each: rows are the true classes, columns the likeliest ones.
+/// How often each class was taken for each: rows are the true classes, columns the most likely ones.
 /// Of several labels there is one table each, of no and yes.
 pub type ClassTable = Vec<Vec<u64>>;
 
@@ -60,7 +60,7 @@ impl ClassScores {
             ProblemType::SingleLabel | ProblemType::Token => {
                 let mut table = vec![vec![0; self.classes()]; self.classes()];
                 for (scores, class) in self.rows().zip(&self.values) {
-                    table[*class as usize][likeliest(scores)] += 1;
+                    table[*class as usize][argmax(scores)] += 1;
                 }
                 Some(table)
             }
@@ -130,7 +130,7 @@ impl ClassScores {
     /// right.
     fn add_of_classes(&self, figures: &mut BTreeMap<&'static str, f64>) -> Vec<(f64, bool)> {
         let pair = |(scores, class): (&[f32], &f32)| {
-            let best = likeliest(scores);
+            let best = argmax(scores);
             let confidence = self.classify.probabilities(scores)[best];
             (confidence, best == *class as usize)
         };

@@ -38,7 +38,7 @@ fn softmax(scores: &[f64]) -> (Vec<f64>, f64) {
 }
 
 /// Returns the index of the highest score, the first of several.
-pub fn likeliest(scores: &[f32]) -> usize {
+pub fn argmax(scores: &[f32]) -> usize {
     let best = |best: usize, index: usize| {
         if scores[index] > scores[best] {
             index
@@ -154,7 +154,7 @@ impl Classify {
                 *slope = of_score as f32;
             }
             if self.problem.has_classes() {
-                let is_right = likeliest(scores) == values[0] as usize;
+                let is_right = argmax(scores) == values[0] as usize;
                 figures.add("accuracy", f64::from(u8::from(is_right)));
             }
         }

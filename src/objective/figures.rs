@@ -51,8 +51,8 @@ impl Figures {
         self
     }
 
-    /// Returns the means and extremes by name. Of completions with labels the margin is the difference of the
-    /// two means, as in TRL.
+    /// Returns the means and extremes by name. Of completions with labels the margin is the
+    /// difference of the two means, as in TRL.
     pub fn means(&self) -> BTreeMap<String, f64> {
         let means = self
             .sums

@@ -22,7 +22,7 @@ mod reward;
 mod scalar;
 
 pub use class_scores::{ClassScores, ClassTable};
-pub use classify::{Classify, likeliest};
+pub use classify::{Classify, argmax};
 pub use contrastive::Contrastive;
 pub use cpo::{Cpo, Simpo};
 pub use distill::{Distill, Sparse};

@@ -1,6 +1,6 @@
 //! Reward models: Bradley-Terry with a margin, Touvron et al. 2023, arXiv:2307.09288, eq. 2, and
 //! rewards kept near 0, Eisenstein et al. 2023, arXiv:2312.09244. With the rewards R of a pair and
-//! its margin m, the loss is -log `σ(R_chosen` - `R_rejected` - m) + c (`R_chosen` + `R_rejected)²`.
+//! its margin m, the loss is `-log σ(R_chosen - R_rejected - m) + c (R_chosen + R_rejected)²`.
 
 use super::Judged;
 use super::figures::Figures;

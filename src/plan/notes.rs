@@ -8,7 +8,7 @@ use crate::data::{self, DataSource, Packing, TEACHER_COLUMNS};
 use crate::export::consumers::portability;
 use crate::hub::DatasetSnapshot;
 use crate::report::mebibytes;
-use crate::terms::{Format, ModelDtype};
+use crate::terms::{Format, ModelDtype, ObjectiveType};
 
 /// Common names of a column with the factor of each row's loss.
 const WEIGHTS: [&str; 4] = ["weight", "loss_weight", "sample_weight", "row_weight"];
@@ -101,7 +101,7 @@ impl Plan {
                 .filter(|column| !is_read(column))
                 .map(|column| format!("`{}`", data::visible(column)))
                 .collect();
-            let is_weighable = !source.format.is_of_preferences()
+            let is_weighable = self.objective_type() == ObjectiveType::Sft
                 && !source.columns.contains_key(Format::LOSS_WEIGHT);
             let weight = columns
                 .iter()

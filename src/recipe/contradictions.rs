@@ -97,10 +97,10 @@ fn in_dataset(dataset: &Dataset, notes: &Notes) {
         .as_ref()
         .filter(|_| !format.has_trained_parts())
     {
-        let why = if format == Format::Classification {
-            "its texts are scored as a whole"
-        } else {
-            "its completions are what is compared"
+        let why = match format {
+            Format::Classification => "its texts are scored as a whole",
+            Format::Retrieval => "its texts are compared as a whole",
+            _ => "its completions are what is compared",
         };
         let message = format!("train_on: format `{format}` has no `train_on`: {why}");
         notes.say(
@@ -151,6 +151,7 @@ fn in_objective(recipe: &Recipe, notes: &Notes) {
     in_distillation(recipe, kind, notes);
     in_widths(recipe, notes);
     in_score_head(recipe, kind, notes);
+    in_loss_weights(recipe, kind, notes);
     let datasets = recipe.datasets.iter().chain(&recipe.evaluation.datasets);
     for format in datasets.filter_map(|dataset| dataset.format.as_ref()) {
         let valid: Vec<&str> = kind.formats().iter().map(|format| format.word()).collect();
@@ -248,6 +249,37 @@ fn in_widths(recipe: &Recipe, notes: &Notes) {
             );
             let fault = Fault::new(message).hint("give each width one weight, or remove them");
             notes.say(&weights.place, fault);
+        }
+    }
+}
+
+/// Checks that factors of losses are given where rows have losses of tokens. Formats of preferences
+/// refuse them themselves.
+fn in_loss_weights(recipe: &Recipe, kind: ObjectiveType, notes: &Notes) {
+    if kind == ObjectiveType::Sft {
+        return;
+    }
+    let datasets = recipe.datasets.iter().chain(&recipe.evaluation.datasets);
+    for dataset in datasets {
+        let format = dataset.format.as_ref().map(|said| said.value);
+        if format.is_some_and(Format::is_of_preferences) {
+            continue;
+        }
+        let column = dataset.columns.get(Format::LOSS_WEIGHT);
+        let places = [
+            (
+                "loss_weight",
+                dataset.loss_weight.as_ref().map(|said| &said.place),
+            ),
+            ("columns: `weight`", column.map(|said| &said.place)),
+        ];
+        for (key, place) in places {
+            let Some(place) = place else { continue };
+            let fault = Fault::new(format!(
+                "{key} goes with `objective: {{type: sft}}` only, found `{kind}`"
+            ));
+            let hint = "remove it; `weight` changes how often rows of a dataset are drawn";
+            notes.say(place, fault.hint(hint));
         }
     }
 }

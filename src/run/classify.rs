@@ -20,7 +20,7 @@ use crate::export::{Classified, LabelColumn, write_classified};
 use crate::fault::{Exit, Failure, Fault};
 use crate::files::{RowCache, cache_folder};
 use crate::model::Decoder;
-use crate::objective::{Classify, likeliest};
+use crate::objective::{Classify, argmax};
 use crate::report::{Event, Reporter};
 use crate::terms::{Device, ProblemType};
 use crate::train::{head_chunk_rows, readings_of};
@@ -250,7 +250,7 @@ impl Scorer {
         };
         match problem {
             ProblemType::SingleLabel => {
-                let best = likeliest(scores);
+                let best = argmax(scores);
                 classified.labels = vec![Some(self.score.name(best))];
                 classified.probabilities = probabilities(scores);
             }
@@ -263,7 +263,7 @@ impl Scorer {
                 let mut tokens = scores.chunks(labels);
                 for has_token in has_token {
                     let scores = if *has_token { tokens.next() } else { None };
-                    let best = scores.map(|scores| (likeliest(scores), probabilities(scores)));
+                    let best = scores.map(|scores| (argmax(scores), probabilities(scores)));
                     let name = best.as_ref().map(|(best, _)| self.score.name(*best));
                     classified.labels.push(name);
                     classified

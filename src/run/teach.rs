@@ -350,7 +350,7 @@ impl Lines {
     /// Counts what the rows so far came to.
     fn count(&self) -> Taught {
         let mut taught = Taught::default();
-        // A line that cannot be read is told when the table is written.
+        // A line that cannot be read is reported when the table is written.
         let _ = self.each(|line| {
             taught.take(&line);
             Ok(())

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::micro_batch::hidden_of;
 use crate::data::Batch;
 use crate::model::Decoder;
+use crate::objective::argmax;
 
 /// The predictions of two models for a trained token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -76,7 +77,7 @@ fn row(one: &[f32], other: &[f32], target: usize) -> Compared {
         } else {
             divergence.max(0.0)
         },
-        agree: likeliest(one) == likeliest(other),
+        agree: argmax(one) == argmax(other),
     }
 }
 
@@ -88,17 +89,6 @@ fn log_sum(logits: &[f32]) -> f64 {
         .map(|logit| (f64::from(*logit) - most).exp())
         .sum::<f64>()
         .ln()
-}
-
-fn likeliest(logits: &[f32]) -> usize {
-    let better = |best: usize, index: usize| {
-        if logits[index] > logits[best] {
-            index
-        } else {
-            best
-        }
-    };
-    (1..logits.len()).fold(0, better)
 }
 
 #[cfg(test)]

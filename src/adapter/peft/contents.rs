@@ -314,8 +314,8 @@ impl<'a> Finder<'a> {
         Some(StoredTable { target, key })
     }
 
-    /// Finds the weight of a score head, and its bias where it has one. The untrained copy that some
-    /// files have beside it is passed over.
+    /// Finds the weight of a score head, and its bias where it has one. Some files hold an
+    /// untrained copy too, which is ignored.
     fn score(&mut self, score: &ScoreConfig, width: usize) -> ScoreTensors {
         let module = &score.module;
         let mut key = |part: &str, shape: &[usize]| {

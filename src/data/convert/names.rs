@@ -98,30 +98,11 @@ const SHAPES: [(Format, &[&str]); 11] = [
     ),
     (Format::Text, &["text"]),
     (Format::Chat, &["prompt", "completion", "system"]),
+    (Format::Preference, Format::Preference.columns()),
+    // A pair without a prompt of its own.
     (
         Format::Preference,
-        &[
-            "prompt",
-            "chosen",
-            "rejected",
-            "tools",
-            "chat_template_kwargs",
-            "margin",
-            "score_chosen",
-            "score_rejected",
-        ],
-    ),
-    (
-        Format::Preference,
-        &[
-            "chosen",
-            "rejected",
-            "tools",
-            "chat_template_kwargs",
-            "margin",
-            "score_chosen",
-            "score_rejected",
-        ],
+        Format::Preference.columns().split_at(1).1,
     ),
     (Format::Classification, &["text", "text_pair", "label"]),
     (Format::Classification, &["tokens", "tags"]),

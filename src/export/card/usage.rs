@@ -73,7 +73,7 @@ fn scored(card: &Card, score: &ScoreConfig) -> String {
         legend(card),
         format!(
             "`ADAPTER` stands for the folder with `adapter_config.json`: that of this card, or \
-            `adapter` beside it. It scores {what}, each at its {token}, and writes none.\n\n"
+            its `adapter`. It scores {what}, each at its {token}, and writes none.\n\n"
         ),
         format!("Not every program takes this adapter as it is:\n\n{notes}\n"),
         block(

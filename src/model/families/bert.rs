@@ -50,7 +50,7 @@ pub(super) fn bert(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     encoder(config, BERT)
 }
 
-/// Reads `RoBERTa`, or one for many languages: an encoder whose positions begin after that of the padding token.
+/// Reads `RoBERTa` or `XLM-RoBERTa`, whose positions begin after that of the padding token.
 pub(super) fn roberta(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     let spec = encoder(config, ROBERTA)?;
     let Some(padding) = spec.padding else {
