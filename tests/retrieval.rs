@@ -104,7 +104,12 @@ fn a_run_is_written_down_and_its_adapter_loads_without_a_head() {
         serde_json::from_slice(&desk.read("run/adapter/1_Pooling/config.json")).unwrap();
     assert_eq!(pooling["pooling_mode_mean_tokens"], true);
     assert!(desk.path("run/adapter/modules.json").exists());
+    for name in ["tokenizer.json", "tokenizer_config.json"] {
+        let copy = desk.read(&format!("run/adapter/{name}"));
+        assert_eq!(copy, desk.read(&format!("base/{name}")), "{name}");
+    }
     let card = desk.read_text("run/README.md");
+    assert!(!card.contains("tokenizer of its own"), "{card}");
     assert!(card.contains("`recall@10` "), "{card}");
 
     let ran = desk.run(&["eval", "run"]);

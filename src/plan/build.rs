@@ -158,12 +158,12 @@ impl Plan {
                     beside: beside
                         .into_iter()
                         .flatten()
-                        .chain(self.embedder_files())
+                        .chain(self.embedder_files()?)
                         .collect(),
                 }
             }
             Trains::Everything => Product::Model {
-                beside: [self.beside()?, self.embedder_files()].concat(),
+                beside: [self.beside()?, self.embedder_files()?].concat(),
             },
         })
     }
@@ -185,11 +185,11 @@ impl Plan {
             0
         };
         let tokenizer = self.vocabulary.as_ref().map_or(0, Vocabulary::bytes);
-        Ok(
-            RunFolder::needed_bytes(self.trainable_parameters)
-                + averaged
-                + 2 * (beside + tokenizer),
-        )
+        let embedder = self.embedder_files()?;
+        let embedder: u64 = embedder.iter().map(|(_, file)| file.len() as u64).sum();
+        Ok(RunFolder::needed_bytes(self.trainable_parameters)
+            + averaged
+            + 2 * (beside + tokenizer + embedder))
     }
 
     /// Returns the files that accompany the weights of the trained model. Its chat template is the

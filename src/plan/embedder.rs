@@ -4,16 +4,27 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
+use super::PlanError;
+use super::adapter::Trains;
 use super::resolve::Plan;
+use crate::data::tokenizer_files::TokenizerFiles;
 use crate::objective::Objective;
 use crate::terms::Pooling;
 
 impl Plan {
     /// Returns the files by which sentence-transformers loads the product of an embedder: text to
-    /// hidden rows, pooling, and vectors of length 1. None with another objective.
-    pub(super) fn embedder_files(&self) -> Vec<(PathBuf, Vec<u8>)> {
+    /// hidden rows, pooling, and vectors of length 1, with the base's tokenizer unless the run has
+    /// its own. None with another objective.
+    ///
+    /// # Errors
+    /// A file of the base's tokenizer cannot be read.
+    pub(super) fn embedder_files(&self) -> Result<Vec<(PathBuf, Vec<u8>)>, PlanError> {
         let Objective::Contrastive(loss) = self.objective() else {
-            return Vec::new();
+            return Ok(Vec::new());
+        };
+        let tokenizer = match (&self.trains, &self.vocabulary) {
+            (Trains::Adapter(_), None) => TokenizerFiles::read(&self.base_folder)?.contents(),
+            _ => Vec::new(),
         };
         let module = |index: usize, path: &str, kind: &str| {
             json!({
@@ -48,14 +59,13 @@ impl Plan {
             "default_prompt_name": null,
             "similarity_fn_name": "cosine",
         });
-        [
+        let own = [
             ("modules.json", modules),
             ("1_Pooling/config.json", pooling),
             ("sentence_bert_config.json", transformer),
             ("config_sentence_transformers.json", model),
         ]
-        .into_iter()
-        .map(|(name, value)| (PathBuf::from(name), format!("{value:#}\n").into_bytes()))
-        .collect()
+        .map(|(name, value)| (PathBuf::from(name), format!("{value:#}\n").into_bytes()));
+        Ok([own.to_vec(), tokenizer].concat())
     }
 }

@@ -96,6 +96,9 @@ pub enum PlanError {
         /// The smallest change of the recipe that fits.
         hint: String,
     },
+    /// A file of the tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] data::tokenize::TokenizeError),
     /// The base cannot be loaded.
     #[error(transparent)]
     Model(#[from] model::ModelError),
@@ -127,6 +130,7 @@ impl PlanError {
             Self::Faults { .. } | Self::Rows { .. } | Self::Memory { .. } => None,
             Self::Data(error) => Some(error),
             Self::Split(error) => Some(error),
+            Self::Tokenizer(error) => Some(error),
             Self::Model(error) => Some(error),
             Self::Adapter(error) => Some(error),
             Self::Train(error) => Some(error),

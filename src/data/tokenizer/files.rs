@@ -56,7 +56,8 @@ impl TokenizerFiles {
     }
 
     /// Reads the files beside an adapter. Files that it lacks come from its base: the generation
-    /// config, and the templates if it has none. `None` if the adapter has no tokenizer.
+    /// config, and the templates if it has none. `None` if the adapter has no tokenizer, or a copy
+    /// of its base's.
     ///
     /// # Errors
     /// A file exists and cannot be read, or is not a JSON object.
@@ -65,6 +66,9 @@ impl TokenizerFiles {
             return Ok(None);
         }
         let (mut own, of_base) = (Self::read(adapter)?, Self::read(base)?);
+        if own.is_copy_of(&of_base) {
+            return Ok(None);
+        }
         if own.all_templates()? == Templates::default() {
             own.templates = of_base.all_templates()?;
         }
@@ -72,6 +76,15 @@ impl TokenizerFiles {
             own.texts.entry(GENERATION).or_insert_with(|| text.clone());
         }
         Ok(Some(own))
+    }
+
+    /// Whether all that defines tokens is the same in the other folder, and what else is here too.
+    fn is_copy_of(&self, other: &Self) -> bool {
+        let same = |name: &'static str| self.texts.get(name) == other.texts.get(name);
+        NAMES
+            .into_iter()
+            .all(|name| same(name) || (name == GENERATION && !self.texts.contains_key(name)))
+            && (self.templates == other.templates || self.templates == Templates::default())
     }
 
     /// Returns one of the JSON files; empty if it does not exist.
