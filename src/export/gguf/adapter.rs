@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::architecture::Architecture;
-use super::container::{Info, Value};
-use super::names::{GgufModule, places};
+use super::container::Info;
 use super::{GgmlType, GgufError, Numbers, TensorPart, Written, write};
 use crate::adapter::AdapterError;
 use crate::adapter::peft::{self, AdapterTensors, LastB};
 use crate::files::safetensors::Archive;
+use crate::model::gguf::{Architecture, GgufModule, Value, places};
 use crate::model::{DecoderSpec, Folder};
 use crate::report::Reporter;
 

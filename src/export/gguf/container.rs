@@ -1,31 +1,11 @@
 //! The GGUF container, version 3: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
 use super::kind::GgmlType;
+use crate::model::gguf::Value;
 
 /// The alignment of tensors after the header, in bytes.
 const ALIGNMENT: usize = 32;
 const VERSION: u32 = 3;
-
-/// A value of the metadata.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
-    U32(u32),
-    F32(f32),
-    Bool(bool),
-    Text(String),
-    Texts(Vec<String>),
-    F32s(Vec<f32>),
-    I32s(Vec<i32>),
-    Bools(Vec<bool>),
-}
-
-impl Value {
-    /// Returns a list of sizes.
-    pub fn sizes(sizes: impl IntoIterator<Item = usize>) -> Self {
-        let number = |size| i32::try_from(size).unwrap_or(i32::MAX);
-        Self::I32s(sizes.into_iter().map(number).collect())
-    }
-}
 
 /// A tensor's entry in the header.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,16 +1,9 @@
 //! Writes GGUF files for llama.cpp and programs built on it: a whole model, or an adapter alone.
 
 mod adapter;
-mod architecture;
-mod carried;
-mod change;
 mod container;
-mod differences;
-mod keys;
 mod kind;
 mod model;
-mod names;
-mod uneven;
 mod vocabulary;
 
 use std::ops::Range;
@@ -22,12 +15,12 @@ pub use adapter::write_gguf_adapter;
 pub use kind::GgmlType;
 pub use model::{architecture_name, check_model, write_gguf_model};
 
-use change::Change;
-use container::{Info, Value, header, padding};
+use container::{Info, header, padding};
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
 use crate::files::{self, check_space, write_pieces_atomic};
+use crate::model::gguf::{ArchitectureError, Change, Value};
 use crate::report::{Event, Reporter};
 use crate::{adapter as lora, data, model as base};
 
@@ -219,18 +212,8 @@ pub enum GgufError {
         path: PathBuf,
     },
     /// llama.cpp has no known architecture that computes the same.
-    #[error("{has}: llama.cpp is not known to compute that, its `{name}` takes {takes}")]
-    NotKnown {
-        /// The model's features.
-        has: String,
-        /// The nearest architecture.
-        name: &'static str,
-        /// The features of that architecture.
-        takes: String,
-    },
-    /// The model has no layers.
-    #[error("a model without layers: every architecture of llama.cpp has some")]
-    NoLayers,
+    #[error(transparent)]
+    Architecture(#[from] ArchitectureError),
     /// A module that GGUF has no name for.
     #[error("`{module}` has no name in a GGUF file of llama.cpp's `{name}`")]
     Unnamed {

@@ -5,16 +5,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::architecture::Architecture;
-use super::carried::PlacedTensor;
-use super::container::{Info, Value};
-use super::keys::{differences, divisors, hyperparameters};
-use super::names::{ROUTER, places as places_of};
-use super::uneven::scalar;
+use super::container::Info;
 use super::vocabulary::vocabulary;
 use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, Written, write};
 use crate::export::card::Base;
 use crate::files::safetensors::Archive;
+use crate::model::gguf::{
+    Architecture, ROUTER, Value, differences, divisors, hyperparameters, own_place, places as modules,
+};
 use crate::model::{DecoderSpec, Folder, shard_paths};
 use crate::report::{Event, Reporter};
 
@@ -123,7 +121,7 @@ fn stored<'a>(
             .get(&name)
             .cloned()
             .expect("the weights were checked");
-        let own = PlacedTensor::of(&name, &shape, spec).or_else(|| scalar(&name, spec));
+        let own = own_place(&name, &shape, spec);
         if let Some(own) = own {
             let info = Info {
                 name: own.name,
@@ -140,7 +138,7 @@ fn stored<'a>(
             parts.push(TensorPart { info, numbers });
             continue;
         }
-        for place in places_of(module, architecture, spec).ok_or_else(unnamed)? {
+        for place in modules(module, architecture, spec).ok_or_else(unnamed)? {
             let stored = StoredTensor {
                 archive,
                 name: stored.clone(),

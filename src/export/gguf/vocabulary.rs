@@ -8,9 +8,9 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::GgufError;
-use super::container::Value;
 use crate::data::tokenize::{ENDS_OF_TURNS, Tokenizer};
 use crate::files::read_text_up_to;
+use crate::model::gguf::Value;
 
 /// The largest size of a tokenizer file.
 const TOKENIZER_BYTES: u64 = 64 << 20;

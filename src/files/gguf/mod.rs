@@ -188,6 +188,11 @@ impl Gguf {
         self.metadata.contains_key(key)
     }
 
+    /// Returns whether the metadata has a list under a key.
+    pub fn has_list(&self, key: &str) -> bool {
+        matches!(self.kind(key), Some(MetadataKind::List(..)))
+    }
+
     /// Returns the kind of a value; `None` if there is no such key.
     pub fn kind(&self, key: &str) -> Option<MetadataKind> {
         self.metadata.get(key).map(|stored| stored.kind)
