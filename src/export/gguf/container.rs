@@ -1,6 +1,6 @@
 //! The GGUF container, version 3: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use super::kind::GgmlType;
+use super::kind::TensorType;
 use crate::model::gguf::Value;
 
 /// The alignment of tensors after the header, in bytes.
@@ -13,7 +13,7 @@ pub(super) struct Info {
     pub name: String,
     /// Its shape, rows first.
     pub shape: Vec<usize>,
-    pub kind: GgmlType,
+    pub kind: TensorType,
 }
 
 impl Info {
@@ -107,7 +107,7 @@ mod tests {
         let info = Info {
             name: "a".to_owned(),
             shape: vec![2, 3],
-            kind: GgmlType::F16,
+            kind: TensorType::F16,
         };
         let bytes = header(&[("k".to_owned(), Value::U32(7))], &[&info]);
         let expected: &[&[u8]] = &[

@@ -1,9 +1,10 @@
 //! Counts the effects of a merge on the numbers, so that a merge that changed nothing, or whose
 //! changes were lost to rounding, is noticed.
 
-use crate::export::gguf::GgmlType;
+use crate::export::gguf::{GgmlType, TensorType};
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, Number};
+use crate::quant::BlockFormat;
 
 /// The share of the change lost to rounding from which the user is told.
 const MUCH: f64 = 0.1;
@@ -62,14 +63,16 @@ impl Tally {
     }
 
     /// Returns the same for a single rounding to another type; for [`GgmlType::Q8_0`] only if the
-    /// merge measured it.
+    /// merge measured it, for mixes never.
     pub fn rounding_in(&self, kind: GgmlType) -> Option<f64> {
-        self.share(match kind {
+        let lost = match kind {
             GgmlType::F32 => 0.0,
             GgmlType::F16 => self.lost_in_f16,
             GgmlType::Bf16 => self.lost_in_bf16,
             GgmlType::Q8_0 => self.lost_in_q8_0,
-        })
+            GgmlType::Q4_0 | GgmlType::Q4KM | GgmlType::Q5KM | GgmlType::Q6K => return None,
+        };
+        self.share(lost)
     }
 
     fn share(&self, lost: f64) -> Option<f64> {
@@ -218,7 +221,11 @@ fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
 /// Returns the square of what `Q8_0` loses of the changes in whole blocks; for other numbers what
 /// f16 loses.
 pub(super) fn lost_in_q8_0(old: &[f32], sum: &[f32]) -> f64 {
-    let (old_rounded, sum_rounded) = (GgmlType::Q8_0.nearest(old), GgmlType::Q8_0.nearest(sum));
+    let kind = match BlockFormat::Q8_0 {
+        blocks if old.len().is_multiple_of(blocks.numbers()) => TensorType::Blocks(blocks),
+        _ => TensorType::F16,
+    };
+    let (old_rounded, sum_rounded) = (kind.nearest(old), kind.nearest(sum));
     let all = old
         .iter()
         .zip(sum)
