@@ -96,6 +96,14 @@ impl WeightSource for Changed<'_> {
         self.source.slice(slice, shape, dtype)
     }
 
+    fn packed_slice(
+        &self,
+        slice: &Slice,
+        shape: [usize; 2],
+    ) -> Result<Option<Quantized>, ModelError> {
+        self.source.packed_slice(slice, shape)
+    }
+
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {
         self.source.stays_dense(name, shape)
     }

@@ -241,6 +241,12 @@ pub enum GgufError {
         /// The model's folder.
         folder: PathBuf,
     },
+    /// The model is a GGUF file already.
+    #[error("`{}` is a GGUF file already", path.display())]
+    IsGguf {
+        /// The file.
+        path: PathBuf,
+    },
     /// A weight is too large for its type, or is not a number.
     #[error("tensor `{tensor}` has a number that {kind} cannot hold")]
     NotHeld {
@@ -281,6 +287,11 @@ impl Explain for GgufError {
         match self {
             Self::Exists { .. } => Some("choose another `--out`, or remove it first".into()),
             Self::Packed { .. } => Some("export the model that it was made of".into()),
+            Self::IsGguf { .. } => Some(
+                "llama.cpp and Ollama load the file itself; of an adapter write `--to \
+                gguf-adapter`, which they load beside it"
+                    .into(),
+            ),
             _ => self.inner()?.hint(),
         }
     }

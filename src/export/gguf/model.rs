@@ -15,7 +15,7 @@ use crate::model::gguf::{
     Architecture, ROUTER, Value, differences, divisors, hyperparameters, own_place,
     places as modules,
 };
-use crate::model::{DecoderSpec, Folder, shard_paths};
+use crate::model::{DecoderSpec, Folder, gguf_paths, shard_paths, user_path};
 use crate::report::{Event, Reporter};
 
 /// Writes the model of a folder to the file `path`, its matrices in `kind`.
@@ -33,6 +33,11 @@ pub fn write_gguf_model(
     report: Reporter,
 ) -> Result<Written, GgufError> {
     let model = Folder::open(folder)?;
+    if gguf_paths(folder)?.is_some() {
+        return Err(GgufError::IsGguf {
+            path: user_path(folder),
+        });
+    }
     if model.stored_form()?.is_some() {
         return Err(GgufError::Packed {
             folder: folder.to_owned(),

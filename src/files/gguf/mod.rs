@@ -6,6 +6,8 @@
 mod header;
 mod kind;
 mod split;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::collections::BTreeMap;

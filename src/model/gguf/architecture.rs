@@ -519,9 +519,8 @@ static ALL: [Architecture; 30] = [
 impl Architecture {
     /// Returns the architecture of this name, with or without experts.
     pub fn named(name: &str, is_routed: bool) -> Option<&'static Self> {
-        let is_so = |known: &&Self| {
-            known.name == name && (known.experts != Experts::None) == is_routed
-        };
+        let is_so =
+            |known: &&Self| known.name == name && (known.experts != Experts::None) == is_routed;
         ALL.iter().find(is_so)
     }
 

@@ -2,9 +2,9 @@
 //! `src/models/{lfm2,granite-hybrid,qwen35}.cpp`, `conversion/{lfm2,mamba,qwen}.py`.
 
 use super::change::{Change, Tiled};
-use super::value::Value;
 use super::differences::Lack;
 use super::keys::Pair;
+use super::value::Value;
 use crate::model::{DecoderSpec, LayerSpec, MixerSpec, RecurrentSpec};
 use crate::ops::Update;
 

@@ -57,7 +57,11 @@ const FAMILIES: [Family; 30] = [
     routed("qwen2moe", "qwen2_moe", "Qwen2MoeForCausalLM"),
     routed("olmoe", "olmoe", "OlmoeForCausalLM"),
     family("seed_oss", "seed_oss", "SeedOssForCausalLM"),
-    family("hunyuan-dense", "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM"),
+    family(
+        "hunyuan-dense",
+        "hunyuan_v1_dense",
+        "HunYuanDenseV1ForCausalLM",
+    ),
     family("exaone4", "exaone4", "Exaone4ForCausalLM"),
     family("glm4", "glm4", "Glm4ForCausalLM"),
     family("cohere2", "cohere2", "Cohere2ForCausalLM"),
@@ -67,7 +71,11 @@ const FAMILIES: [Family; 30] = [
     family("stablelm", "stablelm", "StableLmForCausalLM"),
     family("granite", "granite", "GraniteForCausalLM"),
     routed("granitemoe", "granitemoe", "GraniteMoeForCausalLM"),
-    family("granitehybrid", "granitemoehybrid", "GraniteMoeHybridForCausalLM"),
+    family(
+        "granitehybrid",
+        "granitemoehybrid",
+        "GraniteMoeHybridForCausalLM",
+    ),
     family("lfm2", "lfm2", "Lfm2ForCausalLM"),
     family("qwen35", "qwen3_5_text", "Qwen3_5ForCausalLM"),
     routed("qwen35moe", "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM"),
@@ -444,7 +452,11 @@ fn shared(
         "phi2" | "stablelm" | "cohere2" => "layer_norm_eps",
         _ => "rms_norm_eps",
     };
-    let id = |key: &str| metadata.first().size(&format!("tokenizer.ggml.{key}_token_id"));
+    let id = |key: &str| {
+        metadata
+            .first()
+            .size(&format!("tokenizer.ggml.{key}_token_id"))
+    };
     let mut config = json!({
         "architectures": [family.class],
         "model_type": family.model_type,
@@ -498,16 +510,15 @@ fn windows(
     let slides = pattern(metadata, common, period)?;
     let tokens = metadata.size("attention.sliding_window")?;
     put("sliding_window", json!(tokens));
-    let slides: Vec<bool> = slides.iter().map(|slides| *slides && tokens.is_some()).collect();
+    let slides: Vec<bool> = slides
+        .iter()
+        .map(|slides| *slides && tokens.is_some())
+        .collect();
     put("layer_types", kinds(common.layers, |index| slides[index]));
     Ok(slides)
 }
 
-fn pattern(
-    metadata: &Metadata,
-    common: &Common,
-    period: usize,
-) -> Result<Vec<bool>, ModelError> {
+fn pattern(metadata: &Metadata, common: &Common, period: usize) -> Result<Vec<bool>, ModelError> {
     let key = metadata.key("attention.sliding_window_pattern");
     let by_period = |period: usize| {
         let slides = |layer: usize| period == 0 || !layer.is_multiple_of(period);
@@ -540,10 +551,7 @@ fn mamba(
     let inner = metadata.needed("ssm.inner_size")?;
     put("num_local_experts", json!(0));
     put("num_experts_per_tok", json!(0));
-    put(
-        "shared_intermediate_size",
-        json!(common.inner.iter().max()),
-    );
+    put("shared_intermediate_size", json!(common.inner.iter().max()));
     put("mamba_expand", json!(inner / common.width.max(1)));
     put("mamba_n_heads", json!(heads));
     put("mamba_d_head", json!(inner / heads));
@@ -594,7 +602,10 @@ fn delta_rule(
         "linear_conv_kernel_dim",
         json!(metadata.needed("ssm.conv_kernel")?),
     );
-    let period = metadata.size("full_attention_interval")?.unwrap_or(4).max(1);
+    let period = metadata
+        .size("full_attention_interval")?
+        .unwrap_or(4)
+        .max(1);
     let kind = |layer: usize| {
         if layer.is_multiple_of(period) {
             "full_attention"
@@ -616,7 +627,10 @@ fn uneven(
     let slides = windows(metadata, common, usize::MAX, put)?;
     let narrow = metadata.size("attention.key_length_swa")?;
     let narrow = narrow.unwrap_or(common.head_dim);
-    let usual_heads = slides.iter().zip(&common.kv_heads).find(|(slides, _)| **slides);
+    let usual_heads = slides
+        .iter()
+        .zip(&common.kv_heads)
+        .find(|(slides, _)| **slides);
     let usual_heads = usual_heads.map_or(common.kv_heads[0], |(_, heads)| *heads);
     let mut of_layers = Map::new();
     for (index, (slides, heads)) in slides.iter().zip(&common.kv_heads).enumerate() {
@@ -636,7 +650,10 @@ fn uneven(
     put("use_double_wide_mlp", json!(least != most));
     let own = common.layers.saturating_sub(shared);
     let lacks_values = (0..own).any(|layer| {
-        !slides[layer] && metadata.tensor(&format!("blk.{layer}.attn_v.weight")).is_none()
+        !slides[layer]
+            && metadata
+                .tensor(&format!("blk.{layer}.attn_v.weight"))
+                .is_none()
     });
     put("attention_k_eq_v", json!(lacks_values));
     put("enable_moe_block", json!(false));

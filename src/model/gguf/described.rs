@@ -4,11 +4,11 @@
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::super::ModelError;
 use super::config::config;
-use crate::data::tokenizer::gguf as tokenizer;
+use crate::data::tokenizer::gguf::GgufTokenizer;
 use crate::files::gguf::{Gguf, is_gguf_name, split_paths};
 use crate::files::{
     FileError, JSON_BYTES, cache_folder, is_there, private_cache_folder, read_text_up_to,
@@ -42,12 +42,20 @@ fn begins_as_gguf(path: &Path) -> bool {
         .is_ok_and(|()| first == *b"GGUF")
 }
 
-/// Returns the folder that describes the base at a path: of a GGUF file one in the cache, and of
-/// anything else the path itself.
+/// Returns the folder that describes the base at a path: of a GGUF file one in the user's cache, and
+/// of anything else the path itself.
 ///
 /// # Errors
 /// The GGUF file is damaged or of a model that is not known, or the cache cannot be written.
 pub fn base_folder(path: &Path) -> Result<PathBuf, ModelError> {
+    base_folder_in(path, &cache_folder())
+}
+
+/// Does the same as [`base_folder`] with another cache.
+///
+/// # Errors
+/// As of [`base_folder`].
+pub fn base_folder_in(path: &Path, root: &Path) -> Result<PathBuf, ModelError> {
     if !is_gguf(path) {
         return Ok(path.to_owned());
     }
@@ -58,16 +66,14 @@ pub fn base_folder(path: &Path) -> Result<PathBuf, ModelError> {
         .collect::<Result<Vec<_>, _>>()?;
     let files = Gguf::open_all(path)?;
     let key = key(&files, &paths).map_err(failed)?;
-    let root = cache_folder();
     let folder = root.join(CACHE).join(key);
     if is_there(&folder.join(POINTER))? {
         return Ok(folder);
     }
     let described = described(&files, &paths)?;
-    private_cache_folder(&root)?;
+    private_cache_folder(root)?;
     let parent = root.join(CACHE);
-    std::fs::create_dir_all(&parent)
-        .map_err(|cause| FileError::new("create", &parent, cause))?;
+    std::fs::create_dir_all(&parent).map_err(|cause| FileError::new("create", &parent, cause))?;
     let written = write_folder_atomic(&folder, |new| write_all(new, &described));
     match written {
         // Another process has described it meanwhile.
@@ -95,34 +101,19 @@ fn key(files: &[Gguf], paths: &[PathBuf]) -> Result<String, std::io::Error> {
 
 /// Returns the files of the folder.
 fn described(files: &[Gguf], paths: &[PathBuf]) -> Result<Vec<(PathBuf, Vec<u8>)>, ModelError> {
-    let first = &files[0];
-    let (config, mut all) = (config(files)?, tokenizer::files(first)?);
-    let mut put = |name: &str, value: &Value| {
-        let text = serde_json::to_string_pretty(value).expect("a value of JSON can be written");
-        all.push((PathBuf::from(name), text.into_bytes()));
+    let tokenizer = GgufTokenizer::of(&files[0])?;
+    let files = [
+        ("config.json", Value::Object(config(files)?)),
+        ("generation_config.json", tokenizer.generation),
+        ("tokenizer.json", tokenizer.tokenizer),
+        ("tokenizer_config.json", tokenizer.config),
+        (POINTER, json!({FILES: paths})),
+    ];
+    let file = |(name, value): (&str, Value)| {
+        let text = serde_json::to_string_pretty(&value).expect("a value of JSON can be written");
+        (PathBuf::from(name), text.into_bytes())
     };
-    put("generation_config.json", &generation(first, &config)?);
-    put("config.json", &Value::Object(config));
-    put(POINTER, &json!({FILES: paths}));
-    Ok(all)
-}
-
-/// Returns generation_config.json: the tokens with which an answer ends.
-fn generation(first: &Gguf, config: &Map<String, Value>) -> Result<Value, ModelError> {
-    let mut ends = Vec::new();
-    for key in ["eos", "eot", "eom"] {
-        let id = first.size(&format!("tokenizer.ggml.{key}_token_id"))?;
-        ends.extend(id.filter(|id| !ends.contains(id)));
-    }
-    let mut generation = Map::new();
-    for key in ["bos_token_id", "pad_token_id"] {
-        let id = config.get(key).filter(|id| !id.is_null());
-        generation.extend(id.map(|id| (key.to_owned(), id.clone())));
-    }
-    if !ends.is_empty() {
-        generation.insert("eos_token_id".to_owned(), json!(ends));
-    }
-    Ok(Value::Object(generation))
+    Ok(files.map(file).into())
 }
 
 /// Returns the files of a described folder; `None` for other folders.
@@ -141,9 +132,12 @@ pub fn gguf_paths(folder: &Path) -> Result<Option<Vec<PathBuf>>, ModelError> {
     };
     let value: Value = serde_json::from_str(&read_text_up_to(&pointer, JSON_BYTES)?)
         .map_err(|_| fault("not valid JSON"))?;
-    let paths: Option<Vec<PathBuf>> = value[FILES]
-        .as_array()
-        .and_then(|paths| paths.iter().map(|path| path.as_str().map(PathBuf::from)).collect());
+    let paths: Option<Vec<PathBuf>> = value[FILES].as_array().and_then(|paths| {
+        paths
+            .iter()
+            .map(|path| path.as_str().map(PathBuf::from))
+            .collect()
+    });
     paths
         .filter(|paths| !paths.is_empty())
         .map(Some)

@@ -2,9 +2,9 @@
 
 use super::architecture::{Architecture, Experts, Rotations, Scales, Scores, Stretch, Windows};
 use super::carried::Carried;
-use super::value::Value;
 use super::differences::{attending, window};
 use super::uneven;
+use super::value::Value;
 use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules, NormKind};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 

@@ -23,7 +23,7 @@ pub(crate) use keys::{differences, divisors, hyperparameters};
 pub(crate) use names::{GgufModule, ROUTER, places};
 pub(crate) use value::Value;
 
-pub use described::{base_folder, gguf_paths, is_base, user_path};
+pub use described::{base_folder, base_folder_in, gguf_paths, is_base, user_path};
 pub(in crate::model) use weights::GgufWeights;
 
 use super::DecoderSpec;

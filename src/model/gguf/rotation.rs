@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::ModelError;
 use super::config::Metadata;
-use super::keys::{FREQUENCIES, LONG_FACTORS, SHORT_FACTORS, ramp, RESTING};
+use super::keys::{FREQUENCIES, LONG_FACTORS, RESTING, SHORT_FACTORS, ramp};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
 /// The base where no key names one.
@@ -138,7 +138,9 @@ fn as_ramp(turned: usize, theta: f64, divisors: &[f32]) -> Option<RopeScaling> {
     let is_near = |(found, expected): (&f32, &f32)| {
         (found - expected).abs() <= RAMP_TOLERANCE * expected.abs()
     };
-    let all = RAMP_ENDS.iter().flat_map(|ends| TRAINED.map(move |power| (ends, power)));
+    let all = RAMP_ENDS
+        .iter()
+        .flat_map(|ends| TRAINED.map(move |power| (ends, power)));
     let ramps = all.map(|([low, high], power)| RopeScaling::Ramp {
         factor: f64::from(factor),
         low_frequency_factor: *low,
@@ -187,7 +189,10 @@ pub(super) fn sections(metadata: &Metadata, rope: &mut Value) -> Result<(), Mode
 pub(super) fn proportional(metadata: &Metadata, head_dim: usize) -> Result<Value, ModelError> {
     let mut rope = plain(metadata, "rope.freq_base")?;
     let divisors = metadata.vector(FREQUENCIES).unwrap_or_default();
-    let turned = divisors.iter().filter(|divisor| **divisor < RESTING).count();
+    let turned = divisors
+        .iter()
+        .filter(|divisor| **divisor < RESTING)
+        .count();
     if divisors.len() != head_dim / 2 || turned == 0 {
         return Err(metadata.fault(format!(
             "tensor `{FREQUENCIES}` has {} numbers, of which {turned} let a pair rotate, expected \

@@ -47,7 +47,9 @@ pub(super) struct Finder<'a> {
 impl<'a> Finder<'a> {
     pub fn new(files: &'a [Gguf]) -> Self {
         let of_file = |(index, file): (usize, &'a Gguf)| {
-            file.tensors().keys().map(move |name| (name.as_str(), index))
+            file.tensors()
+                .keys()
+                .map(move |name| (name.as_str(), index))
         };
         Self {
             files,
@@ -307,7 +309,10 @@ impl Source {
             // A caller that reads so little may not have set the number of threads yet.
             numbers.chunks_mut(width.max(1)).enumerate().for_each(read);
         } else {
-            numbers.par_chunks_mut(width.max(1)).enumerate().for_each(read);
+            numbers
+                .par_chunks_mut(width.max(1))
+                .enumerate()
+                .for_each(read);
         }
         self.restored(numbers)
     }

@@ -3,9 +3,9 @@
 
 use super::carried::PlacedTensor;
 use super::change::Change;
-use super::value::Value;
 use super::differences::{Lack, window};
 use super::keys::Pair;
+use super::value::Value;
 use crate::model::{DecoderSpec, GatedSpec, GroupedSpec, KeyValues, LayerSpec, MlpSpec};
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeScaling;

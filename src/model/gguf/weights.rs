@@ -163,7 +163,8 @@ impl GgufWeights {
             .chain(spec.tables())
             .filter_map(|name| self.sources.get(&name).map(Source::stored))
             .collect();
-        let is = |float: Float| move |stored: &Option<Stored>| *stored == Some(Stored::Numbers(float));
+        let is =
+            |float: Float| move |stored: &Option<Stored>| *stored == Some(Stored::Numbers(float));
         match halves {
             HalfPrecision::Widened if stored.iter().all(is(Float::Bf16)) => ModelDtype::Bfloat16,
             HalfPrecision::Computed(Some(half)) if !stored.iter().any(is(Float::F32)) => half,
@@ -190,9 +191,7 @@ impl GgufWeights {
     ) -> Result<TensorData, ModelError> {
         Ok(match dtype {
             DType::BF16 => TensorData::new(self.matrix::<bf16>(name, rows), shape),
-            DType::F16 => {
-                TensorData::new(finite(name, self.matrix::<f16>(name, rows))?, shape)
-            }
+            DType::F16 => TensorData::new(finite(name, self.matrix::<f16>(name, rows))?, shape),
             _ => TensorData::new(self.matrix::<f32>(name, rows), shape),
         })
     }
@@ -287,9 +286,7 @@ impl WeightSource for GgufWeights {
         let format = self.source(&slice.tensor).blocks_format();
         format
             .filter(|_| !slice.is_turned)
-            .map(|format| {
-                self.packed_rows(&slice.tensor, rows, shape, QuantFormat::Blocks(format))
-            })
+            .map(|format| self.packed_rows(&slice.tensor, rows, shape, QuantFormat::Blocks(format)))
             .transpose()
     }
 }
@@ -323,7 +320,11 @@ fn differing_keys(
         let (differs, found, expected) = match &value {
             Value::U32(expected) if !is_list => {
                 let found = first.size(&key)?.unwrap_or_default();
-                (found != *expected as usize, found.to_string(), expected.to_string())
+                (
+                    found != *expected as usize,
+                    found.to_string(),
+                    expected.to_string(),
+                )
             }
             Value::F32(expected) if !is_list => {
                 let found = first.number(&key)?.unwrap_or_default();
