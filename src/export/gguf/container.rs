@@ -40,22 +40,32 @@ pub(super) fn header(pairs: &[(String, Value)], tensors: &[&Info]) -> Vec<u8> {
     }
     let mut offset = 0;
     for tensor in tensors {
-        text(&mut bytes, &tensor.name);
-        bytes.extend((tensor.shape.len() as u32).to_le_bytes());
-        // The dimension whose numbers lie side by side comes first.
-        bytes.extend(
-            tensor
-                .shape
-                .iter()
-                .rev()
-                .flat_map(|size| (*size as u64).to_le_bytes()),
-        );
-        bytes.extend(tensor.kind.id().to_le_bytes());
-        bytes.extend((offset as u64).to_le_bytes());
+        entry(&mut bytes, &tensor.name, &tensor.shape, tensor.kind, offset);
         offset += tensor.bytes().next_multiple_of(ALIGNMENT);
     }
     bytes.extend(padding(bytes.len()));
     bytes
+}
+
+/// Appends the entry of a tensor [rows first], whose data begin at `offset`.
+pub(in crate::export) fn entry(
+    bytes: &mut Vec<u8>,
+    name: &str,
+    shape: &[usize],
+    kind: TensorType,
+    offset: usize,
+) {
+    text(bytes, name);
+    bytes.extend((shape.len() as u32).to_le_bytes());
+    // The dimension whose numbers lie side by side comes first.
+    bytes.extend(
+        shape
+            .iter()
+            .rev()
+            .flat_map(|size| (*size as u64).to_le_bytes()),
+    );
+    bytes.extend(kind.id().to_le_bytes());
+    bytes.extend((offset as u64).to_le_bytes());
 }
 
 fn text(bytes: &mut Vec<u8>, text: &str) {

@@ -126,8 +126,26 @@ impl TensorType {
         }
     }
 
+    /// Returns the type of GGML's number; `None` if it is none of these.
+    pub fn of_ggml(id: u32) -> Option<Self> {
+        match id {
+            0 => Some(Self::F32),
+            1 => Some(Self::F16),
+            30 => Some(Self::Bf16),
+            id => BlockFormat::of_ggml(id).map(Self::Blocks),
+        }
+    }
+
+    /// Whether rows of this many numbers are whole blocks.
+    pub fn fits(self, width: usize) -> bool {
+        match self {
+            Self::Blocks(format) => width.is_multiple_of(format.numbers()),
+            _ => true,
+        }
+    }
+
     /// Returns the type of numbers without blocks.
-    fn float(self) -> Option<Float> {
+    pub fn float(self) -> Option<Float> {
         match self {
             Self::F32 => Some(Float::F32),
             Self::F16 => Some(Float::F16),
@@ -186,16 +204,26 @@ impl TensorType {
         bytes
     }
 
-    /// Rounds the numbers of whole blocks to what a file of this type holds.
-    pub fn nearest(self, numbers: &[f32]) -> Vec<f32> {
-        let (bytes, mut nearest) = (self.encode(numbers), vec![0.0; numbers.len()]);
+    /// Decodes the numbers of whole blocks.
+    pub fn decode(self, bytes: &[u8], numbers: &mut [f32]) {
         match self {
-            Self::Blocks(format) => format.unpack(&bytes, &mut nearest),
+            Self::Blocks(format) => {
+                let shares = bytes.par_chunks(SHARE_BLOCKS * format.bytes());
+                shares
+                    .zip(numbers.par_chunks_mut(SHARE_BLOCKS * format.numbers()))
+                    .for_each(|(bytes, numbers)| format.unpack(bytes, numbers));
+            }
             _ => self
                 .float()
                 .expect("a type without blocks")
-                .decode(&bytes, &mut nearest),
+                .decode(bytes, numbers),
         }
+    }
+
+    /// Rounds the numbers of whole blocks to what a file of this type holds.
+    pub fn nearest(self, numbers: &[f32]) -> Vec<f32> {
+        let (bytes, mut nearest) = (self.encode(numbers), vec![0.0; numbers.len()]);
+        self.decode(&bytes, &mut nearest);
         nearest
     }
 }

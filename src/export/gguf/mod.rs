@@ -17,6 +17,7 @@ pub use kind::GgmlType;
 pub(in crate::export) use kind::TensorType;
 pub use model::{architecture_name, check_model, write_gguf_model};
 
+pub(in crate::export) use container::entry as tensor_entry;
 use container::{Info, header, padding};
 
 use crate::fault::{Exit, Explain, Fault};

@@ -23,6 +23,8 @@ pub struct Tally {
     /// Numbers in merged tensors that are stored as [`Float::F32`], [`Float::F16`] and
     /// [`Float::Bf16`].
     pub(super) stored_in: [u64; 3],
+    /// Numbers in merged tensors that are stored in blocks of a GGUF file.
+    pub(super) in_blocks: u64,
     /// Bytes of the weight files.
     pub bytes: u64,
     /// Numbers written that are infinite or not numbers.
@@ -48,6 +50,7 @@ impl Tally {
             .iter_mut()
             .zip(other.stored_in)
             .for_each(|(count, other)| *count += other);
+        self.in_blocks += other.in_blocks;
         self.bytes += other.bytes;
         self.not_finite += other.not_finite;
         self.added += other.added;
@@ -91,11 +94,31 @@ impl Tally {
 
     /// Returns [`Tally::rounding_note`] for the type in which most merged numbers are stored.
     pub fn stored_note(&self) -> Option<String> {
+        if self.in_blocks > self.stored_in.iter().sum() {
+            return self.blocks_note();
+        }
         let most = [GgmlType::F32, GgmlType::F16, GgmlType::Bf16]
             .into_iter()
             .zip(self.stored_in)
             .max_by_key(|(_, count)| *count);
         self.note(self.rounding()?, most?.0)
+    }
+
+    /// Returns a note on tensors of a GGUF file that were quantized anew.
+    fn blocks_note(&self) -> Option<String> {
+        let took = Self::took(self.rounding().filter(|share| *share >= MUCH)?);
+        Some(format!(
+            "quantizing the changed tensors anew {took}; use `--dtype q8_0` or `--dtype f16`"
+        ))
+    }
+
+    /// Returns what a share of the change that is lost means.
+    fn took(share: f64) -> String {
+        if share <= 1.0 {
+            format!("removed {:.0} % of the adapter's change", 100.0 * share)
+        } else {
+            format!("changes the weights {share:.1} times as much as the adapter does")
+        }
     }
 
     /// Returns a note on rounding to a type that loses a tenth of the change or more, with the
@@ -118,11 +141,7 @@ impl Tally {
         let better = better.map_or_else(String::new, |(share, kind)| {
             format!(" (or {}: {:.0} %)", kind.option(), 100.0 * share)
         });
-        let took = if share <= 1.0 {
-            format!("removed {:.0} % of the adapter's change", 100.0 * share)
-        } else {
-            format!("changes the weights {share:.1} times as much as the adapter does")
-        };
+        let took = Self::took(share);
         Some(format!(
             "{} rounding {took}; use `--dtype f32`{better}",
             kind.name()
@@ -214,7 +233,7 @@ impl Lanes {
 
 /// Returns the part of a change that is lost when both of its ends are rounded.
 #[inline]
-fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
+pub(super) fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
     (sum - old) - (sum_rounded - old_rounded)
 }
 
