@@ -328,7 +328,7 @@ fn a_model_of_a_store_is_trained() {
     fs::create_dir_all(desk.path("ollama/blobs")).unwrap();
     let interrupt = AtomicBool::new(false);
     let (base, path) = (desk.path("base"), desk.path(&blob));
-    let written = write_gguf_model(&base, &path, GgmlType::Q8_0, &interrupt, &|_| {}).unwrap();
+    let written = write_gguf_model(&base, &path, GgmlType::F16, &interrupt, &|_| {}).unwrap();
     let layers = [layer("template", OTHER, 1), layer("model", DIGEST, written.bytes)];
     let manifest = json!({"schemaVersion": 2, "layers": layers});
     let tags = desk.path("ollama/manifests/registry.ollama.ai/library/tiny");

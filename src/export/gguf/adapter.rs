@@ -135,7 +135,7 @@ impl Matrices {
         {
             return Err(GgufError::NotHeld {
                 tensor: module.clone(),
-                kind: TensorType::F32,
+                kind: TensorType::F32.name(),
             });
         }
         Ok(Self { rank, a, b })
