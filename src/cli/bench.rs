@@ -241,6 +241,7 @@ fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> 
         dtype: args.model_dtype,
         form,
         left_dense: 0,
+        other_bytes: 0,
         packs_head,
         offloads_embedding,
     };

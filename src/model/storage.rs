@@ -14,6 +14,9 @@ pub struct Storage {
     /// Count of numbers in projections that are not packed, because the base's files have only the
     /// others packed (`llm_int8_skip_modules` of bitsandbytes).
     pub left_dense: u64,
+    /// Bytes by which packed matrices in other formats, as GGUF files have them, are larger than in
+    /// `form`.
+    pub other_bytes: i64,
     /// Whether an untied head is packed like the projections.
     pub packs_head: bool,
     /// Whether an untied embedding stays in the processor's memory.
@@ -48,6 +51,7 @@ impl From<ModelDtype> for Storage {
             dtype,
             form: None,
             left_dense: 0,
+            other_bytes: 0,
             packs_head: false,
             offloads_embedding: false,
         }

@@ -349,6 +349,7 @@ impl Packing {
             dtype,
             form,
             left_dense: 0,
+            other_bytes: 0,
             packs_head,
             offloads_embedding: offload == Offload::Always,
         }

@@ -134,7 +134,10 @@ impl GgufWeights {
         let left_dense = left_dense.map(|linear| (linear.outputs * linear.inputs) as u64);
         let head = self.sources.get(&spec.names.head());
         let has_packed_head = head.is_some_and(|head| head.blocks_format().is_some());
+        let packs_head =
+            !spec.tied_head && (asked.packs_head || (stored.is_some() && has_packed_head));
         Storage {
+            other_bytes: self.other_bytes(stored, packs_head, spec),
             dtype: self.dtype(asked.dtype, spec, halves),
             form: stored.or(asked.form),
             left_dense: if stored.is_some() {
@@ -142,10 +145,22 @@ impl GgufWeights {
             } else {
                 0
             },
-            packs_head: !spec.tied_head
-                && (asked.packs_head || (stored.is_some() && has_packed_head)),
+            packs_head,
             offloads_embedding: asked.offloads_embedding && !spec.tied_head,
         }
+    }
+
+    /// Returns [`Storage::other_bytes`].
+    fn other_bytes(&self, form: Option<QuantFormat>, packs_head: bool, spec: &DecoderSpec) -> i64 {
+        let Some(form) = form else { return 0 };
+        let head = packs_head.then(|| (spec.names.head(), [spec.vocabulary, spec.width]));
+        let projections = spec.projections().into_iter();
+        let shaped = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
+        let more = |(name, shape): (String, [usize; 2])| {
+            let own = QuantFormat::Blocks(self.source(&name).blocks_format()?);
+            Some(own.bytes(shape).cast_signed() - form.bytes(shape).cast_signed())
+        };
+        shaped.chain(head).filter_map(more).sum()
     }
 
     fn blocks_of(&self, linear: &LinearSpec) -> Option<BlockFormat> {

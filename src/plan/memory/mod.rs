@@ -425,14 +425,15 @@ impl Load {
             Method::Full => 0,
             Method::Lora => {
                 let whole: u64 = self.spec.tensors().into_iter().map(bytes).sum();
-                whole
+                let as_form = whole
                     - self.on_host_bytes()
                     - self.replaced_tables() * self.kept_bytes()
                     - self
                         .packed_shapes()
                         .map(|shape| self.saved_bytes(shape))
                         .sum::<u64>()
-                    + self.saved_bytes([1, self.storage.left_dense as usize])
+                    + self.saved_bytes([1, self.storage.left_dense as usize]);
+                as_form.saturating_add_signed(self.storage.other_bytes)
             }
         }
     }
