@@ -227,7 +227,7 @@ impl Special {
         json!({
             "type": "TemplateProcessing",
             "single": around("A", 0),
-            "pair": [around("A", 0), around("B", 1)].concat(),
+            "pair": ([around("A", 0), around("B", 1)].concat()),
             "special_tokens": tokens,
         })
     }
