@@ -348,8 +348,8 @@ impl Packing {
         Storage {
             dtype,
             form,
+            stored_bytes: None,
             left_dense: 0,
-            other_bytes: 0,
             packs_head,
             offloads_embedding: offload == Offload::Always,
         }

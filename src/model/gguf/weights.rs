@@ -137,7 +137,7 @@ impl GgufWeights {
         let packs_head =
             !spec.tied_head && (asked.packs_head || (stored.is_some() && has_packed_head));
         Storage {
-            other_bytes: self.other_bytes(stored, packs_head, spec),
+            stored_bytes: stored.map(|_| self.stored_bytes(packs_head, spec)),
             dtype: self.dtype(asked.dtype, spec, halves),
             form: stored.or(asked.form),
             left_dense: if stored.is_some() {
@@ -150,17 +150,16 @@ impl GgufWeights {
         }
     }
 
-    /// Returns [`Storage::other_bytes`].
-    fn other_bytes(&self, form: Option<QuantFormat>, packs_head: bool, spec: &DecoderSpec) -> i64 {
-        let Some(form) = form else { return 0 };
+    /// Returns the bytes of all matrices that stay in blocks.
+    fn stored_bytes(&self, packs_head: bool, spec: &DecoderSpec) -> u64 {
         let head = packs_head.then(|| (spec.names.head(), [spec.vocabulary, spec.width]));
         let projections = spec.projections().into_iter();
         let shaped = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
-        let more = |(name, shape): (String, [usize; 2])| {
-            let own = QuantFormat::Blocks(self.source(&name).blocks_format()?);
-            Some(own.bytes(shape).cast_signed() - form.bytes(shape).cast_signed())
+        let bytes = |(name, shape): (String, [usize; 2])| {
+            let format = self.source(&name).blocks_format()?;
+            Some(QuantFormat::Blocks(format).bytes(shape))
         };
-        shaped.chain(head).filter_map(more).sum()
+        shaped.chain(head).filter_map(bytes).sum()
     }
 
     fn blocks_of(&self, linear: &LinearSpec) -> Option<BlockFormat> {
