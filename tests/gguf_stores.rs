@@ -1,12 +1,17 @@
-//! Models of Ollama's and LM Studio's stores, made up here: found by their names, and refused where
-//! a store contradicts itself.
+//! Models of Ollama's and LM Studio's stores, made up here: found by their names, trained, and
+//! refused where a store contradicts itself.
+
+mod support;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
+use rankine::export::gguf::{GgmlType, write_gguf_model};
 use rankine::fault::{Exit, Explain};
 use rankine::hub::stores::{StoreError, StoreFolders, StoredModel, find_in, is_stored_name};
 use serde_json::{Value, json};
+use support::Desk;
 use tempfile::TempDir;
 
 const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -313,4 +318,46 @@ fn one_folder_under_two_names_is_one() {
     };
     let found = find_in("lmstudio:org/tiny", &folders).unwrap().unwrap();
     assert!(found.path.ends_with(Path::new("org/tiny/a.gguf")));
+}
+
+/// Lock and card have the name and the digest.
+#[test]
+fn a_model_of_a_store_is_trained() {
+    let desk = Desk::new();
+    let blob = format!("ollama/blobs/sha256-{DIGEST}");
+    fs::create_dir_all(desk.path("ollama/blobs")).unwrap();
+    let interrupt = AtomicBool::new(false);
+    let (base, path) = (desk.path("base"), desk.path(&blob));
+    let written = write_gguf_model(&base, &path, GgmlType::F16, &interrupt, &|_| {}).unwrap();
+    let layers = [layer("template", OTHER, 1), layer("model", DIGEST, written.bytes)];
+    let manifest = json!({"schemaVersion": 2, "layers": layers});
+    let tags = desk.path("ollama/manifests/registry.ollama.ai/library/tiny");
+    fs::create_dir_all(&tags).unwrap();
+    fs::write(tags.join("1b"), manifest.to_string()).unwrap();
+    let store = desk.path("ollama");
+    let store = [("OLLAMA_MODELS", store.to_str().unwrap())];
+    let run = |arguments: &[&str]| {
+        let ran = desk.run_with(arguments, &store);
+        assert_eq!(ran.exit, 0, "{arguments:?}: {ran:?}");
+        ran
+    };
+    run(&["inspect", "ollama:tiny:1b"]);
+    desk.edit("recipe.yaml", "base_model: base", "base_model: ollama:tiny:1b");
+    let checked = run(&["check", "recipe.yaml"]);
+    let said = [&checked.stdout[..], &checked.stderr].concat();
+    assert!(said.contains("`ollama:tiny:1b`: Ollama's template is not read"), "{said}");
+    run(&["train", "recipe.yaml"]);
+    for name in ["run/recipe.lock.yaml", "run/adapter/README.md"] {
+        let text = desk.read_text(name);
+        assert!(text.contains("ollama:tiny:1b"), "{name}: {text}");
+        assert!(text.contains(&format!("sha256:{DIGEST}")), "{name}: {text}");
+    }
+    run(&["generate", "--adapter", "run", "--prompt", "the term", "--max-tokens", "2"]);
+    let before = fs::read(desk.path(&blob)).unwrap().len() as u64;
+    assert_eq!(before, written.bytes, "the store is only read");
+    desk.edit("recipe.yaml", "ollama:tiny:1b", "ollama:tiny:7b");
+    let refused = desk.run_with(&["check", "recipe.yaml"], &store);
+    assert_eq!(refused.exit, 65, "{refused:?}");
+    let said = "is not in `DESK/ollama`; it has `tiny:1b`";
+    assert!([refused.stdout, refused.stderr].concat().contains(said));
 }

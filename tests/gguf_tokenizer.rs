@@ -45,7 +45,7 @@ fn golden(path: &str) -> PathBuf {
 
 fn write(model: &Path, path: &Path) -> bool {
     let interrupt = AtomicBool::new(false);
-    write_gguf_model(model, path, GgmlType::Q8_0, &interrupt, &|_| {}).is_ok()
+    write_gguf_model(model, path, GgmlType::F16, &interrupt, &|_| {}).is_ok()
 }
 
 /// Reads a tokenizer from a GGUF file, through the files of a folder.

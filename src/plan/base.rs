@@ -9,7 +9,7 @@ use crate::data::template::{ChatTemplate, Sources, sources};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
 use crate::files::NotFolder;
-use crate::hub::stores::find_stored;
+use crate::hub::stores::{StoredModel, find_stored};
 use crate::hub::{Cache, Environment, Missing, RepoId, Snapshot};
 use crate::model::{Folder, base_folder, is_base, shard_paths};
 use crate::recipe::{Location, Recipe, Said};
@@ -25,6 +25,8 @@ pub(super) struct Base {
     pub name: String,
     /// Its snapshot in the cache, if it is from the Hub.
     pub snapshot: Option<Snapshot>,
+    /// Its place in the store of Ollama or LM Studio, if it is from there.
+    pub stored: Option<StoredModel>,
     /// The folder.
     pub folder: PathBuf,
     /// Its parsed `config.json`.
@@ -77,10 +79,11 @@ pub(super) fn find(
     let Some(stored) = noted(stored, &said.place, faults) else {
         return BaseFound::Nothing;
     };
-    let stored = stored.as_ref().map(|stored| stored.path.as_path());
-    let folder = snapshot
-        .as_ref()
-        .map_or_else(|| stored.unwrap_or_else(named), |snapshot| &snapshot.folder);
+    let of_store = stored.as_ref().map(|stored| stored.path.as_path());
+    let folder = snapshot.as_ref().map_or_else(
+        || of_store.unwrap_or_else(named),
+        |snapshot| &snapshot.folder,
+    );
     if !is_base(folder) {
         faults.push(no_base(&name, folder, &said.place));
         return BaseFound::Nothing;
@@ -117,6 +120,7 @@ pub(super) fn find(
             BaseFound::Folder(Box::new(Base {
                 name,
                 snapshot,
+                stored,
                 folder,
                 model,
                 tokenizer,

@@ -20,7 +20,7 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
 use crate::export::card::{Base, Card, CardSubject, TrainedPart, code};
 use crate::export::gguf::GgmlType;
-use crate::export::merge::{MergeRequest, Onto, OtherBase, Tally, merge};
+use crate::export::merge::{GgufNumbers, MergeRequest, Onto, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::fault::Failure;
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
@@ -240,6 +240,8 @@ impl Artifact {
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
             counts_q8_0: kind == GgmlType::Q8_0,
+            keeps_gguf: false,
+            gguf: GgufNumbers::Own,
         };
         if packed_lock(&request.adapters[0]).is_some() {
             report(Event::Note(

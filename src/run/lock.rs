@@ -82,6 +82,12 @@ impl Lock {
                 json!({"id": id, "revision": revision, "commit": snapshot.commit.as_str()}),
             );
         }
+        if let Some(stored) = &plan.stored {
+            lock.insert(
+                "store".to_owned(),
+                json!({"model": stored.name, "digest": stored.digest}),
+            );
+        }
         let mut lock = Self(lock);
         lock.record_hub_data(&plan.hub_data);
         lock

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::container::Info;
-use super::{GgmlType, GgufError, Numbers, TensorPart, Written, write};
+use super::{GgufError, Numbers, TensorPart, TensorType, Written, write};
 use crate::adapter::AdapterError;
 use crate::adapter::peft::{self, AdapterTensors, LastB};
 use crate::files::safetensors::Archive;
@@ -131,11 +131,11 @@ impl Matrices {
         if !a
             .iter()
             .chain(&b)
-            .all(|number| GgmlType::F32.holds(*number))
+            .all(|number| TensorType::F32.holds(*number))
         {
             return Err(GgufError::NotHeld {
                 tensor: module.clone(),
-                kind: GgmlType::F32,
+                kind: TensorType::F32.name(),
             });
         }
         Ok(Self { rank, a, b })
@@ -239,7 +239,7 @@ fn parts_of<'a>(
         info: Info {
             name: format!("{module}.weight.{end}"),
             shape,
-            kind: GgmlType::F32,
+            kind: TensorType::F32,
         },
         numbers: Numbers::Here(numbers),
     };

@@ -3,6 +3,7 @@
 mod adapter;
 mod container;
 mod kind;
+mod mix;
 mod model;
 mod vocabulary;
 
@@ -13,8 +14,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 pub use adapter::write_gguf_adapter;
 pub use kind::GgmlType;
+pub(in crate::export) use kind::TensorType;
 pub use model::{architecture_name, check_model, write_gguf_model};
 
+pub(in crate::export) use container::entry as tensor_entry;
 use container::{Info, header, padding};
 
 use crate::fault::{Exit, Explain, Fault};
@@ -81,7 +84,7 @@ impl<'a> TensorPart<'a> {
 impl StoredTensor<'_> {
     fn send(
         &self,
-        kind: GgmlType,
+        kind: TensorType,
         mut take: impl FnMut(&[u8]) -> Result<(), GgufError>,
     ) -> Result<(), GgufError> {
         let Self {
@@ -127,11 +130,11 @@ impl StoredTensor<'_> {
             .unwrap_or_default())
     }
 
-    fn encode(&self, numbers: &[f32], kind: GgmlType) -> Result<Vec<u8>, GgufError> {
+    fn encode(&self, numbers: &[f32], kind: TensorType) -> Result<Vec<u8>, GgufError> {
         if !numbers.iter().all(|number| kind.holds(*number)) {
             return Err(GgufError::NotHeld {
                 tensor: self.name.clone(),
-                kind,
+                kind: kind.name(),
             });
         }
         Ok(kind.encode(numbers))
@@ -246,12 +249,12 @@ pub enum GgufError {
         path: PathBuf,
     },
     /// A weight is too large for its type, or is not a number.
-    #[error("tensor `{tensor}` has a number that {kind:?} cannot hold")]
+    #[error("tensor `{tensor}` has a number that {kind} cannot hold")]
     NotHeld {
         /// The tensor.
         tensor: String,
         /// The type in which it would be stored.
-        kind: GgmlType,
+        kind: &'static str,
     },
     /// The user interrupted it.
     #[error("stopped: nothing was written")]

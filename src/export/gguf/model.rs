@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use super::container::Info;
+use super::mix::{MixedModel, mixed};
 use super::vocabulary::vocabulary;
-use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, Written, write};
+use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, TensorType, Written, write};
 use crate::export::card::Base;
 use crate::files::safetensors::Archive;
 use crate::model::gguf::{
@@ -55,7 +56,7 @@ pub fn write_gguf_model(
         let info = Info {
             name: name.to_owned(),
             shape: vec![divisors.len()],
-            kind: GgmlType::F32,
+            kind: TensorType::F32,
         };
         parts.push(TensorPart {
             info,
@@ -63,6 +64,11 @@ pub fn write_gguf_model(
         });
     }
     parts.extend(stored(&shards, architecture, spec, kind)?);
+    let infos = parts.iter().map(|part| &part.info).collect::<Vec<_>>();
+    let types = mixed(kind, &MixedModel::of(spec, architecture.name), &infos);
+    for (part, chosen) in parts.iter_mut().zip(types) {
+        part.info.kind = chosen.unwrap_or(part.info.kind);
+    }
     for difference in differences(architecture, spec) {
         report(Event::Note(difference));
     }
@@ -85,7 +91,7 @@ pub fn check_model(folder: &Path) -> Result<(), GgufError> {
 /// # Errors
 /// There is no such architecture.
 pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, GgufError> {
-    Architecture::of(spec).map(|architecture| architecture.name)
+    Ok(Architecture::of(spec)?.name)
 }
 
 fn general(folder: &Path, architecture: &Architecture, kind: GgmlType) -> Vec<(String, Value)> {
@@ -132,7 +138,7 @@ fn stored<'a>(
             let info = Info {
                 name: own.name,
                 shape: own.shape,
-                kind: GgmlType::F32,
+                kind: TensorType::F32,
             };
             let stored = StoredTensor {
                 archive,
@@ -166,7 +172,7 @@ fn stored<'a>(
                 stacks.insert(gguf.clone(), parts.len());
             }
             let kind = if place.module.ends_with(ROUTER) || is_weight_of_shared(&shape) {
-                GgmlType::F32
+                TensorType::F32
             } else {
                 kind.of_tensor(&shape)
             };

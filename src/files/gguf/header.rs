@@ -17,8 +17,8 @@ const MAX_NAME_BYTES: usize = 1024;
 /// The most dimensions of a tensor, `GGML_MAX_DIMS`.
 const MAX_DIMENSIONS: u32 = 4;
 /// The alignment of tensors where the metadata names none.
-const ALIGNMENT: usize = 32;
-const ALIGNMENT_KEY: &str = "general.alignment";
+pub(super) const ALIGNMENT: usize = 32;
+pub(super) const ALIGNMENT_KEY: &str = "general.alignment";
 const MAX_ALIGNMENT: usize = 1 << 20;
 /// GGUF's number of a list among the types of values.
 const LIST: u32 = 9;
@@ -26,6 +26,8 @@ const LIST: u32 = 9;
 pub(super) struct Header {
     pub metadata: BTreeMap<String, Stored>,
     pub tensors: BTreeMap<String, GgufTensor>,
+    /// The end of the metadata, at which the table of tensors begins.
+    pub table_start: usize,
     pub data_start: usize,
 }
 
@@ -195,6 +197,7 @@ pub(super) fn read(file: &[u8]) -> Result<Header, String> {
         }
     }
     let alignment = alignment(file, &metadata)?;
+    let table_start = cursor.place;
     let entries = (0..tensors)
         .map(|_| entry(&mut cursor))
         .collect::<Result<Vec<_>, _>>()?;
@@ -210,6 +213,7 @@ pub(super) fn read(file: &[u8]) -> Result<Header, String> {
     Ok(Header {
         metadata,
         tensors: placed(entries, data_start, file.len(), alignment)?,
+        table_start,
         data_start,
     })
 }

@@ -111,6 +111,7 @@ pub struct Gguf {
     map: Map,
     metadata: BTreeMap<String, Stored>,
     tensors: BTreeMap<String, GgufTensor>,
+    table_start: usize,
     data_start: usize,
 }
 
@@ -133,6 +134,7 @@ impl Gguf {
             map,
             metadata: header.metadata,
             tensors: header.tensors,
+            table_start: header.table_start,
             data_start: header.data_start,
         })
     }
@@ -153,6 +155,31 @@ impl Gguf {
     /// Returns the bytes of the file before the data of its tensors: metadata and table.
     pub fn header(&self) -> &[u8] {
         &self.map[..self.data_start]
+    }
+
+    /// Returns the size of the file in bytes.
+    pub fn size_bytes(&self) -> u64 {
+        self.map.len() as u64
+    }
+
+    /// Returns the bytes of the file before the table of tensors: counts and metadata.
+    pub fn metadata(&self) -> &[u8] {
+        &self.map[..self.table_start]
+    }
+
+    /// Returns the alignment of tensors in bytes.
+    ///
+    /// # Errors
+    /// As of [`Gguf::size`].
+    pub fn alignment(&self) -> Result<usize, GgufFileError> {
+        Ok(self
+            .size(header::ALIGNMENT_KEY)?
+            .unwrap_or(header::ALIGNMENT))
+    }
+
+    /// Returns the place of a tensor of this file after the header, in bytes.
+    pub fn offset(&self, tensor: &GgufTensor) -> usize {
+        tensor.bytes.start - self.data_start
     }
 
     /// Returns the tensors by name.

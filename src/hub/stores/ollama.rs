@@ -144,11 +144,9 @@ fn read(name: &str, path: &Path, store: &Path) -> Result<StoredModel, StoreError
             .strip_prefix("application/vnd.ollama.image.");
         kind.unwrap_or_default().to_owned()
     };
-    let of_kind = |wanted: &str| {
-        manifest
-            .layers
-            .iter()
-            .filter(move |layer| kind(layer) == wanted)
+    let of_kind = |wanted: &'static str| {
+        let layers = manifest.layers.iter();
+        layers.filter(move |layer| kind(layer) == wanted)
     };
     if of_kind("adapter").next().is_some() {
         return Err(StoreError::NoGguf {

@@ -175,7 +175,7 @@ impl<'a> Finder<'a> {
 }
 
 /// Returns the row of the file that is row `row` of `rows` of the model.
-fn stored_row(change: &Change, rows: usize, row: usize) -> usize {
+pub(super) fn stored_row(change: &Change, rows: usize, row: usize) -> usize {
     if let Some(heads) = change.heads {
         let head_dim = rows / heads;
         let (head, place) = (row / head_dim, row % head_dim);
@@ -189,7 +189,7 @@ fn stored_row(change: &Change, rows: usize, row: usize) -> usize {
 }
 
 /// Returns the place in the file of a row or column of heads of values.
-fn stored_place(tiled: Tiled, place: usize) -> usize {
+pub(super) fn stored_place(tiled: Tiled, place: usize) -> usize {
     let Some(inside) = place.checked_sub(tiled.first) else {
         return place;
     };

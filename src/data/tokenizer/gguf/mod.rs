@@ -224,10 +224,11 @@ impl Special {
             (text.to_owned(), entry)
         };
         let tokens: Map<String, Value> = first.iter().chain(&last).map(entry).collect();
+        let pair = [around("A", 0), around("B", 1)].concat();
         json!({
             "type": "TemplateProcessing",
             "single": around("A", 0),
-            "pair": ([around("A", 0), around("B", 1)].concat()),
+            "pair": pair,
             "special_tokens": tokens,
         })
     }
