@@ -126,7 +126,7 @@ impl WeightSource for Changed<'_> {
                     .map(|number| f16::from_f32(*number))
                     .collect::<Vec<_>>(),
             ),
-            QuantFormat::FourBit { .. } => form.pack(shape, &weight),
+            QuantFormat::FourBit { .. } | QuantFormat::Blocks(_) => form.pack(shape, &weight),
         };
         packed.map_err(|cause| ModelError::Packing {
             name: name.to_owned(),

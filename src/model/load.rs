@@ -12,9 +12,9 @@ use super::changed::{Change, Changed};
 use super::config::ConfigJson;
 use super::decoder::Decoder;
 use super::layout::Names;
+use super::opened::Opened;
 use super::resized::{NewRows, Resized};
 use super::spec::DecoderSpec;
-use super::opened::Opened;
 use super::weights::safetensors_paths;
 use super::{ModelError, Storage, families};
 use crate::device::{self, HalfPrecision};
@@ -191,7 +191,12 @@ impl Folder {
             });
         }
         let tables = [self.spec.names.embedding(), self.spec.names.head()];
-        make(&Resized::new(weights.source(), rows, self.stored_rows, tables))
+        make(&Resized::new(
+            weights.source(),
+            rows,
+            self.stored_rows,
+            tables,
+        ))
     }
 
     /// Does the same as [`Folder::load`], but changes projections before they are kept or packed.

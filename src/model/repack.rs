@@ -12,11 +12,11 @@ use safetensors::Dtype;
 use serde_json::Value;
 
 use super::assemble::WeightSource;
+use super::gguf::GgufWeights;
 use super::layout::{Slice, WeightOrder};
 use super::load::Folder;
-use super::spec::DecoderSpec;
-use super::gguf::GgufWeights;
 use super::opened::Opened;
+use super::spec::DecoderSpec;
 use super::weights::Weights;
 use super::{ModelError, mxfp4, prequantized};
 use crate::files::Float;
@@ -132,8 +132,7 @@ impl Repacking {
             Target::Packed { .. } => {
                 return Err(ModelError::Config {
                     path: super::user_path(&folder.path),
-                    message: "it is a GGUF file, expected a folder of safetensors files"
-                        .to_owned(),
+                    message: "it is a GGUF file, expected a folder of safetensors files".to_owned(),
                     hint: Some(
                         "quantize when the base is loaded, `method: qlora`, or name the model \
                         that the file was made of"

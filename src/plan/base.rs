@@ -88,9 +88,10 @@ pub(super) fn find(
         faults.push(no_base(&name, folder, &said.place));
         return BaseFound::Nothing;
     }
-    let Some(folder) = &noted(base_folder(folder), &said.place, faults) else {
+    let Some(folder) = noted(base_folder(folder), &said.place, faults) else {
         return BaseFound::Nothing;
     };
+    let folder = folder.as_path();
     let holds = |name: &str| folder.join(name).exists();
     if !holds("config.json")
         && [

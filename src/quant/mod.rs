@@ -11,6 +11,7 @@
 //! the block size by the absmax of other blocks.
 
 mod absmax;
+mod blocks;
 mod dynamic;
 mod int8;
 mod kind;
@@ -20,6 +21,7 @@ mod tests;
 mod weight;
 
 pub use absmax::{Absmax, Nested};
+pub use blocks::{BlockFormat, Blocks};
 pub use dynamic::{BLOCK as STATE_BLOCK, DYNAMIC_CODE, DynamicMap};
 pub use int8::Int8;
 pub use kind::FourBitType;
@@ -42,6 +44,17 @@ pub enum QuantError {
     BlockSize {
         /// Numbers per block that were asked for.
         found: usize,
+    },
+    /// Rows that are not whole blocks.
+    #[error(
+        "a row has {columns} numbers, expected a multiple of {}, the numbers of a block of {format}",
+        format.numbers()
+    )]
+    Rows {
+        /// The format of the blocks.
+        format: BlockFormat,
+        /// Numbers in a row.
+        columns: usize,
     },
     /// A part has another length than the others imply.
     #[error("there are {found} {part}, expected {expected}")]

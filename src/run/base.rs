@@ -152,8 +152,7 @@ pub fn run_folder(lock: &Path) -> PathBuf {
 pub fn base_of_run(adapter: &Path) -> Option<PathBuf> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
-    Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?)
-        .filter(|base| is_base(base))
+    Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?).filter(|base| is_base(base))
 }
 
 /// Returns the lock of the run or checkpoint that contains a model with all weights trained.

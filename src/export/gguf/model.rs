@@ -91,7 +91,7 @@ pub fn check_model(folder: &Path) -> Result<(), GgufError> {
 /// # Errors
 /// There is no such architecture.
 pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, GgufError> {
-    Architecture::of(spec).map(|architecture| architecture.name)
+    Ok(Architecture::of(spec)?.name)
 }
 
 fn general(folder: &Path, architecture: &Architecture, kind: GgmlType) -> Vec<(String, Value)> {

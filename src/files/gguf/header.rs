@@ -107,7 +107,7 @@ impl<'a> Cursor<'a> {
         if kind != ItemKind::Text {
             let bytes = self.take(kind.least_bytes(), &what)?;
             return match bytes {
-                [flag @ 2..] if kind == ItemKind::Bool => {
+                [flag @ 2..=u8::MAX] if kind == ItemKind::Bool => {
                     Err(format!("{what} is the flag {flag}, expected 0 or 1"))
                 }
                 _ => Ok(()),

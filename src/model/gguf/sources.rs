@@ -114,7 +114,7 @@ impl<'a> Finder<'a> {
     ) -> Result<Source, String> {
         if let Some(own) = own_place(name, shape, spec) {
             // llama.cpp's converter writes the numbers of a layer as one column or as one row.
-            let segment = self.segment(&own.name, &[&own.shape, shape], None)?;
+            let segment = self.segment(&own.name, &[&own.shape[..], shape], None)?;
             return Source::new(vec![segment], shape, own.change);
         }
         let unnamed = || {
@@ -139,7 +139,7 @@ impl<'a> Finder<'a> {
                     } else {
                         shape.to_vec()
                     };
-                    vec![self.segment(&gguf(&only.module), &[shape, &row], None)?]
+                    vec![self.segment(&gguf(&only.module), &[shape, &row[..]], None)?]
                 }
                 Some(expert) => {
                     let experts = spec
@@ -150,12 +150,13 @@ impl<'a> Finder<'a> {
                     let stack = [&[experts], shape].concat();
                     let rows: usize = shape[..shape.len() - 1].iter().product();
                     let rows = expert * rows..(expert + 1) * rows;
-                    vec![self.segment(&gguf(&only.module), &[&stack], Some(rows))?]
+                    vec![self.segment(&gguf(&only.module), &[&stack[..]], Some(rows))?]
                 }
             },
             halves => {
                 // The rows of a matrix are divided, or of a stack those of each matrix.
-                let (count, mut half) = (shape[..shape.len() - 2].iter().product(), shape.to_vec());
+                let count: usize = shape[..shape.len() - 2].iter().product();
+                let mut half = shape.to_vec();
                 let rows = half.len() - 2;
                 half[rows] /= halves.len();
                 let rows = half[rows];
@@ -164,7 +165,7 @@ impl<'a> Finder<'a> {
                     .flat_map(of)
                     .map(|(matrix, place)| {
                         let rows = matrix * rows..(matrix + 1) * rows;
-                        self.segment(&gguf(&place.module), &[&half], Some(rows))
+                        self.segment(&gguf(&place.module), &[&half[..]], Some(rows))
                     })
                     .collect::<Result<_, _>>()?
             }

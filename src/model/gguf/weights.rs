@@ -134,7 +134,10 @@ impl GgufWeights {
         let left_dense = left_dense.map(|linear| (linear.outputs * linear.inputs) as u64);
         let head = self.sources.get(&spec.names.head());
         let has_packed_head = head.is_some_and(|head| head.blocks_format().is_some());
+        let packs_head =
+            !spec.tied_head && (asked.packs_head || (stored.is_some() && has_packed_head));
         Storage {
+            stored_bytes: stored.map(|_| self.stored_bytes(packs_head, spec)),
             dtype: self.dtype(asked.dtype, spec, halves),
             form: stored.or(asked.form),
             left_dense: if stored.is_some() {
@@ -142,10 +145,21 @@ impl GgufWeights {
             } else {
                 0
             },
-            packs_head: !spec.tied_head
-                && (asked.packs_head || (stored.is_some() && has_packed_head)),
+            packs_head,
             offloads_embedding: asked.offloads_embedding && !spec.tied_head,
         }
+    }
+
+    /// Returns the bytes of all matrices that stay in blocks.
+    fn stored_bytes(&self, packs_head: bool, spec: &DecoderSpec) -> u64 {
+        let head = packs_head.then(|| (spec.names.head(), [spec.vocabulary, spec.width]));
+        let projections = spec.projections().into_iter();
+        let shaped = projections.map(|linear| (linear.weight(), [linear.outputs, linear.inputs]));
+        let bytes = |(name, shape): (String, [usize; 2])| {
+            let format = self.source(&name).blocks_format()?;
+            Some(QuantFormat::Blocks(format).bytes(shape))
+        };
+        shaped.chain(head).filter_map(bytes).sum()
     }
 
     fn blocks_of(&self, linear: &LinearSpec) -> Option<BlockFormat> {

@@ -1,0 +1,241 @@
+//! The block formats of ggml, as files of GGUF have them: every 32 or 256 numbers of a row share
+//! scales, and their codes have 2 to 8 bits. Unpacked numbers are those of `dequantize` of gguf-py
+//! bit for bit; quantized ones are those of ggml's reference quantization without an importance
+//! matrix (`quantize_row_*_ref` of `ggml-quants.c`).
+//!
+//! Numbers of more than one byte are little-endian. Formulas in this module name the bytes of a
+//! block by their ranges. Format: <https://github.com/ggml-org/llama.cpp>,
+//! `ggml/src/ggml-common.h`.
+
+use super::{QuantError, check_length, count};
+
+/// A block format of ggml.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlockFormat {
+    /// 32 codes of 8 bits, a scale.
+    Q8_0,
+    /// 32 codes of 4 bits, a scale.
+    Q4_0,
+    /// 32 codes of 4 bits, a scale and a minimum.
+    Q4_1,
+    /// 32 codes of 5 bits, a scale.
+    Q5_0,
+    /// 32 codes of 5 bits, a scale and a minimum.
+    Q5_1,
+    /// 256 codes of 2 bits; of 16 numbers each a scale and a minimum of 4 bits.
+    Q2K,
+    /// 256 codes of 3 bits; of 16 numbers each a scale of 6 bits.
+    Q3K,
+    /// 256 codes of 4 bits; of 32 numbers each a scale and a minimum of 6 bits.
+    Q4K,
+    /// 256 codes of 5 bits; of 32 numbers each a scale and a minimum of 6 bits.
+    Q5K,
+    /// 256 codes of 6 bits; of 16 numbers each a scale of 8 bits.
+    Q6K,
+    /// 32 codes of 4 bits into a table of 16 numbers, a scale.
+    Iq4Nl,
+    /// 256 codes of 4 bits into that table; of 32 numbers each a scale of 6 bits.
+    Iq4Xs,
+    /// 32 codes of 4 bits into the numbers of FP4 E2M1, a power of two as their scale.
+    Mxfp4,
+}
+
+impl BlockFormat {
+    /// All of them.
+    pub const ALL: [Self; 13] = [
+        Self::Q8_0,
+        Self::Q4_0,
+        Self::Q4_1,
+        Self::Q5_0,
+        Self::Q5_1,
+        Self::Q2K,
+        Self::Q3K,
+        Self::Q4K,
+        Self::Q5K,
+        Self::Q6K,
+        Self::Iq4Nl,
+        Self::Iq4Xs,
+        Self::Mxfp4,
+    ];
+
+    /// Returns the format of a `ggml_type`; `None` where it is none of these.
+    pub fn of_ggml(id: u32) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.ggml() == id)
+    }
+
+    /// Returns the number of its `ggml_type`.
+    pub fn ggml(self) -> u32 {
+        match self {
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q2K => 10,
+            Self::Q3K => 11,
+            Self::Q4K => 12,
+            Self::Q5K => 13,
+            Self::Q6K => 14,
+            Self::Iq4Nl => 20,
+            Self::Iq4Xs => 23,
+            Self::Mxfp4 => 39,
+        }
+    }
+
+    /// Returns its name in ggml.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Q8_0 => "Q8_0",
+            Self::Q4_0 => "Q4_0",
+            Self::Q4_1 => "Q4_1",
+            Self::Q5_0 => "Q5_0",
+            Self::Q5_1 => "Q5_1",
+            Self::Q2K => "Q2_K",
+            Self::Q3K => "Q3_K",
+            Self::Q4K => "Q4_K",
+            Self::Q5K => "Q5_K",
+            Self::Q6K => "Q6_K",
+            Self::Iq4Nl => "IQ4_NL",
+            Self::Iq4Xs => "IQ4_XS",
+            Self::Mxfp4 => "MXFP4",
+        }
+    }
+
+    /// Returns the numbers of a block.
+    pub fn numbers(self) -> usize {
+        match self {
+            Self::Q8_0
+            | Self::Q4_0
+            | Self::Q4_1
+            | Self::Q5_0
+            | Self::Q5_1
+            | Self::Iq4Nl
+            | Self::Mxfp4 => 32,
+            Self::Q2K | Self::Q3K | Self::Q4K | Self::Q5K | Self::Q6K | Self::Iq4Xs => 256,
+        }
+    }
+
+    /// Returns the bytes of a block.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Q8_0 => 34,
+            Self::Q4_0 | Self::Iq4Nl => 18,
+            Self::Q4_1 => 20,
+            Self::Q5_0 => 22,
+            Self::Q5_1 => 24,
+            Self::Q2K => 84,
+            Self::Q3K => 110,
+            Self::Q4K => 144,
+            Self::Q5K => 176,
+            Self::Q6K => 210,
+            Self::Iq4Xs => 136,
+            Self::Mxfp4 => 17,
+        }
+    }
+
+    /// Writes the numbers of whole blocks.
+    ///
+    /// # Panics
+    /// The bytes are not those of as many blocks as there are numbers for.
+    pub fn unpack(self, _blocks: &[u8], _numbers: &mut [f32]) {
+        todo!()
+    }
+
+    /// Quantizes whole blocks of numbers, each block on its own.
+    ///
+    /// # Errors
+    /// A number is not finite.
+    ///
+    /// # Panics
+    /// The bytes are not those of as many blocks as there are numbers for.
+    pub fn quantize(self, _numbers: &[f32], _blocks: &mut [u8]) -> Result<(), QuantError> {
+        todo!()
+    }
+}
+
+impl std::fmt::Display for BlockFormat {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A weight [out, in] in blocks of one format, row after row; no block has numbers of two rows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Blocks {
+    format: BlockFormat,
+    shape: [usize; 2],
+    bytes: Vec<u8>,
+}
+
+impl Blocks {
+    /// Makes it of a file's bytes.
+    ///
+    /// # Errors
+    /// The rows are not whole blocks, or there are not as many bytes as the blocks have.
+    pub fn new(format: BlockFormat, shape: [usize; 2], bytes: Vec<u8>) -> Result<Self, QuantError> {
+        let blocks = format.blocks(shape)?;
+        check_length(
+            "bytes of blocks",
+            bytes.len(),
+            blocks.saturating_mul(format.bytes()),
+        )?;
+        Ok(Self {
+            format,
+            shape,
+            bytes,
+        })
+    }
+
+    /// Quantizes numbers [out, in]. The bytes are the same for any number of threads.
+    ///
+    /// # Errors
+    /// The rows are not whole blocks, a number is not finite, or there are not as many numbers as
+    /// the shape has.
+    pub fn pack<T: Copy + Sync + Into<f32>>(
+        _format: BlockFormat,
+        _shape: [usize; 2],
+        _numbers: &[T],
+    ) -> Result<Self, QuantError> {
+        todo!()
+    }
+
+    /// Returns the format.
+    pub fn format(&self) -> BlockFormat {
+        self.format
+    }
+
+    /// Returns the shape, [out, in].
+    pub fn shape(&self) -> [usize; 2] {
+        self.shape
+    }
+
+    /// Returns the bytes of all blocks, as a file has them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Returns all numbers [out, in].
+    pub fn unpack(&self) -> Vec<f32> {
+        todo!()
+    }
+
+    /// Writes the numbers from `start` on, row after row, until `numbers` is full. Panics if there
+    /// are fewer, as a slice does.
+    pub fn unpack_range(&self, _start: usize, _numbers: &mut [f32]) {
+        todo!()
+    }
+}
+
+impl BlockFormat {
+    /// Returns the number of blocks of a weight [out, in].
+    fn blocks(self, shape: [usize; 2]) -> Result<usize, QuantError> {
+        if shape[1].is_multiple_of(self.numbers()) {
+            Ok(count(shape) / self.numbers())
+        } else {
+            Err(QuantError::Rows {
+                format: self,
+                columns: shape[1],
+            })
+        }
+    }
+}
