@@ -8,8 +8,9 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::visible;
 use crate::device;
 use crate::fault::{Fault, shell_word};
+use crate::hub::stores::find_stored;
 use crate::hub::{Cache, Environment};
-use crate::model::{Folder, Storage};
+use crate::model::{Folder, Storage, base_folder, is_base};
 use crate::quant::{BlockSize, QuantFormat};
 use crate::recipe::{Objective, Said};
 use crate::terms::{Device, ModelDtype, Quantization};
@@ -137,6 +138,13 @@ fn found(named: &Said<String>, faults: &mut Vec<Fault>) -> Option<PathBuf> {
             .find(&id)
             .map_err(|missing| environment.not_cached(&id, shell_word(&id.to_string()), missing));
         return noted(found, &named.place, faults).map(|snapshot| snapshot.folder);
+    }
+    if let Some(stored) = find_stored(name) {
+        let path = noted(stored, &named.place, faults)?.path;
+        return noted(base_folder(&path), &named.place, faults);
+    }
+    if folder.is_file() && is_base(folder) {
+        return noted(base_folder(folder), &named.place, faults);
     }
     if folder.join("config.json").is_file() {
         return Some(folder.to_owned());
