@@ -477,6 +477,7 @@ impl Weights {
         Ok(Storage {
             dtype: self.dtype(asked.dtype, spec, halves)?,
             form: stored.or(asked.form),
+            stored_bytes: None,
             left_dense: self.left_dense(spec),
             packs_head: (asked.packs_head || has_packed_head) && !spec.tied_head,
             offloads_embedding: asked.offloads_embedding && !spec.tied_head,

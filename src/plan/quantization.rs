@@ -348,6 +348,7 @@ impl Packing {
         Storage {
             dtype,
             form,
+            stored_bytes: None,
             left_dense: 0,
             packs_head,
             offloads_embedding: offload == Offload::Always,
