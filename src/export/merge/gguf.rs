@@ -391,13 +391,10 @@ impl Merging<'_> {
             let mut old = vec![0.0; range.len() * width];
             from.decode(stored, &mut old);
             let sums = sums(&added, range, &old, width);
-            if !sums.iter().all(|number| kind.holds(*number)) {
-                return Err(MergeError::NotHeld {
-                    tensor: tensor.name.to_owned(),
-                    kind: kind.name(),
-                });
-            }
-            let mut new = kind.encode(&sums);
+            let mut new = kind.encode(&sums).ok_or_else(|| MergeError::NotHeld {
+                tensor: tensor.name.to_owned(),
+                kind: kind.name(),
+            })?;
             if from == kind {
                 keep_same_rows(&mut new, stored, (&old, &sums), width);
             }
