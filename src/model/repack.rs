@@ -70,6 +70,17 @@ impl Repacking {
                 hint: Some("quantize when the base is loaded, `method: qlora`".to_owned()),
             });
         }
+        if let Target::Packed {
+            form: form @ QuantFormat::Blocks(_),
+            ..
+        } = target
+        {
+            return Err(ModelError::Config {
+                path: folder.path.clone(),
+                message: format!("it cannot be written in {form}, which is a format of GGUF files"),
+                hint: Some("export it as GGUF".to_owned()),
+            });
+        }
         let weights = match Opened::open(&folder.path, spec)? {
             Opened::Shards(weights) => weights,
             Opened::Gguf(weights) => return Self::of_gguf(folder, weights, target),
