@@ -11,7 +11,6 @@ use half::f16;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::assemble::WeightSource;
 use super::gguf::GgufWeights;
 use super::layout::{Slice, WeightOrder};
 use super::load::Folder;
@@ -68,6 +67,17 @@ impl Repacking {
                 message: "its linear weights are [in, out], known are quantized files of [out, in]"
                     .to_owned(),
                 hint: Some("quantize when the base is loaded, `method: qlora`".to_owned()),
+            });
+        }
+        if let Target::Packed {
+            form: form @ QuantFormat::Blocks(_),
+            ..
+        } = target
+        {
+            return Err(ModelError::Config {
+                path: folder.path.clone(),
+                message: format!("it cannot be written in {form}, which is a format of GGUF files"),
+                hint: Some("export it as GGUF".to_owned()),
             });
         }
         let weights = match Opened::open(&folder.path, spec)? {

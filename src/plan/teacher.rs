@@ -96,6 +96,15 @@ pub(super) fn teacher(
     let before = faults.len();
     let model = noted(Folder::open(&folder), &named.place, faults)?;
     noted(model.check_weights(), &named.place, faults);
+    if let Some(said) = said.teacher_quantization.as_ref()
+        && word == Quantization::Gguf
+        && !matches!(model.stored_form(), Ok(Some(QuantFormat::Blocks(_))))
+    {
+        let message = "objective.teacher_quantization: `gguf` takes the blocks of a GGUF file, and \
+            the teacher has none";
+        let hint = "remove the key, or choose `nf4`, `fp4` or `int8`";
+        faults.push(Fault::new(message).at(&said.place).hint(hint));
+    }
     let tokenizer = noted(Tokenizer::open(&folder), &named.place, faults)?;
     let place = |fault: Fault| fault.at(&named.place);
     if let Some(base) = base {

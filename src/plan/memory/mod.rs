@@ -506,7 +506,9 @@ impl Load {
     fn saved_by_packing(&self) -> u64 {
         let left_dense = self.storage.left_dense;
         if let Some(stored_bytes) = self.storage.stored_bytes {
-            let numbers = self.packed_shapes().map(|shape| (shape[0] * shape[1]) as u64);
+            let numbers = self
+                .packed_shapes()
+                .map(|shape| (shape[0] * shape[1]) as u64);
             let packed = numbers.sum::<u64>().saturating_sub(left_dense);
             return (packed * self.kept_bytes()).saturating_sub(stored_bytes);
         }

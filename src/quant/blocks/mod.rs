@@ -166,6 +166,16 @@ impl BlockFormat {
         }
     }
 
+    /// Returns the numbers of the codes that are places in a table, before they are scaled; `None`
+    /// where codes are numbers.
+    pub fn table(self) -> Option<[f32; 16]> {
+        match self {
+            Self::Iq4Nl | Self::Iq4Xs => Some(table::IQ4.map(f32::from)),
+            Self::Mxfp4 => Some(table::E2M1.map(f32::from)),
+            _ => None,
+        }
+    }
+
     /// Writes the numbers of whole blocks.
     ///
     /// # Panics

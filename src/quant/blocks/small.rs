@@ -45,7 +45,9 @@ pub(super) fn put_halves(codes: &[u8; GROUP], to: &mut [u8]) {
 
 /// Writes the fifth bits of codes.
 fn put_fifths(codes: &[u8; GROUP], to: &mut [u8]) {
-    let bits = (0..).zip(codes).map(|(place, code)| u32::from(code >> 4 & 1) << place);
+    let bits = (0..)
+        .zip(codes)
+        .map(|(place, code)| u32::from(code >> 4 & 1) << place);
     to.copy_from_slice(&bits.sum::<u32>().to_le_bytes());
 }
 

@@ -84,9 +84,12 @@ fn affine<const N: usize, const RUNS: usize>(
 }
 
 fn largest(numbers: impl Iterator<Item = f32>) -> f32 {
-    numbers.fold(0.0, |largest, number| {
-        if number > largest { number } else { largest }
-    })
+    numbers.fold(
+        0.0,
+        |largest, number| {
+            if number > largest { number } else { largest }
+        },
+    )
 }
 
 /// Writes the codes that are nearest, given scale and minimum as they are stored; codes of a run
@@ -131,7 +134,11 @@ pub(super) fn quantize_q2_k(numbers: &[f32; 256], block: &mut [u8; 84]) {
     put_half(block, 82, minimum / 15.0);
     let [scale_as_stored, minimum_as_stored] = [half(block, 80), half(block, 82)];
     let mut codes = [0; 256];
-    let of_runs = codes.as_chunks_mut::<16>().0.iter_mut().zip(numbers.as_chunks::<16>().0);
+    let of_runs = codes
+        .as_chunks_mut::<16>()
+        .0
+        .iter_mut()
+        .zip(numbers.as_chunks::<16>().0);
     for ((run, (codes, numbers)), of_run) in runs.iter_mut().zip(of_runs).zip(&mut block[..16]) {
         *of_run = code(run.scale, scale) | code(run.minimum, minimum) << 4;
         let scale = scale_as_stored * f32::from(*of_run & 15);
@@ -162,7 +169,11 @@ pub(super) fn quantize_q3_k(numbers: &[f32; 256], block: &mut [u8; 110]) {
     }
     let d = half(block, 108);
     let scales: [u8; 12] = std::array::from_fn(|place| block[96 + place]);
-    for (place, (run, codes)) in runs.iter_mut().zip(codes.as_chunks_mut::<16>().0).enumerate() {
+    for (place, (run, codes)) in runs
+        .iter_mut()
+        .zip(codes.as_chunks_mut::<16>().0)
+        .enumerate()
+    {
         let step = six_bits_of_q3_k(&scales, place).cast_signed() - 32;
         round_centered(&of_runs[place], &mut run.codes, d * f32::from(step), 4);
         *codes = run.codes;
@@ -189,8 +200,10 @@ fn quantize_groups(numbers: &[f32; 256], search: Search, block: &mut [u8]) -> [u
     let [scale_as_stored, minimum_as_stored] = [half(block, 0), half(block, 2)];
     let mut codes = [0; 256];
     let of_groups = numbers.as_chunks::<GROUP>().0;
-    for (place, (group, codes)) in
-        groups.iter_mut().zip(codes.as_chunks_mut::<GROUP>().0).enumerate()
+    for (place, (group, codes)) in groups
+        .iter_mut()
+        .zip(codes.as_chunks_mut::<GROUP>().0)
+        .enumerate()
     {
         let of_group = [code(group.scale, scale), code(group.minimum, minimum)];
         put_six_bits(&mut block[4..16], place, of_group);
@@ -198,7 +211,12 @@ fn quantize_groups(numbers: &[f32; 256], search: Search, block: &mut [u8]) -> [u
             scale_as_stored * f32::from(of_group[0]),
             minimum_as_stored * f32::from(of_group[1]),
         ];
-        round_again(&of_groups[place], &mut group.codes, stored, i32::from(search.most));
+        round_again(
+            &of_groups[place],
+            &mut group.codes,
+            stored,
+            i32::from(search.most),
+        );
         *codes = group.codes;
     }
     codes
@@ -240,7 +258,11 @@ pub(super) fn quantize_q6_k(numbers: &[f32; 256], block: &mut [u8; 210]) {
     put_half(block, 208, 1.0 / factor);
     let d = half(block, 208);
     let mut codes = [0; 256];
-    for (place, (run, codes)) in runs.iter_mut().zip(codes.as_chunks_mut::<16>().0).enumerate() {
+    for (place, (run, codes)) in runs
+        .iter_mut()
+        .zip(codes.as_chunks_mut::<16>().0)
+        .enumerate()
+    {
         let step = nearest(factor * run.scale).min(127) as i8;
         block[192 + place] = step.cast_unsigned();
         round_centered(&of_runs[place], &mut run.codes, d * f32::from(step), 32);

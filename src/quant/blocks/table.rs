@@ -31,7 +31,11 @@ fn code(x: f32) -> u8 {
         return above.min(15) as u8;
     }
     let [below, beyond] = [IQ4[above - 1], IQ4[above]].map(f32::from);
-    (if x - below < beyond - x { above - 1 } else { above }) as u8
+    (if x - below < beyond - x {
+        above - 1
+    } else {
+        above
+    }) as u8
 }
 
 /// Sums of w q x and of w q q, with w = x x and the numbers q of the nearest codes.

@@ -126,7 +126,11 @@ fn q2_k(block: &[u8; 84], group: usize, to: &mut [f32; GROUP]) {
     let (d, e) = (half(block, 80), half(block, 82));
     let codes = part::<GROUP>(block, 16 + group / 4 * GROUP);
     let shift = group % 4 * 2;
-    for (part, (to, codes)) in to.chunks_exact_mut(16).zip(codes.chunks_exact(16)).enumerate() {
+    for (part, (to, codes)) in to
+        .chunks_exact_mut(16)
+        .zip(codes.chunks_exact(16))
+        .enumerate()
+    {
         let scale = block[2 * group + part];
         let (scale, minimum) = (d * f32::from(scale & 15), e * f32::from(scale >> 4));
         for (to, code) in to.iter_mut().zip(codes) {
