@@ -347,7 +347,7 @@ fn a_model_of_a_store_is_trained() {
     let said = [&checked.stdout[..], &checked.stderr].concat();
     assert!(said.contains("`ollama:tiny:1b`: Ollama's template is not read"), "{said}");
     run(&["train", "recipe.yaml"]);
-    for name in ["run/recipe.lock.yaml", "run/adapter/README.md"] {
+    for name in ["run/recipe.lock.yaml", "run/README.md"] {
         let text = desk.read_text(name);
         assert!(text.contains("ollama:tiny:1b"), "{name}: {text}");
         assert!(text.contains(&format!("sha256:{DIGEST}")), "{name}: {text}");

@@ -11,7 +11,6 @@ use half::f16;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::assemble::WeightSource;
 use super::gguf::GgufWeights;
 use super::layout::{Slice, WeightOrder};
 use super::load::Folder;

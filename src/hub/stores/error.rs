@@ -117,7 +117,9 @@ impl Explain for StoreError {
     fn hint(&self) -> Option<String> {
         let download = || "download it in LM Studio".to_owned();
         match self {
-            Self::File(error) => error.hint(),
+            Self::File(error) => error.hint().or_else(|| {
+                Some("fetch the model again, or name the GGUF file itself as the base".to_owned())
+            }),
             Self::Split(error) => error.hint(),
             Self::Name { name, .. } if name.starts_with(OLLAMA) => {
                 Some("`ollama list` shows the names".to_owned())

@@ -344,14 +344,12 @@ pub(super) fn config(files: &[Gguf]) -> Result<Map<String, Value>, ModelError> {
             put("sliding_window", Value::Null);
             put("layer_types", all_full);
         }
-        "olmo2" => {
-            if metadata.size("attention.sliding_window")?.is_some() {
-                put("model_type", json!("olmo3"));
-                put("architectures", json!(["Olmo3ForCausalLM"]));
-                windows(metadata, &common, 4, &mut put)?;
-                let plain = rotation::plain(metadata, "rope.freq_base")?;
-                rope = json!({full: rope, "sliding_attention": plain});
-            }
+        "olmo2" if metadata.size("attention.sliding_window")?.is_some() => {
+            put("model_type", json!("olmo3"));
+            put("architectures", json!(["Olmo3ForCausalLM"]));
+            windows(metadata, &common, 4, &mut put)?;
+            let plain = rotation::plain(metadata, "rope.freq_base")?;
+            rope = json!({full: rope, "sliding_attention": plain});
         }
         "phi3" => {
             let tokens = metadata.size("attention.sliding_window")?;

@@ -223,11 +223,6 @@ impl Source {
         self.shape[..self.shape.len() - 1].iter().product()
     }
 
-    /// Returns the shape in the model.
-    pub fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
     /// Returns how its numbers are stored, if all of them are stored so.
     pub fn stored(&self) -> Option<Stored> {
         let first = self.segments.first()?.stored;
@@ -339,11 +334,15 @@ impl Source {
     /// Undoes the change of numbers.
     fn restored(&self, mut numbers: Vec<f32>) -> Vec<f32> {
         if self.change.decays {
-            numbers.iter_mut().for_each(|rate| *rate = (-*rate).ln());
+            for rate in &mut numbers {
+                *rate = (-*rate).ln();
+            }
         }
         if self.change.plus != 0.0 {
             let plus = self.change.plus as f32;
-            numbers.iter_mut().for_each(|number| *number -= plus);
+            for number in &mut numbers {
+                *number -= plus;
+            }
         }
         numbers
     }
