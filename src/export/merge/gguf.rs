@@ -31,6 +31,7 @@ const FILE: &str = "model.gguf";
 const BLOCK_NUMBERS: usize = 1 << 20;
 /// The numbers that a thread takes at a time, rounded to whole rows.
 const SHARE_NUMBERS: usize = 1 << 15;
+const Q8_0: TensorType = TensorType::Blocks(BlockFormat::Q8_0);
 /// The bytes that are copied at a time.
 const PIECE_BYTES: usize = 4 << 20;
 
@@ -290,7 +291,6 @@ impl<'a> Tensor<'a> {
                 "tensor `{name}` is in {kind}, which is not written"
             ))
         })?;
-        const Q8_0: TensorType = TensorType::Blocks(BlockFormat::Q8_0);
         let to = match numbers {
             // Vectors stay in the type of computation.
             _ if old.shape.len() < 2 => own,
