@@ -460,7 +460,9 @@ impl<'a> Added<'a> {
             squares.sum::<f64>().sqrt()
         };
         if let Some(factor) = delta.factor(own, norm) {
-            row.iter_mut().for_each(|number| *number *= factor);
+            for number in row {
+                *number *= factor;
+            }
         }
     }
 }
