@@ -14,9 +14,11 @@ use parquet::arrow::ArrowWriter;
 use rankine::adapter::{LoraConfig, TableTarget, peft};
 use rankine::data::template::{ChatTemplate, Conversation, Rendered};
 use rankine::data::tokenize::{SpecialTokens, Tokenizer};
+use rankine::data::tokenizer_gguf::GgufTokenizer;
 use rankine::data::{Corpus, DataSource, Divided, Encoder, Limits, duplicates, split};
 use rankine::export::consumers::{Consumer, Features, ShippedForm, findings, portability};
 use rankine::fault::{Exit, Explain, Fault};
+use rankine::files::gguf::Gguf;
 use rankine::files::safetensors::Archive;
 use rankine::files::{verify_manifest, write_manifest};
 use rankine::model::{Folder, LinearKind, LinearSpec, Role, WeightOrder, shard_paths};
@@ -166,6 +168,62 @@ fn check_archive(archive: &Archive) {
         if let [rows, _, ..] = shape[..] {
             let _ = archive.read_rows_f32(&name, rows / 2..rows);
         }
+    }
+}
+
+/// Reads a GGUF file: its tensors, every value of its metadata, and its tokenizer.
+pub fn gguf(bytes: &[u8]) {
+    let folder = folder();
+    let path = folder.path().join("model.gguf");
+    write(&path, bytes);
+    let file = match Gguf::open(&path) {
+        Ok(file) => file,
+        Err(error) => return check_error(&error),
+    };
+    for tensor in file.tensors().values() {
+        let rows = tensor.rows();
+        let bytes = file.row_bytes(tensor, 0..rows).len();
+        assert_eq!(bytes, rows * tensor.row_bytes(), "{tensor:?}");
+    }
+    for key in file.keys() {
+        let read = [
+            file.text(key).map(drop),
+            file.flag(key).map(drop),
+            file.size(key).map(drop),
+            file.number(key).map(drop),
+            file.texts(key).map(drop),
+            file.numbers(key).map(drop),
+            file.sizes(key).map(drop),
+            file.flags(key).map(drop),
+        ];
+        for error in read.into_iter().filter_map(Result::err) {
+            check_error(&error);
+        }
+    }
+    match GgufTokenizer::of(&file) {
+        Ok(tokenizer) => check_tokenizer(folder.path(), &tokenizer),
+        Err(error) => check_error(&error),
+    }
+}
+
+/// Opens the files of a tokenizer, and tokenizes with it.
+fn check_tokenizer(folder: &Path, files: &GgufTokenizer) {
+    for (name, value) in [
+        ("tokenizer.json", &files.tokenizer),
+        ("tokenizer_config.json", &files.config),
+        ("generation_config.json", &files.generation),
+    ] {
+        write(&folder.join(name), value.to_string().as_bytes());
+    }
+    match Tokenizer::open(folder) {
+        Ok(tokenizer) => {
+            for text in ["", "a b\n", "🙂<s>"] {
+                if let Err(error) = tokenizer.ids(text, true) {
+                    check_error(&error);
+                }
+            }
+        }
+        Err(error) => check_error(&error),
     }
 }
 

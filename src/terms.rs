@@ -392,6 +392,8 @@ term! {
         Fp4 = "fp4",
         /// 8 bits per number, by rows, Dettmers et al. 2022, arXiv:2208.07339.
         Int8 = "int8",
+        /// The formats of ggml, as the tensors of a GGUF file have them.
+        Gguf = "gguf",
     }
 }
 

@@ -18,7 +18,7 @@ use rankine::adapter::peft;
 use rankine::export::gguf::{GgmlType, check_model, write_gguf_adapter, write_gguf_model};
 use rankine::fault::{Exit, Explain};
 use rankine::files::hash_file;
-use rankine::files::safetensors::{Archive, Named, write_f32};
+use rankine::files::safetensors::Archive;
 use rankine::model::{Folder, shard_paths};
 use serde_json::Value;
 use support::Desk;
@@ -188,74 +188,6 @@ fn turned(rows: &[f32], heads: usize, width: usize) -> Vec<f32> {
     (0..heads * head_dim)
         .flat_map(|row| rows[source(row) * width..(source(row) + 1) * width].to_vec())
         .collect()
-}
-
-/// A family's folder of model and adapter, or one of which llama.cpp knows the pattern of layers:
-/// with more of them where some do not rotate, with experts in all of them.
-fn exportable(case: &Path, family: &str) -> (PathBuf, Option<tempfile::TempDir>) {
-    if !["smollm3", "qwen3_moe"].contains(&family) {
-        return (case.to_owned(), None);
-    }
-    let folder = tempfile::tempdir().unwrap();
-    let (model, adapter) = (folder.path().join("model"), folder.path().join("adapter"));
-    for (from, to) in [
-        (case.join("model"), &model),
-        (case.join("adapter"), &adapter),
-    ] {
-        fs::create_dir(to).unwrap();
-        for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
-            fs::copy(file.path(), to.join(file.file_name())).unwrap();
-        }
-    }
-    let mut config = json(&model.join("config.json"));
-    if family == "smollm3" {
-        config["num_hidden_layers"] = 5.into();
-        config["no_rope_layers"] = vec![1, 1, 1, 0, 1].into();
-        config["layer_types"] = vec!["full_attention"; 5].into();
-        for path in [
-            model.join("model.safetensors"),
-            adapter.join("adapter_model.safetensors"),
-        ] {
-            retold(&path, |name| {
-                let layers = (2..5).map(|layer| {
-                    (
-                        format!("model.layers.{}.", layer % 2),
-                        format!("model.layers.{layer}."),
-                    )
-                });
-                let more = layers
-                    .filter(|(from, _)| name.contains(from))
-                    .map(|(from, to)| name.replace(&from, &to));
-                [name.to_owned()].into_iter().chain(more).collect()
-            });
-        }
-    } else {
-        config["mlp_only_layers"] = Value::Array(Vec::new());
-        retold(&model.join("model.safetensors"), |name| {
-            match name.strip_prefix("model.layers.1.mlp.") {
-                Some(rest) => vec![name.to_owned(), format!("model.layers.0.mlp.{rest}")],
-                None if name.starts_with("model.layers.0.mlp.") => Vec::new(),
-                None => vec![name.to_owned()],
-            }
-        });
-    }
-    fs::write(model.join("config.json"), config.to_string()).unwrap();
-    (folder.path().to_owned(), Some(folder))
-}
-
-/// Writes a file anew, each tensor under these names.
-fn retold(path: &Path, names: impl Fn(&str) -> Vec<String>) {
-    let archive = Archive::open(path).unwrap();
-    let told = |(name, shape): (String, Vec<usize>)| {
-        let numbers = archive.read_f32(&name).unwrap().unwrap();
-        names(&name)
-            .into_iter()
-            .map(|to| (to, shape.clone(), numbers.clone()))
-            .collect::<Vec<_>>()
-    };
-    let tensors: Vec<Named> = archive.shapes().into_iter().flat_map(told).collect();
-    drop(archive);
-    write_f32(path, &tensors, &[("format", "pt".to_owned())]).unwrap();
 }
 
 fn committed(path: &str) -> PathBuf {

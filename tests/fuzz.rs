@@ -34,6 +34,11 @@ fn safetensors_and_their_index_make_no_panic() {
 }
 
 #[test]
+fn gguf_files_make_no_panic() {
+    replay("gguf", bodies::gguf);
+}
+
+#[test]
 fn adapter_configs_make_no_panic() {
     replay("adapter_config", bodies::adapter_config);
 }

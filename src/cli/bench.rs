@@ -240,6 +240,7 @@ fn storage(args: &BenchArgs, chosen: terms::Device) -> Result<Storage, Failure> 
     let asked = Storage {
         dtype: args.model_dtype,
         form,
+        stored_bytes: None,
         left_dense: 0,
         packs_head,
         offloads_embedding,

@@ -11,9 +11,10 @@ use serde_json::{Value, json};
 
 use super::{Failure, grouped, print};
 use crate::export::gguf::GgmlType;
-use crate::export::merge::{Addend, Tally};
+use crate::export::merge::{Addend, GgufNumbers, Tally};
 use crate::fault::{Exit, Fault};
 use crate::files::{self, Float};
+use crate::model::user_path;
 use crate::report::{Terminal, peak_memory_bytes};
 pub(super) use crate::run::LEFTOVER;
 use crate::run::{self, MergeOptions, Merged, addend_of, find_adapter};
@@ -27,7 +28,7 @@ pub(super) struct MergeArgs {
     /// The folder of the merged model, which may not exist yet
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// The type of the merged model's numbers
+    /// The type of the merged model's numbers; of a GGUF base that of the tensors that change
     #[arg(long, value_enum, default_value_t = Dtype::Keep)]
     dtype: Dtype,
     /// The base's folder, or a Hub id that was pulled, in place of the one that the adapter names
@@ -59,15 +60,28 @@ enum Dtype {
     F32,
     Bf16,
     F16,
+    /// Of a GGUF base only
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl Dtype {
     fn float(self) -> Option<Float> {
         match self {
-            Self::Keep => None,
+            Self::Keep | Self::Q8_0 => None,
             Self::F32 => Some(Float::F32),
             Self::Bf16 => Some(Float::Bf16),
             Self::F16 => Some(Float::F16),
+        }
+    }
+
+    fn gguf(self) -> GgufNumbers {
+        match self {
+            Self::Keep => GgufNumbers::Own,
+            Self::F32 => GgufNumbers::F32,
+            Self::Bf16 => GgufNumbers::Bf16,
+            Self::F16 => GgufNumbers::F16,
+            Self::Q8_0 => GgufNumbers::Q8_0,
         }
     }
 }
@@ -90,6 +104,7 @@ pub(super) fn merge(args: &MergeArgs, terminal: &Terminal) -> Result<(), Failure
         adapters,
         out: args.out.clone(),
         float: args.dtype.float(),
+        gguf: args.dtype.gguf(),
         base: args.base.clone(),
         force: args.force,
         max_kl: args.max_kl,
@@ -156,7 +171,7 @@ fn object(merged: &Merged, elapsed: Duration) -> Value {
     };
     json!({
         "out": request.out.display().to_string(),
-        "base": request.base.display().to_string(),
+        "base": user_path(&request.base).display().to_string(),
         "adapters": request.adapters.iter().map(adapter).collect::<Vec<_>>(),
         "dtype": request.float.map(|float| float.to_string()),
         "tensors": tally.tensors,
@@ -198,7 +213,7 @@ fn print_lines(merged: &Merged) -> Result<(), Failure> {
         request.out.display(),
         HumanBytes(*bytes)
     ))?;
-    print(format_args!("base          {}", request.base.display()))?;
+    print(format_args!("base          {}", user_path(&request.base).display()))?;
     for addend in &request.adapters {
         print(format_args!(
             "adapter       {}, weight {}",

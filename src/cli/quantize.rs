@@ -46,7 +46,9 @@ pub(super) struct QuantizeArgs {
 }
 
 fn parse_form(word: &str) -> Result<Quantization, String> {
-    let known = Quantization::parse(word).filter(|known| *known != Quantization::None);
+    let is_written =
+        |known: &Quantization| !matches!(known, Quantization::None | Quantization::Gguf);
+    let known = Quantization::parse(word).filter(is_written);
     known.ok_or_else(|| "expected `nf4`, `fp4` or `int8`".to_owned())
 }
 
@@ -153,7 +155,7 @@ impl QuantizeArgs {
             block_size,
             self.double_quant.unwrap_or(true),
         );
-        Ok(form.expect("`none` is not one of the words"))
+        Ok(form.expect("`none` and `gguf` are not among the words"))
     }
 
     fn head(&self) -> &'static str {

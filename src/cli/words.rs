@@ -16,5 +16,6 @@ pub(super) fn parse_dtype(word: &str) -> Result<ModelDtype, String> {
 
 /// Parses a quantization as a recipe names it.
 pub(super) fn parse_quantization(word: &str) -> Result<Quantization, String> {
-    Quantization::parse(word).ok_or_else(|| "expected `none`, `nf4`, `fp4` or `int8`".to_owned())
+    let known = Quantization::parse(word).filter(|known| *known != Quantization::Gguf);
+    known.ok_or_else(|| "expected `none`, `nf4`, `fp4` or `int8`".to_owned())
 }

@@ -51,5 +51,5 @@ pub use tokenizer::pieces::{TokenText, pieces};
 pub use tokenizer::renumbered::RenumberedToken;
 pub use tokenizer::revised::Revision;
 pub use tokenizer::special::TokenRole;
-pub use tokenizer::{files as tokenizer_files, tokenize};
+pub use tokenizer::{files as tokenizer_files, gguf as tokenizer_gguf, tokenize};
 pub use visible::visible;

@@ -42,7 +42,7 @@ pub fn repack(
     let repacking = Repacking::open(&Folder::open(from)?, target)?;
     let (all, metadata) = (bytes_of(&repacking), [("format", "pt".to_owned())]);
     let mut done = Repacked {
-        before: 0,
+        before: repacking.old_bytes(),
         bytes: 0,
         tensors: 0,
     };
@@ -59,7 +59,6 @@ pub fn repack(
                 .map(|(tensor, ..)| (tensor.clone(), json!(name))),
         );
         done.tensors += tensors.len();
-        done.before += path.metadata().map_or(0, |file| file.len());
         done.bytes += write_lazily(&to.join(&name), tensors.clone(), &metadata, |tensor| {
             if interrupt.load(Relaxed) {
                 return Err(RepackError::Stopped);

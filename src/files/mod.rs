@@ -1,5 +1,5 @@
 //! File access: atomic writes, folders with manifests, content hashes, claims, memory maps and the
-//! safetensors container.
+//! containers of weights.
 
 mod atomic;
 mod below;
@@ -7,6 +7,7 @@ mod cache;
 mod claim;
 pub(crate) mod disk;
 pub mod float;
+pub mod gguf;
 mod guard;
 mod hash;
 pub mod license;

@@ -41,6 +41,7 @@ mod pull_dataset;
 mod push;
 #[cfg(feature = "hub")]
 mod retry;
+pub mod stores;
 #[cfg(feature = "hub")]
 mod upload;
 

@@ -84,6 +84,13 @@ pub(super) trait WeightSource {
         shape: [usize; 2],
         form: QuantFormat,
     ) -> Result<Quantized, ModelError>;
+    /// Returns one matrix [out, in] of a stack as the files have it packed; `None` where they have
+    /// numbers.
+    fn packed_slice(
+        &self,
+        slice: &Slice,
+        shape: [usize; 2],
+    ) -> Result<Option<Quantized>, ModelError>;
 }
 
 /// Makes the decoder. Its matrices are kept as `storage` says, except that the CPU keeps f16 as
@@ -323,9 +330,10 @@ impl Assembly<'_> {
         let packed =
             |weight: Quantized| Base::Packed(Packed::new(weight, self.device).transposed());
         // Stacks are no modules, so bitsandbytes has nothing of them to pack: they are packed here.
-        let form = self
-            .form
-            .filter(|_| !linear.is_whole() || !self.source.stays_dense(&key, shape));
+        let form = self.form.filter(|form| {
+            let is_left = linear.is_whole() || matches!(form, QuantFormat::Blocks(_));
+            !is_left || !self.source.stays_dense(&key, shape)
+        });
         let weight = match (kind, form) {
             (LinearKind::Stacked(slice), None) => {
                 let data = self
@@ -365,6 +373,9 @@ impl Assembly<'_> {
         [outputs, inputs]: [usize; 2],
         form: QuantFormat,
     ) -> Result<Quantized, ModelError> {
+        if let Some(stored) = self.source.packed_slice(slice, [outputs, inputs])? {
+            return Ok(stored);
+        }
         let data = if slice.is_turned {
             let stored = [inputs, outputs];
             transposed(&self.source.slice(slice, stored, DType::F32)?, stored)

@@ -96,6 +96,14 @@ impl WeightSource for Changed<'_> {
         self.source.slice(slice, shape, dtype)
     }
 
+    fn packed_slice(
+        &self,
+        slice: &Slice,
+        shape: [usize; 2],
+    ) -> Result<Option<Quantized>, ModelError> {
+        self.source.packed_slice(slice, shape)
+    }
+
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {
         self.source.stays_dense(name, shape)
     }
@@ -118,7 +126,7 @@ impl WeightSource for Changed<'_> {
                     .map(|number| f16::from_f32(*number))
                     .collect::<Vec<_>>(),
             ),
-            QuantFormat::FourBit { .. } => form.pack(shape, &weight),
+            QuantFormat::FourBit { .. } | QuantFormat::Blocks(_) => form.pack(shape, &weight),
         };
         packed.map_err(|cause| ModelError::Packing {
             name: name.to_owned(),

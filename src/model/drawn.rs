@@ -108,6 +108,14 @@ impl WeightSource for Drawn {
         }))
     }
 
+    fn packed_slice(
+        &self,
+        _slice: &Slice,
+        _shape: [usize; 2],
+    ) -> Result<Option<Quantized>, ModelError> {
+        Ok(None)
+    }
+
     fn stays_dense(&self, _name: &str, _shape: [usize; 2]) -> bool {
         false
     }

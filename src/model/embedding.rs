@@ -1,12 +1,16 @@
 //! Finds rows of the embedding that look untrained, reading the base's files without loading the
 //! model.
 
+use burn::tensor::DType;
 use rayon::prelude::*;
 
 use super::ModelError;
+use super::assemble::WeightSource;
 use super::load::Folder;
-use super::weights::shard_paths;
+use super::opened::Opened;
+use super::weights::safetensors_paths;
 use crate::files::safetensors::Archive;
+use crate::files::{Hash, hash_bytes};
 
 /// The share of the median norm below which a row counts as untrained.
 const SMALLEST_SHARE: f32 = 1e-3;
@@ -52,11 +56,17 @@ impl Folder {
     /// A file of the weights cannot be read.
     pub fn untrained_embeddings(&self, ids: &[u32]) -> Result<Vec<(u32, Untrained)>, ModelError> {
         let name = self.spec.names.embedding();
-        let paths = if ids.is_empty() {
-            Vec::new()
-        } else {
-            shard_paths(&self.path)?
-        };
+        if ids.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Opened::Gguf(weights) = self.weights()? {
+            let (norms, rows) = looks(&weights, &name, [self.stored_rows, self.spec.width])?;
+            return Ok(ids
+                .iter()
+                .filter_map(|id| Some((*id, judge(*id, &norms, &rows)?)))
+                .collect());
+        }
+        let paths = safetensors_paths(&self.path)?;
         for path in paths {
             let shard = Archive::open(&path)?;
             if let Some(bytes) = shard.bytes(&name) {
@@ -88,7 +98,29 @@ fn norms(shard: &Archive, name: &str, rows: usize) -> Result<Vec<f32>, ModelErro
     Ok(norms.collect::<Result<Vec<_>, ModelError>>()?.concat())
 }
 
-fn judge(id: u32, norms: &[f32], rows: &[&[u8]]) -> Option<Untrained> {
+/// Returns the norm and a hash of each row of a matrix [rows, columns].
+fn looks(
+    source: &dyn WeightSource,
+    name: &str,
+    [rows, columns]: [usize; 2],
+) -> Result<(Vec<f32>, Vec<Hash>), ModelError> {
+    let (mut norms, mut hashes) = (Vec::with_capacity(rows), Vec::with_capacity(rows));
+    for first in (0..rows).step_by(CHUNK_ROWS) {
+        let chunk = first..rows.min(first + CHUNK_ROWS);
+        let numbers: Vec<f32> = source
+            .rows(name, chunk, columns, DType::F32)?
+            .iter()
+            .collect();
+        for row in numbers.chunks(columns.max(1)) {
+            norms.push(row.iter().map(|value| value * value).sum::<f32>().sqrt());
+            let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+            hashes.push(hash_bytes(&bytes));
+        }
+    }
+    Ok((norms, hashes))
+}
+
+fn judge<T: PartialEq>(id: u32, norms: &[f32], rows: &[T]) -> Option<Untrained> {
     let (row, norm) = (id as usize, *norms.get(id as usize)?);
     let mut sorted = norms.to_vec();
     let median = *sorted
@@ -97,7 +129,7 @@ fn judge(id: u32, norms: &[f32], rows: &[&[u8]]) -> Option<Untrained> {
     let other = || {
         rows.iter()
             .enumerate()
-            .position(|(other, bytes)| other != row && *bytes == rows[row])
+            .position(|(other, content)| other != row && *content == rows[row])
     };
     match norm {
         0.0 => Some(Untrained::Zero),

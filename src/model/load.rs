@@ -12,9 +12,10 @@ use super::changed::{Change, Changed};
 use super::config::ConfigJson;
 use super::decoder::Decoder;
 use super::layout::Names;
+use super::opened::Opened;
 use super::resized::{NewRows, Resized};
 use super::spec::DecoderSpec;
-use super::weights::{Weights, shard_paths};
+use super::weights::safetensors_paths;
 use super::{ModelError, Storage, families};
 use crate::device::{self, HalfPrecision};
 use crate::files::safetensors::Archive;
@@ -88,8 +89,8 @@ impl Folder {
 
     /// Opens the weights. Where they do not fit, the error names the sizes that were filled in for
     /// keys that config.json does not name.
-    fn weights(&self) -> Result<Weights, ModelError> {
-        Weights::open(&self.path, &self.stored_spec()).map_err(|error| match error {
+    pub(super) fn weights(&self) -> Result<Opened, ModelError> {
+        Opened::open(&self.path, &self.stored_spec()).map_err(|error| match error {
             ModelError::Tensors { folder, mut faults } => {
                 faults.splice(0..0, self.filled_sizes());
                 ModelError::Tensors { folder, faults }
@@ -170,12 +171,12 @@ impl Folder {
     /// Returns the weights as they are, or with new rows of the tables.
     fn with_rows(
         &self,
-        weights: &Weights,
+        weights: &Opened,
         storage: Storage,
         make: impl FnOnce(&dyn WeightSource) -> Result<Decoder, ModelError>,
     ) -> Result<Decoder, ModelError> {
         let Some(rows) = &self.new_rows else {
-            return make(weights);
+            return make(weights.source());
         };
         if storage.packs_head {
             let message =
@@ -190,7 +191,12 @@ impl Folder {
             });
         }
         let tables = [self.spec.names.embedding(), self.spec.names.head()];
-        make(&Resized::new(weights, rows, self.stored_rows, tables))
+        make(&Resized::new(
+            weights.source(),
+            rows,
+            self.stored_rows,
+            tables,
+        ))
     }
 
     /// Does the same as [`Folder::load`], but changes projections before they are kept or packed.
@@ -231,18 +237,12 @@ impl Folder {
     }
 
     /// Whether the files have any projections, or stacks of them, in another form than plain
-    /// numbers.
+    /// numbers in safetensors.
     ///
     /// # Errors
     /// As of [`Folder::check_weights`].
     pub fn is_packed(&self) -> Result<bool, ModelError> {
-        let weights = self.weights()?;
-        Ok(weights.form(&self.spec).is_some()
-            || self
-                .spec
-                .tensors()
-                .iter()
-                .any(|(name, _)| weights.is_mxfp4(name)))
+        Ok(self.weights()?.is_packed(&self.spec))
     }
 
     /// Returns the format in which [`Folder::load`] keeps weights on a device, given what is asked
@@ -314,7 +314,7 @@ fn holds_numbers(path: &Path) -> bool {
             .into_keys()
             .collect::<Vec<_>>())
     };
-    let names = shard_paths(path).and_then(|paths| {
+    let names = safetensors_paths(path).and_then(|paths| {
         paths
             .iter()
             .map(names)
@@ -331,7 +331,7 @@ fn holds_numbers(path: &Path) -> bool {
 /// that the two are tied, they then are not, as in transformers. Files that cannot be read give an
 /// error later, when the weights are opened.
 fn has_own_head(path: &Path, names: &Names) -> bool {
-    let shards = shard_paths(path).and_then(|paths| {
+    let shards = safetensors_paths(path).and_then(|paths| {
         paths
             .iter()
             .map(|path| Ok(Archive::open(path)?))

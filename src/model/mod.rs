@@ -14,12 +14,14 @@ mod embedding;
 mod families;
 mod flow;
 mod frame;
+pub(crate) mod gguf;
 mod kv_cache;
 mod layout;
 mod load;
 mod mixer;
 mod mlp;
 mod mxfp4;
+mod opened;
 mod past;
 mod per_layer;
 mod prequantized;
@@ -43,6 +45,7 @@ pub use decoder::{Decoder, Place};
 pub use embedding::Untrained;
 pub use flow::Context;
 pub use frame::Frame;
+pub use gguf::{ArchitectureError, base_folder, base_folder_in, gguf_paths, is_base, user_path};
 pub use kv_cache::Cache;
 pub use layout::{
     EXPERT_STACKS, EXPERTS, LinearKind, LinearSpec, Names, PER_LAYER_PROJECTION, Role, Slice,
@@ -72,6 +75,12 @@ pub enum ModelError {
     /// A safetensors file is damaged or of another type.
     #[error(transparent)]
     Safetensors(#[from] files::safetensors::SafetensorsError),
+    /// A GGUF file is damaged, or its metadata are not those of a model that is known.
+    #[error(transparent)]
+    Gguf(#[from] files::gguf::GgufFileError),
+    /// The tokenizer of a GGUF file is not known.
+    #[error(transparent)]
+    GgufTokenizer(#[from] crate::data::tokenizer::gguf::GgufTokenizerError),
     /// config.json is missing, not JSON, or describes something that is not supported.
     #[error("{}: {message}", path.display())]
     Config {
@@ -123,6 +132,8 @@ impl Explain for ModelError {
         match self {
             Self::File(error) => error.exit(),
             Self::Safetensors(error) => error.exit(),
+            Self::Gguf(error) => error.exit(),
+            Self::GgufTokenizer(error) => error.exit(),
             _ => Exit::Input,
         }
     }
@@ -131,6 +142,8 @@ impl Explain for ModelError {
         match self {
             Self::File(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
+            Self::Gguf(error) => error.hint(),
+            Self::GgufTokenizer(error) => error.hint(),
             Self::Config { hint, .. } => hint.clone(),
             Self::Tensors { .. } => Some(
                 "compare the folder with its origin: a shard may be missing or config.json be \

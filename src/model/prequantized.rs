@@ -293,6 +293,7 @@ pub(super) fn described(name: &str, shape: [usize; 2], form: QuantFormat) -> Vec
                 (format!("{module}.{WEIGHT_FORMAT}"), Dtype::U8, Vec::new()),
             ]
         }
+        QuantFormat::Blocks(_) => unreachable!("{OF_GGUF}"),
     }
 }
 
@@ -339,8 +340,11 @@ pub(super) fn bytes(part: &str, name: &str, weight: &Quantized, float: Float) ->
                 .map(|code| code.cast_unsigned())
                 .collect(),
         },
+        Quantized::Blocks(_) => unreachable!("{OF_GGUF}"),
     }
 }
+
+const OF_GGUF: &str = "blocks of ggml are refused before files of bitsandbytes are written";
 
 fn state(packed: &Packed, float: Float) -> Vec<u8> {
     let mut state = json!({

@@ -3,16 +3,18 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::DType;
+use half::f16;
 use safetensors::Dtype;
 use serde_json::Value;
 
-use super::assemble::WeightSource;
+use super::gguf::GgufWeights;
 use super::layout::{Slice, WeightOrder};
 use super::load::Folder;
+use super::opened::Opened;
 use super::spec::DecoderSpec;
 use super::weights::Weights;
 use super::{ModelError, mxfp4, prequantized};
@@ -37,7 +39,7 @@ pub enum Target {
 /// The weights of a base while they are rewritten.
 #[derive(Debug)]
 pub struct Repacking {
-    weights: Weights,
+    weights: Opened,
     target: Target,
     is_tied: bool,
     /// The type of numbers before packing.
@@ -67,7 +69,21 @@ impl Repacking {
                 hint: Some("quantize when the base is loaded, `method: qlora`".to_owned()),
             });
         }
-        let weights = Weights::open(&folder.path, spec)?;
+        if let Target::Packed {
+            form: form @ QuantFormat::Blocks(_),
+            ..
+        } = target
+        {
+            return Err(ModelError::Config {
+                path: folder.path.clone(),
+                message: format!("it cannot be written in {form}, which is a format of GGUF files"),
+                hint: Some("export it as GGUF".to_owned()),
+            });
+        }
+        let weights = match Opened::open(&folder.path, spec)? {
+            Opened::Shards(weights) => weights,
+            Opened::Gguf(weights) => return Self::of_gguf(folder, weights, target),
+        };
         let float = match target {
             Target::Dense(Some(float)) => float,
             _ => weights.stored(&spec.names.embedding())?.float,
@@ -108,7 +124,7 @@ impl Repacking {
             tensors.extend(parts);
         }
         Ok(Self {
-            weights,
+            weights: Opened::Shards(weights),
             target,
             is_tied: spec.tied_head,
             float,
@@ -117,6 +133,46 @@ impl Repacking {
             stacks,
             last: Mutex::default(),
         })
+    }
+
+    /// Opens a GGUF file, whose tensors become one safetensors file.
+    fn of_gguf(folder: &Folder, weights: GgufWeights, target: Target) -> Result<Self, ModelError> {
+        let float = match target {
+            Target::Dense(float) => float.unwrap_or(weights.unpacked()),
+            Target::Packed { .. } => {
+                return Err(ModelError::Config {
+                    path: super::user_path(&folder.path),
+                    message: "it is a GGUF file, expected a folder of safetensors files".to_owned(),
+                    hint: Some(
+                        "quantize when the base is loaded, `method: qlora`, or name the model \
+                        that the file was made of"
+                            .to_owned(),
+                    ),
+                });
+            }
+        };
+        let spec = folder.stored_spec();
+        let described = |(name, shape): (String, Vec<usize>)| (name, dtype(float), shape);
+        let tensors = spec.tensors().into_iter().map(described).collect();
+        Ok(Self {
+            weights: Opened::Gguf(weights),
+            target,
+            is_tied: spec.tied_head,
+            float,
+            files: vec![(folder.path.join("model.safetensors"), tensors)],
+            made: BTreeMap::new(),
+            stacks: BTreeMap::new(),
+            last: Mutex::default(),
+        })
+    }
+
+    /// Returns the sum of the bytes of the old files.
+    pub fn old_bytes(&self) -> u64 {
+        let size = |path: &Path| path.metadata().map_or(0, |file| file.len());
+        match &self.weights {
+            Opened::Shards(_) => self.files.iter().map(|(path, _)| size(path)).sum(),
+            Opened::Gguf(weights) => weights.paths().map(size).sum(),
+        }
     }
 
     /// Returns the entry of config.json for packed weights.
@@ -144,12 +200,16 @@ impl Repacking {
     /// # Panics
     /// There is no such tensor.
     pub fn bytes(&self, tensor: &str) -> Result<Cow<'_, [u8]>, ModelError> {
+        let weights = match &self.weights {
+            Opened::Shards(weights) => weights,
+            Opened::Gguf(weights) => return self.of_blocks(weights, tensor).map(Cow::Owned),
+        };
         if let Some(shape) = self.stacks.get(tensor) {
             return Ok(Cow::Owned(self.stack(tensor, *shape)?));
         }
         let Some((name, shape)) = self.made.get(tensor) else {
             return Ok(Cow::Borrowed(
-                self.weights
+                weights
                     .stored_bytes(tensor)
                     .expect("its name was taken from the files"),
             ));
@@ -178,6 +238,20 @@ impl Repacking {
 }
 
 impl Repacking {
+    /// Returns the numbers of a tensor of a GGUF file.
+    fn of_blocks(&self, weights: &GgufWeights, tensor: &str) -> Result<Vec<u8>, ModelError> {
+        let numbers = weights.numbers(tensor);
+        let is_beyond = |number: &f32| f16::from_f32(*number).is_infinite();
+        if self.float == Float::F16 && numbers.iter().any(is_beyond) {
+            return Err(ModelError::BeyondFloat16 {
+                name: tensor.to_owned(),
+            });
+        }
+        let mut bytes = vec![0; numbers.len() * self.float.bytes()];
+        self.float.encode(&numbers, &mut bytes);
+        Ok(bytes)
+    }
+
     /// Returns the numbers of a stack, one matrix after the other.
     fn stack(
         &self,
@@ -195,6 +269,7 @@ impl Repacking {
             };
             let numbers: Vec<f32> = self
                 .weights
+                .source()
                 .slice(&slice, [inputs, outputs], DType::F32)?
                 .iter()
                 .collect();
@@ -221,7 +296,7 @@ impl Repacking {
         } else {
             QuantFormat::QLORA
         };
-        self.weights.packed(name, shape, form)
+        self.weights.source().packed(name, shape, form)
     }
 }
 

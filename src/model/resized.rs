@@ -194,6 +194,14 @@ impl WeightSource for Resized<'_> {
         self.source.slice(slice, shape, dtype)
     }
 
+    fn packed_slice(
+        &self,
+        slice: &Slice,
+        shape: [usize; 2],
+    ) -> Result<Option<Quantized>, ModelError> {
+        self.source.packed_slice(slice, shape)
+    }
+
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {
         self.source.stays_dense(name, shape)
     }
@@ -244,6 +252,14 @@ mod tests {
 
         fn slice(&self, _: &Slice, _: [usize; 2], _: DType) -> Result<TensorData, ModelError> {
             unreachable!()
+        }
+
+        fn packed_slice(
+            &self,
+            _slice: &Slice,
+            _shape: [usize; 2],
+        ) -> Result<Option<Quantized>, ModelError> {
+            Ok(None)
         }
 
         fn stays_dense(&self, _: &str, _: [usize; 2]) -> bool {

@@ -9,8 +9,12 @@ pub struct Storage {
     /// The type of matrices that are not packed and, on a GPU, of numbers passed from layer to
     /// layer.
     pub dtype: ModelDtype,
-    /// The format of packed projections; `None`: they are not packed.
+    /// The format of packed projections, or of most of their numbers where a file has several;
+    /// `None`: they are not packed.
     pub form: Option<QuantFormat>,
+    /// Bytes of all packed matrices as the base's files have them, of whatever formats; `None`:
+    /// all of them have `form`.
+    pub stored_bytes: Option<u64>,
     /// Count of numbers in projections that are not packed, because the base's files have only the
     /// others packed (`llm_int8_skip_modules` of bitsandbytes).
     pub left_dense: u64,
@@ -47,6 +51,7 @@ impl From<ModelDtype> for Storage {
         Self {
             dtype,
             form: None,
+            stored_bytes: None,
             left_dense: 0,
             packs_head: false,
             offloads_embedding: false,

@@ -102,6 +102,14 @@ pub fn read_transposed<T: Element>(stored: &TensorBytes, rows: usize, columns: u
     }
 }
 
+/// Returns numbers [rows, columns] as [columns, rows].
+pub fn transposed_numbers<T: Element>(numbers: &[f32], columns: usize) -> Vec<T> {
+    let rows = numbers.len() / columns.max(1);
+    let mut output = T::zeros(numbers.len());
+    transpose_band(numbers, &mut output, rows, 0..rows, T::nearest);
+    output
+}
+
 fn read<S: Number<Bytes: Sync>, T: Element>(
     stored: &TensorBytes,
     rows: usize,

@@ -9,6 +9,7 @@ use half::{bf16, f16};
 use serde_json::{Map, Value};
 
 use super::assemble::WeightSource;
+use super::gguf::gguf_paths;
 use super::layout::{LinearSpec, Slice, WeightOrder};
 use super::prequantized::QuantizedParts;
 use super::spec::{DecoderSpec, LayerSpec};
@@ -25,11 +26,23 @@ const MAX_TENSORS: usize = 250_000;
 /// File extensions of pickle files.
 const PICKLES: [&str; 6] = ["bin", "pt", "pth", "ckpt", "pkl", "pickle"];
 
+/// Returns the files of a base's weights: of a described GGUF file those, else
+/// [`safetensors_paths`].
+///
+/// # Errors
+/// As of [`safetensors_paths`].
+pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+    match gguf_paths(folder)? {
+        Some(paths) => Ok(paths),
+        None => safetensors_paths(folder),
+    }
+}
+
 /// Returns the safetensors files of a base: the single one, or those of the index.
 ///
 /// # Errors
 /// There are no such files, the index is not valid, or a file that it names is missing.
-pub fn shard_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
+pub(super) fn safetensors_paths(folder: &Path) -> Result<Vec<PathBuf>, ModelError> {
     let (single, index) = (
         folder.join("model.safetensors"),
         folder.join("model.safetensors.index.json"),
@@ -175,7 +188,7 @@ fn unread_tensors(spec: &DecoderSpec) -> impl Fn(&str) -> bool {
 /// Opens every shard. All headers together may not describe more than memory can hold.
 fn open_shards(folder: &Path) -> Result<Vec<Archive>, ModelError> {
     let (mut shards, mut tensors) = (Vec::new(), 0);
-    for path in shard_paths(folder)? {
+    for path in safetensors_paths(folder)? {
         let shard = Archive::open(&path)?;
         tensors += shard.tensors();
         if tensors > MAX_TENSORS {
@@ -464,6 +477,7 @@ impl Weights {
         Ok(Storage {
             dtype: self.dtype(asked.dtype, spec, halves)?,
             form: stored.or(asked.form),
+            stored_bytes: None,
             left_dense: self.left_dense(spec),
             packs_head: (asked.packs_head || has_packed_head) && !spec.tied_head,
             offloads_embedding: asked.offloads_embedding && !spec.tied_head,
@@ -502,7 +516,7 @@ impl Weights {
 }
 
 /// Checks that no number became infinite in 16 bits.
-fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, ModelError> {
+pub(super) fn finite(name: &str, numbers: Vec<f16>) -> Result<Vec<f16>, ModelError> {
     if numbers.iter().any(|number| number.is_infinite()) {
         Err(ModelError::BeyondFloat16 {
             name: name.to_owned(),
@@ -582,6 +596,14 @@ impl WeightSource for Weights {
             ),
             _ => TensorData::new(self.slice_of::<f32>(slice, shape)?, shape),
         })
+    }
+
+    fn packed_slice(
+        &self,
+        _slice: &Slice,
+        _shape: [usize; 2],
+    ) -> Result<Option<Quantized>, ModelError> {
+        Ok(None)
     }
 
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {

@@ -9,8 +9,9 @@ use crate::data::template::{ChatTemplate, Sources, sources};
 use crate::data::tokenize::Tokenizer;
 use crate::fault::{Explain, Fault};
 use crate::files::NotFolder;
+use crate::hub::stores::{StoredModel, find_stored};
 use crate::hub::{Cache, Environment, Missing, RepoId, Snapshot};
-use crate::model::{Folder, shard_paths};
+use crate::model::{Folder, base_folder, is_base, shard_paths};
 use crate::recipe::{Location, Recipe, Said};
 use crate::terms::Technique;
 
@@ -24,6 +25,8 @@ pub(super) struct Base {
     pub name: String,
     /// Its snapshot in the cache, if it is from the Hub.
     pub snapshot: Option<Snapshot>,
+    /// Its place in the store of Ollama or LM Studio, if it is from there.
+    pub stored: Option<StoredModel>,
     /// The folder.
     pub folder: PathBuf,
     /// Its parsed `config.json`.
@@ -69,13 +72,26 @@ pub(super) fn find(
         (fetched, _) => fetched,
     };
     let named = || recipe.base_folder.as_deref().unwrap_or(Path::new(&name));
-    let folder = snapshot
-        .as_ref()
-        .map_or_else(named, |snapshot| &snapshot.folder);
-    if !folder.is_dir() {
+    let stored = match recipe.base_folder {
+        None => find_stored(&name).transpose(),
+        Some(_) => Ok(None),
+    };
+    let Some(stored) = noted(stored, &said.place, faults) else {
+        return BaseFound::Nothing;
+    };
+    let of_store = stored.as_ref().map(|stored| stored.path.as_path());
+    let folder = snapshot.as_ref().map_or_else(
+        || of_store.unwrap_or_else(named),
+        |snapshot| &snapshot.folder,
+    );
+    if !is_base(folder) {
         faults.push(no_base(&name, folder, &said.place));
         return BaseFound::Nothing;
     }
+    let Some(folder) = noted(base_folder(folder), &said.place, faults) else {
+        return BaseFound::Nothing;
+    };
+    let folder = folder.as_path();
     let holds = |name: &str| folder.join(name).exists();
     if !holds("config.json")
         && [
@@ -104,6 +120,7 @@ pub(super) fn find(
             BaseFound::Folder(Box::new(Base {
                 name,
                 snapshot,
+                stored,
                 folder,
                 model,
                 tokenizer,
@@ -193,7 +210,7 @@ pub(super) fn untrained(recipe: &Recipe, model: &Folder) -> Vec<Fault> {
 pub fn hub_id(name: &str) -> Option<RepoId> {
     let id = RepoId::parse(name)
         .ok()
-        .filter(|_| !Path::new(name).is_dir())?;
+        .filter(|_| !is_base(Path::new(name)))?;
     let (owner, _) = id.owner_and_name()?;
     (name.contains('@') || !Path::new(owner).exists()).then_some(id)
 }

@@ -50,7 +50,9 @@ impl Plan {
             .vocabulary
             .iter()
             .flat_map(|vocabulary| vocabulary.notes.clone());
+        let of_store = self.stored.iter().flat_map(|stored| stored.notes.clone());
         let of_base = of_tokens
+            .chain(of_store)
             .chain((length > context).then_some(long))
             .chain(switches)
             .chain(self.notes_of_base())

@@ -61,6 +61,7 @@ pub(super) fn packing(
     }
     let asked = asked(recipe, stored, filled, faults);
     refuse_other_form(recipe, stored, asked, faults);
+    refuse_numbers_as_gguf(recipe, base, stored, faults);
     let form = stored.or(asked);
     let has_packed_head = kept.is_some_and(|kept| kept.packs_head);
     let said = recipe.quantize_head.as_ref();
@@ -109,6 +110,23 @@ fn refuse_other_form(
         ))
         .at(place);
         faults.push(fault.hint("remove the key, or name the base that it was made of"));
+    }
+}
+
+/// Refuses to take plain numbers as they are packed in the base's file.
+fn refuse_numbers_as_gguf(
+    recipe: &recipe::Adapter,
+    base: Option<&Base>,
+    stored: Option<QuantFormat>,
+    faults: &mut Vec<Fault>,
+) {
+    let said = recipe.quantization.as_ref();
+    let said = said.filter(|said| said.value == Quantization::Gguf);
+    if let (Some(said), Some(_), None) = (said, base, stored) {
+        let message = "adapter.quantization: `gguf` takes the blocks of a GGUF file, and the base \
+            is stored as plain numbers";
+        let hint = "remove the key, or write `method: qlora`";
+        faults.push(Fault::new(message).at(&said.place).hint(hint));
     }
 }
 
@@ -247,6 +265,9 @@ fn asked(
     );
     if !matches!(word, Quantization::Nf4 | Quantization::Fp4) {
         refuse_blocks(recipe, word, faults);
+        if word == Quantization::Gguf {
+            return stored.filter(|stored| stored.word() == word);
+        }
         return QuantFormat::of(word, BlockSize::DEFAULT, false);
     }
     let (size, nested) = of_blocks.unzip();
@@ -348,6 +369,7 @@ impl Packing {
         Storage {
             dtype,
             form,
+            stored_bytes: None,
             left_dense: 0,
             packs_head,
             offloads_embedding: offload == Offload::Always,

@@ -32,6 +32,7 @@ use crate::device;
 use crate::export::consumers::Features;
 use crate::export::gguf::architecture_name;
 use crate::fault::Fault;
+use crate::hub::stores::StoredModel;
 use crate::hub::{HubError, Missing, RepoId, Snapshot};
 use crate::infer::SamplePrompt;
 use crate::model::{self, Storage};
@@ -53,6 +54,8 @@ pub struct Plan {
     pub base_folder: PathBuf,
     /// The base's snapshot, if it is from the Hub.
     pub snapshot: Option<Snapshot>,
+    /// The base's place in the store of Ollama or LM Studio, if it is from there.
+    pub stored: Option<StoredModel>,
     /// The base's parsed `config.json`.
     pub model: model::Folder,
     /// What is trained: an adapter, or every weight.
@@ -295,6 +298,7 @@ pub fn resolve_on(
         base_name: base.name,
         base_folder: base.folder,
         snapshot: base.snapshot,
+        stored: base.stored,
         model: base.model,
         trains,
         trainable_parameters,

@@ -8,8 +8,9 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::visible;
 use crate::device;
 use crate::fault::{Fault, shell_word};
+use crate::hub::stores::find_stored;
 use crate::hub::{Cache, Environment};
-use crate::model::{Folder, Storage};
+use crate::model::{Folder, Storage, base_folder, is_base};
 use crate::quant::{BlockSize, QuantFormat};
 use crate::recipe::{Objective, Said};
 use crate::terms::{Device, ModelDtype, Quantization};
@@ -95,6 +96,15 @@ pub(super) fn teacher(
     let before = faults.len();
     let model = noted(Folder::open(&folder), &named.place, faults)?;
     noted(model.check_weights(), &named.place, faults);
+    if let Some(said) = said.teacher_quantization.as_ref()
+        && word == Quantization::Gguf
+        && !matches!(model.stored_form(), Ok(Some(QuantFormat::Blocks(_))))
+    {
+        let message = "objective.teacher_quantization: `gguf` takes the blocks of a GGUF file, and \
+            the teacher has none";
+        let hint = "remove the key, or choose `nf4`, `fp4` or `int8`";
+        faults.push(Fault::new(message).at(&said.place).hint(hint));
+    }
     let tokenizer = noted(Tokenizer::open(&folder), &named.place, faults)?;
     let place = |fault: Fault| fault.at(&named.place);
     if let Some(base) = base {
@@ -137,6 +147,13 @@ fn found(named: &Said<String>, faults: &mut Vec<Fault>) -> Option<PathBuf> {
             .find(&id)
             .map_err(|missing| environment.not_cached(&id, shell_word(&id.to_string()), missing));
         return noted(found, &named.place, faults).map(|snapshot| snapshot.folder);
+    }
+    if let Some(stored) = find_stored(name) {
+        let path = noted(stored, &named.place, faults)?.path;
+        return noted(base_folder(&path), &named.place, faults);
+    }
+    if folder.is_file() && is_base(folder) {
+        return noted(base_folder(folder), &named.place, faults);
     }
     if folder.join("config.json").is_file() {
         return Some(folder.to_owned());

@@ -11,6 +11,7 @@
 //! the block size by the absmax of other blocks.
 
 mod absmax;
+mod blocks;
 mod dynamic;
 mod int8;
 mod kind;
@@ -20,6 +21,7 @@ mod tests;
 mod weight;
 
 pub use absmax::{Absmax, Nested};
+pub use blocks::{BlockFormat, Blocks};
 pub use dynamic::{BLOCK as STATE_BLOCK, DYNAMIC_CODE, DynamicMap};
 pub use int8::Int8;
 pub use kind::FourBitType;
@@ -43,6 +45,28 @@ pub enum QuantError {
         /// Numbers per block that were asked for.
         found: usize,
     },
+    /// Rows that are not whole blocks.
+    #[error(
+        "a row has {columns} numbers, expected a multiple of {}, the numbers of a block of {format}",
+        format.numbers()
+    )]
+    Rows {
+        /// The format of the blocks.
+        format: BlockFormat,
+        /// Numbers in a row.
+        columns: usize,
+    },
+    /// Numbers so large that the scale of their block is infinite in float16.
+    #[error(
+        "the numbers from {index} on are too large for a block of {format}: its scale is above \
+        65504, the largest number of float16"
+    )]
+    Scale {
+        /// The format of the block.
+        format: BlockFormat,
+        /// Index of the block's first number, row after row.
+        index: usize,
+    },
     /// A part has another length than the others imply.
     #[error("there are {found} {part}, expected {expected}")]
     Length {
@@ -53,6 +77,23 @@ pub enum QuantError {
         /// The length that shape and block size ask for.
         expected: usize,
     },
+}
+
+impl QuantError {
+    /// Returns the fault of a part whose first number has this index.
+    fn moved(self, first: usize) -> Self {
+        match self {
+            Self::NotFinite { index, number } => Self::NotFinite {
+                index: first + index,
+                number,
+            },
+            Self::Scale { format, index } => Self::Scale {
+                format,
+                index: first + index,
+            },
+            other => other,
+        }
+    }
 }
 
 fn check_length(part: &'static str, found: usize, expected: usize) -> Result<(), QuantError> {

@@ -1,6 +1,6 @@
 //! A quantized weight of any format, and the choice of a format.
 
-use super::{BlockSize, FourBitType, Int8, Packed, QuantError};
+use super::{BlockFormat, BlockSize, Blocks, FourBitType, Int8, Packed, QuantError};
 use crate::terms::Quantization;
 
 /// The format of a packed weight.
@@ -17,6 +17,8 @@ pub enum QuantFormat {
     },
     /// 8 bits per number, in rows with an absmax each.
     Int8,
+    /// A block format of ggml.
+    Blocks(BlockFormat),
 }
 
 impl QuantFormat {
@@ -27,10 +29,11 @@ impl QuantFormat {
         double_quant: true,
     };
 
-    /// Returns the format that a recipe's settings name; `None` where weights are not packed.
+    /// Returns the format that a recipe's settings name; `None` where weights are not packed, or
+    /// stay as the base's files have them.
     pub fn of(word: Quantization, block_size: BlockSize, double_quant: bool) -> Option<Self> {
         match word {
-            Quantization::None => None,
+            Quantization::None | Quantization::Gguf => None,
             Quantization::Nf4 => Some(Self::FourBit {
                 kind: FourBitType::Nf4,
                 block_size,
@@ -57,6 +60,7 @@ impl QuantFormat {
                 ..
             } => Quantization::Fp4,
             Self::Int8 => Quantization::Int8,
+            Self::Blocks(_) => Quantization::Gguf,
         }
     }
 
@@ -84,6 +88,7 @@ impl QuantFormat {
                 })
             }
             Self::Int8 => Quantized::Int8(Int8::pack(shape, numbers)?),
+            Self::Blocks(format) => Quantized::Blocks(Blocks::pack(format, shape, numbers)?),
         })
     }
 
@@ -105,6 +110,10 @@ impl QuantFormat {
                     }
             }
             Self::Int8 => numbers + 4 * rows as u64,
+            Self::Blocks(format) => {
+                let in_row = columns.div_ceil(format.numbers()) * format.bytes();
+                rows as u64 * in_row as u64
+            }
         }
     }
 }
@@ -130,6 +139,7 @@ impl std::fmt::Display for QuantFormat {
                 )
             }
             Self::Int8 => f.write_str("int8 in rows"),
+            Self::Blocks(format) => f.write_str(format.name()),
         }
     }
 }
@@ -141,6 +151,8 @@ pub enum Quantized {
     FourBit(Packed),
     /// A weight in 8 bits per number.
     Int8(Int8),
+    /// A weight in blocks of ggml.
+    Blocks(Blocks),
 }
 
 impl Quantized {
@@ -149,6 +161,7 @@ impl Quantized {
         match self {
             Self::FourBit(packed) => packed.shape(),
             Self::Int8(packed) => packed.shape(),
+            Self::Blocks(packed) => packed.shape(),
         }
     }
 
@@ -161,6 +174,7 @@ impl Quantized {
                 double_quant: packed.absmax().is_nested(),
             },
             Self::Int8(_) => QuantFormat::Int8,
+            Self::Blocks(packed) => QuantFormat::Blocks(packed.format()),
         }
     }
 
@@ -170,6 +184,7 @@ impl Quantized {
         match self {
             Self::FourBit(packed) => packed.unpack_range(start, numbers),
             Self::Int8(packed) => packed.unpack_range(start, numbers),
+            Self::Blocks(packed) => packed.unpack_range(start, numbers),
         }
     }
 
@@ -178,6 +193,7 @@ impl Quantized {
         match self {
             Self::FourBit(packed) => packed.unpack(),
             Self::Int8(packed) => packed.unpack(),
+            Self::Blocks(packed) => packed.unpack(),
         }
     }
 }

@@ -20,12 +20,13 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
 use crate::export::card::{Base, Card, CardSubject, TrainedPart, code};
 use crate::export::gguf::GgmlType;
-use crate::export::merge::{MergeRequest, Onto, OtherBase, Tally, merge};
+use crate::export::merge::{GgufNumbers, MergeRequest, Onto, OtherBase, Tally, merge};
 use crate::export::ollama::Proof;
 use crate::fault::Failure;
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
+use crate::hub::stores::is_stored_name;
 use crate::infer::{Frame, listed_formats};
-use crate::model::CHAT_TEMPLATE;
+use crate::model::{CHAT_TEMPLATE, base_folder, is_base};
 use crate::plan::hub_id;
 use crate::report::{Event, Reporter};
 use crate::train::RunFolder;
@@ -58,7 +59,10 @@ impl Artifact {
         }
         match () {
             () if !folder.is_dir()
-                && folder.to_str().is_some_and(|name| hub_id(name).is_some()) =>
+                && (is_base(folder)
+                    || folder
+                        .to_str()
+                        .is_some_and(|name| is_stored_name(name) || hub_id(name).is_some())) =>
             {
                 Self::find(&find_base(Some(folder), None)?)
             }
@@ -169,7 +173,9 @@ impl Artifact {
                     };
                     (
                         vec![part],
-                        base_of_run(model).unwrap_or_else(|| base.to_owned()),
+                        base_of_run(model)
+                            .and_then(|base| base_folder(&base).ok())
+                            .unwrap_or_else(|| base.to_owned()),
                     )
                 }
                 None => (Vec::new(), base.to_owned()),
@@ -234,6 +240,8 @@ impl Artifact {
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
             counts_q8_0: kind == GgmlType::Q8_0,
+            keeps_gguf: false,
+            gguf: GgufNumbers::Own,
         };
         if packed_lock(&request.adapters[0]).is_some() {
             report(Event::Note(

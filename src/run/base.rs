@@ -15,7 +15,8 @@ use crate::export::card::{OwnTokenizer, formats_of};
 use crate::fault::{Exit, Failure, Fault, shell_word};
 use crate::files::NotFolder;
 use crate::hub::RepoId;
-use crate::model::{Folder, LinearSpec, Storage, shard_paths};
+use crate::hub::stores::{find_stored, is_stored_name};
+use crate::model::{Folder, LinearSpec, Storage, base_folder, is_base, shard_paths};
 use crate::plan::hub_id;
 use crate::report::{Event, Reporter};
 use crate::terms::{Format, ModelDtype, Technique, Term};
@@ -63,8 +64,10 @@ pub fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf
     }
     // The run knows where the base lies now; the name is relative to the folder of its training.
     match (name, of_run, id) {
-        (_, Some(base), _) => Ok(base),
-        (Some(base), ..) if Path::new(&base).is_dir() => Ok(base.into()),
+        (_, Some(base), _) => Ok(base_folder(&base)?),
+        (Some(base), ..) if is_base(Path::new(&base)) || is_stored_name(&base) => {
+            find_named(Path::new(&base))
+        }
         (_, None, Some(id)) if id.owner_and_name().is_some() => Ok(hub::cached(&id)?.folder),
         (Some(base), None, _) => refused(format!(
             "the adapter in `{}` was trained on `{base}`, which is no folder here",
@@ -77,15 +80,22 @@ pub fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf
     }
 }
 
-/// Returns the folder of a named base: a folder, or a Hub id in the cache.
+/// Returns the folder of a named base: a folder, that of a GGUF file, a model of Ollama or LM Studio,
+/// or a Hub id in the cache.
 pub fn find_named(base: &Path) -> Result<PathBuf, Failure> {
+    let name = base.to_str().unwrap_or_default();
+    if let Some(stored) = find_stored(name) {
+        return Ok(base_folder(&stored?.path)?);
+    }
     if base.is_dir() {
         // A run that trained all weights keeps its model in a subfolder.
         let model = Some(base.join(RunFolder::MODEL))
             .filter(|model| !base.join("config.json").exists() && model.is_dir());
         return Ok(model.unwrap_or_else(|| base.to_owned()));
     }
-    let name = base.to_str().unwrap_or_default();
+    if is_base(base) {
+        return Ok(base_folder(base)?);
+    }
     if let Some(id) = hub_id(name) {
         return Ok(hub::cached(&id)?.folder);
     }
@@ -98,7 +108,7 @@ pub fn find_named(base: &Path) -> Result<PathBuf, Failure> {
         return Ok(snapshot.folder);
     }
     let hint = "name the folder of a Hugging Face model (config.json, *.safetensors, \
-        tokenizer.json), or a Hub id that was pulled";
+        tokenizer.json), a GGUF file, or a Hub id that was pulled";
     Err(no_folder("base ", base, "a folder or a Hub id", hint))
 }
 
@@ -137,13 +147,12 @@ pub fn run_folder(lock: &Path) -> PathBuf {
     above.unwrap_or(folder).to_owned()
 }
 
-/// Returns the base of the run above an adapter or a model, at its current place. The adapter's own
-/// file does not have the whole path.
+/// Returns the base of the run above an adapter or a model, at its current place: its folder or its
+/// GGUF file. The adapter's own file does not have the whole path.
 pub fn base_of_run(adapter: &Path) -> Option<PathBuf> {
     let path = lock_above(adapter)?;
     let lock = Lock::read(&path).ok()?;
-    Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?)
-        .filter(|folder| folder.is_dir())
+    Places::look_up(&lock, &run_folder(&path), &lock.base_folder()?).filter(|base| is_base(base))
 }
 
 /// Returns the lock of the run or checkpoint that contains a model with all weights trained.

@@ -11,7 +11,7 @@ use crate::adapter::peft;
 use crate::data::tokenizer_files::named_template_files;
 use crate::data::{DataFile, DataSource};
 use crate::files::{self, hash_file};
-use crate::model::{CompanionFiles, shard_paths};
+use crate::model::{CompanionFiles, gguf_paths, shard_paths};
 use crate::plan::{Plan, PlanError, Reference, Trains, tokenizer_files};
 use crate::train::RunFolder;
 
@@ -51,13 +51,16 @@ impl Inputs {
     /// # Errors
     /// The base's index cannot be read.
     pub fn of(plan: &Plan) -> Result<Self, PlanError> {
+        // What is beside the weights of a GGUF file follows from it.
+        let is_gguf = gguf_paths(&plan.base_folder)?.is_some();
         let beside = BESIDE
             .into_iter()
+            .filter(|_| !is_gguf)
             .map(|name| plan.base_folder.join(name))
             .filter(|path| path.symlink_metadata().is_ok());
         let mut beside: Vec<PathBuf> = beside.collect();
         beside.extend(named_template_files(&plan.base_folder)?);
-        if plan.trains == Trains::Everything {
+        if plan.trains == Trains::Everything && !is_gguf {
             // All that the model's folder gets.
             beside.extend(CompanionFiles::of(&plan.base_folder)?.files());
             beside.sort();

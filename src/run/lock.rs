@@ -82,6 +82,12 @@ impl Lock {
                 json!({"id": id, "revision": revision, "commit": snapshot.commit.as_str()}),
             );
         }
+        if let Some(stored) = &plan.stored {
+            lock.insert(
+                "store".to_owned(),
+                json!({"model": stored.name, "digest": stored.digest}),
+            );
+        }
         let mut lock = Self(lock);
         lock.record_hub_data(&plan.hub_data);
         lock
@@ -276,13 +282,14 @@ impl Lock {
             .collect()
     }
 
-    /// Returns the base's folder as the run has it.
+    /// Returns the base as the run has it: the folder of its safetensors files, or the GGUF file.
     pub fn base_folder(&self) -> Option<PathBuf> {
-        Some(
-            Path::new(&self.locked("base").first()?.0)
-                .parent()?
-                .to_owned(),
-        )
+        let (first, _) = self.locked("base").into_iter().next()?;
+        let first = PathBuf::from(first);
+        if first.extension().is_some_and(|end| end == "safetensors") {
+            return Some(first.parent()?.to_owned());
+        }
+        Some(first)
     }
 
     /// Returns when the run was started.
@@ -326,6 +333,14 @@ impl Lock {
             said["double_quant"] == true,
         )?;
         Some((form, said["quantize_head"] == true))
+    }
+
+    /// Whether the run's adapter fits a quantized base: one that it quantized, or the blocks of a
+    /// GGUF file.
+    pub fn has_packed_base(&self) -> bool {
+        let said = &self.values()["recipe"]["adapter"];
+        let word = said["quantization"].as_str().and_then(Quantization::parse);
+        said["init_lora_weights"] != "pissa" && word.is_some_and(|word| word != Quantization::None)
     }
 
     /// Records the quantization.

@@ -13,7 +13,8 @@ use super::merge_check::{Checked, Gate, REPORT};
 use super::resume::plan_of;
 use super::scores::places;
 use crate::export::merge::{
-    Addend, MergeError, MergeRequest, Onto, OtherBase, Tally, TrainedOn, merge as write_merged,
+    Addend, GgufNumbers, MergeError, MergeRequest, Onto, OtherBase, Tally, TrainedOn,
+    merge as write_merged,
 };
 use crate::fault::{Exit, Failure, Fault};
 use crate::files::{Float, remove_leftovers};
@@ -31,6 +32,8 @@ pub struct MergeOptions {
     pub out: PathBuf,
     /// The type of all numbers; `None` for the base's, tensor by tensor.
     pub float: Option<Float>,
+    /// Of a GGUF base the type of the tensors that adapters change.
+    pub gguf: GgufNumbers,
     /// The base, a folder or a Hub id in the cache, in place of the one that the adapters name.
     pub base: Option<PathBuf>,
     /// Whether to merge into a base that is not the one that an adapter was trained on.
@@ -52,6 +55,7 @@ impl MergeOptions {
             adapters,
             out,
             float: None,
+            gguf: GgufNumbers::Own,
             base: None,
             force: false,
             max_kl: 0.05,
@@ -109,6 +113,8 @@ pub fn merge(
         other_base,
         onto: Onto::Stored,
         counts_q8_0: false,
+        keeps_gguf: true,
+        gguf: options.gguf,
     };
     remove_leftovers(&[folder_above(&options.out)], LEFTOVER)?;
     let (tally, comparison) = if let Some(lock) = packed_run(&options, report)? {
@@ -175,7 +181,8 @@ fn packed_run(options: &MergeOptions, report: Reporter) -> Result<Option<PathBuf
 /// Returns the lock of an adapter whose run had a quantized base.
 pub fn packed_lock(addend: &Addend) -> Option<&Path> {
     let path = &addend.trained_on.as_ref()?.lock;
-    Lock::read(path).ok()?.packing().map(|_| path.as_path())
+    let lock = Lock::read(path).ok()?;
+    lock.has_packed_base().then_some(path.as_path())
 }
 
 /// Merges, and keeps the merge that is closest to the trained model. Paths are made absolute,

@@ -13,13 +13,13 @@ use super::base::read_adapter;
 use super::scores::sheets;
 use crate::adapter::attach;
 use crate::device;
-use crate::export::merge::{MergeError, MergeRequest, Onto, Tally, merge};
+use crate::export::merge::{MergeError, MergeRequest, Onto, Tally, gguf_file, merge};
 use crate::fault::{Exit, Failure, Fault};
 use crate::files::{
     self, Float, create_folder, move_folder, remove_folder, temporary_folder_in, write_atomic,
     write_folder_atomic,
 };
-use crate::model::{Decoder, Folder};
+use crate::model::{Decoder, Folder, base_folder_in};
 use crate::plan::{Comparison, Plan, Sheet};
 use crate::report::{Event, Reporter, mebibytes};
 use crate::terms::{Device, ModelDtype};
@@ -216,7 +216,13 @@ impl Gate {
         if interrupt.load(Relaxed) {
             return Err(MergeError::Interrupted.into());
         }
-        let merged = Folder::open(folder)?.load(self.dtype(), &self.trained.device(), report)?;
+        // A GGUF file is described in the temporary folder, which goes with it.
+        let described = match gguf_file(folder) {
+            Some(file) => base_folder_in(&file, folder.parent().unwrap_or(folder))?,
+            None => folder.to_owned(),
+        };
+        let merged =
+            Folder::open(&described)?.load(self.dtype(), &self.trained.device(), report)?;
         let what = format!("the merge into the {into}");
         let each = self
             .sheets

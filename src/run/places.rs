@@ -12,6 +12,7 @@ use serde_json::{Map, Value};
 use super::lock::Lock;
 use crate::fault::Fault;
 use crate::files::hash_file;
+use crate::model::is_base;
 use crate::plan::PlanError;
 use crate::recipe::{Dataset, Recipe, Said};
 use crate::train::RunFolder;
@@ -244,7 +245,7 @@ impl Places {
             .filter(|base| self.base.is_none() && base.is_absolute())
         {
             recipe.base_folder =
-                Some(self.at_home(&base)).filter(|found| *found != base && found.is_dir());
+                Some(self.at_home(&base)).filter(|found| *found != base && is_base(found));
         }
         if let Some(said) = &mut recipe.chat_template {
             self.replace(said, lock, TEMPLATE);
@@ -302,7 +303,7 @@ impl Places {
             .base_folder()
             .filter(|_| lock.pinned_base().is_none())
             .map(|base| self.shown(&base.to_string_lossy()));
-        let base = base.filter(|base| !base.is_dir()).map(|base| {
+        let base = base.filter(|base| !is_base(base)).map(|base| {
             let fault = Fault::new(format!(
                 "base: `{}` does not exist{elsewhere}",
                 base.display()

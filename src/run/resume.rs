@@ -16,6 +16,7 @@ use super::signals::Signals;
 use crate::device;
 use crate::fault::{Exit, Failure, Fault};
 use crate::files::{self, NotFolder};
+use crate::model::user_path;
 use crate::plan::{Fetched, Plan};
 use crate::report::{Event, Reporter};
 use crate::train::{Checkpoint, RunFolder, TrainError};
@@ -84,7 +85,12 @@ pub fn resume(
 /// Locates the inputs of a run that is continued.
 fn find_inputs(lock: &Lock, run: &Path, options: &ResumeOptions) -> Result<Places, Failure> {
     let named = Named {
-        base: options.base.as_deref().map(find_named).transpose()?,
+        base: options
+            .base
+            .as_deref()
+            .map(find_named)
+            .transpose()?
+            .map(|folder| user_path(&folder)),
         data: data_folder(options.data.as_deref())?,
     };
     let places = Places::find(lock, run, &named)?;

@@ -28,7 +28,7 @@ use crate::fault::{Exit, Failure, Fault, shell_word};
 use crate::files::{self, FileError, hash_bytes, hash_file, write_pieces_atomic};
 use crate::infer::{InferError, Prompt, Stop};
 use crate::keyed_random::mix;
-use crate::model::Cache;
+use crate::model::{Cache, gguf_paths};
 use crate::report::{Event, Reporter};
 use crate::train::{head_chunk_rows, top_tokens};
 
@@ -496,6 +496,9 @@ pub fn model_hashes(folder: &Path) -> Result<String, FileError> {
         })
         .collect();
     names.sort();
+    // A folder that describes a GGUF file has no weights of its own.
+    let weights = gguf_paths(folder).ok().flatten();
+    names.extend(weights.into_iter().flatten());
     let hashes: Result<Vec<String>, FileError> = names
         .iter()
         .map(|path| Ok(hash_file(path)?.to_string()))

@@ -1,13 +1,14 @@
 //! Reading the golden files.
 #![allow(dead_code, reason = "every test binary uses a part of it")]
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rankine::adapter::{LoraConfig, attach, peft};
 use rankine::data::{Batch, TokenRow};
 use rankine::device::{self, FoundDevice};
-use rankine::files::safetensors::Archive;
+use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Decoder, Folder};
 use serde_json::Value;
 
@@ -363,4 +364,72 @@ pub fn largest(values: impl Iterator<Item = f32>) -> f32 {
             largest.max(value)
         }
     })
+}
+
+/// A family's folder of model and adapter, or one of which llama.cpp knows the pattern of layers:
+/// with more of them where some do not rotate, with experts in all of them.
+pub fn exportable(case: &Path, family: &str) -> (PathBuf, Option<tempfile::TempDir>) {
+    if !["smollm3", "qwen3_moe"].contains(&family) {
+        return (case.to_owned(), None);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (model, adapter) = (folder.path().join("model"), folder.path().join("adapter"));
+    for (from, to) in [
+        (case.join("model"), &model),
+        (case.join("adapter"), &adapter),
+    ] {
+        fs::create_dir(to).unwrap();
+        for file in fs::read_dir(from).unwrap().map(Result::unwrap) {
+            fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    }
+    let mut config = json(&model.join("config.json"));
+    if family == "smollm3" {
+        config["num_hidden_layers"] = 5.into();
+        config["no_rope_layers"] = vec![1, 1, 1, 0, 1].into();
+        config["layer_types"] = vec!["full_attention"; 5].into();
+        for path in [
+            model.join("model.safetensors"),
+            adapter.join("adapter_model.safetensors"),
+        ] {
+            retold(&path, |name| {
+                let layers = (2..5).map(|layer| {
+                    (
+                        format!("model.layers.{}.", layer % 2),
+                        format!("model.layers.{layer}."),
+                    )
+                });
+                let more = layers
+                    .filter(|(from, _)| name.contains(from))
+                    .map(|(from, to)| name.replace(&from, &to));
+                [name.to_owned()].into_iter().chain(more).collect()
+            });
+        }
+    } else {
+        config["mlp_only_layers"] = Value::Array(Vec::new());
+        retold(&model.join("model.safetensors"), |name| {
+            match name.strip_prefix("model.layers.1.mlp.") {
+                Some(rest) => vec![name.to_owned(), format!("model.layers.0.mlp.{rest}")],
+                None if name.starts_with("model.layers.0.mlp.") => Vec::new(),
+                None => vec![name.to_owned()],
+            }
+        });
+    }
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    (folder.path().to_owned(), Some(folder))
+}
+
+/// Writes a file anew, each tensor under these names.
+pub fn retold(path: &Path, names: impl Fn(&str) -> Vec<String>) {
+    let archive = Archive::open(path).unwrap();
+    let told = |(name, shape): (String, Vec<usize>)| {
+        let numbers = archive.read_f32(&name).unwrap().unwrap();
+        names(&name)
+            .into_iter()
+            .map(|to| (to, shape.clone(), numbers.clone()))
+            .collect::<Vec<_>>()
+    };
+    let tensors: Vec<Named> = archive.shapes().into_iter().flat_map(told).collect();
+    drop(archive);
+    write_f32(path, &tensors, &[("format", "pt".to_owned())]).unwrap();
 }

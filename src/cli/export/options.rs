@@ -87,6 +87,14 @@ pub(super) enum Dtype {
     Bf16,
     #[value(name = "q8_0")]
     Q8_0,
+    #[value(name = "q6_k")]
+    Q6K,
+    #[value(name = "q5_k_m")]
+    Q5KM,
+    #[value(name = "q4_k_m")]
+    Q4KM,
+    #[value(name = "q4_0")]
+    Q4_0,
 }
 
 impl Dtype {
@@ -96,6 +104,10 @@ impl Dtype {
             Self::F16 => GgmlType::F16,
             Self::Bf16 => GgmlType::Bf16,
             Self::Q8_0 => GgmlType::Q8_0,
+            Self::Q6K => GgmlType::Q6K,
+            Self::Q5KM => GgmlType::Q5KM,
+            Self::Q4KM => GgmlType::Q4KM,
+            Self::Q4_0 => GgmlType::Q4_0,
         }
     }
 }
@@ -124,7 +136,7 @@ impl ExportArgs {
             ExportForm::Mlx => CardSubject::Mlx,
             ExportForm::Gguf => CardSubject::Gguf {
                 file: MODEL_FILE.to_owned(),
-                is_quantized: self.dtype == Some(Dtype::Q8_0),
+                is_quantized: self.kind().is_quantized(),
             },
             ExportForm::GgufAdapter => CardSubject::GgufAdapter {
                 file: ADAPTER_FILE.to_owned(),

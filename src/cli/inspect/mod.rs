@@ -19,6 +19,8 @@ use crate::data::{Content, SourceError, TableError, find_files};
 use crate::fault::{Exit, Fault};
 use crate::files::NotFolder;
 use crate::hub::DatasetPath;
+use crate::hub::stores::is_stored_name;
+use crate::model::is_base;
 use crate::plan::hub_id;
 use crate::run::find_base;
 use crate::terms::{Format, Term};
@@ -131,6 +133,9 @@ fn look(args: &InspectArgs) -> Result<Findings, Failure> {
             None if find_files(&written).is_ok() => dataset::look(args),
             None => Err(unknown(path)),
         };
+    }
+    if is_base(path) || is_stored_name(&written) {
+        return model::look(&find_base(Some(path), None)?);
     }
     if let Some(failure) = unlike(path) {
         return Err(failure);

@@ -8,17 +8,18 @@ use serde_json::{Value, json};
 use super::{Findings, share};
 use crate::cli::{Failure, grouped};
 use crate::data::tokenize::Tokenizer;
+use crate::files::gguf::Gguf;
 use crate::files::license::{License, notice_paths, readme_head};
 use crate::files::safetensors::Archive;
 use crate::files::{is_there, read_text};
-use crate::model::{DecoderSpec, Folder, LinearKind, shard_paths};
+use crate::model::{DecoderSpec, Folder, LinearKind, gguf_paths, shard_paths, user_path};
 use crate::plan::leftover_note;
 use crate::report::mebibytes;
 
 pub(super) fn look(path: &Path) -> Result<Findings, Failure> {
     let folder = Folder::open(path)?;
     folder.check_weights()?;
-    let (spec, mut found) = (&folder.spec, Findings::new("model", path));
+    let (spec, mut found) = (&folder.spec, Findings::new("model", &user_path(path)));
     let config: Value =
         serde_json::from_str(&read_text(&path.join("config.json"))?).unwrap_or_default();
     let family = config["model_type"].as_str().unwrap_or_default();
@@ -157,7 +158,16 @@ fn tensors(path: &Path, found: &mut Findings) -> Result<(), Failure> {
     let (mut types, mut count, mut bytes): (BTreeMap<String, u64>, u64, u64) =
         (BTreeMap::new(), 0, 0);
     let shards = shard_paths(path)?;
-    for shard in &shards {
+    let is_gguf = gguf_paths(path)?.is_some();
+    for shard in shards.iter().filter(|_| is_gguf) {
+        let file = Gguf::open(shard)?;
+        bytes += shard.metadata().map_or(0, |data| data.len());
+        for tensor in file.tensors().values() {
+            *types.entry(tensor.kind.name().to_owned()).or_default() += 1;
+            count += 1;
+        }
+    }
+    for shard in shards.iter().filter(|_| !is_gguf) {
         let archive = Archive::open(shard)?;
         bytes += shard.metadata().map_or(0, |data| data.len());
         let others: BTreeMap<String, String> = archive

@@ -4,6 +4,7 @@
 mod added;
 pub mod error;
 pub mod files;
+pub mod gguf;
 mod limits;
 mod parsed;
 pub mod pieces;

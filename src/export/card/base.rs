@@ -1,10 +1,11 @@
 //! The base in a card: its name without this machine's paths, its license, and its license files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::words::{code, last};
+use crate::files::gguf::is_gguf_name;
 use crate::files::license::{License, is_notice, notice_paths, readme_head};
-use crate::model::Folder;
+use crate::model::{Folder, user_path};
 
 /// The license in the front matter of a card if no license is stated.
 pub(super) const NOT_STATED: &str = "not-stated";
@@ -38,7 +39,7 @@ pub struct HubPlace {
 impl Base {
     /// Reads the base's name and licenses from its folder.
     pub fn of(folder: &Path) -> Self {
-        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let whole = whole(folder);
         let name = |path: &Path| {
             path.file_name()
                 .unwrap_or_default()
@@ -58,7 +59,7 @@ impl Base {
 
     /// Returns the id of a folder in the Hub's cache; for other folders their name.
     pub fn name_of(folder: &Path) -> String {
-        let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+        let whole = whole(folder);
         HubPlace::of(&whole, "models--")
             .map_or_else(|| last(&whole.display().to_string()), |hub| hub.id)
     }
@@ -84,6 +85,7 @@ impl Base {
                 code(&hub.id),
                 code(&hub.commit)
             ),
+            None if is_gguf_name(Path::new(&self.name)) => format!("file {}", code(&self.name)),
             None => format!("folder {}", code(&self.name)),
         };
         let model = self
@@ -117,6 +119,12 @@ impl Base {
             None => format!("no identifier is stated{files}"),
         }
     }
+}
+
+/// Returns the whole path by which the user knows a base.
+fn whole(folder: &Path) -> PathBuf {
+    let path = user_path(folder);
+    path.canonicalize().unwrap_or(path)
 }
 
 impl HubPlace {

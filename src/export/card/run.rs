@@ -78,10 +78,21 @@ impl Trained {
             .results()
             .unwrap_or_else(|| "The run was not over when this was taken from it.\n".to_owned());
         let (data, values) = (self.data(), self.hyperparameters());
+        let store = self
+            .store()
+            .map_or_else(String::new, |store| format!("{level} Base\n\n{store}\n"));
         format!(
-            "{level} Data\n\n{data}\n{level} Hyperparameters\n\n{values}\n{level} \
+            "{store}{level} Data\n\n{data}\n{level} Hyperparameters\n\n{values}\n{level} \
             Results\n\n{results}\n"
         )
+    }
+
+    /// Returns the base's name in the store of Ollama or LM Studio, if it came from there.
+    fn store(&self) -> Option<String> {
+        let store = self.lock.get("store")?;
+        let digest = text(store, "digest")
+            .map_or_else(String::new, |digest| format!(", file {}", code(digest)));
+        Some(format!("- {}{digest}\n", code(text(store, "model")?)))
     }
 
     /// Returns the ids of data sets that came from the Hub.

@@ -5,13 +5,12 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::architecture::Architecture;
-use super::container::{Info, Value};
-use super::names::{GgufModule, places};
-use super::{GgmlType, GgufError, Numbers, TensorPart, Written, write};
+use super::container::Info;
+use super::{GgufError, Numbers, TensorPart, TensorType, Written, write};
 use crate::adapter::AdapterError;
 use crate::adapter::peft::{self, AdapterTensors, LastB};
 use crate::files::safetensors::Archive;
+use crate::model::gguf::{Architecture, GgufModule, Value, places};
 use crate::model::{DecoderSpec, Folder};
 use crate::report::Reporter;
 
@@ -129,14 +128,10 @@ impl Matrices {
         let b = change.of_rows().apply(b, rank);
         let inputs = a.len() / rank;
         let a = change.of_columns().apply(a, inputs);
-        if !a
-            .iter()
-            .chain(&b)
-            .all(|number| GgmlType::F32.holds(*number))
-        {
+        if !a.iter().chain(&b).all(|number| number.is_finite()) {
             return Err(GgufError::NotHeld {
                 tensor: module.clone(),
-                kind: GgmlType::F32,
+                kind: TensorType::F32.name(),
             });
         }
         Ok(Self { rank, a, b })
@@ -240,7 +235,7 @@ fn parts_of<'a>(
         info: Info {
             name: format!("{module}.weight.{end}"),
             shape,
-            kind: GgmlType::F32,
+            kind: TensorType::F32,
         },
         numbers: Numbers::Here(numbers),
     };

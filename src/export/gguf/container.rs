@@ -1,31 +1,11 @@
 //! The GGUF container, version 3: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use super::kind::GgmlType;
+use super::kind::TensorType;
+use crate::model::gguf::Value;
 
 /// The alignment of tensors after the header, in bytes.
 const ALIGNMENT: usize = 32;
 const VERSION: u32 = 3;
-
-/// A value of the metadata.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) enum Value {
-    U32(u32),
-    F32(f32),
-    Bool(bool),
-    Text(String),
-    Texts(Vec<String>),
-    F32s(Vec<f32>),
-    I32s(Vec<i32>),
-    Bools(Vec<bool>),
-}
-
-impl Value {
-    /// Returns a list of sizes.
-    pub fn sizes(sizes: impl IntoIterator<Item = usize>) -> Self {
-        let number = |size| i32::try_from(size).unwrap_or(i32::MAX);
-        Self::I32s(sizes.into_iter().map(number).collect())
-    }
-}
 
 /// A tensor's entry in the header.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,7 +13,7 @@ pub(super) struct Info {
     pub name: String,
     /// Its shape, rows first.
     pub shape: Vec<usize>,
-    pub kind: GgmlType,
+    pub kind: TensorType,
 }
 
 impl Info {
@@ -60,22 +40,32 @@ pub(super) fn header(pairs: &[(String, Value)], tensors: &[&Info]) -> Vec<u8> {
     }
     let mut offset = 0;
     for tensor in tensors {
-        text(&mut bytes, &tensor.name);
-        bytes.extend((tensor.shape.len() as u32).to_le_bytes());
-        // The dimension whose numbers lie side by side comes first.
-        bytes.extend(
-            tensor
-                .shape
-                .iter()
-                .rev()
-                .flat_map(|size| (*size as u64).to_le_bytes()),
-        );
-        bytes.extend(tensor.kind.id().to_le_bytes());
-        bytes.extend((offset as u64).to_le_bytes());
+        entry(&mut bytes, &tensor.name, &tensor.shape, tensor.kind, offset);
         offset += tensor.bytes().next_multiple_of(ALIGNMENT);
     }
     bytes.extend(padding(bytes.len()));
     bytes
+}
+
+/// Appends the entry of a tensor [rows first], whose data begin at `offset`.
+pub(in crate::export) fn entry(
+    bytes: &mut Vec<u8>,
+    name: &str,
+    shape: &[usize],
+    kind: TensorType,
+    offset: usize,
+) {
+    text(bytes, name);
+    bytes.extend((shape.len() as u32).to_le_bytes());
+    // The dimension whose numbers lie side by side comes first.
+    bytes.extend(
+        shape
+            .iter()
+            .rev()
+            .flat_map(|size| (*size as u64).to_le_bytes()),
+    );
+    bytes.extend(kind.id().to_le_bytes());
+    bytes.extend((offset as u64).to_le_bytes());
 }
 
 fn text(bytes: &mut Vec<u8>, text: &str) {
@@ -127,7 +117,7 @@ mod tests {
         let info = Info {
             name: "a".to_owned(),
             shape: vec![2, 3],
-            kind: GgmlType::F16,
+            kind: TensorType::F16,
         };
         let bytes = header(&[("k".to_owned(), Value::U32(7))], &[&info]);
         let expected: &[&[u8]] = &[

@@ -1,16 +1,10 @@
 //! Writes GGUF files for llama.cpp and programs built on it: a whole model, or an adapter alone.
 
 mod adapter;
-mod architecture;
-mod carried;
-mod change;
 mod container;
-mod differences;
-mod keys;
 mod kind;
+mod mix;
 mod model;
-mod names;
-mod uneven;
 mod vocabulary;
 
 use std::ops::Range;
@@ -20,14 +14,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 pub use adapter::write_gguf_adapter;
 pub use kind::GgmlType;
+pub(in crate::export) use kind::TensorType;
 pub use model::{architecture_name, check_model, write_gguf_model};
 
-use change::Change;
-use container::{Info, Value, header, padding};
+pub(in crate::export) use container::entry as tensor_entry;
+use container::{Info, header, padding};
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files::safetensors::Archive;
 use crate::files::{self, check_space, write_pieces_atomic};
+use crate::model::gguf::{ArchitectureError, Change, Value};
 use crate::report::{Event, Reporter};
 use crate::{adapter as lora, data, model as base};
 
@@ -77,7 +73,7 @@ impl<'a> TensorPart<'a> {
     /// Calls `take` with the tensor's bytes, some rows at a time.
     fn send(&self, mut take: impl FnMut(&[u8]) -> Result<(), GgufError>) -> Result<(), GgufError> {
         match &self.numbers {
-            Numbers::Here(numbers) => take(&self.info.kind.encode(numbers)),
+            Numbers::Here(numbers) => take(&held(self.info.kind, numbers, &self.info.name)?),
             Numbers::Stored(tensors) => tensors
                 .iter()
                 .try_for_each(|stored| stored.send(self.info.kind, &mut take)),
@@ -88,7 +84,7 @@ impl<'a> TensorPart<'a> {
 impl StoredTensor<'_> {
     fn send(
         &self,
-        kind: GgmlType,
+        kind: TensorType,
         mut take: impl FnMut(&[u8]) -> Result<(), GgufError>,
     ) -> Result<(), GgufError> {
         let Self {
@@ -104,7 +100,7 @@ impl StoredTensor<'_> {
             return (0..count).try_for_each(|matrix| {
                 let numbers = self.read(matrix..matrix + 1)?;
                 let part = &numbers[half * width / 2..(half + 1) * width / 2];
-                take(&self.encode(part, kind)?)
+                take(&held(kind, part, name)?)
             });
         }
         let taken = half.map_or(0..count, |half| half * count / 2..(half + 1) * count / 2);
@@ -122,7 +118,7 @@ impl StoredTensor<'_> {
         let step = head.unwrap_or((BLOCK_NUMBERS / width).max(1));
         for first in taken.clone().step_by(step) {
             let numbers = self.read(first..(first + step).min(taken.end))?;
-            take(&self.encode(&change.apply(numbers, width), kind)?)?;
+            take(&held(kind, &change.apply(numbers, width), name)?)?;
         }
         Ok(())
     }
@@ -133,16 +129,14 @@ impl StoredTensor<'_> {
             .read_rows_f32(&self.name, rows)?
             .unwrap_or_default())
     }
+}
 
-    fn encode(&self, numbers: &[f32], kind: GgmlType) -> Result<Vec<u8>, GgufError> {
-        if !numbers.iter().all(|number| kind.holds(*number)) {
-            return Err(GgufError::NotHeld {
-                tensor: self.name.clone(),
-                kind,
-            });
-        }
-        Ok(kind.encode(numbers))
-    }
+/// Encodes numbers of a tensor.
+fn held(kind: TensorType, numbers: &[f32], tensor: &str) -> Result<Vec<u8>, GgufError> {
+    kind.encode(numbers).ok_or_else(|| GgufError::NotHeld {
+        tensor: tensor.to_owned(),
+        kind: kind.name(),
+    })
 }
 
 /// Writes a file, whole or not at all.
@@ -219,18 +213,8 @@ pub enum GgufError {
         path: PathBuf,
     },
     /// llama.cpp has no known architecture that computes the same.
-    #[error("{has}: llama.cpp is not known to compute that, its `{name}` takes {takes}")]
-    NotKnown {
-        /// The model's features.
-        has: String,
-        /// The nearest architecture.
-        name: &'static str,
-        /// The features of that architecture.
-        takes: String,
-    },
-    /// The model has no layers.
-    #[error("a model without layers: every architecture of llama.cpp has some")]
-    NoLayers,
+    #[error(transparent)]
+    Architecture(#[from] ArchitectureError),
     /// A module that GGUF has no name for.
     #[error("`{module}` has no name in a GGUF file of llama.cpp's `{name}`")]
     Unnamed {
@@ -256,13 +240,19 @@ pub enum GgufError {
         /// The model's folder.
         folder: PathBuf,
     },
+    /// The model is a GGUF file already.
+    #[error("`{}` is a GGUF file already", path.display())]
+    IsGguf {
+        /// The file.
+        path: PathBuf,
+    },
     /// A weight is too large for its type, or is not a number.
-    #[error("tensor `{tensor}` has a number that {kind:?} cannot hold")]
+    #[error("tensor `{tensor}` has a number that {kind} cannot hold")]
     NotHeld {
         /// The tensor.
         tensor: String,
         /// The type in which it would be stored.
-        kind: GgmlType,
+        kind: &'static str,
     },
     /// The user interrupted it.
     #[error("stopped: nothing was written")]
@@ -296,6 +286,11 @@ impl Explain for GgufError {
         match self {
             Self::Exists { .. } => Some("choose another `--out`, or remove it first".into()),
             Self::Packed { .. } => Some("export the model that it was made of".into()),
+            Self::IsGguf { .. } => Some(
+                "llama.cpp and Ollama load the file itself; of an adapter write `--to \
+                gguf-adapter`, which they load beside it"
+                    .into(),
+            ),
             _ => self.inner()?.hint(),
         }
     }

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use super::architecture::Architecture;
-use super::carried::PlacedTensor;
-use super::container::{Info, Value};
-use super::keys::{differences, divisors, hyperparameters};
-use super::names::{ROUTER, places as places_of};
-use super::uneven::scalar;
+use super::container::Info;
+use super::mix::{MixedModel, mixed};
 use super::vocabulary::vocabulary;
-use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, Written, write};
+use super::{GgmlType, GgufError, Numbers, StoredTensor, TensorPart, TensorType, Written, write};
 use crate::export::card::Base;
 use crate::files::safetensors::Archive;
-use crate::model::{DecoderSpec, Folder, shard_paths};
+use crate::model::gguf::{
+    Architecture, ROUTER, Value, differences, divisors, hyperparameters, own_place,
+    places as modules,
+};
+use crate::model::{DecoderSpec, Folder, gguf_paths, shard_paths, user_path};
 use crate::report::{Event, Reporter};
 
 /// Writes the model of a folder to the file `path`, its matrices in `kind`.
@@ -33,6 +33,11 @@ pub fn write_gguf_model(
     report: Reporter,
 ) -> Result<Written, GgufError> {
     let model = Folder::open(folder)?;
+    if gguf_paths(folder)?.is_some() {
+        return Err(GgufError::IsGguf {
+            path: user_path(folder),
+        });
+    }
     if model.stored_form()?.is_some() {
         return Err(GgufError::Packed {
             folder: folder.to_owned(),
@@ -51,7 +56,7 @@ pub fn write_gguf_model(
         let info = Info {
             name: name.to_owned(),
             shape: vec![divisors.len()],
-            kind: GgmlType::F32,
+            kind: TensorType::F32,
         };
         parts.push(TensorPart {
             info,
@@ -59,6 +64,11 @@ pub fn write_gguf_model(
         });
     }
     parts.extend(stored(&shards, architecture, spec, kind)?);
+    let infos = parts.iter().map(|part| &part.info).collect::<Vec<_>>();
+    let types = mixed(kind, &MixedModel::of(spec, architecture.name), &infos);
+    for (part, chosen) in parts.iter_mut().zip(types) {
+        part.info.kind = chosen.unwrap_or(part.info.kind);
+    }
     for difference in differences(architecture, spec) {
         report(Event::Note(difference));
     }
@@ -81,7 +91,7 @@ pub fn check_model(folder: &Path) -> Result<(), GgufError> {
 /// # Errors
 /// There is no such architecture.
 pub fn architecture_name(spec: &DecoderSpec) -> Result<&'static str, GgufError> {
-    Architecture::of(spec).map(|architecture| architecture.name)
+    Ok(Architecture::of(spec)?.name)
 }
 
 fn general(folder: &Path, architecture: &Architecture, kind: GgmlType) -> Vec<(String, Value)> {
@@ -123,12 +133,12 @@ fn stored<'a>(
             .get(&name)
             .cloned()
             .expect("the weights were checked");
-        let own = PlacedTensor::of(&name, &shape, spec).or_else(|| scalar(&name, spec));
+        let own = own_place(&name, &shape, spec);
         if let Some(own) = own {
             let info = Info {
                 name: own.name,
                 shape: own.shape,
-                kind: GgmlType::F32,
+                kind: TensorType::F32,
             };
             let stored = StoredTensor {
                 archive,
@@ -140,7 +150,7 @@ fn stored<'a>(
             parts.push(TensorPart { info, numbers });
             continue;
         }
-        for place in places_of(module, architecture, spec).ok_or_else(unnamed)? {
+        for place in modules(module, architecture, spec).ok_or_else(unnamed)? {
             let stored = StoredTensor {
                 archive,
                 name: stored.clone(),
@@ -162,7 +172,7 @@ fn stored<'a>(
                 stacks.insert(gguf.clone(), parts.len());
             }
             let kind = if place.module.ends_with(ROUTER) || is_weight_of_shared(&shape) {
-                GgmlType::F32
+                TensorType::F32
             } else {
                 kind.of_tensor(&shape)
             };

@@ -8,33 +8,13 @@ use std::path::Path;
 use serde_json::Value as Json;
 
 use super::GgufError;
-use super::container::Value;
 use crate::data::tokenize::{ENDS_OF_TURNS, Tokenizer};
+use crate::data::tokenizer_gguf::{LLAMA3, QWEN2, TokenKind, filler};
 use crate::files::read_text_up_to;
+use crate::model::gguf::Value;
 
 /// The largest size of a tokenizer file.
 const TOKENIZER_BYTES: u64 = 64 << 20;
-/// The regular expressions that split a text into words for Llama 3 and for Qwen 2, which takes
-/// digits one by one.
-const LLAMA3: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|",
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
-const QWEN2: &str = concat!(
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}|",
-    r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
-);
-
-/// llama.cpp's token types.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Token {
-    Normal = 1,
-    Unknown = 2,
-    Control = 3,
-    UserDefined = 4,
-    Unused = 5,
-    Byte = 6,
-}
 
 /// How llama.cpp splits a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -233,10 +213,10 @@ fn tokens(
     added: &[(u32, String, bool)],
     rows: usize,
     splitting: Splitting,
-) -> Result<(Vec<String>, Vec<Token>), String> {
-    let mut texts: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
-    let mut kinds = vec![Token::Unused; rows];
-    let mut put = |id: Option<u64>, text: &str, kind: Token| match id
+) -> Result<(Vec<String>, Vec<TokenKind>), String> {
+    let mut texts: Vec<String> = (0..rows).map(filler).collect();
+    let mut kinds = vec![TokenKind::Unused; rows];
+    let mut put = |id: Option<u64>, text: &str, kind: TokenKind| match id
         .and_then(|id| usize::try_from(id).ok())
         .filter(|id| *id < rows)
     {
@@ -255,20 +235,20 @@ fn tokens(
             id.as_u64(),
             text,
             if is_byte(text) {
-                Token::Byte
+                TokenKind::Byte
             } else {
-                Token::Normal
+                TokenKind::Normal
             },
         )?;
     }
     for (id, text, is_special) in added {
         let kind = match (file["model"]["unk_token"] == *text, is_special) {
-            (true, _) => Token::Unknown,
-            (_, true) => Token::Control,
-            _ => Token::UserDefined,
+            (true, _) => TokenKind::Unknown,
+            (_, true) => TokenKind::Control,
+            _ => TokenKind::UserDefined,
         };
         // Runs of blanks, which llama.cpp looks for in the text as it is and writes as they are.
-        let text = if is_pieces && kind == Token::UserDefined {
+        let text = if is_pieces && kind == TokenKind::UserDefined {
             text.replace('▁', " ")
         } else {
             text.to_owned()

@@ -55,10 +55,15 @@ fn about(order: &MergeRequest, tally: &Tally) -> String {
             format!(" W is what remains of it in {form}, on which the adapter was trained.")
         }
     };
+    let anew = if tally.in_blocks > 0 {
+        " Those were quantized anew; all other tensors and the metadata are as they were."
+    } else {
+        ""
+    };
     format!(
         "Each weight W became W + Σ weight · scale · B A, computed in 32-bit \
         floats{float}.{unpacked} Of {tensors} tensors {merged_tensors} were changed, in {} \
-        numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).",
+        numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).{anew}",
         grouped(*changed)
     )
 }

@@ -190,7 +190,7 @@ fn scale<From: Number>(old: &[From::Bytes], delta: &mut [f32; TILE], factor: f32
 
 /// Returns old + delta.
 #[inline]
-fn plus(old: f32, delta: f32) -> f32 {
+pub(super) fn plus(old: f32, delta: f32) -> f32 {
     // -0 + 0 is 0, which is not the byte that was there.
     if delta == 0.0 { old } else { old + delta }
 }
@@ -198,7 +198,7 @@ fn plus(old: f32, delta: f32) -> f32 {
 /// Returns the replacement of a number, with `weight` times the difference.
 #[inline]
 #[allow(clippy::float_cmp, reason = "with the weight 1 not a bit is to differ")]
-fn between(old: f32, row: f32, weight: f64) -> f32 {
+pub(super) fn between(old: f32, row: f32, weight: f64) -> f32 {
     if weight == 1.0 {
         row
     } else {

@@ -3,6 +3,7 @@
 
 mod card;
 mod change;
+mod gguf;
 mod request;
 mod shard;
 mod tally;
@@ -12,6 +13,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+pub use gguf::{GgufNumbers, gguf_file};
 pub use request::{Addend, MergeRequest, Onto, OtherBase, TrainedOn};
 pub use tally::Tally;
 
@@ -28,7 +30,8 @@ use crate::files::{
     write_folder_atomic,
 };
 use crate::model::{
-    self, CompanionFiles, Folder, LinearSpec, OwnHead, Repacking, Role, Target, shard_paths,
+    self, CompanionFiles, Folder, LinearSpec, OwnHead, Repacking, Role, Target, gguf_paths,
+    shard_paths, user_path,
 };
 use crate::report::{Event, Reporter};
 use crate::{adapter, data, files::safetensors};
@@ -54,6 +57,17 @@ pub fn merge(
             path: order.out.clone(),
         });
     }
+    if let Some(paths) = gguf_paths(&order.base)?.filter(|_| order.keeps_gguf) {
+        return gguf::merge(order, &paths, interrupt, report);
+    }
+    if order.gguf == GgufNumbers::Q8_0 {
+        return Err(MergeError::NoGguf {
+            reason: format!(
+                "`{}` has no GGUF file, whose tensors alone can become Q8_0",
+                user_path(&order.base).display()
+            ),
+        });
+    }
     let folder = resized(&order.base, &order.adapters)?;
     if folder.is_packed()? {
         return merge_onto_unpacked(order, interrupt, report);
@@ -67,16 +81,12 @@ fn merge_onto_unpacked(
     interrupt: &AtomicBool,
     report: Reporter,
 ) -> Result<Tally, MergeError> {
-    let config = order.base.join("config.json");
-    order.check(&config, hash_file(&config)?, report)?;
+    if gguf_paths(&order.base)?.is_none() {
+        let config = order.base.join("config.json");
+        order.check(&config, hash_file(&config)?, report)?;
+    }
     let shards = shard_paths(&order.base)?;
-    order.check_names(
-        &shards
-            .iter()
-            .map(|path| Archive::open(path))
-            .collect::<Result<Vec<_>, _>>()?,
-        report,
-    )?;
+    order.check_files(&shards, report)?;
     let mut hashes = Vec::new();
     for path in &shards {
         let hash = hash_file(path)?;
@@ -130,7 +140,8 @@ fn merge_as(
     let old = weight_files(&order.base)?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
-    order.check_names(&old, report)?;
+    let paths: Vec<_> = old.iter().map(|old| old.path().to_owned()).collect();
+    order.check_files(&paths, report)?;
     let apart = adapters.iter().any(|adapter| adapter.unties);
     let names = tensor_names(&old);
     let stored = |name: &str| {
@@ -419,6 +430,23 @@ pub enum MergeError {
         /// What was found and what was expected.
         message: String,
     },
+    /// The base is no GGUF file, or the change has no place in one.
+    #[error("no GGUF file can be written: {reason}")]
+    NoGguf {
+        /// Why.
+        reason: String,
+    },
+    /// A GGUF file cannot be read.
+    #[error(transparent)]
+    GgufFile(#[from] files::gguf::GgufFileError),
+    /// A number is too large for the blocks of its tensor, or is not a number.
+    #[error("tensor `{tensor}` would hold a number that {kind} cannot hold")]
+    NotHeld {
+        /// The tensor.
+        tensor: String,
+        /// The type in which it is stored.
+        kind: &'static str,
+    },
     /// A number is too large for its type, or is not a number.
     #[error("tensor `{tensor}` would hold a number that is not finite in {float}")]
     NotFinite {
@@ -441,6 +469,7 @@ impl MergeError {
             Self::Repack(error) => Some(error),
             Self::Adapter(error) => Some(error),
             Self::Tokenizer(error) => Some(error),
+            Self::GgufFile(error) => Some(error),
             _ => None,
         }
     }
@@ -470,6 +499,12 @@ impl Explain for MergeError {
             } => Some(
                 "F16 ends at 65504: write another type with `--dtype bf16` or `--dtype f32`".into(),
             ),
+            Self::NoGguf { .. } => Some(
+                "merge into the model's Hugging Face folder with `--base`, and export that with \
+                `rankine export --to gguf`"
+                    .into(),
+            ),
+            Self::NotHeld { .. } => Some("write another type with `--dtype f32`".into()),
             Self::NotFinite { .. } => {
                 Some("look for NaN or infinity in the base and in the adapters".into())
             }
@@ -517,6 +552,8 @@ mod tests {
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
             counts_q8_0: false,
+            keeps_gguf: true,
+            gguf: GgufNumbers::Own,
         };
         let run = || merge(&order, &AtomicBool::new(false), &|_| {});
         let operations = Rc::new(Cell::new(0));

@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{MergeError, name_of};
+use super::{GgufNumbers, MergeError, name_of};
 use crate::export::card::Trained;
-use crate::files::safetensors::Archive;
 use crate::files::{Float, Hash};
 use crate::quant::QuantFormat;
 use crate::report::{Event, Reporter};
@@ -28,6 +27,10 @@ pub struct MergeRequest {
     /// Whether to measure the loss from rounding the sums to `Q8_0`:
     /// [`Tally::rounding_in`](super::Tally::rounding_in).
     pub counts_q8_0: bool,
+    /// Whether a GGUF base becomes a GGUF file again; else its numbers become safetensors.
+    pub keeps_gguf: bool,
+    /// The type of the tensors of such a file that adapters change.
+    pub gguf: GgufNumbers,
 }
 
 /// The numbers of a base that adapters are added to.
@@ -108,9 +111,9 @@ impl MergeRequest {
     }
 
     /// Compares the names of the base's files with those that each adapter was trained on.
-    pub(super) fn check_names(
+    pub(super) fn check_files(
         &self,
-        shards: &[Archive],
+        files: &[PathBuf],
         report: Reporter,
     ) -> Result<(), MergeError> {
         let quoted = |names: &mut dyn Iterator<Item = &String>| {
@@ -119,7 +122,7 @@ impl MergeRequest {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        let found: Vec<String> = shards.iter().map(|shard| name_of(shard.path())).collect();
+        let found: Vec<String> = files.iter().map(|path| name_of(path)).collect();
         for (addend, trained_on) in self
             .known()
             .filter(|(_, known)| !known.weights.keys().eq(&found))

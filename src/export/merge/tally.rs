@@ -1,9 +1,10 @@
 //! Counts the effects of a merge on the numbers, so that a merge that changed nothing, or whose
 //! changes were lost to rounding, is noticed.
 
-use crate::export::gguf::GgmlType;
+use crate::export::gguf::{GgmlType, TensorType};
 use crate::files::Float;
 use crate::files::float::{Bf16, F16, Number};
+use crate::quant::BlockFormat;
 
 /// The share of the change lost to rounding from which the user is told.
 const MUCH: f64 = 0.1;
@@ -22,6 +23,8 @@ pub struct Tally {
     /// Numbers in merged tensors that are stored as [`Float::F32`], [`Float::F16`] and
     /// [`Float::Bf16`].
     pub(super) stored_in: [u64; 3],
+    /// Numbers in merged tensors that are stored in blocks of a GGUF file.
+    pub(super) in_blocks: u64,
     /// Bytes of the weight files.
     pub bytes: u64,
     /// Numbers written that are infinite or not numbers.
@@ -47,6 +50,7 @@ impl Tally {
             .iter_mut()
             .zip(other.stored_in)
             .for_each(|(count, other)| *count += other);
+        self.in_blocks += other.in_blocks;
         self.bytes += other.bytes;
         self.not_finite += other.not_finite;
         self.added += other.added;
@@ -62,14 +66,16 @@ impl Tally {
     }
 
     /// Returns the same for a single rounding to another type; for [`GgmlType::Q8_0`] only if the
-    /// merge measured it.
+    /// merge measured it, for mixes never.
     pub fn rounding_in(&self, kind: GgmlType) -> Option<f64> {
-        self.share(match kind {
+        let lost = match kind {
             GgmlType::F32 => 0.0,
             GgmlType::F16 => self.lost_in_f16,
             GgmlType::Bf16 => self.lost_in_bf16,
             GgmlType::Q8_0 => self.lost_in_q8_0,
-        })
+            GgmlType::Q4_0 | GgmlType::Q4KM | GgmlType::Q5KM | GgmlType::Q6K => return None,
+        };
+        self.share(lost)
     }
 
     fn share(&self, lost: f64) -> Option<f64> {
@@ -88,11 +94,31 @@ impl Tally {
 
     /// Returns [`Tally::rounding_note`] for the type in which most merged numbers are stored.
     pub fn stored_note(&self) -> Option<String> {
+        if self.in_blocks > self.stored_in.iter().sum() {
+            return self.blocks_note();
+        }
         let most = [GgmlType::F32, GgmlType::F16, GgmlType::Bf16]
             .into_iter()
             .zip(self.stored_in)
             .max_by_key(|(_, count)| *count);
         self.note(self.rounding()?, most?.0)
+    }
+
+    /// Returns a note on tensors of a GGUF file that were quantized anew.
+    fn blocks_note(&self) -> Option<String> {
+        let took = Self::took(self.rounding().filter(|share| *share >= MUCH)?);
+        Some(format!(
+            "quantizing the changed tensors anew {took}; use `--dtype q8_0` or `--dtype f16`"
+        ))
+    }
+
+    /// Returns what a share of the change that is lost means.
+    fn took(share: f64) -> String {
+        if share <= 1.0 {
+            format!("removed {:.0} % of the adapter's change", 100.0 * share)
+        } else {
+            format!("changes the weights {share:.1} times as much as the adapter does")
+        }
     }
 
     /// Returns a note on rounding to a type that loses a tenth of the change or more, with the
@@ -115,11 +141,7 @@ impl Tally {
         let better = better.map_or_else(String::new, |(share, kind)| {
             format!(" (or {}: {:.0} %)", kind.option(), 100.0 * share)
         });
-        let took = if share <= 1.0 {
-            format!("removed {:.0} % of the adapter's change", 100.0 * share)
-        } else {
-            format!("changes the weights {share:.1} times as much as the adapter does")
-        };
+        let took = Self::took(share);
         Some(format!(
             "{} rounding {took}; use `--dtype f32`{better}",
             kind.name()
@@ -211,14 +233,18 @@ impl Lanes {
 
 /// Returns the part of a change that is lost when both of its ends are rounded.
 #[inline]
-fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
+pub(super) fn lost(old: f32, sum: f32, old_rounded: f32, sum_rounded: f32) -> f32 {
     (sum - old) - (sum_rounded - old_rounded)
 }
 
 /// Returns the square of what `Q8_0` loses of the changes in whole blocks; for other numbers what
 /// f16 loses.
 pub(super) fn lost_in_q8_0(old: &[f32], sum: &[f32]) -> f64 {
-    let (old_rounded, sum_rounded) = (GgmlType::Q8_0.nearest(old), GgmlType::Q8_0.nearest(sum));
+    let kind = match BlockFormat::Q8_0 {
+        blocks if old.len().is_multiple_of(blocks.numbers()) => TensorType::Blocks(blocks),
+        _ => TensorType::F16,
+    };
+    let (old_rounded, sum_rounded) = (kind.nearest(old), kind.nearest(sum));
     let all = old
         .iter()
         .zip(sum)

@@ -28,6 +28,7 @@
 
 pub(super) mod adamw;
 pub(super) mod attention;
+mod blocks;
 pub(super) mod cross_entropy;
 pub(super) mod dropout;
 pub(super) mod gated;

@@ -8,22 +8,33 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use burn_cubecl::tensor::CubeTensor;
 use cubecl::prelude::*;
 
-use super::{element, empty, units, vector_size};
-use crate::quant::{Int8, Quantized};
+use super::{blocks, element, empty, units, vector_size};
+use crate::quant::{BlockFormat, Int8, Quantized};
 
 /// A packed weight [out, in] in a GPU's memory. Nested absmax are f32 here, so that a number is one
 /// product and has the same bits as on the CPU.
 #[derive(Debug)]
 pub(in crate::ops) struct OnGpu {
     shape: [usize; 2],
-    /// The bytes of the codes as words of 32 bits, the first byte lowest.
+    /// The bytes of the codes, or of whole blocks of ggml, as words of 32 bits, the first byte
+    /// lowest.
     codes: CubeTensor,
-    /// The absmax, one per group.
-    absmax: CubeTensor,
-    /// Numbers per group, which is a block or a row.
-    group: usize,
-    /// The numbers of 4-bit codes; `None`: codes are whole numbers of 8 bits, in units of 1/127.
+    /// The numbers of codes of 4 bits; `None`: codes are numbers.
     table: Option<CubeTensor>,
+    scaling: Scaling,
+}
+
+/// What makes numbers of codes, or of the table's.
+#[derive(Debug)]
+enum Scaling {
+    /// An absmax per group; whole numbers are in units of 1/127.
+    Absmax {
+        absmax: Box<CubeTensor>,
+        /// Numbers per group, which is a block or a row.
+        group: usize,
+    },
+    /// The scales in the blocks.
+    Blocks(BlockFormat),
 }
 
 impl OnGpu {
@@ -52,9 +63,11 @@ impl OnGpu {
             Quantized::FourBit(packed) => Self {
                 shape,
                 codes: words(packed.codes()),
-                absmax: floats(&packed.absmax().values()),
-                group: packed.block_size().numbers(),
                 table: Some(floats(packed.kind().code())),
+                scaling: Scaling::Absmax {
+                    absmax: Box::new(floats(&packed.absmax().values())),
+                    group: packed.block_size().numbers(),
+                },
             },
             Quantized::Int8(packed) => Self {
                 shape,
@@ -65,9 +78,17 @@ impl OnGpu {
                         .map(|code| code.cast_unsigned())
                         .collect::<Vec<_>>(),
                 ),
-                absmax: floats(packed.absmax()),
-                group: shape[1],
                 table: None,
+                scaling: Scaling::Absmax {
+                    absmax: Box::new(floats(packed.absmax())),
+                    group: shape[1],
+                },
+            },
+            Quantized::Blocks(packed) => Self {
+                shape,
+                codes: words(packed.bytes()),
+                table: packed.format().table().map(|table| floats(&table)),
+                scaling: Scaling::Blocks(packed.format()),
             },
         }
     }
@@ -162,28 +183,36 @@ pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -
         let size = vector_size(&[count]);
         let (cubes, cube) = units(&output, count / size);
         let (client, element) = (output.client.clone(), element(&output));
-        let which = CodesLaunch::new(first as u32, (count / size) as u32, weight.group as u32);
-        let [codes, absmax, to] =
-            [&weight.codes, &weight.absmax, &output].map(|tensor| tensor.clone().into_buffer_arg());
-        match &weight.table {
-            Some(table) => {
-                let table = table.clone().into_buffer_arg();
-                unpack_four_bits::launch(
-                    &client, cubes, cube, size, codes, absmax, table, to, which, element,
-                );
+        let [codes, to] = [&weight.codes, &output].map(|tensor| tensor.clone().into_buffer_arg());
+        let (first, count) = (first as u32, (count / size) as u32);
+        let table = weight.table.clone().map(CubeTensor::into_buffer_arg);
+        match &weight.scaling {
+            Scaling::Absmax { absmax, group } => {
+                let which = CodesLaunch::new(first, count, *group as u32);
+                let absmax = absmax.as_ref().clone().into_buffer_arg();
+                if let Some(table) = table {
+                    unpack_four_bits::launch(
+                        &client, cubes, cube, size, codes, absmax, table, to, which, element,
+                    );
+                } else {
+                    let unit = Int8::UNIT;
+                    unpack_int8::launch(
+                        &client, cubes, cube, size, codes, absmax, to, which, unit, element,
+                    );
+                }
             }
-            None => unpack_int8::launch(
-                &client,
-                cubes,
-                cube,
-                size,
-                codes,
-                absmax,
-                to,
-                which,
-                Int8::UNIT,
-                element,
-            ),
+            Scaling::Blocks(format) => {
+                let which = blocks::NumbersLaunch::new(first, count);
+                if let Some(table) = table {
+                    blocks::unpack_by_table::launch(
+                        &client, cubes, cube, size, codes, table, to, which, *format, element,
+                    );
+                } else {
+                    blocks::unpack::launch(
+                        &client, cubes, cube, size, codes, to, which, *format, element,
+                    );
+                }
+            }
         }
     }
     output
@@ -196,9 +225,20 @@ mod tests {
 
     use super::super::tests::{device, drawn, tensor, worst};
     use crate::ops::{Base, Packed, times};
-    use crate::quant::{BlockSize, FourBitType, QuantFormat, Quantized};
+    use crate::quant::{BlockFormat, BlockSize, FourBitType, QuantFormat, Quantized};
 
+    /// Every block format comes after the others.
+    const FORMS: usize = 4 + BlockFormat::ALL.len();
+
+    /// Packs a weight; of a block format, its rows are as many blocks as `shape` has tens of
+    /// columns.
     fn packed(form: usize, shape: [usize; 2], seed: u64) -> Quantized {
+        if let Some(format) = form.checked_sub(4).map(|place| BlockFormat::ALL[place]) {
+            let shape = [shape[0], (1 + shape[1] / 10) * format.numbers()];
+            return QuantFormat::Blocks(format)
+                .pack(shape, &drawn(seed, shape[0] * shape[1], 0.1))
+                .expect("finite");
+        }
         let four_bit = |kind, size, double_quant| QuantFormat::FourBit {
             kind,
             block_size: BlockSize::new(size).expect("a size"),
@@ -215,12 +255,12 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(16))]
+        #![proptest_config(ProptestConfig::with_cases(48))]
 
         #[test]
         fn numbers_are_those_of_the_cpu_to_the_bit(
             shape in [1usize..70, 1usize..90],
-            form in 0usize..4,
+            form in 0usize..FORMS,
             cut: bool,
             seed in 0u64..1000,
         ) {
@@ -228,6 +268,7 @@ mod tests {
                 return Ok(());
             };
             let weight = packed(form, shape, seed);
+            let shape = weight.shape();
             let first = if cut { shape[0] / 3 } else { 0 };
             let expected = weight.unpack()[first * shape[1]..].to_vec();
             let rows = shape[0] - first;
@@ -252,7 +293,7 @@ mod tests {
         fn products_are_those_of_the_cpu(
             shape in [1usize..70, 1usize..90],
             tokens in 1usize..40,
-            form in 0usize..4,
+            form in 0usize..FORMS,
             turned: bool,
             seed in 0u64..1000,
         ) {
@@ -260,6 +301,7 @@ mod tests {
                 return Ok(());
             };
             let weight = packed(form, shape, seed);
+            let shape = weight.shape();
             let inner = if turned { shape[1] } else { shape[0] };
             let left = drawn(seed + 1000, tokens * inner, 1.0);
             let of = |device: &burn::tensor::Device| {

@@ -18,7 +18,7 @@ use crate::ops::{
     gated, recurrence, rms_norm, rms_norm_gradients, rms_norm_input, rope, short_conv,
     sum_of_squares, times,
 };
-use crate::quant::{BlockSize, FourBitType as Code, QuantFormat};
+use crate::quant::{BlockFormat, BlockSize, FourBitType as Code, QuantFormat};
 
 /// Bytes of padding: two rows of CUDA's padding, a whole number of vectors of every type.
 const TAIL: usize = 1024;
@@ -353,10 +353,11 @@ fn packed_weights() {
         double_quant: false,
     };
     is_the_same_padded("a packed weight", |device| {
-        let forms = [QuantFormat::QLORA, four_bit, QuantFormat::Int8].into_iter();
-        let of_all = forms.map(|form| {
+        let forms = [QuantFormat::QLORA, four_bit, QuantFormat::Int8].map(|form| (form, 70));
+        let blocks = BlockFormat::ALL.map(|format| (QuantFormat::Blocks(format), format.numbers()));
+        let of_all = forms.into_iter().chain(blocks).map(|(form, columns)| {
             let weight = form
-                .pack([33, 70], &drawn(1, 33 * 70, 0.1))
+                .pack([33, columns], &drawn(1, 33 * columns, 0.1))
                 .expect("finite");
             let base = Base::Packed(Packed::new(weight, device));
             bits(times(

@@ -1,5 +1,6 @@
 //! Unpacks numbers of a packed weight for the panel of a product. They are equal to those of
-//! `quant` bit for bit: a number of the table, or a whole number, times the absmax.
+//! `quant` bit for bit: a number of the table, or a whole number, times the absmax; those of ggml's
+//! blocks are unpacked by the same code.
 #![allow(
     unsafe_code,
     reason = "sixteen numbers are looked up in a register, an instruction where \
@@ -16,13 +17,14 @@ use std::arch::x86_64::{
 };
 
 use crate::ops::simd::{Arithmetic, Kernel, Level, level, run};
-use crate::quant::{Int8, Packed, Quantized};
+use crate::quant::{Blocks, Int8, Packed, Quantized};
 
 /// Writes the numbers of a weight from `start` on, row after row.
 pub(super) fn numbers(weight: &Quantized, start: usize, to: &mut [f32]) {
     match weight {
         Quantized::FourBit(packed) => four_bits(packed, start, to),
         Quantized::Int8(packed) => int8(packed, start, to),
+        Quantized::Blocks(packed) => blocks(packed, start, to),
     }
 }
 
@@ -51,6 +53,25 @@ impl Kernel for UnpackedRow<'_> {
         to.iter_mut()
             .zip(codes)
             .for_each(|(to, code)| *to = f32::from(*code) * absmax * Int8::UNIT);
+    }
+}
+
+fn blocks(packed: &Blocks, start: usize, to: &mut [f32]) {
+    run(UnpackedBlocks { packed, start, to });
+}
+
+struct UnpackedBlocks<'a> {
+    packed: &'a Blocks,
+    start: usize,
+    to: &'a mut [f32],
+}
+
+impl Kernel for UnpackedBlocks<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<A: Arithmetic>(self) {
+        self.packed.unpack_inlined(self.start, self.to);
     }
 }
 
@@ -140,9 +161,42 @@ mod tests {
     use super::*;
     use crate::keyed_random::{mix, unit};
     use crate::ops::simd::at_every_level;
-    use crate::quant::{BlockSize, FourBitType, QuantFormat};
+    use crate::quant::{BlockFormat, BlockSize, FourBitType, QuantFormat};
 
     proptest! {
+        #[test]
+        fn runs_of_blocks_are_those_of_the_whole_weight_at_every_level(
+            rows in 1_usize..5,
+            blocks in 1_usize..3,
+            format in prop::sample::select(BlockFormat::ALL.to_vec()),
+            seed: u64,
+        ) {
+            let columns = blocks * format.numbers();
+            let drawn = |index: usize| unit(mix(seed ^ mix(index as u64))) as f32 - 0.5;
+            let numbers_of: Vec<f32> = (0..rows * columns).map(drawn).collect();
+            let weight = QuantFormat::Blocks(format).pack([rows, columns], &numbers_of);
+            let weight = weight.expect("finite");
+            let whole = weight.unpack();
+            for row in 0..rows {
+                let first = mix(seed ^ row as u64) as usize % columns;
+                let count = 1 + mix(seed + row as u64) as usize % (columns - first);
+                let start = row * columns + first;
+                for run in at_every_level(|| {
+                    let mut run = vec![7.0; count];
+                    numbers(&weight, start, &mut run);
+                    run
+                }) {
+                    let bits = |numbers: &[f32]| {
+                        numbers
+                            .iter()
+                            .map(|number| number.to_bits())
+                            .collect::<Vec<_>>()
+                    };
+                    prop_assert_eq!(bits(&run), bits(&whole[start..start + count]));
+                }
+            }
+        }
+
         #[test]
         fn runs_are_those_of_the_whole_weight_at_every_level(
             shape in [1_usize..9, 1_usize..200],

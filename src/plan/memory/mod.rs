@@ -428,11 +428,7 @@ impl Load {
                 whole
                     - self.on_host_bytes()
                     - self.replaced_tables() * self.kept_bytes()
-                    - self
-                        .packed_shapes()
-                        .map(|shape| self.saved_bytes(shape))
-                        .sum::<u64>()
-                    + self.saved_bytes([1, self.storage.left_dense as usize])
+                    - self.saved_by_packing()
             }
         }
     }
@@ -504,6 +500,20 @@ impl Load {
             .into_iter()
             .map(|linear| [linear.outputs, linear.inputs]);
         projections.chain(head).filter(move |_| is_packed)
+    }
+
+    /// Returns the bytes that quantization saves of all matrices.
+    fn saved_by_packing(&self) -> u64 {
+        let left_dense = self.storage.left_dense;
+        if let Some(stored_bytes) = self.storage.stored_bytes {
+            let numbers = self
+                .packed_shapes()
+                .map(|shape| (shape[0] * shape[1]) as u64);
+            let packed = numbers.sum::<u64>().saturating_sub(left_dense);
+            return (packed * self.kept_bytes()).saturating_sub(stored_bytes);
+        }
+        let saved = self.packed_shapes().map(|shape| self.saved_bytes(shape));
+        saved.sum::<u64>() - self.saved_bytes([1, left_dense as usize])
     }
 
     /// Returns the bytes that quantization saves of a matrix. A GPU holds every absmax as f32.

@@ -2,23 +2,28 @@
 
 use super::architecture::{Architecture, Experts, Rotations, Scales, Scores, Stretch, Windows};
 use super::carried::Carried;
-use super::container::Value;
 use super::differences::{attending, window};
 use super::uneven;
+use super::value::Value;
 use crate::model::{DecoderSpec, ExpertsSpec, LayerSpec, Modules, NormKind};
 use crate::nn::rope::{RopeScaling, RopeSpec};
 
 /// The divisor of the frequency of a pair that does not rotate, as llama.cpp's converter has it.
-const RESTING: f32 = 1e30;
+pub(super) const RESTING: f32 = 1e30;
+
+/// The tensor of the divisors of frequencies, and those of long and of short texts.
+pub(super) const FREQUENCIES: &str = "rope_freqs.weight";
+pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
+pub(super) const SHORT_FACTORS: &str = "rope_factors_short.weight";
 
 /// The base of a rotation that no layer has, as Hugging Face's configs leave it.
 const UNUSED_BASE: f64 = 1e4;
 
 /// A key, without the architecture's name, and its value.
-pub(super) type Pair = (&'static str, Value);
+pub(crate) type Pair = (&'static str, Value);
 
 /// Returns the hyperparameters of a decoder of this architecture.
-pub(super) fn hyperparameters(
+pub(crate) fn hyperparameters(
     architecture: &Architecture,
     spec: &DecoderSpec,
 ) -> Vec<(String, Value)> {
@@ -247,13 +252,13 @@ fn windows(architecture: &Architecture, spec: &DecoderSpec) -> Vec<Pair> {
 }
 
 /// Returns tensors of the frequencies' divisors, if those differ from one frequency to the next.
-pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
+pub(crate) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
     let Some(rope) = rotation(spec, false) else {
         return Vec::new();
     };
     let rounded = |factors: &[f64]| factors.iter().map(|factor| *factor as f32).collect();
     match &rope.scaling {
-        RopeScaling::Ramp { .. } => vec![("rope_freqs.weight", ramp(rope))],
+        RopeScaling::Ramp { .. } => vec![(FREQUENCIES, ramp(rope))],
         RopeScaling::Proportional { factor, pairs } => {
             let divisor = |pair: usize| {
                 if pair < *pairs {
@@ -263,12 +268,12 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
                 }
             };
             let all = (0..rope.head_dim / 2).map(divisor).collect();
-            vec![("rope_freqs.weight", all)]
+            vec![(FREQUENCIES, all)]
         }
         RopeScaling::LongRope { short, long, .. } => {
             vec![
-                ("rope_factors_long.weight", rounded(long)),
-                ("rope_factors_short.weight", rounded(short)),
+                (LONG_FACTORS, rounded(long)),
+                (SHORT_FACTORS, rounded(short)),
             ]
         }
         _ => Vec::new(),
@@ -276,7 +281,7 @@ pub(super) fn divisors(spec: &DecoderSpec) -> Vec<(&'static str, Vec<f32>)> {
 }
 
 /// Returns the divisor of each frequency for a ramp.
-fn ramp(rope: &RopeSpec) -> Vec<f32> {
+pub(super) fn ramp(rope: &RopeSpec) -> Vec<f32> {
     let RopeScaling::Ramp {
         factor,
         low_frequency_factor,
@@ -299,7 +304,7 @@ fn ramp(rope: &RopeSpec) -> Vec<f32> {
 }
 
 /// Describes what llama.cpp computes differently.
-pub(super) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Vec<String> {
+pub(crate) fn differences(architecture: &Architecture, spec: &DecoderSpec) -> Vec<String> {
     let ignored = architecture.windows == Windows::Ignored;
     let window = spec.layers.iter().find_map(window).filter(|_| ignored).map(|window| {
         format!(

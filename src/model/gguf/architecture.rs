@@ -2,7 +2,7 @@
 //! architectures are data, read from llama.cpp's `src/models/*.cpp`. A model that none of them
 //! computes is refused, with its features and those of the nearest architecture.
 
-use super::GgufError;
+use super::ArchitectureError;
 use super::carried::Carried;
 use super::differences::{Lack, attending};
 use crate::model::{DecoderSpec, Modules, NormKind, NormPlacement, PlainActivation, QueryKeyNorm};
@@ -14,7 +14,7 @@ use crate::ops::Activation;
     clippy::struct_excessive_bools,
     reason = "each is a feature of its own"
 )]
-pub(super) struct Architecture {
+pub(crate) struct Architecture {
     /// Its name, the prefix of its keys.
     pub name: &'static str,
     pub pairs: Pairs,
@@ -53,7 +53,7 @@ pub(super) struct Architecture {
 
 /// Which shapes of heads fit its tensors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Heads {
+pub(crate) enum Heads {
     Any,
     /// All query heads together are as wide as the stream.
     AsWide,
@@ -63,14 +63,14 @@ pub(super) enum Heads {
 
 /// The kind of a dense feed-forward, or of an expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Feed {
+pub(crate) enum Feed {
     Gated(Activation),
     Plain(PlainActivation),
 }
 
 /// Which layers have no rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Resting {
+pub(crate) enum Resting {
     None,
     /// Layers n, 2n, ..
     Every(usize),
@@ -82,7 +82,7 @@ pub(super) enum Resting {
 
 /// Which features of a head RoPE rotates together. Hugging Face's models pair halves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Pairs {
+pub(crate) enum Pairs {
     /// 0 and 1, 2 and 3, and so on: rows of q and k have to be reordered.
     Neighbors,
     /// The first half with the second, as in Hugging Face's models.
@@ -91,7 +91,7 @@ pub(super) enum Pairs {
 
 /// Which biases are added if the file has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Biases {
+pub(crate) enum Biases {
     None,
     /// Biases of q, k and v.
     Inputs,
@@ -103,7 +103,7 @@ pub(super) enum Biases {
 
 /// Factors of the embedding, the residual additions and the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scales {
+pub(crate) enum Scales {
     None,
     /// The embedding is multiplied by the root of the width.
     Root,
@@ -115,7 +115,7 @@ pub(super) enum Scales {
 
 /// How attention scores are scaled beside the root of a head's width.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Scores {
+pub(crate) enum Scores {
     Root,
     /// They are not scaled at all.
     One,
@@ -134,7 +134,7 @@ pub(super) enum Scores {
 
 /// Where the soft cap c tanh(x / c) is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Caps {
+pub(crate) enum Caps {
     None,
     /// To scores and logits, always both.
     Both,
@@ -144,7 +144,7 @@ pub(super) enum Caps {
 
 /// How sliding windows are handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Windows {
+pub(crate) enum Windows {
     /// There are none: every token sees all tokens before it.
     Ignored,
     /// All layers except `period`, 2 `period`, .. have a window, unless a key says otherwise.
@@ -155,7 +155,7 @@ pub(super) enum Windows {
 
 /// Whether layers with a window rotate like the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rotations {
+pub(crate) enum Rotations {
     One,
     /// Layers with a window have their own base, and no scaling.
     Two,
@@ -165,7 +165,7 @@ pub(super) enum Rotations {
 
 /// A supported RoPE scaling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Stretch {
+pub(crate) enum Stretch {
     Linear,
     /// A ramp over frequencies, given by the tensor `rope_freqs`.
     Ramp,
@@ -178,7 +178,7 @@ pub(super) enum Stretch {
 
 /// How many features of a head are rotated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Turned {
+pub(crate) enum Turned {
     All,
     /// The first ones, as many as a key says.
     Some,
@@ -186,7 +186,7 @@ pub(super) enum Turned {
 
 /// The kind of feed-forward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Experts {
+pub(crate) enum Experts {
     /// A dense feed-forward, the same for every token.
     None,
     /// Experts in every layer. With `of_their_own` their width has its own key, with `normalizes`
@@ -201,7 +201,7 @@ pub(super) enum Experts {
 
 /// The source of the logits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Head {
+pub(crate) enum Head {
     /// The embedding, if there is no head.
     Either,
     /// The embedding, even if there is a head.
@@ -210,7 +210,7 @@ pub(super) enum Head {
     Own,
 }
 
-pub(super) const LLAMA: Architecture = Architecture {
+pub(crate) const LLAMA: Architecture = Architecture {
     name: "llama",
     pairs: Pairs::Neighbors,
     norm: NormKind::RootMeanSquare,
@@ -517,10 +517,22 @@ static ALL: [Architecture; 30] = [
 ];
 
 impl Architecture {
+    /// Returns the architecture of this name, with or without experts.
+    pub fn named(name: &str, is_routed: bool) -> Option<&'static Self> {
+        let is_so =
+            |known: &&Self| known.name == name && (known.experts != Experts::None) == is_routed;
+        ALL.iter().find(is_so)
+    }
+
+    /// Returns the names of all of them.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        ALL.iter().map(|known| known.name)
+    }
+
     /// Returns the architecture that computes the same as this decoder.
-    pub fn of(spec: &DecoderSpec) -> Result<&'static Self, GgufError> {
+    pub fn of(spec: &DecoderSpec) -> Result<&'static Self, ArchitectureError> {
         if spec.layers.is_empty() {
-            return Err(GgufError::NoLayers);
+            return Err(ArchitectureError::NoLayers);
         }
         let rests = spec
             .layers
@@ -539,7 +551,7 @@ impl Architecture {
             return Ok(architecture);
         }
         let both = |side: fn(&Lack) -> &str| lacks.iter().map(side).collect::<Vec<_>>().join(", ");
-        Err(GgufError::NotKnown {
+        Err(ArchitectureError::NotKnown {
             has: both(|lack| &lack.has),
             name: architecture.name,
             takes: both(|lack| &lack.takes),

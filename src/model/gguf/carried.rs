@@ -2,15 +2,15 @@
 //! `src/models/{lfm2,granite-hybrid,qwen35}.cpp`, `conversion/{lfm2,mamba,qwen}.py`.
 
 use super::change::{Change, Tiled};
-use super::container::Value;
 use super::differences::Lack;
 use super::keys::Pair;
+use super::value::Value;
 use crate::model::{DecoderSpec, LayerSpec, MixerSpec, RecurrentSpec};
 use crate::ops::Update;
 
 /// What layers without attention carry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Carried {
+pub(crate) enum Carried {
     /// There are no such layers.
     None,
     /// The window of a short convolution.
@@ -197,7 +197,7 @@ fn period(spec: &DecoderSpec) -> Option<usize> {
 
 /// The place of a tensor that is neither a linear map nor a norm of the stream.
 #[derive(Debug, PartialEq)]
-pub(super) struct PlacedTensor {
+pub(crate) struct PlacedTensor {
     /// Its name in a GGUF file.
     pub name: String,
     /// Its shape there.
@@ -251,7 +251,7 @@ impl PlacedTensor {
 /// Returns the order of a tensor's rows, or of the columns of a projection back to the stream,
 /// where the delta rule has several heads of values for one key: llama.cpp repeats all keys one
 /// after the other, and Hugging Face each by itself. `end` is the tensor's name in its module.
-pub(super) fn tiled(recurrent: &RecurrentSpec, end: &str) -> Option<Tiled> {
+pub(crate) fn tiled(recurrent: &RecurrentSpec, end: &str) -> Option<Tiled> {
     let form = recurrent.form;
     if form.update != Update::Delta || form.key_heads == form.value_heads {
         return None;

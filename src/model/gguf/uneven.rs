@@ -3,9 +3,9 @@
 
 use super::carried::PlacedTensor;
 use super::change::Change;
-use super::container::Value;
 use super::differences::{Lack, window};
 use super::keys::Pair;
+use super::value::Value;
 use crate::model::{DecoderSpec, GatedSpec, GroupedSpec, KeyValues, LayerSpec, MlpSpec};
 use crate::nn::attention::Span;
 use crate::nn::rope::RopeScaling;
@@ -16,7 +16,7 @@ use crate::ops::Activation;
 const BEHIND: [usize; 2] = [1, 2];
 
 /// Returns the first layer without a window, or the first one.
-pub(super) fn wide(spec: &DecoderSpec) -> &LayerSpec {
+pub(crate) fn wide(spec: &DecoderSpec) -> &LayerSpec {
     let sees_all = |layer: &&LayerSpec| window(layer).is_none();
     spec.layers.iter().find(sees_all).unwrap_or(&spec.layers[0])
 }
@@ -26,7 +26,7 @@ fn narrow(spec: &DecoderSpec) -> Option<&LayerSpec> {
 }
 
 /// Returns the differences of a decoder's layers from llama.cpp's.
-pub(super) fn lacks(spec: &DecoderSpec) -> Vec<Lack> {
+pub(crate) fn lacks(spec: &DecoderSpec) -> Vec<Lack> {
     let layers = &spec.layers;
     let of_kind = |layer: &LayerSpec| match narrow(spec).filter(|_| window(layer).is_some()) {
         Some(narrow) => narrow.mixer.heads(),
@@ -119,7 +119,7 @@ fn alike(left: &LayerSpec, right: &LayerSpec) -> bool {
 }
 
 /// Returns a number of every layer, or one where it is the same for all.
-pub(super) fn by_layer(spec: &DecoderSpec, of: impl Fn(&LayerSpec) -> usize) -> Value {
+pub(crate) fn by_layer(spec: &DecoderSpec, of: impl Fn(&LayerSpec) -> usize) -> Value {
     let first = of(&spec.layers[0]);
     if spec.layers.iter().all(|layer| of(layer) == first) {
         return Value::U32(first as u32);
@@ -128,7 +128,7 @@ pub(super) fn by_layer(spec: &DecoderSpec, of: impl Fn(&LayerSpec) -> usize) -> 
 }
 
 /// Returns the hyperparameters that only such layers have.
-pub(super) fn keys(spec: &DecoderSpec) -> Vec<Pair> {
+pub(crate) fn keys(spec: &DecoderSpec) -> Vec<Pair> {
     let size = |size: usize| Value::U32(size as u32);
     let [_, _, head_dim] = narrow(spec).unwrap_or_else(|| wide(spec)).mixer.heads();
     let shared = spec.layers.len() - own(spec);
@@ -146,7 +146,7 @@ pub(super) fn keys(spec: &DecoderSpec) -> Vec<Pair> {
 }
 
 /// Returns the place of the factor of a layer's output; `None` where a tensor is something else.
-pub(super) fn scalar(name: &str, spec: &DecoderSpec) -> Option<PlacedTensor> {
+pub(crate) fn scalar(name: &str, spec: &DecoderSpec) -> Option<PlacedTensor> {
     let layer = name
         .strip_prefix(spec.names.stem)?
         .strip_prefix(spec.names.layers)?

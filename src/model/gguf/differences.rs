@@ -18,7 +18,7 @@ use crate::ops::{Activation, Rotation};
 
 /// One difference between a model and an architecture.
 #[derive(Clone)]
-pub(super) struct Lack {
+pub(crate) struct Lack {
     /// The model's side.
     pub has: String,
     /// The architecture's side.
@@ -48,13 +48,13 @@ fn lack(has: impl Into<String>, takes: impl Into<String>) -> Lack {
 }
 
 /// Returns the first layer that has attention; where none has, the first one.
-pub(super) fn attending(spec: &DecoderSpec) -> &LayerSpec {
+pub(crate) fn attending(spec: &DecoderSpec) -> &LayerSpec {
     let attends = |layer: &&LayerSpec| !layer.mixer.carries();
     spec.layers.iter().find(attends).unwrap_or(&spec.layers[0])
 }
 
 /// Returns whether two factors are equal in f32.
-pub(super) fn are_one(left: f64, right: f64) -> bool {
+pub(crate) fn are_one(left: f64, right: f64) -> bool {
     (left / right - 1.0).abs() < 1e-7
 }
 
@@ -683,7 +683,7 @@ fn gated_heads(spec: &DecoderSpec) -> bool {
 }
 
 /// Returns how many tokens a layer looks back.
-pub(super) fn window(layer: &LayerSpec) -> Option<usize> {
+pub(crate) fn window(layer: &LayerSpec) -> Option<usize> {
     match layer.mixer.span() {
         Span::Sliding { window } => Some(window),
         Span::Full | Span::Document | Span::Around { .. } => None,

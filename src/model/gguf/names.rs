@@ -16,11 +16,11 @@ const SHARED: [(&str, &str); 3] = [
 ];
 /// The stacked gate, up and down of all experts; the router has its own name.
 const EXPERTS: [&str; 3] = ["ffn_gate_exps", "ffn_up_exps", "ffn_down_exps"];
-pub(super) const ROUTER: &str = "ffn_gate_inp";
+pub(crate) const ROUTER: &str = "ffn_gate_inp";
 
 /// The place of a module in a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct GgufModule {
+pub(crate) struct GgufModule {
     /// The module's GGUF name, such as `blk.0.attn_q`.
     pub module: String,
     /// Its index in the stack, if it belongs to an expert.
@@ -31,7 +31,7 @@ pub(super) struct GgufModule {
 
 /// Returns GGUF's names of a module, such as `blk.0.attn_q` for `model.layers.0.self_attn.q_proj`:
 /// one, or two where gate and up are divided.
-pub(super) fn places(
+pub(crate) fn places(
     module: &str,
     architecture: &Architecture,
     spec: &DecoderSpec,

@@ -8,7 +8,7 @@ use crate::nn::rope::{self, RopeSpec};
 
 /// The change of one tensor.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Change {
+pub(crate) struct Change {
     /// The number of heads in which rows are reordered: llama.cpp rotates neighbors, and Hugging
     /// Face rotates halves.
     pub heads: Option<usize>,
@@ -25,7 +25,7 @@ pub(super) struct Change {
 /// Heads of values, of which llama.cpp has the first one of every key head, then the second ones,
 /// and so on; Hugging Face has those of a key head side by side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Tiled {
+pub(crate) struct Tiled {
     /// The number of key heads.
     pub keys: usize,
     /// Heads of values of each.
