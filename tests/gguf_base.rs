@@ -59,8 +59,11 @@ fn exported(model: &Path, file: &Path, kind: GgmlType) -> Result<(), GgufError> 
     write_gguf_model(model, file, kind, &AtomicBool::new(false), &|_| {}).map(drop)
 }
 
-/// Logits of a few tokens, of which some rows are as long as windows.
-fn logits_of(folder: &Path) -> Vec<f32> {
+/// Families with a window that llama.cpp does not know: only rows within it are equal.
+const WITHOUT_WINDOWS: [&str; 2] = ["mistral", "starcoder2"];
+
+/// Logits of two rows, one of this many tokens.
+fn logits_of(folder: &Path, longest: u32) -> Vec<f32> {
     let decoder = Folder::open(folder)
         .unwrap_or_else(|error| panic!("{:?}", error.faults()))
         .load(ModelDtype::Float32, &burn::tensor::Device::flex(), &|_| {})
@@ -72,12 +75,12 @@ fn logits_of(folder: &Path) -> Vec<f32> {
         let trained = (0..ids.len()).map(|place| place > 0).collect();
         TokenRow { ids, trained }
     };
-    logits(&decoder, &batch(vec![row(3, 24), row(11, 5)]))
+    logits(&decoder, &batch(vec![row(3, longest), row(11, 4)]))
 }
 
 #[test]
 fn a_file_gives_the_decoder_that_it_was_written_from() {
-    let (mut found, mut largest_difference) = (Vec::new(), 0_f32);
+    let mut differences = Vec::new();
     for family in FAMILIES {
         let (case, _folder) = exportable(&committed(&format!("archs/{family}")), family);
         let (model, desk) = (case.join("model"), tempfile::tempdir().unwrap());
@@ -133,7 +136,7 @@ fn blocks_are_read_as_the_numbers_that_they_hold() {
                 &|_| {},
             )
             .unwrap();
-            let (ours, theirs) = (logits_of(&folder), logits_of(&unpacked));
+            let (ours, theirs) = (logits_of(&folder, 24), logits_of(&unpacked, 24));
             let difference = difference(&ours, &theirs);
             println!("{family} {kind:?}: {difference:e}");
             assert!(difference < 1e-5, "{family} {kind:?}: {difference:e}");

@@ -21,7 +21,8 @@ use crate::plan::cached_files;
 use crate::report::Terminal;
 
 /// Subfolders of the cache that hold nothing from the data, with their contents.
-const OTHERS: [(&str, &str); 2] = [
+const OTHERS: [(&str, &str); 3] = [
+    ("gguf", "descriptions of GGUF files"),
     ("kernels", "compiled GPU kernels"),
     ("proofs", "results of GPU self-checks"),
 ];
