@@ -159,6 +159,7 @@ fn unread_tensors(spec: &DecoderSpec) -> impl Fn(&str) -> bool {
         .filter_map(unread)
         .flatten()
         .collect();
+    let of_scores = spec.score_tensors();
     move |name| {
         let is_stored_twice = spec.tied_head && name == spec.names.head();
         spec.names
@@ -169,6 +170,7 @@ fn unread_tensors(spec: &DecoderSpec) -> impl Fn(&str) -> bool {
             || is_stored_twice
             || prequantized::is_part(name)
             || spec.names.leaves_out(name)
+            || of_scores.iter().any(|other| other == name)
     }
 }
 
@@ -582,6 +584,11 @@ impl WeightSource for Weights {
             ),
             _ => TensorData::new(self.slice_of::<f32>(slice, shape)?, shape),
         })
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let (shard, stored) = self.place.get(name)?;
+        self.shards[*shard].shape(stored).map(<[usize]>::to_vec)
     }
 
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {
