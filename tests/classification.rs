@@ -287,8 +287,6 @@ fn texts_are_classified_from_recipe_to_parquet() {
         .says("again", 73, &["`out.parquet` exists"]);
     desk.run(&["generate", "--adapter", "run", "--prompt", "x"])
         .says("generated", 65, &["score head", "rankine classify"]);
-    desk.run(&["merge", "--adapter", "run", "--out", "merged"])
-        .says("merged", 65, &["score head"]);
     desk.run(&["export", "run", "--to", "gguf-adapter", "--out", "a.gguf"])
         .says("exported", 65, &["score head"]);
     desk.run(&["export", "run", "--to", "peft", "--out", "exported"])
@@ -492,6 +490,102 @@ fn an_adapter_goes_on_with_its_head_and_one_without_gets_one() {
     .says("a fresh head", 0, &[]);
     desk.run(&["classify", "words", "texts.parquet", "--out", "x.parquet"])
         .says("no head", 65, &["has no score head"]);
+}
+
+/// Scores of all rows of a file, one after the other.
+fn scores_of(desk: &Desk, model: &str, file: &str) -> Vec<f32> {
+    let arguments = [
+        "classify",
+        model,
+        file,
+        "--out",
+        "scores.parquet",
+        "--overwrite",
+    ];
+    desk.run(&arguments).says(model, 0, &[]);
+    let out = table(desk, "scores.parquet");
+    let scores = out.column_by_name("scores").unwrap().as_list::<i32>();
+    let all = scores.values().as_primitive::<Float32Type>();
+    all.values().to_vec()
+}
+
+#[test]
+fn a_merged_head_is_part_of_the_model() {
+    let desk = desk();
+    for (index, (recipe, overrides)) in KINDS.into_iter().enumerate() {
+        let what = overrides.join(" ");
+        let arguments = [&["train", recipe, "--overwrite"], overrides].concat();
+        desk.run(&arguments).says(&what, 0, &[]);
+        let out = format!("merged-{index}");
+        let merge = ["merge", "--adapter", "run", "--out", &out, "--dtype", "f32"];
+        desk.run(&merge).says(&what, 0, &[]);
+        let is_of_words = overrides.iter().any(|word| word.contains("words"));
+        let file = if is_of_words {
+            "words.parquet"
+        } else {
+            "texts.parquet"
+        };
+        let [apart, merged] = ["run", out.as_str()].map(|model| scores_of(&desk, model, file));
+        assert_eq!(apart.len(), merged.len(), "{what}");
+        for (one, other) in apart.iter().zip(&merged) {
+            let off = (one - other).abs();
+            assert!(off < 2e-5 * (1.0 + one.abs()), "{what}: {one} and {other}");
+        }
+        let config = json_of(&desk, &format!("{out}/config.json"));
+        let class = if is_of_words {
+            "LlamaForTokenClassification"
+        } else {
+            "LlamaForSequenceClassification"
+        };
+        assert_eq!(config["architectures"], json!([class]), "{what}");
+        let labels = json_of(&desk, "run/adapter/labels.json");
+        for key in ["id2label", "label2id", "problem_type"] {
+            assert_eq!(
+                config.get(key),
+                labels.get(key).filter(|value| !value.is_null()),
+                "{key}"
+            );
+        }
+        let weights = desk.path(&format!("{out}/model.safetensors"));
+        if weights.exists() {
+            let archive = rankine::files::safetensors::Archive::open(&weights).unwrap();
+            let shapes = archive.shapes();
+            assert!(shapes.contains_key("score.weight"), "{what}");
+            assert!(!shapes.contains_key("lm_head.weight"), "{what}");
+        }
+        desk.run(&["inspect", &out]).says(&what, 0, &[]);
+        fs::remove_dir_all(desk.path("run")).unwrap();
+    }
+    desk.run(&["generate", "--base", "merged-0", "--prompt", "x"])
+        .says("generated", 65, &["rankine classify"]);
+    desk.run(&["export", "merged-0", "--to", "gguf", "--out", "x.gguf"])
+        .says("exported", 65, &["score head"]);
+    // It is a base again: its head is where training starts, and next tokens are none of it.
+    let on = ["base_model=merged-0", "--overwrite"];
+    desk.run(&[&["train", "texts.yaml"], &on[..]].concat())
+        .says("goes on", 0, &["the base has `score` for as many scores"]);
+    desk.write(
+        "plain.yaml",
+        CLASSES
+            .replace("texts.parquet", "plain.parquet")
+            .replace("format: classification", "format: text")
+            .replace("objective:\n  type: classification\n", ""),
+    );
+    desk.write_rows("plain.parquet", vec![("text", said())]);
+    desk.run(&[&["train", "plain.yaml"], &on[..]].concat())
+        .says("next tokens", 65, &["has a head that scores"]);
+    desk.run(&["train", "texts.yaml", "--overwrite"])
+        .says("again", 0, &[]);
+    let both = ["merge", "--adapter", "run=0.5", "--out", "half"];
+    desk.run(&both)
+        .says("a half", 65, &["it has a score head, which goes"]);
+    let packed = ["adapter.method=qlora", "adapter.r=4", "--overwrite"];
+    desk.run(&[&["train", "texts.yaml"], &packed[..]].concat())
+        .says("on a packed base", 0, &[]);
+    let merge = ["merge", "--adapter", "run", "--out", "of-packed"];
+    desk.run(&merge).says("compared", 65, &["--uncompared"]);
+    desk.run(&[&merge[..], &["--uncompared"]].concat())
+        .says("not compared", 0, &[]);
 }
 
 #[test]
@@ -749,5 +843,16 @@ fn broken_label_files_are_refused_with_both_sides() {
         "a CSV file",
         &["datasets.0.path=n.csv", "objective.problem_type=regression"],
         &[],
+    );
+}
+
+/// Runs are killed wherever they are, and go on to the same bytes.
+#[test]
+fn killed_at_random_moments_runs_come_to_the_same_bytes() {
+    let desk = desk();
+    kill_at_random(
+        &desk,
+        &["train", "texts.yaml", "training.num_epochs=4"],
+        || {},
     );
 }

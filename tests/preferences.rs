@@ -5,12 +5,9 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array};
-use rankine::keyed_random::{mix, unit};
 use serde_json::{Value, json};
 use support::*;
 
@@ -247,75 +244,17 @@ fn a_run_goes_on_from_every_step_to_the_same_bytes() {
     }
 }
 
-/// How many runs are killed, here and in a thorough run:
-/// `RANKINE_KILLS=50 cargo test --release --test preferences`.
-fn killed_runs() -> usize {
-    std::env::var("RANKINE_KILLS")
-        .ok()
-        .map_or(2, |kills| kills.parse().expect("RANKINE_KILLS is a number"))
-}
-
-fn words(arguments: &[String]) -> Vec<&str> {
-    arguments.iter().map(String::as_str).collect()
-}
-
 /// Runs are killed wherever they are, scoring the reference included, and go on to the same bytes.
 #[test]
 fn killed_at_random_moments_runs_come_to_the_same_bytes() {
     for recipe in ["recipe.yaml", "kto.yaml"] {
         let desk = desk();
-        let train = |run: &str| {
-            let output = format!("output_dir={run}");
-            let arguments = ["train", recipe, "training.num_epochs=5", &output];
-            arguments.map(str::to_owned)
-        };
-        desk.run(&words(&train("alone")))
-            .says("the run left alone", 0, &[]);
-        let (whole, all) = (adapter(&desk, "alone"), metrics(&desk, "alone"));
-        let mut kills = 0;
-        for index in 0..killed_runs() {
-            let run = format!("killed-{index}");
+        let before = || {
             for entry in references(&desk) {
                 desk.remove(&format!("cache/rows/{entry}"));
             }
-            let draw = |key: u64| unit(mix(index as u64) ^ key);
-            let mut places: Vec<f64> = (0..4).map(|key| draw(2 * key)).collect();
-            places.sort_by(f64::total_cmp);
-            let mut is_done = false;
-            for (key, place) in (0..).zip(places) {
-                let has_begun = desk.path(&run).join("recipe.lock.yaml").exists();
-                let resume = ["resume".to_owned(), run.clone()];
-                let first = train(&run);
-                let arguments = if has_begun { &resume[..] } else { &first };
-                let mut child = desk
-                    .command(&words(arguments))
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .spawn()
-                    .unwrap();
-                let at = (place * all.len() as f64) as usize;
-                let lines = || {
-                    let path = desk.path(&run).join("metrics.jsonl");
-                    fs::read(path).map_or(0, |text| text.split(|byte| *byte == b'\n').count())
-                };
-                while child.try_wait().unwrap().is_none() && lines() <= at {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                std::thread::sleep(Duration::from_millis(30).mul_f64(draw(2 * key + 1)));
-                let _ = child.kill();
-                is_done = child.wait().unwrap().success();
-                kills += usize::from(!is_done);
-                if is_done {
-                    break;
-                }
-            }
-            if !is_done {
-                desk.run(&["resume", &run]).says("the last resume", 0, &[]);
-            }
-            assert_eq!(metrics(&desk, &run), all, "{recipe}, {run}");
-            assert!(adapter(&desk, &run) == whole, "{recipe}, {run}");
-        }
-        println!("{recipe}: {kills} kills in {} runs", killed_runs());
+        };
+        kill_at_random(&desk, &["train", recipe, "training.num_epochs=5"], before);
     }
 }
 

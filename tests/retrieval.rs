@@ -268,3 +268,14 @@ fn encoders_train_as_embedders_and_generate_nothing() {
             .says(encoder, 65, &[]);
     }
 }
+
+/// Runs are killed wherever they are, and go on to the same bytes.
+#[test]
+fn killed_at_random_moments_runs_come_to_the_same_bytes() {
+    let desk = desk();
+    kill_at_random(
+        &desk,
+        &["train", "recipe.yaml", "training.num_epochs=4"],
+        || {},
+    );
+}

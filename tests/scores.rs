@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use common::*;
 use rankine::adapter::{LoraConfig, peft, tensors};
-use rankine::data::{Batch, ScoredRow, TokenRow};
+use rankine::data::{Batch, ScoredRow, Scoring, TokenRow};
 use rankine::files::safetensors::{Archive, Named};
 use rankine::model::Decoder;
 use rankine::objective::{Classify, Objective, Reward, StepStatistics};
-use rankine::terms::{ProblemType, Term};
+use rankine::terms::{Pooling, ProblemType, Term};
 use rankine::train::{
     AdamW, AdamWConfig, Goal, Gradients, Loss, Memory, RateCourse, Schedule, StepConfig,
     judged_backward, readings_of,
@@ -99,7 +99,11 @@ fn labeled(batch: &Value, problem: ProblemType) -> Vec<ScoredRow> {
                 Value::Array(_) => numbers(label),
                 one => vec![one.as_f64().unwrap() as f32],
             };
-            return ScoredRow::Text(text(&ids), values);
+            return ScoredRow::Text {
+                second: ids.len(),
+                row: text(&ids),
+                values,
+            };
         }
         let classes: Vec<i64> = numbers(label);
         let trained = classes[..ids.len()].iter().map(|class| *class >= 0);
@@ -167,7 +171,11 @@ fn model(case: &Case) -> (Decoder, LoraConfig) {
 
 fn batch(case: &Case, rows: &[ScoredRow]) -> Batch {
     let rows = rows.iter().cloned().enumerate();
-    Batch::of_scored(rows.map(|(key, row)| (key as u64, row)), Some(case.padding))
+    let scoring = Scoring {
+        padding: Some(case.padding),
+        pooling: Pooling::Last,
+    };
+    Batch::of_scored(rows.map(|(key, row)| (key as u64, row)), scoring)
 }
 
 /// Loss and gradients of a step in micro-batches of `size` rows.

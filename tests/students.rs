@@ -518,3 +518,16 @@ fn prompts_are_checked() {
     .says("no such column", 65, &["`q`"]);
     assert!(!desk.path("x.parquet").exists() && !desk.path("x.parquet.partial").exists());
 }
+
+/// Runs are killed wherever they are, and go on to the same bytes.
+#[test]
+fn killed_at_random_moments_runs_come_to_the_same_bytes() {
+    let desk = desk();
+    let before = || {
+        for entry in entries(&desk) {
+            desk.remove(&format!("cache/rows/{entry}"));
+        }
+    };
+    let train = ["train", "recipe.yaml", "objective.cache_teacher=true"];
+    kill_at_random(&desk, &train, before);
+}

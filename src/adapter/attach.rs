@@ -6,7 +6,7 @@ use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use super::experts::joined;
 use super::numbers::{INITIAL, Numbers};
-use super::{AdapterError, LoraConfig, Target, table_weights};
+use super::{AdapterError, LoraConfig, ScoreConfig, Target, table_weights};
 use crate::files::safetensors::Named;
 use crate::model::{Decoder, LinearSpec, Role};
 use crate::nn::lora::{Lora, Portion, Vector, initial, initial_normal};
@@ -25,7 +25,8 @@ use crate::terms::AdapterVector;
 ///
 /// # Errors
 /// See [`LoraConfig::resolve`], [`LoraConfig::check_vector`] and [`LoraConfig::table_targets`]; or
-/// a table is kept in a way in which it cannot train.
+/// a table is kept in a way in which it cannot train, or the score head is none of this
+/// architecture.
 pub fn attach(
     decoder: &mut Decoder,
     config: &LoraConfig,
@@ -88,7 +89,17 @@ pub fn attach(
     decoder.scores = config
         .score
         .as_ref()
-        .map(|score| score.head(decoder, seed, numbers));
+        .map(|score| score.head(decoder, seed, numbers))
+        .transpose()?;
+    Ok(())
+}
+
+/// Attaches the score head that a model has of its own.
+///
+/// # Errors
+/// It is none of this architecture.
+pub fn attach_scores(decoder: &mut Decoder, score: &ScoreConfig) -> Result<(), AdapterError> {
+    decoder.scores = Some(score.head(decoder, 0, None)?);
     Ok(())
 }
 

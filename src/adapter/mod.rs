@@ -17,13 +17,13 @@ mod target;
 
 use crate::fault::{Exit, Explain, Fault};
 use crate::files;
-use crate::model::LinearSpec;
+use crate::model::{LinearSpec, ModelError};
 use crate::terms::AdapterVector;
 
-pub use attach::{attach, tensors};
+pub use attach::{attach, attach_scores, tensors};
 pub use numbers::Numbers;
 pub use pissa::Extraction;
-pub use score::{LABELS, ScoreConfig};
+pub use score::{LABELS, SavedLayer, ScoreConfig};
 pub use table_weights::check_bases;
 pub use tables::{TablePart, TableTarget, Tables};
 pub use target::{Target, Targets};
@@ -168,6 +168,9 @@ pub enum AdapterError {
     /// A file cannot be read or written.
     #[error(transparent)]
     File(#[from] files::FileError),
+    /// The base cannot be read.
+    #[error(transparent)]
+    Model(#[from] ModelError),
     /// A safetensors file is damaged.
     #[error(transparent)]
     Safetensors(#[from] files::safetensors::SafetensorsError),
@@ -264,6 +267,14 @@ pub enum AdapterError {
         /// The problem, with both sides of a mismatch.
         message: String,
     },
+    /// A score head that does not go with the base.
+    #[error("{message}")]
+    Score {
+        /// The problem, with both sides of a mismatch.
+        message: String,
+        /// The next step.
+        hint: &'static str,
+    },
     /// A format cannot hold an adapter's vector.
     #[error("{format} has matrices A and B only, this adapter has `{}`", vector.name())]
     NoPlace {
@@ -297,6 +308,7 @@ impl Explain for AdapterError {
     fn exit(&self) -> Exit {
         match self {
             Self::File(error) => error.exit(),
+            Self::Model(error) => error.exit(),
             Self::Safetensors(error) => error.exit(),
             _ => Exit::Input,
         }
@@ -305,6 +317,7 @@ impl Explain for AdapterError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::File(error) => error.hint(),
+            Self::Model(error) => error.hint(),
             Self::Safetensors(error) => error.hint(),
             Self::NoMatch { what: "rank_pattern" | "alpha_pattern", .. } => {
                 Some("a pattern matches a whole module name or what follows a dot in it".into())
@@ -317,7 +330,7 @@ impl Explain for AdapterError {
                 Some("use `all-linear`, names from that list, or a regular expression that matches \
                     whole module names".into())
             }
-            Self::Table { hint, .. } => Some((*hint).to_owned()),
+            Self::Table { hint, .. } | Self::Score { hint, .. } => Some((*hint).to_owned()),
             Self::TwoTables { .. } => Some("merge them one after the other".into()),
             Self::OtherTable { .. } => Some(
                 "merge this adapter alone into the base with `rankine merge`, which puts the table \
@@ -353,6 +366,7 @@ impl Explain for AdapterError {
             hint: self.hint(),
         };
         match self {
+            Self::Model(error) => error.faults(),
             Self::Tensors { faults, .. } => files::listed(faults)
                 .into_iter()
                 .map(Fault::new)

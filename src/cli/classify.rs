@@ -16,7 +16,7 @@ use crate::run::{self, ClassifyOptions, ClassifyResult};
 #[derive(Debug, Args)]
 pub(super) struct ClassifyArgs {
     /// An adapter with a score head: its folder, that of a run or a checkpoint, or a Hub id that was
-    /// pulled
+    /// pulled; or a model with one
     #[arg(value_name = "ADAPTER")]
     adapter: PathBuf,
     /// The rows: a file (Parquet; or JSON, JSONL, CSV, TSV), a glob or a folder, with a column
@@ -34,7 +34,7 @@ pub(super) struct ClassifyArgs {
     /// Which column holds what, such as text=review
     #[arg(long, value_name = "NAME=COLUMN", value_delimiter = ',')]
     columns: Vec<String>,
-    /// Tokens of a row that are read; all by default
+    /// Tokens of a row that are read; by default all, or as many as the base has positions
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     sequence_len: Option<u32>,
     /// Replace the output if it exists

@@ -16,8 +16,8 @@ mod visible;
 
 pub use batch::mixture::{Draw, Mixture, Quota};
 pub use batch::pack::{Packing, Packs, Visit};
-pub use batch::row_batch::Batch;
-pub use batch::rows::{Preferences, Rows, Scoring};
+pub use batch::row_batch::{Batch, Scoring};
+pub use batch::rows::{Preferences, Rows};
 pub use batch::top_rows::TopRows;
 pub use corpus::divided::{Divided, duplicates};
 pub use corpus::error::CorpusError;
@@ -31,6 +31,7 @@ pub use corpus::token_cache::TokenSlice;
 pub use example::asked::{Asked, asked};
 pub use example::classes::{ClassReading, LabelReading};
 pub use example::conversation_error::ConversationError;
+pub use example::cut;
 pub use example::encode::{Encoder, alpaca};
 pub use example::format::{any_rendered, guessed, inspect, unread_columns};
 pub use example::label_scan::{LabelScan, scan_labels};

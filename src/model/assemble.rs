@@ -1,6 +1,7 @@
 //! Makes a [`Decoder`] of numbers by name. Linear weights turn from [out, in], as files have them,
 //! to [in, out].
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -21,6 +22,7 @@ use super::spec::{
     ConvolutionSpec, DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedSpec, GroupedSpec,
     LatentSpec, LayerSpec, MixerSpec, MlpSpec, OutputGate, RecurrentSpec,
 };
+use super::stored_scores::StoredScores;
 use super::{ModelError, Storage};
 use crate::device;
 use crate::nn::conv::Conv;
@@ -75,6 +77,10 @@ pub(super) trait WeightSource {
         shape: [usize; 2],
         dtype: DType,
     ) -> Result<TensorData, ModelError>;
+    /// Returns the shape of a tensor in the files, if they have it.
+    fn shape(&self, _name: &str) -> Option<Vec<usize>> {
+        None
+    }
     /// Whether a matrix is not packed where others are.
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool;
     /// Returns a packed matrix [rows, columns].
@@ -164,11 +170,11 @@ pub(super) fn assemble(
         EmbeddingNorm::Bare => Some(assembly.bare_norm(spec.width, spec.norm_epsilon)),
         EmbeddingNorm::OfSum => Some(assembly.norm(&spec.names.embedding_norm(), spec.width)?),
     };
-    let token_type = (spec.token_types > 0)
+    let token_types = (spec.token_types > 0)
         .then(|| {
-            let name = spec.names.token_types();
-            let row = source.rows(&name, 0..1, spec.width, DType::F32)?;
-            Ok::<_, ModelError>(Tensor::<2>::from_data(row, (device, DType::F32)).squeeze_dim(0))
+            let (name, types) = (spec.names.token_types(), 0..spec.token_types);
+            let rows = source.rows(&name, types, spec.width, DType::F32)?;
+            Ok::<_, ModelError>(Tensor::from_data(rows, (device, DType::F32)))
         })
         .transpose()?;
     let positions = spec
@@ -192,17 +198,51 @@ pub(super) fn assemble(
         computed,
         embedding,
         embedding_norm,
-        token_type,
+        token_types,
         positions,
         trains_positions: false,
         per_layer: assembly.per_layer_inputs()?,
         blocks,
         head,
         scores: None,
+        stored_scores: stored_scores(source, &spec)?,
         ropes,
         spans,
         spec,
     })
+}
+
+/// Returns the tensors of heads that score, with their shapes, that the files have.
+pub(super) fn score_shapes(
+    source: &dyn WeightSource,
+    spec: &DecoderSpec,
+) -> BTreeMap<String, Vec<usize>> {
+    let names = spec.score_tensors().into_iter();
+    names
+        .filter_map(|name| {
+            let shape = source.shape(&name)?;
+            Some((name, shape))
+        })
+        .collect()
+}
+
+fn stored_scores(
+    source: &dyn WeightSource,
+    spec: &DecoderSpec,
+) -> Result<StoredScores, ModelError> {
+    let mut stored = StoredScores::default();
+    for (name, shape) in score_shapes(source, spec) {
+        let numbers = match shape[..] {
+            [length] => source.vector(&name, length)?,
+            [rows, columns] => source
+                .rows(&name, 0..rows, columns, DType::F32)?
+                .iter()
+                .collect(),
+            _ => continue,
+        };
+        stored.tensors.insert(name, (shape, numbers));
+    }
+    Ok(stored)
 }
 
 struct Assembly<'a> {

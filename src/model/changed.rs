@@ -104,6 +104,10 @@ impl WeightSource for Changed<'_> {
         self.source.packed_slice(slice, shape)
     }
 
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.source.shape(name)
+    }
+
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {
         self.source.stays_dense(name, shape)
     }

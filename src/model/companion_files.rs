@@ -158,7 +158,8 @@ impl<'a> CompanionFiles<'a> {
 
     /// Copies the files beside weights that are plain numbers. config.json and the index change
     /// only in the entries for leftover quantization, another number type, an untied head, or
-    /// another vocabulary; another vocabulary brings its own tokenizer.
+    /// another vocabulary, and in what the caller changes; another vocabulary brings its own
+    /// tokenizer.
     ///
     /// # Errors
     /// A file cannot be read, or its copy cannot be written.
@@ -168,6 +169,8 @@ impl<'a> CompanionFiles<'a> {
         float: Option<Float>,
         tensor_bytes: u64,
         (head, vocabulary): (Option<&OwnHead>, Option<&OwnVocabulary>),
+        more_of_index: impl Fn(&mut Map<String, Value>),
+        more_of_config: impl Fn(&mut Map<String, Value>),
     ) -> Result<(), FileError> {
         let config = |config: &mut Map<String, Value>| {
             drop_quantization(config);
@@ -187,6 +190,7 @@ impl<'a> CompanionFiles<'a> {
                     text.insert(TIED.to_owned(), json!(false));
                 }
             }
+            more_of_config(config);
         };
         let index = |index: &mut Map<String, Value>| {
             if float.is_some() || head.is_some() || vocabulary.is_some() {
@@ -195,6 +199,7 @@ impl<'a> CompanionFiles<'a> {
             if let Some(head) = head {
                 head.list(index);
             }
+            more_of_index(index);
         };
         let files = vocabulary.map_or(&[][..], |vocabulary| &vocabulary.files);
         write_all(to, files)?;

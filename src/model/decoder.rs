@@ -11,6 +11,7 @@ use super::frame::{Frame, LastRows};
 use super::layout::module_of;
 use super::per_layer::PerLayerInputs;
 use super::spec::{DecoderSpec, EmbeddingNorm};
+use super::stored_scores::StoredScores;
 use crate::files::safetensors::Named;
 use crate::nn::attention::Span;
 use crate::nn::head::Head;
@@ -38,8 +39,8 @@ pub struct Decoder {
     pub embedding: EmbeddingTable,
     /// The norm of looked-up rows, or of their sum; see the spec.
     pub(super) embedding_norm: Option<Norm>,
-    /// The row of the first token type, which is added to every token, [width].
-    pub(super) token_type: Option<Tensor<1>>,
+    /// The rows of token types, of which one is added to every token, [types, width].
+    pub(super) token_types: Option<Tensor<2>>,
     /// Learned rows that are added by position, [context, width].
     pub(super) positions: Option<Tensor<2>>,
     pub(super) trains_positions: bool,
@@ -51,6 +52,8 @@ pub struct Decoder {
     pub head: Head,
     /// The head that is read in place of the vocabulary's, where an adapter brings one.
     pub scores: Option<ScoreHead>,
+    /// What the checkpoint has of heads that score.
+    pub(super) stored_scores: StoredScores,
     pub(super) ropes: Vec<RopeSpec>,
     pub(super) spans: Vec<Span>,
 }
@@ -72,12 +75,23 @@ impl Decoder {
         self.head.norm.weight.device()
     }
 
-    /// Returns what turns hidden rows into readings.
-    pub fn readout(&self) -> Readout<'_> {
+    /// Returns what turns hidden rows into readings. Where the mean of the rows of a text is scored,
+    /// `pooled` are the ends of texts among them.
+    pub fn readout<'a>(&'a self, pooled: &'a [usize]) -> Readout<'a> {
         match &self.scores {
-            Some(scores) => Readout::Scores(&self.head.norm, scores),
+            Some(scores) => Readout::Scores(&self.head.norm, scores, pooled),
             None => Readout::Tokens(&self.head),
         }
+    }
+
+    /// Whether tokens of a second type have a row of their own.
+    pub fn has_second_type(&self) -> bool {
+        self.spec.token_types > 1
+    }
+
+    /// Returns what the checkpoint has of heads that score.
+    pub fn stored_scores(&self) -> &StoredScores {
+        &self.stored_scores
     }
 
     /// Whether embedding, head and the table of the layers' own inputs are one tensor each.
@@ -109,6 +123,7 @@ impl Decoder {
             seen: all_seen.into_iter().map(Arc::from).collect(),
             dropout,
             noise: None,
+            types: None,
             last_rows: None,
         }
     }
@@ -171,6 +186,7 @@ impl Decoder {
                 .collect(),
             dropout: None,
             noise: None,
+            types: None,
             last_rows: None,
         }
     }
@@ -201,11 +217,14 @@ impl Decoder {
         rows.reshape([batch, sequence, self.spec.width])
     }
 
-    /// Adds the rows of positions and of the first token type, [tokens, width].
+    /// Adds the rows of positions and of token types, [tokens, width].
     fn with_places(&self, rows: Tensor<2>, frame: &Frame) -> Tensor<2> {
-        let rows = match &self.token_type {
-            Some(token_type) => rows + token_type.clone().cast(self.computed).unsqueeze(),
-            None => rows,
+        let rows = match (&self.token_types, &frame.types) {
+            (Some(table), Some(types)) => {
+                rows + table.clone().select(0, types.clone()).cast(self.computed)
+            }
+            (Some(table), None) => rows + table.clone().slice(0..1).cast(self.computed),
+            (None, _) => rows,
         };
         match &self.positions {
             Some(positions) => {

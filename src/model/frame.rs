@@ -25,6 +25,8 @@ pub struct Frame {
     pub(super) dropout: Option<(f64, Arc<[u64]>)>,
     /// Noise on the rows of the embedding, [tokens, width]; `None` where there is none.
     pub(super) noise: Option<Tensor<2>>,
+    /// The type of each token, [tokens]; `None` where all are of the first.
+    pub(super) types: Option<Tensor<1, Int>>,
     /// The tokens of which the last block gives hidden rows; `None`: all tokens.
     pub(super) last_rows: Option<LastRows>,
 }
@@ -97,6 +99,15 @@ impl Frame {
     pub fn with_noise(self, noise: Tensor<2>) -> Self {
         Self {
             noise: Some(noise),
+            ..self
+        }
+    }
+
+    /// Gives each token its type, [tokens], in a model that has types of tokens.
+    #[must_use]
+    pub fn with_types(self, types: Tensor<1, Int>) -> Self {
+        Self {
+            types: Some(types),
             ..self
         }
     }

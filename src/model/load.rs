@@ -2,12 +2,13 @@
 //! holds only a few megabytes in addition to the model.
 
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::assemble::{WeightSource, assemble};
+use super::assemble::{WeightSource, assemble, score_shapes};
 use super::changed::{Change, Changed};
 use super::config::ConfigJson;
 use super::decoder::Decoder;
@@ -41,6 +42,10 @@ pub struct Folder {
     /// The method of config.json's `quantization_config` where the weights are plain numbers, as
     /// after a merge by a tool that left it there. transformers and vLLM would believe it.
     pub leftover_quantization: Option<String>,
+    /// The first class of transformers that config.json names.
+    pub class: Option<String>,
+    /// Whether a head that scores is all that stands on the layers, so that no tokens are predicted.
+    pub only_scores: bool,
 }
 
 /// Keys of config.json that determine the shapes of tensors.
@@ -69,9 +74,15 @@ impl Folder {
         } else {
             config
         };
+        let class = config
+            .get("architectures")
+            .and_then(|classes| classes.get(0));
+        let class = class.and_then(Value::as_str).map(str::to_owned);
         let described = families::describe(config)?;
-        let tied_head = described.spec.tied_head
-            && !(described.is_tied_by_default() && has_own_head(path, &described.spec.names));
+        let only_scores = only_scores(path, &described.spec);
+        let tied_head = only_scores
+            || described.spec.tied_head
+                && !(described.is_tied_by_default() && has_own_head(path, &described.spec.names));
         let spec = DecoderSpec {
             tied_head,
             ..described.spec
@@ -84,7 +95,29 @@ impl Folder {
             filled: described.filled,
             in_training: described.in_training,
             leftover_quantization,
+            class,
+            only_scores,
         })
+    }
+
+    /// Returns the tensors of heads that score, with their shapes.
+    ///
+    /// # Errors
+    /// As of [`Folder::check_weights`].
+    pub fn stored_scores(&self) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
+        Ok(score_shapes(&self.weights()?, &self.spec))
+    }
+
+    /// Whether config.json names a class with a head that scores texts or words.
+    pub fn has_scoring_class(&self) -> bool {
+        let ends = ["ForSequenceClassification", "ForTokenClassification"];
+        let class = self.class.as_deref().unwrap_or_default();
+        ends.iter().any(|end| class.ends_with(end))
+    }
+
+    /// Whether a tensor, by the model's name for it, stands beside the layers and is not read.
+    pub fn is_beside(&self, name: &str) -> bool {
+        self.spec.names.leaves_out(name) || self.spec.score_tensors().iter().any(|of| of == name)
     }
 
     /// Opens the weights. Where they do not fit, the error names the sizes that were filled in for
@@ -325,6 +358,26 @@ fn holds_numbers(path: &Path) -> bool {
         && !names
             .iter()
             .any(|name| PACKED_PARTS.iter().any(|part| name.ends_with(part)))
+}
+
+/// Whether the files of a model whose head is not the embedding have one that scores in its place.
+/// Files that cannot be read give an error later, when the weights are opened.
+fn only_scores(path: &Path, spec: &DecoderSpec) -> bool {
+    let names = |path: &PathBuf| {
+        let names = Archive::open(path)?.shapes().into_keys();
+        let names = names.map(|stored| spec.names.canonical(&stored));
+        Ok::<_, ModelError>(names.collect::<Vec<_>>())
+    };
+    let names = shard_paths(path).and_then(|paths| {
+        paths
+            .iter()
+            .map(names)
+            .collect::<Result<Vec<_>, ModelError>>()
+    });
+    let names = names.unwrap_or_default().concat();
+    !spec.tied_head
+        && !names.contains(&spec.names.head())
+        && spec.score_tensors().iter().any(|name| names.contains(name))
 }
 
 /// Whether the files have a head that differs from the embedding. Where config.json does not say

@@ -31,6 +31,7 @@ mod resized;
 mod save;
 mod spec;
 mod storage;
+mod stored_scores;
 mod transpose;
 mod weights;
 
@@ -58,9 +59,11 @@ pub use spec::{
     ConvolutionSpec, DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedAndExpertsSpec,
     GatedSpec, GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules,
     NormKind, NormPlacement, OutputGate, PerLayerInputSpec, PlainActivation, PlainSpec,
-    QueryKeyNorm, RecurrentSpec, SharedExpertSpec, StackNames,
+    QueryKeyNorm, RecurrentSpec, ScoreLayerSpec, ScoreSpec, ScoringSpec, SharedExpertSpec,
+    StackNames,
 };
 pub use storage::Storage;
+pub use stored_scores::StoredScores;
 pub use weights::shard_paths;
 
 use crate::fault::{Exit, Explain, Fault};

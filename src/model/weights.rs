@@ -172,6 +172,7 @@ fn unread_tensors(spec: &DecoderSpec) -> impl Fn(&str) -> bool {
         .filter_map(unread)
         .flatten()
         .collect();
+    let of_scores = spec.score_tensors();
     move |name| {
         let is_stored_twice = spec.tied_head && name == spec.names.head();
         spec.names
@@ -182,6 +183,7 @@ fn unread_tensors(spec: &DecoderSpec) -> impl Fn(&str) -> bool {
             || is_stored_twice
             || prequantized::is_part(name)
             || spec.names.leaves_out(name)
+            || of_scores.iter().any(|other| other == name)
     }
 }
 
@@ -604,6 +606,11 @@ impl WeightSource for Weights {
         _shape: [usize; 2],
     ) -> Result<Option<Quantized>, ModelError> {
         Ok(None)
+    }
+
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        let (shard, stored) = self.place.get(name)?;
+        self.shards[*shard].shape(stored).map(<[usize]>::to_vec)
     }
 
     fn stays_dense(&self, name: &str, shape: [usize; 2]) -> bool {

@@ -13,6 +13,7 @@ pub mod projection;
 pub mod readout;
 pub mod rope;
 pub mod score_head;
+pub mod score_layer;
 pub mod table;
 pub mod trainable_table;
 pub mod weight;

@@ -1,4 +1,4 @@
-//! The end of an embedder: final norm, and one vector for each text.
+//! The end of a network that reads whole texts: final norm, and one vector for each text.
 
 use std::ops::Range;
 
@@ -51,6 +51,15 @@ pub fn pool_backward(
     } else {
         (norm.backward(hidden, d_normed), Vec::new())
     }
+}
+
+/// Returns the rows of each text, given where those of each end.
+pub fn runs(ends: &[usize]) -> Vec<Range<usize>> {
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    starts
+        .zip(ends.iter().copied())
+        .map(|(start, end)| start..end)
+        .collect()
 }
 
 #[cfg(test)]

@@ -13,8 +13,9 @@ use crate::terms::{Readings, Slopes};
 pub enum Readout<'a> {
     /// Log p of the targets.
     Tokens(&'a Head),
-    /// Scores, after the final norm.
-    Scores(&'a Norm, &'a ScoreHead),
+    /// Scores, after the final norm, of each hidden row or of each text; the numbers are the ends of
+    /// texts among the rows.
+    Scores(&'a Norm, &'a ScoreHead, &'a [usize]),
 }
 
 /// Gradients of a sum of readings, each times its slope.
@@ -34,7 +35,7 @@ impl Readout<'_> {
     pub fn read(self, hidden: &Tensor<2>, targets: &[i32], pass: HeadPass) -> Readings {
         match self {
             Self::Tokens(head) => head.read(hidden, targets, pass),
-            Self::Scores(norm, scores) => scores.read(norm, hidden),
+            Self::Scores(norm, scores, pooled) => scores.read(norm, hidden, pooled),
         }
     }
 
@@ -54,9 +55,9 @@ impl Readout<'_> {
                 let (readings, gradients) = head.backward(hidden, targets, slopes, pass);
                 (readings, ReadoutGradients::Tokens(gradients))
             }
-            Self::Scores(norm, scores) => (
-                scores.read(norm, hidden),
-                ReadoutGradients::Scores(scores.backward(norm, hidden, slopes, pass.scale)),
+            Self::Scores(norm, scores, pooled) => (
+                scores.read(norm, hidden, pooled),
+                ReadoutGradients::Scores(scores.backward(norm, hidden, pooled, slopes, pass.scale)),
             ),
         }
     }
@@ -74,8 +75,8 @@ impl Readout<'_> {
     ) -> ReadoutGradients {
         match self {
             Self::Tokens(_) => self.backward(hidden, targets, slopes, pass).1,
-            Self::Scores(norm, scores) => {
-                ReadoutGradients::Scores(scores.backward(norm, hidden, slopes, pass.scale))
+            Self::Scores(norm, scores, pooled) => {
+                ReadoutGradients::Scores(scores.backward(norm, hidden, pooled, slopes, pass.scale))
             }
         }
     }

@@ -4,7 +4,7 @@ use super::objective::Reference;
 use super::resolve::Plan;
 use super::rows::RunData;
 use super::teacher::{Teacher, TeacherModel};
-use crate::adapter::{LoraConfig, ScoreConfig};
+use crate::adapter::{LoraConfig, SavedLayer, ScoreConfig};
 use crate::data::{Preferences, Scoring};
 use crate::objective::Objective;
 use crate::terms::{ObjectiveType, Pooling, RowForm};
@@ -105,12 +105,57 @@ impl Plan {
         }
     }
 
+    /// Returns notes on where a fresh score head starts: what of it the base has, and what is drawn.
+    pub(super) fn notes_of_scores(&self) -> Vec<String> {
+        let Some(score) = self.score_head().filter(|_| self.init_from.is_none()) else {
+            return Vec::new();
+        };
+        let stored = self.model.stored_scores().unwrap_or_default();
+        let (module, expected) = (&score.module, [score.labels, self.model.spec.width]);
+        let of_map = stored.get(&format!("{module}.weight")).map(|shape| {
+            if shape[..] == expected {
+                format!(
+                    "the base has `{module}` for as many scores: training starts from it, in the \
+                    order of its classes"
+                )
+            } else {
+                format!(
+                    "the base has `{module}.weight` {shape:?}, the objective needs {expected:?}: \
+                    it is left out, and a new one is drawn"
+                )
+            }
+        });
+        let has_layer = |layer: &SavedLayer| {
+            let all = &layer.tensors;
+            all.iter()
+                .all(|(name, shape)| stored.get(name) == Some(shape))
+        };
+        let of_layer = score.layer.as_ref().map(|layer| {
+            let names: Vec<String> = layer
+                .tensors
+                .iter()
+                .map(|(name, _)| format!("`{name}`"))
+                .collect();
+            let names = names.join(", ");
+            if has_layer(layer) {
+                format!("scores go through {names}: training starts from the base's")
+            } else {
+                format!(
+                    "scores go through {names}, which the base does not have: the layer is drawn, \
+                    trained and saved with the adapter"
+                )
+            }
+        });
+        of_map.into_iter().chain(of_layer).collect()
+    }
+
     /// Returns how rows are scored, where a score head is read.
     pub fn scoring(&self) -> Option<Scoring> {
         self.aim.objective.labels()?;
         let padding = self.encoder.tokenizer.pad_id();
         Some(Scoring {
             padding: padding.or(self.model.spec.padding),
+            pooling: self.model.spec.score_pooling(),
         })
     }
 

@@ -38,14 +38,19 @@ pub(super) fn contrastive(said: &recipe::Objective, filled: &mut Filled) -> Cont
     }
 }
 
-/// Refuses an encoder for objectives that predict the next token, and widths that the base's
-/// vectors do not have.
+/// Refuses an encoder for objectives that predict tokens, and widths that the base's vectors do not
+/// have.
 pub(super) fn check_embedder(recipe: &Recipe, base: Option<&Base>, faults: &mut Vec<Fault>) {
     let Some(spec) = base.map(|base| &base.model.spec) else {
         return;
     };
     let kind = recipe.objective.type_or_default();
-    let predicts = kind != ObjectiveType::Embedding;
+    let reads_whole_texts = [
+        ObjectiveType::Embedding,
+        ObjectiveType::Classification,
+        ObjectiveType::Reward,
+    ];
+    let predicts = !reads_whole_texts.contains(&kind);
     if let Some(said) = recipe
         .base_model
         .as_ref()
@@ -55,11 +60,24 @@ pub(super) fn check_embedder(recipe: &Recipe, base: Option<&Base>, faults: &mut 
             "base_model: it is an encoder, whose tokens see later ones, and `objective: {{type: \
             {kind}}}` predicts the next token"
         ));
-        faults.push(
-            fault
-                .at(&said.place)
-                .hint("set `objective: {type: embedding}`, or choose a causal language model"),
-        );
+        faults.push(fault.at(&said.place).hint(
+            "set `objective.type` to `embedding`, `classification` or `reward`, or choose a \
+                causal language model",
+        ));
+    }
+    if let Some(said) = recipe
+        .base_model
+        .as_ref()
+        .filter(|_| predicts && base.is_some_and(|base| base.model.only_scores))
+    {
+        let fault = Fault::new(format!(
+            "base_model: it has a head that scores texts or words and none of a vocabulary, and \
+            `objective: {{type: {kind}}}` predicts tokens"
+        ));
+        faults.push(fault.at(&said.place).hint(
+            "set `objective.type` to `classification`, `reward` or `embedding`, or choose a causal \
+            language model",
+        ));
     }
     let too_wide = |said: &&recipe::Said<Vec<usize>>| {
         said.value.iter().copied().max().unwrap_or(0) > spec.width

@@ -66,6 +66,7 @@ impl Plan {
         let of_base = of_base
             .chain(of_adapter)
             .chain(self.unread_variables())
+            .chain(self.notes_of_scores())
             .chain(self.notes_of_frames());
         let of_base = of_base
             .chain(self.untied())

@@ -7,11 +7,12 @@ use serde_json::json;
 
 use super::base::{Base, noted};
 use super::filled::{Filled, Origin};
-use crate::adapter::{LoraConfig, ScoreConfig};
+use crate::adapter::{LoraConfig, SavedLayer, ScoreConfig};
 use crate::data::{
     ClassReading, DataFile, DataSource, LabelReading, LabelScan, candidates, scan_labels,
 };
 use crate::fault::Fault;
+use crate::model::{Folder, ScoreLayerSpec};
 use crate::objective::Objective;
 use crate::recipe::{Location, Recipe, Said};
 use crate::terms::{MarginSource, ObjectiveType, ProblemType, Term};
@@ -211,15 +212,21 @@ pub(super) fn add_head(
     };
     let is_of_tokens = classes.is_some_and(|classes| classes.problem == ProblemType::Token);
     let spec = &base.model.spec;
+    let of_encoder = spec.scoring.as_ref().map(|all| all.head(is_of_tokens));
+    let module = match of_encoder {
+        Some(head) => head.module,
+        None if is_of_tokens => spec.names.token_scores,
+        None => "score",
+    };
+    let layer = of_encoder.and_then(|head| head.layer.as_ref());
     let fresh = ScoreConfig {
-        module: if is_of_tokens {
-            spec.names.token_scores
-        } else {
-            "score"
-        }
-        .to_owned(),
+        module: module.to_owned(),
+        // What is drawn must be saved, or nobody has it again.
+        layer: layer
+            .filter(|layer| layer.is_of_head || !has_layer(&base.model, layer))
+            .map(|layer| SavedLayer::of(layer, spec.width)),
         labels,
-        has_bias: is_of_tokens,
+        has_bias: is_of_tokens || of_encoder.is_some(),
         is_of_tokens,
         names: classes.map_or_else(
             || vec!["reward".to_owned()],
@@ -245,15 +252,20 @@ pub(super) fn add_head(
             "continue from an adapter with as many classes, or set `objective.labels` to its names",
         ));
     }
-    config.score = Some(ScoreConfig {
-        has_bias: config
-            .score
-            .as_ref()
-            .map_or(fresh.has_bias, |score| score.has_bias),
-        module: config
-            .score
-            .as_ref()
-            .map_or(fresh.module.clone(), |score| score.module.clone()),
-        ..fresh
+    let found = config.score.take().map(|found| ScoreConfig {
+        has_bias: found.has_bias,
+        module: found.module,
+        layer: found.layer,
+        ..fresh.clone()
     });
+    config.score = Some(found.unwrap_or(fresh));
+}
+
+/// Whether a checkpoint has the layer before the scores.
+fn has_layer(model: &Folder, layer: &ScoreLayerSpec) -> bool {
+    let stored = model.stored_scores().unwrap_or_default();
+    let tensors = layer.tensors(model.spec.width);
+    tensors
+        .into_iter()
+        .all(|(name, shape)| stored.get(&name) == Some(&shape))
 }

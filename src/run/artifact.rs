@@ -20,13 +20,15 @@ use crate::data::tokenize::Tokenizer;
 use crate::data::tokenizer_files::TokenizerFiles;
 use crate::export::card::{Base, Card, CardSubject, TrainedPart, code};
 use crate::export::gguf::GgmlType;
-use crate::export::merge::{GgufNumbers, MergeRequest, Onto, OtherBase, Tally, merge};
+use crate::export::merge::{
+    GgufNumbers, MergeRequest, Onto, OtherBase, Tally, check_no_score, merge,
+};
 use crate::export::ollama::Proof;
-use crate::fault::Failure;
+use crate::fault::{Exit, Failure, Fault};
 use crate::files::{self, Float, temporary_folder_in, write_atomic};
 use crate::hub::stores::is_stored_name;
 use crate::infer::{Frame, listed_formats};
-use crate::model::{CHAT_TEMPLATE, base_folder, is_base};
+use crate::model::{CHAT_TEMPLATE, Folder, base_folder, is_base};
 use crate::plan::hub_id;
 use crate::report::{Event, Reporter};
 use crate::train::RunFolder;
@@ -221,12 +223,14 @@ impl Artifact {
         report: Reporter,
     ) -> Result<Made, Failure> {
         let Self::Adapter(adapter) = self else {
+            refuse_scorer(base)?;
             return Ok(Made {
                 folder: base.to_owned(),
                 tally: None,
                 _temporary: None,
             });
         };
+        check_no_score(adapter)?;
         let above = folder_above(out);
         files::create_folder(above)?;
         let temporary = temporary_folder_in(above)
@@ -270,4 +274,17 @@ impl Artifact {
             _temporary: Some(temporary),
         })
     }
+}
+
+/// Refuses a model with a score head, for a format of language models.
+fn refuse_scorer(model: &Path) -> Result<(), Failure> {
+    if !Folder::open(model)?.has_scoring_class() {
+        return Ok(());
+    }
+    let fault = Fault::new(format!(
+        "the model in `{}` has a score head, which this format has no place for",
+        model.display()
+    ));
+    let hint = "score texts with `rankine classify`, or load the model in transformers";
+    Err(Failure::new(Exit::Input, fault.hint(hint)))
 }

@@ -249,11 +249,21 @@ pub fn storage_of_run(adapter: &Path) -> Storage {
     }
 }
 
-/// Refuses an encoder where tokens are to be predicted.
+/// Refuses an encoder, or a model that scores, where tokens are to be predicted.
 ///
 /// # Errors
 /// The base is an encoder.
 pub fn refuse_encoder(folder: &Folder, base: &Path) -> Result<(), Failure> {
+    if folder.only_scores {
+        let fault = Fault::new(format!(
+            "the base in `{}` has a head that scores texts or words, and none that predicts tokens",
+            base.display()
+        ));
+        return Err(Failure::new(
+            Exit::Input,
+            fault.hint("score texts with `rankine classify`"),
+        ));
+    }
     if !folder.spec.is_encoder() {
         return Ok(());
     }
@@ -261,7 +271,8 @@ pub fn refuse_encoder(folder: &Folder, base: &Path) -> Result<(), Failure> {
         "the base in `{}` is an encoder: its tokens see later ones, so that it can continue no text",
         base.display()
     ));
-    let hint = "an encoder gives vectors of texts, by `rankine embed`";
+    let hint = "an encoder gives vectors of texts, by `rankine embed`, and scores, by \
+        `rankine classify`";
     Err(Failure::new(Exit::Input, fault.hint(hint)))
 }
 

@@ -1,18 +1,17 @@
-//! Scores rows without labels by an adapter with a score head.
+//! Scores rows without labels by an adapter or a model with a score head.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::base::{
-    base_with, find_adapter, find_base, read_adapter, storage_of_run, template_sources,
-};
+use super::artifact::Artifact;
+use super::base::{base_with, read_adapter, storage_of_run, template_sources};
 use super::self_check::is_proven;
-use crate::adapter::{ScoreConfig, attach};
+use crate::adapter::{ScoreConfig, attach, attach_scores};
 use crate::data::convert::{Reading, data_files};
 use crate::data::template::ChatTemplate;
 use crate::data::tokenize::Tokenizer;
 use crate::data::{
-    Batch, DataFile, Encoder, ScoredRow, TableError, Unlabeled, UnlabeledForm, find_files,
+    Batch, DataFile, Encoder, ScoredRow, Scoring, TableError, Unlabeled, UnlabeledForm, find_files,
     unlabeled_rows,
 };
 use crate::device;
@@ -22,7 +21,7 @@ use crate::files::{RowCache, cache_folder};
 use crate::model::Decoder;
 use crate::objective::{Classify, argmax};
 use crate::report::{Event, Reporter};
-use crate::terms::{Device, ProblemType};
+use crate::terms::{Device, ModelDtype, ProblemType};
 use crate::train::{head_chunk_rows, readings_of};
 
 /// Tokens that are scored at a time.
@@ -31,7 +30,8 @@ const BATCH_TOKENS: usize = 4096;
 /// Rows to score, and the head that scores them.
 #[derive(Debug)]
 pub struct ClassifyOptions {
-    /// The adapter: its folder, that of a run or a checkpoint, or a Hub id in the cache.
+    /// The adapter, or a model with a score head: its folder, that of a run or a checkpoint, or a Hub
+    /// id in the cache.
     pub adapter: PathBuf,
     /// The folder of the base, or a Hub id in the cache; without it that of the adapter.
     pub base: Option<PathBuf>,
@@ -61,7 +61,7 @@ struct Scorer {
     decoder: Decoder,
     encoder: Encoder,
     score: ScoreConfig,
-    padding: Option<u32>,
+    scoring: Scoring,
     sequence_len: usize,
 }
 
@@ -93,35 +93,54 @@ pub fn classify(options: &ClassifyOptions, report: Reporter) -> Result<ClassifyR
 
 impl Scorer {
     fn open(options: &ClassifyOptions, report: Reporter) -> Result<Self, Failure> {
-        let adapter = find_adapter(&options.adapter)?;
-        let base = find_base(options.base.as_deref(), Some(&adapter))?;
-        let folder = base_with(&base, Some(&adapter))?;
-        let tokenizer = Tokenizer::open_with(&base, Some(&adapter))?;
-        let (sources, _) = template_sources(None, Some(&adapter), &tokenizer)?;
+        let artifact = Artifact::find(&options.adapter)?;
+        let adapter = match &artifact {
+            Artifact::Adapter(adapter) => Some(adapter.as_path()),
+            Artifact::Model(_) => None,
+        };
+        let base = artifact.base(options.base.as_deref())?;
+        let folder = base_with(&base, adapter)?;
+        let tokenizer = Tokenizer::open_with(&base, adapter)?;
+        let (sources, _) = template_sources(None, adapter, &tokenizer)?;
         let started = crate::plan::now().map_err(|fault| Failure::new(Exit::Input, fault))?;
         let template = sources
             .map(|sources| ChatTemplate::of(&sources, tokenizer.special(), started))
             .transpose()?;
-        let storage = storage_of_run(&adapter);
-        let (config, numbers) = read_adapter(&adapter, &folder.spec.modules(), report)?;
-        let Some(score) = config.score.clone() else {
-            return Err(no_head(&adapter));
+        let storage = adapter.map_or(ModelDtype::Auto.into(), storage_of_run);
+        let read = adapter
+            .map(|adapter| read_adapter(adapter, &folder.spec.modules(), report))
+            .transpose()?;
+        let score = match &read {
+            Some((config, _)) => config.score.clone(),
+            None => ScoreConfig::of_model(&folder, &base)?,
         };
+        let score = score.ok_or_else(|| no_head(adapter.unwrap_or(&base)))?;
         device::set_threads(0);
         let chosen = device::choose(Device::Auto, &is_proven).device;
         let storage = folder.kept_in(storage, device::halves(chosen))?;
         let mut decoder = folder.load(storage, &device::open(chosen)?, report)?;
-        attach(&mut decoder, &config, 0, Some(&numbers))?;
+        match &read {
+            Some((config, numbers)) => attach(&mut decoder, config, 0, Some(numbers))?,
+            None => attach_scores(&mut decoder, &score)?,
+        }
         let padding = score.padding.or(tokenizer.pad_id());
+        let longest = folder
+            .spec
+            .longest()
+            .filter(|_| folder.spec.learns_positions);
+        let longest = longest.unwrap_or(usize::MAX);
         Ok(Self {
-            padding: padding.or(folder.spec.padding),
+            scoring: Scoring {
+                padding: padding.or(folder.spec.padding),
+                pooling: folder.spec.score_pooling(),
+            },
             decoder: decoder.settled(),
             encoder: Encoder {
                 tokenizer,
                 template,
             },
             score,
-            sequence_len: options.sequence_len.unwrap_or(usize::MAX),
+            sequence_len: options.sequence_len.unwrap_or(longest).min(longest),
         })
     }
 
@@ -158,10 +177,10 @@ impl Scorer {
         report: Reporter,
     ) -> Result<(), Failure> {
         let mut waiting = Waiting::default();
-        let (encoder, form) = (&self.encoder, self.form());
-        unlabeled_rows::<TableError>(file, form, columns, encoder, |row| {
+        let (form, reading) = (self.form(), (&self.encoder, self.sequence_len));
+        unlabeled_rows::<TableError>(file, form, columns, reading, |row| {
             match row {
-                Ok(Some(row)) => waiting.push(results.len(), self.cut(row)),
+                Ok(Some(row)) => waiting.push(results.len(), row),
                 Ok(None) => {}
                 Err(reason) => {
                     results.push(Classified {
@@ -190,25 +209,6 @@ impl Scorer {
         Ok(())
     }
 
-    /// Cuts a row to the longest that is scored.
-    fn cut(&self, row: Unlabeled) -> Unlabeled {
-        let Unlabeled { row, has_token } = row;
-        let row = match row {
-            ScoredRow::Text(mut row, values) => {
-                row.ids.truncate(self.sequence_len);
-                row.trained.truncate(self.sequence_len);
-                ScoredRow::Text(row, values)
-            }
-            ScoredRow::Tokens(mut row, values) => {
-                row.ids.truncate(self.sequence_len);
-                row.trained.truncate(self.sequence_len);
-                ScoredRow::Tokens(row, values)
-            }
-            pair @ ScoredRow::Pair(..) => pair,
-        };
-        Unlabeled { row, has_token }
-    }
-
     /// Scores the rows that wait, and puts the results into their places.
     fn score(&self, waiting: &mut Waiting, results: &mut [Classified]) {
         let Waiting { places, rows, .. } = std::mem::take(waiting);
@@ -217,7 +217,7 @@ impl Scorer {
         }
         let has_token: Vec<Vec<bool>> = rows.iter().map(|row| row.has_token.clone()).collect();
         let keyed = rows.into_iter().zip(0..).map(|(row, key)| (key, row.row));
-        let batch = Batch::of_scored(keyed, self.padding);
+        let batch = Batch::of_scored(keyed, self.scoring);
         let chunk = head_chunk_rows(self.decoder.spec.vocabulary);
         let readings = readings_of(&self.decoder, &batch, chunk).values;
         let labels = self.score.labels;
@@ -305,7 +305,7 @@ struct Waiting {
 impl Waiting {
     fn push(&mut self, place: usize, row: Unlabeled) {
         self.tokens += match &row.row {
-            ScoredRow::Text(row, _) | ScoredRow::Tokens(row, _) => row.ids.len(),
+            ScoredRow::Text { row, .. } | ScoredRow::Tokens(row, _) => row.ids.len(),
             ScoredRow::Pair(pair, _) => pair.iter().map(|row| row.ids.len()).sum(),
         };
         self.places.push(place);
@@ -313,10 +313,10 @@ impl Waiting {
     }
 }
 
-fn no_head(adapter: &Path) -> Failure {
+fn no_head(folder: &Path) -> Failure {
     let fault = Fault::new(format!(
-        "adapter `{}` has no score head: it is one of a language model",
-        adapter.display()
+        "`{}` has no score head: it is, or is of, a language model or an encoder alone",
+        folder.display()
     ));
     Failure::new(
         Exit::Input,

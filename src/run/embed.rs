@@ -160,7 +160,7 @@ fn tokenized(
         ids: Vec::with_capacity(texts.len()),
         cut: 0,
     };
-    let closing = closing(tokenizer)?;
+    let closing = tokenizer.closing();
     for text in texts {
         let mut ids = match text.as_deref().filter(|text| !text.is_empty()) {
             Some(text) => tokenizer.ids(text, true)?,
@@ -175,16 +175,6 @@ fn tokenized(
         tokens.ids.push(Some(ids).filter(|ids| !ids.is_empty()));
     }
     Ok(tokens)
-}
-
-/// Returns the tokens that the tokenizer puts behind a text.
-fn closing(tokenizer: &Tokenizer) -> Result<Vec<u32>, Failure> {
-    let (whole, alone) = (tokenizer.ids("a", true)?, tokenizer.ids("a", false)?);
-    let start = whole
-        .windows(alone.len().max(1))
-        .position(|part| part == alone);
-    let closing = start.map(|start| whole[start + alone.len()..].to_vec());
-    Ok(closing.unwrap_or_default())
 }
 
 fn load(folder: &Folder, adapter: Option<&Path>, report: Reporter) -> Result<Decoder, Failure> {

@@ -12,6 +12,7 @@ use super::lock::Lock;
 use super::merge_check::{Checked, Gate, REPORT};
 use super::resume::plan_of;
 use super::scores::places;
+use crate::adapter::peft;
 use crate::export::merge::{
     Addend, GgufNumbers, MergeError, MergeRequest, Onto, OtherBase, Tally, TrainedOn,
     merge as write_merged,
@@ -151,6 +152,19 @@ pub fn folder_above(path: &Path) -> &Path {
 /// compared.
 fn packed_run(options: &MergeOptions, report: Reporter) -> Result<Option<PathBuf>, Failure> {
     let packed: Vec<&Path> = options.adapters.iter().filter_map(packed_lock).collect();
+    let of_scores = |addend: &Addend| {
+        peft::read_config(&addend.folder).is_ok_and(|config| config.score.is_some())
+    };
+    if !packed.is_empty() && !options.uncompared && options.adapters.iter().any(of_scores) {
+        let fault = Fault::new(
+            "an adapter with a score head was trained on a packed base, and a merge is compared by \
+            the tokens that a language model predicts",
+        );
+        return Err(Failure::new(
+            Exit::Input,
+            fault.hint("merge it without a comparison by `--uncompared`"),
+        ));
+    }
     let lock = match (&packed[..], &options.adapters[..]) {
         ([], _) => None,
         ([lock], [addend]) if !options.uncompared && addend.weight.to_bits() == 1_f64.to_bits() => {

@@ -167,6 +167,9 @@ pub enum RowForm {
     Labeled {
         /// How many numbers follow: the label.
         values: u32,
+        /// The first token of the second type, which the second of two texts has; the number of
+        /// tokens where all are of one type.
+        second: u32,
     },
     /// One sequence with a class for each of its trained tokens.
     Tagged {

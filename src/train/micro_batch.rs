@@ -10,7 +10,7 @@ use super::balance::Balance;
 use super::gradients::Gradients;
 use super::noise;
 use super::observe::Observer;
-use super::walk::{Memory, Walk, ids};
+use super::walk::{Memory, Walk, frame, ids};
 use crate::data::Batch;
 use crate::keyed_random::mix;
 use crate::model::Decoder;
@@ -231,7 +231,7 @@ fn walked(
         Read::AtSlopeOne(gradients) => ReadoutGradients::Tokens(gradients.at(&judged.slopes)),
         Read::Hidden(hidden) => {
             decoder
-                .readout()
+                .readout(&batch.pooled)
                 .gradients(&hidden, &batch.targets, &judged.slopes, pass)
         }
     };
@@ -279,7 +279,7 @@ fn read(
             Read::Gradients(ReadoutGradients::Tokens(gradients)),
         );
     }
-    let readout = decoder.readout();
+    let readout = decoder.readout(&batch.pooled);
     match (goal.objective.slopes_ahead(&batch.units), readout) {
         (Some(slopes), _) => {
             let (readings, gradients) = readout.backward(&hidden, &batch.targets, &slopes, pass);
@@ -339,7 +339,7 @@ pub fn readings_of(decoder: &Decoder, batch: &Batch, head_chunk_rows: usize) -> 
         smoothed_share: 0.0,
     };
     decoder
-        .readout()
+        .readout(&batch.pooled)
         .read(&hidden_of(decoder, batch), &batch.targets, pass)
 }
 
@@ -392,12 +392,8 @@ pub fn top_tokens(
 /// Returns the hidden rows from which a batch's trained tokens are predicted, before the final
 /// norm, [trained tokens, width].
 pub(super) fn hidden_of(decoder: &Decoder, batch: &Batch) -> Tensor<2> {
-    decoder
-        .hidden(
-            ids(decoder, batch),
-            &decoder.frame_for(&batch.lengths, &batch.positions, None),
-        )
-        .squeeze_dim(0)
+    let frame = frame(decoder, batch, None);
+    decoder.hidden(ids(decoder, batch), &frame).squeeze_dim(0)
 }
 
 /// Returns one key per token: a hash of seed, epoch, row and place in the row, wherever the row

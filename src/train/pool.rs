@@ -11,11 +11,11 @@ use burn::tensor::{DType, Tensor, TensorData};
 use super::gradients::Gradients;
 use super::micro_batch::{Loss, StepConfig, token_keys};
 use super::observe::Observer;
-use super::walk::{Walk, ids};
+use super::walk::{Walk, frame, ids};
 use crate::data::Batch;
 use crate::model::Decoder;
 use crate::nn::head::HeadGradients;
-use crate::nn::pooler::{pool, pool_backward};
+use crate::nn::pooler::{pool, pool_backward, runs};
 use crate::nn::readout::ReadoutGradients;
 use crate::objective::{Contrastive, Judged};
 use crate::terms::{Slopes, Unit, UnitKind};
@@ -137,7 +137,7 @@ fn vectors_with(decoder: &Decoder, batch: &Batch, dropout: f64, stream: [u64; 2]
         return Vec::new();
     }
     let dropout = (dropout > 0.0).then(|| (dropout, token_keys(batch, stream)));
-    let frame = decoder.frame_for(&batch.lengths, &batch.positions, dropout);
+    let frame = frame(decoder, batch, dropout);
     let hidden = decoder.hidden(ids(decoder, batch), &frame);
     let vectors = pool(&decoder.head.norm, &hidden.squeeze_dim(0), &texts);
     vectors.into_data().iter().collect()
@@ -150,9 +150,5 @@ fn texts_of(batch: &Batch) -> Vec<Range<usize>> {
         _ => Vec::new(),
     };
     let ends: Vec<usize> = batch.units.iter().flat_map(of_unit).collect();
-    let starts = std::iter::once(0).chain(ends.iter().copied());
-    starts
-        .zip(ends.iter().copied())
-        .map(|(start, end)| start..end)
-        .collect()
+    runs(&ends)
 }

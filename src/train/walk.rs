@@ -66,7 +66,7 @@ impl<'a> Walk<'a> {
         let balance = Balance::of(&decoder.spec);
         let frame = match balance {
             Some(_) => decoder.frame_with_load(&batch.lengths, &batch.positions, dropout),
-            None => decoder.frame_for(&batch.lengths, &batch.positions, dropout),
+            None => frame(decoder, batch, dropout),
         };
         let frame = match noise {
             Some(noise) => frame.with_noise(Tensor::from_data(
@@ -362,6 +362,19 @@ fn sweep(decoder: &Decoder) {
         .autodiff()
         .require_grad();
     leaf.sum().backward();
+}
+
+/// Makes the frame of a batch, whose last block gives the rows that are read.
+pub(super) fn frame(decoder: &Decoder, batch: &Batch, dropout: Option<(f64, Arc<[u64]>)>) -> Frame {
+    let frame = decoder.frame_for(&batch.lengths, &batch.positions, dropout);
+    if batch.seconds.is_empty() || !decoder.has_second_type() {
+        return frame;
+    }
+    let sequences = batch.lengths.iter().zip(&batch.seconds);
+    let types: Vec<i32> = sequences
+        .flat_map(|(length, second)| (0..*length).map(move |place| i32::from(place >= *second)))
+        .collect();
+    frame.with_types(Tensor::from_data(&types[..], &decoder.device()))
 }
 
 /// Returns token ids, [1, tokens].

@@ -4,10 +4,14 @@
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use parquet::arrow::ArrowWriter;
+use rankine::keyed_random::{mix, unit};
+use serde_json::Value;
 use tempfile::TempDir;
 
 /// A recipe that trains two steps on the desk's base and rows.
@@ -216,4 +220,83 @@ pub fn copy_folder(from: &Path, to: &Path) {
             fs::copy(entry.path(), to).unwrap();
         }
     }
+}
+
+/// What differs from run to run: it is measured with a clock.
+const MEASURED: [&str; 2] = ["tokens_per_second", "peak_memory_bytes"];
+
+/// The lines of a run's metrics, and the bytes of its adapter.
+fn come_to(desk: &Desk, run: &str) -> (Vec<Value>, Vec<u8>) {
+    let text = desk.read_text(&format!("{run}/metrics.jsonl"));
+    let line = |line: &str| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        for key in MEASURED {
+            line.as_object_mut().unwrap().remove(key);
+        }
+        line
+    };
+    (
+        text.lines().map(line).collect(),
+        desk.read(&format!("{run}/adapter/adapter_model.safetensors")),
+    )
+}
+
+/// How many runs of a kind are killed, here and in a thorough run: `RANKINE_KILLS=50`.
+fn killed_runs() -> usize {
+    std::env::var("RANKINE_KILLS")
+        .ok()
+        .map_or(2, |kills| kills.parse().expect("RANKINE_KILLS is a number"))
+}
+
+/// Kills runs of a command wherever they are, up to four times each, and goes on with them: each
+/// comes to the same bytes as one that is left alone. `before` is called before each run.
+pub fn kill_at_random(desk: &Desk, train: &[&str], before: impl Fn()) {
+    let what = train.join(" ");
+    let output = |run: &str| format!("output_dir={run}");
+    let alone = output("alone");
+    desk.run(&[train, &[alone.as_str()]].concat())
+        .says("the run left alone", 0, &[]);
+    let (all, whole) = come_to(desk, "alone");
+    let mut kills = 0;
+    for index in 0..killed_runs() {
+        let run = format!("killed-{index}");
+        before();
+        let draw = |key: u64| unit(mix(index as u64) ^ key);
+        let mut places: Vec<f64> = (0..4).map(|key| draw(2 * key)).collect();
+        places.sort_by(f64::total_cmp);
+        let mut is_done = false;
+        for (key, place) in (0..).zip(places) {
+            let has_begun = desk.path(&run).join("recipe.lock.yaml").exists();
+            let (resume, output) = (["resume", run.as_str()], output(&run));
+            let first = [train, &[output.as_str()]].concat();
+            let mut child = desk
+                .command(if has_begun { &resume } else { &first })
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            let at = (place * all.len() as f64) as usize;
+            let lines = || {
+                let path = desk.path(&run).join("metrics.jsonl");
+                fs::read(path).map_or(0, |text| text.split(|byte| *byte == b'\n').count())
+            };
+            while child.try_wait().unwrap().is_none() && lines() <= at {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(30).mul_f64(draw(2 * key + 1)));
+            let _ = child.kill();
+            is_done = child.wait().unwrap().success();
+            kills += usize::from(!is_done);
+            if is_done {
+                break;
+            }
+        }
+        if !is_done {
+            desk.run(&["resume", &run]).says("the last resume", 0, &[]);
+        }
+        let (lines, adapter) = come_to(desk, &run);
+        assert_eq!(lines, all, "{what}, {run}");
+        assert!(adapter == whole, "{what}, {run}");
+    }
+    println!("{what}: {kills} kills in {} runs", killed_runs());
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::adapter::peft::{self, AdapterTensors, Contents, LastB, StoredTable};
-use crate::adapter::{AdapterError, TablePart};
-use crate::files::safetensors::Archive;
+use crate::adapter::{AdapterError, ScoreConfig, TablePart};
+use crate::files::safetensors::{Archive, Named};
 use crate::model::{LinearSpec, Role};
 use crate::terms::AdapterVector;
 
@@ -26,6 +26,8 @@ pub struct MergeSource {
     pub(super) shares_rows: bool,
     /// Whether a tied head becomes a table of its own.
     pub unties: bool,
+    /// The score head, and its tensors.
+    pub score: Option<(ScoreConfig, Vec<Named>)>,
 }
 
 impl MergeSource {
@@ -43,17 +45,17 @@ impl MergeSource {
             bases,
             score,
         } = peft::contents_in(&archive, &config, modules)?;
-        if let Some(score) = score {
-            let reason = format!(
-                "it has a score head, `{}`, and the merged model would be a language model \
-                without one; score texts with `rankine classify`, or load the adapter in PEFT",
-                score.module
-            );
-            return Err(AdapterError::Unmergeable {
-                folder: folder.display().to_string(),
-                reason,
-            });
-        }
+        let score = match (&config.score, score) {
+            (Some(config), Some(keys)) => {
+                let tensors = keys.tensors().into_iter().map(|(name, key)| {
+                    let shape = archive.shape(&key).unwrap_or_default().to_vec();
+                    Ok((name, shape, archive.read_f32(&key)?.unwrap_or_default()))
+                });
+                let tensors = tensors.collect::<Result<Vec<_>, AdapterError>>()?;
+                Some((config.clone(), tensors))
+            }
+            _ => None,
+        };
         let pairs: BTreeMap<_, _> = pairs
             .into_iter()
             .map(|stored| (stored.target.module.clone(), stored))
@@ -92,34 +94,44 @@ impl MergeSource {
             embedding,
             shares_rows,
             unties,
+            score,
         })
     }
 
+    fn unmergeable(&self, reason: String) -> AdapterError {
+        let path = self.archive.path();
+        AdapterError::Unmergeable {
+            folder: path.parent().unwrap_or(path).display().to_string(),
+            reason,
+        }
+    }
+
     /// Refuses adapters that cannot be added up: magnitudes scale only the sum that they were
-    /// trained on.
+    /// trained on, and a score head reads only that.
     ///
     /// # Errors
-    /// An adapter has magnitudes, and there is another adapter or a weight other than 1.
+    /// An adapter has magnitudes or a score head, and there is another adapter or a weight other
+    /// than 1.
     pub fn check_sum(sources: &[Self]) -> Result<(), AdapterError> {
         let is_alone =
             |source: &Self| sources.len() == 1 && source.weight.to_bits() == 1_f64.to_bits();
+        let is_bound = |source: &&Self| {
+            source.vector == Some(AdapterVector::Magnitude) || source.score.is_some()
+        };
         match sources
             .iter()
-            .find(|source| source.vector == Some(AdapterVector::Magnitude) && !is_alone(source))
+            .find(|source| is_bound(source) && !is_alone(source))
         {
             None => Ok(()),
             Some(source) => {
-                let folder = source
-                    .archive
-                    .path()
-                    .parent()
-                    .unwrap_or(source.archive.path())
-                    .display()
-                    .to_string();
-                let reason = "it is DoRA, whose magnitudes go with the base and itself alone, and \
-                    with weight 1"
-                    .to_owned();
-                Err(AdapterError::Unmergeable { folder, reason })
+                let what = if source.score.is_some() {
+                    "it has a score head, which goes"
+                } else {
+                    "it is DoRA, whose magnitudes go"
+                };
+                Err(source.unmergeable(format!(
+                    "{what} with the base and itself alone, and with weight 1"
+                )))
             }
         }
     }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use super::keys::Keys;
 use super::values::judge;
 use super::{CONFIG, FEATURES};
-use crate::adapter::score::{MODULES, SCORE_COPIES, ScoreConfig};
+use crate::adapter::score::{MODULES, SCORE_COPIES, SavedLayer, ScoreConfig};
 use crate::adapter::tables::Tables;
 use crate::adapter::{AdapterError, LoraConfig, Targets};
 use crate::files::{JSON_BYTES, read_text_up_to};
@@ -49,8 +49,9 @@ fn config_json(config: &LoraConfig, modules: &[&str], order: WeightOrder, base: 
         .iter()
         .map(|(key, alpha)| (key.clone(), number(*alpha)))
         .collect();
-    let of_score = config.score.as_ref().map(|score| &score.module);
-    let saved: Vec<&String> = config.tables.saved.iter().chain(of_score).collect();
+    let of_score = config.score.iter().flat_map(ScoreConfig::saved_modules);
+    let of_tables = config.tables.saved.iter().map(String::as_str);
+    let saved: Vec<&str> = of_tables.chain(of_score).collect();
     let ranks: Map<String, Value> = config
         .rank_pattern
         .iter()
@@ -227,9 +228,10 @@ pub fn read_config(folder: &Path) -> Result<LoraConfig, AdapterError> {
         other => strings(other).ok_or_else(|| missing("modules_to_save", "names"))?,
     };
     let score = score_in(folder, &config)?;
-    if score.is_some() {
+    if let Some(score) = &score {
         // PEFT names both, whichever the model has.
-        saved.retain(|name| !MODULES.contains(&name.as_str()));
+        let own = [score.saved_modules(), MODULES.to_vec()].concat();
+        saved.retain(|name| !own.contains(&name.as_str()));
     }
     let targets = Targets {
         modules: match read_modules(&config["target_modules"]) {
@@ -332,8 +334,12 @@ fn score_in(folder: &Path, config: &Value) -> Result<Option<ScoreConfig>, Adapte
         );
         return Err(AdapterError::Config { place, message });
     };
+    let tensors = keys
+        .names()
+        .filter_map(|name| Some((name.clone(), shapes.get(keys.key(name)?)?.clone())));
     let score = ScoreConfig {
         module: module.to_owned(),
+        layer: SavedLayer::among(tensors),
         labels,
         has_bias,
         is_of_tokens,

@@ -332,10 +332,17 @@ impl<'a> Finder<'a> {
             }
             key
         };
+        let (weight, bias) = (
+            key("weight", &[score.labels, width]),
+            score.has_bias.then(|| key("bias", &[score.labels])),
+        );
+        let of_layer = score.layer.iter().flat_map(|layer| &layer.tensors);
+        let of_layer = of_layer.map(|(name, shape)| (name.clone(), self.take(name, shape)));
         ScoreTensors {
             module: module.clone(),
-            weight: key("weight", &[score.labels, width]),
-            bias: score.has_bias.then(|| key("bias", &[score.labels])),
+            layer: of_layer.collect(),
+            weight,
+            bias,
         }
     }
 

@@ -23,11 +23,12 @@ pub use weights::{open, read_numbers, stored_in};
 use super::experts::Routed;
 use super::pissa::converted;
 use super::score::LABELS;
-use super::{AdapterError, LoraConfig, tensors};
+use super::{AdapterError, LoraConfig, Targets, tensors};
 use crate::files::safetensors::{Archive, write_f32};
 use crate::files::write_atomic;
 use crate::model::{Decoder, LinearSpec, WeightOrder};
 use crate::nn::lora::Portion;
+use crate::terms::Modules;
 
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -81,10 +82,22 @@ pub fn write(
         write_atomic(&folder.join(LABELS), score.labels_text().as_bytes())?;
     }
     let modules: Vec<String> = modules.into_iter().map(name).collect();
-    let modules: Vec<&str> = modules.iter().map(String::as_str).collect();
+    let named: Vec<&str> = modules.iter().map(String::as_str).collect();
+    let config = &match &config.targets.modules {
+        // An end of a name may be that of a module before the scores too.
+        Modules::Names(_) if config.score.is_some() && decoder.spec.scoring.is_some() => {
+            let adapted = decoder.adapters().map(|(module, _)| name(module));
+            let targets = Targets::of(Modules::Names(adapted.collect()));
+            LoraConfig {
+                targets,
+                ..config.clone()
+            }
+        }
+        _ => config.clone(),
+    };
     Ok(write_atomic(
         &folder.join(CONFIG),
-        config_text(config, &modules, decoder.spec.weight_order, base).as_bytes(),
+        config_text(config, &named, decoder.spec.weight_order, base).as_bytes(),
     )?)
 }
 

@@ -25,10 +25,22 @@ pub struct Contents {
 pub struct ScoreTensors {
     /// The module.
     pub module: String,
+    /// Names and keys of the tensors of the layer before it.
+    pub layer: Vec<(String, String)>,
     /// The key of its weight, [labels, width].
     pub weight: String,
     /// The key of its bias, [labels].
     pub bias: Option<String>,
+}
+
+impl ScoreTensors {
+    /// Returns the names of all its tensors, and their keys.
+    pub fn tensors(&self) -> Vec<(String, String)> {
+        let part = |part: &str, key: &String| (format!("{}.{part}", self.module), key.clone());
+        let bias = self.bias.as_ref().map(|key| part("bias", key));
+        let of_map = [part("weight", &self.weight)].into_iter().chain(bias);
+        self.layer.iter().cloned().chain(of_map).collect()
+    }
 }
 
 /// A table, or rows of it, within an open file.

@@ -50,13 +50,15 @@ pub fn read_numbers(
     let bases = bases
         .into_iter()
         .map(|(module, key)| Ok((format!("{module}.base_layer"), one(&key)?)));
+    let of_layer = score.iter().flat_map(|score| score.layer.clone());
+    let of_layer: Vec<_> = of_layer.map(|(name, key)| Ok((name, one(&key)?))).collect();
     let score = score.into_iter().map(|score| {
         let bias = score.bias.map(|key| archive.read_f32(&key)).transpose()?;
         let [weight, _] = one(&score.weight)?;
         Ok((score.module, [weight, bias.flatten().unwrap_or_default()]))
     });
     let others = tables.chain(bases).chain(vectors);
-    pairs.chain(others).chain(score).collect()
+    pairs.chain(others).chain(of_layer).chain(score).collect()
 }
 
 /// Opens `adapter_model.safetensors`.

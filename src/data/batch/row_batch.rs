@@ -11,6 +11,15 @@ const REJECTED: u64 = 1 << 63;
 /// The bits of the key of a text after the first of its row.
 const TEXT_SHIFT: u32 = 48;
 
+/// How rows are scored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scoring {
+    /// The padding token, which no text is scored at.
+    pub padding: Option<u32>,
+    /// Where a text is scored: at its last token that is not padding, its first, or their mean.
+    pub pooling: Pooling,
+}
+
 /// Rows of one micro-batch.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -30,6 +39,12 @@ pub struct Batch {
     pub units: Vec<Unit>,
     /// The most likely tokens of each target under a teacher, where rows come with them.
     pub top: Option<TopTokens>,
+    /// The first token of the second type in each sequence, or its length; empty where all tokens
+    /// of all sequences are of one type.
+    pub seconds: Vec<usize>,
+    /// Where the rows of `positions` end that belong to each target, if their mean is scored; empty
+    /// where each target has one.
+    pub pooled: Vec<usize>,
 }
 
 impl Batch {
@@ -126,24 +141,26 @@ impl Batch {
         batch
     }
 
-    /// Lays rows that are scored end to end; each comes with its identifier. A text is scored at its
-    /// last token that is not padding, as by transformers; words at their trained tokens.
-    pub fn of_scored(
-        rows: impl IntoIterator<Item = (u64, ScoredRow)>,
-        padding: Option<u32>,
-    ) -> Self {
+    /// Lays rows that are scored end to end; each comes with its identifier. A text is scored at one
+    /// token or at the mean of all; words at their trained tokens.
+    pub fn of_scored(rows: impl IntoIterator<Item = (u64, ScoredRow)>, scoring: Scoring) -> Self {
         let mut batch = Self::default();
         for (key, row) in rows {
             let first_target = batch.targets.len();
             let kind = match row {
                 ScoredRow::Pair([chosen, rejected], margin) => {
-                    batch.push_scored(key, &chosen, [last_token(&chosen.ids, padding)]);
-                    let place = last_token(&rejected.ids, padding);
-                    batch.push_scored(key | REJECTED, &rejected, [place]);
+                    batch.push_text(key, &chosen, scoring);
+                    batch.push_text(key | REJECTED, &rejected, scoring);
                     UnitKind::Compared { margin }
                 }
-                ScoredRow::Text(row, values) => {
-                    batch.push_scored(key, &row, [last_token(&row.ids, padding)]);
+                ScoredRow::Text {
+                    row,
+                    second,
+                    values,
+                } => {
+                    batch.push_text(key, &row, scoring);
+                    batch.seconds.pop();
+                    batch.seconds.push(second);
                     UnitKind::Labeled { values }
                 }
                 ScoredRow::Tokens(row, values) => {
@@ -157,7 +174,24 @@ impl Batch {
                 kind,
             });
         }
+        if batch.seconds == batch.lengths {
+            batch.seconds.clear();
+        }
         batch
+    }
+
+    /// Appends a text that is scored as a whole.
+    fn push_text(&mut self, key: u64, row: &TokenRow, scoring: Scoring) {
+        match scoring.pooling {
+            Pooling::First => self.push_scored(key, row, [0]),
+            Pooling::Last => self.push_scored(key, row, [last_token(&row.ids, scoring.padding)]),
+            Pooling::Mean => {
+                let first = self.targets.len();
+                self.push_scored(key, row, 0..row.ids.len());
+                self.targets.truncate(first + 1);
+                self.pooled.push(self.positions.len());
+            }
+        }
     }
 
     /// Appends a sequence that is scored at some places.
@@ -170,8 +204,10 @@ impl Batch {
         self.ids
             .extend(row.ids.iter().map(|id| as_index(*id as usize)));
         self.lengths.push(row.ids.len());
+        self.seconds.push(row.ids.len());
         self.rows.push(key);
     }
+
     /// Appends a sequence with its trained tokens, or all tokens after the first, as targets.
     fn push(&mut self, key: u64, row: &TokenRow, reads_all: bool) {
         let start = self.ids.len();
@@ -312,21 +348,61 @@ mod tests {
             trained: trained.to_vec(),
         };
         let text = |ids: &[u32]| row(ids, &vec![true; ids.len()]);
+        let labeled = |ids: &[u32], value: f32| ScoredRow::Text {
+            row: text(ids),
+            second: ids.len(),
+            values: vec![value],
+        };
         let rows = [
-            (3, ScoredRow::Text(text(&[5, 0, 6]), vec![1.0])),
-            (4, ScoredRow::Text(text(&[7, 8, 0, 0]), vec![0.0])),
+            (3, labeled(&[5, 0, 6], 1.0)),
+            (4, labeled(&[7, 8, 0, 0], 0.0)),
             (5, ScoredRow::Pair([text(&[9]), text(&[4, 0])], 0.5)),
         ];
-        let batch = Batch::of_scored(rows, Some(0));
+        let scoring = |pooling| Scoring {
+            padding: Some(0),
+            pooling,
+        };
+        let batch = Batch::of_scored(rows.clone(), scoring(Pooling::Last));
         assert_eq!(batch.positions, [2, 4, 7, 8]);
         assert_eq!(batch.targets, [6, 8, 9, 4]);
         assert_eq!(batch.rows, [3, 4, 5, 5 | REJECTED]);
         assert_eq!(batch.units[2].targets, 2..4);
         assert_eq!(batch.units[2].kind, UnitKind::Compared { margin: 0.5 });
         let tags = row(&[1, 2, 3], &[true, false, true]);
-        let batch = Batch::of_scored([(0, ScoredRow::Tokens(tags, vec![2.0, 0.0]))], None);
+        assert!(batch.seconds.is_empty() && batch.pooled.is_empty());
+        let tags = [(0, ScoredRow::Tokens(tags, vec![2.0, 0.0]))];
+        let batch = Batch::of_scored(tags, scoring(Pooling::Mean));
         assert_eq!(batch.positions, [0, 2], "the first token may have a class");
+        let batch = Batch::of_scored(rows.clone(), scoring(Pooling::First));
+        assert_eq!(batch.positions, [0, 3, 7, 8]);
+        let batch = Batch::of_scored(rows, scoring(Pooling::Mean));
+        assert_eq!(batch.positions, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
+        assert_eq!(batch.pooled, [3, 7, 8, 10]);
+        assert_eq!(
+            (batch.targets.len(), batch.units[2].targets.clone()),
+            (4, 2..4)
+        );
         assert_eq!(last_token(&[0, 0], Some(0)), 0);
+    }
+
+    #[test]
+    fn second_texts_are_known_where_a_row_has_one() {
+        let row = |second: usize| ScoredRow::Text {
+            row: TokenRow {
+                ids: vec![1, 5, 2, 6, 2],
+                trained: vec![true; 5],
+            },
+            second,
+            values: vec![1.0],
+        };
+        let scoring = Scoring {
+            padding: None,
+            pooling: Pooling::First,
+        };
+        let batch = Batch::of_scored([(0, row(5)), (1, row(3))], scoring);
+        assert_eq!(batch.seconds, [5, 3]);
+        let batch = Batch::of_scored([(0, row(5))], scoring);
+        assert!(batch.seconds.is_empty());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use rayon::prelude::*;
 
 use super::mixture::{Draw, Mixture};
 use super::pack::{Packing, Packs, Visit};
-use super::row_batch::Batch;
+use super::row_batch::{Batch, Scoring};
 use super::top_rows::TopRows;
 use crate::data::corpus::indexed_rows::Corpus;
 use crate::data::corpus::token_cache::TokenSlice;
@@ -51,13 +51,6 @@ impl Default for Preferences {
             scoring: None,
         }
     }
-}
-
-/// How rows are scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Scoring {
-    /// The padding token, which no text is scored at.
-    pub padding: Option<u32>,
 }
 
 impl<'a> Rows<'a> {
@@ -196,9 +189,10 @@ impl<'a> Rows<'a> {
             let pooled = pooled.map(|ids| self.preferences.pooling.places(ids.len()).len());
             return (row.len(), pooled.sum());
         }
-        if self.preferences.scoring.is_some() {
+        if let Some(scoring) = self.preferences.scoring {
             let scored = match row.form() {
                 RowForm::Tagged { .. } => row.trained_tokens(),
+                _ if scoring.pooling == Pooling::Mean => row.len(),
                 RowForm::Pair { .. } => 2,
                 _ => 1,
             };
@@ -257,9 +251,9 @@ impl<'a> Rows<'a> {
         let key = |Draw { place, copy }: Draw| {
             u64::from(copy) << 32 | u64::from(self.indexes[place as usize])
         };
-        if let Some(Scoring { padding }) = self.preferences.scoring {
+        if let Some(scoring) = self.preferences.scoring {
             let scored = draws.filter_map(|draw| Some((key(draw), self.row(draw.place).scored()?)));
-            return Batch::of_scored(scored, padding);
+            return Batch::of_scored(scored, scoring);
         }
         if let RowForm::Single | RowForm::Weighted { .. } = self.form() {
             let top = self.top_of(draws.clone());

@@ -262,9 +262,9 @@ fn tokenize(
             let encode = |row| encode_row(source, half, encoder, &batch, first + row);
             for row in encode_rows(count, |row| batch.place(first + row), encode)? {
                 let pushed = match row {
-                    Encoded::Row(EncodedRow { row, form, values }, of_row) => {
+                    Encoded::Row(row, of_row) => {
                         unread.add(of_row);
-                        writer.push(&row, form, &values)
+                        writer.push(&row)
                     }
                     Encoded::Broken(reason) => writer.push_broken(&reason),
                 };

@@ -5,8 +5,9 @@
 //! (u64), bytes of records (u64), checksum (32 bytes); then a record for each row: its ids (u32
 //! each), its label bits (first token in the lowest bit) and the numbers of its form (f32 each);
 //! then an index entry for each row:
-//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64), form (u32)
-//! and a number of the form (u32): see [`RowForm`]. The record of a broken row is the reason in
+//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64), form (u32),
+//! two numbers of the form (u32 each), see [`RowForm`], and tokens that close a text (u32). The
+//! record of a broken row is the reason in
 //! UTF-8; its entry has the length of the reason in place of the tokens, and [`BROKEN`] in place of
 //! the trained tokens. One more entry of this kind follows the last row; its text holds the remarks
 //! on the whole file. The checksum is blake3 over the records, the index and everything before the
@@ -19,13 +20,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::data::example::token_row::{RatedRow, ScoredRow, TokenRow};
+use crate::data::example::cut::{self, Kept};
+use crate::data::example::token_row::{EncodedRow, RatedRow, ScoredRow, TokenRow};
 use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
 use crate::terms::RowForm;
 
 const CHECKSUM_START: usize = STAMP_BYTES + 8 + 8;
 const HEADER_BYTES: usize = CHECKSUM_START + 32;
-const ENTRY_BYTES: usize = 8 + 4 + 4 + 8 + 4 + 4;
+const ENTRY_BYTES: usize = 8 + 4 + 4 + 8 + 4 * 4;
 /// Bytes of the index that are held in memory at a time.
 const INDEX_PIECE_BYTES: usize = 1 << 18;
 /// Count of trained tokens that marks a broken row; no row has as many.
@@ -49,6 +51,8 @@ pub struct TokenSlice<'a> {
     form: RowForm,
     /// The numbers of the form.
     values: &'a [[u8; 4]],
+    /// Tokens that close a text.
+    closing: usize,
     /// Tokens that are kept of each sequence at most.
     limit: usize,
     trained_tokens: usize,
@@ -57,8 +61,8 @@ pub struct TokenSlice<'a> {
 }
 
 impl TokenSlice<'_> {
-    /// Returns the places of the kept tokens of each sequence; the second is empty but for pairs.
-    /// Of texts both are empty.
+    /// Returns the places of the tokens of each sequence; the second is empty but for pairs. Of
+    /// texts both are empty.
     fn sequences(&self) -> [Range<usize>; 2] {
         let all = self.ids.len();
         let first = match self.form {
@@ -66,15 +70,10 @@ impl TokenSlice<'_> {
             RowForm::Texts => return [0..0, 0..0],
             _ => all,
         };
-        [self.kept(0..first), self.kept(first..all)]
+        [0..first, first..all]
     }
 
-    fn kept(&self, sequence: Range<usize>) -> Range<usize> {
-        let end = sequence.start + sequence.len().min(self.limit);
-        sequence.start..end
-    }
-
-    /// Returns the places of the kept tokens of each text.
+    /// Returns the places of the tokens of each text.
     fn text_places(&self) -> Vec<Range<usize>> {
         if self.form != RowForm::Texts {
             return Vec::new();
@@ -85,24 +84,54 @@ impl TokenSlice<'_> {
         starts
             .iter()
             .zip(ends)
-            .map(|(start, end)| self.kept(*start..end))
+            .map(|(start, end)| *start..end)
             .collect()
     }
 
-    /// Returns the places of the kept tokens of all sequences; some may be empty.
-    fn all_sequences(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        self.text_places().into_iter().chain(self.sequences())
+    /// Returns the places of the kept tokens of a sequence. Completions are cut at their end; what
+    /// is read as a whole keeps the tokens that close it.
+    fn kept(&self, sequence: &Range<usize>) -> Kept {
+        match self.form {
+            RowForm::Labeled { second, .. } => {
+                let is_own = |place: usize| bit(self.bits, place);
+                let second = second as usize;
+                if second >= sequence.len() && sequence.clone().all(is_own) {
+                    self.kept_as_text(sequence)
+                } else {
+                    cut::of_pair(is_own, sequence.len(), second, self.limit)
+                }
+            }
+            RowForm::Texts | RowForm::Tagged { .. } => self.kept_as_text(sequence),
+            RowForm::Single
+            | RowForm::Weighted { .. }
+            | RowForm::Pair { .. }
+            | RowForm::Rated { .. } => {
+                moved(cut::of_text(sequence.len(), 0, self.limit), sequence.start)
+            }
+        }
     }
 
-    fn places(&self) -> impl Iterator<Item = usize> + use<> {
-        self.all_sequences().flatten()
+    fn kept_as_text(&self, sequence: &Range<usize>) -> Kept {
+        let kept = cut::of_text(sequence.len(), self.closing, self.limit);
+        moved(kept, sequence.start)
+    }
+
+    /// Returns the places of the kept tokens of all sequences; some may be empty.
+    fn all_sequences(&self) -> impl Iterator<Item = Kept> {
+        let sequences = self.text_places().into_iter().chain(self.sequences());
+        sequences.map(|sequence| self.kept(&sequence))
+    }
+
+    fn places(&self) -> impl Iterator<Item = usize> {
+        self.all_sequences().flatten().flatten()
     }
 
     fn id(&self, place: usize) -> u32 {
         u32::from_le_bytes(self.ids[place])
     }
 
-    fn sequence(&self, places: Range<usize>) -> TokenRow {
+    fn sequence(&self, places: Kept) -> TokenRow {
+        let places = places.into_iter().flatten();
         TokenRow {
             ids: places.clone().map(|place| self.id(place)).collect(),
             trained: places.map(|place| bit(self.bits, place)).collect(),
@@ -116,12 +145,13 @@ impl TokenSlice<'_> {
 
     /// Returns the number of tokens in the row.
     pub fn len(&self) -> usize {
-        self.all_sequences().map(|of| of.len()).sum()
+        self.all_sequences().map(|of| length(&of)).sum()
     }
 
     /// Returns the number of tokens in its longest sequence.
     pub fn longest(&self) -> usize {
-        self.all_sequences().map(|of| of.len()).fold(0, usize::max)
+        let lengths = self.all_sequences().map(|of| length(&of));
+        lengths.fold(0, usize::max)
     }
 
     /// Whether there was nothing to learn in the row.
@@ -141,7 +171,7 @@ impl TokenSlice<'_> {
 
     /// Returns the tokens of a row of preferences; `None` of any other.
     pub fn rated(&self) -> Option<RatedRow> {
-        let [first, second] = self.sequences();
+        let [first, second] = self.sequences().map(|sequence| self.kept(&sequence));
         match self.form {
             RowForm::Single
             | RowForm::Weighted { .. }
@@ -157,27 +187,43 @@ impl TokenSlice<'_> {
 
     /// Returns the tokens of each text; none of a row of any other form.
     pub fn texts(&self) -> Vec<Vec<u32>> {
-        let places = self.text_places().into_iter();
-        places
-            .map(|places| places.map(|place| self.id(place)).collect())
+        let texts = self.text_places().into_iter();
+        texts
+            .map(|text| self.sequence(self.kept(&text)).ids)
             .collect()
     }
 
     /// Returns a row to score; `None` of any that has neither labels nor two sequences.
     pub fn scored(&self) -> Option<ScoredRow> {
-        let [first, second] = self.sequences();
         let values = self.values();
+        let sequences = self.sequences();
         match self.form {
             RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } | RowForm::Texts => {
                 None
             }
             RowForm::Pair { .. } => Some(ScoredRow::Pair(
-                [first, second].map(|places| self.sequence(places)),
+                sequences.map(|sequence| self.sequence(self.kept_as_text(&sequence))),
                 values.first().copied().map_or(0.0, f64::from),
             )),
-            RowForm::Labeled { .. } => Some(ScoredRow::Text(self.sequence(first), values)),
-            RowForm::Tagged { .. } => Some(ScoredRow::Tokens(self.sequence(first), values)),
+            RowForm::Labeled { .. } => Some(ScoredRow::Text {
+                row: self.sequence(self.kept(&sequences[0])),
+                second: self.kept_of_first_type(),
+                values,
+            }),
+            RowForm::Tagged { .. } => Some(ScoredRow::Tokens(
+                self.sequence(self.kept(&sequences[0])),
+                values,
+            )),
         }
+    }
+
+    /// Returns the number of kept tokens before those of the second type.
+    fn kept_of_first_type(&self) -> usize {
+        let second = match self.form {
+            RowForm::Labeled { second, .. } => second as usize,
+            _ => usize::MAX,
+        };
+        self.places().filter(|place| *place < second).count()
     }
 
     /// Returns the numbers of the form, those of tokens that were cut off left out.
@@ -200,12 +246,13 @@ impl TokenSlice<'_> {
     /// Returns the number of targets of the first sequence.
     pub fn first_trained_tokens(&self) -> usize {
         let [first, _] = self.sequences();
-        first.filter(|place| bit(self.bits, *place)).count()
+        let places = self.kept(&first).into_iter().flatten();
+        places.filter(|place| bit(self.bits, *place)).count()
     }
 
     /// Returns the number of tokens of the first sequence.
     pub fn first_len(&self) -> usize {
-        self.sequences()[0].len()
+        length(&self.kept(&self.sequences()[0]))
     }
 
     /// Whether a sequence of the row has no target.
@@ -222,8 +269,9 @@ impl TokenSlice<'_> {
 
     /// Whether both sequences of a pair are the same.
     pub fn has_equal_halves(&self) -> bool {
+        let ids = |sequence: &Range<usize>| self.sequence(self.kept(sequence)).ids;
         let [chosen, rejected] = self.sequences();
-        matches!(self.form, RowForm::Pair { .. }) && self.ids[chosen] == self.ids[rejected]
+        matches!(self.form, RowForm::Pair { .. }) && ids(&chosen) == ids(&rejected)
     }
 
     /// Returns the highest id.
@@ -252,6 +300,10 @@ impl TokenSlice<'_> {
                 },
                 RowForm::Tagged { .. } => RowForm::Tagged {
                     values: self.trained_tokens as u32,
+                },
+                RowForm::Labeled { values, .. } => RowForm::Labeled {
+                    values,
+                    second: self.kept_of_first_type() as u32,
                 },
                 other => other,
             };
@@ -398,7 +450,7 @@ impl Cache {
                     .expect("the checksum holds what was written from a text"),
             );
         }
-        let form = form_of([u32_at(entry, 24), u32_at(entry, 28)]);
+        let form = form_of([24, 28, 32].map(|start| u32_at(entry, start)));
         let bit_bytes = length.div_ceil(8);
         let bytes = length * 4 + bit_bytes + values_of(form) * 4;
         let (ids, rest) = record(bytes).split_at(length * 4);
@@ -408,6 +460,7 @@ impl Cache {
             bits,
             form,
             values: values.as_chunks().0,
+            closing: u32_at(entry, 36) as usize,
             limit: usize::MAX,
             trained_tokens: trained_tokens as usize,
             content: Some(u64_at(entry, 16)),
@@ -458,12 +511,14 @@ impl Writer {
     ///
     /// # Errors
     /// The disk is full or fails.
-    pub fn push(
-        &mut self,
-        row: &TokenRow,
-        form: RowForm,
-        values: &[f32],
-    ) -> Result<(), files::FileError> {
+    pub fn push(&mut self, encoded: &EncodedRow) -> Result<(), files::FileError> {
+        let EncodedRow {
+            row,
+            form,
+            values,
+            closing,
+        } = encoded;
+        let form = *form;
         debug_assert_eq!(values.len(), values_of(form));
         let ids: Vec<u8> = row.ids.iter().flat_map(|id| id.to_le_bytes()).collect();
         let bits = pack(&row.trained);
@@ -471,7 +526,7 @@ impl Writer {
             row.ids.len() as u32,
             count(&row.trained) as u32,
             content(&ids, &bits, form, values),
-            form,
+            (form, *closing),
         )?;
         self.push_record(&ids)?;
         self.push_record(&bits)?;
@@ -483,7 +538,7 @@ impl Writer {
     /// # Errors
     /// The disk is full or fails.
     pub fn push_broken(&mut self, reason: &str) -> Result<(), files::FileError> {
-        self.push_entry(reason.len() as u32, BROKEN, 0, RowForm::Single)?;
+        self.push_entry(reason.len() as u32, BROKEN, 0, (RowForm::Single, 0))?;
         self.push_record(reason.as_bytes())
     }
 
@@ -497,16 +552,20 @@ impl Writer {
         length: u32,
         trained_tokens: u32,
         content: u64,
-        form: RowForm,
+        (form, closing): (RowForm, u32),
     ) -> Result<(), files::FileError> {
         let mut entry = [0; ENTRY_BYTES];
         entry[..8].copy_from_slice(&self.records.to_le_bytes());
         entry[8..12].copy_from_slice(&length.to_le_bytes());
         entry[12..16].copy_from_slice(&trained_tokens.to_le_bytes());
         entry[16..24].copy_from_slice(&content.to_le_bytes());
-        let [kind, number] = numbers_of(form);
-        entry[24..28].copy_from_slice(&kind.to_le_bytes());
-        entry[28..].copy_from_slice(&number.to_le_bytes());
+        let [kind, number, other] = numbers_of(form);
+        for (place, number) in entry[24..]
+            .chunks_mut(4)
+            .zip([kind, number, other, closing])
+        {
+            place.copy_from_slice(&number.to_le_bytes());
+        }
         self.rows += 1;
         self.index
             .write_all(&entry)
@@ -572,32 +631,31 @@ fn content(ids: &[u8], bits: &[u8], form: RowForm, values: &[f32]) -> u64 {
     let mut hasher = blake3::Hasher::new();
     hasher.update(ids).update(bits);
     if form != RowForm::Single {
-        let [kind, number] = numbers_of(form);
-        hasher
-            .update(&kind.to_le_bytes())
-            .update(&number.to_le_bytes())
-            .update(&bytes_of(values));
+        for number in numbers_of(form) {
+            hasher.update(&number.to_le_bytes());
+        }
+        hasher.update(&bytes_of(values));
     }
     u64_at(hasher.finalize().as_bytes(), 0)
 }
 
-/// Returns the form as it is stored: its kind and its number.
-fn numbers_of(form: RowForm) -> [u32; 2] {
+/// Returns the form as it is stored: its kind and its numbers.
+fn numbers_of(form: RowForm) -> [u32; 3] {
     match form {
-        RowForm::Single => [0, 0],
+        RowForm::Single => [0, 0, 0],
         RowForm::Pair {
             chosen,
             has_margin: false,
-        } => [1, chosen],
-        RowForm::Rated { desirable } => [2, u32::from(desirable)],
-        RowForm::Weighted { bits } => [3, bits],
+        } => [1, chosen, 0],
+        RowForm::Rated { desirable } => [2, u32::from(desirable), 0],
+        RowForm::Weighted { bits } => [3, bits, 0],
         RowForm::Pair {
             chosen,
             has_margin: true,
-        } => [4, chosen],
-        RowForm::Tagged { values } => [5, values],
-        RowForm::Labeled { values } => [6, values],
-        RowForm::Texts => [8, 0],
+        } => [4, chosen, 0],
+        RowForm::Tagged { values } => [5, values, 0],
+        RowForm::Labeled { values, second } => [6, values, second],
+        RowForm::Texts => [8, 0, 0],
     }
 }
 
@@ -606,7 +664,7 @@ fn values_of(form: RowForm) -> usize {
     match form {
         RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } | RowForm::Texts => 0,
         RowForm::Pair { has_margin, .. } => usize::from(has_margin),
-        RowForm::Labeled { values } | RowForm::Tagged { values } => values as usize,
+        RowForm::Labeled { values, .. } | RowForm::Tagged { values } => values as usize,
     }
 }
 
@@ -617,13 +675,16 @@ fn bytes_of(values: &[f32]) -> Vec<u8> {
         .collect()
 }
 
-fn form_of([kind, number]: [u32; 2]) -> RowForm {
+fn form_of([kind, number, other]: [u32; 3]) -> RowForm {
     match kind {
         1 | 4 => RowForm::Pair {
             chosen: number,
             has_margin: kind == 4,
         },
-        6 => RowForm::Labeled { values: number },
+        6 => RowForm::Labeled {
+            values: number,
+            second: other,
+        },
         5 => RowForm::Tagged { values: number },
         2 => RowForm::Rated {
             desirable: number == 1,
@@ -632,6 +693,15 @@ fn form_of([kind, number]: [u32; 2]) -> RowForm {
         8 => RowForm::Texts,
         _ => RowForm::Single,
     }
+}
+
+/// Returns kept places of a sequence that begins at a place.
+fn moved(kept: Kept, start: usize) -> Kept {
+    kept.map(|run| run.start + start..run.end + start)
+}
+
+fn length(kept: &Kept) -> usize {
+    kept.iter().map(ExactSizeIterator::len).sum()
 }
 
 fn count(trained: &[bool]) -> usize {
@@ -685,12 +755,23 @@ mod tests {
         }
     }
 
+    fn encoded(row: &TokenRow, form: RowForm, values: &[f32]) -> EncodedRow {
+        EncodedRow {
+            row: row.clone(),
+            form,
+            values: values.to_vec(),
+            closing: 0,
+        }
+    }
+
     fn write(path: &Path, rows: &[TokenRow], key: u8) {
         let folder = path.parent().expect("inside");
         std::fs::create_dir_all(folder).expect("made");
         let mut writer = Writer::create(folder, stamp(key)).expect("created");
         for row in rows {
-            writer.push(row, RowForm::Single, &[]).expect("pushed");
+            writer
+                .push(&encoded(row, RowForm::Single, &[]))
+                .expect("pushed");
         }
         files::give_name(&mut writer.finish().expect("finished"), path).expect("named");
     }
@@ -747,10 +828,11 @@ mod tests {
             trained: vec![false, true],
         };
         let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
+        let whole = encoded(&row, RowForm::Single, &[]);
         writer
-            .push(&row, RowForm::Single, &[])
+            .push(&whole)
             .and_then(|()| writer.push_broken("row 1: ü"))
-            .and_then(|()| writer.push(&row, RowForm::Single, &[]))
+            .and_then(|()| writer.push(&whole))
             .expect("pushed");
         writer.remark("of all: ü".to_owned());
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
@@ -781,11 +863,10 @@ mod tests {
                 chosen,
                 has_margin: false,
             };
-            writer.push(&row, form, &[]).expect("pushed");
+            writer.push(&encoded(&row, form, &[])).expect("pushed");
         }
-        writer
-            .push(&row, RowForm::Rated { desirable: true }, &[])
-            .expect("pushed");
+        let rated = encoded(&row, RowForm::Rated { desirable: true }, &[]);
+        writer.push(&rated).expect("pushed");
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
         let cache = Cache::open(&path, &stamp(3)).expect("opened");
         let whole = tokens(&cache, 0);
@@ -831,14 +912,18 @@ mod tests {
             chosen: 2,
             has_margin: true,
         };
+        let labeled = RowForm::Labeled {
+            values: 1,
+            second: 4,
+        };
         let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
         for (row, form, values) in [
             (&row, RowForm::Tagged { values: 3 }, &[5.0, 6.0, 7.0][..]),
-            (&text, RowForm::Labeled { values: 1 }, &[2.0]),
-            (&text, RowForm::Labeled { values: 1 }, &[1.0]),
+            (&text, labeled, &[2.0]),
+            (&text, labeled, &[1.0]),
             (&row, pair, &[0.5]),
         ] {
-            writer.push(row, form, values).expect("pushed");
+            writer.push(&encoded(row, form, values)).expect("pushed");
         }
         files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
         let cache = Cache::open(&path, &stamp(3)).expect("opened");
@@ -855,6 +940,65 @@ mod tests {
             tokens(&cache, 0).scored(),
             Some(ScoredRow::Tokens(row, vec![5.0, 6.0, 7.0]))
         );
+    }
+
+    /// Texts that are read as a whole keep the token that closes them; of two texts the longer is
+    /// cut, and the second keeps its type.
+    #[test]
+    fn texts_that_are_cut_keep_their_ends() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("x.tokens");
+        let row = |ids: &[u32], trained: &[u8]| TokenRow {
+            ids: ids.to_vec(),
+            trained: trained.iter().map(|trained| *trained == 1).collect(),
+        };
+        let texts = row(&[101, 1, 2, 3, 102, 101, 4, 102], &[0, 1, 1, 1, 1, 0, 1, 1]);
+        let words = row(&[101, 1, 2, 3, 102], &[0, 1, 0, 1, 0]);
+        let pair = row(&[101, 1, 2, 3, 102, 4, 5, 102], &[0, 1, 1, 1, 0, 1, 1, 0]);
+        let labeled = |second: u32| RowForm::Labeled { values: 1, second };
+        let preferred = RowForm::Pair {
+            chosen: 5,
+            has_margin: false,
+        };
+        let mut writer = Writer::create(folder.path(), stamp(3)).expect("created");
+        for (row, form, values) in [
+            (&texts, RowForm::Texts, &[][..]),
+            (&words, RowForm::Tagged { values: 2 }, &[5.0, 6.0]),
+            (&pair, labeled(5), &[1.0]),
+            (&pair, labeled(8), &[1.0]),
+            (&texts, preferred, &[]),
+        ] {
+            let encoded = EncodedRow {
+                closing: 1,
+                ..encoded(row, form, values)
+            };
+            writer.push(&encoded).expect("pushed");
+        }
+        files::give_name(&mut writer.finish().expect("finished"), &path).expect("named");
+        let cache = Cache::open(&path, &stamp(3)).expect("opened");
+        let cut = tokens(&cache, 0).first(3);
+        assert_eq!(cut.texts(), [vec![101, 1, 102], vec![101, 4, 102]]);
+        assert_eq!((cut.len(), cut.longest()), (6, 3));
+        let cut = tokens(&cache, 1).first(3);
+        assert_eq!((cut.ids(), cut.values()), (vec![101, 1, 102], vec![5.0]));
+        for (row, second) in [(2, 4), (3, 6)] {
+            let cut = tokens(&cache, row).first(6);
+            let Some(ScoredRow::Text {
+                row, second: found, ..
+            }) = cut.scored()
+            else {
+                panic!("a text");
+            };
+            assert_eq!(row.ids, [101, 1, 2, 102, 4, 102]);
+            assert_eq!(found, second);
+        }
+        // Completions are cut where they end, unless a score is read of the whole.
+        let cut = tokens(&cache, 4).first(3);
+        assert_eq!(cut.ids(), [101, 1, 2, 101, 4, 102]);
+        let Some(ScoredRow::Pair([chosen, _], _)) = cut.scored() else {
+            panic!("a pair");
+        };
+        assert_eq!(chosen.ids, [101, 1, 102]);
     }
 
     #[test]

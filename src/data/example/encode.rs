@@ -149,7 +149,15 @@ impl Encoder {
                 ids,
             }
         };
-        let eos = self.tokenizer.eos_id().ok_or(EncodeError::NoEos)?;
+        // A tokenizer without an eos may close texts itself.
+        let closed = || {
+            row.ids
+                .last()
+                .copied()
+                .filter(|_| !self.tokenizer.closing().is_empty())
+        };
+        let eos = self.tokenizer.eos_id().or_else(closed);
+        let eos = eos.ok_or(EncodeError::NoEos)?;
         if row.ids.last() == Some(&eos) {
             // One that the tokenizer added stands for no byte of the text.
             row.trained.pop();

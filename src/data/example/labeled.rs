@@ -8,6 +8,7 @@ use super::encode::Encoder;
 use super::error::EncodeError;
 use super::format::{Cells, Example, FormatError, Read};
 use super::token_row::{EncodedRow, TokenRow};
+use crate::data::tokenizer::tokenize::Framed;
 use crate::terms::{MarginSource, ProblemType, RowForm};
 
 /// A tag of a word that has none: torch's `ignore_index`.
@@ -132,21 +133,30 @@ impl Encoder {
     pub(super) fn labeled(&self, labeled: &Labeled) -> Result<EncodedRow, EncodeError> {
         match labeled {
             Labeled::Text { text, pair, values } => {
-                let ids = self.scored_ids(text, pair.as_deref())?;
-                let row = TokenRow {
-                    trained: vec![true; ids.len()],
+                let Framed {
                     ids,
+                    second,
+                    is_own,
+                    closing,
+                } = self.scored(text, pair.as_deref())?;
+                // Two empty texts have no token of their own, and are scored all the same.
+                let trained = if is_own.contains(&true) {
+                    is_own
+                } else {
+                    vec![true; ids.len()]
                 };
                 Ok(EncodedRow {
-                    row,
+                    row: TokenRow { ids, trained },
                     form: RowForm::Labeled {
                         values: values.len() as u32,
+                        second: second as u32,
                     },
                     values: values.clone(),
+                    closing: closing as u32,
                 })
             }
             Labeled::Words { words, classes } => {
-                let (mut row, first_tokens) = self.words(words)?;
+                let (mut row, first_tokens, closing) = self.words(words)?;
                 let mut tagged: Vec<(usize, u32)> = first_tokens
                     .into_iter()
                     .zip(classes)
@@ -165,6 +175,7 @@ impl Encoder {
                         values: tagged.len() as u32,
                     },
                     values: tagged.iter().map(|(_, class)| *class as f32).collect(),
+                    closing: closing as u32,
                 })
             }
         }
@@ -174,31 +185,31 @@ impl Encoder {
     ///
     /// # Errors
     /// The tokenizer fails, or the text ends with padding.
-    pub fn scored_ids(&self, text: &str, pair: Option<&str>) -> Result<Vec<u32>, EncodeError> {
-        let ids = match pair {
-            Some(pair) => self.tokenizer.pair_ids(text, pair)?,
-            None => self.tokenizer.ids(text, true)?,
-        };
-        match (ids.last(), self.tokenizer.pad_id()) {
+    pub fn scored(&self, text: &str, pair: Option<&str>) -> Result<Framed, EncodeError> {
+        let framed = self.tokenizer.framed(text, pair)?;
+        match (framed.ids.last(), self.tokenizer.pad_id()) {
             (Some(last), Some(pad)) if *last == pad => Err(EncodeError::EndsWithPadding {
                 token: self.tokenizer.token_of(pad).unwrap_or_default(),
             }),
-            _ => Ok(ids),
+            _ => Ok(framed),
         }
     }
 
-    /// Encodes words that are joined by spaces; returns the row, of which nothing is trained, and
-    /// the first token of each word that is not of a word before it.
+    /// Encodes words that are joined by spaces; returns the row, of which nothing is trained, the
+    /// first token of each word that is not of a word before it, and how many tokens the tokenizer
+    /// put at the end.
     ///
     /// # Errors
     /// The tokenizer fails.
-    pub fn words(&self, words: &[String]) -> Result<(TokenRow, Vec<Option<usize>>), EncodeError> {
+    pub fn words(
+        &self,
+        words: &[String],
+    ) -> Result<(TokenRow, Vec<Option<usize>>, usize), EncodeError> {
         let text = words.join(" ");
         let encoding = self.tokenizer.encode(&text, true)?;
         let (mut start, mut token, mut first_tokens) = (0, 0, Vec::with_capacity(words.len()));
         for word in words {
             let end = start + word.len();
-            // Special tokens stand for no bytes.
             let is_before = |&(first, last): &(usize, usize)| last <= start || first == last;
             while encoding.offsets.get(token).is_some_and(is_before) {
                 token += 1;
@@ -211,11 +222,14 @@ impl Encoder {
             token += usize::from(is_own);
             start = end + 1;
         }
+        // Special tokens stand for no bytes.
+        let is_added = |(first, last): &&(usize, usize)| first == last;
+        let closing = encoding.offsets.iter().rev().take_while(is_added).count();
         let row = TokenRow {
             trained: vec![false; encoding.ids.len()],
             ids: encoding.ids,
         };
-        Ok((row, first_tokens))
+        Ok((row, first_tokens, closing))
     }
 }
 
@@ -253,7 +267,8 @@ mod tests {
     fn texts_have_the_special_tokens_of_the_tokenizer_alone() {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let encoder = encoder(folder.path());
-        let ids = encoder.scored_ids("ab", None).expect("encoded");
-        assert_eq!((ids.len(), ids[0]), (3, 0), "a bos, and no eos");
+        let text = encoder.scored("ab", None).expect("encoded");
+        assert_eq!((text.ids.len(), text.ids[0]), (3, 0), "a bos, and no eos");
+        assert_eq!((text.second, text.closing), (3, 0));
     }
 }

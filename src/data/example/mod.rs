@@ -4,6 +4,7 @@
 pub mod asked;
 pub mod classes;
 pub mod conversation_error;
+pub mod cut;
 pub mod encode;
 pub mod error;
 pub mod format;

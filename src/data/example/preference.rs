@@ -261,6 +261,8 @@ impl Encoder {
             sequences.push(row);
         }
         let form = form(&sequences);
+        let closing = self.tokenizer.closing();
+        let is_closed = sequences.iter().all(|row| row.ids.ends_with(closing));
         let mut row = TokenRow::default();
         for sequence in sequences {
             row.ids.extend(sequence.ids);
@@ -269,7 +271,8 @@ impl Encoder {
         Ok(EncodedRow {
             row,
             form,
-            values: Vec::new(),
+            closing: if is_closed { closing.len() as u32 } else { 0 },
+            ..EncodedRow::default()
         })
     }
 

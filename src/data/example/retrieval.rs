@@ -63,9 +63,11 @@ impl Encoder {
     /// # Errors
     /// A text has no token or begins with two bos.
     pub fn texts(&self, texts: &[String]) -> Result<EncodedRow, EncodeError> {
-        let mut row = TokenRow::default();
+        let (mut row, mut closing) = (TokenRow::default(), usize::MAX);
         for text in texts {
-            let ids = self.tokenizer.ids(text, true)?;
+            let framed = self.tokenizer.framed(text, None)?;
+            let ids = framed.ids;
+            closing = closing.min(framed.closing);
             if ids.is_empty() {
                 return Err(EncodeError::NoToken);
             }
@@ -80,6 +82,8 @@ impl Encoder {
         Ok(EncodedRow {
             row,
             form: RowForm::Texts,
+            // A text without tokens of its own may have fewer at its start.
+            closing: if texts.is_empty() { 0 } else { closing as u32 },
             ..EncodedRow::default()
         })
     }

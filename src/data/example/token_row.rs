@@ -20,6 +20,9 @@ pub struct EncodedRow {
     pub form: RowForm,
     /// The numbers of the form: a margin, a label, or a class for each trained token.
     pub values: Vec<f32>,
+    /// Tokens that the tokenizer put at the end of each text, which stay there when a text that is
+    /// read as a whole is cut.
+    pub closing: u32,
 }
 
 /// A row of data whose completions are compared or rated.
@@ -38,7 +41,14 @@ pub enum ScoredRow {
     /// of the second.
     Pair([TokenRow; 2], f64),
     /// A sequence with its label: a class, or numbers.
-    Text(TokenRow, Vec<f32>),
+    Text {
+        /// The tokens.
+        row: TokenRow,
+        /// The first token of the second type, or the number of tokens.
+        second: usize,
+        /// The label.
+        values: Vec<f32>,
+    },
     /// A sequence with a class for each trained token.
     Tokens(TokenRow, Vec<f32>),
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::classes::unfolded;
+use super::cut::{self, Kept};
 use super::encode::Encoder;
 use super::error::EncodeError;
 use super::format::{self, Example, FormatError};
@@ -14,6 +15,7 @@ use crate::data::read::columns::{WantedColumn, column_name, wanted};
 use crate::data::read::data_file::DataFile;
 use crate::data::read::error::TableError;
 use crate::data::read::parquet::{Batch, ParquetTable};
+use crate::data::tokenizer::tokenize::Framed;
 use crate::data::visible::visible;
 use crate::terms::{Format, TrainOn};
 
@@ -37,8 +39,8 @@ pub struct Unlabeled {
     pub has_token: Vec<bool>,
 }
 
-/// Reads the rows of a file in their order; a row that cannot be scored comes as the reason, and
-/// `None` where a needed cell is null or empty.
+/// Reads the rows of a file in their order, each cut to `limit` tokens; a row that cannot be scored
+/// comes as the reason, and `None` where a needed cell is null or empty.
 ///
 /// # Errors
 /// The file cannot be read or lacks a column, or `each` fails.
@@ -46,7 +48,7 @@ pub fn unlabeled_rows<E: From<TableError>>(
     file: &DataFile,
     form: UnlabeledForm,
     columns: &BTreeMap<String, String>,
-    encoder: &Encoder,
+    (encoder, limit): (&Encoder, usize),
     mut each: impl FnMut(Result<Option<Unlabeled>, String>) -> Result<(), E>,
 ) -> Result<u64, E> {
     let (format, columns) = columns_of(file, form, columns);
@@ -56,9 +58,9 @@ pub fn unlabeled_rows<E: From<TableError>>(
             let batch = batch?;
             for row in 0..batch.rows() {
                 let read = match form {
-                    UnlabeledForm::Texts => text(&batch, row, encoder),
-                    UnlabeledForm::Words => words(&batch, row, encoder),
-                    UnlabeledForm::Answers => answer(format, &batch, row, encoder),
+                    UnlabeledForm::Texts => text(&batch, row, encoder, limit),
+                    UnlabeledForm::Words => words(&batch, row, encoder, limit),
+                    UnlabeledForm::Answers => answer(format, &batch, row, encoder, limit),
                 };
                 each(read.map_err(|reason| visible(&reason)))?;
             }
@@ -114,28 +116,43 @@ fn cell(batch: &Batch, column: &str, row: usize) -> Result<Value, String> {
     batch.cell(column, row).map_err(|error| error.to_string())
 }
 
-fn whole(ids: Vec<u32>) -> Unlabeled {
+/// Returns the row of the kept tokens of a text, or of two.
+fn whole(ids: &[u32], second: usize, kept: Kept) -> Unlabeled {
+    let places: Vec<usize> = kept.into_iter().flatten().collect();
     let row = TokenRow {
-        trained: vec![true; ids.len()],
-        ids,
+        trained: vec![true; places.len()],
+        ids: places.iter().map(|place| ids[*place]).collect(),
     };
     Unlabeled {
-        row: ScoredRow::Text(row, Vec::new()),
+        row: ScoredRow::Text {
+            row,
+            second: places.iter().filter(|place| **place < second).count(),
+            values: Vec::new(),
+        },
         has_token: Vec::new(),
     }
 }
 
-fn text(batch: &Batch, row: usize, encoder: &Encoder) -> Read {
+fn text(batch: &Batch, row: usize, encoder: &Encoder, limit: usize) -> Read {
     let (text, pair) = (cell(batch, "text", row)?, cell(batch, "text_pair", row)?);
     let Some(text) = text.as_str().filter(|text| !text.is_empty()) else {
         return Ok(None);
     };
-    let ids = encoder.scored_ids(text, pair.as_str());
-    let ids = ids.map_err(|error| told(&error))?;
-    Ok((!ids.is_empty()).then(|| whole(ids)))
+    let framed = encoder.scored(text, pair.as_str());
+    let Framed {
+        ids,
+        second,
+        is_own,
+        closing,
+    } = framed.map_err(|error| told(&error))?;
+    let kept = match pair.as_str() {
+        Some(_) => cut::of_pair(|place| is_own[place], ids.len(), second, limit),
+        None => cut::of_text(ids.len(), closing, limit),
+    };
+    Ok((!ids.is_empty()).then(|| whole(&ids, second, kept)))
 }
 
-fn words(batch: &Batch, row: usize, encoder: &Encoder) -> Read {
+fn words(batch: &Batch, row: usize, encoder: &Encoder, limit: usize) -> Read {
     let words = match unfolded(cell(batch, "tokens", row)?) {
         Value::Null => return Ok(None),
         Value::Array(items) if items.is_empty() => return Ok(None),
@@ -153,17 +170,24 @@ fn words(batch: &Batch, row: usize, encoder: &Encoder) -> Read {
         }
     };
     let words = words.iter().map(word).collect::<Result<Vec<_>, _>>()?;
-    let (mut tokens, first_tokens) = encoder.words(&words).map_err(|error| told(&error))?;
+    let words = encoder.words(&words).map_err(|error| told(&error))?;
+    let (mut tokens, first_tokens, closing) = words;
     for token in first_tokens.iter().flatten() {
         tokens.trained[*token] = true;
     }
+    let kept = cut::of_text(tokens.ids.len(), closing, limit);
+    let (ids, trained) = kept
+        .into_iter()
+        .flatten()
+        .map(|place| (tokens.ids[place], tokens.trained[place]))
+        .unzip();
     Ok(Some(Unlabeled {
-        row: ScoredRow::Tokens(tokens, Vec::new()),
+        row: ScoredRow::Tokens(TokenRow { ids, trained }, Vec::new()),
         has_token: first_tokens.iter().map(Option::is_some).collect(),
     }))
 }
 
-fn answer(format: Format, batch: &Batch, row: usize, encoder: &Encoder) -> Read {
+fn answer(format: Format, batch: &Batch, row: usize, encoder: &Encoder, limit: usize) -> Read {
     let read = match format::read(format, &BTreeMap::new(), None, batch, row) {
         Ok(Some(read)) => read,
         Ok(None) => return Ok(None),
@@ -180,5 +204,7 @@ fn answer(format: Format, batch: &Batch, row: usize, encoder: &Encoder) -> Read 
     let rated = Example::Rated(Box::new(example), true);
     let tokens = encoder.encode_row(&rated, TrainOn::All);
     let tokens = tokens.map_err(|error| told(&error))?;
-    Ok(Some(whole(tokens.row.ids)))
+    let (ids, closing) = (tokens.row.ids, tokens.closing as usize);
+    let kept = cut::of_text(ids.len(), closing, limit);
+    Ok(Some(whole(&ids, ids.len(), kept)))
 }

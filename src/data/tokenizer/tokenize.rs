@@ -26,6 +26,19 @@ pub struct Encoding {
     pub offsets: Vec<(usize, usize)>,
 }
 
+/// The tokens of one or two texts that are read as a whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Framed {
+    /// Token ids.
+    pub ids: Vec<u32>,
+    /// The first token of the second type; the number of tokens where all are of one type.
+    pub second: usize,
+    /// Of two texts whether each token is of one of them, and not put there by the tokenizer.
+    pub is_own: Vec<bool>,
+    /// Tokens at the end that the tokenizer put there.
+    pub closing: usize,
+}
+
 /// A Hugging Face tokenizer, used from many threads.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -38,6 +51,8 @@ pub struct Tokenizer {
     renumbered: Vec<RenumberedToken>,
     /// BPE dropout in the file: the share of merges that it skips at random.
     dropout: Option<f32>,
+    /// The tokens that it puts behind a text.
+    closing: Vec<u32>,
     hash: files::Hash,
 }
 
@@ -105,7 +120,7 @@ impl Tokenizer {
         changes.extend(dropout.map(|_| "dropout off".to_owned()));
         let hash = hash(source, &special, &eos_ids, &changes);
         renumbered.extend(added.renumbered);
-        Ok(Self {
+        let mut tokenizer = Self {
             inner,
             special,
             eos_ids,
@@ -113,8 +128,13 @@ impl Tokenizer {
             new: added.new,
             renumbered,
             dropout,
+            closing: Vec::new(),
             hash,
-        })
+        };
+        if let Ok(Framed { ids, closing, .. }) = tokenizer.framed("a", None) {
+            tokenizer.closing = ids[ids.len() - closing..].to_vec();
+        }
+        Ok(tokenizer)
     }
 
     /// Returns the special tokens.
@@ -157,20 +177,41 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Tokenizes a pair of texts like [`Tokenizer::ids`], with the special tokens around each that
-    /// the tokenizer puts around pairs.
+    /// Tokenizes a text, or a pair of texts, that is read as a whole, with the special tokens that
+    /// the tokenizer puts around one or two.
     ///
     /// # Errors
     /// The tokenizer has no tokens for the texts.
-    pub fn pair_ids(&self, first: &str, second: &str) -> Result<Vec<u32>, TokenizeError> {
-        let bytes = first.len() + second.len();
-        let encoding = files::guarded(|| self.inner.encode_fast((first, second), true));
-        let encoding = encoding.map_err(|cause| TokenizeError::Panicked { bytes, cause })?;
-        let encoding = encoding.map_err(|error| TokenizeError::Encode {
-            bytes,
-            cause: error.to_string(),
-        })?;
-        Ok(encoding.get_ids().to_vec())
+    pub fn framed(&self, text: &str, pair: Option<&str>) -> Result<Framed, TokenizeError> {
+        let encoding = match pair {
+            None => guarded(text, || self.inner.encode_fast(text, true))?,
+            Some(pair) => {
+                let bytes = text.len() + pair.len();
+                let encoding = files::guarded(|| self.inner.encode_fast((text, pair), true));
+                let encoding =
+                    encoding.map_err(|cause| TokenizeError::Panicked { bytes, cause })?;
+                encoding.map_err(|error| TokenizeError::Encode {
+                    bytes,
+                    cause: error.to_string(),
+                })?
+            }
+        };
+        let (ids, types) = (encoding.get_ids().to_vec(), encoding.get_type_ids());
+        let is_added = |place: usize| encoding.get_special_tokens_mask()[place] == 1;
+        let closing = (0..ids.len()).rev().take_while(|place| is_added(*place));
+        Ok(Framed {
+            second: types.iter().position(|kind| *kind > 0).unwrap_or(ids.len()),
+            closing: closing.count(),
+            is_own: (0..ids.len())
+                .map(|place| pair.is_none() || !is_added(place))
+                .collect(),
+            ids,
+        })
+    }
+
+    /// Returns the tokens that the tokenizer puts behind a text.
+    pub fn closing(&self) -> &[u32] {
+        &self.closing
     }
 
     /// Returns the padding token.

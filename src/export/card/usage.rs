@@ -42,14 +42,24 @@ fn score_head(card: &Card) -> Option<&ScoreConfig> {
 
 /// Explains how to score texts with an adapter that has a score head.
 fn scored(card: &Card, score: &ScoreConfig) -> String {
-    let (class, what, token) = if score.is_of_tokens {
-        ("AutoModelForTokenClassification", "words", "first token")
-    } else {
+    let (class, what) = if score.is_of_tokens {
+        (
+            "AutoModelForTokenClassification",
+            "words, each at its first token",
+        )
+    } else if score.is_of_causal_model() {
         (
             "AutoModelForSequenceClassification",
-            "texts",
-            "last token that is not padding",
+            "texts, each at its last token that is not padding",
         )
+    } else {
+        ("AutoModelForSequenceClassification", "whole texts")
+    };
+    // A base may have a head of its own for another number of scores.
+    let fresh = if score.is_of_causal_model() {
+        ""
+    } else {
+        ", ignore_mismatched_sizes=True"
     };
     let base = base_in_python(card);
     let notes: String = card
@@ -66,14 +76,14 @@ fn scored(card: &Card, score: &ScoreConfig) -> String {
         format!("labels = json.load(open(\"ADAPTER/{LABELS}\"))"),
         "labels[\"id2label\"] = {int(id): name for id, name in labels[\"id2label\"].items()}"
             .to_owned(),
-        format!("base = {class}.from_pretrained({base}, **labels)"),
+        format!("base = {class}.from_pretrained({base}, **labels{fresh})"),
         "model = PeftModel.from_pretrained(base, \"ADAPTER\").eval()".to_owned(),
     ];
     [
         legend(card),
         format!(
             "`ADAPTER` stands for the folder with `adapter_config.json`: that of this card, or \
-            its `adapter`. It scores {what}, each at its {token}, and writes none.\n\n"
+            its `adapter`. It scores {what}, and writes none.\n\n"
         ),
         format!("Not every program takes this adapter as it is:\n\n{notes}\n"),
         block(

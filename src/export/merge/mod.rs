@@ -5,6 +5,7 @@ mod card;
 mod change;
 mod gguf;
 mod request;
+mod scores;
 mod shard;
 mod tally;
 mod vocabulary;
@@ -17,6 +18,7 @@ pub use gguf::{GgufNumbers, gguf_file};
 pub use request::{Addend, MergeRequest, Onto, OtherBase, TrainedOn};
 pub use tally::Tally;
 
+use scores::NewScores;
 use shard::{Rewriting, Untied};
 
 use crate::adapter::merge::MergeSource;
@@ -138,6 +140,11 @@ fn merge_as(
     let linears = folder.spec.modules();
     let mut adapters = open_adapters(order, &linears)?;
     let old = weight_files(&order.base)?;
+    let scores = adapters
+        .first()
+        .and_then(|adapter| adapter.score.as_ref())
+        .map(|score| NewScores::of(score, folder, &old))
+        .transpose()?;
     let config = order.base.join("config.json");
     order.check(&config, hash_file(&config)?, report)?;
     let paths: Vec<_> = old.iter().map(|old| old.path().to_owned()).collect();
@@ -177,6 +184,7 @@ fn merge_as(
         linears,
         untied,
         float,
+        scores: scores.as_ref(),
         packing: packing.as_ref(),
         counts_q8_0,
         interrupt,
@@ -210,6 +218,16 @@ fn merge_as(
             order.float,
             tensor_bytes,
             (own_head.as_ref(), vocabulary.as_ref()),
+            |index| {
+                if let Some(scores) = &scores {
+                    scores.tell_index(index, tensor_bytes);
+                }
+            },
+            |config| {
+                if let Some(scores) = &scores {
+                    scores.tell(config);
+                }
+            },
         )?;
         let (base, hashes) = origin.unwrap_or((&order.base, hashes));
         Ok::<_, MergeError>(write_atomic(
@@ -253,6 +271,7 @@ fn written_bytes(rewriting: &Rewriting, old: &[Archive]) -> Result<(u64, u64), M
 pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), MergeError> {
     let mut folder = Folder::open(base)?;
     peft::resize(&mut folder, adapter)?;
+    check_no_score(adapter)?;
     let mut source = MergeSource::open(adapter, 1.0, &folder.spec.modules())?;
     if !source.has_bases() {
         return Ok(());
@@ -267,6 +286,24 @@ pub fn check_tables(base: &Path, adapter: &Path) -> Result<(), MergeError> {
     };
     source.compare_bases(&old, false, stored)?;
     Ok(())
+}
+
+/// Refuses an adapter with a score head, for a format of language models.
+///
+/// # Errors
+/// It has one, or cannot be read.
+pub fn check_no_score(adapter: &Path) -> Result<(), MergeError> {
+    let Some(score) = peft::read_config(adapter)?.score else {
+        return Ok(());
+    };
+    let reason = format!(
+        "it has a score head, `{}`, which a language model has no place for; score texts with \
+        `rankine classify`, load the adapter in PEFT, or make a model with the head by \
+        `rankine merge`",
+        score.module
+    );
+    let folder = adapter.display().to_string();
+    Err(adapter::AdapterError::Unmergeable { folder, reason }.into())
 }
 
 /// Opens the weight files of a base.

@@ -11,6 +11,7 @@ use std::thread;
 
 use super::MergeError;
 use super::change::Change;
+use super::scores::NewScores;
 use super::tally::Tally;
 use crate::adapter::merge::{Delta, MergeSource, Replacement};
 use crate::files::safetensors::{Archive, TensorEntry};
@@ -36,6 +37,8 @@ pub(super) struct Rewriting<'a> {
     pub untied: Option<Untied>,
     /// The type of all numbers; `None` if it stays.
     pub float: Option<Float>,
+    /// The score head that takes the place of the vocabulary's.
+    pub scores: Option<&'a NewScores>,
     /// The quantization of the base, if adapters are added to what remains after it.
     pub packing: Option<&'a Repacking>,
     /// Whether to measure the loss from rounding to `Q8_0`.
@@ -59,7 +62,14 @@ impl Rewriting<'_> {
     /// Returns the header of the new file.
     pub fn header(&self, old: &Archive) -> Result<Vec<u8>, MergeError> {
         let entries = self.entries(old)?.into_iter().chain(self.head(old)?);
-        Ok(old.header_for(&entries.collect::<Vec<_>>(), self.float)?)
+        let mut entries: Vec<TensorEntry> = entries.collect();
+        if let Some(scores) = self.scores {
+            for entry in &mut entries {
+                entry.name = scores.name(&entry.name);
+            }
+            entries.extend(scores.added_to(old));
+        }
+        Ok(old.header_for(&entries, self.float)?)
     }
 
     /// Returns the tensors of the new file. Vocabulary tables may have more rows than in the old
@@ -68,8 +78,14 @@ impl Rewriting<'_> {
         Ok(old
             .entries()?
             .into_iter()
+            .filter(|entry| !self.leaves_out(entry))
             .map(|entry| self.grown(entry))
             .collect())
+    }
+
+    fn leaves_out(&self, entry: &TensorEntry) -> bool {
+        self.scores
+            .is_some_and(|scores| scores.leaves_out(&entry.name))
     }
 
     fn grown(&self, mut entry: TensorEntry) -> TensorEntry {
@@ -84,10 +100,12 @@ impl Rewriting<'_> {
         let of = |entry: &TensorEntry| {
             (entry.numbers() * self.float.unwrap_or(entry.float).bytes()) as u64
         };
+        let scores = self.scores.map(|scores| scores.added_to(old));
         Ok(self
             .entries(old)?
             .iter()
             .chain(&self.head(old)?)
+            .chain(scores.iter().flatten())
             .map(of)
             .sum())
     }
@@ -176,6 +194,10 @@ impl Rewriting<'_> {
         let mut is_taken = pieces.send(self.header(old)?).is_ok();
         for entry in old.entries()? {
             let next = |_| blocks.recv().ok();
+            if self.leaves_out(&entry) {
+                self.blocks(&entry).for_each(|_| drop(blocks.recv()));
+                continue;
+            }
             let stored = entry.numbers();
             let entry = self.grown(entry);
             tally.add(&self.tensor((&entry, stored), next, &mut spare, |piece| {
@@ -199,6 +221,20 @@ impl Rewriting<'_> {
             tally.add(&self.tensor((&head, stored), next, &mut spare, |piece| {
                 is_taken &= pieces.send(piece).is_ok();
             })?);
+        }
+        for (name, _, numbers) in self.scores.iter().flat_map(|scores| scores.of_file(old)) {
+            let float = self.float.unwrap_or(Float::F32);
+            if !numbers.iter().all(|number| number.is_finite()) {
+                return Err(MergeError::NotFinite {
+                    tensor: name.clone(),
+                    float,
+                });
+            }
+            let mut piece = vec![0; numbers.len() * float.bytes()];
+            float.encode(numbers, &mut piece);
+            let _ = pieces.send(piece);
+            tally.tensors += 1;
+            tally.merged_tensors += 1;
         }
         Ok(tally)
     }

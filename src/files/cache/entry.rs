@@ -50,7 +50,7 @@ impl EntryKind {
     /// a file of a known format, whose name is its stamp.
     fn magic(self) -> Option<(&'static [u8; 7], u8)> {
         match self {
-            Self::Tokens => Some((b"RKTOKEN", 4)),
+            Self::Tokens => Some((b"RKTOKEN", 5)),
             Self::Reference => Some((b"RKREFER", 1)),
             Self::Teacher => Some((b"RKTEACH", 1)),
             Self::Converted => None,

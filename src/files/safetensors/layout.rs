@@ -6,6 +6,9 @@ use serde_json::{Map, Value, json};
 use super::super::Float;
 use super::{Archive, SafetensorsError};
 
+/// The key of a header that is no tensor.
+const METADATA: &str = "__metadata__";
+
 /// A tensor of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorEntry {
@@ -84,6 +87,9 @@ impl Archive {
             path: self.path.clone(),
             reason: error.to_string(),
         })?;
+        // What is left out of the new file keeps no place.
+        header
+            .retain(|name, _| name == METADATA || entries.iter().any(|entry| entry.name == *name));
         let mut start = 0;
         for entry in entries {
             let float = float.unwrap_or(entry.float);

@@ -3,9 +3,12 @@
 
 use super::{
     ConfigJson, DecoderSpec, EmbeddingNorm, GroupedSpec, LayerSpec, ModelError, Names, NormKind,
-    NormPlacement, PlainSpec, Span, decoder, heads, plain_activation,
+    NormPlacement, PlainSpec, ScoreLayerSpec, ScoreSpec, ScoringSpec, Span, decoder, heads,
+    plain_activation,
 };
 use crate::nn::rope::RopeSpec;
+use crate::nn::score_layer::ScoreActivation;
+use crate::terms::Pooling;
 
 /// Names of the encoder within a model that has something on top of it.
 const BERT: Names = Names {
@@ -46,13 +49,40 @@ const ROBERTA: Names = Names {
     ..BERT
 };
 
+/// The head of words, and of texts behind a layer.
+const WORDS: ScoreSpec = ScoreSpec {
+    module: "classifier",
+    layer: None,
+};
+const POOLER: ScoreLayerSpec = ScoreLayerSpec {
+    dense: "bert.pooler.dense",
+    has_bias: true,
+    activation: ScoreActivation::Tanh,
+    norm: None,
+    module: "pooler",
+    is_of_head: false,
+};
+
 pub(super) fn bert(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
-    encoder(config, BERT)
+    let texts = ScoreSpec {
+        layer: Some(POOLER),
+        ..WORDS
+    };
+    encoder(config, BERT, texts)
 }
 
 /// Reads `RoBERTa` or `XLM-RoBERTa`, whose positions begin after that of the padding token.
 pub(super) fn roberta(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
-    let spec = encoder(config, ROBERTA)?;
+    let texts = ScoreSpec {
+        module: "classifier.out_proj",
+        layer: Some(ScoreLayerSpec {
+            dense: "classifier.dense",
+            module: "classifier",
+            is_of_head: true,
+            ..POOLER
+        }),
+    };
+    let spec = encoder(config, ROBERTA, texts)?;
     let Some(padding) = spec.padding else {
         return Err(config.fault(
             "`pad_token_id` names no token, expected one: positions begin after its number",
@@ -74,7 +104,7 @@ pub(super) fn roberta(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
     })
 }
 
-fn encoder(config: &ConfigJson, names: Names) -> Result<DecoderSpec, ModelError> {
+fn encoder(config: &ConfigJson, names: Names, texts: ScoreSpec) -> Result<DecoderSpec, ModelError> {
     for key in ["is_decoder", "add_cross_attention"] {
         if config.flag(key, false)? {
             return Err(config.fault(format!("`{key}` is `true`, known is `false`")));
@@ -123,6 +153,11 @@ fn encoder(config: &ConfigJson, names: Names) -> Result<DecoderSpec, ModelError>
         embedding_norm: EmbeddingNorm::OfSum,
         learns_positions: true,
         token_types: config.size("type_vocab_size")?,
+        scoring: Some(ScoringSpec {
+            pooling: Pooling::First,
+            texts,
+            words: WORDS,
+        }),
         ..decoder(config, layer)?
     })
 }

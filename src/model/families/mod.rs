@@ -61,8 +61,8 @@ use super::layout::{Names, WeightOrder};
 use super::spec::{
     DecoderSpec, EmbeddingNorm, ExpertForm, ExpertsSpec, GatedAndExpertsSpec, GatedSpec,
     GroupedSpec, KeyValues, LatentSpec, LayerSpec, MixerSpec, MlpSpec, Modules, NormKind,
-    NormPlacement, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm, SharedExpertSpec,
-    StackNames,
+    NormPlacement, PerLayerInputSpec, PlainActivation, PlainSpec, QueryKeyNorm, ScoreLayerSpec,
+    ScoreSpec, ScoringSpec, SharedExpertSpec, StackNames,
 };
 use crate::nn::attention::Span;
 use crate::nn::experts::{RouterGroups, RouterScore, RouterSpec};

@@ -4,9 +4,12 @@
 use super::span::named_kind;
 use super::{
     ConfigJson, DecoderSpec, EmbeddingNorm, GatedSpec, GroupedSpec, LayerSpec, ModelError, Modules,
-    Names, NormKind, NormPlacement, Span, decoder, heads, rope,
+    Names, NormKind, NormPlacement, ScoreLayerSpec, ScoreSpec, ScoringSpec, Span, decoder, heads,
+    rope,
 };
+use crate::nn::score_layer::ScoreActivation;
 use crate::ops::Activation;
+use crate::terms::Pooling;
 
 /// Its key for the base of rotations, and the usual one.
 pub(super) const KEYS: [(&str, &str); 1] = [("global_rope_theta", "rope_theta")];
@@ -89,6 +92,32 @@ pub(super) fn spec(config: &ConfigJson) -> Result<DecoderSpec, ModelError> {
             NormKind::LayerWithoutBias
         },
         embedding_norm: EmbeddingNorm::OfSum,
+        scoring: Some(scoring(config)?),
         ..decoder(config, layer)?
+    })
+}
+
+/// Reads the heads of texts and of words, which are alike.
+fn scoring(config: &ConfigJson) -> Result<ScoringSpec, ModelError> {
+    config.only("classifier_activation", &["gelu"])?;
+    config.only("classifier_pooling", &["cls", "mean"])?;
+    let head = ScoreSpec {
+        module: "classifier",
+        layer: Some(ScoreLayerSpec {
+            dense: "head.dense",
+            has_bias: config.flag("classifier_bias", false)?,
+            activation: ScoreActivation::Gelu,
+            norm: Some(("head.norm", config.flag("norm_bias", false)?)),
+            module: "head",
+            is_of_head: false,
+        }),
+    };
+    Ok(ScoringSpec {
+        pooling: match config.text("classifier_pooling")? {
+            Some("mean") => Pooling::Mean,
+            _ => Pooling::First,
+        },
+        texts: head.clone(),
+        words: head,
     })
 }

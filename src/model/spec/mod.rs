@@ -3,6 +3,7 @@
 mod mixer;
 mod mlp;
 mod recurrent;
+mod scoring;
 
 pub use mixer::{GroupedSpec, KeyValues, LatentSpec, MixerSpec, OutputGate, QueryKeyNorm};
 pub use mlp::{
@@ -10,12 +11,14 @@ pub use mlp::{
     SharedExpertSpec, StackNames,
 };
 pub use recurrent::{ConvolutionSpec, RecurrentSpec};
+pub use scoring::{ScoreLayerSpec, ScoreSpec, ScoringSpec};
 
 use std::collections::BTreeSet;
 
 use super::layout::{Names, WeightOrder};
 use crate::nn::experts::RouterSpec;
 use crate::ops::{Activation, RecurrenceForm, Update};
+use crate::terms::Pooling;
 
 /// A causal decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,6 +72,9 @@ pub struct DecoderSpec {
     /// `padding_idx` of torch,
     /// <https://docs.pytorch.org/docs/stable/generated/torch.nn.Embedding.html>.
     pub padding: Option<u32>,
+    /// The heads that score texts and words of an encoder; `None` of a causal model, which has one
+    /// map at the last token of a text.
+    pub scoring: Option<ScoringSpec>,
 }
 
 /// The norm of the rows that are looked up for tokens.
@@ -280,7 +286,33 @@ impl DecoderSpec {
             router_aux_loss_coef: 0.0,
             context: 2048,
             padding: None,
+            scoring: None,
         }
+    }
+
+    /// Returns the hidden rows at which a text is scored.
+    pub fn score_pooling(&self) -> Pooling {
+        let scoring = self.scoring.as_ref();
+        scoring.map_or(Pooling::Last, |scoring| scoring.pooling)
+    }
+
+    /// Returns the tensors that a checkpoint may have of heads that score texts or words.
+    pub fn score_tensors(&self) -> Vec<String> {
+        let of_map = |module: &str| ["weight", "bias"].map(|part| format!("{module}.{part}"));
+        let Some(scoring) = &self.scoring else {
+            let modules = BTreeSet::from(["score", self.names.token_scores]);
+            return modules.into_iter().flat_map(of_map).collect();
+        };
+        let of_head = |head: &ScoreSpec| {
+            let of_layer = head
+                .layer
+                .iter()
+                .flat_map(|layer| layer.tensors(self.width));
+            let of_layer = of_layer.map(|(name, _)| name);
+            of_layer.chain(of_map(head.module)).collect::<Vec<_>>()
+        };
+        let all = [&scoring.texts, &scoring.words].map(of_head).concat();
+        BTreeSet::from_iter(all).into_iter().collect()
     }
 
     /// Whether embedding, norms and logits are plain, with nothing added, multiplied or capped.
