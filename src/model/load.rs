@@ -105,7 +105,7 @@ impl Folder {
     /// # Errors
     /// As of [`Folder::check_weights`].
     pub fn stored_scores(&self) -> Result<BTreeMap<String, Vec<usize>>, ModelError> {
-        Ok(score_shapes(&self.weights()?, &self.spec))
+        Ok(score_shapes(self.weights()?.source(), &self.spec))
     }
 
     /// Whether config.json names a class with a head that scores texts or words.
@@ -368,7 +368,7 @@ fn only_scores(path: &Path, spec: &DecoderSpec) -> bool {
         let names = names.map(|stored| spec.names.canonical(&stored));
         Ok::<_, ModelError>(names.collect::<Vec<_>>())
     };
-    let names = shard_paths(path).and_then(|paths| {
+    let names = safetensors_paths(path).and_then(|paths| {
         paths
             .iter()
             .map(names)
