@@ -289,7 +289,8 @@ pub(super) const KEYS: &[Words] = &[
     key(
         "objective.teacher_quantization",
         "\"none\"",
-        "Packs the teacher's projections: `nf4`, `fp4` or `int8`.",
+        "Packs the teacher's projections: `nf4`, `fp4` or `int8`; `gguf`, which needs no key, is \
+        how a GGUF file has them.",
     ),
     key(
         "objective.cache_teacher",
@@ -389,7 +390,8 @@ pub(super) const KEYS: &[Words] = &[
         "adapter.quantization",
         "",
         "How the base's projections are quantized: `nf4`, `fp4`, \
-        `int8` or `none`; `nf4` with `qlora`, else `none` by default.",
+        `int8` or `none`; `nf4` with `qlora`, else `none` by default. `gguf`, which needs no key, \
+        is how a GGUF base has them.",
     ),
     key(
         "adapter.double_quant",

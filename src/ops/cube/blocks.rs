@@ -77,7 +77,8 @@ fn signed(byte: u32) -> f32 {
 #[cube]
 fn half(blocks: &[u32], place: usize) -> f32 {
     let bits = byte(blocks, place) | (byte(blocks, place + 1) << 8u32);
-    let (exponent, fraction) = ((bits >> 10u32) & 31u32, bits & 1023u32);
+    let exponent = (bits >> 10u32) & 31u32;
+    let fraction = bits & 1023u32;
     let wide = select(exponent == 31u32, 255u32, exponent + 112u32);
     let normal = f32::reinterpret((wide << 23u32) | (fraction << 13u32));
     let small = f32::cast_from(fraction) * 5.960_464_5e-8f32;
@@ -193,7 +194,7 @@ fn number(blocks: &[u32], block: usize, place: usize, #[comptime] format: BlockF
     number
 }
 
-/// Returns a number of Q4_K or Q5_K, given its code.
+/// Returns a number of `Q4_K` or `Q5_K`, given its code.
 #[cube]
 fn affine(blocks: &[u32], block: usize, group: usize, code: u32) -> f32 {
     let of_scale = byte(blocks, block + 4 + group % 4);

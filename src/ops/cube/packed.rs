@@ -19,26 +19,22 @@ pub(in crate::ops) struct OnGpu {
     /// The bytes of the codes, or of whole blocks of ggml, as words of 32 bits, the first byte
     /// lowest.
     codes: CubeTensor,
+    /// The numbers of codes of 4 bits; `None`: codes are numbers.
+    table: Option<CubeTensor>,
     scaling: Scaling,
 }
 
-/// What makes numbers of codes.
+/// What makes numbers of codes, or of the table's.
 #[derive(Debug)]
 enum Scaling {
+    /// An absmax per group; whole numbers are in units of 1/127.
     Absmax {
-        /// The absmax, one per group.
-        absmax: CubeTensor,
+        absmax: Box<CubeTensor>,
         /// Numbers per group, which is a block or a row.
         group: usize,
-        /// The numbers of 4-bit codes; `None`: codes are whole numbers of 8 bits, in units of
-        /// 1/127.
-        table: Option<CubeTensor>,
     },
-    Blocks {
-        format: BlockFormat,
-        /// The numbers of codes that are places in a table.
-        table: Option<CubeTensor>,
-    },
+    /// The scales in the blocks.
+    Blocks(BlockFormat),
 }
 
 impl OnGpu {
@@ -67,10 +63,10 @@ impl OnGpu {
             Quantized::FourBit(packed) => Self {
                 shape,
                 codes: words(packed.codes()),
+                table: Some(floats(packed.kind().code())),
                 scaling: Scaling::Absmax {
-                    absmax: floats(&packed.absmax().values()),
+                    absmax: Box::new(floats(&packed.absmax().values())),
                     group: packed.block_size().numbers(),
-                    table: Some(floats(packed.kind().code())),
                 },
             },
             Quantized::Int8(packed) => Self {
@@ -82,19 +78,17 @@ impl OnGpu {
                         .map(|code| code.cast_unsigned())
                         .collect::<Vec<_>>(),
                 ),
+                table: None,
                 scaling: Scaling::Absmax {
-                    absmax: floats(packed.absmax()),
+                    absmax: Box::new(floats(packed.absmax())),
                     group: shape[1],
-                    table: None,
                 },
             },
             Quantized::Blocks(packed) => Self {
                 shape,
                 codes: words(packed.bytes()),
-                scaling: Scaling::Blocks {
-                    format: packed.format(),
-                    table: packed.format().table().map(|table| floats(&table)),
-                },
+                table: packed.format().table().map(|table| floats(&table)),
+                scaling: Scaling::Blocks(packed.format()),
             },
         }
     }
@@ -191,16 +185,12 @@ pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -
         let (client, element) = (output.client.clone(), element(&output));
         let [codes, to] = [&weight.codes, &output].map(|tensor| tensor.clone().into_buffer_arg());
         let (first, count) = (first as u32, (count / size) as u32);
+        let table = weight.table.clone().map(CubeTensor::into_buffer_arg);
         match &weight.scaling {
-            Scaling::Absmax {
-                absmax,
-                group,
-                table,
-            } => {
+            Scaling::Absmax { absmax, group } => {
                 let which = CodesLaunch::new(first, count, *group as u32);
-                let absmax = absmax.clone().into_buffer_arg();
+                let absmax = absmax.as_ref().clone().into_buffer_arg();
                 if let Some(table) = table {
-                    let table = table.clone().into_buffer_arg();
                     unpack_four_bits::launch(
                         &client, cubes, cube, size, codes, absmax, table, to, which, element,
                     );
@@ -211,17 +201,15 @@ pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -
                     );
                 }
             }
-            Scaling::Blocks { format, table } => {
+            Scaling::Blocks(format) => {
                 let which = blocks::NumbersLaunch::new(first, count);
-                let format = *format;
                 if let Some(table) = table {
-                    let table = table.clone().into_buffer_arg();
                     blocks::unpack_by_table::launch(
-                        &client, cubes, cube, size, codes, table, to, which, format, element,
+                        &client, cubes, cube, size, codes, table, to, which, *format, element,
                     );
                 } else {
                     blocks::unpack::launch(
-                        &client, cubes, cube, size, codes, to, which, format, element,
+                        &client, cubes, cube, size, codes, to, which, *format, element,
                     );
                 }
             }

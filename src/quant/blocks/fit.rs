@@ -46,7 +46,7 @@ impl Search {
             sum_x += w * x;
         }
         least = if least > 0.0 { 0.0 } else { least };
-        if most == least {
+        if most <= least {
             return Affine {
                 codes: [0; N],
                 scale: 0.0,
@@ -106,20 +106,20 @@ fn solved<const N: usize>(
     weights: &[f32; N],
     [sum_w, sum_x]: [f32; 2],
 ) -> Option<Affine<N>> {
-    let (mut sum_l, mut sum_l2, mut sum_xl) = (0.0, 0.0, 0.0);
+    let (mut of_codes, mut squares_of_l, mut products) = (0.0, 0.0, 0.0);
     for ((code, x), w) in codes.iter().zip(x).zip(weights) {
         let l = f32::from(*code);
-        sum_l += w * l;
-        sum_l2 += w * l * l;
-        sum_xl += w * l * x;
+        of_codes += w * l;
+        squares_of_l += w * l * l;
+        products += w * l * x;
     }
-    let determinant = sum_w * sum_l2 - sum_l * sum_l;
+    let determinant = sum_w * squares_of_l - of_codes * of_codes;
     let is_solvable = determinant > 0.0;
-    let minimum = (sum_l2 * sum_x - sum_l * sum_xl) / determinant;
+    let minimum = (squares_of_l * sum_x - of_codes * products) / determinant;
     let (scale, minimum) = if minimum > 0.0 {
-        (sum_xl / sum_l2, 0.0)
+        (products / squares_of_l, 0.0)
     } else {
-        ((sum_w * sum_xl - sum_x * sum_l) / determinant, minimum)
+        ((sum_w * products - sum_x * of_codes) / determinant, minimum)
     };
     is_solvable.then_some(Affine {
         codes,

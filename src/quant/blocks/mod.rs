@@ -27,6 +27,9 @@ use super::{QuantError, check_length, count};
 
 /// Numbers that are unpacked at a time, from one block.
 const GROUP: usize = 32;
+/// A number above which no scale in float16 is large enough; the largest that has one is below 3e8.
+/// The third power of it is still a float.
+const LARGEST: f32 = 1e9;
 /// Numbers per piece of work of a thread.
 const PIECE: usize = 1 << 14;
 
@@ -201,9 +204,11 @@ impl BlockFormat {
         }
         let blocks = blocks.chunks_exact_mut(self.bytes());
         for (index, (numbers, block)) in numbers.chunks(self.numbers()).zip(blocks).enumerate() {
+            let is_large = numbers.iter().any(|number| number.abs() > LARGEST);
             self.quantize_block(numbers, block);
             let scale = |place: &usize| f16::from_le_bytes([block[*place], block[*place + 1]]);
-            if !self.scales().iter().map(scale).all(f16::is_finite) {
+            let has_scales = !self.scales().is_empty();
+            if (has_scales && is_large) || !self.scales().iter().map(scale).all(f16::is_finite) {
                 let index = index * self.numbers();
                 return Err(QuantError::Scale {
                     format: self,

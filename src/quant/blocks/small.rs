@@ -1,5 +1,5 @@
-//! Quantizes blocks of 32 numbers: Q8_0, Q4_0, Q4_1, Q5_0 and Q5_1. The code of a number is that of
-//! its share of the scale before the scale is rounded to float16.
+//! Quantizes blocks of 32 numbers: `Q8_0`, `Q4_0`, `Q4_1`, `Q5_0` and `Q5_1`. The code of a number
+//! is that of its share of the scale before the scale is rounded to float16.
 
 use half::f16;
 

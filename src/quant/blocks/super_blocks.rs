@@ -1,4 +1,4 @@
-//! Quantizes blocks of 256 numbers, whose scales are codes too: Q2_K to Q6_K.
+//! Quantizes blocks of 256 numbers, whose scales are codes too: `Q2_K` to `Q6_K`.
 
 use half::f16;
 
@@ -11,7 +11,7 @@ fn half(block: &[u8], place: usize) -> f32 {
     f16::from_le_bytes([block[place], block[place + 1]]).to_f32()
 }
 
-/// Returns scale and minimum of a group of Q4_K and Q5_K. Of the first four groups they are the
+/// Returns scale and minimum of a group of `Q4_K` and `Q5_K`. Of the first four groups they are the
 /// lower six bits of a byte each; those of the others share a byte, and have their upper two bits
 /// with them.
 #[inline(always)]
@@ -37,7 +37,7 @@ fn put_six_bits(scales: &mut [u8], group: usize, [scale, minimum]: [u8; 2]) {
     }
 }
 
-/// Returns the scale of 16 numbers of Q3_K.
+/// Returns the scale of 16 numbers of `Q3_K`.
 #[inline(always)]
 pub(super) fn six_bits_of_q3_k(scales: &[u8; 12], place: usize) -> u8 {
     let lower = scales[place % 8] >> (place / 8 * 4) & 15;
@@ -182,7 +182,7 @@ pub(super) fn quantize_q3_k(numbers: &[f32; 256], block: &mut [u8; 110]) {
     put_two_bits(&codes, &mut block[32..96]);
 }
 
-/// Writes the scales of Q4_K and Q5_K, and returns the codes.
+/// Writes the scales of `Q4_K` and `Q5_K`, and returns the codes.
 fn quantize_groups(numbers: &[f32; 256], search: Search, block: &mut [u8]) -> [u8; 256] {
     let weights = |group: &[f32; GROUP]| {
         let squares = group.iter().fold(0.0, |sum, x| sum + x * x);

@@ -1,10 +1,10 @@
-//! Blocks whose codes are places in a table: IQ4_NL, IQ4_XS and MXFP4.
+//! Blocks whose codes are places in a table: `IQ4_NL`, `IQ4_XS` and MXFP4.
 
 use super::fit::{EPSILON, nearest};
 use super::small::{extreme, inverse, put_half, put_halves};
 use super::{GROUP, whole};
 
-/// Numbers of the codes of IQ4_NL and IQ4_XS.
+/// Numbers of the codes of `IQ4_NL` and `IQ4_XS`.
 pub(super) const IQ4: [i8; 16] = [
     -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
 ];
