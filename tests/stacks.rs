@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use common::*;
 use half::bf16;
 use rankine::adapter::{LoraConfig, Targets, attach, peft};
-use rankine::export::merge::{Addend, MergeRequest, Onto, OtherBase, merge};
+use rankine::export::merge::{Addend, GgufNumbers, MergeRequest, Onto, OtherBase, merge};
 use rankine::files::Float;
 use rankine::files::safetensors::Archive;
 use rankine::model::Folder;
@@ -160,6 +160,8 @@ fn stacks_load_and_adapters_of_them_are_merged() {
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
             counts_q8_0: false,
+            keeps_gguf: false,
+            gguf: GgufNumbers::Own,
         };
         let tally = merge(&order, &AtomicBool::new(false), &|_| {}).unwrap();
         assert_eq!(
