@@ -206,7 +206,7 @@ pub fn gguf(bytes: &[u8]) {
     }
 }
 
-/// Opens the files of a tokenizer. Texts whose tokens it knows must come back.
+/// Opens the files of a tokenizer, and tokenizes with it.
 fn check_tokenizer(folder: &Path, files: &GgufTokenizer) {
     for (name, value) in [
         ("tokenizer.json", &files.tokenizer),

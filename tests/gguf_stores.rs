@@ -329,7 +329,10 @@ fn a_model_of_a_store_is_trained() {
     let interrupt = AtomicBool::new(false);
     let (base, path) = (desk.path("base"), desk.path(&blob));
     let written = write_gguf_model(&base, &path, GgmlType::F16, &interrupt, &|_| {}).unwrap();
-    let layers = [layer("template", OTHER, 1), layer("model", DIGEST, written.bytes)];
+    let layers = [
+        layer("template", OTHER, 1),
+        layer("model", DIGEST, written.bytes),
+    ];
     let manifest = json!({"schemaVersion": 2, "layers": layers});
     let tags = desk.path("ollama/manifests/registry.ollama.ai/library/tiny");
     fs::create_dir_all(&tags).unwrap();
@@ -342,17 +345,32 @@ fn a_model_of_a_store_is_trained() {
         ran
     };
     run(&["inspect", "ollama:tiny:1b"]);
-    desk.edit("recipe.yaml", "base_model: base", "base_model: ollama:tiny:1b");
+    desk.edit(
+        "recipe.yaml",
+        "base_model: base",
+        "base_model: ollama:tiny:1b",
+    );
     let checked = run(&["check", "recipe.yaml"]);
     let said = [&checked.stdout[..], &checked.stderr].concat();
-    assert!(said.contains("`ollama:tiny:1b`: Ollama's template is not read"), "{said}");
+    assert!(
+        said.contains("`ollama:tiny:1b`: Ollama's template is not read"),
+        "{said}"
+    );
     run(&["train", "recipe.yaml"]);
     for name in ["run/recipe.lock.yaml", "run/README.md"] {
         let text = desk.read_text(name);
         assert!(text.contains("ollama:tiny:1b"), "{name}: {text}");
         assert!(text.contains(&format!("sha256:{DIGEST}")), "{name}: {text}");
     }
-    run(&["generate", "--adapter", "run", "--prompt", "the term", "--max-tokens", "2"]);
+    run(&[
+        "generate",
+        "--adapter",
+        "run",
+        "--prompt",
+        "the term",
+        "--max-tokens",
+        "2",
+    ]);
     let before = fs::read(desk.path(&blob)).unwrap().len() as u64;
     assert_eq!(before, written.bytes, "the store is only read");
     desk.edit("recipe.yaml", "ollama:tiny:1b", "ollama:tiny:7b");

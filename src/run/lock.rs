@@ -335,6 +335,14 @@ impl Lock {
         Some((form, said["quantize_head"] == true))
     }
 
+    /// Whether the run's adapter fits a quantized base: one that it quantized, or the blocks of a
+    /// GGUF file.
+    pub fn has_packed_base(&self) -> bool {
+        let said = &self.values()["recipe"]["adapter"];
+        let word = said["quantization"].as_str().and_then(Quantization::parse);
+        said["init_lora_weights"] != "pissa" && word.is_some_and(|word| word != Quantization::None)
+    }
+
     /// Records the quantization.
     pub(super) fn set_packing(&mut self, form: QuantFormat, packs_head: bool) {
         let said = &mut self.0["recipe"]["adapter"];

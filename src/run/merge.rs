@@ -181,7 +181,8 @@ fn packed_run(options: &MergeOptions, report: Reporter) -> Result<Option<PathBuf
 /// Returns the lock of an adapter whose run had a quantized base.
 pub fn packed_lock(addend: &Addend) -> Option<&Path> {
     let path = &addend.trained_on.as_ref()?.lock;
-    Lock::read(path).ok()?.packing().map(|_| path.as_path())
+    let lock = Lock::read(path).ok()?;
+    lock.has_packed_base().then_some(path.as_path())
 }
 
 /// Merges, and keeps the merge that is closest to the trained model. Paths are made absolute,

@@ -163,45 +163,33 @@ impl TensorType {
         }
     }
 
-    /// Returns whether the type can hold a number: f16 ends at 65504, also as the scale of a block,
-    /// which is the largest number divided by the largest code, and as its minimum.
-    pub fn holds(self, number: f32) -> bool {
+    /// Encodes whole rows, or whole blocks of one; `None` if the type cannot hold a number: f16 ends
+    /// at 65504, also as the scale of a block.
+    pub fn encode(self, numbers: &[f32]) -> Option<Vec<u8>> {
         const F16_ENDS: f32 = 65520.0;
-        let codes = match self {
-            Self::F32 | Self::Bf16 => return number.is_finite(),
-            Self::F16 => 1.0,
-            Self::Blocks(format) => match format {
-                BlockFormat::Q8_0 => 127.0,
-                BlockFormat::Q4_0 => 8.0,
-                BlockFormat::Q5_0 => 16.0,
-                // Scales and minima of scales.
-                BlockFormat::Q4K | BlockFormat::Q5K | BlockFormat::Q6K => 63.0,
-                _ => 1.0,
-            },
+        let mut bytes = vec![0; self.bytes(numbers.len())];
+        let Some(float) = self.float() else {
+            return self.quantized(numbers, &mut bytes).then_some(bytes);
         };
-        number.abs() / codes < F16_ENDS
+        let ends = if float == Float::F16 {
+            F16_ENDS
+        } else {
+            f32::INFINITY
+        };
+        let is_held = numbers.iter().all(|number| number.abs() < ends);
+        float.encode(numbers, &mut bytes);
+        is_held.then_some(bytes)
     }
 
-    /// Encodes whole rows, or whole blocks of one.
-    pub fn encode(self, numbers: &[f32]) -> Vec<u8> {
-        let mut bytes = vec![0; self.bytes(numbers.len())];
-        match self {
-            Self::Blocks(format) => {
-                let shares = numbers.par_chunks(SHARE_BLOCKS * format.numbers());
-                shares
-                    .zip(bytes.par_chunks_mut(SHARE_BLOCKS * format.bytes()))
-                    .for_each(|(numbers, bytes)| {
-                        format
-                            .quantize(numbers, bytes)
-                            .expect("infinite numbers were refused");
-                    });
-            }
-            _ => self
-                .float()
-                .expect("a type without blocks")
-                .encode(numbers, &mut bytes),
-        }
-        bytes
+    /// Quantizes whole blocks; false if a number does not fit.
+    fn quantized(self, numbers: &[f32], bytes: &mut [u8]) -> bool {
+        let Self::Blocks(format) = self else {
+            return false;
+        };
+        numbers
+            .par_chunks(SHARE_BLOCKS * format.numbers())
+            .zip(bytes.par_chunks_mut(SHARE_BLOCKS * format.bytes()))
+            .all(|(numbers, bytes)| format.quantize(numbers, bytes).is_ok())
     }
 
     /// Decodes the numbers of whole blocks.
@@ -220,10 +208,13 @@ impl TensorType {
         }
     }
 
-    /// Rounds the numbers of whole blocks to what a file of this type holds.
+    /// Rounds the numbers of whole blocks to what a file of this type holds; all are infinite if it
+    /// cannot hold one.
     pub fn nearest(self, numbers: &[f32]) -> Vec<f32> {
-        let (bytes, mut nearest) = (self.encode(numbers), vec![0.0; numbers.len()]);
-        self.decode(&bytes, &mut nearest);
+        let mut nearest = vec![f32::INFINITY; numbers.len()];
+        if let Some(bytes) = self.encode(numbers) {
+            self.decode(&bytes, &mut nearest);
+        }
         nearest
     }
 }
@@ -241,7 +232,7 @@ mod tests {
         let numbers: Vec<f32> = (0..64)
             .map(|index| (index as f32 * 0.7).sin() * if index < 32 { 3.0 } else { 0.01 })
             .collect();
-        let bytes = Q8_0.encode(&numbers);
+        let bytes = Q8_0.encode(&numbers).expect("small numbers");
         assert_eq!(bytes.len(), 68);
         for (block, bytes) in numbers.chunks(32).zip(bytes.chunks(34)) {
             let scale = f16::from_le_bytes([bytes[0], bytes[1]]).to_f32();
@@ -253,7 +244,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(Q8_0.encode(&[0.0; 32]), [0; 34]);
+        assert_eq!(Q8_0.encode(&[0.0; 32]), Some(vec![0; 34]));
         assert_eq!(GgmlType::Q8_0.of_tensor(&[4, 48]), TensorType::F16);
         assert_eq!(GgmlType::Q8_0.of_tensor(&[4, 64]), Q8_0);
         assert_eq!(GgmlType::Bf16.of_tensor(&[64]), TensorType::F32);
@@ -261,16 +252,13 @@ mod tests {
 
     #[test]
     fn what_a_type_cannot_hold_is_known() {
-        let blocks = BlockFormat::ALL.map(TensorType::Blocks);
-        for kind in [TensorType::F32, TensorType::F16, TensorType::Bf16]
-            .iter()
-            .chain(&blocks)
-        {
+        let holds = |kind: TensorType, number: f32| kind.encode(&[number; 32]).is_some();
+        for kind in [TensorType::F32, TensorType::F16, TensorType::Bf16, Q8_0] {
             assert!(
-                kind.holds(-65504.0) && !kind.holds(f32::NAN) && !kind.holds(f32::INFINITY),
+                holds(kind, -65504.0) && !holds(kind, f32::NAN) && !holds(kind, f32::INFINITY),
                 "{kind:?}"
             );
         }
-        assert!(!TensorType::F16.holds(65520.0) && Q8_0.holds(65520.0) && !Q8_0.holds(-1e7));
+        assert!(!holds(TensorType::F16, 65520.0) && holds(Q8_0, 65520.0) && !holds(Q8_0, -1e7));
     }
 }

@@ -315,7 +315,7 @@ mod tests {
         assert_eq!(layers_with(&types, "ffn_down", "Q4_0").len(), 16);
     }
 
-    /// Rows that are no multiple of 256 wide, as those of SmolLM2 135M, 576 and 1536.
+    /// Rows that are no multiple of 256 wide, as those of `SmolLM2` 135M, 576 and 1536.
     #[test]
     fn rows_of_other_widths_fall_back_to_smaller_blocks() {
         let model = MixedModel {

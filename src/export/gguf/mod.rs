@@ -73,7 +73,7 @@ impl<'a> TensorPart<'a> {
     /// Calls `take` with the tensor's bytes, some rows at a time.
     fn send(&self, mut take: impl FnMut(&[u8]) -> Result<(), GgufError>) -> Result<(), GgufError> {
         match &self.numbers {
-            Numbers::Here(numbers) => take(&self.info.kind.encode(numbers)),
+            Numbers::Here(numbers) => take(&held(self.info.kind, numbers, &self.info.name)?),
             Numbers::Stored(tensors) => tensors
                 .iter()
                 .try_for_each(|stored| stored.send(self.info.kind, &mut take)),
@@ -100,7 +100,7 @@ impl StoredTensor<'_> {
             return (0..count).try_for_each(|matrix| {
                 let numbers = self.read(matrix..matrix + 1)?;
                 let part = &numbers[half * width / 2..(half + 1) * width / 2];
-                take(&self.encode(part, kind)?)
+                take(&held(kind, part, name)?)
             });
         }
         let taken = half.map_or(0..count, |half| half * count / 2..(half + 1) * count / 2);
@@ -118,7 +118,7 @@ impl StoredTensor<'_> {
         let step = head.unwrap_or((BLOCK_NUMBERS / width).max(1));
         for first in taken.clone().step_by(step) {
             let numbers = self.read(first..(first + step).min(taken.end))?;
-            take(&self.encode(&change.apply(numbers, width), kind)?)?;
+            take(&held(kind, &change.apply(numbers, width), name)?)?;
         }
         Ok(())
     }
@@ -129,16 +129,14 @@ impl StoredTensor<'_> {
             .read_rows_f32(&self.name, rows)?
             .unwrap_or_default())
     }
+}
 
-    fn encode(&self, numbers: &[f32], kind: TensorType) -> Result<Vec<u8>, GgufError> {
-        if !numbers.iter().all(|number| kind.holds(*number)) {
-            return Err(GgufError::NotHeld {
-                tensor: self.name.clone(),
-                kind: kind.name(),
-            });
-        }
-        Ok(kind.encode(numbers))
-    }
+/// Encodes numbers of a tensor.
+fn held(kind: TensorType, numbers: &[f32], tensor: &str) -> Result<Vec<u8>, GgufError> {
+    kind.encode(numbers).ok_or_else(|| GgufError::NotHeld {
+        tensor: tensor.to_owned(),
+        kind: kind.name(),
+    })
 }
 
 /// Writes a file, whole or not at all.

@@ -31,6 +31,7 @@ const FILE: &str = "model.gguf";
 const BLOCK_NUMBERS: usize = 1 << 20;
 /// The numbers that a thread takes at a time, rounded to whole rows.
 const SHARE_NUMBERS: usize = 1 << 15;
+const Q8_0: TensorType = TensorType::Blocks(BlockFormat::Q8_0);
 /// The bytes that are copied at a time.
 const PIECE_BYTES: usize = 4 << 20;
 
@@ -290,7 +291,6 @@ impl<'a> Tensor<'a> {
                 "tensor `{name}` is in {kind}, which is not written"
             ))
         })?;
-        const Q8_0: TensorType = TensorType::Blocks(BlockFormat::Q8_0);
         let to = match numbers {
             // Vectors stay in the type of computation.
             _ if old.shape.len() < 2 => own,
@@ -391,13 +391,10 @@ impl Merging<'_> {
             let mut old = vec![0.0; range.len() * width];
             from.decode(stored, &mut old);
             let sums = sums(&added, range, &old, width);
-            if !sums.iter().all(|number| kind.holds(*number)) {
-                return Err(MergeError::NotHeld {
-                    tensor: tensor.name.to_owned(),
-                    kind: kind.name(),
-                });
-            }
-            let mut new = kind.encode(&sums);
+            let mut new = kind.encode(&sums).ok_or_else(|| MergeError::NotHeld {
+                tensor: tensor.name.to_owned(),
+                kind: kind.name(),
+            })?;
             if from == kind {
                 keep_same_rows(&mut new, stored, (&old, &sums), width);
             }
@@ -463,7 +460,9 @@ impl<'a> Added<'a> {
             squares.sum::<f64>().sqrt()
         };
         if let Some(factor) = delta.factor(own, norm) {
-            row.iter_mut().for_each(|number| *number *= factor);
+            for number in row {
+                *number *= factor;
+            }
         }
     }
 }

@@ -56,10 +56,10 @@ fn of_ollama(said: &str, home: Option<&Path>) -> Vec<PathBuf> {
 
 fn of_lm_studio(home: &Path) -> Vec<PathBuf> {
     let pointer = read_text_up_to(&home.join(POINTER), 64 << 10).unwrap_or_default();
-    let pointed = Some(pointer.trim())
+    let own = Some(pointer.trim())
         .filter(|path| !path.is_empty())
         .map(PathBuf::from);
-    let homes = pointed.into_iter().chain(HOMES.map(|name| home.join(name)));
+    let homes = own.into_iter().chain(HOMES.map(|name| home.join(name)));
     let mut folders: Vec<PathBuf> = homes
         .flat_map(|home| downloads(&home).into_iter().chain([home.join("models")]))
         .collect();

@@ -1,5 +1,5 @@
 //! Models that Ollama and LM Studio keep on this machine, by the names that those programs use:
-//! `ollama:llama3.2:1b`, `lmstudio:publisher/model`. Their folders are only read.
+//! `ollama:model:tag`, `lmstudio:publisher/model`. Their folders are only read.
 
 mod error;
 mod folders;
@@ -19,11 +19,11 @@ const LM_STUDIO: &str = "lmstudio:";
 /// A model in a store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredModel {
-    /// Its name with the prefix, such as `ollama:llama3.2:1b`.
+    /// Its name with the prefix, such as `ollama:model:tag`.
     pub name: String,
     /// Its GGUF file; of several the first one.
     pub path: PathBuf,
-    /// The SHA-256 of the file by which Ollama knows it, such as `sha256:74701a8c..`.
+    /// The SHA-256 of the file by which Ollama knows it, such as `sha256:` and its digits.
     pub digest: Option<String>,
     /// What the store has beside the model and is not read.
     pub notes: Vec<String>,

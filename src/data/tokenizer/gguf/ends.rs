@@ -1,6 +1,6 @@
 //! Tokens that end an answer by their names, as llama.cpp finds them.
 
-use super::vocabulary::Vocabulary;
+use std::collections::HashMap;
 
 /// Names of tokens at which llama.cpp stops.
 const NAMES: [&str; 20] = [
@@ -33,21 +33,14 @@ pub(super) fn is_end(text: &str) -> bool {
 
 /// Returns the ids at which llama.cpp stops by the tokens' names. Where a message ends in
 /// `<|return|>` or `<|call|>`, `<|end|>` ends only a part of it.
-pub(super) fn of(vocabulary: &Vocabulary) -> Vec<u32> {
-    let id = |name: &str| {
-        let index = vocabulary
-            .tokens
-            .iter()
-            .position(|token| token.text == name)?;
-        u32::try_from(index).ok()
-    };
-    let has = |name: &str| id(name).is_some();
+pub(super) fn of(ids: &HashMap<&str, u32>) -> Vec<u32> {
+    let has = |name: &str| ids.contains_key(name);
     let has_parts = has("<|call|>") && has("<|return|>") || has("<|calls|>") && has("<|flush|>");
     let is_part =
         |name: &str| name == "<|end|>" && has_parts || name == "</s>" && has("<|tool_response>");
     NAMES
-        .into_iter()
+        .iter()
         .filter(|name| !is_part(name))
-        .filter_map(id)
+        .filter_map(|name| ids.get(*name).copied())
         .collect()
 }

@@ -258,7 +258,7 @@ impl Special {
             .eos
             .iter()
             .chain(&self.ends)
-            .chain(&ends::of(vocabulary))
+            .chain(&ends::of(&vocabulary.ids()))
         {
             if !ends.contains(id) {
                 ends.push(*id);
