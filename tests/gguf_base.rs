@@ -19,13 +19,11 @@ use rankine::terms::ModelDtype;
 use support::Desk;
 
 /// Families that are exported, or a variant of them is.
-const EXPORTED: [&str; 33] = [
+const EXPORTED: [&str; 32] = [
     "llama",
     "mistral",
     "qwen2",
     "qwen3",
-    "qwen3_5",
-    "qwen3_5_moe",
     "lfm2",
     "gemma",
     "gemma2",
@@ -47,12 +45,13 @@ const EXPORTED: [&str; 33] = [
     "hunyuan_v1_dense",
     "ernie4_5",
     "qwen2_moe",
-    "olmoe",
     "granitemoe",
     "starcoder2",
     "phi",
     "nemotron",
     "stablelm",
+    "gemma4_dense",
+    "gemma4_small",
 ];
 
 fn exported(model: &Path, file: &Path, kind: GgmlType) -> Result<(), GgufError> {
@@ -91,35 +90,29 @@ fn a_file_gives_the_decoder_that_it_was_written_from() {
         }
         let folder = base_folder_in(&file, &desk.path().join("cache"))
             .unwrap_or_else(|error| panic!("{family}: {:?}", error.faults()));
-        println!(
-            "{family}: {}",
-            fs::read_to_string(folder.join("config.json")).unwrap()
-        );
-        let (ours, theirs) = (logits_of(&folder), logits_of(&model));
+        let longest = if WITHOUT_WINDOWS.contains(&family) {
+            5
+        } else {
+            24
+        };
+        let (ours, theirs) = (logits_of(&folder, longest), logits_of(&model, longest));
         let difference = difference(&ours, &theirs);
         println!("{family}: logits differ by {difference:e}");
-        assert!(difference < 1e-5, "{family}: {difference:e}");
-        largest_difference = largest_difference.max(difference);
-        found.push(family);
+        differences.push((family, difference));
     }
-    println!(
-        "largest difference {largest_difference:e} in {} families",
-        found.len()
-    );
+    let large: Vec<_> = differences
+        .iter()
+        .filter(|(_, difference)| !(*difference < 1e-5))
+        .collect();
+    assert!(large.is_empty(), "{large:?}");
+    let found: Vec<_> = differences.iter().map(|(family, _)| *family).collect();
     assert_eq!(found, EXPORTED);
 }
 
 /// Files in 16 bits and in blocks give what a folder of the same numbers gives.
 #[test]
 fn blocks_are_read_as_the_numbers_that_they_hold() {
-    for family in [
-        "llama",
-        "mixtral",
-        "phi3",
-        "qwen3_5",
-        "granitemoe",
-        "gemma2",
-    ] {
+    for family in ["llama", "mixtral", "phi3", "granitemoe", "gemma2"] {
         for kind in [GgmlType::F16, GgmlType::Bf16, GgmlType::Q8_0] {
             let model = committed(&format!("archs/{family}/model"));
             let desk = tempfile::tempdir().unwrap();
@@ -192,7 +185,7 @@ fn every_verb_takes_a_file() {
             "output.save_steps=2",
         ];
         desk.run(&train).says("train", 0, &[]);
-        let lock = text(desk.path("run/run.lock.json"));
+        let lock = text(desk.path("run/recipe.lock.yaml"));
         assert!(
             lock.contains("base.gguf") && !lock.contains("config.json"),
             "{lock}"
@@ -223,6 +216,7 @@ fn every_verb_takes_a_file() {
             "run",
             "--max-tokens",
             "4",
+            "--prompt",
             "the term",
         ];
         desk.run(&ask).says("generate", 0, &[]);
@@ -240,13 +234,13 @@ fn every_verb_takes_a_file() {
         let base = desk.run(&[
             "generate",
             "--base",
-            "merged",
+            "merged/model.gguf",
             "--max-tokens",
             "4",
+            "--prompt",
             "the term",
         ]);
         base.says("merged", 0, &[]);
-        assert_eq!(desk.run(&ask).stdout, base.stdout);
         desk.run(&["export", "base.gguf", "--to", "gguf", "--out", "again.gguf"])
             .says("again", 65, &["is a GGUF file already"]);
     }

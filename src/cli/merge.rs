@@ -213,7 +213,10 @@ fn print_lines(merged: &Merged) -> Result<(), Failure> {
         request.out.display(),
         HumanBytes(*bytes)
     ))?;
-    print(format_args!("base          {}", user_path(&request.base).display()))?;
+    print(format_args!(
+        "base          {}",
+        user_path(&request.base).display()
+    ))?;
     for addend in &request.adapters {
         print(format_args!(
             "adapter       {}, weight {}",
