@@ -12,7 +12,7 @@ use std::sync::atomic::AtomicBool;
 use common::{batch, difference, json, largest, load};
 use rankine::adapter::{attach, peft};
 use rankine::data::TokenRow;
-use rankine::export::merge::{Addend, MergeRequest, Onto, OtherBase, merge};
+use rankine::export::merge::{Addend, GgufNumbers, MergeRequest, Onto, OtherBase, merge};
 use rankine::fault::Explain;
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Decoder, Folder, shard_paths};
@@ -221,6 +221,8 @@ fn merged(
         other_base: OtherBase::Refuse,
         onto: Onto::Stored,
         counts_q8_0: false,
+        keeps_gguf: false,
+        gguf: GgufNumbers::Own,
     };
     merge(&order, &AtomicBool::new(false), &|_| {})?;
     Ok(load(&out))

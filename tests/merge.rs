@@ -15,7 +15,7 @@ use burn::tensor::Device;
 use common::*;
 use half::{bf16, f16};
 use rankine::adapter::{LoraConfig, Targets, attach, peft};
-use rankine::export::merge::{Addend, MergeError, MergeRequest, Onto, OtherBase, Tally, merge};
+use rankine::export::merge::{Addend, GgufNumbers, MergeError, MergeRequest, Onto, OtherBase, Tally, merge};
 use rankine::files::Float;
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Decoder, Folder, Storage, shard_paths};
@@ -41,6 +41,8 @@ fn order(base: &Path, adapters: &[(&Path, f64)], out: &Path, float: Option<Float
         other_base: OtherBase::Refuse,
         onto: Onto::Stored,
         counts_q8_0: false,
+        keeps_gguf: false,
+        gguf: GgufNumbers::Own,
     }
 }
 

@@ -16,7 +16,7 @@ use common::{attach_peft, batch, committed, difference, json, load, logits};
 use rankine::adapter::{peft, tensors};
 use rankine::data::TokenRow;
 use rankine::data::tokenize::Tokenizer;
-use rankine::export::merge::{Addend, MergeRequest, Onto, OtherBase, merge};
+use rankine::export::merge::{Addend, GgufNumbers, MergeRequest, Onto, OtherBase, merge};
 use rankine::files::safetensors::Archive;
 use rankine::model::{Decoder, Folder, shard_paths};
 use rankine::plan::{Plan, Resolved};
@@ -192,6 +192,8 @@ fn adapters_of_peft_with_new_tokens_have_pefts_logits_and_so_have_merged_models(
             other_base: OtherBase::Refuse,
             onto: Onto::Stored,
             counts_q8_0: false,
+            keeps_gguf: false,
+            gguf: GgufNumbers::Own,
         };
         merge(&order, &AtomicBool::new(false), &|_| {}).unwrap();
         let off = difference(&logits_of(&load(&out), &ids), &expected);
