@@ -15,7 +15,9 @@ use burn::tensor::Device;
 use common::*;
 use half::{bf16, f16};
 use rankine::adapter::{LoraConfig, Targets, attach, peft};
-use rankine::export::merge::{Addend, GgufNumbers, MergeError, MergeRequest, Onto, OtherBase, Tally, merge};
+use rankine::export::merge::{
+    Addend, GgufNumbers, MergeError, MergeRequest, Onto, OtherBase, Tally, merge,
+};
 use rankine::files::Float;
 use rankine::files::safetensors::{Archive, Named, write_f32};
 use rankine::model::{Decoder, Folder, Storage, shard_paths};

@@ -174,7 +174,7 @@ fn what_remains_is_packed() {
                         .map(|x| half::f16::from_f32(*x))
                         .collect::<Vec<_>>(),
                 ),
-                QuantFormat::FourBit { .. } => form.pack([outputs, inputs], &remains),
+                _ => form.pack([outputs, inputs], &remains),
             };
             let remains = Base::Packed(Packed::new(remains.unwrap(), &Device::flex())).transposed();
             assert!(packed.weight.dense().is_none());
