@@ -192,7 +192,7 @@ fn every_verb_takes_a_file() {
         );
         let config = json(&desk.path("run/adapter/adapter_config.json"));
         assert_eq!(config["base_model_name_or_path"], "base.gguf");
-        let card = text(desk.path("run/adapter/README.md"));
+        let card = text(desk.path("run/README.md"));
         assert!(
             card.contains("base.gguf") && !card.contains("cache"),
             "{card}"
