@@ -183,6 +183,7 @@ fn every_verb_takes_a_file() {
             "recipe.yaml",
             "training.max_steps=6",
             "output.save_steps=2",
+            "output.save_total_limit=9",
         ];
         desk.run(&train).says("train", 0, &[]);
         let lock = text(desk.path("run/recipe.lock.yaml"));
@@ -229,7 +230,14 @@ fn every_verb_takes_a_file() {
             "adapter.gguf",
         ];
         desk.run(&export).says("adapter", 0, &[]);
-        let merge = ["merge", "run", "--out", "merged", "--uncompared"];
+        let merge = [
+            "merge",
+            "--adapter",
+            "run",
+            "--out",
+            "merged",
+            "--uncompared",
+        ];
         desk.run(&merge).says("merge", 0, &[]);
         let base = desk.run(&[
             "generate",
