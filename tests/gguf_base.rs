@@ -208,7 +208,7 @@ fn every_verb_takes_a_file() {
             let _ = fs::remove_file(desk.path("run").join(gone));
         }
         desk.run(&["resume", "run"])
-            .says("resume", 0, &["going on after step 2"]);
+            .says("resume", 0, &["going on after step"]);
         assert!(adapter() == alone, "{kind}");
 
         let ask = [
