@@ -183,6 +183,7 @@ fn every_verb_takes_a_file() {
             "recipe.yaml",
             "training.max_steps=6",
             "output.save_steps=2",
+            "output.save_total_limit=9",
         ];
         desk.run(&train).says("train", 0, &[]);
         let lock = text(desk.path("run/recipe.lock.yaml"));
@@ -192,7 +193,7 @@ fn every_verb_takes_a_file() {
         );
         let config = json(&desk.path("run/adapter/adapter_config.json"));
         assert_eq!(config["base_model_name_or_path"], "base.gguf");
-        let card = text(desk.path("run/adapter/README.md"));
+        let card = text(desk.path("run/README.md"));
         assert!(
             card.contains("base.gguf") && !card.contains("cache"),
             "{card}"
@@ -207,7 +208,7 @@ fn every_verb_takes_a_file() {
             let _ = fs::remove_file(desk.path("run").join(gone));
         }
         desk.run(&["resume", "run"])
-            .says("resume", 0, &["going on after step 2"]);
+            .says("resume", 0, &["going on after step"]);
         assert!(adapter() == alone, "{kind}");
 
         let ask = [
@@ -229,7 +230,14 @@ fn every_verb_takes_a_file() {
             "adapter.gguf",
         ];
         desk.run(&export).says("adapter", 0, &[]);
-        let merge = ["merge", "run", "--out", "merged", "--uncompared"];
+        let merge = [
+            "merge",
+            "--adapter",
+            "run",
+            "--out",
+            "merged",
+            "--uncompared",
+        ];
         desk.run(&merge).says("merge", 0, &[]);
         let base = desk.run(&[
             "generate",
