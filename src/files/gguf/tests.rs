@@ -13,7 +13,7 @@ struct File {
 }
 
 fn text(text: &[u8]) -> Vec<u8> {
-    [&(text.len() as u64).to_le_bytes(), text].concat()
+    [&(text.len() as u64).to_le_bytes()[..], text].concat()
 }
 
 fn pair(key: &[u8], kind: u32, value: &[u8]) -> Vec<u8> {
@@ -123,7 +123,7 @@ const LIES: [Lie; 38] = [
     ("big-endian", |file| file.version = 3_u32.swap_bytes()),
     ("tensors, at most", |file| file.tensors = u64::MAX),
     ("tensors, at most", |file| file.tensors = 250_001),
-    ("needs", |file| file.tensors = 200_000),
+    ("", |file| file.tensors = 200_000),
     ("keys of metadata, at most", |file| file.keys = u64::MAX),
     ("99999 keys of metadata needs", |file| file.keys = 99_999),
     ("", |file| file.keys = 5),

@@ -141,7 +141,7 @@ impl GgufWeights {
             dtype: self.dtype(asked.dtype, spec, halves),
             form: stored.or(asked.form),
             left_dense: if stored.is_some() {
-                left_dense.sum()
+                left_dense.sum::<u64>()
             } else {
                 0
             },
@@ -159,7 +159,7 @@ impl GgufWeights {
             let format = self.source(&name).blocks_format()?;
             Some(QuantFormat::Blocks(format).bytes(shape))
         };
-        shaped.chain(head).filter_map(bytes).sum()
+        shaped.chain(head).filter_map(bytes).sum::<u64>()
     }
 
     fn blocks_of(&self, linear: &LinearSpec) -> Option<BlockFormat> {
