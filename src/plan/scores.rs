@@ -233,7 +233,11 @@ pub(super) fn add_head(
             |classes| classes.names.clone(),
         ),
         problem: classes.map(|classes| classes.problem),
-        padding: base.tokenizer.pad_id().or(spec.padding),
+        // Positions of an encoder may count from its padding token, which must stay the config's.
+        padding: match of_encoder {
+            Some(_) => spec.padding,
+            None => base.tokenizer.pad_id().or(spec.padding),
+        },
     };
     if let (Some(found), Some((folder, place))) = (&config.score, init_from)
         && (found.labels, found.is_of_tokens) != (labels, is_of_tokens)
