@@ -136,18 +136,18 @@ const LIES: [Lie; 38] = [
         file.pairs[0] = pair(&[b'k'; 1025], 7, &[1]);
     }),
     ("not UTF-8", |file| {
-        file.pairs[0] = pair(b"\xff\xfe", 7, &[1])
+        file.pairs[0] = pair(b"\xff\xfe", 7, &[1]);
     }),
     ("is 13, known", |file| file.pairs[0] = pair(b"k", 13, &[1])),
     ("is 4294967295", |file| {
-        file.pairs[0] = pair(b"k", u32::MAX, &[1])
+        file.pairs[0] = pair(b"k", u32::MAX, &[1]);
     }),
     ("list of lists", |file| {
         let inner = list(4, 1, &[1, 0, 0, 0]);
         file.pairs[0] = pair(b"k", 9, &list(9, 1, &inner));
     }),
     ("a list of 77", |file| {
-        file.pairs[0] = pair(b"k", 9, &list(77, 1, &[1]))
+        file.pairs[0] = pair(b"k", 9, &list(77, 1, &[1]));
     }),
     ("items of `k` needs", |file| {
         file.pairs[0] = pair(b"k", 9, &list(4, u64::MAX, &[]));
@@ -182,36 +182,36 @@ const LIES: [Lie; 38] = [
         file.pairs[2] = pair(b"general.alignment", 10, &(1_u64 << 63).to_le_bytes());
     }),
     ("5 dimensions", |file| {
-        file.entries[0] = tensor(b"a", &[1; 5], 0, 0)
+        file.entries[0] = tensor(b"a", &[1; 5], 0, 0);
     }),
     ("4294967295 dimensions", |file| {
         file.entries[0] = [text(b"a"), u32::MAX.to_le_bytes().to_vec()].concat();
     }),
     ("type 99", |file| {
-        file.entries[0] = tensor(b"a", &[4, 4], 99, 0)
+        file.entries[0] = tensor(b"a", &[4, 4], 99, 0);
     }),
     ("type 4", |file| file.entries[0] = tensor(b"a", &[32], 4, 0)),
     ("larger than any file", |file| {
         file.entries[0] = tensor(b"a", &[1 << 62, 1 << 62], 0, 0);
     }),
     ("bytes of data", |file| {
-        file.entries[0] = tensor(b"a", &[1 << 40], 0, 0)
+        file.entries[0] = tensor(b"a", &[1 << 40], 0, 0);
     }),
     ("rows of 8 numbers, expected a multiple of 32", |file| {
         file.entries[1] = tensor(b"b", &[8], 8, 64);
     }),
     ("multiple of 32", |file| {
-        file.entries[1] = tensor(b"b", &[8], 0, 65)
+        file.entries[1] = tensor(b"b", &[8], 0, 65);
     }),
     ("overlaps `a`", |file| {
-        file.entries[1] = tensor(b"b", &[8], 0, 32)
+        file.entries[1] = tensor(b"b", &[8], 0, 32);
     }),
 ];
 
 /// Lies about the places and names of tensors.
 const PLACES: [Lie; 4] = [
     ("bytes of data", |file| {
-        file.entries[1] = tensor(b"b", &[8], 0, 96)
+        file.entries[1] = tensor(b"b", &[8], 0, 96);
     }),
     ("bytes of data", |file| {
         file.entries[1] = tensor(b"b", &[8], 0, u64::MAX - 31);
