@@ -491,7 +491,7 @@ fn environment_variables_are_those_that_are_read() {
         "SSL_CERT_FILE",
     ];
     let name = Regex::new(
-        "\"((?:RANKINE|HF|HUGGING|TRANSFORMERS|XDG|SOURCE|LOCALAPPDATA|CUDA_PATH|CUDA_HOME|CUDA_VISIBLE|NVIDIA)[A-Z_]*)\"",
+        "\"((?:RANKINE|HF|HUGGING|OLLAMA|TRANSFORMERS|XDG|SOURCE|LOCALAPPDATA|CUDA_PATH|CUDA_HOME|CUDA_VISIBLE|NVIDIA)[A-Z_]*)\"",
     )
     .unwrap();
     let read: BTreeSet<String> = name
