@@ -79,19 +79,15 @@ fn numbers(file: &Gguf, name: &str) -> Vec<f32> {
 }
 
 fn encoded(numbers: &[f32], kind: u32) -> Vec<u8> {
-    match BlockFormat::of_ggml(kind) {
-        Some(format) => {
-            let mut bytes = vec![0; numbers.len() / format.numbers() * format.bytes()];
-            format.quantize(numbers, &mut bytes).unwrap();
-            bytes
-        }
-        None => {
-            let float = [Float::F32, Float::F16][kind as usize];
-            let mut bytes = vec![0; numbers.len() * float.bytes()];
-            float.encode(numbers, &mut bytes);
-            bytes
-        }
+    if let Some(format) = BlockFormat::of_ggml(kind) {
+        let mut bytes = vec![0; numbers.len() / format.numbers() * format.bytes()];
+        format.quantize(numbers, &mut bytes).unwrap();
+        return bytes;
     }
+    let float = [Float::F32, Float::F16][kind as usize];
+    let mut bytes = vec![0; numbers.len() * float.bytes()];
+    float.encode(numbers, &mut bytes);
+    bytes
 }
 
 /// A case of the goldens with its model as a GGUF file, which is described.
