@@ -15,8 +15,8 @@ import resource
 import struct
 from pathlib import Path
 
-MAGIC = b"RKTOKEN\x04"
-HEADER, ENTRY = struct.Struct("<8s32s32sQQ32s"), struct.Struct("<QIIQII")
+MAGIC = b"RKTOKEN\x05"
+HEADER, ENTRY = struct.Struct("<8s32s32sQQ32s"), struct.Struct("<QIIQIIII")
 BROKEN = 2**32 - 1
 MASK = 2**64 - 1
 
@@ -45,7 +45,7 @@ def read_rows(path, sequence_len):
         raise SystemExit(f"{path} is not a token cache of this version")
     kept = []
     for row in range(rows):
-        start, length, trained, _, _, _ = ENTRY.unpack_from(content, HEADER.size + records + row * ENTRY.size)
+        start, length, trained, *_ = ENTRY.unpack_from(content, HEADER.size + records + row * ENTRY.size)
         if trained in (0, BROKEN) or length > sequence_len:
             continue
         start += HEADER.size

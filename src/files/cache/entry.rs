@@ -400,7 +400,7 @@ mod tests {
             ("c.tokens", 3),
             ("d.tokens", 2),
         ] {
-            write(dir.path(), name, 4, age);
+            write(dir.path(), name, 5, age);
         }
         std::fs::write(dir.path().join("notes.txt"), "not ours").expect("written");
         assert_eq!(
@@ -456,8 +456,8 @@ mod tests {
         std::fs::create_dir(dir.path().join(ROWS)).expect("made");
         write(dir.path(), "patients-0011.tokens", 2, 1);
         write(&dir.path().join(ROWS), "x.tokens", 2, 1);
-        write(&dir.path().join(ROWS), "y.tokens", 4, 1);
-        write(&dir.path().join(ROWS), "z.tokens", 5, 2);
+        write(&dir.path().join(ROWS), "y.tokens", 5, 1);
+        write(&dir.path().join(ROWS), "z.tokens", 6, 2);
         assert_eq!(
             remove_outdated(&cache),
             Taken {
