@@ -27,7 +27,7 @@ pub use corpus::row_counts::{Ledger, Longest, RowCounts};
 pub use corpus::row_status::{Duplicate, RowRecord, RowStatus};
 pub use corpus::shuffle::{Split, SplitError, shuffled, split};
 pub use corpus::source::{DataSource, SourceError, find_files, passed_over};
-pub use corpus::token_cache::TokenSlice;
+pub use corpus::token_slice::TokenSlice;
 pub use example::asked::{Asked, asked};
 pub use example::classes::{ClassReading, LabelReading};
 pub use example::conversation_error::ConversationError;

@@ -75,8 +75,8 @@ impl Decoder {
         self.head.norm.weight.device()
     }
 
-    /// Returns what turns hidden rows into readings. Where the mean of the rows of a text is scored,
-    /// `pooled` are the ends of texts among them.
+    /// Returns what turns hidden rows into readings. Where the mean of the rows of a text is
+    /// scored, `pooled` are the ends of texts among them.
     pub fn readout<'a>(&'a self, pooled: &'a [usize]) -> Readout<'a> {
         match &self.scores {
             Some(scores) => Readout::Scores(&self.head.norm, scores, pooled),

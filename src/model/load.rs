@@ -44,7 +44,8 @@ pub struct Folder {
     pub leftover_quantization: Option<String>,
     /// The first class of transformers that config.json names.
     pub class: Option<String>,
-    /// Whether a head that scores is all that stands on the layers, so that no tokens are predicted.
+    /// Whether a head that scores is all that stands on the layers, so that no tokens are
+    /// predicted.
     pub only_scores: bool,
 }
 

@@ -13,8 +13,8 @@ use crate::terms::{Readings, Slopes};
 pub enum Readout<'a> {
     /// Log p of the targets.
     Tokens(&'a Head),
-    /// Scores, after the final norm, of each hidden row or of each text; the numbers are the ends of
-    /// texts among the rows.
+    /// Scores, after the final norm, of each hidden row or of each text; the numbers are the ends
+    /// of texts among the rows.
     Scores(&'a Norm, &'a ScoreHead, &'a [usize]),
 }
 

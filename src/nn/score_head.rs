@@ -53,8 +53,8 @@ impl ScoreHead {
         }
     }
 
-    /// Returns the scores of hidden rows before the final norm, row by row; of rows that are pooled,
-    /// text by text.
+    /// Returns the scores of hidden rows before the final norm, row by row; of rows that are
+    /// pooled, text by text.
     ///
     /// # Shapes
     /// `hidden` [rows, width], untracked; `pooled` are the ends of the texts among its rows, none

@@ -10,8 +10,8 @@ use crate::terms::{ProblemType, Readings, Unit};
 /// Bins of confidence for the calibration error.
 const BINS: usize = 15;
 
-/// How often each class was taken for each: rows are the true classes, columns the most likely ones.
-/// Of several labels there is one table each, of no and yes.
+/// How often each class was taken for each: rows are the true classes, columns the most likely
+/// ones. Of several labels there is one table each, of no and yes.
 pub type ClassTable = Vec<Vec<u64>>;
 
 /// Scores of all targets of a set of rows, with what they are to meet.

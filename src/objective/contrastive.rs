@@ -1,8 +1,8 @@
 //! `InfoNCE` of texts, van den Oord et al. 2018, arXiv:1807.03748. Row i of a step has an anchor
 //! `a_i`, a positive `p_i` and, where the data has them, hard negatives. With `s(x, y)` the cosine
 //! of two vectors over a temperature, the row loses -log softmax of `s(a_i, p_i)` among `s(a_i, d)`
-//! over all positives and negatives d of the step. With `symmetric` its loss is the mean of that and of the
-//! same from `p_i` to all anchors. The loss of a step is the mean over its rows.
+//! over all positives and negatives d of the step. With `symmetric` its loss is the mean of that
+//! and of the same from `p_i` to all anchors. The loss of a step is the mean over its rows.
 //!
 //! A positive of another row with the same anchor, and a text that is the row's own positive again,
 //! are no negatives: they are left out of the softmax, and counted.

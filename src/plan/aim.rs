@@ -105,7 +105,8 @@ impl Plan {
         }
     }
 
-    /// Returns notes on where a fresh score head starts: what of it the base has, and what is drawn.
+    /// Returns notes on where a fresh score head starts: what of it the base has, and what is
+    /// drawn.
     pub(super) fn notes_of_scores(&self) -> Vec<String> {
         let Some(score) = self.score_head().filter(|_| self.init_from.is_none()) else {
             return Vec::new();

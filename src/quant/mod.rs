@@ -47,7 +47,8 @@ pub enum QuantError {
     },
     /// Rows that are not whole blocks.
     #[error(
-        "a row has {columns} numbers, expected a multiple of {}, the numbers of a block of {format}",
+        "a row has {columns} numbers, expected a multiple of {}, the numbers of a block of \
+        {format}",
         format.numbers()
     )]
     Rows {

@@ -80,8 +80,8 @@ pub fn find_base(named: Option<&Path>, adapter: Option<&Path>) -> Result<PathBuf
     }
 }
 
-/// Returns the folder of a named base: a folder, that of a GGUF file, a model of Ollama or LM Studio,
-/// or a Hub id in the cache.
+/// Returns the folder of a named base: a folder, that of a GGUF file, a model of Ollama or LM
+/// Studio, or a Hub id in the cache.
 pub fn find_named(base: &Path) -> Result<PathBuf, Failure> {
     let name = base.to_str().unwrap_or_default();
     if let Some(stored) = find_stored(name) {

@@ -30,8 +30,8 @@ const BATCH_TOKENS: usize = 4096;
 /// Rows to score, and the head that scores them.
 #[derive(Debug)]
 pub struct ClassifyOptions {
-    /// The adapter, or a model with a score head: its folder, that of a run or a checkpoint, or a Hub
-    /// id in the cache.
+    /// The adapter, or a model with a score head: its folder, that of a run or a checkpoint, or a
+    /// Hub id in the cache.
     pub adapter: PathBuf,
     /// The folder of the base, or a Hub id in the cache; without it that of the adapter.
     pub base: Option<PathBuf>,

@@ -141,8 +141,8 @@ impl Batch {
         batch
     }
 
-    /// Lays rows that are scored end to end; each comes with its identifier. A text is scored at one
-    /// token or at the mean of all; words at their trained tokens.
+    /// Lays rows that are scored end to end; each comes with its identifier. A text is scored at
+    /// one token or at the mean of all; words at their trained tokens.
     pub fn of_scored(rows: impl IntoIterator<Item = (u64, ScoredRow)>, scoring: Scoring) -> Self {
         let mut batch = Self::default();
         for (key, row) in rows {

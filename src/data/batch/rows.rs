@@ -9,7 +9,7 @@ use super::pack::{Packing, Packs, Visit};
 use super::row_batch::{Batch, Scoring};
 use super::top_rows::TopRows;
 use crate::data::corpus::indexed_rows::Corpus;
-use crate::data::corpus::token_cache::TokenSlice;
+use crate::data::corpus::token_slice::TokenSlice;
 use crate::data::example::token_row::{RatedRow, TokenRow};
 use crate::terms::{Pooling, RowForm, TopTokens};
 

@@ -11,3 +11,5 @@ pub mod row_status;
 pub mod shuffle;
 pub mod source;
 pub mod token_cache;
+mod token_record;
+pub mod token_slice;

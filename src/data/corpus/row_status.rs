@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::token_cache::TokenSlice;
+use super::token_slice::TokenSlice;
 
 /// Status of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,24 +4,23 @@
 //! Layout, little-endian: stamp (kind and version, key, hash of the data file), number of rows
 //! (u64), bytes of records (u64), checksum (32 bytes); then a record for each row: its ids (u32
 //! each), its label bits (first token in the lowest bit) and the numbers of its form (f32 each);
-//! then an index entry for each row:
-//! start of the record (u64), tokens (u32), trained tokens (u32), content hash (u64), form (u32),
-//! two numbers of the form (u32 each), see [`RowForm`], and tokens that close a text (u32). The
-//! record of a broken row is the reason in
-//! UTF-8; its entry has the length of the reason in place of the tokens, and [`BROKEN`] in place of
-//! the trained tokens. One more entry of this kind follows the last row; its text holds the remarks
-//! on the whole file. The checksum is blake3 over the records, the index and everything before the
-//! checksum. Length limits are not part of a cache, so changing them needs no new tokenization.
+//! then an index entry for each row: start of the record (u64), tokens (u32), trained tokens (u32),
+//! content hash (u64), form (u32), two numbers of the form (u32 each), see [`RowForm`], and tokens
+//! that close a text (u32). The record of a broken row is the reason in UTF-8; its entry has the
+//! length of the reason in place of the tokens, and [`BROKEN`] in place of the trained tokens. One
+//! more entry of this kind follows the last row; its text holds the remarks on the whole file. The
+//! checksum is blake3 over the records, the index and everything before the checksum. Length limits
+//! are not part of a cache, so changing them needs no new tokenization.
 
 use std::fs::File;
 use std::io::{BufWriter, Read, Seek, Write};
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::data::example::cut::{self, Kept};
-use crate::data::example::token_row::{EncodedRow, RatedRow, ScoredRow, TokenRow};
+use super::token_record::{bytes_of, content, form_of, numbers_of, pack, u64_at, values_of};
+use super::token_slice::TokenSlice;
+use crate::data::example::token_row::EncodedRow;
 use crate::files::{self, Lease, Map, STAMP_BYTES, Stamp, update_in_parallel};
 use crate::terms::RowForm;
 
@@ -40,304 +39,6 @@ pub enum CachedRow<'a> {
     Row(TokenSlice<'a>),
     /// The reason why it makes no tokens, with its place in the file.
     Broken(&'a str),
-}
-
-/// The tokens of one row, borrowed from the cache. A pair has those of both sequences, the chosen
-/// one first.
-#[derive(Debug, Clone, Copy)]
-pub struct TokenSlice<'a> {
-    ids: &'a [[u8; 4]],
-    bits: &'a [u8],
-    form: RowForm,
-    /// The numbers of the form.
-    values: &'a [[u8; 4]],
-    /// Tokens that close a text.
-    closing: usize,
-    /// Tokens that are kept of each sequence at most.
-    limit: usize,
-    trained_tokens: usize,
-    /// Hash of ids, labels and form from the cache; `None` for a row that was cut.
-    content: Option<u64>,
-}
-
-impl TokenSlice<'_> {
-    /// Returns the places of the tokens of each sequence; the second is empty but for pairs. Of
-    /// texts both are empty.
-    fn sequences(&self) -> [Range<usize>; 2] {
-        let all = self.ids.len();
-        let first = match self.form {
-            RowForm::Pair { chosen, .. } => (chosen as usize).min(all),
-            RowForm::Texts => return [0..0, 0..0],
-            _ => all,
-        };
-        [0..first, first..all]
-    }
-
-    /// Returns the places of the tokens of each text.
-    fn text_places(&self) -> Vec<Range<usize>> {
-        if self.form != RowForm::Texts {
-            return Vec::new();
-        }
-        let all = self.ids.len();
-        let starts: Vec<usize> = (0..all).filter(|place| !bit(self.bits, *place)).collect();
-        let ends = starts.iter().skip(1).copied().chain([all]);
-        starts
-            .iter()
-            .zip(ends)
-            .map(|(start, end)| *start..end)
-            .collect()
-    }
-
-    /// Returns the places of the kept tokens of a sequence. Completions are cut at their end; what
-    /// is read as a whole keeps the tokens that close it.
-    fn kept(&self, sequence: &Range<usize>) -> Kept {
-        match self.form {
-            RowForm::Labeled { second, .. } => {
-                let is_own = |place: usize| bit(self.bits, place);
-                let second = second as usize;
-                if second >= sequence.len() && sequence.clone().all(is_own) {
-                    self.kept_as_text(sequence)
-                } else {
-                    cut::of_pair(is_own, sequence.len(), second, self.limit)
-                }
-            }
-            RowForm::Texts | RowForm::Tagged { .. } => self.kept_as_text(sequence),
-            RowForm::Single
-            | RowForm::Weighted { .. }
-            | RowForm::Pair { .. }
-            | RowForm::Rated { .. } => {
-                moved(cut::of_text(sequence.len(), 0, self.limit), sequence.start)
-            }
-        }
-    }
-
-    fn kept_as_text(&self, sequence: &Range<usize>) -> Kept {
-        let kept = cut::of_text(sequence.len(), self.closing, self.limit);
-        moved(kept, sequence.start)
-    }
-
-    /// Returns the places of the kept tokens of all sequences; some may be empty.
-    fn all_sequences(&self) -> impl Iterator<Item = Kept> {
-        let sequences = self.text_places().into_iter().chain(self.sequences());
-        sequences.map(|sequence| self.kept(&sequence))
-    }
-
-    fn places(&self) -> impl Iterator<Item = usize> {
-        self.all_sequences().flatten().flatten()
-    }
-
-    fn id(&self, place: usize) -> u32 {
-        u32::from_le_bytes(self.ids[place])
-    }
-
-    fn sequence(&self, places: Kept) -> TokenRow {
-        let places = places.into_iter().flatten();
-        TokenRow {
-            ids: places.clone().map(|place| self.id(place)).collect(),
-            trained: places.map(|place| bit(self.bits, place)).collect(),
-        }
-    }
-
-    /// Returns the form of the row.
-    pub fn form(&self) -> RowForm {
-        self.form
-    }
-
-    /// Returns the number of tokens in the row.
-    pub fn len(&self) -> usize {
-        self.all_sequences().map(|of| length(&of)).sum()
-    }
-
-    /// Returns the number of tokens in its longest sequence.
-    pub fn longest(&self) -> usize {
-        let lengths = self.all_sequences().map(|of| length(&of));
-        lengths.fold(0, usize::max)
-    }
-
-    /// Whether there was nothing to learn in the row.
-    pub fn is_empty(&self) -> bool {
-        self.ids.is_empty()
-    }
-
-    /// Returns the token ids.
-    pub fn ids(&self) -> Vec<u32> {
-        self.places().map(|place| self.id(place)).collect()
-    }
-
-    /// Returns whether each token is a target; the first of a sequence never is.
-    pub fn trained(&self) -> Vec<bool> {
-        self.places().map(|place| bit(self.bits, place)).collect()
-    }
-
-    /// Returns the tokens of a row of preferences; `None` of any other.
-    pub fn rated(&self) -> Option<RatedRow> {
-        let [first, second] = self.sequences().map(|sequence| self.kept(&sequence));
-        match self.form {
-            RowForm::Single
-            | RowForm::Weighted { .. }
-            | RowForm::Texts
-            | RowForm::Labeled { .. }
-            | RowForm::Tagged { .. } => None,
-            RowForm::Pair { .. } => Some(RatedRow::Pair(
-                [first, second].map(|places| self.sequence(places)),
-            )),
-            RowForm::Rated { desirable } => Some(RatedRow::Rated(self.sequence(first), desirable)),
-        }
-    }
-
-    /// Returns the tokens of each text; none of a row of any other form.
-    pub fn texts(&self) -> Vec<Vec<u32>> {
-        let texts = self.text_places().into_iter();
-        texts
-            .map(|text| self.sequence(self.kept(&text)).ids)
-            .collect()
-    }
-
-    /// Returns a row to score; `None` of any that has neither labels nor two sequences.
-    pub fn scored(&self) -> Option<ScoredRow> {
-        let values = self.values();
-        let sequences = self.sequences();
-        match self.form {
-            RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } | RowForm::Texts => {
-                None
-            }
-            RowForm::Pair { .. } => Some(ScoredRow::Pair(
-                sequences.map(|sequence| self.sequence(self.kept_as_text(&sequence))),
-                values.first().copied().map_or(0.0, f64::from),
-            )),
-            RowForm::Labeled { .. } => Some(ScoredRow::Text {
-                row: self.sequence(self.kept(&sequences[0])),
-                second: self.kept_of_first_type(),
-                values,
-            }),
-            RowForm::Tagged { .. } => Some(ScoredRow::Tokens(
-                self.sequence(self.kept(&sequences[0])),
-                values,
-            )),
-        }
-    }
-
-    /// Returns the number of kept tokens before those of the second type.
-    fn kept_of_first_type(&self) -> usize {
-        let second = match self.form {
-            RowForm::Labeled { second, .. } => second as usize,
-            _ => usize::MAX,
-        };
-        self.places().filter(|place| *place < second).count()
-    }
-
-    /// Returns the numbers of the form, those of tokens that were cut off left out.
-    pub fn values(&self) -> Vec<f32> {
-        let kept = match self.form {
-            RowForm::Tagged { .. } => self.trained_tokens,
-            _ => self.values.len(),
-        };
-        self.values[..kept]
-            .iter()
-            .map(|value| f32::from_le_bytes(*value))
-            .collect()
-    }
-
-    /// Returns the number of tokens that are targets.
-    pub fn trained_tokens(&self) -> usize {
-        self.trained_tokens
-    }
-
-    /// Returns the number of targets of the first sequence.
-    pub fn first_trained_tokens(&self) -> usize {
-        let [first, _] = self.sequences();
-        let places = self.kept(&first).into_iter().flatten();
-        places.filter(|place| bit(self.bits, *place)).count()
-    }
-
-    /// Returns the number of tokens of the first sequence.
-    pub fn first_len(&self) -> usize {
-        length(&self.kept(&self.sequences()[0]))
-    }
-
-    /// Whether a sequence of the row has no target.
-    pub fn has_untrained_sequence(&self) -> bool {
-        match self.form {
-            RowForm::Pair { .. } => {
-                let of_chosen = self.first_trained_tokens();
-                of_chosen == 0 || of_chosen == self.trained_tokens
-            }
-            RowForm::Texts => false,
-            _ => self.trained_tokens == 0,
-        }
-    }
-
-    /// Whether both sequences of a pair are the same.
-    pub fn has_equal_halves(&self) -> bool {
-        let ids = |sequence: &Range<usize>| self.sequence(self.kept(sequence)).ids;
-        let [chosen, rejected] = self.sequences();
-        matches!(self.form, RowForm::Pair { .. }) && ids(&chosen) == ids(&rejected)
-    }
-
-    /// Returns the highest id.
-    pub fn highest_id(&self) -> Option<u32> {
-        self.places().map(|place| self.id(place)).max()
-    }
-
-    /// Whether a token is a target somewhere in the row.
-    pub fn trains(&self, id: u32) -> bool {
-        self.places()
-            .any(|place| self.id(place) == id && bit(self.bits, place))
-    }
-
-    /// Whether a token is somewhere in the row.
-    pub fn has(&self, id: u32) -> bool {
-        self.places().any(|place| self.id(place) == id)
-    }
-
-    /// Returns a hash of ids, labels and form; equal for equal rows.
-    pub fn content(&self) -> u64 {
-        self.content.unwrap_or_else(|| {
-            let form = match self.form {
-                RowForm::Pair { has_margin, .. } => RowForm::Pair {
-                    chosen: self.first_len() as u32,
-                    has_margin,
-                },
-                RowForm::Tagged { .. } => RowForm::Tagged {
-                    values: self.trained_tokens as u32,
-                },
-                RowForm::Labeled { values, .. } => RowForm::Labeled {
-                    values,
-                    second: self.kept_of_first_type() as u32,
-                },
-                other => other,
-            };
-            let values = self.values();
-            content(&self.id_bytes(), &pack(&self.trained()), form, &values)
-        })
-    }
-
-    /// Returns a hash of the ids alone; equal for rows with the same tokens, whichever are trained.
-    pub fn text(&self) -> u64 {
-        content(&self.id_bytes(), &[], RowForm::Single, &[])
-    }
-
-    fn id_bytes(&self) -> Vec<u8> {
-        self.places().flat_map(|place| self.ids[place]).collect()
-    }
-
-    /// Returns the row with each sequence cut to its first `len` tokens.
-    #[must_use]
-    pub fn first(self, len: usize) -> Self {
-        if len >= self.longest() {
-            return self;
-        }
-        let cut = Self {
-            limit: len,
-            content: None,
-            ..self
-        };
-        let trained_tokens = cut.places().filter(|place| bit(cut.bits, *place)).count();
-        Self {
-            trained_tokens,
-            ..cut
-        }
-    }
 }
 
 /// The rows of one data file.
@@ -625,111 +326,8 @@ impl Writer {
     }
 }
 
-/// Returns a hash of ids, labels and form. Rows of one sequence have the hash of their ids and
-/// labels alone.
-fn content(ids: &[u8], bits: &[u8], form: RowForm, values: &[f32]) -> u64 {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(ids).update(bits);
-    if form != RowForm::Single {
-        for number in numbers_of(form) {
-            hasher.update(&number.to_le_bytes());
-        }
-        hasher.update(&bytes_of(values));
-    }
-    u64_at(hasher.finalize().as_bytes(), 0)
-}
-
-/// Returns the form as it is stored: its kind and its numbers.
-fn numbers_of(form: RowForm) -> [u32; 3] {
-    match form {
-        RowForm::Single => [0, 0, 0],
-        RowForm::Pair {
-            chosen,
-            has_margin: false,
-        } => [1, chosen, 0],
-        RowForm::Rated { desirable } => [2, u32::from(desirable), 0],
-        RowForm::Weighted { bits } => [3, bits, 0],
-        RowForm::Pair {
-            chosen,
-            has_margin: true,
-        } => [4, chosen, 0],
-        RowForm::Tagged { values } => [5, values, 0],
-        RowForm::Labeled { values, second } => [6, values, second],
-        RowForm::Texts => [8, 0, 0],
-    }
-}
-
-/// Returns how many numbers follow the labels of a row.
-fn values_of(form: RowForm) -> usize {
-    match form {
-        RowForm::Single | RowForm::Weighted { .. } | RowForm::Rated { .. } | RowForm::Texts => 0,
-        RowForm::Pair { has_margin, .. } => usize::from(has_margin),
-        RowForm::Labeled { values, .. } | RowForm::Tagged { values } => values as usize,
-    }
-}
-
-fn bytes_of(values: &[f32]) -> Vec<u8> {
-    values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect()
-}
-
-fn form_of([kind, number, other]: [u32; 3]) -> RowForm {
-    match kind {
-        1 | 4 => RowForm::Pair {
-            chosen: number,
-            has_margin: kind == 4,
-        },
-        6 => RowForm::Labeled {
-            values: number,
-            second: other,
-        },
-        5 => RowForm::Tagged { values: number },
-        2 => RowForm::Rated {
-            desirable: number == 1,
-        },
-        3 => RowForm::Weighted { bits: number },
-        8 => RowForm::Texts,
-        _ => RowForm::Single,
-    }
-}
-
-/// Returns kept places of a sequence that begins at a place.
-fn moved(kept: Kept, start: usize) -> Kept {
-    kept.map(|run| run.start + start..run.end + start)
-}
-
-fn length(kept: &Kept) -> usize {
-    kept.iter().map(ExactSizeIterator::len).sum()
-}
-
 fn count(trained: &[bool]) -> usize {
     trained.iter().filter(|trained| **trained).count()
-}
-
-fn pack(trained: &[bool]) -> Vec<u8> {
-    trained
-        .chunks(8)
-        .map(|eight| {
-            eight
-                .iter()
-                .rev()
-                .fold(0, |byte, trained| byte << 1 | u8::from(*trained))
-        })
-        .collect()
-}
-
-fn bit(bits: &[u8], token: usize) -> bool {
-    bits[token / 8] >> (token % 8) & 1 == 1
-}
-
-fn u64_at(bytes: &[u8], start: usize) -> u64 {
-    u64::from_le_bytes(
-        *bytes[start..]
-            .first_chunk()
-            .expect("headers and entries have a fixed length"),
-    )
 }
 
 fn u32_at(bytes: &[u8], start: usize) -> u32 {
@@ -745,6 +343,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::data::example::token_row::{RatedRow, ScoredRow, TokenRow};
     use crate::files::{EntryKind, Hash};
 
     fn stamp(key: u8) -> Stamp {

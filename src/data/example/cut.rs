@@ -16,11 +16,11 @@ pub fn of_text(len: usize, closing: usize, limit: usize) -> Kept {
 }
 
 /// Returns the kept tokens of two texts. Of the longer one more is cut, as `longest_first` of
-/// transformers does, and all tokens that the tokenizer put around the texts stay, if they are fewer
-/// than `limit`.
+/// transformers does, and all tokens that the tokenizer put around the texts stay, if they are
+/// fewer than `limit`.
 ///
-/// `is_own` tells of each token whether it belongs to a text, and `second` is the first token of the
-/// second type, or the number of tokens where there is one type.
+/// `is_own` tells of each token whether it belongs to a text, and `second` is the first token of
+/// the second type, or the number of tokens where there is one type.
 pub fn of_pair(is_own: impl Fn(usize) -> bool, len: usize, second: usize, limit: usize) -> Kept {
     let own: Vec<usize> = (0..len).filter(|place| is_own(*place)).collect();
     let around = len - own.len();

@@ -1,6 +1,6 @@
 //! The GGUF container, version 3: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use super::kind::TensorType;
+use super::TensorType;
 use crate::model::gguf::Value;
 
 /// The alignment of tensors after the header, in bytes.

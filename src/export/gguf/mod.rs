@@ -12,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
+pub(in crate::export) use crate::model::gguf::TensorType;
 pub use adapter::write_gguf_adapter;
 pub use kind::GgmlType;
-pub(in crate::export) use kind::TensorType;
 pub use model::{architecture_name, check_model, write_gguf_model};
 
 pub(in crate::export) use container::entry as tensor_entry;

@@ -63,7 +63,8 @@ fn about(order: &MergeRequest, tally: &Tally) -> String {
     format!(
         "Each weight W became W + Σ weight · scale · B A, computed in 32-bit \
         floats{float}.{unpacked} Of {tensors} tensors {merged_tensors} were changed, in {} \
-        numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 norms).{anew}",
+        numbers; rounding to their type took {rounding:.2} % of what the adapters add (L2 \
+        norms).{anew}",
         grouped(*changed)
     )
 }

@@ -296,7 +296,7 @@ impl<'a> Tensor<'a> {
             _ if old.shape.len() < 2 => own,
             GgufNumbers::Own => own,
             GgufNumbers::F32 => TensorType::F32,
-            GgufNumbers::Bf16 => TensorType::Bf16,
+            GgufNumbers::Bf16 => TensorType::BF16,
             GgufNumbers::Q8_0 if Q8_0.fits(old.width()) => Q8_0,
             GgufNumbers::F16 | GgufNumbers::Q8_0 => TensorType::F16,
         };

@@ -42,8 +42,8 @@ fn begins_as_gguf(path: &Path) -> bool {
         .is_ok_and(|()| first == *b"GGUF")
 }
 
-/// Returns the folder that describes the base at a path: of a GGUF file one in the user's cache, and
-/// of anything else the path itself.
+/// Returns the folder that describes the base at a path: of a GGUF file one in the user's cache,
+/// and of anything else the path itself.
 ///
 /// # Errors
 /// The GGUF file is damaged or of a model that is not known, or the cache cannot be written.

@@ -57,8 +57,10 @@ pub(crate) fn architecture_of(files: &[Gguf]) -> Result<&'static Architecture, M
     let metadata = Metadata::of(files)?;
     let known = Architecture::named(metadata.architecture, is_routed(&metadata)?);
     known.ok_or_else(|| {
-        let name = metadata.architecture;
-        let message = format!("`general.architecture` is `{name}`, which is not known");
-        files[0].fault(message).into()
+        metadata.fault(format!(
+            "`general.architecture` is `{}`, known are {}",
+            metadata.architecture,
+            Architecture::names().collect::<Vec<_>>().join(", ")
+        ))
     })
 }

@@ -13,6 +13,7 @@ mod names;
 mod rotation;
 mod rows;
 mod sources;
+mod tensor_type;
 mod uneven;
 mod value;
 mod weights;
@@ -23,6 +24,7 @@ pub(crate) use change::Change;
 pub(crate) use file_rows::{FileRows, architecture_of, file_rows};
 pub(crate) use keys::{differences, divisors, hyperparameters};
 pub(crate) use names::{GgufModule, ROUTER, places};
+pub(crate) use tensor_type::TensorType;
 pub(crate) use value::Value;
 
 pub use described::{base_folder, base_folder_in, gguf_paths, is_base, user_path};

@@ -10,7 +10,7 @@ use super::architecture::Architecture;
 use super::change::{Change, Tiled};
 use super::names::places;
 use super::own_place;
-use super::rows::Stored;
+use super::tensor_type::TensorType;
 use crate::files::gguf::{Gguf, GgufTensor};
 use crate::model::DecoderSpec;
 use crate::quant::BlockFormat;
@@ -23,7 +23,7 @@ const FEW_NUMBERS: usize = 1 << 16;
 struct Segment {
     file: usize,
     tensor: GgufTensor,
-    stored: Stored,
+    stored: TensorType,
     rows: Range<usize>,
 }
 
@@ -88,7 +88,7 @@ impl<'a> Finder<'a> {
                 tensor.shape, shapes[0]
             ));
         }
-        let stored = Stored::of(tensor.kind).ok_or_else(|| {
+        let stored = TensorType::of_ggml(tensor.kind.id()).ok_or_else(|| {
             format!(
                 "tensor `{name}` is in {}, which is not read",
                 tensor.kind.name()
@@ -224,7 +224,7 @@ impl Source {
     }
 
     /// Returns how its numbers are stored, if all of them are stored so.
-    pub fn stored(&self) -> Option<Stored> {
+    pub fn stored(&self) -> Option<TensorType> {
         let first = self.segments.first()?.stored;
         let is_same = |segment: &Segment| segment.stored == first;
         self.segments.iter().all(is_same).then_some(first)
@@ -232,7 +232,7 @@ impl Source {
 
     /// Returns the format in which the model can keep its rows as blocks.
     pub fn blocks_format(&self) -> Option<BlockFormat> {
-        let Some(Stored::Blocks(format)) = self.stored() else {
+        let Some(TensorType::Blocks(format)) = self.stored() else {
             return None;
         };
         let heads_are_blocks = self
@@ -252,7 +252,7 @@ impl Source {
     }
 
     /// Returns the bytes of a row of a matrix, in the file's order of columns.
-    fn row<'a>(&self, files: &'a [Gguf], row: usize) -> (&'a [u8], Stored) {
+    fn row<'a>(&self, files: &'a [Gguf], row: usize) -> (&'a [u8], TensorType) {
         let mut stored = stored_row(&self.change, self.rows(), row);
         for segment in &self.segments {
             let rows = segment.rows.len();

@@ -14,10 +14,11 @@ use super::super::transpose::{Element, transposed_numbers};
 use super::super::weights::finite;
 use super::super::{ModelError, Storage};
 use super::architecture::Architecture;
-use super::config::{Metadata, is_routed};
+use super::config::Metadata;
+use super::file_rows::architecture_of;
 use super::keys::{FREQUENCIES, LONG_FACTORS, SHORT_FACTORS, hyperparameters};
-use super::rows::Stored;
 use super::sources::{Finder, Source};
+use super::tensor_type::TensorType;
 use super::value::Value;
 use crate::device::HalfPrecision;
 use crate::files::Float;
@@ -31,8 +32,8 @@ const TOLERANCE: f64 = 1e-5;
 
 /// Returns the type that numbers of this tensor get in a file that has no blocks.
 pub(super) fn dtype_of_unpacked(tensor: &GgufTensor) -> Float {
-    match Stored::of(tensor.kind) {
-        Some(Stored::Numbers(float)) => float,
+    match TensorType::of_ggml(tensor.kind.id()) {
+        Some(TensorType::Numbers(float)) => float,
         // Scales of blocks are f16.
         _ => Float::F16,
     }
@@ -54,14 +55,7 @@ impl GgufWeights {
     pub fn open(folder: &Path, path: &Path, spec: &DecoderSpec) -> Result<Self, ModelError> {
         let files = Gguf::open_all(path)?;
         let metadata = Metadata::of(&files)?;
-        let architecture = Architecture::named(metadata.architecture, is_routed(&metadata)?);
-        let architecture = architecture.ok_or_else(|| {
-            metadata.fault(format!(
-                "`general.architecture` is `{}`, known are {}",
-                metadata.architecture,
-                Architecture::names().collect::<Vec<_>>().join(", ")
-            ))
-        })?;
+        let architecture = architecture_of(&files)?;
         let mut faults = differing_keys(&metadata, architecture, spec)?;
         let (mut finder, mut sources) = (Finder::new(&files), BTreeMap::new());
         for (name, shape) in spec.tensors() {
@@ -173,12 +167,13 @@ impl GgufWeights {
             return asked;
         }
         let linears = spec.projections().into_iter().map(|linear| linear.weight());
-        let stored: Vec<Option<Stored>> = linears
+        let stored: Vec<Option<TensorType>> = linears
             .chain(spec.tables())
             .filter_map(|name| self.sources.get(&name).map(Source::stored))
             .collect();
-        let is =
-            |float: Float| move |stored: &Option<Stored>| *stored == Some(Stored::Numbers(float));
+        let is = |float: Float| {
+            move |stored: &Option<TensorType>| *stored == Some(TensorType::Numbers(float))
+        };
         match halves {
             HalfPrecision::Widened if stored.iter().all(is(Float::Bf16)) => ModelDtype::Bfloat16,
             HalfPrecision::Computed(Some(half)) if !stored.iter().any(is(Float::F32)) => half,

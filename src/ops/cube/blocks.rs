@@ -17,7 +17,7 @@ pub(super) struct Numbers {
 }
 
 #[cube(launch)]
-pub(super) fn unpack<F: Float, N: Size>(
+pub(super) fn unpack_blocks<F: Float, N: Size>(
     blocks: &[u32],
     output: &mut [Vector<F, N>],
     which: &Numbers,
@@ -32,31 +32,6 @@ pub(super) fn unpack<F: Float, N: Size>(
             let in_block = comptime!(format.numbers());
             let block = place / in_block * comptime!(format.bytes());
             numbers.insert(index, number(blocks, block, place % in_block, format));
-        }
-        output[ABSOLUTE_POS] = Vector::cast_from(numbers);
-    }
-}
-
-#[cube(launch)]
-pub(super) fn unpack_by_table<F: Float, N: Size>(
-    blocks: &[u32],
-    table: &[f32],
-    output: &mut [Vector<F, N>],
-    which: &Numbers,
-    #[comptime] format: BlockFormat,
-    #[define(F)] _element: ElemType,
-) {
-    if ABSOLUTE_POS < which.count as usize {
-        let mut numbers = Vector::<f32, N>::new(0.0f32);
-        #[unroll]
-        for index in 0..N::value() {
-            let place = which.first as usize + ABSOLUTE_POS * N::value() + index;
-            let in_block = comptime!(format.numbers());
-            let block = place / in_block * comptime!(format.bytes());
-            let in_block = place % in_block;
-            let code = table_code(blocks, block, in_block, format);
-            let scale = table_scale(blocks, block, in_block, format);
-            numbers.insert(index, scale * table[code as usize]);
         }
         output[ABSOLUTE_POS] = Vector::cast_from(numbers);
     }
@@ -104,8 +79,8 @@ fn bits(blocks: &[u32], codes: usize, place: usize, shift: usize, mask: u32) -> 
     (byte(blocks, codes + place % 32) >> shift as u32) & mask
 }
 
-/// Returns the number at a place of the block whose bytes begin at `block`, of a format without
-/// table; see `quant` for the parts of blocks.
+/// Returns the number at a place of the block whose bytes begin at `block`; see `quant` for the
+/// parts of blocks.
 #[cube]
 fn number(blocks: &[u32], block: usize, place: usize, #[comptime] format: BlockFormat) -> f32 {
     let mut number = 0.0f32;
@@ -191,7 +166,37 @@ fn number(blocks: &[u32], block: usize, place: usize, #[comptime] format: BlockF
         let scale = half(blocks, block + 208) * signed(byte(blocks, block + 192 + place / 16));
         number = scale * (f32::cast_from(lower | (upper << 4u32)) - 32.0f32);
     }
+    if comptime!(format.table().is_some()) {
+        let code = table_code(blocks, block, place, format);
+        number = table_scale(blocks, block, place, format) * of_table(code, format);
+    }
     number
+}
+
+/// Returns the number of a code that is a place in the format's table.
+#[cube]
+fn of_table(code: u32, #[comptime] format: BlockFormat) -> f32 {
+    let word = select(
+        code < 8u32,
+        select(
+            code < 4u32,
+            table_word(0usize, format),
+            table_word(1usize, format),
+        ),
+        select(
+            code < 12u32,
+            table_word(2usize, format),
+            table_word(3usize, format),
+        ),
+    );
+    signed((word >> (code % 4u32 * 8u32)) & 255u32)
+}
+
+/// Returns four numbers of the format's table.
+#[cube]
+fn table_word(#[comptime] index: usize, #[comptime] format: BlockFormat) -> u32 {
+    let word = comptime!((format.table().unwrap_or(0) >> (32 * index)) as u32);
+    word.runtime()
 }
 
 /// Returns a number of `Q4_K` or `Q5_K`, given its code.

@@ -87,7 +87,7 @@ impl OnGpu {
             Quantized::Blocks(packed) => Self {
                 shape,
                 codes: words(packed.bytes()),
-                table: packed.format().table().map(|table| floats(&table)),
+                table: None,
                 scaling: Scaling::Blocks(packed.format()),
             },
         }
@@ -203,15 +203,9 @@ pub(in crate::ops) fn unpack(weight: &OnGpu, rows: Range<usize>, dtype: DType) -
             }
             Scaling::Blocks(format) => {
                 let which = blocks::NumbersLaunch::new(first, count);
-                if let Some(table) = table {
-                    blocks::unpack_by_table::launch(
-                        &client, cubes, cube, size, codes, table, to, which, *format, element,
-                    );
-                } else {
-                    blocks::unpack::launch(
-                        &client, cubes, cube, size, codes, to, which, *format, element,
-                    );
-                }
+                blocks::unpack_blocks::launch(
+                    &client, cubes, cube, size, codes, to, which, *format, element,
+                );
             }
         }
     }

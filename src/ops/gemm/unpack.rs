@@ -156,12 +156,33 @@ fn eights(packed: &Packed, start: usize, to: &mut [f32]) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use proptest::prelude::*;
 
     use super::*;
     use crate::keyed_random::{mix, unit};
     use crate::ops::simd::at_every_level;
     use crate::quant::{BlockFormat, BlockSize, FourBitType, QuantFormat};
+
+    fn is_run_of(
+        weight: &Quantized,
+        whole: &[f32],
+        run: Range<usize>,
+    ) -> Result<(), TestCaseError> {
+        let bits = |numbers: &[f32]| {
+            let bits = numbers.iter().map(|number| number.to_bits());
+            bits.collect::<Vec<_>>()
+        };
+        for found in at_every_level(|| {
+            let mut found = vec![7.0; run.len()];
+            numbers(weight, run.start, &mut found);
+            found
+        }) {
+            prop_assert_eq!(bits(&found), bits(&whole[run.clone()]));
+        }
+        Ok(())
+    }
 
     proptest! {
         #[test]
@@ -181,19 +202,7 @@ mod tests {
                 let first = mix(seed ^ row as u64) as usize % columns;
                 let count = 1 + mix(seed + row as u64) as usize % (columns - first);
                 let start = row * columns + first;
-                for run in at_every_level(|| {
-                    let mut run = vec![7.0; count];
-                    numbers(&weight, start, &mut run);
-                    run
-                }) {
-                    let bits = |numbers: &[f32]| {
-                        numbers
-                            .iter()
-                            .map(|number| number.to_bits())
-                            .collect::<Vec<_>>()
-                    };
-                    prop_assert_eq!(bits(&run), bits(&whole[start..start + count]));
-                }
+                is_run_of(&weight, &whole, start..start + count)?;
             }
         }
 
@@ -221,19 +230,7 @@ mod tests {
             for row in 0..shape[0] {
                 let first = mix(seed ^ row as u64) as usize % shape[1];
                 let (start, count) = (row * shape[1] + first, shape[1] - first);
-                for run in at_every_level(|| {
-                    let mut run = vec![7.0; count];
-                    numbers(&weight, start, &mut run);
-                    run
-                }) {
-                    let bits = |numbers: &[f32]| {
-                        numbers
-                            .iter()
-                            .map(|number| number.to_bits())
-                            .collect::<Vec<_>>()
-                    };
-                    prop_assert_eq!(bits(&run), bits(&whole[start..start + count]));
-                }
+                is_run_of(&weight, &whole, start..start + count)?;
             }
         }
     }

@@ -169,14 +169,15 @@ impl BlockFormat {
         }
     }
 
-    /// Returns the numbers of the codes that are places in a table, before they are scaled; `None`
-    /// where codes are numbers.
-    pub fn table(self) -> Option<[f32; 16]> {
-        match self {
-            Self::Iq4Nl | Self::Iq4Xs => Some(table::IQ4.map(f32::from)),
-            Self::Mxfp4 => Some(table::E2M1.map(f32::from)),
-            _ => None,
-        }
+    /// Returns the numbers of the codes that are places in a table, before they are scaled: 16 of 8
+    /// bits, the first lowest; `None` where codes are numbers.
+    pub fn table(self) -> Option<u128> {
+        let table = match self {
+            Self::Iq4Nl | Self::Iq4Xs => table::IQ4,
+            Self::Mxfp4 => table::E2M1,
+            _ => return None,
+        };
+        Some(u128::from_le_bytes(table.map(i8::cast_unsigned)))
     }
 
     /// Writes the numbers of whole blocks.

@@ -187,8 +187,8 @@ fn q5_k(block: &[u8; 176], group: usize, to: &mut [f32; GROUP]) {
     }
 }
 
-/// w = d s (q - 32); the lower four bits of q 0..128, the others 128..192, s of 16 numbers 192..208,
-/// d 208..210.
+/// w = d s (q - 32); the lower four bits of q 0..128, the others 128..192, s of 16 numbers
+/// 192..208, d 208..210.
 #[inline(always)]
 fn q6_k(block: &[u8; 210], group: usize, to: &mut [f32; GROUP]) {
     let d = half(block, 208);
