@@ -5,6 +5,7 @@
 use serde_json::{Map, Value, json};
 
 use super::super::ModelError;
+use super::architecture::Architecture;
 use super::rotation;
 use crate::files::gguf::{Gguf, GgufTensor};
 
@@ -671,4 +672,20 @@ fn uneven(
         "full_attention": rotation::proportional(metadata, common.head_dim)?,
         "sliding_attention": rotation::plain(metadata, "rope.freq_base_swa")?,
     }))
+}
+
+/// Returns the architecture that the metadata of a model's files name; the first has the metadata.
+///
+/// # Errors
+/// There is none of this name.
+pub(crate) fn architecture_of(files: &[Gguf]) -> Result<&'static Architecture, ModelError> {
+    let metadata = Metadata::of(files)?;
+    let known = Architecture::named(metadata.architecture, is_routed(&metadata)?);
+    known.ok_or_else(|| {
+        metadata.fault(format!(
+            "`general.architecture` is `{}`, known are {}",
+            metadata.architecture,
+            Architecture::names().collect::<Vec<_>>().join(", ")
+        ))
+    })
 }

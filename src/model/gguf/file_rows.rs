@@ -1,11 +1,9 @@
 //! Where the rows of a module stand in a GGUF file, for who changes them there.
 
 use super::architecture::Architecture;
-use super::config::{Metadata, is_routed};
 use super::names::places;
 use super::sources::{stored_place, stored_row};
-use crate::files::gguf::Gguf;
-use crate::model::{DecoderSpec, ModelError};
+use crate::model::DecoderSpec;
 
 /// Rows of a tensor of a GGUF file that belong to one module.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,20 +45,4 @@ pub(crate) fn file_rows(
         columns: across.clone(),
     });
     Some(each.collect())
-}
-
-/// Returns the architecture that the metadata of a model's files name; the first has the metadata.
-///
-/// # Errors
-/// There is none of this name.
-pub(crate) fn architecture_of(files: &[Gguf]) -> Result<&'static Architecture, ModelError> {
-    let metadata = Metadata::of(files)?;
-    let known = Architecture::named(metadata.architecture, is_routed(&metadata)?);
-    known.ok_or_else(|| {
-        metadata.fault(format!(
-            "`general.architecture` is `{}`, known are {}",
-            metadata.architecture,
-            Architecture::names().collect::<Vec<_>>().join(", ")
-        ))
-    })
 }
