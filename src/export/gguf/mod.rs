@@ -288,7 +288,7 @@ impl Explain for GgufError {
             Self::Packed { .. } => Some("export the model that it was made of".into()),
             Self::IsGguf { .. } => Some(
                 "llama.cpp and Ollama load the file itself; of an adapter write `--to \
-                gguf-adapter`, which they load beside it"
+                gguf-adapter`, which they load with it"
                     .into(),
             ),
             _ => self.inner()?.hint(),
